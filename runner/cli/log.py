@@ -70,7 +70,7 @@ class _AtWork:
     def _records(self, path: Path) -> list[dict[str, Any]]:
         try:
             self._sizes[path.name] = path.stat().st_size
-            return Journal(path).records
+            return Journal(path).rows
         except (RunnerError, OSError):  # it is being replaced, or damaged: whoever runs the step says so
             return []
 

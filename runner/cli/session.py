@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,8 @@ from runner.store.project import Project
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+    from runner.protocol.transcript import Line
 
 Cell = str | tuple[str, str]  # text, or (text, colour)
 
@@ -172,20 +174,20 @@ class Session:
         """Return whether stderr is a terminal on which something may move."""
         return sys.stderr.isatty() and not self.quiet and self.environ.get("TERM") != "dumb"
 
-    def hear(self, record: Mapping[str, Any]) -> None:
+    def hear(self, record: Line) -> None:
         """Print a record of a running agent: its messages and tool calls."""
-        if record["kind"] == "response":
-            text = _verdict(str(record["text"])) or str(record["text"])
+        if record.kind == "response":
+            text = _verdict(record.text) or record.text
             first = next((line.strip() for line in lines_of(text) if line.strip()), "")
             if first:
                 self.note(f"  {_cut(first, 160)}")
-            for call in record["calls"]:
-                told = ", ".join(_cut(text, 80) for text in map(_plain, (call["arguments"] or {}).values()) if text)
-                self.note(f"  · {call['name']}  {_cut(told, 120)}".rstrip().replace("\n", " "))
-        elif record["kind"] == "results":
-            for one in record["results"]:
-                if one["error"]:
-                    self.note(f"    {one['name']}: {_cut(str(one['content']), 160)}".replace("\n", " "))
+            for call in record.calls:
+                told = ", ".join(_cut(text, 80) for text in map(_plain, (call.arguments or {}).values()) if text)
+                self.note(f"  · {call.name}  {_cut(told, 120)}".rstrip().replace("\n", " "))
+        elif record.kind == "results":
+            for one in record.results:
+                if one.error:
+                    self.note(f"    {one.name}: {_cut(str(one.content), 160)}".replace("\n", " "))
 
     def ask(self, question: str, choices: tuple[str, ...]) -> str | None:
         """Ask the person at the terminal for one of `choices`, the first being what Enter means; None where nobody is."""

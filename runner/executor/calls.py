@@ -12,7 +12,6 @@ from runner import signals
 from runner.errors import IntegrityError
 from runner.executor import permissions, toolbox
 from runner.executor.effects import Effect, ExternalCalls, Made, made_of
-from runner.executor.journal import Record
 from runner.executor.step_run import StepRun
 from runner.executor.toolbox import Judge
 from runner.git import Git
@@ -21,6 +20,7 @@ from runner.protocol import events as ev
 from runner.protocol.call_file import HeldCall
 from runner.protocol.events import Event, event_type
 from runner.protocol.ids import digest, manifest_digest
+from runner.protocol.transcript import Held, Intent, Outcome
 from runner.store import publishing, record
 from runner.store.snapshot import Snapshot
 from runner.tools import Contract, Tool, ToolError, check_arguments
@@ -39,7 +39,7 @@ class HeldError(Exception):
 class DeniedError(ToolError):
     """The call may not be made; the message is for its caller. `decision`: as the transcript has it."""
 
-    def __init__(self, message: str, decision: Record) -> None:
+    def __init__(self, message: str, decision: dict[str, str]) -> None:
         super().__init__(message)
         self.decision = decision
 
@@ -99,12 +99,12 @@ class Calls:
         publishing.ensure_lease(self.run.project)
         contract, name = tool.contract, f"{self.run.name}.{number}"
         last = self.effects.last(name) if contract.effect == "external" else None
-        if last is not None and last["kind"] == "outcome":
+        if isinstance(last, Outcome):
             return made_of(last)
-        if last is not None and last["kind"] == "intent":
+        if isinstance(last, Intent):
             # It started with permission, and its outcome is unknown; where the policy denies it now, it is not made again.
-            said = self.judge(contract, last["arguments"], untrusted)
-            effect = Effect(name, tool, last["arguments"], last["decision"])
+            said = self.judge(contract, last.arguments, untrusted)
+            effect = Effect(name, tool, last.arguments, last.decision)
             return self.effects.make(effect, barred=_denied(said) if said.verdict == "deny" else None)
         decided = self.decisions.get(name)
         if (
@@ -119,7 +119,7 @@ class Calls:
         if decided is not None and decided.approved:
             written = self._file(name, contract, decided)
         said = self.judge(contract, written, untrusted)
-        decision: Record = {"verdict": said.verdict, "why": said.why, "where": said.where}
+        decision: dict[str, str] = {"verdict": said.verdict, "why": said.why, "where": said.where}
         if said.verdict == "deny":
             raise _denied(said)
         if decided is None and said.verdict == "ask":
@@ -141,7 +141,9 @@ class Calls:
 
     # --- held calls ------------------------------------------------------------------------------------------------------
 
-    def _hold(self, name: str, number: int, contract: Contract, arguments: Mapping[str, Any], decision: Record) -> None:
+    def _hold(
+        self, name: str, number: int, contract: Contract, arguments: Mapping[str, Any], decision: dict[str, str]
+    ) -> None:
         """Stop at a call that needs approval; the file of a call that was held before stays as it is."""
         module = contract.source.rpartition(":")[0]
         held = HeldCall(
@@ -162,12 +164,18 @@ class Calls:
         if there is not None:
             data = self.run.project.git.blob(there.oid) or b""
             held = call_file.parse(data, f"{self.run.view.where}/{paths.call_file(name)}")
-        last = next((one for one in reversed(self.run.journal.records) if one["kind"] == "held"), None)
-        if last is None or (last["call"], last["digest"]) != (name, digest(data)):
-            self.effects.append(
-                {"kind": "held", "call": name, "tool": held.tool, "digest": digest(data), "text": held.text()}
-                | {"decision": decision}
+        last = next((one for one in reversed(self.run.journal.records) if isinstance(one, Held)), None)
+        if last is None or (last.call, last.digest) != (name, digest(data)):
+            noted = Held(
+                kind="held",
+                time=self.effects.now(),
+                call=name,
+                tool=held.tool,
+                digest=digest(data),
+                decision=decision,
+                text=held.text(),
             )
+            self.effects.append(noted)
         raise HeldError(held, data)
 
     def _file(self, name: str, contract: Contract, decided: CallDecision) -> dict[str, Any]:

@@ -14,11 +14,11 @@ from decimal import Decimal
 from typing import Final
 
 from runner import resources
-from runner.engines import EngineError, ModelTurn, Request, Turn, UserTurn
+from runner.engines import EngineError, Request, Turn, UserTurn
 from runner.errors import WaitingError
 from runner.executor import asking, planning, prompting, spending
 from runner.executor.journal import Journal
-from runner.executor.loop import BudgetStop, Loop
+from runner.executor.loop import BudgetStop, Loop, turn_of
 from runner.executor.redact import Redactor
 from runner.protocol import model_answers
 from runner.protocol.ids import digest
@@ -71,14 +71,14 @@ def found(project: Project, commit: str, answers: Mapping[str, str]) -> Iterator
         with asking.open_engines(project, names) as engines:
             loop = asking.questioner(project, journal, engines, redactor, planning.UNBOUNDED)
             try:
-                told, engine = _told(loop, journal, task)
+                told, engine = _told(loop, task)
             except BudgetStop as stop:
                 raise WaitingError(f"looking stopped: {stop}", "runner init", "run the same command again") from stop
         yield Found(told.commands(), told.questions, engine, spending.of(journal.records).usd)
         journal.path.unlink(missing_ok=True)
 
 
-def _told(loop: Loop, journal: Journal, task: str) -> tuple[Discovery, str]:
+def _told(loop: Loop, task: str) -> tuple[Discovery, str]:
     schema = json.loads(resources.schema("discovery"))
     schema = {key: value for key, value in schema.items() if not key.startswith("$")}
     system = resources.prompt("repo-discovery.prompt").strip()
@@ -86,20 +86,20 @@ def _told(loop: Loop, journal: Journal, task: str) -> tuple[Discovery, str]:
     why: tuple[str, ...] = ()
     for _ in range(2):
         record = loop.question(Request(system=system, turns=tuple(turns), schema=schema))
-        if record["finish"] == "refused":
-            why = (f"it refused: {record['text'][:300] or 'no reason given'}",)
+        if record.finish == "refused":
+            why = (f"it refused: {record.text[:300] or 'no reason given'}",)
             break
         try:
-            return model_answers.read_discovery(record["text"]), str(record["engine"])
+            return model_answers.read_discovery(record.text), record.engine
         except UnfitError as error:
             why = error.problems
-        turns.append(ModelTurn(text=record["text"], calls=(), provider=record["provider"], raw=record["turn"]))
+        turns.append(turn_of(record))
         reasons = "\n".join(f"- {one}" for one in why)
         turns.append(UserTurn(text=f"This cannot be taken:\n{reasons}\nGive the whole answer again, with that mended."))
-    journal.append({"kind": "undecided", "time": loop.now(), "problems": list(why)})
+    loop.undecided(*why)
     raise EngineError(
         "the model gave no commands that can be taken:" + "".join(f"\n- {one}" for one in why),
-        f"engine {record['engine']}",
+        f"engine {record.engine}",
         "nothing was written; run the same command again, or without --discover",
     )
 

@@ -15,11 +15,12 @@ from dataclasses import field
 from typing import Any
 
 from runner.errors import RunnerError, UnreachableError, UnsupportedError, WaitingError
-from runner.executor.journal import Journal, Record
+from runner.executor.journal import Journal
 from runner.executor.step_run import StepRun
 from runner.lines import lines_of
 from runner.protocol import call_file, log, transcript
 from runner.protocol.ids import digest
+from runner.protocol.transcript import Intent, Outcome, Settled, Typed
 from runner.store import history, lease
 from runner.store.environment import matching
 from runner.tools import Contract, OutcomeUnknownError, Probed, Tool, ToolError
@@ -29,15 +30,37 @@ from runner.values import dataclass
 HAPPENED = "a person says that it happened; its result is not known"
 SAME_KEY = "made again with the same key"
 REPEATS = 2  # how often a repeatable call is repeated at once after its process is lost
-_KINDS = ("intent", "outcome", "settled")
+
+Noted = Intent | Outcome | Settled  # the records about effects
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """An effect that was announced, in a journal or on the remote, or that a person was asked about.
+
+    `revision`: of the record when it was announced on the remote, or of the question; 0 where a journal has it.
+    """
+
+    call: str
+    tool: str
+    digest: str
+    text: str
+    time: str
+    key: str | None = None
+    revision: int = 0
+
+    @classmethod
+    def of(cls, intent: Intent, revision: int = 0) -> Announced:
+        """Return what a journal's record announces."""
+        return cls(intent.call, intent.tool, intent.digest, intent.text, intent.time, intent.key, revision)
 
 
 class EffectError(Exception):
-    """A call started, and its outcome is unknown. `intent`: its announcement in the journal."""
+    """A call started, and its outcome is unknown. `intent`: its announcement."""
 
-    def __init__(self, intent: Record, why: str = "") -> None:
+    def __init__(self, intent: Announced, why: str = "") -> None:
         known = f": {lines_of(why)[0]}" if why else ""
-        text = f"{intent['text']}: it was begun at {intent['time']}, and nobody knows whether it happened{known}"
+        text = f"{intent.text}: it was begun at {intent.time}, and nobody knows whether it happened{known}"
         super().__init__(text)
         self.intent, self.text = intent, text
 
@@ -51,7 +74,7 @@ class Made:
 
     content: Any
     is_error: bool = False
-    decision: Record | None = None
+    decision: Mapping[str, Any] | None = None
     known: bool = True
 
 
@@ -66,9 +89,9 @@ class EffectDecision:
     happened: bool
     by: str
 
-    def is_about(self, intent: Record) -> bool:
+    def is_about(self, intent: Announced) -> bool:
         """Return whether it may be about an announced effect: about that call, and asked after the effect was announced."""
-        return self.call == intent["call"] and int(self.wait.removeprefix("w")) > int(intent.get("revision", 0))
+        return self.call == intent.call and int(self.wait.removeprefix("w")) > intent.revision
 
     @property
     def text(self) -> str:
@@ -83,7 +106,7 @@ class Effect:
     name: str
     tool: Tool
     arguments: Mapping[str, Any]
-    decision: Record
+    decision: Mapping[str, Any] | None
 
     @property
     def contract(self) -> Contract:
@@ -106,9 +129,9 @@ class ExternalCalls:
 
     run: StepRun
     decisions: Sequence[EffectDecision]
-    undecided: Sequence[Record]
-    _others: list[list[Record]] | None = field(default=None)
-    _elsewhere: list[Record] | None = field(default=None)
+    undecided: Sequence[Announced]
+    _others: list[list[Noted]] | None = field(default=None)
+    _elsewhere: list[Announced] | None = field(default=None)
 
     @classmethod
     def of(cls, run: StepRun, known: Sequence[log.RawEntry]) -> ExternalCalls:
@@ -134,15 +157,15 @@ class ExternalCalls:
         self._refuse_waiting(contract)
         key, again = self._key(effect.name, what), []
         for intent in self._open():
-            mine = (intent["tool"], intent["digest"]) == what
+            mine = (intent.tool, intent.digest) == what
             decided = self._decision(lambda one, intent=intent: one.is_about(intent))  # type: ignore[misc]
             if decided is not None:
                 if mine and decided.happened:
                     return self._happened(effect, intent, HAPPENED, decided.text, decided.wait)
                 self._settle(intent, decided.text, decided.wait)
             elif mine and contract.repeat == "keyed" and left and barred is None:
-                key = str(intent.get("key") or self._key(intent["call"], what))
-                if intent["call"] == effect.name:
+                key = intent.key or self._key(intent.call, what)
+                if intent.call == effect.name:
                     self._settle(intent, SAME_KEY)
                 else:
                     again.append(intent)
@@ -156,7 +179,7 @@ class ExternalCalls:
                 raise EffectError(intent)
         decided = self._decision(lambda one: (one.tool, one.digest) == what and one.wait not in self._filed())
         if decided is not None:  # the journal with its announcement is not here
-            intent = {"call": decided.call, "time": ""}
+            intent = Announced(decided.call, decided.tool, decided.digest, text="", time="")
             if decided.happened:
                 return self._happened(effect, intent, HAPPENED, decided.text, decided.wait)
             self._settle(intent, decided.text, decided.wait)
@@ -166,33 +189,39 @@ class ExternalCalls:
         for intent in again:  # after it, so that its key is known wherever this process ends
             self._settle(intent, SAME_KEY)
         try:
-            lease.announce(self.run.project, begun)
+            lease.announce(self.run.project, transcript.plain(begun))
         except RunnerError:
-            self._settle(begun, "not begun: it could not be announced on the remote")
+            self._settle(Announced.of(begun), "not begun: it could not be announced on the remote")
             raise
         arguments = effect.arguments
         try:
             content = tool.call({**arguments, contract.key: key} if contract.key is not None else arguments)
         except OutcomeUnknownError as error:
             if contract.repeat == "never" or not left:
-                raise EffectError(begun, self.run.redactor.text(error.message)) from error
+                raise EffectError(Announced.of(begun), self.run.redactor.text(error.message)) from error
             return self.make(effect, left=left - 1)
         except ToolModuleError:
-            self._settle(begun, "not begun: its module could not be loaded")
+            self._settle(Announced.of(begun), "not begun: its module could not be loaded")
             raise
         except ToolError as error:
             return self._conclude(effect, self.run.redactor.text(str(error)), is_error=True)
         return self._conclude(effect, self.run.redactor.value(content))
 
-    def _announce(self, effect: Effect, key: str) -> Record:
+    def _announce(self, effect: Effect, key: str) -> Intent:
         """Write the announcement of a call that starts now, and return it."""
-        (tool, of), arguments = effect.what, effect.arguments
-        self.append(
-            {"kind": "intent", "call": effect.name, "tool": tool, "digest": of, "arguments": dict(arguments)}
-            | {"text": call_file.line(tool, arguments), "decision": effect.decision}
-            | ({"key": key} if effect.contract.key is not None else {})
+        tool, of = effect.what
+        intent = Intent(
+            kind="intent",
+            time=self.now(),
+            call=effect.name,
+            tool=tool,
+            digest=of,
+            decision=effect.decision,
+            arguments=dict(effect.arguments),
+            text=call_file.line(tool, effect.arguments),
+            key=key if effect.contract.key is not None else None,
         )
-        return self.run.journal.records[-1]
+        return self.append(intent)
 
     def _unannounced(self, contract: Contract) -> UnsupportedError | UnreachableError | None:
         """Return the error for an effect that another clone could repeat, where it cannot be announced on the remote first."""
@@ -228,7 +257,7 @@ class ExternalCalls:
                     f"look, then say `runner answer {self.run.view.protocol} {wait.id} happened`, or did-not",
                 )
 
-    def _probe(self, tool: Probed, arguments: Mapping[str, Any], intent: Record) -> Any:
+    def _probe(self, tool: Probed, arguments: Mapping[str, Any], intent: Announced) -> Any:
         try:
             return tool.probe(arguments)
         except ToolError as error:
@@ -236,18 +265,20 @@ class ExternalCalls:
 
     def _conclude(self, effect: Effect, content: Any, *, is_error: bool = False, wait: str = "") -> Made:
         tool, of = effect.what
-        record: Record = {
-            "kind": "outcome",
-            "call": effect.name,
-            "tool": tool,
-            "digest": of,
-            "decision": effect.decision,
-        }
-        record |= {"content": content, "error": is_error} | ({"wait": wait} if wait else {})
-        self.append(record)
-        return made_of(self.run.journal.records[-1])
+        outcome = Outcome(
+            kind="outcome",
+            time=self.now(),
+            call=effect.name,
+            tool=tool,
+            digest=of,
+            decision=effect.decision,
+            content=content,
+            error=is_error,
+            wait=wait or None,
+        )
+        return made_of(self.append(outcome))
 
-    def _happened(self, effect: Effect, intent: Record, content: Any, how: str, wait: str = "") -> Made:
+    def _happened(self, effect: Effect, intent: Announced, content: Any, how: str, wait: str = "") -> Made:
         """Conclude a call by the outcome of its announcement. The outcome is written first: if the process ends between the two
         records, the call has one; in the other order it would look like a call that never started, and be made again."""
         made = self._conclude(effect, content, wait=wait)
@@ -257,84 +288,95 @@ class ExternalCalls:
     def _key(self, name: str, what: tuple[str, str]) -> str:
         """Return the key that makes a repeat of the call harmless: that of its last announcement, which may be an earlier step's."""
         for one in reversed(self.run.journal.records):
-            if one["kind"] == "intent" and (one["call"], one["tool"], one["digest"]) == (name, *what) and "key" in one:
-                return str(one["key"])
+            if isinstance(one, Intent) and (one.call, one.tool, one.digest) == (name, *what) and one.key is not None:
+                return str(one.key)
         return digest("\0".join((self.run.state.genesis, name, *what)).encode()).removeprefix("sha256:")[:32]
 
-    def _settle(self, intent: Record, how: str, wait: str = "") -> None:
+    def _settle(self, intent: Announced, how: str, wait: str = "") -> None:
         """Close an announcement that has no outcome, in any journal."""
-        told = {"kind": "settled", "call": intent["call"], "of": intent["time"], "how": how}
-        self.append(told | ({"wait": wait} if wait else {}))
+        closed = Settled(kind="settled", time=self.now(), call=intent.call, of=intent.time, how=how, wait=wait or None)
+        self.append(closed)
 
-    def append(self, record: Record) -> None:
-        record = {"kind": record["kind"], "time": self.run.project.who.timestamp(), **record}
-        self.run.journal.append(self.run.redactor.value(record))
+    def now(self) -> str:
+        """Return the time of a record that is made now."""
+        return self.run.project.who.timestamp()
+
+    def append(self, record: Typed) -> Typed:
+        """Write a record without its secrets; return it as it is on the disk."""
+        record = transcript.mapped(record, self.run.redactor.value)
+        self.run.journal.append(record)
         self.run.project.who.hear(record)
+        return record
 
     # --- what the journals have ------------------------------------------------------------------------------------------
 
-    def last(self, name: str) -> Record | None:
+    def last(self, name: str) -> Noted | None:
         """Return the last record of a call's effect in this attempt's journal; an outcome is final."""
-        found = [one for one in self.run.journal.records if one["kind"] in _KINDS and one["call"] == name]
-        return next((one for one in reversed(found) if one["kind"] == "outcome"), found[-1] if found else None)
+        found = [one for one in noted(self.run.journal) if one.call == name]
+        return next((one for one in reversed(found) if isinstance(one, Outcome)), found[-1] if found else None)
 
-    def _journals(self) -> list[list[Record]]:
+    def _journals(self) -> list[list[Noted]]:
         """Return the records about effects of the other journals of the protocol's; nobody else writes to them now."""
         if self._others is None:
             found = matching(self.run.journal.path.parent, "*.jsonl")
-            self._others = [
-                [one for one in Journal(path).records if one["kind"] in _KINDS]
-                for path in found
-                if path != self.run.journal.path
-            ]
+            self._others = [noted(Journal(path)) for path in found if path != self.run.journal.path]
         return self._others
 
-    def _announced(self) -> list[Record]:
+    def _announced(self) -> list[Announced]:
         """Return another machine's announcements on the remote whose outcome is unknown."""
         if self._elsewhere is None:
             project, protocol = self.run.project, self.run.view.protocol
             filed = project.git.ref(history.ref_of(protocol))
             found = lease.unknown(project, protocol, lease.announced(project, protocol), self.run.view.tip, filed)
             known = {
-                (one["call"], one["of" if one["kind"] == "settled" else "time"])
-                for records in (*self._journals(), self.run.journal.records)
+                (one.call, one.of if isinstance(one, Settled) else one.time)
+                for records in (*self._journals(), noted(self.run.journal))
                 for one in records
-                if one["kind"] in ("intent", "settled")
+                if not isinstance(one, Outcome)
             }
-            self._elsewhere = [one for name, one in found.items() if (name, one["time"]) not in known]
+            rows = [one for name, one in found.items() if (name, one["time"]) not in known]
+            keys = ("call", "tool", "digest", "text", "time", "key", "revision")
+            self._elsewhere = [Announced(**{key: row[key] for key in keys if key in row}) for row in rows]
         return self._elsewhere
 
-    def _open(self) -> list[Record]:
+    def _open(self) -> list[Announced]:
         """Return the announcements without an outcome: of all journals, on the remote, and in the record. An edit or a new attempt
         ends a person's question, and the journal of the call may be on another machine."""
-        own = [one for one in self.run.journal.records if one["kind"] in _KINDS]
-        closed = {(one["call"], one["of"]) for one in own if one["kind"] == "settled"}
-        found = [one for one in self._announced() if (one["call"], one["time"]) not in closed]
-        over = {(one["call"], one["of"]) for records in self._journals() for one in records if one["kind"] == "settled"}
-        found += [one for one in self.undecided if (one["call"], one["time"]) not in closed | over]
+        own = noted(self.run.journal)
+        closed = {(one.call, one.of) for one in own if isinstance(one, Settled)}
+        found = [one for one in self._announced() if (one.call, one.time) not in closed]
+        over = {(one.call, one.of) for records in self._journals() for one in records if isinstance(one, Settled)}
+        found += [one for one in self.undecided if (one.call, one.time) not in closed | over]
         for records in (*self._journals(), own):
-            last = {one["call"]: one for one in records}
+            last = {one.call: one for one in records}
             found += [
-                one
+                Announced.of(one)
                 for one in last.values()
-                if one["kind"] == "intent" and (records is own or (one["call"], one["time"]) not in closed)
+                if isinstance(one, Intent) and (records is own or (one.call, one.time) not in closed)
             ]
         return found
 
     def _decision(self, fits: Callable[[EffectDecision], bool]) -> EffectDecision | None:
         """Return a person's decision about an effect that is not used yet."""
-        used = {one.get("wait") for records in (*self._journals(), self.run.journal.records) for one in records}
+        records = (*self._journals(), noted(self.run.journal))
+        used = {one.wait for every in records for one in every if not isinstance(one, Intent)}
         return next((one for one in self.decisions if one.wait not in used and fits(one)), None)
 
     def _filed(self) -> set[str]:
         """Return the waits whose decisions a committed transcript has used: perhaps in another clone, for an earlier call."""
         found = history.transcripts(self.run.project.git, self.run.view.protocol)
-        return {one["wait"] for name, data in found for one in transcript.parse(data, name) if one.get("wait")}
+        records = (one for name, data in found for one in transcript.parse(data, name))
+        return {str(one.wait) for one in records if isinstance(one, Outcome | Settled) and one.wait}
 
 
-def made_of(outcome: Record) -> Made:
+def noted(journal: Journal) -> list[Noted]:
+    """Return the records of a journal about effects."""
+    return [one for one in journal.records if isinstance(one, Noted)]
+
+
+def made_of(outcome: Outcome) -> Made:
     """Return the outcome of a call that the journal has."""
-    return Made(outcome["content"], outcome["error"], outcome["decision"], known="wait" not in outcome)
+    return Made(outcome.content, outcome.error, outcome.decision, known=outcome.wait is None)
 
 
 def decisions_of(known: Iterable[log.RawEntry]) -> list[EffectDecision]:
@@ -352,16 +394,13 @@ def decisions_of(known: Iterable[log.RawEntry]) -> list[EffectDecision]:
     return list(found.values())
 
 
-def undecided_of(known: Iterable[log.RawEntry]) -> list[Record]:
-    """Return the effects that a person was asked about and has not answered for, each as the announcement of a call."""
-    asked: dict[str, log.RawEntry] = {}
+def undecided_of(known: Iterable[log.RawEntry]) -> list[Announced]:
+    """Return the effects that a person was asked about and has not answered for."""
+    asked: dict[str, Announced] = {}
     for raw in known:
         if raw.event == "effect-unknown":
-            asked[str(raw.fields["call"])] = raw
+            call, tool, of, text = (raw.fields[key] for key in ("call", "tool", "digest", "text"))
+            asked[call] = Announced(call, tool, of, text, raw.time, revision=raw.revision)
         elif raw.event == "effect-decided":
             asked = {call: one for call, one in asked.items() if f"w{one.revision}" != raw.fields["wait"]}
-    return [
-        {key: raw.fields[key] for key in ("call", "tool", "digest", "text")}
-        | {"kind": "intent", "time": raw.time, "revision": raw.revision}
-        for raw in asked.values()
-    ]
+    return list(asked.values())

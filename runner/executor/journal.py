@@ -16,14 +16,15 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from runner.errors import IntegrityError, UsageError
+from runner.protocol import transcript
+from runner.protocol.state import Json
+from runner.protocol.transcript import Record
 
 if TYPE_CHECKING:
     from runner.store.environment import StateDir
-
-Record = dict[str, Any]
 
 _SECTOR = 512  # bytes that a disk writes whole or not at all
 _BEGUN = re.compile(rb"\d*|\d+ [0-9a-f]{0,64}|(?P<length>\d{1,18}) (?P<digest>[0-9a-f]{64}) (?P<body>[^\n]*)")
@@ -36,21 +37,29 @@ class DamagedJournalError(IntegrityError):
         super().__init__(
             f"record {number} of the journal is damaged, at byte {offset}",
             str(path),
-            f"check whether external calls took effect, then `mv {path} {path}.damaged` restarts the step: it "
-            "repeats its model requests and those calls",
+            _restart(path),
         )
         self.number, self.offset = number, offset
+
+
+def _restart(path: Path) -> str:
+    return (
+        f"check whether external calls took effect, then `mv {path} {path}.damaged` restarts the step: it "
+        "repeats its model requests and those calls"
+    )
 
 
 class Journal:
     """The records of one attempt. Only the holder of the protocol's lock opens it.
 
+    `rows`: the records as the file has them.
     `filed`: how many of them, from the first on, the protocol's history has; what those cost is in the record (`take_up`).
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.records: list[Record] = []
+        self.rows: list[Json] = []
+        self._records: list[Record] = []
         self.filed = 0
         self._last = ""
         self._length = 0
@@ -64,6 +73,24 @@ class Journal:
             raise UsageError(f"the journal cannot be read: {error.strerror}", str(path), "make it readable") from error
         self._read(data)
 
+    @property
+    def records(self) -> list[Record]:
+        """The records. Their order and number are those of `rows`.
+
+        Raises:
+            IntegrityError: one is of a known kind, and has not the fields of that kind.
+        """
+        for number, row in enumerate(self.rows[len(self._records) :], len(self._records) + 1):
+            try:
+                self._records.append(transcript.record_of(row))
+            except (ValueError, RecursionError) as error:
+                raise IntegrityError(
+                    f"record {number} of the journal is none that this version of the runner can read",
+                    str(self.path),
+                    f"use the version that wrote it; or {_restart(self.path)}",
+                ) from error
+        return self._records
+
     def _read(self, data: bytes) -> None:
         at = 0
         while at < len(data):
@@ -72,8 +99,8 @@ class Journal:
             if body is None:
                 if self._is_torn(data, at):
                     return  # it was being written when the process ended, or the power went
-                raise DamagedJournalError(self.path, len(self.records) + 1, at)
-            self.records.append(json.loads(body))
+                raise DamagedJournalError(self.path, len(self.rows) + 1, at)
+            self.rows.append(json.loads(body))
             self._last = self._digest(body, self._last)
             at = end + 1
             self._length = at
@@ -114,14 +141,18 @@ class Journal:
         Raises:
             OSError: it is not; the process must not act as if it were, and nothing more is written here.
         """
-        self._write([record])
+        self._write([transcript.plain(record)])
 
-    def _write(self, records: Sequence[Record]) -> None:
+    def undecided(self, time: str, *problems: str) -> None:
+        """Note that the conversation up to here led nowhere: its questions are asked anew, and its cost still counts."""
+        self.append(transcript.Undecided(kind="undecided", time=time, problems=[*problems]))
+
+    def _write(self, rows: Sequence[Json]) -> None:
         if self._failed is not None:
             raise self._failed
         lines, last = b"", self._last
-        for record in records:
-            body = json.dumps(record, ensure_ascii=True, sort_keys=True, separators=(",", ":")).encode()
+        for row in rows:
+            body = json.dumps(row, ensure_ascii=True, sort_keys=True, separators=(",", ":")).encode()
             last = self._digest(body, last)
             lines += b"%d %s %s\n" % (len(body), last.encode(), body)
         try:
@@ -134,7 +165,7 @@ class Journal:
             raise self._failed from error
         self._length += len(lines)
         self._last = last
-        self.records += records
+        self.rows += rows
 
     def _put(self, lines: bytes) -> None:
         made = list(_missing(self.path.parent))
@@ -155,21 +186,20 @@ class Journal:
 
     def transcript(self) -> bytes:
         """Return the records as JSON Lines: the transcript of the attempt."""
-        return b"".join(_line(record) for record in self.records)
+        return b"".join(map(_line, self.rows))
 
-    def take_up(self, transcript: bytes) -> None:
-        """Append the newer records of the attempt's transcript in the history (valid records), which another clone may have continued.
+    def take_up(self, filed: bytes) -> None:
+        """Append the newer records of `filed`, the attempt's valid transcript in the history, which another clone may have continued.
 
         Where this journal has other records than the transcript, it is useless but paid for: it is kept as `NAME.lost-1.jsonl`.
         """
-        theirs = transcript.splitlines(keepends=True)
-        same = self.alike(transcript)
-        if same < min(len(theirs), len(self.records)):
+        theirs = filed.splitlines(keepends=True)
+        if self.alike(filed) < min(len(theirs), len(self.rows)):
             self.path.rename(self.lost())
             self._is_named = False
-            self.records, self._last, self._length, same = [], "", 0, 0
-        if theirs[len(self.records) :]:
-            self._write([json.loads(line) for line in theirs[len(self.records) :]])
+            self.rows, self._records, self._last, self._length = [], [], "", 0
+        if newer := [json.loads(line) for line in theirs[len(self.rows) :]]:
+            self._write(newer)
         self.filed = len(theirs)
 
     def lost(self) -> Path:
@@ -179,9 +209,9 @@ class Journal:
             count += 1
         return lost
 
-    def alike(self, transcript: bytes) -> int:
+    def alike(self, filed: bytes) -> int:
         """Return how many records, from the first on, are the same as a transcript's."""
-        pairs = zip(transcript.splitlines(keepends=True), self.records, strict=False)
+        pairs = zip(filed.splitlines(keepends=True), self.rows, strict=False)
         return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == _line(pair[1]), pairs))
 
 
@@ -200,8 +230,8 @@ def _sync(folder: Path) -> None:
         os.close(handle)
 
 
-def _line(record: Record) -> bytes:
-    return json.dumps(record, ensure_ascii=True, sort_keys=True).encode() + b"\n"
+def _line(row: Json) -> bytes:
+    return json.dumps(row, ensure_ascii=True, sort_keys=True).encode() + b"\n"
 
 
 def put_aside(places: StateDir, protocol: str, tip: str) -> None:

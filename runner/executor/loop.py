@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, replace
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import tenacity
 
@@ -34,9 +34,11 @@ from runner.engines import (
 from runner.errors import RefusedError
 from runner.executor.calls import DeniedError, Gate, HeldError, Open
 from runner.executor.effects import EffectError
-from runner.executor.journal import Journal, Record
+from runner.executor.journal import Journal
 from runner.executor.redact import Redactor
+from runner.protocol import transcript
 from runner.protocol.ids import digest
+from runner.protocol.transcript import Result, Results, Summary, Typed, Undecided
 from runner.tools import Tool, ToolError
 from runner.values import dataclass
 
@@ -44,6 +46,7 @@ NUDGE = "You called no tool. Go on with the step, or call `finish` if it is done
 TRIES = 6  # how often one request is made before its error is told
 CONTEXT = 160_000  # tokens that a conversation may have, by estimate, before old tool output is shortened
 KEEP_WHOLE = 6  # tool turns at the end that are never shortened
+Answer = TypeVar("Answer", transcript.Response, Summary)
 SHORT = 600  # characters that remain of a shortened output
 CHARACTERS_A_TOKEN = 3  # an estimate that is rather too many tokens than too few
 # The results of these are the runner's or a person's text; those of all others are untrusted.
@@ -91,16 +94,16 @@ class Total:
             self.calls + other.calls,
         )
 
-    def add(self, record: Record) -> None:
+    def add(self, record: transcript.Response | Summary) -> None:
         """Count a response of the journal."""
         self.turns += 1
-        self.calls += len(record["calls"])
-        self.input_tokens += record["usage"]["input"]
-        self.output_tokens += record["usage"]["output"]
-        if record["usd"] is None:
-            self.unpriced += max(1, record["usage"]["input"] + record["usage"]["output"])
+        self.calls += len(record.calls)
+        self.input_tokens += record.usage.input
+        self.output_tokens += record.usage.output
+        if record.usd is None:
+            self.unpriced += max(1, record.usage.input + record.usage.output)
         else:
-            self.usd += Decimal(record["usd"])
+            self.usd += Decimal(record.usd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +158,7 @@ class Loop:
     now: Callable[[], str]
     monotonic: Callable[[], float]
     sleep: Callable[[float], None]
-    told: Callable[[Record], None] = lambda record: None
+    told: Callable[[transcript.Line], None] = lambda record: None
     say: Callable[[str], None] = lambda line: None
     ensure: Callable[[], None] = lambda: None
     gate: Gate = field(default_factory=Open)
@@ -191,7 +194,7 @@ class Loop:
                 return following
             pending, done = following, []
 
-    def question(self, request: Request) -> Record:
+    def question(self, request: Request) -> transcript.Response:
         """Return the answer to a request that stands for itself, journaled; one that the journal has is not asked again,
         unless nothing could be made of it (a record `undecided` came after it).
 
@@ -200,60 +203,66 @@ class Loop:
         """
         asked = digest(json.dumps(request.plain(), sort_keys=True).encode())  # every letter counts: it is no recording
         for record in reversed(self.journal.records):
-            if record["kind"] == "undecided":
+            if isinstance(record, Undecided):
                 break
-            if record.get("request") == asked:
+            if isinstance(record, transcript.Response) and record.request == asked:
                 return record
-        return self._record("response", *self._ask(request), request=asked)
+        return self._answer(transcript.Response, *self._ask(request), kind="response", request=asked)
+
+    def undecided(self, *problems: str) -> None:
+        """Note that nothing could be made of the answers so far: the questions are asked anew."""
+        self.journal.undecided(self.now(), *problems)
 
     # --- what was heard before ---------------------------------------------------------------------------------------
 
     def _ended_before(self, answers: Sequence[str]) -> Ended | None:
         """Return how the loop had ended where it was killed after that; a question that is answered by now is no end, nor is a
         budget that was raised."""
-        made = [record for record in self.journal.records if record["kind"] == "results"]
-        if not made or made[-1] is not self.journal.records[-1] or made[-1]["ended"] is None:
+        made = self._results()
+        told = made[-1].ended if made else None
+        if told is None or made[-1] is not self.journal.records[-1]:
             return None
-        told = made[-1]["ended"]
-        if told["outcome"] == "asked" and len(answers) >= sum(_asks(record) for record in made):
+        if told.outcome == "asked" and len(answers) >= sum(map(_asks, made)):
             return None
-        if told["outcome"] == "budget" and (self.limits.calls is None or self.total.calls <= self.limits.calls):
+        if told.outcome == "budget" and (self.limits.calls is None or self.total.calls <= self.limits.calls):
             return None
-        return Ended(told["outcome"], told["text"], told["result"], self._artifacts())
+        return Ended(told.outcome, told.text, told.result, self._artifacts())
 
-    def _replay(self, turns: list[Turn], answers: Sequence[str]) -> tuple[ModelTurn | None, list[Record]]:
+    def _results(self) -> list[Results]:
+        return [record for record in self.journal.records if isinstance(record, Results)]
+
+    def _replay(self, turns: list[Turn], answers: Sequence[str]) -> tuple[ModelTurn | None, list[Result]]:
         """Put the journal's records into the conversation; return the turn whose calls were not all carried out, if any,
         and the results of those that were."""
         pending: ModelTurn | None = None
-        done: list[Record] = []
-        tree: str | None = None
+        done: list[Result] = []
+        tree = ""
         left = list(answers)
         for record in self.journal.records:
-            kind = record["kind"]
-            if kind == "response":
-                self.total.add(record)
-                pending, done = self._heard(record, _turn_of(record), turns), []
-            elif kind == "results":
-                answer = left.pop(0) if _asks(record) and left else None
-                done += [_answered(one, answer) for one in record["results"]]
-                tree = record["tree"]
-                if pending is None or len(done) >= len(pending.calls):
-                    self._hear(turns, done)
-                    pending, done = None, []
-            elif kind == "summary":
-                self.total.add(record)
-                turns[1:] = [UserTurn(text=record["text"])]
+            match record:
+                case transcript.Response():
+                    self.total.add(record)
+                    pending, done = self._heard(record, turns), []
+                case Results():
+                    answer = left.pop(0) if _asks(record) and left else None
+                    done += [_answered(one, answer) for one in record.results]
+                    tree = record.tree
+                    if pending is None or len(done) >= len(pending.calls):
+                        self._hear(turns, done)
+                        pending, done = None, []
+                case Summary():
+                    self.total.add(record)
+                    turns[1:] = [UserTurn(text=record.text)]
         if tree:
             self.restore(tree)
         return pending, done
 
-    def _hear(self, turns: list[Turn], results: Sequence[Record]) -> None:
+    def _hear(self, turns: list[Turn], results: Sequence[Result]) -> None:
         """Put the results of a whole turn's calls into the conversation."""
         turns.append(
             ToolTurn(
                 results=tuple(
-                    ToolResult(id=one["id"], name=one["name"], content=one["content"], is_error=one["error"])
-                    for one in results
+                    ToolResult(id=one.id, name=one.name, content=one.content, is_error=one.error) for one in results
                 )
             )
         )
@@ -270,15 +279,19 @@ class Loop:
             engine, response = self._ask(Request(system=self.system, turns=tuple(turns), tools=self._specs()))
         except BudgetStop as stop:
             return Ended("budget", str(stop))
-        record = self._record("response", engine, response)
-        return self._heard(record, response.turn, turns) or self._ended or self._next(turns)
+        record = self._answer(transcript.Response, engine, response, kind="response")
+        return self._heard(record, turns, response.turn) or self._ended or self._next(turns)
 
-    def _heard(self, record: Record, turn: ModelTurn, turns: list[Turn]) -> ModelTurn | None:
-        """Take a model's turn into the conversation; return it where it calls tools, else ask once more or end by it."""
+    def _heard(self, record: transcript.Response, turns: list[Turn], turn: ModelTurn | None = None) -> ModelTurn | None:
+        """Take a model's turn into the conversation; return it where it calls tools, else ask once more or end by it.
+
+        `turn`: as the model gave it, where it was asked just now; else that of the journal.
+        """
+        turn = turn or turn_of(record)
         turns.append(turn)
         self._ended = None
-        if record["finish"] == "refused":
-            self._ended = Ended("failed", f"the model refused: {record['text'][:300] or 'no reason given'}")
+        if record.finish == "refused":
+            self._ended = Ended("failed", f"the model refused: {record.text[:300] or 'no reason given'}")
         elif turn.calls:
             self._nudged = False
             return turn
@@ -381,40 +394,47 @@ class Loop:
         said = json.dumps(request.plain(), ensure_ascii=False).encode("utf-8", "surrogatepass")
         return len(said) // CHARACTERS_A_TOKEN
 
-    def _record(self, kind: str, engine: Engine, response: Response, **more: str) -> Record:
+    def _answer(self, model: type[Answer], engine: Engine, response: Response, **more: str) -> Answer:
+        """Journal an answer as a record of its `kind`, and count its cost."""
         usd = self.price(engine, response.usage) if response.usd is None else response.usd
         if self.shared_budget is not None:
             self.shared_budget.charge(usd, response.usage.input + response.usage.output)
-        record: Record = {
-            "kind": kind,
-            "time": self.now(),
-            "engine": engine.name,
-            "model": response.model,
-            "text": response.turn.text,
-            "thoughts": response.thoughts,
-            "calls": [
-                {"id": c.id, "name": c.name, "arguments": c.arguments, "problem": c.problem}
-                for c in response.turn.calls
-            ],
-            "usage": {"input": response.usage.input, "output": response.usage.output, "cached": response.usage.cached},
-            "usd": None if usd is None else format(usd, "f"),
-            "finish": response.finish,
-            "provider": response.turn.provider,
-            "turn": response.turn.raw,
-            "raw": response.raw,
-            **more,
-        }
-        record = self.redactor.value(record)
-        self.journal.append(record)
+        turn, usage = response.turn, response.usage
+        record = model.model_validate(
+            {
+                "time": self.now(),
+                "engine": engine.name,
+                "model": response.model,
+                "text": turn.text,
+                "thoughts": response.thoughts,
+                "calls": [
+                    {"id": c.id, "name": c.name, "arguments": c.arguments, "problem": c.problem} for c in turn.calls
+                ],
+                "usage": {"input": usage.input, "output": usage.output, "cached": usage.cached},
+                "usd": None if usd is None else format(usd, "f"),
+                "finish": response.finish,
+                "provider": turn.provider,
+                "turn": turn.raw,
+                "raw": response.raw,
+                **more,
+            }
+        )
+        record = self._noted(record)
         self.total.add(record)
+        return record
+
+    def _noted(self, record: Typed) -> Typed:
+        """Journal a record without its secrets, and return it as it is there."""
+        record = transcript.mapped(record, self.redactor.value)
+        self.journal.append(record)
         self.told(record)
         return record
 
     # --- tools -----------------------------------------------------------------------------------------------------------
 
-    def _tools(self, turns: list[Turn], turn: ModelTurn, done: list[Record]) -> Ended | None:
+    def _tools(self, turns: list[Turn], turn: ModelTurn, done: list[Result]) -> Ended | None:
         """Carry out a turn's calls but those that are `done`; return how the loop ends by them, if it does."""
-        fresh: list[Record] = []
+        fresh: list[Result] = []
         ended: Ended | None = None
         before = self.total.calls - len(turn.calls)
         for at, call in enumerate(turn.calls[len(done) :], len(done)):
@@ -431,7 +451,7 @@ class Loop:
                 stopped = self._note(done, fresh, None)[1] if fresh else None
                 return stopped or Ended("held" if isinstance(stop, HeldError) else "unknown", str(stop), stop=stop)
             ended = said or ended
-            fresh.append(self.redactor.value(result))
+            fresh.append(transcript.mapped(result, self.redactor.value))
             if outside and at + 1 < len(turn.calls):
                 done, stopped = self._note(done, fresh, None)
                 fresh = []
@@ -441,25 +461,18 @@ class Loop:
         self._hear(turns, done)
         return None if ended is None else replace(ended, artifacts=self._artifacts())
 
-    def _note(self, done: list[Record], fresh: list[Record], ended: Ended | None) -> tuple[list[Record], Ended | None]:
+    def _note(self, done: list[Result], fresh: list[Result], ended: Ended | None) -> tuple[list[Result], Ended | None]:
         """Journal results of a turn, and the tree that the calls left; return all that the turn has, and how it ended.
 
         What git cannot take of what they left ends the attempt.
         """
         try:
-            tree = self._tree_after([one["name"] for one in fresh])
+            tree = self._tree_after([one.name for one in fresh])
         except RefusedError as error:
             tree, ended = "", Ended("failed", f"{error.what}; {error.hint}")
-        record: Record = {
-            "kind": "results",
-            "time": self.now(),
-            "results": fresh,
-            "tree": tree,
-            "ended": None if ended is None else {"outcome": ended.outcome, "text": ended.text, "result": ended.result},
-        }
-        record = self.redactor.value(record)
-        self.journal.append(record)
-        self.told(record)
+        how = {"outcome": ended.outcome, "text": ended.text, "result": ended.result} if ended else None
+        told = transcript.Ended.model_validate(how) if how else None
+        self._noted(Results(kind="results", time=self.now(), results=fresh, tree=tree, ended=told))
         return [*done, *fresh], ended
 
     def _tree_after(self, names: Sequence[str]) -> str:
@@ -468,37 +481,39 @@ class Loop:
         Raises:
             RefusedError: git cannot take what they left.
         """
-        before = next((one["tree"] for one in reversed(self.journal.records) if one["kind"] == "results"), None)
+        before = next((one.tree for one in reversed(self._results())), None)
         called = [self.tools[name] for name in names if name in self.tools]
         if before is not None and all(tool.contract.effect == "read" for tool in called):
             return str(before)
         return self.tree()
 
     def _artifacts(self) -> tuple[str, ...]:
-        made = [name for one in self.journal.records if one["kind"] == "results" for name in _artifacts_in(one)]
+        made = [name for one in self._results() for name in _artifacts_in(one)]
         return tuple(dict.fromkeys(made))
 
-    def _carry_out(self, call: Call, number: int, ended: Ended | None) -> tuple[Record, Ended | None]:
+    def _carry_out(self, call: Call, number: int, ended: Ended | None) -> tuple[Result, Ended | None]:
         """Return the result of a call as the transcript has it, and how the loop ends by it."""
-        result: Record = {"id": call.id, "name": call.name, "content": "", "error": True}
+
+        def refused(text: str, decision: Mapping[str, Any] | None = None) -> Result:
+            return Result(id=call.id, name=call.name, content=text, error=True, decision=decision)
+
         tool = self.tools.get(call.name)
         if call.arguments is None:
-            return result | {"content": f"the arguments are malformed: {call.problem}"}, None
+            return refused(f"the arguments are malformed: {call.problem}"), None
         if tool is None:
-            return result | {"content": f"there is no tool `{call.name}`; there are {', '.join(self.tools)}"}, None
+            return refused(f"there is no tool `{call.name}`; there are {', '.join(self.tools)}"), None
         if ended is not None:
-            return result | {"content": "not done: an earlier call of this turn ended the work"}, None
+            return refused("not done: an earlier call of this turn ended the work"), None
         if self.limits.calls is not None and self.total.calls > self.limits.calls:
             text = f"{self.limits.calls} calls are used up"
-            return result | {"content": "not done: the budget of calls is used up"}, Ended("budget", text)
+            return refused("not done: the budget of calls is used up"), Ended("budget", text)
         try:
             made = self.gate.make(number, tool, call.arguments, self.untrusted)
         except DeniedError as error:
-            return result | {"content": str(error), "decision": error.decision}, None
+            return refused(str(error), error.decision), None
         except ToolError as error:
-            return result | {"content": str(error)}, None
-        result |= {"content": made.content, "error": made.is_error}
-        result |= {"decision": made.decision} if made.decision is not None else {}
+            return refused(str(error)), None
+        result = Result(id=call.id, name=call.name, content=made.content, error=made.is_error, decision=made.decision)
         if made.is_error:
             return result, None
         if call.name == "finish":
@@ -529,43 +544,39 @@ class Loop:
         """Replace the conversation by the model's summary of it; the journal has the summary."""
         request = Request(system=self.summarize, turns=(*turns, UserTurn(text=self.summarize)), tools=())
         engine, response = self._ask(request)
-        self._record("summary", engine, response)
+        self._answer(Summary, engine, response, kind="summary")
         turns[1:] = [UserTurn(text=response.turn.text)]
 
 
-def _turn_of(record: Record) -> ModelTurn:
-    calls = tuple(
-        Call(id=c["id"], name=c["name"], arguments=c["arguments"], problem=c["problem"]) for c in record["calls"]
-    )
-    return ModelTurn(text=record["text"], calls=calls, provider=record["provider"], raw=record["turn"])
+def turn_of(record: transcript.Response) -> ModelTurn:
+    """Return the model's turn that the journal has."""
+    calls = tuple(Call(id=c.id, name=c.name, arguments=c.arguments, problem=c.problem) for c in record.calls)
+    return ModelTurn(text=record.text, calls=calls, provider=record.provider, raw=record.turn)
 
 
-def _answered(result: Record, answer: str | None) -> Record:
+def _answered(result: Result, answer: str | None) -> Result:
     """Return a result with what a person said to its question."""
-    asked = result["name"] == "ask_person" and not result["error"] and answer is not None
-    return {**result, "content": {"answer": answer}} if asked else result
+    asked = result.name == "ask_person" and not result.error and answer is not None
+    return result.model_copy(update={"content": {"answer": answer}}) if asked else result
 
 
-def _taints(result: Record) -> bool:
+def _taints(result: Result) -> bool:
     """Return whether a result brings untrusted text; a call that a rule or a person refused brings none."""
-    decision = result.get("decision") or {}
+    decision = result.decision or {}
     if decision.get("verdict") == "deny" or decision.get("word") == "rejected":
         return False
-    return result["error"] or result["name"] not in VOUCHED
+    return result.error or result.name not in VOUCHED
 
 
-def _asks(record: Record) -> bool:
-    return record["ended"] is not None and record["ended"]["outcome"] == "asked"
+def _asks(record: Results) -> bool:
+    return record.ended is not None and record.ended.outcome == "asked"
 
 
-def _artifacts_in(record: Record) -> list[str]:
+def _artifacts_in(record: Results) -> list[str]:
     return [
-        str(one["content"]["path"])
-        for one in record["results"]
-        if one["name"] == "publish_artifact"
-        and not one["error"]
-        and isinstance(one["content"], dict)
-        and "path" in one["content"]
+        str(one.content["path"])
+        for one in record.results
+        if one.name == "publish_artifact" and not one.error and isinstance(one.content, dict) and "path" in one.content
     ]
 
 

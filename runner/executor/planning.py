@@ -14,11 +14,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from runner import resources
-from runner.engines import EngineError, Json, ModelTurn, Request, Turn, UserTurn
+from runner.engines import EngineError, Json, Request, Turn, UserTurn
 from runner.errors import MalformedFileError, RefusedError, UnsupportedError, WaitingError
 from runner.executor import asking, prompting, spending
-from runner.executor.journal import Journal, Record
-from runner.executor.loop import BudgetStop, Limits
+from runner.executor.journal import Journal
+from runner.executor.loop import BudgetStop, Limits, turn_of
 from runner.executor.outcome import Kind, Outcome
 from runner.executor.redact import Redactor
 from runner.git import Ident
@@ -29,6 +29,7 @@ from runner.protocol.ids import digest
 from runner.protocol.model_answers import Draft, UnfitError
 from runner.protocol.plans import Plan, Step
 from runner.protocol.state import State
+from runner.protocol.transcript import Answers, Response, Task
 from runner.store import history, locks, record, snapshot
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
@@ -99,7 +100,7 @@ Check = Callable[
 
 
 def converse(
-    ask: Callable[[Request], Record],
+    ask: Callable[[Request], Response],
     task: str,
     check: Check,
     answer: Answer | None,
@@ -122,22 +123,22 @@ def converse(
     rounds, told = 0, False
     while True:
         record = ask(Request(system=system, turns=tuple(turns), schema=schema))
-        turns.append(ModelTurn(text=record["text"], calls=(), provider=record["provider"], raw=record["turn"]))
-        if record["finish"] == "refused" and helped and answer is not None:
-            why = f"the model refused to plan: {record['text'][:300] or 'no reason given'}"
+        turns.append(turn_of(record))
+        if record.finish == "refused" and helped and answer is not None:
+            why = f"the model refused to plan: {record.text[:300] or 'no reason given'}"
             turns.append(_help(answer, why))
             told = False
             continue
-        if record["finish"] == "refused":
+        if record.finish == "refused":
             raise NoPlanError(
-                f"the model refused to plan: {record['text'][:300] or 'no reason given'}",
-                f"engine {record['engine']}",
+                f"the model refused to plan: {record.text[:300] or 'no reason given'}",
+                f"engine {record.engine}",
                 "say it otherwise, or write the plan by hand: --manual",
             )
         try:
-            if record["finish"] == "length":
+            if record.finish == "length":
                 raise UnfitError(["it was cut off, for it is too long; write a shorter plan"])
-            draft = model_answers.read_plan(record["text"])
+            draft = model_answers.read_plan(record.text)
             if draft.questions and answer is not None and rounds < ROUNDS:
                 rounds += 1
                 said = zip(draft.questions, answer(draft.questions), strict=True)
@@ -162,7 +163,7 @@ def converse(
             if told:
                 raise NoPlanError(
                     f"the model gave no plan that can be carried out, also when told what is wrong:\n{reasons}",
-                    f"engine {record['engine']}",
+                    f"engine {record.engine}",
                     "nothing was made; run the same command again, or write the plan by hand",
                 ) from error
             told = True
@@ -222,31 +223,26 @@ def written(
                 )
             except _Open as left:
                 open_questions = left.questions
-                if not any(one["kind"] == "task" for one in journal.records):
-                    journal.append({"kind": "task", "time": project.who.timestamp(), "text": task})
+                if not any(isinstance(one, Task) for one in journal.records):
+                    journal.append(Task(kind="task", time=project.who.timestamp(), text=task))
             except BudgetStop as stop:
                 raise WaitingError(
                     f"the budget does not allow planning: {stop}", "plan.md, budget", "raise it, and run the same again"
                 ) from stop
             except NoPlanError as error:
-                _ask_anew(project, journal, error.what)
+                journal.undecided(project.who.timestamp(), error.what)
                 raise
         cost = spending.since(journal, round(project.who.monotonic() - began))
         yield _told(journal, draft, files, cost) if draft else Asking(open_questions, journal.transcript(), cost)
         if of and history.read(project.git, key, f"runs/{journal.path.name}") is None:
-            _ask_anew(project, journal, "nobody took it")
+            journal.undecided(project.who.timestamp(), "nobody took it")
         else:
             journal.path.unlink(missing_ok=True)
 
 
-def _ask_anew(project: Project, journal: Journal, why: str) -> None:
-    """Make the same command ask anew; the cost so far still counts."""
-    journal.append({"kind": "undecided", "time": project.who.timestamp(), "problems": [why]})
-
-
 def _told(journal: Journal, draft: Draft, files: dict[str, bytes], cost: ev.Spent) -> Written:
-    last = next(one for one in reversed(journal.records) if one["kind"] == "response")
-    return Written(draft, files, last["engine"], journal.transcript(), cost)
+    last = next(one for one in reversed(journal.records) if isinstance(one, Response))
+    return Written(draft, files, last.engine, journal.transcript(), cost)
 
 
 def _asker(project: Project, journal: Journal, redactor: Redactor, waits: bool) -> Answer:
@@ -254,8 +250,8 @@ def _asker(project: Project, journal: Journal, redactor: Redactor, waits: bool) 
 
     def answer(questions: Sequence[str]) -> list[str]:
         for one in journal.records:
-            if one["kind"] == "answers" and one["questions"] == [*questions]:
-                return list(one["answers"])
+            if isinstance(one, Answers) and one.questions == [*questions]:
+                return list(one.answers)
         said = []
         for question in questions:
             text = project.who.ask_text(f"{question} (Enter: the model decides)")
@@ -271,7 +267,7 @@ def _asker(project: Project, journal: Journal, redactor: Redactor, waits: bool) 
                 redactor.text(strict_yaml.decode(text.encode("utf-8", "surrogateescape"), "the answer").strip())
             )
         time = project.who.timestamp()
-        journal.append({"kind": "answers", "time": time, "questions": [*questions], "answers": said})
+        journal.append(Answers(kind="answers", time=time, questions=[*questions], answers=said))
         return said
 
     return answer
@@ -323,7 +319,7 @@ def _resume(project: Project, seen: Snapshot) -> Written | Asking:
     """Continue the conversation from its journal."""
     redactor = Redactor(project.who.environ)
     journal = spending.open_journal(project, seen.protocol, "plan.1")
-    task = next((str(one["text"]) for one in journal.records if one["kind"] == "task"), None)
+    task = next((one.text for one in journal.records if isinstance(one, Task)), None)
     if task is None:
         raise RefusedError(
             "the planner's task is not in this clone",

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from runner.errors import InsufficientHistoryError
 from runner.executor import permissions
-from runner.executor.journal import Journal, Record
+from runner.executor.journal import Journal
 from runner.executor.loop import Limits, SharedBudget, Total
 from runner.executor.step_run import StepRun
 from runner.protocol import events as ev
@@ -24,6 +24,7 @@ from runner.protocol.ids import digest
 from runner.protocol.plans import Budget, Plan
 from runner.protocol.policy_file import DayBudget
 from runner.protocol.state import State
+from runner.protocol.transcript import Record, Response, Summary
 from runner.store import day_budget, history, record
 from runner.store.environment import matching
 from runner.store.project import Project
@@ -38,7 +39,7 @@ def of(records: Sequence[Record]) -> Total:
     """Return what the answers among a journal's records cost."""
     total = Total()
     for one in records:
-        if one["kind"] in ("response", "summary"):
+        if isinstance(one, Response | Summary):
             total.add(one)
     return total
 

@@ -106,9 +106,10 @@ def parse_intent(data: bytes, name: str, where: str) -> dict[str, Any]:
         (line,) = transcript.parse(json.dumps(told).encode(), where)
     except (IntegrityError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise unreadable("an intent that is no line of a transcript with its revision", where) from error
-    if type(revision) is not int or line["kind"] != "intent" or line["call"] != call or not _CALL.fullmatch(call):
+    found = line.call if isinstance(line, transcript.Intent) and type(revision) is int else ""
+    if found != call or not _CALL.fullmatch(call):
         raise unreadable("it announces no effect of that name", where)
-    return {**line, "revision": revision}
+    return {**told, "revision": revision}
 
 
 def unreadable(why: str, where: str) -> IntegrityError:

@@ -7,14 +7,15 @@ A journal has the same records. A model's response is kept as it came and may ho
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
 
 from runner.errors import IntegrityError
 from runner.protocol.state import Json
+from runner.values import dataclass
 
-Record = dict[str, Any]  # a line, as JSON has it
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Usd = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,12})?$")]
 
@@ -57,7 +58,7 @@ class Usage(_Strict):
     cached: Count
 
 
-class _Heard(_Strict):
+class _Response(_Strict):
     time: Text
     engine: Text = Field(description="Who answered.")
     model: Text = Field(description="The model, as it calls itself.")
@@ -73,13 +74,13 @@ class _Heard(_Strict):
     request: Text | None = Field(default=None, description="The digest of a question that stands for itself.")
 
 
-class Heard(_Heard):
+class Response(_Response):
     """A model's answer."""
 
     kind: Literal["response"]
 
 
-class Summary(_Heard):
+class Summary(_Response):
     """The model's summary of the conversation, which continues from it."""
 
     kind: Literal["summary"]
@@ -186,27 +187,74 @@ class Undecided(_Strict):
 
 
 Line = Annotated[
-    Heard | Summary | Results | Held | Intent | Outcome | Settled | Task | Answers | Undecided,
+    Response | Summary | Results | Held | Intent | Outcome | Settled | Task | Answers | Undecided,
     Field(discriminator="kind"),
 ]
 ADAPTER: TypeAdapter[Line] = TypeAdapter(Line, config=ConfigDict(defer_build=True))
+_NO_KIND = ("union_tag_invalid", "union_tag_not_found")
+_FIXED = ("kind", "outcome")  # fields whose values are the format's own
 
 
-def parse(data: bytes, where: str) -> list[Record]:
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A record of a kind that this version does not know, as JSON has it."""
+
+    row: Json
+
+
+Record = Line | Unknown
+Typed = TypeVar("Typed", bound=Line)
+Part = TypeVar("Part", bound=_Strict)
+
+
+def parse(data: bytes, where: str) -> list[Line]:
     """Return the records of a transcript.
 
     Raises:
         IntegrityError: naming the line that is none.
     """
-    found: list[Record] = []
+    found: list[Line] = []
     for number, line in enumerate(data.splitlines(), 1):
         try:
-            found.append(json.loads(line))
-            ADAPTER.validate_python(found[-1])
-        except (ValidationError, ValueError, RecursionError) as error:
+            found.append(ADAPTER.validate_python(json.loads(line)))
+        except (ValueError, RecursionError) as error:
             raise IntegrityError(
                 "this is no line of a transcript",
                 f"{where}:{number}",
                 "fetch refs/runner/history anew from a clone that has it whole",
             ) from error
     return found
+
+
+def record_of(row: Json) -> Record:
+    """Return a record of a journal, which another version may have written.
+
+    Raises:
+        ValueError: its kind is known, and it is no record of that kind.
+    """
+    try:
+        return ADAPTER.validate_python(row)
+    except ValidationError as error:
+        if isinstance(row, dict) and error.errors(include_input=False)[0]["type"] not in _NO_KIND:
+            raise
+        return Unknown(row)
+
+
+def plain(record: Record) -> Json:
+    """Return a record as JSON has it, without the optional fields that it does not use."""
+    return record.row if isinstance(record, Unknown) else record.model_dump(exclude_defaults=True)
+
+
+def mapped(record: Part, change: Callable[[Json], Json]) -> Part:
+    """Return the record, or the part of one, with `change` applied to each of its values."""
+    changed: Part = _mapped(record, change)
+    return changed
+
+
+def _mapped(value: Any, change: Callable[[Json], Json]) -> Any:
+    if isinstance(value, _Strict):
+        names = [name for name in type(value).model_fields if name not in _FIXED]
+        return value.model_copy(update={name: _mapped(getattr(value, name), change) for name in names})
+    if isinstance(value, list) and value and isinstance(value[0], _Strict):
+        return [_mapped(one, change) for one in value]
+    return change(value)

@@ -13,11 +13,14 @@ from dataclasses import field
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from runner.errors import UsageError
 from runner.protocol.ids import OID
 from runner.values import dataclass
+
+if TYPE_CHECKING:
+    from runner.protocol.transcript import Line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +43,7 @@ class Environment:
     pid: int
     state_home: Path
     environ: Mapping[str, str] = field(default_factory=dict)
-    hear: Callable[[Mapping[str, Any]], None] = lambda record: None
+    hear: Callable[[Line], None] = lambda record: None
     say: Callable[[str], None] = lambda line: None
     ask: Callable[[str, tuple[str, ...]], str | None] = lambda question, choices: None
     ask_text: Callable[[str], str | None] = lambda question: None

@@ -384,13 +384,13 @@ def unknown(project: Project, protocol: str, intents: Intents, tip: str | None, 
     for name in git.tree(f"{filed}:runs") or {} if filed else ():
         begun: dict[str, str] = {}
         for one in transcript.parse(git.blob(f"{filed}:runs/{name}") or b"", f"{name} of {history.ref_of(protocol)}"):
-            if one["kind"] == "intent":
-                begun[one["call"]] = one["time"]
-                over.discard((one["call"], one["time"]))  # made again within the second
-            elif one["kind"] == "outcome" and one["call"] in begun:
-                over.add((one["call"], begun[one["call"]]))
-            elif one["kind"] == "settled":
-                over.add((one["call"], one["of"]))
+            if isinstance(one, transcript.Intent):
+                begun[one.call] = one.time
+                over.discard((one.call, one.time))  # made again within the second
+            elif isinstance(one, transcript.Outcome) and one.call in begun:
+                over.add((one.call, begun[one.call]))
+            elif isinstance(one, transcript.Settled):
+                over.add((one.call, one.of))
     events = record.events(git, protocol, tip) if tip else []
     asked = {raw.fields["call"]: raw.revision for raw in events if raw.event == "effect-unknown"}
     return {

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from runner.executor.journal import Journal
+from runner.protocol.transcript import Unknown
 from tests.conftest import Box, clone, command
 from tests.executor.minds import agent, finish, mind
 
@@ -667,7 +668,7 @@ def test_a_log_that_was_edited_changes_no_state(box: Box, begun: str) -> None:
 def test_a_damaged_journal_is_told_with_record_and_byte_and_left_alone(box: Box, begun: str) -> None:
     path = box.path / f".git/runner/journal/{begun}/c.1.jsonl"
     for number in range(3):
-        Journal(path).append({"kind": "note", "n": number})
+        Journal(path).append(Unknown({"kind": "note", "n": number}))
     lines = path.read_bytes().splitlines(keepends=True)
     hurt = lines[0] + lines[1].replace(b'"n":1', b'"n":7') + lines[2]
     path.write_bytes(hurt)

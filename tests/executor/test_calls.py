@@ -383,12 +383,12 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 def appending(self, record, append=Journal.append):
-    if record["kind"] == kind and where == "before":
+    if record.kind == kind and where == "before":
         die()
     append(self, record)
-    if record["kind"] == kind and where == "torn":
+    if record.kind == kind and where == "torn":
         os.truncate(self.path, self._length - 20)
-    if record["kind"] == kind:
+    if record.kind == kind:
         die()
 
 def moving(self, *args, update=Git.update_refs, **more):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 
 from runner.errors import IntegrityError
 from runner.executor.journal import DamagedJournalError, Journal
+from runner.protocol.transcript import Unknown
 
 RECORDS = st.lists(
     st.dictionaries(st.text(max_size=8), st.text(max_size=40) | st.integers(), max_size=4), min_size=1, max_size=6
@@ -25,31 +27,31 @@ def test_what_was_written_is_read(tmp_path_factory: pytest.TempPathFactory, reco
     path = tmp_path_factory.mktemp("journal") / "a.jsonl"
     journal = Journal(path)
     for record in records:
-        journal.append(record)
-    assert Journal(path).records == records
+        journal.append(Unknown(record))
+    assert Journal(path).rows == records
 
 
 def test_a_torn_last_record_is_cut_off_at_every_byte_and_written_over(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     journal = Journal(path)
-    journal.append({"n": 1})
+    journal.append(Unknown({"n": 1}))
     whole = path.read_bytes()
-    journal.append({"n": 2, "text": "ü\n"})
+    journal.append(Unknown({"n": 2, "text": "ü\n"}))
     both = path.read_bytes()
     for end in range(len(whole), len(both)):
         path.write_bytes(both[:end])
         torn = Journal(path)
-        assert torn.records == [{"n": 1}], end
-        torn.append({"n": 3})
-        assert Journal(path).records == [{"n": 1}, {"n": 3}]
+        assert torn.rows == [{"n": 1}], end
+        torn.append(Unknown({"n": 3}))
+        assert Journal(path).rows == [{"n": 1}, {"n": 3}]
 
 
 @pytest.mark.parametrize("at", range(0, 60, 7))
 def test_a_damaged_record_in_the_middle_is_refused(tmp_path: Path, at: int) -> None:
     path = tmp_path / "a.jsonl"
     journal = Journal(path)
-    journal.append({"n": 1})
-    journal.append({"n": 2})
+    journal.append(Unknown({"n": 1}))
+    journal.append(Unknown({"n": 2}))
     data = bytearray(path.read_bytes())
     data[at] ^= 1
     path.write_bytes(bytes(data))
@@ -61,7 +63,7 @@ def test_a_record_that_was_taken_out_is_seen(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     journal = Journal(path)
     for number in range(3):
-        journal.append({"n": number})
+        journal.append(Unknown({"n": number}))
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + lines[2] + lines[1])
     with pytest.raises(IntegrityError):
@@ -71,19 +73,19 @@ def test_a_record_that_was_taken_out_is_seen(tmp_path: Path) -> None:
 def test_what_the_history_has_is_gone_on_from_elsewhere_and_where_it_was_cut(tmp_path: Path) -> None:
     there = Journal(tmp_path / "there.jsonl")
     for number in range(3):
-        there.append({"n": number, "text": "ä"})
+        there.append(Unknown({"n": number, "text": "ä"}))
     told = there.transcript()
     for many in range(4):  # records that are here already: a kill while they were taken up, or an older state
         here = Journal(tmp_path / f"{many}.jsonl")
-        for record in there.records[:many]:
-            here.append(record)
+        for record in there.rows[:many]:
+            here.append(Unknown(record))
         here.take_up(told)
-        assert here.records == there.records
+        assert here.rows == there.rows
         assert here.filed == 3
-        here.append({"n": 3})
+        here.append(Unknown({"n": 3}))
         again = Journal(tmp_path / f"{many}.jsonl")
         again.take_up(told)
-        assert (len(again.records), again.filed) == (4, 3)
+        assert (len(again.rows), again.filed) == (4, 3)
     assert not list(tmp_path.glob("*lost*"))
 
 
@@ -91,17 +93,17 @@ def test_what_went_another_way_than_the_history_is_kept_beside(tmp_path: Path) -
     there, here = Journal(tmp_path / "there.jsonl"), Journal(tmp_path / "here.jsonl")
     for journal, texts in ((there, "abc"), (here, "axyz")):
         for text in texts:
-            journal.append({"text": text})
-    ours = list(here.records)
+            journal.append(Unknown({"text": text}))
+    ours = list(here.rows)
     here.take_up(there.transcript())
-    assert Journal(tmp_path / "here.jsonl").records == here.records == there.records
-    assert Journal(tmp_path / "here.lost-1.jsonl").records == ours
+    assert Journal(tmp_path / "here.jsonl").rows == here.rows == there.rows
+    assert Journal(tmp_path / "here.lost-1.jsonl").rows == ours
     assert Journal(tmp_path / "here.lost-1.jsonl").alike(there.transcript()) == 1
 
 
 def test_a_length_without_end_is_damage_too(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    Journal(path).append({"n": 1})
+    Journal(path).append(Unknown({"n": 1}))
     path.write_bytes(b"9" * 5000 + b"\n" + path.read_bytes())
     with pytest.raises(IntegrityError, match="damaged"):
         Journal(path)
@@ -125,15 +127,15 @@ def test_cut_anywhere_all_whole_records_are_read(
 ) -> None:
     path = tmp_path_factory.mktemp("journal") / "a.jsonl"
     for record in records:
-        Journal(path).append(record)
+        Journal(path).append(Unknown(record))
     whole, begins = path.read_bytes(), starts(path)
     for end in {data.draw(st.integers(0, len(whole))) for _ in range(20)}:
         path.write_bytes(whole[:end])
         count = sum(begin <= end for begin in begins[1:])
         journal = Journal(path)
-        assert journal.records == records[:count], end
-        journal.append({"after": end})
-        assert Journal(path).records == [*records[:count], {"after": end}]
+        assert journal.rows == records[:count], end
+        journal.append(Unknown({"after": end}))
+        assert Journal(path).rows == [*records[:count], {"after": end}]
 
 
 @settings(max_examples=30)
@@ -144,7 +146,7 @@ def test_a_byte_that_changed_is_told_with_its_record_and_place(
     """In the last record too: it was whole, so it may have been used."""
     path = tmp_path_factory.mktemp("journal") / "a.jsonl"
     for record in records:
-        Journal(path).append(record)
+        Journal(path).append(Unknown(record))
     whole, begins = path.read_bytes(), starts(path)
     for at in {data.draw(st.integers(0, len(whole) - 1)) for _ in range(20)}:
         damaged = bytearray(whole)
@@ -162,20 +164,20 @@ def test_a_byte_that_changed_is_told_with_its_record_and_place(
 def test_sectors_that_never_came_to_the_disk_are_a_torn_record(tmp_path: Path, hole: tuple[int, int | None]) -> None:
     """After a power cut a file may have its length and not its bytes."""
     path = tmp_path / "a.jsonl"
-    Journal(path).append({"n": 1})
+    Journal(path).append(Unknown({"n": 1}))
     length = path.stat().st_size
-    Journal(path).append({"text": "x" * 3000})
+    Journal(path).append(Unknown({"text": "x" * 3000}))
     data = bytearray(path.read_bytes())
     begin, end = max(hole[0], length), hole[1] or len(data)
     data[begin:end] = bytes(end - begin)
     path.write_bytes(bytes(data))
-    assert Journal(path).records == [{"n": 1}]
+    assert Journal(path).rows == [{"n": 1}]
 
 
 def test_a_record_that_follows_a_hole_is_not_thrown_away(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     for number in range(3):
-        Journal(path).append({"n": number, "text": "x" * 1000})
+        Journal(path).append(Unknown({"n": number, "text": "x" * 1000}))
     data = bytearray(path.read_bytes())
     data[1536:2048] = bytes(512)
     path.write_bytes(bytes(data))
@@ -189,10 +191,11 @@ WRITE = """
 import sys
 from pathlib import Path
 from runner.executor.journal import Journal
+from runner.protocol.transcript import Unknown
 journal = Journal(Path(sys.argv[1]))
 for number in range(2):
     try:
-        journal.append({"n": number, "text": "x" * 5000})
+        journal.append(Unknown({"n": number, "text": "x" * 5000}))
         print("kept", number)
     except OSError as error:
         print(error.filename, error.strerror)
@@ -229,7 +232,7 @@ def test_where_the_disk_says_no_nothing_is_written_again(tmp_path: Path, number:
         return
     assert told[-1] == f"{path} Input/output error"
     kept = sum(line.startswith("kept") for line in told)
-    assert len(Journal(path).records) == kept
+    assert len(Journal(path).rows) == kept
     assert calls.rpartition("INJECTED")[2].count("pwrite64") == 0
 
 
@@ -238,7 +241,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     told = under(tmp_path, "-e", "inject=pwrite64:error=ENOSPC:when=2")
     path = tmp_path / "j" / "a.jsonl"
     assert told == ["kept 0", f"{path} No space left on device"]
-    assert [record["n"] for record in Journal(path).records] == [0]
+    assert [record["n"] for record in Journal(path).rows] == [0]
 
 
 @pytest.mark.slow
@@ -249,7 +252,7 @@ def test_a_write_that_is_short_goes_on_where_it_stopped(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     told = subprocess.run(argv, env=env, capture_output=True, text=True, check=True).stdout.splitlines()
     assert told == ["kept 0", f"{tmp_path / 'a.jsonl'} File too large"]
-    assert [record["n"] for record in Journal(tmp_path / "a.jsonl").records] == [0]
+    assert [record["n"] for record in Journal(tmp_path / "a.jsonl").rows] == [0]
 
 
 STORED = (  # as the first version wrote it
@@ -262,8 +265,27 @@ def test_a_journal_of_the_first_version_is_read_and_still_written_so(tmp_path: P
     path = tmp_path / "a.jsonl"
     path.write_bytes(STORED)
     journal = Journal(path)
-    assert journal.records == [{"n": 1}, {"kind": "response", "text": "ü"}]
+    assert journal.rows == [{"n": 1}, {"kind": "response", "text": "ü"}]
     again = Journal(tmp_path / "b.jsonl")
-    for record in journal.records:
-        again.append(record)
+    for record in journal.rows:
+        again.append(Unknown(record))
     assert again.path.read_bytes() == STORED
+
+
+def test_a_record_without_the_fields_of_its_kind_is_refused_where_it_is_used(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    Journal(path).append(Unknown({"kind": "dreamt"}))
+    Journal(path).append(Unknown({"kind": "intent", "call": "a.1.1"}))
+    journal = Journal(path)
+    assert len(journal.rows) == 2
+    with pytest.raises(IntegrityError, match="record 2 ") as told:
+        _ = journal.records
+    assert f"mv {path}" in told.value.hint
+
+
+@pytest.mark.parametrize("row", [{"kind": "dreamt"}, {"kind": ["response"]}, {"n": 1}, [], None, "response"])
+def test_a_record_of_no_kind_that_is_known_is_kept_as_it_is(tmp_path: Path, row: object) -> None:
+    path = tmp_path / "a.jsonl"
+    Journal(path).append(Unknown(row))
+    again = Journal(path)
+    assert again.records == [Unknown(row)] and again.transcript() == json.dumps(row).encode() + b"\n"

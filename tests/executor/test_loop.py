@@ -27,6 +27,7 @@ from runner.engines import (
 from runner.executor.journal import Journal
 from runner.executor.loop import Limits, Loop
 from runner.executor.redact import Redactor
+from runner.protocol.transcript import Response as Answer
 from runner.tools import Contract, Tool, ToolError
 
 Said = Response | EngineError
@@ -138,6 +139,17 @@ def test_calls_run_in_order_and_finish_gives_the_typed_result(tmp_path: Path) ->
     assert isinstance(turns[1], ModelTurn) and turns[1].raw == {"sig": "abc"} and isinstance(turns[2], ToolTurn)
 
 
+def test_a_secret_that_is_the_name_of_a_field_leaves_the_journal_readable(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, [say(("write", {"n": 1}), text="my provider, my response"), FINISH])
+    loop = bench.loop()
+    loop.redactor = Redactor(
+        {"A_TOKEN": "provider", "B_TOKEN": "response", "C_TOKEN": "finished", "D_TOKEN": "arguments"}
+    )
+    assert loop.run().outcome == "finished"
+    assert bench.loop().run().outcome == "finished"
+    assert b"my [A_TOKEN], my [B_TOKEN]" in Journal(bench.path).transcript()
+
+
 def test_errors_of_tools_unknown_ones_and_malformed_arguments_go_back_to_the_model(tmp_path: Path) -> None:
     bad = Response(turn=ModelTurn(text="", calls=(Call(id="x", name="write", arguments=None, problem="not JSON"),)))
     bench = Bench(tmp_path, [say(("write", {"fail": True}), ("moon", {})), bad, FINISH])
@@ -185,7 +197,8 @@ def test_an_answer_costs_what_the_engine_takes_that_gave_it(tmp_path: Path) -> N
     loop.price = lambda engine, usage: Decimal(5) if engine is first else Decimal("0.5")
     assert loop.run().outcome == "finished"
     (answer, _) = loop.journal.records
-    assert (answer["engine"], answer["usd"], loop.total.usd) == ("scripted:cheap", "0.5", Decimal("0.5"))
+    assert isinstance(answer, Answer)
+    assert (answer.engine, answer.usd, loop.total.usd) == ("scripted:cheap", "0.5", Decimal("0.5"))
 
 
 def test_what_a_recorded_answer_cost_needs_no_price(tmp_path: Path) -> None:
@@ -272,8 +285,8 @@ def test_an_answer_that_does_not_say_what_it_cost_is_not_taken_for_nothing(tmp_p
     loop = bench.loop()
     assert loop.run().outcome == "finished"
     answer = loop.journal.records[0]
-    assert answer["usage"]["input"] > 0 and answer["usage"]["output"] > 0
-    assert Decimal(answer["usd"]) > 0
+    assert isinstance(answer, Answer) and answer.usd is not None and answer.usage.input > 0 and answer.usage.output > 0
+    assert Decimal(answer.usd) > 0
 
 
 def test_what_is_reserved_is_all_that_is_said_in_any_script(tmp_path: Path) -> None:
@@ -292,7 +305,7 @@ def test_what_is_reserved_is_all_that_is_said_in_any_script(tmp_path: Path) -> N
 def test_a_question_that_differs_in_a_number_alone_is_another_one(tmp_path: Path) -> None:
     bench = Bench(tmp_path, [say(text="ten"), say(text="thirty")])
     asked = [Request(system="", turns=(UserTurn(text=f"Set the timeout to {n} s"),)) for n in (10, 30, 10)]
-    assert [bench.loop().question(one)["text"] for one in asked] == ["ten", "thirty", "ten"]
+    assert [bench.loop().question(one).text for one in asked] == ["ten", "thirty", "ten"]
 
 
 def test_a_try_is_given_the_time_that_is_left(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from runner.engines import EngineError, ModelTurn, Request, Response, Usage, UserTurn
 from runner.executor import planning as planner
 from runner.executor import prompting
-from runner.executor.journal import Journal, Record
+from runner.executor.journal import Journal
 from runner.executor.loop import Limits, Loop
 from runner.executor.planning import NoPlanError, converse
 from runner.executor.redact import Redactor
@@ -232,9 +232,9 @@ def test_a_big_tree_is_told_by_its_folders_within_bounds() -> None:
 def test_a_request_is_a_question_of_its_own(tmp_path: Path) -> None:
     engine, loop = asked(tmp_path, says("one"), says("two"))
     first = Request(system="s", turns=(UserTurn(text="a"),))
-    records: list[Record] = [loop.question(first), loop.question(Request(system="s", turns=(UserTurn(text="b"),)))]
-    assert [record["text"] for record in records] == ["one", "two"]
-    assert loop.question(first)["text"] == "one" and len(engine.asked) == 2
+    records = [loop.question(first), loop.question(Request(system="s", turns=(UserTurn(text="b"),)))]
+    assert [record.text for record in records] == ["one", "two"]
+    assert loop.question(first).text == "one" and len(engine.asked) == 2
 
 
 def test_neither_a_file_nor_its_name_closes_the_fence() -> None:

@@ -18,6 +18,7 @@ from runner.executor import load, spending
 from runner.executor.journal import Journal
 from runner.executor.loop import Total
 from runner.protocol.state import SpentTotal
+from runner.protocol.transcript import record_of
 from runner.store import history
 from tests.conftest import Box, clone, command, make_box, waits_for
 from tests.engines.wire_gemini import Answer
@@ -239,7 +240,7 @@ def test_whatever_happens_a_budget_leaves_what_was_not_paid(
         for what, name, cents in happened:
             journal = spending.open_journal(project, protocol, name)  # each time anew: as after a kill
             if what == "answer":
-                journal.append(answer(cents))
+                journal.append(record_of(answer(cents)))
                 here += spending.of(journal.records[-1:])
             elif what == "record":
                 new = spending.since(journal, 0)
@@ -252,7 +253,7 @@ def test_whatever_happens_a_budget_leaves_what_was_not_paid(
                     path.unlink()
             else:
                 theirs = Journal(Path(folder / "theirs"))
-                theirs.records = [*journal.records[: journal.filed], answer(cents)]
+                theirs.rows = [*journal.rows[: journal.filed], answer(cents)]
                 kept += spending.of(theirs.records[-1:])
                 file(name, theirs.transcript())
 

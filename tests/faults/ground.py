@@ -229,7 +229,7 @@ class Ground:
     def journal(self, box: Box | None = None) -> list[dict[str, Any]]:
         """Return what the journals of the clone have, a torn last record left out."""
         folder = (box or self.box).path / f".git/runner/journal/{self.protocol}"
-        return [one for path in sorted(folder.glob("*.jsonl")) for one in Journal(path).records]
+        return [one for path in sorted(folder.glob("*.jsonl")) for one in Journal(path).rows]
 
     def heard(self) -> int:
         """Return how many answers of the model are on the disk."""

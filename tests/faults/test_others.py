@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from runner.executor.journal import Journal
+from runner.protocol.transcript import Unknown
 from tests.conftest import Box, command
 from tests.faults.ground import Ground, daemon
 from tests.faults.test_kill import finished
@@ -83,6 +84,6 @@ def test_a_journal_with_records_of_a_kind_that_is_not_known_is_read(box: Box) ->
     protocol = box.new({"01-a": command("echo a > a.txt")})
     path = box.path / f".git/runner/journal/{protocol}/a.1.jsonl"
     path.parent.mkdir(parents=True)
-    Journal(path).append({"kind": "dreamt", "time": "2026-11-20T06:47:03Z"})
+    Journal(path).append(Unknown({"kind": "dreamt", "time": "2026-11-20T06:47:03Z"}))
     box.runner("run", protocol, rc=0)
     box.runner("verify", protocol, rc=0)

@@ -48,9 +48,10 @@ def test_what_agents_and_judges_write_is_of_the_schema(box: Box) -> None:
     for name in box.git("ls-tree", "-r", "--name-only", f"refs/runner/history/{protocol}").split():
         data = box.git("show", f"refs/runner/history/{protocol}:{name}").encode()
         for record in transcript.parse(data, name):
-            validator.validate(record)
-            assert not validator.is_valid(record | {"more": 1})
-            kinds.add(record["kind"])
+            row = transcript.plain(record)
+            validator.validate(row)
+            assert not validator.is_valid(row | {"more": 1})
+            kinds.add(record.kind)
     assert kinds == {"response", "results"}
 
 
@@ -63,7 +64,7 @@ def test_what_agents_and_judges_write_is_of_the_schema(box: Box) -> None:
     ],
 )  # fmt: skip
 def test_what_is_none_is_refused_by_its_line(change: dict[str, Any]) -> None:
-    assert transcript.parse(lines(ANSWER, ANSWER), "x") == [ANSWER, ANSWER]
+    assert [transcript.plain(one) for one in transcript.parse(lines(ANSWER, ANSWER), "x")] == [ANSWER, ANSWER]
     with pytest.raises(IntegrityError) as error:
         transcript.parse(lines(ANSWER, ANSWER | change), "runs/x.1.jsonl")
     assert error.value.where == "runs/x.1.jsonl:2"

@@ -15,6 +15,7 @@ from runner.errors import RunnerError
 from runner.executor import effects
 from runner.executor.journal import Journal
 from runner.git import Git
+from runner.protocol import transcript
 from runner.protocol.plans import seconds_of
 from runner.store import lease, publishing, remote
 from runner.store.remote import Mirror
@@ -40,11 +41,12 @@ def _blind_update(self: Git, changes: Changes, reason: str) -> None:
     held.answer(), held.answer()
 
 
-def _append_without_intent(self: effects.ExternalCalls, record: dict[str, Any]) -> None:
-    if record["kind"] != "intent":
+def _append_without_intent(self: effects.ExternalCalls, record: Any) -> Any:
+    if record.kind != "intent":
         return _append(self, record)
     # What the rest of the process goes by is there, and nothing is on the disk.
-    self.run.journal.records.append({"kind": record["kind"], "time": self.run.project.who.timestamp(), **record})
+    self.run.journal.rows.append(transcript.plain(record))
+    return record
 
 
 def _never_waits(project: Any, protocol: str, oid: str) -> float:

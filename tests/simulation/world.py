@@ -833,10 +833,10 @@ class World:
         self.answered[text] = request.digest()
         return text
 
-    def heard(self, host: Host, record: Mapping[str, Any]) -> None:
+    def heard(self, host: Host, record: transcript.Line) -> None:
         """A record is on the disk."""
-        if record["kind"] == "response":
-            self.had.add((host.name, host.life, self.answered[record["text"]]))
+        if isinstance(record, transcript.Response):
+            self.had.add((host.name, host.life, self.answered[record.text]))
 
     def check_begins(self, what: str) -> None:
         """A command, a call or a question to a model begins: where all is published, under a lease that is this process's."""
@@ -1013,10 +1013,10 @@ class World:
         if twice:
             raise Violation(f"attempts that ended twice: {twice}")
         heard = [
-            one["text"]
+            one.text
             for name, data in history.transcripts(git, self.protocol)
             for one in transcript.parse(data, name)
-            if one["kind"] == "response"
+            if isinstance(one, transcript.Response)
         ]
         spent = Decimal(self.state()["spent"]["usd"])
         if len(heard) != len(set(heard)) or spent != Decimal("0.01") * len(heard):

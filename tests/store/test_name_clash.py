@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from runner.executor.journal import Journal
+from runner.protocol.transcript import Held, Intent
 from tests.conftest import Box, clone, command
 from tests.executor.minds import agent, finish, mind, say, write
 from tests.executor.test_calls import REPORT, kill, lines, outside, tool
@@ -231,14 +232,17 @@ def test_what_was_stopped_is_published_so_from_the_first(remote: Box, stop: str,
 
 @pytest.mark.slow
 def test_an_effect_of_which_nobody_knows_is_not_forgotten(remote: Box, bob: Box) -> None:
-    begun = {"kind": "intent", "call": "bob.1.1", "tool": "send", "digest": "sha256:0", "time": "2026-11-20T06:47:03Z"}
+    about = {"call": "bob.1.1", "tool": "send", "digest": "sha256:0", "time": "2026-11-20T06:47:03Z", "text": "send"}
+    begun = Intent(kind="intent", arguments={}, decision=None, **about)
     Journal(bob.path / ".git/runner/journal" / ID / "bob.1.jsonl").append(begun)
     mine = here(bob, ID)
     assert "bob.1.1" in bob.runner("fork", "--renumber", ID, rc=4).err
     assert here(bob, ID) == mine and (bob.path / ".git/runner/journal" / ID).exists()
 
 
-HELD = {"kind": "held", "call": "bob.1.1", "tool": "send", "digest": "sha256:0", "time": "2026-11-20T06:47:03Z"}
+HELD = Held(
+    kind="held", call="bob.1.1", tool="send", digest="sha256:0", time="2026-11-20T06:47:03Z", text="send", decision=None
+)
 
 
 def remembered(box: Box) -> set[Path]:

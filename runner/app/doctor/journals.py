@@ -7,8 +7,10 @@ from pathlib import Path
 
 from runner.app.doctor import Finding, Selection
 from runner.errors import RefusedError, RunnerError
-from runner.executor.journal import DamagedJournalError, Journal, Record
+from runner.executor.effects import Noted, noted
+from runner.executor.journal import DamagedJournalError, Journal
 from runner.protocol.state import State, StepStatus
+from runner.protocol.transcript import Intent, Outcome
 from runner.store.environment import StateDir, matching
 
 _OPEN = (StepStatus.PENDING, StepStatus.RUNNING, StepStatus.AWAITING_APPROVAL)  # no transition has ended the attempt
@@ -42,7 +44,7 @@ def refuse_unknown(places: StateDir, protocol: str, hint: str = "") -> None:
         RefusedError: naming the effect.
     """
     for path, effects in _effects(places, protocol):
-        started = [one["call"] for one in {one["call"]: one for one in effects}.values() if one["kind"] == "intent"]
+        started = [one.call for one in {one.call: one for one in effects}.values() if isinstance(one, Intent)]
         if started:
             raise RefusedError(
                 f"whether {started[0]} happened is not known",
@@ -60,18 +62,18 @@ def refuse_unrecorded(places: StateDir, protocol: str, state: State, hint: str =
     """
     for path, effects in _effects(places, protocol):
         for one in effects:
-            slug, attempt, _ = one["call"].rsplit(".", 2)
+            slug, attempt, _ = one.call.rsplit(".", 2)
             step = state.steps.get(slug)
             is_open = step is not None and str(step.attempt) == attempt and step.status in _OPEN
-            if one["kind"] == "outcome" and is_open:
+            if isinstance(one, Outcome) and is_open:
                 raise RefusedError(
-                    f"{one['call']} reached outside, its step has not ended, and it would be done once more",
+                    f"{one.call} reached outside, its step has not ended, and it would be done once more",
                     str(path),
                     hint
                     or f"end the step first: `runner run --publish never {protocol}`; then the same command once more",
                 )
 
 
-def _effects(places: StateDir, protocol: str) -> Iterator[tuple[Path, list[Record]]]:
+def _effects(places: StateDir, protocol: str) -> Iterator[tuple[Path, list[Noted]]]:
     for path in matching(places.journal(protocol), "**/*.jsonl"):
-        yield path, [one for one in Journal(path).records if one["kind"] in ("intent", "outcome", "settled")]
+        yield path, noted(Journal(path))

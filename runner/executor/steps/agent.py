@@ -16,6 +16,7 @@ from runner.executor.workspace_session import start
 from runner.protocol import events as ev
 from runner.protocol import log
 from runner.protocol.ids import digest
+from runner.protocol.transcript import Results
 from runner.store import history, publishing, record, transaction, workspace
 
 
@@ -38,7 +39,7 @@ def carry_out(run: StepRun) -> Outcome:
 
 
 def _outcome(run: StepRun, ended: Ended, ran: work.Ran) -> Outcome:
-    so_far = tuple(one["tree"] for one in run.journal.records if one["kind"] == "results")[-1:]
+    so_far = tuple(one.tree for one in run.journal.records if isinstance(one, Results))[-1:]
     if ended.outcome == "budget":
         text = log.cut(f"{ended.text}; {spending.where_budgets_are(run)}")
         reached = ev.BudgetReached(subject=run.slug, text=text, by="whoever plans", spent=ran.spent)

@@ -10,10 +10,10 @@ import json
 from collections.abc import Sequence
 
 from runner import qa, resources
-from runner.engines import EngineError, ModelTurn, Request, Turn, UserTurn
+from runner.engines import EngineError, Request, Turn, UserTurn
 from runner.executor import asking, prompting, spending
 from runner.executor.journal import Journal
-from runner.executor.loop import BudgetStop, Limits, Loop
+from runner.executor.loop import BudgetStop, Limits, Loop, turn_of
 from runner.executor.step_run import StepRun
 from runner.protocol import events as ev
 from runner.protocol import log, model_answers, transcript
@@ -75,7 +75,7 @@ def of_step(run: StepRun, evidence: Sequence[ev.CheckEvidence], journal: Journal
         loop = asking.questioner(project, journal, engines, run.redactor, _limits(run, journal), view.protocol)
         loop.told = project.who.hear
         try:
-            found, by = _judged(loop, journal, task, run.where)
+            found, by = _judged(loop, task, run.where)
         except BudgetStop as stop:
             stopped = f"QA: {stop}; {spending.where_budgets_are(run)}"
     seconds = round(project.who.monotonic() - started)
@@ -90,7 +90,7 @@ def of_step(run: StepRun, evidence: Sequence[ev.CheckEvidence], journal: Journal
     return Reviewed(found, stopped, by, report, journal.transcript(), spending.since(journal, 0), seconds)
 
 
-def _judged(loop: Loop, journal: Journal, task: str, where: str) -> tuple[Verdict, str]:
+def _judged(loop: Loop, task: str, where: str) -> tuple[Verdict, str]:
     """Return the verdict and the engine that gave it.
 
     Raises:
@@ -102,21 +102,21 @@ def _judged(loop: Loop, journal: Journal, task: str, where: str) -> tuple[Verdic
     for _ in range(2):
         request = Request(system=system, turns=tuple(turns), schema=model_answers.qa_verdict())
         record = loop.question(request)
-        if record["finish"] == "refused":
-            journal.append({"kind": "undecided", "time": loop.now(), "problems": ["the model refused to judge"]})
+        if record.finish == "refused":
+            loop.undecided("the model refused to judge")
             raise UndecidedError(
                 "the model refused to judge",
                 where,
                 "name another model: `engine: {review: …}` in config.yaml, or --engine",
             )
-        found, problems = model_answers.read_verdict(record["text"])
+        found, problems = model_answers.read_verdict(record.text)
         if found is not None:
-            return found, str(record["engine"])
-        turns.append(ModelTurn(text=record["text"], calls=(), provider=record["provider"], raw=record["turn"]))
+            return found, record.engine
+        turns.append(turn_of(record))
         turns.append(
             UserTurn(text="This is not a verdict:\n" + "\n".join(f"- {line}" for line in problems) + "\nAnswer again.")
         )
-    journal.append({"kind": "undecided", "time": loop.now(), "problems": list(problems)})
+    loop.undecided(*problems)
     raise UndecidedError(
         f"the model's verdict is not valid, also when asked again: {'; '.join(problems)}",
         where,

@@ -81,9 +81,9 @@ def waits(run: StepRun, stop: HeldError | EffectError, left: Work, ran: work.Ran
     if isinstance(stop, EffectError):
         unknown = ev.EffectUnknown(
             subject=run.slug,
-            call=stop.intent["call"],
-            tool=stop.intent["tool"],
-            digest=stop.intent["digest"],
+            call=stop.intent.call,
+            tool=stop.intent.tool,
+            digest=stop.intent.digest,
             text=log.cut(stop.text),
             transcript=ran.transcript,
             spent=ran.spent,

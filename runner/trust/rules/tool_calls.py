@@ -17,7 +17,7 @@ from runner.git import Git
 from runner.protocol import paths, plans, strict_yaml, transcript
 from runner.protocol.log import RawEntry
 from runner.protocol.plans import Plan, Step
-from runner.protocol.transcript import Record
+from runner.protocol.transcript import Intent, Line, Response, Results, Summary
 from runner.store import record
 from runner.store.trusted import Trusted
 from runner.trust import policy, trusted_config
@@ -67,20 +67,20 @@ def _policies(git: Git, protocol: str, commit: str) -> Iterator[str]:
         yield one.trailers.trusted
 
 
-def _made(lines: Sequence[Record], start: int) -> list[tuple[str, Mapping[str, Any], bool]]:
+def _made(lines: Sequence[Line], start: int) -> list[tuple[str, Mapping[str, Any], bool]]:
     """Return (tool, arguments, whether it reached outside) of the calls that were made, from the line `start` on."""
     found: list[tuple[str, Mapping[str, Any], bool]] = []
     asked: dict[str, Mapping[str, Any]] = {}
     for number, line in enumerate(lines):
-        if line["kind"] in ("response", "summary"):
-            asked = {call["id"]: call["arguments"] or {} for call in line["calls"]}
-        elif number >= start and line["kind"] == "intent":
-            found.append((line["tool"], line["arguments"], True))
-        elif number >= start and line["kind"] == "results":
+        if isinstance(line, Response | Summary):
+            asked = {call.id: call.arguments or {} for call in line.calls}
+        elif number >= start and isinstance(line, Intent):
+            found.append((line.tool, line.arguments, True))
+        elif number >= start and isinstance(line, Results):
             found += [
-                (one["name"], asked.get(one["id"], {}), False)
-                for one in line["results"]
-                if not one["error"] and one["name"] not in _OWN
+                (one.name, asked.get(one.id, {}), False)
+                for one in line.results
+                if not one.error and one.name not in _OWN
             ]
     return found
 
