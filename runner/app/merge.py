@@ -12,7 +12,7 @@ from runner.protocol.state import State, Status
 from runner.store import protocol_worktree, publishing, record, transaction
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
-from runner.trust import approval, requirements
+from runner.trust import permit
 from runner.values import dataclass
 
 RACES = 20
@@ -98,7 +98,7 @@ def _refuse_unapproved(project: Project, seen: Snapshot) -> None:
         publishing.look_again(project, seen.protocol)
     found = permissions.trusted_config(project)
     view = permissions.view_of(project, seen, None, seen.state)
-    standing = approval.judge(view, requirements.of_merge(found))
+    standing = permit.merge_status(view)
     if not (standing.rejected or (found.requires("merge") and standing.missing)):
         return
     said = [f"{word.approver}'s does not count: {word.text}" for word in standing.refused]

@@ -35,9 +35,8 @@ from runner.protocol.state import Status, StepStatus
 from runner.store import record, trusted
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
-from runner.trust import approval, requirements
+from runner.trust import permit, requirements
 from runner.trust.manifest import is_code
-from runner.trust.view import ApprovalRequest
 from runner.values import dataclass
 
 KEY: Final = "protocol"  # of the one comment
@@ -197,8 +196,7 @@ def _merge_missing(project: Project, forge: Forge, seen: Snapshot) -> str:
         return wanted.who
     view = permissions.view_of(project, seen, None, seen.state)
     fetched = reviews.fetch(project, forge, view, wanted, None) if wanted.reviews else reviews.NONE
-    asked = ApprovalRequest.at_end(view)
-    standing = approval.judge(view, wanted, (), fetched.approvals, asked)
+    standing = permit.merge_status(view, fetched.approvals)
     against = [word.approver for word in standing.rejected] + list(fetched.objections)
     return f"{', '.join(against)}, who rejected" if against else standing.missing
 

@@ -16,15 +16,16 @@ from runner.forge import Forge
 from runner.protocol import decision, log
 from runner.protocol import events as ev
 from runner.protocol.approval_file import seconds
-from runner.protocol.decision import Action, CompleteStep
+from runner.protocol.decision import RunStep
 from runner.protocol.events import Event
-from runner.protocol.plans import Plan, Step
+from runner.protocol.plans import Plan
 from runner.protocol.state import State, Wait
 from runner.store import publishing
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import approval, permit, requirements, transitions
 from runner.trust.approval import ApprovalStatus
+from runner.trust.permit import Ask, Denied, Result, StepAction, Verdict
 from runner.trust.requirements import ApprovalRequirement
 from runner.trust.requirements import requirement_of as requirement_of
 from runner.trust.requirements import subject_of as subject_of
@@ -34,7 +35,7 @@ from runner.trust.view import RejectionReason, View
 from runner.values import dataclass
 
 if TYPE_CHECKING:
-    from runner.trust.policy import Decision
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +78,7 @@ def refuse_isolation(project: Project, executor: str) -> None:
     Raises:
         RefusedError: naming the rule.
     """
-    _refuse(
-        trusted_config(project).isolation(executor),
-        f"the executor `{executor}`",
-        "use `--executor sandbox`, or change the policy",
-    )
+    _refuse_denied(permit.executor(trusted_config(project), executor))
 
 
 def refuse_engine(project: Project, engine: str, step: str | None = None) -> None:
@@ -90,17 +87,12 @@ def refuse_engine(project: Project, engine: str, step: str | None = None) -> Non
     Raises:
         RefusedError: naming the rule.
     """
-    _refuse(
-        trusted_config(project).engine(engine, step),
-        f"the engine `{engine}`",
-        "use another `--engine`, or change the policy",
-    )
+    _refuse_denied(permit.engine(trusted_config(project), engine, step))
 
 
-def _refuse(said: Decision, what: str, hint: str) -> None:
-    if said.verdict != "allow":
-        why = f": {said.reason}" if said.reason else ""
-        raise RefusedError(f"the policy does not allow {what} by `{said.rule}`{why}", said.where, hint)
+def _refuse_denied(verdict: Verdict) -> None:
+    if isinstance(verdict, Denied):
+        raise verdict.error
 
 
 def view_of(project: Project, seen: Snapshot, plan: Plan | None, state: State, time: str | None = None) -> View:
@@ -111,7 +103,9 @@ def view_of(project: Project, seen: Snapshot, plan: Plan | None, state: State, t
 
 def view_of_run(run: StepRun) -> View:
     """Return the protocol as the approvals of a step's attempt are judged, at the present time."""
-    return view_of(run.project, run.view, run.plan, run.state)
+    view, waits = view_of(run.project, run.view, run.plan, run.state), {one.id: one for one in run.view.state.waiting}
+    counted = [waits[one.wait] for one in run.approvals if isinstance(one, ev.ApprovalCounted)]
+    return dataclasses.replace(view, granted=[subject_of(view, wait) for wait in counted]) if counted else view
 
 
 def settle(
@@ -226,7 +220,7 @@ def _refresh(project: Project, protocol: str) -> bool:
     return project.trusted.commit != before
 
 
-def hold(run: StepRun, action: Action) -> AskApproval | None:
+def hold(run: StepRun, action: StepAction) -> AskApproval | None:
     """Return the first approval that has to be asked for before `action` on the run's step, or None.
 
     A step that resumes asks again: the record alone proves no start, and the step's file may have been edited.
@@ -235,27 +229,17 @@ def hold(run: StepRun, action: Action) -> AskApproval | None:
         RefusedError: the policy denies it, or is older than the one that the record names.
         UnreachableError: an approval would be used, and the remote that has the policy does not answer.
     """
-    project, seen, step = run.project, run.view, run.step
-    _refuse_rolled_back(project, seen, used=False)
+    _refuse_rolled_back(run.project, run.view, used=False)
     view = view_of_run(run)
-    required = _required(view, step, action)
-    if not required:
+    verdict = permit.permit(view, action)
+    if not isinstance(verdict, Denied) and verdict.relies and _refresh(run.project, view.protocol):
+        view = dataclasses.replace(view, config=trusted_config(run.project))
+        verdict = permit.permit(view, action)
+    _refuse_denied(verdict)
+    if not isinstance(verdict, Ask):
         return None
-    if any(permit.counted(one.subject, view.entries) for one in required) and _refresh(project, seen.protocol):
-        view = dataclasses.replace(view, config=trusted_config(project))
-        required = _required(view, step, action)
-    waits = {wait.id: wait for wait in seen.state.waiting}
-    now = [subject_of(view, waits[one.wait]) for one in run.approvals if isinstance(one, ev.ApprovalCounted)]
-    one = permit.first(view, step, required, now)
-    if one is None:
-        return None
-    _refuse_unreachable(view, one)
-    return AskApproval(one, view.digest(one.subject, seen.tip))
-
-
-def _required(view: View, step: Step, action: Action) -> list[ApprovalRequirement]:
-    required = permit.before(view, step)
-    return [*required, *permit.after(view, step)] if isinstance(action, CompleteStep) else required
+    _refuse_unreachable(view, verdict.requirement)
+    return AskApproval(verdict.requirement, view.digest(verdict.requirement.subject, view.tip))
 
 
 def is_approved(run: StepRun) -> bool:
@@ -263,19 +247,23 @@ def is_approved(run: StepRun) -> bool:
     return requirements.of_start(trusted_config(run.project), run.step, run.where) is not None
 
 
-def work_of(run: StepRun, now: tuple[str, str]) -> list[Decision]:
-    """Return the policy's decisions on all that the attempt did, the strictest first; `now`: as for `permit.after`."""
-    return permit.work_of(view_of_run(run), run.step, now)
+def judge_result(run: StepRun, result: Result) -> Verdict:
+    """Return whether what an action on the run's step led to may be recorded; which action it was makes no difference."""
+    return permit.permit(view_of_run(run), RunStep(run.slug), result)
 
 
-def asked_after(run: StepRun, now: tuple[str, str] | None = None) -> tuple[Event, ...]:
-    """Return the event that asks for the first approval that the step's work needs, or nothing. `now`: as for `permit.after`."""
-    view = view_of_run(run)
-    for one in permit.after(view, run.step, now):
-        began = view.pieces(run.slug, now)[-1][0] if now else None
-        digest = view.digest(one.subject, now[1] if now else view.tip, began=began)
-        return (AskApproval(one, digest).event,)
-    return ()
+def asks(run: StepRun, verdict: Verdict, work: tuple[str, str] | None = None) -> tuple[Event, ...]:
+    """Return the event that asks for the approval which a step's work needs, or nothing. `work`: as in `Result`.
+
+    Raises:
+        RefusedError: the policy denies the work.
+    """
+    _refuse_denied(verdict)
+    if not isinstance(verdict, Ask):
+        return ()
+    view, subject = view_of_run(run), verdict.requirement.subject
+    began = view.pieces(run.slug, work)[-1][0] if work else None
+    return (AskApproval(verdict.requirement, view.digest(subject, work[1] if work else view.tip, began=began)).event,)
 
 
 def _refuse_unreachable(view: View, asked: ApprovalRequirement) -> None:

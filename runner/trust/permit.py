@@ -1,14 +1,19 @@
-"""Which approvals a step requires by the policy and the plan, and whether one that was counted is still valid (design §4).
+"""Whether an action is allowed, or whose approval it needs (design §4).
 
-Asked live before anything is done (`executor.permissions`), with the policy and the time of now, and by `verify` for every transition
-that did something (`rules.permissions`), with those of then. Approvals that the transition itself counts are judged elsewhere.
+`permit` is asked live before a step acts, and again with what that led to (`executor.permissions`), by the policy and the time of now.
+`verify` asks it of every transition that did something (`rules.permissions`), by those of then. Approvals that a transition itself
+counts are judged by `approval.status_of`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from runner.errors import RefusedError
+from runner.protocol.decision import AskPerson, CheckStep, CompleteStep, RunStep, TakeWork
+from runner.protocol.events import ReviewFields
 from runner.protocol.log import RawEntry
 from runner.protocol.plans import Kind, Plan, Step
 from runner.protocol.state import StepStatus, Wait
@@ -17,81 +22,187 @@ from runner.trust.approval import USUAL, ApprovalStatus, Extent
 from runner.trust.manifest import Subject
 from runner.trust.policy import Decision
 from runner.trust.requirements import ApprovalRequirement
+from runner.trust.transitions import StillValid
+from runner.trust.trusted_config import TrustedConfig
 from runner.trust.view import ApprovalRequest, View
+from runner.values import dataclass
+
+StepAction = RunStep | AskPerson | TakeWork | CheckStep | CompleteStep
 
 
-def before(view: View, step: Step, *, loose: bool = False) -> list[ApprovalRequirement]:
-    """Return the approvals that any action on a step requires. `loose`: as for `policy.evaluate`.
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """Nothing is missing. `relies`: on an approval that an earlier transition counted."""
+
+    relies: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """An approval is missing that is required. `relies`: as for `Allowed`; it may be that one which is no longer valid."""
+
+    requirement: ApprovalRequirement
+    relies: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """The policy denies it. `where`: the rule's line; `hint`: what a person can do."""
+
+    what: str
+    where: str
+    hint: str
+
+    @classmethod
+    def by(cls, said: Decision, what: str, hint: str) -> Denied:
+        """Return the denial of `what` by a rule."""
+        why = f": {said.reason}" if said.reason else ""
+        return cls(f"the policy does not allow {what} by `{said.rule}`{why}", said.where, hint)
+
+    @property
+    def error(self) -> RefusedError:
+        """The error that refuses it."""
+        return RefusedError(self.what, self.where, self.hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What an action led to. `work`: the (before, after) of what is not on the branch yet; None: all that the attempt did is on it.
+
+    `then`: the step is `done` by it, its QA follows (`checked`), or it `waits` for a person.
+    """
+
+    work: tuple[str, str] | None
+    then: Literal["done", "checked", "waits"] = "done"
+
+
+Verdict = Allowed | Ask | Denied
+
+
+def permit(view: View, action: StepAction, result: Result | None = None) -> Verdict:
+    """Return whether an action on a step is allowed: without `result`, before it acts; with it, whether that may be recorded.
+
+    Work that needs an approval is not on the branch while its step waits: people approve all of it at once, when it is done.
+
+    Raises:
+        MalformedFileError: an approval is required that cannot be given.
+    """
+    step = view.step(action.slug)
+    found: list[ApprovalRequirement] = []
+    if result is None:
+        try:
+            found += before(view, step)
+        except RefusedError as error:
+            return Denied(error.what, error.where, error.hint)
+    if result is not None or isinstance(action, CompleteStep):
+        ended = result or Result(None)
+        said = _judge_work(view, step, ended.work)
+        if said and said[0].verdict == "deny":
+            return Denied.by(said[0], f"the changes of {step.slug}", "revert them, or change the policy")
+        if said and ended.then == "waits":
+            return Denied.by(
+                said[0], f"the changes of {step.slug}, without an approval,", "wait until the step is done"
+            )
+        if ended.then == "done":
+            found += _after(view, step, said)
+    relies = False
+    for one in found:
+        given = counted(one.subject, view.entries)
+        relies = relies or bool(given)
+        is_seen = result is None or result.work is None  # nobody has seen work that is not on the branch
+        if one.subject not in view.granted and not (is_seen and given and _is_valid(view, one, step, given[-1])):
+            return Ask(one, relies)
+    return Allowed(relies)
+
+
+def merge_status(view: View, reviews: Sequence[ReviewFields] = ()) -> ApprovalStatus:
+    """Return the status of the approval of a completed protocol's merge, whether the policy requires one or not."""
+    asked = ApprovalRequest.at_end(view) if reviews else None
+    return approval.judge(view, requirements.of_merge(view.trusted), (), reviews, asked)
+
+
+def executor(found: TrustedConfig, name: str) -> Verdict:
+    """Return whether commands may run on an executor: host, container or sandbox."""
+    said = found.isolation(name)
+    if said.verdict != "allow":
+        return Denied.by(said, f"the executor `{name}`", "use `--executor sandbox`, or change the policy")
+    return Allowed()
+
+
+def engine(found: TrustedConfig, name: str, step: str | None) -> Verdict:
+    """Return whether a model may be asked, for a step or for none."""
+    said = found.engine(name, step)
+    if said.verdict != "allow":
+        return Denied.by(said, f"the engine `{name}`", "use another `--engine`, or change the policy")
+    return Allowed()
+
+
+# --- what is required ------------------------------------------------------------------------------------------------------
+
+
+def before(view: View, step: Step) -> list[ApprovalRequirement]:
+    """Return the approvals that any action on a step requires.
 
     Raises:
         RefusedError: the policy denies the step. MalformedFileError: the plan asks for an approval that cannot be given.
     """
     assert view.plan is not None
-    found = view.trusted
-    return [
-        one
-        for one in (
-            requirements.of_plan(found, view.plan, view.where),
-            requirements.of_start(found, step, view.where, loose=loose),
-        )
-        if one
-    ]
-
-
-def work_of(view: View, step: Step, now: tuple[str, str] | None = None) -> list[Decision]:
-    """Return what the policy says of all that a step's attempt did, the strictest first; `now`: as for `after`."""
-    assert view.plan is not None
-    known = view.state.steps.get(step.slug)
-    anew = known is None or known.status is StepStatus.PENDING
-    pieces = [now] if anew and now else view.pieces(step.slug, now)
-    return view.trusted.work_of(view.git, view.protocol, pieces, view.plan, step)
-
-
-def after(view: View, step: Step, now: tuple[str, str] | None = None) -> list[ApprovalRequirement]:
-    """Return the approvals that a step's work requires before the step is done.
-
-    `now`: the (before, after) of the work that is not on the branch yet; None where all of it is.
-
-    Raises:
-        RefusedError: the policy denies the changes.
-    """
-    found, known = view.trusted, view.state.steps.get(step.slug)
-    attempt = known.attempt if known else 1
-    said = work_of(view, step, now)
-    if said and said[0].verdict == "deny":
-        why = f": {said[0].reason}" if said[0].reason else ""
-        raise RefusedError(
-            f"the policy does not allow the changes of {step.slug} by `{said[0].rule}`{why}",
-            said[0].where,
-            "revert them, or change the policy",
-        )
-    why_asked = [f"{one.reason or one.rule} ({one.rule})" for one in said]
     asked = (
-        requirements.of_changes(found, step.slug, attempt, why_asked),
-        requirements.of_result(found, step, attempt, view.where),
+        requirements.of_plan(view.trusted, view.plan, view.where),
+        requirements.of_start(view.trusted, step, view.where, loose=view.loose),
     )
     return [one for one in asked if one]
 
 
-def first(
-    view: View, step: Step, asked: Sequence[ApprovalRequirement], now: Collection[Subject]
-) -> ApprovalRequirement | None:
-    """Return the first requirement without a valid approval. `now`: subjects whose approvals this transition itself counts."""
-    return next((one for one in asked if one.subject not in now and not stands(view, one, step)), None)
-
-
-def stands(view: View, one: ApprovalRequirement, step: Step) -> bool:
-    """Return whether an approval that an earlier transition counted is still valid for the next action on `step`."""
+def _judge_work(view: View, step: Step, work: tuple[str, str] | None) -> list[Decision]:
+    """Return what of a step's work is denied, or requires an approval, the strictest first. `work`: as in `Result`."""
     assert view.plan is not None
-    told = counted(one.subject, view.entries)
-    if not told:
+    known = view.state.steps.get(step.slug)
+    anew = known is None or known.status is StepStatus.PENDING
+    pieces = [work] if anew and work else view.pieces(step.slug, work)
+    return view.trusted.work_of(view.git, view.protocol, pieces, view.plan, step)
+
+
+def _after(view: View, step: Step, said: Sequence[Decision]) -> list[ApprovalRequirement]:
+    """Return the approvals that a step's work requires before the step is done. `said`: what the policy says of the work."""
+    known = view.state.steps.get(step.slug)
+    attempt = known.attempt if known else 1
+    asked = (
+        requirements.of_changes(
+            view.trusted, step.slug, attempt, [f"{one.reason or one.rule} ({one.rule})" for one in said]
+        ),
+        requirements.of_result(view.trusted, step, attempt, view.where),
+    )
+    return [one for one in asked if one]
+
+
+# --- what is given ---------------------------------------------------------------------------------------------------------
+
+
+def _is_valid(view: View, one: ApprovalRequirement, step: Step, told: RawEntry) -> bool:
+    """Return whether an approval that an earlier transition counted is still valid for the next action on `step`."""
+    if told.revision in view.branch.doubted:
+        return True  # rule 20 of verify has reported it
+    if one.subject.kind != "plan":
+        return _still_covers(view, one, step, told)
+    if _is_unchanged(view, one.subject, told):
+        return True
+    if not _still_covers(view, one, step, told):
         return False
-    last, then = told[-1].revision, view.state.steps[step.slug]
+    if view.state.steps[step.slug].status in ("pending", "running") and step.header.kind is not Kind.HUMAN:
+        view.branch.still_valid = _still_valid(view, told)  # all of the plan was judged, not the rest after its step
+    return True
+
+
+def _still_covers(view: View, one: ApprovalRequirement, step: Step, told: RawEntry) -> bool:
+    """Return whether an approval covers the next action on `step`, by all that happened since an entry counted it."""
+    assert view.plan is not None
+    last, then = told.revision, view.state.steps[step.slug]
     is_there = then.status is StepStatus.NEEDS_QA or (
         then.status is StepStatus.RUNNING and step.header.kind is Kind.HUMAN
     )
     if one.subject.kind in ("plan", "step") and is_there:
-        # Its work changed the tree, as it was to: what is still to come is what its words say of checks and of the end.
+        # Its work changed the tree, as it was to: what is still to come is what its files say of checks and of the end.
         return view.touched_by_people(one.subject, last, view.words_of(step.slug)) is None
     if one.subject.kind == "step" and not _covers(one.subject, view.plan, view.entries, last):
         return False
@@ -99,7 +210,34 @@ def stands(view: View, one: ApprovalRequirement, step: Step) -> bool:
         return view.touched_by_people(one.subject, last) is None
     begun = one.subject.kind == "step" and (then.attempt > 1 or then.status is not StepStatus.PENDING)
     back = begun and _brought_back(one.subject, view.entries, last)
-    return judged_again(view, one, told[-1], Extent(begun, back)).satisfied
+    return judged_again(view, one, told, Extent(begun, back)).satisfied
+
+
+def _still_valid(view: View, told: RawEntry) -> StillValid:
+    named = told.fields.get("approvals") or []
+    ends = [one.signed.statement.expires_at for one in view.approvals() if one.signed and one.id in named]
+    return StillValid(told.revision, view.trusted.commit, view.approvals_tree, min(ends, default=2**63), view.tip)
+
+
+def _is_unchanged(view: View, subject: Subject, told: RawEntry) -> bool:
+    """Return whether nothing has changed since the plan's approvals were valid for an earlier action: each step asks again."""
+    before = view.branch.still_valid
+    if before is None or view.at >= before.until:
+        return False
+    if (before.revision, before.trusted, before.approvals) != (
+        told.revision,
+        view.trusted.commit,
+        view.approvals_tree,
+    ):
+        return False
+    past, start, end = view.branch, view.branch.places[before.commit], view.branch.places[view.tip]
+    for place in range(start + 1, end + 1):
+        changed = view.git.changed(past.order[place - 1], past.order[place])
+        if any(view.covers(subject, path) for path in changed):
+            return False
+    if start <= end:
+        past.still_valid = dataclasses.replace(before, commit=view.tip)
+    return start <= end
 
 
 def judged_again(view: View, one: ApprovalRequirement, told: RawEntry, extent: Extent = USUAL) -> ApprovalStatus:

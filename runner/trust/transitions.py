@@ -25,6 +25,20 @@ AHEAD = 16  # commits whose objects are asked for at once
 FAR = 256  # the same, of a long chain
 
 
+@dataclass(frozen=True, slots=True)
+class StillValid:
+    """That the approvals of a plan were valid for an earlier action at a commit.
+
+    `revision`: of the entry that counted them; `trusted`: by which policy; `approvals`: the tree of all there were; `until`: when.
+    """
+
+    revision: int
+    trusted: str
+    approvals: str
+    until: int
+    commit: str
+
+
 class History:
     """A chain's commits so far, oldest first, and the trusted commits that they name, each with the place of the first that does."""
 
@@ -35,6 +49,8 @@ class History:
         self.told: dict[str, int] = {}
         self.contents = Contents(git, protocol)
         self.read: dict[tuple[str, TreeEntry], ApprovalFile] = {}  # words, by path and file
+        self.doubted: set[int] = set()  # revisions of the approval events that verify found invalid
+        self.still_valid: StillValid | None = None  # of the plan's approvals
         self._walked = 0  # how many commits `walked` found; those that are added later are looked at one by one
         self._relevant: set[str] | None = None
         self._seen = 0  # how many commits were looked at

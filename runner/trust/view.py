@@ -115,7 +115,8 @@ class View:
     `state`: with the edits and approvals that the next transition records first; `plan`: None where only the merge is judged.
     `config`: None where no approval is; `at`: seconds since 1970; `vouched`: somebody proves that time. `past`: the chain, where it
     is walked already; its caches serve many questions. `known`: the entries of the record, where they are read already.
-    `approvals_in`: the commit that has the approvals where the tip has not; their order is that of their issue.
+    `approvals_in`: the commit that has the approvals where the tip has not; their order is that of their issue. `granted`: subjects
+    whose approvals the next transition counts itself; `loose`: as for `policy.evaluate`.
     """
 
     git: Git
@@ -129,6 +130,8 @@ class View:
     past: History | None = None
     known: Sequence[RawEntry] | None = None
     approvals_in: str | None = None
+    granted: Collection[Subject] = ()
+    loose: bool = False
     _approvals: list[ApprovalFile] | None = field(init=False, default_factory=lambda: None)
     _digests: dict[tuple[Subject, str, int], str] = field(init=False, default_factory=dict)
     _covers: dict[tuple[str, str], Cover | None] = field(init=False, default_factory=dict)
@@ -165,6 +168,22 @@ class View:
     def chain(self) -> Mapping[str, int]:
         """The first-parent chain from the tip to the genesis: commit to its distance from the tip, newest first."""
         return Distances(self.branch, self.tip)
+
+    def step(self, slug: str) -> Step:
+        """Return a step of the plan."""
+        step = self.plan.step(slug) if self.plan is not None else None
+        assert step is not None, slug
+        return step
+
+    @property
+    def approvals_tree(self) -> str:
+        """The id of the tree of approvals/ at the tip; empty where there is none."""
+        entry = self._folder().get(paths.APPROVALS.rstrip("/"))
+        return entry.oid if entry is not None else ""
+
+    def _folder(self) -> Mapping[str, TreeEntry]:
+        at = folder_of(self.git, self._root(self.tip), self.protocol)
+        return (self.git.tree(at) or {}) if at is not None else {}
 
     def approvals(self) -> list[ApprovalFile]:
         """Return every file below approvals/ of the tip, in the order in which the chain got them, read and not judged."""

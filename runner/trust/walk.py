@@ -156,17 +156,6 @@ def name_in(protocol: str, path: str) -> str:
 # --- what is known so far -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class StillValid:
-    """That the approvals of a plan were valid for an earlier action: which, by which policy, of how many files, until when."""
-
-    revision: int
-    trusted: str
-    approvals: int
-    until: int
-    commit: str
-
-
 @dataclass(slots=True)
 class Walk:
     """A verification's way along a chain: the state by the fold, and the record's files as the last transition left them.
@@ -201,8 +190,6 @@ class Walk:
     # What the rules keep from one transition to the next.
     known_trusted: set[str] = field(default_factory=set)  # commits that the trusted branch is known to have been at
     ancestors: dict[str, set[str]] = field(default_factory=dict)  # trusted commits that are known to be below one
-    doubted: set[int] = field(default_factory=set)  # revisions of the approval events that are invalid
-    still_valid: dict[str, StillValid] = field(default_factory=dict)  # by subject
     past: History | None = None  # None where the walk resumes from a known tip, and no rule has asked yet
     _entries: list[RawEntry] | None = None  # the whole log, once a rule has asked for it
     _configs: dict[str, TrustedConfig | str] = field(default_factory=dict)  # by commit

@@ -30,7 +30,7 @@ MODULES = (
 
 # What functions return that say what is wrong: texts, findings, and answers.
 SAYS = {"Said", "Iterator[str]", "Iterator[Finding]", "str | None", "View | str", "TrustedConfig | str", "bool",
-        "ApprovalFile | None", "ApprovalFile", "Review", "ApprovalRequirement | None"}  # fmt: skip
+        "ApprovalFile | None", "ApprovalFile", "Review", "Verdict", "Iterator[Verdict]"}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,10 +215,10 @@ def _is_report(statement: ast.stmt, returns: str) -> bool:
         case ast.Return(value=None):
             return False
         case ast.Return(value=ast.Name()):
-            return returns in ("str | None", "ApprovalRequirement | None", "View | str")
+            return returns in ("str | None", "View | str")
         case ast.Return(value=ast.Call(func=ast.Name(id=name))):
-            return name in ("faulty", "_missing")
-        case ast.Return(value=ast.Call(func=ast.Attribute(attr="reject"))):
+            return name in ("faulty", "Ask", "Denied")
+        case ast.Return(value=ast.Call(func=ast.Attribute(attr="reject" | "by"))):
             return True
         case ast.Return(value=value):
             said = isinstance(value, ast.JoinedStr) or (

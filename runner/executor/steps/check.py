@@ -18,6 +18,7 @@ from runner.protocol.plans import QaPolicy
 from runner.qa import CheckResult
 from runner.sandbox import Outcome as CommandOutcome
 from runner.store import history, record, workspace
+from runner.trust.permit import Result
 from runner.values import dataclass
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ def carry_out(run: StepRun) -> Outcome:
 
 def _outcome(run: StepRun, checked: Checked) -> Outcome:
     verdict, review = checked.verdict, checked.review
-    asks = permissions.asked_after(run) if verdict.passed else ()
+    asks: tuple[ev.Event, ...] = ()
+    if verdict.passed:
+        asks = permissions.asks(run, permissions.judge_result(run, Result(None)))
     evidence, reason = list(verdict.evidence), verdict.reason
     seconds = sum(check["seconds"] for check in evidence) + (review.seconds if review else 0)
     spent: ev.Spent = {**(review.spent if review else {}), **({"seconds": seconds} if seconds else {})}

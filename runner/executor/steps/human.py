@@ -10,6 +10,7 @@ from runner.lines import lines_of
 from runner.protocol import events as ev
 from runner.protocol import ids, log
 from runner.store import record
+from runner.trust.permit import Result
 from runner.trust.transitions import transitions_below
 
 
@@ -36,6 +37,8 @@ def take_work(run: StepRun) -> Outcome:
     )
     answer = next(answers, None)
     start = _asked_at(run) or view.tip
+    now = (start, view.tip)
+    verdict = permissions.judge_result(run, Result(now))
     done = ev.StepFinished(
         subject=run.slug,
         attempt=run.attempt,
@@ -49,7 +52,7 @@ def take_work(run: StepRun) -> Outcome:
         kind=Kind.FINISHED,
         events=(done,),
         step=run.step,
-        asks=permissions.asked_after(run, (start, view.tip)),
+        asks=permissions.asks(run, verdict, now),
         summary=work.describe_changes(git, start, view.tip),
     )
 

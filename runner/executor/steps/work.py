@@ -18,6 +18,7 @@ from runner.protocol.ids import digest
 from runner.protocol.state import Json
 from runner.store import transaction, workspace
 from runner.store.workspace import Work
+from runner.trust.permit import Allowed, Denied, Result
 from runner.values import dataclass
 
 
@@ -65,10 +66,9 @@ def finished(run: StepRun, work: Work, ran: Ran, result: Json = None, *, artifac
     if forbidden:
         return failed(run, f"it changed what only people may change: {', '.join(forbidden[:3])}", ran, work)
     git, now = run.project.git, (run.view.tip, work.tree)
-    said = permissions.work_of(run, now)
-    if said and said[0].verdict == "deny":
-        why = f"the policy denies it: {said[0].reason or said[0].rule} ({said[0].rule}, {said[0].where})"
-        return failed(run, why, ran, work)
+    verdict = permissions.judge_result(run, Result(now))
+    if isinstance(verdict, Denied):
+        return failed(run, f"{verdict.what} ({verdict.where})", ran, work)
     assert ran.executor is not None
     done = ev.StepFinished(
         subject=run.slug,
@@ -88,7 +88,7 @@ def finished(run: StepRun, work: Work, ran: Ran, result: Json = None, *, artifac
         kind=Kind.FINISHED,
         events=(done,),
         step=run.step,
-        asks=permissions.asked_after(run, now),
+        asks=permissions.asks(run, verdict, now),
         tree=work.tree if work.changed else None,
         summary=describe_changes(git, run.view.tip, work.tree),
     )
@@ -115,7 +115,7 @@ def waits(run: StepRun, event: ev.Event, summary: str, work: Work, record: dict[
     Work that needs approval reaches the branch when the step is done: people approve all of it at once.
     """
     now = (run.view.tip, work.tree)
-    shown = work.changed and all(one.verdict == "allow" for one in permissions.work_of(run, now))
+    shown = work.changed and permissions.judge_result(run, Result(now, "waits")) == Allowed()
     return Outcome(
         kind=Kind.WAITS,
         events=(event,),

@@ -40,7 +40,7 @@ def _wrong_approvals(walk: Walk, parsed: ParsedCommit) -> Iterator[str]:
             found = walk.config_at(parsed.trailers.trusted)
             text = found if isinstance(found, str) else _judged(walk, parsed, entry, event, found, known)
             if text is not None:
-                walk.doubted.add(entry.revision)
+                walk.history(parsed).doubted.add(entry.revision)
                 yield f"`{event.name}` of {event.subject}: {text}"
             else:
                 walk.counted.update(event.approvals)

@@ -14,7 +14,7 @@ from runner.errors import InsufficientHistoryError, RunnerError
 from runner.git import Git
 from runner.protocol import log, paths
 from runner.store import record
-from runner.trust import approval, requirements, trusted_config
+from runner.trust import permit, trusted_config
 from runner.trust.requirements import ApprovalRequirement
 from runner.trust.transitions import missing, transitions_below
 from runner.trust.trusted_config import TrustedConfig
@@ -52,7 +52,7 @@ def check_merge(git: Git, report: Report, evidence: Evidence) -> Iterator[Findin
         if is_copy:  # the words came after it, and nothing says when it was merged
             issued = [word.signed.statement.issued_at for word in view.approvals() if word.signed is not None]
             view.at = max([view.at, *issued])
-        standing = approval.judge(view, requirements.of_merge(found))
+        standing = permit.merge_status(view)
     except InsufficientHistoryError:
         raise
     except RunnerError as error:

@@ -16,19 +16,18 @@ from runner.git import Git
 from runner.protocol import events as ev
 from runner.protocol import machine, paths
 from runner.protocol.approval_file import seconds
+from runner.protocol.decision import CompleteStep, RunStep
 from runner.protocol.events import Entry
 from runner.protocol.log import RawEntry
-from runner.protocol.plans import Step
 from runner.trust import permit, requirements, trusted_config
 from runner.trust.manifest import Subject
-from runner.trust.requirements import ApprovalRequirement
+from runner.trust.permit import Ask, Denied, Result, StepAction, Verdict
 from runner.trust.rules.approvals import ApprovalEvent
 from runner.trust.rules.work import check_work
 from runner.trust.transitions import first_parents, is_done, missing, transition_of
 from runner.trust.trusted_config import TrustedConfig, raw_signature
 from runner.trust.view import View
-from runner.trust.walk import ParsedCommit, Said, StillValid, Walk
-from runner.values import dataclass
+from runner.trust.walk import ParsedCommit, Said, Walk
 
 # --- 21: whose policy it was ---------------------------------------------------------------------------------------------
 
@@ -166,52 +165,42 @@ def _starts(walk: Walk, parsed: ParsedCommit) -> Iterator[str]:
             return
 
 
-@dataclass(frozen=True, slots=True)
-class _Action:
-    """A transition's action on a step, and the protocol at the commit at which it may have started.
-
-    `counted`: the subjects whose approvals the transition itself counts.
-    """
-
-    entry: Entry
-    step: Step
-    view: View
-    counted: Sequence[Subject]
-
-
 def _wrong_at(walk: Walk, parsed: ParsedCommit, found: TrustedConfig, commit: str) -> str | None:
     """Return why the action was not permitted if it started at the commit, or None."""
-    number = parsed.action
-    assert number is not None
-    action, prefix = parsed.entries[number], parsed.entries[:number]
+    assert parsed.action is not None
+    action, event = parsed.entries[parsed.action], parsed.events[parsed.action]
     view = walk.view_at(parsed, commit)
     if isinstance(view, str):
         return view
-    state, known, now = view.state, walk.entries(), []
+    view = _prepared(walk, view, parsed.entries[: parsed.action])
+    assert view.plan is not None
+    step = view.plan.step(event.subject)
+    if step is None or step.slug not in view.state.steps:
+        # It is no step there any more, or not yet: it can only end, and nobody asked for its approvals.
+        done = isinstance(event, ev.StepFinished | ev.QaPassed | ev.StepCompleted)
+        return f"{event.subject}: it was done, and was no step of the plan in {commit[:12]}" if done else None
+    view = dataclasses.replace(view, config=found, at=_began(action, view.entries))
+    for verdict in _verdicts(view, parsed, event):
+        if isinstance(verdict, Ask):
+            asked = verdict.requirement
+            return f"{step.slug}: {asked.text} was required of {asked.who}, and none was valid"
+        if isinstance(verdict, Denied):
+            return f"{step.slug}: {verdict.what}, {verdict.where}"
+    return None
+
+
+def _prepared(walk: Walk, view: View, prefix: Sequence[Entry]) -> View:
+    """Return the view after the edits and approvals that a transition there recorded first."""
+    known, state, granted = walk.entries(), view.state, list[Subject]()
     if known and known[-1].revision > state.revision:
         known = [one for one in known if one.revision <= state.revision]
     for entry in prefix:
         if isinstance(entry.event, ev.ApprovalCounted):
             wait = next((one for one in state.waiting if one.id == entry.event.wait), None)
-            now += (
-                [requirements.subject_of(dataclasses.replace(view, state=state, known=known), wait)]
-                if wait is not None and wait.type.ended_by == "approval"
-                else []
-            )
+            if wait is not None and wait.type.ended_by == "approval":
+                granted.append(requirements.subject_of(dataclasses.replace(view, state=state, known=known), wait))
         state = machine.apply(state, dataclasses.replace(entry, revision=state.revision + 1))
-    assert view.plan is not None
-    step = view.plan.step(action.event.subject)
-    if step is None or step.slug not in state.steps:
-        # It is no step there any more, or not yet: it can only end, and nobody asked for its approvals.
-        done = isinstance(action.event, ev.StepFinished | ev.QaPassed | ev.StepCompleted)
-        return f"{action.event.subject}: it was done, and was no step of the plan in {commit[:12]}" if done else None
-    view = dataclasses.replace(view, state=state, config=found, at=_began(action, known), known=known)
-    if (denied := _denied(action, found, step)) is not None:
-        return denied
-    one = _Action(action, step, view, now)
-    if (owed := _owed(walk, one)) is not None:
-        return _missing(step, owed)
-    return _wrong_work(parsed, one)
+    return dataclasses.replace(view, state=state, known=known, granted=granted, loose=True)
 
 
 def _began(action: Entry, known: Sequence[RawEntry]) -> int:
@@ -219,98 +208,40 @@ def _began(action: Entry, known: Sequence[RawEntry]) -> int:
     return min(seconds(action.time), seconds(known[-1].time)) if known else seconds(action.time)
 
 
-def _denied(action: Entry, found: TrustedConfig, step: Step) -> str | None:
-    """Return what the policy says against where, or by which engine, the step was carried out or checked."""
-    executor, engine = getattr(action.event, "executor", None), getattr(action.event, "engine", None)
-    word = (executor or "").partition("+")[0]
-    said = [found.isolation(word)] if word in ("host", "container", "sandbox") else []
-    said += [found.engine(engine, step.slug)] if engine else []
-    for one in said:
-        if one.verdict == "deny":
-            return f"{step.slug}: the policy denies it by `{one.rule}`: {one.reason}"
-    return None
+def _verdicts(view: View, parsed: ParsedCommit, event: ev.Event) -> Iterator[Verdict]:
+    """Yield what `permit` says of a transition's action on a step: of where it was done, before it, and of what it led to."""
+    where = (getattr(event, "executor", None) or "").partition("+")[0]
+    if where in ("host", "container", "sandbox"):
+        yield permit.executor(view.trusted, where)
+    if engine := getattr(event, "engine", None):
+        yield permit.engine(view.trusted, engine, event.subject)
+    slug = event.subject
+    action: StepAction = RunStep(slug)
+    if isinstance(event, ev.StepCompleted):
+        action = CompleteStep(slug)
+    yield permit.permit(view, action)
+    result = _result(view, parsed, event)
+    if result is not None:
+        yield permit.permit(view, action, result)
 
 
-def _missing(step: Step, owed: ApprovalRequirement) -> str:
-    return f"{step.slug}: {owed.text} was required of {owed.who}, and none was valid"
-
-
-def _owed(walk: Walk, action: _Action) -> ApprovalRequirement | None:
-    """Return the first requirement without a valid approval. An invalid count is reported once, by its own rule."""
-    view, step = action.view, action.step
-    for one in permit.before(view, step, loose=True):
-        counted = permit.counted(one.subject, view.entries)
-        if one.subject in action.counted or (counted and counted[-1].revision in walk.doubted):
-            continue
-        if one.subject.kind != "plan" or not counted:
-            if not permit.stands(view, one, step):
-                return one
-        elif not _is_still_valid(walk, view, one, counted[-1]):
-            if not permit.stands(view, one, step):
-                return one
-            starts = view.state.steps[step.slug].status in ("pending", "running")
-            if starts and step.header.kind != "human":  # the whole plan was judged, and not the rest after its step
-                walk.still_valid["plan"] = _valid_until(walk, view, counted[-1])
-    return None
-
-
-def _valid_until(walk: Walk, view: View, counted: RawEntry) -> StillValid:
-    named = counted.fields.get("approvals") or []
-    ends = [word.signed.statement.expires_at for word in view.approvals() if word.signed and word.id in named]
-    return StillValid(counted.revision, view.trusted.commit, len(walk.approvals), min(ends, default=2**63), view.tip)
-
-
-def _is_still_valid(walk: Walk, view: View, one: ApprovalRequirement, counted: RawEntry) -> bool:
-    """Return whether nothing has changed since the plan's approvals were valid for an earlier action: each step asks again."""
-    before: StillValid | None = walk.still_valid.get("plan")
-    if before is None or view.at >= before.until:
-        return False
-    if (before.revision, before.trusted, before.approvals) != (
-        counted.revision,
-        view.trusted.commit,
-        len(walk.approvals),
-    ):
-        return False
-    assert view.past is not None
-    past, start, end = view.past, view.past.places[before.commit], view.past.places[view.tip]
-    for place in range(start + 1, end + 1):
-        changed = view.git.changed(past.order[place - 1], past.order[place])
-        if any(view.covers(one.subject, path) for path in changed):
-            return False
-    if start <= end:
-        walk.still_valid["plan"] = dataclasses.replace(before, commit=view.tip)
-    return start <= end
-
-
-def _wrong_work(parsed: ParsedCommit, action: _Action) -> str | None:
-    """Return why the work that the transition brought, or completed, was not permitted, or None."""
+def _result(view: View, parsed: ParsedCommit, event: ev.Event) -> Result | None:
+    """Return what an action led to that has to be permitted; None where it led to nothing but its event."""
     assert parsed.parent is not None
-    view, step = action.view, action.step
-    event, tree = action.entry.event, (parsed.parent.oid, parsed.commit.oid)
-    if isinstance(event, ev.StepFinished) and event.executor == "person" and event.start in view.branch.places:
-        tree = (event.start, parsed.commit.oid)
-    completed = next(
-        (
-            place
-            for place, one in enumerate(parsed.events)
-            if isinstance(one, ev.StepCompleted) and one.subject == step.slug
-        ),
-        None,
-    )
-    if completed is not None:
-        here = isinstance(event, ev.StepFinished)
-        asked = permit.after(view, step, tree if here else None)
-        view = dataclasses.replace(view, known=[*view.entries, *parsed.raw[:completed]])
-        owed = permit.first(view, step, asked, action.counted)
-        return _missing(step, owed) if owed else None
-    row = event.type
-    if not row.has_work:
+    work = (parsed.parent.oid, parsed.commit.oid)
+    is_done = any(isinstance(one, ev.StepCompleted) and one.subject == event.subject for one in parsed.events)
+    match event:
+        case ev.StepFinished():
+            if event.executor == "person" and event.start in view.branch.places:
+                work = (event.start, parsed.commit.oid)
+            return Result(work, "done" if is_done else "checked")
+        case ev.StepCompleted():  # before it, `permit` judged all of the work
+            return None
+        case _ if is_done:
+            return Result(None)
+    if not event.type.has_work:
         return None
-    for said in permit.work_of(view, step, tree):
-        if said.verdict == "deny" or (row.opens and said.verdict == "ask"):
-            what = "denies" if said.verdict == "deny" else "requires an approval, before it is on the branch, of"
-            return f"{step.slug}: the policy {what} what it changed by `{said.rule}`: {said.reason}"
-    return None
+    return Result(work, "waits" if event.type.opens else "checked")
 
 
 # --- 23: who signed it -----------------------------------------------------------------------------------------------
