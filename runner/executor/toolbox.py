@@ -19,7 +19,7 @@ from runner.protocol.agent_file import AgentFile
 from runner.protocol.config import ToolModule
 from runner.store import workspace
 from runner.store.project import Project
-from runner.tools import Contract, Tool, ToolError, contracts, patch, registry
+from runner.tools import Contract, Tool, ToolError, patch, registry
 from runner.tools.agent import AgentTools
 from runner.tools.commands import WORKSPACE, Commands
 from runner.tools.python import ProjectPython, PythonTools
@@ -77,13 +77,13 @@ class LoopTool:
         """
         match self.contract.name:
             case "publish_artifact":
-                given = contracts.read_arguments(self.contract, contracts.PublishArtifactInput, arguments)
+                given = registry.read_arguments(self.contract, registry.PublishArtifactInput, arguments)
                 return self.opened.artifact(given.path)
             case "ask_person":
-                contracts.read_arguments(self.contract, contracts.AskPersonInput, arguments)
+                registry.read_arguments(self.contract, registry.AskPersonInput, arguments)
                 return {"asked": True}
             case _:
-                contracts.read_arguments(self.contract, contracts.FinishInput, arguments)
+                registry.read_arguments(self.contract, registry.FinishInput, arguments)
                 try:
                     log.refuse_unreadable(dict(arguments), "the arguments")
                 except UsageError as error:
@@ -115,7 +115,7 @@ def open_agent_tools(run: StepRun) -> Iterator[dict[str, Tool]]:
         )
         tools: dict[str, Tool] = {
             **opened.tools,
-            **{name: LoopTool(contract, opened) for name, contract in contracts.LOOP.items()},
+            **{name: LoopTool(contract, opened) for name, contract in registry.LOOP.items()},
         }
         own: dict[str, Tool] = {}
         for module in _modules(run):
@@ -197,10 +197,10 @@ def judge_of(run: StepRun) -> Judge:
         _, lines = strict_yaml.load_yaml(strict_yaml.decode(data, at), at)
         rules = policy.compiled(found.policy, [policy.More(agent.policies, at, lines, ("policies",))])
     listed = listed_by(agent)
-    own = {contract.name for contract in contracts.LOOP.values()}
+    own = {contract.name for contract in registry.LOOP.values()}
 
     def judge(contract: Contract, arguments: Mapping[str, Any], untrusted: bool) -> Decision:
-        if contract.name in own and contract.source == contracts.LOOP[contract.name].source:
+        if contract.name in own and contract.source == registry.LOOP[contract.name].source:
             return ALLOWED
         subject = policy.call(contract.name, arguments, effect=contract.effect, paths=_paths(contract, arguments, work))
         subject = dataclasses.replace(

@@ -2,9 +2,9 @@
 
 Here is the interface: a contract (arguments, result, effect) and a call. Values on both sides are JSON (str, int, float, bool, None,
 list, dict); a contract's schemas are JSON Schema 2020-12. The caller decides whether a call is allowed, and whether its effect
-permits a repeat. `registry` finds a tool by its name, `python` has the functions of modules (run by `child`, a process in the
-sandbox). `agent` has a model's tools for a workspace: files (by `files` and its `worker`), `commands`, `git`, memory; `contracts`
-says what each takes and gives.
+permits a repeat. `registry` finds a tool by its name, and has what each built-in one takes and gives. `python` has the functions of
+modules (run by `child`, a process in the sandbox). `agent` has a model's tools for a workspace: files (by `files` and its `worker`),
+`commands`, `git`, memory.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A model's tools for an attempt, bound to its workspace and sandbox: files, commands, git, memory.
 
 All of them act inside the sandbox, reading too: the file tools through one worker (`files`), each command in a sandbox of its own
-(`commands`). A ToolError is a result for the model; every other error stops the step. The loop's own tools are in `contracts`. Calls
+(`commands`). A ToolError is a result for the model; every other error stops the step. The loop's own tools are in `registry`. Calls
 are made one at a time, in the thread that opened the tools.
 """
 
@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from runner.tools import Contract, Effect, Tool, ToolError, contracts, git, patch
+from runner.tools import Contract, Effect, Tool, ToolError, git, patch, registry
 from runner.tools.commands import Commands, bounded
-from runner.tools.contracts import Value, contract_of, read_arguments
 from runner.tools.fetch import TIMEOUT, Allowed, fetch
 from runner.tools.files import FileWorker, Ripgrep
+from runner.tools.registry import Value, contract_of, read_arguments
 from runner.values import dataclass
 
 FILES_TIMEOUT = 60.0  # seconds for a call of a file tool
@@ -66,7 +66,7 @@ class AgentTools:
         return self._files.ask("digest_file", {"path": path}, FILES_TIMEOUT)
 
     def _all(self) -> list[BoundTool]:
-        v = contracts
+        v = registry
         command: Effect = "external" if self._host else "workspace"
         return [
             self._file("read_file", "Read a text file, or a part of it.", "read", v.ReadFileInput, v.ReadFileOutput),

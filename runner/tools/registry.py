@@ -1,4 +1,9 @@
-"""Find a tool by its name, among the built-in ones (`echo` and `add`, two examples without effect) and a project's own."""
+"""Contracts of the built-in tools, and finding a tool by its name, among the built-in ones and a project's own.
+
+The models of a model's tools have descriptions that are written for the model. `LOOP` has the tools that the agent loop executes
+itself: ask a person, publish an artifact, finish. A call of one has no effect but its entry in the record, which the loop makes.
+`echo` and `add` are two examples without effect.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +11,294 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import ValidationError, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from runner.errors import UsageError
-from runner.tools import Contract, Tool, ToolError, check_arguments
-from runner.tools.contracts import Value, contract_of
+from runner.tools import Contract, Effect, Tool, ToolError, check_arguments
 from runner.values import dataclass
+
+
+class Value(BaseModel):
+    """Base of the arguments and results of the runner's own tools."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+Taken = TypeVar("Taken", bound=Value)
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value  # 3.0 is an integer to JSON Schema
+
+
+Line = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
+Most = Annotated[int, Field(ge=1, le=1000), BeforeValidator(_whole)]
+Seconds = Annotated[float, Field(gt=0, le=3600, description="seconds until it is ended")]
+Path = Annotated[str, Field(description="relative to the workspace")]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$", description="lower case letters, digits and -")]
+
+
+class Given(Value):
+    """What a tool takes: what a model may leave out, it may give as null."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class ReadFileInput(Given):
+    path: Path
+    start_line: Line | None = None
+    end_line: Line | None = None
+
+
+class ReadFileOutput(Value):
+    path: str
+    text: str = Field(description="lines with their numbers and a tab before them")
+    lines: int = Field(description="how many the file has in all")
+    note: str
+
+
+class WriteFileInput(Given):
+    path: Path
+    content: str
+
+
+class WriteFileOutput(Value):
+    path: str
+    bytes: int
+    created: bool
+
+
+class Edit(Given):
+    old: str = Field(description="what stands there, exactly, without line numbers")
+    new: str = Field(description="what shall stand there")
+    all: bool | None = Field(None, description="replace it everywhere; without this it has to stand there once")
+
+
+class EditFileInput(Given):
+    path: Path
+    edits: list[Edit] = Field(min_length=1, description="made one after the other; all of them, or none")
+
+
+class EditFileOutput(Value):
+    path: str
+    replaced: int
+    lines: list[int] = Field(description="where, in the file as it was when each edit was made")
+
+
+class ApplyPatchInput(Given):
+    patch: str = Field(description="a unified diff as git writes it; several files, creation and deletion")
+
+
+class Change(Value):
+    path: str
+    change: str
+
+
+class ApplyPatchOutput(Value):
+    files: list[Change]
+
+
+class ListFilesInput(Given):
+    path: Path | None = None
+    glob: str | None = Field(None, description="such as *.py or src/**/test_*.py")
+    depth: Line | None = Field(None, description="how many levels of folders")
+
+
+class ListFilesOutput(Value):
+    files: list[str]
+    note: str
+
+
+class SearchTextInput(Given):
+    pattern: str = Field(min_length=1, description="a regular expression; lines are searched one by one")
+    path: Path | None = None
+    glob: str | None = Field(None, description="such as *.py or src/**")
+    ignore_case: bool | None = None
+    max: Most | None = Field(None, description="how many matches; 100 where it is not given")
+
+
+class SearchTextOutput(Value):
+    matches: list[str] = Field(description="path:line:text")
+    note: str
+
+
+class RunInput(Given):
+    argv: list[str] = Field(min_length=1, description="program and arguments, no shell")
+    timeout: Seconds | None = None
+
+
+class ShellInput(Given):
+    command: str = Field(min_length=1, description="for sh -c")
+    timeout: Seconds | None = None
+
+
+class Result(Value):
+    """How a command ended."""
+
+    exit_code: int
+    output: str
+    timed_out: bool
+    truncated: bool
+
+
+class GitInput(Given):
+    args: list[str] = Field(min_length=1, description="such as [diff, --stat, HEAD~1, --, src]")
+
+
+class FetchInput(Given):
+    url: str
+
+
+class FetchOutput(Value):
+    status: int
+    text: str
+    note: str
+
+
+class RememberInput(Given):
+    text: str = Field(min_length=1, max_length=4000, description="one fact")
+    name: Name | None = None
+
+
+class RememberOutput(Value):
+    path: str
+    replaced: bool
+
+
+class RecallInput(Given):
+    query: str | None = Field(None, description="words; facts with more of them come first")
+
+
+class Fact(Value):
+    name: str
+    text: str
+
+
+class RecallOutput(Value):
+    facts: list[Fact]
+    note: str
+
+
+class AskPersonInput(Given):
+    question: str = Field(min_length=1, max_length=4000)
+
+
+class AskPersonOutput(Value):
+    answer: str
+
+
+class PublishArtifactInput(Given):
+    path: Path
+    name: Name | None = None
+
+
+class PublishArtifactOutput(Value):
+    id: str
+    digest: str
+
+
+class FinishInput(Given):
+    summary: str = Field(min_length=1, max_length=20_000, description="what was done, and what was not")
+    result: dict[str, Any] | None = Field(None, description="values for later steps")
+
+
+class FinishOutput(Value):
+    """`finish` gives nothing back; the attempt is over."""
+
+
+def schema_of(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the model's JSON schema as a caller sees it: without titles and docstrings, with references resolved.
+
+    An argument that may be left out is not declared nullable as well.
+    """
+    schema = model.model_json_schema()
+    shown: dict[str, Any] = _shown({**schema, "description": None}, schema.get("$defs", {}))
+    return shown
+
+
+def _shown(part: Any, known: Mapping[str, Any]) -> Any:
+    if isinstance(part, list):
+        return [_shown(item, known) for item in part]
+    if not isinstance(part, dict):
+        return part
+    if (name := str(part.get("$ref", "")).removeprefix("#/$defs/")) in known:
+        return _shown({**known[name], "description": part.get("description")}, known)
+    if {"type": "null"} in (choices := part.get("anyOf", [])) and len(choices) == 2:
+        (one,) = [choice for choice in choices if choice != {"type": "null"}]
+        part = {**one, **{key: value for key, value in part.items() if key not in ("anyOf", "default")}}
+        return _shown(part, known)
+    found = {key: _shown(value, known) for key, value in part.items() if key not in ("title", "properties", "$defs")}
+    if "properties" in part:  # a property may be called title
+        found["properties"] = {name: _shown(value, known) for name, value in part["properties"].items()}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def contract_of(
+    name: str,
+    description: str,
+    effect: Effect,
+    takes: type[Value],
+    gives: type[Value],
+    timeout: float | None = None,
+) -> Contract:
+    """Return the contract of one of the runner's own tools, from the models of its arguments and its result."""
+    parameters, returns = schema_of(takes), schema_of(gives)
+    return Contract(
+        name=name,
+        description=description,
+        effect=effect,
+        parameters=parameters,
+        returns=returns,
+        source="built in",
+        timeout=timeout,
+    )
+
+
+ASK_PERSON = contract_of(
+    "ask_person",
+    "Ask a person and wait for the answer, which may take days. Only for what neither the files nor the plan say.",
+    "read",
+    AskPersonInput,
+    AskPersonOutput,
+)
+PUBLISH_ARTIFACT = contract_of(
+    "publish_artifact",
+    "Name a file of the workspace as something that this step gives to people and to later steps.",
+    "read",
+    PublishArtifactInput,
+    PublishArtifactOutput,
+)
+FINISH = contract_of(
+    "finish",
+    "Say that the step is done, or that it cannot be done and why. Nothing comes after it.",
+    "read",
+    FinishInput,
+    FinishOutput,
+)
+LOOP: dict[str, Contract] = {contract.name: contract for contract in (ASK_PERSON, PUBLISH_ARTIFACT, FINISH)}
+
+
+def read_arguments(contract: Contract, takes: type[Taken], arguments: Mapping[str, Any]) -> Taken:
+    """Return the arguments of a call as a value of the model `takes`.
+
+    Raises:
+        ToolError: they do not fit the contract.
+    """
+    given = without_nulls(arguments)
+    check_arguments(contract, given)
+    try:
+        return takes.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ToolError(f"`{'.'.join(map(str, first['loc']))}`: {first['msg']}") from error
+
+
+def without_nulls(value: Any) -> Any:
+    """Return arguments without nulls, which models give for arguments that they leave out."""
+    if isinstance(value, Mapping):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
+
 
 In = TypeVar("In", bound=Value)
 Out = TypeVar("Out", bound=Value)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from runner.tools import ToolError, contracts
+from runner.tools import ToolError, registry
 from runner.tools.files import interpreter_and_library
 from runner.tools.patch import parse
 from tests.conftest import slack
@@ -35,7 +35,7 @@ def hand(ground: Ground) -> Iterator[Hand]:
 
 
 def test_every_tool_has_a_plain_contract(hand: Hand) -> None:
-    known = {name: tool.contract for name, tool in hand.tools.tools.items()} | contracts.LOOP
+    known = {name: tool.contract for name, tool in hand.tools.tools.items()} | registry.LOOP
     assert set(known) == {
         *("read_file", "write_file", "edit_file", "apply_patch", "list_files", "search_text", "run", "shell", "git"),
         *("fetch", "remember", "recall", "ask_person", "publish_artifact", "finish"),
@@ -76,10 +76,10 @@ def test_wrong_arguments_are_told_and_nulls_are_as_if_left_out(hand: Hand) -> No
 
 
 def test_the_loops_tools_read_their_arguments() -> None:
-    done = contracts.read_arguments(contracts.FINISH, contracts.FinishInput, {"summary": "done", "result": {"n": 1}})
+    done = registry.read_arguments(registry.FINISH, registry.FinishInput, {"summary": "done", "result": {"n": 1}})
     assert (done.summary, done.result) == ("done", {"n": 1})
     with pytest.raises(ToolError, match="`summary` is missing"):
-        contracts.read_arguments(contracts.FINISH, contracts.FinishInput, {})
+        registry.read_arguments(registry.FINISH, registry.FinishInput, {})
 
 
 # --- reading -----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from runner.protocol.plans import Budget
 from runner.sandbox.host import Host
 from runner.tools.agent import AgentTools
 from runner.tools.commands import Commands
-from runner.tools.contracts import LOOP
+from runner.tools.registry import LOOP
 from runner.trust import policy, programs
 from runner.trust.policy import SEVERITY, Change, More, Policy, Subject, call, command, compiled, evaluate, judge
 

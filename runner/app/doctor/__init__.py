@@ -99,7 +99,7 @@ class Examined:
 
     def __init__(self, project: Project, protocol: str, tip: str) -> None:
         self.project, self.protocol, self.tip = project, protocol, tip
-        self.has_transcripts = True  # `history.find` says so otherwise
+        self.has_transcripts = True  # `transcripts_missing` says so otherwise
 
     @cached_property
     def judged(self) -> Report:

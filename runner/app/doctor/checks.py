@@ -20,7 +20,6 @@ from runner.app.doctor import (
     Selection,
     clone,
     fix,
-    history,
     journals,
     machine,
     objects,
@@ -80,7 +79,7 @@ PROTOCOL: tuple[Check[Examined], ...] = (
     Check("rewritten history", protocols.rewritten_history),
     Check("record on the remote", protocols.remote_record),
     Check("uncommitted changes of the record", protocols.uncommitted_record),
-    Check("transcripts", history.find, history.fix),
+    Check("transcripts", protocols.transcripts_missing, protocols.fix_transcripts),
     Check("proof", protocols.proven),
     Check("record", protocols.damaged_record),
 )
@@ -209,13 +208,13 @@ def fix_protocols(project: Project, only: str | None, tell: Callable[[str], None
 
 def _fix_history(one: Examined, tell: Callable[[str], None], *, ask: bool) -> None:
     """Fetch missing transcripts; `ask`: publish the right history where another one was pushed over it."""
-    lacking = history.transcripts(one)
+    lacking = protocols.transcripts(one)
     if lacking is not None and lacking.about is not None:
         _carry_out(lacking, partial(lacking.about, one), tell)
     if not ask:
         return
     try:
-        replaced = history.replaced(one, ask=True)
+        replaced = protocols.replaced(one, ask=True)
     except UnreachableError as error:
         tell(f"{error.what}; whether its history is as it was published is not known")
         return
