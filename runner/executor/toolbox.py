@@ -13,7 +13,7 @@ from runner import beneath
 from runner.errors import MalformedFileError, UsageError
 from runner.executor import permissions
 from runner.executor.step_run import StepRun
-from runner.executor.workspace_session import WorkspaceSession
+from runner.executor.workspace_session import WorkspaceSession, step_path
 from runner.protocol import log, paths, strict_yaml
 from runner.protocol.agent_file import AgentFile
 from runner.protocol.config import ToolModule
@@ -152,7 +152,10 @@ def _opened(session: WorkspaceSession, module: ToolModule) -> Iterator[PythonToo
         interpreter=(interpreter,),
         code=code,
         work=session.space.work,
-        env={"PATH": environ.get("PATH", ""), **{name: environ[name] for name in module.env if name in environ}},
+        env={
+            "PATH": step_path(environ.get("PATH", "")),
+            **{name: environ[name] for name in module.env if name in environ},
+        },
         readable=(session.space.objects,),
     )
     with PythonTools(session.sandbox, module, python, timeout=DEFAULT_TIMEOUT) as opened:

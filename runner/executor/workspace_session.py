@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,7 +14,18 @@ from runner.executor import permissions
 from runner.executor.step_run import StepRun
 from runner.lines import lines_of
 from runner.protocol import log, references
-from runner.sandbox import Command, Outcome, Sandbox, SandboxUnavailableError, choose, end_all, explain, toolchains
+from runner.sandbox import (
+    Command,
+    Outcome,
+    Sandbox,
+    SandboxUnavailableError,
+    choose,
+    end_all,
+    explain,
+    found_outside,
+    is_system,
+    toolchains,
+)
 from runner.store import publishing, record, workspace
 from runner.store.project import Project
 from runner.store.workspace import Workspace
@@ -24,6 +36,7 @@ COLLECTING = 30.0  # seconds, the least that git has to store what a step left
 
 
 _WITHOUT = "`runner undo` takes the retry back; then run `runner retry` without --keep"
+_SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 _KEPT = "runner.executor"  # in the person's own git configuration: their answer where there is no sandbox
 
 
@@ -56,6 +69,21 @@ def _choose(project: Project, found: tuple[Path, ...]) -> Sandbox:
         if answer in ("once", "always"):
             return choose("host", toolchains=found)
         raise
+
+
+def step_path(path: str) -> str:
+    """Return the PATH of steps: `path` without the folder of the runner's own environment, whose python3 is not the project's.
+
+    Where the system's own Python runs the runner, its folder holds the system's programs too, and stays.
+    """
+    folders = [folder for folder in path.split(os.pathsep) if not _is_own(folder)]
+    return os.pathsep.join(folders) or _SYSTEM_PATH
+
+
+def _is_own(folder: str) -> bool:
+    is_venv = sys.prefix != sys.base_prefix
+    own = os.path.realpath(os.path.dirname(sys.executable))
+    return bool(folder) and os.path.realpath(folder) == own and (is_venv or not is_system(Path(own)))
 
 
 def end_left(project: Project, protocol: str) -> None:
@@ -95,7 +123,7 @@ class WorkspaceSession:
         environ = project.who.environ
         found: tuple[Path, ...] = ()
         if project.setting("executor") != "host":
-            found = toolchains(environ.get("PATH", ""), Path(environ.get("HOME", "/nonexistent")))
+            found = toolchains(step_path(environ.get("PATH", "")), Path(environ.get("HOME", "/nonexistent")))
         sandbox = _choose(project, found)
         permissions.refuse_isolation(project, sandbox.name)
         return cls(
@@ -126,7 +154,7 @@ class WorkspaceSession:
     def _base_environment(self) -> dict[str, str]:
         environ = self.project.who.environ
         kept = {key: environ[key] for key in ("PYENV_ROOT", "RUSTUP_HOME", "NVM_DIR", "JAVA_HOME") if key in environ}
-        path = environ.get("PATH", "/usr/local/bin:/usr/bin:/bin")
+        path = step_path(environ.get("PATH", ""))
         if "PYENV_ROOT" not in kept and (
             shims := next((p for p in path.split(":") if p.endswith("/.pyenv/shims")), None)
         ):
@@ -284,8 +312,15 @@ class WorkspaceSession:
 
     def explain(self, run: str | tuple[str, ...], outcome: Outcome) -> str | None:
         """Return why a command was not found inside although it is there outside, or None."""
-        argv = ("sh", "-c", run) if isinstance(run, str) else tuple(run)
-        return explain(outcome, argv, self.project.who.environ.get("PATH", ""))
+        argv, path = ("sh", "-c", run) if isinstance(run, str) else tuple(run), self.project.who.environ.get("PATH", "")
+        if (why := explain(outcome, argv, step_path(path))) is not None:
+            return why
+        own = found_outside(outcome, argv, path)
+        return (
+            f"{own[0]} is only in the runner's own environment ({own[1]}), which no step has on its PATH"
+            if own
+            else None
+        )
 
     def result(self) -> dict[str, str] | None:
         """Return what the command left in `$RUNNER_RESULT`: `key=value` lines.

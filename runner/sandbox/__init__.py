@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from runner.errors import UnsupportedError, UsageError
-from runner.sandbox.bubblewrap import Bubblewrap, remedy, toolchains
+from runner.sandbox.bubblewrap import Bubblewrap, is_system, remedy, toolchains
 from runner.sandbox.host import Host
 from runner.sandbox.process import (
     Command,
@@ -22,6 +22,7 @@ from runner.sandbox.process import (
     Session,
     end_all,
     explain,
+    found_outside,
 )
 
 __all__ = [
@@ -37,6 +38,8 @@ __all__ = [
     "choose",
     "end_all",
     "explain",
+    "found_outside",
+    "is_system",
     "toolchains",
 ]
 

@@ -298,14 +298,14 @@ def toolchains(path: str, home: Path) -> tuple[Path, ...]:
     """
     found: set[Path] = set()
     for entry in map(Path, filter(None, path.split(os.pathsep))):
-        if not entry.is_absolute() or not os.path.isdir(entry) or _is_system(entry):
+        if not entry.is_absolute() or not os.path.isdir(entry) or is_system(entry):
             continue
         found.update((_installation(entry, home) or entry, *_needed_beside(entry, home)))
         with suppress(OSError):
             for link in entry.iterdir():
                 if link.is_symlink() and link.is_file():
                     found.update(_installation(hop.parent, home) or hop for hop in _hops(link))
-    kept = [root for root in found if not home.is_relative_to(root) and not _is_system(root) and root.exists()]
+    kept = [root for root in found if not home.is_relative_to(root) and not is_system(root) and root.exists()]
     return tuple(sorted(root for root in kept if not any(root != r and root.is_relative_to(r) for r in kept)))
 
 
@@ -335,7 +335,8 @@ def _hops(link: Path) -> Iterator[Path]:
     yield link.resolve()
 
 
-def _is_system(path: Path) -> bool:
+def is_system(path: Path) -> bool:
+    """Return whether a folder is one of the system's, which every command sees."""
     return any(path.is_relative_to(name) for name in SYSTEM)
 
 

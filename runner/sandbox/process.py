@@ -150,8 +150,8 @@ class Sandbox(Protocol):
         ...
 
 
-def explain(outcome: Outcome, argv: tuple[str, ...], path: str) -> str | None:
-    """Say that a program is outside the sandbox but not inside, where that is why the command ended; else None.
+def found_outside(outcome: Outcome, argv: tuple[str, ...], path: str) -> tuple[str, str] | None:
+    """Return the program (its name, and where it is on `path`) that a command ended for, since it is not there inside; else None.
 
     `outcome` is that of `argv` in a sandbox, `path` the person's own PATH. The program may be one that a shell or
     script started: the last lines of the output name it. Exit code 126 or 127 and finding it on `path` decide.
@@ -164,8 +164,14 @@ def explain(outcome: Outcome, argv: tuple[str, ...], path: str) -> str | None:
         if "/" in name and not name.startswith("/"):
             continue  # a path of the workspace's, which is the same inside and outside
         if found := shutil.which(name, path=path):
-            return f"{name} is found outside the sandbox ({found}) but not inside"
+            return name, found
     return None
+
+
+def explain(outcome: Outcome, argv: tuple[str, ...], path: str) -> str | None:
+    """Say that a program is outside the sandbox but not inside, where that is why the command ended; see `found_outside`."""
+    found = found_outside(outcome, argv, path)
+    return f"{found[0]} is found outside the sandbox ({found[1]}) but not inside" if found else None
 
 
 GRACE = 2.0  # seconds between SIGTERM and SIGKILL
