@@ -47,17 +47,17 @@ def look(project: Project, only: str | None = None) -> list[Item]:
         HeldError: `only` is being worked on.
     """
     if only is not None:
-        holder = locks.is_held(project.places.lock(only))
+        holder = locks.is_held(project.dirs.lock(only))
         if holder:
             raise _held(project, only, holder)
         return _of(project, only, project.protocols().get(only), named=True, held=None)
     found = _of_planning(project)
     here = project.protocols()
     for protocol, tip in here.items():
-        found += _of(project, protocol, tip, named=False, held=locks.is_held(project.places.lock(protocol)))
+        found += _of(project, protocol, tip, named=False, held=locks.is_held(project.dirs.lock(protocol)))
     for protocol in dict.fromkeys(protocol for protocol, _ in with_something(project)):
         if protocol not in here:
-            held = locks.is_held(project.places.lock(protocol))
+            held = locks.is_held(project.dirs.lock(protocol))
             found += _of(project, protocol, None, named=False, held=held)
     return found
 
@@ -73,7 +73,7 @@ def remove(project: Project, items: list[Item], *, named: bool) -> Iterator[Item
             yield item
             continue
         try:
-            with locks.hold(project.places.lock(item.protocol), project.who, what=item.protocol):
+            with locks.hold(project.dirs.lock(item.protocol), project.who, what=item.protocol):
                 yield _remove(project, item, named)
         except HeldError as error:
             if named:
@@ -83,7 +83,7 @@ def remove(project: Project, items: list[Item], *, named: bool) -> Iterator[Item
 
 def _held(project: Project, protocol: str, holder: str) -> HeldError:
     return HeldError(
-        f"{protocol} is held by another runner: {holder}", str(project.places.lock(protocol)), "wait for it, or stop it"
+        f"{protocol} is held by another runner: {holder}", str(project.dirs.lock(protocol)), "wait for it, or stop it"
     )
 
 
@@ -167,7 +167,7 @@ def _of(project: Project, protocol: str, tip: str | None, *, named: bool, held: 
     space = _workspace(project, protocol)
     if os.path.lexists(space.root):  # what is worth keeping is in commits: nobody looks whether git could take the rest
         found.append(Item(protocol, "workspace", str(space.root), beneath.size(space.root), why))
-    journal = project.places.journal(protocol)
+    journal = project.dirs.journal(protocol)
     if ended and journal.is_dir():
         found.append(Item(protocol, "journal", str(journal), beneath.size(journal), why or _unfiled(project, protocol)))
     kept = git.ref(history.ref_of(protocol))
@@ -191,15 +191,14 @@ def _of_planning(project: Project) -> list[Item]:
     """Return what models answered to commands that made no protocol: no history has it, so it stays."""
     why = "answers of a model to a command that made no protocol; no history has them, and the same command resumes from them"
     return [
-        Item("", "journal", str(path), path.stat().st_size, why)
-        for path in matching(project.places.planning, "*.jsonl")
+        Item("", "journal", str(path), path.stat().st_size, why) for path in matching(project.dirs.planning, "*.jsonl")
     ]
 
 
 def _unfiled(project: Project, protocol: str) -> str:
     """Return why the journals of a protocol have to stay, or nothing where its history has every record of theirs."""
     lost = []
-    for path in matching(project.places.journal(protocol), "**/*"):
+    for path in matching(project.dirs.journal(protocol), "**/*"):
         filed = history.read(project.git, protocol, f"runs/{path.name}") or b""
         try:
             if not filed.startswith(Journal(path).transcript()):
@@ -222,11 +221,11 @@ def _base_with(project: Project, protocol: str, tip: str, base: str) -> str | No
 
 
 def _workspace(project: Project, protocol: str) -> workspace.Workspace:
-    return workspace.place(project.places, protocol, project.config.workspace.path)
+    return workspace.place(project.dirs, protocol, project.config.workspace.path)
 
 
 def with_something(project: Project) -> list[tuple[str, Path]]:
     """Return (protocol, folder) of the workspaces and journals that are here, whatever became of the branches."""
-    folders = (_workspace(project, "0000-none").root.parent, project.places.journal("0000-none").parent)
+    folders = (_workspace(project, "0000-none").root.parent, project.dirs.journal("0000-none").parent)
     found = [path for folder in folders for path in matching(folder, "*")]
     return sorted((path.name, path) for path in found if ids.is_protocol_id(path.name))

@@ -213,13 +213,13 @@ def make(project: Project, genesis: Genesis, then: Then | None = None) -> Made:
         try:
             push = publishing.pusher(project, protocol, tip, genesis=commit, filed=filed)
             update = RefUpdate(project.branch(protocol), None, tip, "runner: created", also)
-            transaction.publish(git, project.places, who, update, push)
+            transaction.publish(git, project.dirs, who, update, push)
         except ConflictError:
             if then is not None and any(git.ref(name) == new for name, (new, old) in also.items() if new != old):
                 raise  # a git died amid the refs: `then` noted them, and another number would be a second protocol
             claimed = publishing.look_at_numbers(project, always=then is not None)
             continue
-        write_checkpoint(project.places, protocol, commit, state.genesis)
+        write_checkpoint(project.dirs, protocol, commit, state.genesis)
         path, why = protocol_worktree.add_worktree(project, protocol)
         printed = note.remove if note is not None else _no_note
         return Made(protocol, len(state.steps), base_name, start, path, why, printed=printed)
@@ -231,7 +231,7 @@ def _note(project: Project, genesis: Genesis, base: str) -> locks.RequestNote:
     files = sorted((name, digest(data)) for name, data in genesis.files.items())
     asked = repr((genesis.name or genesis.title, base, genesis.events, files, project.person().email))
     key = digest(asked.encode("utf-8", "surrogateescape")).removeprefix("sha256:")
-    return locks.RequestNote(project.places.unfinished(key))
+    return locks.RequestNote(project.dirs.unfinished(key))
 
 
 def _commit(project: Project, genesis: Genesis, created: ev.Created) -> tuple[str, State]:
@@ -302,7 +302,7 @@ def heed_open_questions(project: Project) -> None:
             "write the answers there, or run `runner init` at a terminal, which asks; then commit the file"
             + (f" and `git push {remote} {branch}`" if remote else f" on {branch}"),
         )
-    known, text = project.places.beside / "questions", "".join(f"{one.text}\n" for one in found)
+    known, text = project.dirs.beside / "questions", "".join(f"{one.text}\n" for one in found)
     with contextlib.suppress(OSError):
         if not found or known.read_text("utf-8") == text:
             return  # this clone's person has read them

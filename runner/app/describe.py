@@ -91,7 +91,7 @@ class Describer:
     def __init__(self, project: Project) -> None:
         self._project, self._now = project, project.who.now()
         self._merges = record.Merges(project.git, project.trusted.remote)
-        self._leases = remote.last_leases(project.places)
+        self._leases = remote.last_leases(project.dirs)
         self._rebases = worktree.rebases(project.git)
 
     def describe(self, row: Row, tip: str, name: str, *, brief: bool = False) -> Description:
@@ -349,7 +349,7 @@ def _can_adopt(project: Project, protocol: str, tip: str) -> bool:
 
 def is_rewritten(project: Project, protocol: str) -> bool:
     """Return whether the branch no longer contains the checkpoint of this machine, so that every command refuses it."""
-    known, tip = read_checkpoint(project.places, protocol), project.git.ref(project.branch(protocol))
+    known, tip = read_checkpoint(project.dirs, protocol), project.git.ref(project.branch(protocol))
     return known not in (None, tip) and tip is not None and not project.git.is_ancestor(str(known), tip)
 
 
@@ -372,7 +372,7 @@ def remote_is_ahead(project: Project, protocol: str, name: str) -> Ahead | None:
 
 def at_work(project: Project, protocol: str, name: str, leases: Mapping[str, str]) -> tuple[str | None, str | None]:
     """Return the runner at work on a protocol, here or by the leases of the remote, and the command to look again."""
-    held = locks.is_held(project.places.lock(protocol))
+    held = locks.is_held(project.dirs.lock(protocol))
     away = None if held else remote.at_work_elsewhere(project, protocol, leases)
     if away is None:
         return held, None
@@ -405,7 +405,7 @@ def unrecorded_approvals(project: Project, row: Row, tip: str) -> list[Heard]:
 
 def unrecorded_cost(project: Project, protocol: str) -> str:
     """Return the cost that is in no transition yet, such as that of a step that was killed; empty if there is none."""
-    if not matching(project.places.journal(protocol), "*.jsonl"):
+    if not matching(project.dirs.journal(protocol), "*.jsonl"):
         return ""
     from runner.executor import spending
 

@@ -145,14 +145,14 @@ def renumber(project: Project, origin: str, revision: int | None = None) -> crea
     """
     try:
         with load.at_work(project, origin):
-            note = renumbering.read(project.places, origin)
+            note = renumbering.read(project.dirs, origin)
             if note is not None and push_refusal.clash(project, origin) is not None:
                 note = None  # it is another one of this id that is given a number now
             made = _make(project, origin, revision) if note is None else None
     except renumbering.RenumberedError as done:
         note, made = done.note, None
         project.who.say(f"{note.protocol} was not finished by an earlier, killed run of this command; it is now")
-    note = note or renumbering.read(project.places, origin)
+    note = note or renumbering.read(project.dirs, origin)
     assert note is not None
     return _end(project, note, made)
 
@@ -203,23 +203,23 @@ def _make(project: Project, origin: str, revision: int | None) -> create.Made:
             refs={**claim, **refs, project.branch(protocol): (tip, None)},
             trees=tuple((str(tree.path), str(tree.git_dir)) for tree in trees),
             ends=stood if stood in (Status.COMPLETED, Status.CANCELLED) else "",
-        ).write(project.places)
+        ).write(project.dirs)
         return tip, refs
 
-    journals.refuse_unknown(project.places, origin)
-    journals.refuse_unrecorded(project.places, origin, seen.state)
-    with locks.hold(project.places.publish_lock(branch), project.who, what=branch, wait=transaction.PUBLISH_WAIT):
+    journals.refuse_unknown(project.dirs, origin)
+    journals.refuse_unrecorded(project.dirs, origin, seen.state)
+    with locks.hold(project.dirs.publish_lock(branch), project.who, what=branch, wait=transaction.PUBLISH_WAIT):
         try:
             made = _begin(project, origin, revision, title="", base=None, then=then)
         except RunnerError as error:
-            note = renumbering.read(project.places, origin)
+            note = renumbering.read(project.dirs, origin)
             # A push without an answer may have arrived; all else was refused, and here nothing moved.
             is_known = not isinstance(error, UnreachableError) or isinstance(error, PushRefusedError)
             is_begun = note is not None and _is_begun(project, note)
             if is_known and not is_begun:
-                renumbering.forget(project.places, origin)
+                renumbering.forget(project.dirs, origin)
             raise
-        note = renumbering.read(project.places, origin)
+        note = renumbering.read(project.dirs, origin)
         assert note is not None
         renumbering.finish(project, note)
     return made
@@ -267,11 +267,11 @@ def _end(project: Project, note: renumbering.Renumbering, made: create.Made | No
             source=note.source,
             done=done,
         )
-    return dataclasses.replace(made, printed=lambda: renumbering.forget(project.places, note.origin))
+    return dataclasses.replace(made, printed=lambda: renumbering.forget(project.dirs, note.origin))
 
 
 def _look(project: Project) -> None:
-    mirror = Mirror.of(project.git, project.places, project.who)
+    mirror = Mirror.of(project.git, project.dirs, project.who)
     if mirror is None:
         raise UsageError("there is no remote", str(project.git.common_dir), "`runner fork` needs none")
     project.trust(mirror.look("refs/heads/*", f"{lookup.NUMBERS}*"))

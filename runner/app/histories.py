@@ -65,7 +65,7 @@ def fetch(project: Project, protocols: Iterable[str]) -> bool:
     from runner.store.remote import Mirror
 
     wanted = list(protocols)
-    mirror = Mirror.of(project.git, project.places, project.who)
+    mirror = Mirror.of(project.git, project.dirs, project.who)
     if mirror is None:
         return False
     branches = {one: f"refs/heads/{ids.branch_of(project.pattern, one)}" for one in wanted}

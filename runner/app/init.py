@@ -353,7 +353,7 @@ def listing(git: Git) -> Listing:
     return Listing(fingerprint=key.fingerprint, todo=f"add this line to {signers.FILE}: {line}")
 
 
-def write(git: Git, places: StateDir, files: list[File]) -> None:
+def write(git: Git, dirs: StateDir, files: list[File]) -> None:
     """Write those files of `look` that are not there yet, and those that the person answered: all of them or, where that is
     interrupted, none. Their paths are noted: `commit` takes those files along, edited or not.
 
@@ -370,14 +370,14 @@ def write(git: Git, places: StateDir, files: list[File]) -> None:
                 _write(top, file, made)
         with contextlib.suppress(OSError):  # a clone that is another user's: then edited files are left to git
             if made:
-                known = _written(places) | {file.path for file in made}
-                write_atomically(places.setup, "".join(f"{path}\n" for path in sorted(known)).encode())
+                known = _written(dirs) | {file.path for file in made}
+                write_atomically(dirs.setup, "".join(f"{path}\n" for path in sorted(known)).encode())
         undo.pop_all()
 
 
-def _written(places: StateDir) -> set[str]:
+def _written(dirs: StateDir) -> set[str]:
     """Return the paths of the files that `write` wrote in this clone."""
-    return set(lines_of(places.setup.read_text("utf-8"))) if places.setup.is_file() else set()
+    return set(lines_of(dirs.setup.read_text("utf-8"))) if dirs.setup.is_file() else set()
 
 
 def _write(top: Path, file: File, made: list[File]) -> None:
@@ -423,7 +423,7 @@ class Committed:
     edited: frozenset[str]
 
 
-def commit(git: Git, places: StateDir, who: Environment, files: list[File], author: Ident) -> Committed | None:
+def commit(git: Git, dirs: StateDir, who: Environment, files: list[File], author: Ident) -> Committed | None:
     """Commit, as the person, those of the files that differ from HEAD: files that `write` wrote in this clone, edited or not, and
     uncommitted ones that are in the checkout as given.
 
@@ -441,7 +441,7 @@ def commit(git: Git, places: StateDir, who: Environment, files: list[File], auth
         )
     old = git.ref(branch)
     known = git.commit(old) if old else None
-    written, edited = _written(places), set()
+    written, edited = _written(dirs), set()
     changes: dict[str, TreeEntry | None] = {}
     for file in files:
         at = top / file.path
@@ -457,7 +457,7 @@ def commit(git: Git, places: StateDir, who: Environment, files: list[File], auth
         return None
     if old is not None and known is not None:
         edit = transaction.PersonEdit(branch, old, changes, author, "Set up protocol-runner")
-        new = transaction.adopt(git, places, who, edit)
+        new = transaction.adopt(git, dirs, who, edit)
         return Committed(new, tuple(changes), frozenset(edited))
     tree = git.edit_tree(None, changes)
     assert tree is not None

@@ -109,7 +109,7 @@ def pause(project: Project, protocol: str, reason: str | None = None) -> Steered
     done = advance.tell(project, protocol, build)
     if not done.entries:
         return steered(project, done.state, done.commit, "already paused")
-    at_work = locks.is_held(project.places.lock(protocol)) is not None
+    at_work = locks.is_held(project.dirs.lock(protocol)) is not None
     notes = ("a step is at work: it ends and is recorded, and nothing follows it",) if at_work else ()
     return steered(project, done.state, done.commit, "paused", notes)
 
@@ -169,7 +169,7 @@ def cancel(project: Project, protocol: str, reason: str | None = None) -> Steere
 
 def _stop(project: Project, protocol: str) -> Iterator[str]:
     """Stop the runner of a cancelled protocol, and record its cost; yield the lines to print."""
-    lock = project.places.lock(protocol)
+    lock = project.dirs.lock(protocol)
     stopped = locks.signal_holder(lock, project.who, signals.STOP)
     try:
         with load.at_work(project, protocol, wait=STOPS_WITHIN if stopped else 0.0):
@@ -184,7 +184,7 @@ def _stop(project: Project, protocol: str) -> Iterator[str]:
     if project.mirror is not None and project.setting("publish") == "always":
         with contextlib.suppress(UnreachableError):
             project.mirror.fetch(lease.ref_of(protocol))
-        away = remote.at_work_elsewhere(project, protocol, remote.last_leases(project.places))
+        away = remote.at_work_elsewhere(project, protocol, remote.last_leases(project.dirs))
         if away is not None:
             within = seconds_of(project.config.lease.ttl) // 3
             yield f"{away.who} is at work on it elsewhere, and stops as it renews its lease: within {within} s"

@@ -46,12 +46,12 @@ def sync(project: Project, protocols: list[str] | None = None, *, work: bool = T
     """
     from runner.executor import renumbering
 
-    mirror = Mirror.of(project.git, project.places, project.who)
+    mirror = Mirror.of(project.git, project.dirs, project.who)
     if mirror is None:
         raise UsageError("there is no remote", str(project.git.common_dir), "add one: git remote add origin URL")
     project.looked, project.mirror = True, mirror
     done = []
-    for note in renumbering.unfinished(project.places):
+    for note in renumbering.unfinished(project.dirs):
         with contextlib.suppress(HeldError):  # of a command that is at work
             if said := load.finish_renumbering(project, note.origin):
                 project.who.say(said)

@@ -96,7 +96,7 @@ def _take_out(project: Project, protocol: str, to: int | None) -> _Out | None:
         RefusedError: a commit by a person builds on them. UsageError: no such revision.
     """
     git, branch, who = project.git, project.branch(protocol), project.who
-    mirror = Clone(git, project.places, who).remote() if push_refusal.is_noted(project, protocol) else None
+    mirror = Clone(git, project.dirs, who).remote() if push_refusal.is_noted(project, protocol) else None
     if mirror is None:
         return None
     project.mirror = mirror
@@ -125,12 +125,12 @@ def _take_out(project: Project, protocol: str, to: int | None) -> _Out | None:
             seen.where,
             f"`{describe.resuming(seen.state)}` says what happened; then the same command once more",
         )
-    journals.refuse_unknown(project.places, protocol)
+    journals.refuse_unknown(project.dirs, protocol)
     # Before the branch moves, or it would seem to be rewritten.
-    lower_checkpoint(project.places, protocol, base, then.genesis)
+    lower_checkpoint(project.dirs, protocol, base, then.genesis)
     update = transaction.RefUpdate(branch, seen.tip, new, "runner: taken out", also)
-    transaction.publish(git, project.places, who, update)
-    journal.put_aside(project.places, protocol, seen.tip)  # the attempts start again
+    transaction.publish(git, project.dirs, who, update)
+    journal.put_aside(project.dirs, protocol, seen.tip)  # the attempts start again
     first = then.revision + 1
     what = f"revisions {first} to {seen.state.revision}" if first < seen.state.revision else f"revision {first}"
     notes = [f"removed from branch and history: {what}, which {mirror.remote} never had; kept at {lost}"]

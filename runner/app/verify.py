@@ -82,7 +82,7 @@ def examine(
     if place.branch is None and base.was_taken_away(git, protocol, trusted.commit):
         notes.append(f"its folder was taken away from {trusted.branch} again")
     if place.branch is not None:
-        seen = read_checkpoint(project.places, protocol)
+        seen = read_checkpoint(project.dirs, protocol)
         head = place.there if place.there is not None and git.is_ancestor(place.branch, place.there) else place.branch
         if seen is not None and not (git.commit(seen) is not None and verify.has(git, protocol, head, seen)):
             text = (
@@ -97,7 +97,7 @@ def examine(
     evidence = _evidence(project, protocol, live=live, bases=bases, filed=place.filed)
     report = verify.beside(git, dataclasses.replace(report, findings=tuple(findings), notes=tuple(notes)), evidence)
     if report.state is not None and not report.findings and project.git.ref(project.branch(protocol)) == place.tip:
-        write_checkpoint(project.places, protocol, place.tip, report.state.genesis)
+        write_checkpoint(project.dirs, protocol, place.tip, report.state.genesis)
     return report
 
 

@@ -264,7 +264,7 @@ class _Watcher:
                 where = "where `publish` is `always`, and there is a remote"
                 raise UsageError("there is nothing to fetch", "`--all`", f"it is of use {where}")
             return False
-        mirror = Mirror.of(project.git, project.places, who)
+        mirror = Mirror.of(project.git, project.dirs, who)
         assert mirror is not None
         project.mirror = mirror
         if who.monotonic() < self._fetch_at:

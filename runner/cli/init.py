@@ -91,8 +91,8 @@ def command(
                 missing.append(key.file)
             else:
                 todo = "`runner init --yes` lists it"
-        places = StateDir(git.common_dir, writable_state_home(who.state_home))
-        init.write(git, places, files)
+        dirs = StateDir(git.common_dir, writable_state_home(who.state_home))
+        init.write(git, dirs, files)
         if (remote := histories.keep_apart(git)) is not None:
             session.result(
                 f"set    remote.{remote}.fetch: `git fetch {remote}` brings what others filed beside yours, too"
@@ -115,7 +115,7 @@ def command(
                 session.note("  next          commit them: runner init --commit" + (f", then {push}" if push else ""))
                 session.note(f"                they have force once they are on the trusted branch{of_remote(remote)}")
             return
-        made = init.commit(git, places, who, files, author)
+        made = init.commit(git, dirs, who, files, author)
         session.note(f"committed as {made.commit[:12]}:" if made else "there is nothing to commit")
         for path in made.paths if made else ():
             session.note(f"  {path}{', as you edited it' if made and path in made.edited else ''}")

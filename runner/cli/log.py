@@ -51,7 +51,7 @@ class _AtWork:
     """The journals of a protocol's attempts, read beside the runner that writes them; no lock is taken."""
 
     def __init__(self, session: Session, project: Project, protocol: str) -> None:
-        self._session, self._folder = session, project.places.journal(protocol)
+        self._session, self._folder = session, project.dirs.journal(protocol)
         self._sizes: dict[str, int] = {}
         self._shown: dict[str, int] = {}
         row = record.row(project.git, protocol, lookup.tip(project, protocol))

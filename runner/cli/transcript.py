@@ -28,7 +28,7 @@ def read(project: Project, protocol: str, slug: str, attempt: int, *, review: bo
     """
     name = history.review_name(slug, attempt) if review else history.transcript_name(slug, attempt)
     filed: list[Record] = [json.loads(line) for line in (history.read(project.git, protocol, name) or b"").splitlines()]
-    noted = Journal(project.places.journal(protocol) / name.removeprefix("runs/")).rows
+    noted = Journal(project.dirs.journal(protocol) / name.removeprefix("runs/")).rows
     return noted if len(noted) > len(filed) else filed
 
 

@@ -218,11 +218,11 @@ def put(project: Project, protocol: str, reason: str, make: Callable[[Snapshot],
             also = {history.ref_of(protocol): made.filed} if made.filed else {}
             update = transaction.RefUpdate(project.branch(protocol), seen.tip, made.oid, reason, also)
             push = publishing.pusher(project, protocol, made.oid, filed=made.filed[0] if made.filed else None)
-            transaction.publish(project.git, project.places, project.who, update, push)
+            transaction.publish(project.git, project.dirs, project.who, update, push)
         except ConflictError:
             continue
         # An approval, a rejection or an edit is no transition: rolled back to before it, the branch would look as it was.
-        write_checkpoint(project.places, protocol, made.oid, seen.state.genesis)
+        write_checkpoint(project.dirs, protocol, made.oid, seen.state.genesis)
         return made.oid
     raise AssertionError("unreachable: `views` ends with an error")
 

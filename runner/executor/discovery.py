@@ -66,8 +66,8 @@ def found(project: Project, commit: str, answers: Mapping[str, str]) -> Iterator
     task = redactor.text(_task(project, commit, answers))
     names = asking.engine_names(project, None, None, None, "plan")
     key = digest(f"{' '.join(names)}\n{task}".encode()).removeprefix("sha256:")[:32]
-    with locks.hold(project.places.lock(f"planning-{key}"), project.who, what="this look at the repository"):
-        journal = Journal(project.places.planning / f"{key}.jsonl")
+    with locks.hold(project.dirs.lock(f"planning-{key}"), project.who, what="this look at the repository"):
+        journal = Journal(project.dirs.planning / f"{key}.jsonl")
         with asking.open_engines(project, names) as engines:
             loop = asking.questioner(project, journal, engines, redactor, planning.UNBOUNDED)
             try:

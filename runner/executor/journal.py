@@ -234,14 +234,14 @@ def _line(row: Json) -> bytes:
     return json.dumps(row, ensure_ascii=True, sort_keys=True).encode() + b"\n"
 
 
-def put_aside(places: StateDir, protocol: str, tip: str) -> None:
+def put_aside(dirs: StateDir, protocol: str, tip: str) -> None:
     """Move the journals of a protocol's attempts aside, so that nothing resumes from them: their protocol is removed, up to `tip`.
 
     Call it when nothing else can refuse, and no effect in them is open.
     """
-    journal, aside, count = places.journal(protocol), places.lost(f"{protocol}.{tip[:12]}"), 1
+    journal, aside, count = dirs.journal(protocol), dirs.lost(f"{protocol}.{tip[:12]}"), 1
     while aside.exists():
-        aside, count = places.lost(f"{protocol}.{tip[:12]}.{count}"), count + 1
+        aside, count = dirs.lost(f"{protocol}.{tip[:12]}.{count}"), count + 1
     if journal.is_dir():
         aside.parent.mkdir(parents=True, exist_ok=True)
         os.rename(journal, aside)

@@ -43,17 +43,17 @@ def at_work(project: Project, protocol: str, *, wait: float = 0.0) -> Iterator[N
         RenumberedError: it has another id now: a command that gave it one was killed, and that is finished.
     """
     branch = project.branch(protocol)
-    with locks.hold(project.places.lock(protocol), project.who, what=protocol, wait=wait) as was_cut:
+    with locks.hold(project.dirs.lock(protocol), project.who, what=protocol, wait=wait) as was_cut:
         if was_cut:
             from runner.executor import workspace_session
 
             workspace_session.end_left(project, protocol)
         # Whoever records a person's word does so beside us: a lock or a note of theirs is neither dead nor cut off.
-        with locks.hold(project.places.publish_lock(branch), project.who, what=branch, wait=transaction.PUBLISH_WAIT):
+        with locks.hold(project.dirs.publish_lock(branch), project.who, what=branch, wait=transaction.PUBLISH_WAIT):
             for name in (branch, "packed-refs", history.ref_of(protocol), _tracking(project, branch)):
                 locks.remove_dead(project.git.common_dir / f"{name}.lock", project.who)
-            protocol_worktree.finish_worktree(project.git, project.places, project.who, branch, protocol)
-            worktree.settle_all(project.git, project.places, branch, project.who)
+            protocol_worktree.finish_worktree(project.git, project.dirs, project.who, branch, protocol)
+            worktree.settle_all(project.git, project.dirs, branch, project.who)
             if note := _unfinished(project, protocol):
                 note.resume(project)
         try:
@@ -65,11 +65,11 @@ def at_work(project: Project, protocol: str, *, wait: float = 0.0) -> Iterator[N
 
 def _unfinished(project: Project, protocol: str) -> Renumbering | None:
     """Return the change of the protocol's number that a killed command left unfinished, or None."""
-    if not project.places.renumbering(protocol).exists():
+    if not project.dirs.renumbering(protocol).exists():
         return None
     from runner.executor import renumbering
 
-    note = renumbering.read(project.places, protocol)
+    note = renumbering.read(project.dirs, protocol)
     return note if note is not None and not note.is_finished else None
 
 
@@ -111,7 +111,7 @@ def view(project: Project, protocol: str) -> Snapshot:
     if tip is None:
         raise branchless(project, protocol)
     partial_clone.ahead(project, protocol, tip)
-    known = read_checkpoint(project.places, protocol)
+    known = read_checkpoint(project.dirs, protocol)
     if known == tip:
         return _read(project, tip, protocol)
     since = None
@@ -123,7 +123,7 @@ def view(project: Project, protocol: str) -> Snapshot:
         state = verify.advance(git, protocol, tip, since, project.trusted)
     except IntegrityError as error:
         raise remedy.refused(project, protocol, tip, error) from error
-    write_checkpoint(project.places, protocol, tip, state.genesis)
+    write_checkpoint(project.dirs, protocol, tip, state.genesis)
     return _read(project, tip, protocol)
 
 
@@ -293,7 +293,7 @@ def pick_up_edits(project: Project, protocol: str, *, adopt: bool) -> bool:
         shown = ", ".join(sorted(path.removeprefix(prefix) for path in words))
         subject = log.cut(f"{protocol}: edit {shown}")
         edit = transaction.PersonEdit(branch, old, words, project.person(), subject)
-        transaction.adopt(git, project.places, project.who, edit)
+        transaction.adopt(git, project.dirs, project.who, edit)
         project.who.say(f"picked up your changes of {shown}")
         taken = True
     return taken

@@ -204,12 +204,12 @@ def written(
     names = asking.engine_names(project, of[1] if of else None, None, None, "plan")
     asked = Request(system=" ".join(names), turns=(UserTurn(text=f"{questions}\n{task}"),))
     key = of[0].protocol if of else asked.digest().removeprefix("sha256:")[:32]
-    with locks.hold(project.places.lock(f"planning-{key}"), project.who, what="this plan"):
+    with locks.hold(project.dirs.lock(f"planning-{key}"), project.who, what="this plan"):
         if of is not None:
             name = history.next_plan(project.git, key).removeprefix("runs/").removesuffix(".jsonl")
             journal = spending.open_journal(project, key, name)
         else:
-            journal = Journal(project.places.planning / f"{key}.jsonl")
+            journal = Journal(project.dirs.planning / f"{key}.jsonl")
         began = project.who.monotonic()
         draft: Draft | None = None
         files: dict[str, bytes] = {}

@@ -35,7 +35,7 @@ def of_rewritten(project: Project, protocol: str, judged: Report, old: str) -> s
 
 def can_adopt(project: Project, protocol: str, tip: str) -> bool:
     """Return whether `doctor --fix` adopts the rewritten history at `tip`, as it is or as a merge; False if nobody can tell here."""
-    old = read_checkpoint(project.places, protocol)
+    old = read_checkpoint(project.dirs, protocol)
     try:
         judged = verify.verify(project.git, protocol, tip, project.trusted)
         sound = judged.ok or judged.is_repairable
@@ -109,7 +109,7 @@ def of_remote(project: Project, protocol: str, judged: Report) -> str:
 def good_tip(project: Project, protocol: str) -> str | None:
     """Return the commit of the branch here where it verifies; None where there is none, or it does not."""
     here = project.git.ref(project.branch(protocol))
-    if here is None or here == read_checkpoint(project.places, protocol):
+    if here is None or here == read_checkpoint(project.dirs, protocol):
         return here
     with contextlib.suppress(RunnerError):
         return here if verify.verify(project.git, protocol, here, project.trusted).ok else None
@@ -127,7 +127,7 @@ def refused(project: Project, protocol: str, tip: str, error: IntegrityError) ->
             what = f"what {project.mirror.remote} has does not hold: {error.what}"
             return type(error)(what, error.where, of_remote(project, protocol, judged))
         if isinstance(error, RewrittenError):
-            old = read_checkpoint(project.places, protocol)
+            old = read_checkpoint(project.dirs, protocol)
             return type(error)(error.what, error.where, of_rewritten(project, protocol, judged, old)) if old else error
         return type(error)(error.what, error.where, of_damaged(project, protocol, judged))
     except RunnerError:  # then what was found first is said as it is

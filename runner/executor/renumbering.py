@@ -55,9 +55,9 @@ class Renumbering:
     ends: str = ""
     is_finished: bool = False
 
-    def write(self, places: StateDir) -> None:
+    def write(self, dirs: StateDir) -> None:
         """Note it; it is on the disk when this returns."""
-        write_atomically(places.renumbering(self.origin), json.dumps(dataclasses.asdict(self)).encode() + b"\n")
+        write_atomically(dirs.renumbering(self.origin), json.dumps(dataclasses.asdict(self)).encode() + b"\n")
 
     def resume(self, project: Project) -> None:
         """Finish it after a kill; the caller holds the lock of the old id and the publish lock of its branch.
@@ -67,16 +67,16 @@ class Renumbering:
         """
         git = project.git
         if git.ref(project.branch(self.protocol)) is None and git.ref(project.branch(self.origin)) != self.old:
-            forget(project.places, self.origin)  # its branch moved before any ref of the note did
+            forget(project.dirs, self.origin)  # its branch moved before any ref of the note did
             return
         finish(project, self, resumed=True)
         raise RenumberedError(self)
 
 
-def read(places: StateDir, origin: str) -> Renumbering | None:
+def read(dirs: StateDir, origin: str) -> Renumbering | None:
     """Return the note about a protocol that had this id, or None."""
     try:
-        told = json.loads(places.renumbering(origin).read_bytes())
+        told = json.loads(dirs.renumbering(origin).read_bytes())
         refs = {name: (new, old) for name, (new, old) in told["refs"].items()}
         trees = tuple((path, git_dir) for path, git_dir in told["trees"])
         return Renumbering(**{**told, "refs": refs, "trees": trees})
@@ -84,20 +84,20 @@ def read(places: StateDir, origin: str) -> Renumbering | None:
         return None
 
 
-def unfinished(places: StateDir) -> list[Renumbering]:
+def unfinished(dirs: StateDir) -> list[Renumbering]:
     """Return those that a killed command, or one that is at work, has not finished."""
-    notes = (read(places, path.name) for path in matching(places.renumbering(""), "*"))
+    notes = (read(dirs, path.name) for path in matching(dirs.renumbering(""), "*"))
     return [note for note in notes if note is not None and not note.is_finished]
 
 
-def forget(places: StateDir, origin: str) -> None:
+def forget(dirs: StateDir, origin: str) -> None:
     """Remove the note: its id was printed, or nothing came of it."""
-    places.renumbering(origin).unlink(missing_ok=True)
+    dirs.renumbering(origin).unlink(missing_ok=True)
 
 
 def finish(project: Project, note: Renumbering, *, resumed: bool = False) -> None:
     """Move the refs that have not moved, make the new worktree where it is missing, and take away what lies here by the old id."""
-    git, places, who = project.git, project.places, project.who
+    git, dirs, who = project.git, project.dirs, project.who
     moves = {name: (new, old) for name, (new, old) in note.refs.items() if new != old and git.ref(name) == old}
     if moves:
         for name in moves:
@@ -105,18 +105,18 @@ def finish(project: Project, note: Renumbering, *, resumed: bool = False) -> Non
         git.update_refs(moves, "runner: renumbered")
     if resumed:
         branch = project.branch(note.protocol)
-        with locks.hold(places.publish_lock(branch), who, what=branch, wait=transaction.PUBLISH_WAIT):
-            protocol_worktree.finish_worktree(git, places, who, branch, note.protocol)
-            worktree.settle_all(git, places, branch, who)
+        with locks.hold(dirs.publish_lock(branch), who, what=branch, wait=transaction.PUBLISH_WAIT):
+            protocol_worktree.finish_worktree(git, dirs, who, branch, note.protocol)
+            worktree.settle_all(git, dirs, branch, who)
         if not worktree.on_branch(git, branch):
             protocol_worktree.add_worktree(project, note.protocol)
-    journal.put_aside(places, note.origin, note.old)
-    forget_checkpoint(places, note.origin)
+    journal.put_aside(dirs, note.origin, note.old)
+    forget_checkpoint(dirs, note.origin)
     for path, git_dir in note.trees:
         _remove(project, note, Worktree(Path(path), Path(git_dir), None), resumed=resumed)
-    workspace.remove(workspace.place(places, note.origin, project.config.workspace.path))
-    dataclasses.replace(note, is_finished=True).write(places)
-    mirror = project.mirror or Mirror.of(git, places, who)
+    workspace.remove(workspace.place(dirs, note.origin, project.config.workspace.path))
+    dataclasses.replace(note, is_finished=True).write(dirs)
+    mirror = project.mirror or Mirror.of(git, dirs, who)
     name = f"refs/heads/{ids.branch_of(project.pattern, note.origin)}"
     if mirror is not None and (there := mirror.refs().get(name)) is not None:
         publishing.track(project, mirror.remote, {name: there})

@@ -46,7 +46,7 @@ def of(records: Sequence[Record]) -> Total:
 
 def open_journal(project: Project, protocol: str, name: str) -> Journal:
     """Return a journal of the protocol's, `SLUG.ATTEMPT` or the like, with what the history has of it."""
-    journal = Journal(project.places.journal(protocol) / f"{name}.jsonl")
+    journal = Journal(project.dirs.journal(protocol) / f"{name}.jsonl")
     filed = history.read(project.git, protocol, f"runs/{name}.jsonl") or b""
     transcript.parse(filed, f"runs/{name}.jsonl of {history.ref_of(protocol)}")
     journal.take_up(filed)
@@ -213,7 +213,7 @@ def to_record(project: Project, protocol: str) -> tuple[Total, dict[str, bytes]]
 
 def _journals(project: Project, protocol: str, but: Path | None = None) -> Iterator[tuple[str, Journal]]:
     """Yield each journal of this clone with its transcript's name; its `filed` is what the record has of it."""
-    for path in matching(project.places.journal(protocol), "*.jsonl"):
+    for path in matching(project.dirs.journal(protocol), "*.jsonl"):
         if path != but:
             journal, name = Journal(path), path.stem.partition(".lost-")[0]
             journal.filed = journal.alike(_recorded_part(project, protocol, name))

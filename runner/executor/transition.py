@@ -83,8 +83,8 @@ def publish(
     filed = file(project, seen.protocol, made, outcome)
     update = RefUpdate(branch, seen.tip, made.commit, "runner: transition", {**(also or {}), **filed})
     push = publishing.pusher(project, seen.protocol, made.commit, filed=next((new for new, _ in filed.values()), None))
-    transaction.publish(project.git, project.places, project.who, update, push)
-    write_checkpoint(project.places, seen.protocol, made.commit, made.state.genesis)
+    transaction.publish(project.git, project.dirs, project.who, update, push)
+    write_checkpoint(project.dirs, seen.protocol, made.commit, made.state.genesis)
     project.seen = made.seen
 
 

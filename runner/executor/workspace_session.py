@@ -92,7 +92,7 @@ def end_left(project: Project, protocol: str) -> None:
     The caller holds the protocol. A sandbox's processes ended with their runner; on the host they are known by their HOME.
     """
     try:
-        space = workspace.place(project.places, protocol, project.config.workspace.path)
+        space = workspace.place(project.dirs, protocol, project.config.workspace.path)
     except RunnerError:  # it is told by what needs one; nothing of ours ran there by this configuration
         return
     count = end_all(b"HOME=" + os.fsencode(space.home))
@@ -127,7 +127,7 @@ class WorkspaceSession:
         sandbox = _choose(project, found)
         permissions.refuse_isolation(project, sandbox.name)
         return cls(
-            project, protocol, workspace.place(project.places, protocol, project.config.workspace.path), sandbox, found
+            project, protocol, workspace.place(project.dirs, protocol, project.config.workspace.path), sandbox, found
         )
 
     @property

@@ -151,7 +151,7 @@ class Reservation:
 
     def _take_given(self) -> None:
         project = self.project
-        mirror = Mirror.of(project.git, project.places, project.who)
+        mirror = Mirror.of(project.git, project.dirs, project.who)
         assert mirror is not None
         for day, _, one in _given(project, mirror, [self.protocol]):
             self.day, self.usd, self.tokens = day, Decimal(one.usd), one.tokens
@@ -294,7 +294,7 @@ def _mirror(project: Project) -> Mirror | None:
         )
     if project.setting("publish") != "always":
         return None
-    return project.mirror or Mirror.of(project.git, project.places, project.who)
+    return project.mirror or Mirror.of(project.git, project.dirs, project.who)
 
 
 def day_of(project: Project, days: int = 0) -> str:

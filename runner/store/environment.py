@@ -231,18 +231,18 @@ def write_atomically(path: Path, data: bytes) -> None:
 # Only new commits are verified, and a history that goes back is seen.
 
 
-def read_checkpoint(places: StateDir, protocol: str) -> str | None:
+def read_checkpoint(dirs: StateDir, protocol: str) -> str | None:
     """Return the commit that verified last, or None where freshness is not proven."""
     try:
-        tip = json.loads(places.checkpoint(protocol).read_bytes())["tip"]
+        tip = json.loads(dirs.checkpoint(protocol).read_bytes())["tip"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return tip if isinstance(tip, str) and OID.fullmatch(tip) else None
 
 
-def write_checkpoint(places: StateDir, protocol: str, tip: str, genesis: str) -> None:
+def write_checkpoint(dirs: StateDir, protocol: str, tip: str, genesis: str) -> None:
     """Remember a tip that verified; where the state cannot be written, or is lost, it is verified again next time."""
-    path = places.checkpoint(protocol)
+    path = dirs.checkpoint(protocol)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -252,18 +252,18 @@ def write_checkpoint(places: StateDir, protocol: str, tip: str, genesis: str) ->
         return
 
 
-def lower_checkpoint(places: StateDir, protocol: str, tip: str, genesis: str) -> None:
+def lower_checkpoint(dirs: StateDir, protocol: str, tip: str, genesis: str) -> None:
     """Remember an earlier tip, for certain: the later one comes back from no power cut, behind which the branch would seem to be.
 
     Raises OSError.
     """
     data = json.dumps({"tip": tip, "genesis": genesis}).encode() + b"\n"
-    write_atomically(places.checkpoint(protocol), data)
+    write_atomically(dirs.checkpoint(protocol), data)
 
 
-def forget_checkpoint(places: StateDir, protocol: str) -> None:
+def forget_checkpoint(dirs: StateDir, protocol: str) -> None:
     """Accept a protocol as it is the next time it is loaded; on the disk before this returns."""
-    path = places.checkpoint(protocol)
+    path = dirs.checkpoint(protocol)
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
         handle = os.open(path.parent, os.O_RDONLY)

@@ -109,7 +109,7 @@ def take(project: Project, protocol: str, is_over: IsOver = lambda job: False, *
     )
     # Till this one is there, the last one is still ours: whoever dies in between is not locked out by itself.
     before = _mine(project, last) if last is not None and _is_mine(project, protocol, last) else ""
-    write_atomically(project.places.lease(protocol), f"{before}{_mine(project, words)}".encode())
+    write_atomically(project.dirs.lease(protocol), f"{before}{_mine(project, words)}".encode())
     new = _commit(project.git, project.runner(), protocol, words, intents, old)
     changes: dict[str, tuple[str | None, str | None]] = {ref: (new, old)}
     if there is not None:
@@ -118,7 +118,7 @@ def take(project: Project, protocol: str, is_over: IsOver = lambda job: False, *
         mirror.push(changes)
     except ConflictError:
         if before:
-            write_atomically(project.places.lease(protocol), before.encode())
+            write_atomically(project.dirs.lease(protocol), before.encode())
         else:
             _forget_note(project, protocol, words)
         project.trust(mirror.look(branch, history.ref_of(protocol), ref))
@@ -132,7 +132,7 @@ def take(project: Project, protocol: str, is_over: IsOver = lambda job: False, *
     project.lease = held = Held(protocol, words, new, since, ttl, project.runner(), intents, there)
     held.stop = project.who.beside(held.every, lambda: _beat(project, held))
     with contextlib.suppress(OSError):
-        project.places.seen_lease(protocol).unlink()
+        project.dirs.seen_lease(protocol).unlink()
     if last is not None and (intents or last.expires is not None):
         carried = f", with what it announced: {', '.join(sorted(intents))}" if intents else ""
         project.who.say(f"took over the lease of {protocol}{carried}")
@@ -192,7 +192,7 @@ def _left(project: Project, mirror: Mirror, protocol: str, is_over: IsOver) -> s
 
 def notice(project: Project, protocol: str, oid: str) -> float:
     """Note that a lease is on the remote; return how long this machine has seen it there, standing still, in this start of its."""
-    who, note = project.who, project.places.seen_lease(protocol)
+    who, note = project.who, project.dirs.seen_lease(protocol)
     boot, now = who.boot(), who.lasting()
     if not boot:
         return 0.0
@@ -238,7 +238,7 @@ def take_back(project: Project, protocol: str) -> None:
 
     Called within the protocol's `flock`: nobody here is at work. What another clone has is left alone.
     """
-    mirror, note = project.mirror, project.places.lease(protocol)
+    mirror, note = project.mirror, project.dirs.lease(protocol)
     _let_go_if_taken_here(project)
     if project.lease is not None or mirror is None or not note.exists():
         return
@@ -266,7 +266,7 @@ def _let_go_if_taken_here(project: Project) -> None:
     if held is None:
         return
     try:
-        told = project.places.lease(held.protocol).read_text()
+        told = project.dirs.lease(held.protocol).read_text()
     except OSError:
         told = ""
     if not told.endswith(_mine(project, held.words)):
@@ -596,12 +596,12 @@ def _time(project: Project, more: float) -> str:
 
 def _mine(project: Project, words: Lease) -> str:
     """Return what this clone's note says of a lease that it took; a copy of the clone is another one."""
-    return f"{words.nonce} {os.path.realpath(project.places.common)}\n"
+    return f"{words.nonce} {os.path.realpath(project.dirs.common)}\n"
 
 
 def _is_mine(project: Project, protocol: str, words: Lease) -> bool:
     try:
-        return _mine(project, words) in project.places.lease(protocol).read_text()
+        return _mine(project, words) in project.dirs.lease(protocol).read_text()
     except OSError:
         return False
 
@@ -620,7 +620,7 @@ def _forget(project: Project, held: Held) -> None:
 def _forget_note(project: Project, protocol: str, words: Lease) -> None:
     with contextlib.suppress(OSError):
         if _is_mine(project, protocol, words):
-            project.places.lease(protocol).unlink()
+            project.dirs.lease(protocol).unlink()
 
 
 def _commit(git: Git, author: Ident, protocol: str, words: Lease, intents: Intents, old: str | None) -> str:

@@ -31,7 +31,7 @@ class Project:
     """`options`: what was said on the command line; it goes before the environment and config.yaml."""
 
     git: Git
-    places: StateDir
+    dirs: StateDir
     who: Environment
     trusted: Trusted
     options: Mapping[str, str] = field(default_factory=dict)
@@ -66,17 +66,17 @@ class Project:
         """
         git = Git.open(cwd) if at is None else Git(at)
         try:
-            places = StateDir(git.common_dir, writable_state_home(who.state_home))
+            dirs = StateDir(git.common_dir, writable_state_home(who.state_home))
             try:
-                trusted = last_seen(git, places)
+                trusted = last_seen(git, dirs)
             except OnlyProtocolsError:
                 from runner.store.remote import Mirror
 
-                mirror = Mirror.of(git, places, who)
+                mirror = Mirror.of(git, dirs, who)
                 if mirror is None:
                     raise
                 trusted = mirror.look()
-            project = cls(git, places, who, trusted, dict(options or {}))
+            project = cls(git, dirs, who, trusted, dict(options or {}))
             if git.is_partial():
                 from runner.store import partial_clone
 

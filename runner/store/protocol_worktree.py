@@ -102,46 +102,46 @@ def add_worktree(project: Project, protocol: str) -> tuple[Path | None, str]:
         return None, f"no worktree: {path.parent}: {error.strerror}"
     workspace.fetch_missing(git, branch, project.who)
     ref = f"refs/heads/{branch}"
-    with locks.hold(project.places.publish_lock(ref), project.who, what=branch, wait=transaction.PUBLISH_WAIT):
-        return _make_worktree(git, project.places, ref, protocol, path)
+    with locks.hold(project.dirs.publish_lock(ref), project.who, what=branch, wait=transaction.PUBLISH_WAIT):
+        return _make_worktree(git, project.dirs, ref, protocol, path)
 
 
-def finish_worktree(git: Git, places: StateDir, who: Environment, ref: str, protocol: str) -> None:
+def finish_worktree(git: Git, dirs: StateDir, who: Environment, ref: str, protocol: str) -> None:
     """Make the worktree again whose making a crash cut; git cannot read an incomplete one.
 
     The caller holds the branch's publish lock.
     """
     try:
-        told = places.making(protocol).read_bytes()
+        told = dirs.making(protocol).read_bytes()
     except OSError:
         return
     path = Path(os.fsdecode(told))
     if b"\0" in told or not path.is_absolute():  # the power went, and nobody knows where it was
-        places.making(protocol).unlink()
+        dirs.making(protocol).unlink()
         return
-    _unmake_worktree(git, places, protocol, path)
+    _unmake_worktree(git, dirs, protocol, path)
     if git.ref(ref) is not None and not path.exists():
-        made, why = _make_worktree(git, places, ref, protocol, path)
+        made, why = _make_worktree(git, dirs, ref, protocol, path)
         who.say(why or f"made the worktree that was not finished: {made}")
 
 
-def _make_worktree(git: Git, places: StateDir, ref: str, protocol: str, path: Path) -> tuple[Path | None, str]:
+def _make_worktree(git: Git, dirs: StateDir, ref: str, protocol: str, path: Path) -> tuple[Path | None, str]:
     # A crash before the files are written is known by one note, while they are by that of a worktree that follows its branch.
-    write_atomically(places.making(protocol), os.fsencode(path))
+    write_atomically(dirs.making(protocol), os.fsencode(path))
     branch = ref.removeprefix("refs/heads/")
     code, _, err = git.try_run(
         "worktree", "add", "--quiet", "--no-checkout", str(path), branch, env={"GIT_LITERAL_PATHSPECS": "0"}
     )
     if code:
-        _unmake_worktree(git, places, protocol, path)
+        _unmake_worktree(git, dirs, protocol, path)
         return None, f"no worktree: {lines_of(err)[0] if err else code}"
     tree = next((tree for tree in git.worktrees() if tree.path == path or tree.path == path.resolve()), None)
     tip = git.ref(ref)
     if tree is None or tip is None:
-        _unmake_worktree(git, places, protocol, path)
+        _unmake_worktree(git, dirs, protocol, path)
         return None, f"no worktree: {path} was not made"
-    note = worktree.note_one(places, tree, ref, git.write("tree", b""), tip)
-    places.making(protocol).unlink()
+    note = worktree.note_one(dirs, tree, ref, git.write("tree", b""), tip)
+    dirs.making(protocol).unlink()
     try:
         git.run(
             "read-tree",
@@ -159,11 +159,11 @@ def _make_worktree(git: Git, places: StateDir, ref: str, protocol: str, path: Pa
     return path, ""
 
 
-def _unmake_worktree(git: Git, places: StateDir, protocol: str, path: Path) -> None:
+def _unmake_worktree(git: Git, dirs: StateDir, protocol: str, path: Path) -> None:
     """Remove an incomplete worktree, whose making was cut, before it had files: nobody can have worked in it."""
     with contextlib.suppress(FileNotFoundError):
         if set(os.listdir(path)) - {".git"}:
-            places.making(protocol).unlink(missing_ok=True)
+            dirs.making(protocol).unlink(missing_ok=True)
             return
     wanted = os.fsencode(path / ".git")
     for private in matching(git.common_dir, f"worktrees/{protocol}*"):
@@ -173,7 +173,7 @@ def _unmake_worktree(git: Git, places: StateDir, protocol: str, path: Path) -> N
     with contextlib.suppress(OSError):
         (path / ".git").unlink(missing_ok=True)
         path.rmdir()
-    places.making(protocol).unlink(missing_ok=True)
+    dirs.making(protocol).unlink(missing_ok=True)
 
 
 # --- why it has to stay ----------------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ def _ask(project: Project, *patterns: str) -> Mirror | None:
     if project.looked:
         return project.mirror
     project.looked, project.looked_at = True, project.who.monotonic()
-    mirror = None if project.offline else Mirror.of(project.git, project.places, project.who)
+    mirror = None if project.offline else Mirror.of(project.git, project.dirs, project.who)
     if mirror is not None:
         project.trust(mirror.look(*patterns))
         project.mirror = mirror
@@ -353,7 +353,7 @@ def forward(project: Project, protocol: str, here: str | None, there: str, check
     """Move the branch here to the pushed commit, having verified it."""
     check(there, here)
     update = RefUpdate(project.branch(protocol), here, there, "runner: fetched")
-    transaction.publish(project.git, project.places, project.who, update)
+    transaction.publish(project.git, project.dirs, project.who, update)
     project.who.say(f"fast-forwarded {protocol} to what others pushed: {there[:7]}")
 
 
@@ -386,7 +386,7 @@ def push(
         ConflictError: somebody published first. HeldError: the lease was lost to another runner.
         UnreachableError: the remote did not answer, or refused. ClashError: it has another protocol with this id.
     """
-    mirror = project.mirror or Mirror.of(project.git, project.places, project.who)
+    mirror = project.mirror or Mirror.of(project.git, project.dirs, project.who)
     if mirror is None:
         return
     project.mirror = mirror
@@ -539,7 +539,7 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check, *, the
     check(new, _verified(project, protocol, common))
     if known is None or not git.is_ancestor(known, new):
         _lower_mark(project, protocol, common)
-    transaction.publish(git, project.places, project.who, RefUpdate(branch, here, new, "runner: settled", lost))
+    transaction.publish(git, project.dirs, project.who, RefUpdate(branch, here, new, "runner: settled", lost))
     if lost:
         check.tell(ours, theirs, next(iter(lost)))
     else:
@@ -556,7 +556,7 @@ def _refuse_rewritten(project: Project, protocol: str, here: str, check: Check) 
     Raises:
         IntegrityError: with what adopts the branch.
     """
-    known = read_checkpoint(project.places, protocol)
+    known = read_checkpoint(project.dirs, protocol)
     tip = project.git.ref(project.branch(protocol)) or here
     if known is not None and not project.git.is_ancestor(known, tip):
         check(tip, known)
@@ -572,9 +572,9 @@ def _lower_mark(project: Project, protocol: str, commit: str | None) -> None:
     while at is not None and (found := git.commit(at)) is not None and not is_transition(found, protocol):
         at = found.parents[0] if found.parents else None
     if at is not None and snapshot.folder_files(git, at, protocol):
-        lower_checkpoint(project.places, protocol, at, snapshot.read(git, at, protocol).state.genesis)
+        lower_checkpoint(project.dirs, protocol, at, snapshot.read(git, at, protocol).state.genesis)
     else:
-        forget_checkpoint(project.places, protocol)
+        forget_checkpoint(project.dirs, protocol)
 
 
 def _decides(git: Git, commits: Sequence[Commit], protocol: str) -> bool:
@@ -590,7 +590,7 @@ def _verified(project: Project, protocol: str, commit: str | None) -> str | None
 
     That two clones have a commit says nothing of it: one of them may have been damaged by what the other one pulled.
     """
-    known = read_checkpoint(project.places, protocol)
+    known = read_checkpoint(project.dirs, protocol)
     if known is None or commit is None or project.git.commit(known) is None:
         return None
     if project.git.is_ancestor(commit, known):

@@ -36,18 +36,18 @@ class _File:
 def note(project: Project, protocol: str, tip: str) -> None:
     """Remember that the remote refused what is here: `runner undo` then takes what was never published out of the branch."""
     with contextlib.suppress(OSError):
-        write_atomically(project.places.refused(protocol), f"{tip}\n".encode())
+        write_atomically(project.dirs.refused(protocol), f"{tip}\n".encode())
 
 
 def forget(project: Project, protocol: str) -> None:
     """Forget it: a push of the protocol went through."""
     with contextlib.suppress(OSError):
-        project.places.refused(protocol).unlink(missing_ok=True)
+        project.dirs.refused(protocol).unlink(missing_ok=True)
 
 
 def is_noted(project: Project, protocol: str) -> bool:
     """Return whether the remote refused the commits here."""
-    return project.places.refused(protocol).exists()
+    return project.dirs.refused(protocol).exists()
 
 
 def explain(project: Project, protocol: str, error: PushRefusedError, new: str, old: str | None) -> PushRefusedError:

@@ -54,13 +54,13 @@ class Mirror:
     """The git directory that talks to one remote. `remote`: its name in the clone; `url`: where it is."""
 
     git: Git
-    places: StateDir
+    dirs: StateDir
     who: Environment
     remote: str
     url: str
 
     @classmethod
-    def of(cls, git: Git, places: StateDir, who: Environment) -> Mirror | None:
+    def of(cls, git: Git, dirs: StateDir, who: Environment) -> Mirror | None:
         """Return the clone's mirror, made ready, or None where there is no remote.
 
         Raises:
@@ -69,14 +69,14 @@ class Mirror:
         remote = trusted.remote_name(git)
         if remote is None:
             return None
-        mirror = cls(git, places, who, remote, trusted.remote_url(git, remote))
+        mirror = cls(git, dirs, who, remote, trusted.remote_url(git, remote))
         mirror._make()
         return mirror
 
     @property
     def path(self) -> Path:
         """Where it lies."""
-        return self.places.mirror
+        return self.dirs.mirror
 
     def _make(self) -> None:
         if self.url.lower().startswith(("ext::", "fd::")) or self.url.startswith("-"):
@@ -85,7 +85,7 @@ class Mirror:
                 f"remote.{self.remote}.url",
                 "use ssh, https or a path",
             )
-        trusted.refuse_unprotected(self.git, self.places, self.remote, self.url)
+        trusted.refuse_unprotected(self.git, self.dirs, self.remote, self.url)
         partial = self.git.config(f"remote.{self.remote}.partialclonefilter") if self.git.is_partial() else None
         sha256 = self.git.object_format == "sha256"
         extensions = ("\tobjectFormat = sha256\n" if sha256 else "") + ("\tpartialClone = origin\n" if partial else "")
@@ -194,7 +194,7 @@ class Mirror:
         return self._run("ls-remote", "origin", "HEAD", timeout=FETCH_SECONDS)[0] == 0
 
     def _looked(self, protocol: str) -> None:
-        at = self.places.looked(protocol)
+        at = self.dirs.looked(protocol)
         with contextlib.suppress(OSError):  # a note for people alone
             at.parent.mkdir(exist_ok=True)
             at.touch()
@@ -246,7 +246,7 @@ class Mirror:
 
     def _push(self, changes: Mapping[str, tuple[str | None, str | None]], timeout: float) -> list[str] | None:
         """Push once; None where it is done. Else every ref is where it was expected, and nothing moved: what the remote said."""
-        keep_rate(self.places, self.who, waits=timeout >= PUSH_SECONDS)  # who is about to end does not wait
+        keep_rate(self.dirs, self.who, waits=timeout >= PUSH_SECONDS)  # who is about to end does not wait
         leases = [f"--force-with-lease={name}:{old or ''}" for name, (_, old) in changes.items()]
         specs = [f"{new or ''}:{name}" for name, (new, _) in changes.items()]
         code, out, err = self._run(
@@ -344,7 +344,7 @@ class Mirror:
             UnreachableError: the remote did not answer.
             RefusedError: the trusted branch is gone there.
         """
-        pin = trusted.read_pin(self.places)
+        pin = trusted.read_pin(self.dirs)
         branch = pin.branch if pin else self.default_branch()
         if branch is None:
             raise UnreachableError(
@@ -364,7 +364,7 @@ class Mirror:
             self._refuse_going_back(pin, oid)
         now = self.who.timestamp()
         if pin is None or pin.oid != oid or pin.time[:MINUTE] != now[:MINUTE]:
-            trusted.write_pin(self.places, Pin(self.remote, self.url, branch, oid, now))
+            trusted.write_pin(self.dirs, Pin(self.remote, self.url, branch, oid, now))
         kept = {trusted.REF: (oid, self.git.ref(trusted.REF))}
         if kept[trusted.REF][1] != oid:
             locks.remove_dead(self.git.common_dir / f"{trusted.REF}.lock", self.who)
@@ -452,7 +452,7 @@ RATE_WINDOW = 60.0
 FAR = 3600.0  # a time so far ahead was written by a clock that was wrong
 
 
-def keep_rate(places: StateDir, who: Environment, *, waits: bool = True) -> None:
+def keep_rate(dirs: StateDir, who: Environment, *, waits: bool = True) -> None:
     """Wait until one more push keeps the limit, where one is set. Without `waits` it is made at once, and others wait for it.
 
     Raises:
@@ -465,11 +465,11 @@ def keep_rate(places: StateDir, who: Environment, *, waits: bool = True) -> None
         raise UsageError(
             f"`{told}` is no number of pushes", PUSHES_PER_MINUTE, "set it to a whole number from 1, or unset it"
         )
-    with locks.hold(places.lock("pushes"), who, what="the list of pushes", wait=RATE_WINDOW):
+    with locks.hold(dirs.lock("pushes"), who, what="the list of pushes", wait=RATE_WINDOW):
         now = who.now()
-        times = _pushes(places, now)
+        times = _pushes(dirs, now)
         at = next_push(times, now, int(told))
-        write_atomically(places.beside / "pushes", "".join(f"{time:.3f}\n" for time in [*times, at]).encode())
+        write_atomically(dirs.beside / "pushes", "".join(f"{time:.3f}\n" for time in [*times, at]).encode())
     if waits and at > now:
         if at - now >= 1:
             who.say(f"waits {at - now:.0f} s: {told} pushes a minute are allowed")
@@ -481,9 +481,9 @@ def next_push(times: list[float], now: float, limit: int) -> float:
     return max(now, times[-limit] + RATE_WINDOW) if len(times) >= limit else now
 
 
-def _pushes(places: StateDir, now: float) -> list[float]:
+def _pushes(dirs: StateDir, now: float) -> list[float]:
     with contextlib.suppress(OSError, ValueError):
-        lines = (places.beside / "pushes").read_text().split()
+        lines = (dirs.beside / "pushes").read_text().split()
         return sorted(time for time in map(float, lines) if now - RATE_WINDOW < time < now + FAR)
     return []
 
@@ -503,16 +503,16 @@ class Away:
     seen: float | None
 
 
-def last_leases(places: StateDir) -> dict[str, str]:
+def last_leases(dirs: StateDir) -> dict[str, str]:
     """Return protocol to the commit of its lease, of those that the remote was last seen to have. No git is started."""
     found: dict[str, str] = {}
     with contextlib.suppress(OSError):
-        for line in lines_of((places.mirror / "packed-refs").read_text()):
+        for line in lines_of((dirs.mirror / "packed-refs").read_text()):
             oid, _, name = line.partition(" ")
             if name.startswith(f"{_LEASES}/"):
                 found[name.removeprefix(f"{_LEASES}/")] = oid
     with contextlib.suppress(OSError):
-        for file in (places.mirror / _LEASES).iterdir():
+        for file in (dirs.mirror / _LEASES).iterdir():
             if file.suffix != ".lock":
                 found[file.name] = file.read_text().strip()
     return found
@@ -545,13 +545,13 @@ def at_work_elsewhere(project: Project, protocol: str, there: Mapping[str, str])
         first = git.commit(since)
         then = int(first.committer.rpartition(b"> ")[2].split()[0]) if first else 0
         taken = datetime.fromtimestamp(then, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        return Away(lease.who(), taken, _last_looked(project.places, protocol))
+        return Away(lease.who(), taken, _last_looked(project.dirs, protocol))
     return None
 
 
-def _last_looked(places: StateDir, protocol: str) -> float | None:
+def _last_looked(dirs: StateDir, protocol: str) -> float | None:
     times = []
-    for file in (places.looked(protocol), places.looked("*")):
+    for file in (dirs.looked(protocol), dirs.looked("*")):
         with contextlib.suppress(OSError):
             times.append(file.stat().st_mtime)
     return max(times, default=None)
@@ -566,7 +566,7 @@ def _lease_at(project: Project, oid: str, where: str) -> Lease | None:
 
 def _is_own_lease(project: Project, protocol: str, nonce: str) -> bool:
     try:
-        noted = lines_of(project.places.lease(protocol).read_text())
+        noted = lines_of(project.dirs.lease(protocol).read_text())
     except OSError:
         return False
     return any(line.split(" ")[0] == nonce for line in noted)

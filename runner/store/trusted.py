@@ -92,7 +92,7 @@ def remote_url(git: Git, remote: str) -> str:
     return url
 
 
-def refuse_unprotected(git: Git, places: StateDir, remote: str, url: str) -> None:
+def refuse_unprotected(git: Git, dirs: StateDir, remote: str, url: str) -> None:
     """Refuse a remote whose answers anybody on the way could have written: it says who may approve, and which commands run.
 
     Raises:
@@ -112,7 +112,7 @@ def refuse_unprotected(git: Git, places: StateDir, remote: str, url: str) -> Non
         return
     name = f"[{host}]" if ":" in host else host
     there = f"https://{name or 'HOST'}{f':{port}' if port not in (None, 80, 9418, 21) else ''}{parts.path}"
-    pinned = ", then `runner doctor --repin`" if places.pin.exists() else ""
+    pinned = ", then `runner doctor --repin`" if dirs.pin.exists() else ""
     raise RefusedError(
         f"the remote {remote} is asked over {scheme.lower()}://, where anybody on the way can change what is trusted here",
         f"remote.{remote}.url in {git.common_dir / 'config'}",
@@ -129,14 +129,14 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def read_pin(places: StateDir) -> Pin | None:
+def read_pin(dirs: StateDir) -> Pin | None:
     """Return this clone's pin, or None at first use.
 
     Raises:
         IntegrityError: it cannot be read; taken for none, whatever the remote has by now would be trusted silently.
     """
     try:
-        pin = Pin(**json.loads(places.pin.read_bytes()))
+        pin = Pin(**json.loads(dirs.pin.read_bytes()))
         if all(isinstance(getattr(pin, name), str) for name in Pin.__slots__):
             return pin
     except (FileNotFoundError, NotADirectoryError):
@@ -145,16 +145,16 @@ def read_pin(places: StateDir) -> Pin | None:
         pass
     raise IntegrityError(
         "the note of which remote and branch this clone trusts is damaged",
-        str(places.pin),
+        str(dirs.pin),
         "`runner doctor --repin` trusts the remote's default branch as it is now",
     )
 
 
-def write_pin(places: StateDir, pin: Pin) -> None:
+def write_pin(dirs: StateDir, pin: Pin) -> None:
     """Pin it; where the state cannot be written, it is first use again next time."""
     try:
         write_atomically(
-            places.pin, json.dumps({name: getattr(pin, name) for name in Pin.__slots__}, indent=2).encode() + b"\n"
+            dirs.pin, json.dumps({name: getattr(pin, name) for name in Pin.__slots__}, indent=2).encode() + b"\n"
         )
     except OSError:
         return
@@ -206,7 +206,7 @@ def _is_named(git: Git, ref: str) -> bool:
         return False
 
 
-def last_seen(git: Git, places: StateDir) -> Trusted:
+def last_seen(git: Git, dirs: StateDir) -> Trusted:
     """Return the trusted branch without asking the network.
 
     Raises:
@@ -214,7 +214,7 @@ def last_seen(git: Git, places: StateDir) -> Trusted:
         UsageError: there is no commit to trust yet.
         OnlyProtocolsError: all that is known here are protocols' own branches.
     """
-    remote, pin = remote_name(git), read_pin(places)
+    remote, pin = remote_name(git), read_pin(dirs)
     if remote is None and pin is not None:
         raise RefusedError(
             f"the remote {pin.remote} is no longer configured, and its {pin.branch} is the trusted branch",
@@ -228,7 +228,7 @@ def last_seen(git: Git, places: StateDir) -> Trusted:
             raise NoCommitsError(str(git.cwd))
         return Trusted(commit, branch, None, f"the local branch {branch} is trusted: not protected")
     url = remote_url(git, remote)
-    refuse_unprotected(git, places, remote, url)
+    refuse_unprotected(git, dirs, remote, url)
     if pin is not None and (pin.url, pin.remote) != (url, remote):
         raise RefusedError(
             f"the remote {remote} is at another address now: {url}, pinned {pin.url}",

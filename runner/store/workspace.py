@@ -62,16 +62,16 @@ class Workspace:
         return packs.objects(self.root)
 
 
-def place(places: StateDir, protocol: str, configured: str | None) -> Workspace:
+def place(dirs: StateDir, protocol: str, configured: str | None) -> Workspace:
     """Return where the protocol's workspace lies; never below a `.git`, where test runners see nothing and pass.
 
     Raises:
         UsageError: the configured place is below a `.git`.
     """
-    own = places.own
+    own = dirs.own
     if configured:
         given = Path(configured).expanduser() if configured.startswith("~/") else Path(configured)
-        own = places.common.parent / given / own.name
+        own = dirs.common.parent / given / own.name
     root = Path(os.path.realpath(own / protocol))  # sandboxes want paths without `..`
     if ".git" in root.parts or any(
         (parent / "HEAD").exists() and (parent / "objects").is_dir() for parent in root.parents

@@ -212,7 +212,7 @@ class Follow:
 
 
 @contextlib.contextmanager
-def prepare(git: Git, places: StateDir, ref: str, old: str, new: str, who: Environment) -> Iterator[list[Follow]]:
+def prepare(git: Git, dirs: StateDir, ref: str, old: str, new: str, who: Environment) -> Iterator[list[Follow]]:
     """Lock each worktree on `ref` and show that it can follow from `old` to `new`.
 
     Raises:
@@ -223,7 +223,7 @@ def prepare(git: Git, places: StateDir, ref: str, old: str, new: str, who: Envir
         follows = []
         for tree in on_branch(git, ref):
             copy = stack.enter_context(locked(tree, who))
-            note = _note_path(places, tree)
+            note = _note_path(dirs, tree)
             follow = Follow(git, who, tree, copy, note, old, new, _settings(git, tree), over)
             _refuse_what_is_in_the_way(follow)
             follows.append(follow)
@@ -234,23 +234,23 @@ def prepare(git: Git, places: StateDir, ref: str, old: str, new: str, who: Envir
         path.unlink(missing_ok=True)
 
 
-def note(git: Git, places: StateDir, ref: str, old: str, new: str) -> list[Worktree]:
+def note(git: Git, dirs: StateDir, ref: str, old: str, new: str) -> list[Worktree]:
     """Note that the worktrees on `ref` are about to be settled from `old` to `new`, and return them."""
     trees = on_branch(git, ref)
     for tree in trees:
-        note_one(places, tree, ref, old, new)
+        note_one(dirs, tree, ref, old, new)
     return trees
 
 
-def note_one(places: StateDir, tree: Worktree, ref: str, old: str, new: str) -> Path:
+def note_one(dirs: StateDir, tree: Worktree, ref: str, old: str, new: str) -> Path:
     """Note that a worktree is about to be settled from `old` to `new`, and return the note, to be taken away when it is."""
-    path = _note_path(places, tree)
+    path = _note_path(dirs, tree)
     _write_note(path, tree, ref, old, new)
     return path
 
 
-def _note_path(places: StateDir, tree: Worktree) -> Path:
-    return places.follows / f"{hashlib.sha256(os.fsencode(tree.git_dir)).hexdigest()[:16]}.json"
+def _note_path(dirs: StateDir, tree: Worktree) -> Path:
+    return dirs.follows / f"{hashlib.sha256(os.fsencode(tree.git_dir)).hexdigest()[:16]}.json"
 
 
 def _write_note(path: Path, tree: Worktree, ref: str, old: str, new: str) -> None:
@@ -337,26 +337,26 @@ def _foreign(root: Path, path: str, gone: set[str]) -> str | None:
 # --- settling ----------------------------------------------------------------------------------------------------------
 
 
-def has_notes(places: StateDir) -> bool:
+def has_notes(dirs: StateDir) -> bool:
     """Return whether any follow is under way, or was cut."""
-    return bool(matching(places.follows, "*.json"))
+    return bool(matching(dirs.follows, "*.json"))
 
 
-def is_cut(places: StateDir, ref: str) -> bool:
+def is_cut(dirs: StateDir, ref: str) -> bool:
     """Return whether a worktree of `ref` was cut off while it followed."""
-    for note in matching(places.follows, "*.json"):
+    for note in matching(dirs.follows, "*.json"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             if json.loads(note.read_bytes())["ref"] == ref:
                 return True
     return False
 
 
-def settle_all(git: Git, places: StateDir, ref: str, who: Environment) -> None:
+def settle_all(git: Git, dirs: StateDir, ref: str, who: Environment) -> None:
     """Finish the follows of `ref` that a crash cut, path by path by their bytes; say which files were left to the person.
 
     The caller holds the branch's publish lock: the note of a living process is not to be taken for one that was cut.
     """
-    for note in matching(places.follows, "*.json"):
+    for note in matching(dirs.follows, "*.json"):
         try:
             told = json.loads(note.read_bytes())
             tree = Worktree(Path(told["worktree"]), Path(told["git_dir"]), told["ref"])

@@ -546,9 +546,9 @@ def test_a_follow_that_was_cut_is_brought_to_its_end(box: Box) -> None:
     box.git("read-tree", "-m", "-u", new, old, cwd=folder)
     with Git.open(box.path) as git:
         tree = worktree.on_branch(git, f"refs/heads/{protocol}")[0]
-        places = StateDir(git.common_dir, box.home / ".local/state/protocol-runner")
-    places.follows.mkdir(parents=True, exist_ok=True)
-    note = places.follows / "0123456789abcdef.json"
+        dirs = StateDir(git.common_dir, box.home / ".local/state/protocol-runner")
+    dirs.follows.mkdir(parents=True, exist_ok=True)
+    note = dirs.follows / "0123456789abcdef.json"
     told = {"worktree": str(tree.path), "git_dir": str(tree.git_dir), "ref": f"refs/heads/{protocol}"}
     note.write_text(json.dumps({**told, "old": old, "new": new}) + "\n")
     assert "was interrupted" in box.runner("doctor", rc=2).out
@@ -617,7 +617,7 @@ def test_a_clone_of_a_protocol_s_branch_alone_asks_the_remote_whom_it_trusts(box
 def test_a_held_protocol_is_not_mended_under_its_runner(box: Box, begun: str) -> None:
     forged = forge(box, begun)
     project = box.project()
-    with project, locks.hold(project.places.lock(begun), project.who, what=begun):
+    with project, locks.hold(project.dirs.lock(begun), project.who, what=begun):
         assert "held by another runner" in box.runner("doctor", "--fix", begun, rc=75).err
     assert tip(box, begun) == forged
 

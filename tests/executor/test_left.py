@@ -160,7 +160,7 @@ def test_an_agent_that_leaves_too_much_is_blocked_with_what_it_paid(box: Box, sm
 
 def space(box: Box, protocol: str) -> Workspace:
     with box.project() as project:
-        return Workspace(project.places.own / protocol)
+        return Workspace(project.dirs.own / protocol)
 
 
 def test_work_so_far_leaves_out_what_is_too_big(box: Box) -> None:

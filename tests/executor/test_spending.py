@@ -227,7 +227,7 @@ def test_whatever_happens_a_budget_leaves_what_was_not_paid(
         git = project.git
         seen = load.view(project, protocol)
         plan = load.read_plan(project, seen)
-        folder = project.places.journal(protocol)
+        folder = project.dirs.journal(protocol)
         git.update_refs({history.ref_of(protocol): (None, git.ref(history.ref_of(protocol)))}, "test: again")
         for path in folder.glob("*"):
             path.unlink()

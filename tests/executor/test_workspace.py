@@ -24,7 +24,7 @@ def nest(folder: str) -> str:
 
 def space(box: Box, protocol: str) -> Path:
     with box.project() as project:
-        return project.places.own / protocol
+        return project.dirs.own / protocol
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ def test_doctor_looks_for_lost_objects_below_the_workspace_alone(box: Box, perso
     oid = box.git("rev-parse", f"{protocol}:src/app.py").strip()
     (box.path / ".git/objects" / oid[:2] / oid[2:]).unlink()
     with box.project() as project:
-        found = objects.from_work_trees(Clone(project.git, project.places, project.who), {oid})
+        found = objects.from_work_trees(Clone(project.git, project.dirs, project.who), {oid})
     assert found == ([oid] if how == "itself" else [])
     box.git("hash-object", "-w", persons / ("src/app.py" if how == "a link above" else "app.py"))
 

@@ -219,7 +219,7 @@ class Shelf:
                 self._publish(case, at)
             project = Project.open(at, _surroundings(at), {})
             if case.seen:
-                write_checkpoint(project.places, case.protocol, case.seen, "")
+                write_checkpoint(project.dirs, case.protocol, case.seen, "")
             self._projects[case.name] = project
         return self._projects[case.name]
 

@@ -222,9 +222,9 @@ class Process:
         """Return the project as a new process finds it."""
         world, host, who = self.world, self.host, self.environment()
         git = MemoryGit(host.repository, host.folder / "shop.git", world.line, world.scheduler.seam)
-        places = StateDir(git.common_dir, who.state_home)
+        dirs = StateDir(git.common_dir, who.state_home)
         options = {"ephemeral": "yes"} if host.vanishes else {}
-        self.project = Project(git, places, who, trusted.last_seen(git, places), options)
+        self.project = Project(git, dirs, who, trusted.last_seen(git, dirs), options)
         return self.project
 
 

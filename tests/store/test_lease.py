@@ -69,7 +69,7 @@ def count(box: Box) -> list[list[list[str]]]:
 def outlast(box: Box, protocol: str) -> None:
     """Let this machine have seen the lease that is there for long enough to take it over."""
     with box.project() as project:
-        note = project.places.seen_lease(protocol)
+        note = project.dirs.seen_lease(protocol)
     boot, up = Path("/proc/sys/kernel/random/boot_id").read_text().strip(), time.clock_gettime(time.CLOCK_BOOTTIME)
     note.parent.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps({"lease": there(box, lease.ref_of(protocol)), "boot": boot, "since": up - 100_000}))
@@ -323,7 +323,7 @@ def test_who_is_at_work_elsewhere_is_told_as_it_was_last_seen(remote: Box) -> No
             assert "workshop" not in other.runner("show", protocol, "--json", rc=0).out
             other.git("pack-refs", "--all", cwd=next(other.home.glob(".local/state/protocol-runner/*/mirror")))
         assert "elsewhere" not in remote.runner("status", protocol, rc=0).out
-        noted = project.places.lease(protocol)  # cut as it took its own again: the last one stands before it
+        noted = project.dirs.lease(protocol)  # cut as it took its own again: the last one stands before it
         noted.write_text(f"{'0' * 64} {remote.path}\n{noted.read_text()}")
         assert "elsewhere" not in remote.runner("status", protocol, rc=0).out
         away.rename(origin(remote))

@@ -47,7 +47,7 @@ def test_pushes_wait_and_none_is_lost(remote: Box, tmp_path: Path) -> None:
         for number in range(10):
             project = (one, two)[number % 2]
             project.who = dataclasses.replace(project.who, now=lambda: now[0], sleep=sleep)
-            mirror = Mirror.of(project.git, project.places, project.who)
+            mirror = Mirror.of(project.git, project.dirs, project.who)
             assert mirror is not None
             mirror.push({f"refs/heads/n{number}": (head, None)})
             times.append(now[0])
@@ -64,11 +64,11 @@ def test_a_clock_that_was_wrong_holds_up_nobody_for_long(remote: Box) -> None:
         slept: list[float] = []
         who = dataclasses.replace(project.who, now=lambda: 1000.0, sleep=slept.append)
         ahead = dataclasses.replace(who, now=lambda: 1000.0 + 400 * 24 * 3600)
-        keep_rate(project.places, ahead)
-        keep_rate(project.places, who)
+        keep_rate(project.dirs, ahead)
+        keep_rate(project.dirs, who)
         assert slept == []
-        (project.places.beside / "pushes").write_bytes(b"\xff torn")
-        keep_rate(project.places, who)
+        (project.dirs.beside / "pushes").write_bytes(b"\xff torn")
+        keep_rate(project.dirs, who)
         assert slept == []
 
 
@@ -76,7 +76,7 @@ def test_a_clock_that_was_wrong_holds_up_nobody_for_long(remote: Box) -> None:
 def test_a_limit_that_is_none_is_told(remote: Box, wrong: str) -> None:
     remote.env[PUSHES_PER_MINUTE] = wrong
     with remote.project() as project, pytest.raises(UsageError, match="no number of pushes"):
-        keep_rate(project.places, project.who)
+        keep_rate(project.dirs, project.who)
 
 
 TAKER = """
@@ -88,7 +88,7 @@ with Box(Path(sys.argv[1]), Path(sys.argv[2]), {PUSHES_PER_MINUTE: "5"}).project
     waits = []
     who = dataclasses.replace(project.who, now=lambda: 5000.0, sleep=waits.append)
     for _ in range(20):
-        keep_rate(project.places, who)
+        keep_rate(project.dirs, who)
 """
 
 

@@ -52,28 +52,28 @@ class Desk:
         box.git("clean", "-qffdx")
 
     @property
-    def places(self) -> StateDir:
+    def dirs(self) -> StateDir:
         """Where notes lie."""
-        return self.project.places
+        return self.project.dirs
 
     def follow(self) -> None:
         """Move the branch and follow, as a transition does."""
         who = self.project.who
-        with worktree.prepare(self.git, self.places, REF, self.old, self.new, who) as follows:
+        with worktree.prepare(self.git, self.dirs, REF, self.old, self.new, who) as follows:
             self.git.update_refs({REF: (self.new, self.old)}, "test")
             for follow in follows:
                 follow.finish()
 
     def cut(self, moves: bool = True, between: Callable[[], object] = lambda: None) -> None:
         """Prepare, move the branch, and die."""
-        with worktree.prepare(self.git, self.places, REF, self.old, self.new, self.project.who):
+        with worktree.prepare(self.git, self.dirs, REF, self.old, self.new, self.project.who):
             if moves:
                 self.git.update_refs({REF: (self.new, self.old)}, "test")
             between()
 
     def settle(self) -> None:
         """Do what the next start does."""
-        worktree.settle_all(self.git, self.places, REF, self.project.who)
+        worktree.settle_all(self.git, self.dirs, REF, self.project.who)
 
     def status(self) -> str:
         """What the person's git says."""
@@ -120,7 +120,7 @@ def test_follows(desk: Desks) -> None:
     here = desk(OLD, NEW)
     here.follow()
     assert here.matches(here.new)
-    assert not list(here.places.follows.glob("*")) and not (here.box.path / ".git/index.lock").exists()
+    assert not list(here.dirs.follows.glob("*")) and not (here.box.path / ".git/index.lock").exists()
 
 
 # --- states of a person's worktree -------------------------------------------------------------------------------------
@@ -309,7 +309,7 @@ def test_what_is_in_the_way_is_named_and_nothing_moves(desk: Desks, name: str) -
         here.follow()
     assert (here.status(), here.box.git("ls-files", "-v", "-s")) == before
     assert here.git.ref(REF) == here.old
-    assert not list(here.places.follows.glob("*")) and not list((here.box.path / ".git").glob("*index*lock"))
+    assert not list(here.dirs.follows.glob("*")) and not list((here.box.path / ".git").glob("*index*lock"))
 
 
 def test_conflicts_of_a_merge_are_told(desk: Desks) -> None:
@@ -348,9 +348,9 @@ def test_an_edit_as_fast_as_the_index_is_seen(desk: Desks) -> None:
 def test_cut_before_the_ref_moved(desk: Desks) -> None:
     here = desk(OLD, NEW)
     here.cut(moves=False)
-    assert list(here.places.follows.glob("*"))
+    assert list(here.dirs.follows.glob("*"))
     here.settle()
-    assert here.matches(here.old) and not list(here.places.follows.glob("*"))
+    assert here.matches(here.old) and not list(here.dirs.follows.glob("*"))
 
 
 @pytest.mark.parametrize("done", range(8))
@@ -373,7 +373,7 @@ def test_cut_among_the_files(desk: Desks, done: int) -> None:
 
     here.cut(between=write_some)
     here.settle()
-    assert here.matches(here.new) and not list(here.places.follows.glob("*"))
+    assert here.matches(here.new) and not list(here.dirs.follows.glob("*"))
 
 
 def test_cut_after_all_but_the_note(desk: Desks) -> None:
@@ -417,7 +417,7 @@ def test_cut_and_the_person_switched_away(desk: Desks) -> None:
     here.box.git("symbolic-ref", "HEAD", "refs/heads/elsewhere")
     here.box.git("update-ref", "refs/heads/elsewhere", here.old)
     here.settle()
-    assert here.matches(here.old) and not list(here.places.follows.glob("*"))
+    assert here.matches(here.old) and not list(here.dirs.follows.glob("*"))
 
 
 def test_cut_where_a_link_stands_on_the_way(desk: Desks, tmp_path: Path) -> None:
@@ -448,7 +448,7 @@ def test_follow_that_fails_after_the_ref_moved_is_told_and_settled(desk: Desks) 
     here = desk(OLD, NEW)
     said: list[str] = []
     who = dataclasses.replace(here.project.who, say=said.append)
-    with worktree.prepare(here.git, here.places, REF, here.old, here.new, who) as follows:
+    with worktree.prepare(here.git, here.dirs, REF, here.old, here.new, who) as follows:
         here.git.update_refs({REF: (here.new, here.old)}, "test")
         here.box.write("edit", "in between\n")
         for follow in follows:
@@ -582,7 +582,7 @@ def test_adopting_that_is_cut_leaves_nothing_staged_backwards(box: Box) -> None:
         made = git.commit(old)
         assert made is not None
         new = git.write_commit(git.edit_tree(made.tree, words) or "", (old,), WHO, WHO, b"edit\n")
-        worktree.note(git, project.places, ref, old, new)
+        worktree.note(git, project.dirs, ref, old, new)
         git.update_refs({ref: (new, old)}, "test")
     assert "MM" in box.git("status", "--porcelain", cwd=tree) or "M " in box.git("status", "--porcelain", cwd=tree)
     count = box.count(protocol)

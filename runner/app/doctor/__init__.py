@@ -54,15 +54,15 @@ class Clone:
     """A repository with the runner's own files for it: the scope of checks that work where no project can be opened."""
 
     git: Git
-    places: StateDir
+    dirs: StateDir
     who: Environment
 
     def remote(self) -> Mirror | None:
         """Return the remote, if there is one and its address is the pinned one."""
-        name, pin = trusted.remote_name(self.git), trusted.read_pin(self.places)
+        name, pin = trusted.remote_name(self.git), trusted.read_pin(self.dirs)
         if name is None or (pin is not None and (pin.remote, pin.url) != (name, trusted.remote_url(self.git, name))):
             return None
-        return Mirror.of(self.git, self.places, self.who)
+        return Mirror.of(self.git, self.dirs, self.who)
 
     def has(self, oid: str) -> bool:
         """Return whether an object can be read."""
@@ -73,7 +73,7 @@ class Clone:
 
     def put_aside(self, path: Path, *, stays: bool = False) -> Path:
         """Move a broken file to `runner/damaged/`, and return where it is now. `stays`: copy it, since a rename replaces it."""
-        damaged = self.places.damaged
+        damaged = self.dirs.damaged
         damaged.mkdir(parents=True, exist_ok=True)
         name = path.parent.name + path.name if len(path.parent.name) == 2 else path.name
         aside, count = damaged / name, 1
@@ -128,7 +128,7 @@ class Examined:
 
 def rewritten_from(project: Project, protocol: str, tip: str) -> str | None:
     """Return the commit that verified here last where the branch's history no longer has it, else None."""
-    known = read_checkpoint(project.places, protocol)
+    known = read_checkpoint(project.dirs, protocol)
     tip = project.tip(protocol) or tip  # a running runner may have moved it since, and then the checkpoint
     if known is None or known == tip:
         return None

@@ -95,7 +95,7 @@ def examine(cwd: Path, who: Environment, options: Mapping[str, str], only: str |
     found: list[Finding] = []
     with git:
         here = Clone(git, StateDir(git.common_dir, writable_state_home(who.state_home)), who)
-        found += _run(MACHINE, Machine(who, (git.common_dir, here.places.state_home)))
+        found += _run(MACHINE, Machine(who, (git.common_dir, here.dirs.state_home)))
         before = len(found)
         try:
             for finding in _run(CLONE, here):

@@ -42,9 +42,9 @@ _LOCKS = (
 
 def dead_locks(clone: Clone) -> Iterator[Finding]:
     """Yield git's lock files, in this clone, its mirror and its workspaces; the fix removes those without a process."""
-    places = clone.places
+    dirs = clone.dirs
     found = matching(clone.git.common_dir, *_LOCKS)
-    found += matching(places.own, "*/index.lock") + matching(places.mirror, "*.lock", "refs/**/*.lock")
+    found += matching(dirs.own, "*/index.lock") + matching(dirs.mirror, "*.lock", "refs/**/*.lock")
     for lock in sorted(set(found)):
         if locks.is_dead(lock, clone.who.now()):
             yield Finding(
@@ -79,11 +79,11 @@ def remove_lock(clone: Clone, lock: Path) -> str:
 
 def cut_follows(clone: Clone) -> Iterator[Finding]:
     """Yield the worktrees whose update to a new tip of their branch was interrupted."""
-    for note in matching(clone.places.follows, "*.json"):
+    for note in matching(clone.dirs.follows, "*.json"):
         ref = ""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             ref = str(json.loads(note.read_bytes())["ref"])
-        if ref and locks.is_held(clone.places.publish_lock(ref)):
+        if ref and locks.is_held(clone.dirs.publish_lock(ref)):
             continue  # a runner is doing it
         yield Finding(
             "here",
@@ -101,8 +101,8 @@ def finish_follow(clone: Clone, about: tuple[Path, str]) -> str:
     if not ref:
         note.unlink(missing_ok=True)
         return "removed a note that cannot be read"
-    with locks.hold(clone.places.publish_lock(ref), clone.who, what=ref, wait=transaction.PUBLISH_WAIT):
-        worktree.settle_all(clone.git, clone.places, ref, clone.who)
+    with locks.hold(clone.dirs.publish_lock(ref), clone.who, what=ref, wait=transaction.PUBLISH_WAIT):
+        worktree.settle_all(clone.git, clone.dirs, ref, clone.who)
     return f"updated the worktree of {ref.removeprefix('refs/heads/')}"
 
 
@@ -111,7 +111,7 @@ def unfinished_worktrees(chosen: Selection) -> Iterator[Finding]:
     project = chosen.project
     for protocol, tip in project.protocols().items():
         ref = project.branch(protocol)
-        if not project.places.making(protocol).exists() or locks.is_held(project.places.publish_lock(ref)):
+        if not project.dirs.making(protocol).exists() or locks.is_held(project.dirs.publish_lock(ref)):
             continue
         yield Finding(
             "here",
@@ -127,21 +127,21 @@ def finish_worktree(chosen: Selection, protocol: str) -> str:
     """Finish a worktree."""
     project = chosen.project
     ref = project.branch(protocol)
-    with locks.hold(project.places.publish_lock(ref), project.who, what=ref, wait=transaction.PUBLISH_WAIT):
-        protocol_worktree.finish_worktree(project.git, project.places, project.who, ref, protocol)
+    with locks.hold(project.dirs.publish_lock(ref), project.who, what=ref, wait=transaction.PUBLISH_WAIT):
+        protocol_worktree.finish_worktree(project.git, project.dirs, project.who, ref, protocol)
     return f"finished the worktree of {protocol}"
 
 
 def unfinished_renumberings(chosen: Selection) -> Iterator[Finding]:
     """Yield the protocols that a killed command was giving another number."""
-    places = chosen.project.places
-    for note in renumbering.unfinished(places):
-        if locks.is_held(places.lock(note.origin)):
+    dirs = chosen.project.dirs
+    for note in renumbering.unfinished(dirs):
+        if locks.is_held(dirs.lock(note.origin)):
             continue
         yield Finding(
             "here",
             f"a command was killed while it gave {note.origin} another number, {note.protocol}",
-            str(places.renumbering(note.origin)),
+            str(dirs.renumbering(note.origin)),
             "its files here under the old id do not belong to the other protocol that has it",
             "`runner doctor --fix` finishes it",
             note.origin,
@@ -260,7 +260,7 @@ def temporary(clone: Clone) -> Iterator[Finding]:
     """Yield that there are temporary files of processes that died."""
     patterns = ("??/tmp_obj_*", "pack/tmp_*", "pack/.tmp-*", "tmp_objdir-*", "incoming-*")
     found = matching(clone.git.common_dir / "objects", *patterns)
-    found += [path for folder in (clone.places.beside, clone.places.own) for path in matching(folder, ".*.*", "*/.*.*")]
+    found += [path for folder in (clone.dirs.beside, clone.dirs.own) for path in matching(folder, ".*.*", "*/.*.*")]
     old = []
     for path in found:
         with contextlib.suppress(OSError):
@@ -373,7 +373,7 @@ def shallow(chosen: Selection) -> Iterator[Finding]:
 
 def deepen(chosen: Selection, remote: str) -> str:
     """Fetch the history that is cut off in this clone."""
-    clone = Clone(chosen.project.git, chosen.project.places, chosen.project.who)
+    clone = Clone(chosen.project.git, chosen.project.dirs, chosen.project.who)
     mirror, shallow = clone.remote(), clone.git.common_dir / "shallow"
     if mirror is None:
         return ""

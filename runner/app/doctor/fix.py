@@ -69,10 +69,10 @@ def fix(project: Project, protocol: str, tell: Callable[[str], None], *, by_name
         elif old is not None:
             assert judged.walk.state is not None
             if is_left:
-                journal.put_aside(project.places, protocol, old)
+                journal.put_aside(project.dirs, protocol, old)
             if back:  # it would keep what was taken out, and be published with it
                 git.update_refs(back, "runner: lost")
-            write_checkpoint(project.places, protocol, tip, judged.walk.state.genesis)
+            write_checkpoint(project.dirs, protocol, tip, judged.walk.state.genesis)
         if adopted:
             tell(adopted)
         if by_name and here is not None:
@@ -97,11 +97,11 @@ def _refuse_forgetting(project: Project, protocol: str, tip: str, old: str) -> N
     """
     way = f"the old history, {old[:12]}, is not in this clone: fetch it from where it is"
     if project.git.commit(old) is None:
-        journals.refuse_unknown(project.places, protocol, way)
+        journals.refuse_unknown(project.dirs, protocol, way)
         return
     way = f"`{remedy.way_back(project, protocol, tip, old)}` puts the old history back, where `runner run {protocol}` resumes"
-    journals.refuse_unknown(project.places, protocol, way)
-    journals.refuse_unrecorded(project.places, protocol, snapshot.read(project.git, old, protocol).state, way)
+    journals.refuse_unknown(project.dirs, protocol, way)
+    journals.refuse_unrecorded(project.dirs, protocol, snapshot.read(project.git, old, protocol).state, way)
 
 
 def _seen_there(project: Project, protocol: str) -> str | None:
@@ -189,8 +189,8 @@ def _publish(
     is_out = there is not None and git.is_ancestor(there, new)
     push = publishing.pusher(project, protocol, new, filed=filed) if is_out else None
     update = transaction.RefUpdate(branch, here, new, reason, also)
-    transaction.publish(git, project.places, project.who, update, push)
-    write_checkpoint(project.places, protocol, new, state.genesis)
+    transaction.publish(git, project.dirs, project.who, update, push)
+    write_checkpoint(project.dirs, protocol, new, state.genesis)
 
 
 def _whole_of(project: Project, protocol: str, old: str, tip: str) -> str:
@@ -361,6 +361,6 @@ def _restore_plan_files(project: Project, protocol: str, judged: Report) -> str:
 
 def forget(project: Project, protocol: str) -> bool:
     """Remove the checkpoint, so that the current history is accepted; return whether there was one."""
-    known = read_checkpoint(project.places, protocol) is not None
-    forget_checkpoint(project.places, protocol)
+    known = read_checkpoint(project.dirs, protocol) is not None
+    forget_checkpoint(project.dirs, protocol)
     return known

@@ -18,7 +18,7 @@ _OPEN = (StepStatus.PENDING, StepStatus.RUNNING, StepStatus.AWAITING_APPROVAL)  
 
 def find(chosen: Selection) -> Iterator[Finding]:
     """Yield the journals that cannot be read completely."""
-    for path in matching(chosen.project.places.journal(chosen.only or ""), "**/*.jsonl"):
+    for path in matching(chosen.project.dirs.journal(chosen.only or ""), "**/*.jsonl"):
         try:
             Journal(path)
         except DamagedJournalError as error:
@@ -35,7 +35,7 @@ def find(chosen: Selection) -> Iterator[Finding]:
             yield Finding("here", error.what, error.where, "its step cannot continue", error.hint)
 
 
-def refuse_unknown(places: StateDir, protocol: str, hint: str = "") -> None:
+def refuse_unknown(dirs: StateDir, protocol: str, hint: str = "") -> None:
     """Refuse to put journals aside that have an effect without an outcome: it could happen twice in silence.
 
     `hint`: what finds the outcome, where a run does not.
@@ -43,7 +43,7 @@ def refuse_unknown(places: StateDir, protocol: str, hint: str = "") -> None:
     Raises:
         RefusedError: naming the effect.
     """
-    for path, effects in _effects(places, protocol):
+    for path, effects in _effects(dirs, protocol):
         started = [one.call for one in {one.call: one for one in effects}.values() if isinstance(one, Intent)]
         if started:
             raise RefusedError(
@@ -54,13 +54,13 @@ def refuse_unknown(places: StateDir, protocol: str, hint: str = "") -> None:
             )
 
 
-def refuse_unrecorded(places: StateDir, protocol: str, state: State, hint: str = "") -> None:
+def refuse_unrecorded(dirs: StateDir, protocol: str, state: State, hint: str = "") -> None:
     """Refuse to put journals aside that have an effect of an attempt that no transition has ended: it would happen again.
 
     Raises:
         RefusedError: naming the effect.
     """
-    for path, effects in _effects(places, protocol):
+    for path, effects in _effects(dirs, protocol):
         for one in effects:
             slug, attempt, _ = one.call.rsplit(".", 2)
             step = state.steps.get(slug)
@@ -74,6 +74,6 @@ def refuse_unrecorded(places: StateDir, protocol: str, state: State, hint: str =
                 )
 
 
-def _effects(places: StateDir, protocol: str) -> Iterator[tuple[Path, list[Noted]]]:
-    for path in matching(places.journal(protocol), "**/*.jsonl"):
+def _effects(dirs: StateDir, protocol: str) -> Iterator[tuple[Path, list[Noted]]]:
+    for path in matching(dirs.journal(protocol), "**/*.jsonl"):
         yield path, noted(Journal(path))

@@ -64,8 +64,8 @@ def state_home(machine: Machine) -> Iterator[Finding]:
 
 def writable(clone: Clone) -> Iterator[Finding]:
     """Yield what this user may not write, as after a `sudo git` or `sudo runner`, and files in the place of folders."""
-    common = clone.places.common
-    ours = (clone.places.beside, clone.places.beside / "locks", clone.places.beside / "journal")
+    common = clone.dirs.common
+    ours = (clone.dirs.beside, clone.dirs.beside / "locks", clone.dirs.beside / "journal")
     wrong = [path for path in ours if os.path.lexists(path) and not path.is_dir()]
     folders = [common, common / "objects", *ours]
     folders += matching(common, "refs/**/", "logs/**/", "objects/*/")
@@ -174,7 +174,7 @@ def _setup(project: Project) -> tuple[str, str]:
     if git.blob(f"HEAD:{paths.CONFIG}") is not None:
         then = f", then {push}" if trusts.remote else ""
         return f"the setup is committed here, and not on {trusts.branch}", f"merge it into {trusts.branch}{then}"
-    if project.places.setup.exists():
+    if project.dirs.setup.exists():
         return "the files that `runner init` wrote are in no commit", "`runner init --commit` commits them"
     return "nothing is set up", "`runner init` writes them down"
 
@@ -199,12 +199,12 @@ def workspaces(chosen: Selection) -> Iterator[Finding]:
     """Yield the workspaces that cannot be reset, since they have folders of other users."""
     project, configured = chosen.project, chosen.project.config.workspace.path
     try:
-        folder = workspace.place(project.places, "0000-none", configured).root.parent
+        folder = workspace.place(project.dirs, "0000-none", configured).root.parent
     except RunnerError as error:
         yield of_error(error, "steps that run commands cannot be run")
         return
     if configured:
-        beside = {_existing(one).stat().st_dev for one in (project.git.common_dir, project.places.state_home)}
+        beside = {_existing(one).stat().st_dev for one in (project.git.common_dir, project.dirs.state_home)}
         if _existing(folder).stat().st_dev not in beside:
             yield from room(Machine(project.who, (folder,)))
     for path in matching(folder, "*"):
@@ -235,26 +235,26 @@ def repin(cwd: Path, who: Environment) -> str:
         RunnerError: there is no remote branch to trust; the pin is unchanged.
     """
     with Git.open(cwd) as git:
-        places = StateDir(git.common_dir, writable_state_home(who.state_home))
-        before = places.pin.with_name(f"{places.pin.name}.before")
+        dirs = StateDir(git.common_dir, writable_state_home(who.state_home))
+        before = dirs.pin.with_name(f"{dirs.pin.name}.before")
         with contextlib.suppress(FileNotFoundError):
-            os.replace(places.pin, before)  # as it is: it may be damaged
+            os.replace(dirs.pin, before)  # as it is: it may be damaged
         try:
-            trusts = _pin_anew(git, places, who)
+            trusts = _pin_anew(git, dirs, who)
         except BaseException:  # Ctrl-C too, while the remote is asked
             with contextlib.suppress(FileNotFoundError):
-                os.replace(before, places.pin)
+                os.replace(before, dirs.pin)
             raise
         shutil.rmtree(before) if before.is_dir() else before.unlink(missing_ok=True)
         return trusts
 
 
-def _pin_anew(git: Git, places: StateDir, who: Environment) -> str:
+def _pin_anew(git: Git, dirs: StateDir, who: Environment) -> str:
     remote = trusted.remote_name(git)
     if remote is None:
-        return f"there is no remote: {trusted.last_seen(git, places).note}"
+        return f"there is no remote: {trusted.last_seen(git, dirs).note}"
     try:
-        mirror = Mirror.of(git, places, who)
+        mirror = Mirror.of(git, dirs, who)
         assert mirror is not None
         now = mirror.look()
     except UnreachableError:

@@ -125,7 +125,7 @@ def _pack_index(clone: Clone, said: re.Match[str]) -> _Advice:
 
 def _pack(clone: Clone, said: re.Match[str]) -> _Advice:
     pack = clone.git.common_dir / "objects/pack" / f"{said[1]}.pack"
-    aside = _quoted(clone.places.damaged / pack.name)
+    aside = _quoted(clone.dirs.damaged / pack.name)
     save = f"`git unpack-objects -r < {aside}` saves what it still holds; "
     return f"{pack}", str(pack), "git cannot read the objects in this pack", _moved(clone, said[1], save)
 
@@ -138,10 +138,10 @@ def _folder(clone: Clone, said: re.Match[str]) -> _Advice:
 
 def _moved(clone: Clone, name: str, save: str = "") -> str:
     """Return the command that moves a file away, and what brings its objects again. `name`: a pack's, or a folder's of objects."""
-    damaged, objects = _quoted(clone.places.damaged), clone.git.common_dir / "objects"
+    damaged, objects = _quoted(clone.dirs.damaged), clone.git.common_dir / "objects"
     is_pack = name.startswith("pack-")
     source = f"{_quoted(objects / 'pack' / name)}.*" if is_pack else _quoted(objects / name)
-    target = damaged if is_pack else _quoted(clone.places.damaged / f"{_FOLDER}{name}")
+    target = damaged if is_pack else _quoted(clone.dirs.damaged / f"{_FOLDER}{name}")
     remote = trusted.remote_name(clone.git)
     again = f"`runner doctor --fix` fetches the missing objects again from {remote}" if remote else ""
     again = again or "`runner doctor` names the missing objects"
@@ -260,18 +260,18 @@ def _wrong(path: Path, oid: str, algorithm: str) -> str:
 
 def fix_loose(clone: Clone, broken: list[BrokenObject]) -> str:
     """Move broken objects aside, and restore those that something needs."""
-    git, places = clone.git, clone.places
+    git, dirs = clone.git, clone.dirs
     for one in broken:
         clone.put_aside(one.path)
     git.close()
     left = _restore(clone, {one.oid for one in broken})
     needed = {one.oid for one in _missing(git)} & left
     for oid in {one.oid for one in broken} - needed:  # restored, or nothing needs it
-        (places.damaged / oid).unlink(missing_ok=True)
+        (dirs.damaged / oid).unlink(missing_ok=True)
     again, unneeded = len(broken) - len(left), len(left) - len(needed)
     done = [f"{again} restored"] if again else []
     done += [f"{unneeded} that nothing needs removed"] if unneeded else []
-    done += [f"{len(needed)} moved to {places.damaged}"] if needed else []
+    done += [f"{len(needed)} moved to {dirs.damaged}"] if needed else []
     return f"{_count(len(broken), 'object')} broken: {', '.join(done)}"
 
 
@@ -302,12 +302,12 @@ def missing(clone: Clone) -> Iterator[Finding]:
 
 def _is_incomplete(clone: Clone) -> bool:
     """Return whether there is a sign that objects are missing."""
-    git, places = clone.git, clone.places
+    git, dirs = clone.git, clone.dirs
     if git.is_shallow() or git.is_partial():
         return False  # git knows what it lacks there
     tips = git.refs("refs/heads/", "refs/runner/")
     base = next((tips[name] for name in (trusted.REF, "refs/heads/main", "refs/heads/master") if name in tips), None)
-    aside = [path.name for path in matching(places.damaged, "*")]
+    aside = [path.name for path in matching(dirs.damaged, "*")]
     return (
         any(len(name) == git.oid_length or name.endswith(".pack") or name.startswith(_FOLDER) for name in aside)
         or _lacks(git, set(tips.values()), base)
@@ -343,7 +343,7 @@ def fix_missing(clone: Clone, wanted: set[str]) -> str:
     here = wanted - _restore(clone, wanted) if wanted else set()
     wanted.clear()
     for oid in here:
-        (clone.places.damaged / oid).unlink(missing_ok=True)
+        (clone.dirs.damaged / oid).unlink(missing_ok=True)
     return f"{_count(len(here), 'missing object')} restored" if here else ""
 
 
@@ -406,9 +406,9 @@ def refetch(mirror: Mirror) -> None:
 
 def from_work_trees(clone: Clone, oids: Collection[str]) -> list[str]:
     """Write the blobs and trees again that a work tree or workspace still has, and return which."""
-    git, places, found = clone.git, clone.places, list[str]()
+    git, dirs, found = clone.git, clone.dirs, list[str]()
     trees = [(tree.git_dir, tree.git_dir / "index", tree.path, _read) for tree in git.worktrees()]
-    spaces = matching(places.own, "*/index")
+    spaces = matching(dirs.own, "*/index")
     trees += [(git.common_dir, index, index.parent / "work", _read_beneath) for index in spaces]
     for git_dir, index, work, read in trees:
         if not index.exists():
@@ -420,7 +420,7 @@ def from_work_trees(clone: Clone, oids: Collection[str]) -> list[str]:
                 if (oid := said.split(" ")[1]) in oids and oid not in found and _write_blob(git, read(work, path), oid):
                     found.append(oid)
             # An index of its own: the other one records these trees as written.
-            fresh = places.beside / "index"
+            fresh = dirs.beside / "index"
             fresh.unlink(missing_ok=True)
             git.run("update-index", "-z", "--index-info", data=out, index=fresh)
             git.run("write-tree", index=fresh)

@@ -38,7 +38,7 @@ def gone_branches(chosen: Selection) -> Iterator[Finding]:
         branch, common = project.branch(protocol), project.git.common_dir
         if (common / branch).is_file() or (common / "logs" / branch).is_file():
             continue  # one that is broken, or only half deleted (`refs.find`)
-        known = refs.best(Clone(project.git, project.places, project.who), branch)
+        known = refs.best(Clone(project.git, project.dirs, project.who), branch)
         if known is None:
             continue
         row = record.row(project.git, protocol, known[0])
@@ -66,7 +66,7 @@ def gone(project: Project) -> list[str]:
     git, here = project.git, project.protocols()
     prefix = history.ref_of("")
     names = {name.removeprefix(prefix) for name in git.refs(prefix)}
-    names |= {path.stem for path in project.places.checkpoint("0001-x").parent.glob("*.json")}
+    names |= {path.stem for path in project.dirs.checkpoint("0001-x").parent.glob("*.json")}
     return sorted(
         name
         for name in names
@@ -150,8 +150,8 @@ def seen_there(project: Project, protocol: str, tip: str) -> str | None:
     """Return the tip of a protocol on the remote, as it was last seen, where that is not in the history of `tip`; else None."""
     git, name = project.git, ids.branch_of(project.pattern, protocol)
     mirror = project.mirror
-    if mirror is None and (project.places.mirror / "HEAD").exists():
-        mirror = Clone(git, project.places, project.who).remote()
+    if mirror is None and (project.dirs.mirror / "HEAD").exists():
+        mirror = Clone(git, project.dirs, project.who).remote()
     there = mirror.refs().get(f"refs/heads/{name}") if mirror else None
     if there is None or git.commit(there) is None or git.is_ancestor(there, tip):
         return None
@@ -173,8 +173,8 @@ def uncommitted_record(one: Examined) -> Iterator[Finding]:
     if one.is_adoptable or not one.judged.ok:
         return
     # An interrupted update of the worktree has a finding of its own.
-    is_cut = project.places.making(protocol).exists() or worktree.is_cut(project.places, ref)
-    if locks.is_held(project.places.lock(protocol)) or is_cut:
+    is_cut = project.dirs.making(protocol).exists() or worktree.is_cut(project.dirs, ref)
+    if locks.is_held(project.dirs.lock(protocol)) or is_cut:
         return
     prefix = f"{paths.folder(protocol)}/"
     for tree in worktree.on_branch(project.git, ref):
@@ -316,7 +316,7 @@ def fix_transcripts(one: Examined, about: Callable[[Examined], str]) -> str:
 
 
 def _mirror(project: Project) -> Mirror | None:
-    return Clone(project.git, project.places, project.who).remote()
+    return Clone(project.git, project.dirs, project.who).remote()
 
 
 def fetch_history(one: Examined) -> str:
@@ -350,7 +350,7 @@ def replaced(one: Examined, *, ask: bool = False) -> Finding | None:
         UnreachableError: `ask`, and the remote does not answer.
     """
     project, protocol = one.project, one.protocol
-    mirror = _mirror(project) if ask or (project.places.mirror / "HEAD").exists() else None
+    mirror = _mirror(project) if ask or (project.dirs.mirror / "HEAD").exists() else None
     if mirror is None:
         return None
     if ask:

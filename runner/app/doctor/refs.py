@@ -68,7 +68,7 @@ def fix_packed(clone: Clone, path: Path) -> str:
             found[one.name] = known[0]
             _write_ref(clone, one.path, one.name, known[0])
     git.close()
-    return f"packed-refs is written anew, with {len(found)} refs; the broken one is {clone.places.damaged / path.name}"
+    return f"packed-refs is written anew, with {len(found)} refs; the broken one is {clone.dirs.damaged / path.name}"
 
 
 def cut(clone: Clone) -> Iterator[Finding]:
@@ -210,7 +210,7 @@ def _finding(clone: Clone, one: BrokenRef) -> Finding:
 
 def mirror(clone: Clone) -> Iterator[Finding]:
     """Yield that the runner's mirror of the remote is broken."""
-    at = clone.places.mirror
+    at = clone.dirs.mirror
     if at.is_dir() and (
         clone.git.try_run("rev-parse", "--git-dir", git_dir=at)[0]
         or any(one.oid is None for one in broken(clone.git, at))
@@ -326,11 +326,11 @@ def _of_branch(git: Git, name: str) -> str | None:
 
 def _sources(clone: Clone, name: str) -> Iterator[tuple[str, str]]:
     """Yield (oid, where from) of what a ref may have named, as this machine knows it: the most trustworthy first."""
-    git, places = clone.git, clone.places
+    git, dirs = clone.git, clone.dirs
     yield from ((oid, "its reflog") for oid, _ in reflog(git.common_dir, name))
     protocol = name.rpartition("/")[2]
     if name.startswith("refs/heads/") and ids.is_protocol_id(protocol):
-        mark = read_checkpoint(places, protocol)
+        mark = read_checkpoint(dirs, protocol)
         if mark:
             yield mark, "the commit that verified last"
         filed = git.ref(history.ref_of(protocol))
@@ -340,7 +340,7 @@ def _sources(clone: Clone, name: str) -> Iterator[tuple[str, str]]:
     if name == trusted.REF:
         # A damaged one is reported when the project is opened; the rest can be fixed without it.
         with contextlib.suppress(IntegrityError):
-            if pin := trusted.read_pin(places):
+            if pin := trusted.read_pin(dirs):
                 yield pin.oid, "the pin"
     seen = trusted.remote_name(git)
     if name.startswith("refs/heads/") and seen:
@@ -378,8 +378,8 @@ def _write_ref(clone: Clone, path: Path, name: str, oid: str) -> bool:
     Raises:
         HeldError: a runner moves it just now. FileExistsError: a git does.
     """
-    with locks.hold(clone.places.publish_lock(name), clone.who, what=name, wait=5.0):
-        return write_locked(path, f"{oid}\n".encode(), unless=lambda: _names(clone.places.common, path, name, len(oid)))
+    with locks.hold(clone.dirs.publish_lock(name), clone.who, what=name, wait=5.0):
+        return write_locked(path, f"{oid}\n".encode(), unless=lambda: _names(clone.dirs.common, path, name, len(oid)))
 
 
 def _names(common: Path, path: Path, name: str, oid_length: int) -> bool:
