@@ -1,7 +1,8 @@
 """Describe a protocol: its status in one term, the reason, what it waits for, and the command to type next.
 
-The decision is made here once, as a value; `status`, `list`, `show`, `new`, the end of a run, the commands that steer and the
-request's page render it. Nothing is written, and the network is not asked.
+`recorded` decides it by the record alone, the same for everybody: the request's page renders that. `describe` adds what this clone
+and this person know; `status`, `list`, `show`, `new`, the end of a run and the commands that steer render it. Nothing is written,
+and the network is not asked.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.errors import RunnerError, UsageError
 from runner.protocol import ids, paths
-from runner.protocol.state import State, StepStatus, wait_type
+from runner.protocol.state import State, wait_type
 from runner.store import locks, lookup, push_refusal, record, remote, worktree
 from runner.store.environment import matching, read_checkpoint
 from runner.store.project import Project
@@ -23,7 +24,7 @@ from runner.store.record import Outlook, Row
 from runner.values import dataclass
 
 if TYPE_CHECKING:
-    from runner.app.pending import Heard
+    from runner.app.pending import Heard, Pending
 
 REWRITTEN = "what verified here is not in its branch any more"
 SAID = {"approve": "approves", "reject": "rejects", "revoke": "revokes"}
@@ -57,6 +58,72 @@ class Ahead:
     label: str
     text: str
     command: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A protocol's status by its record alone.
+
+    `name`: its name in commands; `word`: waits, ready, failed, completed …; `waits`: those that are open; `stopped`: the slugs of
+    steps that failed or are blocked and can be retried.
+    """
+
+    row: Row
+    name: str
+    word: str
+    outlook: Outlook
+    waits: tuple[dict[str, Any], ...]
+    stopped: tuple[str, ...]
+
+    def ending(self, wait: Mapping[str, Any]) -> str:
+        """Return the command that ends one of the waits."""
+        kind = wait_type(wait.get("kind"))
+        alone = [wait_type(one.get("kind")).ended_by for one in self.waits].count(kind.ended_by) == 1
+        which = self.name if alone else f"{self.name} {wait.get('id')}"
+        if kind.answer:
+            return f"runner answer {which} {kind.answer}"
+        return f"runner edit {self.name}" if kind.ended_by == "edit" else f"runner approve {which}"
+
+    @property
+    def resuming(self) -> str:
+        """The command by which it resumes: where a step failed, the one that retries it. Empty for one that is cancelled."""
+        status = self.row["status"]
+        if status in FAILED:
+            return f"runner {record.reopens(self.row)} {self.name}"
+        if status == "completed":
+            return f"runner show {self.name}"
+        if status != "paused" and self.stopped:
+            return f"runner retry {self.name}"
+        typed = self.command or ""
+        # The next transition may record an approval that is there, or ask anew about a plan that was edited.
+        return f"runner run {self.name}" if is_approve(typed) else typed
+
+    @property
+    def command(self) -> str | None:
+        """What to type next, or None if there is nothing to do."""
+        status, found, name = self.row["status"], self.outlook, self.name
+        if status == record.UNREADABLE:
+            return f"runner doctor {name}"
+        if status == "paused":
+            return f"runner resume {name}"
+        if status in FAILED:
+            if record.reopens(self.row) == "resume":
+                return f"runner resume {name}"
+            return f"runner show {name} {found.step}" if found.step else f"runner show {name}"
+        if status in record.ENDED:
+            return None
+        if found.action != "none":
+            return f"runner run {name}"
+        owed = [wait for wait in self.waits if wait.get("id") in found.waiting]
+        return self.ending(owed[0]) if owed else f"runner show {name}"
+
+
+def recorded(row: Row, name: str) -> Recorded:
+    """Return the status of a protocol by its record `row`; `name`: its name in commands."""
+    found, is_ended = record.outlook(row), row["status"] in record.ENDED
+    waits = () if is_ended else tuple(row["waiting"])
+    stopped = () if is_ended else tuple(slug for slug, step in record.open_steps(row) if step["status"] in FAILED)
+    return Recorded(row, name, word(row, found), found, waits, stopped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +166,15 @@ class Describer:
 
         `brief`: for its word alone, so no approval is judged, which reads the history of the branch.
         """
-        project, protocol, found = self._project, row["protocol"], record.outlook(row)
+        project, protocol, known = self._project, row["protocol"], recorded(row, name)
+        found, waits = known.outlook, known.waits
         held, look = at_work(project, protocol, name, self._leases)
-        rewritten, ahead = is_rewritten(project, protocol), remote_is_ahead(project, protocol, name)
+        rewritten = is_rewritten(project, protocol)
+        ahead = None if rewritten else remote_is_ahead(project, protocol, name)
         rebase = self._rebases.get(project.branch(protocol))
         to_merge = row["status"] == "completed" and not self._merges.holds(row, tip)
-        waits = () if row["status"] in record.ENDED else tuple(row["waiting"])
-        approvals = {one.wait: one for one in unrecorded_approvals(project, row, tip)} if waits and not brief else {}
+        judged = Judged(project, row, tip, name)
+        approvals = {one.wait: one for one in judged.unrecorded()} if waits and not brief else {}
         term, reason = word(row, found, held=held is not None), situation(row, found, self._now)
         said = [one for one in approvals.values() if one.wait in found.waiting]
         given = [f"{each.approver} {SAID[each.decision]}" for one in said for each in one.words if not each.fault]
@@ -129,20 +198,21 @@ class Describer:
         elif to_merge:
             follows = _merging(project, row, name)
         elif held is not None or brief:
-            follows = Next.typed(command(row, found, name))
+            follows = Next.typed(known.command)
         else:
-            follows = _following(project, row, tip, found, name, decided=any(not one.missing for one in said))
+            follows = _following(judged, known, decided=any(not one.missing for one in said))
         return Description(
             row, name, term, reason, found, waits, follows, approvals, held, look, to_merge, ahead, rewritten, rebase
         )
 
-    def command(self, row: Row, found: Outlook, tip: str, name: str) -> str | None:
-        """Return what to type next as `--json` has it for many protocols: by the record and the plan files, approvals not judged."""
-        project, protocol = self._project, row["protocol"]
+    def command(self, row: Row, tip: str, name: str) -> tuple[Outlook, str | None]:
+        """Return what would follow, and what to type next as `--json` has it for many protocols: by the record and the plan files,
+        approvals not judged."""
+        project, protocol, known = self._project, row["protocol"], recorded(row, name)
         if row["status"] == "completed" and not self._merges.holds(row, tip):
-            return lookup.merging(project, row, name)
-        typed = command(row, found, name)
-        return f"runner run {name}" if is_approve(typed) and record.untaken(project.git, protocol, tip) else typed
+            return known.outlook, lookup.merging(project, row, name)
+        is_edited = is_approve(known.command) and record.untaken(project.git, protocol, tip)
+        return known.outlook, f"runner run {name}" if is_edited else known.command
 
 
 def describe(project: Project, row: Row, tip: str, name: str) -> Description:
@@ -158,58 +228,14 @@ def row_of(state: State) -> Row:
 # --- the command to type next --------------------------------------------------------------------------------------------
 
 
-def command(row: Row, found: Outlook, name: str) -> str | None:
-    """Return what to type next by the record alone, or None if there is nothing to do."""
-    status = row["status"]
-    if status == record.UNREADABLE:
-        return f"runner doctor {name}"
-    if status == "paused":
-        return f"runner resume {name}"
-    if status in FAILED:
-        if record.reopens(row) == "resume":
-            return f"runner resume {name}"
-        return f"runner show {name} {found.step}" if found.step else f"runner show {name}"
-    if status in record.ENDED:
-        return None
-    if found.action != "none":
-        return f"runner run {name}"
-    owed = [wait for wait in row["waiting"] if wait.get("id") in found.waiting]
-    if not owed:
-        return f"runner show {name}"
-    return ending(str(owed[0].get("kind")), str(owed[0].get("id")), name, alone=len(row["waiting"]) == 1)
-
-
 def is_approve(typed: str | None) -> bool:
     """Return whether a command gives an approval."""
     return typed is not None and typed.startswith("runner approve ")
 
 
-def ending(kind: str, wait: str, name: str, *, alone: bool) -> str:
-    """Return the command that ends a wait. `alone`: it is the only one, so its id is left out."""
-    ended = wait_type(kind)
-    if ended.answer:
-        return f"runner answer {name}{'' if alone else f' {wait}'} {ended.answer}"
-    return f"runner edit {name}" if ended.ended_by == "edit" else f"runner approve {name}"
-
-
 def resuming(state: State) -> str:
-    """Return the command by which a protocol resumes, by the record alone: where a step failed, the one that opens it again.
-
-    Empty for one that is cancelled.
-    """
-    row, short = row_of(state), str(ids.number_of(state.protocol))
-    if state.status in FAILED:
-        return f"runner {record.reopens(row)} {short}"
-    if state.status == "completed":
-        return f"runner show {short}"
-    if state.status != "paused" and any(step.status in _STOPPED for _, step in state.open_steps()):
-        return f"runner retry {short}"
-    typed = command(row, record.outlook(row), short) or ""
-    # The next transition may record an approval that is there, or ask anew about a plan that was edited.
-    return f"runner run {short}" if is_approve(typed) else typed
-
-
-_STOPPED = (StepStatus.FAILED, StepStatus.BLOCKED)
+    """Return the command by which a protocol resumes, as `Recorded.resuming`."""
+    return recorded(row_of(state), str(ids.number_of(state.protocol))).resuming
 
 
 def _merging(project: Project, row: Row, name: str) -> Next:
@@ -218,33 +244,20 @@ def _merging(project: Project, row: Row, name: str) -> Next:
     return Next(typed, f"merge its request, then {typed}" if typed.startswith("runner sync") else typed)
 
 
-def _following(project: Project, row: Row, tip: str, found: Outlook, name: str, *, decided: bool) -> Next:
+def _following(judged: Judged, known: Recorded, *, decided: bool) -> Next:
     """Return what follows by the record, the branch and its worktrees. `decided`: an approval only has to be recorded."""
-    git, protocol, typed = project.git, row["protocol"], command(row, found, name)
+    project, row, tip, name, typed = judged.project, known.row, judged.tip, known.name, known.command
+    git, protocol = project.git, row["protocol"]
     if row["status"] in FAILED:
-        stuck = [slug for slug, step in record.open_steps(row) if step["status"] in FAILED]
-        if record.out_of_plan(git, protocol, tip, worktree.on_branch(git, project.branch(protocol)), stuck):
+        trees = worktree.on_branch(git, project.branch(protocol))
+        if record.out_of_plan(git, protocol, tip, trees, list(known.stopped)):
             return Next.typed(f"runner resume {name}")  # that removes from the plan what failed
         return Next.typed(typed, f"runner retry {name}" if record.reopens(row) == "retry" else "")
     if not is_approve(typed):
         return Next.typed(typed)
     if decided or record.untaken(git, protocol, tip):
         return Next.typed(f"runner run {name}")  # it is counted, or what was asked about was edited and is asked anew
-    return _approving(project, protocol, tip, found, str(typed))
-
-
-def _approving(project: Project, protocol: str, tip: str, found: Outlook, typed: str) -> Next:
-    """Return who can give the approval that waits, or what else to do; `typed` if the person here can."""
-    from runner.app import pending
-
-    try:
-        project.person()
-        other = pending.instead(project, protocol, tip, found.waiting[0]) if found.waiting else ""
-    except UsageError:
-        return Next(text=f"set user.name and user.email in git, then {typed}")
-    except RunnerError:
-        other = ""
-    return Next(text=other) if other else Next.typed(typed)
+    return judged.approving(known.outlook, str(typed))
 
 
 def as_typed(text: str, program: str) -> str:
@@ -356,10 +369,10 @@ def is_rewritten(project: Project, protocol: str) -> bool:
 def remote_is_ahead(project: Project, protocol: str, name: str) -> Ahead | None:
     """Return what the remote, as last fetched, has that the branch here lacks; None if that is nothing. `name`: its name in commands.
 
-    Transitions that a rewritten branch replaced are not newer, and `sync` refuses it.
+    Not for a rewritten branch: transitions that it replaced are not newer, and `sync` refuses it.
     """
     remote, branch = project.trusted.remote, project.branch(protocol)
-    if remote is None or is_rewritten(project, protocol):
+    if remote is None:
         return None
     there = project.git.ref(f"refs/remotes/{remote}/{branch.removeprefix('refs/heads/')}")
     count = record.newer(project.git, protocol, project.git.ref(branch), there)
@@ -380,27 +393,50 @@ def at_work(project: Project, protocol: str, name: str, leases: Mapping[str, str
     return f"elsewhere: {away.who}, since {away.since}, {seen}", f"runner sync {name}"
 
 
-def unrecorded_approvals(project: Project, row: Row, tip: str) -> list[Heard]:
-    """Return the approvals of current waits that no transition has recorded yet, with their status; none if it is unknown.
+class Judged:
+    """The approvals of a protocol at the commit `tip`, judged once, and only if they are asked for. `name`: its name in commands."""
 
-    The modules that evaluate them are loaded only if the branch has an approval that the log does not name.
-    """
-    if not any(wait_type(wait.get("kind")).ended_by == "approval" for wait in row["waiting"]):
-        return []
-    at = f"{tip}:{paths.folder(row['protocol'])}"
-    there = project.git.tree(f"{at}/{paths.APPROVALS.rstrip('/')}")
-    if not there:
-        return []
-    log = project.git.blob(f"{at}/{paths.LOG}") or b""
-    if all(name.partition(".")[0].encode() in log for name in there):
-        return []
-    from runner.app import pending
+    def __init__(self, project: Project, row: Row, tip: str, name: str) -> None:
+        self.project, self.tip, self._row, self._name = project, tip, row, name
+        self._found: Pending | None = None
 
-    try:
-        return pending.heard(project, row["protocol"], tip)
-    except RunnerError as error:
-        project.who.say(f"{row['protocol']}: its approvals cannot be judged: {error.what} ({error.where})")
-        return []
+    def _pending(self) -> Pending:
+        from runner.app.pending import Pending  # it loads policies and keys, which most rows do without
+
+        self._found = self._found or Pending(self.project, self._row["protocol"], self.tip, self._name)
+        return self._found
+
+    def unrecorded(self) -> list[Heard]:
+        """Return the approvals of current waits that no transition has recorded yet, with their status; none if it is unknown.
+
+        They are judged only if the branch has an approval that the log does not name.
+        """
+        project, protocol = self.project, self._row["protocol"]
+        if not any(wait_type(wait.get("kind")).ended_by == "approval" for wait in self._row["waiting"]):
+            return []
+        at = f"{self.tip}:{paths.folder(protocol)}"
+        there = project.git.tree(f"{at}/{paths.APPROVALS.rstrip('/')}")
+        if not there:
+            return []
+        log = project.git.blob(f"{at}/{paths.LOG}") or b""
+        if all(name.partition(".")[0].encode() in log for name in there):
+            return []
+        try:
+            return self._pending().heard()
+        except RunnerError as error:
+            project.who.say(f"{protocol}: its approvals cannot be judged: {error.what} ({error.where})")
+            return []
+
+    def approving(self, found: Outlook, typed: str) -> Next:
+        """Return who can give the approval that waits, or what else to do; `typed` if the person here can."""
+        try:
+            self.project.person()
+            other = self._pending().instead(found.waiting[0]) if found.waiting else ""
+        except UsageError:
+            return Next(text=f"set user.name and user.email in git, then {typed}")
+        except RunnerError:
+            other = ""
+        return Next(text=other) if other else Next.typed(typed)
 
 
 def unrecorded_cost(project: Project, protocol: str) -> str:

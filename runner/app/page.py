@@ -1,29 +1,43 @@
-"""A protocol's page on the forge: the request's text, the one comment, the commit statuses. Pure: the same state gives the same bytes.
+"""A protocol's page on the forge: the request's text, the one comment, the commit statuses. One record gives the same bytes.
 
-Text of models and plans appears as code only, in which no forge follows links, loads images or notifies people.
+Its status, waits and commands are those of `describe.recorded`. Text of models and plans appears as code only, in which no forge
+follows links, loads images or notifies people.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
+from runner.app import describe
+from runner.app.describe import Recorded
 from runner.forge import BODY_TEXT, Status, StatusState, status_text
-from runner.protocol import ids, paths
-from runner.protocol.state import ENDED, State, StepState, StepStatus, Wait, wait_type
-from runner.protocol.state import Status as Standing
+from runner.protocol import paths
+from runner.protocol.state import ENDED, State, StepState, StepStatus, wait_type
+from runner.store import record
+from runner.values import dataclass
 
 PLAN_TEXT: Final = 20_000  # characters of the plan that are shown; the branch has it whole
 TITLE_TEXT: Final = 120
-MERGE: Final = "merge"  # stands for the merge among the waits, which nothing in the record asks for
-REVIEW, SIGNED = "review", "signed"  # how a wait is ended, as `from:` of the policy has it
-Ways = Mapping[str, Collection[str]]
-NO_WAYS: Final[Ways] = {}
+MERGE: Final = "merge"  # the key of the merge in `Page.ways`; no wait of a record has it
+REVIEW, SIGNED = "review", "signed"  # how an approval is given, as `from:` of the policy has it
+COMMENTS: Final = ("retry", "pause", "resume", "answer", "step")  # commands that a comment can give
 _STEPS: Final = 100
 _STOPPED: Final = (StepStatus.FAILED, StepStatus.BLOCKED)
 _WORDS: Final = re.compile(r"[A-Za-z]+(?:[ ,()]{1,2}[A-Za-z]+)*\)?")
 _PLAIN: Final = frozenset(" .,:;'\"()+-_/?=")  # beside letters and digits: nothing that a forge takes for a reference
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A protocol for its page. `found`: its status; `ways`: how each approval that waits can be given, by the wait's id; `merge`:
+    whose approval of the merge is missing, or empty."""
+
+    state: State
+    found: Recorded
+    ways: Mapping[str, Sequence[str]]
+    merge: str
 
 
 def title(state: State) -> str:
@@ -32,22 +46,23 @@ def title(state: State) -> str:
     return " ".join(f"{state.protocol.partition('-')[0]}: {' '.join(kept.split())}"[:TITLE_TEXT].split())
 
 
-def body(state: State, plan: str, *, ways: Ways = NO_WAYS, merge: str = "") -> str:
+def body(page: Page, plan: str) -> str:
     """Return the request's text: the waits and who can end them, then the progress, then the plan.
 
-    `plan`: what people or a model wrote; `ways`, `merge`: as for `asked`.
+    `plan`: what people or a model wrote.
     """
-    rows, waits = [], {wait.subject for wait in state.waiting}
+    state, rows = page.state, []
+    waits = {str(wait["subject"]) for wait in page.found.waits}
     steps = state.open_steps()
     for slug, step in steps[:_STEPS]:
-        stands = _stands(step, slug in waits) + (f", attempt {step.attempt}" if step.attempt > 1 else "")
-        rows.append(f"| `{step.place:02d}-{slug}` | {code(step.title)} | {step.kind} | {stands} | {_checked(step)} |")
+        status = _status(step, slug in waits) + (f", attempt {step.attempt}" if step.attempt > 1 else "")
+        rows.append(f"| `{step.place:02d}-{slug}` | {code(step.title)} | {step.kind} | {status} | {_checked(step)} |")
     if len(steps) > _STEPS:
         rows.append(f"| … | {len(steps) - _STEPS} more | | | |")
     table = ["| step | title | kind | status | checks |", "|---|---|---|---|---|", *rows]
     parts = [
-        *asked(state, ways=ways, merge=merge),
-        f"### {_progress(state)}" if rows else "There is no plan yet.",
+        *asked(page),
+        f"### {describe.progress(page.found.row)}" if rows else "There is no plan yet.",
         "\n".join(table) if rows else "",
         f"Cost so far: {_spent(state)}." if _spent(state) else "",
         f"<details><summary>The plan</summary>\n\n{block(plan, PLAN_TEXT)}\n\n</details>" if plan else "",
@@ -57,87 +72,102 @@ def body(state: State, plan: str, *, ways: Ways = NO_WAYS, merge: str = "") -> s
     return "\n\n".join(part for part in parts if part)[:BODY_TEXT]
 
 
-def comment(state: State, *, ways: Ways = NO_WAYS, merge: str = "", seen: int = 0, said: Sequence[str] = ()) -> str:
-    """Return what the one comment says: the waits and who can end them, and the result of each comment command.
+def comment(page: Page, *, seen: int = 0, said: Sequence[str] = ()) -> str:
+    """Return the one comment: the waits and who can end them, and the result of each comment command.
 
-    `ways`, `merge`: as for `asked`; `seen`: the last comment that was looked at; `said`: a line a command.
+    `seen`: the last comment that was read; `said`: a line a command.
     """
     # The runner reads this line again, so it comes first, where no long text cuts it off.
-    parts = [f"<!-- seen: {seen} -->", *asked(state, ways=ways, merge=merge), "\n".join(said)]
+    parts = [f"<!-- seen: {seen} -->", *asked(page), "\n".join(said)]
     return "\n\n".join(part for part in parts if part)[:BODY_TEXT]
 
 
-def asked(state: State, *, ways: Ways = NO_WAYS, merge: str = "") -> list[str]:
-    """Return paragraphs: each wait, who can end it and how; why it stopped, and how it resumes.
-
-    `ways`: how each wait is ended, by its id; `merge`: whose approval of the merge is missing.
-    """
-    short, found = ids.number_of(state.protocol), []
-    for wait in state.waiting:
-        since = wait.since[:16].replace("T", " ")
-        found += [
-            f"### Waits for {_words(wait.by)}",
-            f"{_about(state, wait)}{_words(wait.text)} (since {since} UTC)",
-            *_how(wait.kind, wait.id, short, ways),
+def asked(page: Page) -> list[str]:
+    """Return paragraphs: each wait, who can end it and how; why it stopped, and how it resumes."""
+    found, parts = page.found, []
+    for wait in found.waits:
+        since = str(wait["since"])[:16].replace("T", " ")
+        slug = str(wait["subject"])
+        about = f"`{record.label(found.row, slug)}`: " if slug in page.state.steps else ""
+        parts += [
+            f"### Waits for {_words(wait['by'])}",
+            f"{about}{_words(wait['text'])} (since {since} UTC)",
+            *_how(page, wait),
         ]
-    stopped = [(slug, step) for slug, step in state.open_steps() if step.status in _STOPPED]
-    for slug, step in stopped:
-        found += [f"### `{step.place:02d}-{slug}` {_word(step)}", code(step.reason or "")]
-    if state.status in (Standing.FAILED, Standing.BLOCKED):
-        found += [] if stopped else [f"### It {'failed' if state.status is Standing.FAILED else 'is blocked'}"]
-        verb = "retry" if stopped else "resume"
-        found.append(f"- When its cause is fixed: comment `/runner {verb}`, or type `runner {verb} {short}`")
-    elif state.status is Standing.PAUSED:
-        found += ["### It is paused", f"- To resume: comment `/runner resume`, or type `runner resume {short}`"]
-    elif state.status is Standing.CANCELLED:
-        found.append("### It is cancelled")
-    elif state.status is Standing.COMPLETED and merge:
-        found += [f"### The merge waits for the approval of {_words(merge)}", *_how(MERGE, MERGE, short, ways)]
-    elif state.status is Standing.COMPLETED:
-        found.append("### Every step is done: it waits for its merge")
-    return found or ["### Nothing waits for anybody"]
+    for slug in found.stopped:
+        step = page.state.steps[slug]
+        parts += [f"### `{record.label(found.row, slug)}` {_word(step)}", code(step.reason or "")]
+    match found.word:
+        case "failed" | "blocked":
+            parts += [] if found.stopped else [f"### {found.word.capitalize()}"]
+            parts.append(f"- When the cause is fixed: {_typed(page, found.resuming)}")
+        case "paused":
+            parts += ["### Paused", f"- To resume: {_typed(page, found.resuming)}"]
+        case "cancelled":
+            parts.append("### Cancelled")
+        case "completed" if page.merge:
+            parts += [f"### The merge waits for the approval of {_words(page.merge)}", *_approve(page, MERGE)]
+        case "completed":
+            parts.append("### Every step is done: merge this request")
+    return parts or ["### Waits for nobody", f"- To continue: {_typed(page, found.resuming)}"]
 
 
-def _how(kind: str, wait: str, short: int, ways: Ways) -> list[str]:
+def _how(page: Page, wait: Mapping[str, Any]) -> list[str]:
     """Return how to end a wait, as a list; for an approval it adds that a comment is none."""
-    if text := wait_type(kind).answer:
-        return [f"- Answer: comment `/runner answer {wait} {text}`, or type `runner answer {short} {wait} {text}`"]
-    if wait_type(kind).ended_by == "edit":
-        return ["- Raise `budget`, or cancel it"]
-    there = ways.get(wait, (SIGNED,))
-    what = f"{short} merge" if kind == MERGE else str(short)
-    yes = ["approve this request in a review"] * (REVIEW in there) + [f"sign with `runner approve {what}`"] * (
-        SIGNED in there
-    )
-    no = ["request changes in a review"] * (REVIEW in there) + [f"`runner reject {what}`"] * (SIGNED in there)
+    match wait_type(wait["kind"]).ended_by:
+        case "answer":
+            return [f"- Answer: {_typed(page, page.found.ending(wait))}"]
+        case "edit":
+            return [f"- Raise `budget` in the step file: {_typed(page, page.found.ending(wait))}"]
+    return _approve(page, str(wait["id"]), page.found.ending(wait))
+
+
+def _approve(page: Page, wait: str, typed: str = "") -> list[str]:
+    """Return how an approval is given. `typed`: the command, if it is not that of the merge."""
+    ways, typed = page.ways.get(wait, (SIGNED,)), typed or f"runner approve {page.found.name} merge"
+    reject = typed.replace(" approve ", " reject ", 1)
+    yes = ["approve this request in a review"] * (REVIEW in ways) + [f"sign with `{typed}`"] * (SIGNED in ways)
+    no = ["request changes in a review"] * (REVIEW in ways) + [f"`{reject}`"] * (SIGNED in ways)
     return [f"- To approve: {', or '.join(yes)}\n- To reject: {', or '.join(no)}", "A comment is no approval."]
 
 
-def statuses(state: State, *, wrong: str, merge: str = "") -> list[Status]:
+def _typed(page: Page, command: str) -> str:
+    """Return how people give a command: in a comment, where one can give it, or in a terminal."""
+    _, verb, rest = command.split(" ", 2)
+    said = " ".join(["/runner", verb, *rest.split(" ")[1:]])
+    return f"comment `{said}`, or type `{command}`" if verb in COMMENTS else f"type `{command}`"
+
+
+def statuses(page: Page, *, wrong: str) -> list[Status]:
     """Return the four commit statuses. `wrong`: what does not hold of the record, empty where it does."""
-    steps = state.open_steps()
-    asked = next((wait for wait in state.waiting if wait.kind == "plan" or wait.subject == "plan"), None)
-    if state.plan is None:
-        plan = (StatusState.PENDING, f"waits for {asked.by}" if asked else "the plan is being written")
-    elif asked is not None:
-        plan = (StatusState.PENDING, f"waits for {asked.by}")
-    else:
-        plan = (StatusState.SUCCESS, f"{len(steps)} step{'s' if len(steps) != 1 else ''}")
-    stopped = next((slug for slug, step in steps if step.status in _STOPPED), None)
-    if state.status is Standing.COMPLETED:
-        step = (StatusState.SUCCESS, _progress(state))
-    elif state.status in (Standing.FAILED, Standing.BLOCKED, Standing.CANCELLED):
-        about = f": {stopped}" if stopped else ""
-        step = (StatusState.FAILURE, f"{state.status}{about}")
-    else:
-        waits = f"; waits for {state.waiting[0].by}" if state.waiting else ""
-        paused = "; paused" if state.status is Standing.PAUSED else ""
-        step = (StatusState.PENDING, f"{_progress(state)}{paused}{waits}")
+    found, steps = page.found, page.state.open_steps()
     judged = (StatusState.FAILURE, wrong) if wrong else (StatusState.SUCCESS, "the record is what its history says")
-    if not wrong and merge:
-        judged = (StatusState.PENDING, f"the merge waits for {merge}")
-    named = {"plan": plan, "step": step, "qa": _qa(steps), "verify": judged}
+    if not wrong and page.merge:
+        judged = (StatusState.PENDING, f"the merge waits for {page.merge}")
+    named = {"plan": _plan(page), "step": _step(found), "qa": _qa(steps), "verify": judged}
     return [Status(context=f"runner/{name}", state=it, text=status_text(text)) for name, (it, text) in named.items()]
+
+
+def _plan(page: Page) -> tuple[StatusState, str]:
+    found = page.found
+    asked = next((wait for wait in found.waits if "plan" in (wait["kind"], wait["subject"])), None)
+    if asked is not None:
+        return StatusState.PENDING, f"waits for {asked['by']}"
+    if page.state.plan is not None:
+        return StatusState.SUCCESS, describe.counted(len(page.state.open_steps()))
+    if found.word in (*describe.FAILED, "cancelled"):
+        return StatusState.FAILURE, f"{found.word} before there was a plan"
+    return StatusState.PENDING, "there is no plan yet"
+
+
+def _step(found: Recorded) -> tuple[StatusState, str]:
+    if found.word == "completed":
+        return StatusState.SUCCESS, describe.progress(found.row)
+    if found.word in (*describe.FAILED, "cancelled"):
+        return StatusState.FAILURE, ": ".join([found.word, *found.stopped[:1]])
+    paused = ["paused"] if found.word == "paused" else []
+    waits = [f"waits for {wait['by']}" for wait in found.waits[:1]]
+    return StatusState.PENDING, "; ".join([describe.progress(found.row), *paused, *waits])
 
 
 def code(text: str) -> str:
@@ -159,7 +189,7 @@ def _word(step: StepState) -> str:
     return str(step.status).replace("_", " ")
 
 
-def _stands(step: StepState, waits: bool) -> str:
+def _status(step: StepState, waits: bool) -> str:
     """Return the status of a step, with a mark if it needs attention."""
     word = _word(step)
     if step.status is StepStatus.COMPLETED:
@@ -180,20 +210,9 @@ def _checked(step: StepState) -> str:
     return "none" if step.qa == "skip" else "to come" if step.status not in ENDED else ""
 
 
-def _about(state: State, wait: Wait) -> str:
-    step = state.steps.get(wait.subject)
-    return f"`{step.place:02d}-{wait.subject}`: " if step else ""
-
-
 def _words(text: str) -> str:
     """Return text as it is where it is nothing but words, which mean nothing to a forge; else as code."""
     return text if _WORDS.fullmatch(text) else code(text)
-
-
-def _progress(state: State) -> str:
-    steps = state.open_steps()
-    done = sum(step.status in ENDED for _, step in steps)
-    return f"{done} of {len(steps)} step{'s' if len(steps) != 1 else ''} done"
 
 
 def _spent(state: State) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from runner.errors import RefusedError, RunnerError
 from runner.executor import advance, permissions
-from runner.protocol import approval_file, ids
+from runner.protocol import approval_file
 from runner.protocol.approval_file import Form
 from runner.protocol.state import Wait
 from runner.store import snapshot
@@ -50,26 +50,79 @@ class _Asked:
 
     wait: Wait
     subject: Subject
-    standing: ApprovalStatus
+    status: ApprovalStatus
 
 
-class _Protocol:
-    """A protocol at a commit, as far as its pending approvals need it."""
+class Pending:
+    """The approvals of a protocol at the commit `tip` that no transition has recorded. `name`: the protocol's, in commands."""
 
-    def __init__(self, project: Project, protocol: str, tip: str) -> None:
+    def __init__(self, project: Project, protocol: str, tip: str, name: str) -> None:
         seen = snapshot.read(project.git, tip, protocol)
-        self.state = seen.state
-        self.view: View = permissions.view_of(project, seen, advance.consider(project, seen)[0], seen.state)
-        self.trusted = self.view.trusted
+        self._project, self._name, self._state = project, name, seen.state
+        self._view: View = permissions.view_of(project, seen, advance.consider(project, seen)[0], seen.state)
+        self._trusted = self._view.trusted
 
-    def asked(self, wait: Wait) -> _Asked | None:
+    def heard(self) -> list[Heard]:
+        """Return the unrecorded approvals of each wait that has some."""
+        made = []
+        for asked in filter(None, map(self._asked, self._state.waiting)):
+            status = asked.status
+            words = sorted((*status.counted, *status.rejected, *status.refused), key=lambda word: word.order)
+            if words:
+                last = {word.approver: word.order for word in words}
+                given = (_given(word) for word in words if word.rejection is None or word.order == last[word.approver])
+                made.append(Heard(asked.wait.id, tuple(given), missing(status)))
+        return made
+
+    def instead(self, wait: str) -> str:
+        """Return who can give the approval that waits, or how another person's could count; empty if the person here can."""
+        trusted, name = self._trusted, self._name
+        waits = next((one for one in self._state.waiting if one.id == wait), None)
+        if waits is None or trusted.policy is None or (asked := self._asked(waits)) is None:
+            return ""
+        status = asked.status
+        if status.rejected:
+            return self._withdrawn(asked)
+        given = {word.approver for word in status.counted}
+        needs = status.requirement.thresholds
+        wanted = frozenset[str]().union(*(need.people for need in needs if len(given & need.people) < need.count))
+        if not wanted:
+            return ""
+        authors: set[str] = set()
+        git, view = self._project.git, self._view
+        for commit in view.authors(asked.subject) if trusted.own_work != "allow" else ():
+            if trusted.own_work == "signed" and not trusted.vouches_for(git, commit, view.at):
+                return (
+                    f"sign {commit.oid[:12]}, which wrote it, by a listed key, then runner doctor --fix {name}; "
+                    f"or change `own_work` in {trusted.where}"
+                )
+            key = trusted.signing_key(git, commit)
+            authors |= {email.casefold() for email in commit.emails}
+            authors |= {line.principal for line in trusted.signers.ssh if key and line.key.fingerprint == key}
+        left = sorted(wanted - authors - given)
+        if _me(self._project, trusted) in left:
+            return ""
+        if left:
+            return f"runner approve {name}, by {' or '.join(left)}"
+        people = ", ".join(sorted(wanted))
+        return f"add another person to a role in {trusted.where}, or write `own_work: allow` there: {people} wrote it"
+
+    def _asked(self, wait: Wait) -> _Asked | None:
         """Return the status of a wait; None if it needs no signed approval."""
-        if wait.type.ended_by != "approval" or self.view.plan is None:
+        if wait.type.ended_by != "approval" or self._view.plan is None:
             return None
-        status = approval.status_of(self.view, wait)
+        status = approval.status_of(self._view, wait)
         if status is None or status.requirement.keyboard:
             return None
         return _Asked(wait, status.requirement.subject, status)
+
+    def _withdrawn(self, asked: _Asked) -> str:
+        """Return what ends a rejection; empty if it is only the person's here, who can approve instead."""
+        others = sorted({word.approver for word in asked.status.rejected} - {_me(self._project, self._trusted)})
+        if not others:
+            return ""
+        edit = f", or runner edit {self._name} {asked.subject.slug}" if asked.subject.kind == "step" else ""
+        return f"runner revoke {self._name}, by {' and '.join(others)}{edit}"
 
 
 def missing(stands: ApprovalStatus) -> str:
@@ -80,61 +133,6 @@ def missing(stands: ApprovalStatus) -> str:
         who = " and ".join(word.approver for word in stands.rejected)
         return f"that {who} takes the rejection back, or that what it is about changes"
     return stands.missing
-
-
-def heard(project: Project, protocol: str, tip: str) -> list[Heard]:
-    """Return the unrecorded approvals of each wait that has some."""
-    found, made = _Protocol(project, protocol, tip), []
-    for asked in filter(None, map(found.asked, found.state.waiting)):
-        status = asked.standing
-        words = sorted((*status.counted, *status.rejected, *status.refused), key=lambda word: word.order)
-        if words:
-            last = {word.approver: word.order for word in words}
-            given = tuple(_given(word) for word in words if word.rejection is None or word.order == last[word.approver])
-            made.append(Heard(asked.wait.id, given, missing(status)))
-    return made
-
-
-def instead(project: Project, protocol: str, tip: str, wait: str) -> str:
-    """Return who can give the approval that waits, or how another person's could count; empty if the person here can."""
-    found = _Protocol(project, protocol, tip)
-    waits = next((one for one in found.state.waiting if one.id == wait), None)
-    if waits is None or found.trusted.policy is None or (asked := found.asked(waits)) is None:
-        return ""
-    trusted, status, name = found.trusted, asked.standing, ids.number_of(protocol)
-    if status.rejected:
-        return _withdrawn(project, found, asked, str(name))
-    given = {word.approver for word in status.counted}
-    needs = status.requirement.thresholds
-    wanted = frozenset[str]().union(*(need.people for need in needs if len(given & need.people) < need.count))
-    if not wanted:
-        return ""
-    authors: set[str] = set()
-    for commit in found.view.authors(asked.subject) if trusted.own_work != "allow" else ():
-        if trusted.own_work == "signed" and not trusted.vouches_for(project.git, commit, found.view.at):
-            return (
-                f"sign {commit.oid[:12]}, which wrote it, by a listed key, then runner doctor --fix {name}; "
-                f"or change `own_work` in {trusted.where}"
-            )
-        key = trusted.signing_key(project.git, commit)
-        authors |= {email.casefold() for email in commit.emails}
-        authors |= {line.principal for line in trusted.signers.ssh if key and line.key.fingerprint == key}
-    left = sorted(wanted - authors - given)
-    if _me(project, trusted) in left:
-        return ""
-    if left:
-        return f"runner approve {name}, by {' or '.join(left)}"
-    people = ", ".join(sorted(wanted))
-    return f"add another person to a role in {trusted.where}, or write `own_work: allow` there: {people} wrote it"
-
-
-def _withdrawn(project: Project, found: _Protocol, asked: _Asked, name: str) -> str:
-    """Return what ends a rejection; empty if it is only the person's here, who can approve instead."""
-    others = sorted({word.approver for word in asked.standing.rejected} - {_me(project, found.trusted)})
-    if not others:
-        return ""
-    edit = f", or runner edit {name} {asked.subject.slug}" if asked.subject.kind == "step" else ""
-    return f"runner revoke {name}, by {' and '.join(others)}{edit}"
 
 
 def _me(project: Project, found: TrustedConfig) -> str:

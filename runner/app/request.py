@@ -10,7 +10,8 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from runner.app import page
+from runner.app import describe, page
+from runner.app.page import Page
 from runner.errors import InsufficientHistoryError, RunnerError, UsageError
 from runner.executor import advance, load, permissions, reviews
 from runner.executor.outcome import blocked, failed
@@ -32,7 +33,7 @@ from runner.lines import lines_of
 from runner.protocol import decision, ids, log, paths
 from runner.protocol import events as ev
 from runner.protocol.state import Status, StepStatus
-from runner.store import record, trusted
+from runner.store import lookup, record, trusted
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import permit, requirements
@@ -49,7 +50,6 @@ _SEEN: Final = re.compile(r"^<!-- seen: ([0-9]{1,18}) -->$", re.MULTILINE)
 _OWN_JOB: Final = re.compile(
     r"runner\b|protocol-(?:advance|changes|events|find|publish|report|tell|verify|work)\b", re.IGNORECASE
 )
-VERBS: Final = ("retry", "pause", "resume", "answer", "step")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,13 +146,14 @@ def post(project: Project, forge: Forge, protocol: str, news: Fetched | None = N
         return Posted(there, ended=True)
     merge = _merge_missing(project, forge, seen)
     words = record.prose(project.git.blob(seen.files[paths.PLAN].oid)) if paths.PLAN in seen.files else ""
-    ways = _ways(project, seen)
-    text = redactor.text(page.body(state, words, ways=ways, merge=merge))
+    found = describe.recorded(describe.row_of(state), lookup.typed(project, protocol))
+    shown = Page(state, found, _ways(project, seen), merge)
+    text = redactor.text(page.body(shown, words))
     request = forge.propose(branch=name, base=state.base, title=redactor.text(page.title(state)), body=text)
     read = (news.seen, news.answers) if news is not None else _last_read(project, forge, protocol, request.number)
-    comment = page.comment(state, ways=ways, merge=merge, seen=read[0], said=read[1])
+    comment = page.comment(shown, seen=read[0], said=read[1])
     forge.keep_comment(request.number, KEY, redactor.text(comment))
-    forge.report(tip, page.statuses(state, wrong=verify_summary(project, protocol), merge=merge), branch=name)
+    forge.report(tip, page.statuses(shown, wrong=verify_summary(project, protocol)), branch=name)
     # Last: it calls people, who should find the rest there; and it needs a right that the rest does not.
     if state.status is Status.COMPLETED and request.draft:
         request = forge.mark_ready(request.number)
@@ -387,13 +388,12 @@ def _execute(project: Project, protocol: str, verb: str, rest: str, speaker: str
     from runner.app import steer  # only where a comment commands something
 
     if verb in ("approve", "reject"):
-        short = steer.number(protocol)
         return (
-            f"a comment is no {'approval' if verb == 'approve' else 'word'}: give it in a review of this request, "
-            f"or sign it with `runner {verb} {short}`"
+            f"a comment is no {'approval' if verb == 'approve' else 'rejection'}: give it in a review of this request, "
+            f"or sign it with `runner {verb} {lookup.typed(project, protocol)}`"
         )
-    if verb not in VERBS or (rest and verb in ("resume", "step")):
-        return f"not done: there are {', '.join(f'`/runner {one}`' for one in VERBS)}"
+    if verb not in page.COMMENTS or (rest and verb in ("resume", "step")):
+        return f"not done: there are {', '.join(f'`/runner {one}`' for one in page.COMMENTS)}"
     before, project.speaker = project.speaker, speaker
     try:
         match verb:

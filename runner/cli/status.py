@@ -86,8 +86,8 @@ def plain_rows(project: Project, rows: Iterable[Row], known: Mapping[str, str]) 
     """Yield rows as `--json` has them, one by one. `known`: the tip of each protocol that there is."""
     names, trees, describer = Names(known), record.worktree_paths(project.git), Describer(project)
     for row in rows:
-        found, tip, name = record.outlook(row), known[row["protocol"]], names.short(row["protocol"])
-        yield _plain(project, row, found, describer.command(row, found, tip, name), trees)
+        found, typed = describer.command(row, known[row["protocol"]], names.short(row["protocol"]))
+        yield _plain(project, row, found, typed, trees)
 
 
 def as_plain(project: Project, row: Row, asked: str | None = None) -> Row:

@@ -154,7 +154,7 @@ def test_a_request_of_work_that_is_open_again_is_a_draft_again(place: Town) -> N
 def test_whatever_a_person_types_is_told(place: Town) -> None:
     box, fake = place.box, place.fake
     protocol = box.new({"01-a": "kind: human\n", "02-b": command("test -e mended")})
-    assert place.request["draft"] and "Nothing waits for anybody" in place.said()
+    assert place.request["draft"] and "Waits for nobody" in place.said()
 
     def step() -> tuple[str, str]:
         fake.look()
