@@ -75,10 +75,10 @@ class Recorded:
     waits: tuple[dict[str, Any], ...]
     stopped: tuple[str, ...]
 
-    def ending(self, wait: Mapping[str, Any]) -> str:
-        """Return the command that ends one of the waits."""
+    def ending(self, wait: Mapping[str, Any], *, later: bool = False) -> str:
+        """Return the command that ends one of the waits. `later`: it may be typed when another one waits, so it names this one."""
         kind = wait_type(wait.get("kind"))
-        alone = [wait_type(one.get("kind")).ended_by for one in self.waits].count(kind.ended_by) == 1
+        alone = not later and [wait_type(one.get("kind")).ended_by for one in self.waits].count(kind.ended_by) == 1
         which = self.name if alone else f"{self.name} {wait.get('id')}"
         if kind.answer:
             return f"runner answer {which} {kind.answer}"

@@ -19,7 +19,7 @@ from runner.errors import InTheWayError, MalformedFileError, RefusedError, Runne
 from runner.executor import discovery
 from runner.executor.redact import Redactor
 from runner.forge import ForgeProject
-from runner.forge.registry import FORGES, configured
+from runner.forge.registry import FORGES, configured, is_project
 from runner.git import BLOB, EXECUTABLE, Git, Ident, TreeEntry
 from runner.lines import lines_of
 from runner.protocol import approval_file, clarifications, config, paths, strict_yaml
@@ -204,8 +204,9 @@ def look(
     """Return the files that a team shares, and the files of the checkout in their place.
 
     The first policy names the person as its one maintainer; where git does not know who that is, it is left out. One that is
-    there already is as it should be. `forge`: as `forge:` of config.yaml has it; without it, that of the checkout, else
-    the one that the remote's address identifies. An unknown one is asked for, and the answer kept in clarifications.yaml. Only an
+    there already is kept. `forge`: as `forge:` of config.yaml has it; without it, that of the checkout, else
+    the one that the remote's address identifies. If the address is a server's and
+    identifies none, the person is asked, and the answer kept in clarifications.yaml. Only an
     answer or option is written as `forge:`. `proposed`: scripts of scripts/ci that take the place of the stack's, by their paths.
 
     Raises:
@@ -216,7 +217,7 @@ def look(
     top, better = _top(git), dict(proposed or {})
     known, facts = _known(top), scaffold.facts(git, top)
     said = forge or (f"{known.forge.name} {known.forge.url or ''}".strip() if known.forge else None)
-    if said is None and facts.guess is None and facts.remote is not None:
+    if said is None and facts.guess is None and is_project(facts.url):
         names = ("none", *FORGES)
         answer = asked.ask(f"On which forge is the remote {facts.remote}: {', '.join(names)}?", names)
         said = answer if answer != "none" else None

@@ -116,7 +116,7 @@ def _how(page: Page, wait: Mapping[str, Any]) -> list[str]:
     """Return how to end a wait, as a list; for an approval it adds that a comment is none."""
     match wait_type(wait["kind"]).ended_by:
         case "answer":
-            return [f"- Answer: {_typed(page, page.found.ending(wait))}"]
+            return [f"- Answer: {_typed(page, page.found.ending(wait, later=True))}"]
         case "edit":
             return [f"- Raise `budget` in the step file: {_typed(page, page.found.ending(wait))}"]
     return _approve(page, str(wait["id"]), page.found.ending(wait))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,6 +18,7 @@ from runner.lines import lines_of
 from runner.store import trusted
 from runner.store.environment import Environment, StateDir, writable_state_home
 from runner.store.project import Project
+from runner.values import dataclass
 
 
 @click.command("init")
@@ -36,16 +39,7 @@ from runner.store.project import Project
 )
 @options.model
 @click.pass_obj
-def command(
-    session: Session,
-    folder: Path | None,
-    commit: bool,
-    yes: bool,
-    init_if_needed: bool,
-    url: str | None,
-    forge: str | None,
-    discover: bool,
-) -> None:
+def command(session: Session, /, **given: Any) -> None:
     """Write the files that a team shares into the checkout.
 
     These are .protocols/config.yaml, policy.yaml and .gitattributes; scripts/ci/ for the stack that it detects; CI jobs and
@@ -55,83 +49,126 @@ def command(
     asked first. Existing files are never overwritten: differences are shown. All other commands work without this set-up,
     and the files take effect once they are on the trusted branch. Your answers are kept in .protocols/clarifications.yaml.
     """
-    cwd = session.cwd
-    if url is not None:
-        cwd = cloning.clone(url, folder, cwd, session.environment())
-        session.note(f"cloned into {cwd}")
-    elif folder is not None:
-        raise click.UsageError("FOLDER goes with --clone; to set another folder up, `runner -C FOLDER init`")
-    if init_if_needed and cloning.init_if_needed(cwd):
-        session.note(f"made a git repository in {cwd}")
+    chosen = _Choices(**given)
+    cwd = _checkout(session, chosen)
     with Git.open(cwd) as git:
         who = session.environment()
-        author = git.person(int(who.now())) if commit else None
-        here = _silent(who) if yes else who
-        asked = init.questions(git, here)
-        proposed = _proposed(session, cwd, asked, yes) if discover else None
-        found = init.look(git, here, asked, forge=forge, proposed=proposed)
-        files = found.files
-        session.note(_facts(found))
-        missing = [file for file in files if file.is_new]
-        if missing and not yes and session.is_terminal():
-            for file in missing:
-                session.note(f"  {file.path}")
-            if not click.confirm(f"Write {'these' if len(missing) > 1 else 'it'}?", default=True, err=True):
-                session.note("nothing was written")
-                return
-        key, todo = init.listing(git), ""
-        if key.file is not None and not key.fingerprint:
-            files.append(key.file)
-        elif key.file is not None:
-            if yes or (
-                session.is_terminal()
-                and click.confirm(f"List your key {key.fingerprint} for approvals?", default=True, err=True)
-            ):
-                files.append(key.file)
-                missing.append(key.file)
-            else:
-                todo = "`runner init --yes` lists it"
+        author = git.person(int(who.now())) if chosen.commit else None
+        found = _look(session, git, cwd, chosen)
+        if found is None:
+            session.note("nothing was written")
+            return
         dirs = StateDir(git.common_dir, writable_state_home(who.state_home))
-        init.write(git, dirs, files)
+        init.write(git, dirs, found.files)
         if (remote := histories.keep_apart(git)) is not None:
             session.result(
-                f"set    remote.{remote}.fetch: `git fetch {remote}` brings what others filed beside yours, too"
+                f"set    remote.{remote}.fetch: `git fetch {remote}` also fetches the histories of protocols"
             )
-        for file in files:
-            _tell(session, file)
-        for text in asked.left:
+        for file in found.files:
+            _tell(session, file, brief=author is not None)
+        for text in found.open:
             session.note(f"open   {text}")
-        if asked.left:
+        if found.open:
             session.note("       answer in .protocols/clarifications.yaml, or run `runner init` at a terminal")
-        if found.todo:
-            session.note(found.todo)
-        if todo or key.todo:
-            which = f"your key {key.fingerprint}" if key.fingerprint else "no key of yours"
-            session.note(f"{which} {'is not' if key.fingerprint else 'is'} listed for approvals: {todo or key.todo}")
-        remote, branch = trusted.remote_name(git), git.symbolic_ref("HEAD", git.git_dir) or "HEAD"
-        push = f"git push {remote} {branch.removeprefix('refs/heads/')}" if remote else ""
-        if author is None:
-            if missing:
-                session.note("  next          commit them: runner init --commit" + (f", then {push}" if push else ""))
-                session.note(f"                they have force once they are on the trusted branch{of_remote(remote)}")
-            return
-        made = init.commit(git, dirs, who, files, author)
-        session.note(f"committed as {made.commit[:12]}:" if made else "there is nothing to commit")
-        for path in made.paths if made else ():
-            session.note(f"  {path}{', as you edited it' if made and path in made.edited else ''}")
-        if made and push:
-            session.note(
-                f"  next          {push}: they have force once they are on the trusted branch{of_remote(remote)}"
-            )
+        for text in found.todo:
+            session.note(f"to do  {text}")
+        made = init.commit(git, dirs, who, found.files, author) if author is not None else None
+        written = {file.path for file in found.files if file.is_new}
+        if made is not None:
+            shown = [path for path in made.paths if path not in written]
+            session.note(f"committed {len(made.paths)} files as {made.commit[:7]}{':' if shown else ''}")
+            for path in shown:
+                session.note(f"  {path}{', with your edits' if path in made.edited else ''}")
+        elif author is not None:
+            session.note("there is nothing to commit")
+        if made is not None or (author is None and written):
+            _next(session, git, found.base, committed=made is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Choices:
+    """The options. `url`: what to clone into `folder` first."""
+
+    folder: Path | None
+    commit: bool
+    yes: bool
+    init_if_needed: bool
+    url: str | None
+    forge: str | None
+    discover: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What is written. `open`: questions without an answer; `todo`: what a person has to do beside it; `base`: the branch where
+    the files take effect."""
+
+    files: list[File]
+    open: list[str]
+    todo: list[str]
+    base: str
+
+
+def _checkout(session: Session, chosen: _Choices) -> Path:
+    """Return the folder to set up, cloned or made a repository if the options say so."""
+    cwd = session.cwd
+    if chosen.url is not None:
+        cwd = cloning.clone(chosen.url, chosen.folder, cwd, session.environment())
+        session.note(f"cloned into {cwd}")
+    elif chosen.folder is not None:
+        raise click.UsageError("FOLDER goes with --clone; to set another folder up, `runner -C FOLDER init`")
+    if chosen.init_if_needed and cloning.init_if_needed(cwd):
+        session.note(f"made a git repository in {cwd}")
+    return cwd
+
+
+def _look(session: Session, git: Git, cwd: Path, chosen: _Choices) -> _Found | None:
+    """Return what to write, after the questions; None if the person decided to write nothing."""
+    who = _silent(session.environment()) if chosen.yes else session.environment()
+    asked = init.questions(git, who)
+    proposed = _proposed(session, cwd, asked, chosen.yes) if chosen.discover else None
+    found = init.look(git, who, asked, forge=chosen.forge, proposed=proposed)
+    session.note(_facts(found))
+    missing = [file for file in found.files if file.is_new]
+    if missing and not chosen.yes and session.is_terminal():
+        for file in missing:
+            session.note(f"  {file.path}")
+        if not click.confirm(f"Write {'these' if len(missing) > 1 else 'it'}?", default=True, err=True):
+            return None
+    key, files, todo = init.listing(git), list(found.files), [found.todo] if found.todo else []
+    if key.file is not None:
+        is_listed = not key.fingerprint
+        if is_listed or chosen.yes or _confirms_key(session, key.fingerprint):
+            files.append(key.file)
+        else:
+            todo.append(f"list your key {key.fingerprint} for approvals: runner init --yes")
+    elif key.todo:
+        todo.append(f"list your key for approvals: {key.todo}")
+    return _Found(files, asked.left, todo, found.facts.base or "the default branch")
+
+
+def _confirms_key(session: Session, fingerprint: str) -> bool:
+    return session.is_terminal() and click.confirm(
+        f"List your key {fingerprint} for approvals?", default=True, err=True
+    )
+
+
+def _next(session: Session, git: Git, base: str, *, committed: bool) -> None:
+    """Print what makes the files take effect."""
+    remote, branch = trusted.remote_name(git), git.symbolic_ref("HEAD", git.git_dir) or "HEAD"
+    steps = [] if committed else ["runner init --commit"]
+    steps += [f"git push {remote} {branch.removeprefix('refs/heads/')}"] if remote else []
+    if steps:
+        session.note(f"the files take effect once they are on {base}{f' of {remote}' if remote else ''}")
+    session.note(f"  next          {', then '.join(steps) or 'runner new'}")
 
 
 def _proposed(session: Session, cwd: Path, asked: init.Questions, yes: bool) -> dict[str, bytes]:
-    """Return the scripts that a model proposes and the person takes, having seen those that would be new.
+    """Return the scripts that a model proposes and the person accepts, having seen those that would be new.
 
     Raises:
-        SystemExit: nobody is there; what the model said is kept for the same command with --yes.
+        SystemExit: there is no terminal; the model's answer is kept for the same command with --yes.
     """
-    import contextlib
 
     with contextlib.ExitStack() as stack:
         project = stack.enter_context(Project.open(cwd, session.environment(), session.options))
@@ -144,9 +181,9 @@ def _proposed(session: Session, cwd: Path, asked: init.Questions, yes: bool) -> 
             session.result(f"--- /dev/null\n+++ {file.path}")
             for line in lines_of(file.data.decode()):
                 session.result(f"+{line}")
-        said = "yes" if yes or not new else session.ask("take them?", ("yes", "no"))
+        said = "yes" if yes or not new else session.ask("use them?", ("yes", "no"))
         if said is None:
-            session.note("nothing was written; the same command with --yes takes them, and asks no model again")
+            session.note("nothing was written; `--yes` uses these scripts without asking a model again")
             raise SystemExit(0)
         if said == "no":
             asked.drop(proposal.questions)
@@ -156,9 +193,9 @@ def _proposed(session: Session, cwd: Path, asked: init.Questions, yes: bool) -> 
 
 def _facts(found: Look) -> str:
     """Return the facts."""
-    place = f"{found.forge.kind.name} ({found.forge.host}/{found.forge.path})" if found.forge else "none known"
-    told = (("base", found.facts.base), ("remote", found.facts.remote), ("forge", place), ("stack", found.stack))
-    return " · ".join(f"{name} {value or 'none'}" for name, value in told)
+    place = f"{found.forge.kind.name} ({found.forge.host}/{found.forge.path})" if found.forge else None
+    named = (("base", found.facts.base), ("remote", found.facts.remote), ("forge", place), ("stack", found.stack))
+    return " · ".join(f"{name} {value or 'none'}" for name, value in named)
 
 
 def _silent(who: Environment) -> Environment:
@@ -167,20 +204,17 @@ def _silent(who: Environment) -> Environment:
     return dataclasses.replace(who, ask=lambda question, choices: None, ask_text=lambda question: None)
 
 
-def of_remote(remote: str | None) -> str:
-    """Return where the trusted branch is, after its name."""
-    return f", the default branch of {remote}" if remote else ""
-
-
-def _tell(session: Session, file: File) -> None:
+def _tell(session: Session, file: File, *, brief: bool) -> None:
+    """Print what became of a file; nothing of one that is as it should be, if `brief`."""
     if file.is_new:
         session.result(f"wrote  {file.path}")
     elif file.own or file.here == file.data:
-        session.result(f"there  {file.path}")
+        if not brief:
+            session.result(f"kept   {file.path}")
     else:
         import difflib
 
-        session.result(f"left   {file.path}, which differs from what would be written:")
+        session.result(f"kept   {file.path}, which differs from what `runner init` would write:")
         old, new = (lines_of(data.decode("utf-8", "replace")) for data in (file.here or b"", file.data))
-        for line in difflib.unified_diff(old, new, file.path, "as it would be written", lineterm=""):
+        for line in difflib.unified_diff(old, new, file.path, "as `runner init` would write it", lineterm=""):
             session.note(line)

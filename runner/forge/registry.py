@@ -59,6 +59,11 @@ def guess(url: str) -> ForgeProject | None:
     return _project(kind, *found) if kind else None
 
 
+def is_project(url: str) -> bool:
+    """Return whether a remote's address names a project on a server; the path of a folder does not."""
+    return _split(url) is not None
+
+
 def configured(setting: str | None, url: str | None) -> ForgeProject | None:
     """Return the project that `forge:` names; None where it is not set, or `none`. `url`: the remote's address.
 

@@ -97,12 +97,21 @@ def test_what_nobody_answered_is_kept_and_again_changes_nothing(box: Box) -> Non
     stack = "Which stack are the scripts of scripts/ci for: node, go, other?"
     forge = "On which forge is the remote origin: none, github, gitlab?"
     assert questions(box) == {forge: None, stack: None}
-    assert f"there  {PATH}\n" in box.runner("init", rc=0).out
+    assert f"kept   {PATH}\n" in box.runner("init", rc=0).out
     box.write(PATH, (box.path / PATH).read_text().replace("answer:\n", "answer: go\n").replace("go\n", "none\n", 1))
     assert questions(box) == {forge: "none", stack: "go"}
     told = box.runner("init", rc=0)
-    assert f"there  {PATH}\n" in told.out and "stack go" in told.err
-    assert "left   scripts/ci/test.sh" in told.out and "go test" in told.err  # it was written for node, and is theirs
+    assert f"kept   {PATH}\n" in told.out and "stack go" in told.err
+    assert (
+        "kept   scripts/ci/test.sh, which differs" in told.out and "go test" in told.err
+    )  # it was written for node, and is theirs
+
+
+def test_a_remote_that_is_a_folder_is_on_no_forge_and_nobody_is_asked(box: Box) -> None:
+    box.write("package.json", "{}")
+    box.git("remote", "add", "origin", str(box.path.parent / "origin.git"))
+    told = box.runner("init", "--yes", rc=0)
+    assert "remote origin · forge none" in told.err and "open" not in told.err and PATH not in told.out
 
 
 def test_a_project_that_says_nothing_of_tests_is_asked_about_them_and_the_answer_becomes_the_script(box: Box) -> None:

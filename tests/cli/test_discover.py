@@ -107,18 +107,18 @@ def test_what_stands_there_is_never_overwritten(box: Box) -> None:
     box.write("scripts/ci/test.sh", mine)
     with serving(says(SAID)) as wire:
         told = box.runner("init", "--discover", "--yes", "--commit", env=env(wire), rc=0)
-    assert "left   scripts/ci/test.sh" in told.out and "+sh ./dev check" in told.err
+    assert "kept   scripts/ci/test.sh, which differs" in told.out and "+sh ./dev check" in told.err
     assert (box.path / "scripts/ci/test.sh").read_text() == mine and there(box) == ["scripts/ci/test.sh"]
     assert "sh ./dev setup" in box.git("show", "HEAD:scripts/ci/bootstrap.sh")
 
 
 def test_at_a_terminal_the_person_answers_sees_and_takes(box: Box) -> None:
     with serving(says(SAID), says({"test": "python3.12 dev.py"})) as wire:
-        typed = {b"Which Python is meant?": b"3.12\n", b"take them?": b"yes\n", b"Write": b"y\n"}
+        typed = {b"Which Python is meant?": b"3.12\n", b"use them?": b"yes\n", b"Write": b"y\n"}
         code, shown = at_terminal(box, typed, "init", "--discover", env=env(wire))
         assert code == 0, shown
         assert "Which Python is meant?\n3.12\nuntrusted>>>" in prompt(wire) and len(wire.bodies) == 2
-    assert shown.index("+python3.12 dev.py") < shown.index("take them?") < shown.index("wrote  scripts/ci/test.sh")
+    assert shown.index("+python3.12 dev.py") < shown.index("use them?") < shown.index("wrote  scripts/ci/test.sh")
     asked = parse((box.path / CLARIFICATIONS).read_bytes(), "c")
     assert [(one.text, one.answer) for one in asked] == [("Which Python is meant?", "3.12")]
     with serving(says({"test": "python3.12 dev.py"})) as wire:  # what was answered is told again, and not asked
@@ -129,7 +129,7 @@ def test_at_a_terminal_the_person_answers_sees_and_takes(box: Box) -> None:
 @pytest.mark.slow
 def test_at_a_terminal_the_person_drops_it_and_init_goes_on_without(box: Box) -> None:
     with serving(says(SAID)) as wire:
-        typed = {b"Which Python": b"\n", b"take them?": b"no\n", b"A line of shell": b"\n", b"Write": b"y\n"}
+        typed = {b"Which Python": b"\n", b"use them?": b"no\n", b"A line of shell": b"\n", b"Write": b"y\n"}
         code, shown = at_terminal(box, typed, "init", "--discover", env=env(wire))
     assert code == 0 and not (box.path / "scripts/ci/test.sh").exists(), shown
     assert (

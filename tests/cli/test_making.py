@@ -255,7 +255,7 @@ def test_init_writes_what_is_shared_and_again_changes_nothing(box: Box) -> None:
     assert sorted(told.out.splitlines()) == [f"wrote  {path}" for path in SHARED] and "--commit" in told.err
     assert box.git("status", "--porcelain", "-uall").split() == [word for path in SHARED for word in ("??", path)]
     before = everything(box), {path: (box.path / path).stat().st_mtime_ns for path in SHARED}
-    assert sorted(box.runner("init", rc=0).out.splitlines()) == [f"there  {path}" for path in SHARED]
+    assert sorted(box.runner("init", rc=0).out.splitlines()) == [f"kept   {path}" for path in SHARED]
     assert (everything(box), {path: (box.path / path).stat().st_mtime_ns for path in SHARED}) == before
     box.runner("doctor", rc=0)
 
@@ -310,7 +310,7 @@ def test_init_commits_exactly_its_files_as_the_person(box: Box) -> None:
 def test_init_never_overwrites_and_shows_the_difference(box: Box) -> None:
     box.write(CONFIG, "publish: ask\n")
     told = box.runner("init", "--commit", rc=0)
-    assert "left   .protocols/config.yaml" in told.out and "-publish: ask" in told.err
+    assert "kept   .protocols/config.yaml, which differs" in told.out and "-publish: ask" in told.err
     assert (box.path / CONFIG).read_text() == "publish: ask\n"
     assert box.git("show", "--name-only", "--format=", "HEAD").split() == [path for path in SHARED if path != CONFIG]
     assert box.git("status", "--porcelain", "-uall") == f"?? {CONFIG}\n"  # the person's draft is theirs
@@ -422,11 +422,11 @@ def test_init_commits_what_was_edited_after_it_wrote_it_and_names_it(box: Box) -
     policy.write_text(policy.read_text() + "# more\n")
     box.write(CONFIG, "publish: ask\n")
     told = box.runner("init", "--commit", rc=0).err
-    assert f"  {CONFIG}, as you edited it" in told and "  .protocols/policy.yaml, as you edited it" in told
+    assert f"  {CONFIG}, with your edits" in told and "  .protocols/policy.yaml, with your edits" in told
     assert "  .protocols/.gitattributes\n" in told
     assert box.git("show", f"HEAD:{CONFIG}") == "publish: ask\n"
     assert box.git("status", "--porcelain", "-uall") == ""
     box.write(CONFIG, "publish: always\n")
-    assert f"  {CONFIG}, as you edited it" in box.runner("init", "--commit", rc=0).err
+    assert f"  {CONFIG}, with your edits" in box.runner("init", "--commit", rc=0).err
     assert box.git("show", "--name-only", "--format=", "HEAD").split() == [CONFIG]
     assert "nothing to commit" in box.runner("init", "--commit", rc=0).err
