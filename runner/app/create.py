@@ -260,7 +260,7 @@ def _finish(project: Project, note: locks.RequestNote) -> Made | None:
     branch, check = project.branch(protocol), load.checker(project, protocol)
     # The command may have been killed after the push, before the branch was made here.
     if git.ref(branch) is None and project.mirror is not None:
-        project.mirror.fetch(f"refs/heads/{ids.branch_of(project.pattern, protocol)}")
+        project.mirror.fetch(branch)
         if tip in project.mirror.refs().values():
             publishing.bring(project, protocol, check)
     if git.ref(branch) != tip:

@@ -68,7 +68,7 @@ def fetch(project: Project, protocols: Iterable[str]) -> bool:
     mirror = Mirror.of(project.git, project.dirs, project.who)
     if mirror is None:
         return False
-    branches = {one: f"refs/heads/{ids.branch_of(project.pattern, one)}" for one in wanted}
+    branches = {one: project.branch(one) for one in wanted}
     if wanted:
         mirror.fetch(*branches.values(), *map(history.ref_of, wanted))
     project.mirror, there = mirror, mirror.refs()

@@ -442,11 +442,9 @@ def _ci(project: Project, forge: Forge, protocol: str) -> bool:
     if config.ci is None and not config.qa.on_ci:
         return False
     git = project.git
-    tip = git.ref(project.branch(protocol))
+    branch = project.branch(protocol)
+    tip, there = git.ref(branch), project.mirror.refs().get(branch) if project.mirror else None
     assert tip is not None
-    there = (
-        project.mirror.refs().get(f"refs/heads/{ids.branch_of(project.pattern, protocol)}") if project.mirror else None
-    )
     same = _same_code(project, protocol, tip)
     found: tuple[str, Outcome, Check] | None = None
     for commit in (

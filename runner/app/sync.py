@@ -89,7 +89,7 @@ def sync(project: Project, protocols: list[str] | None = None, *, work: bool = T
 def _look(project: Project, mirror: Mirror, protocols: list[str] | None) -> list[str]:
     """Look at what the remote has of the protocols, and return them: without any, all that have a branch here or there."""
     if protocols is not None:
-        wanted = [f"refs/heads/{ids.branch_of(project.pattern, protocol)}" for protocol in protocols]
+        wanted = [project.branch(protocol) for protocol in protocols]
         wanted += [history.ref_of(protocol) for protocol in protocols]
         wanted += [f"refs/runner/leases/{protocol}" for protocol in protocols]
         project.trust(mirror.look(*wanted, *_bases(project, protocols), "refs/runner/numbers/*"))
@@ -228,15 +228,14 @@ def publish(project: Project, protocol: str, *, keep: bool = False) -> Synced:
     Raises:
         UnreachableError: the remote did not answer, or refused.
     """
-    git, branch = project.git, project.branch(protocol)
-    name = f"refs/heads/{ids.branch_of(project.pattern, protocol)}"
+    git, name = project.git, project.branch(protocol)
     seen = f"refs/remotes/{project.trusted.remote}/{name.removeprefix('refs/heads/')}"
     check = load.checker(project, protocol)
     with load.at_work(project, protocol):
         lease.take_back(project, protocol)
         for _ in range(RACES):
             assert project.mirror is not None
-            there, here = project.mirror.refs().get(name), git.ref(branch)
+            there, here = project.mirror.refs().get(name), git.ref(name)
             if here is None:
                 if there is None:
                     raise UsageError(
@@ -244,7 +243,7 @@ def publish(project: Project, protocol: str, *, keep: bool = False) -> Synced:
                     )
                 publishing.forward(project, protocol, None, there, check)
             publishing.settle(project, protocol, project.mirror, check)
-            tip = git.ref(branch)
+            tip = git.ref(name)
             assert tip is not None
             load.view(project, protocol)
             if there is None and git.ref(seen) is not None and request.is_merged(project, protocol):

@@ -15,7 +15,7 @@ from runner.errors import InsufficientHistoryError, RefusedError, UsageError
 from runner.executor import advance, journal, load
 from runner.git import Commit, Git, TreeEntry
 from runner.protocol import events as ev
-from runner.protocol import ids, log, machine, paths
+from runner.protocol import log, machine, paths
 from runner.protocol.state import ENDED
 from runner.store import publishing, push_refusal, record, snapshot, transaction
 from runner.store.environment import lower_checkpoint
@@ -103,7 +103,7 @@ def _take_out(project: Project, protocol: str, to: int | None) -> _Out | None:
     seen = load.view(project, protocol)
     history = _walk(git, seen)
     revision = _before(git, seen, history) if to is None else _named(seen, history, to)
-    there = mirror.refs().get(f"refs/heads/{ids.branch_of(project.pattern, protocol)}")
+    there = mirror.refs().get(branch)
     base = history.transitions[revision].oid
     if there is not None and not git.is_ancestor(there, base):
         base = there  # what is published stays

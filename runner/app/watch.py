@@ -292,7 +292,7 @@ class _Watcher:
     def _patterns(self, project: Project) -> Iterator[str]:
         if self._ids:
             for protocol in self._ids:
-                yield f"refs/heads/{ids.branch_of(project.pattern, protocol)}"
+                yield project.branch(protocol)
                 yield history.ref_of(protocol)
                 yield f"refs/runner/leases/{protocol}"
             return

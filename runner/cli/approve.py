@@ -103,7 +103,7 @@ def _decide(
     project = session.project
     protocol, rest = _named(session, named)
     if len(rest) > 1:
-        raise click.UsageError(f"name one thing: {_program()} {verb} PROTOCOL [SUBJECT]")
+        raise click.UsageError(f"name one thing: {program()} {verb} PROTOCOL [SUBJECT]")
     try:
         longest = seconds_of(lasts) if lasts else None
     except ValueError as error:
@@ -157,10 +157,6 @@ def _named(session: Session, named: tuple[str, ...]) -> tuple[str, tuple[str, ..
 def _ascii(text: str) -> str:
     """Return a reason as a statement holds it: printable ASCII, one line."""
     return " ".join(text.split()).encode("ascii", "backslashreplace").decode("ascii")[:500]
-
-
-def _program() -> str:
-    return program()
 
 
 def _at_keyboard(session: Session, found: Matter, decision: Decision, yes: bool) -> None:

@@ -16,7 +16,6 @@ from runner.executor import journal, load, remedy, transition
 from runner.git import TreeEntry
 from runner.protocol import events as ev
 from runner.protocol import log, paths
-from runner.protocol.ids import branch_of
 from runner.store import history, publishing, record, snapshot, transaction
 from runner.store.environment import forget_checkpoint, read_checkpoint, write_checkpoint
 from runner.store.project import Project
@@ -39,7 +38,7 @@ def fix(project: Project, protocol: str, tell: Callable[[str], None], *, by_name
     with load.at_work(project, protocol):
         git, branch = project.git, project.branch(protocol)
         if by_name:
-            publishing.look(project, f"refs/heads/{branch_of(project.pattern, protocol)}", history.ref_of(protocol))
+            publishing.look(project, branch, history.ref_of(protocol))
         here = git.ref(branch)
         tip = here or _seen_there(project, protocol) or project.protocols()[protocol]
         judged, old = verify.verify(git, protocol, tip, project.trusted), rewritten_from(project, protocol, tip)
@@ -106,7 +105,7 @@ def _refuse_forgetting(project: Project, protocol: str, tip: str, old: str) -> N
 
 def _seen_there(project: Project, protocol: str) -> str | None:
     mirror = project.mirror
-    return mirror.refs().get(f"refs/heads/{branch_of(project.pattern, protocol)}") if mirror is not None else None
+    return mirror.refs().get(project.branch(protocol)) if mirror is not None else None
 
 
 def _fix_there(project: Project, protocol: str, tell: Callable[[str], None]) -> None:

@@ -17,7 +17,6 @@ from runner.errors import InsufficientHistoryError, RunnerError
 from runner.executor import remedy
 from runner.git import Git
 from runner.protocol import ids, paths
-from runner.protocol.ids import branch_of
 from runner.store import history, locks, lookup, publishing, push_refusal, record, worktree
 from runner.store.project import Project
 from runner.store.remote import Mirror
@@ -370,13 +369,13 @@ def replaced(one: Examined, *, ask: bool = False) -> Finding | None:
 
 
 def _fetch(project: Project, mirror: Mirror, protocol: str) -> None:
-    branch = f"refs/heads/{branch_of(project.pattern, protocol)}"
-    mirror.fetch(branch, history.ref_of(protocol), timeout=REFETCH_SECONDS)
+    mirror.fetch(project.branch(protocol), history.ref_of(protocol), timeout=REFETCH_SECONDS)
 
 
 def _compare(project: Project, mirror: Mirror, protocol: str, theirs: str) -> history.Offer:
-    published = mirror.refs().get(f"refs/heads/{branch_of(project.pattern, protocol)}")
-    tip = project.git.ref(project.branch(protocol)) or published or theirs
+    branch = project.branch(protocol)
+    published = mirror.refs().get(branch)
+    tip = project.git.ref(branch) or published or theirs
     return history.compare(project.git, protocol, theirs, tip=tip, published=published)
 
 
