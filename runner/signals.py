@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 STOP = signal.SIGUSR1
-_NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, STOP)
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+Handlers = dict[int, Callable[[int, FrameType | None], object] | int | None]  # as `signal.getsignal` gives them
 _stop = {"requested": False, "waits": 0}  # since the work started; how many `stoppable` blocks are open
 
 
@@ -60,28 +61,26 @@ def stoppable() -> Iterator[None]:
         _stop["waits"] -= 1
 
 
+class Once:
+    """Whether one of the signals came, or none may interrupt any more."""
+
+    is_over = False
+
+
 @contextlib.contextmanager
-def once() -> Iterator[None]:
+def once() -> Iterator[Once]:
     """Let the first of SIGINT, SIGTERM and SIGHUP interrupt the block; drop those after it, which would interrupt its cleanup."""
-    interrupted = False
-    known = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    state = Once()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal interrupted
-        handler = known[signal.Signals(number)]
-        if not interrupted and callable(handler):
-            interrupted = True
+        handler = known[number]
+        if not state.is_over and callable(handler):
+            state.is_over = True
             handler(number, frame)
 
-    for number, handler in known.items():
-        if callable(handler):
-            signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number, handler in known.items():
-            if callable(handler):
-                signal.signal(number, handler)
+    known: Handlers = {number: handler for number in _ENDS if callable(handler := signal.getsignal(number))}
+    with _replaced(known, interrupt):
+        yield state
 
 
 @contextlib.contextmanager
@@ -90,31 +89,46 @@ def held() -> Iterator[Callable[[], None]]:
 
     In a thread that is not the main one, which none of them interrupts, nothing is done; one that is ignored stays so.
     """
-    known = {}
-    if threading.current_thread() is threading.main_thread():
-        known = {
-            number: handler
-            for number in _NUMBERS
-            if (handler := signal.getsignal(number)) not in (signal.SIG_IGN, None)
-        }
-    handlers = dict(known)
     came: list[tuple[int, FrameType | None]] = []
+    known: Handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        every = ((number, signal.getsignal(number)) for number in (*_ENDS, STOP))
+        known = {number: handler for number, handler in every if handler not in (signal.SIG_IGN, None)}
 
-    def let() -> None:
-        for one in list(known):
-            signal.signal(one, known[one])  # one that comes right here may raise, and this is done again
-            del known[one]
+    def deliver() -> None:
         while came:
             number, frame = came.pop(0)
-            handler = handlers.get(signal.Signals(number))
+            handler = known[number]
             if callable(handler):
                 handler(number, frame)
-            elif handler == signal.SIG_DFL:
+            else:
                 signal.raise_signal(number)
 
     try:
-        for number in known:
-            signal.signal(number, lambda number, frame: came.append((number, frame)))
-        yield let
+        with _replaced(known, lambda number, frame: came.append((number, frame))) as restore:
+
+            def let() -> None:
+                restore()
+                deliver()
+
+            yield let
     finally:
-        let()
+        deliver()
+
+
+@contextlib.contextmanager
+def _replaced(known: Handlers, handler: Callable[[int, FrameType | None], None]) -> Iterator[Callable[[], None]]:
+    """Have `handler` take the signals of `known` until the given function is called, or the block ends."""
+    left = dict(known)
+
+    def restore() -> None:
+        for number in list(left):
+            signal.signal(number, left[number])  # one that comes right here may raise, and this is done again
+            del left[number]
+
+    try:
+        for number in known:
+            signal.signal(number, handler)
+        yield restore
+    finally:
+        restore()

@@ -285,14 +285,12 @@ def open_turns(folder: str, argv: Sequence[str], environ: Mapping[str, str]) -> 
     A second Ctrl-C does not interrupt that: only a turn itself can end the processes that it started.
     """
     found = Turns(folder, argv, environ)
-    with signals.once():
+    with signals.once() as interrupted:
         try:
             yield found
         finally:
-            try:
-                found.end()
-            finally:
-                found.end()  # the first Ctrl-C may come while a failed fleet ends its turns
+            interrupted.is_over = True  # the first Ctrl-C may come while a failed fleet ends its turns
+            found.end()
 
 
 def _code(code: int) -> int:

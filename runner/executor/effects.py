@@ -15,7 +15,7 @@ from dataclasses import field
 from typing import Any
 
 from runner.errors import RunnerError, UnreachableError, UnsupportedError, WaitingError
-from runner.executor.journal import Journal
+from runner.executor.journal import Journal, Noted
 from runner.executor.step_run import StepRun
 from runner.lines import lines_of
 from runner.protocol import call_file, log, transcript
@@ -30,8 +30,6 @@ from runner.values import dataclass
 HAPPENED = "a person says that it happened; its result is not known"
 SAME_KEY = "made again with the same key"
 REPEATS = 2  # how often a repeatable call is repeated at once after its process is lost
-
-Noted = Intent | Outcome | Settled  # the records about effects
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,14 +310,14 @@ class ExternalCalls:
 
     def last(self, name: str) -> Noted | None:
         """Return the last record of a call's effect in this attempt's journal; an outcome is final."""
-        found = [one for one in noted(self.run.journal) if one.call == name]
+        found = [one for one in self.run.journal.noted() if one.call == name]
         return next((one for one in reversed(found) if isinstance(one, Outcome)), found[-1] if found else None)
 
     def _journals(self) -> list[list[Noted]]:
         """Return the records about effects of the other journals of the protocol's; nobody else writes to them now."""
         if self._others is None:
             found = matching(self.run.journal.path.parent, "*.jsonl")
-            self._others = [noted(Journal(path)) for path in found if path != self.run.journal.path]
+            self._others = [Journal(path).noted() for path in found if path != self.run.journal.path]
         return self._others
 
     def _announced(self) -> list[Announced]:
@@ -330,7 +328,7 @@ class ExternalCalls:
             found = lease.unknown(project, protocol, lease.announced(project, protocol), self.run.view.tip, filed)
             known = {
                 (one.call, one.of if isinstance(one, Settled) else one.time)
-                for records in (*self._journals(), noted(self.run.journal))
+                for records in (*self._journals(), self.run.journal.noted())
                 for one in records
                 if not isinstance(one, Outcome)
             }
@@ -342,7 +340,7 @@ class ExternalCalls:
     def _open(self) -> list[Announced]:
         """Return the announcements without an outcome: of all journals, on the remote, and in the record. An edit or a new attempt
         ends a person's question, and the journal of the call may be on another machine."""
-        own = noted(self.run.journal)
+        own = self.run.journal.noted()
         closed = {(one.call, one.of) for one in own if isinstance(one, Settled)}
         found = [one for one in self._announced() if (one.call, one.time) not in closed]
         over = {(one.call, one.of) for records in self._journals() for one in records if isinstance(one, Settled)}
@@ -358,7 +356,7 @@ class ExternalCalls:
 
     def _decision(self, fits: Callable[[EffectDecision], bool]) -> EffectDecision | None:
         """Return a person's decision about an effect that is not used yet."""
-        records = (*self._journals(), noted(self.run.journal))
+        records = (*self._journals(), self.run.journal.noted())
         used = {one.wait for every in records for one in every if not isinstance(one, Intent)}
         return next((one for one in self.decisions if one.wait not in used and fits(one)), None)
 
@@ -367,11 +365,6 @@ class ExternalCalls:
         found = history.transcripts(self.run.project.git, self.run.view.protocol)
         records = (one for name, data in found for one in transcript.parse(data, name))
         return {str(one.wait) for one in records if isinstance(one, Outcome | Settled) and one.wait}
-
-
-def noted(journal: Journal) -> list[Noted]:
-    """Return the records of a journal about effects."""
-    return [one for one in journal.records if isinstance(one, Noted)]
 
 
 def made_of(outcome: Outcome) -> Made:

@@ -21,10 +21,12 @@ from typing import TYPE_CHECKING
 from runner.errors import IntegrityError, UsageError
 from runner.protocol import transcript
 from runner.protocol.state import Json
-from runner.protocol.transcript import Record
+from runner.protocol.transcript import Intent, Outcome, Record, Settled
 
 if TYPE_CHECKING:
     from runner.store.environment import StateDir
+
+Noted = Intent | Outcome | Settled  # the records about effects
 
 _SECTOR = 512  # bytes that a disk writes whole or not at all
 _BEGUN = re.compile(rb"\d*|\d+ [0-9a-f]{0,64}|(?P<length>\d{1,18}) (?P<digest>[0-9a-f]{64}) (?P<body>[^\n]*)")
@@ -90,6 +92,10 @@ class Journal:
                     f"use the version that wrote it; or {_restart(self.path)}",
                 ) from error
         return self._records
+
+    def noted(self) -> list[Noted]:
+        """Return the records about effects."""
+        return [one for one in self.records if isinstance(one, Noted)]
 
     def _read(self, data: bytes) -> None:
         at = 0

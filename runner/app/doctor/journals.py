@@ -7,8 +7,7 @@ from pathlib import Path
 
 from runner.app.doctor import Finding, Selection
 from runner.errors import RefusedError, RunnerError
-from runner.executor.effects import Noted, noted
-from runner.executor.journal import DamagedJournalError, Journal
+from runner.executor.journal import DamagedJournalError, Journal, Noted
 from runner.protocol.state import State, StepStatus
 from runner.protocol.transcript import Intent, Outcome
 from runner.store.environment import StateDir, matching
@@ -76,4 +75,4 @@ def refuse_unrecorded(dirs: StateDir, protocol: str, state: State, hint: str = "
 
 def _effects(dirs: StateDir, protocol: str) -> Iterator[tuple[Path, list[Noted]]]:
     for path in matching(dirs.journal(protocol), "**/*.jsonl"):
-        yield path, noted(Journal(path))
+        yield path, Journal(path).noted()
