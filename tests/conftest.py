@@ -299,7 +299,7 @@ class Box:
         """Open the repository through the library, with a fixed clock that ticks and fixed randomness."""
         ticks = iter(range(START, START + 10_000_000))
         digits = iter(range(1, 1_000_000))
-        who = Environment(
+        env = Environment(
             now=lambda: float(next(ticks)),
             monotonic=__import__("time").monotonic,
             sleep=__import__("time").sleep,
@@ -315,7 +315,7 @@ class Box:
                 **self.env,
             },
         )
-        return Project.open(self.path, who, options)
+        return Project.open(self.path, env, options)
 
     def write(self, path: str, text: str | bytes) -> Path:
         """Write a file below the repository."""

@@ -174,7 +174,7 @@ def offer(
     key = signing.signing_key(project.git) if here else None
     email = project.person().email.lower()
     approver = listed(project, found.authority, key, email) if key else email
-    now = int(project.who.now())
+    now = int(project.env.now())
     view = permissions.view_of(project, found.seen, found.plan, found.state)
     subject = found.demand.subject
     earlier = [
@@ -202,7 +202,7 @@ def offer(
         approver=approver,
         issued=_time(now),
         expires=_time(now + min(found.demand.lasts, lasts or WEEK)),
-        nonce=project.who.random_hex(32),
+        nonce=project.env.random_hex(32),
         reason=reason,
     )
     text = approval_file.render(said)

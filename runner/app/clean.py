@@ -73,7 +73,7 @@ def remove(project: Project, items: list[Item], *, named: bool) -> Iterator[Item
             yield item
             continue
         try:
-            with locks.hold(project.dirs.lock(item.protocol), project.who, what=item.protocol):
+            with locks.hold(project.dirs.lock(item.protocol), project.env, what=item.protocol):
                 yield _remove(project, item, named)
         except HeldError as error:
             if named:

@@ -35,7 +35,7 @@ def init_if_needed(folder: Path) -> bool:
         ) from error
 
 
-def clone(url: str, folder: Path | None, cwd: Path, who: Environment) -> Path:
+def clone(url: str, folder: Path | None, cwd: Path, env: Environment) -> Path:
     """Clone a repository with the person's own git, and the token of RUNNER_GIT_TOKEN, and return its folder. Progress is
     printed. Interrupted, it leaves nothing.
 
@@ -72,11 +72,11 @@ def clone(url: str, folder: Path | None, cwd: Path, who: Environment) -> Path:
             wrong.append(line)
         elif line and (stage is None or stage[1] not in stages or line.endswith("done.")):
             stages.update([stage[1]] if stage else [])
-            who.say(line)
+            env.say(line)
 
     made = not at.exists()
     try:
-        failed = identity.clone(url, at, who.environ, tell)
+        failed = identity.clone(url, at, env.environ, tell)
     except BaseException:
         # git takes away what it made, but not where the signal came while it was making it, and not if it had to be killed.
         for left in [at] if made else list(at.iterdir()):

@@ -176,7 +176,7 @@ def make(project: Project, genesis: Genesis, then: Then | None = None) -> Made:
     `then(id, genesis)` returns the commit that the branch moves on to, and refs that move in the same transaction; it notes them,
     so that they are finished after a kill.
     """
-    git, who = project.git, project.who
+    git, env = project.git, project.env
     project.person()
     base_name, base_tip = protocol_worktree.base_of(project, genesis.base)
     if genesis.start is None:
@@ -185,7 +185,7 @@ def make(project: Project, genesis: Genesis, then: Then | None = None) -> Made:
     start = str(genesis.start)
     trunk = {**(git.tree(f"{base_tip}:{paths.ROOT}") or {}), **(git.tree(f"{start}:{paths.ROOT}") or {})}
     slug = ids.slug_of_title(genesis.name or genesis.title)
-    nonce = who.random_hex(32)
+    nonce = env.random_hex(32)
     note = _note(project, genesis, base_name) if then is None else None  # `then` writes its own
     if note is not None and (made := _finish(project, note)) is not None:
         return made
@@ -213,7 +213,7 @@ def make(project: Project, genesis: Genesis, then: Then | None = None) -> Made:
         try:
             push = publishing.pusher(project, protocol, tip, genesis=commit, filed=filed)
             update = RefUpdate(project.branch(protocol), None, tip, "runner: created", also)
-            transaction.publish(git, project.dirs, who, update, push)
+            transaction.publish(git, project.dirs, env, update, push)
         except ConflictError:
             if then is not None and any(git.ref(name) == new for name, (new, old) in also.items() if new != old):
                 raise  # a git died amid the refs: `then` noted them, and another number would be a second protocol
@@ -237,7 +237,7 @@ def _note(project: Project, genesis: Genesis, base: str) -> locks.RequestNote:
 def _commit(project: Project, genesis: Genesis, created: ev.Created) -> tuple[str, State]:
     """Write the genesis commit of a protocol on its start; return it, and the state that it records."""
     git, protocol, person = project.git, created.subject, project.person()
-    entries = transaction.entries_of(None, [created, *genesis.events], project.who.timestamp(), project.actor())
+    entries = transaction.entries_of(None, [created, *genesis.events], project.env.timestamp(), project.actor())
     state, record = transaction.record(protocol, None, b"", 0, entries)
     start, folder = git.commit(created.start), paths.folder(protocol)
     assert start is not None
@@ -269,7 +269,7 @@ def _finish(project: Project, note: locks.RequestNote) -> Made | None:
         state = load.view(project, protocol).state
     there = worktree.on_branch(git, branch)
     path, why = (there[0].path, "") if there else protocol_worktree.add_worktree(project, protocol)
-    project.who.say(f"{protocol} was not finished by an earlier, killed run of this command; it is now")
+    project.env.say(f"{protocol} was not finished by an earlier, killed run of this command; it is now")
     start = git.commit(tip)
     assert start is not None
     waits = tuple((wait.id, wait.text) for wait in state.waiting)
@@ -307,7 +307,7 @@ def heed_open_questions(project: Project) -> None:
         if not found or known.read_text("utf-8") == text:
             return  # this clone's person has read them
     for one in found:
-        project.who.say(f"open question: {one.text} ({where}:{one.line})")
+        project.env.say(f"open question: {one.text} ({where}:{one.line})")
     with contextlib.suppress(OSError):
         known.parent.mkdir(exist_ok=True)
         write_atomically(known, text.encode())
@@ -326,7 +326,7 @@ def _warn_of_untrusted_rules(project: Project, start: str) -> None:
     for path in differing():
         trusted = project.trusted
         remote = f"{trusted.branch} of {trusted.remote}" if trusted.remote else trusted.branch
-        project.who.say(f"{path} is not on {remote} with this content: it does not apply until it is")
+        project.env.say(f"{path} is not on {remote} with this content: it does not apply until it is")
 
 
 def read_folder(cwd: Path, named: Path) -> dict[str, bytes]:

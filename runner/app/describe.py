@@ -156,7 +156,7 @@ class Describer:
     """Describes protocols of a project. What they share (bases, leases, the time) is read once."""
 
     def __init__(self, project: Project) -> None:
-        self._project, self._now = project, project.who.now()
+        self._project, self._now = project, project.env.now()
         self._merges = record.Merges(project.git, project.trusted.remote)
         self._leases = remote.last_leases(project.dirs)
         self._rebases = worktree.rebases(project.git)
@@ -389,7 +389,7 @@ def at_work(project: Project, protocol: str, name: str, leases: Mapping[str, str
     away = None if held else remote.at_work_elsewhere(project, protocol, leases)
     if away is None:
         return held, None
-    seen = f"as seen {age_of(project.who.now() - away.seen)} ago" if away.seen else "as the remote was last seen"
+    seen = f"as seen {age_of(project.env.now() - away.seen)} ago" if away.seen else "as the remote was last seen"
     return f"elsewhere: {away.who}, since {away.since}, {seen}", f"runner sync {name}"
 
 
@@ -424,7 +424,7 @@ class Judged:
         try:
             return self._pending().heard()
         except RunnerError as error:
-            project.who.say(f"{protocol}: its approvals cannot be judged: {error.what} ({error.where})")
+            project.env.say(f"{protocol}: its approvals cannot be judged: {error.what} ({error.where})")
             return []
 
     def approving(self, found: Outlook, typed: str) -> Next:

@@ -155,7 +155,7 @@ def run(project: Project, crew: Crew, *, jobs: int, tell: Tell) -> dict[str, int
 
     Where that was held by another runner, which has brought it so far since that it is not ready, there was nothing to do.
     """
-    sight, who = Sight(project), project.who
+    sight, env = Sight(project), project.env
     served: dict[str, int] = {}  # in which order they had their last turn
     settled: dict[str, str] = {}  # the tip at which a turn changed nothing
     tries: dict[str, int] = {}
@@ -165,7 +165,7 @@ def run(project: Project, crew: Crew, *, jobs: int, tell: Tell) -> dict[str, int
     turns, is_fresh = 0, True
     look(project)
     while True:
-        now = who.monotonic()
+        now = env.monotonic()
         ready = [one for one in sight.ready() if one.protocol not in working and settled.get(one.protocol) != one.tip]
         waiting = [one for one in ready if rests.get(one.protocol, now) <= now]
         waiting.sort(key=lambda one: served.get(one.protocol, -1))  # stable: who had none yet by how long they wait
@@ -175,7 +175,7 @@ def run(project: Project, crew: Crew, *, jobs: int, tell: Tell) -> dict[str, int
             working[one.protocol], served[one.protocol] = one, turns
             turns, is_fresh = turns + 1, False
         if not working and ready:  # each rests
-            who.sleep(max(0.0, min(rests[one.protocol] for one in ready) - now))
+            env.sleep(max(0.0, min(rests[one.protocol] for one in ready) - now))
             continue
         if not working:
             if is_fresh:
@@ -194,7 +194,7 @@ def run(project: Project, crew: Crew, *, jobs: int, tell: Tell) -> dict[str, int
         tip = sight.tips().get(ended.protocol, ("", 0))[0]
         if is_tried_again(ended):
             tries[ended.protocol] = tries.get(ended.protocol, 0) + 1 if tip == began.tip else 1
-            rests[ended.protocol] = who.monotonic() + min(2.0 ** (tries[ended.protocol] - 1), LONGEST)
+            rests[ended.protocol] = env.monotonic() + min(2.0 ** (tries[ended.protocol] - 1), LONGEST)
             if tries[ended.protocol] >= TRIES:
                 settled[ended.protocol] = tip
         elif ended.code not in (0, 1, 3) or tip == began.tip:
@@ -230,7 +230,7 @@ def child_pipeline(project: Project, found: Sequence[Ready]) -> str:
 
     It is JSON, which is YAML, so that nothing in it can be read as anything but a string.
     """
-    run = lease.ci_run(project.who.environ)
+    run = lease.ci_run(project.env.environ)
     told: dict[str, Any] = {"include": [{"local": JOBS}]}
     for one in found:
         words = {"PROTOCOL": one.protocol, **({"RUNNER_RUN": run} if run and "$" not in run else {})}
@@ -256,7 +256,7 @@ def reserve(project: Project, found: Sequence[Ready], usd: Decimal, tokens: int)
         return list(found), []
     publishing.look(project)
     given: list[Ready] = []
-    nonces = {one.protocol: project.who.random_hex(32) for one in found}
+    nonces = {one.protocol: project.env.random_hex(32) for one in found}
     rows = Sight(project).rows({one.protocol: (one.tip, 0) for one in found})
 
     def make(day: Day) -> Day:

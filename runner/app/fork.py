@@ -151,7 +151,7 @@ def renumber(project: Project, origin: str, revision: int | None = None) -> crea
             made = _make(project, origin, revision) if note is None else None
     except renumbering.RenumberedError as done:
         note, made = done.note, None
-        project.who.say(f"{note.protocol} was not finished by an earlier, killed run of this command; it is now")
+        project.env.say(f"{note.protocol} was not finished by an earlier, killed run of this command; it is now")
     note = note or renumbering.read(project.dirs, origin)
     assert note is not None
     return _end(project, note, made)
@@ -208,7 +208,7 @@ def _make(project: Project, origin: str, revision: int | None) -> create.Made:
 
     journals.refuse_unknown(project.dirs, origin)
     journals.refuse_unrecorded(project.dirs, origin, seen.state)
-    with locks.hold(project.dirs.publish_lock(branch), project.who, what=branch, wait=transaction.PUBLISH_WAIT):
+    with locks.hold(project.dirs.publish_lock(branch), project.env, what=branch, wait=transaction.PUBLISH_WAIT):
         try:
             made = _begin(project, origin, revision, title="", base=None, then=then)
         except RunnerError as error:
@@ -270,7 +270,7 @@ def _end(project: Project, note: renumbering.Renumbering, made: create.Made | No
 
 
 def _look(project: Project) -> None:
-    mirror = Mirror.of(project.git, project.dirs, project.who)
+    mirror = Mirror.of(project.git, project.dirs, project.env)
     if mirror is None:
         raise UsageError("there is no remote", str(project.git.common_dir), "`runner fork` needs none")
     project.trust(mirror.look("refs/heads/*", f"{lookup.NUMBERS}*"))

@@ -50,7 +50,7 @@ def take(project: Project, protocols: Iterable[str]) -> None:
         try:
             publishing.take_history(project, protocol, theirs, published=project.git.ref(name))
         except IntegrityError as error:
-            project.who.say(f"{error.what}; {error.hint}")
+            project.env.say(f"{error.what}; {error.hint}")
 
 
 def fetch(project: Project, protocols: Iterable[str]) -> bool:
@@ -65,7 +65,7 @@ def fetch(project: Project, protocols: Iterable[str]) -> bool:
     from runner.store.remote import Mirror
 
     wanted = list(protocols)
-    mirror = Mirror.of(project.git, project.dirs, project.who)
+    mirror = Mirror.of(project.git, project.dirs, project.env)
     if mirror is None:
         return False
     branches = {one: project.branch(one) for one in wanted}

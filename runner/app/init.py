@@ -81,7 +81,7 @@ class Questions:
     `data`: the file in the checkout, or None; `said`: the person's answers of now; `left`: the questions without an answer."""
 
     data: bytes | None
-    who: Environment
+    env: Environment
     said: dict[str, str] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
     _known: tuple[Question, ...] = ()
@@ -136,19 +136,19 @@ class Questions:
 
     def _asked(self, text: str, choices: Sequence[str]) -> str:
         if choices:
-            return self.who.ask(text, tuple(choices)) or ""
-        said = self.who.ask_text(f"{text} (Enter: later)") or ""
+            return self.env.ask(text, tuple(choices)) or ""
+        said = self.env.ask_text(f"{text} (Enter: later)") or ""
         said = strict_yaml.decode(said.encode("utf-8", "surrogateescape"), "the answer").strip()
-        return Redactor(self.who.environ).text(said)  # the file is shared
+        return Redactor(self.env.environ).text(said)  # the file is shared
 
 
-def questions(git: Git, who: Environment) -> Questions:
+def questions(git: Git, env: Environment) -> Questions:
     """Return the questions of the checkout's clarifications.yaml, and who is asked those that are open.
 
     Raises:
         UsageError: there is no checkout. MalformedFileError: the file is not valid.
     """
-    return Questions(_here(_top(git), paths.CLARIFICATIONS), who)
+    return Questions(_here(_top(git), paths.CLARIFICATIONS), env)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +195,7 @@ def propose(project: Project, asked: Questions) -> Iterator[Proposal]:
 
 def look(
     git: Git,
-    who: Environment,
+    env: Environment,
     asked: Questions,
     *,
     forge: str | None = None,
@@ -239,7 +239,7 @@ def look(
         if path == paths.CONFIG:
             data = _config((data or b"").decode(), facts.base, said)
         elif path == paths.POLICY:
-            data = _policy(git, who, data or b"", known, here)
+            data = _policy(git, env, data or b"", known, here)
             own = here is not None and here != data
         if data is not None:
             found.append(File(path, data, here, own))
@@ -288,7 +288,7 @@ def _config(text: str, base: str | None, forge: str | None) -> bytes:
     return text.encode()
 
 
-def _policy(git: Git, who: Environment, template: bytes, known: Config, here: bytes | None) -> bytes | None:
+def _policy(git: Git, env: Environment, template: bytes, known: Config, here: bytes | None) -> bytes | None:
     """Return the first policy: the template with the id that `here` has, or one of its own, the person, and the runner."""
     person = principal(git)
     if person is None:
@@ -296,7 +296,7 @@ def _policy(git: Git, who: Environment, template: bytes, known: Config, here: by
     known_id = re.search(rb'^repo: "?([0-9a-f]{32})"?$', here or b"", re.MULTILINE)
     text = template.decode()
     for old, new in (
-        (_REPO, known_id[1].decode() if known_id else who.random_hex(32)),
+        (_REPO, known_id[1].decode() if known_id else env.random_hex(32)),
         (_PERSON, person),
         (_AGENTS, f"agents: [{known.identity.email.lower()}]"),
         (_OWN, "own_work: allow  # while one person is listed, who could approve nothing else; with two, write refuse"),
@@ -424,7 +424,7 @@ class Committed:
     edited: frozenset[str]
 
 
-def commit(git: Git, dirs: StateDir, who: Environment, files: list[File], author: Ident) -> Committed | None:
+def commit(git: Git, dirs: StateDir, env: Environment, files: list[File], author: Ident) -> Committed | None:
     """Commit, as the person, those of the files that differ from HEAD: files that `write` wrote in this clone, edited or not, and
     uncommitted ones that are in the checkout as given.
 
@@ -458,7 +458,7 @@ def commit(git: Git, dirs: StateDir, who: Environment, files: list[File], author
         return None
     if old is not None and known is not None:
         edit = transaction.PersonEdit(branch, old, changes, author, "Set up protocol-runner")
-        new = transaction.adopt(git, dirs, who, edit)
+        new = transaction.adopt(git, dirs, env, edit)
         return Committed(new, tuple(changes), frozenset(edited))
     tree = git.edit_tree(None, changes)
     assert tree is not None
@@ -466,7 +466,7 @@ def commit(git: Git, dirs: StateDir, who: Environment, files: list[File], author
     git.update_refs({branch: (new, None)}, "runner: init")
     nothing = git.write_tree({})
     for there in worktree.on_branch(git, branch):
-        worktree.settle(git, there, nothing, new, who)
+        worktree.settle(git, there, nothing, new, env)
     return Committed(new, tuple(changes), frozenset(edited))
 
 

@@ -42,7 +42,7 @@ def merge(project: Project, protocol: str) -> Merged:
         seen = load.view(project, protocol)
         for _ in range(RACES):
             branch = f"refs/heads/{seen.state.base}"
-            transaction.settle(git, project.dirs, project.who, branch)  # a merge that was interrupted may have moved it
+            transaction.settle(git, project.dirs, project.env, branch)  # a merge that was interrupted may have moved it
             here = git.ref(branch)
             # A base that was never checked out here, or is behind, is merged as the remote has it, so that it can be pushed.
             base = None if ids.OID.fullmatch(seen.state.base) else protocol_worktree.tip_of(git, seen.state.base)
@@ -64,7 +64,7 @@ def merge(project: Project, protocol: str) -> Merged:
             new = git.person_commit(tree, (base, seen.tip), project.person(), text)
             try:
                 update = transaction.RefUpdate(branch, here, new, f"runner: merge {protocol}")
-                transaction.publish(git, project.dirs, project.who, update)
+                transaction.publish(git, project.dirs, project.env, update)
             except ConflictError:
                 continue
             return Merged(protocol, seen.state.base, new, new=True)

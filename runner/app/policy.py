@@ -44,7 +44,7 @@ def look(project: Project) -> None:
     Raises:
         UnreachableError: it does not answer.
     """
-    mirror = Mirror.of(project.git, project.dirs, project.who)
+    mirror = Mirror.of(project.git, project.dirs, project.env)
     if mirror is not None:
         project.trust(mirror.look())
 

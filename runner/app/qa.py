@@ -73,7 +73,7 @@ def by_hand(project: Project, protocol: str, slug: str | None, *, full: bool) ->
             project, protocol, f"{found}.{attempt}.hand"
         )  # what it costs counts in the budgets
         if journal.records:
-            journal.undecided(project.who.timestamp(), "it is judged again")
+            journal.undecided(project.env.timestamp(), "it is judged again")
         reviewed = review.of_step(run, verdict.evidence, journal)
         if reviewed.verdict is None:
             raise RefusedError(reviewed.stopped, f"{protocol}, {found}", "raise it, and run the same command again")

@@ -91,8 +91,8 @@ def opened(project: Project) -> Forge | None:
 
     remote = trusted.remote_name(project.git)
     url = trusted.remote_url(project.git, remote) if remote else None
-    there, who = configured(f"{key.name} {key.url or ''}".strip(), url), project.who
-    return open_forge(there, who.environ, who.now, who.sleep) if there else None
+    there, env = configured(f"{key.name} {key.url or ''}".strip(), url), project.env
+    return open_forge(there, env.environ, env.now, env.sleep) if there else None
 
 
 def available(project: Project) -> Forge | None:
@@ -102,7 +102,7 @@ def available(project: Project) -> Forge | None:
     try:
         return opened(project)
     except (ForgeError, UsageError) as error:
-        project.who.say(f"nothing is posted to the forge: {error.what}; {error.hint}")
+        project.env.say(f"nothing is posted to the forge: {error.what}; {error.hint}")
         return None
 
 
@@ -113,9 +113,9 @@ def post_quietly(project: Project, forge: Forge | None, protocol: str) -> None:
     try:
         posted = post(project, forge, protocol)
         if posted is not None and not posted.ended:
-            project.who.say(f"  request       {posted.request.url}")
+            project.env.say(f"  request       {posted.request.url}")
     except ForgeError as error:
-        project.who.say(f"posting to the forge failed: {error.what}; `runner sync {protocol}` does it later")
+        project.env.say(f"posting to the forge failed: {error.what}; `runner sync {protocol}` does it later")
 
 
 def post_published(project: Project, protocol: str) -> None:
@@ -140,7 +140,7 @@ def post(project: Project, forge: Forge, protocol: str, news: Fetched | None = N
     if tip is None or not _is_there(project, protocol):
         return None
     seen = load.view(project, protocol)
-    state, redactor = seen.state, Redactor(project.who.environ)
+    state, redactor = seen.state, Redactor(project.env.environ)
     there = forge.request_of(name, state.base)
     if there is not None and there.state is not RequestState.OPEN:
         return Posted(there, ended=True)
@@ -362,7 +362,7 @@ def step(project: Project, forge: Forge, protocol: str, asked: Comment | None) -
     except ForgeError:
         raise
     except RunnerError as error:
-        project.who.say(f"{protocol}: {error.what}; {error.hint}")
+        project.env.say(f"{protocol}: {error.what}; {error.hint}")
         answer = f"not done: {_quoted(error.what)}"
     finally:
         project.speaker = before
@@ -428,7 +428,7 @@ def _record_approvals(project: Project, forge: Forge, protocol: str) -> None:
         plan, edit, after, _ = advance.consider(project, seen)
         if plan is None or edit is not None:
             return []  # the next step picks the edit up first
-        return permissions.settle(project, seen, plan, after, project.who.timestamp(), forge)
+        return permissions.settle(project, seen, plan, after, project.env.timestamp(), forge)
 
     advance.tell(project, protocol, build)
 

@@ -170,7 +170,7 @@ def cancel(project: Project, protocol: str, reason: str | None = None) -> Steere
 def _stop(project: Project, protocol: str) -> Iterator[str]:
     """Stop the runner of a cancelled protocol, and record its cost; yield the lines to print."""
     lock = project.dirs.lock(protocol)
-    stopped = locks.signal_holder(lock, project.who, signals.STOP)
+    stopped = locks.signal_holder(lock, project.env, signals.STOP)
     try:
         with load.at_work(project, protocol, wait=STOPS_WITHIN if stopped else 0.0):
             paid = advance.record_paid(project, protocol)

@@ -46,7 +46,7 @@ def sync(project: Project, protocols: list[str] | None = None, *, work: bool = T
     """
     from runner.executor import renumbering
 
-    mirror = Mirror.of(project.git, project.dirs, project.who)
+    mirror = Mirror.of(project.git, project.dirs, project.env)
     if mirror is None:
         raise UsageError("there is no remote", str(project.git.common_dir), "add one: git remote add origin URL")
     project.looked, project.mirror = True, mirror
@@ -54,7 +54,7 @@ def sync(project: Project, protocols: list[str] | None = None, *, work: bool = T
     for note in renumbering.unfinished(project.dirs):
         with contextlib.suppress(HeldError):  # of a command that is at work
             if said := load.finish_renumbering(project, note.origin):
-                project.who.say(said)
+                project.env.say(said)
     before = project.protocols()
     protocols = _look(project, mirror, protocols)
     forge: Forge | None = None
@@ -108,13 +108,13 @@ def _settle_reserved(project: Project, mirror: Mirror, protocols: list[str]) -> 
     from runner.protocol.policy_file import DayBudget
     from runner.store import day_budget
 
-    if lease.ci_run(project.who.environ) is None:
+    if lease.ci_run(project.env.environ) is None:
         return
     try:
         if spending.day(project) != DayBudget():
             day_budget.use(project, mirror, protocols)
     except RunnerError as error:
-        project.who.say(f"the reservation of this run is not settled, and stays counted: {error.what}")
+        project.env.say(f"the reservation of this run is not settled, and stays counted: {error.what}")
 
 
 def _bases(project: Project, protocols: list[str]) -> list[str]:
@@ -141,7 +141,7 @@ def _was_taken(project: Project, protocol: str, forge: Forge | None) -> Synced |
     with load.at_work(project, protocol):
         left = publishing.follow(project, protocol, project.mirror, load.checker(project, protocol))
     if left is not None:
-        project.who.say(f"{left.what}; {left.hint}")
+        project.env.say(f"{left.what}; {left.hint}")
         return Synced(protocol, tip, "merged")
     tip = project.git.ref(project.branch(protocol))
     assert tip is not None
@@ -153,7 +153,7 @@ def _was_taken(project: Project, protocol: str, forge: Forge | None) -> Synced |
     if there is None or there.state is RequestState.OPEN:
         return None
     said = "merged" if there.state is RequestState.MERGED else "closed"
-    project.who.say(f"{protocol} was {said} on the forge and its branch deleted there: it is not pushed again")
+    project.env.say(f"{protocol} was {said} on the forge and its branch deleted there: it is not pushed again")
     return Synced(protocol, tip, said)
 
 
@@ -200,7 +200,7 @@ def unpublished(project: Project, protocol: str, *, by_person: bool = False) -> 
         count = f"{len(new)} commit{'s' if len(new) > 1 else ''}"
         typed = lookup.typed(project, protocol)
         them = "them" if len(new) > 1 else "it"
-        project.who.say(f"not published: {count} of {protocol}; `runner sync {typed}` publishes {them} to {remote}")
+        project.env.say(f"not published: {count} of {protocol}; `runner sync {typed}` publishes {them} to {remote}")
 
 
 def offer(project: Project, protocol: str, *, by_person: bool = False) -> None:
@@ -214,12 +214,12 @@ def offer(project: Project, protocol: str, *, by_person: bool = False) -> None:
     name = f"refs/remotes/{project.trusted.remote}/{ids.branch_of(project.pattern, protocol)}"
     if project.git.ref(name) == project.git.ref(project.branch(protocol)):
         return
-    answer = project.who.ask(f"Publish {protocol} to {project.trusted.remote}?", ("no", "yes"))
+    answer = project.env.ask(f"Publish {protocol} to {project.trusted.remote}?", ("no", "yes"))
     if answer == "yes":
         for done in sync(project, [protocol]):
-            project.who.say(f"{done.protocol}  {done.said}  {done.tip[:7]}")
+            project.env.say(f"{done.protocol}  {done.said}  {done.tip[:7]}")
     elif answer is None:
-        project.who.say(f"not published; `runner sync {lookup.typed(project, protocol)}` publishes it")
+        project.env.say(f"not published; `runner sync {lookup.typed(project, protocol)}` publishes it")
 
 
 def publish(project: Project, protocol: str, *, keep: bool = False) -> Synced:

@@ -95,8 +95,8 @@ def _take_out(project: Project, protocol: str, to: int | None) -> _Out | None:
     Raises:
         RefusedError: a commit by a person builds on them. UsageError: no such revision.
     """
-    git, branch, who = project.git, project.branch(protocol), project.who
-    mirror = Clone(git, project.dirs, who).remote() if push_refusal.is_noted(project, protocol) else None
+    git, branch, env = project.git, project.branch(protocol), project.env
+    mirror = Clone(git, project.dirs, env).remote() if push_refusal.is_noted(project, protocol) else None
     if mirror is None:
         return None
     project.mirror = mirror
@@ -129,7 +129,7 @@ def _take_out(project: Project, protocol: str, to: int | None) -> _Out | None:
     # Before the branch moves, or it would seem to be rewritten.
     lower_checkpoint(project.dirs, protocol, base, then.genesis)
     update = transaction.RefUpdate(branch, seen.tip, new, "runner: taken out", also)
-    transaction.publish(git, project.dirs, who, update)
+    transaction.publish(git, project.dirs, env, update)
     journal.put_aside(project.dirs, protocol, seen.tip)  # the attempts start again
     first = then.revision + 1
     what = f"revisions {first} to {seen.state.revision}" if first < seen.state.revision else f"revision {first}"

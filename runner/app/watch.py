@@ -151,8 +151,8 @@ class _Watcher:
             return self._look(project)
 
     def _look(self, project: Project) -> float:
-        who = project.who
-        began, self._time = who.monotonic(), who.timestamp()
+        env = project.env
+        began, self._time = env.monotonic(), env.timestamp()
         # Before the refs are read: what moves after this is noticed.
         self._changes.arm(self._folders(project))
         if self._ids is None:
@@ -181,13 +181,13 @@ class _Watcher:
         with contextlib.closing(forge) if forge else contextlib.nullcontext():
             for protocol, acts in due.items():
                 self._go(project, protocol, keys[protocol], forge, acts)
-                if who.monotonic() - began > ROUND:
+                if env.monotonic() - began > ROUND:
                     return 0.0
         return self._pause(project)
 
     def _pause(self, project: Project) -> float:
         """Return the seconds until something is due by itself."""
-        now = project.who.monotonic()
+        now = project.env.monotonic()
         again = min((one.again for one in self._known.values()), default=math.inf)
         return max(0.0, min(self._wanted.look_every, self._fetch_at - now, again - now))
 
@@ -225,7 +225,7 @@ class _Watcher:
 
     def _due(self, project: Project, keys: Mapping[str, Key]) -> dict[str, bool]:
         """Return the protocols to advance, those with work first, and whether each has work by its record."""
-        now = project.who.monotonic()
+        now = project.env.monotonic()
         again = {name for name in keys if name in self._known and self._known[name].again <= now}
         new = {name: key for name, key in keys.items() if name not in self._known or self._known[name].key != key}
         project.git.warm([key[0] for key in new.values()])
@@ -256,7 +256,7 @@ class _Watcher:
 
     def _fetch(self, project: Project) -> bool:
         """Ask the remote where it is time to, and return whether protocols are published at all: else it is left alone."""
-        who = project.who
+        env = project.env
         project.looked = True  # what was fetched last serves; `run` does not ask on its own
         if project.setting("publish") != "always" or project.trusted.remote is None:
             self._fetch_at, self._there, self._away = math.inf, {}, ""
@@ -264,10 +264,10 @@ class _Watcher:
                 where = "where `publish` is `always`, and there is a remote"
                 raise UsageError("there is nothing to fetch", "`--all`", f"it is of use {where}")
             return False
-        mirror = Mirror.of(project.git, project.dirs, who)
+        mirror = Mirror.of(project.git, project.dirs, env)
         assert mirror is not None
         project.mirror = mirror
-        if who.monotonic() < self._fetch_at:
+        if env.monotonic() < self._fetch_at:
             self._there = _heads(mirror)
             return True
         before = _heads(mirror)
@@ -280,13 +280,13 @@ class _Watcher:
                 self._happened(project, "unreachable", **_words(error))
         else:
             self._fetch_delay, self._away = self._wanted.fetch_every, ""
-            project.looked_at = who.monotonic()
+            project.looked_at = env.monotonic()
         self._there = _heads(mirror)
         moved = [name for name, oid in self._there.items() if before.get(name) != oid]
         found = [ids.protocol_of_branch(project.pattern, name.removeprefix("refs/heads/")) for name in moved]
         if not self._is_first and any(found):
             self._happened(project, "fetched", protocols=sorted(filter(None, found)))
-        self._fetch_at = who.monotonic() + self._fetch_delay * (0.8 + 0.4 * _chance(project))
+        self._fetch_at = env.monotonic() + self._fetch_delay * (0.8 + 0.4 * _chance(project))
         return True
 
     def _patterns(self, project: Project) -> Iterator[str]:
@@ -356,7 +356,7 @@ class _Watcher:
             if is_being_edited(folder):
                 return False, self._wanted.adopt
             at = [_changed_at(folder / name) for name in changed]
-            left = self._wanted.adopt - (project.who.now() - max([_changed_at(folder), *at]))
+            left = self._wanted.adopt - (project.env.now() - max([_changed_at(folder), *at]))
             if left > 0:
                 return False, min(left, self._wanted.adopt)
         return True, None
@@ -371,7 +371,7 @@ class _Watcher:
         after = wait if wait is not None else delay * (0.8 + 0.4 * _chance(project))
         trees = worktree.on_branch(project.git, project.branch(protocol)) if kind == "held-up" else []
         folder = trees[0].path / paths.folder(protocol) if trees else None
-        again = project.who.monotonic() + after
+        again = project.env.monotonic() + after
         self._known[protocol] = _Standing(key, again, delay, str(facts.get("reason")), folder)
         if folder is not None:
             self._changes.arm(self._folders(project))
@@ -381,7 +381,7 @@ class _Watcher:
     def _happened(
         self, project: Project, kind: Kind, protocol: str | None = None, done: Advanced | None = None, **facts: Any
     ) -> None:
-        self._tell(Happened(kind, project.who.timestamp(), protocol, done, facts))
+        self._tell(Happened(kind, project.env.timestamp(), protocol, done, facts))
 
 
 def _heads(mirror: Mirror) -> dict[str, str]:
@@ -389,7 +389,7 @@ def _heads(mirror: Mirror) -> dict[str, str]:
 
 
 def _chance(project: Project) -> float:
-    return int(project.who.random_hex(4), 16) / 65536
+    return int(project.env.random_hex(4), 16) / 65536
 
 
 def _words(error: RunnerError) -> dict[str, Any]:
@@ -405,5 +405,5 @@ def _changed_at(path: Path) -> float:
 
 def unattended(project: Project) -> Project:
     """Return the project with nobody at the terminal: a question is printed instead, and retried."""
-    project.who = dataclasses.replace(project.who, ask=lambda question, choices: None, ask_text=lambda question: None)
+    project.env = dataclasses.replace(project.env, ask=lambda question, choices: None, ask_text=lambda question: None)
     return project

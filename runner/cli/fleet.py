@@ -216,7 +216,7 @@ class _Teller:
 
     def line(self, told: dict[str, Any]) -> None:
         """Give an event, with the time."""
-        time = self._session.project.who.timestamp()
+        time = self._session.project.env.timestamp()
         streams.put(json.dumps({**told, "time": time}, sort_keys=True))
 
 

@@ -198,10 +198,10 @@ def _facts(found: Look) -> str:
     return " · ".join(f"{name} {value or 'none'}" for name, value in named)
 
 
-def _silent(who: Environment) -> Environment:
+def _silent(env: Environment) -> Environment:
     import dataclasses
 
-    return dataclasses.replace(who, ask=lambda question, choices: None, ask_text=lambda question: None)
+    return dataclasses.replace(env, ask=lambda question, choices: None, ask_text=lambda question: None)
 
 
 def _tell(session: Session, file: File, *, brief: bool) -> None:

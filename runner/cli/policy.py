@@ -160,7 +160,7 @@ def _look(session: Session, verb: str, *, live: bool, file: Path | None) -> None
     if live:
         app.look(session.project)
     elif file is None and (remote := session.project.trusted.remote) is not None:
-        trusted, now = session.project.trusted, session.project.who.now()
+        trusted, now = session.project.trusted, session.project.env.now()
         age = f"as of {describe.age(trusted.time, now)} ago" if trusted.time else "as git fetched it last"
         session.note(f"{trusted.branch} {age}; `runner policy {verb} --live` asks {remote}")
 

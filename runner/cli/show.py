@@ -184,7 +184,7 @@ def show_step(session: Session, project: Project, row: Row, tip: str, slug: str)
     for wait in found.waits:
         if wait.get("subject") == slug:
             session.line("")
-            session.line(f"  waits  {wait.get('id')} {describe.wait_text(row, wait, project.who.now())}")
+            session.line(f"  waits  {wait.get('id')} {describe.wait_text(row, wait, project.env.now())}")
             session.line(f"         {wait.get('text')}")
             if wait.get("id") in found.approvals:
                 status.show_approvals(session, found.approvals[wait["id"]])

@@ -140,7 +140,7 @@ def show_all(session: Session, project: Project, rows: list[Row], known: Mapping
 
 def show_one(session: Session, project: Project, row: Row, asked: str | None = None) -> None:
     """Print the status of one protocol: steps, waits, the runner at work, the next command. `asked`: the name that was typed."""
-    protocol, now = row["protocol"], project.who.now()
+    protocol, now = row["protocol"], project.env.now()
     name, tip = lookup.typed(project, protocol, asked), lookup.tip(project, protocol)
     found = describe.describe(project, row, tip, name)
     session.line(f"{protocol}  {row['title']}")
@@ -253,7 +253,7 @@ def list_command(session: Session, as_json: bool) -> None:
     if not known:
         tell_nothing(session, False, f"no protocols; `{program()} new` makes one")
         return
-    names, now, times, describer = Names(known), project.who.now(), record.times(project.git), Describer(project)
+    names, now, times, describer = Names(known), project.env.now(), record.times(project.git), Describer(project)
     behind: list[str] = []
     lines = []
     for row in record.stream(project.git, known):

@@ -142,7 +142,7 @@ def _step(project: Project, seen: Snapshot, only: str | None, forge: Forge | Non
     if isinstance(edit, ev.Planned):
         return commit.at_once(project, seen, [edit], WritePlan(), recording("the plan that people wrote is recorded"))
     first: list[Event] = [edit] if edit else []
-    time = project.who.timestamp()
+    time = project.env.timestamp()
     approvals = permissions.settle(project, seen, plan, state, time, forge) if plan else []
     evaluated = EvaluatedAt(time, project.trusted.commit) if approvals else None
     if approvals:
@@ -218,7 +218,7 @@ def put(project: Project, protocol: str, reason: str, make: Callable[[Snapshot],
             also = {history.ref_of(protocol): made.filed} if made.filed else {}
             update = transaction.RefUpdate(project.branch(protocol), seen.tip, made.oid, reason, also)
             push = publishing.pusher(project, protocol, made.oid, filed=made.filed[0] if made.filed else None)
-            transaction.publish(project.git, project.dirs, project.who, update, push)
+            transaction.publish(project.git, project.dirs, project.env, update, push)
         except ConflictError:
             continue
         # An approval, a rejection or an edit is no transition: rolled back to before it, the branch would look as it was.

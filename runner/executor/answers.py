@@ -44,7 +44,7 @@ def give_again(project: Project, protocol: str, commit: Commit, onto: str, their
         except IllegalEventError:
             pass
         else:
-            project.who.say(f"your answer to {what} is recorded again, after the transitions that were published first")
+            project.env.say(f"your answer to {what} is recorded again, after the transitions that were published first")
             return made.commit
     entries = [entry for their in theirs for entry in publishing.entries_of(their, protocol)]
     anew = [wait.id for wait in now.state.waiting if is_open and asked and _is_alike(wait, asked)]
@@ -55,7 +55,7 @@ def give_again(project: Project, protocol: str, commit: Commit, onto: str, their
     subject = f"{protocol}: {event.subject} was answered elsewhere first\n\n".encode()
     kept = dataclasses.replace(commit, message=subject + body + b"\n")
     new = publishing.done_again(project, kept, now.tree, (onto,))
-    project.who.say(f"{why}; yours decides nothing, and the history keeps it as commit {new[:7]}")
+    project.env.say(f"{why}; yours decides nothing, and the history keeps it as commit {new[:7]}")
     return new
 
 
@@ -98,11 +98,11 @@ def tell(project: Project, protocol: str, ours: Sequence[Commit], theirs: Sequen
     count = sum(not _said(entries) and event_type(entries[0].event).role != "answer" for entries in transitions)
     if count:
         are, s = ("are", "s") if count != 1 else ("is", "")
-        project.who.say(
+        project.env.say(
             f"{first} was first: {count} transition{s} of {protocol} made here will be done again, and {are} kept at {kept}"
         )
     for command in again:
-        project.who.say(
+        project.env.say(
             f"{first} was first: `{command}` of {protocol} is not recorded, and is kept at {kept};"
             f" if you still want it, type `runner {command} {short}`"
         )
@@ -137,7 +137,7 @@ def _tell_decided(project: Project, protocol: str, ours: Sequence[Commit], their
             if (other.statement.subject, other.statement.attempt) == (said.subject, said.attempt)
         ]
         if by and statement_id(one.text) not in counted:
-            project.who.say(
+            project.env.say(
                 f"{said.subject} was decided already, by {', '.join(dict.fromkeys(by))};"
                 f" what {said.approver} says is kept as a commit, and decides nothing any more"
             )

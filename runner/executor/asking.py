@@ -28,7 +28,7 @@ def engine_names(
     Raises:
         UsageError: no engine is named and none is found; it lists the variables to set.
     """
-    environ = project.who.environ
+    environ = project.env.environ
     headers = [of.header.engine for of in (step, plan) if of is not None]
     for one in (project.options.get("engine"), environ.get("RUNNER_ENGINE"), *headers):
         if one:
@@ -54,9 +54,9 @@ def open_engines(project: Project, names: tuple[str, ...], step: str | None = No
         found = []
         for name in names:
             permissions.refuse_engine(project, name, step)
-            engine = registry.open_engine(name, project.who.environ, top)
+            engine = registry.open_engine(name, project.env.environ, top)
             if record:
-                engine = Recorder(engine, top / record, price, Redactor(project.who.environ).value)
+                engine = Recorder(engine, top / record, price, Redactor(project.env.environ).value)
             stack.callback(engine.close)
             found.append(engine)
         yield tuple(found)
@@ -83,10 +83,10 @@ def questioner(
         tree=lambda: "",
         restore=lambda tree: None,
         price=price,
-        now=project.who.timestamp,
-        monotonic=project.who.monotonic,
-        sleep=project.who.sleep,
-        say=project.who.say,
+        now=project.env.timestamp,
+        monotonic=project.env.monotonic,
+        sleep=project.env.sleep,
+        say=project.env.say,
         ensure=lambda: publishing.ensure_lease(project),
         total=spending.of(journal.records),
         shared_budget=spending.shared_budget(project, protocol),

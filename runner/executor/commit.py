@@ -112,7 +112,7 @@ def commit(
             ended = seen.state.status not in (*decision.OPEN, Status.COMPLETED)
             is_over = slug in seen.state.steps and seen.state.steps[slug].status not in _AT_WORK
             if seen is not began and not ended and (is_theirs or is_over):
-                project.who.say(
+                project.env.say(
                     f"{slug} was done elsewhere meanwhile{f'; its work here is kept at {kept}' if kept else ''}"
                 )
                 return None

@@ -62,11 +62,11 @@ def found(project: Project, commit: str, answers: Mapping[str, str]) -> Iterator
         EngineError: there is no model, it gave no answer, or none that can be taken. HeldError: another process asks the same.
         WaitingError: it takes too long.
     """
-    redactor = Redactor(project.who.environ)
+    redactor = Redactor(project.env.environ)
     task = redactor.text(_task(project, commit, answers))
     names = asking.engine_names(project, None, None, None, "plan")
     key = digest(f"{' '.join(names)}\n{task}".encode()).removeprefix("sha256:")[:32]
-    with locks.hold(project.dirs.lock(f"planning-{key}"), project.who, what="this look at the repository"):
+    with locks.hold(project.dirs.lock(f"planning-{key}"), project.env, what="this look at the repository"):
         journal = Journal(project.dirs.planning / f"{key}.jsonl")
         with asking.open_engines(project, names) as engines:
             loop = asking.questioner(project, journal, engines, redactor, planning.UNBOUNDED)

@@ -297,13 +297,13 @@ class ExternalCalls:
 
     def now(self) -> str:
         """Return the time of a record that is made now."""
-        return self.run.project.who.timestamp()
+        return self.run.project.env.timestamp()
 
     def append(self, record: Typed) -> Typed:
         """Write a record without its secrets; return it as it is on the disk."""
         record = transcript.mapped(record, self.run.redactor.value)
         self.run.journal.append(record)
-        self.run.project.who.hear(record)
+        self.run.project.env.hear(record)
         return record
 
     # --- what the journals have ------------------------------------------------------------------------------------------

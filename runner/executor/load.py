@@ -43,17 +43,17 @@ def at_work(project: Project, protocol: str, *, wait: float = 0.0) -> Iterator[N
         RenumberedError: it has another id now: a command that gave it one was killed, and that is finished.
     """
     branch = project.branch(protocol)
-    with locks.hold(project.dirs.lock(protocol), project.who, what=protocol, wait=wait) as was_cut:
+    with locks.hold(project.dirs.lock(protocol), project.env, what=protocol, wait=wait) as was_cut:
         if was_cut:
             from runner.executor import workspace_session
 
             workspace_session.end_left(project, protocol)
         # Whoever records a person's word does so beside us: a lock or a note of theirs is neither dead nor cut off.
-        with locks.hold(project.dirs.publish_lock(branch), project.who, what=branch, wait=transaction.PUBLISH_WAIT):
+        with locks.hold(project.dirs.publish_lock(branch), project.env, what=branch, wait=transaction.PUBLISH_WAIT):
             for name in (branch, "packed-refs", history.ref_of(protocol), _tracking(project, branch)):
-                locks.remove_dead(project.git.common_dir / f"{name}.lock", project.who)
-            protocol_worktree.finish_worktree(project.git, project.dirs, project.who, branch, protocol)
-            worktree.settle_all(project.git, project.dirs, branch, project.who)
+                locks.remove_dead(project.git.common_dir / f"{name}.lock", project.env)
+            protocol_worktree.finish_worktree(project.git, project.dirs, project.env, branch, protocol)
+            worktree.settle_all(project.git, project.dirs, branch, project.env)
             if note := _unfinished(project, protocol):
                 note.resume(project)
         try:
@@ -242,7 +242,7 @@ def edit_of(project: Project, seen: Snapshot, plan: Plan) -> ev.PlanEdited | Non
 def applied(project: Project, state: State, edits: Sequence[Event]) -> State:
     """Return the state after events that a transition records before its action."""
     for edit in edits:
-        state = machine.apply(state, Entry(state.revision + 1, project.who.timestamp(), "runner", edit))
+        state = machine.apply(state, Entry(state.revision + 1, project.env.timestamp(), "runner", edit))
     return state
 
 
@@ -293,8 +293,8 @@ def pick_up_edits(project: Project, protocol: str, *, adopt: bool) -> bool:
         shown = ", ".join(sorted(path.removeprefix(prefix) for path in words))
         subject = log.cut(f"{protocol}: edit {shown}")
         edit = transaction.PersonEdit(branch, old, words, project.person(), subject)
-        transaction.adopt(git, project.dirs, project.who, edit)
-        project.who.say(f"picked up your changes of {shown}")
+        transaction.adopt(git, project.dirs, project.env, edit)
+        project.env.say(f"picked up your changes of {shown}")
         taken = True
     return taken
 

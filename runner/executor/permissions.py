@@ -97,7 +97,7 @@ def _refuse_denied(verdict: Verdict) -> None:
 
 def view_of(project: Project, seen: Snapshot, plan: Plan | None, state: State, time: str | None = None) -> View:
     """Return the protocol as approvals are judged, by the trusted branch as last seen, at the present time or at `time`."""
-    now = seconds(time) if time else int(project.who.now())
+    now = seconds(time) if time else int(project.env.now())
     return View(project.git, seen.protocol, seen.tip, state, plan, trusted_config(project), now)
 
 
@@ -197,7 +197,7 @@ def _decided(project: Project, wait: Wait, status: ApprovalStatus) -> list[Event
     done = approval.decided(wait, status)
     if done is not None:
         return [done]
-    if wait.kind == "call" and project.who.now() > seconds(wait.since) + status.requirement.lasts:
+    if wait.kind == "call" and project.env.now() > seconds(wait.since) + status.requirement.lasts:
         hours = status.requirement.lasts // 3600
         assert wait.digest is not None
         return [

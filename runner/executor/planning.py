@@ -199,18 +199,18 @@ def written(
         WaitingError: the model has questions and nobody is here, or the budget is used up. EngineError: there is no plan.
         HeldError: the same is being planned by another process.
     """
-    redactor = Redactor(project.who.environ)
+    redactor = Redactor(project.env.environ)
     task = redactor.text(task)
     names = asking.engine_names(project, of[1] if of else None, None, None, "plan")
     asked = Request(system=" ".join(names), turns=(UserTurn(text=f"{questions}\n{task}"),))
     key = of[0].protocol if of else asked.digest().removeprefix("sha256:")[:32]
-    with locks.hold(project.dirs.lock(f"planning-{key}"), project.who, what="this plan"):
+    with locks.hold(project.dirs.lock(f"planning-{key}"), project.env, what="this plan"):
         if of is not None:
             name = history.next_plan(project.git, key).removeprefix("runs/").removesuffix(".jsonl")
             journal = spending.open_journal(project, key, name)
         else:
             journal = Journal(project.dirs.planning / f"{key}.jsonl")
-        began = project.who.monotonic()
+        began = project.env.monotonic()
         draft: Draft | None = None
         files: dict[str, bytes] = {}
         open_questions: tuple[str, ...] = ()
@@ -224,18 +224,18 @@ def written(
             except _Open as left:
                 open_questions = left.questions
                 if not any(isinstance(one, Task) for one in journal.records):
-                    journal.append(Task(kind="task", time=project.who.timestamp(), text=task))
+                    journal.append(Task(kind="task", time=project.env.timestamp(), text=task))
             except BudgetStop as stop:
                 raise WaitingError(
                     f"the budget does not allow planning: {stop}", "plan.md, budget", "raise it, and run the same again"
                 ) from stop
             except NoPlanError as error:
-                journal.undecided(project.who.timestamp(), error.what)
+                journal.undecided(project.env.timestamp(), error.what)
                 raise
-        cost = spending.since(journal, round(project.who.monotonic() - began))
+        cost = spending.since(journal, round(project.env.monotonic() - began))
         yield _told(journal, draft, files, cost) if draft else Asking(open_questions, journal.transcript(), cost)
         if of and history.read(project.git, key, f"runs/{journal.path.name}") is None:
-            journal.undecided(project.who.timestamp(), "nobody took it")
+            journal.undecided(project.env.timestamp(), "nobody took it")
         else:
             journal.path.unlink(missing_ok=True)
 
@@ -254,7 +254,7 @@ def _asker(project: Project, journal: Journal, redactor: Redactor, waits: bool) 
                 return list(one.answers)
         said = []
         for question in questions:
-            text = project.who.ask_text(f"{question} (Enter: the model decides)")
+            text = project.env.ask_text(f"{question} (Enter: the model decides)")
             if text is None and waits:
                 raise _Open(questions)
             if text is None:
@@ -266,7 +266,7 @@ def _asker(project: Project, journal: Journal, redactor: Redactor, waits: bool) 
             said.append(
                 redactor.text(strict_yaml.decode(text.encode("utf-8", "surrogateescape"), "the answer").strip())
             )
-        time = project.who.timestamp()
+        time = project.env.timestamp()
         journal.append(Answers(kind="answers", time=time, questions=[*questions], answers=said))
         return said
 
@@ -317,7 +317,7 @@ def _creator(project: Project, seen: Snapshot) -> Ident:
 
 def _resume(project: Project, seen: Snapshot) -> Written | Asking:
     """Continue the conversation from its journal."""
-    redactor = Redactor(project.who.environ)
+    redactor = Redactor(project.env.environ)
     journal = spending.open_journal(project, seen.protocol, "plan.1")
     task = next((one.text for one in journal.records if isinstance(one, Task)), None)
     if task is None:
@@ -327,7 +327,7 @@ def _resume(project: Project, seen: Snapshot) -> Written | Asking:
             f"`runner sync {seen.protocol}` in the clone where it was asked publishes it, and here brings it",
         )
     names = asking.engine_names(project, None, None, None, "plan")
-    began = project.who.monotonic()
+    began = project.env.monotonic()
     known = {name: data for name, data in snapshot.words(project.git, seen).items() if name == paths.CONTEXT}
     with asking.open_engines(project, names) as engines:
         loop = asking.questioner(project, journal, engines, redactor, UNBOUNDED, seen.protocol)
@@ -335,11 +335,11 @@ def _resume(project: Project, seen: Snapshot) -> Written | Asking:
         try:
             draft, files = converse(loop.question, task, lambda draft: check_new(draft, known), answers, helped=True)
         except _Open as asked:
-            cost = spending.since(journal, round(project.who.monotonic() - began))
+            cost = spending.since(journal, round(project.env.monotonic() - began))
             return Asking(asked.questions, journal.transcript(), cost)
         except BudgetStop as stop:
             raise WaitingError(f"the planning stopped: {stop}", seen.where, "run the same command again") from stop
-    return _told(journal, draft, files, spending.since(journal, round(project.who.monotonic() - began)))
+    return _told(journal, draft, files, spending.since(journal, round(project.env.monotonic() - began)))
 
 
 def _answers(project: Project, seen: Snapshot, redactor: Redactor) -> Answer:

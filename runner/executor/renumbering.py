@@ -97,17 +97,17 @@ def forget(dirs: StateDir, origin: str) -> None:
 
 def finish(project: Project, note: Renumbering, *, resumed: bool = False) -> None:
     """Move the refs that have not moved, make the new worktree where it is missing, and take away what lies here by the old id."""
-    git, dirs, who = project.git, project.dirs, project.who
+    git, dirs, env = project.git, project.dirs, project.env
     moves = {name: (new, old) for name, (new, old) in note.refs.items() if new != old and git.ref(name) == old}
     if moves:
         for name in moves:
-            locks.remove_dead(git.common_dir / f"{name}.lock", who)
+            locks.remove_dead(git.common_dir / f"{name}.lock", env)
         git.update_refs(moves, "runner: renumbered")
     if resumed:
         branch = project.branch(note.protocol)
-        with locks.hold(dirs.publish_lock(branch), who, what=branch, wait=transaction.PUBLISH_WAIT):
-            protocol_worktree.finish_worktree(git, dirs, who, branch, note.protocol)
-            worktree.settle_all(git, dirs, branch, who)
+        with locks.hold(dirs.publish_lock(branch), env, what=branch, wait=transaction.PUBLISH_WAIT):
+            protocol_worktree.finish_worktree(git, dirs, env, branch, note.protocol)
+            worktree.settle_all(git, dirs, branch, env)
         if not worktree.on_branch(git, branch):
             protocol_worktree.add_worktree(project, note.protocol)
     journal.put_aside(dirs, note.origin, note.old)
@@ -116,7 +116,7 @@ def finish(project: Project, note: Renumbering, *, resumed: bool = False) -> Non
         _remove(project, note, Worktree(Path(path), Path(git_dir), None), resumed=resumed)
     workspace.remove(workspace.place(dirs, note.origin, project.config.workspace.path))
     dataclasses.replace(note, is_finished=True).write(dirs)
-    mirror = project.mirror or Mirror.of(git, dirs, who)
+    mirror = project.mirror or Mirror.of(git, dirs, env)
     name = f"refs/heads/{ids.branch_of(project.pattern, note.origin)}"
     if mirror is not None and (there := mirror.refs().get(name)) is not None:
         publishing.track(project, mirror.remote, {name: there})
@@ -133,7 +133,7 @@ def _remove(project: Project, note: Renumbering, tree: Worktree, *, resumed: boo
         # Its branch is gone, and git could not tell what is in it, nor whether it is the other protocol's.
         git.run("update-ref", "--no-deref", "HEAD", note.old, git_dir=tree.git_dir)
         if kept := protocol_worktree.keeps(git, tree, resumed=resumed):
-            project.who.say(f"{tree.path} stays, at {note.old[:12]}: {kept.why}; {kept.command}")
+            project.env.say(f"{tree.path} stays, at {note.old[:12]}: {kept.why}; {kept.command}")
             return
         code, _, _ = git.try_run("worktree", "remove", "--force", str(tree.path), config=worktree.conversions(git))
         if code:  # a removal that was cut left what git knows no more

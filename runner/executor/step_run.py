@@ -82,7 +82,7 @@ class StepRun:
     def redactor(self) -> Redactor:
         """Removes the secrets of the runner's own environment from text that is written."""
         if self._redactor is None:
-            self._redactor = Redactor(self.project.who.environ)
+            self._redactor = Redactor(self.project.env.environ)
         return self._redactor
 
     @property

@@ -147,7 +147,7 @@ def _opened(session: WorkspaceSession, module: ToolModule) -> Iterator[PythonToo
     project = session.project
     code = _export_trusted(session)
     interpreter = project.config.workspace.python or "python3"
-    environ = project.who.environ
+    environ = project.env.environ
     python = ProjectPython(
         interpreter=(interpreter,),
         code=code,
@@ -170,7 +170,7 @@ def _export_trusted(session: WorkspaceSession) -> Path:
     if stamp.exists() and stamp.read_text() == commit and folder.is_dir():
         return folder
     stamp.unlink(missing_ok=True)
-    made = workspace.export(session.project.git, session.space, commit, session.project.who)
+    made = workspace.export(session.project.git, session.space, commit, session.project.env)
     beneath.remove(folder)
     made.rename(folder)
     stamp.write_text(commit)

@@ -53,7 +53,7 @@ def prepare(
         seen,
         events,
         transaction.Provenance(
-            time=project.who.timestamp(),
+            time=project.env.timestamp(),
             actor=project.actor(),
             trusted=evaluated.trusted if evaluated else project.trusted.commit,
             judged=evaluated.time if evaluated else None,
@@ -83,7 +83,7 @@ def publish(
     filed = file(project, seen.protocol, made, outcome)
     update = RefUpdate(branch, seen.tip, made.commit, "runner: transition", {**(also or {}), **filed})
     push = publishing.pusher(project, seen.protocol, made.commit, filed=next((new for new, _ in filed.values()), None))
-    transaction.publish(project.git, project.dirs, project.who, update, push)
+    transaction.publish(project.git, project.dirs, project.env, update, push)
     write_checkpoint(project.dirs, seen.protocol, made.commit, made.state.genesis)
     project.seen = made.seen
 
@@ -125,7 +125,7 @@ def signer(project: Project, events: Sequence[Event] | None = None) -> Callable[
     from runner.trust import signers, signing
     from runner.trust.rules.permissions import is_said
 
-    named = project.who.environ.get(KEY)
+    named = project.env.environ.get(KEY)
     key = signing.ssh_key(project.git, named) if named else signing.signing_key(project.git)
     lines = [one for one in found.signers.ssh if signers.GIT in one.namespaces and str(one.key) == key.public]
     said = events is not None and all(map(is_said, events))
@@ -144,7 +144,7 @@ def seal(project: Project, protocol: str, tip: str) -> dict[str, bytes]:
 
     There is none without a policy, or where RUNNER_SIGNING_KEY names no key that is listed to seal for one of `agents`.
     """
-    named = project.who.environ.get(KEY)
+    named = project.env.environ.get(KEY)
     if not named or project.trusted.blob(project.git, paths.POLICY) is None:
         return {}
     from runner.trust import signers, signing
@@ -156,7 +156,7 @@ def seal(project: Project, protocol: str, tip: str) -> dict[str, bytes]:
     who = next((one.principal for one in lines if one.principal in found.agents), None)
     if who is None:
         return {}
-    said = seal.of(project.git, protocol, found.repo, who, tip, project.who.timestamp())
+    said = seal.of(project.git, protocol, found.repo, who, tip, project.env.timestamp())
     assert said is not None  # a transition, made just now
     text = approval_file.render_seal(said)
     return {paths.SEAL: text + signing.sign(key, text, namespace=approval_file.SEAL_NAMESPACE)}

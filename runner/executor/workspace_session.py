@@ -56,16 +56,16 @@ def _choose(project: Project, found: tuple[Path, ...]) -> Sandbox:
         code, out, _ = project.git.personal("config", "--global", "--get", _KEPT)
         if code == 0 and out.strip() == b"host":
             return choose("host", toolchains=found)
-        answer = project.who.ask(
+        answer = project.env.ask(
             f"{error.what}\nRun commands on this machine without a sandbox? They can then read and change whatever you can.",
             ("no", "once", "always"),
         )
-        own = project.who.environ.get("GIT_CONFIG_GLOBAL")
+        own = project.env.environ.get("GIT_CONFIG_GLOBAL")
         if answer == "always" and own is not None and Path(own).exists() and not Path(own).is_file():
-            project.who.say(f"not kept: GIT_CONFIG_GLOBAL is {own}, and git would put a file in its place")
+            project.env.say(f"not kept: GIT_CONFIG_GLOBAL is {own}, and git would put a file in its place")
         elif answer == "always":
             project.git.personal("config", "--global", _KEPT, "host")
-            project.who.say(f"kept as `git config --global {_KEPT} host`")
+            project.env.say(f"kept as `git config --global {_KEPT} host`")
         if answer in ("once", "always"):
             return choose("host", toolchains=found)
         raise
@@ -97,7 +97,7 @@ def end_left(project: Project, protocol: str) -> None:
         return
     count = end_all(b"HOME=" + os.fsencode(space.home))
     if count:
-        project.who.say(
+        project.env.say(
             f"ended {count} process{'es' if count != 1 else ''} that a runner of {protocol} had left when it was killed"
         )
 
@@ -120,7 +120,7 @@ class WorkspaceSession:
             SandboxUnavailableError: there is no working sandbox here.
         """
         project.refuse_unsupported()
-        environ = project.who.environ
+        environ = project.env.environ
         found: tuple[Path, ...] = ()
         if project.setting("executor") != "host":
             found = toolchains(step_path(environ.get("PATH", "")), Path(environ.get("HOME", "/nonexistent")))
@@ -152,7 +152,7 @@ class WorkspaceSession:
         }
 
     def _base_environment(self) -> dict[str, str]:
-        environ = self.project.who.environ
+        environ = self.project.env.environ
         kept = {key: environ[key] for key in ("PYENV_ROOT", "RUSTUP_HOME", "NVM_DIR", "JAVA_HOME") if key in environ}
         path = step_path(environ.get("PATH", ""))
         if "PYENV_ROOT" not in kept and (
@@ -171,7 +171,7 @@ class WorkspaceSession:
         """
         git, config = self.project.git, self.project.config.workspace
         workspace.reset(
-            git, self.space, commit, self.protocol, self.project.who, clean=clean, trusted=self.project.trusted.commit
+            git, self.space, commit, self.protocol, self.project.env, clean=clean, trusted=self.project.trusted.commit
         )
         try:
             if clean:
@@ -187,7 +187,7 @@ class WorkspaceSession:
         key = workspace.setup_key(git, commit, config.setup, config.key)
         if workspace.setup_done(self.space) == key:
             return
-        self.project.who.say(f"setting up the workspace: {config.setup}")
+        self.project.env.say(f"setting up the workspace: {config.setup}")
         outcome = self.run(config.setup, self._base_environment(), timeout=SETUP_TIMEOUT, network=config.network)
         if not outcome.ok:
             raise StepFailedError(
@@ -248,7 +248,7 @@ class WorkspaceSession:
         policy = permissions.trusted_config(self.project).policy
         left = None
         if timeout is not None:
-            monotonic, until = self.project.who.monotonic, self.project.who.monotonic() + max(timeout, COLLECTING)
+            monotonic, until = self.project.env.monotonic, self.project.env.monotonic() + max(timeout, COLLECTING)
             left = lambda: until - monotonic()  # noqa: E731
         if policy is None:
             return workspace.Bounds(left=left)
@@ -312,7 +312,7 @@ class WorkspaceSession:
 
     def explain(self, run: str | tuple[str, ...], outcome: Outcome) -> str | None:
         """Return why a command was not found inside although it is there outside, or None."""
-        argv, path = ("sh", "-c", run) if isinstance(run, str) else tuple(run), self.project.who.environ.get("PATH", "")
+        argv, path = ("sh", "-c", run) if isinstance(run, str) else tuple(run), self.project.env.environ.get("PATH", "")
         if (why := explain(outcome, argv, step_path(path))) is not None:
             return why
         own = found_outside(outcome, argv, path)

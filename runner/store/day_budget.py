@@ -97,7 +97,7 @@ class Reservation:
             try:
                 change(self.project, self.day, lambda day: day.settle(self._nonce, *spent))
             except RunnerError as error:
-                self.project.who.say(
+                self.project.env.say(
                     f"the spending is not settled: {error.what}; ${ref_files.amount(self.usd)} and {self.tokens:,} tokens"
                     f" of the budget of {self.day} stay reserved"
                 )
@@ -106,7 +106,7 @@ class Reservation:
         self.tokens = self.paid_tokens = self.unpriced = 0
 
     def _reserve(self, today: str, cap: DayBudget, usd: Decimal, tokens: int) -> None:
-        nonce = self._nonce or self.project.who.random_hex(32)
+        nonce = self._nonce or self.project.env.random_hex(32)
         granted = (Decimal(0), 0)
 
         def make(day: Day) -> Day:
@@ -151,7 +151,7 @@ class Reservation:
 
     def _take_given(self) -> None:
         project = self.project
-        mirror = Mirror.of(project.git, project.dirs, project.who)
+        mirror = Mirror.of(project.git, project.dirs, project.env)
         assert mirror is not None
         for day, _, one in _given(project, mirror, [self.protocol]):
             self.day, self.usd, self.tokens = day, Decimal(one.usd), one.tokens
@@ -174,10 +174,10 @@ def reserved(project: Project, usd: Decimal, tokens: int, protocol: str | None =
     """Return a reservation of this process. `protocol`: the one that it is for alone, in another job of this run."""
     return Reserved(
         by=word(project.actor()),
-        host=word(project.who.host),
-        ci=ci_run(project.who.environ),
+        host=word(project.env.host),
+        ci=ci_run(project.env.environ),
         protocol=protocol,
-        time=project.who.timestamp(),
+        time=project.env.timestamp(),
         usd=ref_files.amount(usd),
         tokens=tokens,
     )
@@ -200,7 +200,7 @@ def _used(nonce: str, one: Reserved, day: Day) -> Day:
 def _given(project: Project, mirror: Mirror, protocols: Sequence[str]) -> Iterator[tuple[str, str, Reserved]]:
     """Give what another job of this run reserved for each of the protocols alone: its day, nonce and amount."""
     mirror.fetch(REF)
-    oid, run, found = mirror.refs().get(REF), ci_run(project.who.environ), set[str | None]()
+    oid, run, found = mirror.refs().get(REF), ci_run(project.env.environ), set[str | None]()
     for day in (day_of(project), day_of(project, -1)) if oid else ():
         for nonce, one in read(project, oid, day).open.items():
             if one.ci == run and one.protocol in protocols and one.protocol not in found:
@@ -219,7 +219,7 @@ def change(project: Project, day: str, make: Callable[[Day], Day], at: Mirror | 
         ConflictError: it was lost each time. UnreachableError: it is on a remote that does not answer. IntegrityError: no runner
             wrote it.
     """
-    git, mirror, who, pause = project.git, at or _mirror(project), project.who, PAUSE
+    git, mirror, env, pause = project.git, at or _mirror(project), project.env, PAUSE
     is_fresh = mirror is None
     for _ in range(RACES):
         old = mirror.refs().get(REF) if mirror else git.ref(REF)
@@ -244,7 +244,7 @@ def change(project: Project, day: str, make: Callable[[Day], Day], at: Mirror | 
                 git.update_refs({REF: (new, old)}, "runner: ledger")
             return
         except ConflictError:
-            who.sleep(pause * (1 + int(who.random_hex(4), 16) / 0x10000))
+            env.sleep(pause * (1 + int(env.random_hex(4), 16) / 0x10000))
             pause = min(2 * pause, LONGEST)
             if mirror is not None:
                 mirror.fetch(REF)
@@ -266,7 +266,7 @@ def read(project: Project, oid: str | None, day: str) -> Day:
     if entry is None:
         return Day(day=day)
     where = f"{name} of {REF}"
-    data = remote.read_files(git, [entry], ref_files.DAY_SIZE, project.who)
+    data = remote.read_files(git, [entry], ref_files.DAY_SIZE, project.env)
     if data is None:
         raise ref_files.unreadable_day("it is too large, or not here", where)
     return ref_files.parse_day(data[0], day, where)
@@ -294,9 +294,9 @@ def _mirror(project: Project) -> Mirror | None:
         )
     if project.setting("publish") != "always":
         return None
-    return project.mirror or Mirror.of(project.git, project.dirs, project.who)
+    return project.mirror or Mirror.of(project.git, project.dirs, project.env)
 
 
 def day_of(project: Project, days: int = 0) -> str:
     """Return the UTC day of now, or so many days from it."""
-    return (datetime.fromtimestamp(int(project.who.now()), UTC) + timedelta(days=days)).strftime("%Y-%m-%d")
+    return (datetime.fromtimestamp(int(project.env.now()), UTC) + timedelta(days=days)).strftime("%Y-%m-%d")

@@ -98,14 +98,14 @@ def take(project: Project, protocol: str, is_over: IsOver = lambda job: False, *
     there = mirror.refs().get(branch)
     if there is not None and decided is not None and not project.git.is_ancestor(there, decided):
         return False
-    last, intents = _read(project.git, old, ref, project.who) if old is not None else (None, {})
-    ttl, since = float(seconds_of(project.config.lease.ttl)), project.who.lasting()
+    last, intents = _read(project.git, old, ref, project.env) if old is not None else (None, {})
+    ttl, since = float(seconds_of(project.config.lease.ttl)), project.env.lasting()
     words = Lease(
         holder=ref_files.word(project.actor()),
         host=_host(project),
-        ci=ci_job(project.who.environ),
+        ci=ci_job(project.env.environ),
         expires=_time(project, ttl),
-        nonce=project.who.random_hex(32),
+        nonce=project.env.random_hex(32),
     )
     # Till this one is there, the last one is still ours: whoever dies in between is not locked out by itself.
     before = _mine(project, last) if last is not None and _is_mine(project, protocol, last) else ""
@@ -130,12 +130,12 @@ def take(project: Project, protocol: str, is_over: IsOver = lambda job: False, *
             "nothing was started; `--publish never` works here alone, and `runner sync` publishes it",
         ) from error
     project.lease = held = Held(protocol, words, new, since, ttl, project.runner(), intents, there)
-    held.stop = project.who.beside(held.every, lambda: _beat(project, held))
+    held.stop = project.env.beside(held.every, lambda: _beat(project, held))
     with contextlib.suppress(OSError):
         project.dirs.seen_lease(protocol).unlink()
     if last is not None and (intents or last.expires is not None):
         carried = f", with what it announced: {', '.join(sorted(intents))}" if intents else ""
-        project.who.say(f"took over the lease of {protocol}{carried}")
+        project.env.say(f"took over the lease of {protocol}{carried}")
     return True
 
 
@@ -148,7 +148,7 @@ def _left(project: Project, mirror: Mirror, protocol: str, is_over: IsOver) -> s
     Raises:
         HeldError: it is another runner's, which may be alive.
     """
-    ref, who = ref_of(protocol), project.who
+    ref, env = ref_of(protocol), project.env
     old = mirror.refs().get(ref)
     if old is None or _may_take(project, protocol, old, is_over):
         return old
@@ -156,11 +156,11 @@ def _left(project: Project, mirror: Mirror, protocol: str, is_over: IsOver) -> s
     old = mirror.refs().get(ref)
     if old is None or _may_take(project, protocol, old, is_over):
         return old
-    words = _read(project.git, old, ref, project.who)[0]
+    words = _read(project.git, old, ref, project.env)[0]
     patience, left = _patience(project), _seems_left(project, words)
     if left and project.setting("publish") != "always":
         return old  # such a job takes none, and what it makes decides nothing before another publishes it
-    remembers = bool("ephemeral" not in project.options and who.boot())
+    remembers = bool("ephemeral" not in project.options and env.boot())
     if remembers or not left:
         until = _time(project, patience - notice(project, protocol, old))
         raise HeldError(
@@ -171,19 +171,19 @@ def _left(project: Project, mirror: Mirror, protocol: str, is_over: IsOver) -> s
             else f"wait for it; where it died, a job that finds it run out watches it for {patience:g} s, and takes it over",
         )
     # Nobody here could remember till the next command that it was seen, so it is watched by this one.
-    who.say(
+    env.say(
         f"the lease of {protocol} seems left: {words.text()}; it is taken over if it does not move for {patience:g} s"
     )
-    began = who.lasting()
-    while who.lasting() - began < patience:
-        who.sleep(patience / LOOKS)
+    began = env.lasting()
+    while env.lasting() - began < patience:
+        env.sleep(patience / LOOKS)
         mirror.fetch(ref)
         now = mirror.refs().get(ref)
         if now is None or (now != old and _may_take(project, protocol, now, is_over)):
             return now
         if now != old:
             raise HeldError(
-                f"{protocol} is held by another runner: {_read(project.git, now, ref, project.who)[0].text()}",
+                f"{protocol} is held by another runner: {_read(project.git, now, ref, project.env)[0].text()}",
                 mirror.url,
                 "wait for it: it is at work",
             )
@@ -192,8 +192,8 @@ def _left(project: Project, mirror: Mirror, protocol: str, is_over: IsOver) -> s
 
 def notice(project: Project, protocol: str, oid: str) -> float:
     """Note that a lease is on the remote; return how long this machine has seen it there, standing still, in this start of its."""
-    who, note = project.who, project.dirs.seen_lease(protocol)
-    boot, now = who.boot(), who.lasting()
+    env, note = project.env, project.dirs.seen_lease(protocol)
+    boot, now = env.boot(), env.lasting()
     if not boot:
         return 0.0
     try:
@@ -208,14 +208,14 @@ def notice(project: Project, protocol: str, oid: str) -> float:
 
 def _may_take(project: Project, protocol: str, oid: str, is_over: IsOver) -> bool:
     """Return whether a lease is nobody's: given up, of a dead process of this clone, of a job that is over, or seen too long."""
-    words, _ = _read(project.git, oid, ref_of(protocol), project.who)
+    words, _ = _read(project.git, oid, ref_of(protocol), project.env)
     if words.expires is None:
         return True
     if _is_mine(project, protocol, words) and words.host == _host(project):
         return True
     if notice(project, protocol, oid) >= _patience(project):
         return True
-    return words.ci is not None and words.ci != ci_job(project.who.environ) and is_over(words.ci)
+    return words.ci is not None and words.ci != ci_job(project.env.environ) and is_over(words.ci)
 
 
 def _patience(project: Project) -> float:
@@ -246,13 +246,13 @@ def take_back(project: Project, protocol: str) -> None:
     oid = refs.get(ref_of(protocol))
     if oid is None:
         return
-    words, intents = _read(project.git, oid, ref_of(protocol), project.who)
+    words, intents = _read(project.git, oid, ref_of(protocol), project.env)
     if _is_mine(project, protocol, words):
         ttl, branch = (
             float(seconds_of(project.config.lease.ttl)),
             f"refs/heads/{ids.branch_of(project.pattern, protocol)}",
         )
-        since, author = project.who.lasting(), project.runner()
+        since, author = project.env.lasting(), project.runner()
         project.lease = Held(protocol, words, oid, since, ttl, author, intents, refs.get(branch))
 
 
@@ -282,11 +282,11 @@ def ensure(project: Project) -> None:
     held = project.lease
     if held is None:
         return
-    if held.lost is None and project.who.lasting() - held.since <= held.ttl - held.every:
+    if held.lost is None and project.env.lasting() - held.since <= held.ttl - held.every:
         return
     assert project.mirror is not None
     with held.lock, _let_go_if_lost(project, held):
-        if project.who.lasting() - held.since <= held.ttl - held.every:
+        if project.env.lasting() - held.since <= held.ttl - held.every:
             return  # a renewal was under way
         try:
             _renew(project, held, project.mirror)
@@ -300,9 +300,9 @@ def ensure(project: Project) -> None:
 
 def _beat(project: Project, held: Held) -> float:
     """Renew the lease beside the work, in another thread than it; return in how many seconds to come back."""
-    who = project.who
+    env = project.env
     with held.lock:
-        due = held.since + held.every - who.lasting()
+        due = held.since + held.every - env.lasting()
         if held.lost is not None or project.lease is not held or due > 0:
             return max(due, held.every / 5)
         mirror = project.mirror
@@ -314,7 +314,7 @@ def _beat(project: Project, held: Held) -> float:
             _renew(project, held, mirror)
             held.renewed = True
             if _is_published_cancelled(project, held, mirror):
-                who.interrupt()
+                env.interrupt()
         except HeldError as error:
             held.lost = error
         except (RunnerError, OSError):  # it is tried again till it runs out; whoever begins something then is told
@@ -339,11 +339,11 @@ def _renew(
 ) -> None:
     """Move the lease on by its whole time. `intents`: what it announces from now on; `beside`: what has to be so for that."""
     told = held.intents if intents is None else intents
-    since = project.who.lasting()
+    since = project.env.lasting()
 
     def make() -> Changes:
         words = held.words.model_copy(update={"expires": _time(project, held.ttl)})
-        author = replace(held.author, time=int(project.who.now()))
+        author = replace(held.author, time=int(project.env.now()))
         new = _commit(mirror.git, author, held.protocol, words, told, held.oid)
         return {ref_of(held.protocol): (new, held.oid), **(beside or {})}
 
@@ -369,7 +369,7 @@ def announced(project: Project, protocol: str) -> Intents:
         return project.lease.intents
     ref = ref_of(protocol)
     oid = project.mirror.refs().get(ref) if project.mirror else None
-    return _read(project.git, oid, ref, project.who)[1] if oid is not None else {}
+    return _read(project.git, oid, ref, project.env)[1] if oid is not None else {}
 
 
 def unknown(project: Project, protocol: str, intents: Intents, tip: str | None, filed: str | None) -> Intents:
@@ -423,7 +423,7 @@ def announce(project: Project, intent: dict[str, Any]) -> None:
             intents = {**held.intents, str(intent["call"]): {**intent, "revision": revision}}
             try:
                 _renew(project, held, mirror, intents, {branch: (seen, seen)} if seen else {})
-                if project.who.lasting() - held.since <= held.ttl - held.every:
+                if project.env.lasting() - held.since <= held.ttl - held.every:
                     return
                 continue  # it stood still on its way: the lease may have been taken over, and the effect asked about, since
             except ConflictError:
@@ -481,7 +481,7 @@ def push(project: Project, changes: Changes, *, keep: bool = False) -> None:
     held, mirror = project.lease, project.mirror
     assert held is not None and mirror is not None
     with held.lock, _let_go_if_lost(project, held):
-        since, left = project.who.lasting(), _unknown_after(project, held, changes)
+        since, left = project.env.lasting(), _unknown_after(project, held, changes)
         moved = _push(project, held, mirror, lambda: {**changes, **_moved_on(project, held, left, keep)})
         if keep:
             held.oid, held.since = str(moved[ref_of(held.protocol)][0]), since
@@ -548,7 +548,7 @@ def _push(
         now = mirror.refs().get(ref)
         if now == held.oid:
             raise
-        words = _read(mirror.git, now, ref, project.who)[0] if now is not None else None
+        words = _read(mirror.git, now, ref, project.env)[0] if now is not None else None
         if now is None or words is None or words.nonce != held.words.nonce or words.expires is None:
             raise HeldError(
                 f"the lease of {held.protocol} ran out here, and another runner has taken it"
@@ -563,11 +563,11 @@ def _push(
 
 
 def _is_old(project: Project, held: Held) -> bool:
-    return project.who.lasting() - held.since > held.every
+    return project.env.lasting() - held.since > held.every
 
 
 def _host(project: Project) -> str:
-    return ref_files.word(project.who.host)
+    return ref_files.word(project.env.host)
 
 
 def ci_job(environ: Mapping[str, str]) -> str | None:
@@ -591,7 +591,7 @@ def _github_run(environ: Mapping[str, str]) -> str | None:
 
 
 def _time(project: Project, more: float) -> str:
-    return datetime.fromtimestamp(int(project.who.now() + more), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.fromtimestamp(int(project.env.now() + more), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _mine(project: Project, words: Lease) -> str:
@@ -629,7 +629,7 @@ def _commit(git: Git, author: Ident, protocol: str, words: Lease, intents: Inten
     return remote.write_files(git, files, old, author, f"{protocol}: lease")
 
 
-def _read(git: Git, oid: str, ref: str, who: Environment) -> tuple[Lease, Intents]:
+def _read(git: Git, oid: str, ref: str, env: Environment) -> tuple[Lease, Intents]:
     """Return what a lease says, and the effects that it announces.
 
     Raises:
@@ -640,7 +640,7 @@ def _read(git: Git, oid: str, ref: str, who: Environment) -> tuple[Lease, Intent
     entries = git.tree(below.oid) if below else {}
     if not found or ref_files.FILE not in found or entries is None or len(entries) > ref_files.MOST:
         raise ref_files.unreadable("it is no folder of lease.json and intents", ref)
-    data = remote.read_files(git, [found[ref_files.FILE], *entries.values()], ref_files.SIZE, who)
+    data = remote.read_files(git, [found[ref_files.FILE], *entries.values()], ref_files.SIZE, env)
     if data is None:
         raise ref_files.unreadable("a file of it is too large, or not here", ref)
     intents = {

@@ -25,7 +25,7 @@ STALE_AFTER = 60.0  # seconds, where nobody can be asked who has a file open
 
 
 @contextlib.contextmanager
-def hold(path: Path, who: Environment, *, what: str, wait: float = 0.0) -> Iterator[bool]:
+def hold(path: Path, env: Environment, *, what: str, wait: float = 0.0) -> Iterator[bool]:
     """Hold the lock at `path` while the block runs; its file says who has it. Gives whether its last holder did not let go
     of it in order: it was killed, perhaps.
 
@@ -41,21 +41,21 @@ def hold(path: Path, who: Environment, *, what: str, wait: float = 0.0) -> Itera
             f"the repository cannot be written: {error.strerror}", str(path.parent), "use a clone of your own"
         ) from error
     try:
-        until = who.monotonic() + max(wait, GLANCE)
+        until = env.monotonic() + max(wait, GLANCE)
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError as error:
-                if who.monotonic() >= until:
+                if env.monotonic() >= until:
                     raise HeldError(
                         f"{what} is held by another runner: {_holder(path)}",
                         str(path),
                         "wait for it, or stop it; its work is not lost",
                     ) from error
-                who.sleep(0.02)
+                env.sleep(0.02)
         was_cut = os.fstat(handle).st_size > 0
-        told = json.dumps({"pid": who.pid, "host": who.host, "since": who.timestamp()}).encode() + b"\n"
+        told = json.dumps({"pid": env.pid, "host": env.host, "since": env.timestamp()}).encode() + b"\n"
         with contextlib.suppress(OSError):  # on a full disk the lock holds all the same; who has it is a courtesy
             os.ftruncate(handle, 0)
             os.pwrite(handle, told, 0)
@@ -94,7 +94,7 @@ def is_held(path: Path) -> str | None:
     return None
 
 
-def signal_holder(path: Path, who: Environment, number: signal.Signals) -> bool:
+def signal_holder(path: Path, env: Environment, number: signal.Signals) -> bool:
     """Send a signal to the process of this machine that holds the lock at `path`; return whether there is one.
 
     A process id alone may be another container's, or be given anew: where there is /proc, the process has to have the file open.
@@ -104,7 +104,7 @@ def signal_holder(path: Path, who: Environment, number: signal.Signals) -> bool:
     try:
         told = json.loads(path.read_bytes())
         pid, inode = int(told["pid"]), path.stat()
-        if told["host"] != who.host or pid == os.getpid():
+        if told["host"] != env.host or pid == os.getpid():
             return False
         if Path("/proc/self/fd").is_dir() and not any(
             os.path.samestat(open_file.stat(), inode) for open_file in matching(Path(f"/proc/{pid}/fd"), "*")
@@ -220,13 +220,13 @@ def _is_git_at(process: Path, folders: list[Path]) -> bool:
     return not held_open and (named or any(cwd.is_relative_to(folder) for folder in folders))
 
 
-def remove_dead(lock: Path, who: Environment) -> bool:
+def remove_dead(lock: Path, env: Environment) -> bool:
     """Take away a git lock that has no owner, and say so; return whether there was one."""
-    if not lock.exists() or not is_dead(lock, who.now()):
+    if not lock.exists() or not is_dead(lock, env.now()):
         return False
     with contextlib.suppress(FileNotFoundError):
         lock.unlink()
-        who.say(f"took away a lock that a git had left when it died: {lock}")
+        env.say(f"took away a lock that a git had left when it died: {lock}")
         return True
     return False
 

@@ -90,7 +90,7 @@ def _fetch(project: Project, oids: list[str]) -> None:
             "run the same command again without --offline",
         )
     try:
-        remote.fetch_objects(project.git, oids, project.who)
+        remote.fetch_objects(project.git, oids, project.env)
     except UnreachableError as error:
         raise UnreachableError(
             f"this is a partial clone, and what is read is at its remote: {error.what}", error.where, error.hint

@@ -32,7 +32,7 @@ class Project:
 
     git: Git
     dirs: StateDir
-    who: Environment
+    env: Environment
     trusted: Trusted
     options: Mapping[str, str] = field(default_factory=dict)
     looked: bool = False  # whether the remote was asked in this process
@@ -54,7 +54,7 @@ class Project:
 
     @classmethod
     def open(
-        cls, cwd: Path, who: Environment, options: Mapping[str, str] | None = None, at: Location | None = None
+        cls, cwd: Path, env: Environment, options: Mapping[str, str] | None = None, at: Location | None = None
     ) -> Project:
         """Open the repository that `cwd` is in, or `at` where it was found already. The network is not asked, but by a clone of
         nothing but protocols' branches, once: their policy is no policy.
@@ -66,17 +66,17 @@ class Project:
         """
         git = Git.open(cwd) if at is None else Git(at)
         try:
-            dirs = StateDir(git.common_dir, writable_state_home(who.state_home))
+            dirs = StateDir(git.common_dir, writable_state_home(env.state_home))
             try:
                 trusted = last_seen(git, dirs)
             except OnlyProtocolsError:
                 from runner.store.remote import Mirror
 
-                mirror = Mirror.of(git, dirs, who)
+                mirror = Mirror.of(git, dirs, env)
                 if mirror is None:
                     raise
                 trusted = mirror.look()
-            project = cls(git, dirs, who, trusted, dict(options or {}))
+            project = cls(git, dirs, env, trusted, dict(options or {}))
             if git.is_partial():
                 from runner.store import partial_clone
 
@@ -175,8 +175,8 @@ class Project:
         if self.options.get(key):
             return self.options[key], f"--{key}"
         name = f"RUNNER_{key.upper()}"
-        if self.who.environ.get(name):
-            return self.who.environ[name], name
+        if self.env.environ.get(name):
+            return self.env.environ[name], name
         config = self.config
         where = paths.CONFIG if key in config.model_fields_set else "default"
         return str(getattr(config, key)), where
@@ -233,7 +233,7 @@ class Project:
         """Say something to the person that stays true however often it is found out."""
         if line not in self._told:
             self._told.add(line)
-            self.who.say(line)
+            self.env.say(line)
 
     # --- people ------------------------------------------------------------------------------------------------------
 
@@ -241,9 +241,9 @@ class Project:
         """Return who commits of work and record are by."""
         identity = self.config.identity
         return Ident(
-            self.who.environ.get("RUNNER_NAME") or identity.name,
-            self.who.environ.get("RUNNER_EMAIL") or identity.email,
-            int(self.who.now()),
+            self.env.environ.get("RUNNER_NAME") or identity.name,
+            self.env.environ.get("RUNNER_EMAIL") or identity.email,
+            int(self.env.now()),
         )
 
     def person(self) -> Ident:
@@ -252,16 +252,16 @@ class Project:
         Raises:
             UsageError: git does not know who they are.
         """
-        if self.speaker or self.who.environ.get("RUNNER_EMAIL"):
+        if self.speaker or self.env.environ.get("RUNNER_EMAIL"):
             return self.runner()
-        return self.git.person(int(self.who.now()))
+        return self.git.person(int(self.env.now()))
 
     def actor(self) -> str:
         """Return who typed the command, as the record names them."""
         if self.speaker:
             return log_actor(self.speaker)
-        if self.who.environ.get("RUNNER_EMAIL"):
-            return log_actor(self.who.environ["RUNNER_EMAIL"])
+        if self.env.environ.get("RUNNER_EMAIL"):
+            return log_actor(self.env.environ["RUNNER_EMAIL"])
         try:
             return log_actor(self.git.person(0).email)
         except UsageError:

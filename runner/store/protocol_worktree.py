@@ -100,13 +100,13 @@ def add_worktree(project: Project, protocol: str) -> tuple[Path | None, str]:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         return None, f"no worktree: {path.parent}: {error.strerror}"
-    workspace.fetch_missing(git, branch, project.who)
+    workspace.fetch_missing(git, branch, project.env)
     ref = f"refs/heads/{branch}"
-    with locks.hold(project.dirs.publish_lock(ref), project.who, what=branch, wait=transaction.PUBLISH_WAIT):
+    with locks.hold(project.dirs.publish_lock(ref), project.env, what=branch, wait=transaction.PUBLISH_WAIT):
         return _make_worktree(git, project.dirs, ref, protocol, path)
 
 
-def finish_worktree(git: Git, dirs: StateDir, who: Environment, ref: str, protocol: str) -> None:
+def finish_worktree(git: Git, dirs: StateDir, env: Environment, ref: str, protocol: str) -> None:
     """Make the worktree again whose making a crash cut; git cannot read an incomplete one.
 
     The caller holds the branch's publish lock.
@@ -122,7 +122,7 @@ def finish_worktree(git: Git, dirs: StateDir, who: Environment, ref: str, protoc
     _unmake_worktree(git, dirs, protocol, path)
     if git.ref(ref) is not None and not path.exists():
         made, why = _make_worktree(git, dirs, ref, protocol, path)
-        who.say(why or f"made the worktree that was not finished: {made}")
+        env.say(why or f"made the worktree that was not finished: {made}")
 
 
 def _make_worktree(git: Git, dirs: StateDir, ref: str, protocol: str, path: Path) -> tuple[Path | None, str]:

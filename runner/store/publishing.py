@@ -58,7 +58,7 @@ def look(project: Project, *patterns: str) -> Mirror | None:
                 error.where,
                 f"run the same command again when it answers{alone if 'offline' in project.options else ''}",
             ) from error
-        project.who.say(f"{error.what}; continuing with the local state, {project.trusted.note}")
+        project.env.say(f"{error.what}; continuing with the local state, {project.trusted.note}")
         return None
 
 
@@ -66,8 +66,8 @@ def _ask(project: Project, *patterns: str) -> Mirror | None:
     """Look at the remote once a process; offline, and where there is none, at nothing."""
     if project.looked:
         return project.mirror
-    project.looked, project.looked_at = True, project.who.monotonic()
-    mirror = None if project.offline else Mirror.of(project.git, project.dirs, project.who)
+    project.looked, project.looked_at = True, project.env.monotonic()
+    mirror = None if project.offline else Mirror.of(project.git, project.dirs, project.env)
     if mirror is not None:
         project.trust(mirror.look(*patterns))
         project.mirror = mirror
@@ -82,7 +82,7 @@ def look_again(project: Project, protocol: str) -> None:
     """
     if project.trusted.remote is None:
         return
-    if not project.looked or project.who.monotonic() - project.looked_at > FRESH:
+    if not project.looked or project.env.monotonic() - project.looked_at > FRESH:
         known, project.looked, project.mirror = project.mirror, False, None
         try:
             with contextlib.suppress(UnreachableError):  # raised below
@@ -199,7 +199,7 @@ def bring(project: Project, protocol: str, check: Check) -> None:
         if project.setting("publish") == "always":
             settle(project, protocol, mirror, check)
         else:
-            project.who.say(
+            project.env.say(
                 f"{protocol} has diverged from {mirror.remote}: work continues here; `runner sync {protocol}` settles it"
             )
         return  # the histories are apart as the branches are
@@ -238,7 +238,7 @@ def take_history(project: Project, protocol: str, theirs: str, *, published: str
     tip = project.git.ref(project.branch(protocol))
     changes = _history_changes(project, protocol, theirs, tip or published or theirs, published)
     if changes:
-        locks.remove_dead(project.git.common_dir / f"{history.ref_of(protocol)}.lock", project.who)
+        locks.remove_dead(project.git.common_dir / f"{history.ref_of(protocol)}.lock", project.env)
         project.git.update_refs(changes, "runner: fetched")
     return bool(changes)
 
@@ -353,8 +353,8 @@ def forward(project: Project, protocol: str, here: str | None, there: str, check
     """Move the branch here to the pushed commit, having verified it."""
     check(there, here)
     update = RefUpdate(project.branch(protocol), here, there, "runner: fetched")
-    transaction.publish(project.git, project.dirs, project.who, update)
-    project.who.say(f"fast-forwarded {protocol} to what others pushed: {there[:7]}")
+    transaction.publish(project.git, project.dirs, project.env, update)
+    project.env.say(f"fast-forwarded {protocol} to what others pushed: {there[:7]}")
 
 
 def pusher(
@@ -386,7 +386,7 @@ def push(
         ConflictError: somebody published first. HeldError: the lease was lost to another runner.
         UnreachableError: the remote did not answer, or refused. ClashError: it has another protocol with this id.
     """
-    mirror = project.mirror or Mirror.of(project.git, project.dirs, project.who)
+    mirror = project.mirror or Mirror.of(project.git, project.dirs, project.env)
     if mirror is None:
         return
     project.mirror = mirror
@@ -456,7 +456,7 @@ def track(project: Project, remote: str, pushed: Mapping[str, str]) -> None:
             tracking = f"refs/remotes/{remote}/{name.removeprefix('refs/heads/')}"
             if project.git.ref(tracking) == oid:
                 continue
-            locks.remove_dead(project.git.common_dir / f"{tracking}.lock", project.who)
+            locks.remove_dead(project.git.common_dir / f"{tracking}.lock", project.env)
             try:
                 project.git.update_refs({tracking: (oid, project.git.ref(tracking))}, "runner: push")
             except ConflictError:
@@ -539,12 +539,12 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check, *, the
     check(new, _verified(project, protocol, common))
     if known is None or not git.is_ancestor(known, new):
         _lower_mark(project, protocol, common)
-    transaction.publish(git, project.dirs, project.who, RefUpdate(branch, here, new, "runner: settled", lost))
+    transaction.publish(git, project.dirs, project.env, RefUpdate(branch, here, new, "runner: settled", lost))
     if lost:
         check.tell(ours, theirs, next(iter(lost)))
     else:
         bring_history(project, protocol)
-        project.who.say(f"merged what others pushed of {protocol}: {new[:7]}")
+        project.env.say(f"merged what others pushed of {protocol}: {new[:7]}")
         check.tell(ours, theirs, None)
 
 

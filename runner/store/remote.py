@@ -55,12 +55,12 @@ class Mirror:
 
     git: Git
     dirs: StateDir
-    who: Environment
+    env: Environment
     remote: str
     url: str
 
     @classmethod
-    def of(cls, git: Git, dirs: StateDir, who: Environment) -> Mirror | None:
+    def of(cls, git: Git, dirs: StateDir, env: Environment) -> Mirror | None:
         """Return the clone's mirror, made ready, or None where there is no remote.
 
         Raises:
@@ -69,7 +69,7 @@ class Mirror:
         remote = trusted.remote_name(git)
         if remote is None:
             return None
-        mirror = cls(git, dirs, who, remote, trusted.remote_url(git, remote))
+        mirror = cls(git, dirs, env, remote, trusted.remote_url(git, remote))
         mirror._make()
         return mirror
 
@@ -125,10 +125,10 @@ class Mirror:
         return "".join(f"{line}\n" for line in ["# pack-refs with: peeled fully-peeled sorted ", *lines]).encode()
 
     def _run(self, *args: str, timeout: float, data: bytes = b"") -> tuple[int, bytes, str]:
-        env = token_settings(self.url, self.who.environ)
+        env = token_settings(self.url, self.env.environ)
         done = self.git.transport(self.path, *args, timeout=timeout, env=env, data=data)
         if done[0] and ".lock" in done[2]:  # of a git that was killed here, perhaps
-            dead = [locks.remove_dead(lock, self.who) for lock in matching(self.path, "**/*.lock")]
+            dead = [locks.remove_dead(lock, self.env) for lock in matching(self.path, "**/*.lock")]
             if any(dead):
                 return self.git.transport(self.path, *args, timeout=timeout, env=env, data=data)
         return done
@@ -174,13 +174,13 @@ class Mirror:
         )  # fmt: skip
         code, _, err = self._run(*argv, timeout=timeout)
         if is_look and code == TIMED_OUT and self._answers():
-            self.who.say(f"fetching from {self.remote}, which takes its time")
+            self.env.say(f"fetching from {self.remote}, which takes its time")
             timeout = SLOW_SECONDS
             code, _, err = self._run(*argv, timeout=timeout)
         for again in range(RACES):
             if not (code and ("cannot lock ref" in err or ".lock'" in err)):
                 break
-            self.who.sleep(0.02 * (again + 1))  # another process of this clone fetched the same at the same time
+            self.env.sleep(0.02 * (again + 1))  # another process of this clone fetched the same at the same time
             code, _, err = self._run(*argv, timeout=timeout)
         if code and self._forget_other_clone():
             code, _, err = self._run(*argv, timeout=timeout)
@@ -236,7 +236,7 @@ class Mirror:
                 return
             said = left
             if again < LOCKED:  # another push may be under way there
-                self.who.sleep(0.1 * 2**again)
+                self.env.sleep(0.1 * 2**again)
         raise UnreachableError(
             f"{self.remote} could not move a ref though no other process moved it: {' '.join(said[:2]) or 'it did not say why'}",
             self.url,
@@ -246,7 +246,7 @@ class Mirror:
 
     def _push(self, changes: Mapping[str, tuple[str | None, str | None]], timeout: float) -> list[str] | None:
         """Push once; None where it is done. Else every ref is where it was expected, and nothing moved: what the remote said."""
-        keep_rate(self.dirs, self.who, waits=timeout >= PUSH_SECONDS)  # who is about to end does not wait
+        keep_rate(self.dirs, self.env, waits=timeout >= PUSH_SECONDS)  # who is about to end does not wait
         leases = [f"--force-with-lease={name}:{old or ''}" for name, (_, old) in changes.items()]
         specs = [f"{new or ''}:{name}" for name, (new, _) in changes.items()]
         code, out, err = self._run(
@@ -362,12 +362,12 @@ class Mirror:
         oid = there[name]
         if pin is None or pin.oid != oid:
             self._refuse_going_back(pin, oid)
-        now = self.who.timestamp()
+        now = self.env.timestamp()
         if pin is None or pin.oid != oid or pin.time[:MINUTE] != now[:MINUTE]:
             trusted.write_pin(self.dirs, Pin(self.remote, self.url, branch, oid, now))
         kept = {trusted.REF: (oid, self.git.ref(trusted.REF))}
         if kept[trusted.REF][1] != oid:
-            locks.remove_dead(self.git.common_dir / f"{trusted.REF}.lock", self.who)
+            locks.remove_dead(self.git.common_dir / f"{trusted.REF}.lock", self.env)
             self.git.update_refs(kept, "runner: fetched")
         return Trusted(oid, branch, self.remote, "")
 
@@ -390,13 +390,13 @@ def _up_to_date(out: bytes) -> list[str]:
     return [line[1].rpartition(":")[2] for line in lines]
 
 
-def fetch_objects(git: Git, oids: list[str], who: Environment) -> None:
+def fetch_objects(git: Git, oids: list[str], env: Environment) -> None:
     """Bring objects that a partial clone has left at its remote.
 
     Raises:
         UnreachableError: the remote did not answer.
     """
-    mirror = Mirror.of(git, StateDir(git.common_dir, writable_state_home(who.state_home)), who)
+    mirror = Mirror.of(git, StateDir(git.common_dir, writable_state_home(env.state_home)), env)
     if mirror is None:
         raise UnreachableError(
             "objects are missing and there is no remote", str(git.common_dir), "run `git fetch --refetch`"
@@ -406,7 +406,7 @@ def fetch_objects(git: Git, oids: list[str], who: Environment) -> None:
         "-c", "fetch.negotiationAlgorithm=noop", "fetch", "--quiet", "--no-tags", "--no-write-fetch-head",
         "--no-recurse-submodules", "--filter=blob:none", "--stdin", "origin",
         data="".join(f"{oid}\n" for oid in oids).encode(), timeout=PUSH_SECONDS * 5,
-        env=token_settings(mirror.url, who.environ),
+        env=token_settings(mirror.url, env.environ),
     )  # fmt: skip
     if code:
         raise mirror._unreachable(code, err)
@@ -415,7 +415,7 @@ def fetch_objects(git: Git, oids: list[str], who: Environment) -> None:
 # --- small files on a ref, such as a lease or a day's budget: replaced whole, by compare-and-swap of the ref --------------
 
 
-def read_files(git: Git, entries: Sequence[TreeEntry], limit: int, who: Environment) -> list[bytes] | None:
+def read_files(git: Git, entries: Sequence[TreeEntry], limit: int, env: Environment) -> list[bytes] | None:
     """Return the bytes of such files, or None: one is no file, has more than `limit` bytes, or is not here.
 
     A partial clone fetches them.
@@ -425,7 +425,7 @@ def read_files(git: Git, entries: Sequence[TreeEntry], limit: int, who: Environm
     """
     oids = [entry.oid for entry in entries]
     if git.is_partial() and (missing := [oid for oid in oids if git.blob(oid) is None]):
-        fetch_objects(git, missing, who)
+        fetch_objects(git, missing, env)
     if any(size is None or size > limit for size in git.sizes(oids)):
         return None
     found = [data for data in git.blobs(oids) if data is not None]
@@ -452,28 +452,28 @@ RATE_WINDOW = 60.0
 FAR = 3600.0  # a time so far ahead was written by a clock that was wrong
 
 
-def keep_rate(dirs: StateDir, who: Environment, *, waits: bool = True) -> None:
+def keep_rate(dirs: StateDir, env: Environment, *, waits: bool = True) -> None:
     """Wait until one more push keeps the limit, where one is set. Without `waits` it is made at once, and others wait for it.
 
     Raises:
         UsageError: the limit is no number.
     """
-    told = who.environ.get(PUSHES_PER_MINUTE)
+    told = env.environ.get(PUSHES_PER_MINUTE)
     if not told:
         return
     if not told.isdecimal() or not int(told):
         raise UsageError(
             f"`{told}` is no number of pushes", PUSHES_PER_MINUTE, "set it to a whole number from 1, or unset it"
         )
-    with locks.hold(dirs.lock("pushes"), who, what="the list of pushes", wait=RATE_WINDOW):
-        now = who.now()
+    with locks.hold(dirs.lock("pushes"), env, what="the list of pushes", wait=RATE_WINDOW):
+        now = env.now()
         times = _pushes(dirs, now)
         at = next_push(times, now, int(told))
         write_atomically(dirs.beside / "pushes", "".join(f"{time:.3f}\n" for time in [*times, at]).encode())
     if waits and at > now:
         if at - now >= 1:
-            who.say(f"waits {at - now:.0f} s: {told} pushes a minute are allowed")
-        who.sleep(at - now)
+            env.say(f"waits {at - now:.0f} s: {told} pushes a minute are allowed")
+        env.sleep(at - now)
 
 
 def next_push(times: list[float], now: float, limit: int) -> float:
@@ -528,7 +528,7 @@ def at_work_elsewhere(project: Project, protocol: str, there: Mapping[str, str])
         return None
     git, where = project.git, f"refs/runner/leases/{protocol}"
     with contextlib.suppress(IntegrityError, InsufficientHistoryError):
-        lease, now = _lease_at(project, oid, where), project.who.timestamp()
+        lease, now = _lease_at(project, oid, where), project.env.timestamp()
         if (
             lease is None
             or lease.expires is None

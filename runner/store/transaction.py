@@ -148,7 +148,7 @@ class RefUpdate:
 
 
 def publish(
-    git: Git, dirs: StateDir, who: Environment, update: RefUpdate, push: Callable[[], None] | None = None
+    git: Git, dirs: StateDir, env: Environment, update: RefUpdate, push: Callable[[], None] | None = None
 ) -> None:
     """Move the refs of an update by compare-and-swap, and let the worktrees on the branch follow.
 
@@ -160,10 +160,10 @@ def publish(
         InTheWayError: a person's files, or a rebase that is not finished, are in the way; nothing was published.
     """
     branch, old, new = update.branch, update.old, update.new
-    with locks.hold(dirs.publish_lock(branch), who, what=branch, wait=PUBLISH_WAIT):
-        worktree.settle_all(git, dirs, branch, who)
+    with locks.hold(dirs.publish_lock(branch), env, what=branch, wait=PUBLISH_WAIT):
+        worktree.settle_all(git, dirs, branch, env)
         for name in (*update.also, branch, "HEAD", "packed-refs"):
-            locks.remove_dead(git.common_dir / f"{name}.lock", who)
+            locks.remove_dead(git.common_dir / f"{name}.lock", env)
         if old is not None and git.ref(branch) != old:
             raise ConflictError(
                 f"{branch} moved meanwhile", f"expected {old[:12]}", "run the same command again; nothing was written"
@@ -177,7 +177,7 @@ def publish(
             git.update_refs(refs, update.reason)
             return
         refused: PushRefusedError | None = None
-        with worktree.prepare(git, dirs, branch, old, new, who) as follows:
+        with worktree.prepare(git, dirs, branch, old, new, env) as follows:
             try:
                 if push:
                     push()
@@ -196,11 +196,11 @@ def publish(
             raise refused
 
 
-def settle(git: Git, dirs: StateDir, who: Environment, branch: str) -> None:
+def settle(git: Git, dirs: StateDir, env: Environment, branch: str) -> None:
     """Bring the worktrees on a branch along that a crash left behind it, where nothing is to be published on it."""
     if worktree.has_notes(dirs):
-        with locks.hold(dirs.publish_lock(branch), who, what=branch, wait=PUBLISH_WAIT):
-            worktree.settle_all(git, dirs, branch, who)
+        with locks.hold(dirs.publish_lock(branch), env, what=branch, wait=PUBLISH_WAIT):
+            worktree.settle_all(git, dirs, branch, env)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +214,7 @@ class PersonEdit:
     subject: str
 
 
-def adopt(git: Git, dirs: StateDir, who: Environment, edit: PersonEdit) -> str:
+def adopt(git: Git, dirs: StateDir, env: Environment, edit: PersonEdit) -> str:
     """Commit a person's own uncommitted files, exactly those, as the person, and return the commit.
 
     The bytes are in their worktree already; only its index follows.
@@ -225,10 +225,10 @@ def adopt(git: Git, dirs: StateDir, who: Environment, edit: PersonEdit) -> str:
     tree = git.edit_tree(commit.tree, edit.files)
     assert tree is not None
     new = git.person_commit(tree, (old,), edit.author, edit.subject.encode() + b"\n")
-    with locks.hold(dirs.publish_lock(branch), who, what=branch, wait=PUBLISH_WAIT):
+    with locks.hold(dirs.publish_lock(branch), env, what=branch, wait=PUBLISH_WAIT):
         worktree.note(git, dirs, branch, old, new)
         git.update_refs({branch: (new, old)}, "runner: adopt")
-        worktree.settle_all(git, dirs, branch, who)
+        worktree.settle_all(git, dirs, branch, env)
     return new
 
 

@@ -124,7 +124,7 @@ def reset(
     space: Workspace,
     commit: str,
     protocol: str,
-    who: Environment,
+    env: Environment,
     *,
     clean: bool = False,
     trusted: str | None = None,
@@ -145,8 +145,8 @@ def reset(
         beneath.remove(space.work, ".git")
     except OSError as error:
         raise unusable(space, error) from error
-    locks.remove_dead(space.root / "index.lock", who)
-    fetch_missing(git, commit, who)
+    locks.remove_dead(space.root / "index.lock", env)
+    fetch_missing(git, commit, env)
     fresh = not space.index.exists()
     try:
         if fresh:
@@ -164,8 +164,8 @@ def reset(
                 space.root.mkdir()
                 _empty(space)
                 _check_out(git, space, commit, clean=clean)
-                who.say(f"the workspace of {protocol} could not be reset: it was thrown away, and made anew")
-        packs.lend(git, space.root, commit, trusted, who.say)
+                env.say(f"the workspace of {protocol} could not be reset: it was thrown away, and made anew")
+        packs.lend(git, space.root, commit, trusted, env.say)
         _make_repository(git, space, commit, protocol)
     except OSError as error:
         raise unusable(space, error) from error
@@ -599,27 +599,27 @@ def _not_ignored(git: Git, space: Workspace, folders: Iterable[str]) -> str | No
     return next((folder for path, folder in named.items() if path not in ignored), None)
 
 
-def export(git: Git, space: Workspace, commit: str, who: Environment) -> Path:
+def export(git: Git, space: Workspace, commit: str, env: Environment) -> Path:
     """Make a clean export of a commit's tree for checks, and return its folder."""
     beneath.remove(space.export)
     space.export.mkdir(parents=True)
     index = space.root / "check-index"
-    locks.remove_dead(space.root / "check-index.lock", who)
+    locks.remove_dead(space.root / "check-index.lock", env)
     index.unlink(missing_ok=True)
-    fetch_missing(git, commit, who)
+    fetch_missing(git, commit, env)
     _run(git, space, "read-tree", "--reset", "-u", commit, work_tree=space.export, index=index)
     index.unlink(missing_ok=True)
     return space.export
 
 
-def fetch_missing(git: Git, commit: str, who: Environment) -> None:
+def fetch_missing(git: Git, commit: str, env: Environment) -> None:
     """In a partial clone, bring the objects of a commit's tree here before they are needed.
 
     They come through the repository's promisor remote, with the person's own transport settings.
     """
     if not git.is_partial():
         return
-    partial_clone.bring_all(git, lambda oids: remote.fetch_objects(git, oids, who), [commit])
+    partial_clone.bring_all(git, lambda oids: remote.fetch_objects(git, oids, env), [commit])
 
 
 def remove(space: Workspace) -> None:

@@ -125,29 +125,29 @@ def _settings(git: Git, tree: Worktree) -> list[str]:
 
 
 @contextlib.contextmanager
-def locked(tree: Worktree, who: Environment) -> Iterator[Path]:
+def locked(tree: Worktree, env: Environment) -> Iterator[Path]:
     """Hold a worktree's index lock as git does, and give the path of a copy of the index to work on.
 
     Raises:
         InTheWayError: another git has it, still after 5 seconds.
     """
     lock = tree.git_dir / "index.lock"
-    until = who.monotonic() + EDITOR_WAIT
+    until = env.monotonic() + EDITOR_WAIT
     while True:
         try:
             # Held open while it is ours: a lock that is open nowhere is taken for a dead one.
             handle = os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             break
         except FileExistsError as error:
-            if locks.remove_dead(lock, who):
+            if locks.remove_dead(lock, env):
                 continue
-            if who.monotonic() >= until:
+            if env.monotonic() >= until:
                 raise InTheWayError(
                     "another git is at work in this worktree",
                     str(tree.path),
                     f"finish it, then go on; its lock is {lock}",
                 ) from error
-            who.sleep(0.05)
+            env.sleep(0.05)
         except OSError as error:
             raise UsageError(
                 f"the worktree's index cannot be locked: {error.strerror}", str(lock), "make the repository writable"
@@ -174,7 +174,7 @@ class Follow:
     """A worktree that is ready to follow: its lock is held, and that it can was shown."""
 
     git: Git
-    who: Environment
+    env: Environment
     tree: Worktree
     copy: Path
     note: Path
@@ -190,7 +190,7 @@ class Follow:
             os.replace(self.copy, self.tree.git_dir / "index")
         except (GitError, OSError) as error:
             why = error.what if isinstance(error, GitError) else error.strerror
-            self.who.say(f"{self.tree.path} could not follow ({why}); the next command brings it along")
+            self.env.say(f"{self.tree.path} could not follow ({why}); the next command brings it along")
             return
         self.over.append(self.note)
 
@@ -212,7 +212,7 @@ class Follow:
 
 
 @contextlib.contextmanager
-def prepare(git: Git, dirs: StateDir, ref: str, old: str, new: str, who: Environment) -> Iterator[list[Follow]]:
+def prepare(git: Git, dirs: StateDir, ref: str, old: str, new: str, env: Environment) -> Iterator[list[Follow]]:
     """Lock each worktree on `ref` and show that it can follow from `old` to `new`.
 
     Raises:
@@ -222,9 +222,9 @@ def prepare(git: Git, dirs: StateDir, ref: str, old: str, new: str, who: Environ
     with contextlib.ExitStack() as stack:
         follows = []
         for tree in on_branch(git, ref):
-            copy = stack.enter_context(locked(tree, who))
+            copy = stack.enter_context(locked(tree, env))
             note = _note_path(dirs, tree)
-            follow = Follow(git, who, tree, copy, note, old, new, _settings(git, tree), over)
+            follow = Follow(git, env, tree, copy, note, old, new, _settings(git, tree), over)
             _refuse_what_is_in_the_way(follow)
             follows.append(follow)
         for follow in follows:
@@ -351,7 +351,7 @@ def is_cut(dirs: StateDir, ref: str) -> bool:
     return False
 
 
-def settle_all(git: Git, dirs: StateDir, ref: str, who: Environment) -> None:
+def settle_all(git: Git, dirs: StateDir, ref: str, env: Environment) -> None:
     """Finish the follows of `ref` that a crash cut, path by path by their bytes; say which files were left to the person.
 
     The caller holds the branch's publish lock: the note of a living process is not to be taken for one that was cut.
@@ -370,15 +370,15 @@ def settle_all(git: Git, dirs: StateDir, ref: str, who: Environment) -> None:
             continue  # git could not say (a full disk, say), so what was cut is still to be finished
         if tip is not None and tip != told["old"] and tree.path.is_dir() and head.decode().strip() == ref:
             if git.is_ancestor(told["new"], tip):
-                left = settle(git, tree, told["old"], told["new"], who)
+                left = settle(git, tree, told["old"], told["new"], env)
                 if left:
-                    who.say(f"left as they are in {tree.path}, changed since: {', '.join(left[:5])}")
+                    env.say(f"left as they are in {tree.path}, changed since: {', '.join(left[:5])}")
         else:
-            locks.remove_dead(tree.git_dir / "index.lock", who)
+            locks.remove_dead(tree.git_dir / "index.lock", env)
         note.unlink(missing_ok=True)
 
 
-def settle(git: Git, tree: Worktree, old: str, new: str, who: Environment) -> list[str]:
+def settle(git: Git, tree: Worktree, old: str, new: str, env: Environment) -> list[str]:
     """Bring a worktree whose branch has moved from `old` to `new` along, and return the paths left to the person.
 
     A file with the bytes of `old`, or of a part of `new` (a git was killed as it wrote them, or the disk was full), or absent,
@@ -389,7 +389,7 @@ def settle(git: Git, tree: Worktree, old: str, new: str, who: Environment) -> li
     changed = git.changed(old, new)
     disk = Disk(git, tree, settings)
     left: list[str] = []
-    with locked(tree, who) as copy:
+    with locked(tree, env) as copy:
 
         def run(*args: str, names: Iterable[str] = (), data: bytes = b"") -> bytes:
             data = data or b"".join(_bytes(name) + b"\0" for name in names)

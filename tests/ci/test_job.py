@@ -66,7 +66,7 @@ def test_to_wait_is_no_failure_of_a_job_and_to_fail_is(job: Box) -> None:
 
 def test_held_by_another_runner_is_no_failure_of_a_job(job: Box) -> None:
     protocol = job.new({"01-a": command("true")})
-    with job.project() as project, locks.hold(project.dirs.lock(protocol), project.who, what=protocol):
+    with job.project() as project, locks.hold(project.dirs.lock(protocol), project.env, what=protocol):
         assert job.runner("step", protocol).code == 75
         job.runner("step", protocol, "--ci", rc=0)
         job.runner("run", protocol, "--ci", rc=0)

@@ -135,7 +135,7 @@ def test_an_open_protocol_keeps_everything_unless_it_is_named(box: Box) -> None:
 def test_a_held_protocol_is_left(box: Box, merged: str) -> None:
     space = workspace(box, merged)
     project = box.project()
-    with project, locks.hold(project.dirs.lock(merged), project.who, what=merged):
+    with project, locks.hold(project.dirs.lock(merged), project.env, what=merged):
         told = box.runner("clean", rc=0)
         assert told.out == "" and "held by" in told.err
         assert "held by another runner" in box.runner("clean", merged, rc=75).err

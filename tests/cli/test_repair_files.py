@@ -604,7 +604,7 @@ def test_a_ref_that_somebody_mended_meanwhile_is_left_as_they_did(box: Box, begu
     box.git("branch", "-f", "mine", "main")
     path.write_bytes(b"")
     with box.project() as project:
-        here = Clone(git, project.dirs, project.who)
+        here = Clone(git, project.dirs, project.env)
         finding = next(refs.find(here))
         assert finding.about is not None
         path.write_bytes(now)
@@ -628,9 +628,9 @@ def test_a_worktree_that_follows_just_now_was_not_cut_off(box: Box, begun: str, 
     note = at(box, "runner/follows/x.json")
     note.write_text(f'{{"ref": "refs/heads/{begun}"}}')
     with box.project() as project:
-        with locks.hold(project.dirs.publish_lock(f"refs/heads/{begun}"), project.who, what=begun):
-            assert list(clone.cut_follows(Clone(git, project.dirs, project.who))) == []
-        assert len(list(clone.cut_follows(Clone(git, project.dirs, project.who)))) == 1
+        with locks.hold(project.dirs.publish_lock(f"refs/heads/{begun}"), project.env, what=begun):
+            assert list(clone.cut_follows(Clone(git, project.dirs, project.env))) == []
+        assert len(list(clone.cut_follows(Clone(git, project.dirs, project.env)))) == 1
 
 
 @pytest.mark.slow

@@ -701,13 +701,13 @@ def test_a_base_that_is_no_branch_is_not_merged_here_and_next_says_what_does(box
 def test_a_run_waits_for_who_comes_in_between_two_transitions(box: Box) -> None:
     protocol = box.new({"01-a": command("echo a > a.txt"), "02-b": command("echo b > b.txt")})
     with box.project(executor="host") as project:
-        place, who = project.dirs.lock(protocol), project.who
-        with locks.hold(place, who, what="a sync"), pytest.raises(HeldError, match="held by another runner"):
+        place, env = project.dirs.lock(protocol), project.env
+        with locks.hold(place, env, what="a sync"), pytest.raises(HeldError, match="held by another runner"):
             next(run.run(project, protocol, max_steps=9, adopt=True, tell=lambda done: None))
         made = run.run(project, protocol, max_steps=9, adopt=True, tell=lambda done: None)
         next(made)
         with ExitStack() as between:
-            between.enter_context(locks.hold(place, who, what="a sync"))
+            between.enter_context(locks.hold(place, env, what="a sync"))
             letting_go = threading.Timer(0.5, between.close)
             letting_go.start()
             done = next(made)

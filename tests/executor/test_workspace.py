@@ -206,7 +206,7 @@ def test_doctor_looks_for_lost_objects_below_the_workspace_alone(box: Box, perso
     oid = box.git("rev-parse", f"{protocol}:src/app.py").strip()
     (box.path / ".git/objects" / oid[:2] / oid[2:]).unlink()
     with box.project() as project:
-        found = objects.from_work_trees(Clone(project.git, project.dirs, project.who), {oid})
+        found = objects.from_work_trees(Clone(project.git, project.dirs, project.env), {oid})
     assert found == ([oid] if how == "itself" else [])
     box.git("hash-object", "-w", persons / ("src/app.py" if how == "a link above" else "app.py"))
 

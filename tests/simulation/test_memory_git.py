@@ -30,7 +30,7 @@ class Both:
         def git(*args: str | Path) -> None:
             subprocess.run(["git", *map(str, args)], check=True, capture_output=True)
 
-        who = Environment(
+        env = Environment(
             now=lambda: 1_700_000_000.0,
             monotonic=lambda: 0.0,
             sleep=lambda seconds: None,
@@ -51,7 +51,7 @@ class Both:
             settings = {"remote.origin.url": [str(folder / "origin.git")]}
             memory = MemoryGit(Repository(settings=settings), folder / f"memory-{name}", Line(self.remote))
             self.clones.append((memory, real))
-            made = [Mirror.of(one, StateDir(one.common_dir, folder / "state"), who) for one in (memory, real)]
+            made = [Mirror.of(one, StateDir(one.common_dir, folder / "state"), env) for one in (memory, real)]
             assert made[0] is not None and made[1] is not None
             self.mirrors.append((made[0], made[1]))
 
@@ -209,7 +209,7 @@ def test_a_workspace_is_made_and_looked_through_as_git_does(
     monkeypatch.setattr(
         "runner.store.packs.lend", lambda *_: None
     )  # what of the repository's objects it has is git's alone
-    who = both.mirrors[0][0].who
+    env = both.mirrors[0][0].env
 
     def work(git: Git) -> list[Any]:
         kind = "memory" if isinstance(git, MemoryGit) else "real"
@@ -218,7 +218,7 @@ def test_a_workspace_is_made_and_looked_through_as_git_does(
         tree = git.edit_tree(None, {path: TreeEntry(BLOB, git.write("blob", data)) for path, data in files.items()})
         assert tree is not None
         start = git.write_commit(tree, (), ALICE, ALICE, b"begin\n")
-        workspace.reset(git, space, start, "0001-x", who)
+        workspace.reset(git, space, start, "0001-x", env)
         (space.work / "a.txt").write_text("changed\n")
         (space.work / "d/b.txt").unlink()
         (space.work / "new").mkdir()
@@ -230,7 +230,7 @@ def test_a_workspace_is_made_and_looked_through_as_git_does(
         found = workspace.collect(git, space, start, ())
         workspace.restore(git, space, tree)
         again = workspace.tree_now(git, space)
-        workspace.reset(git, space, start, "0001-x", who)
+        workspace.reset(git, space, start, "0001-x", env)
         left = sorted(str(path.relative_to(space.work)) for path in space.work.rglob("*") if ".git" not in path.parts)
         return [start, now, found, again, left]
 

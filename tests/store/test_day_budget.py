@@ -117,8 +117,8 @@ def opened(box: Box, now: list[float] | None = None, **options: str) -> Project:
     import dataclasses
 
     project = box.project(**options)
-    project.who = dataclasses.replace(
-        project.who,
+    project.env = dataclasses.replace(
+        project.env,
         now=lambda: (now or [1_700_000_000.0])[0],
         sleep=lambda seconds: None,
         random_hex=lambda count: os.urandom(count).hex()[:count],

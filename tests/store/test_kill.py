@@ -491,7 +491,7 @@ def test_a_renumbering_that_sync_finished_keeps_nobody_out_of_the_other_protocol
     dying.dies("push --porcelain", 'real "$@" > /dev/null; kill -9 $PPID')
     killed(bob, "fork", "--renumber", OLD)
     bob.runner("sync", rc=0)
-    with bob.project() as project, locks.hold(project.dirs.lock(OLD), project.who, what="a runner at work"):
+    with bob.project() as project, locks.hold(project.dirs.lock(OLD), project.env, what="a runner at work"):
         bob.runner("pause", OLD, rc=0)
 
 

@@ -199,7 +199,7 @@ def test_a_run_has_a_lease_again_where_another_process_of_its_clone_came_in_betw
     with remote.project() as project, remote.project() as other:
         steps = run.run(project, protocol, max_steps=9, adopt=True, tell=lambda done: None)
         next(steps)
-        other.who.random_hex(32)  # its nonces are others
+        other.env.random_hex(32)  # its nonces are others
         advance.step(other, protocol)  # takes the lease of its own clone, and gives it up
         assert leased(remote, protocol) is None
         list(steps)
@@ -298,7 +298,7 @@ def test_who_is_at_work_elsewhere_is_told_as_it_was_last_seen(remote: Box) -> No
     protocol = remote.new({"01-a": "kind: human\n"})
     other = clone(remote, "bob")
     with remote.project() as project:
-        project.who = dataclasses.replace(project.who, now=time.time, host="workshop")
+        project.env = dataclasses.replace(project.env, now=time.time, host="workshop")
         publishing.look(project, f"refs/heads/{protocol}", history.ref_of(protocol), lease.ref_of(protocol))
         lease.take(project, protocol)
         held = project.lease

@@ -46,8 +46,8 @@ def test_pushes_wait_and_none_is_lost(remote: Box, tmp_path: Path) -> None:
         head = remote.git("rev-parse", "HEAD").strip()
         for number in range(10):
             project = (one, two)[number % 2]
-            project.who = dataclasses.replace(project.who, now=lambda: now[0], sleep=sleep)
-            mirror = Mirror.of(project.git, project.dirs, project.who)
+            project.env = dataclasses.replace(project.env, now=lambda: now[0], sleep=sleep)
+            mirror = Mirror.of(project.git, project.dirs, project.env)
             assert mirror is not None
             mirror.push({f"refs/heads/n{number}": (head, None)})
             times.append(now[0])
@@ -62,7 +62,7 @@ def test_a_clock_that_was_wrong_holds_up_nobody_for_long(remote: Box) -> None:
     remote.env[PUSHES_PER_MINUTE] = "1"
     with remote.project() as project:
         slept: list[float] = []
-        who = dataclasses.replace(project.who, now=lambda: 1000.0, sleep=slept.append)
+        who = dataclasses.replace(project.env, now=lambda: 1000.0, sleep=slept.append)
         ahead = dataclasses.replace(who, now=lambda: 1000.0 + 400 * 24 * 3600)
         keep_rate(project.dirs, ahead)
         keep_rate(project.dirs, who)
@@ -76,7 +76,7 @@ def test_a_clock_that_was_wrong_holds_up_nobody_for_long(remote: Box) -> None:
 def test_a_limit_that_is_none_is_told(remote: Box, wrong: str) -> None:
     remote.env[PUSHES_PER_MINUTE] = wrong
     with remote.project() as project, pytest.raises(UsageError, match="no number of pushes"):
-        keep_rate(project.dirs, project.who)
+        keep_rate(project.dirs, project.env)
 
 
 TAKER = """
@@ -86,7 +86,7 @@ from runner.store.remote import PUSHES_PER_MINUTE, keep_rate
 from tests.conftest import Box
 with Box(Path(sys.argv[1]), Path(sys.argv[2]), {PUSHES_PER_MINUTE: "5"}).project() as project:
     waits = []
-    who = dataclasses.replace(project.who, now=lambda: 5000.0, sleep=waits.append)
+    who = dataclasses.replace(project.env, now=lambda: 5000.0, sleep=waits.append)
     for _ in range(20):
         keep_rate(project.dirs, who)
 """

@@ -419,7 +419,7 @@ def test_peoples_commits_that_were_merged_and_not_published_are_no_hindrance(rem
 def test_a_ref_that_another_process_here_moves_is_fetched_again(remote: Box) -> None:
     """Processes of a clone share one mirror: that one of them holds a ref's lock is no remote that cannot be reached."""
     with remote.project() as project:
-        mirror = Mirror.of(project.git, project.dirs, project.who)
+        mirror = Mirror.of(project.git, project.dirs, project.env)
         assert mirror is not None
         mirror.fetch("refs/heads/*")
         remote.commit("more")
@@ -433,7 +433,7 @@ def test_a_ref_that_another_process_here_moves_is_fetched_again(remote: Box) -> 
                 lock.unlink()
 
             try:
-                dataclasses.replace(mirror, who=dataclasses.replace(project.who, sleep=sleep)).fetch("refs/heads/*")
+                dataclasses.replace(mirror, env=dataclasses.replace(project.env, sleep=sleep)).fetch("refs/heads/*")
             finally:
                 other.kill()
         assert len(slept) == 1

@@ -528,7 +528,7 @@ def test_lock_of_our_own_is_not_dead(box: Box) -> None:
     from runner.git import Git
     from runner.store import worktree
 
-    with Git.open(box.path) as git, worktree.locked(git.worktrees()[0], box.project().who) as copy:
+    with Git.open(box.path) as git, worktree.locked(git.worktrees()[0], box.project().env) as copy:
         lines = (
             "import pathlib, sys; from runner.store import locks; print(locks.is_dead(pathlib.Path(sys.argv[1]), 2e9))"
         )
@@ -546,10 +546,10 @@ def test_lock_of_our_own_is_not_dead(box: Box) -> None:
 
 
 def test_a_lock_that_is_given_up_in_an_error_is_not_one_that_was_cut(box: Box, tmp_path: Path) -> None:
-    lock, who = tmp_path / "lock", box.project().who
-    with pytest.raises(KeyError), locks.hold(lock, who, what="it"):
+    lock, env = tmp_path / "lock", box.project().env
+    with pytest.raises(KeyError), locks.hold(lock, env, what="it"):
         raise KeyError
-    with locks.hold(lock, who, what="it") as was_cut:
+    with locks.hold(lock, env, what="it") as was_cut:
         assert not was_cut
 
 
@@ -558,7 +558,7 @@ def test_who_asks_for_a_moment_who_holds_a_lock_refuses_it_to_nobody(box: Box, t
     lock.touch()
     asking = lock.open()
     fcntl.flock(asking, fcntl.LOCK_SH)
-    who = dataclasses.replace(box.project().who, sleep=lambda seconds: fcntl.flock(asking, fcntl.LOCK_UN))
+    who = dataclasses.replace(box.project().env, sleep=lambda seconds: fcntl.flock(asking, fcntl.LOCK_UN))
     with locks.hold(lock, who, what="it"):
         assert locks.is_held(lock)
 

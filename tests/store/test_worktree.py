@@ -58,22 +58,22 @@ class Desk:
 
     def follow(self) -> None:
         """Move the branch and follow, as a transition does."""
-        who = self.project.who
-        with worktree.prepare(self.git, self.dirs, REF, self.old, self.new, who) as follows:
+        env = self.project.env
+        with worktree.prepare(self.git, self.dirs, REF, self.old, self.new, env) as follows:
             self.git.update_refs({REF: (self.new, self.old)}, "test")
             for follow in follows:
                 follow.finish()
 
     def cut(self, moves: bool = True, between: Callable[[], object] = lambda: None) -> None:
         """Prepare, move the branch, and die."""
-        with worktree.prepare(self.git, self.dirs, REF, self.old, self.new, self.project.who):
+        with worktree.prepare(self.git, self.dirs, REF, self.old, self.new, self.project.env):
             if moves:
                 self.git.update_refs({REF: (self.new, self.old)}, "test")
             between()
 
     def settle(self) -> None:
         """Do what the next start does."""
-        worktree.settle_all(self.git, self.dirs, REF, self.project.who)
+        worktree.settle_all(self.git, self.dirs, REF, self.project.env)
 
     def status(self) -> str:
         """What the person's git says."""
@@ -447,7 +447,7 @@ def test_cut_where_the_disk_cannot_tell_modes(box: Box, desk: Desks, key: str) -
 def test_follow_that_fails_after_the_ref_moved_is_told_and_settled(desk: Desks) -> None:
     here = desk(OLD, NEW)
     said: list[str] = []
-    who = dataclasses.replace(here.project.who, say=said.append)
+    who = dataclasses.replace(here.project.env, say=said.append)
     with worktree.prepare(here.git, here.dirs, REF, here.old, here.new, who) as follows:
         here.git.update_refs({REF: (here.new, here.old)}, "test")
         here.box.write("edit", "in between\n")

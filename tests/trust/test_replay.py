@@ -53,7 +53,7 @@ def test_a_word_that_expires_while_the_step_is_at_work(box: Box, alice: Person, 
     flag = tmp_path / "later"
     protocol = approved(box, alice, f"touch {flag}; echo ok > out.txt")
     project = box.project()
-    project.who = dataclasses.replace(project.who, now=lambda: time.time() + (7200 if flag.exists() else 0))
+    project.env = dataclasses.replace(project.env, now=lambda: time.time() + (7200 if flag.exists() else 0))
     advance.step(project, protocol)
     counted, finished = (entry(box, protocol, event) for event in ("approval-counted", "step-finished"))
     assert seconds(finished.time) - seconds(counted.time) >= 7200

@@ -45,7 +45,7 @@ class Finding:
 class Machine:
     """A machine without a repository. `folders`: those that the runner writes in."""
 
-    who: Environment
+    env: Environment
     folders: tuple[Path, ...]
 
 
@@ -55,14 +55,14 @@ class Clone:
 
     git: Git
     dirs: StateDir
-    who: Environment
+    env: Environment
 
     def remote(self) -> Mirror | None:
         """Return the remote, if there is one and its address is the pinned one."""
         name, pin = trusted.remote_name(self.git), trusted.read_pin(self.dirs)
         if name is None or (pin is not None and (pin.remote, pin.url) != (name, trusted.remote_url(self.git, name))):
             return None
-        return Mirror.of(self.git, self.dirs, self.who)
+        return Mirror.of(self.git, self.dirs, self.env)
 
     def has(self, oid: str) -> bool:
         """Return whether an object can be read."""

@@ -85,22 +85,22 @@ PROTOCOL: tuple[Check[Examined], ...] = (
 )
 
 
-def examine(cwd: Path, who: Environment, options: Mapping[str, str], only: str | None = None) -> list[Finding]:
+def examine(cwd: Path, env: Environment, options: Mapping[str, str], only: str | None = None) -> list[Finding]:
     """Return the findings in the repository of `cwd`; of protocols, in all of them or in `only`."""
     try:
         git = Git.open(cwd)
     except RunnerError as error:
         why = refs.headless(cwd) or of_error(error, "nothing works here until this is repaired")
-        return [*_run(MACHINE, Machine(who, (who.state_home,))), why]
+        return [*_run(MACHINE, Machine(env, (env.state_home,))), why]
     found: list[Finding] = []
     with git:
-        here = Clone(git, StateDir(git.common_dir, writable_state_home(who.state_home)), who)
-        found += _run(MACHINE, Machine(who, (git.common_dir, here.dirs.state_home)))
+        here = Clone(git, StateDir(git.common_dir, writable_state_home(env.state_home)), env)
+        found += _run(MACHINE, Machine(env, (git.common_dir, here.dirs.state_home)))
         before = len(found)
         try:
             for finding in _run(CLONE, here):
                 found.append(finding)
-            with Project.open(cwd, who, options) as project:
+            with Project.open(cwd, env, options) as project:
                 _use_fetched_trust(project)
                 for finding in _in_project(project, only):
                     found.append(finding)
@@ -148,19 +148,19 @@ def of_protocol(project: Project, protocol: str, tip: str) -> Iterator[Finding]:
 # --- fixing ------------------------------------------------------------------------------------------------------------
 
 
-def fix_clone(cwd: Path, who: Environment) -> None:
+def fix_clone(cwd: Path, env: Environment) -> None:
     """Fix the clone itself, and print each fix; `examine` reports the rest."""
     headless = refs.headless(cwd)
     if headless is not None and headless.about is not None:
-        who.say(refs.fix_head(None, headless.about))
+        env.say(refs.fix_head(None, headless.about))
     try:
         git = Git.open(cwd)
     except RunnerError:
         return  # `examine` says why
     with git:
-        here = Clone(git, StateDir(git.common_dir, writable_state_home(who.state_home)), who)
+        here = Clone(git, StateDir(git.common_dir, writable_state_home(env.state_home)), env)
         try:
-            _fix(CLONE, here, who.say)
+            _fix(CLONE, here, env.say)
         except RunnerError:
             return  # git cannot read its objects: `examine` says why
 

@@ -46,7 +46,7 @@ def dead_locks(clone: Clone) -> Iterator[Finding]:
     found = matching(clone.git.common_dir, *_LOCKS)
     found += matching(dirs.own, "*/index.lock") + matching(dirs.mirror, "*.lock", "refs/**/*.lock")
     for lock in sorted(set(found)):
-        if locks.is_dead(lock, clone.who.now()):
+        if locks.is_dead(lock, clone.env.now()):
             yield Finding(
                 "here",
                 "a git that died left its lock",
@@ -70,7 +70,7 @@ def remove_lock(clone: Clone, lock: Path) -> str:
     if lock.is_dir():  # no lock of git's, but in the way of one
         lock.rmdir()
         return f"removed an empty folder in the place of a lock: {lock}"
-    locks.remove_dead(lock, clone.who)
+    locks.remove_dead(lock, clone.env)
     return ""
 
 
@@ -101,8 +101,8 @@ def finish_follow(clone: Clone, about: tuple[Path, str]) -> str:
     if not ref:
         note.unlink(missing_ok=True)
         return "removed a note that cannot be read"
-    with locks.hold(clone.dirs.publish_lock(ref), clone.who, what=ref, wait=transaction.PUBLISH_WAIT):
-        worktree.settle_all(clone.git, clone.dirs, ref, clone.who)
+    with locks.hold(clone.dirs.publish_lock(ref), clone.env, what=ref, wait=transaction.PUBLISH_WAIT):
+        worktree.settle_all(clone.git, clone.dirs, ref, clone.env)
     return f"updated the worktree of {ref.removeprefix('refs/heads/')}"
 
 
@@ -127,8 +127,8 @@ def finish_worktree(chosen: Selection, protocol: str) -> str:
     """Finish a worktree."""
     project = chosen.project
     ref = project.branch(protocol)
-    with locks.hold(project.dirs.publish_lock(ref), project.who, what=ref, wait=transaction.PUBLISH_WAIT):
-        protocol_worktree.finish_worktree(project.git, project.dirs, project.who, ref, protocol)
+    with locks.hold(project.dirs.publish_lock(ref), project.env, what=ref, wait=transaction.PUBLISH_WAIT):
+        protocol_worktree.finish_worktree(project.git, project.dirs, project.env, ref, protocol)
     return f"finished the worktree of {protocol}"
 
 
@@ -265,7 +265,7 @@ def temporary(clone: Clone) -> Iterator[Finding]:
     for path in found:
         with contextlib.suppress(OSError):
             status = path.lstat()
-            if clone.who.now() - status.st_mtime > ABANDONED:
+            if clone.env.now() - status.st_mtime > ABANDONED:
                 old.append((path, status.st_size))
     opened = locks.opened() if old else set()
     opened |= {str(folder) for path in opened for folder in Path(path).parents}  # folders that a process writes in too
@@ -300,7 +300,7 @@ def of_ended(chosen: Selection) -> Iterator[Finding]:
     old, here = [], project.protocols()
     for protocol, folder in clean.with_something(project):
         with contextlib.suppress(OSError):
-            if project.who.now() - folder.stat().st_mtime > UNUSED and (
+            if project.env.now() - folder.stat().st_mtime > UNUSED and (
                 protocol not in here or record.row(project.git, protocol, here[protocol])["status"] in record.ENDED
             ):
                 old.append(folder)
@@ -373,7 +373,7 @@ def shallow(chosen: Selection) -> Iterator[Finding]:
 
 def deepen(chosen: Selection, remote: str) -> str:
     """Fetch the history that is cut off in this clone."""
-    clone = Clone(chosen.project.git, chosen.project.dirs, chosen.project.who)
+    clone = Clone(chosen.project.git, chosen.project.dirs, chosen.project.env)
     mirror, shallow = clone.remote(), clone.git.common_dir / "shallow"
     if mirror is None:
         return ""

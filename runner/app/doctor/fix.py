@@ -188,7 +188,7 @@ def _publish(
     is_out = there is not None and git.is_ancestor(there, new)
     push = publishing.pusher(project, protocol, new, filed=filed) if is_out else None
     update = transaction.RefUpdate(branch, here, new, reason, also)
-    transaction.publish(git, project.dirs, project.who, update, push)
+    transaction.publish(git, project.dirs, project.env, update, push)
     write_checkpoint(project.dirs, protocol, new, state.genesis)
 
 
@@ -296,7 +296,7 @@ def _repair(project: Project, protocol: str, judged: Report, tell: Callable[[str
         Snapshot(protocol, tip, tree, Folder(files), walk.state, walk.log),
         [repaired],
         transaction.Provenance(
-            time=project.who.timestamp(),
+            time=project.env.timestamp(),
             actor=project.actor(),
             trusted=project.trusted.commit,
             author=project.runner(),

@@ -51,12 +51,12 @@ def _existing(folder: Path) -> Path:
 
 def state_home(machine: Machine) -> Iterator[Finding]:
     """Yield that the person's own state cannot be written."""
-    real = writable_state_home(machine.who.state_home)
-    if real != machine.who.state_home:
+    real = writable_state_home(machine.env.state_home)
+    if real != machine.env.state_home:
         yield Finding(
             "here",
             "your own state cannot be written to its folder",
-            str(machine.who.state_home),
+            str(machine.env.state_home),
             f"workspaces, checkpoints and pins are in {real} and are lost when that is emptied",
             "make it writable, or set XDG_STATE_HOME to a folder of yours",
         )
@@ -206,7 +206,7 @@ def workspaces(chosen: Selection) -> Iterator[Finding]:
     if configured:
         beside = {_existing(one).stat().st_dev for one in (project.git.common_dir, project.dirs.state_home)}
         if _existing(folder).stat().st_dev not in beside:
-            yield from room(Machine(project.who, (folder,)))
+            yield from room(Machine(project.env, (folder,)))
     for path in matching(folder, "*"):
         if not ids.is_protocol_id(path.name) or chosen.only not in (None, path.name):
             continue
@@ -228,19 +228,19 @@ def workspaces(chosen: Selection) -> Iterator[Finding]:
 # --- what a person decides about the trusted branch --------------------------------------------------------------------
 
 
-def repin(cwd: Path, who: Environment) -> str:
+def repin(cwd: Path, env: Environment) -> str:
     """Trust the current default branch of the remote at its current address, and return a line that says so.
 
     Raises:
         RunnerError: there is no remote branch to trust; the pin is unchanged.
     """
     with Git.open(cwd) as git:
-        dirs = StateDir(git.common_dir, writable_state_home(who.state_home))
+        dirs = StateDir(git.common_dir, writable_state_home(env.state_home))
         before = dirs.pin.with_name(f"{dirs.pin.name}.before")
         with contextlib.suppress(FileNotFoundError):
             os.replace(dirs.pin, before)  # as it is: it may be damaged
         try:
-            trusts = _pin_anew(git, dirs, who)
+            trusts = _pin_anew(git, dirs, env)
         except BaseException:  # Ctrl-C too, while the remote is asked
             with contextlib.suppress(FileNotFoundError):
                 os.replace(before, dirs.pin)
@@ -249,12 +249,12 @@ def repin(cwd: Path, who: Environment) -> str:
         return trusts
 
 
-def _pin_anew(git: Git, dirs: StateDir, who: Environment) -> str:
+def _pin_anew(git: Git, dirs: StateDir, env: Environment) -> str:
     remote = trusted.remote_name(git)
     if remote is None:
         return f"there is no remote: {trusted.last_seen(git, dirs).note}"
     try:
-        mirror = Mirror.of(git, dirs, who)
+        mirror = Mirror.of(git, dirs, env)
         assert mirror is not None
         now = mirror.look()
     except UnreachableError:
@@ -289,7 +289,7 @@ def values(project: Project) -> list[Value]:
 
 
 def _overridden(project: Project, one: Value) -> Value:
-    environ = project.who.environ
+    environ = project.env.environ
     match one.key:
         case "executor" | "publish":
             return Value(one.key, *project.source(one.key))

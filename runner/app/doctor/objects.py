@@ -365,9 +365,9 @@ def _refetch(clone: Clone) -> bool:
             return False
         refetch(mirror)
     except RunnerError as error:
-        clone.who.say(f"{error.what}; only objects that are here can be used")
+        clone.env.say(f"{error.what}; only objects that are here can be used")
         return False
-    clone.who.say(f"fetched everything that {mirror.remote} has again")
+    clone.env.say(f"fetched everything that {mirror.remote} has again")
     return True
 
 
@@ -381,7 +381,7 @@ def refetch(mirror: Mirror) -> None:
     at = git.common_dir / "objects/incoming-runner"  # on their disk, so that a pack comes there complete or not at all
     shutil.rmtree(at, ignore_errors=True)
     objects = at / "objects"
-    env = {**token_settings(mirror.url, mirror.who.environ), "GIT_OBJECT_DIRECTORY": str(objects)}
+    env = {**token_settings(mirror.url, mirror.env.environ), "GIT_OBJECT_DIRECTORY": str(objects)}
     specs = [f"+{name}:{name}" for name in FETCHED]
     fetch = ("-c", "fetch.unpackLimit=1", "fetch", "--quiet", "--no-tags", "--no-recurse-submodules", mirror.url)
     try:

@@ -37,7 +37,7 @@ def gone_branches(chosen: Selection) -> Iterator[Finding]:
         branch, common = project.branch(protocol), project.git.common_dir
         if (common / branch).is_file() or (common / "logs" / branch).is_file():
             continue  # one that is broken, or only half deleted (`refs.find`)
-        known = refs.best(Clone(project.git, project.dirs, project.who), branch)
+        known = refs.best(Clone(project.git, project.dirs, project.env), branch)
         if known is None:
             continue
         row = record.row(project.git, protocol, known[0])
@@ -150,7 +150,7 @@ def seen_there(project: Project, protocol: str, tip: str) -> str | None:
     git, name = project.git, ids.branch_of(project.pattern, protocol)
     mirror = project.mirror
     if mirror is None and (project.dirs.mirror / "HEAD").exists():
-        mirror = Clone(git, project.dirs, project.who).remote()
+        mirror = Clone(git, project.dirs, project.env).remote()
     there = mirror.refs().get(f"refs/heads/{name}") if mirror else None
     if there is None or git.commit(there) is None or git.is_ancestor(there, tip):
         return None
@@ -315,7 +315,7 @@ def fix_transcripts(one: Examined, about: Callable[[Examined], str]) -> str:
 
 
 def _mirror(project: Project) -> Mirror | None:
-    return Clone(project.git, project.dirs, project.who).remote()
+    return Clone(project.git, project.dirs, project.env).remote()
 
 
 def fetch_history(one: Examined) -> str:

@@ -304,7 +304,7 @@ def _set_from_remote(clone: Clone, one: BrokenRef) -> str:
         mirror.fetch(one.name, timeout=REFETCH_SECONDS)
         there = mirror.refs().get(one.name)
     except RunnerError as error:
-        clone.who.say(f"{error.what}; {one.name} is unchanged")
+        clone.env.say(f"{error.what}; {one.name} is unchanged")
         return ""
     return _set(clone, one, there, mirror.remote) if there else ""
 
@@ -378,7 +378,7 @@ def _write_ref(clone: Clone, path: Path, name: str, oid: str) -> bool:
     Raises:
         HeldError: a runner moves it just now. FileExistsError: a git does.
     """
-    with locks.hold(clone.dirs.publish_lock(name), clone.who, what=name, wait=5.0):
+    with locks.hold(clone.dirs.publish_lock(name), clone.env, what=name, wait=5.0):
         return write_locked(path, f"{oid}\n".encode(), unless=lambda: _names(clone.dirs.common, path, name, len(oid)))
 
 

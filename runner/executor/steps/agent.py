@@ -23,15 +23,15 @@ from runner.store import history, publishing, record, transaction, workspace
 def carry_out(run: StepRun) -> Outcome:
     """Let the model do the step: its work, a wait, a budget that is used up or a failure is the outcome."""
     start(run)
-    who = run.project.who
-    started = who.monotonic()
+    env = run.project.env
+    started = env.monotonic()
     ended, engine = _loop(run)
     transcript = run.journal.transcript()
     ran = work.Ran(
         executor=run.workspace.sandbox.name,
         engine=engine,
         transcript=digest(transcript),
-        spent=spending.since(run.journal, round(who.monotonic() - started)),
+        spent=spending.since(run.journal, round(env.monotonic() - started)),
     )
     text, result = run.redactor.text(ended.text), run.redactor.value(ended.result)
     outcome = _outcome(run, dataclasses.replace(ended, text=text, result=result), ran)
@@ -97,11 +97,11 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
             tree=lambda: _note(run),
             restore=lambda noted: _restore(run, noted),
             price=asking.price,
-            now=project.who.timestamp,
-            monotonic=project.who.monotonic,
-            sleep=project.who.sleep,
-            told=project.who.hear,
-            say=project.who.say,
+            now=project.env.timestamp,
+            monotonic=project.env.monotonic,
+            sleep=project.env.sleep,
+            told=project.env.hear,
+            say=project.env.say,
             ensure=lambda: publishing.ensure_lease(project),
             shared_budget=spending.shared_budget(project, run.view.protocol),
         )

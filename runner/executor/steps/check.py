@@ -107,7 +107,7 @@ def check(run: StepRun) -> Checked:
     if step.checks:
         run.workspace = session = WorkspaceSession.open(run.project, view.protocol)
         session.prepare(view.tip)
-        folder = workspace.export(git, session.space, view.tip, run.project.who)
+        folder = workspace.export(git, session.space, view.tip, run.project.env)
         env = session.environment(run)
         executor = session.sandbox.name
 

@@ -66,19 +66,19 @@ def of_step(run: StepRun, evidence: Sequence[ev.CheckEvidence], journal: Journal
     if journal is None:
         journal = spending.open_journal(project, view.protocol, f"{run.name}.qa")
     entries = record.events(project.git, view.protocol, view.tip)
-    started = project.who.monotonic()
+    started = project.env.monotonic()
     seen = qa.change(project.git, view.protocol, start_of_work(run, entries), view.tip, step.checks)
     task = run.redactor.text(_task(run, evidence, seen))
     names = _judges(run)
     stopped, found, by = "", None, names[0]
     with asking.open_engines(project, names, run.slug) as engines:
         loop = asking.questioner(project, journal, engines, run.redactor, _limits(run, journal), view.protocol)
-        loop.told = project.who.hear
+        loop.told = project.env.hear
         try:
             found, by = _judged(loop, task, run.where)
         except BudgetStop as stop:
             stopped = f"QA: {stop}; {spending.where_budgets_are(run)}"
-    seconds = round(project.who.monotonic() - started)
+    seconds = round(project.env.monotonic() - started)
     report = b""
     if found:
         ended = (raw for raw in reversed(entries) if raw.subject == run.slug and raw.event == "step-finished")
@@ -136,7 +136,7 @@ def _limits(run: StepRun, journal: Journal) -> Limits:
 def _judges(run: StepRun) -> tuple[str, ...]:
     """Return the engines that judge: from option, environment or config's `review`, else those of the step."""
     project = run.project
-    said = project.options.get("engine") or project.who.environ.get("RUNNER_ENGINE")
+    said = project.options.get("engine") or project.env.environ.get("RUNNER_ENGINE")
     if said:
         return (said,)
     if project.config.engine.review:

@@ -28,7 +28,7 @@ def carry_out(run: StepRun) -> Outcome:
         run.workspace = WorkspaceSession.open(run.project, run.view.protocol)
     else:
         start(run)
-    started, given, where = run.project.who.monotonic(), run.step.header.with_, run.where
+    started, given, where = run.project.env.monotonic(), run.step.header.with_, run.where
     names = references.names_in(given, where)
     try:
         arguments = references.resolve(given, run.plan.header.inputs, run.results if names else {}, where)
@@ -50,7 +50,7 @@ def carry_out(run: StepRun) -> Outcome:
             stop = error
         except ToolError as error:
             problem = run.redactor.text(str(error))
-    seconds = round(run.project.who.monotonic() - started)
+    seconds = round(run.project.env.monotonic() - started)
     ran = work.Ran(executor=run.workspace.sandbox.name, spent=ev.Spent(seconds=seconds) if seconds else ev.Spent())
     files: dict[str, bytes] = {}
     if run.journal.records:
