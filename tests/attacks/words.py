@@ -966,6 +966,12 @@ def a_step_done_on_the_host_by_a_longer_name(h: History) -> Use:
     return Use(deed=lambda h: h.done("mail", {"m.txt": "m\n"}, executor="host+user-namespaces"))
 
 
+@case("dropped", "needed")
+def a_step_done_by_a_model_that_the_policy_denies(h: History) -> Use:
+    _rules(h, "engines: {allow: [gemini:*]}\n")
+    return Use(deed=lambda h: h.done("mail", {"m.txt": "m\n"}, engine="openai:gpt-4.1"))
+
+
 @case("dropped", "trusted")
 def a_step_done_under_the_policy_of_before(h: History) -> Use:
     """The plan needs a word since; the record has told of that, and the event says that the old policy held."""

@@ -51,7 +51,6 @@ NOT_SHOWN = {
     "trust.rules.permissions._off_branch: or last is None": "a commit between two that are here is here",
     "trust.rules.permissions._starts: if judged and judged[0] is not None": "the same commit is among those that are tried next",
     "trust.rules.permissions.unsigned: in *(email.casefold()": "OpenPGP, whose keys cannot be made the same each time",
-    "trust.permit.permit: if said and said[0].verdict == 'deny'": "what is denied is asked about too, and nobody was asked",
     "trust.view.View._parsed: if size is not None": "a bound on what is read; a statement is shorter",
     "trust.approval._judge_review: if not who": "nobody is in no role: a better word for it",
     "trust.approval._judge_review: if who in case.context.trusted.agents": "a policy with an agent in a role is refused whole",
