@@ -25,7 +25,7 @@ from runner.errors import (
     UsageError,
 )
 from runner.executor import advance, load, renumbering, transition
-from runner.executor.outcome import attempt_ref
+from runner.executor.transition import attempt_ref
 from runner.git import Git, TreeEntry
 from runner.protocol import decision, ids, machine, paths, plans
 from runner.protocol import events as ev

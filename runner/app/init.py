@@ -17,7 +17,7 @@ from runner import resources
 from runner.app import scaffold
 from runner.errors import InTheWayError, MalformedFileError, RefusedError, RunnerError, UsageError
 from runner.executor import discovery
-from runner.executor.redact import Redactor
+from runner.executor.step_run import Redactor
 from runner.forge import ForgeProject
 from runner.forge.registry import FORGES, configured, is_project
 from runner.git import BLOB, EXECUTABLE, Git, Ident, TreeEntry

@@ -14,8 +14,8 @@ from runner.app import describe, page
 from runner.app.page import Page
 from runner.errors import InsufficientHistoryError, RunnerError, UsageError
 from runner.executor import advance, load, permissions, reviews
-from runner.executor.outcome import blocked, failed
-from runner.executor.redact import Redactor
+from runner.executor.step_run import Redactor
+from runner.executor.transition import blocked, failed
 from runner.forge import (
     Access,
     Check,

@@ -14,7 +14,7 @@ from runner.app import describe
 from runner.app.describe import Next
 from runner.errors import HeldError, RefusedError, UnreachableError, UsageError
 from runner.executor import advance, answers, load
-from runner.executor.outcome import attempt_ref
+from runner.executor.transition import attempt_ref
 from runner.protocol import decision, ids, log, paths, strict_yaml
 from runner.protocol import events as ev
 from runner.protocol.events import event_type

@@ -12,9 +12,8 @@ from runner import signals
 from runner.errors import ConflictError, RefusedError
 from runner.executor import commit, load, permissions, steps, transition
 from runner.executor.commit import Advanced
-from runner.executor.outcome import Kind, Outcome, recording
 from runner.executor.step_run import StepRun
-from runner.executor.transition import EvaluatedAt
+from runner.executor.transition import EvaluatedAt, Kind, Outcome, recording
 from runner.forge import Forge, ForgeError
 from runner.protocol import decision, ids, machine, paths
 from runner.protocol import events as ev

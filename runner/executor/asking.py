@@ -11,7 +11,7 @@ from runner.engines.recorded import Recorder
 from runner.executor import permissions, spending
 from runner.executor.journal import Journal
 from runner.executor.loop import Limits, Loop
-from runner.executor.redact import Redactor
+from runner.executor.step_run import Redactor
 from runner.protocol.agent_file import AgentFile
 from runner.protocol.plans import Plan, Step
 from runner.store import publishing

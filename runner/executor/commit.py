@@ -16,9 +16,8 @@ from runner.errors import (
     UnsupportedError,
 )
 from runner.executor import load, transition
-from runner.executor.outcome import Outcome, attempt_ref, blocked
-from runner.executor.outcome import record as outcome_events
-from runner.executor.transition import EvaluatedAt
+from runner.executor.transition import EvaluatedAt, Outcome, attempt_ref, blocked
+from runner.executor.transition import record as outcome_events
 from runner.protocol import decision, log
 from runner.protocol import events as ev
 from runner.protocol.decision import Action, RunStep

@@ -19,7 +19,7 @@ from runner.errors import WaitingError
 from runner.executor import asking, planning, prompting, spending
 from runner.executor.journal import Journal
 from runner.executor.loop import BudgetStop, Loop, turn_of
-from runner.executor.redact import Redactor
+from runner.executor.step_run import Redactor
 from runner.protocol import model_answers
 from runner.protocol.ids import digest
 from runner.protocol.model_answers import Discovery, UnfitError

@@ -35,7 +35,7 @@ from runner.errors import RefusedError
 from runner.executor.calls import DeniedError, Gate, HeldError, Open
 from runner.executor.effects import EffectError
 from runner.executor.journal import Journal
-from runner.executor.redact import Redactor
+from runner.executor.step_run import Redactor
 from runner.protocol import transcript
 from runner.protocol.ids import digest
 from runner.protocol.transcript import Result, Results, Summary, Typed, Undecided

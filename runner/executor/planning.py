@@ -19,8 +19,8 @@ from runner.errors import MalformedFileError, RefusedError, UnsupportedError, Wa
 from runner.executor import asking, prompting, spending
 from runner.executor.journal import Journal
 from runner.executor.loop import BudgetStop, Limits, turn_of
-from runner.executor.outcome import Kind, Outcome
-from runner.executor.redact import Redactor
+from runner.executor.step_run import Redactor
+from runner.executor.transition import Kind, Outcome
 from runner.git import Ident
 from runner.lines import lines_of
 from runner.protocol import events as ev

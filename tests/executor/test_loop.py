@@ -26,7 +26,7 @@ from runner.engines import (
 )
 from runner.executor.journal import Journal
 from runner.executor.loop import Limits, Loop
-from runner.executor.redact import Redactor
+from runner.executor.step_run import Redactor
 from runner.protocol.transcript import Response as Answer
 from runner.tools import Contract, Tool, ToolError
 

@@ -17,7 +17,7 @@ from runner.executor import prompting
 from runner.executor.journal import Journal
 from runner.executor.loop import Limits, Loop
 from runner.executor.planning import NoPlanError, converse
-from runner.executor.redact import Redactor
+from runner.executor.step_run import Redactor
 from runner.protocol import ids, model_answers, plans
 from runner.protocol.model_answers import Draft, DraftStep, UnfitError
 from tests.executor.test_loop import Scripted

@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from runner.executor.redact import Redactor
+from runner.executor.step_run import Redactor
 
 SECRET = "sk-very/secret+canary=42"
 

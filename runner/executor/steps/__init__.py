@@ -9,9 +9,9 @@ import importlib
 from collections.abc import Mapping
 from typing import Final
 
-from runner.executor.outcome import Kind as Ended
-from runner.executor.outcome import Outcome
 from runner.executor.step_run import StepRun
+from runner.executor.transition import Kind as Ended
+from runner.executor.transition import Outcome
 from runner.protocol.decision import Action, AskPerson, CheckStep, CompleteStep, RunStep, TakeWork
 from runner.protocol.plans import Kind
 

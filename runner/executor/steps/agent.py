@@ -9,9 +9,9 @@ from runner.errors import RefusedError
 from runner.executor import asking, prompting, spending, toolbox
 from runner.executor.calls import Calls
 from runner.executor.loop import Ended, Loop
-from runner.executor.outcome import Kind, Outcome
 from runner.executor.step_run import StepRun
 from runner.executor.steps import tool, work
+from runner.executor.transition import Kind, Outcome
 from runner.executor.workspace_session import start
 from runner.protocol import events as ev
 from runner.protocol import log

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from runner import qa
 from runner.errors import UsageError
 from runner.executor import permissions
-from runner.executor.outcome import Kind, Outcome
 from runner.executor.step_run import StepRun
+from runner.executor.transition import Kind, Outcome
 from runner.executor.workspace_session import WorkspaceSession
 from runner.protocol import events as ev
 from runner.protocol import log, paths

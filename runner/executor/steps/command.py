@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from runner.errors import UsageError
-from runner.executor.outcome import Outcome
 from runner.executor.step_run import StepRun
 from runner.executor.steps import work
+from runner.executor.transition import Outcome
 from runner.executor.workspace_session import start
 from runner.protocol import events as ev
 from runner.protocol import log

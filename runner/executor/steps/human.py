@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from runner.executor import permissions
-from runner.executor.outcome import Kind, Outcome
 from runner.executor.step_run import StepRun
 from runner.executor.steps import work
+from runner.executor.transition import Kind, Outcome
 from runner.lines import lines_of
 from runner.protocol import events as ev
 from runner.protocol import ids, log

@@ -8,9 +8,9 @@ from runner.errors import WaitingError
 from runner.executor import permissions, spending, toolbox
 from runner.executor.calls import Calls, DeniedError, HeldError
 from runner.executor.effects import EffectError
-from runner.executor.outcome import Outcome
 from runner.executor.step_run import StepRun
 from runner.executor.steps import work
+from runner.executor.transition import Outcome
 from runner.executor.workspace_session import WorkspaceSession, start
 from runner.protocol import events as ev
 from runner.protocol import log, paths, references

@@ -8,9 +8,9 @@ from dataclasses import field
 from runner import qa
 from runner.errors import RefusedError
 from runner.executor import permissions
-from runner.executor.outcome import Kind, Outcome, attempt_ref
-from runner.executor.outcome import blocked as blocked_events
 from runner.executor.step_run import StepRun
+from runner.executor.transition import Kind, Outcome, attempt_ref
+from runner.executor.transition import blocked as blocked_events
 from runner.git import Git
 from runner.protocol import events as ev
 from runner.protocol import log, paths
