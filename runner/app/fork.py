@@ -13,7 +13,6 @@ from functools import partial
 from runner.app import create, steer, sync
 from runner.app import verify as judging
 from runner.app.chain import Chain
-from runner.app.doctor import journals
 from runner.errors import (
     ConflictError,
     InsufficientHistoryError,
@@ -24,7 +23,7 @@ from runner.errors import (
     UnreachableError,
     UsageError,
 )
-from runner.executor import advance, load, renumbering, transition
+from runner.executor import advance, journal, load, renumbering, transition
 from runner.executor.transition import attempt_ref
 from runner.git import Git, TreeEntry
 from runner.protocol import decision, ids, machine, paths, plans
@@ -206,8 +205,8 @@ def _make(project: Project, origin: str, revision: int | None) -> create.Made:
         ).write(project.dirs)
         return tip, refs
 
-    journals.refuse_unknown(project.dirs, origin)
-    journals.refuse_unrecorded(project.dirs, origin, seen.state)
+    journal.refuse_unknown(project.dirs, origin)
+    journal.refuse_unrecorded(project.dirs, origin, seen.state)
     with locks.hold(project.dirs.publish_lock(branch), project.env, what=branch, wait=transaction.PUBLISH_WAIT):
         try:
             made = _begin(project, origin, revision, title="", base=None, then=then)

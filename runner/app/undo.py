@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from runner.app import describe
-from runner.app.doctor import Clone, journals
+from runner.app.doctor import Clone
 from runner.app.steer import Steered, number, steered
 from runner.errors import InsufficientHistoryError, RefusedError, UsageError
 from runner.executor import advance, journal, load
@@ -125,7 +125,7 @@ def _take_out(project: Project, protocol: str, to: int | None) -> _Out | None:
             seen.where,
             f"`{describe.resuming(seen.state)}` says what happened; then the same command once more",
         )
-    journals.refuse_unknown(project.dirs, protocol)
+    journal.refuse_unknown(project.dirs, protocol)
     # Before the branch moves, or it would seem to be rewritten.
     lower_checkpoint(project.dirs, protocol, base, then.genesis)
     update = transaction.RefUpdate(branch, seen.tip, new, "runner: taken out", also)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runner.app import describe, histories
-from runner.cli import options, status, streams, transcript
+from runner.cli import log, options, status, streams
 from runner.cli.session import Session
 from runner.cli.streams import program
 from runner.errors import UsageError
@@ -114,13 +114,13 @@ def show_transcript(
         slug = asked[0]
 
     def read() -> tuple[int, int, dict[str, Any]]:
-        last = transcript.plans(project, protocol) if slug == PLAN else int(row["steps"][slug].get("attempt", 1))
+        last = log.last_plan(project, protocol) if slug == PLAN else int(row["steps"][slug].get("attempt", 1))
         number = attempt or last
         kinds = ("work", "review")
         return (
             last,
             number,
-            {of: transcript.read(project, protocol, str(slug), number, review=of == "review") for of in kinds},
+            {of: log.read_transcript(project, protocol, str(slug), number, review=of == "review") for of in kinds},
         )
 
     last, number, found = read()
@@ -138,7 +138,7 @@ def show_transcript(
             session.line(
                 f"{record.label(row, slug)} of {protocol}  attempt {number}{'  review' if of == 'review' else ''}"
             )
-            transcript.show(session, records)
+            log.show_records(session, records)
             session.line("")
 
 
@@ -147,7 +147,7 @@ def _why_none(project: Project, row: Row, slug: str, number: int, last: int) -> 
     if number > last:
         return f"it is at attempt {last}"
     if slug != PLAN and number == last and row["steps"][slug].get("status") == "pending":
-        planner = bool(transcript.read(project, row["protocol"], PLAN, 1, review=False))
+        planner = bool(log.read_transcript(project, row["protocol"], PLAN, 1, review=False))
         told = (
             f"; `runner show {row['protocol']} {PLAN} --transcript` shows the messages about the plan"
             if planner

@@ -16,18 +16,16 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from runner.errors import IntegrityError, UsageError
+from runner.errors import IntegrityError, RefusedError, UsageError
 from runner.protocol import transcript
-from runner.protocol.state import Json
+from runner.protocol.state import Json, State, StepStatus
 from runner.protocol.transcript import Intent, Outcome, Record, Settled
-
-if TYPE_CHECKING:
-    from runner.store.environment import StateDir
+from runner.store.environment import StateDir, matching
 
 Noted = Intent | Outcome | Settled  # the records about effects
 
+_OPEN = (StepStatus.PENDING, StepStatus.RUNNING, StepStatus.AWAITING_APPROVAL)  # no transition has ended the attempt
 _SECTOR = 512  # bytes that a disk writes whole or not at all
 _BEGUN = re.compile(rb"\d*|\d+ [0-9a-f]{0,64}|(?P<length>\d{1,18}) (?P<digest>[0-9a-f]{64}) (?P<body>[^\n]*)")
 
@@ -251,3 +249,47 @@ def put_aside(dirs: StateDir, protocol: str, tip: str) -> None:
     if journal.is_dir():
         aside.parent.mkdir(parents=True, exist_ok=True)
         os.rename(journal, aside)
+
+
+def refuse_unknown(dirs: StateDir, protocol: str, hint: str = "") -> None:
+    """Refuse to put journals aside that have an effect without an outcome: it could happen twice in silence.
+
+    `hint`: what finds the outcome, where a run does not.
+
+    Raises:
+        RefusedError: naming the effect.
+    """
+    for path, effects in _effects(dirs, protocol):
+        started = [one.call for one in {one.call: one for one in effects}.values() if isinstance(one, Intent)]
+        if started:
+            raise RefusedError(
+                f"whether {started[0]} happened is not known",
+                str(path),
+                hint
+                or f"`runner run --publish never {protocol}` finds out, or asks a person; then the same command once more",
+            )
+
+
+def refuse_unrecorded(dirs: StateDir, protocol: str, state: State, hint: str = "") -> None:
+    """Refuse to put journals aside that have an effect of an attempt that no transition has ended: it would happen again.
+
+    Raises:
+        RefusedError: naming the effect.
+    """
+    for path, effects in _effects(dirs, protocol):
+        for one in effects:
+            slug, attempt, _ = one.call.rsplit(".", 2)
+            step = state.steps.get(slug)
+            is_open = step is not None and str(step.attempt) == attempt and step.status in _OPEN
+            if isinstance(one, Outcome) and is_open:
+                raise RefusedError(
+                    f"{one.call} reached outside, its step has not ended, and it would be done once more",
+                    str(path),
+                    hint
+                    or f"end the step first: `runner run --publish never {protocol}`; then the same command once more",
+                )
+
+
+def _effects(dirs: StateDir, protocol: str) -> Iterator[tuple[Path, list[Noted]]]:
+    for path in matching(dirs.journal(protocol), "**/*.jsonl"):
+        yield path, Journal(path).noted()

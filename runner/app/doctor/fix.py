@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from runner.app.doctor import journals, rewritten_from
+from runner.app.doctor import rewritten_from
 from runner.app.doctor.protocols import seen_there
 from runner.app.doctor.refs import reflog
 from runner.errors import IntegrityError
@@ -96,11 +96,11 @@ def _refuse_forgetting(project: Project, protocol: str, tip: str, old: str) -> N
     """
     way = f"the old history, {old[:12]}, is not in this clone: fetch it from where it is"
     if project.git.commit(old) is None:
-        journals.refuse_unknown(project.dirs, protocol, way)
+        journal.refuse_unknown(project.dirs, protocol, way)
         return
     way = f"`{remedy.way_back(project, protocol, tip, old)}` puts the old history back, where `runner run {protocol}` resumes"
-    journals.refuse_unknown(project.dirs, protocol, way)
-    journals.refuse_unrecorded(project.dirs, protocol, snapshot.read(project.git, old, protocol).state, way)
+    journal.refuse_unknown(project.dirs, protocol, way)
+    journal.refuse_unrecorded(project.dirs, protocol, snapshot.read(project.git, old, protocol).state, way)
 
 
 def _seen_there(project: Project, protocol: str) -> str | None:

@@ -1,7 +1,8 @@
 """Protocols: those of which the branch or the number is gone, records that contradict their history, and their history refs.
 
 A record is repaired by `fix`. A branch is restored only where its protocol is named: a person may have deleted it. Of a history,
-transcripts were not fetched, or another push replaced it on the remote.
+transcripts were not fetched, or another push replaced it on the remote. A damaged journal has the answers and calls of a step, so
+nothing is guessed: a person decides.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from runner.app import verify as proof
 from runner.app.doctor import REFETCH_SECONDS, Clone, Examined, Finding, Selection, of_error, refs
 from runner.errors import InsufficientHistoryError, RunnerError
 from runner.executor import remedy
+from runner.executor.journal import DamagedJournalError, Journal
 from runner.git import Git
 from runner.protocol import ids, paths
 from runner.store import history, locks, lookup, publishing, push_refusal, record, worktree
+from runner.store.environment import matching
 from runner.store.project import Project
 from runner.store.remote import Mirror
 from runner.trust import transitions, verify, walk
@@ -268,6 +271,25 @@ def _remaining(one: Examined, finding: walk.Finding) -> str:
         return f"it cannot be repaired; `git log {project.branch(protocol)}` shows what happened"
     back = remedy.way_back(project, protocol, one.tip, good)
     return f"`{back}` goes back to before that commit, and `runner doctor --fix {protocol}` adopts that"
+
+
+def damaged_journals(chosen: Selection) -> Iterator[Finding]:
+    """Yield the journals that cannot be read completely."""
+    for path in matching(chosen.project.dirs.journal(chosen.only or ""), "**/*.jsonl"):
+        try:
+            Journal(path)
+        except DamagedJournalError as error:
+            yield Finding(
+                "here",
+                error.what,
+                str(path),
+                f"its step cannot continue: the answers and calls from record {error.number} on are lost, "
+                "and an external call may be among them",
+                f"check whether external calls took effect; then `mv {path} {path}.damaged` restarts the step: it repeats its "
+                "model requests and those calls, and pays for them again",
+            )
+        except RunnerError as error:
+            yield Finding("here", error.what, error.where, "its step cannot continue", error.hint)
 
 
 # --- history refs ------------------------------------------------------------------------------------------------------
