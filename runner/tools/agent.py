@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from runner.tools import Contract, Effect, Tool, ToolError, git, patch, registry
 from runner.tools.commands import Commands, bounded
@@ -21,6 +21,23 @@ from runner.values import dataclass
 
 FILES_TIMEOUT = 60.0  # seconds for a call of a file tool
 GIT_TIMEOUT = 60.0
+
+
+# What each tool does, written for the model.
+DESCRIPTIONS: Final = {
+    "read_file": "Read a text file, or a part of it.",
+    "write_file": "Make a file or replace all of it. To change a part, use edit_file.",
+    "edit_file": "Replace text in a file: `old` has to stand there exactly, and once.",
+    "apply_patch": "Apply a unified diff. Every line that it removes or keeps has to stand there exactly; all files change, or none.",
+    "list_files": "List files below a folder. Folders of dependencies and caches are named, their files not listed.",
+    "search_text": "Find lines of files that match a regular expression. Folders of dependencies and caches are left out.",
+    "run": "Run a program in the workspace, without a shell. There is no network, and what it started ends with it.",
+    "shell": "Run a line of sh in the workspace. There is no network, and what it started ends with it.",
+    "git": f"Look at the workspace's history: {', '.join(git.COMMANDS)}. It changes nothing.",
+    "fetch": "Fetch a page as text, over https, of a host that is allowed.",
+    "remember": "Keep a fact for later protocols, under .protocols/memory/. A name that is there is replaced.",
+    "recall": "Look up what was remembered.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +53,17 @@ class BoundTool:
         """Check the arguments and call `do`; see `Tool.call`."""
         given = read_arguments(self.contract, self.takes, arguments)
         return self.gives.model_validate(self.do(given.model_dump())).model_dump()
+
+
+def _bound(
+    name: str,
+    effect: Effect,
+    takes: type[Value],
+    gives: type[Value],
+    do: Callable[[dict[str, Any]], dict[str, Any]],
+    timeout: float,
+) -> BoundTool:
+    return BoundTool(contract_of(name, DESCRIPTIONS[name], effect, takes, gives, timeout), takes, gives, do)
 
 
 class AgentTools:
@@ -66,117 +94,34 @@ class AgentTools:
         return self._files.ask("digest_file", {"path": path}, FILES_TIMEOUT)
 
     def _all(self) -> list[BoundTool]:
-        v = registry
-        command: Effect = "external" if self._host else "workspace"
+        v, files = registry, self._file
+        effect: Effect = "external" if self._host else "workspace"
         return [
-            self._file("read_file", "Read a text file, or a part of it.", "read", v.ReadFileInput, v.ReadFileOutput),
-            self._file(
-                "write_file",
-                "Make a file or replace all of it. To change a part, use edit_file.",
-                "workspace",
-                v.WriteFileInput,
-                v.WriteFileOutput,
-            ),
-            self._file(
-                "edit_file",
-                "Replace text in a file: `old` has to stand there exactly, and once.",
-                "workspace",
-                v.EditFileInput,
-                v.EditFileOutput,
-            ),
-            self._bound(
-                "apply_patch",
-                "Apply a unified diff. Every line that it removes or keeps has to stand there exactly; all files change, or none.",
-                "workspace",
-                v.ApplyPatchInput,
-                v.ApplyPatchOutput,
-                lambda given: self._files.ask("apply_patch", {"files": patch.parse(given["patch"])}, FILES_TIMEOUT),
-                FILES_TIMEOUT,
-            ),
-            self._file(
-                "list_files",
-                "List files below a folder. Folders of dependencies and caches are named, their files not listed.",
-                "read",
-                v.ListFilesInput,
-                v.ListFilesOutput,
-            ),
-            self._bound(
-                "search_text",
-                "Find lines of files that match a regular expression. Folders of dependencies and caches are left out.",
-                "read",
-                v.SearchTextInput,
-                v.SearchTextOutput,
-                self._search,
-                FILES_TIMEOUT,
-            ),
-            self._bound(
-                "run",
-                "Run a program in the workspace, without a shell. There is no network, and what it started ends with it.",
-                command,
-                v.RunInput,
-                v.Result,
-                lambda given: self._commands.run(tuple(given["argv"]), given["timeout"] or self._timeout),
-                self._timeout,
-            ),
-            self._bound(
-                "shell",
-                "Run a line of sh in the workspace. There is no network, and what it started ends with it.",
-                command,
-                v.ShellInput,
-                v.Result,
-                lambda given: self._commands.run(("sh", "-c", given["command"]), given["timeout"] or self._timeout),
-                self._timeout,
-            ),
-            self._bound(
-                "git",
-                f"Look at the workspace's history: {', '.join(git.COMMANDS)}. It changes nothing.",
-                "read",
-                v.GitInput,
-                v.Result,
-                self._git,
-                GIT_TIMEOUT,
-            ),
-            self._bound(
-                "fetch",
-                "Fetch a page as text, over https, of a host that is allowed.",
-                "read",
-                v.FetchInput,
-                v.FetchOutput,
-                self._fetch,
-                TIMEOUT,
-            ),
-            self._file(
-                "remember",
-                "Keep a fact for later protocols, under .protocols/memory/. A name that is there is replaced.",
-                "workspace",
-                v.RememberInput,
-                v.RememberOutput,
-            ),
-            self._file("recall", "Look up what was remembered.", "read", v.RecallInput, v.RecallOutput),
+            files("read_file", "read", v.ReadFileInput, v.ReadFileOutput),
+            files("write_file", "workspace", v.WriteFileInput, v.WriteFileOutput),
+            files("edit_file", "workspace", v.EditFileInput, v.EditFileOutput),
+            _bound("apply_patch", "workspace", v.ApplyPatchInput, v.ApplyPatchOutput, self._patch, FILES_TIMEOUT),
+            files("list_files", "read", v.ListFilesInput, v.ListFilesOutput),
+            _bound("search_text", "read", v.SearchTextInput, v.SearchTextOutput, self._search, FILES_TIMEOUT),
+            _bound("run", effect, v.RunInput, v.Result, self._run, self._timeout),
+            _bound("shell", effect, v.ShellInput, v.Result, self._run, self._timeout),
+            _bound("git", "read", v.GitInput, v.Result, self._git, GIT_TIMEOUT),
+            _bound("fetch", "read", v.FetchInput, v.FetchOutput, self._fetch, TIMEOUT),
+            files("remember", "workspace", v.RememberInput, v.RememberOutput),
+            files("recall", "read", v.RecallInput, v.RecallOutput),
         ]
 
-    def _bound(
-        self,
-        name: str,
-        description: str,
-        effect: Effect,
-        takes: type[Value],
-        gives: type[Value],
-        do: Callable[[dict[str, Any]], dict[str, Any]],
-        timeout: float | None = None,
-    ) -> BoundTool:
-        return BoundTool(contract_of(name, description, effect, takes, gives, timeout), takes, gives, do)
-
-    def _file(self, name: str, description: str, effect: Effect, takes: type[Value], gives: type[Value]) -> BoundTool:
-        return self._bound(
-            name,
-            description,
-            effect,
-            takes,
-            gives,
-            lambda given: self._files.ask(name, given, FILES_TIMEOUT),
-            FILES_TIMEOUT,
+    def _file(self, name: str, effect: Effect, takes: type[Value], gives: type[Value]) -> BoundTool:
+        return _bound(
+            name, effect, takes, gives, lambda given: self._files.ask(name, given, FILES_TIMEOUT), FILES_TIMEOUT
         )
+
+    def _patch(self, given: dict[str, Any]) -> dict[str, Any]:
+        return self._files.ask("apply_patch", {"files": patch.parse(given["patch"])}, FILES_TIMEOUT)
+
+    def _run(self, given: dict[str, Any]) -> dict[str, Any]:
+        argv = given["argv"] if "argv" in given else ("sh", "-c", given["command"])
+        return self._commands.run(tuple(argv), given["timeout"] or self._timeout)
 
     def _search(self, given: dict[str, Any]) -> dict[str, Any]:
         if self._ripgrep is not None:
