@@ -7,7 +7,6 @@ not count is refused before it is signed. Without a policy an approval is an ans
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from runner.app import describe
 from runner.app.pending import listed, without_force
@@ -24,6 +23,7 @@ from runner.protocol.log import RawEntry
 from runner.protocol.plans import Plan
 from runner.protocol.state import State, Status, Wait
 from runner.store import history, publishing, record
+from runner.store.environment import timestamp
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import approval, requirements, signature, signers, signing
@@ -200,8 +200,8 @@ def offer(
         seen=found.seen.tip,
         decision=decision,
         approver=approver,
-        issued=_time(now),
-        expires=_time(now + min(found.demand.lasts, lasts or WEEK)),
+        issued=timestamp(now),
+        expires=timestamp(now + min(found.demand.lasts, lasts or WEEK)),
         nonce=project.env.random_hex(32),
         reason=reason,
     )
@@ -216,10 +216,6 @@ def offer(
     same = {Decision.APPROVE: stands.counted, Decision.REJECT: stands.rejected}.get(decision, ())
     again = next((word for word in same if word.approver == approver), None)
     return Offer(found, said, text, key, earlier[-1].seen if earlier else None, again)
-
-
-def _time(now: int) -> str:
-    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _would_not_count(found: Matter, fault: RejectionReason, text: str, no_force: str = "") -> RefusedError:

@@ -25,6 +25,7 @@ from runner.protocol.events import event_type
 from runner.protocol.ids import digest as digest_of
 from runner.protocol.log import RawEntry
 from runner.store import history, record, worktree
+from runner.store.environment import timestamp
 from runner.store.project import Project
 
 DEEP = 8  # edits by hand, one over the other, that are looked through
@@ -431,11 +432,8 @@ def _name(ident: bytes) -> str:
 
 
 def _time(ident: bytes) -> str:
-    import time
-
     try:
-        at = int(ident.split()[-2])
-        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
+        return timestamp(int(ident.split()[-2]))
     except (ValueError, IndexError, OverflowError, OSError):
         return ""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import click
 
 from runner.app import attest, audit, histories, verify
@@ -43,7 +41,7 @@ def command(session: Session, protocol: str | None, output: str | None, attested
     if code == 5 and not project.git.is_shallow() and options.fetch_missing(session, [name], yes=yes):
         report, code = verify.prove(project, name)
     if not attested:
-        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(project.env.now()))
+        now = project.env.timestamp()
         page = audit.audit(project, name, report, cannot_tell=code == 5, now=now)
         if page.lacks and options.fetch_missing(session, [name], yes=yes):
             page = audit.audit(project, name, report, cannot_tell=code == 5, now=now)

@@ -98,7 +98,7 @@ def of_remote(project: Project, protocol: str, judged: Report) -> str:
             "" if goes_out else f"; `runner sync {protocol}` then publishes that"
         )
     if here is not None:
-        name = f"refs/heads/{ids.branch_of(project.pattern, protocol)}"
+        name = project.branch(protocol)
         return f"`git push --force-with-lease={name}:{there} {remote} {here}:{name}` restores the tip of this clone, which verifies"
     commit = git.commit(judged.findings[0].commit if judged.findings else there)
     told = commit.committer.decode("utf-8", "replace").partition(" <")[0] if commit is not None else ""
@@ -120,7 +120,7 @@ def refused(project: Project, protocol: str, tip: str, error: IntegrityError) ->
     """Return an error of verification with what helps: of the branch here, or of what the remote has at `tip`."""
     try:
         judged = verify.verify(project.git, protocol, tip, project.trusted)
-        name = f"refs/heads/{ids.branch_of(project.pattern, protocol)}"
+        name = project.branch(protocol)
         if tip != project.git.ref(project.branch(protocol)):
             if project.mirror is None or project.mirror.refs().get(name) != tip or judged.ok:
                 return error

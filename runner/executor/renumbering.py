@@ -14,7 +14,7 @@ from pathlib import Path
 from runner.errors import RefusedError
 from runner.executor import journal
 from runner.git import Git, Worktree
-from runner.protocol import ids, paths
+from runner.protocol import paths
 from runner.store import locks, protocol_worktree, publishing, transaction, workspace, worktree
 from runner.store.environment import StateDir, forget_checkpoint, matching, write_atomically
 from runner.store.project import Project
@@ -117,7 +117,7 @@ def finish(project: Project, note: Renumbering, *, resumed: bool = False) -> Non
     workspace.remove(workspace.place(dirs, note.origin, project.config.workspace.path))
     dataclasses.replace(note, is_finished=True).write(dirs)
     mirror = project.mirror or Mirror.of(git, dirs, env)
-    name = f"refs/heads/{ids.branch_of(project.pattern, note.origin)}"
+    name = project.branch(note.origin)
     if mirror is not None and (there := mirror.refs().get(name)) is not None:
         publishing.track(project, mirror.remote, {name: there})
 

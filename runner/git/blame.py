@@ -64,12 +64,12 @@ def blame(
     # An empty list: commits that a file of the tree says to pass over would be told as somebody else's.
     args = ["blame", "--line-porcelain", "-M", "-C20", "--no-textconv", "--ignore-revs-file="]
     args += [f"-L{first},{last}" for first, last in ranges]
-    told = "".join(f"{' '.join((oid, *parents))}\n" for oid, parents in (grafts or {}).items())
-    args += ["-S", "/dev/stdin"] if told else []
+    lines = "".join(f"{' '.join((oid, *parents))}\n" for oid, parents in (grafts or {}).items())
+    args += ["-S", "/dev/stdin"] if lines else []
     args += [commit] if commit else []
     git_dir = git.git_dir if work_tree is not None else None
     code, out, err = git.try_run(
-        *args, "--", path, data=told.encode(), git_dir=git_dir, work_tree=work_tree, config=config
+        *args, "--", path, data=lines.encode(), git_dir=git_dir, work_tree=work_tree, config=config
     )
     if code and ("no such path" in err or "has only" in err or "cannot stat path" in err or "Cannot lstat" in err):
         what = lines_of(err)[0].removeprefix("fatal: ")

@@ -197,12 +197,12 @@ class Database(Sealed):
                 parts.append((line, 1))
             else:
                 parts[-1] = asked + line, count + 1
-        told, whole = 0, False
+        asked_for, whole = 0, False
         try:
             for at, (_, count) in enumerate(parts):
-                while told == at or (told == at + 1 < len(parts) and len(parts[told][0]) <= AHEAD):
-                    reader.tell(parts[told][0])
-                    told += 1
+                while asked_for == at or (asked_for == at + 1 < len(parts) and len(parts[asked_for][0]) <= AHEAD):
+                    reader.tell(parts[asked_for][0])
+                    asked_for += 1
                 for _ in range(count):
                     yield self._answer(b"", reader)
             whole = True
@@ -224,8 +224,8 @@ class Database(Sealed):
 
     def ref(self, name: str) -> str | None:
         """Return what a ref (its full name) points at, or None."""
-        told = self._info(name)
-        return told[0].decode() if told else None
+        info = self._info(name)
+        return info[0].decode() if info else None
 
     def resolve(self, revision: str) -> str | None:
         """Return the commit that a revision names, or None."""

@@ -78,7 +78,7 @@ def token_settings(url: str, environ: Mapping[str, str]) -> dict[str, str]:
     return {"GIT_CONFIG_COUNT": str(len(values)), **named, "RUNNER_GIT_TOKEN": token}
 
 
-def clone(url: str, at: Path, environ: Mapping[str, str], told: Callable[[str], None]) -> int:
+def clone(url: str, at: Path, environ: Mapping[str, str], report: Callable[[str], None]) -> int:
     """Clone with the person's own git, which may ask them for a password, and return its exit code. Interrupted, it leaves nothing.
 
     `told` gets each line that git says, those that a terminal would write over each other too. They are read here and by no
@@ -103,7 +103,7 @@ def clone(url: str, at: Path, environ: Mapping[str, str], told: Callable[[str], 
             while piece := os.read(child.stderr.fileno(), 65536):
                 *lines, rest = re.split(rb"[\r\n]+", rest + piece)
                 for line in lines:
-                    told(line.decode("utf-8", "replace"))
+                    report(line.decode("utf-8", "replace"))
             return child.wait()
         except BaseException:
             child.terminate()
@@ -166,9 +166,9 @@ def commit(git: Database, tree: str, parents: Sequence[str], who: Ident, message
     argv = git.argv([*overrides, "commit-tree", "-S", tree, *(part for parent in parents for part in ("-p", parent))])
     code, out, err = spawn(argv, env=env, cwd=git.top, data=message)
     if code:
-        told = lines_of(err.decode("utf-8", "replace").strip())
+        lines = lines_of(err.decode("utf-8", "replace").strip())
         raise UsageError(
-            f"the commit could not be signed: {told[0] if told else code}",
+            f"the commit could not be signed: {lines[0] if lines else code}",
             "commit.gpgsign",
             "fix the signing key, or `git config commit.gpgsign false`; nothing was written",
         )

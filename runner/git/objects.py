@@ -318,12 +318,12 @@ def _wait(asked: SimpleQueue[int | None], answers: SimpleQueue[OSError | None]) 
         error = None
         try:
             os.fsync(handle)
-        except OSError as told:
-            error = told
+        except OSError as failure:
+            error = failure
         try:
             os.close(handle)
-        except OSError as told:
-            error = error or told
+        except OSError as failure:
+            error = error or failure
         answers.put(error)
 
 
@@ -341,13 +341,13 @@ def _is_there(name: str) -> bool:
 
 def _shared(value: str | None) -> tuple[int, bool]:
     """Return (permissions, whether exactly those) for core.sharedRepository; 0: as the person's umask has it."""
-    told = (value or "umask").lower()
-    if told in ("group", "true", "yes", "on", "1"):
+    setting = (value or "umask").lower()
+    if setting in ("group", "true", "yes", "on", "1"):
         return 0o660, False
-    if told in ("all", "world", "everybody", "2"):
+    if setting in ("all", "world", "everybody", "2"):
         return 0o664, False
-    if told[0] == "0" and told.strip("01234567") == "" and told != "0":
-        return int(told, 8) & 0o666, True
+    if setting[0] == "0" and setting.strip("01234567") == "" and setting != "0":
+        return int(setting, 8) & 0o666, True
     return 0, False
 
 

@@ -138,22 +138,22 @@ class Held:
     def __init__(self, argv: Sequence[str], env: Mapping[str, str], data: bytes | None = None) -> None:
         self.argv = argv
         self._errors = _unnamed_file()
-        told = None
+        input_file = None
         if data is not None:  # in a file: it reads on while its answers wait to be read
-            told = _unnamed_file()
-            told.write(data)
-            told.seek(0)
+            input_file = _unnamed_file()
+            input_file.write(data)
+            input_file.seek(0)
         self.process = subprocess.Popen(
             argv,
             bufsize=CHUNK,
             env=env,
-            stdin=told or subprocess.PIPE,
+            stdin=input_file or subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             start_new_session=True,
         )
         assert self.process.stdout is not None
-        stdin = told or self.process.stdin
+        stdin = input_file or self.process.stdin
         assert stdin is not None
         self.stdin: IO[bytes] = stdin
         self.stdout: IO[bytes] = self.process.stdout
@@ -230,10 +230,10 @@ def is_full(stderr: str) -> bool:
 
 def git_error(argv: Sequence[str], code: int, stderr: str) -> GitError:
     words = [word for word in argv[1:] if not word.startswith(("-", "core.")) and "=" not in word]
-    told = lines_of(stderr) or [f"exit {code}"]
-    fatal = next((line for line in told if line.startswith(("fatal:", "error:"))), told[0])
+    lines = lines_of(stderr) or [f"exit {code}"]
+    fatal = next((line for line in lines if line.startswith(("fatal:", "error:"))), lines[0])
     if fatal.endswith(":"):  # a list follows
-        fatal += " " + ", ".join(line.strip() for line in told if line.startswith("\t"))
+        fatal += " " + ", ".join(line.strip() for line in lines if line.startswith("\t"))
     hint = "run `runner doctor`"
     if is_full(stderr):
         hint = "make room on the disk; nothing was published"

@@ -60,8 +60,8 @@ class Git(Database):
                 commands.append(f"update {name} {new} {old or self.zero}\n".encode())
         held = self._hold("refs", "update-ref", "-m", reason, "--stdin")
         try:
-            told = held.ask(b"".join([*commands, b"prepare\n", b"commit\n"]))
-            if [told, held.answer(), held.answer()] != [b"start: ok", b"prepare: ok", b"commit: ok"]:
+            answer = held.ask(b"".join([*commands, b"prepare\n", b"commit\n"]))
+            if [answer, held.answer(), held.answer()] != [b"start: ok", b"prepare: ok", b"commit: ok"]:
                 raise held.died()
         except GitError as error:
             # A lost race and a broken repository look alike in git's words: the refs themselves tell.
@@ -84,15 +84,15 @@ class Git(Database):
         found: list[Worktree] = []
         private = {self._gitdir_target(path): path for path in map(Path, self.worktree_folders())}
         for number, block in enumerate(out.split("\0\0")):
-            told = dict(line.partition(" ")[::2] for line in block.split("\0") if line)
-            if "worktree" not in told or "bare" in told:
+            fields = dict(line.partition(" ")[::2] for line in block.split("\0") if line)
+            if "worktree" not in fields or "bare" in fields:
                 continue
-            path: Path | None = Path(told["worktree"])
-            git_dir = self.common_dir if number == 0 else private.get(Path(told["worktree"]))
+            path: Path | None = Path(fields["worktree"])
+            git_dir = self.common_dir if number == 0 else private.get(Path(fields["worktree"]))
             if number == 0:
                 path = self._main_worktree()
             if git_dir is not None and path is not None and path.is_dir():
-                found.append(Worktree(path, git_dir, told.get("branch")))
+                found.append(Worktree(path, git_dir, fields.get("branch")))
         return found
 
     def checked_out(self, branch: str) -> list[Worktree]:
@@ -106,12 +106,12 @@ class Git(Database):
             head = f"{folder}/HEAD"
             try:
                 with open(head, "rb", buffering=0) as file:
-                    told = file.read()
+                    content = file.read()
             except OSError:
                 break
-            if told.startswith(b"ref: refs/heads/.invalid") or os.path.islink(head):  # a reftable has its own
+            if content.startswith(b"ref: refs/heads/.invalid") or os.path.islink(head):  # a reftable has its own
                 break
-            if told.rstrip() != wanted:
+            if content.rstrip() != wanted:
                 continue
             if folder == main:
                 break
@@ -153,12 +153,12 @@ class Git(Database):
     @staticmethod
     def _gitdir_target(git_dir: Path) -> Path:
         try:
-            told = Path(os.fsdecode((git_dir / "gitdir").read_bytes()).rstrip("\n")).parent
+            target = Path(os.fsdecode((git_dir / "gitdir").read_bytes()).rstrip("\n")).parent
         except OSError:
             return Path()
-        if told == Path() or "\0" in str(told):  # cut short when the power went
+        if target == Path() or "\0" in str(target):  # cut short when the power went
             return Path()
-        return told if told.is_absolute() else Path(os.path.realpath(git_dir / told))
+        return target if target.is_absolute() else Path(os.path.realpath(git_dir / target))
 
     # --- the person --------------------------------------------------------------------------------------------------
 

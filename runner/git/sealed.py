@@ -48,8 +48,8 @@ class Location:
 def _version(program: str, modified: int) -> str:
     """Return what a git says of its version: once for a program that does not change."""
     code, out, _ = spawn([program, "version"], env=sealed_environment(), cwd=None)
-    told = out.decode("utf-8", "replace").strip()
-    return told if code == 0 and told else f"git version: exit {code}"
+    version = out.decode("utf-8", "replace").strip()
+    return version if code == 0 and version else f"git version: exit {code}"
 
 
 def locate(cwd: Path) -> Location:
@@ -64,10 +64,10 @@ def locate(cwd: Path) -> Location:
     program = shutil.which("git")
     if program is None:
         raise no_git()
-    told = _version(program, os.stat(program).st_mtime_ns)
-    found = re.search(r"(\d+)\.(\d+)", told)
+    version = _version(program, os.stat(program).st_mtime_ns)
+    found = re.search(r"(\d+)\.(\d+)", version)
     if not found or (int(found[1]), int(found[2])) < OLDEST:
-        raise UsageError(f"git is too old: {told}", "PATH", f"install git {OLDEST[0]}.{OLDEST[1]} or later")
+        raise UsageError(f"git is too old: {version}", "PATH", f"install git {OLDEST[0]}.{OLDEST[1]} or later")
     asked = [
         "rev-parse",
         "--path-format=absolute",
@@ -107,8 +107,8 @@ def locate(cwd: Path) -> Location:
         if b"not a git repository" in err or b"safe.bareRepository" in err:
             raise UsageError("this is not a git repository", str(cwd), "change to one, or run `git init`")
         raise git_error(["git", "rev-parse"], code, text)
-    told = out.decode("utf-8", "surrogateescape")
-    git_dir, common, object_format, inside, shown = told.split("\n", 4)
+    answer = out.decode("utf-8", "surrogateescape")
+    git_dir, common, object_format, inside, shown = answer.split("\n", 4)
     top = Path(shown.removesuffix("\n")) if inside == "true" and not inside_git_dir else None
     return Location(cwd, Path(git_dir), Path(common), top, object_format, trust)
 
@@ -290,13 +290,13 @@ class Sealed:
             except subprocess.TimeoutExpired as error:
                 what = f"git {args[0]} did not end within {error.timeout:.0f} s"
                 raise TooSlowError(what, "git", "run the same command again where the machine is less busy") from error
-            told = err.decode("utf-8", "replace").strip()
+            errors = err.decode("utf-8", "replace").strip()
             if (
                 code == 0
                 or b"promisor remote" not in err
-                or not self._bring(PromisedError("", "", "", stderr=told), args)
+                or not self._bring(PromisedError("", "", "", stderr=errors), args)
             ):
-                return code, out, told
+                return code, out, errors
 
     def _bring(self, error: PromisedError, names: Sequence[str]) -> bool:
         """Have an object brought that a partial clone lacks, with those that are read beside it; return whether it may be here now."""

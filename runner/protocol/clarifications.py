@@ -87,8 +87,8 @@ def added(data: bytes | None, where: str, answers: Mapping[str, str], open_: Ite
     lines += [""] if lines[-1] else []
     for text, answer in wanted.items():
         if text not in {one.text for one in known}:
-            told = f"    answer: {_quoted(answer)}" if answer else "    answer:"
-            lines[-1:] = [f"  - question: {_quoted(text)}{end}", told + end, ""]
+            line = f"    answer: {_quoted(answer)}" if answer else "    answer:"
+            lines[-1:] = [f"  - question: {_quoted(text)}{end}", line + end, ""]
     made = "\n".join(lines).encode()
     if not _says(made, wanted):
         raise InTheWayError(

@@ -276,9 +276,9 @@ def headline(protocol: str, entries: Sequence[Entry]) -> str:
     """Return the subject line for a transition."""
     about = entries[-1].event
     for name in _TELLING:
-        told = [entry.event for entry in entries if entry.event.name == name]
-        if told:
-            about = told[-1]
+        events = [entry.event for entry in entries if entry.event.name == name]
+        if events:
+            about = events[-1]
             break
     says = _SAYS.get(about.name, about.name)
     if about.subject == protocol:

@@ -304,9 +304,9 @@ def _apply_to_step(state: State, entry: Entry, row: EventType) -> State:
 
 def _edit(state: State, event: ev.PlanEdited) -> State:
     steps = dict(state.steps)
-    for slug, told in event.steps.items():
+    for slug, planned in event.steps.items():
         old = steps.get(slug)
-        steps[slug] = dataclasses.replace(old, **told, removed=False) if old else StepState(**told)
+        steps[slug] = dataclasses.replace(old, **planned, removed=False) if old else StepState(**planned)
         if old and old.status is _S.NEEDS_QA:  # QA checked another version of the file
             steps[slug] = dataclasses.replace(steps[slug], passed=False)
         if old and old.removed and old.status is not _S.COMPLETED:
@@ -337,18 +337,18 @@ def _undo(state: State, event: ev.Undone) -> State:
         raise _illegal(state, event, f"there is no status {event.status}")
     if event.status in (Status.PENDING, Status.PLANNING):
         raise _illegal(state, event, "a plan is not taken back")
-    for slug, told in event.steps.items():
-        if told["status"] not in list(StepStatus):
-            raise _illegal(state, event, f"there is no status {told['status']} of a step")
-        if slug in state.steps and told["attempt"] < state.steps[slug].attempt:
+    for slug, undone in event.steps.items():
+        if undone["status"] not in list(StepStatus):
+            raise _illegal(state, event, f"there is no status {undone['status']} of a step")
+        if slug in state.steps and undone["attempt"] < state.steps[slug].attempt:
             raise _illegal(state, event, f"{slug} is at attempt {state.steps[slug].attempt}")
         state = _with_step(
             state,
             event,
             slug,
-            status=StepStatus(told["status"]),
-            attempt=told["attempt"],
-            result=told["result"],
+            status=StepStatus(undone["status"]),
+            attempt=undone["attempt"],
+            result=undone["result"],
             passed=False,
             reason=None,
         )
@@ -368,9 +368,9 @@ def undone_of(now: State, then: State) -> ev.Undone:
     steps: dict[str, ev.UndoneStep] = {}
     for slug, step in now.open_steps():
         owed = [[wait.id for wait in state.waiting if wait.subject == slug] for state in (now, then)]
-        told = _again(step, then.steps.get(slug), same=owed[0] == owed[1])
-        if told != {"status": step.status.value, "attempt": step.attempt, "result": step.result}:
-            steps[slug] = told
+        again = _again(step, then.steps.get(slug), same=owed[0] == owed[1])
+        if again != {"status": step.status.value, "attempt": step.attempt, "result": step.result}:
+            steps[slug] = again
     kept = {wait.id for wait in then.waiting if wait.subject not in steps}
     made = {artifact.id for artifact in then.artifacts}
     return ev.Undone(

@@ -310,9 +310,9 @@ def read_verdict(text: str) -> tuple[Verdict | None, tuple[str, ...]]:
     try:
         return Verdict.model_validate_json(text), ()
     except ValidationError as error:
-        told = error.errors(include_url=False, include_input=False, include_context=False)
+        errors = error.errors(include_url=False, include_input=False, include_context=False)
         return None, tuple(
-            f"{'.'.join(str(part) for part in one['loc']) or 'the answer'}: {one['msg']}" for one in told[:10]
+            f"{'.'.join(str(part) for part in one['loc']) or 'the answer'}: {one['msg']}" for one in errors[:10]
         )
 
 

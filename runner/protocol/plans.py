@@ -590,8 +590,8 @@ def _refuse_cycles(needs: Mapping[str, tuple[str, ...]], where: Mapping[str, str
                 stack.pop()
             elif following in path:
                 circle = list(path)[list(path).index(following) :]
-                told = [*circle[:5], "…"] if len(circle) > 6 else circle
-                what = f"the steps need each other: {' → '.join([*told, following])}"
+                shown = [*circle[:5], "…"] if len(circle) > 6 else circle
+                what = f"the steps need each other: {' → '.join([*shown, following])}"
                 at = next(
                     where[name] for name in reversed(circle) if name in where
                 )  # the others have the default, the step before

@@ -195,12 +195,12 @@ def render(state: State, kept: Rendered | None = None) -> bytes:
 
 def _step(slug: str, step: StepState) -> bytes:
     """Return a step's lines, indented as in state.json."""
-    told = {
+    plain = {
         key: value
         for key, value in _plain(step).items()
         if (value is not None and value is not False) or key == "result"
     }
-    return ("  " + json.dumps({slug: told}, indent=2, sort_keys=True)[2:-2].replace("\n", "\n  ")).encode("ascii")
+    return ("  " + json.dumps({slug: plain}, indent=2, sort_keys=True)[2:-2].replace("\n", "\n  ")).encode("ascii")
 
 
 def _plain(value: State | StepState | Wait | Artifact | SpentTotal) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def instantiate(files: Mapping[str, bytes], where: str, given: Mapping[str, str]
             known = f"it takes {', '.join(declared)}" if declared else "this workflow takes none"
             hint = f"did you mean `{close}`?" if close else known
             raise UsageError(f"there is no input `{name}`", f"{at}:{block_line}", hint)
-    missing = [name for name, told in declared.items() if told.is_required and name not in given]
+    missing = [name for name, declaration in declared.items() if declaration.is_required and name not in given]
     if missing:
         raise UsageError(
             f"the input{'s' if len(missing) > 1 else ''} {', '.join(f'`{name}`' for name in missing)} must be given",
@@ -149,8 +149,8 @@ def instantiate(files: Mapping[str, bytes], where: str, given: Mapping[str, str]
             f"add {' '.join(f'--input {name}=…' for name in missing)}",
         )
     values = {
-        name: _given(name, told, given[name]) if name in given else told.default or "null"
-        for name, told in declared.items()
+        name: _given(name, declaration, given[name]) if name in given else declaration.default or "null"
+        for name, declaration in declared.items()
     }
     made = dict(files)
     if declared:
@@ -159,16 +159,16 @@ def instantiate(files: Mapping[str, bytes], where: str, given: Mapping[str, str]
     return made
 
 
-def _given(name: str, told: Input, text: str) -> str:
+def _given(name: str, declaration: Input, text: str) -> str:
     if strict_yaml.FORBIDDEN.search(text):
         raise UsageError(
             f"the input `{name}` holds a control or bidi character, or is not UTF-8",
             f"--input {name}=…",
             "give it without that character",
         )
-    found = written(told.type, text)
+    found = written(declaration.type, text)
     if found is None:
-        what, hint = _SHOULD[told.type]
+        what, hint = _SHOULD[declaration.type]
         raise UsageError(f"the input `{name}` {what}, not {strict_yaml.shown(text)}", f"--input {name}=…", hint)
     return found
 

@@ -411,8 +411,8 @@ def _leave_keyring() -> Callable[[], None] | None:
 def _to_copy(path: Path) -> int | None:
     """Open a small file for bwrap to copy it; None where it is a folder, or large."""
     with suppress(OSError):
-        told = path.stat()
-        if stat.S_ISREG(told.st_mode) and told.st_size <= COPIED:
+        status = path.stat()
+        if stat.S_ISREG(status.st_mode) and status.st_size <= COPIED:
             return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     return None
 

@@ -246,8 +246,8 @@ class Changes:
         while stack:
             path = stack.pop()
             try:
-                told = os.stat(path)
-                found.append((path, told.st_ino, told.st_mtime_ns))
+                status = os.stat(path)
+                found.append((path, status.st_ino, status.st_mtime_ns))
                 if path.startswith(str(self.common / "refs")):
                     stack += [one.path for one in os.scandir(path) if one.is_dir(follow_symlinks=False)]
             except OSError:
@@ -257,10 +257,10 @@ class Changes:
 
 def _identity(path: Path) -> tuple[int, int] | None:
     try:
-        told = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return None
-    return told.st_dev, told.st_ino
+    return status.st_dev, status.st_ino
 
 
 def _handler(note: Callable[[Iterable[str]], None]) -> FileSystemEventHandler:

@@ -57,9 +57,14 @@ class Environment:
         """Return seconds that include those of sleep: the time that another machine sees passing."""
         return (self.uptime or self.monotonic)()
 
-    def timestamp(self) -> str:
-        """Return the time as the record writes it: UTC, whole seconds."""
-        return datetime.fromtimestamp(int(self.now()), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    def timestamp(self, more: float = 0) -> str:
+        """Return the time, or that of so many seconds later, as the record writes it."""
+        return timestamp(self.now() + more)
+
+
+def timestamp(seconds: float) -> str:
+    """Return a time in seconds since the epoch as the record writes it: UTC, whole seconds."""
+    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @cache
@@ -185,14 +190,14 @@ def writable_state_home(wanted: Path) -> Path:
     # Its name can be guessed and others write there too: it is used where it is this user's and nobody else can write it.
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        told = folder.lstat()
+        status = folder.lstat()
     except OSError as error:
         raise UsageError(
             f"the runner's own state cannot be written: {error.strerror}",
             str(folder),
             "set XDG_STATE_HOME to a folder of yours",
         ) from error
-    if told.st_uid != os.getuid() or not stat.S_ISDIR(told.st_mode) or told.st_mode & 0o022:
+    if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o022:
         raise UsageError(
             "the folder for the runner's own state is not yours alone",
             str(folder),

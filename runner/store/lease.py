@@ -18,12 +18,11 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field, replace
-from datetime import UTC, datetime
 from typing import Any
 
 from runner.errors import ConflictError, HeldError, RunnerError, UnreachableError
 from runner.git import Git, Ident
-from runner.protocol import ids, log, ref_files
+from runner.protocol import log, ref_files
 from runner.protocol.events import event_type
 from runner.protocol.plans import seconds_of
 from runner.protocol.ref_files import Lease
@@ -53,7 +52,7 @@ class Held:
     """
 
     protocol: str
-    words: Lease
+    lease: Lease
     oid: str
     since: float
     ttl: float
@@ -91,7 +90,7 @@ def take(project: Project, protocol: str, is_over: IsOver = lambda job: False, *
         return True
     if mirror is None or not (publishes or "ephemeral" in project.options):
         return True
-    ref, branch = ref_of(protocol), f"refs/heads/{ids.branch_of(project.pattern, protocol)}"
+    ref, branch = ref_of(protocol), project.branch(protocol)
     old = _left(project, mirror, protocol, is_over)
     if not publishes:
         return True
@@ -100,17 +99,17 @@ def take(project: Project, protocol: str, is_over: IsOver = lambda job: False, *
         return False
     last, intents = _read(project.git, old, ref, project.env) if old is not None else (None, {})
     ttl, since = float(seconds_of(project.config.lease.ttl)), project.env.lasting()
-    words = Lease(
+    lease = Lease(
         holder=ref_files.word(project.actor()),
         host=_host(project),
         ci=ci_job(project.env.environ),
-        expires=_time(project, ttl),
+        expires=project.env.timestamp(ttl),
         nonce=project.env.random_hex(32),
     )
     # Till this one is there, the last one is still ours: whoever dies in between is not locked out by itself.
     before = _mine(project, last) if last is not None and _is_mine(project, protocol, last) else ""
-    write_atomically(project.dirs.lease(protocol), f"{before}{_mine(project, words)}".encode())
-    new = _commit(project.git, project.runner(), protocol, words, intents, old)
+    write_atomically(project.dirs.lease(protocol), f"{before}{_mine(project, lease)}".encode())
+    new = _commit(project.git, project.runner(), protocol, lease, intents, old)
     changes: dict[str, tuple[str | None, str | None]] = {ref: (new, old)}
     if there is not None:
         changes[branch] = (there, there)
@@ -120,7 +119,7 @@ def take(project: Project, protocol: str, is_over: IsOver = lambda job: False, *
         if before:
             write_atomically(project.dirs.lease(protocol), before.encode())
         else:
-            _forget_note(project, protocol, words)
+            _forget_note(project, protocol, lease)
         project.trust(mirror.look(branch, history.ref_of(protocol), ref))
         return False
     except UnreachableError as error:
@@ -129,7 +128,7 @@ def take(project: Project, protocol: str, is_over: IsOver = lambda job: False, *
             error.where,
             "nothing was started; `--publish never` works here alone, and `runner sync` publishes it",
         ) from error
-    project.lease = held = Held(protocol, words, new, since, ttl, project.runner(), intents, there)
+    project.lease = held = Held(protocol, lease, new, since, ttl, project.runner(), intents, there)
     held.stop = project.env.beside(held.every, lambda: _beat(project, held))
     with contextlib.suppress(OSError):
         project.dirs.seen_lease(protocol).unlink()
@@ -156,15 +155,15 @@ def _left(project: Project, mirror: Mirror, protocol: str, is_over: IsOver) -> s
     old = mirror.refs().get(ref)
     if old is None or _may_take(project, protocol, old, is_over):
         return old
-    words = _read(project.git, old, ref, project.env)[0]
-    patience, left = _patience(project), _seems_left(project, words)
+    lease = _read(project.git, old, ref, project.env)[0]
+    patience, left = _patience(project), _seems_left(project, lease)
     if left and project.setting("publish") != "always":
         return old  # such a job takes none, and what it makes decides nothing before another publishes it
     remembers = bool("ephemeral" not in project.options and env.boot())
     if remembers or not left:
-        until = _time(project, patience - notice(project, protocol, old))
+        until = project.env.timestamp(patience - notice(project, protocol, old))
         raise HeldError(
-            f"{protocol} is held by another runner: {words.text()}",
+            f"{protocol} is held by another runner: {lease.text()}",
             mirror.url,
             f"wait for it; where it died, the same command takes its lease over from {until} on"
             if remembers
@@ -172,7 +171,7 @@ def _left(project: Project, mirror: Mirror, protocol: str, is_over: IsOver) -> s
         )
     # Nobody here could remember till the next command that it was seen, so it is watched by this one.
     env.say(
-        f"the lease of {protocol} seems left: {words.text()}; it is taken over if it does not move for {patience:g} s"
+        f"the lease of {protocol} seems left: {lease.text()}; it is taken over if it does not move for {patience:g} s"
     )
     began = env.lasting()
     while env.lasting() - began < patience:
@@ -197,9 +196,9 @@ def notice(project: Project, protocol: str, oid: str) -> float:
     if not boot:
         return 0.0
     try:
-        told = json.loads(note.read_bytes())
-        if (told["lease"], told["boot"]) == (oid, boot) and told["since"] <= now:
-            return float(now - told["since"])
+        noted = json.loads(note.read_bytes())
+        if (noted["lease"], noted["boot"]) == (oid, boot) and noted["since"] <= now:
+            return float(now - noted["since"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
     write_atomically(note, json.dumps({"lease": oid, "boot": boot, "since": now}).encode() + b"\n")
@@ -208,26 +207,26 @@ def notice(project: Project, protocol: str, oid: str) -> float:
 
 def _may_take(project: Project, protocol: str, oid: str, is_over: IsOver) -> bool:
     """Return whether a lease is nobody's: given up, of a dead process of this clone, of a job that is over, or seen too long."""
-    words, _ = _read(project.git, oid, ref_of(protocol), project.env)
-    if words.expires is None:
+    lease, _ = _read(project.git, oid, ref_of(protocol), project.env)
+    if lease.expires is None:
         return True
-    if _is_mine(project, protocol, words) and words.host == _host(project):
+    if _is_mine(project, protocol, lease) and lease.host == _host(project):
         return True
     if notice(project, protocol, oid) >= _patience(project):
         return True
-    return words.ci is not None and words.ci != ci_job(project.env.environ) and is_over(words.ci)
+    return lease.ci is not None and lease.ci != ci_job(project.env.environ) and is_over(lease.ci)
 
 
 def _patience(project: Project) -> float:
     return float(seconds_of(project.config.lease.ttl) + seconds_of(project.config.lease.grace))
 
 
-def _seems_left(project: Project, words: Lease) -> bool:
+def _seems_left(project: Project, lease: Lease) -> bool:
     """Return whether a lease has run out by this clock, or by none that agrees with it: a reason to watch, not to take it."""
     patience = _patience(project)
     grace = patience - seconds_of(project.config.lease.ttl)
-    assert words.expires is not None
-    return not _time(project, -grace) <= words.expires <= _time(project, patience)
+    assert lease.expires is not None
+    return not project.env.timestamp(-grace) <= lease.expires <= project.env.timestamp(patience)
 
 
 # --- ours --------------------------------------------------------------------------------------------------------------
@@ -246,14 +245,11 @@ def take_back(project: Project, protocol: str) -> None:
     oid = refs.get(ref_of(protocol))
     if oid is None:
         return
-    words, intents = _read(project.git, oid, ref_of(protocol), project.env)
-    if _is_mine(project, protocol, words):
-        ttl, branch = (
-            float(seconds_of(project.config.lease.ttl)),
-            f"refs/heads/{ids.branch_of(project.pattern, protocol)}",
-        )
-        since, author = project.env.lasting(), project.runner()
-        project.lease = Held(protocol, words, oid, since, ttl, author, intents, refs.get(branch))
+    lease, intents = _read(project.git, oid, ref_of(protocol), project.env)
+    if _is_mine(project, protocol, lease):
+        ttl, since = float(seconds_of(project.config.lease.ttl)), project.env.lasting()
+        seen = refs.get(project.branch(protocol))
+        project.lease = Held(protocol, lease, oid, since, ttl, project.runner(), intents, seen)
 
 
 def _let_go_if_taken_here(project: Project) -> None:
@@ -266,10 +262,10 @@ def _let_go_if_taken_here(project: Project) -> None:
     if held is None:
         return
     try:
-        told = project.dirs.lease(held.protocol).read_text()
+        note = project.dirs.lease(held.protocol).read_text()
     except OSError:
-        told = ""
-    if not told.endswith(_mine(project, held.words)):
+        note = ""
+    if not note.endswith(_mine(project, held.lease)):
         _let_go(project, held)
 
 
@@ -326,7 +322,7 @@ def _beat(project: Project, held: Held) -> float:
 
 def _is_published_cancelled(project: Project, held: Held, mirror: Mirror) -> bool:
     """Return whether the protocol is cancelled by what others have published."""
-    branch = f"refs/heads/{ids.branch_of(project.pattern, held.protocol)}"
+    branch = project.branch(held.protocol)
     mirror.fetch(branch, timeout=RENEW_SECONDS)
     there = mirror.refs().get(branch)
     if there is None or held.seen is None or not mirror.git.is_ancestor(held.seen, there):
@@ -338,17 +334,17 @@ def _renew(
     project: Project, held: Held, mirror: Mirror, intents: Intents | None = None, beside: Changes | None = None
 ) -> None:
     """Move the lease on by its whole time. `intents`: what it announces from now on; `beside`: what has to be so for that."""
-    told = held.intents if intents is None else intents
+    announced_now = held.intents if intents is None else intents
     since = project.env.lasting()
 
     def make() -> Changes:
-        words = held.words.model_copy(update={"expires": _time(project, held.ttl)})
+        lease = held.lease.model_copy(update={"expires": project.env.timestamp(held.ttl)})
         author = replace(held.author, time=int(project.env.now()))
-        new = _commit(mirror.git, author, held.protocol, words, told, held.oid)
+        new = _commit(mirror.git, author, held.protocol, lease, announced_now, held.oid)
         return {ref_of(held.protocol): (new, held.oid), **(beside or {})}
 
     changes = _push(project, held, mirror, make, timeout=RENEW_SECONDS)
-    held.oid, held.since, held.intents = str(changes[ref_of(held.protocol)][0]), since, told
+    held.oid, held.since, held.intents = str(changes[ref_of(held.protocol)][0]), since, announced_now
 
 
 @contextlib.contextmanager
@@ -415,7 +411,7 @@ def announce(project: Project, intent: dict[str, Any]) -> None:
         return
     assert mirror is not None
     with held.lock, _let_go_if_lost(project, held):
-        branch = f"refs/heads/{ids.branch_of(project.pattern, held.protocol)}"
+        branch = project.branch(held.protocol)
         asked = _asked(project.git, held.protocol, project.git.ref(branch), str(intent["call"]))
         for _ in range(RACES):
             seen = held.seen
@@ -447,8 +443,8 @@ def _published(git: Git, seen: str, there: str) -> Iterator[str]:
     """Yield each event, as `NAME SUBJECT`, of the transitions between two commits of a branch, the newest first."""
     for oid in git.first_parents(there, stop=seen):
         commit = git.commit(oid)
-        told = log.parse_message(commit.message) if commit else None
-        yield from told.events if told is not None else ()
+        trailers = log.parse_message(commit.message) if commit else None
+        yield from trailers.events if trailers is not None else ()
 
 
 def _concerns(project: Project, slug: str, there: str | None, seen: str | None) -> bool:
@@ -486,7 +482,7 @@ def push(project: Project, changes: Changes, *, keep: bool = False) -> None:
         if keep:
             held.oid, held.since = str(moved[ref_of(held.protocol)][0]), since
             held.intents, held.renewed = left, False
-            branch = f"refs/heads/{ids.branch_of(project.pattern, held.protocol)}"
+            branch = project.branch(held.protocol)
             held.seen = changes[branch][0] if branch in changes else held.seen
         else:
             _forget(project, held)
@@ -519,14 +515,14 @@ def _unknown_after(project: Project, held: Held, changes: Changes) -> Intents:
         return {}
     assert project.mirror is not None
     after = {**project.mirror.refs(), **{name: new for name, (new, _) in changes.items()}}
-    tip = after.get(f"refs/heads/{ids.branch_of(project.pattern, held.protocol)}")
+    tip = after.get(project.branch(held.protocol))
     return unknown(project, held.protocol, held.intents, tip, after.get(history.ref_of(held.protocol)))
 
 
 def _moved_on(project: Project, held: Held, left: Intents, keep: bool) -> Changes:
     """Return how the lease's ref moves in a push: gone, nobody's with the effects that are `left`, or renewed with them."""
-    words = held.words.model_copy(update={"expires": _time(project, held.ttl) if keep else None})
-    new = _commit(project.git, project.runner(), held.protocol, words, left, held.oid) if left or keep else None
+    lease = held.lease.model_copy(update={"expires": project.env.timestamp(held.ttl) if keep else None})
+    new = _commit(project.git, project.runner(), held.protocol, lease, left, held.oid) if left or keep else None
     return {ref_of(held.protocol): (new, held.oid)}
 
 
@@ -548,11 +544,11 @@ def _push(
         now = mirror.refs().get(ref)
         if now == held.oid:
             raise
-        words = _read(mirror.git, now, ref, project.env)[0] if now is not None else None
-        if now is None or words is None or words.nonce != held.words.nonce or words.expires is None:
+        lease = _read(mirror.git, now, ref, project.env)[0] if now is not None else None
+        if now is None or lease is None or lease.nonce != held.lease.nonce or lease.expires is None:
             raise HeldError(
                 f"the lease of {held.protocol} ran out here, and another runner has taken it"
-                f"{f': {words.text()}' if words else ''}",
+                f"{f': {lease.text()}' if lease else ''}",
                 mirror.url,
                 "nothing was published; run the same command again when the other is done",
             ) from None
@@ -590,18 +586,14 @@ def _github_run(environ: Mapping[str, str]) -> str | None:
     return f"{place}/actions/runs/{run}" if run else None
 
 
-def _time(project: Project, more: float) -> str:
-    return datetime.fromtimestamp(int(project.env.now() + more), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _mine(project: Project, words: Lease) -> str:
+def _mine(project: Project, lease: Lease) -> str:
     """Return what this clone's note says of a lease that it took; a copy of the clone is another one."""
-    return f"{words.nonce} {os.path.realpath(project.dirs.common)}\n"
+    return f"{lease.nonce} {os.path.realpath(project.dirs.common)}\n"
 
 
-def _is_mine(project: Project, protocol: str, words: Lease) -> bool:
+def _is_mine(project: Project, protocol: str, lease: Lease) -> bool:
     try:
-        return _mine(project, words) in project.dirs.lease(protocol).read_text()
+        return _mine(project, lease) in project.dirs.lease(protocol).read_text()
     except OSError:
         return False
 
@@ -614,17 +606,17 @@ def _let_go(project: Project, held: Held) -> None:
 
 def _forget(project: Project, held: Held) -> None:
     _let_go(project, held)
-    _forget_note(project, held.protocol, held.words)
+    _forget_note(project, held.protocol, held.lease)
 
 
-def _forget_note(project: Project, protocol: str, words: Lease) -> None:
+def _forget_note(project: Project, protocol: str, lease: Lease) -> None:
     with contextlib.suppress(OSError):
-        if _is_mine(project, protocol, words):
+        if _is_mine(project, protocol, lease):
             project.dirs.lease(protocol).unlink()
 
 
-def _commit(git: Git, author: Ident, protocol: str, words: Lease, intents: Intents, old: str | None) -> str:
-    files = {ref_files.FILE: ref_files.render(words)}
+def _commit(git: Git, author: Ident, protocol: str, lease: Lease, intents: Intents, old: str | None) -> str:
+    files = {ref_files.FILE: ref_files.render(lease)}
     files |= {f"{ref_files.INTENTS}/{name}.json": ref_files.render_intent(one) for name, one in intents.items()}
     return remote.write_files(git, files, old, author, f"{protocol}: lease")
 

@@ -55,10 +55,10 @@ def hold(path: Path, env: Environment, *, what: str, wait: float = 0.0) -> Itera
                     ) from error
                 env.sleep(0.02)
         was_cut = os.fstat(handle).st_size > 0
-        told = json.dumps({"pid": env.pid, "host": env.host, "since": env.timestamp()}).encode() + b"\n"
+        holder = json.dumps({"pid": env.pid, "host": env.host, "since": env.timestamp()}).encode() + b"\n"
         with contextlib.suppress(OSError):  # on a full disk the lock holds all the same; who has it is a courtesy
             os.ftruncate(handle, 0)
-            os.pwrite(handle, told, 0)
+            os.pwrite(handle, holder, 0)
         try:
             yield was_cut
         finally:
@@ -73,8 +73,8 @@ def hold(path: Path, env: Environment, *, what: str, wait: float = 0.0) -> Itera
 
 def _holder(path: Path) -> str:
     try:
-        told = json.loads(path.read_bytes())
-        return f"process {told['pid']} on {told['host']}, since {told['since']}"
+        holder = json.loads(path.read_bytes())
+        return f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "it has only just begun"
 
@@ -102,9 +102,9 @@ def signal_holder(path: Path, env: Environment, number: signal.Signals) -> bool:
     if is_held(path) is None:
         return False
     try:
-        told = json.loads(path.read_bytes())
-        pid, inode = int(told["pid"]), path.stat()
-        if told["host"] != env.host or pid == os.getpid():
+        holder = json.loads(path.read_bytes())
+        pid, inode = int(holder["pid"]), path.stat()
+        if holder["host"] != env.host or pid == os.getpid():
             return False
         if Path("/proc/self/fd").is_dir() and not any(
             os.path.samestat(open_file.stat(), inode) for open_file in matching(Path(f"/proc/{pid}/fd"), "*")
@@ -125,14 +125,14 @@ def is_dead(lock: Path, now: float) -> bool:
     another container cannot be seen; the kernel knows what they have open.
     """
     try:
-        told = lock.stat()
+        status = lock.stat()
     except OSError:
         return False
     if _is_written(lock):
         return False
-    age = now - told.st_mtime
+    age = now - status.st_mtime
     is_seen = Path("/proc/self/fd").is_dir()
-    if not is_seen or os.geteuid() not in (0, told.st_uid):
+    if not is_seen or os.geteuid() not in (0, status.st_uid):
         if age <= STALE_AFTER:
             return False
         if not is_seen:
@@ -212,11 +212,11 @@ def _is_git_at(process: Path, folders: list[Path]) -> bool:
     if not (process / "comm").read_text().startswith("git"):
         return False
     cwd = Path(os.readlink(process / "cwd"))
-    told = (process / "cmdline").read_bytes()
+    command = (process / "cmdline").read_bytes()
     held_open = any(
-        word in told for word in (b"--batch-command", b"--stdin-paths")
+        word in command for word in (b"--batch-command", b"--stdin-paths")
     )  # a runner's own: these lock nothing
-    named = any(os.fsencode(folder) in told for folder in folders)
+    named = any(os.fsencode(folder) in command for folder in folders)
     return not held_open and (named or any(cwd.is_relative_to(folder) for folder in folders))
 
 

@@ -64,8 +64,8 @@ def lend(git: Git, root: Path, commit: str, trusted: str | None, say: Callable[[
     names = {pack.name for pack in kept}
     if git.is_partial():
         names.add(_pack_tree(git, root, commit))
-    told = {"cut": cut, "packs": [[pack.commit, pack.name] for pack in kept]}
-    _write(root / "packs.json", json.dumps(told).encode())
+    listed = {"cut": cut, "packs": [[pack.commit, pack.name] for pack in kept]}
+    _write(root / "packs.json", json.dumps(listed).encode())
     for path in folder.iterdir():
         if path.stem not in names:
             path.unlink()
@@ -89,10 +89,10 @@ def _cut(git: Git) -> str:
 def _listed(root: Path, cut: str) -> list[Pack]:
     """Return the packs of a workspace as far as they are all there; none where history ended elsewhere then."""
     try:
-        told = json.loads((root / "packs.json").read_bytes())
-        if told["cut"] != cut:
+        listed = json.loads((root / "packs.json").read_bytes())
+        if listed["cut"] != cut:
             return []
-        packs = [Pack(commit, name) for commit, name in told["packs"]]
+        packs = [Pack(commit, name) for commit, name in listed["packs"]]
     except (OSError, ValueError, KeyError, TypeError):
         return []
     folder = objects(root) / "pack"
@@ -137,10 +137,10 @@ def _last_used(root: Path) -> float:
 
 def _pack(git: Git, root: Path, commit: str, known: list[Pack]) -> Pack:
     """Pack what `commit` reaches and the commits of `known` do not; the name is empty where that is nothing."""
-    told = [commit, *(f"^{pack.commit}" for pack in known)]
+    revisions = [commit, *(f"^{pack.commit}" for pack in known)]
     if git.is_partial():  # pack-objects itself ends at a tree that is missing
-        return Pack(commit, _packed(git, root, (), _present(git, *told)))
-    return Pack(commit, _packed(git, root, ("--revs",), "\n".join(told).encode() + b"\n"))
+        return Pack(commit, _packed(git, root, (), _present(git, *revisions)))
+    return Pack(commit, _packed(git, root, ("--revs",), "\n".join(revisions).encode() + b"\n"))
 
 
 def _pack_tree(git: Git, root: Path, commit: str) -> str:

@@ -101,9 +101,9 @@ def missing(git: Git, revisions: Sequence[str], below: Sequence[str] = (), *opti
     """Return the objects of these commits' trees that are not here, those below the paths alone where there are any."""
     if not revisions:
         return []
-    told = "".join(f"{line}\n" for line in (*revisions, "--", *below)).encode("utf-8", "surrogateescape")
+    lines_in = "".join(f"{line}\n" for line in (*revisions, "--", *below)).encode("utf-8", "surrogateescape")
     args = ("rev-list", "--objects", "--no-object-names", "--no-walk", "--missing=print", *options, "--stdin")
-    code, out, _ = git.try_run(*args, data=told)
+    code, out, _ = git.try_run(*args, data=lines_in)
     lines = lines_of(out.decode("utf-8", "surrogateescape")) if code == 0 else []
     return [line[1:] for line in lines if line.startswith("?")]
 
@@ -125,8 +125,8 @@ def _scope(project: Project, names: Sequence[str]) -> tuple[list[str], list[str]
 
 def _chain(project: Project, protocol: str, tips: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return (commits, paths) of every version of a protocol's folder that the trusted branch has not."""
-    told = project.git.try_run("rev-list", *tips, f"^{project.trusted.commit}", "--")[1].decode()
-    return [*tips, *told.split()], [paths.folder(protocol)]
+    commits = project.git.try_run("rev-list", *tips, f"^{project.trusted.commit}", "--")[1].decode()
+    return [*tips, *commits.split()], [paths.folder(protocol)]
 
 
 def _is_commit(git: Git, revision: str) -> bool:

@@ -112,11 +112,11 @@ def finish_worktree(git: Git, dirs: StateDir, env: Environment, ref: str, protoc
     The caller holds the branch's publish lock.
     """
     try:
-        told = dirs.making(protocol).read_bytes()
+        note = dirs.making(protocol).read_bytes()
     except OSError:
         return
-    path = Path(os.fsdecode(told))
-    if b"\0" in told or not path.is_absolute():  # the power went, and nobody knows where it was
+    path = Path(os.fsdecode(note))
+    if b"\0" in note or not path.is_absolute():  # the power went, and nobody knows where it was
         dirs.making(protocol).unlink()
         return
     _unmake_worktree(git, dirs, protocol, path)

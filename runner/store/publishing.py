@@ -86,7 +86,7 @@ def look_again(project: Project, protocol: str) -> None:
         known, project.looked, project.mirror = project.mirror, False, None
         try:
             with contextlib.suppress(UnreachableError):  # raised below
-                _ask(project, f"refs/heads/{ids.branch_of(project.pattern, protocol)}", history.ref_of(protocol))
+                _ask(project, project.branch(protocol), history.ref_of(protocol))
         finally:
             answers = project.mirror is not None
             project.mirror = project.mirror or known  # a lease that was taken is given up by it, whatever was raised
@@ -169,7 +169,7 @@ def bring(project: Project, protocol: str, check: Check) -> None:
         IntegrityError: the pushed commits do not verify; nothing here changed.
         ClashError: it is another protocol, and this one would be published.
     """
-    name = f"refs/heads/{ids.branch_of(project.pattern, protocol)}"
+    name = project.branch(protocol)
     mirror = look(project, name, history.ref_of(protocol), f"refs/runner/leases/{protocol}")
     if mirror is None and not project.trusted.remote:
         return
@@ -222,7 +222,7 @@ def bring_history(project: Project, protocol: str) -> None:
     there = project.mirror.refs() if project.mirror else {}
     theirs = there.get(history.ref_of(protocol))
     if theirs is not None:
-        published = there.get(f"refs/heads/{ids.branch_of(project.pattern, protocol)}")
+        published = there.get(project.branch(protocol))
         take_history(project, protocol, theirs, published=published)
 
 
@@ -343,9 +343,7 @@ def again(project: Project, protocol: str, check: Check) -> None:
     """
     if project.mirror is None or project.batch or project.setting("publish") != "always":
         return
-    project.trust(
-        project.mirror.look(f"refs/heads/{ids.branch_of(project.pattern, protocol)}", history.ref_of(protocol))
-    )
+    project.trust(project.mirror.look(project.branch(protocol), history.ref_of(protocol)))
     settle(project, protocol, project.mirror, check)
 
 
@@ -392,7 +390,7 @@ def push(
     project.mirror = mirror
     push_refusal.refuse_clash(project, protocol)
     there = mirror.refs()
-    name = f"refs/heads/{ids.branch_of(project.pattern, protocol)}"
+    name = project.branch(protocol)
     changes: dict[str, tuple[str | None, str | None]] = {}
     if there.get(name) != new:
         changes[name] = (new, there.get(name))
@@ -493,7 +491,7 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check, *, the
     """
     push_refusal.refuse_clash(project, protocol)
     git, branch = project.git, project.branch(protocol)
-    here, name = git.ref(branch), f"refs/heads/{ids.branch_of(project.pattern, protocol)}"
+    here, name = git.ref(branch), project.branch(protocol)
     there = there or mirror.refs().get(name)
     if there is None or here is None or here == there or git.is_ancestor(there, here):
         bring_history(project, protocol)

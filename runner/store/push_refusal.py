@@ -102,9 +102,9 @@ def _files(git: Git, protocol: str, new: str, old: str) -> list[_File]:
         revisions[commit.oid] = before
         parent = git.commit(commit.parents[0]) if commit.parents else None
         found += _of(git, parent.tree if parent else None, commit.tree, commit, before)
-        told = log.parse_message(commit.message)
-        if told is not None and told.protocol == protocol:
-            before = told.revision
+        trailers = log.parse_message(commit.message)
+        if trailers is not None and trailers.protocol == protocol:
+            before = trailers.revision
     filed = git.ref(history.ref_of(protocol))
     seen: set[str] = set()
     for entry, beside in history.commits(git, protocol, filed) if filed is not None else ():
@@ -137,11 +137,11 @@ def _revision(git: Git, protocol: str, at: str) -> int | None:
 
 def _step(git: Git, protocol: str, one: _File) -> str:
     """Return the step (`02-model`) whose transition a commit is; empty where it is a person's."""
-    told = log.parse_message(one.commit.message)
-    if told is None or told.protocol != protocol:
+    trailers = log.parse_message(one.commit.message)
+    if trailers is None or trailers.protocol != protocol:
         return ""
     steps = record.row(git, protocol, one.commit.oid)["steps"]
-    slugs = [event.partition(" ")[2] for event in told.events]
+    slugs = [event.partition(" ")[2] for event in trailers.events]
     slug = next((slug for slug in slugs if slug in steps), "")
     return f"{steps[slug]['place']:02d}-{slug}" if slug else protocol
 

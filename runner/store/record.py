@@ -213,8 +213,8 @@ def newer(git: Git, protocol: str, here: str | None, there: str | None) -> int:
         commits = [git.commit(oid) for oid in git.first_parents(there, stop=here)]
     except RunnerError:
         return 0
-    told = [log.parse_message(commit.message) for commit in commits if commit is not None]
-    return sum(one is not None and one.protocol == protocol for one in told)
+    trailers = [log.parse_message(commit.message) for commit in commits if commit is not None]
+    return sum(one is not None and one.protocol == protocol for one in trailers)
 
 
 def is_merged(git: Git, protocol: str, tip: str, base: str) -> bool:
@@ -247,10 +247,10 @@ def work_of(git: Git, protocol: str, tip: str, slug: str) -> tuple[str, str] | N
         return (commit.parents[0], commit.oid) if commit and commit.parents else None
     for oid in git.first_parents(tip):
         commit = git.commit(oid)
-        told = log.parse_message(commit.message) if commit else None
-        if commit is None or told is None or told.revision < last.revision:
+        trailers = log.parse_message(commit.message) if commit else None
+        if commit is None or trailers is None or trailers.revision < last.revision:
             continue
-        if told.revision - len(told.events) < last.revision:
+        if trailers.revision - len(trailers.events) < last.revision:
             start = last.fields.get("start")
             by_person = last.fields.get("executor") == "person" and isinstance(start, str)
             return (str(start) if by_person else commit.parents[0], oid)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +24,7 @@ from runner.git import BLOB, TIMED_OUT, Git, Ident, TreeEntry
 from runner.git.identity import token_settings
 from runner.lines import lines_of
 from runner.store import locks, trusted
-from runner.store.environment import Environment, StateDir, matching, writable_state_home, write_atomically
+from runner.store.environment import Environment, StateDir, matching, timestamp, writable_state_home, write_atomically
 from runner.store.trusted import Pin, Trusted
 from runner.values import dataclass
 
@@ -267,7 +266,7 @@ class Mirror:
                     "run the same command again, or `runner sync`",
                 )
             return None
-        told = [line.split("\t") for line in lines_of(out.decode("utf-8", "replace")) if line.startswith("!")]
+        rejected = [line.split("\t") for line in lines_of(out.decode("utf-8", "replace")) if line.startswith("!")]
         # The answer was lost, not the push; or something between here and there sent it twice, and this came of the second.
         there = self._there(changes)
         if there is not None and all(there.get(name) == new for name, (new, _) in changes.items()):
@@ -276,7 +275,9 @@ class Mirror:
         said = [line.removeprefix("remote:").strip() for line in err.split("\n") if line.startswith("remote:")]
         said = ["".join(filter(str.isprintable, line)) for line in said if line]
         # git gives no code for why: its porcelain marks `[remote rejected]` what the other side's rules refused.
-        refused = [line[-1] for line in told if line[-1].startswith("[remote rejected]") and "atomic" not in line[-1]]
+        refused = [
+            line[-1] for line in rejected if line[-1].startswith("[remote rejected]") and "atomic" not in line[-1]
+        ]
         if refused and not any("cannot lock ref" in line for line in said):
             raise PushRefusedError(
                 f"{self.remote} refused the push: {refused[0].removeprefix('[remote rejected] ')} {' '.join(said[:2])}".strip(),
@@ -284,11 +285,12 @@ class Mirror:
                 "nothing was published and nothing is lost; ask who keeps the remote, or push from an account that may",
                 said,
             )
-        if told and there is not None and all(there.get(name) == old for name, (_, old) in changes.items()):
+        if rejected and there is not None and all(there.get(name) == old for name, (_, old) in changes.items()):
             return said
-        if told:
+        if rejected:
             names = (
-                ", ".join(sorted(line[1].rpartition(":")[2] for line in told if "atomic" not in line[-1])) or "a ref"
+                ", ".join(sorted(line[1].rpartition(":")[2] for line in rejected if "atomic" not in line[-1]))
+                or "a ref"
             )
             raise ConflictError(
                 f"{names} moved on {self.remote}", self.url, "run the same command again, or `runner sync`"
@@ -458,21 +460,21 @@ def keep_rate(dirs: StateDir, env: Environment, *, waits: bool = True) -> None:
     Raises:
         UsageError: the limit is no number.
     """
-    told = env.environ.get(PUSHES_PER_MINUTE)
-    if not told:
+    limit = env.environ.get(PUSHES_PER_MINUTE)
+    if not limit:
         return
-    if not told.isdecimal() or not int(told):
+    if not limit.isdecimal() or not int(limit):
         raise UsageError(
-            f"`{told}` is no number of pushes", PUSHES_PER_MINUTE, "set it to a whole number from 1, or unset it"
+            f"`{limit}` is no number of pushes", PUSHES_PER_MINUTE, "set it to a whole number from 1, or unset it"
         )
     with locks.hold(dirs.lock("pushes"), env, what="the list of pushes", wait=RATE_WINDOW):
         now = env.now()
         times = _pushes(dirs, now)
-        at = next_push(times, now, int(told))
+        at = next_push(times, now, int(limit))
         write_atomically(dirs.beside / "pushes", "".join(f"{time:.3f}\n" for time in [*times, at]).encode())
     if waits and at > now:
         if at - now >= 1:
-            env.say(f"waits {at - now:.0f} s: {told} pushes a minute are allowed")
+            env.say(f"waits {at - now:.0f} s: {limit} pushes a minute are allowed")
         env.sleep(at - now)
 
 
@@ -544,8 +546,7 @@ def at_work_elsewhere(project: Project, protocol: str, there: Mapping[str, str])
             commit = git.commit(commit.parents[0]) if parent is not None and parent.nonce == lease.nonce else None
         first = git.commit(since)
         then = int(first.committer.rpartition(b"> ")[2].split()[0]) if first else 0
-        taken = datetime.fromtimestamp(then, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        return Away(lease.who(), taken, _last_looked(project.dirs, protocol))
+        return Away(lease.who(), timestamp(then), _last_looked(project.dirs, protocol))
     return None
 
 

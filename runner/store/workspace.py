@@ -657,8 +657,8 @@ def _is_ours(fd: int | None, name: str) -> bool:
 
 def setup_key(git: Git, commit: str, setup: str, files: tuple[str, ...]) -> str:
     """Return the digest by which a workspace's setup is still valid: its command, and the files it depends on."""
-    told = {path: entry.oid for path, entry in git.files(commit, *files).items()} if files else {}
-    return digest(json.dumps([setup, told], sort_keys=True).encode())
+    oids = {path: entry.oid for path, entry in git.files(commit, *files).items()} if files else {}
+    return digest(json.dumps([setup, oids], sort_keys=True).encode())
 
 
 def setup_done(space: Workspace) -> str | None:

@@ -118,9 +118,9 @@ def _settings(git: Git, tree: Worktree) -> list[str]:
     """Return what a worktree's own configuration says about which files are in it, and in what form."""
     found = conversions(git)
     if (tree.git_dir / "info/sparse-checkout").exists():
-        told = git.settings(tree.git_dir)
+        settings = git.settings(tree.git_dir)
         for key in ("core.sparsecheckout", "core.sparsecheckoutcone"):
-            found += [f"{key}={told[key][-1]}"] if key in told else []
+            found += [f"{key}={settings[key][-1]}"] if key in settings else []
     return found
 
 
@@ -256,8 +256,8 @@ def _note_path(dirs: StateDir, tree: Worktree) -> Path:
 def _write_note(path: Path, tree: Worktree, ref: str, old: str, new: str) -> None:
     for left in path.parent.glob(f".{path.name}.*"):  # of one that was killed as it wrote
         left.unlink(missing_ok=True)
-    told = {"worktree": str(tree.path), "git_dir": str(tree.git_dir), "ref": ref, "old": old, "new": new}
-    write_atomically(path, json.dumps(told).encode() + b"\n")
+    note = {"worktree": str(tree.path), "git_dir": str(tree.git_dir), "ref": ref, "old": old, "new": new}
+    write_atomically(path, json.dumps(note).encode() + b"\n")
 
 
 def _refuse_what_is_in_the_way(follow: Follow) -> None:
@@ -358,9 +358,9 @@ def settle_all(git: Git, dirs: StateDir, ref: str, env: Environment) -> None:
     """
     for note in matching(dirs.follows, "*.json"):
         try:
-            told = json.loads(note.read_bytes())
-            tree = Worktree(Path(told["worktree"]), Path(told["git_dir"]), told["ref"])
-            if told["ref"] != ref:
+            noted = json.loads(note.read_bytes())
+            tree = Worktree(Path(noted["worktree"]), Path(noted["git_dir"]), noted["ref"])
+            if noted["ref"] != ref:
                 continue
         except (OSError, ValueError, KeyError, TypeError):
             continue
@@ -368,9 +368,9 @@ def settle_all(git: Git, dirs: StateDir, ref: str, env: Environment) -> None:
         code, head, _ = git.try_run("symbolic-ref", "--quiet", "HEAD", git_dir=tree.git_dir)
         if code > 1 and tree.git_dir.is_dir():
             continue  # git could not say (a full disk, say), so what was cut is still to be finished
-        if tip is not None and tip != told["old"] and tree.path.is_dir() and head.decode().strip() == ref:
-            if git.is_ancestor(told["new"], tip):
-                left = settle(git, tree, told["old"], told["new"], env)
+        if tip is not None and tip != noted["old"] and tree.path.is_dir() and head.decode().strip() == ref:
+            if git.is_ancestor(noted["new"], tip):
+                left = settle(git, tree, noted["old"], noted["new"], env)
                 if left:
                     env.say(f"left as they are in {tree.path}, changed since: {', '.join(left[:5])}")
         else:
@@ -523,8 +523,8 @@ class Disk:
             return False
 
     def _keeps(self, key: str) -> bool:
-        told = self.git.config(key) or dict(line.split("=", 1) for line in self.settings).get(key) or "true"
-        return told.lower() in ("true", "yes", "on", "1")
+        value = self.git.config(key) or dict(line.split("=", 1) for line in self.settings).get(key) or "true"
+        return value.lower() in ("true", "yes", "on", "1")
 
 
 def _prune(root: Path, path: str) -> None:
@@ -554,10 +554,10 @@ def uncommitted(git: Git, tree: Worktree, folder: str) -> dict[str, TreeEntry | 
         "--ignore-submodules=dirty", "--", folder,
         git_dir=tree.git_dir, work_tree=tree.path, config=settings,
     )  # fmt: skip
-    told = [(line[:2], line[3:]) for line in out.decode("utf-8", "surrogateescape").split("\0") if len(line) > 3]
-    if not told:
+    changes = [(line[:2], line[3:]) for line in out.decode("utf-8", "surrogateescape").split("\0") if len(line) > 3]
+    if not changes:
         return {}
-    conflicts = [path for code, path in told if code in _UNMERGED]
+    conflicts = [path for code, path in changes if code in _UNMERGED]
     if conflicts:
         raise InTheWayError(
             f"a merge left conflicts: {', '.join(conflicts[:5])}",
@@ -566,5 +566,5 @@ def uncommitted(git: Git, tree: Worktree, folder: str) -> dict[str, TreeEntry | 
         )
     committed = git.files(tree.branch or "HEAD", folder)
     disk = Disk(git, tree, settings)
-    found = {path: disk.entry(path, committed.get(path), write=True) for _, path in told}
+    found = {path: disk.entry(path, committed.get(path), write=True) for _, path in changes}
     return {path: entry for path, entry in found.items() if entry != committed.get(path)}

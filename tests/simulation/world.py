@@ -846,7 +846,7 @@ class World:
         if self.publish != "always":
             return
         there, held = self._lease(self.remote.refs.get(lease.ref_of(self.protocol))), project.lease
-        if held is None or there is None or there["nonce"] != held.words.nonce:
+        if held is None or there is None or there["nonce"] != held.lease.nonce:
             raise Violation(f"{what} begins on {process.host.name}, which has no lease: {there}")
 
     def sends(self) -> Sent:
@@ -855,7 +855,7 @@ class World:
         if process is None:
             return Sent(None, "", 0, None)
         held = process.project.lease if process.project else None
-        return Sent(process, process.host.name, process.host.life, held.words.nonce if held else None, process.saw)
+        return Sent(process, process.host.name, process.host.life, held.lease.nonce if held else None, process.saw)
 
     def check_answer(self, changes: Mapping[str, tuple[str | None, str | None]]) -> None:
         """A push is answered as done: nobody else was told so of the same movement of the same refs."""

@@ -207,7 +207,7 @@ def test_it_is_renewed_while_the_work_goes_on_and_not_before_it_is_due(remote: B
             assert alice.beats[0]() == TTL / 3
             assert not bob.takes(protocol)
         assert project.lease is not None and project.lease.renewed and lease.is_due(project)
-        assert leased(remote, protocol)["nonce"] == project.lease.words.nonce
+        assert leased(remote, protocol)["nonce"] == project.lease.lease.nonce
         lease.push(project, {}, keep=True)  # published on the way
         assert not lease.is_due(project) and leased(remote, protocol)["expires"] is not None
         lease.push(project, {})
