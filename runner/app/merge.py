@@ -122,9 +122,7 @@ def _elsewhere(project: Project, state: State) -> RefusedError:
             f"{opens}merge its request; `runner sync {short}` then shows it as merged",
         )
     return RefusedError(
-        f"there is no branch `{state.base}` here",
-        where,
-        f"`git merge {name}` on the branch of your choice merges it",
+        f"there is no branch `{state.base}` here", where, f"`git merge {name}` on the branch of your choice merges it"
     )
 
 

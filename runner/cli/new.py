@@ -90,19 +90,20 @@ def command(session: Session, /, title: str | None, base: str | None, no_questio
         assert title
         with session.waiting("a model writes the plan"):
             made = create.planned(project, title, base=base, questions=not no_questions)
-        tell_made(session, made)
-        session.result(made.protocol)
-        made.printed()
-        request.post_published(project, made.protocol)
-        if made.questions:
-            raise SystemExit(3)
-        return
-    files, where = plan.files(session, title)
-    made = create.create(project, title or "", files, where=where, base=base)
+    else:
+        files, where = plan.files(session, title)
+        made = create.create(project, title or "", files, where=where, base=base)
+    _end(session, made)
+    if made.questions and not plan.named:
+        raise SystemExit(3)
+
+
+def _end(session: Session, made: Made) -> None:
+    """Print a new protocol and its id, and post it to the forge."""
     tell_made(session, made)
     session.result(made.protocol)
     made.printed()
-    request.post_published(project, made.protocol)
+    request.post_published(session.project, made.protocol)
 
 
 def tell_made(session: Session, made: Made, *, runs: bool = False) -> None:
@@ -241,7 +242,4 @@ def fork_command(session: Session, protocol: str | None, title: str, base: str |
         if renumber
         else fork.fork(project, origin, revision, title=title, base=base)
     )
-    tell_made(session, made)
-    session.result(made.protocol)
-    made.printed()
-    request.post_published(project, made.protocol)
+    _end(session, made)

@@ -82,10 +82,7 @@ class _Question:
 
 live = click.option("--live", is_flag=True, help="Fetch the trusted branch from the remote first.")
 from_file = click.option(
-    "-f",
-    "--file",
-    type=click.Path(path_type=Path),
-    help="Use this file instead of the policy on the trusted branch.",
+    "-f", "--file", type=click.Path(path_type=Path), help="Use this file instead of the policy on the trusted branch."
 )
 
 

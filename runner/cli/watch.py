@@ -60,13 +60,7 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
 @options.as_json
 @options.work
 @click.pass_obj
-def command(
-    session: Session,
-    /,
-    poll: bool,
-    as_json: bool,
-    **wanted: Any,
-) -> None:
+def command(session: Session, /, poll: bool, as_json: bool, **wanted: Any) -> None:
     """Run each PROTOCOL (default: all with a branch in this clone) whenever it can advance, until Ctrl-C.
 
     It reacts to commits: an edit, an approval, an answer. A protocol with uncommitted edits of plan files waits, unless

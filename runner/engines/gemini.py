@@ -320,10 +320,7 @@ _NO_SIGNATURE: Final = "c2tpcF90aG91Z2h0X3NpZ25hdHVyZV92YWxpZGF0b3I="
 
 def body(request: Request) -> dict[str, Json]:
     """Return the body of a `generateContent` request."""
-    generation: dict[str, Json] = {
-        "maxOutputTokens": request.max_output,
-        "thinkingConfig": {"includeThoughts": True},
-    }
+    generation: dict[str, Json] = {"maxOutputTokens": request.max_output, "thinkingConfig": {"includeThoughts": True}}
     if request.schema is not None:
         generation |= {"responseMimeType": "application/json", "responseJsonSchema": request.schema}
     said: dict[str, Json] = {"contents": _contents(request.turns), "generationConfig": generation}

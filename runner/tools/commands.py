@@ -120,12 +120,7 @@ class Commands:
             output += f"\n[it was ended after {timeout:g} s, with everything that it had started]"
         elif (why := explain(outcome, argv, self.env.get("PATH", ""))) is not None:
             output += f"\n[{self.alias.hide(why)}]"
-        return {
-            "exit_code": outcome.code,
-            "output": output,
-            "timed_out": outcome.timed_out,
-            "truncated": cut,
-        }
+        return {"exit_code": outcome.code, "output": output, "timed_out": outcome.timed_out, "truncated": cut}
 
     def listen(self, argv: tuple[str, ...], timeout: float, take: Callable[[bytes], None]) -> Outcome:
         """Run a command that only reads, and pass its output on as it comes; an exception of `take` ends it."""

@@ -234,12 +234,7 @@ def _shown(part: Any, known: Mapping[str, Any]) -> Any:
 
 
 def contract_of(
-    name: str,
-    description: str,
-    effect: Effect,
-    takes: type[Value],
-    gives: type[Value],
-    timeout: float | None = None,
+    name: str, description: str, effect: Effect, takes: type[Value], gives: type[Value], timeout: float | None = None
 ) -> Contract:
     """Return the contract of one of the runner's own tools, from the models of its arguments and its result."""
     parameters, returns = schema_of(takes), schema_of(gives)

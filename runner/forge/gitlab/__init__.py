@@ -56,11 +56,7 @@ from runner.forge.response import Fields
 _PUSH_PAGES: Final = 10  # of a project's pushes, a hundred each: the events of all its branches are one list
 _DRAFT: Final = re.compile(r"^\s*(?:(?:\[draft\]|\(draft\)|draft:)\s*)+", re.IGNORECASE)
 _DEVELOPER, _MAINTAINER, _GUEST = 30, 40, 10
-_STATES: Final = {
-    "pending": StatusState.PENDING,
-    "running": StatusState.PENDING,
-    "success": StatusState.SUCCESS,
-}
+_STATES: Final = {"pending": StatusState.PENDING, "running": StatusState.PENDING, "success": StatusState.SUCCESS}
 _OUTCOMES: Final = {
     "success": Outcome.SUCCESS,
     "failed": Outcome.FAILURE,
