@@ -37,6 +37,7 @@ from runner.values import dataclass
 
 WEEK = 7 * 24 * 3600
 PATHS = 500  # that are named to git diff
+NOUNS = {Decision.APPROVE: "approval", Decision.REJECT: "rejection", Decision.REVOKE: "revocation"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class Offer:
     statement: Statement
     text: bytes
     key: SigningKey | None
-    reviewed: str | None  # the commit that the same person's last approval names, to show the changes since
+    reviewed: Statement | None  # the same person's last approval or rejection, to show the changes since
     stands: ApprovalFile | None  # the same approval by this person, if it counts already
 
 
@@ -84,7 +85,7 @@ def matter(project: Project, protocol: str, what: str | None) -> Matter:
         raise RefusedError(
             f"{protocol} is cancelled: nothing waits for an approval",
             paths.folder(protocol),
-            f"`runner undo {number(protocol)}` takes that back",
+            f"`runner undo {number(protocol)}` reverts it",
         )
     plan, _, state, _ = advance.consider(project, seen)
     if plan is None:
@@ -124,7 +125,7 @@ def _choose(
         if len(subjects) == 1:
             return next(iter(subjects.items()))
         if subjects:
-            raise UsageError(f"{len(subjects)} approvals are pending", where, f"say which: {there}")
+            raise UsageError(f"{len(subjects)} approvals are pending", where, f"name one: {there}")
         if state.status is Status.COMPLETED:
             return "", Subject("merge")
         raise UsageError(_decided(state, known, None) or "nothing waits for an approval", where, hint)
@@ -140,7 +141,7 @@ def _choose(
         return found[0]
     if len(found) > 1:
         named = ", ".join(str(subject) for _, subject in found)
-        raise UsageError(f"`{what}` names {len(found)} things that wait", where, f"say which: {named}")
+        raise UsageError(f"`{what}` names {len(found)} pending approvals", where, f"name one: {named}")
     if what == "plan" and state.plan is not None and state.status is not Status.COMPLETED:
         return "", Subject("plan")
     if what == "merge" and state.status is Status.COMPLETED:
@@ -185,9 +186,9 @@ def offer(
     own = [said for said in earlier if (said.subject, said.attempt) == (str(subject), subject.attempt)]
     if decision is Decision.REVOKE and (not own or own[-1].decision is Decision.REVOKE):
         raise RefusedError(
-            f"{approver} has said nothing on it that could be taken back",
+            f"{approver} has no approval or rejection of it to revoke",
             str(subject),
-            f"`runner status {number(found.seen.protocol)}` shows who said what",
+            f"`runner status {number(found.seen.protocol)}` shows the approvals",
         )
     said = Statement(
         repo=policy.content.repo,
@@ -215,7 +216,7 @@ def offer(
     stands = approval.judge(view, found.demand, requirements.used(view, found.demand.subject))
     same = {Decision.APPROVE: stands.counted, Decision.REJECT: stands.rejected}.get(decision, ())
     again = next((word for word in same if word.approver == approver), None)
-    return Offer(found, said, text, key, earlier[-1].seen if earlier else None, again)
+    return Offer(found, said, text, key, earlier[-1] if earlier else None, again)
 
 
 def _would_not_count(found: Matter, fault: RejectionReason, text: str, no_force: str = "") -> RefusedError:
@@ -376,8 +377,8 @@ class Part:
     command: str = ""
 
 
-def shown(project: Project, found: Matter, since: str | None) -> list[Part]:
-    """Return the parts of the subject; `since`: the commit of this person's earlier approval, to show the changes.
+def shown(project: Project, found: Matter, since: Statement | None) -> list[Part]:
+    """Return the parts of the subject; `since`: this person's last approval or rejection, to show the changes.
 
     The caller makes escape sequences visible.
     """
@@ -406,11 +407,12 @@ def shown(project: Project, found: Matter, since: str | None) -> list[Part]:
     elif subject.kind not in ("plan", "call"):
         start = view.began(subject) if subject.slug else born
         parts.append(_changes(project, f"changes since {start[:7]}", start, seen))
-    if since is not None and since != seen.tip:
-        changed = git.changed(since, seen.tip).items()
+    if since is not None and since.seen != seen.tip:
+        changed = git.changed(since.seen, seen.tip).items()
         only = sorted(path for path, pair in changed if view.binds(subject, path, pair))
-        parts.append(_changes(project, f"changed since your last approval, {since[:7]}", since, seen, only))
-    parts.append(Part("it binds", "\n".join(view.bound(subject))))
+        title = f"changed since your last {NOUNS[since.decision]}, {since.seen[:7]}"
+        parts.append(_changes(project, title, since.seen, seen, only))
+    parts.append(Part("the signature covers", "\n".join(view.bound(subject))))
     return parts
 
 
@@ -418,7 +420,7 @@ def _changes(project: Project, title: str, start: str, seen: Snapshot, only: Seq
     """Return a diff, of the paths in `only` alone where they are given."""
     if only is not None and len(only) <= PATHS:
         text = diff(project, start, seen.tip, seen.protocol, only=only) if only else ""
-        return Part(title, text or "nothing that it binds", f"git diff {start[:12]} {seen.tip[:12]}")
+        return Part(title, text or "nothing that the signature covers", f"git diff {start[:12]} {seen.tip[:12]}")
     text = diff(project, start, seen.tip, seen.protocol) or "nothing but the record"
     return Part(title, text, f"git diff {start[:12]} {seen.tip[:12]}")
 

@@ -287,16 +287,18 @@ def situation(row: Row, found: Outlook, now: float) -> str:
         return f"{row['title']}"
     if status in FAILED:
         if found.step is None:
-            return found.reason
+            return f"{row['title']}, {progress(row)}"
         step = steps[found.step]
         attempt = step.get("attempt", 1)
         failed = f"{record.label(row, found.step)}: {step.get('reason') or found.reason}"
         return f"{failed}, attempt {attempt}" if attempt > 1 else failed
+    if status == "paused":
+        return f"{row['title']}, {progress(row)}"
     if found.action == "none":
         owed = [wait for wait in row["waiting"] if wait.get("id") in found.waiting]
         return wait_text(row, owed[0], now) if owed else found.reason
     if found.action == "write-plan":
-        return f"the plan is to be written: {row['title']}"
+        return f"a model writes the plan: {row['title']}"
     if found.step is None:
         return progress(row)
     what = {"check-step": "its checks", "take-work": "answered", "ask-person": "a person's"}.get(found.action, "")

@@ -131,7 +131,7 @@ def missing(stands: ApprovalStatus) -> str:
         return ""  # its agent gets the rejection as a result, and continues
     if stands.rejected:
         who = " and ".join(word.approver for word in stands.rejected)
-        return f"that {who} takes the rejection back, or that what it is about changes"
+        return f"a revocation by {who}, or an edit of what was rejected"
     return stands.missing
 
 
@@ -200,4 +200,4 @@ def without_force(project: Project, path: str) -> str:
     if data is None or data == trusted.blob(git, path):
         return ""
     there = f"{trusted.branch} of {trusted.remote}" if trusted.remote else trusted.branch
-    return f"{path} as it is committed here has no force until it is on {there}: {how}"
+    return f"{path} as committed here has no effect until it is on {there}: {how}"

@@ -58,7 +58,7 @@ def propose(project: Project, protocol: str, wish: str = "", *, questions: bool 
     again = planning.pending(plan, state)
     if not again:
         raise RefusedError(
-            "every step is done or under way: there is none to plan anew",
+            "every step is done or under way: there is none to replan",
             paths.folder(protocol),
             f"write a step file of your own, or `runner edit {number(protocol)}`",
         )

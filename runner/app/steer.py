@@ -206,7 +206,7 @@ def retry(project: Project, protocol: str, *, step: str | None = None, keep: boo
         attempt, kept = state.steps[slug].attempt, None
         if keep:
             kept = attempt_ref(protocol, slug, attempt)
-            oid, anew = project.git.ref(kept), f"`runner retry {number(protocol)}` without --keep starts anew"
+            oid, anew = project.git.ref(kept), f"`runner retry {number(protocol)}` without --keep starts over"
             if oid is None:
                 raise RefusedError(f"attempt {attempt} of {slug} left no work to start from", kept, anew)
             tree, conflicts = project.git.merge_trees(seen.tip, oid)
@@ -230,7 +230,7 @@ def _to_retry(state: State, name: str | None) -> str:
                 f"`{describe.resuming(state)}` resumes{'; --step SLUG does a finished step again' if state.steps else ''}",
             )
         if len(stopped) > 1:
-            raise UsageError(f"{len(stopped)} steps failed: {', '.join(stopped)}", where, "say which: --step SLUG")
+            raise UsageError(f"{len(stopped)} steps failed: {', '.join(stopped)}", where, "name one: --step SLUG")
         return stopped[0]
     slug = load.find_step(state, name)
     status = state.steps[slug].status
@@ -296,7 +296,7 @@ def _to_answer(project: Project, seen: Snapshot, which: str | None) -> Wait:
             f"what waits: {there}" if there else f"run `runner status {number(state.protocol)}` to see its status",
         )
     if len(found) > 1:
-        raise UsageError(f"{len(found)} things wait for an answer", where, f"say which: {there}")
+        raise UsageError(f"{len(found)} questions wait for an answer", where, f"name one: {there}")
     if found[0].type.ended_by != "answer":
         raise RefusedError(f"{found[0].id} waits for {found[0].kind}, not for an answer", where, found[0].text)
     return found[0]

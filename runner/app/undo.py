@@ -57,7 +57,7 @@ def undo(project: Project, protocol: str, to: int | None = None) -> Steered:
             raise RefusedError(
                 f"at revision {revision} {protocol} had no plan yet: what it waited for then is not asked again",
                 seen.where,
-                f"`runner plan {number(protocol)}` plans pending steps anew, `runner cancel {number(protocol)}` ends it"
+                f"`runner plan {number(protocol)}` replans the pending steps, `runner cancel {number(protocol)}` ends it"
                 if seen.state.plan
                 else f"`{describe.resuming(seen.state)}` resumes, `runner cancel {number(protocol)}` ends it",
             )

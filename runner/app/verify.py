@@ -80,7 +80,7 @@ def examine(
         error = publishing.history_replaced(project, protocol, place.replaced)
         findings.append(Finding("transcript", place.replaced, history.ref_of(protocol), f"{error.what}; {error.hint}"))
     if place.branch is None and base.was_taken_away(git, protocol, trusted.commit):
-        notes.append(f"its folder was taken away from {trusted.branch} again")
+        notes.append(f"its folder was removed from {trusted.branch} again")
     if place.branch is not None:
         seen = read_checkpoint(project.dirs, protocol)
         head = place.there if place.there is not None and git.is_ancestor(place.branch, place.there) else place.branch

@@ -19,7 +19,7 @@ from runner.errors import UsageError, WaitingError
 from runner.executor import load
 from runner.lines import lines_of
 from runner.protocol import approval_file
-from runner.protocol.approval_file import Decision
+from runner.protocol.approval_file import Decision, Statement
 from runner.protocol.plans import seconds_of
 from runner.protocol.state import Status
 
@@ -103,7 +103,7 @@ def _decide(
     project = session.project
     protocol, rest = _named(session, named)
     if len(rest) > 1:
-        raise click.UsageError(f"name one thing: {program()} {verb} PROTOCOL [SUBJECT]")
+        raise click.UsageError(f"name one subject: {program()} {verb} PROTOCOL [SUBJECT]")
     try:
         longest = seconds_of(lasts) if lasts else None
     except ValueError as error:
@@ -117,16 +117,16 @@ def _decide(
     ready = approve.offer(project, found, decision, _ascii(reason), lasts=longest, here=not only_print)
     subject, short = ready.statement.subject, number(protocol)
     if ready.stands is not None:
-        said = f"{subject}: you said so already, in {ready.stands.commit[:7]}; nothing was written"
+        said = f"{subject}: you {SAID[verb]} it already, in {ready.stands.commit[:7]}; nothing was written"
         steer.tell(
             session, Steered(protocol, said, Next.typed(f"runner run {short}" if found.wait else None)), decides=True
         )
         return
     if only_print:
         sys.stdout.write(ready.text.decode("ascii"))
-        session.note("sign exactly these bytes in a file, put the signature behind them, and bring them back:")
-        session.note("  ssh-keygen -Y sign -n runner-approval -f KEY FILE && cat FILE FILE.sig > WORD")
-        session.note(f"  next          runner approve {short} --import WORD")
+        session.note("sign a file of exactly these bytes, append the signature, and import the result:")
+        session.note("  ssh-keygen -Y sign -n runner-approval -f KEY FILE && cat FILE FILE.sig > SIGNED")
+        session.note(f"  next          runner approve {short} --import SIGNED")
         return
     show(session, found, ready)
     if not yes and session.ask(f"{verb} this?", ("no", "yes")) != "yes":
@@ -178,7 +178,7 @@ def _at_keyboard(session: Session, found: Matter, decision: Decision, yes: bool)
         raise SystemExit(3)
     done = approve.answer(session.project, found, decision)
     if not done.entries:
-        session.note(f"{found.seen.protocol}  {found.demand.subject}: not approved; it still waits")
+        session.note(f"{found.seen.protocol}  {found.demand.subject}: not approved; it waits")
         raise SystemExit(3)
     session.note(f"{found.seen.protocol}  {found.demand.subject}: {SAID[decision.value]}, without a signature")
     progress.Progress(session, each=True).end(done)
@@ -203,16 +203,16 @@ def show(session: Session, found: Matter, ready: Offer) -> None:
     """Show the whole subject, the changes since the person's last decision, and the statement to be signed."""
     _show_subject(session, found, ready.reviewed)
     said = ready.statement
-    session.line("  ", ("you say".ljust(12), "cyan"), f"  {said.decision} {said.subject} as {said.approver}", err=True)
-    session.line(f"  {'about':12}  {said.digest}", err=True)
-    session.line(f"  {'until':12}  {said.expires}", err=True)
+    session.line("  ", ("decision".ljust(12), "cyan"), f"  {said.decision} {said.subject} as {said.approver}", err=True)
+    session.line(f"  {'digest':12}  {said.digest}", err=True)
+    session.line(f"  {'valid until':12}  {said.expires}", err=True)
     if said.reason:
-        session.line(f"  {'because':12}  {said.reason}", err=True)
+        session.line(f"  {'reason':12}  {said.reason}", err=True)
     assert ready.key is not None
     session.line(f"  {'your key':12}  {ready.key.fingerprint}", err=True)
 
 
-def _show_subject(session: Session, found: Matter, since: str | None) -> None:
+def _show_subject(session: Session, found: Matter, since: Statement | None) -> None:
     for part in approve.shown(session.project, found, since):
         session.line("  ", (part.title, "cyan"), err=True)
         lines = lines_of(part.text)
@@ -223,6 +223,6 @@ def _show_subject(session: Session, found: Matter, since: str | None) -> None:
             session.line(f"  | … {len(lines) - cut} more lines: `{part.command}` shows them", err=True)
     for name in approve.not_committed(session.project, found):
         session.line(
-            f"  {'not in it':12}  your edit of {name}, which is not committed; once it is, this approval is stale",
+            f"  {'not covered':12}  your uncommitted edit of {name}; committing it makes this approval stale",
             err=True,
         )

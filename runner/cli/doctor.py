@@ -156,7 +156,7 @@ def clean_command(session: Session, protocol: str | None, dry_run: bool, yes: bo
         for item in going:
             session.note(f"  {item.kind:<9}  {item.name}  {_size(item.size)}")
         if not click.confirm("Take these away?", default=True, err=True):
-            session.note("nothing was taken away")
+            session.note("nothing was removed")
             return
     freed = 0
     for item in items if dry_run else clean.remove(project, items, named=name is not None):
@@ -167,7 +167,7 @@ def clean_command(session: Session, protocol: str | None, dry_run: bool, yes: bo
         session.result(
             f"{'would go' if dry_run else 'removed'}  {item.kind:<9}  {item.name}  {_size(item.size)}".rstrip()
         )
-    session.note(f"{_size(freed) or 0} {'would be ' if dry_run else ''}freed" if going else "nothing to take away")
+    session.note(f"{_size(freed) or 0} {'would be ' if dry_run else ''}freed" if going else "nothing to remove")
 
 
 def _size(count: int) -> str:

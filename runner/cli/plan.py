@@ -51,7 +51,7 @@ def command(session: Session, protocol: str | None, wish: str, yes: bool, no_que
             return
         made = plan.take(project, proposal, chosen)
         cost = f" · ${proposal.usd}" if proposal.usd else ""
-        session.note(f"{name}  planned anew, committed as yours: {made[:7]}{cost}")
+        session.note(f"{name}  replanned, committed as yours: {made[:7]}{cost}")
         request.post_published(project, name)
 
 
@@ -68,9 +68,9 @@ def _chosen(session: Session, proposal: Proposal) -> Mapping[str, bytes] | None:
     """
     files: Mapping[str, bytes] = proposal.files
     while True:
-        said = session.ask("take it?", (YES, EDIT, DROP))
+        said = session.ask("use it?", (YES, EDIT, DROP))
         if said is None:
-            session.note("nothing was changed; the same command with --yes takes it, and asks no model again")
+            session.note("nothing was changed; `--yes` uses it without asking a model again")
             raise SystemExit(0)
         if said == YES:
             return files

@@ -168,10 +168,10 @@ def _policy(session: Session, file: Path | None) -> PolicyFile | None:
     project = session.project
     found = app.in_force(project)
     if found is None:
-        session.note(f"there is no {paths.POLICY} on {project.trusted.branch}, the trusted branch: the defaults speak")
+        session.note(f"there is no {paths.POLICY} on {project.trusted.branch}, the trusted branch: the defaults apply")
     here = project.git.top / paths.POLICY if project.git.top else None
     if here is not None and here.is_file() and (found is None or digest(here.read_bytes()) != found.digest):
-        session.note(f"{paths.POLICY} here is another one and has no force: `--file {here}` asks it")
+        session.note(f"{paths.POLICY} here differs from it and has no effect: `--file {here}` asks it")
     return found
 
 

@@ -127,9 +127,7 @@ def show_transcript(
     if not any(found.values()) and number <= last and options.fetch_missing(session, [protocol], yes=yes):
         last, number, found = read()
     if not any(found.values()):
-        raise UsageError(
-            f"attempt {number} of {slug} has no transcript here", protocol, _why_none(project, row, slug, number, last)
-        )
+        raise _none(project, row, slug, number, last)
     for of, records in found.items():
         if as_json:
             for one in records:
@@ -142,22 +140,28 @@ def show_transcript(
             session.line("")
 
 
-def _why_none(project: Project, row: Row, slug: str, number: int, last: int) -> str:
-    """Return why there is no transcript of an attempt, and what can be looked at instead; `last`: the last attempt."""
+def _none(project: Project, row: Row, slug: str, number: int, last: int) -> UsageError:
+    """Return the error for an attempt without a transcript here, with what to type instead; `last`: the last attempt."""
+    protocol, step = row["protocol"], row["steps"].get(slug, {})
+    name = lookup.typed(project, protocol)
+    earlier = (log.read_transcript(project, protocol, slug, number - 1, review=of) for of in (False, True))
+    before = f"`--attempt {number - 1}` shows the attempt before" if number > 1 and any(earlier) else ""
     if number > last:
-        return f"it is at attempt {last}"
-    if slug != PLAN and number == last and row["steps"][slug].get("status") == "pending":
-        planner = bool(log.read_transcript(project, row["protocol"], PLAN, 1, review=False))
-        told = (
-            f"; `runner show {row['protocol']} {PLAN} --transcript` shows the messages about the plan"
-            if planner
-            else ""
-        )
-        return f"it has not started{told}"
-    before = f"; `--attempt {number - 1}` may have one" if number > 1 else ""
-    again = f"`runner show {row['protocol']} {slug} --transcript --yes` fetches it from {project.trusted.remote}"
-    brings = again if project.trusted.remote and project.mirror is None else history.brings(row["protocol"], None)
-    return f"it was made elsewhere, and {brings}; or no model was asked{before}"
+        what, hint = f"{slug} has no attempt {number}", f"its last attempt is {last}: leave --attempt out"
+    elif slug != PLAN and number == last and step.get("kind") != "agent" and step.get("qa") != "full":
+        what = f"{slug} has no transcript: a step of kind {step.get('kind')} asks no model"
+        hint = f"`runner show {name} {slug}` shows its attempts and checks"
+    elif slug != PLAN and number == last and step.get("status") == "pending":
+        what, hint = f"attempt {number} of {slug} has not started", f"`runner status {name}` shows what comes first"
+        if log.read_transcript(project, protocol, PLAN, 1, review=False):
+            hint = f"`runner show {name} {PLAN} --transcript` shows the messages about the plan"
+        hint = before or hint
+    else:
+        again = f"`runner show {name} {slug} --transcript --yes` fetches it from {project.trusted.remote}"
+        brings = again if project.trusted.remote and project.mirror is None else history.brings(protocol, None)
+        what = f"attempt {number} of {slug} has no transcript here"
+        hint = "; ".join(filter(None, (f"if it was made elsewhere, {brings}", before)))
+    return UsageError(what, protocol, hint)
 
 
 def show_step(session: Session, project: Project, row: Row, tip: str, slug: str) -> None:
@@ -219,7 +223,7 @@ def _show_event(session: Session, protocol: str, entry: RawEntry) -> None:
     told += [str(fields[key]) for key in ("reason", "text") if fields.get(key)]
     told += _words(fields) if entry.event in ("approval-counted", "call-decided") else []
     told += [f"kept at {fields['kept']}"] if fields.get("kept") else []
-    session.line(f"  {entry.revision:>4}  {entry.time}  {entry.event.ljust(15)}  {' · '.join(told)}")
+    session.line(f"  {entry.revision:>4}  {entry.time}  {entry.event.ljust(16)}  {' · '.join(told)}")
     for _, check in record.checks([entry], entry.subject):
         passed = check.get("code") == 0
         took = describe.duration(int(check.get("seconds") or 0))

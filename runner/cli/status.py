@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from runner.store.project import Project
 
 
+REASON = 30  # columns that the reason has in a narrow terminal
 COLOURS = {
     "waits": "yellow", "paused": "yellow", "failed": "red", "blocked": "red", "unreadable": "red", "done": "green",
     "completed": "green", "works": "cyan", "ready": "cyan",
@@ -127,15 +129,22 @@ def show_all(session: Session, project: Project, rows: list[Row], known: Mapping
         is_works = found.word == "works" and found.ahead is None
         typed = describe.as_typed(found.look or "" if is_works else found.next.text, program())
         lines.append((names.shown(protocol), found.word, found.reason, typed))
-    widths = [max(len(line[at]) for line in lines) for at in range(3)]
+    widths = [max(len(line[at]) for line in lines) for at in range(4)]
+    if session.is_terminal():  # where a line that is wrapped breaks the table; the whole text is in `runner status N`
+        left = shutil.get_terminal_size().columns - widths[0] - widths[1] - widths[3] - 6
+        widths[2] = min(widths[2], max(left, REASON))
     session.lines(
         (
             f"{number.ljust(widths[0])}  ",
             (word.ljust(widths[1]), COLOURS.get(word, "")),
-            f"  {text.ljust(min(widths[2], 60))}  {typed}",
+            f"  {_fitted(text, widths[2])}  {typed}",
         )
         for number, word, text, typed in lines
     )
+
+
+def _fitted(text: str, width: int) -> str:
+    return text.ljust(width) if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def show_one(session: Session, project: Project, row: Row, asked: str | None = None) -> None:
@@ -170,9 +179,9 @@ def show_one(session: Session, project: Project, row: Row, asked: str | None = N
     if found.next.text and not found.held:
         session.line(f"  {'next':12}  {found.next.shown(program())}")
     elif row["status"] == "cancelled" and project.git.ref(project.branch(protocol)) is not None:
-        session.line(f"  {'undo':12}  {describe.as_typed(f'runner undo {name}', program())} takes that back")
+        session.line(f"  {'undo':12}  {describe.as_typed(f'runner undo {name}', program())} reverts it")
     elif found.look:
-        session.line(f"  {'look again':12}  {describe.as_typed(found.look, program())}")
+        session.line(f"  {'refresh':12}  {describe.as_typed(found.look, program())}")
 
 
 def _facts(project: Project, row: Row, tip: str) -> Iterator[tuple[str, str]]:
@@ -192,13 +201,13 @@ def _places(session: Session, project: Project, row: Row, tip: str) -> Iterator[
             yield "worktree", os.path.relpath(tree.path, session.cwd)
             edited += record.unsaved(project.git, tree, protocol)
     if edited and row["status"] not in record.ENDED:
-        yield "not yet in", f"{', '.join(sorted({*edited}))}: the next step takes these edits up"
+        yield "edited", f"{', '.join(sorted({*edited}))}: the next step picks these edits up"
     if project.git.resolve(branch) is not None:
         return
     if project.tip(protocol) is not None:
         yield "branch", f"on {remote}, as last fetched; none here yet"
         return
-    yield "branch", f"gone; this is how {project.trusted.branch} has it"
+    yield "branch", f"deleted; shown as {project.trusted.branch} has it"
     if project.git.ref(history.ref_of(protocol)) is None:
         yield "history", f"not here; {history.brings(protocol, remote)}"
 
@@ -217,6 +226,7 @@ def show_steps(session: Session, row: Row) -> None:
     """Print one line per step: place and slug, status, attempt, why it failed or what it needs."""
     steps = record.open_steps(row)
     width = max((len(record.label(row, slug)) for slug, _ in steps), default=0)
+    wide = max((len(str(step["status"])) for _, step in steps), default=0)
     for slug, step in steps:
         status = str(step["status"])
         said = str(step.get("reason") or "") if status in ("failed", "blocked", "cancelled") else ""
@@ -227,7 +237,7 @@ def show_steps(session: Session, row: Row) -> None:
         text = " · ".join(filter(None, (again, said or str(step.get("title") or ""))))
         session.line(
             f"  {record.label(row, slug).ljust(width)}  ",
-            (status.replace("_", " ").ljust(10), COLOURS.get(status, "")),
+            (status.replace("_", " ").ljust(max(wide, 10)), COLOURS.get(status, "")),
             f"  {text}",
         )
 

@@ -164,9 +164,9 @@ def _words(told: Happened) -> str:
         case "polling":
             return f"no events from the system ({facts['reason']}): looking at the files' times every 2 s"
         case "lost":
-            return "the system lost some events: everything is looked at anew"
+            return "the system lost some events: all protocols are checked again"
         case "woke":
-            return "the machine slept, or its clock jumped: everything is looked at anew"
+            return "the machine slept, or its clock jumped: all protocols are checked again"
         case "fetched":
             return f"pushed by others: {', '.join(facts['protocols'])}"
         case "unreachable":

@@ -138,7 +138,7 @@ def _work(told: Told) -> Iterator[tuple[str, str, str]]:
     for word in told.get("approvals", ()):
         about = word["kind"] if word["kind"] in ("plan", "merge") else f"{word['kind']} {word['subject']}"
         reasons = "; ".join(filter(None, word["reasons"]))
-        yield "word", f"{about} {word['decision']} by {', '.join(word['by'])}  {word['time']}  {_cut(reasons)}", ""
+        yield "approval", f"{about} {word['decision']} by {', '.join(word['by'])}  {word['time']}  {_cut(reasons)}", ""
     if (cost := told.get("cost")) is not None:
         money = ["price not known"] if cost["usd"] is None else [f"${cost['usd']}"] if cost["usd"] != "0" else []
         tokens = [f"{cost['input_tokens']:,} tokens in, {cost['output_tokens']:,} out"] if cost["input_tokens"] else []

@@ -96,7 +96,7 @@ class RecordedEngine:
             )
         else:
             where += f"; the same was asked in line {nearest.line}"
-        return RecordingMissingError(what, where, "record it anew with --record FILE, or ask a model with --engine")
+        return RecordingMissingError(what, where, "record it again with --record FILE, or ask a model with --engine")
 
 
 class Recorder:
@@ -181,7 +181,7 @@ def read(path: Path) -> list[Recording]:
         try:
             said = json.loads(line.decode("utf-8", "surrogatepass"))
         except ValueError as error:
-            raise MalformedFileError("the line is no JSON", where, "record it anew with --record FILE") from error
+            raise MalformedFileError("the line is no JSON", where, "record it again with --record FILE") from error
         schema = said.get("schema") if isinstance(said, dict) else None
         if isinstance(schema, int) and schema > SCHEMA:
             raise UnsupportedError(f"the recording is of schema {schema}", where, "use a newer version of the runner")
@@ -194,9 +194,9 @@ def read(path: Path) -> list[Recording]:
                 response=_load_response(said["response"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-            raise MalformedFileError("the line is no recording", where, "record it anew with --record FILE") from error
+            raise MalformedFileError("the line is no recording", where, "record it again with --record FILE") from error
         if digest_of(recording.request) != recording.digest:
-            raise MalformedFileError("the recording was edited", where, "record it anew with --record FILE")
+            raise MalformedFileError("the recording was edited", where, "record it again with --record FILE")
         recordings.append(recording)
     if data and not data.endswith(b"\n"):
         raise MalformedFileError("the last line is cut off", f"{path}:{data.count(10) + 1}", "remove it")

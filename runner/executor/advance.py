@@ -107,7 +107,7 @@ def _cancelled(protocol: str, paid: str) -> RefusedError:
     return RefusedError(
         f"{protocol} was cancelled, and its work was stopped{f'; the {paid} that it had cost is recorded' if paid else ''}",
         paths.folder(protocol),
-        f"`runner undo {short}` takes that back; then `runner run {short}` resumes",
+        f"`runner undo {short}` reverts it; then `runner run {short}` resumes",
     )
 
 

@@ -50,7 +50,7 @@ def give_again(project: Project, protocol: str, commit: Commit, onto: str, their
     anew = [wait.id for wait in now.state.waiting if is_open and asked and _is_alike(wait, asked)]
     why = answered(entries, event.wait, event.subject, what) or f"{what} does not wait for that answer any more"
     if anew:
-        why = f"{what} was asked anew elsewhere, and waits: `runner answer {ids.number_of(protocol)} {anew[0]} TEXT` answers it"
+        why = f"{what} was asked again elsewhere, and waits: `runner answer {ids.number_of(protocol)} {anew[0]} TEXT` answers it"
     body = commit.message.rpartition(b"\n\n")[0].partition(b"\n\n")[2]
     subject = f"{protocol}: {event.subject} was answered elsewhere first\n\n".encode()
     kept = dataclasses.replace(commit, message=subject + body + b"\n")

@@ -120,7 +120,7 @@ def commit(
                 if ended
                 else f"{protocol} changed while {slug} was at work, and its result no longer belongs there",
                 f"its work is kept at {kept}" if kept else "it left no work",
-                f"`runner undo {protocol}` takes that back"
+                f"`runner undo {protocol}` reverts it"
                 if ended
                 else f"run `runner status {protocol}`; `runner step` resumes",
             ) from error

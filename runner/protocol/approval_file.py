@@ -356,6 +356,6 @@ def parse_seal(data: bytes, where: str) -> tuple[Seal, bytes, bytes]:
     match = re.fullmatch(_SEAL, data) if len(data) <= LIMIT else None
     if match is None:
         raise IntegrityError(
-            "it is no seal in its form", where, "fetch the history anew, from a clone that has it whole"
+            "it is no seal in its form", where, "fetch the history again, from a clone that has it whole"
         )
     return Seal(**{name: match[name].decode() for name in _SEAL_VALUES}), match["text"], match["signature"]

@@ -221,7 +221,7 @@ def parse(data: bytes, where: str) -> list[Line]:
             raise IntegrityError(
                 "this is no line of a transcript",
                 f"{where}:{number}",
-                "fetch refs/runner/history anew from a clone that has it whole",
+                "fetch refs/runner/history again from a clone that has it whole",
             ) from error
     return found
 

@@ -82,7 +82,7 @@ def commits(git: Git, protocol: str, tip: str) -> Iterator[tuple[Commit, str]]:
         before = git.commit(commit.parents[0]) if commit is not None and commit.parents else None
         if commit is None or before is None:
             raise InsufficientHistoryError(
-                f"{ref_of(protocol)} is cut off in this clone", at, "fetch it anew, from a clone that has it whole"
+                f"{ref_of(protocol)} is cut off in this clone", at, "fetch it again, from a clone that has it whole"
             )
         goes_on = before.message == _message(protocol) and len(commit.parents) > 1
         yield commit, commit.parents[1 if goes_on else 0]

@@ -76,7 +76,7 @@ def _holder(path: Path) -> str:
         holder = json.loads(path.read_bytes())
         return f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
     except (OSError, ValueError, KeyError, TypeError):
-        return "it has only just begun"
+        return "it has only just started"
 
 
 def is_held(path: Path) -> str | None:

@@ -178,7 +178,9 @@ def _here(project: Project) -> str:
             str(project.git.top or project.git.common_dir),
             "`runner new` makes one, `runner list` shows all",
         )
-    raise UsageError(f"{len(there)} protocols are open: {', '.join(there[:5])}", "the protocol's name", "say which one")
+    raise UsageError(
+        f"{len(there)} protocols are open: {', '.join(there[:5])}", "the protocol's name", "name one of them"
+    )
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------

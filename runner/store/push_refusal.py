@@ -83,7 +83,7 @@ def explain(project: Project, protocol: str, error: PushRefusedError, new: str, 
         hint = f"`{back}` goes back to before it, and `runner doctor --fix {protocol}` adopts that"
     others = ""
     if project.setting("publish") == "always":
-        others = "; till it is published others may do the same steps"
+        others = "; until it is published, others may do the same steps"
     return PushRefusedError(
         f"{remote} refused the push: {what}; {guess}{one.path} ({_size(one.size)}), {by} in commit {one.commit.oid[:12]}",
         error.where,

@@ -226,7 +226,7 @@ def last_seen(git: Git, dirs: StateDir) -> Trusted:
         commit = git.resolve(f"refs/heads/{branch}")
         if commit is None:
             raise NoCommitsError(str(git.cwd))
-        return Trusted(commit, branch, None, f"the local branch {branch} is trusted: not protected")
+        return Trusted(commit, branch, None, f"{branch} of this clone: not protected")
     url = remote_url(git, remote)
     refuse_unprotected(git, dirs, remote, url)
     if pin is not None and (pin.url, pin.remote) != (url, remote):
@@ -236,18 +236,16 @@ def last_seen(git: Git, dirs: StateDir) -> Trusted:
             "`runner doctor --repin` trusts the new one",
         )
     if pin is not None and pin.oid and git.commit(pin.oid):
-        return Trusted(pin.oid, pin.branch, remote, f"trusted branch as of {pin.time}", pin.time)
+        return Trusted(pin.oid, pin.branch, remote, f"{pin.branch} of {remote}, as of {pin.time}", pin.time)
     head = git.symbolic_ref(f"refs/remotes/{remote}/HEAD")
     names = [head.removeprefix(f"refs/remotes/{remote}/")] if head else []
     for branch in [*names, "main", "master"]:
         commit = git.resolve(f"refs/remotes/{remote}/{branch}")
         if commit:
-            return Trusted(commit, branch, remote, "trusted branch as last fetched by git")
+            return Trusted(commit, branch, remote, f"{branch} of {remote}, as last fetched by git")
     # A remote that was added and never fetched from or pushed to: nothing of it is known yet.
     branch = _local_branch(git)
     commit = git.resolve(f"refs/heads/{branch}")
     if commit is None:
         raise NoCommitsError(str(git.cwd))
-    return Trusted(
-        commit, branch, remote, f"nothing of {remote} is known yet: the local branch {branch} is trusted, not protected"
-    )
+    return Trusted(commit, branch, remote, f"{branch} of this clone, not protected: nothing of {remote} is known yet")

@@ -164,7 +164,7 @@ def reset(
                 space.root.mkdir()
                 _empty(space)
                 _check_out(git, space, commit, clean=clean)
-                env.say(f"the workspace of {protocol} could not be reset: it was thrown away, and made anew")
+                env.say(f"the workspace of {protocol} could not be reset: it was deleted and made again")
         packs.lend(git, space.root, commit, trusted, env.say)
         _make_repository(git, space, commit, protocol)
     except OSError as error:
@@ -177,7 +177,7 @@ def unusable(space: Workspace, error: OSError) -> UsageError:
         hint = _full(space)
     elif os.path.lexists(space.root):
         hint = (
-            f"`sudo rm -r {shlex.quote(str(space.root))}`: nothing of worth is in it, and the next step makes it anew"
+            f"`sudo rm -r {shlex.quote(str(space.root))}`: nothing of worth is in it, and the next step makes it again"
         )
     else:
         hint = "set `workspace: {path: …}` in .protocols/config.yaml"

@@ -145,7 +145,7 @@ def locked(tree: Worktree, env: Environment) -> Iterator[Path]:
                 raise InTheWayError(
                     "another git is at work in this worktree",
                     str(tree.path),
-                    f"finish it, then go on; its lock is {lock}",
+                    f"finish it, then continue; its lock is {lock}",
                 ) from error
             env.sleep(0.05)
         except OSError as error:

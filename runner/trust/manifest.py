@@ -1,4 +1,4 @@
-"""The subject of an approval, as bytes whose digest it names (design §4). A manifest is never stored: every reader makes it anew.
+"""The subject of an approval, as bytes whose digest it names (design §4). A manifest is never stored: every reader makes it again.
 
 A manifest has a line for the version, the subject and the attempt, then sections, each with one line a file: mode, SHA-256,
 size and path as JSON, sorted by path. A submodule's line has its commit in place of a hash. Nothing is cut and nothing is left

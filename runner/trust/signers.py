@@ -285,7 +285,7 @@ def _lines(data: bytes, path: str) -> Iterator[tuple[int, str]]:
             raise _error("the line is not UTF-8", path, number, "write it anew") from error
         if not line.replace("\t", " ").isprintable():
             raise _error(
-                "a character that does not show", path, number, "lines end with a newline alone; write the line anew"
+                "a character that does not show", path, number, "lines end with a newline alone; write the line again"
             )
         if line and not line.startswith("#"):
             yield number, line.rstrip(" \t")

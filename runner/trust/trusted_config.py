@@ -1,6 +1,6 @@
 """What the trusted branch says, at one commit: the policy, whose keys count, what it lends to steps. Loaded once, asked often.
 
-Nothing here looks at a branch that an agent can write. Without a policy.yaml only the defaults speak, and words are given at a
+Nothing here looks at a branch that an agent can write. Without a policy.yaml only the defaults apply, and words are given at a
 keyboard.
 """
 

@@ -151,7 +151,7 @@ def test_two_things_that_wait_are_told_apart(gov: Box, people: People) -> None:
     for slug in ("a", "b"):
         gov.runner("step", protocol, "--step", slug, rc=3)
     error = says(gov, people.alice, "approve", protocol, "--yes", rc=2).err
-    assert "2 approvals are pending" in error and "say which: step:a, step:b" in error
+    assert "2 approvals are pending" in error and "name one: step:a, step:b" in error
     says(gov, people.alice, "approve", protocol, "b", "--yes")
     gov.runner("run", protocol, rc=3)  # the word on b is counted; a goes first
     gov.runner("step", protocol, "--step", "b", rc=0)
@@ -207,7 +207,7 @@ def test_saying_a_thing_twice_writes_nothing(gov: Box, people: People) -> None:
     protocol = waiting(gov)
     says(gov, people.alice, "approve", protocol, "--yes")
     tip = gov.git("rev-parse", protocol)
-    assert "you said so already" in says(gov, people.alice, "approve", protocol, "--yes").err
+    assert "you approved it already" in says(gov, people.alice, "approve", protocol, "--yes").err
     assert gov.git("rev-parse", protocol) == tip
 
 
@@ -233,7 +233,7 @@ def test_a_rejection_stands_till_it_is_taken_back(gov: Box, people: People) -> N
     protocol = waiting(gov)
     says(gov, people.alice, "approve", protocol, "--yes")
     told = says(gov, people.bob, "reject", protocol, "--yes", "-m", "not on a friday").err
-    assert "still needed: that bob@example.test takes the rejection back" in told
+    assert "still needed: a revocation by bob@example.test, or an edit" in told
     assert "bob@example.test rejects: not on a friday" in gov.runner("run", protocol, rc=3).err
     assert not done(gov, protocol)
     says(gov, people.bob, "revoke", protocol, "--yes")
@@ -312,7 +312,7 @@ def test_a_decision_is_taken_back_before_it_is_used(gov: Box, people: People) ->
     gov.runner("run", protocol, rc=3)
     assert not done(gov, protocol)
     error = says(gov, people.alice, "revoke", protocol, "--yes", rc=4).err
-    assert "has said nothing on it that could be taken back" in error
+    assert "has no approval or rejection of it to revoke" in error
 
 
 # --- signed elsewhere ----------------------------------------------------------------------------------------------------
@@ -388,7 +388,7 @@ def test_an_edit_that_is_not_committed_is_said_before_it_makes_the_word_stale(go
     file = gov.worktree(protocol) / f".protocols/{protocol}/01-deploy.md"
     file.write_text(file.read_text().replace("deployed", "pwned"))
     told = says(gov, people.alice, "approve", protocol, "--yes").err
-    assert "your edit of 01-deploy.md, which is not committed" in told
+    assert "your uncommitted edit of 01-deploy.md" in told
     gov.runner("run", protocol, rc=3)
     assert not done(gov, protocol)
 
@@ -496,7 +496,7 @@ def test_what_has_ended_cannot_be_approved(gov: Box, people: People) -> None:
 def test_without_a_terminal_and_without_yes_nothing_is_signed(gov: Box, people: People) -> None:
     protocol = waiting(gov)
     told = says(gov, people.alice, "approve", protocol, rc=3).err
-    assert "you say" in told and "nothing was signed; without a terminal, add --yes" in told
+    assert "decision      approve step:" in told and "nothing was signed; without a terminal, add --yes" in told
     assert approvals(gov, protocol) == []
 
 
@@ -528,7 +528,7 @@ def test_a_policy_that_is_not_on_the_remote_yet_is_named(remote: Box, people: Pe
     protocol = remote.new(BEFORE)
     remote.runner("run", protocol, rc=3)
     error = says(remote, people.bob, "approve", protocol, "--yes", rc=3).err
-    assert "policy.yaml as it is committed here has no force" in error and "git push origin main" in error
+    assert "policy.yaml as committed here has no effect" in error and "git push origin main" in error
     push(remote)
     says(remote, people.bob, "approve", protocol, "--yes")
     remote.runner("run", protocol, rc=0)
@@ -541,7 +541,7 @@ def test_a_key_that_is_not_on_the_remote_yet_is_named(shared: Box, people: Peopl
     signers.write_text(signers.read_text() + people.mallory.line())
     shared.commit("Mallory is one of us")
     error = says(shared, people.mallory, "approve", protocol, "--yes", rc=4).err
-    assert "allowed_signers as it is committed here has no force" in error and "git push origin main" in error
+    assert "allowed_signers as committed here has no effect" in error and "git push origin main" in error
 
 
 def test_a_word_is_not_used_while_the_remote_is_away(shared: Box, people: People, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_what_models_answered_goes_where_the_history_has_it(box: Box) -> None:
     box.runner("clean", "--yes", rc=0)
     assert paid.is_file() and (folder / open_ / "x.1.jsonl").is_file() and not (folder / ended).exists()
     box.runner("show", ended, "x", "--transcript", rc=0)
-    assert "nothing to take away" in box.runner("clean", "--yes", rc=0).err
+    assert "nothing to remove" in box.runner("clean", "--yes", rc=0).err
 
 
 def test_answers_that_the_history_does_not_have_are_left(box: Box) -> None:
@@ -85,7 +85,7 @@ def test_a_merged_protocol_leaves_nothing(box: Box, merged: str) -> None:
     assert branches(box) == ["main"] and "worktrees" not in box.git("worktree", "list")
     assert box.git("show", "main:a.txt") == "a\n"
     assert box.git("fsck", "--no-dangling") == "" and box.git("status", "--porcelain") == ""
-    assert "nothing to take away" in box.runner("clean", rc=0).err
+    assert "nothing to remove" in box.runner("clean", rc=0).err
     assert box.new({"01-a": command("true")}) == "0002-a-plan"  # its number is not given again
 
 
@@ -123,7 +123,7 @@ def test_an_open_protocol_keeps_everything_unless_it_is_named(box: Box) -> None:
     protocol = box.new({"01-a": command("echo a > a.txt"), "02-b": command("cat a.txt > b.txt")})
     box.runner("step", protocol, rc=0)
     folder, space = box.worktree(protocol), workspace(box, protocol)
-    assert "nothing to take away" in box.runner("clean", rc=0).err
+    assert "nothing to remove" in box.runner("clean", rc=0).err
     assert space.is_dir()
     told = box.runner("clean", protocol, rc=0).out
     assert "workspace" in told and "worktree" not in told

@@ -46,7 +46,7 @@ def test_a_merged_protocol_whose_branch_was_deleted_is_said_to_be_gone(remote: B
     remote.runner("run", protocol, rc=0)
     remote.git("merge", "-q", "--no-ff", "-m", "merged", protocol)
     remote.git("push", "-q", "origin", "main", f":{protocol}")
-    assert "gone; this is how main has it" in clone(remote, "bob").runner("status", protocol, rc=0).out
+    assert "deleted; shown as main has it" in clone(remote, "bob").runner("status", protocol, rc=0).out
 
 
 def test_sync_names_what_is_new_on_the_remote_and_list_knows_it_then(remote: Box) -> None:

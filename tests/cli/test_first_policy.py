@@ -113,7 +113,7 @@ def test_it_has_no_force_before_it_is_on_the_remote_and_that_is_said(remote: Box
     protocol = remote.new(BEFORE)
     assert "you, at a terminal" in remote.runner("run", protocol, rc=3).err
     error = remote.runner("approve", protocol, "--yes", rc=3).err
-    assert "policy.yaml as it is committed here has no force until it is on main of origin" in error
+    assert "policy.yaml as committed here has no effect until it is on main of origin" in error
     remote.git("push", "-q", "origin", "main")
     remote.runner("approve", protocol, "--yes", rc=0)
     remote.runner("run", protocol, rc=0)

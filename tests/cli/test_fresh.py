@@ -48,7 +48,7 @@ def test_a_remote_that_is_away_is_said_and_the_last_seen_serves(remote: Box) -> 
     origin = remote.path.parent / "origin.git"
     origin.rename(origin.with_suffix(".away"))
     told = other.runner("new", "--workflow", "bump", rc=2).err
-    assert "could not be reached" in told and "trusted branch as of" in told
+    assert "could not be reached" in told and "main of origin, as of" in told
     assert "could not be reached" in other.runner("new", "Second", "--manual", rc=0).err
 
 

@@ -283,7 +283,7 @@ def test_at_a_terminal_init_and_clean_ask_first(box: Box) -> None:
     protocol = box.runner("do", "--workflow", "echo-add", *ADD, rc=0).out.strip()
     folder = box.worktree(protocol)
     code, seen = at_a_terminal(box, "n\n", "clean", protocol)
-    assert code == 0 and str(folder) in seen and "nothing was taken away" in seen and folder.is_dir()
+    assert code == 0 and str(folder) in seen and "nothing was removed" in seen and folder.is_dir()
     assert at_a_terminal(box, "y\n", "clean", protocol)[0] == 0 and not folder.exists()
 
 

@@ -127,7 +127,7 @@ def test_questions_with_nobody_here_wait_in_the_record(box: Box) -> None:
     assert box.runner("show", protocol, "--json", rc=0).json()["command"] == "runner answer 1 w2 TEXT"
     assert "Formal or not?" in box.runner("run", protocol, rc=3).err
     assert "would do nothing" in box.runner("step", protocol, "--dry-run", rc=3).out
-    assert "say which" in box.runner("answer", protocol, "yes", rc=2).err
+    assert "name one: " in box.runner("answer", protocol, "yes", rc=2).err
     assert box.runner("verify", protocol, rc=0) and second(box.path, protocol)[0] == 0
 
 
@@ -137,7 +137,7 @@ def test_the_plan_comes_with_the_answers(box: Box) -> None:
     assert "runner answer 1 TEXT" in box.runner("answer", protocol, "w3", "English", rc=0).err
     told = box.runner("answer", protocol, "formal", rc=0)
     assert "runner run 1" in told.err
-    assert "the plan is to be written" in box.runner("status", rc=0).out
+    assert "a model writes the plan" in box.runner("status", rc=0).out
     assert "would have the plan written" in box.runner("step", protocol, "--dry-run", rc=0).out
     box.git("config", "user.name", "Bob")
     with serving(says(PLAN)) as wire:
@@ -448,7 +448,7 @@ def test_what_only_people_say_of_a_step_stays_with_its_slug(box: Box) -> None:
 def test_at_a_terminal_a_person_takes_or_drops_it(box: Box, said: bytes, taken: bool) -> None:
     protocol = begun(box)
     with serving(says(AGAIN)) as wire:
-        code, shown = at_terminal(box, {b"take it?": said}, "plan", protocol, env=env(wire))
+        code, shown = at_terminal(box, {b"use it?": said}, "plan", protocol, env=env(wire))
     assert code == 0, shown
     assert ("02-shout.md" in words(box, protocol)) == taken
     box.runner("verify", protocol, rc=0)
@@ -462,7 +462,7 @@ def test_at_a_terminal_a_person_edits_it(box: Box, tmp_path: Path) -> None:
     with serving(says(AGAIN)) as wire:
         code, shown = at_terminal(
             box,
-            {b"take it?": b"edit\n", b"Whisper": b"yes\n"},
+            {b"use it?": b"edit\n", b"Whisper": b"yes\n"},
             "plan",
             protocol,
             env={**env(wire), "GIT_EDITOR": str(editor)},
@@ -480,7 +480,7 @@ def test_a_slug_that_stays_is_refused_and_so_is_planning_what_is_done(box: Box) 
     assert "not committed: 02-greet.md" in box.runner("plan", protocol, env={"RUNNER_ENGINE": "gemini:x"}, rc=4).err
     other = box.new({"01-look": command("false")})
     box.runner("step", other, rc=1)
-    assert "none to plan anew" in box.runner("plan", other, env={"RUNNER_ENGINE": "gemini:x"}, rc=4).err
+    assert "none to replan" in box.runner("plan", other, env={"RUNNER_ENGINE": "gemini:x"}, rc=4).err
 
 
 def test_a_budget_stops_planning_before_the_request(box: Box) -> None:
@@ -495,7 +495,7 @@ def test_what_planning_anew_cost_is_in_the_record_and_every_budget(box: Box) -> 
     protocol = begun(box)
     journal = box.path / f".git/runner/journal/{protocol}"
     with serving(says(AGAIN), says("none"), says("none"), says(AGAIN)) as wire:
-        code, shown = at_terminal(box, {b"take it?": b"drop\n"}, "plan", protocol, env=env(wire))
+        code, shown = at_terminal(box, {b"use it?": b"drop\n"}, "plan", protocol, env=env(wire))
         assert code == 0, shown
         assert box.state(protocol)["spent"]["input_tokens"] == 0 and list(journal.glob("plan.1.jsonl"))
         box.runner("plan", protocol, env=env(wire), rc=69)

@@ -90,12 +90,12 @@ def test_what_is_asked_wrongly(box: Box, args: list[str], what: str) -> None:
 
 
 def test_the_trusted_branch_s_policy_is_asked_and_the_folder_s_only_when_it_is_named(box: Box) -> None:
-    assert "the defaults speak" in box.runner("policy", "check", "--tool", "git", rc=0).err
-    assert "the defaults speak" in box.runner("policy", "test", rc=0).err
+    assert "the defaults apply" in box.runner("policy", "check", "--tool", "git", rc=0).err
+    assert "the defaults apply" in box.runner("policy", "test", rc=0).err
     put(box, WHOLE)
     box.write(".protocols/policy.yaml", WHOLE.replace("migrations/**", "db/**"))
     done = box.runner("policy", *WRITE, "path=db/x", rc=0)
-    assert "here is another one and has no force" in done.err
+    assert "here differs from it and has no effect" in done.err
     assert "at   .protocols/policy.yaml:14" in box.runner(
         "policy", *WRITE, "path=db/x", "--file", ".protocols/policy.yaml", rc=4
     ).out  # fmt: skip

@@ -123,16 +123,16 @@ def test_one_protocol_is_shown_step_by_step(box: Box) -> None:
     assert "running · 1 of 3 steps done · from main" in lines[1]
     assert "01-a completed 01-a" in lines and "02-ask running 02-ask" in lines and "03-c pending needs ask" in lines
     assert any(line.startswith("waits w") and "for anyone: 02-ask, since" in line for line in lines)
-    assert "trusted the local branch main is trusted: not protected" in lines
+    assert "trusted main of this clone: not protected" in lines
     assert "next runner answer 1 TEXT" in lines
     words = box.worktree(protocol) / f".protocols/{protocol}/03-c.md"
     words.write_text(words.read_text() + "More.\n")
-    assert "03-c.md: the next step takes these edits up" in box.runner("status", protocol, rc=0).out
+    assert "03-c.md: the next step picks these edits up" in box.runner("status", protocol, rc=0).out
     (words.parent / "plan.md").write_text((words.parent / "plan.md").read_text() + "More.\n")
     box.git("commit", "-qm", "more", f".protocols/{protocol}/plan.md", cwd=box.worktree(protocol))
-    assert "not yet in    03-c.md, plan.md: the next step" in box.runner("status", protocol, rc=0).out
+    assert "edited        03-c.md, plan.md: the next step" in box.runner("status", protocol, rc=0).out
     box.runner("step", protocol)
-    assert "not yet in" not in box.runner("status", protocol, rc=0).out
+    assert "edited" not in box.runner("status", protocol, rc=0).out
 
 
 def test_who_is_at_work_is_named(box: Box) -> None:

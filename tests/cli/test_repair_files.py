@@ -190,13 +190,13 @@ def test_where_only_protocols_have_branches_none_is_trusted(box: Box, begun: str
     box.git("branch", "-qD", "main")
     assert "all are protocols' own" in box.runner("step", begun, rc=2).err
     box.git("branch", "trunk", main)
-    assert "the local branch trunk is trusted" in box.runner("status", begun, rc=0).out
+    assert "trunk of this clone: not protected" in box.runner("status", begun, rc=0).out
 
 
 def test_a_branch_named_as_a_month_is_no_protocols_own(box: Box) -> None:
     box.git("branch", "-qm", "main", "release/2025-01")
     box.git("branch", "experiment")
-    assert "the local branch release/2025-01 is trusted" in found(box, rc=0)
+    assert "release/2025-01 of this clone: not protected" in found(box, rc=0)
 
 
 # --- the files between the repository and its worktrees --------------------------------------------------------------------

@@ -20,7 +20,7 @@ _OIDS = re.compile(r"\b[0-9a-f]{7}\b|\b[0-9a-f]{40}\b")
 
 
 def hold(name: str, text: str, request: pytest.FixtureRequest) -> None:
-    """Compare a text with its golden file; `--update-golden` writes it anew."""
+    """Compare a text with its golden file; `--update-golden` rewrites it."""
     path = GOLDEN / name
     if request.config.getoption("--update-golden"):
         path.parent.mkdir(parents=True, exist_ok=True)

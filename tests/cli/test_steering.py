@@ -556,7 +556,7 @@ def test_of_a_cancelled_protocol_status_shows_why_and_how_to_take_it_back(box: B
     box.runner("cancel", protocol, "-m", "the customer left", rc=0)
     told = box.runner("status", protocol, rc=0).out
     assert "reason        the customer left" in told
-    assert "undo          runner undo 1 takes that back" in told
+    assert "undo          runner undo 1 reverts it" in told
     row = box.runner("status", protocol, "--json", rc=0).json()["protocols"][0]
     assert (row["reason"], row["undo"], row["command"]) == ("the customer left", "runner undo 1", None)
     box.runner("undo", "1", rc=0)

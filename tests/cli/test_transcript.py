@@ -92,8 +92,19 @@ def test_several_edits_and_matches_stand_below_each_other(box: Box) -> None:
 def test_what_has_not_begun_says_so_and_shows_the_way_to_the_plan_s(box: Box) -> None:
     protocol = box.new({"01-a": agent()})
     told = box.runner("show", protocol, "--transcript", rc=2).err
-    assert "next: it has not started\n" in told
-    assert "next: it is at attempt 1\n" in box.runner("show", protocol, "a", "--transcript", "--attempt", "2", rc=2).err
+    assert "attempt 1 of a has not started" in told and "next: `runner status 1` shows what comes first\n" in told
+    told = box.runner("show", protocol, "a", "--transcript", "--attempt", "2", rc=2).err
+    assert "a has no attempt 2" in told and "its last attempt is 1" in told
+
+
+def test_a_step_that_asks_no_model_has_no_transcript_and_show_names_what_it_has(box: Box) -> None:
+    protocol = box.new({"01-a": command("false")})
+    box.runner("run", protocol, rc=1)
+    box.runner("retry", protocol, rc=0)
+    box.runner("run", protocol, rc=1)
+    told = box.runner("show", protocol, "a", "--transcript", rc=2).err
+    assert "a step of kind command asks no model" in told and "--attempt" not in told and "git fetch" not in told
+    assert "next: `runner show 1 a` shows its attempts and checks\n" in told
 
 
 def test_another_attempt_and_none_at_all(box: Box) -> None:
@@ -103,7 +114,7 @@ def test_another_attempt_and_none_at_all(box: Box) -> None:
     assert "second try" in box.runner("show", protocol, "a", "--transcript", rc=0).out
     assert "second try" not in box.runner("show", protocol, "a", "--transcript", "--attempt", "1", rc=0).out
     assert "no transcript" in box.runner("show", protocol, "b", "--transcript", rc=2).err
-    assert "no transcript" in box.runner("show", protocol, "a", "--transcript", "--attempt", "7", rc=2).err
+    assert "a has no attempt 7" in box.runner("show", protocol, "a", "--transcript", "--attempt", "7", rc=2).err
     assert "goes with --transcript" in box.runner("show", protocol, "a", "--attempt", "1", rc=2).err
 
 

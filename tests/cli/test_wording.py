@@ -68,7 +68,7 @@ def test_clean_says_that_the_branch_of_a_cancelled_protocol_stays(box: Box) -> N
     stays = f"left     branch     {protocol}  it was cancelled, and its base does not have its commits"
     assert stays in box.runner("clean", "--yes", rc=0).err
     assert box.git("rev-parse", protocol)
-    assert "nothing to take away" in (told := box.runner("clean", "--yes", rc=0).err) and "branch" not in told
+    assert "nothing to remove" in (told := box.runner("clean", "--yes", rc=0).err) and "branch" not in told
 
 
 def test_nothing_open_says_where_what_has_ended_is(box: Box) -> None:

@@ -63,7 +63,7 @@ def test_refs_in_every_form_are_noticed(box: Box, changes: Changes) -> None:
     noticed("pack-refs", "--all")
     noticed("update-ref", "refs/heads/one", "HEAD")
     noticed("branch", "-D", "folder/two")
-    noticed("branch", "folder/two")  # git took the folder away, and makes it anew
+    noticed("branch", "folder/two")  # git took the folder away, and makes it again
     noticed("update-ref", "refs/remotes/origin/one", "HEAD")
     noticed("worktree", "add", "-q", str(box.path.parent / "tree"), "one")
     noticed("worktree", "remove", str(box.path.parent / "tree"))

@@ -312,7 +312,7 @@ def test_who_is_at_work_elsewhere_is_told_as_it_was_last_seen(remote: Box) -> No
         os.utime(looked, (time.time() - 130,) * 2)
         for _ in range(2):
             shown = other.runner("status", protocol, rc=0).out
-            assert "as seen 2 min ago" in shown and "look again    runner sync 1" in shown
+            assert "as seen 2 min ago" in shown and "refresh       runner sync 1" in shown
             assert other.runner("status", rc=0).out.endswith("as seen 2 min ago  runner sync 1\n")
             since = time.strftime("%Y-%m-%d", time.gmtime())
             assert f"works         elsewhere: alice@example.test on workshop, since {since}" in shown

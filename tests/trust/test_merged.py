@@ -161,7 +161,7 @@ def test_a_folder_that_was_taken_away_from_the_base_again(box: Box, merge: Merge
     protocol = ended(box, merge)
     box.git("revert", "--no-edit", *(["-m", "1"] if merge is no_ff else []), "HEAD")
     told = box.runner("verify", protocol, rc=0)
-    assert "verified · 3 transitions" in told.out and "taken away from main again" in told.err
+    assert "verified · 3 transitions" in told.out and "removed from main again" in told.err
     forget(box, protocol)
     box.runner("verify", protocol, rc=0 if merge is no_ff else 5)
 

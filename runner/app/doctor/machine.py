@@ -153,12 +153,12 @@ def trusted_branch(chosen: Selection) -> Iterator[Finding]:
     if trusts.note:
         yield Finding(
             "note",
-            trusts.note,
+            f"the trusted branch is {trusts.note}",
             f"{trusts.branch} at {trusts.commit[:12]}",
             "configuration and tools are read from there",
             f"`runner policy test --live` asks {trusts.remote} for it, and runs the policy's examples"
             if trusts.remote
-            else "a remote whose default branch is protected makes it a matter of review",
+            else "push to a remote that protects its default branch, so that changes to them are reviewed",
         )
     if trusts.config(project.git) is None:
         what, command = _setup(project)
@@ -221,7 +221,7 @@ def workspaces(chosen: Selection) -> Iterator[Finding]:
                 f"the workspace of {path.name} can be neither reset nor removed: {why}",
                 closed,
                 f"no step of {path.name} that runs something can start here",
-                f"`sudo rm -r {shlex.quote(str(path))}`: it holds nothing of value, and the next step makes it anew",
+                f"`sudo rm -r {shlex.quote(str(path))}`: it holds nothing of value, and the next step makes it again",
             )
 
 

@@ -108,7 +108,7 @@ def _multi_pack_index(clone: Clone, said: re.Match[str]) -> _Advice:
 def _commit_graph(clone: Clone, said: re.Match[str]) -> _Advice:
     path = clone.git.common_dir / "objects/info"
     consequence = "git complains at every command; nothing is lost with it"
-    return f"{path}/commit-graph", str(path), consequence, "`git commit-graph write --reachable` writes it anew"
+    return f"{path}/commit-graph", str(path), consequence, "`git commit-graph write --reachable` rewrites it"
 
 
 def _ref_name(clone: Clone, said: re.Match[str]) -> _Advice:
@@ -119,7 +119,7 @@ def _ref_name(clone: Clone, said: re.Match[str]) -> _Advice:
 def _pack_index(clone: Clone, said: re.Match[str]) -> _Advice:
     name = said[1] or said[2]
     pack = clone.git.common_dir / "objects/pack" / f"{name}.pack"
-    command = f"`git index-pack {_quoted(pack)}` writes the index anew" if pack.exists() else _moved(clone, name)
+    command = f"`git index-pack {_quoted(pack)}` rebuilds the index" if pack.exists() else _moved(clone, name)
     return f"{pack}", str(pack.with_suffix(".idx")), "git does not find the objects in this pack", command
 
 
@@ -175,7 +175,7 @@ def indexes(clone: Clone) -> Iterator[Finding]:
                 f"the index of a work tree is broken: {why}",
                 str(tree.path),
                 "git refuses to work there; the staged changes are lost, the files are unchanged",
-                "`runner doctor --fix` writes it anew from the last commit",
+                "`runner doctor --fix` rewrites it from the last commit",
                 (tree.git_dir, str(tree.path)),
             )
 
@@ -210,7 +210,7 @@ def fix_index(clone: Clone, about: tuple[Path, str]) -> str:
     aside = clone.put_aside(git_dir / "index", stays=True)
     git.run("read-tree", "HEAD", git_dir=git_dir, index=git_dir / "index")
     git.try_run("update-index", "-q", "--refresh", git_dir=git_dir, work_tree=Path(where), index=git_dir / "index")
-    return f"wrote the index of {where} anew from its last commit; the broken one is {aside}"
+    return f"rebuilt the index of {where} from its last commit; the broken one is {aside}"
 
 
 # --- loose objects -----------------------------------------------------------------------------------------------------
@@ -390,7 +390,7 @@ def refetch(mirror: Mirror) -> None:
             if code:
                 said = lines_of(err)[0] if err else f"exit {code}"
                 raise UnreachableError(
-                    f"{mirror.remote} could not be fetched anew: {said}",
+                    f"{mirror.remote} could not be fetched again: {said}",
                     mirror.url,
                     f"try `git ls-remote {mirror.remote}`",
                 )

@@ -68,7 +68,7 @@ def fix_packed(clone: Clone, path: Path) -> str:
             found[one.name] = known[0]
             _write_ref(clone, one.path, one.name, known[0])
     git.close()
-    return f"packed-refs is written anew, with {len(found)} refs; the broken one is {clone.dirs.damaged / path.name}"
+    return f"packed-refs was rewritten, with {len(found)} refs; the broken one is {clone.dirs.damaged / path.name}"
 
 
 def cut(clone: Clone) -> Iterator[Finding]:
@@ -220,7 +220,7 @@ def mirror(clone: Clone) -> Iterator[Finding]:
             "the runner's mirror of the remote is broken",
             str(at),
             "nothing can be fetched or published",
-            "`runner doctor --fix` removes it; the next command that contacts the remote makes it anew",
+            "`runner doctor --fix` removes it; the next command that contacts the remote makes it again",
             at,
         )
 
@@ -228,7 +228,7 @@ def mirror(clone: Clone) -> Iterator[Finding]:
 def fix_mirror(clone: Clone, at: Path) -> str:
     """Remove the mirror."""
     shutil.rmtree(at)
-    return "removed the mirror of the remote; the next command that contacts the remote makes it anew"
+    return "removed the mirror of the remote; the next command that contacts the remote makes it again"
 
 
 _CONSEQUENCES = {

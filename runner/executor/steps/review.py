@@ -120,7 +120,7 @@ def _judged(loop: Loop, task: str, where: str) -> tuple[Verdict, str]:
     raise UndecidedError(
         f"the model's verdict is not valid, also when asked again: {'; '.join(problems)}",
         where,
-        "run the same command again to ask anew, or name another model; nothing is recorded",
+        "run the same command again, or name another model; nothing is recorded",
     )
 
 
