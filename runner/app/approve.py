@@ -14,7 +14,7 @@ from runner.app.steer import number
 from runner.errors import RefusedError, UsageError
 from runner.executor import advance, load, permissions
 from runner.executor.commit import Advanced
-from runner.git import BLOB, TreeEntry, identity
+from runner.git import BLOB, TreeEntry
 from runner.protocol import approval_file, ids, log, paths
 from runner.protocol import events as ev
 from runner.protocol.approval_file import Decision, Form, Signed, Statement
@@ -272,7 +272,7 @@ def add(project: Project, found: Matter, data: bytes) -> str:
     verb = {Decision.APPROVE: "approves", Decision.REJECT: "rejects", Decision.REVOKE: "revokes its decision on"}
     said = signed.statement
     message = f"{protocol}: {said.approver} {verb[said.decision]} {said.subject}\n".encode()
-    sign = identity.setting(git, "user.signingkey") is not None
+    sign = git.setting("user.signingkey") is not None
 
     def make(seen: Snapshot) -> advance.Commit:
         view = permissions.view_of(project, seen, found.plan, seen.state)

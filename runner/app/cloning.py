@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import UnreachableError, UsageError
-from runner.git import identity
+from runner.git import repository
 from runner.lines import lines_of
 from runner.store.environment import Environment
 
@@ -76,7 +76,7 @@ def clone(url: str, folder: Path | None, cwd: Path, env: Environment) -> Path:
 
     made = not at.exists()
     try:
-        failed = identity.clone(url, at, env.environ, tell)
+        failed = repository.clone(url, at, env.environ, tell)
     except BaseException:
         # git takes away what it made, but not where the signal came while it was making it, and not if it had to be killed.
         for left in [at] if made else list(at.iterdir()):

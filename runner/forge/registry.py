@@ -28,8 +28,8 @@ from runner.forge import (
     github,
     gitlab,
 )
-from runner.git.identity import credential
 from runner.git.process import answer, personal_environment
+from runner.git.repository import credential
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState

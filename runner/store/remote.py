@@ -21,7 +21,7 @@ from runner.errors import (
     UsageError,
 )
 from runner.git import BLOB, TIMED_OUT, Git, Ident, TreeEntry
-from runner.git.identity import token_settings
+from runner.git.repository import token_settings
 from runner.lines import lines_of
 from runner.store import locks, trusted
 from runner.store.environment import Environment, StateDir, matching, timestamp, writable_state_home, write_atomically

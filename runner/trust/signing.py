@@ -11,7 +11,7 @@ import re
 import shutil
 from pathlib import Path
 
-from runner.git import Git, identity
+from runner.git import Git
 from runner.git.process import personal_environment
 from runner.lines import lines_of
 from runner.protocol.approval_file import NAMESPACE, Form
@@ -53,7 +53,7 @@ def signing_key(git: Git) -> SigningKey:
     Raises:
         SigningError: none is set up, or it cannot be read; the hint says what to type.
     """
-    form, named = identity.setting(git, "gpg.format"), identity.setting(git, "user.signingkey")
+    form, named = git.setting("gpg.format"), git.setting("user.signingkey")
     if form is None and named is not None and _is_ssh(named, git):
         form = "ssh"
     if form == "ssh":
@@ -71,7 +71,7 @@ def check_commits(git: Git) -> None:
     Raises:
         SigningError: no key is set up or found, its private half is nowhere, or there is no program that signs.
     """
-    form, named = identity.setting(git, "gpg.format"), identity.setting(git, "user.signingkey")
+    form, named = git.setting("gpg.format"), git.setting("user.signingkey")
     if form == "x509":
         return
     key = (
@@ -131,7 +131,7 @@ def ssh_key(git: Git, named: str | None) -> SigningKey:
     Raises:
         SigningError: it cannot be read; the hint says what to type.
     """
-    program = str(Path(identity.setting(git, "gpg.ssh.program", repository_too=False) or "ssh-keygen").expanduser())
+    program = str(Path(git.setting("gpg.ssh.program", repository_too=False) or "ssh-keygen").expanduser())
     if named is None:
         named = _default_key(git)
     literal = _literal(named)
@@ -153,7 +153,7 @@ def _default_key(git: Git) -> str:
     """Return what `gpg.ssh.defaultKeyCommand` of the person's own configuration says, as git takes it: its first line."""
     import shlex
 
-    command = identity.setting(git, "gpg.ssh.defaultkeycommand", repository_too=False)
+    command = git.setting("gpg.ssh.defaultkeycommand", repository_too=False)
     if command is None:
         raise SigningError("your git has no signing key", "user.signingkey", _set_up())
     try:
@@ -239,9 +239,9 @@ def _after_refusal(key: SigningKey) -> str:
 
 
 def _openpgp_key(git: Git, named: str | None) -> SigningKey:
-    program = identity.setting(git, "gpg.openpgp.program", repository_too=False)
-    program = str(Path(program or identity.setting(git, "gpg.program", repository_too=False) or "gpg").expanduser())
-    wanted = named or f"<{identity.ident(git, 0).email}>"
+    program = git.setting("gpg.openpgp.program", repository_too=False)
+    program = str(Path(program or git.setting("gpg.program", repository_too=False) or "gpg").expanduser())
+    wanted = named or f"<{git.person(0).email}>"
     if wanted.startswith("-"):
         raise SigningError("the signing key is no key", f"user.signingkey {wanted[:80]}", _set_up())
     words = [program, "--batch", "--with-colons", "--fixed-list-mode", "--list-secret-keys", "--", wanted]

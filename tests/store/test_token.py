@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.git.identity import token_settings
+from runner.git.repository import token_settings
 from tests.conftest import Box, command
 from tests.forge import smart_http
 

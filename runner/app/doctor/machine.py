@@ -14,7 +14,6 @@ from runner import sandbox
 from runner.app.doctor import Clone, Finding, Machine, Selection, of_error
 from runner.errors import RunnerError, UnreachableError, shown
 from runner.git import Git, GitError
-from runner.git.identity import signs_commits
 from runner.protocol import ids, paths
 from runner.store import trusted, workspace
 from runner.store.environment import Environment, StateDir, matching, writable_state_home
@@ -119,7 +118,7 @@ def identity(chosen: Selection) -> Iterator[Finding]:
         chosen.project.person()
     except RunnerError as error:
         yield of_error(error, "nothing can be committed in your name")
-    if signs_commits(git):
+    if git.signs_commits():
         try:
             signing.check_commits(git)
         except RunnerError as error:

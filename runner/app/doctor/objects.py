@@ -20,7 +20,7 @@ from runner import beneath
 from runner.app.doctor import REFETCH_SECONDS, Clone, Finding, refs
 from runner.errors import RunnerError, UnreachableError
 from runner.git import Git, GitError
-from runner.git.identity import token_settings
+from runner.git.repository import token_settings
 from runner.lines import lines_of
 from runner.store import trusted
 from runner.store.environment import matching
