@@ -213,7 +213,7 @@ def offer(
         decision is Decision.REVOKE and foreseen.rejection is RejectionReason.ROLE
     ):
         raise _would_not_count(found, foreseen.rejection, foreseen.text, without_force(project, paths.POLICY))
-    stands = approval.judge(view, found.demand, requirements.used(view, found.demand.subject))
+    stands = approval.judge(view, found.demand)
     same = {Decision.APPROVE: stands.counted, Decision.REJECT: stands.rejected}.get(decision, ())
     again = next((word for word in same if word.approver == approver), None)
     return Offer(found, said, text, key, earlier[-1] if earlier else None, again)
@@ -362,7 +362,9 @@ def standing(project: Project, found: Matter) -> ApprovalStatus:
     plan, _, state, _ = advance.consider(project, seen)
     if plan is None:
         raise _no_plan(seen.protocol)
-    return approval.judge(permissions.view_of(project, seen, plan, state), found.demand)
+    is_counted = found.wait is not None and all(one.id != found.wait.id for one in state.waiting)
+    again = approval.USUAL if is_counted else None
+    return approval.judge(permissions.view_of(project, seen, plan, state), found.demand, again=again)
 
 
 # --- what a person is shown ------------------------------------------------------------------------------------------

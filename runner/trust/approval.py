@@ -16,6 +16,7 @@ from runner.protocol.events import ReviewFields
 from runner.protocol.state import Wait
 from runner.protocol.strict_yaml import shown
 from runner.trust import manifest, requirements
+from runner.trust.manifest import Subject
 from runner.trust.requirements import ApprovalRequirement
 from runner.trust.transitions import commit_of
 from runner.trust.view import ApprovalFile, ApprovalRequest, RejectionReason, View
@@ -100,17 +101,18 @@ class ApprovalStatus:
 def judge(
     view: View,
     requirement: ApprovalRequirement,
-    used: Sequence[str] = (),
     reviews: Sequence[ReviewFields] = (),
     asked: ApprovalRequest | None = None,
-    extent: Extent = USUAL,
+    again: Extent | None = None,
 ) -> ApprovalStatus:
     """Return how far a requirement is met in a view.
 
-    `used`: ids of approvals that another call used up; `reviews`: as the forge reports them, of which git can
-    judge whose they are and what they are about; `asked`: when the approval was requested, without which no review counts.
+    `reviews`: as the forge reports them, of which git can judge whose they are and what they are about; `asked`: when the approval
+    was requested, without which no review counts. `again`: which changes make an approval stale that was counted for the same action
+    before; None: none was, and one that was used up does not count.
     """
-    case = _Case(view, requirement, extent)
+    case = _Case(view, requirement, again or USUAL)
+    used = _used(view, requirement.subject) if again is None else ()
     good: dict[str, ApprovalFile] = {}
     refused: list[ApprovalFile] = []
     for word in view.approvals():
@@ -140,6 +142,16 @@ def judge(
     return ApprovalStatus(requirement, tuple(counted), tuple(rejected), tuple(refused), tuple(heard))
 
 
+def _used(view: View, subject: Subject) -> list[str]:
+    """Return the approvals that were used up: one on a call counts once, one on a step's start for that start."""
+    event = {"step": "approval-counted", "call": "call-decided"}.get(subject.kind)
+    return (
+        [one for raw in view.entries if raw.event == event for one in raw.fields.get("approvals") or []]
+        if event
+        else []
+    )
+
+
 def status_of(view: View, wait: Wait, reviews: Sequence[ReviewFields] = ()) -> ApprovalStatus | None:
     """Return the status of the approval that a wait is about; None where no approval is required any more.
 
@@ -153,7 +165,7 @@ def status_of(view: View, wait: Wait, reviews: Sequence[ReviewFields] = ()) -> A
     if required.keyboard:  # given at a terminal, and recorded at once
         return ApprovalStatus(required, (), (), ())
     asked = ApprovalRequest.of(view, wait) if reviews else None
-    return judge(view, required, requirements.used(view, subject), reviews, asked)
+    return judge(view, required, reviews, asked)
 
 
 def decided(wait: Wait, status: ApprovalStatus) -> ev.ApprovalCounted | ev.CallDecided | None:

@@ -118,7 +118,7 @@ def permit(view: View, action: StepAction, result: Result | None = None) -> Verd
 def merge_status(view: View, reviews: Sequence[ReviewFields] = ()) -> ApprovalStatus:
     """Return the status of the approval of a completed protocol's merge, whether the policy requires one or not."""
     asked = ApprovalRequest.at_end(view) if reviews else None
-    return approval.judge(view, requirements.of_merge(view.trusted), (), reviews, asked)
+    return approval.judge(view, requirements.of_merge(view.trusted), reviews, asked)
 
 
 def executor(found: TrustedConfig, name: str) -> Verdict:
@@ -248,7 +248,7 @@ def judged_again(view: View, one: ApprovalRequirement, told: RawEntry, extent: E
         words = {key: str(raw.fields.get(key)) for key in ("digest", "text", "by")}
         wait = Wait(id=f"w{raw.revision}", kind=one.subject.kind, subject=raw.subject, since=raw.time, **words)
         asked = ApprovalRequest.of(view, wait)
-    return approval.judge(view, one, (), reviews, asked, extent)
+    return approval.judge(view, one, reviews, asked, extent)
 
 
 def counted(subject: Subject, known: Iterable[RawEntry]) -> list[RawEntry]:

@@ -234,9 +234,3 @@ def requirement_of(view: View, subject: Subject, text: str) -> ApprovalRequireme
             return of_start(found, step, view.where)
         case _:
             return of_result(found, step, subject.attempt, view.where)
-
-
-def used(view: View, subject: Subject) -> list[str]:
-    """Return the approvals that were used up: one on a call counts once, one on a step's start for that start."""
-    event = {"step": "approval-counted", "call": "call-decided"}.get(subject.kind)
-    return [one for raw in view.entries if raw.event == event for one in raw.fields.get("approvals") or []]

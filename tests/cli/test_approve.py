@@ -178,6 +178,17 @@ def test_two_have_to_say_it_and_one_twice_is_not_two(gov: Box, people: People, t
     gov.runner("verify", protocol, rc=0)
 
 
+def test_an_approval_that_a_failed_start_used_up_is_still_needed_after_another_s(gov: Box, people: People) -> None:
+    protocol = waiting(gov, {"01-deploy": command("false", "approval: {when: before, count: 2}\n")})
+    for one in (people.alice, people.bob):
+        says(gov, one, "approve", protocol, "--yes")
+    gov.runner("run", protocol)
+    gov.runner("retry", protocol)
+    gov.runner("step", protocol, rc=3)
+    told = says(gov, people.alice, "approve", protocol, "--yes").err
+    assert "still needed: 2 of maintainer (alice, bob), 1 so far" in told and "next" not in told
+
+
 def test_two_that_can_never_be_reached_are_refused_before_anything_waits(gov: Box, people: People) -> None:
     steps = {"01-deploy": command("echo deployed > d.txt", "approval: {when: before, count: 2}\n")}
     protocol = says(gov, people.alice, "new", "Ship it", "--plan", gov.plan(steps)).out.strip()
