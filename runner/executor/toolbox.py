@@ -14,7 +14,7 @@ from runner.errors import MalformedFileError, UsageError
 from runner.executor import permissions
 from runner.executor.step_run import StepRun
 from runner.executor.workspace_session import WorkspaceSession, step_path
-from runner.protocol import log, paths, strict_yaml
+from runner.protocol import log, paths
 from runner.protocol.agent_file import AgentFile
 from runner.protocol.config import ToolModule
 from runner.store import workspace
@@ -194,11 +194,8 @@ def judge_of(run: StepRun) -> Judge:
     project, agent, work = run.project, run.agent, run.workspace.space.work
     found = permissions.trusted_config(project)
     at = f"{run.agent_file} on {project.trusted.branch}" if agent else ""
-    rules = found.rules
-    if agent is not None and agent.policies is not None:
-        data = project.trusted.blob(project.git, run.agent_file) or b""
-        _, lines = strict_yaml.load_yaml(strict_yaml.decode(data, at), at)
-        rules = policy.compiled(found.policy, [policy.More(agent.policies, at, lines, ("policies",))])
+    data = project.trusted.blob(project.git, run.agent_file) if agent else None
+    rules = found.rules_of(agent, data or b"", at)
     listed = listed_by(agent)
     own = {contract.name for contract in registry.LOOP.values()}
 

@@ -13,19 +13,20 @@ from typing import TYPE_CHECKING
 
 from runner.errors import InsufficientHistoryError, MalformedFileError
 from runner.git import BLOB, SUBMODULE, TREE, Commit, Git, TreeEntry, split_signature
-from runner.protocol import globs, log, paths
+from runner.protocol import globs, log, paths, strict_yaml
 from runner.protocol.ids import is_protocol_id
 from runner.protocol.plans import Kind, Plan, Step
 from runner.trust import manifest, programs, signers
 from runner.trust import policy as rules_
 from runner.trust.manifest import HARMLESS, Cover, Loaded
-from runner.trust.policy import Change, Decision
+from runner.trust.policy import Change, Decision, Policy
 from runner.trust.signers import GIT, Signers
 from runner.trust.transitions import commit_of, missing, touched
 from runner.values import dataclass
 
 # What a step without a policy, tools or signatures does not need is loaded where it is used: it would take a third of its start.
 if TYPE_CHECKING:
+    from runner.protocol.agent_file import AgentFile
     from runner.protocol.config import Config
     from runner.protocol.policy_file import Approval, PolicyFile
     from runner.trust.signature import SshSignature, Verdict
@@ -89,6 +90,13 @@ class TrustedConfig:
         asked += [rules_.command(line, step=step.slug) for line in lines]
         found = [rules_.evaluate(self.rules, one, loose=loose) for one in asked]
         return max(found, key=lambda said: rules_.SEVERITY[said.verdict])
+
+    def rules_of(self, agent: AgentFile | None, data: bytes, where: str) -> Policy:
+        """Return the rules with the stricter ones of an agent file. `data`: its bytes; `where`: it is, for messages."""
+        if agent is None or agent.policies is None:
+            return self.rules
+        _, lines = strict_yaml.load_yaml(strict_yaml.decode(data, where), where)
+        return rules_.compiled(self.policy, [rules_.More(agent.policies, where, lines, ("policies",))])
 
     def isolation(self, name: str) -> Decision:
         """Return the decision on an executor: host, container or sandbox; a part after + is left out."""

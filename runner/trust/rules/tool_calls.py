@@ -14,7 +14,7 @@ from typing import Any
 
 from runner.errors import IntegrityError, RunnerError
 from runner.git import Git
-from runner.protocol import paths, plans, strict_yaml, transcript
+from runner.protocol import paths, plans, transcript
 from runner.protocol.log import RawEntry
 from runner.protocol.plans import Plan, Step
 from runner.protocol.transcript import Intent, Line, Response, Results, Summary
@@ -148,11 +148,11 @@ def _rules(git: Git, found: TrustedConfig, plan: Plan, step: Step) -> tuple[poli
     from runner.protocol import agent_file  # loads the models of policies
 
     one = agent_file.parse(data, where)
-    rules = found.rules
-    if one.policies is not None:
-        _, lines = strict_yaml.load_yaml(strict_yaml.decode(data, where), where)
-        rules = policy.compiled(found.policy, [policy.More(one.policies, where, lines, ("policies",))])
-    return rules, {tool for tool in one.tools if isinstance(tool, str)}, bool(one.tool_modules())
+    return (
+        found.rules_of(one, data, where),
+        {tool for tool in one.tools if isinstance(tool, str)},
+        bool(one.tool_modules()),
+    )
 
 
 def _tool_of(git: Git, commit: str, protocol: str, name: str) -> str:
