@@ -15,7 +15,7 @@ from runner.store import history, lookup, publishing, record
 from runner.store.environment import read_checkpoint, write_checkpoint
 from runner.store.project import Project
 from runner.trust import verify
-from runner.trust.rules import base, fork, handover, transcript
+from runner.trust.rules import base, fork, handover, transcripts
 from runner.trust.walk import Evidence, Finding, Origin, Report
 from runner.values import dataclass
 
@@ -217,7 +217,7 @@ def _place(project: Project, protocol: str, *, live: bool) -> _Place:
             notes.append(f"{project.trusted.remote} diverged from this clone: it has {there[:12]}")
     elif live and there is None and branch is not None and project.mirror is not None:
         notes.append(f"{project.trusted.remote} has no branch {name}")
-    last = transcript.last_commit(git, protocol, kept) if kept is not None and there is None else None
+    last = transcripts.last_commit(git, protocol, kept) if kept is not None and there is None else None
     if last is not None and last != tip and (tip is None or git.is_ancestor(tip, last)):
         if tip is not None:
             notes.append(f"judged as its history has it, at {last[:12]}: the branch here is behind")

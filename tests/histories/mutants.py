@@ -24,8 +24,8 @@ from typing import Any
 MODULES = (
     "runner.trust.verify", "runner.trust.walk", "runner.trust.transitions", "runner.trust.permit", "runner.trust.view",
     "runner.trust.approval", "runner.trust.rules.record", "runner.trust.rules.work", "runner.trust.rules.approvals",
-    "runner.trust.rules.permissions", "runner.trust.rules.fork", "runner.trust.rules.transcript",
-    "runner.trust.rules.base", "runner.trust.rules.seal", "runner.trust.rules.tool_calls", "runner.app.verify",
+    "runner.trust.rules.permissions", "runner.trust.rules.fork", "runner.trust.rules.transcripts",
+    "runner.trust.rules.base", "runner.trust.rules.seal", "runner.app.verify",
 )  # fmt: skip
 
 # What functions return that say what is wrong: texts, findings, and answers.

@@ -24,7 +24,8 @@ from runner.store.environment import matching
 from runner.store.project import Project
 from runner.store.remote import Mirror
 from runner.trust import transitions, verify, walk
-from runner.trust.rules import base, transcript
+from runner.trust.rules import base
+from runner.trust.rules.transcripts import wrong_transcripts
 from runner.trust.walk import Named, Walk, name_in
 
 
@@ -310,7 +311,7 @@ def transcripts(one: Examined) -> Finding | None:
     """Return that the history lacks transcripts that the log names: it was not fetched, or went back."""
     git, ref, remote = one.project.git, history.ref_of(one.protocol), one.project.trusted.remote
     try:
-        for wrong in transcript.wrong(git, one.protocol, one.judged.walk.named, git.ref(ref), remote, []):
+        for wrong in wrong_transcripts(git, one.protocol, one.judged.walk.named, git.ref(ref), remote, []):
             return Finding(
                 "integrity",
                 f"{one.protocol} does not verify: {wrong.text} ({wrong.rule})",
@@ -449,7 +450,7 @@ class _Worth:
 def _worth(project: Project, protocol: str, walk: Walk, tip: str) -> _Worth:
     git, found, is_right = project.git, list[tuple[Named, str]](), True
     with contextlib.suppress(InsufficientHistoryError):
-        for _ in transcript.wrong(git, protocol, walk.named, tip, project.trusted.remote, found):
+        for _ in wrong_transcripts(git, protocol, walk.named, tip, project.trusted.remote, found):
             is_right = False
     try:
         is_readable = bool(list(history.commits(git, protocol, tip)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from runner.git import Git
-from runner.trust.rules import approvals, base, fork, merge, permissions, record, seal, tool_calls, transcript, work
+from runner.trust.rules import approvals, base, fork, permissions, record, seal, transcripts, work
 from runner.trust.walk import Evidence, Finding, ParsedCommit, Report, Said, Walk
 
 Rule = Callable[[Walk, ParsedCommit], Said]
@@ -46,9 +46,9 @@ OF_COMMIT: tuple[tuple[int, str, Rule], ...] = (
 # What lies beside the chain, in this order. Two more rules are the caller's: 27, what its machine saw, and what a CI job hands over.
 OF_PROTOCOL: tuple[tuple[int, str, RuleBeside], ...] = (
     (25, "base", base.check_base),
-    (24, "transcript", transcript.check_transcripts),
-    (22, "needed", tool_calls.check_tool_calls),
+    (24, "transcript", transcripts.check_transcripts),
+    (22, "needed", transcripts.check_tool_calls),
     (29, "forked", fork.check_origins),
-    (28, "merge", merge.check_merge),
+    (28, "merge", base.check_merge),
     (26, "seal", seal.check_seal),
 )

@@ -16,7 +16,7 @@ from runner.protocol.events import event_type
 from runner.protocol.log import RawEntry
 from runner.protocol.state import Json, State, StepStatus
 from runner.store import record
-from runner.trust.rules import tool_calls, transcript
+from runner.trust.rules import transcripts
 from runner.trust.walk import Evidence, Finding, Named, Origin, ParsedCommit, Report, Said, Walk
 
 
@@ -111,8 +111,8 @@ def of_origin(git: Git, protocol: str, origin: Origin, evidence: Evidence) -> It
     kept = evidence.history_of(origin)
 
     def found() -> Iterator[Finding]:
-        yield from transcript.wrong(git, origin.protocol, origin.named, kept, evidence.remote, proven)
-        yield from tool_calls.wrong(git, origin.protocol, proven, evidence.trusted)
+        yield from transcripts.wrong_transcripts(git, origin.protocol, origin.named, kept, evidence.remote, proven)
+        yield from transcripts.wrong_calls(git, origin.protocol, proven, evidence.trusted)
 
     at = f"{paths.folder(protocol)}/{paths.LOG}"
     for one in found():
