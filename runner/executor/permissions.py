@@ -248,8 +248,11 @@ def is_approved(run: StepRun) -> bool:
 
 
 def judge_result(run: StepRun, result: Result) -> Verdict:
-    """Return whether what an action on the run's step led to may be recorded; which action it was makes no difference."""
-    return permit.permit(view_of_run(run), RunStep(run.slug), result)
+    """Return whether what an action on the run's step led to may be recorded; which action it was makes no difference.
+
+    No earlier approval counts for it: one is used only after the trusted branch was fetched again, as `hold` does.
+    """
+    return permit.permit(dataclasses.replace(view_of_run(run), known=()), RunStep(run.slug), result)
 
 
 def asks(run: StepRun, verdict: Verdict, work: tuple[str, str] | None = None) -> tuple[Event, ...]:

@@ -113,15 +113,13 @@ def completed(state: State, slug: str) -> list[Event]:
 
 def failed(state: State, step: Step, failure: ev.StepFailed) -> list[Event]:
     """Return the events of an attempt that failed, as the step's `on_failure` says."""
-    now, rule = state.steps[step.slug], step.on_failure
-    failure = dataclasses.replace(failure, attempt=now.attempt)
+    failure = dataclasses.replace(failure, attempt=state.steps[step.slug].attempt)
     reason = log.cut(f"{step.slug}: {failure.reason}")
-    if step.goto is not None and state.steps[step.goto].attempt <= (rule.limit or 1):
-        again = _between(state, step.goto, step.slug)
+    back, most = step.retries
+    if state.steps[back].attempt <= most:
+        again = [step.slug] if step.goto is None else _between(state, back, step.slug)
         return [failure, *(ev.StepRetried(subject=slug, attempt=state.steps[slug].attempt + 1) for slug in again)]
-    if step.goto is None and now.attempt <= rule.retry:
-        return [failure, ev.StepRetried(subject=step.slug, attempt=now.attempt + 1)]
-    if rule.then == "block":
+    if step.on_failure.then == "block":
         return blocked(state.protocol, failure)
     return [failure, ev.Failed(subject=state.protocol, reason=reason)]
 

@@ -359,6 +359,13 @@ class Step:
         return self.header.on_failure
 
     @property
+    def retries(self) -> tuple[str, int]:
+        """Where work starts again when it fails, itself or `goto`, and after how many attempts there that ends."""
+        if self.goto is not None:
+            return self.goto, self.on_failure.limit or 1
+        return self.slug, self.on_failure.retry
+
+    @property
     def evidence(self) -> list[str]:
         """What the evidence of a QA that passed names, in its order: outputs, checks, a model's verdict."""
         named = [*map(output_check, self.header.outputs), *map(log.cut, self.checks)]

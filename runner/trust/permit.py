@@ -301,9 +301,7 @@ def _makes(plan: Plan, failed: Step | None, retried: RawEntry) -> bool:
     """Return whether the `on_failure` of a step that failed makes this retry."""
     if failed is None:
         return False
-    first, most = failed, failed.on_failure.retry
-    if failed.goto is not None:
-        first, most = plan.step(failed.goto) or failed, failed.on_failure.limit or 1
-    again = plan.step(retried.subject)
+    back, most = failed.retries
+    first, again = plan.step(back) or failed, plan.step(retried.subject)
     between = again is not None and first.number <= again.number <= failed.number
     return between and int(retried.fields["attempt"]) <= most + 1
