@@ -1,4 +1,4 @@
-"""Lines of text as git, editors and people count them."""
+"""Lines of text as git, editors and people count them, and the characters that are shown as they are."""
 
 from __future__ import annotations
 
@@ -12,3 +12,8 @@ def lines_of(text: str) -> list[str]:
     """
     lines = text.split("\n")
     return lines if lines[-1] else lines[:-1]
+
+
+def is_harmless(char: str) -> bool:
+    """Return whether a character is shown as itself: it neither steers a terminal nor turns the direction of a text round."""
+    return char.isprintable() and not "\u202a" <= char <= "\u202e" and not "\u2066" <= char <= "\u2069"

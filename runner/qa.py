@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from runner.git import Git, TreeEntry
-from runner.lines import lines_of
+from runner.lines import is_harmless, lines_of
 from runner.protocol import log, paths, plans
 from runner.protocol.events import ArtifactFields, CheckEvidence
 from runner.protocol.plans import outputs_among
@@ -284,11 +284,7 @@ def _listed(files: Sequence[str]) -> str:
 def plain(text: str) -> str:
     """Return a model's text without what steers a terminal or turns its direction round."""
     return "".join(
-        char
-        if char == "\n"
-        or (char.isprintable() and not "\u202a" <= char <= "\u202e" and not "\u2066" <= char <= "\u2069")
-        else " "
-        for char in text.replace("\r\n", "\n").replace("\t", "    ")
+        char if char == "\n" or is_harmless(char) else " " for char in text.replace("\r\n", "\n").replace("\t", "    ")
     )
 
 

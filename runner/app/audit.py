@@ -23,6 +23,7 @@ from runner.protocol import approval_file, paths
 from runner.protocol.events import event_type
 from runner.protocol.ids import digest as digest_of
 from runner.protocol.log import RawEntry
+from runner.protocol.state import read_json
 from runner.store import history, record
 from runner.store.project import Project
 from runner.trust.walk import Report
@@ -282,7 +283,7 @@ def _effects(chain: Chain) -> Html:
     calls: list[Sequence[Part]] = []
     for name, data in history.transcripts(chain.git, chain.protocol):
         for line in data.decode("utf-8", "replace").split("\n"):
-            told = _json(line)
+            told = read_json(line)
             if isinstance(told, dict) and told.get("kind") in _OUTSIDE:
                 about = {
                     key: told[key]
@@ -305,13 +306,6 @@ def _effects(chain: Chain) -> Html:
         ),
         held,
     )  # fmt: skip
-
-
-def _json(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _money(usd: str | None) -> str:

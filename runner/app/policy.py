@@ -13,6 +13,7 @@ from runner.errors import UsageError
 from runner.protocol import paths, policy_file
 from runner.protocol.config import Config
 from runner.protocol.policy_file import Effect, Example, PolicyFile
+from runner.protocol.state import read_json
 from runner.store.project import Project
 from runner.store.remote import Mirror
 from runner.tools import ToolError, patch
@@ -115,27 +116,20 @@ def arguments(given: tuple[str, ...]) -> dict[str, Any]:
     for text in given:
         name, equals, value = text.partition("=")
         if text.lstrip().startswith("{"):
-            loaded = _json(text)
+            loaded = read_json(text)
             if not isinstance(loaded, dict):
                 raise UsageError(
                     f"`{text[:80]}` is no JSON object", "--args", """write it as '{"path": "a.txt"}', or path=a.txt"""
                 )
             found |= loaded
         elif equals and name:
-            loaded = _json(value)
+            loaded = read_json(value)
             found[name] = value if loaded is None else loaded
         else:
             raise UsageError(
                 f"`{text[:80]}` is no argument", "--args", """write it as path=a.txt, or as '{"path": "a.txt"}'"""
             )
     return found
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
 
 
 def examples(file: PolicyFile, effects: Effects) -> Iterator[Tried]:

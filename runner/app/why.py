@@ -8,7 +8,6 @@ result is plain data, of the shape of `schemas/why.schema.json`.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from runner.protocol import ids, log, paths
 from runner.protocol.events import event_type
 from runner.protocol.ids import digest as digest_of
 from runner.protocol.log import RawEntry
+from runner.protocol.state import read_json
 from runner.store import history, record, worktree
 from runner.store.environment import timestamp
 from runner.store.project import Project
@@ -335,7 +335,7 @@ def _filed(chain: Chain, prefix: str, digest: str, lines: Sequence[str], path: s
 
 def _part(data: bytes, wanted: str, path: str | None) -> Told | None:
     """Return the last call that has a line in it, one that names the file before others; without one, the message."""
-    rows = [row for row in map(_json, data.decode("utf-8", "replace").split("\n")) if isinstance(row, dict)]
+    rows = [row for row in map(read_json, data.decode("utf-8", "replace").split("\n")) if isinstance(row, dict)]
     refused = {str(one.get("id")) for row in rows for one in _objects(row.get("results")) if one.get("error")}
     found: list[tuple[bool, Told]] = []
     turn = 0
@@ -344,7 +344,7 @@ def _part(data: bytes, wanted: str, path: str | None) -> Told | None:
             continue
         turn += 1
         about = {"turn": turn, "time": row.get("time"), "model": row.get("model")}
-        said = [(None, [*_texts(_json(row.get("text"))), str(row.get("text"))])] if path is None else [
+        said = [(None, [*_texts(read_json(row.get("text"))), str(row.get("text"))])] if path is None else [
             (call.get("name"), list(_texts(call.get("arguments")))) for call in _objects(row.get("calls"))
             if call.get("name") not in _QUIET and str(call.get("id")) not in refused
         ]  # fmt: skip
@@ -357,13 +357,6 @@ def _part(data: bytes, wanted: str, path: str | None) -> Told | None:
 
 def _objects(value: object) -> list[Told]:
     return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
-
-
-def _json(text: object) -> Any:
-    try:
-        return json.loads(text) if isinstance(text, str) else None
-    except (ValueError, RecursionError):
-        return None
 
 
 def _texts(value: object) -> Iterator[str]:

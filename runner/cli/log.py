@@ -18,6 +18,7 @@ from runner.executor.journal import Journal
 from runner.lines import lines_of
 from runner.protocol import paths
 from runner.protocol.log import RawEntry
+from runner.protocol.state import read_json
 from runner.store import history, lookup, record
 from runner.store.environment import matching
 from runner.store.project import Project
@@ -354,10 +355,7 @@ def _text(session: Session, text: str, most: int, by: str = "  ") -> None:
 
 def _indented(text: str) -> str:
     """Return text that is a JSON object, such as a plan or a verdict, over several lines; other text as it is."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
+    value = read_json(text)
     return json.dumps(value, indent=2, ensure_ascii=False) if isinstance(value, dict) else text
 
 

@@ -15,7 +15,7 @@ import click
 from runner import signals
 from runner.cli import streams
 from runner.cli.streams import program
-from runner.lines import lines_of
+from runner.lines import is_harmless, lines_of
 from runner.store.environment import Environment
 from runner.store.project import Project
 
@@ -32,11 +32,7 @@ def safe(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(
-        char
-        if char in "\n\t"
-        or (char.isprintable() and not "\u202a" <= char <= "\u202e" and not "\u2066" <= char <= "\u2069")
-        else char.encode("unicode_escape").decode()
-        for char in text
+        char if char in "\n\t" or is_harmless(char) else char.encode("unicode_escape").decode() for char in text
     )
 
 

@@ -18,6 +18,14 @@ Json = Any  # a value of JSON, never looked into by the machine
 SCHEMA = 1
 
 
+def read_json(data: object) -> Any:
+    """Return the value of a JSON text; None where it is no text, or not JSON, or nested too deep."""
+    try:
+        return json.loads(data) if isinstance(data, str | bytes) else None
+    except (ValueError, RecursionError):
+        return None
+
+
 class Status(StrEnum):
     """The status of a protocol."""
 

@@ -7,7 +7,6 @@ That the record is right is `verify`'s to say.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
@@ -19,6 +18,7 @@ from runner.protocol import decision, log, paths, state
 from runner.protocol.decision import Halt
 from runner.protocol.ids import STEP_FILE
 from runner.protocol.log import RawEntry
+from runner.protocol.state import read_json
 from runner.store import worktree
 from runner.values import dataclass
 
@@ -57,10 +57,7 @@ def _place(protocol: str, commit: str) -> str:
 
 
 def _row(protocol: str, data: bytes | None) -> Row:
-    try:
-        found = json.loads(data) if data is not None else None
-    except (ValueError, RecursionError):
-        found = None
+    found = read_json(data)
     if not _is_shown(found):
         return {
             "protocol": protocol,

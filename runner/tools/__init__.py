@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
 
+from runner.protocol.state import read_json
 from runner.values import dataclass
 
 if TYPE_CHECKING:
@@ -112,10 +113,7 @@ def typed(contract: Contract, arguments: Mapping[str, Any]) -> dict[str, Any]:
 def _read(value: Any, wanted: object) -> Any:
     if not isinstance(value, str) or wanted not in ("integer", "number", "boolean"):
         return value
-    try:
-        read = json.loads(value)
-    except (ValueError, RecursionError):
-        return value
+    read = read_json(value)
     return read if isinstance(read, bool if wanted == "boolean" else (int, float)) else value
 
 
