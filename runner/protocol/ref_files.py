@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from runner.errors import IntegrityError, SpentError
-from runner.protocol import transcript
 
 if TYPE_CHECKING:
     from runner.protocol.policy_file import DayBudget
@@ -99,6 +98,8 @@ def parse_intent(data: bytes, name: str, where: str) -> dict[str, Any]:
     Raises:
         IntegrityError: it announces none, or another one.
     """
+    from runner.protocol import transcript  # loads its models, which few leases need
+
     call = name.removesuffix(".json")
     try:
         told = json.loads(data)

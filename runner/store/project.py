@@ -156,7 +156,7 @@ class Project:
     @property
     def has_requests(self) -> bool:
         """Whether what is done is merged by a request on the forge, not here."""
-        return self.config.has_requests and self.trusted.remote is not None and self.setting("publish") != "never"
+        return self.trusted.remote is not None and self.config.has_requests and self.setting("publish") != "never"
 
     def setting(self, key: str) -> str:
         """Return `executor` or `publish`: option, else environment, else config.yaml. Offline nothing is published.
