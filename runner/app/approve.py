@@ -93,10 +93,10 @@ def matter(project: Project, protocol: str, what: str | None) -> Matter:
     found = permissions.trusted_config(project)
     view = permissions.view_of(project, seen, plan, state)
     waits = {wait.id: wait for wait in state.waiting if wait.type.ended_by == "approval"}
-    subjects = {one: permissions.subject_of(view, wait) for one, wait in waits.items()}
+    subjects = {one: requirements.subject_of(view, wait) for one, wait in waits.items()}
     chosen, subject = _choose(state, subjects, what, view.entries)
     wait = waits.get(chosen)
-    needed = permissions.requirement_of(view, subject, wait.text if wait else "")
+    needed = requirements.requirement_of(view, subject, wait.text if wait else "")
     if needed is None:
         needed = requirements.unasked(found, subject)
     if needed.keyboard:

@@ -212,8 +212,8 @@ def _ways(project: Project, seen: Snapshot) -> dict[str, list[str]]:
     if waits:
         view = permissions.view_of(project, seen, load.read_plan(project, seen), seen.state)
         for wait in waits:
-            subject = permissions.subject_of(view, wait)
-            wanted[wait.id] = permissions.requirement_of(view, subject, wait.text)
+            subject = requirements.subject_of(view, wait)
+            wanted[wait.id] = requirements.requirement_of(view, subject, wait.text)
     return {
         name: [page.REVIEW] * one.reviews + [page.SIGNED] * one.signed
         for name, one in wanted.items()

@@ -167,7 +167,7 @@ def _step(project: Project, seen: Snapshot, only: str | None, forge: Forge | Non
         run = StepRun(project, seen, plan, step, state, approvals)
         held = permissions.hold(run, action)
         if held is not None:
-            outcome = recording(f"waits: {held.event.text}", [held.event])
+            outcome = recording(f"waits: {held.text}", [held])
             return commit.at_once(project, seen, first, action, outcome, evaluated)
     transition.signer(project)  # before anything is done that nobody could sign
     if isinstance(action, RunStep | CheckStep) and not _lease(project, seen, forge):

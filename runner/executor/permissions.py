@@ -1,13 +1,12 @@
-"""Decide whether an action is allowed, or whose approval it needs (design §4).
+"""Ask `trust.permit` about the next action, and record the approvals that people gave (design §4).
 
-`settle` turns the approvals that came in into events; `hold` returns the approval that the next action has to wait for. An approval
+`settle` turns the approvals that came in into events; `hold` returns the question that the next action has to wait for. An approval
 is only used after the trusted branch was fetched, if there is a remote.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 from runner.errors import MalformedFileError, RefusedError
 from runner.executor import reviews
@@ -27,35 +26,9 @@ from runner.trust import approval, permit, requirements, transitions
 from runner.trust.approval import ApprovalStatus
 from runner.trust.permit import Ask, Denied, Result, StepAction, Verdict
 from runner.trust.requirements import ApprovalRequirement
-from runner.trust.requirements import requirement_of as requirement_of
-from runner.trust.requirements import subject_of as subject_of
 from runner.trust.trusted_config import TrustedConfig, differs, is_below
 from runner.trust.trusted_config import load as load_trusted_config
 from runner.trust.view import RejectionReason, View
-from runner.values import dataclass
-
-if TYPE_CHECKING:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class AskApproval:
-    """The next action has to wait for an approval. `requirement`: whose; `digest`: of its subject now."""
-
-    requirement: ApprovalRequirement
-    digest: str
-
-    @property
-    def event(self) -> ev.ApprovalAsked:
-        """The event that asks."""
-        subject = self.requirement.subject
-        return ev.ApprovalAsked(
-            subject=subject.slug or subject.kind,
-            kind=subject.kind,
-            digest=self.digest,
-            text=log.cut(self.requirement.text),
-            by=log.cut(self.requirement.who),
-        )
 
 
 def is_read(project: Project) -> bool:
@@ -105,7 +78,11 @@ def view_of_run(run: StepRun) -> View:
     """Return the protocol as the approvals of a step's attempt are judged, at the present time."""
     view, waits = view_of(run.project, run.view, run.plan, run.state), {one.id: one for one in run.view.state.waiting}
     counted = [waits[one.wait] for one in run.approvals if isinstance(one, ev.ApprovalCounted)]
-    return dataclasses.replace(view, granted=[subject_of(view, wait) for wait in counted]) if counted else view
+    return (
+        dataclasses.replace(view, granted=[requirements.subject_of(view, wait) for wait in counted])
+        if counted
+        else view
+    )
 
 
 def settle(
@@ -126,7 +103,7 @@ def settle(
     view = view_of(project, seen, plan, state, time)
     refused = {raw.fields.get("approval") for raw in view.entries if raw.event == "approval-refused"}
     for wait in waits:
-        subject = subject_of(view, wait)
+        subject = requirements.subject_of(view, wait)
         fetched = reviews.NONE
         status = approval.status_of(view, wait)
         if status is not None and forge is not None and status.requirement.reviews and not status.requirement.keyboard:
@@ -220,8 +197,8 @@ def _refresh(project: Project, protocol: str) -> bool:
     return project.trusted.commit != before
 
 
-def hold(run: StepRun, action: StepAction) -> AskApproval | None:
-    """Return the first approval that has to be asked for before `action` on the run's step, or None.
+def hold(run: StepRun, action: StepAction) -> ev.ApprovalAsked | None:
+    """Return the event that asks for the first approval that is missing before `action` on the run's step, or None.
 
     A step that resumes asks again: the record alone proves no start, and the step's file may have been edited.
 
@@ -239,7 +216,7 @@ def hold(run: StepRun, action: StepAction) -> AskApproval | None:
     if not isinstance(verdict, Ask):
         return None
     _refuse_unreachable(view, verdict.requirement)
-    return AskApproval(verdict.requirement, view.digest(verdict.requirement.subject, view.tip))
+    return _asked(verdict.requirement, view.digest(verdict.requirement.subject, view.tip))
 
 
 def is_approved(run: StepRun) -> bool:
@@ -266,7 +243,18 @@ def asks(run: StepRun, verdict: Verdict, work: tuple[str, str] | None = None) ->
         return ()
     view, subject = view_of_run(run), verdict.requirement.subject
     began = view.pieces(run.slug, work)[-1][0] if work else None
-    return (AskApproval(verdict.requirement, view.digest(subject, work[1] if work else view.tip, began=began)).event,)
+    return (_asked(verdict.requirement, view.digest(subject, work[1] if work else view.tip, began=began)),)
+
+
+def _asked(requirement: ApprovalRequirement, digest: str) -> ev.ApprovalAsked:
+    subject = requirement.subject
+    return ev.ApprovalAsked(
+        subject=subject.slug or subject.kind,
+        kind=subject.kind,
+        digest=digest,
+        text=log.cut(requirement.text),
+        by=log.cut(requirement.who),
+    )
 
 
 def _refuse_unreachable(view: View, asked: ApprovalRequirement) -> None:
