@@ -116,7 +116,7 @@ def settle(
                 if one.rejection is not None:
                     project.tell_once(f"the review of {one.approver} does not count for {subject}: {one.text}")
         if status is None:
-            gone = ev.ApprovalRefused(subject=wait.subject, reason="no word is needed for it any more", wait=wait.id)
+            gone = ev.ApprovalRefused(subject=wait.subject, reason="no approval is required any more", wait=wait.id)
             made.append(gone)
             continue
         if status.counted or status.rejected or status.refused or status.reviews:

@@ -208,7 +208,7 @@ def _judge_review(case: _Case, fields: ReviewFields, asked: ApprovalRequest | No
     if not any(who in need.people for need in case.requirement.thresholds):
         return faulty(RejectionReason.ROLE, f"{who} is not {case.requirement.who}")
     if asked is None or asked.commit not in case.view.chain or seen not in case.view.chain:
-        return faulty(RejectionReason.OTHER, f"what was reviewed, {seen[:12]}, is no commit of the branch")
+        return faulty(RejectionReason.OTHER, f"the reviewed commit, {seen[:12]}, is no commit of the branch")
     if case.view.chain[seen] > case.view.chain[asked.commit]:
         return faulty(RejectionReason.STALE, f"it is of {seen[:12]}, before it was asked for")
     version = case.view.version_of(asked.digest, subject, seen) if asked.digest is not None else None
@@ -217,20 +217,12 @@ def _judge_review(case: _Case, fields: ReviewFields, asked: ApprovalRequest | No
         return faulty(RejectionReason.STALE, f"{shown(touched[1])} was changed since, by {touched[0][:12]}")
     if asked.digest is not None:
         if version is None:
-            return faulty(RejectionReason.STALE, "what was asked about has another digest by now")
+            return faulty(RejectionReason.STALE, "the digest that the request named is not that of the reviewed commit")
         if _differs_now(case, seen, asked.digest, version):
-            return faulty(RejectionReason.STALE, "what stands there now is not what was asked about")
-    if case.view.trusted.own_work != "allow":
-        for commit in case.view.authors(subject):
-            if who in {email.casefold() for email in commit.emails}:
-                return faulty(RejectionReason.OWN_WORK, f"{who} wrote what it approves, in {commit.oid[:12]}")
-            if case.view.trusted.own_work == "signed" and not case.view.trusted.vouches_for(
-                case.view.git, commit, case.view.at
-            ):
-                return faulty(
-                    RejectionReason.OWN_WORK,
-                    f"{commit.oid[:12]} wrote what it approves and is not signed by a listed key",
-                )
+            return faulty(RejectionReason.STALE, "it has changed since the approval was requested")
+    wrote = _own_work(case, who)
+    if wrote is not None:
+        return faulty(RejectionReason.OWN_WORK, wrote)
     return Review(fields, who)
 
 
@@ -287,7 +279,9 @@ def _is_placed(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
             )
     seen = word.signed.statement.seen
     if seen not in case.view.chain:  # no word can name a commit that comes after its own
-        return word.reject(RejectionReason.OTHER, f"what was seen, {seen[:12]}, is no commit of the branch before it")
+        return word.reject(
+            RejectionReason.OTHER, f"the commit that they saw, {seen[:12]}, is no commit of the branch before it"
+        )
     return None
 
 
@@ -334,7 +328,7 @@ def _is_signed(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
 def _is_in_role(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
     if not case.requirement.signed:
         return word.reject(
-            RejectionReason.UNTRUSTED, f"reviews count here, and no signed words, by {case.view.trusted.where}"
+            RejectionReason.UNTRUSTED, f"only reviews count here, no signed approvals, by {case.view.trusted.where}"
         )
     if word.approver in case.view.trusted.agents:
         return word.reject(RejectionReason.AGENT, f"{word.approver} is a runner or an agent")
@@ -363,14 +357,14 @@ def _is_fresh(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
         )
     if version is None:
         return word.reject(
-            RejectionReason.STALE, "it names another digest than what was seen has, by the trusted branch of now"
+            RejectionReason.STALE, "its digest is not that of the commit that they saw, by the current trusted branch"
         )
     if version < manifest.VERSION and said.issued_at >= manifest.OLD_UNTIL:
         return word.reject(
             RejectionReason.OTHER, f"it names a manifest of version {version}, which was given up before it was issued"
         )
     if _differs_now(case, said.seen, said.digest, version):
-        return word.reject(RejectionReason.STALE, "it names another digest than what stands there now")
+        return word.reject(RejectionReason.STALE, "its digest is not that of the current content")
     return None
 
 
@@ -396,20 +390,19 @@ def _differs_now(case: _Case, seen: str, digest: str, version: int) -> bool:
 
 def _is_of_others(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
     """The approver wrote none of it: neither as author or committer, nor by the signature's key."""
-    rule = case.view.trusted.own_work
-    if rule == "allow" or _decision(word) is not Decision.APPROVE:
-        return None
-    for commit in case.view.authors(case.requirement.subject):
-        who = {email.casefold() for email in commit.emails}
-        key = case.view.trusted.signing_key(case.view.git, commit)
-        if word.approver in who or (key and key == word.fingerprint):
-            return word.reject(
-                RejectionReason.OWN_WORK, f"{word.approver} wrote what it approves, in {commit.oid[:12]}"
-            )
-        if rule == "signed" and not case.view.trusted.vouches_for(case.view.git, commit, case.view.at):
-            return word.reject(
-                RejectionReason.OWN_WORK, f"{commit.oid[:12]} wrote what it approves and is not signed by a listed key"
-            )
+    wrote = _own_work(case, word.approver, word.fingerprint) if _decision(word) is Decision.APPROVE else None
+    return word.reject(RejectionReason.OWN_WORK, wrote) if wrote is not None else None
+
+
+def _own_work(case: _Case, approver: str, key: str = "") -> str | None:
+    """Return how an approver may have written what they approve, where the policy minds; else None. `key`: they signed with it."""
+    view, rule = case.view, case.view.trusted.own_work
+    for commit in view.authors(case.requirement.subject) if rule != "allow" else ():
+        signed_by = view.trusted.signing_key(view.git, commit) if key else None
+        if approver in {email.casefold() for email in commit.emails} or (signed_by and signed_by == key):
+            return f"{approver} wrote what it approves, in {commit.oid[:12]}"
+        if rule == "signed" and not view.trusted.vouches_for(view.git, commit, view.at):
+            return f"{commit.oid[:12]} wrote what it approves and is not signed by a listed key"
     return None
 
 
@@ -419,7 +412,7 @@ def _is_seen(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
     if word.signed.statement.seen in case.view.chain:
         return None
     return word.reject(
-        RejectionReason.UNSEEN, f"what was seen, {word.signed.statement.seen[:12]}, is not in this clone"
+        RejectionReason.UNSEEN, f"the commit that they saw, {word.signed.statement.seen[:12]}, is not in this clone"
     )
 
 

@@ -67,7 +67,7 @@ class Denied:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What an action led to. `work`: the (before, after) of what is not on the branch yet; None: all that the attempt did is on it.
+    """The result of an action. `work`: (before, after) of changes that are not on the branch yet; None: all of the attempt's are.
 
     `then`: the step is `done` by it, its QA follows (`checked`), or it `waits` for a person.
     """

@@ -425,7 +425,7 @@ def _otherwise(subject: Subject, allowing: list[_Compiled]) -> Decision:
     if external and subject.untrusted:
         still = [rule for rule in allowing if rule.untrusted]
         if not still:
-            reason = "untrusted text stands in the context"
+            reason = "the context has untrusted text"
             if allowing:
                 return replace(
                     allowing[0].said, verdict="ask", reason=f"{reason}, and the rule has no `untrusted: allow`"
@@ -441,8 +441,8 @@ def _otherwise(subject: Subject, allowing: list[_Compiled]) -> Decision:
             "a step may change files" if subject.kind == "change" else f"{subject.effect} calls are allowed"
         )
     if subject.listed and subject.vouched:
-        return Decision("allow", "the coworker's file lists it", subject.listed, 1, "")
-    reason = f"{subject.listed} is not so on the trusted branch" if subject.listed else ""
+        return Decision("allow", "the agent file lists it", subject.listed, 1, "")
+    reason = f"{subject.listed} differs on the trusted branch" if subject.listed else ""
     return _built_in("ask", "default: external calls ask", reason)
 
 

@@ -163,7 +163,7 @@ def test_a_tool_that_a_coworker_s_file_lists_is_allowed_against_the_default_neve
     listed = external(listed="agents/a.yaml", vouched=True)
     assert said(NONE, listed) == "allow" and evaluate(NONE, listed).file == "agents/a.yaml"
     decision = evaluate(NONE, external(listed="a.yaml"))
-    assert decision.verdict == "ask" and "a.yaml is not so on the trusted branch" in decision.reason
+    assert decision.verdict == "ask" and "a.yaml differs on the trusted branch" in decision.reason
     for strict in ("ask", "deny"):
         assert said(rules(f"{strict}: {{tool: send}}"), listed) == strict
     assert said(of("approval_required: [send]\n"), listed) == "ask"
