@@ -293,7 +293,7 @@ def attack(stage: Stage, names: list[str]) -> int:
     ended = {}
     for number, name in enumerate(names, 1):
         if name != "agent" and stage.honest is None:
-            tell("Before that, to see that nothing else is in the way: an honest word of Alice's, and the step runs.")
+            tell("First, as a control: Alice approves honestly, and the step runs.")
             stage.honest = stage.waiting("Honest")
             stage.approve(stage.honest)
             stage.act("dana")
@@ -332,7 +332,7 @@ def main() -> int:
         return 1
     finally:
         shutil.rmtree(root, ignore_errors=True)
-    tell(f"That was all of it, in {time.monotonic() - began:.0f} s.")
+    tell(f"The demo took {time.monotonic() - began:.0f} s.")
     return code
 
 

@@ -36,9 +36,7 @@ def main() -> int:
             say(f"\nThe folder is {root}; its HOME is {term.home}.")
         else:
             shutil.rmtree(root, ignore_errors=True)
-    tell(
-        f"That was all of it, in {time.monotonic() - began:.0f} s: every word of it stands in git, and none was pushed."
-    )
+    tell(f"The demo took {time.monotonic() - began:.0f} s. All of it is in git, and nothing was pushed.")
     return 0
 
 

@@ -271,8 +271,8 @@ def play(team: Team) -> None:
 def set_up(team: Team) -> None:
     """Alice sets the project up, and says whose word counts."""
     tell(
-        "Alice and Bob keep a shop's code on a GitLab. (It is the strict one of our tests, in this process; git behind it is real, "
-        "over HTTP with tokens.) Alice sets it up: a policy, her key, the pipeline's jobs."
+        "Alice and Bob keep a shop's code on a GitLab. (The GitLab is the tests' strict fake, in this process; the git behind it "
+        "is real, over HTTP with tokens.) Alice sets it up: a policy, her key, the pipeline's jobs."
     )
     team.act("alice")
     team.run("runner", "init", "--forge", f"gitlab {team.url}", "--yes")
@@ -288,14 +288,14 @@ def set_up(team: Team) -> None:
         with (folder / name).open("a", encoding="utf-8") as file:
             file.write(more)
     tell(
-        "She adds Bob, with his key and his account's number, and says what needs a person's word; nobody approves their own work:"
+        "She adds Bob, with his key and his account's number, and lists what needs an approval; nobody approves their own work:"
     )
     shown = [*re.findall(r"(?m)^(?:  maintainer|own_work): .*$", text), *rules.strip().splitlines()]
     say("\n".join(f"  + {line}" for line in shown))
     team.run("git", "add", "-A", hide=True)
     team.run("git", "commit", "-qm", "Protocols live in requests", hide=True)
     team.run("git", "push", "-q")
-    tell("The forge has settings too. `doctor` reads them, and says what will not hold:")
+    tell("The forge has settings too. `doctor` reads them, and names what they do not enforce:")
     expect("runner/verify" not in team.run("runner", "doctor", "--forge"), "the required check is not set up")
     team.press("alice", "Settings, Repository, Protected branches: main")
     team.lab.protected.append(dict(PROTECTED))
@@ -303,13 +303,11 @@ def set_up(team: Team) -> None:
 
 def begin(team: Team) -> Path:
     """Alice has the work planned, adds a step, and asks for it; return her worktree of the protocol."""
-    tell(
-        "A test fails. Alice says what she wants, and a model writes a plan. (It is a recording of a script's answers.)"
-    )
+    tell("A test fails. Alice states the task, and a model writes a plan. (Its answers are a script's, recorded.)")
     team.run("runner", "new", TITLE)
     worktree = Path(json.loads(team.run("runner", "show", "1", "--json", hide=True))["path"])
     tell(
-        "Customers should hear of it, so she adds a step: a function of the project that mails them. She commits, and pushes:"
+        "Customers should know, so she adds a step that calls a function of the project, which mails them. She commits and pushes:"
     )
     write(worktree / FOLDER, {"04-announce.md": ANNOUNCE})
     say(f"alice$ cat {FOLDER}/04-announce.md")
@@ -317,8 +315,8 @@ def begin(team: Team) -> Path:
     team.commit(worktree, "Mail it to the customers")
     team.run("runner", "sync", "1")
     tell(
-        "That opened a draft request. From here on the pipeline goes on: one job settles with the forge, the next one works and "
-        "cannot push, a third one checks what it left and publishes it. Each is a fresh clone, with a token that may do just that."
+        "That opened a draft request. From here on the pipeline advances it: one job talks to the forge, the next works and cannot "
+        "push, a third checks that work and publishes it. Each is a fresh clone, with a token for its part alone."
     )
     team.pipeline()
     return worktree
@@ -337,13 +335,13 @@ def review(team: Team) -> None:
     expect(state["steps"]["fix"]["status"] == "completed", "the model's step is not completed")
     expect(state["status"] == "failed" and "QA:" in state["steps"]["table"]["reason"], "no check has failed")
     expect(team.statuses()["runner/qa"] == ("failed", "failed: table"), "the failure is not told")
-    tell("Nobody has to look into a log of CI for it:")
+    tell("The request shows it; nobody needs to read a CI log:")
     team.look("failed")
 
 
 def mend(team: Team, worktree: Path) -> None:
     """Alice mends the step and asks for a retry in a comment; as the plan has changed, it needs Bob's yes again."""
-    tell("The planned command rounds 25.5 to 26. Alice mends it, pushes, and asks for another attempt in a comment:")
+    tell("The planned command rounds 25.5 to 26. Alice fixes it, pushes, and asks for another attempt in a comment:")
     team.act("alice")
     team.run("runner", "sync", "1")
     file = worktree / FOLDER / "02-table.md"
@@ -372,19 +370,17 @@ def mend(team: Team, worktree: Path) -> None:
 def sign(team: Team) -> None:
     """The mail waits for a signature; Bob gives it, and a machine that stays makes the call."""
     tell(
-        "Now it is about mailing the customers, which cannot be taken back. For that no review does; somebody has to sign:"
+        "The next step mails the customers, which cannot be undone. A review is not enough for that; a person has to sign:"
     )
     team.look("call", comment=True)
     mailed = team.root / "mailed.txt"
     expect(not mailed.exists(), "the call was made without a word")
-    tell(
-        "Bob is shown the very bytes that would be sent, and signs them with his key (it would ask first, but for --yes):"
-    )
+    tell("Bob sees the exact bytes that would be sent, and signs them with his key (without --yes it would ask first):")
     team.act("bob")
     team.run("git", "fetch", "-q", "origin", hide=True)
     team.run("runner", "approve", "1", "--yes", "-m", "the text is right")
     tell(
-        "A job's machine may vanish half-way through a call, so it is not begun there. The office's machine stays, and makes it, once:"
+        "A CI machine may vanish in the middle of a call, so the call is not started there. The office's machine makes it, once:"
     )
     team.act("office")
     team.clone(team.cwd, "glpat-bot")
@@ -401,7 +397,7 @@ def sign(team: Team) -> None:
 def merge(team: Team) -> None:
     """The required check holds the merge until somebody but Alice has looked at the whole; then it is merged."""
     tell(
-        "Every step is done, and the request is ready. The policy wants a word on the whole before it is merged, so the check waits:"
+        "Every step is done, and the request is ready. The policy requires an approval of the merge, so the check waits:"
     )
     team.look("ready")
     expect(not team.request["draft"], "the request is still a draft")
@@ -411,7 +407,7 @@ def merge(team: Team) -> None:
     team.press("alice", "Merge")
     expect(not team.may_merge(), "GitLab would have merged")
     say("  GitLab: merge blocked: pipeline must succeed (runner/verify is pending)")
-    tell("Bob reads the changes and approves. A job looks at how things stand, and the check is green:")
+    tell("Bob reads the changes and approves. A job reads that, and the check is green:")
     team.press("bob", "Revoke approval, Approve")
     team.lab.unapprove(team.accounts["bob"], 1)
     team.lab.approve(team.accounts["bob"], 1)
@@ -422,9 +418,7 @@ def merge(team: Team) -> None:
     expect(team.may_merge(), "the required check is not green")
     team.press("bob", "Merge, squashed into one commit")
     team.lab.merge(team.accounts["bob"], 1, "squash")
-    tell(
-        "Git alone tells that it is merged; nobody has to be told. Alice takes away what is left of it on her machine:"
-    )
+    tell("Git shows that it is merged. Alice removes what is left of it on her machine:")
     team.act("alice")
     team.run("runner", "sync", "1")
     listed = team.run("runner", "list")
@@ -433,7 +427,7 @@ def merge(team: Team) -> None:
     team.run("git", "merge", "-q", "--ff-only", "origin/main", hide=True)
     team.run("runner", "clean", "--yes")
     tell(
-        "Main has one commit of it, and no branch is left. Its history proves it, and tells of any line how it came here:"
+        "Main has one commit of it, and no branch is left. Its history ref proves it, and shows where each line came from:"
     )
     team.run("git", "log", "--first-parent", "--format=%h %an %s", "-3")
     team.run("git", "branch", "--all", "--format=%(refname:short)")
@@ -471,7 +465,7 @@ def main() -> int:
         return 1
     finally:
         shutil.rmtree(root, ignore_errors=True)
-    tell(f"That was all of it, in {time.monotonic() - began:.0f} s.")
+    tell(f"The demo took {time.monotonic() - began:.0f} s.")
     return 0
 
 

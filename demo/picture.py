@@ -17,35 +17,35 @@ from rich.text import Text
 # What is shown, in this order: commands with what they print, and the words between; each begins the first line that is left
 # and begins so.
 SHOWN = (
-    "Alice says what she wants,",
+    "Alice states the task,",
     "$ runner new ",
     "One step is one transition",
     "$ runner step 1",
-    "The next one is QA",
+    "The next is QA",
     "$ runner step 1",
-    "While it runs, people steer by editing.",
-    "`run` goes on",
+    "People steer a running protocol",
+    "`run` continues",
     "$ runner run 1",
-    "Alice mends",
+    "Alice fixes",
     "$ runner retry 1",
     "$ runner run 1",
     "The call waits",
     "$ runner approve 1",
-    "Whoever runs it next",
+    "The next `run`, in any clone",
     "$ runner run 1",
     "$ cat ../mailed.txt",
     "state.json is",
     "$ runner verify 1",
-    "Until now nothing",
+    "So far the work",
     "$ git merge ",
     "$ git commit ",
-    "And any line",
+    "And `why` shows",
     "$ runner why ",
 )
 WIDTH = 112
 STYLES = (
     (r"^\$ .*", "bold white"),
-    (r"^(?![ $]).*", "italic #8a8f98"),  # the words between commands
+    (r"^(?![ $]).*", "italic #8a8f98"),  # the narration between commands
     (r"(?<=  )(done|completed|verified|finished|approved)\b", "green"),
     (r"(?<=  )failed\b", "red"),
     (r"(?<=  )(fast-forwarded|picked up|edited|planned|next|waits)\b", "yellow"),

@@ -196,8 +196,8 @@ def plan(term: Terminal, root: Path) -> Path:
         shutil.copy(CASSETTE, root / "model.jsonl")
         term.env["RUNNER_ENGINE"] = "recorded:../model.jsonl"
     tell(
-        "Alice says what she wants, and a model writes a plan. (Here it is a recording of a script's answers, "
-        "RUNNER_ENGINE=recorded:../model.jsonl; with a key it would be gemini:MODEL.)"
+        "Alice states the task, and a model writes a plan. (The answers here are a script's, recorded: "
+        "RUNNER_ENGINE=recorded:../model.jsonl. With a key it would be gemini:MODEL.)"
     )
     made = term.run("runner", "new", TITLE)
     expect(made.rstrip().splitlines()[-1] == PROTOCOL, f"the id is not {PROTOCOL}")
@@ -207,17 +207,19 @@ def plan(term: Terminal, root: Path) -> Path:
 def fix(term: Terminal, worktree: Path) -> None:
     """Let the model find and fix the bug, and another conversation judge the change."""
     tell(
-        "The plan is Markdown files on a branch, in a worktree beside the checkout. Alice edits the first step: what the model "
-        "does there may take so many tokens, and is to be reviewed as well as tested (`policy: full`)."
+        "The plan is Markdown files on a branch, in a worktree beside the checkout. Alice edits the first step: she sets a "
+        "token budget, and asks for a review beside the tests (`policy: full`)."
     )
     file = worktree / FOLDER / "01-fix.md"
     text = file.read_text(encoding="utf-8")
     expect("qa:\n" in text, "the step has no checks")
     file.write_text(text.replace("qa:\n", f"budget: {{tokens: 100000}}\n{REVIEWED}"), encoding="utf-8")
     term.run("cat", str(file), shown=f"cat {_near(term, worktree)}/{FOLDER}/01-fix.md")
-    tell("One step is one transition and one commit. In the first one the model works, in a workspace of its own:")
+    tell("One step is one transition and one commit. In the first, the model works in its own workspace:")
     term.run("runner", "step", "1")
-    tell("The next one is QA: the tests in a clean export of the commit, then a review in a conversation of its own:")
+    tell(
+        "The next is QA: the tests run in a clean export of the commit, then a model reviews it in a new conversation:"
+    )
     term.run("runner", "step", "1")
     state = read_state(term)
     expect(state["steps"]["fix"]["status"] == "completed", "the model's step is not completed")
@@ -229,12 +231,12 @@ def list_key(term: Terminal) -> bool:
     """Make Alice a key and have the project take her word for what needs one; return whether it could be done."""
     if shutil.which("ssh-keygen", path=term.env["PATH"]) is None:
         tell(
-            "ssh-keygen is not installed here, so nobody can sign: the story goes on without what needs a person's word."
+            "ssh-keygen is not installed here, so nobody can sign: the demo continues without the step that needs an approval."
         )
         return False
     tell(
-        "What reaches outside of the workspace needs a person's word: a signature. Alice makes a key that her git signs with. "
-        "`runner init` lists it, in files on main, the branch that is trusted; no agent can write there."
+        "A tool with effects outside the workspace needs a person's approval: a signature. Alice makes a key for git to sign with. "
+        "`runner init` lists it in files on main, the trusted branch, where no agent can write."
     )
     key = term.home / ".ssh" / "id_ed25519"
     key.parent.mkdir(mode=0o700)
@@ -253,9 +255,9 @@ def list_key(term: Terminal) -> bool:
 def steer(term: Terminal, worktree: Path, *, announces: bool) -> None:
     """Edit what comes later, as a person does; `announces`: with a last step that reaches outside."""
     tell(
-        "While it runs, people steer by editing. Customers are to be told the official rate, so Alice adds a step that calls "
-        "a function of the project, a typed tool, and edits the step after it to use what that returns."
-        + (" Then it is to be mailed." if announces else "")
+        "People steer a running protocol by editing it. Customers need the official rate, so Alice adds a step that calls a "
+        "function of the project (a typed tool), and edits the next step to use its result."
+        + (" A last step mails it." if announces else "")
     )
     folder = worktree / FOLDER
     write(folder, {"03-rate.md": RATE_STEP})
@@ -273,13 +275,15 @@ def steer(term: Terminal, worktree: Path, *, announces: bool) -> None:
 
 def retry(term: Terminal, worktree: Path, *, waits: bool) -> None:
     """Run on, over a check that fails and what a person does about it, to the end, or to where it `waits` for a word."""
-    tell("`run` goes on until somebody is needed:")
+    tell("`run` continues until it needs a person:")
     term.run("runner", "run", "1", code=1)
-    tell("The check has failed: the planned command rounds 25.5 to 26. Nothing is lost, and it says what comes next.")
+    tell(
+        "The check failed: the planned command rounds 25.5 to 26. No work is lost, and `status` names the next command."
+    )
     term.run("runner", "status")
     expect(read_state(term)["status"] == "failed", "the protocol has not failed")
     tell(
-        "Alice mends the step's command. A retry is a second attempt; before it begins, her edit is committed, as hers:"
+        "Alice fixes the step's command. A retry is a second attempt; before it starts, her edit is committed in her name:"
     )
     file = worktree / FOLDER / "02-table.md"
     text = file.read_text(encoding="utf-8")
@@ -299,11 +303,11 @@ def approve(term: Terminal) -> None:
     mailed = term.cwd.parent / "mailed.txt"
     expect(not mailed.exists(), "the call was made without a word")
     tell(
-        "The call waits: its very bytes lie in a file, and nothing was mailed. Alice is shown what she would sign (it would ask "
-        "her first, but for --yes); her word is on exactly that, and goes in as a commit of hers."
+        "The call waits: its exact bytes are in a file, and nothing was mailed. `approve` shows Alice what she signs (without "
+        "--yes it would ask first). Her approval covers exactly that, and is a commit in her name."
     )
     term.run("runner", "approve", "1", "--yes", "-m", "the text is right")
-    tell("Whoever runs it next, anywhere, makes that call, once:")
+    tell("The next `run`, in any clone, makes that call, once:")
     term.run("runner", "run", "1")
     term.run("cat", "../mailed.txt")
     expect(mailed.read_text(encoding="utf-8") == f"{NEWS}\n", "the call was not made once")
@@ -315,11 +319,11 @@ def approve(term: Terminal) -> None:
 def look(term: Terminal) -> None:
     """Show what a protocol is: its files and commits, what was said, what it cost, and that its record holds."""
     tell(
-        "The whole protocol is a folder on a branch of the same name: plan and steps are people's, the rest the runner's."
+        "The whole protocol is a folder on a branch of the same name: people own the plan and the steps, the runner the rest."
     )
     term.run("git", "ls-tree", "-r", "--name-only", PROTOCOL, f"{FOLDER}/")
     term.run("git", "log", "--graph", "--format=%h %<(15,trunc)%an %s", PROTOCOL)
-    tell("Every word between runner and model is kept, out of the team's diffs, in a ref beside the branch:")
+    tell("All messages between runner and model are kept in a ref beside the branch, outside the team's diffs:")
     history = f"refs/runner/history/{PROTOCOL}"
     term.run("git", "ls-tree", "-r", "--name-only", history)
     lines = term.run("git", "show", f"{history}:runs/fix.1.jsonl", hide=True).splitlines()
@@ -330,16 +334,16 @@ def look(term: Terminal) -> None:
     expect(spent["input_tokens"] > 0 and spent["output_tokens"] > 0, "no tokens were counted")
     tell(
         f"It took {spent['input_tokens']:,} tokens of input, {spent['output_tokens']:,} of output, and at most ${spent['usd']}: "
-        "numbers of the script, at the prices of the model that it stands for."
+        "the script's numbers, at the prices of the model that it replaces."
     )
     term.run("runner", "show", "1")
-    tell("state.json is nothing but the fold of the log. verify computes it again for every commit, offline:")
+    tell("state.json is the fold of the log. `verify` computes it again for every commit, offline:")
     term.run("runner", "verify", "1")
 
 
 def forge(term: Terminal, worktree: Path) -> None:
     """Show what a forged state gets, and how it is mended."""
-    tell("Somebody forges state.json, so that the failed attempt never was, and commits it under the runner's name:")
+    tell("An attacker removes the failed attempt from state.json, and commits that under the runner's name:")
     file = worktree / FOLDER / "state.json"
     text = file.read_text(encoding="utf-8")
     forged = text.replace('"attempt": 2', '"attempt": 1')
@@ -351,7 +355,7 @@ def forge(term: Terminal, worktree: Path) -> None:
     shown = f"git -C {at} {' '.join(forger)} commit -qam '{commit[-1]}'"
     term.run("git", "-C", str(worktree), *forger, *commit, shown=shown)
     term.run("runner", "verify", "1", code=4)
-    tell("The runner does not go on from it either, and says what mends it:")
+    tell("The runner refuses to continue from it, and names the command that repairs it:")
     term.run("runner", "step", "1", code=4)
     term.run("runner", "doctor", "1", "--fix")
     term.run("runner", "verify", "1")
@@ -359,7 +363,7 @@ def forge(term: Terminal, worktree: Path) -> None:
 
 def finish(term: Terminal, worktree: Path) -> None:
     """Bring the work where it belongs, as one commit, and show what is left of the protocol then."""
-    tell("Until now nothing of the work is on main, nor in Alice's checkout. She wants it there as one commit:")
+    tell("So far the work is neither on main nor in Alice's checkout. She merges it as one commit:")
     expect(term.run("git", "log", "--format=%h", f"main..{PROTOCOL}", hide=True) != "", "the work is on main already")
     expect(term.run("git", "status", "--porcelain", hide=True) == "", "the person's checkout has changed")
     term.run("git", "merge", "-q", "--squash", PROTOCOL)
@@ -367,15 +371,13 @@ def finish(term: Terminal, worktree: Path) -> None:
     term.run("git", "log", "--oneline")
     term.run("make", "test", "table")
     term.run("runner", "status", "1")
-    tell(
-        "What git holds elsewhere is taken away: worktree, workspace, and the branch too, for its history keeps the commits."
-    )
+    tell("`clean` removes what is left: worktree, workspace, and the branch, whose commits the history ref keeps.")
     term.run("runner", "clean", "--yes")
     expect(term.run("git", "branch", "--format=%(refname:short)", hide=True) == "main\n", "a branch was left")
     expect(not worktree.exists(), "the worktree was left")
-    tell("Squashed, and with its branch gone, it proves itself as before:")
+    tell("Squashed, and without its branch, it still verifies:")
     term.run("runner", "verify", "1")
-    tell("And any line of code tells how it came here:")
+    tell("And `why` shows where a line of code came from:")
     text = (term.cwd / "shop" / "tax.py").read_text(encoding="utf-8").splitlines()
     (line,) = [number for number, one in enumerate(text, 1) if "percent = " in one]
     said = term.run("runner", "why", f"shop/tax.py:{line}")

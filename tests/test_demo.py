@@ -93,9 +93,9 @@ def test_it_needs_neither_sdk_nor_table_of_prices_nor_ssh_keygen_and_runs_in_the
         (bare / name / "__init__.py").write_text(f"raise ModuleNotFoundError('No module named {name}')\n")
     path = programs(tmp_path, "git", "make", "sh", "cat", "bwrap")
     printed = demo(tmp_path / "another/folder", PYTHONPATH=f"{bare}{os.pathsep}{ROOT}", PATH=path)
-    assert "ssh-keygen is not installed here" in printed and "announce" not in printed.partition("While it runs")[2]
+    assert "ssh-keygen is not installed here" in printed and "announce" not in printed.partition("People steer")[2]
     assert "run in a sandbox" in printed and "merged in" in printed
-    squashed = printed.partition("Squashed, and with its branch gone")[2]
+    squashed = printed.partition("Squashed, and without its branch")[2]
     assert "verified · " in squashed and "step       01-fix of 0001-make-the-failing-test-pass" in squashed
     assert "at most $0.0" in printed  # the recording knows what its answers cost
 

@@ -64,8 +64,7 @@ class Ahead:
 class Recorded:
     """A protocol's status by its record alone.
 
-    `name`: its name in commands; `word`: waits, ready, failed, completed …; `waits`: those that are open; `stopped`: the slugs of
-    steps that failed or are blocked and can be retried.
+    `name`: its name in commands; `word`: waits, ready, failed, completed …; `waits`: those that are open.
     """
 
     row: Row
@@ -73,7 +72,13 @@ class Recorded:
     word: str
     outlook: Outlook
     waits: tuple[dict[str, Any], ...]
-    stopped: tuple[str, ...]
+
+    @property
+    def stopped(self) -> tuple[str, ...]:
+        """The slugs of the steps that failed or are blocked, and can be retried."""
+        if self.row["status"] in record.ENDED:
+            return ()
+        return tuple(slug for slug, step in record.open_steps(self.row) if step["status"] in FAILED)
 
     def ending(self, wait: Mapping[str, Any], *, later: bool = False) -> str:
         """Return the command that ends one of the waits. `later`: it may be typed when another one waits, so it names this one."""
@@ -120,10 +125,9 @@ class Recorded:
 
 def recorded(row: Row, name: str) -> Recorded:
     """Return the status of a protocol by its record `row`; `name`: its name in commands."""
-    found, is_ended = record.outlook(row), row["status"] in record.ENDED
-    waits = () if is_ended else tuple(row["waiting"])
-    stopped = () if is_ended else tuple(slug for slug, step in record.open_steps(row) if step["status"] in FAILED)
-    return Recorded(row, name, word(row, found), found, waits, stopped)
+    found = record.outlook(row)
+    waits = () if row["status"] in record.ENDED else tuple(row["waiting"])
+    return Recorded(row, name, word(row, found), found, waits)
 
 
 @dataclass(frozen=True, slots=True)

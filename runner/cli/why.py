@@ -104,9 +104,9 @@ def _rows(told: Told) -> Iterator[tuple[str, str, str]]:
         )
     if told["commit"]:
         yield "commit", f"{told['commit'][:12]}  {told['time']}  {_cut(told['subject'])}", ""
-        yield "there", f"{told['path']}:{told['line']}".replace("\n", "\\n"), ""
+        yield "line", f"{told['path']}:{told['line']}".replace("\n", "\\n"), ""
     if told["came_in"]:
-        yield "came in", f"{told['came_in'][:12]}, which has the protocol's work as a copy", ""
+        yield "merged in", f"{told['came_in'][:12]}, which has the protocol's work as a copy", ""
     if told["protocol"]:
         yield "protocol", f"{told['protocol']}: {_cut(str(told['title']))}", ""
     yield from _work(told)
@@ -124,7 +124,7 @@ def _work(told: Told) -> Iterator[tuple[str, str, str]]:
     if who:
         yield "by", ", ".join(who), ""
     if told.get("step_file"):
-        yield "asked for", ": ".join(filter(None, (told["step_file"], _cut(" ".join(str(told["prose"]).split()))))), ""
+        yield "step file", ": ".join(filter(None, (told["step_file"], _cut(" ".join(str(told["prose"]).split()))))), ""
     if said and said["turn"]:
         tool = f", {said['tool']}" if said["tool"] else ""
         yield "transcript", f"{said['file']}, turn {said['turn']}{tool}, {said['time']}", ""

@@ -306,7 +306,7 @@ def test_who_approved_what_and_when(tmp_path: Path) -> None:
     squash(box, protocol)
     assert one(box, "d.txt:1")["approvals"] == [word]
     shown = box.runner("why", "d.txt:1", rc=0).out
-    assert "word       step a approved by alice@example.test" in shown and "it does what the ticket says" in shown
+    assert "approval   step a approved by alice@example.test" in shown and "it does what the ticket says" in shown
 
 
 @pytest.mark.slow
