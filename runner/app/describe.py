@@ -395,7 +395,7 @@ def at_work(project: Project, protocol: str, name: str, leases: Mapping[str, str
     away = None if held else remote.at_work_elsewhere(project, protocol, leases)
     if away is None:
         return held, None
-    seen = f"as seen {age_of(project.env.now() - away.seen)} ago" if away.seen else "as the remote was last seen"
+    seen = f"as seen {age_of(project.env.now() - away.asked)} ago" if away.asked else "as the remote was last seen"
     return f"elsewhere: {away.who}, since {away.since}, {seen}", f"runner sync {name}"
 
 

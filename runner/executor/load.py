@@ -129,9 +129,9 @@ def view(project: Project, protocol: str) -> Snapshot:
 
 def _read(project: Project, tip: str, protocol: str) -> Snapshot:
     """Return the protocol at a verified commit; a view that this process read or made is not read again."""
-    if project.seen is None or (project.seen.tip, project.seen.protocol) != (tip, protocol):
-        project.seen = snapshot.read(project.git, tip, protocol)
-    return project.seen
+    if project.snapshot is None or (project.snapshot.tip, project.snapshot.protocol) != (tip, protocol):
+        project.snapshot = snapshot.read(project.git, tip, protocol)
+    return project.snapshot
 
 
 @dataclass(frozen=True, slots=True)

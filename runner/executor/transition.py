@@ -200,7 +200,7 @@ def publish(
     push = publishing.pusher(project, seen.protocol, made.commit, filed=next((new for new, _ in filed.values()), None))
     transaction.publish(project.git, project.dirs, project.env, update, push)
     write_checkpoint(project.dirs, seen.protocol, made.commit, made.state.genesis)
-    project.seen = made.seen
+    project.snapshot = made.snapshot
 
 
 def file(

@@ -176,8 +176,8 @@ def _where_it_was(state: State) -> Status:
     for status, stopped in ((_S.FAILED, Status.FAILED), (_S.BLOCKED, Status.BLOCKED)):
         if status in standing:
             return stopped
-    begun = any(step.status is not _S.PENDING or step.attempt > 1 for step in state.steps.values())
-    return Status.RUNNING if begun else Status.PLANNED
+    started = any(step.status is not _S.PENDING or step.attempt > 1 for step in state.steps.values())
+    return Status.RUNNING if started else Status.PLANNED
 
 
 def _wait(state: State, entry: Entry, kind: str, digest_: str | None, text: str, by: str) -> State:
@@ -390,11 +390,11 @@ def _again(now: StepState, then: StepState | None, *, same: bool) -> ev.UndoneSt
     status = then.status if then is not None and not then.removed else _S.PENDING
     if status in (_S.RUNNING, _S.AWAITING_APPROVAL):
         status = _S.PENDING  # what it waited for has ended
-    begun = now.status is not _S.PENDING and status not in ENDED
+    started = now.status is not _S.PENDING and status not in ENDED
     worked = then is not None and status in (*ENDED, _S.NEEDS_QA)
     return {
         "status": status.value,
-        "attempt": now.attempt + begun,
+        "attempt": now.attempt + started,
         "result": then.result if worked and then is not None else None,
     }
 

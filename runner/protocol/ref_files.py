@@ -57,7 +57,7 @@ class Lease(BaseModel):
         return f"{self.holder} on {self.host}{f', in {self.ci}' if self.ci else ''}"
 
 
-def word(text: str) -> str:
+def printable(text: str) -> str:
     """Return a name from outside as the file takes it."""
     return _ODD.sub("?", text)[:200] or "unnamed"
 

@@ -16,7 +16,7 @@ from runner.errors import ConflictError, IntegrityError, RunnerError, SpentError
 from runner.git import TreeEntry
 from runner.protocol import ref_files
 from runner.protocol.policy_file import DayBudget
-from runner.protocol.ref_files import Day, Reserved, word
+from runner.protocol.ref_files import Day, Reserved, printable
 from runner.store import remote
 from runner.store.lease import ci_run
 from runner.store.project import Project
@@ -173,8 +173,8 @@ class Reservation:
 def reserved(project: Project, usd: Decimal, tokens: int, protocol: str | None = None) -> Reserved:
     """Return a reservation of this process. `protocol`: the one that it is for alone, in another job of this run."""
     return Reserved(
-        by=word(project.actor()),
-        host=word(project.env.host),
+        by=printable(project.actor()),
+        host=printable(project.env.host),
         ci=ci_run(project.env.environ),
         protocol=protocol,
         time=project.env.timestamp(),

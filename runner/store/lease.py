@@ -46,7 +46,7 @@ IsOver = Callable[[str], bool]  # whether a CI says that its job, by its address
 class Held:
     """The lease that this process has. `oid`: its commit; `since`: when that was made, in seconds that include those of sleep.
 
-    `ttl`: how long it lasts without being renewed; `intents`: the effects that it announces, by their calls' names; `seen`: the
+    `ttl`: how long it lasts without being renewed; `intents`: the effects that it announces, by their calls' names; `tip`: the
     branch's commit on the remote that was looked at. It is renewed beside the work: a thread that moves it, or reads more than one of
     these, holds `lock`.
     """
@@ -58,7 +58,7 @@ class Held:
     ttl: float
     author: Ident
     intents: Intents = field(default_factory=dict)
-    seen: str | None = None
+    tip: str | None = None
     renewed: bool = False  # since it was taken, or something was published
     lost: HeldError | None = None  # it was found to be another runner's
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -100,7 +100,7 @@ def take(project: Project, protocol: str, is_over: IsOver = lambda job: False, *
     last, intents = _read(project.git, old, ref, project.env) if old is not None else (None, {})
     ttl, since = float(seconds_of(project.config.lease.ttl)), project.env.lasting()
     lease = Lease(
-        holder=ref_files.word(project.actor()),
+        holder=ref_files.printable(project.actor()),
         host=_host(project),
         ci=ci_job(project.env.environ),
         expires=project.env.timestamp(ttl),
@@ -248,8 +248,8 @@ def take_back(project: Project, protocol: str) -> None:
     lease, intents = _read(project.git, oid, ref_of(protocol), project.env)
     if _is_mine(project, protocol, lease):
         ttl, since = float(seconds_of(project.config.lease.ttl)), project.env.lasting()
-        seen = refs.get(project.branch(protocol))
-        project.lease = Held(protocol, lease, oid, since, ttl, project.runner(), intents, seen)
+        tip = refs.get(project.branch(protocol))
+        project.lease = Held(protocol, lease, oid, since, ttl, project.runner(), intents, tip)
 
 
 def _let_go_if_taken_here(project: Project) -> None:
@@ -325,7 +325,7 @@ def _is_published_cancelled(project: Project, held: Held, mirror: Mirror) -> boo
     branch = project.branch(held.protocol)
     mirror.fetch(branch, timeout=RENEW_SECONDS)
     there = mirror.refs().get(branch)
-    if there is None or held.seen is None or not mirror.git.is_ancestor(held.seen, there):
+    if there is None or held.tip is None or not mirror.git.is_ancestor(held.tip, there):
         return False
     return record.is_cancelled(mirror.git, held.protocol, there)
 
@@ -378,13 +378,13 @@ def unknown(project: Project, protocol: str, intents: Intents, tip: str | None, 
     git = project.git
     over: set[tuple[str, str]] = set()
     for name in git.tree(f"{filed}:runs") or {} if filed else ():
-        begun: dict[str, str] = {}
+        started: dict[str, str] = {}
         for one in transcript.parse(git.blob(f"{filed}:runs/{name}") or b"", f"{name} of {history.ref_of(protocol)}"):
             if isinstance(one, transcript.Intent):
-                begun[one.call] = one.time
+                started[one.call] = one.time
                 over.discard((one.call, one.time))  # made again within the second
-            elif isinstance(one, transcript.Outcome) and one.call in begun:
-                over.add((one.call, begun[one.call]))
+            elif isinstance(one, transcript.Outcome) and one.call in started:
+                over.add((one.call, started[one.call]))
             elif isinstance(one, transcript.Settled):
                 over.add((one.call, one.of))
     events = record.events(git, protocol, tip) if tip else []
@@ -414,20 +414,20 @@ def announce(project: Project, intent: dict[str, Any]) -> None:
         branch = project.branch(held.protocol)
         asked = _asked(project.git, held.protocol, project.git.ref(branch), str(intent["call"]))
         for _ in range(RACES):
-            seen = held.seen
-            revision = max(len(record.events(project.git, held.protocol, seen)) if seen else 0, asked)
+            tip = held.tip
+            revision = max(len(record.events(project.git, held.protocol, tip)) if tip else 0, asked)
             intents = {**held.intents, str(intent["call"]): {**intent, "revision": revision}}
             try:
-                _renew(project, held, mirror, intents, {branch: (seen, seen)} if seen else {})
+                _renew(project, held, mirror, intents, {branch: (tip, tip)} if tip else {})
                 if project.env.lasting() - held.since <= held.ttl - held.every:
                     return
                 continue  # it stood still on its way: the lease may have been taken over, and the effect asked about, since
             except ConflictError:
                 mirror.fetch(branch)
                 there = mirror.refs().get(branch)
-                if there == seen or _concerns(project, str(intent["call"]).partition(".")[0], there, seen):
+                if there == tip or _concerns(project, str(intent["call"]).partition(".")[0], there, tip):
                     raise
-                held.seen = there
+                held.tip = there
     raise ConflictError(f"{branch} moves all the time", mirror.url, "run the same command again")
 
 
@@ -439,19 +439,19 @@ def _asked(git: Git, protocol: str, tip: str | None, call: str) -> int:
     )
 
 
-def _published(git: Git, seen: str, there: str) -> Iterator[str]:
+def _published(git: Git, tip: str, there: str) -> Iterator[str]:
     """Yield each event, as `NAME SUBJECT`, of the transitions between two commits of a branch, the newest first."""
-    for oid in git.first_parents(there, stop=seen):
+    for oid in git.first_parents(there, stop=tip):
         commit = git.commit(oid)
         trailers = log.parse_message(commit.message) if commit else None
         yield from trailers.events if trailers is not None else ()
 
 
-def _concerns(project: Project, slug: str, there: str | None, seen: str | None) -> bool:
+def _concerns(project: Project, slug: str, there: str | None, tip: str | None) -> bool:
     """Return whether the transitions published between two commits of the branch concern a step, or stop the protocol."""
-    if there is None or seen is None or not project.git.is_ancestor(seen, there):
+    if there is None or tip is None or not project.git.is_ancestor(tip, there):
         return True
-    for event in _published(project.git, seen, there):
+    for event in _published(project.git, tip, there):
         name, _, about = event.partition(" ")
         if about == slug or event_type(name).stops:
             return True
@@ -483,7 +483,7 @@ def push(project: Project, changes: Changes, *, keep: bool = False) -> None:
             held.oid, held.since = str(moved[ref_of(held.protocol)][0]), since
             held.intents, held.renewed = left, False
             branch = project.branch(held.protocol)
-            held.seen = changes[branch][0] if branch in changes else held.seen
+            held.tip = changes[branch][0] if branch in changes else held.tip
         else:
             _forget(project, held)
 
@@ -563,13 +563,13 @@ def _is_old(project: Project, held: Held) -> bool:
 
 
 def _host(project: Project) -> str:
-    return ref_files.word(project.env.host)
+    return ref_files.printable(project.env.host)
 
 
 def ci_job(environ: Mapping[str, str]) -> str | None:
     """Return the address at which a CI shows this job, on GitHub its run; None outside a CI."""
     address = _github_run(environ) or environ.get("CI_JOB_URL")
-    return ref_files.word(address) if address else None
+    return ref_files.printable(address) if address else None
 
 
 def ci_run(environ: Mapping[str, str]) -> str | None:
@@ -577,7 +577,7 @@ def ci_run(environ: Mapping[str, str]) -> str | None:
     run = _github_run(environ)
     attempt = f"{run}/attempts/{environ.get('GITHUB_RUN_ATTEMPT', '1')}" if run else None
     name = environ.get("RUNNER_RUN") or attempt or environ.get("CI_PIPELINE_URL")
-    return ref_files.word(name) if name else None
+    return ref_files.printable(name) if name else None
 
 
 def _github_run(environ: Mapping[str, str]) -> str | None:

@@ -42,10 +42,9 @@ class Project:
     batch: bool = False  # `run` pushes once, when it ends
     looked_at: float = 0.0  # by the monotonic clock
     speaker: str = ""  # who said it on the forge, where somebody there did: `HOST/ID/comment/ID`
-    seen: Snapshot | None = None  # the protocol that was looked at last, as its branch had it
-    plan: tuple[tuple[str, Mapping[str, TreeEntry]], Plan] | None = (
-        None  # the plan that was read last, and of which files
-    )
+    snapshot: Snapshot | None = None  # the protocol that was read last
+    # The plan that was read last, and of which files.
+    plan: tuple[tuple[str, Mapping[str, TreeEntry]], Plan] | None = None
     kept: dict[str, Any] = field(default_factory=dict)  # what other rooms keep until the trusted branch moves
     _told: set[str] = field(default_factory=set)  # what was said once
     _asked: str = ""  # the trusted commit that asks for nothing unsupported

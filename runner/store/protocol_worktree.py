@@ -47,7 +47,7 @@ def base_of(project: Project, named: str | None) -> tuple[str, str]:
         return oid, oid
     branch = head.removeprefix("refs/heads/")
     protocol = ids.protocol_of_branch(project.pattern, branch)
-    if protocol:  # a protocol is not begun from another one's branch, but from where that one was
+    if protocol:  # a protocol does not start from another one's branch, but from where that one was
         tip = git.resolve(head)
         assert tip is not None
         return base_of(project, snapshot.read(git, tip, protocol).state.base)

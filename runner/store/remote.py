@@ -498,11 +498,11 @@ _LEASES = "refs/there/runner/leases"
 
 @dataclass(frozen=True, slots=True)
 class Away:
-    """Who works elsewhere. `since`: when the lease was taken; `seen`: when the remote was last asked, or None: that is not known."""
+    """Who works elsewhere. `since`: when the lease was taken; `asked`: when the remote was last asked, or None: that is not known."""
 
     who: str
     since: str
-    seen: float | None
+    asked: float | None
 
 
 def last_leases(dirs: StateDir) -> dict[str, str]:
@@ -520,12 +520,12 @@ def last_leases(dirs: StateDir) -> dict[str, str]:
     return found
 
 
-def at_work_elsewhere(project: Project, protocol: str, there: Mapping[str, str]) -> Away | None:
+def at_work_elsewhere(project: Project, protocol: str, leases: Mapping[str, str]) -> Away | None:
     """Return who works on a protocol elsewhere by the leases that are `there`; None where nobody does.
 
     One that has run out by this clock is of nobody who is known to work, and one that this clone took is no one else's.
     """
-    oid = there.get(protocol)
+    oid = leases.get(protocol)
     if oid is None:
         return None
     git, where = project.git, f"refs/runner/leases/{protocol}"

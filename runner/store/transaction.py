@@ -26,12 +26,12 @@ PUBLISH_WAIT = 30.0  # seconds that another process may take to move the same br
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """A commit that is prepared and not published yet. `seen`: the protocol as it is in it."""
+    """A commit that is prepared and not published yet. `snapshot`: the protocol as it is in it."""
 
     commit: str
     state: State
     entries: tuple[Entry, ...]
-    seen: Snapshot
+    snapshot: Snapshot
 
 
 def entries_of(
@@ -128,9 +128,9 @@ def prepare(
     assert made is not None
     text = log.render_message(snapshot.protocol, entries, by.trusted)
     commit = by.commit(git, made, snapshot.tip, text)
-    there = snapshot.files.with_({path.removeprefix(f"{folder}/"): entry for path, entry in written.items()})
-    seen = dataclasses.replace(snapshot, tip=commit, tree=made, files=there, state=after, log=files[paths.LOG])
-    return Transition(commit, after, entries, seen)
+    folder_now = snapshot.files.with_({path.removeprefix(f"{folder}/"): entry for path, entry in written.items()})
+    there = dataclasses.replace(snapshot, tip=commit, tree=made, files=folder_now, state=after, log=files[paths.LOG])
+    return Transition(commit, after, entries, there)
 
 
 @dataclass(frozen=True, slots=True)

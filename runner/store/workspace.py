@@ -85,7 +85,7 @@ def place(dirs: StateDir, protocol: str, configured: str | None) -> Workspace:
 def _run(git: Git, space: Workspace, *args: str, **options: Unpack[Options]) -> bytes:
     """Run git in the workspace, with its own index, excludes and settings."""
     excludes = space.root / "excludes"
-    if not excludes.exists() or excludes.stat().st_size != len(EXCLUDES):  # one that was only begun would let all in
+    if not excludes.exists() or excludes.stat().st_size != len(EXCLUDES):  # half a file would exclude nothing
         write_atomically(excludes, EXCLUDES.encode())
     own = [f"core.excludesFile={excludes}", *worktree.conversions(git), *_filesystem(space)]
     at: Options = {"index": space.index, "work_tree": space.work, **options}

@@ -16,7 +16,7 @@ PROTOCOL = {"01-a": ECHO, "02-b": ECHO, "03-c": "kind: command\nrun: echo c > c.
 
 def agrees(project: Project, tip: str, protocol: str) -> None:
     """What is kept is the snapshot that a fresh look gives, down to the bytes of state.json."""
-    kept, fresh = project.seen, snapshot.read(project.git, tip, protocol)
+    kept, fresh = project.snapshot, snapshot.read(project.git, tip, protocol)
     assert kept is not None and kept == fresh
     assert (kept.files.words, kept.files.parts) == (fresh.files.words, fresh.files.parts)
     assert project.git.blob(fresh.files["state.json"].oid) == state.render(kept.state, kept.rendered)

@@ -80,7 +80,7 @@ def test_an_intent_is_the_line_of_a_transcript_under_its_calls_name() -> None:
 
 
 def test_names_from_outside_fit() -> None:
-    assert [ref_files.word(one) for one in ("vm", "a b", "ü", "", "x" * 300)] == [
+    assert [ref_files.printable(one) for one in ("vm", "a b", "ü", "", "x" * 300)] == [
         "vm",
         "a?b",
         "?",

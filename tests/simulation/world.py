@@ -607,7 +607,7 @@ class World:
                     sync.sync(project, [self.protocol])
             with desk.open() as project:
                 word(project)
-                seen = project.seen
+                seen = project.snapshot
         except RunnerError as error:
             self.scheduler.tell(f"told: {type(error).__name__}: {error.what}")
             desk.is_wrong = isinstance(error, IntegrityError)
