@@ -14,7 +14,6 @@ import click
 from runner.cli import options, streams
 from runner.cli.session import Session
 from runner.errors import InsufficientHistoryError, RunnerError
-from runner.executor.journal import Journal
 from runner.lines import lines_of
 from runner.protocol import paths
 from runner.protocol.log import RawEntry
@@ -75,7 +74,7 @@ class _AtWork:
     def _records(self, path: Path) -> list[dict[str, Any]]:
         try:
             self._sizes[path.name] = path.stat().st_size
-            return Journal(path).rows
+            return _rows(path)
         except (RunnerError, OSError):  # it is being replaced, or damaged: whoever runs the step says so
             return []
 
@@ -209,8 +208,14 @@ def read_transcript(project: Project, protocol: str, slug: str, attempt: int, *,
     name = history.review_name(slug, attempt) if review else history.transcript_name(slug, attempt)
     data = history.read(project.git, protocol, name) or b""
     filed: list[Record] = [json.loads(line) for line in data.split(b"\n") if line]
-    noted = Journal(project.dirs.journal(protocol) / name.removeprefix("runs/")).rows
-    return noted if len(noted) > len(filed) else filed
+    noted = _rows(project.dirs.journal(protocol) / name.removeprefix("runs/"))
+    return list(noted) if len(noted) > len(filed) else filed
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    from runner.executor.journal import Journal  # it loads the models of records
+
+    return Journal(path).rows
 
 
 def last_plan(project: Project, protocol: str) -> int:
