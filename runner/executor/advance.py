@@ -175,6 +175,8 @@ def _step(project: Project, seen: Snapshot, only: str | None, forge: Forge | Non
     # What is done is done by the policy of now, whatever the trusted branch says when it is recorded.
     evaluated = evaluated or EvaluatedAt(time, project.trusted.commit)
     if run is not None:
+        if isinstance(action, RunStep | CheckStep):
+            project.env.hear_output(run.label, b"")
         outcome = steps.perform(action, run)
     return commit.commit(project, seen, first, action, outcome, evaluated)
 

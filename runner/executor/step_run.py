@@ -67,6 +67,13 @@ class StepRun:
         return f"{self.slug}.{self.attempt}"
 
     @property
+    def label(self) -> str:
+        """The step's name and its place among the plan's steps, as people see them: `04-build 4/7`."""
+        slugs = [slug for slug, _ in self.state.open_steps()]
+        again = f", attempt {self.attempt}" if self.attempt > 1 else ""
+        return f"{self.state.steps[self.slug].place:02d}-{self.slug} {slugs.index(self.slug) + 1}/{len(slugs)}{again}"
+
+    @property
     def where(self) -> str:
         """The path of the step's file, for messages."""
         return f"{paths.folder(self.view.protocol)}/{self.step.file}"
@@ -148,6 +155,8 @@ class Redactor:
                     forms[form] = name
         self._forms = forms
         longest_first = sorted(forms, key=len, reverse=True)
+        self.longest = max((len(form.encode("utf-8", "surrogateescape")) for form in forms), default=0)  # bytes
+        self.lines = max((form.count("\n") for form in forms), default=0)  # ends of lines that a secret has inside
         self._pattern = re.compile("|".join(map(re.escape, longest_first))) if forms else None
 
     def text(self, text: str) -> str:

@@ -63,7 +63,7 @@ class Outcome:
     tree: str | None = None
     kept: str | None = None
     summary: str = ""  # for people
-    files: dict[str, bytes] = field(default_factory=dict)  # for the history: transcripts, long outputs
+    files: dict[str, bytes] = field(default_factory=dict)  # for the history: transcripts, output
     keeps: tuple[str, ...] = ()  # commits for the history to keep: the work so far of a step that waits
     record: dict[str, bytes] = field(
         default_factory=dict

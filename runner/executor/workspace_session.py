@@ -11,7 +11,7 @@ from pathlib import Path
 from runner import beneath, signals
 from runner.errors import RefusedError, RunnerError, StepFailedError, UsageError
 from runner.executor import permissions
-from runner.executor.step_run import StepRun
+from runner.executor.step_run import Redactor, StepRun
 from runner.lines import lines_of
 from runner.protocol import log, references
 from runner.sandbox import (
@@ -31,6 +31,8 @@ from runner.store.project import Project
 from runner.store.workspace import Workspace
 from runner.values import dataclass
 
+OUTPUT_LIMIT = 1024 * 1024  # bytes of a command's output that are kept
+_CHUNK = 64 * 1024
 SETUP_TIMEOUT = 3600.0  # seconds
 COLLECTING = 30.0  # seconds, the least that git has to store what a step left
 
@@ -69,6 +71,43 @@ def _choose(project: Project, found: tuple[Path, ...]) -> Sandbox:
         if answer in ("once", "always"):
             return choose("host", toolchains=found)
         raise
+
+
+class KeptOutput:
+    """Collects a command's output as it comes, for the history; of a long one it holds the first and the last half of `limit`.
+
+    A secret that a cut divides would not be recognized in either part. Each part therefore holds as much more as the longest
+    secret, which is dropped at the cut after the secrets are taken out.
+    """
+
+    def __init__(self, redactor: Redactor, limit: int = OUTPUT_LIMIT) -> None:
+        self._redactor, self._half = redactor, limit // 2
+        self._head, self._tail, self._size = bytearray(), bytearray(), 0
+        self._part = self._half + redactor.longest
+
+    def take(self, data: bytes) -> None:
+        """Add the next part of the output."""
+        self._size += len(data)
+        room = self._part - len(self._head)
+        self._head += data[:room]
+        self._tail += data[room:]
+        if len(self._tail) > 2 * self._part + _CHUNK:
+            del self._tail[: -self._part]
+
+    def data(self) -> bytes:
+        """Return what is kept; a line in the middle says where something is left out."""
+        if len(self._head) + len(self._tail) == self._size:
+            head = tail = self._redactor.data(bytes(self._head + self._tail))
+            if len(head) <= 2 * self._half:
+                return head
+        else:
+            head, tail = self._redactor.data(bytes(self._head)), self._redactor.data(bytes(self._tail))
+            head, tail = head[: len(head) - self._redactor.longest], tail[self._redactor.longest :]
+        head, tail = head[: self._half], tail[-self._half :]
+        end, start = head.rfind(b"\n") + 1, tail.find(b"\n") + 1
+        head = head[:end] if end > len(head) // 2 else head + b"\n"
+        tail = tail[start:] if start <= len(tail) // 2 else tail
+        return head + b"[... the middle of %d bytes is left out ...]\n" % self._size + tail
 
 
 def step_path(path: str) -> str:
@@ -300,15 +339,32 @@ class WorkspaceSession:
             return self.sandbox.run(ready, on_output)
 
     def run_for(
-        self, run: StepRun, line: str | tuple[str, ...], env: Mapping[str, str], *, cwd: Path | None = None
-    ) -> Outcome:
-        """Run a command of a step's within the step's time; the secrets of our own environment are taken out of what it said.
+        self,
+        run: StepRun,
+        line: str | tuple[str, ...],
+        env: Mapping[str, str],
+        *,
+        cwd: Path | None = None,
+        part: str = "",
+    ) -> tuple[Outcome, bytes]:
+        """Run a command of a step's within the step's time; return how it ended, and its output as the history keeps it.
+
+        `part`: what it is of the step, where it is not all of it: `check 2/3`.
+
+        The secrets of our own environment are taken out of both.
 
         Raises:
             HeldError: as `run` does.
         """
-        outcome = self.run(line, env, timeout=run.timeout, cwd=cwd)
-        return dataclasses.replace(outcome, tail=run.redactor.data(outcome.tail))
+        kept, what, who = KeptOutput(run.redactor), f"{run.label} {part}".rstrip(), self.project.env
+
+        def take(data: bytes) -> None:
+            kept.take(data)
+            who.hear_output(what, data)
+
+        who.hear_output(what, b"")
+        outcome = self.run(line, env, timeout=run.timeout, cwd=cwd, on_output=take)
+        return dataclasses.replace(outcome, tail=run.redactor.data(outcome.tail)), kept.data()
 
     def explain(self, run: str | tuple[str, ...], outcome: Outcome) -> str | None:
         """Return why a command was not found inside although it is there outside, or None."""

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 class Environment:
     """`now`: seconds since the epoch; `monotonic`: seconds; `random_hex(n)`: n hex digits; `state_home`: the person's
     own state, `$XDG_STATE_HOME/protocol-runner`; `environ`: the person's environment, keys of models included;
-    `hear`: a record of a running attempt, as it is made; `say`: one line for a person; `ask(question, choices)`: the choice of
-    the person at the terminal, `ask_text(question)`: their text; None where nobody is.
+    `hear`: a record of a running attempt, as it is made; `hear_output(what, output)`: the next part of what a step's command or check
+    prints, secrets included, where `what` names the step and its place; `say`: one line for a person; `ask(question, choices)`: the
+    choice of the person at the terminal, `ask_text(question)`: their text; None where nobody is.
 
     `boot()`: which start of the machine this is, empty where that is unknown; `uptime()`: seconds of that start, those of
     sleep included, so that two processes can compare them; without it, `monotonic`.
@@ -44,6 +45,7 @@ class Environment:
     state_home: Path
     environ: Mapping[str, str] = field(default_factory=dict)
     hear: Callable[[Line], None] = lambda record: None
+    hear_output: Callable[[str, bytes], None] = lambda what, output: None
     say: Callable[[str], None] = lambda line: None
     ask: Callable[[str, tuple[str, ...]], str | None] = lambda question, choices: None
     ask_text: Callable[[str], str | None] = lambda question: None

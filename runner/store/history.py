@@ -1,4 +1,4 @@
-"""The history ref: transcripts and long outputs, out of the team's diffs, and the chain kept alive after a squash (design §2).
+"""The history ref: transcripts and output, out of the team's diffs, and the chain kept alive after a squash (design §2).
 
 A history commit's parents are the history before it and the branch's commit. Both refs move in one ref transaction.
 """
@@ -43,6 +43,11 @@ def transcript_name(slug: str, attempt: int) -> str:
 def review_name(slug: str, attempt: int) -> str:
     """Return where the transcript of the review of an attempt lies in the history's tree."""
     return f"runs/{slug}.{attempt}.qa.jsonl"
+
+
+def output_name(slug: str, attempt: int, check: int | None = None) -> str:
+    """Return where the output of an attempt's command lies in the history's tree, or that of its QA's check number `check`, from 1."""
+    return f"output/{slug}.{attempt}{'' if check is None else f'.check-{check}'}.txt"
 
 
 def next_plan(git: Git, protocol: str) -> str:

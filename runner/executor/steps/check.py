@@ -27,22 +27,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What QA found. `executor`: where the checks ran; `review`: where a model judged the work too."""
+    """What QA found. `executor`: where the checks ran; `outputs`: what each printed; `review`: where a model judged the work too."""
 
     verdict: CheckResult
     executor: str | None
+    outputs: tuple[bytes, ...] = ()
     review: Reviewed | None = None
 
 
 def carry_out(run: StepRun) -> Outcome:
     """Check the step's work; with `full`, a model judges it after the checks passed."""
     checked = check(run)
+    outputs = {
+        history.output_name(run.slug, run.attempt, number): output
+        for number, output in enumerate(checked.outputs, 1)
+        if output
+    }
     if not checked.verdict.passed or run.step.qa is not QaPolicy.FULL:
-        return _outcome(run, checked)
+        return dataclasses.replace(_outcome(run, checked), files=outputs)
     from runner.executor.steps import review  # loads the engines
 
     reviewed = review.of_step(run, checked.verdict.evidence)
     files = {history.review_name(run.slug, run.attempt): reviewed.transcript}
+    if reviewed.verdict is not None:
+        files |= outputs  # without a verdict the attempt's checks run again, and a file of the history never changes
     return dataclasses.replace(_outcome(run, dataclasses.replace(checked, review=reviewed)), files=files)
 
 
@@ -95,8 +103,8 @@ def check(run: StepRun) -> Checked:
         UsageError: a step that asks for QA and names nothing to check.
     """
     step, view, git = run.step, run.view, run.project.git
-    outputs = step.header.outputs
-    if not step.checks and not outputs and step.qa is not QaPolicy.FULL:
+    promised = step.header.outputs
+    if not step.checks and not promised and step.qa is not QaPolicy.FULL:
         raise UsageError(
             f"the QA of {run.slug} has nothing to check",
             run.where,
@@ -111,21 +119,26 @@ def check(run: StepRun) -> Checked:
         env = session.environment(run)
         executor = session.sandbox.name
 
+    outputs: list[bytes] = []
+
     def execute(line: str) -> CommandOutcome:
-        return run.workspace.run_for(run, line, env, cwd=folder)
+        part = f"check {len(outputs) + 1}/{len(step.checks)}"
+        outcome, output = run.workspace.run_for(run, line, env, cwd=folder, part=part)
+        outputs.append(output)
+        return outcome
 
     def explain(line: str, ended: CommandOutcome) -> str | None:
         return run.workspace.explain(line, ended)
 
     verdict = qa.run_checks(
-        outputs,
+        promised,
         step.checks,
-        files=git.files(view.tip) if outputs else (),
-        changed=_changed(run) if outputs else (),
+        files=git.files(view.tip) if promised else (),
+        changed=_changed(run) if promised else (),
         execute=execute,
         explain=explain,
     )
-    return Checked(verdict, executor)
+    return Checked(verdict, executor, tuple(outputs))
 
 
 def _changed(run: StepRun) -> list[str]:

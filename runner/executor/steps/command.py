@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 from runner.errors import UsageError
@@ -11,13 +12,21 @@ from runner.executor.transition import Outcome
 from runner.executor.workspace_session import start
 from runner.protocol import events as ev
 from runner.protocol import log
+from runner.sandbox import Outcome as CommandOutcome
+from runner.store import history
 
 
 def carry_out(run: StepRun) -> Outcome:
     """Run the command, and take what it left in the workspace as the step's work."""
     session, line = start(run), run.step.header.run
     assert line is not None
-    ended = session.run_for(run, line, session.environment(run))
+    ended, output = session.run_for(run, line, session.environment(run))
+    files = {history.output_name(run.slug, run.attempt): output} if output else {}
+    return dataclasses.replace(_outcome(run, line, ended), files=files)
+
+
+def _outcome(run: StepRun, line: str | tuple[str, ...], ended: CommandOutcome) -> Outcome:
+    session = run.workspace
     seconds = math.ceil(ended.seconds) if ended.seconds >= 0.5 else 0
     ran = work.Ran(
         executor=session.sandbox.name,
