@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from runner.git import Git, TreeEntry
 from runner.lines import is_harmless, lines_of
-from runner.protocol import log, paths, plans
+from runner.protocol import log, paths
 from runner.protocol.events import ArtifactFields, CheckEvidence
 from runner.protocol.plans import outputs_among
 from runner.values import dataclass
@@ -66,7 +66,7 @@ def run_checks(
         found = outputs_among(glob, known) or outputs_among(glob, touched)
         evidence.append(
             {
-                "check": plans.output_check(glob),
+                "check": log.output_check(glob),
                 "code": 0 if found else 1,
                 "seconds": 0,
                 "output": "",

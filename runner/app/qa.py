@@ -28,6 +28,7 @@ class Judged:
     evidence: tuple[CheckEvidence, ...]
     reason: str
     report: str = ""
+    outputs: tuple[bytes, ...] = ()  # of the checks that are commands, in their order
 
     @property
     def passed(self) -> bool:
@@ -66,9 +67,10 @@ def by_hand(project: Project, protocol: str, slug: str | None, *, full: bool) ->
         if full:
             step = dataclasses.replace(step, qa=QaPolicy.FULL)
         run = StepRun(project, seen, plan, step, seen.state)
-        attempt, verdict = run.attempt, check.check(run).verdict
+        attempt, checked = run.attempt, check.check(run)
+        verdict, outputs = checked.verdict, checked.outputs
         if not verdict.passed or step.qa is not QaPolicy.FULL:
-            return Judged(found, attempt, verdict.evidence, verdict.reason)
+            return Judged(found, attempt, verdict.evidence, verdict.reason, outputs=outputs)
         journal = spending.open_journal(
             project, protocol, f"{found}.{attempt}.hand"
         )  # what it costs counts in the budgets
@@ -79,7 +81,8 @@ def by_hand(project: Project, protocol: str, slug: str | None, *, full: bool) ->
             raise RefusedError(reviewed.stopped, f"{protocol}, {found}", "raise it, and run the same command again")
         one = reviewed.evidence()
         reason = "" if reviewed.verdict.passed else f"review: {one['tail']}"
-        return Judged(found, attempt, (*verdict.evidence, one), reason, reviewed.report.decode("utf-8", "replace"))
+        report = reviewed.report.decode("utf-8", "replace")
+        return Judged(found, attempt, (*verdict.evidence, one), reason, report, outputs)
 
 
 def _step_of(state: State) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -183,15 +182,13 @@ def _start(session: Session, name: str, tip: str) -> str | None:
 
 def show_diff(session: Session, out: bytes) -> None:
     """Print a diff as it is; on a terminal nothing in it can steer the terminal, and it has colours."""
-    if not sys.stdout.isatty():
-        if hasattr(sys.stdout, "buffer"):
-            streams.put(out, nl=False)
-        else:
-            streams.put(out.decode("utf-8", "replace"), nl=False)
-        return
     colours = {"+": "green", "-": "red", "@": "cyan"}
-    for line in out.decode("utf-8", "replace").split("\n")[:-1]:
-        session.line((line, colours.get(line[:1], "")))
+
+    def show(out: bytes) -> None:
+        for line in out.decode("utf-8", "replace").split("\n")[:-1]:
+            session.line((line, colours.get(line[:1], "")))
+
+    streams.put_output(out, show)
 
 
 # --- the transcript of an attempt ---------------------------------------------------------------------------------------

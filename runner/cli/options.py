@@ -127,6 +127,13 @@ def job(function: F) -> F:
     )(function)
 
 
+def verbose(function: F) -> F:
+    """`-v`: print the output of commands and checks as it comes."""
+    return click.option("-v", "--verbose", is_flag=True, help="Print the output of commands and checks as it comes.")(
+        function
+    )
+
+
 def fetches(function: F) -> F:
     """`--yes`, of commands that verify and show offline: they may fetch missing objects."""
     return click.option("--yes", is_flag=True, help="Fetch missing objects from the remote without asking.")(function)

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from runner.app import describe
-from runner.cli import status
+from runner.cli import output, status
 from runner.cli.session import Session
 from runner.cli.streams import program
 from runner.lines import lines_of
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from runner.executor.commit import Advanced
     from runner.protocol.state import State
 
-TAIL = 12  # lines of a failed command's output that are shown; the log has its last 500 characters
 WAITING = "waits"
 
 
@@ -124,17 +123,17 @@ class Progress:
     def _failed(self, protocol: str, name: str, ended: str, happened: Sequence[events.Event]) -> None:
         failure = next(event for event in happened if isinstance(event, events.StepFailed))
         self._line(name, ended, failure.reason)
-        tails = [failure.tail or ""]
-        for event in happened:
-            if isinstance(event, events.QaFailed):
-                tails += [
-                    check["tail"]
-                    for check in event.evidence
-                    if check["code"] != 0 and check["tail"] not in failure.reason
-                ]
-        for tail in filter(None, tails):
-            for line in lines_of(tail)[-TAIL:]:
-                self._session.line(f"  | {line}", err=True)
+        place = (protocol, failure.subject, failure.attempt)
+        retried = any(isinstance(event, events.StepRetried) for event in happened)
+        qa = next((event for event in happened if isinstance(event, events.QaFailed)), None)
+        if qa is None and failure.output is not None:
+            output.tell_last(self._session, place, None, failure.tail or "", retried=retried)
+        elif qa is not None:
+            numbers = {id(check): number for number, check in enumerate(output.commands(qa.evidence), 1)}
+            for check in qa.evidence:
+                otherwise = "" if check["tail"] in failure.reason else check["tail"]
+                if check["code"] != 0:
+                    output.tell_last(self._session, place, numbers.get(id(check)), otherwise, retried=retried)
         for event in happened:
             if isinstance(event, events.QaFailed) and event.report:
                 report = f"{paths.folder(protocol)}/{paths.report_file(event.subject, event.attempt)}"
@@ -198,10 +197,30 @@ class Progress:
     # --- while it lasts ------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def at_work(self, protocol: str) -> Iterator[None]:
-        """On a terminal, show that something is at work and how long already."""
-        with self._session.waiting(protocol):
+    def at_work(self, protocol: str, *, verbose: bool = False) -> Iterator[None]:
+        """Show what is at work: on a terminal all the time, elsewhere a line a minute. `verbose`: print its output as it comes."""
+        session = self._session
+        if session.quiet:
             yield
+            return
+        live = output.live(session, verbose=verbose)
+        session.live, stop = live, None
+        if not session.shows_progress():
+
+            def beat() -> float:
+                if now := live.now():
+                    session.line(f"  {now}", err=True)
+                return output.EVERY
+
+            stop = session.environment().beside(output.EVERY, beat)
+        try:
+            with session.waiting(protocol, live.now):
+                yield
+        finally:
+            if stop is not None:
+                stop()
+            live.end()
+            session.live = None
 
 
 def _label(state: State, slug: str) -> str:

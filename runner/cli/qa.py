@@ -6,7 +6,7 @@ import click
 
 from runner.app import qa
 from runner.app.qa import Judged
-from runner.cli import options, progress
+from runner.cli import options, output, progress
 from runner.cli.session import Session
 from runner.lines import lines_of
 from runner.store import lookup
@@ -32,14 +32,16 @@ def command(session: Session, protocol: str | None, step: str | None, full: bool
 
 
 def _tell(session: Session, done: Judged) -> None:
+    printed = {id(check): data for check, data in zip(output.commands(done.evidence), done.outputs, strict=False)}
     for check in done.evidence:
         passed = check["code"] == 0
         session.line(
             ("passed " if passed else f"exit {check['code']} ", "green" if passed else "red"), f" {check['check']}"
         )
         if not passed:
-            for line in lines_of(check["tail"]):
-                session.line(f"        {line}")
+            found = output.lines(printed[id(check)]) if id(check) in printed else lines_of(check["tail"])
+            for line in found[-output.LAST :]:
+                session.line(f"        {line[: output.WIDTH]}")
     if done.report:
         session.line("")
         for line in lines_of(done.report):

@@ -20,10 +20,11 @@ from runner.store.project import Project
     "--max-steps", default=100, show_default=True, type=click.IntRange(1), help="The maximum number of transitions."
 )
 @click.option("--no-adopt", is_flag=True, help="Refuse to run with uncommitted changes of plan files.")
+@options.verbose
 @options.job
 @options.work
 @click.pass_obj
-def command(session: Session, protocol: str | None, max_steps: int, no_adopt: bool) -> None:
+def command(session: Session, protocol: str | None, max_steps: int, no_adopt: bool, verbose: bool) -> None:
     """Step PROTOCOL until a person or something else is needed."""
     project = session.project
     name = publishing.find(project, protocol)
@@ -31,7 +32,7 @@ def command(session: Session, protocol: str | None, max_steps: int, no_adopt: bo
     teller = progress.Progress(session, each=False)
     done: Advanced | None = None
     try:
-        with ci.job(session, name), teller.at_work(name):
+        with ci.job(session, name), teller.at_work(name, verbose=verbose):
             steps = run.run(project, name, max_steps=max_steps, adopt=not no_adopt, tell=teller.advanced, forge=forge)
             for one in steps:
                 done = one
@@ -52,10 +53,13 @@ def command(session: Session, protocol: str | None, max_steps: int, no_adopt: bo
 @click.option("--step", "only", metavar="SLUG", help="Run this step, if it can run now.")
 @click.option("--dry-run", is_flag=True, help="Print what would happen, and do nothing.")
 @click.option("--no-adopt", is_flag=True, help="Refuse to run with uncommitted changes of plan files.")
+@options.verbose
 @options.job
 @options.work
 @click.pass_obj
-def step_command(session: Session, protocol: str | None, only: str | None, dry_run: bool, no_adopt: bool) -> None:
+def step_command(
+    session: Session, protocol: str | None, only: str | None, dry_run: bool, no_adopt: bool, verbose: bool
+) -> None:
     """Advance PROTOCOL by one transition, one commit."""
     project = session.project
     name = publishing.find(project, protocol)
@@ -64,7 +68,7 @@ def step_command(session: Session, protocol: str | None, only: str | None, dry_r
         raise SystemExit(_try_out(session, name, slug))
     forge = request.available(project)
     teller = progress.Progress(session, each=True)
-    with ci.job(session, name), teller.at_work(name):
+    with ci.job(session, name), teller.at_work(name, verbose=verbose):
         done = advance.step(project, name, only=slug, adopt=not no_adopt, forge=forge)
     if only is not None and isinstance(done.action, decision.Halt) and slug not in done.state.steps:
         lookup.find_step(project, name, only)

@@ -22,6 +22,7 @@ from runner.store.project import Project
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from runner.cli.output import Live
     from runner.protocol.transcript import Line
 
 Cell = str | tuple[str, str]  # text, or (text, colour)
@@ -65,6 +66,7 @@ class Session:
         self.cwd, self.environ, self.quiet = cwd, environ, quiet
         self.options: dict[str, str] = {}
         self.above: Callable[[str], None] | None = None  # prints above what moves on the terminal, where something does
+        self.live: Live | None = None  # what is at work, where that is shown
         self.moving: Progress | None = None  # what moves on the terminal now, and must stand still for a question
         self._project: Project | None = None
 
@@ -80,6 +82,7 @@ class Session:
             state_home=state_home(self.environ),
             environ=self.environ,
             hear=self.hear,
+            hear_output=self.hear_output,
             say=self.note,
             ask=self.ask,
             ask_text=self.ask_text,
@@ -185,6 +188,11 @@ class Session:
                 if one.error:
                     self.note(f"    {one.name}: {_cut(str(one.content), 160)}".replace("\n", " "))
 
+    def hear_output(self, what: str, output: bytes) -> None:
+        """Take what a command or check printed, where it is shown."""
+        if self.live is not None:
+            self.live.hear(what, output)
+
     def ask(self, question: str, choices: tuple[str, ...]) -> str | None:
         """Ask the person at the terminal for one of `choices`, the first being what Enter means; None where nobody is."""
         if not self.is_terminal():
@@ -204,18 +212,24 @@ class Session:
         return said
 
     @contextmanager
-    def waiting(self, what: str) -> Iterator[None]:
-        """On a terminal, show that something takes its time, and how long already."""
+    def waiting(self, what: str, now: Callable[[], str] = str) -> Iterator[None]:
+        """On a terminal, show that something takes its time, and how long already. `now`: what it does now, on one line."""
         if not self.shows_progress():
             yield
             return
         from rich.console import Console
-        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
+        from rich.table import Column
         from rich.text import Text
 
-        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+        class Now(ProgressColumn):
+            def render(self, task: Task) -> Text:
+                return Text(one_line(now()))
+
+        last = Now(Column(no_wrap=True, overflow="ellipsis", ratio=1))
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn(), last)
         console = Console(stderr=True)
-        with Progress(*columns, console=console, transient=True) as progress:
+        with Progress(*columns, console=console, transient=True, expand=True) as progress:
             progress.add_task(what)
             self.above = lambda text: console.print(Text.from_ansi(text), soft_wrap=True)
             self.moving = progress

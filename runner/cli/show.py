@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runner.app import describe, histories
-from runner.cli import log, options, status, streams
+from runner.cli import log, options, output, status, streams
 from runner.cli.session import Session
 from runner.cli.streams import program
 from runner.errors import UsageError
@@ -34,10 +34,14 @@ PLAN = "plan"  # no step can be called so
     help="Show the model's messages and calls in STEP, or its messages when it wrote the `plan`; with --json one record per line.",
 )
 @click.option(
+    "--output", "of_output", is_flag=True, help="Show all that the command of STEP printed; if it has none, its checks."
+)
+@click.option("--check", type=click.IntRange(1), metavar="N", help="With --output: the check whose output is shown.")
+@click.option(
     "--attempt",
     type=click.IntRange(1),
     metavar="N",
-    help="The attempt whose transcript is shown. Default: the last one.",
+    help="The attempt whose transcript or output is shown. Default: the last one.",
 )
 @options.fetches
 @options.as_json
@@ -47,6 +51,8 @@ def command(
     protocol: str | None,
     step: str | None,
     transcript: bool,
+    of_output: bool,
+    check: int | None,
     attempt: int | None,
     yes: bool,
     as_json: bool,
@@ -59,9 +65,18 @@ def command(
     row = record.row(project.git, name, tip)
     if of_plan or (transcript and row["status"] == "planning"):
         slug = PLAN
-    if attempt is not None and not transcript:
-        raise click.UsageError("--attempt goes with --transcript")
-    if transcript:
+    if attempt is not None and not (transcript or of_output):
+        raise click.UsageError("--attempt goes with --transcript or --output")
+    if check is not None and not of_output:
+        raise click.UsageError("--check goes with --output")
+    if transcript and of_output:
+        raise click.UsageError("--transcript and --output are shown one at a time")
+    if of_output:
+        if slug is None:
+            steps = [name for name, _ in record.open_steps(row)]
+            raise UsageError("whose output?", name, f"name the step: {', '.join(steps)}")
+        output.show(session, row, slug, attempt, check, as_json=as_json, yes=yes)
+    elif transcript:
         show_transcript(session, project, row, slug, attempt, as_json=as_json, yes=yes)
     elif as_json:
         told = status.as_plain(project, row, protocol)
@@ -202,6 +217,9 @@ def show_step(session: Session, project: Project, row: Row, tip: str, slug: str)
         session.line("")
         session.line(f"  the end of its output, {entry_name(last)}:")
         _indented(session, str(last.fields["tail"]), "    ")
+    if output.is_kept(project, protocol, slug):
+        session.line("")
+        session.line(f"  output  {program()} show {name} {slug} --output")
     if step.get("result") is not None:
         import json
 

@@ -12,7 +12,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -80,6 +80,16 @@ def put(text: str | bytes, *, nl: bool = True) -> None:
         drop(1)
         what = f"the result could not be written: {error.strerror}"
         raise LostResultError(what, "stdout", "write it somewhere else; what the command did stays done") from error
+
+
+def put_output(data: bytes, show: Callable[[bytes], None]) -> None:
+    """Give bytes that others wrote, as they are. `show` gives them to a terminal, which they might steer; a CI gets text."""
+    if sys.stdout.isatty():
+        show(data)
+    elif hasattr(sys.stdout, "buffer"):
+        put(data, nl=False)
+    else:
+        put(data.decode("utf-8", "replace"), nl=False)
 
 
 # --- what a CI would run -------------------------------------------------------------------------------------------------

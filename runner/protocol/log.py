@@ -66,6 +66,14 @@ def cut_tail(data: bytes) -> str:
     return text if len(text) <= TEXT_LIMIT else "…" + text[1 - TEXT_LIMIT :]
 
 
+REVIEW = "review"  # what QA's evidence calls a model's verdict
+
+
+def output_check(glob: str) -> str:
+    """Return what QA's evidence calls the look for an output."""
+    return f"outputs: {cut(glob)}"
+
+
 def is_bare(text: str) -> bool:
     """Return whether a text needs no quotes."""
     return BARE.fullmatch(text) is not None and _JSON_WORD.fullmatch(text) is None

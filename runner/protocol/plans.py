@@ -329,12 +329,6 @@ def outputs_among(glob: str, files: Iterable[str]) -> list[str]:
 
 
 STEP_LIMIT = 10_000
-REVIEW = "review"  # what QA's evidence calls a model's verdict
-
-
-def output_check(glob: str) -> str:
-    """Return what QA's evidence calls the look for an output."""
-    return f"outputs: {log.cut(glob)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,8 +362,8 @@ class Step:
     @property
     def evidence(self) -> list[str]:
         """What the evidence of a QA that passed names, in its order: outputs, checks, a model's verdict."""
-        named = [*map(output_check, self.header.outputs), *map(log.cut, self.checks)]
-        return [*named, REVIEW] if self.qa is QaPolicy.FULL else named
+        named = [*map(log.output_check, self.header.outputs), *map(log.cut, self.checks)]
+        return [*named, log.REVIEW] if self.qa is QaPolicy.FULL else named
 
 
 @dataclass(frozen=True, slots=True)

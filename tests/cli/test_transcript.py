@@ -282,7 +282,12 @@ def test_no_secret_in_repository_journal_transcript_log_process_list_or_output(b
     for path in (box.path / ".git/runner").rglob("*"):
         if path.is_file():
             refuse(path.read_bytes(), str(path))
-    for args in (("log", protocol), ("show", protocol, "fails"), ("show", protocol, "agent", "--transcript")):
+    shown = (
+        ("show", protocol, "fails"),
+        ("show", protocol, "agent", "--transcript"),
+        ("show", protocol, "fails", "--output"),
+    )
+    for args in (("log", protocol), *shown):
         refuse(box.runner(*args, rc=0).out.encode(), " ".join(args))
 
 

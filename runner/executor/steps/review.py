@@ -19,7 +19,6 @@ from runner.protocol import events as ev
 from runner.protocol import log, model_answers, transcript
 from runner.protocol.ids import digest
 from runner.protocol.model_answers import Verdict
-from runner.protocol.plans import REVIEW
 from runner.store import history, record
 from runner.trust.transitions import transitions_below
 from runner.values import dataclass
@@ -48,7 +47,7 @@ class Reviewed:
         """Return the review as one more check of the event's evidence."""
         assert self.verdict is not None
         return {
-            "check": REVIEW,
+            "check": log.REVIEW,
             "code": 0 if self.verdict.passed else 1,
             "seconds": self.seconds,
             "output": digest(self.verdict.model_dump_json(exclude_none=True).encode()),

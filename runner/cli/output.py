@@ -1,0 +1,248 @@
+"""What commands and checks print, for people: as it comes, its last lines after a failure, and all of it later."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from runner.app import describe, histories
+from runner.cli import options, streams
+from runner.cli.streams import program
+from runner.errors import UsageError
+from runner.lines import lines_of
+from runner.protocol import log
+from runner.protocol.ids import digest
+from runner.store import history, lookup, record
+
+if TYPE_CHECKING:
+    from runner.cli.session import Session
+    from runner.executor.step_run import Redactor
+    from runner.store.project import Project
+    from runner.store.record import Row
+
+LAST: Final = 40  # lines that are printed after a failure
+WIDTH: Final = 2000  # characters of each of them
+EVERY: Final = 60.0  # seconds between two lines about what is at work, where there is no terminal
+_WINDOW: Final = 64 * 1024  # bytes in which the last line is looked for
+_COLOURS = re.compile(r"\x1b\[[0-9;:]*[mK]")
+_NOTHING = digest(b"")
+
+
+def lines(data: bytes) -> list[str]:
+    """Return the lines of output without colours. Other terminal escapes stay: `Session.line` makes them harmless."""
+    return lines_of(_COLOURS.sub("", data.decode("utf-8", "replace").replace("\r\n", "\n")).rstrip())
+
+
+def kept(project: Project, protocol: str, slug: str, attempt: int, check: int | None = None) -> bytes | None:
+    """Return the output of an attempt's command, or of its QA's check, from the history; None where it is not there."""
+    return history.read(project.git, protocol, history.output_name(slug, attempt, check))
+
+
+def is_kept(project: Project, protocol: str, slug: str) -> bool:
+    """Return whether any output of a step is here."""
+    return any(name.startswith(f"{slug}.") for name in project.git.tree(f"{history.ref_of(protocol)}:output") or {})
+
+
+def tell_last(
+    session: Session, place: tuple[str, str, int], check: int | None, otherwise: str, *, retried: bool = False
+) -> None:
+    """Print the last lines of what failed to stderr, and the command that shows the rest.
+
+    `place`: protocol, step and attempt; `check`: None for the step's command; `otherwise`: the record's part of an output that is
+    not kept; `retried`: another attempt follows.
+    """
+    protocol, slug, attempt = place
+    project = session.project
+    data = kept(project, protocol, slug, attempt, check)
+    found = lines_of(otherwise) if data is None else lines(data)
+    last = found[-LAST:]
+    for line in last:
+        session.line(f"  | {line[:WIDTH]}", err=True)
+    if data is not None and (len(found) > LAST or any(len(line) > WIDTH for line in last)):
+        which = f"{f' --check {check}' if check else ''}{f' --attempt {attempt}' if retried else ''}"
+        told = f"{program()} show {lookup.typed(project, protocol)} {slug} --output{which}"
+        session.line(f"  {'all of it':12}  {told}", err=True)
+
+
+# --- `show --output` ---------------------------------------------------------------------------------------------------
+
+
+def show(
+    session: Session,
+    row: Row,
+    slug: str,
+    attempt: int | None,
+    check: int | None,
+    *,
+    as_json: bool,
+    yes: bool,
+) -> None:
+    """Give what a step's command printed, or its checks; `attempt`: None for the last that started.
+
+    Raises:
+        UsageError: there is none, or it was not kept.
+    """
+    project, protocol, step = session.project, row["protocol"], row["steps"][slug]
+    histories.take(project, [protocol])
+    last = int(step.get("attempt", 1))
+    number = attempt or (last - 1 if last > 1 and step.get("status") == "pending" else last)
+    printed = _printed(project, protocol, slug, number)
+
+    def read() -> dict[int | None, bytes | None]:
+        there = project.git.tree(f"{history.ref_of(protocol)}:output") or {}
+        checks = sorted(of for of in {*printed, *_checks_in(there, slug, number)} if of is not None)
+        wanted: list[int | None] = [check] if check else [None] if step.get("kind") == "command" else [*checks]
+        found = {of: kept(project, protocol, slug, number, of) for of in wanted}
+        return {of: b"" if data is None and printed.get(of) == _NOTHING else data for of, data in found.items()}
+
+    found = read()
+    lacks = any(data is None and of in printed for of, data in found.items())
+    if lacks and options.fetch_missing(session, [protocol], yes=yes):
+        found = read()
+    for of, data in found.items():
+        if data is None:
+            raise _none(project, row, slug, number, of, printed)
+    if not found:
+        raise UsageError(
+            f"attempt {number} of {slug} ran no checks", protocol, f"`runner show {protocol} {slug}` shows what it did"
+        )
+    if as_json:
+        told = [{"check": of, "output": (data or b"").decode("utf-8", "replace")} for of, data in found.items()]
+        session.json({"protocol": protocol, "step": slug, "attempt": number, "outputs": told})
+        return
+    for of, data in found.items():
+        if len(found) > 1:
+            session.line(f"== check {of} of {record.label(row, slug)}, attempt {number}")
+        if not data:
+            session.note("it printed nothing")
+        streams.put_output(data or b"", lambda data: session.lines([(line,) for line in lines(data)]))
+
+
+def _printed(project: Project, protocol: str, slug: str, attempt: int) -> dict[int | None, str]:
+    """Return the digests of what an attempt's command (None) and its checks printed, as the log names them."""
+    found: dict[int | None, str] = {}
+    for entry in record.events(project.git, protocol, lookup.tip(project, protocol)):
+        if entry.subject != slug or entry.fields.get("attempt") != attempt:
+            continue
+        if entry.fields.get("output"):
+            found[None] = str(entry.fields["output"])
+        for number, one in enumerate(commands(told for _, told in record.checks([entry], slug)), 1):
+            found[number] = str(one.get("output"))
+    return found
+
+
+def commands(evidence: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the checks of a QA's evidence that are commands: `--check` counts them."""
+    other = log.output_check("")
+    return [one for one in evidence if one["check"] != log.REVIEW and not str(one["check"]).startswith(other)]
+
+
+def _checks_in(names: Mapping[str, object], slug: str, attempt: int) -> list[int]:
+    numbers = (re.fullmatch(rf"{re.escape(slug)}\.{attempt}\.check-([0-9]+)\.txt", name) for name in names)
+    return [int(number[1]) for number in numbers if number]
+
+
+def _none(
+    project: Project, row: Row, slug: str, number: int, check: int | None, printed: Mapping[int | None, str]
+) -> UsageError:
+    """Return why an output is not here, and what can be done."""
+    protocol, last = row["protocol"], int(row["steps"][slug].get("attempt", 1))
+    if check in printed:
+        again = f"`runner show {protocol} {slug} --output --yes` fetches it from {project.trusted.remote}"
+        brings = again if project.trusted.remote and project.mirror is None else history.brings(protocol, None)
+        what = f"the output of {f'check {check} of ' if check else ''}{slug}, attempt {number}, was not kept here"
+        hint = f"if another clone made it, {brings}; `runner show {protocol} {slug}` shows the end of it"
+        return UsageError(what, protocol, hint)
+    if number > last:
+        hint = f"it is at attempt {last}"
+    elif check is not None and (count := sum(of is not None for of in printed)):
+        hint = f"its QA ran {count} check{'s' if count > 1 else ''}"
+    else:
+        hint = f"`runner show {protocol} {slug}` shows its attempts"
+    what = (
+        f"check {check} of {slug} did not run in attempt {number}"
+        if check
+        else f"attempt {number} of {slug} ran no command"
+    )
+    return UsageError(what, protocol, hint)
+
+
+# --- as it comes -------------------------------------------------------------------------------------------------------
+
+
+def live(session: Session, *, verbose: bool) -> Live:
+    """Return what follows the commands of a session; `verbose`: their output is printed to stderr as it comes."""
+    from runner.executor.step_run import Redactor
+
+    def stream(line: str) -> None:
+        session.line(line, err=True)
+
+    return Live(Redactor(session.environ), time.monotonic, stream if verbose else None)
+
+
+class Live:
+    """What is at work now: a step's command or check, since when, and the last line that it printed.
+
+    Secrets are taken out of whole lines; of those at the end that may be the first ones of a longer secret nothing is shown yet.
+    """
+
+    def __init__(
+        self, redactor: Redactor, monotonic: Callable[[], float], stream: Callable[[str], None] | None = None
+    ) -> None:
+        """`stream`: gets each line as it comes, a line that names what prints it before."""
+        self._redactor, self._monotonic, self._stream = redactor, monotonic, stream
+        self._what, self._since, self._rest = "", 0.0, b""
+        self._is_torn = (
+            False  # whether the first line of the rest lacks its beginning, and may have the end of a secret
+        )
+
+    def hear(self, what: str, data: bytes) -> None:
+        """Take the next part of what `what` printed; empty where it starts."""
+        if what != self._what:
+            self.end()
+            self._what, self._since = what, self._monotonic()
+            if self._stream is not None:
+                self._stream(what)
+        rest = self._rest + data
+        if self._stream is not None:
+            whole, rest = self._whole(rest)
+            self._is_torn = self._is_torn and not whole
+            for line in whole:
+                self._show(line)
+        self._is_torn = self._is_torn or len(rest) > _WINDOW
+        self._rest = rest[-_WINDOW:]
+
+    def end(self) -> None:
+        """Show the rest of what was at work: nothing is now."""
+        rest, is_torn = self._redactor.data(self._rest), self._is_torn
+        self._what, self._rest, self._is_torn = "", b"", False
+        if self._stream is not None:
+            for line in lines(rest)[is_torn:]:
+                self._show(line)
+
+    def now(self) -> str:
+        """Return what is at work on one line: its name and place, its time, its last line; empty for nothing."""
+        what, rest = self._what, self._rest
+        if not what:
+            return ""
+        took = describe.duration(self._monotonic() - self._since)
+        said = "" if self._stream is not None else next(filter(None, map(_end_of, reversed(self._whole(rest)[0]))), "")
+        return "  ".join(filter(None, (what, took, said)))
+
+    def _whole(self, data: bytes) -> tuple[list[str], bytes]:
+        """Return the lines of `data` that are whole and have no secret, and the bytes after them, secrets taken out."""
+        parts = self._redactor.data(data).split(b"\n")
+        count = max(0, len(parts) - 1 - self._redactor.lines)
+        whole = [b"...", *parts[1:count]] if self._is_torn and count else parts[:count]
+        return lines(b"\n".join(whole)) if whole else [], b"\n".join(parts[count:])
+
+    def _show(self, line: str) -> None:
+        assert self._stream is not None
+        self._stream(f"  | {line[:WIDTH]}")
+
+
+def _end_of(line: str) -> str:
+    """Return what a terminal would show of a line that a progress bar wrote anew again and again."""
+    return line.rstrip("\r").rpartition("\r")[2].strip()
