@@ -15,21 +15,23 @@ import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.errors import InsufficientHistoryError, IntegrityError, RunnerError
 from runner.git import Git
-from runner.protocol import paths, plans, transcript
+from runner.protocol import paths, plans
 from runner.protocol.ids import digest
 from runner.protocol.log import RawEntry
 from runner.protocol.plans import Plan, Step
-from runner.protocol.transcript import Intent, Line, Response, Results, Summary
 from runner.store import history, record
 from runner.store.trusted import Trusted
 from runner.trust import policy, trusted_config
 from runner.trust.transitions import missing, transitions_below
 from runner.trust.trusted_config import TrustedConfig
 from runner.trust.walk import Evidence, Finding, Named, Report
+
+if TYPE_CHECKING:
+    from runner.protocol.transcript import Line
 
 _OWN = ("finish", "ask_person", "publish_artifact")  # of the loop itself: they do nothing
 
@@ -153,6 +155,8 @@ def wrong_calls(git: Git, protocol: str, told: Sequence[tuple[Named, str]], trus
     for one, oid in told:
         if one.attempt == 0 or one.event in ("qa-passed", "qa-failed"):
             continue  # planners and reviewers only look
+        from runner.protocol import transcript  # loads its models, which a step of a command does not need
+
         try:
             lines = transcript.parse(git.blob(oid) or b"", f"the transcript that {one.commit[:12]} names")
         except IntegrityError as error:
@@ -190,11 +194,11 @@ def _made(lines: Sequence[Line], start: int) -> list[tuple[str, Mapping[str, Any
     found: list[tuple[str, Mapping[str, Any], bool]] = []
     asked: dict[str, Mapping[str, Any]] = {}
     for number, line in enumerate(lines):
-        if isinstance(line, Response | Summary):
+        if line.kind == "response" or line.kind == "summary":
             asked = {call.id: call.arguments or {} for call in line.calls}
-        elif number >= start and isinstance(line, Intent):
+        elif number >= start and line.kind == "intent":
             found.append((line.tool, line.arguments, True))
-        elif number >= start and isinstance(line, Results):
+        elif number >= start and line.kind == "results":
             found += [
                 (one.name, asked.get(one.id, {}), False)
                 for one in line.results
