@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from runner import signals
 from runner.errors import ConflictError, RefusedError
 from runner.executor import commit, load, permissions, steps, transition
-from runner.executor.commit import Advanced
+from runner.executor.commit import Advanced, Start
 from runner.executor.step_run import StepRun
 from runner.executor.transition import EvaluatedAt, Kind, Outcome, recording
 from runner.forge import Forge, ForgeError
@@ -139,7 +139,8 @@ def _step(project: Project, seen: Snapshot, only: str | None, forge: Forge | Non
     """Carry out the next action; None where the branch moved meanwhile, and it has to be decided again."""
     plan, edit, state, action = consider(project, seen, only)
     if isinstance(edit, ev.Planned):
-        return commit.at_once(project, seen, [edit], WritePlan(), recording("the plan that people wrote is recorded"))
+        outcome = recording("the plan that people wrote is recorded")
+        return commit.at_once(Start(project, seen, [edit]), WritePlan(), outcome)
     first: list[Event] = [edit] if edit else []
     time = project.env.timestamp()
     approvals = permissions.settle(project, seen, plan, state, time, forge) if plan else []
@@ -148,17 +149,18 @@ def _step(project: Project, seen: Snapshot, only: str | None, forge: Forge | Non
         first += approvals
         state = load.applied(project, state, approvals)
         action = _decide(state, only)
+    start = Start(project, seen, first, evaluated)
     if isinstance(action, Halt):
         if not first:
             return Advanced(state, action, (), seen.tip, action.reason)
         said = "the plan's edit is recorded" if edit else "it is recorded who said what"
-        return commit.at_once(project, seen, first, action, recording(said), evaluated)
+        return commit.at_once(start, action, recording(said))
     if isinstance(action, WritePlan):
         if not _lease(project, seen, forge):
             return None
         from runner.executor import planning  # loads the engines
 
-        return commit.at_once(project, seen, first, action, planning.write_plan(project, seen), evaluated)
+        return commit.at_once(start, action, planning.write_plan(project, seen))
     assert plan is not None
     outcome, run = recording("all done", [ev.Completed(subject=seen.protocol)]), None
     if not isinstance(action, Complete):
@@ -167,18 +169,17 @@ def _step(project: Project, seen: Snapshot, only: str | None, forge: Forge | Non
         run = StepRun(project, seen, plan, step, state, approvals)
         held = permissions.hold(run, action)
         if held is not None:
-            outcome = recording(f"waits: {held.text}", [held])
-            return commit.at_once(project, seen, first, action, outcome, evaluated)
+            return commit.at_once(start, action, recording(f"waits: {held.text}", [held]))
     transition.signer(project)  # before anything is done that nobody could sign
     if isinstance(action, RunStep | CheckStep) and not _lease(project, seen, forge):
         return None
     # What is done is done by the policy of now, whatever the trusted branch says when it is recorded.
-    evaluated = evaluated or EvaluatedAt(time, project.trusted.commit)
+    start = Start(project, seen, first, evaluated or EvaluatedAt(time, project.trusted.commit))
     if run is not None:
         if isinstance(action, RunStep | CheckStep):
             project.env.hear_output(run.label, b"")
         outcome = steps.perform(action, run)
-    return commit.commit(project, seen, first, action, outcome, evaluated)
+    return commit.commit(start, action, outcome)
 
 
 def _lease(project: Project, seen: Snapshot, forge: Forge | None) -> bool:

@@ -48,14 +48,23 @@ class Advanced:
         return [entry.event for entry in self.entries]
 
 
-def commit(
-    project: Project,
-    began: Snapshot,
-    first: list[Event],
-    action: Action,
-    outcome: Outcome,
-    evaluated: EvaluatedAt | None = None,
-) -> Advanced | None:
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a transition starts. `first`: the events that it records before its action; `evaluated`: None where no approval was
+    judged."""
+
+    project: Project
+    view: Snapshot
+    first: list[Event]
+    evaluated: EvaluatedAt | None = None
+
+    @property
+    def state(self) -> State:
+        """The state after the first events."""
+        return load.applied(self.project, self.view.state, self.first)
+
+
+def commit(start: Start, action: Action, outcome: Outcome) -> Advanced | None:
     """Publish an outcome. A step's work is merged onto commits that people made meanwhile; it is not done again.
 
     None: the branch moved, and any other action has to be decided again. A verdict, for example, is about the tree that it saw.
@@ -65,107 +74,161 @@ def commit(
         HeldError: the lease was lost to another runner; the result is kept.
         RefusedError: the protocol was cancelled meanwhile, or is otherwise no longer where the work belongs; it is kept.
     """
-    git, protocol = project.git, began.protocol
     if not isinstance(action, RunStep):
-        return at_once(project, began, first, action, outcome, evaluated)
-    slug, seen = action.slug, began
-    before = load.applied(project, began.state, first)
-    number = before.steps[slug].attempt
-    aside = attempt_ref(protocol, slug, number)
+        return at_once(start, action, outcome)
+    project, seen, work = start.project, start.view, _Work(start, action.slug, outcome)
     for _ in range(load.RACES):
+        merged = work.merged(seen)
+        is_theirs = seen is not start.view and _is_done_elsewhere(project, start.view, seen, action.slug)
+        try:
+            made = work.prepared(seen, merged, is_theirs)
+        except (IllegalEventError, MalformedFileError, UnsupportedError) as error:
+            if work.is_done(seen, is_theirs):
+                project.env.say(f"{action.slug} was done elsewhere meanwhile{work.kept('; its work here')}")
+                return None
+            raise work.refused(seen) from error
+        try:
+            transition.publish(project, seen, made, merged.also, outcome)
+        except ConflictError:
+            seen = work.newer()
+        except InTheWayError as error:
+            project.git.update_refs({work.aside: (made.commit, project.git.ref(work.aside))}, "runner: kept")
+            raise InTheWayError(error.what, error.where, f"{error.hint}; the result is kept at {work.aside}") from error
+        except HeldError as error:
+            raise HeldError(error.what, error.where, f"{error.hint}{work.kept('; its work')}") from error
+        else:
+            said, failed = merged.conflict or outcome.summary, outcome.failed or bool(merged.conflict)
+            return Advanced(made.state, action, made.entries, made.commit, said, failed)
+    work.kept()
+    raise load.moves(project, start.view.protocol)
+
+
+def at_once(start: Start, action: Action, outcome: Outcome) -> Advanced | None:
+    """Publish an outcome; None where the branch moved since, and the action has to be decided again."""
+    project, view, evaluated = start.project, start.view, start.evaluated
+    events = [*start.first, *outcome_events(outcome, start.state)]
+    made = transition.prepare(project, view, events, outcome.tree, outcome=outcome, evaluated=evaluated)
+    try:
+        transition.publish(project, view, made, outcome=outcome)
+    except ConflictError:
+        return None
+    return Advanced(made.state, action, made.entries, made.commit, outcome.summary, outcome.failed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Merged:
+    """A step's work on a commit. `conflict`: why there is no `tree`; `also`: the refs that keep work beside the branch."""
+
+    tree: str | None
+    conflict: str
+    also: dict[str, tuple[str | None, str | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """The work of one attempt of a step: recorded where it started, or merged onto the commits that came between."""
+
+    start: Start
+    slug: str
+    outcome: Outcome
+
+    @property
+    def aside(self) -> str:
+        """The ref that keeps the work beside the branch."""
+        return attempt_ref(self.start.view.protocol, self.slug, self.start.state.steps[self.slug].attempt)
+
+    def merged(self, seen: Snapshot) -> _Merged:
+        """Return the work on the commit of a view."""
+        project, began, outcome, aside = self.start.project, self.start.view, self.outcome, self.aside
         tree, conflict = outcome.tree, ""
         also: dict[str, tuple[str | None, str | None]] = {}
         if outcome.tree is not None and seen.tip != began.tip:
             work = _work_commit(project, began, outcome.tree)
-            tree, conflicts = transaction.merge_work(git, protocol, work, seen.tip, project.runner())
+            tree, conflicts = transaction.merge_work(project.git, began.protocol, work, seen.tip, project.runner())
             if tree is None:
                 conflict = f"its work conflicts with commits that came between: {', '.join(conflicts[:3])}"
-                also[aside] = (work, git.ref(aside))
+                also[aside] = (work, project.git.ref(aside))
         if outcome.kept is not None:
-            also[aside] = (_work_commit(project, began, outcome.kept), git.ref(aside))
-        is_theirs = seen is not began and _is_done_elsewhere(project, began, seen, slug)
-        try:
-            if is_theirs:
-                raise IllegalEventError(f"{slug} was at work elsewhere too", seen.where, "run `runner status`")
-            start = began.tip if seen is began else publishing.shared(git, seen.tip, began.tip)
-            edits = _edits_again(project, first, seen, start) if seen is not began else first
-            state = load.applied(project, seen.state, edits)
-            if slug not in state.steps:
-                raise IllegalEventError(f"{slug} is gone", seen.where, "run `runner status`")
-            if edits is not first and _is_edited(state, before, edits, slug):
-                raise IllegalEventError(f"{slug} was edited once more", seen.where, "run `runner status`")
-            clash = ev.StepFailed(subject=slug, attempt=number, reason=log.cut(conflict), kept=aside)
-            events = blocked(protocol, clash) if conflict else outcome_events(outcome, state)
-            events = [
-                dataclasses.replace(event, start=start)
-                if isinstance(event, ev.StepFinished) and event.start == began.tip
-                else event
-                for event in events
-            ]
-            own = None if conflict else outcome
-            made = transition.prepare(project, seen, [*edits, *events], tree, outcome=own, evaluated=evaluated)
-            if start != began.tip:
-                _verify_again(project, made.commit, seen)
-        except (IllegalEventError, MalformedFileError, UnsupportedError) as error:
-            kept = _keep(project, began, aside, outcome)
-            ended = seen.state.status not in (*decision.OPEN, Status.COMPLETED)
-            is_over = slug in seen.state.steps and seen.state.steps[slug].status not in _AT_WORK
-            if seen is not began and not ended and (is_theirs or is_over):
-                project.env.say(
-                    f"{slug} was done elsewhere meanwhile{f'; its work here is kept at {kept}' if kept else ''}"
-                )
-                return None
-            raise RefusedError(
-                f"{protocol} was {seen.state.status} while {slug} was at work: it is not recorded"
-                if ended
-                else f"{protocol} changed while {slug} was at work, and its result no longer belongs there",
-                f"its work is kept at {kept}" if kept else "it left no work",
-                f"`runner undo {protocol}` reverts it"
-                if ended
-                else f"run `runner status {protocol}`; `runner step` resumes",
-            ) from error
-        try:
-            transition.publish(project, seen, made, also, outcome)
-        except ConflictError:
-            try:
-                load.again(project, protocol)
-            except (IntegrityError, RefusedError) as error:  # what was pushed meanwhile is for a person to put right
-                kept = _keep(project, began, aside, outcome)
-                hint = f"{error.hint}{f'; its work is kept at {kept}' if kept else ''}"
-                raise type(error)(error.what, error.where, hint) from error
-            seen = load.view(project, protocol)
-            continue
-        except InTheWayError as error:
-            git.update_refs({aside: (made.commit, git.ref(aside))}, "runner: kept")
-            raise InTheWayError(error.what, error.where, f"{error.hint}; the result is kept at {aside}") from error
-        except HeldError as error:
-            kept = _keep(project, began, aside, outcome)
-            raise HeldError(
-                error.what, error.where, f"{error.hint}{f'; its work is kept at {kept}' if kept else ''}"
-            ) from error
-        return Advanced(
-            made.state, action, made.entries, made.commit, conflict or outcome.summary, outcome.failed or bool(conflict)
+            also[aside] = (_work_commit(project, began, outcome.kept), project.git.ref(aside))
+        return _Merged(tree, conflict, also)
+
+    def prepared(self, seen: Snapshot, merged: _Merged, is_theirs: bool) -> transaction.Transition:
+        """Write the transition on a view. `is_theirs`: the record has other work at the step since.
+
+        Raises:
+            IllegalEventError, MalformedFileError, UnsupportedError: the work does not belong there any more.
+        """
+        project, began, first, slug = self.start.project, self.start.view, self.start.first, self.slug
+        if is_theirs:
+            raise IllegalEventError(f"{slug} was at work elsewhere too", seen.where, "run `runner status`")
+        before = self.start.state
+        base = began.tip if seen is began else publishing.shared(project.git, seen.tip, began.tip)
+        edits = _edits_again(project, first, seen, base) if seen is not began else first
+        state = load.applied(project, seen.state, edits)
+        if slug not in state.steps:
+            raise IllegalEventError(f"{slug} is gone", seen.where, "run `runner status`")
+        if edits is not first and _is_edited(state, before, edits, slug):
+            raise IllegalEventError(f"{slug} was edited once more", seen.where, "run `runner status`")
+        outcome = None if merged.conflict else self.outcome
+        if outcome is None:
+            number, reason = before.steps[slug].attempt, log.cut(merged.conflict)
+            clash = ev.StepFailed(subject=slug, attempt=number, reason=reason, kept=self.aside)
+            events = blocked(began.protocol, clash)
+        else:
+            events = [_started_at(event, began.tip, base) for event in outcome_events(outcome, state)]
+        made = transition.prepare(
+            project, seen, [*edits, *events], merged.tree, outcome=outcome, evaluated=self.start.evaluated
         )
-    _keep(project, began, aside, outcome)
-    raise load.moves(project, protocol)
+        if base != began.tip:
+            _verify_again(project, made.commit, seen)
+        return made
+
+    def is_done(self, seen: Snapshot, is_theirs: bool) -> bool:
+        """Return whether the step was done elsewhere, and the protocol continues."""
+        is_over = self.slug in seen.state.steps and seen.state.steps[self.slug].status not in _AT_WORK
+        return seen is not self.start.view and not _has_ended(seen) and (is_theirs or is_over)
+
+    def refused(self, seen: Snapshot) -> RefusedError:
+        """Return the error for work that does not belong on the branch any more. The work is kept."""
+        protocol, where = self.start.view.protocol, self.kept("its work") or "it left no work"
+        if _has_ended(seen):
+            what = f"{protocol} was {seen.state.status} while {self.slug} was at work: it is not recorded"
+            return RefusedError(what, where, f"`runner undo {protocol}` reverts it")
+        what = f"{protocol} changed while {self.slug} was at work, and its result no longer belongs there"
+        return RefusedError(what, where, f"run `runner status {protocol}`; `runner step` resumes")
+
+    def newer(self) -> Snapshot:
+        """Return the protocol after a lost race.
+
+        Raises:
+            IntegrityError, RefusedError: a person has to repair the commits that were published first; the work is kept.
+        """
+        project, protocol = self.start.project, self.start.view.protocol
+        try:
+            load.again(project, protocol)
+        except (IntegrityError, RefusedError) as error:
+            raise type(error)(error.what, error.where, f"{error.hint}{self.kept('; its work')}") from error
+        return load.view(project, protocol)
+
+    def kept(self, what: str = "") -> str:
+        """Keep the work beside the branch, and return where for people, after `what`; empty where there is none."""
+        git, tree, aside = self.start.project.git, self.outcome.tree or self.outcome.kept, self.aside
+        if tree is None:
+            return ""
+        work = _work_commit(self.start.project, self.start.view, tree)
+        git.update_refs({aside: (work, git.ref(aside))}, "runner: kept")
+        return f"{what} is kept at {aside}"
 
 
-def at_once(
-    project: Project,
-    began: Snapshot,
-    first: list[Event],
-    action: Action,
-    outcome: Outcome,
-    evaluated: EvaluatedAt | None = None,
-) -> Advanced | None:
-    """Publish an outcome; None where the branch moved since, and the action has to be decided again."""
-    events = [*first, *outcome_events(outcome, load.applied(project, began.state, first))]
-    made = transition.prepare(project, began, events, outcome.tree, outcome=outcome, evaluated=evaluated)
-    try:
-        transition.publish(project, began, made, outcome=outcome)
-    except ConflictError:
-        return None
-    return Advanced(made.state, action, made.entries, made.commit, outcome.summary, outcome.failed)
+def _has_ended(seen: Snapshot) -> bool:
+    return seen.state.status not in (*decision.OPEN, Status.COMPLETED)
+
+
+def _started_at(event: Event, old: str, new: str) -> Event:
+    """Return an event of work that started at the commit `old` as one of work that started at `new`."""
+    if isinstance(event, ev.StepFinished) and event.start == old:
+        return dataclasses.replace(event, start=new)
+    return event
 
 
 def _verify_again(project: Project, made: str, seen: Snapshot) -> None:
@@ -213,11 +276,3 @@ def _is_edited(state: State, then: State, edits: Sequence[Event], slug: str) -> 
 def _work_commit(project: Project, began: Snapshot, tree: str) -> str:
     who = project.runner()
     return project.git.write_commit(tree, (began.tip,), who, who, f"{began.protocol}: work\n".encode())
-
-
-def _keep(project: Project, began: Snapshot, aside: str, outcome: Outcome) -> str | None:
-    tree = outcome.tree or outcome.kept
-    if tree is None:
-        return None
-    project.git.update_refs({aside: (_work_commit(project, began, tree), project.git.ref(aside))}, "runner: kept")
-    return aside
