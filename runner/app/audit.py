@@ -62,7 +62,7 @@ def audit(project: Project, protocol: str, report: Report, *, cannot_tell: bool,
     sections = (
         ("Verdict", "verdict", _verdict(chain, report, cannot_tell)),
         ("Plan and steps", "plan", _plan(chain, row)),
-        ("Words", "words", spoken.section()),
+        ("Approvals and answers", "approvals", spoken.section()),
         ("Effects", "effects", _effects(chain)),
         ("Cost", "cost", _cost(chain, row)),
         ("Transcripts", "transcripts", _transcripts(chain)),
@@ -137,10 +137,10 @@ def _verdict(chain: Chain, report: Report, cannot_tell: bool) -> Html:
     rows = [(found.rule, _code(found.commit[:12]), _code(found.path), found.text) for found in report.findings]
     known = report.signed == report.transitions > 0
     proves = (
-        "What a record that verifies proves: nobody changed the record but by transitions that the rules allow; no transition "
+        "A record that verifies proves: only transitions that the rules allow changed the record; no transition "
         "changed code or plan files that it does not name; the approvals that were used were given by those people, and sufficed "
         f"under the policy at that time{'; each transition was signed by a runner that the policy lists' if known else ''}. "
-        f"What it does not: {'' if known else 'who ran a transition, for transitions are not signed, or '}that this is the newest one."
+        f"It does not prove {'' if known else 'who ran a transition, for transitions are not signed, or '}that this is the newest one."
     )
     return element(
         "div",
@@ -155,8 +155,8 @@ def _facts(chain: Chain, row: Mapping[str, Any]) -> Html:
     first = chain.entries[0] if chain.entries else None
     merged = record.Merges(chain.git, chain.project.trusted.remote).base_with(dict(row), chain.tip)
     pairs: list[tuple[str, Part]] = [
-        ("stands", f"{row['status']}, revision {row['revision']}"),
-        ("begun", f"{first.time} by {first.actor}" if first else "not known"),
+        ("status", f"{row['status']}, revision {row['revision']}"),
+        ("started", f"{first.time} by {first.actor}" if first else "not known"),
         (
             "base",
             f"{row.get('base', 'not known')}, which holds this record" if merged else str(row.get("base", "not known")),
@@ -242,10 +242,10 @@ class _Words:
             counted.append((str(entry.revision), entry.time, about, people, f"{_plain(said)}{reviews}"))
         return element(
             "div",
-            _table("What people said, as the record counted it", ("rev.", "time", "on", "by", "said"), counted, (0,)),
+            _table("Decisions and answers, as recorded", ("rev.", "time", "on", "by", "text"), counted, (0,)),
             _table(
                 "Signed statements in approvals/",
-                ("who", "said", "on", "issued, expires", "of", "reason", "used"),
+                ("who", "decision", "on", "issued, expires", "of", "reason", "used"),
                 list(self._statements()),
             ),
         )

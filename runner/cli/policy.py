@@ -120,7 +120,7 @@ def check(session: Session, /, live: bool, file: Path | None, **asked: Any) -> N
     ready = policy.compiled(_policy(session, file))
     said = policy.evaluate(ready, subject)
     session.line((said.verdict, COLOURS[said.verdict]), f"  {said.rule}")
-    for name, text in (("at", said.where), ("why", said.reason), ("word", app.whose(ready, subject, said))):
+    for name, text in (("at", said.where), ("why", said.reason), ("from", app.whose(ready, subject, said))):
         if text:
             session.result(f"  {name.ljust(5)}{text}")
     raise SystemExit(CODES[said.verdict])

@@ -32,7 +32,7 @@ def put(box: Box, text: str) -> None:
             [*WRITE, '{"path": "infra/x", "content": ""}'],
             3,
             "ask  protected: infra/**\n  at   .protocols/policy.yaml on main:24\n  why  infra/x\n"
-            "  word 1 of alice@example.test, bob@example.test (maintainer)\n",
+            "  from 1 of alice@example.test, bob@example.test (maintainer)\n",
         ),
         ([*WRITE, "path=src/a.py"], 0, "allow  default: workspace calls are allowed\n  at   built in\n"),
     ],
