@@ -20,7 +20,7 @@ from runner.app.chain import Chain, count
 from runner.errors import InsufficientHistoryError, RunnerError
 from runner.git import GitError
 from runner.protocol import approval_file, paths
-from runner.protocol.events import event_type
+from runner.protocol.event_types import event_type
 from runner.protocol.ids import digest as digest_of
 from runner.protocol.log import RawEntry
 from runner.protocol.state import read_json

@@ -11,7 +11,7 @@ from typing import Any
 
 from runner.errors import RunnerError
 from runner.protocol import approval_file, paths
-from runner.protocol.events import event_type
+from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
 from runner.store import history, record
 from runner.store.project import Project

@@ -17,7 +17,7 @@ from runner.executor import advance, answers, load
 from runner.executor.transition import attempt_ref
 from runner.protocol import decision, ids, log, paths, strict_yaml
 from runner.protocol import events as ev
-from runner.protocol.events import event_type
+from runner.protocol.event_types import event_type
 from runner.protocol.plans import seconds_of
 from runner.protocol.state import State, Status, StepStatus, Wait
 from runner.store import lease, locks, lookup, record, remote, worktree

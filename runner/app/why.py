@@ -20,7 +20,7 @@ from runner.git import Commit
 from runner.git.blame import Blamed, blame, hunks
 from runner.lines import lines_of
 from runner.protocol import ids, log, paths
-from runner.protocol.events import event_type
+from runner.protocol.event_types import event_type
 from runner.protocol.ids import digest as digest_of
 from runner.protocol.log import RawEntry
 from runner.protocol.state import read_json

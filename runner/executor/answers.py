@@ -17,7 +17,7 @@ from runner.lines import lines_of
 from runner.protocol import approval_file, decision, ids, log, paths
 from runner.protocol import events as ev
 from runner.protocol.approval_file import Signed, statement_id
-from runner.protocol.events import event_type
+from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
 from runner.protocol.state import Wait
 from runner.store import publishing, record, snapshot

@@ -18,7 +18,8 @@ from runner.git import Git
 from runner.protocol import approval_file, call_file, log, paths
 from runner.protocol import events as ev
 from runner.protocol.call_file import HeldCall
-from runner.protocol.events import Event, event_type
+from runner.protocol.event_types import event_type
+from runner.protocol.events import Event
 from runner.protocol.ids import digest, manifest_digest
 from runner.protocol.transcript import Held, Intent, Outcome
 from runner.store import publishing, record

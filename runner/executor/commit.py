@@ -21,7 +21,8 @@ from runner.executor.transition import record as outcome_events
 from runner.protocol import decision, log
 from runner.protocol import events as ev
 from runner.protocol.decision import Action, RunStep
-from runner.protocol.events import Entry, Event, event_type
+from runner.protocol.event_types import event_type
+from runner.protocol.events import Entry, Event
 from runner.protocol.state import State, Status, StepStatus
 from runner.store import publishing, record, transaction
 from runner.store.project import Project

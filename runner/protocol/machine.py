@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from runner.errors import IllegalEventError
 from runner.protocol import events as ev
 from runner.protocol.decision import ACTIVE, OPEN
-from runner.protocol.events import Entry, Event, EventType
+from runner.protocol.event_types import EventType
+from runner.protocol.events import Entry, Event
 from runner.protocol.ids import digest
 from runner.protocol.state import ENDED, Artifact, SpentTotal, State, Status, StepState, StepStatus, Wait
 

@@ -23,7 +23,7 @@ from typing import Any
 from runner.errors import ConflictError, HeldError, RunnerError, UnreachableError
 from runner.git import Git, Ident
 from runner.protocol import log, ref_files
-from runner.protocol.events import event_type
+from runner.protocol.event_types import event_type
 from runner.protocol.plans import seconds_of
 from runner.protocol.ref_files import Lease
 from runner.store import history, record, remote

@@ -15,7 +15,7 @@ from runner import signals
 from runner.errors import ConflictError, InsufficientHistoryError, IntegrityError, RefusedError, UnreachableError
 from runner.git import Commit, Git
 from runner.protocol import ids, log, paths
-from runner.protocol.events import event_type
+from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
 from runner.store import history, lease, locks, lookup, push_refusal, record, snapshot, transaction, worktree
 from runner.store.environment import forget_checkpoint, lower_checkpoint, read_checkpoint

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from runner.errors import InsufficientHistoryError
 from runner.git import TREE, Commit, Git, TreeEntry
 from runner.protocol import ids, log, paths
-from runner.protocol.events import event_type
+from runner.protocol.event_types import event_type
 from runner.protocol.log import Trailers
 from runner.trust.manifest import Contents
 from runner.values import dataclass

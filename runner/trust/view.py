@@ -17,7 +17,7 @@ from runner.errors import InsufficientHistoryError, IntegrityError
 from runner.git import BLOB, Commit, Git, TreeEntry
 from runner.protocol import approval_file, ids, log, paths
 from runner.protocol.approval_file import MalformedStatementError, Signed
-from runner.protocol.events import event_type
+from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
 from runner.protocol.plans import Plan, Step
 from runner.protocol.state import ENDED, State, Wait

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from runner.protocol import agent_file, config, events, log, plans, workflow
 from runner.protocol.agent_file import AgentFile
 from runner.protocol.config import Config
-from runner.protocol.events import EVENTS
+from runner.protocol.event_types import EVENTS
 from runner.protocol.plans import PlanHeader, StepHeader
 from runner.protocol.state import State, StepState
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from runner.errors import IllegalEventError
 from runner.protocol import decision, machine
 from runner.protocol import events as ev
-from runner.protocol.events import EVENTS, Event
+from runner.protocol.event_types import EVENTS
+from runner.protocol.events import Event
 from runner.protocol.state import WAITS, SpentTotal, State, Status, StepState, StepStatus, Wait, load, render
 from tests.protocol import histories
 from tests.protocol.histories import DIGEST, OID, PROTOCOL, TIME, begun, created, entry, fold, planned_step

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from runner.git import Git
 from runner.protocol import events as ev
 from runner.protocol import ids, log, paths
-from runner.protocol.events import event_type
+from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
 from runner.protocol.state import Json, State, StepStatus
 from runner.store import record

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from runner.errors import IntegrityError
 from runner.git import Git
 from runner.protocol import log, paths
-from runner.protocol.events import event_type
+from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
 from runner.trust.requirements import KEYBOARD
 from runner.trust.walk import Finding

@@ -9,7 +9,8 @@ from runner.errors import InsufficientHistoryError, RunnerError
 from runner.git import BLOB, EXECUTABLE, LINK, SUBMODULE
 from runner.protocol import decision, log, machine, paths, state
 from runner.protocol import events as ev
-from runner.protocol.events import Event, may_follow
+from runner.protocol.event_types import may_follow
+from runner.protocol.events import Event
 from runner.protocol.ids import digest
 from runner.protocol.log import RawEntry
 from runner.protocol.state import State, StepStatus
