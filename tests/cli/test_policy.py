@@ -70,7 +70,7 @@ def test_the_effects_that_config_yaml_declares_are_known(box: Box) -> None:
     box.commit("config")
     assert box.runner("policy", "check", "--tool", "look", rc=0).out.startswith("allow  default: read calls")
     told = box.runner("policy", "check", "--tool", "send", rc=3)
-    assert "word you, at a terminal" in told.out and "is not a known tool" not in told.err
+    assert "from you, at a terminal" in told.out and "is not a known tool" not in told.err
     assert "unheard is not a known tool" in box.runner("policy", "check", "--tool", "unheard", rc=3).err
 
 
