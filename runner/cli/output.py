@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 LAST: Final = 40  # lines that are printed after a failure
 WIDTH: Final = 2000  # characters of each of them
-EVERY: Final = 60.0  # seconds between two lines about what is at work, where there is no terminal
+EVERY: Final = 60.0  # seconds between two lines about the running command, where there is no terminal
 _WINDOW: Final = 64 * 1024  # bytes in which the last line is looked for
 _COLOURS = re.compile(r"\x1b\[[0-9;:]*[mK]")
 _NOTHING = digest(b"")
@@ -183,7 +183,7 @@ def live(session: Session, *, verbose: bool) -> Live:
 
 
 class Live:
-    """What is at work now: a step's command or check, since when, and the last line that it printed.
+    """The command or check of a step that runs now: its start, and the last line that it printed.
 
     Secrets are taken out of whole lines; of those at the end that may be the first ones of a longer secret nothing is shown yet.
     """
@@ -215,7 +215,7 @@ class Live:
         self._rest = rest[-_WINDOW:]
 
     def end(self) -> None:
-        """Show the rest of what was at work: nothing is now."""
+        """Show the rest of the output; nothing runs now."""
         rest, is_torn = self._redactor.data(self._rest), self._is_torn
         self._what, self._rest, self._is_torn = "", b"", False
         if self._stream is not None:
@@ -223,7 +223,7 @@ class Live:
                 self._show(line)
 
     def now(self) -> str:
-        """Return what is at work on one line: its name and place, its time, its last line; empty for nothing."""
+        """Return name, place, time and last line of the running command on one line; empty where nothing runs."""
         what, rest = self._what, self._rest
         if not what:
             return ""

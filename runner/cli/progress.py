@@ -198,7 +198,7 @@ class Progress:
 
     @contextmanager
     def at_work(self, protocol: str, *, verbose: bool = False) -> Iterator[None]:
-        """Show what is at work: on a terminal all the time, elsewhere a line a minute. `verbose`: print its output as it comes."""
+        """Show the running step: on a terminal all the time, elsewhere a line a minute. `verbose`: print its output as it comes."""
         session = self._session
         if session.quiet:
             yield

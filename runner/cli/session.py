@@ -66,7 +66,7 @@ class Session:
         self.cwd, self.environ, self.quiet = cwd, environ, quiet
         self.options: dict[str, str] = {}
         self.above: Callable[[str], None] | None = None  # prints above what moves on the terminal, where something does
-        self.live: Live | None = None  # what is at work, where that is shown
+        self.live: Live | None = None  # the running command, where that is shown
         self.moving: Progress | None = None  # what moves on the terminal now, and must stand still for a question
         self._project: Project | None = None
 
