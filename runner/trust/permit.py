@@ -230,7 +230,7 @@ def _is_unchanged(view: View, subject: Subject, told: RawEntry) -> bool:
         view.approvals_tree,
     ):
         return False
-    past, start, end = view.branch, view.branch.dirs[before.commit], view.branch.dirs[view.tip]
+    past, start, end = view.branch, view.branch.positions[before.commit], view.branch.positions[view.tip]
     for place in range(start + 1, end + 1):
         changed = view.git.changed(past.order[place - 1], past.order[place])
         if any(view.covers(subject, path) for path in changed):

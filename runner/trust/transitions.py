@@ -45,7 +45,7 @@ class History:
     def __init__(self, git: Git, protocol: str) -> None:
         self.git, self.protocol = git, protocol
         self.order: list[str] = []
-        self.dirs: dict[str, int] = {}
+        self.positions: dict[str, int] = {}
         self.told: dict[str, int] = {}
         self.contents = Contents(git, protocol)
         self.read: dict[tuple[str, TreeEntry], ApprovalFile] = {}  # words, by path and file
@@ -84,14 +84,14 @@ class History:
 
     def add(self, oid: str, trusted: str | None) -> None:
         """Take in the next commit; `trusted`: what a transition names."""
-        self.dirs[oid] = len(self.order)
+        self.positions[oid] = len(self.order)
         if trusted is not None:
             self.told.setdefault(trusted, len(self.order))
         self.order.append(oid)
 
     def added(self, path: str, tip: str) -> str | None:
         """Return the one commit up to `tip` that touched a file of approvals/, where it was added by it."""
-        last = self.dirs[tip]
+        last = self.positions[tip]
         self._look(last)
         touched = [(place, new) for place, new in self._touched.get(path, ()) if place <= last]
         return self.order[touched[0][0]] if len(touched) == 1 and touched[0][1] else None
@@ -101,14 +101,14 @@ class History:
 
         `names`: of plan files, as `unnumbered` returns them. A merge wrote what differs from all of its parents.
         """
-        last = self.dirs[tip]
+        last = self.positions[tip]
         self._look(last)
         found = [oid for place, oid, told in self._wrote if place <= last and not told.isdisjoint(names)]
         return [commit_of(self.git, oid) for oid in dict.fromkeys(reversed(found))]
 
     def worked(self, path: str, tip: str) -> bool:
         """Return whether a transition up to `tip` touched a file: a step wrote it."""
-        last, own = self.dirs[tip], f"{paths.folder(self.protocol)}/"
+        last, own = self.positions[tip], f"{paths.folder(self.protocol)}/"
         for place in range(self._worked_to, last + 1):
             commit = commit_of(self.git, self.order[place])
             if is_transition(commit, self.protocol) and commit.parents:
@@ -168,7 +168,7 @@ class History:
         stop = [f"^{parent}" for parent in (commit.parents[0], *commit_of(self.git, self.order[0]).parents)]
         found = self._log([commit.oid, *stop], [""])
         if words := [name for name in changed if paths.is_words(name)]:
-            found = [*(one for one in self._log([commit.oid], words) if one[0] not in self.dirs), *found]
+            found = [*(one for one in self._log([commit.oid], words) if one[0] not in self.positions), *found]
         return found
 
     def _log(self, commits: Sequence[str], names: Sequence[str]) -> list[tuple[str, Collection[str]]]:
@@ -188,10 +188,10 @@ class Distances(Mapping[str, int]):
     """The chain from one of its commits down: commit to its distance, newest first."""
 
     def __init__(self, past: History, tip: str) -> None:
-        self._past, self._last = past, past.dirs[tip]
+        self._past, self._last = past, past.positions[tip]
 
     def __getitem__(self, oid: str) -> int:
-        place = self._past.dirs[oid]
+        place = self._past.positions[oid]
         if place > self._last:
             raise KeyError(oid)
         return self._last - place

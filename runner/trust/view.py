@@ -188,7 +188,7 @@ class View:
     def approvals(self) -> list[ApprovalFile]:
         """Return every file below approvals/ of the tip, in the order in which the chain got them, read and not judged."""
         if self._approvals is None:
-            own, dirs = f"{paths.folder(self.protocol)}/", self.branch.dirs
+            own, positions = f"{paths.folder(self.protocol)}/", self.branch.positions
             there = self._own(self.approvals_in)
             files = {own + name: entry for name, entry in there.items() if name.startswith(paths.APPROVALS)}
             if self.approvals_in is not None:
@@ -197,8 +197,8 @@ class View:
             else:
                 added = {path: self.branch.added(path, self.tip) for path in files}
                 # One that no commit added alone comes last, as it would where the tip had.
-                last = dirs[self.tip]
-                order = sorted(files, key=lambda path: (dirs.get(added[path] or "", last), path))
+                last = positions[self.tip]
+                order = sorted(files, key=lambda path: (positions.get(added[path] or "", last), path))
                 found = [replace(self._read(path, files[path]), commit=added[path] or "") for path in order]
             self._approvals = [replace(word, order=number) for number, word in enumerate(found)]
         return self._approvals

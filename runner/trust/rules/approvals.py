@@ -53,7 +53,7 @@ def _view(walk: Walk, parsed: ParsedCommit, event: ApprovalEvent) -> View | str:
     assert parsed.parent is not None
     past = walk.history(parsed)
     commit = event.at or parsed.parent.oid
-    if commit not in past.dirs:
+    if commit not in past.positions:
         return f"it was judged at {commit[:12]}, which is no commit of the branch before it"
     if commit != parsed.parent.oid and not any(one.type.role == "work" for one in parsed.events):
         return f"it was judged at {commit[:12]}, and no work that started there ends here"
@@ -124,7 +124,7 @@ def _at_keyboard(walk: Walk, view: View, event: ApprovalEvent, found: TrustedCon
     if found.policy is not None:
         return f"it was given at a keyboard, and there was a policy in {found.commit[:12]}"
     for told, place in view.branch.told.items():
-        if told != found.commit and place <= view.branch.dirs[view.tip]:
+        if told != found.commit and place <= view.branch.positions[view.tip]:
             other = walk.config_at(told)
             if isinstance(other, str) or other.policy is not None:
                 return f"it was given at a keyboard, and there had been a policy in {told[:12]}"

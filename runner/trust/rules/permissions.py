@@ -46,12 +46,12 @@ def went_back(walk: Walk, parsed: ParsedCommit, *, used: bool) -> Iterator[str]:
         walk.unseen.add(now)
         return
     trusted_config.there(walk.git, now)
-    if now in past.dirs:
+    if now in past.positions:
         yield f"the policy is taken from {now[:12]}, a commit of the protocol's own branch"
         return
     if walk.trusted is not None and walk.trusted.remote is None:
         return  # a local branch, which whoever works here may rewrite
-    since = min((past.dirs[oid] for oid in _starts(walk, parsed)), default=len(past.order))
+    since = min((past.positions[oid] for oid in _starts(walk, parsed)), default=len(past.order))
     told = [
         before
         for before, place in past.told.items()
@@ -142,11 +142,11 @@ def _starts(walk: Walk, parsed: ParsedCommit) -> Iterator[str]:
     assert parsed.parent is not None
     past, number = walk.history(parsed), parsed.action
     action = None if number is None else parsed.events[number]
-    judged = [event.at for event in parsed.events if isinstance(event, ApprovalEvent) and event.at in past.dirs]
+    judged = [event.at for event in parsed.events if isinstance(event, ApprovalEvent) and event.at in past.positions]
     if judged and judged[0] is not None:
         yield judged[0]
         return
-    if isinstance(action, ev.StepFinished) and action.executor != "person" and action.start in past.dirs:
+    if isinstance(action, ev.StepFinished) and action.executor != "person" and action.start in past.positions:
         yield action.start
         return
     # Work that ends otherwise than by `step-finished`, which alone says where it started: people's commits may lie between.
@@ -157,7 +157,7 @@ def _starts(walk: Walk, parsed: ParsedCommit) -> Iterator[str]:
         and not (isinstance(action, ev.Asked) and action.kind == "human")
     )
     for commit in first_parents(walk.git, parsed.parent.oid):
-        if commit.oid not in past.dirs:
+        if commit.oid not in past.positions:
             return
         yield commit.oid
         own = transition_of(commit, walk.protocol)
@@ -232,7 +232,7 @@ def _result(view: View, parsed: ParsedCommit, event: ev.Event) -> Result | None:
     is_done = any(isinstance(one, ev.StepCompleted) and one.subject == event.subject for one in parsed.events)
     match event:
         case ev.StepFinished():
-            if event.executor == "person" and event.start in view.branch.dirs:
+            if event.executor == "person" and event.start in view.branch.positions:
                 work = (event.start, parsed.commit.oid)
             return Result(work, "done" if is_done else "checked")
         case ev.StepCompleted():  # before it, `permit` judged all of the work

@@ -249,7 +249,7 @@ def _lacking(walk: Walk, parsed: ParsedCommit, view: View, step: Step) -> list[s
         start = str(works[-1].fields["start"])
         files = [
             *walk.git.files(tree),
-            *(walk.git.changed(start, parsed.parent.oid) if start in view.branch.dirs else ()),
+            *(walk.git.changed(start, parsed.parent.oid) if start in view.branch.positions else ()),
         ]
         left = [glob for glob in left if not outputs_among(glob, files)]
     return left
