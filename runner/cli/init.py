@@ -12,6 +12,7 @@ from runner.app import cloning, histories, init
 from runner.app.init import File, Look
 from runner.cli import options
 from runner.cli.session import Session
+from runner.cli.streams import program
 from runner.forge.registry import FORGES
 from runner.git import Git
 from runner.lines import lines_of
@@ -69,7 +70,7 @@ def command(session: Session, /, **given: Any) -> None:
         for text in found.open:
             session.note(f"open   {text}")
         if found.open:
-            session.note("       answer in .protocols/clarifications.yaml, or run `runner init` at a terminal")
+            session.note(f"       answer in .protocols/clarifications.yaml, or run `{program()} init` at a terminal")
         for text in found.todo:
             session.note(f"to do  {text}")
         made = init.commit(git, dirs, who, found.files, author) if author is not None else None
@@ -141,7 +142,7 @@ def _look(session: Session, git: Git, cwd: Path, chosen: _Choices) -> _Found | N
         if is_listed or chosen.yes or _confirms_key(session, key.fingerprint):
             files.append(key.file)
         else:
-            todo.append(f"list your key {key.fingerprint} for approvals: runner init --yes")
+            todo.append(f"list your key {key.fingerprint} for approvals: {program()} init --yes")
     elif key.todo:
         todo.append(f"list your key for approvals: {key.todo}")
     return _Found(files, asked.left, todo, found.facts.base or "the default branch")
@@ -156,11 +157,11 @@ def _confirms_key(session: Session, fingerprint: str) -> bool:
 def _next(session: Session, git: Git, base: str, *, committed: bool) -> None:
     """Print what makes the files take effect."""
     remote, branch = trusted.remote_name(git), git.symbolic_ref("HEAD", git.git_dir) or "HEAD"
-    steps = [] if committed else ["runner init --commit"]
+    steps = [] if committed else [f"{program()} init --commit"]
     steps += [f"git push {remote} {branch.removeprefix('refs/heads/')}"] if remote else []
     if steps:
         session.note(f"the files take effect once they are on {base}{f' of {remote}' if remote else ''}")
-    session.note(f"  next          {', then '.join(steps) or 'runner new'}")
+    session.note(f"  next          {', then '.join(steps) or f'{program()} new'}")
 
 
 def _proposed(session: Session, cwd: Path, asked: init.Questions, yes: bool) -> dict[str, bytes]:
@@ -216,5 +217,5 @@ def _tell(session: Session, file: File, *, brief: bool) -> None:
 
         session.result(f"kept   {file.path}, which differs from what `runner init` would write:")
         old, new = (lines_of(data.decode("utf-8", "replace")) for data in (file.here or b"", file.data))
-        for line in difflib.unified_diff(old, new, file.path, "as `runner init` would write it", lineterm=""):
+        for line in difflib.unified_diff(old, new, file.path, f"as `{program()} init` would write it", lineterm=""):
             session.note(line)
