@@ -238,6 +238,9 @@ def _to_retry(state: State, name: str | None) -> str:
         raise RefusedError(
             f"{slug} is {status}: it did not fail", where, f"`runner run {number(state.protocol)}` continues it"
         )
+    if any(wait.subject == slug and wait.kind in ("result", "protected-path") for wait in state.waiting):
+        back = f"`runner undo {number(state.protocol)}` takes it back, and the next run does the step again"
+        raise RefusedError(f"the work of {slug} waits for an approval", where, back)
     return slug
 
 

@@ -110,7 +110,8 @@ def permit(view: View, action: StepAction, result: Result | None = None) -> Verd
         given = counted(one.subject, view.entries)
         relies = relies or bool(given)
         is_seen = result is None or result.work is None  # nobody has seen work that is not on the branch
-        if one.subject not in view.granted and not (is_seen and given and _is_valid(view, one, step, given[-1])):
+        is_given = one.subject in view.granted or (given and _is_valid(view, one, step, given[-1]))
+        if not (is_seen and is_given):
             return Ask(one, relies)
     return Allowed(relies)
 

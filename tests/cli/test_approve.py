@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from runner.executor import advance
+from runner.protocol import events as ev
+from runner.store.snapshot import Snapshot
 from tests.conftest import Box, Result, clone, command
 from tests.people import Person, at_terminal, govern, governed, person, policy, push
 
@@ -770,5 +773,39 @@ def test_nobody_approves_the_result_of_their_own_work(gov: Box, people: People) 
     error = says(gov, people.alice, "approve", protocol, "--yes", rc=4).err
     assert "alice@example.test wrote what it approves" in error
     says(gov, people.bob, "approve", protocol, "--yes")
+    gov.runner("run", protocol, rc=0)
+    gov.runner("verify", protocol, rc=0)
+
+
+def test_a_step_whose_result_waits_is_not_retried(gov: Box, people: People) -> None:
+    protocol = waiting(gov, {"01-c": command("date +%N > c.txt", "approval: after\n")})
+    for decision in (None, "reject"):
+        if decision:
+            says(gov, people.alice, decision, protocol, "--yes")
+        refused = gov.runner("retry", protocol, "--step", "c", rc=4).err
+        assert "the work of c waits for an approval" in refused and "`runner undo 1` takes it back" in refused
+    gov.runner("undo", protocol, rc=0)
+    gov.runner("run", protocol, rc=3)
+    says(gov, people.alice, "approve", protocol, "--yes")
+    gov.runner("run", protocol, rc=0)
+    gov.runner("verify", protocol, rc=0)
+
+
+def test_an_approval_that_a_transition_counts_does_not_cover_the_work_that_comes_with_it(
+    gov: Box, people: People
+) -> None:
+    """As a version did that let a step be retried while its result waited: the approval of that one was the new one's too."""
+    protocol = waiting(gov, {"01-c": command("date +%N > c.txt", "approval: after\n")})
+
+    def build(seen: Snapshot) -> list[ev.Event]:
+        return [ev.StepRetried(subject="c", attempt=2)]
+
+    with gov.project() as project:
+        advance.tell(project, protocol, build)
+    says(gov, people.alice, "approve", protocol, "--yes")
+    gov.runner("run", protocol, rc=3)
+    assert gov.state(protocol)["steps"]["c"]["attempt"] == 2
+    gov.runner("verify", protocol, rc=0)
+    says(gov, people.alice, "approve", protocol, "--yes")
     gov.runner("run", protocol, rc=0)
     gov.runner("verify", protocol, rc=0)
