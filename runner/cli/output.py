@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from runner.app import describe, histories
@@ -12,7 +12,6 @@ from runner.cli import options, streams
 from runner.cli.streams import program
 from runner.errors import UsageError
 from runner.lines import lines_of
-from runner.protocol import log
 from runner.protocol.ids import digest
 from runner.store import history, lookup, record
 
@@ -46,16 +45,22 @@ def is_kept(project: Project, protocol: str, slug: str) -> bool:
 
 
 def tell_last(
-    session: Session, place: tuple[str, str, int], check: int | None, otherwise: str, *, retried: bool = False
+    session: Session,
+    place: tuple[str, str, int],
+    check: int | None,
+    printed: str,
+    otherwise: str,
+    *,
+    retried: bool = False,
 ) -> None:
     """Print the last lines of what failed to stderr, and the command that shows the rest.
 
-    `place`: protocol, step and attempt; `check`: None for the step's command; `otherwise`: the record's part of an output that is
-    not kept; `retried`: another attempt follows.
+    `place`: protocol, step and attempt; `check`: None for the step's command; `printed`: the output's digest in the record;
+    `otherwise`: the record's part of an output that is not kept; `retried`: another attempt follows.
     """
     protocol, slug, attempt = place
     project = session.project
-    data = kept(project, protocol, slug, attempt, check)
+    data = b"" if printed == _NOTHING else kept(project, protocol, slug, attempt, check)
     found = lines_of(otherwise) if data is None else lines(data)
     last = found[-LAST:]
     for line in last:
@@ -95,7 +100,7 @@ def show(
         checks = sorted(of for of in {*printed, *_checks_in(there, slug, number)} if of is not None)
         wanted: list[int | None] = [check] if check else [None] if step.get("kind") == "command" else [*checks]
         found = {of: kept(project, protocol, slug, number, of) for of in wanted}
-        return {of: b"" if data is None and printed.get(of) == _NOTHING else data for of, data in found.items()}
+        return {of: b"" if printed.get(of) == _NOTHING else data for of, data in found.items()}
 
     found = read()
     lacks = any(data is None and of in printed for of, data in found.items())
@@ -128,15 +133,18 @@ def _printed(project: Project, protocol: str, slug: str, attempt: int) -> dict[i
             continue
         if entry.fields.get("output"):
             found[None] = str(entry.fields["output"])
-        for number, one in enumerate(commands(told for _, told in record.checks([entry], slug)), 1):
+        evidence = [told for _, told in record.checks([entry], slug)]
+        for number, one in enumerate(commands(evidence, reviewed=bool(entry.fields.get("report"))), 1):
             found[number] = str(one.get("output"))
     return found
 
 
-def commands(evidence: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the checks of a QA's evidence that are commands: `--check` counts them."""
-    other = log.output_check("")
-    return [one for one in evidence if one["check"] != log.REVIEW and not str(one["check"]).startswith(other)]
+def commands(evidence: Sequence[Mapping[str, Any]], *, reviewed: bool) -> list[Mapping[str, Any]]:
+    """Return the checks of a QA's evidence that are commands: `--check` counts them.
+
+    A promised file printed nothing that has a digest; a model's review is the last one, if there was one.
+    """
+    return [one for one in evidence[: -1 if reviewed else None] if one.get("output")]
 
 
 def _checks_in(names: Mapping[str, object], slug: str, attempt: int) -> list[int]:
@@ -208,7 +216,7 @@ class Live:
         rest = self._rest + data
         if self._stream is not None:
             whole, rest = self._whole(rest)
-            self._is_torn = self._is_torn and not whole
+            self._is_torn = self._is_torn and whole in ([], ["..."])
             for line in whole:
                 self._show(line)
         self._is_torn = self._is_torn or len(rest) > _WINDOW
@@ -216,10 +224,10 @@ class Live:
 
     def end(self) -> None:
         """Show the rest of the output; nothing runs now."""
-        rest, is_torn = self._redactor.data(self._rest), self._is_torn
+        rest = self._without_torn(self._redactor.data(self._rest))
         self._what, self._rest, self._is_torn = "", b"", False
         if self._stream is not None:
-            for line in lines(rest)[is_torn:]:
+            for line in rest:
                 self._show(line)
 
     def now(self) -> str:
@@ -232,11 +240,21 @@ class Live:
         return "  ".join(filter(None, (what, took, said)))
 
     def _whole(self, data: bytes) -> tuple[list[str], bytes]:
-        """Return the lines of `data` that are whole and have no secret, and the bytes after them, secrets taken out."""
-        parts = self._redactor.data(data).split(b"\n")
-        count = max(0, len(parts) - 1 - self._redactor.lines)
-        whole = [b"...", *parts[1:count]] if self._is_torn and count else parts[:count]
-        return lines(b"\n".join(whole)) if whole else [], b"\n".join(parts[count:])
+        """Return the lines of `data` that are whole, secrets taken out, and the bytes after them as they are.
+
+        What may be the beginning of a secret is among the latter, and a line that a secret goes on from.
+        """
+        redact, parts = self._redactor.data, data.split(b"\n")
+        for count in range(len(parts) - 1 - self._redactor.lines, 0, -1):
+            head, rest = b"\n".join([*parts[:count], b""]), b"\n".join(parts[count:])
+            if redact(head) + redact(rest) == redact(data):
+                return self._without_torn(redact(head)), rest
+        return [], data
+
+    def _without_torn(self, data: bytes) -> list[str]:
+        """Return the lines of redacted `data`, without those at the beginning that may have the end of a secret."""
+        found = lines(data)
+        return ["...", *found[1 + self._redactor.lines :]] if self._is_torn and found else found
 
     def _show(self, line: str) -> None:
         assert self._stream is not None

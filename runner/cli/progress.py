@@ -127,13 +127,19 @@ class Progress:
         retried = any(isinstance(event, events.StepRetried) for event in happened)
         qa = next((event for event in happened if isinstance(event, events.QaFailed)), None)
         if qa is None and failure.output is not None:
-            output.tell_last(self._session, place, None, failure.tail or "", retried=retried)
+            output.tell_last(self._session, place, None, failure.output, failure.tail or "", retried=retried)
         elif qa is not None:
-            numbers = {id(check): number for number, check in enumerate(output.commands(qa.evidence), 1)}
+            commands = output.commands(qa.evidence, reviewed=bool(qa.report))
+            numbers = {id(check): number for number, check in enumerate(commands, 1)}
             for check in qa.evidence:
                 otherwise = "" if check["tail"] in failure.reason else check["tail"]
-                if check["code"] != 0:
-                    output.tell_last(self._session, place, numbers.get(id(check)), otherwise, retried=retried)
+                if check["code"] == 0:
+                    continue
+                if id(check) in numbers:
+                    number, printed = numbers[id(check)], check["output"]
+                    output.tell_last(self._session, place, number, printed, otherwise, retried=retried)
+                elif otherwise:  # a promised file that is not there, or a review
+                    self._session.line(f"  | {otherwise}", err=True)
         for event in happened:
             if isinstance(event, events.QaFailed) and event.report:
                 report = f"{paths.folder(protocol)}/{paths.report_file(event.subject, event.attempt)}"

@@ -32,7 +32,10 @@ def command(session: Session, protocol: str | None, step: str | None, full: bool
 
 
 def _tell(session: Session, done: Judged) -> None:
-    printed = {id(check): data for check, data in zip(output.commands(done.evidence), done.outputs, strict=False)}
+    printed = {
+        id(check): data
+        for check, data in zip(output.commands(done.evidence, reviewed=bool(done.report)), done.outputs, strict=False)
+    }
     for check in done.evidence:
         passed = check["code"] == 0
         session.line(

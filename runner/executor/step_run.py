@@ -71,7 +71,10 @@ class StepRun:
         """The step's name and its place among the plan's steps, as people see them: `04-build 4/7`."""
         slugs = [slug for slug, _ in self.state.open_steps()]
         again = f", attempt {self.attempt}" if self.attempt > 1 else ""
-        return f"{self.state.steps[self.slug].place:02d}-{self.slug} {slugs.index(self.slug) + 1}/{len(slugs)}{again}"
+        at = (
+            f" {slugs.index(self.slug) + 1}/{len(slugs)}" if self.slug in slugs else ""
+        )  # one that was removed has no place
+        return f"{self.state.steps[self.slug].place:02d}-{self.slug}{at}{again}"
 
     @property
     def where(self) -> str:

@@ -58,6 +58,9 @@ def next_plan(git: Git, protocol: str) -> str:
     return transcript_name("plan", number)
 
 
+_AGAIN = b"\n== again ==\n"
+
+
 def add(
     git: Git, protocol: str, files: Mapping[str, bytes], commit: str, who: Ident, keeps: Sequence[str] = ()
 ) -> tuple[str, str | None]:
@@ -65,11 +68,18 @@ def add(
 
     `keeps`: further commits that it keeps alive: the work so far of a step that waits.
 
-    Files are only added: an attempt's transcript that is there already is replaced by a longer one of the same attempt only.
+    Files are only added: an attempt's transcript that is there already is replaced by a longer one of the same attempt only, and
+    what its checks print when they run again follows what they printed before.
     """
     before = git.ref(ref_of(protocol))
     old = git.commit(before) if before else None
-    changes = {name: TreeEntry(BLOB, git.write("blob", data)) for name, data in files.items()}
+    changes: dict[str, TreeEntry | None] = {}
+    outputs = git.tree(f"{before}:output") or {} if before else {}
+    for name, data in files.items():
+        there = outputs.get(name.removeprefix("output/"))
+        filed = b"" if there is None else git.blob(there.oid)
+        if filed is not None and data != filed:  # None: a partial clone does not have it, and cannot extend it
+            changes[name] = TreeEntry(BLOB, git.write("blob", filed + _AGAIN + data if filed else data))
     tree = git.edit_tree(old.tree if old else None, changes) or git.write_tree({})
     parents = (*([before] if before else []), commit, *keeps)
     return git.write_commit(tree, parents, who, who, _message(protocol)), before

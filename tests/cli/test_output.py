@@ -207,3 +207,78 @@ def test_the_last_line_is_what_a_progress_bar_shows_last() -> None:
     assert live.now() == "x  <1 s  100%"
     live.end()
     assert live.now() == ""
+
+
+def edited(box: Box, protocol: str, name: str) -> None:
+    tree = box.worktree(protocol)
+    file = tree / f".protocols/{protocol}/{name}"
+    file.write_text(f"{file.read_text()}\nMore.\n")
+    box.git("add", "-A", cwd=tree)
+    box.git("commit", "-qm", "edit", cwd=tree)
+
+
+def test_what_a_check_prints_when_it_runs_again_follows_what_it_printed(remote: Box) -> None:
+    remote.write(".protocols/config.yaml", "publish: always\n")
+    remote.commit("config")
+    remote.git("push", "-q", "origin", "main")
+    protocol = remote.new({"01-say": command("true", 'approval: after\nqa: {checks: ["date +%s%N"]}\n')})
+    remote.runner("run", protocol, rc=3)
+    other = clone(remote, "other")
+    other.runner("sync", protocol, rc=0)
+    name = f"refs/runner/history/{protocol}:output/say.1.check-1.txt"
+    before = remote.git("show", name)
+    edited(remote, protocol, "01-say.md")
+    remote.runner("run", protocol, rc=3)
+    first, second = remote.git("show", name).split("\n== again ==\n")
+    assert first == before and second.strip().isdigit()
+    other.runner("sync", protocol, rc=0)
+    assert second in other.runner("show", protocol, "say", "--output", "--check", "1", "--yes", rc=0).out
+
+
+def test_a_check_that_fails_without_a_word_is_not_shown_with_what_it_printed_before(box: Box) -> None:
+    seen = box.path.parent / "seen"
+    check = f"test -e {seen} && exit 1; touch {seen}; echo ALL GOOD"
+    protocol = box.new({"01-say": command("true", f'approval: after\nqa: {{checks: ["{check}"]}}\n')})
+    box.runner("run", protocol, rc=3)
+    edited(box, protocol, "01-say.md")
+    assert "ALL GOOD" not in box.runner("run", protocol, rc=1).err.replace(check, "")
+    assert "ALL GOOD" not in box.runner("show", protocol, "say", "--output", "--check", "1", rc=0).out
+
+
+def test_a_promised_file_that_is_missing_is_not_shown_with_what_the_command_printed(box: Box) -> None:
+    protocol = box.new({"01-say": command("echo of the command", 'outputs: [x.txt]\nqa: {checks: ["true"]}\n')})
+    told = box.runner("run", protocol, rc=1).err
+    assert "x.txt" in told and "  | of the command" not in told
+
+
+def test_a_check_may_be_called_as_a_review_is(box: Box) -> None:
+    protocol = box.new({"01-say": command("echo of the command", 'qa: {checks: ["review", "echo second; exit 1"]}\n')})
+    told = box.runner("run", protocol, rc=1).err
+    assert "  | second" in told and "  | of the command" not in told
+    assert box.runner("show", protocol, "say", "--output", "--check", "2", rc=0).out == "second\n"
+
+
+def test_qa_by_hand_of_a_step_that_was_removed_and_put_back(box: Box) -> None:
+    checked = command("true", 'qa: {checks: ["true"]}\n')
+    protocol = box.new({"01-a": checked, "02-b": command("true"), "03-c": "kind: human\n"})
+    box.runner("run", protocol)
+    tree = box.worktree(protocol)
+    file = tree / f".protocols/{protocol}/01-a.md"
+    text = file.read_text()
+    for there in (False, True):
+        file.write_text(text) if there else file.unlink()
+        box.git("add", "-A", cwd=tree)
+        box.git("commit", "-qm", "edit", cwd=tree)
+        if not there:
+            box.runner("run", protocol, rc=3)
+    assert "PASS" in box.runner("qa", protocol, "a", rc=0).out
+
+
+def test_a_secret_that_begins_with_another_one_is_not_streamed_in_parts() -> None:
+    told: list[str] = []
+    redactor = Redactor({"A_TOKEN": "abc12345", "B_TOKEN": "abc12345-more-secret"})
+    live = Live(redactor, lambda: 0.0, told.append)
+    live.hear("01-a", b"it is abc12345")
+    live.hear("01-a", b"-more-secret\n")
+    live.end()
+    assert len(told) == 2 and "more-secret" not in told[1]
