@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.executor.journal import Journal
 from runner.git import Git
 from runner.store import locks, worktree
 from runner.store.environment import StateDir
@@ -726,3 +727,10 @@ def test_repin_without_an_answer_and_without_a_remote(remote: Box, tmp_path: Pat
     assert "nowhere.git is trusted from its first answer on" in told
     remote.git("remote", "remove", "origin")
     assert "there is no remote" in remote.runner("doctor", "--repin", rc=0).err
+
+
+def test_a_journal_whose_record_this_version_cannot_read_is_found(box: Box) -> None:
+    protocol = box.new({"01-t": "kind: tool\ntool: echo\nwith: {text: hello}\n"})
+    journal = box.path / ".git/runner/journal" / protocol / "t.1.jsonl"
+    Journal(journal)._write([{"kind": "undecided", "time": "x", "problems": [], "new": 1}])
+    assert "none that this version of the runner can read" in box.runner("doctor").out

@@ -278,7 +278,7 @@ def damaged_journals(chosen: Selection) -> Iterator[Finding]:
     """Yield the journals that cannot be read completely."""
     for path in matching(chosen.project.dirs.journal(chosen.only or ""), "**/*.jsonl"):
         try:
-            Journal(path)
+            _ = Journal(path).records
         except DamagedJournalError as error:
             yield Finding(
                 "here",
