@@ -450,7 +450,7 @@ def tree_now(git: Git, space: Workspace, bounds: Bounds | None = None) -> str:
     may leave, which it may have gone before its end.
 
     Raises:
-        RefusedError: a file is not in the encoding that its attributes say.
+        RefusedError: a file is not in the encoding that its attributes say. GitError: the repository cannot store one.
     """
     bounds = bounds or Bounds()
     _look(space.work)
@@ -465,6 +465,8 @@ def tree_now(git: Git, space: Workspace, bounds: Bounds | None = None) -> str:
         if error.code != 1:
             _refuse_encoding(git, space, error)
             raise
+        if any(beneath.read(space.work, path, 0) is not None for path in _sizes(git, space, bounds)):
+            raise  # git can read the file and could not store it: its work would be gone with the workspace
     return _run(git, space, "write-tree").decode().strip()
 
 

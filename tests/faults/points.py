@@ -49,6 +49,7 @@ ALWAYS = (
 )  # fmt: skip
 
 ALWAYS_ON_A_BAD_DISK = (
+    Place("git", "mkdir", r"/repo/\.git/objects/", "what an agent's tools wrote is stored in the middle of its step", last=False),
     Place("git", "rename", r"/worktrees/[^/]*/runner-index$", "the worktree's index is about to be refreshed", last=False),
 )  # fmt: skip
 
