@@ -74,7 +74,7 @@ def add(
     before = git.ref(ref_of(protocol))
     old = git.commit(before) if before else None
     changes: dict[str, TreeEntry | None] = {}
-    outputs = git.tree(f"{before}:output") or {} if before else {}
+    outputs = git.tree(f"{old.tree}:output") or {} if old else {}
     for name, data in files.items():
         there = outputs.get(name.removeprefix("output/"))
         filed = b"" if there is None else git.blob(there.oid)

@@ -66,6 +66,17 @@ def test_a_merge_without_the_word_that_the_policy_wanted_is_found(gov: Box, merg
     assert finding(gov, protocol) == "it was merged without the approval of a maintainer (alice, bob)"
 
 
+def test_a_merge_under_a_policy_that_cannot_be_read_is_found(gov: Box) -> None:
+    protocol = completed(gov)
+    good = gov.git("show", "main:.protocols/policy.yaml")
+    gov.write(".protocols/policy.yaml", "rols: {}\n")
+    gov.commit("a policy that is none")
+    no_ff(gov, protocol)
+    gov.write(".protocols/policy.yaml", good)
+    gov.commit("the policy again")
+    assert "unknown key `rols`" in finding(gov, protocol)
+
+
 @EVERY
 def test_a_merge_with_its_word_holds(gov: Box, people: SimpleNamespace, merge: Merge) -> None:
     protocol = completed(gov)
