@@ -69,6 +69,8 @@ ELSEWHERE = {
     "trust.approval.foresee": "what `approve` says beforehand: tests/cli/test_approve.py",
     "trust.view.View.binds": "what `approve` shows of the changes: tests/cli/test_binding.py",
     "trust.rules.base.was_taken_away": "a note: tests/trust/test_merged.py",
+    "trust.rules.base.check_merge": "rule 28, which judges the base that a bundle has not: tests/trust/test_merge_word.py",
+    "trust.rules.base._has_accounts": "a note of rule 28: tests/trust/test_merge_word.py",
     "trust.rules.seal.note": "a note: tests/executor/test_signed.py",
 }
 

@@ -61,7 +61,6 @@ NOT_SHOWN = {
     "trust.approval._judge_review: if _differs_now": "nothing touched it, so it has the same digest: a second lock",
     "trust.approval._is_fresh: if _differs_now": "nothing touched it, so it has the same digest: a second lock",
     "trust.view.View.kept_base: and any(": "where no base was kept, it has the same digest",
-    "trust.rules.base.check_merge: yield Finding('merge', merge.oid, where, f'{error.what}": "a broken policy: test_merge_word",
     "trust.rules.fork.wrong: if not (ids.is_protocol_id(origin)": "no transition says that it is that: a second lock",
     "trust.rules.fork.wrong: or not (ids.is_protocol_id(origin)": "no transition says that it is that: a second lock",
     "trust.rules.fork.wrong: or origin == walk.protocol": "its own record before its genesis is a finding",
