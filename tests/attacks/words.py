@@ -1246,6 +1246,19 @@ def a_step_that_another_s_failure_retries_on_its_old_word(h: History) -> Use:
     return Use(deed=lambda h: h.done("deploy", {"d.txt": "e\n"}, time=NOW, attempt=2))
 
 
+@case("dropped", "needed")
+def work_that_comes_with_the_approval_of_the_attempt_before(h: History) -> Use:
+    """The result of an attempt waits, its step is retried, and the approval is counted together with work that nobody has seen."""
+    begin(h)
+    wait = h.ask("result:ship")
+    _later(h, retried("ship"))
+    word = h.say("alice", "result:ship", attempt=2)
+    told = {"wait": wait, "approvals": [word], "by": ["alice@example.test"], "at": h.tip}
+    work = {"attempt": 2, "digest": h.state["steps"]["ship"]["digest"], "start": h.tip, "executor": "host"}
+    all_ = ("approval-counted", "ship", told), ("step-finished", "ship", work), done("ship", 2)
+    return Use(deed=lambda h: _later(h, *all_, changes={"ship.txt": "nobody saw this\n"}))
+
+
 RETRIED = {**STEPS, "02-deploy": STEPS["02-deploy"] + "on_failure: {retry: 1, then: fail}\n"}
 
 
