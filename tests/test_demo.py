@@ -160,6 +160,7 @@ def test_the_recordings_are_what_the_scripts_make(tmp_path: Path) -> None:
 
 
 @pytest.mark.peers
+@pytest.mark.timeout(600)
 def test_a_protocol_lives_in_a_request_from_an_empty_project_to_merged(tmp_path: Path) -> None:
     pages = tmp_path / "pages"
     done = subprocess.run(
