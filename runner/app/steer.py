@@ -19,7 +19,7 @@ from runner.protocol import decision, ids, log, paths, strict_yaml
 from runner.protocol import events as ev
 from runner.protocol.event_types import event_type
 from runner.protocol.plans import seconds_of
-from runner.protocol.state import State, Status, StepStatus, Wait
+from runner.protocol.state import OF_WORK, State, Status, StepStatus, Wait
 from runner.store import lease, locks, lookup, record, remote, worktree
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
@@ -238,7 +238,7 @@ def _to_retry(state: State, name: str | None) -> str:
         raise RefusedError(
             f"{slug} is {status}: it did not fail", where, f"`runner run {number(state.protocol)}` continues it"
         )
-    if any(wait.subject == slug and wait.kind in ("result", "protected-path") for wait in state.waiting):
+    if any(wait.subject == slug and wait.kind in OF_WORK for wait in state.waiting):
         back = f"`runner undo {number(state.protocol)}` takes it back, and the next run does the step again"
         raise RefusedError(f"the work of {slug} waits for an approval", where, back)
     return slug

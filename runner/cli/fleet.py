@@ -34,7 +34,7 @@ MOST = 256  # jobs that a matrix of GitHub may have
 ROOT = str(Path(__file__).parents[2])
 MAIN = "import sys; sys.path.insert(0, sys.argv.pop(1)); from runner.cli.main import main; main()"
 TICK = 0.05  # seconds between two looks at who is done
-TURN_PATIENCE = 15.0  # seconds that a turn has to end what it started, once it is told to
+TURN_PATIENCE = 15.0  # seconds that a turn has to end what it started, after SIGTERM
 SAID = 65_536  # bytes of what a turn said that are read
 
 

@@ -41,7 +41,7 @@ def kept(project: Project, protocol: str, slug: str, attempt: int, check: int | 
 
 def is_kept(project: Project, protocol: str, slug: str) -> bool:
     """Return whether any output of a step is here."""
-    return any(name.startswith(f"{slug}.") for name in project.git.tree(f"{history.ref_of(protocol)}:output") or {})
+    return any(name.startswith(f"{slug}.") for name in history.outputs(project.git, history.ref_of(protocol)))
 
 
 def tell_last(
@@ -96,7 +96,7 @@ def show(
     printed = _printed(project, protocol, slug, number)
 
     def read() -> dict[int | None, bytes | None]:
-        there = project.git.tree(f"{history.ref_of(protocol)}:output") or {}
+        there = history.outputs(project.git, history.ref_of(protocol))
         checks = sorted(of for of in {*printed, *_checks_in(there, slug, number)} if of is not None)
         wanted: list[int | None] = [check] if check else [None] if step.get("kind") == "command" else [*checks]
         found = {of: kept(project, protocol, slug, number, of) for of in wanted}
@@ -202,9 +202,8 @@ class Live:
         """`stream`: gets each line as it comes, a line that names what prints it before."""
         self._redactor, self._monotonic, self._stream = redactor, monotonic, stream
         self._what, self._since, self._rest = "", 0.0, b""
-        self._is_torn = (
-            False  # whether the first line of the rest lacks its beginning, and may have the end of a secret
-        )
+        # Whether the first line of the rest lacks its beginning, and may have the end of a secret.
+        self._is_torn = False
 
     def hear(self, what: str, data: bytes) -> None:
         """Take the next part of what `what` printed; empty where it starts."""
@@ -245,10 +244,11 @@ class Live:
         What may be the beginning of a secret is among the latter, and a line that a secret goes on from.
         """
         redact, parts = self._redactor.data, data.split(b"\n")
+        all_ = redact(data)
         for count in range(len(parts) - 1 - self._redactor.lines, 0, -1):
-            head, rest = b"\n".join([*parts[:count], b""]), b"\n".join(parts[count:])
-            if redact(head) + redact(rest) == redact(data):
-                return self._without_torn(redact(head)), rest
+            head, rest = redact(b"\n".join([*parts[:count], b""])), b"\n".join(parts[count:])
+            if head + redact(rest) == all_:
+                return self._without_torn(head), rest
         return [], data
 
     def _without_torn(self, data: bytes) -> list[str]:

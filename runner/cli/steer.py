@@ -90,7 +90,10 @@ def cancel(session: Session, protocol: str | None, reason: str | None) -> None:
 @click.option("--keep", is_flag=True, help="Start from the work of the last attempt.")
 @click.pass_obj
 def retry(session: Session, protocol: str | None, step: str | None, keep: bool) -> None:
-    """Allow a new attempt of the failed or blocked step of PROTOCOL. `runner run` then runs it."""
+    """Allow a new attempt of the failed or blocked step of PROTOCOL. `runner run` then runs it.
+
+    A step whose work waits for an approval is refused: `runner undo` takes that work back.
+    """
     name = load.find_protocol(session.project, protocol)
     tell(session, steer.retry(session.project, name, step=step, keep=keep))
 

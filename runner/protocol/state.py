@@ -112,6 +112,7 @@ WAITS: dict[str, WaitType] = {
     "budget": WaitType("edit"),
 }
 _UNKNOWN = WaitType("")
+OF_WORK = ("result", "protected-path")  # the kinds that are about what an attempt made
 
 
 def wait_type(kind: object) -> WaitType:

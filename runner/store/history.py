@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 
 from runner.errors import InsufficientHistoryError
-from runner.git import BLOB, Commit, Git, Ident, TreeEntry
+from runner.git import BLOB, Commit, Git, Ident, Tree, TreeEntry
 from runner.protocol import paths
 from runner.values import dataclass
 
+_OUTPUT = "output/"
 FETCHED = "refs/runner-remote/"  # where `git fetch` puts the remote's refs/runner/
 
 
@@ -47,7 +48,12 @@ def review_name(slug: str, attempt: int) -> str:
 
 def output_name(slug: str, attempt: int, check: int | None = None) -> str:
     """Return where the output of an attempt's command lies in the history's tree, or that of its QA's check number `check`, from 1."""
-    return f"output/{slug}.{attempt}{'' if check is None else f'.check-{check}'}.txt"
+    return f"{_OUTPUT}{slug}.{attempt}{'' if check is None else f'.check-{check}'}.txt"
+
+
+def outputs(git: Git, at: str) -> Tree:
+    """Return the output files of a history, by their names in its folder. `at`: its ref, or a tree of it."""
+    return git.tree(f"{at}:{_OUTPUT.rstrip('/')}") or {}
 
 
 def next_plan(git: Git, protocol: str) -> str:
@@ -74,9 +80,9 @@ def add(
     before = git.ref(ref_of(protocol))
     old = git.commit(before) if before else None
     changes: dict[str, TreeEntry | None] = {}
-    outputs = git.tree(f"{old.tree}:output") or {} if old else {}
+    filed_before = outputs(git, old.tree) if old else {}
     for name, data in files.items():
-        there = outputs.get(name.removeprefix("output/"))
+        there = filed_before.get(name.removeprefix(_OUTPUT))
         filed = b"" if there is None else git.blob(there.oid)
         if filed is not None and data != filed:  # None: a partial clone does not have it, and cannot extend it
             changes[name] = TreeEntry(BLOB, git.write("blob", filed + _AGAIN + data if filed else data))

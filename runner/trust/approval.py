@@ -278,7 +278,7 @@ def _is_placed(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
                 RejectionReason.MISPLACED, f"the commit that added it, {commit.oid[:12]}, changes {shown(path)} too"
             )
     seen = word.signed.statement.seen
-    if seen not in case.view.chain:  # no word can name a commit that comes after its own
+    if seen not in case.view.chain:  # no approval can name a commit that comes after its own
         return word.reject(
             RejectionReason.OTHER, f"the commit that they saw, {seen[:12]}, is no commit of the branch before it"
         )

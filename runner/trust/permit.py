@@ -16,7 +16,7 @@ from runner.protocol.decision import AskPerson, CheckStep, CompleteStep, RunStep
 from runner.protocol.events import ReviewFields
 from runner.protocol.log import RawEntry
 from runner.protocol.plans import Kind, Plan, Step
-from runner.protocol.state import StepStatus, Wait
+from runner.protocol.state import OF_WORK, StepStatus, Wait
 from runner.trust import approval, requirements
 from runner.trust.approval import USUAL, ApprovalStatus, Extent
 from runner.trust.manifest import Subject
@@ -106,12 +106,11 @@ def permit(view: View, action: StepAction, result: Result | None = None) -> Verd
         if ended.then == "done":
             found += _after(view, step, said)
     relies = False
+    is_seen = result is None or result.work is None  # nobody has seen work that is not on the branch
     for one in found:
         given = counted(one.subject, view.entries)
         relies = relies or bool(given)
-        is_seen = result is None or result.work is None  # nobody has seen work that is not on the branch
-        is_given = one.subject in view.granted or (given and _is_valid(view, one, step, given[-1]))
-        if not (is_seen and is_given):
+        if not is_seen or not (one.subject in view.granted or (given and _is_valid(view, one, step, given[-1]))):
             return Ask(one, relies)
     return Allowed(relies)
 
@@ -264,7 +263,7 @@ def counted(subject: Subject, known: Iterable[RawEntry]) -> list[RawEntry]:
             asked.add(f"w{raw.revision}")
         elif raw.event == "approval-counted" and raw.fields.get("wait") in asked:
             found.append(raw)
-        elif raw.event == "step-finished" and subject.kind in ("result", "protected-path"):
+        elif raw.event == "step-finished" and subject.kind in OF_WORK:
             found.clear()
     return found
 

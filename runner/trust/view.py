@@ -20,7 +20,7 @@ from runner.protocol.approval_file import MalformedStatementError, Signed
 from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
 from runner.protocol.plans import Plan, Step
-from runner.protocol.state import ENDED, State, Wait
+from runner.protocol.state import ENDED, OF_WORK, State, Wait
 from runner.protocol.state import load as load_state
 from runner.store import record
 from runner.trust import manifest
@@ -650,7 +650,7 @@ class View:
         else:
             wanted = [path.removeprefix(own) for path in manifest.step_words(self.protocol, names, subject.slug)]
         found = self.branch.wrote({unnumbered(name) for name in wanted}, self.tip)
-        if subject.kind in ("result", "protected-path") and subject.slug in self.state.steps:
+        if subject.kind in OF_WORK and subject.slug in self.state.steps:
             out = self.git.run("rev-list", self.tip, f"^{self.began(subject)}", f"^{self.trusted.commit}")
             found += [commit for oid in out.decode().split() if self._is_work(commit := commit_of(self.git, oid))]
         return found
