@@ -7,6 +7,7 @@ room raises is defined beside the code that raises it and derives from one of th
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -106,6 +107,14 @@ class InsufficientHistoryError(RunnerError):
 
 
 class StepFailedError(RunnerError):
-    """A step, a check or a QA verdict failed."""
+    """A step, a check or a QA verdict failed. `printed`: the last lines of its output, which are shown with the error."""
 
     exit_code = 1
+
+    def __init__(self, what: str, where: str, hint: str, *, printed: Sequence[str] = ()) -> None:
+        super().__init__(what, where, hint)
+        self.printed = tuple(printed)
+
+    def __str__(self) -> str:
+        shown = "".join(f"\n  | {line}" for line in self.printed)
+        return f"{self.what}{shown}\n  at:   {self.where}\n  next: {self.hint}"

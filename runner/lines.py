@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
+LAST: Final = 40  # lines of an output that a failure prints
+WIDTH: Final = 2000  # characters of each of them
+_COLOURS = re.compile(r"\x1b\[[0-9;:]*[mK]")
+
 
 def lines_of(text: str) -> list[str]:
     r"""Return the lines of a text. LF alone ends one; an LF at the end of the text starts no other.
@@ -17,3 +24,8 @@ def lines_of(text: str) -> list[str]:
 def is_harmless(char: str) -> bool:
     """Return whether a character is shown as itself: it neither steers a terminal nor turns the direction of a text round."""
     return char.isprintable() and not "\u202a" <= char <= "\u202e" and not "\u2066" <= char <= "\u2069"
+
+
+def lines_of_output(data: bytes) -> list[str]:
+    """Return the lines of a program's output without colours. Other escapes stay: who prints them makes them harmless."""
+    return lines_of(_COLOURS.sub("", data.decode("utf-8", "replace").replace("\r\n", "\n")).rstrip())

@@ -11,7 +11,7 @@ from runner.app import describe, histories
 from runner.cli import options, streams
 from runner.cli.streams import program
 from runner.errors import UsageError
-from runner.lines import lines_of
+from runner.lines import LAST, WIDTH, lines_of, lines_of_output
 from runner.protocol.ids import digest
 from runner.store import history, lookup, record
 
@@ -21,17 +21,9 @@ if TYPE_CHECKING:
     from runner.store.project import Project
     from runner.store.record import Row
 
-LAST: Final = 40  # lines that are printed after a failure
-WIDTH: Final = 2000  # characters of each of them
 EVERY: Final = 60.0  # seconds between two lines about the running command, where there is no terminal
 _WINDOW: Final = 64 * 1024  # bytes in which the last line is looked for
-_COLOURS = re.compile(r"\x1b\[[0-9;:]*[mK]")
 _NOTHING = digest(b"")
-
-
-def lines(data: bytes) -> list[str]:
-    """Return the lines of output without colours. Other terminal escapes stay: `Session.line` makes them harmless."""
-    return lines_of(_COLOURS.sub("", data.decode("utf-8", "replace").replace("\r\n", "\n")).rstrip())
 
 
 def kept(project: Project, protocol: str, slug: str, attempt: int, check: int | None = None) -> bytes | None:
@@ -61,7 +53,7 @@ def tell_last(
     protocol, slug, attempt = place
     project = session.project
     data = b"" if printed == _NOTHING else kept(project, protocol, slug, attempt, check)
-    found = lines_of(otherwise) if data is None else lines(data)
+    found = lines_of(otherwise) if data is None else lines_of_output(data)
     last = found[-LAST:]
     for line in last:
         session.line(f"  | {line[:WIDTH]}", err=True)
@@ -122,7 +114,7 @@ def show(
             session.line(f"== check {of} of {record.label(row, slug)}, attempt {number}")
         if not data:
             session.note("it printed nothing")
-        streams.put_output(data or b"", lambda data: session.lines([(line,) for line in lines(data)]))
+        streams.put_output(data or b"", lambda data: session.lines([(line,) for line in lines_of_output(data)]))
 
 
 def _printed(project: Project, protocol: str, slug: str, attempt: int) -> dict[int | None, str]:
@@ -253,7 +245,7 @@ class Live:
 
     def _without_torn(self, data: bytes) -> list[str]:
         """Return the lines of redacted `data`, without those at the beginning that may have the end of a secret."""
-        found = lines(data)
+        found = lines_of_output(data)
         return ["...", *found[1 + self._redactor.lines :]] if self._is_torn and found else found
 
     def _show(self, line: str) -> None:

@@ -8,7 +8,7 @@ from runner.app import qa
 from runner.app.qa import Judged
 from runner.cli import options, output, progress
 from runner.cli.session import Session
-from runner.lines import lines_of
+from runner.lines import LAST, WIDTH, lines_of, lines_of_output
 from runner.store import lookup
 
 
@@ -42,9 +42,9 @@ def _tell(session: Session, done: Judged) -> None:
             ("passed " if passed else f"exit {check['code']} ", "green" if passed else "red"), f" {check['check']}"
         )
         if not passed:
-            found = output.lines(printed[id(check)]) if id(check) in printed else lines_of(check["tail"])
-            for line in found[-output.LAST :]:
-                session.line(f"        {line[: output.WIDTH]}")
+            found = lines_of_output(printed[id(check)]) if id(check) in printed else lines_of(check["tail"])
+            for line in found[-LAST:]:
+                session.line(f"        {line[:WIDTH]}")
     if done.report:
         session.line("")
         for line in lines_of(done.report):

@@ -12,8 +12,8 @@ from runner import beneath, signals
 from runner.errors import RefusedError, RunnerError, StepFailedError, UsageError
 from runner.executor import permissions
 from runner.executor.step_run import Redactor, StepRun
-from runner.lines import lines_of
-from runner.protocol import log, references
+from runner.lines import LAST, WIDTH, lines_of, lines_of_output
+from runner.protocol import references
 from runner.sandbox import (
     Command,
     Outcome,
@@ -27,6 +27,7 @@ from runner.sandbox import (
     toolchains,
 )
 from runner.store import publishing, record, workspace
+from runner.store.environment import write_atomically
 from runner.store.project import Project
 from runner.store.workspace import Workspace
 from runner.values import dataclass
@@ -226,15 +227,41 @@ class WorkspaceSession:
         key = workspace.setup_key(git, commit, config.setup, config.key)
         if workspace.setup_done(self.space) == key:
             return
-        self.project.env.say(f"setting up the workspace: {config.setup}")
-        outcome = self.run(config.setup, self._base_environment(), timeout=SETUP_TIMEOUT, network=config.network)
-        if not outcome.ok:
-            raise StepFailedError(
-                f"the workspace's setup failed: exit {outcome.code}, `{config.setup}`\n{log.cut_tail(outcome.tail)}",
-                ".protocols/config.yaml, workspace.setup",
-                "fix the setup on the trusted branch; no attempt was used up",
-            )
+        self._set_up(config.setup, network=config.network)
         workspace.note_setup(self.space, key)
+
+    def _set_up(self, line: str, *, network: bool) -> None:
+        """Run the project's setup. All that it prints is kept beside the workspace, without the secrets of our own environment.
+
+        Raises:
+            StepFailedError: it failed; the error has its last lines.
+        """
+        who = self.project.env
+        who.say(f"setting up the workspace: {line}")
+        kept, file = KeptOutput(Redactor(who.environ)), self.space.root / "setup-output"
+
+        def take(data: bytes) -> None:
+            kept.take(data)
+            who.hear_output("setup", data)
+
+        who.hear_output("setup", b"")
+        outcome = self.run(line, self._base_environment(), timeout=SETUP_TIMEOUT, network=network, on_output=take)
+        output = kept.data()
+        try:
+            write_atomically(file, output)
+        except OSError as error:
+            raise workspace.unusable(self.space, error) from error
+        if outcome.ok:
+            return
+        how = f"timed out after {SETUP_TIMEOUT / 3600:g} h" if outcome.timed_out else f"exit {outcome.code}"
+        shown, printed = lines_of(line)[0], lines_of_output(output)
+        raise StepFailedError(
+            f"the workspace's setup failed: {self.explain(line, outcome) or f'{how}, `{shown}`'}",
+            ".protocols/config.yaml, workspace.setup",
+            "fix the setup on the trusted branch; no attempt was used up"
+            + (f"; all that it printed is in {file}" if len(printed) > LAST else ""),
+            printed=[one[:WIDTH] for one in printed[-LAST:]],
+        )
 
     def command(
         self,
@@ -410,6 +437,7 @@ def start(run: StepRun) -> WorkspaceSession:
     """
     run.workspace = WorkspaceSession.open(run.project, run.view.protocol)
     run.workspace.prepare(_start_of(run), clean=permissions.is_approved(run))
+    run.project.env.hear_output(run.label, b"")  # the setup may have been shown
     return run.workspace
 
 

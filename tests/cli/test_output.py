@@ -171,6 +171,36 @@ def test_verbose_streams_what_is_printed(box: Box) -> None:
     assert told[:5] == ["01-one 1/1", "  | of the command", "  | no end", "01-one 1/1 check 1/1", "  | of the check"]
 
 
+def set_up(box: Box, line: str) -> str:
+    """A protocol whose workspace is set up by `line`."""
+    box.write(".protocols/config.yaml", f"workspace:\n  setup: |\n    {line}\n")
+    box.commit("a setup")
+    return box.new({"01-one": command("echo of the command")})
+
+
+def test_a_setup_that_fails_prints_its_last_40_lines_and_names_the_file_that_has_all(box: Box) -> None:
+    told = box.runner("run", set_up(box, f"{SAY}; printf '\\033[31mred\\033[2J\\n'; exit 9"), rc=1).err
+    shown = [line for line in told.splitlines() if line.startswith("  | ")]
+    assert shown == [*(f"  | line {number}" for number in range(62, 101)), "  | red\\x1b[2J"]
+    assert "the workspace's setup failed: exit 9, `" in told
+    (file,) = re.findall(r"all that it printed is in (\S+)", told)
+    assert Path(file).read_text().startswith("line 1\nline 2\n")
+
+
+def test_a_secret_that_a_setup_prints_is_taken_out(box: Box) -> None:
+    box.env["DEPLOY_TOKEN"] = "sk-0123456789-abcdefghij"
+    told = box.runner("run", "-v", set_up(box, "printf 'sk-0123456'; sleep 0.2; echo 789-abcdefghij; exit 9"), rc=1).err
+    assert told.count("  | [DEPLOY_TOKEN]") == 2 and "sk-0" not in told.partition("setup\n")[2].partition("error")[0]
+    (file,) = box.home.glob(".local/state/protocol-runner/*/*/setup-output")
+    assert file.read_text() == "[DEPLOY_TOKEN]\n"
+
+
+def test_a_setup_is_streamed_and_then_its_step_is(box: Box) -> None:
+    told = box.runner("run", "-v", set_up(box, "echo of the setup"), rc=0).err.splitlines()
+    at = told.index("setup")
+    assert told[at : at + 4] == ["setup", "  | of the setup", "01-one 1/1", "  | of the command"]
+
+
 def test_a_secret_is_not_streamed_either(box: Box) -> None:
     box.env["DEPLOY_TOKEN"] = "sk-0123456789-abcdefghij"
     protocol = box.new({"01-one": command("printf 'sk-0123456'; sleep 0.2; echo 789-abcdefghij")})
