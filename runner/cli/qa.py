@@ -19,9 +19,9 @@ from runner.store import lookup
 @options.work
 @click.pass_obj
 def command(session: Session, protocol: str | None, step: str | None, full: bool) -> None:
-    """Run the QA of STEP on the current work of PROTOCOL. Default: the step that waits for QA, else the last with work.
+    """Run the QA of STEP on its current work in PROTOCOL. If its last attempt failed, that is the work that was kept of it.
 
-    Nothing is recorded. Exit 1: QA failed.
+    Default: the step that waits for QA, else the one that failed, else the last that is done. Nothing is recorded. Exit 1: QA failed.
     """
     project = session.project
     name, slug = lookup.find_with_step(project, protocol, step)
@@ -52,3 +52,5 @@ def _tell(session: Session, done: Judged) -> None:
         session.line("")
     word, colour = ("PASS", "green") if done.passed else ("FAIL", "red")
     session.line((word, colour), f"  {done.step}, attempt {done.attempt}{f': {done.reason}' if done.reason else ''}")
+    if done.again and done.passed:
+        session.note(f"{done.step} is still recorded as failed; a new attempt from this work: `{done.again}`")

@@ -37,7 +37,8 @@ class StepRun:
     """One attempt of a step. `view`: the protocol at the commit where the attempt starts.
 
     `state`: that of `view` after the events that the same transition records first; `approvals`: those of them that approvals made.
-    `workspace` and `journal` are set by the step kind that uses them.
+    `workspace` and `journal` are set by the step kind that uses them. `kept`: a commit with the work of a failed attempt that is
+    judged by hand, in the place of the view's.
     """
 
     project: Project
@@ -48,6 +49,7 @@ class StepRun:
     approvals: Sequence[Event] = ()
     workspace: WorkspaceSession = field(init=False)
     journal: Journal = field(init=False)
+    kept: str | None = None
     _agent: AgentFile | None = None
     _redactor: Redactor | None = None
 
@@ -60,6 +62,11 @@ class StepRun:
     def attempt(self) -> int:
         """The attempt's number, from 1."""
         return self.state.steps[self.step.slug].attempt
+
+    @property
+    def judged(self) -> str:
+        """The commit whose tree its QA checks."""
+        return self.kept or self.view.tip
 
     @property
     def name(self) -> str:

@@ -451,11 +451,20 @@ def _start_of(run: StepRun) -> str:
     kept = retried.fields.get("kept") if retried and retried.fields.get("attempt") == run.attempt else None
     if not isinstance(kept, str):
         return tip
-    oid = git.resolve(kept)
+    return with_kept(run.project, tip, kept, _WITHOUT)
+
+
+def with_kept(project: Project, tip: str, kept: str, hint: str) -> str:
+    """Return a commit, on no branch, that is the tip with the work that was kept of a failed attempt.
+
+    Raises:
+        RefusedError: the work is gone, or conflicts with newer commits; `hint`: what helps.
+    """
+    oid = project.git.resolve(kept)
     if oid is None:
-        raise RefusedError(f"the work of the last attempt is gone: {kept}", kept, _WITHOUT)
-    tree, conflicts = git.merge_trees(tip, oid)
+        raise RefusedError(f"the work of the last attempt is gone: {kept}", kept, hint)
+    tree, conflicts = project.git.merge_trees(tip, oid)
     if tree is None:
-        raise RefusedError(f"the work of the last attempt conflicts: {', '.join(conflicts)}", kept, _WITHOUT)
-    who = run.project.runner()
-    return git.write_commit(tree, (tip,), who, who, b"kept\n")
+        raise RefusedError(f"the work of the last attempt conflicts: {', '.join(conflicts)}", kept, hint)
+    who = project.runner()
+    return project.git.write_commit(tree, (tip,), who, who, b"kept\n")

@@ -234,8 +234,13 @@ def work_of(git: Git, protocol: str, tip: str, slug: str) -> tuple[str, str] | N
     """
     last = None
     for entry in events(git, protocol, tip):
-        if entry.subject == slug and entry.event in ("step-finished", "step-failed", "step-blocked", "step-retried"):
-            last = entry if entry.event != "step-retried" else last
+        if entry.subject != slug or entry.event not in ("step-finished", "step-failed", "step-blocked"):
+            continue
+        # The work of an attempt that its QA, or CI, failed is on the branch.
+        was_checked = (
+            last and last.event == "step-finished" and last.fields.get("attempt") == entry.fields.get("attempt")
+        )
+        last = last if was_checked and not entry.fields.get("kept") else entry
     if last is None:
         return None
     kept = last.fields.get("kept")

@@ -270,6 +270,62 @@ def test_qa_by_hand_records_nothing_and_says_pass_or_fail(box: Box) -> None:
     sound(box, protocol)
 
 
+def test_qa_by_hand_judges_the_work_that_a_failed_check_left(box: Box) -> None:
+    flag = box.path.parent / "flag"
+    protocol = box.new(
+        {"01-a": command("echo 1 > a", f'qa: {{checks: ["test -f a && test -f {flag}"]}}'), "02-b": command("true")}
+    )
+    box.runner("run", protocol, "--executor", "host", rc=1)
+    before = box.git("for-each-ref")
+    assert "FAIL  a, attempt 1: exit 1" in box.runner("qa", protocol, "a", "--executor", "host", rc=1).out
+    flag.touch()  # what the check lacked is there now
+    done = box.runner("qa", protocol, "--executor", "host", rc=0)
+    assert done.out.endswith("PASS  a, attempt 1\n") and "`runner retry 1`" in done.err
+    assert box.git("for-each-ref") == before
+    box.runner("retry", "1", rc=0)
+    box.runner("run", protocol, "--executor", "host", rc=0)
+
+
+def test_qa_by_hand_judges_what_was_kept_of_an_attempt_whose_command_failed(box: Box) -> None:
+    checks = 'outputs: [a, "src/*"]\nqa: {checks: ["cat a later.txt"]}\n'
+    protocol = box.new({"01-a": command("echo of the attempt > a; rm src/app.py; exit 3", checks)})
+    box.runner("run", protocol, rc=1)
+    tree = box.worktree(protocol)
+    (tree / "later.txt").write_text("of a person\n")
+    box.commit("later", cwd=tree)
+    done = box.runner("qa", protocol, rc=0)
+    assert "passed  outputs: a" in done.out and "passed  outputs: src/*" in done.out  # deleted, as promised
+    assert "`runner retry 1 --keep`" in done.err
+    assert box.state(protocol)["steps"]["a"]["status"] == "failed"
+    (tree / "a").write_text("of a person\n")
+    box.commit("in its way", cwd=tree)
+    refused = box.runner("qa", protocol, rc=4).err
+    assert "conflicts: a" in refused and "next: `runner diff 1 a`" in refused
+    assert "+of the attempt" in box.runner("diff", "1", "a", rc=0).out
+
+
+def test_qa_by_hand_lets_a_model_judge_what_was_kept_of_an_attempt(box: Box) -> None:
+    with mind(box, word(PASS)) as wire:
+        protocol = box.new({"01-a": command("echo of the attempt > a; exit 3", f"{FULL}engine: {ENGINE}\n")})
+        box.runner("run", protocol, rc=1)
+        box.runner("qa", protocol, rc=0)
+    assert "+of the attempt" in texts(wire.bodies[0])
+    sound(box, protocol)
+
+
+def test_a_failed_attempt_that_left_nothing_has_no_work_to_judge(box: Box) -> None:
+    protocol = box.new({"01-a": command("exit 3", 'qa: {checks: ["true"]}\n')})
+    box.runner("run", protocol, rc=1)
+    assert "a has no work to judge" in box.runner("qa", protocol, "a", rc=2).err
+    assert "no step has work to judge" in box.runner("qa", protocol, rc=2).err
+
+
+def test_the_work_that_a_failed_check_left_is_shown_by_diff(box: Box) -> None:
+    protocol = box.new({"01-a": command("echo of the attempt > a", 'qa: {checks: ["exit 3"]}\n')})
+    box.runner("run", protocol, rc=1)
+    assert "+of the attempt" in box.runner("diff", protocol, "a", rc=0).out
+
+
 def test_qa_by_hand_of_checks_alone_and_with_full(box: Box) -> None:
     protocol = box.new(
         {"01-a": command("echo 1 > a", 'qa: {checks: ["test -f a", "test -f b"]}'), "02-b": command("true")}

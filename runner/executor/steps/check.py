@@ -97,7 +97,7 @@ def _outcome(run: StepRun, checked: Checked) -> Outcome:
 
 
 def check(run: StepRun) -> Checked:
-    """Return what the checks find in the tip's tree. Nothing is recorded.
+    """Return what the checks find in the tree of the commit that is judged. Nothing is recorded.
 
     Raises:
         UsageError: a step that asks for QA and names nothing to check.
@@ -114,8 +114,8 @@ def check(run: StepRun) -> Checked:
     env: dict[str, str] = {}
     if step.checks:
         run.workspace = session = WorkspaceSession.open(run.project, view.protocol)
-        session.prepare(view.tip)
-        folder = workspace.export(git, session.space, view.tip, run.project.env)
+        session.prepare(run.judged)
+        folder = workspace.export(git, session.space, run.judged, run.project.env)
         env = session.environment(run)
         executor = session.sandbox.name
 
@@ -133,7 +133,7 @@ def check(run: StepRun) -> Checked:
     verdict = qa.run_checks(
         promised,
         step.checks,
-        files=git.files(view.tip) if promised else (),
+        files=git.files(run.judged) if promised else (),
         changed=_changed(run) if promised else (),
         execute=execute,
         explain=explain,
@@ -146,5 +146,5 @@ def _changed(run: StepRun) -> list[str]:
     git, view = run.project.git, run.view
     for raw in reversed(record.events(git, view.protocol, view.tip)):
         if raw.event == "step-finished" and raw.subject == run.slug and isinstance(raw.fields.get("start"), str):
-            return list(git.changed(raw.fields["start"], view.tip))
-    return []
+            return list(git.changed(raw.fields["start"], run.judged))
+    return list(git.changed(view.tip, run.judged))

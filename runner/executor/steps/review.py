@@ -56,7 +56,7 @@ class Reviewed:
 
 
 def of_step(run: StepRun, evidence: Sequence[ev.CheckEvidence], journal: Journal | None = None) -> Reviewed:
-    """Have a model judge the step's work at the view's commit. `evidence`: of the checks; `journal`: the attempt's own by default.
+    """Have a model judge the step's work. `evidence`: of the checks; `journal`: the attempt's own by default.
 
     Raises:
         EngineError: no engine answered, or its answer is no verdict; the answers are in the journal.
@@ -66,7 +66,7 @@ def of_step(run: StepRun, evidence: Sequence[ev.CheckEvidence], journal: Journal
         journal = spending.open_journal(project, view.protocol, f"{run.name}.qa")
     entries = record.events(project.git, view.protocol, view.tip)
     started = project.env.monotonic()
-    seen = qa.change(project.git, view.protocol, start_of_work(run, entries), view.tip, step.checks)
+    seen = qa.change(project.git, view.protocol, start_of_work(run, entries), run.judged, step.checks)
     task = run.redactor.text(_task(run, evidence, seen))
     names = _judges(run)
     stopped, found, by = "", None, names[0]
@@ -82,9 +82,9 @@ def of_step(run: StepRun, evidence: Sequence[ev.CheckEvidence], journal: Journal
     if found:
         ended = (raw for raw in reversed(entries) if raw.subject == run.slug and raw.event == "step-finished")
         author = next((str(raw.fields["engine"]) for raw in ended if raw.fields.get("engine")), "")
-        made = qa.Report(
-            run.slug, run.attempt, found, judge=by, author=author, tree=view.tree, evidence=evidence, seen=seen
-        )
+        commit = project.git.commit(run.judged)
+        tree = commit.tree if commit else ""
+        made = qa.Report(run.slug, run.attempt, found, judge=by, author=author, tree=tree, evidence=evidence, seen=seen)
         report = run.redactor.data(made.render())
     return Reviewed(found, stopped, by, report, journal.transcript(), spending.since(journal, 0), seconds)
 
