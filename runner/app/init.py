@@ -186,7 +186,7 @@ def propose(project: Project, asked: Questions) -> Iterator[Proposal]:
             usd += found.usd
         top, files = _top(project.git), []
         for name, run in found.commands.items():
-            path, data = scaffold.hook(name), scaffold.script(name, run, "as a model proposed")
+            path, data = scaffold.hook(name), scaffold.script(name, run, "as a model proposed it")
             here = _here(top, path)
             if here != data:
                 files.append(File(path, data, here, executable=True))
@@ -230,7 +230,7 @@ def look(
     if tests not in better and "test" not in scaffold.hooks_of(top, stack):
         run = asked.answers().get(TESTS) or (asked.ask(TESTS) if _here(top, tests) is None else None)
         if run:
-            better[tests] = scaffold.script("test", run, "as clarifications.yaml says")
+            better[tests] = scaffold.script("test", run, "from the answer in clarifications.yaml")
     asked.ask_open()
     found = []
     for path, template in TEMPLATES.items():
@@ -299,7 +299,7 @@ def _policy(git: Git, env: Environment, template: bytes, known: Config, here: by
         (_REPO, known_id[1].decode() if known_id else env.random_hex(32)),
         (_PERSON, person),
         (_AGENTS, f"agents: [{known.identity.email.lower()}]"),
-        (_OWN, "own_work: allow  # while one person is listed, who could approve nothing else; with two, write refuse"),
+        (_OWN, "own_work: allow  # with one maintainer, nobody else could approve; once there are two, write refuse"),
     ):
         assert text.count(old) == 1, old
         text = text.replace(old, new)

@@ -30,11 +30,11 @@ STACKS: Final = {
 OTHER: Final = "other"
 # The scripts of scripts/ci with the project's own commands, and the purpose of each.
 HOOKS: Final = {
-    "bootstrap": "Makes a fresh checkout ready",
-    "lint": "Reads the code for mistakes of form",
-    "typecheck": "Checks the types",
-    "test": "Runs the tests",
-    "build": "Builds what is shipped",
+    "bootstrap": "Prepare a fresh checkout",
+    "lint": "Lint the code",
+    "typecheck": "Check the types",
+    "test": "Run the tests",
+    "build": "Build the package",
 }
 PROMPTS: Final = ("project-init", "protocol-new", "protocol-resume", "protocol-review-merge", "quality-validator")
 
@@ -70,7 +70,7 @@ def hook(name: str) -> str:
 
 
 def script(name: str, run: str, how: str) -> bytes:
-    """Return one of `HOOKS` that runs these lines of shell. `how`: their source, such as `as clarifications.yaml says`."""
+    """Return one of `HOOKS` that runs these lines of shell. `how`: their source, such as `as a model proposed it`."""
     return _filled("ci/said.sh", DOES=HOOKS[name], HOW=how, RUN=run.strip("\n"))
 
 

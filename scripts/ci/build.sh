@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds what is shipped.
+# Build the package.
 set -eu
 cd "$(dirname "$0")/../.."
 exec make build

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Reads the code for mistakes of form, types and import rules.
+# Check formatting, lint, types and import rules.
 set -eu
 cd "$(dirname "$0")/../.."
 exec make check

@@ -1,13 +1,13 @@
 #!/bin/sh
-# What the runner's jobs do, the same in every CI; `runner init` wrote it. Usage: scripts/ci/protocol.sh COMMAND …
-#   install                   put the runner into a folder of its own, and bubblewrap where it is missing
-#   plan github|gitlab [ID]   settle with the remote; print a matrix, or a pipeline, of the protocols that may go on
-#   work ID…                  advance each without publishing; what was made is left in $HANDOVER/ID.bundle
-#   publish ID…               check what was left there, and publish it
-#   next ID                   exit 0 where it goes on without anybody
-#   verify BRANCH COMMIT BASE the check that a request needs: the records that it changes are what their histories say
-#   qa                        the project's own scripts beside this one, and nothing else
-# No text of a plan, a request or a model is ever part of a command here: names are checked before they are used.
+# The runner's CI jobs, the same for every CI. Written by `runner init`. Usage: scripts/ci/protocol.sh COMMAND …
+#   install                   install the runner into a folder of its own, and bubblewrap if it is missing
+#   plan github|gitlab [ID]   sync with the remote; print a matrix, or a pipeline, of the protocols that can advance
+#   work ID…                  advance each without publishing; write the new commits to $HANDOVER/ID.bundle
+#   publish ID…               verify each bundle and publish it
+#   next ID                   exit 0 if the protocol can continue without a person
+#   verify BRANCH COMMIT BASE the required check of a request: verify every record that it changes
+#   qa                        run the project's own scripts beside this one, and nothing else
+# No text of a plan, a request or a model ever becomes part of a command: names are validated before use.
 set -eu
 LC_ALL=C
 export LC_ALL
@@ -27,16 +27,16 @@ is_id() {
 }
 
 check_ids() {
-    for id; do is_id "$id" || die "this is no protocol's id"; done
+    for id; do is_id "$id" || die "not the id of a protocol"; done
 }
 
-# The name of a protocol's branch, which `branch:` of config.yaml tells: anybody may push one that is called nearly the same.
+# Print the name of a protocol's branch, exactly as `branch:` of config.yaml defines it: anybody may push a similar name.
 name_of() {
     pattern=$(runner doctor --config | sed -nE 's/^branch +"([^"]*\{id\}[^"]*)".*/\1/p')
     printf '%s\n' "${pattern%%"{id}"*}$1${pattern#*"{id}"}"
 }
 
-# The same where it stands below $1, refs/heads or refs/remotes/origin; else nothing.
+# Print the same if it exists below $1 (refs/heads or refs/remotes/origin), else nothing.
 branch_of() {
     name=$(name_of "$2")
     if git rev-parse -q --verify "$1/$name" >/dev/null; then printf '%s\n' "$name"; fi
@@ -51,7 +51,7 @@ install() {
         as_root apt-get update -qq >&2
         as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends bubblewrap git ca-certificates >&2
     fi
-    # Ubuntu forbids user namespaces to unlisted programs, so bubblewrap could not start; only lifted on a throw-away machine.
+    # Ubuntu denies user namespaces to unlisted programs, so bubblewrap could not start. Lifted only on throw-away machines.
     restriction=/proc/sys/kernel/apparmor_restrict_unprivileged_userns
     if [ "${GITHUB_ACTIONS:-}" = true ] && [ "$(cat "$restriction" 2>/dev/null)" = 1 ]; then
         as_root sysctl -q -w kernel.apparmor_restrict_unprivileged_userns=0
@@ -69,14 +69,15 @@ settle() {
         check_ids "$1"
         runner sync --no-work "$1" >&2
     else
-        # One that cannot be settled does not hold up the others.
+        # A protocol that cannot be synced does not hold up the others.
         for id in $(runner list --json | python3 -c 'import json, sys; [print(row["protocol"]) for row in json.load(sys.stdin)["protocols"]]'); do
-            [ -z "$(branch_of refs/remotes/origin "$id")" ] || runner sync --no-work "$id" >&2 || echo "$id could not be settled; going on" >&2
+            [ -z "$(branch_of refs/remotes/origin "$id")" ] || runner sync --no-work "$id" >&2 || echo "$id could not be synced; continuing" >&2
         done
     fi
 }
 
-# $RUNNER_RESERVE: how much of the day's budget each that asks a model may spend, in US dollars; its own job may not push that.
+# $RUNNER_RESERVE: the share of the day budget, in US dollars, for each protocol that asks a model. It is reserved here because the
+# job that works cannot push.
 plan() {
     case ${1:-} in github) form=--json ;; gitlab) form=--gitlab ;; *) die "usage: plan github|gitlab [ID]" ;; esac
     settle "${2:-}"
@@ -90,7 +91,7 @@ work() {
     for id; do
         code=0
         runner run "$id" --ci --publish never --max-steps "${RUNNER_MAX_STEPS:-5}" || code=$?
-        # A step that failed is recorded, and published as such. After anything else, what was done until then is.
+        # A failed step (1) is recorded and published as such. After any other error, only the work so far is.
         [ "$code" -le 1 ] || worst=$code
         branch=$(branch_of refs/heads "$id")
         [ -n "$branch" ] || continue
@@ -111,14 +112,14 @@ publish() {
         branch=$(branch_of refs/remotes/origin "$id")
         [ -n "$branch" ] || die "$id has no branch on the remote"
         git bundle verify --quiet "$bundle"
-        # Of what was handed over only this protocol's own refs are taken, whatever else is in there.
+        # Fetch only this protocol's own refs, whatever else the bundle holds.
         for ref in "refs/heads/$branch" "refs/runner/history/$id"; do
             if git bundle list-heads "$bundle" "$ref" | grep -q .; then
                 git -c fetch.fsckObjects=true fetch --quiet --no-tags --no-write-fetch-head "$bundle" "$ref:$ref"
             fi
         done
-        # A runner at work says nothing that only people or the forge say. Nobody signs that, so a job that was taken over could write
-        # it, and verify would hold it for good. --live: a fork's is asked of the other's transcripts, which only the remote has.
+        # --handed-over: refuse events that only people or the forge cause. They carry no signature, so a compromised job could write
+        # them, and verify would accept them. --live: a fork is checked against the original's transcripts, which only the remote has.
         runner verify --live --handed-over "$id"
         runner sync --no-work "$id"
     done
@@ -133,8 +134,8 @@ sys.exit(not (row["status"] in ("planning", "planned", "running") and row["next"
 '
 }
 
-# Print "ID COMMIT" of each protocol that the fork in $1 goes on from, and whose commit its first one stands on. That these are what they
-# say is proved by `runner verify` of the fork (rules 3, 7 and 29), which has to be asked too.
+# Print "ID COMMIT" for each protocol that the fork $1 continues, with the commit that it starts from. This proves nothing:
+# `runner verify` of the fork does (rules 3, 7 and 29), and must run as well.
 origins() {
     fork=$1 at=$2
     while :; do
@@ -149,11 +150,11 @@ origins() {
 
 verify() {
     branch=$1 commit=$2 base=$3 checked='' from=''
-    git rev-parse -q --verify "$commit^{commit}" >/dev/null || die "the commit is not here" 5
+    git rev-parse -q --verify "$commit^{commit}" >/dev/null || die "the commit was not fetched" 5
     ids=$(git -c core.quotePath=true diff --name-only --no-renames "$base...$commit" -- .protocols |
         sed -nE 's#^\.protocols/([0-9]{4,9}-[a-z0-9-]+)/.*#\1#p' | sort -u)
     for id in $ids; do
-        is_id "$id" || die "a folder of .protocols has a name that no protocol has" 4
+        is_id "$id" || die "a folder in .protocols is not named like a protocol" 4
         if [ "$branch" = "$(name_of "$id")" ]; then
             git update-ref --no-deref "refs/heads/$branch" "$commit"
             from=$(origins "$id" "$commit")
@@ -161,25 +162,25 @@ verify() {
     done
     for id in $ids; do
         if [ "$branch" != "$(name_of "$id")" ]; then
-            # What a fork goes on from stays as it was there, whatever became of it since.
+            # A fork keeps the original's record as it was at the fork, whatever happened to it since.
             at=$(printf '%s\n' "$from" | sed -n "s/^$id //p")
             if [ -n "$at" ] && git diff --quiet "$at" "$commit" -- ".protocols/$id"; then continue; fi
             there=$(branch_of refs/remotes/origin "$id")
             if [ -z "$there" ] || ! git diff --quiet "refs/remotes/origin/$there" "$commit" -- ".protocols/$id"; then
-                die "the record of $id is changed outside of its own branch" 4
+                die "the record of $id is changed outside its own branch" 4
             fi
         fi
         checked="$checked $id"
     done
-    # Each was checked, and is one word.
-    if [ -n "$checked" ]; then runner verify --live --ci $checked; else echo "no protocol's record is changed here"; fi
+    # Unquoted on purpose: a list of ids, each validated above.
+    if [ -n "$checked" ]; then runner verify --live --ci $checked; else echo "this changes no protocol's record"; fi
 }
 
 qa() {
     here=$(dirname "$0")
     token=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
     code=0 ran=
-    # What tests print must not be taken for commands to the CI, and they get none of its files.
+    # Output of tests must not be read as workflow commands, and tests get none of the CI's command files.
     [ "${GITHUB_ACTIONS:-}" != true ] || printf '::stop-commands::%s\n' "$token"
     for name in bootstrap lint typecheck test build; do
         [ -x "$here/$name.sh" ] || continue
@@ -192,7 +193,7 @@ qa() {
         }
     done
     [ "${GITHUB_ACTIONS:-}" != true ] || printf '\n::%s::\n' "$token"
-    [ -n "$ran" ] || die "there is no script beside this one to run: write scripts/ci/test.sh"
+    [ -n "$ran" ] || die "there is no script to run: write scripts/ci/test.sh"
     return "$code"
 }
 
@@ -206,5 +207,5 @@ publish) publish "$@" ;;
 next) next "$@" ;;
 verify) [ $# -eq 3 ] || die "usage: verify BRANCH COMMIT BASE"; verify "$@" ;;
 qa) qa ;;
-*) die "there is no command of that name; the top of this file lists them" ;;
+*) die "unknown command; the top of this file lists the commands" ;;
 esac

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs the tests.
+# Run the tests.
 set -eu
 cd "$(dirname "$0")/../.."
 exec make test

@@ -69,7 +69,7 @@ def test_node_runs_the_scripts_that_there_are(box: Box) -> None:
     setup(box, "node")
     assert script(box, "test").returncode == 0
     assert script(box, "lint").returncode == 3
-    for name, said in (("build", "nothing is built"), ("typecheck", "no types were checked")):
+    for name, said in (("build", "nothing to build"), ("typecheck", "no types were checked")):
         done = script(box, name)
         assert done.returncode == 0 and said in done.stdout, done.stderr
     box.write("package.json", "{}")
@@ -110,7 +110,7 @@ def test_a_name_is_checked_before_it_is_used(box: Box, command: str, name: str) 
         return  # every protocol is meant
     box.runner("init", "--yes", rc=0)
     done = script(box, "protocol", *command.split(), name, RUNNER_FOLDER="/nonexistent", PATH="/usr/bin:/bin")
-    assert done.returncode == 2 and "this is no protocol's id" in done.stderr and not done.stdout
+    assert done.returncode == 2 and "not the id of a protocol" in done.stderr and not done.stdout
 
 
 @pytest.mark.slow
@@ -216,7 +216,7 @@ def test_another_ci_reports_to_the_forge(tmp_path: Path, api: Api, forge: str, s
 
 def test_without_a_forge_nobody_is_told_and_a_wrong_word_is_refused(box: Box) -> None:
     box.runner("init", "--yes", rc=0)
-    assert "nobody was told: failure" in script(box, "report", "failure").stdout
+    assert "nothing was reported: failure" in script(box, "report", "failure").stdout
     for env in ({"CI_COMMIT": '"; rm'}, {"RUNNER_CI_NAME": 'x"y'}, {"CI_URL": 'https://x"'}):
         assert script(box, "report", "success", **env).returncode == 2
     assert script(box, "report", "perhaps").returncode == 2

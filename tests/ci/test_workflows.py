@@ -300,7 +300,7 @@ def test_the_required_check(github: Box, tmp_path: Path) -> None:
     github.git("commit", "-qam", "edited")
     # Branches that are called nearly as the protocol's is: one is found before it, by those who look for names.
     github.git("push", "-q", "origin", "fix", f"fix:refs/heads/x/{protocol}", f"fix:refs/heads/0/{protocol}")
-    for branch, said in (("fix", "changed outside of its own branch"), (f"x/{protocol}", "error")):
+    for branch, said in (("fix", "changed outside its own branch"), (f"x/{protocol}", "error")):
         one = machine(github, tmp_path, "pull_request", pull_request=request(github, branch))
         bad = one.job("protocol-verify", "verify")
         assert bad.result == "failure" and said in bad.printed, bad.printed
@@ -334,7 +334,7 @@ def test_the_required_check_of_a_fork_of_what_went_on_since(github: Box, tmp_pat
     github.git("push", "-q", "origin", at)
     one = machine(github, tmp_path, "pull_request", pull_request=request(github, at))
     bad = one.job("protocol-verify", "verify")
-    assert bad.result == "failure" and f"the record of {protocol} is changed outside of its own branch" in bad.printed
+    assert bad.result == "failure" and f"the record of {protocol} is changed outside its own branch" in bad.printed
 
 
 def test_each_commit_of_a_request_is_tested_whatever_earlier_code_of_it_left(github: Box, tmp_path: Path) -> None:

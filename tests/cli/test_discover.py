@@ -18,7 +18,7 @@ from tests.engines.wire_gemini import Answer, Refusal, Wire, error, serving
 from tests.people import at_terminal
 
 CLARIFICATIONS = ".protocols/clarifications.yaml"
-SCRIPT = "#!/bin/sh\n# Runs the tests; `runner init` wrote it, as a model proposed. It is yours to change.\nset -eu\n"
+SCRIPT = "#!/bin/sh\n# Run the tests. `runner init` wrote this as a model proposed it; edit it as you like.\nset -eu\n"
 
 
 @pytest.fixture

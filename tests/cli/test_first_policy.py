@@ -32,7 +32,7 @@ def test_the_first_policy_names_the_person_and_their_key(alone: tuple[Box, Perso
     assert re.fullmatch("[0-9a-f]{32}", made.repo) and set(made.repo) != {"0"}
     assert made.roles == {"maintainer": (ann.email,)} and made.agents == ("runner@localhost.invalid",)
     assert made.own_work == "allow"
-    assert "while one person is listed" in (box.path / POLICY).read_text()
+    assert "with one maintainer" in (box.path / POLICY).read_text()
     assert (box.path / SIGNERS).read_text().splitlines()[-1] + "\n" == ann.line()
     box.commit("set up")
     box.runner("policy", "test", rc=0)

@@ -1,7 +1,8 @@
 #!/bin/sh
-# Tells the forge how a CI ended that is not the forge's own: scripts/ci/report.sh success|failure
-# The commit is CI_COMMIT, else HEAD; the status is called RUNNER_CI_NAME, else `ci`; CI_URL is where the log is read.
-# `runner sync` reads it there. The token (GITHUB_TOKEN or GITLAB_TOKEN) may set commit statuses; nothing else is needed.
+# Report the result of an external CI to the forge as a commit status, which `runner sync` reads there.
+# Usage: scripts/ci/report.sh success|failure
+# Environment: CI_COMMIT, the commit (default: HEAD); RUNNER_CI_NAME, the name of the status (default: ci); CI_URL, the address of
+# the log. GITHUB_TOKEN or GITLAB_TOKEN needs the permission to set commit statuses, and no other.
 set -eu
 forge=@FORGE@
 api=@API@
@@ -19,13 +20,13 @@ failure) gitlab=failed ;;
 esac
 state=$1
 commit=${CI_COMMIT:-$(git rev-parse HEAD)}
-case $commit in '' | *[!0-9a-f]*) die 'CI_COMMIT is no commit' ;; esac
+case $commit in '' | *[!0-9a-f]*) die 'CI_COMMIT is not a commit id' ;; esac
 name=${RUNNER_CI_NAME:-ci}
-case $name in *[!A-Za-z0-9/_.-]*) die 'RUNNER_CI_NAME may hold letters, digits and /_.-' ;; esac
+case $name in *[!A-Za-z0-9/_.-]*) die 'RUNNER_CI_NAME may only contain letters, digits and /_.-' ;; esac
 url=${CI_URL:-}
-case $url in *[!A-Za-z0-9:/?=%._~#-]*) die 'CI_URL is no plain address' ;; esac
+case $url in *[!A-Za-z0-9:/?=%._~#-]*) die 'CI_URL is not a plain URL' ;; esac
 
-# The token goes in by stdin: an argument could be read by every process of the machine.
+# The token goes through stdin: every process on the machine can read arguments.
 case $forge in
 github)
     token=${GITHUB_TOKEN:-${GH_TOKEN:-}}
@@ -44,8 +45,8 @@ gitlab)
         "$api/api/v4/projects/$project/statuses/$commit"
     ;;
 none)
-    echo "no forge is known to this file, so nobody was told: $state"
+    echo "this script was written without a forge; nothing was reported: $state"
     exit 0
     ;;
 esac
-echo "told $forge: $name $state on $commit"
+echo "reported to $forge: $name $state on $commit"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# @DOES@; `runner init` wrote it, @HOW@. It is yours to change.
+# @DOES@. `runner init` wrote this @HOW@; edit it as you like.
 set -eu
 cd "$(dirname "$0")/../.."
 @RUN@

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes a fresh checkout ready; `runner init` wrote it for Go. It is yours to change.
+# Prepare a fresh checkout. `runner init` wrote this for Go; edit it as you like.
 set -eu
 cd "$(dirname "$0")/../.."
 exec go mod download

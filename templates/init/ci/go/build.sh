@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds what is shipped; `runner init` wrote it for Go. It is yours to change.
+# Build the package. `runner init` wrote this for Go; edit it as you like.
 set -eu
 cd "$(dirname "$0")/../.."
 exec go build ./...

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Reads the code for mistakes of form; `runner init` wrote it for Go. It is yours to change.
+# Lint the code. `runner init` wrote this for Go; edit it as you like.
 set -eu
 cd "$(dirname "$0")/../.."
-badly=$(gofmt -l .)
-if [ -n "$badly" ]; then
-    printf 'not formatted as gofmt does:\n%s\n' "$badly" >&2
+unformatted=$(gofmt -l .)
+if [ -n "$unformatted" ]; then
+    printf 'not formatted with gofmt:\n%s\n' "$unformatted" >&2
     exit 1
 fi
 exec go vet ./...

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Checks the types; `runner init` wrote it for Go. It is yours to change.
+# Check the types. `runner init` wrote this for Go; edit it as you like.
 set -eu
 cd "$(dirname "$0")/../.."
 exec go test -run=NONE ./...

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds what is shipped; `runner init` wrote it for Java. It is yours to change.
+# Build the package. `runner init` wrote this for Java; edit it as you like.
 set -eu
 cd "$(dirname "$0")/../.."
 if [ -f pom.xml ]; then

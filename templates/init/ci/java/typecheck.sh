@@ -1,5 +1,5 @@
 #!/bin/sh
-# Checks the types; `runner init` wrote it for Java. It is yours to change.
+# Check the types. `runner init` wrote this for Java; edit it as you like.
 set -eu
 cd "$(dirname "$0")/../.."
 if [ -f pom.xml ]; then

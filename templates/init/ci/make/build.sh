@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds what is shipped; `runner init` wrote it for the Makefile. It is yours to change.
+# Build the package. `runner init` wrote this for the Makefile; edit it as you like.
 set -eu
 cd "$(dirname "$0")/../.."
 exec make build

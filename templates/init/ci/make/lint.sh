@@ -1,5 +1,5 @@
 #!/bin/sh
-# Reads the code for mistakes of form; `runner init` wrote it for the Makefile. It is yours to change.
+# Lint the code. `runner init` wrote this for the Makefile; edit it as you like.
 set -eu
 cd "$(dirname "$0")/../.."
 exec make lint

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs the tests; `runner init` wrote it for the Makefile. It is yours to change.
+# Run the tests. `runner init` wrote this for the Makefile; edit it as you like.
 set -eu
 cd "$(dirname "$0")/../.."
 exec make test

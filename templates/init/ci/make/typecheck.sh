@@ -1,5 +1,5 @@
 #!/bin/sh
-# Checks the types; `runner init` wrote it for the Makefile. It is yours to change.
+# Check the types. `runner init` wrote this for the Makefile; edit it as you like.
 set -eu
 cd "$(dirname "$0")/../.."
 exec make typecheck

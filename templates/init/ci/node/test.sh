@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs the tests; `runner init` wrote it for Node. It is yours to change.
+# Run the tests. `runner init` wrote this for Node; edit it as you like.
 set -eu
 cd "$(dirname "$0")/../.."
 script() { node -e 'process.exit((require("./package.json").scripts || {})[process.argv[1]] ? 0 : 1)' "$1"; }

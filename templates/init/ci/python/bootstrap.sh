@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes a fresh checkout ready; `runner init` wrote it for Python. It is yours to change.
+# Prepare a fresh checkout. `runner init` wrote this for Python; edit it as you like.
 set -eu
 cd "$(dirname "$0")/../.."
 [ -x .venv/bin/python ] || python3 -m venv .venv

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Builds what is shipped; `runner init` wrote it for Python. It is yours to change.
+# Build the package. `runner init` wrote this for Python; edit it as you like.
 set -eu
 cd "$(dirname "$0")/../.."
 if [ ! -f pyproject.toml ] && [ ! -f setup.py ]; then
-    echo 'there is no pyproject.toml or setup.py: nothing is built'
+    echo 'no pyproject.toml or setup.py: nothing to build'
     exit 0
 fi
 exec .venv/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .

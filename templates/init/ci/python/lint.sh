@@ -1,5 +1,5 @@
 #!/bin/sh
-# Reads the code for mistakes of form; `runner init` wrote it for Python. It is yours to change.
+# Lint the code. `runner init` wrote this for Python; edit it as you like.
 set -eu
 cd "$(dirname "$0")/../.."
 PATH=$PWD/.venv/bin:$PATH
@@ -8,4 +8,4 @@ if command -v ruff >/dev/null 2>&1; then
 elif command -v flake8 >/dev/null 2>&1; then
     exec flake8
 fi
-echo 'no linter is installed (ruff or flake8): nothing was linted'
+echo 'neither ruff nor flake8 is installed: nothing was linted'

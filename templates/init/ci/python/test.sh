@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs the tests; `runner init` wrote it for Python. It is yours to change.
+# Run the tests. `runner init` wrote this for Python; edit it as you like.
 set -eu
 cd "$(dirname "$0")/../.."
 PATH=$PWD/.venv/bin:$PATH

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Checks the types; `runner init` wrote it for Python. It is yours to change.
+# Check the types. `runner init` wrote this for Python; edit it as you like.
 set -eu
 cd "$(dirname "$0")/../.."
 PATH=$PWD/.venv/bin:$PATH
@@ -8,4 +8,4 @@ if command -v mypy >/dev/null 2>&1 && grep -qsE '^\[(tool\.)?mypy\]' pyproject.t
 elif command -v pyright >/dev/null 2>&1; then
     exec pyright
 fi
-echo 'no type checker is set up (mypy or pyright): no types were checked'
+echo 'neither mypy nor pyright is set up: no types were checked'

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds what is shipped; `runner init` wrote it for Rust. It is yours to change.
+# Build the package. `runner init` wrote this for Rust; edit it as you like.
 set -eu
 cd "$(dirname "$0")/../.."
 exec cargo build --quiet --release
