@@ -114,10 +114,10 @@ class Court(Deeds, Cover):
         for name, data, there in sorted((one for one in self.born if one[2] <= end), key=lambda one: (one[2], one[0])):
             if b"BEGIN PGP" in data: raise NotJudged("an OpenPGP signature")
             word = WORD.fullmatch(data.decode("latin-1")) if len(data) <= 8192 else None
-            if word and (word["subject"], word["attempt"]) == (subject, str(attempt)) and self.counts(word, name, there, at, base, trust, policy, f, wait):
-                last[word["approver"]] = (name[:32], word["decision"])
+            if word and (word["subject"], word["attempt"]) == (subject, str(attempt)) and (how := self.counts(word, name, there, at, base, trust, policy, f, wait)):
+                last[word["approver"]] = (name[:32], word["decision"] if how == "now" else "over")  # it ends the person's earlier ones all the same
         if more:
-            need({*f["approvals"]} <= {one for one, _ in last.values()}, f"{number}: words that do not count")
+            need({*f["approvals"]} <= {one for one, what in last.values() if what != "over"}, f"{number}: words that do not count")
             raise NotJudged("the step or plan asks for more than the policy")
         said = {decision: [(one, who) for who, (one, what) in last.items() if what == decision] for decision in ("approve", "reject")}
         meant = "reject" if f.get("decision") == "rejected" else "approve"
@@ -144,19 +144,21 @@ class Court(Deeds, Cover):
         return any(re.search(r"(?m)^approval:(?! (before|after|none)\s*(#.*)?$)", self.repo.get(oid).decode()) for oid in own)
 
     def counts(self, word, name, there, at, base, trust, policy, f, wait):
-        """Whether a word counts for the wait, at the time that the event's entry tells."""
+        """Whether a word counts for the wait, at the time that the event's entry tells: "now", "over" (it did or could have), or not."""
         now, seen = seconds(f["time"]), word["seen"]
         if name != sha(word["text"].encode())[7:39] + ".approval" or seen not in self.chain[:there]: return False
-        if (word["repo"], word["protocol"], word["genesis"]) != (policy.repo, self.name, self.genesis) or (name[:32] in self.used and wait[0] in ("step", "call")): return False
+        if (word["repo"], word["protocol"], word["genesis"]) != (policy.repo, self.name, self.genesis): return False
         issued, expires = seconds(word["issued"]), seconds(word["expires"])
-        if not (issued <= now + 300 and issued < expires and now < expires <= issued + policy.lasts) or word["approver"] not in policy.people: return False
+        if not (issued <= now + 300 and issued < expires <= issued + (1 if wait[0] == "call" else 30) * 86400) or word["approver"] not in policy.people: return False
+        over = (name[:32] in self.used and wait[0] in ("step", "call")) or (word["decision"] == "approve" and not now < expires <= issued + policy.lasts)
         if not signed(word, policy.signers, self.repo.get(trust["revoked_keys"][1]).decode() if "revoked_keys" in trust else "", f["time"]): return False
         version = self.version(word["digest"], word, seen, base, trust)
         if not version or (version == 1 and issued >= OLD_UNTIL): return False
         changed, kept = self.touched(seen, at, wait, version, base, trust)
         if changed or (wait[0] != "plan" and not kept and word["digest"] != self.digest(word, at, base, trust, version)): return False
+        if policy.own_work != "allow" and word["decision"] == "approve" and self.wrote(word, at, base, policy, wait): return False
         self.versions[name[:32]] = version, self.chain.index(seen)
-        return policy.own_work == "allow" or word["decision"] != "approve" or not self.wrote(word, at, base, policy, wait)
+        return "over" if over else "now"
 
     def wrote(self, word, at, base, policy, wait):  # as author, committer or by the key of a commit's signature
         def bare(path): return re.sub(r"/\d{2,6}-(?=[a-z0-9-]+\.md$)", "/-", path)  # a step is its slug, whatever its number was

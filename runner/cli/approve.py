@@ -76,7 +76,7 @@ def command(
 def reject(session: Session, named: tuple[str, ...], reason: str, yes: bool) -> None:
     """Reject SUBJECT of PROTOCOL, or the one thing that waits.
 
-    The rejection is valid until you approve the subject, or the subject changes.
+    The rejection is in force until you approve the subject or revoke the rejection, or the subject changes. It does not expire.
     """
     _decide(session, "reject", named, reason, yes=yes)
 
@@ -205,7 +205,8 @@ def show(session: Session, found: Matter, ready: Offer) -> None:
     said = ready.statement
     session.line("  ", ("decision".ljust(12), "cyan"), f"  {said.decision} {said.subject} as {said.approver}", err=True)
     session.line(f"  {'digest':12}  {said.digest}", err=True)
-    session.line(f"  {'valid until':12}  {said.expires}", err=True)
+    until = said.expires if said.decision is Decision.APPROVE else "your next decision on it, or until it changes"
+    session.line(f"  {'valid until':12}  {until}", err=True)
     if said.reason:
         session.line(f"  {'reason':12}  {said.reason}", err=True)
     assert ready.key is not None

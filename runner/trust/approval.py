@@ -56,6 +56,9 @@ class _Case:
     extent: Extent
 
 
+_Check = Callable[[_Case, ApprovalFile], ApprovalFile | None]
+
+
 @dataclass(frozen=True, slots=True)
 class Review:
     """A review on the forge as far as git can judge it. `approver`: whose account it is, by the policy; else empty."""
@@ -113,7 +116,7 @@ def judge(
     """
     case = _Case(view, requirement, again or USUAL)
     used = _used(view, requirement.subject) if again is None else ()
-    good: dict[str, ApprovalFile] = {}
+    good: dict[str, ApprovalFile] = {}  # by person: the last one in the chain is in force
     refused: list[ApprovalFile] = []
     for word in view.approvals():
         if word.signed is None:
@@ -124,9 +127,11 @@ def judge(
         is_used = word.id in used
         judged = word.reject(RejectionReason.USED, _USED) if is_used else _judge(case, word)
         if judged.rejection is None:
-            good[said.approver] = judged  # the last one in the chain is in force
-        else:
-            refused.append(judged)
+            good[said.approver] = judged
+            continue
+        refused.append(judged)
+        if said.approver in good and judged.rejection in _OVER and _judge(case, word, _LASTING).rejection is None:
+            del good[said.approver]  # the person approved after it, whatever became of that approval
     standing = sorted(good.values(), key=lambda word: word.order)
     approved = [word for word in standing if _decision(word) is Decision.APPROVE]
     rejected = [word for word in standing if _decision(word) is Decision.REJECT]
@@ -230,7 +235,7 @@ def foresee(view: View, requirement: ApprovalRequirement, signed: Signed, finger
     """Return an approval that is about to be given, with the reason why it would not count, if any."""
     case = _Case(view, requirement, USUAL)
     word = ApprovalFile(signed.id, "", view.tip, len(view.approvals()), signed, fingerprint)
-    for check in (_is_of_this, _is_timely, _is_in_role, _is_fresh, _is_of_others):
+    for check in (_is_of_this, _is_issued, _is_timely, _is_in_role, _is_fresh, _is_of_others):
         told = check(case, word)
         if told is not None and told.rejection is not None:
             return told
@@ -251,9 +256,9 @@ def _decision(word: ApprovalFile) -> Decision:
     return word.signed.statement.decision
 
 
-def _judge(case: _Case, word: ApprovalFile) -> ApprovalFile:
-    """Return the approval with its rejection reason, if it has one."""
-    for check in _CHECKS:
+def _judge(case: _Case, word: ApprovalFile, checks: Sequence[_Check] | None = None) -> ApprovalFile:
+    """Return the approval with its rejection reason, if it has one. `checks`: those that are asked; None: all."""
+    for check in _CHECKS if checks is None else checks:
         told = check(case, word)
         if isinstance(told, ApprovalFile):
             word = told
@@ -299,11 +304,20 @@ def _is_of_this(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
     return None
 
 
-def _is_timely(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
+def _is_issued(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
     assert word.signed is not None
     said = word.signed.statement
     if said.issued_at > case.view.at + AHEAD:
         return word.reject(RejectionReason.FUTURE, f"it is issued in the future: {said.issued}")
+    return None
+
+
+def _is_timely(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
+    """It has not expired, if it is an approval. Time ends no rejection or revocation: an older approval would count again."""
+    assert word.signed is not None
+    said = word.signed.statement
+    if said.decision is not Decision.APPROVE:
+        return None
     if said.expires_at <= case.view.at:
         return word.reject(RejectionReason.EXPIRED, f"it expired at {said.expires}")
     if said.expires_at - said.issued_at > case.requirement.lasts:
@@ -416,9 +430,10 @@ def _is_seen(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
     )
 
 
-_CHECKS: tuple[Callable[[_Case, ApprovalFile], ApprovalFile | None], ...] = (
+_CHECKS: tuple[_Check, ...] = (
     _is_placed,
     _is_of_this,
+    _is_issued,
     _is_timely,
     _is_signed,
     _is_in_role,
@@ -426,3 +441,5 @@ _CHECKS: tuple[Callable[[_Case, ApprovalFile], ApprovalFile | None], ...] = (
     _is_of_others,
     _is_seen,
 )
+_LASTING = tuple(check for check in _CHECKS if check is not _is_timely)
+_OVER = (RejectionReason.EXPIRED, RejectionReason.USED)  # it counted once, or could have

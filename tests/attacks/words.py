@@ -530,6 +530,71 @@ def a_word_for_a_year(h: History) -> None:
     asked(h).say("alice", expires="2027-11-20T07:00:00Z")
 
 
+# --- time ends an approval, and no other decision ------------------------------------------------------------------------------
+
+OLD = {"issued": "2026-10-30T07:00:00Z", "expires": "2026-11-06T07:00:00Z"}  # whose week is over
+
+
+@case("rejected")
+def a_rejection_of_three_weeks_ago(h: History) -> Use:
+    asked(h).say("bob", decision="reject", **OLD)
+    return Use(words=[h.say("alice")])
+
+
+@case("missing")
+def a_revocation_whose_week_is_over_before_the_approval_s_month(h: History) -> Use:
+    word = asked(h).say("alice", issued="2026-10-29T07:00:00Z", expires="2026-11-28T07:00:00Z")
+    h.say("alice", decision="revoke", **OLD)
+    return Use(words=[word])
+
+
+@case("rejected")
+def a_rejection_that_lasts_longer_than_the_policy_lets_approvals_last(h: History) -> Use:
+    asked(h).say("bob", decision="reject")
+    rules = policy("alice", "bob", "old", "new", "lost").replace("expires: 720h", "expires: 2h")
+    h.trust({".protocols/policy.yaml": rules})
+    return Use(words=[h.say("alice", expires="2026-11-20T08:30:00Z")])
+
+
+@case("counts")
+def a_rejection_that_its_person_replaced_by_an_approval_that_expired(h: History) -> Use:
+    asked(h).say("bob", decision="reject", issued="2026-10-29T07:00:00Z", expires="2026-11-05T07:00:00Z")
+    h.say("bob", **OLD)
+    return Use(words=[h.say("alice")])
+
+
+@case("expired, used")
+def a_rejection_that_its_person_replaced_by_an_approval_that_was_used(h: History) -> Use:
+    """What was used ends the rejection, and is not counted again itself."""
+    asked(h).say("bob", decision="reject", **OLD)
+    h.say("bob", reason="too late", **OLD)
+    word = h.say("bob")
+    h.count("w5", "step:deploy", words=[word])
+    return Use(wait=h.ask("step:deploy"), words=[word])
+
+
+@case("counts")
+def another_s_approval_after_a_rejection_and_an_approval_that_was_used(h: History) -> Use:
+    asked(h).say("bob", decision="reject")
+    h.count("w5", "step:deploy", words=[h.say("bob")])
+    return Use(wait=h.ask("step:deploy"), words=[h.say("alice")])
+
+
+@case("rejected")
+def a_rejection_and_an_expired_approval_that_its_person_never_signed(h: History) -> Use:
+    asked(h).say("bob", decision="reject", issued="2026-10-29T07:00:00Z", expires="2026-11-05T07:00:00Z")
+    h.say("bob", key="mallory", **OLD)
+    return Use(words=[h.say("alice")])
+
+
+@case("rejected")
+def a_rejection_after_an_approval_that_was_used(h: History) -> Use:
+    h.count("w5", "step:deploy", words=[asked(h).say("bob")])
+    wait = h.ask("step:deploy")
+    h.say("bob", decision="reject")
+    return Use(wait=wait, words=[h.say("alice")])
+
+
 # --- 4: of something else ---------------------------------------------------------------------------------------------------------
 
 
