@@ -66,7 +66,7 @@ class Offer:
     statement: Statement
     text: bytes
     key: SigningKey | None
-    reviewed: Statement | None  # the same person's last approval or rejection, to show the changes since
+    reviewed: Statement | None  # the same person's last decision on the subject, to show the changes since
     stands: ApprovalFile | None  # the same approval by this person, if it counts already
 
 
@@ -178,12 +178,15 @@ def offer(
     now = int(project.env.now())
     view = permissions.view_of(project, found.seen, found.plan, found.state)
     subject = found.demand.subject
-    earlier = [
+    same = [  # also of an earlier attempt
         word.signed.statement
         for word in view.approvals()
-        if word.signed and word.approver == approver and word.signed.statement.seen in view.chain
+        if word.signed
+        and word.approver == approver
+        and word.signed.statement.seen in view.chain
+        and word.signed.statement.subject == str(subject)
     ]
-    own = [said for said in earlier if (said.subject, said.attempt) == (str(subject), subject.attempt)]
+    own = [said for said in same if said.attempt == subject.attempt]
     if decision is Decision.REVOKE and (not own or own[-1].decision is Decision.REVOKE):
         raise RefusedError(
             f"{approver} has no approval or rejection of it to revoke",
@@ -214,9 +217,9 @@ def offer(
     ):
         raise _would_not_count(found, foreseen.rejection, foreseen.text, without_force(project, paths.POLICY))
     stands = approval.judge(view, found.demand)
-    same = {Decision.APPROVE: stands.counted, Decision.REJECT: stands.rejected}.get(decision, ())
-    again = next((word for word in same if word.approver == approver), None)
-    return Offer(found, said, text, key, earlier[-1] if earlier else None, again)
+    given = {Decision.APPROVE: stands.counted, Decision.REJECT: stands.rejected}.get(decision, ())
+    again = next((word for word in given if word.approver == approver), None)
+    return Offer(found, said, text, key, same[-1] if same else None, again)
 
 
 def _would_not_count(found: Matter, fault: RejectionReason, text: str, no_force: str = "") -> RefusedError:

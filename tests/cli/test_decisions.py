@@ -107,3 +107,18 @@ def test_who_approved_after_rejecting_has_not_rejected_the_next_attempt(gov: Box
     gov.runner("run", protocol, rc=1)
     assert gov.state(protocol)["steps"]["deploy"]["attempt"] == 2
     gov.runner("verify", protocol, rc=0)
+
+
+def test_what_changed_since_an_approval_of_something_else_is_not_shown(gov: Box, team: Team) -> None:
+    protocol = gov.new(
+        {"01-deploy": command("true", "approval: before\n"), "02-ship": command("true", "approval: before\n")}
+    )
+    gov.runner("run", protocol, rc=3)
+    does(gov, team.alice, "approve", protocol, "--yes")
+    gov.runner("run", protocol, rc=3)
+    assert "since your last" not in does(gov, team.alice, "reject", protocol, "--yes").err
+    tree = gov.worktree(protocol)
+    (tree / "more.txt").write_text("more\n")
+    gov.commit("more", cwd=tree)
+    said = does(gov, team.alice, "approve", protocol, "--yes").err
+    assert "changed since your last rejection" in said and "+more" in said
