@@ -1,7 +1,7 @@
 """The second verifier's reading of what a word covers, written from docs/design.md §4: manifests of version 2, and 1 for words of before."""
 
 import hashlib, json, os, re, shutil, subprocess, tempfile
-from second_deeds import GUARDED, fits, listed, part
+from second_deeds import GUARDED, default, fits, listed, part
 from second_policy import NotJudged
 ENDED, OLD_UNTIL = ("completed", "cancelled"), 1798761600
 HARMLESS = ["README*", "CHANGELOG*", "LICENSE*"]
@@ -35,7 +35,7 @@ class Cover:
         keep, agents = bool(re.search(r"(?m)^  base: *keep\b", says)), re.search(r"(?m)^agents: *\[([^\]]*)\]", policy)
         self.agents = {one.lower() for one in re.findall(r"[^\s,\"']+", agents[1])} if agents else set()
         fronts = {name: self.repo.get(oid).decode("utf-8", "replace").split("\n---")[0] for name, oid in own.items() if name in number or name == "plan.md"}
-        text = "\n".join([self.repo.get(own[mine]).decode("utf-8", "replace"), *(part("qa", fronts[name]) or part("qa", fronts["plan.md"]) for name in number if number[name] <= number[mine])]).lower()
+        text = "\n".join([self.repo.get(own[mine]).decode("utf-8", "replace"), *((part("qa", fronts[name]) or part("qa", fronts["plan.md"])) + default(fronts[name], fronts["plan.md"], config) for name in number if number[name] <= number[mine])]).lower()
         found = set(re.findall(r"[\w.*?/@+-]+", text))
         words = {re.sub(r"[./]+$", "", one.removeprefix("./")) for one in found}
         words = (words | {one.rpartition("/")[2] for one in words}) - {""}

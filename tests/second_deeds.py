@@ -25,13 +25,18 @@ def listed(text):  # a YAML list of plain or quoted texts, in a line or with a d
     if not found or not all(found): raise NotJudged("a list that is not written plainly")
     return [next(one for one in match.groups() if one is not None).strip() for match in found]
 def part(key, front): return next(iter(re.findall(rf"(?m)^{key}:(.*(?:\n(?: |- ).*)*)", front)), "")
-def wanted(front, plan):  # what QA looks at: outputs, checks, a review
+def default(front, plan, config):  # the project's checks, where a step has them: it names none, and is an agent's or asks for QA
+    says, found = part("qa", front) or part("qa", plan), part("checks", config)
+    asks = re.search("light|full", says) or (not re.search(r"skip", says) and not re.search(r"(?m)^kind: *[\"']?(command|tool|human)", front))
+    return found if asks and not re.search(r"checks:(?! *\[ *\])", says) and found.strip() not in ("", "[]") else ""
+def wanted(front, plan, config):  # what QA looks at: outputs, checks, a review
     says = part("qa", front) or part("qa", plan)
     checks = re.search(r"checks: *(\[.*?\]) *(?=[,}\n]|$)|\n +checks: *((?:\n +- .*)+)", says)
     rest = says.replace(checks[0], "") if checks else says
     if not re.fullmatch(r"[\s{},]*(?:policy:)? *(light|full|skip)?[\s{},]*", rest): raise NotJudged("a QA that is not written plainly")
+    named = checks[1] or checks[2] if checks else default(front, plan, config)
     names = [*(f"outputs: {one[:499] + '…' if len(one) > 500 else one}" for one in (listed(part("outputs", front)) if part("outputs", front) else ())),
-             *(one[:499] + "…" if len(one) > 500 else one for one in (listed(checks[1] or checks[2]) if checks else ()))]
+             *(one[:499] + "…" if len(one) > 500 else one for one in (listed(named) if named else ()))]
     return names + ["review"] * ("full" in rest)
 
 BEGUN = WORK - {"budget-reached"}
@@ -96,7 +101,7 @@ class Deeds:
             need(rules(before) == rules(base) or not self.repo.ask("rev-list", "-1", before, f"^{base}"), f"{number}: an older policy")
         own = dict(self.repo.flat(self.repo.folder(self.repo.get(self.chain[ground])[0], self.name)))
         trust = need(ground == place - 1 or "state.json" in own, f"{number}: begun where there was no state") or self.trusted(base)
-        text = self.repo.get(trust["policy.yaml"][1]).decode() if "policy.yaml" in trust else ""
+        text, config = (self.repo.get(trust[one][1]).decode() if one in trust else "" for one in ("policy.yaml", "config.yaml"))
         need(not text or re.search(r"(?m)^repo: *\"?[0-9a-f]{32}", text), f"{number}: a policy that cannot be read")
         fronts = {path.partition("-")[2] or path: self.repo.get(oid).decode().split("---")[1] for path, (_, oid) in own.items() if path == "plan.md" or re.fullmatch(r"\d{2,6}-[a-z0-9-]+\.md", path)}
         need(kind not in ("step-finished", "qa-passed", "step-completed") or about + ".md" in fronts, f"{number}: {about} was no step of the plan")
@@ -126,11 +131,11 @@ class Deeds:
                 need(not self.touched(since, self.chain[ground], (one[0], about, about), self.versions[one], base, trust, people=True, whole=back)[0], f"{number}: {kind} of {about}, and the word is stale: {one[0]}")
         need(kind != "step-finished" or (f["executor"] == "person") == (self.steps[about]["kind"] == "human"), f"{number}: {about} is not for {f.get('executor')}")
         if kind == "qa-passed":
-            need([one["check"] for one in f["evidence"]] == wanted(fronts[about + ".md"], fronts["plan.md"]), f"{number}: QA of {about} looked at something else")
+            need([one["check"] for one in f["evidence"]] == wanted(fronts[about + ".md"], fronts["plan.md"], config), f"{number}: QA of {about} looked at something else")
             trees = [self.repo.get(self.repo.get(self.chain[place])[1][0])[0], self.repo.get(self.began[about])[0]]
             files = [*(path for path, _ in self.repo.flat(trees[0])), *self.repo.changed(*trees)] if (promised := listed(part("outputs", fronts[about + ".md"])) if part("outputs", fronts[about + ".md"]) else []) else []
             need(all(any(fits(glob, path) for path in files) for glob in promised), f"{number}: QA of {about} passed, and what was promised is not there: {promised}")
-        if re.search(r"(?m)^(rules|limits|protected|approval_required|isolation|engines):", text) or "checks" in str(fronts): raise NotJudged("what more than roles the policy says")
+        if re.search(r"(?m)^(rules|limits|protected|approval_required|isolation|engines):", text) or "checks" in str(fronts) or part("checks", config): raise NotJudged("what more than roles the policy says")
 
     def makes(self, place, about, attempt):  # whether the `on_failure` of the step that failed just before makes a retry
         files = dict(self.repo.flat(self.repo.folder(self.repo.get(self.chain[place])[0], self.name))) if self.failed else {}

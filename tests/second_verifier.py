@@ -2,7 +2,7 @@
 Prints `CODE PROTOCOL why` and exits with the worst: 4 does not hold, 5 this clone cannot tell, 0 verified; what is not judged is said."""
 import hashlib, json, os, re, subprocess, sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from second_words import Court, may_begin, taken_back, taken_over
+from second_words import Court, default, may_begin, taken_back, taken_over
 SEAL = {**dict.fromkeys(("GIT_CONFIG_GLOBAL", "GIT_GRAFT_FILE"), os.devnull), "PATH": os.environ["PATH"],
         **dict.fromkeys(("GIT_CONFIG_NOSYSTEM", "GIT_NO_REPLACE_OBJECTS", "GIT_NO_LAZY_FETCH"), "1")}
 BARE, HEAD, FIELD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/@+-]*"), re.compile(r"## ([1-9]\d*) ([a-z]+(?:-[a-z]+)*) ([a-z0-9][a-z0-9-]*)"), re.compile(r"- ([a-z_]+): ([ -~]+)")
@@ -123,7 +123,7 @@ def fold(s, number, name, about, f, protocol):
         s |= {"status": f["status"], "steps": steps | {slug: {**steps[slug], **told, "passed": False} for slug, told in f["steps"].items()}}
     elif name == "completed": need(all(step["removed"] or step["status"] in ("completed", "cancelled") for step in steps.values()), "not done")
     return s
-def plan_holds(repo, files, state, title):
+def plan_holds(repo, files, state, title, trusted):
     told = {path: repo.get(oid) for path, (_, oid) in files.items() if path in ("plan.md", "context.md") or STEP_FILE.fullmatch(path)}
     lines = "".join(f"100644 {sha(told[p])[7:]} {len(told[p])} {p}\n" for p in ("context.md", "plan.md") if p in told)
     need(sha(lines.encode()) == state["plan"] and {*re.findall("[a-z0-9]+", title.lower())} <= {*re.findall("[a-z0-9]+", told["plan.md"].decode().lower())}, "the plan's digest, or title")
@@ -131,7 +131,7 @@ def plan_holds(repo, files, state, title):
     need(found.keys() == {slug for slug, step in state["steps"].items() if not step["removed"]}, "other steps than the files")
     for slug, (place, data) in found.items():
         step, front = state["steps"][slug], data.decode().split("---")[1]
-        asks = "skip" not in front and re.search(r"(?m)^(qa|outputs):", front) and step["status"] == "pending"
+        asks = "skip" not in front and step["status"] == "pending" and (re.search(r"(?m)^(qa|outputs):", front) or default(front, told["plan.md"].decode(), repo.ask("show", f"{trusted}:.protocols/config.yaml")))
         need((place, sha(data)) == (step["place"], step["digest"]) and not (asks and step["qa"] == "skip"), f"{slug} is not its file")
 
 def verify(repo, tip, name):
@@ -181,7 +181,7 @@ def verify(repo, tip, name):
             need(not path.startswith(own) or RECORD.fullmatch(path[len(own):]) or before is None or path[len(own):] in brought, f"{oid[:12]}: words, {path}")
             free = works and (path.split("/")[0].casefold() != ".protocols" or path.startswith(".protocols/memory/"))
             need(path.startswith(own) or free or ("undone" in kinds and not path.startswith(".protocols/")), f"{oid[:12]}: {path}")
-        {*PLANS}.isdisjoint(kinds) or plan_holds(repo, files, s, added[0][3].get("title", ""))
+        {*PLANS}.isdisjoint(kinds) or plan_holds(repo, files, s, added[0][3].get("title", ""), told[4])
         raw, plain = repo.get(now["state.json"][1]), json.loads(repo.get(now["state.json"][1]))
         need((json.dumps(plain, indent=2, sort_keys=True) + "\n").encode() == raw, f"{oid[:12]}: state.json is written otherwise")
         need(all(plain[key] == s[key] for key in s if key != "steps") and plain["log"] == sha(new) and all(plain["steps"][slug].get(key, False) == one[key] for slug, one in s["steps"].items() for key in one if one[key]), f"{oid[:12]}: state.json")

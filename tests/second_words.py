@@ -6,7 +6,7 @@ policy that is not in the plain form, `own_work: signed`, what a step asks for b
 
 import base64, datetime, hashlib, re
 from second_cover import Cover, OLD_UNTIL
-from second_deeds import DEEDS, PREFIX, WORK, Deeds, sound, may_begin as may_begin, taken_back as taken_back, taken_over as taken_over
+from second_deeds import DEEDS, PREFIX, WORK, Deeds, sound, default as default, may_begin as may_begin, taken_back as taken_back, taken_over as taken_over
 from second_policy import NotJudged, Policy, need, signed
 FIELDS = "repo protocol genesis subject attempt digest policy seen decision approver issued expires nonce reason".split()
 WORD = re.compile("(?P<text>runner-approval/v1\n" + "".join(rf"{name}: (?P<{name}>[ -~]*)\n" for name in FIELDS) + ")"

@@ -221,9 +221,9 @@ def read_plan(project: Project, seen: Snapshot) -> Plan:
             where,
             f"`runner status {seen.protocol}` says what it waits for",
         )
-    files = (where, seen.files.words)
+    files = (where, seen.files.words, project.config.checks)
     if project.plan is None or project.plan[0] != files:
-        plan = plans.parse(snapshot.words(project.git, seen), where)
+        plan = plans.with_default_checks(plans.parse(snapshot.words(project.git, seen), where), project.config.checks)
         plans.refuse_unsupported(plan, where)
         project.plan = files, plan
     return project.plan[1]

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from runner.errors import MalformedFileError
 from runner.protocol import ids, strict_yaml
 from runner.protocol.ids import branch_of, protocol_of_branch
-from runner.protocol.plans import Branch, Duration, Paths, branch_name
+from runner.protocol.plans import Branch, Duration, Paths, Texts, branch_name
 from runner.protocol.strict_yaml import Bool, FileModel, Line, Script, Text, one_or_many, problem
 
 _MODULE = r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*"
@@ -177,6 +177,9 @@ class Config(FileModel):
     filters: tuple[Line, ...] = Field(default=(), description="Filter drivers that may run, such as lfs.")
     ci: Literal["fail", "block", "ignore"] | None = Field(default=None, description="The CI that runs steps.")
     qa: QaDefaults = Field(default=QaDefaults.model_construct(), description="When QA starts.")
+    checks: Texts = Field(
+        default=(), description="The checks of agent steps, and of steps with `qa: light` or `full`, that name none."
+    )
     clarifications: Literal["block", "warn"] = Field(
         default="warn",
         description="Whether open questions of clarifications.yaml prevent new protocols, or are only printed.",

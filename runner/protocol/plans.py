@@ -6,6 +6,7 @@ An error names the file and line, and what to write; the parser corrects nothing
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import field
@@ -409,6 +410,21 @@ def parse(files: Mapping[str, bytes], where: str) -> Plan:
         steps=tuple(_steps(files, where, header)),
         lines=_key_lines(lines),
     )
+
+
+def with_default_checks(plan: Plan, checks: tuple[str, ...]) -> Plan:
+    """Return the plan in which `checks`, the project's, are those of each step that names none and is an agent's, or asks for QA."""
+    if not checks:
+        return plan
+
+    def checked(step: Step) -> Step:
+        asked = step.header.qa or plan.header.qa or Qa()
+        wants = asked.policy or (QaPolicy.LIGHT if step.header.kind is Kind.AGENT else QaPolicy.SKIP)
+        if asked.checks or wants is QaPolicy.SKIP:
+            return step
+        return dataclasses.replace(step, qa=wants, checks=checks)
+
+    return dataclasses.replace(plan, steps=tuple(map(checked, plan.steps)))
 
 
 def names(files: Mapping[str, object], where: str) -> dict[str, tuple[int, str]]:

@@ -43,8 +43,8 @@ class Project:
     looked_at: float = 0.0  # by the monotonic clock
     speaker: str = ""  # who said it on the forge, where somebody there did: `HOST/ID/comment/ID`
     snapshot: Snapshot | None = None  # the protocol that was read last
-    # The plan that was read last, and of which files.
-    plan: tuple[tuple[str, Mapping[str, TreeEntry]], Plan] | None = None
+    # The plan that was read last, and of which files and default checks.
+    plan: tuple[tuple[str, Mapping[str, TreeEntry], tuple[str, ...]], Plan] | None = None
     kept: dict[str, Any] = field(default_factory=dict)  # what other rooms keep until the trusted branch moves
     _told: set[str] = field(default_factory=set)  # what was said once
     _asked: str = ""  # the trusted commit that asks for nothing unsupported

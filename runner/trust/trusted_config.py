@@ -249,10 +249,15 @@ def load(
 
         file = policy_file.parse(_plain(git, files[name], paths.POLICY, branch), f"{paths.POLICY} on {branch}")
     keys = _signers(git, commit, revoked_at or commit, branch, file)
-    return TrustedConfig(commit, branch, file, keys, config or _config(git, commit, branch), rules_.compiled(file))
+    return TrustedConfig(commit, branch, file, keys, config or config_of(git, commit, branch), rules_.compiled(file))
 
 
-def _config(git: Git, commit: str, branch: str) -> Config:
+def config_of(git: Git, commit: str, branch: str) -> Config:
+    """Return the configuration at a commit.
+
+    Raises:
+        MalformedFileError: it is not valid.
+    """
     from runner.protocol.config import parse as parse_config
 
     return parse_config(git.blob(f"{commit}:{paths.CONFIG}"), f"{paths.CONFIG} on {branch}")

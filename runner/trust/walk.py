@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import field
 
-from runner.errors import InsufficientHistoryError, RunnerError
+from runner.errors import InsufficientHistoryError, MalformedFileError, RunnerError
 from runner.git import BLOB, SUBMODULE, TREE, Commit, Git, TreeEntry
 from runner.protocol import decision, log, machine, paths, plans, state
 from runner.protocol import events as ev
@@ -195,7 +195,8 @@ class Walk:
     _configs: dict[str, TrustedConfig | str] = field(default_factory=dict)  # by commit
     _same: dict[tuple[TreeEntry | None, ...], TrustedConfig] = field(default_factory=dict)  # by the files it is made of
     _rules: dict[str, tuple[str | None, ...]] = field(default_factory=dict)  # policy and keys of a trusted commit
-    _plan: tuple[tuple[tuple[str, str], ...], Plan] | None = None  # the last plan that was read, and its files
+    _checks: dict[str, tuple[str, ...]] = field(default_factory=dict)  # default ones, by trusted commit
+    _plan: tuple[object, Plan] | None = None  # the last plan that was read, and what it was made of
 
     def path(self, name: str = "") -> str:
         """Return the path of a file of the protocol's folder."""
@@ -245,14 +246,15 @@ class Walk:
                 return f"there is no state in {commit[:12]}"
             then = state.load(data, where)
         mine = tuple((name, file.oid) for name, file in files.items() if name.endswith(".md") and name != paths.LOG)
-        if self._plan is None or self._plan[0] != mine:
+        checks = self.default_checks(parsed)[0]
+        if self._plan is None or self._plan[0] != (mine, checks):
             texts = {}
             for name, oid in mine:
                 text = git.blob(oid)
                 if text is None:
                     raise missing(git, f"{name} of {commit[:12]}")
                 texts[name] = text
-            self._plan = mine, plans.parse(texts, where)
+            self._plan = (mine, checks), plans.with_default_checks(plans.parse(texts, where), checks)
         return View(git, self.protocol, commit, then, self._plan[1], past=self.history(parsed))
 
     # --- the trusted branch -----------------------------------------------------------------------------------------------
@@ -277,6 +279,37 @@ class Walk:
             except RunnerError as error:
                 self._configs[oid] = f"by {oid[:12]} no approval could count: {error.what}, {error.where}"
         return self._configs[oid]
+
+    def default_checks(self, parsed: ParsedCommit) -> tuple[tuple[str, ...], ...]:
+        """Return the default checks by which a transition may have read the plan: those of its trusted commit.
+
+        Where that commit is gone nobody can tell: there were none, or those that the evidence names.
+
+        Raises:
+            InsufficientHistoryError: the configuration of that commit is not in this clone.
+        """
+        assert parsed.trailers is not None
+        now = parsed.trailers.trusted
+        if self.git.commit(now) is None:
+            told = [
+                check["check"] for event in parsed.events if isinstance(event, ev.QaPassed) for check in event.evidence
+            ]
+            named = tuple(one for one in told if one != log.REVIEW and not one.startswith(log.output_check("")))
+            return ((), named or ("unknown",))
+        if now not in self._checks:
+            self._checks[now] = self._checks_of(now)
+        return (self._checks[now],)
+
+    def _checks_of(self, oid: str) -> tuple[str, ...]:
+        data = self.git.blob(f"{oid}:{paths.CONFIG}")
+        if data is None:
+            _refuse_partial(self.git, oid)
+        if b"checks" not in (data or b""):  # most have none, and the models of configuration need not be loaded
+            return ()
+        try:
+            return trusted_config.config_of(self.git, oid, "the trusted branch").checks
+        except MalformedFileError:
+            return ()
 
     def rules_at(self, oid: str) -> tuple[str | None, ...]:
         """Return which policy and keys a trusted commit has, as `trusted_config.rules_of`."""

@@ -1587,6 +1587,32 @@ def a_fork_of_a_fork_that_does_not_hold(forge: Forge) -> None:
     fork(forge, to="0003-third")
 
 
+def with_default_checks(forge: Forge, step: str) -> None:
+    """Let the trusted branch have default checks, and people edit the second step."""
+    config = {".protocols/config.yaml": "checks: [make test]\n"}
+    forge.trusted = forge.commit(config, "checks\n", parents=[forge.trusted], move=False)
+    forge.commit({f"{forge.folder}/02-b.md": f"---\ntitle: b\n{step}---\nDo it.\n"})
+
+
+@attack("plan")
+def an_edit_that_leaves_an_agent_without_the_default_checks(forge: Forge) -> None:
+    with_default_checks(forge, "kind: agent\n")
+    forge.imitate(edited(forge), paused(forge))
+
+
+@attack("evidence")
+def qa_that_did_not_run_the_default_checks(forge: Forge) -> None:
+    with_default_checks(forge, "kind: command\nrun: echo b > b.txt\noutputs: [b.txt]\nqa: light\n")
+    forge.imitate(edited(forge), finish_edited(forge), code={"b.txt": "b\n"})
+    forge.imitate(passed(forge), ev.StepCompleted(subject="b", attempt=1))
+
+
+def finish_edited(forge: Forge) -> ev.StepFinished:
+    """Return the event of work on the second step as it is in the commit."""
+    data = forge.box.git("show", f"{forge.tip}:{forge.folder}/02-b.md").encode()
+    return finish(forge, digest=digest(data))
+
+
 # What else is told, because one deed breaks more than one rule.
 ALSO = {
     "work_in_the_name_of_a_person": ("legality",),

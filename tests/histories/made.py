@@ -255,6 +255,26 @@ def checks_that_failed_and_a_step_that_was_blocked(desk: Desk) -> Made:
 
 
 @good
+def checked_by_the_default_of_the_trusted_branch(desk: Desk) -> Made:
+    """The default is another one when the second step is checked, and an agent's step that was planned before has it too."""
+    box = desk.box()
+    with fixed():
+        protocol = box.new(
+            {
+                "01-a": command("echo a > a.txt", "qa: light\n"),
+                "02-b": command("true", "qa: light\n"),
+                "03-c": "kind: agent\n",
+            }
+        )
+        for check in ("test -s a.txt", "test -e a.txt"):
+            box.write(".protocols/config.yaml", f"checks: [{check}]\n")
+            box.commit("checks")
+            box.runner("step", protocol, rc=0)
+            box.runner("step", protocol, rc=0)
+    return taken(box, protocol, whole=True)
+
+
+@good
 def edited_by_people_and_undone(desk: Desk) -> Made:
     box = desk.box()
     with fixed():

@@ -108,7 +108,7 @@ def check(run: StepRun) -> Checked:
         raise UsageError(
             f"the QA of {run.slug} has nothing to check",
             run.where,
-            'name `outputs:`, or `qa: {policy: light, checks: ["make test"]}`',
+            f'name `outputs:`, or `qa: {{policy: light, checks: ["make test"]}}`; `checks:` of {paths.CONFIG} is the default',
         )
     executor, folder = None, None
     env: dict[str, str] = {}

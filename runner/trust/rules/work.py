@@ -86,14 +86,17 @@ def check_plan(walk: Walk, parsed: ParsedCommit) -> Said:
     except MalformedFileError as error:
         yield error.where, f"the plan that the event speaks of cannot be read: {error.what}"
         return
+    read = [plans.with_default_checks(plan, checks) for checks in walk.default_checks(parsed)]
     if isinstance(planned, ev.Planned):
-        if (planned.plan, planned.steps) != (plan.digest, machine.planned_steps(plan)):
+        if (planned.plan, planned.steps) not in [(one.digest, machine.planned_steps(one)) for one in read]:
             yield walk.path(paths.PLAN), "`planned` does not say what the plan's files say"
         created = parsed.first(ev.Created)
         if isinstance(created, ev.Created) and created.title != plan.header.title:
             yield walk.path(paths.PLAN), "`created` gives another title"
     elif isinstance(edit, ev.PlanEdited) and parsed.before is not None:
-        if dataclasses.replace(edit, transcript=None, spent={}) == machine.edit_of(parsed.before, plan):
+        if dataclasses.replace(edit, transcript=None, spent={}) in [
+            machine.edit_of(parsed.before, one) for one in read
+        ]:
             return  # what planning cost is the history's to show, which a clone may lack
         yield walk.path(paths.PLAN), "`plan-edited` does not say what people changed"
 
@@ -226,9 +229,10 @@ def _unchecked(walk: Walk, parsed: ParsedCommit, event: ev.QaPassed) -> Iterator
     assert not isinstance(view, str), "the state before a transition is known"
     assert view.plan is not None
     step, named = view.plan.step(event.subject), [check["check"] for check in event.evidence]
+    read = [plans.with_default_checks(view.plan, checks).step(event.subject) for checks in walk.default_checks(parsed)]
     if step is None:
         yield f"the QA of {event.subject} passed, and it is no step of the plan"
-    elif named != step.evidence:
+    elif named not in [one.evidence for one in read if one is not None]:
         wanted = ", ".join(step.evidence) or "nothing"
         yield f"the QA of {event.subject} looked at {', '.join(named)}, and the step wants {wanted}"
     else:

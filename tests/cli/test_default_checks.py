@@ -1,0 +1,154 @@
+"""`checks:` of config.yaml: the default of agent steps, and of `qa: light` and `full`, that name none."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.conftest import Box, command
+from tests.executor.minds import agent, finish, mind, say, sound, texts, write
+
+CONFIG = ".protocols/config.yaml"
+
+
+def shared(box: Box, checks: str = "[test -f done.txt]") -> str:
+    """Commit default checks on the trusted branch; return the commit."""
+    box.write(CONFIG, f"checks: {checks}\n" if checks else "{}\n")
+    return box.commit("checks")
+
+
+def evidence(box: Box, protocol: str, name: str = "qa-passed") -> list[str]:
+    lines = box.runner("log", protocol, "--json", rc=0).out.splitlines()
+    return [one["check"] for line in lines if (event := json.loads(line))["event"] == name for one in event["evidence"]]
+
+
+@pytest.mark.parametrize("qa", ["qa: light\n", "qa: {policy: light}\n"])
+def test_a_qa_that_names_no_check_has_the_default_ones(box: Box, qa: str) -> None:
+    shared(box)
+    protocol = box.new({"01-a": command("echo x > done.txt", qa)})
+    box.runner("run", protocol, rc=0)
+    assert evidence(box, protocol) == ["test -f done.txt"]
+    assert "test -f done.txt  passed" in box.runner("show", protocol, "a", rc=0).out
+    sound(box, protocol)
+
+
+def test_a_default_check_that_fails_fails_the_step(box: Box) -> None:
+    shared(box)
+    protocol = box.new({"01-a": command("echo x > other.txt", "qa: light\n")})
+    assert "test -f done.txt" in box.runner("run", protocol, rc=1).err
+    assert evidence(box, protocol, "qa-failed") == ["test -f done.txt"]
+    sound(box, protocol)
+
+
+@pytest.mark.parametrize("qa", ["", "qa: skip\n", "outputs: [done.txt]\n", "qa: {checks: ['true']}\n"])
+def test_other_steps_than_agents_have_none_that_do_not_ask(box: Box, qa: str) -> None:
+    shared(box, "['false']")
+    protocol = box.new({"01-a": command("echo x > done.txt", qa)})
+    box.runner("run", protocol, rc=0)
+    assert "false" not in evidence(box, protocol)
+    sound(box, protocol)
+
+
+def test_an_agent_step_that_says_nothing_is_checked_by_the_default_and_told_so(box: Box) -> None:
+    shared(box, "[make test, test -f done.txt]")
+    box.write("Makefile", "test:\n\ttest -f done.txt\n")
+    box.commit("make")
+    with mind(box, say(write("done.txt", "x\n")), finish()) as wire:
+        protocol = box.new({"01-a": agent()})
+        box.runner("run", protocol, rc=0)
+        assert "It is checked with: `make test`; `test -f done.txt`" in texts(wire.bodies[0])
+    assert box.state(protocol)["steps"]["a"]["qa"] == "light"
+    assert evidence(box, protocol) == ["make test", "test -f done.txt"]
+    sound(box, protocol)
+
+
+def test_a_plan_can_still_skip_qa_for_its_agents(box: Box) -> None:
+    shared(box, "['false']")
+    with mind(box, say(write("done.txt", "x\n")), finish()):
+        protocol = box.new({"01-a": agent()}, front="qa: skip\n")
+        box.runner("run", protocol, rc=0)
+    assert evidence(box, protocol) == []
+    sound(box, protocol)
+
+
+def test_default_checks_of_now_are_recorded_for_a_step_that_was_planned_before_them(box: Box) -> None:
+    with mind(box, say(write("done.txt", "x\n")), finish()):
+        protocol = box.new({"01-a": agent()})
+        assert box.state(protocol)["steps"]["a"]["qa"] == "skip"
+        shared(box)
+        box.runner("run", protocol, rc=0)
+    assert evidence(box, protocol) == ["test -f done.txt"]
+    assert "plan-edited" in box.runner("log", protocol, rc=0).out
+    sound(box, protocol)
+
+
+def test_only_the_trusted_branch_says_what_the_default_is(box: Box) -> None:
+    shared(box)
+    protocol = box.new({"01-a": command("mkdir -p .x && echo x > y.txt", "qa: light\n")})
+    tree = box.worktree(protocol)
+    box.write(str(tree / CONFIG), "checks: ['true']\n")
+    box.git("add", "-A", cwd=tree)
+    box.git("commit", "-qm", "my own checks", cwd=tree)
+    box.runner("run", protocol, rc=1)
+    assert evidence(box, protocol, "qa-failed") == ["test -f done.txt"]
+
+
+def test_verify_finds_evidence_of_other_checks_than_the_default(box: Box) -> None:
+    """The record says that `true` passed, and the trusted commit that it names wants another check."""
+    loose, strict = shared(box, "['true']"), shared(box, "['false']")
+    box.git("reset", "-q", "--hard", loose)
+    protocol = box.new({"01-a": command("echo x > done.txt", "qa: light\n")})
+    box.runner("run", protocol, rc=0)
+    box.runner("verify", protocol, rc=0)
+    text = box.git("cat-file", "commit", protocol)
+    assert "qa-passed" in text
+    other = text.replace(f"Runner-Trusted: {loose}", f"Runner-Trusted: {strict}")
+    tip = box.git("hash-object", "-t", "commit", "-w", "--stdin", data=other).strip()
+    box.git("reset", "-q", "--hard", strict)
+    box.git("update-ref", f"refs/heads/{protocol}", tip)
+    told = box.runner("verify", protocol, rc=4)
+    assert "looked at true, and the step wants false" in told.out + told.err
+
+
+def test_verify_finds_an_agent_step_that_was_recorded_without_its_default_checks(box: Box) -> None:
+    loose = box.git("rev-parse", "HEAD").strip()
+    strict = shared(box)
+    box.git("reset", "-q", "--hard", loose)
+    protocol = box.new({"01-a": agent()})
+    other = box.git("cat-file", "commit", protocol).replace(f"Runner-Trusted: {loose}", f"Runner-Trusted: {strict}")
+    tip = box.git("hash-object", "-t", "commit", "-w", "--stdin", data=other).strip()
+    box.git("reset", "-q", "--hard", strict)
+    box.git("update-ref", f"refs/heads/{protocol}", tip)
+    told = box.runner("verify", protocol, rc=4)
+    assert "`planned` does not say what the plan's files say" in told.out + told.err
+
+
+def test_where_the_trusted_commit_is_gone_the_record_of_default_checks_is_believed(box: Box) -> None:
+    with mind(box, say(write("done.txt", "x\n")), finish()):
+        protocol = box.new({"01-a": agent()})
+        gone = shared(box)
+        box.runner("run", protocol, rc=0)
+    box.git("commit", "-q", "--amend", "-m", "the same checks")
+    _lose(box, gone)
+    assert gone[:12] in box.runner("verify", protocol, rc=0).err
+    shared(box, "")  # none today
+    box.runner("verify", protocol, rc=0)
+
+
+def test_where_the_trusted_commit_is_gone_a_record_without_default_checks_is_believed(box: Box) -> None:
+    with mind(box, say(write("done.txt", "x\n")), finish()):
+        protocol = box.new({"01-a": agent()})
+        box.write("other.txt", "x\n")
+        gone = box.commit("another")
+        box.runner("run", protocol, rc=0)
+    box.git("reset", "-q", "--hard", "HEAD^")
+    shared(box)
+    _lose(box, gone)
+    assert gone[:12] in box.runner("verify", protocol, rc=0).err
+
+
+def _lose(box: Box, oid: str) -> None:
+    box.git("reflog", "expire", "--expire=now", "--all")
+    box.git("gc", "-q", "--prune=now")
+    assert "missing" in box.git("cat-file", "--batch-check", data=f"{oid}\n")
