@@ -84,6 +84,27 @@ def ensure(root: Path, path: str) -> bool:
     return True
 
 
+def make(root: Path, path: str) -> bool:
+    """Make the folder at the path, and those above it, where nothing is; return whether one is there now."""
+    try:
+        os.close(_open(root, path, make=True))
+    except OSError:
+        return False
+    return True
+
+
+def write(root: Path, path: str, data: bytes) -> None:
+    """Write a file at the path, where nothing is, and make the folders above it.
+
+    Raises:
+        OSError: something is there, or the way leads through something else than a folder.
+    """
+    with _above(root, path, make=True) as (fd, name):
+        handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=fd)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+
+
 def is_folder(root: Path, path: str) -> bool:
     """Return whether a folder is at the path; one that its owner locked is open to the owner afterwards."""
     try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,14 @@ from runner.store import workspace
 from runner.store.project import Project
 from runner.tools import Contract, Tool, ToolError, patch, registry
 from runner.tools.agent import AgentTools
-from runner.tools.commands import WORKSPACE, Commands
+from runner.tools.commands import Commands, WorkspaceAlias
 from runner.tools.python import ProjectPython, PythonTools
 from runner.trust import policy
 from runner.trust.policy import Decision
 from runner.values import dataclass
 
 DEFAULT_TIMEOUT = 600.0
+MOST_LINKS = 40  # as the tools follow
 ALWAYS = ("finish", "ask_person")  # whatever a coworker's list says
 
 
@@ -191,7 +193,10 @@ def judge_of(run: StepRun) -> Judge:
     A call is judged by its real effect: paths after links are followed, a URL's host, the program's arguments. `calls` checks whether
     an approval that a rule asks for was given.
     """
-    project, agent, work = run.project, run.agent, run.workspace.space.work
+    project, agent, session = run.project, run.agent, run.workspace
+    work = session.space.work
+    alias = WorkspaceAlias(work, session.sandbox.place.inside(work))
+    names = (*alias.real, alias.name)
     found = permissions.trusted_config(project)
     at = f"{run.agent_file} on {project.trusted.branch}" if agent else ""
     data = project.trusted.blob(project.git, run.agent_file) if agent else None
@@ -202,7 +207,9 @@ def judge_of(run: StepRun) -> Judge:
     def judge(contract: Contract, arguments: Mapping[str, Any], untrusted: bool) -> Decision:
         if contract.name in own and contract.source == registry.LOOP[contract.name].source:
             return ALLOWED
-        subject = policy.call(contract.name, arguments, effect=contract.effect, paths=_paths(contract, arguments, work))
+        subject = policy.call(
+            contract.name, arguments, effect=contract.effect, paths=_paths(contract, arguments, work, names)
+        )
         subject = dataclasses.replace(
             subject,
             step=run.slug,
@@ -234,7 +241,7 @@ def listed_by(agent: AgentFile | None) -> Callable[[Contract], bool]:
     return lambda contract: contract.name in names or contract.source.rpartition(":")[0] in modules
 
 
-def _paths(contract: Contract, arguments: Mapping[str, Any], work: Path) -> tuple[str, ...]:
+def _paths(contract: Contract, arguments: Mapping[str, Any], work: Path, names: Sequence[str]) -> tuple[str, ...]:
     """Return the paths of a call of the runner's own tools, from the repository's root, after links are followed."""
     if contract.source != "built in":
         return tuple(path for path in (arguments.get("path"),) if isinstance(path, str) and path)
@@ -247,15 +254,33 @@ def _paths(contract: Contract, arguments: Mapping[str, Any], work: Path) -> tupl
     elif contract.name == "remember":
         named = [f"{paths.MEMORY}{arguments['name']}.md"] if arguments.get("name") else [paths.MEMORY.rstrip("/")]
     root = os.path.realpath(work)
-    found = []
-    for path in named:
-        if not isinstance(path, str) or not path:
-            continue
-        real = os.path.realpath(os.path.join(root, path))
-        if path.startswith(f"{WORKSPACE}/") and not root.startswith(
-            f"{WORKSPACE}/"
-        ):  # the workspace's name for a model
-            real = os.path.realpath(os.path.join(root, path.removeprefix(f"{WORKSPACE}/")))
-        # One that leads out is named as it was given: no rule is about it, and the tool refuses it.
-        found.append(os.path.relpath(real, root) if real == root or real.startswith(root + os.sep) else path)
-    return tuple(found)
+    # One that leads out is named as it was given: no rule is about it, and the tool refuses it.
+    return tuple(_below(root, names, path) or path for path in named if isinstance(path, str) and path)
+
+
+def _below(root: str, names: Sequence[str], path: str) -> str | None:
+    """Return the path from the root after links, as the tools find it; None where it leads out.
+
+    `names`: the root's, by which absolute paths and links begin.
+    """
+    at, todo, links = list[str](), deque([path]), 0
+    while todo:
+        part = todo.popleft()
+        if part.startswith("/"):
+            name = next((name for name in names if part == name or part.startswith(f"{name}/")), None)
+            if name is None:
+                return None
+            at, part = [], part[len(name) + 1 :]
+        if "/" in part:
+            todo.extendleft(reversed(part.lstrip("/").split("/")))
+        elif part == ".." and not at:
+            return None
+        elif part == "..":
+            at.pop()
+        elif part not in ("", "."):
+            here = os.path.join(root, *at, part)
+            if os.path.islink(here) and (links := links + 1) <= MOST_LINKS:
+                todo.appendleft(os.readlink(here))
+            else:
+                at.append(part)
+    return "/".join(at) or "."

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from runner import beneath, signals
 from runner.errors import RefusedError, RunnerError, StepFailedError, UsageError
-from runner.executor import permissions
+from runner.executor import environments, permissions
+from runner.executor.environments import ProjectEnvironment
 from runner.executor.step_run import Redactor, StepRun
 from runner.lines import LAST, WIDTH, lines_of, lines_of_output
 from runner.protocol import references
@@ -150,7 +151,7 @@ class WorkspaceSession:
     protocol: str
     space: Workspace
     sandbox: Sandbox
-    tools: tuple[Path, ...]
+    own: ProjectEnvironment | None  # None on the host, which has all of it where it is
 
     @classmethod
     def open(cls, project: Project, protocol: str) -> WorkspaceSession:
@@ -160,19 +161,20 @@ class WorkspaceSession:
             SandboxUnavailableError: there is no working sandbox here.
         """
         project.refuse_unsupported()
-        environ = project.env.environ
-        found: tuple[Path, ...] = ()
+        environ, space = project.env.environ, workspace.place(project.dirs, protocol, project.config.workspace.path)
+        found, environment = tuple[Path, ...](), None
         if project.setting("executor") != "host":
-            found = toolchains(step_path(environ.get("PATH", "")), Path(environ.get("HOME", "/nonexistent")))
+            environment = environments.find(project, space)
+            programs = environment.programs if environment else ()
+            path = os.pathsep.join((*programs, step_path(environ.get("PATH", ""))))
+            found = toolchains(path, Path(environ.get("HOME", "/nonexistent")))
         sandbox = _choose(project, found)
         permissions.refuse_isolation(project, sandbox.name)
-        return cls(
-            project, protocol, workspace.place(project.dirs, protocol, project.config.workspace.path), sandbox, found
-        )
+        return cls(project, protocol, space, sandbox, environment if sandbox.name != "host" else None)
 
     @property
     def home(self) -> Path:
-        """The HOME of commands: the workspace's own, kept for caches."""
+        """The HOME of a step's commands."""
         return self.space.home
 
     @property
@@ -195,6 +197,11 @@ class WorkspaceSession:
         environ = self.project.env.environ
         kept = {key: environ[key] for key in ("PYENV_ROOT", "RUSTUP_HOME", "NVM_DIR", "JAVA_HOME") if key in environ}
         path = step_path(environ.get("PATH", ""))
+        if self.own and environ.get("VIRTUAL_ENV") in (
+            None,
+            sys.prefix,
+        ):  # else one was activated that is not the runner's
+            path = os.pathsep.join((*self.own.programs, path))
         if "PYENV_ROOT" not in kept and (
             shims := next((p for p in path.split(":") if p.endswith("/.pyenv/shims")), None)
         ):
@@ -220,6 +227,11 @@ class WorkspaceSession:
             beneath.remove(self.out)  # whatever a command made of it
             for folder in (self.home, self.out):
                 beneath.ensure(self.space.root, folder.name)
+            if self.own:
+                taken = self.own.taken(git, commit)
+                self.space.empty.touch()
+                self.sandbox = self.sandbox.placed(self.own.place(self.space, taken))
+                workspace.put_ignored(git, self.space, self.own.files(taken))
         except OSError as error:
             raise workspace.unusable(self.space, error) from error
         if not config.setup:
@@ -263,6 +275,14 @@ class WorkspaceSession:
             printed=[one[:WIDTH] for one in printed[-LAST:]],
         )
 
+    def export(self, commit: str) -> Path:
+        """Make the folder that checks run in: a clean export of the commit, and the files that the project's build generates."""
+        git, own = self.project.git, self.own
+        folder = workspace.export(git, self.space, commit, self.project.env)
+        for path, data in own.files(own.taken(git, commit)).items() if own else ():
+            beneath.write(folder, path, data)
+        return folder
+
     def command(
         self,
         run: str | tuple[str, ...],
@@ -274,7 +294,7 @@ class WorkspaceSession:
     ) -> Command:
         """Return the sandbox's command for a shell line, or for a list that is run as it is."""
         cwd = cwd or self.space.work
-        shared = self._shared(cwd)
+        shared = () if self.own else self._shared(cwd)
         return Command(
             argv=("sh", "-c", run) if isinstance(run, str) else tuple(run),
             cwd=cwd,
@@ -289,7 +309,7 @@ class WorkspaceSession:
         )
 
     def _shared(self, cwd: Path) -> tuple[Path, ...]:
-        """Link the ignored folders of the main checkout that `workspace.share` names, and return them to be bound read-only."""
+        """On the host, link the ignored folders of the checkout that `workspace.share` names."""
         top = self.project.git.top
         found = []
         for name in self.project.config.workspace.share if top else ():

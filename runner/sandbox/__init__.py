@@ -16,6 +16,7 @@ from runner.sandbox.host import Host
 from runner.sandbox.process import (
     Command,
     Outcome,
+    Place,
     Sandbox,
     SandboxError,
     SandboxUnavailableError,
@@ -31,6 +32,7 @@ __all__ = [
     "Command",
     "Host",
     "Outcome",
+    "Place",
     "Sandbox",
     "SandboxError",
     "SandboxUnavailableError",

@@ -28,16 +28,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from copy import copy
 from functools import cache
 from pathlib import Path
 from typing import Final
 
+from runner import beneath
 from runner.lines import lines_of
 from runner.sandbox.process import (
     Command,
     Group,
     Outcome,
     PipeSession,
+    Place,
     SandboxError,
     Session,
     descendants,
@@ -102,8 +105,14 @@ class Bubblewrap:
     """
 
     def __init__(self, toolchains: tuple[Path, ...] = (), *, user_namespaces: bool = False) -> None:
-        self.toolchains, self.user_namespaces = toolchains, user_namespaces
+        self.toolchains, self.user_namespaces, self.place = toolchains, user_namespaces, Place()
         self.name = "sandbox+user-namespaces" if user_namespaces else "sandbox"
+
+    def placed(self, place: Place) -> Bubblewrap:
+        """Return this sandbox, which shows what `place` says."""
+        found = copy(self)
+        found.place = place
+        return found
 
     def run(self, command: Command, on_output: Callable[[bytes], None] | None = None) -> Outcome:
         """Run `command` to its end; see `Sandbox.run`."""
@@ -200,24 +209,31 @@ class Bubblewrap:
             yield from ("--tmpfs", folder)
         yield from self._binds(command)
         for link, target in command.links:
-            if not any(path.is_relative_to(link) for path in (*command.writable, *command.readable)):
+            if not any(self.place.inside(path).is_relative_to(link) for path in (*command.writable, *command.readable)):
                 yield from ("--symlink", target, link)
-        yield from ("--remount-ro", "/", "--chdir", str(command.cwd))
+        yield from ("--remount-ro", "/", "--chdir", str(self.place.inside(command.cwd)))
         for name, value in command.env.items():
             if name != "HOME":
                 yield from ("--setenv", name, value)
-        yield from ("--setenv", "HOME", _home(command))
+        yield from ("--setenv", "HOME", str(self.place.inside(_home(command))))
 
     def _binds(self, command: Command) -> Iterator[str]:
         """Bind the folders, outer ones first, so that an inner folder's own binding holds."""
-        given = (*command.writable, *command.readable)
-        binds = [("--bind", path) for path in command.writable] + [("--ro-bind", path) for path in command.readable]
+        inside = self.place.inside
+        given = {inside(path): path for path in (*command.writable, *command.readable)}
+        binds = [("--bind", path, inside(path)) for path in command.writable]
+        binds += [("--ro-bind", path, inside(path)) for path in command.readable]
         for path in self.toolchains:
+            # What of the checkout is below it has the commit's own files there, or is shown.
             if path.exists() and not any(path.is_relative_to(folder) for folder in given):
-                binds.append(("--ro-bind", path))
-        for option, path in sorted(binds, key=lambda bind: len(bind[1].parts)):
+                binds.append(("--ro-bind", path, path))
+        for there, path in self.place.shown.items():
+            folder = next((folder for folder in given if there.is_relative_to(folder)), None)
+            if folder is not None and beneath.make(given[folder], str(there.relative_to(folder))):
+                binds.append(("--ro-bind", path, there))
+        for option, path, there in sorted(binds, key=lambda bind: len(bind[2].parts)):
             _refuse_detour(path, command.writable)
-            yield from (option, str(path), str(path))
+            yield from (option, str(path), str(there))
 
 
 class _BubblewrapGroup(Group):
@@ -417,11 +433,11 @@ def _to_copy(path: Path) -> int | None:
     return None
 
 
-def _home(command: Command) -> str:
-    home = command.env.get("HOME")
-    if home and any(Path(home).is_relative_to(folder) for folder in command.writable) and ".." not in Path(home).parts:
+def _home(command: Command) -> Path:
+    home = Path(command.env.get("HOME") or HOME)
+    if any(home.is_relative_to(folder) for folder in command.writable) and ".." not in home.parts:
         return home
-    return str(HOME)
+    return HOME
 
 
 def _refuse_detour(path: Path, writable: tuple[Path, ...]) -> None:

@@ -25,6 +25,7 @@ from runner.sandbox.process import (
     Group,
     Outcome,
     PipeSession,
+    Place,
     SandboxError,
     Session,
     descendants,
@@ -44,6 +45,11 @@ class Host:
     """Runs commands on this machine as they are."""
 
     name = "host"
+    place = Place()
+
+    def placed(self, place: Place) -> Host:
+        """Return this: on the host everything is where it is."""
+        return self
 
     def run(self, command: Command, on_output: Callable[[bytes], None] | None = None) -> Outcome:
         """Run `command` to its end; see `Sandbox.run`."""

@@ -19,6 +19,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import field
 from pathlib import Path
 from typing import IO, BinaryIO, Protocol, cast
 
@@ -83,6 +84,25 @@ def _texts(command: Command) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """What a sandbox shows elsewhere than at its own path. The host can show nothing elsewhere.
+
+    `at`: where commands find a folder that they get, by the folder. `shown`: what is read-only there besides, by its path inside;
+    it is shown to commands that get the folder it is in.
+    """
+
+    at: Mapping[Path, Path] = field(default_factory=dict)
+    shown: Mapping[Path, Path] = field(default_factory=dict)
+
+    def inside(self, path: Path) -> Path:
+        """Return where commands find a path of the machine."""
+        for folder, there in self.at.items():
+            if path.is_relative_to(folder):
+                return there / path.relative_to(folder)
+        return path
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How a command ended, and what it said."""
 
@@ -120,6 +140,15 @@ class Sandbox(Protocol):
     @property
     def name(self) -> str:
         """The value of config.yaml's `executor`, and after a + each loosened protection: `sandbox+user-namespaces`."""
+        ...
+
+    @property
+    def place(self) -> Place:
+        """What it shows elsewhere."""
+        ...
+
+    def placed(self, place: Place) -> Sandbox:
+        """Return this sandbox, which shows what `place` says where it can."""
         ...
 
     def run(self, command: Command, on_output: Callable[[bytes], None] | None = None) -> Outcome:

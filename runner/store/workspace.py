@@ -57,6 +57,11 @@ class Workspace:
         return self.root / "index"
 
     @property
+    def empty(self) -> Path:
+        """An empty file, shown in the place of one that holds credentials."""
+        return self.root / "empty"
+
+    @property
     def objects(self) -> Path:
         """The objects of the commit's own history, which the repository in `work` borrows."""
         return packs.objects(self.root)
@@ -599,6 +604,14 @@ def _not_ignored(git: Git, space: Workspace, folders: Iterable[str]) -> str | No
         out = b""
     ignored = set(os.fsdecode(out).split("\0"))
     return next((folder for path, folder in named.items() if path not in ignored), None)
+
+
+def put_ignored(git: Git, space: Workspace, files: Mapping[str, bytes]) -> None:
+    """Put files into the workspace that the project's own .gitignore ignores; others would be taken for the step's work."""
+    for path, data in files.items():
+        if _not_ignored(git, space, [path]) is None:
+            beneath.remove(space.work, path)
+            beneath.write(space.work, path, data)
 
 
 def export(git: Git, space: Workspace, commit: str, env: Environment) -> Path:

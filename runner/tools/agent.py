@@ -132,11 +132,11 @@ class AgentTools:
         return self._files.ask("search_text", given, FILES_TIMEOUT)
 
     def _git(self, given: dict[str, Any]) -> dict[str, Any]:
-        argv, paths = git.command(given["args"], self._commands.work)
+        argv, paths = git.command(given["args"], self._commands.alias.path)
         self._files.ask("check_paths", {"paths": paths, "repository": True}, FILES_TIMEOUT)
         env = git.environment(self._commands.env)
         if self._host:  # a sandbox would contain the programs of its configuration
-            listed = self._commands.run(git.listing(self._commands.work), GIT_TIMEOUT, env, writes=False)
+            listed = self._commands.run(git.listing(self._commands.alias.path), GIT_TIMEOUT, env, writes=False)
             git.refuse_configuration(listed["output"])
         return self._commands.run(argv, GIT_TIMEOUT, env, writes=False)
 

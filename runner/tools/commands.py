@@ -24,11 +24,16 @@ MOST_ARGUMENTS = 1_000_000  # bytes in all
 
 
 class WorkspaceAlias:
-    """The name of the workspace for a model. `name` is the real path where that is below /workspace."""
+    """The name of the workspace for a model. `name` is the real path where that is below /workspace.
 
-    def __init__(self, work: Path) -> None:
-        self.real = tuple(sorted({str(work), str(work.resolve())}, key=len, reverse=True))
-        self.name = WORKSPACE if not any(Path(path).is_relative_to(WORKSPACE) for path in self.real) else str(work)
+    `real`: its names for programs. `path`: the one that commands find it by.
+    """
+
+    def __init__(self, work: Path, inside: Path) -> None:
+        """`inside`: where the sandbox shows it."""
+        self.real = tuple(sorted({str(work), str(work.resolve()), str(inside)}, key=len, reverse=True))
+        self.path = inside if inside != work else Path(self.real[-1])
+        self.name = WORKSPACE if not any(Path(path).is_relative_to(WORKSPACE) for path in self.real) else str(self.path)
         names = "|".join(map(re.escape, self.real))
         self._real = re.compile(rf"(?:{names})(?![\w-]|\.\w)")
         self._shown = re.compile(rf"(?<![\w.~/-]){re.escape(self.name)}(?![\w-]|\.\w)")
@@ -46,7 +51,7 @@ class WorkspaceAlias:
 
     def show(self, text: str) -> str:
         """Return a model's text with the alias replaced by the real path, for the host, where the alias does not exist."""
-        return self._shown.sub(lambda found: self.real[-1], text)
+        return self._shown.sub(lambda found: str(self.path), text)
 
 
 def bounded(head: str, tail: str | None = None, size: int | None = None, digest: str | None = None) -> tuple[str, bool]:
@@ -95,7 +100,7 @@ class Commands:
     ) -> None:
         """`env`: the commands' whole environment; `readable`, `writable`: the folders that they get besides the workspace."""
         self.sandbox, self.work, self.env = sandbox, work, env
-        self.alias = WorkspaceAlias(work)
+        self.alias = WorkspaceAlias(work, sandbox.place.inside(work))
         self._readable, self._writable = readable, writable
 
     def run(
@@ -140,7 +145,7 @@ class Commands:
             timeout=timeout,
             writable=folders if writes else (),
             readable=self._readable if writes else (*folders, *self._readable),
-            links=((self.alias.name, self.alias.real[-1]),),
+            links=((self.alias.name, str(self.alias.path)),),
             keep=KEPT,
         )
 

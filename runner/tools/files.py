@@ -33,12 +33,12 @@ class FileWorker:
         self._sandbox, self._alias = sandbox, alias
         self._session: Session | None = None
         self._command = Command(
-            argv=(str(interpreter), "-I", "-S", "-B", str(WORKER), str(work), *alias.real, alias.name),
+            argv=(str(interpreter), "-I", "-S", "-B", str(WORKER), str(alias.path), *alias.real, alias.name),
             cwd=work,
             env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
             writable=(work,),
             readable=(WORKER, *needed),
-            links=((alias.name, alias.real[-1]),),
+            links=((alias.name, str(alias.path)),),
         )
 
     def ask(self, call: str, arguments: Mapping[str, Any], timeout: float) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from runner.protocol.ids import digest
 from runner.protocol.plans import QaPolicy
 from runner.qa import CheckResult
 from runner.sandbox import Outcome as CommandOutcome
-from runner.store import history, record, workspace
+from runner.store import history, record
 from runner.trust.permit import Result
 from runner.values import dataclass
 
@@ -115,7 +115,7 @@ def check(run: StepRun) -> Checked:
     if step.checks:
         run.workspace = session = WorkspaceSession.open(run.project, view.protocol)
         session.prepare(run.judged)
-        folder = workspace.export(git, session.space, run.judged, run.project.env)
+        folder = session.export(run.judged)
         env = session.environment(run)
         executor = session.sandbox.name
 

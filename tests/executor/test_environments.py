@@ -1,0 +1,164 @@
+"""A step works at the checkout's path, with the environment that the person made there, on the step's own code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runner.executor.toolbox import _below
+from runner.sandbox import Bubblewrap
+from tests.conftest import Box, command
+
+SANDBOX = {"RUNNER_EXECUTOR": "sandbox"}
+WHOSE = 'python -c "import pkg; print(pkg.__file__, pkg.whose)"'
+
+
+@pytest.fixture(autouse=True)
+def works() -> None:
+    if (why := Bubblewrap().check()) is not None:
+        pytest.skip(f"allowed: no sandbox here: {why}")
+
+
+@pytest.fixture
+def installed(box: Box) -> Box:
+    """A project in src layout with a virtual environment in which it is installed as `pip install -e .` does it."""
+    box.write("src/pkg/__init__.py", 'whose = "base"\n')
+    box.write(".gitignore", ".venv/\n__pycache__/\nsrc/pkg/_version.py\n")
+    box.commit("a package")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", box.path / ".venv"], check=True)
+    (packages,) = (box.path / ".venv/lib").glob("python*/site-packages")
+    (packages / "pkg.pth").write_text(f"{box.path.resolve()}/src\n")
+    return box
+
+
+def line(*checks: str) -> str:
+    return f"qa: {{checks: {json.dumps(checks)}}}\n" if checks else ""
+
+
+def ran(box: Box, run: str, *checks: str, rc: int = 0) -> str:
+    """Run one command step in the sandbox, and return the protocol's id."""
+    protocol = box.new({"01-work": command(run, line(*checks))})
+    box.runner("run", protocol, env=SANDBOX, rc=rc)
+    return protocol
+
+
+def output(box: Box, protocol: str, *options: str) -> str:
+    return box.runner("show", protocol, "work", "--output", *options, rc=0).out
+
+
+def test_a_step_and_its_check_stand_where_the_checkout_is(box: Box) -> None:
+    here = box.path.resolve()
+    protocol = ran(box, "pwd -P; ls -A", "pwd -P; ls -A")
+    for options in ((), ("--check", "1")):
+        lines = output(box, protocol, *options).splitlines()
+        assert str(here) in [one.strip(" |") for one in lines]
+
+
+def test_in_another_worktree_it_is_the_main_ones_path(box: Box) -> None:
+    protocol = box.new({"01-work": command("pwd -P > where.txt")})
+    other = box.path.parent / "other"
+    box.git("worktree", "add", "-q", "--detach", str(other))
+    box.runner("run", protocol, env=SANDBOX, cwd=other, rc=0)
+    assert box.git("show", f"{protocol}:where.txt").strip() == str(box.path.resolve())
+
+
+def test_what_is_installed_as_editable_is_the_steps_code(installed: Box) -> None:
+    installed.write("src/pkg/__init__.py", 'whose = "unfinished"\n')  # of the person's, not committed
+    change = 'printf "whose = \\"step\\"\\n" > src/pkg/__init__.py'
+    protocol = ran(installed, f"{WHOSE}; {change}", WHOSE)
+    at = f"{installed.path.resolve()}/src/pkg/__init__.py"
+    assert f"{at} base" in output(installed, protocol)
+    assert f"{at} step" in output(installed, protocol, "--check", "1")
+    assert (installed.path / "src/pkg/__init__.py").read_text() == 'whose = "unfinished"\n'
+
+
+def test_the_environment_cannot_be_changed_by_a_step(installed: Box) -> None:
+    spoil = "for f in .venv/lib/python*/site-packages; do touch $f/usercustomize.py; done"
+    ran(installed, f"! ({spoil}) && touch done.txt", f"! ({spoil})")
+    assert not list((installed.path / ".venv").rglob("usercustomize.py"))
+
+
+def test_files_of_the_environment_that_hold_credentials_are_empty(installed: Box) -> None:
+    (installed.path / ".venv/pip.conf").write_text("index-url = https://me:token@example.test/\n")
+    protocol = ran(installed, "wc -c < .venv/pip.conf > size.txt")
+    assert installed.git("show", f"{protocol}:size.txt").strip() == "0"
+
+
+def test_an_environment_that_came_with_a_branch_is_not_taken(installed: Box) -> None:
+    """It is the commit's own then, in the workspace and in the export; a link is none either."""
+    (installed.path / ".venv").rename(installed.path.parent / "elsewhere")
+    (installed.path / ".venv").symlink_to(installed.path.parent / "elsewhere")
+    protocol = ran(installed, "test ! -e .venv && touch none.txt", "test ! -e .venv")
+    assert installed.git("ls-tree", protocol, "none.txt")
+
+
+def test_what_the_commit_has_in_the_environments_place_is_the_commits(installed: Box) -> None:
+    installed.git("add", "-f", ".venv/pyvenv.cfg")
+    installed.git("commit", "-qm", "a mistake")
+    protocol = ran(installed, "ls .venv > listed.txt", "test $(ls .venv) = pyvenv.cfg")
+    assert installed.git("show", f"{protocol}:listed.txt") == "pyvenv.cfg\n"
+
+
+def test_a_file_that_the_build_generates_is_there(installed: Box) -> None:
+    installed.write("pyproject.toml", '[tool.hatch.build.hooks.vcs]\nversion-file = "src/pkg/_version.py"\n')
+    installed.commit("the version is generated")
+    (installed.path / "src/pkg/_version.py").write_text('version = "1.2"\n')
+    look = 'python -c "import pkg._version as v; print(v.version)" | grep -x 1.2'
+    protocol = ran(installed, f"{look} && touch done.txt", look)
+    assert "_version" not in installed.git("ls-tree", "-r", "--name-only", protocol)
+
+
+@pytest.mark.parametrize("name", [".env", "../secret.txt", "/etc/hostname", ".git/config"])
+def test_no_other_file_is_taken_for_a_generated_one(installed: Box, name: str) -> None:
+    installed.write("pyproject.toml", f'[tool.setuptools_scm]\nversion_file = "{name}"\n')
+    installed.write(".gitignore", ".venv/\n.env\nsecret.txt\n")
+    installed.commit("a wrong version file")
+    for path in (installed.path / ".env", installed.path.parent / "secret.txt"):
+        path.write_text("a secret\n")
+    look = "! grep -rsx --exclude-dir=.protocols 'a secret' . ../secret.txt"
+    ran(installed, f"{look} && touch done.txt", look)
+
+
+def test_packages_of_node_are_found_by_the_steps_code(box: Box) -> None:
+    box.write(".gitignore", "node_modules/\n")
+    box.commit("ignored")
+    (box.path / "node_modules/left").mkdir(parents=True)
+    (box.path / "node_modules/left/index.js").write_text("exports.pad = 1\n")
+    (box.path / "node_modules/.npmrc").write_text("//registry/:_authToken=secret\n")
+    ran(
+        box,
+        "cat node_modules/left/index.js > seen.txt; ! test -s node_modules/.npmrc",
+        "test -f node_modules/left/index.js",
+    )
+
+
+def test_a_workspace_inside_the_checkout_stays_at_its_own_path(installed: Box) -> None:
+    installed.write(".protocols/config.yaml", "workspace: {path: .work}\n")
+    installed.commit("workspaces inside")
+    protocol = ran(
+        installed, f"pwd -P > where.txt; {WHOSE.split(' -c')[0]} -c 'import sys; print(sys.prefix)' >> where.txt"
+    )
+    where, prefix = installed.git("show", f"{protocol}:where.txt").splitlines()
+    assert where.startswith(f"{installed.path.resolve()}/.work/") and prefix.endswith("/.venv")
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("src/a.txt", "src/a.txt"), ("/proj/secret/x", "secret/x"), ("/workspace/secret/x", "secret/x"), ("/proj", "."),
+        ("/proj/../proj/secret/x", None), ("../x", None), ("/etc/passwd", None), ("/project/x", None),
+        ("link/x", "secret/x"), ("up/x", "secret/x"), ("out/x", None), ("src/../link/x", "secret/x"),
+    ],
+)  # fmt: skip
+def test_a_path_of_a_call_is_judged_as_the_tools_find_it(tmp_path: Path, path: str, found: str | None) -> None:
+    for folder in ("src", "secret"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "link").symlink_to("/proj/secret")
+    (tmp_path / "src/up").symlink_to("../secret")
+    (tmp_path / "up").symlink_to("src/up")
+    (tmp_path / "out").symlink_to("/etc")
+    assert _below(str(tmp_path), ("/proj", "/workspace"), path) == found
