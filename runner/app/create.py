@@ -355,11 +355,11 @@ def read_folder(cwd: Path, named: Path) -> dict[str, bytes]:
     return found
 
 
-def task(text: str, agent: str | None = None) -> tuple[str, dict[str, bytes]]:
+def task(text: str, agent: str | None = None, checks: Sequence[str] = ()) -> tuple[str, dict[str, bytes]]:
     """Return (title, files) of a plan with one agent step that does what `text` says; `agent`: the agent file's name.
 
     Raises:
-        UsageError: it is empty. MalformedFileError: a control or bidi character in it.
+        UsageError: it or a check is empty. MalformedFileError: a control or bidi character in it, or in a check.
     """
     said = strict_yaml.decode(text.encode("utf-8", "surrogateescape"), "TEXT").strip()
     if not said:
@@ -368,7 +368,12 @@ def task(text: str, agent: str | None = None) -> tuple[str, dict[str, bytes]]:
     front = f"title: {workflow.written(workflow.Type.STRING, title)}\n"
     by = f"agent: {agent}\n" if agent else ""
     plan = f"---\n{front}{by}---\n{said}\n"
-    step = f"---\n{front}kind: agent\n---\n{said}\n"
+    lines = [strict_yaml.decode(check.encode("utf-8", "surrogateescape"), "--check") for check in checks]
+    if any(not line.strip() for line in lines):
+        raise UsageError("a check is empty", "--check", "write the command that checks the work, such as 'make test'")
+    qa = "".join(f"    - {workflow.written(workflow.Type.STRING, line)}\n" for line in lines)
+    asked = f"qa:\n  checks:\n{qa}" if qa else ""
+    step = f"---\n{front}kind: agent\n{asked}---\n{said}\n"
     return title, {paths.PLAN: plan.encode(), "01-do.md": step.encode()}
 
 

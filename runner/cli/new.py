@@ -149,6 +149,13 @@ def tell_made(session: Session, made: Made, *, runs: bool = False) -> None:
 @click.option(
     "-f", "--file", "coworker", type=click.Path(path_type=Path), help="An agent file, as it is on the trusted branch."
 )
+@click.option(
+    "--check",
+    "checks",
+    multiple=True,
+    metavar="CMD",
+    help="A command that checks the work; repeatable. Default: `checks` of config.yaml.",
+)
 @click.option("--base", metavar="BRANCH", help="The branch to start from and to merge into.")
 @options.work
 @click.pass_context
@@ -158,6 +165,7 @@ def do_command(
     workflow: str | None,
     inputs: tuple[str, ...],
     coworker: Path | None,
+    checks: tuple[str, ...],
     base: str | None,
 ) -> None:
     """Create a protocol with one step, in which an agent does TEXT, and run it; or create and run one from a workflow.
@@ -167,6 +175,8 @@ def do_command(
     session: Session = ctx.obj
     if coworker is not None and workflow is not None:
         raise click.UsageError("-f goes with a TEXT, not with --workflow: the plan of a workflow names its agents")
+    if checks and workflow is not None:
+        raise click.UsageError("--check goes with a TEXT, not with --workflow: the plan of a workflow names its checks")
     if inputs and workflow is None:
         raise click.UsageError("--input goes with --workflow")
     if text is None and workflow is None:
@@ -181,7 +191,7 @@ def do_command(
     else:
         assert text is not None
         named = create.agent_named(project, session.cwd / coworker) if coworker is not None else None
-        title, files = create.task(text, named)
+        title, files = create.task(text, named, checks)
         where = "the task"
     create.need_engine(project, files, where)
     made = create.create(project, title, files, where=where, base=base)

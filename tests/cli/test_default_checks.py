@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.conftest import Box, command
-from tests.executor.minds import agent, finish, mind, say, sound, texts, write
+from tests.executor.minds import ENGINE, agent, finish, mind, say, sound, texts, write
 
 CONFIG = ".protocols/config.yaml"
 
@@ -152,3 +152,36 @@ def _lose(box: Box, oid: str) -> None:
     box.git("reflog", "expire", "--expire=now", "--all")
     box.git("gc", "-q", "--prune=now")
     assert "missing" in box.git("cat-file", "--batch-check", data=f"{oid}\n")
+
+
+# --- `runner do --check` ------------------------------------------------------------------------------------------------
+
+
+def test_do_runs_the_checks_of_the_command_line_in_place_of_the_default(box: Box) -> None:
+    shared(box, "['false']")
+    line = """test "$(cat 'done.txt')" = "x: y # z" """
+    with mind(box, say(write("done.txt", "x: y # z\n")), finish()):
+        told = box.runner("do", "Write it", "--check", line, "--check", "true", rc=0, env={"RUNNER_ENGINE": ENGINE})
+    protocol = told.out.strip()
+    assert evidence(box, protocol) == [line, "true"]
+    sound(box, protocol)
+
+
+def test_do_fails_where_its_check_does(box: Box) -> None:
+    with mind(box, say(write("done.txt", "x\n")), finish()):
+        told = box.runner("do", "Write it", "--check", "test -e other.txt", rc=1, env={"RUNNER_ENGINE": ENGINE})
+    assert "test -e other.txt" in told.err
+    assert evidence(box, told.out.strip(), "qa-failed") == ["test -e other.txt"]
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (("Write it", "--check", " "), "a check is empty"),
+        (("Write it", "--check", "a\x1bb"), "U+001B"),
+        (("--workflow", "echo-add", "--check", "true"), "--check goes with a TEXT"),
+    ],
+)
+def test_do_makes_nothing_of_a_check_that_is_none(box: Box, words: tuple[str, ...], what: str) -> None:
+    told = box.runner("do", *words, rc=2)
+    assert what in told.err and "--check" in told.err and box.git("branch", "--list", "0001-*") == ""
