@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from runner import __version__, resources
+from runner.app import timeline
 from runner.app.chain import Chain, count
 from runner.errors import InsufficientHistoryError, RunnerError
 from runner.git import GitError
@@ -276,7 +277,13 @@ class _Words:
 
 def _effects(chain: Chain) -> Html:
     events = [
-        (str(entry.revision), entry.time, entry.event, str(entry.fields.get("call", entry.subject)), _fields(entry))
+        (
+            str(entry.revision),
+            entry.time,
+            entry.event,
+            str(entry.fields.get("call", entry.subject)),
+            _told(chain, entry),
+        )
         for entry in chain.entries
         if event_type(entry.event).about == "call"
     ]
@@ -356,18 +363,22 @@ def _transcripts(chain: Chain) -> Html:
 # --- timeline, difference -------------------------------------------------------------------------------------------------
 
 
-def _fields(entry: RawEntry) -> Html:
-    return element(
-        "div", [element("div", f"{key}: {_plain(value)}") for key, value in entry.fields.items()], class_="mono"
-    )
+def _told(chain: Chain, entry: RawEntry) -> Html:
+    """Return what an entry says, and all its fields behind a click."""
+    found = timeline.account(entry, chain.protocol)
+    checks = [element("div", f"{check.name}: {check.outcome}, {check.took}") for check in found.checks]
+    texts = [_block(text) for _, text in found.texts]
+    fields = [element("div", f"{key}: {_plain(value)}", class_="mono") for key, value in entry.fields.items()]
+    every = element("details", element("summary", "all fields", class_="dim"), fields) if fields else None
+    return element("div", element("div", " · ".join(found.parts)), checks, texts, every)
 
 
 def _timeline(chain: Chain) -> Html:
     rows = [
-        (str(entry.revision), entry.time, f"{entry.event} {entry.subject}", entry.actor, _fields(entry))
+        (str(entry.revision), entry.time, f"{entry.event} {entry.subject}", entry.actor, _told(chain, entry))
         for entry in chain.entries
     ]
-    return _table("Every event of the record, oldest first", ("rev.", "time", "event", "by", "fields"), rows, (0,))
+    return _table("Every event of the record, oldest first", ("rev.", "time", "event", "by", "what"), rows, (0,))
 
 
 def _difference(chain: Chain, row: Mapping[str, Any]) -> Html:

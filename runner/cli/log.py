@@ -10,11 +10,14 @@ from typing import Any
 
 import click
 
+from runner.app import timeline
+from runner.app.timeline import Account
 from runner.cli import options, streams
 from runner.cli.session import Session
 from runner.errors import InsufficientHistoryError, RunnerError
 from runner.lines import lines_of
 from runner.protocol import paths
+from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
 from runner.protocol.state import read_json
 from runner.store import history, lookup, record
@@ -36,10 +39,13 @@ POLL = 0.5  # seconds between two looks at the branch
 )
 @click.pass_obj
 def command(session: Session, protocol: str | None, as_json: bool, follow: bool) -> None:
-    """Show the events of PROTOCOL, the oldest first. With --json, one object per line."""
+    """Show the events of PROTOCOL, oldest first, one a line; times are UTC.
+
+    With --json, one object per line with all fields, as log.md has them.
+    """
     project = session.project
     name = lookup.find(project, protocol)
-    show = _json if as_json else _block
+    show: Show = _json if as_json else lambda session, entry: _line(session, name, entry)
     tip = lookup.tip(project, name)
     shown = _show(session, show, record.events(project.git, name, tip), 0)
     at_work = _AtWork(session, project, name) if follow and not as_json else None
@@ -120,18 +126,28 @@ def _json(session: Session, entry: RawEntry) -> None:
     streams.put(json.dumps({**told, "time": entry.time, "actor": entry.actor, **entry.fields}))
 
 
-def _block(session: Session, entry: RawEntry) -> None:
-    if entry.revision > 1:
-        session.line("")
-    session.line((f"{entry.revision:>4}", "yellow"), f"  {entry.event} {entry.subject}")
-    session.line(f"      {entry.time}  by {entry.actor}")
-    for key, value in entry.fields.items():
-        if isinstance(value, str) and "\n" in value:
-            session.line(f"      {key}:")
-            for line in lines_of(value):
-                session.line(f"        {line}")
-        else:
-            session.line(f"      {key}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+def _line(session: Session, protocol: str, entry: RawEntry) -> None:
+    is_short = event_type(entry.event).about == "protocol" and entry.revision > 1
+    name = entry.event if is_short else f"{entry.event} {entry.subject}"
+    found = timeline.account(entry, protocol)
+    show_account(session, entry, found, name.ljust(24), actor=True)
+    for line in lines_of(found.tail):
+        session.line(f"          {line}")
+
+
+def show_account(session: Session, entry: RawEntry, found: Account, event: str, *, actor: bool = False) -> None:
+    """Give what an entry says: a line, then its checks and texts of several lines. `event`: how the line names it."""
+    parts = [*found.parts, *([entry.actor] if actor else [])]
+    session.line((f"{entry.revision:>4}", "yellow"), f"  {entry.time}  {event}  {' · '.join(parts)}")
+    for check in found.checks:
+        colour = "green" if check.passed else "red"
+        session.line(f"        {check.name}  ", (check.outcome, colour), f"  {check.took}")
+        for line in lines_of(check.tail):
+            session.line(f"          {line}")
+    for name, text in found.texts:
+        session.line(f"        {name}:")
+        for line in lines_of(text):
+            session.line(f"          {line}")
 
 
 PLAIN = ("--no-ext-diff", "--no-textconv", "--no-color", "--submodule=short", "--src-prefix=a/", "--dst-prefix=b/")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from runner.app import describe, histories
+from runner.app import describe, histories, timeline
 from runner.cli import log, options, output, status, streams
 from runner.cli.session import Session
 from runner.cli.streams import program
@@ -17,10 +17,6 @@ from runner.protocol.log import RawEntry
 from runner.store import history, lookup, record
 from runner.store.project import Project
 from runner.store.record import Row
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 
 PLAN = "plan"  # no step can be called so
 
@@ -211,7 +207,7 @@ def show_step(session: Session, project: Project, row: Row, tip: str, slug: str)
     if about:
         session.line("")
     for entry in about:
-        _show_event(session, protocol, entry)
+        log.show_account(session, entry, timeline.account(entry, protocol), entry.event.ljust(16))
     last = next((entry for entry in reversed(about) if entry.fields.get("tail")), None)
     if last is not None:
         session.line("")
@@ -232,32 +228,6 @@ def show_step(session: Session, project: Project, row: Row, tip: str, slug: str)
 def entry_name(entry: RawEntry) -> str:
     """Return how an event is named among others: `12 step-failed`."""
     return f"{entry.revision} {entry.event}"
-
-
-def _show_event(session: Session, protocol: str, entry: RawEntry) -> None:
-    fields = entry.fields
-    told = [f"attempt {fields['attempt']}"] if "attempt" in fields else []
-    told += [text] if (text := describe.spent(fields)) else []
-    told += [str(fields[key]) for key in ("reason", "text") if fields.get(key)]
-    told += _words(fields) if entry.event in ("approval-counted", "call-decided") else []
-    told += [f"kept at {fields['kept']}"] if fields.get("kept") else []
-    session.line(f"  {entry.revision:>4}  {entry.time}  {entry.event.ljust(16)}  {' · '.join(told)}")
-    for _, check in record.checks([entry], entry.subject):
-        passed = check.get("code") == 0
-        took = describe.duration(int(check.get("seconds") or 0))
-        outcome = ("passed", "green") if passed else (f"exit {check.get('code')}", "red")
-        session.line(f"        {check.get('check')}  ", outcome, f"  {took}")
-        if not passed and check.get("tail"):
-            _indented(session, str(check["tail"]), "          ")
-    if fields.get("report"):
-        name = paths.report_file(entry.subject, int(fields["attempt"]))
-        session.line(f"        the review's findings  {paths.folder(protocol)}/{name}")
-
-
-def _words(fields: Mapping[str, Any]) -> list[str]:
-    """Return who decided, and the decision."""
-    by = fields.get("by")
-    return [f"{fields.get('decision', 'approved')} by {', '.join(map(str, by)) if isinstance(by, list) else by}"]
 
 
 def _indented(session: Session, text: str, by: str = "  ") -> None:

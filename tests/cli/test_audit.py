@@ -120,6 +120,7 @@ def test_everything_stands_on_the_page(box: Box) -> None:
         f"runner verify {protocol}", "transitions are not signed", "What and why.", "01-limit: 01-limit",
         "grep -q 42 lib.py passed", '"n": 1', "200 40 $", f"limit gemini:gemini-2.5-flash {digest[1]} runs/limit.1.jsonl",
         "planned", "asked ask alice@example.test", "Do it.", "+LIMIT = 42", "lib.py | 1 +",
+        "steps limit, ask", "grep -q 42 lib.py: passed, <1 s", "all fields attempt: 1",
     ):  # fmt: skip
         assert part in told, part
     assert f".protocols/{protocol}/log.md" not in told.rpartition("Difference")[2]

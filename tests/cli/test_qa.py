@@ -81,7 +81,7 @@ def test_a_fail_is_recorded_with_its_findings_and_the_retry_gets_them(box: Box) 
     findings = f".protocols/{protocol}/reports/greet.1.md"
     assert f"failed    QA: review: Not polite.\n  findings      {findings}\n" in told
     shown = box.runner("show", protocol, "greet", rc=0).out
-    assert f"  the review's findings  {findings}\n" in shown and re.search(r"attempt 1 · (\d+ s · )?\$0\.0", shown)
+    assert f" · findings in {findings}\n" in shown and re.search(r"attempt 1 · (\d+ s · )?\$0\.0", shown)
     retry, second = texts(wire.bodies[3]), texts(wire.bodies[5])
     assert "It is rude." in retry and "Not polite." in retry and "src/app.py:1" in retry
     assert "It is rude." not in second  # the judge has no memory

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -251,7 +252,7 @@ def test_in_its_worktree_a_step_alone_is_enough(box: Box) -> None:
     tree = box.worktree(protocol)
     assert box.runner("show", "02-b", cwd=tree, rc=0).out.startswith(f"02-b of {protocol}")
     assert "+a" in box.runner("diff", "a", cwd=tree, rc=0).out
-    assert box.runner("log", cwd=tree, rc=0).out.startswith("   1  created 0001-a-plan")
+    assert box.runner("log", cwd=tree, rc=0).out.splitlines()[0].split()[2:4] == ["created", "0001-a-plan"]
     assert "there is no protocol `02-b`" in box.runner("show", "02-b", rc=2).err
 
 
@@ -279,8 +280,10 @@ def test_the_log_gives_every_event_older_segments_too(box: Box) -> None:
         "completed",
     ]
     assert events[2]["subject"] == "a" and events[2]["actor"] == "alice@example.test" and events[2]["attempt"] == 1
-    blocks = box.runner("log", protocol, rc=0).out
-    assert blocks.startswith(f"   1  created {protocol}\n      20") and "\n\n   4  step-completed a\n" in blocks
+    lines = box.runner("log", protocol, rc=0).out.splitlines()
+    assert [line.split()[2] for line in lines] == [event["event"] for event in events]
+    assert "attempt 1 · from " in lines[2] and lines[3].endswith("  attempt 1 · alice@example.test")
+    assert "sha256:" not in "".join(lines) and not re.search("[0-9a-f]{40}|[{]", "".join(lines))
     # The same log in two pieces, as it is when it has grown.
     folder = box.worktree(protocol) / f".protocols/{protocol}"
     log = (folder / "log.md").read_text()
