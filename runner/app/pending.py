@@ -5,7 +5,9 @@ Judged by the trusted branch as last fetched; the network is not asked, and noth
 
 from __future__ import annotations
 
-from runner.errors import RefusedError, RunnerError
+from collections.abc import Collection, Iterator
+
+from runner.errors import MalformedFileError, RefusedError, RunnerError
 from runner.executor import advance, permissions
 from runner.protocol import approval_file
 from runner.protocol.approval_file import Form
@@ -88,24 +90,81 @@ class Pending:
         wanted = frozenset[str]().union(*(need.people for need in needs if len(given & need.people) < need.count))
         if not wanted:
             return ""
-        authors: set[str] = set()
-        git, view = self._project.git, self._view
-        for commit in view.authors(asked.subject) if trusted.own_work != "allow" else ():
-            if trusted.own_work == "signed" and not trusted.vouches_for(git, commit, view.at):
-                return (
-                    f"sign {commit.oid[:12]}, which wrote it, by a listed key, then runner doctor --fix {name}; "
-                    f"or change `own_work` in {trusted.where}"
-                )
-            key = trusted.signing_key(git, commit)
-            authors |= {email.casefold() for email in commit.emails}
-            authors |= {line.principal for line in trusted.signers.ssh if key and line.key.fingerprint == key}
+        unsigned, authors = self._authors(asked.subject)
+        if unsigned:
+            return (
+                f"sign {unsigned[:12]}, which wrote it, by a listed key, then runner doctor --fix {name}; "
+                f"or change `own_work` in {trusted.where}"
+            )
         left = sorted(wanted - authors - given)
         if _me(self._project, trusted) in left:
             return ""
+        unable = {one: why for one in left if (why := self._why_unable(asked, one)) is not None}
+        if left and len(unable) == len(left):
+            return unable[left[0]].hint
         if left:
-            return f"runner approve {name}, by {' or '.join(left)}"
+            return f"runner approve {name}, by {' or '.join(one for one in left if one not in unable)}"
         people = ", ".join(sorted(wanted))
         return f"add another person to a role in {trusted.where}, or write `own_work: allow` there: {people} wrote it"
+
+    def unattainable(self) -> Iterator[RunnerError]:
+        """Yield an error for each wait that nobody can end: no such role, or too few people who can approve it."""
+        for wait in self._state.waiting:
+            try:
+                asked = self._asked(wait)
+            except (MalformedFileError, RefusedError) as error:
+                yield error
+                continue
+            why = self._too_few(asked) if asked is not None else None
+            if why is not None:
+                yield why
+
+    def _too_few(self, asked: _Asked) -> RunnerError | None:
+        """Return the error of an approval that too few people can give; None where enough can."""
+        given = {word.approver for word in asked.status.counted}
+        authors = self._authors(asked.subject)[1]
+        for need in asked.status.requirement.thresholds:
+            left = sorted(need.people - given)
+            unable = [why for one in left if (why := self._why_unable(asked, one, authors)) is not None]
+            if len(need.people) - len(unable) < need.count:
+                what = f"{asked.subject} waits for {need.who}: {'; '.join(one.what for one in unable)}"
+                return MalformedFileError(what, unable[0].where, unable[0].hint)
+        return None
+
+    def _why_unable(self, asked: _Asked, person: str, authors: Collection[str] = ()) -> RunnerError | None:
+        """Return why a person cannot approve: they are one of `authors`, or have no key that counts. None where they can."""
+        trusted, needed = self._trusted, asked.status.requirement
+        assert trusted.policy is not None
+        if person in authors:
+            return MalformedFileError(
+                f"{person} wrote it",
+                trusted.policy.at("own_work"),
+                f"add another person to a role in {trusted.where}, or write `own_work: allow` there",
+            )
+        if needed.reviews and any(person in accounts for accounts in trusted.policy.content.forge.values()):
+            return None
+        if not needed.signed:
+            hint = f"add the number of their account to `forge:` in {trusted.where}"
+            return MalformedFileError(f"no account of {person} is listed", trusted.policy.at("forge"), hint)
+        why, line = trusted.signers.why_unable(person, self._view.at)
+        if not why:
+            return None
+        where = f"{signers.FILE} on {trusted.branch}"
+        added = f'{person} namespaces="git,{approval_file.NAMESPACE}" KEY'
+        hint = f"add the line `{added}` to {where}, where KEY is the first two words of their .pub file"
+        return MalformedFileError(why, f"{where}:{line}" if line else where, hint)
+
+    def _authors(self, subject: Subject) -> tuple[str, set[str]]:
+        """Return (a commit that is not signed as the policy asks, or empty; who wrote the subject and may not approve it)."""
+        trusted, git, view = self._trusted, self._project.git, self._view
+        authors: set[str] = set()
+        for commit in view.authors(subject) if trusted.own_work != "allow" else ():
+            if trusted.own_work == "signed" and not trusted.vouches_for(git, commit, view.at):
+                return commit.oid, authors
+            key = trusted.signing_key(git, commit)
+            authors |= {email.casefold() for email in commit.emails}
+            authors |= {line.principal for line in trusted.signers.ssh if key and line.key.fingerprint == key}
+        return "", authors
 
     def _asked(self, wait: Wait) -> _Asked | None:
         """Return the status of a wait; None if it needs no signed approval."""

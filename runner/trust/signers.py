@@ -145,6 +145,25 @@ class Signers:
         """Return the one line that lists the key, or None."""
         return next((signer for signer in self.ssh if signer.key == key), None)
 
+    def why_unable(self, principal: str, at: int) -> tuple[str, int]:
+        """Return (why no key of a person's can sign approvals at that time, the line); ("", 0) where one can.
+
+        An OpenPGP key is taken for valid: gpg alone knows its times.
+        """
+        listed = [one for one in self.ssh if one.principal == principal]
+        signing = [one for one in listed if APPROVAL in one.namespaces]
+        left = [one for one in signing if self.revocation(one.key, at, vouched=False) is None]
+        if principal in self.openpgp or any((one.valid_after or at) <= at <= (one.valid_before or at) for one in left):
+            return "", 0
+        if left:
+            is_over = left[-1].valid_before is not None and left[-1].valid_before < at
+            return f"the key of {principal} {'has expired' if is_over else 'is not valid yet'}", left[-1].line
+        if signing:
+            return f"the key of {principal} is revoked", signing[-1].line
+        if listed:
+            return f"the key of {principal} is not listed for {APPROVAL}", listed[-1].line
+        return f"no key of {principal} is listed", 0
+
     def revocation(self, key: PublicKey, at: int, vouched: bool) -> Revoked | None:
         """Return the line by which the key does not count at `at`, or None.
 

@@ -60,6 +60,7 @@ PROJECT: tuple[Check[Selection], ...] = (
     Check("identity", machine.identity),
     Check("executor", machine.executor),
     Check("trusted branch", machine.trusted_branch),
+    Check("policy and keys", machine.policy),
     Check("shared numbers", machine.shared_numbers),
     Check("interrupted renumbering", clone.unfinished_renumberings, clone.finish_renumbering),
     Check("unfinished worktrees", clone.unfinished_worktrees, clone.finish_worktree),
@@ -81,6 +82,7 @@ PROTOCOL: tuple[Check[Examined], ...] = (
     Check("transcripts", protocols.transcripts_missing, protocols.fix_transcripts),
     Check("proof", protocols.proven),
     Check("record", protocols.damaged_record),
+    Check("approvals", protocols.unattainable_approvals),
 )
 
 

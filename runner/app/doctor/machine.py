@@ -13,6 +13,7 @@ from typing import Any
 from runner import sandbox
 from runner.app.doctor import Clone, Finding, Machine, Selection, of_error
 from runner.errors import RunnerError, UnreachableError, shown
+from runner.executor import permissions
 from runner.git import Git, GitError
 from runner.protocol import ids, paths
 from runner.store import trusted, workspace
@@ -162,6 +163,14 @@ def trusted_branch(chosen: Selection) -> Iterator[Finding]:
     if trusts.config(project.git) is None:
         what, command = _setup(project)
         yield Finding("note", what, f"{paths.CONFIG} on {trusts.branch}", "the defaults apply", command)
+
+
+def policy(chosen: Selection) -> Iterator[Finding]:
+    """Yield why policy, keys or configuration of the trusted branch cannot be carried out."""
+    try:
+        permissions.trusted_config(chosen.project)
+    except RunnerError as error:
+        yield of_error(error, "no step starts, and no approval counts")
 
 
 def _setup(project: Project) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from runner.app import verify as proof
 from runner.app.doctor import REFETCH_SECONDS, Clone, Examined, Finding, Selection, of_error, refs
+from runner.app.pending import Pending
 from runner.errors import InsufficientHistoryError, RunnerError
 from runner.executor import remedy
 from runner.executor.journal import DamagedJournalError, Journal
@@ -219,6 +220,18 @@ def proven(one: Examined) -> Iterator[Finding]:
             "its transitions verify, and the files stored beside them do not match",
             f"`runner verify {protocol}` shows all of it; docs/verify.md explains the rule `{finding.rule}`",
         )
+
+
+def unattainable_approvals(one: Examined) -> Iterator[Finding]:
+    """Yield the approvals that the protocol waits for and that nobody can give, by the trusted branch as it is now."""
+    if not one.judged.ok:
+        return
+    short = str(ids.number_of(one.protocol))
+    try:
+        for error in Pending(one.project, one.protocol, one.tip, short).unattainable():
+            yield of_error(error, f"{one.protocol} waits, and nobody can end that")
+    except RunnerError:
+        return  # the policy cannot be carried out, which is a finding of its own
 
 
 def damaged_record(one: Examined) -> Iterator[Finding]:
