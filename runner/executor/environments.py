@@ -7,15 +7,21 @@ put there is never taken for them: a commit can bring tracked files and links in
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import shutil
 import stat
 import tomllib
 from collections.abc import Container, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from runner import beneath
 from runner.git import Git
-from runner.sandbox import Place
+from runner.protocol.ids import digest
+from runner.sandbox import HOME, Place
 from runner.store.project import Project
 from runner.store.workspace import Workspace
 from runner.values import dataclass
@@ -23,60 +29,129 @@ from runner.values import dataclass
 # Folders of environments, by what makes one of them sure.
 KINDS = {".venv": "pyvenv.cfg", "venv": "pyvenv.cfg", "node_modules": "", "vendor/bundle": "ruby"}
 CREDENTIALS = (".env", ".netrc", ".npmrc", ".pypirc", ".yarnrc.yml", "pip.conf", "pip.ini")
+# What a setup reads, whether or not `key` names it.
+MANIFESTS = (
+    *("pyproject.toml", "setup.py", "setup.cfg", "uv.lock", "poetry.lock", "pdm.lock", "Pipfile", "Pipfile.lock"),
+    *("requirements.txt", "requirements-dev.txt", "dev-requirements.txt", "environment.yml", "tox.ini", "noxfile.py"),
+    *("package.json", "package-lock.json", "yarn.lock", "pnpm-lock.yaml", "bun.lock", "go.mod", "go.sum"),
+    *(
+        "Cargo.toml",
+        "Cargo.lock",
+        "Gemfile",
+        "Gemfile.lock",
+        "pom.xml",
+        "build.gradle",
+        "composer.json",
+        "composer.lock",
+    ),
+)
+MADE = "made"  # the file that says that an environment is whole, with the names of what it has in `work`
+UNUSED = 30 * 86_400.0  # seconds
 MOST = 1_000_000  # bytes of a generated file
 _SYSTEM = ("/", "/dev", "/etc", "/home/runner", "/opt", "/proc", "/run", "/sys", "/tmp", "/usr", "/var/tmp")
 
 
 @dataclass(frozen=True, slots=True)
 class ProjectEnvironment:
-    """What of a checkout commands are shown: folders, and the contents of files; by their path below its top.
+    """What commands in the sandbox are shown: folders, and the contents of files; by their path below the workspace.
 
-    `is_in_place`: whether the workspace appears at the checkout's path.
+    `top`: the path at which the workspace appears; None for its own. `home`: a folder with what is in their HOME.
     """
 
-    top: Path
-    is_in_place: bool
+    top: Path | None
     folders: Mapping[str, Path]
     generated: Mapping[str, bytes]
+    home: Path | None = None
 
-    @property
-    def programs(self) -> tuple[str, ...]:
-        """The folders of programs of its virtual environment."""
-        return tuple(str(at / "bin") for name, at in self.folders.items() if KINDS.get(name) == "pyvenv.cfg")
+    def programs(self, work: Path) -> list[str]:
+        """Return the folders of programs of its virtual environment. `work`: the workspace, or the export, as it is on the machine."""
+        base = self.top or work
+        return [str(base / name / "bin") for name, at in self.folders.items() if (at / "pyvenv.cfg").is_file()]
 
     def place(self, space: Workspace, taken: Container[str]) -> Place:
         """Return what the sandbox shows of it, without what the commit has itself."""
-        shown: dict[Path, Path] = {}
-        for base in (self.top,) if self.is_in_place else (space.work, space.export):
+        shown = {HOME / one.name: one for one in _in(self.home) if one.is_dir() and not one.is_symlink()}
+        for base in (self.top,) if self.top else (space.work, space.export):
             for name, at in self.folders.items():
                 if name not in taken:
                     shown |= {base / name: at, **{base / name / file: space.empty for file in _secret(at)}}
-        return Place({space.work: self.top, space.export: self.top} if self.is_in_place else {}, shown)
+        there = {space.work: self.top, space.export: self.top} if self.top else {}
+        return Place({**there, space.home: HOME, space.check_home: HOME}, shown)
 
     def files(self, taken: Container[str]) -> dict[str, bytes]:
         """Return the generated files, without what the commit has itself."""
         return {name: data for name, data in self.generated.items() if name not in taken}
+
+    def fill(self, home: Path) -> None:
+        """Put the files of its HOME, which may be written there, into an empty HOME."""
+        for one in _in(self.home):
+            if one.is_symlink():
+                os.symlink(os.readlink(one), home / one.name)
+            elif one.is_file():
+                shutil.copy2(one, home / one.name)
 
     def taken(self, git: Git, commit: str) -> set[str]:
         """Return the names at which a commit has something itself."""
         return {name for name in (*self.folders, *self.generated) if git.object(f"{commit}:{name}") is not None}
 
 
-def find(project: Project, space: Workspace) -> ProjectEnvironment | None:
-    """Return the environment in the main worktree; None where there is none."""
-    top = main_worktree(project)
+def find(project: Project, space: Workspace) -> ProjectEnvironment:
+    """Return the environment in the main worktree. Where a setup makes one, nothing is looked for but what `share` names."""
+    top, config = main_worktree(project), project.config.workspace
     if top is None:
-        return None
-    names = [name for name, sign in KINDS.items() if (top / name / sign).exists()]
-    names += [name for name in project.config.workspace.share if name not in names]
+        return ProjectEnvironment(None, {}, {})
+    names = [] if config.setup else [name for name, sign in KINDS.items() if (top / name / sign).exists()]
+    names += [name for name in config.share if name not in names]
     names = [name for name in names if _is_plain(top, name) and (top / name).is_dir()]
-    files = [name for name in dict.fromkeys(_version_files(project)) if _is_plain(top, name) and _is_file(top / name)]
+    files = [] if config.setup else list(dict.fromkeys(_version_files(project)))
+    files = [name for name in files if _is_plain(top, name) and _is_file(top / name)]
     free = _untracked(project, [*names, *files])
     is_in_place = not space.root.is_relative_to(top) and not any(Path(name).is_relative_to(top) for name in _SYSTEM)
-    folders = {name: top / name for name in names if name in free}
     return ProjectEnvironment(
-        top, is_in_place, folders, {name: (top / name).read_bytes() for name in files if name in free}
+        top if is_in_place else None,
+        {name: top / name for name in names if name in free},
+        {name: (top / name).read_bytes() for name in files if name in free},
     )
+
+
+def with_made(own: ProjectEnvironment, folder: Path) -> ProjectEnvironment:
+    """Return the environment with what a setup made: `folder` holds its HOME, and in `work` what it left beside the commit's files."""
+    names = json.loads((folder / MADE).read_bytes())
+    work = {name: folder / "work" / name for name in names}
+    return replace(
+        own,
+        folders={**{name: at for name, at in work.items() if at.is_dir()}, **own.folders},
+        generated={name: at.read_bytes() for name, at in work.items() if _is_file(at)},
+        home=folder / "home",
+    )
+
+
+def manifests(project: Project, commit: str) -> dict[str, str]:
+    """Return the object ids of the files of a commit that the setup reads, by path."""
+    names = {*project.config.workspace.key, *MANIFESTS}
+    return {path: entry.oid for path, entry in project.git.files(commit, *names).items()}
+
+
+def made_in(project: Project, base: str, top: Path | None) -> Path:
+    """Return the folder of what the setup makes of a commit: another one where anything differs that it depends on."""
+    config = project.config.workspace
+    told = [config.setup, config.network, manifests(project, base), str(top), os.uname().machine]
+    return project.dirs.own / "environments" / digest(json.dumps(told, sort_keys=True).encode()).partition(":")[2][:32]
+
+
+def remove_unused(folder: Path, now: float) -> None:
+    """Remove the environments that no step has used for `UNUSED` at `now` (seconds since 1970), and what a killed runner had begun."""
+    for one in _in(folder):
+        with contextlib.suppress(OSError):
+            made = one / MADE
+            if not made.exists() or now - made.stat().st_mtime > UNUSED:
+                is_begun = one.name.startswith("making-") and Path(f"/proc/{one.name.rpartition('-')[2]}").exists()
+                if not is_begun:
+                    beneath.remove(one)
+
+
+def _in(folder: Path | None) -> list[Path]:
+    return sorted(folder.iterdir()) if folder is not None and folder.is_dir() else []
 
 
 def main_worktree(project: Project) -> Path | None:

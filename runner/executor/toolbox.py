@@ -109,7 +109,7 @@ def open_agent_tools(run: StepRun) -> Iterator[dict[str, Tool]]:
         opened = stack.enter_context(
             AgentTools(
                 Commands(
-                    session.sandbox, session.space.work, env, (session.space.objects,), (session.home, session.out)
+                    session.sandbox, session.space.work, env, (session.space.objects,), (session.home(), session.out())
                 ),
                 default_timeout=DEFAULT_TIMEOUT,
                 allowed=hosts_of(run.project),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 
 from runner import beneath, signals
@@ -16,8 +18,10 @@ from runner.executor.step_run import Redactor, StepRun
 from runner.lines import LAST, WIDTH, lines_of, lines_of_output
 from runner.protocol import references
 from runner.sandbox import (
+    HOME,
     Command,
     Outcome,
+    Place,
     Sandbox,
     SandboxUnavailableError,
     choose,
@@ -41,6 +45,7 @@ COLLECTING = 30.0  # seconds, the least that git has to store what a step left
 
 _WITHOUT = "`runner undo` takes the retry back; then run `runner retry` without --keep"
 _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
+_CACHE = ".cache"  # what of HOME is kept between steps
 _KEPT = "runner.executor"  # in the person's own git configuration: their answer where there is no sandbox
 
 
@@ -165,48 +170,44 @@ class WorkspaceSession:
         found, environment = tuple[Path, ...](), None
         if project.setting("executor") != "host":
             environment = environments.find(project, space)
-            programs = environment.programs if environment else ()
+            programs = [str(at / "bin") for at in environment.folders.values()]
             path = os.pathsep.join((*programs, step_path(environ.get("PATH", ""))))
             found = toolchains(path, Path(environ.get("HOME", "/nonexistent")))
         sandbox = _choose(project, found)
         permissions.refuse_isolation(project, sandbox.name)
         return cls(project, protocol, space, sandbox, environment if sandbox.name != "host" else None)
 
-    @property
-    def home(self) -> Path:
-        """The HOME of a step's commands."""
-        return self.space.home
+    def home(self, cwd: Path | None = None) -> Path:
+        """Return the HOME of a step's commands, or of its checks where `cwd` is the export."""
+        return self.space.check_home if self.own and cwd == self.space.export else self.space.home
 
-    @property
-    def out(self) -> Path:
-        """Where a command may leave its result."""
-        return self.space.root / "out"
+    def out(self, cwd: Path | None = None) -> Path:
+        """Return where a command may leave its result."""
+        return self.space.root / ("check-out" if self.own and cwd == self.space.export else "out")
 
-    def environment(self, run: StepRun) -> dict[str, str]:
-        """Return the whole environment of a step's commands."""
+    def environment(self, run: StepRun, cwd: Path | None = None) -> dict[str, str]:
+        """Return the whole environment of a step's commands, or of its checks where `cwd` is the export."""
         return {
-            **self._base_environment(),
+            **self._base_environment(cwd),
             **references.environment(run.plan.header.inputs, run.results),
             "RUNNER_PROTOCOL": self.protocol,
             "RUNNER_STEP": run.slug,
             "RUNNER_ATTEMPT": str(run.attempt),
-            "RUNNER_RESULT": str(self.out / "result"),
+            "RUNNER_RESULT": str(self.out(cwd) / "result"),
         }
 
-    def _base_environment(self) -> dict[str, str]:
+    def _base_environment(self, cwd: Path | None = None) -> dict[str, str]:
         environ = self.project.env.environ
         kept = {key: environ[key] for key in ("PYENV_ROOT", "RUSTUP_HOME", "NVM_DIR", "JAVA_HOME") if key in environ}
         path = step_path(environ.get("PATH", ""))
-        if self.own and environ.get("VIRTUAL_ENV") in (
-            None,
-            sys.prefix,
-        ):  # else one was activated that is not the runner's
-            path = os.pathsep.join((*self.own.programs, path))
+        # Where another environment is activated than the runner's own, it is the one that the person works in.
+        if self.own and environ.get("VIRTUAL_ENV") in (None, sys.prefix):
+            path = os.pathsep.join((*self.own.programs(cwd or self.space.work), path))
         if "PYENV_ROOT" not in kept and (
             shims := next((p for p in path.split(":") if p.endswith("/.pyenv/shims")), None)
         ):
             kept["PYENV_ROOT"] = shims.removesuffix("/shims")
-        return {"PATH": path, "HOME": str(self.home), "LANG": "C.UTF-8", "TERM": "dumb", "TMPDIR": "/tmp", **kept}
+        return {"PATH": path, "HOME": str(self.home(cwd)), "LANG": "C.UTF-8", "TERM": "dumb", "TMPDIR": "/tmp", **kept}
 
     def prepare(self, commit: str, *, clean: bool = False) -> None:
         """Make the workspace hold exactly `commit`, and run the project's setup where it is due.
@@ -220,29 +221,91 @@ class WorkspaceSession:
         workspace.reset(
             git, self.space, commit, self.protocol, self.project.env, clean=clean, trusted=self.project.trusted.commit
         )
+        made = self._made(commit) if self.own and config.setup else None
         try:
             if clean:
                 workspace.forget_setup(self.space)
-                beneath.remove(self.home)
-            beneath.remove(self.out)  # whatever a command made of it
-            for folder in (self.home, self.out):
-                beneath.ensure(self.space.root, folder.name)
+            if clean or self.own:
+                self._empty(self.space.home, () if clean else (_CACHE,))
+            beneath.ensure(self.space.root, self.space.home.name)
+            self._empty(self.out())
             if self.own:
+                self.own = environments.with_made(self.own, made) if made else self.own
                 taken = self.own.taken(git, commit)
                 self.space.empty.touch()
                 self.sandbox = self.sandbox.placed(self.own.place(self.space, taken))
+                self.own.fill(self.space.home)
                 workspace.put_ignored(git, self.space, self.own.files(taken))
         except OSError as error:
             raise workspace.unusable(self.space, error) from error
-        if not config.setup:
+        if not config.setup or made:
             return
         key = workspace.setup_key(git, commit, config.setup, config.key)
         if workspace.setup_done(self.space) == key:
             return
-        self._set_up(config.setup, network=config.network)
+        self._set_up(config.setup, self._base_environment(), network=config.network)
         workspace.note_setup(self.space, key)
 
-    def _set_up(self, line: str, *, network: bool) -> None:
+    def _empty(self, folder: Path, kept: Container[str] = ()) -> None:
+        """Make an empty folder of one beside the workspace, whatever a command made of it; but for the names in `kept`."""
+        root, name = self.space.root, folder.name
+        if kept and beneath.is_folder(root, name):
+            for one in beneath.names(root, name):
+                if one not in kept:
+                    beneath.remove(root, f"{name}/{one}")
+        else:
+            beneath.remove(root, name)
+        beneath.ensure(root, name)
+
+    def _made(self, commit: str) -> Path:
+        """Return what the setup makes of the trusted commit that this one grew out of, having run it where nobody has yet.
+
+        It never sees a step's files. What it makes is the same for all protocols of that commit's manifests, and read-only.
+
+        Raises:
+            StepFailedError: the setup failed.
+        """
+        git, project, config, space = self.project.git, self.project, self.project.config.workspace, self.space
+        assert self.own is not None and config.setup is not None
+        base = git.merge_base(commit, project.trusted.commit) or project.trusted.commit
+        folder = environments.made_in(project, base, self.own.top or space.export)
+        if commit != base:
+            now, before = environments.manifests(project, commit), environments.manifests(project, base)
+            differ = sorted(path for path in {*now, *before} if now.get(path) != before.get(path))
+            if differ:
+                verb = "is" if len(differ) == 1 else "are"
+                project.tell_once(
+                    f"{', '.join(differ)} {verb} not as on {project.trusted.branch}, from which the environment was made"
+                )
+        making = folder.with_name(f"making-{project.env.pid}")
+        try:
+            if not (folder / environments.MADE).exists():
+                environments.remove_unused(folder.parent, project.env.now())
+                beneath.remove(making)
+                home, work = making / "home", making / "work"
+                for one in (home, work):
+                    one.mkdir(parents=True)
+                self._empty(self.out(space.export))
+                workspace.export(git, space, base, project.env)
+                place = self.own.place(space, self.own.taken(git, base))
+                self.sandbox = self.sandbox.placed(Place({**place.at, home: HOME}, place.shown))
+                env = {**self._base_environment(space.export), "HOME": str(home)}
+                self._set_up(config.setup, env, network=config.network, cwd=space.export)
+                names = [name for name in workspace.beside(git, space, base) if name not in self.own.folders]
+                for name in names:
+                    (work / name).parent.mkdir(parents=True, exist_ok=True)
+                    os.rename(space.export / name, work / name)
+                (making / environments.MADE).write_text(json.dumps(names))
+                with contextlib.suppress(FileExistsError):  # another runner made it meanwhile
+                    os.rename(making, folder)
+            os.utime(folder / environments.MADE, (project.env.now(),) * 2)
+        except OSError as error:
+            raise workspace.unusable(space, error) from error
+        finally:
+            beneath.remove(making)
+        return folder
+
+    def _set_up(self, line: str, env: Mapping[str, str], *, network: bool, cwd: Path | None = None) -> None:
         """Run the project's setup. All that it prints is kept beside the workspace, without the secrets of our own environment.
 
         Raises:
@@ -257,7 +320,7 @@ class WorkspaceSession:
             who.hear_output("setup", data)
 
         who.hear_output("setup", b"")
-        outcome = self.run(line, self._base_environment(), timeout=SETUP_TIMEOUT, network=network, on_output=take)
+        outcome = self.run(line, env, timeout=SETUP_TIMEOUT, cwd=cwd, network=network, on_output=take)
         output = kept.data()
         try:
             write_atomically(file, output)
@@ -279,8 +342,15 @@ class WorkspaceSession:
         """Make the folder that checks run in: a clean export of the commit, and the files that the project's build generates."""
         git, own = self.project.git, self.own
         folder = workspace.export(git, self.space, commit, self.project.env)
-        for path, data in own.files(own.taken(git, commit)).items() if own else ():
-            beneath.write(folder, path, data)
+        try:
+            if own:
+                for one in (self.home(folder), self.out(folder)):
+                    self._empty(one)
+                own.fill(self.home(folder))
+                for path, data in own.files(own.taken(git, commit)).items():
+                    beneath.write(folder, path, data)
+        except OSError as error:
+            raise workspace.unusable(self.space, error) from error
         return folder
 
     def command(
@@ -300,7 +370,7 @@ class WorkspaceSession:
             cwd=cwd,
             env=env,
             timeout=timeout,
-            writable=(cwd, self.home, self.out),
+            writable=(cwd, Path(env.get("HOME", self.home(cwd))), self.out(cwd)),
             readable=(
                 *((self.space.objects,) if cwd == self.space.work else ()),
                 *shared,
@@ -431,7 +501,7 @@ class WorkspaceSession:
         Raises:
             UsageError: a line that is none, or too much of them.
         """
-        data = beneath.read(self.space.root, f"{self.out.name}/result", 64 * 1024 + 1)
+        data = beneath.read(self.space.root, f"{self.out().name}/result", 64 * 1024 + 1)
         if data is None:
             return None
         found: dict[str, str] = {}

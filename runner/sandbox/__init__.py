@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from runner.errors import UnsupportedError, UsageError
-from runner.sandbox.bubblewrap import Bubblewrap, is_system, remedy, toolchains
+from runner.sandbox.bubblewrap import HOME, Bubblewrap, is_system, remedy, toolchains
 from runner.sandbox.host import Host
 from runner.sandbox.process import (
     Command,
@@ -28,6 +28,7 @@ from runner.sandbox.process import (
 
 __all__ = [
     "EXECUTORS",
+    "HOME",
     "Bubblewrap",
     "Command",
     "Host",

@@ -52,6 +52,11 @@ class Workspace:
         return self.root / "home"
 
     @property
+    def check_home(self) -> Path:
+        """The HOME of checks, which has nothing of a step's."""
+        return self.root / "check-home"
+
+    @property
     def index(self) -> Path:
         """The runner's index of `work`."""
         return self.root / "index"
@@ -625,6 +630,15 @@ def export(git: Git, space: Workspace, commit: str, env: Environment) -> Path:
     _run(git, space, "read-tree", "--reset", "-u", commit, work_tree=space.export, index=index)
     index.unlink(missing_ok=True)
     return space.export
+
+
+def beside(git: Git, space: Workspace, commit: str) -> list[str]:
+    """Return what lies in the export beside the commit's own files: files, and folders of nothing else."""
+    index = space.root / "check-index"
+    _run(git, space, "read-tree", commit, work_tree=space.export, index=index)
+    out = _run(git, space, "ls-files", "-z", "--others", "--directory", work_tree=space.export, index=index)
+    index.unlink(missing_ok=True)
+    return [os.fsdecode(path).rstrip("/") for path in out.split(b"\0") if path]
 
 
 def fetch_missing(git: Git, commit: str, env: Environment) -> None:

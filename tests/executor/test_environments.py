@@ -146,6 +146,91 @@ def test_a_workspace_inside_the_checkout_stays_at_its_own_path(installed: Box) -
     assert where.startswith(f"{installed.path.resolve()}/.work/") and prefix.endswith("/.venv")
 
 
+MAKE = "mkdir -p ~/tools deps && cp needs.txt ~/tools/needs && cp needs.txt deps/needs && echo x >> ~/times && pwd -P > ~/where"
+
+
+@pytest.fixture
+def made(box: Box) -> Box:
+    """A project whose setup makes something in HOME, and a folder that git ignores."""
+    box.write("needs.txt", "of the base\n")
+    box.write(".gitignore", "deps/\n")
+    box.write(".protocols/config.yaml", f"workspace: {{setup: '{MAKE}'}}\n")
+    box.commit("a setup")
+    return box
+
+
+def test_what_a_setup_makes_is_seen_by_steps_and_checks(made: Box) -> None:
+    look = f"cat ~/tools/needs deps/needs && test $(cat ~/where) = {made.path.resolve()}"
+    protocol = ran(made, f"{{ {look}; }} > seen.txt", look)
+    assert made.git("show", f"{protocol}:seen.txt") == "of the base\nof the base\n"
+    assert "deps" not in made.git("ls-tree", "-r", "--name-only", protocol)
+
+
+def test_it_is_made_once_for_all_protocols(made: Box) -> None:
+    for _ in range(2):
+        protocol = ran(made, "cat ~/times > times.txt", "grep -c x ~/times | grep -x 1")
+        assert made.git("show", f"{protocol}:times.txt") == "x\n"
+    (folder,) = made.home.glob(".local/state/protocol-runner/*/environments/*")
+    assert (folder / "home/tools/needs").is_file()
+
+
+def test_a_step_that_changes_what_the_setup_reads_makes_no_other_environment(made: Box) -> None:
+    made.write(".protocols/config.yaml", f"workspace: {{setup: '{MAKE}', key: [needs.txt]}}\n")
+    made.commit("a key")
+    protocol = made.new({
+        "01-change": command("echo of the step > needs.txt", line("grep -x 'of the base' deps/needs")),
+        "02-after": command("cat deps/needs > seen.txt"),
+    })  # fmt: skip
+    told = made.runner("run", protocol, env=SANDBOX, rc=0).err
+    assert made.git("show", f"{protocol}:seen.txt") == "of the base\n"
+    assert told.count("needs.txt is not as on main, from which the environment was made") == 1
+
+
+def test_a_changed_manifest_on_the_base_makes_another_one(made: Box) -> None:
+    made.write(".protocols/config.yaml", f"workspace: {{setup: '{MAKE}', key: [needs.txt]}}\n")
+    made.commit("a key")
+    ran(made, "grep -x 'of the base' deps/needs && touch one.txt")
+    made.write("needs.txt", "of later\n")
+    made.commit("other needs")
+    ran(made, "grep -x 'of later' deps/needs && touch two.txt")
+
+
+def test_what_is_made_is_read_only(made: Box) -> None:
+    spoil = "! touch ~/tools/new deps/new && ! rm -r deps/needs && touch done.txt"
+    ran(made, spoil, "test ! -e ~/tools/new && test ! -e deps/new")
+
+
+def test_a_setup_that_fails_leaves_nothing_and_is_run_again(made: Box) -> None:
+    made.write(".protocols/config.yaml", "workspace: {setup: 'touch ~/half; exit 3'}\n")
+    made.commit("a setup that fails")
+    protocol = made.new({"01-work": command("touch done.txt")})
+    for _ in range(2):
+        assert "setup failed: exit 3" in made.runner("run", protocol, env=SANDBOX, rc=1).err
+    assert not list(made.home.glob(".local/state/protocol-runner/*/environments/*"))
+
+
+@pytest.mark.parametrize(
+    ("plant", "trap"),
+    [
+        ("echo exit 0 > ~/.profile; mkdir -p ~/bin; touch ~/planted", "test -e ~/planted -o -e ~/.profile -o -e ~/bin"),
+        ("touch $(dirname $RUNNER_RESULT)/planted", "test -e $(dirname $RUNNER_RESULT)/planted"),
+        ("mkdir -p ~/.cache && touch ~/.cache/planted", "test -e ~/.cache/planted"),
+        ("mkdir build && echo '*' > build/.gitignore && touch build/planted", "test -e build/planted"),
+        ("git config --global alias.x y; git config alias.x y", "test -e ~/.gitconfig -o -e .git"),
+    ],
+)  # fmt: skip
+def test_a_check_sees_nothing_of_a_step_but_its_commit(box: Box, plant: str, trap: str) -> None:
+    ran(box, f"{plant}; touch done.txt", f"! ({trap})")
+
+
+def test_a_step_sees_nothing_of_the_home_of_the_one_before(box: Box) -> None:
+    protocol = box.new({
+        "01-plant": command("touch ~/planted && mkdir ~/.cache && touch ~/.cache/kept one.txt"),
+        "02-look": command("test ! -e ~/planted && test -e ~/.cache/kept && touch two.txt"),
+    })  # fmt: skip
+    box.runner("run", protocol, env=SANDBOX, rc=0)
+
+
 @pytest.mark.parametrize(
     ("path", "found"),
     [

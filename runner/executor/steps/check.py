@@ -116,7 +116,7 @@ def check(run: StepRun) -> Checked:
         run.workspace = session = WorkspaceSession.open(run.project, view.protocol)
         session.prepare(run.judged)
         folder = session.export(run.judged)
-        env = session.environment(run)
+        env = session.environment(run, folder)
         executor = session.sandbox.name
 
     outputs: list[bytes] = []
