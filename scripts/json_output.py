@@ -122,12 +122,14 @@ class Verified(TypedDict):
 
 
 class Check(TypedDict):
-    """A check of QA, and how it ended; `engine`: the model that reviewed beside it."""
+    """A check of QA, and how it ended; `engine`: the model that reviewed beside it; `attempt`: of which, that of the line or a later
+    one, which left the line as it is."""
 
     check: str
     code: int | None
     time: str
     engine: str | None
+    attempt: int
 
 
 class Word(TypedDict):

@@ -176,9 +176,20 @@ class Chain:
         verdicts = [entry for entry in self.of(slug, attempt) if entry.event in ("qa-passed", "qa-failed")]
         return [
             {"check": str(check.get("check")), "code": check.get("code"), "time": entry.time,
-             "engine": entry.fields.get("engine")}
+             "engine": entry.fields.get("engine"), "attempt": attempt}
             for entry, check in record.checks(verdicts[-1:], slug)
         ]  # fmt: skip
+
+    def judged_in(self, slug: str, attempt: int) -> int:
+        """Return the last attempt that QA judged, from this one on: a later one may leave what this one wrote as it is."""
+        attempts = {entry.revision: now for entry, now in self._by_attempt(slug)}
+        judged: list[int] = []
+        for entry in self.entries:
+            if entry.event in ("qa-passed", "qa-failed") and attempts.get(entry.revision, 0) >= attempt:
+                judged.append(entry.revision)
+            elif entry.event == "undone":
+                judged = [one for one in judged if one <= count(entry.fields.get("to"))]
+        return attempts[judged[-1]] if judged else attempt
 
     def cost(self, slug: str, attempt: int) -> Told:
         """Return what the attempt cost, its checks included."""

@@ -228,7 +228,7 @@ class _Look:
     ) -> Told:
         slug = work.subject
         attempt = count(work.fields.get("attempt")) or count(row["steps"][slug].get("attempt")) or 1
-        last = chain.last_of(slug, attempt) or work
+        last, judged = chain.last_of(slug, attempt) or work, chain.judged_in(slug, attempt)
         file, data = record.step_file(self.git, chain.protocol, commit, slug)
         plan = self.git.blob(f"{commit}:{paths.folder(chain.protocol)}/{paths.PLAN}")
         agent = next((match[1].decode() for match in map(_AGENT.search, (data or b"", plan or b"")) if match), None)
@@ -245,8 +245,8 @@ class _Look:
             "agent": agent if kind == "agent" else None,
             "engine": last.fields.get("engine"),
             "transcript": said(chain, slug, attempt, lines, path),
-            "checks": chain.checks(slug, attempt),
-            "approvals": chain.approvals(slug, attempt),
+            "checks": chain.checks(slug, judged),
+            "approvals": chain.approvals(slug, judged),
             "cost": chain.cost(slug, attempt),
         }
 

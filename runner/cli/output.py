@@ -18,6 +18,7 @@ from runner.store import history, lookup, record
 if TYPE_CHECKING:
     from runner.cli.session import Session
     from runner.executor.step_run import Redactor
+    from runner.protocol.log import RawEntry
     from runner.store.project import Project
     from runner.store.record import Row
 
@@ -34,6 +35,18 @@ def kept(project: Project, protocol: str, slug: str, attempt: int, check: int | 
 def is_kept(project: Project, protocol: str, slug: str) -> bool:
     """Return whether any output of a step is here."""
     return any(name.startswith(f"{slug}.") for name in history.outputs(project.git, history.ref_of(protocol)))
+
+
+def failed_check(about: Sequence[RawEntry]) -> int | None:
+    """Return the number of the first command that failed in QA, where that is how a step's work ended last. `about`: its events."""
+    last = next(
+        (entry for entry in reversed(about) if entry.event in ("step-finished", "qa-passed", "qa-failed")), None
+    )
+    if last is None or last.event != "qa-failed":
+        return None
+    evidence = [check for _, check in record.checks([last], last.subject)]
+    ran = enumerate(commands(evidence, reviewed=bool(last.fields.get("report"))), 1)
+    return next((number for number, check in ran if check.get("code") != 0), None)
 
 
 def tell_last(

@@ -215,7 +215,8 @@ def show_step(session: Session, project: Project, row: Row, tip: str, slug: str)
         _indented(session, str(last.fields["tail"]), "    ")
     if output.is_kept(project, protocol, slug):
         session.line("")
-        session.line(f"  output  {program()} show {name} {slug} --output")
+        check = output.failed_check(about)
+        session.line(f"  output  {program()} show {name} {slug} --output{f' --check {check}' if check else ''}")
     if step.get("result") is not None:
         import json
 

@@ -134,6 +134,7 @@ def _work(told: Told) -> Iterator[tuple[str, str, str]]:
         yield "transcript", str(said["note"]), "yellow"
     for check in told.get("checks", ()):
         outcome = "passed" if check["code"] == 0 else f"exit {check['code']}"
+        outcome += f" in attempt {check['attempt']}" if check["attempt"] != told["attempt"] else ""
         yield "check", f"{_cut(check['check'])}  {outcome}  {check['time']}", "" if check["code"] == 0 else "red"
     for word in told.get("approvals", ()):
         about = word["kind"] if word["kind"] in ("plan", "merge") else f"{word['kind']} {word['subject']}"

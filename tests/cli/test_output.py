@@ -19,6 +19,19 @@ from tests.conftest import Box, clone, command
 SAY = "for i in $(seq 1 100); do echo line $i; done"
 
 
+def test_show_offers_the_output_of_the_check_that_failed(box: Box, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    checks = f"qa: {{policy: light, checks: ['echo fine', 'echo no; test -e {go}']}}\n"
+    protocol = box.new({"01-say": command("echo said", checks)})
+    box.runner("run", protocol, rc=1)
+    assert "  output  runner show 1 say --output --check 2\n" in box.runner("show", protocol, "say", rc=0).out
+    assert box.runner("show", protocol, "say", "--output", "--check", "2", rc=0).out == "no\n"
+    go.touch()
+    box.runner("retry", protocol, rc=0)
+    box.runner("run", protocol, rc=0)
+    assert "  output  runner show 1 say --output\n" in box.runner("show", protocol, "say", rc=0).out
+
+
 def test_a_failure_prints_its_last_40_lines_and_names_the_command_for_the_rest(box: Box) -> None:
     protocol = box.new({"01-say": command(f"{SAY}; exit 3")})
     told = box.runner("run", protocol, rc=1).err.splitlines()

@@ -250,6 +250,35 @@ def test_what_a_retry_wrote_and_what_undo_brought_back(box: Box) -> None:
     assert (told["text"], told["step"], told["attempt"]) == (["2"], "a", 2)
 
 
+def test_a_line_that_a_later_attempt_left_has_the_checks_that_passed(box: Box, tmp_path: Path) -> None:
+    go, check = tmp_path / "go", "qa: {policy: light, checks: [%s]}\n"
+    protocol = box.new({"01-a": command("echo hello > a.txt", check % f"test -e {go}")})
+    box.runner("run", protocol, rc=1)
+    assert [entry["code"] for entry in one(box, "a.txt:1", box.worktree(protocol))["checks"]] == [1]
+    go.touch()
+    box.runner("retry", protocol, rc=0)
+    box.runner("run", protocol, rc=0)
+    box.runner("merge", protocol, rc=0)
+    told = one(box, "a.txt:1")
+    assert (told["attempt"], [(entry["code"], entry["attempt"]) for entry in told["checks"]]) == (1, [(0, 2)])
+    assert f"test -e {go}  passed in attempt 2" in box.runner("why", "a.txt:1", rc=0).out
+
+
+def test_a_line_that_undo_brought_back_has_the_checks_of_then(box: Box, tmp_path: Path) -> None:
+    stop, check = tmp_path / "stop", "qa: {policy: light, checks: [%s]}\n"
+    protocol = box.new({"01-a": command("echo hello > a.txt", check % f"test ! -e {stop}"), "02-b": command("true")})
+    box.runner("step", protocol, rc=0)
+    box.runner("step", protocol, rc=0)
+    passed = box.state(protocol)["revision"]
+    stop.touch()
+    box.runner("retry", protocol, "--step", "a", rc=0)
+    box.runner("run", protocol, rc=1)
+    tree = box.worktree(protocol)
+    assert [entry["code"] for entry in one(box, "a.txt:1", tree)["checks"]] == [1]
+    box.runner("undo", f"{protocol}@{passed}", rc=0)
+    assert [(entry["code"], entry["attempt"]) for entry in one(box, "a.txt:1", tree)["checks"]] == [(0, 1)]
+
+
 def test_what_is_done_again_after_an_undo_has_its_checks_and_its_approval(tmp_path: Path) -> None:
     alice = person(tmp_path, "alice")
     box = governed(tmp_path / "repo", [alice])
