@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from runner import beneath
+from runner.executor import permissions
 from runner.git import Git
 from runner.protocol.ids import digest
 from runner.sandbox import HOME, Place
@@ -100,10 +101,11 @@ def find(project: Project, space: Workspace) -> ProjectEnvironment:
     top, config = main_worktree(project), project.config.workspace
     if top is None:
         return ProjectEnvironment(None, {}, {})
-    names = [] if config.setup else [name for name, sign in KINDS.items() if (top / name / sign).exists()]
+    looks = not config.setup and _may_find(project)
+    names = [] if not looks else [name for name, sign in KINDS.items() if (top / name / sign).exists()]
     names += [name for name in config.share if name not in names]
     names = [name for name in names if _is_plain(top, name) and (top / name).is_dir()]
-    files = [] if config.setup else list(dict.fromkeys(_version_files(project)))
+    files = [] if not looks else list(dict.fromkeys(_version_files(project)))
     files = [name for name in files if _is_plain(top, name) and _is_file(top / name)]
     free = _untracked(project, [*names, *files])
     is_in_place = not space.root.is_relative_to(top) and not any(Path(name).is_relative_to(top) for name in _SYSTEM)
@@ -112,6 +114,13 @@ def find(project: Project, space: Workspace) -> ProjectEnvironment:
         {name: top / name for name in names if name in free},
         {name: (top / name).read_bytes() for name in files if name in free},
     )
+
+
+def _may_find(project: Project) -> bool:
+    """Return whether the checkout's own environment may be used. In CI, where other jobs may have made it, only by the policy."""
+    policy = permissions.trusted_config(project).policy
+    said = policy.content.environment if policy else None
+    return said == "found" or (said is None and "ci" not in project.options)
 
 
 def with_made(own: ProjectEnvironment, folder: Path) -> ProjectEnvironment:

@@ -444,6 +444,11 @@ class Policy(FileModel):
     isolation: Isolation = Field(
         default="host", description="The weakest isolation that is allowed: host, container or sandbox."
     )
+    environment: Literal["found", "made"] | None = Field(
+        default=None,
+        description="Where the environment of steps may come from: `made`, by workspace.setup alone; `found`, also from the"
+        " checkout. By default the checkout's is used, except with --ci.",
+    )
     transitions: Literal["any", "signed"] = Field(
         default="any", description="Whether the runner's commits must be signed by one of agents."
     )

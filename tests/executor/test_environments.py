@@ -76,6 +76,21 @@ def test_what_is_installed_as_editable_is_the_steps_code(installed: Box) -> None
     assert (installed.path / "src/pkg/__init__.py").read_text() == 'whose = "unfinished"\n'
 
 
+@pytest.mark.parametrize(
+    ("policy", "option", "is_used"),
+    [(None, (), True), (None, ("--ci",), False), ("found", ("--ci",), True), ("made", (), False)],
+)  # fmt: skip
+def test_where_the_environment_may_come_from(
+    installed: Box, policy: str | None, option: tuple[str, ...], is_used: bool
+) -> None:
+    if policy:
+        installed.write(".protocols/policy.yaml", f"repo: {'6f0c' * 8}\nenvironment: {policy}\n")
+        installed.commit("a policy")
+    protocol = installed.new({"01-work": command("test -e .venv && echo yes > seen.txt || echo no > seen.txt")})
+    installed.runner("run", protocol, *option, env={**SANDBOX, "RUNNER_PUBLISH": "never"})
+    assert installed.git("show", f"{protocol}:seen.txt").strip() == ("yes" if is_used else "no")
+
+
 def test_the_environment_cannot_be_changed_by_a_step(installed: Box) -> None:
     spoil = "for f in .venv/lib/python*/site-packages; do touch $f/usercustomize.py; done"
     ran(installed, f"! ({spoil}) && touch done.txt", f"! ({spoil})")
