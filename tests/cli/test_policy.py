@@ -107,7 +107,7 @@ def test_the_examples_are_run(box: Box, tmp_path: Path) -> None:
     assert told.out == "3 examples hold\n" and ".protocols/policy.yaml on main:14  note: other tools" in told.err
     box.write("p.yaml", WHOLE.replace("sql}}, expect: deny", "sql}}, expect: allow"))
     failed = box.runner("policy", "test", "--file", "p.yaml", rc=1).out.splitlines()
-    assert failed[0] == 'p.yaml:32  does not hold  call of write_file {"path": "migrations/1.sql"}'
+    assert failed[0] == 'p.yaml:33  does not hold  call of write_file {"path": "migrations/1.sql"}'
     assert failed[1].startswith("  expected allow, and it is deny: deny: {tool: write_file, path: migrations/**}")
     assert failed[2] == "1 of 3 examples do not hold"
     box.write("p.yaml", WHOLE.partition("examples:")[0])

@@ -32,6 +32,7 @@ tools:
 mcp: [a]
 filters: [lfs]
 ci: block
+checks: make test
 qa: {on_ci: true}
 clarifications: block
 """
@@ -51,7 +52,7 @@ def test_an_engine_is_written_in_four_ways(written: str) -> None:
 @pytest.mark.parametrize(
     ("text", "line", "what", "hint"),
     [
-        ("zzzzz: 1\n", 1, "unknown key `zzzzz`", "known keys: base, branch, ci"),
+        ("zzzzz: 1\n", 1, "unknown key `zzzzz`", "known keys: base, branch, checks, ci"),
         ("base: main\npublsh: never\n", 2, "unknown key `publsh`", "did you mean `publish`?"),
         ("publish: sometimes\n", 1, "`publish` should be 'never', 'ask' or 'always'", "write one of"),
         ("publish: no\n", 1, "`publish` should be 'never', 'ask' or 'always'", "write one of"),

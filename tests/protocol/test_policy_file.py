@@ -42,6 +42,7 @@ budget: {step: {usd: 2, tokens: 500000}, protocol: {usd: 10}}
 network: {allow: [api.example.test]}
 engines: {allow: ["gemini:*", "recorded:*"]}
 isolation: sandbox
+environment: made
 transitions: signed
 examples:
   - {call: {tool: write_file, args: {path: migrations/1.sql}}, expect: deny}
