@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.ci.actions import ROOT
-from tests.conftest import Box, make_box
+from tests.conftest import Box, command, make_box
 from tests.forge.serving import Answer, Asked, Server
 
 PYPROJECT = '[project]\nname = "x"\nversion = "1"\n[project.optional-dependencies]\ndev = []\ndocs = []\n'
@@ -57,12 +57,49 @@ def test_python_says_what_it_cannot_do(box: Box) -> None:
     few = {"PATH": "/usr/bin:/bin"}
     for name, said in (("lint", "nothing was linted"), ("typecheck", "no types were checked")):
         done = script(box, name, **few)
-        assert done.returncode == 0 and said in done.stdout, done.stderr
+        assert done.returncode == 77 and said in done.stderr, done.stdout
     box.write("test_x.py", "import unittest\nclass T(unittest.TestCase):\n    def test(self): self.assertEqual(1, 2)\n")
     assert script(box, "test", **few).returncode == 1  # one that fails, fails
     box.write(".venv/bin/ruff", '#!/bin/sh\necho linted "$@"; exit 4\n').chmod(0o755)
     done = script(box, "lint", **few)
     assert (done.returncode, done.stdout) == (4, "linted check .\n")
+
+
+NO_PYTEST = """#!/bin/sh
+case "$*" in *"import pytest"*) exit 1 ;; esac
+exec python3 "$@"
+"""
+
+
+@pytest.mark.parametrize("text", ["def test_f():\n    assert 1 == 2\n", None])
+def test_python_tests_that_nothing_runs_do_not_pass(box: Box, text: str | None) -> None:
+    setup(box, "python")
+    box.write(".venv/bin/python", NO_PYTEST).chmod(0o755)
+    if text:
+        box.write("test_f.py", text)
+    done = script(box, "test", PATH="/usr/bin:/bin")
+    assert done.returncode == 1 and "nothing was checked" in done.stderr, done.stdout
+
+
+def test_python_tests_of_unittest_pass_by_their_own_result(box: Box) -> None:
+    setup(box, "python")
+    box.write(".venv/bin/python", NO_PYTEST).chmod(0o755)
+    text = "import unittest\nclass T(unittest.TestCase):\n    def test(self): self.assertEqual(1, {})\n"
+    for value, code in ((1, 0), (22, 1)):  # of another size: Python keeps what it compiled in the same second
+        box.write("test_x.py", text.format(value))
+        assert script(box, "test", PATH="/usr/bin:/bin").returncode == code
+
+
+def test_what_has_nothing_to_check_fails_a_step_and_does_not_hold_up_ci(box: Box) -> None:
+    setup(box, "node", "--commit")
+    box.write("scripts/ci/bootstrap.sh", "#!/bin/sh\n")
+    box.write("package.json", '{"scripts": {"test": "node -e \'process.exit(0)\'"}}')
+    done = script(box, "protocol", "qa", RUNNER_FOLDER="/nonexistent")
+    assert done.returncode == 0 and "failed" not in done.stdout and "nothing was linted" in done.stderr
+    box.write("scripts/ci/test.sh", "#!/bin/sh\nexit 77\n")
+    assert script(box, "protocol", "qa", RUNNER_FOLDER="/nonexistent").returncode == 1
+    protocol = box.new({"01-a": command("echo x > x.txt", "qa: {checks: [scripts/ci/lint.sh]}\n")})
+    assert "scripts/ci/lint.sh" in box.runner("run", protocol, rc=1).err
 
 
 def test_node_runs_the_scripts_that_there_are(box: Box) -> None:
@@ -71,7 +108,7 @@ def test_node_runs_the_scripts_that_there_are(box: Box) -> None:
     assert script(box, "lint").returncode == 3
     for name, said in (("build", "nothing to build"), ("typecheck", "no types were checked")):
         done = script(box, name)
-        assert done.returncode == 0 and said in done.stdout, done.stderr
+        assert done.returncode == 77 and said in done.stderr, done.stdout
     box.write("package.json", "{}")
     assert script(box, "test").returncode == 1  # no tests are no tests that passed
 

@@ -8,4 +8,5 @@ if command -v ruff >/dev/null 2>&1; then
 elif command -v flake8 >/dev/null 2>&1; then
     exec flake8
 fi
-echo 'neither ruff nor flake8 is installed: nothing was linted'
+echo 'neither ruff nor flake8 is installed: nothing was linted' >&2
+exit 77

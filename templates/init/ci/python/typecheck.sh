@@ -8,4 +8,5 @@ if command -v mypy >/dev/null 2>&1 && grep -qsE '^\[(tool\.)?mypy\]' pyproject.t
 elif command -v pyright >/dev/null 2>&1; then
     exec pyright
 fi
-echo 'neither mypy nor pyright is set up: no types were checked'
+echo 'neither mypy nor pyright is set up: no types were checked' >&2
+exit 77
