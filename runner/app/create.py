@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner import resources
+from runner.app import checks
 from runner.errors import ConflictError, MalformedFileError, UnsupportedError, UsageError, WaitingError
 from runner.executor import load, transition
 from runner.executor.step_run import agent_of
@@ -98,7 +99,8 @@ def planned(project: Project, title: str, *, base: str | None = None, questions:
     if not request:
         raise UsageError("TITLE is empty", "the command line", "describe the task")
     project.person()  # an unknown identity is reported before a model is paid
-    _, start = protocol_worktree.base_of(project, base)
+    branch, start = protocol_worktree.base_of(project, base)
+    checks.tell_failing(project, branch, start)
     task = planning.task_of_new(project, request, start)
     with planning.written(project, task, planning.check_new, questions=questions, waits=True) as made_plan:
         usd = made_plan.spent.get("usd", "0")
@@ -147,6 +149,8 @@ def create(
     )
     transcript = by.transcript if by else None
     base = base or plan.header.base
+    if by is None:
+        checks.tell_failing(project, *protocol_worktree.base_of(project, base))
     return make(project, Genesis(plan.header.title, [planned], files, title.strip(), base, transcript))
 
 

@@ -22,7 +22,7 @@ from runner.forge import ForgeProject
 from runner.forge.registry import FORGES, configured, is_project
 from runner.git import BLOB, EXECUTABLE, Git, Ident, TreeEntry
 from runner.lines import lines_of
-from runner.protocol import approval_file, clarifications, config, paths, strict_yaml
+from runner.protocol import approval_file, clarifications, config, paths, strict_yaml, workflow
 from runner.protocol.clarifications import Question
 from runner.protocol.config import Config
 from runner.store import transaction, worktree
@@ -40,7 +40,7 @@ TEMPLATES = {
     paths.POLICY: "init/policy.yaml",
 }
 # What the template says of nobody in particular, which the first policy says of this project.
-_BASE, _FORGE = "# base: main\n", "# forge: none\n"
+_BASE, _FORGE, _CHECKS = "# base: main\n", "# forge: none\n", "# checks: [make test]\n"
 TESTS = "How are the tests run? A line of shell."
 _REPO, _PERSON, _AGENTS, _OWN = "0" * 32, "you@example.test", "agents: []", "own_work: refuse"
 
@@ -200,6 +200,7 @@ def look(
     *,
     forge: str | None = None,
     proposed: Mapping[str, bytes] | None = None,
+    check: str = "",
 ) -> Look:
     """Return the files that a team shares, and the files of the checkout in their place.
 
@@ -207,7 +208,8 @@ def look(
     there already is kept. `forge`: as `forge:` of config.yaml has it; without it, that of the checkout, else
     the one that the remote's address identifies. If the address is a server's and
     identifies none, the person is asked, and the answer kept in clarifications.yaml. Only an
-    answer or option is written as `forge:`. `proposed`: scripts of scripts/ci that take the place of the stack's, by their paths.
+    answer or option is written as `forge:`. `proposed`: scripts of scripts/ci that take the place of the stack's, by their paths;
+    `check`: the line that runs the tests, as far as one was tried.
 
     Raises:
         UsageError: there is no checkout; or the forge is unknown, or not to be identified by the remote's address.
@@ -215,7 +217,7 @@ def look(
         MalformedFileError: clarifications.yaml is not valid.
     """
     top, better = _top(git), dict(proposed or {})
-    known, facts = _known(top), scaffold.facts(git, top)
+    known, facts = configuration(git), scaffold.facts(git, top)
     said = forge or (f"{known.forge.name} {known.forge.url or ''}".strip() if known.forge else None)
     if said is None and facts.guess is None and is_project(facts.url):
         names = ("none", *FORGES)
@@ -228,16 +230,18 @@ def look(
         stack = asked.ask(f"Which stack are the scripts of scripts/ci for: {', '.join(names)}?", names) or stack
     tests = scaffold.hook("test")
     if tests not in better and "test" not in scaffold.hooks_of(top, stack):
-        run = asked.answers().get(TESTS) or (asked.ask(TESTS) if _here(top, tests) is None else None)
+        said_tests = asked.answers().get(TESTS)
+        run = said_tests or check or (asked.ask(TESTS) if _here(top, tests) is None else None)
         if run:
-            better[tests] = scaffold.script("test", run, "from the answer in clarifications.yaml")
+            how = "from `checks:` of config.yaml" if run == check else "from the answer in clarifications.yaml"
+            better[tests] = scaffold.script("test", run, how)
     asked.ask_open()
     found = []
     for path, template in TEMPLATES.items():
         here, own = _here(top, path), False
         data: bytes | None = resources.for_people(resources.template(template))
         if path == paths.CONFIG:
-            data = _config((data or b"").decode(), facts.base, said)
+            data = _config((data or b"").decode(), facts.base, said, check)
         elif path == paths.POLICY:
             data = _policy(git, env, data or b"", known, here)
             own = here is not None and here != data
@@ -269,23 +273,30 @@ def _here(top: Path, path: str) -> bytes | None:
     return at.read_bytes() if at.exists() else None
 
 
-def _known(top: Path) -> Config:
+def configuration(git: Git) -> Config:
     """Return the configuration of the checkout; the defaults where it cannot be read."""
+    top = _top(git)
     try:
         return config.parse((top / paths.CONFIG).read_bytes(), paths.CONFIG)
     except (OSError, RunnerError):
         return Config()
 
 
-def _config(text: str, base: str | None, forge: str | None) -> bytes:
-    """Return the configuration: all comments, except for a forge that was named."""
+def _config(text: str, base: str | None, forge: str | None, check: str) -> bytes:
+    """Return the configuration: all comments, except for a forge that was named, and the check that runs the tests."""
     for old, new in (
         (_BASE, f"# base: {base}\n" if base else _BASE),
         (_FORGE, f"forge: {forge}\n" if forge else _FORGE),
+        (_CHECKS, f"{checks_line(check)}\n" if check else _CHECKS),
     ):
         assert text.count(old) == 1, old
         text = text.replace(old, new)
     return text.encode()
+
+
+def checks_line(check: str) -> str:
+    """Return the line of config.yaml that names a check."""
+    return f"checks: [{workflow.written(workflow.Type.STRING, check)}]"
 
 
 def _policy(git: Git, env: Environment, template: bytes, known: Config, here: bytes | None) -> bytes | None:

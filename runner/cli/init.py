@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from pathlib import Path
 from typing import Any
 
 import click
 
-from runner.app import cloning, histories, init
+from runner.app import checks, cloning, histories, init
+from runner.app.checks import Candidate, Tried
 from runner.app.init import File, Look
 from runner.cli import options
 from runner.cli.session import Session
 from runner.cli.streams import program
+from runner.errors import RunnerError
 from runner.forge.registry import FORGES
 from runner.git import Git
 from runner.lines import lines_of
+from runner.protocol.paths import CONFIG
 from runner.store import trusted
 from runner.store.environment import Environment, StateDir, writable_state_home
 from runner.store.project import Project
@@ -38,6 +42,7 @@ from runner.values import dataclass
     is_flag=True,
     help="Let a model find the commands for scripts/ci/; you see them before they are written.",
 )
+@click.option("--no-try", is_flag=True, help="Do not run the project's tests to find the command that works.")
 @options.model
 @click.pass_obj
 def command(session: Session, /, **given: Any) -> None:
@@ -49,6 +54,10 @@ def command(session: Session, /, **given: Any) -> None:
     The first policy names you as maintainer, and .protocols/allowed_signers lists the key that your git signs with; you are
     asked first. Existing files are never overwritten: differences are shown. All other commands work without this set-up,
     and the files take effect once they are on the trusted branch. Your answers are kept in .protocols/clarifications.yaml.
+
+    The command that runs the project's tests becomes `checks:` of config.yaml, the default check of steps. To find it, the
+    candidates in the project's files are run on the last commit in the sandbox, as a check is: ten minutes at most, and
+    Ctrl-C skips it.
     """
     chosen = _Choices(**given)
     cwd = _checkout(session, chosen)
@@ -97,6 +106,7 @@ class _Choices:
     url: str | None
     forge: str | None
     discover: bool
+    no_try: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +138,8 @@ def _look(session: Session, git: Git, cwd: Path, chosen: _Choices) -> _Found | N
     who = _silent(session.environment()) if chosen.yes else session.environment()
     asked = init.questions(git, who)
     proposed = _proposed(session, cwd, asked, chosen.yes) if chosen.discover else None
-    found = init.look(git, who, asked, forge=chosen.forge, proposed=proposed)
+    proved, lacks = _proved(session, git, cwd, asked) if not chosen.no_try else (None, [])
+    found = init.look(git, who, asked, forge=chosen.forge, proposed=proposed, check=proved.line if proved else "")
     session.note(_facts(found))
     missing = [file for file in found.files if file.is_new]
     if missing and not chosen.yes and session.is_terminal():
@@ -136,7 +147,9 @@ def _look(session: Session, git: Git, cwd: Path, chosen: _Choices) -> _Found | N
             session.note(f"  {file.path}")
         if not click.confirm(f"Write {'these' if len(missing) > 1 else 'it'}?", default=True, err=True):
             return None
-    key, files, todo = init.listing(git), list(found.files), [found.todo] if found.todo else []
+    key, files, todo = init.listing(git), list(found.files), [*lacks, *([found.todo] if found.todo else [])]
+    if proved and (git.top or cwd).joinpath(CONFIG).exists():
+        todo.append(f"write into {CONFIG}: {init.checks_line(proved.line)}")
     if key.file is not None:
         is_listed = not key.fingerprint
         if is_listed or chosen.yes or _confirms_key(session, key.fingerprint):
@@ -146,6 +159,69 @@ def _look(session: Session, git: Git, cwd: Path, chosen: _Choices) -> _Found | N
     elif key.todo:
         todo.append(f"list your key for approvals: {key.todo}")
     return _Found(files, asked.left, todo, found.facts.base or "the default branch")
+
+
+def _proved(session: Session, git: Git, cwd: Path, asked: init.Questions) -> tuple[Tried | None, list[str]]:
+    """Return the command that runs the tests of the last commit, as tried in the sandbox, and what a person has to do where there is
+    none. Nothing is run where the configuration names checks, or where commands run without a sandbox."""
+    commit = git.resolve("HEAD")
+    if commit is None or init.configuration(git).checks:
+        return None, []
+    answer = asked.answers().get(init.TESTS)
+    found = checks.candidates(git, commit, [answer] if answer else ())
+    at, ended = commit[:7], list[Tried]()
+    try:
+        with Project.open(cwd, _silent(session.environment()), session.options) as project:
+            if project.setting("executor") == "host":
+                return None, []
+            known = checks.noted(project, commit)
+            if known is not None and known.passed and known.line in [one.line for one in found]:
+                ended.append(known)
+            elif found:
+                _try(session, project, commit, found, ended)
+            best = next((one for one in ended if one.passed and not one.lacks), None)
+            best = best or next((one for one in ended if not one.lacks), None)
+            if best is not None:
+                checks.note(project, commit, best)
+                session.note(
+                    f"checks {best.line} · {best.text()} on {at}{'' if best.passed else ', before any change'}"
+                )
+                return best, []
+    except RunnerError as error:
+        return None, [f"name the command that runs the tests as `checks:` of {CONFIG}; none was tried: {error.what}"]
+    for one in ended:
+        session.note(f"no check: `{one.line}` ({one.source}): {one.lacks}")
+    if not found:
+        return None, [f"no command that runs tests was found: name it as `checks:` of {CONFIG}"]
+    return None, [
+        f"make one of these commands work and run `{program()} init` again, or name one as `checks:` of {CONFIG}"
+    ]
+
+
+def _try(session: Session, project: Project, commit: str, found: list[Candidate], ended: list[Tried]) -> None:
+    """Try the candidates, at a terminal until the person types Ctrl-C."""
+    now = [""]
+
+    def starts(one: Candidate) -> None:
+        now[0] = one.line
+        if not session.shows_progress():
+            session.note(f"trying `{one.line}` ({one.source}) in the sandbox")
+
+    def skip(number: int, frame: object) -> None:
+        raise _Skipped
+
+    before = signal.signal(signal.SIGINT, skip)
+    try:
+        with session.waiting("trying the tests in the sandbox (Ctrl-C skips)", lambda: now[0]):
+            ended.extend(checks.tried(project, commit, found, starts))
+    except _Skipped:
+        session.note("skipped: no more commands are tried")
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class _Skipped(KeyboardInterrupt):
+    """The person wants no more tries. Whatever tidies up after Ctrl-C tidies up after this."""
 
 
 def _confirms_key(session: Session, fingerprint: str) -> bool:

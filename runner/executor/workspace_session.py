@@ -188,7 +188,7 @@ class WorkspaceSession:
     def environment(self, run: StepRun, cwd: Path | None = None) -> dict[str, str]:
         """Return the whole environment of a step's commands, or of its checks where `cwd` is the export."""
         return {
-            **self._base_environment(cwd),
+            **self.base_environment(cwd),
             **references.environment(run.plan.header.inputs, run.results),
             "RUNNER_PROTOCOL": self.protocol,
             "RUNNER_STEP": run.slug,
@@ -196,7 +196,8 @@ class WorkspaceSession:
             "RUNNER_RESULT": str(self.out(cwd) / "result"),
         }
 
-    def _base_environment(self, cwd: Path | None = None) -> dict[str, str]:
+    def base_environment(self, cwd: Path | None = None) -> dict[str, str]:
+        """Return the environment of commands that belong to no step."""
         environ = self.project.env.environ
         kept = {key: environ[key] for key in ("PYENV_ROOT", "RUSTUP_HOME", "NVM_DIR", "JAVA_HOME") if key in environ}
         path = step_path(environ.get("PATH", ""))
@@ -243,7 +244,7 @@ class WorkspaceSession:
         key = workspace.setup_key(git, commit, config.setup, config.key)
         if workspace.setup_done(self.space) == key:
             return
-        self._set_up(config.setup, self._base_environment(), network=config.network)
+        self._set_up(config.setup, self.base_environment(), network=config.network)
         workspace.note_setup(self.space, key)
 
     def _empty(self, folder: Path, kept: Container[str] = ()) -> None:
@@ -289,7 +290,7 @@ class WorkspaceSession:
                 workspace.export(git, space, base, project.env)
                 place = self.own.place(space, self.own.taken(git, base))
                 self.sandbox = self.sandbox.placed(Place({**place.at, home: HOME}, place.shown))
-                env = {**self._base_environment(space.export), "HOME": str(home)}
+                env = {**self.base_environment(space.export), "HOME": str(home)}
                 self._set_up(config.setup, env, network=config.network, cwd=space.export)
                 names = [name for name in workspace.beside(git, space, base) if name not in self.own.folders]
                 for name in names:

@@ -1,0 +1,285 @@
+"""The project's own test command: found in its files, and tried on a commit as a step's check is run.
+
+What came of it is noted in the person's own state, so that work which starts there is told of tests that fail already.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from runner import qa
+from runner.executor.step_run import Redactor
+from runner.executor.workspace_session import KeptOutput, WorkspaceSession
+from runner.git import Git
+from runner.lines import lines_of, lines_of_output
+from runner.protocol import log
+from runner.sandbox import Outcome
+from runner.store import workspace
+from runner.store.environment import write_atomically
+from runner.store.project import Project
+from runner.values import dataclass
+
+LIMIT = 600.0  # seconds that all candidates have
+MOST = 12  # candidates
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A line of shell that may run the tests. `source`: the file that suggests it."""
+
+    line: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """How a candidate ended. `ran`: the tests that ran, None where the output does not say; `failed`: those that failed, None where
+    the output does not say how many; `lacks`: why it is no check here, else empty."""
+
+    line: str
+    source: str
+    passed: bool
+    ran: int | None
+    failed: int | None
+    lacks: str
+
+    def text(self) -> str:
+        """Return what came of it, for people: `120 tests passed`, `3 of 120 tests fail`."""
+        if self.lacks:
+            return self.lacks
+        tests = f"{self.ran} test{'s' if self.ran != 1 else ''}" if self.ran is not None else "tests"
+        if self.passed:
+            return f"{tests} passed" if self.ran is not None else "passed; its output does not say how many tests ran"
+        return f"{self.failed} of {tests} fail{'s' if self.failed == 1 else ''}"
+
+
+# --- candidates -------------------------------------------------------------------------------------------------------
+
+
+def candidates(git: Git, commit: str, answers: Iterable[str] = ()) -> list[Candidate]:
+    """Return what may run the tests of a commit: people's own answers and scripts first, then what its kind of project uses, then
+    what its CI runs."""
+    found = [Candidate(line, "clarifications.yaml") for line in answers]
+    found += _suggested(git, commit, list(git.files(commit)))
+    return list({one.line: one for one in reversed(found)}.values())[::-1][:MOST]
+
+
+def _suggested(git: Git, commit: str, files: Sequence[str]) -> Iterator[Candidate]:
+    def text(path: str) -> str:
+        return (git.blob(f"{commit}:{path}") or b"").decode("utf-8", "replace") if path in there else ""
+
+    there, tests = set(files), qa.touched_by(files).tests
+    if target := re.search(r"^(test|check)[ \t]*:(?!=)", text("Makefile"), re.MULTILINE):
+        yield Candidate(f"make {target[1]}", "Makefile")
+    if _script(text("package.json")):
+        manager = next((name for lock, name in _LOCKS.items() if lock in there), "npm")
+        yield Candidate(f"{manager} test", "package.json")
+    if "scripts/ci/test.sh" in there:
+        yield Candidate("scripts/ci/test.sh", "scripts/ci/test.sh")
+    if any(path.endswith(".py") for path in tests):
+        named = next((name for name in _PYTHON if name in there), "the tests")
+        yield Candidate("python3 -m pytest", named)
+        if "manage.py" in there:
+            yield Candidate("python3 manage.py test", "manage.py")
+        yield Candidate("python3 -m unittest discover", named)
+        if any(path.startswith("tests/") for path in tests) and "tests/__init__.py" not in there:
+            yield Candidate("python3 -m unittest discover -s tests", named)
+    for name, line in _OTHERS.items():
+        if name in there:
+            yield Candidate(line, name)
+    for path in files:
+        if path in ("tox.ini", "setup.cfg", ".gitlab-ci.yml") or re.fullmatch(r"\.github/workflows/[^/]+\.ya?ml", path):
+            for line in _lines(text(path)):
+                yield Candidate(line, path)
+
+
+_LOCKS = {"pnpm-lock.yaml": "pnpm", "yarn.lock": "yarn", "bun.lock": "bun run", "bun.lockb": "bun run"}
+_PYTHON = ("pyproject.toml", "setup.cfg", "tox.ini", "noxfile.py", "setup.py", "requirements.txt")
+_OTHERS = {
+    "go.mod": "go test ./...",
+    "Cargo.toml": "cargo test",
+    "pom.xml": "mvn -B test",
+    "build.gradle": "gradle --console=plain test",
+    "build.gradle.kts": "gradle --console=plain test",
+}
+# A whole line of a CI file that runs tests, and needs no shell to be read.
+_RUNS_TESTS = re.compile(
+    r"(?:-[ ])?(?:run:[ ])?((?:(?:python3?|coverage|poetry|uv|pipenv)(?:[ ]run)?[ ](?:-m[ ])?)?(?:pytest|unittest)(?:[ ][\w./=:,-]+)*"
+    r"|(?:npm|pnpm|yarn)(?:[ ]run)?[ ]test(?::\w+)?|make[ ](?:test|check)|(?:go|cargo)[ ]test(?:[ ][\w./=-]+)*)"
+)
+
+
+def _lines(text: str) -> Iterator[str]:
+    for line in lines_of(text):
+        bare = re.sub(r"\{posargs[^}]*\}|^commands *=", "", line).strip()
+        if match := _RUNS_TESTS.fullmatch(bare.replace("python -m", "python3 -m")):
+            yield match[1]
+
+
+def _script(text: str) -> str:
+    """Return the test script of a package.json; that of `npm init`, which only fails, is none."""
+    try:
+        found = json.loads(text)["scripts"]["test"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return found if isinstance(found, str) and "no test specified" not in found else ""
+
+
+# --- trying ------------------------------------------------------------------------------------------------------------
+
+
+def tried(
+    project: Project, commit: str, found: Sequence[Candidate], starts: Callable[[Candidate], None]
+) -> Iterator[Tried]:
+    """Yield what came of each candidate on a clean export of the commit, up to the first whose tests pass.
+
+    Raises:
+        SandboxUnavailableError: commands cannot be run in a sandbox here.
+        StepFailedError: the workspace's setup failed.
+    """
+    session = WorkspaceSession.open(project, f"init-{project.env.pid}")
+    until = project.env.monotonic() + LIMIT
+    try:
+        session.prepare(commit)
+        for one in found:
+            left = until - project.env.monotonic()
+            if left < 1:
+                return
+            starts(one)
+            ended = _try(session, commit, one, left)
+            yield ended
+            if ended.passed and not ended.lacks:
+                return
+    finally:
+        workspace.remove(session.space)
+
+
+def _try(session: WorkspaceSession, commit: str, one: Candidate, left: float) -> Tried:
+    kept, folder = KeptOutput(Redactor(session.project.env.environ)), session.export(commit)
+    env = session.base_environment(folder)
+    ended: list[Outcome] = []
+
+    def execute(line: str) -> Outcome:
+        ended.append(session.run(line, env, timeout=left, cwd=folder, on_output=kept.take))
+        return ended[0]
+
+    result = qa.run_checks((), [one.line], files=(), changed=(), execute=execute, explain=session.explain)
+    text = "\n".join(lines_of_output(kept.data()))
+    counted = count(text)
+    ran, failed, errors = (sum(counted), counted[1] + counted[2], counted[2]) if counted else (None, None, 0)
+    lacks = ""
+    if ended[0].timed_out:
+        lacks = "it did not end in time"
+    elif ran == 0:
+        lacks = "it ran no test"
+    elif not result.passed and (ran is None or errors == ran):
+        lacks = missing(text, session) or _last(text, result.reason)
+    return Tried(one.line, one.source, result.passed, ran, failed, lacks)
+
+
+def count(text: str) -> tuple[int, int, int] | None:
+    """Return how many tests passed, failed and could not be run, as the output of a known test runner says; None of another one."""
+
+    def total(pattern: str, within: str = text) -> int:
+        return sum(map(int, re.findall(pattern, within, re.MULTILINE)))
+
+    for line in _SUMMARIES:
+        if ends := re.findall(line, text, re.MULTILINE):
+            end = ends[-1]
+            return (
+                total(r"(\d+) (?:passed|xfailed|xpassed)\b", end),
+                total(r"(\d+) failed\b", end),
+                total(r"(\d+) errors?\b", end),
+            )
+    if re.search(r"^Ran \d+ tests? in ", text, re.MULTILINE):  # unittest
+        failed, errors = total(r"^FAILED \(.*?failures=(\d+)"), total(r"^FAILED \(.*?errors=(\d+)")
+        skipped = total(r"^(?:OK|FAILED) \(.*?skipped=(\d+)")
+        return total(r"^Ran (\d+) tests? in ") - failed - errors - skipped, failed, errors
+    for passing, failing in _COUNTS:
+        if re.search(passing, text, re.MULTILINE):
+            return total(passing), total(failing), 0
+    if run := re.findall(r"Tests run: (\d+), Failures: (\d+), Errors: (\d+), Skipped: (\d+)", text):  # Maven
+        ran, failed, errors, skipped = map(int, run[-1])
+        return ran - failed - errors - skipped, failed, errors
+    if re.search(r"^(?:ok|FAIL|\?) +\t?\S+", text, re.MULTILINE):  # Go: its packages
+        good = re.findall(r"^ok\s+\S+\s(?!.*\[no tests to run\])", text, re.MULTILINE)
+        return len(good), len(re.findall(r"^FAIL\s+\S+", text, re.MULTILINE)), 0
+    return None
+
+
+_SUMMARIES = (
+    r"^=* ?(no tests ran|\d+ (?:passed|failed|errors?|skipped|deselected|xfailed|xpassed|warnings?)\b.*) in [\d.]+s\b",
+    r"^Tests: +(.*\d+ total)",  # Jest
+    r"^ *Tests +(.*\(\d+\))",  # Vitest
+)
+_COUNTS = (
+    (r"^(?:#|ℹ) pass +(\d+)", r"^(?:#|ℹ) fail +(\d+)"),  # TAP, node --test
+    (r"^ +(\d+) passing\b", r"^ +(\d+) failing\b"),  # Mocha
+    (r"^test result: \w+\. (\d+) passed", r"^test result: .* (\d+) failed"),  # Rust
+)
+
+
+def missing(text: str, session: WorkspaceSession) -> str:
+    """Return what the output says that is missing in the environment, with the environment; empty where it says nothing of that."""
+    own = session.own.folders if session.own is not None else {}
+    if found := re.search(r"No module named '?(\w+)", text):
+        where = next((name for name, at in own.items() if (at / "pyvenv.cfg").is_file()), None)
+        return f"{found[1]} is not installed in {where or 'python3, and there is no .venv'}"
+    if found := re.search(r"Cannot find (?:module|package) '([^'./][^']*)'", text):
+        where = "node_modules" if "node_modules" in own else "node_modules, which is not there"
+        return f"{found[1]} is not installed in {where}"
+    if found := re.search(r"(?m)^[\w./]+: (?:(?:line )?\d+: )?([\w./-]+): (?:command )?not found$", text):
+        return f"{found[1]} is not installed{'' if own or '/' in found[1] else ', and there is no environment in the checkout'}"
+    if re.search(r"Temporary failure in name resolution|Could not resolve host|ENOTFOUND|EAI_AGAIN", text):
+        return "it needs the network, which a check does not have"
+    return ""
+
+
+def _last(text: str, reason: str) -> str:
+    """Return the reason of a check, and the last line of its output."""
+    lines = [line.strip() for line in lines_of(text) if line.strip() and not re.match(r"make(\[\d+\])?: ", line)]
+    last = lines[-1] if lines else ""
+    return log.cut(f"{reason.partition(', `')[0]}{f': {last}' if last else ''}")
+
+
+# --- what is known of a commit ------------------------------------------------------------------------------------------
+
+
+def note(project: Project, commit: str, one: Tried) -> None:
+    """Note what came of a test command on a commit, in the person's own state."""
+    told = {"commit": commit, "line": one.line, "passed": one.passed, "ran": one.ran, "failed": one.failed}
+    file = project.dirs.own / "tests.json"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, json.dumps(told, indent=2).encode() + b"\n")
+    except OSError:
+        return
+
+
+def noted(project: Project, commit: str) -> Tried | None:
+    """Return what is noted of the project's test command on a commit, or on one with the same code; None where nothing is."""
+    try:
+        told: Mapping[str, Any] = json.loads((project.dirs.own / "tests.json").read_bytes())
+        one = Tried(told["line"], "", told["passed"] is True, told["ran"], told["failed"], "")
+        known = str(told["commit"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    git = project.git
+    if git.commit(known) is None or git.commit(commit) is None:
+        return None
+    ours = (".protocols/", "scripts/ci/", ".github/", ".gitlab")  # what `init` adds
+    return one if all(path.startswith(ours) for path in git.changed(known, commit)) else None
+
+
+def tell_failing(project: Project, branch: str, start: str) -> None:
+    """Print how many tests fail before any change, where that is noted of the commit that work starts at."""
+    if (
+        project.config.checks
+        and (one := noted(project, start))
+        and not one.passed
+        and one.line in project.config.checks
+    ):
+        project.env.say(f"{one.text()} on {branch} already (`{one.line}`, tried at {start[:7]})")
