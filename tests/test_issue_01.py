@@ -158,7 +158,7 @@ def test_a_timeout_ends_all_that_the_step_started(box: Box, tmp_path: Path) -> N
     seconds = math.ceil(slack())
     name = box.new({"01-a": command(line, f"timeout: {seconds}s")})
     box.runner("run", name, rc=1)
-    assert f"no end after {seconds}s" in box.state(name)["steps"]["a"]["reason"]
+    assert f"timed out after {seconds}s" in box.state(name)["steps"]["a"]["reason"]
     size = sign.stat().st_size
     time.sleep(1)
     assert sign.stat().st_size == size

@@ -120,7 +120,7 @@ def _choose(
         hint = "`merge` can be approved: it is completed"
     else:
         next_ = describe.resuming(state)
-        hint = f"what waits: {there}" if there else f"`{next_}` continues until something does"
+        hint = f"what waits: {there}" if there else f"`{next_}` continues until an approval is needed"
     if what is None:
         if len(subjects) == 1:
             return next(iter(subjects.items()))
@@ -231,7 +231,7 @@ def _would_not_count(found: Matter, fault: RejectionReason, text: str, no_force:
         RejectionReason.STALE: f"`runner approve {short} {found.demand.subject}` shows the present text",
         RejectionReason.EXPIRED: f"`runner approve {short} {found.demand.subject}` gives a new one",
         RejectionReason.OTHER: f"`runner approve {short} {found.demand.subject}` gives one on this",
-        RejectionReason.FUTURE: "set the clock right",
+        RejectionReason.FUTURE: "correct the clock of this machine",
     }
     hint = hints.get(fault, f"`runner approve {short} {found.demand.subject}` makes one that counts")
     return RefusedError(
@@ -320,7 +320,7 @@ def answer(project: Project, found: Matter, decision: Decision) -> Advanced:
 
     def build(seen: Snapshot) -> Sequence[Event]:
         if wait.id not in [one.id for one in seen.state.waiting]:
-            raise RefusedError("it does not wait any more", str(found.demand.subject), "run `runner status`")
+            raise RefusedError("it no longer waits", str(found.demand.subject), "run `runner status`")
         if wait.kind == "call":
             decided = "approved" if decision is Decision.APPROVE else "rejected"
             return [

@@ -268,7 +268,7 @@ class _Words:
                 f"{said.issued}, {said.expires}",
                 element("span", _code(said.digest), ", seen at ", _code(said.seen[:12])),
                 said.reason,
-                used or "by no event",
+                used or "not needed",
             )
 
 

@@ -330,7 +330,7 @@ def _warn_of_untrusted_rules(project: Project, start: str) -> None:
     for path in differing():
         trusted = project.trusted
         remote = f"{trusted.branch} of {trusted.remote}" if trusted.remote else trusted.branch
-        project.env.say(f"{path} is not on {remote} with this content: it does not apply until it is")
+        project.env.say(f"{path} differs from {remote}: this version takes effect once it is there")
 
 
 def read_folder(cwd: Path, named: Path) -> dict[str, bytes]:
@@ -490,7 +490,7 @@ def _inputs(given: Sequence[str]) -> dict[str, str]:
     for one in given:
         key, equals, value = one.partition("=")
         if not equals or not key:
-            raise UsageError(f"`{one}` is no input", "--input", "write NAME=VALUE, such as --input text=hello")
+            raise UsageError(f"`{one}` is not an input", "--input", "write NAME=VALUE, such as --input text=hello")
         if key in found:
             raise UsageError(f"the input `{key}` is given twice", "--input", "give it once")
         found[key] = value

@@ -105,7 +105,7 @@ class Questions:
                 self.left.append(text)
         if answer and choices and answer.split()[0] not in choices:
             raise MalformedFileError(
-                f"`{strict_yaml.shown(answer)}` is no answer to: {text}",
+                f"`{strict_yaml.shown(answer)}` is not an answer to: {text}",
                 f"{paths.CLARIFICATIONS}:{known.line if known else 1}",
                 f"write one of {', '.join(choices)}",
             )

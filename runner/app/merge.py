@@ -8,7 +8,7 @@ from runner.errors import ConflictError, RefusedError
 from runner.executor import load, permissions
 from runner.git import Git
 from runner.protocol import ids
-from runner.protocol.state import State, Status
+from runner.protocol.state import State, Status, phrased
 from runner.store import protocol_worktree, publishing, record, transaction
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
@@ -82,7 +82,7 @@ def _refuse_unready(project: Project, state: State) -> None:
     if state.status is not Status.COMPLETED:
         command, name = describe.resuming(state), ids.branch_of(project.pattern, state.protocol)
         raise RefusedError(
-            f"{state.protocol} is {state.status}: only a completed protocol can be merged",
+            f"{state.protocol} {phrased(state.status)}: only a completed protocol can be merged",
             f"revision {state.revision}",
             f"`{command}` continues" if command else f"`git merge {name}` merges it without the runner",
         )

@@ -119,7 +119,9 @@ def arguments(given: tuple[str, ...]) -> dict[str, Any]:
             loaded = read_json(text)
             if not isinstance(loaded, dict):
                 raise UsageError(
-                    f"`{text[:80]}` is no JSON object", "--args", """write it as '{"path": "a.txt"}', or path=a.txt"""
+                    f"`{text[:80]}` is not a JSON object",
+                    "--args",
+                    """write it as '{"path": "a.txt"}', or path=a.txt""",
                 )
             found |= loaded
         elif equals and name:
@@ -127,7 +129,7 @@ def arguments(given: tuple[str, ...]) -> dict[str, Any]:
             found[name] = value if loaded is None else loaded
         else:
             raise UsageError(
-                f"`{text[:80]}` is no argument", "--args", """write it as path=a.txt, or as '{"path": "a.txt"}'"""
+                f"`{text[:80]}` is not an argument", "--args", """write it as path=a.txt, or as '{"path": "a.txt"}'"""
             )
     return found
 

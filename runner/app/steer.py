@@ -19,7 +19,7 @@ from runner.protocol import decision, ids, log, paths, strict_yaml
 from runner.protocol import events as ev
 from runner.protocol.event_types import event_type
 from runner.protocol.plans import seconds_of
-from runner.protocol.state import OF_WORK, State, Status, StepStatus, Wait
+from runner.protocol.state import OF_WORK, State, Status, StepStatus, Wait, phrased
 from runner.store import lease, locks, lookup, record, remote, worktree
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
@@ -110,7 +110,7 @@ def pause(project: Project, protocol: str, reason: str | None = None) -> Steered
     if not done.entries:
         return steered(project, done.state, done.commit, "already paused")
     at_work = locks.is_held(project.dirs.lock(protocol)) is not None
-    notes = ("a step is at work: it ends and is recorded, and nothing follows it",) if at_work else ()
+    notes = ("the running step finishes and is recorded; no other step starts",) if at_work else ()
     return steered(project, done.state, done.commit, "paused", notes)
 
 
@@ -132,7 +132,7 @@ def resume(project: Project, protocol: str) -> Steered:
             _, edit, state, _ = advance.consider(project, seen)
         if state.status is not Status.PAUSED and (stopped := _stopped(state)):
             raise RefusedError(
-                f"{protocol} is {state.status}: {stopped[0]}: {state.steps[stopped[0]].reason}",
+                f"{protocol} {phrased(state.status)}: {stopped[0]}: {state.steps[stopped[0]].reason}",
                 paths.folder(protocol),
                 f"fix the cause, then `runner retry {number(protocol)}`",
             )
@@ -175,19 +175,19 @@ def _stop(project: Project, protocol: str) -> Iterator[str]:
         with load.at_work(project, protocol, wait=STOPS_WITHIN if stopped else 0.0):
             paid = advance.record_paid(project, protocol)
     except HeldError as error:
-        yield f"{error.what}: it stops when its step ends, and its result is not used"
+        yield f"{error.what}: it stops when its step ends, and discards the result"
         return
     if stopped:
-        yield "the step that was at work was stopped"
+        yield "the running step was stopped"
     if paid:
-        yield f"{paid} that was paid for it and not recorded yet is recorded now"
+        yield f"its cost so far, {paid}, is now recorded"
     if project.mirror is not None and project.setting("publish") == "always":
         with contextlib.suppress(UnreachableError):
             project.mirror.fetch(lease.ref_of(protocol))
         away = remote.at_work_elsewhere(project, protocol, remote.last_leases(project.dirs))
         if away is not None:
             within = seconds_of(project.config.lease.ttl) // 3
-            yield f"{away.who} is at work on it elsewhere, and stops as it renews its lease: within {within} s"
+            yield f"{away.who} is running it elsewhere, and stops within {within} s, when it renews its lease"
 
 
 def retry(project: Project, protocol: str, *, step: str | None = None, keep: bool = False) -> Steered:
@@ -212,7 +212,7 @@ def retry(project: Project, protocol: str, *, step: str | None = None, keep: boo
             tree, conflicts = project.git.merge_trees(seen.tip, oid)
             if tree is None:
                 raise RefusedError(f"the work of attempt {attempt} conflicts: {', '.join(conflicts[:5])}", kept, anew)
-        made = f"{slug} is retried: attempt {attempt + 1}{', from the work of the last one' if keep else ''}"
+        made = f"{slug} will be retried (attempt {attempt + 1}{', from the work of the last one' if keep else ''})"
         return [ev.StepRetried(subject=slug, attempt=attempt + 1, kept=kept)]
 
     done = advance.tell(project, protocol, build)
@@ -259,7 +259,7 @@ def answer(project: Project, protocol: str, which: str | None, text: str) -> Ste
         nonlocal answered
         if seen.state.status not in decision.OPEN and (earlier := answers.last(project, seen, _subject(seen, which))):
             where, hint = f"revision {seen.state.revision}", f"`runner log {number(protocol)}` shows it"
-            raise RefusedError(f"{protocol} is {seen.state.status}; {earlier}", where, hint)
+            raise RefusedError(f"{protocol} {phrased(seen.state.status)}; {earlier}", where, hint)
         refuse_ended(seen.state, "answer")
         answered = _to_answer(project, seen, which)
         if answered.kind == "effect":

@@ -55,7 +55,7 @@ def undo(project: Project, protocol: str, to: int | None = None) -> Steered:
         target = snapshot.read(project.git, history.transitions[revision].oid, protocol)
         if target.state.plan is None:
             raise RefusedError(
-                f"at revision {revision} {protocol} had no plan yet: what it waited for then is not asked again",
+                f"at revision {revision} {protocol} had no plan yet: its questions of that time are not asked again",
                 seen.where,
                 f"`runner plan {number(protocol)}` replans the pending steps, `runner cancel {number(protocol)}` ends it"
                 if seen.state.plan

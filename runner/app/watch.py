@@ -262,7 +262,7 @@ class _Watcher:
             self._fetch_at, self._there, self._away = math.inf, {}, ""
             if self._wanted.everything:
                 where = "where `publish` is `always`, and there is a remote"
-                raise UsageError("there is nothing to fetch", "`--all`", f"it is of use {where}")
+                raise UsageError("there is nothing to fetch", "`--all`", f"it has a use only {where}")
             return False
         mirror = Mirror.of(project.git, project.dirs, env)
         assert mirror is not None

@@ -166,10 +166,10 @@ def _at_keyboard(session: Session, found: Matter, decision: Decision, yes: bool)
     can_ask = session.is_terminal() and not in_ci and not yes
     if can_ask:
         _show_subject(session, found, None)
-    question = f"{decision.value} this, without a signature: there is no policy?"
+    question = f"there is no policy, so nothing is signed: {decision.value} this?"
     if not can_ask:
         raise WaitingError(
-            "without a policy only a person at a terminal can decide: not in CI, and not with --yes",
+            "without a policy, only a person at a terminal can decide, not CI and not --yes",
             str(found.demand.subject),
             approve.no_policy(session.project, found).hint,
         )
@@ -178,7 +178,7 @@ def _at_keyboard(session: Session, found: Matter, decision: Decision, yes: bool)
         raise SystemExit(3)
     done = approve.answer(session.project, found, decision)
     if not done.entries:
-        session.note(f"{found.seen.protocol}  {found.demand.subject}: not approved; it waits")
+        session.note(f"{found.seen.protocol}  {found.demand.subject}: not approved; it still waits")
         raise SystemExit(3)
     session.note(f"{found.seen.protocol}  {found.demand.subject}: {SAID[decision.value]}, without a signature")
     progress.Progress(session, each=True).end(done)

@@ -118,7 +118,7 @@ def _tell(session: Session, one: Finding) -> None:
     lines = [
         f"{'note' if one.kind == 'note' else 'found'}: {one.what}",
         f"  at:   {one.where}",
-        f"  then: {one.consequence}",
+        f"  so:   {one.consequence}",
     ]
     lines += [f"  next: {as_typed(one.command, program())}"] if one.command else []
     for line in lines:
@@ -155,7 +155,7 @@ def clean_command(session: Session, protocol: str | None, dry_run: bool, yes: bo
     if going and not dry_run and not yes and session.is_terminal():
         for item in going:
             session.note(f"  {item.kind:<9}  {item.name}  {_size(item.size)}")
-        if not click.confirm("Take these away?", default=True, err=True):
+        if not click.confirm("Remove these?", default=True, err=True):
             session.note("nothing was removed")
             return
     freed = 0

@@ -35,7 +35,7 @@ def _check(session: Session, name: str, timeout: float) -> None:
     began = time.monotonic()
     response = registry.check(name, session.environ, _base(session), timeout=timeout)
     if response is None:
-        session.result(f"{name}  can be read")
+        session.result(f"{name}  is readable")
         return
     took = time.monotonic() - began
     cost = registry.cost_usd(response.turn.provider, name.partition(":")[2], response.usage)

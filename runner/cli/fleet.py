@@ -140,7 +140,7 @@ def plan(
     if as_json and gitlab:
         raise UsageError("`--json` and `--gitlab` do not go together", "`runner fleet plan`", "give one of them")
     if reserve is not None and not isfinite(reserve):  # click lets `nan` and `inf` pass
-        raise UsageError(f"`{reserve}` is no amount of money", "`--reserve`", "give US dollars, such as 0.50")
+        raise UsageError(f"`{reserve}` is not an amount of money", "`--reserve`", "give US dollars, such as 0.50")
     if reserve or reserve_tokens:
         session.options["publish"] = "always"
     project = session.project
@@ -174,7 +174,7 @@ def _apart(ended: Ended) -> list[str]:
         with contextlib.suppress(ValueError):
             found.append(f"  {'ended':12}  by {signal.Signals(ended.code - 128).name}, from outside")
     if fleet.is_tried_again(ended):
-        found.append(f"  {'again':12}  in a moment, {fleet.TRIES} times at most")
+        found.append(f"  {'retries':12}  in a moment, {fleet.TRIES} times at most")
     return found
 
 

@@ -42,7 +42,7 @@ class _Source:
             click.UsageError: naming them.
         """
         if len(self.named) > 1:
-            raise click.UsageError(f"{' and '.join(self.named)}: say one place that the plan comes from")
+            raise click.UsageError(f"{' and '.join(self.named)}: give only one source for the plan")
         if self.inputs and not self.workflow:
             raise click.UsageError("--input goes with --workflow")
 
@@ -180,9 +180,7 @@ def do_command(
     if inputs and workflow is None:
         raise click.UsageError("--input goes with --workflow")
     if text is None and workflow is None:
-        raise UsageError(
-            "nothing says what to do", "runner do", 'say it: `runner do "…"`, or --workflow NAME --input k=v'
-        )
+        raise UsageError("there is no task", "runner do", 'give one: `runner do "…"`, or --workflow NAME --input k=v')
     project = session.project
     create.fresh(project)
     if workflow is not None:

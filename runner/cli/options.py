@@ -151,7 +151,7 @@ def fetch_missing(session: Session, protocols: Collection[str], *, yes: bool, ab
     if not (protocols or about) or remote is None or session.project.mirror is not None:
         return False
     names = ", ".join(sorted(protocols)[:3]) + (f" and {len(protocols) - 3} more" if len(protocols) > 3 else "")
-    question = f"{names or about}: what proves it is not all in this clone. Fetch it from {remote}?"
+    question = f"{names or about}: part of the proof is not in this clone. Fetch it from {remote}?"
     if not yes and session.ask(question, ("no", "yes")) != "yes":
         return False
     return histories.fetch(session.project, protocols)

@@ -118,7 +118,7 @@ class Progress:
             self._took(name, ended, spent, said, counted=not by_person or spent.seconds > 0)
         for event in happened:
             if isinstance(event, events.StepRetried):
-                self._line(name, "again", f"attempt {event.attempt}")
+                self._line(name, "retries", f"attempt {event.attempt}")
 
     def _failed(self, protocol: str, name: str, ended: str, happened: Sequence[events.Event]) -> None:
         failure = next(event for event in happened if isinstance(event, events.StepFailed))

@@ -70,7 +70,7 @@ def command(
     if of_output:
         if slug is None:
             steps = [name for name, _ in record.open_steps(row)]
-            raise UsageError("whose output?", name, f"name the step: {', '.join(steps)}")
+            raise UsageError("no step is named to show the output of", name, f"name one: {', '.join(steps)}")
         output.show(session, row, slug, attempt, check, as_json=as_json, yes=yes)
     elif transcript:
         show_transcript(session, project, row, slug, attempt, as_json=as_json, yes=yes)
@@ -121,7 +121,12 @@ def show_transcript(
     if slug is None:
         asked = [name for name, step in record.open_steps(row) if step.get("kind") == "agent"]
         if len(asked) != 1:
-            raise UsageError("whose transcript?", protocol, f"name the step: {', '.join(asked) or 'none asks a model'}")
+            hint = (
+                f"name one: {', '.join(asked)}"
+                if asked
+                else f"`{program()} show {protocol}` shows the steps: none asks a model"
+            )
+            raise UsageError("no step is named to show the transcript of", protocol, hint)
         slug = asked[0]
 
     def read() -> tuple[int, int, dict[str, Any]]:
@@ -184,7 +189,7 @@ def show_step(session: Session, project: Project, row: Row, tip: str, slug: str)
     stands = str(step.get("status"))
     parts = [str(step.get("kind")), f"attempt {step.get('attempt', 1)}", f"qa {step.get('qa')}"]
     parts += [f"needs {', '.join(step['needs'])}"] if step.get("needs") else []
-    parts += ["taken out of the plan"] if step.get("removed") else []
+    parts += ["removed from the plan"] if step.get("removed") else []
     parts += [f"done at {one.fields['source']}" for one in entries if slug in (one.fields.get("done") or ())]
     colour = status.COLOURS.get(stands, "")
     session.line("  ", (stands.replace("_", " "), colour), *(f" · {part}" for part in parts))

@@ -153,7 +153,7 @@ def at_revision(words: str | None) -> tuple[str | None, int | None]:
     name, at, revision = (words or "").partition("@")
     if at and not (revision.isascii() and revision.isdigit() and len(revision) < 10):
         raise UsageError(
-            f"`{revision}` is no revision",
+            f"`{revision}` is not a revision",
             "the command line",
             "write PROTOCOL@REVISION; `runner log` shows the revisions",
         )

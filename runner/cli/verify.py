@@ -54,10 +54,10 @@ def command(
     project = session.project
     histories.alone(project)
     if everything and protocols:
-        raise UsageError("either a protocol or --all", "runner verify", "leave one of them out")
+        raise UsageError("PROTOCOL and --all do not go together", "runner verify", "give one of them")
     names = verify.known(project) if everything else [verify.find(project, name) for name in protocols or (None,)]
     if project.git.refs("refs/replace/"):
-        session.note("refs/replace/ is there: `git log` shows other objects than those that are verified here")
+        session.note("refs/replace/ exists: `git log` shows other objects than the ones verified here")
     live = live or from_work
     wanted = dict.fromkeys(names)
     judged = {name: verify.prove(project, name, live=live, from_work=from_work) for name in wanted}

@@ -155,14 +155,14 @@ def _plain(told: Happened) -> dict[str, Any]:
 
 def _words(told: Happened) -> str:
     facts, name = told.facts, told.protocol or "the repository"
-    again = f"; tried again in {facts['again']} s, or once something moves" if "again" in facts else ""
+    again = f"; retries in {facts['again']} s, or at the next change" if "again" in facts else ""
     match told.kind:
         case "watching":
             count = facts["protocols"]
-            fetches = f", the remote asked every {facts['fetches']:g} s" if facts["fetches"] else ""
-            return f"watching {count} protocol{'s' if count != 1 else ''}, {facts['due']} to look at{fetches}; Ctrl-C ends it"
+            fetches = f", polling the remote every {facts['fetches']:g} s" if facts["fetches"] else ""
+            return f"watching {count} protocol{'s' if count != 1 else ''}, {facts['due']} to check{fetches}; Ctrl-C ends it"
         case "polling":
-            return f"no events from the system ({facts['reason']}): looking at the files' times every 2 s"
+            return f"no events from the system ({facts['reason']}): polling the files every 2 s"
         case "lost":
             return "the system lost some events: all protocols are checked again"
         case "woke":

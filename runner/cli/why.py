@@ -46,7 +46,9 @@ def command(session: Session, place: str, yes: bool, as_json: bool) -> None:
             raise
         if not options.fetch_missing(session, (), yes=yes, about=match["path"]):
             hint = f"`runner why {place} --yes` fetches it from {session.project.trusted.remote}"
-            raise InsufficientHistoryError("not all that shows this is in this clone", match["path"], hint) from error
+            raise InsufficientHistoryError(
+                "part of the history behind this is not in this clone", match["path"], hint
+            ) from error
         told = why.why(session.project, session.cwd, match["path"], first, last)
     if options.fetch_missing(session, set(_lacking(told["origins"])), yes=yes):
         told = why.why(session.project, session.cwd, match["path"], first, last)

@@ -75,7 +75,9 @@ class GeminiEngine:
         if not installed():
             raise KeyMissingError("the package google-genai is not installed", f"engine gemini:{model}", INSTALL)
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?", model):
-            raise UsageError(f"`{model}` is no name of a model", f"engine gemini:{model}", "write it as `gemini:MODEL`")
+            raise UsageError(
+                f"`{model}` is not the name of a model", f"engine gemini:{model}", "write it as `gemini:MODEL`"
+            )
         self.provider, self.model, self.name = PROVIDER, model, f"{PROVIDER}:{model}"
         self._key, self._variable = _key(environ)
         self._base_url, host = _base_url(environ)

@@ -161,7 +161,7 @@ class _Work:
         """
         project, began, first, slug = self.start.project, self.start.view, self.start.first, self.slug
         if is_theirs:
-            raise IllegalEventError(f"{slug} was at work elsewhere too", seen.where, "run `runner status`")
+            raise IllegalEventError(f"{slug} ran elsewhere too", seen.where, "run `runner status`")
         before = self.start.state
         base = began.tip if seen is began else publishing.shared(project.git, seen.tip, began.tip)
         edits = _edits_again(project, first, seen, base) if seen is not began else first
@@ -169,7 +169,7 @@ class _Work:
         if slug not in state.steps:
             raise IllegalEventError(f"{slug} is gone", seen.where, "run `runner status`")
         if edits is not first and _is_edited(state, before, edits, slug):
-            raise IllegalEventError(f"{slug} was edited once more", seen.where, "run `runner status`")
+            raise IllegalEventError(f"{slug} was edited again", seen.where, "run `runner status`")
         outcome = None if merged.conflict else self.outcome
         if outcome is None:
             number, reason = before.steps[slug].attempt, log.cut(merged.conflict)

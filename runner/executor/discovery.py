@@ -73,7 +73,9 @@ def found(project: Project, commit: str, answers: Mapping[str, str]) -> Iterator
             try:
                 told, engine = _told(loop, task)
             except BudgetStop as stop:
-                raise WaitingError(f"looking stopped: {stop}", "runner init", "run the same command again") from stop
+                raise WaitingError(
+                    f"the discovery stopped: {stop}", "runner init", "run the same command again"
+                ) from stop
         yield Found(told.commands(), told.questions, engine, spending.of(journal.records).usd)
         journal.path.unlink(missing_ok=True)
 
@@ -98,7 +100,7 @@ def _told(loop: Loop, task: str) -> tuple[Discovery, str]:
         turns.append(UserTurn(text=f"This cannot be taken:\n{reasons}\nGive the whole answer again, with that mended."))
     loop.undecided(*why)
     raise EngineError(
-        "the model gave no commands that can be taken:" + "".join(f"\n- {one}" for one in why),
+        "the model proposed no usable commands:" + "".join(f"\n- {one}" for one in why),
         f"engine {record.engine}",
         "nothing was written; run the same command again, or without --discover",
     )

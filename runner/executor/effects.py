@@ -58,7 +58,7 @@ class EffectError(Exception):
 
     def __init__(self, intent: Announced, why: str = "") -> None:
         known = f": {lines_of(why)[0]}" if why else ""
-        text = f"{intent.text}: it was begun at {intent.time}, and nobody knows whether it happened{known}"
+        text = f"{intent.text}: it started at {intent.time}, and it is unknown whether it happened{known}"
         super().__init__(text)
         self.intent, self.text = intent, text
 

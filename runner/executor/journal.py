@@ -85,7 +85,7 @@ class Journal:
                 self._records.append(transcript.record_of(row))
             except (ValueError, RecursionError) as error:
                 raise IntegrityError(
-                    f"record {number} of the journal is none that this version of the runner can read",
+                    f"this version of the runner cannot read record {number} of the journal",
                     str(self.path),
                     f"use the version that wrote it; or {_restart(self.path)}",
                 ) from error
@@ -283,7 +283,7 @@ def refuse_unrecorded(dirs: StateDir, protocol: str, state: State, hint: str = "
             is_open = step is not None and str(step.attempt) == attempt and step.status in _OPEN
             if isinstance(one, Outcome) and is_open:
                 raise RefusedError(
-                    f"{one.call} reached outside, its step has not ended, and it would be done once more",
+                    f"{one.call} is an external call whose step has not ended, so it would be repeated",
                     str(path),
                     hint
                     or f"end the step first: `runner run --publish never {protocol}`; then the same command once more",

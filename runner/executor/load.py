@@ -20,7 +20,7 @@ from runner.protocol import events as ev
 from runner.protocol import ids, log, machine, paths, plans
 from runner.protocol.events import Entry, Event
 from runner.protocol.plans import Plan
-from runner.protocol.state import State
+from runner.protocol.state import State, phrased
 from runner.store import history, locks, partial_clone, protocol_worktree, publishing, snapshot, transaction, worktree
 from runner.store.environment import read_checkpoint, write_checkpoint
 from runner.store.project import Project
@@ -217,7 +217,7 @@ def read_plan(project: Project, seen: Snapshot) -> Plan:
     where = paths.folder(seen.protocol)
     if seen.state.plan is None and not is_written(seen):
         raise RefusedError(
-            f"{seen.protocol} has no plan yet: it is {seen.state.status}",
+            f"{seen.protocol} has no plan yet: it {phrased(seen.state.status)}",
             where,
             f"`runner status {seen.protocol}` says what it waits for",
         )

@@ -133,7 +133,7 @@ def converse(
             raise NoPlanError(
                 f"the model refused to plan: {record.text[:300] or 'no reason given'}",
                 f"engine {record.engine}",
-                "say it otherwise, or write the plan by hand: --manual",
+                "rephrase the task, or write the plan by hand: --manual",
             )
         try:
             if record.finish == "length":
@@ -261,7 +261,7 @@ def _asker(project: Project, journal: Journal, redactor: Redactor, waits: bool) 
                 raise WaitingError(
                     f"the model has questions: {' '.join(questions)}",
                     "the plan",
-                    "nothing was made; answer them in what you ask for, run the same command at a terminal, or use --no-questions",
+                    "nothing was created; answer them in the TITLE, run the same command at a terminal, or use --no-questions",
                 )
             said.append(
                 redactor.text(strict_yaml.decode(text.encode("utf-8", "surrogateescape"), "the answer").strip())

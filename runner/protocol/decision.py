@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from runner.protocol.state import ENDED, State, Status, StepState, StepStatus, Wait
+from runner.protocol.state import ENDED, State, Status, StepState, StepStatus, Wait, phrased
 from runner.values import dataclass
 
 OPEN = frozenset(
@@ -88,7 +88,7 @@ def decide(state: State, only: str | None = None) -> Action:
             for slug, step in state.open_steps()
             if step.reason and step.status in (_S.FAILED, _S.BLOCKED)
         ]
-        return Halt(state.status, tuple(state.waiting), failed[0] if failed else f"it is {state.status}")
+        return Halt(state.status, tuple(state.waiting), failed[0] if failed else f"it {phrased(state.status)}")
     steps = state.open_steps()
     for slug, step in steps:
         if only is not None and slug != only:

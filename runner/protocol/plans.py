@@ -69,7 +69,7 @@ def seconds_of(text: str) -> int:
     hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
     total = hours * 3600 + minutes * 60 + seconds
     if total == 0:
-        raise ValueError(f"{text!r} is no duration")
+        raise ValueError(f"{text!r} is not a duration")
     return total
 
 
@@ -446,7 +446,7 @@ def names(files: Mapping[str, object], where: str) -> dict[str, tuple[int, str]]
         match = ids.STEP_FILE.fullmatch(name)
         if match is None:
             raise refuse(
-                f"`{shown}` is no name for a step", "call it NN-slug.md, with a slug of a-z, 0-9 and single hyphens"
+                f"`{shown}` is not a name for a step", "call it NN-slug.md, with a slug of a-z, 0-9 and single hyphens"
             )
         number, slug = int(match["number"]), match["slug"]
         if len(slug) > ids.SLUG_LIMIT:

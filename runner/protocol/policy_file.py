@@ -146,7 +146,7 @@ def bytes_of(size: str) -> int:
     """
     match = re.fullmatch(_SIZE, size)
     if not match:
-        raise ValueError(f"{size!r} is no size")
+        raise ValueError(f"{size!r} is not a size")
     return int(match[1]) * _SIZES[match[2] or ""]
 
 

@@ -46,7 +46,7 @@ def split(name: str, where: str) -> tuple[str, str]:
     match = _PATH.fullmatch(name)
     if not match:
         raise MalformedFileError(
-            f"`${{{{ {name[:80]} }}}}` is no reference",
+            f"`${{{{ {name[:80]} }}}}` is not a reference",
             where,
             "write ${{ inputs.NAME }} or ${{ steps.SLUG.result.NAME }}",
         )

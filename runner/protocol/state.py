@@ -40,6 +40,11 @@ class Status(StrEnum):
     COMPLETED = "completed"
 
 
+def phrased(status: Status) -> str:
+    """Return a status as a sentence has it: `is paused`, `has failed`."""
+    return "has failed" if status is Status.FAILED else f"is {status}"
+
+
 class StepStatus(StrEnum):
     """The status of a step, within its attempt."""
 

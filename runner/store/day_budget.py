@@ -157,7 +157,7 @@ class Reservation:
             self.day, self.usd, self.tokens = day, Decimal(one.usd), one.tokens
             return
         raise self._over(
-            "nothing is reserved for this job, which may not push, or a job of the same run has used it before",
+            "this CI job has no budget left: none was reserved for it, or an earlier job of this run used it",
             "let the job that plans reserve it: `runner fleet plan --reserve USD`, or the variable RUNNER_RESERVE (docs/fleet.md)",
         )
 
@@ -226,7 +226,7 @@ def change(project: Project, day: str, make: Callable[[Day], Day], at: Mirror | 
         try:
             if old is not None and git.commit(old) is None:
                 if is_fresh:
-                    raise ref_files.unreadable_day("it is no commit", REF)
+                    raise ref_files.unreadable_day("it is not a commit", REF)
                 old = None  # of an earlier clone
             made = make(read(project, old, day))
         except (SpentError, IntegrityError):

@@ -165,13 +165,13 @@ def _left(project: Project, mirror: Mirror, protocol: str, is_over: IsOver) -> s
         raise HeldError(
             f"{protocol} is held by another runner: {lease.text()}",
             mirror.url,
-            f"wait for it; where it died, the same command takes its lease over from {until} on"
+            f"wait for it; if it died, the same command takes over its lease from {until} on"
             if remembers
-            else f"wait for it; where it died, a job that finds it run out watches it for {patience:g} s, and takes it over",
+            else f"wait for it; if it died, a job watches its lease for {patience:g} s after the end, and takes it over",
         )
     # Nobody here could remember till the next command that it was seen, so it is watched by this one.
     env.say(
-        f"the lease of {protocol} seems left: {lease.text()}; it is taken over if it does not move for {patience:g} s"
+        f"the lease of {protocol} seems abandoned: {lease.text()}; it is taken over if it does not move for {patience:g} s"
     )
     began = env.lasting()
     while env.lasting() - began < patience:
@@ -184,7 +184,7 @@ def _left(project: Project, mirror: Mirror, protocol: str, is_over: IsOver) -> s
             raise HeldError(
                 f"{protocol} is held by another runner: {_read(project.git, now, ref, project.env)[0].text()}",
                 mirror.url,
-                "wait for it: it is at work",
+                "wait for it: it is running",
             )
     return old
 
@@ -631,7 +631,7 @@ def _read(git: Git, oid: str, ref: str, env: Environment) -> tuple[Lease, Intent
     below = found.get(ref_files.INTENTS) if found else None
     entries = git.tree(below.oid) if below else {}
     if not found or ref_files.FILE not in found or entries is None or len(entries) > ref_files.MOST:
-        raise ref_files.unreadable("it is no folder of lease.json and intents", ref)
+        raise ref_files.unreadable("it is not a folder of lease.json and intents", ref)
     data = remote.read_files(git, [found[ref_files.FILE], *entries.values()], ref_files.SIZE, env)
     if data is None:
         raise ref_files.unreadable("a file of it is too large, or not here", ref)

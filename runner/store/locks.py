@@ -226,7 +226,7 @@ def remove_dead(lock: Path, env: Environment) -> bool:
         return False
     with contextlib.suppress(FileNotFoundError):
         lock.unlink()
-        env.say(f"took away a lock that a git had left when it died: {lock}")
+        env.say(f"removed a lock that a dead git process had left: {lock}")
         return True
     return False
 

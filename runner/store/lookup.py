@@ -93,7 +93,7 @@ def find(project: Project, name: str | None) -> str:
     hint = f"did you mean {' or '.join(near)}?" if near else "`runner list` shows all" if everything else ""
     what, remote = f"there is no protocol `{name}`", project.trusted.remote
     if project.mirror is not None:
-        what += f", nor has {remote} one"
+        what += f", here or on {remote}"
     elif remote and beginnings(project, name):
         hint = "; ".join(filter(None, (hint if near else "", f"`runner sync {name}` brings it where {remote} has it")))
     elif remote:
@@ -102,9 +102,7 @@ def find(project: Project, name: str | None) -> str:
     is_taken = any(ids.number_of(protocol) == number for protocol in everything)
     if number is not None and not is_taken and project.git.ref(claim_ref(number)) is not None:
         hint = f"there was one with that number: `runner doctor` says whether its branch was lost; else {hint}"
-    raise UnknownProtocolError(
-        what, str(project.git.top or project.git.common_dir), hint or "`runner new` makes a protocol"
-    )
+    raise UnknownProtocolError(what, str(project.git.top or project.git.common_dir), hint or "`runner new` creates one")
 
 
 def beginnings(project: Project, name: str) -> list[str]:
@@ -176,7 +174,7 @@ def _here(project: Project) -> str:
         raise UsageError(
             "no protocol is open",
             str(project.git.top or project.git.common_dir),
-            "`runner new` makes one, `runner list` shows all",
+            "`runner new` creates one, `runner list` shows all",
         )
     raise UsageError(
         f"{len(there)} protocols are open: {', '.join(there[:5])}", "the protocol's name", "name one of them"

@@ -55,7 +55,7 @@ def lend(git: Git, root: Path, commit: str, trusted: str | None, say: Callable[[
     if not kept:
         base = git.merge_base(commit, trusted) if trusted and trusted != commit else None
         if int(git.text("rev-list", "--count", "--max-count", str(LONG), commit)) == LONG:
-            say("packing the history for the workspace: once in this clone, it may take a minute")
+            say("packing the history for the workspace, once per clone: this may take a minute")
         kept = [_pack(git, root, base, [])] if base else []
     if len(kept) > MOST:
         kept = kept[:1]

@@ -166,7 +166,7 @@ class Project:
         value, where = ("never", "--offline") if key == "publish" and self.offline else self.source(key)
         known = {"executor": ("sandbox", "container", "host"), "publish": ("never", "ask", "always")}[key]
         if value not in known:
-            raise UsageError(f"`{value}` is no {key}", where, f"use {', '.join(known)}")
+            raise UsageError(f"`{value}` is not a value of `{key}`", where, f"use {', '.join(known)}")
         return value
 
     def source(self, key: str) -> tuple[str, str]:

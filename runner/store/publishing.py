@@ -655,7 +655,7 @@ class _MergeConflictError(RefusedError):
 
 def _conflict(protocol: str, paths: list[str]) -> _MergeConflictError:
     return _MergeConflictError(
-        f"{protocol} was changed here and there in the same places: {', '.join(paths[:5])}",
+        f"{protocol} was changed in the same places here and on the remote: {', '.join(paths[:5])}",
         "both sides are as they were",
         "one of them has to change",
     )
@@ -675,7 +675,7 @@ def _by_hand(project: Project, protocol: str, ours: Sequence[Commit], there: str
         else f"git switch {branch.removeprefix('refs/heads/')} && git"
     )
     if not advanced:
-        return f"`{at} merge {there[:12]}`, settle the conflict and commit, then `runner sync {protocol}`"
+        return f"`{at} merge {there[:12]}`, resolve the conflict and commit, then `runner sync {protocol}`"
     tip = git.ref(branch) or ""
     mine = [commit for commit in ours if not is_transition(commit, protocol)]
     own = [commit.oid[:12] for commit in mine if len(commit.parents) == 1]
@@ -683,5 +683,5 @@ def _by_hand(project: Project, protocol: str, ours: Sequence[Commit], there: str
     back = [f"`{at} cherry-pick {' '.join(own)}`"] if own else []
     back += [f"`{at} merge {one}`" for one in brought]
     return f"`{worktree.way_back(git, branch, tip, there)}` takes theirs, then `runner doctor --fix {protocol}`" + (
-        f"; {', '.join(back)} brings yours back, where you settle the conflict" if back else ""
+        f"; {', '.join(back)} brings yours back, for you to resolve the conflict" if back else ""
     )

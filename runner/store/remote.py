@@ -173,7 +173,7 @@ class Mirror:
         )  # fmt: skip
         code, _, err = self._run(*argv, timeout=timeout)
         if is_look and code == TIMED_OUT and self._answers():
-            self.env.say(f"fetching from {self.remote}, which takes its time")
+            self.env.say(f"fetching from {self.remote}: this takes a while")
             timeout = SLOW_SECONDS
             code, _, err = self._run(*argv, timeout=timeout)
         for again in range(RACES):
@@ -465,7 +465,7 @@ def keep_rate(dirs: StateDir, env: Environment, *, waits: bool = True) -> None:
         return
     if not limit.isdecimal() or not int(limit):
         raise UsageError(
-            f"`{limit}` is no number of pushes", PUSHES_PER_MINUTE, "set it to a whole number from 1, or unset it"
+            f"`{limit}` is not a number of pushes", PUSHES_PER_MINUTE, "set it to a whole number from 1, or unset it"
         )
     with locks.hold(dirs.lock("pushes"), env, what="the list of pushes", wait=RATE_WINDOW):
         now = env.now()

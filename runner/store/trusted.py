@@ -33,7 +33,7 @@ class OnlyProtocolsError(UsageError):
 
     def __init__(self, where: str) -> None:
         super().__init__(
-            "there is no branch to trust here: all are protocols' own",
+            "there is no branch to trust here: all belong to protocols",
             where,
             "`git branch main COMMIT` makes one; add the remote where it has one: `git remote add origin URL`",
         )
@@ -114,7 +114,7 @@ def refuse_unprotected(git: Git, dirs: StateDir, remote: str, url: str) -> None:
     there = f"https://{name or 'HOST'}{f':{port}' if port not in (None, 80, 9418, 21) else ''}{parts.path}"
     pinned = ", then `runner doctor --repin`" if dirs.pin.exists() else ""
     raise RefusedError(
-        f"the remote {remote} is asked over {scheme.lower()}://, where anybody on the way can change what is trusted here",
+        f"the remote {remote} is fetched over {scheme.lower()}://, where anybody on the network path can change what is trusted here",
         f"remote.{remote}.url in {git.common_dir / 'config'}",
         f"`git remote set-url {shlex.quote(remote)} {shlex.quote(there)}`{pinned}",
     )
@@ -178,7 +178,7 @@ def _local_branch(git: Git) -> str:
             return name
         if _is_named(git, ref) and not ids.is_protocol_id(name.rpartition("/")[2]):
             raise UsageError(
-                f"the branch {name} is broken, and it is the trusted one",
+                f"the trusted branch {name} is broken",
                 str(git.common_dir / ref),
                 "`runner doctor` says what is lost, and `runner doctor --fix` brings it back where it can",
             )

@@ -187,7 +187,7 @@ def unusable(space: Workspace, error: OSError) -> UsageError:
         hint = _full(space)
     elif os.path.lexists(space.root):
         hint = (
-            f"`sudo rm -r {shlex.quote(str(space.root))}`: nothing of worth is in it, and the next step makes it again"
+            f"`sudo rm -r {shlex.quote(str(space.root))}`: it holds nothing of value, and the next step makes it again"
         )
     else:
         hint = "set `workspace: {path: …}` in .protocols/config.yaml"
@@ -195,7 +195,7 @@ def unusable(space: Workspace, error: OSError) -> UsageError:
 
 
 def _full(space: Workspace) -> str:
-    return f"make room on the disk; `runner clean {space.root.name}` takes the workspace away; nothing was published"
+    return f"make room on the disk; `runner clean {space.root.name}` removes the workspace; nothing was published"
 
 
 def _empty(space: Workspace) -> None:
@@ -341,17 +341,17 @@ class Bounds:
         name = biggest if len(biggest) <= 120 else f"…{biggest[-119:]}"  # the log keeps a line of all this
         total = sum(sizes.values())
         if biggest and sizes[biggest] > self.file:
-            what = f"{name} has {sizes[biggest]:,} bytes, and a file that a step leaves may have {self.file_said}"
+            what = f"{name} has {sizes[biggest]:,} bytes; a step may leave files of at most {self.file_said}"
             key = "file_size"
         elif total > self.total:
-            what = f"the step leaves {total:,} bytes, {sizes[biggest]:,} of them in {name}, and may leave {self.total_said}"
+            what = f"the step leaves {total:,} bytes, {sizes[biggest]:,} of them in {name}; at most {self.total_said} are allowed"
             key = "total"
         elif len(sizes) > self.files:
-            what = f"the step leaves {len(sizes):,} new or changed files, such as {name}, and may leave {self.files:,}"
+            what = f"the step leaves {len(sizes):,} new or changed files, such as {name}; at most {self.files:,} are allowed"
             key = "files"
         else:
             return
-        hint = f"let it leave less, ignore what it need not leave in .gitignore, or raise `limits.{key}` in {POLICY}"
+        hint = f"let it leave less, list what is not work in .gitignore, or raise `limits.{key}` in {POLICY}"
         raise TooMuchError(what, name, f"{hint} on the trusted branch; then `runner retry`")
 
 

@@ -143,7 +143,7 @@ def locked(tree: Worktree, env: Environment) -> Iterator[Path]:
                 continue
             if env.monotonic() >= until:
                 raise InTheWayError(
-                    "another git is at work in this worktree",
+                    "another git process is running in this worktree",
                     str(tree.path),
                     f"finish it, then continue; its lock is {lock}",
                 ) from error
@@ -296,7 +296,7 @@ def _refuse_what_is_in_the_way(follow: Follow) -> None:
             str(root),
             "finish it (`git merge --continue`) or give it up (`git merge --abort`), and run the same command again",
         )
-    shown = sorted(in_the_way) or ["what it is, git does not say: see `git status` there"]
+    shown = sorted(in_the_way) or ["git does not say what: see `git status` there"]
     more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
     raise InTheWayError(
         f"this would overwrite work of yours: {', '.join(shown[:5])}{more}",

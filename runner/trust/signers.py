@@ -328,7 +328,7 @@ def _signer(line: str, number: int) -> Signer:
             "one person a line, without wildcards or commas",
         )
     if re.fullmatch(PRINCIPAL, principal) is None:
-        raise _error(f"{principal!a} is no name", FILE, number, "name people as alice@example.test, in lower case")
+        raise _error(f"{principal!a} is not a name", FILE, number, "name people as alice@example.test, in lower case")
     options = _options(match["options"] or "", number)
     if "namespaces" not in options:
         raise _error(
@@ -367,7 +367,7 @@ def _options(text: str, number: int) -> dict[str, str]:
             raise _error("certificates are not taken", FILE, number, "list each person's own key")
         if name not in ("namespaces", "valid-after", "valid-before") or value is None:
             raise _error(
-                f"{name} is no option here",
+                f"{name} is not an option here",
                 FILE,
                 number,
                 'there are namespaces="…", valid-after="…" and valid-before="…"',
@@ -384,7 +384,7 @@ def _time(text: str | None, name: str, path: str, number: int) -> int | None:
         return None
     if _TIME.fullmatch(text) is None:
         # Without the Z ssh-keygen takes a time for local: good here, refused elsewhere.
-        raise _error(f"{name}: {text!a} is no time", path, number, "write 20261120Z or 20261120065011Z; Z means UTC")
+        raise _error(f"{name}: {text!a} is not a time", path, number, "write 20261120Z or 20261120065011Z; Z means UTC")
     digits = text[:-1].ljust(14, "0")
     try:
         found = timegm(datetime.strptime(digits, "%Y%m%d%H%M%S").timetuple())

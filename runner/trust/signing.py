@@ -160,7 +160,7 @@ def _default_key(git: Git) -> str:
         words = shlex.split(command)
     except ValueError as error:
         raise SigningError(
-            f"{command[:60]!a} is no command: {error}", "gpg.ssh.defaultKeyCommand", _set_up()
+            f"{command[:60]!a} is not a command: {error}", "gpg.ssh.defaultKeyCommand", _set_up()
         ) from error
     code, out, err = run_personal(words, b"")
     first = out.decode("utf-8", "replace").partition("\n")[0].strip()

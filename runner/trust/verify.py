@@ -132,7 +132,7 @@ def _notes(walk: Walk) -> Iterator[str]:
         yield f"whose approval was required is unknown where the trusted branch's commit is gone: {gone}"
     if unused := _unused(walk):
         them = ", ".join(unused[:3]) + (f" and {len(unused) - 3} more" if unused[3:] else "")
-        yield f"used by no event: {them}"
+        yield f"not needed: {them}"
 
 
 def _unused(walk: Walk) -> list[str]:

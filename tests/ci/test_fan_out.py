@@ -177,7 +177,9 @@ def test_what_each_may_spend_is_reserved_for_it(remote: Box, tmp_path: Path) -> 
     again = remote.runner("fleet", "plan", "--json", "--reserve", "0.40", rc=0, env=env)
     assert [one["protocol"] for one in again.json()["include"]] == [other]
     for none in ("nan", "inf"):
-        assert "no amount of money" in remote.runner("fleet", "plan", "--json", "--reserve", none, rc=2, env=env).err
+        assert (
+            "not an amount of money" in remote.runner("fleet", "plan", "--json", "--reserve", none, rc=2, env=env).err
+        )
 
 
 @pytest.mark.slow
@@ -201,4 +203,4 @@ def test_a_job_that_is_repeated_after_its_work_was_published_spends_nothing_twic
         remote.runner("sync", "--no-work", protocol, rc=0, env=run)
         assert remote.git("rev-parse", day_budget.REF, cwd=at) == before
         told = remote.runner(*work, rc=0, env=run)
-        assert "a job of the same run has used it before" in told.err and len(wire.bodies) == 1
+        assert "an earlier job of this run used it" in told.err and len(wire.bodies) == 1

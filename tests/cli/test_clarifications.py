@@ -158,7 +158,7 @@ def test_an_answer_that_is_none_is_named_with_its_line(box: Box) -> None:
     box.write(PATH, (box.path / PATH).read_text().replace("answer:", "answer: cobol"))
     before = box.git("status", "--porcelain", "-uall")
     told = box.runner("init", rc=2)
-    assert "`cobol` is no answer to: Which stack" in told.err and f"{PATH}:5" in told.err and "node, go" in told.err
+    assert "`cobol` is not an answer to: Which stack" in told.err and f"{PATH}:5" in told.err and "node, go" in told.err
     assert box.git("status", "--porcelain", "-uall") == before
 
 

@@ -84,7 +84,7 @@ def test_all_that_the_model_is_shown_of_the_repository_is_fenced_and_without_sec
 def test_an_answer_that_is_more_than_commands_is_told_once_and_then_refused(box: Box, value: Any) -> None:
     with serving(says(value), says(value)) as wire:
         told = box.runner("init", "--discover", "--yes", env=env(wire), rc=69)
-    assert "no commands that can be taken" in told.err and "nothing was written" in told.err and "\x1b" not in told.err
+    assert "no usable commands" in told.err and "nothing was written" in told.err and "\x1b" not in told.err
     assert "This cannot be taken" in prompt(wire) and there(box) == []
     with serving(
         says(value), says(SAID)

@@ -97,7 +97,7 @@ def test_a_chain_is_walked_once(box: Box, begun: str, monkeypatch: pytest.Monkey
 
 def test_each_finding_says_what_where_what_follows_and_what_helps(box: Box) -> None:
     told = box.runner("doctor", rc=0).out.splitlines()
-    assert [line.split(":")[0].strip() for line in told[:4]] == ["note", "at", "then", "next"]
+    assert [line.split(":")[0].strip() for line in told[:4]] == ["note", "at", "so", "next"]
 
 
 # --- a damaged record ------------------------------------------------------------------------------------------------------
@@ -496,7 +496,7 @@ def test_a_signing_key_whose_private_half_is_elsewhere_is_found(box: Box, tmp_pa
 
 
 def test_an_executor_that_does_not_work_is_found(box: Box) -> None:
-    assert "no executor" in box.runner("doctor", "--executor", "moon", rc=2).out
+    assert "is not a value of `executor`" in box.runner("doctor", "--executor", "moon", rc=2).out
     tools = box.home / "bin"
     tools.mkdir()
     (tools / "git").symlink_to(shutil.which("git") or "")
@@ -733,4 +733,4 @@ def test_a_journal_whose_record_this_version_cannot_read_is_found(box: Box) -> N
     protocol = box.new({"01-t": "kind: tool\ntool: echo\nwith: {text: hello}\n"})
     journal = box.path / ".git/runner/journal" / protocol / "t.1.jsonl"
     Journal(journal)._write([{"kind": "undecided", "time": "x", "problems": [], "new": 1}])
-    assert "none that this version of the runner can read" in box.runner("doctor").out
+    assert "this version of the runner cannot read record" in box.runner("doctor").out

@@ -44,4 +44,4 @@ def test_a_key_that_is_refused_a_missing_key_and_no_such_engine(box: Box) -> Non
 
 def test_a_cassette_is_read(box: Box) -> None:
     box.write("answers.jsonl", "")
-    assert "can be read" in box.runner("engines", "recorded:answers.jsonl", rc=0).out
+    assert "is readable" in box.runner("engines", "recorded:answers.jsonl", rc=0).out

@@ -128,9 +128,9 @@ def test_what_was_pushed_since_has_force(remote: Box, tmp_path: Path) -> None:
     (tmp_path / "second/plan.md").write_text("---\ntitle: Second\n---\n")
     (tmp_path / "second/01-a.md").write_text("---\ntitle: a\nkind: human\n---\n")
     told = remote.runner("new", "--plan", tmp_path / "second", rc=0).err
-    assert "policy.yaml is not on main of origin with this content" in told
+    assert "policy.yaml differs from main of origin: this version takes effect once it is there" in told
     remote.git("push", "-q", "origin", "main")
-    assert "does not apply" not in remote.runner("new", "--plan", tmp_path / "second", rc=0).err
+    assert "takes effect once" not in remote.runner("new", "--plan", tmp_path / "second", rc=0).err
 
 
 def test_who_joins_without_a_key_is_told_what_to_type(alone: tuple[Box, Person]) -> None:

@@ -80,8 +80,8 @@ def test_the_effects_that_config_yaml_declares_are_known(box: Box) -> None:
         ([], "error: one of --tool, --command"),
         (["--tool", "a", "--command", "b"], "error: one of --tool, --command"),
         (["--step", "a", "--args", "b=c"], "error: --args and --effect go with --tool"),
-        (["--tool", "a", "--args", "b"], "error: `b` is no argument"),
-        (["--tool", "a", "--args", "{b"], "error: `{b` is no JSON object"),
+        (["--tool", "a", "--args", "b"], "error: `b` is not an argument"),
+        (["--tool", "a", "--args", "{b"], "error: `{b` is not a JSON object"),
         (["--tool", "a", "--file", "nowhere.yaml"], "error: cannot be read: No such file"),
     ],
 )

@@ -416,10 +416,10 @@ def test_the_lock_that_a_killed_git_left_is_taken_away_and_that_of_a_living_one_
         assert git.stderr is not None and git.stderr.readline() == b"ready\n"
         lock = next((box.path / ".git").glob("*.lock"))
         told = box.runner("doctor", "--fix", rc=0).out
-        assert lock.exists() and "a git is at work here" in told and str(lock) in told
+        assert lock.exists() and "a git process is running here" in told and str(lock) in told
         os.killpg(git.pid, 9)
     hook.unlink()
-    assert "a git that died left its lock" in found(box)
+    assert "a git process that died left its lock" in found(box)
     mended(box, begun)
     assert not lock.exists()
 

@@ -146,7 +146,7 @@ def test_pause_while_a_step_is_at_work_lets_it_end_and_stops(box: Box, gate: Gat
     protocol = box.new({"01-a": command(gate.line("echo a > a.txt")), "02-b": command("echo b > b.txt")})
     process = box.start("run", protocol)
     gate.wait()
-    assert "a step is at work" in box.runner("pause", protocol, rc=0).err
+    assert "the running step finishes" in box.runner("pause", protocol, rc=0).err
     gate.open()
     code, err = ended(process)
     assert code == 3, err
@@ -199,7 +199,7 @@ def test_cancel_ends_the_command_that_is_at_work(box: Box, gate: Gate) -> None:
     protocol = box.new({"01-a": command(gate.line("echo a > a.txt"))})
     process = box.start("step", protocol)
     gate.wait()
-    assert "the step that was at work was stopped" in box.runner("cancel", protocol, rc=0).err
+    assert "the running step was stopped" in box.runner("cancel", protocol, rc=0).err
     code, err = ended(process)  # nobody opened the gate
     assert code == 4 and f"{protocol} was cancelled, and its work was stopped" in err and "runner undo 1" in err
     assert box.state(protocol)["status"] == "cancelled"

@@ -54,8 +54,8 @@ def test_its_outcome_goes_with_the_work_and_pushes_stay_few(remote: Box) -> None
 def test_on_another_machine_it_is_put_to_a_person_and_happens_at_most_once(remote: Box, moment: str) -> None:
     protocol, ledger, other = vanish(remote, *REPORT, moment)
     begun = len(lines(ledger))
-    assert "the same command takes its lease over" in other.runner("run", protocol, rc=HELD).err
-    assert "watches it for 1200 s" in other.runner("run", protocol, "--ephemeral", rc=HELD).err
+    assert "the same command takes over its lease" in other.runner("run", protocol, rc=HELD).err
+    assert "watches its lease for 1200 s" in other.runner("run", protocol, "--ephemeral", rc=HELD).err
     if moment != "after-intent":  # it was on the remote before it began
         assert intents(remote, protocol) == ["tell.1.1.json"]
         shown = remote.git("show", f"{lease.ref_of(protocol)}:intents/tell.1.1.json", cwd=origin(remote))

@@ -191,7 +191,7 @@ def test_who_is_in_a_role() -> None:
 )
 def test_sizes(text: str, size: int) -> None:
     assert policy_file.bytes_of(text) == size
-    with pytest.raises(ValueError, match="no size"):
+    with pytest.raises(ValueError, match="not a size"):
         policy_file.bytes_of(f"{text}x")
 
 

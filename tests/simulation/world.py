@@ -545,7 +545,7 @@ class World:
             return self.damaged or bool(self.amended)
         # somebody else was faster; it was never seen; the published one was replaced
         if isinstance(error, RefusedError):
-            replaced = bool(self.amended) and "here and there in the same places" in error.what
+            replaced = bool(self.amended) and "in the same places here and on the remote" in error.what
             return "at work" in error.what or self.ref not in process.host.repository.refs or replaced
         return isinstance(error, HeldError | ConflictError | UnreachableError | EngineError)
 

@@ -229,12 +229,12 @@ def test_a_job_that_may_not_push_spends_what_another_reserved_for_it(remote: Box
                 with pytest.raises(SpentError, match=r"may spend \$0\.5"):
                     mine.reserve("model", Decimal("0.2"), 1)
             else:
-                with pytest.raises(SpentError, match="nothing is reserved"):
+                with pytest.raises(SpentError, match="no budget left: none was reserved"):
                     mine.reserve("model", Decimal("0.1"), 1)
     remote.env["RUNNER_RUN"] = "https://forge.test/runs/8"
     with (
         opened(remote, publish="never", ephemeral="yes") as project,
-        pytest.raises(SpentError, match="nothing is reserved"),
+        pytest.raises(SpentError, match="no budget left: none was reserved"),
     ):
         mine = shared_budget(project, usd=Decimal(1))
         mine.protocol = "0001-a"
@@ -296,7 +296,7 @@ def test_a_ledger_that_was_broken_and_put_back_is_taken_as_it_is_now(remote: Box
 @pytest.mark.slow
 def test_a_ledger_that_is_no_commit_is_said_to_be_none(remote: Box, tmp_path: Path) -> None:
     push(remote, tmp_path / "origin.git", {}, tag=True)
-    with pytest.raises(IntegrityError, match="it is no commit"):
+    with pytest.raises(IntegrityError, match="it is not a commit"):
         pay(remote)
 
 

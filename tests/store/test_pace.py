@@ -75,7 +75,7 @@ def test_a_clock_that_was_wrong_holds_up_nobody_for_long(remote: Box) -> None:
 @pytest.mark.parametrize("wrong", ["0", "-1", "many", "1.5"])
 def test_a_limit_that_is_none_is_told(remote: Box, wrong: str) -> None:
     remote.env[PUSHES_PER_MINUTE] = wrong
-    with remote.project() as project, pytest.raises(UsageError, match="no number of pushes"):
+    with remote.project() as project, pytest.raises(UsageError, match="not a number of pushes"):
         keep_rate(project.dirs, project.env)
 
 

@@ -129,7 +129,7 @@ def test_the_page_of_an_audit_says_what_fetches_what_it_shows(remote: Box) -> No
 def test_doctor_calls_it_no_fault(remote: Box) -> None:
     published(remote, 1)
     box = partial(remote, "blob:none")
-    assert "left at the remote until something needs them" in box.runner("doctor").out
+    assert "objects stay on the remote until something needs them" in box.runner("doctor").out
 
 
 def done(box: Box, *, merged: bool = True) -> str:

@@ -453,4 +453,4 @@ def test_a_remote_that_answers_and_is_slow_to_send_is_not_away(
     git.chmod(0o755)
     monkeypatch.setattr("runner.store.remote.FETCH_SECONDS", seconds)
     told = remote.runner("run", protocol, rc=0, env={"PATH": f"{git.parent}:{os.environ['PATH']}"}).err
-    assert "fetching from origin, which takes its time" in told
+    assert "fetching from origin: this takes a while" in told

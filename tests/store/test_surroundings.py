@@ -457,7 +457,7 @@ def test_index_lock_of_a_living_git(box: Box, keep_open: bool, main: bool) -> No
         tip, began = box.git("rev-parse", protocol), time.monotonic()
         result = box.runner("step", protocol, rc=4)
         assert 4.5 < time.monotonic() - began < 20 * slack()
-        assert "another git is at work" in result.err and str(lock) in result.err
+        assert "another git process is running" in result.err and str(lock) in result.err
         assert box.git("rev-parse", protocol) == tip and lock.exists()
         assert box.git("for-each-ref", f"refs/runner/attempts/{protocol}") != "", "the work is kept"
     finally:

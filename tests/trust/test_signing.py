@@ -177,7 +177,7 @@ def test_the_default_key_command(desk: Desk, ed25519: Key) -> None:
     with pytest.raises(SigningError, match="gives none: it says 'nothing of use'"):
         desk.key()
     desk.config("gpg.ssh.defaultKeyCommand", "'which key")
-    with pytest.raises(SigningError, match="is no command"):
+    with pytest.raises(SigningError, match="is not a command"):
         desk.key()
 
 

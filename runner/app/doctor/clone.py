@@ -49,7 +49,7 @@ def dead_locks(clone: Clone) -> Iterator[Finding]:
         if locks.is_dead(lock, clone.env.now()):
             yield Finding(
                 "here",
-                "a git that died left its lock",
+                "a git process that died left its lock",
                 str(lock),
                 "git refuses to write there",
                 "`runner doctor --fix` removes it",
@@ -58,9 +58,9 @@ def dead_locks(clone: Clone) -> Iterator[Finding]:
         elif lock.exists():
             yield Finding(
                 "note",
-                "a git is at work here and has a lock",
+                "a git process is running here and holds a lock",
                 str(lock),
-                "another one has to wait for it",
+                "other git commands have to wait for it",
                 "wait for it",
             )
 
@@ -161,7 +161,7 @@ def severed_worktrees(clone: Clone) -> Iterator[Finding]:
         if not _line(private / "commondir"):
             yield Finding(
                 "here",
-                "what git keeps of a worktree is broken",
+                "git's record of a worktree is broken",
                 str(private / "commondir"),
                 "git stops at it, here and in every worktree",
                 "`runner doctor --fix` writes it again",
@@ -276,7 +276,7 @@ def temporary(clone: Clone) -> Iterator[Finding]:
             "here",
             f"{files} of processes that died, {_size(sum(size for _, size in left))}",
             str(left[0][0]),
-            "they take room, and nothing reads them",
+            "they take up space, and nothing reads them",
             "`runner doctor --fix` removes them",
             [path for path, _ in left],
         )
@@ -310,7 +310,7 @@ def of_ended(chosen: Selection) -> Iterator[Finding]:
             "note",
             f"{kept} of protocols that ended, or whose branch is gone, {_size(sum(map(beneath.size, old)))}",
             ", ".join(map(str, old[:3])) + (f" and {len(old) - 3} more" if len(old) > 3 else ""),
-            f"they take room; they were not used for {UNUSED / 86400:.0f} days",
+            f"they take up space; they were not used for {UNUSED / 86400:.0f} days",
             "`runner clean` removes what git holds, and names the rest with the reason: "
             "`rm -r` what you do not need of that",
         )
@@ -324,7 +324,7 @@ def many_loose_objects(clone: Clone) -> Iterator[Finding]:
             "note",
             f"{count} loose objects, {_size(size)}",
             str(clone.git.common_dir / "objects"),
-            "each takes a file of its own; git gets slower, and so does every fetch",
+            "each is a file of its own, which makes git slower, and every fetch",
             "`runner doctor --fix` packs them and deletes nothing; so does `git maintenance run --task=loose-objects`",
             count,
         )
@@ -395,7 +395,7 @@ def partial(chosen: Selection) -> Iterator[Finding]:
     if git.is_partial():
         yield Finding(
             "note",
-            "this is a partial clone: objects are left at the remote until something needs them",
+            "this is a partial clone: objects stay on the remote until something needs them",
             str(git.common_dir / "config"),
             "commands fetch what they need; `runner verify` asks nobody, and may lack objects",
             "`runner verify --all --yes` fetches what a proof needs, `git fetch --refetch --no-filter` everything",

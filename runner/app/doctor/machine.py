@@ -55,7 +55,7 @@ def state_home(machine: Machine) -> Iterator[Finding]:
     if real != machine.env.state_home:
         yield Finding(
             "here",
-            "your own state cannot be written to its folder",
+            "the folder for the runner's state is not writable",
             str(machine.env.state_home),
             f"workspaces, checkpoints and pins are in {real} and are lost when that is emptied",
             "make it writable, or set XDG_STATE_HOME to a folder of yours",
@@ -103,7 +103,7 @@ def readable(clone: Clone) -> Iterator[Finding]:
             "here",
             f"you may not read {len(closed)} file{'s' if len(closed) != 1 else ''} of git's objects",
             str(closed[0]),
-            "git takes these objects for lost",
+            "git considers these objects lost",
             f'`sudo chown -R "$(id -u)" {common}` where it is yours, or `sudo chmod -R a+rX {common}`',
         )
         raise GitError("git cannot read its objects", str(closed[0]), "let this user read them")
@@ -142,7 +142,7 @@ def executor(chosen: Selection) -> Iterator[Finding]:
             "note",
             "commands of steps run on this machine without a sandbox",
             f"executor: host, by {project.source('executor')[1]}",
-            "they can do what you can do",
+            "they can read and change whatever you can",
             "`--executor sandbox` where bubblewrap is installed",
         )
 

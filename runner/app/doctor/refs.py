@@ -442,7 +442,7 @@ def broken(git: Git, folder: Path) -> Iterator[BrokenRef]:
             continue
         value = _oid_in(path, git.oid_length)
         if value is None and os.path.lexists(path):  # else it was deleted, or packed, meanwhile
-            yield BrokenRef(name, path, "it is empty" if not data.strip(b"\0\n ") else "it is no ref")
+            yield BrokenRef(name, path, "it is empty" if not data.strip(b"\0\n ") else "it is not a ref")
         elif value is not None and not _is_here(git, value):
             yield BrokenRef(name, path, f"the object that it names, {value[:12]}, is not here", value)
     packed = _packed_refs(folder, git.oid_length)[0]

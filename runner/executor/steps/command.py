@@ -40,7 +40,7 @@ def _outcome(run: StepRun, line: str | tuple[str, ...], ended: CommandOutcome) -
         return work.failed(run, left.refused, ran)
     if not ended.ok:
         shown = line if isinstance(line, str) else " ".join(line)
-        how = f"no end after {run.time_limit}" if ended.timed_out else f"exit {ended.code}"
+        how = f"timed out after {run.time_limit}" if ended.timed_out else f"exit {ended.code}"
         return work.failed(run, session.explain(line, ended) or f"{how}, `{shown}`", ran, left.work)
     if left.work is None:
         return work.blocked(run, left.too_much, ran)
