@@ -8,6 +8,7 @@ git cannot read. Everything that is kept is named, with the reason. The record d
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import shlex
 import shutil
@@ -110,7 +111,7 @@ def _remove_worktree(project: Project, item: Item, tip: str | None) -> str:
 
 def _remove_workspace(project: Project, item: Item, tip: str | None) -> str:
     try:
-        workspace.remove(_workspace(project, item.protocol))
+        workspace.remove(workspace.Workspace(Path(item.name)))
     except OSError as error:
         return f"its files cannot be removed: {error.strerror}; `sudo rm -r {shlex.quote(item.name)}` does"
     return ""
@@ -167,6 +168,11 @@ def _of(project: Project, protocol: str, tip: str | None, *, named: bool, held: 
     space = _workspace(project, protocol)
     if os.path.lexists(space.root):  # what is worth keeping is in commits: nobody looks whether git could take the rest
         found.append(Item(protocol, "workspace", str(space.root), beneath.size(space.root), why))
+    for root in matching(space.root.parent, f"{glob.escape(protocol)}.shell-*"):  # each is removed as its shell ends
+        is_open = locks.is_held(project.dirs.lock(root.name)) is not None
+        found.append(
+            Item(protocol, "workspace", str(root), beneath.size(root), "a shell is open in it" if is_open else why)
+        )
     journal = project.dirs.journal(protocol)
     if ended and journal.is_dir():
         found.append(Item(protocol, "journal", str(journal), beneath.size(journal), why or _unfiled(project, protocol)))

@@ -83,12 +83,16 @@ def offline(function: F) -> F:
     )(function)
 
 
-def work(function: F) -> F:
-    """What goes with every command that does work."""
-    function = offline(function)
-    function = click.option(
+def executor(function: F) -> F:
+    """`--executor`: with every command that runs commands."""
+    return click.option(
         "--executor", expose_value=False, callback=_keep, metavar="NAME", help="Where commands run: sandbox or host."
     )(function)
+
+
+def work(function: F) -> F:
+    """What goes with every command that does work."""
+    function = executor(offline(function))
     function = click.option(
         "--publish", expose_value=False, callback=_keep, metavar="WHEN", help="When to publish: never, ask or always."
     )(function)

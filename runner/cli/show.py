@@ -228,6 +228,7 @@ def show_step(session: Session, project: Project, row: Row, tip: str, slug: str)
         session.line("")
         session.line(f"  result  {json.dumps(step['result'], sort_keys=True, ensure_ascii=False)}")
     if stands in ("failed", "blocked") and row["status"] not in record.ENDED:
+        session.line(f"  shell   {program()} shell {name} {slug}")
         session.line(f"  next    {program()} retry {name}")
 
 

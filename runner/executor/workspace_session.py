@@ -159,15 +159,15 @@ class WorkspaceSession:
     own: ProjectEnvironment | None  # None on the host, which has all of it where it is
 
     @classmethod
-    def open(cls, project: Project, protocol: str) -> WorkspaceSession:
-        """Choose the sandbox and find the workspace.
+    def open(cls, project: Project, protocol: str, space: Workspace | None = None) -> WorkspaceSession:
+        """Choose the sandbox and find the workspace: the protocol's, if `space` is no other one.
 
         Raises:
             SandboxUnavailableError: there is no working sandbox here.
         """
         project.refuse_unsupported()
-        environ, space = project.env.environ, workspace.place(project.dirs, protocol, project.config.workspace.path)
-        found, environment = tuple[Path, ...](), None
+        environ, found, environment = project.env.environ, tuple[Path, ...](), None
+        space = space or workspace.place(project.dirs, protocol, project.config.workspace.path)
         if project.setting("executor") != "host":
             environment = environments.find(project, space)
             programs = [str(at / "bin") for at in environment.folders.values()]
@@ -185,8 +185,13 @@ class WorkspaceSession:
         """Return where a command may leave its result."""
         return self.space.root / ("check-out" if self.own and cwd == self.space.export else "out")
 
-    def environment(self, run: StepRun, cwd: Path | None = None) -> dict[str, str]:
-        """Return the whole environment of a step's commands, or of its checks where `cwd` is the export."""
+    def environment(self, run: StepRun | None, cwd: Path | None = None) -> dict[str, str]:
+        """Return the whole environment of a step's commands, or of its checks where `cwd` is the export.
+
+        Without `run`, it is the part that every step of the protocol has.
+        """
+        if run is None:
+            return {**self.base_environment(cwd), "RUNNER_PROTOCOL": self.protocol}
         return {
             **self.base_environment(cwd),
             **references.environment(run.plan.header.inputs, run.results),
@@ -359,7 +364,7 @@ class WorkspaceSession:
         run: str | tuple[str, ...],
         env: Mapping[str, str],
         *,
-        timeout: float,
+        timeout: float | None,
         cwd: Path | None = None,
         network: bool = False,
     ) -> Command:

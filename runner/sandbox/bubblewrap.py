@@ -15,6 +15,7 @@ with its loopback services and abstract unix sockets.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import resource
@@ -35,6 +36,7 @@ from typing import Final
 
 from runner import beneath
 from runner.lines import lines_of
+from runner.sandbox import terminal
 from runner.sandbox.process import (
     Command,
     Group,
@@ -52,6 +54,7 @@ from runner.values import dataclass
 
 HOME = Path("/home/runner")
 MOST_PROCESSES = 4096
+_SETSID = "/usr/bin/setsid"
 STARTS_WITHIN = 60.0  # seconds; signals wait for it, since an unknown process cannot be ended
 
 # /nix/store, not /nix: the socket of the Nix daemon is beside it.
@@ -121,6 +124,19 @@ class Bubblewrap:
     def open(self, command: Command) -> Session:
         """Start `command` and leave its pipes to the caller; see `Sandbox.open`."""
         return PipeSession(self._spawn, command)
+
+    def attach(self, command: Command) -> Outcome:
+        """Run `command` at a terminal of its own; see `Sandbox.attach`.
+
+        bwrap starts it in a session without a terminal, and setsid(1) makes one that the new terminal controls.
+
+        Raises:
+            SandboxError: setsid is not installed, or the command was not started.
+        """
+        if not Path(_SETSID).exists():
+            raise SandboxError("a shell in the sandbox needs setsid(1)", where=_SETSID, hint="install util-linux")
+        argv = (_SETSID, "--ctty", "--", "/usr/bin/env", "--", *command.argv)
+        return terminal.attach(self._spawn, dataclasses.replace(command, argv=argv))
 
     def check(self) -> str | None:
         """Return None where bubblewrap works here, else why not; see `Sandbox.check`."""

@@ -12,6 +12,7 @@ one may be ended with the other; likewise a child of the runner's that others st
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
+from runner.sandbox import terminal
 from runner.sandbox.process import (
     Command,
     Group,
@@ -58,6 +60,11 @@ class Host:
     def open(self, command: Command) -> Session:
         """Start `command` and leave its pipes to the caller; see `Sandbox.open`."""
         return PipeSession(_spawn, command)
+
+    def attach(self, command: Command) -> Outcome:
+        """Run `command` at a terminal of its own; see `Sandbox.attach`."""
+        argv = (sys.executable, "-I", "-S", "-c", terminal.TAKE, "/usr/bin/env", "--", *command.argv)
+        return terminal.attach(_spawn, dataclasses.replace(command, argv=argv))
 
     def check(self) -> str | None:
         """Return None: a machine that runs the runner runs commands."""

@@ -174,6 +174,16 @@ class Sandbox(Protocol):
         """
         ...
 
+    def attach(self, command: Command) -> Outcome:
+        """Run `command` at a terminal of its own, connected with that of this process, to its end; see `terminal`.
+
+        Stdin and stdout are terminals here (`terminal.is_there`). There is no time limit, and `stdin` is not used.
+
+        Raises:
+            SandboxError: the command was not started.
+        """
+        ...
+
     def check(self) -> str | None:
         """Run `true` inside; return None where that works, else one line that says why it does not."""
         ...
@@ -478,7 +488,7 @@ def _to_its_end(
     finally:
         if pump is not None:
             pump.close()
-        failure = _release(group, output)
+        failure = release(group, output)
     if failure is not None:
         raise failure
     return output.outcome(group.code(), timed_out, started)
@@ -490,7 +500,8 @@ def _drain(pump: _Pump, seconds: float) -> None:
         pump.turn(TICK)
 
 
-def _release(group: Group, output: Output) -> SandboxError | None:
+def release(group: Group, output: Output) -> SandboxError | None:
+    """Release a group; return why it never was the command that ran, or None."""
     try:
         group.release(output.tail())
     except SandboxError as error:
@@ -551,7 +562,7 @@ class PipeSession:
                 self._group.end(time.sleep)
                 self._listener.join(LINGER)
                 self.stdout.close()
-                failure = _release(self._group, self._output)
+                failure = release(self._group, self._output)
             self._outcome = self._output.outcome(self._group.code(), self._timed_out, self._started)
             if not self._listener.is_alive():
                 self._stderr.close()

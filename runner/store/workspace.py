@@ -92,6 +92,11 @@ def place(dirs: StateDir, protocol: str, configured: str | None) -> Workspace:
     return Workspace(root)
 
 
+def shell(space: Workspace, number: int) -> Workspace:
+    """Return where one of the shells that people open in a protocol's sandbox has a workspace of its own."""
+    return Workspace(space.root.with_name(f"{space.root.name}.shell-{number}"))
+
+
 def _run(git: Git, space: Workspace, *args: str, **options: Unpack[Options]) -> bytes:
     """Run git in the workspace, with its own index, excludes and settings."""
     excludes = space.root / "excludes"

@@ -1,0 +1,141 @@
+"""A shell in the sandbox as a step had it, in a workspace of its own: nothing of it is recorded or kept."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from runner.errors import HeldError, UsageError
+from runner.executor import load
+from runner.executor.step_run import StepRun
+from runner.executor.workspace_session import WorkspaceSession, with_kept
+from runner.protocol.state import StepStatus
+from runner.sandbox import Command, Sandbox, end_all, is_system
+from runner.store import locks, lookup, record, workspace
+from runner.store.project import Project
+from runner.store.snapshot import Snapshot
+from runner.store.workspace import Workspace
+from runner.values import dataclass
+
+MOST = 20  # shells of one protocol at a time
+_NONE = ("nologin", "false", "true")  # the shells of accounts that have none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a person asks for. `slug`: the step, None for the protocol's tip; `argv`: the command, empty for the person's own shell.
+
+    `start`: without the step's work; `check`: in a clean export, as this check of the step has it; `term`: the person's terminal.
+    """
+
+    slug: str | None
+    argv: tuple[str, ...] = ()
+    start: bool = False
+    check: int | None = None
+    term: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A command that is ready to run. `said`: where it starts, for people; `line`: that of the check."""
+
+    sandbox: Sandbox
+    command: Command
+    said: str
+    line: str = ""
+
+
+@contextlib.contextmanager
+def opened(project: Project, protocol: str, wanted: Wanted) -> Iterator[Opened]:
+    """Make a workspace as a step had it, and remove it afterwards. The protocol may be at work: no lock or lease of it is taken.
+
+    It has the work that the step's last attempt left, failed or not; with `start`, or where there is none, what the step starts from.
+
+    Raises:
+        UsageError: there is no such check, the step is not in the plan, or no sandbox works here.
+        RefusedError: the policy does not allow this executor, or kept work conflicts with newer commits.
+        StepFailedError: the workspace's setup failed.
+    """
+    seen = load.view(project, protocol)
+    run = _run(project, seen, wanted) if wanted.slug else None
+    commit, attempt, said = _start(run, wanted) if run else (seen.tip, 0, f"{protocol} at {seen.tip[:7]}")
+    with _space(project, protocol) as space:
+        session = WorkspaceSession.open(project, protocol, space)
+        session.prepare(commit)
+        line = run.step.checks[wanted.check - 1] if run and wanted.check else ""
+        folder = session.export(commit) if line else space.work
+        env = session.environment(run, folder)
+        if run:
+            env["RUNNER_ATTEMPT"] = str(attempt)
+        if wanted.term:
+            env["TERM"] = wanted.term
+        argv = wanted.argv or (_shell(session),)
+        yield Opened(session.sandbox, session.command(argv, env, timeout=None, cwd=folder), said, line)
+
+
+def _run(project: Project, seen: Snapshot, wanted: Wanted) -> StepRun:
+    plan, slug = load.read_plan(project, seen), wanted.slug or ""
+    step = plan.step(slug)
+    if step is None or slug not in seen.state.steps:
+        raise UsageError(f"{slug} is not in the plan", seen.where, "leave the step out: the shell is at the tip then")
+    if wanted.check and wanted.check > len(step.checks):
+        count = f"{len(step.checks)} check{'' if len(step.checks) == 1 else 's'}"
+        shows = f"`runner show {lookup.typed(project, seen.protocol)} {slug}` shows the step"
+        raise UsageError(f"{slug} has {count}", f"{seen.where}, {step.file}", shows)
+    return StepRun(project, seen, plan, step, seen.state)
+
+
+def _start(run: StepRun, wanted: Wanted) -> tuple[str, int, str]:
+    """Return the commit that the shell starts at, the attempt whose it is, and both for people."""
+    git, seen, slug, attempt = run.project.git, run.view, run.slug, run.attempt
+    name, status = f"{seen.protocol}, {run.state.steps[slug].place:02d}-{slug}", run.state.steps[slug].status
+    found = record.work_of(git, seen.protocol, seen.tip, slug)
+    if status is StepStatus.PENDING and attempt > 1 and found:
+        attempt -= 1  # a retry that has not started: the attempt before is what there is to look at
+    if found is None or wanted.start:
+        commit, said = (found[0] if found else seen.tip), "starts" if found is None else f"started in attempt {attempt}"
+        return commit, attempt, f"{name} as it {said}"
+    commit = found[1]
+    if not git.is_ancestor(commit, seen.tip):
+        commit = with_kept(run.project, seen.tip, commit, "add --start: the shell starts without that work then")
+    elif status is not StepStatus.COMPLETED:
+        commit = seen.tip  # with what people committed since, as its QA would judge it
+    return commit, attempt, f"{name} as attempt {attempt} left it"
+
+
+def _shell(session: WorkspaceSession) -> str:
+    """Return the person's own shell, where the sandbox has it."""
+    given = Path(session.project.env.environ.get("SHELL", ""))
+    is_inside = session.sandbox.name == "host" or is_system(given)
+    return str(given) if is_inside and given.name not in _NONE and os.access(given, os.X_OK) else "sh"
+
+
+@contextlib.contextmanager
+def _space(project: Project, protocol: str) -> Iterator[Workspace]:
+    """Yield an empty workspace for one shell; one that a killed runner left is taken."""
+    place = workspace.place(project.dirs, protocol, project.config.workspace.path)
+    for number in range(1, MOST + 1):
+        space = workspace.shell(place, number)
+        with contextlib.ExitStack() as stack:
+            try:
+                lock = project.dirs.lock(space.root.name)
+                was_cut = stack.enter_context(locks.hold(lock, project.env, what=f"shell {number} of {protocol}"))
+            except HeldError:
+                continue
+            try:
+                if was_cut:  # on the host, its processes are still there
+                    end_all(b"HOME=" + os.fsencode(space.home))
+                workspace.remove(space)
+            except OSError as error:
+                raise workspace.unusable(space, error) from error
+            try:
+                yield space
+            finally:
+                try:
+                    workspace.remove(space)
+                except OSError as error:
+                    project.env.say(f"{space.root} is left: {error.strerror}")
+            return
+    raise HeldError(f"{MOST} shells of {protocol} are open", str(place.root.parent), "leave one of them")

@@ -1,0 +1,74 @@
+"""`runner shell`."""
+
+from __future__ import annotations
+
+import codecs
+import dataclasses
+from collections.abc import Callable
+
+import click
+
+from runner.app import shell
+from runner.cli import options, streams
+from runner.cli.session import Session, safe
+from runner.errors import UsageError
+from runner.sandbox import terminal
+from runner.store import lookup
+
+
+class _WithCommand(click.Command):
+    """Takes the words after `--` for a command, and neither for a protocol nor for a step."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the words before `--`, and keep the others in the context's `meta`."""
+        at = args.index("--") if "--" in args else len(args)
+        ctx.meta[__name__] = tuple(args[at + 1 :])
+        return super().parse_args(ctx, args[:at])
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """Return the pieces of the usage line."""
+        return [*super().collect_usage_pieces(ctx), "[-- COMMAND...]"]
+
+
+@click.command("shell", cls=_WithCommand)
+@options.protocol
+@options.step
+@click.option("--start", is_flag=True, help="Start without the work of STEP, from the commit that it started from.")
+@click.option(
+    "--check", type=click.IntRange(1), metavar="N", help="Start in a clean export, as check N of STEP has it."
+)
+@options.executor
+@click.pass_context
+def command(ctx: click.Context, protocol: str | None, step: str | None, start: bool, check: int | None) -> None:
+    """Open a shell in the sandbox as STEP had it, with the work that its last attempt left. Default: at the tip of PROTOCOL.
+
+    It has the environment of STEP, without secrets (in the sandbox also without network), and a workspace of its own: nothing is
+    recorded, and your changes are discarded at the end. After `--`, COMMAND runs instead of a shell, also without a terminal. The
+    exit code is that of the shell or COMMAND.
+    """
+    session: Session = ctx.obj
+    argv, is_seen = ctx.meta[__name__], terminal.is_there()
+    name, slug = lookup.find_with_step(session.project, protocol, step)
+    if slug is None and (start or check):
+        raise UsageError(f"--{'start' if start else 'check'} is about a step", name, "name the step")
+    if not argv and not is_seen:
+        raise UsageError("there is no terminal for a shell", name, "add `-- COMMAND`, which needs none")
+    wanted = shell.Wanted(slug=slug, argv=argv, start=start, check=check)
+    if is_seen:
+        wanted = dataclasses.replace(wanted, term=session.environ.get("TERM"))
+    with shell.opened(session.project, name, wanted) as ready:
+        session.note(f"{ready.said}; your changes are discarded at the end")
+        if ready.line:
+            session.line(f"check {check}: {ready.line}", err=True)
+        done = ready.sandbox.attach(ready.command) if is_seen else ready.sandbox.run(ready.command, _printer())
+    raise SystemExit(done.code)
+
+
+def _printer() -> Callable[[bytes], None]:
+    """Return what prints output as it comes; a terminal gets whole characters, and none that steer it."""
+    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+
+    def show(data: bytes) -> None:
+        streams.put(safe(decode(data)), nl=False)
+
+    return lambda data: streams.put_output(data, show)
