@@ -11,7 +11,7 @@ from runner.errors import MalformedFileError, RefusedError, RunnerError
 from runner.executor import advance, permissions
 from runner.protocol import approval_file
 from runner.protocol.approval_file import Form
-from runner.protocol.state import Wait
+from runner.protocol.state import OF_WORK, Wait
 from runner.store import snapshot
 from runner.store.project import Project
 from runner.trust import approval, signers, signing
@@ -178,10 +178,17 @@ class Pending:
     def _withdrawn(self, asked: _Asked) -> str:
         """Return what ends a rejection; empty if it is only the person's here, who can approve instead."""
         others = sorted({word.approver for word in asked.status.rejected} - {_me(self._project, self._trusted)})
+        instead = after_rejection(asked.subject, self._name)
         if not others:
-            return ""
-        edit = f", or runner edit {self._name} {asked.subject.slug}" if asked.subject.kind == "step" else ""
-        return f"runner revoke {self._name}, by {' and '.join(others)}{edit}"
+            return f"{instead}, or runner approve {self._name}" if instead.startswith("runner undo") else ""
+        return f"runner revoke {self._name}, by {' and '.join(others)}{f', or {instead}' if instead else ''}"
+
+
+def after_rejection(subject: Subject, name: str) -> str:
+    """Return the command that changes what was rejected; empty where there is none. `name`: the protocol's, in commands."""
+    if subject.kind in OF_WORK:
+        return f"runner undo {name}"  # the next run does the step again
+    return f"runner edit {name} {subject.slug}".rstrip() if subject.kind in ("plan", "step") else ""
 
 
 def missing(stands: ApprovalStatus) -> str:

@@ -224,10 +224,11 @@ def _to_retry(state: State, name: str | None) -> str:
     stopped = _stopped(state)
     if name is None:
         if not stopped:
+            known = state.open_steps() if state.status in decision.ACTIVE else ()
+            again = [slug for slug, _ in known if _is_retriable(state, slug)]
+            more = f"; `runner retry {number(state.protocol)} --step {again[-1]}` does that step again" if again else ""
             raise RefusedError(
-                "nothing failed: there is no step to retry",
-                where,
-                f"`{describe.resuming(state)}` resumes{'; --step SLUG does a finished step again' if state.steps else ''}",
+                "nothing failed: there is no step to retry", where, f"`{describe.resuming(state)}` resumes{more}"
             )
         if len(stopped) > 1:
             raise UsageError(f"{len(stopped)} steps failed: {', '.join(stopped)}", where, "name one: --step SLUG")
@@ -235,13 +236,20 @@ def _to_retry(state: State, name: str | None) -> str:
     slug = load.find_step(state, name)
     status = state.steps[slug].status
     if status not in event_type("step-retried").steps:
-        raise RefusedError(
-            f"{slug} is {status}: it did not fail", where, f"`runner run {number(state.protocol)}` continues it"
-        )
-    if any(wait.subject == slug and wait.kind in OF_WORK for wait in state.waiting):
+        wait = next((one for one in state.waiting if one.subject == slug), None)
+        ends = f"runner answer {number(state.protocol)} {slug} {wait.type.answer}" if wait and wait.type.answer else ""
+        what = f"{slug} waits for {wait.by}" if wait else f"{slug} is {status}"
+        raise RefusedError(f"{what}: it did not fail", where, f"`{ends or describe.resuming(state)}` continues it")
+    if not _is_retriable(state, slug):
         back = f"`runner undo {number(state.protocol)}` takes it back, and the next run does the step again"
         raise RefusedError(f"the work of {slug} waits for an approval", where, back)
     return slug
+
+
+def _is_retriable(state: State, slug: str) -> bool:
+    """Return whether a step ended, and its work does not wait for an approval."""
+    waits = any(wait.subject == slug and wait.kind in OF_WORK for wait in state.waiting)
+    return state.steps[slug].status in event_type("step-retried").steps and not waits
 
 
 def answer(project: Project, protocol: str, which: str | None, text: str) -> Steered:

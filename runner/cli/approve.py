@@ -133,10 +133,10 @@ def _decide(
         session.note("nothing was signed" + ("" if session.is_terminal() else "; without a terminal, add --yes"))
         raise SystemExit(3)
     made = approve.give(project, ready)
-    _given(session, found, f"{subject}: {SAID[verb]} as {ready.statement.approver}, signed in {made[:7]}")
+    _given(session, found, decision, f"{subject}: {SAID[verb]} as {ready.statement.approver}, signed in {made[:7]}")
 
 
-def _given(session: Session, found: Matter, said: str) -> None:
+def _given(session: Session, found: Matter, decision: Decision, said: str) -> None:
     """Print the decision, the approvals that are still missing, and what to type next."""
     protocol = found.seen.protocol
     standing, short = approve.standing(session.project, found), number(protocol)
@@ -144,6 +144,8 @@ def _given(session: Session, found: Matter, said: str) -> None:
     notes = (f"still needed: {missing}",) if missing else ()
     done = found.state.status is Status.COMPLETED
     goes_on = None if notes or not (found.wait or done) else f"runner {'merge' if done else 'run'} {short}"
+    if decision is Decision.REJECT and notes:
+        goes_on = pending.after_rejection(found.demand.subject, short) or None
     steer.tell(session, Steered(protocol, said, Next.typed(goes_on), notes), decides=True)
 
 
@@ -191,9 +193,10 @@ def _bring(session: Session, named: tuple[str, ...], file: Path) -> None:
         raise UsageError(
             f"it cannot be read: {error.strerror}", str(file), "name the file with the signed statement"
         ) from error
-    protocol = _named(session, named)[0] if named else approval_file.parse(data, str(file)).statement.protocol
+    said = approval_file.parse(data, str(file)).statement
+    protocol = _named(session, named)[0] if named else said.protocol
     found, made = approve.bring(session.project, protocol, data, str(file))
-    _given(session, found, f"{found.demand.subject}: added in {made[:7]}")
+    _given(session, found, said.decision, f"{found.demand.subject}: added in {made[:7]}")
 
 
 # --- the statement, shown ---------------------------------------------------------------------------------------------

@@ -113,6 +113,9 @@ class Progress:
         if ended in describe.FAILED:
             self._failed(done.state.protocol, name, ended, happened)
         elif ended == WAITING:
+            if slug in self._held:  # its checks passed
+                before, earlier = self._held.pop(slug)
+                self._took(name, "finished", before + spent, "   ".join(filter(None, (earlier, said))))
             self._waits(done.state)
         elif ended:
             self._took(name, ended, spent, said, counted=not by_person or spent.seconds > 0)

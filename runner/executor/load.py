@@ -11,7 +11,9 @@ from runner.errors import (
     ConflictError,
     IntegrityError,
     InTheWayError,
+    MalformedFileError,
     RefusedError,
+    UnsupportedError,
     UsageError,
 )
 from runner.executor import answers, remedy
@@ -223,10 +225,27 @@ def read_plan(project: Project, seen: Snapshot) -> Plan:
         )
     files = (where, seen.files.words, project.config.checks)
     if project.plan is None or project.plan[0] != files:
-        plan = plans.with_default_checks(plans.parse(snapshot.words(project.git, seen), where), project.config.checks)
-        plans.refuse_unsupported(plan, where)
+        with _located(project, seen.protocol):
+            plan = plans.with_default_checks(
+                plans.parse(snapshot.words(project.git, seen), where), project.config.checks
+            )
+            plans.refuse_unsupported(plan, where)
         project.plan = files, plan
     return project.plan[1]
+
+
+@contextlib.contextmanager
+def _located(project: Project, protocol: str) -> Iterator[None]:
+    """Let errors of plan files name the file where a person finds it: in the branch's worktree, else as `git show` does."""
+    try:
+        yield
+    except (MalformedFileError, UnsupportedError) as error:
+        branch = project.branch(protocol)
+        trees = [tree.path for tree in worktree.on_branch(project.git, branch)]
+        if project.git.top in trees:
+            raise
+        where = f"{trees[0]}/{error.where}" if trees else f"{branch.removeprefix('refs/heads/')}:{error.where}"
+        raise type(error)(error.what, where, error.hint) from error
 
 
 def edit_of(project: Project, seen: Snapshot, plan: Plan) -> ev.PlanEdited | None:
@@ -317,7 +336,8 @@ def _refuse_malformed(project: Project, protocol: str, tip: str, words: dict[str
     }
     if not began and told.keys() <= {paths.CONTEXT}:
         return  # notes, while the plan is still asked about
-    plans.refuse_unsupported(plans.parse(told, folder), folder)
+    with _located(project, protocol):
+        plans.refuse_unsupported(plans.parse(told, folder), folder)
 
 
 def find_step(state: State, name: str) -> str:

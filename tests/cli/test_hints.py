@@ -1,0 +1,97 @@
+"""What a message says to type next is what helps, and what it names is where it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Box, command
+from tests.people import governed, person
+
+MINE = {"01-mine": "kind: human\n", "02-b": command("true")}
+
+
+def broken(box: Box) -> str:
+    """A protocol whose second step's file cannot be read, by a commit in its worktree."""
+    protocol = box.new({"01-a": command("true"), "02-b": command("true")})
+    tree = box.worktree(protocol)
+    file = tree / f".protocols/{protocol}/02-b.md"
+    file.write_text(file.read_text().replace("kind: command", "kind: comand"))
+    box.commit("broken", cwd=tree)
+    return protocol
+
+
+@pytest.mark.parametrize(
+    ("step", "what", "hint"),
+    [
+        ((), "nothing failed", "`runner answer 1 TEXT` resumes\n"),
+        (("--step", "mine"), "mine waits for anyone", "`runner answer 1 mine TEXT` continues it"),
+        (("--step", "b"), "b is pending", "`runner answer 1 TEXT` continues it"),
+    ],
+)
+def test_a_retry_while_a_person_s_step_waits_names_the_answer(
+    box: Box, step: tuple[str, ...], what: str, hint: str
+) -> None:
+    protocol = box.new(MINE)
+    box.runner("run", protocol, rc=3)
+    said = box.runner("retry", protocol, *step, rc=4).err
+    assert what in said and f"next: {hint}" in said
+
+
+def test_a_retry_of_nothing_offers_a_step_that_can_be_done_again(box: Box) -> None:
+    protocol = box.new({"01-a": command("true"), "02-mine": "kind: human\n"})
+    box.runner("run", protocol, rc=3)
+    assert "; `runner retry 1 --step a` does that step again" in box.runner("retry", protocol, rc=4).err
+    box.runner("retry", protocol, "--step", "a", rc=0)
+
+
+def test_a_rejection_of_a_result_names_undo_and_one_of_a_start_the_edit(tmp_path: Path) -> None:
+    alice, bob = person(tmp_path, "alice"), person(tmp_path, "bob")
+    box = governed(tmp_path / "repo", [alice, bob])
+    protocol = box.new(
+        {
+            "01-a": command("echo a > a.txt", "approval: {when: before}\n"),
+            "02-b": command("echo b > b.txt", "approval: after\n"),
+        }
+    )
+    box.runner("run", protocol, rc=3)
+    assert "next          runner edit 1 a\n" in box.runner("reject", protocol, "--yes", rc=0, env=alice.env).err
+    box.runner("approve", protocol, "--yes", rc=0, env=alice.env)
+    box.runner("run", protocol, rc=3)
+    assert "next          runner undo 1\n" in box.runner("reject", protocol, "--yes", rc=0, env=alice.env).err
+    assert "runner undo 1, or runner approve 1" in box.runner("status", protocol, env=alice.env).out
+    for one in ("run", "status"):
+        told = box.runner(one, protocol, env=bob.env)
+        assert "runner revoke 1, by alice@example.test, or runner undo 1" in told.out + told.err
+    box.runner("undo", protocol, rc=0)
+    assert box.state(protocol)["steps"]["b"]["attempt"] == 2
+
+
+def test_a_step_is_finished_before_its_result_waits(tmp_path: Path) -> None:
+    box = governed(tmp_path / "repo", [person(tmp_path, "alice")])
+    protocol = box.new({"01-a": command("echo a > a.txt", "approval: after\nqa: {policy: light, checks: ['true']}\n")})
+    told = box.runner("run", protocol, rc=3).err
+    assert 0 <= told.find("01-a  finished") < told.find("01-a  waits"), told
+
+
+def test_an_error_of_a_plan_file_names_it_in_the_worktree_of_its_branch(box: Box) -> None:
+    protocol = broken(box)
+    tree = box.worktree(protocol)
+    assert f"  at:   {tree}/.protocols/{protocol}/02-b.md:3\n" in box.runner("run", protocol, rc=2).err
+    assert f"  at:   .protocols/{protocol}/02-b.md:3\n" in box.runner("run", protocol, rc=2, cwd=tree).err
+
+
+def test_an_error_of_a_plan_file_of_a_branch_that_is_not_checked_out_names_it_as_git_show_does(box: Box) -> None:
+    protocol = broken(box)
+    box.git("worktree", "remove", "--force", str(box.worktree(protocol)))
+    said = box.runner("run", protocol, rc=2).err
+    assert f"  at:   {protocol}:.protocols/{protocol}/02-b.md:3\n" in said
+    assert "comand" in box.git("show", f"{protocol}:.protocols/{protocol}/02-b.md")
+
+
+def test_an_edit_that_cannot_be_read_is_named_where_it_was_made(box: Box) -> None:
+    protocol = box.new(MINE)
+    file = box.worktree(protocol) / f".protocols/{protocol}/02-b.md"
+    file.write_text("no front matter\n")
+    assert f"  at:   {file}" in box.runner("run", protocol, rc=2).err
