@@ -155,6 +155,7 @@ _SHOWN: Final[Mapping[str, Callable[[Json], str]]] = {
     "reviews": _reviews,
     "engine": str,
     "executor": str,
+    "environment": lambda value: f"with {value}",
 }
 _ORDER: Final = {key: number for number, key in enumerate(_SHOWN)}
 # Fields that are part of another one's text, and digests of what `show` and git have.

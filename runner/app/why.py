@@ -242,6 +242,7 @@ class _Look:
             "prose": record.prose(data),
             "attempt": attempt,
             "executor": last.fields.get("executor"),
+            "environment": last.fields.get("environment"),
             "agent": agent if kind == "agent" else None,
             "engine": last.fields.get("engine"),
             "transcript": said(chain, slug, attempt, lines, path),

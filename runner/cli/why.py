@@ -122,7 +122,8 @@ def _work(told: Told) -> Iterator[tuple[str, str, str]]:
     if told.get("actor"):
         who.append(f"started by {told['actor']}")
     if told.get("executor"):
-        who.append(f"on {told['executor']}")
+        environment = f" with {told['environment']}" if told.get("environment") else ""
+        who.append(f"on {told['executor']}{environment}")
     if who:
         yield "by", ", ".join(who), ""
     if told.get("step_file"):

@@ -13,7 +13,7 @@ import os
 import shutil
 import stat
 import tomllib
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,19 +69,30 @@ class ProjectEnvironment:
         base = self.top or work
         return [str(base / name / "bin") for name, at in self.folders.items() if (at / "pyvenv.cfg").is_file()]
 
-    def place(self, space: Workspace, taken: Container[str]) -> Place:
-        """Return what the sandbox shows of it, without what the commit has itself."""
+    @property
+    def name(self) -> str | None:
+        """What the record calls it; None where there is nothing of it."""
+        if self.home:
+            return f"made {self.home.parent.name[:12]}"
+        return f"found {', '.join(sorted(self.folders))}" if self.folders else None
+
+    def at(self, git: Git, commit: str) -> ProjectEnvironment:
+        """Return it without what a commit has itself."""
+        taken = {name for name in (*self.folders, *self.generated) if git.object(f"{commit}:{name}") is not None}
+        return replace(
+            self,
+            folders={name: at for name, at in self.folders.items() if name not in taken},
+            generated={name: data for name, data in self.generated.items() if name not in taken},
+        )
+
+    def place(self, space: Workspace) -> Place:
+        """Return what the sandbox shows of it."""
         shown = {HOME / one.name: one for one in _in(self.home) if one.is_dir() and not one.is_symlink()}
         for base in (self.top,) if self.top else (space.work, space.export):
             for name, at in self.folders.items():
-                if name not in taken:
-                    shown |= {base / name: at, **{base / name / file: space.empty for file in _secret(at)}}
+                shown |= {base / name: at, **{base / name / file: space.empty for file in _secret(at)}}
         there = {space.work: self.top, space.export: self.top} if self.top else {}
         return Place({**there, space.home: HOME, space.check_home: HOME}, shown)
-
-    def files(self, taken: Container[str]) -> dict[str, bytes]:
-        """Return the generated files, without what the commit has itself."""
-        return {name: data for name, data in self.generated.items() if name not in taken}
 
     def fill(self, home: Path) -> None:
         """Put the files of its HOME, which may be written there, into an empty HOME."""
@@ -90,10 +101,6 @@ class ProjectEnvironment:
                 os.symlink(os.readlink(one), home / one.name)
             elif one.is_file():
                 shutil.copy2(one, home / one.name)
-
-    def taken(self, git: Git, commit: str) -> set[str]:
-        """Return the names at which a commit has something itself."""
-        return {name for name in (*self.folders, *self.generated) if git.object(f"{commit}:{name}") is not None}
 
 
 def find(project: Project, space: Workspace) -> ProjectEnvironment:

@@ -177,6 +177,11 @@ class WorkspaceSession:
         permissions.refuse_isolation(project, sandbox.name)
         return cls(project, protocol, space, sandbox, environment if sandbox.name != "host" else None)
 
+    @property
+    def environment_name(self) -> str | None:
+        """What the record calls the environment of commands."""
+        return self.own.name if self.own else None
+
     def home(self, cwd: Path | None = None) -> Path:
         """Return the HOME of a step's commands, or of its checks where `cwd` is the export."""
         return self.space.check_home if self.own and cwd == self.space.export else self.space.home
@@ -236,12 +241,11 @@ class WorkspaceSession:
             beneath.ensure(self.space.root, self.space.home.name)
             self._empty(self.out())
             if self.own:
-                self.own = environments.with_made(self.own, made) if made else self.own
-                taken = self.own.taken(git, commit)
+                self.own = (environments.with_made(self.own, made) if made else self.own).at(git, commit)
                 self.space.empty.touch()
-                self.sandbox = self.sandbox.placed(self.own.place(self.space, taken))
+                self.sandbox = self.sandbox.placed(self.own.place(self.space))
                 self.own.fill(self.space.home)
-                workspace.put_ignored(git, self.space, self.own.files(taken))
+                workspace.put_ignored(git, self.space, self.own.generated)
         except OSError as error:
             raise workspace.unusable(self.space, error) from error
         if not config.setup or made:
@@ -293,7 +297,7 @@ class WorkspaceSession:
                     one.mkdir(parents=True)
                 self._empty(self.out(space.export))
                 workspace.export(git, space, base, project.env)
-                place = self.own.place(space, self.own.taken(git, base))
+                place = self.own.at(git, base).place(space)
                 self.sandbox = self.sandbox.placed(Place({**place.at, home: HOME}, place.shown))
                 env = {**self.base_environment(space.export), "HOME": str(home)}
                 self._set_up(config.setup, env, network=config.network, cwd=space.export)
@@ -345,15 +349,14 @@ class WorkspaceSession:
         )
 
     def export(self, commit: str) -> Path:
-        """Make the folder that checks run in: a clean export of the commit, and the files that the project's build generates."""
-        git, own = self.project.git, self.own
-        folder = workspace.export(git, self.space, commit, self.project.env)
+        """Make the folder that checks run in: a clean export of the prepared commit, and the files that its build generates."""
+        own, folder = self.own, workspace.export(self.project.git, self.space, commit, self.project.env)
         try:
             if own:
                 for one in (self.home(folder), self.out(folder)):
                     self._empty(one)
                 own.fill(self.home(folder))
-                for path, data in own.files(own.taken(git, commit)).items():
+                for path, data in own.generated.items():
                     beneath.write(folder, path, data)
         except OSError as error:
             raise workspace.unusable(self.space, error) from error

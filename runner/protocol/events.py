@@ -257,6 +257,7 @@ class StepFinished(Event):
     digest: str
     start: str  # the commit that the work started at
     executor: str
+    environment: str | None = None  # of commands in the sandbox: `found NAMES`, `made DIGEST`
     result: Json = None
     artifacts: list[ArtifactFields] = dataclasses.field(default_factory=list)
     output: str | None = None
@@ -275,6 +276,7 @@ class QaPassed(Event):
     tree: str
     evidence: list[CheckEvidence]
     executor: str | None = None
+    environment: str | None = None
     engine: str | None = None
     report: str | None = None  # digest of reports/SLUG.ATTEMPT.md
     transcript: str | None = None  # digest of runs/SLUG.ATTEMPT.qa.jsonl in the history
@@ -291,6 +293,7 @@ class QaFailed(Event):
     reason: str
     evidence: list[CheckEvidence]
     executor: str | None = None
+    environment: str | None = None
     engine: str | None = None
     report: str | None = None
     transcript: str | None = None
@@ -314,6 +317,7 @@ class StepFailed(Event):
     reason: str
     code: int | None = None
     executor: str | None = None
+    environment: str | None = None
     output: str | None = None
     tail: str | None = None
     kept: str | None = None

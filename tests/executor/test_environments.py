@@ -91,6 +91,12 @@ def test_where_the_environment_may_come_from(
     assert installed.git("show", f"{protocol}:seen.txt").strip() == ("yes" if is_used else "no")
 
 
+def test_the_record_and_show_name_the_environment(installed: Box) -> None:
+    protocol = ran(installed, "touch done.txt", "true")
+    assert installed.log(protocol).count('- environment: "found .venv"\n') == 2  # of the step, and of its check
+    assert "with found .venv" in installed.runner("show", protocol, "work", rc=0).out
+
+
 def test_the_environment_cannot_be_changed_by_a_step(installed: Box) -> None:
     spoil = "for f in .venv/lib/python*/site-packages; do touch $f/usercustomize.py; done"
     ran(installed, f"! ({spoil}) && touch done.txt", f"! ({spoil})")
@@ -182,11 +188,13 @@ def test_what_a_setup_makes_is_seen_by_steps_and_checks(made: Box) -> None:
 
 
 def test_it_is_made_once_for_all_protocols(made: Box) -> None:
+    """The record names it by what it was made of."""
     for _ in range(2):
         protocol = ran(made, "cat ~/times > times.txt", "grep -c x ~/times | grep -x 1")
         assert made.git("show", f"{protocol}:times.txt") == "x\n"
     (folder,) = made.home.glob(".local/state/protocol-runner/*/environments/*")
     assert (folder / "home/tools/needs").is_file()
+    assert f"with made {folder.name[:12]}" in made.runner("show", protocol, "work", rc=0).out
 
 
 def test_a_step_that_changes_what_the_setup_reads_makes_no_other_environment(made: Box) -> None:

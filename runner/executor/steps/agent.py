@@ -29,6 +29,7 @@ def carry_out(run: StepRun) -> Outcome:
     transcript = run.journal.transcript()
     ran = work.Ran(
         executor=run.workspace.sandbox.name,
+        environment=run.workspace.environment_name,
         engine=engine,
         transcript=digest(transcript),
         spent=spending.since(run.journal, round(env.monotonic() - started)),

@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What QA found. `executor`: where the checks ran; `outputs`: what each printed; `review`: where a model judged the work too."""
+    """What QA found. `executor`, `environment`: of the checks; `outputs`: what each printed; `review`: of a model that judged it."""
 
     verdict: CheckResult
     executor: str | None
+    environment: str | None = None
     outputs: tuple[bytes, ...] = ()
     review: Reviewed | None = None
 
@@ -78,6 +79,7 @@ def _outcome(run: StepRun, checked: Checked) -> Outcome:
         tree=run.view.tree,
         evidence=evidence,
         executor=checked.executor,
+        environment=checked.environment,
         engine=engine,
         report=report,
         transcript=transcript,
@@ -110,14 +112,14 @@ def check(run: StepRun) -> Checked:
             run.where,
             f'name `outputs:`, or `qa: {{policy: light, checks: ["make test"]}}`; `checks:` of {paths.CONFIG} is the default',
         )
-    executor, folder = None, None
+    executor, environment, folder = None, None, None
     env: dict[str, str] = {}
     if step.checks:
         run.workspace = session = WorkspaceSession.open(run.project, view.protocol)
         session.prepare(run.judged)
         folder = session.export(run.judged)
         env = session.environment(run, folder)
-        executor = session.sandbox.name
+        executor, environment = session.sandbox.name, session.environment_name
 
     outputs: list[bytes] = []
 
@@ -138,7 +140,7 @@ def check(run: StepRun) -> Checked:
         execute=execute,
         explain=explain,
     )
-    return Checked(verdict, executor, tuple(outputs))
+    return Checked(verdict, executor, environment, tuple(outputs))
 
 
 def _changed(run: StepRun) -> list[str]:

@@ -30,6 +30,7 @@ def _outcome(run: StepRun, line: str | tuple[str, ...], ended: CommandOutcome) -
     seconds = math.ceil(ended.seconds) if ended.seconds >= 0.5 else 0
     ran = work.Ran(
         executor=session.sandbox.name,
+        environment=session.environment_name,
         code=ended.code,
         output=ended.digest,
         tail=log.cut_tail(ended.tail) or None,

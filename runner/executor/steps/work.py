@@ -27,6 +27,7 @@ class Ran:
     """How an attempt ran, as its events record it. `code`: a command's exit code; `output`: the digest of all that it printed."""
 
     executor: str | None = None
+    environment: str | None = None
     engine: str | None = None
     code: int | None = None
     output: str | None = None
@@ -76,6 +77,7 @@ def finished(run: StepRun, work: Work, ran: Ran, result: Json = None, *, artifac
         digest=run.step.digest,
         start=run.view.tip,
         executor=ran.executor,
+        environment=ran.environment,
         result=result,
         artifacts=artifacts_in(run, work.tree, artifacts),
         output=ran.output,
@@ -133,6 +135,7 @@ def _failure(run: StepRun, reason: str, ran: Ran, kept: str | None) -> ev.StepFa
         reason=log.cut(reason),
         code=ran.code,
         executor=ran.executor,
+        environment=ran.environment,
         output=ran.output,
         tail=ran.tail,
         kept=kept,
