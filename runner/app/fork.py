@@ -100,7 +100,7 @@ def _begin(
     entries = record.events(git, origin, start)
     if left := unfinished(entries):
         raise RefusedError(
-            f"the work of {left} was not finished at {source}, and another protocol would not check it",
+            f"the work of {left} was not checked yet at {source}, and a fork would not check it",
             seen.where,
             _whole(
                 origin,

@@ -50,8 +50,8 @@ def propose(project: Project, protocol: str, wish: str = "", *, questions: bool 
     project.person()
     with load.at_work(project, protocol):
         seen = load.view(project, protocol)
-        refuse_ended(seen.state, "plan anew")
-        refuse_unplanned(seen.state, "plan anew")
+        refuse_ended(seen.state, "replan")
+        refuse_unplanned(seen.state, "replan")
         _refuse_unsaved(project, protocol)
         plan, _, state, _ = advance.consider(project, seen)
         assert plan is not None

@@ -78,7 +78,7 @@ def undo(project: Project, protocol: str, to: int | None = None) -> Steered:
     ]
     notes = [f"open again: {', '.join(again)}"] if again else []
     notes += [kept] if kept else []
-    return steered(project, done.state, done.commit, f"as it was at revision {target.state.revision}", notes)
+    return steered(project, done.state, done.commit, f"restored to revision {target.state.revision}", notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ def _take_out(project: Project, protocol: str, to: int | None) -> _Out | None:
     if new != base:
         notes.append("commits by people since are carried over")
     now = load.view(project, protocol)
-    said = steered(project, now.state, now.tip, f"as it was at revision {then.revision}", notes)
+    said = steered(project, now.state, now.tip, f"restored to revision {then.revision}", notes)
     return _Out(then.revision, said)
 
 

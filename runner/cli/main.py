@@ -31,7 +31,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "Run it": (
         ("step", "Advance a protocol by one transition, one commit.", "run:step_command"),
-        ("run", "Step until a person or something else is needed."),
+        ("run", "Run the steps until a person is needed."),
         ("watch", "Run protocols whenever they can advance."),
         ("fleet", "Run all protocols that can advance, several at a time."),
     ),

@@ -127,7 +127,7 @@ def job(function: F) -> F:
         is_flag=True,
         expose_value=False,
         callback=ci.option,
-        help="In a CI job: as --ephemeral, and publish; waiting is no failure; write job summary and outputs.",
+        help="In a CI job: as --ephemeral, and publish; waiting is not a failure; write job summary and outputs.",
     )(function)
 
 

@@ -33,7 +33,7 @@ YES, EDIT, DROP = "yes", "edit", "drop"
 def command(session: Session, protocol: str | None, wish: str, yes: bool, no_questions: bool) -> None:
     """Let a model plan the pending steps of PROTOCOL again, and show the changes that it proposes.
 
-    At a terminal you accept the proposal, edit it in your editor first, or drop it; without a terminal, --yes accepts it.
+    At a terminal you accept the proposal, edit it in your editor first, or discard it; without a terminal, --yes accepts it.
     The commit is yours.
     """
     project = session.project

@@ -19,7 +19,7 @@ from runner.store import lookup
 @options.work
 @click.pass_obj
 def command(session: Session, protocol: str | None, step: str | None, full: bool) -> None:
-    """Run the QA of STEP on its current work in PROTOCOL. If its last attempt failed, that is the work that was kept of it.
+    """Run the QA of STEP on its current work in PROTOCOL. After a failed attempt, that is the work that it left.
 
     Default: the step that waits for QA, else the one that failed, else the last that is done. Nothing is recorded. Exit 1: QA failed.
     """

@@ -19,13 +19,13 @@ from runner.store.project import Project
 @click.option(
     "--max-steps", default=100, show_default=True, type=click.IntRange(1), help="The maximum number of transitions."
 )
-@click.option("--no-adopt", is_flag=True, help="Refuse to run with uncommitted changes of plan files.")
+@click.option("--no-adopt", is_flag=True, help="Refuse to run with uncommitted changes to plan files.")
 @options.verbose
 @options.job
 @options.work
 @click.pass_obj
 def command(session: Session, protocol: str | None, max_steps: int, no_adopt: bool, verbose: bool) -> None:
-    """Step PROTOCOL until a person or something else is needed."""
+    """Run PROTOCOL, step by step, until it is done, fails, or needs a person."""
     project = session.project
     name = publishing.find(project, protocol)
     forge = request.available(project)
@@ -52,7 +52,7 @@ def command(session: Session, protocol: str | None, max_steps: int, no_adopt: bo
 @options.protocol
 @click.option("--step", "only", metavar="SLUG", help="Run this step, if it can run now.")
 @click.option("--dry-run", is_flag=True, help="Print what would happen, and do nothing.")
-@click.option("--no-adopt", is_flag=True, help="Refuse to run with uncommitted changes of plan files.")
+@click.option("--no-adopt", is_flag=True, help="Refuse to run with uncommitted changes to plan files.")
 @options.verbose
 @options.job
 @options.work

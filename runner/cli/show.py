@@ -70,7 +70,7 @@ def command(
     if of_output:
         if slug is None:
             steps = [name for name, _ in record.open_steps(row)]
-            raise UsageError("no step is named to show the output of", name, f"name one: {', '.join(steps)}")
+            raise UsageError("no step is named", name, f"name the step whose output to show: {', '.join(steps)}")
         output.show(session, row, slug, attempt, check, as_json=as_json, yes=yes)
     elif transcript:
         show_transcript(session, project, row, slug, attempt, as_json=as_json, yes=yes)
@@ -121,12 +121,9 @@ def show_transcript(
     if slug is None:
         asked = [name for name, step in record.open_steps(row) if step.get("kind") == "agent"]
         if len(asked) != 1:
-            hint = (
-                f"name one: {', '.join(asked)}"
-                if asked
-                else f"`{program()} show {protocol}` shows the steps: none asks a model"
-            )
-            raise UsageError("no step is named to show the transcript of", protocol, hint)
+            hint = f"name the step whose transcript to show: {', '.join(asked)}"
+            none = f"no step asks a model; `{program()} show {protocol}` shows them all"
+            raise UsageError("no step is named", protocol, hint if asked else none)
         slug = asked[0]
 
     def read() -> tuple[int, int, dict[str, Any]]:

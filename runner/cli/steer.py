@@ -33,7 +33,7 @@ reason_option = click.option("-m", "reason", metavar="TEXT", help="The reason, k
 def answer(session: Session, words: tuple[str, ...]) -> None:
     """Answer a question of PROTOCOL, or finish a step that a person does. The commit is yours.
 
-    ID is the wait (w12) or its step; leave it out if only one thing waits. TEXT `-` is read from stdin. If nobody knows
+    ID is the wait (w12) or its step; leave it out if only one thing waits. TEXT `-` is read from stdin. If it is unknown
     whether a call took effect, find out, and answer `happened` or `did-not`.
     """
     project = session.project

@@ -20,7 +20,7 @@ SIGNED = "each signed by a key that the policy lists"
 @click.command("verify")
 @options.protocols
 @click.option("--all", "everything", is_flag=True, help="Verify every protocol in this clone.")
-@click.option("--live", is_flag=True, help="Fetch first: new commits, and whose approvals count.")
+@click.option("--live", is_flag=True, help="Fetch new commits, policy and keys first.")
 @click.option(
     "--ci",
     "in_job",

@@ -40,7 +40,7 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
     default="60s",
     show_default=True,
     callback=_seconds,
-    help="How often to fetch, within a fifth (with publish: always).",
+    help="How often to fetch, give or take a fifth (with publish: always).",
 )
 @click.option(
     "--look-every",

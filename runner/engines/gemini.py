@@ -497,7 +497,7 @@ def refusal(
         return RateLimitError(f"Gemini takes no more requests for now (429){said}", where, hint, retry_after=wait)
     if code == 404:
         hint = "check the model's name, and GOOGLE_GEMINI_BASE_URL if it is set"
-        return RequestRefusedError(f"Gemini knows no model `{model}` (404){said}", where, hint)
+        return RequestRefusedError(f"Gemini has no model `{model}` (404){said}", where, hint)
     if code == 413:
         return ContextTooLongError(
             f"the conversation is longer than {model} takes (413){said}",
@@ -508,13 +508,11 @@ def refusal(
         return NetworkError(f"the request did not arrive in time (408){said}", where, "run the same command again")
     if code is not None and 500 <= code < 600:
         return OverloadedError(
-            f"Gemini has a problem of its own ({code}){said}", where, "run the same command again later"
+            f"Gemini reports a server error ({code}){said}", where, "run the same command again later"
         )
     if code is not None and 300 <= code < 400:
         hint = "set GOOGLE_GEMINI_BASE_URL to where the endpoint is"
-        return RequestRefusedError(
-            f"the endpoint wants to be asked elsewhere ({code}); the key is not sent there", where, hint
-        )
+        return RequestRefusedError(f"the endpoint redirects elsewhere ({code}); the key is not sent there", where, hint)
     if code is not None and 400 <= code < 500:
         hint = "check the model's name and what the step gives it"
         return RequestRefusedError(f"Gemini calls the request invalid ({code}){said}", where, hint)

@@ -181,7 +181,7 @@ def read(path: Path) -> list[Recording]:
         try:
             said = json.loads(line.decode("utf-8", "surrogatepass"))
         except ValueError as error:
-            raise MalformedFileError("the line is no JSON", where, "record it again with --record FILE") from error
+            raise MalformedFileError("the line is not JSON", where, "record it again with --record FILE") from error
         schema = said.get("schema") if isinstance(said, dict) else None
         if isinstance(schema, int) and schema > SCHEMA:
             raise UnsupportedError(f"the recording is of schema {schema}", where, "use a newer version of the runner")
@@ -194,7 +194,9 @@ def read(path: Path) -> list[Recording]:
                 response=_load_response(said["response"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-            raise MalformedFileError("the line is no recording", where, "record it again with --record FILE") from error
+            raise MalformedFileError(
+                "the line is not a recording", where, "record it again with --record FILE"
+            ) from error
         if digest_of(recording.request) != recording.digest:
             raise MalformedFileError("the recording was edited", where, "record it again with --record FILE")
         recordings.append(recording)
@@ -237,7 +239,7 @@ def _load_response(said: Json) -> Response:
 def _amount(said: Json) -> Decimal:
     found = Decimal(said)
     if not found.is_finite() or found < 0:
-        raise ValueError(f"{said} is no amount")
+        raise ValueError(f"{said} is not an amount")
     return found
 
 

@@ -156,9 +156,9 @@ class Failures:
             )
         if status in (404, 410):
             hint = "check the name, and that the token sees the repository"
-            return NotFoundError(f"{self.forge} has nothing there ({message})", where, hint)
+            return NotFoundError(f"{self.forge} has no such thing ({message})", where, hint)
         if status >= 500:
-            return ServerError(f"{self.forge} has a problem of its own ({message})", where, "run it again later")
+            return ServerError(f"{self.forge} reports a server error ({message})", where, "run it again later")
         return RequestRefusedError(f"{self.forge} refuses the request ({message})", where, "read the forge's message")
 
     def unanswered(self, error: Exception, where: str) -> NetworkError:
@@ -169,7 +169,7 @@ class Failures:
     def redirected(self, error: Exception, where: str) -> RequestRefusedError:
         """Return the error for a redirect, which is not followed."""
         hint = "correct the address of the remote, or `forge:`"
-        return RequestRefusedError(f"{self.forge} points elsewhere ({self.quoted(error)})", where, hint)
+        return RequestRefusedError(f"{self.forge} redirects elsewhere ({self.quoted(error)})", where, hint)
 
 
 def clock(at: float) -> str:

@@ -74,7 +74,7 @@ class Changes:
     def __init__(self, common: Path, clocks: Clocks, *, events: bool = True) -> None:
         """`events`: False looks at the files' times only."""
         self.common, self._clocks = common, clocks
-        self.polls: str | None = None if events else "as was asked for"  # why no events come, where none do
+        self.polls: str | None = None if events else "--poll"  # why no events come, where none do
         self._identity = _identity(common)
         self._woken = threading.Event()
         self._lock = threading.Lock()

@@ -70,7 +70,7 @@ def test_a_setup_that_is_not_published_is_not_called_missing(remote: Box) -> Non
         found = findings(remote)
         return next(f"{one['what']}: {one['command']}" for one in found if one["consequence"] == "the defaults apply")
 
-    assert note() == "nothing is set up: `runner init` writes them down"
+    assert note() == "nothing is set up: `runner init` writes the files"
     remote.runner("init", "--yes", rc=0)
     assert note() == "the files that `runner init` wrote are in no commit: `runner init --commit` commits them"
     remote.git("checkout", "-q", "-b", "setup")

@@ -99,7 +99,7 @@ def test_nothing_printed_is_said(box: Box) -> None:
         (["say", "--output", "--check", "2"], "its QA ran 1 check"),
         (["say", "--output", "--attempt", "2"], "it is at attempt 1"),
         (["later", "--output"], "attempt 1 of later ran no command"),
-        (["--output"], "name one: say, later"),
+        (["--output"], "name the step whose output to show: say, later"),
         (["say", "--check", "1"], "--check goes with --output"),
         (["say", "--output", "--transcript"], "one at a time"),
     ],

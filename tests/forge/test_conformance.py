@@ -122,7 +122,7 @@ def test_the_head_follows_the_branch_and_outlives_it(ground: Ground) -> None:
 
 
 def test_a_request_that_is_not_there_is_not_found(ground: Ground) -> None:
-    with pytest.raises(NotFoundError, match="nothing there"):
+    with pytest.raises(NotFoundError, match="no such thing"):
         ground.forge().request(99)
 
 
@@ -371,7 +371,7 @@ def test_a_problem_of_the_forges_own_passes_or_is_told(ground: Ground) -> None:
     assert ground.forge().me() == ground.identity("runner")
     assert ground.hours.slept == [1.0, 2.0]
     ground.server.faults.append(Fault("", 503, times=ATTEMPTS))
-    with pytest.raises(ServerError, match="problem of its own"):
+    with pytest.raises(ServerError, match="reports a server error"):
         ground.forge().me()
 
 

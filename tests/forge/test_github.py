@@ -185,7 +185,7 @@ def test_the_shop_is_found_after_it_moved(github: GitHubGround) -> None:
 
 def test_a_redirect_to_another_host_is_refused_and_the_token_stays(github: GitHubGround) -> None:
     github.server.faults.append(Fault("", 301, {"Location": "http://127.0.0.1:9/elsewhere"}))
-    with pytest.raises(RequestRefusedError, match="points elsewhere") as told:
+    with pytest.raises(RequestRefusedError, match="redirects elsewhere") as told:
         github.forge().me()
     assert TOKEN not in str(told.value)
 

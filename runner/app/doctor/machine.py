@@ -184,7 +184,7 @@ def _setup(project: Project) -> tuple[str, str]:
         return f"the setup is committed here, and not on {trusts.branch}", f"merge it into {trusts.branch}{then}"
     if project.dirs.setup.exists():
         return "the files that `runner init` wrote are in no commit", "`runner init --commit` commits them"
-    return "nothing is set up", "`runner init` writes them down"
+    return "nothing is set up", "`runner init` writes the files"
 
 
 def shared_numbers(chosen: Selection) -> Iterator[Finding]:
