@@ -99,7 +99,9 @@ def planned(project: Project, title: str, *, base: str | None = None, questions:
     if not request:
         raise UsageError("TITLE is empty", "the command line", "describe the task")
     project.person()  # an unknown identity is reported before a model is paid
+    planning.need_model(project, _headline(request))
     branch, start = protocol_worktree.base_of(project, base)
+    _tell_left_out(project, base)
     checks.tell_failing(project, branch, start)
     task = planning.task_of_new(project, request, start)
     with planning.written(project, task, planning.check_new, questions=questions, waits=True) as made_plan:
@@ -150,6 +152,7 @@ def create(
     transcript = by.transcript if by else None
     base = base or plan.header.base
     if by is None:
+        _tell_left_out(project, base)
         checks.tell_failing(project, *protocol_worktree.base_of(project, base))
     return make(project, Genesis(plan.header.title, [planned], files, title.strip(), base, transcript))
 
@@ -315,6 +318,19 @@ def heed_open_questions(project: Project) -> None:
     with contextlib.suppress(OSError):
         known.parent.mkdir(exist_ok=True)
         write_atomically(known, text.encode())
+
+
+def _tell_left_out(project: Project, base: str | None) -> None:
+    """Print that the base's branch here has commits that the remote's has not, which work starts from where no base is named."""
+    name, start = protocol_worktree.base_of(project, base)
+    here, remote = project.git.resolve(f"refs/heads/{name}"), project.trusted.remote
+    if base or here is None or remote is None or project.git.is_ancestor(here, start):
+        return
+    count = int(project.git.run("rev-list", "--count", here, f"^{start}"))
+    project.env.say(
+        f"it starts from {remote}/{name}, without {count} commit{'s' if count > 1 else ''} of your {name}: "
+        f"`git push {remote} {name}` first, or `--base {name}`, takes {'them' if count > 1 else 'it'} along"
+    )
 
 
 def _warn_of_untrusted_rules(project: Project, start: str) -> None:

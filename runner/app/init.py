@@ -7,6 +7,7 @@ force once the trusted branch holds them.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field
@@ -479,6 +480,15 @@ def commit(git: Git, dirs: StateDir, env: Environment, files: list[File], author
     for there in worktree.on_branch(git, branch):
         worktree.settle(git, there, nothing, new, env)
     return Committed(new, tuple(changes), frozenset(edited))
+
+
+def hooks(git: Git) -> list[str]:
+    """Return the hooks that `git commit` would have run here: no call of the runner's runs what a repository's settings name."""
+    top = _top(git)
+    named = git.setting("core.hookspath")
+    folder = top / Path(named).expanduser() if named else git.common_dir / "hooks"
+    there = [folder / name for name in ("pre-commit", "prepare-commit-msg", "commit-msg", "post-commit")]
+    return [os.path.relpath(path, top) for path in there if path.is_file() and os.access(path, os.X_OK)]
 
 
 def _top(git: Git) -> Path:

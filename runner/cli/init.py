@@ -15,7 +15,9 @@ from runner.app.init import File, Look
 from runner.cli import options
 from runner.cli.session import Session
 from runner.cli.streams import program
+from runner.engines import EngineError
 from runner.errors import RunnerError
+from runner.executor import planning
 from runner.forge.registry import FORGES
 from runner.git import Git
 from runner.lines import lines_of
@@ -29,7 +31,9 @@ from runner.values import dataclass
 @click.command("init")
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
 @click.option(
-    "--commit", is_flag=True, help="Commit exactly these files, with your edits of them. The commit is yours."
+    "--commit",
+    is_flag=True,
+    help="Commit exactly these files, with your edits of them. The commit is yours; hooks do not run.",
 )
 @click.option("--yes", is_flag=True, help="Answer yes to every question.")
 @click.option("--init-if-needed", is_flag=True, help="Create a git repository first, if there is none.")
@@ -89,6 +93,10 @@ def command(session: Session, /, **given: Any) -> None:
             session.note(f"committed {len(made.paths)} files as {made.commit[:7]}{':' if shown else ''}")
             for path in shown:
                 session.note(f"  {path}{', with your edits' if path in made.edited else ''}")
+            if left_out := init.hooks(git):
+                session.note(f"{', '.join(left_out)} did not run: the runner runs no hook of a repository")
+                if git.resolve(f"{made.commit}^"):
+                    session.note("  to run it: git reset --soft HEAD~1 && git commit -C ORIG_HEAD")
         elif author is not None:
             session.note("there is nothing to commit")
         if made is not None or (author is None and written):
@@ -235,9 +243,25 @@ def _next(session: Session, git: Git, base: str, *, committed: bool) -> None:
     remote, branch = trusted.remote_name(git), git.symbolic_ref("HEAD", git.git_dir) or "HEAD"
     steps = [] if committed else [f"{program()} init --commit"]
     steps += [f"git push {remote} {branch.removeprefix('refs/heads/')}"] if remote else []
+    lacks = _lacks_model(session, git) if committed else ""
+    if lacks:
+        session.note(f"no model can write plans yet: {lacks}")
     if steps:
         session.note(f"the files take effect once they are on {base}{f' of {remote}' if remote else ''}")
-    session.note(f"  next          {', then '.join(steps) or f'{program()} new'}")
+    steps += [f"{program()} new {'--manual ' if lacks else ''}TITLE"] if not steps else []
+    session.note(f"  next          {', then '.join(steps)}")
+
+
+def _lacks_model(session: Session, git: Git) -> str:
+    """Return what is missing before a model can write a plan; empty where nothing is, or the configuration cannot be read yet."""
+    try:
+        with Project.open(git.top or git.cwd, session.environment(), session.options) as project:
+            planning.need_model(project)
+    except EngineError as error:
+        return error.hint
+    except RunnerError:
+        return ""
+    return ""
 
 
 def _proposed(session: Session, cwd: Path, asked: init.Questions, yes: bool) -> dict[str, bytes]:

@@ -11,10 +11,11 @@ import contextlib
 import dataclasses
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from runner import resources
-from runner.engines import EngineError, Json, Request, Turn, UserTurn
+from runner.engines import EngineError, Json, KeyMissingError, Request, Turn, UserTurn, registry
 from runner.errors import MalformedFileError, RefusedError, UnsupportedError, WaitingError
 from runner.executor import asking, prompting, spending
 from runner.executor.journal import Journal
@@ -313,6 +314,20 @@ def _creator(project: Project, seen: Snapshot) -> Ident:
             found = _AUTHOR.fullmatch(one.commit.author.decode("utf-8", "replace"))
             return dataclasses.replace(now, name=found[1], email=found[2]) if found else now
     return now
+
+
+def need_model(project: Project, title: str = "TITLE") -> None:
+    """Check that a model can be asked for a new plan; no request is made. `title`: the plan's, to be typed without a model.
+
+    Raises:
+        KeyMissingError: none can. UsageError: the name of the one that is configured is unknown.
+    """
+    try:
+        for name in asking.engine_names(project, None, None, None, "plan"):
+            registry.open_engine(name, project.env.environ, project.git.top or project.git.cwd).close()
+    except KeyMissingError as error:
+        by_hand = f"`runner new --manual {shlex.quote(title)}` makes a plan for you to write"
+        raise KeyMissingError(error.what, error.where, f"{error.hint}; without a model, {by_hand}") from error
 
 
 def _resume(project: Project, seen: Snapshot) -> Written | Asking:
