@@ -71,6 +71,8 @@ def opened(project: Project, protocol: str, wanted: Wanted) -> Iterator[Opened]:
             env["RUNNER_ATTEMPT"] = str(attempt)
         if wanted.term:
             env["TERM"] = wanted.term
+        if not wanted.argv:  # inside, the folder has the path of the person's own checkout
+            env["PS1"] = f"({protocol}{f' {wanted.slug}' if wanted.slug else ''}) $ "
         argv = wanted.argv or (_shell(session),)
         yield Opened(session.sandbox, session.command(argv, env, timeout=None, cwd=folder), said, line)
 

@@ -135,7 +135,7 @@ class Bubblewrap:
         """
         if not Path(_SETSID).exists():
             raise SandboxError("a shell in the sandbox needs setsid(1)", where=_SETSID, hint="install util-linux")
-        argv = (_SETSID, "--ctty", "--", "/usr/bin/env", "--", *command.argv)
+        argv = (_SETSID, "-c", "--", "/usr/bin/env", "--", *command.argv)
         return terminal.attach(self._spawn, dataclasses.replace(command, argv=argv))
 
     def check(self) -> str | None:

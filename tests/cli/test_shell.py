@@ -254,7 +254,8 @@ def test_a_shell_at_a_terminal_has_job_control_and_its_exit_code_is_passed_on(
     with Terminal(box, failed, "a", "--executor", executor) as at:
         at.see("discarded at the end")
         at.type("cat a.txt; stty size; echo $TERM\n")
-        assert "can't access tty" not in at.see("of the step\r\n33 77\r\nxterm\r\n")
+        seen = at.see("of the step\r\n33 77\r\nxterm\r\n")
+        assert f"({failed} a) $ " in seen and "can't access tty" not in seen
         at.type("sh -c 'echo go; exec sleep 100'\n")
         at.see("go\r\n")
         at.type("\x03")
