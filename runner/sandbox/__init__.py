@@ -15,6 +15,7 @@ from runner.sandbox.bubblewrap import HOME, Bubblewrap, is_system, remedy, toolc
 from runner.sandbox.host import Host
 from runner.sandbox.process import (
     Command,
+    Limits,
     Outcome,
     Place,
     Sandbox,
@@ -32,6 +33,7 @@ __all__ = [
     "Bubblewrap",
     "Command",
     "Host",
+    "Limits",
     "Outcome",
     "Place",
     "Sandbox",

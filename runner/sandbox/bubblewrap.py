@@ -9,8 +9,9 @@ of the kernel's keyrings, no user namespace of its own (unless asked for), and n
 
 A fork bomb is bounded by RLIMIT_NPROC, which the kernel counts per user namespace from Linux 5.14 on (before: all
 processes of the user's). The kernel exempts root from it: where the runner is root, the pids limit of the container or
-service around it is what bounds one. Memory and disk are not bounded. With `network`, the network is the machine's own,
-with its loopback services and abstract unix sockets.
+service around it is what bounds one. `Limits` bound a process's memory, its time on the processors, its files and /tmp; what all
+processes of a command use together is not bounded. With `network`, the network is the machine's own, with its loopback services
+and abstract unix sockets.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
-import resource
 import select
 import shutil
 import signal
@@ -40,12 +40,14 @@ from runner.sandbox import terminal
 from runner.sandbox.process import (
     Command,
     Group,
+    Limits,
     Outcome,
     PipeSession,
     Place,
     SandboxError,
     Session,
     descendants,
+    limited_by,
     processes,
     program,
     run,
@@ -109,7 +111,14 @@ class Bubblewrap:
 
     def __init__(self, toolchains: tuple[Path, ...] = (), *, user_namespaces: bool = False) -> None:
         self.toolchains, self.user_namespaces, self.place = toolchains, user_namespaces, Place()
+        self.limits = Limits()
         self.name = "sandbox+user-namespaces" if user_namespaces else "sandbox"
+
+    def limited(self, limits: Limits) -> Bubblewrap:
+        """Return this sandbox, whose commands may use no more than `limits`."""
+        found = copy(self)
+        found.limits = limits
+        return found
 
     def placed(self, place: Place) -> Bubblewrap:
         """Return this sandbox, which shows what `place` says."""
@@ -153,7 +162,7 @@ class Bubblewrap:
         return why or None
 
     def _spawn(self, command: Command, stdin: int, stdout: int, stderr: int) -> Group:
-        bwrap, argv = shutil.which("bwrap"), program(command)
+        bwrap, argv, limits = shutil.which("bwrap"), program(command), self._limits()
         if bwrap is None:
             raise SandboxError("bubblewrap (bwrap) is not installed", where="PATH", hint="install bubblewrap")
         # By descriptor: an argument can be read by every user of the machine, and environment variables are secrets.
@@ -165,7 +174,7 @@ class Bubblewrap:
                 file.write(b"".join(os.fsencode(option) + b"\0" for option in self._options(command, copied)))
             os.lseek(options, 0, os.SEEK_SET)
             process = subprocess.Popen(
-                (bwrap, "--args", str(options), "--json-status-fd", str(status), "--", *_limits(), *argv),
+                (bwrap, "--args", str(options), "--json-status-fd", str(status), "--", *limits, *argv),
                 stdin=stdin,
                 stdout=stdout,
                 stderr=stderr,
@@ -193,6 +202,10 @@ class Bubblewrap:
             for handle in (options, status, *copied):
                 os.close(handle)
         return _BubblewrapGroup(process, report)
+
+    def _limits(self) -> tuple[str, ...]:
+        limits = dataclasses.replace(self.limits, processes=self.limits.processes or MOST_PROCESSES)
+        return limited_by([*limits.options(), "--core=0:0"], asked=self.limits != Limits())
 
     def _options(self, command: Command, copied: list[int]) -> Iterator[str]:
         """Yield bwrap's options; `copied` gets the files that they name by descriptor, for the caller to close."""
@@ -222,7 +235,7 @@ class Bubblewrap:
         yield from ("--proc", "/proc", "--dev", "/dev")
         yield from _of_proc()
         for folder in ("/tmp", "/run", "/var/tmp", str(HOME)):
-            yield from ("--tmpfs", folder)
+            yield from (*(("--size", str(self.limits.disk)) if self.limits.disk else ()), "--tmpfs", folder)
         yield from self._binds(command)
         for link, target in command.links:
             if not any(self.place.inside(path).is_relative_to(link) for path in (*command.writable, *command.readable)):
@@ -467,15 +480,6 @@ def _refuse_detour(path: Path, writable: tuple[Path, ...]) -> None:
             raise SandboxError(
                 f"a folder to bind leads out of {folder}", where=str(path), hint="remove the link; it was not bound"
             )
-
-
-def _limits() -> tuple[str, ...]:
-    """Return the prefix that bounds the processes of a command; none where util-linux is not installed."""
-    if not Path("/usr/bin/prlimit").exists():
-        return ()
-    hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
-    most = MOST_PROCESSES if hard == resource.RLIM_INFINITY else min(hard, MOST_PROCESSES)
-    return ("/usr/bin/prlimit", f"--nproc={most}:{most}", "--core=0:0", "--")
 
 
 def _last_line(said: bytes) -> str:

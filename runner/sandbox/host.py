@@ -25,12 +25,14 @@ from runner.sandbox import terminal
 from runner.sandbox.process import (
     Command,
     Group,
+    Limits,
     Outcome,
     PipeSession,
     Place,
     SandboxError,
     Session,
     descendants,
+    limited_by,
     process_of,
     processes,
     program,
@@ -49,22 +51,33 @@ class Host:
     name = "host"
     place = Place()
 
+    def __init__(self, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
+
+    def limited(self, limits: Limits) -> Host:
+        """Return a host whose commands may use no more than `limits`: but for processes, which are all of this user's here."""
+        return Host(dataclasses.replace(limits, processes=None))
+
     def placed(self, place: Place) -> Host:
         """Return this: on the host everything is where it is."""
         return self
 
     def run(self, command: Command, on_output: Callable[[bytes], None] | None = None) -> Outcome:
         """Run `command` to its end; see `Sandbox.run`."""
-        return run(_spawn, command, on_output)
+        return run(self._spawn, command, on_output)
 
     def open(self, command: Command) -> Session:
         """Start `command` and leave its pipes to the caller; see `Sandbox.open`."""
-        return PipeSession(_spawn, command)
+        return PipeSession(self._spawn, command)
 
     def attach(self, command: Command) -> Outcome:
         """Run `command` at a terminal of its own; see `Sandbox.attach`."""
         argv = (sys.executable, "-I", "-S", "-c", terminal.TAKE, "/usr/bin/env", "--", *command.argv)
-        return terminal.attach(_spawn, dataclasses.replace(command, argv=argv))
+        return terminal.attach(self._spawn, dataclasses.replace(command, argv=argv))
+
+    def _spawn(self, command: Command, stdin: int, stdout: int, stderr: int) -> Group:
+        prefix = limited_by(self._limits.options(), asked=True)
+        return _spawn((*prefix, *program(command)), command, (stdin, stdout, stderr))
 
     def check(self) -> str | None:
         """Return None: a machine that runs the runner runs commands."""
@@ -122,8 +135,7 @@ class _HostGroup(Group):
                 _adopt(False)
 
 
-def _spawn(command: Command, stdin: int, stdout: int, stderr: int) -> Group:
-    argv = program(command)
+def _spawn(argv: tuple[str, ...], command: Command, stdio: tuple[int, int, int]) -> Group:
     with _live_lock:
         if not _live:
             _adopt(True)
@@ -132,9 +144,9 @@ def _spawn(command: Command, stdin: int, stdout: int, stderr: int) -> Group:
         try:
             process = subprocess.Popen(
                 argv,
-                stdin=stdin,
-                stdout=stdout,
-                stderr=stderr,
+                stdin=stdio[0],
+                stdout=stdio[1],
+                stderr=stdio[2],
                 cwd=command.cwd,
                 env=dict(command.env),
                 start_new_session=True,

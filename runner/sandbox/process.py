@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import resource
 import selectors
 import shutil
 import signal
@@ -27,6 +28,8 @@ from runner import signals
 from runner.errors import UsageError
 from runner.values import dataclass
 
+PRLIMIT = "/usr/bin/prlimit"
+CPU_GRACE = 5  # seconds between SIGXCPU and SIGKILL
 # How shells, env and make name a program that they could not start: "sh: 1: foo: not found", "env: 'foo': No such …".
 _NOT_STARTED = re.compile(
     rb"([\w.+@/-]+)['\"\xe2\x80\x99]*: (?:command not found|not found|No such file or directory|Permission denied)"
@@ -103,6 +106,51 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """The most that each process of a command may use; None: as much as it wants.
+
+    `memory`: bytes of its own data (RLIMIT_DATA); `cpu`: seconds on processors; `processes`: of the user in this sandbox; `disk`:
+    bytes of a file, and of each folder of the sandbox that lies in memory.
+    """
+
+    memory: int | None = None
+    cpu: int | None = None
+    processes: int | None = None
+    disk: int | None = None
+
+    def options(self) -> list[str]:
+        """Return the options of prlimit(1) that set them, as far as the runner itself may."""
+        bounds = (
+            ("data", resource.RLIMIT_DATA, self.memory, 0),
+            ("cpu", resource.RLIMIT_CPU, self.cpu, CPU_GRACE),
+            ("nproc", resource.RLIMIT_NPROC, self.processes, 0),
+            ("fsize", resource.RLIMIT_FSIZE, self.disk, 0),
+        )
+        found = []
+        for name, kind, most, more in bounds:
+            if most is not None:
+                hard = resource.getrlimit(kind)[1]
+                soft, end = (one if hard == resource.RLIM_INFINITY else min(one, hard) for one in (most, most + more))
+                found.append(f"--{name}={soft}:{end}")
+        return found
+
+
+def limited_by(options: list[str], *, asked: bool) -> tuple[str, ...]:
+    """Return the prefix that sets limits; none where prlimit is not installed, and nobody asked for them.
+
+    Raises:
+        SandboxError: it is not, and somebody did.
+    """
+    if not options:
+        return ()
+    if Path(PRLIMIT).exists():
+        return (PRLIMIT, *options, "--")
+    if asked:
+        raise SandboxError("`resources` needs prlimit(1)", where=PRLIMIT, hint="install util-linux, or remove the key")
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How a command ended, and what it said."""
 
@@ -145,6 +193,10 @@ class Sandbox(Protocol):
     @property
     def place(self) -> Place:
         """What it shows elsewhere."""
+        ...
+
+    def limited(self, limits: Limits) -> Sandbox:
+        """Return this sandbox, whose commands may use no more than `limits`."""
         ...
 
     def placed(self, place: Place) -> Sandbox:
