@@ -62,7 +62,7 @@ def opened(project: Project, protocol: str, wanted: Wanted) -> Iterator[Opened]:
     run = _run(project, seen, wanted) if wanted.slug else None
     commit, attempt, said = _start(run, wanted) if run else (seen.tip, 0, f"{protocol} at {seen.tip[:7]}")
     with _space(project, protocol) as space:
-        session = WorkspaceSession.open(project, protocol, space)
+        session = WorkspaceSession.open(project, protocol, run.step.header.resources if run else None, space)
         session.prepare(commit)
         line = run.step.checks[wanted.check - 1] if run and wanted.check else ""
         folder = session.export(commit) if line else space.work

@@ -6,9 +6,11 @@ import contextlib
 import dataclasses
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Container, Mapping
 from pathlib import Path
+from typing import Any
 
 from runner import beneath, signals
 from runner.errors import RefusedError, RunnerError, StepFailedError, UsageError
@@ -17,9 +19,11 @@ from runner.executor.environments import ProjectEnvironment
 from runner.executor.step_run import Redactor, StepRun
 from runner.lines import LAST, WIDTH, lines_of, lines_of_output
 from runner.protocol import references
+from runner.protocol.plans import Resources, bytes_of, seconds_of
 from runner.sandbox import (
     HOME,
     Command,
+    Limits,
     Outcome,
     Place,
     Sandbox,
@@ -46,6 +50,12 @@ COLLECTING = 30.0  # seconds, the least that git has to store what a step left
 _WITHOUT = "`runner undo` takes the retry back; then run `runner retry` without --keep"
 _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 _CACHE = ".cache"  # what of HOME is kept between steps
+# Exit codes of a command that a signal ended. What a program does where it gets no memory is its own; it says so in its output.
+_RAN_OUT = {
+    128 + signal.SIGXCPU: "a process used up its time on the processors (`resources: {cpu: …}`)",
+    128 + signal.SIGXFSZ: "a file became larger than it may (`resources: {disk: …}`)",
+    128 + signal.SIGKILL: "it was killed; the machine, or the container around it, may have run out of memory",
+}
 _KEPT = "runner.executor"  # in the person's own git configuration: their answer where there is no sandbox
 
 
@@ -132,6 +142,17 @@ def _is_own(folder: str) -> bool:
     return bool(folder) and os.path.realpath(folder) == own and (is_venv or not is_system(Path(own)))
 
 
+def _limits(*given: Resources | None) -> Limits:
+    """Return the lowest of each limit that is given."""
+
+    def lowest(name: str, read: Callable[[Any], int]) -> int | None:
+        return min((read(most) for one in given if (most := getattr(one, name, None)) is not None), default=None)
+
+    return Limits(
+        lowest("memory", bytes_of), lowest("cpu", seconds_of), lowest("processes", int), lowest("disk", bytes_of)
+    )
+
+
 def end_left(project: Project, protocol: str) -> None:
     """End the processes that a killed runner's commands left: they would work in the workspace beside the next ones.
 
@@ -159,8 +180,12 @@ class WorkspaceSession:
     own: ProjectEnvironment | None  # None on the host, which has all of it where it is
 
     @classmethod
-    def open(cls, project: Project, protocol: str, space: Workspace | None = None) -> WorkspaceSession:
+    def open(
+        cls, project: Project, protocol: str, resources: Resources | None = None, space: Workspace | None = None
+    ) -> WorkspaceSession:
         """Choose the sandbox and find the workspace: the protocol's, if `space` is no other one.
+
+        `resources`: the step's own, which lower what config.yaml says.
 
         Raises:
             SandboxUnavailableError: there is no working sandbox here.
@@ -173,7 +198,7 @@ class WorkspaceSession:
             programs = [str(at / "bin") for at in environment.folders.values()]
             path = os.pathsep.join((*programs, step_path(environ.get("PATH", ""))))
             found = toolchains(path, Path(environ.get("HOME", "/nonexistent")))
-        sandbox = _choose(project, found)
+        sandbox = _choose(project, found).limited(_limits(project.config.resources, resources))
         permissions.refuse_isolation(project, sandbox.name)
         return cls(project, protocol, space, sandbox, environment if sandbox.name != "host" else None)
 
@@ -493,7 +518,9 @@ class WorkspaceSession:
         return dataclasses.replace(outcome, tail=run.redactor.data(outcome.tail)), kept.data()
 
     def explain(self, run: str | tuple[str, ...], outcome: Outcome) -> str | None:
-        """Return why a command was not found inside although it is there outside, or None."""
+        """Return which resource ran out, by the exit code, or why a command was not found inside although it is there outside."""
+        if not outcome.timed_out and (why := _RAN_OUT.get(outcome.code)) is not None:
+            return f"exit {outcome.code}, `{run if isinstance(run, str) else ' '.join(run)}`: {why}"
         argv, path = ("sh", "-c", run) if isinstance(run, str) else tuple(run), self.project.env.environ.get("PATH", "")
         if (why := explain(outcome, argv, step_path(path))) is not None:
             return why
@@ -534,7 +561,7 @@ def start(run: StepRun) -> WorkspaceSession:
     Raises:
         RunnerError: it cannot be made ready; nothing is recorded.
     """
-    run.workspace = WorkspaceSession.open(run.project, run.view.protocol)
+    run.workspace = WorkspaceSession.open(run.project, run.view.protocol, run.step.header.resources)
     run.workspace.prepare(_start_of(run), clean=permissions.is_approved(run))
     run.project.env.hear_output(run.label, b"")  # the setup may have been shown
     return run.workspace

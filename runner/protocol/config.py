@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from runner.errors import MalformedFileError
 from runner.protocol import ids, strict_yaml
 from runner.protocol.ids import branch_of, protocol_of_branch
-from runner.protocol.plans import Branch, Duration, Paths, Texts, branch_name
+from runner.protocol.plans import Branch, Duration, Paths, Resources, Texts, branch_name
 from runner.protocol.strict_yaml import Bool, FileModel, Line, Script, Text, one_or_many, problem
 
 _MODULE = r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*"
@@ -166,6 +166,9 @@ class Config(FileModel):
     executor: Literal["sandbox", "container", "host"] = Field(default="sandbox", description="Where commands run.")
     workspace: WorkspaceKey = Field(
         default=WorkspaceKey.model_construct(), description="How the runner's own checkout is made ready."
+    )
+    resources: Resources = Field(
+        default=Resources.model_construct(), description="The most that a process of a command or check may use."
     )
     worktrees: Worktrees = Field(default=Worktrees.model_construct(), description="Where people's worktrees are made.")
     lease: Lease = Field(

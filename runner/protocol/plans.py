@@ -73,6 +73,28 @@ def seconds_of(text: str) -> int:
     return total
 
 
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+AMOUNT = re.compile(r"([1-9][0-9]{0,5})([KMG])")
+
+
+def bytes_of(amount: str) -> int:
+    """Return how many bytes an amount of memory or disk such as `512M` or `4G` is, in powers of 1024.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    match = AMOUNT.fullmatch(amount)
+    if not match:
+        raise ValueError(f"{amount!r} is not an amount")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def _bytes(text: str) -> str:
+    if not AMOUNT.fullmatch(text):
+        raise problem("should be an amount of bytes", "write it as 512M or 4G")
+    return text
+
+
 def _duration(text: str) -> str:
     try:
         seconds_of(text)
@@ -135,6 +157,7 @@ def input_names(inputs: dict[str, Value]) -> dict[str, Value]:
 
 
 Duration = Annotated[Text, AfterValidator(_duration), WithJsonSchema({"type": "string", "pattern": "^([0-9]+[hms])+$"})]
+Bytes = Annotated[Text, AfterValidator(_bytes), WithJsonSchema({"type": "string", "pattern": f"^{AMOUNT.pattern}$"})]
 RelativePath = Annotated[Text, AfterValidator(_relative), WithJsonSchema({"type": "string", "minLength": 1})]
 StepReference = Annotated[
     Text,
@@ -161,6 +184,15 @@ Needs = Annotated[
     BeforeValidator(one_or_many, json_schema_input_type=StepReference | tuple[StepReference, ...]),
 ]
 Inputs = Annotated[dict[Text, Value], AfterValidator(input_names)]
+
+
+class Resources(FileModel):
+    """The most that each process of a command may use. `cpu`: time on processors; `disk`: the size of a file, and of each `/tmp`."""
+
+    memory: Bytes | None = None
+    cpu: Duration | None = None
+    processes: Annotated[Count, Field(ge=1)] | None = None
+    disk: Bytes | None = None
 
 
 class Budget(FileModel):
@@ -277,6 +309,10 @@ class StepHeader(FileModel):
     )
     timeout: Duration | None = Field(default=None, description="The time limit, such as 90s, 20m or 1h30m.")
     budget: Budget | None = Field(default=None, description="The most that the step may spend.")
+    resources: Resources = Field(
+        default=Resources.model_construct(),
+        description="The most that a process of its commands and checks may use; it lowers what config.yaml says.",
+    )
 
     @model_validator(mode="after")
     def _goes_with_kind(self) -> StepHeader:

@@ -115,7 +115,7 @@ def check(run: StepRun) -> Checked:
     executor, environment, folder = None, None, None
     env: dict[str, str] = {}
     if step.checks:
-        run.workspace = session = WorkspaceSession.open(run.project, view.protocol)
+        run.workspace = session = WorkspaceSession.open(run.project, view.protocol, step.header.resources)
         session.prepare(run.judged)
         folder = session.export(run.judged)
         env = session.environment(run, folder)
