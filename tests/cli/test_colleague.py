@@ -75,7 +75,7 @@ def test_a_protocol_that_nobody_has_is_not_looked_for_in_a_circle(remote: Box) -
     publish(remote)
     published(remote)
     told = remote.runner("sync", "9", rc=2).err
-    assert "there is no protocol `9`, nor has origin one" in told and "sync" not in told.partition("next:")[2]
+    assert "there is no protocol `9`, here or on origin" in told and "sync" not in told.partition("next:")[2]
     assert "`runner list`" in told and "0001" not in told
 
 

@@ -46,7 +46,7 @@ def examples(page: str, language: str, section: str) -> list[str]:
 
 def events_table() -> str:
     """The table of events, from their classes."""
-    lines = ["| event | fields | says |", "|---|---|---|"]
+    lines = ["| event | fields | meaning |", "|---|---|---|"]
     for name, event in events.MODELS.items():
         fields = ", ".join(f"`{field.name}`" for field in dataclasses.fields(event) if field.name != "subject")
         told = " ".join((event.__doc__ or "").strip().splitlines()[0].split())

@@ -55,7 +55,7 @@ def test_from_new_to_merged(place: Town, how: str) -> None:
     (box.path.parent / "ready").touch()
     fake.comment(place.accounts["carol"], 1, "/runner retry")
     place.sync(protocol)
-    assert "is retried" in place.said() and box.state(protocol)["steps"]["b"]["attempt"] == 2
+    assert "will be retried" in place.said() and box.state(protocol)["steps"]["b"]["attempt"] == 2
     host = fake.url.removeprefix("http://")
     assert f"actor: {host}/{place.accounts['carol'].id}/comment/" in box.log(protocol)
 
@@ -602,7 +602,7 @@ def test_an_event_that_reaches_two_jobs_at_once_is_done_once(place: Town) -> Non
     assert [one.returncode for one in both] == [0, 0], said
     place.sync(protocol)
     assert place.box.log(protocol).count(" step-retried ") == 1
-    assert "is retried" in place.said()
+    assert "will be retried" in place.said()
 
 
 def test_a_command_that_is_heard_late_is_answered_by_what_is_there_then(place: Town) -> None:

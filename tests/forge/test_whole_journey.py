@@ -99,7 +99,7 @@ def test_from_init_to_merged(team: Team, request: pytest.FixtureRequest) -> None
         assert "/runner retry" in team.said(protocol) and not ci.advance(protocol)
         ground.comment("carol", draft.number, "/runner retry")
         assert ci.advance(protocol), team.told[-1] + team.said(protocol)
-        assert "is retried" in team.said(protocol)
+        assert "will be retried" in team.said(protocol)
         ground.approve("bob", draft.number)  # a retry by hand is a start of its own
 
         # Its call is held, and waits for a signature.
