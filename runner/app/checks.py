@@ -5,6 +5,7 @@ What came of it is noted in the person's own state, so that work which starts th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from runner.git import Git
 from runner.lines import lines_of, lines_of_output
 from runner.protocol import log
 from runner.sandbox import Outcome
-from runner.store import workspace
+from runner.store import locks, workspace
 from runner.store.environment import write_atomically
 from runner.store.project import Project
 from runner.values import dataclass
@@ -72,8 +73,9 @@ def _suggested(git: Git, commit: str, files: Sequence[str]) -> Iterator[Candidat
         return (git.blob(f"{commit}:{path}") or b"").decode("utf-8", "replace") if path in there else ""
 
     there, tests = set(files), qa.touched_by(files).tests
-    if target := re.search(r"^(test|check)[ \t]*:(?!=)", text("Makefile"), re.MULTILINE):
-        yield Candidate(f"make {target[1]}", "Makefile")
+    targets = re.findall(r"^(test|check)[ \t]*:(?!=)", text("Makefile"), re.MULTILINE)
+    if targets:
+        yield Candidate(f"make {max(targets)}", "Makefile")  # `check` may only lint
     if _script(text("package.json")):
         manager = next((name for lock, name in _LOCKS.items() if lock in there), "npm")
         yield Candidate(f"{manager} test", "package.json")
@@ -134,15 +136,19 @@ def _script(text: str) -> str:
 def tried(
     project: Project, commit: str, found: Sequence[Candidate], starts: Callable[[Candidate], None]
 ) -> Iterator[Tried]:
-    """Yield what came of each candidate on a clean export of the commit, up to the first whose tests pass.
+    """Yield what came of each candidate on a clean export of the commit, up to the first that says how many tests passed.
 
     Raises:
-        SandboxUnavailableError: commands cannot be run in a sandbox here.
+        SandboxUnavailableError: commands cannot be run in a sandbox here. HeldError: another process tries some.
         StepFailedError: the workspace's setup failed.
     """
-    session = WorkspaceSession.open(project, f"init-{project.env.pid}")
+    session = WorkspaceSession.open(project, "init")
     until = project.env.monotonic() + LIMIT
-    try:
+    with (
+        locks.hold(project.dirs.lock("init"), project.env, what="the try of test commands"),
+        contextlib.ExitStack() as undo,
+    ):
+        undo.callback(workspace.remove, session.space)
         session.prepare(commit)
         for one in found:
             left = until - project.env.monotonic()
@@ -151,10 +157,14 @@ def tried(
             starts(one)
             ended = _try(session, commit, one, left)
             yield ended
-            if ended.passed and not ended.lacks:
+            if ended.passed and ended.ran:
                 return
-    finally:
-        workspace.remove(session.space)
+
+
+def best(ended: Sequence[Tried]) -> Tried | None:
+    """Return the test command: one that says how many tests passed, else one that passed, else one whose tests fail."""
+    run = [one for one in ended if not one.lacks]
+    return min(run, key=lambda one: (not one.passed, one.ran is None), default=None)
 
 
 def _try(session: WorkspaceSession, commit: str, one: Candidate, left: float) -> Tried:

@@ -148,6 +148,8 @@ def _look(session: Session, git: Git, cwd: Path, chosen: _Choices) -> _Found | N
     proposed = _proposed(session, cwd, asked, chosen.yes) if chosen.discover else None
     proved, lacks = _proved(session, git, cwd, asked) if not chosen.no_try else (None, [])
     found = init.look(git, who, asked, forge=chosen.forge, proposed=proposed, check=proved.line if proved else "")
+    if init.TESTS in asked.left:
+        lacks = []  # the question says it
     session.note(_facts(found))
     missing = [file for file in found.files if file.is_new]
     if missing and not chosen.yes and session.is_terminal():
@@ -187,8 +189,7 @@ def _proved(session: Session, git: Git, cwd: Path, asked: init.Questions) -> tup
                 ended.append(known)
             elif found:
                 _try(session, project, commit, found, ended)
-            best = next((one for one in ended if one.passed and not one.lacks), None)
-            best = best or next((one for one in ended if not one.lacks), None)
+            best = checks.best(ended)
             if best is not None:
                 checks.note(project, commit, best)
                 session.note(
@@ -221,7 +222,8 @@ def _try(session: Session, project: Project, commit: str, found: list[Candidate]
     before = signal.signal(signal.SIGINT, skip)
     try:
         with session.waiting("trying the tests in the sandbox (Ctrl-C skips)", lambda: now[0]):
-            ended.extend(checks.tried(project, commit, found, starts))
+            for one in checks.tried(project, commit, found, starts):
+                ended.append(one)
     except _Skipped:
         session.note("skipped: no more commands are tried")
     finally:

@@ -49,6 +49,7 @@ def check_of(box: Box) -> str:
         ({"package.json": "[" * 100_000}, []),
         ({"Makefile": "lint:\ntest: build\n"}, ["make test"]),
         ({"Makefile": "check:\n"}, ["make check"]),
+        ({"Makefile": "check: lint\n\nlint:\n\ntest:\n"}, ["make test"]),
         ({"Makefile": "test := x\n"}, []),
         ({"scripts/ci/test.sh": "#!/bin/sh\n"}, ["scripts/ci/test.sh"]),
         ({"go.mod": "module x\n"}, ["go test ./..."]),
@@ -149,6 +150,17 @@ def test_one_whose_tests_fail_before_any_change_is_kept_and_people_are_told(box:
     assert "fail" not in box.runner("new", "A", "--plan", plan, rc=0).err
 
 
+def test_doctor_names_tests_that_fail_and_a_default_check_that_is_missing(box: Box, sandbox: None) -> None:
+    make(box, "echo 2 failed, 3 passed in 0.01s; exit 1")
+    box.runner("init", "--yes", "--commit", "--no-try", env=SANDBOX, rc=0)
+    assert "no command that runs the tests is named as `checks:`" in box.runner("doctor", env=SANDBOX, rc=0).out
+    (box.path / CONFIG).unlink()
+    box.runner("init", "--yes", env=SANDBOX, rc=0)
+    box.commit("checks")
+    told = box.runner("doctor", env=SANDBOX, rc=0).out
+    assert "2 of 5 tests fail on main, by `make test`" in told and "is named as" not in told
+
+
 def test_the_first_that_works_is_taken_before_one_whose_tests_fail(box: Box, sandbox: None) -> None:
     box.write("scripts/ci/test.sh", "#!/bin/sh\necho 4 passed in 0.1s\n").chmod(0o755)
     make(box, "echo 1 failed in 0.01s; exit 1")
@@ -156,12 +168,26 @@ def test_the_first_that_works_is_taken_before_one_whose_tests_fail(box: Box, san
     assert check_of(box) == 'checks: ["scripts/ci/test.sh"]' and "4 tests passed" in told.err
 
 
+def test_one_that_says_how_many_tests_passed_is_taken_before_one_that_does_not(box: Box, sandbox: None) -> None:
+    box.write("scripts/ci/test.sh", "#!/bin/sh\necho 4 passed in 0.1s\n").chmod(0o755)
+    make(box, "echo all is well")
+    told = box.runner("init", "--yes", env=SANDBOX, rc=0)
+    assert check_of(box) == 'checks: ["scripts/ci/test.sh"]' and "4 tests passed" in told.err
+
+
+def test_one_that_does_not_say_what_ran_is_taken_where_no_other_does(box: Box, sandbox: None) -> None:
+    box.write("scripts/ci/test.sh", "#!/bin/sh\necho 1 failed in 0.1s; exit 1\n").chmod(0o755)
+    make(box, "echo all is well")
+    told = box.runner("init", "--yes", env=SANDBOX, rc=0)
+    assert check_of(box) == 'checks: ["make test"]' and "does not say how many tests ran" in told.err
+
+
 def test_what_is_tried_is_the_last_commit_and_not_the_checkout(box: Box, sandbox: None) -> None:
     make(box, "echo 1 passed in 0.01s; test ! -e unfinished && echo x > left.txt")
     box.write("unfinished", "x\n")
     box.runner("init", "--yes", env=SANDBOX, rc=0)
     assert check_of(box) and not (box.path / "left.txt").exists()
-    assert not list((box.home / ".local/state/protocol-runner").glob("*/init-*"))
+    assert not list((box.home / ".local/state/protocol-runner").glob("*/init"))
 
 
 @pytest.mark.parametrize("options", [("--no-try",), ("--executor", "host")])

@@ -61,6 +61,7 @@ PROJECT: tuple[Check[Selection], ...] = (
     Check("executor", machine.executor),
     Check("trusted branch", machine.trusted_branch),
     Check("policy and keys", machine.policy),
+    Check("tests", machine.tests),
     Check("shared numbers", machine.shared_numbers),
     Check("interrupted renumbering", clone.unfinished_renumberings, clone.finish_renumbering),
     Check("unfinished worktrees", clone.unfinished_worktrees, clone.finish_worktree),

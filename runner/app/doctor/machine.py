@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runner import sandbox
+from runner.app import checks
 from runner.app.doctor import Clone, Finding, Machine, Selection, of_error
 from runner.errors import RunnerError, UnreachableError, shown
 from runner.executor import permissions
@@ -171,6 +172,22 @@ def policy(chosen: Selection) -> Iterator[Finding]:
         permissions.trusted_config(chosen.project)
     except RunnerError as error:
         yield of_error(error, "no step starts, and no approval counts")
+
+
+def tests(chosen: Selection) -> Iterator[Finding]:
+    """Yield that the trusted branch names no default check for tests that are there, or that tests are known to fail on it."""
+    project, trusts = chosen.project, chosen.project.trusted
+    try:
+        named = project.config.checks
+    except RunnerError:
+        return  # `policy` says why
+    where, known = f"{paths.CONFIG} on {trusts.branch}", checks.noted(project, trusts.commit)
+    if named and known is not None and not known.passed and known.line in named:
+        what = f"{known.text()} on {trusts.branch}, by `{known.line}` when `runner init` tried it"
+        yield Finding("note", what, where, "steps that it checks fail until they pass", "make them pass there")
+    elif not named and trusts.config(project.git) is not None and checks.candidates(project.git, trusts.commit):
+        what = "no command that runs the tests is named as `checks:`"
+        yield Finding("note", what, where, "an agent step that names no check is not checked", "`runner init` finds it")
 
 
 def _setup(project: Project) -> tuple[str, str]:
