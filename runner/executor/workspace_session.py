@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -331,8 +330,11 @@ class WorkspaceSession:
                     (work / name).parent.mkdir(parents=True, exist_ok=True)
                     os.rename(space.export / name, work / name)
                 (making / environments.MADE).write_text(json.dumps(names))
-                with contextlib.suppress(FileExistsError):  # another runner made it meanwhile
+                try:
                     os.rename(making, folder)
+                except OSError:
+                    if not (folder / environments.MADE).exists():  # else another runner made it meanwhile
+                        raise
             os.utime(folder / environments.MADE, (project.env.now(),) * 2)
         except OSError as error:
             raise workspace.unusable(space, error) from error

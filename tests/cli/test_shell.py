@@ -150,6 +150,18 @@ def test_it_opens_beside_a_running_step_and_beside_another_shell(box: Box) -> No
     ]
 
 
+@pytest.mark.slow
+def test_two_that_make_the_environment_at_once_both_open(box: Box) -> None:
+    box.write(".protocols/config.yaml", "workspace: {setup: 'sleep 3; echo of the setup > ~/x; mkdir ~/made'}\n")
+    box.commit("a setup")
+    box.env["RUNNER_EXECUTOR"] = "sandbox"
+    protocol = box.new({"01-a": command("true")})
+    both = [box.start("shell", protocol, "a", "--", "cat", "/home/runner/x") for _ in range(2)]
+    told = [one.communicate() for one in both]
+    assert all("setting up" in err for _, err in told)  # at once
+    assert [out for out, _ in told] == ["of the setup\n"] * 2, told
+
+
 def killed(box: Box, protocol: str, executor: str) -> tuple[int, str]:
     """Kill a runner with an open shell; return the process id that its command has for itself, and what `clean` said before."""
     line = "echo $$ > $HOME/up; exec sleep 60"
