@@ -207,6 +207,9 @@ def retry(project: Project, protocol: str, *, step: str | None = None, keep: boo
         if keep:
             kept = attempt_ref(protocol, slug, attempt)
             oid, anew = project.git.ref(kept), f"`runner retry {number(protocol)}` without --keep starts over"
+            if oid is None and record.work_of(project.git, protocol, seen.tip, slug):
+                what = f"the work of attempt {attempt} of {slug} is on the branch, where every retry starts"
+                raise RefusedError(what, seen.where, f"`runner retry {number(protocol)}` without --keep starts from it")
             if oid is None:
                 raise RefusedError(f"attempt {attempt} of {slug} left no work to start from", kept, anew)
             tree, conflicts = project.git.merge_trees(seen.tip, oid)

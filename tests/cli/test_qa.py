@@ -282,6 +282,8 @@ def test_qa_by_hand_judges_the_work_that_a_failed_check_left(box: Box) -> None:
     done = box.runner("qa", protocol, "--executor", "host", rc=0)
     assert done.out.endswith("PASS  a, attempt 1\n") and "`runner retry 1`" in done.err
     assert box.git("for-each-ref") == before
+    refused = box.runner("retry", "1", "--keep", rc=4).err
+    assert "the work of attempt 1 of a is on the branch" in refused and "without --keep starts from it" in refused
     box.runner("retry", "1", rc=0)
     box.runner("run", protocol, "--executor", "host", rc=0)
 
