@@ -72,7 +72,7 @@ def _suggested(git: Git, commit: str, files: Sequence[str]) -> Iterator[Candidat
     def text(path: str) -> str:
         return (git.blob(f"{commit}:{path}") or b"").decode("utf-8", "replace") if path in there else ""
 
-    there, tests = set(files), qa.touched_by(files).tests
+    there, tests = set(files), qa.touched_by(path for path in files if path.endswith(".py")).tests
     targets = re.findall(r"^(test|check)[ \t]*:(?!=)", text("Makefile"), re.MULTILINE)
     if targets:
         yield Candidate(f"make {max(targets)}", "Makefile")  # `check` may only lint
@@ -81,7 +81,7 @@ def _suggested(git: Git, commit: str, files: Sequence[str]) -> Iterator[Candidat
         yield Candidate(f"{manager} test", "package.json")
     if "scripts/ci/test.sh" in there:
         yield Candidate("scripts/ci/test.sh", "scripts/ci/test.sh")
-    if any(path.endswith(".py") for path in tests):
+    if tests:
         named = next((name for name in _PYTHON if name in there), "the tests")
         yield Candidate("python3 -m pytest", named)
         if "manage.py" in there:

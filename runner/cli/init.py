@@ -219,8 +219,10 @@ def _try(session: Session, project: Project, commit: str, found: list[Candidate]
     def skip(number: int, frame: object) -> None:
         raise _Skipped
 
-    before = signal.signal(signal.SIGINT, skip)
+    before = signal.getsignal(signal.SIGINT)
     try:
+        if before != signal.SIG_IGN:  # as in a job in the background
+            signal.signal(signal.SIGINT, skip)
         with session.waiting("trying the tests in the sandbox (Ctrl-C skips)", lambda: now[0]):
             for one in checks.tried(project, commit, found, starts):
                 ended.append(one)

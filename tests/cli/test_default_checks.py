@@ -63,6 +63,15 @@ def test_an_agent_step_that_says_nothing_is_checked_by_the_default_and_told_so(b
     sound(box, protocol)
 
 
+def test_a_review_follows_the_default_checks(box: Box) -> None:
+    shared(box)
+    with mind(box, say(text=json.dumps({"verdict": "PASS", "summary": "Good."}))):
+        protocol = box.new({"01-a": command("echo x > done.txt", f"qa: full\nengine: {ENGINE}\n")})
+        box.runner("run", protocol, rc=0)
+    assert evidence(box, protocol) == ["test -f done.txt", "review"]
+    sound(box, protocol)
+
+
 def test_a_plan_can_still_skip_qa_for_its_agents(box: Box) -> None:
     shared(box, "['false']")
     with mind(box, say(write("done.txt", "x\n")), finish()):
