@@ -486,7 +486,7 @@ def test_a_failure_is_told_with_the_end_of_its_output(box: Box) -> None:
     )
     told = box.runner("run", protocol, rc=1).err
     assert told.count("01-a  failed    exit 3, `echo first") == 2 and told.count("  | first\n  | last\n") == 2
-    assert "01-a  again     attempt 2\n" in told
+    assert "01-a  retries   attempt 2\n" in told
     assert "its work      kept at refs/runner/attempts/0001-a-plan/a.2" in told
     assert told.endswith("  next          runner show 1 a, then runner retry 1\n")
     assert "failed        a: exit 3" in box.runner("run", protocol, rc=1).err
