@@ -343,7 +343,10 @@ def _warn_of_untrusted_rules(project: Project, start: str) -> None:
 
     if differing() and project.trusted.remote:
         publishing.look(project)  # it may have been pushed since this clone last looked
-    for path in differing():
+    found = differing()
+    if not found:
+        project.tell_unread_edits()
+    for path in found:
         trusted = project.trusted
         remote = f"{trusted.branch} of {trusted.remote}" if trusted.remote else trusted.branch
         project.env.say(f"{path} differs from {remote}: this version takes effect once it is there")

@@ -76,6 +76,7 @@ def step(
         signals.begin_work()
         worktree.refuse_rebased(project.git, project.branch(protocol))  # before a model is paid for nothing
         publishing.bring(project, protocol, load.checker(project, protocol))
+        project.tell_unread_edits()
         for _ in range(load.RACES):
             try:
                 seen = load.view(project, protocol)

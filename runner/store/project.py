@@ -48,6 +48,7 @@ class Project:
     kept: dict[str, Any] = field(default_factory=dict)  # what other rooms keep until the trusted branch moves
     _told: set[str] = field(default_factory=set)  # what was said once
     _asked: str = ""  # the trusted commit that asks for nothing unsupported
+    _edits: str = ""  # the trusted commit that the checkout's rules were compared with
     _config: Config | None = None
     _pattern: str | None = None
 
@@ -233,6 +234,29 @@ class Project:
         if line not in self._told:
             self._told.add(line)
             self.env.say(line)
+
+    def tell_unread_edits(self) -> None:
+        """Say once which rules of the checkout are not those of the trusted branch: a person may think that their edit is read.
+
+        An edit is in no commit, or in one on top of the trusted branch's. A checkout that is only older has none.
+        """
+        git, trusted = self.git, self.trusted
+        if git.top is None or self._edits == trusted.commit:
+            return
+        self._edits, head = trusted.commit, git.resolve("HEAD")
+        is_ahead = head is not None and git.is_ancestor(trusted.commit, head)
+        found = []
+        for path in (paths.CONFIG, paths.POLICY, paths.SIGNERS):
+            file = git.top / path
+            here = file.read_bytes().replace(b"\r\n", b"\n") if file.is_file() and not file.is_symlink() else None
+            unread = here not in (None, trusted.blob(git, path))
+            if unread and (is_ahead or head is None or here != git.blob(f"{head}:{path}")):
+                found.append(path)
+        if found:
+            there = f"{trusted.branch} of {trusted.remote}" if trusted.remote else trusted.branch
+            self.tell_once(
+                f"{', '.join(found)} as edited here: not read before it is committed on {there}, the trusted branch"
+            )
 
     # --- people ------------------------------------------------------------------------------------------------------
 

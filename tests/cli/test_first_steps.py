@@ -80,3 +80,38 @@ def test_a_sample_of_a_hook_is_none(box: Box) -> None:
     (box.path / ".git/hooks/pre-commit.sample").write_text("#!/bin/sh\n")
     (box.path / ".git/hooks/commit-msg").write_text("not executable\n")
     assert "did not run" not in box.runner("init", "--commit", "--yes", "--no-try", rc=0).err
+
+
+# --- edits of the rules that are not read -----------------------------------------------------------------------------------
+
+
+UNREAD = "as edited here: not read before it is committed on main"
+
+
+def test_an_edit_of_the_configuration_that_is_in_no_commit_is_said_once(box: Box) -> None:
+    protocol = box.new({**STEPS, "02-b": command("true")})
+    box.write(".protocols/config.yaml", "publish: never\n")
+    told = box.runner("run", protocol, rc=0).err
+    assert told.count(f".protocols/config.yaml {UNREAD}, the trusted branch") == 1
+    other = box.runner("new", "Other", "--plan", box.plan(STEPS, name="other"), rc=0)
+    assert UNREAD in other.err
+    box.commit("set up")
+    assert UNREAD not in box.runner("run", other.out.strip(), rc=0).err
+
+
+def test_an_edit_that_is_committed_and_not_pushed_is_said(pushed: Box) -> None:
+    protocol = pushed.new(STEPS)
+    pushed.write(".protocols/config.yaml", "publish: never\n")
+    pushed.commit("set up")
+    assert f".protocols/config.yaml {UNREAD} of origin" in pushed.runner("run", protocol, rc=0).err
+
+
+def test_a_checkout_that_is_only_older_has_no_edit(pushed: Box) -> None:
+    pushed.write(".protocols/config.yaml", "publish: never\n")
+    pushed.commit("set up")
+    pushed.git("push", "-q", "origin", "main")
+    protocol = pushed.new(STEPS)
+    pushed.git("checkout", "-q", "-b", "old", "HEAD~1")
+    pushed.write(".protocols/config.yaml", "lease: {ttl: 20m}\n")
+    pushed.commit("another version, from before")
+    assert UNREAD not in pushed.runner("run", protocol, rc=0).err
