@@ -137,8 +137,8 @@ def _line(session: Session, protocol: str, entry: RawEntry) -> None:
 
 def show_account(session: Session, entry: RawEntry, found: Account, event: str, *, actor: bool = False) -> None:
     """Give what an entry says: a line, then its checks and texts of several lines. `event`: how the line names it."""
-    parts = [*found.parts, *([entry.actor] if actor else [])]
-    session.line((f"{entry.revision:>4}", "yellow"), f"  {entry.time}  {event}  {' · '.join(parts)}")
+    who = f"  ({entry.actor})" if actor else ""
+    session.line((f"{entry.revision:>4}", "yellow"), f"  {entry.time}  {event}  {' · '.join(found.parts)}{who}")
     for check in found.checks:
         colour = "green" if check.passed else "red"
         session.line(f"        {check.name}  ", (check.outcome, colour), f"  {check.took}")

@@ -345,13 +345,12 @@ class View:
             match title:
                 case "tree" if cover is not None:
                     free = [*(["later steps' files"]), *cover.harmless]
-                    told.append(
-                        f"{files} of the tree: all but the record and, in a person's plain edit, {', '.join(free)}"
-                    )
+                    told.append(f"{files} of the tree, without the record")
+                    told.append(f"a person may edit these and the approval stays valid: {', '.join(free)}")
                     if cover.keeps_base:
-                        told.append("a merge of the trusted branch as git makes it leaves the approval valid")
+                        told.append("a clean merge of the trusted branch leaves the approval valid")
                 case "inputs" if count:
-                    told.append("1 result of a step before it" if count == 1 else f"{count} results of steps before it")
+                    told.append("1 result of an earlier step" if count == 1 else f"{count} results of earlier steps")
                 case "trusted" if count:
                     told.append(f"{files} of {self.trusted.branch} that it loads")
                 case "tools" if count:

@@ -282,7 +282,7 @@ def test_the_log_gives_every_event_older_segments_too(box: Box) -> None:
     assert events[2]["subject"] == "a" and events[2]["actor"] == "alice@example.test" and events[2]["attempt"] == 1
     lines = box.runner("log", protocol, rc=0).out.splitlines()
     assert [line.split()[2] for line in lines] == [event["event"] for event in events]
-    assert "attempt 1 · from " in lines[2] and lines[3].endswith("  attempt 1 · alice@example.test")
+    assert "attempt 1 · from " in lines[2] and lines[3].endswith("  attempt 1  (alice@example.test)")
     assert "sha256:" not in "".join(lines) and not re.search("[0-9a-f]{40}|[{]", "".join(lines))
     # The same log in two pieces, as it is when it has grown.
     folder = box.worktree(protocol) / f".protocols/{protocol}"
