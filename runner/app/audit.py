@@ -308,7 +308,7 @@ def _effects(chain: Chain) -> Html:
         _table("Calls that waited for approval, and unknown effects", ("rev.", "time", "event", "call", "what"), events, (0,)),
         _table(
             "Calls that reach outside, by the transcripts",
-            ("time", "what", "call", "tool", "transcript", "told"),
+            ("time", "what", "call", "tool", "transcript", "result"),
             calls,
         ),
         held,

@@ -197,7 +197,7 @@ def missing(stands: ApprovalStatus) -> str:
         return ""  # its agent gets the rejection as a result, and continues
     if stands.rejected:
         who = " and ".join(word.approver for word in stands.rejected)
-        return f"a revocation by {who}, or an edit of what was rejected"
+        return f"a revocation by {who}, or an edit of the rejected content"
     return stands.missing
 
 

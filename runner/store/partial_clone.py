@@ -85,7 +85,7 @@ def bring_all(
 def _fetch(project: Project, oids: list[str]) -> None:
     if project.offline:
         raise UnreachableError(
-            "this is a partial clone, and what is read is at its remote, which is not asked",
+            "this is a partial clone, and the objects that are needed are on its remote, which is not asked",
             oids[0],
             "run the same command again without --offline",
         )
@@ -93,7 +93,9 @@ def _fetch(project: Project, oids: list[str]) -> None:
         remote.fetch_objects(project.git, oids, project.env)
     except UnreachableError as error:
         raise UnreachableError(
-            f"this is a partial clone, and what is read is at its remote: {error.what}", error.where, error.hint
+            f"this is a partial clone, and the objects that are needed are on its remote: {error.what}",
+            error.where,
+            error.hint,
         ) from error
 
 

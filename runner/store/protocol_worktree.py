@@ -217,7 +217,7 @@ def keeps(git: Git, tree: Worktree, *, resumed: bool = False) -> Kept | None:
     if mine:
         names = shlex.join(mine) if len(mine) <= 3 else "FILES"
         command = f"commit them (`{at} add -f -- {names}`, then `{at} commit`), or move them to another folder"
-        return Kept(f"it holds what is in no commit: {listed(mine)}", command)
+        return Kept(f"it holds files that are in no commit: {listed(mine)}", command)
     return _hidden(git, tree, at)
 
 

@@ -199,7 +199,7 @@ def clash(project: Project, protocol: str) -> tuple[str, str] | None:
 def clash_error(project: Project, protocol: str, there: tuple[str, str]) -> ClashError:
     """Return the error for a clash, with the one command that ends it."""
     here, (where, tip) = project.git.ref(project.branch(protocol)) or "", there
-    hint = f"`runner fork --renumber {protocol}` gives yours another number; what is done stays done"
+    hint = f"`runner fork --renumber {protocol}` gives yours another number; completed steps stay completed"
     cwd = os.path.realpath(project.git.cwd)
     trees = worktree.on_branch(project.git, project.branch(protocol))
     if any(os.path.commonpath([cwd, os.path.realpath(tree.path)]) == os.path.realpath(tree.path) for tree in trees):

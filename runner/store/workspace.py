@@ -356,7 +356,7 @@ class Bounds:
             key = "files"
         else:
             return
-        hint = f"let it leave less, list what is not work in .gitignore, or raise `limits.{key}` in {POLICY}"
+        hint = f"let it leave less, list other files in .gitignore, or raise `limits.{key}` in {POLICY}"
         raise TooMuchError(what, name, f"{hint} on the trusted branch; then `runner retry`")
 
 

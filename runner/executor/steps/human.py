@@ -30,7 +30,7 @@ def take_work(run: StepRun) -> Outcome:
         entries, run.slug
     ):  # it was of another kind when it started, and rule 11 of verify refuses that
         number = ids.number_of(view.protocol)
-        why = f"it became a person's step after it had begun: `runner retry {number}` asks for it"
+        why = f"it became a person's step after it had started: `runner retry {number}` asks for it"
         return work.blocked(run, why, work.Ran())
     answers = (
         raw.fields.get("text") for raw in reversed(entries) if raw.event == "answered" and raw.subject == run.slug
