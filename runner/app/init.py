@@ -49,7 +49,7 @@ _REPO, _PERSON, _AGENTS, _OWN = "0" * 32, "you@example.test", "agents: []", "own
 @dataclass(frozen=True, slots=True)
 class File:
     """A file that is shared. `here`: its bytes in the checkout before, or None; `own`: they are a person's, and are left alone;
-    `over`: the person at the terminal decided to replace them."""
+    `over`: they are replaced, by the person's answers, or with the command that runs the tests."""
 
     path: str
     data: bytes
@@ -219,6 +219,7 @@ def look(
     """
     top, better = _top(git), dict(proposed or {})
     known, facts = configuration(git), scaffold.facts(git, top)
+    check = check or (known.checks[0] if len(known.checks) == 1 else "")
     said = forge or (f"{known.forge.name} {known.forge.url or ''}".strip() if known.forge else None)
     if said is None and facts.guess is None and is_project(facts.url):
         names = ("none", *FORGES)
@@ -239,15 +240,17 @@ def look(
     asked.ask_open()
     found = []
     for path, template in TEMPLATES.items():
-        here, own = _here(top, path), False
+        here, own, over = _here(top, path), False, False
         data: bytes | None = resources.for_people(resources.template(template))
         if path == paths.CONFIG:
-            data = _config((data or b"").decode(), facts.base, said, check)
+            text = (data or b"").decode()
+            data, plain = (_config(text, facts.base, said, line) for line in (check, ""))
+            over = here == plain != data  # as it was written before the tests worked, and nobody edited it
         elif path == paths.POLICY:
             data = _policy(git, env, data or b"", known, here)
             own = here is not None and here != data
         if data is not None:
-            found.append(File(path, data, here, own))
+            found.append(File(path, data, here, own, over))
     for path, (data, executable) in scaffold.files(top, where, stack, known.branch, better).items():
         found.append(File(path, data, _here(top, path), executable=executable))
     kept = asked.file()
@@ -462,7 +465,7 @@ def commit(git: Git, dirs: StateDir, env: Environment, files: list[File], author
             continue
         data, committed = at.read_bytes(), git.blob(f"{old}:{file.path}") if old else None
         is_given = not file.own and data == file.data
-        takes = is_given and (committed is None or file.path == paths.CLARIFICATIONS)
+        takes = is_given and (committed is None or file.over or file.path == paths.CLARIFICATIONS)
         if (takes or file.path in written) and data != committed:
             changes[file.path] = TreeEntry(EXECUTABLE if file.executable else BLOB, git.write("blob", data))
             edited |= set() if is_given else {file.path}

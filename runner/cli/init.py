@@ -61,7 +61,7 @@ def command(session: Session, /, **given: Any) -> None:
 
     The command that runs the project's tests becomes `checks:` of config.yaml, the default check of steps. To find it, the
     candidates in the project's files are run on the last commit in the sandbox, as a check is: ten minutes at most, and
-    Ctrl-C skips it.
+    Ctrl-C skips it. A config.yaml that is still as it was written gets the command later, too.
     """
     chosen = _Choices(**given)
     cwd = _checkout(session, chosen)
@@ -158,7 +158,7 @@ def _look(session: Session, git: Git, cwd: Path, chosen: _Choices) -> _Found | N
         if not click.confirm(f"Write {'these' if len(missing) > 1 else 'it'}?", default=True, err=True):
             return None
     key, files, todo = init.listing(git), list(found.files), [*lacks, *([found.todo] if found.todo else [])]
-    if proved and (git.top or cwd).joinpath(CONFIG).exists():
+    if proved and not next(file.is_new for file in files if file.path == CONFIG):
         todo.append(f"write into {CONFIG}: {init.checks_line(proved.line)}")
     if key.file is not None:
         is_listed = not key.fingerprint

@@ -214,6 +214,23 @@ def test_a_configuration_of_the_persons_own_is_left_and_the_line_to_add_is_said(
     assert "trying" not in box.runner("init", "--yes", env=SANDBOX, rc=0).err
 
 
+@pytest.mark.parametrize("commits", [False, True])
+def test_a_configuration_that_nobody_edited_gets_the_command_once_it_works(
+    box: Box, sandbox: None, *, commits: bool
+) -> None:
+    make(box, "test -e made && echo 1 passed in 0.01s")
+    box.runner("init", "--yes", *(["--commit"] if commits else []), env=SANDBOX, rc=0)
+    assert check_of(box) == ""
+    box.write("made", "x\n")
+    box.git("add", "made")
+    box.git("commit", "-qm", "made", "--", "made")
+    told = box.runner("init", "--yes", env=SANDBOX, rc=0)
+    assert check_of(box) == 'checks: ["make test"]' and f"wrote  {CONFIG}" in told.out and "write into" not in told.err
+    told = box.runner("init", "--yes", "--commit", env=SANDBOX, rc=0)
+    assert "with your edits" not in told.err and box.git("status", "--porcelain") == ""
+    assert 'checks: ["make test"]' in box.git("show", f"HEAD:{CONFIG}")
+
+
 def test_ctrl_c_skips_the_tries_and_the_files_are_written(box: Box, sandbox: None) -> None:
     make(box, "sleep 300")
     with box.start("init", "--yes", env=SANDBOX) as process:
