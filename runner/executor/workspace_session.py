@@ -343,14 +343,14 @@ class WorkspaceSession:
         return folder
 
     def _set_up(self, line: str, env: Mapping[str, str], *, network: bool, cwd: Path | None = None) -> None:
-        """Run the project's setup. All that it prints is kept beside the workspace, without the secrets of our own environment.
+        """Run the project's setup. All that it prints is kept, without the secrets of our own environment, until the next one.
 
         Raises:
             StepFailedError: it failed; the error has its last lines.
         """
         who = self.project.env
         who.say(f"setting up the workspace: {line}")
-        kept, file = KeptOutput(Redactor(who.environ)), self.space.root / "setup-output"
+        kept, file = KeptOutput(Redactor(who.environ)), self.project.dirs.own / "setup-output"
 
         def take(data: bytes) -> None:
             kept.take(data)
@@ -371,7 +371,7 @@ class WorkspaceSession:
             f"the workspace's setup failed: {self.explain(line, outcome) or f'{how}, `{shown}`'}",
             ".protocols/config.yaml, workspace.setup",
             "fix the setup on the trusted branch; no attempt was used up"
-            + (f"; all that it printed is in {file}" if len(printed) > LAST else ""),
+            + (f"; all that it printed is in {file}" if printed else ""),
             printed=[one[:WIDTH] for one in printed[-LAST:]],
         )
 

@@ -204,7 +204,7 @@ def test_a_secret_that_a_setup_prints_is_taken_out(box: Box) -> None:
     box.env["DEPLOY_TOKEN"] = "sk-0123456789-abcdefghij"
     told = box.runner("run", "-v", set_up(box, "printf 'sk-0123456'; sleep 0.2; echo 789-abcdefghij; exit 9"), rc=1).err
     assert told.count("  | [DEPLOY_TOKEN]") == 2 and "sk-0" not in told.partition("setup\n")[2].partition("error")[0]
-    (file,) = box.home.glob(".local/state/protocol-runner/*/*/setup-output")
+    (file,) = box.home.glob(".local/state/protocol-runner/*/setup-output")
     assert file.read_text() == "[DEPLOY_TOKEN]\n"
 
 

@@ -150,6 +150,14 @@ def test_it_opens_beside_a_running_step_and_beside_another_shell(box: Box) -> No
     ]
 
 
+def test_what_a_setup_printed_that_failed_is_still_there_when_the_shell_is_gone(box: Box) -> None:
+    box.write(".protocols/config.yaml", "workspace: {setup: 'echo of the setup; exit 9'}\n")
+    box.commit("a setup")
+    told = box.runner("shell", box.new({"01-a": command("true")}), "--", "true", rc=1).err
+    (file,) = re.findall(r"all that it printed is in (\S+)", told)
+    assert "  | of the setup\n" in told and Path(file).read_text() == "of the setup\n" and spaces(box) == []
+
+
 @pytest.mark.slow
 def test_two_that_make_the_environment_at_once_both_open(box: Box) -> None:
     box.write(".protocols/config.yaml", "workspace: {setup: 'sleep 3; echo of the setup > ~/x; mkdir ~/made'}\n")
