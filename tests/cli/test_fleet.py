@@ -134,9 +134,9 @@ def test_what_a_turn_says_again_is_shown_once(box: Box, capsys: pytest.CaptureFi
         "4 at a time; Ctrl-C ends them, and nothing is lost",
         "0001  starts    a: Add it",
         "0001  held",
-        "0001    again         in a moment, 5 times at most",
+        "0001    retries       in a moment, 5 times at most",
         "0001    ended         by SIGKILL, from outside",
-        "0001    again         in a moment, 5 times at most",
+        "0001    retries       in a moment, 5 times at most",
         "0001  done",
     ]
 

@@ -380,7 +380,7 @@ def test_a_person_reads_lines_and_json_is_kept_apart(box: Box) -> None:
     process.send_signal(signal.SIGINT)
     out, rest = process.communicate(timeout=LONG)
     assert out == ""
-    assert told[0] == "watching 1 protocol, 1 to look at; Ctrl-C ends it\n"
+    assert told[0] == "watching 1 protocol, 1 to check; Ctrl-C ends it\n"
     assert told[1] == f"{name}\n"
     assert told[2].startswith("01-a  done")
     assert told[-1] == f"  next          runner merge {int(name[:4])}\n"

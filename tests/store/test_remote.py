@@ -346,7 +346,7 @@ def test_rules_that_are_committed_and_not_pushed_are_named(remote: Box) -> None:
     remote.write(".protocols/config.yaml", "publish: always\n")
     remote.commit("rules")
     done = remote.runner("new", "X", "--plan", remote.plan(STEPS), "--base", "main", rc=0)
-    assert ".protocols/config.yaml is not on main of origin" in done.err
+    assert ".protocols/config.yaml differs from main of origin" in done.err
     assert there(remote, done.out.strip()) == ""
 
 
