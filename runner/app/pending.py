@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator
 
 from runner.errors import MalformedFileError, RefusedError, RunnerError
 from runner.executor import advance, permissions
+from runner.git import Git
 from runner.protocol import approval_file
 from runner.protocol.approval_file import Form
 from runner.protocol.state import OF_WORK, Wait
@@ -18,6 +19,7 @@ from runner.trust import approval, signers, signing
 from runner.trust.approval import ApprovalStatus
 from runner.trust.manifest import Subject
 from runner.trust.signing import SigningKey
+from runner.trust.transitions import before_work
 from runner.trust.trusted_config import TrustedConfig
 from runner.trust.view import ApprovalFile, View
 from runner.values import dataclass
@@ -178,16 +180,19 @@ class Pending:
     def _withdrawn(self, asked: _Asked) -> str:
         """Return what ends a rejection; empty if it is only the person's here, who can approve instead."""
         others = sorted({word.approver for word in asked.status.rejected} - {_me(self._project, self._trusted)})
-        instead = after_rejection(asked.subject, self._name)
+        instead = after_rejection(self._project.git, self._state.protocol, self._view.tip, asked.subject, self._name)
         if not others:
             return f"{instead}, or runner approve {self._name}" if instead.startswith("runner undo") else ""
         return f"runner revoke {self._name}, by {' and '.join(others)}{f', or {instead}' if instead else ''}"
 
 
-def after_rejection(subject: Subject, name: str) -> str:
-    """Return the command that changes what was rejected; empty where there is none. `name`: the protocol's, in commands."""
+def after_rejection(git: Git, protocol: str, tip: str, subject: Subject, name: str) -> str:
+    """Return the command that changes what was rejected: it edits the plan file, or reverts the work so that the step runs again.
+
+    Empty where there is none. `name`: the protocol's, in commands.
+    """
     if subject.kind in OF_WORK:
-        return f"runner undo {name}"  # the next run does the step again
+        return f"runner undo {name}@{before_work(git, protocol, tip, subject.slug)}"
     return f"runner edit {name} {subject.slug}".rstrip() if subject.kind in ("plan", "step") else ""
 
 

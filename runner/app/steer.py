@@ -15,6 +15,7 @@ from runner.app.describe import Next
 from runner.errors import HeldError, RefusedError, UnreachableError, UsageError
 from runner.executor import advance, answers, load
 from runner.executor.transition import attempt_ref
+from runner.git import Git
 from runner.protocol import decision, ids, log, paths, strict_yaml
 from runner.protocol import events as ev
 from runner.protocol.event_types import event_type
@@ -23,6 +24,7 @@ from runner.protocol.state import OF_WORK, State, Status, StepStatus, Wait, phra
 from runner.store import lease, locks, lookup, record, remote, worktree
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
+from runner.trust.transitions import before_work
 from runner.values import dataclass
 
 EFFECT = {"happened": True, "did-not": False}  # the answers about an effect without a known outcome
@@ -202,7 +204,7 @@ def retry(project: Project, protocol: str, *, step: str | None = None, keep: boo
         nonlocal made
         state = seen.state
         refuse_ended(state, "retry")
-        slug = _to_retry(state, step)
+        slug = _to_retry(project.git, seen, step)
         attempt, kept = state.steps[slug].attempt, None
         if keep:
             kept = attempt_ref(protocol, slug, attempt)
@@ -222,8 +224,8 @@ def retry(project: Project, protocol: str, *, step: str | None = None, keep: boo
     return steered(project, done.state, done.commit, made)
 
 
-def _to_retry(state: State, name: str | None) -> str:
-    where = paths.folder(state.protocol)
+def _to_retry(git: Git, seen: Snapshot, name: str | None) -> str:
+    state, where = seen.state, paths.folder(seen.protocol)
     stopped = _stopped(state)
     if name is None:
         if not stopped:
@@ -242,9 +244,13 @@ def _to_retry(state: State, name: str | None) -> str:
         wait = next((one for one in state.waiting if one.subject == slug), None)
         ends = f"runner answer {number(state.protocol)} {slug} {wait.type.answer}" if wait and wait.type.answer else ""
         what = f"{slug} waits for {wait.by}" if wait else f"{slug} is {status}"
-        raise RefusedError(f"{what}: it did not fail", where, f"`{ends or describe.resuming(state)}` continues it")
+        hint = f"`{ends or describe.resuming(state)}` continues it"
+        if stopped:
+            hint = f"`runner retry {number(state.protocol)}` without --step retries {stopped[0]}, which failed"
+        raise RefusedError(f"{what}: it did not fail", where, hint)
     if not _is_retriable(state, slug):
-        back = f"`runner undo {number(state.protocol)}` takes it back, and the next run does the step again"
+        revision = before_work(git, state.protocol, seen.tip, slug)
+        back = f"`runner undo {number(state.protocol)}@{revision}` takes it back, and the next run does the step again"
         raise RefusedError(f"the work of {slug} waits for an approval", where, back)
     return slug
 

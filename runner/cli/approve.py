@@ -145,7 +145,8 @@ def _given(session: Session, found: Matter, decision: Decision, said: str) -> No
     done = found.state.status is Status.COMPLETED
     goes_on = None if notes or not (found.wait or done) else f"runner {'merge' if done else 'run'} {short}"
     if decision is Decision.REJECT and notes:
-        goes_on = pending.after_rejection(found.demand.subject, short) or None
+        project = session.project
+        goes_on = pending.after_rejection(project.git, protocol, found.seen.tip, found.demand.subject, short) or None
     steer.tell(session, Steered(protocol, said, Next.typed(goes_on), notes), decides=True)
 
 

@@ -255,6 +255,15 @@ def first_parents(git: Git, tip: str) -> Iterator[Commit]:
         count, at = count + 1, commit.parents[0] if commit.parents else None
 
 
+def before_work(git: Git, protocol: str, tip: str, slug: str) -> int:
+    """Return the revision before a step's last work, to which `undo` reverts it.
+
+    Raises:
+        InsufficientHistoryError: the chain leaves this clone before that.
+    """
+    return next(one for one in transitions_below(git, protocol, tip) if one.has("step-finished", slug)).revisions[0] - 1
+
+
 def transitions_below(git: Git, protocol: str, tip: str) -> Iterator[Transition]:
     """Yield the protocol's transitions from `tip` down to its genesis, newest first.
 

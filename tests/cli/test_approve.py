@@ -783,7 +783,7 @@ def test_a_step_whose_result_waits_is_not_retried(gov: Box, people: People) -> N
         if decision:
             says(gov, people.alice, decision, protocol, "--yes")
         refused = gov.runner("retry", protocol, "--step", "c", rc=4).err
-        assert "the work of c waits for an approval" in refused and "`runner undo 1` takes it back" in refused
+        assert "the work of c waits for an approval" in refused and "`runner undo 1@2` takes it back" in refused
     gov.runner("undo", protocol, rc=0)
     gov.runner("run", protocol, rc=3)
     says(gov, people.alice, "approve", protocol, "--yes")

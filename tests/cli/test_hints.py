@@ -46,26 +46,39 @@ def test_a_retry_of_nothing_offers_a_step_that_can_be_done_again(box: Box) -> No
     box.runner("retry", protocol, "--step", "a", rc=0)
 
 
+def test_a_retry_of_another_step_than_the_failed_one_names_that(box: Box) -> None:
+    protocol = box.new({"01-a": command("false"), "02-b": command("true")})
+    box.runner("run", protocol, rc=1)
+    said = box.runner("retry", protocol, "--step", "b", rc=4).err
+    assert "b is pending: it did not fail" in said and "`runner retry 1` without --step retries a, which failed" in said
+
+
 def test_a_rejection_of_a_result_names_undo_and_one_of_a_start_the_edit(tmp_path: Path) -> None:
     alice, bob = person(tmp_path, "alice"), person(tmp_path, "bob")
     box = governed(tmp_path / "repo", [alice, bob])
     protocol = box.new(
         {
             "01-a": command("echo a > a.txt", "approval: {when: before}\n"),
-            "02-b": command("echo b > b.txt", "approval: after\n"),
+            "02-b": command("echo b > b.txt", "approval: after\nqa: {policy: light, checks: ['true']}\n"),
         }
     )
     box.runner("run", protocol, rc=3)
     assert "next          runner edit 1 a\n" in box.runner("reject", protocol, "--yes", rc=0, env=alice.env).err
     box.runner("approve", protocol, "--yes", rc=0, env=alice.env)
     box.runner("run", protocol, rc=3)
-    assert "next          runner undo 1\n" in box.runner("reject", protocol, "--yes", rc=0, env=alice.env).err
-    assert "runner undo 1, or runner approve 1" in box.runner("status", protocol, env=alice.env).out
+    hint = "next          runner undo 1@6\n"
+    assert hint in box.runner("reject", protocol, "--yes", rc=0, env=alice.env).err
+    assert "runner undo 1@6, or runner approve 1" in box.runner("status", protocol, env=alice.env).out
     for one in ("run", "status"):
         told = box.runner(one, protocol, env=bob.env)
-        assert "runner revoke 1, by alice@example.test, or runner undo 1" in told.out + told.err
-    box.runner("undo", protocol, rc=0)
-    assert box.state(protocol)["steps"]["b"]["attempt"] == 2
+        assert "runner revoke 1, by alice@example.test, or runner undo 1@6" in told.out + told.err
+    assert "`runner undo 1@6` takes it back" in box.runner("retry", protocol, "--step", "b", rc=4).err
+    box.runner("undo", f"{protocol}@6", rc=0)
+    assert [box.state(protocol)["steps"]["b"][name] for name in ("status", "attempt")] == ["pending", 2]
+    box.runner("run", protocol, rc=3)
+    box.runner("approve", protocol, "--yes", rc=0, env=bob.env)
+    box.runner("run", protocol, rc=0)
+    box.runner("verify", protocol, rc=0)
 
 
 def test_a_step_is_finished_before_its_result_waits(tmp_path: Path) -> None:
