@@ -155,7 +155,7 @@ def _plain(told: Happened) -> dict[str, Any]:
 
 def _words(told: Happened) -> str:
     facts, name = told.facts, told.protocol or "the repository"
-    again = f"; retries in {facts['again']} s, or at the next change" if "again" in facts else ""
+    again = f"; retries in {facts['again']} s, or when something changes" if "again" in facts else ""
     match told.kind:
         case "watching":
             count = facts["protocols"]
