@@ -80,6 +80,15 @@ def test_an_approval_for_which_nobody_has_a_key_is_found(gov: Box, alice: Person
     assert "add the line" in gov.runner("status", protocol, rc=0).out
 
 
+def test_an_approval_that_a_cancelled_protocol_waited_for_is_no_finding(gov: Box) -> None:
+    protocol = waiting(gov)
+    gov.write(ALLOWED, "# nobody yet\n")
+    gov.commit("keys")
+    gov.runner("doctor", rc=2)
+    gov.runner("cancel", protocol, rc=0)
+    gov.runner("doctor", rc=0)
+
+
 def test_an_approval_by_a_revoked_key_is_found(gov: Box, alice: Person) -> None:
     waiting(gov)
     gov.write(".protocols/revoked_keys", f"{alice.public} lost\n")

@@ -20,6 +20,7 @@ from runner.executor import remedy
 from runner.executor.journal import DamagedJournalError, Journal
 from runner.git import Git
 from runner.protocol import ids, paths
+from runner.protocol.decision import OPEN
 from runner.store import history, locks, lookup, publishing, push_refusal, record, worktree
 from runner.store.environment import matching
 from runner.store.project import Project
@@ -224,7 +225,7 @@ def proven(one: Examined) -> Iterator[Finding]:
 
 def unattainable_approvals(one: Examined) -> Iterator[Finding]:
     """Yield the approvals that the protocol waits for and that nobody can give, by the trusted branch as it is now."""
-    if not one.judged.ok:
+    if not one.judged.ok or one.judged.state is None or one.judged.state.status not in OPEN:
         return
     short = str(ids.number_of(one.protocol))
     try:
