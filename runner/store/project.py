@@ -247,9 +247,11 @@ class Project:
         is_ahead = head is not None and git.is_ancestor(trusted.commit, head)
         found = []
         for path in (paths.CONFIG, paths.POLICY, paths.SIGNERS):
-            file = git.top / path
-            here = file.read_bytes().replace(b"\r\n", b"\n") if file.is_file() and not file.is_symlink() else None
-            unread = here not in (None, trusted.blob(git, path))
+            try:
+                here = (git.top / path).read_bytes().replace(b"\r\n", b"\n")
+            except OSError:  # it is not there
+                continue
+            unread = here != trusted.blob(git, path)
             if unread and (is_ahead or head is None or here != git.blob(f"{head}:{path}")):
                 found.append(path)
         if found:
