@@ -110,12 +110,13 @@ class Court(Deeds, Cover):
         if wait[0] == "step" and re.search(r"deny:", text): raise NotJudged("rules that deny")
         attempt = 0 if wait[0] in ("plan", "merge", "step") else self.steps[about]["attempt"] if wait[0] != "call" else int(wait[2].split(".")[1])
         more, last = self.asks_more(at, wait[0], about), {}  # with roles of the step's own, whoever is in any
-        policy.people = policy.everybody if more else policy.people
+        policy.people, issued = policy.everybody if more else policy.people, {}
         for name, data, there in sorted((one for one in self.born if one[2] <= end), key=lambda one: (one[2], one[0])):
             if b"BEGIN PGP" in data: raise NotJudged("an OpenPGP signature")
             word = WORD.fullmatch(data.decode("latin-1")) if len(data) <= 8192 else None
-            if word and (word["subject"], word["attempt"]) == (subject, str(attempt)) and (how := self.counts(word, name, there, at, base, trust, policy, f, wait)):
-                last[word["approver"]] = (name[:32], word["decision"] if how == "now" else "over")  # it ends the person's earlier ones all the same
+            if word and (word["subject"], word["attempt"]) == (subject, str(attempt)) and (how := self.counts(word, name, there, at, base, trust, policy, f, wait)) and (
+                    how == "now" or word["issued"] >= issued.get(word["approver"], "")):  # one that is over ends the person's earlier ones, if it is younger
+                last[word["approver"]], issued[word["approver"]] = (name[:32], word["decision"] if how == "now" else "over"), word["issued"]
         if more:
             need({*f["approvals"]} <= {one for one, what in last.values() if what != "over"}, f"{number}: words that do not count")
             raise NotJudged("the step or plan asks for more than the policy")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from runner.protocol import approval_file, paths
 from runner.protocol import events as ev
-from runner.protocol.approval_file import Decision, Signed
+from runner.protocol.approval_file import Decision, Signed, Statement
 from runner.protocol.events import ReviewFields
 from runner.protocol.state import Wait
 from runner.protocol.strict_yaml import shown
@@ -130,7 +130,10 @@ def judge(
             good[said.approver] = judged
             continue
         refused.append(judged)
-        if said.approver in good and judged.rejection in _OVER and _judge(case, word, _LASTING).rejection is None:
+        before = good.get(said.approver)
+        if before is None or judged.rejection not in _OVER or said.issued_at < _statement(before).issued_at:
+            continue  # an old approval that somebody kept, and adds now, replaces nothing
+        if _judge(case, word, _LASTING).rejection is None:
             del good[said.approver]  # the person approved after it, whatever became of that approval
     standing = sorted(good.values(), key=lambda word: word.order)
     approved = [word for word in standing if _decision(word) is Decision.APPROVE]
@@ -251,9 +254,13 @@ def _distinct(words: Sequence[ApprovalFile]) -> list[ApprovalFile]:
     return found
 
 
-def _decision(word: ApprovalFile) -> Decision:
+def _statement(word: ApprovalFile) -> Statement:
     assert word.signed is not None
-    return word.signed.statement.decision
+    return word.signed.statement
+
+
+def _decision(word: ApprovalFile) -> Decision:
+    return _statement(word).decision
 
 
 def _judge(case: _Case, word: ApprovalFile, checks: Sequence[_Check] | None = None) -> ApprovalFile:

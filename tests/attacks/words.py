@@ -588,6 +588,14 @@ def a_rejection_and_an_expired_approval_that_its_person_never_signed(h: History)
 
 
 @case("rejected")
+def a_rejection_and_an_older_approval_that_somebody_kept_and_adds_later(h: History) -> Use:
+    """It was on a branch that was rolled back, or in her clone; it has expired, and takes back nothing that she said since."""
+    asked(h).say("bob", decision="reject")
+    h.say("bob", **OLD)
+    return Use(words=[h.say("alice")])
+
+
+@case("rejected")
 def a_rejection_after_an_approval_that_was_used(h: History) -> Use:
     h.count("w5", "step:deploy", words=[asked(h).say("bob")])
     wait = h.ask("step:deploy")
