@@ -92,6 +92,29 @@ def test_default_checks_of_now_are_recorded_for_a_step_that_was_planned_before_t
     sound(box, protocol)
 
 
+def test_a_fork_and_an_undo_read_the_plan_with_the_default_checks_of_their_time(box: Box) -> None:
+    with mind(box, say(write("done.txt", "x\n")), finish()):
+        protocol = box.new({"01-a": command("true"), "02-b": agent()})
+        box.runner("step", protocol, rc=0)
+        shared(box)
+        fork = box.runner("fork", protocol, rc=0).out.strip()
+        assert box.state(fork)["steps"]["b"]["qa"] == "light" and box.state(protocol)["steps"]["b"]["qa"] == "skip"
+        box.runner("run", fork, rc=0)
+    sound(box, fork)
+    box.runner("undo", fork, rc=0)
+    sound(box, fork)
+
+
+def test_a_change_of_the_default_while_a_step_waits_for_its_checks_is_followed(box: Box) -> None:
+    shared(box, "['false']")
+    protocol = box.new({"01-a": command("echo x > done.txt", "qa: light\n")})
+    box.runner("step", protocol, rc=0)
+    shared(box)
+    box.runner("run", protocol, rc=0)
+    assert evidence(box, protocol) == ["test -f done.txt"]
+    sound(box, protocol)
+
+
 def test_only_the_trusted_branch_says_what_the_default_is(box: Box) -> None:
     shared(box)
     protocol = box.new({"01-a": command("mkdir -p .x && echo x > y.txt", "qa: light\n")})
