@@ -232,6 +232,10 @@ def test_a_setup_that_fails_leaves_nothing_and_is_run_again(made: Box) -> None:
     assert not list(made.home.glob(".local/state/protocol-runner/*/environments/*"))
 
 
+USER_SITE = "$(python3 -c 'import site; print(site.getusersitepackages())')"
+PY = "python3 -c 'import sys; sys.exit(0)'"
+
+
 @pytest.mark.parametrize(
     ("plant", "trap"),
     [
@@ -240,10 +244,22 @@ def test_a_setup_that_fails_leaves_nothing_and_is_run_again(made: Box) -> None:
         ("mkdir -p ~/.cache && touch ~/.cache/planted", "test -e ~/.cache/planted"),
         ("mkdir build && echo '*' > build/.gitignore && touch build/planted", "test -e build/planted"),
         ("git config --global alias.x y; git config alias.x y", "test -e ~/.gitconfig -o -e .git"),
+        (f"mkdir -p {USER_SITE} && echo 'print(42)' > {USER_SITE}/usercustomize.py", f"{PY} | grep 42"),
+        (f"mkdir -p {USER_SITE} && echo 'import sys; print(42)' > {USER_SITE}/x.pth", f"{PY} | grep 42"),
+        ("echo 'print(42)' > conftest.py", "test -e conftest.py"),
+        ("echo registry=http://evil.test/ > ~/.npmrc; cp ~/.npmrc .npmrc", "test -e ~/.npmrc -o -e .npmrc"),
+        ("mkdir bin && printf '#!/bin/sh\\necho 42' > bin/mine && chmod +x bin/mine", "mine | grep 42"),
     ],
 )  # fmt: skip
 def test_a_check_sees_nothing_of_a_step_but_its_commit(box: Box, plant: str, trap: str) -> None:
-    ran(box, f"{plant}; touch done.txt", f"! ({trap})")
+    """Not by HOME, nor by what git ignores, though a folder of the checkout is on PATH."""
+    box.write(".gitignore", "conftest.py\n.npmrc\nbin/\n")
+    box.commit("ignored")
+    (box.path / "bin").mkdir()
+    env = {**SANDBOX, "PATH": f"{box.path}/bin:/usr/bin:/bin"}
+    protocol = box.new({"01-work": command(f"{{ {plant}; }} && {trap} && touch done.txt", line(f"! ({trap})"))})
+    box.runner("run", protocol, env=env, rc=0)
+    assert "qa-passed" in box.log(protocol)
 
 
 def test_a_step_sees_nothing_of_the_home_of_the_one_before(box: Box) -> None:
