@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from unittest import mock
 
 from runner.engines import Call, ModelTurn, NetworkError, Request, Response, ToolTurn, Usage, registry
-from runner.sandbox import EXECUTORS, Command, Outcome
+from runner.sandbox import EXECUTORS, Command, Outcome, Place
 from runner.store.remote import Mirror
 
 if TYPE_CHECKING:
@@ -72,6 +72,11 @@ class Sandbox:
 
     world: World
     name: str = "sandbox"
+    place: Place = Place()  # noqa: RUF009  a value that nobody changes
+
+    def placed(self, place: Place) -> Sandbox:
+        """See `Sandbox.placed`: its commands take paths as they are."""
+        return self
 
     def check(self) -> str | None:
         """See `Sandbox.check`."""
