@@ -112,8 +112,8 @@ def find(project: Project, space: Workspace) -> ProjectEnvironment:
     names = [] if not looks else [name for name, sign in KINDS.items() if (top / name / sign).exists()]
     names += [name for name in config.share if name not in names]
     names = [name for name in names if _is_plain(top, name) and (top / name).is_dir()]
-    files = [] if not looks else list(dict.fromkeys(_version_files(project)))
-    files = [name for name in files if _is_plain(top, name) and _is_file(top / name)]
+    named = dict.fromkeys([*(_version_files(project) if looks else ()), *_ignored(project, top)])
+    files = [name for name in named if _is_plain(top, name) and _is_file(top / name)]
     free = _untracked(project, [*names, *files])
     is_in_place = not space.root.is_relative_to(top) and not any(Path(name).is_relative_to(top) for name in _SYSTEM)
     return ProjectEnvironment(
@@ -194,6 +194,17 @@ def _untracked(project: Project, names: list[str]) -> set[str]:
     git = project.git
     files = os.fsdecode(git.run("ls-files", "-z", "--", *names, index=git.common_dir / "index")).split("\0")
     return {name for name in names if not any(path == name or path.startswith(f"{name}/") for path in files)}
+
+
+def _ignored(project: Project, top: Path) -> list[str]:
+    """Return the files that git ignores and `workspace.generated` names."""
+    if not (globs := project.config.workspace.generated):
+        return []
+    wanted = [f":(glob){one}" for one in globs]
+    given = ("ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--", *wanted)
+    git = project.git
+    out = git.run(*given, work_tree=top, index=git.common_dir / "index", env={"GIT_LITERAL_PATHSPECS": "0"})
+    return os.fsdecode(out).split("\0")[:-1]
 
 
 def _secret(folder: Path) -> list[str]:

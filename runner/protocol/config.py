@@ -63,6 +63,8 @@ class Identity(FileModel):
 class WorkspaceKey(FileModel):
     """How the runner's own checkout is made ready. `key`: files whose change runs `setup` again.
 
+    `share`, `generated`: folders, and globs of files, that git ignores and commands are shown.
+
     `user_namespaces`: whether commands may make some in the sandbox, as browsers do for sandboxes of their own.
     """
 
@@ -72,6 +74,7 @@ class WorkspaceKey(FileModel):
     user_namespaces: Bool = False
     key: Paths = ()
     share: Paths = ()
+    generated: Paths = ()
     python: Line | None = None
 
 

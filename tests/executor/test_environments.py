@@ -133,6 +133,19 @@ def test_a_file_that_the_build_generates_is_there(installed: Box) -> None:
     assert "_version" not in installed.git("ls-tree", "-r", "--name-only", protocol)
 
 
+def test_other_files_are_named_by_globs(installed: Box) -> None:
+    installed.write(".gitignore", ".venv/\n*_pb2.py\n.env\n")
+    installed.write(
+        ".protocols/config.yaml", 'workspace: {generated: ["src/**/*_pb2.py", "src/.env", "src/pkg/__init__.py"]}\n'
+    )
+    installed.commit("generated code")
+    for name in ("src/pkg/one_pb2.py", "other_pb2.py", "src/.env"):
+        (installed.path / name).write_text("x = 1\n")
+    look = "test -f src/pkg/one_pb2.py && test ! -e other_pb2.py && test ! -e src/.env"
+    protocol = ran(installed, f"{look} && touch done.txt", look)
+    assert "pb2" not in installed.git("ls-tree", "-r", "--name-only", protocol)
+
+
 @pytest.mark.parametrize("name", [".env", "../secret.txt", "/etc/hostname", ".git/config"])
 def test_no_other_file_is_taken_for_a_generated_one(installed: Box, name: str) -> None:
     installed.write("pyproject.toml", f'[tool.setuptools_scm]\nversion_file = "{name}"\n')

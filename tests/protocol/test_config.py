@@ -23,8 +23,8 @@ publish: always
 forge: github
 engine: {default: [gemini:a, gemini:b], review: x:y}
 executor: host
-workspace: {path: /var/tmp/w, setup: make setup, network: true, key: uv.lock, share: [node_modules], python: .venv/bin/python,
-  user_namespaces: true}
+workspace: {path: /var/tmp/w, setup: make setup, network: true, key: uv.lock, share: [node_modules], generated: src/*.c,
+  python: .venv/bin/python, user_namespaces: true}
 resources: {memory: 4G, cpu: 30m, processes: 512, disk: 5G}
 worktrees: {path: ../trees}
 lease: {ttl: 1h, grace: 30s}
