@@ -1,6 +1,6 @@
 """The project's own test command: found in its files, and tried on a commit as a step's check is run.
 
-What came of it is noted in the person's own state, so that work which starts there is told of tests that fail already.
+The outcome is noted in the person's own state, so that `new` and `do` can say which tests fail already.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Tried:
     lacks: str
 
     def text(self) -> str:
-        """Return what came of it, for people: `120 tests passed`, `3 of 120 tests fail`."""
+        """Return the outcome, for people: `120 tests passed`, `3 of 120 tests fail`."""
         if self.lacks:
             return self.lacks
         tests = f"{self.ran} test{'s' if self.ran != 1 else ''}" if self.ran is not None else "tests"
@@ -61,8 +61,8 @@ class Tried:
 
 
 def candidates(git: Git, commit: str, answers: Iterable[str] = ()) -> list[Candidate]:
-    """Return what may run the tests of a commit: people's own answers and scripts first, then what its kind of project uses, then
-    what its CI runs."""
+    """Return the commands that may run the tests of a commit: `answers` and the project's scripts first, then those of its stack, then
+    those of its CI."""
     found = [Candidate(line, "clarifications.yaml") for line in answers]
     found += _suggested(git, commit, list(git.files(commit)))
     return list({one.line: one for one in reversed(found)}.values())[::-1][:MOST]
@@ -136,7 +136,7 @@ def _script(text: str) -> str:
 def tried(
     project: Project, commit: str, found: Sequence[Candidate], starts: Callable[[Candidate], None]
 ) -> Iterator[Tried]:
-    """Yield what came of each candidate on a clean export of the commit, up to the first that says how many tests passed.
+    """Yield the outcome of each candidate on a clean export of the commit, up to the first that says how many tests passed.
 
     Raises:
         SandboxUnavailableError: commands cannot be run in a sandbox here. HeldError: another process tries some.
@@ -255,11 +255,11 @@ def _last(text: str, reason: str) -> str:
     return log.cut(f"{reason.partition(', `')[0]}{f': {last}' if last else ''}")
 
 
-# --- what is known of a commit ------------------------------------------------------------------------------------------
+# --- the outcome that is noted ------------------------------------------------------------------------------------------
 
 
 def note(project: Project, commit: str, one: Tried) -> None:
-    """Note what came of a test command on a commit, in the person's own state."""
+    """Note the outcome of a test command on a commit, in the person's own state."""
     told = {"commit": commit, "line": one.line, "passed": one.passed, "ran": one.ran, "failed": one.failed}
     file = project.dirs.own / "tests.json"
     try:
@@ -270,7 +270,7 @@ def note(project: Project, commit: str, one: Tried) -> None:
 
 
 def noted(project: Project, commit: str) -> Tried | None:
-    """Return what is noted of the project's test command on a commit, or on one with the same code; None where nothing is."""
+    """Return the noted outcome of the test command on a commit, or on one with the same code; None if there is none."""
     try:
         told: Mapping[str, Any] = json.loads((project.dirs.own / "tests.json").read_bytes())
         one = Tried(told["line"], "", told["passed"] is True, told["ran"], told["failed"], "")
