@@ -23,7 +23,7 @@ COMMANDS = [
 def test_it_is_refused_with_what_to_type(remote: Box, url: str) -> None:
     remote.git("config", "remote.origin.url", url)
     done = remote.runner("new", "A plan", "--plan", remote.plan(STEPS), rc=4)
-    assert "anybody on the way" in done.err
+    assert "anybody on the network path" in done.err
     assert re.search(r"next: `git remote set-url origin '?https://", done.err)
 
 
@@ -51,4 +51,4 @@ def test_what_is_offered_leads_out(remote: Box) -> None:
 def test_this_machine_is_asked_as_it_likes(remote: Box, host: str) -> None:
     remote.git("config", "remote.origin.url", f"http://{host}/b.git")
     done = remote.runner("new", "A plan", "--plan", remote.plan(STEPS))
-    assert "anybody on the way" not in done.err
+    assert "anybody on the network path" not in done.err
