@@ -187,6 +187,8 @@ qa() {
         printf '== %s\n' "$name"
         ran=yes
         env -u GITHUB_ENV -u GITHUB_PATH -u GITHUB_OUTPUT -u GITHUB_STATE -u GITHUB_STEP_SUMMARY "$here/$name.sh" </dev/null || {
+            # 77 is how a script says that it has nothing to do. Only tests have to be there.
+            if [ $? = 77 ] && [ "$name" != test ]; then continue; fi
             printf '== %s failed\n' "$name"
             code=1
             [ "$name" != bootstrap ] || break
