@@ -72,9 +72,14 @@ def account(entry: RawEntry, protocol: str) -> Account:
 
 def _check(found: Mapping[str, Any]) -> Check:
     passed = found.get("code") == 0
-    took = describe.duration(int(found.get("seconds") or 0))
+    took = describe.duration(_count(found.get("seconds")))
     outcome, tail = ("passed", "") if passed else (f"exit {found.get('code')}", str(found.get("tail") or ""))
     return Check(str(found.get("check")), passed, outcome, took, tail)
+
+
+def _count(value: Json) -> int:
+    """Return a number of the log; 0 for what is none: nobody validated the entry, which may be forged."""
+    return value if isinstance(value, int) else 0
 
 
 def _plain(value: Json) -> str:
@@ -101,9 +106,10 @@ def _steps(value: Json) -> str:
 
 def _spent(value: Json) -> str:
     cost = value if isinstance(value, dict) else {}
-    counts = [(cost.get("input_tokens"), "in"), (cost.get("output_tokens"), "out")]
-    tokens = ", ".join(f"{count:,} tokens {way}" for count, way in counts if isinstance(count, int) and count)
-    return " · ".join(filter(None, (describe.spent({"spent": cost}), tokens)))
+    counts = [(_count(cost.get("input_tokens")), "in"), (_count(cost.get("output_tokens")), "out")]
+    tokens = ", ".join(f"{count:,} tokens {way}" for count, way in counts if count)
+    shown = describe.spent({"spent": {**cost, "seconds": _count(cost.get("seconds"))}})
+    return " · ".join(filter(None, (shown, tokens)))
 
 
 def _reviews(value: Json) -> str:

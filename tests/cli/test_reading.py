@@ -18,6 +18,8 @@ import jsonschema
 import pytest
 
 from runner import resources
+from runner.app import timeline
+from runner.protocol.log import RawEntry
 from tests.conftest import Box, command
 
 READING = (["status"], ["status", "1"], ["list"], ["show", "1"], ["show", "1", "a"], ["log", "1"], ["diff", "1"])
@@ -293,6 +295,19 @@ def test_the_log_gives_every_event_older_segments_too(box: Box) -> None:
     (folder / "log.md").write_text(log[at:])
     box.commit("two pieces", cwd=folder)
     assert box.runner("log", protocol, "--json", rc=0).out == before
+
+
+@pytest.mark.parametrize("value", ["x", -1, True, None, [], {}, [[]], {"x": []}, 1.5])
+def test_a_forged_entry_is_shown_whatever_its_fields_hold(value: Any) -> None:
+    keys = (*timeline._SHOWN, *timeline._ELSEWHERE, "of_tomorrow")
+    checks = {"check": value, "code": value, "seconds": value, "tail": value}
+    spent = dict.fromkeys(("seconds", "usd", "input_tokens", "output_tokens"), value)
+    for name in ("step-failed", "approval-counted", "undone", "of-tomorrow"):
+        for fields in (
+            dict.fromkeys(keys, value),
+            {"evidence": [checks, value], "spent": spent, "steps": {"a": value}},
+        ):
+            timeline.account(RawEntry(1, name, "a", "", "", fields), "0001-a")
 
 
 def test_following_ends_with_the_protocol(box: Box) -> None:
