@@ -48,6 +48,7 @@ MANIFESTS = (
 )
 MADE = "made"  # the file that says that an environment is whole, with the names of what it has in `work`
 UNUSED = 30 * 86_400.0  # seconds
+_CACHES = (".pyc", ".pyo", ".o", ".log", ".swp", "~", ".DS_Store", ".tsbuildinfo", ".coverage")
 MOST = 1_000_000  # bytes of a generated file
 _SYSTEM = ("/", "/dev", "/etc", "/home/runner", "/opt", "/proc", "/run", "/sys", "/tmp", "/usr", "/var/tmp")
 
@@ -121,6 +122,22 @@ def find(project: Project, space: Workspace) -> ProjectEnvironment:
         {name: top / name for name in names if name in free},
         {name: (top / name).read_bytes() for name in files if name in free},
     )
+
+
+def left_out(project: Project) -> list[str]:
+    """Return the ignored files beside tracked ones, below the checkout's top, that no step is shown; caches are no such files."""
+    top, git = main_worktree(project), project.git
+    if top is None:
+        return []
+    given = ("ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory")
+    out = git.run(*given, work_tree=top, index=git.common_dir / "index")
+    shown = {*_version_files(project), *_ignored(project, top), *project.config.workspace.share}
+    found = [name for name in os.fsdecode(out).split("\0")[:-1] if "/" in name.rstrip("/") and name not in shown]
+    return [
+        name
+        for name in found
+        if not name.endswith("/") and not name.endswith(_CACHES) and Path(name).name not in CREDENTIALS
+    ]
 
 
 def _may_find(project: Project) -> bool:

@@ -299,3 +299,12 @@ def test_a_path_of_a_call_is_judged_as_the_tools_find_it(tmp_path: Path, path: s
     (tmp_path / "up").symlink_to("src/up")
     (tmp_path / "out").symlink_to("/etc")
     assert _below(str(tmp_path), ("/proj", "/workspace"), path) == found
+
+
+def test_doctor_names_ignored_files_in_the_source_that_no_step_is_shown(installed: Box) -> None:
+    installed.write(".gitignore", ".venv/\n*.pyc\n*_pb2.py\n*.so\n.env\n")
+    installed.write(".protocols/config.yaml", 'workspace: {generated: ["src/**/*_pb2.py"]}\n')
+    installed.commit("ignored files")
+    for name in ("src/pkg/one_pb2.py", "src/pkg/fast.so", "src/pkg/old.pyc", "src/.env", "top.so"):
+        (installed.path / name).write_text("")
+    assert "1 file in the source that git ignores: src/pkg/fast.so" in installed.runner("doctor").out

@@ -59,6 +59,7 @@ CLONE: tuple[Check[Clone], ...] = (
 PROJECT: tuple[Check[Selection], ...] = (
     Check("identity", machine.identity),
     Check("executor", machine.executor),
+    Check("ignored files in the source", machine.ignored_sources),
     Check("trusted branch", machine.trusted_branch),
     Check("policy and keys", machine.policy),
     Check("tests", machine.tests),

@@ -14,7 +14,7 @@ from runner import sandbox
 from runner.app import checks
 from runner.app.doctor import Clone, Finding, Machine, Selection, of_error
 from runner.errors import RunnerError, UnreachableError, shown
-from runner.executor import permissions
+from runner.executor import environments, permissions
 from runner.git import Git, GitError
 from runner.protocol import ids, paths
 from runner.store import trusted, workspace
@@ -143,8 +143,21 @@ def executor(chosen: Selection) -> Iterator[Finding]:
             "note",
             "commands of steps run on this machine without a sandbox",
             f"executor: host, by {project.source('executor')[1]}",
-            "they can read and change whatever you can",
+            "they can read and change whatever you can, and see no environment of the checkout",
             "`--executor sandbox` where bubblewrap is installed",
+        )
+
+
+def ignored_sources(chosen: Selection) -> Iterator[Finding]:
+    """Yield the ignored files in folders of the source that tests may need, and that no step is shown."""
+    if missing := environments.left_out(chosen.project):
+        few = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        yield Finding(
+            "note",
+            f"{len(missing)} file{'s' if len(missing) != 1 else ''} in the source that git ignores: {few}",
+            str(environments.main_worktree(chosen.project)),
+            "steps and checks do not have them",
+            f"name those that tests need in {paths.CONFIG}: `workspace: {{generated: [GLOB]}}`",
         )
 
 
