@@ -66,12 +66,15 @@ def test_each_step_has_what_the_one_before_it_did(box: Box) -> None:
 
 
 def test_in_the_sandbox_the_person_s_repository_is_not_there(box: Box) -> None:
+    """At its path is the workspace, with a repository of its own: nothing of another branch is in it."""
     if (why := Bubblewrap().check()) is not None:
         if os.environ.get("RUNNER_CI") == "1":
             pytest.fail(f"bubblewrap has to work where RUNNER_CI=1: {why}")
         pytest.skip(why)
     box.env["RUNNER_EXECUTOR"] = "sandbox"
-    look = f"ls -d {box.path} {box.path}/.git {box.path}/.git/objects; git log --format=%s -- README.md"
+    (box.path / ".git/persons").touch()
+    other = box.git("commit-tree", "-m", "of another branch", "HEAD^{tree}").strip()
+    look = f"ls {box.path}/.git/persons; git cat-file -t {other}; git log --format=%s -- README.md"
     protocol = box.new({"01-look": command(f"({look}) > seen.txt 2>/dev/null; git fsck --full")})
     box.runner("run", protocol, rc=0)
     assert box.git("show", f"{protocol}:seen.txt") == "start\n"
