@@ -27,6 +27,7 @@ WORDLESS = '<svg onload="document.title=1"><a href="javascript:alert(1)">'
 OURS = {
     "html", "head", "meta", "title", "style", "body", "header", "h1", "h2", "h3", "p", "dl", "dt", "dd", "nav", "a", "main",
     "section", "div", "span", "code", "pre", "table", "caption", "thead", "tbody", "tr", "th", "td", "ul", "li", "footer",
+    "details", "summary",
 }  # fmt: skip
 ATTRIBUTES = {
     "charset",
