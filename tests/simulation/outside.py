@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from unittest import mock
 
+from runner import sandbox
 from runner.engines import Call, ModelTurn, NetworkError, Request, Response, ToolTurn, Usage, registry
-from runner.sandbox import EXECUTORS, Command, Outcome, Place
+from runner.sandbox import EXECUTORS, Command, Limits, Outcome, Place
 from runner.store.remote import Mirror
 
 if TYPE_CHECKING:
@@ -77,6 +78,14 @@ class Sandbox:
     def placed(self, place: Place) -> Sandbox:
         """See `Sandbox.placed`: its commands take paths as they are."""
         return self
+
+    def limited(self, limits: Limits) -> Sandbox:
+        """See `Sandbox.limited`: nothing here uses much."""
+        return self
+
+    def attach(self, command: Command) -> Outcome:
+        """See `Sandbox.attach`: nobody sits here."""
+        raise AssertionError(command)
 
     def check(self) -> str | None:
         """See `Sandbox.check`."""
@@ -252,11 +261,12 @@ def _watched(world: World, push: Callable[..., None]) -> Callable[..., None]:
 @contextlib.contextmanager
 def laid(world: World) -> Iterator[None]:
     """Be what is outside while the block lasts."""
+    place: sandbox.Sandbox = Sandbox(world)  # so that mypy sees what it lacks
     provider = registry.Provider(
         priced_as=None, form="sim:WHAT", about="", open=lambda *_: Script(world), missing=lambda environ: ""
     )
     with (
-        mock.patch.dict(EXECUTORS, {"sandbox": lambda toolchains, user_namespaces: Sandbox(world)}),
+        mock.patch.dict(EXECUTORS, {"sandbox": lambda toolchains, user_namespaces: place}),
         mock.patch.dict(registry.PROVIDERS, {"sim": provider}),
         mock.patch("runner.tools.files.exchange", exchange),
         mock.patch("runner.tools.python.exchange", exchange),
