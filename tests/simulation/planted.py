@@ -22,7 +22,7 @@ from runner.store.remote import Mirror
 from runner.tools import ToolError, python
 
 Changes = Mapping[str, tuple[str | None, str | None]]
-MOST = 800  # seeds within which each is found: the rarest is by one of a hundred
+MOST = 200  # seeds within which each is found
 
 _push, _append, _notice, _moved_on = Mirror.push, effects.ExternalCalls.append, lease.notice, lease._moved_on
 

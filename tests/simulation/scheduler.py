@@ -26,7 +26,7 @@ DIES: Mapping[str, float] = {
 }  # fmt: skip
 # The same for a stall. None between looking whether the lease still holds and what begins then: nobody can fence that.
 STALLS: Mapping[str, float] = {
-    "read": 0, "clock": 0, "write": 0.5, "move": 0.5, "written": 0.5, "fsync": 0.5, "append": 1, "lock": 0.5, "fetch": 1, "push": 12,
+    "read": 0, "clock": 0, "write": 0.5, "move": 0.5, "written": 0.5, "fsync": 0.5, "append": 1, "lock": 0.5, "fetch": 1, "push": 40,
     "received": 6, "ask": 15, "asked": 20, "effect": 4, "effected": 5, "command": 15, "word": 1,
 }  # fmt: skip
 MOST = 0.4  # how likely a process dies at one seam, at most: some have to get through

@@ -27,7 +27,7 @@ FOUND_LAST: dict[str, int] = {
     "a lease is taken over without grace": 9,
     "who takes a lease over forgets what it announced": 8,
     "who gives a lease up drops what it announced": 34,
-    "work is published without the lease": 254,
+    "work is published without the lease": 141,
     "a journal is not waited for": 3,
 }
 
