@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -93,16 +94,29 @@ def make(root: Path, path: str) -> bool:
     return True
 
 
-def write(root: Path, path: str, data: bytes) -> None:
-    """Write a file at the path, where nothing is, and make the folders above it.
+def copy(root: Path, path: str, source: Path) -> bool:
+    """Copy a file, with its right to be executed, or a link to the path, and make the folders above it; a file there is replaced.
+
+    Return whether it was; not where something else than folders is on the way.
 
     Raises:
-        OSError: something is there, or the way leads through something else than a folder.
+        OSError: it cannot be read or written.
     """
-    with _above(root, path, make=True) as (fd, name):
-        handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=fd)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
+    above = path.rpartition("/")[0]
+    if (above and not make(root, above)) or is_folder(root, path):
+        return False
+    with _above(root, path) as (fd, name):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=fd)
+        if source.is_symlink():
+            os.symlink(os.readlink(source), name, dir_fd=fd)
+            return True
+        with open(source, "rb") as data:
+            mode = 0o755 if os.fstat(data.fileno()).st_mode & 0o100 else 0o644
+            handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=fd)
+            with os.fdopen(handle, "wb") as file:
+                shutil.copyfileobj(data, file)
+    return True
 
 
 def is_folder(root: Path, path: str) -> bool:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import stat
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from runner.values import dataclass
 
 # Folders of environments, by what makes one of them sure.
 KINDS = {".venv": "pyvenv.cfg", "venv": "pyvenv.cfg", "node_modules": "", "vendor/bundle": "ruby"}
+_SIGNS = ("pyvenv.cfg", "conda-meta")  # of an environment that lies elsewhere, and is on PATH
 CREDENTIALS = (".env", ".netrc", ".npmrc", ".pypirc", ".yarnrc.yml", "pip.conf", "pip.ini")
 # What a setup reads, whether or not `key` names it.
 MANIFESTS = (
@@ -49,20 +51,22 @@ MANIFESTS = (
 MADE = "made"  # the file that says that an environment is whole, with the names of what it has in `work`
 UNUSED = 30 * 86_400.0  # seconds
 _CACHES = (".pyc", ".pyo", ".o", ".log", ".swp", "~", ".DS_Store", ".tsbuildinfo", ".coverage")
+CACHE = ".cache"  # in HOME; programs write there
+_PATH = re.compile(r"[\w.][\w./-]*")
 MOST = 1_000_000  # bytes of a generated file
-_SYSTEM = ("/", "/dev", "/etc", "/home/runner", "/opt", "/proc", "/run", "/sys", "/tmp", "/usr", "/var/tmp")
+_SYSTEM = ("/", "/dev", "/etc", "/opt", "/proc", "/run", "/sys", "/tmp", "/usr", "/var/tmp")
 
 
 @dataclass(frozen=True, slots=True)
 class ProjectEnvironment:
-    """What commands in the sandbox are shown: folders, and the contents of files; by their path below the workspace.
+    """What commands in the sandbox are shown: folders, and files that are copied; by their path below the workspace.
 
     `top`: the path at which the workspace appears; None for its own. `home`: a folder with what is in their HOME.
     """
 
     top: Path | None
     folders: Mapping[str, Path]
-    generated: Mapping[str, bytes]
+    generated: Mapping[str, Path]
     home: Path | None = None
 
     def programs(self, work: Path) -> list[str]:
@@ -83,12 +87,12 @@ class ProjectEnvironment:
         return replace(
             self,
             folders={name: at for name, at in self.folders.items() if name not in taken},
-            generated={name: data for name, data in self.generated.items() if name not in taken},
+            generated={name: at for name, at in self.generated.items() if name not in taken},
         )
 
     def place(self, space: Workspace) -> Place:
         """Return what the sandbox shows of it."""
-        shown = {HOME / one.name: one for one in _in(self.home) if one.is_dir() and not one.is_symlink()}
+        shown = {HOME / one.name: one for one in _in(self.home) if _is_folder(one) and one.name != CACHE}
         for base in (self.top,) if self.top else (space.work, space.export):
             for name, at in self.folders.items():
                 shown |= {base / name: at, **{base / name / file: space.empty for file in _secret(at)}}
@@ -98,29 +102,39 @@ class ProjectEnvironment:
     def fill(self, home: Path) -> None:
         """Put the files of its HOME, which may be written there, into an empty HOME."""
         for one in _in(self.home):
-            if one.is_symlink():
-                os.symlink(os.readlink(one), home / one.name)
-            elif one.is_file():
-                shutil.copy2(one, home / one.name)
+            with contextlib.suppress(OSError):  # the setup locked it, or the HOME has it already
+                if not _is_folder(one):
+                    shutil.copy2(one, home / one.name, follow_symlinks=False)
 
 
-def find(project: Project, space: Workspace) -> ProjectEnvironment:
-    """Return the environment in the main worktree. Where a setup makes one, nothing is looked for but what `share` names."""
+def find(project: Project, space: Workspace, tools: Iterable[Path] = ()) -> ProjectEnvironment:
+    """Return the environment in the main worktree. Where a setup makes one, nothing is looked for but what `share` names.
+
+    `tools`: installations on PATH; environments among them that lie in the checkout are shown too.
+    """
     top, config = main_worktree(project), project.config.workspace
     if top is None:
         return ProjectEnvironment(None, {}, {})
-    looks = not config.setup and _may_find(project)
-    names = [] if not looks else [name for name, sign in KINDS.items() if (top / name / sign).exists()]
-    names += [name for name in config.share if name not in names]
-    names = [name for name in names if _is_plain(top, name) and (top / name).is_dir()]
-    named = dict.fromkeys([*(_version_files(project) if looks else ()), *_ignored(project, top)])
-    files = [name for name in named if _is_plain(top, name) and _is_file(top / name)]
+    may = _may_find(project)
+    looks = may and not config.setup
+    names = [name for name, sign in KINDS.items() if looks and os.path.exists(top / name / sign)]
+    tools = [one for one in tools if one.is_relative_to(top) and any(os.path.exists(one / sign) for sign in _SIGNS)]
+    names += [str(one.relative_to(top)) for one in tools if looks]
+    names += config.share if may or not _is_forbidden(project) else ()
+    names = [name for name in dict.fromkeys(names) if _is_plain(top, name) and _is_folder(top / name)]
+    names = [name for name in names if not any(name.startswith(f"{other}/") for other in names)]
+    named = [
+        *(_version_files(project) if looks else ()),
+        *(_ignored(project, top) if may or not _is_forbidden(project) else ()),
+    ]
+    files = [name for name in dict.fromkeys(named) if _is_plain(top, name) and _is_file(top / name)]
+    files = [name for name in files if not any(name.startswith(f"{other}/") for other in (*names, *KINDS))]
     free = _untracked(project, [*names, *files])
     is_in_place = not space.root.is_relative_to(top) and not any(Path(name).is_relative_to(top) for name in _SYSTEM)
     return ProjectEnvironment(
         top if is_in_place else None,
         {name: top / name for name in names if name in free},
-        {name: (top / name).read_bytes() for name in files if name in free},
+        {name: top / name for name in files if name in free},
     )
 
 
@@ -147,21 +161,41 @@ def _may_find(project: Project) -> bool:
     return said == "found" or (said is None and "ci" not in project.options)
 
 
+def _is_forbidden(project: Project) -> bool:
+    """Return whether the policy forbids what `share` and `generated` name, too."""
+    policy = permissions.trusted_config(project).policy
+    return policy is not None and policy.content.environment == "made"
+
+
 def with_made(own: ProjectEnvironment, folder: Path) -> ProjectEnvironment:
-    """Return the environment with what a setup made: `folder` holds its HOME, and in `work` what it left beside the commit's files."""
+    """Return the environment with what a setup made: `folder` holds its HOME, and in `work` what it left beside the commit's files.
+
+    Raises:
+        ValueError: it is not whole.
+    """
     names = json.loads((folder / MADE).read_bytes())
     work = {name: folder / "work" / name for name in names}
     return replace(
         own,
-        folders={**{name: at for name, at in work.items() if at.is_dir()}, **own.folders},
-        generated={name: at.read_bytes() for name, at in work.items() if _is_file(at)},
+        folders={**{name: at for name, at in work.items() if _is_folder(at)}, **own.folders},
+        generated={name: at for name, at in work.items() if not _is_folder(at)},
         home=folder / "home",
     )
 
 
+def is_whole(folder: Path) -> bool:
+    """Return whether an environment is there, as its setup left it."""
+    try:
+        return isinstance(json.loads((folder / MADE).read_bytes()), list)
+    except (OSError, ValueError):
+        return False
+
+
 def manifests(project: Project, commit: str) -> dict[str, str]:
     """Return the object ids of the files of a commit that the setup reads, by path."""
-    names = {*project.config.workspace.key, *MANIFESTS}
+    config = project.config.workspace
+    scripts = [word for word in (config.setup or "").split() if _PATH.fullmatch(word) and ".." not in word]
+    names = {*config.key, *MANIFESTS, *(os.path.normpath(word) for word in scripts)}
     return {path: entry.oid for path, entry in project.git.files(commit, *names).items()}
 
 
@@ -190,10 +224,10 @@ def _in(folder: Path | None) -> list[Path]:
 def main_worktree(project: Project) -> Path | None:
     """Return the main worktree; None where the repository has none."""
     git = project.git
-    if git.common_dir.name == ".git":
-        top = git.common_dir.parent
-    elif git.top is not None and git.git_dir == git.common_dir:
+    if git.top is not None and git.git_dir == git.common_dir:
         top = git.top
+    elif git.common_dir.name == ".git":
+        top = git.common_dir.parent
     else:
         return None
     return Path(os.path.realpath(top))
@@ -225,15 +259,20 @@ def _ignored(project: Project, top: Path) -> list[str]:
 
 
 def _secret(folder: Path) -> list[str]:
-    return [name for name in CREDENTIALS if (folder / name).is_file()]
+    return [name for name in CREDENTIALS if not (folder / name).is_symlink() and os.path.isfile(folder / name)]
+
+
+def _is_folder(path: Path) -> bool:
+    return os.path.isdir(path) and not path.is_symlink()
 
 
 def _is_file(path: Path) -> bool:
     try:
-        status = path.stat()
+        status = path.lstat()
     except OSError:
         return False
-    return stat.S_ISREG(status.st_mode) and status.st_size <= MOST and path.name not in CREDENTIALS
+    readable = os.access(path, os.R_OK)
+    return stat.S_ISREG(status.st_mode) and status.st_size <= MOST and path.name not in CREDENTIALS and readable
 
 
 def _version_files(project: Project) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Container, Mapping
@@ -48,7 +49,6 @@ COLLECTING = 30.0  # seconds, the least that git has to store what a step left
 
 _WITHOUT = "`runner undo` takes the retry back; then run `runner retry` without --keep"
 _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
-_CACHE = ".cache"  # what of HOME is kept between steps
 # Exit codes of a command that a signal ended. What a program does where it gets no memory is its own; it says so in its output.
 _RAN_OUT = {
     128 + signal.SIGXCPU: "a process used up its time on the processors (`resources: {cpu: …}`)",
@@ -193,10 +193,10 @@ class WorkspaceSession:
         environ, found, environment = project.env.environ, tuple[Path, ...](), None
         space = space or workspace.place(project.dirs, protocol, project.config.workspace.path)
         if project.setting("executor") != "host":
-            environment = environments.find(project, space)
+            path, home = step_path(environ.get("PATH", "")), Path(environ.get("HOME", "/nonexistent"))
+            environment = environments.find(project, space, toolchains(path, home))
             programs = [str(at / "bin") for at in environment.folders.values()]
-            path = os.pathsep.join((*programs, step_path(environ.get("PATH", ""))))
-            found = toolchains(path, Path(environ.get("HOME", "/nonexistent")))
+            found = toolchains(os.pathsep.join((*programs, path)), home)
         sandbox = _choose(project, found).limited(_limits(project.config.resources, resources))
         permissions.refuse_isolation(project, sandbox.name)
         return cls(project, protocol, space, sandbox, environment if sandbox.name != "host" else None)
@@ -236,7 +236,7 @@ class WorkspaceSession:
         kept = {key: environ[key] for key in ("PYENV_ROOT", "RUSTUP_HOME", "NVM_DIR", "JAVA_HOME") if key in environ}
         path = step_path(environ.get("PATH", ""))
         # Where another environment is activated than the runner's own, it is the one that the person works in.
-        if self.own and environ.get("VIRTUAL_ENV") in (None, sys.prefix):
+        if self.own and (environ.get("VIRTUAL_ENV") or None) in (None, sys.prefix):
             path = os.pathsep.join((*self.own.programs(cwd or self.space.work), path))
         if "PYENV_ROOT" not in kept and (
             shims := next((p for p in path.split(":") if p.endswith("/.pyenv/shims")), None)
@@ -261,7 +261,7 @@ class WorkspaceSession:
             if clean:
                 workspace.forget_setup(self.space)
             if clean or self.own:
-                self._empty(self.space.home, () if clean else (_CACHE,))
+                self._empty(self.space.home, () if clean else (environments.CACHE,))
             beneath.ensure(self.space.root, self.space.home.name)
             self._empty(self.out())
             if self.own:
@@ -285,7 +285,7 @@ class WorkspaceSession:
         root, name = self.space.root, folder.name
         if kept and beneath.is_folder(root, name):
             for one in beneath.names(root, name):
-                if one not in kept:
+                if one not in kept or not beneath.is_folder(root, f"{name}/{one}"):
                     beneath.remove(root, f"{name}/{one}")
         else:
             beneath.remove(root, name)
@@ -313,7 +313,8 @@ class WorkspaceSession:
                 )
         making = folder.with_name(f"making-{project.env.pid}")
         try:
-            if not (folder / environments.MADE).exists():
+            if not environments.is_whole(folder):
+                beneath.remove(folder)
                 environments.remove_unused(folder.parent, project.env.now())
                 beneath.remove(making)
                 home, work = making / "home", making / "work"
@@ -324,16 +325,19 @@ class WorkspaceSession:
                 place = self.own.at(git, base).place(space)
                 self.sandbox = self.sandbox.placed(Place({**place.at, home: HOME}, place.shown))
                 env = {**self.base_environment(space.export), "HOME": str(home)}
+                workspace.put_repository(git, space, base, self.protocol)
                 self._set_up(config.setup, env, network=config.network, cwd=space.export)
+                beneath.remove(space.export, ".git")
                 names = [name for name in workspace.beside(git, space, base) if name not in self.own.folders]
                 for name in names:
                     (work / name).parent.mkdir(parents=True, exist_ok=True)
-                    os.rename(space.export / name, work / name)
-                (making / environments.MADE).write_text(json.dumps(names))
+                    beneath.is_folder(space.export, name)  # one that is locked is opened to be moved
+                    shutil.move(space.export / name, work / name)
+                write_atomically(making / environments.MADE, json.dumps(names).encode())
                 try:
                     os.rename(making, folder)
                 except OSError:
-                    if not (folder / environments.MADE).exists():  # else another runner made it meanwhile
+                    if not environments.is_whole(folder):  # else another runner made it meanwhile
                         raise
             os.utime(folder / environments.MADE, (project.env.now(),) * 2)
         except OSError as error:
@@ -383,8 +387,8 @@ class WorkspaceSession:
                 for one in (self.home(folder), self.out(folder)):
                     self._empty(one)
                 own.fill(self.home(folder))
-                for path, data in own.generated.items():
-                    beneath.write(folder, path, data)
+                for path, source in own.generated.items():
+                    beneath.copy(folder, path, source)
         except OSError as error:
             raise workspace.unusable(self.space, error) from error
         return folder
@@ -408,9 +412,10 @@ class WorkspaceSession:
             timeout=timeout,
             writable=(cwd, Path(env.get("HOME", self.home(cwd))), self.out(cwd)),
             readable=(
-                *((self.space.objects,) if cwd == self.space.work else ()),
+                # An export has no repository, but while a setup runs in it.
+                *((self.space.objects,) if cwd == self.space.work or (cwd / ".git").is_dir() else ()),
                 *shared,
-            ),  # an export has no repository
+            ),
             network=network,
         )
 

@@ -27,7 +27,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from copy import copy
 from functools import cache
@@ -54,7 +54,7 @@ from runner.sandbox.process import (
 )
 from runner.values import dataclass
 
-HOME = Path("/home/runner")
+HOME = Path("/run/runner/home")  # nobody's own: what lies in a person's HOME keeps its path
 MOST_PROCESSES = 4096
 _SETSID = "/usr/bin/setsid"
 STARTS_WITHIN = 60.0  # seconds; signals wait for it, since an unknown process cannot be ended
@@ -257,11 +257,14 @@ class Bubblewrap:
             if path.exists() and not any(path.is_relative_to(folder) for folder in given):
                 binds.append(("--ro-bind", path, path))
         for there, path in self.place.shown.items():
-            folder = next((folder for folder in given if there.is_relative_to(folder)), None)
-            if folder is not None and beneath.make(given[folder], str(there.relative_to(folder))):
+            is_inner = any(there != other and there.is_relative_to(other) for other in self.place.shown)
+            folder = _above(there, given)
+            if folder is not None and (is_inner or beneath.make(given[folder], str(there.relative_to(folder)))):
                 binds.append(("--ro-bind", path, there))
         for option, path, there in sorted(binds, key=lambda bind: len(bind[2].parts)):
             _refuse_detour(path, command.writable)
+            if there not in self.place.shown and (folder := _above(there, given)) is not None:
+                _make_way(given[folder], str(there.relative_to(folder)), path)
             yield from (option, str(path), str(there))
 
 
@@ -467,6 +470,32 @@ def _home(command: Command) -> Path:
     if any(home.is_relative_to(folder) for folder in command.writable) and ".." not in home.parts:
         return home
     return HOME
+
+
+def _above(there: Path, given: Iterable[Path]) -> Path | None:
+    """Return the innermost of the folders that are shown that a path inside is below, if any."""
+    return max(
+        (one for one in given if one != there and there.is_relative_to(one)),
+        key=lambda one: len(one.parts),
+        default=None,
+    )
+
+
+def _make_way(folder: Path, name: str, source: Path) -> None:
+    """See that bubblewrap finds a plain place to show `source` in a folder that commands may have written: it would follow a link.
+
+    Raises:
+        SandboxError: a link or a file is in the way.
+    """
+    above = name if source.is_dir() else os.path.dirname(name)
+    try:
+        is_plain = (not above or beneath.make(folder, above)) and beneath.target(folder, name) is None
+    except OSError:
+        is_plain = False
+    if not is_plain:
+        raise SandboxError(
+            "a link or a file is in the way of what the sandbox has to show", where=str(folder / name), hint="remove it"
+        )
 
 
 def _refuse_detour(path: Path, writable: tuple[Path, ...]) -> None:

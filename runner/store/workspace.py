@@ -181,7 +181,7 @@ def reset(
                 _check_out(git, space, commit, clean=clean)
                 env.say(f"the workspace of {protocol} could not be reset: it was deleted and made again")
         packs.lend(git, space.root, commit, trusted, env.say)
-        _make_repository(git, space, commit, protocol)
+        _make_repository(git, space, commit, protocol, space.work, space.index)
     except OSError as error:
         raise unusable(space, error) from error
 
@@ -286,7 +286,15 @@ def _submodules(git: Git, tree: str) -> list[str]:
     return [path for path, entry in git.files(tree).items() if entry.mode == SUBMODULE]
 
 
-def _make_repository(git: Git, space: Workspace, commit: str, protocol: str) -> None:
+def put_repository(git: Git, space: Workspace, commit: str, protocol: str) -> None:
+    """Put a repository into the export, for a setup."""
+    index = space.root / "check-index"
+    _run(git, space, "read-tree", commit, work_tree=space.export, index=index)
+    _make_repository(git, space, commit, protocol, space.export, index)
+    index.unlink(missing_ok=True)
+
+
+def _make_repository(git: Git, space: Workspace, commit: str, protocol: str, work: Path, index: Path) -> None:
     """Write the workspace's own repository, by hand and beside it, and move it there: no git runs where an agent may write."""
     repository = space.root / "repository"
     beneath.remove(repository)
@@ -304,8 +312,8 @@ def _make_repository(git: Git, space: Workspace, commit: str, protocol: str) -> 
     (repository / "info/exclude").write_text(EXCLUDES)
     if git.is_shallow():
         shutil.copyfile(git.common_dir / "shallow", repository / "shallow")
-    shutil.copyfile(space.index, repository / "index")
-    beneath.put(space.work, ".git", repository)
+    shutil.copyfile(index, repository / "index")
+    beneath.put(work, ".git", repository)
 
 
 @dataclass(frozen=True, slots=True)
@@ -616,12 +624,11 @@ def _not_ignored(git: Git, space: Workspace, folders: Iterable[str]) -> str | No
     return next((folder for path, folder in named.items() if path not in ignored), None)
 
 
-def put_ignored(git: Git, space: Workspace, files: Mapping[str, bytes]) -> None:
-    """Put files into the workspace that the project's own .gitignore ignores; others would be taken for the step's work."""
-    for path, data in files.items():
+def put_ignored(git: Git, space: Workspace, files: Mapping[str, Path]) -> None:
+    """Put copies of files into the workspace that the project's own .gitignore ignores; others would be taken for the step's work."""
+    for path, source in files.items():
         if _not_ignored(git, space, [path]) is None:
-            beneath.remove(space.work, path)
-            beneath.write(space.work, path, data)
+            beneath.copy(space.work, path, source)
 
 
 def export(git: Git, space: Workspace, commit: str, env: Environment) -> Path:

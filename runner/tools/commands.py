@@ -34,8 +34,10 @@ class WorkspaceAlias:
         self.real = tuple(sorted({str(work), str(work.resolve()), str(inside)}, key=len, reverse=True))
         self.path = inside if inside != work else Path(self.real[-1])
         self.name = WORKSPACE if not any(Path(path).is_relative_to(WORKSPACE) for path in self.real) else str(self.path)
-        names = "|".join(map(re.escape, self.real))
+        names = "|".join(re.escape(path) for path in self.real if path != str(inside) or inside == work)
         self._real = re.compile(rf"(?:{names})(?![\w-]|\.\w)")
+        # The checkout's path may be short, such as /app: it is a path only where it begins one.
+        self._inside = re.compile(rf"(?<![\w.~/-]){re.escape(str(inside))}(?![\w-]|\.\w)")
         self._shown = re.compile(rf"(?<![\w.~/-]){re.escape(self.name)}(?![\w-]|\.\w)")
 
     def hide(self, value: Any) -> Any:
@@ -48,6 +50,10 @@ class WorkspaceAlias:
         if isinstance(value, dict):
             return {key: self.hide(item) for key, item in value.items()}
         return value
+
+    def hide_all(self, text: str) -> str:
+        """Return a command's output, in which the checkout's path is the workspace's too; in a file it is what the file says."""
+        return self._inside.sub(lambda found: self.name, str(self.hide(text)))
 
     def show(self, text: str) -> str:
         """Return a model's text with the alias replaced by the real path, for the host, where the alias does not exist."""
@@ -118,13 +124,13 @@ class Commands:
         try:
             outcome = self.sandbox.run(command, kept.take)
         except _EndlessError:
-            last = self.alias.hide(kept.last[-2000:].decode(errors="replace"))
+            last = self.alias.hide_all(kept.last[-2000:].decode(errors="replace"))
             raise ToolError(f"it was ended after {kept.size:,} bytes of output", last) from None
         output, cut = self._output(bytes(kept.head), outcome)
         if outcome.timed_out:
             output += f"\n[it was ended after {timeout:g} s, with everything that it had started]"
         elif (why := explain(outcome, argv, self.env.get("PATH", ""))) is not None:
-            output += f"\n[{self.alias.hide(why)}]"
+            output += f"\n[{self.alias.hide_all(why)}]"
         return {"exit_code": outcome.code, "output": output, "timed_out": outcome.timed_out, "truncated": cut}
 
     def listen(self, argv: tuple[str, ...], timeout: float, take: Callable[[bytes], None]) -> Outcome:
@@ -151,10 +157,10 @@ class Commands:
 
     def _output(self, head: bytes, outcome: Outcome) -> tuple[str, bool]:
         if outcome.size <= len(head):
-            text, cut = bounded(self.alias.hide(head.decode(errors="replace")))
+            text, cut = bounded(self.alias.hide_all(head.decode(errors="replace")))
             return text, cut
-        first = self.alias.hide(head.decode(errors="replace"))[:HEAD]
-        last = self.alias.hide(outcome.tail.decode(errors="replace"))[-MOST:]
+        first = self.alias.hide_all(head.decode(errors="replace"))[:HEAD]
+        last = self.alias.hide_all(outcome.tail.decode(errors="replace"))[-MOST:]
         return bounded(first, last, outcome.size, outcome.digest)
 
 

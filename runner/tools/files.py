@@ -61,7 +61,7 @@ class FileWorker:
         if answer is None:
             raise self._death("the worker for files ended")
         if "error" in answer:
-            raise ToolError(self._alias.hide(answer["error"]))
+            raise ToolError(self._alias.hide_all(answer["error"]))
         if "crash" in answer:
             raise RuntimeError(f"the worker for files failed at `{call}`:\n{answer['crash']}")
         result: dict[str, Any] = self._alias.hide(answer["result"])

@@ -164,7 +164,7 @@ def test_two_that_make_the_environment_at_once_both_open(box: Box) -> None:
     box.commit("a setup")
     box.env["RUNNER_EXECUTOR"] = "sandbox"
     protocol = box.new({"01-a": command("true")})
-    both = [box.start("shell", protocol, "a", "--", "cat", "/home/runner/x") for _ in range(2)]
+    both = [box.start("shell", protocol, "a", "--", "cat", "/run/runner/home/x") for _ in range(2)]
     told = [one.communicate() for one in both]
     assert all("setting up" in err for _, err in told)  # at once
     assert [out for out, _ in told] == ["of the setup\n"] * 2, told

@@ -275,6 +275,87 @@ def test_a_check_sees_nothing_of_a_step_but_its_commit(box: Box, plant: str, tra
     assert "qa-passed" in box.log(protocol)
 
 
+def setup(box: Box, run: str, more: str = "") -> None:
+    box.write(".protocols/config.yaml", f"workspace:\n  setup: {json.dumps(run)}\n{more}")
+    box.commit("a setup")
+
+
+def test_a_link_that_a_setup_leaves_shows_nothing_of_the_machine(box: Box) -> None:
+    secret = box.path.parent / "secret"
+    secret.mkdir()
+    (secret / "key").write_text("a secret\n")
+    box.write(".gitignore", "stolen\ngenkey\n")
+    setup(
+        box, f"ln -s {secret} stolen; ln -s {secret}/key genkey; ln -s {secret} ~/stolen; ln -s {secret}/key ~/genkey"
+    )
+    look = "! cat stolen/key genkey ~/stolen/key ~/genkey 2>/dev/null | grep secret"
+    ran(box, f"{look} && touch done.txt", look)
+
+
+def test_what_a_setup_leaves_is_there_as_it_left_it(box: Box) -> None:
+    box.write(".gitignore", "gentool\nbig.bin\n.env\nlatest\n.venv\n")
+    make = "printf '#!/bin/sh\\necho it runs\\n' > gentool; chmod +x gentool; head -c 1500000 /dev/zero > big.bin; echo A=1 > .env"
+    setup(box, f"{make}; mkdir ~/env; ln -s ~/env .venv; mkdir ~/.cache")
+    look = "./gentool && test $(wc -c < big.bin) = 1500000 && grep A=1 .env && test -d .venv"
+    ran(box, f"{look} && mkdir -p ~/.cache && touch ~/.cache/x done.txt", look)
+
+
+def test_a_setup_has_a_repository_and_leaves_none(box: Box) -> None:
+    setup(
+        box,
+        "git status --porcelain > ~/status; git rev-parse HEAD > ~/head; cd $(git rev-parse --show-toplevel) && pwd > ~/top",
+    )
+    base = box.git("rev-parse", "HEAD").strip()
+    look = f"test ! -s ~/status && grep {base} ~/head && grep -x {box.path.resolve()} ~/top"
+    ran(box, f"{look} && touch done.txt", f"{look} && test ! -e .git")
+
+
+def test_an_environment_that_a_power_cut_left_is_made_again(made: Box) -> None:
+    ran(made, "cat deps/needs && touch one.txt")
+    (folder,) = made.home.glob(".local/state/protocol-runner/*/environments/*")
+    (folder / "made").write_text("")
+    ran(made, "cat deps/needs && touch two.txt", "cat deps/needs")
+
+
+def test_the_policy_forbids_what_is_shared_too(box: Box) -> None:
+    box.write(".gitignore", "data/\n")
+    box.write(".protocols/config.yaml", "workspace: {share: [data]}\n")
+    box.write(".protocols/policy.yaml", f"repo: {'6f0c' * 8}\nenvironment: made\n")
+    box.commit("shared, and forbidden")
+    (box.path / "data").mkdir()
+    protocol = box.new({"01-work": command("test -e data && echo yes > seen.txt || echo no > seen.txt")})
+    box.runner("run", protocol, env=SANDBOX)
+    assert box.git("show", f"{protocol}:seen.txt").strip() == "no"
+
+
+def test_a_file_of_credentials_that_is_a_link_stops_no_step(installed: Box) -> None:
+    (installed.path.parent / "pip.conf").write_text("a secret\n")
+    (installed.path / ".venv/pip.conf").symlink_to(installed.path.parent / "pip.conf")
+    look = "! cat .venv/pip.conf"
+    ran(installed, f"{look} && touch done.txt", look)
+
+
+def test_a_folder_of_a_generated_file_that_becomes_a_link_stops_no_check(installed: Box) -> None:
+    installed.write("pyproject.toml", '[tool.hatch.build.hooks.vcs]\nversion-file = "src/pkg/_version.py"\n')
+    installed.write(".gitignore", ".venv/\n_version.py\n")
+    installed.commit("the version is generated")
+    (installed.path / "src/pkg/_version.py").write_text('version = "1.2"\n')
+    ran(installed, "mv src/pkg src/real && ln -s real src/pkg", "test -L src/pkg && test -f src/real/__init__.py")
+
+
+def test_an_environment_below_the_checkout_that_is_on_path_is_shown(box: Box) -> None:
+    box.write(".gitignore", ".direnv/\n")
+    box.commit("direnv")
+    tools = box.path / ".direnv/python-3.11"
+    (tools / "bin").mkdir(parents=True)
+    (tools / "pyvenv.cfg").write_text("")
+    (tools / "bin/mytool").write_text("#!/bin/sh\necho it runs\n")
+    (tools / "bin/mytool").chmod(0o755)
+    protocol = box.new({"01-work": command("mytool > seen.txt", line("mytool"))})
+    box.runner("run", protocol, env={**SANDBOX, "PATH": f"{tools}/bin:/usr/bin:/bin"}, rc=0)
+    assert box.git("show", f"{protocol}:seen.txt") == "it runs\n"
+
+
 def test_a_step_sees_nothing_of_the_home_of_the_one_before(box: Box) -> None:
     protocol = box.new({
         "01-plant": command("touch ~/planted && mkdir ~/.cache && touch ~/.cache/kept one.txt"),

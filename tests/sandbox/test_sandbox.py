@@ -25,6 +25,7 @@ from runner.sandbox import (
     Command,
     Host,
     Outcome,
+    Place,
     Sandbox,
     SandboxError,
     SandboxUnavailableError,
@@ -376,7 +377,7 @@ def test_home_holds_no_secret(bwrap: Bubblewrap, work: Path) -> None:
     outcome = bwrap.run(sh(work, f"echo $HOME; ls -A $HOME; ls -A {Path.home()} 2>/dev/null; true"))
     allowed = {p.relative_to(Path.home()).parts[0] for p in TOOLCHAINS if p.is_relative_to(Path.home())}
     home, *seen = outcome.tail.decode().splitlines()
-    assert home == "/home/runner"
+    assert home == "/run/runner/home"
     assert set(seen) <= allowed
 
 
@@ -419,7 +420,7 @@ def test_a_person_s_python_is_found_inside(work: Path) -> None:
 
 def test_a_home_below_a_writable_folder_is_kept(bwrap: Bubblewrap, work: Path) -> None:
     assert bwrap.run(sh(work, "echo $HOME", env={"PATH": PATH, "HOME": str(work)})).tail.decode() == f"{work}\n"
-    assert bwrap.run(sh(work, "echo $HOME", env={"PATH": PATH, "HOME": "/home/somebody"})).tail == b"/home/runner\n"
+    assert bwrap.run(sh(work, "echo $HOME", env={"PATH": PATH, "HOME": "/home/somebody"})).tail == b"/run/runner/home\n"
 
 
 def test_no_other_process_is_seen(bwrap: Bubblewrap, work: Path) -> None:
@@ -784,3 +785,19 @@ def test_where_user_namespaces_are_forbidden_the_setting_is_named(
     assert told in remedy(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path / "kernel"))
     assert remedy(tmp_path).startswith("install bubblewrap")
+
+
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_a_link_on_the_way_to_what_is_shown_is_not_followed(tmp_path: Path, is_folder: bool) -> None:
+    """bubblewrap would follow it, out of the sandbox, and make a folder or an empty file there."""
+    work, there, victim = tmp_path / "work", tmp_path / "shown/inner", tmp_path / "victim"
+    for folder in (work, there, victim):
+        folder.mkdir(parents=True)
+    source = there if is_folder else there / "file"
+    if not is_folder:
+        source.write_text("")
+    (work / "inner").symlink_to(f"/oldroot{victim}")
+    sandbox = Bubblewrap(TOOLCHAINS).placed(Place({work: tmp_path / "shown"}))
+    with pytest.raises(SandboxError, match="in the way"):
+        sandbox.run(Command(("true",), work, {"PATH": PATH}, 30, writable=(work,), readable=(source,)))
+    assert not list(victim.iterdir())

@@ -20,6 +20,7 @@ from runner.errors import UsageError
 from runner.protocol.config import ToolEffect, ToolModule
 from runner.sandbox import Bubblewrap, Host, Sandbox, toolchains
 from runner.tools import Contract, OutcomeUnknownError, Probed, Tool, ToolError, check_arguments, registry
+from runner.tools.commands import WorkspaceAlias
 from runner.tools.python import ProjectPython, PythonTools, ToolModuleError
 from tests.conftest import slack
 
@@ -840,3 +841,11 @@ def test_another_python_than_ours_holds_the_module(sandbox: Sandbox, project: Pr
     )
     with project.tools(sandbox, interpreter=(PYTHON, "-S")) as opened:  # -S: no site-packages, so no pydantic
         assert opened.tools["flags"].call({}) == [True, True]
+
+
+def test_the_checkouts_path_is_hidden_where_it_is_a_path_and_in_no_file() -> None:
+    alias = WorkspaceAlias(Path("/state/ws/work"), Path("/app"))
+    assert alias.hide_all("/app/x.py:3 in src/app/y, https://x.org/app/v1, /state/ws/work/z") == (
+        "/workspace/x.py:3 in src/app/y, https://x.org/app/v1, /workspace/z"
+    )
+    assert alias.hide({"text": "WORKDIR /app\n/state/ws/work/z"}) == {"text": "WORKDIR /app\n/workspace/z"}
