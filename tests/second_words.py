@@ -110,13 +110,16 @@ class Court(Deeds, Cover):
         if wait[0] == "step" and re.search(r"deny:", text): raise NotJudged("rules that deny")
         attempt = 0 if wait[0] in ("plan", "merge", "step") else self.steps[about]["attempt"] if wait[0] != "call" else int(wait[2].split(".")[1])
         more, last = self.asks_more(at, wait[0], about), {}  # with roles of the step's own, whoever is in any
-        policy.people, issued = policy.everybody if more else policy.people, {}
+        policy.people, issued, no = policy.everybody if more else policy.people, {}, {}
         for name, data, there in sorted((one for one in self.born if one[2] <= end), key=lambda one: (one[2], one[0])):
             if b"BEGIN PGP" in data: raise NotJudged("an OpenPGP signature")
             word = WORD.fullmatch(data.decode("latin-1")) if len(data) <= 8192 else None
-            if word and (word["subject"], word["attempt"]) == (subject, str(attempt)) and (how := self.counts(word, name, there, at, base, trust, policy, f, wait)) and (
-                    how == "now" or word["issued"] >= issued.get(word["approver"], "")):  # one that is over ends the person's earlier ones, if it is younger
-                last[word["approver"]], issued[word["approver"]] = (name[:32], word["decision"] if how == "now" else "over"), word["issued"]
+            if not word or (word["subject"], word["attempt"]) != (subject, str(attempt)) or not (how := self.counts(word, name, there, at, base, trust, policy, f, wait)): continue
+            who, decision = word["approver"], word["decision"] if how == "now" else "over"  # one that is over ends the person's earlier ones, if it is younger
+            frees = decision in ("over", "approve") or (decision == "revoke" and last.get(who, "  ")[1] == "reject")
+            if frees and word["issued"] < max(no.get(who, ""), issued.get(who, "") if decision == "over" else ""): continue
+            last[who], issued[who] = (name[:32], decision), word["issued"]
+            if decision in ("reject", "revoke"): no[who] = max(no.get(who, ""), word["issued"])  # no older approval counts after it
         if more:
             need({*f["approvals"]} <= {one for one, what in last.values() if what != "over"}, f"{number}: words that do not count")
             raise NotJudged("the step or plan asks for more than the policy")
@@ -152,7 +155,9 @@ class Court(Deeds, Cover):
         issued, expires = seconds(word["issued"]), seconds(word["expires"])
         if not (issued <= now + 300 and issued < expires <= issued + (1 if wait[0] == "call" else 30) * 86400) or word["approver"] not in policy.people: return False
         over = (name[:32] in self.used and wait[0] in ("step", "call")) or (word["decision"] == "approve" and not now < expires <= issued + policy.lasts)
-        if not signed(word, policy.signers, self.repo.get(trust["revoked_keys"][1]).decode() if "revoked_keys" in trust else "", f["time"]): return False
+        revoked = self.repo.get(trust["revoked_keys"][1]).decode() if "revoked_keys" in trust else ""
+        times = [f["time"]] + ([min(f["time"], word["issued"])] if word["decision"] != "approve" else [])  # a key's end ends no rejection
+        if not any(signed(word, policy.signers, revoked, time) for time in times): return False
         version = self.version(word["digest"], word, seen, base, trust)
         if not version or (version == 1 and issued >= OLD_UNTIL): return False
         changed, kept = self.touched(seen, at, wait, version, base, trust)

@@ -187,7 +187,8 @@ def offer(
         and word.signed.statement.subject == str(subject)
     ]
     own = [said for said in same if said.attempt == subject.attempt]
-    if decision is Decision.REVOKE and (not own or own[-1].decision is Decision.REVOKE):
+    last = (*own[-1:], *sorted(own, key=lambda one: one.issued_at)[-1:])  # in the branch, and in time
+    if decision is Decision.REVOKE and all(one.decision is Decision.REVOKE for one in last):
         raise RefusedError(
             f"{approver} has no approval or rejection of it to revoke",
             str(subject),
@@ -204,7 +205,8 @@ def offer(
         seen=found.seen.tip,
         decision=decision,
         approver=approver,
-        issued=timestamp(now),
+        # Not before their last one, which may come from a machine whose clock is ahead.
+        issued=timestamp(max([now, *(one.issued_at for one in own if one.issued_at <= now + approval.AHEAD)])),
         expires=timestamp(now + min(found.demand.lasts, lasts or WEEK)),
         nonce=project.env.random_hex(32),
         reason=reason,

@@ -29,6 +29,7 @@ _OF_SIGNATURES: dict[str, RejectionReason] = {
     "revoked": RejectionReason.REVOKED_KEY,
 }
 _USED = "it was used before, and counts once"
+_OVERTAKEN = "it is older than what the same person decided since"
 AHEAD = 300  # seconds that a statement may have been issued after the present time: clocks differ
 
 
@@ -117,6 +118,7 @@ def judge(
     case = _Case(view, requirement, again or USUAL)
     used = _used(view, requirement.subject) if again is None else ()
     good: dict[str, ApprovalFile] = {}  # by person: the last one in the chain is in force
+    since: dict[str, int] = {}  # by person: when the newest of their rejections and revocations was issued
     refused: list[ApprovalFile] = []
     for word in view.approvals():
         if word.signed is None:
@@ -126,12 +128,17 @@ def judge(
             continue
         is_used = word.id in used
         judged = word.reject(RejectionReason.USED, _USED) if is_used else _judge(case, word)
+        before, newest = good.get(said.approver), since.get(said.approver, 0)
+        if judged.rejection is None and said.issued_at < newest and _frees(said, before):
+            judged = word.reject(RejectionReason.OTHER, _OVERTAKEN)
         if judged.rejection is None:
             good[said.approver] = judged
+            if said.decision is not Decision.APPROVE:
+                since[said.approver] = max(said.issued_at, newest)
             continue
         refused.append(judged)
-        before = good.get(said.approver)
-        if before is None or judged.rejection not in _OVER or said.issued_at < _statement(before).issued_at:
+        newest = max(newest, _statement(before).issued_at if before else 0)
+        if before is None or judged.rejection not in _OVER or said.issued_at < newest:
             continue  # an old approval that somebody kept, and adds now, replaces nothing
         if _judge(case, word, _LASTING).rejection is None:
             del good[said.approver]  # the person approved after it, whatever became of that approval
@@ -242,7 +249,20 @@ def foresee(view: View, requirement: ApprovalRequirement, signed: Signed, finger
         told = check(case, word)
         if told is not None and told.rejection is not None:
             return told
+    said = signed.statement
+    for other in view.approvals() if said.decision is Decision.APPROVE else ():
+        then = other.signed.statement if other.signed else said
+        is_same = (then.approver, then.subject, then.attempt) == (said.approver, said.subject, said.attempt)
+        is_newer = then.decision is not Decision.APPROVE and said.issued_at < then.issued_at
+        if is_same and is_newer and _judge(case, other).rejection is None:
+            return word.reject(RejectionReason.OTHER, _OVERTAKEN)
     return word
+
+
+def _frees(said: Statement, before: ApprovalFile | None) -> bool:
+    """Return whether a decision lets start what the same person's earlier one holds back: an approval, or the end of a rejection."""
+    is_rejected = before is not None and _decision(before) is Decision.REJECT
+    return said.decision is Decision.APPROVE or (said.decision is Decision.REVOKE and is_rejected)
 
 
 def _distinct(words: Sequence[ApprovalFile]) -> list[ApprovalFile]:
@@ -336,13 +356,15 @@ def _is_timely(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
 
 
 def _is_signed(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
-    assert word.signed is not None
-    signed = word.signed.text, word.signed.signature
-    verdict = case.view.trusted.judge(
-        *signed, word.approver, case.view.at, namespace=approval_file.NAMESPACE, vouched=case.view.vouched
-    )
+    signed, view = word.signed, case.view
+    assert signed is not None
+    told, about = (signed.text, signed.signature), approval_file.NAMESPACE
+    verdict = view.trusted.judge(*told, word.approver, view.at, namespace=about, vouched=view.vouched)
+    if verdict.outcome == "expired-key" and signed.statement.decision is not Decision.APPROVE:
+        at = min(view.at, signed.statement.issued_at)  # the end of its key's time ends no rejection or revocation
+        verdict = view.trusted.judge(*told, word.approver, at, namespace=about, vouched=view.vouched)
     if verdict.ok:
-        return ApprovalFile(word.id, word.path, word.commit, word.order, word.signed, verdict.fingerprint)
+        return ApprovalFile(word.id, word.path, word.commit, word.order, signed, verdict.fingerprint)
     return word.reject(_OF_SIGNATURES.get(verdict.outcome, RejectionReason.UNTRUSTED), verdict.reason)
 
 

@@ -595,6 +595,43 @@ def a_rejection_and_an_older_approval_that_somebody_kept_and_adds_later(h: Histo
     return Use(words=[h.say("alice")])
 
 
+BEFORE = {"issued": "2026-11-20T06:00:00Z"}  # an hour before what is said without it
+
+
+@case("other")
+def an_approval_that_arrives_after_its_person_s_newer_revocation(h: History) -> None:
+    asked(h).say("alice", decision="revoke")
+    h.say("alice", **BEFORE)
+
+
+@case("rejected")
+def an_approval_that_arrives_after_its_person_s_newer_rejection_and_an_older_one(h: History) -> Use:
+    """She approved on her laptop before she rejected at her desk; the newest rejection is in force, wherever it is in the chain."""
+    asked(h).say("alice", decision="reject")
+    h.say("alice", decision="reject", issued="2026-11-20T05:00:00Z")
+    h.say("alice", **BEFORE)
+    return Use(words=[h.say("bob")])
+
+
+@case("rejected")
+def a_revocation_that_arrives_after_its_person_s_newer_rejection(h: History) -> Use:
+    asked(h).say("bob", decision="reject")
+    h.say("bob", decision="revoke", **BEFORE)
+    return Use(words=[h.say("alice")])
+
+
+@case("rejected")
+def a_rejection_by_a_key_whose_time_is_over_since(h: History) -> Use:
+    asked(h).say("old", decision="reject", **OLD)
+    return Use(words=[h.say("alice")])
+
+
+@case("counts")
+def a_rejection_by_a_key_whose_time_was_over_before(h: History) -> Use:
+    asked(h).say("old", decision="reject")
+    return Use(words=[h.say("alice")])
+
+
 @case("rejected")
 def a_rejection_after_an_approval_that_was_used(h: History) -> Use:
     h.count("w5", "step:deploy", words=[asked(h).say("bob")])

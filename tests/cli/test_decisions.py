@@ -122,3 +122,53 @@ def test_what_changed_since_an_approval_of_something_else_is_not_shown(gov: Box,
     gov.commit("more", cwd=tree)
     said = does(gov, team.alice, "approve", protocol, "--yes").err
     assert "changed since your last rejection" in said and "+more" in said
+
+
+def test_an_older_approval_that_arrives_later_does_not_replace_the_rejection(gov: Box, team: Team) -> None:
+    protocol = gov.new(DEPLOY)
+    gov.runner("run", protocol, rc=3)
+    text = printed(gov, team.bob, protocol)
+    does(gov, team.bob, "reject", protocol, "--yes")
+    decided_earlier(gov, team.bob, text, "approve", days=1)
+    gov.runner("run", protocol, rc=3)
+    assert not is_done(gov, protocol)
+    assert "it is older than what the same person decided since" in gov.runner("status", protocol).out
+    does(gov, team.bob, "approve", protocol, "--yes")
+    gov.runner("run", protocol, rc=0)
+
+
+def test_a_rejection_can_be_revoked_after_an_older_revocation_arrived(gov: Box, team: Team) -> None:
+    protocol = gov.new(DEPLOY)
+    gov.runner("run", protocol, rc=3)
+    text = printed(gov, team.bob, protocol)
+    does(gov, team.bob, "reject", protocol, "--yes")
+    decided_earlier(gov, team.bob, text, "revoke", days=1)
+    does(gov, team.alice, "approve", protocol, "--yes")
+    gov.runner("run", protocol, rc=3)
+    does(gov, team.bob, "revoke", protocol, "--yes")
+    gov.runner("run", protocol, rc=0)
+
+
+def test_a_rejection_is_in_force_after_its_key_has_expired(gov: Box, team: Team) -> None:
+    protocol = gov.new(DEPLOY)
+    gov.runner("run", protocol, rc=3)
+    decided_earlier(gov, team.bob, printed(gov, team.bob, protocol), "reject", days=8)
+    ended = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+    line = team.bob.line().replace("namespaces", f'valid-before="{ended:%Y%m%dZ}",namespaces')
+    gov.write(".protocols/allowed_signers", team.alice.line() + line)
+    gov.commit("bob's key ends")
+    does(gov, team.alice, "approve", protocol, "--yes")
+    gov.runner("run", protocol, rc=3)
+    assert not is_done(gov, protocol)
+
+
+def test_an_approval_of_an_older_time_than_the_rejection_is_not_added(gov: Box, team: Team, tmp_path: Path) -> None:
+    protocol = gov.new(DEPLOY)
+    gov.runner("run", protocol, rc=3)
+    early = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
+    text = re.sub(r"(?m)^issued: .*", f"issued: {early:%Y-%m-%dT%H:%M:%SZ}", printed(gov, team.bob, protocol))
+    text = re.sub(r"(?m)^expires: .*", f"expires: {early + datetime.timedelta(days=1):%Y-%m-%dT%H:%M:%SZ}", text)
+    does(gov, team.bob, "reject", protocol, "--yes")
+    (tmp_path / "kept.approval").write_text(team.bob.sign(text))
+    told = gov.runner("approve", protocol, "--import", str(tmp_path / "kept.approval"), rc=4)
+    assert "would not count: it is older than what the same person decided since" in told.err
