@@ -187,7 +187,9 @@ def show_step(session: Session, project: Project, row: Row, tip: str, slug: str)
     parts = [str(step.get("kind")), f"attempt {step.get('attempt', 1)}", f"qa {step.get('qa')}"]
     parts += [f"needs {', '.join(step['needs'])}"] if step.get("needs") else []
     parts += ["removed from the plan"] if step.get("removed") else []
-    parts += [f"done at {one.fields['source']}" for one in entries if slug in (one.fields.get("done") or ())]
+    for one in entries:
+        done = one.fields.get("done") if one.event == "forked" else None
+        parts += [f"done at {one.fields.get('source')}"] if isinstance(done, dict) and slug in done else []
     colour = status.COLOURS.get(stands, "")
     session.line("  ", (stands.replace("_", " "), colour), *(f" · {part}" for part in parts))
     file, data = record.step_file(project.git, protocol, tip, slug)

@@ -310,6 +310,21 @@ def test_a_forged_entry_is_shown_whatever_its_fields_hold(value: Any) -> None:
             timeline.account(RawEntry(1, name, "a", "", "", fields), "0001-a")
 
 
+@pytest.mark.no_agreement("the record is forged")
+def test_a_step_is_shown_whatever_a_forged_entry_says_is_done(box: Box) -> None:
+    protocol = box.new({"01-a": command("true")})
+    box.runner("run", protocol, rc=0)
+    tree = box.worktree(protocol)
+    file = tree / f".protocols/{protocol}/log.md"
+    log = file.read_text()
+    for value in ("true", '"a\\nb"', '["a"]', '{"a": 1}'):
+        for event in ("step-finished", "forked"):
+            forged = log.replace("step-finished", event).replace("- title:", f"- done: {value}\n- title:", 1)
+            file.write_text(forged.replace("- executor:", f"- done: {value}\n- executor:", 1))
+            box.commit("forged", cwd=tree)
+            assert box.runner("show", protocol, "a", rc=0).out.startswith("01-a of ")
+
+
 def test_following_ends_with_the_protocol(box: Box) -> None:
     protocol = box.new({"01-a": command("true"), "02-b": command("true")})
     process = box.start("log", protocol, "--json", "--follow")
