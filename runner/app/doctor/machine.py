@@ -16,7 +16,7 @@ from runner.app.doctor import Clone, Finding, Machine, Selection, of_error
 from runner.errors import RunnerError, UnreachableError, shown
 from runner.executor import environments, permissions
 from runner.git import Git, GitError
-from runner.protocol import ids, paths
+from runner.protocol import ids, paths, strict_yaml
 from runner.store import trusted, workspace
 from runner.store.environment import Environment, StateDir, matching, writable_state_home
 from runner.store.project import Project
@@ -150,8 +150,11 @@ def executor(chosen: Selection) -> Iterator[Finding]:
 
 def ignored_sources(chosen: Selection) -> Iterator[Finding]:
     """Yield the ignored files in folders of the source that tests may need, and that no step is shown."""
-    if missing := environments.left_out(chosen.project):
-        few = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+    on_host = chosen.project.source("executor")[0] == "host"  # where `generated` brings nothing in
+    if not on_host and (missing := environments.left_out(chosen.project)):
+        few = ", ".join(map(strict_yaml.shown, missing[:5])) + (
+            f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        )
         yield Finding(
             "note",
             f"{len(missing)} file{'s' if len(missing) != 1 else ''} in the source that git ignores: {few}",
