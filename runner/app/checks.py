@@ -38,7 +38,7 @@ class Candidate:
 @dataclass(frozen=True, slots=True)
 class Tried:
     """How a candidate ended. `ran`: the tests that ran, None where the output does not say; `failed`: those that failed, None where
-    the output does not say how many; `lacks`: why it is no check here, else empty."""
+    the output does not say how many; `lacks`: why it is no check here, else empty; `code`: its exit code."""
 
     line: str
     source: str
@@ -46,6 +46,7 @@ class Tried:
     ran: int | None
     failed: int | None
     lacks: str
+    code: int
 
     def text(self) -> str:
         """Return the outcome, for people: `120 tests passed`, `3 of 120 tests fail`."""
@@ -54,6 +55,8 @@ class Tried:
         tests = f"{self.ran} test{'s' if self.ran != 1 else ''}" if self.ran is not None else "tests"
         if self.passed:
             return f"{tests} passed" if self.ran is not None else "passed; its output does not say how many tests ran"
+        if self.failed == 0:
+            return f"{tests} passed, and it ends with exit {self.code}"
         return f"{self.failed} of {tests} fail{'s' if self.failed == 1 else ''}"
 
 
@@ -157,7 +160,7 @@ def tried(
             starts(one)
             ended = _try(session, commit, one, left)
             yield ended
-            if ended.passed and ended.ran:
+            if ended.passed and ended.ran and not ended.lacks:
                 return
 
 
@@ -185,13 +188,16 @@ def _try(session: WorkspaceSession, commit: str, one: Candidate, left: float) ->
         lacks = "it did not end in time"
     elif ran == 0:
         lacks = "it ran no test"
+    elif result.passed and failed:
+        lacks = f"{failed} of {ran} test{'s' if ran != 1 else ''} fail{'s' if failed == 1 else ''}, and it exits with 0"
     elif not result.passed and (ran is None or errors == ran):
         lacks = missing(text, session) or _last(text, result.reason)
-    return Tried(one.line, one.source, result.passed, ran, failed, lacks)
+    return Tried(one.line, one.source, result.passed, ran, failed, lacks, ended[0].code)
 
 
 def count(text: str) -> tuple[int, int, int] | None:
     """Return how many tests passed, failed and could not be run, as the output of a known test runner says; None of another one."""
+    text = re.sub(r"\d{10,}", "", text)  # no count of tests, and int() takes 4300 digits at most
 
     def total(pattern: str, within: str = text) -> int:
         return sum(map(int, re.findall(pattern, within, re.MULTILINE)))
@@ -205,7 +211,7 @@ def count(text: str) -> tuple[int, int, int] | None:
                 total(r"(\d+) errors?\b", end),
             )
     if re.search(r"^Ran \d+ tests? in ", text, re.MULTILINE):  # unittest
-        failed, errors = total(r"^FAILED \(.*?failures=(\d+)"), total(r"^FAILED \(.*?errors=(\d+)")
+        failed, errors = total(r"^FAILED \((?:.*, )?failures=(\d+)"), total(r"^FAILED \(.*?errors=(\d+)")
         skipped = total(r"^(?:OK|FAILED) \(.*?skipped=(\d+)")
         return total(r"^Ran (\d+) tests? in ") - failed - errors - skipped, failed, errors
     for passing, failing in _COUNTS:
@@ -260,7 +266,8 @@ def _last(text: str, reason: str) -> str:
 
 def note(project: Project, commit: str, one: Tried) -> None:
     """Note the outcome of a test command on a commit, in the person's own state."""
-    told = {"commit": commit, "line": one.line, "passed": one.passed, "ran": one.ran, "failed": one.failed}
+    outcome = {"passed": one.passed, "ran": one.ran, "failed": one.failed, "code": one.code}
+    told = {"commit": commit, "line": one.line, **outcome}
     file = project.dirs.own / "tests.json"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -273,7 +280,7 @@ def noted(project: Project, commit: str) -> Tried | None:
     """Return the noted outcome of the test command on a commit, or on one with the same code; None if there is none."""
     try:
         told: Mapping[str, Any] = json.loads((project.dirs.own / "tests.json").read_bytes())
-        one = Tried(told["line"], "", told["passed"] is True, told["ran"], told["failed"], "")
+        one = Tried(told["line"], "", told["passed"] is True, told["ran"], told["failed"], "", told["code"])
         known = str(told["commit"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

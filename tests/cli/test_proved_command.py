@@ -83,6 +83,10 @@ def test_the_project_s_own_files_say_what_may_run_its_tests(box: Box, files: dic
         ("=== 1 error in 0.20s ===", (0, 0, 1)),
         ("Ran 0 tests in 0.000s\n\nOK", (0, 0, 0)),
         ("Ran 5 tests in 0.010s\n\nFAILED (failures=1, errors=2, skipped=1)", (1, 1, 2)),
+        ("Ran 5 tests in 0.010s\n\nFAILED (errors=1, expected failures=2)", (4, 0, 1)),
+        (f"Ran {'9' * 5000} tests in 0.010s\n\nOK", None),
+        (f"{'9' * 5000} passed in 0.01s", None),
+        (f"Tests run: {'9' * 5000}, Failures: 1, Errors: 0, Skipped: 1", None),
         ("Tests:       1 failed, 2 passed, 3 total", (2, 1, 0)),
         ("      Tests  1 failed | 4 passed (5)", (4, 1, 0)),
         ("  12 passing (30ms)\n  2 failing\n", (12, 2, 0)),
@@ -124,6 +128,7 @@ def test_the_command_that_works_becomes_the_default_check(box: Box, sandbox: Non
         (["echo \"Error: Cannot find module 'tape'\"; exit 1"], "tape is not installed in node_modules, which is not there"),
         (["echo getaddrinfo EAI_AGAIN registry; exit 1"], "it needs the network"),
         (["echo first; echo the end; exit 3"], "the end"),
+        (["echo 2 failed, 3 passed in 0.01s"], "2 of 5 tests fail, and it exits with 0"),
     ],
 )  # fmt: skip
 def test_what_does_not_run_is_no_default_and_what_is_missing_is_said(
@@ -148,6 +153,13 @@ def test_one_whose_tests_fail_before_any_change_is_kept_and_people_are_told(box:
     box.write("src/app.py", "print('another')\n")
     box.commit("code that nobody tried")
     assert "fail" not in box.runner("new", "A", "--plan", plan, rc=0).err
+
+
+def test_tests_that_pass_in_a_command_that_fails_are_said_so(box: Box, sandbox: None) -> None:
+    make(box, "echo 5 passed in 0.01s; exit 1")
+    told = box.runner("init", "--yes", "--commit", env=SANDBOX, rc=0)
+    assert "checks make test · 5 tests passed, and it ends with exit 2 on " in told.err
+    assert "5 tests passed, and it ends with exit 2 on main, by" in box.runner("doctor", env=SANDBOX, rc=0).out
 
 
 def test_doctor_names_tests_that_fail_and_a_default_check_that_is_missing(box: Box, sandbox: None) -> None:
