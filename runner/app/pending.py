@@ -151,9 +151,17 @@ class Pending:
         why, line = trusted.signers.why_unable(person, self._view.at)
         if not why:
             return None
-        where = f"{signers.FILE} on {trusted.branch}"
-        added = f'{person} namespaces="git,{approval_file.NAMESPACE}" KEY'
-        hint = f"add the line `{added}` to {where}, where KEY is the first two words of their .pub file"
+        where, about = f"{signers.FILE} on {trusted.branch}", approval_file.NAMESPACE
+        one = next((one for one in trusted.signers.ssh if one.line == line), None)
+        new = "new " if one is not None else ""
+        hint = (
+            f'add the line `{person} namespaces="git,{about}" KEY` to {where}, '
+            f"where KEY is the first two words of their {new}.pub file"
+        )
+        if one is not None and about not in one.namespaces:
+            hint = f'write namespaces="{",".join(sorted({*one.namespaces, about}))}" in line {line} of {where}'
+        elif one is not None and trusted.signers.revocation(one.key, self._view.at, vouched=False) is None:
+            hint = f"change the times in line {line} of {where}; or, for another key, {hint}"
         return MalformedFileError(why, f"{where}:{line}" if line else where, hint)
 
     def _authors(self, subject: Subject) -> tuple[str, set[str]]:
@@ -179,8 +187,11 @@ class Pending:
 
     def _withdrawn(self, asked: _Asked) -> str:
         """Return what ends a rejection; empty if it is only the person's here, who can approve instead."""
-        others = sorted({word.approver for word in asked.status.rejected} - {_me(self._project, self._trusted)})
+        me, (unsigned, authors) = _me(self._project, self._trusted), self._authors(asked.subject)
+        others = sorted({word.approver for word in asked.status.rejected} - {me})
         instead = after_rejection(self._project.git, self._state.protocol, self._view.tip, asked.subject, self._name)
+        if not others and (unsigned or me in authors):  # their approval would not count
+            return f"runner revoke {self._name}{f', or {instead}' if instead else ''}"
         if not others:
             return f"{instead}, or runner approve {self._name}" if instead.startswith("runner undo") else ""
         return f"runner revoke {self._name}, by {' and '.join(others)}{f', or {instead}' if instead else ''}"

@@ -172,3 +172,13 @@ def test_an_approval_of_an_older_time_than_the_rejection_is_not_added(gov: Box, 
     (tmp_path / "kept.approval").write_text(team.bob.sign(text))
     told = gov.runner("approve", protocol, "--import", str(tmp_path / "kept.approval"), rc=4)
     assert "would not count: it is older than what the same person decided since" in told.err
+
+
+def test_who_rejected_what_they_wrote_is_told_to_revoke(gov: Box, team: Team) -> None:
+    plan = gov.plan(DEPLOY)
+    protocol = does(gov, team.alice, "new", "A plan", "--plan", str(plan)).out.strip()
+    gov.runner("run", protocol, rc=3)
+    does(gov, team.alice, "reject", protocol, "--yes")
+    assert "runner revoke 1, or runner edit 1 deploy" in does(gov, team.alice, "status", protocol).out
+    does(gov, team.alice, "approve", protocol, "--yes", rc=4)
+    does(gov, team.alice, "revoke", protocol, "--yes")

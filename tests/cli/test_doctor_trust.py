@@ -58,15 +58,37 @@ def test_an_approval_by_a_role_that_is_gone_is_found(gov: Box, alice: Person) ->
 
 
 @pytest.mark.parametrize(
-    ("line", "why", "at"),
+    ("line", "why", "at", "next_"),
     [
-        ("", "no key of alice@example.test is listed", f"{ALLOWED} on main"),
-        ("git", "is not listed for runner-approval", f"{ALLOWED} on main:1"),
-        ('git,runner-approval",valid-before="20200101Z', "has expired", f"{ALLOWED} on main:1"),
-        ('git,runner-approval",valid-after="20990101Z', "is not valid yet", f"{ALLOWED} on main:1"),
+        (
+            "",
+            "no key of alice@example.test is listed",
+            f"{ALLOWED} on main",
+            'add the line `alice@example.test namespaces="git,runner-approval" KEY`',
+        ),
+        (
+            "git",
+            "is not listed for runner-approval",
+            f"{ALLOWED} on main:1",
+            'write namespaces="git,runner-approval" in line 1',
+        ),
+        (
+            'git,runner-approval",valid-before="20200101Z',
+            "has expired",
+            f"{ALLOWED} on main:1",
+            "change the times in line 1",
+        ),
+        (
+            'git,runner-approval",valid-after="20990101Z',
+            "is not valid yet",
+            f"{ALLOWED} on main:1",
+            "change the times in line 1",
+        ),
     ],
 )
-def test_an_approval_for_which_nobody_has_a_key_is_found(gov: Box, alice: Person, line: str, why: str, at: str) -> None:
+def test_an_approval_for_which_nobody_has_a_key_is_found(
+    gov: Box, alice: Person, line: str, why: str, at: str, next_: str
+) -> None:
     protocol = waiting(gov)
     gov.write(ALLOWED, alice.line(line) if line else "# nobody yet\n")
     gov.commit("keys")
@@ -74,10 +96,8 @@ def test_an_approval_for_which_nobody_has_a_key_is_found(gov: Box, alice: Person
     assert (
         f"step:deploy waits for a maintainer (alice): {'the key of alice@example.test ' if line else ''}{why}" in told
     )
-    assert (
-        f"  at:   {at}\n" in told and 'add the line `alice@example.test namespaces="git,runner-approval" KEY`' in told
-    )
-    assert "add the line" in gov.runner("status", protocol, rc=0).out
+    assert f"  at:   {at}\n" in told and f"  next: {next_}" in told
+    assert next_ in gov.runner("status", protocol, rc=0).out
 
 
 def test_an_approval_that_a_cancelled_protocol_waited_for_is_no_finding(gov: Box) -> None:
@@ -93,7 +113,10 @@ def test_an_approval_by_a_revoked_key_is_found(gov: Box, alice: Person) -> None:
     waiting(gov)
     gov.write(".protocols/revoked_keys", f"{alice.public} lost\n")
     gov.commit("revoked")
-    assert "the key of alice@example.test is revoked" in gov.runner("doctor", rc=2).out
+    told = gov.runner("doctor", rc=2).out
+    assert (
+        "the key of alice@example.test is revoked" in told and "where KEY is the first two words of their new" in told
+    )
 
 
 def test_an_approval_that_one_of_two_can_give_is_no_finding(tmp_path: Path, alice: Person) -> None:
