@@ -36,17 +36,9 @@ CREDENTIALS = (".env", ".netrc", ".npmrc", ".pypirc", ".yarnrc.yml", "pip.conf",
 MANIFESTS = (
     *("pyproject.toml", "setup.py", "setup.cfg", "uv.lock", "poetry.lock", "pdm.lock", "Pipfile", "Pipfile.lock"),
     *("requirements.txt", "requirements-dev.txt", "dev-requirements.txt", "environment.yml", "tox.ini", "noxfile.py"),
-    *("package.json", "package-lock.json", "yarn.lock", "pnpm-lock.yaml", "bun.lock", "go.mod", "go.sum"),
-    *(
-        "Cargo.toml",
-        "Cargo.lock",
-        "Gemfile",
-        "Gemfile.lock",
-        "pom.xml",
-        "build.gradle",
-        "composer.json",
-        "composer.lock",
-    ),
+    *("package.json", "package-lock.json", "yarn.lock", "pnpm-lock.yaml", "bun.lock"),
+    *("go.mod", "go.sum", "Cargo.toml", "Cargo.lock", "Gemfile", "Gemfile.lock"),
+    *("pom.xml", "build.gradle", "composer.json", "composer.lock"),
 )
 MADE = "made"  # the file that says that an environment is whole, with the names of what it has in `work`
 UNUSED = 30 * 86_400.0  # seconds
@@ -115,18 +107,17 @@ def find(project: Project, space: Workspace, tools: Iterable[Path] = ()) -> Proj
     top, config = main_worktree(project), project.config.workspace
     if top is None:
         return ProjectEnvironment(None, {}, {})
-    may = _may_find(project)
-    looks = may and not config.setup
+    policy = permissions.trusted_config(project).policy
+    said = policy.content.environment if policy else None
+    # In CI, where other jobs may have made what lies there, only the policy can allow what nobody named.
+    looks = not config.setup and (said == "found" or (said is None and "ci" not in project.options))
     names = [name for name, sign in KINDS.items() if looks and os.path.exists(top / name / sign)]
     tools = [one for one in tools if one.is_relative_to(top) and any(os.path.exists(one / sign) for sign in _SIGNS)]
     names += [str(one.relative_to(top)) for one in tools if looks]
-    names += config.share if may or not _is_forbidden(project) else ()
+    names += () if said == "made" else config.share
     names = [name for name in dict.fromkeys(names) if _is_plain(top, name) and _is_folder(top / name)]
     names = [name for name in names if not any(name.startswith(f"{other}/") for other in names)]
-    named = [
-        *(_version_files(project) if looks else ()),
-        *(_ignored(project, top) if may or not _is_forbidden(project) else ()),
-    ]
+    named = [*(_version_files(project) if looks else ()), *(() if said == "made" else _ignored(project, top))]
     files = [name for name in dict.fromkeys(named) if _is_plain(top, name) and _is_file(top / name)]
     files = [name for name in files if not any(name.startswith(f"{other}/") for other in (*names, *KINDS))]
     free = _untracked(project, [*names, *files])
@@ -152,19 +143,6 @@ def left_out(project: Project) -> list[str]:
         for name in found
         if not name.endswith("/") and not name.endswith(_CACHES) and Path(name).name not in CREDENTIALS
     ]
-
-
-def _may_find(project: Project) -> bool:
-    """Return whether the checkout's own environment may be used. In CI, where other jobs may have made it, only by the policy."""
-    policy = permissions.trusted_config(project).policy
-    said = policy.content.environment if policy else None
-    return said == "found" or (said is None and "ci" not in project.options)
-
-
-def _is_forbidden(project: Project) -> bool:
-    """Return whether the policy forbids what `share` and `generated` name, too."""
-    policy = permissions.trusted_config(project).policy
-    return policy is not None and policy.content.environment == "made"
 
 
 def with_made(own: ProjectEnvironment, folder: Path) -> ProjectEnvironment:
