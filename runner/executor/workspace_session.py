@@ -194,9 +194,10 @@ class WorkspaceSession:
         space = space or workspace.place(project.dirs, protocol, project.config.workspace.path)
         if project.setting("executor") != "host":
             path, home = step_path(environ.get("PATH", "")), Path(environ.get("HOME", "/nonexistent"))
-            environment = environments.find(project, space, toolchains(path, home))
+            found = toolchains(path, home)
+            environment = environments.find(project, space, found)
             programs = [str(at / "bin") for at in environment.folders.values()]
-            found = toolchains(os.pathsep.join((*programs, path)), home)
+            found = toolchains(os.pathsep.join(programs), home, found)
         sandbox = _choose(project, found).limited(_limits(project.config.resources, resources))
         permissions.refuse_isolation(project, sandbox.name)
         return cls(project, protocol, space, sandbox, environment if sandbox.name != "host" else None)

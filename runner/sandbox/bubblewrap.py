@@ -27,7 +27,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import suppress
 from copy import copy
 from functools import cache
@@ -257,7 +257,7 @@ class Bubblewrap:
             if path.exists() and not any(path.is_relative_to(folder) for folder in given):
                 binds.append(("--ro-bind", path, path))
         for there, path in self.place.shown.items():
-            is_inner = any(there != other and there.is_relative_to(other) for other in self.place.shown)
+            is_inner = any(parent in self.place.shown for parent in there.parents)
             folder = _above(there, given)
             if folder is not None and (is_inner or beneath.make(given[folder], str(there.relative_to(folder)))):
                 binds.append(("--ro-bind", path, there))
@@ -338,13 +338,14 @@ class _BubblewrapGroup(Group):
             )
 
 
-def toolchains(path: str, home: Path) -> tuple[Path, ...]:
+def toolchains(path: str, home: Path, known: tuple[Path, ...] = ()) -> tuple[Path, ...]:
     """Return the folders to bind so that programs on `path` (a PATH) that are not the system's can run inside.
 
     Below `home`: version managers, the installations (virtual environments too) whose `bin` is on the path
     or that a link there leads to, else the folder on the path alone. Never `home` itself, nor a folder that holds it.
+    `known`: those of another path, which are returned too.
     """
-    found: set[Path] = set()
+    found = set(known)
     for entry in map(Path, filter(None, path.split(os.pathsep))):
         if not entry.is_absolute() or not os.path.isdir(entry) or is_system(entry):
             continue
@@ -472,13 +473,9 @@ def _home(command: Command) -> Path:
     return HOME
 
 
-def _above(there: Path, given: Iterable[Path]) -> Path | None:
+def _above(there: Path, given: Container[Path]) -> Path | None:
     """Return the innermost of the folders that are shown that a path inside is below, if any."""
-    return max(
-        (one for one in given if one != there and there.is_relative_to(one)),
-        key=lambda one: len(one.parts),
-        default=None,
-    )
+    return next((parent for parent in there.parents if parent in given), None)
 
 
 def _make_way(folder: Path, name: str, source: Path) -> None:
