@@ -13,7 +13,7 @@ import os
 import shlex
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Unpack
 
@@ -286,14 +286,6 @@ def _submodules(git: Git, tree: str) -> list[str]:
     return [path for path, entry in git.files(tree).items() if entry.mode == SUBMODULE]
 
 
-def put_repository(git: Git, space: Workspace, commit: str, protocol: str) -> None:
-    """Put a repository into the export, for a setup."""
-    index = space.root / "check-index"
-    _run(git, space, "read-tree", commit, work_tree=space.export, index=index)
-    _make_repository(git, space, commit, protocol, space.export, index)
-    index.unlink(missing_ok=True)
-
-
 def _make_repository(git: Git, space: Workspace, commit: str, protocol: str, work: Path, index: Path) -> None:
     """Write the workspace's own repository, by hand and beside it, and move it there: no git runs where an agent may write."""
     repository = space.root / "repository"
@@ -403,7 +395,7 @@ def _collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...], b
             raise RefusedError(
                 f"the step left files in the submodule {at}", at, "change a submodule in a checkout of your own"
             )
-    if deep := _not_ignored(git, space, look.deep):
+    if deep := _first_not_ignored(git, space, look.deep):
         raise RefusedError(
             f"folders are nested so deep that git cannot name the files in them: {deep[:60]}…",
             f"{deep[:200]}…",
@@ -421,7 +413,7 @@ def _collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...], b
     except TooSlowError:
         raise
     except GitError as error:
-        if path := _not_ignored(git, space, look.inner):
+        if path := _first_not_ignored(git, space, look.inner):
             raise _nested(path) from error
         _refuse_encoding(git, space, error)
         raise
@@ -607,50 +599,63 @@ def _refuse_encoding(git: Git, space: Workspace, error: GitError) -> None:
             ) from error
 
 
-def _not_ignored(git: Git, space: Workspace, folders: Iterable[str]) -> str | None:
-    """Return the first of the folders that git does not ignore."""
-    named = {f"./{folder}": folder for folder in folders}  # a colon at the beginning would mean something
+def _ignored(git: Git, space: Workspace, paths: Iterable[str]) -> set[str]:
+    """Return those of the paths that git ignores; none where it cannot judge one of them, which is behind a link, say."""
+    named = {f"./{path}": path for path in paths}  # a colon at the beginning would mean something
     if not named:
-        return None
-    data, literal = (
-        b"".join(os.fsencode(path) + b"\0" for path in named),
-        {"GIT_LITERAL_PATHSPECS": "0"},
-    )  # it knows none
+        return set()
+    data = b"".join(os.fsencode(path) + b"\0" for path in named)
+    literal = {"GIT_LITERAL_PATHSPECS": "0"}  # it knows none
     try:
         out = _run(git, space, "check-ignore", "-z", "--stdin", "--no-index", data=data, env=literal)
     except GitError:  # code 1: none of them
-        out = b""
-    ignored = set(os.fsdecode(out).split("\0"))
-    return next((folder for path, folder in named.items() if path not in ignored), None)
+        return set()
+    return {named[path] for path in os.fsdecode(out).split("\0")[:-1]}
+
+
+def _first_not_ignored(git: Git, space: Workspace, paths: Sequence[str]) -> str | None:
+    ignored = _ignored(git, space, paths)
+    return next((path for path in paths if path not in ignored), None)
 
 
 def put_ignored(git: Git, space: Workspace, files: Mapping[str, Path]) -> None:
     """Put copies of files into the workspace that the project's own .gitignore ignores; others would be taken for the step's work."""
-    for path, source in files.items():
-        if _not_ignored(git, space, [path]) is None:
-            beneath.copy(space.work, path, source)
+    ignored = _ignored(git, space, files) or {path for path in files if _ignored(git, space, [path])}
+    for path in sorted(ignored):
+        beneath.copy(space.work, path, files[path])
 
 
 def export(git: Git, space: Workspace, commit: str, env: Environment) -> Path:
     """Make a clean export of a commit's tree for checks, and return its folder."""
     beneath.remove(space.export)
     space.export.mkdir(parents=True)
-    index = space.root / "check-index"
     locks.remove_dead(space.root / "check-index.lock", env)
-    index.unlink(missing_ok=True)
     fetch_missing(git, commit, env)
-    _run(git, space, "read-tree", "--reset", "-u", commit, work_tree=space.export, index=index)
-    index.unlink(missing_ok=True)
-    return space.export
+    with _indexed(git, space, commit, "--reset", "-u"):
+        return space.export
+
+
+def put_repository(git: Git, space: Workspace, commit: str, protocol: str) -> None:
+    """Put a repository into the export, for a setup."""
+    with _indexed(git, space, commit) as index:
+        _make_repository(git, space, commit, protocol, space.export, index)
 
 
 def beside(git: Git, space: Workspace, commit: str) -> list[str]:
     """Return what lies in the export beside the commit's own files: files, and folders of nothing else."""
-    index = space.root / "check-index"
-    _run(git, space, "read-tree", commit, work_tree=space.export, index=index)
-    out = _run(git, space, "ls-files", "-z", "--others", "--directory", work_tree=space.export, index=index)
-    index.unlink(missing_ok=True)
+    with _indexed(git, space, commit) as index:
+        out = _run(git, space, "ls-files", "-z", "--others", "--directory", work_tree=space.export, index=index)
     return [os.fsdecode(path).rstrip("/") for path in out.split(b"\0") if path]
+
+
+@contextlib.contextmanager
+def _indexed(git: Git, space: Workspace, commit: str, *options: str) -> Iterator[Path]:
+    """Give an index of the commit for the export, having read it there with `options`; it is removed afterwards."""
+    index = space.root / "check-index"
+    index.unlink(missing_ok=True)
+    _run(git, space, "read-tree", *options, commit, work_tree=space.export, index=index)
+    yield index
+    index.unlink(missing_ok=True)
 
 
 def fetch_missing(git: Git, commit: str, env: Environment) -> None:

@@ -343,6 +343,21 @@ def test_a_folder_of_a_generated_file_that_becomes_a_link_stops_no_check(install
     ran(installed, "mv src/pkg src/real && ln -s real src/pkg", "test -L src/pkg && test -f src/real/__init__.py")
 
 
+def test_a_generated_file_behind_a_link_keeps_no_other_one_away(installed: Box) -> None:
+    installed.write(".protocols/config.yaml", 'workspace: {generated: ["**/*_pb2.py"]}\n')
+    installed.write(".gitignore", ".venv/\n*_pb2.py\n")
+    installed.commit("generated code")
+    for name in ("src/pkg/one_pb2.py", "two_pb2.py"):
+        (installed.path / name).write_text("x = 1\n")
+    protocol = installed.new(
+        {
+            "01-link": command("mv src/pkg src/real && ln -s real src/pkg && rm two_pb2.py"),
+            "02-work": command("test -f two_pb2.py && touch done.txt"),
+        }
+    )
+    installed.runner("run", protocol, env=SANDBOX, rc=0)
+
+
 def test_an_environment_below_the_checkout_that_is_on_path_is_shown(box: Box) -> None:
     box.write(".gitignore", ".direnv/\n")
     box.commit("direnv")
