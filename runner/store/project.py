@@ -243,17 +243,19 @@ class Project:
         git, trusted = self.git, self.trusted
         if git.top is None or self._edits == trusted.commit:
             return
-        self._edits, head = trusted.commit, git.resolve("HEAD")
-        is_ahead = head is not None and git.is_ancestor(trusted.commit, head)
-        found = []
+        self._edits, differing = trusted.commit, dict[str, bytes]()
         for path in (paths.CONFIG, paths.POLICY, paths.SIGNERS):
             try:
                 here = (git.top / path).read_bytes().replace(b"\r\n", b"\n")
             except OSError:  # it is not there
                 continue
-            unread = here != trusted.blob(git, path)
-            if unread and (is_ahead or head is None or here != git.blob(f"{head}:{path}")):
-                found.append(path)
+            if here != trusted.blob(git, path):
+                differing[path] = here
+        if not differing:
+            return
+        head = git.resolve("HEAD")
+        is_ahead = head is None or git.is_ancestor(trusted.commit, head)
+        found = [path for path, here in differing.items() if is_ahead or here != git.blob(f"{head}:{path}")]
         if found:
             there = f"{trusted.branch} of {trusted.remote}" if trusted.remote else trusted.branch
             self.tell_once(
