@@ -139,7 +139,7 @@ def create(
     project.refuse_unsupported()
     if by is None:  # else they were checked before the model was asked
         heed_open_questions(project)
-    plan = plans.with_default_checks(plans.parse(files, where), project.config.checks)
+    plan = plans.parse(files, where, project.config.checks)
     plans.refuse_unsupported(plan, where)
     planned = ev.Planned(
         subject="plan",

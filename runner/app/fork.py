@@ -111,7 +111,7 @@ def _begin(
             ),
         )
     files, where = snapshot.words(git, seen), f"{paths.folder(origin)} at revision {at}"
-    plan = plans.with_default_checks(plans.parse(files, where), project.config.checks)
+    plan = plans.parse(files, where, project.config.checks)
     plans.refuse_unsupported(plan, where)
     event = ev.Forked(
         subject="plan",

@@ -226,9 +226,7 @@ def read_plan(project: Project, seen: Snapshot) -> Plan:
     files = (where, seen.files.words, project.config.checks)
     if project.plan is None or project.plan[0] != files:
         with _located(project, seen.protocol):
-            plan = plans.with_default_checks(
-                plans.parse(snapshot.words(project.git, seen), where), project.config.checks
-            )
+            plan = plans.parse(snapshot.words(project.git, seen), where, project.config.checks)
             plans.refuse_unsupported(plan, where)
         project.plan = files, plan
     return project.plan[1]

@@ -287,7 +287,7 @@ def write_plan(project: Project, seen: Snapshot) -> Outcome:
         summary = f"asks: {' '.join(told.questions)}"
         return Outcome(kind=Kind.WAITS, events=tuple(told.events()), summary=summary, files=files)
     words = {**snapshot.words(project.git, seen), **told.files}
-    plan = plans.with_default_checks(plans.parse(words, seen.where), project.config.checks)
+    plan = plans.parse(words, seen.where, project.config.checks)
     planned = ev.Planned(
         subject="plan",
         plan=plan.digest,

@@ -421,8 +421,10 @@ class Plan:
         return next((step for step in self.steps if step.slug == slug), None)
 
 
-def parse(files: Mapping[str, bytes], where: str) -> Plan:
+def parse(files: Mapping[str, bytes], where: str, checks: tuple[str, ...] = ()) -> Plan:
     """Return the plan that `files` (name in the folder to bytes) make; `where` is the folder, for messages.
+
+    `checks`: the project's default ones.
 
     Raises:
         MalformedFileError: with the file and line.
@@ -438,7 +440,7 @@ def parse(files: Mapping[str, bytes], where: str) -> Plan:
     if paths.CONTEXT in files:
         context = strict_yaml.decode(files[paths.CONTEXT], f"{where}/{paths.CONTEXT}")
     told = {name: files[name] for name in (paths.PLAN, paths.CONTEXT) if name in files}
-    return Plan(
+    plan = Plan(
         header=header,
         prose=prose,
         digest=ids.manifest_digest(told),
@@ -446,6 +448,7 @@ def parse(files: Mapping[str, bytes], where: str) -> Plan:
         steps=tuple(_steps(files, where, header)),
         lines=_key_lines(lines),
     )
+    return with_default_checks(plan, checks)
 
 
 def with_default_checks(plan: Plan, checks: tuple[str, ...]) -> Plan:

@@ -254,7 +254,7 @@ class Walk:
                 if text is None:
                     raise missing(git, f"{name} of {commit[:12]}")
                 texts[name] = text
-            self._plan = (mine, checks), plans.with_default_checks(plans.parse(texts, where), checks)
+            self._plan = (mine, checks), plans.parse(texts, where, checks)
         return View(git, self.protocol, commit, then, self._plan[1], past=self.history(parsed))
 
     # --- the trusted branch -----------------------------------------------------------------------------------------------
