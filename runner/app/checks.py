@@ -1,17 +1,14 @@
-"""The project's own test command: found in its files, and tried on a commit as a step's check is run.
-
-The outcome is noted in the person's own state, so that `new` and `do` can say which tests fail already.
-"""
+"""The project's own test command: found in its files, and tried on a commit as a step's check is run."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from runner import qa
+from runner.app.baseline import Tried
 from runner.executor.step_run import Redactor
 from runner.executor.workspace_session import KeptOutput, WorkspaceSession
 from runner.git import Git
@@ -19,7 +16,6 @@ from runner.lines import lines_of, lines_of_output
 from runner.protocol import log
 from runner.sandbox import Outcome
 from runner.store import locks, workspace
-from runner.store.environment import write_atomically
 from runner.store.project import Project
 from runner.values import dataclass
 
@@ -33,31 +29,6 @@ class Candidate:
 
     line: str
     source: str
-
-
-@dataclass(frozen=True, slots=True)
-class Tried:
-    """How a candidate ended. `ran`: the tests that ran, None where the output does not say; `failed`: those that failed, None where
-    the output does not say how many; `lacks`: why it is no check here, else empty; `code`: its exit code."""
-
-    line: str
-    source: str
-    passed: bool
-    ran: int | None
-    failed: int | None
-    lacks: str
-    code: int
-
-    def text(self) -> str:
-        """Return the outcome, for people: `120 tests passed`, `3 of 120 tests fail`."""
-        if self.lacks:
-            return self.lacks
-        tests = f"{self.ran} test{'s' if self.ran != 1 else ''}" if self.ran is not None else "tests"
-        if self.passed:
-            return f"{tests} passed" if self.ran is not None else "passed; its output does not say how many tests ran"
-        if self.failed == 0:
-            return f"{tests} passed, and it ends with exit {self.code}"
-        return f"{self.failed} of {tests} fail{'s' if self.failed == 1 else ''}"
 
 
 # --- candidates -------------------------------------------------------------------------------------------------------
@@ -259,44 +230,3 @@ def _last(text: str, reason: str) -> str:
     lines = [line.strip() for line in lines_of(text) if line.strip() and not re.match(r"make(\[\d+\])?: ", line)]
     last = lines[-1] if lines else ""
     return log.cut(f"{reason.partition(', `')[0]}{f': {last}' if last else ''}")
-
-
-# --- the outcome that is noted ------------------------------------------------------------------------------------------
-
-
-def note(project: Project, commit: str, one: Tried) -> None:
-    """Note the outcome of a test command on a commit, in the person's own state."""
-    outcome = {"passed": one.passed, "ran": one.ran, "failed": one.failed, "code": one.code}
-    told = {"commit": commit, "line": one.line, **outcome}
-    file = project.dirs.own / "tests.json"
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, json.dumps(told, indent=2).encode() + b"\n")
-    except OSError:
-        return
-
-
-def noted(project: Project, commit: str) -> Tried | None:
-    """Return the noted outcome of the test command on a commit, or on one with the same code; None if there is none."""
-    try:
-        told: Mapping[str, Any] = json.loads((project.dirs.own / "tests.json").read_bytes())
-        one = Tried(told["line"], "", told["passed"] is True, told["ran"], told["failed"], "", told["code"])
-        known = str(told["commit"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    git = project.git
-    if git.commit(known) is None or git.commit(commit) is None:
-        return None
-    ours = (".protocols/", "scripts/ci/", ".github/", ".gitlab")  # what `init` adds
-    return one if all(path.startswith(ours) for path in git.changed(known, commit)) else None
-
-
-def tell_failing(project: Project, branch: str, start: str) -> None:
-    """Print how many tests fail before any change, where that is noted of the commit that work starts at."""
-    if (
-        project.config.checks
-        and (one := noted(project, start))
-        and not one.passed
-        and one.line in project.config.checks
-    ):
-        project.env.say(f"{one.text()} on {branch} already (`{one.line}`, tried at {start[:7]})")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner import resources
-from runner.app import checks
+from runner.app import baseline
 from runner.errors import ConflictError, MalformedFileError, UnsupportedError, UsageError, WaitingError
 from runner.executor import load, transition
 from runner.executor.step_run import agent_of
@@ -100,10 +100,7 @@ def planned(project: Project, title: str, *, base: str | None = None, questions:
         raise UsageError("TITLE is empty", "the command line", "describe the task")
     project.person()  # an unknown identity is reported before a model is paid
     planning.need_model(project, _headline(request))
-    branch, start = protocol_worktree.base_of(project, base)
-    _tell_left_out(project, base)
-    checks.tell_failing(project, branch, start)
-    task = planning.task_of_new(project, request, start)
+    task = planning.task_of_new(project, request, _tell_of_start(project, base))
     with planning.written(project, task, planning.check_new, questions=questions, waits=True) as made_plan:
         usd = made_plan.spent.get("usd", "0")
         if isinstance(made_plan, planning.Asking):
@@ -152,8 +149,7 @@ def create(
     transcript = by.transcript if by else None
     base = base or plan.header.base
     if by is None:
-        _tell_left_out(project, base)
-        checks.tell_failing(project, *protocol_worktree.base_of(project, base))
+        _tell_of_start(project, base)
     return make(project, Genesis(plan.header.title, [planned], files, title.strip(), base, transcript))
 
 
@@ -320,17 +316,19 @@ def heed_open_questions(project: Project) -> None:
         write_atomically(known, text.encode())
 
 
-def _tell_left_out(project: Project, base: str | None) -> None:
-    """Print that the base's branch here has commits that the remote's has not, which work starts from where no base is named."""
+def _tell_of_start(project: Project, base: str | None) -> str:
+    """Return the commit that work starts at. Print how many tests fail there; and where no base is named, that the base's branch
+    here has commits that the remote's has not."""
     name, start = protocol_worktree.base_of(project, base)
     here, remote = project.git.resolve(f"refs/heads/{name}"), project.trusted.remote
-    if base or here is None or remote is None or project.git.is_ancestor(here, start):
-        return
-    count = int(project.git.run("rev-list", "--count", here, f"^{start}"))
-    project.env.say(
-        f"it starts from {remote}/{name}, without {count} commit{'s' if count > 1 else ''} of your {name}: "
-        f"`git push {remote} {name}` first, or `--base {name}`, takes {'them' if count > 1 else 'it'} along"
-    )
+    if not base and here is not None and remote is not None and not project.git.is_ancestor(here, start):
+        count = int(project.git.run("rev-list", "--count", here, f"^{start}"))
+        project.env.say(
+            f"it starts from {remote}/{name}, without {count} commit{'s' if count > 1 else ''} of your {name}: "
+            f"`git push {remote} {name}` first, or `--base {name}`, takes {'them' if count > 1 else 'it'} along"
+        )
+    baseline.tell_failing(project, name, start)
+    return start
 
 
 def _warn_of_untrusted_rules(project: Project, start: str) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
-from runner.app import checks, cloning, histories, init
-from runner.app.checks import Candidate, Tried
+from runner.app import baseline, checks, cloning, histories, init
+from runner.app.baseline import Tried
+from runner.app.checks import Candidate
 from runner.app.init import File, Look
 from runner.cli import options
 from runner.cli.session import Session
@@ -184,14 +185,14 @@ def _proved(session: Session, git: Git, cwd: Path, asked: init.Questions) -> tup
         with Project.open(cwd, _silent(session.environment()), session.options) as project:
             if project.setting("executor") == "host":
                 return None, []
-            known = checks.noted(project, commit)
+            known = baseline.noted(project, commit)
             if known is not None and known.passed and known.line in [one.line for one in found]:
                 ended.append(known)
             elif found:
                 _try(session, project, commit, found, ended)
             best = checks.best(ended)
             if best is not None:
-                checks.note(project, commit, best)
+                baseline.note(project, commit, best)
                 session.note(
                     f"checks {best.line} · {best.text()} on {at}{'' if best.passed else ', before any change'}"
                 )
