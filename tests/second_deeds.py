@@ -39,6 +39,10 @@ def wanted(front, plan, config):  # what QA looks at: outputs, checks, a review
              *(one[:499] + "…" if len(one) > 500 else one for one in (listed(named) if named else ()))]
     return names + ["review"] * ("full" in rest)
 
+def checked_by(front, plan, config):  # whether a step has QA
+    says = part("qa", front) or part("qa", plan)
+    return not re.search("skip", says) and bool(re.search("light|full|checks: *[^ ]", says) or part("outputs", front).strip() not in ("", "[]") or default(front, plan, config))
+
 BEGUN = WORK - {"budget-reached"}
 def ready(steps, needs): return all(steps.get(one, {}).get("status") in ("completed", "cancelled") for one in needs)
 def may_begin(repo, before, name, steps, kind, about):  # a step begins once what it needs is done; that may be undone while it is at work
@@ -130,6 +134,9 @@ class Deeds:
                 since = self.chain[self.seen[one] if back else there]
                 need(not self.touched(since, self.chain[ground], (one[0], about, about), self.versions[one], base, trust, people=True, whole=back)[0], f"{number}: {kind} of {about}, and the word is stale: {one[0]}")
         need(kind != "step-finished" or (f["executor"] == "person") == (self.steps[about]["kind"] == "human"), f"{number}: {about} is not for {f.get('executor')}")
+        if kind == "step-completed" and about not in self.passed and "state.json" in own:  # by the plan at its start, or where it ends
+            last = {path.partition("-")[2] or path: self.repo.get(oid).decode().split("---")[1] for path, (_, oid) in self.repo.flat(self.repo.folder(self.repo.get(self.chain[place - 1])[0], self.name)) if path == "plan.md" or re.fullmatch(r"\d{2,6}-[a-z0-9-]+\.md", path)}
+            need(not all(about + ".md" in one and checked_by(one[about + ".md"], one["plan.md"], config) for one in (fronts, last)), f"{number}: {about} is completed without its QA")
         if kind == "qa-passed":
             need([one["check"] for one in f["evidence"]] == wanted(fronts[about + ".md"], fronts["plan.md"], config), f"{number}: QA of {about} looked at something else")
             trees = [self.repo.get(self.repo.get(self.chain[place])[1][0])[0], self.repo.get(self.began[about])[0]]

@@ -21,7 +21,7 @@ class Court(Deeds, Cover):
         self.own, self.steps, self.waits, self.used, self.began, self.first, self.notes = f".protocols/{name}/", {}, {}, set(), {}, {}, []
         self.tips, self.genesis, self.born = [], "", []  # (the trusted commit that a transition names, its place); (id, data, place)
         self.versions, self.seen, self.back = {}, {}, set()  # of words, by id, and by (kind, step): by which rules, what was seen; steps that another's failure brought back
-        self.counted, self.said, self.asked, self.heard, self.last, self.failed = {}, {}, {}, set(), "", ""  # (kind, step or plan): the place of the transition that counted a word on it
+        self.counted, self.said, self.asked, self.heard, self.last, self.failed, self.passed = {}, {}, {}, set(), "", "", set()  # (kind, step or plan): the place of the transition that counted a word on it
         self.record = re.compile(re.escape(self.own) + r"(state\.json|log\.md|(log|calls|reports|approvals)/.*)")
 
     def judge(self):
@@ -64,6 +64,7 @@ class Court(Deeds, Cover):
         need(kind != "step-finished" or f["executor"] != "person" or about in self.heard, f"{number}: {about} by a person, and nobody was asked and answered")
         self.heard = self.heard | {about} if kind == "answered" and f["wait"] in self.asked else self.heard - ({about} if kind == "step-retried" else {*f.get("removed", ()), *(f["steps"] if kind == "undone" else ())})
         self.asked = {w: one for w, one in self.asked.items() if one[1] not in ({about} if kind == "step-retried" else f["steps"] if kind == "undone" else f.get("removed", ()))}
+        if kind in ("qa-passed", "qa-failed", "step-retried", "undone", "plan-edited"): self.passed = self.passed | {about} if kind == "qa-passed" else self.passed - {about, *(slug for slug in f.get("steps", ()) if kind == "undone" or self.steps.get(slug, {}).get("status") != "completed")}
         if kind == "created": self.genesis = sha(f["nonce"].encode())
         elif kind in ("planned", "imported", "forked", "plan-edited"):
             for slug, one in f["steps"].items():

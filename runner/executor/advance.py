@@ -137,7 +137,8 @@ def record_paid(project: Project, protocol: str) -> str:
 
 
 def _step(project: Project, seen: Snapshot, only: str | None, forge: Forge | None) -> Advanced | None:
-    """Carry out the next action; None where the branch moved meanwhile, and it has to be decided again."""
+    """Carry out the next action; None where the branch or the trusted one moved meanwhile, and it has to be decided again."""
+    trusted = project.trusted.commit
     plan, edit, state, action = consider(project, seen, only)
     if isinstance(edit, ev.Planned):
         outcome = recording("the plan that people wrote is recorded")
@@ -145,7 +146,9 @@ def _step(project: Project, seen: Snapshot, only: str | None, forge: Forge | Non
     first: list[Event] = [edit] if edit else []
     time = project.env.timestamp()
     approvals = permissions.settle(project, seen, plan, state, time, forge) if plan else []
-    evaluated = EvaluatedAt(time, project.trusted.commit) if approvals else None
+    if project.trusted.commit != trusted:  # whose default checks the plan was read with
+        return None
+    evaluated = EvaluatedAt(time, trusted) if approvals else None
     if approvals:
         first += approvals
         state = load.applied(project, state, approvals)
@@ -169,6 +172,8 @@ def _step(project: Project, seen: Snapshot, only: str | None, forge: Forge | Non
         assert step is not None, action.slug
         run = StepRun(project, seen, plan, step, state, approvals)
         held = permissions.hold(run, action)
+        if project.trusted.commit != trusted:
+            return None
         if held is not None:
             return commit.at_once(start, action, recording(f"waits: {held.text}", [held]))
     transition.signer(project)  # before anything is done that nobody could sign

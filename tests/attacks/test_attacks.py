@@ -1607,6 +1607,28 @@ def qa_that_did_not_run_the_default_checks(forge: Forge) -> None:
     forge.imitate(passed(forge), ev.StepCompleted(subject="b", attempt=1))
 
 
+@attack("evidence")
+def an_agent_completed_without_the_default_checks_and_without_the_edit(forge: Forge) -> None:
+    forge.imitate(edited_to_an_agent(forge))
+    config = {".protocols/config.yaml": "checks: [make test]\n"}
+    forge.trusted = forge.commit(config, "checks\n", parents=[forge.trusted], move=False)
+    forge.imitate(finish_edited(forge), ev.StepCompleted(subject="b", attempt=1), code={"b.txt": "b\n"})
+
+
+@attack("evidence")
+def a_step_completed_without_the_qa_that_people_added_to_the_plan(forge: Forge) -> None:
+    forge.imitate(edited_to_an_agent(forge))
+    plan = forge.box.git("show", f"{forge.tip}:{forge.folder}/plan.md")
+    forge.commit({f"{forge.folder}/plan.md": plan.replace("---\n", "---\nqa: full\n", 1)})
+    forge.imitate(finish_edited(forge), ev.StepCompleted(subject="b", attempt=1), code={"b.txt": "b\n"})
+
+
+def edited_to_an_agent(forge: Forge) -> ev.PlanEdited:
+    """Let people make the second step an agent's that names no check; return the event that records it."""
+    forge.commit({f"{forge.folder}/02-b.md": "---\ntitle: b\nkind: agent\n---\nDo it.\n"})
+    return edited(forge)
+
+
 def finish_edited(forge: Forge) -> ev.StepFinished:
     """Return the event of work on the second step as it is in the commit."""
     data = forge.box.git("show", f"{forge.tip}:{forge.folder}/02-b.md").encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -9,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from runner.protocol import events as ev
+from runner.store.publishing import FRESH
 from tests.attacks.forge import Forge
-from tests.attacks.test_attacks import finish, undone
+from tests.attacks.test_attacks import finish as finished
+from tests.attacks.test_attacks import undone
 from tests.conftest import Box, command
+from tests.executor.minds import agent, finish, mind, say, write
 from tests.executor.test_calls import lines, outside
 from tests.people import Person, govern, governed, person, policy
 
@@ -177,7 +181,7 @@ def test_a_word_that_became_stale_covers_no_retry_whatever_the_record_says(box: 
 def test_a_record_in_which_a_step_began_before_the_one_that_it_needs_is_not_gone_on_with(box: Box) -> None:
     protocol = box.new({"01-test": command("make test"), "02-more": command("true"), "03-last": command("true")})
     forge = forger(box, protocol)
-    forge.imitate(finish(forge, "more"), ev.StepCompleted(subject="more", attempt=1))
+    forge.imitate(finished(forge, "more"), ev.StepCompleted(subject="more", attempt=1))
     assert "more started, and test, which it needs, was not done" in box.runner("step", protocol, rc=REFUSED).err
     forge.refused("legality")
 
@@ -192,3 +196,31 @@ def test_nothing_is_done_under_an_older_policy_than_the_record_tells_of(tmp_path
     box.git("update-ref", "refs/heads/main", old, cwd=tmp_path / "origin.git")
     assert "main went back" in box.runner("step", protocol, rc=REFUSED).err
     assert box.state(protocol)["steps"]["b"]["status"] == "pending"
+
+
+@pytest.mark.slow  # it waits until what was fetched is old
+def test_default_checks_that_come_while_an_approval_is_looked_up_are_recorded_and_run(
+    tmp_path: Path, alice: Person
+) -> None:
+    """The trusted branch is fetched again before an approval is used: the plan was read with the checks of before."""
+    box, bare = governed(tmp_path / "shared", [alice], remote=True), tmp_path / "origin.git"
+    protocol = box.new({"01-a": agent("approval: before\n")})
+    box.runner("step", protocol, rc=WAITS)
+    box.runner("approve", protocol, "--yes", env=alice.env, rc=0)
+    box.write(
+        ".protocols/config.yaml", box.path.joinpath(".protocols/config.yaml").read_text() + "checks: [test -f a.txt]\n"
+    )
+    box.git("push", "-q", "origin", f"{box.commit('checks')}:refs/heads/next")
+    (tmp_path / "bin").mkdir()
+    ages = f"mkdir {tmp_path}/old && sleep {FRESH + 1} && git -C {bare} update-ref refs/heads/main refs/heads/next"
+    script = (
+        f"""#!/bin/sh\nPATH={os.environ["PATH"]}\ncase " $* " in *" ls-tree "*) {ages};; esac 2>&-\nexec git "$@"\n"""
+    )
+    (tmp_path / "bin/git").write_text(script)
+    (tmp_path / "bin/git").chmod(0o755)
+    with mind(box, say(write("a.txt", "a\n")), finish()):
+        run = box.start("run", protocol, env={"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"})
+        told = run.communicate(timeout=100)
+    assert run.returncode == 0, told
+    assert "test -f a.txt" in box.runner("log", protocol, rc=0).out
+    box.runner("verify", protocol, rc=0)

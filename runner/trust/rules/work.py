@@ -167,7 +167,8 @@ def _back(walk: Walk, commit: Commit) -> Iterator[Commit]:
 
 
 def check_evidence(walk: Walk, parsed: ParsedCommit) -> Said:
-    """18. QA looked at the tree of the commit before; what passed has every check that the step wants, and none that failed."""
+    """18. QA looked at the tree of the commit before; what passed has every check that the step wants, and none that failed; no step
+    that wants QA is completed without."""
     for event in parsed.events:
         if isinstance(event, ev.QaPassed | ev.QaFailed):
             if event.tree != (parsed.parent.tree if parsed.parent else None):
@@ -177,6 +178,8 @@ def check_evidence(walk: Walk, parsed: ParsedCommit) -> Said:
             elif isinstance(event, ev.QaPassed) and parsed.is_judged:
                 for text in _unchecked(walk, parsed, event):
                     yield walk.path(paths.LOG), text
+        elif isinstance(event, ev.StepCompleted) and parsed.is_judged and _wants_qa(walk, parsed, event.subject):
+            yield walk.path(paths.LOG), f"{event.subject} was completed without QA, and the step wants it"
 
 
 def check_undone(walk: Walk, parsed: ParsedCommit) -> Said:
@@ -210,6 +213,30 @@ def _transition_at(walk: Walk, tip: Commit, revision: int) -> Commit | None:
         if own is not None and own.trailers.revision <= revision:
             return commit if own.trailers.revision == revision else None
     return None
+
+
+def _wants_qa(walk: Walk, parsed: ParsedCommit, slug: str) -> bool:
+    """Return whether a step that was completed without QA has one in the plan that the transition read, at its start or before it.
+
+    A transition that leaves out `plan-edited` would else skip the default checks, or the QA that people added to plan.md.
+    """
+    assert parsed.parent is not None and parsed.after is not None
+    if parsed.after.steps[slug].passed:
+        return False
+    work, past, wants = parsed.first(ev.StepFinished), walk.history(parsed).positions, list[bool]()
+    start = work.start if isinstance(work, ev.StepFinished) and work.start in past else parsed.parent.oid
+    for commit in dict.fromkeys((start, parsed.parent.oid)):
+        try:
+            view = walk.view_at(parsed, commit)
+        except InsufficientHistoryError:
+            raise
+        except RunnerError:  # rule 22 reports it
+            continue
+        step = view.plan.step(slug) if not isinstance(view, str) and view.plan is not None else None
+        wants += [step.qa is not plans.QaPolicy.SKIP] if step is not None else []
+        if wants and not wants[-1]:
+            return False
+    return bool(wants)
 
 
 def _unchecked(walk: Walk, parsed: ParsedCommit, event: ev.QaPassed) -> Iterator[str]:
