@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from runner import qa
 from runner.app.baseline import Tried
-from runner.executor.step_run import Redactor
-from runner.executor.workspace_session import KeptOutput, WorkspaceSession
+from runner.executor.step_run import KeptOutput, Redactor
+from runner.executor.workspace_session import WorkspaceSession
 from runner.git import Git
 from runner.lines import lines_of, lines_of_output
 from runner.protocol import log

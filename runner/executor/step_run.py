@@ -1,6 +1,7 @@
 """One attempt of a step: all that it works on and with, as one value.
 
-The redactor takes secrets out of everything before it is written: as they are, and in base64, hex, URL and JSON form.
+The redactor takes secrets out of everything before it is written: as they are, and in base64, hex, URL and JSON form. Of a
+command's output, `KeptOutput` holds what is written.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from runner.protocol.agent_file import AgentFile
 
 TIME_LIMIT = "1h"  # of a step that names none
+OUTPUT_LIMIT = 1024 * 1024  # bytes of a command's output that are kept
+_CHUNK = 64 * 1024
 SHORTEST = 8  # a shorter value would take words out of ordinary text
 _NAMES = re.compile(r"(?:^|_)(?:API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:$|_)", re.IGNORECASE)
 
@@ -209,3 +212,40 @@ def _base64(raw: bytes) -> list[str]:
             end = len(text) if (shift + len(raw)) % 3 == 0 else len(text) - 1
             found.append(text[begin:end])
     return found
+
+
+class KeptOutput:
+    """Collects a command's output as it comes, for the history; of a long one it holds the first and the last half of `limit`.
+
+    A secret that a cut divides would not be recognized in either part. Each part therefore holds as much more as the longest
+    secret, which is dropped at the cut after the secrets are taken out.
+    """
+
+    def __init__(self, redactor: Redactor, limit: int = OUTPUT_LIMIT) -> None:
+        self._redactor, self._half = redactor, limit // 2
+        self._head, self._tail, self._size = bytearray(), bytearray(), 0
+        self._part = self._half + redactor.longest
+
+    def take(self, data: bytes) -> None:
+        """Add the next part of the output."""
+        self._size += len(data)
+        room = self._part - len(self._head)
+        self._head += data[:room]
+        self._tail += data[room:]
+        if len(self._tail) > 2 * self._part + _CHUNK:
+            del self._tail[: -self._part]
+
+    def data(self) -> bytes:
+        """Return what is kept; a line in the middle says where something is left out."""
+        if len(self._head) + len(self._tail) == self._size:
+            head = tail = self._redactor.data(bytes(self._head + self._tail))
+            if len(head) <= 2 * self._half:
+                return head
+        else:
+            head, tail = self._redactor.data(bytes(self._head)), self._redactor.data(bytes(self._tail))
+            head, tail = head[: len(head) - self._redactor.longest], tail[self._redactor.longest :]
+        head, tail = head[: self._half], tail[-self._half :]
+        end, start = head.rfind(b"\n") + 1, tail.find(b"\n") + 1
+        head = head[:end] if end > len(head) // 2 else head + b"\n"
+        tail = tail[start:] if start <= len(tail) // 2 else tail
+        return head + b"[... the middle of %d bytes is left out ...]\n" % self._size + tail

@@ -16,7 +16,7 @@ from runner import beneath, signals
 from runner.errors import RefusedError, RunnerError, StepFailedError, UsageError
 from runner.executor import environments, permissions
 from runner.executor.environments import ProjectEnvironment
-from runner.executor.step_run import Redactor, StepRun
+from runner.executor.step_run import KeptOutput, Redactor, StepRun
 from runner.lines import LAST, WIDTH, lines_of, lines_of_output
 from runner.protocol import references
 from runner.protocol.plans import Resources, bytes_of, seconds_of
@@ -41,8 +41,6 @@ from runner.store.project import Project
 from runner.store.workspace import Workspace
 from runner.values import dataclass
 
-OUTPUT_LIMIT = 1024 * 1024  # bytes of a command's output that are kept
-_CHUNK = 64 * 1024
 SETUP_TIMEOUT = 3600.0  # seconds
 COLLECTING = 30.0  # seconds, the least that git has to store what a step left
 
@@ -87,43 +85,6 @@ def _choose(project: Project, found: tuple[Path, ...]) -> Sandbox:
         if answer in ("once", "always"):
             return choose("host", toolchains=found)
         raise
-
-
-class KeptOutput:
-    """Collects a command's output as it comes, for the history; of a long one it holds the first and the last half of `limit`.
-
-    A secret that a cut divides would not be recognized in either part. Each part therefore holds as much more as the longest
-    secret, which is dropped at the cut after the secrets are taken out.
-    """
-
-    def __init__(self, redactor: Redactor, limit: int = OUTPUT_LIMIT) -> None:
-        self._redactor, self._half = redactor, limit // 2
-        self._head, self._tail, self._size = bytearray(), bytearray(), 0
-        self._part = self._half + redactor.longest
-
-    def take(self, data: bytes) -> None:
-        """Add the next part of the output."""
-        self._size += len(data)
-        room = self._part - len(self._head)
-        self._head += data[:room]
-        self._tail += data[room:]
-        if len(self._tail) > 2 * self._part + _CHUNK:
-            del self._tail[: -self._part]
-
-    def data(self) -> bytes:
-        """Return what is kept; a line in the middle says where something is left out."""
-        if len(self._head) + len(self._tail) == self._size:
-            head = tail = self._redactor.data(bytes(self._head + self._tail))
-            if len(head) <= 2 * self._half:
-                return head
-        else:
-            head, tail = self._redactor.data(bytes(self._head)), self._redactor.data(bytes(self._tail))
-            head, tail = head[: len(head) - self._redactor.longest], tail[self._redactor.longest :]
-        head, tail = head[: self._half], tail[-self._half :]
-        end, start = head.rfind(b"\n") + 1, tail.find(b"\n") + 1
-        head = head[:end] if end > len(head) // 2 else head + b"\n"
-        tail = tail[start:] if start <= len(tail) // 2 else tail
-        return head + b"[... the middle of %d bytes is left out ...]\n" % self._size + tail
 
 
 def step_path(path: str) -> str:
@@ -356,12 +317,7 @@ class WorkspaceSession:
         who = self.project.env
         who.say(f"setting up the workspace: {line}")
         kept, file = KeptOutput(Redactor(who.environ)), self.project.dirs.own / "setup-output"
-
-        def take(data: bytes) -> None:
-            kept.take(data)
-            who.hear_output("setup", data)
-
-        who.hear_output("setup", b"")
+        take = self._taking(kept, "setup")
         outcome = self.run(line, env, timeout=SETUP_TIMEOUT, cwd=cwd, network=network, on_output=take)
         output = kept.data()
         try:
@@ -515,15 +471,21 @@ class WorkspaceSession:
         Raises:
             HeldError: as `run` does.
         """
-        kept, what, who = KeptOutput(run.redactor), f"{run.label} {part}".rstrip(), self.project.env
+        kept = KeptOutput(run.redactor)
+        take = self._taking(kept, f"{run.label} {part}".rstrip())
+        outcome = self.run(line, env, timeout=run.timeout, cwd=cwd, on_output=take)
+        return dataclasses.replace(outcome, tail=run.redactor.data(outcome.tail)), kept.data()
+
+    def _taking(self, kept: KeptOutput, what: str) -> Callable[[bytes], None]:
+        """Return what takes the output of a command that starts now: it is kept, and shown to the person as it comes."""
+        show = self.project.env.hear_output
 
         def take(data: bytes) -> None:
             kept.take(data)
-            who.hear_output(what, data)
+            show(what, data)
 
-        who.hear_output(what, b"")
-        outcome = self.run(line, env, timeout=run.timeout, cwd=cwd, on_output=take)
-        return dataclasses.replace(outcome, tail=run.redactor.data(outcome.tail)), kept.data()
+        show(what, b"")
+        return take
 
     def explain(self, run: str | tuple[str, ...], outcome: Outcome) -> str | None:
         """Return which resource ran out, by the exit code, or why a command was not found inside although it is there outside."""

@@ -6,8 +6,7 @@ import re
 
 import pytest
 
-from runner.executor.step_run import Redactor
-from runner.executor.workspace_session import OUTPUT_LIMIT, KeptOutput
+from runner.executor.step_run import OUTPUT_LIMIT, KeptOutput, Redactor
 from tests.conftest import Box, command
 
 SECRET = "sk-0123456789-abcdefghij"
