@@ -126,6 +126,15 @@ def test_only_the_trusted_branch_says_what_the_default_is(box: Box) -> None:
     assert evidence(box, protocol, "qa-failed") == ["test -f done.txt"]
 
 
+def as_by(box: Box, protocol: str, was: str, now: str) -> str:
+    """Let the protocol's last commit name another trusted commit, where the trusted branch is moved to; return its text."""
+    text = box.git("cat-file", "commit", protocol).replace(f"Runner-Trusted: {was}", f"Runner-Trusted: {now}")
+    tip = box.git("hash-object", "-t", "commit", "-w", "--stdin", data=text).strip()
+    box.git("reset", "-q", "--hard", now)
+    box.git("update-ref", f"refs/heads/{protocol}", tip)
+    return text
+
+
 def test_verify_finds_evidence_of_other_checks_than_the_default(box: Box) -> None:
     """The record says that `true` passed, and the trusted commit that it names wants another check."""
     loose, strict = shared(box, "['true']"), shared(box, "['false']")
@@ -133,12 +142,7 @@ def test_verify_finds_evidence_of_other_checks_than_the_default(box: Box) -> Non
     protocol = box.new({"01-a": command("echo x > done.txt", "qa: light\n")})
     box.runner("run", protocol, rc=0)
     box.runner("verify", protocol, rc=0)
-    text = box.git("cat-file", "commit", protocol)
-    assert "qa-passed" in text
-    other = text.replace(f"Runner-Trusted: {loose}", f"Runner-Trusted: {strict}")
-    tip = box.git("hash-object", "-t", "commit", "-w", "--stdin", data=other).strip()
-    box.git("reset", "-q", "--hard", strict)
-    box.git("update-ref", f"refs/heads/{protocol}", tip)
+    assert "qa-passed" in as_by(box, protocol, loose, strict)
     told = box.runner("verify", protocol, rc=4)
     assert "looked at true, and the step wants false" in told.out + told.err
 
@@ -148,10 +152,7 @@ def test_verify_finds_an_agent_step_that_was_recorded_without_its_default_checks
     strict = shared(box)
     box.git("reset", "-q", "--hard", loose)
     protocol = box.new({"01-a": agent()})
-    other = box.git("cat-file", "commit", protocol).replace(f"Runner-Trusted: {loose}", f"Runner-Trusted: {strict}")
-    tip = box.git("hash-object", "-t", "commit", "-w", "--stdin", data=other).strip()
-    box.git("reset", "-q", "--hard", strict)
-    box.git("update-ref", f"refs/heads/{protocol}", tip)
+    as_by(box, protocol, loose, strict)
     told = box.runner("verify", protocol, rc=4)
     assert "`planned` does not say what the plan's files say" in told.out + told.err
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -243,31 +246,37 @@ def test_a_configuration_that_nobody_edited_gets_the_command_once_it_works(
     assert 'checks: ["make test"]' in box.git("show", f"HEAD:{CONFIG}")
 
 
-def test_ctrl_c_skips_the_tries_and_the_files_are_written(box: Box, sandbox: None) -> None:
-    make(box, "sleep 300")
+SLEEP = f"sleep 300.{os.getpid()}"  # no other test run's
+
+
+@contextlib.contextmanager
+def trying(box: Box) -> Iterator[subprocess.Popen[str]]:
+    """Give `runner init` while it tries the test command, which sleeps."""
+    make(box, SLEEP)
     with box.start("init", "--yes", env=SANDBOX) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "trying `make test`" in line:
-                break
-        time.sleep(0.5)
+        while not sleeps():
+            assert process.poll() is None
+            time.sleep(0.05)
+        yield process
+
+
+def sleeps() -> bool:
+    return subprocess.run(["pgrep", "-fx", SLEEP], capture_output=True).returncode == 0
+
+
+def test_ctrl_c_skips_the_tries_and_the_files_are_written(box: Box, sandbox: None) -> None:
+    with trying(box) as process:
         process.send_signal(signal.SIGINT)
-        rest = process.stderr.read()
-    assert process.returncode == 0 and "skipped" in rest and check_of(box) == ""
+        said = process.communicate()[1]
+    assert process.returncode == 0 and "skipped" in said and check_of(box) == ""
 
 
 def test_a_kill_of_init_ends_what_it_tries_and_writes_nothing(box: Box, sandbox: None) -> None:
-    make(box, "sleep 300.25")
-    with box.start("init", "--yes", env=SANDBOX) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "trying `make test`" in line:
-                break
-        time.sleep(0.5)
+    with trying(box) as process:
         process.send_signal(signal.SIGTERM)
-        process.stderr.read()
+        process.communicate()
     assert process.returncode == 130 and not (box.path / CONFIG).exists()
-    assert subprocess.run(["pgrep", "-f", "sleep 300[.]25"], capture_output=True).returncode == 1
+    assert not sleeps()
 
 
 def test_what_passed_on_a_commit_is_not_tried_again_there(box: Box, sandbox: None) -> None:

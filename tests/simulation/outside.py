@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 from unittest import mock
 
 from runner import sandbox
@@ -73,7 +73,7 @@ class Sandbox:
 
     world: World
     name: str = "sandbox"
-    place: Place = Place()  # noqa: RUF009  a value that nobody changes
+    place: ClassVar[Place] = Place()
 
     def placed(self, place: Place) -> Sandbox:
         """See `Sandbox.placed`: its commands take paths as they are."""
