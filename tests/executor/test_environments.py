@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -231,6 +234,29 @@ def test_a_changed_manifest_on_the_base_makes_another_one(made: Box) -> None:
     ran(made, "grep -x 'of later' deps/needs && touch two.txt")
 
 
+def test_an_environment_that_nothing_used_for_30_days_goes_when_another_is_made(made: Box) -> None:
+    made.write(".protocols/config.yaml", f"workspace: {{setup: '{MAKE}', key: [needs.txt]}}\n")
+    made.commit("a key")
+    ran(made, "touch one.txt")
+    (old,) = environments(made)
+    recent, begun, dead = (old.with_name(name) for name in ("recent", "making-1", "making-4194305"))
+    shutil.copytree(old, recent)
+    for folder, days in ((old, 31), (recent, 29)):
+        os.utime(folder / "made", (time.time() - days * 86_400,) * 2)
+    for folder in (begun, dead):  # of a process that is there, and of one that no kernel could have
+        folder.mkdir()
+    made.write("needs.txt", "of later\n")
+    made.commit("other needs")
+    ran(made, "touch two.txt")
+    assert not {old, dead} & {*environments(made)} and {recent, begun} < {*environments(made)}
+    (new,) = {*environments(made)} - {recent, begun}
+    assert (new / "made").is_file()
+
+
+def environments(box: Box) -> list[Path]:
+    return sorted(box.home.glob(".local/state/protocol-runner/*/environments/*"))
+
+
 def test_what_is_made_is_read_only(made: Box) -> None:
     spoil = "! touch ~/tools/new deps/new && ! rm -r deps/needs && touch done.txt"
     ran(made, spoil, "test ! -e ~/tools/new && test ! -e deps/new")
@@ -369,6 +395,26 @@ def test_an_environment_below_the_checkout_that_is_on_path_is_shown(box: Box) ->
     protocol = box.new({"01-work": command("mytool > seen.txt", line("mytool"))})
     box.runner("run", protocol, env={**SANDBOX, "PATH": f"{tools}/bin:/usr/bin:/bin"}, rc=0)
     assert box.git("show", f"{protocol}:seen.txt") == "it runs\n"
+
+
+@pytest.mark.parametrize(
+    ("activated", "first"), [(None, "checkout"), ("", "checkout"), (sys.prefix, "checkout"), ("other", "other")]
+)
+def test_an_environment_of_the_checkout_is_first_on_path_unless_another_is_activated(
+    installed: Box, tmp_path: Path, activated: str | None, first: str
+) -> None:
+    """The runner's own is no other one: it may run from an activated environment."""
+    other = tmp_path / "other"
+    (other / "bin").mkdir(parents=True)
+    (other / "pyvenv.cfg").write_text("")
+    for folder, name in ((other, "other"), (installed.path / ".venv", "checkout")):
+        (folder / "bin/whose").write_text(f"#!/bin/sh\necho {name}\n")
+        (folder / "bin/whose").chmod(0o755)
+    env = {**SANDBOX, "PATH": f"{other}/bin:/usr/bin:/bin"}
+    env |= {} if activated is None else {"VIRTUAL_ENV": str(other) if activated == "other" else activated}
+    protocol = installed.new({"01-work": command("whose > whose.txt", line(f"whose | grep -x {first}"))})
+    installed.runner("run", protocol, env=env, rc=0)
+    assert installed.git("show", f"{protocol}:whose.txt").strip() == first
 
 
 def test_a_step_sees_nothing_of_the_home_of_the_one_before(box: Box) -> None:
