@@ -7,6 +7,7 @@ way, and an upper bound, so that a budget stops early rather than late (ADR 0005
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from decimal import Decimal
@@ -109,6 +110,11 @@ def cost_usd(provider: str, model: str, usage: Usage, *, at: datetime | None = N
     except LookupError:  # the table does not know the model
         return None
     return price.total_price
+
+
+def most_output(model: str) -> int | None:
+    """Return the most tokens that one answer of a model can have; None where it is not known."""
+    return 65_536 if re.match(r"(?:.*/)?gemini-(?:2\.5|[3-9])", model) else None
 
 
 def default_name(environ: Mapping[str, str]) -> str:

@@ -83,6 +83,7 @@ def questioner(
         tree=lambda: "",
         restore=lambda tree: None,
         price=price,
+        most_output=most_output,
         now=project.env.timestamp,
         monotonic=project.env.monotonic,
         sleep=project.env.sleep,
@@ -96,3 +97,8 @@ def questioner(
 def price(engine: Engine, usage: Usage) -> Decimal | None:
     """Return an upper bound for what a response costs, in US dollars; a recorded one's, at the price of its model."""
     return registry.cost_usd(engine.provider, engine.model, usage)
+
+
+def most_output(engine: Engine) -> int | None:
+    """Return the most tokens that an answer of an engine's model can have; None where it is not known."""
+    return registry.most_output(engine.model)

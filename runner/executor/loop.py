@@ -7,6 +7,7 @@ resumes from the last whole record, in the same tree, and asks nothing twice. Li
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, replace
@@ -42,7 +43,8 @@ from runner.protocol.transcript import Result, Results, Summary, Typed, Undecide
 from runner.tools import Tool, ToolError
 from runner.values import dataclass
 
-NUDGE = "You called no tool. Go on with the step, or call `finish` if it is done or cannot be done."
+LONG = 1.0  # seconds after which a call's result is journaled at once: a kill does not repeat the call
+WRONG_MOST = 3  # answers in a row of which nothing can be made; the last of them ends the attempt
 TRIES = 6  # how often one request is made before its error is told
 CONTEXT = 160_000  # tokens that a conversation may have, by estimate, before old tool output is shortened
 KEEP_WHOLE = 6  # tool turns at the end that are never shortened
@@ -140,6 +142,7 @@ class Loop:
 
     `tools`: what the model may call, those that the loop itself carries out included; `tree()`: the workspace's tree now;
     `restore(tree)`: makes the workspace hold it; `price(engine, usage)`: an upper bound in US dollars, None where it is not known;
+    `most_output(engine)`: the most tokens that one of its answers can have, None where it is not known;
     `say`: prints the reason of a wait; `ensure()`: raises where nothing may start here any more; `untrusted`: whether the conversation
     has untrusted text.
     """
@@ -158,6 +161,7 @@ class Loop:
     now: Callable[[], str]
     monotonic: Callable[[], float]
     sleep: Callable[[float], None]
+    most_output: Callable[[Engine], int | None] = lambda engine: None
     told: Callable[[transcript.Line], None] = lambda record: None
     say: Callable[[str], None] = lambda line: None
     ensure: Callable[[], None] = lambda: None
@@ -166,8 +170,11 @@ class Loop:
     total: Total = field(default_factory=Total)
     shared_budget: SharedBudget | None = None
     _began: float = 0.0
-    _nudged: bool = False
-    _ended: Ended | None = None  # by the last answer, if that called no tool
+    _wrong: list[str] = field(
+        default_factory=list
+    )  # the `finish` of the last answers in a row of which nothing could be made
+    _is_cut: bool = False  # whether an answer was cut off at the output limit
+    _ended: Ended | None = None  # by the last answer, if nothing could be made of it
 
     def __post_init__(self) -> None:
         self._began = self.monotonic()
@@ -283,23 +290,26 @@ class Loop:
         return self._heard(record, turns, response.turn) or self._ended or self._next(turns)
 
     def _heard(self, record: transcript.Response, turns: list[Turn], turn: ModelTurn | None = None) -> ModelTurn | None:
-        """Take a model's turn into the conversation; return it where it calls tools, else ask once more or end by it.
+        """Take a model's turn into the conversation; return it where it calls tools, else ask again or end by it.
 
         `turn`: as the model gave it, where it was asked just now; else that of the journal.
         """
         turn = turn or turn_of(record)
-        turns.append(turn)
         self._ended = None
-        if record.finish == "refused":
-            self._ended = Ended("failed", f"the model refused: {record.text[:300] or 'no reason given'}")
-        elif turn.calls:
-            self._nudged = False
+        if turn.calls and record.finish != "refused":
+            turns.append(turn)
+            self._wrong.clear()
             return turn
-        elif self._nudged:
-            self._ended = Ended("failed", "the model called no tool and did not finish, also when asked once more")
-        else:
-            self._nudged = True
-            turns.append(UserTurn(text=NUDGE))
+        what, words = _of_wrong(record)
+        unchanged = record.finish in ("malformed", "refused") and record.finish not in self._wrong
+        self._wrong.append(record.finish)
+        self._is_cut = self._is_cut or record.finish == "length"
+        if len(self._wrong) >= WRONG_MOST:
+            self._ended = Ended("failed", f"{what}; it was the third answer in a row without a usable call")
+        elif not unchanged:
+            if turn.text and record.finish in ("stop", "length"):
+                turns.append(turn)
+            turns.append(UserTurn(text=words))
         return None
 
     def _specs(self) -> tuple[ToolSpec, ...]:
@@ -318,9 +328,9 @@ class Loop:
         problem: EngineError | None = None
         self.ensure()
         for engine in self.engines:
-            self._reserve(engine, request)
+            wanted = self._widened(engine, request)
             try:
-                response = self._insist(engine, request)
+                response = self._insist(engine, wanted)
             except EngineError as error:
                 problem = problem or error
                 continue
@@ -331,6 +341,21 @@ class Loop:
             return engine, response
         assert problem is not None
         raise problem
+
+    def _widened(self, engine: Engine, request: Request) -> Request:
+        """Reserve what a request can cost, and return it: after a cut answer with the model's own output limit, if a budget allows.
+
+        Raises:
+            BudgetStop: it could cost more than is left.
+        """
+        most = self.most_output(engine) if self._is_cut else None
+        if most is not None and most > request.max_output:
+            wide = replace(request, max_output=most)
+            with contextlib.suppress(BudgetStop):
+                self._reserve(engine, wide)
+                return wide
+        self._reserve(engine, request)
+        return request
 
     def _insist(self, engine: Engine, request: Request) -> Response:
         def wait(state: tenacity.RetryCallState) -> float:
@@ -413,6 +438,7 @@ class Loop:
                 "usage": {"input": usage.input, "output": usage.output, "cached": usage.cached},
                 "usd": None if usd is None else format(usd, "f"),
                 "finish": response.finish,
+                "problem": response.problem,
                 "provider": turn.provider,
                 "turn": turn.raw,
                 "raw": response.raw,
@@ -445,6 +471,7 @@ class Loop:
                 fresh = []
                 if stopped is not None:
                     return stopped
+            began = self.monotonic()
             try:
                 result, said = self._carry_out(call, before + at + 1, ended)
             except (HeldError, EffectError) as stop:
@@ -452,7 +479,7 @@ class Loop:
                 return stopped or Ended("held" if isinstance(stop, HeldError) else "unknown", str(stop), stop=stop)
             ended = said or ended
             fresh.append(transcript.mapped(result, self.redactor.value))
-            if outside and at + 1 < len(turn.calls):
+            if (outside or self.monotonic() - began > LONG) and ended is None and at + 1 < len(turn.calls):
                 done, stopped = self._note(done, fresh, None)
                 fresh = []
                 if stopped is not None:
@@ -546,6 +573,35 @@ class Loop:
         engine, response = self._ask(request)
         self._answer(Summary, engine, response, kind="summary")
         turns[1:] = [UserTurn(text=response.turn.text)]
+
+
+def _of_wrong(record: transcript.Response) -> tuple[str, str]:
+    """Return what went wrong with an answer that has no usable call, for people, and the words that ask the model again."""
+    why = f": {record.problem[:SHORT]}" if record.problem else ""
+    match record.finish:
+        case "length":
+            what = "the model's answer was cut off at its output limit"
+            ask = "Your answer was cut off at the output limit before it called a tool, so nothing of it was done."
+            return what, f"{ask} Go on in smaller pieces: write a long file in several calls."
+        case "malformed":
+            what = f"the model's call was malformed{why or ': it could not be read'}"
+            return (
+                what,
+                f"Your last call was malformed and could not be read{why}. Make it again, with valid JSON arguments.",
+            )
+        case "refused" if record.problem:
+            what = f"the provider's filter stopped the answer{why}"
+            ask = (
+                f"The provider's filter stopped your last answer{why}. Go on without what it may have stopped, or call"
+            )
+            return what, f"{ask} `finish` with the status `cannot`."
+        case "refused":
+            ask = "Go on with the step; or, if it cannot be done, call `finish` with the status `cannot` and say why."
+            return f"the model refused: {record.text[:300] or 'no reason given'}", f"You refused to go on. {ask}"
+    ask = "Go on with the step, or call `finish` if it is done or cannot be done."
+    if not record.text:
+        return "the model's answer was empty", f"Your answer was empty. {ask}"
+    return "the model called no tool and did not finish", f"You called no tool. {ask}"
 
 
 def turn_of(record: transcript.Response) -> ModelTurn:

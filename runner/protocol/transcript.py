@@ -71,6 +71,7 @@ class _Response(_Strict):
     provider: Text
     turn: Json = Field(description="The model's turn as its provider wants it back.")
     raw: Json = Field(description="The provider's whole answer.")
+    problem: Text = Field(default="", description="The provider's reason for a `finish` of refused or malformed.")
     request: Text | None = Field(default=None, description="The digest of a question that stands for itself.")
 
 

@@ -108,7 +108,7 @@ def test_a_step_that_asks_no_model_has_no_transcript_and_show_names_what_it_has(
 
 
 def test_another_attempt_and_none_at_all(box: Box) -> None:
-    with mind(box, say(text="a"), say(text="b"), finish("second try")):
+    with mind(box, say(text="a"), say(text="b"), say(text="c"), finish("second try")):
         protocol = box.new({"01-a": agent("on_failure: {retry: 1}\n"), "02-b": command("true")})
         box.runner("run", protocol, rc=0)
     assert "second try" in box.runner("show", protocol, "a", "--transcript", rc=0).out

@@ -166,11 +166,11 @@ def test_a_price_that_is_not_known_is_said_where_money_is_limited(box: Box) -> N
     sound(box, protocol)
 
 
-def test_a_reply_without_a_call_is_asked_once_more_and_then_fails_the_attempt(box: Box) -> None:
-    with mind(box, say(text="Hm."), say(text="Hm?")) as wire:
+def test_a_third_reply_in_a_row_without_a_call_fails_the_attempt_with_the_reason(box: Box) -> None:
+    with mind(box, say(text="Hm."), say(text="Hm?"), say(text="Hm!")) as wire:
         protocol = box.new({"01-x": agent()})
-        box.runner("run", protocol, rc=1)
-        assert len(wire.bodies) == 2
+        assert "called no tool" in box.runner("run", protocol, rc=1).err
+        assert len(wire.bodies) == 3
     assert box.state(protocol)["steps"]["x"]["status"] == "failed"
     sound(box, protocol)
 

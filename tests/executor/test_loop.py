@@ -159,12 +159,88 @@ def test_errors_of_tools_unknown_ones_and_malformed_arguments_go_back_to_the_mod
     assert "there is no tool `moon`" in first.results[1].content and "malformed" in second.results[0].content
 
 
-def test_a_reply_without_a_call_is_asked_once_more_then_fails(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, [say(text="hm"), say(text="hm")])
-    assert bench.loop().run().outcome == "failed"
-    assert isinstance(bench.engine.asked[1].turns[-1], UserTurn)
-    bench = Bench(tmp_path / "b", [say(text="hm"), FINISH])
+def wrong(finish: str, text: str = "", problem: str = "") -> Response:
+    return dataclasses.replace(say(text=text), finish=finish, problem=problem)
+
+
+CUT, MALFORMED = wrong("length", "First I will"), wrong("malformed", problem="MALFORMED_FUNCTION_CALL: print(wombat(")
+REFUSED, FILTERED = wrong("refused", "I will not."), wrong("refused", problem="SAFETY")
+
+
+@pytest.mark.parametrize(
+    ("answer", "said", "words"),
+    [
+        (say(text="hm"), "called no tool", "You called no tool"),
+        (say(), "was empty", "Your answer was empty"),
+        (CUT, "was cut off at its output limit", "cut off at the output limit"),
+        (MALFORMED, "was malformed: MALFORMED_FUNCTION_CALL: print(wombat(", "could not be read: MALFORMED"),
+        (REFUSED, "refused: I will not.", "You refused"),
+        (FILTERED, "filter stopped the answer: SAFETY", "filter stopped your last answer: SAFETY"),
+    ],
+)
+def test_an_answer_that_went_wrong_is_asked_again_twice_and_the_third_in_a_row_ends_the_attempt(
+    tmp_path: Path, answer: Response, said: str, words: str
+) -> None:
+    bench = Bench(tmp_path, [answer, answer, answer])
+    ended = bench.loop().run()
+    assert ended.outcome == "failed" and said in ended.text
+    last = bench.engine.asked[2].turns[-1]
+    assert isinstance(last, UserTurn) and words in last.text
+    bench = Bench(tmp_path / "b", [answer, answer, say(("write", {"n": 1})), answer, answer, FINISH])
     assert bench.loop().run().outcome == "finished"
+
+
+@pytest.mark.parametrize("answer", [MALFORMED, REFUSED, FILTERED])
+def test_a_malformed_or_refused_answer_is_first_asked_again_unchanged(tmp_path: Path, answer: Response) -> None:
+    bench = Bench(tmp_path, [answer, FINISH])
+    assert bench.loop().run().outcome == "finished"
+    assert bench.engine.asked[1] == bench.engine.asked[0]
+
+
+def test_after_a_cut_answer_the_limit_is_the_model_s_own_where_the_budget_allows_it(tmp_path: Path) -> None:
+    def limits(folder: str, **budget: Any) -> list[int]:
+        bench = Bench(tmp_path / folder, [CUT, FINISH], **budget)
+        loop = bench.loop()
+        loop.most_output = lambda engine: 65_536
+        assert loop.run().outcome == "finished"
+        return [request.max_output for request in bench.engine.asked]
+
+    assert limits("a") == [16_384, 65_536]
+    assert limits("b", tokens=20_000) == [16_384, 16_384]
+
+
+def test_killed_after_an_answer_that_went_wrong_it_asks_what_it_would_have_asked(tmp_path: Path) -> None:
+    script: list[Said] = [MALFORMED, CUT, say(("write", {"n": 1})), say(text="hm"), wrong("length"), FINISH]
+    whole = Bench(tmp_path, list(script))
+    whole.loop().run()
+    lines = whole.path.read_bytes().splitlines(keepends=True)
+    heard = 0
+    for count, line in enumerate(lines[:-1], 1):
+        heard += b'"kind":"response"' in line
+        again = Bench(tmp_path / str(count), list(script[heard:]))
+        again.path.parent.mkdir()
+        again.path.write_bytes(b"".join(lines[:count]))
+        assert again.loop().run().outcome == "finished"
+        assert [one.turns for one in again.engine.asked] == [one.turns for one in whole.engine.asked[heard:]], count
+
+
+def test_what_a_long_call_gave_is_in_the_journal_before_the_next_call_starts(tmp_path: Path) -> None:
+    def run(seconds: float) -> list[list[str]]:
+        bench = Bench(tmp_path / str(seconds), [say(*(("write", {"n": n}) for n in (1, 2, 3))), FINISH])
+        loop = bench.loop()
+        made, seen = loop.tools["write"].call, list[list[str]]()
+
+        def call(arguments: Mapping[str, Any]) -> Any:
+            seen.append([str(one.name) for record in loop._results() for one in record.results])
+            bench.clock += seconds if arguments["n"] == 2 else 0
+            return made(arguments)
+
+        loop.tools["write"].call = call  # type: ignore[method-assign]
+        assert loop.run().outcome == "finished"
+        return seen
+
+    assert run(0.5) == [[], [], []]
+    assert run(1.5) == [[], [], ["write", "write"]]
 
 
 def test_a_retry_after_is_waited_for_and_a_refused_key_is_not_tried_again(tmp_path: Path) -> None:
@@ -258,10 +334,7 @@ def test_secrets_do_not_reach_the_journal(tmp_path: Path) -> None:
     assert b"a-secret-value" not in bench.path.read_bytes()
 
 
-REFUSED = dataclasses.replace(say(text="I will not."), finish="refused")
-
-
-@pytest.mark.parametrize("script", [[REFUSED], [say(text="hm"), say(text="hm?")]])
+@pytest.mark.parametrize("script", [[REFUSED, REFUSED, REFUSED], [say(text="hm"), MALFORMED, say(text="hm?")]])
 def test_killed_after_the_answer_that_ends_it_it_ends_the_same_way(tmp_path: Path, script: list[Said]) -> None:
     whole = Bench(tmp_path, list(script))
     ended = whole.loop().run()

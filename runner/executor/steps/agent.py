@@ -98,6 +98,7 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
             tree=lambda: _note(run),
             restore=lambda noted: _restore(run, noted),
             price=asking.price,
+            most_output=asking.most_output,
             now=project.env.timestamp,
             monotonic=project.env.monotonic,
             sleep=project.env.sleep,
