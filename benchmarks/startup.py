@@ -16,7 +16,7 @@ CLICK = [sys.executable, "-c", "import click"]
 
 
 def run(ground: Ground) -> Iterator[Figure]:
-    """Measure `status` with one protocol, and `list` over many branches."""
+    """Measure `status` with one protocol, and `list` over many branches and over many protocols that main has."""
     rounds = 5 if ground.quick else 15
     at = ground.repository(50)
     with ground.project(at) as project:
@@ -33,11 +33,17 @@ def run(ground: Ground) -> Iterator[Figure]:
     yield Figure('start: python -c "import click"', found["click"].text(), 1.0)
     yield at_most("start: runner status, one protocol, against import click", found["status"], found["click"], 3.0)
     for count in (1000, 2000 if ground.quick else 10_000):
-        _branches(ground, at, protocol, count)
-        yield from _list(ground, at, count, 3 if ground.quick else 5)
+        _copies(ground, at, protocol, count)
+        yield from _list(ground, at, count, 3 if ground.quick else 5, "branches")
+    ended = ground.repository(50)
+    with ground.project(ended) as project:
+        protocol = ground_.new(project)
+    ground.git(ended, "merge", "-q", protocol)
+    _copies(ground, ended, protocol, count, merged=True)
+    yield from _list(ground, ended, count, 3 if ground.quick else 5, "folders in main")
 
 
-def _list(ground: Ground, at: Path, count: int, rounds: int) -> Iterator[Figure]:
+def _list(ground: Ground, at: Path, count: int, rounds: int, of: str) -> Iterator[Figure]:
     listed = len(json.loads(ground.runner(at, "list", "--json"))["protocols"])
     assert listed >= count, f"{listed} protocols are listed, {count} were made"
     small = ground.repository(50)
@@ -54,15 +60,15 @@ def _list(ground: Ground, at: Path, count: int, rounds: int) -> Iterator[Figure]
         warm=0,
     )
     for words in ("list", "list --json"):
-        name = f"start: runner {words}, {count:,} branches"
-        if count == 1000:
+        name = f"start: runner {words}, {count:,} {of}"
+        if count == 1000 and of == "branches":
             yield within(f"{name}, beyond status of one", found[words], 0.3, found["click"], found["status"])
         else:
             yield within(name, found[words], 1.0, found["click"])
 
 
-def _branches(ground: Ground, at: Path, protocol: str, count: int) -> None:
-    """Make so many branches, each with a protocol like the one that is there."""
+def _copies(ground: Ground, at: Path, protocol: str, count: int, *, merged: bool = False) -> None:
+    """Make so many protocols like the one that is there, each on a branch of its own or, merged, all in main."""
     paths = ground.git(at, "ls-tree", "-r", "--name-only", protocol, f".protocols/{protocol}/").decode().split()
     files = {path: ground.git(at, "show", f"{protocol}:{path}") for path in paths}
     slug = protocol.partition("-")[2]
@@ -72,9 +78,11 @@ def _branches(ground: Ground, at: Path, protocol: str, count: int) -> None:
         name = f"{number:04d}-{slug}"
         if name in known:
             continue
-        out.append(
-            f"commit refs/heads/{name}\ncommitter A <a@example.test> 1700000000 +0000\ndata 4\ncopy\nfrom refs/heads/main\n".encode()
-        )
+        if not merged or not out:
+            out.append(
+                f"commit refs/heads/{'main' if merged else name}\ncommitter A <a@example.test> 1700000000 +0000\n"
+                "data 4\ncopy\nfrom refs/heads/main^0\n".encode()
+            )
         for path, data in files.items():
             text = data.replace(protocol.encode(), name.encode())
             out.append(b"M 100644 inline %s\ndata %d\n%s\n" % (path.replace(protocol, name).encode(), len(text), text))

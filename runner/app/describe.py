@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 REWRITTEN = "what verified here is not in its branch any more"
 SAID = {"approve": "approves", "reject": "rejects", "revoke": "revokes"}
 FAILED = ("failed", "blocked")
+FEW = 100  # protocols whose branches are asked for one by one
 _COMMAND = r"(?:^|(?<=then )|(?<=or ))runner "  # where a command starts in `Next.text`
 
 
@@ -157,10 +158,15 @@ class Description:
 
 
 class Describer:
-    """Describes protocols of a project. What they share (bases, leases, the time) is read once."""
+    """Describes protocols of a project. What they share (bases, leases, the time) is read once.
 
-    def __init__(self, project: Project) -> None:
+    `count`: how many there are to describe. The branches of many are read in one go.
+    """
+
+    def __init__(self, project: Project, count: int = 1) -> None:
         self._project, self._now = project, project.env.now()
+        heads = ["refs/heads/", *([f"refs/remotes/{project.trusted.remote}/"] if project.trusted.remote else [])]
+        self._ref = project.git.refs(*heads).get if count > FEW else project.git.ref
         self._merges = record.Merges(project.git, project.trusted.remote)
         self._leases = remote.last_leases(project.dirs)
         self._rebases = worktree.rebases(project.git)
@@ -172,11 +178,12 @@ class Describer:
         """
         project, protocol, known = self._project, row["protocol"], recorded(row, name)
         found, waits = known.outlook, known.waits
-        held, look = at_work(project, protocol, name, self._leases)
-        rewritten = is_rewritten(project, protocol)
-        ahead = None if rewritten else remote_is_ahead(project, protocol, name)
+        is_merged = row["status"] == "completed" and self._merges.holds(row, tip)
+        held, look = (None, None) if is_merged else at_work(project, protocol, name, self._leases)
+        rewritten = self._is_rewritten(protocol)
+        ahead = None if rewritten else self._remote_is_ahead(protocol, name)
         rebase = self._rebases.get(project.branch(protocol))
-        to_merge = row["status"] == "completed" and not self._merges.holds(row, tip)
+        to_merge = row["status"] == "completed" and not is_merged
         judged = Judged(project, row, tip, name)
         approvals = {one.wait: one for one in judged.unrecorded()} if waits and not brief else {}
         term, reason = word(row, found, held=held is not None), situation(row, found, self._now)
@@ -217,6 +224,31 @@ class Describer:
             return known.outlook, lookup.merging(project, row, name)
         is_edited = is_approve(known.command) and record.untaken(project.git, protocol, tip)
         return known.outlook, f"runner run {name}" if is_edited else known.command
+
+    def _is_rewritten(self, protocol: str) -> bool:
+        """Return whether the branch no longer contains the checkpoint of this machine, so that every command refuses it."""
+        project, tip = self._project, self._ref(self._project.branch(protocol))
+        known = read_checkpoint(project.dirs, protocol) if tip is not None else None
+        return known not in (None, tip) and not project.git.is_ancestor(str(known), str(tip))
+
+    def _remote_is_ahead(self, protocol: str, name: str) -> Ahead | None:
+        """Return what the remote, as last fetched, has that the branch here lacks; None if nothing. `name`: its name in commands.
+
+        Not for a rewritten branch: transitions that it replaced are not newer, and `sync` refuses it.
+        """
+        project = self._project
+        remote, branch = project.trusted.remote, project.branch(protocol)
+        if remote is None:
+            return None
+        there = self._ref(f"refs/remotes/{remote}/{branch.removeprefix('refs/heads/')}")
+        count = record.newer(project.git, protocol, self._ref(branch), there)
+        if not count:
+            return None
+        if push_refusal.clash(project, protocol) is not None:
+            return Ahead("clash", f"{remote} has another protocol with this id", f"runner fork --renumber {protocol}")
+        return Ahead(
+            "behind", f"{remote} has {count} newer transition{'s' if count != 1 else ''}", f"runner sync {name}"
+        )
 
 
 def describe(project: Project, row: Row, tip: str, name: str) -> Description:
@@ -364,29 +396,6 @@ def _can_adopt(project: Project, protocol: str, tip: str) -> bool:
     from runner.executor import remedy  # it verifies
 
     return remedy.can_adopt(project, protocol, tip)
-
-
-def is_rewritten(project: Project, protocol: str) -> bool:
-    """Return whether the branch no longer contains the checkpoint of this machine, so that every command refuses it."""
-    known, tip = read_checkpoint(project.dirs, protocol), project.git.ref(project.branch(protocol))
-    return known not in (None, tip) and tip is not None and not project.git.is_ancestor(str(known), tip)
-
-
-def remote_is_ahead(project: Project, protocol: str, name: str) -> Ahead | None:
-    """Return what the remote, as last fetched, has that the branch here lacks; None if that is nothing. `name`: its name in commands.
-
-    Not for a rewritten branch: transitions that it replaced are not newer, and `sync` refuses it.
-    """
-    remote, branch = project.trusted.remote, project.branch(protocol)
-    if remote is None:
-        return None
-    there = project.git.ref(f"refs/remotes/{remote}/{branch.removeprefix('refs/heads/')}")
-    count = record.newer(project.git, protocol, project.git.ref(branch), there)
-    if not count:
-        return None
-    if push_refusal.clash(project, protocol) is not None:
-        return Ahead("clash", f"{remote} has another protocol with this id", f"runner fork --renumber {protocol}")
-    return Ahead("behind", f"{remote} has {count} newer transition{'s' if count != 1 else ''}", f"runner sync {name}")
 
 
 def at_work(project: Project, protocol: str, name: str, leases: Mapping[str, str]) -> tuple[str | None, str | None]:

@@ -122,10 +122,10 @@ def _plain(project: Project, row: Row, found: Outlook, typed: str | None, trees:
 
 def show_all(session: Session, project: Project, rows: list[Row], known: Mapping[str, str]) -> None:
     """Print one line per protocol: its status, the reason, and the command to type."""
-    names, describer, lines = Names(known), Describer(project), []
+    names, describer, lines = Names(known), Describer(project, len(rows)), []
     for row in rows:
         protocol = row["protocol"]
-        found = describer.describe(row, lookup.tip(project, protocol), names.short(protocol))
+        found = describer.describe(row, known[protocol], names.short(protocol))
         is_works = found.word == "works" and found.ahead is None
         typed = describe.as_typed(found.look or "" if is_works else found.next.text, program())
         lines.append((names.shown(protocol), found.word, found.reason, typed))
@@ -263,7 +263,8 @@ def list_command(session: Session, as_json: bool) -> None:
     if not known:
         tell_nothing(session, False, f"no protocols; `{program()} new` makes one")
         return
-    names, now, times, describer = Names(known), project.env.now(), record.times(project.git), Describer(project)
+    names, describer = Names(known), Describer(project, len(known))
+    now, times = project.env.now(), record.times(project.git)
     behind: list[str] = []
     lines = []
     for row in record.stream(project.git, known):

@@ -31,6 +31,7 @@ from runner.git.objects import (
 from runner.git.process import GitError, Held, PromisedError, git_error, sealed_environment, spawn
 from runner.git.sealed import Location, Sealed
 from runner.lines import lines_of
+from runner.protocol.ids import OID
 
 AHEAD = 2048  # bytes of names that are asked for in one go; twice as much fits into any pipe
 FEW = 100  # blobs for which no git of their own is started
@@ -244,16 +245,17 @@ class Database(Sealed):
         if found is None or found[1] != "tree":
             return None
         tree = parse_tree(found[2], self.oid_length)
-        if len(name) == self.oid_length:
+        if OID.fullmatch(name.partition(":")[0]):
             self._keep(name, tree)
         return dict(tree)
 
-    def _keep(self, oid: str, tree: Tree) -> None:
+    def _keep(self, name: str, tree: Tree) -> None:
+        """Remember the tree of an id, or of a path in a commit's id: a name that means the same for ever."""
         self._kept += len(tree) + 8
         if self._kept > TREES_KEPT:
             self._trees.clear()
             self._kept = len(tree) + 8
-        self._trees[oid] = tree
+        self._trees[name] = tree
 
     def warm(self, names: Iterable[str]) -> None:
         """Read these commits and trees (oids) ahead of `commit` and `tree`; one that is not here, or is broken, is left to them."""

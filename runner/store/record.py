@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
@@ -101,11 +102,22 @@ def rows(git: Git, protocols: Mapping[str, str]) -> list[Row]:
 
 def stream(git: Git, protocols: Mapping[str, str]) -> Iterator[Row]:
     """Give what `rows` returns one by one, while git reads on."""
-    return map(_row, protocols, git.stream(_places(protocols)))
+    return map(_row, protocols, git.stream(_places(git, protocols)))
 
 
-def _places(protocols: Mapping[str, str]) -> list[str]:
-    return [_place(protocol, commit) for protocol, commit in protocols.items()]
+def _places(git: Git, protocols: Mapping[str, str]) -> list[str]:
+    """Return a name of each protocol's state.json.
+
+    Protocols that one commit shows are named by their folders' ids: git goes through all of `.protocols` for each path in it.
+    """
+    shown = Counter(protocols.values())
+    folders = {commit: git.tree(f"{commit}:{paths.ROOT}") or {} for commit, count in shown.items() if count > 1}
+    return [
+        f"{at.oid}:{paths.STATE}"
+        if (at := folders.get(commit, {}).get(protocol)) is not None
+        else _place(protocol, commit)
+        for protocol, commit in protocols.items()
+    ]
 
 
 def is_cancelled(git: Git, protocol: str, tip: str | None) -> bool:
@@ -345,7 +357,13 @@ class Merges:
         """Return the commit that a base is at which holds the row's record as the commit `tip` has it, or None."""
         protocol = str(row["protocol"])
         for commit, there in self._look(str(row.get("base", ""))):
-            if protocol in there and is_merged(self._git, protocol, tip, commit):
+            at = there.get(protocol)
+            if at is None:
+                continue
+            if tip == commit:  # the row was read there
+                return commit
+            state = (self._git.tree(at.oid) or {}).get(paths.STATE)
+            if state is not None and state == folder(self._git, protocol, tip).get(paths.STATE):
                 return commit
         return None
 
