@@ -160,7 +160,7 @@ def _judge_work(view: View, step: Step, work: tuple[str, str] | None) -> list[De
     known = view.state.steps.get(step.slug)
     anew = known is None or known.status is StepStatus.PENDING
     pieces = [work] if anew and work else view.pieces(step.slug, work)
-    return view.trusted.work_of(view.git, view.protocol, pieces, view.plan, step)
+    return view.trusted.work_of(view.git, view.protocol, pieces, view.plan, step, loose=view.loose)
 
 
 def _after(view: View, step: Step, said: Sequence[Decision]) -> list[ApprovalRequirement]:

@@ -582,7 +582,7 @@ def protected(policy: Policy, changed: Iterable[str], named: Collection[str] = (
     for path in changed:
         folded = globs.fold(path)
         if folded in named or path in named:
-            found.append(_built_in("ask", "protected: a check names it", shown(path)))
+            found.append(_built_in("ask", "protected: a check names or reads it", shown(path)))
             continue
         for fits, glob, file, line in policy.guarded:
             if fits(folded):

@@ -7,9 +7,12 @@ and there is no end of such programs.
 
 from __future__ import annotations
 
+import fnmatch
+import json
 import re
+import tomllib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 from runner.protocol import globs
 
@@ -139,3 +142,107 @@ def named_programs(checks: Iterable[str]) -> frozenset[str]:
             if not (name in SHELLS or name in STARTERS or re.sub(r"[0-9.]+\Z", "", name) in STARTING):
                 break
     return frozenset(found)
+
+
+# What a program reads to learn what its check does, by the names of programs: globs of names beside the folder where it runs. Tests,
+# and what they share, are no such file: a person who reads the change sees them, and agents write them.
+_NODE: Final = (
+    "package.json", "package.json5", "package.yaml", "pnpm-workspace.yaml", ".npmrc", ".yarnrc*", ".pnpmfile.*", 
+    "jest.config.*", "vitest.config.*", ".mocharc.*",
+)  # fmt: skip
+_INI: Final = ("tox.ini", "setup.cfg", "pyproject.toml")
+_PYTEST: Final = (*_INI, "pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml")
+INPUTS: Final[dict[str, tuple[str, ...]]] = {
+    **dict.fromkeys(("make", "gmake"), ("gnumakefile", "makefile")),
+    **dict.fromkeys(("npm", "npx", "pnpm", "pnpx", "yarn", "bun", "bunx", "jest", "vitest", "mocha"), _NODE),
+    # pytest begins with the folder of the tests and takes the first of these that it finds upwards.
+    **dict.fromkeys(("pytest", "py.test"), (*_PYTEST, *(f"*/{name}" for name in _PYTEST), "conftest.py")),
+    "tox": (*_INI, "tox.toml", "toxfile.py"),
+    "nox": ("noxfile.py",),
+    "go": ("go.work",),
+    "cargo": ("cargo.toml", ".cargo/config", ".cargo/config.toml", "rust-toolchain", "rust-toolchain.toml"),
+}
+_MODULES: Final = frozenset({"pytest", "unittest", "tox", "nox", "coverage"})  # a file of that name would run instead
+_SCRIPTED: Final = LEADING.keys() - {"git"}
+_FOLDER: Final = re.compile(r"(?:\bcd|\s-C|\s--(?:prefix|directory|cwd|dir))[\s=]*([^\s;&|()]+)")
+_MODULE: Final = re.compile(r"\s-[A-Za-z]*m\s*([A-Za-z_][\w.]*)")
+
+
+def inputs(checks: Sequence[str]) -> re.Pattern[str]:
+    """Return what fits the folded paths from which programs of check lines learn what to do.
+
+    `make` reads a Makefile, `npm` the scripts of package.json; an interpreter reads its script, or the module that is named.
+    """
+    found: set[str] = set()
+    for line in checks:
+        named = [one.strip("\"'").rstrip("/").removeprefix("./") for one in _FOLDER.findall(line)]
+        folders = ["", *(f"{_literal(one)}/" for one in named)]
+        names = {path for name in _MODULE.findall(line) for path in _files_of(name)}
+        for words in _commands([line]):
+            if words[0] in LOOKING:
+                continue
+            is_script = False
+            for word in words:
+                name = word.rpartition("/")[2]
+                names.update(INPUTS.get(name, ()), _files_of(name) if name in _MODULES else ())
+                if is_script:
+                    names.add(_literal(word.removeprefix("./")))
+                is_script = (is_script and "." not in word) or re.sub(r"[0-9.]+\Z", "", name) in _SCRIPTED
+        found |= {globs.fold(f"{folder}{name}") for folder in folders for name in names}
+    return re.compile("|".join(map(fnmatch.translate, sorted(found))) or r"(?!)")
+
+
+def _literal(word: str) -> str:
+    """Return a word in which no character is a glob's."""
+    return re.sub(r"([*?[])", r"[\1]", word)
+
+
+def _files_of(module: str) -> tuple[str, ...]:
+    path = module.replace(".", "/")
+    return f"{path}.py", f"{path}/__init__.py", f"{path}/__main__.py"
+
+
+# What people and agents change in a manifest every day, and no test runner reads.
+_EVERYDAY: Final[dict[str, frozenset[str]]] = {
+    "package.json": frozenset({
+        "name", "version", "description", "keywords", "author", "contributors", "license", "repository", "bugs", "homepage", "funding",
+        "files", "main", "module", "types", "exports", "bin", "engines", "dependencies", "devDependencies", "peerDependencies",
+        "peerDependenciesMeta", "optionalDependencies", "bundledDependencies",
+    }),
+    "cargo.toml": frozenset({
+        "version", "description", "keywords", "categories", "authors", "license", "repository", "homepage", "documentation", "readme",
+        "features", "dependencies", "dev-dependencies", "build-dependencies",
+    }),
+}  # fmt: skip
+
+
+def same_for_checks(path: str, before: bytes | None, after: bytes | None) -> bool:
+    """Return whether a change of a manifest leaves alone what test runners read: a new dependency does, a new script does not."""
+    name = globs.fold(path.rpartition("/")[2])
+    try:
+        return _deciding(name, before) == _deciding(name, after)
+    except (ValueError, RecursionError, AttributeError):
+        return False
+
+
+def _deciding(name: str, data: bytes | None) -> object:
+    match name:
+        case "package.json":
+            told = json.loads(data or b"{}")
+            return {key: value for key, value in told.items() if key not in _EVERYDAY[name]}
+        case "cargo.toml":
+            return _pruned(tomllib.loads((data or b"").decode()), _EVERYDAY[name])
+        case "pyproject.toml":
+            told = tomllib.loads((data or b"").decode()).get("tool", {})
+            return told.get("pytest"), told.get("tox")
+        case "setup.cfg":
+            parts = re.split(r"(?m)^(?=\[)", "\n".join((data or b"").decode("utf-8-sig").splitlines()))
+            return [part for part in parts if re.match(r"\[[^\]]*(?:pytest|tox)", part)]
+    return data
+
+
+def _pruned(value: Any, keys: frozenset[str]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    left = {key: _pruned(one, keys) for key, one in value.items() if key not in keys}
+    return {key: one for key, one in left.items() if one != {}}

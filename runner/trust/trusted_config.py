@@ -108,12 +108,19 @@ class TrustedConfig:
         return rules_.evaluate(self.rules, rules_.Subject(kind="engine", engine=name, step=step))
 
     def work_of(
-        self, git: Git, protocol: str, pieces: Iterable[tuple[str, str]], plan: Plan, step: Step
+        self,
+        git: Git,
+        protocol: str,
+        pieces: Iterable[tuple[str, str]],
+        plan: Plan,
+        step: Step,
+        *,
+        loose: bool = False,
     ) -> list[Decision]:
         """Return what of a step's work is denied, or requires an approval (ask), the strictest first. `pieces`: as for `changes`.
 
-        A file that a check names requires one where an agent or a tool changed it and the trusted branch has it, or the check runs it;
-        unless the step says that it makes it.
+        A file that a check names requires one where an agent or a tool changed it and the trusted branch has it, or the check runs it
+        or reads there what to do; unless the step says that it makes it. `loose`: as older versions, which left out what is read.
         """
         at = (protocol, tuple(pieces))
         if at not in self._changed:
@@ -132,6 +139,13 @@ class TrustedConfig:
             sizes = git.sizes([f"{self.commit}:{one.path}" for one in found]) if checks else []
             there = {globs.fold(one.path) for one, size in zip(found, sizes, strict=False) if size is not None}
             named = (programs.named_files(checks) & there) | programs.named_programs(checks)
+            if checks and not loose:
+                read = programs.inputs(checks)
+                named |= {
+                    globs.fold(one.path)
+                    for one in found
+                    if read.match(globs.fold(one.path)) and _decides(git, at[1], one)
+                }
             named -= {globs.fold(path) for path in step.header.outputs}
         return rules_.judge(self.rules, found, step=step.slug, named=named)
 
@@ -215,6 +229,12 @@ class TrustedConfig:
         return signature.verify(
             armour, text, namespace=namespace, principal=principal, signers=self.signers, at=at, vouched=vouched
         )
+
+
+def _decides(git: Git, pieces: Iterable[tuple[str, str]], change: Change) -> bool:
+    """Return whether one of the pieces changed what checks read in the file."""
+    texts = [[git.blob(f"{commit}:{change.path}") for commit in piece] for piece in pieces]
+    return change.after in rules_.LINKS or not all(programs.same_for_checks(change.path, *pair) for pair in texts)
 
 
 def raw_signature(git: Git, commit: Commit) -> tuple[bytes, bytes]:

@@ -187,6 +187,42 @@ def _lose(box: Box, oid: str) -> None:
     assert "missing" in box.git("cat-file", "--batch-check", data=f"{oid}\n")
 
 
+@pytest.mark.parametrize(
+    ("check", "path", "text"),
+    [
+        ("make test", "GNUmakefile", "test:\n\ttrue\n"),
+        ("sh -c 'npm test || true'", "package.json", '{"scripts": {"test": "true"}}'),
+        ("python3 -m unittest discover || true", "unittest.py", "raise SystemExit(0)\n"),
+    ],
+)
+def test_what_a_check_reads_to_learn_what_to_do_waits_for_a_person_where_an_agent_changed_it(
+    box: Box, check: str, path: str, text: str
+) -> None:
+    box.write("Makefile", "test:\n\ttest -f done.txt\n")
+    box.write("package.json", '{"scripts": {"test": "jest"}}')
+    shared(box, json.dumps([check]))
+    with mind(box, say(write("done.txt", "x\n"), write(path, text)), finish()):
+        protocol = box.new({"01-a": agent()})
+        told = box.runner("run", protocol, rc=3)
+    assert f"{path} (protected: a check names or reads it)" in told.out + told.err
+    box.runner("verify", protocol, rc=0)
+
+
+def test_new_tests_and_dependencies_wait_for_nobody(box: Box) -> None:
+    box.write("Makefile", "test:\n\ttrue\n")
+    box.write("package.json", '{"scripts": {"test": "jest"}}')
+    shared(box, json.dumps(["make test", "true npm test", "true pytest tests"]))
+    calls = [
+        write("tests/test_a.py", "def test_a(): pass\n"),
+        write("tests/conftest.py", "\n"),
+        write("package.json", '{"scripts": {"test": "jest"}, "devDependencies": {"jest": "30"}}'),
+    ]
+    with mind(box, say(*calls), finish()):
+        protocol = box.new({"01-a": agent()})
+        box.runner("run", protocol, rc=0)
+    sound(box, protocol)
+
+
 # --- `runner do --check` ------------------------------------------------------------------------------------------------
 
 

@@ -614,3 +614,66 @@ def test_what_a_check_runs_is_told_from_what_it_looks_at() -> None:
     found = programs.named_programs(lines)
     assert {"check.sh", "run.py", "grep"} <= found
     assert not {"x.txt", "out/y.txt", "good", "z"} & found
+
+
+@pytest.mark.parametrize(
+    ("check", "read", "not_read"),
+    [
+        ("make -C sub test", ["Makefile", "sub/GNUmakefile"], ["other/Makefile", "src/makefile.py"]),
+        (
+            "cd 'web' && npm test",
+            ["web/package.json", "web/.npmrc", "web/jest.config.js"],
+            ["lib/package.json", "web/a.js"],
+        ),
+        (
+            "X=1 python3.11 -W error -m pytest tests",
+            ["pytest.py", "pytest/__init__.py", "conftest.py", "tests/pytest.ini"],
+            ["tests/conftest.py", "tests/test_a.py", "src/a.py"],
+        ),
+        ("uv run pytest", ["pyproject.toml", "tox.ini", "setup.cfg"], ["tests/test_a.py"]),
+        ("python3 -m unittest discover", ["unittest.py", "unittest/__init__.py"], ["test_a.py", "a/__init__.py"]),
+        ("python3 -u tools/check.py src/a.py", ["tools/check.py"], ["src/a.py"]),
+        ("timeout 60 cargo test", ["Cargo.toml", ".cargo/config.toml", "rust-toolchain"], ["src/main.rs", "build.rs"]),
+        ("go test ./...", ["go.work"], ["go.mod", "a_test.go"]),
+        ("nox -s tests; tox -e py", ["noxfile.py", "tox.ini"], ["tests/test_a.py"]),
+        ("grep -q pytest a.txt", [], ["conftest.py", "a.txt"]),
+        ("git diff --exit-code src/a.py", [], ["src/a.py"]),
+    ],
+)
+def test_what_a_check_reads_to_learn_what_to_do(check: str, read: list[str], not_read: list[str]) -> None:
+    fits = programs.inputs([check]).match
+    assert [path for path in (*read, *not_read) if fits(path.casefold())] == read
+
+
+@pytest.mark.parametrize(
+    ("path", "before", "everyday", "deciding"),
+    [
+        (
+            "package.json",
+            '{"scripts": {"test": "jest"}}',
+            '{"scripts": {"test": "jest"}, "dependencies": {"a": "1"}}',
+            '{"scripts": {"test": "true"}}',
+        ),
+        ("web/package.json", "{}", '{"version": "2"}', '{"jest": {"testMatch": []}}'),
+        (
+            "pyproject.toml",
+            "[project]\n",
+            "[project]\ndependencies = ['a']\n",
+            "[tool.pytest.ini_options]\naddopts = '--co'\n",
+        ),
+        (
+            "setup.cfg",
+            "[metadata]\n",
+            "[options]\ninstall_requires = a\n",
+            "[metadata]\n\x0c[tool:pytest]\naddopts = --co\n",
+        ),
+        ("Cargo.toml", "[package]\n", "[target.x.dependencies]\na = '1'\n", "[package]\n[lib]\ntest = false\n"),
+        ("pyproject.toml", "[a]\n", "[b]\n", "["),
+        ("package.json", "{}", '{"name": "a"}', "[]"),
+    ],
+)
+def test_a_manifest_decides_on_a_check_by_what_test_runners_read_of_it(
+    path: str, before: str, everyday: str, deciding: str
+) -> None:
+    changed = [programs.same_for_checks(path, before.encode(), after.encode()) for after in (everyday, deciding)]
+    assert changed == [True, False]
