@@ -1,4 +1,4 @@
-"""Remove what finished protocols leave on this machine: worktrees, workspaces, journals, branches.
+"""Remove what finished protocols leave on this machine: worktrees, workspaces, journals, branches; and environments that nothing uses.
 
 Only what git holds goes: a worktree whose files are all in commits, a journal whose records the history has filed, a branch whose
 commits the base or the history has. A workspace is removed without a look: its work was committed, and a step may have left files that
@@ -8,6 +8,7 @@ git cannot read. Everything that is kept is named, with the reason. The record d
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import glob
 import os
 import shlex
@@ -18,6 +19,7 @@ from typing import Literal
 
 from runner import beneath
 from runner.errors import ConflictError, HeldError, RunnerError
+from runner.executor import environments
 from runner.executor.journal import Journal
 from runner.git import Git, Worktree
 from runner.lines import lines_of
@@ -32,10 +34,10 @@ ENDED = ("completed", "cancelled")
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """Something that may be taken away. `size`: bytes on the disk; `why`: why it is left, or empty."""
+    """Something that may be taken away. `size`: bytes on the disk; `why`: why it is left, or empty. An environment has no protocol."""
 
     protocol: str
-    kind: Literal["worktree", "workspace", "branch", "journal"]
+    kind: Literal["worktree", "workspace", "branch", "journal", "environment"]
     name: str
     size: int
     why: str
@@ -60,7 +62,7 @@ def look(project: Project, only: str | None = None) -> list[Item]:
         if protocol not in here:
             held = locks.is_held(project.dirs.lock(protocol))
             found += _of(project, protocol, None, named=False, held=held)
-    return found
+    return found + [Item("", "environment", str(one), beneath.size(one), "") for one in environments.unused(project)]
 
 
 def remove(project: Project, items: list[Item], *, named: bool) -> Iterator[Item]:
@@ -73,13 +75,17 @@ def remove(project: Project, items: list[Item], *, named: bool) -> Iterator[Item
         if item.why:
             yield item
             continue
+        if item.kind == "environment":
+            why = "" if Path(item.name) in environments.unused(project) else "a step uses it by now"
+            yield dataclasses.replace(item, why=why or _remove_folder(Path(item.name)))
+            continue
         try:
             with locks.hold(project.dirs.lock(item.protocol), project.env, what=item.protocol):
                 yield _remove(project, item, named)
         except HeldError as error:
             if named:
                 raise
-            yield Item(item.protocol, item.kind, item.name, item.size, error.what)
+            yield dataclasses.replace(item, why=error.what)
 
 
 def _held(project: Project, protocol: str, holder: str) -> HeldError:
@@ -96,7 +102,7 @@ def _remove(project: Project, item: Item, named: bool) -> Item:
     why = now[0].why if now else "it is gone already"
     if not why:
         why = _REMOVE[item.kind](project, item, tip)
-    return Item(item.protocol, item.kind, item.name, item.size, why)
+    return dataclasses.replace(item, why=why)
 
 
 def _remove_worktree(project: Project, item: Item, tip: str | None) -> str:
@@ -110,10 +116,15 @@ def _remove_worktree(project: Project, item: Item, tip: str | None) -> str:
 
 
 def _remove_workspace(project: Project, item: Item, tip: str | None) -> str:
+    return _remove_folder(Path(item.name))
+
+
+def _remove_folder(folder: Path) -> str:
+    """Remove a folder that commands wrote; return why it is left, or nothing."""
     try:
-        workspace.remove(workspace.Workspace(Path(item.name)))
+        beneath.remove(folder)
     except OSError as error:
-        return f"its files cannot be removed: {error.strerror}; `sudo rm -r {shlex.quote(item.name)}` does"
+        return f"its files cannot be removed: {error.strerror}; `sudo rm -r {shlex.quote(str(folder))}` does"
     return ""
 
 

@@ -145,8 +145,9 @@ def clean_command(session: Session, protocol: str | None, dry_run: bool, yes: bo
 
     A worktree is removed if its files are committed, a branch if the base or the protocol's history contains its commits, a
     journal if the history contains its answers. A workspace is removed with all that is in it: the work of its steps is
-    committed. Everything that is kept is named, with the reason. With PROTOCOL, only its own are removed, and its workspace
-    even if it is still open (it is created again when a step needs it).
+    committed. An environment that `workspace.setup` made is removed if no step has used it for 30 days. Everything that is kept
+    is named, with the reason. With PROTOCOL, only its own are removed, and its workspace even if it is still open (it is
+    created again when a step needs it).
     """
     project = session.project
     name = lookup.find(project, protocol) if protocol else None

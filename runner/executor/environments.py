@@ -19,7 +19,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from runner import beneath
 from runner.executor import permissions
 from runner.git import Git
 from runner.protocol.ids import digest
@@ -181,18 +180,23 @@ def made_in(project: Project, base: str, top: Path | None) -> Path:
     """Return the folder of what the setup makes of a commit: another one where anything differs that it depends on."""
     config = project.config.workspace
     told = [config.setup, config.network, manifests(project, base), str(top), os.uname().machine]
-    return project.dirs.own / "environments" / digest(json.dumps(told, sort_keys=True).encode()).partition(":")[2][:32]
+    return _all(project) / digest(json.dumps(told, sort_keys=True).encode()).partition(":")[2][:32]
 
 
-def remove_unused(folder: Path, now: float) -> None:
-    """Remove the environments that no step has used for `UNUSED` at `now` (seconds since 1970), and what a killed runner had begun."""
-    for one in _in(folder):
+def _all(project: Project) -> Path:
+    return project.dirs.own / "environments"
+
+
+def unused(project: Project) -> list[Path]:
+    """Return the folders of environments that no step has used for `UNUSED`, and of those that a killed runner had begun."""
+    found, now = [], project.env.now()
+    for one in _in(_all(project)):
         with contextlib.suppress(OSError):
             made = one / MADE
-            if not made.exists() or now - made.stat().st_mtime > UNUSED:
-                is_begun = one.name.startswith("making-") and Path(f"/proc/{one.name.rpartition('-')[2]}").exists()
-                if not is_begun:
-                    beneath.remove(one)
+            is_begun = one.name.startswith("making-") and Path(f"/proc/{one.name.rpartition('-')[2]}").exists()
+            if not is_begun and (not made.exists() or now - made.stat().st_mtime > UNUSED):
+                found.append(one)
+    return found
 
 
 def _in(folder: Path | None) -> list[Path]:

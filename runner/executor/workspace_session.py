@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -277,7 +278,9 @@ class WorkspaceSession:
         try:
             if not environments.is_whole(folder):
                 beneath.remove(folder)
-                environments.remove_unused(folder.parent, project.env.now())
+                for one in environments.unused(project):
+                    with contextlib.suppress(OSError):
+                        beneath.remove(one)
                 beneath.remove(making)
                 home, work = making / "home", making / "work"
                 for one in (home, work):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -305,3 +307,18 @@ def test_a_workspace_deeper_than_the_stack_is_removed(box: Box) -> None:
     box.runner("clean", protocol, "--yes", rc=0)
     left = list((box.home / ".local/state/protocol-runner").rglob("work"))
     assert left == []
+
+
+def test_environments_that_no_step_has_used_for_30_days_are_removed(box: Box) -> None:
+    with box.project() as project:
+        made = project.dirs.own / "environments"
+    for name, days in (("old", 31), ("recent", 29)):
+        (made / name).mkdir(parents=True)
+        (made / name / "made").write_text("[]")
+        os.utime(made / name / "made", (time.time() - days * 86_400,) * 2)
+    shown = box.runner("clean", "--dry-run", rc=0).out
+    assert f"would go  environment  {made / 'old'}" in shown and "recent" not in shown
+    protocol = box.new({"01-a": command("true")})
+    assert "environment" not in box.runner("clean", protocol, "--yes", rc=0).out
+    assert f"removed  environment  {made / 'old'}" in box.runner("clean", "--yes", rc=0).out
+    assert [path.name for path in made.iterdir()] == ["recent"]
