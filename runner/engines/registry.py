@@ -1,4 +1,4 @@
-"""The engines, opened by their names `PROVIDER:WHAT`, and their prices. A provider is a module and a row of `PROVIDERS`.
+"""The engines, opened by their names `PROVIDER:WHAT`, and their prices. A provider is a row of `ROWS`, and a form if it has its own.
 
 A provider's SDK is imported by the first request to it. Prices are those of the installed genai-prices: offline, never updated on the
 way, and an upper bound, so that a budget stops early rather than late (ADR 0005).
@@ -6,69 +6,77 @@ way, and an upper bound, so that a budget stops early rather than late (ADR 0005
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import importlib.util
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
-from runner.engines import Engine, EngineError, KeyMissingError, Request, Response, Usage, UserTurn, gemini
-from runner.engines.gemini import GeminiEngine
-from runner.engines.recorded import PROVIDER, RecordedEngine
+from runner.engines import (
+    Engine,
+    EngineError,
+    KeyMissingError,
+    KeyRefusedError,
+    Request,
+    Response,
+    Usage,
+    UserTurn,
+    gemini,
+)
+from runner.engines.line import Form, LineEngine, Place
+from runner.engines.recorded import PROVIDER as RECORDED
+from runner.engines.recorded import RecordedEngine
 from runner.errors import UsageError
 from runner.values import dataclass
 
+_MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]*(/[A-Za-z0-9][A-Za-z0-9._:@-]*){0,3}")
+_NAMED: Final = re.compile(r"\{([A-Z_]+)\}")
 DEFAULT_GEMINI_MODEL: Final = "gemini-3.8-flash"
 _CHECK_OUTPUT: Final = 1_024  # thinking counts, too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Provider:
-    """A provider. `form`: the form of its engines' names; `missing`: the preparation that it needs here, empty where none.
+class Row:
+    """A provider's endpoint. Adding one is adding a row.
 
-    `priced_as`: its name in genai-prices, empty for the model's own provider, None where it has no prices.
+    `keys`: the variables that may have the key, the first that is set; none is needed where there are none. `addresses`: the
+    variables that name another endpoint than `base_url`, which is a template: `{NAME}` is the variable NAME's value, which has to be
+    set. `package`: the SDK's module; `extra`: what installs it; `priced_as`: its name in genai-prices, None where it has no
+    prices. `default`: the model that is asked where nobody names one.
     """
 
-    form: str
+    who: str
     about: str
-    priced_as: str | None
-    open: Callable[[str, Mapping[str, str], Path], Engine]
-    missing: Callable[[Mapping[str, str]], str]
+    wire: Form
+    package: str
+    extra: str
+    base_url: str
+    keys: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
+    priced_as: str | None = None
+    default: str = ""
 
 
-def _open_gemini(what: str, environ: Mapping[str, str], base: Path) -> Engine:
-    return GeminiEngine(what, environ)
-
-
-def _missing_gemini(environ: Mapping[str, str]) -> str:
-    if not gemini.installed():
-        return gemini.INSTALL
-    return "" if gemini.key_variable(environ) else f"set {gemini.KEYS[-1]} or {gemini.KEYS[0]}"
-
-
-def _open_recorded(what: str, environ: Mapping[str, str], base: Path) -> Engine:
-    return RecordedEngine(base / what, f"{PROVIDER}:{what}")
-
-
-PROVIDERS: Final[dict[str, Provider]] = {
-    "gemini": Provider(
-        form="gemini:MODEL",
+ROWS: Final[dict[str, Row]] = {
+    "gemini": Row(
+        who="Gemini",
         about="Google's Gemini, over google-genai",
+        wire=gemini.FORM,
+        package="google.genai",
+        extra="gemini",
+        base_url="https://generativelanguage.googleapis.com",
+        keys=("GOOGLE_API_KEY", "GEMINI_API_KEY"),  # in this order, as with Google's own programs
+        addresses=("GOOGLE_GEMINI_BASE_URL", "GEMINI_BASE_URL"),
         priced_as="google",
-        open=_open_gemini,
-        missing=_missing_gemini,
-    ),
-    # A recording costs what its model would have, so that a budget ends it where it ended the original.
-    "recorded": Provider(
-        form="recorded:FILE",
-        about="answers from a recording",
-        priced_as="",
-        open=_open_recorded,
-        missing=lambda environ: "",
+        default=DEFAULT_GEMINI_MODEL,
     ),
 }
+FORMS: Final = {**{name: f"{name}:MODEL" for name in ROWS}, RECORDED: f"{RECORDED}:FILE"}
 
 
 def open_engine(name: str, environ: Mapping[str, str], base: Path) -> Engine:
@@ -76,18 +84,102 @@ def open_engine(name: str, environ: Mapping[str, str], base: Path) -> Engine:
 
     Raises:
         UsageError: the name is none, or its provider is not known; near ones are offered.
-        EngineError: something that it needs is missing.
+        KeyMissingError: something that it needs is missing.
+        KeyRefusedError: the key cannot be one.
     """
     provider, colon, what = name.partition(":")
-    known = PROVIDERS.get(provider)
-    forms = ", ".join(each.form for each in PROVIDERS.values())
-    if known is None:
-        near = difflib.get_close_matches(provider, PROVIDERS, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(PROVIDERS[each].form for each in near)}?" if near else f"there is {forms}"
-        raise UsageError(f"there is no engine `{provider}`", f"engine `{name}`", hint)
+    where = f"engine `{name}`"
+    if provider not in FORMS:
+        near = difflib.get_close_matches(provider, FORMS, n=3, cutoff=0.5)
+        hint = " or ".join(FORMS[each] for each in near)
+        hint = f"did you mean {hint}?" if near else f"there is {', '.join(FORMS.values())}"
+        raise UsageError(f"there is no engine `{provider}`", where, hint)
     if not colon or not what:
-        raise UsageError(f"`{name}` does not say which", f"engine `{name}`", f"write it as {known.form}")
-    return known.open(what, environ, base)
+        raise UsageError(f"`{name}` does not say which", where, f"write it as {FORMS[provider]}")
+    if provider == RECORDED:
+        return RecordedEngine(base / what, name)
+    row = ROWS[provider]
+    if not _is_installed(row):
+        raise KeyMissingError(f"the package {row.package.replace('.', '-')} is not installed", where, _install(row))
+    if not _MODEL.fullmatch(what) or ".." in what:
+        raise UsageError(f"`{what}` is not the name of a model", where, f"write it as {FORMS[provider]}")
+    key, variable = _first(row.keys, environ)
+    if row.keys and not key:
+        looked = _listed(tuple(reversed(row.keys)), "and")
+        raise KeyMissingError(f"no key for {row.who} is set", f"looked for {looked}", f"set {row.keys[-1]}")
+    if key and (not re.fullmatch(r"[!-~]+", key) or key.startswith("auth_tokens/")):
+        hint = f"set {variable} to an API key"
+        raise KeyRefusedError(f"the value is not an API key of {row.who}", variable, hint)
+    base_url, host, address = _address(row, environ)
+    place = Place(
+        provider=provider,
+        model=what,
+        who=row.who,
+        key=key,
+        variable=variable,
+        base_url=base_url,
+        host=host,
+        address=address,
+    )
+    return LineEngine(row.wire, place)
+
+
+def _address(row: Row, environ: Mapping[str, str]) -> tuple[str, str, str]:
+    """Return the endpoint's address, its name in messages, and the variable to set for another.
+
+    Raises:
+        KeyMissingError: a variable that is a part of it is not set.
+        UsageError: a variable holds no address.
+    """
+    url, variable = _first(row.addresses, environ)
+    if not url:
+        needed = _NAMED.findall(row.base_url)
+        missing = [one for one in needed if not environ.get(one, "").strip()]
+        if missing:
+            looked = f"looked for {_listed(needed, 'and')}"
+            raise KeyMissingError(f"the address of {row.who} is not set", looked, f"set {_listed(missing, 'and')}")
+        url = _NAMED.sub(lambda found: environ[found[1]].strip().rstrip("/"), row.base_url)
+        variable = _listed(needed, "and") or row.addresses[0]
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        parts, host, port = urlsplit(""), None, None
+    if parts.scheme not in ("http", "https") or not host:
+        raise UsageError("the address of the endpoint is no http:// or https:// URL", variable, f"correct {variable}")
+    return url, host if port is None else f"{host}:{port}", variable
+
+
+def missing(row: Row, environ: Mapping[str, str]) -> str:
+    """Return what to do before the row can be used here, empty where nothing."""
+    if not _is_installed(row):
+        return _install(row)
+    needed = [one for one in _NAMED.findall(row.base_url) if not environ.get(one, "").strip()]
+    if _first(row.addresses, environ)[0]:
+        needed = []
+    keys = [_listed(tuple(reversed(row.keys)), "or")] if row.keys and not _first(row.keys, environ)[0] else []
+    return f"set {_listed((*needed, *keys), 'and')}" if needed or keys else ""
+
+
+def _is_installed(row: Row) -> bool:
+    """Return whether the SDK can be imported, without importing it."""
+    try:
+        return importlib.util.find_spec(row.package) is not None
+    except ModuleNotFoundError:  # not even a package `google`
+        return False
+
+
+def _install(row: Row) -> str:
+    return f"pip install 'protocol-runner[{row.extra}]'"
+
+
+def _first(names: Iterable[str], environ: Mapping[str, str]) -> tuple[str, str]:
+    """Return the first of these variables that has a value: the value, and its name."""
+    return next(((value, name) for name in names if (value := environ.get(name, "").strip())), ("", ""))
+
+
+def _listed(names: Sequence[str], word: str) -> str:
+    return f" {word} ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
 def cost_usd(provider: str, model: str, usage: Usage, *, at: datetime | None = None) -> Decimal | None:
@@ -95,21 +187,20 @@ def cost_usd(provider: str, model: str, usage: Usage, *, at: datetime | None = N
 
     Cached input counts as input. `at`: the time of the answer (default: now); prices change.
     """
-    known = PROVIDERS.get(provider)
-    if known is None or known.priced_as is None or not model:
+    row = ROWS.get(provider)
+    priced_as = row.priced_as if row is not None else "" if provider == RECORDED else None
+    if priced_as is None or not model:
         return None
     try:
         import genai_prices
     except ModuleNotFoundError:
         return None
     tokens = genai_prices.Usage(input_tokens=usage.input, output_tokens=usage.output)
-    try:
-        price = genai_prices.calc_price(
-            tokens, model.rpartition("/")[2], provider_id=known.priced_as or None, genai_request_timestamp=at
-        )
-    except LookupError:  # the table does not know the model
-        return None
-    return price.total_price
+    for name in dict.fromkeys((model, model.rpartition("/")[2])):
+        with contextlib.suppress(LookupError):  # the table does not know the model
+            price = genai_prices.calc_price(tokens, name, provider_id=priced_as or None, genai_request_timestamp=at)
+            return price.total_price
+    return None
 
 
 def most_output(model: str) -> int | None:
@@ -123,16 +214,21 @@ def default_name(environ: Mapping[str, str]) -> str:
     Raises:
         KeyMissingError: there is none; it lists the places searched, the findings, and what to set.
     """
-    missing = _missing_gemini(environ)
-    if not missing:
-        return f"gemini:{DEFAULT_GEMINI_MODEL}"
-    variable = gemini.key_variable(environ)
-    package = "google-genai is installed" if gemini.installed() else "google-genai is not installed"
-    found = f"{variable} is set" if variable else "no key is set"
+    rows = {name: row for name, row in ROWS.items() if row.default}
+    for name, row in rows.items():
+        if not missing(row, environ):
+            return f"{name}:{row.default}"
+    keys = [key for row in rows.values() for key in reversed(row.keys)]
+    found = [(_first(row.keys, environ)[1], row) for row in rows.values()]
+    lacking = next(((variable, row) for variable, row in found if variable), None)
+    told, hint = "no key is set", f"set {_listed(keys, 'or')}"
+    if lacking is not None:
+        variable, row = lacking
+        told, hint = f"{variable} is set, and {row.package.replace('.', '-')} is not installed", _install(row)
     raise KeyMissingError(
         "there is no model to ask",
-        f"looked for google-genai, GEMINI_API_KEY and GOOGLE_API_KEY: {package}, {found}",
-        f"{missing}; or name another engine with --engine",
+        f"looked for {_listed(keys, 'and')}: {told}",
+        f"{hint}; or name another engine with --engine (`runner engines` lists them)",
     )
 
 
@@ -147,7 +243,8 @@ class Listed:
 
 def listed(environ: Mapping[str, str]) -> list[Listed]:
     """Return the providers and what each lacks on this machine, without a request to any."""
-    return [Listed(form=each.form, about=each.about, missing=each.missing(environ)) for each in PROVIDERS.values()]
+    rows = [Listed(form=FORMS[name], about=row.about, missing=missing(row, environ)) for name, row in ROWS.items()]
+    return [*rows, Listed(form=FORMS[RECORDED], about="answers from a recording", missing="")]
 
 
 def check(name: str, environ: Mapping[str, str], base: Path, *, timeout: float = 30.0) -> Response | None:
@@ -159,7 +256,7 @@ def check(name: str, environ: Mapping[str, str], base: Path, *, timeout: float =
     """
     engine = open_engine(name, environ, base)
     try:
-        if engine.provider == "recorded":
+        if engine.provider == RECORDED:
             return None
         question = Request(system="", turns=(UserTurn(text="Answer with the word: ready"),), max_output=_CHECK_OUTPUT)
         response = engine.ask(question, timeout=timeout)

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from runner.engines import Engine, Json
-from runner.engines.gemini import GeminiEngine
+from runner.engines import Engine, Json, registry
 from runner.engines.recorded import RecordedEngine, Recorder
 from tests.engines.scenarios import SCENARIOS, STORED, Said
 from tests.engines.wire_gemini import KEY, Answer, Raw, Refusal, Reply, Silence, Wire, error, serving, sse
@@ -73,7 +72,7 @@ class GeminiBench:
     @contextlib.contextmanager
     def _before(self, *script: Reply) -> Iterator[Stand]:
         with serving(*script) as wire:
-            engine = GeminiEngine(MODEL, self.environ(wire)[1])
+            engine = registry.open_engine(*self.environ(wire), Path())
             try:
                 yield Stand(engine, wire)
             finally:

@@ -15,15 +15,22 @@ from runner.engines import (
     Request,
     RequestRefusedError,
     UserTurn,
-    gemini,
+    registry,
 )
-from runner.engines.gemini import GeminiEngine
+from runner.engines.line import LineEngine
 from runner.errors import UsageError
 from tests.engines.scenarios import HELLO, READ, VERDICT
 from tests.engines.wire_gemini import KEY, Answer, Raw, Refusal, error, serving
 
 ROOT = Path(__file__).parents[2]
 HI = Answer(pieces=[[{"text": "hi"}]])
+
+
+def opened(model: str, environ: dict[str, str]) -> LineEngine:
+    """Return the engine of a model."""
+    engine = registry.open_engine(f"gemini:{model}", environ, Path())
+    assert isinstance(engine, LineEngine)
+    return engine
 
 
 @pytest.mark.parametrize(
@@ -37,7 +44,7 @@ HI = Answer(pieces=[[{"text": "hi"}]])
 )
 def test_either_variable_has_the_key_and_googles_goes_first(environ: dict[str, str]) -> None:
     with serving(HI) as wire:
-        engine = GeminiEngine("gemini-3.8-flash", {**environ, "GEMINI_BASE_URL": wire.url})
+        engine = opened("gemini-3.8-flash", {**environ, "GEMINI_BASE_URL": wire.url})
         assert engine.ask(HELLO, timeout=20).turn.text == "hi"
         engine.close()
     assert wire.headers[0]["x-goog-api-key"] == KEY
@@ -57,17 +64,17 @@ def test_the_environment_of_the_process_is_not_read(
     }.items():
         monkeypatch.setenv(name, value)
     with serving(HI) as wire:
-        engine = GeminiEngine("gemini-3.8-flash", {"GEMINI_API_KEY": KEY, "GOOGLE_GEMINI_BASE_URL": wire.url})
+        engine = opened("gemini-3.8-flash", {"GEMINI_API_KEY": KEY, "GOOGLE_GEMINI_BASE_URL": wire.url})
         assert engine.ask(HELLO, timeout=20).turn.text == "hi"
     assert wire.wrong == []
     assert capfd.readouterr() == ("", ""), "the SDK speaks of both keys on stderr"
     with pytest.raises(KeyMissingError):
-        GeminiEngine("gemini-3.8-flash", {})
+        opened("gemini-3.8-flash", {})
 
 
 def test_no_key_says_what_was_looked_for() -> None:
     with pytest.raises(KeyMissingError) as told:
-        GeminiEngine("gemini-3.8-flash", {"GEMINI_API_KEY": " "})
+        opened("gemini-3.8-flash", {"GEMINI_API_KEY": " "})
     assert told.value.exit_code == 2
     assert "GEMINI_API_KEY and GOOGLE_API_KEY" in told.value.where
     assert "set GEMINI_API_KEY" in told.value.hint
@@ -76,26 +83,26 @@ def test_no_key_says_what_was_looked_for() -> None:
 @pytest.mark.parametrize("key", ["two words", "schlüssel", "a\nb", "auth_tokens/x"])
 def test_what_cannot_be_a_key_is_not_sent(key: str) -> None:
     with pytest.raises(KeyRefusedError) as told:
-        GeminiEngine("gemini-3.8-flash", {"GEMINI_API_KEY": key})
+        opened("gemini-3.8-flash", {"GEMINI_API_KEY": key})
     assert key not in str(told.value)
 
 
 @pytest.mark.parametrize("url", ["example.test", "file:///etc/passwd", "http://", "http://[", "http://h:port"])
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match="GEMINI_BASE_URL"):
-        GeminiEngine("gemini-3.8-flash", {"GEMINI_API_KEY": KEY, "GEMINI_BASE_URL": url})
+        opened("gemini-3.8-flash", {"GEMINI_API_KEY": KEY, "GEMINI_BASE_URL": url})
 
 
 @pytest.mark.parametrize("model", ["", "../x", "a b", "a/../b", "m:generateContent?x", "/m"])
 def test_a_name_that_is_no_models_is_refused(model: str) -> None:
     with pytest.raises(UsageError):
-        GeminiEngine(model, {"GEMINI_API_KEY": KEY})
+        opened(model, {"GEMINI_API_KEY": KEY})
 
 
 def test_the_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(KeyMissingError) as told:
-        GeminiEngine("gemini-3.8-flash", {"GEMINI_API_KEY": KEY})
+        opened("gemini-3.8-flash", {"GEMINI_API_KEY": KEY})
     assert told.value.exit_code == 2
     assert told.value.hint == "pip install 'protocol-runner[gemini]'"
 
@@ -116,7 +123,7 @@ def test_what_is_sent_has_the_documented_names() -> None:
     asked = Request(system="Be brief.", turns=(UserTurn(text="hi"),), tools=(READ,), max_output=77)
     judged = Request(system="", turns=(UserTurn(text="hi"),), schema=VERDICT)
     with serving(HI, HI) as wire:
-        engine = GeminiEngine("gemini-3.8-flash", {"GEMINI_API_KEY": KEY, "GEMINI_BASE_URL": wire.url + "/"})
+        engine = opened("gemini-3.8-flash", {"GEMINI_API_KEY": KEY, "GEMINI_BASE_URL": wire.url + "/"})
         engine.ask(asked, timeout=20)
         engine.ask(judged, timeout=20)
     assert wire.bodies[0] == {
@@ -141,14 +148,14 @@ def test_a_continuation_is_not_asked_for_behind_our_back() -> None:
         b'"continuationToken":"AAAA"}]}\r\n\r\n'
     )
     with serving(more, HI) as wire:
-        engine = GeminiEngine("gemini-3.8-flash", {"GEMINI_API_KEY": KEY, "GEMINI_BASE_URL": wire.url})
+        engine = opened("gemini-3.8-flash", {"GEMINI_API_KEY": KEY, "GEMINI_BASE_URL": wire.url})
         response = engine.ask(HELLO, timeout=20)
     assert (response.finish, response.turn.text, len(wire.bodies)) == ("length", "half", 1)
 
 
 def test_a_redirect_does_not_get_the_key() -> None:
     with serving(HI) as other, serving(Refusal(code=308, body=b"", headers=[("Location", other.url)])) as wire:
-        engine = GeminiEngine("gemini-3.8-flash", {"GEMINI_API_KEY": KEY, "GEMINI_BASE_URL": wire.url})
+        engine = opened("gemini-3.8-flash", {"GEMINI_API_KEY": KEY, "GEMINI_BASE_URL": wire.url})
         with pytest.raises(RequestRefusedError):
             engine.ask(HELLO, timeout=20)
     assert other.headers == []
@@ -157,7 +164,7 @@ def test_a_redirect_does_not_get_the_key() -> None:
 def test_words_of_the_providers_are_one_short_line_without_the_key() -> None:
     words = f"bad {KEY}\n\x1b[31mred" + "x" * 10_000
     with serving(Refusal(code=400, body=error(400, "INVALID_ARGUMENT", words))) as wire:
-        engine = GeminiEngine("gemini-3.8-flash", {"GEMINI_API_KEY": KEY, "GEMINI_BASE_URL": wire.url})
+        engine = opened("gemini-3.8-flash", {"GEMINI_API_KEY": KEY, "GEMINI_BASE_URL": wire.url})
         with pytest.raises(RequestRefusedError) as told:
             engine.ask(HELLO, timeout=20)
     assert "bad [key] [31mred" in told.value.what
@@ -168,7 +175,7 @@ def test_words_of_the_providers_are_one_short_line_without_the_key() -> None:
 
 def test_a_reason_newer_than_the_sdk_is_no_good_answer(capfd: pytest.CaptureFixture[str]) -> None:
     with serving(Answer(pieces=[[{"text": "x"}]], finish="NOT_YET_THOUGHT_OF")) as wire:
-        engine = GeminiEngine("gemini-3.8-flash", {"GEMINI_API_KEY": KEY, "GEMINI_BASE_URL": wire.url})
+        engine = opened("gemini-3.8-flash", {"GEMINI_API_KEY": KEY, "GEMINI_BASE_URL": wire.url})
         response = engine.ask(HELLO, timeout=20)
     assert (response.finish, response.problem) == ("malformed", "NOT_YET_THOUGHT_OF")
     assert capfd.readouterr().err == ""
@@ -176,7 +183,7 @@ def test_a_reason_newer_than_the_sdk_is_no_good_answer(capfd: pytest.CaptureFixt
 
 def test_connections_are_kept_between_questions() -> None:
     with serving(HI, HI) as wire:
-        engine = GeminiEngine("gemini-3.8-flash", {"GEMINI_API_KEY": KEY, "GEMINI_BASE_URL": wire.url})
+        engine = opened("gemini-3.8-flash", {"GEMINI_API_KEY": KEY, "GEMINI_BASE_URL": wire.url})
         engine.ask(HELLO, timeout=20)
         line = engine._line
         engine.ask(HELLO, timeout=20)
@@ -187,7 +194,7 @@ def test_connections_are_kept_between_questions() -> None:
 
 
 def test_the_package_is_found_without_being_imported() -> None:
-    assert gemini.installed()
+    assert registry.missing(registry.ROWS["gemini"], {"GEMINI_API_KEY": KEY}) == ""
 
 
 @pytest.mark.parametrize("count", [-1, 10**30])
@@ -195,7 +202,7 @@ def test_a_count_of_tokens_that_is_none_is_no_answer(count: int) -> None:
     with serving(
         Answer(pieces=[[{"text": "x"}]], usage={"promptTokenCount": 5, "candidatesTokenCount": count})
     ) as wire:
-        engine = GeminiEngine("gemini-3.8-flash", {"GEMINI_API_KEY": KEY, "GEMINI_BASE_URL": wire.url})
+        engine = opened("gemini-3.8-flash", {"GEMINI_API_KEY": KEY, "GEMINI_BASE_URL": wire.url})
         with pytest.raises(MalformedResponseError):
             engine.ask(HELLO, timeout=20)
         engine.close()
@@ -206,7 +213,7 @@ def test_arguments_nested_without_end_are_no_answer() -> None:
     for _ in range(300):
         deep = [deep]
     with serving(Answer(pieces=[[{"functionCall": {"name": "read", "args": {"path": deep}}}]])) as wire:
-        engine = GeminiEngine("gemini-3.8-flash", {"GEMINI_API_KEY": KEY, "GEMINI_BASE_URL": wire.url})
+        engine = opened("gemini-3.8-flash", {"GEMINI_API_KEY": KEY, "GEMINI_BASE_URL": wire.url})
         with pytest.raises(MalformedResponseError):
             engine.ask(HELLO, timeout=20)
         engine.close()

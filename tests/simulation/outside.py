@@ -262,15 +262,12 @@ def _watched(world: World, push: Callable[..., None]) -> Callable[..., None]:
 def laid(world: World) -> Iterator[None]:
     """Be what is outside while the block lasts."""
     place: sandbox.Sandbox = Sandbox(world)  # so that mypy sees what it lacks
-    provider = registry.Provider(
-        priced_as=None, form="sim:WHAT", about="", open=lambda *_: Script(world), missing=lambda environ: ""
-    )
     with (
         mock.patch.dict(EXECUTORS, {"sandbox": lambda toolchains, user_namespaces: place}),
-        mock.patch.dict(registry.PROVIDERS, {"sim": provider}),
+        mock.patch.object(registry, "open_engine", lambda name, environ, base: Script(world)),
         mock.patch("runner.tools.files.exchange", exchange),
         mock.patch("runner.tools.python.exchange", exchange),
-        mock.patch("runner.executor.workspace_session.toolchains", lambda path, home: ()),
+        mock.patch("runner.executor.workspace_session.toolchains", lambda path, home, known=(): ()),
         mock.patch("runner.store.packs.lend", lambda *_: None),  # no git runs in these workspaces
         mock.patch("runner.executor.workspace_session.end_all", lambda word: 0),
         mock.patch("runner.store.locks.fcntl", Locks(world)),
