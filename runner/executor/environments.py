@@ -30,7 +30,11 @@ from runner.values import dataclass
 # Folders of environments, by what makes one of them sure.
 KINDS = {".venv": "pyvenv.cfg", "venv": "pyvenv.cfg", "node_modules": "", "vendor/bundle": "ruby"}
 _SIGNS = ("pyvenv.cfg", "conda-meta")  # of an environment that lies elsewhere, and is on PATH
-CREDENTIALS = (".env", ".netrc", ".npmrc", ".pypirc", ".yarnrc.yml", "pip.conf", "pip.ini")
+_CREDENTIALS = re.compile(
+    r"\.env(\..+)?|[._]netrc|\.npmrc|\.pypirc|\.yarnrc\.yml|pip\.(conf|ini)|\.condarc|\.git-credentials|credentials(\.(json|toml|ya?ml|ini))?"
+)
+_PACKAGES = ("node_modules", "site-packages")  # what an index published; in there nobody looks for credentials
+_LOOKED_AT = 500  # folders of one that is shown, the nearest first
 # What a setup reads, whether or not `key` names it.
 MANIFESTS = (
     *("pyproject.toml", "setup.py", "setup.cfg", "uv.lock", "poetry.lock", "pdm.lock", "Pipfile", "Pipfile.lock"),
@@ -86,7 +90,9 @@ class ProjectEnvironment:
         shown = {HOME / one.name: one for one in _in(self.home) if _is_folder(one) and one.name != CACHE}
         for base in (self.top,) if self.top else (space.work, space.export):
             for name, at in self.folders.items():
-                shown |= {base / name: at, **{base / name / file: space.empty for file in _secret(at)}}
+                is_made = self.home is not None and at.is_relative_to(self.home.parent)  # without any credentials
+                hidden = () if is_made else _secret(at)
+                shown |= {base / name: at, **{base / name / file: space.empty for file in hidden}}
         there = {space.work: self.top, space.export: self.top} if self.top else {}
         return Place({**there, space.home: HOME, space.check_home: HOME}, shown)
 
@@ -140,7 +146,7 @@ def left_out(project: Project) -> list[str]:
     return [
         name
         for name in found
-        if not name.endswith("/") and not name.endswith(_CACHES) and Path(name).name not in CREDENTIALS
+        if not name.endswith("/") and not name.endswith(_CACHES) and not _CREDENTIALS.fullmatch(Path(name).name)
     ]
 
 
@@ -241,7 +247,19 @@ def _ignored(project: Project, top: Path) -> list[str]:
 
 
 def _secret(folder: Path) -> list[str]:
-    return [name for name in CREDENTIALS if not (folder / name).is_symlink() and os.path.isfile(folder / name)]
+    """Return the files that hold credentials, by their paths in the folder."""
+    found, folders = list[str](), [""]
+    for inner in folders:  # grows
+        with contextlib.suppress(OSError), os.scandir(folder / inner) as entries:
+            for one in sorted(entries, key=lambda one: one.name):
+                name = os.path.join(inner, one.name)
+                if one.is_file(follow_symlinks=False) and _CREDENTIALS.fullmatch(one.name):
+                    found.append(name)
+                elif folder.name in _PACKAGES or one.name in _PACKAGES or len(folders) >= _LOOKED_AT:
+                    continue
+                elif one.is_dir(follow_symlinks=False):
+                    folders.append(name)
+    return found
 
 
 def _is_folder(path: Path) -> bool:
@@ -254,7 +272,9 @@ def _is_file(path: Path) -> bool:
     except OSError:
         return False
     readable = os.access(path, os.R_OK)
-    return stat.S_ISREG(status.st_mode) and status.st_size <= MOST and path.name not in CREDENTIALS and readable
+    return (
+        stat.S_ISREG(status.st_mode) and status.st_size <= MOST and not _CREDENTIALS.fullmatch(path.name) and readable
+    )
 
 
 def _version_files(project: Project) -> Iterator[str]:

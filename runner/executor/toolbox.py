@@ -196,7 +196,7 @@ def judge_of(run: StepRun) -> Judge:
     project, agent, session = run.project, run.agent, run.workspace
     work = session.space.work
     alias = WorkspaceAlias(work, session.sandbox.place.inside(work))
-    names = (*alias.real, alias.name)
+    names, folders = (*alias.real, alias.name), session.own.folders if session.own else {}
     found = permissions.trusted_config(project)
     at = f"{run.agent_file} on {project.trusted.branch}" if agent else ""
     data = project.trusted.blob(project.git, run.agent_file) if agent else None
@@ -208,7 +208,7 @@ def judge_of(run: StepRun) -> Judge:
         if contract.name in own and contract.source == registry.LOOP[contract.name].source:
             return ALLOWED
         subject = policy.call(
-            contract.name, arguments, effect=contract.effect, paths=_paths(contract, arguments, work, names)
+            contract.name, arguments, effect=contract.effect, paths=_paths(contract, arguments, work, names, folders)
         )
         subject = dataclasses.replace(
             subject,
@@ -241,7 +241,9 @@ def listed_by(agent: AgentFile | None) -> Callable[[Contract], bool]:
     return lambda contract: contract.name in names or contract.source.rpartition(":")[0] in modules
 
 
-def _paths(contract: Contract, arguments: Mapping[str, Any], work: Path, names: Sequence[str]) -> tuple[str, ...]:
+def _paths(
+    contract: Contract, arguments: Mapping[str, Any], work: Path, names: Sequence[str], folders: Mapping[str, Path]
+) -> tuple[str, ...]:
     """Return the paths of a call of the runner's own tools, from the repository's root, after links are followed."""
     if contract.source != "built in":
         return tuple(path for path in (arguments.get("path"),) if isinstance(path, str) and path)
@@ -255,13 +257,13 @@ def _paths(contract: Contract, arguments: Mapping[str, Any], work: Path, names: 
         named = [f"{paths.MEMORY}{arguments['name']}.md"] if arguments.get("name") else [paths.MEMORY.rstrip("/")]
     root = os.path.realpath(work)
     # One that leads out is named as it was given: no rule is about it, and the tool refuses it.
-    return tuple(_below(root, names, path) or path for path in named if isinstance(path, str) and path)
+    return tuple(_below(root, names, path, folders) or path for path in named if isinstance(path, str) and path)
 
 
-def _below(root: str, names: Sequence[str], path: str) -> str | None:
+def _below(root: str, names: Sequence[str], path: str, folders: Mapping[str, Path]) -> str | None:
     """Return the path from the root after links, as the tools find it; None where it leads out.
 
-    `names`: the root's, by which absolute paths and links begin.
+    `names`: the root's, by which absolute paths and links begin; `folders`: what is bound over paths below it.
     """
     at, todo, links = list[str](), deque([path]), 0
     while todo:
@@ -278,7 +280,9 @@ def _below(root: str, names: Sequence[str], path: str) -> str | None:
         elif part == "..":
             at.pop()
         elif part not in ("", "."):
-            here = os.path.join(root, *at, part)
+            inner = "/".join((*at, part))
+            bound = next((name for name in folders if inner == name or inner.startswith(f"{name}/")), None)
+            here = os.path.join(root, inner) if bound is None else f"{folders[bound]}{inner[len(bound) :]}"
             if os.path.islink(here) and (links := links + 1) <= MOST_LINKS:
                 todo.appendleft(os.readlink(here))
             else:

@@ -112,6 +112,17 @@ def test_files_of_the_environment_that_hold_credentials_are_empty(installed: Box
     assert installed.git("show", f"{protocol}:size.txt").strip() == "0"
 
 
+def test_credentials_deep_in_what_is_shared_are_empty_too(installed: Box) -> None:
+    installed.write(".gitignore", ".venv/\ndata/\n")
+    installed.write(".protocols/config.yaml", "workspace: {share: [data]}\n")
+    installed.commit("shared")
+    for name in (".venv/etc/pip.conf", "data/a/b/.env.local", "data/aws/credentials", "data/aws/credentials.py"):
+        (installed.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (installed.path / name).write_text("token\n")
+    files = ".venv/etc/pip.conf data/a/b/.env.local data/aws/credentials"
+    ran(installed, f"cat {files} > seen.txt; test ! -s seen.txt && grep token data/aws/credentials.py")
+
+
 def test_an_environment_that_came_with_a_branch_is_not_taken(installed: Box) -> None:
     """It is the commit's own then, in the workspace and in the export; a link is none either."""
     (installed.path / ".venv").rename(installed.path.parent / "elsewhere")
@@ -431,6 +442,7 @@ def test_a_step_sees_nothing_of_the_home_of_the_one_before(box: Box) -> None:
         ("src/a.txt", "src/a.txt"), ("/proj/secret/x", "secret/x"), ("/workspace/secret/x", "secret/x"), ("/proj", "."),
         ("/proj/../proj/secret/x", None), ("../x", None), ("/etc/passwd", None), ("/project/x", None),
         ("link/x", "secret/x"), ("up/x", "secret/x"), ("out/x", None), ("src/../link/x", "secret/x"),
+        ("node_modules/own/x", "secret/x"), ("node_modules/lib/x", "node_modules/lib/x"), ("node_modules/deep/own/x", "secret/x"),
     ],
 )  # fmt: skip
 def test_a_path_of_a_call_is_judged_as_the_tools_find_it(tmp_path: Path, path: str, found: str | None) -> None:
@@ -440,7 +452,11 @@ def test_a_path_of_a_call_is_judged_as_the_tools_find_it(tmp_path: Path, path: s
     (tmp_path / "src/up").symlink_to("../secret")
     (tmp_path / "up").symlink_to("src/up")
     (tmp_path / "out").symlink_to("/etc")
-    assert _below(str(tmp_path), ("/proj", "/workspace"), path) == found
+    bound = tmp_path / "checkout/node_modules"
+    for name, target in (("own", "../secret"), ("deep/own", "../../secret")):
+        (bound / name).parent.mkdir(parents=True, exist_ok=True)
+        (bound / name).symlink_to(target)
+    assert _below(str(tmp_path), ("/proj", "/workspace"), path, {"node_modules": bound}) == found
 
 
 def test_doctor_names_ignored_files_in_the_source_that_no_step_is_shown(installed: Box) -> None:
