@@ -207,10 +207,11 @@ class WorkspaceSession:
             kept["PYENV_ROOT"] = shims.removesuffix("/shims")
         return {"PATH": path, "HOME": str(self.home(cwd)), "LANG": "C.UTF-8", "TERM": "dumb", "TMPDIR": "/tmp", **kept}
 
-    def prepare(self, commit: str, *, clean: bool = False) -> None:
+    def prepare(self, commit: str, *, clean: bool = False, attempt: str = "", resumes: bool = False) -> None:
         """Make the workspace hold exactly `commit`, and run the project's setup where it is due.
 
-        `clean`: nothing is left of earlier steps, no ignored file and no HOME; the setup is due then.
+        `clean`: nothing is left of earlier steps, no ignored file and no HOME; the setup is due then. `attempt`: for which the HOME is
+        emptied; one that `resumes` keeps what it has left there.
 
         Raises:
             StepFailedError: the setup failed; nothing is recorded.
@@ -223,8 +224,11 @@ class WorkspaceSession:
         try:
             if clean:
                 workspace.forget_setup(self.space)
-            if clean or self.own:
+            note = self.space.root / "home-of"
+            is_same = resumes and note.exists() and note.read_text() == attempt
+            if clean or (self.own and not is_same):
                 self._empty(self.space.home, () if clean else (environments.CACHE,))
+            note.write_text(attempt)
             beneath.ensure(self.space.root, self.space.home.name)
             self._empty(self.out())
             if self.own:
@@ -535,7 +539,8 @@ def start(run: StepRun) -> WorkspaceSession:
         RunnerError: it cannot be made ready; nothing is recorded.
     """
     run.workspace = WorkspaceSession.open(run.project, run.view.protocol, run.step.header.resources)
-    run.workspace.prepare(_start_of(run), clean=permissions.is_approved(run))
+    resumes = (run.project.dirs.journal(run.view.protocol) / f"{run.name}.jsonl").exists()
+    run.workspace.prepare(_start_of(run), clean=permissions.is_approved(run), attempt=run.name, resumes=resumes)
     run.project.env.hear_output(run.label, b"")  # the setup may have been shown
     return run.workspace
 

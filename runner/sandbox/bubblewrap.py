@@ -132,7 +132,7 @@ class Bubblewrap:
 
     def open(self, command: Command) -> Session:
         """Start `command` and leave its pipes to the caller; see `Sandbox.open`."""
-        return PipeSession(self._spawn, command)
+        return PipeSession(self.limited(self.limits.of_session())._spawn, command)
 
     def attach(self, command: Command) -> Outcome:
         """Run `command` at a terminal of its own; see `Sandbox.attach`.

@@ -68,7 +68,7 @@ class Host:
 
     def open(self, command: Command) -> Session:
         """Start `command` and leave its pipes to the caller; see `Sandbox.open`."""
-        return PipeSession(self._spawn, command)
+        return PipeSession(Host(self._limits.of_session())._spawn, command)
 
     def attach(self, command: Command) -> Outcome:
         """Run `command` at a terminal of its own; see `Sandbox.attach`."""

@@ -20,7 +20,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
 from typing import IO, BinaryIO, Protocol, cast
 
@@ -117,6 +117,10 @@ class Limits:
     cpu: int | None = None
     processes: int | None = None
     disk: int | None = None
+
+    def of_session(self) -> Limits:
+        """Return those of a process that answers calls as long as a step lasts: each call has a time limit, and none their sum."""
+        return replace(self, cpu=None)
 
     def options(self) -> list[str]:
         """Return the options of prlimit(1) that set them, as far as the runner itself may."""

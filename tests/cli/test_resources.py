@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from runner.sandbox import Bubblewrap, Command, Host, Limits
 from tests.conftest import Box, command
 
 EXECUTORS = pytest.mark.parametrize("executor", ["sandbox", "host"])
@@ -86,3 +89,15 @@ def test_the_number_of_processes_is_set_in_the_sandbox_alone(box: Box) -> None:
 def test_what_is_no_limit_is_refused(box: Box, given: str) -> None:
     refused = box.runner("new", "A plan", "--plan", box.plan({"01-a": command("true", f"resources: {given}\n")}), rc=2)
     assert "01-a.md" in refused.err and "next:" in refused.err
+
+
+@pytest.mark.parametrize("sandbox", [Bubblewrap(), Host()], ids=["sandbox", "host"])
+def test_what_answers_the_calls_of_an_agent_may_take_as_long_as_its_calls(
+    sandbox: Bubblewrap | Host, tmp_path: Path
+) -> None:
+    read = "import resource as r; print(r.getrlimit(r.RLIMIT_CPU)[0], r.getrlimit(r.RLIMIT_DATA)[0])"
+    line = Command(("/usr/bin/python3", "-c", read), tmp_path, {"PATH": "/usr/bin:/bin"}, 20, (tmp_path,))
+    session = sandbox.limited(Limits(cpu=1, memory=300 << 20)).open(line)
+    told = session.stdout.read()
+    session.close()
+    assert told.split() == [b"-1", b"%d" % (300 << 20)]

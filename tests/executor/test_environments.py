@@ -15,6 +15,7 @@ import pytest
 from runner.executor.toolbox import _below
 from runner.sandbox import Bubblewrap
 from tests.conftest import Box, command
+from tests.executor.minds import agent, ask, finish, mind, say, texts
 
 SANDBOX = {"RUNNER_EXECUTOR": "sandbox"}
 WHOSE = 'python -c "import pkg; print(pkg.__file__, pkg.whose)"'
@@ -110,6 +111,16 @@ def test_files_of_the_environment_that_hold_credentials_are_empty(installed: Box
     (installed.path / ".venv/pip.conf").write_text("index-url = https://me:token@example.test/\n")
     protocol = ran(installed, "wc -c < .venv/pip.conf > size.txt")
     assert installed.git("show", f"{protocol}:size.txt").strip() == "0"
+
+
+def test_an_attempt_that_resumes_finds_its_home_as_it_left_it(box: Box) -> None:
+    calls = [("shell", {"command": "echo kept > ~/note"}), ask("Which colour?")], [("shell", {"command": "cat ~/note"})]
+    with mind(box, say(*calls[0]), say(*calls[1]), finish()) as wire:
+        protocol = box.new({"01-work": agent(), "02-next": command("test ! -e ~/note")})
+        box.runner("run", protocol, env=SANDBOX, rc=3)
+        box.runner("answer", protocol, "blue", rc=0)
+        box.runner("run", protocol, env=SANDBOX, rc=0)
+    assert "kept" in texts(wire.bodies[-1])
 
 
 def test_credentials_deep_in_what_is_shared_are_empty_too(installed: Box) -> None:
