@@ -362,9 +362,9 @@ def progress(row: Row) -> str:
     return f"{done} of {counted(len(every))} done" if every else "no steps yet"
 
 
-def counted(steps: int) -> str:
-    """Return how many steps there are: `3 steps`."""
-    return f"{steps} step{'s' if steps != 1 else ''}"
+def counted(number: int, noun: str = "step") -> str:
+    """Return a number with its noun: `1 step`, `2 steps`."""
+    return f"{number} {noun}{'s' if number != 1 else ''}"
 
 
 def cancelled_for(project: Project, protocol: str, tip: str) -> str:

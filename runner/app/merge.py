@@ -1,15 +1,21 @@
-"""Merge the work of a protocol into its base, in this clone: one merge commit by the person, which keeps the protocol's commits."""
+"""Merge the work of a protocol into its base, in this clone, by one commit of the person's.
+
+It is a merge commit, which brings the protocol's commits with it, or (squash) an ordinary one that has all of their changes.
+"""
 
 from __future__ import annotations
+
+import dataclasses
 
 from runner.app import describe
 from runner.app.steer import number
 from runner.errors import ConflictError, RefusedError
 from runner.executor import load, permissions
 from runner.git import Git
+from runner.lines import is_harmless
 from runner.protocol import ids
 from runner.protocol.state import State, Status, phrased
-from runner.store import protocol_worktree, publishing, record, transaction
+from runner.store import protocol_worktree, publishing, record, transaction, worktree
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import permit
@@ -18,26 +24,45 @@ from runner.values import dataclass
 RACES = 20
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """How a protocol is merged. `squash`: by a commit without the protocol's commits; `message`: of that commit, else the runner
+    makes one; `local`: here, even if its request is on the forge; `leave`: leave uncommitted changes of its worktree out;
+    `dry_run`: only look whether it can be merged."""
+
+    squash: bool = False
+    message: str | None = None
+    local: bool = False
+    leave: bool = False
+    dry_run: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """`commit`: the commit of the base that has the work; `new`: whether this call made it."""
+    """`commit`: the commit of the base that has the work; `new`: whether this call made it, or would have made it.
+
+    `message`, `commits`, `files`: of what it made: the commit's message, how many commits the base gets, and the paths that changed.
+    """
 
     protocol: str
     base: str
     commit: str
     new: bool
+    message: str = ""
+    commits: int = 0
+    files: tuple[str, ...] = ()
 
 
-def merge(project: Project, protocol: str) -> Merged:
+def merge(project: Project, protocol: str, wanted: Wanted | None = None) -> Merged:
     """Merge the branch of a completed protocol into its base, in this clone, and update the worktrees of the base.
 
     Raises:
-        RefusedError: it is not completed, an approval that the policy requires is missing, the base cannot be moved in this
-            clone, or the two conflict; the hint says what to do by hand.
+        RefusedError: it is not completed, an approval that the policy requires is missing, its worktree has uncommitted changes,
+            the base cannot be moved in this clone, or the two conflict; the hint says what to do by hand.
         UnreachableError: the policy requires an approval, and the remote, which has the current approvers, does not answer.
         InTheWayError: uncommitted files of a person would be overwritten.
     """
-    git = project.git
+    git, wanted = project.git, wanted or Wanted()
     with load.at_work(project, protocol):
         seen = load.view(project, protocol)
         for _ in range(RACES):
@@ -49,7 +74,7 @@ def merge(project: Project, protocol: str) -> Merged:
             _refuse_unready(project, seen.state)
             if base is not None and git.is_ancestor(seen.tip, base):
                 return _already(git, seen, base)
-            if base is None or project.has_requests:
+            if base is None or (project.has_requests and not wanted.local):
                 raise _elsewhere(project, seen.state)
             _refuse_unapproved(project, seen)
             tree, conflicts = git.merge_trees(base, seen.tip)
@@ -59,15 +84,28 @@ def merge(project: Project, protocol: str) -> Merged:
             assert there is not None
             if tree == there.tree and record.is_merged(git, protocol, seen.tip, base):  # squashed, or picked
                 return _already(git, seen, base)
-            # No text of the plan or a model is in the message: the id is enough to find the rest.
-            text = f"Merge {protocol}\n".encode()
-            new = git.person_commit(tree, (base, seen.tip), project.person(), text)
+            if not wanted.leave:
+                _refuse_uncommitted(project, protocol)
+            text = wanted.message or _message(seen, squash=wanted.squash)
+            made = Merged(
+                protocol,
+                seen.state.base,
+                "",
+                True,
+                text,
+                1 if wanted.squash else 1 + int(git.text("rev-list", "--count", seen.tip, f"^{base}")),
+                tuple(sorted(git.changed(base, tree))),
+            )
+            if wanted.dry_run:
+                return made
+            parents = (base,) if wanted.squash else (base, seen.tip)
+            new = git.person_commit(tree, parents, project.person(), f"{text}\n".encode())
             try:
                 update = transaction.RefUpdate(branch, here, new, f"runner: merge {protocol}")
                 transaction.publish(git, project.dirs, project.env, update)
             except ConflictError:
                 continue
-            return Merged(protocol, seen.state.base, new, new=True)
+            return dataclasses.replace(made, commit=new)
     raise ConflictError(
         f"{seen.state.base} moved {RACES} times while it was merged", branch, "run the same command again"
     )
@@ -76,6 +114,31 @@ def merge(project: Project, protocol: str) -> Merged:
 def _already(git: Git, seen: Snapshot, base: str) -> Merged:
     commit = record.merged_in(git, seen.protocol, base) or base
     return Merged(seen.protocol, seen.state.base, commit, new=False)
+
+
+def _message(seen: Snapshot, *, squash: bool) -> str:
+    """Return the message of the commit that merges; no text of a model is in it, but titles that a person saw."""
+    if not squash:
+        return f"Merge {seen.protocol}"
+    steps = [f"- {_shown(step.title)}" for _, step in seen.state.open_steps()]
+    return "\n".join([_shown(seen.state.title), "", *steps, "", f"Protocol: {seen.protocol}"])
+
+
+def _shown(title: str) -> str:
+    return "".join(filter(is_harmless, title))
+
+
+def _refuse_uncommitted(project: Project, protocol: str) -> None:
+    """Refuse to merge what a person worked on beside the protocol's commits, and has not committed: it would be left behind."""
+    for tree in worktree.on_branch(project.git, project.branch(protocol)):
+        names = worktree.unsaved(project.git, tree)
+        if names:
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            raise RefusedError(
+                f"changes in its worktree are in no commit: {', '.join(names[:5])}{more}",
+                str(tree.path),
+                f"commit them there, or `runner merge {number(protocol)} --leave` merges without them",
+            )
 
 
 def _refuse_unready(project: Project, state: State) -> None:
@@ -119,7 +182,7 @@ def _elsewhere(project: Project, state: State) -> RefusedError:
         return RefusedError(
             f"{state.protocol} is merged by its request on the forge",
             where,
-            f"{opens}merge its request; `runner sync {short}` then shows it as merged",
+            f"{opens}merge its request; `runner sync {short}` then shows it as merged; `runner merge {short} --local` merges it here",
         )
     return RefusedError(
         f"there is no branch `{state.base}` here", where, f"`git merge {name}` on the branch of your choice merges it"

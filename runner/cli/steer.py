@@ -11,6 +11,8 @@ import sys
 import click
 
 from runner.app import request, steer, sync
+from runner.app.describe import counted
+from runner.app.merge import Wanted
 from runner.app.merge import merge as merge_protocol
 from runner.app.steer import Steered
 from runner.app.undo import undo as undo_transitions
@@ -19,6 +21,7 @@ from runner.cli.session import Session
 from runner.cli.streams import program
 from runner.errors import UsageError
 from runner.executor import load
+from runner.lines import lines_of
 from runner.protocol import ids
 from runner.store import lookup, record
 from runner.store.project import Project
@@ -116,16 +119,37 @@ def undo(session: Session, protocol: str | None) -> None:
 
 @click.command("merge")
 @options.protocol
+@click.option(
+    "--squash/--no-ff",
+    help="One commit with all changes, or (default) a merge commit, which adds the commits of PROTOCOL to the base.",
+)
+@click.option(
+    "-m", "message", metavar="TEXT", help="The message of that commit. Default: made from the titles of plan and steps."
+)
+@click.option("--dry-run", is_flag=True, help="Change nothing; print the commit that would be made.")
+@click.option("--local", is_flag=True, help="Merge here, even if PROTOCOL has a request on the forge.")
+@click.option("--leave", is_flag=True, help="Leave out uncommitted changes in PROTOCOL's worktree, which stay there.")
 @options.offline
 @click.pass_obj
-def merge(session: Session, protocol: str | None) -> None:
-    """Merge PROTOCOL into its base in this clone, as one commit of yours; nothing is pushed.
+def merge(
+    session: Session, protocol: str | None, squash: bool, message: str | None, dry_run: bool, local: bool, leave: bool
+) -> None:
+    """Merge PROTOCOL into its base in this clone, by a commit of yours; nothing is pushed.
 
     If it cannot be merged here, the message says how to merge it.
     """
     project = session.project
-    done = merge_protocol(project, load.find_protocol(project, protocol))
+    wanted = Wanted(squash=squash, message=message, local=local, leave=leave, dry_run=dry_run)
+    done = merge_protocol(project, load.find_protocol(project, protocol), wanted)
+    changed = f"{counted(len(done.files), 'file')} changed"
+    brings = f"{counted(done.commits, 'commit')} more in {done.base} · {changed}"
+    if done.new and dry_run:
+        session.note(f"{done.protocol}  can be merged · {brings}")
+        session.lines((f"  {line}",) for line in lines_of(done.message))
+        return
     session.note(f"{done.protocol}  completed · {'' if done.new else 'already '}merged in {done.commit[:7]}")
+    if done.new:
+        session.note(f"  {'history':12}  {brings}")
     if done.new and project.trusted.remote:
         session.note(f"  next          git push {project.trusted.remote} {done.base}")
 

@@ -289,12 +289,8 @@ def untaken(git: Git, protocol: str, tip: str) -> list[str]:
 def unsaved(git: Git, tree: Worktree, protocol: str) -> list[str]:
     """Return the names of the protocol's words that a person changed in a worktree and did not commit."""
     at = paths.folder(protocol)
-    code, out, _ = git.try_run(
-        "status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames", "--", at,
-        git_dir=tree.git_dir, work_tree=tree.path, config=worktree.conversions(git),
-    )  # fmt: skip
-    names = [line[3:].removeprefix(f"{at}/") for line in out.decode("utf-8", "surrogateescape").split("\0")]
-    return sorted(name for name in names if paths.is_words(name)) if code == 0 else []
+    names = (name.removeprefix(f"{at}/") for name in worktree.unsaved(git, tree, at))
+    return sorted(name for name in names if paths.is_words(name))
 
 
 def out_of_plan(git: Git, protocol: str, tip: str, trees: Sequence[Worktree], slugs: Sequence[str]) -> bool:

@@ -539,6 +539,19 @@ def _prune(root: Path, path: str) -> None:
 
 # --- people's edits ----------------------------------------------------------------------------------------------------
 
+
+def unsaved(git: Git, tree: Worktree, *folders: str) -> list[str]:
+    """Return the paths of a person's files that are in no commit as they are, deleted ones too; none if git cannot say.
+
+    What git ignores is not among them. `folders`: only those below them.
+    """
+    code, out, _ = git.try_run(
+        "status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames", "--ignore-submodules=dirty", "--", *folders,
+        git_dir=tree.git_dir, work_tree=tree.path, config=_settings(git, tree),
+    )  # fmt: skip
+    return sorted(line[3:] for line in out.decode("utf-8", "surrogateescape").split("\0") if line) if code == 0 else []
+
+
 _UNMERGED = ("DD", "AU", "UD", "UA", "DU", "AA", "UU")
 
 

@@ -591,6 +591,53 @@ def test_merge_merges_into_the_base_and_its_checkout_follows(box: Box) -> None:
     healthy(box, protocol)
 
 
+def test_merge_by_squash_makes_one_commit_that_verifies(box: Box) -> None:
+    protocol = three(box)
+    box.runner("run", protocol, rc=0)
+    base = box.git("rev-parse", "main").strip()
+    told = box.runner("merge", protocol, "--squash", rc=0).err
+    made = box.git("rev-parse", "main").strip()
+    assert f"merged in {made[:7]}" in told and "1 commit more in main" in told
+    assert box.git("log", "-1", "--format=%P|%an", made) == f"{base}|Alice\n"
+    title = box.state(protocol)["title"]
+    message = box.git("log", "-1", "--format=%B", made)
+    assert message.splitlines()[0] == title and f"Protocol: {protocol}" in message
+    assert box.git("log", "-1", "--format=%(trailers:key=Protocol,valueonly)", made).strip() == protocol
+    assert all(f"- {step['title']}" in message for step in box.state(protocol)["steps"].values())
+    assert f"already merged in {made[:7]}" in box.runner("merge", protocol, rc=0).err
+    assert "completed · merged" in box.runner("list", rc=0).out
+    assert protocol in box.runner("why", "all.txt:2", rc=0).out
+    healthy(box, protocol)
+
+
+def test_merge_takes_a_message_and_says_what_it_would_do(box: Box) -> None:
+    protocol = three(box)
+    box.runner("run", protocol, rc=0)
+    base, branches = box.git("rev-parse", "main"), box.git("for-each-ref")
+    told = box.runner("merge", protocol, "-m", "Three letters", "--dry-run", rc=0)
+    assert (
+        "Three letters" in told.out
+        and "can be merged" in told.err
+        and "commits more in main · 7 files changed" in told.err
+    )
+    assert box.git("for-each-ref") == branches and box.git("status", "--porcelain") == ""
+    box.runner("merge", protocol, "-m", "Three letters", rc=0)
+    assert box.git("log", "-1", "--format=%s|%P", "main").startswith(f"Three letters|{base.strip()} ")
+
+
+def test_merge_leaves_no_uncommitted_work_behind_unasked(box: Box) -> None:
+    protocol = three(box)
+    box.runner("run", protocol, rc=0)
+    tree = box.worktree(protocol)
+    (tree / "NEWS.txt").write_text("news\n")
+    base = box.git("rev-parse", "main")
+    told = box.runner("merge", protocol, rc=4).err
+    assert "NEWS.txt" in told and f"runner merge {int(protocol[:4])} --leave" in told
+    assert box.git("rev-parse", "main") == base
+    box.runner("merge", protocol, "--leave", rc=0)
+    assert not (box.path / "NEWS.txt").exists() and (tree / "NEWS.txt").exists()
+
+
 def test_merge_of_a_cancelled_protocol_names_its_branch(box: Box) -> None:
     box.write(".protocols/config.yaml", "branch: runner/{id}\n")
     box.commit("branches have a prefix")
