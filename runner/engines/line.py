@@ -42,6 +42,7 @@ from runner.engines import (
 )
 from runner.values import dataclass
 
+JSON: Final[Mapping[str, Json]] = {"headers": {"Content-Type": "application/json"}}
 AGAIN: Final = "run the same command again"
 _CUT_SECONDS: Final = 0.5
 _MOST_TOKENS: Final = 10**9  # of one answer; budgets could not be kept by a count that is none
@@ -409,6 +410,11 @@ def _wait(headers: Mapping[str, str]) -> float | None:
 
 
 # --- what the forms share ---------------------------------------------------------------------------------------------
+
+
+def written(body: Json) -> bytes:
+    """Return a body as it is sent: in ASCII, since half a character, as a file's name may have, has no UTF-8."""
+    return json.dumps(body, separators=(",", ":")).encode()
 
 
 def seconds(text: str) -> float | None:

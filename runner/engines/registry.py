@@ -26,7 +26,10 @@ from runner.engines import (
     Response,
     Usage,
     UserTurn,
+    anthropic,
+    chat,
     gemini,
+    responses,
 )
 from runner.engines.line import Form, LineEngine, Place
 from runner.engines.recorded import PROVIDER as RECORDED
@@ -44,10 +47,10 @@ _CHECK_OUTPUT: Final = 1_024  # thinking counts, too
 class Row:
     """A provider's endpoint. Adding one is adding a row.
 
-    `keys`: the variables that may have the key, the first that is set; none is needed where there are none. `addresses`: the
-    variables that name another endpoint than `base_url`, which is a template: `{NAME}` is the variable NAME's value, which has to be
-    set. `package`: the SDK's module; `extra`: what installs it; `priced_as`: its name in genai-prices, None where it has no
-    prices. `default`: the model that is asked where nobody names one.
+    `keys`: the variables that may have the key, the first that is set; `is_open`: none has to be. `addresses`: the variables that
+    name another endpoint than `base_url`, which is a template: `{NAME}` is the variable NAME's value, which has to be set.
+    `package`: the SDK's module; `extra`: what installs it; `priced_as`: its name in genai-prices, None where it has no prices.
+    `default`: the model that is asked where nobody names one.
     """
 
     who: str
@@ -56,10 +59,36 @@ class Row:
     package: str
     extra: str
     base_url: str
-    keys: tuple[str, ...] = ()
+    keys: tuple[str, ...]
+    is_open: bool = False
     addresses: tuple[str, ...] = ()
     priced_as: str | None = None
     default: str = ""
+
+
+def _compatible(
+    who: str,
+    about: str,
+    base_url: str,
+    key: str,
+    *,
+    address: str = "",
+    priced_as: str | None = None,
+    is_open: bool = False,
+) -> Row:
+    """Return the row of an endpoint that has OpenAI's chat completions."""
+    return Row(
+        who=who,
+        about=about,
+        wire=chat.FORM,
+        package="openai",
+        extra="openai",
+        base_url=base_url,
+        keys=(key,),
+        is_open=is_open,
+        addresses=(address,) if address else (),
+        priced_as=priced_as,
+    )
 
 
 ROWS: Final[dict[str, Row]] = {
@@ -74,6 +103,93 @@ ROWS: Final[dict[str, Row]] = {
         addresses=("GOOGLE_GEMINI_BASE_URL", "GEMINI_BASE_URL"),
         priced_as="google",
         default=DEFAULT_GEMINI_MODEL,
+    ),
+    "openai": Row(
+        who="OpenAI",
+        about="OpenAI's models, over its Responses",
+        wire=responses.FORM,
+        package="openai",
+        extra="openai",
+        base_url="https://api.openai.com/v1",
+        keys=("OPENAI_API_KEY",),
+        addresses=("OPENAI_BASE_URL",),
+        priced_as="openai",
+        default="gpt-6.1-terra",
+    ),
+    "anthropic": Row(
+        who="Anthropic",
+        about="Anthropic's Claude",
+        wire=anthropic.FORM,
+        package="anthropic",
+        extra="anthropic",
+        base_url="https://api.anthropic.com",
+        keys=("ANTHROPIC_API_KEY",),
+        addresses=("ANTHROPIC_BASE_URL",),
+        priced_as="anthropic",
+        default="claude-sonnet-5-5",
+    ),
+    "compatible": _compatible(
+        "the endpoint",
+        "any server of OpenAI's chat completions",
+        "{RUNNER_COMPATIBLE_URL}",
+        "RUNNER_COMPATIBLE_KEY",
+        is_open=True,
+    ),
+    "ollama": _compatible(
+        "Ollama",
+        "Ollama on this machine",
+        "http://127.0.0.1:11434/v1",
+        "OLLAMA_API_KEY",
+        address="OLLAMA_BASE_URL",
+        is_open=True,
+    ),
+    "vllm": _compatible(
+        "vLLM",
+        "vLLM on this machine",
+        "http://127.0.0.1:8000/v1",
+        "VLLM_API_KEY",
+        address="VLLM_BASE_URL",
+        is_open=True,
+    ),
+    "lmstudio": _compatible(
+        "LM Studio",
+        "LM Studio on this machine",
+        "http://127.0.0.1:1234/v1",
+        "LMSTUDIO_API_KEY",
+        address="LMSTUDIO_BASE_URL",
+        is_open=True,
+    ),
+    "openrouter": _compatible(
+        "OpenRouter",
+        "OpenRouter's models",
+        "https://openrouter.ai/api/v1",
+        "OPENROUTER_API_KEY",
+        address="OPENROUTER_BASE_URL",
+        priced_as="openrouter",
+    ),
+    "azure": _compatible(
+        "Azure",
+        "a deployment on Azure",
+        "{AZURE_OPENAI_ENDPOINT}/openai/v1",
+        "AZURE_OPENAI_API_KEY",
+        priced_as="azure",
+    ),
+    "bedrock": _compatible(
+        "Bedrock",
+        "models on Amazon Bedrock that have chat completions",
+        "https://bedrock-runtime.{AWS_REGION}.amazonaws.com/openai/v1",
+        "AWS_BEARER_TOKEN_BEDROCK",
+        address="BEDROCK_BASE_URL",
+        priced_as="aws",
+    ),
+    "vertex": _compatible(
+        "Vertex",
+        "models on Google Cloud, with an access token",
+        "https://{GOOGLE_CLOUD_LOCATION}-aiplatform.googleapis.com/v1/projects/{GOOGLE_CLOUD_PROJECT}"
+        "/locations/{GOOGLE_CLOUD_LOCATION}/endpoints/openapi",
+        "GOOGLE_OAUTH_ACCESS_TOKEN",
+        address="VERTEX_BASE_URL",
+        priced_as="google",
     ),
 }
 FORMS: Final = {**{name: f"{name}:MODEL" for name in ROWS}, RECORDED: f"{RECORDED}:FILE"}
@@ -90,7 +206,7 @@ def open_engine(name: str, environ: Mapping[str, str], base: Path) -> Engine:
     provider, colon, what = name.partition(":")
     where = f"engine `{name}`"
     if provider not in FORMS:
-        near = difflib.get_close_matches(provider, FORMS, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(provider, FORMS, n=3, cutoff=0.7)
         hint = " or ".join(FORMS[each] for each in near)
         hint = f"did you mean {hint}?" if near else f"there is {', '.join(FORMS.values())}"
         raise UsageError(f"there is no engine `{provider}`", where, hint)
@@ -104,7 +220,7 @@ def open_engine(name: str, environ: Mapping[str, str], base: Path) -> Engine:
     if not _MODEL.fullmatch(what) or ".." in what:
         raise UsageError(f"`{what}` is not the name of a model", where, f"write it as {FORMS[provider]}")
     key, variable = _first(row.keys, environ)
-    if row.keys and not key:
+    if not key and not row.is_open:
         looked = _listed(tuple(reversed(row.keys)), "and")
         raise KeyMissingError(f"no key for {row.who} is set", f"looked for {looked}", f"set {row.keys[-1]}")
     if key and (not re.fullmatch(r"[!-~]+", key) or key.startswith("auth_tokens/")):
@@ -133,7 +249,7 @@ def _address(row: Row, environ: Mapping[str, str]) -> tuple[str, str, str]:
     """
     url, variable = _first(row.addresses, environ)
     if not url:
-        needed = _NAMED.findall(row.base_url)
+        needed = tuple(dict.fromkeys(_NAMED.findall(row.base_url)))
         missing = [one for one in needed if not environ.get(one, "").strip()]
         if missing:
             looked = f"looked for {_listed(needed, 'and')}"
@@ -154,10 +270,10 @@ def missing(row: Row, environ: Mapping[str, str]) -> str:
     """Return what to do before the row can be used here, empty where nothing."""
     if not _is_installed(row):
         return _install(row)
-    needed = [one for one in _NAMED.findall(row.base_url) if not environ.get(one, "").strip()]
-    if _first(row.addresses, environ)[0]:
-        needed = []
-    keys = [_listed(tuple(reversed(row.keys)), "or")] if row.keys and not _first(row.keys, environ)[0] else []
+    named = () if _first(row.addresses, environ)[0] else dict.fromkeys(_NAMED.findall(row.base_url))
+    needed = [one for one in named if not environ.get(one, "").strip()]
+    is_keyed = row.is_open or _first(row.keys, environ)[0]
+    keys = [] if is_keyed else [_listed(tuple(reversed(row.keys)), "or")]
     return f"set {_listed((*needed, *keys), 'and')}" if needed or keys else ""
 
 

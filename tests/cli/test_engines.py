@@ -12,8 +12,8 @@ from tests.executor.minds import ENGINE, mind, say
 def test_what_is_there_and_what_is_missing(box: Box) -> None:
     told = box.runner("engines", rc=0).out.splitlines()
     assert told[0].startswith("gemini:MODEL") and "set GEMINI_API_KEY" in told[0].replace("GOOGLE_API_KEY or ", "")
-    assert told[1].startswith("recorded:FILE") and told[1].endswith("  ready")
-    assert told[0].index("Google's") == told[1].index("answers from") and told[0].index("set ") == told[1].index(
+    assert told[-1].startswith("recorded:FILE") and told[-1].endswith("  ready")
+    assert told[0].index("Google's") == told[-1].index("answers from") and told[0].index("set ") == told[-1].index(
         "ready"
     )
     ready = box.runner("engines", rc=0, env={"GEMINI_API_KEY": "some-key-of-mine"}).out

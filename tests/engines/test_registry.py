@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.engines import EngineError, KeyMissingError, KeyRefusedError, registry
+from runner.engines import EngineError, KeyMissingError, KeyRefusedError, Usage, registry
+from runner.engines.line import LineEngine
 from runner.errors import UsageError
 from tests.engines.benches import CASSETTES, FAULTS
 from tests.engines.wire_gemini import KEY, Answer, serving
@@ -24,8 +25,9 @@ def test_engines_are_opened_by_name() -> None:
     [
         ("gemni:x", "did you mean gemini:MODEL?"),
         ("Gemini:x", "did you mean gemini:MODEL?"),
-        ("zzz:x", "there is gemini:MODEL, recorded:FILE"),
-        ("", "there is gemini:MODEL, recorded:FILE"),
+        ("opanai:x", "did you mean openai:MODEL?"),
+        ("zzz:x", f"there is {', '.join(registry.FORMS.values())}"),
+        ("", f"there is {', '.join(registry.FORMS.values())}"),
         ("gemini", "write it as gemini:MODEL"),
         ("recorded:", "write it as recorded:FILE"),
     ],
@@ -38,19 +40,77 @@ def test_names_that_are_none_get_a_near_one(name: str, hint: str) -> None:
 
 def test_the_default_needs_a_key() -> None:
     assert registry.default_name({"GOOGLE_API_KEY": "k"}) == f"gemini:{registry.DEFAULT_GEMINI_MODEL}"
+    assert registry.default_name({"ANTHROPIC_API_KEY": "k"}).startswith("anthropic:claude-")
+    assert registry.default_name({"ANTHROPIC_API_KEY": "k", "OPENAI_API_KEY": "k"}).startswith("openai:gpt-")
     with pytest.raises(KeyMissingError) as told:
-        registry.default_name({})
-    assert "GEMINI_API_KEY and GOOGLE_API_KEY" in told.value.where
-    assert "no key is set" in told.value.where
-    assert told.value.hint.startswith("set GEMINI_API_KEY or GOOGLE_API_KEY")
+        registry.default_name({"OLLAMA_API_KEY": "k"})
+    assert (
+        told.value.where
+        == "looked for GEMINI_API_KEY, GOOGLE_API_KEY, OPENAI_API_KEY and ANTHROPIC_API_KEY: no key is set"
+    )
+    assert told.value.hint.startswith("set GEMINI_API_KEY, GOOGLE_API_KEY, OPENAI_API_KEY or ANTHROPIC_API_KEY")
+
+
+def test_a_key_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(KeyMissingError) as told:
+        registry.default_name({"OPENAI_API_KEY": "k"})
+    assert told.value.where.endswith("OPENAI_API_KEY is set, and openai is not installed")
+    assert told.value.hint.startswith("pip install 'protocol-runner[openai]'")
+
+
+def test_every_default_model_has_a_price() -> None:
+    for name, row in registry.ROWS.items():
+        if row.default:
+            assert registry.cost_usd(name, row.default, Usage(input=1, output=1)) is not None, name
 
 
 def test_the_list_says_what_is_missing() -> None:
-    assert [(each.form, each.missing) for each in registry.listed({})] == [
-        ("gemini:MODEL", "set GEMINI_API_KEY or GOOGLE_API_KEY"),
-        ("recorded:FILE", ""),
-    ]
-    assert all(not each.missing for each in registry.listed({"GEMINI_API_KEY": "k"}))
+    every = {each.form: each.missing for each in registry.listed({})}
+    assert list(every) == list(registry.FORMS.values())
+    assert every["gemini:MODEL"] == "set GEMINI_API_KEY or GOOGLE_API_KEY"
+    assert every["openai:MODEL"] == "set OPENAI_API_KEY"
+    assert every["compatible:MODEL"] == "set RUNNER_COMPATIBLE_URL"
+    assert every["azure:MODEL"] == "set AZURE_OPENAI_ENDPOINT and AZURE_OPENAI_API_KEY"
+    assert (every["ollama:MODEL"], every["recorded:FILE"]) == ("", "")
+    ready = {each.form: each.missing for each in registry.listed({"GEMINI_API_KEY": "k"})}
+    assert ready["gemini:MODEL"] == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "environ", "host"),
+    [
+        ("ollama:qwen3:8b", {}, "127.0.0.1:11434"),
+        ("ollama:qwen3:8b", {"OLLAMA_BASE_URL": "http://desk:1/v1"}, "desk:1"),
+        ("compatible:m", {"RUNNER_COMPATIBLE_URL": "https://llm.example.test/v1"}, "llm.example.test"),
+        ("openrouter:anthropic/claude-x:free", {"OPENROUTER_API_KEY": "k"}, "openrouter.ai"),
+        (
+            "azure:my-deployment",
+            {"AZURE_OPENAI_API_KEY": "k", "AZURE_OPENAI_ENDPOINT": "https://mine.openai.azure.com/"},
+            "mine.openai.azure.com",
+        ),
+        (
+            "bedrock:openai.gpt-oss-120b-1:0",
+            {"AWS_BEARER_TOKEN_BEDROCK": "k", "AWS_REGION": "us-west-2"},
+            "bedrock-runtime.us-west-2.amazonaws.com",
+        ),
+        (
+            "vertex:google/gemini-2.5-pro",
+            {"GOOGLE_OAUTH_ACCESS_TOKEN": "k", "GOOGLE_CLOUD_PROJECT": "p", "GOOGLE_CLOUD_LOCATION": "europe-west1"},
+            "europe-west1-aiplatform.googleapis.com",
+        ),
+    ],
+)
+def test_a_row_says_where_its_models_are(name: str, environ: dict[str, str], host: str) -> None:
+    engine = registry.open_engine(name, environ, Path())
+    assert isinstance(engine, LineEngine)
+    assert (engine.name, engine._place.host) == (name, host)
+
+
+def test_a_part_of_an_address_that_is_missing_is_named() -> None:
+    with pytest.raises(KeyMissingError) as told:
+        registry.open_engine("bedrock:m", {"AWS_BEARER_TOKEN_BEDROCK": "k"}, Path())
+    assert told.value.hint == "set AWS_REGION"
 
 
 def test_a_check_asks_one_small_question() -> None:
