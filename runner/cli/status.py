@@ -84,12 +84,23 @@ def tell_nothing(session: Session, as_json: bool, text: str) -> None:
 # --- JSON ----------------------------------------------------------------------------------------------------------------
 
 
-def plain_rows(project: Project, rows: Iterable[Row], known: Mapping[str, str]) -> Iterator[Row]:
-    """Yield rows as `--json` has them, one by one. `known`: the tip of each protocol that there is."""
+def plain_rows(
+    project: Project, rows: Iterable[Row], known: Mapping[str, str], only: str | None = None
+) -> Iterator[Row]:
+    """Yield rows as `--json` has them, one by one. `known`: the tip of each protocol that there is; `only`: as in `_is_listed`."""
     names, trees, describer = Names(known), record.worktree_paths(project.git), Describer(project)
     for row in rows:
         found, typed = describer.command(row, known[row["protocol"]], names.short(row["protocol"]))
-        yield _plain(project, row, found, typed, trees)
+        if _is_listed(only, row, found, to_merge=row["status"] == "completed" and typed is not None):
+            yield _plain(project, row, found, typed, trees)
+
+
+def _is_listed(only: str | None, row: Row, found: Outlook, *, to_merge: bool) -> bool:
+    """Return whether `list` shows a protocol. `only`: None (all), `open`, or of these `ready` or `waiting`."""
+    if only is None:
+        return True
+    is_open = row["status"] not in record.ENDED or to_merge
+    return is_open and (only == "open" or (only == "ready") == (found.action != "none"))
 
 
 def as_plain(project: Project, row: Row, asked: str | None = None) -> Row:
@@ -247,9 +258,14 @@ def _is_open(row: Row, slug: str) -> bool:
 
 
 @click.command("list")
+@click.option("--open", "only", flag_value="open", help="Only those that are not finished, or not merged.")
+@click.option("--ready", "only", flag_value="ready", help="Only those that the runner can advance.")
+@click.option(
+    "--waiting", "only", flag_value="waiting", help="Only those that wait for a person: an answer, a retry, a merge."
+)
 @options.as_json
 @click.pass_obj
-def list_command(session: Session, as_json: bool) -> None:
+def list_command(session: Session, as_json: bool, only: str | None) -> None:
     """List all protocols, including finished ones: number, status, steps done, age of the last commit, title."""
     try:
         project = session.project
@@ -258,7 +274,7 @@ def list_command(session: Session, as_json: bool) -> None:
         return
     known = lookup.known(project)
     if as_json:
-        session.json_rows(plain_rows(project, record.stream(project.git, known), known))
+        session.json_rows(plain_rows(project, record.stream(project.git, known), known, only))
         return
     if not known:
         tell_nothing(session, False, f"no protocols; `{program()} new` makes one")
@@ -270,6 +286,8 @@ def list_command(session: Session, as_json: bool) -> None:
     for row in record.stream(project.git, known):
         protocol = row["protocol"]
         found = describer.describe(row, known[protocol], names.short(protocol), brief=True)
+        if not _is_listed(only, row, found.outlook, to_merge=found.to_merge):
+            continue
         word = found.word
         if word == "completed":
             word = f"completed · {'waits for merge' if found.to_merge else 'merged'}"
@@ -284,6 +302,9 @@ def list_command(session: Session, as_json: bool) -> None:
         old = describe.age_of(now - when) if when is not None else "on the base"
         title = f"{row['title']} · {found.ahead.text}" if found.ahead is not None else str(row["title"])
         lines.append((names.shown(protocol), word, f"{done}/{len(every)}", old, title))
+    if not lines:
+        session.note(f"none of {len(known)} protocols: `{program()} list` shows all")
+        return
     widths = [max(len(line[at]) for line in lines) for at in range(4)]
     session.lines(
         (
