@@ -40,7 +40,7 @@ from runner.executor.step_run import Redactor
 from runner.protocol import transcript
 from runner.protocol.ids import digest
 from runner.protocol.transcript import Result, Results, Summary, Typed, Undecided
-from runner.tools import Tool, ToolError
+from runner.tools import Tool, ToolError, aliases, registry
 from runner.values import dataclass
 
 LONG = 1.0  # seconds after which a call's result is journaled at once: a kill does not repeat the call
@@ -51,8 +51,8 @@ KEEP_WHOLE = 6  # tool turns at the end that are never shortened
 Answer = TypeVar("Answer", transcript.Response, Summary)
 SHORT = 600  # characters that remain of a shortened output
 CHARACTERS_A_TOKEN = 3  # an estimate that is rather too many tokens than too few
-# The results of these are the runner's or a person's text; those of all others are untrusted.
-VOUCHED = frozenset(("finish", "ask_person", "publish_artifact", "write_file", "edit_file", "apply_patch", "remember"))
+# The results of these are the runner's or a person's text; those of all others are untrusted. `edit_file` shows lines of the file.
+VOUCHED = frozenset(("finish", "ask_person", "publish_artifact", "write_file", "apply_patch", "remember"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +140,8 @@ class BudgetStop(Exception):
 class Loop:
     """One attempt of an agent step.
 
-    `tools`: what the model may call, those that the loop itself carries out included; `tree()`: the workspace's tree now;
+    `tools`: what the model may call, those that the loop itself carries out included; `offered`: which of them it is told of, None for
+    all; `tree()`: the workspace's tree now;
     `restore(tree)`: makes the workspace hold it; `price(engine, usage)`: an upper bound in US dollars, None where it is not known;
     `most_output(engine)`: the most tokens that one of its answers can have, None where it is not known;
     `say`: prints the reason of a wait; `ensure()`: raises where nothing may start here any more; `untrusted`: whether the conversation
@@ -166,6 +167,7 @@ class Loop:
     say: Callable[[str], None] = lambda line: None
     ensure: Callable[[], None] = lambda: None
     gate: Gate = field(default_factory=Open)
+    offered: frozenset[str] | None = None
     untrusted: bool = False
     total: Total = field(default_factory=Total)
     shared_budget: SharedBudget | None = None
@@ -265,11 +267,14 @@ class Loop:
         return pending, done
 
     def _hear(self, turns: list[Turn], results: Sequence[Result]) -> None:
-        """Put the results of a whole turn's calls into the conversation."""
+        """Put the results of a whole turn's calls into the conversation, each by the name that the model called."""
+        last = turns[-1]
+        called: dict[str, str] = {call.id: call.name for call in last.calls} if isinstance(last, ModelTurn) else {}
         turns.append(
             ToolTurn(
                 results=tuple(
-                    ToolResult(id=one.id, name=one.name, content=one.content, is_error=one.error) for one in results
+                    ToolResult(id=one.id, name=called.get(one.id) or one.name, content=one.content, is_error=one.error)
+                    for one in results
                 )
             )
         )
@@ -314,9 +319,12 @@ class Loop:
 
     def _specs(self) -> tuple[ToolSpec, ...]:
         return tuple(
-            ToolSpec(name=name, description=tool.contract.description, parameters=tool.contract.parameters)
-            for name, tool in self.tools.items()
+            ToolSpec(name=name, description=tool.contract.description, parameters=registry.shown(tool.contract))
+            for name, tool in self._offered().items()
         )
+
+    def _offered(self) -> Mapping[str, Tool]:
+        return {name: tool for name, tool in self.tools.items() if self.offered is None or name in self.offered}
 
     def _ask(self, request: Request) -> tuple[Engine, Response]:
         """Return the first engine that answers, and what it says; tokens that it did not count are counted by estimate.
@@ -463,7 +471,8 @@ class Loop:
         fresh: list[Result] = []
         ended: Ended | None = None
         before = self.total.calls - len(turn.calls)
-        for at, call in enumerate(turn.calls[len(done) :], len(done)):
+        calls = [self._canonical(call) for call in turn.calls]
+        for at, call in enumerate(calls[len(done) :], len(done)):
             tool = self.tools.get(call.name)
             outside = tool is not None and tool.contract.effect == "external"
             if outside and fresh:  # what came before must not be made again where this one is the last that happens
@@ -487,6 +496,13 @@ class Loop:
         done, ended = self._note(done, fresh, ended)
         self._hear(turns, done)
         return None if ended is None else replace(ended, artifacts=self._artifacts())
+
+    def _canonical(self, call: Call) -> Call:
+        """Return a call by the names of the runner's own tools, which policy and journal know."""
+        if call.arguments is None:
+            return call
+        name, arguments = aliases.canonical(call.name, call.arguments, self.tools)
+        return replace(call, name=name, arguments=arguments)
 
     def _note(self, done: list[Result], fresh: list[Result], ended: Ended | None) -> tuple[list[Result], Ended | None]:
         """Journal results of a turn, and the tree that the calls left; return all that the turn has, and how it ended.
@@ -528,7 +544,7 @@ class Loop:
         if call.arguments is None:
             return refused(f"the arguments are malformed: {call.problem}"), None
         if tool is None:
-            return refused(f"there is no tool `{call.name}`; there are {', '.join(self.tools)}"), None
+            return refused(f"there is no tool `{call.name}`; there are {', '.join(self._offered())}"), None
         if ended is not None:
             return refused("not done: an earlier call of this turn ended the work"), None
         if self.limits.calls is not None and self.total.calls > self.limits.calls:

@@ -22,6 +22,7 @@ from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import manifest, trusted_config
 
+EXECUTORS = ("AGENTS.md",)  # what an agent step is told; CONTRIBUTING.md is for those who plan
 INSTRUCTIONS_LIMIT = 24_000  # characters of one instruction file
 MEMORY_LIMIT = 12_000  # characters of all memory
 RESULT_LIMIT = 4_000  # characters of one earlier result
@@ -68,17 +69,20 @@ def system(coworker: str | None) -> str:
 def task(run: StepRun) -> str:
     """Return the first turn of an attempt."""
     plan, step, state = run.plan, run.step, run.state
-    parts = [f"# The work: {plan.header.title}", plan.prose.strip()]
+    # `runner do` writes the same text into plan and step: it is said once.
+    whole = [_titled("The work", plan.header.title, plan.prose)] if plan.prose.strip() != step.prose.strip() else []
+    parts = list(whole)
     if plan.header.acceptance:
         parts.append("It is accepted when:\n" + "\n".join(f"- {line}" for line in plan.header.acceptance))
     if plan.header.inputs:
         parts.append(
             "Inputs:\n" + "\n".join(f"- {key}: {json.dumps(value)}" for key, value in plan.header.inputs.items())
         )
-    parts.append("Its steps:\n" + "\n".join(_line(one, step, state) for one in plan.steps))
+    if len(plan.steps) > 1:
+        parts.append("Its steps:\n" + "\n".join(_line(one, step, state) for one in plan.steps))
     if plan.context:
         parts.append(f"# Notes\n\n{plan.context.strip()}")
-    parts += instructions(run.project)
+    parts += instructions(run.project, EXECUTORS)
     results = {slug: result for slug, result in run.results.items() if result is not None}
     for slug, result in results.items():
         shown = json.dumps(result, indent=1, ensure_ascii=False)[:RESULT_LIMIT]
@@ -86,12 +90,19 @@ def task(run: StepRun) -> str:
     found = _findings(run)
     if found:
         parts.append(f"This is attempt {run.attempt}. The one before did not do:\n{fence(found, 'findings')}")
-    parts.append(f"# Your step: {step.header.title}\n\n{step.prose.strip()}")
+    parts.append(_titled("Your step" if whole else "Your task", step.header.title, step.prose))
     if step.header.outputs:
         parts.append("It must leave: " + ", ".join(step.header.outputs))
     if step.checks:
         parts.append("It is checked with: " + "; ".join(f"`{check}`" for check in step.checks))
     return "\n\n".join(part for part in parts if part)
+
+
+def _titled(what: str, title: str, text: str) -> str:
+    """Return a text below its title, which is left out where it is only how the text begins."""
+    start = " ".join(title.removesuffix("…").split())
+    heading = f"# {what}" if " ".join(text.split()).startswith(start) else f"# {what}: {title}"
+    return f"{heading}\n\n{text.strip()}".strip()
 
 
 def _line(one: Step, step: Step, state: State) -> str:
@@ -104,13 +115,13 @@ def _line(one: Step, step: Step, state: State) -> str:
     )
     said = f"- {one.number:02d}-{one.slug} ({mark})"
     # The approval of a step leaves later steps' files out, so that nothing in them is among the words that are trusted.
-    return said if one.number > step.number else f"{said}: {one.header.title}"
+    return said if one.number >= step.number else f"{said}: {one.header.title}"
 
 
-def instructions(project: Project) -> list[str]:
-    """Return the project's own instructions and memory, as the trusted branch has them."""
+def instructions(project: Project, names: Sequence[str] = manifest.INSTRUCTIONS) -> list[str]:
+    """Return the project's own instructions and memory, as the trusted branch has them. `names`: of those that an approval binds."""
     found = []
-    for name in manifest.INSTRUCTIONS:  # those that a word is about
+    for name in names:
         data = project.trusted.blob(project.git, name)
         if data:
             text = data.decode("utf-8", "replace")[:INSTRUCTIONS_LIMIT]

@@ -21,7 +21,7 @@ from runner.protocol.config import ToolModule
 from runner.store import workspace
 from runner.store.project import Project
 from runner.tools import Contract, Tool, ToolError, patch, registry
-from runner.tools.agent import AgentTools
+from runner.tools.agent import CORE, WITHOUT_SHELL, AgentTools
 from runner.tools.commands import Commands, WorkspaceAlias
 from runner.tools.python import ProjectPython, PythonTools
 from runner.trust import policy
@@ -138,6 +138,28 @@ def open_agent_tools(run: StepRun) -> Iterator[dict[str, Tool]]:
             kept = {*named, *own, *ALWAYS}
             tools = {name: tool for name, tool in tools.items() if name in kept}
         yield tools
+
+
+def offered(run: StepRun, tools: Mapping[str, Tool]) -> frozenset[str]:
+    """Return which of the tools a model is told of; it may call the others too, by the names that it knows them by.
+
+    These are all that an agent file lists by name, and the project's own. Else those that small work needs, those that stand in for
+    a shell that a rule holds back, those for memory where there is any, and each that the plan, the step or a rule names.
+    """
+    agent, wanted = run.agent, {*CORE, *ALWAYS, "fetch"}
+    if agent and any(isinstance(tool, str) for tool in agent.tools):
+        return frozenset(tools)
+    rules = permissions.trusted_config(run.project).policy
+    shell = tools.get("shell")
+    if shell is None or judge_of(run)(shell.contract, {"command": "true"}, False).verdict != "allow":
+        wanted |= {*WITHOUT_SHELL}
+    if run.project.git.tree(f"{run.project.trusted.commit}:{paths.MEMORY.rstrip('/')}"):
+        wanted |= {"remember", "recall"}
+    said = "\n".join((run.plan.prose, run.plan.context or "", run.step.prose))
+    allowed = {name for rule in (rules.content.rules if rules else ()) if rule.allow for name in rule.allow.tool or ()}
+    wanted |= {name for name, tool in tools.items() if tool.contract.source != "built in" or f"`{name}`" in said}
+    wanted |= allowed
+    return frozenset(wanted & tools.keys())
 
 
 def _modules(run: StepRun) -> list[ToolModule]:

@@ -25,19 +25,22 @@ GIT_TIMEOUT = 60.0
 
 # What each tool does, written for the model.
 DESCRIPTIONS: Final = {
-    "read_file": "Read a text file, or a part of it.",
-    "write_file": "Make a file or replace all of it. To change a part, use edit_file.",
-    "edit_file": "Replace text in a file: `old` has to stand there exactly, and once.",
-    "apply_patch": "Apply a unified diff. Every line that it removes or keeps has to stand there exactly; all files change, or none.",
+    "read_file": "Read a text file, or lines of it.",
+    "write_file": "Make a file, or replace all of it.",
+    "edit_file": "Replace parts of a file.",
+    "apply_patch": "Apply a unified diff: all of it, or nothing.",
     "list_files": "List files below a folder. Folders of dependencies and caches are named, their files not listed.",
-    "search_text": "Find lines of files that match a regular expression. Folders of dependencies and caches are left out.",
+    "search_text": "Search files, but for dependencies and caches.",
     "run": "Run a program in the workspace, without a shell. There is no network, and what it started ends with it.",
-    "shell": "Run a line of sh in the workspace. There is no network, and what it started ends with it.",
+    "shell": "Run a line of {shell} at the top of /workspace. Folder, variables and processes end with the call.",
     "git": f"Look at the workspace's history: {', '.join(git.COMMANDS)}. It changes nothing.",
     "fetch": "Fetch a page as text, over https, of a host that is allowed.",
     "remember": "Keep a fact for later protocols, under .protocols/memory/. A name that is there is replaced.",
     "recall": "Look up what was remembered.",
 }
+# What small work needs. The others are there, and are offered where something calls for them.
+CORE: Final = ("read_file", "search_text", "edit_file", "write_file", "shell")
+WITHOUT_SHELL: Final = ("list_files", "run", "git")  # do what a shell would
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ class BoundTool:
     def call(self, arguments: Mapping[str, Any]) -> Any:
         """Check the arguments and call `do`; see `Tool.call`."""
         given = read_arguments(self.contract, self.takes, arguments)
-        return self.gives.model_validate(self.do(given.model_dump())).model_dump()
+        return self.gives.model_validate(self.do(given.model_dump())).model_dump(exclude_defaults=True)
 
 
 def _bound(
@@ -62,8 +65,10 @@ def _bound(
     gives: type[Value],
     do: Callable[[dict[str, Any]], dict[str, Any]],
     timeout: float,
+    **words: str,
 ) -> BoundTool:
-    return BoundTool(contract_of(name, DESCRIPTIONS[name], effect, takes, gives, timeout), takes, gives, do)
+    about = DESCRIPTIONS[name].format(**words)
+    return BoundTool(contract_of(name, about, effect, takes, gives, timeout), takes, gives, do)
 
 
 class AgentTools:
@@ -74,6 +79,7 @@ class AgentTools:
         self._allowed, self._commands, self._timeout = allowed, commands, default_timeout
         self._host = commands.sandbox.name == "host"
         self._files = FileWorker(commands.sandbox, commands.work, commands.alias)
+        self._shell = "sh" if shutil.which("bash", path=commands.env.get("PATH", "")) is None else "bash"
         # rg checks a file and then opens it by name: on the host, a link made in between would lead it out of the workspace.
         has_rg = not self._host and shutil.which("rg", path=commands.env.get("PATH", ""))
         self._ripgrep = Ripgrep(commands) if has_rg else None
@@ -104,7 +110,7 @@ class AgentTools:
             files("list_files", "read", v.ListFilesInput, v.ListFilesOutput),
             _bound("search_text", "read", v.SearchTextInput, v.SearchTextOutput, self._search, FILES_TIMEOUT),
             _bound("run", effect, v.RunInput, v.Result, self._run, self._timeout),
-            _bound("shell", effect, v.ShellInput, v.Result, self._run, self._timeout),
+            _bound("shell", effect, v.ShellInput, v.Result, self._run, self._timeout, shell=self._shell),
             _bound("git", "read", v.GitInput, v.Result, self._git, GIT_TIMEOUT),
             _bound("fetch", "read", v.FetchInput, v.FetchOutput, self._fetch, TIMEOUT),
             files("remember", "workspace", v.RememberInput, v.RememberOutput),
@@ -120,7 +126,7 @@ class AgentTools:
         return self._files.ask("apply_patch", {"files": patch.parse(given["patch"])}, FILES_TIMEOUT)
 
     def _run(self, given: dict[str, Any]) -> dict[str, Any]:
-        argv = given["argv"] if "argv" in given else ("sh", "-c", given["command"])
+        argv = given["argv"] if "argv" in given else (self._shell, "-c", given["command"])
         return self._commands.run(tuple(argv), given["timeout"] or self._timeout)
 
     def _search(self, given: dict[str, Any]) -> dict[str, Any]:

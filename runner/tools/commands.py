@@ -5,19 +5,23 @@ A model sees the workspace under one name on every machine, and texts cut to a u
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 import re
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from runner import beneath
 from runner.sandbox import Command, Outcome, Sandbox, explain
 from runner.tools import ToolError
 
 WORKSPACE = "/workspace"
-MOST = 30_000  # characters of one answer
-HEAD = 10_000  # of these, from the start; the end of a command's output usually matters most
-KEPT = 4 * MOST  # bytes of the output's end, which is no more than MOST characters
+MOST = 10_000  # characters of one answer; each is sent again with every request that follows
+HEAD = 4_000  # of these, from the start; the end of a command's output usually matters most
+KEPT = 4_000_000  # bytes of the output's start that are folded and kept in a file
+TAIL = 4 * MOST  # bytes of the output's end, which is no more than MOST characters
+OUTPUTS = "outputs"  # the folder in HOME with the outputs that were cut
 MOST_OUTPUT = 100_000_000  # bytes, after which a command is ended
 MOST_ARGUMENT = 120_000  # bytes; Linux takes 128 KiB (MAX_ARG_STRLEN)
 MOST_ARGUMENTS = 1_000_000  # bytes in all
@@ -60,18 +64,44 @@ class WorkspaceAlias:
         return self._shown.sub(lambda found: str(self.path), text)
 
 
-def bounded(head: str, tail: str | None = None, size: int | None = None, digest: str | None = None) -> tuple[str, bool]:
-    """Return text of at most `MOST` characters and a note, and whether it was cut in the middle.
+def bounded(head: str, tail: str | None = None, size: int | None = None, more: str = "") -> tuple[str, bool]:
+    """Return text of at most `MOST` characters and a note, cut in the middle at ends of lines, and whether it was cut.
 
-    `tail`: the end of a text of `size` bytes with that `digest`, of which only `head` and `tail` were kept.
+    `tail`: the end of a text of `size` bytes, of which only `head` and `tail` were kept; `more`: where the whole is.
     """
     if tail is None and len(head) <= MOST:
         return head, False
-    if tail is None:
-        size, digest = len(head.encode()), "sha256:" + hashlib.sha256(head.encode()).hexdigest()
+    size = len(head.encode()) if size is None else size
     kept, end = head[:HEAD], (head if tail is None else tail)[-(MOST - HEAD) :]
-    note = f"\n[… cut here: of {size:,} bytes in all ({digest}) the middle is left out …]\n"
-    return kept + note + end, True
+    last, first = kept.rfind("\n") + 1, end.find("\n") + 1
+    kept, end = kept[:last] if last > HEAD // 2 else kept + "\n", end[first:] if first < len(end) // 2 else end
+    return f"{kept}[… of {size:,} bytes in all the middle is left out{more} …]\n{end}", True
+
+
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+_DOTS = re.compile(r"\.{20,}")
+_PROGRESS = re.compile(r"\.{20,}(\s*\[\s*\d+%\])?")
+
+
+def folded(text: str) -> str:
+    """Return output without what says nothing: states of a progress bar but the last, runs of dots, repeats of a line."""
+    lines = [_bare(line) for line in text.split("\n")]
+    out = list[str]()
+    for key, group in itertools.groupby(lines, lambda line: _PROGRESS if _PROGRESS.fullmatch(line) else line):
+        same = list(group)
+        if key is _PROGRESS:
+            dots = sum(line.count(".") for line in same)
+            out.append(f"[{dots} dots]{same[-1].lstrip('.')}")
+        elif len(same) > 3:
+            out += [same[0], f"[{len(same) - 1} more such lines]"]
+        else:
+            out += same
+    return "\n".join(out)
+
+
+def _bare(line: str) -> str:
+    line = next((part for part in reversed(_ESCAPES.sub("", line).split("\r")) if part.strip()), "")
+    return line if _PROGRESS.fullmatch(line) else _DOTS.sub(lambda found: f"[{len(found[0])} dots]", line)
 
 
 class _EndlessError(Exception):
@@ -152,16 +182,37 @@ class Commands:
             writable=folders if writes else (),
             readable=self._readable if writes else (*folders, *self._readable),
             links=((self.alias.name, str(self.alias.path)),),
-            keep=KEPT,
+            keep=TAIL,
         )
 
     def _output(self, head: bytes, outcome: Outcome) -> tuple[str, bool]:
-        if outcome.size <= len(head):
-            text, cut = bounded(self.alias.hide_all(head.decode(errors="replace")))
-            return text, cut
-        first = self.alias.hide_all(head.decode(errors="replace"))[:HEAD]
-        last = self.alias.hide_all(outcome.tail.decode(errors="replace"))[-MOST:]
-        return bounded(first, last, outcome.size, outcome.digest)
+        whole = outcome.size <= len(head)
+        first = folded(self.alias.hide_all(head.decode(errors="replace")))
+        if whole and len(first) <= MOST:
+            return first, False
+        last = None if whole else folded(self.alias.hide_all(outcome.tail.decode(errors="replace")))
+        return bounded(first, last, outcome.size, self._kept(head, outcome))
+
+    def _kept(self, head: bytes, outcome: Outcome) -> str:
+        """Keep an output in a file in HOME that commands can read; return words that name it."""
+        home = Path(self.env.get("HOME", "/"))
+        folder, part = f"{home.name}/{OUTPUTS}", "the whole is"
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(head)
+            if outcome.size > len(head):
+                part = f"its first {len(head):,} bytes and its end are"
+                file.write(
+                    b"\n[... %d bytes are left out ...]\n" % max(0, outcome.size - len(head) - len(outcome.tail))
+                )
+                file.write(outcome.tail)
+            file.flush()
+            try:
+                name = f"{len(beneath.names(home.parent, folder)) + 1}.txt"
+                if home not in self._writable or not beneath.copy(home.parent, f"{folder}/{name}", Path(file.name)):
+                    return ""
+            except OSError:  # a command took the folder away or locked it
+                return ""
+        return f"; {part} in ~/{OUTPUTS}/{name}"
 
 
 def _refuse_argv(argv: tuple[str, ...]) -> None:

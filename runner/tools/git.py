@@ -62,9 +62,18 @@ COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
         ("-L", "--since", "--abbrev", "--date"),
     ),
+    "ls-files": (
+        (
+            *("-c", "--cached", "-d", "--deleted", "-m", "--modified", "-o", "--others", "-i", "--ignored", "-s"),
+            *("--stage", "-u", "--unmerged", "-t", "-z", "--directory", "--no-empty-directory", "--exclude-standard"),
+            *("--deduplicate", "--eol"),
+        ),
+        ("-x", "--exclude", "--abbrev"),
+    ),
 }
 _VALUED = ("-n", "-S", "-G", "-L", "-U", "--max-count", "--skip", "--since", "--after", "--until", "--before", "--author",
-           "--committer", "--grep", "--format", "--pretty", "--date", "--diff-filter", "--unified")  # may stand apart  # fmt: skip
+           "--committer", "--grep", "--format", "--pretty", "--date", "--diff-filter", "--unified",
+           "-x", "--exclude")  # may stand apart  # fmt: skip
 
 # Each would start a program, or ask a person.
 _OFF = (
@@ -81,6 +90,7 @@ _ALWAYS = {
     "log": ("--no-ext-diff", "--no-textconv", "--ignore-submodules=all", "--no-color"),
     "show": ("--no-ext-diff", "--no-textconv", "--ignore-submodules=all", "--no-color"),
     "blame": ("--no-progress",),
+    "ls-files": (),
 }
 # The configuration of a workspace's own repository, and other harmless keys. Every other key may start a program
 # (filters, drivers, aliases, includes), and they cannot all be listed.

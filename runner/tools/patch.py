@@ -1,7 +1,8 @@
-"""Parse a unified diff strictly into one change per file.
+"""Parse a patch into one change per file: a unified diff, or the form `*** Begin Patch` of OpenAI's models.
 
-`worker`, which has the files, checks whether it fits them. Besides hunks, a patch may create and delete files, and set the mode of a
-file that it creates. Renames, copies, other modes and binary patches are refused by name.
+`worker`, which has the files, finds each hunk by its text. Models often miscount, so the counts of a hunk's header only decide
+where they fit the lines that follow. Besides hunks, a patch may create and delete files, and set the mode of a file that it
+creates. Renames, copies, other modes and binary patches are refused by name.
 """
 
 from __future__ import annotations
@@ -14,24 +15,30 @@ from runner.tools import ToolError
 _HUNK = re.compile(r"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 _REFUSED = ("rename ", "copy ", "similarity ", "dissimilarity ", "old mode", "new mode", "GIT binary", "Binary files")
 _NOTHING = "/dev/null"
+_BEGIN, _END = "*** Begin Patch", "*** End Patch"
+_NAMED = re.compile(r"\*\*\* (Update|Add|Delete) File: (.+)")
 
 
 def parse(patch: str) -> list[dict[str, Any]]:
     """Return the changes, in the patch's order: `path`, `kind`, `mode` and `hunks`, as the worker's `apply_patch` takes them.
 
+    Of a hunk: `line` of the patch, `start` in the file (None where the patch does not say), `after` (a line of the file that is
+    before it, or None), `old` and `new`.
+
     Raises:
-        ToolError: it is not a unified diff; the line is named.
+        ToolError: it is no patch; the line is named.
     """
     lines = patch.split("\n")
     if lines and not lines[-1]:
         lines.pop()
     files: list[dict[str, Any]] = []
+    begun = patch.lstrip().startswith(_BEGIN)
     at = 0
     while at < len(lines):
-        if not lines[at].strip():
+        if not lines[at].strip() or (begun and lines[at].strip() in (_BEGIN, _END)):
             at += 1
             continue
-        at, file = _file(lines, at)
+        at, file = (_named_file if begun else _file)(lines, at)
         if any(file["path"] == other["path"] for other in files):
             raise ToolError(f"the patch changes {file['path']} twice")
         files.append(file)
@@ -83,40 +90,79 @@ def _file(lines: list[str], at: int) -> tuple[int, dict[str, Any]]:
     return at, {"path": old if gone else new, "kind": kind, "mode": mode, "hunks": hunks}
 
 
+def _named_file(lines: list[str], at: int) -> tuple[int, dict[str, Any]]:
+    """Parse a file of the form `*** Begin Patch`."""
+    named = _NAMED.fullmatch(lines[at].rstrip())
+    if named is None:
+        raise _wrong(
+            at, lines[at], "`*** Update File: FILE`, `*** Add File: FILE` or `*** Delete File: FILE` is expected"
+        )
+    kind = {"Update": "change", "Add": "create", "Delete": "delete"}[named[1]]
+    file: dict[str, Any] = {"path": named[2].strip(), "kind": kind, "mode": None, "hunks": []}
+    first, at = at, at + 1
+    if at < len(lines) and lines[at].startswith("*** Move to:"):
+        raise _wrong(at, lines[at], "renames are not for a patch; create the one file and delete the other")
+    while (
+        at < len(lines) and kind != "delete" and not lines[at].startswith(("*** Update", "*** Add", "*** Delete", _END))
+    ):
+        head = lines[at] if lines[at].startswith("@@") else ""
+        at, old, new = _lines_of_hunk(lines, at + bool(head))
+        if kind == "create" and (old or head):
+            raise _wrong(first, lines[first], "a new file is added lines alone")
+        if old or new:
+            after = head.strip("@ ") or None
+            file["hunks"].append({"line": at, "start": None, "after": after, "old": old, "new": new})
+        at += at < len(lines) and lines[at].strip() == "*** End of File"
+        if at < len(lines) and not lines[at].startswith(("@@", "*** ")):
+            raise _wrong(at, lines[at], "a line of a hunk begins with a space, - or +")
+    if kind == "change" and not file["hunks"]:
+        raise _wrong(first, lines[first], "a hunk is expected: `@@`, then lines that begin with a space, - or +")
+    return at, file
+
+
 def _hunks(lines: list[str], at: int) -> tuple[int, list[dict[str, Any]]]:
     hunks: list[dict[str, Any]] = []
     while at < len(lines) and lines[at].startswith("@@"):
-        head = _HUNK.match(lines[at])
-        if head is None:
-            raise _wrong(at, lines[at], "`@@ -LINE,COUNT +LINE,COUNT @@` is expected")
-        start, olds, news = int(head[1]), int(head[2] or 1), int(head[4] or 1)
-        hunk: dict[str, Any] = {"line": at + 1, "start": start, "old": [], "new": []}
-        at += 1
-        while at < len(lines) and (len(hunk["old"]) < olds or len(hunk["new"]) < news):
-            sign, text = lines[at][:1] or " ", lines[at][1:] + "\n"
-            if sign not in (" ", "-", "+"):
-                break
-            if sign in " -":
-                hunk["old"].append(text)
-            if sign in " +":
-                hunk["new"].append(text)
-            at += 1
-            if at < len(lines) and lines[at].startswith("\\"):
-                for side in ("old",) * (sign in " -") + ("new",) * (sign in " +"):
-                    hunk[side][-1] = text[:-1]
-                at += 1
-        if (len(hunk["old"]), len(hunk["new"])) != (olds, news) or (
-            at < len(lines)
-            and lines[at][:1] in ("+", "-", " ")
-            and not lines[at].startswith("--- ")
-            and lines[at].strip()
-        ):
-            told = f"it says {olds} old and {news} new lines, but another number follows"
-            raise _wrong(hunk["line"] - 1, lines[hunk["line"] - 1], told)
-        if not hunk["old"] and not hunk["new"]:
-            raise _wrong(hunk["line"] - 1, lines[hunk["line"] - 1], "the hunk is empty")
-        hunks.append(hunk)
+        line, head, first = at + 1, _HUNK.match(lines[at]), at + 1
+        counts = (int(head[2] or 1), int(head[4] or 1)) if head else None
+        at, old, new = _lines_of_hunk(lines, first, counts)
+        ends = at == len(lines) or lines[at].startswith(("@@", "diff --git ", "--- ")) or not lines[at].strip()
+        if counts is not None and (counts != (len(old), len(new)) or not ends):  # miscounted: what follows decides
+            at, old, new = _lines_of_hunk(lines, first)
+        if at < len(lines) and lines[at].strip() and not lines[at].startswith(("@@", "diff --git ", "--- ")):
+            raise _wrong(at, lines[at], "a line of a hunk begins with a space, - or +")
+        if not old and not new:
+            raise _wrong(line - 1, lines[line - 1], "the hunk is empty")
+        after = None if head else lines[line - 1].strip("@ ") or None
+        hunks.append({"line": line, "start": int(head[1]) if head else None, "after": after, "old": old, "new": new})
     return at, hunks
+
+
+def _lines_of_hunk(
+    lines: list[str], at: int, counts: tuple[int, int] | None = None
+) -> tuple[int, list[str], list[str]]:
+    """Return where the hunk that starts at a line ends, and its old and its new lines; without `counts`, by what follows it."""
+    old, new, blank = list[str](), list[str](), 0
+    while at < len(lines) and (counts is None or len(old) < counts[0] or len(new) < counts[1]):
+        line = lines[at]
+        if line[:1] not in ("", " ", "-", "+"):
+            break
+        if counts is None and line.startswith("--- ") and lines[at + 1 : at + 2] and lines[at + 1].startswith("+++ "):
+            break  # the next file
+        sign, text = line[:1] or " ", line[1:] + "\n"
+        blank = blank + 1 if not line else 0
+        if sign in " -":
+            old.append(text)
+        if sign in " +":
+            new.append(text)
+        at += 1
+        if at < len(lines) and lines[at].startswith("\\"):
+            for side in (old,) * (sign in " -") + (new,) * (sign in " +"):
+                side[-1] = text[:-1]
+            at += 1
+    if counts is None and blank:  # they part the hunk from the next one
+        del old[-blank:], new[-blank:]
+    return at, old, new
 
 
 def _name(text: str) -> str:

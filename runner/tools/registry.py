@@ -34,7 +34,6 @@ def _whole(value: Any) -> Any:
 Line = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
 Most = Annotated[int, Field(ge=1, le=1000), BeforeValidator(_whole)]
 Seconds = Annotated[float, Field(gt=0, le=3600, description="seconds until it is ended")]
-Path = Annotated[str, Field(description="relative to the workspace")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$", description="lower case letters, digits and -")]
 
 
@@ -45,44 +44,41 @@ class Given(Value):
 
 
 class ReadFileInput(Given):
-    path: Path
+    path: str
     start_line: Line | None = None
     end_line: Line | None = None
 
 
 class ReadFileOutput(Value):
-    path: str
-    text: str = Field(description="lines with their numbers and a tab before them")
-    lines: int = Field(description="how many the file has in all")
-    note: str
+    """What a default says is left out of a result, here and below."""
+
+    text: str
+    note: str = ""
 
 
 class WriteFileInput(Given):
-    path: Path
+    path: str
     content: str
 
 
 class WriteFileOutput(Value):
-    path: str
     bytes: int
-    created: bool
+    replaced: bool = False
 
 
 class Edit(Given):
-    old: str = Field(description="what stands there, exactly, without line numbers")
-    new: str = Field(description="what shall stand there")
-    all: bool | None = Field(None, description="replace it everywhere; without this it has to stand there once")
+    old: str = Field(description="the exact text, which is there once")
+    new: str
+    all: bool | None = Field(None, description="replace it everywhere")
 
 
 class EditFileInput(Given):
-    path: Path
-    edits: list[Edit] = Field(min_length=1, description="made one after the other; all of them, or none")
+    path: str
+    edits: list[Edit] = Field(min_length=1, description="in order; all of them, or none")
 
 
 class EditFileOutput(Value):
-    path: str
-    replaced: int
-    lines: list[int] = Field(description="where, in the file as it was when each edit was made")
+    changed: str = Field(description="the changed lines, with their numbers")
 
 
 class ApplyPatchInput(Given):
@@ -99,27 +95,27 @@ class ApplyPatchOutput(Value):
 
 
 class ListFilesInput(Given):
-    path: Path | None = None
+    path: str | None = None
     glob: str | None = Field(None, description="such as *.py or src/**/test_*.py")
     depth: Line | None = Field(None, description="how many levels of folders")
 
 
 class ListFilesOutput(Value):
     files: list[str]
-    note: str
+    note: str = ""
 
 
 class SearchTextInput(Given):
-    pattern: str = Field(min_length=1, description="a regular expression; lines are searched one by one")
-    path: Path | None = None
-    glob: str | None = Field(None, description="such as *.py or src/**")
+    pattern: str = Field(min_length=1, description="regular expression, for one line")
+    path: str | None = None
+    glob: str | None = Field(None, description="such as src/**/*.py")
     ignore_case: bool | None = None
-    max: Most | None = Field(None, description="how many matches; 100 where it is not given")
+    max: Most | None = Field(None, description="matches; default 100")
 
 
 class SearchTextOutput(Value):
     matches: list[str] = Field(description="path:line:text")
-    note: str
+    note: str = ""
 
 
 class RunInput(Given):
@@ -128,7 +124,7 @@ class RunInput(Given):
 
 
 class ShellInput(Given):
-    command: str = Field(min_length=1, description="for sh -c")
+    command: str = Field(min_length=1)
     timeout: Seconds | None = None
 
 
@@ -137,8 +133,8 @@ class Result(Value):
 
     exit_code: int
     output: str
-    timed_out: bool
-    truncated: bool
+    timed_out: bool = False
+    truncated: bool = False
 
 
 class GitInput(Given):
@@ -162,7 +158,7 @@ class RememberInput(Given):
 
 class RememberOutput(Value):
     path: str
-    replaced: bool
+    replaced: bool = False
 
 
 class RecallInput(Given):
@@ -176,7 +172,7 @@ class Fact(Value):
 
 class RecallOutput(Value):
     facts: list[Fact]
-    note: str
+    note: str = ""
 
 
 class AskPersonInput(Given):
@@ -188,7 +184,7 @@ class AskPersonOutput(Value):
 
 
 class PublishArtifactInput(Given):
-    path: Path
+    path: str
     name: Name | None = None
 
 
@@ -251,7 +247,7 @@ def contract_of(
 
 ASK_PERSON = contract_of(
     "ask_person",
-    "Ask a person and wait for the answer, which may take days. Only for what neither the files nor the plan say.",
+    "Ask a person, who may take days, what only a person can decide.",
     "read",
     AskPersonInput,
     AskPersonOutput,
@@ -270,7 +266,25 @@ FINISH = contract_of(
     FinishInput,
     FinishOutput,
 )
+_BOUNDS = ("additionalProperties", "minLength", "maxLength", "minItems", "minimum", "maximum", "exclusiveMinimum")
 LOOP: dict[str, Contract] = {contract.name: contract for contract in (ASK_PERSON, PUBLISH_ARTIFACT, FINISH)}
+
+
+def shown(contract: Contract) -> Mapping[str, Any]:
+    """Return the schema of a tool's arguments as a model sees it: of the runner's own without the bounds, which an error names."""
+    found: Mapping[str, Any] = _plain(contract.parameters) if contract.source == "built in" else contract.parameters
+    return found
+
+
+def _plain(part: Any) -> Any:
+    if isinstance(part, list):
+        return [_plain(item) for item in part]
+    if not isinstance(part, Mapping):
+        return part
+    found = {key: _plain(value) for key, value in part.items() if key not in (*_BOUNDS, "properties")}
+    return found | (
+        {"properties": {n: _plain(v) for n, v in part["properties"].items()}} if "properties" in part else {}
+    )
 
 
 def read_arguments(contract: Contract, takes: type[Taken], arguments: Mapping[str, Any]) -> Taken:

@@ -32,6 +32,8 @@ MOST_SEARCHED = 5_000_000  # bytes of a file that is searched; a larger one is n
 MOST_SHOWN = 30_000  # characters of an answer
 MOST_OF_LINE = 2_000
 MOST_OF_MATCH = 300
+MOST_PLACES = 10  # that an edit shows
+AROUND = 4  # lines of the start and of the end of a long part that was changed
 MOST_LISTED = 1_000
 MOST_DEEP = 64
 HOPS = 40
@@ -300,10 +302,14 @@ def _lines(text: str) -> list[str]:
     return [line + "\n" for line in found[:-1]] + ([found[-1]] if found[-1] else [])
 
 
-def _numbered(number: int, line: str) -> str:
+def _bounded_line(line: str) -> str:
     line = line.rstrip("\n")
     more = len(line) - MOST_OF_LINE
-    return f"{number:>5}\t{line[:MOST_OF_LINE]}" + (f"[… {more:,} more characters]" if more > 0 else "")
+    return line[:MOST_OF_LINE] + (f"[… {more:,} more characters]" if more > 0 else "")
+
+
+def _numbered(number: int, line: str) -> str:
+    return f"{number}\t{_bounded_line(line)}"
 
 
 def _line_of(text: str, at: int) -> int:
@@ -427,12 +433,15 @@ def read_file(root: Root, path: str, start_line: int | None = None, end_line: in
         notes.append("there is no line feed at its end")
     out, size = list[str](), 0
     for number in range(first, last + 1):
-        line = _numbered(number, lines[number - 1])
+        line = _bounded_line(lines[number - 1])
         if (size := size + len(line) + 1) > MOST_SHOWN and out:
-            notes.append(f"only lines {first}-{number - 1} are shown; continue with start_line={number}")
+            notes.append(f"lines {first}-{number - 1} of {len(lines)}; continue with start_line={number}")
             break
         out.append(line)
-    return {"path": shown, "text": "\n".join(out), "lines": len(lines), "note": "; ".join(notes)}
+    else:
+        if (first, last) != (1, len(lines)):
+            notes.append(f"lines {first}-{last} of {len(lines)}")
+    return {"text": "\n".join(out), "note": "; ".join(notes)}
 
 
 def write_file(root: Root, path: str, content: str) -> dict[str, Any]:
@@ -443,7 +452,7 @@ def write_file(root: Root, path: str, content: str) -> dict[str, Any]:
                 data = Text(_read(place, root), path).fit(content).encode()
     with root.walk(path, writing=True, make=True) as place:
         _write(place, data, None)
-        return {"path": place.path, "bytes": len(data), "created": place.mode is None}
+        return {"bytes": len(data), "replaced": place.mode is not None}
 
 
 def edit_file(root: Root, path: str, edits: list[dict[str, Any]]) -> dict[str, Any]:
@@ -451,19 +460,21 @@ def edit_file(root: Root, path: str, edits: list[dict[str, Any]]) -> dict[str, A
         data = _read(place, root)
         _refuse_binary(data, place.path)
         held = Text(data, place.path)
-        text, places = held.text, list[int]()
+        text, spans = held.text, list[tuple[int, int]]()
         for number, edit in enumerate(edits, 1):
             which = f"edit {number} of {len(edits)}: " if len(edits) > 1 else ""
             try:
-                text, changed = _edited(held, text, edit, root, place.path)
+                text, spans = _edited(held, text, edit, root, place.path, spans)
             except RefusedError as error:
                 raise RefusedError(f"{which}{error}" + ("; no edit was made" if len(edits) > 1 else "")) from None
-            places += changed
         _write(place, held.bytes(text), None)
-        return {"path": place.path, "replaced": len(places), "lines": places[:100]}
+        return {"changed": _changed(text, spans)}
 
 
-def _edited(held: Text, text: str, edit: dict[str, Any], root: Root, path: str) -> tuple[str, list[int]]:
+def _edited(
+    held: Text, text: str, edit: dict[str, Any], root: Root, path: str, spans: list[tuple[int, int]]
+) -> tuple[str, list[tuple[int, int]]]:
+    """Return the text after an edit, and where it was changed by this edit and those before it (`spans`), as start and end."""
     old, new = held.fit(edit["old"]), held.fit(edit["new"])
     if not old:
         raise RefusedError("`old` is empty; write_file makes or replaces a whole file")
@@ -479,18 +490,41 @@ def _edited(held: Text, text: str, edit: dict[str, Any], root: Root, path: str) 
     found = _positions(text, old)
     if not found:
         where = _nearest(text.replace("\r\n", "\n"), old.replace("\r\n", "\n"))
-        raise RefusedError(f"`old` is not in {path} (spaces count, line numbers are not part of it){where}")
+        raise RefusedError(f"`old` is not in {path} (spaces count){where}")
     lines = [_line_of(text, at) for at in found]
     if len(found) > 1 and not edit.get("all"):
         raise RefusedError(
             f"`old` is in {path} {len(found)} times, at lines {_some(lines)}; give more of the text around it, or `all`"
         )
-    return text.replace(old, new), lines
+    more = len(new) - len(old)
+    moved = [tuple(at + more * sum(one < at for one in found) for at in span) for span in spans]
+    made = [(at + more * number, at + more * number + len(new)) for number, at in enumerate(found)]
+    return text.replace(old, new), [*((start, max(start, end)) for start, end in moved), *made]
+
+
+def _changed(text: str, spans: list[tuple[int, int]]) -> str:
+    """Return the changed lines with their numbers and one line around them; of many, and of a long part, some are left out."""
+    lines, ranges = text.removesuffix("\n").split("\n"), list[list[int]]()
+    for start, end in sorted(spans):
+        first, last = max(1, _line_of(text, start) - 1), min(_line_of(text, max(start, end - 1)) + 1, len(lines))
+        if ranges and first <= ranges[-1][1] + 1:
+            ranges[-1][1] = max(last, ranges[-1][1])
+        else:
+            ranges.append([first, last])
+    out = list[str]()
+    for first, last in ranges[:MOST_PLACES]:
+        numbers = [*range(first, last + 1)]
+        shown = numbers if len(numbers) <= 2 * AROUND else [*numbers[:AROUND], 0, *numbers[-AROUND:]]
+        out += [f"{number}\t{lines[number - 1].rstrip()[:MOST_OF_MATCH]}" if number else "…" for number in shown]
+        out.append("")
+    more = [f"and {len(ranges) - MOST_PLACES} more places"] if len(ranges) > MOST_PLACES else []
+    return "\n".join([*out[:-1], *more])
 
 
 def apply_patch(root: Root, files: list[dict[str, Any]]) -> dict[str, Any]:
     """Change all the files, or none."""
     prepared: list[tuple[str, bytes | None, bytes | None, int | None, str]] = []
+    lines: dict[str, list[int]] = {}
     for file in files:
         with root.walk(file["path"], writing=True) as place:
             kind, before = file["kind"], None
@@ -502,9 +536,10 @@ def apply_patch(root: Root, files: list[dict[str, Any]]) -> dict[str, Any]:
                 before = _read(place, root)
                 _refuse_binary(before, place.path)
                 held = Text(before, place.path)
-                after = held.bytes(_patched(held, file["hunks"], place.path))
+                text, lines[place.path] = _patched(held, file["hunks"], place.path)
+                after = held.bytes(text)
                 if kind == "delete":
-                    if after:
+                    if after and file["hunks"]:
                         raise RefusedError(f"{place.path} holds more than the patch removes; nothing was changed")
                     after = None
             prepared.append((place.path, before, after, file.get("mode"), kind))
@@ -526,35 +561,50 @@ def apply_patch(root: Root, files: list[dict[str, Any]]) -> dict[str, Any]:
                 elif place.mode is not None:
                     os.unlink(place.name, dir_fd=place.folder)
         raise RefusedError(f"{why}; nothing was changed") from None
-    return {"files": [{"path": path, "change": kind + "d"} for path, *_, kind in prepared]}
+    found = {path: f" at {_some(lines[path])}" if kind == "change" else "" for path, *_, kind in prepared}
+    return {"files": [{"path": path, "change": f"{kind}d{found[path]}"} for path, *_, kind in prepared]}
 
 
-def _patched(held: Text, hunks: list[dict[str, Any]], path: str) -> str:
-    lines, out, cursor = _lines(held.text), list[str](), 0
+def _patched(held: Text, hunks: list[dict[str, Any]], path: str) -> tuple[str, list[int]]:
+    """Return the text with the hunks, each found by its text, and the lines where they stand then."""
+    lines, out, cursor, places = _lines(held.text), list[str](), 0, list[int]()
+    open_end = bool(lines) and not lines[-1].endswith("\n")
     for number, hunk in enumerate(hunks, 1):
         old, new = [held.fit(line) for line in hunk["old"]], [held.fit(line) for line in hunk["new"]]
-        expected = hunk["start"] - 1 if old else hunk["start"]
         which = f"{path}, hunk {number} (line {hunk['line']} of the patch)"
+        start, first = hunk["start"], cursor
+        if hunk.get("after"):
+            named = [i for i in range(cursor, len(lines)) if lines[i].strip() == hunk["after"].strip()]
+            first = named[0] + 1 if named else cursor
+        if not old and start is None:
+            start = first if first > cursor else len(lines)
+        expected = first if start is None else start - 1 if old else start
+        if open_end and old and lines[-1] + "\n" == old[-1] and new and new[-1].endswith("\n"):
+            old, new = (
+                [*old[:-1], lines[-1]],
+                [*new[:-1], new[-1][:-1]],
+            )  # the patch does not say that there is no line feed
         at = expected
-        if at < cursor or lines[at : at + len(old)] != old or at > len(lines):
+        if at < cursor or lines[at : at + len(old)] != old or at > len(lines) or (start is None and first == cursor):
             found = (
-                [i for i in range(cursor, len(lines) - len(old) + 1) if lines[i : i + len(old)] == old] if old else []
+                [i for i in range(first, len(lines) - len(old) + 1) if lines[i : i + len(old)] == old] if old else []
             )
-            if len(found) != 1:
+            if not found or (len(found) > 1 and first == cursor):
                 raise RefusedError(f"{which}: {_misfit(lines, old, expected, found, held)}; nothing was changed")
-            (at,) = found
+            at = found[0]
         out += [*lines[cursor:at], *new]
+        places.append(len(out) - len(new) + 1)
         cursor = at + len(old)
     out += lines[cursor:]
     for index, line in enumerate(out[:-1]):
         if not line.endswith("\n"):
             raise RefusedError(f"{path}: line {index + 1} would have no line feed at its end; nothing was changed")
-    return "".join(out)
+    return "".join(out), places
 
 
 def _misfit(lines: list[str], old: list[str], expected: int, found: list[int], held: Text) -> str:
     if found:
-        return f"the lines that it removes or keeps are at {_some([at + 1 for at in found])}; its line number fits none"
+        return f"the lines that it removes or keeps are at {_some([at + 1 for at in found])}; give more of the lines around them"
     for offset, line in enumerate(old):
         have = lines[expected + offset] if 0 <= expected + offset < len(lines) else None
         if have != line:
@@ -700,8 +750,8 @@ def remember(root: Root, text: str, name: str | None = None) -> dict[str, Any]:
             before = _read(place, root) if place.mode is not None else None
         if name or before is None or before == _fact(text):
             break
-    result = write_file(root, path, _fact(text).decode())
-    return {"path": result["path"], "replaced": before is not None}
+    write_file(root, path, _fact(text).decode())
+    return {"path": path, "replaced": before is not None}
 
 
 def _fact(text: str) -> bytes:

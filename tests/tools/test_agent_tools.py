@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import statistics
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from runner.tools import ToolError, registry
+from runner.tools.commands import folded
 from runner.tools.files import interpreter_and_library
 from runner.tools.patch import parse
 from tests.conftest import slack
@@ -72,7 +72,7 @@ def test_wrong_arguments_are_told_and_nulls_are_as_if_left_out(hand: Hand) -> No
     assert "did you mean `path`" in hand.refused("read_file", pth="a.txt")
     assert "`start_line`" in hand.refused("read_file", path="a.txt", start_line=0)
     assert "should be text" in hand.refused("write_file", path="a.txt", content=3)
-    assert hand("read_file", path="a.txt", start_line=2.0, end_line=None)["text"] == "    2\ttwo\n    3\tthree"
+    assert hand("read_file", path="a.txt", start_line=2.0, end_line=None)["text"] == "two\nthree"
 
 
 def test_the_loops_tools_read_their_arguments() -> None:
@@ -85,14 +85,15 @@ def test_the_loops_tools_read_their_arguments() -> None:
 # --- reading -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_file_is_read_with_its_line_numbers(ground: Ground, hand: Hand) -> None:
+def test_a_file_is_read_and_only_a_part_says_which(ground: Ground, hand: Hand) -> None:
     ground.write("b.txt", "".join(f"line {n}\n" for n in range(1, 21)))
     found = hand("read_file", path="b.txt", start_line=9, end_line=10)
-    assert found == {"path": "b.txt", "text": "    9\tline 9\n   10\tline 10", "lines": 20, "note": ""}
-    assert hand("read_file", path="b.txt", start_line=20, end_line=99)["text"] == "   20\tline 20"
+    assert found == {"text": "line 9\nline 10", "note": "lines 9-10 of 20"}
+    assert hand("read_file", path="b.txt", start_line=20, end_line=99)["text"] == "line 20"
+    assert hand("read_file", path="a.txt") == {"text": "one\ntwo\nthree"}
     assert "there is no line 21" in hand.refused("read_file", path="b.txt", start_line=21)
     ground.write("empty", "")
-    assert hand("read_file", path="empty")["lines"] == 0
+    assert hand("read_file", path="empty") == {"text": ""}
 
 
 def test_what_is_missing_is_told_with_near_names(ground: Ground, hand: Hand) -> None:
@@ -123,7 +124,7 @@ def test_a_long_file_is_read_in_parts(ground: Ground, hand: Hand) -> None:
     first = hand("read_file", path="long")
     assert len(first["text"]) <= 30_000
     following = int(first["note"].rpartition("=")[2])
-    assert hand("read_file", path="long", start_line=following)["text"].startswith(f"{following:>5}\t")
+    assert hand("read_file", path="long", start_line=following)["text"].startswith(f"{following:070}")
     ground.write("wide-line", "x" * 1_000_000)
     assert "[… 998,000 more characters]" in hand("read_file", path="wide-line")["text"]
 
@@ -180,7 +181,7 @@ def test_a_search_without_an_end_is_ended_and_the_next_call_works(
     with ground.open() as tools:
         hand = Hand(tools)
         assert "timed out after 1 s" in hand.refused("search_text", pattern="^(a+)+$")
-        assert hand("read_file", path="a.txt")["lines"] == 3
+        assert hand("read_file", path="a.txt")["text"] == "one\ntwo\nthree"
 
 
 # --- writing -----------------------------------------------------------------------------------------------------------
@@ -188,12 +189,12 @@ def test_a_search_without_an_end_is_ended_and_the_next_call_works(
 
 def test_a_file_is_written_and_keeps_its_mode(ground: Ground, hand: Hand) -> None:
     assert hand("write_file", path="new/deep/b.txt", content="grüß\n") == {
-        "path": "new/deep/b.txt", "bytes": 7, "created": True,
+        "bytes": 7,
     }  # fmt: skip
     assert ground.text("new/deep/b.txt") == "grüß\n"
     script = ground.write("go", "#!/bin/sh\n")
     script.chmod(0o755)
-    assert hand("write_file", path="go", content="#!/bin/sh\nexit\n")["created"] is False
+    assert hand("write_file", path="go", content="#!/bin/sh\nexit\n")["replaced"] is True
     assert script.stat().st_mode & 0o777 == 0o755
     assert "is a folder" in hand.refused("write_file", path="new", content="")
     assert sorted(os.listdir(ground.work)) == [".git", "a.txt", "go", "new"]
@@ -218,8 +219,8 @@ def test_edits_are_exact_and_all_or_none(ground: Ground, hand: Hand) -> None:
     assert "edit 2 of 2" in (told := hand.refused("edit_file", path="b.py", edits=both)) and "no edit was made" in told
     assert ground.text("b.py") == "x = 1\nif x:\n    x = 1\n    y = 2\n"
     spaces = hand.refused("edit_file", path="b.py", edits=[{"old": "x = 1\n  y = 2", "new": ""}])
-    assert "it is at line 3:\n    3\t    x = 1\n    4\t    y = 2" in spaces
-    assert "\n    4\t    y = 2" in hand.refused("edit_file", path="b.py", edits=[{"old": "    y = 22", "new": ""}])
+    assert "it is at line 3:\n3\t    x = 1\n4\t    y = 2" in spaces
+    assert "\n4\t    y = 2" in hand.refused("edit_file", path="b.py", edits=[{"old": "    y = 22", "new": ""}])
     assert "empty" in hand.refused("edit_file", path="b.py", edits=[{"old": "", "new": "x"}])
     assert "the same" in hand.refused("edit_file", path="b.py", edits=[{"old": "x", "new": "x"}])
     done = hand(
@@ -227,18 +228,18 @@ def test_edits_are_exact_and_all_or_none(ground: Ground, hand: Hand) -> None:
         path="b.py",
         edits=[{"old": "x = 1", "new": "x = 9", "all": True}, {"old": "y = 2", "new": "y = x"}],
     )
-    assert done == {"path": "b.py", "replaced": 3, "lines": [1, 3, 4]}
+    assert done == {"changed": "1\tx = 9\n2\tif x:\n3\t    x = 9\n4\t    y = x"}
     assert ground.text("b.py") == "x = 9\nif x:\n    x = 9\n    y = x\n"
 
 
 def test_the_workspaces_real_name_is_neither_shown_nor_in_the_way(ground: Ground, hand: Hand) -> None:
     ground.write("log", f"at {ground.work}/a.txt, {ground.work}2\n")
-    assert hand("read_file", path="log")["text"] == f"    1\tat /workspace/a.txt, {ground.work}2"
+    assert hand("read_file", path="log")["text"] == f"at /workspace/a.txt, {ground.work}2"
     hand("edit_file", path="log", edits=[{"old": "at /workspace/a", "new": "in /workspace/b"}])
     assert ground.text("log") == f"in {ground.work}/b.txt, {ground.work}2\n"
     assert hand("run", argv=["pwd"])["output"] == "/workspace\n"
     assert hand("shell", command="cat /workspace/a.txt")["output"] == "one\ntwo\nthree\n"
-    assert hand("read_file", path=str(ground.work / "a.txt"))["path"] == "a.txt"
+    assert hand("read_file", path=str(ground.work / "a.txt"))["text"] == "one\ntwo\nthree"
 
 
 # --- patches -----------------------------------------------------------------------------------------------------------
@@ -273,7 +274,7 @@ deleted file mode 100644
 def test_a_patch_changes_creates_and_deletes(ground: Ground, hand: Hand) -> None:
     ground.write("old", "bye\n")
     assert [(c["path"], c["change"]) for c in hand("apply_patch", patch=PATCH)["files"]] == [
-        ("a.txt", "changed"),
+        ("a.txt", "changed at 1"),
         ("bin/go", "created"),
         ("old", "deleted"),
     ]
@@ -319,6 +320,67 @@ def test_a_wrong_line_number_is_forgiven_where_the_place_is_certain(ground: Grou
     assert "are at 1, 3" in hand.refused("apply_patch", patch=hunk)
 
 
+def test_the_counts_of_a_hunk_may_be_wrong(ground: Ground, hand: Hand) -> None:
+    patch = "--- a/a.txt\n+++ b/a.txt\n@@ -1,7 +1,9 @@\n one\n-two\n+2\n\n@@ -9 +9,2 @@ words\n three\n+four\n"
+    hand("apply_patch", patch=patch + "--- /dev/null\n+++ b/new\n@@ -0,0 +1,5 @@\n+x\n")
+    assert (ground.text("a.txt"), ground.text("new")) == ("one\n2\nthree\nfour\n", "x\n")
+    hand("apply_patch", patch="--- a/a.txt\n+++ b/a.txt\n@@ @@\n-2\n+zwei\n")
+    assert ground.text("a.txt") == "one\nzwei\nthree\nfour\n"
+
+
+def test_openais_form_of_a_patch_is_applied(ground: Ground, hand: Hand) -> None:
+    ground.write(
+        "b.py", "class A:\n    def f(self):\n        return 1\n\n\nclass B:\n    def f(self):\n        return 1"
+    )
+    ground.write("old", b"\0gone".replace(b"\0", b""))
+    patch = """\
+*** Begin Patch
+*** Update File: b.py
+@@ class B:
+     def f(self):
+-        return 1
++        return 2
+*** Update File: a.txt
+@@
+ one
+-two
++TWO
+*** Add File: new/c.txt
++first
++second
+*** Delete File: old
+*** End Patch"""
+    assert [one["change"] for one in hand("apply_patch", patch=patch)["files"]] == [
+        "changed at 7", "changed at 1", "created", "deleted",
+    ]  # fmt: skip
+    assert ground.text("b.py").endswith("class B:\n    def f(self):\n        return 2")
+    assert ground.text("b.py").startswith("class A:\n    def f(self):\n        return 1\n")
+    assert (ground.text("a.txt"), ground.text("new/c.txt")) == ("one\nTWO\nthree\n", "first\nsecond\n")
+    assert not (ground.work / "old").exists()
+    ground.write("b.py", "x\ny\nx\ny\n")
+    twice = "*** Begin Patch\n*** Update File: b.py\n x\n-y\n+z\n*** End Patch\n"
+    assert "are at 1, 3; give more of the lines" in hand.refused("apply_patch", patch=twice)
+
+
+def test_an_edit_answers_with_the_changed_lines(ground: Ground, hand: Hand) -> None:
+    ground.write("n.txt", "".join(f"{n}\n" for n in range(1, 101)))
+    edits = [
+        {"old": "\n50\n", "new": "\nfifty\n"},
+        {"old": "10\n11\n", "new": ""},
+        {"old": "\n90", "new": "\n90" + "\nx" * 20},
+    ]
+    changed = hand("edit_file", path="n.txt", edits=edits)["changed"]
+    assert changed.split("\n\n") == [
+        "9\t9\n10\t12\n11\t13",
+        "46\t48\n47\t49\n48\tfifty\n49\t51",
+        "86\t88\n87\t89\n88\t90\n89\tx\n…\n106\tx\n107\tx\n108\tx\n109\t91",
+    ]
+    ground.write("same", "x\n\n\n\n" * 12)
+    assert (
+        "and 2 more places" in hand("edit_file", path="same", edits=[{"old": "x", "new": "y", "all": True}])["changed"]
+    )
+
+
 def test_a_write_that_fails_takes_the_others_back(ground: Ground, hand: Hand) -> None:
     ground.write("dir/x", "x\n")
     patch = "--- a/a.txt\n+++ b/a.txt\n@@ -1 +1 @@\n-one\n+1\n--- /dev/null\n+++ b/a.txt/x\n@@ -0,0 +1 @@\n+x\n"
@@ -333,11 +395,15 @@ def test_a_write_that_fails_takes_the_others_back(ground: Ground, hand: Hand) ->
     ("patch", "told"),
     [
         ("", "empty"),
-        ("*** Begin Patch\n", "line 1"),
+        ("*** Begin Patch\n", "empty"),
+        ("*** Begin Patch\nhello\n", r"line 2 .* `\*\*\* Update File: FILE`"),
+        ("*** Begin Patch\n*** Update File: x\n*** End Patch\n", "a hunk is expected"),
+        ("*** Begin Patch\n*** Update File: x\n*** Move to: y\n@@\n-a\n+b\n*** End Patch\n", "renames"),
+        ("*** Begin Patch\n*** Update File: x\n@@\n-a\nb\n*** End Patch\n", "begins with a space"),
+        ("*** Begin Patch\n*** Add File: x\n-a\n*** End Patch\n", "added lines alone"),
         ("--- a/x\n@@ -1 +1 @@\n-a\n+b\n", r"`\+\+\+ FILE` is expected"),
         ("--- a/x\n+++ b/x\n", "a hunk"),
-        ("--- a/x\n+++ b/x\n@@ -1,2 +1 @@\n-a\n+b\n", "another number follows"),
-        ("--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\n+b\n+c\n", "another number follows"),
+        ("--- a/x\n+++ b/x\n@@ -1,2 +1 @@\n-a\n+b\nc\n", "begins with a space"),
         ("--- a/x\n+++ b/y\n@@ -1 +1 @@\n-a\n+b\n", "one file has one name"),
         ("diff --git a/x b/y\nrename from x\nrename to y\n", "renames"),
         ("diff --git a/x b/x\nold mode 100644\nnew mode 100755\n", "mode"),
@@ -358,7 +424,7 @@ def test_what_is_no_patch_is_refused(patch: str, told: str) -> None:
 
 def test_a_command_ends_with_its_code_and_output(hand: Hand) -> None:
     assert hand("shell", command="echo out; echo err >&2; exit 3") == {
-        "exit_code": 3, "output": "out\nerr\n", "timed_out": False, "truncated": False,
+        "exit_code": 3, "output": "out\nerr\n",
     }  # fmt: skip
     missing = hand("run", argv=["no-such-program"])
     assert (missing["exit_code"], "no-such-program" in missing["output"]) == (127, True)
@@ -371,13 +437,49 @@ def test_a_command_ends_with_its_code_and_output(hand: Hand) -> None:
 def test_much_output_is_cut_in_the_middle(hand: Hand) -> None:
     whole = "".join(f"{n}\n" for n in range(1, 100_001)).encode()
     result = hand("run", argv=["seq", "100000"])
-    digest = hashlib.sha256(whole).hexdigest()
-    assert result["truncated"] and len(result["output"]) < 30_300
+    assert result["truncated"] and len(result["output"]) < 10_300
     assert result["output"].startswith("1\n2\n") and result["output"].endswith("99999\n100000\n")
-    assert f"of {len(whole):,} bytes in all (sha256:{digest})" in result["output"]
-    for count in (5_000, 12_000):  # around what is kept
+    assert (
+        f"\n[… of {len(whole):,} bytes in all the middle is left out; the whole is in ~/outputs/1.txt …]\n"
+        in result["output"]
+    )
+    assert hand("shell", command="grep -n '^54321$' ~/outputs/1.txt")["output"] == "54321:54321\n"
+    for count in (2_000, 3_000):  # around what is shown
         result = hand("run", argv=["seq", str(count)])
-        assert result["truncated"] is (count > 6_000) and result["output"].endswith(f"\n{count}\n")
+        assert result.get("truncated", False) is (count > 2_500) and result["output"].endswith(f"\n{count}\n")
+    result = hand("run", argv=["seq", "1000000"])
+    assert "its first 4,000,000 bytes and its end are in ~/outputs/3.txt" in result["output"]
+    assert hand("shell", command="tail -1 ~/outputs/3.txt; tail -c 80000 ~/outputs/3.txt | grep -c 'are left out'")[
+        "output"
+    ] == ("1000000\n1\n")
+
+
+def test_an_output_is_kept_through_no_link(ground: Ground, hand: Hand) -> None:
+    (ground.home / "outputs").symlink_to(ground.outside)
+    result = hand("run", argv=["seq", "100000"])
+    assert "is left out …]" in result["output"] and [one.name for one in ground.outside.iterdir()] == ["secret"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\rab\rabc\n", "abc\n"),
+        ("one\r\ntwo\r\n", "one\ntwo\n"),
+        ("10%\r 50%\r100%\r\n", "100%\n"),
+        ("\x1b[32mgreen\x1b[0m\n", "green\n"),
+        (f"{'.' * 72} [ 50%]\n{'.' * 72} [100%]\n\nOK\n", "[144 dots] [100%]\n\nOK\n"),
+        (f"t.py {'.' * 30}F{'.' * 30}\n", "t.py [30 dots]F[30 dots]\n"),
+        ("x\nx\nx\n", "x\nx\nx\n"),
+        ("x\n" * 5 + "y\n", "x\n[4 more such lines]\ny\n"),
+        ("......\nwait...\n", "......\nwait...\n"),
+    ],
+)
+def test_what_says_nothing_is_folded(text: str, shown: str) -> None:
+    assert folded(text) == shown
+
+
+def test_the_shell_is_bash_where_there_is_one(hand: Hand) -> None:
+    assert hand("shell", command="[[ a == a ]] && echo {1..3}")["output"] == "1 2 3\n"
 
 
 def test_what_cannot_be_a_command_is_told(hand: Hand) -> None:
@@ -451,10 +553,10 @@ def test_what_is_not_for_reading_is_refused(reading: Hand, args: list[str]) -> N
 def test_facts_are_remembered_and_found(ground: Ground, hand: Hand) -> None:
     assert hand("recall") == {"facts": [], "note": "nothing is remembered"}
     first = hand("remember", text="The tests need Redis.\n")
-    assert first == {"path": ".protocols/memory/the-tests-need-redis.md", "replaced": False}
+    assert first == {"path": ".protocols/memory/the-tests-need-redis.md"}
     assert ground.text(first["path"]) == "The tests need Redis.\n"
     assert hand("remember", text="The tests need redis!")["path"].endswith("/the-tests-need-redis-2.md")
-    assert hand("remember", text="Releases are on Monday.", name="releases")["replaced"] is False
+    assert hand("remember", text="Releases are on Monday.", name="releases").get("replaced") is None
     assert hand("remember", text="Releases are on Tuesday.", name="releases")["replaced"] is True
     assert [fact["name"] for fact in hand("recall", query="Tuesday releases")["facts"]] == ["releases"]
     assert len(hand("recall")["facts"]) == 3
@@ -476,4 +578,4 @@ def test_a_worker_that_is_ended_is_started_again(ground: Ground, hand: Hand) -> 
     hand("read_file", path="a.txt")
     files: Any = hand.tools._files
     files.close(0.0)
-    assert hand("read_file", path="a.txt")["lines"] == 3
+    assert hand("read_file", path="a.txt")["text"] == "one\ntwo\nthree"

@@ -112,8 +112,8 @@ def test_links_that_stay_inside_are_read_and_never_written_through(ground: Groun
     (ground.work / "link").symlink_to("src")
     (ground.work / "absolute").symlink_to("/workspace/src/b.txt")
     (ground.work / "round").symlink_to("round")
-    assert hand("read_file", path="link/b.txt")["path"] == "src/b.txt"
-    assert hand("read_file", path="absolute")["text"] == "    1\tinside"
+    assert hand("read_file", path="link/b.txt")["text"] == "inside"
+    assert hand("read_file", path="absolute")["text"] == "inside"
     assert "too many links" in hand.refused("read_file", path="round")
     for path in ("link/b.txt", "absolute", "link/new", "round"):
         assert "nothing is written through links" in hand.refused("write_file", path=path, content="x")
@@ -185,7 +185,7 @@ def test_a_command_does_not_reach_the_worker(boxed: Ground, inside: Hand) -> Non
     inside("read_file", path="a.txt")
     assert "worker.py" not in inside("shell", command="cat /proc/[0-9]*/cmdline | tr '\\0' ' '")["output"]
     inside("shell", command="kill -9 -1")
-    assert inside("read_file", path="a.txt")["lines"] == 3
+    assert inside("read_file", path="a.txt")["text"] == "one\ntwo\nthree"
 
 
 # --- network and sockets -----------------------------------------------------------------------------------------------
@@ -292,7 +292,7 @@ def test_endless_output_is_ended(hand: Hand, monkeypatch: pytest.MonkeyPatch) ->
     assert "ended after 2" in told and len(told) < 3000
     assert living(mark) == []
     timed = hand("shell", command=f"while :; do echo {mark}; sleep 0.001; done", timeout=1)
-    assert timed["timed_out"] and len(timed["output"]) < 31_000
+    assert timed["timed_out"] and len(timed["output"]) < 11_000
     assert living(mark) == []
 
 

@@ -90,6 +90,7 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
             journal=run.journal,
             engines=engines,
             tools=tools,
+            offered=toolbox.offered(run, tools),
             system=prompting.system(about),
             task=task,
             summarize=resources.prompt("summarize").strip(),

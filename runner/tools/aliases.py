@@ -1,0 +1,174 @@
+"""The names that models know from other tools, for those of the runner: of Gemini's, Claude's and OpenAI's own programs.
+
+A call is put into the runner's form before anything else sees it, so that policy, agent files and the journal know one name a tool.
+A tool of a project's own is never renamed.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from runner.tools import Tool, typed
+
+Arguments = dict[str, Any]
+MILLISECONDS: Final = 10_000  # the least timeout that is taken for milliseconds: nobody waits so many seconds
+
+# Names in lower case without `_` and `-`, so that read_file, ReadFile and Read-File are one.
+NAMES: Final = {
+    **dict.fromkeys(("read", "readfile", "view", "viewfile", "openfile", "cat"), "read_file"),
+    **dict.fromkeys(("write", "writefile", "createfile", "create", "savefile"), "write_file"),
+    **dict.fromkeys(("edit", "editfile", "multiedit", "replace", "strreplace", "searchreplace"), "edit_file"),
+    **dict.fromkeys(("applypatch", "applydiff", "patch"), "apply_patch"),
+    **dict.fromkeys(("grep", "search", "searchtext", "searchfiles", "searchfilecontent", "grepsearch"), "search_text"),
+    **dict.fromkeys(("glob", "ls", "list", "listfiles", "listdir", "listdirectory", "findfiles"), "list_files"),
+    **dict.fromkeys(("bash", "sh", "shell", "runshellcommand", "executecommand", "runcommand", "exec"), "shell"),
+    **dict.fromkeys(("localshell", "shellcommand", "execcommand", "containerexec", "runinterminal"), "shell"),
+    **dict.fromkeys(("askperson", "askuser", "askuserquestion"), "ask_person"),
+    **dict.fromkeys(("remember", "savememory"), "remember"),
+    **dict.fromkeys(("finish", "submit", "completetask", "attemptcompletion"), "finish"),
+}
+# What other programs call an argument, by the tool and by the runner's own name for it.
+_PATH: Final = ("file_path", "filepath", "absolute_path", "filename", "file", "target_file", "dir_path", "directory")
+ARGUMENTS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+    "read_file": {"path": _PATH},
+    "write_file": {"path": _PATH, "content": ("file_text", "contents", "text")},
+    "edit_file": {"path": _PATH},
+    "apply_patch": {"patch": ("input", "diff", "patch_text")},
+    "search_text": {
+        "pattern": ("query", "regex", "regexp"),
+        "path": _PATH,
+        "glob": ("include", "include_pattern"),
+        "ignore_case": ("case_insensitive", "-i"),
+        "max": ("max_results", "max_matches", "head_limit"),
+    },
+    "list_files": {"path": _PATH, "glob": ("pattern",), "depth": ("max_depth",)},
+    "shell": {"command": ("cmd", "script", "command_line"), "timeout": ("timeout_seconds",)},
+    "remember": {"text": ("fact", "memory")},
+    "ask_person": {"question": ("prompt", "text")},
+    "finish": {"summary": ("message", "answer", "text", "result_summary")},
+}
+_EDIT: Final = {
+    "old": ("old_string", "old_str", "old_text", "search"),
+    "new": ("new_string", "new_str", "new_text", "replace"),
+    "all": ("replace_all", "allow_multiple"),
+}
+# What such a call says besides: to people, about how its result shall look, or that nothing more is wanted.
+_IGNORED: Final = frozenset(
+    ("description", "instruction", "explanation", "justification", "output_mode", "-n", "-A", "-B", "-C", "context")
+)
+_IGNORED_IF_FALSE: Final = frozenset(("is_background", "run_in_background", "with_escalated_permissions", "multiline"))
+_PREFIX: Final = re.compile(r"(default_api|functions|tools|container)\.")
+
+
+def canonical(name: str, arguments: Mapping[str, Any], tools: Mapping[str, Tool]) -> tuple[str, Arguments]:
+    """Return the name and the arguments by which the tools that are there know a call; of an unknown one, those that it has.
+
+    Text that stands for a number or a truth value is read as that.
+    """
+    given = dict(arguments)
+    if name not in tools:
+        if re.fullmatch(r"str_?replace_?based_?edit_?tool|text_?editor", name, re.IGNORECASE):
+            name, given = _text_editor(given)
+        else:
+            name = NAMES.get(re.sub(r"[_-]", "", _PREFIX.sub("", name).lower()), name)
+    tool = tools.get(name)
+    if tool is None:
+        return name, given
+    if tool.contract.source == "built in":
+        given = _renamed(given, ARGUMENTS.get(name, {}), tool.contract.parameters.get("properties", {}))
+        given = _FORMS.get(name, dict)(given)
+    return name, typed(tool.contract, given)
+
+
+def _renamed(given: Arguments, names: Mapping[str, tuple[str, ...]], known: Mapping[str, Any]) -> Arguments:
+    """Return arguments by the names that are known; one that is given by two names stays, for the contract to refuse."""
+    ours = {other: own for own, others in names.items() for other in others}
+    found: Arguments = {}
+    for key, value in given.items():
+        own = key if key in known else ours.get(key, key)
+        if own in found or (own != key and own in given):
+            own = key
+        found[own] = value
+    said = {key for key in found if key in _IGNORED or (key in _IGNORED_IF_FALSE and not found[key])}
+    return {key: value for key, value in found.items() if key in known or key not in said}
+
+
+def _text_editor(given: Arguments) -> tuple[str, Arguments]:
+    """Return a call of Anthropic's str_replace_based_edit_tool, whose `command` says what it does."""
+    rest = {key: value for key, value in given.items() if key != "command"}
+    match given.get("command"):
+        case "view":
+            return "read_file", rest
+        case "create":
+            return "write_file", rest
+        case "str_replace":
+            return "edit_file", {**rest, "new_str": rest.get("new_str") or ""}
+    return "edit_file", given
+
+
+def _edit(given: Arguments) -> Arguments:
+    """Return the arguments of `edit_file`, whose one edit may stand beside the path."""
+    names = {*_EDIT, *(other for others in _EDIT.values() for other in others), "expected_replacements"}
+    flat = names & given.keys()
+    edits = given.get("edits", [{}] if flat else None)
+    if isinstance(edits, list):
+        beside = {key: given[key] for key in flat}
+        edits = [_one(edit, beside) for edit in edits]
+    return {key: value for key, value in given.items() if key not in flat} | ({} if edits is None else {"edits": edits})
+
+
+def _one(edit: Any, beside: Arguments) -> Any:
+    if not isinstance(edit, Mapping):
+        return edit
+    found = _renamed({**edit, **beside}, _EDIT, dict.fromkeys(_EDIT))
+    if (count := _number(found.pop("expected_replacements", None))) is not None and count > 1:
+        found.setdefault("all", True)
+    if found.get("all") in ("true", "false"):
+        found["all"] = found["all"] == "true"
+    return found
+
+
+def _read(given: Arguments) -> Arguments:
+    """Return the arguments of `read_file`: others have an offset and a limit, or a range."""
+    found = {key: value for key, value in given.items() if key not in ("offset", "limit", "view_range")}
+    match given.get("view_range"):
+        case [first, last]:
+            found |= {"start_line": first} | ({"end_line": last} if last != -1 else {})
+    first, count = _number(given.get("offset")), _number(given.get("limit"))
+    if first is not None:
+        found["start_line"] = max(first, 1)
+    if count is not None:
+        found["end_line"] = max(first or 1, 1) + count - 1
+    return found
+
+
+def _number(value: Any) -> int | None:
+    if isinstance(value, str) and value.isdigit():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _shell(given: Arguments) -> Arguments:
+    """Return the arguments of `shell`: others give a list of words, a folder, or milliseconds."""
+    found, command = dict(given), given.get("command")
+    if isinstance(command, list) and command and all(isinstance(word, str) for word in command):
+        line = len(command) == 3 and re.fullmatch(r"(.*/)?(ba|z|da)?sh -l?c", " ".join(command[:2]))
+        found["command"] = command[2] if line else shlex.join(command)
+    for key in ("directory", "dir_path", "workdir", "cwd"):
+        folder = found.pop(key, None)
+        if isinstance(folder, str) and folder.strip() not in ("", ".", "/workspace"):
+            found["command"] = f"cd {shlex.quote(folder)} || exit\n{found.get('command', '')}"
+    time = _number(found.pop("timeout_ms", None)) or _number(found.get("timeout"))
+    if time is not None and ("timeout_ms" in given or time >= MILLISECONDS):
+        found["timeout"] = time / 1000
+    return found
+
+
+_FORMS: Final[Mapping[str, Callable[[Arguments], Arguments]]] = {
+    "edit_file": _edit,
+    "read_file": _read,
+    "shell": _shell,
+}

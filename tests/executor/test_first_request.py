@@ -1,0 +1,127 @@
+"""What the first request of an attempt holds: few tools, the task once, and what a rule or the plan calls for."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.conftest import Box
+from tests.executor.minds import ENGINE, agent, finish, mind, say, sound, texts, transcript
+from tests.people import govern, person, policy, push
+from tests.tools.agent_ground import place
+
+TASK = "Turn the quokka counter around, so that it adds what it is given and subtracts nothing."
+CORE = {"read_file", "search_text", "edit_file", "write_file", "shell", "ask_person", "finish"}
+
+
+def offered(body: Any) -> set[str]:
+    return {tool["name"] for tool in body["tools"][0]["functionDeclarations"]}
+
+
+@pytest.fixture(name="box")
+def _boxed(box: Box) -> Box:
+    """A box whose steps run in the sandbox, where a model has a shell."""
+    place("sandbox")
+    box.env["RUNNER_EXECUTOR"] = "sandbox"
+    return box
+
+
+def ruled(box: Box, rules: str) -> None:
+    """Put rules onto the trusted branch."""
+    alice = person(box.path.parent, "alice")
+    govern(box, [alice], text=policy([alice], more=f"rules:\n{rules}"))
+
+
+def first(box: Box, context: str = "") -> Any:
+    with mind(box, finish()) as wire:
+        protocol = box.new({"01-x": agent()})
+        if context:
+            (box.worktree(protocol) / f".protocols/{protocol}/context.md").write_text(context)
+        box.runner("run", protocol, rc=0)
+        return wire.bodies[0]
+
+
+def test_system_and_tools_are_small_and_the_task_is_said_once(box: Box) -> None:
+    with mind(box, finish()) as wire:
+        box.runner("do", TASK, "--engine", ENGINE, rc=0)
+        body = wire.bodies[0]
+    fixed = sum(len(json.dumps(body[key])) for key in ("systemInstruction", "tools")) // 4
+    assert fixed <= 1000 and offered(body) == CORE
+    assert texts(body).count(TASK[:30]) == 1
+    assert "# Your task\n\nTurn the quokka" in texts(body)
+
+
+def test_a_tool_that_the_plan_names_is_offered(box: Box) -> None:
+    assert offered(first(box, "Give the report by `publish_artifact`.")) == {*CORE, "publish_artifact"}
+
+
+def test_memory_brings_its_tools(box: Box) -> None:
+    box.write(".protocols/memory/redis.md", "The tests need Redis.\n")
+    box.commit("a fact")
+    push(box)
+    assert offered(first(box)) == {*CORE, "remember", "recall"}
+
+
+def test_where_a_rule_asks_about_the_shell_other_tools_stand_in(box: Box) -> None:
+    ruled(box, "  - ask: {tool: shell}\n  - allow: {tool: apply_patch}\n")
+    assert offered(first(box)) == {*CORE, "run", "git", "list_files", "apply_patch"}
+
+
+def test_contributing_is_for_who_plans(box: Box) -> None:
+    box.write("AGENTS.md", "Indent with tabs.\n")
+    box.write("CONTRIBUTING.md", "Sign the agreement.\n")
+    box.commit("instructions")
+    push(box)
+    said = texts(first(box))
+    assert "Indent with tabs." in said and "Sign the agreement." not in said
+
+
+def test_a_tool_that_is_not_offered_is_there_by_the_names_that_models_know(box: Box) -> None:
+    shell = ("run_shell_command", {"command": "[[ 1 == 1 ]] && cat notes", "description": "look"})
+    edit = ("replace", {"file_path": "notes", "old_string": "one", "new_string": "two"})
+    patch = "*** Begin Patch\n*** Update File: notes\n@@\n-two\n+three\n*** End Patch"
+    calls = (("Write", {"file_path": "notes", "content": "one\n"}), edit, ("apply_patch", {"input": patch}), shell)
+    with mind(box, say(*calls), finish()) as wire:
+        protocol = box.new({"01-x": agent()})
+        box.runner("run", protocol, rc=0)
+        assert wire.wrong == []
+        back = wire.bodies[1]["contents"][-1]["parts"]
+    assert [part["functionResponse"]["name"] for part in back] == [name for name, _ in calls]
+    assert back[-1]["functionResponse"]["response"] == {"output": {"exit_code": 0, "output": "three\n"}}
+    results = next(one for one in transcript(box, protocol, "x.1") if one["kind"] == "results")["results"]
+    assert [one["name"] for one in results] == ["write_file", "edit_file", "apply_patch", "shell"]
+    sound(box, protocol)
+
+
+def test_a_rule_about_a_tool_holds_for_its_other_names(box: Box) -> None:
+    ruled(box, "  - deny: {tool: [write_file, edit_file, apply_patch], path: 'kept/**'}\n  - deny: {tool: shell}\n")
+    tries = (
+        ("Write", {"file_path": "kept/a", "content": "x"}),
+        ("replace", {"file_path": "kept/b", "old_string": "x", "new_string": "y"}),
+        ("str_replace_based_edit_tool", {"command": "create", "path": "kept/c", "file_text": "x"}),
+        ("apply_patch", {"input": "*** Begin Patch\n*** Add File: kept/d\n+x\n*** End Patch"}),
+        ("default_api.write_file", {"path": "kept/e", "content": "x"}),
+        ("Bash", {"command": "touch kept/f"}),
+        ("shell", {"command": ["bash", "-lc", "touch kept/g"]}),
+    )
+    with mind(box, say(*tries), finish()) as wire:
+        protocol = box.new({"01-x": agent()})
+        box.runner("run", protocol, rc=0)
+        back = wire.bodies[1]["contents"][-1]["parts"]
+    assert ["denied by" in part["functionResponse"]["response"]["error"] for part in back] == [True] * len(tries)
+    assert box.git("ls-tree", "-r", "--name-only", protocol, "kept") == ""
+
+
+def test_an_agent_file_that_lists_tools_limits_their_other_names_too(box: Box) -> None:
+    box.write(".protocols/agents/reader.yaml", "name: reader\nobjective: Reads.\ntools: [read_file]\n")
+    box.commit("agent")
+    push(box)
+    with mind(
+        box, say(("Bash", {"command": "touch x"}), ("Write", {"file_path": "x", "content": ""})), finish()
+    ) as wire:
+        box.runner("run", box.new({"01-x": agent("agent: reader\n")}), rc=0)
+        back = wire.bodies[1]["contents"][-1]["parts"]
+        assert offered(wire.bodies[0]) == {"read_file", "ask_person", "finish"}
+    assert all("there is no tool" in part["functionResponse"]["response"]["error"] for part in back)
