@@ -15,7 +15,7 @@ import shutil
 import stat
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +56,15 @@ _SYSTEM = ("/", "/dev", "/etc", "/opt", "/proc", "/run", "/sys", "/tmp", "/usr",
 class ProjectEnvironment:
     """What commands in the sandbox are shown: folders, and files that are copied; by their path below the workspace.
 
-    `top`: the path at which the workspace appears; None for its own. `home`: a folder with what is in their HOME.
+    `top`: the path at which the workspace appears; None for its own. `home`: a folder with what is in their HOME. `outside`:
+    folders and files whose content the commit only names, by path.
     """
 
     top: Path | None
     folders: Mapping[str, Path]
     generated: Mapping[str, Path]
     home: Path | None = None
+    outside: Mapping[str, Path] = field(default_factory=dict)
 
     def programs(self, work: Path) -> list[str]:
         """Return the folders of programs of its virtual environment. `work`: the workspace, or the export, as it is on the machine."""
@@ -93,6 +95,7 @@ class ProjectEnvironment:
                 is_made = self.home is not None and at.is_relative_to(self.home.parent)  # without any credentials
                 hidden = () if is_made else _secret(at)
                 shown |= {base / name: at, **{base / name / file: space.empty for file in hidden}}
+            shown |= {base / name: at for name, at in self.outside.items()}
         there = {space.work: self.top, space.export: self.top} if self.top else {}
         return Place({**there, space.home: HOME, space.check_home: HOME}, shown)
 
@@ -186,17 +189,18 @@ def made_in(project: Project, base: str, top: Path | None) -> Path:
     """Return the folder of what the setup makes of a commit: another one where anything differs that it depends on."""
     config = project.config.workspace
     told = [config.setup, config.network, manifests(project, base), str(top), os.uname().machine]
-    return _all(project) / digest(json.dumps(told, sort_keys=True).encode()).partition(":")[2][:32]
+    return folder(project) / digest(json.dumps(told, sort_keys=True).encode()).partition(":")[2][:32]
 
 
-def _all(project: Project) -> Path:
+def folder(project: Project) -> Path:
+    """Return the folder of what is made for steps and kept for all protocols."""
     return project.dirs.own / "environments"
 
 
 def unused(project: Project) -> list[Path]:
     """Return the folders of environments that no step has used for `UNUSED`, and of those that a killed runner had begun."""
     found, now = [], project.env.now()
-    for one in _in(_all(project)):
+    for one in _in(folder(project)):
         with contextlib.suppress(OSError):
             made = one / MADE
             is_begun = one.name.startswith("making-") and Path(f"/proc/{one.name.rpartition('-')[2]}").exists()

@@ -15,7 +15,7 @@ from typing import Any
 
 from runner import beneath, signals
 from runner.errors import RefusedError, RunnerError, StepFailedError, UsageError
-from runner.executor import environments, permissions
+from runner.executor import environments, permissions, submodules
 from runner.executor.environments import ProjectEnvironment
 from runner.executor.step_run import KeptOutput, Redactor, StepRun
 from runner.lines import LAST, WIDTH, lines_of, lines_of_output
@@ -217,6 +217,9 @@ class WorkspaceSession:
             StepFailedError: the setup failed; nothing is recorded.
         """
         git, config = self.project.git, self.project.config.workspace
+        if not self.space.index.exists():
+            for line in submodules.empty(self.project, commit):
+                self.project.tell_once(line)
         workspace.reset(
             git, self.space, commit, self.protocol, self.project.env, clean=clean, trusted=self.project.trusted.commit
         )
@@ -234,7 +237,7 @@ class WorkspaceSession:
             if self.own:
                 self.own = (environments.with_made(self.own, made) if made else self.own).at(git, commit)
                 self.space.empty.touch()
-                self.sandbox = self.sandbox.placed(self.own.place(self.space))
+                self._place(commit)
                 self.own.fill(self.space.home)
                 workspace.put_ignored(git, self.space, self.own.generated)
         except OSError as error:
@@ -246,6 +249,16 @@ class WorkspaceSession:
             return
         self._set_up(config.setup, self.base_environment(), network=config.network)
         workspace.note_setup(self.space, key)
+
+    def _place(self, commit: str) -> None:
+        """Have the sandbox show the environment, and what the commit only names.
+
+        Raises:
+            StepFailedError: this clone does not have that.
+        """
+        assert self.own is not None
+        self.own = dataclasses.replace(self.own, outside=submodules.shown(self.project, commit))
+        self.sandbox = self.sandbox.placed(self.own.place(self.space))
 
     def _empty(self, folder: Path, kept: Container[str] = ()) -> None:
         """Make an empty folder of one beside the workspace, whatever a command made of it; but for the names in `kept`."""
@@ -291,7 +304,8 @@ class WorkspaceSession:
                     one.mkdir(parents=True)
                 self._empty(self.out(space.export))
                 workspace.export(git, space, base, project.env)
-                place = self.own.at(git, base).place(space)
+                outside = submodules.shown(project, base)
+                place = dataclasses.replace(self.own.at(git, base), outside=outside).place(space)
                 self.sandbox = self.sandbox.placed(Place({**place.at, home: HOME}, place.shown))
                 env = {**self.base_environment(space.export), "HOME": str(home)}
                 workspace.put_repository(git, space, base, self.protocol)
@@ -353,6 +367,7 @@ class WorkspaceSession:
                 own.fill(self.home(folder))
                 for path, source in own.generated.items():
                     beneath.copy(folder, path, source)
+                self._place(commit)
         except OSError as error:
             raise workspace.unusable(self.space, error) from error
         return folder

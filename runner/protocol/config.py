@@ -63,7 +63,8 @@ class Identity(FileModel):
 class WorkspaceKey(FileModel):
     """How the runner's own checkout is made ready. `key`: files whose change runs `setup` again.
 
-    `share`, `generated`: folders, and globs of files, that git ignores and commands are shown.
+    `share`, `generated`: folders, and globs of files, that git ignores and commands are shown. `submodules`, `lfs`: whether
+    commands see the content of submodules and of files that LFS holds, as this clone has it.
 
     `user_namespaces`: whether commands may make some in the sandbox, as browsers do for sandboxes of their own.
     """
@@ -75,6 +76,8 @@ class WorkspaceKey(FileModel):
     key: Paths = ()
     share: Paths = ()
     generated: Paths = ()
+    submodules: Bool = False
+    lfs: Bool = False
     python: Line | None = None
 
 

@@ -259,7 +259,7 @@ class Bubblewrap:
         for there, path in self.place.shown.items():
             is_inner = any(parent in self.place.shown for parent in there.parents)
             folder = _above(there, given)
-            if folder is not None and (is_inner or beneath.make(given[folder], str(there.relative_to(folder)))):
+            if folder is not None and (is_inner or _has_place(given[folder], str(there.relative_to(folder)), path)):
                 binds.append(("--ro-bind", path, there))
         for option, path, there in sorted(binds, key=lambda bind: len(bind[2].parts)):
             _refuse_detour(path, command.writable)
@@ -476,6 +476,11 @@ def _home(command: Command) -> Path:
 def _above(there: Path, given: Container[Path]) -> Path | None:
     """Return the innermost of the folders that are shown that a path inside is below, if any."""
     return next((parent for parent in there.parents if parent in given), None)
+
+
+def _has_place(folder: Path, name: str, source: Path) -> bool:
+    """Return whether a folder has a plain place to show `source`: a folder, made where nothing is, or a file."""
+    return beneath.make(folder, name) if source.is_dir() else beneath.read(folder, name, 0) is not None
 
 
 def _make_way(folder: Path, name: str, source: Path) -> None:

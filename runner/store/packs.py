@@ -159,14 +159,14 @@ def _packed(git: Git, root: Path, how: tuple[str, ...], data: bytes) -> str:
     Deltas and compression are taken as they are; looking for better ones would take longer than all the rest.
     """
     at = objects(root)
-    env = {"GIT_OBJECT_DIRECTORY": str(at), "GIT_ALTERNATE_OBJECT_DIRECTORIES": _quoted(git.common_dir / "objects")}
+    env = {"GIT_OBJECT_DIRECTORY": str(at), "GIT_ALTERNATE_OBJECT_DIRECTORIES": quoted(git.common_dir / "objects")}
     words = ("--non-empty", "--quiet", "--delta-base-offset", "--window=0", "--missing=allow-any", *how)
     out = git.run("pack-objects", *words, str(at / "pack/pack"), data=data, env=env, config=["pack.compression=1"])
     name = out.decode().strip()
     return f"pack-{name}" if name else ""
 
 
-def _quoted(path: Path) -> str:
+def quoted(path: Path) -> str:
     """Return a path as git reads it in a list that is separated by colons."""
     escaped = str(path).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped}"'

@@ -60,6 +60,7 @@ PROJECT: tuple[Check[Selection], ...] = (
     Check("identity", machine.identity),
     Check("executor", machine.executor),
     Check("ignored files in the source", machine.ignored_sources),
+    Check("submodules and files of LFS", machine.empty_content),
     Check("trusted branch", machine.trusted_branch),
     Check("policy and keys", machine.policy),
     Check("tests", machine.tests),

@@ -14,7 +14,7 @@ from runner import sandbox
 from runner.app import baseline, checks
 from runner.app.doctor import Clone, Finding, Machine, Selection, of_error
 from runner.errors import RunnerError, UnreachableError, shown
-from runner.executor import environments, permissions
+from runner.executor import environments, permissions, submodules
 from runner.git import Git, GitError
 from runner.protocol import ids, paths, strict_yaml
 from runner.store import trusted, workspace
@@ -162,6 +162,13 @@ def ignored_sources(chosen: Selection) -> Iterator[Finding]:
             "steps and checks do not have them",
             f"name those that tests need in {paths.CONFIG}: `workspace: {{generated: [GLOB]}}`",
         )
+
+
+def empty_content(chosen: Selection) -> Iterator[Finding]:
+    """Yield the submodules and files of LFS whose content no step is shown."""
+    for line in submodules.empty(chosen.project, chosen.project.trusted.commit):
+        what, _, how = line.partition("; ")
+        yield Finding("note", what, chosen.project.trusted.branch, "tests that need them fail", how)
 
 
 def trusted_branch(chosen: Selection) -> Iterator[Finding]:
