@@ -1,6 +1,6 @@
 """One bench an engine: how the conformance suite opens it before a model that follows a script.
 
-A later engine joins by one more class here and one more line in `BENCHES`.
+A later engine of a format of its own joins by one more entry of `wires.FORMATS`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from runner.engines import Engine, Json, registry
 from runner.engines.recorded import RecordedEngine, Recorder
 from tests.engines.scenarios import SCENARIOS, STORED, Said
 from tests.engines.wire_gemini import KEY, Answer, Raw, Refusal, Reply, Silence, Wire, error, serving, sse
+from tests.engines.wires import FORMATS
 
 CASSETTES = Path(__file__).with_name("cassettes")
 MODEL = "gemini-3.8-flash"
@@ -30,7 +31,11 @@ class Stand:
 
 
 class Bench(Protocol):
-    """How one engine is opened."""
+    """How one engine is opened. `faults`: those of its endpoint, by name."""
+
+    @property
+    def faults(self) -> Mapping[str, Reply]:
+        """The faults of its endpoint, by name; none where it has no endpoint."""
 
     def holding(self, scenario: str, tmp: Path) -> contextlib.AbstractContextManager[Stand]:
         """Open it before a model that follows a scenario."""
@@ -47,6 +52,11 @@ class Bench(Protocol):
 
 class GeminiBench:
     """Gemini, over google-genai, before the local server of its wire format."""
+
+    @property
+    def faults(self) -> Mapping[str, Reply]:
+        """Gemini's faults."""
+        return FAULTS
 
     @contextlib.contextmanager
     def holding(self, scenario: str, tmp: Path) -> Iterator[Stand]:
@@ -79,8 +89,45 @@ class GeminiBench:
                 engine.close()
 
 
+class FormatBench:
+    """An engine before the local server of one of the formats in `wires`."""
+
+    def __init__(self, name: str) -> None:
+        self._format = FORMATS[name]
+        self.signatures, self.environ = self._format.signatures, self._format.environ
+
+    @property
+    def faults(self) -> Mapping[str, Reply]:
+        """The format's faults."""
+        return self._format.faults
+
+    @contextlib.contextmanager
+    def holding(self, scenario: str, tmp: Path) -> Iterator[Stand]:
+        """Serve what the model says in a scenario."""
+        script = [self._format.answer(said, number) for number, said in enumerate(SCENARIOS[scenario].script)]
+        with self._before(*script) as stand:
+            yield stand
+            assert stand.wire is not None
+            assert stand.wire.wrong == []
+
+    def failing(self, fault: str) -> contextlib.AbstractContextManager[Stand]:
+        """Serve a fault."""
+        return self._before(self.faults[fault])
+
+    @contextlib.contextmanager
+    def _before(self, *script: Reply) -> Iterator[Stand]:
+        with serving(*script, wire_of=self._format.wire) as wire:
+            engine = registry.open_engine(*self.environ(wire), Path())
+            try:
+                yield Stand(engine, wire)
+            finally:
+                engine.close()
+
+
 class RecordedBench:
     """Answers from the cassettes that the scenarios were recorded in."""
+
+    faults: Mapping[str, Reply] = {}
 
     @contextlib.contextmanager
     def holding(self, scenario: str, tmp: Path) -> Iterator[Stand]:
@@ -221,5 +268,5 @@ FAULTS: Mapping[str, Reply] = {
     "silence-in-the-middle": Silence(data=_HALF),
     "drip": Silence(drip=0.05),
 }
-BENCHES: dict[str, Bench] = {"gemini": GeminiBench(), "recorded": RecordedBench()}
-OVER_A_WIRE = ["gemini"]
+OVER_A_WIRE: dict[str, Bench] = {"gemini": GeminiBench(), **{name: FormatBench(name) for name in FORMATS}}
+BENCHES: dict[str, Bench] = {**OVER_A_WIRE, "recorded": RecordedBench()}

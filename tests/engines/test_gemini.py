@@ -111,7 +111,10 @@ def test_opening_an_engine_imports_nothing_of_the_sdk() -> None:
     code = (
         "import sys; from pathlib import Path; from runner.engines.registry import open_engine\n"
         "open_engine('gemini:m', {'GEMINI_API_KEY': 'k'}, Path())\n"
-        "print([name for name in ('google.genai', 'pydantic', 'httpx2', 'genai_prices') if name in sys.modules])"
+        "open_engine('openai:m', {'OPENAI_API_KEY': 'k'}, Path())\n"
+        "open_engine('anthropic:m', {'ANTHROPIC_API_KEY': 'k'}, Path())\n"
+        "heavy = ('google.genai', 'openai', 'anthropic', 'pydantic', 'httpx2', 'genai_prices')\n"
+        "print([name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True

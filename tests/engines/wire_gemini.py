@@ -72,6 +72,7 @@ class Raw:
     data: bytes
     content_type: str = "text/event-stream"
     cut: bool = False
+    headers: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +94,12 @@ def error(code: int, status: str, message: str, details: Sequence[Json] = ()) ->
 
 
 class Wire:
-    """The server. `bodies` are the requests that arrived, `wrong` what was wrong with some."""
+    """The server. `bodies` are the requests that arrived, `wrong` what was wrong with some.
+
+    A server of another format is a class with other `paths`, `header` and `prefix` of the key, and another `_check`.
+    """
+
+    paths, header, prefix = _PATH, "x-goog-api-key", ""
 
     def __init__(self, script: Sequence[Reply]) -> None:
         self.script, self.bodies, self.headers, self.wrong = (
@@ -130,7 +136,7 @@ class Wire:
 
     def _post(self, at: BaseHTTPRequestHandler) -> None:
         data = at.rfile.read(int(at.headers["Content-Length"]))
-        path = _PATH.fullmatch(at.path)
+        path = self.paths.fullmatch(at.path)
         number = len(self.bodies)
         try:
             body = json.loads(data, parse_constant=_refuse_constant)
@@ -139,7 +145,7 @@ class Wire:
             self.arrived.set()
             need(path is not None, f"path {at.path}")
             need(at.headers["Content-Type"] == "application/json", "Content-Type is not application/json")
-            need(at.headers["x-goog-api-key"] == KEY, "another key")
+            need(at.headers[self.header] == self.prefix + KEY, "another key")
             self._check(body)
             need(number < len(self.script), "more requests than the script has replies")
         except (Wrong, ValueError) as wrong:
@@ -158,8 +164,8 @@ class Wire:
                     _send(at, 200, b"".join(map(sse, chunks)), [("Content-Type", "text/event-stream")])
             case Refusal(code=code, body=said, headers=headers):
                 _send(at, code, said if isinstance(said, bytes) else json.dumps(said).encode(), headers)
-            case Raw(data=said, content_type=kind, cut=cut):
-                _send(at, 200, said, [("Content-Type", kind)], more=1000 if cut else 0)
+            case Raw(data=said, content_type=kind, cut=cut, headers=more):
+                _send(at, 200, said, [("Content-Type", kind), ("Connection", "close"), *more], more=1000 if cut else 0)
                 at.close_connection = True
             case Silence() as silence:
                 self._keep_waiting(at, silence)
@@ -278,9 +284,9 @@ def _refuse_constant(name: str) -> None:
 
 
 @contextlib.contextmanager
-def serving(*script: Reply) -> Iterator[Wire]:
+def serving(*script: Reply, wire_of: type[Wire] = Wire) -> Iterator[Wire]:
     """Serve a script until the block ends."""
-    wire = Wire(script)
+    wire = wire_of(script)
     try:
         yield wire
     finally:
