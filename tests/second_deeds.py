@@ -25,23 +25,27 @@ def listed(text):  # a YAML list of plain or quoted texts, in a line or with a d
     if not found or not all(found): raise NotJudged("a list that is not written plainly")
     return [next(one for one in match.groups() if one is not None).strip() for match in found]
 def part(key, front): return next(iter(re.findall(rf"(?m)^{key}:(.*(?:\n(?: |- ).*)*)", front)), "")
+def plainly(config):  # config.yaml without comments; raises where its checks are not a plain key of their own
+    bare = re.sub(r"(?m)(^|\s)#.*", "", config)
+    if re.search(r"checks|\\", bare) and not re.search(r"(?m)^checks:", bare): raise NotJudged("a config.yaml that is not written plainly")
+    return bare
 def default(front, plan, config):  # the project's checks, where a step has them: it names none, and is an agent's or asks for QA
-    says, found = part("qa", front) or part("qa", plan), part("checks", config)
+    says, found = part("qa", front) or part("qa", plan), part("checks", re.sub(r"(?m)(^|\s)#.*", "", config))
     asks = re.search("light|full", says) or (not re.search(r"skip", says) and not re.search(r"(?m)^kind: *[\"']?(command|tool|human)", front))
-    return found if asks and not re.search(r"checks:(?! *\[ *\])", says) and found.strip() not in ("", "[]") else ""
+    return found if asks and not re.search(r"checks:(?! *\[ *\])", says) and re.sub(r"\s", "", found) not in ("", "[]", "~", "null") else ""
 def wanted(front, plan, config):  # what QA looks at: outputs, checks, a review
     says = part("qa", front) or part("qa", plan)
     checks = re.search(r"checks: *(\[.*?\]) *(?=[,}\n]|$)|\n +checks: *((?:\n +- .*)+)", says)
     rest = says.replace(checks[0], "") if checks else says
     if not re.fullmatch(r"[\s{},]*(?:policy:)? *(light|full|skip)?[\s{},]*", rest): raise NotJudged("a QA that is not written plainly")
-    named = checks[1] or checks[2] if checks else default(front, plan, config)
+    named = checks[1] or checks[2] if checks else default(front, plan, plainly(config))
     names = [*(f"outputs: {one[:499] + '…' if len(one) > 500 else one}" for one in (listed(part("outputs", front)) if part("outputs", front) else ())),
              *(one[:499] + "…" if len(one) > 500 else one for one in (listed(named) if named else ()))]
     return names + ["review"] * ("full" in rest)
 
 def checked_by(front, plan, config):  # whether a step has QA
     says = part("qa", front) or part("qa", plan)
-    return not re.search("skip", says) and bool(re.search("light|full|checks: *[^ ]", says) or part("outputs", front).strip() not in ("", "[]") or default(front, plan, config))
+    return not re.search("skip", says) and bool(re.search("light|full|checks: *[^ ]", says) or part("outputs", front).strip() not in ("", "[]") or default(front, plan, plainly(config)))
 
 BEGUN = WORK - {"budget-reached"}
 def ready(steps, needs): return all(steps.get(one, {}).get("status") in ("completed", "cancelled") for one in needs)

@@ -72,13 +72,13 @@ class Court(Deeds, Cover):
             for slug in f.get("removed", []): self.steps[slug]["status"] = "cancelled"
         elif kind in ("approval-asked", "call-held"): self.waits[f"w{number}"] = (f.get("kind", "call"), about, f.get("call", about), place, f["digest"])
         elif kind in ("asked", "effect-unknown"): self.asked[f"w{number}"] = (f.get("kind", "effect"), about)
-        elif kind == "step-finished": self.began[about] = self.first.pop(about, f["start"] if f["start"] in self.chain else self.chain[place - 1])
+        elif kind == "step-finished": step["status"], self.began[about] = "needs_qa", self.first.pop(about, f["start"] if f["start"] in self.chain else self.chain[place - 1])
         elif kind in ("step-completed", "step-cancelled"): step["status"] = kind[5:]
         elif kind == "step-retried": self.first.pop(about, step.update(attempt=f["attempt"], status="pending"))
         if kind == "step-retried" and not self.makes(place, about, f["attempt"]): self.counted.pop(("step", about), None)
         self.failed = about if kind == "step-failed" else self.failed if kind == "step-retried" else ""
         if kind == "step-retried" and self.failed != about: self.back.add(about)
-        if kind in ("undone", "plan-edited"): self.counted = {k: v for k, v in self.counted.items() if k[0] != "step" or (kind != "undone" and (k[1] not in f["steps"] or self.versions[k] == 2))}
+        if kind in ("undone", "plan-edited"): self.counted = {k: v for k, v in self.counted.items() if k[0] != "step" or (kind == "undone" and f["steps"].get(k[1], self.steps[k[1]])["status"] == "needs_qa") or (kind != "undone" and (k[1] not in f["steps"] or self.versions[k] == 2))}
         if kind == "step-finished": self.counted = {k: v for k, v in self.counted.items() if k not in (("result", about), ("protected-path", about))}
         if kind == "undone": [self.first.pop(slug, self.steps[slug].update(one)) for slug, one in f["steps"].items()]
         if kind in ("asked", "call-held", "effect-unknown") and step.get("kind") == "agent": self.first.setdefault(about, self.chain[place - 1])

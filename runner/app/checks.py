@@ -183,6 +183,7 @@ def count(text: str) -> tuple[int, int, int] | None:
             )
     if re.search(r"^Ran \d+ tests? in ", text, re.MULTILINE):  # unittest
         failed, errors = total(r"^FAILED \((?:.*, )?failures=(\d+)"), total(r"^FAILED \(.*?errors=(\d+)")
+        failed += total(r"^FAILED \(.*?unexpected successes=(\d+)")
         skipped = total(r"^(?:OK|FAILED) \(.*?skipped=(\d+)")
         return total(r"^Ran (\d+) tests? in ") - failed - errors - skipped, failed, errors
     for passing, failing in _COUNTS:

@@ -157,7 +157,8 @@ def walk_commits(walk: Walk, commits: Sequence[str]) -> list[Finding]:
                 own = trailers is not None and trailers.protocol == walk.protocol
                 walk.past.add(commit.oid, trailers.trusted if trailers is not None and own else None)
         except InsufficientHistoryError as error:
-            raise missing(walk.git, error.what.removesuffix(" is not in this clone")) from error
+            what = error.what.removesuffix(" is not in this clone")
+            raise error if what == error.what else missing(walk.git, what) from error
         except (RunnerError, *_UNREADABLE) as error:
             _refuse_missing(walk.git, error, oid)
             found = [_unreadable(walk, oid, error)]

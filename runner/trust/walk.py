@@ -304,7 +304,8 @@ class Walk:
         data = self.git.blob(f"{oid}:{paths.CONFIG}")
         if data is None:
             _refuse_partial(self.git, oid)
-        if b"checks" not in (data or b""):  # most have none, and the models of configuration need not be loaded
+        # Most have none, and the models of configuration need not be loaded; with an escape a key may be written otherwise.
+        if b"checks" not in (data or b"") and b"\\" not in (data or b""):
             return ()
         try:
             return trusted_config.config_of(self.git, oid, "the trusted branch").checks

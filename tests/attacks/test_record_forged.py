@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from runner.errors import InsufficientHistoryError
+from runner.git import Git
 from runner.protocol import events as ev
 from runner.store.publishing import FRESH
+from runner.store.trusted import Trusted
+from runner.trust.verify import verify
 from tests.attacks.forge import Forge
 from tests.attacks.test_attacks import finish as finished
 from tests.attacks.test_attacks import undone
@@ -224,3 +228,28 @@ def test_default_checks_that_come_while_an_approval_is_looked_up_are_recorded_an
     assert run.returncode == 0, told
     assert "test -f a.txt" in box.runner("log", protocol, rc=0).out
     box.runner("verify", protocol, rc=0)
+
+
+def test_an_undo_of_the_qa_leaves_the_approval_of_the_start_valid(box: Box, alice: Person) -> None:
+    more = "approval: before\nqa: {checks: ['test -f a.txt']}\n"
+    protocol = box.new({"01-a": command("echo a > a.txt", more), "02-b": command("true", "approval: before\n")})
+    box.runner("run", protocol, rc=WAITS)
+    box.runner("approve", protocol, "--yes", env=alice.env, rc=0)
+    box.runner("step", protocol, rc=0)
+    worked = box.state(protocol)["revision"]
+    box.runner("step", protocol, rc=0)
+    box.runner("undo", f"{protocol}@{worked}", rc=0)
+    box.runner("run", protocol, rc=WAITS)
+    assert box.state(protocol)["steps"]["a"]["status"] == "completed"
+    box.runner("verify", protocol, rc=0)
+
+
+def test_verify_says_what_brings_a_newer_trusted_branch(tmp_path: Path, alice: Person) -> None:
+    box = governed(tmp_path / "shared", [alice], remote=True)
+    old = box.git("rev-parse", "main").strip()
+    protocol = box.new({"01-a": command("true")})
+    govern(box, [alice, person(tmp_path / "people", "eve")])
+    box.runner("run", protocol, rc=0)
+    with Git.open(box.path) as git, pytest.raises(InsufficientHistoryError) as told:
+        verify(git, protocol, box.git("rev-parse", protocol).strip(), trusted=Trusted(old, "main", "origin", ""))
+    assert "main was last seen here at" in told.value.what and "runner sync" in told.value.hint

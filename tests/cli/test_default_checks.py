@@ -135,6 +135,39 @@ def as_by(box: Box, protocol: str, was: str, now: str) -> str:
     return text
 
 
+@pytest.mark.parametrize("key", ['"checks"', '"\\u0063hecks"', "checks  "])
+def test_the_key_may_be_written_otherwise(box: Box, key: str) -> None:
+    box.write(CONFIG, f"{key}: [test -f done.txt]\n")
+    box.commit("checks")
+    protocol = box.new({"01-a": command("echo x > done.txt", "qa: light\n")})
+    box.runner("run", protocol, rc=0)
+    assert evidence(box, protocol) == ["test -f done.txt"]
+    sound(box, protocol)
+
+
+@pytest.mark.parametrize(
+    "config", ["checks: []  # none\n", "checks: [ ]\n", "{publish: never}\n", "checks:  # none yet\n  []\n"]
+)
+def test_a_list_without_checks_may_be_written_otherwise(box: Box, config: str) -> None:
+    box.write(CONFIG, config)
+    box.commit("no checks")
+    with mind(box, say(write("done.txt", "x\n")), finish()):
+        protocol = box.new({"01-a": agent()})
+        box.runner("run", protocol, rc=0)
+    sound(box, protocol)
+
+
+def test_qa_by_hand_says_that_the_plan_skips_it(box: Box) -> None:
+    shared(box)
+    protocol = box.new({"01-a": command("true"), "02-b": command("true", "qa: skip\n")}, front="qa: skip\n")
+    box.runner("run", protocol, rc=0)
+    for slug, file, line in (("a", "plan.md", 3), ("b", "02-b.md", 5)):
+        told = box.runner("qa", protocol, slug, rc=2).err
+        assert (
+            f"{slug} has no QA: {file} says `qa: skip`" in told and f"{file}:{line}" in told and "runner edit" in told
+        )
+
+
 def test_verify_finds_evidence_of_other_checks_than_the_default(box: Box) -> None:
     """The record says that `true` passed, and the trusted commit that it names wants another check."""
     loose, strict = shared(box, "['true']"), shared(box, "['false']")

@@ -87,6 +87,7 @@ def test_the_project_s_own_files_say_what_may_run_its_tests(box: Box, files: dic
         ("Ran 0 tests in 0.000s\n\nOK", (0, 0, 0)),
         ("Ran 5 tests in 0.010s\n\nFAILED (failures=1, errors=2, skipped=1)", (1, 1, 2)),
         ("Ran 5 tests in 0.010s\n\nFAILED (errors=1, expected failures=2)", (4, 0, 1)),
+        ("Ran 5 tests in 0.010s\n\nFAILED (failures=1, unexpected successes=2)", (2, 3, 0)),
         (f"Ran {'9' * 5000} tests in 0.010s\n\nOK", None),
         (f"{'9' * 5000} passed in 0.01s", None),
         (f"Tests run: {'9' * 5000}, Failures: 1, Errors: 0, Skipped: 1", None),

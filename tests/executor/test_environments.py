@@ -114,7 +114,10 @@ def test_files_of_the_environment_that_hold_credentials_are_empty(installed: Box
 
 
 def test_an_attempt_that_resumes_finds_its_home_as_it_left_it(box: Box) -> None:
-    calls = [("shell", {"command": "echo kept > ~/note"}), ask("Which colour?")], [("shell", {"command": "cat ~/note"})]
+    calls = (
+        [("shell", {"command": "printf ke%s pt > ~/note"}), ask("Which colour?")],
+        [("shell", {"command": "cat ~/note"})],
+    )
     with mind(box, say(*calls[0]), say(*calls[1]), finish()) as wire:
         protocol = box.new({"01-work": agent(), "02-next": command("test ! -e ~/note")})
         box.runner("run", protocol, env=SANDBOX, rc=3)

@@ -106,6 +106,14 @@ def check(run: StepRun) -> Checked:
     """
     step, view, git = run.step, run.view, run.project.git
     promised = step.header.outputs
+    asked = step.header.qa or run.plan.header.qa
+    if step.qa is QaPolicy.SKIP and asked is not None and asked.policy is QaPolicy.SKIP:
+        whose, line = (step.file, step.lines) if step.header.qa else (paths.PLAN, run.plan.lines)
+        raise UsageError(
+            f"{run.slug} has no QA: {whose} says `qa: skip`",
+            f"{paths.folder(view.protocol)}/{whose}:{line.get('qa', 1)}",
+            f"`runner edit {view.protocol} {run.slug if step.header.qa else ''}".rstrip() + "` changes that",
+        )
     if not step.checks and not promised and step.qa is not QaPolicy.FULL:
         raise UsageError(
             f"the QA of {run.slug} has nothing to check",
