@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import mmap
 import os
 import re
 import shutil
@@ -42,6 +43,17 @@ MANIFESTS = (
     *("package.json", "package-lock.json", "yarn.lock", "pnpm-lock.yaml", "bun.lock"),
     *("go.mod", "go.sum", "Cargo.toml", "Cargo.lock", "Gemfile", "Gemfile.lock"),
     *("pom.xml", "build.gradle", "composer.json", "composer.lock"),
+)
+# Variables of certificates, proxies and package indexes: with them a setup reaches what the person's shell does.
+_CERTIFICATES = re.compile(
+    r"SSL_CERT_(FILE|DIR)|(REQUESTS|CURL)_CA_BUNDLE|NODE_EXTRA_CA_CERTS|GIT_SSL_CAINFO|PIP_CERT|CARGO_HTTP_CAINFO|npm_config_cafile",
+    re.I,
+)
+_SETTINGS = re.compile(
+    rf"{_CERTIFICATES.pattern}|(https?|all|no|npm_config_(https_)?)_?proxy|NODE_USE_ENV_PROXY|npm_config_(registry|noproxy)"
+    r"|PIP_((EXTRA_)?INDEX_URL|TRUSTED_HOST|FIND_LINKS)|UV_((DEFAULT_|EXTRA_)?INDEX(_URL)?|FIND_LINKS|NATIVE_TLS|SYSTEM_CERTS)"
+    r"|YARN_NPM_REGISTRY_SERVER|GO(PROXY|PRIVATE|NOPROXY|SUMDB|NOSUMDB)|RUSTUP_DIST_SERVER",
+    re.I,
 )
 MADE = "made"  # the file that says that an environment is whole, with the names of what it has in `work`
 UNUSED = 30 * 86_400.0  # seconds
@@ -188,13 +200,51 @@ def manifests(project: Project, commit: str) -> dict[str, str]:
 def made_in(project: Project, base: str, top: Path | None) -> Path:
     """Return the folder of what the setup makes of a commit: another one where anything differs that it depends on."""
     config = project.config.workspace
-    told = [config.setup, config.network, manifests(project, base), str(top), os.uname().machine]
+    told: list[object] = [config.setup, config.network, manifests(project, base), str(top), os.uname().machine]
+    told += [config.env] if config.env else []
     return folder(project) / digest(json.dumps(told, sort_keys=True).encode()).partition(":")[2][:32]
 
 
 def folder(project: Project) -> Path:
     """Return the folder of what is made for steps and kept for all protocols."""
     return project.dirs.own / "environments"
+
+
+def for_setup(environ: Mapping[str, str], named: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+    """Return the variables that a setup gets of a person's: `named`, and settings; and the settings left out for a user or token."""
+    settings = {name: value for name, value in environ.items() if _SETTINGS.fullmatch(name)}
+    private = [name for name, value in settings.items() if re.search("[@?]", value) and name not in named]
+    given = {name: environ[name] for name in (*settings, *named) if name in environ and name not in private}
+    return given, sorted(private)
+
+
+def certificates(env: Mapping[str, str]) -> list[Path]:
+    """Return the files and folders of certificates that variables name."""
+    found = [Path(value) for name, value in env.items() if _CERTIFICATES.fullmatch(name)]
+    return [path for path in found if path.is_absolute() and path.exists()]
+
+
+def holding(folder: Path, forms: Mapping[str, str]) -> tuple[str, str] | None:
+    """Return a file below a folder that holds one of the texts, with the name that the text has in `forms`; None without one."""
+    texts = {form.encode("utf-8", "surrogateescape"): name for form, name in forms.items()}
+    for root, _, files in os.walk(folder):
+        for file in files:
+            path = os.path.join(root, file)
+            status = os.lstat(path)
+            if stat.S_ISLNK(status.st_mode):
+                data: bytes | mmap.mmap = os.fsencode(os.readlink(path))
+            elif stat.S_ISREG(status.st_mode) and status.st_size:
+                try:
+                    with open(path, "rb") as handle:
+                        data = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+                except PermissionError:  # no step can read it either
+                    continue
+            else:
+                continue
+            for text, name in texts.items():
+                if data.find(text) >= 0:
+                    return name, os.path.relpath(path, folder)
+    return None
 
 
 def unused(project: Project) -> list[Path]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -155,18 +155,21 @@ def agent_of(project: Project, plan: Plan, step: Step, where: str) -> AgentFile 
 
 
 class Redactor:
-    """Knows the values that must not be written. Built from the environment's variables whose names say what they hold."""
+    """Knows the values that must not be written: those of variables whose names say what they hold, or that are `named`.
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    `forms`: the texts by which a value is known, and its variable's name.
+    """
+
+    def __init__(self, environ: Mapping[str, str], named: Collection[str] = ()) -> None:
         forms: dict[str, str] = {}
         for name, value in environ.items():
-            if len(value) < SHORTEST or not _NAMES.search(name):
+            if len(value) < SHORTEST or not (name in named or _NAMES.search(name)):
                 continue
             raw = value.encode()
             for form in (value, json.dumps(value)[1:-1], *_urls(value), raw.hex(), raw.hex().upper(), *_base64(raw)):
                 if len(form) >= SHORTEST:
                     forms[form] = name
-        self._forms = forms
+        self.forms = forms
         longest_first = sorted(forms, key=len, reverse=True)
         self.longest = max((len(form.encode("utf-8", "surrogateescape")) for form in forms), default=0)  # bytes
         self.lines = max((form.count("\n") for form in forms), default=0)  # ends of lines that a secret has inside
@@ -176,7 +179,7 @@ class Redactor:
         """Return the text with each secret replaced by the name of its variable."""
         if self._pattern is None:
             return text
-        return self._pattern.sub(lambda match: f"[{self._forms[match[0]]}]", text)
+        return self._pattern.sub(lambda match: f"[{self.forms[match[0]]}]", text)
 
     def data(self, data: bytes) -> bytes:
         """Return the bytes without secrets."""

@@ -311,11 +311,13 @@ class WorkspaceSession:
                 workspace.put_repository(git, space, base, self.protocol)
                 self._set_up(config.setup, env, network=config.network, cwd=space.export)
                 beneath.remove(space.export, ".git")
+                beneath.remove(home, environments.CACHE)  # no step is shown it
                 names = [name for name in workspace.beside(git, space, base) if name not in self.own.folders]
                 for name in names:
                     (work / name).parent.mkdir(parents=True, exist_ok=True)
                     beneath.is_folder(space.export, name)  # one that is locked is opened to be moved
                     shutil.move(space.export / name, work / name)
+                self._refuse_secret(making)
                 write_atomically(making / environments.MADE, json.dumps(names).encode())
                 try:
                     os.rename(making, folder)
@@ -329,15 +331,34 @@ class WorkspaceSession:
             beneath.remove(making)
         return folder
 
+    def _refuse_secret(self, made: Path) -> None:
+        """Refuse an environment that holds the value of a variable which no step gets.
+
+        Raises:
+            StepFailedError: it does.
+        """
+        environ, names = self.project.env.environ, self.project.config.workspace.env
+        own = Redactor({name: environ[name] for name in names if name in environ}, names)
+        if found := environments.holding(made, own.forms):
+            name, path = found
+            shown = path.replace("home/", "~/", 1) if path.startswith("home/") else path.removeprefix("work/")
+            raise StepFailedError(
+                f"the workspace's setup left the value of {name} in {own.text(shown)}, which every step could read",
+                ".protocols/config.yaml, workspace.env",
+                "have the setup remove it at its end, on the trusted branch; no attempt was used up",
+            )
+
     def _set_up(self, line: str, env: Mapping[str, str], *, network: bool, cwd: Path | None = None) -> None:
         """Run the project's setup. All that it prints is kept, without the secrets of our own environment, until the next one.
 
         Raises:
             StepFailedError: it failed; the error has its last lines.
         """
-        who = self.project.env
+        who, named = self.project.env, self.project.config.workspace.env
+        given, private = environments.for_setup(who.environ, named)
+        env = {**given, **env}
         who.say(f"setting up the workspace: {line}")
-        kept, file = KeptOutput(Redactor(who.environ)), self.project.dirs.own / "setup-output"
+        kept, file = KeptOutput(Redactor(who.environ, named)), self.project.dirs.own / "setup-output"
         take = self._taking(kept, "setup")
         outcome = self.run(line, env, timeout=SETUP_TIMEOUT, cwd=cwd, network=network, on_output=take)
         output = kept.data()
@@ -347,12 +368,16 @@ class WorkspaceSession:
             raise workspace.unusable(self.space, error) from error
         if outcome.ok:
             return
+        lacks = [f"{name} of workspace.env is not set" for name in named if name not in given]
+        lacks += [
+            f"{name} holds a user or token, and only `workspace: {{env: [{name}]}}` passes it" for name in private
+        ]
         how = f"timed out after {SETUP_TIMEOUT / 3600:g} h" if outcome.timed_out else f"exit {outcome.code}"
         shown, printed = lines_of(line)[0], lines_of_output(output)
         raise StepFailedError(
             f"the workspace's setup failed: {self.explain(line, outcome) or f'{how}, `{shown}`'}",
             ".protocols/config.yaml, workspace.setup",
-            "fix the setup on the trusted branch; no attempt was used up"
+            "; ".join(["fix the setup on the trusted branch; no attempt was used up", *lacks])
             + (f"; all that it printed is in {file}" if printed else ""),
             printed=[one[:WIDTH] for one in printed[-LAST:]],
         )
@@ -394,6 +419,7 @@ class WorkspaceSession:
                 # An export has no repository, but while a setup runs in it.
                 *((self.space.objects,) if cwd == self.space.work or (cwd / ".git").is_dir() else ()),
                 *shared,
+                *environments.certificates(env),
             ),
             network=network,
         )

@@ -45,6 +45,7 @@ def _variable(text: str) -> str:
     return text
 
 
+Variable = Annotated[Text, AfterValidator(_variable), WithJsonSchema({"type": "string", "pattern": f"^{_VARIABLE}$"})]
 BranchPattern = Annotated[
     Text,
     AfterValidator(_branch),
@@ -63,6 +64,8 @@ class Identity(FileModel):
 class WorkspaceKey(FileModel):
     """How the runner's own checkout is made ready. `key`: files whose change runs `setup` again.
 
+    `env`: further variables that `setup` gets, by name; no step does.
+
     `share`, `generated`: folders, and globs of files, that git ignores and commands are shown. `submodules`, `lfs`: whether
     commands see the content of submodules and of files that LFS holds, as this clone has it.
 
@@ -72,6 +75,7 @@ class WorkspaceKey(FileModel):
     path: Line | None = None
     setup: Script | None = None
     network: Bool = False
+    env: tuple[Variable, ...] = ()
     user_namespaces: Bool = False
     key: Paths = ()
     share: Paths = ()
@@ -94,9 +98,7 @@ class ToolModule(FileModel):
 
     module: Annotated[Text, AfterValidator(_module), WithJsonSchema({"type": "string", "pattern": f"^{_MODULE}$"})]
     effects: dict[Text, Literal["read", "workspace"] | ToolEffect] = Field(default_factory=dict)
-    env: tuple[
-        Annotated[Text, AfterValidator(_variable), WithJsonSchema({"type": "string", "pattern": f"^{_VARIABLE}$"})], ...
-    ] = ()
+    env: tuple[Variable, ...] = ()
     network: tuple[Line, ...] = ()
 
 

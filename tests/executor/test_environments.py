@@ -331,6 +331,53 @@ def setup(box: Box, run: str, more: str = "") -> None:
     box.commit("a setup")
 
 
+TOKEN = {
+    "PACKAGES": "s3cr3t-of-the-index",
+    "PIP_INDEX_URL": "https://me:pass@example.test/",
+    "HTTPS_PROXY": "http://proxy.test:1",
+}
+
+
+def test_a_setup_gets_settings_and_what_is_named_and_no_step_does(box: Box) -> None:
+    setup(
+        box,
+        'echo "$PACKAGES" | wc -c > ~/size; echo "${PIP_INDEX_URL:-none} $HTTPS_PROXY $HOME" > ~/rest',
+        "  env: [PACKAGES, HOME]\n",
+    )
+    look = 'grep 20 ~/size && grep -x "none http://proxy.test:1 /run/runner/home" ~/rest && test -z "$PACKAGES$HTTPS_PROXY"'
+    protocol = box.new({"01-work": command(f"{look} && touch done.txt", line(look))})
+    box.runner("run", protocol, env={**SANDBOX, **TOKEN}, rc=0)
+
+
+@pytest.mark.parametrize(
+    "leaves",
+    ["mkdir -p ~/.config && echo url=$PACKAGES > ~/.config/pip.conf", "printf %s $PACKAGES | base64 > gen.txt"],
+)
+def test_an_environment_that_holds_the_value_of_a_variable_is_refused(box: Box, leaves: str) -> None:
+    box.write(".gitignore", "gen.txt\n")
+    setup(box, leaves, "  env: [PACKAGES]\n")
+    protocol = box.new({"01-work": command("true")})
+    told = box.runner("run", protocol, env={**SANDBOX, **TOKEN}, rc=1).err
+    file = "gen.txt" if "gen.txt" in leaves else "~/.config/pip.conf"
+    assert f"the workspace's setup left the value of PACKAGES in {file}" in told and TOKEN["PACKAGES"] not in told
+    (folder,) = box.home.glob(".local/state/protocol-runner/*/environments")
+    assert not list(folder.iterdir())
+
+
+def test_a_setup_that_fails_says_which_variables_it_had_not_and_prints_none(box: Box) -> None:
+    setup(box, "echo $PACKAGES; false", "  env: [PACKAGES, ABSENT]\n")
+    told = box.runner("run", box.new({"01-work": command("true")}), env={**SANDBOX, **TOKEN}, rc=1).err
+    assert "ABSENT of workspace.env is not set" in told and "`workspace: {env: [PIP_INDEX_URL]}` passes it" in told
+    assert "[PACKAGES]" in told and TOKEN["PACKAGES"] not in told
+
+
+def test_a_setup_can_read_the_certificates_that_a_variable_names(box: Box) -> None:
+    (box.path.parent / "ca.pem").write_text("a certificate\n")
+    setup(box, "cat $SSL_CERT_FILE > ~/seen")
+    protocol = box.new({"01-work": command("grep 'a certificate' ~/seen && touch done.txt")})
+    box.runner("run", protocol, env={**SANDBOX, "SSL_CERT_FILE": str(box.path.parent / "ca.pem")}, rc=0)
+
+
 def test_a_link_that_a_setup_leaves_shows_nothing_of_the_machine(box: Box) -> None:
     secret = box.path.parent / "secret"
     secret.mkdir()
