@@ -222,6 +222,7 @@ PLACES = ["{}", "{}^{{tree}}", "{}:b.txt", "{}:.protocols/{}/state.json", "{}~1"
 
 
 @pytest.mark.slow
+@pytest.mark.window(3)
 @pytest.mark.parametrize("place", PLACES)
 def test_an_object_that_is_zeroed_comes_again_from_the_remote(remote: Box, published: str, place: str) -> None:
     path = loose(remote, place.format(published, published))
@@ -234,6 +235,7 @@ def test_an_object_that_is_zeroed_comes_again_from_the_remote(remote: Box, publi
 
 
 @pytest.mark.slow
+@pytest.mark.window(3)
 @pytest.mark.parametrize("how", ["cut", "turned", "gone"])
 @pytest.mark.parametrize("place", PLACES)
 def test_an_object_that_is_cut_changed_or_gone_comes_again_too(
@@ -633,6 +635,7 @@ HURT: dict[str, Callable[[str], str]] = {
 
 
 @pytest.mark.slow
+@pytest.mark.window(2)
 @pytest.mark.parametrize("how", [*HURT, "deleted"])
 def test_a_record_that_people_hurt_is_what_its_events_make_it_again(box: Box, begun: str, how: str) -> None:
     folder = box.worktree(begun)
