@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.executor import permissions
-from runner.git import Git
+from runner.git import Git, TreeEntry
 from runner.protocol.ids import digest
 from runner.sandbox import HOME, Place
 from runner.store.project import Project
@@ -36,14 +36,6 @@ _CREDENTIALS = re.compile(
 )
 _PACKAGES = ("node_modules", "site-packages")  # what an index published; in there nobody looks for credentials
 _LOOKED_AT = 500  # folders of one that is shown, the nearest first
-# What a setup reads, whether or not `key` names it.
-MANIFESTS = (
-    *("pyproject.toml", "setup.py", "setup.cfg", "uv.lock", "poetry.lock", "pdm.lock", "Pipfile", "Pipfile.lock"),
-    *("requirements.txt", "requirements-dev.txt", "dev-requirements.txt", "environment.yml", "tox.ini", "noxfile.py"),
-    *("package.json", "package-lock.json", "yarn.lock", "pnpm-lock.yaml", "bun.lock"),
-    *("go.mod", "go.sum", "Cargo.toml", "Cargo.lock", "Gemfile", "Gemfile.lock"),
-    *("pom.xml", "build.gradle", "composer.json", "composer.lock"),
-)
 # Variables of certificates, proxies and package indexes: with them a setup reaches what the person's shell does.
 _CERTIFICATES = re.compile(
     r"SSL_CERT_(FILE|DIR)|(REQUESTS|CURL)_CA_BUNDLE|NODE_EXTRA_CA_CERTS|GIT_SSL_CAINFO|PIP_CERT|CARGO_HTTP_CAINFO|npm_config_cafile",
@@ -59,7 +51,6 @@ MADE = "made"  # the file that says that an environment is whole, with the names
 UNUSED = 30 * 86_400.0  # seconds
 _CACHES = (".pyc", ".pyo", ".o", ".log", ".swp", "~", ".DS_Store", ".tsbuildinfo", ".coverage")
 CACHE = ".cache"  # in HOME; programs write there
-_PATH = re.compile(r"[\w.][\w./-]*")
 MOST = 1_000_000  # bytes of a generated file
 _SYSTEM = ("/", "/dev", "/etc", "/opt", "/proc", "/run", "/sys", "/tmp", "/usr", "/var/tmp")
 
@@ -189,18 +180,21 @@ def is_whole(folder: Path) -> bool:
         return False
 
 
-def manifests(project: Project, commit: str) -> dict[str, str]:
-    """Return the object ids of the files of a commit that the setup reads, by path."""
-    config = project.config.workspace
-    scripts = [word for word in (config.setup or "").split() if _PATH.fullmatch(word) and ".." not in word]
-    names = {*config.key, *MANIFESTS, *(os.path.normpath(word) for word in scripts)}
-    return {path: entry.oid for path, entry in project.git.files(commit, *names).items()}
+def manifests(project: Project, commit: str) -> dict[str, TreeEntry]:
+    """Return the files of a commit that the setup reads, by path."""
+    return project.git.files(commit, *project.config.workspace.read_by_setup)
 
 
-def made_in(project: Project, base: str, top: Path | None) -> Path:
-    """Return the folder of what the setup makes of a commit: another one where anything differs that it depends on."""
+def made_in(project: Project, files: Mapping[str, TreeEntry], top: Path | None) -> Path:
+    """Return the folder of what the setup makes of files that it reads: another one where anything differs that it depends on."""
     config = project.config.workspace
-    told: list[object] = [config.setup, config.network, manifests(project, base), str(top), os.uname().machine]
+    told: list[object] = [
+        config.setup,
+        config.network,
+        {path: one.oid for path, one in files.items()},
+        str(top),
+        os.uname().machine,
+    ]
     told += [config.env] if config.env else []
     return folder(project) / digest(json.dumps(told, sort_keys=True).encode()).partition(":")[2][:32]
 

@@ -7,6 +7,7 @@ is only used after the trusted branch was fetched, if there is a remote.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Iterator
 
 from runner.errors import MalformedFileError, RefusedError
 from runner.executor import reviews
@@ -24,6 +25,7 @@ from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import approval, permit, requirements, transitions
 from runner.trust.approval import ApprovalStatus
+from runner.trust.manifest import Subject
 from runner.trust.permit import Ask, Denied, Result, StepAction, Verdict
 from runner.trust.requirements import ApprovalRequirement
 from runner.trust.trusted_config import TrustedConfig, differs, is_below
@@ -244,6 +246,37 @@ def asks(run: StepRun, verdict: Verdict, work: tuple[str, str] | None = None) ->
     view, subject = view_of_run(run), verdict.requirement.subject
     began = view.pieces(run.slug, work)[-1][0] if work else None
     return (_asked(verdict.requirement, view.digest(subject, work[1] if work else view.tip, began=began)),)
+
+
+def changes_setup(run: StepRun, changed: Iterable[str]) -> bool:
+    """Return whether a person is asked for another environment, because a step changed a file that the setup reads."""
+    return trusted_config(run.project).asks_on_change and any(
+        map(run.project.config.workspace.is_read_by_setup, changed)
+    )
+
+
+def approved_changes(run: StepRun) -> Iterator[str]:
+    """Yield the commits at which an approval of a step's changes counted, newest first: of the run's step one that is valid now.
+
+    One that was given at a keyboard proves nothing later: it counts for its own step.
+    """
+    view, git = view_of_run(run), run.project.git
+    own = Subject("protected-path", run.slug, run.attempt)
+    given, asked = permit.counted(own, view.entries), set[str]()
+    required = requirements.of_changes(view.trusted, run.slug, run.attempt, ["its changes"])
+    assert required is not None
+    is_valid = own in view.granted or (given and permit.judged_again(view, required, given[-1]).satisfied)
+    if is_valid:
+        yield view.tip
+    signed = set[int]()
+    for raw in view.entries:
+        if raw.event == "approval-asked" and raw.fields.get("kind") == own.kind:
+            asked.add(f"w{raw.revision}")
+        elif raw.event == "approval-counted" and raw.fields.get("wait") in asked and raw.subject != run.slug:
+            signed |= {raw.revision} if raw.fields.get("approvals") or raw.fields.get("reviews") else set()
+    for one in transitions.transitions_below(git, view.protocol, view.tip) if signed else ():
+        if signed.intersection(one.revisions):
+            yield one.commit.oid
 
 
 def _asked(requirement: ApprovalRequirement, digest: str) -> ev.ApprovalAsked:

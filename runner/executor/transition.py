@@ -60,6 +60,7 @@ class Outcome:
     events: tuple[Event, ...] = ()
     step: Step | None = None  # None: no step's
     asks: tuple[Event, ...] = ()
+    asks_first: bool = False  # before QA, which needs what is asked for
     tree: str | None = None
     kept: str | None = None
     summary: str = ""  # for people
@@ -88,7 +89,7 @@ def record(outcome: Outcome, state: State) -> list[Event]:
         case Kind.FINISHED | Kind.CHECKED | Kind.COMPLETED:
             assert step is not None
             if outcome.kind is Kind.FINISHED and state.steps[step.slug].qa != "skip":
-                return events
+                return [*events, *(outcome.asks if outcome.asks_first else ())]
             return [*events, *(outcome.asks or completed(state, step.slug))]
         case Kind.FAILED:
             failure = events.pop()

@@ -9,7 +9,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from runner.errors import RefusedError, RunnerError, StepFailedError, UsageError
 from runner.executor import environments, permissions, submodules
 from runner.executor.environments import ProjectEnvironment
 from runner.executor.step_run import KeptOutput, Redactor, StepRun
+from runner.git import TreeEntry
 from runner.lines import LAST, WIDTH, lines_of, lines_of_output
 from runner.protocol import references
 from runner.protocol.plans import Resources, bytes_of, seconds_of
@@ -207,11 +208,19 @@ class WorkspaceSession:
             kept["PYENV_ROOT"] = shims.removesuffix("/shims")
         return {"PATH": path, "HOME": str(self.home(cwd)), "LANG": "C.UTF-8", "TERM": "dumb", "TMPDIR": "/tmp", **kept}
 
-    def prepare(self, commit: str, *, clean: bool = False, attempt: str = "", resumes: bool = False) -> None:
+    def prepare(
+        self,
+        commit: str,
+        *,
+        clean: bool = False,
+        attempt: str = "",
+        resumes: bool = False,
+        approved: Iterable[str] = (),
+    ) -> None:
         """Make the workspace hold exactly `commit`, and run the project's setup where it is due.
 
         `clean`: nothing is left of earlier steps, no ignored file and no HOME; the setup is due then. `attempt`: for which the HOME is
-        emptied; one that `resumes` keeps what it has left there.
+        emptied; one that `resumes` keeps what it has left there. `approved`: commits whose changes a person approved.
 
         Raises:
             StepFailedError: the setup failed; nothing is recorded.
@@ -223,7 +232,7 @@ class WorkspaceSession:
         workspace.reset(
             git, self.space, commit, self.protocol, self.project.env, clean=clean, trusted=self.project.trusted.commit
         )
-        made = self._made(commit) if self.own and config.setup else None
+        made = self._made(commit, approved) if self.own and config.setup else None
         try:
             if clean:
                 workspace.forget_setup(self.space)
@@ -271,10 +280,11 @@ class WorkspaceSession:
             beneath.remove(root, name)
         beneath.ensure(root, name)
 
-    def _made(self, commit: str) -> Path:
+    def _made(self, commit: str, approved: Iterable[str]) -> Path:
         """Return what the setup makes of the trusted commit that this one grew out of, having run it where nobody has yet.
 
-        It never sees a step's files. What it makes is the same for all protocols of that commit's manifests, and read-only.
+        It sees no file of a step's but those that it reads, where a person approved them. What it makes is the same for all protocols
+        of that commit's manifests, and read-only.
 
         Raises:
             StepFailedError: the setup failed.
@@ -282,11 +292,16 @@ class WorkspaceSession:
         git, project, config, space = self.project.git, self.project, self.project.config.workspace, self.space
         assert self.own is not None and config.setup is not None
         base = git.merge_base(commit, project.trusted.commit) or project.trusted.commit
-        folder = environments.made_in(project, base, self.own.top or space.export)
-        if commit != base:
-            now, before = environments.manifests(project, commit), environments.manifests(project, base)
-            differ = sorted(path for path in {*now, *before} if now.get(path) != before.get(path))
-            if differ:
+        top = self.own.top or space.export
+        now, before = environments.manifests(project, commit), environments.manifests(project, base)
+        folder = environments.made_in(project, before, top)
+        if differ := sorted(path for path in {*now, *before} if now.get(path) != before.get(path)):
+            anew, asks = environments.made_in(project, now, top), permissions.trusted_config(project).asks_on_change
+            if asks and (
+                environments.is_whole(anew) or any(environments.manifests(project, one) == now for one in approved)
+            ):
+                folder, base = anew, self._with(base, {path: now.get(path) for path in differ})
+            else:
                 verb = "is" if len(differ) == 1 else "are"
                 project.tell_once(
                     f"{', '.join(differ)} {verb} not as on {project.trusted.branch}, from which the environment was made"
@@ -330,6 +345,15 @@ class WorkspaceSession:
         finally:
             beneath.remove(making)
         return folder
+
+    def _with(self, base: str, changes: Mapping[str, TreeEntry | None]) -> str:
+        """Return a commit, on no branch, that is `base` with other files."""
+        git, index, gone = self.project.git, self.space.root / "setup-index", "0" * self.project.git.oid_length
+        lines = [f"{one.mode if one else 0} {one.oid if one else gone}\t{path}\0" for path, one in changes.items()]
+        git.run("read-tree", base, index=index)
+        git.run("update-index", "-z", "--index-info", data="".join(lines).encode(), index=index)
+        tree, who = git.run("write-tree", index=index).decode().strip(), self.project.runner()
+        return git.write_commit(tree, (base,), who, who, b"files that a person approved\n")
 
     def _refuse_secret(self, made: Path) -> None:
         """Refuse an environment that holds the value of a variable which no step gets.
@@ -581,7 +605,13 @@ def start(run: StepRun) -> WorkspaceSession:
     """
     run.workspace = WorkspaceSession.open(run.project, run.view.protocol, run.step.header.resources)
     resumes = (run.project.dirs.journal(run.view.protocol) / f"{run.name}.jsonl").exists()
-    run.workspace.prepare(_start_of(run), clean=permissions.is_approved(run), attempt=run.name, resumes=resumes)
+    run.workspace.prepare(
+        _start_of(run),
+        clean=permissions.is_approved(run),
+        attempt=run.name,
+        resumes=resumes,
+        approved=permissions.approved_changes(run),
+    )
     run.project.env.hear_output(run.label, b"")  # the setup may have been shown
     return run.workspace
 

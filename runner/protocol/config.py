@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from typing import Annotated, Literal
 
@@ -61,10 +62,22 @@ class Identity(FileModel):
     email: Who = "runner@localhost.invalid"
 
 
+# What a setup reads, whether or not `key` names it.
+_MANIFESTS = (
+    *("pyproject.toml", "setup.py", "setup.cfg", "uv.lock", "poetry.lock", "pdm.lock", "Pipfile", "Pipfile.lock"),
+    *("requirements.txt", "requirements-dev.txt", "dev-requirements.txt", "environment.yml", "tox.ini", "noxfile.py"),
+    *("package.json", "package-lock.json", "yarn.lock", "pnpm-lock.yaml", "bun.lock"),
+    *("go.mod", "go.sum", "Cargo.toml", "Cargo.lock", "Gemfile", "Gemfile.lock"),
+    *("pom.xml", "build.gradle", "composer.json", "composer.lock"),
+)
+_PATH = re.compile(r"[\w.][\w./-]*")
+
+
 class WorkspaceKey(FileModel):
     """How the runner's own checkout is made ready. `key`: files whose change runs `setup` again.
 
-    `env`: further variables that `setup` gets, by name; no step does.
+    `env`: further variables that `setup` gets, by name; no step does. `on_change`: whether a person is asked, where a step changes a
+    file that `setup` reads, if another environment is made from it; None: where there is a policy.
 
     `share`, `generated`: folders, and globs of files, that git ignores and commands are shown. `submodules`, `lfs`: whether
     commands see the content of submodules and of files that LFS holds, as this clone has it.
@@ -78,11 +91,22 @@ class WorkspaceKey(FileModel):
     env: tuple[Variable, ...] = ()
     user_namespaces: Bool = False
     key: Paths = ()
+    on_change: Literal["ask", "keep"] | None = None
     share: Paths = ()
     generated: Paths = ()
     submodules: Bool = False
     lfs: Bool = False
     python: Line | None = None
+
+    @property
+    def read_by_setup(self) -> set[str]:
+        """The paths of files and folders that `setup` may read: those of `key`, known manifests, and what its line names."""
+        scripts = [word for word in (self.setup or "").split() if _PATH.fullmatch(word) and ".." not in word]
+        return {*self.key, *_MANIFESTS, *(posixpath.normpath(word) for word in scripts)}
+
+    def is_read_by_setup(self, path: str) -> bool:
+        """Return whether `setup` may read a file."""
+        return any(path == name or path.startswith(f"{name}/") for name in self.read_by_setup)
 
 
 class ToolEffect(FileModel):

@@ -531,6 +531,9 @@ def _severity(rule: _Compiled) -> int:
     return SEVERITY[rule.said.verdict]
 
 
+_READ_BY_SETUP: Final = "workspace.on_change: the setup reads it"
+
+
 def _built_in(verdict: Verdict, rule: str, reason: str = "") -> Decision:
     return Decision(verdict, rule, "", 0, reason)
 
@@ -571,6 +574,11 @@ def _plain_host(host: str) -> str | None:
         return None
     last = name.rpartition(".")[2]
     return None if last.isdigit() or re.fullmatch(r"0x[0-9a-f]*", last) else name
+
+
+def read_by_setup(path: str) -> Decision:
+    """Return that a changed file needs an approval because the setup reads it: another environment is made from it."""
+    return _built_in("ask", _READ_BY_SETUP, shown(path))
 
 
 def protected(policy: Policy, changed: Iterable[str], named: Collection[str] = ()) -> list[Decision]:

@@ -78,6 +78,12 @@ class TrustedConfig:
         assert self.policy is not None
         return self.policy.content.approvals.of("step" if kind == "result" else kind)  # type: ignore[arg-type]
 
+    @property
+    def asks_on_change(self) -> bool:
+        """Whether a person is asked for another environment where a step changes a file that the setup reads."""
+        workspace = self.config.workspace
+        return bool(workspace.setup) and (workspace.on_change or ("ask" if self.policy else "keep")) == "ask"
+
     # --- what may happen -------------------------------------------------------------------------------------------------
 
     def start_of(self, step: Step, *, loose: bool = False) -> Decision:
@@ -147,7 +153,11 @@ class TrustedConfig:
                     if read.match(globs.fold(one.path)) and _decides(git, at[1], one)
                 }
             named -= {globs.fold(path) for path in step.header.outputs}
-        return rules_.judge(self.rules, found, step=step.slug, named=named)
+        said = rules_.judge(self.rules, found, step=step.slug, named=named)
+        if not loose and self.asks_on_change and step.header.kind is not Kind.HUMAN:
+            is_read = self.config.workspace.is_read_by_setup
+            said += [rules_.read_by_setup(one.path) for one in found if is_read(one.path)]
+        return said
 
     # --- what is lent to steps -------------------------------------------------------------------------------------------
 

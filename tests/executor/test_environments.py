@@ -14,8 +14,9 @@ import pytest
 
 from runner.executor.toolbox import _below
 from runner.sandbox import Bubblewrap
-from tests.conftest import Box, command
+from tests.conftest import Box, command, make_box
 from tests.executor.minds import agent, ask, finish, mind, say, texts
+from tests.people import governed, person
 
 SANDBOX = {"RUNNER_EXECUTOR": "sandbox"}
 WHOSE = 'python -c "import pkg; print(pkg.__file__, pkg.whose)"'
@@ -329,6 +330,72 @@ def test_a_check_sees_nothing_of_a_step_but_its_commit(box: Box, plant: str, tra
 def setup(box: Box, run: str, more: str = "") -> None:
     box.write(".protocols/config.yaml", f"workspace:\n  setup: {json.dumps(run)}\n{more}")
     box.commit("a setup")
+
+
+GROWS = command("echo 2 > requirements.txt", "outputs: [requirements.txt]\nqa: {checks: ['grep 2 deps/needs']}\n")
+NEXT = command("grep 2 deps/needs && touch next.txt", "needs: [work]\n")
+
+
+def grown(box: Box, more: str = "") -> str:
+    box.write(".gitignore", "deps/\n")
+    box.write("requirements.txt", "1\n")
+    setup(box, "mkdir deps && cp requirements.txt deps/needs", more)
+    return box.new({"01-work": GROWS, "02-next": NEXT})
+
+
+def test_a_change_of_what_the_setup_reads_is_approved_before_its_checks_and_makes_another_environment(
+    tmp_path: Path,
+) -> None:
+    alice = person(tmp_path / "people", "alice")
+    box = governed(tmp_path / "repo", [alice])
+    protocol = grown(box)
+    told = box.runner("run", protocol, env=SANDBOX, rc=3)
+    assert "requirements.txt (workspace.on_change: the setup reads it)" in told.out + told.err
+    assert "qa-" not in box.log(protocol)
+    box.runner("approve", protocol, "--yes", env=alice.env, rc=0)
+    box.runner("run", protocol, env=SANDBOX, rc=0)
+    assert box.log(protocol).count("approval-asked") == 1
+    box.runner("verify", protocol, rc=0)
+
+
+def test_an_approved_environment_is_made_anew_where_it_is_gone(tmp_path: Path) -> None:
+    alice = person(tmp_path / "people", "alice")
+    box = governed(tmp_path / "repo", [alice])
+    protocol = grown(box)
+    box.runner("run", protocol, env=SANDBOX, rc=3)
+    box.runner("approve", protocol, "--yes", env=alice.env, rc=0)
+    for _ in range(2):
+        for folder in box.home.glob(".local/state/protocol-runner/*/environments"):
+            shutil.rmtree(folder)
+        box.runner("step", protocol, env=SANDBOX, rc=0)
+    assert box.state(protocol)["steps"]["next"]["status"] == "completed"
+
+
+def test_a_change_that_is_rejected_makes_no_environment(tmp_path: Path) -> None:
+    alice = person(tmp_path / "people", "alice")
+    box = governed(tmp_path / "repo", [alice])
+    protocol = grown(box)
+    box.runner("run", protocol, env=SANDBOX, rc=3)
+    box.runner("reject", protocol, "--yes", env=alice.env, rc=0)
+    box.runner("run", protocol, env=SANDBOX, rc=3)
+    assert len(list(box.home.glob(".local/state/protocol-runner/*/environments/*"))) == 1
+
+
+@pytest.mark.parametrize("governs", [True, False])
+def test_nobody_is_asked_where_the_environment_is_kept(tmp_path: Path, governs: bool) -> None:
+    """By `keep`; and, where no policy says who decides, without the key."""
+    box = (
+        governed(tmp_path / "repo", [person(tmp_path / "people", "alice")]) if governs else make_box(tmp_path / "repo")
+    )
+    protocol = grown(box, "  on_change: keep\n" if governs else "")
+    told = box.runner("run", protocol, env=SANDBOX, rc=1)
+    assert "requirements.txt is not as on main" in told.err
+
+
+def test_without_a_policy_a_question_at_the_keyboard_waits(box: Box) -> None:
+    protocol = grown(box, "  on_change: ask\n")
+    box.runner("run", protocol, env=SANDBOX, rc=3)
+    assert "you, at a terminal" in box.runner("status", protocol).out
 
 
 TOKEN = {

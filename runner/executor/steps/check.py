@@ -124,7 +124,7 @@ def check(run: StepRun) -> Checked:
     env: dict[str, str] = {}
     if step.checks:
         run.workspace = session = WorkspaceSession.open(run.project, view.protocol, step.header.resources)
-        session.prepare(run.judged)
+        session.prepare(run.judged, approved=permissions.approved_changes(run))
         folder = session.export(run.judged)
         env = session.environment(run, folder)
         executor, environment = session.sandbox.name, session.environment_name

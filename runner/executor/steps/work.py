@@ -91,6 +91,7 @@ def finished(run: StepRun, work: Work, ran: Ran, result: Json = None, *, artifac
         events=(done,),
         step=run.step,
         asks=permissions.asks(run, verdict, now),
+        asks_first=permissions.changes_setup(run, work.changed),
         tree=work.tree if work.changed else None,
         summary=describe_changes(git, run.view.tip, work.tree),
     )
