@@ -83,7 +83,7 @@ def files(
     found = {path: (data, True) for path, data in hooks.items()}
     kind = project.kind if project else None
     extra = f",{kind.name}" if kind else ""
-    package = f"protocol-runner[gemini{extra}]=={__version__}"
+    package = f"protocol-runner[gemini,openai,anthropic{extra}]=={__version__}"
     found["scripts/ci/protocol.sh"] = (_filled("ci/protocol.sh", PACKAGE=package), True)
     names = {"FORGE": "none", "API": "", "PROJECT": ""}
     if project:

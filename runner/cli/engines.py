@@ -7,26 +7,62 @@ from pathlib import Path
 import click
 
 from runner.cli.session import Session
-from runner.engines import registry
+from runner.engines import EngineError, registry
 from runner.errors import UsageError
 
 
 @click.command("engines")
 @click.argument("name", required=False)
 @click.option(
+    "--check", "check_all", is_flag=True, help="Send one small request to each engine that is configured here."
+)
+@click.option(
     "--timeout", default=30.0, show_default=True, type=click.FloatRange(1), help="Seconds to wait for an answer."
 )
 @click.pass_obj
-def command(session: Session, name: str | None, timeout: float) -> None:
-    """List the engines and what each needs on this machine; with NAME, such as gemini:MODEL, send it one small request."""
+def command(session: Session, name: str | None, check_all: bool, timeout: float) -> None:
+    """List the engines and what each needs on this machine; with NAME, such as openai:MODEL, send it one small request."""
     if name is not None:
         _check(session, name, timeout)
+        return
+    if check_all:
+        _check_all(session, timeout)
         return
     every = registry.listed(session.environ)
     form, about = max(len(one.form) for one in every), max(len(one.about) for one in every)
     for one in every:
         state = (one.missing, "yellow") if one.missing else ("ready", "green")
         session.line(f"{one.form.ljust(form)}  {one.about.ljust(about)}  ", state)
+
+
+def _check_all(session: Session, timeout: float) -> None:
+    """Ask each configured engine; print what each says, and end with the first error."""
+    names = _configured(session)
+    if not names:
+        raise UsageError(
+            "no engine is configured", "option, environment and .protocols/config.yaml", "set RUNNER_ENGINE"
+        )
+    failed: EngineError | None = None
+    for name in names:
+        try:
+            _check(session, name, timeout)
+        except EngineError as error:
+            session.line(f"{name}  ", (f"does not answer: {error.what}", "red"))
+            failed = failed or error
+    if failed is not None:
+        raise failed
+
+
+def _configured(session: Session) -> list[str]:
+    """Return the engines that this machine would ask: of option, environment and every phase, and the default ones with a key."""
+    named = [session.options.get("engine"), session.environ.get("RUNNER_ENGINE")]
+    try:
+        config = session.project.config.engine
+        named += [*config.plan, *config.execute, *config.review, *config.default]
+    except UsageError:  # outside a repository
+        pass
+    named += registry.defaults(session.environ)
+    return list(dict.fromkeys(filter(None, named)))
 
 
 def _check(session: Session, name: str, timeout: float) -> None:

@@ -186,7 +186,7 @@ class Response:
 
 
 class Engine(Protocol):
-    """One model of one provider. `name` is what people write: `gemini:gemini-3-pro`."""
+    """One model of one provider. `name` is what people write: `openai:gpt-6.1-terra`."""
 
     @property
     def name(self) -> str:

@@ -324,19 +324,22 @@ def most_output(model: str) -> int | None:
     return 65_536 if re.match(r"(?:.*/)?gemini-(?:2\.5|[3-9])", model) else None
 
 
+def defaults(environ: Mapping[str, str]) -> list[str]:
+    """Return the default engines of the providers whose key and package are here, in the order in which they are looked for."""
+    return [f"{name}:{row.default}" for name, row in ROWS.items() if row.default and not missing(row, environ)]
+
+
 def default_name(environ: Mapping[str, str]) -> str:
     """Return the name of the default engine.
 
     Raises:
         KeyMissingError: there is none; it lists the places searched, the findings, and what to set.
     """
-    rows = {name: row for name, row in ROWS.items() if row.default}
-    for name, row in rows.items():
-        if not missing(row, environ):
-            return f"{name}:{row.default}"
-    keys = [key for row in rows.values() for key in reversed(row.keys)]
-    found = [(_first(row.keys, environ)[1], row) for row in rows.values()]
-    lacking = next(((variable, row) for variable, row in found if variable), None)
+    if found := defaults(environ):
+        return found[0]
+    rows = [row for row in ROWS.values() if row.default]
+    keys = [key for row in rows for key in reversed(row.keys)]
+    lacking = next(((variable, row) for row in rows if (variable := _first(row.keys, environ)[1])), None)
     told, hint = "no key is set", f"set {_listed(keys, 'or')}"
     if lacking is not None:
         variable, row = lacking

@@ -19,7 +19,7 @@ class AgentFile(FileModel):
     description: Text = Field(default="", description="What people should know about the agent.")
     objective: Script = Field(description="The agent's purpose.")
     instructions: Text = Field(default="", description="How the agent works.")
-    engine: Line | None = Field(default=None, description="The model, such as gemini:gemini-3-pro.")
+    engine: Line | None = Field(default=None, description="The model, such as openai:gpt-6.1-terra.")
     tools: tuple[ToolName | ToolModule, ...] = Field(
         default=(), description="The tools that the agent may use: names, and Python modules with tools."
     )

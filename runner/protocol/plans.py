@@ -259,7 +259,7 @@ class PlanHeader(FileModel):
     base: Branch | None = Field(default=None, description="The branch to start from and to merge into.")
     agent: AgentName | None = Field(default=None, description="The agent of the steps that name none.")
     engine: Line | None = Field(
-        default=None, description="The model of the steps that name none, such as gemini:gemini-3-pro."
+        default=None, description="The model of the steps that name none, such as openai:gpt-6.1-terra."
     )
     budget: Budget | None = Field(default=None, description="The most that the whole protocol may spend.")
     qa: QaKey | None = Field(default=None, description="The checks of the steps that have no `qa`.")
@@ -280,7 +280,7 @@ class StepHeader(FileModel):
     title: Title = Field(description="The task, in one line.")
     kind: Kind = Field(default=Kind.AGENT, description="What carries the step out.")
     agent: AgentName | None = Field(default=None, description="The name of an agent file in .protocols/agents.")
-    engine: Line | None = Field(default=None, description="The model, such as gemini:gemini-3-pro.")
+    engine: Line | None = Field(default=None, description="The model, such as openai:gpt-6.1-terra.")
     needs: Needs | None = Field(
         default=None, description="The steps that must be completed before; without it, the step before this one."
     )

@@ -12,7 +12,7 @@ set -eu
 LC_ALL=C
 export LC_ALL
 folder=${RUNNER_FOLDER:-${HOME:?}/.protocol-runner}
-package=${RUNNER_PACKAGE:-.[gemini,github,gitlab]}
+package=${RUNNER_PACKAGE:-.[gemini,openai,anthropic,github,gitlab]}
 handover=${HANDOVER:-handover}
 PATH=$folder/bin:$PATH
 

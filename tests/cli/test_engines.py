@@ -45,3 +45,28 @@ def test_a_key_that_is_refused_a_missing_key_and_no_such_engine(box: Box) -> Non
 def test_a_cassette_is_read(box: Box) -> None:
     box.write("answers.jsonl", "")
     assert "is readable" in box.runner("engines", "recorded:answers.jsonl", rc=0).out
+
+
+def test_a_check_asks_each_engine_that_is_configured_and_says_which_answers(box: Box) -> None:
+    box.write(".protocols/config.yaml", f"engine: {{default: {ENGINE}, review: recorded:none.jsonl}}\n")
+    box.commit("engines")
+    with mind(box, say(text="ready"), say(text="ready")) as wire:
+        box.write("none.jsonl", "")
+        told = box.runner("engines", "--check", rc=0).out.splitlines()
+        assert len(wire.bodies) == 2
+    assert [line.split()[:2] for line in told] == [
+        ["recorded:none.jsonl", "is"],
+        [ENGINE, "answers"],
+        ["gemini:gemini-3.8-flash", "answers"],
+    ]
+
+
+def test_a_check_tries_the_others_where_one_does_not_answer(box: Box) -> None:
+    with mind(box, Refusal(code=500, body=error(500, "INTERNAL", "oh")), say(text="ready")):
+        told = box.runner("engines", "--check", rc=69, env={"RUNNER_ENGINE": ENGINE})
+    assert f"{ENGINE}  does not answer: Gemini reports a server error (500): oh" in told.out
+    assert "gemini:gemini-3.8-flash  answers" in told.out
+
+
+def test_a_check_without_any_engine_says_what_to_set(box: Box) -> None:
+    assert "set RUNNER_ENGINE" in box.runner("engines", "--check", rc=2).err
