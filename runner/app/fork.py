@@ -52,9 +52,10 @@ _STOPPED = (Status.CANCELLED, Status.PAUSED, Status.BLOCKED, Status.FAILED)
 
 
 def fork(
-    project: Project, origin: str, revision: int | None = None, *, title: str = "", base: str | None = None
+    project: Project, origin: str, revision: int | str | None = None, *, title: str = "", base: str | None = None
 ) -> create.Made:
-    """Create a protocol that continues `origin` from a revision (default: its last); later edits by people are not copied.
+    """Create a protocol that continues `origin` from a revision (default: its last), or from where a step (its slug) was completed;
+    later edits by people are not copied.
 
     `title`: the text that the id is made from; if it is empty, the plan's title. `base`: default the other one's.
 
@@ -68,7 +69,7 @@ def fork(
 def _begin(
     project: Project,
     origin: str,
-    revision: int | None,
+    revision: int | str | None,
     *,
     title: str,
     base: str | None,
@@ -80,7 +81,9 @@ def _begin(
     project.refuse_unsupported()
     create.heed_open_questions(project)
     transitions = _transitions(project, origin)
-    at = max(transitions) if revision is None else revision
+    at = (
+        _completed_at(git, origin, transitions, revision) if isinstance(revision, str) else revision or max(transitions)
+    )
     if at not in transitions:
         near = sorted(sorted(transitions, key=lambda known: (abs(known - at), known))[:4])
         raise UsageError(
@@ -128,10 +131,21 @@ def _begin(
     return dataclasses.replace(made, source=source, done=len(event.done))
 
 
+def _completed_at(git: Git, origin: str, transitions: dict[int, str], slug: str) -> int:
+    """Return the revision of the transition that completed a step last."""
+    last = max(transitions)
+    for entry in reversed(record.standing(record.events(git, origin, transitions[last]))):
+        if (entry.event, entry.subject) == ("step-completed", slug):
+            return min(revision for revision in transitions if revision >= entry.revision)
+    raise UsageError(
+        f"{slug} was not completed in {origin}", paths.folder(origin), f"`runner log {origin}` shows the revisions"
+    )
+
+
 # --- another number ----------------------------------------------------------------------------------------------------
 
 
-def renumber(project: Project, origin: str, revision: int | None = None) -> create.Made:
+def renumber(project: Project, origin: str, revision: int | str | None = None) -> create.Made:
     """Give a protocol another number, if another one with its id was published first: fork its last transition, with the commits
     by people since. The old branch is removed: its commits stay in the fork's history, and under `refs/runner/lost/`.
 
@@ -156,7 +170,7 @@ def renumber(project: Project, origin: str, revision: int | None = None) -> crea
     return _end(project, note, made)
 
 
-def _make(project: Project, origin: str, revision: int | None) -> create.Made:
+def _make(project: Project, origin: str, revision: int | str | None) -> create.Made:
     """Make the fork that replaces `origin`; the caller holds its lock."""
     git, branch = project.git, project.branch(origin)
     _look(project)

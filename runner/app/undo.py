@@ -33,14 +33,16 @@ class _History:
     others: list[tuple[int, Commit]]
 
 
-def undo(project: Project, protocol: str, to: int | None = None) -> Steered:
-    """Revert the last transition, or all since revision `to`. Repeated, it goes further back.
+def undo(project: Project, protocol: str, to: int | str | None = None) -> Steered:
+    """Revert the last transition, or all since revision `to`, or since the step `to` (its slug) first began. Repeated, the first goes
+    further back.
 
     Plan files and the recorded cost do not change. Unpublished transitions that the remote refused are removed instead: commits by
     people are carried over, and the old branch is kept under refs/runner/lost/.
 
     Raises:
-        RefusedError: commits by people changed code since, or there is nothing before. UsageError: no such revision.
+        RefusedError: commits by people changed code since, or there is nothing before. UsageError: no such revision, or the step
+            did not begin.
     """
     target: Snapshot | None = None
     kept = ""
@@ -48,7 +50,7 @@ def undo(project: Project, protocol: str, to: int | None = None) -> Steered:
     def build(seen: Snapshot) -> Sequence[ev.Event]:
         nonlocal target, kept
         history = _walk(project.git, seen)
-        revision = _before(project.git, seen, history) if to is None else _named(seen, history, to)
+        revision = _target(project.git, seen, history, to)
         if revision == seen.state.revision:
             return []
         _refuse_lost(project.git, seen, history, revision)
@@ -66,7 +68,7 @@ def undo(project: Project, protocol: str, to: int | None = None) -> Steered:
 
     with load.at_work(project, protocol):
         out = _take_out(project, protocol, to)
-        if out is not None and (to is None or out.revision <= to):
+        if out is not None and (to is None or out.is_whole):
             return out.steered
         done = advance.tell(project, protocol, build, tree=lambda seen: target.tree if target else None)
     if not done.entries or target is None:
@@ -83,13 +85,13 @@ def undo(project: Project, protocol: str, to: int | None = None) -> Steered:
 
 @dataclass(frozen=True, slots=True)
 class _Out:
-    """The result of removing transitions, down to a revision."""
+    """The result of removing transitions. `is_whole`: none that should go was published."""
 
-    revision: int
+    is_whole: bool
     steered: Steered
 
 
-def _take_out(project: Project, protocol: str, to: int | None) -> _Out | None:
+def _take_out(project: Project, protocol: str, to: int | str | None) -> _Out | None:
     """Remove the unpublished transitions that the remote refused from branch and history; None if there are none.
 
     Raises:
@@ -102,7 +104,7 @@ def _take_out(project: Project, protocol: str, to: int | None) -> _Out | None:
     project.mirror = mirror
     seen = load.view(project, protocol)
     history = _walk(git, seen)
-    revision = _before(git, seen, history) if to is None else _named(seen, history, to)
+    revision = _target(git, seen, history, to)
     there = mirror.refs().get(branch)
     base = history.transitions[revision].oid
     if there is not None and not git.is_ancestor(there, base):
@@ -139,7 +141,7 @@ def _take_out(project: Project, protocol: str, to: int | None) -> _Out | None:
         notes.append("commits by people since are carried over")
     now = load.view(project, protocol)
     said = steered(project, now.state, now.tip, f"restored to revision {then.revision}", notes)
-    return _Out(then.revision, said)
+    return _Out(then.revision <= revision, said)
 
 
 def _carried(project: Project, protocol: str, commit: Commit, onto: str) -> str:
@@ -186,6 +188,22 @@ def _walk(git: Git, seen: Snapshot) -> _History:
         at = commit.parents[0] if commit.parents else None
     raise InsufficientHistoryError(
         f"the history of {seen.protocol} is cut off in this clone", seen.where, "run `git fetch --unshallow`"
+    )
+
+
+def _target(git: Git, seen: Snapshot, history: _History, to: int | str | None) -> int:
+    """Return the revision that an undo goes back to; `to` as in `undo`."""
+    if to is None:
+        return _before(git, seen, history)
+    if isinstance(to, int):
+        return _named(seen, history, to)
+    for entry in record.standing(record.events(git, seen.protocol, seen.tip)):
+        if entry.subject.partition(".")[0] == to:
+            return max(revision for revision in history.transitions if revision < entry.revision)
+    raise UsageError(
+        f"{to} has not begun: there is nothing of it to revert",
+        seen.where,
+        f"`runner undo {number(seen.protocol)}` reverts the last transition",
     )
 
 

@@ -218,7 +218,7 @@ def _tell_changes(session: Session, protocol: str, start: str) -> None:
 
 
 @click.command("fork")
-@click.argument("protocol", required=False, metavar="[PROTOCOL][@REVISION]")
+@click.argument("protocol", required=False, metavar="[PROTOCOL][@REVISION|@STEP]")
 @click.option(
     "--title", metavar="TITLE", default="", help="The title that the id is made from; the plan keeps its own."
 )
@@ -231,9 +231,9 @@ def _tell_changes(session: Session, protocol: str, start: str) -> None:
 @options.offline
 @click.pass_obj
 def fork_command(session: Session, protocol: str | None, title: str, base: str | None, renumber: bool) -> None:
-    """Create a protocol that continues from PROTOCOL at REVISION (default: its last revision), and print its id.
+    """Create a protocol that continues from PROTOCOL at REVISION, or where STEP was completed (default: its last revision).
 
-    It has its own number, branch and worktree, and the plan, code and finished steps of that revision; you can edit the
+    Prints its id. It has its own number, branch and worktree, and the plan, code and finished steps of that revision; you can edit the
     steps that follow. PROTOCOL does not change. Approvals are not copied: each step that needs one asks again. A revision
     in the middle of a step's work is refused.
 
@@ -243,6 +243,8 @@ def fork_command(session: Session, protocol: str | None, title: str, base: str |
     name, revision = steer.at_revision(protocol)
     project = session.project
     origin = publishing.find(project, name)
+    if isinstance(revision, str):
+        revision = lookup.find_step(project, origin, revision)
     if renumber and (title or base):
         raise click.UsageError("--renumber keeps title and base")
     made = (

@@ -103,18 +103,24 @@ def retry(session: Session, protocol: str | None, step: str | None, keep: bool) 
 
 @click.command("undo")
 @click.argument("protocol", required=False, metavar="[PROTOCOL][@REVISION]")
+@click.argument("step", required=False)
 @options.offline
 @click.pass_obj
-def undo(session: Session, protocol: str | None) -> None:
-    """Undo the last transition of PROTOCOL, or all since REVISION: code and steps are as they were before.
+def undo(session: Session, protocol: str | None, step: str | None) -> None:
+    """Undo the last transition of PROTOCOL, or all since REVISION, or since STEP began: code and steps are as they were before.
 
     An undo is one more transition; no history is rewritten. The recorded cost and the plan files stay as they are.
 
     If the remote refused commits that were never published (a file that is too big, a secret), they are removed from the
     branch and its history instead, and kept under refs/runner/lost/.
     """
-    name, revision = at_revision(protocol)
-    tell(session, undo_transitions(session.project, load.find_protocol(session.project, name), revision))
+    name, point = at_revision(protocol)
+    if point is not None and step is not None:
+        raise click.UsageError("give a revision or a step, not both")
+    found = load.find_protocol(session.project, name)
+    if isinstance(point or step, str):
+        point = lookup.find_step(session.project, found, str(point or step))
+    tell(session, undo_transitions(session.project, found, point))
 
 
 @click.command("merge")
@@ -168,20 +174,21 @@ def tell(session: Session, done: Steered, *, decides: bool = False) -> None:
     request.post_published(session.project, done.protocol)
 
 
-def at_revision(words: str | None) -> tuple[str | None, int | None]:
-    """Return the protocol's name and the revision of `[PROTOCOL][@REVISION]`, each None where it is left out.
+def at_revision(words: str | None) -> tuple[str | None, int | str | None]:
+    """Return the protocol's name and the revision, or the name of a step, of `[PROTOCOL][@POINT]`, each None where it is left out.
 
     Raises:
-        UsageError: what follows the @ is no revision.
+        UsageError: nothing follows the @, or a number that is no revision.
     """
-    name, at, revision = (words or "").partition("@")
-    if at and not (revision.isascii() and revision.isdigit() and len(revision) < 10):
+    name, at, point = (words or "").partition("@")
+    is_number = point.isascii() and point.isdigit()
+    if at and (not point or (is_number and len(point) > 9)):
         raise UsageError(
-            f"`{revision}` is not a revision",
+            f"`{point}` is not a revision",
             "the command line",
             "write PROTOCOL@REVISION; `runner log` shows the revisions",
         )
-    return name or None, int(revision) if at else None
+    return name or None, (int(point) if is_number else point) if at else None
 
 
 def named(session: Session, words: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:

@@ -185,6 +185,17 @@ def events(git: Git, protocol: str, commit: str) -> list[RawEntry]:
     return found
 
 
+def standing(entries: Sequence[RawEntry]) -> list[RawEntry]:
+    """Return the entries of a log that no undo reverted, oldest first."""
+    found: list[RawEntry] = []
+    for entry in entries:
+        if entry.event == "undone" and isinstance(to := entry.fields.get("to"), int):
+            found = [one for one in found if one.revision <= to]
+        else:
+            found.append(entry)
+    return found
+
+
 # --- facts that git knows ----------------------------------------------------------------------------------------------
 
 

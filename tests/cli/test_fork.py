@@ -71,6 +71,15 @@ def test_a_fork_goes_on_from_a_revision_and_proves_what_it_took_over(box: Box, o
     assert f"started at {origin}@{at}, which verifies" in shown.out + shown.err
 
 
+def test_a_fork_goes_on_from_where_a_step_was_completed(box: Box, origin: str) -> None:
+    other = forked(box, f"{origin}@02-b", "--title", "Another way")
+    assert box.git("rev-parse", f"{other}^").strip() == commit(
+        box, origin, revision(box, origin, "step-completed", "b")
+    )
+    box.runner("undo", origin, "b", rc=0)
+    assert "b was not completed" in box.runner("fork", f"{origin}@b", rc=2).err
+
+
 def test_what_is_said_of_a_fork_is_what_its_record_says(box: Box, origin: str) -> None:
     told = box.runner("fork", f"{origin}@2", "--title", "Another way", rc=0)
     assert "0002-another-way  planned" in told.err and "title         A plan, as its plan has it" in told.err
@@ -91,7 +100,8 @@ def test_between_a_step_s_work_and_its_end_it_is_refused_and_what_can_be_forked_
 def test_a_revision_that_is_none_is_refused_with_near_ones(box: Box, origin: str) -> None:
     told = box.runner("fork", "1@99", rc=2).err
     assert "no transition of 0001-a-plan ends at revision 99" in told and "near ones: 0001-a-plan@" in told
-    assert "is not a revision" in box.runner("fork", "1@x", rc=2).err
+    assert "there is no step `x`" in box.runner("fork", "1@x", rc=2).err
+    assert "is not a revision" in box.runner("fork", "1@", rc=2).err
 
 
 @slow

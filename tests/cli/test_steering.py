@@ -456,6 +456,21 @@ def test_undo_to_a_revision_that_is_none_offers_near_ones(box: Box) -> None:
     assert box.git("rev-parse", protocol) == tip
 
 
+def test_undo_of_a_step_goes_back_to_before_it_began(box: Box) -> None:
+    protocol = three(box)
+    box.runner("run", protocol, rc=0)
+    box.runner("undo", protocol, "02-b", rc=0)
+    assert box.git("show", f"{protocol}:all.txt") == "a\n"
+    assert [box.state(protocol)["steps"][slug]["status"] for slug in "abc"] == ["completed", "pending", "pending"]
+    assert "b has not begun" in box.runner("undo", protocol, "b", rc=2).err
+    box.runner("run", protocol, rc=0)
+    box.runner("undo", f"{protocol}@c", rc=0)
+    assert box.git("show", f"{protocol}:all.txt") == "a\nb\n"
+    assert "there is no step `d`" in box.runner("undo", protocol, "d", rc=2).err
+    assert "not both" in box.runner("undo", f"{protocol}@2", "b", rc=2).err
+    healthy(box, protocol)
+
+
 def test_undo_keeps_words_and_what_was_spent(box: Box) -> None:
     protocol = box.new({"01-a": command("sleep 0.6; echo a > a.txt"), "02-b": command("true")})
     box.runner("step", protocol, rc=0)
