@@ -63,12 +63,13 @@ def noted(project: Project, commit: str) -> Tried | None:
     return one if all(path.startswith(ours) for path in git.changed(known, commit)) else None
 
 
+def failing(project: Project, start: str) -> Tried | None:
+    """Return how the default check failed before any change, if that is noted of the commit that work starts at."""
+    one = noted(project, start) if project.config.checks else None
+    return one if one and not one.passed and one.line in project.config.checks else None
+
+
 def tell_failing(project: Project, branch: str, start: str) -> None:
-    """Print how many tests fail before any change, where that is noted of the commit that work starts at."""
-    if (
-        project.config.checks
-        and (one := noted(project, start))
-        and not one.passed
-        and one.line in project.config.checks
-    ):
+    """Print how many tests fail before any change, if that is noted."""
+    if one := failing(project, start):
         project.env.say(f"{one.text()} on {branch} already (`{one.line}`, tried at {start[:7]})")

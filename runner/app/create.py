@@ -198,7 +198,10 @@ def make(project: Project, genesis: Genesis, then: Then | None = None) -> Made:
         protocol = ids.protocol_id(number, slug)
         if protocol in trunk:
             continue
-        created = ev.Created(subject=protocol, title=genesis.title, base=base_name, start=start, nonce=nonce)
+        tests = f"{one.text()} (`{one.line}`)" if (one := baseline.failing(project, start)) else None
+        created = ev.Created(
+            subject=protocol, title=genesis.title, base=base_name, start=start, nonce=nonce, tests=tests
+        )
         commit, state = _commit(project, genesis, created)
         also: dict[str, tuple[str | None, str | None]] = {lookup.claim_ref(number): (commit, None)}
         filed = None

@@ -148,6 +148,7 @@ _SHOWN: Final[Mapping[str, Callable[[Json], str]]] = {
     "url": str,
     "base": lambda value: f"base {value}",
     "start": _commit("from"),
+    "tests": str,
     "commit": _commit("commit"),
     "commits": lambda value: f"commits {', '.join(str(one)[:7] for one in value)}" if isinstance(value, list) else "",
     "kept": _commit("kept at"),

@@ -85,13 +85,14 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Created(Event):
-    """The protocol started. `nonce`: 32 random hex digits, whose digest is the genesis."""
+    """The protocol started. `nonce`: 32 random hex digits, whose digest is the genesis; `tests`: those that failed there before it."""
 
     name: ClassVar[str] = "created"
     title: str
     base: str
     start: str  # the base's commit where the branch starts
     nonce: str
+    tests: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

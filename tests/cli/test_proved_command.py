@@ -153,7 +153,10 @@ def test_one_whose_tests_fail_before_any_change_is_kept_and_people_are_told(box:
     assert check_of(box) == 'checks: ["make test"]'
     assert "checks make test · 2 of 5 tests fail on " in told.err and "before any change" in told.err
     plan = box.plan({"01-a": command("true")})
-    assert "2 of 5 tests fail on main already (`make test`" in box.runner("new", "A", "--plan", plan, rc=0).err
+    told = box.runner("new", "A", "--plan", plan, rc=0)
+    assert "2 of 5 tests fail on main already (`make test`" in told.err
+    assert "2 of 5 tests fail (`make test`)" in box.runner("log", told.out.strip(), rc=0).out
+    box.runner("verify", told.out.strip(), rc=0)
     box.write("src/app.py", "print('another')\n")
     box.commit("code that nobody tried")
     assert "fail" not in box.runner("new", "A", "--plan", plan, rc=0).err
