@@ -51,6 +51,7 @@ KEEP_WHOLE = 6  # tool turns at the end that are never shortened
 Answer = TypeVar("Answer", transcript.Response, Summary)
 SHORT = 600  # characters that remain of a shortened output
 CHARACTERS_A_TOKEN = 3  # an estimate that is rather too many tokens than too few
+CANNOT = "it cannot be done: "  # the beginning of the reason where a model says so
 # The results of these are the runner's or a person's text; those of all others are untrusted. `edit_file` shows lines of the file.
 VOUCHED = frozenset(("finish", "ask_person", "publish_artifact", "write_file", "apply_patch", "remember"))
 
@@ -145,7 +146,8 @@ class Loop:
     `restore(tree)`: makes the workspace hold it; `price(engine, usage)`: an upper bound in US dollars, None where it is not known;
     `most_output(engine)`: the most tokens that one of its answers can have, None where it is not known;
     `say`: prints the reason of a wait; `ensure()`: raises where nothing may start here any more; `untrusted`: whether the conversation
-    has untrusted text.
+    has untrusted text; `check(result)`: what the step's checks find wrong in the work that `finish` proposes, quoted, empty where
+    nothing is; `rounds`: how often they may run in the attempt.
     """
 
     journal: Journal
@@ -166,6 +168,8 @@ class Loop:
     told: Callable[[transcript.Line], None] = lambda record: None
     say: Callable[[str], None] = lambda line: None
     ensure: Callable[[], None] = lambda: None
+    check: Callable[[dict[str, Any]], str] = lambda result: ""
+    rounds: int = 1
     gate: Gate = field(default_factory=Open)
     offered: frozenset[str] | None = None
     untrusted: bool = False
@@ -175,6 +179,7 @@ class Loop:
     _wrong: list[str] = field(
         default_factory=list
     )  # the `finish` of the last answers in a row of which nothing could be made
+    _failed: int = 0  # proposals whose checks failed
     _is_cut: bool = False  # whether an answer was cut off at the output limit
     _ended: Ended | None = None  # by the last answer, if nothing could be made of it
 
@@ -255,6 +260,7 @@ class Loop:
                 case Results():
                     answer = left.pop(0) if _asks(record) and left else None
                     done += [_answered(one, answer) for one in record.results]
+                    self._failed += sum(map(_is_failed_proposal, record.results))
                     tree = record.tree
                     if pending is None or len(done) >= len(pending.calls):
                         self._hear(turns, done)
@@ -550,8 +556,11 @@ class Loop:
         if self.limits.calls is not None and self.total.calls > self.limits.calls:
             text = f"{self.limits.calls} calls are used up"
             return refused("not done: the budget of calls is used up"), Ended("budget", text)
+        given = call.arguments
+        if call.name == "finish":  # a recording, or a model that leaves it out
+            given = {"status": "done", **given}
         try:
-            made = self.gate.make(number, tool, call.arguments, self.untrusted)
+            made = self.gate.make(number, tool, given, self.untrusted)
         except DeniedError as error:
             return refused(str(error), error.decision), None
         except ToolError as error:
@@ -560,13 +569,28 @@ class Loop:
         if made.is_error:
             return result, None
         if call.name == "finish":
-            summary = str(call.arguments.get("summary", ""))
-            value = call.arguments.get("result")
-            typed = {"summary": summary, **(value if isinstance(value, dict) else {})}
-            return result, Ended("finished", summary, typed)
+            return self._propose(given, result)
         if call.name == "ask_person":
             return result, Ended("asked", str(call.arguments.get("question", "")))
         return result, None
+
+    def _propose(self, given: Mapping[str, Any], result: Result) -> tuple[Result, Ended | None]:
+        """Return the result of `finish`: the end where the checks pass, or ran for the last time; else what they found."""
+        summary, value = str(given.get("summary", "")), given.get("result")
+        if given["status"] == "cannot":
+            return result, Ended("failed", f"{CANNOT}{summary}", {"status": "cannot"})
+        typed = {"summary": summary, **(value if isinstance(value, dict) else {})}
+        began = self.monotonic()
+        found = self.check(typed)
+        self._began += self.monotonic() - began  # each check has a time limit of its own
+        if not found or self._failed + 1 >= self.rounds:  # what fails now is for QA to record
+            return result, Ended("finished", summary, typed)
+        self._failed += 1
+        words = (
+            f"The step is not done: its checks did not pass (run {self._failed} of {self.rounds}). Fix what they found, quoted below, "
+            "then call `finish` again; if it cannot be fixed, with the status `cannot`."
+        )
+        return result.model_copy(update={"content": {"not_done": words, "found": found}, "error": True}), None
 
     # --- the conversation's size -------------------------------------------------------------------------------------
 
@@ -630,6 +654,10 @@ def _answered(result: Result, answer: str | None) -> Result:
     """Return a result with what a person said to its question."""
     asked = result.name == "ask_person" and not result.error and answer is not None
     return result.model_copy(update={"content": {"answer": answer}}) if asked else result
+
+
+def _is_failed_proposal(result: Result) -> bool:
+    return result.name == "finish" and isinstance(result.content, dict) and "not_done" in result.content
 
 
 def _taints(result: Result) -> bool:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from runner.protocol.agent_file import AgentFile
 
 TIME_LIMIT = "1h"  # of a step that names none
+ROUNDS = 3  # of a model's work and its checks in an attempt, where nothing else is said
 OUTPUT_LIMIT = 1024 * 1024  # bytes of a command's output that are kept
 _CHUNK = 64 * 1024
 SHORTEST = 8  # a shorter value would take words out of ordinary text
@@ -41,7 +42,7 @@ class StepRun:
 
     `state`: that of `view` after the events that the same transition records first; `approvals`: those of them that approvals made.
     `workspace` and `journal` are set by the step kind that uses them. `kept`: a commit with the work of a failed attempt that is
-    judged by hand, in the place of the view's.
+    judged by hand, in the place of the view's, or of the work that an attempt proposes, which says `proposed` of itself.
     """
 
     project: Project
@@ -53,6 +54,7 @@ class StepRun:
     workspace: WorkspaceSession = field(init=False)
     journal: Journal = field(init=False)
     kept: str | None = None
+    proposed: dict[str, Any] | None = None
     _agent: AgentFile | None = None
     _redactor: Redactor | None = None
 
@@ -100,6 +102,12 @@ class StepRun:
     def timeout(self) -> float:
         """The time limit in seconds."""
         return float(seconds_of(self.time_limit))
+
+    @property
+    def rounds(self) -> int:
+        """How often the step's checks may run in an attempt that a model makes."""
+        own = [one.rounds for one in (self.step.header.qa, self.plan.header.qa) if one and one.rounds]
+        return next(iter(own), self.project.config.qa.rounds or ROUNDS)
 
     @property
     def results(self) -> dict[str, Any]:

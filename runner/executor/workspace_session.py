@@ -269,6 +269,15 @@ class WorkspaceSession:
         self.own = dataclasses.replace(self.own, outside=submodules.shown(self.project, commit))
         self.sandbox = self.sandbox.placed(self.own.place(self.space))
 
+    def beside(self, run: StepRun, commit: str) -> WorkspaceSession:
+        """Return a session for checks of `commit` while the step is at work in the workspace, whose files stay as they are."""
+        git, other = self.project.git, WorkspaceSession.open(self.project, self.protocol, run.step.header.resources)
+        if other.own:
+            made = other._made(commit, permissions.approved_changes(run)) if self.project.config.workspace.setup else None
+            other.own = (environments.with_made(other.own, made) if made else other.own).at(git, commit)
+            other._place(commit)
+        return other
+
     def _empty(self, folder: Path, kept: Container[str] = ()) -> None:
         """Make an empty folder of one beside the workspace, whatever a command made of it; but for the names in `kept`."""
         root, name = self.space.root, folder.name

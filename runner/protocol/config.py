@@ -12,7 +12,7 @@ from runner.errors import MalformedFileError
 from runner.protocol import ids, strict_yaml
 from runner.protocol.ids import branch_of, protocol_of_branch
 from runner.protocol.plans import Branch, Duration, Paths, Resources, Texts, branch_name
-from runner.protocol.strict_yaml import Bool, FileModel, Line, Script, Text, one_or_many, problem
+from runner.protocol.strict_yaml import Bool, FileModel, Line, Positive, Script, Text, one_or_many, problem
 
 _MODULE = r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*"
 _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
@@ -134,9 +134,10 @@ class Lease(FileModel):
 
 
 class QaDefaults(FileModel):
-    """When QA starts. `on_ci`: `runner sync` starts it where CI is green."""
+    """When QA starts. `on_ci`: `runner sync` starts it where CI is green; `rounds`: those of steps whose `qa` names none."""
 
     on_ci: Bool = False
+    rounds: Positive | None = None
 
 
 ForgeName = Literal["github", "gitlab", "none"]  # one for each row of `forge.registry.FORGES`, and `none`

@@ -206,10 +206,11 @@ class Budget(FileModel):
 
 
 class Qa(FileModel):
-    """`qa:` written out. `checks`: command lines that must exit with 0."""
+    """`qa:` written out. `checks`: command lines that must exit with 0; `rounds`: how often they may run in an agent's attempt."""
 
     policy: QaPolicy | None = None
     checks: Texts = ()
+    rounds: Positive | None = None
 
 
 class Approval(FileModel):

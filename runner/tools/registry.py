@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
@@ -194,12 +194,13 @@ class PublishArtifactOutput(Value):
 
 
 class FinishInput(Given):
+    status: Literal["done", "cannot"] = Field(description="cannot: it cannot be done; the summary says why")
     summary: str = Field(min_length=1, max_length=20_000, description="what was done, and what was not")
     result: dict[str, Any] | None = Field(None, description="values for later steps")
 
 
 class FinishOutput(Value):
-    """`finish` gives nothing back; the attempt is over."""
+    """`finish` gives nothing back where the attempt is over."""
 
 
 def schema_of(model: type[BaseModel]) -> dict[str, Any]:
@@ -261,7 +262,7 @@ PUBLISH_ARTIFACT = contract_of(
 )
 FINISH = contract_of(
     "finish",
-    "Say that the step is done, or that it cannot be done and why. Nothing comes after it.",
+    "Propose that the step is done: its checks run at once, and what fails comes back to be fixed. Or say that it cannot be done.",
     "read",
     FinishInput,
     FinishOutput,

@@ -270,7 +270,7 @@ def test_do_runs_the_checks_of_the_command_line_in_place_of_the_default(box: Box
 
 
 def test_do_fails_where_its_check_does(box: Box) -> None:
-    with mind(box, say(write("done.txt", "x\n")), finish()):
+    with mind(box, say(write("done.txt", "x\n")), finish(), finish(), finish()):
         told = box.runner("do", "Write it", "--check", "test -e other.txt", rc=1, env={"RUNNER_ENGINE": ENGINE})
     assert "test -e other.txt" in told.err
     assert evidence(box, told.out.strip(), "qa-failed") == ["test -e other.txt"]

@@ -72,7 +72,7 @@ def test_a_judge_that_did_not_write_it_passes_the_change(box: Box) -> None:
 
 
 def test_a_fail_is_recorded_with_its_findings_and_the_retry_gets_them(box: Box) -> None:
-    more = f"{FULL}on_failure: {{retry: 1, then: block}}\n"
+    more = "qa: {policy: full, rounds: 1}\non_failure: {retry: 1, then: block}\n"
     with mind(box, made("print('go away')\n"), finish(), word(FAIL), made(), finish(), word(PASS)) as wire:
         protocol = box.new({"01-greet": agent(more)}, front=ACCEPT)
         told = box.runner("run", protocol).err
@@ -94,10 +94,10 @@ def test_a_fail_is_recorded_with_its_findings_and_the_retry_gets_them(box: Box) 
 
 
 def test_failed_checks_cost_no_review(box: Box) -> None:
-    with mind(box, made(), finish()) as wire:
+    with mind(box, made(), finish(), finish(), finish()) as wire:
         protocol = box.new({"01-greet": agent('qa: {policy: full, checks: ["exit 3"]}')})
         box.runner("run", protocol, rc=1)
-        assert len(wire.bodies) == 2
+        assert len(wire.bodies) == 4
     assert "report" not in event(box, protocol, "qa-failed")
 
 

@@ -28,9 +28,9 @@ def write(path: str, text: str) -> tuple[str, Action]:
     return ("write_file", {"path": path, "content": text})
 
 
-def finish(summary: str = "done", **result: Any) -> Answer:
+def finish(summary: str = "done", status: str = "done", **result: Any) -> Answer:
     """Return the turn that ends a step."""
-    return say(("finish", {"summary": summary, **({"result": result} if result else {})}))
+    return say(("finish", {"status": status, "summary": summary, **({"result": result} if result else {})}))
 
 
 def ask(question: str) -> tuple[str, Action]:

@@ -70,9 +70,7 @@ def test_nothing_of_a_later_step_s_file_is_told(box: Box) -> None:
 
 def test_a_retry_is_told_what_the_checks_found(box: Box) -> None:
     check = "outputs: [x.txt]\n"
-    check += (
-        "qa: {checks: [\"sh -c 'cat x.txt; grep -q right x.txt || exit 7'\"]}\non_failure: {retry: 1, then: fail}\n"
-    )
+    check += "qa: {checks: [\"sh -c 'cat x.txt; grep -q right x.txt || exit 7'\"], rounds: 1}\non_failure: {retry: 1, then: fail}\n"
     with mind(box, say(write("x.txt", "left is not it\n")), finish(), say(write("x.txt", "right\n")), finish()) as wire:
         protocol = box.new({"01-x": agent(check)})
         box.runner("run", protocol)

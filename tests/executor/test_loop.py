@@ -334,6 +334,51 @@ def test_secrets_do_not_reach_the_journal(tmp_path: Path) -> None:
     assert b"a-secret-value" not in bench.path.read_bytes()
 
 
+def test_what_the_checks_find_comes_back_until_they_ran_for_the_last_time(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, [say(("write", {"n": 1})), FINISH, FINISH, FINISH])
+    loop, seen = bench.loop(), list[Any]()
+    loop.rounds, loop.check = 3, lambda result: seen.append(result) or "quoted: broken"  # type: ignore[func-returns-value]
+    ended = loop.run()
+    assert (ended.outcome, ended.result, len(seen)) == ("finished", {"summary": "done", "n": 1}, 3)
+    assert seen[0] == ended.result and loop.untrusted
+    back = bench.engine.asked[2].turns[-1]
+    assert isinstance(back, ToolTurn) and back.results[0].is_error
+    assert "Fix what they found" in back.results[0].content["not_done"]
+    assert back.results[0].content["found"] == "quoted: broken" and "run 1 of 3" in back.results[0].content["not_done"]
+    assert bench.engine.asked[2].turns[:-2] == bench.engine.asked[1].turns  # the same conversation
+
+
+def test_killed_at_every_record_no_check_runs_twice_and_the_count_goes_on(tmp_path: Path) -> None:
+    script = [say(("write", {"n": 1})), FINISH, say(("write", {"n": 2})), FINISH, FINISH]
+
+    def loop(bench: Bench, ran: list[int]) -> Loop:
+        made = bench.loop()
+        made.rounds, made.check = 3, lambda result: ran.append(1) or "broken"  # type: ignore[func-returns-value]
+        return made
+
+    whole = Bench(tmp_path, list(script))
+    assert loop(whole, []).run().outcome == "finished"
+    lines = whole.path.read_bytes().splitlines(keepends=True)
+    for count in range(len(lines) + 1):
+        kept = b"".join(lines[:count])
+        heard = kept.count(b'"kind":"response"')
+        again, ran = Bench(tmp_path / str(count), list(script[heard:])), list[int]()
+        again.path.parent.mkdir()
+        again.path.write_bytes(kept)
+        assert loop(again, ran).run() == loop(whole, []).run(), count
+        had = sum(b'"kind":"results"' in line and b'"name":"finish"' in line for line in lines[:count])
+        assert len(ran) == 3 - had and len(again.engine.asked) == 5 - heard, count
+
+
+def test_what_cannot_be_done_is_no_finished_work_and_its_checks_do_not_run(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, [say(("finish", {"status": "cannot", "summary": "there is no such word"}))])
+    loop = bench.loop()
+    loop.check = lambda result: pytest.fail("a check ran")
+    ended = loop.run()
+    assert (ended.outcome, ended.text) == ("failed", "it cannot be done: there is no such word")
+    assert bench.loop().run() == ended  # killed after that
+
+
 @pytest.mark.parametrize("script", [[REFUSED, REFUSED, REFUSED], [say(text="hm"), MALFORMED, say(text="hm?")]])
 def test_killed_after_the_answer_that_ends_it_it_ends_the_same_way(tmp_path: Path, script: list[Said]) -> None:
     whole = Bench(tmp_path, list(script))

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from runner import resources
+from runner.engines import EngineError
 from runner.errors import RefusedError
-from runner.executor import asking, prompting, spending, toolbox
+from runner.executor import asking, feedback, permissions, prompting, spending, toolbox
 from runner.executor.calls import Calls
-from runner.executor.loop import Ended, Loop
+from runner.executor.journal import Journal
+from runner.executor.loop import Ended, Limits, Loop, Total
 from runner.executor.step_run import StepRun
-from runner.executor.steps import tool, work
+from runner.executor.steps import check, review, tool, work
 from runner.executor.transition import Kind, Outcome
 from runner.executor.workspace_session import start
 from runner.protocol import events as ev
 from runner.protocol import log
 from runner.protocol.ids import digest
+from runner.protocol.plans import QaPolicy
 from runner.protocol.transcript import Results
 from runner.store import history, publishing, record, transaction, workspace
+from runner.trust.permit import Denied, Result
 
 
 def carry_out(run: StepRun) -> Outcome:
@@ -35,8 +40,13 @@ def carry_out(run: StepRun) -> Outcome:
         spent=spending.since(run.journal, round(env.monotonic() - started)),
     )
     text, result = run.redactor.text(ended.text), run.redactor.value(ended.result)
+    files = {history.transcript_name(run.slug, run.attempt): transcript}
+    if run.step.qa is QaPolicy.FULL and ended.outcome != "finished" and (reviews := _reviews(run)).records:
+        spent = spending.of([*run.journal.records[run.journal.filed :], *reviews.records[reviews.filed :]])
+        ran = dataclasses.replace(ran, spent=spending.told(spent, ran.spent.get("seconds", 0)))
+        files[history.review_name(run.slug, run.attempt)] = reviews.transcript()
     outcome = _outcome(run, dataclasses.replace(ended, text=text, result=result), ran)
-    return dataclasses.replace(outcome, files={history.transcript_name(run.slug, run.attempt): transcript})
+    return dataclasses.replace(outcome, files=files)
 
 
 def _outcome(run: StepRun, ended: Ended, ran: work.Ran) -> Outcome:
@@ -49,7 +59,8 @@ def _outcome(run: StepRun, ended: Ended, ran: work.Ran) -> Outcome:
     if left.refused:
         return work.failed(run, left.refused, ran)
     if ended.outcome == "failed":
-        return work.failed(run, ended.text, ran, left.work)
+        cannot = ended.result is not None and ended.result.get("status") == "cannot"
+        return dataclasses.replace(work.failed(run, ended.text, ran, left.work), final=cannot)
     is_waiting = ended.outcome in ("asked", "held", "unknown")
     done = left.work or (work.unchanged(run) if is_waiting else None)  # too much now may be less by the end
     if done is None:
@@ -84,6 +95,18 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
     about = f"You are {agent.name}. {agent.objective}\n{agent.instructions}" if agent else None
     with asking.open_engines(project, names, run.slug) as engines, toolbox.open_agent_tools(run) as tools:
         task = prompting.task(run)
+
+        def limits() -> Limits:  # a review within the attempt is paid from the same budgets
+            reviews = spending.of(_reviews(run).records) if run.step.qa is QaPolicy.FULL else Total()
+            return spending.limits(
+                project, run.view, run.plan, run.state, run.journal, spending.Own(own, run.timeout, reviews)
+            )
+
+        def check_work(result: dict[str, Any]) -> str:
+            found = _found_wrong(run, run.redactor.value(result))
+            loop.limits = limits()
+            return found
+
         loop = Loop(
             gate=Calls.of(run),
             untrusted=prompting.FENCE in task,
@@ -94,7 +117,7 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
             system=prompting.system(about),
             task=task,
             summarize=resources.prompt("summarize").strip(),
-            limits=spending.limits(project, run.view, run.plan, run.state, run.journal, spending.Own(own, run.timeout)),
+            limits=limits(),
             redactor=run.redactor,
             tree=lambda: _note(run),
             restore=lambda noted: _restore(run, noted),
@@ -106,10 +129,52 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
             told=project.env.hear,
             say=project.env.say,
             ensure=lambda: publishing.ensure_lease(project),
+            check=check_work,
+            rounds=run.rounds,
             shared_budget=spending.shared_budget(project, run.view.protocol),
         )
         ended = loop.run(_answers(run) if run.journal.records else ())
     return ended, names[0]
+
+
+def _found_wrong(run: StepRun, result: dict[str, Any]) -> str:
+    """Return what the step's checks and its review find wrong in the work as it is now; empty where nothing is, or they cannot tell.
+
+    What they find is for the model alone: QA records it, of the commit that has the work.
+    """
+    try:
+        commit = _note(run)
+    except RefusedError:  # what cannot be collected fails the attempt
+        return ""
+    if not _may_stay(run, commit):
+        return ""
+    checked = check.propose(run, commit)
+    if checked is None:
+        return ""
+    if not checked.verdict.passed:
+        return feedback.of_checks(checked.verdict.evidence, checked.verdict.reason, checked.outputs)
+    if run.step.qa is not QaPolicy.FULL:
+        return ""
+    proposed = dataclasses.replace(run, kept=commit, proposed=result)
+    proposed.journal = run.journal
+    try:
+        verdict = review.of_step(proposed, checked.verdict.evidence).verdict
+    except EngineError:  # QA asks again, once the work is on the branch
+        return ""
+    return "" if verdict is None or verdict.passed else feedback.of_review(verdict)
+
+
+def _may_stay(run: StepRun, commit: str) -> bool:
+    """Return whether the policy may let the work stay: nothing runs on work that fails the attempt in any case."""
+    git, tip = run.project.git, run.view.tip
+    found = git.commit(commit)
+    if found is None or transaction.paths_outside(git.changed(tip, commit)):
+        return False
+    return not isinstance(permissions.judge_result(run, Result((tip, found.tree))), Denied)
+
+
+def _reviews(run: StepRun) -> Journal:
+    return spending.open_journal(run.project, run.view.protocol, f"{run.name}.qa")
 
 
 def _note(run: StepRun) -> str:

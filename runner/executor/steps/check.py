@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from runner import qa
@@ -33,7 +34,17 @@ class Checked:
     executor: str | None
     environment: str | None = None
     outputs: tuple[bytes, ...] = ()
+    is_counted: bool = False  # the attempt's time has that of the checks
     review: Reviewed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What the checks found in the work of an attempt, before a transition has it. `commit`: with that work, on no branch."""
+
+    commit: str
+    checks: tuple[str, ...]
+    checked: Checked
 
 
 def carry_out(run: StepRun) -> Outcome:
@@ -61,7 +72,8 @@ def _outcome(run: StepRun, checked: Checked) -> Outcome:
     if verdict.passed:
         asks = permissions.asks(run, permissions.judge_result(run, Result(None)))
     evidence, reason = list(verdict.evidence), verdict.reason
-    seconds = sum(check["seconds"] for check in evidence) + (review.seconds if review else 0)
+    seconds = 0 if checked.is_counted else sum(check["seconds"] for check in evidence)
+    seconds += review.seconds if review else 0
     spent: ev.Spent = {**(review.spent if review else {}), **({"seconds": seconds} if seconds else {})}
     if review is not None and review.verdict is None:
         reached = ev.BudgetReached(subject=run.slug, text=log.cut(review.stopped), by="whoever plans", spent=spent)
@@ -101,11 +113,12 @@ def _outcome(run: StepRun, checked: Checked) -> Outcome:
 def check(run: StepRun) -> Checked:
     """Return what the checks find in the tree of the commit that is judged. Nothing is recorded.
 
+    What they found when this process ran them on the same work, as the attempt ended, is taken over.
+
     Raises:
         UsageError: a step that asks for QA and names nothing to check.
     """
-    step, view, git = run.step, run.view, run.project.git
-    promised = step.header.outputs
+    step, view = run.step, run.view
     asked = step.header.qa or run.plan.header.qa
     if step.qa is QaPolicy.SKIP and asked is not None and asked.policy is QaPolicy.SKIP:
         whose, line = (step.file, step.lines) if step.header.qa else (paths.PLAN, run.plan.lines)
@@ -114,40 +127,76 @@ def check(run: StepRun) -> Checked:
             f"{paths.folder(view.protocol)}/{whose}:{line.get('qa', 1)}",
             f"`runner edit {view.protocol} {run.slug if step.header.qa else ''}".rstrip() + "` changes that",
         )
-    if not step.checks and not promised and step.qa is not QaPolicy.FULL:
+    if not _has_checks(run):
         raise UsageError(
             f"the QA of {run.slug} has nothing to check",
             run.where,
             f'name `outputs:`, or `qa: {{policy: light, checks: ["make test"]}}`; `checks:` of {paths.CONFIG} is the default',
         )
-    executor, environment, folder = None, None, None
-    env: dict[str, str] = {}
+    made = run.project.kept.pop(_key(run), None)
+    if isinstance(made, Proposal) and made.checks == step.checks and _is_work_of(run, made.commit):
+        return made.checked
+    session = None
     if step.checks:
         run.workspace = session = WorkspaceSession.open(run.project, view.protocol, step.header.resources)
         session.prepare(run.judged, approved=permissions.approved_changes(run))
+    return _checked(run, session, _changed(run) if step.header.outputs else ())
+
+
+def propose(run: StepRun, commit: str) -> Checked | None:
+    """Return what the checks find in `commit`, the work so far of an attempt, as its QA would; None where there are none.
+
+    It is kept for the QA of that work, in this process.
+    """
+    if run.step.qa is QaPolicy.SKIP or not _has_checks(run):
+        return None
+    session = run.workspace.beside(run, commit) if run.step.checks else None
+    changed = list(run.project.git.changed(run.view.tip, commit))
+    found = _checked(dataclasses.replace(run, kept=commit), session, changed)
+    run.project.kept[_key(run)] = Proposal(commit, run.step.checks, dataclasses.replace(found, is_counted=True))
+    return found
+
+
+def _has_checks(run: StepRun) -> bool:
+    return bool(run.step.checks or run.step.header.outputs) or run.step.qa is QaPolicy.FULL
+
+
+def _key(run: StepRun) -> str:
+    return f"proposal of {run.view.protocol} {run.name}"
+
+
+def _is_work_of(run: StepRun, commit: str) -> bool:
+    """Return whether the commit that is judged has the files of `commit`, but for the record."""
+    folder = f"{paths.folder(run.view.protocol)}/"
+    changed = run.project.git.changed(commit, run.judged)
+    return all(path.startswith(folder) and paths.is_record(path.removeprefix(folder)) for path in changed)
+
+
+def _checked(run: StepRun, session: WorkspaceSession | None, changed: Sequence[str]) -> Checked:
+    """Run the checks in a clean export of the commit that is judged. `session`: None where none is a command."""
+    step, git, folder = run.step, run.project.git, None
+    env: dict[str, str] = {}
+    if session is not None:
         folder = session.export(run.judged)
         env = session.environment(run, folder)
-        executor, environment = session.sandbox.name, session.environment_name
-
     outputs: list[bytes] = []
 
     def execute(line: str) -> CommandOutcome:
+        assert session is not None
         part = f"check {len(outputs) + 1}/{len(step.checks)}"
-        outcome, output = run.workspace.run_for(run, line, env, cwd=folder, part=part)
+        outcome, output = session.run_for(run, line, env, cwd=folder, part=part)
         outputs.append(output)
         return outcome
 
-    def explain(line: str, ended: CommandOutcome) -> str | None:
-        return run.workspace.explain(line, ended)
-
     verdict = qa.run_checks(
-        promised,
+        step.header.outputs,
         step.checks,
-        files=git.files(run.judged) if promised else (),
-        changed=_changed(run) if promised else (),
+        files=git.files(run.judged) if step.header.outputs else (),
+        changed=changed,
         execute=execute,
-        explain=explain,
+        explain=lambda line, ended: session.explain(line, ended) if session else None,
     )
+    executor, environment = (session.sandbox.name, session.environment_name) if session else (None, None)
     return Checked(verdict, executor, environment, tuple(outputs))
 
 

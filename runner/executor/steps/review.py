@@ -126,8 +126,11 @@ def _judged(loop: Loop, task: str, where: str) -> tuple[Verdict, str]:
 def _limits(run: StepRun, journal: Journal) -> Limits:
     """Return the limits of the review: the rest of the protocol's budget, and of the step's after the work of its attempt."""
     name, protocol = history.transcript_name(run.slug, run.attempt), run.view.protocol
-    data = history.read(run.project.git, protocol, name) or b""
-    work = spending.of(transcript.parse(data, f"{name} of {history.ref_of(protocol)}"))
+    if run.proposed is not None:
+        work = spending.of(run.journal.records)
+    else:
+        data = history.read(run.project.git, protocol, name) or b""
+        work = spending.of(transcript.parse(data, f"{name} of {history.ref_of(protocol)}"))
     own = spending.Own((run.step.header.budget,), TIMEOUT, work)
     return spending.limits(run.project, run.view, run.plan, run.state, journal, own)
 
@@ -186,7 +189,7 @@ def _task(run: StepRun, evidence: Sequence[ev.CheckEvidence], seen: qa.Change) -
         parts.append("It must leave: " + ", ".join(step.header.outputs))
     if evidence:
         parts.append("Checks that passed: " + "; ".join(f"`{check['check']}`" for check in evidence))
-    result = run.state.steps[step.slug].result
+    result = run.proposed or run.state.steps[step.slug].result
     if result is not None:
         shown = json.dumps(result, indent=1, ensure_ascii=False)[:RESULT_LIMIT]
         parts.append(prompting.fence(shown, "what the step says of itself"))

@@ -1,0 +1,133 @@
+"""`finish` proposes work: its checks and its review run in the attempt, and what they find goes back to the model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Box
+from tests.executor.minds import agent, finish, mind, say, sound, texts, transcript, write
+from tests.tools.agent_ground import place
+
+FAIL = json.dumps({"verdict": "FAIL", "summary": "Rude.", "findings": [{"severity": "blocker", "text": "No please."}]})
+PASS = json.dumps({"verdict": "PASS", "summary": "Fine."})
+
+
+def checked(tmp_path: Path, more: str = "") -> tuple[str, Path]:
+    """Return a step on the host whose check counts its runs in a file, and the file."""
+    count = tmp_path / "count"
+    return agent(f'qa: {{checks: ["echo x >> {count}; cat a.txt; grep -q right a.txt"]{more}}}\n'), count
+
+
+def runs(count: Path) -> int:
+    return len(count.read_text().splitlines())
+
+
+def happened(box: Box, protocol: str) -> list[str]:
+    """The events of the step `a`, in order."""
+    log = box.git("show", f"{protocol}:.protocols/{protocol}/log.md").splitlines()
+    return [line.split()[2] for line in log if line.startswith("## ") and line.endswith(" a")]
+
+
+def test_a_failing_check_comes_back_in_the_conversation_and_qa_takes_its_last_run_over(
+    box: Box, tmp_path: Path
+) -> None:
+    step, count = checked(tmp_path)
+    script = [say(write("a.txt", "wrong\n")), finish("I think"), say(write("a.txt", "right\n")), finish("fixed")]
+    with mind(box, *script) as wire:
+        protocol = box.new({"01-a": step})
+        box.runner("run", protocol, "--executor", "host", rc=0)
+        assert wire.wrong == [] and len(wire.bodies) == 4
+    assert wire.bodies[2]["contents"][: len(wire.bodies[1]["contents"])] == wire.bodies[1]["contents"]
+    assert "<<<untrusted what the checks found" in texts(wire.bodies[2]) and "wrong" in texts(wire.bodies[2])
+    assert happened(box, protocol) == ["step-finished", "qa-passed", "step-completed"]
+    assert runs(count) == 2  # of the first proposal and of the second
+    assert box.runner("show", protocol, "a", "--output", "--check", "1", rc=0).out == "right\n"
+    assert [one["kind"] for one in transcript(box, protocol, "a.1")] == ["response", "results"] * 4
+    sound(box, protocol)
+
+
+def test_after_the_last_run_the_work_is_on_the_branch_and_its_qa_failed(box: Box, tmp_path: Path) -> None:
+    step, count = checked(tmp_path, ", rounds: 2")
+    with mind(box, say(write("a.txt", "wrong\n")), finish(), finish()) as wire:
+        protocol = box.new({"01-a": step})
+        box.runner("run", protocol, "--executor", "host", rc=1)
+        assert len(wire.bodies) == 3
+    assert happened(box, protocol) == ["step-finished", "qa-failed", "step-failed"] and runs(count) == 2
+    assert box.git("show", f"{protocol}:a.txt") == "wrong\n"
+    sound(box, protocol)
+
+
+def test_qa_in_another_process_or_of_other_files_runs_the_checks_itself(box: Box, tmp_path: Path) -> None:
+    step, count = checked(tmp_path)
+    with mind(box, say(write("a.txt", "right\n")), finish()):
+        protocol = box.new({"01-a": step})
+        box.runner("step", protocol, "--executor", "host", rc=0)
+        assert runs(count) == 1
+        box.runner("step", protocol, "--executor", "host", rc=0)
+    assert runs(count) == 2 and box.state(protocol)["status"] == "completed"
+
+
+def test_config_says_how_many_runs_there_are_where_no_step_does(box: Box, tmp_path: Path) -> None:
+    box.write(".protocols/config.yaml", "qa: {rounds: 1}\n")
+    box.commit("config")
+    step, count = checked(tmp_path)
+    with mind(box, say(write("a.txt", "wrong\n")), finish()):
+        protocol = box.new({"01-a": step})
+        box.runner("run", protocol, "--executor", "host", rc=1)
+    assert runs(count) == 1
+
+
+def test_a_promised_file_that_is_not_there_comes_back(box: Box) -> None:
+    with mind(box, say(write("b.txt", "1\n")), finish(), say(write("a.txt", "1\n")), finish()) as wire:
+        protocol = box.new({"01-a": agent("outputs: [a.txt]\n")})
+        box.runner("run", protocol, rc=0)
+    assert "the output `a.txt` is not there" in texts(wire.bodies[2])
+
+
+def test_no_check_runs_on_work_that_only_people_may_do(box: Box) -> None:
+    place("sandbox")
+    box.env["RUNNER_EXECUTOR"] = "sandbox"
+    bad = ("shell", {"command": "echo 1 > .protocols/policy.yaml"})
+    with mind(box, say(bad), finish()) as wire:
+        protocol = box.new({"01-a": agent('qa: {checks: ["exit 1"]}\n')})
+        box.runner("run", protocol, rc=1)
+        assert len(wire.bodies) == 2
+    assert happened(box, protocol) == ["step-failed"]
+
+
+def test_the_findings_of_a_review_come_back_and_qa_pays_for_no_second_one(box: Box) -> None:
+    script = [say(write("a.txt", "go away\n")), finish("rude"), say(text=FAIL), say(write("a.txt", "please\n"))]
+    with mind(box, *script, finish("polite"), say(text=PASS)) as wire:
+        protocol = box.new({"01-a": agent("qa: full\n")})
+        box.runner("run", protocol, rc=0)
+        assert wire.wrong == [] and len(wire.bodies) == 6
+    assert "No please." in texts(wire.bodies[3]) and "polite" in texts(wire.bodies[5])
+    assert happened(box, protocol) == ["step-finished", "qa-passed", "step-completed"]
+    assert box.state(protocol)["spent"]["input_tokens"] == 600
+    assert len(transcript(box, protocol, "a.1.qa")) == 2
+    sound(box, protocol)
+
+
+def test_a_review_of_an_attempt_that_did_not_finish_is_paid_for_and_filed(box: Box) -> None:
+    script = [say(write("a.txt", "go away\n")), finish("rude"), say(text=FAIL)]
+    with mind(box, *script, finish("it must be rude", status="cannot")):
+        protocol = box.new({"01-a": agent("qa: full\n")})
+        box.runner("run", protocol, rc=1)
+    assert box.state(protocol)["spent"]["input_tokens"] == 400
+    assert len(transcript(box, protocol, "a.1.qa")) == 1
+    sound(box, protocol)
+
+
+@pytest.mark.parametrize("then", ["fail", "block"])
+def test_what_cannot_be_done_is_neither_done_nor_retried_and_the_reason_is_shown(box: Box, then: str) -> None:
+    with mind(box, finish("there is no zebra here", status="cannot")) as wire:
+        protocol = box.new({"01-a": agent(f"on_failure: {{retry: 2, then: {then}}}\n")})
+        ran = box.runner("run", protocol, rc={"fail": 1, "block": 3}[then])
+        assert len(wire.bodies) == 1
+    assert box.state(protocol)["status"] == {"fail": "failed", "block": "blocked"}[then]
+    for told in (ran.err, box.runner("status").out, box.runner("show", protocol, rc=0).out):
+        assert "it cannot be done: there is no zebra here" in told
+    sound(box, protocol)
