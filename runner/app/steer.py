@@ -19,9 +19,9 @@ from runner.git import Git
 from runner.protocol import decision, ids, log, paths, strict_yaml
 from runner.protocol import events as ev
 from runner.protocol.event_types import event_type
-from runner.protocol.plans import seconds_of
+from runner.protocol.plans import Kind, seconds_of
 from runner.protocol.state import OF_WORK, State, Status, StepStatus, Wait, phrased
-from runner.store import lease, locks, lookup, record, remote, worktree
+from runner.store import lease, locks, lookup, record, remote, transaction, worktree
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust.transitions import before_work
@@ -192,8 +192,9 @@ def _stop(project: Project, protocol: str) -> Iterator[str]:
             yield f"{away.who} is running it elsewhere, and stops within {within} s, when it renews its lease"
 
 
-def retry(project: Project, protocol: str, *, step: str | None = None, keep: bool = False) -> Steered:
-    """Start a new attempt of a step: the failed or blocked one, or `step`. `keep`: from the work of the last attempt.
+def retry(project: Project, protocol: str, *, step: str | None = None, keep: bool | None = None) -> Steered:
+    """Start a new attempt of a step: the failed or blocked one, or `step`. `keep`: from the work of the last attempt; without it,
+    that of an agent that ended by itself, where it fits.
 
     Raises:
         RefusedError: nothing failed, or there is no work to keep. UsageError: it is not clear which step.
@@ -206,6 +207,13 @@ def retry(project: Project, protocol: str, *, step: str | None = None, keep: boo
         refuse_ended(state, "retry")
         slug = _to_retry(project.git, seen, step)
         attempt, kept = state.steps[slug].attempt, None
+        if keep is False and record.work_of(project.git, protocol, seen.tip, slug) and not _kept(project, seen, slug):
+            back = (
+                f"`runner undo {number(protocol)}@{before_work(project.git, protocol, seen.tip, slug)}` takes it back"
+            )
+            raise RefusedError(f"the work of attempt {attempt} of {slug} is on the branch", seen.where, back)
+        if keep is None and state.steps[slug].kind == Kind.AGENT and _continues(project, seen, slug):
+            kept = attempt_ref(protocol, slug, attempt)
         if keep:
             kept = attempt_ref(protocol, slug, attempt)
             oid, anew = project.git.ref(kept), f"`runner retry {number(protocol)}` without --keep starts over"
@@ -217,11 +225,25 @@ def retry(project: Project, protocol: str, *, step: str | None = None, keep: boo
             tree, conflicts = project.git.merge_trees(seen.tip, oid)
             if tree is None:
                 raise RefusedError(f"the work of attempt {attempt} conflicts: {', '.join(conflicts[:5])}", kept, anew)
-        made = f"{slug} will be retried (attempt {attempt + 1}{', from the work of the last one' if keep else ''})"
+        made = f"{slug} will be retried (attempt {attempt + 1}{', from the work of the last one' if kept else ''})"
         return [ev.StepRetried(subject=slug, attempt=attempt + 1, kept=kept)]
 
     done = advance.tell(project, protocol, build)
     return steered(project, done.state, done.commit, made)
+
+
+def _kept(project: Project, seen: Snapshot, slug: str) -> str | None:
+    return project.git.ref(attempt_ref(seen.protocol, slug, seen.state.steps[slug].attempt))
+
+
+def _continues(project: Project, seen: Snapshot, slug: str) -> bool:
+    """Return whether a retry starts from what was kept of the last attempt: of one that failed, in files that steps may change,
+    and without conflicts with newer commits."""
+    oid = _kept(project, seen, slug)
+    if oid is None or seen.state.steps[slug].status is not StepStatus.FAILED:
+        return False
+    tree, _ = project.git.merge_trees(seen.tip, oid)
+    return tree is not None and not transaction.paths_outside(project.git.changed(seen.tip, tree))
 
 
 def _to_retry(git: Git, seen: Snapshot, name: str | None) -> str:

@@ -90,9 +90,13 @@ def cancel(session: Session, protocol: str | None, reason: str | None) -> None:
 @options.protocol
 @options.offline
 @click.option("--step", metavar="SLUG", help="Retry this step, whichever failed.")
-@click.option("--keep", is_flag=True, help="Start from the work of the last attempt.")
+@click.option(
+    "--keep/--clean",
+    default=None,
+    help="Start from the work of the last attempt, or from before it. [default: keep what an agent left that ended by itself]",
+)
 @click.pass_obj
-def retry(session: Session, protocol: str | None, step: str | None, keep: bool) -> None:
+def retry(session: Session, protocol: str | None, step: str | None, keep: bool | None) -> None:
     """Allow a new attempt of the failed or blocked step of PROTOCOL. `runner run` then runs it.
 
     A step whose work waits for an approval is refused: `runner undo` takes that work back.

@@ -1,14 +1,32 @@
-"""What a model is told of work that exists: what its checks and its review found wrong. All of it is quoted as untrusted."""
+"""What a model is told of work that exists: what earlier steps did, where an attempt stands, and what checks and reviews found wrong.
+
+All of it but the runner's own words is quoted as untrusted.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import json
+import re
+from collections.abc import Iterator, Sequence
 
 from runner import qa
+from runner.errors import InsufficientHistoryError
 from runner.executor import prompting
+from runner.executor.step_run import StepRun
+from runner.protocol import log, paths
+from runner.protocol.event_types import event_type
 from runner.protocol.events import CheckEvidence
+from runner.protocol.ids import digest
+from runner.protocol.log import RawEntry
 from runner.protocol.model_answers import Verdict
+from runner.store import history, transaction
+from runner.trust.transitions import transitions_below
 
+RESULT_LIMIT = 4_000  # characters of one earlier result
+REPORT_LIMIT = 16_000  # characters of the report of a review
+DIFF_LIMIT = 6_000  # characters of the diffs so far
+NAMES_MOST = 50  # files of an earlier step, or of an earlier attempt
 OUTPUT_LIMIT = 4_000  # characters of one command's output
 
 
@@ -40,3 +58,118 @@ def end_of(text: str, limit: int = OUTPUT_LIMIT) -> str:
     end = text[-limit:]
     end = end[end.find("\n") + 1 :] if 0 <= end.find("\n") < len(end) - 1 else end
     return f"[… {len(text) - len(end):,} characters left out …]\n{end}"
+
+
+# --- earlier steps and attempts ------------------------------------------------------------------------------------------
+
+
+def of_earlier(run: StepRun, entries: Sequence[RawEntry], before: str) -> list[str]:
+    """Return what earlier steps and attempts did, and what is to be fixed. `before`: the commit before the step's work so far."""
+    return [*_of_steps(run, entries), *(_of_attempts(run, entries, before) if run.attempt > 1 else ())]
+
+
+def _of_steps(run: StepRun, entries: Sequence[RawEntry]) -> Iterator[str]:
+    """Yield what each completed step with a result did: its files, the summaries of its attempts, its result."""
+    results = {slug: result for slug, result in run.results.items() if result is not None}
+    if not results:
+        return
+    files = _files_of(run, entries)
+    for slug, result in results.items():
+        lines = [f"title: {run.state.steps[slug].title}"]
+        if names := files.get(slug, ()):
+            more = f" and {len(names) - NAMES_MOST} more" if len(names) > NAMES_MOST else ""
+            lines.append(f"files: {', '.join(names[:NAMES_MOST])}{more}")
+        said = _summaries(entries, slug)
+        lines += [f"summary of attempt {number}: {text}" for number, text in said[:-1]]
+        shown = json.dumps(result, indent=1, ensure_ascii=False)[:RESULT_LIMIT]
+        yield prompting.fence("\n".join([*lines, shown]), f"what the step {slug} did, and its result")
+
+
+def _summaries(entries: Sequence[RawEntry], slug: str) -> list[tuple[int, str]]:
+    """Return what each attempt of a step said when it finished, by its number."""
+    found: dict[int, str] = {}
+    for raw in entries:
+        result = raw.fields.get("result")
+        if raw.event == "step-finished" and raw.subject == slug and isinstance(result, dict) and result.get("summary"):
+            found[int(raw.fields.get("attempt", 0))] = str(result["summary"])[:RESULT_LIMIT]
+    return sorted(found.items())
+
+
+def _files_of(run: StepRun, entries: Sequence[RawEntry]) -> dict[str, list[str]]:
+    """Return the files that each step's transitions changed, outside the record."""
+    git, found = run.project.git, dict[str, set[str]]()
+    works = {raw.revision: raw.subject for raw in entries if event_type(raw.event).role == "work"}
+    with contextlib.suppress(InsufficientHistoryError):  # in a shallow clone, those that are here
+        for below in transitions_below(git, run.view.protocol, run.view.tip):
+            for revision in below.revisions:
+                if revision in works and below.commit.parents:
+                    changed = git.changed(below.commit.parents[0], below.commit.oid)
+                    found.setdefault(works[revision], set()).update(
+                        path for path in changed if not transaction.paths_outside([path])
+                    )
+    return {slug: sorted(names) for slug, names in found.items() if names}
+
+
+def _of_attempts(run: StepRun, entries: Sequence[RawEntry], before: str) -> Iterator[str]:
+    """Yield where the step stands after its earlier attempts: what they changed, said and did not do."""
+    found = _findings(run, entries)
+    seen = qa.change(run.project.git, run.view.protocol, before, run.started, run.step.checks)
+    stands = f"The work of {'attempt 1' if run.attempt == 2 else 'the attempts before'} is in the files: change what is wrong in it."
+    if not seen.files:
+        stands = "The files are as they were before the step: nothing of earlier attempts is in them."
+    wanted = " Fix what the last attempt did not pass, quoted below, then finish." if found else ""
+    yield f"# This is attempt {run.attempt}\n\n{stands}{wanted}"
+    if seen.files:
+        yield prompting.fence(_so_far(seen), "what the step changed so far")
+    said = _summaries(entries, run.slug)
+    if said and said[-1][0] == run.attempt - 1:
+        yield prompting.fence(said[-1][1], f"the summary of attempt {run.attempt - 1}")
+    if found:
+        yield prompting.fence(found, "findings")
+
+
+def _so_far(seen: qa.Change) -> str:
+    """Return the files that changed, with their lines added and removed, and the diffs that are short."""
+    diffs = re.split(r"(?m)^(?=diff --git )", seen.diff)[1:]
+    counts = [(len(re.findall(r"(?m)^\+(?!\+\+ )", one)), len(re.findall(r"(?m)^-(?!-- )", one))) for one in diffs]
+    lines = [
+        *seen.files[:NAMES_MOST],
+        *([f"… and {len(seen.files) - NAMES_MOST} more"] if len(seen.files) > NAMES_MOST else []),
+    ]
+    lines.append(f"{len(seen.files)} files, +{sum(plus for plus, _ in counts)} −{sum(minus for _, minus in counts)}")
+    left = DIFF_LIMIT
+    for one, (plus, minus) in zip(diffs, counts, strict=True):
+        if len(one) <= left:
+            lines += ["", one.rstrip("\n")]
+            left -= len(one)
+        else:
+            lines += ["", f"{one.splitlines()[0]}\n[… +{plus} −{minus} lines, not shown …]"]
+    return "\n".join([*lines, *seen.left_out])
+
+
+def _findings(run: StepRun, entries: Sequence[RawEntry]) -> str:
+    """Return why the attempt before failed, by the record, with the end of what its checks printed, where the history has that."""
+    for raw in reversed(entries):
+        if raw.subject == run.slug and raw.event in ("qa-failed", "step-failed", "step-blocked"):
+            if raw.event == "step-failed" and raw.fields.get("reason", "").startswith("QA:"):
+                continue  # the verdict before it says more
+            told, number = [str(raw.fields.get("reason", ""))], 0
+            for check in raw.fields.get("evidence", []):
+                is_command = check["check"] != log.REVIEW and not check["check"].startswith("outputs: ")
+                number += is_command
+                if check["code"]:
+                    name = history.output_name(run.slug, int(raw.fields["attempt"]), number)
+                    data = history.read(run.project.git, run.view.protocol, name) if is_command else None
+                    printed = end_of(data.decode("utf-8", "replace")) if data else check["tail"]
+                    told.append(f"{check['check']}: exit {check['code']}\n{printed}")
+            return "\n\n".join([*told, *_report(run, raw)])
+    return ""
+
+
+def _report(run: StepRun, raw: RawEntry) -> list[str]:
+    """Return the findings of the review that an event names, from its report; nothing where it is not that report any more."""
+    entry = run.view.files.get(paths.report_file(raw.subject, int(raw.fields.get("attempt", 0))))
+    data = run.project.git.blob(entry.oid) if entry and raw.fields.get("report") else None
+    if data is None or digest(data) != raw.fields["report"]:
+        return []
+    return [data.decode("utf-8", "replace")[:REPORT_LIMIT]]

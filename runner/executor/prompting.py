@@ -14,12 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from runner import resources
 from runner.executor.step_run import StepRun
 from runner.git import BLOB, EXECUTABLE, TreeEntry
-from runner.protocol import log, paths
-from runner.protocol.ids import digest
+from runner.protocol import paths
 from runner.protocol.plans import Step
 from runner.protocol.state import State
 from runner.store.project import Project
-from runner.store.snapshot import Snapshot
 from runner.trust import manifest, trusted_config
 
 EXECUTORS = ("AGENTS.md",)  # what an agent step is told; CONTRIBUTING.md is for those who plan
@@ -66,8 +64,8 @@ def system(coworker: str | None) -> str:
     return f"{text}\n\n{coworker.strip()}" if coworker else text
 
 
-def task(run: StepRun) -> str:
-    """Return the first turn of an attempt."""
+def task(run: StepRun, earlier: Sequence[str] = ()) -> str:
+    """Return the first turn of an attempt. `earlier`: what there is to say of earlier steps and attempts."""
     plan, step, state = run.plan, run.step, run.state
     # `runner do` writes the same text into plan and step: it is said once.
     whole = [_titled("The work", plan.header.title, plan.prose)] if plan.prose.strip() != step.prose.strip() else []
@@ -83,13 +81,7 @@ def task(run: StepRun) -> str:
     if plan.context:
         parts.append(f"# Notes\n\n{plan.context.strip()}")
     parts += instructions(run.project, EXECUTORS)
-    results = {slug: result for slug, result in run.results.items() if result is not None}
-    for slug, result in results.items():
-        shown = json.dumps(result, indent=1, ensure_ascii=False)[:RESULT_LIMIT]
-        parts.append(fence(shown, f"result of the step {slug}"))
-    found = _findings(run)
-    if found:
-        parts.append(f"This is attempt {run.attempt}. The one before did not do:\n{fence(found, 'findings')}")
+    parts += earlier
     parts.append(_titled("Your step" if whole else "Your task", step.header.title, step.prose))
     if step.header.outputs:
         parts.append("It must leave: " + ", ".join(step.header.outputs))
@@ -144,34 +136,6 @@ def _memory(project: Project) -> Iterator[str]:
         yield "# What is known from earlier work\n\n" + "\n".join(told[True])
     if told[False]:
         yield fence("\n".join(told[False]), "memory that steps of earlier work wrote")
-
-
-def _findings(run: StepRun) -> str:
-    """Return why the attempt before failed, by the log."""
-    if run.attempt == 1:
-        return ""
-    for raw in reversed(log.parse_raw(run.view.log, run.view.where)):
-        if raw.subject == run.slug and raw.event in ("qa-failed", "step-failed", "step-blocked"):
-            told = [str(raw.fields.get("reason", ""))]
-            told += [
-                f"{check['check']}: exit {check['code']}\n{check['tail']}"
-                for check in raw.fields.get("evidence", [])
-                if check["code"]
-            ]
-            told += _report(run.project, run.view, raw)
-            if raw.event == "step-failed" and raw.fields.get("reason", "").startswith("QA:"):
-                continue  # the verdict before it says more
-            return "\n\n".join(told)
-    return ""
-
-
-def _report(project: Project, snapshot: Snapshot, raw: log.RawEntry) -> list[str]:
-    """Return the findings of the review that an event names, from its report; nothing where it is not that report any more."""
-    entry = snapshot.files.get(paths.report_file(raw.subject, int(raw.fields.get("attempt", 0))))
-    data = project.git.blob(entry.oid) if entry and raw.fields.get("report") else None
-    if data is None or digest(data) != raw.fields["report"]:
-        return []
-    return [data.decode("utf-8", "replace")[:REPORT_LIMIT]]
 
 
 # --- the project ---------------------------------------------------------------------------------------------------------

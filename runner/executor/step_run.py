@@ -41,8 +41,9 @@ class StepRun:
     """One attempt of a step. `view`: the protocol at the commit where the attempt starts.
 
     `state`: that of `view` after the events that the same transition records first; `approvals`: those of them that approvals made.
-    `workspace` and `journal` are set by the step kind that uses them. `kept`: a commit with the work of a failed attempt that is
-    judged by hand, in the place of the view's, or of the work that an attempt proposes, which says `proposed` of itself.
+    `workspace`, `journal` and `started`, the commit that the workspace began with, are set by the step kind that uses them. `kept`: a
+    commit with the work of a failed attempt that is judged by hand, in the place of the view's, or with the work that an attempt
+    proposes, which says `proposed` of itself.
     """
 
     project: Project
@@ -53,6 +54,7 @@ class StepRun:
     approvals: Sequence[Event] = ()
     workspace: WorkspaceSession = field(init=False)
     journal: Journal = field(init=False)
+    started: str = field(init=False)
     kept: str | None = None
     proposed: dict[str, Any] | None = None
     _agent: AgentFile | None = None

@@ -71,6 +71,7 @@ class Outcome:
     )  # more files of the protocol's folder: reports, a planner's plan
     author: Ident | None = None  # the commit's, if not the runner
     final: bool = False  # a failure that `on_failure` does not retry
+    continues: bool = False  # a retry starts from the work that is kept
 
     @property
     def failed(self) -> bool:
@@ -95,7 +96,7 @@ def record(outcome: Outcome, state: State) -> list[Event]:
         case Kind.FAILED:
             failure = events.pop()
             assert step is not None and isinstance(failure, ev.StepFailed)
-            return [*events, *failed(state, step, failure, final=outcome.final)]
+            return [*events, *failed(state, step, failure, final=outcome.final, continues=outcome.continues)]
     return events
 
 
@@ -113,14 +114,20 @@ def completed(state: State, slug: str) -> list[Event]:
     return found
 
 
-def failed(state: State, step: Step, failure: ev.StepFailed, *, final: bool = False) -> list[Event]:
-    """Return the events of an attempt that failed, as the step's `on_failure` says. `final`: it is not retried."""
+def failed(
+    state: State, step: Step, failure: ev.StepFailed, *, final: bool = False, continues: bool = False
+) -> list[Event]:
+    """Return the events of an attempt that failed, as the step's `on_failure` says; `final`, `continues`: as in `Outcome`."""
     failure = dataclasses.replace(failure, attempt=state.steps[step.slug].attempt)
     reason = log.cut(f"{step.slug}: {failure.reason}")
     back, most = step.retries
     if state.steps[back].attempt <= most and not final:
         again = [step.slug] if step.goto is None else _between(state, back, step.slug)
-        return [failure, *(ev.StepRetried(subject=slug, attempt=state.steps[slug].attempt + 1) for slug in again)]
+        kept = failure.kept if continues and step.goto is None else None
+        return [
+            failure,
+            *(ev.StepRetried(subject=slug, attempt=state.steps[slug].attempt + 1, kept=kept) for slug in again),
+        ]
     if step.on_failure.then == "block":
         return blocked(state.protocol, failure)
     return [failure, ev.Failed(subject=state.protocol, reason=reason)]

@@ -37,7 +37,7 @@ from runner.sandbox import (
     is_system,
     toolchains,
 )
-from runner.store import publishing, record, workspace
+from runner.store import history, publishing, record, workspace
 from runner.store.environment import write_atomically
 from runner.store.project import Project
 from runner.store.workspace import Workspace
@@ -47,7 +47,7 @@ SETUP_TIMEOUT = 3600.0  # seconds
 COLLECTING = 30.0  # seconds, the least that git has to store what a step left
 
 
-_WITHOUT = "`runner undo` takes the retry back; then run `runner retry` without --keep"
+_WITHOUT = "`runner undo` takes the retry back; then `runner retry --clean` starts without it"
 _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 # Exit codes of a command that a signal ended. What a program does where it gets no memory is its own; it says so in its output.
 _RAN_OUT = {
@@ -614,8 +614,9 @@ def start(run: StepRun) -> WorkspaceSession:
     """
     run.workspace = WorkspaceSession.open(run.project, run.view.protocol, run.step.header.resources)
     resumes = (run.project.dirs.journal(run.view.protocol) / f"{run.name}.jsonl").exists()
+    run.started = _start_of(run)
     run.workspace.prepare(
-        _start_of(run),
+        run.started,
         clean=permissions.is_approved(run),
         attempt=run.name,
         resumes=resumes,
@@ -626,16 +627,33 @@ def start(run: StepRun) -> WorkspaceSession:
 
 
 def _start_of(run: StepRun) -> str:
-    """Return the commit that the attempt starts at: the tip, or with `retry --keep` the tip with the work of the attempt before."""
+    """Return the commit that the attempt starts at: the tip, with the work of the attempt before where the retry says so.
+
+    Where nobody chose that, and that work conflicts by now or is not in this clone, it is the tip.
+    """
     git, tip = run.project.git, run.view.tip
     if run.attempt == 1:  # no retry: the log, which grows with every step, need not be read
         return tip
-    entries = reversed(record.events(git, run.view.protocol, tip))
-    retried = next((raw for raw in entries if raw.event == "step-retried" and raw.subject == run.slug), None)
-    kept = retried.fields.get("kept") if retried and retried.fields.get("attempt") == run.attempt else None
+    entries = [raw for raw in record.events(git, run.view.protocol, tip) if raw.subject == run.slug]
+    at = max((at for at, raw in enumerate(entries) if raw.event == "step-retried"), default=-1)
+    kept = entries[at].fields.get("kept") if at >= 0 and entries[at].fields.get("attempt") == run.attempt else None
     if not isinstance(kept, str):
         return tip
-    return with_kept(run.project, tip, kept, _WITHOUT)
+    try:
+        return with_kept(run.project, tip, kept if git.resolve(kept) else _work_noted(run) or kept, _WITHOUT)
+    except RefusedError as error:
+        if not at or entries[at].revision != entries[at - 1].revision + 1 or entries[at - 1].event != "step-failed":
+            raise
+        run.project.tell_once(f"{error.what}: attempt {run.attempt} of {run.slug} starts without it")
+        return tip
+
+
+def _work_noted(run: StepRun) -> str | None:
+    """Return the commit of the work that the attempt before left, as its transcript names it and the history keeps it."""
+    name = history.transcript_name(run.slug, run.attempt - 1)
+    rows = (history.read(run.project.git, run.view.protocol, name) or b"").splitlines()
+    noted = next((row["tree"] for row in map(json.loads, reversed(rows)) if row.get("tree")), None)
+    return str(noted) if noted and run.project.git.commit(str(noted)) else None
 
 
 def with_kept(project: Project, tip: str, kept: str, hint: str) -> str:

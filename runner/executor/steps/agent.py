@@ -60,7 +60,9 @@ def _outcome(run: StepRun, ended: Ended, ran: work.Ran) -> Outcome:
         return work.failed(run, left.refused, ran)
     if ended.outcome == "failed":
         cannot = ended.result is not None and ended.result.get("status") == "cannot"
-        return dataclasses.replace(work.failed(run, ended.text, ran, left.work), final=cannot)
+        outcome = work.failed(run, ended.text, ran, left.work)
+        own = left.work is not None and not transaction.paths_outside(left.work.changed)
+        return dataclasses.replace(outcome, final=cannot, continues=own, keeps=so_far)
     is_waiting = ended.outcome in ("asked", "held", "unknown")
     done = left.work or (work.unchanged(run) if is_waiting else None)  # too much now may be less by the end
     if done is None:
@@ -94,7 +96,8 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
     own = (run.step.header.budget, agent.budget if agent else None)
     about = f"You are {agent.name}. {agent.objective}\n{agent.instructions}" if agent else None
     with asking.open_engines(project, names, run.slug) as engines, toolbox.open_agent_tools(run) as tools:
-        task = prompting.task(run)
+        entries = record.events(project.git, run.view.protocol, run.view.tip)
+        task = prompting.task(run, feedback.of_earlier(run, entries, review.start_of_work(run, entries)))
 
         def limits() -> Limits:  # a review within the attempt is paid from the same budgets
             reviews = spending.of(_reviews(run).records) if run.step.qa is QaPolicy.FULL else Total()
