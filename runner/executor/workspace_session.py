@@ -273,7 +273,9 @@ class WorkspaceSession:
         """Return a session for checks of `commit` while the step is at work in the workspace, whose files stay as they are."""
         git, other = self.project.git, WorkspaceSession.open(self.project, self.protocol, run.step.header.resources)
         if other.own:
-            made = other._made(commit, permissions.approved_changes(run)) if self.project.config.workspace.setup else None
+            made = (
+                other._made(commit, permissions.approved_changes(run)) if self.project.config.workspace.setup else None
+            )
             other.own = (environments.with_made(other.own, made) if made else other.own).at(git, commit)
             other._place(commit)
         return other

@@ -149,7 +149,7 @@ def _found_wrong(run: StepRun, result: dict[str, Any]) -> str:
         commit = _note(run)
     except RefusedError:  # what cannot be collected fails the attempt
         return ""
-    if not _may_stay(run, commit):
+    if not _is_checkable(run, commit):
         return ""
     try:
         checked = check.propose(run, commit)
@@ -170,11 +170,14 @@ def _found_wrong(run: StepRun, result: dict[str, Any]) -> str:
     return "" if verdict is None or verdict.passed else feedback.of_review(verdict)
 
 
-def _may_stay(run: StepRun, commit: str) -> bool:
-    """Return whether the policy may let the work stay: nothing runs on work that fails the attempt in any case."""
+def _is_checkable(run: StepRun, commit: str) -> bool:
+    """Return whether the checks of the work can run now: nothing runs on work that fails the attempt in any case, or that a person
+    has to approve before its QA, which then has another environment."""
     git, tip = run.project.git, run.view.tip
     found = git.commit(commit)
     if found is None or transaction.paths_outside(git.changed(tip, commit)):
+        return False
+    if permissions.changes_setup(run, git.changed(tip, commit)):
         return False
     return not isinstance(permissions.judge_result(run, Result((tip, found.tree))), Denied)
 
