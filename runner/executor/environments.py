@@ -182,7 +182,9 @@ def is_whole(folder: Path) -> bool:
 
 def manifests(project: Project, commit: str) -> dict[str, TreeEntry]:
     """Return the files of a commit that the setup reads, by path."""
-    return project.git.files(commit, *project.config.workspace.read_by_setup)
+    config = project.config.workspace
+    found = project.git.files(commit, *config.read_by_setup)
+    return {path: entry for path, entry in found.items() if config.is_read_by_setup(path)}
 
 
 def made_in(project: Project, files: Mapping[str, TreeEntry], top: Path | None) -> Path:

@@ -100,13 +100,13 @@ class WorkspaceKey(FileModel):
 
     @property
     def read_by_setup(self) -> set[str]:
-        """The paths of files and folders that `setup` may read: those of `key`, known manifests, and what its line names."""
+        """The paths of files that `setup` may read: those of `key` and below, known manifests, and what its line names."""
         scripts = [word for word in (self.setup or "").split() if _PATH.fullmatch(word) and ".." not in word]
-        return {*self.key, *_MANIFESTS, *(posixpath.normpath(word) for word in scripts)}
+        return {*self.key, *_MANIFESTS, *(posixpath.normpath(word) for word in scripts)} - {"."}
 
     def is_read_by_setup(self, path: str) -> bool:
-        """Return whether `setup` may read a file."""
-        return any(path == name or path.startswith(f"{name}/") for name in self.read_by_setup)
+        """Return whether `setup` may read a file. A folder that its line names, such as that of the project, is what it installs."""
+        return path in self.read_by_setup or any(path.startswith(f"{name}/") for name in self.key)
 
 
 class ToolEffect(FileModel):

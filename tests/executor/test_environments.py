@@ -398,6 +398,18 @@ def test_without_a_policy_a_question_at_the_keyboard_waits(box: Box) -> None:
     assert "you, at a terminal" in box.runner("status", protocol).out
 
 
+@pytest.mark.parametrize("named", [".", "./", "src"])
+def test_a_folder_that_a_setup_installs_makes_no_other_environment(box: Box, named: str) -> None:
+    box.write("src/a.py", "1\n")
+    setup(box, f"ls {named} > ~/seen")
+    protocol = box.new({"01-work": command("echo 2 > src/a.py && test -s ~/seen", line("test -s ~/seen"))})
+    assert "not as on main" not in box.runner("run", protocol, env=SANDBOX, rc=0).err
+    box.write("src/a.py", "3\n")
+    box.commit("code")
+    ran(box, "test -s ~/seen && touch done.txt")
+    assert len(list(box.home.glob(".local/state/protocol-runner/*/environments/*"))) == 1
+
+
 TOKEN = {
     "PACKAGES": "s3cr3t-of-the-index",
     "PIP_INDEX_URL": "https://me:pass@example.test/",
