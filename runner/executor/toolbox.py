@@ -85,7 +85,9 @@ class LoopTool:
                 registry.read_arguments(self.contract, registry.AskPersonInput, arguments)
                 return {"asked": True}
             case _:
-                registry.read_arguments(self.contract, registry.FinishInput, arguments)
+                ended = registry.read_arguments(self.contract, registry.FinishInput, arguments)
+                if self.contract is not registry.FINISH and ended.status == "done" and ended.result is None:
+                    raise ToolError("`result` is missing: the step promises it, with the fields that the schema says")
                 try:
                     log.refuse_unreadable(dict(arguments), "the arguments")
                 except UsageError as error:
@@ -119,6 +121,8 @@ def open_agent_tools(run: StepRun) -> Iterator[dict[str, Tool]]:
             **opened.tools,
             **{name: LoopTool(contract, opened) for name, contract in registry.LOOP.items()},
         }
+        if run.step.header.result is not None:
+            tools["finish"] = LoopTool(registry.finish_with(run.step.header.result), opened)
         own: dict[str, Tool] = {}
         for module in _modules(run):
             own |= stack.enter_context(_opened(run.workspace, module)).tools

@@ -297,6 +297,10 @@ class StepHeader(FileModel):
     outputs: Paths = Field(
         default=(), description="Paths or globs that must exist or have changed afterwards; each is an artifact."
     )
+    result: dict[Text, Value] | None = Field(
+        default=None,
+        description="A JSON Schema, of an object, for the result that an agent gives; later steps refer to its fields.",
+    )
     qa: QaKey | None = Field(
         default=None,
         description="How the work is checked; without it light where checks or outputs are named, else skip.",
@@ -326,7 +330,25 @@ class StepHeader(FileModel):
         for key, given in (("tool", self.tool is not None), ("with", bool(self.with_))):
             if given and self.kind is not Kind.TOOL:
                 raise problem("goes with a step of kind tool", "add `kind: tool`, or remove it", key)
+        if self.result is not None:
+            if self.kind is not Kind.AGENT:
+                raise problem("goes with a step of kind agent", "remove it", "result")
+            _refuse_no_schema(self.result)
         return self
+
+
+def _refuse_no_schema(schema: dict[str, object]) -> None:
+    import jsonschema
+
+    hint = "write it as {type: object, properties: {port: {type: integer}}, required: [port]}"
+    if schema.get("type") != "object":
+        raise problem("should be the JSON Schema of an object", hint, "result")
+    try:
+        jsonschema.Draft202012Validator.check_schema(schema)
+    except jsonschema.SchemaError as error:
+        raise problem(f"is no JSON Schema: {error.message}", hint, "result") from error
+    if "$ref" in str(schema):
+        raise problem("has a `$ref`", "write the schema out: it is read as a part of another one", "result")
 
 
 @cache

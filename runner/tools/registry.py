@@ -7,6 +7,7 @@ itself: ask a person, publish an artifact, finish. A call of one has no effect b
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -268,6 +269,14 @@ FINISH = contract_of(
     FinishOutput,
 )
 _BOUNDS = ("additionalProperties", "minLength", "maxLength", "minItems", "minimum", "maximum", "exclusiveMinimum")
+
+
+def finish_with(schema: Mapping[str, Any]) -> Contract:
+    """Return the contract of `finish` for a step whose result has a schema."""
+    parameters = {**FINISH.parameters, "properties": {**FINISH.parameters["properties"], "result": schema}}
+    return dataclasses.replace(FINISH, parameters=parameters)
+
+
 LOOP: dict[str, Contract] = {contract.name: contract for contract in (ASK_PERSON, PUBLISH_ARTIFACT, FINISH)}
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Box
+from runner.errors import MalformedFileError
+from runner.protocol.plans import parse
+from tests.conftest import Box, command
 from tests.executor.minds import agent, finish, mind, say, sound, texts, transcript, write
 from tests.tools.agent_ground import place
 
@@ -131,3 +134,41 @@ def test_what_cannot_be_done_is_neither_done_nor_retried_and_the_reason_is_shown
     for told in (ran.err, box.runner("status").out, box.runner("show", protocol, rc=0).out):
         assert "it cannot be done: there is no zebra here" in told
     sound(box, protocol)
+
+
+PORT = "result: {type: object, properties: {port: {type: integer}}, required: [port]}\n"
+
+
+def test_a_result_has_to_fit_the_step_s_schema_and_later_steps_refer_to_its_fields(box: Box) -> None:
+    bare, wrong, right = finish("open"), finish("open", port="high"), finish("open", port=8080)
+    with mind(box, bare, wrong, right) as wire:
+        protocol = box.new({"01-a": agent(PORT), "02-b": command('test "$RUNNER_STEPS_A_PORT" = 8080')})
+        box.runner("run", protocol, rc=0)
+    (declared,) = [one for one in wire.bodies[0]["tools"][0]["functionDeclarations"] if one["name"] == "finish"]
+    assert declared["parametersJsonSchema"]["properties"]["result"]["required"] == ["port"]
+    assert "`result` is missing" in texts(wire.bodies[1]) and "port` should be" in texts(wire.bodies[2])
+    assert box.state(protocol)["steps"]["a"]["result"] == {"summary": "open", "port": 8080}
+    sound(box, protocol)
+
+
+def test_what_cannot_be_done_needs_no_result(box: Box) -> None:
+    with mind(box, finish("no", status="cannot")) as wire:
+        protocol = box.new({"01-a": agent(PORT)})
+        box.runner("run", protocol, rc=1)
+        assert len(wire.bodies) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("result: {type: string}", "should be the JSON Schema of an object"),
+        ("result: {type: object, properties: {a: {type: whole}}}", "is no JSON Schema"),
+        ("result: {type: object, properties: {a: {$ref: other.json}}}", "has a `$ref`"),
+        ("kind: command\nrun: make\nresult: {type: object}", "goes with a step of kind agent"),
+    ],
+)
+def test_a_schema_that_is_none_is_named_with_its_line(line: str, what: str) -> None:
+    files = {"plan.md": b"---\ntitle: T\n---\n", "01-a.md": f"---\ntitle: A\n{line}\n---\n".encode()}
+    with pytest.raises(MalformedFileError, match=re.escape(f"`result` {what}")) as refused:
+        parse(files, "there")
+    assert refused.value.where == f"there/01-a.md:{2 + len(line.splitlines())}"
