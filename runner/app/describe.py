@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import RunnerError, UsageError
@@ -464,7 +465,7 @@ def unrecorded_cost(project: Project, protocol: str) -> str:
         total = spending.unrecorded(project, protocol)
     except RunnerError:  # `doctor` names a damaged journal
         return ""
-    price = f"${total.usd:f}" if not total.unpriced else f"${total.usd:f} and {total.unpriced:,} tokens without a price"
+    price = money(total.usd) + (f" and {total.unpriced:,} tokens without a price" if total.unpriced else "")
     return (
         f"{price}, {total.turns} answers: kept here, so a step that resumes does not ask again" if total.turns else ""
     )
@@ -520,6 +521,18 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
 
 
+def money(usd: str | Decimal) -> str:
+    """Return an amount in words: `$0.02`; of less than a cent the first digit that counts: `$0.004`."""
+    if not re.fullmatch(
+        r"[0-9]{1,12}(\.[0-9]{1,12})?", text := format(usd, "f") if isinstance(usd, Decimal) else str(usd)
+    ):
+        return f"${usd}"  # of a forged entry, which is shown all the same
+    amount = Decimal(text)
+    if amount >= Decimal("0.01") or not amount:
+        return f"${amount:.2f}"
+    return f"${amount:.1g}" if amount >= Decimal("0.00001") else "<$0.00001"
+
+
 def spent(row: Row) -> str:
     """Return what a protocol cost so far: `1m 40s · $0.08`; empty where nothing was counted."""
     cost = row.get("spent")
@@ -527,5 +540,8 @@ def spent(row: Row) -> str:
         return ""
     parts = [duration(cost["seconds"])] if cost.get("seconds") else []
     if cost.get("usd") not in (None, "0"):
-        parts.append(f"${cost['usd']}")
+        parts.append(money(cost["usd"]))
+    cached, whole = cost.get("cached_tokens"), cost.get("input_tokens")
+    if isinstance(cached, int) and isinstance(whole, int) and cached > 0 and whole > 0:
+        parts.append(f"{100 * cached // whole} % of the input cached")
     return " · ".join(parts)

@@ -218,7 +218,7 @@ def _words(text: str) -> str:
 def _spent(state: State) -> str:
     spent = state.spent
     tokens = spent.input_tokens + spent.output_tokens
-    parts = [f"${spent.usd}"] if spent.usd != "0" else []
+    parts = [describe.money(spent.usd)] if spent.usd != "0" else []
     parts += [f"{tokens:,} tokens"] if tokens else []
     parts += [f"{spent.seconds} s"] if spent.seconds else []
     return " · ".join(parts)

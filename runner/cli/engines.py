@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from runner.app import describe
 from runner.cli.session import Session
 from runner.engines import EngineError, registry
 from runner.errors import UsageError
@@ -75,7 +76,7 @@ def _check(session: Session, name: str, timeout: float) -> None:
         return
     took = time.monotonic() - began
     cost = registry.cost_usd(response.turn.provider, name.partition(":")[2], response.usage)
-    told = f"${format(cost, 'f')}" if cost is not None else "its price is not known: a budget in money cannot be kept"
+    told = describe.money(cost) if cost is not None else "its price is not known: a budget in money cannot be kept"
     usage = response.usage
     session.result(f"{name}  answers  {took:.1f} s · {usage.input:,} tokens in, {usage.output:,} out · {told}")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from runner.app import baseline, checks, cloning, histories, init
+from runner.app import baseline, checks, cloning, describe, histories, init
 from runner.app.baseline import Tried
 from runner.app.checks import Candidate
 from runner.app.init import File, Look
@@ -281,7 +281,7 @@ def _proposed(session: Session, cwd: Path, asked: init.Questions, yes: bool) -> 
         with session.waiting("a model reads the repository"):
             proposal = stack.enter_context(init.propose(project, asked))
         new = [file for file in proposal.files if file.here is None]
-        cost = f" · ${proposal.usd}" if proposal.usd else ""
+        cost = f" · {describe.money(proposal.usd)}" if proposal.usd else ""
         session.note(f"{proposal.engine} proposes {len(new) or 'no'} new script{'s' if len(new) != 1 else ''}{cost}")
         for file in new:
             session.result(f"--- /dev/null\n+++ {file.path}")

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from runner.app import timeline
+from runner.app import describe, timeline
 from runner.app.timeline import Account
 from runner.cli import options, streams
 from runner.cli.session import Session
@@ -282,7 +282,8 @@ def show_records(session: Session, records: Sequence[Record], *, after: int = 0,
 def _response(session: Session, row: Record, turn: int, brief: bool) -> None:
     usage = row["usage"]
     told = [str(row["engine"]), f"{usage['input']:,} in, {usage['output']:,} out"]
-    told.append(f"${row['usd']}" if row["usd"] is not None else "price not known")
+    told[-1] += f" ({usage['cached']:,} of the input cached)" if usage.get("cached") else ""
+    told.append(describe.money(row["usd"]) if row["usd"] is not None else "price not known")
     told += [str(row["finish"])] if row["finish"] not in ("stop", "") else []
     if not brief or turn == 1:
         session.line("")

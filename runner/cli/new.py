@@ -111,7 +111,7 @@ def tell_made(session: Session, made: Made, *, runs: bool = False) -> None:
     goes_out = session.project.setting("publish") == "always" and session.project.trusted.remote
     pushed = f" · published to {goes_out}" if goes_out else " · nothing was pushed"
     steps = f"{made.steps} step{'s' if made.steps != 1 else ''}"
-    cost = f" · ${made.usd}" if made.usd else ""
+    cost = f" · {describe.money(made.usd)}" if made.usd else ""
     if made.questions:
         count = f"{len(made.questions)} question{'s' if len(made.questions) != 1 else ''}"
         session.note(f"{made.protocol}  planning · {count} · from {made.base[:12]} {made.start[:7]}{cost}{pushed}")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from runner.app import create, plan, request, sync
+from runner.app import create, describe, plan, request, sync
 from runner.app.plan import Draft, Proposal
 from runner.cli import log, options, steer, streams
 from runner.cli.session import Session
@@ -50,7 +50,7 @@ def command(session: Session, protocol: str | None, wish: str, yes: bool, no_que
         if chosen is None:
             return
         made = plan.take(project, proposal, chosen)
-        cost = f" · ${proposal.usd}" if proposal.usd else ""
+        cost = f" · {describe.money(proposal.usd)}" if proposal.usd else ""
         session.note(f"{name}  replanned, committed as yours: {made[:7]}{cost}")
         request.post_published(project, name)
 

@@ -159,7 +159,7 @@ class Progress:
 
     def _took(self, name: str, word: str, spent: Spent, said: str, *, counted: bool = True) -> None:
         took = describe.duration(spent.seconds) if counted else ""
-        cost = f"${spent.usd:f}" if spent.usd else ""
+        cost = describe.money(spent.usd) if spent.usd else ""
         if spent.unpriced:
             cost = f"{cost} and a price not known".removeprefix(" and a ")
         self._line(name, word, "   ".join(filter(None, (took.rjust(6), cost, said))), narrow=True)

@@ -158,13 +158,23 @@ def _fitted(text: str, width: int) -> str:
     return text.ljust(width) if len(text) <= width else f"{text[: width - 1]}…"
 
 
+def _spent(project: Project, row: Row, tip: str) -> str:
+    """Return what a protocol cost, with the share of cached input, which the log alone has."""
+    cost = row.get("spent")
+    if isinstance(cost, dict) and cost.get("input_tokens"):
+        told = [raw.fields.get("spent") for raw in record.events(project.git, row["protocol"], tip)]
+        counts = [one.get("cached_tokens") for one in told if isinstance(one, dict)]
+        row = {"spent": {**cost, "cached_tokens": sum(one for one in counts if isinstance(one, int))}}
+    return describe.spent(row)
+
+
 def show_one(session: Session, project: Project, row: Row, asked: str | None = None) -> None:
     """Print the status of one protocol: steps, waits, the runner at work, the next command. `asked`: the name that was typed."""
     protocol, now = row["protocol"], project.env.now()
     name, tip = lookup.typed(project, protocol, asked), lookup.tip(project, protocol)
     found = describe.describe(project, row, tip, name)
     session.line(f"{protocol}  {row['title']}")
-    parts = [describe.progress(row), f"from {row['base']}" if row.get("base") else "", describe.spent(row)]
+    parts = [describe.progress(row), f"from {row['base']}" if row.get("base") else "", _spent(project, row, tip)]
     status = (describe.standing(project, row), COLOURS.get(row["status"], ""))
     session.line("  ", status, *(f" · {part}" for part in parts if part))
     for label, text in _facts(project, row, tip):

@@ -144,7 +144,9 @@ def _work(told: Told) -> Iterator[tuple[str, str, str]]:
         reasons = "; ".join(filter(None, word["reasons"]))
         yield "approval", f"{about} {word['decision']} by {', '.join(word['by'])}  {word['time']}  {_cut(reasons)}", ""
     if (cost := told.get("cost")) is not None:
-        money = ["price not known"] if cost["usd"] is None else [f"${cost['usd']}"] if cost["usd"] != "0" else []
+        money = (
+            ["price not known"] if cost["usd"] is None else [describe.money(cost["usd"])] if cost["usd"] != "0" else []
+        )
         tokens = [f"{cost['input_tokens']:,} tokens in, {cost['output_tokens']:,} out"] if cost["input_tokens"] else []
         yield "cost", " · ".join([describe.duration(cost["seconds"]), *tokens, *money]), ""
 

@@ -1,7 +1,7 @@
 """The engines, opened by their names `PROVIDER:WHAT`, and their prices. A provider is a row of `ROWS`, and a form if it has its own.
 
 A provider's SDK is imported by the first request to it. Prices are those of the installed genai-prices: offline, never updated on the
-way, and an upper bound, so that a budget stops early rather than late (ADR 0005).
+way (ADR 0005); a budget reserves without the lower price of cached input, so that it stops early rather than late.
 """
 
 from __future__ import annotations
@@ -299,9 +299,10 @@ def _listed(names: Sequence[str], word: str) -> str:
 
 
 def cost_usd(provider: str, model: str, usage: Usage, *, at: datetime | None = None) -> Decimal | None:
-    """Return an upper bound for the price of one answer, in US dollars; None, which never counts as zero, where it is unknown.
+    """Return the price of one answer, in US dollars; None, which never counts as zero, where it is unknown.
 
-    Cached input counts as input. `at`: the time of the answer (default: now); prices change.
+    Cached input has its own price, so usage without it gives an upper bound, for a reservation. `at`: the time of the answer
+    (default: now); prices change.
     """
     row = ROWS.get(provider)
     priced_as = row.priced_as if row is not None else "" if provider == RECORDED else None
@@ -311,7 +312,9 @@ def cost_usd(provider: str, model: str, usage: Usage, *, at: datetime | None = N
         import genai_prices
     except ModuleNotFoundError:
         return None
-    tokens = genai_prices.Usage(input_tokens=usage.input, output_tokens=usage.output)
+    tokens = genai_prices.Usage(
+        input_tokens=usage.input, output_tokens=usage.output, cache_read_tokens=min(usage.cached, usage.input)
+    )
     for name in dict.fromkeys((model, model.rpartition("/")[2])):
         with contextlib.suppress(LookupError):  # the table does not know the model
             price = genai_prices.calc_price(tokens, name, provider_id=priced_as or None, genai_request_timestamp=at)

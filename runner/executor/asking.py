@@ -95,7 +95,7 @@ def questioner(
 
 
 def price(engine: Engine, usage: Usage) -> Decimal | None:
-    """Return an upper bound for what a response costs, in US dollars; a recorded one's, at the price of its model."""
+    """Return what a response costs, in US dollars; a recorded one's, at the price of its model."""
     return registry.cost_usd(engine.provider, engine.model, usage)
 
 

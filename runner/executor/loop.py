@@ -81,6 +81,7 @@ class Total:
     output_tokens: int = 0
     turns: int = 0
     calls: int = 0
+    cached: int = 0  # of the input
 
     @property
     def tokens(self) -> int:
@@ -95,6 +96,7 @@ class Total:
             self.output_tokens + other.output_tokens,
             self.turns + other.turns,
             self.calls + other.calls,
+            self.cached + other.cached,
         )
 
     def add(self, record: transcript.Response | Summary) -> None:
@@ -102,6 +104,7 @@ class Total:
         self.turns += 1
         self.calls += len(record.calls)
         self.input_tokens += record.usage.input
+        self.cached += record.usage.cached
         self.output_tokens += record.usage.output
         if record.usd is None:
             self.unpriced += max(1, record.usage.input + record.usage.output)
@@ -143,7 +146,7 @@ class Loop:
 
     `tools`: what the model may call, those that the loop itself carries out included; `offered`: which of them it is told of, None for
     all; `tree()`: the workspace's tree now;
-    `restore(tree)`: makes the workspace hold it; `price(engine, usage)`: an upper bound in US dollars, None where it is not known;
+    `restore(tree)`: makes the workspace hold it; `price(engine, usage)`: in US dollars, None where it is not known;
     `most_output(engine)`: the most tokens that one of its answers can have, None where it is not known;
     `say`: prints the reason of a wait; `ensure()`: raises where nothing may start here any more; `untrusted`: whether the conversation
     has untrusted text; `check(result)`: what the step's checks find wrong in the work that `finish` proposes, quoted, empty where

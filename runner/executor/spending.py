@@ -100,6 +100,8 @@ def told(total: Total, seconds: int = 0) -> ev.Spent:
     }
     if total.unpriced:
         spent["unpriced"] = total.unpriced
+    if total.cached:
+        spent["cached_tokens"] = total.cached
     if seconds:
         spent["seconds"] = seconds
     return spent

@@ -21,10 +21,14 @@ from runner.values import dataclass
 
 
 class Spent(TypedDict, total=False):
-    """What an attempt cost. `usd`: a decimal string, without the `unpriced` of the tokens, whose price is not known."""
+    """What an attempt cost. `usd`: a decimal string, without the `unpriced` of the tokens, whose price is not known.
+
+    `cached_tokens`: of the input, at the price of cached input.
+    """
 
     seconds: int
     input_tokens: int
+    cached_tokens: int
     output_tokens: int
     usd: str
     unpriced: int

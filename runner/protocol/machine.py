@@ -210,7 +210,7 @@ _MOST = 2**53  # what every reader of JSON keeps exactly
 
 def _spend(state: State, event: Event, spent: ev.Spent) -> State:
     total = state.spent
-    counts = [spent.get(key, 0) for key in ("input_tokens", "output_tokens", "seconds", "unpriced")]
+    counts = [spent.get(key, 0) for key in ("input_tokens", "cached_tokens", "output_tokens", "seconds", "unpriced")]
     if not all(isinstance(count, int) and 0 <= count <= _MOST for count in counts):
         raise _illegal(state, event, "what it spent is no count")
     if not _USD.fullmatch(str(spent.get("usd", "0"))):

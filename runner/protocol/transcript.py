@@ -66,7 +66,7 @@ class _Response(_Strict):
     thoughts: Text
     calls: list[Call]
     usage: Usage
-    usd: Usd | None = Field(description="What it cost at most, in US dollars; null where the price is not known.")
+    usd: Usd | None = Field(description="What it cost, in US dollars; null where the price is not known.")
     finish: Text = Field(description="stop, length, refused or malformed.")
     provider: Text
     turn: Json = Field(description="The model's turn as its provider wants it back.")

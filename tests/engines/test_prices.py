@@ -1,4 +1,4 @@
-"""Prices: an upper bound, offline, and None where they are not known."""
+"""Prices: as they are, offline, and None where they are not known."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def test_the_default_model_has_a_price() -> None:
     assert cost_usd("gemini", DEFAULT_GEMINI_MODEL, MILLION) is not None
 
 
-def test_cached_input_counts_as_input() -> None:
-    cached = Usage(input=MILLION.input, output=MILLION.output, cached=MILLION.input)
-    assert cost_usd("gemini", "gemini-3.1-pro-preview", cached, at=DAY) == cost_usd(
-        "gemini", "gemini-3.1-pro-preview", MILLION, at=DAY
-    )
+def test_cached_input_has_its_own_price() -> None:
+    model, whole = "gemini-3.1-pro-preview", Usage(input=100_000, cached=100_000)
+    assert cost_usd("gemini", model, whole, at=DAY) == Decimal("0.02")  # 0.2 dollars a million, not 2
+    assert cost_usd("gemini", model, Usage(input=100_000, cached=50_000), at=DAY) == Decimal("0.11")
+    assert cost_usd("gemini", model, Usage(input=10, cached=11), at=DAY) == Decimal("0.000002")  # miscounted
 
 
 def test_a_long_conversation_costs_more_a_token() -> None:

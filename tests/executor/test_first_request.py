@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
+from runner.app.describe import money
 from tests.conftest import Box
+from tests.engines.wire_gemini import Answer
 from tests.executor.minds import ENGINE, agent, finish, mind, say, sound, texts, transcript
 from tests.people import govern, person, policy, push
 from tests.tools.agent_ground import place
@@ -125,3 +129,21 @@ def test_an_agent_file_that_lists_tools_limits_their_other_names_too(box: Box) -
         back = wire.bodies[1]["contents"][-1]["parts"]
         assert offered(wire.bodies[0]) == {"read_file", "ask_person", "finish"}
     assert all("there is no tool" in part["functionResponse"]["response"]["error"] for part in back)
+
+
+def test_cached_input_costs_its_own_price_and_show_says_how_much_it_was(box: Box) -> None:
+    def cached(reply: Answer, count: int) -> Answer:
+        return dataclasses.replace(reply, usage={**reply.usage, "cachedContentTokenCount": count})
+
+    spent = []
+    for count in (0, 90_000):
+        turns = [say(("read_file", {"path": "README.md"}), tokens=(100_000, 20)), finish()]
+        with mind(box, cached(turns[0], count), turns[1]):
+            protocol = box.new({"01-x": agent()}, title=f"Cached {count}")
+            said = box.runner("run", protocol, rc=0).err
+        shown = box.runner("show", protocol, rc=0).out
+        assert ("89 % of the input cached" in shown) is (count > 0)
+        spent.append(Decimal(box.state(protocol)["spent"]["usd"]))
+        assert money(spent[-1]) in said and len(money(spent[-1])) <= 6
+        sound(box, protocol)
+    assert spent[1] < spent[0] / 2
