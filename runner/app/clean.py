@@ -215,7 +215,7 @@ def _of_planning(project: Project) -> list[Item]:
 def _unfiled(project: Project, protocol: str) -> str:
     """Return why the journals of a protocol have to stay, or nothing where its history has every record of theirs."""
     lost = []
-    for path in matching(project.dirs.journal(protocol), "**/*"):
+    for path in matching(project.dirs.journal(protocol), "**/*.jsonl"):
         filed = history.read(project.git, protocol, f"runs/{path.name}") or b""
         try:
             if not filed.startswith(Journal(path).transcript()):

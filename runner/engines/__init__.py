@@ -200,10 +200,18 @@ class Engine(Protocol):
     def model(self) -> str:
         """The model's own name, by which prices are known."""
 
-    def ask(self, request: Request, *, timeout: float, on_text: Callable[[str], None] | None = None) -> Response:
+    def ask(
+        self,
+        request: Request,
+        *,
+        timeout: float,
+        on_text: Callable[[str], None] | None = None,
+        on_bytes: Callable[[bytes], None] | None = None,
+    ) -> Response:
         """Return the model's next turn.
 
-        `on_text` is called with each piece of text as it comes. KeyboardInterrupt ends the request within two seconds.
+        `on_text` is called with each piece of text as it comes, `on_bytes` with each piece of the response before it is parsed
+        (what is not from an endpoint has none). KeyboardInterrupt ends the request within two seconds.
 
         Raises:
             EngineError: one of its children says why there is no answer.

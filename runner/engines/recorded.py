@@ -62,7 +62,14 @@ class RecordedEngine:
         for recording in self._recordings:
             self._waiting.setdefault(recording.digest, []).append(recording)
 
-    def ask(self, request: Request, *, timeout: float, on_text: Callable[[str], None] | None = None) -> Response:
+    def ask(
+        self,
+        request: Request,
+        *,
+        timeout: float,
+        on_text: Callable[[str], None] | None = None,
+        on_bytes: Callable[[bytes], None] | None = None,
+    ) -> Response:
         """Return the recorded answer to this request, at once.
 
         Raises:
@@ -123,9 +130,16 @@ class Recorder:
             read(path)
         self._append(b"")
 
-    def ask(self, request: Request, *, timeout: float, on_text: Callable[[str], None] | None = None) -> Response:
+    def ask(
+        self,
+        request: Request,
+        *,
+        timeout: float,
+        on_text: Callable[[str], None] | None = None,
+        on_bytes: Callable[[bytes], None] | None = None,
+    ) -> Response:
         """Return the engine's answer after it was written to the cassette."""
-        response = self._engine.ask(request, timeout=timeout, on_text=on_text)
+        response = self._engine.ask(request, timeout=timeout, on_text=on_text, on_bytes=on_bytes)
         if response.usd is None:
             response = dataclasses.replace(response, usd=self._price(self._engine, response.usage))
         response = _load_response(self._clean(_dump_response(response)))

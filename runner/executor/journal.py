@@ -14,7 +14,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from runner.errors import IntegrityError, RefusedError, UsageError
@@ -65,6 +65,7 @@ class Journal:
         self._length = 0
         self._is_named = False  # whether the folders that lead to it are on the disk too
         self._failed: OSError | None = None
+        self._arriving = path.with_suffix(".arriving")
         try:
             data = path.read_bytes()
         except FileNotFoundError:
@@ -146,6 +147,23 @@ class Journal:
             OSError: it is not; the process must not act as if it were, and nothing more is written here.
         """
         self._write([transcript.plain(record)])
+        self._arriving.unlink(missing_ok=True)
+
+    def arriving(self) -> Callable[[bytes], None]:
+        """Return what keeps the bytes of an answer as they arrive, beside the journal: evidence of one that was cut off or malformed.
+
+        The next request starts it anew, and it goes once the answer is a record. It may hold secrets that records leave out, so it
+        never leaves this machine.
+        """
+        path = self._arriving
+        path.unlink(missing_ok=True)
+
+        def keep(piece: bytes) -> None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "wb") as file:
+                file.write(piece)
+
+        return keep
 
     def undecided(self, time: str, *problems: str) -> None:
         """Note that the conversation up to here led nowhere: its questions are asked anew, and its cost still counts."""

@@ -389,7 +389,11 @@ class Loop:
             reraise=True,
         )
         with signals.stoppable():
-            return retrying(lambda: engine.ask(request, timeout=max(1.0, min(self._seconds_left(), 600.0))))
+            return retrying(self._once, engine, request)
+
+    def _once(self, engine: Engine, request: Request) -> Response:
+        timeout = max(1.0, min(self._seconds_left(), 600.0))
+        return engine.ask(request, timeout=timeout, on_bytes=self.journal.arriving())
 
     def _say_again(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None

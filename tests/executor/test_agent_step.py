@@ -19,7 +19,7 @@ import pytest
 from runner.executor import spending
 from runner.protocol.ids import digest
 from tests.conftest import Box, command, mostly_slow, slack
-from tests.engines.wire_gemini import KEY, Refusal, Reply, Silence, error
+from tests.engines.wire_gemini import KEY, Refusal, Reply, Silence, error, sse
 from tests.executor.minds import (
     ENGINE,
     Script,
@@ -233,6 +233,26 @@ def test_interrupted_it_ends_within_two_seconds_and_goes_on(box: Box) -> None:
         box.runner("run", protocol, rc=0)
         assert len(wire.bodies) == 3
     assert box.git("show", f"{protocol}:a.txt") == "a\n"
+    sound(box, protocol)
+
+
+def test_killed_in_an_answer_its_bytes_are_there_until_the_next_one_is_whole(box: Box) -> None:
+    half = sse({"candidates": [{"content": {"role": "model", "parts": [{"text": "Hel"}]}, "index": 0}]})
+
+    def kept() -> list[bytes]:
+        return [path.read_bytes() for path in (box.path / ".git").rglob("*.arriving")]
+
+    with mind(box, say(write("a.txt", "a\n")), Silence(data=half), finish()) as wire:
+        protocol = box.new({"01-x": agent()})
+        process = box.start("run", protocol)
+        by = time.monotonic() + 100
+        while kept() != [half] and time.monotonic() < by and process.poll() is None:
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate(timeout=100)
+        assert kept() == [half]
+        box.runner("run", protocol, rc=0)
+        assert (len(wire.bodies), kept()) == (3, [])
     sound(box, protocol)
 
 

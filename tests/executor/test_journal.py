@@ -289,3 +289,16 @@ def test_a_record_of_no_kind_that_is_known_is_kept_as_it_is(tmp_path: Path, row:
     Journal(path).append(Unknown(row))
     again = Journal(path)
     assert again.records == [Unknown(row)] and again.transcript() == json.dumps(row).encode() + b"\n"
+
+
+def test_the_bytes_of_an_answer_are_kept_until_it_is_a_record_or_another_is_asked_for(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "folder/a.jsonl")
+    kept = tmp_path / "folder/a.arriving"
+    keep = journal.arriving()
+    keep(b"data: {")
+    keep(b'"half')
+    assert kept.read_bytes() == b'data: {"half' and kept.stat().st_mode & 0o777 == 0o600
+    journal.arriving()(b"anew")
+    assert kept.read_bytes() == b"anew"
+    journal.append(Unknown({"n": 1}))
+    assert not kept.exists() and Journal(journal.path).rows == [{"n": 1}]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class Scripted:
     def __init__(self, said: list[Said]) -> None:
         self.said, self.asked = said, list[Request]()
 
-    def ask(self, request: Request, *, timeout: float, on_text: Callable[[str], None] | None = None) -> Response:
+    def ask(self, request: Request, *, timeout: float, **_: Any) -> Response:
         self.asked.append(request)
         one = self.said.pop(0)
         if isinstance(one, EngineError):
@@ -431,10 +431,10 @@ def test_a_try_is_given_the_time_that_is_left(tmp_path: Path) -> None:
     given: list[float] = []
 
     class Slow(Scripted):
-        def ask(self, request: Request, *, timeout: float, on_text: Callable[[str], None] | None = None) -> Response:
+        def ask(self, request: Request, *, timeout: float, **_: Any) -> Response:
             given.append(timeout)
             bench.clock += 20.0
-            return super().ask(request, timeout=timeout, on_text=on_text)
+            return super().ask(request, timeout=timeout)
 
     assert bench.loop(Slow(bench.engine.said)).run().outcome == "finished"
     assert given == [60.0, 39.0, 17.0]

@@ -194,7 +194,7 @@ class Script:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    def ask(self, request: Request, *, timeout: float, on_text: Callable[[str], None] | None = None) -> Response:
+    def ask(self, request: Request, *, timeout: float, **_: Any) -> Response:
         """See `Engine.ask`."""
         world = self._world
         world.check_begins("the model")
