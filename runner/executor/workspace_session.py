@@ -55,6 +55,8 @@ _RAN_OUT = {
     128 + signal.SIGXFSZ: "a file became larger than it may (`resources: {disk: …}`)",
     128 + signal.SIGKILL: "it was killed; the machine, or the container around it, may have run out of memory",
 }
+# The variable by which a version manager's programs find what they start; their folder on PATH; what the variable then is.
+_MANAGERS = (("PYENV_ROOT", "/.pyenv/shims", "/.pyenv"), ("RUSTUP_HOME", "/.cargo/bin", "/.rustup"))
 _KEPT = "runner.executor"  # in the person's own git configuration: their answer where there is no sandbox
 
 
@@ -202,10 +204,9 @@ class WorkspaceSession:
         # Where another environment is activated than the runner's own, it is the one that the person works in.
         if self.own and (environ.get("VIRTUAL_ENV") or None) in (None, sys.prefix):
             path = os.pathsep.join((*self.own.programs(cwd or self.space.work), path))
-        if "PYENV_ROOT" not in kept and (
-            shims := next((p for p in path.split(":") if p.endswith("/.pyenv/shims")), None)
-        ):
-            kept["PYENV_ROOT"] = shims.removesuffix("/shims")
+        for name, programs, root in _MANAGERS:  # their programs would look in HOME, which is another one inside
+            if name not in kept and (at := next((one for one in path.split(":") if one.endswith(programs)), None)):
+                kept[name] = at.removesuffix(programs) + root
         return {"PATH": path, "HOME": str(self.home(cwd)), "LANG": "C.UTF-8", "TERM": "dumb", "TMPDIR": "/tmp", **kept}
 
     def prepare(

@@ -349,7 +349,7 @@ def toolchains(path: str, home: Path, known: tuple[Path, ...] = ()) -> tuple[Pat
     for entry in map(Path, filter(None, path.split(os.pathsep))):
         if not entry.is_absolute() or not os.path.isdir(entry) or is_system(entry):
             continue
-        found.update((_installation(entry, home) or entry, *_needed_beside(entry, home)))
+        found.update((_installation(entry, home) or entry, *_needed_beside(entry)))
         with suppress(OSError):
             for link in entry.iterdir():
                 if link.is_symlink() and link.is_file():
@@ -371,8 +371,12 @@ def _installation(folder: Path, home: Path) -> Path | None:
     return None
 
 
-def _needed_beside(folder: Path, home: Path) -> list[Path]:
-    return [home / other for name, other in BESIDE.items() if folder == home / name]
+def _needed_beside(folder: Path) -> list[Path]:  # HOME may be another one here, too
+    return [
+        Path(str(folder).removesuffix(name)) / other
+        for name, other in BESIDE.items()
+        if str(folder).endswith(f"/{name}")
+    ]
 
 
 def _hops(link: Path) -> Iterator[Path]:

@@ -568,6 +568,21 @@ def test_an_environment_of_the_checkout_is_first_on_path_unless_another_is_activ
     assert installed.git("show", f"{protocol}:whose.txt").strip() == first
 
 
+def test_programs_of_rustup_find_their_toolchain(box: Box) -> None:
+    """They look for it in HOME, which is another one inside."""
+    for name, text in (
+        (".cargo/bin/cargo", 'exec "${RUSTUP_HOME:-$HOME/.rustup}/toolchains/stable/cargo"'),
+        (".rustup/toolchains/stable/cargo", "echo it runs"),
+    ):
+        at = box.home / name
+        at.parent.mkdir(parents=True)
+        at.write_text(f"#!/bin/sh\n{text}\n")
+        at.chmod(0o755)
+    protocol = box.new({"01-work": command("cargo > seen.txt", line("cargo"))})
+    box.runner("run", protocol, env={**SANDBOX, "PATH": f"{box.home}/.cargo/bin:/usr/bin:/bin"}, rc=0)
+    assert box.git("show", f"{protocol}:seen.txt") == "it runs\n"
+
+
 def test_a_step_sees_nothing_of_the_home_of_the_one_before(box: Box) -> None:
     protocol = box.new({
         "01-plant": command("touch ~/planted && mkdir ~/.cache && touch ~/.cache/kept one.txt"),
