@@ -37,9 +37,13 @@ class UsageError(RunnerError):
 
 
 class MalformedFileError(RunnerError):
-    """A file that a person wrote is not in its format; `where` is `path:line`."""
+    """A file that a person wrote is not in its format; `where` is `path:line`, `others` what else is wrong with that file."""
 
     exit_code = 2
+
+    def __init__(self, what: str, where: str, hint: str, others: tuple[MalformedFileError, ...] = ()) -> None:
+        super().__init__(what, where, hint)
+        self.others = others
 
 
 class UnsupportedError(RunnerError):

@@ -57,6 +57,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("undo", "Undo the last transition, or all since a revision.", "steer:undo"),
     ),
     "Check and share": (
+        ("check", "Check plans and configuration before they are used."),
         ("shell", "Open a shell in the sandbox of a step; its changes are discarded."),
         ("qa", "Check the work of a step by hand; nothing is recorded."),
         ("verify", "Verify that the state of a protocol follows from its history."),

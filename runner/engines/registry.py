@@ -195,13 +195,11 @@ ROWS: Final[dict[str, Row]] = {
 FORMS: Final = {**{name: f"{name}:MODEL" for name in ROWS}, RECORDED: f"{RECORDED}:FILE"}
 
 
-def open_engine(name: str, environ: Mapping[str, str], base: Path) -> Engine:
-    """Return the engine `name`; files are relative to `base`.
+def parts_of(name: str) -> tuple[str, str]:
+    """Return the provider and the model, or the file, that an engine's name says.
 
     Raises:
         UsageError: the name is none, or its provider is not known; near ones are offered.
-        KeyMissingError: something that it needs is missing.
-        KeyRefusedError: the key cannot be one.
     """
     provider, colon, what = name.partition(":")
     where = f"engine `{name}`"
@@ -212,6 +210,19 @@ def open_engine(name: str, environ: Mapping[str, str], base: Path) -> Engine:
         raise UsageError(f"there is no engine `{provider}`", where, hint)
     if not colon or not what:
         raise UsageError(f"`{name}` does not say which", where, f"write it as {FORMS[provider]}")
+    return provider, what
+
+
+def open_engine(name: str, environ: Mapping[str, str], base: Path) -> Engine:
+    """Return the engine `name`; files are relative to `base`.
+
+    Raises:
+        UsageError: the name is none, or its provider is not known; near ones are offered.
+        KeyMissingError: something that it needs is missing.
+        KeyRefusedError: the key cannot be one.
+    """
+    provider, what = parts_of(name)
+    where = f"engine `{name}`"
     if provider == RECORDED:
         return RecordedEngine(base / what, name)
     row = ROWS[provider]

@@ -345,11 +345,13 @@ def validate(model: type[Model], value: Any, lines: Mapping[Path, int], where: s
     except ValidationError as error:
         found = _explain_all(model, error.errors(include_url=False), lines)
         # A missing key may be the misspelt one, so it is reported last.
-        line, what, hint = min(
-            found, key=lambda item: (item[1].startswith("the key"), item[0], not item[1].startswith("unknown"), item[1])
+        found.sort(
+            key=lambda item: (item[1].startswith("the key"), item[0], not item[1].startswith("unknown"), item[1])
         )
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        raise MalformedFileError(what + more, f"{where}:{line}", hint) from error
+        (line, what, hint), *rest = found
+        more = f" (and {len(rest)} more)" if rest else ""
+        others = tuple(MalformedFileError(what, f"{where}:{line}", hint) for line, what, hint in rest)
+        raise MalformedFileError(what + more, f"{where}:{line}", hint, others) from error
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

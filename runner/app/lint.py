@@ -1,0 +1,191 @@
+"""What is wrong with files that people write (plans, configuration, policy, agents), all of it, before anything is created."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from runner.app import create
+from runner.engines import registry as engines
+from runner.errors import MalformedFileError, RunnerError, UsageError
+from runner.executor import permissions
+from runner.executor.step_run import agent_of
+from runner.protocol import agent_file, clarifications, config, paths, plans, policy_file
+from runner.protocol.plans import Kind, Plan, Step
+from runner.store import lookup, record
+from runner.store.project import Project
+from runner.tools import registry as tools
+from runner.trust import requirements
+
+_STUBS = {paths.PLAN: b"---\ntitle: A plan\n---\n", "": b"---\ntitle: A step\nkind: human\n---\n"}
+_PARSERS: dict[str, Callable[[bytes, str], object]] = {
+    Path(paths.CONFIG).name: config.parse,
+    Path(paths.POLICY).name: policy_file.parse,
+    Path(paths.CLARIFICATIONS).name: clarifications.parse,
+}
+
+
+def targets(project: Project, cwd: Path, named: tuple[str, ...]) -> dict[str, Path | None]:
+    """Return what is to be checked, by its name in messages: a folder with a plan, a file, or (None) a protocol by its id.
+
+    Of a plan's file the whole folder is checked. Without a name: all that the checkout's `.protocols` has for people to write.
+
+    Raises:
+        UsageError: a name is no folder, file or protocol.
+    """
+    found: dict[str, Path | None] = {}
+    for name in named:
+        at = cwd / name
+        if at.is_dir() or (at.is_file() and paths.is_words(at.name)):
+            folder = at if at.is_dir() else at.parent
+            found[str(Path(name) if at.is_dir() else Path(name).parent)] = folder
+        elif at.is_file():
+            if _parser(at) is not None:
+                found[name] = at
+        else:
+            found[lookup.find(project, name)] = None
+    if named or project.git.top is None:
+        return found
+    root = project.git.top / paths.ROOT
+    for at in sorted([*root.glob("*.yaml"), *root.glob("agents/*.yaml"), *root.glob("workflows/*/plan.md")]):
+        found[str((at.parent if at.name == paths.PLAN else at).relative_to(project.git.top))] = (
+            at.parent if at.name == paths.PLAN else at
+        )
+    return found
+
+
+def problems(project: Project, name: str, at: Path | None) -> Iterator[RunnerError]:
+    """Yield what is wrong with one of the `targets`, each thing by itself."""
+    if at is None:
+        tip = lookup.tip(project, name)
+        there = record.folder(project.git, name, tip)
+        data = {file: project.git.blob(entry.oid) for file, entry in there.items() if paths.is_words(file)}
+        yield from _of_plan(project, {file: found or b"" for file, found in data.items()}, paths.folder(name))
+    elif at.is_dir():
+        try:
+            files = create.read_folder(at, Path())
+        except RunnerError as error:
+            yield error
+            return
+        yield from _of_plan(project, files, name)
+    else:
+        yield from _of_file(at, name)
+
+
+def _parser(at: Path) -> Callable[[bytes, str], object] | None:
+    """Return what reads a file that a person writes; None for files that the runner writes, and for others."""
+    return agent_file.parse if at.parent.name == "agents" and at.suffix == ".yaml" else _PARSERS.get(at.name)
+
+
+def _of_file(at: Path, name: str) -> Iterator[RunnerError]:
+    """Yield what is wrong with a file that is no plan's."""
+    parse = _parser(at)
+    if parse is None:
+        return
+    try:
+        parsed = parse(at.read_bytes(), name)
+    except OSError as error:
+        yield UsageError(f"the file cannot be read: {error.strerror}", name, "check its permissions")
+        return
+    except RunnerError as error:
+        yield from _each(error)
+        return
+    if isinstance(parsed, config.Config):
+        key = parsed.engine
+        for engine in dict.fromkeys((*key.default, *key.plan, *key.execute, *key.review)):
+            with _gathered() as wrong:
+                engines.parts_of(engine)
+            yield from (MalformedFileError(one.what, f"{name}: engine `{engine}`", one.hint) for one in wrong)
+
+
+def _each(error: RunnerError) -> list[RunnerError]:
+    """Return an error and the others of its file, which it only counts."""
+    if not isinstance(error, MalformedFileError) or not error.others:
+        return [error]
+    what = error.what.removesuffix(f" (and {len(error.others)} more)")
+    return [MalformedFileError(what, error.where, error.hint), *error.others]
+
+
+def _of_plan(project: Project, files: Mapping[str, bytes], where: str) -> Iterator[RunnerError]:
+    """Yield what is wrong with a plan. A file with an error is replaced by an empty one, so that the next is found."""
+    left, seen = dict(files), set()
+    while True:
+        try:
+            plan = plans.parse(left, where, project.config.checks)
+            break
+        except MalformedFileError as error:
+            name = error.where.removeprefix(f"{where}/").rpartition(":")[0]
+            if name in seen and name in left:  # its name is what is wrong
+                del left[name]
+                continue
+            if not (paths.PLAN in seen and "there is no input" in error.what):  # the stub of plan.md has none
+                yield from _each(error)
+            if name not in left:
+                return
+            seen.add(name)
+            left[name] = _STUBS.get(name, _STUBS[""])
+    try:
+        plans.refuse_unsupported(plan, where)
+    except RunnerError as error:
+        yield error
+    for step in plan.steps:
+        if step.file not in seen:
+            yield from _of_step(project, plan, step, f"{where}/{step.file}")
+    with _gathered() as found:
+        requirements.of_plan(permissions.trusted_config(project), plan, where)
+    yield from found
+
+
+@contextlib.contextmanager
+def _gathered() -> Iterator[list[RunnerError]]:
+    """Give a list that gets the error of the block."""
+    found: list[RunnerError] = []
+    try:
+        yield found
+    except RunnerError as error:
+        found.append(error)
+
+
+def _of_step(project: Project, plan: Plan, step: Step, where: str) -> Iterator[RunnerError]:
+    """Yield what a step names and the project does not have."""
+    found: list[RunnerError] = []
+
+    def line(key: str) -> str:
+        return f"{where}:{step.lines.get(key, 1)}"
+
+    if step.header.kind is Kind.AGENT:
+        with _gathered() as wrong:
+            agent_of(project, plan, step, line("agent"))
+        found += wrong
+    if step.header.engine:
+        with _gathered() as wrong:
+            engines.parts_of(step.header.engine)
+        found += [MalformedFileError(one.what, line("engine"), one.hint) for one in wrong]
+    if step.header.tool and (known := _tools(project)) is not None and step.header.tool not in known:
+        with _gathered() as wrong:
+            tools.find(step.header.tool, dict.fromkeys(known, tools.BUILTIN["echo"]))
+        found += [MalformedFileError(one.what, line("tool"), one.hint) for one in wrong]
+    authority, folder = permissions.trusted_config(project), where.rpartition("/")[0]
+    with _gathered() as wrong:
+        requirements.of_start(authority, step, folder)
+        requirements.of_result(authority, step, 1, folder)
+    yield from (*found, *wrong)
+
+
+def _tools(project: Project) -> set[str] | None:
+    """Return the names of all tools; None where a module of the project's cannot be read on the trusted branch."""
+    found = {*tools.BUILTIN}
+    for module in project.config.tools:
+        stem = module.module.replace(".", "/")
+        data = [project.trusted.blob(project.git, f"{stem}{end}") for end in (".py", "/__init__.py")]
+        try:
+            tree = ast.parse(next(filter(None, data)))
+        except (StopIteration, SyntaxError, ValueError):
+            return None
+        for node in tree.body:
+            if isinstance(node, ast.ImportFrom):
+                found |= {alias.asname or alias.name for alias in node.names}
+        found |= {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    return found

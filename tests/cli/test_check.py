@@ -1,0 +1,95 @@
+"""`runner check`: what is wrong with plans and configuration, all at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Box, command
+from tests.people import governed, person
+
+GOOD = "---\ntitle: Fine\nkind: command\nrun: 'true'\n---\n"
+
+
+def plan(box: Box, steps: dict[str, str], head: str = "title: A plan") -> str:
+    box.write("plan/plan.md", f"---\n{head}\n---\n")
+    for name, text in steps.items():
+        box.write(f"plan/{name}.md", text)
+    return "plan"
+
+
+def found(box: Box, *args: str) -> list[dict[str, str]]:
+    out = box.runner("check", *args, "--json").out
+    problems: list[dict[str, str]] = json.loads(out)["problems"]
+    return problems
+
+
+def test_a_plan_without_mistakes_is_fine_and_nothing_is_made(box: Box) -> None:
+    refs = box.git("for-each-ref")
+    told = box.runner("check", plan(box, {"01-a": GOOD}), rc=0)
+    assert told.out == "" and "no problems; checked: plan" in told.err
+    assert box.git("for-each-ref") == refs
+
+
+def test_all_mistakes_of_a_plan_are_named_with_file_and_line(box: Box) -> None:
+    at = plan(
+        box,
+        {
+            "01-a": "---\ntitle: A\nkind: comand\nrn: x\n---\n",
+            "02-b": command("echo ${{ inputs.vrsion }}"),
+            "03-c": "---\ntitle: C\nkind: tool\ntool: eco\n---\n",
+            "04-d": "---\ntitle: D\nengine: opnai:gpt-5\nagent: nobody\n---\n",
+            "05-e": "---\ntitle: E\nkind: human\nneeds: [zz]\n---\n",
+            "06-f": GOOD,
+        },
+    )
+    told = box.runner("check", at, rc=2)
+    places = {line.split(": ")[0] for line in told.out.splitlines() if not line.startswith("  ")}
+    assert {
+        "plan/01-a.md:3",
+        "plan/01-a.md:4",
+        "plan/03-c.md:4",
+        "plan/04-d.md:3",
+        "plan/04-d.md:4",
+        "plan/05-e.md:4",
+    } <= places
+    assert any(place.startswith("plan/02-b.md") for place in places)
+    assert not any("06-f" in place for place in places)
+    assert "did you mean" in told.out and f"{len(told.out.splitlines()) // 2} problems" in told.err
+
+
+def test_names_of_files_that_are_no_steps_do_not_hide_the_rest(box: Box) -> None:
+    at = plan(box, {"01_a": GOOD, "02-b": GOOD, "02-c": GOOD, "03-d": "---\ntitel: D\n---\n"})
+    told = " ".join(one["what"] for one in found(box, at))
+    assert "is not a name for a step" in told and "the number 2" in told and "titel" in told
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "what"),
+    [
+        (".protocols/config.yaml", "publsh: always\n", "unknown key `publsh`"),
+        (".protocols/config.yaml", "engine: opnai:x\n", "there is no engine `opnai`"),
+        (".protocols/policy.yaml", "schema: 1\nruls: []\n", "unknown key `ruls`"),
+        (".protocols/agents/reviewer.yaml", "nme: x\n", "unknown key `nme`"),
+    ],
+)
+def test_files_of_a_project_are_checked_as_they_are_in_the_checkout(box: Box, path: str, text: str, what: str) -> None:
+    box.write(path, text)
+    assert any(what in one["what"] and path in one["at"] for one in found(box, path))
+    assert any(what in one["what"] for one in found(box))
+    box.write("other.txt", "x")
+    assert found(box, "other.txt") == []
+
+
+def test_a_role_that_nobody_has_is_found_before_the_protocol_waits_for_it(tmp_path: Path) -> None:
+    box = governed(tmp_path, [person(tmp_path, "alice")])
+    step = "---\ntitle: A\nkind: command\nrun: 'true'\napproval: {when: before, roles: [ops]}\n---\n"
+    assert any("nobody is in the role `ops`" in one["what"] for one in found(box, plan(box, {"01-a": step})))
+
+
+def test_a_protocol_is_checked_by_its_name(box: Box) -> None:
+    protocol = box.new({"01-a": command("true")})
+    assert box.runner("check", protocol, rc=0).out == ""
+    assert "there is no protocol" in box.runner("check", "77", rc=2).err
