@@ -7,6 +7,7 @@ is only used after the trusted branch was fetched, if there is a remote.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator
 
 from runner.errors import MalformedFileError, RefusedError
@@ -19,7 +20,7 @@ from runner.protocol.approval_file import seconds
 from runner.protocol.decision import RunStep
 from runner.protocol.events import Event
 from runner.protocol.plans import Plan
-from runner.protocol.state import State, Wait
+from runner.protocol.state import State, StepStatus, Wait
 from runner.store import publishing
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
@@ -255,28 +256,25 @@ def changes_setup(run: StepRun, changed: Iterable[str]) -> bool:
     )
 
 
-def approved_changes(run: StepRun) -> Iterator[str]:
-    """Yield the commits at which an approval of a step's changes counted, newest first: of the run's step one that is valid now.
+def approved_changes(run: StepRun) -> Iterator[tuple[str, str]]:
+    """Yield the (before, after) of steps' work that a person approved, newest first: of the run's step only while that is valid.
 
-    One that was given at a keyboard proves nothing later: it counts for its own step.
+    An approval at a keyboard proves nothing later: it counts for its own step.
     """
-    view, git = view_of_run(run), run.project.git
-    own = Subject("protected-path", run.slug, run.attempt)
-    given, asked = permit.counted(own, view.entries), set[str]()
-    required = requirements.of_changes(view.trusted, run.slug, run.attempt, ["its changes"])
-    assert required is not None
-    is_valid = own in view.granted or (given and permit.judged_again(view, required, given[-1]).satisfied)
-    if is_valid:
-        yield view.tip
-    signed = set[int]()
-    for raw in view.entries:
-        if raw.event == "approval-asked" and raw.fields.get("kind") == own.kind:
-            asked.add(f"w{raw.revision}")
-        elif raw.event == "approval-counted" and raw.fields.get("wait") in asked and raw.subject != run.slug:
-            signed |= {raw.revision} if raw.fields.get("approvals") or raw.fields.get("reviews") else set()
-    for one in transitions.transitions_below(git, view.protocol, view.tip) if signed else ():
-        if signed.intersection(one.revisions):
-            yield one.commit.oid
+    view, found = view_of_run(run), list[tuple[float, str]]()
+    for slug, step in view.state.steps.items():
+        subject = Subject("protected-path", slug, step.attempt)
+        given = permit.counted(subject, view.entries)
+        if slug == run.slug and subject in view.granted:
+            found.append((math.inf, slug))
+        elif slug == run.slug and given:
+            required = requirements.of_changes(view.trusted, slug, step.attempt, ["its changes"])
+            assert required is not None
+            found += [(math.inf, slug)] if permit.judged_again(view, required, given[-1]).satisfied else []
+        elif given and step.status is StepStatus.COMPLETED and given[-1].fields.get("by") != [requirements.KEYBOARD]:
+            found.append((given[-1].revision, slug))
+    for _, slug in sorted(found, reverse=True):
+        yield from view.pieces(slug)
 
 
 def _asked(requirement: ApprovalRequirement, digest: str) -> ev.ApprovalAsked:

@@ -216,12 +216,13 @@ class WorkspaceSession:
         clean: bool = False,
         attempt: str = "",
         resumes: bool = False,
-        approved: Iterable[str] = (),
+        approved: Iterable[tuple[str, str]] = (),
     ) -> None:
         """Make the workspace hold exactly `commit`, and run the project's setup where it is due.
 
         `clean`: nothing is left of earlier steps, no ignored file and no HOME; the setup is due then. `attempt`: for which the HOME is
-        emptied; one that `resumes` keeps what it has left there. `approved`: commits whose changes a person approved.
+        emptied; one that `resumes` keeps what it has left there. `approved`: (before, after) of work that a
+        person approved, newest first.
 
         Raises:
             StepFailedError: the setup failed; nothing is recorded.
@@ -292,7 +293,7 @@ class WorkspaceSession:
             beneath.remove(root, name)
         beneath.ensure(root, name)
 
-    def _made(self, commit: str, approved: Iterable[str]) -> Path:
+    def _made(self, commit: str, approved: Iterable[tuple[str, str]]) -> Path:
         """Return what the setup makes of the trusted commit that this one grew out of, having run it where nobody has yet.
 
         It sees no file of a step's but those that it reads, where a person approved them. What it makes is the same for all protocols
@@ -309,9 +310,7 @@ class WorkspaceSession:
         folder = environments.made_in(project, before, top)
         if differ := sorted(path for path in {*now, *before} if now.get(path) != before.get(path)):
             anew, asks = environments.made_in(project, now, top), permissions.trusted_config(project).asks_on_change
-            if asks and (
-                environments.is_whole(anew) or any(environments.manifests(project, one) == now for one in approved)
-            ):
+            if asks and (environments.is_whole(anew) or self._are_approved(now, differ, approved)):
                 folder, base = anew, self._with(base, {path: now.get(path) for path in differ})
             else:
                 verb = "is" if len(differ) == 1 else "are"
@@ -357,6 +356,16 @@ class WorkspaceSession:
         finally:
             beneath.remove(making)
         return folder
+
+    def _are_approved(
+        self, now: Mapping[str, TreeEntry], differ: Iterable[str], approved: Iterable[tuple[str, str]]
+    ) -> bool:
+        """Return whether a person approved each of the files as they are now."""
+        given: dict[str, TreeEntry | None] = {}
+        for before, after in approved:
+            for path, (_, entry) in self.project.git.changed(before, after).items():
+                given.setdefault(path, entry)
+        return all(path in given and given[path] == now.get(path) for path in differ)
 
     def _with(self, base: str, changes: Mapping[str, TreeEntry | None]) -> str:
         """Return a commit, on no branch, that is `base` with other files."""

@@ -163,6 +163,8 @@ INPUTS: Final[dict[str, tuple[str, ...]]] = {
     "cargo": ("cargo.toml", ".cargo/config", ".cargo/config.toml", "rust-toolchain", "rust-toolchain.toml"),
 }
 _MODULES: Final = frozenset({"pytest", "unittest", "tox", "nox", "coverage"})  # a file of that name would run instead
+# Python imports them as it starts, where PYTHONPATH names their folder.
+_AT_START: Final = tuple(f"{at}{name}customize.py" for at in ("", "*/") for name in ("site", "user"))
 _SCRIPTED: Final = LEADING.keys() - {"git"}
 _FOLDER: Final = re.compile(r"(?:\bcd|\s-C|\s--(?:prefix|directory|cwd|dir))[\s=]*([^\s;&|()]+)")
 _MODULE: Final = re.compile(r"\s-[A-Za-z]*m\s*([A-Za-z_][\w.]*)")
@@ -185,6 +187,8 @@ def inputs(checks: Sequence[str]) -> re.Pattern[str]:
             for word in words:
                 name = word.rpartition("/")[2]
                 names.update(INPUTS.get(name, ()), _files_of(name) if name in _MODULES else ())
+                if name.startswith("python") or name in _MODULES:
+                    names.update(_AT_START)
                 if is_script:
                     names.add(_literal(word.removeprefix("./")))
                 is_script = (is_script and "." not in word) or re.sub(r"[0-9.]+\Z", "", name) in _SCRIPTED

@@ -381,6 +381,22 @@ def test_a_change_that_is_rejected_makes_no_environment(tmp_path: Path) -> None:
     assert len(list(box.home.glob(".local/state/protocol-runner/*/environments/*"))) == 1
 
 
+def test_an_approval_of_other_changes_makes_no_environment_of_these(tmp_path: Path) -> None:
+    """What a step changed while nobody was asked is in the tree that a person approves another step's changes of."""
+    alice = person(tmp_path / "people", "alice")
+    box = governed(tmp_path / "repo", [alice])
+    box.write(".gitignore", "deps/\n")
+    box.write("requirements.txt", "1\n")
+    setup(box, "mkdir deps && cp requirements.txt deps/needs", "  on_change: keep\n")
+    steps = {"01-work": command("echo 2 > requirements.txt"), "02-ci": command("mkdir .github && touch .github/x")}
+    protocol = box.new({**steps, "03-next": command("grep 1 deps/needs && touch next.txt")})
+    box.runner("step", protocol, env=SANDBOX, rc=0)
+    setup(box, "mkdir deps && cp requirements.txt deps/needs", "  on_change: ask\n")
+    box.runner("run", protocol, env=SANDBOX, rc=3)
+    box.runner("approve", protocol, "--yes", env=alice.env, rc=0)
+    box.runner("run", protocol, env=SANDBOX, rc=0)
+
+
 @pytest.mark.parametrize("governs", [True, False])
 def test_nobody_is_asked_where_the_environment_is_kept(tmp_path: Path, governs: bool) -> None:
     """By `keep`; and, where no policy says who decides, without the key."""

@@ -630,6 +630,7 @@ def test_what_a_check_runs_is_told_from_what_it_looks_at() -> None:
             ["pytest.py", "pytest/__init__.py", "conftest.py", "tests/pytest.ini"],
             ["tests/conftest.py", "tests/test_a.py", "src/a.py"],
         ),
+        ("PYTHONPATH=src python3 -m unittest", ["src/sitecustomize.py"], ["src/a.py"]),
         ("uv run pytest", ["pyproject.toml", "tox.ini", "setup.cfg"], ["tests/test_a.py"]),
         ("python3 -m unittest discover", ["unittest.py", "unittest/__init__.py"], ["test_a.py", "a/__init__.py"]),
         ("python3 -u tools/check.py src/a.py", ["tools/check.py"], ["src/a.py"]),
