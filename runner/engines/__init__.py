@@ -99,11 +99,12 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens of one response. `output` includes thoughts; `cached` is a part of `input`."""
+    """Tokens of one response. `output` includes thoughts; `cached` (read from a cache) and `cache_write` are parts of `input`."""
 
     input: int = 0
     output: int = 0
     cached: int = 0
+    cache_write: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

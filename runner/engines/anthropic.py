@@ -145,6 +145,7 @@ def response(events: Sequence[Json], request: Request, provider: str) -> Respons
             input=count(usage, "input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"),
             output=count(usage, "output_tokens"),
             cached=count(usage, "cache_read_input_tokens"),
+            cache_write=count(usage, "cache_creation_input_tokens"),
         ),
         finish=finish,
         problem=": ".join(filter(None, (str(reason), detail))) if finish in ("refused", "malformed") else "",

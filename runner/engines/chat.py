@@ -140,7 +140,12 @@ def response(events: Sequence[Json], request: Request, provider: str) -> Respons
     return Response(
         turn=ModelTurn(text=text, calls=tuple(call for call, _ in made), provider=provider, raw=raw),
         thoughts=message.get("reasoning_content") or message.get("reasoning") or "",
-        usage=Usage(input=count(usage, "prompt_tokens"), output=count(usage, "completion_tokens"), cached=cached),
+        usage=Usage(
+            input=count(usage, "prompt_tokens"),
+            output=count(usage, "completion_tokens"),
+            cached=cached,
+            cache_write=count(usage.get("prompt_tokens_details"), "cache_write_tokens"),
+        ),
         finish=finish,
         problem=str(refusal or reason) if finish in ("refused", "malformed") else "",
         model=str(whole.get("model", "")),

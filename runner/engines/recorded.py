@@ -227,7 +227,12 @@ def _dump_response(response: Response) -> Json:
         "thoughts": response.thoughts,
         "finish": response.finish,
         "problem": response.problem,
-        "usage": {"input": usage.input, "output": usage.output, "cached": usage.cached},
+        "usage": {
+            "input": usage.input,
+            "output": usage.output,
+            "cached": usage.cached,
+            **({"cache_write": usage.cache_write} if usage.cache_write else {}),
+        },
         "model": response.model,
         "provider": turn.provider,
         "turn": turn.raw,

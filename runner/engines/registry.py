@@ -323,8 +323,12 @@ def cost_usd(provider: str, model: str, usage: Usage, *, at: datetime | None = N
         import genai_prices
     except ModuleNotFoundError:
         return None
+    cached = min(usage.cached, usage.input)
     tokens = genai_prices.Usage(
-        input_tokens=usage.input, output_tokens=usage.output, cache_read_tokens=min(usage.cached, usage.input)
+        input_tokens=usage.input,
+        output_tokens=usage.output,
+        cache_read_tokens=cached,
+        cache_write_tokens=min(usage.cache_write, usage.input - cached),
     )
     for name in dict.fromkeys((model, model.rpartition("/")[2])):
         with contextlib.suppress(LookupError):  # the table does not know the model

@@ -124,6 +124,7 @@ def response(events: Sequence[Json], request: Request, provider: str) -> Respons
             input=count(usage, "input_tokens"),
             output=count(usage, "output_tokens"),
             cached=count(usage.get("input_tokens_details"), "cached_tokens"),
+            cache_write=count(usage.get("input_tokens_details"), "cache_write_tokens"),
         ),
         finish=finish,
         problem=str(refusal or reason) if finish in ("refused", "malformed") else "",

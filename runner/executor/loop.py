@@ -414,7 +414,10 @@ class Loop:
                 if limits.seconds
                 else "no time is left"
             )
-        asked = Usage(input=self._weight(request), output=request.max_output)
+        weight = self._weight(request)
+        asked = Usage(
+            input=weight, output=request.max_output, cache_write=weight
+        )  # what is written to a cache costs most
         used = total.tokens
         if limits.tokens is not None and used + asked.input + asked.output > limits.tokens:
             raise BudgetStop(
@@ -456,7 +459,12 @@ class Loop:
                 "calls": [
                     {"id": c.id, "name": c.name, "arguments": c.arguments, "problem": c.problem} for c in turn.calls
                 ],
-                "usage": {"input": usage.input, "output": usage.output, "cached": usage.cached},
+                "usage": {
+                    "input": usage.input,
+                    "output": usage.output,
+                    "cached": usage.cached,
+                    "cache_write": usage.cache_write,
+                },
                 "usd": None if usd is None else format(usd, "f"),
                 "finish": response.finish,
                 "problem": response.problem,

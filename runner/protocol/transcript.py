@@ -51,11 +51,12 @@ class Call(_Strict):
 
 
 class Usage(_Strict):
-    """Tokens that were counted. `cached`: of the input."""
+    """Tokens that were counted. `cached`: of the input, read from a cache; `cache_write`: of the input, written to one."""
 
     input: Count
     output: Count
     cached: Count
+    cache_write: Count = 0
 
 
 class _Response(_Strict):

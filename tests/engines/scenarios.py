@@ -188,6 +188,9 @@ SCENARIOS: dict[str, Scenario] = {
     "usage": Scenario(
         script=(Said(text=("x",), thoughts=("y",), usage=Usage(input=1_000, output=70, cached=600)),), play=one(HELLO)
     ),
+    "cache-write": Scenario(
+        script=(Said(text=("x",), usage=Usage(input=1_000, output=70, cached=600, cache_write=300)),), play=one(HELLO)
+    ),
     "from-elsewhere": Scenario(
         script=(Said(text=("done",)),),
         play=one(request(UserTurn(text="Go on."), _ELSEWHERE, results(_ELSEWHERE, "a", "b"))),
@@ -201,4 +204,4 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "two-hundred-turns": Scenario(script=(Said(text=("done",)),), play=one(_two_hundred_turns())),
 }
-STORED = [name for name in SCENARIOS if name not in ("large-result", "two-hundred-turns")]
+STORED = [name for name in SCENARIOS if name not in ("large-result", "two-hundred-turns", "cache-write")]

@@ -30,6 +30,7 @@ from tests.conftest import slack
 from tests.engines.benches import BENCHES, OVER_A_WIRE, Bench
 from tests.engines.scenarios import HELLO, ODD, SCENARIOS
 from tests.engines.wire_gemini import KEY
+from tests.engines.wires import FORMATS
 
 ROOT = Path(__file__).parents[2]
 
@@ -147,6 +148,12 @@ def test_an_answer_to_a_schema(bench: Bench, tmp_path: Path) -> None:
 def test_usage_is_counted_with_thoughts_in_the_output(bench: Bench, tmp_path: Path) -> None:
     (response,) = play(bench, "usage", tmp_path)
     assert response.usage == Usage(input=1_000, output=70, cached=600)
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_what_is_written_to_a_cache_is_counted(name: str, tmp_path: Path) -> None:
+    (response,) = play(BENCHES[name], "cache-write", tmp_path)
+    assert response.usage == Usage(input=1_000, output=70, cached=600, cache_write=300)
 
 
 def test_a_conversation_begun_with_another_provider_goes_on(bench: Bench, tmp_path: Path) -> None:

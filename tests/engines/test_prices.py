@@ -58,3 +58,12 @@ def test_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     assert cost_usd("gemini", DEFAULT_GEMINI_MODEL, MILLION) is not None
+
+
+def test_input_that_is_written_to_a_cache_has_its_own_price() -> None:
+    model, million = "claude-sonnet-4-5", 100_000
+    assert cost_usd("anthropic", model, Usage(input=million), at=DAY) == Decimal("0.3")
+    assert cost_usd("anthropic", model, Usage(input=million, cache_write=million), at=DAY) == Decimal("0.375")
+    half = Usage(input=million, cached=million // 2, cache_write=million // 2)
+    assert cost_usd("anthropic", model, half, at=DAY) == Decimal("0.2025")
+    assert cost_usd("openai", "gpt-5", Usage(input=10, cache_write=10)) == cost_usd("openai", "gpt-5", Usage(input=10))

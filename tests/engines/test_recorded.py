@@ -14,8 +14,8 @@ from runner.engines import ModelTurn, Request, Response, ToolResult, ToolTurn, U
 from runner.engines.recorded import RecordedEngine, Recorder, RecordingMissingError, dump, read
 from runner.errors import MalformedFileError, UnsupportedError, UsageError
 from tests.engines import cassettes
-from tests.engines.benches import CASSETTES
-from tests.engines.scenarios import STORED
+from tests.engines.benches import BENCHES, CASSETTES
+from tests.engines.scenarios import HELLO, STORED
 
 
 def asked(*texts: str) -> Request:
@@ -179,3 +179,9 @@ def test_every_field_of_a_response_is_kept(tmp_path: Path) -> None:
     assert recording.response == full
     kept = json.loads((tmp_path / "c").read_text())["response"]
     assert len(kept) >= len(dataclasses.fields(Response)) + len(dataclasses.fields(ModelTurn)) - 1
+
+
+def test_what_was_written_to_a_cache_is_kept(tmp_path: Path) -> None:
+    with BENCHES["anthropic"].holding("cache-write", tmp_path) as stand:
+        said = Recorder(stand.engine, tmp_path / "a.jsonl").ask(HELLO, timeout=20)
+    assert RecordedEngine(tmp_path / "a.jsonl").ask(HELLO, timeout=1).usage == said.usage

@@ -143,7 +143,8 @@ class ChatWire(Wire):
         chunks = [{**common, "choices": [{"index": 0, "delta": one, "finish_reason": None}]} for one in deltas]
         chunks.append({**common, "choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
         usage = {"prompt_tokens": said.usage.input, "completion_tokens": said.usage.output}
-        usage["prompt_tokens_details"] = {"cached_tokens": said.usage.cached}  # type: ignore[assignment]
+        details = {"cached_tokens": said.usage.cached, "cache_write_tokens": said.usage.cache_write}
+        usage["prompt_tokens_details"] = details  # type: ignore[assignment]
         return [*chunks, {**common, "choices": [], "usage": usage}]
 
     @staticmethod
@@ -206,7 +207,7 @@ class ResponsesWire(Wire):
         begun = {"id": f"r{number}", "object": "response", "status": "in_progress", "model": "fake-1", "output": []}
         usage = {
             "input_tokens": said.usage.input,
-            "input_tokens_details": {"cached_tokens": said.usage.cached},
+            "input_tokens_details": {"cached_tokens": said.usage.cached, "cache_write_tokens": said.usage.cache_write},
             "output_tokens": said.usage.output,
         }
         details = {"reason": reason[said.finish]} if said.finish != "stop" else None
@@ -287,8 +288,9 @@ class AnthropicWire(Wire):
             blocks.append((start, [{"type": "input_json_delta", "partial_json": half} for half in halves]))
         reason = {"length": "max_tokens", "refused": "refusal", "malformed": "pause_turn"}.get(said.finish)
         reason = reason or ("tool_use" if said.calls else "end_turn")
-        usage = {"input_tokens": said.usage.input - said.usage.cached, "cache_read_input_tokens": said.usage.cached}
-        usage |= {"cache_creation_input_tokens": 0, "output_tokens": 1}
+        usage = {"input_tokens": said.usage.input - said.usage.cached - said.usage.cache_write, "output_tokens": 1}
+        usage["cache_read_input_tokens"] = said.usage.cached
+        usage["cache_creation_input_tokens"] = said.usage.cache_write
         message = {"id": f"msg_{number}", "type": "message", "role": "assistant", "model": "fake-1", "content": []}
         events: list[Json] = [{"type": "message_start", "message": {**message, "stop_reason": None, "usage": usage}}]
         for at, (start, deltas) in enumerate(blocks):
