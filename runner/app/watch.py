@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from runner.app import request, run
+from runner.engines import RateLimitError
 from runner.errors import HeldError, InTheWayError, RunnerError, UnreachableError, UsageError
 from runner.executor.commit import Advanced
 from runner.forge import Forge
@@ -328,8 +329,10 @@ class _Watcher:
         except RunnerError as error:
             if self._changes.is_gone():
                 raise
-            kind: Kind = "held-up" if isinstance(error, InTheWayError | HeldError) else "failed"
-            self._later(project, protocol, key, kind, {"reason": error.what} | _words(error))
+            kind: Kind = "held-up" if isinstance(error, InTheWayError | HeldError | RateLimitError) else "failed"
+            # A provider that says until when it takes no more requests is waited for, and not asked before.
+            asked = error.retry_after if isinstance(error, RateLimitError) else None
+            self._later(project, protocol, key, kind, {"reason": error.what} | _words(error), wait=asked)
             return
         finally:
             project.batch = False

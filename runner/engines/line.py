@@ -218,7 +218,7 @@ class LineEngine:
         if code == 429:
             wait = _wait(headers)
             wait = form.wait(error) if wait is None else wait
-            hint = "wait a little" if wait is None else f"wait {wait:g} seconds"
+            hint = "wait a little" if wait is None else f"wait {_duration(wait)}"
             return RateLimitError(f"{who} takes no more requests for now{said}", where, hint, retry_after=wait)
         if code == 404:
             hint = f"check the model's name, and {place.address} if it is set"
@@ -394,6 +394,14 @@ def _json(body: bytes) -> Json:
 def _transport_errors() -> tuple[type[Exception], ...]:
     """Return the exceptions of the SDKs' HTTP clients when there is no response."""
     return tuple(sys.modules[name].TransportError for name in ("httpx2", "httpx") if name in sys.modules)
+
+
+def _duration(seconds: float) -> str:
+    """Return a wait as people say it; one that is longer than minutes in whole minutes, rounded up."""
+    if seconds < 120:
+        return f"{seconds:g} seconds"
+    hours, minutes = divmod(-(-int(seconds) // 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def _wait(headers: Mapping[str, str]) -> float | None:

@@ -45,6 +45,7 @@ from runner.values import dataclass
 
 LONG = 1.0  # seconds after which a call's result is journaled at once: a kill does not repeat the call
 WRONG_MOST = 3  # answers in a row of which nothing can be made; the last of them ends the attempt
+PATIENCE = 60.0  # seconds to wait for an engine while another one could be asked
 TRIES = 6  # how often one request is made before its error is told
 CONTEXT = 160_000  # tokens that a conversation may have, by estimate, before old tool output is shortened
 KEEP_WHOLE = 6  # tool turns at the end that are never shortened
@@ -347,7 +348,7 @@ class Loop:
         for engine in self.engines:
             wanted = self._widened(engine, request)
             try:
-                response = self._insist(engine, wanted)
+                response = self._insist(engine, wanted, is_last=engine is self.engines[-1])
             except EngineError as error:
                 problem = problem or error
                 continue
@@ -374,7 +375,7 @@ class Loop:
         self._reserve(engine, request)
         return request
 
-    def _insist(self, engine: Engine, request: Request) -> Response:
+    def _insist(self, engine: Engine, request: Request, *, is_last: bool) -> Response:
         def wait(state: tenacity.RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
             asked = error.retry_after if isinstance(error, RateLimitError) else None
@@ -382,7 +383,11 @@ class Loop:
 
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(lambda error: isinstance(error, EngineError) and error.retryable),
-            stop=lambda state: state.attempt_number >= TRIES or self._seconds_left() <= wait(state),
+            stop=lambda state: (
+                state.attempt_number >= TRIES
+                or self._seconds_left() <= wait(state)
+                or (wait(state) > PATIENCE and not is_last)
+            ),
             wait=wait,
             before_sleep=self._say_again,
             sleep=self.sleep,

@@ -19,6 +19,8 @@ import pytest
 from runner import resources
 from runner.store.environment import matching
 from tests.conftest import Box, clone, command
+from tests.engines.wire_gemini import Refusal, error
+from tests.executor.minds import agent, mind
 
 LONG = 90.0  # seconds; nothing here takes as long unless it is broken
 SKIP = "qa: skip\n"
@@ -289,6 +291,16 @@ def test_what_fails_is_told_once_and_tried_again_when_it_moves(box: Box) -> None
         box.git("commit", "-qam", "mended", cwd=tree)
         box.runner("answer", name, "done", rc=0)
         found.rests(name)
+
+
+def test_a_provider_that_says_until_when_is_waited_for(box: Box) -> None:
+    later = Refusal(code=429, body=error(429, "RESOURCE_EXHAUSTED", "slow"), headers=[("Retry-After", "9001")])
+    with mind(box, later) as wire:
+        name = box.new({"01-a": agent()})
+        with watching(box) as found:
+            row = found.until("held-up")
+            assert (row["protocol"], row["again"], row["hint"]) == (name, 9001, "wait 2 h 31 min")
+            assert len(wire.bodies) == 1
 
 
 @pytest.mark.slow

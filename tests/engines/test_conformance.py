@@ -29,7 +29,7 @@ from runner.engines import (
 from tests.conftest import slack
 from tests.engines.benches import BENCHES, OVER_A_WIRE, Bench
 from tests.engines.scenarios import HELLO, ODD, SCENARIOS
-from tests.engines.wire_gemini import KEY
+from tests.engines.wire_gemini import KEY, Refusal
 from tests.engines.wires import FORMATS
 
 ROOT = Path(__file__).parents[2]
@@ -237,6 +237,17 @@ def test_a_rate_limit_says_how_long_to_wait(wired: Bench, fault: str, seconds: f
     with wired.failing(fault) as stand, pytest.raises(RateLimitError) as told:
         stand.engine.ask(HELLO, timeout=20)
     assert told.value.retry_after == seconds
+
+
+def test_a_long_wait_is_said_as_people_say_it(wired: Bench) -> None:
+    for seconds, said in (("7", "7 seconds"), ("600", "10 min"), ("9001", "2 h 31 min")):
+        refused = Refusal(code=429, body={"error": {"message": "slow"}}, headers=[("Retry-After", seconds)])
+        with wired.failing("500") as stand:
+            assert stand.wire is not None
+            stand.wire.script[0] = refused
+            with pytest.raises(RateLimitError) as told:
+                stand.engine.ask(HELLO, timeout=20)
+        assert told.value.hint == f"wait {said}"
 
 
 def test_a_model_that_is_not_there_is_named(wired: Bench) -> None:

@@ -266,6 +266,21 @@ def test_the_next_engine_is_asked_where_the_first_does_not_answer(tmp_path: Path
     assert bench.loop(first, second).run().outcome == "finished"
 
 
+def test_a_long_wait_is_for_the_last_engine_alone(tmp_path: Path) -> None:
+    def limited(seconds: float) -> RateLimitError:
+        return RateLimitError("slow", "there", "wait", retry_after=seconds)
+
+    bench = Bench(tmp_path / "two", [])
+    first, second = Scripted([limited(600.0)]), Scripted([FINISH])
+    assert bench.loop(first, second).run().outcome == "finished" and bench.slept == []
+    bench = Bench(tmp_path / "soon", [])
+    assert bench.loop(Scripted([limited(7.0), FINISH]), Scripted([])).run().outcome == "finished" and bench.slept == [
+        7.0
+    ]
+    bench = Bench(tmp_path / "one", [limited(600.0), FINISH])
+    assert bench.loop().run().outcome == "finished" and bench.slept == [600.0]
+
+
 def test_an_answer_costs_what_the_engine_takes_that_gave_it(tmp_path: Path) -> None:
     first, second = Scripted([KeyRefusedError("no", "there", "set it")]), Scripted([FINISH])
     first.name, first.provider, second.name = "scripted:dear", "scripted", "scripted:cheap"
