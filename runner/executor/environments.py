@@ -30,6 +30,7 @@ from runner.values import dataclass
 
 # Folders of environments, by what makes one of them sure.
 KINDS = {".venv": "pyvenv.cfg", "venv": "pyvenv.cfg", "node_modules": "", "vendor/bundle": "ruby"}
+BUILDS = {"target": "CACHEDIR.TAG"}  # that a build writes into, cargo's: by what makes one of them sure
 _SIGNS = ("pyvenv.cfg", "conda-meta")  # of an environment that lies elsewhere, and is on PATH
 _CREDENTIALS = re.compile(
     r"\.env(\..+)?|[._]netrc|\.npmrc|\.pypirc|\.yarnrc\.yml|pip\.(conf|ini)|\.condarc|\.git-credentials|credentials(\.(json|toml|ya?ml|ini))?"
@@ -60,7 +61,7 @@ class ProjectEnvironment:
     """What commands in the sandbox are shown: folders, and files that are copied; by their path below the workspace.
 
     `top`: the path at which the workspace appears; None for its own. `home`: a folder with what is in their HOME. `outside`:
-    folders and files whose content the commit only names, by path.
+    folders and files whose content the commit only names, by path. `builds`: folders that commands get a copy of.
     """
 
     top: Path | None
@@ -68,6 +69,7 @@ class ProjectEnvironment:
     generated: Mapping[str, Path]
     home: Path | None = None
     outside: Mapping[str, Path] = field(default_factory=dict)
+    builds: Mapping[str, Path] = field(default_factory=dict)
 
     def programs(self, work: Path) -> list[str]:
         """Return the folders of programs of its virtual environment. `work`: the workspace, or the export, as it is on the machine."""
@@ -79,15 +81,21 @@ class ProjectEnvironment:
         """What the record calls it; None where there is nothing of it."""
         if self.home:
             return f"made {self.home.parent.name[:12]}"
-        return f"found {', '.join(sorted(self.folders))}" if self.folders else None
+        found = sorted((*self.folders, *self.builds))
+        return f"found {', '.join(found)}" if found else None
 
     def at(self, git: Git, commit: str) -> ProjectEnvironment:
         """Return it without what a commit has itself."""
-        taken = {name for name in (*self.folders, *self.generated) if git.object(f"{commit}:{name}") is not None}
+        taken = {
+            name
+            for name in (*self.folders, *self.generated, *self.builds)
+            if git.object(f"{commit}:{name}") is not None
+        }
         return replace(
             self,
             folders={name: at for name, at in self.folders.items() if name not in taken},
             generated={name: at for name, at in self.generated.items() if name not in taken},
+            builds={name: at for name, at in self.builds.items() if name not in taken},
         )
 
     def place(self, space: Workspace) -> Place:
@@ -128,15 +136,18 @@ def find(project: Project, space: Workspace, tools: Iterable[Path] = ()) -> Proj
     names += () if said == "made" else config.share
     names = [name for name in dict.fromkeys(names) if _is_plain(top, name) and _is_folder(top / name)]
     names = [name for name in names if not any(name.startswith(f"{other}/") for other in names)]
+    builds = [name for name, sign in BUILDS.items() if looks and name not in names and (top / name / sign).is_file()]
+    builds = [name for name in builds if _is_plain(top, name)]
     named = [*(_version_files(project) if looks else ()), *(() if said == "made" else _ignored(project, top))]
     files = [name for name in dict.fromkeys(named) if _is_plain(top, name) and _is_file(top / name)]
     files = [name for name in files if not any(name.startswith(f"{other}/") for other in (*names, *KINDS))]
-    free = _untracked(project, [*names, *files])
+    free = _untracked(project, [*names, *files, *builds])
     is_in_place = not space.root.is_relative_to(top) and not any(Path(name).is_relative_to(top) for name in _SYSTEM)
     return ProjectEnvironment(
         top if is_in_place else None,
         {name: top / name for name in names if name in free},
         {name: top / name for name in files if name in free},
+        builds={name: top / name for name in builds if name in free},
     )
 
 

@@ -44,6 +44,7 @@ from runner.store.workspace import Workspace
 from runner.values import dataclass
 
 SETUP_TIMEOUT = 3600.0  # seconds
+MOST_BUILT = 2_000_000_000  # bytes of a build folder that is copied
 COLLECTING = 30.0  # seconds, the least that git has to store what a step left
 
 
@@ -251,6 +252,7 @@ class WorkspaceSession:
                 self._place(commit)
                 self.own.fill(self.space.home)
                 workspace.put_ignored(git, self.space, self.own.generated)
+                self._put_builds(self.space.work)
         except OSError as error:
             raise workspace.unusable(self.space, error) from error
         if not config.setup or made:
@@ -260,6 +262,21 @@ class WorkspaceSession:
             return
         self._set_up(config.setup, self.base_environment(), network=config.network)
         workspace.note_setup(self.space, key)
+
+    def _put_builds(self, folder: Path) -> None:
+        """Put copies of build folders where commands may write; one that is too large, or that a build is writing, is left out."""
+        assert self.own is not None
+        for name, source in self.own.builds.items():
+            if beneath.names(folder, name):
+                continue
+            why = f"it has more than {MOST_BUILT / 1e9:g} GB" if beneath.size(source) > MOST_BUILT else ""
+            try:
+                if not why:
+                    workspace.put_build(self.project.git, self.space, name, source, folder)
+            except shutil.Error:
+                why = "it changes, or has something that cannot be read"
+            if why:
+                self.project.tell_once(f"steps and checks do not have {source}: {why}")
 
     def _place(self, commit: str) -> None:
         """Have the sandbox show the environment, and what the commit only names.
@@ -437,6 +454,7 @@ class WorkspaceSession:
                 own.fill(self.home(folder))
                 for path, source in own.generated.items():
                     beneath.copy(folder, path, source)
+                self._put_builds(folder)
                 self._place(commit)
         except OSError as error:
             raise workspace.unusable(self.space, error) from error

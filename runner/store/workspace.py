@@ -625,6 +625,26 @@ def put_ignored(git: Git, space: Workspace, files: Mapping[str, Path]) -> None:
         beneath.copy(space.work, path, files[path])
 
 
+def put_build(git: Git, space: Workspace, name: str, source: Path, folder: Path) -> None:
+    """Put a copy of a folder that a build writes, with its times, into the workspace or the export.
+
+    Not into a workspace whose .gitignore does not ignore it: it would be taken for the step's work.
+
+    Raises:
+        OSError: it cannot be read or written; shutil.Error: some of it.
+    """
+    if folder == space.work and not _ignored(git, space, [f"{name}/x"]):
+        return
+    aside = space.root / "build"
+    beneath.remove(aside)
+    try:
+        shutil.copytree(source, aside, symlinks=True)
+        beneath.remove(folder, name)
+        beneath.put(folder, name, aside)
+    finally:
+        beneath.remove(aside)
+
+
 def export(git: Git, space: Workspace, commit: str, env: Environment) -> Path:
     """Make a clean export of a commit's tree for checks, and return its folder."""
     beneath.remove(space.export)

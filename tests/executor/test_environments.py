@@ -584,6 +584,47 @@ def test_an_environment_of_the_checkout_is_first_on_path_unless_another_is_activ
     assert installed.git("show", f"{protocol}:whose.txt").strip() == first
 
 
+@pytest.fixture
+def built(box: Box) -> Box:
+    """A project with cargo's folder, which commands write into."""
+    box.write(".gitignore", "/target/\n")
+    box.commit("ignored")
+    box.write("target/CACHEDIR.TAG", "Signature: 8a477f597d28d172789f06886806bc55\n")
+    box.write("target/debug/lib.rlib", "of the checkout\n")
+    os.utime(box.path / "target/debug/lib.rlib", (1_000_000_000,) * 2)
+    return box
+
+
+def test_a_step_and_its_checks_each_write_into_a_copy_of_what_a_build_made(built: Box) -> None:
+    look = "grep -x 'of the checkout' target/debug/lib.rlib && test $(stat -c %Y target/debug/lib.rlib) = 1000000000"
+    spoil = "echo spoilt | tee target/debug/lib.rlib target/new"
+    check = f"{look} && test ! -e target/new && {spoil}"
+    protocol = ran(built, f"{look} && {spoil} && touch done.txt", check, f"{look} || grep -x spoilt target/new")
+    assert "target" not in built.git("ls-tree", "-r", "--name-only", protocol)
+    assert (built.path / "target/debug/lib.rlib").read_text() == "of the checkout\n"
+    assert not (built.path / "target/new").exists()
+    assert "found target" in built.runner("show", protocol, "work", rc=0).out
+
+
+def test_a_folder_of_builds_that_the_step_s_commit_does_not_ignore_is_none_of_its_work(built: Box) -> None:
+    built.write(".gitignore", "nothing\n")
+    built.git("add", ".gitignore")
+    built.git("commit", "-qm", "no longer ignored")
+    protocol = ran(built, "test ! -e target && touch done.txt")
+    assert "target" not in built.git("ls-tree", "-r", "--name-only", protocol)
+
+
+@pytest.mark.parametrize("why", ["it changes, or has something that cannot be read", "it has more than 2 GB"])
+def test_a_folder_of_builds_that_cannot_be_copied_stops_no_step(built: Box, why: str) -> None:
+    if "changes" in why:
+        os.mkfifo(built.path / "target/pipe")
+    else:
+        os.truncate(built.path / "target/debug/lib.rlib", 2_000_000_001)
+    protocol = built.new({"01-work": command("test ! -e target && touch done.txt", line("true"))})
+    said = built.runner("run", protocol, env=SANDBOX, rc=0).err
+    assert said.count(f"steps and checks do not have {built.path.resolve()}/target: {why}") == 1
+
+
 def test_programs_of_rustup_find_their_toolchain(box: Box) -> None:
     """They look for it in HOME, which is another one inside."""
     for name, text in (
