@@ -186,7 +186,7 @@ class Session:
         elif record.kind == "results":
             for one in record.results:
                 if one.error:
-                    self.note(f"    {one.name}: {_cut(str(one.content), 160)}".replace("\n", " "))
+                    self.note(f"    {one.name}: {_cut(_why(one.content), 160)}".replace("\n", " "))
 
     def hear_output(self, what: str, output: bytes) -> None:
         """Take what a command or check printed, where it is shown."""
@@ -284,6 +284,13 @@ def _beside(seconds: float, beat: Callable[[], float]) -> Callable[[], None]:
 
     threading.Thread(target=go, args=(seconds,), daemon=True).start()
     return over.set
+
+
+def _why(content: Any) -> str:
+    """Return why a call did not do what it was to do; of a `finish` whose checks failed, the first of what they found."""
+    if isinstance(content, dict) and "not_done" in content:
+        return f"{content['not_done'].partition('. ')[0]}: {' '.join(lines_of(content['found'])[1:2])}"
+    return str(content)
 
 
 def _cut(text: str, most: int) -> str:

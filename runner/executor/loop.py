@@ -311,14 +311,19 @@ class Loop:
         """
         turn = turn or turn_of(record)
         self._ended = None
-        if turn.calls and record.finish != "refused":
-            turns.append(turn)
-            self._wrong.clear()
-            return turn
+        self._is_cut = self._is_cut or record.finish == "length"
         what, words = _of_wrong(record)
+        if turn.calls and record.finish != "refused":
+            if any(call.arguments is not None for call in turn.calls):
+                self._wrong.clear()
+            else:  # the results say so
+                self._wrong.append("length" if record.finish == "length" else "malformed")
+            if len(self._wrong) < WRONG_MOST:
+                turns.append(turn)
+                return turn
+            what = f"the model's call was malformed: {turn.calls[0].problem}"
         unchanged = record.finish in ("malformed", "refused") and record.finish not in self._wrong
         self._wrong.append(record.finish)
-        self._is_cut = self._is_cut or record.finish == "length"
         if len(self._wrong) >= WRONG_MOST:
             self._ended = Ended("failed", f"{what}; it was the third answer in a row without a usable call")
         elif not unchanged:
@@ -568,7 +573,12 @@ class Loop:
 
         tool = self.tools.get(call.name)
         if call.arguments is None:
-            return refused(f"the arguments are malformed: {call.problem}"), None
+            cut = (
+                "; the answer was cut off at its output limit: go on in smaller pieces"
+                if self._wrong[-1:] == ["length"]
+                else ""
+            )
+            return refused(f"the arguments are malformed: {call.problem}{cut}"), None
         if tool is None:
             return refused(f"there is no tool `{call.name}`; there are {', '.join(self._offered())}"), None
         if ended is not None:
@@ -638,6 +648,7 @@ class Loop:
 def _of_wrong(record: transcript.Response) -> tuple[str, str]:
     """Return what went wrong with an answer that has no usable call, for people, and the words that ask the model again."""
     why = f": {record.problem[:SHORT]}" if record.problem else ""
+    quoted = f": {json.dumps(record.problem[:SHORT])}" if record.problem else ""  # it may hold words of the model's own
     match record.finish:
         case "length":
             what = "the model's answer was cut off at its output limit"
@@ -647,13 +658,11 @@ def _of_wrong(record: transcript.Response) -> tuple[str, str]:
             what = f"the model's call was malformed{why or ': it could not be read'}"
             return (
                 what,
-                f"Your last call was malformed and could not be read{why}. Make it again, with valid JSON arguments.",
+                f"Your last call was malformed and could not be read{quoted}. Make it again, with valid JSON arguments.",
             )
         case "refused" if record.problem:
             what = f"the provider's filter stopped the answer{why}"
-            ask = (
-                f"The provider's filter stopped your last answer{why}. Go on without what it may have stopped, or call"
-            )
+            ask = f"The provider's filter stopped your last answer{quoted}. Go on without what it may have stopped, or call"
             return what, f"{ask} `finish` with the status `cannot`."
         case "refused":
             ask = "Go on with the step; or, if it cannot be done, call `finish` with the status `cannot` and say why."

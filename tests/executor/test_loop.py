@@ -173,9 +173,9 @@ REFUSED, FILTERED = wrong("refused", "I will not."), wrong("refused", problem="S
         (say(text="hm"), "called no tool", "You called no tool"),
         (say(), "was empty", "Your answer was empty"),
         (CUT, "was cut off at its output limit", "cut off at the output limit"),
-        (MALFORMED, "was malformed: MALFORMED_FUNCTION_CALL: print(wombat(", "could not be read: MALFORMED"),
+        (MALFORMED, "was malformed: MALFORMED_FUNCTION_CALL: print(wombat(", 'could not be read: "MALFORMED'),
         (REFUSED, "refused: I will not.", "You refused"),
-        (FILTERED, "filter stopped the answer: SAFETY", "filter stopped your last answer: SAFETY"),
+        (FILTERED, "filter stopped the answer: SAFETY", 'filter stopped your last answer: "SAFETY"'),
     ],
 )
 def test_an_answer_that_went_wrong_is_asked_again_twice_and_the_third_in_a_row_ends_the_attempt(
@@ -187,6 +187,21 @@ def test_an_answer_that_went_wrong_is_asked_again_twice_and_the_third_in_a_row_e
     last = bench.engine.asked[2].turns[-1]
     assert isinstance(last, UserTurn) and words in last.text
     bench = Bench(tmp_path / "b", [answer, answer, say(("write", {"n": 1})), answer, answer, FINISH])
+    assert bench.loop().run().outcome == "finished"
+
+
+def test_calls_with_malformed_arguments_end_the_attempt_at_the_third_turn_in_a_row_too(tmp_path: Path) -> None:
+    bad = Response(
+        turn=ModelTurn(text="", calls=(Call(id="x", name="write", arguments=None, problem="not JSON"),)),
+        finish="length",
+    )
+    bench = Bench(tmp_path, [bad, bad, bad])
+    ended = bench.loop().run()
+    assert ended.outcome == "failed" and "malformed: not JSON" in ended.text
+    told = bench.engine.asked[1].turns[-1]
+    assert isinstance(told, ToolTurn) and "cut off at its output limit" in told.results[0].content
+    assert bench.loop().run() == ended  # killed after that
+    bench = Bench(tmp_path / "b", [bad, bad, say(("write", {"n": 1})), bad, bad, FINISH])
     assert bench.loop().run().outcome == "finished"
 
 

@@ -49,13 +49,13 @@ def tell(text: str) -> str:
 '''
 COWORKER = "name: crier\nobjective: Tells the world.\ntools:\n  - module: ops\n"
 STEPS = {
-    "01-think": "kind: agent\noutputs: [thought.txt]\n",
+    "01-think": 'kind: agent\noutputs: [thought.txt]\nqa: {checks: ["grep -q right thought.txt"]}\n',
     "02-build": command(
         "echo once >> built.txt; rm src/app.py", 'qa: {policy: light, checks: ["test -f built.txt"]}\n'
     ),
     "03-tell": 'kind: tool\nagent: crier\ntool: tell\nwith: {text: "once"}\n',
 }
-ANSWERS = 3  # of the model, in a run that nobody disturbs
+ANSWERS = 4  # of the model, in a run that nobody disturbs
 
 
 def can_strike() -> str | None:
@@ -134,7 +134,8 @@ class Ground:
         subprocess.run(["cp", "-a", str(folder / "live"), str(folder / "kept")], check=True)
         answers = [
             say(write("thought.txt", "a thought\n")),
-            say(("read_file", {"path": "thought.txt"})),
+            finish("its check fails"),
+            say(write("thought.txt", "the right thought\n")),
             finish("thought it over"),
         ]
         with mind(box, *answers):
