@@ -96,7 +96,8 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
     own = (run.step.header.budget, agent.budget if agent else None)
     about = f"You are {agent.name}. {agent.objective}\n{agent.instructions}" if agent else None
     with asking.open_engines(project, names, run.slug) as engines, toolbox.open_agent_tools(run) as tools:
-        entries = record.events(project.git, run.view.protocol, run.view.tip)
+        is_first = run.attempt == 1 and not any(result is not None for result in run.results.values())
+        entries = () if is_first else record.events(project.git, run.view.protocol, run.view.tip)
         task = prompting.task(run, feedback.of_earlier(run, entries, review.start_of_work(run, entries)))
 
         def limits() -> Limits:  # a review within the attempt is paid from the same budgets
