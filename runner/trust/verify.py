@@ -19,7 +19,7 @@ The chain is walked by first parents from genesis to tip, and every commit is as
 15. work             code changes only where work ends
 16. plan             plan and steps are recorded as the files say
 17. digest           the step that was carried out, and its artifacts, are those that are named
-18. evidence         QA looked at the tree before, at all that the step wants, and nothing of it failed
+18. evidence         QA looked at the tree before, at all that the step wants, and nothing of it failed; none was left out
 19. undone           an undo restores the tree and the record of its revision
 20. counted          the approvals that an event uses counted then, and were enough
 21. trusted          approvals were counted, and work was done, under the trusted branch's policy, never an older one than before
