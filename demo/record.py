@@ -89,8 +89,16 @@ VERDICT = {
     ],
 }
 
+# What a planner runs before it proposes; on the host it can run nothing that the project does not name as its check.
+LOOK = turn(
+    (1_480, 61),
+    "I see what fails, and whether the checks run.",
+    ("run_check", {"command": "make test"}),
+    ("run_check", {"command": "make table"}),
+    ("read_file", {"path": "shop/tax.py"}),
+)
 SCRIPT = (
-    turn((2_640, 318), json.dumps(PLAN)),
+    turn((2_140, 318), "", ("propose_plan", PLAN)),
     turn((1_904, 27), "I look at what is there.", ("list_files", {})),
     turn(
         (2_010, 58),
@@ -163,14 +171,14 @@ def let_agent_attack(root: Path) -> tuple[Terminal, Callable[[], None]]:
     return stage, play
 
 
-SCENES: dict[Path, tuple[Scene, tuple[Answer, ...]]] = {
-    story.CASSETTE: (tell_story, SCRIPT),
-    forge.CASSETTE: (work_in_a_request, SCRIPT[:-1]),  # without the review
-    attack.CASSETTE: (let_agent_attack, ATTACK),
+SCENES: dict[Path, tuple[Scene, dict[str, tuple[Answer, ...]]]] = {
+    story.CASSETTE: (tell_story, {"sandbox": (LOOK, *SCRIPT), "host": SCRIPT}),
+    forge.CASSETTE: (work_in_a_request, {"sandbox": (LOOK, *SCRIPT[:-1]), "host": SCRIPT[:-1]}),  # without the review
+    attack.CASSETTE: (let_agent_attack, {"sandbox": ATTACK, "host": ATTACK}),
 }
 
 
-def record(cassette: Path, scene: Scene, script: tuple[Answer, ...]) -> None:
+def record(cassette: Path, scene: Scene, scripts: dict[str, tuple[Answer, ...]]) -> None:
     """Write a recording anew.
 
     Raises:
@@ -178,7 +186,7 @@ def record(cassette: Path, scene: Scene, script: tuple[Answer, ...]) -> None:
     """
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / cassette.name
-        for executor in ("sandbox", "host"):
+        for executor, script in scripts.items():
             play(executor, made, scene, script)
         cassette.write_bytes(made.read_bytes())  # only what is whole takes the place of the one before
 
@@ -225,7 +233,7 @@ def play(executor: str, cassette: Path, scene: Scene, script: tuple[Answer, ...]
 
 if __name__ == "__main__":
     try:
-        for file, (scene, script) in SCENES.items():
-            record(Path(sys.argv[1]).resolve() / file.name if len(sys.argv) > 1 else file, scene, script)
+        for file, (scene, scripts) in SCENES.items():
+            record(Path(sys.argv[1]).resolve() / file.name if len(sys.argv) > 1 else file, scene, scripts)
     except Failed as error:
         sys.exit(f"error: {error}")

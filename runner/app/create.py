@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from runner.executor import planning
 
 RACES = 50
+COMMANDS = 4  # commands that may run the tests, of which a planner may try each
 WORKFLOWS = f"{paths.ROOT}/workflows"
 _WORKFLOW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -91,6 +92,7 @@ def planned(project: Project, title: str, *, base: str | None = None, questions:
     Raises:
         EngineError: there is no plan. Nothing was made. WaitingError: as `create`.
     """
+    from runner.app import checks
     from runner.executor import planning
 
     project.refuse_unsupported()
@@ -100,8 +102,11 @@ def planned(project: Project, title: str, *, base: str | None = None, questions:
         raise UsageError("TITLE is empty", "the command line", "describe the task")
     project.person()  # an unknown identity is reported before a model is paid
     planning.need_model(project, _headline(request))
-    task = planning.task_of_new(project, request, _tell_of_start(project, base))
-    with planning.written(project, task, planning.check_new, questions=questions, waits=True) as made_plan:
+    start = _tell_of_start(project, base)
+    task = planning.task_of_new(project, request, start)
+    commands = tuple(one.line for one in checks.candidates(project.git, start))
+    seen = planning.Base(start, commands[:COMMANDS])
+    with planning.written(project, task, planning.check_new, questions=questions, waits=True, base=seen) as made_plan:
         usd = made_plan.spent.get("usd", "0")
         if isinstance(made_plan, planning.Asking):
             asked = made_plan.events()
@@ -111,7 +116,7 @@ def planned(project: Project, title: str, *, base: str | None = None, questions:
             return dataclasses.replace(made, usd=usd if usd != "0" else "", questions=waits)
         made = create(project, title, made_plan.files, where="the model's plan", base=base, by=made_plan)
         return dataclasses.replace(
-            made, usd=usd if usd != "0" else "", outline=tuple(planning.outline(made_plan.files))
+            made, usd=usd if usd != "0" else "", outline=tuple(planning.outline(made_plan.files, made_plan.untried))
         )
 
 

@@ -72,7 +72,8 @@ def propose(project: Project, protocol: str, wish: str = "", *, questions: bool 
     task = planning.task_again(project, wish, plan, before, state, seen.tip)
     replaced = {step.slug: (step, before[step.file]) for step in plan.steps if step.slug in again}
     check = planning.check_again(kept, first, replaced)
-    with planning.written(project, task, check, questions=questions, of=(seen, plan, state)) as told:
+    base = planning.Base(seen.tip)
+    with planning.written(project, task, check, questions=questions, of=(seen, plan, state), base=base) as told:
         assert isinstance(told, planning.Written)  # its questions do not wait
         usd = told.spent.get("usd", "0")
         yield Proposal(protocol, seen, before, told.files, told.transcript, usd if usd != "0" else "")

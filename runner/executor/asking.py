@@ -1,4 +1,4 @@
-"""The engines of a phase, opened as the policy allows, and the loop that asks one of them a question and uses no tools."""
+"""The engines of a phase, opened as the policy allows, and the loop that asks one of them single questions."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def questioner(
     limits: Limits,
     protocol: str = "",
 ) -> Loop:
-    """Return a loop without tools, that asks single questions and journals the answers."""
+    """Return a loop without tools, that asks single questions and journals the answers; `looking` gives it tools."""
     return Loop(
         journal=journal,
         engines=engines,

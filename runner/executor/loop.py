@@ -47,6 +47,7 @@ LONG = 1.0  # seconds after which a call's result is journaled at once: a kill d
 WRONG_MOST = 3  # answers in a row of which nothing can be made; the last of them ends the attempt
 PATIENCE = 60.0  # seconds to wait for an engine while another one could be asked
 TRIES = 6  # how often one request is made before its error is told
+LOOKS = 12  # rounds of calls before a plan or a verdict
 CONTEXT = 160_000  # tokens that a conversation may have, by estimate, before old tool output is shortened
 KEEP_WHOLE = 6  # tool turns at the end that are never shortened
 Answer = TypeVar("Answer", transcript.Response, Summary)
@@ -151,7 +152,8 @@ class Loop:
     `most_output(engine)`: the most tokens that one of its answers can have, None where it is not known;
     `say`: prints the reason of a wait; `ensure()`: raises where nothing may start here any more; `untrusted`: whether the conversation
     has untrusted text; `check(result)`: what the step's checks find wrong in the work that `finish` proposes, quoted, empty where
-    nothing is; `rounds`: how often they may run in the attempt.
+    nothing is; `rounds`: how often they may run in the attempt. Of `consult`: `proposal`, the tool whose arguments are an answer;
+    `looked`, the rounds of calls so far.
     """
 
     journal: Journal
@@ -177,6 +179,8 @@ class Loop:
     gate: Gate = field(default_factory=Open)
     offered: frozenset[str] | None = None
     untrusted: bool = False
+    proposal: str = ""
+    looked: int = 0
     total: Total = field(default_factory=Total)
     shared_budget: SharedBudget | None = None
     _began: float = 0.0
@@ -212,9 +216,54 @@ class Loop:
                 return following
             pending, done = following, []
 
-    def question(self, request: Request) -> transcript.Response:
+    def consult(self, request: Request) -> tuple[transcript.Response, list[Turn]]:
+        """Return the answer to a request before which the model may call tools, and the turns from the request to the answer.
+
+        The answer is text, or the arguments of a call of `proposal` as JSON. After `LOOKS` rounds of calls the gate refuses more; a
+        model that still makes some gave no answer. What the journal has is neither asked nor called again.
+
+        Raises:
+            BudgetStop, EngineError: as `question`.
+        """
+        turns: list[Turn] = []
+        while True:
+            asked = replace(request, turns=(*request.turns, *turns))
+            record = self.question(asked, replace(asked, tools=self._specs(), schema=None) if self.tools else asked)
+            turn = turn_of(record)
+            turns.append(turn)
+            if not turn.calls:
+                return record, turns
+            self.looked += 1
+            done = self._results_of(record)
+            if len(done) < len(turn.calls):
+                ended = self._tools(turns, turn, done)
+                if ended is not None:
+                    raise BudgetStop(ended.text)
+            else:
+                self._hear(turns, done)
+            for call in turn.calls:
+                if call.name == self.proposal and call.arguments is not None:
+                    return record.model_copy(update={"text": json.dumps(call.arguments)}), turns
+            if self.looked > LOOKS + 1:
+                return record, turns
+
+    def _results_of(self, response: transcript.Response) -> list[Result]:
+        """Return the results that the journal has of a response's calls."""
+        found: list[Result] = []
+        for record in reversed(self.journal.records):
+            if isinstance(record, Results):
+                found[:0] = record.results
+            elif isinstance(record, transcript.Response):
+                if record.request == response.request:
+                    return found
+                found = []
+        return []
+
+    def question(self, request: Request, sent: Request | None = None) -> transcript.Response:
         """Return the answer to a request that stands for itself, journaled; one that the journal has is not asked again,
         unless nothing could be made of it (a record `undecided` came after it).
+
+        `sent`: the request with the tools that there are, which may be others in another clone.
 
         Raises:
             BudgetStop: it could cost more than is left. EngineError: no engine answered.
@@ -225,7 +274,7 @@ class Loop:
                 break
             if isinstance(record, transcript.Response) and record.request == asked:
                 return record
-        return self._answer(transcript.Response, *self._ask(request), kind="response", request=asked)
+        return self._answer(transcript.Response, *self._ask(sent or request), kind="response", request=asked)
 
     def undecided(self, *problems: str) -> None:
         """Note that nothing could be made of the answers so far: the questions are asked anew."""

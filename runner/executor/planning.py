@@ -1,8 +1,9 @@
 """Let a model write a plan: the prompt about the project, the questions that the model may ask, and the parsing of its answer.
 
-The errors of an answer are fed back once. Each answer is journaled under its request, so that the same command pays for none twice
-after a kill. Without a terminal the caller gets the questions: they wait in the protocol's record, and `write_plan` resumes the
-conversation in any clone. The callers turn the files into commits, after a person accepted them.
+The model may look first: it reads the plan's base and runs tests there (`looking`); one that proposes at once pays for none of it.
+The errors of an answer are fed back once, and so are checks that nobody saw run. Each answer is journaled under its request, so
+that the same command pays for none twice after a kill. Without a terminal the caller gets the questions: they wait in the record,
+and `write_plan` resumes the conversation in any clone. The callers turn the files into commits, after a person accepted them.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from runner import resources
 from runner.engines import EngineError, Json, KeyMissingError, Request, Turn, UserTurn, registry
 from runner.errors import MalformedFileError, RefusedError, UnsupportedError, WaitingError
-from runner.executor import asking, prompting, spending
+from runner.executor import asking, looking, prompting, spending
 from runner.executor.journal import Journal
-from runner.executor.loop import BudgetStop, Limits, turn_of
+from runner.executor.loop import BudgetStop, Limits, Loop
 from runner.executor.step_run import Redactor
 from runner.executor.transition import Kind, Outcome
 from runner.git import Ident
@@ -30,7 +31,7 @@ from runner.protocol.ids import digest
 from runner.protocol.model_answers import Draft, UnfitError
 from runner.protocol.plans import Plan, Step
 from runner.protocol.state import State
-from runner.protocol.transcript import Answers, Response, Task
+from runner.protocol.transcript import Answers, Response, Results, Task
 from runner.store import history, locks, record, snapshot
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
@@ -38,8 +39,12 @@ from runner.trust.transitions import transitions_below
 from runner.values import dataclass
 
 ROUNDS = 3  # how often the model may ask questions
-SECONDS = 900.0
+SECONDS = 1800.0
 UNBOUNDED = Limits(turns=None, seconds=SECONDS)  # where no plan says how much it may cost
+UNTRIED = (
+    "These checks were not seen to run here: {}. Run them with `run_check`, or name others or none: a step that names none has the"
+    " project's own. Then give the whole plan again."
+)
 REQUEST_LIMIT = 12_000  # characters of what a person asks for
 WHY_MOST = 460  # characters of why there is no plan; with the question they fit into the record
 _AUTHOR = re.compile(r"([^<>\n]*) <([^<>\n]*)> .*")
@@ -51,13 +56,17 @@ class NoPlanError(EngineError):
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A model's plan that holds. `files`: name in the protocol's folder to bytes; `transcript`: of the conversation, JSON Lines."""
+    """A model's plan that holds. `files`: name in the protocol's folder to bytes; `transcript`: of the conversation, JSON Lines.
+
+    `untried`: its checks that were not seen to run, where some could be.
+    """
 
     draft: Draft
     files: dict[str, bytes]
     engine: str
     transcript: bytes
     spent: ev.Spent
+    untried: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +92,14 @@ class Asking:
         ]
 
 
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What a planner may look at: a commit, and the commands that may run the project's tests there, beside its own `checks:`."""
+
+    commit: str
+    commands: tuple[str, ...] = ()
+
+
 class _Open(Exception):
     """Questions without an answer yet."""
 
@@ -95,22 +112,26 @@ Answer = Callable[[Sequence[str]], list[str]]  # what people say to questions, i
 Check = Callable[
     [Draft], dict[str, bytes]
 ]  # the files of a draft; MalformedFileError or UnsupportedError where they are no plan
+Consult = Callable[[Request], tuple[Response, Sequence[Turn]]]  # the answer, and the turns from the request to it
+PROPOSAL = looking.Proposal("propose_plan", "Answer with the plan, or with questions instead of one.", Draft)
 
 
 # --- the conversation --------------------------------------------------------------------------------------------------
 
 
 def converse(
-    ask: Callable[[Request], Response],
+    ask: Consult,
     task: str,
     check: Check,
     answer: Answer | None,
     *,
     helped: bool = False,
+    untried: Callable[[Draft], list[str]] = lambda draft: [],
 ) -> tuple[Draft, dict[str, bytes]]:
     """Return the model's plan and its files. `answer`: gives people's answers to its questions; None: it may ask none.
 
-    `helped`: without a plan, people get the reason and are asked what should be different.
+    `helped`: without a plan, people get the reason and are asked what should be different. `untried`: the checks of a draft that were
+    not seen to run; the model is told of them once.
 
     Raises:
         NoPlanError: it gave no valid plan, even after its errors were fed back. EngineError: it refused, or did not answer.
@@ -121,10 +142,10 @@ def converse(
     turns: list[Turn] = [
         UserTurn(text=task if answer else f"{task}\n\nAsk no questions: decide what is open yourself.")
     ]
-    rounds, told = 0, False
+    rounds, told, tried = 0, False, False
     while True:
-        record = ask(Request(system=system, turns=tuple(turns), schema=schema))
-        turns.append(turn_of(record))
+        record, heard = ask(Request(system=system, turns=tuple(turns), schema=schema))
+        turns += heard
         if record.finish == "refused" and helped and answer is not None:
             why = f"the model refused to plan: {record.text[:300] or 'no reason given'}"
             turns.append(_help(answer, why))
@@ -150,9 +171,13 @@ def converse(
             if not draft.steps:
                 raise UnfitError(["no more questions are answered: decide what is open yourself, and give the steps"])
             try:
-                return draft, check(draft)
+                files = check(draft)
             except (MalformedFileError, UnsupportedError) as error:
                 raise UnfitError([f"{error.where}: {error.what}; {error.hint}"]) from error
+            if tried or not (unseen := untried(draft)):
+                return draft, files
+            tried = True
+            turns.append(UserTurn(text=UNTRIED.format("; ".join(f"`{line}`" for line in unseen))))
         except UnfitError as error:
             reasons = "\n".join(f"- {one}" for one in error.problems)
             if told and helped and answer is not None:
@@ -188,6 +213,7 @@ def written(
     questions: bool,
     waits: bool = False,
     of: tuple[Snapshot, Plan, State] | None = None,
+    base: Base,
 ) -> Iterator[Written | Asking]:
     """Let a model write a plan, and yield it; its answers are kept until they are filed.
 
@@ -218,10 +244,10 @@ def written(
         with asking.open_engines(project, names) as engines:
             limits = UNBOUNDED if of is None else spending.limits(project, *of, journal, spending.Own((), SECONDS))
             loop = asking.questioner(project, journal, engines, redactor, limits)
+            answer = _asker(project, journal, redactor, waits) if questions else None
             try:
-                draft, files = converse(
-                    loop.question, task, check, _asker(project, journal, redactor, waits) if questions else None
-                )
+                with _looking(project, f"planning-{key}", loop, base) as untried:
+                    draft, files = converse(loop.consult, task, check, answer, untried=untried)
             except _Open as left:
                 open_questions = left.questions
                 if not any(isinstance(one, Task) for one in journal.records):
@@ -234,11 +260,36 @@ def written(
                 journal.undecided(project.env.timestamp(), error.what)
                 raise
         cost = spending.since(journal, round(project.env.monotonic() - began))
-        yield _told(journal, draft, files, cost) if draft else Asking(open_questions, journal.transcript(), cost)
+        if draft:
+            yield dataclasses.replace(_told(journal, draft, files, cost), untried=tuple(untried(draft)))
+        else:
+            yield Asking(open_questions, journal.transcript(), cost)
         if of and history.read(project.git, key, f"runs/{journal.path.name}") is None:
             journal.undecided(project.env.timestamp(), "nobody took it")
         else:
             journal.path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _looking(project: Project, name: str, loop: Loop, base: Base) -> Iterator[Callable[[Draft], list[str]]]:
+    """Let the loop's model look at the base; yield what finds the checks of a draft that it did not see run, where it can run any."""
+    commands = tuple(dict.fromkeys((*project.config.checks, *base.commands)))
+    with looking.open_tools(project, name, base.commit, loop, PROPOSAL, commands) as any_command:
+        is_able = any_command and "run_check" in loop.tools
+        yield lambda draft: _untried(project, loop.journal, draft) if is_able else []
+
+
+def _untried(project: Project, journal: Journal, draft: Draft) -> list[str]:
+    """Return the checks of a draft that are not the project's own, and that no call of the journal ran."""
+    ran, asked = set(project.config.checks), dict[str, str]()
+    for one in journal.records:
+        if isinstance(one, Response):
+            asked |= {call.id: str((call.arguments or {}).get("command", "")).strip() for call in one.calls}
+        elif isinstance(one, Results):
+            ran |= {asked.get(result.id, "") for result in one.results if looking.has_run(result)}
+    return [
+        check for check in dict.fromkeys(check for step in draft.steps for check in step.checks) if check not in ran
+    ]
 
 
 def _told(journal: Journal, draft: Draft, files: dict[str, bytes], cost: ev.Spent) -> Written:
@@ -299,7 +350,7 @@ def write_plan(project: Project, seen: Snapshot) -> Outcome:
     return Outcome(
         kind=Kind.RECORDED,
         events=(planned,),
-        summary="\n".join(outline(words)),
+        summary="\n".join(outline(words, told.untried)),
         files=files,
         record=told.files,
         author=_creator(project, seen),
@@ -348,13 +399,17 @@ def _resume(project: Project, seen: Snapshot) -> Written | Asking:
         loop = asking.questioner(project, journal, engines, redactor, UNBOUNDED, seen.protocol)
         answers = _answers(project, seen, redactor)
         try:
-            draft, files = converse(loop.question, task, lambda draft: check_new(draft, known), answers, helped=True)
+            with _looking(project, f"planning-{seen.protocol}", loop, Base(seen.tip)) as untried:
+                draft, files = converse(
+                    loop.consult, task, lambda draft: check_new(draft, known), answers, helped=True, untried=untried
+                )
         except _Open as asked:
             cost = spending.since(journal, round(project.env.monotonic() - began))
             return Asking(asked.questions, journal.transcript(), cost)
         except BudgetStop as stop:
             raise WaitingError(f"the planning stopped: {stop}", seen.where, "run the same command again") from stop
-    return _told(journal, draft, files, spending.since(journal, round(project.env.monotonic() - began)))
+    made = _told(journal, draft, files, spending.since(journal, round(project.env.monotonic() - began)))
+    return dataclasses.replace(made, untried=tuple(untried(draft)))
 
 
 def _answers(project: Project, seen: Snapshot, redactor: Redactor) -> Answer:
@@ -440,13 +495,17 @@ def check_new(draft: Draft, known: Mapping[str, bytes] | None = None) -> dict[st
     return files
 
 
-def outline(files: Mapping[str, bytes]) -> Iterator[str]:
-    """Yield the lines that a person wants to read before they run another's plan: the steps, and their commands."""
+def outline(files: Mapping[str, bytes], untried: Sequence[str] = ()) -> Iterator[str]:
+    """Yield the lines that a person wants to read before they run another's plan: the steps, and their commands.
+
+    `untried`: checks that nobody saw run.
+    """
     for step in plans.parse(files, "the plan").steps:
         yield f"{step.number:02d}-{step.slug}  {step.header.kind}  {step.header.title}"
         lines = [step.header.run] if isinstance(step.header.run, str) else [" ".join(step.header.run or ())]
         for line in filter(None, [*lines, *step.checks]):
-            yield f"    $ {lines_of(line.strip())[0]}{' …' if len(lines_of(line.strip())) > 1 else ''}"
+            more = " …" if len(lines_of(line.strip())) > 1 else ""
+            yield f"    $ {lines_of(line.strip())[0]}{more}{'  (not tried)' if line in untried else ''}"
 
 
 def check_again(kept: Mapping[str, bytes], first: int, before: Mapping[str, tuple[Step, bytes]]) -> Check:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from runner import resources
+from runner.executor import symbols
 from runner.executor.step_run import StepRun
 from runner.git import BLOB, EXECUTABLE, TreeEntry
 from runner.protocol import paths
@@ -26,8 +27,9 @@ MEMORY_LIMIT = 12_000  # characters of all memory
 RESULT_LIMIT = 4_000  # characters of one earlier result
 REPORT_LIMIT = 16_000  # characters of the report of a review
 # Characters, about three to a token, of each part about the project.
-ALL_INSTRUCTIONS_LIMIT = 30_000
+ALL_INSTRUCTIONS_LIMIT = 12_000
 TREE_LIMIT = 12_000
+PLANNERS_TREE_LIMIT = 5_000
 FILES_LIMIT = 45_000
 FILE_LIMIT = 8_000
 FILES_MOST = 16
@@ -41,7 +43,7 @@ _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*[A-Za-z0-9_]")
 _STOP = frozenset(
     _WORD.findall(
         "the and for with that this from into when where make makes let all any not are its our use have has should must can so to"
-        " add fix new run runs pass passes change get set of in on is be it as at by or an if do no"
+        " add fix new run runs pass passes failing fails test tests make change get set of in on is be it as at by or an if do no"
     )
 )
 
@@ -152,11 +154,13 @@ def context(project: Project, request: str, commit: str) -> list[str]:
         if whole or FENCE not in part:  # one that is cut would not be closed
             parts.append(cut(part, left) if left else "")
         left = max(0, left - len(part))
-    parts.append(listing(files))
+    parts.append(listing(files, PLANNERS_TREE_LIMIT))
     subjects = _subjects(project, commit)
     if subjects:
         parts.append(fence("\n".join(subjects), "subjects of the last commits, newest first"))
-    parts += shown(project, files, relevant(project, request, commit, files))
+    known = symbols.of_commit(project.git, commit, files, relevant(project, request, commit, files)[:FILES_MOST])
+    if known:
+        parts.append(fence(known, "classes and functions, with the line of each; .x is inside of what is before it"))
     return [part for part in parts if part]
 
 
@@ -169,9 +173,9 @@ def files_of(project: Project, commit: str) -> dict[str, TreeEntry]:
     }
 
 
-def listing(files: Mapping[str, TreeEntry]) -> str:
+def listing(files: Mapping[str, TreeEntry], limit: int = TREE_LIMIT) -> str:
     """Return the names of the files, quoted as untrusted."""
-    return fence(tree_listing(list(files), TREE_LIMIT), "files of the repository")
+    return fence(tree_listing(list(files), limit), "files of the repository")
 
 
 def shown(project: Project, files: Mapping[str, TreeEntry], names: Sequence[str]) -> Iterator[str]:

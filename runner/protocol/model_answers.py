@@ -23,6 +23,7 @@ from runner.protocol.workflow import Type, written
 
 STEPS_MOST = 30
 QUESTIONS_MOST = 5
+FILES_MOST = 12  # of a step
 _PROBLEMS_MOST = 12
 _AGENTS = ("agent", "engine", "budget")
 _PEOPLES = (*_AGENTS, "on_failure", "timeout", "approval")  # keys of a step that a draft cannot hold
@@ -59,6 +60,9 @@ class DraftStep(FileModel):
     outputs: tuple[RelativePath, ...] = ()
     checks: tuple[Script, ...] = ()
     needs: tuple[StepReference, ...] | None = None
+    files: Annotated[tuple[Line, ...], Field(max_length=FILES_MOST)] = Field(
+        default=(), description="The files that matter, with lines: src/app.py:10-40: what is there."
+    )
     prose: Script
 
 
@@ -166,7 +170,10 @@ def _step(step: DraftStep, before: tuple[Step, bytes] | None) -> bytes:
         front += ["  checks:", *(f"    - {_value(check)}" for check in step.checks)] if step.checks else []
     if before:
         front += _kept(step, *before)
-    return _file(front, step.prose)
+    told = (
+        "\n".join(["", "", "Files that matter:", "", *(f"- {one.strip()}" for one in step.files)]) if step.files else ""
+    )
+    return _file(front, step.prose.strip() + told)
 
 
 def _kept(draft: DraftStep, step: Step, file: bytes) -> Iterator[str]:

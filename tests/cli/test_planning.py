@@ -57,10 +57,10 @@ def test_new_has_the_plan_written_from_what_the_repository_holds(box: Box) -> No
         told = prompt(wire)
     assert made.out == "0001-improve-the-greeting-of-app-py\n"
     assert "planned · 2 steps" in made.err and "$ cat src/app.py" in made.err
-    for part in ("Improve the greeting", "Speak plainly.", "print('hello')", "src/app.py", "rules"):
+    for part in ("Improve the greeting", "Speak plainly.", "src/app.py", "rules"):
         assert part in told, part
-    assert "uncommitted" not in told
-    assert "responseJsonSchema" in wire.bodies[0]["generationConfig"]
+    assert "print('hello')" not in told  # it reads what it needs (test_looking)
+    assert "propose_plan" in json.dumps(wire.bodies[0]["tools"])
     protocol = made.out.strip()
     folder = f"{protocol}:.protocols/{protocol}"
     look = "---\ntitle: Look at it\nkind: command\nrun: cat src/app.py\n---\nSee what it says.\n"
@@ -352,9 +352,10 @@ def test_what_the_model_said_is_pushed_with_the_plan(remote: Box) -> None:
 def test_a_key_in_the_repository_does_not_reach_the_model(box: Box) -> None:
     box.write("src/settings.py", f"greeting = '{KEY}'\n")
     box.commit("a slip")
-    with serving(says(PLAN)) as wire:
+    with serving(calls("read_file", path="src/settings.py"), says(PLAN)) as wire:
         box.runner("new", "The greeting in settings.py", env=env(wire), rc=0)
-        assert "greeting = '[GEMINI_API_KEY]'" in prompt(wire)
+        told = json.dumps(wire.bodies[1])
+        assert "greeting = '[GEMINI_API_KEY]'" in told and KEY not in told
 
 
 def test_do_without_a_model_makes_nothing(box: Box) -> None:

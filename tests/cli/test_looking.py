@@ -1,0 +1,180 @@
+"""A planner and a reviewer that look: they read the commit and run the project's tests before they answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.executor.loop import LOOKS
+from runner.sandbox import Bubblewrap
+from tests.cli.test_planning import PLAN, calls, env, prompt, refs, says
+from tests.conftest import Box
+from tests.engines.wire_gemini import Answer, Refusal, Wire, error, serving
+from tests.executor.minds import transcript
+from tests.people import REPO
+
+FAULTY = "def add(a, b):\n    return a - b\n\n\nclass Sum:\n    def total(self):\n        return add(1, 1)\n"
+TEST = """import unittest
+
+from calc import add
+
+
+class Adds(unittest.TestCase):
+    def test_adds(self):
+        self.assertEqual(add(2, 3), 5)
+"""
+CHECK = "python3 -m unittest -q test_calc"
+STEP = {
+    "slug": "fix",
+    "title": "Make test_adds pass",
+    "prose": "`add` subtracts.",
+    "checks": [CHECK],
+    "files": ["calc.py:1-2: the wrong sign"],
+}
+FIX = {"title": "Make test_adds pass", "steps": [STEP]}
+
+
+@pytest.fixture
+def calc(box: Box) -> Box:
+    box.write("calc.py", FAULTY)
+    box.write("test_calc.py", TEST)
+    box.write(".protocols/config.yaml", f"checks: [{CHECK}]\n")
+    box.commit("a package with a fault")
+    return box
+
+
+def turn(*made: tuple[str, dict[str, Any]]) -> Answer:
+    return Answer(pieces=[[{"functionCall": {"name": name, "args": arguments}} for name, arguments in made]])
+
+
+def results(wire: Wire, number: int) -> list[dict[str, Any]]:
+    """Return the results of the calls before the request."""
+    parts = [part for content in wire.bodies[number]["contents"] for part in content["parts"]]
+    return [part["functionResponse"]["response"] for part in parts if "functionResponse" in part]
+
+
+# --- the planner -------------------------------------------------------------------------------------------------------
+
+
+def test_a_failing_test_is_found_by_running_it_and_named_in_the_step(calc: Box) -> None:
+    look = turn(("run_check", {"command": CHECK}), ("read_file", {"path": "calc.py", "end_line": 2}))
+    with serving(look, calls("propose_plan", **FIX)) as wire:
+        made = calc.runner("new", "Make the failing test pass", env=env(wire), rc=0)
+        ran, read = results(wire, 1)
+        shown = prompt(wire)
+    assert "calc.py: add 1, Sum 5, .total 6" in shown and "return a - b" not in shown
+    assert "test_adds" in json.dumps(ran) and "-1 != 5" in json.dumps(ran) and "return a - b" in json.dumps(read)
+    protocol = made.out.strip()
+    step = calc.git("show", f"{protocol}:.protocols/{protocol}/01-fix.md")
+    assert step == (
+        f"---\ntitle: Make test_adds pass\nkind: agent\nqa:\n  checks:\n    - {CHECK}\n---\n"
+        "`add` subtracts.\n\nFiles that matter:\n\n- calc.py:1-2: the wrong sign\n"
+    )
+    assert [one["kind"] for one in transcript(calc, protocol, "plan.1")] == ["response", "results"] * 2
+    assert f"$ {CHECK}\n" in made.err and "not tried" not in made.err
+    calc.runner("verify", protocol, rc=0)
+    assert calc.state(protocol)["spent"]["input_tokens"] == 200
+
+
+def test_a_planner_that_proposes_at_once_makes_no_workspace(calc: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.store.workspace.reset", lambda *args, **more: pytest.fail("a workspace was made"))
+    with serving(calls("propose_plan", **FIX)) as wire:
+        calc.runner("new", "Make the failing test pass", env=env(wire), rc=0)
+        assert len(wire.bodies) == 1
+
+
+def test_nothing_of_a_look_is_left_behind(calc: Box) -> None:
+    calc.runner("list", rc=0)
+    with serving(calls("read_file", path="calc.py"), calls("propose_plan", **FIX)) as wire:
+        calc.runner("new", "Make the failing test pass", env=env(wire), rc=0)
+    assert calc.git("status", "--porcelain") == ""
+    assert not [path for path in Path(calc.home).rglob("*shell-0*") if path.is_dir()]
+
+
+def test_a_planner_that_was_killed_neither_asks_nor_runs_again(calc: Box) -> None:
+    count = calc.home / "count"
+    line = f"sh -c 'echo ran >> {count}; exit 1'"
+    calc.write(".protocols/config.yaml", f"checks: [{json.dumps(line)}]\n")
+    calc.commit("a check that counts")
+    fix = {**FIX, "steps": [{**STEP, "checks": [line]}]}
+    with serving(
+        calls("run_check", command=line), Refusal(code=403, body=error(403, "PERMISSION_DENIED", "no"))
+    ) as wire:
+        calc.runner("new", "Make it pass", env=env(wire), rc=69)
+    assert count.read_text() == "ran\n"
+    with serving(calls("propose_plan", **fix)) as wire:
+        calc.runner("new", "Make it pass", env=env(wire), rc=0)
+        assert len(wire.bodies) == 1 and len(results(wire, 0)) == 1
+    assert count.read_text() == "ran\n"
+
+
+def test_without_checks_in_the_configuration_nothing_is_run_on_the_host(box: Box) -> None:
+    box.write("test_calc.py", TEST)
+    box.commit("tests")
+    with serving(calls("propose_plan", **FIX)) as wire:
+        box.runner("new", "Make the failing test pass", env=env(wire), rc=0)
+        assert "run_check" not in json.dumps(wire.bodies[0]["tools"])
+
+
+def test_the_tools_only_read(calc: Box) -> None:
+    before = refs(calc)
+    wrong = turn(("run_check", {"command": "rm -r /"}), ("write_file", {"path": "a", "content": "b"}))
+    with serving(wrong, Refusal(code=403, body=error(403, "PERMISSION_DENIED", "no"))) as wire:
+        calc.runner("new", "Make the failing test pass", env=env(wire), rc=69)
+        refused, missing = results(wire, 1)
+    assert "on this machine only these are run" in json.dumps(
+        refused
+    ) and "there is no tool `write_file`" in json.dumps(missing)
+    assert refs(calc) == before
+
+
+@pytest.fixture
+def sandbox() -> None:
+    if (why := Bubblewrap().check()) is not None:
+        pytest.skip(f"allowed: no sandbox here: {why}")
+
+
+def test_in_the_sandbox_it_tries_any_check_and_changes_nothing(calc: Box, sandbox: None) -> None:
+    tried = turn(
+        ("run_check", {"command": "python3 -m unittest test_calc.Adds.test_adds"}),
+        ("run_check", {"command": "touch made && ls"}),
+        ("run_check", {"command": "ls made; no-such-program"}),
+        ("git", {"args": ["log", "--oneline"]}),
+    )
+    fix = {**FIX, "steps": [{**STEP, "checks": ["python3 -m unittest test_calc.Adds.test_adds", "no-such-program"]}]}
+    with serving(tried, calls("propose_plan", **fix), calls("propose_plan", **fix)) as wire:
+        made = calc.runner("new", "Make the failing test pass", env={**env(wire), "RUNNER_EXECUTOR": "sandbox"}, rc=0)
+        test, touched, missing, log = (json.dumps(one) for one in results(wire, 1))
+        assert "not seen to run here: `no-such-program`. Run" in prompt(wire, 2)
+    assert "-1 != 5" in test and "made" in touched and "cannot access" in missing and "a package with a fault" in log
+    assert "test_adds\n" in made.err and "$ no-such-program  (not tried)" in made.err
+
+
+def test_the_policy_holds_for_what_a_planner_runs(calc: Box, sandbox: None) -> None:
+    calc.write(
+        ".protocols/policy.yaml", f"repo: {REPO}\nrules:\n  - deny: {tool: shell}\n    reason: no commands by models\n"
+    )
+    calc.commit("a policy")
+    looks = turn(("run_check", {"command": "echo other"}), ("run_check", {"command": CHECK}))
+    with serving(looks, calls("propose_plan", **FIX)) as wire:
+        calc.runner("new", "Make it pass", env={**env(wire), "RUNNER_EXECUTOR": "sandbox"}, rc=0)
+        other, own = (json.dumps(one) for one in results(wire, 1))
+    assert "no commands by models" in other and "-1 != 5" in own
+
+
+def test_a_planner_that_only_looks_has_to_answer(calc: Box) -> None:
+    with serving(*[calls("read_file", path="calc.py")] * (LOOKS + 1), calls("propose_plan", **FIX)) as wire:
+        calc.runner("new", "Make the failing test pass", env=env(wire), rc=0)
+        said = [json.dumps(one) for one in results(wire, LOOKS + 1)]
+    assert "return a - b" in said[LOOKS - 1] and "answer now, with `propose_plan`" in said[LOOKS]
+    with serving(*[calls("read_file", path="calc.py")] * 40) as wire:
+        calc.runner("new", "Make it pass for ever", env=env(wire), rc=69)
+        assert len(wire.bodies) < 20
+
+
+def test_a_plan_is_also_taken_as_text(calc: Box) -> None:
+    with serving(calls("read_file", path="calc.py"), says(PLAN)) as wire:
+        assert "planned · 2 steps" in calc.runner("new", "A greeting", env=env(wire), rc=0).err
