@@ -157,6 +157,12 @@ def _forge(value: object) -> object:
     return {"name": name, **({"url": url.strip()} if url.strip() else {})}
 
 
+class ReviewKey(FileModel):
+    """What a review looks at: `correctness`, `security`, `tests`, or a line of one's own."""
+
+    aspects: tuple[Line, ...] = ()
+
+
 class Worktrees(FileModel):
     """Where people's worktrees of protocols are made; relative to the main worktree's parent."""
 
@@ -212,6 +218,9 @@ class Config(FileModel):
     mcp: tuple[Line, ...] = Field(default=(), description="MCP servers.")
     filters: tuple[Line, ...] = Field(default=(), description="Filter drivers that may run, such as lfs.")
     ci: Literal["fail", "block", "ignore"] | None = Field(default=None, description="The CI that runs steps.")
+    review: ReviewKey = Field(
+        default=ReviewKey.model_construct(), description="What the model of `qa: full` judges a change under."
+    )
     qa: QaDefaults = Field(default=QaDefaults.model_construct(), description="When QA starts.")
     checks: Texts = Field(
         default=(), description="The checks of agent steps, and of steps with `qa: light` or `full`, that name none."

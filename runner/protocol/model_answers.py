@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
@@ -284,6 +284,16 @@ class Finding(BaseModel):
     criterion: str | None = Field(default=None, description="The number of the acceptance criterion, or its words.")
 
 
+class Earlier(BaseModel):
+    """What became of a finding of an earlier review."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
+
+    id: str = Field(min_length=1, description="The id of the finding, such as 1.2.")
+    closed: bool = Field(description="Whether the change does what the finding asks for.")
+    text: str = Field(min_length=1, description="What shows it, in one sentence.")
+
+
 class Verdict(BaseModel):
     """PASS or FAIL, why in a few words, and the findings."""
 
@@ -296,13 +306,18 @@ class Verdict(BaseModel):
     findings: tuple[Finding, ...] = Field(
         default=(), max_length=FINDINGS_MOST, description="What was found, the worst first."
     )
+    earlier: tuple[Earlier, ...] | None = Field(
+        default=None, max_length=FINDINGS_MOST, description="Of each finding of an earlier review that you were given."
+    )
 
     @model_validator(mode="after")
     def _agrees(self) -> Verdict:
         grave = [one for one in self.findings if one.severity in ("blocker", "major")]
         if self.verdict == "PASS" and grave:
             raise ValueError(f"PASS does not go with a finding of severity {grave[0].severity}")
-        if self.verdict == "FAIL" and not self.findings:
+        if self.verdict == "PASS" and (left := [one.id for one in self.earlier or () if not one.closed]):
+            raise ValueError(f"PASS does not go with the open finding {left[0]}")
+        if self.verdict == "FAIL" and not self.findings and all(one.closed for one in self.earlier or ()):
             raise ValueError("FAIL needs at least one finding that says what does not hold")
         return self
 
@@ -312,10 +327,17 @@ class Verdict(BaseModel):
         return self.verdict == "PASS"
 
 
-def read_verdict(text: str) -> tuple[Verdict | None, tuple[str, ...]]:
-    """Return the verdict in a model's text, or None and the problems of the text, a line each."""
+def read_verdict(text: str, open_ids: Collection[str] = ()) -> tuple[Verdict | None, tuple[str, ...]]:
+    """Return the verdict in a model's text, or None and the problems of the text, a line each.
+
+    `open_ids`: of the findings of earlier reviews, each of which it has to answer.
+    """
     try:
-        return Verdict.model_validate_json(text), ()
+        found = Verdict.model_validate_json(text)
+        said = [one.id for one in found.earlier or ()]
+        wrong = [f"earlier: say of the finding {one} whether it is closed" for one in open_ids if one not in said]
+        wrong += [f"earlier: there is no open finding {one}" for one in said if one not in open_ids]
+        return (None, tuple(wrong)) if wrong else (found, ())
     except ValidationError as error:
         errors = error.errors(include_url=False, include_input=False, include_context=False)
         return None, tuple(
