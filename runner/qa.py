@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from runner import resources
 from runner.git import Git, TreeEntry
 from runner.lines import is_harmless, lines_of
 from runner.protocol import log, paths
@@ -96,6 +97,7 @@ DIFF_LIMIT = 120_000  # characters of the whole diff
 FILE_LIMIT = 24_000  # characters of one file's part
 BLOB_LIMIT = 512 * 1024  # bytes of a file that is compared at all
 BLOBS_LIMIT = 16 * 1024 * 1024  # bytes of all that are compared
+FUNCTIONS_LIMIT = 6_000  # characters of a file's part that are there to show whole functions around what changed
 NAMES_LIMIT = 400  # files that are listed
 
 _TESTS = re.compile(
@@ -162,9 +164,11 @@ def change(git: Git, protocol: str, before: str, after: str, checks: Sequence[st
     compared = _compared(git, {path: pairs[path] for path in order}, left_out)
     parts: list[str] = []
     size = 0
-    texts = _diffs(git, before, after, compared)
+    texts, whole = _diffs(git, before, after, compared), _diffs(git, before, after, compared, "--function-context")
     for path in compared:
         text = texts.get(path, "")
+        if len(whole.get(path, "")) <= min(len(text) + FUNCTIONS_LIMIT, FILE_LIMIT):
+            text = whole.get(path, "")
         if size >= DIFF_LIMIT:
             left_out.append(f"{path}: the diff is full")
             continue
@@ -201,14 +205,15 @@ def _compared(git: Git, pairs: dict[str, tuple[TreeEntry | None, TreeEntry | Non
     return kept
 
 
-def _diffs(git: Git, before: str, after: str, wanted: Sequence[str]) -> dict[str, str]:
+def _diffs(git: Git, before: str, after: str, wanted: Sequence[str], *options: str) -> dict[str, str]:
     """Return each path's part of the diff. No attribute of the change's own can hide a file: all is compared as text."""
+    functions = f"core.attributesFile={resources.template('functions.gitattributes')}"
     found: dict[str, str] = {}
     for at in range(0, len(wanted), 200):
         some = list(wanted[at : at + 200])
         out = git.run(
-            "diff-tree", "-r", "-p", "--text", "--no-renames", "--no-ext-diff", "--no-textconv", "--no-color",
-            before, after, "--", *some, env={"GIT_LITERAL_PATHSPECS": "1"},
+            "diff-tree", "-r", "-p", "--text", "--no-renames", "--no-ext-diff", "--no-textconv", "--no-color", *options,
+            before, after, "--", *some, env={"GIT_LITERAL_PATHSPECS": "1"}, config=[functions],
         ).decode("utf-8", "replace")  # fmt: skip
         # A line of a diff starts with +, -, @, \ or a space; a file that became a link has two parts with one headline.
         parts: list[str] = []
@@ -263,6 +268,11 @@ class Report:
             told = [f"**{one.severity}**", *([_code(place)] if place else [])]
             told += [f"criterion {_code(one.criterion)}"] if one.criterion else []
             lines += [f"{number}. {' · '.join(told)}", "", _indented(one.text, "       "), ""]
+        if self.verdict.earlier:
+            lines += ["## Findings of earlier reviews", ""]
+            for said in self.verdict.earlier:
+                how = "closed" if said.closed else "open"
+                lines += [f"- {_code(said.id)} · **{how}**", "", _indented(said.text), ""]
         if self.evidence:
             lines += ["## Checks", ""]
             for check in self.evidence:

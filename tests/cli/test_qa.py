@@ -24,6 +24,11 @@ def word(said: Any, tokens: tuple[int, int] = (100, 20)) -> Answer:
     return say(text=said if isinstance(said, str) else json.dumps(said), tokens=tokens)
 
 
+def called(body: Any) -> list[str]:
+    """The names of the tools that a request offers."""
+    return [tool["name"] for tool in body["tools"][0]["functionDeclarations"]]
+
+
 def made(text: str = "print('hello, please')\n") -> Answer:
     """The turn that does the work."""
     return say(write("src/app.py", text))
@@ -46,10 +51,8 @@ def test_a_judge_that_did_not_write_it_passes_the_change(box: Box) -> None:
         told = box.runner("run", protocol, rc=0)
         assert wire.wrong == []
     asked = texts(wire.bodies[2])
-    assert (
-        "tools" not in wire.bodies[2] and len(wire.bodies[2]["contents"]) == 1
-    )  # its own conversation, and nothing to call
-    assert "findings" in wire.bodies[2]["generationConfig"]["responseJsonSchema"]["properties"]
+    assert len(wire.bodies[2]["contents"]) == 1  # its own conversation
+    assert called(wire.bodies[2]) == ["read_file", "list_files", "search_text", "git", "give_verdict"]
     assert (
         "1. the greeting is polite" in asked and "+print('hello, please')" in asked and "`test -f src/app.py`" in asked
     )
@@ -73,7 +76,8 @@ def test_a_judge_that_did_not_write_it_passes_the_change(box: Box) -> None:
 
 def test_a_fail_is_recorded_with_its_findings_and_the_retry_gets_them(box: Box) -> None:
     more = "qa: {policy: full, rounds: 1}\non_failure: {retry: 1, then: block}\n"
-    with mind(box, made("print('go away')\n"), finish(), word(FAIL), made(), finish(), word(PASS)) as wire:
+    said = {**PASS, "earlier": [{"id": "1.1", "closed": True, "text": "It says please."}]}
+    with mind(box, made("print('go away')\n"), finish(), word(FAIL), made(), finish(), word(said)) as wire:
         protocol = box.new({"01-greet": agent(more)}, front=ACCEPT)
         told = box.runner("run", protocol).err
         box.runner("run", protocol, rc=0)
@@ -84,7 +88,8 @@ def test_a_fail_is_recorded_with_its_findings_and_the_retry_gets_them(box: Box) 
     assert f" · findings in {findings}\n" in shown and re.search(r"attempt 1 · (\d+ s · )?\$0\.0", shown)
     retry, second = texts(wire.bodies[3]), texts(wire.bodies[5])
     assert "It is rude." in retry and "Not polite." in retry and "src/app.py:1" in retry
-    assert "It is rude." not in second  # the judge has no memory
+    assert "1.1 (blocker, src/app.py): It is rude." in second  # which it has to answer
+    assert "- `1.1` · **closed**\n\n    It says please.\n" in report(box, protocol, "greet.2")
     assert "-print('hello')" in second and "go away" not in second  # all of the step's work, as it stands
     failed = event(box, protocol, "qa-failed")
     assert failed["reason"] == "review: Not polite." and failed["evidence"][-1]["code"] == 1

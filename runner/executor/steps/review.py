@@ -1,28 +1,38 @@
 """QA by review: a model that did not write the change judges it against the task (design §3).
 
-It is asked once; its answer is in the journal before it is used, so that a killed run asks nothing twice. An answer that is no
-verdict is sent back once with its errors; after a second one, QA is undecided and nothing is recorded.
+It sees the change with whole functions, the ends of the checks' output and the findings of the review before, each of which it has to
+call closed or open, and it can read the commit (`looking`). Its answers are in the journal before they are used, so that a killed run
+asks nothing twice. An answer that is no verdict is sent back once with its errors; after a second one, QA is undecided and nothing
+is recorded.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
 
 from runner import qa, resources
 from runner.engines import EngineError, Request, Turn, UserTurn
-from runner.executor import asking, prompting, spending
+from runner.executor import asking, looking, prompting, spending
 from runner.executor.journal import Journal
-from runner.executor.loop import BudgetStop, Limits, Loop, turn_of
+from runner.executor.loop import BudgetStop, Limits, Loop
 from runner.executor.step_run import StepRun
 from runner.protocol import events as ev
 from runner.protocol import log, model_answers, transcript
 from runner.protocol.ids import digest
-from runner.protocol.model_answers import Verdict
+from runner.protocol.model_answers import Finding, Verdict
 from runner.store import history, record
 from runner.trust.transitions import transitions_below
 from runner.values import dataclass
 
+PROPOSAL = looking.Proposal("give_verdict", "Answer with the verdict.", Verdict)
+# What `review: {aspects: […]}` of config.yaml may name; any other text stands for itself.
+ASPECTS: Final = {
+    "correctness": "wrong results, forgotten cases, errors that are swallowed, damage to what worked before",
+    "security": "input that is trusted without a check, injection, paths that lead out, secrets, weaker permissions or crypto",
+    "tests": "tests that were weakened, skipped or deleted, and changes that no test would notice",
+}
 TIMEOUT = 1200.0  # seconds that a review may take in all
 RESULT_LIMIT = 4_000  # characters of the step's result
 
@@ -67,14 +77,16 @@ def of_step(run: StepRun, evidence: Sequence[ev.CheckEvidence], journal: Journal
     entries = record.events(project.git, view.protocol, view.tip)
     started = project.env.monotonic()
     seen = qa.change(project.git, view.protocol, start_of_work(run, entries), run.judged, step.checks)
-    task = run.redactor.text(_task(run, evidence, seen))
+    before = _earlier(run)
+    task = run.redactor.text(_task(run, evidence, seen, before))
     names = _judges(run)
     stopped, found, by = "", None, names[0]
     with asking.open_engines(project, names, run.slug) as engines:
         loop = asking.questioner(project, journal, engines, run.redactor, _limits(run, journal), view.protocol)
         loop.told = project.env.hear
         try:
-            found, by = _judged(loop, task, run.where)
+            with looking.open_tools(project, view.protocol, run.judged, loop, PROPOSAL):
+                found, by = _judged(loop, task, run.where, before)
         except BudgetStop as stop:
             stopped = f"QA: {stop}; {spending.where_budgets_are(run)}"
     seconds = round(project.env.monotonic() - started)
@@ -89,8 +101,8 @@ def of_step(run: StepRun, evidence: Sequence[ev.CheckEvidence], journal: Journal
     return Reviewed(found, stopped, by, report, journal.transcript(), spending.since(journal, 0), seconds)
 
 
-def _judged(loop: Loop, task: str, where: str) -> tuple[Verdict, str]:
-    """Return the verdict and the engine that gave it.
+def _judged(loop: Loop, task: str, where: str, before: Collection[str]) -> tuple[Verdict, str]:
+    """Return the verdict and the engine that gave it. `before`: the ids of the findings that it has to answer.
 
     Raises:
         BudgetStop: asking could cost more than is left. EngineError: nobody answered, or not with a verdict.
@@ -100,7 +112,7 @@ def _judged(loop: Loop, task: str, where: str) -> tuple[Verdict, str]:
     problems: tuple[str, ...] = ()
     for _ in range(2):
         request = Request(system=system, turns=tuple(turns), schema=model_answers.qa_verdict())
-        record = loop.question(request)
+        record, heard = loop.consult(request)
         if record.finish == "refused":
             loop.undecided("the model refused to judge")
             raise UndecidedError(
@@ -108,10 +120,10 @@ def _judged(loop: Loop, task: str, where: str) -> tuple[Verdict, str]:
                 where,
                 "name another model: `engine: {review: …}` in config.yaml, or --engine",
             )
-        found, problems = model_answers.read_verdict(record.text)
+        found, problems = model_answers.read_verdict(record.text, before)
         if found is not None:
             return found, record.engine
-        turns.append(turn_of(record))
+        turns += heard
         turns.append(
             UserTurn(text="This is not a verdict:\n" + "\n".join(f"- {line}" for line in problems) + "\nAnswer again.")
         )
@@ -169,7 +181,35 @@ def start_of_work(run: StepRun, entries: Sequence[log.RawEntry]) -> str:
     return next((one.commit.parents[0] for one in below if first.revision in one.revisions), view.tip)
 
 
-def _task(run: StepRun, evidence: Sequence[ev.CheckEvidence], seen: qa.Change) -> str:
+def _earlier(run: StepRun) -> dict[str, Finding]:
+    """Return the findings of the reviews of earlier attempts that were to be fixed and that no later review called closed, by id: the
+    attempt's number and the finding's, `1.2`."""
+    git, protocol = run.project.git, run.view.protocol
+    found: dict[str, Finding] = {}
+    for attempt in range(1, run.attempt):
+        name = history.review_name(run.slug, attempt)
+        lines = transcript.parse(history.read(git, protocol, name) or b"", f"{name} of {history.ref_of(protocol)}")
+        verdict = next((said for one in reversed(lines) if (said := _said(one))), None)
+        if verdict is not None:
+            closed = {one.id for one in verdict.earlier or () if one.closed}
+            found = {id: one for id, one in found.items() if id not in closed}
+            grave = [(at, one) for at, one in enumerate(verdict.findings, 1) if one.severity in ("blocker", "major")]
+            found |= {f"{attempt}.{at}": one for at, one in grave}
+    return found
+
+
+def _said(line: transcript.Line) -> Verdict | None:
+    """Return the verdict of an answer, whichever findings it speaks of."""
+    if not isinstance(line, transcript.Response):
+        return None
+    calls = [json.dumps(call.arguments) for call in line.calls if call.name == PROPOSAL.name]
+    try:
+        return Verdict.model_validate_json(calls[0] if calls else line.text)
+    except ValueError:
+        return None
+
+
+def _task(run: StepRun, evidence: Sequence[ev.CheckEvidence], seen: qa.Change, before: Mapping[str, Finding]) -> str:
     """Return the judge's task. Plan files are instructions; everything that the work made is quoted as untrusted."""
     plan, step = run.plan, run.step
     parts = [f"# The work: {plan.header.title}", plan.prose.strip()]
@@ -187,8 +227,22 @@ def _task(run: StepRun, evidence: Sequence[ev.CheckEvidence], seen: qa.Change) -
     parts.append(f"# The step to judge: {step.header.title}\n\n{step.prose.strip()}")
     if step.header.outputs:
         parts.append("It must leave: " + ", ".join(step.header.outputs))
+    aspects = run.project.config.review.aspects
+    if aspects:
+        told = "\n".join(f"- {one}" + (f": {ASPECTS[one]}" if one in ASPECTS else "") for one in aspects)
+        parts.append(f"Judge it under each of these aspects, one after the other:\n{told}")
     if evidence:
         parts.append("Checks that passed: " + "; ".join(f"`{check['check']}`" for check in evidence))
+        told = "\n\n".join(f"$ {check['check']}\n{check['tail']}" for check in evidence if check["tail"])
+        parts.append(prompting.fence(told, "the ends of what they printed") if told else "")
+    if before:
+        told = "\n".join(
+            f"{id} ({one.severity}{f', {one.file}' if one.file else ''}): {one.text}" for id, one in before.items()
+        )
+        parts.append(
+            "Earlier reviews of this step asked for these; say of each, in `earlier`, whether the change closes it:\n"
+            + prompting.fence(told, "findings of earlier reviews")
+        )
     result = run.proposed or run.state.steps[step.slug].result
     if result is not None:
         shown = json.dumps(result, indent=1, ensure_ascii=False)[:RESULT_LIMIT]
