@@ -22,8 +22,10 @@ def run(
     adopt: bool,
     tell: Callable[[Advanced], None],
     forge: Forge | None = None,
+    goes_on: Callable[[Advanced], bool] = lambda done: True,
 ) -> Iterator[Advanced]:
-    """Step until someone or something else is needed; published, where that is on, in one push at the end.
+    """Step until someone or something else is needed; published, where that is on, in one push at the end. `goes_on`: asks a person
+    who is here.
 
     An effect that was announced on the remote, and a lease that grows old, are published for in between.
 
@@ -41,6 +43,7 @@ def run(
                 tell(done)
             yield done
             ended = isinstance(done.action, Halt) or done.state.status not in decision.ACTIVE or not left
+            ended = ended or not goes_on(done)
             if not ended and not _is_due(project):
                 continue
             if project.setting("publish") == "always" and project.mirror is not None:

@@ -31,9 +31,24 @@ def command(session: Session, protocol: str | None, max_steps: int, no_adopt: bo
     forge = request.available(project)
     teller = progress.Progress(session, each=False)
     done: Advanced | None = None
+
+    def goes_on(done: Advanced) -> bool:
+        """Ask about a plan that a model has just written; where nobody is here it is carried out."""
+        if not any(isinstance(event, events.Planned) and event.engine for event in done.events):
+            return True
+        return session.ask("Carry out this plan?", ("yes", "no")) != "no"
+
     try:
         with ci.job(session, name), teller.at_work(name, verbose=verbose):
-            steps = run.run(project, name, max_steps=max_steps, adopt=not no_adopt, tell=teller.advanced, forge=forge)
+            steps = run.run(
+                project,
+                name,
+                max_steps=max_steps,
+                adopt=not no_adopt,
+                tell=teller.advanced,
+                forge=forge,
+                goes_on=goes_on,
+            )
             for one in steps:
                 done = one
     except BaseException:

@@ -338,6 +338,20 @@ def test_questions_are_asked_at_a_terminal(box: Box) -> None:
     box.runner("verify", "0001-greet", rc=0)
 
 
+@pytest.mark.parametrize("said", ["yes", "no"])
+def test_a_plan_after_an_answer_is_shown_and_asked_for_at_a_terminal(box: Box, said: str) -> None:
+    protocol = asked(box, questions={"title": "x", "questions": ["Formal or not?"]})
+    box.runner("answer", protocol, "formal", rc=0)
+    with serving(says(PLAN)) as wire:
+        code, shown = at_terminal(box, {b"Carry out this plan?": said.encode() + b"\n"}, "run", protocol, env=env(wire))
+    assert shown.index("$ cat src/app.py") < shown.index("Carry out this plan?")
+    assert (code, box.state(protocol)["steps"]["look"]["status"]) == {"yes": (3, "completed"), "no": (0, "pending")}[
+        said
+    ]
+    assert "runner run 1" in shown.partition("Carry out")[2] or said == "yes"
+    box.runner("verify", protocol, rc=0)
+
+
 def test_what_the_model_said_is_pushed_with_the_plan(remote: Box) -> None:
     with serving(says(PLAN), says({"title": "x", "steps": [STEPS[0]]})) as wire:
         protocol = remote.runner("new", "Greet", "--publish", "always", env=env(wire), rc=0).out.strip()
