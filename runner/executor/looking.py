@@ -29,7 +29,7 @@ from runner.tools.commands import Commands
 from runner.trust import policy
 from runner.values import dataclass
 
-READING: Final = ("read_file", "list_files", "search_text", "git")
+READING: Final = ("read_file", "search_text", "list_files", "git")
 TOKENS = 100_000  # of all requests; after that the model has to answer
 CHECK_TIMEOUT = 600.0
 OUTPUT = 8_000  # characters of a check's output, of its end for the most part
@@ -153,6 +153,7 @@ def open_tools(
         )
         tools[proposal.name] = Deferred(answers, dict)
         loop.tools, loop.proposal, loop.gate = tools, proposal.name, Gate(loop)
+        loop.offered = frozenset(tools) - {"list_files"}  # the names of the files are in the request
         yield any_command
 
 

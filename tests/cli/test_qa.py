@@ -52,7 +52,7 @@ def test_a_judge_that_did_not_write_it_passes_the_change(box: Box) -> None:
         assert wire.wrong == []
     asked = texts(wire.bodies[2])
     assert len(wire.bodies[2]["contents"]) == 1  # its own conversation
-    assert called(wire.bodies[2]) == ["read_file", "list_files", "search_text", "git", "give_verdict"]
+    assert called(wire.bodies[2]) == ["read_file", "search_text", "git", "give_verdict"]
     assert (
         "1. the greeting is polite" in asked and "+print('hello, please')" in asked and "`test -f src/app.py`" in asked
     )
