@@ -23,7 +23,8 @@ from runner.trust import manifest, trusted_config
 
 EXECUTORS = ("AGENTS.md",)  # what an agent step is told; CONTRIBUTING.md is for those who plan
 INSTRUCTIONS_LIMIT = 24_000  # characters of one instruction file
-MEMORY_LIMIT = 12_000  # characters of all memory
+MEMORY_LIMIT = 6_000  # characters of all memory; one fact has half of them at most
+NAMES_LIMIT = 600  # characters of the names of facts that are left out
 RESULT_LIMIT = 4_000  # characters of one earlier result
 REPORT_LIMIT = 16_000  # characters of the report of a review
 # Characters, about three to a token, of each part about the project.
@@ -82,7 +83,7 @@ def task(run: StepRun, earlier: Sequence[str] = ()) -> str:
         parts.append("Its steps:\n" + "\n".join(_line(one, step, state) for one in plan.steps))
     if plan.context:
         parts.append(f"# Notes\n\n{plan.context.strip()}")
-    parts += instructions(run.project, EXECUTORS)
+    parts += instructions(run.project, f"{plan.header.title}\n{step.header.title}\n{step.prose}", EXECUTORS)
     parts += earlier
     parts.append(_titled("Your step" if whole else "Your task", step.header.title, step.prose))
     if step.header.outputs:
@@ -112,7 +113,7 @@ def _line(one: Step, step: Step, state: State) -> str:
     return said if one.number >= step.number else f"{said}: {one.header.title}"
 
 
-def instructions(project: Project, names: Sequence[str] = manifest.INSTRUCTIONS) -> list[str]:
+def instructions(project: Project, about: str, names: Sequence[str] = manifest.INSTRUCTIONS) -> list[str]:
     """Return the project's own instructions and memory, as the trusted branch has them. `names`: of those that an approval binds."""
     found = []
     for name in names:
@@ -120,23 +121,37 @@ def instructions(project: Project, names: Sequence[str] = manifest.INSTRUCTIONS)
         if data:
             text = data.decode("utf-8", "replace")[:INSTRUCTIONS_LIMIT]
             found.append(f"# The project's {name}\n\n{text.strip()}")
-    return [*found, *_memory(project)]
+    return [*found, *_memory(project, about)]
 
 
-def _memory(project: Project) -> Iterator[str]:
-    """Yield the memory of earlier work: that of people, then, quoted, that of steps; a merge does not make it trusted."""
+def _memory(project: Project, about: str) -> Iterator[str]:
+    """Yield the memory of earlier work: that of people, then, quoted, that of steps; a merge does not make it trusted.
+
+    Of what does not fit, the facts with the most words of `about` go first, and the others are named.
+    """
     files = project.git.tree(f"{project.trusted.commit}:{paths.MEMORY.rstrip('/')}") or {}
-    told: dict[bool, list[str]] = {True: [], False: []}
-    size, vouched = 0, trusted_config.written_by_people(project.git, project.trusted.commit) if files else frozenset()
+    vouched = trusted_config.written_by_people(project.git, project.trusted.commit) if files else frozenset()
+    wanted = {word.lower() for word in _WORD.findall(about) if len(word) > 2} - _STOP
+    facts: list[tuple[int, str, str]] = []
     for name in sorted(files):
         data = project.git.blob(files[name].oid) if name.endswith(".md") else None
-        if data and size < MEMORY_LIMIT:
-            line = f"- {name.removesuffix('.md')}: {data.decode('utf-8', 'replace').strip()}"[: MEMORY_LIMIT - size]
-            told[paths.MEMORY + name in vouched].append(line)
-            size += len(line)
-    if told[True]:
+        if data:
+            text = cut(f"- {name.removesuffix('.md')}: {data.decode('utf-8', 'replace').strip()}", MEMORY_LIMIT // 2)
+            facts.append((-len(wanted & {word.lower() for word in _WORD.findall(text)}), name, text))
+    left, told, named = MEMORY_LIMIT, dict[bool, list[str]](), dict[bool, list[str]]()
+    for _, name, text in sorted(facts):
+        is_peoples = paths.MEMORY + name in vouched
+        if len(text) <= left:
+            told.setdefault(is_peoples, []).append(text)
+            left -= len(text)
+        else:
+            named.setdefault(is_peoples, []).append(name.removesuffix(".md"))
+    for of, names in named.items():
+        more = cut(", ".join(names), NAMES_LIMIT)
+        told.setdefault(of, []).append(f"- and, in {paths.MEMORY} (`recall` looks them up): {more}")
+    if True in told:
         yield "# What is known from earlier work\n\n" + "\n".join(told[True])
-    if told[False]:
+    if False in told:
         yield fence("\n".join(told[False]), "memory that steps of earlier work wrote")
 
 
@@ -149,7 +164,7 @@ def context(project: Project, request: str, commit: str) -> list[str]:
     files = files_of(project, commit)
     parts = []
     left = ALL_INSTRUCTIONS_LIMIT
-    for part in instructions(project):
+    for part in instructions(project, request):
         whole = len(part) <= left
         if whole or FENCE not in part:  # one that is cut would not be closed
             parts.append(cut(part, left) if left else "")

@@ -113,3 +113,16 @@ def test_a_file_name_does_not_make_what_a_step_wrote_a_person_s(box: Box) -> Non
         head = str(git.resolve("HEAD"))
         assert any("\x01" in name for name in git.tree(f"{head}:.protocols/memory") or ())
         assert trusted_config.written_by_people(git, head) == frozenset()
+
+
+def test_what_does_not_fit_is_chosen_by_the_words_of_the_task_and_the_rest_is_named(box: Box) -> None:
+    for number in range(12):
+        box.write(f".protocols/memory/fact-{number:02d}.md", f"Of subject {number}: {'so it is ' * 120}\n")
+    box.write(".protocols/memory/zebra.md", "Zebras are striped, so zebra.py has stripes.\n")
+    box.commit("much is known")
+    with mind(box, finish()) as wire:
+        box.runner("run", box.new({"01-tell": agent()}, title="Paint zebra.py with stripes"), rc=0)
+    text = texts(wire.bodies[0])
+    known = text.partition("# What is known from earlier work")[2].partition("\n#")[0]
+    assert "Zebras are striped" in known and "Of subject 0" in known and "Of subject 11" not in known
+    assert "- and, in .protocols/memory/ (`recall` looks them up): fact-05" in known and len(known) < 7_000
