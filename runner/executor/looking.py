@@ -25,15 +25,13 @@ from runner.store import workspace
 from runner.store.project import Project
 from runner.tools import Contract, Tool, ToolError, registry
 from runner.tools.agent import AgentTools
-from runner.tools.commands import Commands
+from runner.tools.commands import Commands, bounded, folded
 from runner.trust import policy
 from runner.values import dataclass
 
 READING: Final = ("read_file", "search_text", "list_files", "git")
 TOKENS = 100_000  # of all requests; after that the model has to answer
 CHECK_TIMEOUT = 600.0
-OUTPUT = 8_000  # characters of a check's output, of its end for the most part
-_HEAD = 2_000
 
 
 class RunCheckInput(registry.Given):
@@ -204,9 +202,6 @@ def _check(session: WorkspaceSession, commit: str, line: str, redactor: Redactor
         )
     except RunnerError as error:
         raise ToolError(f"it cannot be run here: {error.what}") from error
-    text = "\n".join(lines_of_output(kept.data()))
-    if len(text) > OUTPUT:
-        head, tail = text[:_HEAD].rpartition("\n")[0], text[-(OUTPUT - _HEAD) :].partition("\n")[2]
-        text = f"{head}\n[… {len(text) - len(head) - len(tail):,} characters left out …]\n{tail}"
+    text, _ = bounded(folded("\n".join(lines_of_output(kept.data()))))
     why = session.explain(line, outcome) or ("timed out" if outcome.timed_out else "")
     return {"exit_code": outcome.code, "output": "\n".join(filter(None, (text, why)))}

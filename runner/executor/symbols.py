@@ -14,7 +14,7 @@ from typing import Final
 from runner import qa
 from runner.git import BLOB, EXECUTABLE, Git, TreeEntry
 
-LIMIT: Final = 8_000  # characters of the map
+LIMIT: Final = 6_000  # characters of the map
 OF_FILE: Final = (
     1_200  # characters of a file's line where there are few; four times as many where the request is about it
 )
@@ -89,7 +89,7 @@ def _definitions(git: Git, commit: str, paths: Sequence[str]) -> dict[str, list[
             some = wanted[at : at + 500]
             for path, number, text in _matches(git, commit, patterns, some):
                 name = next((hit[1] for one in _NAMES if (hit := one.search(text))), None)
-                if name:
+                if name and not name.startswith("__"):
                     found.setdefault(path, []).append(f"{'.' if text[:1].isspace() else ''}{name} {number}")
     return found
 
