@@ -235,7 +235,7 @@ def digest_of(plain: Json) -> str:
 
 
 def masked(text: str) -> str:
-    """Return `text` with what differs from run to run replaced, for comparing and never for sending."""
+    """Return `text` with what differs from run to run replaced, for comparing requests, and for one that shall be found again."""
     return _VOLATILE.sub("~", text)
 
 

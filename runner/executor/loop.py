@@ -268,13 +268,20 @@ class Loop:
         Raises:
             BudgetStop: it could cost more than is left. EngineError: no engine answered.
         """
-        asked = digest(json.dumps(request.plain(), sort_keys=True).encode())  # every letter counts: it is no recording
+        found = self.known(request)
+        if found is not None:
+            return found
+        return self._answer(transcript.Response, *self._ask(sent or request), kind="response", request=_digest(request))
+
+    def known(self, request: Request) -> transcript.Response | None:
+        """Return the answer that the journal has to a request that stands for itself."""
+        asked = _digest(request)
         for record in reversed(self.journal.records):
             if isinstance(record, Undecided):
                 break
             if isinstance(record, transcript.Response) and record.request == asked:
                 return record
-        return self._answer(transcript.Response, *self._ask(sent or request), kind="response", request=asked)
+        return None
 
     def undecided(self, *problems: str) -> None:
         """Note that nothing could be made of the answers so far: the questions are asked anew."""
@@ -720,6 +727,11 @@ def _of_wrong(record: transcript.Response) -> tuple[str, str]:
     if not record.text:
         return "the model's answer was empty", f"Your answer was empty. {ask}"
     return "the model called no tool and did not finish", f"You called no tool. {ask}"
+
+
+def _digest(request: Request) -> str:
+    """Return the digest of a request, of which every letter counts: it is no recording."""
+    return digest(json.dumps(request.plain(), sort_keys=True).encode())
 
 
 def turn_of(record: transcript.Response) -> ModelTurn:

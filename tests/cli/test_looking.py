@@ -15,7 +15,7 @@ from tests.cli.test_planning import PLAN, calls, env, prompt, refs, says
 from tests.cli.test_qa import report, word
 from tests.conftest import Box, command
 from tests.engines.wire_gemini import Answer, Refusal, Wire, error, serving
-from tests.executor.minds import ENGINE, mind, sound, texts, transcript
+from tests.executor.minds import ENGINE, agent, finish, mind, say, sound, texts, transcript, write
 from tests.people import REPO
 
 FAULTY = "def add(a, b):\n    return a - b\n\n\nclass Sum:\n    def total(self):\n        return add(1, 1)\n"
@@ -231,6 +231,18 @@ def test_a_review_has_to_answer_each_finding_of_the_one_before(calc: Box) -> Non
         assert wire.wrong == []
         assert "earlier: say of the finding 1.1 whether it is closed" in texts(wire.bodies[2])
     assert "FAIL" in report(calc, protocol, "fix.1") and "`1.1` · **closed**" in report(calc, protocol, "fix.2")
+    sound(calc, protocol)
+
+
+def test_a_second_review_within_an_attempt_knows_the_first_and_qa_takes_it_over(calc: Box) -> None:
+    closed = {**PASS, "earlier": [{**OPEN, "closed": True}]}
+    edits = [say(write("calc.py", FAULTY.replace("a - b", f"{sign} + b"))) for sign in ("b", "a")]
+    with mind(calc, edits[0], finish(), word(FAIL), edits[1], finish(), word(closed)) as wire:
+        protocol = calc.new({"01-fix": agent("qa: {policy: full, checks: [echo took 0.$$ s]}\n")})
+        calc.runner("run", protocol, rc=0)
+        assert wire.wrong == [] and len(wire.bodies) == 6  # QA asks nothing again
+        assert "1.1 (major, calc.py): subtract() has the same fault." in texts(wire.bodies[5])
+    assert "`1.1` · **closed**" in report(calc, protocol, "fix.1")
     sound(calc, protocol)
 
 

@@ -9,11 +9,11 @@ is recorded.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from runner import qa, resources
-from runner.engines import EngineError, Request, Turn, UserTurn
+from runner.engines import EngineError, Request, Turn, UserTurn, masked
 from runner.executor import asking, looking, prompting, spending
 from runner.executor.journal import Journal
 from runner.executor.loop import BudgetStop, Limits, Loop
@@ -77,13 +77,19 @@ def of_step(run: StepRun, evidence: Sequence[ev.CheckEvidence], journal: Journal
     entries = record.events(project.git, view.protocol, view.tip)
     started = project.env.monotonic()
     seen = qa.change(project.git, view.protocol, start_of_work(run, entries), run.judged, step.checks)
-    before = _earlier(run)
-    task = run.redactor.text(_task(run, evidence, seen, before))
     names = _judges(run)
     stopped, found, by = "", None, names[0]
     with asking.open_engines(project, names, run.slug) as engines:
         loop = asking.questioner(project, journal, engines, run.redactor, _limits(run, journal), view.protocol)
         loop.told = project.env.hear
+        reviews, own = _earlier(run), _verdicts(journal.records)
+        for rounds in range(
+            len(own) + 1
+        ):  # a review that was made is found by what it was asked, which had the ones before it
+            before = _open_findings([*reviews, *own[:rounds]])
+            task = run.redactor.text(_task(run, evidence, seen, before))
+            if loop.known(_request(UserTurn(text=task))):
+                break
         try:
             with looking.open_tools(project, view.protocol, run.judged, loop, PROPOSAL):
                 found, by = _judged(loop, task, run.where, before)
@@ -101,18 +107,20 @@ def of_step(run: StepRun, evidence: Sequence[ev.CheckEvidence], journal: Journal
     return Reviewed(found, stopped, by, report, journal.transcript(), spending.since(journal, 0), seconds)
 
 
+def _request(*turns: Turn) -> Request:
+    return Request(system=resources.prompt("review").strip(), turns=turns, schema=model_answers.qa_verdict())
+
+
 def _judged(loop: Loop, task: str, where: str, before: Collection[str]) -> tuple[Verdict, str]:
     """Return the verdict and the engine that gave it. `before`: the ids of the findings that it has to answer.
 
     Raises:
         BudgetStop: asking could cost more than is left. EngineError: nobody answered, or not with a verdict.
     """
-    system = resources.prompt("review").strip()
     turns: list[Turn] = [UserTurn(text=task)]
     problems: tuple[str, ...] = ()
     for _ in range(2):
-        request = Request(system=system, turns=tuple(turns), schema=model_answers.qa_verdict())
-        record, heard = loop.consult(request)
+        record, heard = loop.consult(_request(*turns))
         if record.finish == "refused":
             loop.undecided("the model refused to judge")
             raise UndecidedError(
@@ -181,24 +189,42 @@ def start_of_work(run: StepRun, entries: Sequence[log.RawEntry]) -> str:
     return next((one.commit.parents[0] for one in below if first.revision in one.revisions), view.tip)
 
 
-def _earlier(run: StepRun) -> dict[str, Finding]:
-    """Return the findings of the reviews of earlier attempts that were to be fixed and that no later review called closed, by id: the
-    attempt's number and the finding's, `1.2`."""
+def _earlier(run: StepRun) -> list[Verdict]:
+    """Return the verdicts on the step's earlier attempts, as the history has them."""
     git, protocol = run.project.git, run.view.protocol
-    found: dict[str, Finding] = {}
+    found: list[Verdict] = []
     for attempt in range(1, run.attempt):
         name = history.review_name(run.slug, attempt)
-        lines = transcript.parse(history.read(git, protocol, name) or b"", f"{name} of {history.ref_of(protocol)}")
-        verdict = next((said for one in reversed(lines) if (said := _said(one))), None)
-        if verdict is not None:
-            closed = {one.id for one in verdict.earlier or () if one.closed}
-            found = {id: one for id, one in found.items() if id not in closed}
-            grave = [(at, one) for at, one in enumerate(verdict.findings, 1) if one.severity in ("blocker", "major")]
-            found |= {f"{attempt}.{at}": one for at, one in grave}
+        data = history.read(git, protocol, name) or b""
+        found += _verdicts(transcript.parse(data, f"{name} of {history.ref_of(protocol)}"))
     return found
 
 
-def _said(line: transcript.Line) -> Verdict | None:
+def _verdicts(records: Iterable[transcript.Record]) -> list[Verdict]:
+    """Return the verdicts since the last one that nothing was made of."""
+    found: list[Verdict] = []
+    for one in records:
+        if isinstance(one, transcript.Undecided):
+            found = []
+        elif (verdict := _said(one)) is not None:
+            found.append(verdict)
+    return found
+
+
+def _open_findings(verdicts: Sequence[Verdict]) -> dict[str, Finding]:
+    """Return the findings that were to be fixed and that no later review called closed, by id: the number of the review and that of
+    the finding in it, `1.2`."""
+    found: dict[str, Finding] = {}
+    for number, verdict in enumerate(verdicts, 1):
+        closed = {one.id for one in verdict.earlier or () if one.closed}
+        found = {id: one for id, one in found.items() if id not in closed}
+        for at, one in enumerate(verdict.findings, 1):
+            if one.severity in ("blocker", "major") and one not in found.values():
+                found[f"{number}.{at}"] = one
+    return found
+
+
+def _said(line: transcript.Record) -> Verdict | None:
     """Return the verdict of an answer, whichever findings it speaks of."""
     if not isinstance(line, transcript.Response):
         return None
@@ -233,7 +259,8 @@ def _task(run: StepRun, evidence: Sequence[ev.CheckEvidence], seen: qa.Change, b
         parts.append(f"Judge it under each of these aspects, one after the other:\n{told}")
     if evidence:
         parts.append("Checks that passed: " + "; ".join(f"`{check['check']}`" for check in evidence))
-        told = "\n\n".join(f"$ {check['check']}\n{check['tail']}" for check in evidence if check["tail"])
+        # What differs from run to run is left out: a review that was made is found by what it was asked.
+        told = "\n\n".join(f"$ {check['check']}\n{masked(check['tail'])}" for check in evidence if check["tail"])
         parts.append(prompting.fence(told, "the ends of what they printed") if told else "")
     if before:
         told = "\n".join(
