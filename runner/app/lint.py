@@ -1,4 +1,4 @@
-"""What is wrong with files that people write (plans, configuration, policy, agents), all of it, before anything is created."""
+"""All mistakes in files that people write (plans, configuration, policy, agents), before anything is created."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PARSERS: dict[str, Callable[[bytes, str], object]] = {
 
 
 def targets(project: Project, cwd: Path, named: tuple[str, ...]) -> dict[str, Path | None]:
-    """Return what is to be checked, by its name in messages: a folder with a plan, a file, or (None) a protocol by its id.
+    """Return the targets of a check, by their names in messages: a folder with a plan, a file, or (None) a protocol by its id.
 
     Of a plan's file the whole folder is checked. Without a name: all that the checkout's `.protocols` has for people to write.
 
@@ -57,7 +57,7 @@ def targets(project: Project, cwd: Path, named: tuple[str, ...]) -> dict[str, Pa
 
 
 def problems(project: Project, name: str, at: Path | None) -> Iterator[RunnerError]:
-    """Yield what is wrong with one of the `targets`, each thing by itself."""
+    """Yield each mistake in one of the `targets`."""
     if at is None:
         tip = lookup.tip(project, name)
         there = record.folder(project.git, name, tip)
@@ -80,7 +80,7 @@ def _parser(at: Path) -> Callable[[bytes, str], object] | None:
 
 
 def _of_file(at: Path, name: str) -> Iterator[RunnerError]:
-    """Yield what is wrong with a file that is no plan's."""
+    """Yield the mistakes in a file that is no plan's."""
     parse = _parser(at)
     if parse is None:
         return
@@ -109,7 +109,7 @@ def _each(error: RunnerError) -> list[RunnerError]:
 
 
 def _of_plan(project: Project, files: Mapping[str, bytes], where: str) -> Iterator[RunnerError]:
-    """Yield what is wrong with a plan. A file with an error is replaced by an empty one, so that the next is found."""
+    """Yield the mistakes in a plan. A file with an error is replaced by an empty one, so that the next is found."""
     left, seen = dict(files), set()
     while True:
         try:
@@ -117,7 +117,7 @@ def _of_plan(project: Project, files: Mapping[str, bytes], where: str) -> Iterat
             break
         except MalformedFileError as error:
             name = error.where.removeprefix(f"{where}/").rpartition(":")[0]
-            if name in seen and name in left:  # its name is what is wrong
+            if name in seen and name in left:  # its name is wrong
                 del left[name]
                 continue
             if not (paths.PLAN in seen and "there is no input" in error.what):  # the stub of plan.md has none

@@ -34,15 +34,15 @@ class _History:
 
 
 def undo(project: Project, protocol: str, to: int | str | None = None) -> Steered:
-    """Revert the last transition, or all since revision `to`, or since the step `to` (its slug) first began. Repeated, the first goes
-    further back.
+    """Revert the last transition, or all since revision `to`, or since the step `to` (its slug) first started. Repeated, the
+    first goes further back.
 
     Plan files and the recorded cost do not change. Unpublished transitions that the remote refused are removed instead: commits by
     people are carried over, and the old branch is kept under refs/runner/lost/.
 
     Raises:
         RefusedError: commits by people changed code since, or there is nothing before. UsageError: no such revision, or the step
-            did not begin.
+            did not start.
     """
     target: Snapshot | None = None
     kept = ""
@@ -201,7 +201,7 @@ def _target(git: Git, seen: Snapshot, history: _History, to: int | str | None) -
         if entry.subject.partition(".")[0] == to:
             return max(revision for revision in history.transitions if revision < entry.revision)
     raise UsageError(
-        f"{to} has not begun: there is nothing of it to revert",
+        f"{to} has not started: there is nothing of it to revert",
         seen.where,
         f"`runner undo {number(seen.protocol)}` reverts the last transition",
     )

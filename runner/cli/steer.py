@@ -111,7 +111,7 @@ def retry(session: Session, protocol: str | None, step: str | None, keep: bool |
 @options.offline
 @click.pass_obj
 def undo(session: Session, protocol: str | None, step: str | None) -> None:
-    """Undo the last transition of PROTOCOL, or all since REVISION, or since STEP began: code and steps are as they were before.
+    """Undo the last transition of PROTOCOL, or all since REVISION, or since STEP started: code and steps are as they were before.
 
     An undo is one more transition; no history is rewritten. The recorded cost and the plan files stay as they are.
 

@@ -456,13 +456,13 @@ def test_undo_to_a_revision_that_is_none_offers_near_ones(box: Box) -> None:
     assert box.git("rev-parse", protocol) == tip
 
 
-def test_undo_of_a_step_goes_back_to_before_it_began(box: Box) -> None:
+def test_undo_of_a_step_goes_back_to_before_it_started(box: Box) -> None:
     protocol = three(box)
     box.runner("run", protocol, rc=0)
     box.runner("undo", protocol, "02-b", rc=0)
     assert box.git("show", f"{protocol}:all.txt") == "a\n"
     assert [box.state(protocol)["steps"][slug]["status"] for slug in "abc"] == ["completed", "pending", "pending"]
-    assert "b has not begun" in box.runner("undo", protocol, "b", rc=2).err
+    assert "b has not started" in box.runner("undo", protocol, "b", rc=2).err
     box.runner("run", protocol, rc=0)
     box.runner("undo", f"{protocol}@c", rc=0)
     assert box.git("show", f"{protocol}:all.txt") == "a\nb\n"
