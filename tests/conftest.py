@@ -124,6 +124,13 @@ def patience() -> None:
     remote_.FETCH_SECONDS = 60.0
 
 
+# The same for a process of its own: `python -m runner`.
+_PATIENT = (
+    "import runpy; from runner.store import remote; remote.FETCH_SECONDS = 60.0;"
+    " runpy.run_module('runner', run_name='__main__', alter_sys=True)"
+)
+
+
 _made_boxes: list[Path] = []  # repositories of the test that runs
 _AGREE_ON = 12  # branches of a repository
 
@@ -286,7 +293,7 @@ class Box:
     ) -> subprocess.Popen[str]:
         """Start the command line as a process of its own."""
         return subprocess.Popen(
-            [sys.executable, "-m", "runner", *map(str, args)],
+            [sys.executable, "-c", _PATIENT, *map(str, args)],
             cwd=cwd or self.path,
             env={**self.environment(env), "PYTHONPATH": str(Path(__file__).parents[1])},
             stdin=subprocess.DEVNULL,
