@@ -17,6 +17,7 @@ from runner import beneath
 from runner.errors import StepFailedError
 from runner.executor import environments
 from runner.git import BLOB, EXECUTABLE, SUBMODULE, Git, GitError
+from runner.protocol import paths, strict_yaml
 from runner.store import packs, worktree
 from runner.store.environment import write_atomically
 from runner.store.project import Project
@@ -57,15 +58,15 @@ def of_lfs(git: Git, commit: str) -> dict[str, str]:
 def empty(project: Project, commit: str) -> Iterator[str]:
     """Yield what commands do not find in a commit's files although its project has it, with the setting that shows it."""
     config, on_host = project.config.workspace, project.source("executor")[0] == "host"
-    for setting, what, found, is_shown in (
+    for setting, what, find, is_shown in (
         ("submodules", "empty in steps and checks: submodule", submodules, config.submodules),
         ("lfs", "a pointer, not its content, in steps and checks: file of LFS", of_lfs, config.lfs),
     ):
-        paths = [] if is_shown and not on_host else sorted(found(project.git, commit))
-        if paths:
-            more = f" and {len(paths) - FEW} more" if len(paths) > FEW else ""
-            how = "the sandbox alone can show it" if is_shown else f"`workspace: {{{setting}: true}}` shows it"
-            yield f"{what} {', '.join(paths[:FEW])}{more}; {how}"
+        if found := [] if is_shown and not on_host else sorted(find(project.git, commit)):
+            names = ", ".join(map(strict_yaml.shown, found[:FEW]))
+            more = f" and {len(found) - FEW} more" if len(found) > FEW else ""
+            how = f"`workspace: {{{setting}: true}}` in {paths.CONFIG} shows it"
+            yield f"{what} {names}{more}; {'the sandbox alone can show it' if is_shown else how}"
 
 
 def shown(project: Project, commit: str) -> dict[str, Path]:
@@ -84,7 +85,7 @@ def shown(project: Project, commit: str) -> dict[str, Path]:
             found[path] = content
         else:
             project.tell_once(
-                f"{path} stays a pointer: this clone does not have its content; `git lfs fetch` brings it"
+                f"{strict_yaml.shown(path)} stays a pointer: this clone does not have its content; `git lfs fetch` brings it"
             )
     return found
 
@@ -102,7 +103,7 @@ def _checked_out(project: Project, named: dict[str, str], above: str = "") -> It
             lines = git.run("ls-tree", "-r", "-z", commit, env=env).split(b"\0")
         except (GitError, OSError) as error:
             raise StepFailedError(
-                f"the submodule {path} is not in this clone",
+                f"the submodule {strict_yaml.shown(path)} is not in this clone",
                 commit,
                 "`git submodule update --init --recursive` in the checkout; no attempt was used up",
             ) from error

@@ -229,12 +229,12 @@ class WorkspaceSession:
             StepFailedError: the setup failed; nothing is recorded.
         """
         git, config = self.project.git, self.project.config.workspace
-        if not self.space.index.exists():
-            for line in submodules.empty(self.project, commit):
-                self.project.tell_once(line)
+        is_first = not self.space.index.exists()
         workspace.reset(
             git, self.space, commit, self.protocol, self.project.env, clean=clean, trusted=self.project.trusted.commit
         )
+        for line in submodules.empty(self.project, commit) if is_first else ():  # a partial clone has its files now
+            self.project.tell_once(line)
         made = self._made(commit, approved) if self.own and config.setup else None
         try:
             if clean:

@@ -108,14 +108,22 @@ def test_the_first_run_and_doctor_say_what_is_empty(nested: Box, executor: str) 
     env = {"RUNNER_EXECUTOR": executor}
     protocol = nested.new({"01-a": command("test ! -e libs/one/one.txt"), "02-b": command("grep oid data/big.bin")})
     told = [nested.runner("step", protocol, env=env, rc=0).err for _ in range(2)]
-    one = "empty in steps and checks: submodule libs/one; `workspace: {submodules: true}` shows it"
-    two = "a pointer, not its content, in steps and checks: file of LFS data/big.bin; `workspace: {lfs: true}` shows it"
+    one = "empty in steps and checks: submodule libs/one; `workspace: {submodules: true}` in .protocols/config.yaml shows it"
+    two = "a pointer, not its content, in steps and checks: file of LFS data/big.bin; "
+    two += "`workspace: {lfs: true}` in .protocols/config.yaml shows it"
     assert one in told[0] and two in told[0] and "submodule" not in told[1]
     examined = nested.runner("doctor", env=env).out
     assert one.partition(";")[0] in examined and two.partition(";")[0] in examined
     configured(nested, "{submodules: true, lfs: true}")
     examined = nested.runner("doctor", env=env).out
     assert ("in steps and checks" in examined) == (executor == "host")
+
+
+def test_a_path_of_a_submodule_reaches_no_terminal_as_it_is(nested: Box) -> None:
+    nested.git("mv", "libs/one", "libs/\x1b[2Jone")
+    nested.commit("moved")
+    for said in (ran(nested, "touch done.txt")[1], nested.runner("doctor", env=SANDBOX).out):
+        assert "empty in steps" in said and "\x1b" not in said
 
 
 def test_files_of_lfs_have_their_content_and_the_commit_has_the_pointer(box: Box) -> None:

@@ -166,7 +166,8 @@ def ignored_sources(chosen: Selection) -> Iterator[Finding]:
 
 def empty_content(chosen: Selection) -> Iterator[Finding]:
     """Yield the submodules and files of LFS whose content no step is shown."""
-    for line in submodules.empty(chosen.project, chosen.project.trusted.commit):
+    partial = chosen.project.git.is_partial()  # its files may have to be fetched to know
+    for line in () if partial else submodules.empty(chosen.project, chosen.project.trusted.commit):
         what, _, how = line.partition("; ")
         yield Finding("note", what, chosen.project.trusted.branch, "tests that need them fail", how)
 
