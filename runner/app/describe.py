@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import datetime
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import RunnerError, UsageError
@@ -25,6 +24,8 @@ from runner.store.record import Outlook, Row
 from runner.values import dataclass
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from runner.app.pending import Heard, Pending
 
 REWRITTEN = "what verified here is not in its branch any more"
@@ -523,14 +524,13 @@ def duration(seconds: float) -> str:
 
 def money(usd: str | Decimal) -> str:
     """Return an amount in words: `$0.02`; of less than a cent the first digit that counts: `$0.004`."""
-    if not re.fullmatch(
-        r"[0-9]{1,12}(\.[0-9]{1,12})?", text := format(usd, "f") if isinstance(usd, Decimal) else str(usd)
-    ):
+    text = format(usd, "f") if hasattr(usd, "as_tuple") else str(usd)
+    if not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,12})?", text):
         return f"${usd}"  # of a forged entry, which is shown all the same
-    amount = Decimal(text)
-    if amount >= Decimal("0.01") or not amount:
+    amount = float(text)  # to be shown; a Decimal would cost a command that reads its import
+    if amount >= 0.01 or not amount:
         return f"${amount:.2f}"
-    return f"${amount:.1g}" if amount >= Decimal("0.00001") else "<$0.00001"
+    return f"${float(f'{amount:.1g}'):.5f}".rstrip("0") if amount >= 0.00001 else "<$0.00001"
 
 
 def spent(row: Row) -> str:
@@ -541,6 +541,8 @@ def spent(row: Row) -> str:
     parts = [duration(cost["seconds"])] if cost.get("seconds") else []
     if cost.get("usd") not in (None, "0"):
         parts.append(money(cost["usd"]))
+    elif cost.get("input_tokens"):
+        parts.append("price not known")
     cached, whole = cost.get("cached_tokens"), cost.get("input_tokens")
     if isinstance(cached, int) and isinstance(whole, int) and cached > 0 and whole > 0:
         parts.append(f"{100 * cached // whole} % of the input cached")

@@ -196,6 +196,8 @@ class LineEngine:
         words = self._readable(f"{type(cause or error).__name__}: {cause or error}")
         if cause is not None:
             hint = f"check the network; {AGAIN}"
+            if self._place.host.partition(":")[0] in ("127.0.0.1", "localhost"):
+                hint = f"start the server there, or set {self._place.address} to where it is"
             return NetworkError(f"no answer from the endpoint ({words})", self._place.where, hint)
         return self._place.malformed(f"the response is not {self._place.who}'s format ({words})")
 

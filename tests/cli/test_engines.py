@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.conftest import Box
-from tests.engines.wire_gemini import KEY, Refusal, error
+from tests.engines.scenarios import Asked, Said
+from tests.engines.wire_gemini import KEY, Refusal, error, serving
+from tests.engines.wires import FORMATS
 from tests.executor.minds import ENGINE, mind, say
 
 
@@ -70,3 +72,25 @@ def test_a_check_tries_the_others_where_one_does_not_answer(box: Box) -> None:
 
 def test_a_check_without_any_engine_says_what_to_set(box: Box) -> None:
     assert "set RUNNER_ENGINE" in box.runner("engines", "--check", rc=2).err
+
+
+def test_a_price_that_nobody_knows_is_said_by_run_and_show_and_never_as_nothing(box: Box) -> None:
+    format = FORMATS["compatible"]
+    done = Said(calls=(Asked(name="finish", arguments={"status": "done", "summary": "all"}),))
+    with serving(format.answer(done, 0), wire_of=format.wire) as wire:
+        engine, environ = format.environ(wire)
+        box.env.update({**environ, "NO_PROXY": "*"})
+        protocol = box.new({"01-a": f"kind: agent\nengine: {engine}\n"})
+        assert "price not known" in box.runner("run", protocol, rc=0).err
+    told = box.runner("show", protocol, rc=0).out
+    assert "price not known" in told and "$0" not in told
+
+
+def test_an_unknown_price_stops_a_budget_in_money_before_anything_is_asked(box: Box) -> None:
+    format = FORMATS["compatible"]
+    with serving(wire_of=format.wire) as wire:
+        engine, environ = format.environ(wire)
+        box.env.update({**environ, "NO_PROXY": "*"})
+        protocol = box.new({"01-a": f"kind: agent\nengine: {engine}\nbudget: {{usd: 1}}\n"})
+        assert "price of compatible:fake-1 is not known" in box.runner("run", protocol, rc=3).err
+        assert wire.bodies == []

@@ -9,7 +9,18 @@ from typing import Any
 
 import pytest
 
-from runner.engines import ModelTurn, Request, ToolResult, ToolTurn, UserTurn, anthropic, chat, registry, responses
+from runner.engines import (
+    ModelTurn,
+    NetworkError,
+    Request,
+    ToolResult,
+    ToolTurn,
+    UserTurn,
+    anthropic,
+    chat,
+    registry,
+    responses,
+)
 from runner.engines.line import LineEngine, _Stream
 from tests.engines.scenarios import HELLO, READ, SCENARIOS
 from tests.engines.wire_gemini import Raw, Wire, serving
@@ -185,3 +196,11 @@ def test_events_in_pieces_of_any_size_are_the_same_events() -> None:
         stream = _Stream()
         pieces = [data[at : at + size] for at in range(0, len(data), size)]
         assert [one for piece in [*pieces, None] for one in stream.events(piece)] == events
+
+
+def test_a_server_of_this_machine_that_is_not_started_is_what_to_start() -> None:
+    engine = registry.open_engine("ollama:m", {"OLLAMA_BASE_URL": "http://127.0.0.1:9/v1"}, Path())
+    with pytest.raises(NetworkError) as told:
+        engine.ask(HELLO, timeout=20)
+    engine.close()
+    assert told.value.hint == "start the server there, or set OLLAMA_BASE_URL to where it is"
