@@ -1,4 +1,4 @@
-"""What a model is told of work that exists: what earlier steps did, where an attempt stands, and what checks and reviews found wrong.
+"""The parts of prompts about work that exists: of earlier steps and attempts, and the findings of checks and reviews.
 
 All of it but the runner's own words is quoted as untrusted.
 """
@@ -64,7 +64,7 @@ def end_of(text: str, limit: int = OUTPUT_LIMIT) -> str:
 
 
 def of_earlier(run: StepRun, entries: Sequence[RawEntry], before: str) -> list[str]:
-    """Return what earlier steps and attempts did, and what is to be fixed. `before`: the commit before the step's work so far."""
+    """Return the work of earlier steps and attempts, and the failure to fix. `before`: the commit before the step's work so far."""
     return [*_of_steps(run, entries), *(_of_attempts(run, entries, before) if run.attempt > 1 else ())]
 
 
@@ -111,14 +111,14 @@ def _files_of(run: StepRun, entries: Sequence[RawEntry]) -> dict[str, list[str]]
 
 
 def _of_attempts(run: StepRun, entries: Sequence[RawEntry], before: str) -> Iterator[str]:
-    """Yield where the step stands after its earlier attempts: what they changed, said and did not do."""
+    """Yield the state of the step after its earlier attempts: their changes, the last summary, the failure."""
     found = _findings(run, entries)
     seen = qa.change(run.project.git, run.view.protocol, before, run.started, run.step.checks)
-    stands = f"The work of {'attempt 1' if run.attempt == 2 else 'the attempts before'} is in the files: change what is wrong in it."
+    state = f"The work of {'attempt 1' if run.attempt == 2 else 'the attempts before'} is in the files: fix it there."
     if not seen.files:
-        stands = "The files are as they were before the step: nothing of earlier attempts is in them."
+        state = "The files are as they were before the step: nothing of earlier attempts is in them."
     wanted = " Fix what the last attempt did not pass, quoted below, then finish." if found else ""
-    yield f"# This is attempt {run.attempt}\n\n{stands}{wanted}"
+    yield f"# This is attempt {run.attempt}\n\n{state}{wanted}"
     if seen.files:
         yield prompting.fence(_so_far(seen), "what the step changed so far")
     said = _summaries(entries, run.slug)
