@@ -229,7 +229,7 @@ class WorkspaceSession:
             StepFailedError: the setup failed; nothing is recorded.
         """
         git, config = self.project.git, self.project.config.workspace
-        is_first = not self.space.index.exists()
+        is_first = not os.path.exists(self.space.index)  # also where nobody may look
         workspace.reset(
             git, self.space, commit, self.protocol, self.project.env, clean=clean, trusted=self.project.trusted.commit
         )
