@@ -1,7 +1,7 @@
 """`anthropic:MODEL`: the wire format of Anthropic's messages, over anthropic.
 
 The blocks of a model's turn, its thinking with the signatures among them, go back as they came. The system, the tools and the last
-turn are marked for the cache, so that a request pays in full for what is new in it alone.
+turn are marked for the cache, so that a request pays in full for its new part alone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """OpenAI's chat completions, over openai: the wire format of `compatible:`, and of every row that speaks it.
 
 Servers differ, so what a model said is put together from whatever fields its pieces have, and its message goes back with those that a
-server asks for again: reasoning, and what else stands at a call.
+server asks for again: reasoning, and every field of a call.
 """
 
 from __future__ import annotations

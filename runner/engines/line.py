@@ -3,7 +3,7 @@
 A provider's SDK authenticates, finds the address and connects. From there on the body is the form's and the answer is ours: the hook
 of its HTTP client reads the response before the SDK would, hands every byte on before anybody parses it, and lets the SDK see none.
 So no field is dropped, no chunk is written anew and nothing is asked again. A form is pure: a request to its body, events to a
-response, an error's JSON to its kind. What a status code means is said here once.
+response, an error's JSON to its kind. The meaning of a status code is defined here once.
 
 `ask` sends one request, ends within `timeout` whatever the endpoint does, and never delays KeyboardInterrupt. The key goes into one
 header to one host: redirects are not followed, and it is removed from every message. The environment is an argument; of the process's

@@ -37,7 +37,13 @@ from runner.engines.recorded import RecordedEngine
 from runner.errors import UsageError
 from runner.values import dataclass
 
-_MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]*(/[A-Za-z0-9][A-Za-z0-9._:@-]*){0,3}")
+_MODEL: Final = re.compile(r"~?[A-Za-z0-9][A-Za-z0-9._:@-]*(/[A-Za-z0-9][A-Za-z0-9._:@-]*){0,3}")
+_MOST_OUTPUT: Final = (
+    (r"gemini-(?:2\.5|[3-9])", 65_536),
+    (r"claude-(?:3-7|(?:sonnet|haiku)-[4-9]|opus-(?:4-[5-9]|[5-9]))", 64_000),
+    (r"claude-opus-4", 32_000),
+    (r"gpt-[5-9]", 128_000),
+)
 _NAMED: Final = re.compile(r"\{([A-Z_]+)\}")
 DEFAULT_GEMINI_MODEL: Final = "gemini-3.8-flash"
 _CHECK_OUTPUT: Final = 1_024  # thinking counts, too
@@ -339,7 +345,7 @@ def cost_usd(provider: str, model: str, usage: Usage, *, at: datetime | None = N
 
 def most_output(model: str) -> int | None:
     """Return the most tokens that one answer of a model can have; None where it is not known."""
-    return 65_536 if re.match(r"(?:.*/)?gemini-(?:2\.5|[3-9])", model) else None
+    return next((most for pattern, most in _MOST_OUTPUT if re.match(r"(?:.*[/.])?" + pattern, model)), None)
 
 
 def defaults(environ: Mapping[str, str]) -> list[str]:

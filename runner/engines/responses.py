@@ -103,6 +103,9 @@ def response(events: Sequence[Json], request: Request, provider: str) -> Respons
     for id, item in zip(ids, asked, strict=True):
         item["call_id"] = id
     calls = tuple(called(item["call_id"], item.get("name"), item.get("arguments") or "") for item in asked)
+    for call, item in zip(calls, asked, strict=True):
+        if call.arguments is None:  # half an object would be refused
+            item["arguments"] = "{}"
     parts = [part for item in items if item.get("type") == "message" for part in item.get("content") or []]
     refusal = "".join(part["refusal"] for part in parts if part.get("type") == "refusal")
     reason = (whole.get("incomplete_details") or {}).get("reason")

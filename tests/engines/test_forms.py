@@ -99,6 +99,15 @@ def test_openais_answer_is_kept_without_a_copy_of_the_request() -> None:
     assert response.raw == {"object": "response", "status": "completed", "output": [], "id": "r"}
 
 
+def test_openais_arguments_that_are_no_json_are_told_and_do_not_go_back() -> None:
+    item = {"type": "function_call", "call_id": "a", "name": "shell", "arguments": '{"comm'}
+    whole = {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}, "output": [item]}
+    response = responses.response([{"type": "response.incomplete", "response": whole}], HELLO, "openai")
+    (made,) = response.turn.calls
+    assert (response.finish, made.arguments, bool(made.problem)) == ("length", None, True)
+    assert response.turn.raw == [{**item, "arguments": "{}"}]
+
+
 def test_fields_at_a_call_that_nobody_knows_go_back_with_it() -> None:
     signed = call("{}", id="a", extra_content={"google": {"thought_signature": "AAA="}})
     response = chat.response([chunk(tool_calls=[signed]), chunk("tool_calls")], HELLO, "vertex")

@@ -130,3 +130,17 @@ def test_a_check_of_a_cassette_reads_it(tmp_path: Path) -> None:
     assert registry.check("recorded:answer.jsonl", {}, CASSETTES) is None
     with pytest.raises(UsageError):
         registry.check("recorded:none", {}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("model", "most"),
+    [
+        ("gemini-3.8-flash", 65_536),
+        ("claude-sonnet-5-5", 64_000),
+        ("anthropic/claude-opus-4-1", 32_000),
+        ("openai.gpt-6-sol", 128_000),
+        ("qwen3:8b", None),
+    ],
+)
+def test_the_most_that_a_model_says_at_once(model: str, most: int | None) -> None:
+    assert registry.most_output(model) == most
