@@ -47,6 +47,7 @@ AGAIN: Final = "run the same command again"
 _CUT_SECONDS: Final = 0.5
 _MOST_TOKENS: Final = 10**9  # of one answer; budgets could not be kept by a count that is none
 _MOST_ERROR: Final = 1_000_000  # bytes that are read of an error's body
+_MOST_ANSWER: Final = 64 * 1024 * 1024  # bytes that are read of an answer
 _DEEPEST: Final = 100  # levels of JSON; what comes after us (redaction, the journal) goes through them one call each
 
 Hooks = Mapping[str, list[Callable[[Any], None]]]
@@ -139,8 +140,11 @@ class LineEngine:
         item: object = b""
         try:
             while isinstance(item, bytes):
+                left = deadline - time.monotonic()
                 try:
-                    item = arriving.get(timeout=max(0.0, deadline - time.monotonic()))
+                    if left <= 0:  # an answer without end may come faster than it is read
+                        raise queue.Empty
+                    item = arriving.get(timeout=left)
                 except queue.Empty:
                     hint = f"{AGAIN}; the step's `timeout` gives it longer"
                     raise NetworkError(f"no whole answer came within {timeout:g} seconds", place.where, hint) from None
@@ -311,7 +315,10 @@ class Line:
         arriving = self._arriving
         try:
             if 200 <= response.status_code < 300:
+                read = 0
                 for piece in response.iter_bytes():
+                    if (read := read + len(piece)) > _MOST_ANSWER:
+                        raise ValueError("it is longer than 64 MiB")
                     arriving.put(piece)
                 arriving.put(None)
             else:

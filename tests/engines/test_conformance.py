@@ -29,7 +29,7 @@ from runner.engines import (
 from tests.conftest import slack
 from tests.engines.benches import BENCHES, OVER_A_WIRE, Bench
 from tests.engines.scenarios import HELLO, ODD, SCENARIOS
-from tests.engines.wire_gemini import KEY, Refusal
+from tests.engines.wire_gemini import KEY, Flood, Refusal
 from tests.engines.wires import FORMATS
 
 ROOT = Path(__file__).parents[2]
@@ -277,6 +277,32 @@ def test_an_engine_is_good_again_after_it_was_left_waiting(wired: Bench, tmp_pat
         with pytest.raises(NetworkError):
             stand.engine.ask(HELLO, timeout=1.5)
         assert stand.engine.ask(HELLO, timeout=20).turn.text == "Hello, world."
+
+
+def test_an_answer_that_comes_faster_than_it_is_read_ends_in_time(wired: Bench) -> None:
+    with wired.failing("500") as stand:
+        assert stand.wire is not None
+        stand.wire.script[0] = Flood(b": more\n\n" * 8192)
+        started = time.monotonic()
+        with pytest.raises(NetworkError, match="no whole answer came within"):
+            stand.engine.ask(HELLO, timeout=2.0, on_bytes=lambda data: time.sleep(0.05))
+        assert time.monotonic() - started < 15 * slack()
+        assert stand.wire.gone.wait(10)
+
+
+def test_an_answer_without_end_is_given_up_before_it_fills_the_machine(wired: Bench) -> None:
+    taken = 0
+
+    def count(data: bytes) -> None:
+        nonlocal taken
+        taken += len(data)
+
+    with wired.failing("500") as stand:
+        assert stand.wire is not None
+        stand.wire.script[0] = Flood(b": " + b"x" * 65_534 + b"\n\n")
+        with pytest.raises(MalformedResponseError, match=r"is not .* format \(ValueError: it is longer than 64 MiB\)"):
+            stand.engine.ask(HELLO, timeout=100.0, on_bytes=count)
+        assert taken <= 64 * 1024 * 1024 and stand.wire.gone.wait(10)
 
 
 def test_whoever_listens_may_end_it(wired: Bench) -> None:

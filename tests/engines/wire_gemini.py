@@ -84,7 +84,14 @@ class Silence:
     drip: float | None = None
 
 
-Reply = Answer | Refusal | Raw | Silence
+@dataclass(frozen=True, slots=True)
+class Flood:
+    """`data`, again and again, as fast as it is taken."""
+
+    data: bytes
+
+
+Reply = Answer | Refusal | Raw | Silence | Flood
 
 
 def error(code: int, status: str, message: str, details: Sequence[Json] = ()) -> Json:
@@ -169,6 +176,13 @@ class Wire:
                 at.close_connection = True
             case Silence() as silence:
                 self._keep_waiting(at, silence)
+            case Flood(data=said):
+                _send(at, 200, said, [("Content-Type", "text/event-stream")], more=1 << 40)
+                with contextlib.suppress(OSError):
+                    while not self._over.is_set():
+                        at.wfile.write(said)
+                self.gone.set()
+                at.close_connection = True
 
     def _keep_waiting(self, at: BaseHTTPRequestHandler, silence: Silence) -> None:
         if silence.headers or silence.data or silence.drip:
