@@ -25,7 +25,7 @@ from runner.store import workspace
 from runner.store.project import Project
 from runner.tools import Contract, Tool, ToolError, registry
 from runner.tools.agent import AgentTools
-from runner.tools.commands import Commands, bounded, folded
+from runner.tools.commands import Commands, WorkspaceAlias, bounded, folded
 from runner.trust import policy
 from runner.values import dataclass
 
@@ -202,6 +202,7 @@ def _check(session: WorkspaceSession, commit: str, line: str, redactor: Redactor
         )
     except RunnerError as error:
         raise ToolError(f"it cannot be run here: {error.what}") from error
-    text, _ = bounded(folded("\n".join(lines_of_output(kept.data()))))
-    why = session.explain(line, outcome) or ("timed out" if outcome.timed_out else "")
+    alias = WorkspaceAlias(folder, session.sandbox.place.inside(folder))
+    text, _ = bounded(folded(alias.hide_all("\n".join(lines_of_output(kept.data())))))
+    why = alias.hide_all(session.explain(line, outcome) or ("timed out" if outcome.timed_out else ""))
     return {"exit_code": outcome.code, "output": "\n".join(filter(None, (text, why)))}

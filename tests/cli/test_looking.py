@@ -152,7 +152,14 @@ def test_in_the_sandbox_it_tries_any_check_and_changes_nothing(calc: Box, sandbo
         made = calc.runner("new", "Make the failing test pass", env={**env(wire), "RUNNER_EXECUTOR": "sandbox"}, rc=0)
         test, touched, missing, log = (json.dumps(one) for one in results(wire, 1))
         assert "not seen to run here: `no-such-program`. Run" in prompt(wire, 2)
-    assert "-1 != 5" in test and "made" in touched and "cannot access" in missing and "a package with a fault" in log
+    assert (
+        "-1 != 5" in test
+        and "/workspace/test_calc.py" in test
+        and str(calc.path) not in test
+        and "made" in touched
+        and "cannot access" in missing
+        and "a package with a fault" in log
+    )
     assert "test_adds\n" in made.err and "$ no-such-program  (not tried)" in made.err
 
 
