@@ -82,7 +82,11 @@ def _begin(
     create.heed_open_questions(project)
     transitions = _transitions(project, origin)
     at = (
-        _completed_at(git, origin, transitions, revision) if isinstance(revision, str) else revision or max(transitions)
+        _completed_at(git, origin, transitions, revision)
+        if isinstance(revision, str)
+        else max(transitions)
+        if revision is None
+        else revision
     )
     if at not in transitions:
         near = sorted(sorted(transitions, key=lambda known: (abs(known - at), known))[:4])

@@ -132,7 +132,14 @@ class LineEngine:
     ) -> Response:
         """Return the model's next turn. See `Engine.ask`; `timeout` is for the whole answer, in seconds."""
         if self._line is None:
-            self._line = Line(self._form.connect, self._place)
+            try:
+                self._line = Line(self._form.connect, self._place)
+            except Exception as error:  # each SDK has its own for an address that it cannot read
+                words, place = self._readable(f"{type(error).__name__}: {error}"), self._place
+                hint = f"correct {place.address}"
+                raise RequestRefusedError(
+                    f"no request can be made to the endpoint ({words})", place.where, hint
+                ) from error
         line, form, place = self._line, self._form, self._place
         events, stream = list[Json](), _Stream()
         deadline = time.monotonic() + timeout

@@ -280,6 +280,9 @@ def _address(row: Row, environ: Mapping[str, str]) -> tuple[str, str, str]:
         parts, host, port = urlsplit(""), None, None
     if parts.scheme not in ("http", "https") or not host:
         raise UsageError("the address of the endpoint is no http:// or https:// URL", variable, f"correct {variable}")
+    if "@" in parts.netloc:  # it would be sent in the key's place, and no record would leave it out
+        hint = f"take it out of {variable}; a key has its own variable, {row.keys[-1]}"
+        raise UsageError("the address of the endpoint holds a user or a password", variable, hint)
     return url, host if port is None else f"{host}:{port}", variable
 
 

@@ -100,6 +100,7 @@ def test_between_a_step_s_work_and_its_end_it_is_refused_and_what_can_be_forked_
 def test_a_revision_that_is_none_is_refused_with_near_ones(box: Box, origin: str) -> None:
     told = box.runner("fork", "1@99", rc=2).err
     assert "no transition of 0001-a-plan ends at revision 99" in told and "near ones: 0001-a-plan@" in told
+    assert "ends at revision 0" in box.runner("fork", "1@0", rc=2).err
     assert "there is no step `x`" in box.runner("fork", "1@x", rc=2).err
     assert "is not a revision" in box.runner("fork", "1@", rc=2).err
 

@@ -113,6 +113,24 @@ def test_a_part_of_an_address_that_is_missing_is_named() -> None:
     assert told.value.hint == "set AWS_REGION"
 
 
+def test_an_address_with_a_password_is_refused_and_not_shown() -> None:
+    """It would be sent in the key's place, and stand in what an endpoint says back."""
+    environ = {"RUNNER_COMPATIBLE_URL": "http://bob:hunter2secret@127.0.0.1:1/v1"}
+    with pytest.raises(UsageError, match="holds a user or a password") as told:
+        registry.open_engine("compatible:m", environ, Path())
+    assert "hunter2secret" not in str(told.value) and "RUNNER_COMPATIBLE_KEY" in told.value.hint
+
+
+@pytest.mark.parametrize("name", ["compatible:m", "anthropic:m"])
+def test_an_address_that_no_sdk_reads_is_an_error_of_the_engine(name: str) -> None:
+    provider = name.partition(":")[0]
+    row = registry.ROWS[provider]
+    variable = row.addresses[0] if row.addresses else "RUNNER_COMPATIBLE_URL"
+    with pytest.raises(EngineError, match="endpoint") as told:
+        registry.check(name, {variable: "http://\u2603.invalid/v1", row.keys[0]: "k"}, Path())
+    assert not told.value.retryable and told.value.hint == f"correct {variable}"
+
+
 def test_a_check_asks_one_small_question() -> None:
     with serving(Answer(pieces=[[{"text": "ready"}]]), FAULTS["401"], Answer(pieces=[[]], block="SAFETY")) as wire:
         environ = {"GEMINI_API_KEY": KEY, "GEMINI_BASE_URL": wire.url}
