@@ -197,14 +197,18 @@ def kind(error: Json) -> str:
     )
 
 
-def connect(path: str) -> Connect:
-    """Return what opens OpenAI's SDK for requests to `path`."""
+def connect(path: str, *, is_openai: bool = False) -> Connect:
+    """Return what opens OpenAI's SDK for requests to `path`. `is_openai`: what the process's environment says for OpenAI (its
+    organization, project and further headers, which may hold a key) is sent along."""
 
     def opened(key: str, base_url: str, hooks: Hooks) -> tuple[Send, Callable[[], None]]:
         openai: Any = importlib.import_module("openai")
         http = openai.DefaultHttpxClient(follow_redirects=False, event_hooks=hooks)
         # A server that needs no key gets a word in its place: without one the SDK looks into the process's environment.
         client = openai.OpenAI(api_key=key or "none", base_url=base_url, max_retries=0, http_client=http)
+        if not is_openai:
+            client.organization = client.project = None
+            client._custom_headers = {}
 
         def send(model: str, body: Json, timeout: float) -> None:
             client.post(path, content=written(body), cast_to=object, options={**JSON, "timeout": timeout})

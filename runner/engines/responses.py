@@ -164,4 +164,6 @@ def _failed(event: Json) -> tuple[int, Json] | None:
     return _STATUS.get(str(error.get("code")), 500), {"error": error}
 
 
-FORM: Final = Form(body=body, texts=texts, response=response, failed=_failed, kind=kind, connect=connect("/responses"))
+FORM: Final = Form(
+    body=body, texts=texts, response=response, failed=_failed, kind=kind, connect=connect("/responses", is_openai=True)
+)

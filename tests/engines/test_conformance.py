@@ -250,6 +250,17 @@ def test_a_long_wait_is_said_as_people_say_it(wired: Bench) -> None:
         assert told.value.hint == f"wait {said}"
 
 
+def test_what_the_environment_says_for_openai_goes_to_no_other_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "Authorization: Bearer of-openai\nX-Gateway: of-openai")
+    monkeypatch.setenv("OPENAI_ORG_ID", "of-openai")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "of-openai")
+    with BENCHES["compatible"].holding("answer", tmp_path) as stand:
+        stand.engine.ask(HELLO, timeout=20)
+        assert stand.wire is not None and "of-openai" not in str(stand.wire.headers)
+
+
 def test_a_model_that_is_not_there_is_named(wired: Bench) -> None:
     with wired.failing("404") as stand, pytest.raises(RequestRefusedError, match=stand.engine.model):
         stand.engine.ask(HELLO, timeout=20)
