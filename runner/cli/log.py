@@ -274,7 +274,8 @@ def show_records(session: Session, records: Sequence[Record], *, after: int = 0,
                     session.line("  ", ("answered", "green"), f"  {asked}  {said}")
             case "undecided":
                 session.line("")
-                session.line(("nothing was decided", "red"), f"  {'; '.join(map(str, row.get('problems', ())))}")
+                problems = "; ".join(map(str, row.get("problems", ()))).replace("\n", " ")
+                session.line(("nothing was decided", "red"), f"  {problems}")
             case _:
                 session.line(f"  {row['kind']}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -181,8 +181,9 @@ class Session:
             if first:
                 self.note(f"  {_cut(first, 160)}")
             for call in record.calls:
-                told = ", ".join(_cut(text, 80) for text in map(_plain, (call.arguments or {}).values()) if text)
-                self.note(f"  · {call.name}  {_cut(told, 120)}".rstrip().replace("\n", " "))
+                self.note(
+                    f"  · {call.name}  {_cut(_told(call.name, call.arguments or {}), 120)}".rstrip().replace("\n", " ")
+                )
         elif record.kind == "results":
             for one in record.results:
                 if one.error:
@@ -301,6 +302,13 @@ def _plain(value: object) -> str:
     """Return an argument on one line, a command's words too; nothing where it has parts of its own."""
     words = value if isinstance(value, list) else [value]
     return "" if any(isinstance(word, dict | list) for word in words) else " ".join(map(str, words))
+
+
+def _told(name: str, arguments: Mapping[str, object]) -> str:
+    """Return a call's arguments on one line; of `finish` the status only where it is not `done`."""
+    if name == "finish" and arguments.get("status") == "done":
+        arguments = {key: value for key, value in arguments.items() if key != "status"}
+    return ", ".join(_cut(text, 80) for text in map(_plain, arguments.values()) if text)
 
 
 def _verdict(text: str) -> str:

@@ -52,6 +52,14 @@ def test_a_failing_check_comes_back_in_the_conversation_and_qa_takes_its_last_ru
     sound(box, protocol)
 
 
+def test_the_terminal_says_which_check_failed_and_shows_nothing_internal(box: Box, tmp_path: Path) -> None:
+    step, _ = checked(tmp_path)
+    with mind(box, say(write("a.txt", "wrong\n")), finish("I think"), say(write("a.txt", "right\n")), finish("fixed")):
+        told = box.runner("run", box.new({"01-a": step}), "--executor", "host", rc=0).err
+    assert "(run 1 of 3): exit 1, `" in told and "not_done" not in told
+    assert "  · finish  fixed\n" in told
+
+
 def test_after_the_last_run_the_work_is_on_the_branch_and_its_qa_failed(box: Box, tmp_path: Path) -> None:
     step, count = checked(tmp_path, ", rounds: 2")
     with mind(box, say(write("a.txt", "wrong\n")), finish(), finish()) as wire:
