@@ -44,6 +44,8 @@ def targets(project: Project, cwd: Path, named: tuple[str, ...]) -> dict[str, Pa
         elif at.is_file():
             if _parser(at) is not None:
                 found[name] = at
+        elif "/" in name:
+            raise UsageError(f"there is no folder or file `{name}`", str(cwd), "correct the path")
         else:
             found[lookup.find(project, name)] = None
     if named or project.git.top is None:

@@ -91,7 +91,9 @@ def command(session: Session, /, **given: Any) -> None:
         written = {file.path for file in found.files if file.is_new}
         if made is not None:
             shown = [path for path in made.paths if path not in written]
-            session.note(f"committed {len(made.paths)} files as {made.commit[:7]}{':' if shown else ''}")
+            session.note(
+                f"committed {describe.counted(len(made.paths), 'file')} as {made.commit[:7]}{':' if shown else ''}"
+            )
             for path in shown:
                 session.note(f"  {path}{', with your edits' if path in made.edited else ''}")
             if left_out := init.hooks(git):

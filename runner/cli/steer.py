@@ -152,7 +152,7 @@ def merge(
     wanted = Wanted(squash=squash, message=message, local=local, leave=leave, dry_run=dry_run)
     done = merge_protocol(project, load.find_protocol(project, protocol), wanted)
     changed = f"{counted(len(done.files), 'file')} changed"
-    brings = f"{counted(done.commits, 'commit')} more in {done.base} · {changed}"
+    brings = f"{counted(done.commits, 'new commit')} in {done.base} · {changed}"
     if done.new and dry_run:
         session.note(f"{done.protocol}  can be merged · {brings}")
         session.lines((f"  {line}",) for line in lines_of(done.message))

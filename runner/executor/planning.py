@@ -188,7 +188,7 @@ def converse(
                 continue
             if told:
                 raise NoPlanError(
-                    f"the model gave no plan that can be carried out, also when told what is wrong:\n{reasons}",
+                    f"the model wrote no valid plan, even after it was told the errors:\n{reasons}",
                     f"engine {record.engine}",
                     "nothing was made; run the same command again, or write the plan by hand",
                 ) from error

@@ -424,5 +424,5 @@ def find(name: str, tools: Mapping[str, Tool], refused: Mapping[str, str] | None
         where,
         f"did you mean {' or '.join(near)}?"
         if near
-        else f"there is {', '.join(known)}; name modules of others under `tools:`",
+        else f"there is {', '.join(known)}; list the modules of others under `tools:` in config.yaml",
     )

@@ -93,3 +93,4 @@ def test_a_protocol_is_checked_by_its_name(box: Box) -> None:
     protocol = box.new({"01-a": command("true")})
     assert box.runner("check", protocol, rc=0).out == ""
     assert "there is no protocol" in box.runner("check", "77", rc=2).err
+    assert "there is no folder or file `../plans`" in box.runner("check", "../plans", rc=2).err

@@ -612,7 +612,7 @@ def test_merge_by_squash_makes_one_commit_that_verifies(box: Box) -> None:
     base = box.git("rev-parse", "main").strip()
     told = box.runner("merge", protocol, "--squash", rc=0).err
     made = box.git("rev-parse", "main").strip()
-    assert f"merged in {made[:7]}" in told and "1 commit more in main" in told
+    assert f"merged in {made[:7]}" in told and "1 new commit in main" in told
     assert box.git("log", "-1", "--format=%P|%an", made) == f"{base}|Alice\n"
     title = box.state(protocol)["title"]
     message = box.git("log", "-1", "--format=%B", made)
@@ -633,7 +633,7 @@ def test_merge_takes_a_message_and_says_what_it_would_do(box: Box) -> None:
     assert (
         "Three letters" in told.out
         and "can be merged" in told.err
-        and "commits more in main · 7 files changed" in told.err
+        and "new commits in main · 7 files changed" in told.err
     )
     assert box.git("for-each-ref") == branches and box.git("status", "--porcelain") == ""
     box.runner("merge", protocol, "-m", "Three letters", rc=0)
