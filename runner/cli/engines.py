@@ -41,7 +41,9 @@ def _check_all(session: Session, timeout: float) -> None:
     names = _configured(session)
     if not names:
         raise UsageError(
-            "no engine is configured", "option, environment and .protocols/config.yaml", "set RUNNER_ENGINE"
+            "no engine is configured",
+            "option, environment and .protocols/config.yaml",
+            "set RUNNER_ENGINE or a provider's key; `runner engines` lists them",
         )
     failed: EngineError | None = None
     for name in names:

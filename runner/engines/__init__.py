@@ -35,7 +35,7 @@ class KeyMissingError(EngineError):
 
 
 class KeyRefusedError(EngineError):
-    """The provider refuses the key, or what it may do."""
+    """The provider refuses the key, or the key lacks a permission."""
 
 
 class QuotaError(EngineError):

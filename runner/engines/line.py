@@ -221,7 +221,7 @@ class LineEngine:
         kind, who, where = form.kind(error), place.who, place.where
         if code in (401, 403) or kind == "key":
             hint = f"set {place.variable} to a key that is valid"
-            return KeyRefusedError(f"{who} refuses the API key, or what it may do{said}", where, hint)
+            return KeyRefusedError(f"{who} refuses the API key, or it lacks a permission{said}", where, hint)
         if code == 402 or kind == "quota":
             hint = "wait for the next day, raise the quota, or use another engine with --engine"
             return QuotaError(f"the quota of the {who} account is used up{said}", where, hint)

@@ -100,7 +100,7 @@ def _compatible(
 ROWS: Final[dict[str, Row]] = {
     "gemini": Row(
         who="Gemini",
-        about="Google's Gemini, over google-genai",
+        about="Google's Gemini",
         wire=gemini.FORM,
         package="google.genai",
         extra="gemini",
@@ -112,7 +112,7 @@ ROWS: Final[dict[str, Row]] = {
     ),
     "openai": Row(
         who="OpenAI",
-        about="OpenAI's models, over its Responses",
+        about="OpenAI's models (Responses API)",
         wire=responses.FORM,
         package="openai",
         extra="openai",
@@ -136,7 +136,7 @@ ROWS: Final[dict[str, Row]] = {
     ),
     "compatible": _compatible(
         "the endpoint",
-        "any server of OpenAI's chat completions",
+        "any server with OpenAI's chat completions API",
         "{RUNNER_COMPATIBLE_URL}",
         "RUNNER_COMPATIBLE_KEY",
         is_open=True,
@@ -182,7 +182,7 @@ ROWS: Final[dict[str, Row]] = {
     ),
     "bedrock": _compatible(
         "Bedrock",
-        "models on Amazon Bedrock that have chat completions",
+        "models on Amazon Bedrock with chat completions",
         "https://bedrock-runtime.{AWS_REGION}.amazonaws.com/openai/v1",
         "AWS_BEARER_TOKEN_BEDROCK",
         address="BEDROCK_BASE_URL",
