@@ -111,7 +111,8 @@ def test_no_check_runs_on_work_that_only_people_may_do(box: Box) -> None:
 
 def test_the_findings_of_a_review_come_back_and_qa_pays_for_no_second_one(box: Box) -> None:
     script = [say(write("a.txt", "go away\n")), finish("rude"), say(text=FAIL), say(write("a.txt", "please\n"))]
-    with mind(box, *script, finish("polite"), say(text=PASS)) as wire:
+    closed = json.dumps({**json.loads(PASS), "earlier": [{"id": "1.1", "closed": True, "text": "It asks now."}]})
+    with mind(box, *script, finish("polite"), say(text=closed)) as wire:
         protocol = box.new({"01-a": agent("qa: full\n")})
         box.runner("run", protocol, rc=0)
         assert wire.wrong == [] and len(wire.bodies) == 6
