@@ -381,12 +381,28 @@ class Loop:
         unchanged = record.finish in ("malformed", "refused") and record.finish not in self._wrong
         self._wrong.append(record.finish)
         if len(self._wrong) >= WRONG_MOST:
-            self._ended = Ended("failed", f"{what}; it was the third answer in a row without a usable call")
+            why = f"{what}; it was the third answer in a row without a usable call"
+            self._ended = self._left(why) or Ended("failed", why)
         elif not unchanged:
             if turn.text and record.finish in ("stop", "length"):
                 turns.append(turn)
             turns.append(UserTurn(text=words))
         return None
+
+    def _left(self, why: str) -> Ended | None:
+        """Return the end by work that was proposed, failed its checks and was then left; None where none was proposed.
+
+        QA records what the checks find, which says more than how the model stopped.
+        """
+        if not self._failed:
+            return None
+        said = [
+            call for record in self.journal.records if isinstance(record, transcript.Response) for call in record.calls
+        ]
+        given = next(call.arguments for call in reversed(said) if call.name == "finish" and call.arguments)
+        value = given.get("result")
+        summary = f"{given.get('summary', '')} (then {why})"
+        return Ended("finished", summary, {"summary": summary, **(value if isinstance(value, dict) else {})})
 
     def _specs(self) -> tuple[ToolSpec, ...]:
         return tuple(

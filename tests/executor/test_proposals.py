@@ -71,6 +71,18 @@ def test_after_the_last_run_the_work_is_on_the_branch_and_its_qa_failed(box: Box
     sound(box, protocol)
 
 
+def test_what_the_checks_found_is_recorded_where_the_model_then_only_talks(box: Box, tmp_path: Path) -> None:
+    step, count = checked(tmp_path)
+    with mind(box, say(write("a.txt", "wrong\n")), finish("I think"), *[say(text="It is done.")] * 3) as wire:
+        protocol = box.new({"01-a": step})
+        told = box.runner("run", protocol, "--executor", "host", rc=1)
+        assert len(wire.bodies) == 5
+    assert happened(box, protocol) == ["step-finished", "qa-failed", "step-failed"] and runs(count) == 1
+    assert "wrong" in told.err and box.git("show", f"{protocol}:a.txt") == "wrong\n"
+    assert "third answer in a row" in box.runner("show", protocol, "a", rc=0).out
+    sound(box, protocol)
+
+
 def test_qa_in_another_process_or_of_other_files_runs_the_checks_itself(box: Box, tmp_path: Path) -> None:
     step, count = checked(tmp_path)
     with mind(box, say(write("a.txt", "right\n")), finish()):
