@@ -143,7 +143,7 @@ def _so_far(seen: qa.Change) -> str:
             lines += ["", one.rstrip("\n")]
             left -= len(one)
         else:
-            lines += ["", f"{one.splitlines()[0]}\n[… +{plus} −{minus} lines, not shown …]"]
+            lines += ["", one.partition("\n")[0], f"[… +{plus} −{minus} lines, not shown …]"]
     return "\n".join([*lines, *seen.left_out])
 
 

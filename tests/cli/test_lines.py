@@ -26,6 +26,7 @@ SPLIT = {
     "resources.py": "bytes of our own files",
     "protocol/transcript.py": "bytes of JSON, which escapes CR",
     "executor/journal.py": "bytes of JSON, which escapes CR",
+    "executor/workspace_session.py": "bytes of JSON, which escapes CR",
     "git/objects.py": "bytes of a commit's parents, which are hexadecimal",
     "store/worktree.py": "bytes of a file of git's",
     "tools/worker.py": "loads nothing of ours; a model reads it",
