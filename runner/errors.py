@@ -7,6 +7,7 @@ room raises is defined beside the code that raises it and derives from one of th
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -14,6 +15,13 @@ from typing import ClassVar
 def shown(text: str) -> str:
     """Return text with web addresses that have no name and token for logging in."""
     return re.sub(r"(https?://)[^/@\s]*@", r"\1", text, flags=re.IGNORECASE)
+
+
+def installs(extra: str) -> str:
+    """Return the command that installs an extra where this runner is installed: another pip would install another runner."""
+    import shlex  # here, because few messages say it
+
+    return f"{shlex.quote(sys.executable)} -m pip install 'protocol-runner[{extra}]'"
 
 
 class RunnerError(Exception):

@@ -12,14 +12,13 @@ from hashlib import sha256
 from typing import Any, Final
 
 from runner.app.chain import Chain, count
-from runner.errors import UsageError
+from runner.errors import UsageError, installs
 from runner.protocol import log, paths
 from runner.protocol.approval_file import SUFFIX
 from runner.protocol.log import RawEntry
 from runner.store import history, record
 from runner.store.project import Project
 
-INSTALL: Final = "pip install 'protocol-runner[attest]'"
 BEGINS: Final = b'{"_type": "https://in-toto.io/Statement/v1"'  # each line
 PREDICATE: Final = "https://slsa.dev/provenance/v1"
 TYPE: Final = "urn:protocol-runner:step:v1"
@@ -37,7 +36,7 @@ def attest(project: Project, protocol: str) -> bytes:
         from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
         from in_toto_attestation.v1 import statement, statement_pb2
     except ImportError as error:
-        raise UsageError("in-toto-attestation is not installed", "runner audit --attest", INSTALL) from error
+        raise UsageError("in-toto-attestation is not installed", "runner audit --attest", installs("attest")) from error
     chain = Chain(project, protocol)
     lines = []
     for slug, step in record.open_steps(dict(chain.row)):

@@ -237,7 +237,7 @@ def _kept(project: Project, seen: Snapshot, slug: str) -> str | None:
 
 
 def _continues(project: Project, seen: Snapshot, slug: str) -> bool:
-    """Return whether a retry starts from what was kept of the last attempt: of one that failed, in files that steps may change,
+    """Return whether a retry starts from the kept work of the last attempt: of one that failed, in files that steps may change,
     and without conflicts with newer commits."""
     oid = _kept(project, seen, slug)
     if oid is None or seen.state.steps[slug].status is not StepStatus.FAILED:

@@ -212,7 +212,7 @@ class Engine(Protocol):
         """Return the model's next turn.
 
         `on_text` is called with each piece of text as it comes, `on_bytes` with each piece of the response before it is parsed
-        (what is not from an endpoint has none). KeyboardInterrupt ends the request within two seconds.
+        (an answer without an endpoint has none). KeyboardInterrupt ends the request within two seconds.
 
         Raises:
             EngineError: one of its children says why there is no answer.

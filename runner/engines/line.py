@@ -341,7 +341,7 @@ class Line:
 
 
 class _Taken(BaseException):
-    """The response was read; the SDK has nothing more to do. No SDK catches what is no Exception."""
+    """The response was read; the SDK has nothing more to do. No SDK catches it, for it is no Exception."""
 
 
 class TornError(ValueError):

@@ -34,7 +34,7 @@ from runner.engines import (
 from runner.engines.line import Form, LineEngine, Place
 from runner.engines.recorded import PROVIDER as RECORDED
 from runner.engines.recorded import RecordedEngine
-from runner.errors import UsageError
+from runner.errors import UsageError, installs
 from runner.values import dataclass
 
 _MODEL: Final = re.compile(r"~?[A-Za-z0-9][A-Za-z0-9._:@-]*(/[A-Za-z0-9][A-Za-z0-9._:@-]*){0,3}")
@@ -233,7 +233,9 @@ def open_engine(name: str, environ: Mapping[str, str], base: Path) -> Engine:
         return RecordedEngine(base / what, name)
     row = ROWS[provider]
     if not _is_installed(row):
-        raise KeyMissingError(f"the package {row.package.replace('.', '-')} is not installed", where, _install(row))
+        raise KeyMissingError(
+            f"the package {row.package.replace('.', '-')} is not installed", where, installs(row.extra)
+        )
     if not _MODEL.fullmatch(what) or ".." in what:
         raise UsageError(f"`{what}` is not the name of a model", where, f"write it as {FORMS[provider]}")
     key, variable = _first(row.keys, environ)
@@ -289,7 +291,7 @@ def _address(row: Row, environ: Mapping[str, str]) -> tuple[str, str, str]:
 def missing(row: Row, environ: Mapping[str, str]) -> str:
     """Return what to do before the row can be used here, empty where nothing."""
     if not _is_installed(row):
-        return _install(row)
+        return installs(row.extra)
     named = () if _first(row.addresses, environ)[0] else dict.fromkeys(_NAMED.findall(row.base_url))
     needed = [one for one in named if not environ.get(one, "").strip()]
     is_keyed = row.is_open or _first(row.keys, environ)[0]
@@ -303,10 +305,6 @@ def _is_installed(row: Row) -> bool:
         return importlib.util.find_spec(row.package) is not None
     except ModuleNotFoundError:  # not even a package `google`
         return False
-
-
-def _install(row: Row) -> str:
-    return f"pip install 'protocol-runner[{row.extra}]'"
 
 
 def _first(names: Iterable[str], environ: Mapping[str, str]) -> tuple[str, str]:
@@ -370,7 +368,7 @@ def default_name(environ: Mapping[str, str]) -> str:
     told, hint = "no key is set", f"set {_listed(keys, 'or')}"
     if lacking is not None:
         variable, row = lacking
-        told, hint = f"{variable} is set, and {row.package.replace('.', '-')} is not installed", _install(row)
+        told, hint = f"{variable} is set, and {row.package.replace('.', '-')} is not installed", installs(row.extra)
     raise KeyMissingError(
         "there is no model to ask",
         f"looked for {_listed(keys, 'and')}: {told}",

@@ -60,7 +60,7 @@ _SYSTEM = ("/", "/dev", "/etc", "/opt", "/proc", "/run", "/sys", "/tmp", "/usr",
 class ProjectEnvironment:
     """What commands in the sandbox are shown: folders, and files that are copied; by their path below the workspace.
 
-    `top`: the path at which the workspace appears; None for its own. `home`: a folder with what is in their HOME. `outside`:
+    `top`: the path at which the workspace appears; None for its own. `home`: a folder with the content of their HOME. `outside`:
     folders and files whose content the commit only names, by path. `builds`: folders that commands get a copy of.
     """
 
@@ -213,7 +213,7 @@ def made_in(project: Project, files: Mapping[str, TreeEntry], top: Path | None) 
 
 
 def folder(project: Project) -> Path:
-    """Return the folder of what is made for steps and kept for all protocols."""
+    """Return the folder of the environments that are made for steps and kept for all protocols."""
     return project.dirs.own / "environments"
 
 
@@ -255,7 +255,7 @@ def holding(folder: Path, forms: Mapping[str, str]) -> tuple[str, str] | None:
 
 
 def unused(project: Project) -> list[Path]:
-    """Return the folders of environments that no step has used for `UNUSED`, and of those that a killed runner had begun."""
+    """Return the folders of environments that no step has used for `UNUSED`, and of those that a killed runner had started."""
     found, now = [], project.env.now()
     for one in _in(folder(project)):
         with contextlib.suppress(OSError):

@@ -1,6 +1,6 @@
 """The parts of prompts about work that exists: of earlier steps and attempts, and the findings of checks and reviews.
 
-All of it but the runner's own words is quoted as untrusted.
+All of it but the runner's instructions is quoted as untrusted.
 """
 
 from __future__ import annotations

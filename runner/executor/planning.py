@@ -1,7 +1,7 @@
 """Let a model write a plan: the prompt about the project, the questions that the model may ask, and the parsing of its answer.
 
 The model may look first: it reads the plan's base and runs tests there (`looking`); one that proposes at once pays for none of it.
-The errors of an answer are fed back once, and so are checks that nobody saw run. Each answer is journaled under its request, so
+The errors of an answer are fed back once, and so are checks that were not seen to run. Each answer is journaled under its request, so
 that the same command pays for none twice after a kill. Without a terminal the caller gets the questions: they wait in the record,
 and `write_plan` resumes the conversation in any clone. The callers turn the files into commits, after a person accepted them.
 """
@@ -131,7 +131,7 @@ def converse(
     """Return the model's plan and its files. `answer`: gives people's answers to its questions; None: it may ask none.
 
     `helped`: without a plan, people get the reason and are asked what should be different. `untried`: the checks of a draft that were
-    not seen to run; the model is told of them once.
+    not seen to run; the model gets them once.
 
     Raises:
         NoPlanError: it gave no valid plan, even after its errors were fed back. EngineError: it refused, or did not answer.
@@ -498,7 +498,7 @@ def check_new(draft: Draft, known: Mapping[str, bytes] | None = None) -> dict[st
 def outline(files: Mapping[str, bytes], untried: Sequence[str] = ()) -> Iterator[str]:
     """Yield the lines that a person wants to read before they run another's plan: the steps, and their commands.
 
-    `untried`: checks that nobody saw run.
+    `untried`: checks that were not seen to run.
     """
     for step in plans.parse(files, "the plan").steps:
         yield f"{step.number:02d}-{step.slug}  {step.header.kind}  {step.header.title}"

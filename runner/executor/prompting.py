@@ -94,7 +94,7 @@ def task(run: StepRun, earlier: Sequence[str] = ()) -> str:
 
 
 def _titled(what: str, title: str, text: str) -> str:
-    """Return a text below its title, which is left out where it is only how the text begins."""
+    """Return a text below its title, which is left out where it is only the start of the text."""
     start = " ".join(title.removesuffix("…").split())
     heading = f"# {what}" if " ".join(text.split()).startswith(start) else f"# {what}: {title}"
     return f"{heading}\n\n{text.strip()}".strip()

@@ -1,7 +1,7 @@
 """One attempt of a step: all that it works on and with, as one value.
 
 The redactor takes secrets out of everything before it is written: as they are, and in base64, hex, URL and JSON form. Of a
-command's output, `KeptOutput` holds what is written.
+command's output, `KeptOutput` holds all of it.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class StepRun:
     """One attempt of a step. `view`: the protocol at the commit where the attempt starts.
 
     `state`: that of `view` after the events that the same transition records first; `approvals`: those of them that approvals made.
-    `workspace`, `journal` and `started`, the commit that the workspace began with, are set by the step kind that uses them. `kept`: a
-    commit with the work of a failed attempt that is judged by hand, in the place of the view's, or with the work that an attempt
+    `workspace`, `journal` and `started`, the commit that the workspace started with, are set by the step kind that uses them. `kept`:
+    a commit with the work of a failed attempt that is judged by hand, in the place of the view's, or with the work that an attempt
     proposes, which says `proposed` of itself.
     """
 
@@ -249,7 +249,7 @@ class KeptOutput:
             del self._tail[: -self._part]
 
     def data(self) -> bytes:
-        """Return what is kept; a line in the middle says where something is left out."""
+        """Return the kept part; a line in the middle says where something is left out."""
         if len(self._head) + len(self._tail) == self._size:
             head = tail = self._redactor.data(bytes(self._head + self._tail))
             if len(head) <= 2 * self._half:

@@ -72,7 +72,7 @@ def empty(project: Project, commit: str) -> Iterator[str]:
 def shown(project: Project, commit: str) -> dict[str, Path]:
     """Return what the configuration says is shown of them: folders and files of the machine, by their paths in the commit.
 
-    A pointer to what the clone lacks stays one, and that is said: a step may have written it.
+    A pointer to what the clone lacks stays one, and a line says so: a step may have written it.
 
     Raises:
         StepFailedError: this clone does not have a submodule.

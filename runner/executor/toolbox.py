@@ -145,7 +145,7 @@ def open_agent_tools(run: StepRun) -> Iterator[dict[str, Tool]]:
 
 
 def offered(run: StepRun, tools: Mapping[str, Tool]) -> frozenset[str]:
-    """Return which of the tools a model is told of; it may call the others too, by the names that it knows them by.
+    """Return which of the tools a model is shown; it may call the others too, by the names that it knows them by.
 
     These are all that an agent file lists by name, and the project's own. Else those that small work needs, those that stand in for
     a shell that a rule holds back, those for memory where there is any, and each that the plan, the step or a rule names.
@@ -289,7 +289,7 @@ def _paths(
 def _below(root: str, names: Sequence[str], path: str, folders: Mapping[str, Path]) -> str | None:
     """Return the path from the root after links, as the tools find it; None where it leads out.
 
-    `names`: the root's, by which absolute paths and links begin; `folders`: what is bound over paths below it.
+    `names`: the root's, with which absolute paths and links start; `folders`: the binds over paths below it.
     """
     at, todo, links = list[str](), deque([path]), 0
     while todo:

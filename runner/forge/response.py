@@ -9,6 +9,7 @@ import importlib.util
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from runner.errors import installs
 from runner.forge import (
     ForgeError,
     ForgeProject,
@@ -130,7 +131,7 @@ class Failures:
             raise TokenMissingError(
                 f"{package} is not installed",
                 f"forge: {name}, {self.project.host}",
-                f"pip install 'protocol-runner[{name}]'",
+                installs(name),
             )
 
     def quoted(self, message: object) -> str:

@@ -197,7 +197,7 @@ def inputs(checks: Sequence[str]) -> re.Pattern[str]:
 
 
 def _literal(word: str) -> str:
-    """Return a word in which no character is a glob's."""
+    """Return an argument in which no character is a glob's."""
     return re.sub(r"([*?[])", r"[\1]", word)
 
 

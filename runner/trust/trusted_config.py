@@ -126,7 +126,8 @@ class TrustedConfig:
         """Return what of a step's work is denied, or requires an approval (ask), the strictest first. `pieces`: as for `changes`.
 
         A file that a check names requires one where an agent or a tool changed it and the trusted branch has it, or the check runs it
-        or reads there what to do; unless the step says that it makes it. `loose`: as older versions, which left out what is read.
+        or reads there what to do; unless the step says that it makes it. `loose`: as older versions, which left
+        out the files that it reads.
         """
         at = (protocol, tuple(pieces))
         if at not in self._changed:

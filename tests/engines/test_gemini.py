@@ -104,7 +104,7 @@ def test_the_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(KeyMissingError) as told:
         opened("gemini-3.8-flash", {"GEMINI_API_KEY": KEY})
     assert told.value.exit_code == 2
-    assert told.value.hint == "pip install 'protocol-runner[gemini]'"
+    assert told.value.hint == f"{sys.executable} -m pip install 'protocol-runner[gemini]'"
 
 
 def test_opening_an_engine_imports_nothing_of_the_sdk() -> None:

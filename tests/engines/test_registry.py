@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,7 @@ def test_a_key_without_its_package_says_what_to_install(monkeypatch: pytest.Monk
     with pytest.raises(KeyMissingError) as told:
         registry.default_name({"OPENAI_API_KEY": "k"})
     assert told.value.where.endswith("OPENAI_API_KEY is set, and openai is not installed")
-    assert told.value.hint.startswith("pip install 'protocol-runner[openai]'")
+    assert told.value.hint.startswith(f"{sys.executable} -m pip install 'protocol-runner[openai]'")
 
 
 def test_every_default_model_has_a_price() -> None:
