@@ -40,7 +40,7 @@ from runner.executor.step_run import Redactor
 from runner.protocol import transcript
 from runner.protocol.ids import digest
 from runner.protocol.transcript import Result, Results, Summary, Typed, Undecided
-from runner.tools import Tool, ToolError, aliases, registry
+from runner.tools import Tool, ToolError, registry
 from runner.values import dataclass
 
 LONG = 1.0  # seconds after which a call's result is journaled at once: a kill does not repeat the call
@@ -604,7 +604,7 @@ class Loop:
         """Return a call by the names of the runner's own tools, which policy and journal know."""
         if call.arguments is None:
             return call
-        name, arguments = aliases.canonical(call.name, call.arguments, self.tools)
+        name, arguments = registry.canonical(call.name, call.arguments, self.tools)
         return replace(call, name=name, arguments=arguments)
 
     def _note(self, done: list[Result], fresh: list[Result], ended: Ended | None) -> tuple[list[Result], Ended | None]:

@@ -15,7 +15,8 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from runner.errors import UsageError
-from runner.tools import Contract, Effect, Tool, ToolError, check_arguments
+from runner.protocol import aliases
+from runner.tools import Contract, Effect, Tool, ToolError, check_arguments, typed
 from runner.values import dataclass
 
 
@@ -391,6 +392,20 @@ class UnknownToolError(UsageError):
 def builtin() -> dict[str, Tool]:
     """Return the built-in tools by name."""
     return dict(BUILTIN)
+
+
+def canonical(name: str, arguments: Mapping[str, Any], tools: Mapping[str, Tool]) -> tuple[str, dict[str, Any]]:
+    """Return the name and the arguments by which the tools that are there know a call; of an unknown one, those that it has.
+
+    Text that stands for a number or a truth value is read as that.
+    """
+    name, given = aliases.named(name, arguments, tools)
+    tool = tools.get(name)
+    if tool is None:
+        return name, given
+    if tool.contract.source == "built in":
+        given = aliases.translated(name, given, tool.contract.parameters.get("properties", {}))
+    return name, typed(tool.contract, given)
 
 
 def find(name: str, tools: Mapping[str, Tool], refused: Mapping[str, str] | None = None) -> Tool:

@@ -118,6 +118,17 @@ def test_a_rule_about_a_tool_holds_for_its_other_names(box: Box) -> None:
     assert box.git("ls-tree", "-r", "--name-only", protocol, "kept") == ""
 
 
+def test_a_call_by_another_name_is_verified_by_the_line_that_ran(box: Box) -> None:
+    ruled(box, "  - deny: {argv: [sh, -c, '*bash*']}\n")
+    calls = (("shell", {"command": ["bash", "-lc", "ls"]}), ("exec_command", {"cmd": "ls"}))
+    with mind(box, say(*calls), finish()):
+        protocol = box.new({"01-x": agent()})
+        box.runner("run", protocol, rc=0)
+    results = next(one for one in transcript(box, protocol, "x.1") if one["kind"] == "results")["results"]
+    assert [(one["name"], one["error"]) for one in results] == [("shell", False)] * 2
+    sound(box, protocol)
+
+
 def test_an_agent_file_that_lists_tools_limits_their_other_names_too(box: Box) -> None:
     box.write(".protocols/agents/reader.yaml", "name: reader\nobjective: Reads.\ntools: [read_file]\n")
     box.commit("agent")

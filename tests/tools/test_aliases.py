@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from runner.tools import Contract, Tool, ToolError, check_arguments, registry
-from runner.tools.aliases import canonical
-from runner.tools.registry import contract_of, schema_of
+from runner.tools.registry import canonical, contract_of, schema_of
 from tests.tools.agent_ground import Ground, place
 
 

@@ -79,6 +79,50 @@ def test_a_call_that_nobody_was_asked_about_is_found(box: Box, alice: Person, ru
     assert all(wrong in text for _, text in found)
 
 
+def told_of(*calls: tuple[str, dict[str, object], str]) -> str:
+    """Return a transcript of a turn: (the name that the model called, its arguments, the name in the results), all by one id."""
+    asked = [{"id": "1", "name": name, "arguments": given, "problem": ""} for name, given, _ in calls]
+    usage = {"input": 1, "output": 1, "cached": 0}
+    texts = dict.fromkeys(("engine", "model", "text", "thoughts", "finish", "provider"), "")
+    said = {
+        "kind": "response",
+        "time": OF_CALL["time"],
+        **texts,
+        "calls": asked,
+        "usage": usage,
+        "usd": None,
+        "turn": None,
+        "raw": None,
+    }
+    done = [{"id": "1", "name": name, "content": "", "error": False} for *_, name in calls]
+    results = {"kind": "results", "time": OF_CALL["time"], "results": done, "tree": "", "ended": None}
+    return "".join(json.dumps(one) + "\n" for one in (said, results))
+
+
+DEPLOY = "make deploy"
+
+
+@pytest.mark.parametrize("calls", [
+    [("shell", {"command": DEPLOY}, "shell")],
+    [("exec_command", {"cmd": DEPLOY}, "shell")],
+    [("Bash", {"command": DEPLOY, "description": "ship it"}, "shell")],
+    [("run_shell_command", {"command": "deploy", "directory": "a"}, "shell")],
+    [("shell", {"command": ["bash", "-lc", DEPLOY]}, "shell")],
+    [("functions.shell", {"script": DEPLOY}, "shell")],
+    [("exec_command", {"cmd": DEPLOY}, "read_file")],
+    [("exec_command", {"cmd": DEPLOY}, "finish")],
+    [("shell", {"command": DEPLOY}, "shell"), ("shell", {"command": "ls"}, "shell")],
+])  # fmt: skip
+def test_a_call_by_another_name_hides_nothing(
+    box: Box, alice: Person, calls: list[tuple[str, dict[str, object], str]]
+) -> None:
+    govern(box, [alice], text=policy([alice], more="rules: [{deny: {argv: [sh, -c, '*deploy*']}}]\n"))
+    protocol = box.new({"01-send": "kind: agent\n"})
+    imitated(box, protocol, told_of(*calls))
+    ((rule, text),) = findings(box, protocol)
+    assert rule == "needed" and "the policy denies the call of shell" in text, text
+
+
 def test_a_transcript_that_is_none_is_found_and_hides_nothing(box: Box, alice: Person) -> None:
     outside(box)
     govern(box, [alice])

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.errors import InsufficientHistoryError, IntegrityError, RunnerError
 from runner.git import Git
-from runner.protocol import paths, plans
+from runner.protocol import aliases, paths, plans
 from runner.protocol.ids import digest
 from runner.protocol.log import RawEntry
 from runner.protocol.plans import Plan, Step
@@ -31,7 +31,7 @@ from runner.trust.trusted_config import TrustedConfig
 from runner.trust.walk import Evidence, Finding, Named, Report
 
 if TYPE_CHECKING:
-    from runner.protocol.transcript import Line
+    from runner.protocol.transcript import Call, Line, Result
 
 _OWN = ("finish", "ask_person", "publish_artifact")  # of the loop itself: they do nothing
 
@@ -192,19 +192,27 @@ def _policies(git: Git, protocol: str, commit: str) -> Iterator[str]:
 def _made(lines: Sequence[Line], start: int) -> list[tuple[str, Mapping[str, Any], bool]]:
     """Return (tool, arguments, whether it reached outside) of the calls that were made, from the line `start` on."""
     found: list[tuple[str, Mapping[str, Any], bool]] = []
-    asked: dict[str, Mapping[str, Any]] = {}
+    asked: dict[str, list[Call]] = {}  # by its id, which two calls of a turn may have; the next one last
     for number, line in enumerate(lines):
         if line.kind == "response" or line.kind == "summary":
-            asked = {call.id: call.arguments or {} for call in line.calls}
+            asked = {}
+            for call in reversed(line.calls):
+                asked.setdefault(call.id, []).append(call)
         elif number >= start and line.kind == "intent":
             found.append((line.tool, line.arguments, True))
-        elif number >= start and line.kind == "results":
-            found += [
-                (one.name, asked.get(one.id, {}), False)
-                for one in line.results
-                if not one.error and one.name not in _OWN
-            ]
+        elif line.kind == "results":
+            for one in line.results:
+                calls = asked.get(one.id, [])
+                tool, given = _as_made(one, calls.pop() if len(calls) > 1 else calls[0]) if calls else (one.name, {})
+                if number >= start and not one.error and tool not in _OWN:
+                    found.append((tool, given, False))
     return found
+
+
+def _as_made(one: Result, call: Call) -> tuple[str, Mapping[str, Any]]:
+    """Return the tool and the arguments of a call that has a result, in the runner's form."""
+    name, given = aliases.named(call.name, call.arguments or {}, (one.name,))
+    return name, aliases.translated(name, given) if name in policy.BUILT_IN else given
 
 
 def _approved(known: Sequence[RawEntry], one: Named) -> set[str]:

@@ -1,17 +1,15 @@
 """The names that models know from other tools, for those of the runner: of Gemini's, Claude's and OpenAI's own programs.
 
-A call is put into the runner's form before anything else sees it, so that policy, agent files and the journal know one name a tool.
-A tool of a project's own is never renamed.
+A call is put into the runner's form before anything else sees it, so that policy, agent files and results know one name a tool. The
+transcript has the model's own words, which verify puts into that form again. A tool of a project's own is never renamed.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any, Final
-
-from runner.tools import Tool, typed
 
 Arguments = dict[str, Any]
 MILLISECONDS: Final = 10_000  # the least timeout that is taken for milliseconds: nobody waits so many seconds
@@ -63,27 +61,23 @@ _IGNORED_IF_FALSE: Final = frozenset(("is_background", "run_in_background", "wit
 _PREFIX: Final = re.compile(r"(default_api|functions|tools|container)\.")
 
 
-def canonical(name: str, arguments: Mapping[str, Any], tools: Mapping[str, Tool]) -> tuple[str, Arguments]:
-    """Return the name and the arguments by which the tools that are there know a call; of an unknown one, those that it has.
-
-    Text that stands for a number or a truth value is read as that.
-    """
+def named(name: str, arguments: Mapping[str, Any], tools: Container[str]) -> tuple[str, Arguments]:
+    """Return the runner's name for the tool of a call, and the arguments without what was part of the name; as they are where `tools`
+    has the name, or nobody knows it."""
     given = dict(arguments)
-    if name not in tools:
-        if re.fullmatch(r"str_?replace_?based_?edit_?tool|text_?editor", name, re.IGNORECASE):
-            name, given = _text_editor(given)
-        else:
-            name = NAMES.get(re.sub(r"[_-]", "", _PREFIX.sub("", name).lower()), name)
-    tool = tools.get(name)
-    if tool is None:
+    if name in tools:
         return name, given
-    if tool.contract.source == "built in":
-        given = _renamed(given, ARGUMENTS.get(name, {}), tool.contract.parameters.get("properties", {}))
-        given = _FORMS.get(name, dict)(given)
-    return name, typed(tool.contract, given)
+    if re.fullmatch(r"str_?replace_?based_?edit_?tool|text_?editor", name, re.IGNORECASE):
+        return _text_editor(given)
+    return NAMES.get(re.sub(r"[_-]", "", _PREFIX.sub("", name).lower()), name), given
 
 
-def _renamed(given: Arguments, names: Mapping[str, tuple[str, ...]], known: Mapping[str, Any]) -> Arguments:
+def translated(tool: str, given: Arguments, known: Container[str] = ()) -> Arguments:
+    """Return the arguments of a call of a tool of the runner's by its own names for them. `known`: names that it takes for certain."""
+    return _FORMS.get(tool, dict)(_renamed(given, ARGUMENTS.get(tool, {}), known))
+
+
+def _renamed(given: Arguments, names: Mapping[str, tuple[str, ...]], known: Container[str]) -> Arguments:
     """Return arguments by the names that are known; one that is given by two names stays, for the contract to refuse."""
     ours = {other: own for own, others in names.items() for other in others}
     found: Arguments = {}
@@ -123,7 +117,7 @@ def _edit(given: Arguments) -> Arguments:
 def _one(edit: Any, beside: Arguments) -> Any:
     if not isinstance(edit, Mapping):
         return edit
-    found = _renamed({**edit, **beside}, _EDIT, dict.fromkeys(_EDIT))
+    found = _renamed({**edit, **beside}, _EDIT, _EDIT)
     if (count := _number(found.pop("expected_replacements", None))) is not None and count > 1:
         found.setdefault("all", True)
     if found.get("all") in ("true", "false"):
