@@ -140,7 +140,7 @@ def _read(given: Arguments) -> Arguments:
 
 
 def _number(value: Any) -> int | None:
-    if isinstance(value, str) and value.isdigit():
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,15}", value):
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
@@ -156,7 +156,7 @@ def _shell(given: Arguments) -> Arguments:
         if isinstance(folder, str) and folder.strip() not in ("", ".", "/workspace"):
             found["command"] = f"cd {shlex.quote(folder)} || exit\n{found.get('command', '')}"
     time = _number(found.pop("timeout_ms", None)) or _number(found.get("timeout"))
-    if time is not None and ("timeout_ms" in given or time >= MILLISECONDS):
+    if time is not None and abs(time) < 2**53 and ("timeout_ms" in given or time >= MILLISECONDS):
         found["timeout"] = time / 1000
     return found
 

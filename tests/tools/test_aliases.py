@@ -91,6 +91,8 @@ def test_a_known_name_is_the_runners_tool(
         ("replace", {"file_path": "a.py", "old_string": 3, "new_string": "y"}, "should be text"),
         ("replace", {"file_path": "a.py", "edits": "all"}, "should be a list"),
         ("shell", {"command": [1]}, "should be text"),
+        ("shell", {"command": "ls", "timeout": "²"}, "`timeout`"),
+        ("shell", {"command": "ls", "timeout": 10**400}, "`timeout`"),
     ],
 )
 def test_what_has_no_counterpart_is_refused(
