@@ -210,8 +210,10 @@ class Journal:
         """Return the records as JSON Lines: the transcript of the attempt."""
         return b"".join(map(_line, self.rows))
 
-    def take_up(self, filed: bytes) -> None:
+    def take_up(self, filed: bytes, then: Sequence[Record] = ()) -> None:
         """Append the newer records of `filed`, the attempt's valid transcript in the history, which another clone may have continued.
+
+        `then`: follows them in the same write, where there are any.
 
         Where this journal has other records than the transcript, it is useless but paid for: it is kept as `NAME.lost-1.jsonl`.
         """
@@ -221,7 +223,7 @@ class Journal:
             self._is_named = False
             self.rows, self._records, self._last, self._length = [], [], "", 0
         if newer := [json.loads(line) for line in theirs[len(self.rows) :]]:
-            self._write(newer)
+            self._write([*newer, *map(transcript.plain, then)])
         self.filed = len(theirs)
 
     def lost(self) -> Path:

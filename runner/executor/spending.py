@@ -44,12 +44,15 @@ def of(records: Sequence[Record]) -> Total:
     return total
 
 
-def open_journal(project: Project, protocol: str, name: str) -> Journal:
-    """Return a journal of the protocol's, `SLUG.ATTEMPT` or the like, with what the history has of it."""
+def open_journal(project: Project, protocol: str, name: str, then: Sequence[Record] = ()) -> Journal:
+    """Return a journal of the protocol's, `SLUG.ATTEMPT` or the like, with what the history has of it.
+
+    `then`: follows the records that this clone had not.
+    """
     journal = Journal(project.dirs.journal(protocol) / f"{name}.jsonl")
     filed = history.read(project.git, protocol, f"runs/{name}.jsonl") or b""
     transcript.parse(filed, f"runs/{name}.jsonl of {history.ref_of(protocol)}")
-    journal.take_up(filed)
+    journal.take_up(filed, then)
     if filed:
         journal.filed = journal.alike(_recorded_part(project, protocol, name))
     return journal
@@ -107,9 +110,9 @@ def told(total: Total, seconds: int = 0) -> ev.Spent:
     return spent
 
 
-def since(journal: Journal, seconds: int) -> ev.Spent:
-    """Return what the record does not have yet of a journal's cost."""
-    return told(of(journal.records[journal.filed :]), seconds)
+def since(journal: Journal, seconds: int, *more: Journal) -> ev.Spent:
+    """Return what the record does not have yet of a journal's cost, and of `more`."""
+    return told(of([line for one in (journal, *more) for line in one.records[one.filed :]]), seconds)
 
 
 def shared_budget(project: Project, protocol: str = "") -> SharedBudget | None:

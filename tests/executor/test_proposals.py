@@ -10,12 +10,13 @@ import pytest
 
 from runner.errors import MalformedFileError
 from runner.protocol.plans import parse
-from tests.conftest import Box, command
+from tests.conftest import Box, clone, command
 from tests.executor.minds import agent, finish, mind, say, sound, texts, transcript, write
 from tests.tools.agent_ground import place
 
 FAIL = json.dumps({"verdict": "FAIL", "summary": "Rude.", "findings": [{"severity": "blocker", "text": "No please."}]})
 PASS = json.dumps({"verdict": "PASS", "summary": "Fine."})
+CLOSED = json.dumps({**json.loads(PASS), "earlier": [{"id": "1.1", "closed": True, "text": "It asks now."}]})
 
 
 def checked(tmp_path: Path, more: str = "") -> tuple[str, Path]:
@@ -123,8 +124,7 @@ def test_no_check_runs_on_work_that_only_people_may_do(box: Box) -> None:
 
 def test_the_findings_of_a_review_come_back_and_qa_pays_for_no_second_one(box: Box) -> None:
     script = [say(write("a.txt", "go away\n")), finish("rude"), say(text=FAIL), say(write("a.txt", "please\n"))]
-    closed = json.dumps({**json.loads(PASS), "earlier": [{"id": "1.1", "closed": True, "text": "It asks now."}]})
-    with mind(box, *script, finish("polite"), say(text=closed)) as wire:
+    with mind(box, *script, finish("polite"), say(text=CLOSED)) as wire:
         protocol = box.new({"01-a": agent("qa: full\n")})
         box.runner("run", protocol, rc=0)
         assert wire.wrong == [] and len(wire.bodies) == 6
@@ -143,6 +143,69 @@ def test_a_review_of_an_attempt_that_did_not_finish_is_paid_for_and_filed(box: B
     assert box.state(protocol)["spent"]["input_tokens"] == 400
     assert len(transcript(box, protocol, "a.1.qa")) == 1
     sound(box, protocol)
+
+
+@pytest.mark.parametrize("lost", ["*.jsonl", "a.1.qa.jsonl"])
+def test_a_clone_that_did_not_make_the_attempt_s_reviews_knows_what_they_cost_and_asks_itself(
+    box: Box, lost: str
+) -> None:
+    script = [say(write("a.txt", "go away\n")), finish("rude"), say(text=FAIL), finish("it asks"), say(text=CLOSED)]
+    with mind(box, *script, say(text=PASS)) as wire:
+        protocol = box.new({"01-a": agent("qa: full\n")})
+        box.runner("step", protocol, rc=0)
+        assert box.state(protocol)["spent"]["input_tokens"] == 500
+        for one in (box.path / ".git").rglob(f"{protocol}/{lost}"):
+            one.unlink()
+        box.runner("run", protocol, rc=0)
+        assert wire.wrong == [] and len(wire.bodies) == 6
+    assert happened(box, protocol) == ["step-finished", "qa-passed", "step-completed"]
+    assert box.state(protocol)["spent"]["input_tokens"] == 600
+    assert [one["kind"] for one in transcript(box, protocol, "a.1.qa")] == [*["response"] * 2, "undecided", "response"]
+    sound(box, protocol)
+
+
+def test_another_process_of_the_clone_that_made_a_review_pays_for_no_second_one(box: Box) -> None:
+    with mind(box, say(write("a.txt", "please\n")), finish(), say(text=PASS)) as wire:
+        protocol = box.new({"01-a": agent("qa: full\n")})
+        box.runner("step", protocol, rc=0)
+        box.runner("run", protocol, rc=0)
+        assert len(wire.bodies) == 3
+    assert box.state(protocol)["spent"]["input_tokens"] == 300
+    sound(box, protocol)
+
+
+def test_the_budget_of_a_step_counts_reviews_that_another_clone_paid_for(box: Box) -> None:
+    script = [say(write("a.txt", "go away\n")), finish("rude"), say(text=FAIL), finish("it asks"), say(text=CLOSED)]
+    with mind(box, *script, say(text=PASS)) as wire:
+        protocol = box.new({"01-a": agent("qa: full\nbudget: {turns: 5}\n")})
+        box.runner("step", protocol, rc=0)
+        for one in (box.path / ".git").rglob(f"{protocol}/*.jsonl"):
+            one.unlink()
+        assert "turns are used up" in box.runner("run", protocol, rc=3).err
+        assert len(wire.bodies) == 5
+    assert happened(box, protocol) == ["step-finished", "budget-reached"]
+    sound(box, protocol)
+
+
+@pytest.mark.slow
+def test_qa_in_another_person_s_clone_asks_itself_and_both_clones_count_every_review_once(remote: Box) -> None:
+    remote.write(".protocols/config.yaml", "publish: always\n")
+    remote.commit("config")
+    remote.git("push", "-q", "origin", "main")
+    script = [say(write("a.txt", "go away\n")), finish("rude"), say(text=FAIL), finish("it asks"), say(text=CLOSED)]
+    with mind(remote, *script, say(text=FAIL), say(write("a.txt", "please\n")), finish(), say(text=CLOSED)) as wire:
+        protocol = remote.new({"01-a": agent("qa: full\non_failure: {retry: 1}\n")})
+        remote.runner("step", protocol, rc=0)
+        other = clone(remote, "bob")
+        other.runner("sync", protocol, rc=0)
+        other.runner("step", protocol)
+        assert happened(other, protocol) == ["step-finished", "qa-failed", "step-failed", "step-retried"]
+        assert other.state(protocol)["spent"]["input_tokens"] == 600
+        remote.runner("sync", protocol, rc=0)
+        remote.runner("run", protocol, rc=0)
+        assert wire.wrong == [] and len(wire.bodies) == 9
+    assert remote.state(protocol)["spent"]["input_tokens"] == 900
+    sound(remote, protocol)
 
 
 @pytest.mark.parametrize("then", ["fail", "block"])

@@ -11,7 +11,7 @@ from runner.errors import RefusedError, StepFailedError
 from runner.executor import asking, feedback, permissions, prompting, spending, toolbox
 from runner.executor.calls import Calls
 from runner.executor.journal import Journal
-from runner.executor.loop import Ended, Limits, Loop, Total
+from runner.executor.loop import Ended, Limits, Loop
 from runner.executor.step_run import StepRun
 from runner.executor.steps import check, review, tool, work
 from runner.executor.transition import Kind, Outcome
@@ -31,19 +31,17 @@ def carry_out(run: StepRun) -> Outcome:
     env = run.project.env
     started = env.monotonic()
     ended, engine = _loop(run)
-    transcript = run.journal.transcript()
+    transcript, reviews = run.journal.transcript(), _reviews(run)
     ran = work.Ran(
         executor=run.workspace.sandbox.name,
         environment=run.workspace.environment_name,
         engine=engine,
         transcript=digest(transcript),
-        spent=spending.since(run.journal, round(env.monotonic() - started)),
+        spent=spending.since(run.journal, round(env.monotonic() - started), reviews),
     )
     text, result = run.redactor.text(ended.text), run.redactor.value(ended.result)
     files = {history.transcript_name(run.slug, run.attempt): transcript}
-    if run.step.qa is QaPolicy.FULL and ended.outcome != "finished" and (reviews := _reviews(run)).records:
-        spent = spending.of([*run.journal.records[run.journal.filed :], *reviews.records[reviews.filed :]])
-        ran = dataclasses.replace(ran, spent=spending.told(spent, ran.spent.get("seconds", 0)))
+    if reviews.records:
         files[history.review_name(run.slug, run.attempt)] = reviews.transcript()
     outcome = _outcome(run, dataclasses.replace(ended, text=text, result=result), ran)
     return dataclasses.replace(outcome, files=files)
@@ -101,10 +99,8 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
         task = prompting.task(run, feedback.of_earlier(run, entries, review.start_of_work(run, entries)))
 
         def limits() -> Limits:  # a review within the attempt is paid from the same budgets
-            reviews = spending.of(_reviews(run).records) if run.step.qa is QaPolicy.FULL else Total()
-            return spending.limits(
-                project, run.view, run.plan, run.state, run.journal, spending.Own(own, run.timeout, reviews)
-            )
+            paid = spending.Own(own, run.timeout, spending.of(_reviews(run).records))
+            return spending.limits(project, run.view, run.plan, run.state, run.journal, paid)
 
         def check_work(result: dict[str, Any]) -> str:
             found = _found_wrong(run, run.redactor.value(result))

@@ -72,9 +72,9 @@ def of_step(run: StepRun, evidence: Sequence[ev.CheckEvidence], journal: Journal
         EngineError: no engine answered, or its answer is no verdict; the answers are in the journal.
     """
     project, view, step = run.project, run.view, run.step
-    if journal is None:
-        journal = spending.open_journal(project, view.protocol, f"{run.name}.qa")
     entries = record.events(project.git, view.protocol, view.tip)
+    if journal is None:
+        journal = _journal(run, entries)
     started = project.env.monotonic()
     seen = qa.change(project.git, view.protocol, start_of_work(run, entries), run.judged, step.checks)
     names = _judges(run)
@@ -105,6 +105,18 @@ def of_step(run: StepRun, evidence: Sequence[ev.CheckEvidence], journal: Journal
         made = qa.Report(run.slug, run.attempt, found, judge=by, author=author, tree=tree, evidence=evidence, seen=seen)
         report = run.redactor.data(made.render())
     return Reviewed(found, stopped, by, report, journal.transcript(), spending.since(journal, 0), seconds)
+
+
+def _journal(run: StepRun, entries: Sequence[log.RawEntry]) -> Journal:
+    """Return the journal of the attempt's reviews. QA takes one over that this clone was given: one that another clone filed with the
+    step's work is paid for, and does not judge it here. What another clone's QA was told is resumed from."""
+    ends = ("step-finished", "budget-reached")
+    last = next((raw.event for raw in reversed(entries) if raw.subject == run.slug and raw.event in ends), "")
+    then: list[transcript.Record] = []
+    if run.proposed is None and last == "step-finished":
+        why = ["the reviews before were made in another clone, during the attempt"]
+        then = [transcript.Undecided(kind="undecided", time=run.project.env.timestamp(), problems=why)]
+    return spending.open_journal(run.project, run.view.protocol, f"{run.name}.qa", then)
 
 
 def _request(*turns: Turn) -> Request:
