@@ -13,6 +13,7 @@ that stay inside, writing follows none. The git folder is out of reach by every 
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import errno
 import functools
@@ -24,7 +25,7 @@ import stat
 import sys
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 MOST_READ = 10_000_000  # bytes of a file
@@ -312,8 +313,12 @@ def _numbered(number: int, line: str) -> str:
     return f"{number}\t{_bounded_line(line)}"
 
 
-def _line_of(text: str, at: int) -> int:
-    return text.count("\n", 0, at) + 1
+def _lines_of(text: str, places: Iterable[int]) -> Iterator[int]:
+    """Yield the number of the line of each place, in their order: the first place in the text comes first."""
+    line, last = 1, 0
+    for at in places:
+        line, last = line + text.count("\n", last, at), at
+        yield line
 
 
 def _positions(text: str, part: str) -> list[int]:
@@ -474,7 +479,8 @@ def edit_file(root: Root, path: str, edits: list[dict[str, Any]]) -> dict[str, A
 def _edited(
     held: Text, text: str, edit: dict[str, Any], root: Root, path: str, spans: list[tuple[int, int]]
 ) -> tuple[str, list[tuple[int, int]]]:
-    """Return the text after an edit, and where it was changed by this edit and those before it (`spans`), as start and end."""
+    """Return the text after an edit, and where it was changed by this edit and those before it (`spans`): start and end of parts
+    that do not overlap, in their order."""
     old, new = held.fit(edit["old"]), held.fit(edit["new"])
     if not old:
         raise RefusedError("`old` is empty; write_file makes or replaces a whole file")
@@ -491,22 +497,35 @@ def _edited(
     if not found:
         where = _nearest(text.replace("\r\n", "\n"), old.replace("\r\n", "\n"))
         raise RefusedError(f"`old` is not in {path} (spaces count){where}")
-    lines = [_line_of(text, at) for at in found]
     if len(found) > 1 and not edit.get("all"):
+        lines = _some([*_lines_of(text, found)])
         raise RefusedError(
-            f"`old` is in {path} {len(found)} times, at lines {_some(lines)}; give more of the text around it, or `all`"
+            f"`old` is in {path} {len(found)} times, at lines {lines}; give more of the text around it, or `all`"
         )
     more = len(new) - len(old)
-    moved = [tuple(at + more * sum(one < at for one in found) for at in span) for span in spans]
-    made = [(at + more * number, at + more * number + len(new)) for number, at in enumerate(found)]
-    return text.replace(old, new), [*((start, max(start, end)) for start, end in moved), *made]
+    made = {(at + more * number, at + more * number + len(new)) for number, at in enumerate(found)}
+
+    def moved(at: int) -> int:
+        before = bisect.bisect_left(found, at)
+        is_replaced = before > 0 and at < found[before - 1] + len(old)
+        return found[before - 1] + more * (before - 1) if is_replaced else at + more * before
+
+    made |= {(moved(start), moved(end)) for start, end in spans}
+    apart = list[tuple[int, int]]()
+    for start, end in sorted(made):
+        if apart and start < apart[-1][1]:
+            apart[-1] = (apart[-1][0], max(apart[-1][1], end))
+        else:
+            apart.append((start, end))
+    return text.replace(old, new), apart
 
 
 def _changed(text: str, spans: list[tuple[int, int]]) -> str:
     """Return the changed lines with their numbers and one line around them; of many, and of a long part, some are left out."""
     lines, ranges = text.removesuffix("\n").split("\n"), list[list[int]]()
-    for start, end in sorted(spans):
-        first, last = max(1, _line_of(text, start) - 1), min(_line_of(text, max(start, end - 1)) + 1, len(lines))
+    ends = _lines_of(text, (at for start, end in spans for at in (start, max(start, end - 1))))
+    for first, last in zip(ends, ends, strict=True):
+        first, last = max(1, first - 1), min(last + 1, len(lines))
         if ranges and first <= ranges[-1][1] + 1:
             ranges[-1][1] = max(last, ranges[-1][1])
         else:

@@ -232,6 +232,23 @@ def test_edits_are_exact_and_all_or_none(ground: Ground, hand: Hand) -> None:
     assert ground.text("b.py") == "x = 9\nif x:\n    x = 9\n    y = x\n"
 
 
+def test_an_edit_of_what_the_one_before_it_changed_shows_its_own_lines(ground: Ground, hand: Hand) -> None:
+    ground.write("n", "abc\n" + "x\n" * 20)
+    edits = [{"old": "b", "new": "B"}, {"old": "aBc", "new": ""}]
+    assert hand("edit_file", path="n", edits=edits) == {"changed": "1\t\n2\tx"}
+
+
+def test_edits_of_a_hundred_thousand_places_end_in_seconds(ground: Ground, hand: Hand) -> None:
+    ground.write("big", "x\n" * 100_000)
+    edits = [{"old": "x", "new": "yy", "all": True}, {"old": "yy", "new": "z", "all": True}]
+    started = time.monotonic()
+    shown = hand("edit_file", path="big", edits=edits)["changed"]
+    assert "100000 times, at lines 1, 2, 3" in hand.refused("edit_file", path="big", edits=[{"old": "z", "new": "x"}])
+    assert time.monotonic() - started < 20  # a place compared with every other: a quarter of an hour
+    assert shown == "1\tz\n2\tz\n3\tz\n4\tz\n…\n99997\tz\n99998\tz\n99999\tz\n100000\tz"
+    assert ground.text("big") == "z\n" * 100_000
+
+
 def test_the_workspaces_real_name_is_neither_shown_nor_in_the_way(ground: Ground, hand: Hand) -> None:
     ground.write("log", f"at {ground.work}/a.txt, {ground.work}2\n")
     assert hand("read_file", path="log")["text"] == f"at /workspace/a.txt, {ground.work}2"
