@@ -32,6 +32,7 @@ from runner.values import dataclass
 TURN = 20  # transitions of one protocol before the others are looked at
 ROUND = 0.5  # seconds of work after which the refs are read anew before the next protocol
 FIRST, LONGEST = 2.0, 300.0  # seconds until what failed is tried again: at first, at most
+DAY = 86_400.0  # seconds that a provider is waited for at most, whatever it asks for
 
 Kind = Literal[
     "watching", "polling", "lost", "woke", "fetched", "unreachable", "started", "advanced", "rests", "held-up", "failed"
@@ -332,7 +333,10 @@ class _Watcher:
             kind: Kind = "held-up" if isinstance(error, InTheWayError | HeldError | RateLimitError) else "failed"
             # A provider that says until when it takes no more requests is waited for, and not asked before.
             asked = error.retry_after if isinstance(error, RateLimitError) else None
-            self._later(project, protocol, key, kind, {"reason": error.what} | _words(error), wait=asked)
+            facts = {"reason": error.what} | _words(error)
+            if asked is not None and asked > DAY:
+                asked, facts["hint"] = DAY, f"{error.hint}; `watch` waits a day at most"
+            self._later(project, protocol, key, kind, facts, wait=asked)
             return
         finally:
             project.batch = False

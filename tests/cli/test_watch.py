@@ -303,6 +303,15 @@ def test_a_provider_that_says_until_when_is_waited_for(box: Box) -> None:
             assert len(wire.bodies) == 1
 
 
+def test_a_provider_that_asks_for_years_is_asked_again_after_a_day(box: Box) -> None:
+    later = Refusal(code=429, body=error(429, "RESOURCE_EXHAUSTED", "slow"), headers=[("Retry-After", "999999999")])
+    with mind(box, later):
+        box.new({"01-a": agent()})
+        with watching(box) as found:
+            row = found.until("held-up")
+            assert (row["again"], row["hint"]) == (86400, "wait 277777 h 47 min; `watch` waits a day at most")
+
+
 @pytest.mark.slow
 def test_two_of_them_in_one_clone_do_nothing_twice(box: Box) -> None:
     count = box.path.parent / "count"
