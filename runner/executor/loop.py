@@ -396,9 +396,8 @@ class Loop:
         """
         if not self._failed:
             return None
-        said = [
-            call for record in self.journal.records if isinstance(record, transcript.Response) for call in record.calls
-        ]
+        heard = [record for record in self.journal.records if isinstance(record, transcript.Response)]
+        said = [self._canonical(call) for record in heard for call in turn_of(record).calls]
         given = next(call.arguments for call in reversed(said) if call.name == "finish" and call.arguments)
         value = given.get("result")
         summary = f"{given.get('summary', '')} (then {why})"

@@ -11,6 +11,7 @@ import pytest
 from runner.errors import MalformedFileError
 from runner.protocol.plans import parse
 from tests.conftest import Box, clone, command
+from tests.engines.wire_gemini import Answer
 from tests.executor.minds import agent, finish, mind, say, sound, texts, transcript, write
 from tests.tools.agent_ground import place
 
@@ -72,15 +73,19 @@ def test_after_the_last_run_the_work_is_on_the_branch_and_its_qa_failed(box: Box
     sound(box, protocol)
 
 
-def test_what_the_checks_found_is_recorded_where_the_model_then_only_talks(box: Box, tmp_path: Path) -> None:
+@pytest.mark.parametrize("proposal", [finish("I think"), say(("submit", {"message": "I think"}))])
+def test_what_the_checks_found_is_recorded_where_the_model_then_only_talks(
+    box: Box, tmp_path: Path, proposal: Answer
+) -> None:
     step, count = checked(tmp_path)
-    with mind(box, say(write("a.txt", "wrong\n")), finish("I think"), *[say(text="It is done.")] * 3) as wire:
+    with mind(box, say(write("a.txt", "wrong\n")), proposal, *[say(text="It is done.")] * 3) as wire:
         protocol = box.new({"01-a": step})
         told = box.runner("run", protocol, "--executor", "host", rc=1)
         assert len(wire.bodies) == 5
     assert happened(box, protocol) == ["step-finished", "qa-failed", "step-failed"] and runs(count) == 1
     assert "wrong" in told.err and box.git("show", f"{protocol}:a.txt") == "wrong\n"
-    assert "third answer in a row" in box.runner("show", protocol, "a", rc=0).out
+    said = box.runner("show", protocol, "a", rc=0).out
+    assert "third answer in a row" in said and "I think" in said
     sound(box, protocol)
 
 
