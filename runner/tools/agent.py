@@ -32,7 +32,7 @@ DESCRIPTIONS: Final = {
     "list_files": "List files below a folder. Folders of dependencies and caches are named, their files not listed.",
     "search_text": "Search files, but for dependencies and caches.",
     "run": "Run a program in the workspace, without a shell. There is no network, and what it started ends with it.",
-    "shell": "Run a line of {shell} at the top of /workspace. Folder, variables and processes end with the call.",
+    "shell": "Run a line of bash, or sh if there is none, at the top of /workspace. Folder, variables and processes end with the call.",
     "git": f"Look at the workspace's history: {', '.join(git.COMMANDS)}. It changes nothing.",
     "fetch": "Fetch a page as text, over https, of a host that is allowed.",
     "remember": "Keep a fact for later protocols, under .protocols/memory/. A name that is there is replaced.",
@@ -65,10 +65,8 @@ def _bound(
     gives: type[Value],
     do: Callable[[dict[str, Any]], dict[str, Any]],
     timeout: float,
-    **words: str,
 ) -> BoundTool:
-    about = DESCRIPTIONS[name].format(**words)
-    return BoundTool(contract_of(name, about, effect, takes, gives, timeout), takes, gives, do)
+    return BoundTool(contract_of(name, DESCRIPTIONS[name], effect, takes, gives, timeout), takes, gives, do)
 
 
 class AgentTools:
@@ -110,7 +108,7 @@ class AgentTools:
             files("list_files", "read", v.ListFilesInput, v.ListFilesOutput),
             _bound("search_text", "read", v.SearchTextInput, v.SearchTextOutput, self._search, FILES_TIMEOUT),
             _bound("run", effect, v.RunInput, v.Result, self._run, self._timeout),
-            _bound("shell", effect, v.ShellInput, v.Result, self._run, self._timeout, shell=self._shell),
+            _bound("shell", effect, v.ShellInput, v.Result, self._run, self._timeout),
             _bound("git", "read", v.GitInput, v.Result, self._git, GIT_TIMEOUT),
             _bound("fetch", "read", v.FetchInput, v.FetchOutput, self._fetch, TIMEOUT),
             files("remember", "workspace", v.RememberInput, v.RememberOutput),
