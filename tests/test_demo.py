@@ -59,7 +59,8 @@ def of_picture(script: str, file: Path) -> list[str]:
     code = f"import sys; sys.path.insert(0, sys.argv[1]); {script}"
     done = subprocess.run([sys.executable, "-c", code, str(ROOT / "demo"), str(file)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    # Only in a sandbox does the planner try checks.
+    lines = [line for line in done.stdout.splitlines() if not line.startswith("  trying `")]
     for pattern, name in MASKS:
         lines = [pattern.sub(name, line).rstrip() for line in lines]
     return lines

@@ -32,7 +32,8 @@ DESCRIPTIONS: Final = {
     "list_files": "List files below a folder. Folders of dependencies and caches are named, their files not listed.",
     "search_text": "Search files, but for dependencies and caches.",
     "run": "Run a program in the workspace, without a shell. There is no network, and what it started ends with it.",
-    "shell": "Run a line of bash, or sh if there is none, at the top of /workspace. Folder, variables and processes end with the call.",
+    "shell": "Run a line of bash, or sh if there is none, at the top of /workspace. "
+    "Folder, variables and processes end with the call.",
     "git": f"Look at the workspace's history: {', '.join(git.COMMANDS)}. It changes nothing.",
     "fetch": "Fetch a page as text, over https, of a host that is allowed.",
     "remember": "Keep a fact for later protocols, under .protocols/memory/. A name that is there is replaced.",
