@@ -218,7 +218,7 @@ def fix(term: Terminal, worktree: Path) -> None:
     tell("One step is one transition and one commit. In the first, the model works in its own workspace:")
     term.run("runner", "step", "1")
     tell(
-        "The next is QA: the tests run in a clean export of the commit, then a model reviews it in a new conversation:"
+        "The next is QA: the tests run again in a clean export of the commit. The review above was of these very files:"
     )
     term.run("runner", "step", "1")
     state = read_state(term)
