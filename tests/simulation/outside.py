@@ -124,7 +124,7 @@ def _files(work: Path, request: Mapping[str, Any] | None) -> dict[str, Any]:
     path, content = request["arguments"]["path"], request["arguments"]["content"]
     there = (work / path).exists()
     _write(work / path, content)
-    return {"result": {"path": path, "bytes": len(content), "created": not there}}
+    return {"result": {"bytes": len(content), "replaced": there}}
 
 
 def _write(path: Path, text: str) -> None:
