@@ -207,7 +207,11 @@ def test_base_says_where_it_starts(box: Box) -> None:
 
 def templates() -> list[Path]:
     root = resources.template(".")
-    ours = (path for path in root.rglob("*") if path.is_file() and path.name not in ("README.md", "gitattributes"))
+    ours = (
+        path
+        for path in root.rglob("*")
+        if path.is_file() and path.suffix != ".gitattributes" and path.name not in ("README.md", "gitattributes")
+    )
     return sorted(path for path in ours if not {"audit", "ci", "github", "gitlab"} & set(path.relative_to(root).parts))
 
 

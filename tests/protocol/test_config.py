@@ -35,6 +35,7 @@ filters: [lfs]
 ci: block
 checks: make test
 qa: {on_ci: true}
+review: {aspects: [security]}
 clarifications: block
 """
     found = config.parse(text.encode(), "c.yaml")

@@ -76,10 +76,12 @@ def test_wrong_arguments_are_told_and_nulls_are_as_if_left_out(hand: Hand) -> No
 
 
 def test_the_loops_tools_read_their_arguments() -> None:
-    done = registry.read_arguments(registry.FINISH, registry.FinishInput, {"summary": "done", "result": {"n": 1}})
-    assert (done.summary, done.result) == ("done", {"n": 1})
+    done = registry.read_arguments(
+        registry.FINISH, registry.FinishInput, {"status": "done", "summary": "done", "result": {"n": 1}}
+    )
+    assert (done.status, done.summary, done.result) == ("done", "done", {"n": 1})
     with pytest.raises(ToolError, match="`summary` is missing"):
-        registry.read_arguments(registry.FINISH, registry.FinishInput, {})
+        registry.read_arguments(registry.FINISH, registry.FinishInput, {"status": "done"})
 
 
 # --- reading -----------------------------------------------------------------------------------------------------------
