@@ -240,7 +240,7 @@ def _deciding(name: str, data: bytes | None) -> object:
             told = tomllib.loads((data or b"").decode()).get("tool", {})
             return told.get("pytest"), told.get("tox")
         case "setup.cfg":
-            parts = re.split(r"(?m)^(?=\[)", (data or b"").decode("utf-8-sig").replace("\r", "\n"))
+            parts = re.split(r"(?m)^(?=\[)", "\n".join((data or b"").decode("utf-8-sig").splitlines()))
             return [part for part in parts if re.match(r"\[[^\]]*(?:pytest|tox)", part)]
     return data
 

@@ -28,6 +28,7 @@ SPLIT = {
     "executor/journal.py": "bytes of JSON, which escapes CR",
     "executor/workspace_session.py": "bytes of JSON, which escapes CR",
     "git/objects.py": "bytes of a commit's parents, which are hexadecimal",
+    "trust/programs.py": "setup.cfg, of which pytest takes the lines so",
     "store/worktree.py": "bytes of a file of git's",
     "tools/worker.py": "loads nothing of ours; a model reads it",
 }

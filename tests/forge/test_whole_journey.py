@@ -74,7 +74,7 @@ def test_from_init_to_merged(team: Team, request: pytest.FixtureRequest) -> None
         steps = {
             "01-a": command(looks.format("a.txt"), "outputs: [a.txt]\n"),
             "02-b": agent("agent: analyst\napproval: before\noutputs: [b.txt]\n")
-            + 'qa: {policy: light, checks: ["grep -q TWO b.txt"]}\n',
+            + 'qa: {policy: light, checks: ["grep -q TWO b.txt"], rounds: 1}\n',
             "03-d": command(looks.format("d.txt"), "outputs: [d.txt]\n"),
         }
         protocol = team.runner("new", "Tell them", "--plan", box.plan(steps), rc=0).out.strip()
