@@ -129,6 +129,7 @@ def load_yaml(text: str, where: str, *, loader: Any = LOADER) -> tuple[Any, Line
             text.count("\n", 0, text.index(BOM)) + 1,
             "remove the character",
         )
+    last = text.count("\n")
     lines: Lines = {}
     root: list[Any] = []
     stack: list[tuple[Any, Path]] = []  # open containers and their paths
@@ -156,7 +157,7 @@ def load_yaml(text: str, where: str, *, loader: Any = LOADER) -> tuple[Any, Line
     try:
         for event in yaml.parse(text, Loader=loader):
             mark = getattr(event, "start_mark", None)
-            line = mark.line + 1 if mark else 1
+            line = min(mark.line, last) + 1 if mark else 1  # libyaml puts an empty value behind the end of the text
             anchor, tag = getattr(event, "anchor", None), getattr(event, "tag", None)
             if isinstance(event, yaml.AliasEvent):
                 raise refuse(f"a YAML alias, *{shown(str(anchor))}", line, "write the value out")

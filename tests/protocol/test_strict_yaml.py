@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from runner.errors import MalformedFileError
@@ -130,6 +130,7 @@ def test_what_is_resolved_is_json_and_finite(text: str) -> None:
 
 
 @given(st.text(max_size=60) | st.text(alphabet="ab: -[]{}#&*!|>'\"%@`\n\t\r?,.~<0", max_size=60))
+@example("---")
 def test_arbitrary_text_is_read_or_refused(text: str) -> None:
     for parser in LOADERS:
         try:
