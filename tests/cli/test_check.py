@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
+from runner.cli import check
 from tests.conftest import Box, command
 from tests.people import governed, person
 
@@ -87,6 +90,13 @@ def test_a_role_that_nobody_has_is_found_before_the_protocol_waits_for_it(tmp_pa
     box = governed(tmp_path, [person(tmp_path, "alice")])
     step = "---\ntitle: A\nkind: command\nrun: 'true'\napproval: {when: before, roles: [ops]}\n---\n"
     assert any("nobody is in the role `ops`" in one["what"] for one in found(box, plan(box, {"01-a": step})))
+
+
+def test_the_hook_of_pre_commit_runs_this_command_for_files_of_protocols() -> None:
+    (hook,) = yaml.safe_load((Path(__file__).parents[2] / ".pre-commit-hooks.yaml").read_text())
+    assert hook["id"] == "runner-check" and hook["entry"].split() == ["runner", "check"]
+    assert check.command.name == "check" and hook["language"] == "python"
+    assert re.search(hook["files"], ".protocols/config.yaml") and not re.search(hook["files"], "src/app.py")
 
 
 def test_a_protocol_is_checked_by_its_name(box: Box) -> None:

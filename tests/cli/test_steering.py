@@ -723,6 +723,9 @@ def test_merge_says_how_where_it_cannot(remote: Box) -> None:
             assert "merge its request, then runner sync 1" in said.out + said.err
         row = box.runner("show", protocol, "--json", rc=0, env={"RUNNER_PUBLISH": publish}).json()
         assert row["command"] == "runner sync 1"
+        assert "`runner merge 1 --local` merges it here" in told.err
+    box.runner("merge", protocol, "--local", rc=0)
+    assert box.git("rev-parse", "main^2") == box.git("rev-parse", protocol)
 
 
 @pytest.mark.parametrize("publish", mostly_slow(["ask", "always", "never"], 1))
