@@ -133,9 +133,8 @@ def _refuse_uncommitted(project: Project, protocol: str) -> None:
     for tree in worktree.on_branch(project.git, project.branch(protocol)):
         names = worktree.unsaved(project.git, tree)
         if names:
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             raise RefusedError(
-                f"changes in its worktree are in no commit: {', '.join(names[:5])}{more}",
+                f"changes in its worktree are in no commit: {_few(names)}",
                 str(tree.path),
                 f"commit them there, or `runner merge {number(protocol)} --leave` merges without them",
             )
@@ -189,11 +188,14 @@ def _elsewhere(project: Project, state: State) -> RefusedError:
     )
 
 
+def _few(names: list[str]) -> str:
+    return f"{', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
+
+
 def _conflict(project: Project, protocol: str, base: str, conflicts: list[str]) -> RefusedError:
     name = ids.branch_of(project.pattern, protocol)
-    more = f" and {len(conflicts) - 5} more" if len(conflicts) > 5 else ""
     return RefusedError(
-        f"{protocol} and {base} conflict: {', '.join(conflicts[:5])}{more}",
+        f"{protocol} and {base} conflict: {_few(conflicts)}",
         f"nothing was changed; base `{base}`",
         f"`git switch {base} && git merge {name}`, resolve it, commit; `runner status {number(protocol)}` then shows it as merged",
     )

@@ -23,7 +23,6 @@ from runner.protocol.model_answers import Verdict
 from runner.store import history, transaction
 from runner.trust.transitions import transitions_below
 
-RESULT_LIMIT = 4_000  # characters of one earlier result
 REPORT_LIMIT = 16_000  # characters of the report of a review
 DIFF_LIMIT = 6_000  # characters of the diffs so far
 NAMES_MOST = 50  # files of an earlier step, or of an earlier attempt
@@ -81,7 +80,7 @@ def _of_steps(run: StepRun, entries: Sequence[RawEntry]) -> Iterator[str]:
             lines.append(f"files: {', '.join(names[:NAMES_MOST])}{more}")
         said = _summaries(entries, slug)
         lines += [f"summary of attempt {number}: {text}" for number, text in said[:-1]]
-        shown = json.dumps(result, indent=1, ensure_ascii=False)[:RESULT_LIMIT]
+        shown = json.dumps(result, indent=1, ensure_ascii=False)[: prompting.RESULT_LIMIT]
         yield prompting.fence("\n".join([*lines, shown]), f"what the step {slug} did, and its result")
 
 
@@ -91,7 +90,7 @@ def _summaries(entries: Sequence[RawEntry], slug: str) -> list[tuple[int, str]]:
     for raw in entries:
         result = raw.fields.get("result")
         if raw.event == "step-finished" and raw.subject == slug and isinstance(result, dict) and result.get("summary"):
-            found[int(raw.fields.get("attempt", 0))] = str(result["summary"])[:RESULT_LIMIT]
+            found[int(raw.fields.get("attempt", 0))] = str(result["summary"])[: prompting.RESULT_LIMIT]
     return sorted(found.items())
 
 
@@ -103,10 +102,9 @@ def _files_of(run: StepRun, entries: Sequence[RawEntry]) -> dict[str, list[str]]
         for below in transitions_below(git, run.view.protocol, run.view.tip):
             for revision in below.revisions:
                 if revision in works and below.commit.parents:
-                    changed = git.changed(below.commit.parents[0], below.commit.oid)
-                    found.setdefault(works[revision], set()).update(
-                        path for path in changed if not transaction.paths_outside([path])
-                    )
+                    changed = set(git.changed(below.commit.parents[0], below.commit.oid))
+                    changed.difference_update(transaction.paths_outside(changed))
+                    found.setdefault(works[revision], set()).update(changed)
     return {slug: sorted(names) for slug, names in found.items() if names}
 
 
@@ -155,7 +153,7 @@ def _findings(run: StepRun, entries: Sequence[RawEntry]) -> str:
                 continue  # the verdict before it says more
             told, number = [str(raw.fields.get("reason", ""))], 0
             for check in raw.fields.get("evidence", []):
-                is_command = check["check"] != log.REVIEW and not check["check"].startswith("outputs: ")
+                is_command = log.is_command(check["check"])
                 number += is_command
                 if check["code"]:
                     name = history.output_name(run.slug, int(raw.fields["attempt"]), number)

@@ -125,13 +125,10 @@ def open_tools(
                 _refuse(project, line)
             return _check(session, commit, line, loop.redactor)
 
-        tools: dict[str, Tool] = {}
-        for one, tool in _reading(session).tools.items():
-            if one in READING:
-                tools[one] = Deferred(tool.contract, call(one))
-        any_command = (
-            session.sandbox.name != "host"
-        )  # where nothing keeps a command in its place, it is one of the project's
+        contracts = {one: tool.contract for one, tool in _reading(session).tools.items() if one in READING}
+        tools: dict[str, Tool] = {one: Deferred(contract, call(one)) for one, contract in contracts.items()}
+        # Where nothing keeps a command in its place, it is one of the project's.
+        any_command = session.sandbox.name != "host"
         if not any_command:
             commands = project.config.checks
         if commands:

@@ -184,9 +184,8 @@ class Loop:
     total: Total = field(default_factory=Total)
     shared_budget: SharedBudget | None = None
     _began: float = 0.0
-    _wrong: list[str] = field(
-        default_factory=list
-    )  # the `finish` of the last answers in a row of which nothing could be made
+    # The `finish` of the last answers in a row of which nothing could be made.
+    _wrong: list[str] = field(default_factory=list)
     _failed: int = 0  # proposals whose checks failed
     _is_cut: bool = False  # whether an answer was cut off at the output limit
     _ended: Ended | None = None  # by the last answer, if nothing could be made of it
@@ -496,9 +495,8 @@ class Loop:
                 else "no time is left"
             )
         weight = self._weight(request)
-        asked = Usage(
-            input=weight, output=request.max_output, cache_write=weight
-        )  # what is written to a cache costs most
+        # What is written to a cache costs most.
+        asked = Usage(input=weight, output=request.max_output, cache_write=weight)
         used = total.tokens
         if limits.tokens is not None and used + asked.input + asked.output > limits.tokens:
             raise BudgetStop(

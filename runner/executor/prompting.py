@@ -25,8 +25,7 @@ EXECUTORS = ("AGENTS.md",)  # what an agent step is told; CONTRIBUTING.md is for
 INSTRUCTIONS_LIMIT = 24_000  # characters of one instruction file
 MEMORY_LIMIT = 6_000  # characters of all memory; one fact has half of them at most
 NAMES_LIMIT = 600  # characters of the names of facts that are left out
-RESULT_LIMIT = 4_000  # characters of one earlier result
-REPORT_LIMIT = 16_000  # characters of the report of a review
+RESULT_LIMIT = 4_000  # characters of the result of one step
 # Characters, about three to a token, of each part about the project.
 ALL_INSTRUCTIONS_LIMIT = 12_000
 TREE_LIMIT = 12_000

@@ -74,6 +74,11 @@ def output_check(glob: str) -> str:
     return f"outputs: {cut(glob)}"
 
 
+def is_command(check: str) -> bool:
+    """Return whether a check of QA's evidence is a command, by its name: no promised file, and no model's verdict."""
+    return check != REVIEW and not check.startswith(output_check(""))
+
+
 def is_bare(text: str) -> bool:
     """Return whether a text needs no quotes."""
     return BARE.fullmatch(text) is not None and _JSON_WORD.fullmatch(text) is None

@@ -294,7 +294,7 @@ class Walk:
             told = [
                 check["check"] for event in parsed.events if isinstance(event, ev.QaPassed) for check in event.evidence
             ]
-            named = tuple(one for one in told if one != log.REVIEW and not one.startswith(log.output_check("")))
+            named = tuple(filter(log.is_command, told))
             return ((), named or ("unknown",))
         if now not in self._checks:
             self._checks[now] = self._checks_of(now)

@@ -96,7 +96,8 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
     with asking.open_engines(project, names, run.slug) as engines, toolbox.open_agent_tools(run) as tools:
         is_first = run.attempt == 1 and not any(result is not None for result in run.results.values())
         entries = () if is_first else record.events(project.git, run.view.protocol, run.view.tip)
-        task = prompting.task(run, feedback.of_earlier(run, entries, review.start_of_work(run, entries)))
+        before = review.start_of_work(run, entries) if run.attempt > 1 else run.view.tip
+        task = prompting.task(run, feedback.of_earlier(run, entries, before))
 
         def limits() -> Limits:  # a review within the attempt is paid from the same budgets
             paid = spending.Own(own, run.timeout, spending.of(_reviews(run).records))
@@ -172,9 +173,10 @@ def _is_checkable(run: StepRun, commit: str) -> bool:
     has to approve before its QA, which then has another environment."""
     git, tip = run.project.git, run.view.tip
     found = git.commit(commit)
-    if found is None or transaction.paths_outside(git.changed(tip, commit)):
+    if found is None:
         return False
-    if permissions.changes_setup(run, git.changed(tip, commit)):
+    changed = git.changed(tip, commit)
+    if transaction.paths_outside(changed) or permissions.changes_setup(run, changed):
         return False
     return not isinstance(permissions.judge_result(run, Result((tip, found.tree))), Denied)
 

@@ -34,7 +34,6 @@ ASPECTS: Final = {
     "tests": "tests that were weakened, skipped or deleted, and changes that no test would notice",
 }
 TIMEOUT = 1200.0  # seconds that a review may take in all
-RESULT_LIMIT = 4_000  # characters of the step's result
 
 
 class UndecidedError(EngineError):
@@ -83,9 +82,8 @@ def of_step(run: StepRun, evidence: Sequence[ev.CheckEvidence], journal: Journal
         loop = asking.questioner(project, journal, engines, run.redactor, _limits(run, journal), view.protocol)
         loop.told = project.env.hear
         reviews, own = _earlier(run), _verdicts(journal.records)
-        for rounds in range(
-            len(own) + 1
-        ):  # a review that was made is found by what it was asked, which had the ones before it
+        # A review that was made is found by what it was asked, which had the ones before it.
+        for rounds in range(len(own) + 1):
             before = _open_findings([*reviews, *own[:rounds]])
             task = run.redactor.text(_task(run, evidence, seen, before))
             if loop.known(_request(UserTurn(text=task))):
@@ -284,7 +282,7 @@ def _task(run: StepRun, evidence: Sequence[ev.CheckEvidence], seen: qa.Change, b
         )
     result = run.proposed or run.state.steps[step.slug].result
     if result is not None:
-        shown = json.dumps(result, indent=1, ensure_ascii=False)[:RESULT_LIMIT]
+        shown = json.dumps(result, indent=1, ensure_ascii=False)[: prompting.RESULT_LIMIT]
         parts.append(prompting.fence(shown, "what the step says of itself"))
     if seen.touched.lines():
         told = "\n".join(seen.touched.lines())
