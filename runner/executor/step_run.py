@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from runner.errors import MalformedFileError
 from runner.protocol import paths
@@ -33,6 +33,12 @@ ROUNDS = 3  # of a model's work and its checks in an attempt, where nothing else
 OUTPUT_LIMIT = 1024 * 1024  # bytes of a command's output that are kept
 _CHUNK = 64 * 1024
 SHORTEST = 8  # a shorter value would take words out of ordinary text
+# The password of an address, or what stands there alone, as tokens do over HTTP; and headers that authenticate.
+_IN_ADDRESSES = re.compile(r"\b(?:[a-z][a-z0-9+.-]*://[^\s/:@]*:([^\s/@]+)@|https?://([^\s/:@]+)@)", re.IGNORECASE)
+_IN_HEADERS = re.compile(
+    r"^[\w-]*(?:auth|key|token|secret|password|cookie|credential)[\w-]*[ \t]*:[ \t]*(?:(?:Bearer|Basic)[ \t]+)?(\S.*?)[ \t\r]*$",
+    re.IGNORECASE | re.MULTILINE,
+)
 _NAMES = re.compile(r"(?:^|_)(?:API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:$|_)", re.IGNORECASE)
 
 
@@ -165,7 +171,8 @@ def agent_of(project: Project, plan: Plan, step: Step, where: str) -> AgentFile 
 
 
 class Redactor:
-    """Knows the values that must not be written: those of variables whose names say what they hold, or that are `named`.
+    """Knows the values that must not be written: those of variables whose names say what they hold, or that are `named`; in all
+    others the passwords of addresses, in `*_CUSTOM_HEADERS` the headers that authenticate.
 
     `forms`: the texts by which a value is known, and its variable's name.
     """
@@ -173,12 +180,21 @@ class Redactor:
     def __init__(self, environ: Mapping[str, str], named: Collection[str] = ()) -> None:
         forms: dict[str, str] = {}
         for name, value in environ.items():
-            if len(value) < SHORTEST or not (name in named or _NAMES.search(name)):
-                continue
-            raw = value.encode()
-            for form in (value, json.dumps(value)[1:-1], *_urls(value), raw.hex(), raw.hex().upper(), *_base64(raw)):
-                if len(form) >= SHORTEST:
-                    forms[form] = name
+            secrets = [value] if name in named or _NAMES.search(name) else _inside(name, value)
+            for secret in secrets:
+                if len(secret) < SHORTEST:
+                    continue
+                raw = secret.encode("utf-8", "surrogateescape")
+                for form in (
+                    secret,
+                    json.dumps(secret)[1:-1],
+                    *_urls(secret),
+                    raw.hex(),
+                    raw.hex().upper(),
+                    *_base64(raw),
+                ):
+                    if len(form) >= SHORTEST:
+                        forms[form] = name
         self.forms = forms
         longest_first = sorted(forms, key=len, reverse=True)
         self.longest = max((len(form.encode("utf-8", "surrogateescape")) for form in forms), default=0)  # bytes
@@ -208,9 +224,18 @@ class Redactor:
         return value
 
 
+def _inside(name: str, value: str) -> list[str]:
+    """Return the secrets in a variable that is not one as a whole; what an address quotes, also unquoted."""
+    found = [hit[1] or hit[2] for hit in _IN_ADDRESSES.finditer(value)] if "@" in value else []
+    found += [unquote(secret) for secret in found]
+    if name.upper().endswith("_CUSTOM_HEADERS"):  # of the providers' SDKs
+        found += _IN_HEADERS.findall(value)
+    return found
+
+
 def _urls(value: str) -> list[str]:
     """Return the forms of a value in a URL: as a part of it, or as a path; programs differ in the case of the digits."""
-    found = [quote(value, safe=""), quote(value)]
+    found = [quote(value, safe=safe, errors="surrogateescape") for safe in ("", "/")]
     return [*found, *(re.sub("%..", lambda match: match[0].lower(), form) for form in found)]
 
 

@@ -43,3 +43,33 @@ def test_values_keys_and_bytes() -> None:
 )
 def test_a_secret_with_signs_in_it_is_known_in_urls_and_in_json(form: str) -> None:
     assert Redactor({"API_KEY": 'abc/def="ghi'}).text(f"x {form} y") == "x [API_KEY] y"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "secret"),
+    [
+        ("HTTPS_PROXY", "http://alice:hunter2-hunter2@proxy.example:3128", "hunter2-hunter2"),
+        ("https_proxy", "http://alice:hunter2%2Fhunter2@proxy.example:3128/", "hunter2/hunter2"),
+        ("PIP_EXTRA_INDEX_URL", "https://a.example/simple https://glpat-abcdefgh@b.example/simple", "glpat-abcdefgh"),
+        ("DATABASE_URL", "postgres://app:correct-horse@db/app", "correct-horse"),
+        ("OPENAI_CUSTOM_HEADERS", "X-Team: platform-team\nAuthorization: Bearer gateway-key-1", "gateway-key-1"),
+        ("ANTHROPIC_CUSTOM_HEADERS", "x-gateway-key: gateway-key-2", "gateway-key-2"),
+    ],
+)
+def test_a_secret_inside_an_address_or_a_header_is_known(name: str, value: str, secret: str) -> None:
+    said = Redactor({name: value}).text(f"refused {secret} by {value}")
+    assert secret not in said and said.startswith(f"refused [{name}] by ")
+
+
+def test_what_is_no_secret_in_an_address_or_a_header_stays() -> None:
+    environ = {
+        "HTTPS_PROXY": "http://proxy.example:3128",
+        "ORIGIN": "ssh://somebody@git.example/p",
+        "OPENAI_CUSTOM_HEADERS": "X-Team: platform-team",
+    }
+    said = "somebody of platform-team at proxy.example:3128"
+    assert Redactor(environ).text(said) == said
+
+
+def test_a_secret_that_is_no_utf_8_is_known() -> None:
+    assert Redactor({"API_KEY": "abcdefgh\udcff"}).data(b"x abcdefgh\xff y") == b"x [API_KEY] y"
