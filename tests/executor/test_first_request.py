@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from runner.app.describe import money
+from runner.executor import starting
 from tests.conftest import Box
 from tests.engines.wire_gemini import Answer
 from tests.executor.minds import ENGINE, agent, finish, mind, say, sound, texts, transcript
@@ -158,3 +160,64 @@ def test_cached_input_costs_its_own_price_and_show_says_how_much_it_was(box: Box
         assert money(spent[-1]) in said and len(money(spent[-1])) <= 6
         sound(box, protocol)
     assert spent[1] < spent[0] / 2
+
+
+FAILS = 'qa: {checks: ["sh check.sh"]}\n'
+
+
+def checked(box: Box, script: str) -> None:
+    """Put a check onto the trusted branch."""
+    box.write("check.sh", script)
+    box.commit("a check")
+    push(box)
+
+
+def test_the_first_request_has_the_files_and_what_the_checks_find_before_the_work(box: Box) -> None:
+    checked(box, "echo canary at $PWD; seq 1000; test -f done.txt || { echo no done.txt; exit 7; }\n")
+    with mind(box, say(("write_file", {"path": "done.txt", "content": "x\n"})), finish(), finish()) as wire:
+        first, second = (box.new({"01-x": agent(FAILS)}, title=name) for name in ("One", "Two"))
+        box.runner("run", first, rc=0)
+        box.runner("step", second)
+    said = texts(wire.bodies[0])
+    assert "<<<untrusted files of the repository\nREADME.md\ncheck.sh\nsrc/app.py\n" in said
+    assert "Before your work, the step's checks fail:\n<<<untrusted what the checks found\n" in said
+    assert "sh check.sh: exit 7\n" in said and "\nno done.txt\n" in said and len(said) < 7_000
+    assert said.split("Before your work")[1] == texts(wire.bodies[2]).split("Before your work")[1]
+    sound(box, first)
+
+
+def test_checks_run_once_before_the_work_on_the_same_files_and_never_again_where_they_are_slow(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starting, "SECONDS", 1.0)
+    checked(box, "sleep 20\n")
+    with mind(box, *[say(("no_such_tool", {}))] * 9) as wire:
+        for name in ("One", "Two"):
+            began = time.monotonic()
+            protocol = box.new({"01-x": agent("budget: {turns: 1}\n" + FAILS)}, title=name)
+            box.runner("step", protocol)
+            assert "Before your work" not in texts(wire.bodies[-1])
+        assert time.monotonic() - began < 15
+
+
+def test_checks_that_pass_before_the_work_are_one_line(box: Box) -> None:
+    checked(box, "echo canary\n")
+    with mind(box, finish()) as wire:
+        box.runner("run", box.new({"01-x": agent(FAILS)}), rc=0)
+    said = texts(wire.bodies[0])
+    assert "Before your work, all the step's checks pass." in said and "canary" not in said
+
+
+def test_without_checks_the_manifest_says_how_the_project_is_tested(box: Box) -> None:
+    box.write(
+        "pyproject.toml", "[project]\nname = 'x'\n\n[tool.pytest.ini_options]\ntestpaths = 'checks'\n\n[tool.ruff]\n"
+    )
+    checked(box, "")
+    said = texts(first(box))
+    assert "pyproject.toml:\n[tool.pytest.ini_options]\ntestpaths = 'checks'\nuntrusted>>>" in said
+
+
+def test_a_step_with_a_tool_that_reaches_outside_starts_without_untrusted_text(box: Box) -> None:
+    box.env["RUNNER_EXECUTOR"] = "host"
+    ruled(box, "  - allow: {tool: shell}\n")
+    assert "<<<untrusted" not in texts(first(box))

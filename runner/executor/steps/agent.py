@@ -8,7 +8,7 @@ from typing import Any
 from runner import resources
 from runner.engines import EngineError
 from runner.errors import RefusedError, StepFailedError
-from runner.executor import asking, feedback, permissions, prompting, spending, toolbox
+from runner.executor import asking, feedback, permissions, prompting, spending, starting, toolbox
 from runner.executor.calls import Calls
 from runner.executor.journal import Journal
 from runner.executor.loop import Ended, Limits, Loop
@@ -97,7 +97,7 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
         is_first = run.attempt == 1 and not any(result is not None for result in run.results.values())
         entries = () if is_first else record.events(project.git, run.view.protocol, run.view.tip)
         before = review.start_of_work(run, entries) if run.attempt > 1 else run.view.tip
-        task = prompting.task(run, feedback.of_earlier(run, entries, before))
+        task = prompting.task(run, [*starting.of(run, tools), *feedback.of_earlier(run, entries, before)])
 
         def limits() -> Limits:  # a review within the attempt is paid from the same budgets
             paid = spending.Own(own, run.timeout, spending.of(_reviews(run).records))
