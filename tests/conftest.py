@@ -429,6 +429,9 @@ def remote(tmp_path: Path) -> Iterator[Box]:
     yield box
 
 
+JOBS = {"RUNNER_PACKAGE": "protocol-runner"}  # what CI jobs install, for `init --ci`
+
+
 def add_origin(box: Box) -> Path:
     """Give a box an `origin`, a bare repository beside it, and return that."""
     bare = box.path.parent / "origin.git"

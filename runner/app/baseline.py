@@ -63,6 +63,15 @@ def noted(project: Project, commit: str) -> Tried | None:
     return one if all(path.startswith(ours) for path in git.changed(known, commit)) else None
 
 
+def failed(project: Project, line: str) -> bool:
+    """Return whether a command was noted last, and failed then, on whatever commit."""
+    try:
+        told: Mapping[str, Any] = json.loads((project.dirs.own / "tests.json").read_bytes())
+        return told["line"] == line and told["passed"] is False
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def failing(project: Project, start: str) -> Tried | None:
     """Return how the default check failed before any change, if that is noted of the commit that work starts at."""
     one = noted(project, start) if project.config.checks else None

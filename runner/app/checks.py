@@ -136,8 +136,11 @@ def tried(
 
 
 def best(ended: Sequence[Tried]) -> Tried | None:
-    """Return the test command: one that says how many tests passed, else one that passed, else one whose tests fail."""
-    run = [one for one in ended if not one.lacks]
+    """Return the test command: one that says how many tests passed, else one that passed, else one whose tests fail; but not
+    unittest's where they fail and pytest is missing."""
+    no_pytest = any(one.lacks.startswith("pytest is not installed") for one in ended)
+    # Tests that fail under unittest are likely to be those that import pytest: nothing is known of them before it is installed.
+    run = [one for one in ended if not one.lacks and (one.passed or not no_pytest or "unittest" not in one.line)]
     return min(run, key=lambda one: (not one.passed, one.ran is None), default=None)
 
 

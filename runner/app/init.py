@@ -7,10 +7,11 @@ force once the trusted branch holds them.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,7 @@ TEMPLATES = {
 # What the template says of nobody in particular, which the first policy says of this project.
 _BASE, _FORGE, _CHECKS = "# base: main\n", "# forge: none\n", "# checks: [make test]\n"
 TESTS = "How are the tests run? A line of shell."
+PACKAGE = "From where do CI jobs install the runner? A requirement of pip, such as protocol-runner @ git+https://HOST/PATH@COMMIT"
 _REPO, _PERSON, _AGENTS, _OWN = "0" * 32, "you@example.test", "agents: []", "own_work: refuse"
 
 
@@ -65,14 +67,32 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a repository is to be set up with, besides config, policy and key. `scripts`: of scripts/ci; `ci`: they, jobs and
+    templates of requests; `prompts`: for people's own agents; `forge`: as `forge:` of config.yaml has it, where it is named now;
+    `proposed`: scripts of scripts/ci that take the place of the stack's, by their paths; `check`: the line that runs the
+    tests, as far as one was tried; `update`: replace the files that nobody edited since `init` wrote them."""
+
+    scripts: bool = False
+    ci: bool = False
+    prompts: bool = False
+    forge: str | None = None
+    update: bool = False
+    proposed: Mapping[str, bytes] = field(default_factory=dict)
+    check: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Look:
-    """What a repository is set up with. `forge`: its project on a forge, where that is known; `todo`: what a person has to add."""
+    """What a repository is set up with. `forge`: its project on a forge, where that is known; `todo`: what a person has to add;
+    `package`: from which CI jobs install the runner, empty where there are none."""
 
     files: list[File]
     facts: scaffold.Facts
     forge: ForgeProject | None
     stack: str
     todo: str
+    package: str = ""
 
 
 @dataclass(slots=True)
@@ -116,6 +136,11 @@ class Questions:
         """Ask the questions of the file that have no answer yet."""
         for one in self._known:
             self.ask(one.text)
+
+    def settle(self, text: str, answer: str) -> None:
+        """Keep an answer that was given otherwise, where the file has the question and no answer."""
+        if any(one.text == text and not one.answer for one in self._known):
+            self.said[text] = answer
 
     def drop(self, texts: Sequence[str]) -> None:
         """Do not keep these questions, where they have no answer."""
@@ -194,42 +219,35 @@ def propose(project: Project, asked: Questions) -> Iterator[Proposal]:
         yield Proposal(files, found.questions, found.engine, format(usd, "f") if usd else "")
 
 
-def look(
-    git: Git,
-    env: Environment,
-    asked: Questions,
-    *,
-    forge: str | None = None,
-    proposed: Mapping[str, bytes] | None = None,
-    check: str = "",
-) -> Look:
+def look(git: Git, dirs: StateDir, env: Environment, asked: Questions, wanted: Wanted) -> Look:
     """Return the files that a team shares, and the files of the checkout in their place.
 
     The first policy names the person as its one maintainer; where git does not know who that is, it is left out. One that is
-    there already is kept. `forge`: as `forge:` of config.yaml has it; without it, that of the checkout, else
-    the one that the remote's address identifies. If the address is a server's and
-    identifies none, the person is asked, and the answer kept in clarifications.yaml. Only an
-    answer or option is written as `forge:`. `proposed`: scripts of scripts/ci that take the place of the stack's, by their paths;
-    `check`: the line that runs the tests, as far as one was tried.
+    there already is kept. The forge is the one that is named, that of the checkout, or that of the remote's address. If the
+    address is a server's and identifies none, the person is asked, and the answer kept in clarifications.yaml. Only an answer or
+    option is written as `forge:`.
 
     Raises:
         UsageError: there is no checkout; or the forge is unknown, or not to be identified by the remote's address.
         InTheWayError: one of these paths is no plain file, or questions cannot be added to their file.
-        MalformedFileError: clarifications.yaml is not valid.
+        MalformedFileError: clarifications.yaml is not valid, or has no requirement of pip as the answer to `PACKAGE`.
     """
-    top, better = _top(git), dict(proposed or {})
+    top, better = _top(git), dict(wanted.proposed)
     known, facts = configuration(git), scaffold.facts(git, top)
-    check = check or (known.checks[0] if len(known.checks) == 1 else "")
-    said = forge or (f"{known.forge.name} {known.forge.url or ''}".strip() if known.forge else None)
-    if said is None and facts.guess is None and is_project(facts.url):
-        names = ("none", *FORGES)
-        answer = asked.ask(f"On which forge is the remote {facts.remote}: {', '.join(names)}?", names)
+    check = wanted.check or (known.checks[0] if len(known.checks) == 1 else "")
+    named = f"{known.forge.name} {known.forge.url or ''}".strip() if known.forge else None
+    said, names = wanted.forge or named, ("none", *FORGES)
+    question = f"On which forge is the remote {facts.remote}: {', '.join(names)}?"
+    if said is not None:
+        asked.settle(question, said)
+    elif facts.guess is None and is_project(facts.url):
+        answer = asked.ask(question, names)
         said = answer if answer != "none" else None
     where = configured(said, facts.url) if said else facts.guess
     stack = facts.stacks[0] if facts.stacks else scaffold.OTHER
-    if len(facts.stacks) > 1 and scaffold.hook("test") not in better:
-        names = (*facts.stacks, scaffold.OTHER)
-        stack = asked.ask(f"Which stack are the scripts of scripts/ci for: {', '.join(names)}?", names) or stack
+    if wanted.scripts and len(facts.stacks) > 1 and scaffold.hook("test") not in better:
+        choices = (*facts.stacks, scaffold.OTHER)
+        stack = asked.ask(f"Which stack are the scripts of scripts/ci for: {', '.join(choices)}?", choices) or stack
     tests = scaffold.hook("test")
     if tests not in better and "test" not in scaffold.hooks_of(top, stack):
         said_tests = asked.answers().get(TESTS)
@@ -237,6 +255,7 @@ def look(
         if run:
             how = "from `checks:` of config.yaml" if run == check else "from the answer in clarifications.yaml"
             better[tests] = scaffold.script("test", run, how)
+    package = _package(env, asked, where) if wanted.ci or (wanted.update and _here(top, _JOBS) is not None) else ""
     asked.ask_open()
     found = []
     for path, template in TEMPLATES.items():
@@ -244,20 +263,64 @@ def look(
         data: bytes | None = resources.for_people(resources.template(template))
         if path == paths.CONFIG:
             text = (data or b"").decode()
-            data, plain = (_config(text, facts.base, said, line) for line in (check, ""))
-            over = here == plain != data  # as it was written before the tests worked, and nobody edited it
+            data = _config(text, facts.base, said, check)
+            # as it was written before the forge was named or the tests worked, and nobody edited it
+            forges, lines = {said, named, None}, {check, "", *known.checks}
+            over = here != data and here in [_config(text, facts.base, one, line) for one in forges for line in lines]
         elif path == paths.POLICY:
             data = _policy(git, env, data or b"", known, here)
             own = here is not None and here != data
         if data is not None:
             found.append(File(path, data, here, own, over))
-    for path, (data, executable) in scaffold.files(top, where, stack, known.branch, better).items():
-        found.append(File(path, data, _here(top, path), executable=executable))
+    parts: dict[str, tuple[bytes, bool]] = {}
+    if wanted.scripts or wanted.update:
+        parts |= {path: (data, True) for path, data in scaffold.scripts(top, stack, better).items()}
+    if package:
+        parts |= scaffold.jobs(top, where, known.branch, package)
+    if wanted.prompts or wanted.update:
+        parts |= {path: (data, False) for path, data in scaffold.prompts().items()}
+    for path, (data, executable) in parts.items():
+        here = _here(top, path)
+        if here is not None or (wanted.prompts if path.startswith(paths.ROOT) else wanted.scripts):
+            found.append(File(path, data, here, executable=executable))
+    if wanted.update:
+        written = _written(dirs)
+        found = [replace(file, over=True) if _is_outdated(written, file) else file for file in found]
     kept = asked.file()
     if kept is not None:
         over = asked.data is not None and bool(asked.said)
         found.append(File(paths.CLARIFICATIONS, kept, asked.data, over=over))
-    return Look(found, facts, where, stack, scaffold.todo(top, where))
+    return Look(found, facts, where, stack, scaffold.todo(top, where) if package else "", package)
+
+
+_JOBS = "scripts/ci/protocol.sh"
+
+
+def _is_outdated(written: Mapping[str, str], file: File) -> bool:
+    """Return whether a file is as `write` wrote it in this clone, and would be written otherwise now."""
+    if file.over or file.own or file.here in (None, file.data):
+        return file.over
+    return written.get(file.path) == hashlib.sha256(file.here or b"").hexdigest()
+
+
+def _package(env: Environment, asked: Questions, where: ForgeProject | None) -> str:
+    """Return pip's requirement from which jobs install the runner; empty while nobody knows one.
+
+    Raises:
+        MalformedFileError: the answer or $RUNNER_PACKAGE is none.
+    """
+    named = env.environ.get("RUNNER_PACKAGE")
+    known = named or asked.answers().get(PACKAGE) or scaffold.package(where)
+    if known and not asked.answers().get(PACKAGE):
+        asked.settle(PACKAGE, known)
+    known = known or asked.ask(PACKAGE)
+    if known and not scaffold.PACKAGE.fullmatch(known):
+        raise MalformedFileError(
+            f"`{strict_yaml.shown(known)}` is not a requirement of pip",
+            "RUNNER_PACKAGE" if named else paths.CLARIFICATIONS,
+            "write one such as protocol-runner @ git+https://HOST/PATH@COMMIT",
+        )
+    return known or ""
 
 
 def _here(top: Path, path: str) -> bytes | None:
@@ -275,6 +338,16 @@ def _here(top: Path, path: str) -> bytes | None:
             name = part.relative_to(top)
             raise InTheWayError(f"{name} is not a folder", str(part), "move it away, and run the same command again")
     return at.read_bytes() if at.exists() else None
+
+
+def is_untouched(git: Git) -> bool:
+    """Return whether config.yaml is still as it was written here, with the one check that it names."""
+    top, known = _top(git), configuration(git)
+    said = f"{known.forge.name} {known.forge.url or ''}".strip() if known.forge else None
+    text = resources.for_people(resources.template(TEMPLATES[paths.CONFIG])).decode()
+    return len(known.checks) == 1 and _here(top, paths.CONFIG) == _config(
+        text, scaffold.facts(git, top).base, said, known.checks[0]
+    )
 
 
 def configuration(git: Git) -> Config:
@@ -386,14 +459,16 @@ def write(git: Git, dirs: StateDir, files: list[File]) -> None:
                 _write(top, file, made)
         with contextlib.suppress(OSError):  # a clone that is another user's: then edited files are left to git
             if made:
-                known = _written(dirs) | {file.path for file in made}
-                write_atomically(dirs.setup, "".join(f"{path}\n" for path in sorted(known)).encode())
+                known = _written(dirs) | {file.path: hashlib.sha256(file.data).hexdigest() for file in made}
+                lines = [f"{digest}  {path}\n" for path, digest in sorted(known.items())]
+                write_atomically(dirs.setup, "".join(lines).encode())
         undo.pop_all()
 
 
-def _written(dirs: StateDir) -> set[str]:
-    """Return the paths of the files that `write` wrote in this clone."""
-    return set(lines_of(dirs.setup.read_text("utf-8"))) if dirs.setup.is_file() else set()
+def _written(dirs: StateDir) -> dict[str, str]:
+    """Return path to digest of the files that `write` wrote in this clone; an older version noted no digests."""
+    lines = lines_of(dirs.setup.read_text("utf-8")) if dirs.setup.is_file() else []
+    return {path or digest: digest if path else "" for digest, _, path in (line.partition("  ") for line in lines)}
 
 
 def _write(top: Path, file: File, made: list[File]) -> None:

@@ -1,17 +1,21 @@
-"""The files of a repository besides `.protocols`, filled in for it: scripts and jobs for its CI, templates for its requests, and
-prompts for people's own agents. `runner init` writes them.
+"""The files of a repository that not everybody wants, filled in for it: scripts and jobs for its CI, templates for its requests, and
+prompts for people's own agents. `runner init --ci` and `--prompts` write them.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
+import json
 import re
 import shlex
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote, urlsplit
 
-from runner import __version__, resources
+from runner import resources
+from runner.errors import RunnerError
 from runner.forge import ForgeProject
 from runner.forge.registry import guess
 from runner.git import Git
@@ -74,24 +78,26 @@ def script(name: str, run: str, how: str) -> bytes:
     return _filled("ci/said.sh", DOES=HOOKS[name], HOW=how, RUN=run.strip("\n"))
 
 
-def files(
-    top: Path, project: ForgeProject | None, stack: str, pattern: str, better: Mapping[str, bytes] | None = None
-) -> dict[str, tuple[bytes, bool]]:
-    """Return path to (bytes, whether it is executable). `pattern`: of protocols' branches; `better`: scripts of `HOOKS` by
-    their paths, which replace the stack's."""
-    hooks = {hook(name): data for name, data in hooks_of(top, stack).items()} | dict(better or {})
-    found = {path: (data, True) for path, data in hooks.items()}
+def prompts() -> dict[str, bytes]:
+    """Return path to bytes of the prompts for people's own agents."""
+    return {f"{paths.ROOT}/prompts/{name}.prompt.md": resources.prompt(f"{name}.prompt").encode() for name in PROMPTS}
+
+
+def scripts(top: Path, stack: str, better: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
+    """Return path to bytes of the project's own commands. `better`: scripts of `HOOKS` by their paths, which replace the stack's."""
+    return {hook(name): data for name, data in hooks_of(top, stack).items()} | dict(better or {})
+
+
+def jobs(top: Path, project: ForgeProject | None, pattern: str, package: str) -> dict[str, tuple[bytes, bool]]:
+    """Return path to (bytes, whether it is executable) of what runs protocols in CI. `pattern`: of protocols' branches; `package`: the
+    requirement of pip from which they install the runner."""
+    found = {"scripts/ci/protocol.sh": (_filled("ci/protocol.sh", PACKAGE=package), True)}
     kind = project.kind if project else None
-    extra = f",{kind.name}" if kind else ""
-    package = f"protocol-runner[gemini,openai,anthropic{extra}]=={__version__}"
-    found["scripts/ci/protocol.sh"] = (_filled("ci/protocol.sh", PACKAGE=package), True)
     names = {"FORGE": "none", "API": "", "PROJECT": ""}
     if project:
         names = {"FORGE": project.kind.name, "API": project.api, "PROJECT": project.api_path}
     report = _filled("ci/report.sh", **{name: shlex.quote(value) for name, value in names.items()})
     found["scripts/ci/report.sh"] = (report, True)
-    for name in PROMPTS:
-        found[f"{paths.ROOT}/prompts/{name}.prompt.md"] = (resources.prompt(f"{name}.prompt").encode(), False)
     branches = pattern.replace("{id}", "[0-9][0-9][0-9][0-9]*-*")
     entry = kind.ci_entry if kind else ""
     for path, template in kind.ci_files.items() if kind else ():
@@ -99,6 +105,50 @@ def files(
             continue  # the team's own; `todo` returns the line to add
         found[path] = (_filled(template, **({"BRANCHES": branches} if template.endswith("events.yml") else {})), False)
     return found
+
+
+# What may stand in protocol.sh: nothing that its shell would read as more than a word.
+PACKAGE: Final = re.compile(r"[A-Za-z0-9./][A-Za-z0-9._\[\],@ +:/=~%#&?<>!-]{0,500}")
+
+
+def package(project: ForgeProject | None) -> str | None:
+    """Return pip's requirement for this very runner, by the address and commit that it was installed from; None where another machine
+    could not reach them. That an index has the name proves nothing: anybody can register it."""
+    extras = ",".join(("gemini", "openai", "anthropic", *([project.kind.name] if project else ())))
+    try:
+        told = json.loads(importlib.metadata.distribution("protocol-runner").read_text("direct_url.json") or "")
+        url, commit = str(told["url"]), str(told.get("vcs_info", {}).get("commit_id", ""))
+    except (importlib.metadata.PackageNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    if url.startswith("file://"):
+        url, commit = _pushed(Path(unquote(urlsplit(url).path)))
+    at = _reachable(url, is_git=bool(commit))
+    found = f"protocol-runner[{extras}] @ {at}{f'@{commit}' if commit else ''}"
+    return found if at and PACKAGE.fullmatch(found) else None
+
+
+def _pushed(folder: Path) -> tuple[str, str]:
+    """Return the address and the commit of the checkout that a folder is; empty where it is none, or its remote lacks the commit."""
+    try:
+        with Git.open(folder) as git:
+            remote, commit = trusted.remote_name(git), git.resolve("HEAD")
+            there = git.refs(f"refs/remotes/{remote}/").values() if remote and commit and git.top == folder else ()
+            if remote and commit and any(git.is_ancestor(commit, oid) for oid in there):
+                return trusted.remote_url(git, remote), commit
+    except (RunnerError, OSError):
+        pass
+    return "", ""
+
+
+def _reachable(url: str, *, is_git: bool) -> str:
+    """Return an address as pip takes it, without a password; empty where it is of this machine."""
+    if is_git and (scp := re.fullmatch(r"(\w+@[\w.-]+):([\w./~-]+)", url)):
+        url = f"ssh://{scp[1]}/{scp[2]}"
+    parts = urlsplit(url)
+    if parts.scheme not in ("https", "ssh") or parts.hostname in (None, "localhost", "127.0.0.1", "::1"):
+        return ""
+    host = parts.netloc.rpartition("@")[2] if parts.scheme == "https" else parts.netloc
+    return f"{'git+' if is_git else ''}{parts.scheme}://{host}{parts.path}"
 
 
 def todo(top: Path, project: ForgeProject | None) -> str:

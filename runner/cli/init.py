@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import difflib
 import signal
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import click
 from runner.app import baseline, checks, cloning, describe, histories, init
 from runner.app.baseline import Tried
 from runner.app.checks import Candidate
-from runner.app.init import File, Look
+from runner.app.init import File, Look, Wanted
 from runner.cli import options
 from runner.cli.session import Session
 from runner.cli.streams import program
@@ -22,7 +24,7 @@ from runner.executor import planning
 from runner.forge.registry import FORGES
 from runner.git import Git
 from runner.lines import lines_of
-from runner.protocol.paths import CONFIG
+from runner.protocol.paths import CLARIFICATIONS, CONFIG
 from runner.store import trusted
 from runner.store.environment import Environment, StateDir, writable_state_home
 from runner.store.project import Project
@@ -37,6 +39,11 @@ from runner.values import dataclass
     help="Commit exactly these files, with your edits of them. The commit is yours; hooks do not run.",
 )
 @click.option("--yes", is_flag=True, help="Answer yes to every question.")
+@click.option("--ci", is_flag=True, help="Also write scripts/ci/, and CI jobs and a request template for the forge.")
+@click.option("--prompts", is_flag=True, help="Also write prompts for other agents, into .protocols/prompts/.")
+@click.option(
+    "--update", is_flag=True, help="Replace the files that nobody edited since; show how the others would differ."
+)
 @click.option("--init-if-needed", is_flag=True, help="Create a git repository first, if there is none.")
 @click.option("--clone", "url", metavar="URL", help="Clone URL into FOLDER first, and set up the clone.")
 @click.option(
@@ -45,7 +52,7 @@ from runner.values import dataclass
 @click.option(
     "--discover",
     is_flag=True,
-    help="Let a model find the commands for scripts/ci/; you see them before they are written.",
+    help="Write scripts/ci/ with commands that a model finds; you see them before they are written.",
 )
 @click.option("--no-try", is_flag=True, help="Do not run the project's tests to find the command that works.")
 @options.model
@@ -53,34 +60,37 @@ from runner.values import dataclass
 def command(session: Session, /, **given: Any) -> None:
     """Write the files that a team shares into the checkout.
 
-    These are .protocols/config.yaml, policy.yaml and .gitattributes; scripts/ci/ for the stack that it detects; CI jobs and
-    a request template for the forge of the remote; and prompts for other agents in .protocols/prompts/.
+    These are .protocols/config.yaml, policy.yaml and .gitattributes. The first policy names you as maintainer, and
+    .protocols/allowed_signers lists the key that your git signs with; you are asked first. --ci and --prompts add the rest, now
+    or later. No file that a person edited is overwritten: differences are shown.
 
-    The first policy names you as maintainer, and .protocols/allowed_signers lists the key that your git signs with; you are
-    asked first. Existing files are never overwritten: differences are shown. All other commands work without this set-up,
-    and the files take effect once they are on the trusted branch. Your answers are kept in .protocols/clarifications.yaml.
+    All other commands work without this set-up, and the files take effect once they are on the trusted branch. Your answers are
+    kept in .protocols/clarifications.yaml.
 
     The command that runs the project's tests becomes `checks:` of config.yaml, the default check of steps. To find it, the
     candidates in the project's files are run on the last commit in the sandbox, as a check is: ten minutes at most, and
     Ctrl-C skips it. A config.yaml that is still as it was written gets the command later, too.
+
+    CI jobs install the runner from what $RUNNER_PACKAGE names, else from the address and commit that this runner was installed
+    from. If neither is known, you are asked, and without an answer no jobs are written.
     """
     chosen = _Choices(**given)
     cwd = _checkout(session, chosen)
     with Git.open(cwd) as git:
         who = session.environment()
         author = git.person(int(who.now())) if chosen.commit else None
-        found = _look(session, git, cwd, chosen)
+        dirs = StateDir(git.common_dir, writable_state_home(who.state_home))
+        found = _look(session, git, dirs, cwd, chosen)
         if found is None:
             session.note("nothing was written")
             return
-        dirs = StateDir(git.common_dir, writable_state_home(who.state_home))
         init.write(git, dirs, found.files)
         if (remote := histories.keep_apart(git)) is not None:
             session.result(
                 f"set    remote.{remote}.fetch: `git fetch {remote}` also fetches the histories of protocols"
             )
         for file in found.files:
-            _tell(session, file, brief=author is not None)
+            _tell(session, file, brief=author is not None, update=chosen.update)
         for text in found.open:
             session.note(f"open   {text}")
         if found.open:
@@ -113,6 +123,9 @@ class _Choices:
     folder: Path | None
     commit: bool
     yes: bool
+    ci: bool
+    prompts: bool
+    update: bool
     init_if_needed: bool
     url: str | None
     forge: str | None
@@ -144,24 +157,37 @@ def _checkout(session: Session, chosen: _Choices) -> Path:
     return cwd
 
 
-def _look(session: Session, git: Git, cwd: Path, chosen: _Choices) -> _Found | None:
+def _look(session: Session, git: Git, dirs: StateDir, cwd: Path, chosen: _Choices) -> _Found | None:
     """Return what to write, after the questions; None if the person decided to write nothing."""
-    who = _silent(session.environment()) if chosen.yes else session.environment()
+    silent = _silent(session.environment())
+    who = silent if chosen.yes else session.environment()
+    wanted = Wanted(chosen.ci or chosen.discover, chosen.ci, chosen.prompts, chosen.forge, chosen.update)
+    if not chosen.yes and session.is_terminal():
+        known = init.look(git, dirs, silent, init.questions(git, silent), wanted)
+        session.note(_facts(known))
+        missing = [file.path for file in known.files if file.is_new]
+        for path in missing:
+            session.note(f"  {path}")
+        if missing and not click.confirm(f"Write {'these' if len(missing) > 1 else 'it'}?", default=True, err=True):
+            return None
     asked = init.questions(git, who)
-    proposed = _proposed(session, cwd, asked, chosen.yes) if chosen.discover else None
+    proposed = _proposed(session, cwd, asked, chosen.yes) if chosen.discover else {}
     proved, lacks = _proved(session, git, cwd, asked) if not chosen.no_try else (None, [])
-    found = init.look(git, who, asked, forge=chosen.forge, proposed=proposed, check=proved.line if proved else "")
+    wanted = dataclasses.replace(wanted, proposed=proposed, check=proved.line if proved else "")
+    found = init.look(git, dirs, who, asked, wanted)
     if init.TESTS in asked.left:
         lacks = []  # the question says it
-    session.note(_facts(found))
-    missing = [file for file in found.files if file.is_new]
-    if missing and not chosen.yes and session.is_terminal():
-        for file in missing:
-            session.note(f"  {file.path}")
-        if not click.confirm(f"Write {'these' if len(missing) > 1 else 'it'}?", default=True, err=True):
-            return None
+    if chosen.yes or not session.is_terminal():
+        session.note(_facts(found))
+    if found.package:
+        session.note(f"jobs   install {found.package}")
+    elif wanted.ci:
+        lacks.append(
+            f"name in {CLARIFICATIONS} or $RUNNER_PACKAGE what CI jobs install, and run `{program()} init --ci`"
+        )
     key, files, todo = init.listing(git), list(found.files), [*lacks, *([found.todo] if found.todo else [])]
-    if proved and not next(file.is_new for file in files if file.path == CONFIG):
+    config = next(file for file in files if file.path == CONFIG)
+    if proved and not config.is_new and proved.line not in init.configuration(git).checks:
         todo.append(f"write into {CONFIG}: {init.checks_line(proved.line)}")
     if key.file is not None:
         is_listed = not key.fingerprint
@@ -177,16 +203,18 @@ def _look(session: Session, git: Git, cwd: Path, chosen: _Choices) -> _Found | N
 def _proved(session: Session, git: Git, cwd: Path, asked: init.Questions) -> tuple[Tried | None, list[str]]:
     """Return the command that runs the tests of the last commit, as tried in the sandbox, and what a person has to do where there is
     none. Nothing is run where the configuration names checks, or where commands run without a sandbox."""
-    commit = git.resolve("HEAD")
-    if commit is None or init.configuration(git).checks:
+    commit, named = git.resolve("HEAD"), init.configuration(git).checks
+    if commit is None or (named and not init.is_untouched(git)):
         return None, []
-    answer = asked.answers().get(init.TESTS)
-    found = checks.candidates(git, commit, [answer] if answer else ())
-    at, ended = commit[:7], list[Tried]()
     try:
         with Project.open(cwd, _silent(session.environment()), session.options) as project:
-            if project.setting("executor") == "host":
+            if project.setting("executor") == "host" or (named and not baseline.failed(project, named[0])):
                 return None, []
+            answer = asked.answers().get(init.TESTS)
+            found = checks.candidates(git, commit, [answer] if answer else ())
+            if not found and session.is_terminal() and (answer := asked.ask(init.TESTS)):
+                found = [Candidate(answer, "your answer")]
+            at, ended = commit[:7], list[Tried]()
             known = baseline.noted(project, commit)
             if known is not None and known.passed and known.line in [one.line for one in found]:
                 ended.append(known)
@@ -202,7 +230,7 @@ def _proved(session: Session, git: Git, cwd: Path, asked: init.Questions) -> tup
     except RunnerError as error:
         return None, [f"name the command that runs the tests as `checks:` of {CONFIG}; none was tried: {error.what}"]
     for one in ended:
-        session.note(f"no check: `{one.line}` ({one.source}): {one.lacks}")
+        session.note(f"no check: `{one.line}` ({one.source}): {one.text()}")
     if not found:
         return None, [f"no command that runs tests was found: name it as `checks:` of {CONFIG}"]
     return None, [
@@ -307,22 +335,25 @@ def _facts(found: Look) -> str:
 
 
 def _silent(env: Environment) -> Environment:
-    import dataclasses
-
     return dataclasses.replace(env, ask=lambda question, choices: None, ask_text=lambda question: None)
 
 
-def _tell(session: Session, file: File, *, brief: bool) -> None:
+def _tell(session: Session, file: File, *, brief: bool, update: bool) -> None:
     """Print what became of a file; nothing of one that is as it should be, if `brief`."""
+    differs = file.here is not None and not file.own and _bare(file.here) != _bare(file.data)
     if file.is_new:
         session.result(f"wrote  {file.path}")
-    elif file.own or file.here == file.data:
+    elif not differs:
         if not brief:
             session.result(f"kept   {file.path}")
     else:
-        import difflib
-
         session.result(f"kept   {file.path}, which differs from what `runner init` would write:")
+    if differs and (update or not file.is_new):
         old, new = (lines_of(data.decode("utf-8", "replace")) for data in (file.here or b"", file.data))
         for line in difflib.unified_diff(old, new, file.path, f"as `{program()} init` would write it", lineterm=""):
             session.note(line)
+
+
+def _bare(data: bytes) -> bytes:
+    """Return the bytes of a file without quotes, which people write as they like."""
+    return data.translate(None, b"\"'")

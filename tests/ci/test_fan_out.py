@@ -17,7 +17,7 @@ import yaml
 from runner.store import day_budget
 from tests.ci.actions import ROOT
 from tests.ci.test_templates import check
-from tests.conftest import Box, clone, command
+from tests.conftest import JOBS, Box, clone, command
 from tests.executor.minds import agent, finish, mind
 
 
@@ -31,7 +31,7 @@ Loader.add_constructor("!reference", lambda loader, node: str(node))
 @pytest.fixture
 def gitlab(remote: Box) -> Box:
     """A repository that was set up for GitLab, its default branch pushed. No forge is asked: there is none here."""
-    remote.runner("init", "--yes", "--forge", "gitlab https://gitlab.com/g/r", rc=0)
+    remote.runner("init", "--ci", "--yes", "--forge", "gitlab https://gitlab.com/g/r", env=JOBS, rc=0)
     settings = remote.path / ".protocols/config.yaml"
     settings.write_text(settings.read_text().replace("forge: gitlab https://gitlab.com/g/r\n", "# forge: none\n"))
     (remote.path / ".protocols/policy.yaml").unlink()

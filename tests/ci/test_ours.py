@@ -14,8 +14,8 @@ from runner.forge.registry import guess
 from tests.ci.actions import ROOT
 
 HERE = Path("/nonexistent")  # no file of a checkout has a say
-GITHUB = scaffold.files(HERE, guess("https://github.com/o/r"), "python", "{id}")
-GITLAB = scaffold.files(HERE, guess("https://gitlab.com/o/r"), "python", "{id}")
+GITHUB = scaffold.jobs(HERE, guess("https://github.com/o/r"), "{id}", "protocol-runner")
+GITLAB = scaffold.jobs(HERE, guess("https://gitlab.com/o/r"), "{id}", "protocol-runner")
 
 
 @pytest.mark.parametrize("path", [path for path in GITHUB if path.startswith(".github/workflows/")])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.ci.actions import ROOT
-from tests.conftest import Box, clone, command
+from tests.conftest import JOBS, Box, clone, command
 
 pytestmark = pytest.mark.peers
 NODE = ROOT / "build/forge/node_modules"
@@ -21,7 +21,7 @@ NODE = ROOT / "build/forge/node_modules"
 def gitlab(remote: Box) -> Box:
     """A repository that was set up for GitLab, its default branch pushed. No forge is asked: there is none here."""
     remote.write("Makefile", "test:\n\ttest ! -e broken\n")
-    remote.runner("init", "--yes", "--forge", "gitlab https://gitlab.com/g/r", rc=0)
+    remote.runner("init", "--ci", "--yes", "--forge", "gitlab https://gitlab.com/g/r", env=JOBS, rc=0)
     settings = remote.path / ".protocols/config.yaml"
     settings.write_text(settings.read_text().replace("forge: gitlab https://gitlab.com/g/r\n", "# forge: none\n"))
     (remote.path / ".protocols/policy.yaml").unlink()  # whose word counts is told elsewhere

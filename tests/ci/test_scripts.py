@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.ci.actions import ROOT
-from tests.conftest import Box, command, make_box
+from tests.conftest import JOBS, Box, command, make_box
 from tests.forge.serving import Answer, Asked, Server
 
 PYPROJECT = '[project]\nname = "x"\nversion = "1"\n[project.optional-dependencies]\ndev = []\ndocs = []\n'
@@ -32,7 +32,7 @@ def script(box: Box, name: str, *args: str, **env: str) -> subprocess.CompletedP
 def setup(box: Box, stack: str, *args: str) -> str:
     name, text = MARKS[stack]
     box.write(name, text)
-    return box.runner("init", "--yes", *args, rc=0).err
+    return box.runner("init", "--ci", "--yes", *args, env=JOBS, rc=0).err
 
 
 @pytest.mark.parametrize("stack", MARKS)
@@ -121,13 +121,13 @@ def test_a_makefile_is_called(box: Box) -> None:
 
 
 def test_qa_without_a_script_is_no_success(box: Box) -> None:
-    box.runner("init", "--yes", rc=0)
+    box.runner("init", "--ci", "--yes", env=JOBS, rc=0)
     done = script(box, "protocol", "qa")
     assert done.returncode == 2 and "write scripts/ci/test.sh" in done.stderr
 
 
 def test_qa_fences_what_is_printed_and_keeps_the_files_of_the_ci(box: Box, tmp_path: Path) -> None:
-    box.runner("init", "--yes", rc=0)
+    box.runner("init", "--ci", "--yes", env=JOBS, rc=0)
     box.write("scripts/ci/test.sh", "#!/bin/sh\necho ::add-mask::x\nenv\n").chmod(0o755)
     files = {
         name: str(tmp_path / name) for name in ("GITHUB_ENV", "GITHUB_OUTPUT", "GITHUB_PATH", "GITHUB_STEP_SUMMARY")
@@ -145,14 +145,14 @@ def test_qa_fences_what_is_printed_and_keeps_the_files_of_the_ci(box: Box, tmp_p
 def test_a_name_is_checked_before_it_is_used(box: Box, command: str, name: str) -> None:
     if not name and command.startswith("plan"):
         return  # every protocol is meant
-    box.runner("init", "--yes", rc=0)
+    box.runner("init", "--ci", "--yes", env=JOBS, rc=0)
     done = script(box, "protocol", *command.split(), name, RUNNER_FOLDER="/nonexistent", PATH="/usr/bin:/bin")
     assert done.returncode == 2 and "not the id of a protocol" in done.stderr and not done.stdout
 
 
 @pytest.mark.slow
 def test_install_puts_the_runner_into_a_folder_of_its_own_once(box: Box, tmp_path: Path) -> None:
-    box.runner("init", "--yes", rc=0)
+    box.runner("init", "--ci", "--yes", env=JOBS, rc=0)
     where = {"RUNNER_FOLDER": str(tmp_path / "runner"), "RUNNER_PACKAGE": str(ROOT)}
     first = script(box, "protocol", "install", **where)
     assert first.returncode == 0 and first.stdout.startswith("protocol-runner, version"), first.stderr
@@ -167,22 +167,22 @@ def test_install_puts_the_runner_into_a_folder_of_its_own_once(box: Box, tmp_pat
 @pytest.mark.parametrize(("forge", "at"), [("github", ".github/workflows"), ("gitlab", ".gitlab")])
 def test_the_remote_tells_the_forge_and_only_a_person_sets_it(box: Box, forge: str, at: str) -> None:
     box.git("remote", "add", "origin", f"git@{forge}.com:o/r.git")
-    told = box.runner("init", "--yes", rc=0)
+    told = box.runner("init", "--ci", "--yes", env=JOBS, rc=0)
     assert f"forge {forge} ({forge}.com/o/r)" in told.err and (box.path / at).is_dir()
     assert "\n# forge: none\n" in (box.path / ".protocols/config.yaml").read_text()
     (box.path / ".protocols/config.yaml").unlink()
-    box.runner("init", "--yes", "--forge", forge, rc=0)
+    box.runner("init", "--ci", "--yes", "--forge", forge, env=JOBS, rc=0)
     assert f"\nforge: {forge}\n" in (box.path / ".protocols/config.yaml").read_text()
-    again = box.runner("init", "--yes", rc=0).out
+    again = box.runner("init", "--ci", "--yes", env=JOBS, rc=0).out
     assert "wrote" not in again and "left" not in again
 
 
 def test_a_forge_that_there_is_not_or_that_nobody_tells_is_refused(box: Box) -> None:
-    assert "there is no forge `moon`" in box.runner("init", "--forge", "moon", rc=2).err
-    assert "does not tell the repository" in box.runner("init", "--forge", "github", rc=2).err
+    assert "there is no forge `moon`" in box.runner("init", "--ci", "--forge", "moon", env=JOBS, rc=2).err
+    assert "does not tell the repository" in box.runner("init", "--ci", "--forge", "github", env=JOBS, rc=2).err
     assert not (box.path / ".protocols").exists()
     box.git("remote", "add", "origin", "git@github.com:o/r.git")
-    box.runner("init", "--forge", "none", "--yes", rc=0)
+    box.runner("init", "--ci", "--forge", "none", "--yes", env=JOBS, rc=0)
     assert (
         not (box.path / ".github").exists() and "\nforge: none\n" in (box.path / ".protocols/config.yaml").read_text()
     )
@@ -191,11 +191,11 @@ def test_a_forge_that_there_is_not_or_that_nobody_tells_is_refused(box: Box) -> 
 def test_a_pipeline_of_the_teams_own_is_left_and_the_line_to_add_is_said(box: Box) -> None:
     box.git("remote", "add", "origin", "git@gitlab.com:g/r.git")
     box.write(".gitlab-ci.yml", "test: {script: [make test]}\n")
-    told = box.runner("init", "--yes", rc=0)
+    told = box.runner("init", "--ci", "--yes", env=JOBS, rc=0)
     assert "add to .gitlab-ci.yml:  include: [{local: .gitlab/protocol-runner.yml}]" in told.err
     assert (box.path / ".gitlab-ci.yml").read_text() == "test: {script: [make test]}\n"
     box.write(".gitlab-ci.yml", "include: [{local: .gitlab/protocol-runner.yml}]\n")
-    assert "add to" not in box.runner("init", "--yes", rc=0).err
+    assert "add to" not in box.runner("init", "--ci", "--yes", env=JOBS, rc=0).err
 
 
 def test_scripts_are_committed_as_programs_and_edited_ones_are_left(box: Box) -> None:
@@ -204,14 +204,16 @@ def test_scripts_are_committed_as_programs_and_edited_ones_are_left(box: Box) ->
     tree = box.git("ls-tree", "-r", "HEAD", "scripts/ci")
     assert tree.count("100755") == 6 and "test.sh" not in tree  # the person's is theirs to commit
     assert (box.path / "scripts/ci/test.sh").read_text() == "#!/bin/sh\nmine\n"
-    assert "-mine" in box.runner("init", "--yes", rc=0).err
+    assert "-mine" in box.runner("init", "--ci", "--yes", env=JOBS, rc=0).err
 
 
 def test_a_folder_that_is_a_link_is_not_written_through(box: Box, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (box.path / "scripts").symlink_to(elsewhere)
-    assert "not a plain file" in box.runner("init", "--yes", rc=4).err and not list(elsewhere.iterdir())
+    assert "not a plain file" in box.runner("init", "--ci", "--yes", env=JOBS, rc=4).err and not list(
+        elsewhere.iterdir()
+    )
 
 
 # --- report.sh -----------------------------------------------------------------------------------------------------------
@@ -235,7 +237,7 @@ def api() -> Iterator[Api]:
 @pytest.mark.parametrize("state", ["success", "failure"])
 def test_another_ci_reports_to_the_forge(tmp_path: Path, api: Api, forge: str, state: str) -> None:
     box = make_box(tmp_path / "repo")
-    box.runner("init", "--yes", "--forge", f"{forge} http://127.0.0.1:{api.port}/g/r", rc=0)
+    box.runner("init", "--ci", "--yes", "--forge", f"{forge} http://127.0.0.1:{api.port}/g/r", env=JOBS, rc=0)
     name = {"github": "GITHUB_TOKEN", "gitlab": "GITLAB_TOKEN"}[forge]
     assert f"{name} is not set" in script(box, "report", state).stderr
     done = script(box, "report", state, **{name: "canary-1", "CI_URL": "https://ci.example.test/7"})
@@ -252,7 +254,7 @@ def test_another_ci_reports_to_the_forge(tmp_path: Path, api: Api, forge: str, s
 
 
 def test_without_a_forge_nobody_is_told_and_a_wrong_word_is_refused(box: Box) -> None:
-    box.runner("init", "--yes", rc=0)
+    box.runner("init", "--ci", "--yes", env=JOBS, rc=0)
     assert "nothing was reported: failure" in script(box, "report", "failure").stdout
     for env in ({"CI_COMMIT": '"; rm'}, {"RUNNER_CI_NAME": 'x"y'}, {"CI_URL": 'https://x"'}):
         assert script(box, "report", "success", **env).returncode == 2

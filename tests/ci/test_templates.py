@@ -27,7 +27,9 @@ STACKS = (*scaffold.STACKS, scaffold.OTHER)
 
 def written(folder: Path, place: ForgeProject | None, stack: str = "python", pattern: str = "{id}") -> Path:
     """Write the scaffold into a folder."""
-    for path, (data, executable) in scaffold.files(folder, place, stack, pattern).items():
+    written = {path: (data, True) for path, data in scaffold.scripts(folder, stack).items()}
+    written |= {path: (data, False) for path, data in scaffold.prompts().items()}
+    for path, (data, executable) in (written | scaffold.jobs(folder, place, pattern, "protocol-runner")).items():
         at = folder / path
         at.parent.mkdir(parents=True, exist_ok=True)
         at.write_bytes(data)

@@ -17,7 +17,7 @@ from runner.executor import advance as advance_
 from runner.protocol import events as ev
 from runner.store.snapshot import Snapshot
 from tests.ci.actions import Machine, Ran, load
-from tests.conftest import Box, clone, command
+from tests.conftest import JOBS, Box, clone, command
 from tests.people import REPO
 
 CANARY = "canary-model-key-1234"
@@ -37,7 +37,7 @@ HOSTILE = [
 @pytest.fixture
 def github(remote: Box) -> Box:
     """A repository that was set up for GitHub, its default branch pushed. No forge is asked: there is none here."""
-    remote.runner("init", "--yes", "--forge", "github https://github.com/o/r", rc=0)
+    remote.runner("init", "--ci", "--yes", "--forge", "github https://github.com/o/r", env=JOBS, rc=0)
     settings = remote.path / ".protocols/config.yaml"
     settings.write_text(settings.read_text().replace("forge: github https://github.com/o/r\n", "# forge: none\n"))
     (remote.path / ".protocols/policy.yaml").unlink()  # whose word counts is told elsewhere

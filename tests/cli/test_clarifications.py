@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from runner.protocol.clarifications import parse
-from tests.conftest import Box, clone, command
+from tests.conftest import JOBS, Box, clone, command
 from tests.people import at_terminal
 
 PATH = ".protocols/clarifications.yaml"
@@ -93,14 +93,14 @@ def test_what_nobody_answered_is_kept_and_again_changes_nothing(box: Box) -> Non
     box.write("package.json", "{}")
     box.write("go.mod", "module x\n")
     box.git("remote", "add", "origin", "https://example.test/o/r.git")
-    box.runner("init", "--yes", rc=0)
+    box.runner("init", "--ci", "--yes", env=JOBS, rc=0)
     stack = "Which stack are the scripts of scripts/ci for: node, go, other?"
     forge = "On which forge is the remote origin: none, github, gitlab?"
     assert questions(box) == {forge: None, stack: None}
-    assert f"kept   {PATH}\n" in box.runner("init", rc=0).out
+    assert f"kept   {PATH}\n" in box.runner("init", "--ci", env=JOBS, rc=0).out
     box.write(PATH, (box.path / PATH).read_text().replace("answer:\n", "answer: go\n").replace("go\n", "none\n", 1))
     assert questions(box) == {forge: "none", stack: "go"}
-    told = box.runner("init", rc=0)
+    told = box.runner("init", "--ci", env=JOBS, rc=0)
     assert f"kept   {PATH}\n" in told.out and "stack go" in told.err
     assert (
         "kept   scripts/ci/test.sh, which differs" in told.out and "go test" in told.err
@@ -121,7 +121,7 @@ def test_a_project_that_says_nothing_of_tests_is_asked_about_them_and_the_answer
     told = box.runner("new", "X", "--manual", rc=0)
     assert f"open question: {TESTS}" in told.err
     box.write(PATH, (box.path / PATH).read_text().replace("answer:", 'answer: "echo tested; exit 3"'))
-    assert "wrote  scripts/ci/test.sh\n" in box.runner("init", "--commit", rc=0).out
+    assert "wrote  scripts/ci/test.sh\n" in box.runner("init", "--ci", "--commit", env=JOBS, rc=0).out
     done = subprocess.run([box.path / "scripts/ci/test.sh"], cwd=box.path / "src", capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (3, "tested\n")
     assert box.git("status", "--porcelain") == "" and "echo tested" in box.git("show", f"HEAD:{PATH}")
@@ -154,10 +154,10 @@ def test_at_a_terminal_init_asks_what_is_open_and_puts_the_answers_in(box: Box) 
 def test_an_answer_that_is_none_is_named_with_its_line(box: Box) -> None:
     box.write("package.json", "{}")
     box.write("go.mod", "module x\n")
-    box.runner("init", rc=0)
+    box.runner("init", "--ci", env=JOBS, rc=0)
     box.write(PATH, (box.path / PATH).read_text().replace("answer:", "answer: cobol"))
     before = box.git("status", "--porcelain", "-uall")
-    told = box.runner("init", rc=2)
+    told = box.runner("init", "--ci", env=JOBS, rc=2)
     assert "`cobol` is not an answer to: Which stack" in told.err and f"{PATH}:5" in told.err and "node, go" in told.err
     assert box.git("status", "--porcelain", "-uall") == before
 

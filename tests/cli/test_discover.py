@@ -53,7 +53,7 @@ def test_offline_the_recording_answers_and_its_scripts_are_shown_and_written(box
     asked = parse((box.path / CLARIFICATIONS).read_bytes(), "c")
     assert [(one.text, one.answer) for one in asked] == [("Which Python is meant?", None)]
     assert [path for path in there(box) if path.startswith("scripts")] == [
-        f"scripts/ci/{name}.sh" for name in ("bootstrap", "protocol", "report", "test")
+        f"scripts/ci/{name}.sh" for name in ("bootstrap", "test")
     ]
     assert not list((box.path / ".git/runner/journal/planning").iterdir())
 

@@ -12,18 +12,13 @@ from pathlib import Path
 import pytest
 
 from runner import resources
-from runner.app import scaffold
 from runner.protocol import plans
 from tests.conftest import Box, command, make_box
 
 ADD = ("--input", "text=hello", "--input", "a=2", "--input", "b=3")
 CONFIG = ".protocols/config.yaml"
 # What `init` writes where nothing is known of forge and stack, in git's order.
-SHARED = [
-    *(f".protocols/{name}" for name in (".gitattributes", "clarifications.yaml", "config.yaml", "policy.yaml")),
-    *(f".protocols/prompts/{name}.prompt.md" for name in sorted(scaffold.PROMPTS)),
-    *(f"scripts/ci/{name}.sh" for name in ("protocol", "report")),
-]
+SHARED = [f".protocols/{name}" for name in (".gitattributes", "clarifications.yaml", "config.yaml", "policy.yaml")]
 
 
 def everything(box: Box) -> tuple[str, str, list[str]]:
@@ -280,7 +275,7 @@ def at_a_terminal(box: Box, answer: str, *args: str) -> tuple[int, str]:
 
 @pytest.mark.slow
 def test_at_a_terminal_init_and_clean_ask_first(box: Box) -> None:
-    code, seen = at_a_terminal(box, "\nn\n", "init")
+    code, seen = at_a_terminal(box, "n\n", "init")
     assert code == 0 and "  .protocols/config.yaml" in seen and "Write these?" in seen and "nothing was written" in seen
     assert not (box.path / ".protocols").exists()
     assert "Write" not in at_a_terminal(box, "", "init", "--yes")[1] and (box.path / ".protocols").is_dir()
