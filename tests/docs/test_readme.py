@@ -1,8 +1,4 @@
-"""Every command block of README.md is run, in order, in a fresh HOME and a real project, and prints what the README shows.
-
-A block to be run follows `<!-- run -->`, with `exit N` where it ends otherwise than with 0; a `text` block after it is what
-it prints on stdout and stderr. `[…]` there stands for anything; commit ids and durations are not compared.
-"""
+"""Every command block of README.md is run, in order, in a fresh HOME and a real project, and prints what the README shows."""
 
 from __future__ import annotations
 
@@ -11,85 +7,20 @@ import os
 import re
 import shutil
 import subprocess
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import iniconfig
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.docs.typed import ROOT, Block, Typist, blocks, copy_of_checkout, environment, without_runner
+
 README = ROOT / "README.md"
-BLOCK = re.compile(
-    r"^<!-- run(?:: (?P<how>[a-z0-9 ]+))? -->\n```sh\n(?P<code>.*?)^```\n(?:\n```text\n(?P<shown>.*?)^```\n)?",
-    re.MULTILINE | re.DOTALL,
-)
-MASKS = (
-    (re.compile(r"(?<=from main )[0-9a-f]{7}|(?<=merged in )[0-9a-f]{7}"), "ID"),
-    (re.compile(r"<?\d+ s\b"), "TIME"),
-)
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)?(?:#([a-z0-9-]+))?\)")
 PAGES = [
     *("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"),
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")),
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A command block: its lines, the exit code of its last command, and what it prints."""
-
-    code: str
-    exit: int = 0
-    shown: str | None = None
-    install: bool = False
-
-
-def blocks() -> list[Block]:
-    """The README's command blocks that are run."""
-    found = []
-    for match in BLOCK.finditer(README.read_text()):
-        how = match["how"] or ""
-        code = re.fullmatch(r"exit (\d+)", how)
-        found.append(Block(match["code"], int(code[1]) if code else 0, match["shown"], how == "install"))
-    return found
-
-
-def masked(line: str) -> str:
-    """A line of output without what differs from run to run, its columns one space apart."""
-    for pattern, name in MASKS:
-        line = pattern.sub(name, line)
-    return re.sub(r"(?<=\S) {2,}", "  ", line.rstrip()).removesuffix("  TIME")
-
-
-def run(blocks: Sequence[Block], folder: Path, env: Mapping[str, str]) -> None:
-    """Run the blocks in one shell, as a person would type them, and hold each to what the README shows."""
-    script = "".join(f"{block.code}printf '\\n@@@ %d\\n' $?\n" for block in blocks)
-    done = subprocess.run(
-        ["sh"], input=script, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    told = re.split(r"\n@@@ (\d+)\n", done.stdout)
-    assert len(told) == 2 * len(blocks) + 1, done.stdout
-    for block, out, code in zip(blocks, told[0::2], told[1::2], strict=False):
-        assert int(code) == block.exit, f"{block.code}{out}"
-        if block.shown is None:
-            continue
-        lines = [masked(line) for line in out.splitlines() if line.strip()]
-        wanted = [".*".join(map(re.escape, masked(line).split("[…]"))) for line in block.shown.splitlines()]
-        for line in wanted:
-            at = next((number for number, here in enumerate(lines) if re.fullmatch(line, here)), None)
-            assert at is not None, f"the README shows a line that is not printed, or not there:\n{line}\n\n{out}"
-            lines = lines[at + 1 :]
-
-
-def environment(folder: Path) -> dict[str, str]:
-    """The environment of somebody whose HOME holds nothing but their git identity."""
-    home = folder / "home"
-    home.mkdir()
-    (home / ".gitconfig").write_text("[user]\n name = Alice\n email = alice@example.test\n")
-    scripts = str(Path(sys.executable).parent)
-    return {"PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}", "HOME": str(home), "LANG": "C.UTF-8", "TERM": "dumb"}
 
 
 def make_project(folder: Path, env: Mapping[str, str]) -> Path:
@@ -104,27 +35,28 @@ def make_project(folder: Path, env: Mapping[str, str]) -> Path:
 
 def test_the_commands_of_the_readme_print_what_it_shows(tmp_path: Path) -> None:
     env = {**environment(tmp_path), "RUNNER_EXECUTOR": "host"}
-    run([block for block in blocks() if not block.install], make_project(tmp_path, env), env)
+    alice = Typist(make_project(tmp_path, env), env)
+    for block in blocks("README.md"):
+        if "install" not in block.how:
+            alice.type(block)
 
 
 @pytest.mark.slow
 def test_the_readme_installs_it_as_it_says(tmp_path: Path) -> None:
-    env = environment(tmp_path)
-    folders = env["PATH"].split(os.pathsep)
-    env["PATH"] = os.pathsep.join(folder for folder in folders if not (Path(folder) / "runner").exists())
+    env = without_runner(environment(tmp_path))
     if shutil.which("bwrap") is None and not os.environ.get("RUNNER_CI"):
         env["RUNNER_EXECUTOR"] = "host"  # as the README says for such a machine
-    install, *others = blocks()
-    assert install.install
-    checkout, project = tmp_path / "checkout", make_project(tmp_path, env)
-    left_out = shutil.ignore_patterns(".git", ".venv*", ".*_cache", "__pycache__", ".hypothesis", "dist")
-    shutil.copytree(ROOT, checkout, ignore=left_out)
-    run([Block(f"cd ../checkout\n{install.code}"), Block("cd ../iniconfig\n"), *others], project, env)
+    install, *others = blocks("README.md")
+    assert "install" in install.how
+    project = make_project(tmp_path, env)
+    alice = Typist(copy_of_checkout(tmp_path), env)
+    for block in (install, Block(f"cd {project}\n"), *others):
+        alice.type(block)
 
 
 def test_every_command_block_is_run_or_says_why_not() -> None:
     text = README.read_text()
-    assert text.count("```sh\n") == len(blocks()) + text.count("<!-- not run: ")
+    assert text.count("```sh\n") == len(blocks("README.md")) + text.count("<!-- not run: ")
 
 
 def plain(text: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.test_readme import BLOCK, ROOT, Block, environment, run
+from tests.docs.typed import ROOT, Typist, blocks, environment
 
 STEPS = {
     "01-count": "def total(cents): return cents\n",
@@ -36,10 +36,12 @@ def test_bisection_over_steps_finds_the_one_that_broke_it(tmp_path: Path) -> Non
         ["runner", "run", "1"],
     ):
         subprocess.run(words, cwd=shop, env=env, check=True, capture_output=True)
-    text = (ROOT / "docs/recipes/bisect.md").read_text()
-    found = [Block(match["code"], shown=match["shown"]) for match in BLOCK.finditer(text)]
-    assert len(found) == text.count("```sh\n") == 4
-    run(found, shop, env)
+    page = "docs/recipes/bisect.md"
+    found = blocks(page)
+    assert len(found) == (ROOT / page).read_text().count("```sh\n") == 4
+    person = Typist(shop, env)
+    for block in found:
+        person.type(block)
     assert (
         "0002-prices-again"
         in subprocess.run(["git", "branch"], cwd=shop, env=env, check=True, capture_output=True, text=True).stdout
