@@ -5,12 +5,14 @@ PYTHON =
 PY = .venv/bin/python
 DEMO_PY = .venv-demo/bin/python
 FUZZ_PY = .venv-fuzz/bin/python
+DOCS_PY = .venv-docs/bin/python
 # The demo shows what users get, and quickly: the base install, no tools of the developers'.
 DEV_STAMP = .venv/.stamp
 DEMO_STAMP = .venv-demo/.stamp
 LAB_STAMP = .venv-demo/.stamp-gitlab
 FORGE_STAMP = build/forge/.stamp
 FUZZ_STAMP = .venv-fuzz/.stamp
+DOCS_STAMP = .venv-docs/.stamp
 
 # In CI a test that was skipped is a failure, unless its reason begins with "allowed:".
 PYTEST = $(PY) -m pytest $(if $(RUNNER_CI),-p tests.no_skips -rs)
@@ -27,7 +29,7 @@ export PYTEST_DEBUG_TEMPROOT ?= $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR ==
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 unexport PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo demo-attack demo-forge picture picture-request test slow nightly long faults simulate contention soak forge check fix bench peers golden deep fuzz fuzz-keep schemas histories cassettes build clean ci
+.PHONY: help demo demo-attack demo-forge picture picture-request test slow nightly long faults simulate contention soak forge check fix bench peers golden deep fuzz fuzz-keep schemas histories cassettes build docs clean ci
 
 help:
 	@echo 'make demo    a model plans and fixes a bug, people steer and sign; in a temporary folder, offline, no model needed'
@@ -57,6 +59,7 @@ help:
 	@echo 'make schemas write schemas/ anew from the models'
 	@echo 'make histories store the histories that are listed and not stored yet (tests/histories)'
 	@echo 'make build   wheel and sdist into dist/'
+	@echo 'make docs    the documentation as a site in build/site; a link or an anchor that leads nowhere fails'
 	@echo 'make ci      what CI runs, or TARGETS="check test"; as root on Debian it installs what is missing'
 	@echo 'make clean   remove environments, caches and dist/'
 
@@ -178,11 +181,14 @@ build: $(DEV_STAMP)
 	rm -rf dist
 	$(PY) -m build --outdir dist .
 
+docs: $(DOCS_STAMP)
+	$(DOCS_PY) -m scripts.site
+
 ci:
 	.ci/run $(TARGETS)
 
 clean:
-	rm -rf .venv .venv-demo .venv-fuzz dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .grimp_cache
+	rm -rf .venv .venv-demo .venv-docs .venv-fuzz dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .grimp_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Prints what is missing and stops, or leaves the path of a fit Python in $$python.
@@ -228,3 +234,6 @@ $(FORGE_STAMP): tests/forge/package.json
 
 $(FUZZ_STAMP): pyproject.toml
 	$(call environment,.venv-fuzz,.[fuzz])
+
+$(DOCS_STAMP): pyproject.toml
+	$(call environment,.venv-docs,.[docs])
