@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from typing import Any, Final
 
 Arguments = dict[str, Any]
@@ -58,15 +58,25 @@ _IGNORED: Final = frozenset(
     ("description", "instruction", "explanation", "justification", "output_mode", "-n", "-A", "-B", "-C", "context")
 )
 _IGNORED_IF_FALSE: Final = frozenset(("is_background", "run_in_background", "with_escalated_permissions", "multiline"))
+WIRE: Final = "mcp__"  # how other programs write it, too
 _PREFIX: Final = re.compile(r"(default_api|functions|tools|container)\.")
 
 
-def named(name: str, arguments: Mapping[str, Any], tools: Container[str]) -> tuple[str, Arguments]:
+def wire_name(name: str) -> str:
+    """Return a tool's name as models' providers take it: `mcp:docs/look.up` is `mcp__docs__look_up`."""
+    if not name.startswith("mcp:"):
+        return name
+    return WIRE + re.sub(r"[^A-Za-z0-9_-]", "_", name.removeprefix("mcp:").replace("/", "__", 1))
+
+
+def named(name: str, arguments: Mapping[str, Any], tools: Collection[str]) -> tuple[str, Arguments]:
     """Return the runner's name for the tool of a call, and the arguments without what was part of the name; as they are where `tools`
     has the name, or nobody knows it."""
     given = dict(arguments)
     if name in tools:
         return name, given
+    if name.startswith(WIRE):
+        return next((one for one in tools if wire_name(one) == name), name), given
     if re.fullmatch(r"str_?replace_?based_?edit_?tool|text_?editor", name, re.IGNORECASE):
         return _text_editor(given)
     return NAMES.get(re.sub(r"[_-]", "", _PREFIX.sub("", name).lower()), name), given

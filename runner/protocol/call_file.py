@@ -34,8 +34,10 @@ class HeldCall(BaseModel):
     repeat: Literal["never", "keyed", "probed"] = Field(
         description="Whether a repeated call is safe, and how that is known."
     )
-    source: str = Field(description="Where it comes from: `built in`, or module:function.")
-    code: Digest | None = Field(description="Of the module's code on the trusted branch; null for a built-in one.")
+    source: str = Field(description="Where it comes from: `built in`, module:function, or mcp:SERVER and its digest.")
+    code: Digest | None = Field(
+        description="Of the module's code on the trusted branch, or of an MCP server's pinned list; null for a built-in one."
+    )
     step: str = Field(description="The step's slug.")
     attempt: int = Field(ge=1, description="The step's attempt.")
     number: int = Field(ge=1, description="Which of the attempt's calls it is.")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import posixpath
 import re
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from runner.errors import MalformedFileError
 from runner.protocol import ids, strict_yaml
@@ -16,6 +17,8 @@ from runner.protocol.strict_yaml import Bool, FileModel, Line, Positive, Script,
 
 _MODULE = r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*"
 _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
+_SERVER = r"[a-z0-9](?:-?[a-z0-9]){0,31}"
+_DIGEST = r"sha256:[0-9a-f]{64}"
 
 
 def _branch(pattern: str) -> str:
@@ -43,6 +46,35 @@ def _module(text: str) -> str:
 def _variable(text: str) -> str:
     if not re.fullmatch(_VARIABLE, text):
         raise problem("should be an environment variable's name", "write the name alone, such as DEPLOY_TOKEN")
+    return text
+
+
+def _server(text: str) -> str:
+    if not re.fullmatch(_SERVER, text):
+        raise problem("should be a short name", "write lower case letters, digits and single -, such as docs")
+    return text
+
+
+def _digest(text: str) -> str:
+    if not re.fullmatch(_DIGEST, text):
+        raise problem("should be a digest", "write the line that `runner mcp pin NAME` prints: sha256: and 64 digits")
+    return text
+
+
+def _endpoint(text: str) -> str:
+    """Refuse a URL that would send what is asked in the clear, or that has a secret in it."""
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        parts, host = urlsplit(""), ""
+    local = host in ("localhost", "127.0.0.1", "::1")
+    if not host or not text.isascii() or not text.isprintable() or parts.scheme not in ("https", "http"):
+        raise problem("should be a URL", "write it whole, such as https://mcp.example.test/mcp")
+    if parts.scheme == "http" and not local:
+        raise problem("should be https", "write https://, as http is for servers on this machine")
+    if parts.username is not None or parts.password is not None or parts.fragment:
+        raise problem("should have no name, password or fragment", "name the variable of a token under `bearer`")
     return text
 
 
@@ -124,6 +156,39 @@ class ToolModule(FileModel):
     effects: dict[Text, Literal["read", "workspace"] | ToolEffect] = Field(default_factory=dict)
     env: tuple[Variable, ...] = ()
     network: tuple[Line, ...] = ()
+
+
+class McpServer(FileModel):
+    """An MCP server: a program that the sandbox runs, or a URL. `bearer`: the variable that holds a URL's token.
+
+    `version`: the version that it must report. `tools`: the digest of its list of tools as people pinned it; without it none of its
+    tools is there. `effects`: those of its tools, by their names.
+    """
+
+    command: tuple[Line, ...] = ()
+    url: Annotated[Line, AfterValidator(_endpoint), WithJsonSchema({"type": "string", "minLength": 1})] | None = None
+    bearer: Variable | None = None
+    env: tuple[Variable, ...] = ()
+    network: tuple[Line, ...] = ()
+    version: Line | None = None
+    tools: (
+        Annotated[Text, AfterValidator(_digest), WithJsonSchema({"type": "string", "pattern": f"^{_DIGEST}$"})] | None
+    ) = None
+    effects: dict[Text, Literal["read", "workspace"] | ToolEffect] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _either(self) -> McpServer:
+        if bool(self.command) == bool(self.url):
+            raise problem(
+                "has a command or a URL", "write `command: [PROGRAM, ARGUMENT]` or `url: https://…`, not both"
+            )
+        for key in ("env", "network") if self.url else ("bearer",):
+            if key in self.model_fields_set:
+                raise problem(f"goes with `{'command' if self.url else 'url'}`", "remove it", key)
+        return self
+
+
+ServerName = Annotated[Text, AfterValidator(_server), WithJsonSchema({"type": "string", "pattern": f"^{_SERVER}$"})]
 
 
 class Lease(FileModel):
@@ -215,7 +280,9 @@ class Config(FileModel):
         description="When another runner may take over from a silent one: after `ttl` and `grace`.",
     )
     tools: tuple[ToolModule, ...] = Field(default=(), description="Python modules whose functions are tools.")
-    mcp: tuple[Line, ...] = Field(default=(), description="MCP servers.")
+    mcp: dict[ServerName, McpServer] = Field(
+        default_factory=dict, description="MCP servers whose tools agent and tool steps may call, by name."
+    )
     filters: tuple[Line, ...] = Field(default=(), description="Filter drivers that may run, such as lfs.")
     ci: Literal["fail", "block", "ignore"] | None = Field(default=None, description="The CI that runs steps.")
     review: ReviewKey = Field(

@@ -30,6 +30,11 @@ def agent_file(name: str) -> str:
     return f"{AGENTS}/{name}.yaml"
 
 
+def words_file(server: str) -> str:
+    """Return the path of an MCP server's pinned list of tools."""
+    return f"{ROOT}/mcp/{server}.json"
+
+
 def call_file(call: str) -> str:
     """Return the name of a held call's file in the protocol's folder; `call` is such as `deploy.1.3`."""
     return f"calls/{call}.json"

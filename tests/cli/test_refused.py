@@ -26,7 +26,6 @@ def test_a_plan_that_asks_for_what_is_not_there_yet(box: Box, named: str, step: 
 @pytest.mark.parametrize(
     ("named", "config"),
     [
-        ("`mcp:`", "mcp: [x]\n"),
         ("`ci:`", "ci: block\n"),
         ("`qa:`", "qa: {on_ci: true}\n"),
         ("container", "executor: container\n"),

@@ -30,7 +30,9 @@ worktrees: {path: ../trees}
 lease: {ttl: 1h, grace: 30s}
 tools:
   - {module: pkg.mod, effects: {f: read, send: {external: keyed, key: ref}}, env: [TOKEN], network: [example.test]}
-mcp: [a]
+mcp:
+  docs: {command: [serve, .], env: [TOKEN], network: [a.test], version: 1.2, effects: {look: read}}
+  web: {url: https://mcp.example.test/mcp, bearer: TOKEN}
 filters: [lfs]
 ci: block
 checks: make test
