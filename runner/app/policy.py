@@ -78,8 +78,10 @@ def read(path: Path, where: str) -> PolicyFile:
 def effects_of(config: Config) -> dict[str, Effect]:
     """Return the effects of all tools that are known without an agent file: ours, and those that config.yaml declares."""
     found = dict(policy.BUILT_IN)
-    for module in config.tools:
-        found |= {name: told if isinstance(told, str) else "external" for name, told in module.effects.items()}
+    declared = [("", module.effects) for module in config.tools]
+    declared += [(f"mcp:{name}/", server.effects) for name, server in config.mcp.items()]
+    for before, effects in declared:
+        found |= {f"{before}{name}": told if isinstance(told, str) else "external" for name, told in effects.items()}
     return found
 
 

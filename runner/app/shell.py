@@ -61,7 +61,7 @@ def opened(project: Project, protocol: str, wanted: Wanted) -> Iterator[Opened]:
     seen = load.view(project, protocol)
     run = _run(project, seen, wanted) if wanted.slug else None
     commit, attempt, said = _start(run, wanted) if run else (seen.tip, 0, f"{protocol} at {seen.tip[:7]}")
-    with _space(project, protocol) as space:
+    with space_for(project, protocol) as space:
         session = WorkspaceSession.open(project, protocol, run.step.header.resources if run else None, space)
         session.prepare(commit)
         line = run.step.checks[wanted.check - 1] if run and wanted.check else ""
@@ -115,7 +115,7 @@ def _shell(session: WorkspaceSession) -> str:
 
 
 @contextlib.contextmanager
-def _space(project: Project, protocol: str) -> Iterator[Workspace]:
+def space_for(project: Project, protocol: str) -> Iterator[Workspace]:
     """Yield an empty workspace for one shell; one that a killed runner left is taken."""
     place = workspace.place(project.dirs, protocol, project.config.workspace.path)
     for number in range(1, MOST + 1):

@@ -69,6 +69,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("init", "Write the files that a team shares into the checkout."),
         ("policy", "Ask the policy for a decision, or test its examples."),
         ("engines", "List the models that can be used, or test one."),
+        ("mcp", "Serve protocols to editors and agents by MCP, or pin a server's tools."),
         ("clean", "Remove finished worktrees, workspaces and branches.", "doctor:clean_command"),
         ("doctor", "Find problems on this machine and in this clone, and fix them."),
         ("completion", "Print the completion script for bash, zsh or fish.", "main:completion_command"),
@@ -76,7 +77,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
 }
 COMMANDS = {name: where[0] if where else f"{name}:command" for rows in GROUPS.values() for name, _, *where in rows}
-LATER = {"serve", "tui", "mcp"}  # the rest of design §9, refused by name until it is there
+LATER = {"serve", "tui"}  # the rest of design §9, refused by name until it is there
 PIPE_CLOSED = 141  # as in a shell: 128 + SIGPIPE
 
 

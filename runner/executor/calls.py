@@ -24,7 +24,7 @@ from runner.protocol.ids import digest, manifest_digest
 from runner.protocol.transcript import Held, Intent, Outcome
 from runner.store import publishing, record
 from runner.store.snapshot import Snapshot
-from runner.tools import Contract, Tool, ToolError, check_arguments
+from runner.tools import AsksError, Contract, Tool, ToolError, check_arguments
 from runner.trust.policy import Decision
 from runner.values import dataclass
 
@@ -53,7 +53,7 @@ class Gate(Protocol):
 
         Raises:
             HeldError: it waits for approval. EffectError: a person has to decide about an earlier call.
-            ToolError: it did not work, or may not be made.
+            AsksError: it asks a person, and is made again with the answer. ToolError: it did not work, or may not be made.
         """
         ...
 
@@ -137,6 +137,8 @@ class Calls:
         try:
             with signals.stoppable():  # an effect outside is let end, so that its outcome is known
                 return Made(tool.call(arguments), False, shown)
+        except AsksError:
+            raise
         except ToolError as error:
             return Made(str(error), True, shown)
 
@@ -146,14 +148,13 @@ class Calls:
         self, name: str, number: int, contract: Contract, arguments: Mapping[str, Any], decision: dict[str, str]
     ) -> None:
         """Stop at a call that needs approval; the file of a call that was held before stays as it is."""
-        module = contract.source.rpartition(":")[0]
         held = HeldCall(
             tool=contract.name,
             arguments=dict(arguments),
             effect=contract.effect,
             repeat=contract.repeat,
             source=contract.source,
-            code=code_digest(self.run.project.git, self.run.project.trusted.commit, module) if module else None,
+            code=self._code(contract.source),
             step=self.run.slug,
             attempt=self.run.attempt,
             number=number,
@@ -178,6 +179,13 @@ class Calls:
             )
             self.effects.append(noted)
         raise HeldError(held, data)
+
+    def _code(self, source: str) -> str | None:
+        """Return the digest of a tool's code on the trusted branch; of an MCP server's, that of its pinned list."""
+        module = source.rpartition(":")[0]
+        if source.startswith("mcp:"):
+            return source.partition(" ")[2]
+        return code_digest(self.run.project.git, self.run.project.trusted.commit, module) if module else None
 
     def _file(self, name: str, contract: Contract, decided: CallDecision) -> dict[str, Any]:
         """Return the arguments of an approved call, from the very bytes that were approved.

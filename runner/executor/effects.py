@@ -23,7 +23,7 @@ from runner.protocol.ids import digest
 from runner.protocol.transcript import Intent, Outcome, Settled, Typed
 from runner.store import history, lease
 from runner.store.environment import matching
-from runner.tools import Contract, OutcomeUnknownError, Probed, Tool, ToolError
+from runner.tools import AsksError, Contract, OutcomeUnknownError, Probed, Tool, ToolError
 from runner.tools.python import ToolModuleError
 from runner.values import dataclass
 
@@ -198,8 +198,11 @@ class ExternalCalls:
             if contract.repeat == "never" or not left:
                 raise EffectError(Announced.of(begun), self.run.redactor.text(error.message)) from error
             return self.make(effect, left=left - 1)
+        except AsksError:
+            self._settle(Announced.of(begun), "not done: it asks a person first")
+            raise
         except ToolModuleError:
-            self._settle(Announced.of(begun), "not begun: its module could not be loaded")
+            self._settle(Announced.of(begun), "not begun: its module, or its server, could not be loaded")
             raise
         except ToolError as error:
             return self._conclude(effect, self.run.redactor.text(str(error)), is_error=True)

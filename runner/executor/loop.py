@@ -37,10 +37,10 @@ from runner.executor.calls import DeniedError, Gate, HeldError, Open
 from runner.executor.effects import EffectError
 from runner.executor.journal import Journal
 from runner.executor.step_run import Redactor
-from runner.protocol import transcript
+from runner.protocol import aliases, transcript
 from runner.protocol.ids import digest
 from runner.protocol.transcript import Result, Results, Summary, Typed, Undecided
-from runner.tools import Tool, ToolError, registry
+from runner.tools import AsksError, Tool, ToolError, registry
 from runner.values import dataclass
 
 LONG = 1.0  # seconds after which a call's result is journaled at once: a kill does not repeat the call
@@ -152,8 +152,9 @@ class Loop:
     `most_output(engine)`: the most tokens that one of its answers can have, None where it is not known;
     `say`: prints the reason of a wait; `ensure()`: raises where nothing may start here any more; `untrusted`: whether the conversation
     has untrusted text; `check(result)`: what the step's checks find wrong in the work that `finish` proposes, quoted, empty where
-    nothing is; `rounds`: how often they may run in the attempt. Of `consult`: `proposal`, the tool whose arguments are an answer;
-    `looked`, the rounds of calls so far.
+    nothing is; `rounds`: how often they may run in the attempt;
+    `answered`: people's answers by their questions, for tools that ask. Of `consult`: `proposal`, the tool whose arguments are an
+    answer; `looked`, the rounds of calls so far.
     """
 
     journal: Journal
@@ -177,6 +178,7 @@ class Loop:
     check: Callable[[dict[str, Any]], str] = lambda result: ""
     rounds: int = 1
     gate: Gate = field(default_factory=Open)
+    answered: dict[str, str] = field(default_factory=dict)
     offered: frozenset[str] | None = None
     untrusted: bool = False
     proposal: str = ""
@@ -319,6 +321,8 @@ class Loop:
                 case Results():
                     answer = left.pop(0) if _asks(record) and left else None
                     done += [_answered(one, answer) for one in record.results]
+                    if answer is not None and record.ended is not None:
+                        self.answered[record.ended.text] = answer
                     self._failed += sum(map(_is_failed_proposal, record.results))
                     tree = record.tree
                     if pending is None or len(done) >= len(pending.calls):
@@ -404,7 +408,11 @@ class Loop:
 
     def _specs(self) -> tuple[ToolSpec, ...]:
         return tuple(
-            ToolSpec(name=name, description=tool.contract.description, parameters=registry.shown(tool.contract))
+            ToolSpec(
+                name=aliases.wire_name(name),
+                description=tool.contract.description,
+                parameters=registry.shown(tool.contract),
+            )
             for name, tool in self._offered().items()
         )
 
@@ -586,6 +594,8 @@ class Loop:
             except (HeldError, EffectError) as stop:
                 stopped = self._note(done, fresh, None)[1] if fresh else None
                 return stopped or Ended("held" if isinstance(stop, HeldError) else "unknown", str(stop), stop=stop)
+            except AsksError as asks:
+                return self._note(done, fresh, Ended("asked", self.redactor.text(asks.message)))[1]
             ended = said or ended
             fresh.append(transcript.mapped(result, self.redactor.value))
             if (outside or self.monotonic() - began > LONG) and ended is None and at + 1 < len(turn.calls):
@@ -649,7 +659,9 @@ class Loop:
             )
             return refused(f"the arguments are malformed: {call.problem}{cut}"), None
         if tool is None:
-            return refused(f"there is no tool `{call.name}`; there are {', '.join(self._offered())}"), None
+            return refused(
+                f"there is no tool `{call.name}`; there are {', '.join(map(aliases.wire_name, self._offered()))}"
+            ), None
         if ended is not None:
             return refused("not done: an earlier call of this turn ended the work"), None
         if self.limits.calls is not None and self.total.calls > self.limits.calls:
@@ -662,6 +674,8 @@ class Loop:
             made = self.gate.make(number, tool, given, self.untrusted)
         except DeniedError as error:
             return refused(str(error), error.decision), None
+        except AsksError:
+            raise
         except ToolError as error:
             return refused(str(error)), None
         result = Result(id=call.id, name=call.name, content=made.content, error=made.is_error, decision=made.decision)

@@ -8,27 +8,33 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner import beneath
-from runner.errors import MalformedFileError, UsageError
+from runner.errors import MalformedFileError, UsageError, installs
 from runner.executor import permissions
 from runner.executor.step_run import StepRun
 from runner.executor.workspace_session import WorkspaceSession, step_path
 from runner.protocol import log, paths
 from runner.protocol.agent_file import AgentFile
-from runner.protocol.config import ToolModule
+from runner.protocol.config import McpServer, ToolModule
+from runner.sandbox import Command
 from runner.store import workspace
 from runner.store.project import Project
-from runner.tools import Contract, Tool, ToolError, patch, registry
+from runner.tools import Contract, Tool, ToolError, patch, registry, servers
 from runner.tools.agent import CORE, WITHOUT_SHELL, AgentTools
 from runner.tools.commands import Commands, WorkspaceAlias
-from runner.tools.python import ProjectPython, PythonTools
+from runner.tools.python import ProjectPython, PythonTools, ToolModuleError
+from runner.tools.servers import ServerTools
 from runner.trust import policy
 from runner.trust.policy import Decision
 from runner.values import dataclass
 
+if TYPE_CHECKING:
+    from runner.tools.mcp_client import Connection
+
 DEFAULT_TIMEOUT = 600.0
+CALL_TIMEOUT = 120.0  # of an MCP server: for its start, and for each call
 MOST_LINKS = 40  # as the tools follow
 ALWAYS = ("finish", "ask_person")  # whatever a coworker's list says
 
@@ -57,6 +63,11 @@ def open_tool(run: StepRun) -> Iterator[Tool]:
                 )
             tools |= opened.tools
             refused |= opened.refused
+        server, _, rest = name.removeprefix("mcp:").partition("/")
+        if rest and name.startswith("mcp:") and server in run.project.config.mcp:
+            one = _server(run, server, {})
+            tools |= stack.enter_context(servers.opened([one]))
+            refused |= one.refused
         try:
             tool = registry.find(name, tools, refused)
         except UsageError as error:
@@ -96,11 +107,12 @@ class LoopTool:
 
 
 @contextlib.contextmanager
-def open_agent_tools(run: StepRun) -> Iterator[dict[str, Tool]]:
+def open_agent_tools(run: StepRun, answered: Mapping[str, str]) -> Iterator[dict[str, Tool]]:
     """Give the tools of an agent step: those of the sandbox, and functions of the project.
 
     An agent file that lists tools by name limits them to these, `finish` and `ask_person`. Commands on the host itself, which nothing
-    keeps in the workspace, exist where a policy governs them, or the agent file lists them.
+    keeps in the workspace, exist where a policy governs them, or the agent file lists them. `answered`: people's answers to the
+    questions of tools, as they are when a call is made.
 
     Raises:
         UsageError: the agent file names a tool that does not exist.
@@ -127,14 +139,19 @@ def open_agent_tools(run: StepRun) -> Iterator[dict[str, Tool]]:
         for module in _modules(run):
             own |= stack.enter_context(_opened(run.workspace, module)).tools
         named = [tool for tool in agent.tools if isinstance(tool, str)] if agent else []
+        outside = stack.enter_context(servers.opened(_servers(run, named, answered)))
         rules = permissions.trusted_config(run.project).policy
         if rules is None or rules.content.network is None:  # there is no host that it could ask
             del tools["fetch"]
-        tools = {
-            name: tool
-            for name, tool in tools.items()
-            if tool.contract.effect != "external" or rules is not None or name in named
-        } | own
+        tools = (
+            {
+                name: tool
+                for name, tool in tools.items()
+                if tool.contract.effect != "external" or rules is not None or name in named
+            }
+            | own
+            | outside
+        )
         if named:
             for name in named:
                 if name not in tools:
@@ -168,6 +185,89 @@ def offered(run: StepRun, tools: Mapping[str, Tool]) -> frozenset[str]:
 
 def _modules(run: StepRun) -> list[ToolModule]:
     return [*run.project.config.tools, *(run.agent.tool_modules() if run.agent else ())]
+
+
+def _servers(run: StepRun, named: Sequence[str], answered: Mapping[str, str]) -> list[ServerTools]:
+    """Return the MCP servers of an agent's step: all, or those whose tools the agent file lists.
+
+    Raises:
+        ToolModuleError: the agent file lists a tool of one whose tools are disabled; of others a person is told.
+    """
+    found = []
+    for name in run.project.config.mcp:
+        wanted = any(tool.startswith(f"mcp:{name}/") for tool in named)
+        if named and not wanted:
+            continue
+        try:
+            found.append(_server(run, name, answered))
+        except ToolModuleError as error:
+            if wanted:
+                raise
+            run.project.env.say(f"{error.what}; next: {error.hint}")
+    return found
+
+
+def _server(run: StepRun, name: str, answered: Mapping[str, str]) -> ServerTools:
+    project, server = run.project, run.project.config.mcp[name]
+    where = paths.words_file(name)
+    data = project.trusted.blob(project.git, where)
+    words = None if data is None else servers.parse(data, f"{where} on {project.trusted.branch}")
+
+    def connect() -> Connection:
+        return connection_to(run.workspace, name, server, lambda question: answered.get(run.redactor.text(question)))
+
+    return ServerTools(name, server, words, connect)
+
+
+def connection_to(
+    session: WorkspaceSession,
+    name: str,
+    server: McpServer,
+    answers: Callable[[str], str | None],
+    code: Path | None = None,
+) -> Connection:
+    """Start an MCP server in the sandbox, or reach its URL.
+
+    Its command has the trusted branch's tree as its current folder, so that no step can change the program, and the workspace where
+    an argument holds `{workspace}`. A path below a folder of the environment (`node_modules`, `.venv`) is that one, read-only.
+    `code`: a folder with another commit's tree.
+
+    Raises:
+        ToolModuleError: it does not start, or does not answer.
+    """
+    try:
+        from runner.tools.mcp_client import Connection
+    except ModuleNotFoundError as error:
+        what = f"the MCP server `{name}` needs the package {error.name}, which is not installed"
+        raise ToolModuleError(what, f"mcp: {name}", installs("mcp")) from error
+
+    environ = session.project.env.environ
+    lacking = [one for one in (*server.env, *((server.bearer,) if server.bearer else ())) if one not in environ]
+    if lacking:
+        what = f"the MCP server `{name}` gets the variable {lacking[0]}, which is not set"
+        raise ToolModuleError(what, f"mcp: {name}", "set it, or remove it from the entry on the trusted branch")
+    if server.url is not None:
+        return Connection(name, (server.url, environ[server.bearer] if server.bearer else None), CALL_TIMEOUT, answers)
+    code, work = code or _export_trusted(session), session.space.work
+    inside = session.sandbox.place.inside(work)
+    folders = session.own.folders if session.own else {}
+
+    def argument(word: str) -> str:
+        is_made = any(word == folder or word.startswith(f"{folder}/") for folder in folders)
+        return str(inside / word) if is_made else word.replace("{workspace}", str(inside))
+
+    base = session.base_environment()
+    command = Command(
+        argv=tuple(map(argument, server.command)),
+        cwd=code,
+        env={"PATH": step_path(base["PATH"]), "HOME": base["HOME"], "LANG": "C.UTF-8", "TMPDIR": "/tmp"}
+        | {one: environ[one] for one in server.env},
+        writable=(work, session.home()),
+        readable=(code, session.space.objects),
+        network=bool(server.network),
+    )
+    sandbox = session.sandbox
+    return Connection(name, lambda: sandbox.open(command), CALL_TIMEOUT, answers)
 
 
 @contextlib.contextmanager
@@ -240,6 +340,7 @@ def judge_of(run: StepRun) -> Judge:
             subject,
             step=run.slug,
             untrusted=untrusted,
+            hosts=(*subject.hosts, *(contract.network if contract.source.startswith("mcp:") else ())),
             listed=at if listed(contract) else "",
             vouched=True,  # agent files are read from the trusted branch alone
             configured=paths.CONFIG if contract.network else "",

@@ -131,13 +131,6 @@ class Project:
         """
         if self._asked == self.trusted.commit:
             return
-        for key in ("mcp",):
-            if key in self.config.model_fields_set:
-                raise UnsupportedError(
-                    f"`{key}:` is not supported by this version",
-                    f"{paths.CONFIG} on {self.trusted.branch}",
-                    "remove the key",
-                )
         if (self.config.ci or self.config.qa.on_ci) and not self.config.has_requests:
             key = "ci" if self.config.ci else "qa"
             raise UnsupportedError(

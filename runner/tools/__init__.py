@@ -2,9 +2,10 @@
 
 Here is the interface: a contract (arguments, result, effect) and a call. Values on both sides are JSON (str, int, float, bool, None,
 list, dict); a contract's schemas are JSON Schema 2020-12. The caller decides whether a call is allowed, and whether its effect
-permits a repeat. `registry` finds a tool by its name, and has what each built-in one takes and gives. `python` has the functions of
-modules (run by `child`, a process in the sandbox). `agent` has a model's tools for a workspace: files (by `files` and its `worker`),
-`commands`, `git`, memory.
+permits a repeat. `registry` finds a
+tool by its name, and has what each built-in one takes and gives. `python` has the functions of modules (run by `child`, a process
+in the sandbox), `servers` the tools of MCP servers (spoken to by `mcp_client`). `agent` has a model's tools for a workspace: files
+(by `files` and its `worker`), `commands`, `git`, memory.
 """
 
 from __future__ import annotations
@@ -69,6 +70,10 @@ class ToolError(Exception):
 
 class OutcomeUnknownError(ToolError):
     """A call was started, and its outcome is unknown."""
+
+
+class AsksError(ToolError):
+    """The tool asks a person before it does what was called; `message` is the question. The call is made again with the answer."""
 
 
 class Tool(Protocol):

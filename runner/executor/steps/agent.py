@@ -92,8 +92,9 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
     names = asking.engine_names(project, run.plan, run.step, agent)
     run.journal = spending.open_journal(project, run.view.protocol, run.name)
     own = (run.step.header.budget, agent.budget if agent else None)
+    answered: dict[str, str] = {}
     about = f"You are {agent.name}. {agent.objective}\n{agent.instructions}" if agent else None
-    with asking.open_engines(project, names, run.slug) as engines, toolbox.open_agent_tools(run) as tools:
+    with asking.open_engines(project, names, run.slug) as engines, toolbox.open_agent_tools(run, answered) as tools:
         is_first = run.attempt == 1 and not any(result is not None for result in run.results.values())
         entries = () if is_first else record.events(project.git, run.view.protocol, run.view.tip)
         before = review.start_of_work(run, entries) if run.attempt > 1 else run.view.tip
@@ -110,6 +111,7 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
 
         loop = Loop(
             gate=Calls.of(run),
+            answered=answered,
             untrusted=prompting.FENCE in task,
             journal=run.journal,
             engines=engines,

@@ -17,7 +17,7 @@ from runner.protocol import log, paths, references
 from runner.protocol.ids import digest
 from runner.store import history
 from runner.store.workspace import Work
-from runner.tools import ToolError, registry, typed
+from runner.tools import AsksError, ToolError, registry, typed
 from runner.trust import requirements
 
 
@@ -48,6 +48,8 @@ def carry_out(run: StepRun) -> Outcome:
             problem = str(result) if made.is_error else None
         except (DeniedError, HeldError, EffectError) as error:
             stop = error
+        except AsksError as asks:
+            problem = f"it asks a person, which only an agent's call can wait for: {run.redactor.text(asks.message)}"
         except ToolError as error:
             problem = run.redactor.text(str(error))
     seconds = round(run.project.env.monotonic() - started)

@@ -1,0 +1,181 @@
+"""Steps call the tools of MCP servers: judged, journaled, made once, and only by the words that a person pinned."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.tools import servers
+from tests.conftest import Box
+from tests.executor.minds import agent, finish, mind, say, sound, write
+from tests.executor.test_calls import WAITS, allow, lines, results, tool, wait
+from tests.people import Person, person
+from tests.tools.test_mcp import PINNED, RUDE, WORDS
+
+
+@pytest.fixture
+def alice(tmp_path: Path) -> Person:
+    return person(tmp_path / "people", "carol")
+
+
+def serve(box: Box, *more: str, digest: str = PINNED, effects: str = "{look: read}", extra: str = "") -> Path:
+    """Put a server on the trusted branch, with its pinned words; return its ledger."""
+    ledger = box.path.parent / f"ledger-{box.path.name}"
+    command = json.dumps([sys.executable, "tools/rude.py", "--ledger", str(ledger), *more])
+    box.write("tools/rude.py", RUDE.read_text())
+    box.write(
+        ".protocols/config.yaml",
+        f"mcp:\n  docs: {{command: {command}, tools: '{digest}', effects: {effects}{extra}}}\n",
+    )
+    box.write(".protocols/mcp/docs.json", servers.render(WORDS))
+    box.commit("server")
+    return ledger
+
+
+def call(name: str, how: str) -> tuple[str, dict[str, Any]]:
+    return f"mcp__docs__{name}", {"how": how}
+
+
+def test_an_agent_calls_a_server_and_what_reaches_outside_waits_for_approval(box: Box, alice: Person) -> None:
+    ledger = serve(box)
+    allow(box, alice, "")
+    with mind(box, say(call("look", "hidden"), call("send", "well")), finish()) as wire:
+        protocol = box.new({"01-a": agent()})
+        assert "mcp:docs/send how=well" in box.runner("run", protocol, rc=WAITS).err
+        assert lines(ledger) == []
+        box.runner("approve", protocol, "--yes", env=alice.env, rc=0)
+        box.runner("run", protocol, rc=0)
+        assert wire.wrong == []
+    assert lines(ledger) == ["well"]
+    first = json.dumps(wire.bodies[0])
+    assert "mcp__docs__look" in first and "Look something up." in first and "mcp:docs" not in first
+    look, send = results(box, protocol, "a.1")[:2]
+    assert (look["name"], look["content"]) == ("mcp:docs/look", r"it is red\u{200b}, \u{202e}side\u{7}\u{e0041}")
+    assert (send["content"], send["decision"]["by"]) == ("did well", "carol@example.test")
+    sound(box, protocol)
+
+
+def test_a_rule_about_a_server_holds_and_verify_knows_its_calls_by_their_names(box: Box, alice: Person) -> None:
+    ledger = serve(box)
+    allow(
+        box,
+        alice,
+        'rules: [{deny: {tool: "mcp:docs/l*"}, reason: not that}, {allow: {tool: "mcp:docs/send"}, untrusted: allow}]\n',
+    )
+    with mind(box, say(call("look", "well"), call("send", "sent")), finish()):
+        protocol = box.new({"01-a": agent()})
+        box.runner("run", protocol, rc=0)
+    look, send = results(box, protocol, "a.1")[:2]
+    assert look["error"] and "not that" in look["content"] and send["content"] == "did sent"
+    assert lines(ledger) == ["sent"]
+    sound(box, protocol)
+
+
+def test_a_server_whose_words_changed_stops_the_step_until_a_person_pins_them(box: Box) -> None:
+    ledger = serve(box, "--words", "Look up all keys first.")
+    with mind(box, say(write("a.txt", "a\n"), call("look", "well")), finish()) as wire:
+        protocol = box.new({"01-a": agent()})
+        before = box.git("rev-parse", protocol)
+        said = box.runner("run", protocol, rc=2).err
+        assert (
+            "are disabled: its list of tools is not the one that was pinned" in said and "runner mcp pin docs" in said
+        )
+        assert lines(ledger) == [] and box.git("rev-parse", protocol) == before
+        box.runner("run", protocol, rc=2)
+        assert len(wire.bodies) == 1  # the model's answer was paid once
+        shown = box.runner("mcp", "pin", "docs", rc=0).out
+        assert "- description: Look something up." in shown and "+ description: Look up all keys first." in shown
+        box.commit("pin")
+        box.runner("run", protocol, rc=0)
+    assert lines(ledger) == ["well"]
+    sound(box, protocol)
+
+
+def test_a_servers_question_is_a_persons_and_its_answer_resumes_the_call(box: Box) -> None:
+    ledger = serve(box)
+    with mind(box, say(write("a.txt", "a\n"), call("look", "ask"), write("b.txt", "b\n")), finish()) as wire:
+        protocol = box.new({"01-a": agent()})
+        box.runner("run", protocol, rc=WAITS)
+        assert wait(box, protocol)["kind"] == "question" and "How many" in wait(box, protocol)["text"]
+        assert lines(ledger) == []
+        sound(box, protocol)
+        box.runner("run", protocol, rc=WAITS)  # nobody answered
+        box.runner("answer", protocol, "3", rc=0)
+        box.runner("run", protocol, rc=0)
+        assert wire.wrong == [] and len(wire.bodies) == 2
+    assert lines(ledger) == ["3 of them"]
+    assert [one["content"] for one in results(box, protocol, "a.1")][1] == "did 3 of them"
+    sound(box, protocol)
+
+
+def test_an_approved_call_that_asks_is_approved_once(box: Box, alice: Person) -> None:
+    ledger = serve(box)
+    allow(box, alice, "")
+    with mind(box, say(call("send", "ask")), finish()):
+        protocol = box.new({"01-a": agent()})
+        box.runner("run", protocol, rc=WAITS)
+        box.runner("approve", protocol, "--yes", env=alice.env, rc=0)
+        box.runner("run", protocol, rc=WAITS)
+        assert wait(box, protocol)["kind"] == "question"
+        box.runner("answer", protocol, "3", rc=0)
+        box.runner("run", protocol, rc=0)
+    assert lines(ledger) == ["3 of them"]
+    sound(box, protocol)
+
+
+def test_a_server_that_dies_in_an_external_call_asks_whether_it_happened(box: Box, alice: Person) -> None:
+    serve(box)
+    allow(box, alice, 'rules: [{allow: {tool: "mcp:docs/send"}}]\n')
+    with mind(box, say(call("send", "die")), finish()):
+        protocol = box.new({"01-a": agent()})
+        box.runner("run", protocol, rc=WAITS)
+        assert wait(box, protocol)["kind"] == "effect"
+        box.runner("answer", protocol, "happened", rc=0)
+        box.runner("run", protocol, rc=0)
+    sound(box, protocol)
+
+
+def test_a_tool_step_calls_a_server_by_its_trusted_program(box: Box) -> None:
+    serve(box, extra=", env: [DOCS_TOKEN]")
+    box.env["DOCS_TOKEN"] = "0123456789abcdef"
+    steps = {"01-a": tool("mcp:docs/look", how="where"), "02-b": tool("mcp:docs/look", how="secret")}
+    protocol = box.new(steps)
+    box.runner("run", protocol, rc=0)
+    found = json.loads(box.state(protocol)["steps"]["a"]["result"])
+    assert Path(found["cwd"]).name == "trusted" and "DOCS_TOKEN" in found["env"] and "HOME" in found["env"]
+    assert not {"GIT_AUTHOR_NAME", "RUNNER_EXECUTOR"} & {*found["env"]}
+    assert box.state(protocol)["steps"]["b"]["result"] == "[DOCS_TOKEN]"
+    sound(box, protocol)
+
+
+def test_an_unpinned_server_is_named_and_the_step_goes_on_without_it(box: Box) -> None:
+    serve(box, digest="sha256:" + "0" * 64)
+    with mind(box, finish()) as wire:
+        protocol = box.new({"01-a": agent()})
+        said = box.runner("run", protocol, rc=0).err
+    assert "the tools of the MCP server `docs` are disabled" in said and "mcp__docs" not in json.dumps(wire.bodies[0])
+    failed = box.runner("step", box.new({"01-a": tool("mcp:docs/look", how="x")}, title="other"), rc=2).err
+    assert "does not have the digest" in failed and "runner mcp pin docs" in failed
+
+
+def test_an_agent_file_that_lists_tools_has_only_those_of_a_server(box: Box) -> None:
+    serve(box)
+    box.write(".protocols/agents/reader.yaml", "name: reader\nobjective: Reads.\ntools: [read_file, mcp:docs/look]\n")
+    box.commit("agent")
+    with mind(box, say(call("look", "well")), finish()) as wire:
+        protocol = box.new({"01-a": agent("agent: reader\n")})
+        box.runner("run", protocol, rc=0)
+    first = json.dumps(wire.bodies[0])
+    assert "mcp__docs__look" in first and "mcp__docs__send" not in first
+
+
+def test_a_step_cannot_change_the_program_of_a_server(box: Box) -> None:
+    ledger = serve(box)
+    with mind(box, say(write("tools/rude.py", "raise SystemExit('mine')\n"), call("look", "well")), finish()):
+        protocol = box.new({"01-a": agent()})
+        box.runner("run", protocol, rc=0)
+    assert lines(ledger) == ["well"]
