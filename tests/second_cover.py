@@ -1,4 +1,4 @@
-"""The second verifier's reading of what a word covers, written from docs/design.md §4: manifests of version 2, and 1 for words of before."""
+"""The second verifier's reading of what a word covers, written from docs/design.md §4: manifests of version 3, and 2 and 1 for words of before."""
 
 import hashlib, json, os, re, shutil, subprocess, tempfile
 from second_deeds import GUARDED, default, fits, listed, part
@@ -73,7 +73,7 @@ class Cover:
 
     def touched(self, seen, at, wait, version, base, trust, people=False, whole=False):
         """Whether a commit after `seen`, up to `at`, touched what a word covers, and whether a merge of the base was kept."""
-        kept, out = False, self.left_out(seen, wait[1], base, trust) if version == 2 and wait[0] == "step" else None
+        kept, out = False, self.left_out(seen, wait[1], base, trust) if version > 1 and wait[0] == "step" else None
         for oid in self.chain[self.chain.index(seen) + 1:self.chain.index(at) + 1]:
             did = self.ours(self.repo.get(oid)[2], self.name)
             if people and did: continue
@@ -103,7 +103,7 @@ class Cover:
         return "".join(f"{sha(json.dumps(one['result'], sort_keys=True).encode())} {json.dumps(name)}\n" for name, one in sorted(steps.items()) if name != slug and one["status"] == "completed" and one["result"] is not None)
 
     def version(self, digest, word, seen, base, trust):  # None where it is of something else, or what was seen has no record
-        for one in (2, 1):
+        for one in (3, 2, 1):
             try:
                 if digest == self.digest(word, seen, base, trust, one): return one
             except (KeyError, json.JSONDecodeError): pass
@@ -118,14 +118,14 @@ class Cover:
             was = {path: e for path, e in self.repo.flat(self.repo.get(self.began[slug])[0]) if not self.record.fullmatch(path)}
             same = {path for path, entry in code.items() if was.get(path) == entry} if kind == "protected-path" else ()
             parts = {title: {p: e for p, e in side.items() if p not in same} for title, side in (("before", was), ("after", code))}
-        if kind == "step" and version == 2:
+        if kind == "step" and version > 1:
             later, harmless, more["exceptions"], _ = self.left_out(commit, slug, base, trust)
             parts = {"tree": {path: e for path, e in code.items() if not (e[0] == "100644" and (later(path) or harmless(path, commit)))}, "inputs": {}, "exceptions": {}}
             more["inputs"] = self.results(commit, slug)
         if kind in ("plan", "step", "call"):
             slugs = {slug} if slug else {s for s, one in self.steps.items() if one["status"] not in ENDED}
             parts["trusted"] = self.lent(code, base, trust, slugs, version, kind)
-            if version == 2: parts["tools"], more["tools"] = {}, self.tools(trust, slugs)
+            if version > 1: parts["tools"], more["tools"] = {}, self.tools(trust, slugs)
         def line(path, mode, oid): return f"{mode} {oid} 0 {json.dumps(path)}" if mode == "160000" else f"{mode} {sha(self.repo.get(oid))[7:]} {len(self.repo.get(oid))} {json.dumps(path)}"
         lines = [f"runner-manifest/v{version}", f"subject: {word['subject']}", f"attempt: {word['attempt']}"]
         for title, of in parts.items(): lines += [f"[{title}]", *(line(path, *of[path]) for path in sorted(of, key=os.fsencode)), *more.get(title, "").split("\n")[:-1]]
@@ -153,11 +153,11 @@ class Cover:
         coworkers = {f"agents/{name}.yaml" for names in named for name in names} & trust.keys()
         config = {"config.yaml"} & trust.keys() if kinds else set()
         roots = {one.partition(".")[0] for path in coworkers | config for one in re.findall(r"module: *[\"']?([\w.]+)", self.repo.get(trust[path][1]).decode())}
-        files, asks = dict(self.repo.flat(self.repo.get(base)[0])), "agent" in kinds and not (version == 2 and kind == "call")
+        files, asks = dict(self.repo.flat(self.repo.get(base)[0])), "agent" in kinds and not (version > 1 and kind == "call")
         beside, imported = set(), (".py", ".pyc", ".so", ".pyd")
-        if roots and version == 2:
+        if roots and version > 1:
             odd = {path.partition("/")[0] for path, (mode, _) in files.items() if mode in ("120000", "160000")}
             tops = {top for top in {path.partition("/")[0] for path in files if path.endswith(imported)} | odd if top.endswith(imported) or top.isidentifier()}
             beside = {path for path in files if tops & odd or path.partition("/")[0] in tops}
         return {path: entry for path, entry in files.items() if (path[11:] in coworkers and path[:11] == ".protocols/")
-                or (asks and (path in ("AGENTS.md", "CONTRIBUTING.md") or (version == 2 and path.startswith(".protocols/memory/")))) or path.partition("/")[0] in roots or path.removesuffix(".py") in roots or path in beside}
+                or (asks and ((path in ("AGENTS.md", "CONTRIBUTING.md") if version < 3 else re.fullmatch(r"(?!\.protocols/)(.*/)?(AGENTS|CLAUDE|GEMINI)\.md", path, re.DOTALL)) or (version > 1 and path.startswith(".protocols/memory/")))) or path.partition("/")[0] in roots or path.removesuffix(".py") in roots or path in beside}

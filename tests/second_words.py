@@ -78,7 +78,7 @@ class Court(Deeds, Cover):
         if kind == "step-retried" and not self.makes(place, about, f["attempt"]): self.counted.pop(("step", about), None)
         self.failed = about if kind == "step-failed" else self.failed if kind == "step-retried" else ""
         if kind == "step-retried" and self.failed != about: self.back.add(about)
-        if kind in ("undone", "plan-edited"): self.counted = {k: v for k, v in self.counted.items() if k[0] != "step" or (kind == "undone" and f["steps"].get(k[1], self.steps[k[1]])["status"] == "needs_qa") or (kind != "undone" and (k[1] not in f["steps"] or self.versions[k] == 2))}
+        if kind in ("undone", "plan-edited"): self.counted = {k: v for k, v in self.counted.items() if k[0] != "step" or (kind == "undone" and f["steps"].get(k[1], self.steps[k[1]])["status"] == "needs_qa") or (kind != "undone" and (k[1] not in f["steps"] or self.versions[k] > 1))}
         if kind == "step-finished": self.counted = {k: v for k, v in self.counted.items() if k not in (("result", about), ("protected-path", about))}
         if kind == "undone": [self.first.pop(slug, self.steps[slug].update(one)) for slug, one in f["steps"].items()]
         if kind in ("asked", "call-held", "effect-unknown") and step.get("kind") == "agent": self.first.setdefault(about, self.chain[place - 1])
@@ -136,8 +136,8 @@ class Court(Deeds, Cover):
         place, who = (self.chain.index(one["commit"]) if one["commit"] in self.chain else -1), policy.accounts.get((one["host"], str(one["user"])))
         word = {"subject": subject, "attempt": str(attempt), "approver": who}
         need(policy.reviews and who in policy.reviewers and wait[3] <= place <= self.chain.index(at), f"{one}: it does not count")
-        version = self.version(wait[4], word, one["commit"], base, trust) if wait[0] != "call" else 2
-        changed, kept = self.touched(one["commit"], at, wait, version or 2, base, trust)
+        version = self.version(wait[4], word, one["commit"], base, trust) if wait[0] != "call" else 3
+        changed, kept = self.touched(one["commit"], at, wait, version or 3, base, trust)
         need(version and not changed, f"{one}: stale, or of something else")
         need(wait[0] in ("call", "plan") or kept or self.digest(word, at, base, trust, version) == wait[4], f"{one}: of something else")
         self.versions[str(one)] = version, place
@@ -160,7 +160,7 @@ class Court(Deeds, Cover):
         times = [f["time"]] + ([min(f["time"], word["issued"])] if word["decision"] != "approve" else [])  # a key's end ends no rejection
         if not any(signed(word, policy.signers, revoked, time) for time in times): return False
         version = self.version(word["digest"], word, seen, base, trust)
-        if not version or (version == 1 and issued >= OLD_UNTIL): return False
+        if not version or (version < 3 and issued >= OLD_UNTIL): return False
         changed, kept = self.touched(seen, at, wait, version, base, trust)
         if changed or (wait[0] != "plan" and not kept and word["digest"] != self.digest(word, at, base, trust, version)): return False
         if policy.own_work != "allow" and word["decision"] == "approve" and self.wrote(word, at, base, policy, wait): return False

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field, replace
 from decimal import Decimal
 from typing import Any, Protocol, TypeVar
@@ -54,6 +55,7 @@ Answer = TypeVar("Answer", transcript.Response, Summary)
 SHORT = 600  # characters that remain of a shortened output
 CHARACTERS_A_TOKEN = 3  # an estimate that is rather too many tokens than too few
 CANNOT = "it cannot be done: "  # the beginning of the reason where a model says so
+_IN_PATCH = re.compile(r"(?m)^(?:\+\+\+ b/|\*\*\* (?:Update|Add|Delete) File: )(\S+)")
 # The results of these are the runner's or a person's text; those of all others are untrusted. `edit_file` shows lines of the file.
 VOUCHED = frozenset(("finish", "ask_person", "publish_artifact", "write_file", "apply_patch", "remember"))
 
@@ -152,9 +154,9 @@ class Loop:
     `most_output(engine)`: the most tokens that one of its answers can have, None where it is not known;
     `say`: prints the reason of a wait; `ensure()`: raises where nothing may start here any more; `untrusted`: whether the conversation
     has untrusted text; `check(result)`: what the step's checks find wrong in the work that `finish` proposes, quoted, empty where
-    nothing is; `rounds`: how often they may run in the attempt;
-    `answered`: people's answers by their questions, for tools that ask. Of `consult`: `proposal`, the tool whose arguments are an
-    answer; `looked`, the rounds of calls so far.
+    nothing is; `rounds`: how often they may run in the attempt; `guide(paths)`: the instructions for these paths that the conversation
+    has not yet; `answered`: people's answers by their questions, for tools that ask. Of `consult`: `proposal`, the tool whose
+    arguments are an answer; `looked`, the rounds of calls so far.
     """
 
     journal: Journal
@@ -176,6 +178,7 @@ class Loop:
     say: Callable[[str], None] = lambda line: None
     ensure: Callable[[], None] = lambda: None
     check: Callable[[dict[str, Any]], str] = lambda result: ""
+    guide: Callable[[Sequence[str]], str] = lambda paths: ""
     rounds: int = 1
     gate: Gate = field(default_factory=Open)
     answered: dict[str, str] = field(default_factory=dict)
@@ -186,6 +189,7 @@ class Loop:
     total: Total = field(default_factory=Total)
     shared_budget: SharedBudget | None = None
     _began: float = 0.0
+    _guided: list[str] = field(default_factory=list)  # instructions since the first request
     # The `finish` of the last answers in a row of which nothing could be made.
     _wrong: list[str] = field(default_factory=list)
     _failed: int = 0  # proposals whose checks failed
@@ -330,7 +334,7 @@ class Loop:
                         pending, done = None, []
                 case Summary():
                     self.total.add(record)
-                    turns[1:] = [UserTurn(text=record.text)]
+                    self._begin_anew(turns, record.text)
         if tree:
             self.restore(tree)
         return pending, done
@@ -348,6 +352,10 @@ class Loop:
             )
         )
         self.untrusted = self.untrusted or any(_taints(one) for one in results)
+        words = self.guide(_places(map(self._canonical, last.calls))) if isinstance(last, ModelTurn) else ""
+        if words:
+            self._guided.append(words)
+            turns.append(UserTurn(text=words))
 
     # --- asking --------------------------------------------------------------------------------------------------------
 
@@ -725,7 +733,11 @@ class Loop:
         request = Request(system=self.summarize, turns=(*turns, UserTurn(text=self.summarize)), tools=())
         engine, response = self._ask(request)
         self._answer(Summary, engine, response, kind="summary")
-        turns[1:] = [UserTurn(text=response.turn.text)]
+        self._begin_anew(turns, response.turn.text)
+
+    def _begin_anew(self, turns: list[Turn], summary: str) -> None:
+        """Put a summary, and the instructions that came after the first request, in the place of the conversation after that."""
+        turns[1:] = [UserTurn(text=text) for text in (summary, *self._guided)]
 
 
 def _of_wrong(record: transcript.Response) -> tuple[str, str]:
@@ -771,6 +783,14 @@ def _answered(result: Result, answer: str | None) -> Result:
     """Return a result with what a person said to its question."""
     asked = result.name == "ask_person" and not result.error and answer is not None
     return result.model_copy(update={"content": {"answer": answer}}) if asked else result
+
+
+def _places(calls: Iterable[Call]) -> list[str]:
+    """Return the paths that calls of the runner's own tools name; a patch names them in its text."""
+    given = [call.arguments for call in calls if call.arguments is not None]
+    found = [one["path"] for one in given if isinstance(one.get("path"), str)]
+    patches = [one["patch"] for one in given if isinstance(one.get("patch"), str)]
+    return found + [path for text in patches for path in _IN_PATCH.findall(text)]
 
 
 def _is_failed_proposal(result: Result) -> bool:

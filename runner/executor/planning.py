@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from runner import resources
 from runner.engines import EngineError, Json, KeyMissingError, Request, Turn, UserTurn, registry
 from runner.errors import MalformedFileError, RefusedError, UnsupportedError, WaitingError
-from runner.executor import asking, looking, prompting, spending
+from runner.executor import asking, instructions, looking, prompting, spending
 from runner.executor.journal import Journal
 from runner.executor.loop import BudgetStop, Limits, Loop
 from runner.executor.step_run import Redactor
@@ -443,9 +443,11 @@ def _answers(project: Project, seen: Snapshot, redactor: Redactor) -> Answer:
 
 def task_of_new(project: Project, request: str, start: str) -> str:
     """Return the prompt of a model that plans new work; `start`: the commit of the plan's first step."""
-    return "\n\n".join(
-        [f"# What is wanted\n\n{prompting.cut(request, REQUEST_LIMIT)}", *prompting.context(project, request, start)]
-    )
+    parts = [
+        f"# What is wanted\n\n{prompting.cut(request, REQUEST_LIMIT)}",
+        *instructions.for_planner(project, request),
+    ]
+    return "\n\n".join([*parts, *prompting.context(project, request, start)])
 
 
 def task_again(project: Project, wish: str, plan: Plan, files: Mapping[str, bytes], state: State, tip: str) -> str:
@@ -472,7 +474,9 @@ def task_again(project: Project, wish: str, plan: Plan, files: Mapping[str, byte
     )
     if wish:
         parts.append(f"# What should be different\n\n{prompting.cut(wish, REQUEST_LIMIT)}")
-    return "\n\n".join([*filter(None, parts), *prompting.context(project, f"{plan.header.title} {wish}", tip)])
+    about = f"{plan.header.title} {wish}"
+    parts += instructions.for_planner(project, about)
+    return "\n\n".join([*filter(None, parts), *prompting.context(project, about, tip)])
 
 
 def pending(plan: Plan, state: State) -> list[str]:

@@ -1,7 +1,6 @@
-"""The parts of prompts: of an agent step (plan, step, earlier results), and about the project (instructions, files, history).
+"""The parts of prompts: of an agent step (plan, step), and about the project (files, history, symbols).
 
-Plan files are the task. The output of steps and models (earlier results, findings, memory) is quoted as untrusted. Instructions and
-memory come from the trusted branch alone; memory that a person wrote is trusted.
+Plan files are the task. The output of steps and models (earlier results, findings) is quoted as untrusted.
 """
 
 from __future__ import annotations
@@ -19,15 +18,9 @@ from runner.protocol import paths
 from runner.protocol.plans import Step
 from runner.protocol.state import State
 from runner.store.project import Project
-from runner.trust import manifest, trusted_config
 
-EXECUTORS = ("AGENTS.md",)  # what an agent step is told; CONTRIBUTING.md is for those who plan
-INSTRUCTIONS_LIMIT = 24_000  # characters of one instruction file
-MEMORY_LIMIT = 6_000  # characters of all memory; one fact has half of them at most
-NAMES_LIMIT = 600  # characters of the names of facts that are left out
 RESULT_LIMIT = 4_000  # characters of the result of one step
 # Characters, about three to a token, of each part about the project.
-ALL_INSTRUCTIONS_LIMIT = 12_000
 TREE_LIMIT = 12_000
 PLANNERS_TREE_LIMIT = 5_000
 FILES_LIMIT = 45_000
@@ -39,9 +32,9 @@ GREP_MOST = 20_000  # files of a repository whose content is searched
 COMMON = 200  # a word that more files hold than this says nothing
 BLOB_MOST = 512 * 1024
 _GREP = ("-l", "-z", "-I", "-i", "-F", "--no-color", "--no-recurse-submodules")
-_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*[A-Za-z0-9_]")
-_STOP = frozenset(
-    _WORD.findall(
+WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*[A-Za-z0-9_]")
+STOP = frozenset(
+    WORD.findall(
         "the and for with that this from into when where make makes let all any not are its our use have has should must can so to"
         " add fix new run runs pass passes failing fails test tests make change get set of in on is be it as at by or an if do no"
     )
@@ -67,7 +60,7 @@ def system(coworker: str | None) -> str:
 
 
 def task(run: StepRun, earlier: Sequence[str] = ()) -> str:
-    """Return the first turn of an attempt. `earlier`: what there is to say of earlier steps and attempts."""
+    """Return the first turn of an attempt. `earlier`: instructions, the repository, earlier steps and attempts."""
     plan, step, state = run.plan, run.step, run.state
     # `runner do` writes the same text into plan and step: it is said once.
     whole = [_titled("The work", plan.header.title, plan.prose)] if plan.prose.strip() != step.prose.strip() else []
@@ -82,7 +75,6 @@ def task(run: StepRun, earlier: Sequence[str] = ()) -> str:
         parts.append("Its steps:\n" + "\n".join(_line(one, step, state) for one in plan.steps))
     if plan.context:
         parts.append(f"# Notes\n\n{plan.context.strip()}")
-    parts += instructions(run.project, f"{plan.header.title}\n{step.header.title}\n{step.prose}", EXECUTORS)
     parts += earlier
     parts.append(_titled("Your step" if whole else "Your task", step.header.title, step.prose))
     if step.header.outputs:
@@ -112,63 +104,14 @@ def _line(one: Step, step: Step, state: State) -> str:
     return said if one.number >= step.number else f"{said}: {one.header.title}"
 
 
-def instructions(project: Project, about: str, names: Sequence[str] = manifest.INSTRUCTIONS) -> list[str]:
-    """Return the project's own instructions and memory, as the trusted branch has them. `names`: of those that an approval binds."""
-    found = []
-    for name in names:
-        data = project.trusted.blob(project.git, name)
-        if data:
-            text = data.decode("utf-8", "replace")[:INSTRUCTIONS_LIMIT]
-            found.append(f"# The project's {name}\n\n{text.strip()}")
-    return [*found, *_memory(project, about)]
-
-
-def _memory(project: Project, about: str) -> Iterator[str]:
-    """Yield the memory of earlier work: that of people, then, quoted, that of steps; a merge does not make it trusted.
-
-    Of what does not fit, the facts with the most words of `about` go first, and the others are named.
-    """
-    files = project.git.tree(f"{project.trusted.commit}:{paths.MEMORY.rstrip('/')}") or {}
-    vouched = trusted_config.written_by_people(project.git, project.trusted.commit) if files else frozenset()
-    wanted = {word.lower() for word in _WORD.findall(about) if len(word) > 2} - _STOP
-    facts: list[tuple[int, str, str]] = []
-    for name in sorted(files):
-        data = project.git.blob(files[name].oid) if name.endswith(".md") else None
-        if data:
-            text = cut(f"- {name.removesuffix('.md')}: {data.decode('utf-8', 'replace').strip()}", MEMORY_LIMIT // 2)
-            facts.append((-len(wanted & {word.lower() for word in _WORD.findall(text)}), name, text))
-    left, told, named = MEMORY_LIMIT, dict[bool, list[str]](), dict[bool, list[str]]()
-    for _, name, text in sorted(facts):
-        is_peoples = paths.MEMORY + name in vouched
-        if len(text) <= left:
-            told.setdefault(is_peoples, []).append(text)
-            left -= len(text)
-        else:
-            named.setdefault(is_peoples, []).append(name.removesuffix(".md"))
-    for of, names in named.items():
-        more = cut(", ".join(names), NAMES_LIMIT)
-        told.setdefault(of, []).append(f"- and, in {paths.MEMORY} (`recall` looks them up): {more}")
-    if True in told:
-        yield "# What is known from earlier work\n\n" + "\n".join(told[True])
-    if False in told:
-        yield fence("\n".join(told[False]), "memory that steps of earlier work wrote")
-
-
 # --- the project ---------------------------------------------------------------------------------------------------------
 
 
 def context(project: Project, request: str, commit: str) -> list[str]:
-    """Return the parts of the prompt about the project, of limited size: instructions, files, history. They are the same in every
+    """Return the parts of the prompt about the project, of limited size: files, history, symbols. They are the same in every
     clone."""
     files = files_of(project, commit)
-    parts = []
-    left = ALL_INSTRUCTIONS_LIMIT
-    for part in instructions(project, request):
-        whole = len(part) <= left
-        if whole or FENCE not in part:  # one that is cut would not be closed
-            parts.append(cut(part, left) if left else "")
-        left = max(0, left - len(part))
-    parts.append(listing(files, PLANNERS_TREE_LIMIT))
+    parts = [listing(files, PLANNERS_TREE_LIMIT)]
     subjects = _subjects(project, commit)
     if subjects:
         parts.append(fence("\n".join(subjects), "subjects of the last commits, newest first"))
@@ -236,8 +179,8 @@ def relevant(project: Project, request: str, commit: str, files: Mapping[str, Tr
 
 
 def _words(request: str) -> list[str]:
-    every = [word.lower() for word in _WORD.findall(request)]
-    return list(dict.fromkeys(word for word in every if len(word) > 2 and word not in _STOP))[:WORDS_MOST]
+    every = [word.lower() for word in WORD.findall(request)]
+    return list(dict.fromkeys(word for word in every if len(word) > 2 and word not in STOP))[:WORDS_MOST]
 
 
 def _subjects(project: Project, commit: str) -> list[str]:

@@ -20,7 +20,7 @@ from runner.protocol.ids import digest
 from runner.protocol.state import State, StepStatus
 from runner.values import dataclass
 
-VERSION = 2  # what a new approval binds; 1 counts for approvals that were issued up to `OLD_UNTIL` (design §4)
+VERSION = 3  # what a new approval binds; 1 and 2 count for approvals that were issued up to `OLD_UNTIL` (design §4)
 OLD_UNTIL = 1_798_761_600  # 2027-01-01T00:00:00Z
 _TOGETHER = 256  # blobs that are read at once
 
@@ -126,7 +126,8 @@ class Loaded:
     tools: bool = False
 
 
-INSTRUCTIONS = ("AGENTS.md", "CONTRIBUTING.md")  # of the trusted branch, told to every model
+INSTRUCTIONS = ("AGENTS.md", "CLAUDE.md", "GEMINI.md")  # of each folder of the trusted branch, for models
+_INSTRUCTIONS_BEFORE = ("AGENTS.md", "CONTRIBUTING.md")  # by versions 1 and 2, at the root alone
 _IMPORTED = (".py", ".pyc", ".so", ".pyd")
 
 
@@ -135,7 +136,7 @@ def trusted_files(git: Git, commit: str, loaded: Loaded, version: int = VERSION)
 
     An agent file's own modules count too. A file that is not there has no line: adding it is a change as well. A module may
     import anything that can be imported from the root of the tree, so all of that counts; by version 1, the files below the module's
-    first name, and no memory.
+    first name, and no memory. Which folders an agent comes to is not known before, so instructions count in all of them.
 
     Raises:
         MalformedFileError: an agent file is not valid.
@@ -157,11 +158,18 @@ def trusted_files(git: Git, commit: str, loaded: Loaded, version: int = VERSION)
         path: entry
         for path, entry in files.items()
         if path in agents
-        or (loaded.prompts and (path in INSTRUCTIONS or (version > 1 and path.startswith(paths.MEMORY))))
+        or (loaded.prompts and (is_instruction(path, version) or (version > 1 and path.startswith(paths.MEMORY))))
         or path.partition("/")[0] in roots
         or path.removesuffix(".py") in roots
         or path in beside
     }
+
+
+def is_instruction(path: str, version: int = VERSION) -> bool:
+    """Return whether a path of the trusted branch has instructions for models."""
+    if version < 3:
+        return path in _INSTRUCTIONS_BEFORE
+    return path.rpartition("/")[2] in INSTRUCTIONS and not path.startswith(f"{paths.ROOT}/")
 
 
 def importable(files: Mapping[str, TreeEntry]) -> Collection[str]:

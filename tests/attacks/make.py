@@ -35,6 +35,7 @@ STEPS = {
     "05-ship": "kind: command\nneeds: []\nrun: sh deploy.sh\napproval: after\n",
 }
 KINDS = {"a": "command", "deploy": "command", "mail": "tool", "write": "agent", "ship": "command"}
+THIRD = r"(?!\.protocols/)(?:.*/)?(?:AGENTS|CLAUDE|GEMINI)\.md"  # instructions, by version 3
 CODER = "name: coder\nobjective: Write.\n"
 POLICY = """repo: {repo}
 roles:
@@ -99,7 +100,7 @@ class History:
         self.state: dict[str, Any] = {}
         self.log = b""
         self.given = 0
-        # Of the manifest that words name; of version 2, what it leaves out and which tools it binds.
+        # Of the manifest that words name; from version 2 on, what it leaves out and which tools it binds.
         self.version, self.keeps, self.bound = 1, False, set[str]()
         self.ignore: tuple[str, ...] = ()
         self.tools: tuple[str, ...] = ()
@@ -308,10 +309,11 @@ class History:
             sections = {"before": before, "after": code}
         if kind in ("plan", "step", "call"):
             agent = kind == "plan" or name == "write"
-            lent = (".protocols/agents/coder.yaml", "AGENTS.md") if agent else ()
-            sections["trusted"] = {path: one for path, one in self.files(self.main).items() if path in lent}
+            lent = re.compile(r"\.protocols/agents/coder\.yaml|" + (r"AGENTS\.md" if self.version < 3 else THIRD))
+            files = self.files(self.main) if agent else {}
+            sections["trusted"] = {path: one for path, one in files.items() if lent.fullmatch(path)}
         more: dict[str, list[str]] = {}
-        if self.version == 2:
+        if self.version > 1:
             more = self._second(sections, kind, name)
         lines = [f"runner-manifest/v{self.version}", f"subject: {subject}", f"attempt: {attempt}"]
         for title, part in sections.items():
@@ -325,7 +327,7 @@ class History:
     def _second(
         self, sections: dict[str, Mapping[str, tuple[str, str, int]]], kind: str, name: str
     ) -> dict[str, list[str]]:
-        """Make the sections those of version 2, and return the lines that are of no file."""
+        """Make the sections those of version 2 and 3, and return the lines that are of no file."""
         more: dict[str, list[str]] = {}
         lent = dict(sections.pop("trusted", {}))
         if kind == "step":

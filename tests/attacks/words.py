@@ -1999,3 +1999,60 @@ def main(folder: Path) -> None:
 if __name__ == "__main__":
     main(Path(sys.argv[1]).resolve())
     subprocess.run(["ls", sys.argv[1]], check=True)
+
+
+# --- what a manifest of version 3 binds --------------------------------------------------------------------------------------------
+
+
+def _third(h: History) -> Use:
+    """Let a model's step wait, with instruction files of several makers and folders."""
+    begin(h)
+    h.version = 3
+    names = ("CLAUDE.md", "lib/AGENTS.md", "lib/notes.md", "CONTRIBUTING.md", ".protocols/agents/GEMINI.md")
+    h.trust(dict.fromkeys(names, "Be kind.\n"))
+    wait = h.ask("step:write")
+    h.say("alice", "step:write")
+    return Use("step:write", wait)
+
+
+@case("counts")
+def v3_a_word_on_a_model_s_step(h: History) -> Use:
+    use = _third(h)
+    h.trust(dict.fromkeys(("lib/notes.md", "CONTRIBUTING.md", ".protocols/agents/GEMINI.md"), "Be cruel.\n"))
+    return use
+
+
+def _v3(name: str, path: str) -> None:
+    def make(h: History) -> Use:
+        use = _third(h)
+        h.trust({path: "Be cruel.\n"})
+        return use
+
+    make.__name__ = f"v3_{name}_after_the_word"
+    case("stale")(make)
+
+
+_v3("another_maker_s_instructions_changed", "CLAUDE.md")
+_v3("instructions_of_a_folder_changed", "lib/AGENTS.md")
+_v3("instructions_of_a_folder_added", "src/a/b/GEMINI.md")
+_v3("instructions_of_a_hidden_folder_added", ".protocolsx/AGENTS.md")
+
+
+@case("counts")
+def v3_a_script_of_a_step(h: History) -> None:
+    begin(h)
+    h.version = 3
+    h.ask("step:deploy")
+    h.trust({"lib/AGENTS.md": "Be cruel.\n"})  # no model is asked
+    h.say("alice")
+
+
+@case("future")
+def a_word_of_version_2_from_after_it_was_given_up(h: History) -> Use:
+    begin(h)
+    h.version = 2
+    h.ask("step:deploy")
+    late = "2027-01-02T07:00:00Z"
+    word = h.say("alice", issued=late, expires="2027-01-09T07:00:00Z")
+    told = {"wait": "w5", "approvals": [word], "by": ["alice@example.test"]}
+    return Use(deed=lambda h: h.transition(("approval-counted", "deploy", told), time=late))

@@ -221,3 +221,50 @@ def test_a_step_with_a_tool_that_reaches_outside_starts_without_untrusted_text(b
     box.env["RUNNER_EXECUTOR"] = "host"
     ruled(box, "  - allow: {tool: shell}\n")
     assert "<<<untrusted" not in texts(first(box))
+
+
+def trusted_files(box: Box, files: dict[str, str]) -> None:
+    """Put files onto the trusted branch."""
+    for name, text in files.items():
+        box.write(name, text)
+    box.commit("files")
+    push(box)
+
+
+def test_instruction_files_of_all_makers_are_there_once(box: Box) -> None:
+    trusted_files(box, {"AGENTS.md": "Use tabs.\n", "CLAUDE.md": "@AGENTS.md\n", "GEMINI.md": "Use tabs.\n\n"})
+    said = texts(first(box))
+    assert said.count("Use tabs.") == 1 and "# The project's AGENTS.md\n" in said and "GEMINI.md\n\n" not in said
+
+
+def test_a_link_to_an_instruction_file_is_followed_and_no_other(box: Box) -> None:
+    trusted_files(box, {"CLAUDE.md": "Use tabs.\n", "notes.md": "Use spaces.\n"})
+    (box.path / "AGENTS.md").symlink_to("CLAUDE.md")
+    (box.path / "GEMINI.md").symlink_to("notes.md")
+    trusted_files(box, {})
+    said = texts(first(box))
+    assert said.count("Use tabs.") == 1 and "Use spaces." not in said
+
+
+def test_instructions_of_a_folder_come_with_the_step_that_names_it_or_the_call_that_touches_it(box: Box) -> None:
+    trusted_files(
+        box,
+        {f"{name}/AGENTS.md": f"Mind {name}.\n" for name in ("lib", "lib/deep", "api", "web", "other")}
+        | {"lib/deep/a.py": "", "api/b.py": "b\n"},
+    )
+    patch = "*** Begin Patch\n*** Add File: web/c\n+c\n*** End Patch"
+    calls = (("read_file", {"path": "api/b.py"}), ("apply_patch", {"patch": patch}))
+    with mind(box, say(*calls), say(("read_file", {"path": "/workspace/api/b.py"})), finish()) as wire:
+        protocol = box.new({"01-x": agent()}, title="Change lib/deep/a.py")
+        box.runner("run", protocol, rc=0)
+    asked, then, last = map(texts, wire.bodies)
+    assert asked.index("Mind lib.") < asked.index("Mind lib/deep.") and "Mind api." not in asked
+    assert "# The project's api/AGENTS.md, for work in api/\n\nMind api.\n\n# The project's web/AGENTS.md" in then
+    assert last.count("Mind api.") == 1 and "Mind other." not in last
+    sound(box, protocol)
+
+
+def test_instructions_have_a_budget(box: Box) -> None:
+    trusted_files(box, {"AGENTS.md": "x" * 11_000, "CLAUDE.md": "y" * 5_000})
+    said = texts(first(box))
+    assert said.count("y" * 1_000) == 1 and "[… 4,000 characters left out …]" in said

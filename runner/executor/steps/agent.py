@@ -8,7 +8,7 @@ from typing import Any
 from runner import resources
 from runner.engines import EngineError
 from runner.errors import RefusedError, StepFailedError
-from runner.executor import asking, feedback, permissions, prompting, spending, starting, toolbox
+from runner.executor import asking, feedback, instructions, permissions, prompting, spending, starting, toolbox
 from runner.executor.calls import Calls
 from runner.executor.journal import Journal
 from runner.executor.loop import Ended, Limits, Loop
@@ -22,6 +22,7 @@ from runner.protocol.ids import digest
 from runner.protocol.plans import QaPolicy
 from runner.protocol.transcript import Results
 from runner.store import history, publishing, record, transaction, workspace
+from runner.tools.commands import WorkspaceAlias
 from runner.trust.permit import Denied, Result
 
 
@@ -98,7 +99,16 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
         is_first = run.attempt == 1 and not any(result is not None for result in run.results.values())
         entries = () if is_first else record.events(project.git, run.view.protocol, run.view.tip)
         before = review.start_of_work(run, entries) if run.attempt > 1 else run.view.tip
-        task = prompting.task(run, [*starting.of(run, tools), *feedback.of_earlier(run, entries, before)])
+        work = run.workspace.space.work
+        alias = WorkspaceAlias(work, run.workspace.sandbox.place.inside(work))
+        guides = instructions.Instructions(project, (*alias.real, alias.name))
+        words = f"{run.plan.header.title}\n{run.step.header.title}\n{run.step.prose}"
+        told = [
+            *guides.of([*instructions.named_in(words), *run.step.header.outputs]),
+            *instructions.memory(project, words),
+            *starting.of(run, tools),
+        ]
+        task = prompting.task(run, [*told, *feedback.of_earlier(run, entries, before)])
 
         def limits() -> Limits:  # a review within the attempt is paid from the same budgets
             paid = spending.Own(own, run.timeout, spending.of(_reviews(run).records))
@@ -134,6 +144,7 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
             ensure=lambda: publishing.ensure_lease(project),
             check=check_work,
             rounds=run.rounds,
+            guide=lambda places: "\n\n".join(guides.of(places)),
             shared_budget=spending.shared_budget(project, run.view.protocol),
         )
         ended = loop.run(_answers(run) if run.journal.records else ())
