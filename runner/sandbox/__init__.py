@@ -1,16 +1,15 @@
 """Where commands run: `choose` gives the place that config.yaml's `executor` names.
 
-`process` says what a place promises and holds what they share; `bubblewrap` and `host` keep it. Whether a command
+`process` says what a place promises and holds what they share; `bubblewrap`, `container` and `host` keep it. Whether a command
 may run at all is decided elsewhere (`runner.trust`), and so is what its outcome means (`runner.qa`, `runner.executor`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 
-from runner.errors import UnsupportedError, UsageError
+from runner.errors import UsageError
 from runner.sandbox.bubblewrap import HOME, Bubblewrap, is_system, remedy, toolchains
 from runner.sandbox.host import Host
 from runner.sandbox.process import (
@@ -48,32 +47,29 @@ __all__ = [
     "toolchains",
 ]
 
-EXECUTORS: dict[str, Callable[[tuple[Path, ...], bool], Sandbox]] = {
-    "sandbox": lambda toolchains, user_namespaces: Bubblewrap(toolchains, user_namespaces=user_namespaces),
-    "host": lambda toolchains, user_namespaces: Host(),  # on the host they are where they are
-}
+EXECUTORS = ("sandbox", "container", "host")
 
 
-def choose(name: str, *, toolchains: tuple[Path, ...] = (), user_namespaces: bool = False) -> Sandbox:
+def choose(
+    name: str, *, toolchains: tuple[Path, ...] = (), user_namespaces: bool = False, image: str | None = None
+) -> Sandbox:
     """Return the place that is called `name`, having tried that it works here.
 
-    `user_namespaces`: whether a sandbox lets commands make some.
+    `user_namespaces`: whether a sandbox lets commands make some; `image`: of containers.
 
     Raises:
         SandboxUnavailableError: it does not.
-        UnsupportedError: this version does not have it yet.
-        UsageError: there is none of that name.
+        UsageError: there is none of that name, or no image for it.
     """
-    if name == "container":
-        raise UnsupportedError(
-            "`executor: container` is not in this version; it comes with a later one",
-            where=f"executor: {name}",
-            hint="use `--executor sandbox` (bubblewrap) or `--executor host`",
-        )
     if name not in EXECUTORS:
         near = get_close_matches(name, EXECUTORS, n=1) or list(EXECUTORS)
         raise UsageError(f"there is no executor {name!r}", where=f"executor: {name}", hint=f"use {' or '.join(near)}")
-    sandbox = EXECUTORS[name](toolchains, user_namespaces)
+    if name == "container":
+        from runner.sandbox import container  # here, because most commands never come by
+
+        return container.choose(image, user_namespaces=user_namespaces)
+    # On the host toolchains are where they are.
+    sandbox = Bubblewrap(toolchains, user_namespaces=user_namespaces) if name == "sandbox" else Host()
     if (why := sandbox.check()) is not None:
         raise SandboxUnavailableError(
             f"commands cannot be run in a sandbox here: {why}",

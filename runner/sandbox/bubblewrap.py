@@ -109,10 +109,17 @@ class Bubblewrap:
     `user_namespaces`: whether commands may make some, as browsers do for sandboxes of their own.
     """
 
+    image = None
+
     def __init__(self, toolchains: tuple[Path, ...] = (), *, user_namespaces: bool = False) -> None:
         self.toolchains, self.user_namespaces, self.place = toolchains, user_namespaces, Place()
         self.limits = Limits()
         self.name = "sandbox+user-namespaces" if user_namespaces else "sandbox"
+
+    @property
+    def helper(self) -> Bubblewrap:
+        """Return this; see `Sandbox.helper`."""
+        return self
 
     def limited(self, limits: Limits) -> Bubblewrap:
         """Return this sandbox, whose commands may use no more than `limits`."""
@@ -236,7 +243,8 @@ class Bubblewrap:
         yield from _of_proc()
         for folder in ("/tmp", "/run", "/var/tmp", str(HOME)):
             yield from (*(("--size", str(self.limits.disk)) if self.limits.disk else ()), "--tmpfs", folder)
-        yield from self._binds(command)
+        for is_writable, path, there in binds(command, self.place, self.toolchains):
+            yield from ("--bind" if is_writable else "--ro-bind", str(path), str(there))
         for link, target in command.links:
             if not any(self.place.inside(path).is_relative_to(link) for path in (*command.writable, *command.readable)):
                 yield from ("--symlink", target, link)
@@ -244,28 +252,7 @@ class Bubblewrap:
         for name, value in command.env.items():
             if name != "HOME":
                 yield from ("--setenv", name, value)
-        yield from ("--setenv", "HOME", str(self.place.inside(_home(command))))
-
-    def _binds(self, command: Command) -> Iterator[str]:
-        """Bind the folders, outer ones first, so that an inner folder's own binding holds."""
-        inside = self.place.inside
-        given = {inside(path): path for path in (*command.writable, *command.readable)}
-        binds = [("--bind", path, inside(path)) for path in command.writable]
-        binds += [("--ro-bind", path, inside(path)) for path in command.readable]
-        for path in self.toolchains:
-            # What of the checkout is below it has the commit's own files there, or is shown.
-            if path.exists() and not any(path.is_relative_to(folder) for folder in given):
-                binds.append(("--ro-bind", path, path))
-        for there, path in self.place.shown.items():
-            is_inner = any(parent in self.place.shown for parent in there.parents)
-            folder = _above(there, given)
-            if folder is not None and (is_inner or _has_place(given[folder], str(there.relative_to(folder)), path)):
-                binds.append(("--ro-bind", path, there))
-        for option, path, there in sorted(binds, key=lambda bind: len(bind[2].parts)):
-            _refuse_detour(path, command.writable)
-            if there not in self.place.shown and (folder := _above(there, given)) is not None:
-                _make_way(given[folder], str(there.relative_to(folder)), path)
-            yield from (option, str(path), str(there))
+        yield from ("--setenv", "HOME", str(self.place.inside(home_of(command))))
 
 
 class _BubblewrapGroup(Group):
@@ -405,6 +392,17 @@ def _of_etc() -> Iterator[Path]:
 def _of_proc() -> Iterator[str]:
     """Bind read-only what of /proc is the machine's and not a process's; hide from root what no other user may read."""
     yield from ("--ro-bind", "/proc/sys", "/proc/sys")
+    for path, is_secret in _entries_of_proc():
+        yield from ("--ro-bind-try", "/dev/null" if is_secret else path, path)
+
+
+def hidden_of_proc() -> list[str]:
+    """Return what of /proc an engine has to hide, if it cannot show it read-only: what is secret, and what could be written."""
+    return [path for path, _ in _entries_of_proc()]
+
+
+def _entries_of_proc() -> Iterator[tuple[str, bool]]:
+    """Yield what of /proc could be written, or read by root alone, and whether it is the latter."""
     with os.scandir("/proc") as entries:
         for entry in entries:
             if entry.name.isdigit() or entry.name == "sys" or entry.is_symlink():
@@ -412,9 +410,9 @@ def _of_proc() -> Iterator[str]:
             with suppress(OSError):
                 mode = entry.stat().st_mode
                 if os.geteuid() == 0 and not stat.S_ISDIR(mode) and (entry.name == "keys" or not mode & stat.S_IROTH):
-                    yield from ("--ro-bind-try", "/dev/null", entry.path)
+                    yield entry.path, True
                 elif stat.S_ISDIR(mode) or mode & 0o222:
-                    yield from ("--ro-bind-try", entry.path, entry.path)
+                    yield entry.path, False
 
 
 @cache
@@ -470,7 +468,36 @@ def _to_copy(path: Path) -> int | None:
     return None
 
 
-def _home(command: Command) -> Path:
+def binds(command: Command, place: Place, toolchains: tuple[Path, ...] = ()) -> Iterator[tuple[bool, Path, Path]]:
+    """Yield what a command is shown: whether it may write there, the path, and its path inside.
+
+    Outer folders come first, so that an inner folder's own binding holds.
+
+    Raises:
+        SandboxError: a link or a file is in the way, or a folder leads elsewhere.
+    """
+    inside = place.inside
+    given = {inside(path): path for path in (*command.writable, *command.readable)}
+    found = [(True, path, inside(path)) for path in command.writable]
+    found += [(False, path, inside(path)) for path in command.readable]
+    for path in toolchains:
+        # What of the checkout is below it has the commit's own files there, or is shown.
+        if path.exists() and not any(path.is_relative_to(folder) for folder in given):
+            found.append((False, path, path))
+    for there, path in place.shown.items():
+        is_inner = any(parent in place.shown for parent in there.parents)
+        folder = _above(there, given)
+        if folder is not None and (is_inner or _has_place(given[folder], str(there.relative_to(folder)), path)):
+            found.append((False, path, there))
+    for is_writable, path, there in sorted(found, key=lambda bind: len(bind[2].parts)):
+        _refuse_detour(path, command.writable)
+        if there not in place.shown and (folder := _above(there, given)) is not None:
+            _make_way(given[folder], str(there.relative_to(folder)), path)
+        yield is_writable, path, there
+
+
+def home_of(command: Command) -> Path:
+    """Return the HOME of a command: the one in its environment, where that may be written."""
     home = Path(command.env.get("HOME") or HOME)
     if any(home.is_relative_to(folder) for folder in command.writable) and ".." not in home.parts:
         return home
@@ -543,7 +570,7 @@ _ABI: Final = 4
 _FIRST_ARGUMENT: Final = 16
 
 _X32: Final = 0x40000000  # set in the number of an x32 call, which has the ABI of x86-64
-_NEW_USER_NAMESPACE: Final = 0x10000000  # CLONE_NEWUSER
+NEW_USER_NAMESPACE: Final = 0x10000000  # CLONE_NEWUSER
 
 
 @dataclass(frozen=True, slots=True)
@@ -597,7 +624,7 @@ def filter_for(machine: str, *, user_namespaces: bool = False) -> bytes | None:
         lines += [
             (_EQUAL, 0, 4, call[known.column]),
             (_LOAD, 0, 0, _FIRST_ARGUMENT),
-            (_ANY_BIT, 0, 1, _NEW_USER_NAMESPACE),
+            (_ANY_BIT, 0, 1, NEW_USER_NAMESPACE),
             (_RETURN, 0, 0, _ERRNO | call[2]),
             (_RETURN, 0, 0, _ALLOW),
         ]

@@ -50,9 +50,15 @@ class Host:
 
     name = "host"
     place = Place()
+    image = None
 
     def __init__(self, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
+
+    @property
+    def helper(self) -> Host:
+        """Return this; see `Sandbox.helper`."""
+        return self
 
     def limited(self, limits: Limits) -> Host:
         """Return a host whose commands may use no more than `limits`: but for processes, which are all of this user's here."""

@@ -164,11 +164,21 @@ class Outcome:
     digest: str  # "sha256:..." of the whole combined stdout and stderr
     size: int  # bytes of output in all
     tail: bytes  # its last `keep` bytes
+    out_of_memory: bool = False  # a process of it was killed since all together used more than they may
 
     @property
     def ok(self) -> bool:
         """Whether the command ended by itself, with exit code 0."""
         return self.code == 0 and not self.timed_out
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A container's image on this machine. `name` has its digest; `env`: its variables; `id`: the engine's own name of it."""
+
+    name: str
+    id: str
+    env: Mapping[str, str]
 
 
 class Session(Protocol):
@@ -197,6 +207,16 @@ class Sandbox(Protocol):
     @property
     def place(self) -> Place:
         """What it shows elsewhere."""
+        ...
+
+    @property
+    def image(self) -> Image | None:
+        """What commands see in the place of this machine's programs, which are not there then."""
+        ...
+
+    @property
+    def helper(self) -> Sandbox:
+        """The sandbox for programs of the runner's own on the same folders: this one, if it has the runner's interpreter."""
         ...
 
     def limited(self, limits: Limits) -> Sandbox:
@@ -355,6 +375,7 @@ class Group(ABC):
     """A command's process and everything that it started."""
 
     process: subprocess.Popen[bytes]
+    out_of_memory = False
 
     @abstractmethod
     def remains(self) -> bool:
@@ -402,11 +423,11 @@ class Group(ABC):
 Spawn = Callable[[Command, int, int, int], Group]
 
 
-def program(command: Command) -> tuple[str, ...]:
+def program(command: Command, unset: tuple[str, ...] = ("PWD",)) -> tuple[str, ...]:
     """Return the argv that runs `command` in its folder, through env(1).
 
     env turns a program that cannot be started into exit code 127 or 126 and a line that names it, in every sandbox
-    alike; and it takes away PWD where the caller did not give it, which bubblewrap sets.
+    alike; and it takes away the variables `unset`, which bubblewrap or a shell sets, where the caller did not give them.
 
     Raises:
         SandboxError: the program's name looks like an assignment, or its folder is not there.
@@ -419,7 +440,7 @@ def program(command: Command) -> tuple[str, ...]:
         raise SandboxError(
             "the folder that the command runs in is not there", where=str(command.cwd), hint="make it in a step before"
         )
-    kept = () if "PWD" in command.env else ("-u", "PWD")
+    kept = [word for name in unset if name not in command.env for word in ("-u", name)]
     return ("/usr/bin/env", *kept, "--", *command.argv)
 
 
@@ -441,11 +462,12 @@ class Output:
         """Return the last bytes of the output."""
         return bytes(self._tail[max(0, len(self._tail) - self._keep) :])
 
-    def outcome(self, code: int, timed_out: bool, started: float) -> Outcome:
+    def outcome(self, group: Group, timed_out: bool, started: float) -> Outcome:
         """Return the outcome of a command that was started at `started` (monotonic) and is over now."""
         seconds = time.monotonic() - started
         digest = "sha256:" + self._digest.hexdigest()
-        return Outcome(TIMED_OUT if timed_out else code, timed_out, seconds, digest, self._size, self.tail())
+        code = TIMED_OUT if timed_out else group.code()
+        return Outcome(code, timed_out, seconds, digest, self._size, self.tail(), group.out_of_memory)
 
 
 class _Pump:
@@ -547,7 +569,7 @@ def _to_its_end(
         failure = release(group, output)
     if failure is not None:
         raise failure
-    return output.outcome(group.code(), timed_out, started)
+    return output.outcome(group, timed_out, started)
 
 
 def _drain(pump: _Pump, seconds: float) -> None:
@@ -619,7 +641,7 @@ class PipeSession:
                 self._listener.join(LINGER)
                 self.stdout.close()
                 failure = release(self._group, self._output)
-            self._outcome = self._output.outcome(self._group.code(), self._timed_out, self._started)
+            self._outcome = self._output.outcome(self._group, self._timed_out, self._started)
             if not self._listener.is_alive():
                 self._stderr.close()
             if failure is not None:

@@ -55,7 +55,7 @@ def attach(spawn: Spawn, command: Command) -> Outcome:
         os.close(own)
     if failure is not None:
         raise failure
-    return output.outcome(group.code(), False, started)
+    return output.outcome(group, False, started)
 
 
 @contextlib.contextmanager

@@ -76,11 +76,12 @@ class AgentTools:
     def __init__(self, commands: Commands, *, default_timeout: float, allowed: Allowed | None = None) -> None:
         """`default_timeout`: seconds for a command whose call names none; `allowed`: whether `fetch` may ask a host, None: never."""
         self._allowed, self._commands, self._timeout = allowed, commands, default_timeout
-        self._host = commands.sandbox.name == "host"
+        self._host, in_image = commands.sandbox.name == "host", commands.sandbox.image is not None
         self._files = FileWorker(commands.sandbox, commands.work, commands.alias)
-        self._shell = "sh" if shutil.which("bash", path=commands.env.get("PATH", "")) is None else "bash"
+        has_bash = not in_image and shutil.which("bash", path=commands.env.get("PATH", ""))
+        self._shell = "bash" if has_bash else "sh"
         # rg checks a file and then opens it by name: on the host, a link made in between would lead it out of the workspace.
-        has_rg = not self._host and shutil.which("rg", path=commands.env.get("PATH", ""))
+        has_rg = not self._host and not in_image and shutil.which("rg", path=commands.env.get("PATH", ""))
         self._ripgrep = Ripgrep(commands) if has_rg else None
         self.tools: dict[str, Tool] = {tool.contract.name: tool for tool in self._all()}
 

@@ -159,6 +159,8 @@ class Commands:
         output, cut = self._output(bytes(kept.head), outcome)
         if outcome.timed_out:
             output += f"\n[it was ended after {timeout:g} s, with everything that it had started]"
+        elif outcome.out_of_memory:
+            output += "\n[a process was killed: all of them together used more memory than they may]"
         elif (why := explain(outcome, argv, self.env.get("PATH", ""))) is not None:
             output += f"\n[{self.alias.hide_all(why)}]"
         return {"exit_code": outcome.code, "output": output, "timed_out": outcome.timed_out, "truncated": cut}

@@ -1,7 +1,7 @@
 """Read, write and search the workspace's files, by a worker process in the sandbox, and by ripgrep where it is installed.
 
-The first call starts the worker, and the next one after a time-out starts it again. It runs under the runner's interpreter; the
-sandbox shows it the standard library and no packages, and lets it write the workspace alone.
+The first call starts the worker, and the next one after a time-out starts it again. It runs under the runner's interpreter, so
+beside a container and not in it; the sandbox shows it the standard library and no packages, and lets it write the workspace alone.
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ class FileWorker:
 
     def __init__(self, sandbox: Sandbox, work: Path, alias: WorkspaceAlias) -> None:
         interpreter, needed = interpreter_and_library()
-        self._sandbox, self._alias = sandbox, alias
+        self._sandbox, self._alias = sandbox.helper, alias
+        folder = alias.path if self._sandbox is sandbox else self._sandbox.place.inside(work)
         self._session: Session | None = None
         self._command = Command(
-            argv=(str(interpreter), "-I", "-S", "-B", str(WORKER), str(alias.path), *alias.real, alias.name),
+            argv=(str(interpreter), "-I", "-S", "-B", str(WORKER), str(folder), *alias.real, alias.name),
             cwd=work,
             env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
             writable=(work,),
             readable=(WORKER, *needed),
-            links=((alias.name, str(alias.path)),),
+            links=((alias.name, str(folder)),),
         )
 
     def ask(self, call: str, arguments: Mapping[str, Any], timeout: float) -> dict[str, Any]:

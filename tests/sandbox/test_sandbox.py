@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from runner.errors import UnsupportedError, UsageError
+from runner.errors import UsageError
 from runner.sandbox import (
     Bubblewrap,
     Command,
@@ -34,14 +34,28 @@ from runner.sandbox import (
     toolchains,
 )
 from runner.sandbox.bubblewrap import BY_FLAG, CLONE3, MACHINES, REFUSED, _can_disable_userns, remedy
+from runner.sandbox.container import Container
 from runner.store.environment import matching
 from tests.conftest import slack
+from tests.sandbox import image
 
 PYTHON = sys.executable
 PATH = f"{Path(PYTHON).parent}:/usr/local/bin:/usr/bin:/bin"
 TOOLCHAINS = toolchains(f"{PATH}:{os.environ['PATH']}", Path.home())
 BEAT = "while :; do date +%s%N >> beat; sleep 0.02; done"  # a line while it lives
 LIVES = "until [ -s beat ]; do sleep 0.02; done"
+
+
+def containers() -> Container:
+    """Containers of the image of `tests.sandbox.image`. Where none starts, `.ci/run` leaves these tests out."""
+    if shutil.which("podman") is None:
+        pytest.skip("podman is not installed")
+    try:
+        found = choose("container", image=image.make())
+    except SandboxUnavailableError as error:
+        pytest.skip(error.what)
+    assert isinstance(found, Container)
+    return found
 
 
 def bubblewrap() -> Bubblewrap:
@@ -53,9 +67,23 @@ def bubblewrap() -> Bubblewrap:
     return sandbox
 
 
-@pytest.fixture(params=["sandbox", "host"])
+CONTAINER = pytest.param("container", marks=pytest.mark.peers)  # `make containers`
+PLACES: dict[str, Callable[[], Sandbox]] = {"sandbox": bubblewrap, "container": containers, "host": Host}
+
+
+@pytest.fixture(params=["sandbox", CONTAINER, "host"])
 def sandbox(request: pytest.FixtureRequest) -> Sandbox:
-    return bubblewrap() if request.param == "sandbox" else Host()
+    return PLACES[request.param]()
+
+
+@pytest.fixture(params=["sandbox", CONTAINER])
+def closed(request: pytest.FixtureRequest) -> Sandbox:
+    """A place that keeps commands from everything else."""
+    return PLACES[request.param]()
+
+
+def python(sandbox: Sandbox) -> str:
+    return "python3" if sandbox.name == "container" else PYTHON  # an image has its own
 
 
 @pytest.fixture
@@ -357,24 +385,24 @@ def test_an_argument_too_long_is_said(sandbox: Sandbox, work: Path) -> None:
 # --- bubblewrap alone -------------------------------------------------------------------------------------------------
 
 
-def test_nothing_outside_can_be_written(bwrap: Bubblewrap, work: Path, tmp_path: Path) -> None:
+def test_nothing_outside_can_be_written(closed: Sandbox, work: Path, tmp_path: Path) -> None:
     assert work.is_relative_to(tmp_path)  # a workspace, here below the machine's /tmp, works
     (tmp_path / "readable").mkdir()
     places = ["/usr/x", "/etc/x", "/x", str(tmp_path / "readable" / "x"), "/var/x"]
     lines = "; ".join(f"touch {place} 2>/dev/null && echo wrote {place}" for place in places)
-    outcome = bwrap.run(sh(work, f"{lines}; touch inside", readable=(tmp_path / "readable",)))
+    outcome = closed.run(sh(work, f"{lines}; touch inside", readable=(tmp_path / "readable",)))
     assert (outcome.code, outcome.tail) == (0, b"")
     assert (work / "inside").exists()
     own = [f"{folder}/of-its-own" for folder in ("/tmp", "/var/tmp", "/run", "$HOME")]
-    assert bwrap.run(sh(work, f"touch {' '.join(own)}")).ok
-    assert not bwrap.run(sh(work, f"ls {own[0]}")).ok  # the next command's /tmp is another
-    bwrap.run(sh(work, f"touch {tmp_path}/beside"))
+    assert closed.run(sh(work, f"touch {' '.join(own)}")).ok
+    assert not closed.run(sh(work, f"ls {own[0]}")).ok  # the next command's /tmp is another
+    closed.run(sh(work, f"touch {tmp_path}/beside"))
     assert not (tmp_path / "beside").exists()
     assert not Path("/tmp/of-its-own").exists()
 
 
-def test_home_holds_no_secret(bwrap: Bubblewrap, work: Path) -> None:
-    outcome = bwrap.run(sh(work, f"echo $HOME; ls -A $HOME; ls -A {Path.home()} 2>/dev/null; true"))
+def test_home_holds_no_secret(closed: Sandbox, work: Path) -> None:
+    outcome = closed.run(sh(work, f"echo $HOME; ls -A $HOME; ls -A {Path.home()} 2>/dev/null; true"))
     allowed = {p.relative_to(Path.home()).parts[0] for p in TOOLCHAINS if p.is_relative_to(Path.home())}
     home, *seen = outcome.tail.decode().splitlines()
     assert home == "/run/runner/home"
@@ -418,22 +446,24 @@ def test_a_person_s_python_is_found_inside(work: Path) -> None:
     assert (outcome.code, outcome.tail) == (0, b"42\n")
 
 
-def test_a_home_below_a_writable_folder_is_kept(bwrap: Bubblewrap, work: Path) -> None:
-    assert bwrap.run(sh(work, "echo $HOME", env={"PATH": PATH, "HOME": str(work)})).tail.decode() == f"{work}\n"
-    assert bwrap.run(sh(work, "echo $HOME", env={"PATH": PATH, "HOME": "/home/somebody"})).tail == b"/run/runner/home\n"
+def test_a_home_below_a_writable_folder_is_kept(closed: Sandbox, work: Path) -> None:
+    assert closed.run(sh(work, "echo $HOME", env={"PATH": PATH, "HOME": str(work)})).tail.decode() == f"{work}\n"
+    assert (
+        closed.run(sh(work, "echo $HOME", env={"PATH": PATH, "HOME": "/home/somebody"})).tail == b"/run/runner/home\n"
+    )
 
 
-def test_no_other_process_is_seen(bwrap: Bubblewrap, work: Path) -> None:
+def test_no_other_process_is_seen(closed: Sandbox, work: Path) -> None:
     look = sh(work, "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '")
     with subprocess.Popen(["sleep", "299.375"]) as other:
         try:
             assert b"sleep 299.375" in Host().run(look).tail
-            assert b"299.375" not in bwrap.run(look).tail
+            assert b"299.375" not in closed.run(look).tail
         finally:
             other.kill()
 
 
-def test_the_environment_is_seen_by_nobody_else(bwrap: Bubblewrap, work: Path) -> None:
+def test_the_environment_is_seen_by_nobody_else(closed: Sandbox, work: Path) -> None:
     seen: list[bytes] = []
 
     def look(data: bytes) -> None:
@@ -445,9 +475,9 @@ def test_the_environment_is_seen_by_nobody_else(bwrap: Bubblewrap, work: Path) -
         (work / "looked").touch()
 
     env = {"PATH": PATH, "TOKEN": "hunter2-in-env", "LD_PRELOAD": str(work / "evil.so")}
-    outcome = bwrap.run(sh(work, "echo up; until [ -e looked ]; do sleep 0.02; done; echo $TOKEN", env=env), look)
+    outcome = closed.run(sh(work, "echo up; until [ -e looked ]; do sleep 0.02; done; echo $TOKEN", env=env), look)
     assert b"hunter2-in-env" in outcome.tail
-    assert any(b"bwrap" in line for line in seen)
+    assert any(b"bwrap" in line or b"podman" in line for line in seen)
     assert not any(b"hunter2-in-env" in line or b"evil.so" in line for line in seen)
 
 
@@ -473,30 +503,37 @@ def loopback_server() -> Iterator[int]:
             thread.join(5)
 
 
-def test_the_network_is_there_only_when_asked_for(bwrap: Bubblewrap, work: Path) -> None:
+def connecting(sandbox: Sandbox, port: int) -> tuple[str, ...]:
+    return python(sandbox), "-c", f"import socket; print(socket.create_connection(('127.0.0.1', {port}), 5).recv(9))"
+
+
+def test_there_is_no_network_that_nobody_asked_for(closed: Sandbox, work: Path) -> None:
     with loopback_server() as port:
-        connect = f"import socket; print(socket.create_connection(('127.0.0.1', {port}), 5).recv(9))"
-        without = bwrap.run(command(work, PYTHON, "-c", connect))
-        with_it = bwrap.run(command(work, PYTHON, "-c", connect, network=True))
+        without = closed.run(command(work, *connecting(closed, port)))
     assert without.code == 1
     assert b"ConnectionRefusedError" in without.tail
+
+
+def test_the_network_is_there_when_asked_for(bwrap: Bubblewrap, work: Path) -> None:
+    with loopback_server() as port:
+        with_it = bwrap.run(command(work, *connecting(bwrap, port), network=True))
     assert (with_it.code, with_it.tail) == (0, b"b'reached'\n")
 
 
-def test_sockets_of_agents_are_not_there(bwrap: Bubblewrap, work: Path, tmp_path: Path) -> None:
+def test_sockets_of_agents_are_not_there(closed: Sandbox, work: Path, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as agent:
         agent.bind(str(tmp_path / "agent"))
         env = {"PATH": PATH, "SSH_AUTH_SOCK": str(tmp_path / "agent")}
         look = sh(work, "ls -d $SSH_AUTH_SOCK; ls /run /var/run /tmp; test -S $SSH_AUTH_SOCK", env=env)
         assert Host().run(look).ok
-        inside = bwrap.run(look)
+        inside = closed.run(look)
     assert inside.code == 1
     assert b"docker.sock" not in inside.tail
 
 
-def test_no_capability_and_no_secret_of_etc(bwrap: Bubblewrap, work: Path) -> None:
+def test_no_capability_and_no_secret_of_etc(closed: Sandbox, work: Path) -> None:
     look = "grep CapEff /proc/self/status; cat /etc/shadow /etc/ssl/private/* /etc/gitconfig; ls /etc/ssh /etc/sudoers"
-    outcome = bwrap.run(sh(work, f"({look}) 2>/dev/null; getent passwd 0 >/dev/null && echo names"))
+    outcome = closed.run(sh(work, f"({look}) 2>/dev/null; getent passwd 0 >/dev/null && echo names"))
     assert outcome.tail.split() == [b"CapEff:", b"0000000000000000", b"names"]
 
 
@@ -511,11 +548,17 @@ def test_etc_is_the_machines_and_cannot_be_changed_and_no_descriptor_is_left(
     assert sorted(os.listdir("/proc/self/fd")) == before
 
 
-def test_the_inside_dies_with_the_runner(bwrap: Bubblewrap, work: Path) -> None:
-    script = (
-        "import sys; from pathlib import Path; from runner.sandbox import Bubblewrap, Command\n"
+DYING = {
+    "sandbox": "from runner.sandbox import Bubblewrap\nsandbox = Bubblewrap()\n",
+    "container": f"from runner.sandbox import choose\nsandbox = choose('container', image='{image.NAME}:1')\n",
+}
+
+
+def test_the_inside_dies_with_the_runner(closed: Sandbox, work: Path) -> None:
+    script = DYING[closed.name] + (
+        "import sys; from pathlib import Path; from runner.sandbox import Command\n"
         "work = Path(sys.argv[1])\n"
-        "Bubblewrap().run(Command(('sh', '-c', sys.argv[2]), work, {'PATH': '/usr/bin:/bin'}, writable=(work,)))\n"
+        "sandbox.run(Command(('sh', '-c', sys.argv[2]), work, {'PATH': '/usr/bin:/bin'}, writable=(work,)))\n"
     )
     root = Path(__file__).resolve().parents[2]
     line = f"setsid sh -c '{BEAT}' & wait"
@@ -527,29 +570,29 @@ def test_the_inside_dies_with_the_runner(bwrap: Bubblewrap, work: Path) -> None:
     finally:
         runner.kill()
         runner.wait()
-    time.sleep(0.3)
+    time.sleep(0.3 if closed.name == "sandbox" else 5)  # podman has to be started first
     assert_stopped(work / "beat")
 
 
-def test_an_inner_folder_has_its_own_word(bwrap: Bubblewrap, work: Path) -> None:
+def test_an_inner_folder_has_its_own_word(closed: Sandbox, work: Path) -> None:
     (work / "kept").mkdir()
-    outcome = bwrap.run(sh(work, "touch free; touch kept/x", readable=(work / "kept",)))
+    outcome = closed.run(sh(work, "touch free; touch kept/x", readable=(work / "kept",)))
     assert outcome.code == 1
     assert sorted(path.name for path in work.rglob("*")) == ["free", "kept"]
 
 
-def test_a_folder_that_became_a_link_outwards_is_not_bound(bwrap: Bubblewrap, work: Path, tmp_path: Path) -> None:
+def test_a_folder_that_became_a_link_outwards_is_not_bound(closed: Sandbox, work: Path, tmp_path: Path) -> None:
     (tmp_path / "secret").mkdir()
     (work / "share").symlink_to(tmp_path / "secret")
     with pytest.raises(SandboxError, match="leads out"):
-        bwrap.run(sh(work, "ls share", readable=(work / "share",)))
+        closed.run(sh(work, "ls share", readable=(work / "share",)))
 
 
-def test_a_sandbox_that_cannot_be_made_is_no_failed_command(bwrap: Bubblewrap, work: Path) -> None:
+def test_a_sandbox_that_cannot_be_made_is_no_failed_command(closed: Sandbox, work: Path) -> None:
     with pytest.raises(SandboxError, match="missing"):
-        bwrap.run(sh(work, "true", readable=(work / "missing",)))
+        closed.run(sh(work, "true", readable=(work / "missing",)))
     with pytest.raises(SandboxError, match="missing"):
-        bwrap.open(sh(work, "true", readable=(work / "missing",))).close()
+        closed.open(sh(work, "true", readable=(work / "missing",))).close()
 
 
 WRITABLE = """
@@ -567,23 +610,24 @@ def below(folder):
             yield entry.path
 for path in below("/proc"):
     try:
-        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+        handle = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
     except OSError:
         continue
-    print(path)
+    if os.fstat(handle).st_rdev != os.stat("/dev/null").st_rdev:  # an engine hides files behind it
+        print(path)
 """
 
 
-def test_nothing_of_proc_but_processes_can_be_written(bwrap: Bubblewrap, work: Path) -> None:
-    outcome = bwrap.run(command(work, PYTHON, "-c", WRITABLE))
+def test_nothing_of_proc_but_processes_can_be_written(closed: Sandbox, work: Path) -> None:
+    outcome = closed.run(command(work, python(closed), "-c", WRITABLE))
     assert (outcome.code, outcome.tail) == (0, b"")
-    assert bwrap.run(sh(work, "cat /proc/sys/kernel/ostype; echo 500 > /proc/self/oom_score_adj")).tail == b"Linux\n"
+    assert closed.run(sh(work, "cat /proc/sys/kernel/ostype; echo 500 > /proc/self/oom_score_adj")).tail == b"Linux\n"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root could read it")
-def test_root_reads_of_proc_what_any_user_may(bwrap: Bubblewrap, work: Path) -> None:
+def test_root_reads_of_proc_what_any_user_may(closed: Sandbox, work: Path) -> None:
     look = "for f in /proc/[a-z]*; do test -f $f && test -r $f || continue; stat -c '%a %n' $f; done; cat /proc/keys 2>/dev/null"
-    seen = bwrap.run(sh(work, look)).tail.decode().splitlines()
+    seen = closed.run(sh(work, look)).tail.decode().splitlines()
     assert seen
     assert [line for line in seen if int(line.split()[0], 8) & 0o004 == 0] == []
 
@@ -591,10 +635,10 @@ def test_root_reads_of_proc_what_any_user_may(bwrap: Bubblewrap, work: Path) -> 
 CALL = "import ctypes; call = ctypes.CDLL(None, use_errno=True).syscall; "
 
 
-def system_call(bwrap: Bubblewrap, work: Path, *arguments: object) -> str:
+def system_call(closed: Sandbox, work: Path, *arguments: object) -> str:
     """Make one system call inside, and return the name of its error, or what it returned."""
     line = f"{CALL}import errno; n = call({', '.join(map(str, arguments))}); e = ctypes.get_errno()"
-    outcome = bwrap.run(command(work, PYTHON, "-c", f"{line}; print(errno.errorcode[e] if n == -1 else n)"))
+    outcome = closed.run(command(work, python(closed), "-c", f"{line}; print(errno.errorcode[e] if n == -1 else n)"))
     return outcome.tail.decode().strip()
 
 
@@ -606,20 +650,28 @@ def own_number(name: str) -> int:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_system_call_that_is_refused_says_so(bwrap: Bubblewrap, work: Path, name: str) -> None:
+def test_a_system_call_that_is_refused_says_so(closed: Sandbox, work: Path, name: str) -> None:
     expected = "ENOSYS" if name.startswith("io_uring") else "EPERM"
-    assert system_call(bwrap, work, own_number(name), 0, 0, 0, 0, 0) == expected
+    assert system_call(closed, work, own_number(name), 0, 0, 0, 0, 0) == expected
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="these are other ABIs of x86-64")
-def test_the_machine_s_other_abis_are_refused(bwrap: Bubblewrap, work: Path) -> None:
-    assert system_call(bwrap, work, 0x40000000 + 39) == "ENOSYS"  # getpid of x32
+def test_the_machine_s_other_abis_are_refused(closed: Sandbox, work: Path) -> None:
+    x32 = f"{CALL}print(call({0x40000000 + 39}))"  # getpid
     # mov eax, 20 (getpid of i386); int 0x80; ret
-    line = (
+    i386 = (
         "import ctypes, mmap; m = mmap.mmap(-1, 4096, prot=7); m.write(bytes.fromhex('b814000000cd80c3'))"
         "; f = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(m))); print(f())"
     )
-    assert bwrap.run(command(work, PYTHON, "-c", line)).tail == b"-38\n"  # ENOSYS
+    for line, refused in ((x32, b"-1\n"), (i386, b"-38\n")):  # -ENOSYS
+        outcome = closed.run(command(work, python(closed), "-c", line))
+        killed = (128 + signal.SIGSYS, b"")  # libseccomp's filters end whoever calls by another ABI
+        assert (outcome.code, outcome.tail) == (killed if closed.name == "container" else (0, refused))
+
+
+def test_no_other_namespace_is_made_and_nothing_is_mounted(closed: Sandbox, work: Path) -> None:
+    for line in (NESTED, "unshare --mount true", "mount -t tmpfs none /tmp", "unshare --user --map-root-user true"):
+        assert not closed.run(sh(work, line)).ok, line
 
 
 NESTED = "unshare --user true"  # the kernel does not let a root without capabilities map its uid there
@@ -690,8 +742,8 @@ def test_choose_gives_what_works() -> None:
     assert choose("host").check() is None
 
 
-def test_choose_refuses_what_is_not_here_yet_and_what_never_was() -> None:
-    with pytest.raises(UnsupportedError, match="container"):
+def test_choose_refuses_what_has_no_image_and_what_never_was() -> None:
+    with pytest.raises(UsageError, match="no image is named"):
         choose("container")
     with pytest.raises(UsageError, match=r"(?s)sandbx.*use sandbox"):
         choose("sandbx")

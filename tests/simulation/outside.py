@@ -74,6 +74,12 @@ class Sandbox:
     world: World
     name: str = "sandbox"
     place: ClassVar[Place] = Place()
+    image: ClassVar[None] = None
+
+    @property
+    def helper(self) -> Sandbox:
+        """See `Sandbox.helper`."""
+        return self
 
     def placed(self, place: Place) -> Sandbox:
         """See `Sandbox.placed`: its commands take paths as they are."""
