@@ -29,7 +29,7 @@ export PYTEST_DEBUG_TEMPROOT ?= $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR ==
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 unexport PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo demo-attack demo-forge picture picture-request test slow nightly long faults simulate contention soak forge check fix bench peers golden deep fuzz fuzz-keep schemas histories cassettes build docs clean ci
+.PHONY: help demo demo-attack demo-forge picture picture-request test slow nightly long faults simulate contention soak forge containers check fix bench peers golden deep fuzz fuzz-keep schemas histories cassettes build docs clean ci
 
 help:
 	@echo 'make demo    a model plans and fixes a bug, people steer and sign; in a temporary folder, offline, no model needed'
@@ -45,6 +45,7 @@ help:
 	@echo 'make contention eight runners, twenty steps each, at one git server, over HTTP and ssh; needs sshd (SIZE=8x20)'
 	@echo 'make soak    watch 1,000 protocols through 10,000 transitions; PROTOCOLS=100 fewer of them'
 	@echo 'make forge   forge and CI tests against programs of others; fetches 120 MB by npm (0.7 GB unpacked), needs rsync and jq'
+	@echo 'make containers the suite of sandboxes, attacks too, with podman; where no container starts it is left out'
 	@echo 'make check   formatting, lint, types, import rules'
 	@echo 'make fix     format and lint, repairing what can be repaired'
 	@echo 'make bench   measure, as ratios in one run'
@@ -99,7 +100,7 @@ nightly: $(DEV_STAMP)
 	@failed=; \
 	for target in \
 		'test SLOW=1' 'faults KILLS=320 POINTS=100' 'simulate SEEDS=0..999' 'simulate SEEDS=$(DAY)000..$(DAY)999' simulate \
-		long contention 'fuzz SECONDS=600 SEED=$(DAY)' forge peers; \
+		long contention 'fuzz SECONDS=600 SEED=$(DAY)' forge containers peers; \
 	do \
 		echo "== make $$target"; started=$$(date +%s); \
 		$(MAKE) $$target || failed="$$failed; $$target"; \
@@ -134,6 +135,9 @@ soak: $(DEV_STAMP)
 
 forge: $(DEV_STAMP) $(FORGE_STAMP)
 	$(PYTEST) -m peers tests/forge tests/ci tests/docs tests/test_demo.py
+
+containers: $(DEV_STAMP)
+	$(PYTEST) -m peers tests/sandbox tests/cli/test_container.py
 
 check: $(DEV_STAMP)
 	$(PY) -m ruff format --check .

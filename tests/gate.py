@@ -27,6 +27,8 @@ OF_ALL = ("Makefile", "pyproject.toml", ".ci", "tests/conftest.py", "tests/gate.
 SUITES = {
     "forge": ("tests/forge", "tests/ci", "tests/docs/test_forge_pages.py", "runner/forge", "templates", "scripts/ci",
               ".github", ".gitlab", ".gitlab-ci.yml", "docs/github.md", "docs/gitlab.md", "docs/ci.md", "demo", "tests/test_demo.py"),
+    "containers": ("runner/sandbox", "tests/sandbox", "tests/cli/test_container.py", "runner/executor/environments.py",
+                   "runner/executor/workspace_session.py"),
     "peers": ("tests/peers", "benchmarks/peers", "benchmarks/agent", "runner/engines"),
 }  # fmt: skip
 OURS = ("runner", "tests", "benchmarks", "demo")

@@ -110,7 +110,7 @@ def _start(run: StepRun, wanted: Wanted) -> tuple[str, int, str]:
 def _shell(session: WorkspaceSession) -> str:
     """Return the person's own shell, where the sandbox has it."""
     given = Path(session.project.env.environ.get("SHELL", ""))
-    is_inside = session.sandbox.name == "host" or is_system(given)
+    is_inside = session.sandbox.name == "host" or (is_system(given) and session.sandbox.image is None)
     return str(given) if is_inside and given.name not in _NONE and os.access(given, os.X_OK) else "sh"
 
 

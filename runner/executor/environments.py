@@ -20,8 +20,10 @@ from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
+from runner.errors import UsageError
 from runner.executor import permissions
 from runner.git import Git, TreeEntry
+from runner.protocol import paths
 from runner.protocol.ids import digest
 from runner.sandbox import HOME, Place
 from runner.store.project import Project
@@ -53,6 +55,8 @@ UNUSED = 30 * 86_400.0  # seconds
 _CACHES = (".pyc", ".pyo", ".o", ".log", ".swp", "~", ".DS_Store", ".tsbuildinfo", ".coverage")
 CACHE = ".cache"  # in HOME; programs write there
 MOST = 1_000_000  # bytes of a generated file
+_STRING = r'(?P<text>"(?:[^"\\]|\\.)*")'
+_COMMENTS, _COMMAS = re.compile(_STRING + r"|//[^\n]*|/\*.*?\*/", re.S), re.compile(_STRING + r"|,(?P<end>\s*[]}])")
 _SYSTEM = ("/", "/dev", "/etc", "/opt", "/proc", "/run", "/sys", "/tmp", "/usr", "/var/tmp")
 
 
@@ -61,7 +65,8 @@ class ProjectEnvironment:
     """What commands in the sandbox are shown: folders, and files that are copied; by their path below the workspace.
 
     `top`: the path at which the workspace appears; None for its own. `home`: a folder with the content of their HOME. `outside`:
-    folders and files whose content the commit only names, by path. `builds`: folders that commands get a copy of.
+    folders and files whose content the commit only names, by path. `builds`: folders that commands get a copy of. `image`: of the
+    containers that they run in, with its digest.
     """
 
     top: Path | None
@@ -70,6 +75,7 @@ class ProjectEnvironment:
     home: Path | None = None
     outside: Mapping[str, Path] = field(default_factory=dict)
     builds: Mapping[str, Path] = field(default_factory=dict)
+    image: str = ""
 
     def programs(self, work: Path) -> list[str]:
         """Return the folders of programs of its virtual environment. `work`: the workspace, or the export, as it is on the machine."""
@@ -79,10 +85,9 @@ class ProjectEnvironment:
     @property
     def name(self) -> str | None:
         """What the record calls it; None where there is nothing of it."""
-        if self.home:
-            return f"made {self.home.parent.name[:12]}"
         found = sorted((*self.folders, *self.builds))
-        return f"found {', '.join(found)}" if found else None
+        own = f"made {self.home.parent.name[:12]}" if self.home else f"found {', '.join(found)}" if found else ""
+        return "; ".join(filter(None, (self.image and f"image {self.image}", own))) or None
 
     def at(self, git: Git, commit: str) -> ProjectEnvironment:
         """Return it without what a commit has itself."""
@@ -118,10 +123,39 @@ class ProjectEnvironment:
                     shutil.copy2(one, home / one.name, follow_symlinks=False)
 
 
-def find(project: Project, space: Workspace, tools: Iterable[Path] = ()) -> ProjectEnvironment:
+def image_of(project: Project) -> str | None:
+    """Return the image of containers: that of config.yaml, else that of the trusted branch's devcontainer.json; None without one.
+
+    Raises:
+        UsageError: devcontainer.json is no JSON with comments, or names none.
+    """
+    if project.config.workspace.image:
+        return project.config.workspace.image
+    for name in (".devcontainer/devcontainer.json", ".devcontainer.json"):
+        if (data := project.trusted.blob(project.git, name)) is None:
+            continue
+        bare = _COMMENTS.sub(lambda found: found["text"] or "", data.decode("utf-8", "replace"))
+        try:
+            found = json.loads(_COMMAS.sub(lambda found: found["text"] or found["end"], bare)).get("image")
+        except (ValueError, AttributeError, RecursionError):
+            found = None
+        if isinstance(found, str) and re.fullmatch(r"[\w][\w.:/@-]*", found, re.ASCII):
+            return found
+        raise UsageError(
+            "no `image` for containers is named there",
+            f"{name} on {project.trusted.branch}",
+            f"build the image yourself, and name it in {paths.CONFIG}: `workspace: {{image: NAME@sha256:DIGEST}}`",
+        )
+    return None
+
+
+def find(
+    project: Project, space: Workspace, tools: Iterable[Path] = (), *, in_image: bool = False
+) -> ProjectEnvironment:
     """Return the environment in the main worktree. Where a setup makes one, nothing is looked for but what `share` names.
 
-    `tools`: installations on PATH; environments among them that lie in the checkout are shown too.
+    `tools`: installations on PATH; environments among them that lie in the checkout are shown too. `in_image`: whether commands run
+    in containers, where programs of this machine do not run.
     """
     top, config = main_worktree(project), project.config.workspace
     if top is None:
@@ -129,7 +163,7 @@ def find(project: Project, space: Workspace, tools: Iterable[Path] = ()) -> Proj
     policy = permissions.trusted_config(project).policy
     said = policy.content.environment if policy else None
     # In CI, where other jobs may have made what lies there, only the policy can allow what nobody named.
-    looks = not config.setup and (said == "found" or (said is None and "ci" not in project.options))
+    looks = not config.setup and not in_image and (said == "found" or (said is None and "ci" not in project.options))
     names = [name for name, sign in KINDS.items() if looks and os.path.exists(top / name / sign)]
     tools = [one for one in tools if one.is_relative_to(top) and any(os.path.exists(one / sign) for sign in _SIGNS)]
     names += [str(one.relative_to(top)) for one in tools if looks]
@@ -138,7 +172,10 @@ def find(project: Project, space: Workspace, tools: Iterable[Path] = ()) -> Proj
     names = [name for name in names if not any(name.startswith(f"{other}/") for other in names)]
     builds = [name for name, sign in BUILDS.items() if looks and name not in names and (top / name / sign).is_file()]
     builds = [name for name in builds if _is_plain(top, name)]
-    named = [*(_version_files(project) if looks else ()), *(() if said == "made" else _ignored(project, top))]
+    named = [
+        *(_version_files(project) if looks or in_image else ()),
+        *(() if said == "made" else _ignored(project, top)),
+    ]
     files = [name for name in dict.fromkeys(named) if _is_plain(top, name) and _is_file(top / name)]
     files = [name for name in files if not any(name.startswith(f"{other}/") for other in (*names, *KINDS))]
     free = _untracked(project, [*names, *files, *builds])
@@ -198,8 +235,11 @@ def manifests(project: Project, commit: str) -> dict[str, TreeEntry]:
     return {path: entry for path, entry in found.items() if config.is_read_by_setup(path)}
 
 
-def made_in(project: Project, files: Mapping[str, TreeEntry], top: Path | None) -> Path:
-    """Return the folder of what the setup makes of files that it reads: another one where anything differs that it depends on."""
+def made_in(project: Project, files: Mapping[str, TreeEntry], top: Path | None, image: str = "") -> Path:
+    """Return the folder of what the setup makes of files that it reads: another one where anything differs that it depends on.
+
+    `image`: of the container that it runs in.
+    """
     config = project.config.workspace
     told: list[object] = [
         config.setup,
@@ -209,6 +249,7 @@ def made_in(project: Project, files: Mapping[str, TreeEntry], top: Path | None) 
         os.uname().machine,
     ]
     told += [config.env] if config.env else []
+    told += [image] if image else []
     return folder(project) / digest(json.dumps(told, sort_keys=True).encode()).partition(":")[2][:32]
 
 

@@ -281,7 +281,7 @@ def _opened(session: WorkspaceSession, module: ToolModule) -> Iterator[PythonToo
         code=code,
         work=session.space.work,
         env={
-            "PATH": step_path(environ.get("PATH", "")),
+            "PATH": session.path,
             **{name: environ[name] for name in module.env if name in environ},
         },
         readable=(session.space.objects,),

@@ -56,13 +56,16 @@ _RAN_OUT = {
     128 + signal.SIGXFSZ: "a file became larger than it may (`resources: {disk: …}`)",
     128 + signal.SIGKILL: "it was killed; the machine, or the container around it, may have run out of memory",
 }
+_MEMORY = "a process was killed, since all of them together used more memory than they may (`resources: {memory: …}`)"
 # The variable by which a version manager's programs find what they start; their folder on PATH; what the variable then is.
 _MANAGERS = (("PYENV_ROOT", "/.pyenv/shims", "/.pyenv"), ("RUSTUP_HOME", "/.cargo/bin", "/.rustup"))
 _KEPT = "runner.executor"  # in the person's own git configuration: their answer where there is no sandbox
 
 
-def _choose(project: Project, found: tuple[Path, ...]) -> Sandbox:
+def _choose(project: Project, found: tuple[Path, ...], image: str | None) -> Sandbox:
     """Return the sandbox; where it does not work, ask once at a terminal, and keep the answer as the person's own.
+
+    `image`: of containers.
 
     Raises:
         SandboxUnavailableError: there is none, and nobody said to do without.
@@ -70,7 +73,7 @@ def _choose(project: Project, found: tuple[Path, ...]) -> Sandbox:
     wanted, where = project.source("executor")
     try:
         nested = project.config.workspace.user_namespaces
-        return choose(project.setting("executor"), toolchains=found, user_namespaces=nested)
+        return choose(project.setting("executor"), toolchains=found, user_namespaces=nested, image=image)
     except SandboxUnavailableError as error:
         if wanted != "sandbox" or where.startswith(("--", "RUNNER_")):
             raise
@@ -121,13 +124,18 @@ def _limits(*given: Resources | None) -> Limits:
 def end_left(project: Project, protocol: str) -> None:
     """End the processes that a killed runner's commands left: they would work in the workspace beside the next ones.
 
-    The caller holds the protocol. A sandbox's processes ended with their runner; on the host they are known by their HOME.
+    The caller holds the protocol. A sandbox's processes ended with their runner; on the host they are known by their HOME, containers
+    by the folder.
     """
     try:
         space = workspace.place(project.dirs, protocol, project.config.workspace.path)
     except RunnerError:  # it is told by what needs one; nothing of ours ran there by this configuration
         return
     count = end_all(b"HOME=" + os.fsencode(space.home))
+    if project.setting("executor") == "container":
+        from runner.sandbox import container  # here, because most commands never come by
+
+        count += sum(map(container.end_left, (space.work, space.export)))
     if count:
         project.env.say(
             f"ended {count} process{'es' if count != 1 else ''} that a runner of {protocol} had left when it was killed"
@@ -158,14 +166,20 @@ class WorkspaceSession:
         project.refuse_unsupported()
         environ, found, environment = project.env.environ, tuple[Path, ...](), None
         space = space or workspace.place(project.dirs, protocol, project.config.workspace.path)
-        if project.setting("executor") != "host":
+        in_image = project.setting("executor") == "container"
+        if in_image:
+            environment = environments.find(project, space, in_image=True)
+        elif project.setting("executor") != "host":
             path, home = step_path(environ.get("PATH", "")), Path(environ.get("HOME", "/nonexistent"))
             found = toolchains(path, home)
             environment = environments.find(project, space, found)
             programs = [str(at / "bin") for at in environment.folders.values()]
             found = toolchains(os.pathsep.join(programs), home, found)
-        sandbox = _choose(project, found).limited(_limits(project.config.resources, resources))
+        image = environments.image_of(project) if in_image else None
+        sandbox = _choose(project, found, image).limited(_limits(project.config.resources, resources))
         permissions.refuse_isolation(project, sandbox.name)
+        if environment and sandbox.image:
+            environment = dataclasses.replace(environment, image=sandbox.image.name)
         return cls(project, protocol, space, sandbox, environment if sandbox.name != "host" else None)
 
     @property
@@ -199,16 +213,25 @@ class WorkspaceSession:
 
     def base_environment(self, cwd: Path | None = None) -> dict[str, str]:
         """Return the environment of commands that belong to no step."""
-        environ = self.project.env.environ
+        environ, image = self.project.env.environ, self.sandbox.image
         kept = {key: environ[key] for key in ("PYENV_ROOT", "RUSTUP_HOME", "NVM_DIR", "JAVA_HOME") if key in environ}
-        path = step_path(environ.get("PATH", ""))
+        if image:
+            environ, kept = image.env, dict(image.env)
+        path = self.path
         # Where another environment is activated than the runner's own, it is the one that the person works in.
         if self.own and (environ.get("VIRTUAL_ENV") or None) in (None, sys.prefix):
             path = os.pathsep.join((*self.own.programs(cwd or self.space.work), path))
         for name, programs, root in _MANAGERS:  # their programs would look in HOME, which is another one inside
             if name not in kept and (at := next((one for one in path.split(":") if one.endswith(programs)), None)):
                 kept[name] = at.removesuffix(programs) + root
-        return {"PATH": path, "HOME": str(self.home(cwd)), "LANG": "C.UTF-8", "TERM": "dumb", "TMPDIR": "/tmp", **kept}
+        own = {"PATH": path, "HOME": str(self.home(cwd)), "LANG": "C.UTF-8", "TERM": "dumb", "TMPDIR": "/tmp"}
+        return {**kept, **own}
+
+    @property
+    def path(self) -> str:
+        """The PATH of programs that are not the project's own."""
+        image = self.sandbox.image
+        return image.env.get("PATH") or _SYSTEM_PATH if image else step_path(self.project.env.environ.get("PATH", ""))
 
     def prepare(
         self,
@@ -324,9 +347,12 @@ class WorkspaceSession:
         base = git.merge_base(commit, project.trusted.commit) or project.trusted.commit
         top = self.own.top or space.export
         now, before = environments.manifests(project, commit), environments.manifests(project, base)
-        folder = environments.made_in(project, before, top)
+        folder = environments.made_in(project, before, top, self.own.image)
         if differ := sorted(path for path in {*now, *before} if now.get(path) != before.get(path)):
-            anew, asks = environments.made_in(project, now, top), permissions.trusted_config(project).asks_on_change
+            anew, asks = (
+                environments.made_in(project, now, top, self.own.image),
+                permissions.trusted_config(project).asks_on_change,
+            )
             if asks and (environments.is_whole(anew) or self._are_approved(now, differ, approved)):
                 folder, base = anew, self._with(base, {path: now.get(path) for path in differ})
             else:
@@ -600,7 +626,8 @@ class WorkspaceSession:
 
     def explain(self, run: str | tuple[str, ...], outcome: Outcome) -> str | None:
         """Return which resource ran out, by the exit code, or why a command was not found inside although it is there outside."""
-        if not outcome.timed_out and (why := _RAN_OUT.get(outcome.code)) is not None:
+        why = _MEMORY if outcome.out_of_memory else _RAN_OUT.get(outcome.code)
+        if not outcome.timed_out and why is not None:
             return f"exit {outcome.code}, `{run if isinstance(run, str) else ' '.join(run)}`: {why}"
         argv, path = ("sh", "-c", run) if isinstance(run, str) else tuple(run), self.project.env.environ.get("PATH", "")
         if (why := explain(outcome, argv, step_path(path))) is not None:

@@ -19,6 +19,7 @@ _MODULE = r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*"
 _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 _SERVER = r"[a-z0-9](?:-?[a-z0-9]){0,31}"
 _DIGEST = r"sha256:[0-9a-f]{64}"
+_IMAGE = r"[a-z0-9][a-z0-9._-]*(?::[0-9]+/)?[a-z0-9._/-]*@sha256:[0-9a-f]{64}"
 
 
 def _branch(pattern: str) -> str:
@@ -78,6 +79,16 @@ def _endpoint(text: str) -> str:
     return text
 
 
+def _image(text: str) -> str:
+    if not re.fullmatch(_IMAGE, text):
+        raise problem(
+            "should be an image by its digest",
+            "write it as NAME@sha256:DIGEST; `podman image inspect --format '{{.RepoDigests}}' NAME` prints it",
+        )
+    return text
+
+
+Image = Annotated[Text, AfterValidator(_image), WithJsonSchema({"type": "string", "pattern": f"^{_IMAGE}$"})]
 Variable = Annotated[Text, AfterValidator(_variable), WithJsonSchema({"type": "string", "pattern": f"^{_VARIABLE}$"})]
 BranchPattern = Annotated[
     Text,
@@ -114,10 +125,12 @@ class WorkspaceKey(FileModel):
     `share`, `generated`: folders, and globs of files, that git ignores and commands are shown. `submodules`, `lfs`: whether
     commands see the content of submodules and of files that LFS holds, as this clone has it.
 
-    `user_namespaces`: whether commands may make some in the sandbox, as browsers do for sandboxes of their own.
+    `user_namespaces`: whether commands may make some in the sandbox, as browsers do for sandboxes of their own. `image`: of the
+    containers that commands run in with `executor: container`; None: the one that the project's devcontainer.json names.
     """
 
     path: Line | None = None
+    image: Image | None = None
     setup: Script | None = None
     network: Bool = False
     env: tuple[Variable, ...] = ()

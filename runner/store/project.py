@@ -138,12 +138,6 @@ class Project:
                 f"{paths.CONFIG} on {self.trusted.branch}",
                 f"set `forge:`, or remove `{key}:`",
             )
-        if self.setting("executor") == "container":
-            raise UnsupportedError(
-                "`executor: container` is not supported by this version",
-                f"{paths.CONFIG} on {self.trusted.branch}, RUNNER_EXECUTOR or --executor",
-                "use `sandbox` or `host`",
-            )
         self._asked = self.trusted.commit
 
     @property

@@ -28,7 +28,6 @@ def test_a_plan_that_asks_for_what_is_not_there_yet(box: Box, named: str, step: 
     [
         ("`ci:`", "ci: block\n"),
         ("`qa:`", "qa: {on_ci: true}\n"),
-        ("container", "executor: container\n"),
     ],
 )
 def test_a_configuration_that_asks_for_what_is_not_there_yet(box: Box, named: str, config: str) -> None:

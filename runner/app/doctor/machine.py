@@ -134,10 +134,19 @@ def executor(chosen: Selection) -> Iterator[Finding]:
     try:
         project.refuse_unsupported()
         name = project.setting("executor")
-        sandbox.choose(name)
+        image = environments.image_of(project) if name == "container" else None
+        sandbox.choose(name, user_namespaces=project.config.workspace.user_namespaces, image=image)
     except RunnerError as error:
         yield of_error(error, "steps that run commands cannot be run")
         return
+    if image and "@sha256:" not in image:
+        yield Finding(
+            "note",
+            f"commands of steps run in an image that is named without its digest: {image}",
+            f"devcontainer.json on {project.trusted.branch}",
+            "whoever publishes it can change what they run in; the record names the digest that it had",
+            f"name it in {paths.CONFIG}: `workspace: {{image: NAME@sha256:DIGEST}}`",
+        )
     if name == "host":
         yield Finding(
             "note",
