@@ -26,7 +26,7 @@ from mcp.shared.message import SessionMessage
 from runner.sandbox import Outcome, Session
 from runner.tools import AsksError, OutcomeUnknownError, ToolError
 from runner.tools.python import ToolModuleError
-from runner.tools.servers import visible
+from runner.tools.servers import ASKS, visible
 
 CHUNK = 64 * 1024
 MOST = 16 * 1024 * 1024  # bytes that a server may send for one request
@@ -339,7 +339,7 @@ def _value(result: types.CallToolResult) -> Any:
 def _question(name: str, params: types.ElicitRequestParams) -> tuple[str, Mapping[str, Any]]:
     """Return a server's question for a person, which is also what its answer is known by, and the schema of the answer."""
     if isinstance(params, types.ElicitRequestURLParams):
-        return f"The MCP server {name} asks you to open {params.url} : {params.message}\n(`done`, or `decline`)", {}
+        return f"{ASKS}{name} asks you to open {params.url} : {params.message}\n(`done`, or `decline`)", {}
     schema = params.requested_schema
     fields = {key: of for key, of in schema.get("properties", {}).items() if isinstance(of, dict)}
     how = [
@@ -347,7 +347,7 @@ def _question(name: str, params: types.ElicitRequestParams) -> tuple[str, Mappin
         for key, of in list(fields.items())[:20]
     ]
     form = "the value alone" if len(fields) == 1 else "JSON, an object with these keys"
-    return "\n".join((f"The MCP server {name} asks: {params.message}", *how, f"({form}, or `decline`)")), schema
+    return "\n".join((f"{ASKS}{name} asks: {params.message}", *how, f"({form}, or `decline`)")), schema
 
 
 def _kind(schema: Mapping[str, Any]) -> str:

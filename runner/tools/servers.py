@@ -34,6 +34,7 @@ Words = Mapping[str, Any]  # of one tool, as the server says them
 WORDS = ("name", "title", "description", "inputSchema", "outputSchema", "annotations")
 MOST_WORDS = 2 * 1024 * 1024  # bytes of a pinned list
 WIRE_NAME = 64  # characters of a tool's name that every provider takes
+ASKS = "The MCP server "  # how a server's question to a person starts
 MOST_SHOWN = 30_000  # characters of a result
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
 _SEEN = frozenset("\n\t\ufe0e\ufe0f")  # with an emoji before them, the last two are seen

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from runner.app import proposals
+from runner.errors import RefusedError
 from runner.tools import servers
 from tests.conftest import Box
 from tests.executor.minds import agent, finish, mind, say, sound, write
@@ -104,6 +106,10 @@ def test_a_servers_question_is_a_persons_and_its_answer_resumes_the_call(box: Bo
         assert lines(ledger) == []
         sound(box, protocol)
         box.runner("run", protocol, rc=WAITS)  # nobody answered
+        with box.project() as project, pytest.raises(RefusedError, match="only a model's question"):
+            proposals.answer(
+                project, protocol, None, "3"
+            )  # what another program says is no person's answer to a server
         box.runner("answer", protocol, "3", rc=0)
         box.runner("run", protocol, rc=0)
         assert wire.wrong == [] and len(wire.bodies) == 2
