@@ -181,7 +181,7 @@ class Describer:
         project, protocol, known = self._project, row["protocol"], recorded(row, name)
         found, waits = known.outlook, known.waits
         is_merged = row["status"] == "completed" and self._merges.holds(row, tip)
-        held, look = (None, None) if is_merged else at_work(project, protocol, name, self._leases)
+        held, look = (None, None) if is_merged else at_work(project, row, name, self._leases)
         rewritten = self._is_rewritten(protocol)
         ahead = None if rewritten else self._remote_is_ahead(protocol, name)
         rebase = self._rebases.get(project.branch(protocol))
@@ -400,14 +400,16 @@ def _can_adopt(project: Project, protocol: str, tip: str) -> bool:
     return remedy.can_adopt(project, protocol, tip)
 
 
-def at_work(project: Project, protocol: str, name: str, leases: Mapping[str, str]) -> tuple[str | None, str | None]:
+def at_work(project: Project, row: Row, name: str, leases: Mapping[str, str]) -> tuple[str | None, str | None]:
     """Return the runner at work on a protocol, here or by the leases of the remote, and the command to look again."""
+    protocol, now, step = row["protocol"], project.env.now(), record.outlook(row).step
     held = locks.is_held(project.dirs.lock(protocol))
     away = None if held else remote.at_work_elsewhere(project, protocol, leases)
     if away is None:
         return held, None
-    seen = f"as seen {age_of(project.env.now() - away.asked)} ago" if away.asked else "as the remote was last seen"
-    return f"elsewhere: {away.who}, since {away.since}, {seen}", f"runner sync {name}"
+    seen = f"as seen {age_of(now - away.asked)} ago" if away.asked else "as the remote was last seen"
+    what = f"works on {record.label(row, step)}" if step else "works"
+    return f"{away.who}'s runner {what}, since {age(away.since, now)} ({away.where}, {seen})", f"runner sync {name}"
 
 
 class Judged:

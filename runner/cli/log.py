@@ -44,7 +44,7 @@ def command(session: Session, protocol: str | None, as_json: bool, follow: bool)
     With --json, one object per line with all fields, as log.md has them.
     """
     project = session.project
-    name = lookup.find(project, protocol)
+    name, _ = options.found(session, protocol)
     show: Show = _json if as_json else lambda session, entry: _line(session, name, entry)
     tip = lookup.tip(project, name)
     shown = _show(session, show, record.events(project.git, name, tip), 0)
@@ -163,7 +163,7 @@ def diff_command(session: Session, protocol: str | None, step: str | None, stat:
     """Show what PROTOCOL changed against its base, or what the last attempt of STEP changed, without the protocol's own folder."""
     project = session.project
     git = project.git
-    name, slug = lookup.find_with_step(project, protocol, step)
+    name, slug = options.found(session, protocol, step)
     tip = lookup.tip(project, name)
     if slug is not None:
         work = record.work_of(git, name, tip, slug)

@@ -149,7 +149,7 @@ def cli(ctx: click.Context, folder: Path | None, quiet: bool) -> None:
     ctx.obj = Session(cwd, dict(os.environ), quiet=quiet)
     ctx.call_on_close(ctx.obj.close)
     if ctx.invoked_subcommand is None:
-        ctx.invoke(cli.get_command(ctx, "status"))  # type: ignore[arg-type]
+        import_module("runner.cli.status").home(ctx.obj)
 
 
 def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:

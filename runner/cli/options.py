@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -9,7 +10,7 @@ import click
 
 from runner.cli import ci
 from runner.cli.session import Session
-from runner.errors import RunnerError
+from runner.errors import RunnerError, UnreachableError
 from runner.store import lookup, record
 
 if TYPE_CHECKING:
@@ -43,6 +44,25 @@ def _steps(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
         return [slug for slug, _ in record.open_steps(row) if slug.startswith(incomplete)]
 
     return _offer(look)
+
+
+def found(session: Session, name: str | None, step: str | None = None) -> tuple[str, str | None]:
+    """Return (id of the protocol, slug of the step or None) that a person means; the remote is asked for one that is not known here.
+
+    Raises:
+        UsageError: there is none, or it is not clear which.
+    """
+    project = session.project
+    try:
+        return lookup.find_with_step(project, name, step)
+    except lookup.UnknownProtocolError:
+        if name is None or project.trusted.remote is None or not lookup.beginnings(project, name):
+            raise
+    from runner.store import publishing
+
+    with contextlib.suppress(UnreachableError):
+        publishing.find(project, name)
+    return lookup.find_with_step(project, name, step)
 
 
 def protocol(function: F) -> F:

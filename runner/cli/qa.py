@@ -8,8 +8,8 @@ from runner.app import qa
 from runner.app.qa import Judged
 from runner.cli import options, output, progress
 from runner.cli.session import Session
+from runner.executor import load
 from runner.lines import LAST, WIDTH, lines_of, lines_of_output
-from runner.store import lookup
 
 
 @click.command("qa")
@@ -24,7 +24,8 @@ def command(session: Session, protocol: str | None, step: str | None, full: bool
     Default: the step that waits for QA, else the one that failed, else the last that is done. Nothing is recorded. Exit 1: QA failed.
     """
     project = session.project
-    name, slug = lookup.find_with_step(project, protocol, step)
+    name, slug = options.found(session, protocol, step)
+    load.find_protocol(session.project, name)  # a branch that only the remote has is brought here
     with progress.Progress(session, each=True).at_work(name):
         done = qa.by_hand(project, name, slug, full=full)
     _tell(session, done)

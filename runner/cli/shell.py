@@ -12,8 +12,8 @@ from runner.app import shell
 from runner.cli import options, streams
 from runner.cli.session import Session, safe
 from runner.errors import UsageError
+from runner.executor import load
 from runner.sandbox import terminal
-from runner.store import lookup
 
 
 class _WithCommand(click.Command):
@@ -48,7 +48,8 @@ def command(ctx: click.Context, protocol: str | None, step: str | None, start: b
     """
     session: Session = ctx.obj
     argv, is_seen = ctx.meta[__name__], terminal.is_there()
-    name, slug = lookup.find_with_step(session.project, protocol, step)
+    name, slug = options.found(session, protocol, step)
+    load.find_protocol(session.project, name)  # a branch that only the remote has is brought here
     if slug is None and (start or check):
         raise UsageError(f"--{'start' if start else 'check'} is about a step", name, "name the step")
     if not argv and not is_seen:

@@ -56,7 +56,7 @@ def command(
     """Show the plan, steps and results of PROTOCOL; or the text, attempts and check results of STEP."""
     project = session.project
     of_plan = transcript and step == PLAN
-    name, slug = lookup.find_with_step(project, protocol, None if of_plan else step)
+    name, slug = options.found(session, protocol, None if of_plan else step)
     tip = lookup.tip(project, name)
     row = record.row(project.git, name, tip)
     if of_plan or (transcript and row["status"] == "planning"):

@@ -41,13 +41,29 @@ def command(session: Session, protocol: str | None, as_json: bool) -> None:
 
     Exits with 0, whatever the status is.
     """
+    _status(session, protocol, as_json)
+
+
+def home(session: Session) -> None:
+    """Print what `runner` alone does: what waits for this person first, then what waits for others or can run."""
+    _status(session, None, as_json=False, mine_first=True)
+
+
+FIRST = (
+    ("runner init", "write config and policy, list your key"),
+    ("runner new TITLE", "a model writes the plan; --manual or --workflow NAME does without one"),
+    ("runner run", "run the steps until a person is needed"),
+)
+
+
+def _status(session: Session, protocol: str | None, as_json: bool, *, mine_first: bool = False) -> None:
     try:
         project = session.project
     except NoCommitsError as error:
         tell_nothing(session, as_json, f"{error.what}; {error.hint}")
         return
     if protocol is not None:
-        name = lookup.find(project, protocol)
+        name, _ = options.found(session, protocol)
         row = record.row(project.git, name, lookup.tip(project, name))
         if as_json:
             session.json_rows([as_plain(project, row, protocol)])
@@ -67,10 +83,15 @@ def command(session: Session, protocol: str | None, as_json: bool) -> None:
         session.json_rows(plain_rows(project, found, known))
     elif not known:
         tell_nothing(session, False, f"no protocols; `{program()} new` makes one")
+        for typed, what in FIRST if mine_first else ():
+            session.note(f"  {describe.as_typed(typed, program()):22}  {what}")
     elif not found:
         session.note(f"no protocol is open; `{program()} list` shows what has ended")
     else:
-        show_all(session, project, found[::-1], known)
+        show_all(session, project, found[::-1], known, mine_first=mine_first)
+    if mine_first and known and (trusted := project.trusted).remote and trusted.time:
+        old = describe.age(trusted.time, project.env.now())
+        session.note(f"{trusted.remote} as of {old} ago; `{program()} sync` looks again")
 
 
 def tell_nothing(session: Session, as_json: bool, text: str) -> None:
@@ -131,27 +152,38 @@ def _plain(project: Project, row: Row, found: Outlook, typed: str | None, trees:
 # --- for people ----------------------------------------------------------------------------------------------------------
 
 
-def show_all(session: Session, project: Project, rows: list[Row], known: Mapping[str, str]) -> None:
-    """Print one line per protocol: its status, the reason, and the command to type."""
-    names, describer, lines = Names(known), Describer(project, len(rows)), []
+def show_all(
+    session: Session, project: Project, rows: list[Row], known: Mapping[str, str], *, mine_first: bool = False
+) -> None:
+    """Print one line per protocol: its status, the reason, and the command to type. `mine_first`: below headings, first those that
+    wait for this person."""
+    names, describer, lines, waits = Names(known), Describer(project, len(rows)), [], list[bool]()
     for row in rows:
         protocol = row["protocol"]
         found = describer.describe(row, known[protocol], names.short(protocol))
         is_works = found.word == "works" and found.ahead is None
         typed = describe.as_typed(found.look or "" if is_works else found.next.text, program())
         lines.append((names.shown(protocol), found.word, found.reason, typed))
+        waits.append(found.next.command is not None and found.outlook.action == "none" and found.word != "works")
     widths = [max(len(line[at]) for line in lines) for at in range(4)]
     if session.is_terminal():  # where a line that is wrapped breaks the table; the whole text is in `runner status N`
         left = shutil.get_terminal_size().columns - widths[0] - widths[1] - widths[3] - 6
         widths[2] = min(widths[2], max(left, REASON))
-    session.lines(
+    made = [
         (
             f"{number.ljust(widths[0])}  ",
             (word.ljust(widths[1]), COLOURS.get(word, "")),
             f"  {_fitted(text, widths[2])}  {typed}",
         )
         for number, word, text, typed in lines
-    )
+    ]
+    if not mine_first:
+        session.lines(made)
+        return
+    for heading, mine in (("for you", True), ("for others, or to run", False)):
+        if shown := [line for line, its in zip(made, waits, strict=True) if its == mine]:
+            session.line(heading)
+            session.lines(shown)
 
 
 def _fitted(text: str, width: int) -> str:

@@ -54,7 +54,11 @@ class Lease(BaseModel):
 
     def who(self) -> str:
         """Return who has it, for people."""
-        return f"{self.holder} on {self.host}{f', in {self.ci}' if self.ci else ''}"
+        return f"{self.holder} on {self.where()}"
+
+    def where(self) -> str:
+        """Return the machine, and the CI job, in which it is held."""
+        return f"{self.host}{f', in {self.ci}' if self.ci else ''}"
 
 
 def printable(text: str) -> str:

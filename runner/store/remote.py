@@ -498,9 +498,11 @@ _LEASES = "refs/there/runner/leases"
 
 @dataclass(frozen=True, slots=True)
 class Away:
-    """Who works elsewhere. `since`: when the lease was taken; `asked`: when the remote was last asked, or None: that is not known."""
+    """Who works elsewhere. `where`: machine and CI job; `since`: when the lease was taken; `asked`: when the remote was last asked, or
+    None: that is not known."""
 
     who: str
+    where: str
     since: str
     asked: float | None
 
@@ -546,7 +548,7 @@ def at_work_elsewhere(project: Project, protocol: str, leases: Mapping[str, str]
             commit = git.commit(commit.parents[0]) if parent is not None and parent.nonce == lease.nonce else None
         first = git.commit(since)
         then = int(first.committer.rpartition(b"> ")[2].split()[0]) if first else 0
-        return Away(lease.who(), timestamp(then), _last_looked(project.dirs, protocol))
+        return Away(lease.holder, lease.where(), timestamp(then), _last_looked(project.dirs, protocol))
     return None
 
 

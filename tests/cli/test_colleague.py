@@ -65,8 +65,6 @@ def test_sync_brings_a_protocol_that_only_the_remote_has_by_its_name(remote: Box
     publish(remote)
     other = clone(remote, "bob")
     protocol = published(remote, "Newer")
-    told = other.runner("status", name, rc=2).err
-    assert f"`runner sync {name}`" in told and "did you mean" not in told
     other.runner("sync", name, rc=0)
     assert other.git("rev-parse", protocol).strip() == there(remote, protocol)
 
@@ -155,3 +153,50 @@ def test_dry_run_says_what_would_happen_to_one_that_has_no_branch_here(remote: B
     other = clone(remote, "bob")
     assert "look" in other.runner("step", protocol, "--dry-run", rc=WAITS).out
     assert other.git("rev-parse", "--verify", "-q", f"refs/heads/{protocol}", check=False) == ""
+
+
+@pytest.mark.parametrize("verb", mostly_slow(["status", "show", "log", "diff"], 2))
+def test_what_only_looks_asks_the_remote_for_a_protocol_that_is_not_known_here(remote: Box, verb: str) -> None:
+    publish(remote)
+    other = clone(remote, "bob")
+    protocol = published(remote, "Newer")
+    other.runner(verb, "1", rc=0)
+    assert other.git("rev-parse", "--verify", "-q", f"refs/heads/{protocol}", check=False) == ""  # it only looked
+    assert "there is no protocol `7`" in other.runner(verb, "7", rc=2).err
+
+
+def test_runner_alone_shows_what_waits_for_the_person_first(remote: Box) -> None:
+    publish(remote)
+    published(remote, "For anybody")
+    remote.new({"01-a": command("true")}, title="Ready")
+    other = clone(remote, "bob")
+    told = other.runner(rc=0)
+    mine, others = told.out.split("for others, or to run\n")
+    assert mine.startswith("for you\n0001  waits") and "runner answer 1 TEXT" in mine and "0002" not in mine
+    assert others.startswith("0002  ready")
+    other.runner("sync", rc=0)
+    assert "`runner sync` looks again" in other.runner(rc=0).err
+    assert "for you" not in remote.runner("status", rc=0).out
+
+
+def test_runner_alone_in_an_empty_repository_names_the_first_three_commands(box: Box) -> None:
+    told = box.runner(rc=0).err
+    assert [line.split()[1] for line in told.splitlines()[1:]] == ["init", "new", "run"]
+
+
+def test_a_protocol_is_handed_over_by_stopping_and_running_it_elsewhere(remote: Box) -> None:
+    publish(remote)
+    protocol = remote.new({"01-a": command("echo a > a.txt"), "02-b": command("echo b > b.txt")})
+    remote.runner("run", protocol, "--max-steps", "1")
+    other = clone(remote, "bob")
+    other.runner("run", "1", rc=0)
+    assert other.state(protocol)["status"] == "completed"
+    assert "runner sync 1" in remote.runner("sync", rc=0).err or remote.state(protocol)["status"] == "completed"
+    remote.runner("verify", protocol, rc=0)
+
+
+def test_a_shell_opens_for_a_protocol_that_only_the_remote_has(remote: Box) -> None:
+    publish(remote)
+    other = clone(remote, "bob")
+    published(remote, "Newer")
+    assert other.runner("shell", "1", "--", "cat", "a.txt", rc=0).out == "a\n"
