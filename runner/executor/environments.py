@@ -25,7 +25,7 @@ from runner.executor import permissions
 from runner.git import Git, TreeEntry
 from runner.protocol import paths
 from runner.protocol.ids import digest
-from runner.sandbox import HOME, Place
+from runner.sandbox import HOME, PROXIES, Place
 from runner.store.project import Project
 from runner.store.workspace import Workspace
 from runner.values import dataclass
@@ -264,6 +264,11 @@ def for_setup(environ: Mapping[str, str], named: Iterable[str]) -> tuple[dict[st
     private = [name for name, value in settings.items() if re.search("[@?]", value) and name not in named]
     given = {name: environ[name] for name in (*settings, *named) if name in environ and name not in private}
     return given, sorted(private)
+
+
+def proxies(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return a person's variables that name proxies. In the sandbox they are only the runner's, which asks them for others."""
+    return {name: value for name, value in environ.items() if PROXIES.fullmatch(name)}
 
 
 def certificates(env: Mapping[str, str]) -> list[Path]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner import beneath
 from runner.errors import MalformedFileError, UsageError, installs
-from runner.executor import permissions
+from runner.executor import environments, permissions
 from runner.executor.step_run import StepRun
 from runner.executor.workspace_session import WorkspaceSession, step_path
 from runner.protocol import log, paths
@@ -264,7 +264,7 @@ def connection_to(
         | {one: environ[one] for one in server.env},
         writable=(work, session.home()),
         readable=(code, session.space.objects),
-        network=bool(server.network),
+        network=session.network(server.network, f"`network` of {name} in {paths.CONFIG}"),
     )
     sandbox = session.sandbox
     return Connection(name, lambda: sandbox.open(command), CALL_TIMEOUT, answers)
@@ -285,6 +285,7 @@ def _opened(session: WorkspaceSession, module: ToolModule) -> Iterator[PythonToo
             **{name: environ[name] for name in module.env if name in environ},
         },
         readable=(session.space.objects,),
+        proxies=environments.proxies(environ),
     )
     with PythonTools(session.sandbox, module, python, timeout=DEFAULT_TIMEOUT) as opened:
         yield opened

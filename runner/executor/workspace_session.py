@@ -20,12 +20,13 @@ from runner.executor.environments import ProjectEnvironment
 from runner.executor.step_run import KeptOutput, Redactor, StepRun
 from runner.git import TreeEntry
 from runner.lines import LAST, WIDTH, lines_of, lines_of_output
-from runner.protocol import references
+from runner.protocol import paths, references
 from runner.protocol.plans import Resources, bytes_of, seconds_of
 from runner.sandbox import (
     HOME,
     Command,
     Limits,
+    Network,
     Outcome,
     Place,
     Sandbox,
@@ -283,7 +284,7 @@ class WorkspaceSession:
         key = workspace.setup_key(git, commit, config.setup, config.key)
         if workspace.setup_done(self.space) == key:
             return
-        self._set_up(config.setup, self.base_environment(), network=config.network)
+        self._set_up(config.setup, self.base_environment())
         workspace.note_setup(self.space, key)
 
     def _put_builds(self, folder: Path) -> None:
@@ -378,7 +379,7 @@ class WorkspaceSession:
                 self.sandbox = self.sandbox.placed(Place({**place.at, home: HOME}, place.shown))
                 env = {**self.base_environment(space.export), "HOME": str(home)}
                 workspace.put_repository(git, space, base, self.protocol)
-                self._set_up(config.setup, env, network=config.network, cwd=space.export)
+                self._set_up(config.setup, env, cwd=space.export)
                 beneath.remove(space.export, ".git")
                 beneath.remove(home, environments.CACHE)  # no step is shown it
                 names = [name for name in workspace.beside(git, space, base) if name not in self.own.folders]
@@ -436,7 +437,7 @@ class WorkspaceSession:
                 "have the setup remove it at its end, on the trusted branch; no attempt was used up",
             )
 
-    def _set_up(self, line: str, env: Mapping[str, str], *, network: bool, cwd: Path | None = None) -> None:
+    def _set_up(self, line: str, env: Mapping[str, str], *, cwd: Path | None = None) -> None:
         """Run the project's setup. All that it prints is kept, without the secrets of our own environment, until the next one.
 
         Raises:
@@ -447,8 +448,10 @@ class WorkspaceSession:
         env = {**given, **env}
         who.say(f"setting up the workspace: {line}")
         kept, file = KeptOutput(Redactor(who.environ, named)), self.project.dirs.own / "setup-output"
-        take = self._taking(kept, "setup")
+        take, hosts = self._taking(kept, "setup"), self.project.config.workspace.network
+        network = self.network(("*",) if hosts is True else hosts or (), f"`workspace.network` in {paths.CONFIG}")
         outcome = self.run(line, env, timeout=SETUP_TIMEOUT, cwd=cwd, network=network, on_output=take)
+        _log_network(kept, outcome)
         output = kept.data()
         try:
             write_atomically(file, output)
@@ -493,7 +496,7 @@ class WorkspaceSession:
         *,
         timeout: float | None,
         cwd: Path | None = None,
-        network: bool = False,
+        network: Network | None = None,
     ) -> Command:
         """Return the sandbox's command for a shell line, or for a list that is run as it is."""
         cwd = cwd or self.space.work
@@ -512,6 +515,10 @@ class WorkspaceSession:
             ),
             network=network,
         )
+
+    def network(self, hosts: tuple[str, ...], where: str) -> Network | None:
+        """Return what a command reaches that may reach these hosts; `where`: the key that names them."""
+        return Network(hosts, where, environments.proxies(self.project.env.environ)) if hosts else None
 
     def _shared(self, cwd: Path) -> tuple[Path, ...]:
         """On the host, link the ignored folders of the checkout that `workspace.share` names."""
@@ -577,7 +584,7 @@ class WorkspaceSession:
         *,
         timeout: float,
         cwd: Path | None = None,
-        network: bool = False,
+        network: Network | None = None,
         on_output: Callable[[bytes], None] | None = None,
     ) -> Outcome:
         """Run a command in the workspace (or `cwd`) to its end.
@@ -611,6 +618,7 @@ class WorkspaceSession:
         kept = KeptOutput(run.redactor)
         take = self._taking(kept, f"{run.label} {part}".rstrip())
         outcome = self.run(line, env, timeout=run.timeout, cwd=cwd, on_output=take)
+        _log_network(kept, outcome)
         return dataclasses.replace(outcome, tail=run.redactor.data(outcome.tail)), kept.data()
 
     def _taking(self, kept: KeptOutput, what: str) -> Callable[[bytes], None]:
@@ -626,6 +634,9 @@ class WorkspaceSession:
 
     def explain(self, run: str | tuple[str, ...], outcome: Outcome) -> str | None:
         """Return which resource ran out, by the exit code, or why a command was not found inside although it is there outside."""
+        refused = next((f"{one.host}:{one.port}, {one.refused}" for one in outcome.network if one.refused), None)
+        if refused is not None:
+            return f"exit {outcome.code}, `{run if isinstance(run, str) else ' '.join(run)}`: it asked for {refused}"
         why = _MEMORY if outcome.out_of_memory else _RAN_OUT.get(outcome.code)
         if not outcome.timed_out and why is not None:
             return f"exit {outcome.code}, `{run if isinstance(run, str) else ' '.join(run)}`: {why}"
@@ -681,6 +692,12 @@ def start(run: StepRun) -> WorkspaceSession:
     )
     run.project.env.hear_output(run.label, b"")  # the setup may have been shown
     return run.workspace
+
+
+def _log_network(kept: KeptOutput, outcome: Outcome) -> None:
+    """Add to a command's output which hosts it asked its proxy for."""
+    for one in outcome.network:
+        kept.take(f"[network] {one}\n".encode())
 
 
 def _start_of(run: StepRun) -> str:

@@ -13,8 +13,11 @@ from runner.errors import UsageError
 from runner.sandbox.bubblewrap import HOME, Bubblewrap, is_system, remedy, toolchains
 from runner.sandbox.host import Host
 from runner.sandbox.process import (
+    PROXIES,
     Command,
+    Contact,
     Limits,
+    Network,
     Outcome,
     Place,
     Sandbox,
@@ -29,10 +32,13 @@ from runner.sandbox.process import (
 __all__ = [
     "EXECUTORS",
     "HOME",
+    "PROXIES",
     "Bubblewrap",
     "Command",
+    "Contact",
     "Host",
     "Limits",
+    "Network",
     "Outcome",
     "Place",
     "Sandbox",

@@ -1,4 +1,4 @@
-"""Commands run in bubblewrap: a file system, a process table and, unless asked for, a network of their own.
+"""Commands run in bubblewrap: a file system, a process table and a network of their own.
 
 A command sees the system's programs read-only, the toolchains it is given, and the folders that it names; HOME, /tmp,
 /run and /var/tmp are empty and its own; nothing else of the machine is there: no agent's or docker's socket, no
@@ -10,8 +10,8 @@ of the kernel's keyrings, no user namespace of its own (unless asked for), and n
 A fork bomb is bounded by RLIMIT_NPROC, which the kernel counts per user namespace from Linux 5.14 on (before: all
 processes of the user's). The kernel exempts root from it: where the runner is root, the pids limit of the container or
 service around it is what bounds one. `Limits` bound a process's memory, its time on the processors, its files and /tmp; what all
-processes of a command use together is not bounded. With `network`, the network is the machine's own, with its loopback services
-and abstract unix sockets.
+processes of a command use together is not bounded. With `network`, the runner answers on the sandbox's loopback (`network`); the
+machine's own network is never there.
 """
 
 from __future__ import annotations
@@ -32,15 +32,17 @@ from contextlib import suppress
 from copy import copy
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from runner import beneath
 from runner.lines import lines_of
 from runner.sandbox import terminal
 from runner.sandbox.process import (
     Command,
+    Contact,
     Group,
     Limits,
+    Network,
     Outcome,
     PipeSession,
     Place,
@@ -51,8 +53,12 @@ from runner.sandbox.process import (
     processes,
     program,
     run,
+    with_proxy,
 )
 from runner.values import dataclass
+
+if TYPE_CHECKING:
+    from runner.sandbox.network import Proxy
 
 HOME = Path("/run/runner/home")  # nobody's own: what lies in a person's HOME keeps its path
 MOST_PROCESSES = 4096
@@ -176,6 +182,7 @@ class Bubblewrap:
         # Nor may they be bwrap's own environment: LD_PRELOAD would be obeyed outside the sandbox.
         options, copied = os.memfd_create("options"), list[int]()
         report, status = os.pipe()
+        go = _gate(copied) if command.network else None
         try:
             with open(options, "wb", closefd=False) as file:
                 file.write(b"".join(os.fsencode(option) + b"\0" for option in self._options(command, copied)))
@@ -192,23 +199,22 @@ class Bubblewrap:
                 preexec_fn=_leave_keyring(),
             )
         except OSError as error:
-            os.close(report)
+            _close(report, go)
             raise SandboxError(
                 f"the command could not be started: {error.strerror}",
                 where=command.argv[0],
                 hint="where it is too long, hand the text over in a file or by stdin",
             ) from error
         except subprocess.SubprocessError as error:
-            os.close(report)
+            _close(report, go)
             raise SandboxError(
                 "the command was not started: the kernel gave it no session keyring of its own",
                 where="executor: sandbox",
                 hint="look at /proc/key-users: the user may have reached the limit in /proc/sys/kernel/keys/maxkeys",
             ) from error
         finally:
-            for handle in (options, status, *copied):
-                os.close(handle)
-        return _BubblewrapGroup(process, report)
+            _close(options, status, *copied)
+        return _BubblewrapGroup(process, report, command.network, go)
 
     def _limits(self) -> tuple[str, ...]:
         limits = dataclasses.replace(self.limits, processes=self.limits.processes or MOST_PROCESSES)
@@ -223,8 +229,8 @@ class Bubblewrap:
             copied.append(os.memfd_create("seccomp"))
             os.pwrite(copied[-1], calls, 0)
             yield from ("--seccomp", str(copied[-1]))
-        if command.network:
-            yield "--share-net"
+        if command.network:  # `_gate` made it: nothing of the command runs before the proxy listens
+            yield from ("--block-fd", str(copied[0]))
         for name in SYSTEM:
             path = Path(name)
             if path.is_symlink():
@@ -232,8 +238,7 @@ class Bubblewrap:
             elif path.exists():
                 yield from ("--ro-bind", name, name)
         for path in _of_etc():
-            # With a network, what says where to find it may change while the command runs.
-            handle = None if command.network else _to_copy(path)
+            handle = _to_copy(path)
             if handle is None:
                 yield from ("--ro-bind", str(path.resolve()), str(path))
             else:
@@ -249,7 +254,7 @@ class Bubblewrap:
             if not any(self.place.inside(path).is_relative_to(link) for path in (*command.writable, *command.readable)):
                 yield from ("--symlink", target, link)
         yield from ("--remount-ro", "/", "--chdir", str(self.place.inside(command.cwd)))
-        for name, value in command.env.items():
+        for name, value in (with_proxy(command.env) if command.network else command.env).items():
             if name != "HOME":
                 yield from ("--setenv", name, value)
         yield from ("--setenv", "HOME", str(self.place.inside(home_of(command))))
@@ -258,8 +263,10 @@ class Bubblewrap:
 class _BubblewrapGroup(Group):
     """bwrap, and the process table inside, whose first process is bwrap's child: when that ends, all of it has."""
 
-    def __init__(self, process: subprocess.Popen[bytes], report: int) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], report: int, network: Network | None, go: int | None) -> None:
+        """`go`: the end of a pipe to which one byte is written when the network is there."""
         self.process, self._report, self._said = process, report, b""
+        self._proxy: Proxy | None = None
         self._first: int | None = None
         self._handle: int | None = None
         self._was_ended = False
@@ -282,11 +289,18 @@ class _BubblewrapGroup(Group):
                 self._first = int(self._said.partition(b'"child-pid":')[2].split(b",")[0].strip(b" }\n"))
                 with suppress(ProcessLookupError):
                     self._handle = os.pidfd_open(self._first)
+                if self._first and network is not None and go is not None:
+                    from runner.sandbox.network import Proxy  # most commands have no network
+
+                    self._proxy = Proxy(network, self._first)
+                    os.write(go, b".")
         except BaseException:
-            process.kill()
+            self.send(signal.SIGKILL)  # before its pipe ends, which lets the command start
             process.wait()
-            os.close(report)
+            _close(report, self._handle)
             raise
+        finally:
+            _close(go)
 
     def remains(self) -> bool:
         if self.process.poll() is None:
@@ -310,7 +324,12 @@ class _BubblewrapGroup(Group):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
+    def contacts(self) -> tuple[Contact, ...]:
+        return self._proxy.contacts() if self._proxy else ()
+
     def release(self, said: bytes) -> None:
+        if self._proxy:
+            self._proxy.close()
         with open(self._report, "rb") as report:
             ended = b'"exit-code"' in self._said + report.read()
         if self._handle is not None:
@@ -323,6 +342,19 @@ class _BubblewrapGroup(Group):
                 where="executor: sandbox",
                 hint="check that the file that it names exists; `runner doctor` shows whether bubblewrap works at all",
             )
+
+
+def _gate(copied: list[int]) -> int:
+    """Make a pipe that a command waits for; return the end that lets it go, and have the caller close the other with `copied`."""
+    held, go = os.pipe()
+    copied.append(held)
+    return go
+
+
+def _close(*handles: int | None) -> None:
+    for handle in handles:
+        if handle is not None:
+            os.close(handle)
 
 
 def toolchains(path: str, home: Path, known: tuple[Path, ...] = ()) -> tuple[Path, ...]:

@@ -22,13 +22,18 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import field, replace
 from pathlib import Path
-from typing import IO, BinaryIO, Protocol, cast
+from typing import IO, TYPE_CHECKING, BinaryIO, Protocol, cast
 
 from runner import signals
 from runner.errors import UsageError
 from runner.values import dataclass
 
+if TYPE_CHECKING:
+    import socket
+
 PRLIMIT = "/usr/bin/prlimit"
+PROXY_PORT = 3128  # of the proxy, on a sandbox's loopback
+PROXIES = re.compile(r"(npm_config_)?(https?|all|no)?_?proxy", re.I)  # variables that name one
 CPU_GRACE = 5  # seconds between SIGXCPU and SIGKILL
 # How shells, env and make name a program that they could not start: "sh: 1: foo: not found", "env: 'foo': No such …".
 _NOT_STARTED = re.compile(
@@ -42,6 +47,39 @@ class SandboxError(UsageError):
 
 class SandboxUnavailableError(SandboxError):
     """The chosen place to run commands in does not work on this machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What a command can reach besides its own loopback. The host cannot hold anything back.
+
+    `hosts`: HOST, *.HOST, an address or network, each with or without a port (without: 80 and 443), through a proxy that the variables
+    name; `localhost:PORT`: the machine's, at the same port; `*`: every host but the machine's own. `where`: the key that would allow
+    more, for messages. `via`: variables that name the person's own proxy. `serves`: ports of its loopback, and what answers them.
+    """
+
+    hosts: tuple[str, ...] = ()
+    where: str = ""
+    via: Mapping[str, str] = field(default_factory=dict)
+    serves: Mapping[int, Callable[[socket.socket], None]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """A host that a command asked its proxy for. `refused`: why it was not reached; `sent`, `received`: bytes of all connections."""
+
+    host: str
+    port: int
+    refused: str
+    times: int
+    sent: int
+    received: int
+
+    def __str__(self) -> str:
+        """Return a line for people."""
+        again = f", {self.times} times" if self.times > 1 else ""
+        how = f"refused: {self.refused}" if self.refused else f"{self.sent} bytes sent, {self.received} received"
+        return f"{self.host}:{self.port} {how}{again}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +99,7 @@ class Command:
     links: tuple[
         tuple[str, str], ...
     ] = ()  # name and target of links that the sandbox shows besides; the host has none
-    network: bool = False
+    network: Network | None = None
     stdin: bytes = b""
     keep: int = 64 * 1024  # bytes of the output's tail that Outcome.tail holds
 
@@ -165,6 +203,7 @@ class Outcome:
     size: int  # bytes of output in all
     tail: bytes  # its last `keep` bytes
     out_of_memory: bool = False  # a process of it was killed since all together used more than they may
+    network: tuple[Contact, ...] = ()  # the hosts that it asked for, where it has a network
 
     @property
     def ok(self) -> bool:
@@ -263,6 +302,14 @@ class Sandbox(Protocol):
     def check(self) -> str | None:
         """Run `true` inside; return None where that works, else one line that says why it does not."""
         ...
+
+
+def with_proxy(env: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment whose programs find the proxy, and no other. The sandbox's own loopback is reached without it."""
+    address, own = f"http://127.0.0.1:{PROXY_PORT}", "localhost,127.0.0.1,::1"
+    names = {"HTTP_PROXY": address, "HTTPS_PROXY": address, "ALL_PROXY": address, "NO_PROXY": own}
+    kept = {name: value for name, value in env.items() if not PROXIES.fullmatch(name)}
+    return {**kept, **names, **{name.lower(): value for name, value in names.items()}, "NODE_USE_ENV_PROXY": "1"}
 
 
 def found_outside(outcome: Outcome, argv: tuple[str, ...], path: str) -> tuple[str, str] | None:
@@ -393,6 +440,10 @@ class Group(ABC):
             SandboxError: it never was the command that ran.
         """
 
+    def contacts(self) -> tuple[Contact, ...]:
+        """Return the hosts that the command asked for."""
+        return ()
+
     def end(self, wait: Callable[[float], None], grace: float = GRACE) -> None:
         """End them all: SIGTERM, `grace` seconds, SIGKILL; `wait` lets the given time pass meanwhile."""
         gone = False
@@ -467,7 +518,7 @@ class Output:
         seconds = time.monotonic() - started
         digest = "sha256:" + self._digest.hexdigest()
         code = TIMED_OUT if timed_out else group.code()
-        return Outcome(code, timed_out, seconds, digest, self._size, self.tail(), group.out_of_memory)
+        return Outcome(code, timed_out, seconds, digest, self._size, self.tail(), group.out_of_memory, group.contacts())
 
 
 class _Pump:

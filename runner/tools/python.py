@@ -1,7 +1,7 @@
 """Functions of Python modules as tools: loaded from the trusted branch's tree by a child process in the sandbox.
 
 The module runs in the project's environment and never in the runner's. It gets PATH and the variables that its entry in config.yaml
-names, a network only where the entry names one, and may write the workspace. The entry declares the effects of its functions; one
+names, reaches only the hosts that the entry names, and may write the workspace. The entry declares the effects of its functions; one
 that it does not list is external, never repeated. Calls are made one at a time, in the thread that opened the tools.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from dataclasses import field
 from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
@@ -16,8 +17,9 @@ from typing import Any, Self
 
 from runner.errors import UsageError
 from runner.lines import lines_of
+from runner.protocol import paths
 from runner.protocol.config import ToolEffect, ToolModule
-from runner.sandbox import Command, Outcome, Sandbox, Session
+from runner.sandbox import Command, Network, Outcome, Sandbox, Session
 from runner.tools import Contract, Effect, OutcomeUnknownError, Repeat, Tool, ToolError, check_arguments, check_result
 from runner.tools.json_lines import exchange
 from runner.values import dataclass
@@ -63,6 +65,7 @@ class ProjectPython:
 
     `interpreter`: the command that starts it, 3.11 or later. `code`: a folder with the trusted branch's tree. `work`: the workspace.
     `env`: values of the variables that modules' entries name, and PATH. `readable`: further folders that the sandbox shows.
+    `proxies`: the person's variables that name theirs.
     """
 
     interpreter: tuple[str, ...]
@@ -70,6 +73,7 @@ class ProjectPython:
     work: Path
     env: Mapping[str, str]
     readable: tuple[Path, ...] = ()
+    proxies: Mapping[str, str] = field(default_factory=dict)
 
 
 class PythonTools:
@@ -89,7 +93,9 @@ class PythonTools:
             env={name: python.env[name] for name in ("PATH", *module.env) if name in python.env},
             writable=(python.work,),
             readable=(python.code, CHILD, *python.readable),
-            network=bool(module.network),
+            network=Network(module.network, f"`network` of {module.module} in {paths.CONFIG}", python.proxies)
+            if module.network
+            else None,
         )
         self._session: Session | None = None
         self._open = False

@@ -718,7 +718,7 @@ def test_only_the_variables_that_the_entry_names_are_passed(
 
 
 @pytest.mark.parametrize("named", [False, True])
-def test_a_network_is_there_only_where_the_entry_names_one(sandbox: Sandbox, project: Project, named: bool) -> None:
+def test_only_hosts_that_the_entry_names_are_reached(sandbox: Sandbox, project: Project, named: bool) -> None:
     project.write(
         "shop.py",
         """
@@ -731,9 +731,11 @@ def test_a_network_is_there_only_where_the_entry_names_one(sandbox: Sandbox, pro
             return True
         """,
     )
-    entry = ToolModule(module="shop", network=("127.0.0.1",) if named else ())
-    with socket.create_server(("127.0.0.1", 0)) as server, project.tools(sandbox, entry) as opened:
-        reached = opened.tools["reach"].call({"port": server.getsockname()[1]})
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        entry = ToolModule(module="shop", network=(f"localhost:{port}" if named else "example.test",))
+        with project.tools(sandbox, entry) as opened:
+            reached = opened.tools["reach"].call({"port": port})
     assert reached is (named or sandbox.name == "host")  # the host keeps nothing back
 
 
