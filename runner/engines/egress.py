@@ -1,0 +1,323 @@
+"""The endpoint of a coding agent's model: plain HTTP inside the sandbox, and TLS to the provider, with a key that stays out here.
+
+Only the requests pass that ask a model for an answer, count tokens or list models: the key is good for more. The tokens of each answer
+are counted as it streams by, and once they reach the cap, no further request is sent. An answer that is under way is not cut, so the
+cap is overshot by at most `AT_ONCE` answers. What a request brings of keys and cookies is dropped; redirects are not followed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import re
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler
+from socketserver import ThreadingTCPServer
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from runner.engines import Json, Usage
+from runner.errors import UsageError
+from runner.sandbox import Network, Sandbox
+from runner.sandbox.network import proxy_for
+from runner.values import dataclass
+
+PORT: Final = 3129  # on the sandbox's loopback
+AT_ONCE: Final = 4  # requests; others wait
+MOST: Final = 64 * 1024 * 1024  # bytes of a request, and of an answer that is counted
+SILENCE: Final = 600.0  # seconds that a provider, or an agent, may say nothing
+_CHUNK: Final = 64 * 1024
+_BYTES_OF_TOKEN: Final = 4  # where nobody counted
+_ANSWERS: Final = r"/(responses|chat/completions|messages|[\w.@:/-]+:(stream)?[gG]enerateContent)"
+_FREE: Final = r"/(responses/input_tokens|messages/count_tokens|models(/[\w.:@/-]+)?|[\w.@:/-]+:countTokens)"
+_PARAMETERS: Final = ("alt", "beta", "api-version", "pageSize", "limit")  # `key` is none: it would be the agent's own
+_DROPPED: Final = {
+    *("host", "connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "expect", "content-length"),
+    *("authorization", "x-api-key", "x-goog-api-key", "api-key", "cookie", "set-cookie", "accept-encoding"),
+    *("proxy-authorization", "proxy-connection", "x-forwarded-for", "forwarded"),
+}
+# Each line is one provider's way; a server that speaks two says the same in both.
+_INPUT: Final = (
+    ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"),
+    ("prompt_tokens",),
+    ("promptTokenCount", "toolUsePromptTokenCount"),
+)
+_OUTPUT: Final = (("output_tokens",), ("completion_tokens",), ("candidatesTokenCount", "thoughtsTokenCount"))
+_CACHED: Final = (
+    *(("cache_read_input_tokens",), ("cachedContentTokenCount",)),
+    *(("input_tokens_details.cached_tokens",), ("prompt_tokens_details.cached_tokens",)),
+)
+_WRITTEN: Final = (
+    ("cache_creation_input_tokens",),
+    *(("input_tokens_details.cache_write_tokens",), ("prompt_tokens_details.cache_write_tokens",)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One request that the provider answered. `is_estimated`: the answer did not say what it cost, and its bytes were counted."""
+
+    path: str
+    status: int
+    model: str
+    usage: Usage
+    is_estimated: bool = False
+
+
+class Egress:
+    """The endpoint while the block of `egress` lasts. `address`: its base URL, in the sandbox; it takes the place of `upstream`.
+
+    `network`: of the agent's `Command`, which reaches nothing else. `answers`: what was asked so far. `refused`: why the last request
+    was not sent, where one was not.
+    """
+
+    def __init__(
+        self,
+        upstream: str,
+        key: Mapping[str, str],
+        tokens: int | None,
+        stop: Callable[[], str | None],
+        via: Mapping[str, str],
+    ) -> None:
+        self.upstream, self.key, self.via = urlsplit(upstream), key, via
+        self.address, self.prefix, self.network = f"http://127.0.0.1:{PORT}", "", Network()
+        self.answers, self.refused = list[Answered](), ""
+        self._tokens, self._stop, self._reserved = tokens, stop, 0
+        self._lock, self._turns = threading.Lock(), threading.BoundedSemaphore(AT_ONCE)
+
+    @property
+    def used(self) -> Usage:
+        """The tokens of all answers."""
+        every = [one.usage for one in tuple(self.answers)]
+        return Usage(
+            input=sum(one.input for one in every),
+            output=sum(one.output for one in every),
+            cached=sum(one.cached for one in every),
+            cache_write=sum(one.cache_write for one in every),
+        )
+
+    @contextlib.contextmanager
+    def turn(self, body: bytes) -> Iterator[str | None]:
+        """Give why a request is not sent, or None; it counts as under way until the block ends."""
+        with self._turns:
+            about = len(body) // _BYTES_OF_TOKEN
+            with self._lock:
+                spent = self.used.input + self.used.output + self._reserved
+                why = self._stop()
+                if why is None and self._tokens is not None and spent >= self._tokens:
+                    why = f"the budget of {self._tokens:,} tokens is used up"
+                self.refused = why or self.refused
+                self._reserved += about
+            try:
+                yield why
+            finally:
+                with self._lock:
+                    self._reserved -= about
+
+    def connect(self) -> http.client.HTTPConnection:
+        """Return a connection to the provider."""
+        host, secure = self.upstream.hostname or "", self.upstream.scheme == "https"
+        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+        beyond = proxy_for(self.via, host, is_tunnel=True) if secure else None
+        if beyond is None:
+            return kind(host, self.upstream.port, timeout=SILENCE)
+        made = kind(*beyond.address, timeout=SILENCE)
+        made.set_tunnel(host, self.upstream.port, headers=dict(beyond.headers))
+        return made
+
+
+@contextlib.contextmanager
+def egress(
+    sandbox: Sandbox,
+    upstream: str,
+    key: Mapping[str, str],
+    *,
+    tokens: int | None = None,
+    stop: Callable[[], str | None] = lambda: None,
+    via: Mapping[str, str] | None = None,
+) -> Iterator[Egress]:
+    """Give the endpoint of a model for an agent in `sandbox`, in the place of `upstream`, the provider's base URL.
+
+    `key`: the headers that carry it, such as `{"x-api-key": …}`; `tokens`: the cap; `stop`: asked before each request, why it may not
+    be sent; `via`: variables that name the person's own proxy.
+
+    Raises:
+        UsageError: the key would go over the network in clear text.
+    """
+    parts = urlsplit(upstream)
+    if parts.scheme != "https" and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
+        raise UsageError("a model's endpoint is asked over https", upstream, "name it with https://")
+    made = Egress(upstream.rstrip("/"), key, tokens, stop, via or {})
+    answer = type("Answer", (_Answer,), {"egress": made})
+    if sandbox.name != "host":
+        made.network = Network(serves={PORT: lambda one: answer(one, ("sandbox", 0), None)})
+        yield made
+        return
+    made.prefix = f"/{secrets.token_urlsafe(24)}"  # every user of the machine can connect
+    with ThreadingTCPServer(("127.0.0.1", 0), answer) as server:
+        server.daemon_threads = True
+        made.address = f"http://127.0.0.1:{server.server_address[1]}{made.prefix}"
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        try:
+            yield made
+        finally:
+            server.shutdown()
+
+
+class _Answer(BaseHTTPRequestHandler):
+    """Answers the requests of one connection."""
+
+    egress: Egress
+    protocol_version = "HTTP/1.1"
+    timeout = SILENCE
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Log nothing: the answers are."""
+
+    def do_GET(self) -> None:
+        self._pass_on()
+
+    def do_POST(self) -> None:
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        self.close_connection = True  # an error leaves a body that was not read
+        path, _, query = self.path.partition("?")
+        if not path.startswith(self.egress.prefix):
+            return self._refuse(404, "this is another agent's endpoint")
+        path = path.removeprefix(self.egress.prefix)
+        costs = re.fullmatch(rf"(/[\w.@-]+)*?{_ANSWERS}", path, re.A) is not None and self.command == "POST"
+        free = re.fullmatch(rf"(/[\w.@-]+)*?{_FREE}", path, re.A)
+        if not (costs or free) or "/.." in path or "//" in path:
+            return self._refuse(403, f"{self.command} {path} is not passed on: only questions to a model are")
+        try:
+            body = self._body()
+        except ValueError:
+            return self._refuse(400, f"a request has a Content-Length of at most {MOST:,} bytes, or well-formed chunks")
+        query = "&".join(one for one in query.split("&") if one.partition("=")[0] in _PARAMETERS)
+        with self.egress.turn(body) as why:
+            if why is not None:
+                return self._refuse(403, why)
+            with contextlib.closing(self.egress.connect()) as connection:
+                self._ask(connection, path + (f"?{query}" if query else ""), body, costs)
+
+    def _body(self) -> bytes:
+        """Return the request's body.
+
+        Raises:
+            ValueError: it is too long, or its length is not told in a plain way.
+        """
+        coding, lengths = self.headers.get_all("Transfer-Encoding"), self.headers.get_all("Content-Length") or ["0"]
+        if coding is None:
+            if len(lengths) > 1 or not lengths[0].isdecimal() or int(lengths[0]) > MOST:
+                raise ValueError
+            return self.rfile.read(int(lengths[0]))
+        body = bytearray()
+        while coding == ["chunked"] and "Content-Length" not in self.headers:
+            size = int(self.rfile.readline(20).strip() or b"x", 16)
+            if not 0 <= size <= MOST - len(body):
+                raise ValueError
+            body += self.rfile.read(size)
+            if self.rfile.readline(3) != b"\r\n":
+                raise ValueError
+            if not size:
+                return bytes(body)
+        raise ValueError
+
+    def _ask(self, connection: http.client.HTTPConnection, path: str, body: bytes, costs: bool) -> None:
+        dropped = {*_DROPPED, *map(str.lower, self.egress.key)}
+        kept = {name: value for name, value in self.headers.items() if name.lower() not in dropped}
+        given = {**kept, **self.egress.key, "Accept-Encoding": "identity", "Connection": "close"}
+        try:
+            connection.request(self.command, self.egress.upstream.path + path, body or None, given)
+            found = connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            return self._refuse(502, f"{self.egress.upstream.hostname} does not answer: {type(error).__name__}")
+        counter = _Counter(len(body), found.headers.get_content_type())
+        try:
+            self.send_response(found.status)
+            for name, value in found.getheaders():
+                if name.lower() not in _DROPPED | {"date", "server"}:
+                    self.send_header(name, value)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            while data := found.read1(_CHUNK):
+                counter.take(data)
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
+            if found.length:
+                raise http.client.IncompleteRead(b"", found.length)
+            counter.is_whole = True
+            self.wfile.write(b"0\r\n\r\n")
+            self.close_connection = False
+        except (OSError, http.client.HTTPException):
+            pass  # one of both sides went away: what came until then is counted
+        finally:
+            if costs and found.status < 300:
+                self.egress.answers.append(counter.answered(path, found.status))
+            elif costs:
+                self.egress.answers.append(Answered(path, found.status, "", Usage()))
+
+    def _refuse(self, status: int, why: str) -> None:
+        data = json.dumps(
+            {"type": "error", "error": {"type": "permission_error", "message": f"runner: {why}"}}
+        ).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(data)
+
+
+class _Counter:
+    """Finds the tokens of an answer as it comes: JSON, or events of a stream, which repeat and extend what they counted before."""
+
+    def __init__(self, asked: int, kind: str) -> None:
+        """`asked`: bytes of the request; `kind`: the answer's Content-Type."""
+        self.is_whole, self._asked, self._size = False, asked, 0
+        self._is_stream, self._rest = kind.startswith("text/event-stream"), bytearray()
+        self._counted, self._model = dict[str, int](), ""
+
+    def take(self, data: bytes) -> None:
+        """Add the next part of the answer."""
+        self._size += len(data)
+        self._rest += data[: max(0, MOST - len(self._rest))]
+        if self._is_stream and b"\n" in data:
+            *lines, rest = self._rest.split(b"\n")
+            self._rest = bytearray(rest)
+            for line in lines:
+                self._read(line.removeprefix(b"data:"))
+
+    def answered(self, path: str, status: int) -> Answered:
+        """Return what the answer says that it cost; the more of that and its bytes, where it broke off."""
+        self._read(self._rest.removeprefix(b"data:"))
+        found = {
+            name: max(sum(self._counted.get(one, 0) for one in names) for names in ways)
+            for name, ways in (("input", _INPUT), ("output", _OUTPUT), ("cached", _CACHED), ("cache_write", _WRITTEN))
+        }
+        model = self._model or (match[1] if (match := re.search(r"/models/([^/:]+):", path)) else "")
+        if self.is_whole and found["input"] + found["output"]:
+            return Answered(path, status, model, Usage(**found))
+        least = {"input": self._asked // _BYTES_OF_TOKEN + 1, "output": self._size // _BYTES_OF_TOKEN}
+        more = {name: max(found[name], count) for name, count in least.items()}
+        return Answered(path, status, model, Usage(**{**found, **more}), is_estimated=True)
+
+    def _read(self, data: bytes | bytearray) -> None:
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(data)
+            for event in value if isinstance(value, list) else [value]:
+                for one in (event, event.get("message"), event.get("response")) if isinstance(event, dict) else ():
+                    if isinstance(one, dict):
+                        self._model = str(one.get("model") or one.get("modelVersion") or self._model)[:100]
+                        self._count(one.get("usage") or one.get("usageMetadata"))
+
+    def _count(self, usage: Json, above: str = "") -> None:
+        for name, value in usage.items() if isinstance(usage, dict) else ():
+            if isinstance(value, dict):
+                self._count(value, f"{above}{name}.")
+            elif type(value) is int and 0 <= value <= 10**9:
+                self._counted[above + name] = max(value, self._counted.get(above + name, 0))

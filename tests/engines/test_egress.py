@@ -1,0 +1,288 @@
+"""The endpoint of a coding agent's model: the key stays outside, tokens are counted, the cap holds, nothing else is passed on."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from runner.engines import Usage
+from runner.engines.egress import Egress, egress
+from runner.errors import UsageError
+from runner.sandbox import Bubblewrap, Command, Host
+from tests.sandbox.test_sandbox import bubblewrap
+
+KEY = {"x-api-key": "sk-very-secret"}
+
+
+def sse(*events: Any) -> bytes:
+    return b"".join(b"event: x\ndata: " + json.dumps(one).encode() + b"\n\n" for one in events)
+
+
+ANTHROPIC = sse(
+    {
+        "type": "message_start",
+        "message": {
+            "model": "claude-x",
+            "usage": {"input_tokens": 7, "cache_read_input_tokens": 90, "output_tokens": 1},
+        },
+    },
+    {"type": "content_block_delta", "delta": {"text": 'data: {"usage": {"input_tokens": 999}}'}},
+    {"type": "message_delta", "usage": {"output_tokens": 20}},
+)
+RESPONSES = sse(
+    {"type": "response.created", "response": {"model": "gpt-x", "usage": None}},
+    {
+        "type": "response.completed",
+        "response": {
+            "model": "gpt-x",
+            "usage": {"input_tokens": 97, "output_tokens": 20, "input_tokens_details": {"cached_tokens": 90}},
+        },
+    },
+)
+CHAT = (
+    sse({"model": "c", "usage": None}, {"model": "c", "usage": {"prompt_tokens": 97, "completion_tokens": 20}})
+    + b"data: [DONE]\n\n"
+)
+_LAST = {"promptTokenCount": 97, "candidatesTokenCount": 15, "thoughtsTokenCount": 5}
+GEMINI = json.dumps(
+    [{"usageMetadata": {"promptTokenCount": 97}}, {"modelVersion": "g", "usageMetadata": _LAST}]
+).encode()
+WHOLE = json.dumps({"model": "claude-x", "usage": {"input_tokens": 97, "output_tokens": 20}}).encode()
+
+
+class Provider:
+    """A provider that answers with `answer` and keeps what it was sent. `cut`: it says more than it sends."""
+
+    def __init__(self) -> None:
+        self.answer, self.kind, self.status, self.cut = WHOLE, "application/json", 200, 0
+        self.heard: list[tuple[str, dict[str, str], bytes]] = []
+        self.url = ""
+
+
+@contextmanager
+def serving() -> Iterator[Provider]:
+    provider = Provider()
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            provider.heard.append((self.path, {k.lower(): v for k, v in self.headers.items()}, body))
+            self.send_response(provider.status)
+            self.send_header("Content-Type", provider.kind)
+            self.send_header("Content-Length", str(len(provider.answer) + provider.cut))
+            self.send_header("Set-Cookie", "a=b")
+            self.send_header("X-Request-Id", "r1")
+            if provider.status == 302:
+                self.send_header("Location", "http://127.0.0.1:9/elsewhere")
+            self.end_headers()
+            self.wfile.write(provider.answer)
+
+        do_GET = do_DELETE = do_POST
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        provider.url = f"http://127.0.0.1:{server.server_port}"
+        yield provider
+        server.shutdown()
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    with serving() as found:
+        yield found
+
+
+def ask(
+    at: Egress, path: str = "/v1/messages", body: bytes = b"{}", method: str = "POST", **headers: str
+) -> tuple[int, bytes, dict[str, str]]:
+    parts = urlsplit(at.address)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=20)
+    connection.request(
+        method, parts.path + path, body, {name.replace("_", "-"): value for name, value in headers.items()}
+    )
+    found = connection.getresponse()
+    try:
+        data = found.read()
+    except http.client.IncompleteRead as error:
+        data = error.partial
+    connection.close()
+    return found.status, data, {name.lower(): value for name, value in found.getheaders()}
+
+
+def test_the_key_takes_the_place_of_whatever_the_agent_sent(provider: Provider) -> None:
+    with egress(Host(), provider.url, KEY) as at:
+        said = ask(
+            at,
+            "/v1/messages?beta=true&key=own",
+            b'{"a": 1}',
+            X_Api_Key="own",
+            Authorization="Bearer own",
+            Cookie="own",
+            Anthropic_Version="1",
+        )
+    assert said[:2] == (200, WHOLE)
+    assert "set-cookie" not in said[2] and said[2]["x-request-id"] == "r1"
+    [(path, headers, body)] = provider.heard
+    assert (path, headers["x-api-key"], headers["anthropic-version"], body) == (
+        "/v1/messages?beta=true",
+        KEY["x-api-key"],
+        "1",
+        b'{"a": 1}',
+    )
+    assert "own" not in str(headers)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "answer"),
+    [
+        ("/v1/messages", "text/event-stream", ANTHROPIC),
+        ("/v1/messages", "application/json", WHOLE),
+        ("/v1/responses", "text/event-stream; charset=utf-8", RESPONSES),
+        ("/chat/completions", "text/event-stream", CHAT),
+        ("/v1beta/models/g:streamGenerateContent", "application/json", GEMINI),
+    ],
+)
+def test_tokens_are_counted_in_every_providers_form(provider: Provider, path: str, kind: str, answer: bytes) -> None:
+    provider.answer, provider.kind = answer, kind
+    with egress(Host(), provider.url, KEY) as at:
+        assert ask(at, path)[1] == answer
+    [one] = at.answers
+    assert (one.usage.input, one.usage.output, one.is_estimated) == (97, 20, False)
+    assert one.model in ("claude-x", "gpt-x", "c", "g")
+
+
+def test_what_a_cache_held_is_told_apart(provider: Provider) -> None:
+    provider.answer, provider.kind = ANTHROPIC, "text/event-stream"
+    with egress(Host(), provider.url, KEY) as at:
+        ask(at)
+    assert at.used == Usage(input=97, output=20, cached=90)
+
+
+def test_no_request_is_sent_once_the_cap_is_reached(provider: Provider) -> None:
+    with egress(Host(), provider.url, KEY, tokens=200) as at:
+        assert [ask(at)[0] for _ in range(4)] == [200, 200, 403, 403]
+    assert len(provider.heard) == 2
+    assert "budget of 200 tokens" in at.refused
+
+
+def test_requests_under_way_count_towards_the_cap(provider: Provider) -> None:
+    with egress(Host(), provider.url, KEY, tokens=100) as at, at.turn(b"x" * 400) as why, at.turn(b"") as other:
+        assert why is None
+        assert other == "the budget of 100 tokens is used up"
+
+
+def test_the_caller_may_stop_it(provider: Provider) -> None:
+    with egress(Host(), provider.url, KEY, stop=lambda: "the step was cancelled") as at:
+        status, said, _ = ask(at)
+    assert (status, provider.heard) == (403, [])
+    assert json.loads(said)["error"]["message"] == "runner: the step was cancelled"
+
+
+def test_an_answer_that_does_not_say_its_tokens_is_counted_by_its_bytes(provider: Provider) -> None:
+    provider.answer = b"x" * 400
+    with egress(Host(), provider.url, KEY) as at:
+        ask(at, "/v1/chat/completions", b"y" * 800)
+    [one] = at.answers
+    assert (one.usage, one.is_estimated) == (Usage(input=201, output=100), True)
+
+
+def test_an_answer_that_breaks_off_is_counted_and_is_no_whole_one_for_the_agent(provider: Provider) -> None:
+    first = ANTHROPIC[: ANTHROPIC.index(b"event: x", 9)]
+    provider.answer, provider.kind, provider.cut = first + b"data: " + b"x" * 400, "text/event-stream", 50
+    with egress(Host(), provider.url, KEY) as at:
+        connection = http.client.HTTPConnection("127.0.0.1", urlsplit(at.address).port, timeout=20)
+        connection.request("POST", f"{at.prefix}/v1/messages", b"{}")
+        with pytest.raises(http.client.IncompleteRead):
+            connection.getresponse().read()
+        connection.close()
+    [one] = at.answers
+    assert one.is_estimated and one.usage.input == 97 and one.usage.output > 100
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/files"),
+        ("POST", "/v1/files"),
+        ("POST", "/v1/messages/batches"),
+        ("POST", "/v1/fine_tuning/jobs"),
+        ("GET", "/v1/organization/admin_api_keys"),
+        ("POST", "/v1/messages/../files"),
+        ("POST", "/v1/files#/v1/messages"),
+        ("POST", "/v1/files%2f..%2fmessages"),
+        ("POST", "//evil.test/v1/messages"),
+        ("POST", "http://evil.test/v1/messages"),
+        ("DELETE", "/v1/responses"),
+    ],
+)
+def test_only_questions_to_a_model_are_passed_on(provider: Provider, method: str, path: str) -> None:
+    with egress(Host(), provider.url, KEY) as at:
+        assert ask(at, path, method=method)[0] in (403, 404, 501)
+    assert provider.heard == []
+
+
+def test_an_answer_of_the_provider_that_is_an_error_is_passed_on_and_costs_nothing(provider: Provider) -> None:
+    provider.status, provider.answer = 429, b'{"error": {"message": "slow down"}}'
+    with egress(Host(), provider.url, KEY) as at:
+        assert ask(at)[:2] == (429, provider.answer)
+    assert [(one.status, one.usage) for one in at.answers] == [(429, Usage())]
+
+
+def test_a_redirect_is_not_followed_with_the_key(provider: Provider) -> None:
+    provider.status = 302
+    with egress(Host(), provider.url, KEY) as at:
+        assert ask(at)[0] == 302
+    assert len(provider.heard) == 1
+
+
+def test_a_provider_that_is_not_there_is_said(provider: Provider) -> None:
+    with egress(Host(), "http://127.0.0.1:9", KEY) as at:
+        status, said, _ = ask(at)
+    assert status == 502 and b"does not answer" in said and KEY["x-api-key"].encode() not in said
+
+
+def test_on_the_host_others_who_connect_do_not_know_the_address(provider: Provider) -> None:
+    with egress(Host(), provider.url, KEY) as at:
+        at.address = at.address.rpartition("/")[0] + "/guess"
+        assert ask(at)[0] == 404
+    assert provider.heard == []
+
+
+def test_a_key_does_not_go_over_the_network_in_clear_text() -> None:
+    with pytest.raises(UsageError, match="https"), egress(Host(), "http://api.example.test", KEY):
+        pass
+
+
+SANDBOXED = """
+import json, os, sys, urllib.request as u
+asked = u.Request(sys.argv[1] + "/v1/messages", b"{}", {"x-api-key": "none"})
+print(json.load(u.urlopen(asked))["model"])
+try:
+    u.urlopen("http://example.test/")
+except Exception as error:
+    print(error.code)
+print("sk-" + "very" in str(os.environ) + open("/proc/1/cmdline").read() + open("/proc/self/environ").read())
+"""
+
+
+def test_in_the_sandbox_the_endpoint_is_all_that_an_agent_reaches(provider: Provider, tmp_path: Path) -> None:
+    sandbox: Bubblewrap = bubblewrap()
+    with egress(sandbox, provider.url, KEY) as at:
+        argv = ("/usr/bin/python3", "-c", SANDBOXED, at.address)
+        given = Command(argv, tmp_path, {"PATH": "/usr/bin"}, 30, writable=(tmp_path,), network=at.network)
+        done = sandbox.run(given)
+    assert done.tail.split() == [b"claude-x", b"403", b"False"]
+    assert at.used == Usage(input=97, output=20)
+    assert [(one.host, bool(one.refused)) for one in done.network] == [("example.test", True)]
