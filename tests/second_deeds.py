@@ -146,7 +146,7 @@ class Deeds:
             trees = [self.repo.get(self.repo.get(self.chain[place])[1][0])[0], self.repo.get(self.began[about])[0]]
             files = [*(path for path, _ in self.repo.flat(trees[0])), *self.repo.changed(*trees)] if (promised := listed(part("outputs", fronts[about + ".md"])) if part("outputs", fronts[about + ".md"]) else []) else []
             need(all(any(fits(glob, path) for path in files) for glob in promised), f"{number}: QA of {about} passed, and what was promised is not there: {promised}")
-        if re.search(r"(?m)^(rules|limits|protected|approval_required|isolation|engines):", text) or "checks" in str(fronts) or part("checks", config): raise NotJudged("what more than roles the policy says")
+        if re.search(r"(?m)^(rules|limits|protected|approval_required|isolation|engines):", text) or "checks" in str(fronts) or "network" in str(fronts) or part("checks", config): raise NotJudged("what more than roles the policy says")
 
     def makes(self, place, about, attempt):  # whether the `on_failure` of the step that failed just before makes a retry
         files = dict(self.repo.flat(self.repo.folder(self.repo.get(self.chain[place])[0], self.name))) if self.failed else {}

@@ -105,7 +105,7 @@ def show(
         checks = sorted(of for of in {*printed, *_checks_in(there, slug, number)} if of is not None)
         wanted: list[int | None] = [check] if check else [None] if step.get("kind") == "command" else [*checks]
         found = {of: kept(project, protocol, slug, number, of) for of in wanted}
-        return {of: b"" if printed.get(of) == _NOTHING else data for of, data in found.items()}
+        return {of: b"" if data is None and printed.get(of) == _NOTHING else data for of, data in found.items()}
 
     found = read()
     lacks = any(data is None and of in printed for of, data in found.items())

@@ -617,7 +617,8 @@ class WorkspaceSession:
         """
         kept = KeptOutput(run.redactor)
         take = self._taking(kept, f"{run.label} {part}".rstrip())
-        outcome = self.run(line, env, timeout=run.timeout, cwd=cwd, on_output=take)
+        network = self.network(run.step.header.network, f"`network` of {run.where}")
+        outcome = self.run(line, env, timeout=run.timeout, cwd=cwd, network=network, on_output=take)
         _log_network(kept, outcome)
         return dataclasses.replace(outcome, tail=run.redactor.data(outcome.tail)), kept.data()
 

@@ -12,7 +12,16 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, mod
 from runner.errors import MalformedFileError
 from runner.protocol import ids, strict_yaml
 from runner.protocol.ids import branch_of, protocol_of_branch
-from runner.protocol.plans import Branch, Duration, Paths, Resources, Texts, branch_name
+from runner.protocol.plans import (
+    Branch,
+    Duration,
+    NetworkHost,
+    NetworkHosts,
+    Paths,
+    Resources,
+    Texts,
+    branch_name,
+)
 from runner.protocol.strict_yaml import Bool, FileModel, Line, Positive, Script, Text, one_or_many, problem
 
 _MODULE = r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*"
@@ -122,8 +131,9 @@ class WorkspaceKey(FileModel):
     `env`: further variables that `setup` gets, by name; no step does. `on_change`: whether a person is asked, where a step changes a
     file that `setup` reads, if another environment is made from it; None: where there is a policy.
 
-    `share`, `generated`: folders, and globs of files, that git ignores and commands are shown. `submodules`, `lfs`: whether
-    commands see the content of submodules and of files that LFS holds, as this clone has it.
+    `network`: the hosts that `setup` may reach; true: all but this machine. `share`, `generated`: folders, and globs of files, that
+    git ignores and commands are shown. `submodules`, `lfs`: whether commands see the content of submodules and of files that LFS
+    holds, as this clone has it.
 
     `user_namespaces`: whether commands may make some in the sandbox, as browsers do for sandboxes of their own. `image`: of the
     containers that commands run in with `executor: container`; None: the one that the project's devcontainer.json names.
@@ -132,7 +142,7 @@ class WorkspaceKey(FileModel):
     path: Line | None = None
     image: Image | None = None
     setup: Script | None = None
-    network: Bool = False
+    network: Bool | tuple[NetworkHost, ...] = False
     env: tuple[Variable, ...] = ()
     user_namespaces: Bool = False
     key: Paths = ()
@@ -168,7 +178,7 @@ class ToolModule(FileModel):
     module: Annotated[Text, AfterValidator(_module), WithJsonSchema({"type": "string", "pattern": f"^{_MODULE}$"})]
     effects: dict[Text, Literal["read", "workspace"] | ToolEffect] = Field(default_factory=dict)
     env: tuple[Variable, ...] = ()
-    network: tuple[Line, ...] = ()
+    network: NetworkHosts = ()
 
 
 class McpServer(FileModel):
@@ -182,7 +192,7 @@ class McpServer(FileModel):
     url: Annotated[Line, AfterValidator(_endpoint), WithJsonSchema({"type": "string", "minLength": 1})] | None = None
     bearer: Variable | None = None
     env: tuple[Variable, ...] = ()
-    network: tuple[Line, ...] = ()
+    network: NetworkHosts = ()
     version: Line | None = None
     tools: (
         Annotated[Text, AfterValidator(_digest), WithJsonSchema({"type": "string", "pattern": f"^{_DIGEST}$"})] | None

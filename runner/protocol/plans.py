@@ -39,6 +39,13 @@ INPUT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 DURATION = re.compile(r"(?:([0-9]{1,4})h)?(?:([0-9]{1,5})m)?(?:([0-9]{1,6})s)?")
 # What `git check-ref-format --branch` refuses, and nothing more.
 _NO_BRANCH = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(?:/|\Z)|\A[-./]|[/.]\Z|\A@\Z")
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_PORT = r":[1-9][0-9]{0,4}"
+# A name or address, with or without a port; a network; `*`. The machine itself is `localhost` with a port alone.
+_NETWORK_HOST = (
+    rf"(?!localhost$|127\.)(?:\*\.)?{_LABEL}(?:\.{_LABEL})*(?:{_PORT})?|\*"
+    rf"|[0-9.]+/[0-9]{{1,2}}|(?!::1$)(?=[^/]*:[^/]*:)[0-9a-f:.]+(?:/[0-9]{{1,3}})?|\[[0-9a-f:.]+\]{_PORT}"
+)
 TITLE_LIMIT = 200
 
 
@@ -100,6 +107,13 @@ def _duration(text: str) -> str:
         seconds_of(text)
     except ValueError as error:
         raise problem("should be a duration", "write it as 90s, 20m or 1h30m") from error
+    return text
+
+
+def _network_host(text: str) -> str:
+    if not re.fullmatch(_NETWORK_HOST, text):
+        hint = "write a name in lower case, such as example.test, *.example.test, example.test:8443 or localhost:5432"
+        raise problem("should be a host that may be reached", hint)
     return text
 
 
@@ -182,6 +196,13 @@ Texts = Annotated[tuple[Script, ...], BeforeValidator(one_or_many, json_schema_i
 Needs = Annotated[
     tuple[StepReference, ...],
     BeforeValidator(one_or_many, json_schema_input_type=StepReference | tuple[StepReference, ...]),
+]
+NetworkHost = Annotated[
+    Text, AfterValidator(_network_host), WithJsonSchema({"type": "string", "pattern": f"^({_NETWORK_HOST})$"})
+]
+NetworkHosts = Annotated[
+    tuple[NetworkHost, ...],
+    BeforeValidator(one_or_many, json_schema_input_type=NetworkHost | tuple[NetworkHost, ...]),
 ]
 Inputs = Annotated[dict[Text, Value], AfterValidator(input_names)]
 
@@ -317,6 +338,11 @@ class StepHeader(FileModel):
     resources: Resources = Field(
         default=Resources.model_construct(),
         description="The most that a process of its commands and checks may use; it lowers what config.yaml says.",
+    )
+
+    network: NetworkHosts = Field(
+        default=(),
+        description="The hosts that its commands and checks may reach; policy.yaml has to allow each, under `network`.",
     )
 
     @model_validator(mode="after")

@@ -134,6 +134,12 @@ def command(run: str | Sequence[str], *, step: str | None = None) -> Subject:
     return Subject(kind="command", effect="workspace", argv=argv, step=step)
 
 
+def reached(host: str, *, step: str) -> Subject:
+    """Return the subject of a host that a step's commands may reach, by an entry of its `network`."""
+    name = host.strip("[]") if host.count(":") > 1 and "]:" not in host else host.rpartition("]:")[0].strip("[")
+    return Subject(kind="command", effect="workspace", hosts=(name or host.partition(":")[0],), step=step)
+
+
 def _list(value: object) -> Sequence[Any]:
     return value if isinstance(value, list | tuple) else ()
 
@@ -363,7 +369,7 @@ def _action(
     address = None
     if host is not None:
         address = _plain_host(host)
-        own = subject.tool in BUILT_IN
+        own = subject.tool in BUILT_IN or subject.kind == "command"
         if address is None and (own or policy.hosts or any(rule.host for rule in policy.action[0])):
             return _built_in("deny", "a host is named by its plain name or address", shown(host) or "no host is named")
         if address is not None and policy.hosts is not None and not policy.hosts(address):
@@ -408,9 +414,11 @@ def _action(
         plain.tool = subject.tool
         allowing += [rule for rule in _matching(lax, plain) if (rule.program or rule.argv) and rule not in allowing]
     # Other tools' network is their own, or what config.yaml gives them; that they are called at all is asked about.
-    closed = address is not None and policy.hosts is None and not subject.configured and subject.tool in BUILT_IN
-    if closed and not any(rule.host for rule in (*allowing, *([said] if said else []))):
-        return _built_in("deny", "default: no host is reached", "name it under `network: {allow: […]}`")
+    closed = policy.hosts is None and not subject.configured and (subject.tool in BUILT_IN or subject.kind == "command")
+    if address is not None and closed and not any(rule.host for rule in (*allowing, *([said] if said else []))):
+        return _built_in(
+            "deny", "default: no host is reached", f"name {shown(address)} under `network: {{allow: […]}}`"
+        )
     if said is not None:
         return said.said
     if path is not None and subject.effect != "read":

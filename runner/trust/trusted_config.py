@@ -87,13 +87,14 @@ class TrustedConfig:
     # --- what may happen -------------------------------------------------------------------------------------------------
 
     def start_of(self, step: Step, *, loose: bool = False) -> Decision:
-        """Return what the policy says of a step's start, and of the commands that its author wrote; the strictest.
+        """Return what the policy says of a step's start, and of the commands and hosts that its author wrote; the strictest.
 
         `loose`: as for `policy.evaluate`.
         """
         asked = [rules_.Subject(kind="step", step=step.slug)]
         lines = [*([step.header.run] if step.header.run else []), *step.checks]
         asked += [rules_.command(line, step=step.slug) for line in lines]
+        asked += [rules_.reached(host, step=step.slug) for host in step.header.network]
         found = [rules_.evaluate(self.rules, one, loose=loose) for one in asked]
         return max(found, key=lambda said: rules_.SEVERITY[said.verdict])
 

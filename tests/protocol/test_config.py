@@ -48,6 +48,29 @@ clarifications: block
     assert (found.workspace.network, found.workspace.key) == (True, ("uv.lock",))
 
 
+@pytest.mark.parametrize(
+    ("host", "good"),
+    [
+        *(
+            (host, True)
+            for host in ("a.test", "*.a.test", "a.test:8443", "localhost:5432", "*", "10.0.0.0/8", "10.1.2.3:80")
+        ),
+        *((host, True) for host in ("::2", "fd00::/8", "[::2]:80", "registry")),
+        *(
+            (host, False)
+            for host in ("localhost", "127.0.0.1", "127.0.0.1:80", "::1", "http://x", "a/b", "A.test", "a.test:0")
+        ),
+    ],
+)
+def test_a_host_that_may_be_reached(host: str, good: bool) -> None:
+    for text in (f'workspace: {{network: ["{host}"]}}\n', f'tools: [{{module: a, network: "{host}"}}]\n'):
+        if good:
+            config.parse(text.encode(), "c.yaml")
+        else:
+            with pytest.raises(MalformedFileError, match="should be a host that may be reached"):
+                config.parse(text.encode(), "c.yaml")
+
+
 @pytest.mark.parametrize("written", ["a:b", "[a:b]", "{default: a:b}", "{default: [a:b]}"])
 def test_an_engine_is_written_in_four_ways(written: str) -> None:
     assert config.parse(f"engine: {written}\n".encode(), "c.yaml").engine.default == ("a:b",)

@@ -430,6 +430,35 @@ def test_a_host_needs_somebody_who_names_it() -> None:
     assert said(of("network: {allow: [a.test]}\nrules: [{deny: {host: '*.test'}}]\n"), subject) == "deny"
 
 
+def test_a_host_that_a_step_names_is_judged_without_its_port() -> None:
+    listed = of("network: {allow: [a.test, localhost, '::2']}\n")
+    verdicts = {
+        host: said(listed, policy.reached(host, step="x"))
+        for host in (
+            "a.test",
+            "a.test:99",
+            "localhost:1",
+            "::2",
+            "[::2]:1",
+            "b.test",
+            "*.a.test",
+            "*",
+            "10.0.0.0/8",
+            "[::3]:1",
+        )
+    }
+    assert [host for host, verdict in verdicts.items() if verdict == "allow"] == [
+        "a.test",
+        "a.test:99",
+        "localhost:1",
+        "::2",
+        "[::2]:1",
+    ]
+    assert set(verdicts.values()) == {"allow", "deny"}
+    assert said(NONE, policy.reached("a.test", step="x")) == "deny"
+    assert said(rules("ask: {host: a.test, step: x}"), policy.reached("a.test:1", step="x")) == "ask"
+
+
 def test_another_tool_s_path_or_url_may_be_anything() -> None:
     assert said(rules("allow: {tool: get}"), call("get", {"path": "/v1/items", "url": "thing:1"})) == "allow"
     assert said(rules("allow: {tool: get}"), call("get", {"path": "../x", "url": "https://a.test/"})) == "allow"
