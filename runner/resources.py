@@ -22,6 +22,11 @@ def schema(name: str) -> bytes:
     return _find("schemas", f"{name}.schema.json").read_bytes()
 
 
+def schemas() -> list[str]:
+    """Return the names of all schemas."""
+    return sorted(path.name.removesuffix(".schema.json") for path in (_root() / "schemas").glob("*.schema.json"))
+
+
 def template(path: str) -> Path:
     """Return the path of the template file or folder `path` (`workflows/echo-add`), to be read and never written.
 

@@ -1,7 +1,7 @@
 """What the command line prints with `--json`: the types that its schemas are generated from (design §9).
 
 `show --json` is one `Shown`, `status` and `list` a `Protocols`, `log` one entry of `events` a line, `verify` a `Verified`, `why` a
-`Why`, `watch` one `Watched` and `fleet` one `FleetEvent` a line.
+`Why`, `watch` one `Watched` and `fleet` one `FleetEvent` a line, `check` a `Checked`; all other commands that act give an `Acted`.
 Readers must expect further keys. Nothing is computed here.
 """
 
@@ -93,6 +93,31 @@ class Protocols(TypedDict):
     """Several protocols."""
 
     protocols: list[Shown]
+
+
+class Error(TypedDict):
+    """An error or a problem, in the three parts that every message has: what happened, where, and what to do next."""
+
+    what: str
+    at: str
+    next: str
+
+
+class Acted(TypedDict):
+    """The result of a command that acts. `code`: its exit code; `lines`: what it prints on stdout without `--json`;
+    `protocols`: those that it was about, as they are now; `error`: what ended it, null if nothing did."""
+
+    command: str
+    code: int
+    error: Error | None
+    lines: list[str]
+    protocols: list[Shown]
+
+
+class Checked(TypedDict):
+    """All that is wrong with plans, configuration, policy and agent files."""
+
+    problems: list[Error]
 
 
 class FindingRow(TypedDict):

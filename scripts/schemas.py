@@ -44,6 +44,8 @@ _OUTPUT: dict[str, tuple[Any, str]] = {
     "show": (json_output.Shown, "What `runner show --json` prints."),
     "status": (json_output.Protocols, "What `runner status --json` prints."),
     "list": (json_output.Protocols, "What `runner list --json` prints."),
+    "acted": (json_output.Acted, "What a command that acts prints with --json, such as `runner run --json`."),
+    "check": (json_output.Checked, "What `runner check --json` prints."),
     "verify": (json_output.Verified, "What `runner verify --json` prints."),
     "why": (json_output.Why, "What `runner why --json` prints."),
     "watch": (json_output.Watched, "A line of what `runner watch --json` prints: something that happened."),

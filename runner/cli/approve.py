@@ -12,7 +12,7 @@ from runner.app import approve, pending
 from runner.app.approve import Matter, Offer
 from runner.app.describe import Next
 from runner.app.steer import Steered, number, text_of
-from runner.cli import progress, steer
+from runner.cli import progress, steer, streams
 from runner.cli.session import Session
 from runner.cli.streams import program
 from runner.errors import UsageError, WaitingError
@@ -102,6 +102,7 @@ def _decide(
     """Carry the command out."""
     project = session.project
     protocol, rest = _named(session, named)
+    session.means(protocol)
     if len(rest) > 1:
         raise click.UsageError(f"name one subject: {program()} {verb} PROTOCOL [SUBJECT]")
     try:
@@ -123,7 +124,7 @@ def _decide(
         )
         return
     if only_print:
-        sys.stdout.write(ready.text.decode("ascii"))
+        streams.put(ready.text.decode("ascii"), nl=False)
         session.note("sign a file of exactly these bytes, append the signature, and import the result:")
         session.note("  ssh-keygen -Y sign -n runner-approval -f KEY FILE && cat FILE FILE.sig > SIGNED")
         session.note(f"  next          runner approve {short} --import SIGNED")

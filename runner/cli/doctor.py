@@ -151,7 +151,7 @@ def clean_command(session: Session, protocol: str | None, dry_run: bool, yes: bo
     """
     project = session.project
     name = lookup.find(project, protocol) if protocol else None
-    items = clean.look(project, name)
+    items = clean.look(project, session.means(name) if name else None)
     going = [item for item in items if not item.why]
     if going and not dry_run and not yes and session.is_terminal():
         for item in going:

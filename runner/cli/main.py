@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runner import __version__, signals
+from runner import __version__, resources, signals
 from runner.cli import streams
 from runner.cli.streams import program
 from runner.errors import RunnerError, UnsupportedError, UsageError
@@ -73,11 +73,14 @@ GROUPS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("clean", "Remove finished worktrees, workspaces and branches.", "doctor:clean_command"),
         ("doctor", "Find problems on this machine and in this clone, and fix them."),
         ("completion", "Print the completion script for bash, zsh or fish.", "main:completion_command"),
+        ("schema", "Print the JSON Schema of a file or of a command's JSON.", "main:schema_command"),
         ("help", "Show the help of a command.", "main:help_command"),
     ),
 }
 COMMANDS = {name: where[0] if where else f"{name}:command" for rows in GROUPS.values() for name, _, *where in rows}
 LATER = {"serve", "tui"}  # the rest of design §9, refused by name until it is there
+# Those that do not act and have no `--json` of their own: what they print is for people, or has a format of its own.
+PLAIN = {"audit", "completion", "diff", "engines", "help", "mcp", "policy", "schema", "shell"}
 PIPE_CLOSED = 141  # as in a shell: 128 + SIGPIPE
 
 
@@ -94,12 +97,21 @@ class Commands(click.Group):
             return None
         module, _, attribute = COMMANDS[cmd_name].partition(":")
         command: click.Command = getattr(import_module(f"runner.cli.{module}"), attribute)
+        if cmd_name not in PLAIN and not any("--json" in one.opts for one in command.params):
+            command.params.append(_json_option())
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; if stdout is closed (`runner log | head`), exit silently, and not with 1 as click does."""
+        streams.keep(on=False)
         try:
-            return super().invoke(ctx)
+            try:
+                found = super().invoke(ctx)
+            except (Exception, SystemExit, KeyboardInterrupt) as error:
+                _end(ctx.obj, _code(error), _wrong(error) if isinstance(error, click.ClickException) else error)
+                raise
+            _end(ctx.obj, 0, None)
+            return found
         except BrokenPipeError:
             streams.drop(1)
             raise SystemExit(PIPE_CLOSED) from None
@@ -170,6 +182,19 @@ def help_command(ctx: click.Context, names: tuple[str, ...]) -> None:
         assert inner is not None
         found, ctx = inner, click.Context(inner, info_name=name, parent=ctx)
     streams.put(ctx.get_help())
+
+
+@click.command("schema")
+@click.argument("name", required=False)
+def schema_command(name: str | None) -> None:
+    """Print the JSON Schema NAME; without NAME, the names that there are."""
+    names = resources.schemas()
+    if name is None:
+        streams.put("\n".join(names))
+        return
+    if name not in names:
+        raise UsageError(f"there is no schema `{name}`", "the command line", f"there is {', '.join(names)}")
+    streams.put(resources.schema(name), nl=False)
 
 
 HOW = {
@@ -268,6 +293,37 @@ def _call(argv: list[str] | None) -> int:
     except Exception as error:
         return _bug(error)
     return 0
+
+
+def _json_option() -> click.Option:
+    """Return `--json` of a command that acts (`runner.cli.acted`)."""
+
+    def start(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+        if value and not ctx.resilient_parsing:
+            ctx.find_root().obj.acts = ctx.info_name
+            streams.keep()
+
+    told = "Print the result as one JSON object, and nothing else on stdout."
+    return click.Option(["--json"], is_flag=True, is_eager=True, expose_value=False, callback=start, help=told)
+
+
+def _end(session: Session | None, code: int, error: BaseException | None) -> None:
+    if session is not None and session.acts:
+        import_module("runner.cli.acted").end(session, code, error)
+
+
+def _code(error: BaseException) -> int:
+    """Return the exit code of a command that an exception ends."""
+    match error:
+        case SystemExit():
+            return error.code if isinstance(error.code, int) else int(error.code is not None)
+        case click.exceptions.Exit() | RunnerError():
+            return error.exit_code
+        case click.exceptions.Abort() | KeyboardInterrupt():
+            return 130
+        case click.ClickException() | OSError():
+            return UsageError.exit_code
+    return 70
 
 
 def _folder_exists() -> bool:

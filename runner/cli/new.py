@@ -108,6 +108,7 @@ def _end(session: Session, made: Made) -> None:
 
 def tell_made(session: Session, made: Made, *, runs: bool = False) -> None:
     """Print a new protocol; `runs`: it is run at once, so no command follows."""
+    session.means(made.protocol)
     goes_out = session.project.setting("publish") == "always" and session.project.trusted.remote
     pushed = f" · published to {goes_out}" if goes_out else " · nothing was pushed"
     steps = f"{made.steps} step{'s' if made.steps != 1 else ''}"

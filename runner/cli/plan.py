@@ -37,7 +37,7 @@ def command(session: Session, protocol: str | None, wish: str, yes: bool, no_que
     The commit is yours.
     """
     project = session.project
-    name = load.find_protocol(project, protocol)
+    name = session.means(load.find_protocol(project, protocol))
     wish = strict_yaml.decode(wish.encode("utf-8", "surrogateescape"), "TEXT").strip()
     with contextlib.ExitStack() as stack:
         with session.waiting("a model plans the pending steps"):
@@ -95,7 +95,9 @@ def _edited(session: Session, proposal: Proposal, files: Mapping[str, bytes]) ->
         while True:
             line = editor(session)
             shown = [str(path) for path in sorted(folder.iterdir())]
-            code = subprocess.run(["sh", "-c", f'{line} "$@"', line, *shown], check=False).returncode
+            code = subprocess.run(
+                ["sh", "-c", f'{line} "$@"', line, *shown], check=False, stdout=streams.for_child()
+            ).returncode
             if code:
                 raise UsageError(
                     f"the editor ended with {code}", line, "nothing was changed; run the same command again"
@@ -125,6 +127,7 @@ def edit_command(session: Session, words: tuple[str, ...]) -> None:
     The file is validated before it is committed. No other file of your checkout changes.
     """
     name, rest = steer.named(session, words)
+    session.means(name)
     if len(rest) > 1:
         raise click.UsageError("name one step: runner edit PROTOCOL [STEP]")
     draft = plan.draft(session.project, name, rest[0] if rest else None)
@@ -154,7 +157,9 @@ def _after_editing(session: Session, draft: Draft, path: Path) -> str | None:
     """Let the person edit until the file is valid or they give up; return the commit, or None where nothing changed."""
     while True:
         line = editor(session)
-        code = subprocess.run(["sh", "-c", f'{line} "$@"', line, str(path)], check=False).returncode
+        code = subprocess.run(
+            ["sh", "-c", f'{line} "$@"', line, str(path)], check=False, stdout=streams.for_child()
+        ).returncode
         if code:
             raise UsageError(f"the editor ended with {code}", line, "nothing was committed; run the same command again")
         if not path.is_file() or (data := path.read_bytes()) == draft.data:

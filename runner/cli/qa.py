@@ -25,7 +25,7 @@ def command(session: Session, protocol: str | None, step: str | None, full: bool
     """
     project = session.project
     name, slug = options.found(session, protocol, step)
-    load.find_protocol(session.project, name)  # a branch that only the remote has is brought here
+    load.find_protocol(session.project, session.means(name))  # a branch that only the remote has is brought here
     with progress.Progress(session, each=True).at_work(name):
         done = qa.by_hand(project, name, slug, full=full)
     _tell(session, done)

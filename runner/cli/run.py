@@ -27,7 +27,7 @@ from runner.store.project import Project
 def command(session: Session, protocol: str | None, max_steps: int, no_adopt: bool, verbose: bool) -> None:
     """Run PROTOCOL, step by step, until it is done, fails, or needs a person."""
     project = session.project
-    name = publishing.find(project, protocol)
+    name = session.means(publishing.find(project, protocol))
     forge = request.available(project)
     teller = progress.Progress(session, each=False)
     done: Advanced | None = None
@@ -77,7 +77,7 @@ def step_command(
 ) -> None:
     """Advance PROTOCOL by one transition, one commit."""
     project = session.project
-    name = publishing.find(project, protocol)
+    name = session.means(publishing.find(project, protocol))
     slug = _slug(project, name, only)
     if dry_run:
         raise SystemExit(_try_out(session, name, slug))
@@ -145,6 +145,7 @@ def sync_command(session: Session, protocol: str | None, no_work: bool) -> None:
     if not every:
         session.note("there is no protocol to publish")
     for done in every:
+        session.means(done.protocol)
         said = f"error: {done.error.what}" if done.error else done.said
         session.note("  ".join(filter(None, (done.protocol, said, done.tip[:7], done.title, done.url))))
     for done in every:

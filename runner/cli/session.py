@@ -65,6 +65,8 @@ class Session:
     def __init__(self, cwd: Path, environ: dict[str, str], *, quiet: bool = False) -> None:
         self.cwd, self.environ, self.quiet = cwd, environ, quiet
         self.options: dict[str, str] = {}
+        self.acts = ""  # the name of the command, where it ends with JSON
+        self.about: list[str] = []  # the protocols that it is about
         self.above: Callable[[str], None] | None = None  # prints above what moves on the terminal, where something does
         self.live: Live | None = None  # the running command, where that is shown
         self.moving: Progress | None = None  # what moves on the terminal now, and must stand still for a question
@@ -106,6 +108,11 @@ class Session:
         at = git.at if git is not None and git.cwd == self.cwd else None  # where it is, git need not be asked again
         self._project = Project.open(self.cwd, self.environment(), self.options, at)
         return self._project
+
+    def means(self, protocol: str) -> str:
+        """Return the protocol, which the command is about."""
+        self.about.append(protocol)
+        return protocol
 
     def close(self) -> None:
         """Close all that is open."""
@@ -154,6 +161,7 @@ class Session:
         """Return text that a terminal shows in a colour; as it is where there is none, or `NO_COLOR` is set."""
         stream = sys.stderr if err else sys.stdout
         plain = self.environ.get("NO_COLOR") or self.environ.get("TERM") == "dumb" or not stream.isatty()
+        plain = plain or (not err and streams.keeps())
         return text if plain or not colour else click.style(text, fg=colour)
 
     def json(self, value: Any) -> None:

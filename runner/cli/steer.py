@@ -150,7 +150,7 @@ def merge(
     """
     project = session.project
     wanted = Wanted(squash=squash, message=message, local=local, leave=leave, dry_run=dry_run)
-    done = merge_protocol(project, load.find_protocol(project, protocol), wanted)
+    done = merge_protocol(project, session.means(load.find_protocol(project, protocol)), wanted)
     changed = f"{counted(len(done.files), 'file')} changed"
     brings = f"{counted(done.commits, 'new commit')} in {done.base} · {changed}"
     if done.new and dry_run:
@@ -169,7 +169,7 @@ def merge(
 
 def tell(session: Session, done: Steered, *, decides: bool = False) -> None:
     """Print the result of a command and what to type next; publish it, or say how. `decides`: others may wait for it."""
-    session.note(f"{done.protocol}  {done.said}")
+    session.note(f"{session.means(done.protocol)}  {done.said}")
     for line in done.notes:
         session.note(f"  {line}")
     if done.next.text:

@@ -72,6 +72,9 @@ def put(text: str | bytes, *, nl: bool = True) -> None:
     Raises:
         LostResultError: stdout cannot be written. BrokenPipeError: nobody reads it any more.
     """
+    if _kept is not None:
+        _kept.append((text if isinstance(text, str) else text.decode("utf-8", "replace")) + "\n" * nl)
+        return
     try:
         click.echo(text, nl=nl)
     except BrokenPipeError:
@@ -80,6 +83,32 @@ def put(text: str | bytes, *, nl: bool = True) -> None:
         drop(1)
         what = f"the result could not be written: {error.strerror}"
         raise LostResultError(what, "stdout", "write it somewhere else; what the command did stays done") from error
+
+
+_kept: list[str] | None = None  # the output, where it becomes a part of one JSON object
+
+
+def keep(*, on: bool = True) -> None:
+    """Keep the output from now on, instead of writing it; `on=False`: write it again."""
+    global _kept
+    _kept = [] if on else None
+
+
+def keeps() -> bool:
+    """Return whether the output is kept."""
+    return _kept is not None
+
+
+def for_child() -> int | None:
+    """Return where an editor's stdout goes: to ours, or to stderr where ours is one JSON object."""
+    return 2 if keeps() else None
+
+
+def kept() -> list[str]:
+    """Return the lines that were kept; later output is written again."""
+    found = "".join(_kept or ()).splitlines()
+    keep(on=False)
+    return found
 
 
 def put_output(data: bytes, show: Callable[[bytes], None]) -> None:
