@@ -29,7 +29,7 @@ export PYTEST_DEBUG_TEMPROOT ?= $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR ==
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 unexport PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo demo-attack demo-forge picture picture-request test slow nightly long faults simulate contention soak forge containers check fix bench peers golden deep fuzz fuzz-keep schemas histories cassettes build docs clean ci
+.PHONY: help demo demo-attack demo-forge picture picture-request test slow nightly long faults simulate contention soak forge containers check fix bench bench-agent peers golden deep fuzz fuzz-keep schemas histories cassettes build docs clean ci
 
 help:
 	@echo 'make demo    a model plans and fixes a bug, people steer and sign; in a temporary folder, offline, no model needed'
@@ -50,6 +50,7 @@ help:
 	@echo 'make fix     format and lint, repairing what can be repaired'
 	@echo 'make bench   measure, as ratios in one run'
 	@echo 'make peers   tools of other people: agents on the tasks of benchmarks/agent, and what a kill or a yes does to others; fetches 1.3 GB'
+	@echo 'make bench-agent the runner and other agents on bugs and features of 15 whole packages; fetches them too'
 	@echo 'make golden  rewrite the golden files; review the diff'
 	@echo 'make deep    the property tests with many more examples'
 	@echo 'make fuzz    fuzz every reader of hostile bytes; SECONDS=600 in all, TARGETS="log plan" some of them, SEED=7 the same each time'
@@ -151,6 +152,10 @@ fix: $(DEV_STAMP)
 
 bench: $(DEV_STAMP)
 	$(PY) -m benchmarks
+
+# Scripted answers. TASKS='more-itertools-bug' does this only; ARGS='--gemini MODEL' asks a model, with GEMINI_API_KEY.
+bench-agent: $(DEV_STAMP)
+	$(PY) -m benchmarks.peers --packages $(ARGS) $(TASKS)
 
 # TASKS='encode-hex range-end' does these only.
 peers: $(DEV_STAMP)

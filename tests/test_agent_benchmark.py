@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from benchmarks.agent.__main__ import ANSWERS, report
-from benchmarks.agent.running import carry_out
-from benchmarks.agent.tasks import TASKS, Task
+from benchmarks.agent.packages import packages
+from benchmarks.agent.running import Scratch, carry_out
+from benchmarks.agent.tasks import TASKS, Edit, Task
 from runner.engines.recorded import read
 
 
@@ -28,3 +32,29 @@ def test_a_task_that_nobody_answers_is_not_solved() -> None:
     outcome = carry_out(TASKS[0], "recorded:/nowhere.jsonl", "host")
     assert not outcome.solved
     assert "cannot be read" in outcome.said
+
+
+def test_a_task_whose_test_holds_before_anything_is_done_is_refused(tmp_path: Path) -> None:
+    harmless = replace(TASKS[0], asserts="assert encode")
+    with pytest.raises(SystemExit, match="holds before anything is done"):
+        Scratch(tmp_path, "host", {}).lay(harmless)
+
+
+def test_each_package_has_a_patch_and_thoughts_that_undo_it() -> None:
+    assert len({task.name for task in packages()}) == 15
+    for task in packages():
+        assert bool(task.breaks) != bool(task.adds), task.name
+        edits = [thought for thought in task.thoughts if isinstance(thought, Edit)]
+        assert len(edits) == sum(line.startswith("@@ ") for line in (task.adds or task.breaks).splitlines())
+        assert all(edit.old != edit.new for edit in edits)
+    assert {task.wrong for task in packages()} == {"", "cut", "patch", "check"}
+
+
+@pytest.mark.parametrize("name", ["h11-bug", "inflection-ordinal", "click-duration"])
+@pytest.mark.slow
+def test_a_package_fails_before_and_passes_with_its_reference_solution(name: str, tmp_path: Path) -> None:
+    task = next(task for task in packages() if task.name == name)
+    scratch = Scratch(tmp_path, "host", {})
+    scratch.lay(task)  # refuses a task whose hidden test holds
+    task.reference(tmp_path / "reference")
+    assert scratch.holds(task, tmp_path / "reference")

@@ -15,7 +15,7 @@ from benchmarks.agent.record import script
 from benchmarks.agent.running import ROOT, Scratch
 from benchmarks.agent.tasks import TASKS, Task
 from benchmarks.peers.__main__ import failed
-from benchmarks.peers.agents import AGENTS, Agent, look_edit
+from benchmarks.peers.agents import AGENTS, Agent, shell
 from benchmarks.peers.endpoint import GEMINI, RESPONSES, Exchange, Turn, Upstream, serving, waited
 from benchmarks.peers.installing import Missing, Pin, install, pins
 from benchmarks.peers.running import Row, Run, markdown, run_peer, run_runner
@@ -67,7 +67,7 @@ def test_the_shells_commands_solve_a_task(task: Task, tmp_path: Path) -> None:
     scratch = Scratch(tmp_path, "host", {})
     scratch.lay(task)
     assert not scratch.holds(task, scratch.at)
-    look, edit = look_edit(task)
+    look, edit = (command for thought in task.thoughts for command in shell(thought))
     assert task.wrong in scratch.do("bash", "-c", look).stdout
     scratch.do("bash", "-c", edit)
     assert scratch.holds(task, scratch.at)
@@ -144,6 +144,17 @@ def test_a_tool_that_a_peer_does_not_offer_is_not_called(tmp_path: Path) -> None
     assert done.said == "`bash` is not among the tools: exec_command"
 
 
+def test_an_answer_that_is_cut_is_given_once_and_what_repeats_is_counted_as_cached(tmp_path: Path) -> None:
+    # It asks again after the first answer without calls, and a long tool makes the start of its requests worth keeping.
+    again = SMALL.replace("    if not calls:\n        break", "    ends += not calls\n    if ends == 2:\n        break")
+    again = again.replace('"name": "exec_command"', '"name": "exec_command", "description": "x" * 5000')
+    call = ("exec_command", {"cmd": "true"})
+    done = run(tmp_path, f"ends = 0\n{again}", [Turn(text="The bug", cut=True), Turn([call]), Turn()])
+    assert isinstance(done, Run)
+    assert (done.turns, done.requests) == (3, 3)
+    assert 2 * 1024 <= done.cached_tokens < done.input_tokens
+
+
 def test_a_peer_that_does_not_end_is_stopped_with_what_it_started(tmp_path: Path) -> None:
     held = tmp_path / "held"
     os.mkfifo(held)
@@ -177,9 +188,9 @@ def test_what_was_not_measured_is_an_empty_cell_and_no_failure() -> None:
     measured = Run("runner", "a", True, 3, 3, 9000, 2500, 2250, 20, 1.5, 1.25, "")
     rows = [Row("runner", "1.0", [measured]), Row("codex", "2.0", [Missing("not installed: there is no npm here")])]
     lines = markdown(rows, counted="tokens").splitlines()
-    assert lines[2] == "| runner 1.0 | 1 of 1 | 3 | 3 | 2.5 kB | 9 kB | 2,250 | 20 | 1.50 s | 1.25 s |  |"
-    assert lines[3] == "| codex 2.0 | | | | | | | | | | not installed: there is no npm here |"
-    assert {line.count("|") for line in lines} == {12}
+    assert lines[2] == "| runner 1.0 | 1 of 1 | 3 | 3 | 2.5 kB | 9 kB | 2,250 | 0 | 20 |  | 1.50 s | 1.25 s |  |"
+    assert lines[3] == "| codex 2.0 | | | | | | | | | | | | not installed: there is no npm here |"
+    assert {line.count("|") for line in lines} == {14}
     assert not failed(rows)
     assert failed([Row("runner", "1.0", [Missing("does not start")])])
     assert failed([Row("codex", "2.0", [Run("codex", "a", False, 1, 1, 9, 9, 3, 1, 1.0, 1.0, "exit 1")])])

@@ -13,17 +13,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.agent.tasks import Task
+from benchmarks.agent.packages import Package
+from benchmarks.agent.tasks import Task, write
 
+PLAN, DO, FLOW = (
+    "plan",
+    "do",
+    "new → merge",
+)  # ways through the runner: a plan of one step by hand; `do`; plan, review, merge
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = ("GEMINI_API_KEY", "GOOGLE_API_KEY", "GOOGLE_GEMINI_BASE_URL", "GEMINI_BASE_URL")
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a task. `solved`: the protocol completed, the test holds in its tree, and is the one that was given.
+    """What came of a task. `solved`: the protocol completed, and the test that judges holds in its tree.
 
-    `seconds` are those of `runner new` and `runner run`.
+    `seconds` are those of the runner's commands.
     """
 
     task: str
@@ -36,28 +42,25 @@ class Outcome:
     said: str
 
 
-def wish(task: Task) -> str:
-    """Return what is asked, in the words that every agent gets."""
-    test = f"test_{task.package}.py"
-    return (
-        f"`python3 {test}` fails by a bug in the folder {task.package}. Find it and mend it. Leave the test as it is."
-    )
-
-
 def plan(task: Task) -> dict[str, str]:
     """Return the files of the plan: one agent step, checked by the test."""
-    test = f"test_{task.package}.py"
     return {
-        "plan.md": f"---\ntitle: Task {task.name}\nbudget: {{turns: 40, tokens: 500000}}\n---\n`python3 {test}` fails.\n",
-        "01-fix.md": f'---\ntitle: Make the test pass\nkind: agent\nqa: {{policy: light, checks: ["python3 {test}"]}}\n---\n'
-        f"{wish(task)}\n",
+        "plan.md": f"---\ntitle: Task {task.name}\nbudget: {{turns: 40, tokens: 500000}}\n---\n`{task.check}` fails.\n",
+        "01-fix.md": f'---\ntitle: Make the test pass\nkind: agent\nqa: {{policy: light, checks: ["{task.check}"]}}\n---\n'
+        f"{task.wish}\n",
     }
 
 
 def carry_out(
-    task: Task, engine: str, executor: str, *, env: Mapping[str, str] | None = None, more: Sequence[str] = ()
+    task: Task | Package,
+    engine: str,
+    executor: str,
+    *,
+    way: str = PLAN,
+    env: Mapping[str, str] | None = None,
+    more: Sequence[str] = (),
 ) -> Outcome:
-    """Run a task with an engine (`gemini:MODEL`, `recorded:/ABSOLUTE/FILE`).
+    """Run a task with an engine (`gemini:MODEL`, `recorded:/ABSOLUTE/FILE`) on one of the ways.
 
     `env` is in place of this process's keys and addresses; `more` are further options.
     """
@@ -65,7 +68,7 @@ def carry_out(
     try:
         keys = {name: os.environ[name] for name in KEYS if name in os.environ} if env is None else env
         given = {"PYTHONPATH": str(ROOT), "RUNNER_ENGINE": engine, "RUNNER_EXECUTOR": executor, **keys}
-        return _run(Scratch(root, executor, given), task, more)
+        return _run(Scratch(root, executor, given), task, way, more)
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
@@ -87,7 +90,8 @@ class Scratch:
             "[user]\n name = Alice\n email = alice@example.test\n[init]\n defaultBranch = main\n"
         )
         self.env = {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            # As in a shell in which the project's own environment is activated.
+            "PATH": os.pathsep.join((f"{self.at}/.venv/bin", str(Path(sys.executable).parent), os.environ["PATH"])),
             "HOME": str(root / "home"),
             "LANG": "C.UTF-8",
             "NO_COLOR": "1",
@@ -95,24 +99,21 @@ class Scratch:
             **env,
         }
 
-    def lay(self, task: Task) -> None:
-        """Commit the task's files; its test fails."""
-        write(self.at, task.files())
+    def lay(self, task: Task | Package) -> None:
+        """Commit the task's files; what judges them fails."""
+        task.lay(self.at)
         for args in (("init", "-q"), ("add", "-A"), ("commit", "-qm", "start")):
             self.do("git", *args)
-        if self.do("python3", "-B", f"test_{task.package}.py", check=False).returncode == 0:
+        before = self.root / "before"
+        shutil.copytree(self.at, before, symlinks=True)
+        if self.holds(task, before):
             raise SystemExit(f"{task.name}: its test holds before anything is done")
+        shutil.rmtree(before)
 
-    def holds(self, task: Task, tree: Path) -> bool:
-        """Return whether the test holds in a tree, and is the one that was given."""
-        test = f"test_{task.package}.py"
-        given = task.files()[test].encode()
-        left = tree / test
-        return (
-            left.is_file()
-            and left.read_bytes() == given
-            and self.do(*self.inside("python3", "-B", test), check=False, cwd=tree).returncode == 0
-        )
+    def holds(self, task: Task | Package, tree: Path) -> bool:
+        """Return whether the test that judges holds in a tree, which may get the hidden tests by it."""
+        argv = task.judge(tree)
+        return argv is not None and self.do(*self.inside(*argv), check=False, cwd=tree).returncode == 0
 
     def inside(self, *argv: str) -> list[str]:
         """Return the command, in a sandbox if that is asked for: it writes in this folder alone and ends with its children.
@@ -134,23 +135,25 @@ class Scratch:
         return done
 
 
-def write(folder: Path, files: Mapping[str, str]) -> None:
-    """Write files, by their paths below a folder."""
-    for name, text in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text, encoding="utf-8")
-
-
-def _run(scratch: Scratch, task: Task, more: Sequence[str]) -> Outcome:
+def _run(scratch: Scratch, task: Task | Package, way: str, more: Sequence[str]) -> Outcome:
     scratch.lay(task)
-    write(scratch.root / "plan", plan(task))
     began = time.monotonic()
-    protocol = scratch.do("runner", "new", "--plan", "../plan").stdout.split()[-1]
-    done = scratch.do("runner", "run", protocol, *more, check=False)
+    if way == DO:
+        done = scratch.do("runner", "do", task.wish, "--check", task.check, *more, check=False)
+    else:
+        write(scratch.root / "plan", plan(task) if isinstance(task, Task) else {})
+        made = [task.wish, "--no-questions", *more] if way == FLOW else ["--plan", "../plan"]
+        scratch.do("runner", "new", *made)
+        if way == FLOW:
+            _reviewed(scratch)
+        done = scratch.do("runner", "run", *more, check=False)
+        if way == FLOW and not done.returncode:
+            done = scratch.do("runner", "merge", check=False)
     seconds = time.monotonic() - began
+    (protocol,) = scratch.do("git", "for-each-ref", "--format=%(refname:short)", "refs/heads/0*").stdout.split()
     state = json.loads(scratch.do("git", "show", f"{protocol}:.protocols/{protocol}/state.json").stdout)
     spent = state["spent"]
-    scratch.do("git", "worktree", "add", "-q", "--detach", "../result", protocol)
+    scratch.do("git", "worktree", "add", "-q", "--detach", "../result", "main" if way == FLOW else protocol)
     return Outcome(
         task=task.name,
         solved=state["status"] == "completed" and scratch.holds(task, scratch.root / "result"),
@@ -161,6 +164,18 @@ def _run(scratch: Scratch, task: Task, more: Sequence[str]) -> Outcome:
         seconds=seconds,
         said=done.stderr.strip(),
     )
+
+
+def _reviewed(scratch: Scratch) -> None:
+    """Ask for a review of each step, as a person does in the plan's files."""
+    for path in scratch.root.glob("*.worktrees/*/.protocols/*/[0-9]*.md"):
+        text = path.read_text(encoding="utf-8")
+        asks, whole = (
+            ("\nqa:\n", "\nqa:\n  policy: full\n")
+            if "\nqa:\n" in text
+            else ("\nkind: agent\n", "\nkind: agent\nqa: full\n")
+        )
+        path.write_text(text.replace(asks, whole, 1), encoding="utf-8")
 
 
 def _turns(scratch: Scratch, protocol: str) -> int:

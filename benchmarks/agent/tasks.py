@@ -2,10 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 VENDOR = Path(__file__).with_name("vendor")
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A scripted model's thought: run these commands of a shell and read. `proposes`: or say that the work is done."""
+
+    commands: tuple[str, ...]
+    proposes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """Replace a text, which is in the file once, about this line."""
+
+    path: str
+    line: int
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class BadEdit:
+    """Replace a text that is not in the file."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Say a sentence that ends at the limit of the answer, before any call."""
+
+
+Thought = Look | Edit | BadEdit | Cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +53,34 @@ class Task:
     wrong: str
     asserts: str
 
+    @property
+    def check(self) -> str:
+        """The command that shows the bug."""
+        return f"python3 test_{self.package}.py"
+
+    @property
+    def wish(self) -> str:
+        """What is asked, in the words that every agent gets."""
+        return (
+            f"`{self.check}` fails by a bug in the folder {self.package}. Find it and mend it. Leave the test as it is."
+        )
+
+    @property
+    def thoughts(self) -> tuple[Thought, ...]:
+        """What a scripted model does: look at the test and the file, edit the file."""
+        path = f"{self.package}/{self.file}"
+        return Look((f"cat test_{self.package}.py {path}",)), Edit(path, 1, self.wrong, self.right)
+
+    def lay(self, at: Path) -> None:
+        """Write the files, as an agent gets them."""
+        write(at, self.files())
+
+    def judge(self, tree: Path) -> list[str] | None:
+        """Return the command that judges a tree; nothing where its test is not the one that was given."""
+        test = f"test_{self.package}.py"
+        given = (tree / test).is_file() and (tree / test).read_bytes() == self.files()[test].encode()
+        return ["python3", "-B", test] if given else None
+
     def files(self) -> dict[str, str]:
         """Return the project that the task is in: the package with the bug, and the test."""
         found = {f"{self.package}/__init__.py": ""}
@@ -31,6 +93,13 @@ class Task:
         module = f"{self.package}.{self.file.removesuffix('.py')}"
         found[f"test_{self.package}.py"] = f"from {module} import *\n\n{self.asserts}\nprint('ok')\n"
         return found
+
+
+def write(folder: Path, files: Mapping[str, str]) -> None:
+    """Write files, by their paths below a folder."""
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 TASKS = (

@@ -2,7 +2,8 @@
 
 By itself the endpoint answers by a script that knows the solutions: every agent gets the same answers, in its own tools, so
 what differs is what it sends and how long it takes outside the model. With `--gemini MODEL` or `--openai MODEL` requests are
-passed on to the real endpoint, with the key of GEMINI_API_KEY or OPENAI_API_KEY.
+passed on to the real endpoint, with the key of GEMINI_API_KEY or OPENAI_API_KEY. With `--packages` the tasks are the whole
+packages of `benchmarks.agent.packages`, and the runner does each by `do` and by plan, review and merge.
 """
 
 from __future__ import annotations
@@ -14,17 +15,18 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+from benchmarks.agent.packages import Package, packages
 from benchmarks.agent.running import ROOT, executor_here
 from benchmarks.agent.tasks import TASKS, Task
 from benchmarks.peers.agents import AGENTS
 from benchmarks.peers.endpoint import GEMINI, RESPONSES, Upstream, serving
 from benchmarks.peers.installing import Missing, install, pins
-from benchmarks.peers.running import RUNNER, Row, Run, markdown, run_peer, run_runner
+from benchmarks.peers.running import RUNNER, WAYS, Row, Run, markdown, run_peer, run_runner
 from runner import __version__
 
 FOLDER = ROOT / "build/peers"
 SCRIPTED = "gemini-2.5-flash"  # a name that every agent knows; no such model is asked
-LIMIT, LIVE_LIMIT = 45.0, 900.0  # seconds for a peer's task
+LIMIT, PACKAGE_LIMIT, LIVE_LIMIT = 45.0, 300.0, 900.0  # seconds for a peer's task
 
 
 def main() -> None:
@@ -32,17 +34,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.peers", description="Run the tasks on other agents too."
     )
-    names = [RUNNER, *(agent.name for agent in AGENTS)]
+    names = [*WAYS, *(agent.name for agent in AGENTS)]
+    parser.add_argument("--packages", action="store_true", help="the tasks are whole packages of the index")
     parser.add_argument("names", nargs="*", metavar="TASK", help="default: all")
     parser.add_argument("--agent", action="append", choices=names, help="only this one; may be repeated")
     parser.add_argument("--gemini", metavar="MODEL", help="a real model for those that speak Gemini's format")
     parser.add_argument("--openai", metavar="MODEL", help="a real model for codex, which speaks OpenAI's responses")
     asked = parser.parse_args()
-    tasks = {task.name: task for task in TASKS}
+    tasks = {task.name: task for task in (packages() if asked.packages else TASKS)}
     for name in asked.names:
         if name not in tasks:
             parser.error(f"there is no task `{name}`; there are {', '.join(tasks)}")
-    chosen = asked.agent or names
+    own = [name for name in WAYS if (name != RUNNER) == asked.packages]
+    chosen = asked.agent or [name for name in names if name in own or name not in WAYS]
     executor = executor_here()
     live = bool(asked.gemini or asked.openai)
     if live and executor != "sandbox":
@@ -50,19 +54,21 @@ def main() -> None:
     upstreams = _upstreams(parser, asked) if live else None
     models = {GEMINI: asked.gemini, RESPONSES: asked.openai} if live else dict.fromkeys((GEMINI, RESPONSES), SCRIPTED)
 
+    if missing := [name for name in chosen if name in WAYS and name not in own]:
+        parser.error(f"`{missing[0]}` is for {'small tasks' if asked.packages else '--packages'}")
     pinned = pins()
     peers = {agent.name: agent for agent in AGENTS if agent.name in chosen}
     with ThreadPoolExecutor() as pool:
         found = pool.map(lambda name: install(pinned[name], FOLDER / name), peers)
         programs = dict(zip(peers, found, strict=True))
-    limit = LIVE_LIMIT if live else LIMIT
+    limit = LIVE_LIMIT if live else PACKAGE_LIMIT if asked.packages else LIMIT
 
-    def one(name: str, task: Task) -> Run | Missing:
+    def one(name: str, task: Task | Package) -> Run | Missing:
         model = models[peers[name].format if name in peers else GEMINI]
         if model is None:
             return Missing("no model of its format was named")
-        if name == RUNNER:
-            return run_runner(task, endpoint, model, executor)
+        if name in WAYS:
+            return run_runner(task, endpoint, model, executor, name)
         program, before = programs[name], runs[name][:1]
         if isinstance(program, Missing):
             return program
@@ -76,9 +82,9 @@ def main() -> None:
             for name in runs:  # in turns, so that a busy moment of the machine hits all
                 runs[name].append(one(name, task))
             print(f"{task.name}: done", file=sys.stderr)
-    versions = {RUNNER: __version__, **{name: pin.version for name, pin in pinned.items()}}
+    versions = {**dict.fromkeys(WAYS, __version__), **{name: pin.version for name, pin in pinned.items()}}
     rows = [Row(name, versions[name], done) for name, done in runs.items()]
-    table = markdown(rows, counted="tokens" if live else "≈tokens")
+    table = markdown(rows, counted="tokens" if live else "≈tokens", model=models[GEMINI] or "")
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / "report.md").write_text(table + "\n", encoding="utf-8")
     plain = {"schema": 1, "live": live, "executor": executor, "models": models}
@@ -92,7 +98,7 @@ def main() -> None:
 def failed(rows: list[Row]) -> bool:
     """Return whether someone who started did not solve a task; the runner has to start, too."""
     return any(not one.solved for row in rows for one in row.done()) or any(
-        isinstance(one, Missing) for row in rows if row.agent == RUNNER for one in row.runs
+        isinstance(one, Missing) for row in rows if row.agent in WAYS for one in row.runs
     )
 
 

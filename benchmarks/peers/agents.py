@@ -1,65 +1,145 @@
 """What the agents are: how each is started, and which tools the scripted model calls of each.
 
-All are asked in the same words (`benchmarks.agent.running.wish`), start without questions in a home of their own, and reach
+All are asked in the same words (the task's `wish`), start without questions in a home of their own, and reach
 no model but the endpoint. Their prompts, tools and retries are their own.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
-from benchmarks.agent.tasks import Task
-from benchmarks.peers.endpoint import GEMINI, RESPONSES, Turn
+from benchmarks.agent.packages import Package
+from benchmarks.agent.tasks import BadEdit, Cut, Edit, Look, Task, Thought
+from benchmarks.peers.endpoint import GEMINI, RESPONSES, Call, Turn
+
+NOT_THERE = "this line is not in the file\n"
+CUT_TEXT = "The bug is in the function that"
 
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """A peer. `argv` is of program, the endpoint's address, model, and what is asked; `env` of address and key; `home` are files."""
+    """A peer. `argv` is of program, the endpoint's address, model, and what is asked; `env` of address and key; `home` are files.
+
+    `tools`: it offers some. Without them the script is answered in its order.
+    """
 
     name: str
     format: str
     argv: Callable[[Path, str, str, str], Sequence[str]]
     env: Callable[[str, str], Mapping[str, str]]
-    script: Callable[[Task], Sequence[Turn]]
+    script: Callable[[Task | Package], Sequence[Turn]]
     home: Mapping[str, str] = field(default_factory=dict)
+    tools: bool = True
 
 
-def look_edit(task: Task) -> tuple[str, str]:
-    """Return two commands of a shell that solve a task: one that shows the files, one that edits."""
-    path = f"{task.package}/{task.file}"
+def turns(task: Task | Package) -> list[list[Thought]]:
+    """Return the thoughts of a task, those of one turn together: all the edits that follow each other."""
+    kinds = groupby(task.thoughts, key=lambda thought: isinstance(thought, Edit) or thought)
+    return [list(together) for _, together in kinds]
+
+
+def shell(thought: Thought) -> list[str]:
+    """Return a thought as commands of a shell, which is all that some agents have."""
+    match thought:
+        case Look(commands):
+            return list(commands)
+        case BadEdit(path):
+            return [_replacing(path, NOT_THERE, "")]
+        case Edit(path, _, old, new):
+            return [_replacing(path, old, new)]
+    return []
+
+
+def _replacing(path: str, old: str, new: str) -> str:
     code = (
         f"from pathlib import Path; p = Path({path!r}); s = p.read_text(); "
-        f"assert s.count({task.wrong!r}) == 1; p.write_text(s.replace({task.wrong!r}, {task.right!r}))"
+        f"assert s.count({old!r}) == 1; p.write_text(s.replace({old!r}, {new!r}))"
     )
-    return f"cat test_{task.package}.py {path}", f"python3 -c {shlex.quote(code)}"
+    return f"python3 -c {shlex.quote(code)}"
 
 
-def runner_script(task: Task) -> tuple[Turn, ...]:
+def _script(task: Task | Package, tool: str, key: str) -> list[Turn]:
+    return [
+        Turn([(tool, {key: command}) for thought in turn for command in shell(thought)], CUT_TEXT, cut=Cut() in turn)
+        for turn in turns(task)
+    ]
+
+
+def runner_script(task: Task | Package) -> tuple[Turn, ...]:
     """Return the same solution in the runner's own tools."""
-    path = f"{task.package}/{task.file}"
-    return (
-        Turn([("read_file", {"path": f"test_{task.package}.py"}), ("read_file", {"path": path})]),
-        Turn([("edit_file", {"path": path, "edits": [{"old": task.wrong, "new": task.right}]})]),
-        Turn([("finish", {"summary": f"the bug was in {path}"})]),
-    )
+    done = "finish", {"status": "done", "summary": "the bug is fixed"}
+
+    def calls(thought: Thought) -> list[Call]:
+        match thought:
+            case Look(proposes=True):
+                return [done]
+            case Look(commands):
+                return [call for command in commands for call in _reading(command)]
+            case BadEdit(path):
+                return [("edit_file", {"path": path, "edits": [{"old": NOT_THERE, "new": ""}]})]
+            case Edit(path, _, old, new):
+                return [("edit_file", {"path": path, "edits": [{"old": old, "new": new}]})]
+        return []
+
+    said = [Turn([call for one in turn for call in calls(one)], CUT_TEXT, cut=Cut() in turn) for turn in turns(task)]
+    return (*said, Turn([done]))
 
 
-def _mini(task: Task) -> list[Turn]:
-    commands = (*look_edit(task), "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT")
-    return [Turn([("bash", {"command": command})]) for command in commands]
+def flow_scripts(task: Task | Package) -> dict[str, Sequence[Turn]]:
+    """Return what planner and reviewer answer on the way from `runner new` to `runner merge`, by the tool that is theirs."""
+    step = {"slug": "fix", "title": "Do it", "kind": "agent", "prose": task.wish, "checks": [task.check]}
+    plan = {"title": task.name, "prose": "As it was asked.", "acceptance": ["The tests pass."], "steps": [step]}
+    return {
+        "propose_plan": (Turn([("run_check", {"command": task.check})]), Turn([("propose_plan", plan)])),
+        "give_verdict": (Turn([("give_verdict", {"verdict": "PASS", "summary": "It does what was asked."})]),),
+    }
 
 
-def _gemini_cli(task: Task) -> list[Turn]:
-    calls = [Turn([("run_shell_command", {"command": command})]) for command in look_edit(task)]
-    return [*calls, Turn()]
+def _reading(command: str) -> list[Call]:
+    """Return the calls that show what a command shows: files and lines of them by the tool for them, all else by the shell."""
+    if part := re.fullmatch(r"sed -n (\d+),(\d+)p (\S+)", command):
+        return [("read_file", {"path": part[3], "start_line": int(part[1]), "end_line": int(part[2])})]
+    if command.startswith("cat "):
+        return [("read_file", {"path": path}) for path in command.split()[1:]]
+    return [("shell", {"command": command})]
 
 
-def _codex(task: Task) -> list[Turn]:
-    return [*(Turn([("exec_command", {"cmd": command})]) for command in look_edit(task)), Turn()]
+def _mini(task: Task | Package) -> list[Turn]:
+    return [
+        *_script(task, "bash", "command"),
+        Turn([("bash", {"command": "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"})]),
+    ]
+
+
+def _gemini_cli(task: Task | Package) -> list[Turn]:
+    return [*_script(task, "run_shell_command", "command"), Turn()]
+
+
+def _codex(task: Task | Package) -> list[Turn]:
+    return [*_script(task, "exec_command", "cmd"), Turn()]
+
+
+def _aider(task: Task | Package) -> list[Turn]:
+    """Return what aider takes, which offers no tools: names of files, which it then shows, and blocks to replace."""
+    said = [
+        Turn(text="I need to see " + ", ".join({f"`{one.path}`": 0 for one in task.thoughts if isinstance(one, Edit)}))
+    ]
+    for turn in turns(task):
+        if blocks := [_block(one) for one in turn if isinstance(one, Edit | BadEdit)]:
+            said.append(Turn(text="\n".join(blocks)))
+    return said
+
+
+def _block(edit: Edit | BadEdit) -> str:
+    old, new = (edit.old, edit.new) if isinstance(edit, Edit) else (NOT_THERE, "")
+    old, new = (text if text.endswith("\n") or not text else f"{text}\n" for text in (old, new))
+    return f"{edit.path}\n```\n<<<<<<< SEARCH\n{old}=======\n{new}>>>>>>> REPLACE\n```\n"
 
 
 AGENTS = (
@@ -110,5 +190,36 @@ AGENTS = (
         ],
         env=lambda _url, key: {"ONE_KEY": key},
         script=_codex,
+    ),
+    Agent(
+        "aider",
+        GEMINI,
+        argv=lambda program, _url, model, text: [
+            *(
+                str(program),
+                "--model",
+                f"gemini/{model}",
+                "--weak-model",
+                f"gemini/{model}",
+                "--edit-format",
+                "diff",
+                "--yes-always",
+            ),
+            *(
+                "--no-auto-commits",
+                "--no-stream",
+                "--no-check-update",
+                "--analytics-disable",
+                "--no-show-model-warnings",
+            ),
+            *("--no-suggest-shell-commands", "--message", text),
+        ],
+        env=lambda url, key: {
+            "GEMINI_API_KEY": key,
+            "GEMINI_API_BASE": f"{url}/v1beta",
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        },
+        script=_aider,
+        tools=False,
     ),
 )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import http.client
+import itertools
 import json
 import re
 import secrets
@@ -25,6 +26,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 Json = Any
 Call = tuple[str, dict[str, Json]]
 GEMINI, RESPONSES = "gemini", "responses"
+CACHED_FROM = 1024  # tokens: providers keep no shorter start
 _GEMINI = re.compile(r".*/(?P<name>models/[A-Za-z0-9._-]+:(?P<method>[A-Za-z]+))(?P<query>\?.*)?")
 _RESPONSES = re.compile(r".*/responses(\?.*)?")
 # Of a connection, or replaced on the way.
@@ -34,10 +36,11 @@ _KEYS = {"authorization", "x-goog-api-key"}
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A scripted answer: calls of tools, or the last words."""
+    """A scripted answer: calls of tools, or the last words. `cut`: it ends at its limit."""
 
     calls: Sequence[Call] = ()
     text: str = "Done."
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ class Exchange:
     status: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    cached_tokens: int = 0
 
 
 class Endpoint:
@@ -68,6 +72,8 @@ class Endpoint:
     def __init__(self, upstreams: Mapping[str, Upstream] | None = None) -> None:
         self.upstreams, self.script = upstreams, tuple[Turn, ...]()
         self.exchanges, self.wrong = list[Exchange](), list[str]()
+        self._others: Mapping[str, Sequence[Turn]] = {}
+        self._tools, self._seen, self._cut = True, list[list[str]](), set[int]()
         self.key = secrets.token_hex(16)
         endpoint = self
 
@@ -91,9 +97,16 @@ class Endpoint:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
-    def expect(self, script: Sequence[Turn]) -> None:
-        """Forget what went through, and answer by this script from now on."""
+    def expect(
+        self, script: Sequence[Turn], others: Mapping[str, Sequence[Turn]] | None = None, *, tools: bool = True
+    ) -> None:
+        """Forget what went through, and answer by this script from now on.
+
+        `others`: the scripts of conversations that offer a tool of that name. `tools`: the agent offers some; without them
+        the script is answered in its order.
+        """
         self.script, self.exchanges, self.wrong = tuple(script), [], []
+        self._others, self._tools, self._seen, self._cut = others or {}, tools, [], set()
 
     def close(self) -> None:
         """Stop."""
@@ -138,13 +151,20 @@ class Endpoint:
             self.wrong.append(f"no such method: {method}")
             return _send(at, 400, {"error": {"code": 400, "message": "no such method"}})
         offered = _offered(asked)
-        said = _said(asked)
-        if not offered:
+        said = _said(asked) if self._tools else len(self._seen)
+        script = next((of for name, of in self._others.items() if name in offered), self.script)
+        # An answer that was cut is no turn with calls: each is given once, before the turn that follows it.
+        places = [place for place, turn in enumerate(script) if not turn.cut]
+        if self._tools and not offered:
             turn = Turn(text=json.dumps(_sample(_schema(asked))))
-        elif said < len(self.script):
-            turn = self.script[said]
+        elif said < len(places):
+            place = places[said]
+            turn = script[place]
+            if place and script[place - 1].cut and place not in self._cut:
+                self._cut.add(place)
+                turn = script[place - 1]
         else:
-            self.wrong.append(f"asked for turn {said + 1} of {len(self.script)}")
+            self.wrong.append(f"asked for turn {said + 1} of {len(places)}")
             return _send(at, 400, {"error": {"code": 400, "message": "the script has ended"}})
         for name, _ in turn.calls:
             if name not in offered:
@@ -154,12 +174,25 @@ class Endpoint:
         exchange.status = 200
         exchange.input_tokens = -(-exchange.size // 4)
         exchange.output_tokens = -(-len(json.dumps([*turn.calls, turn.text])) // 4)
+        exchange.cached_tokens = self._repeated(asked) // 4
         if method is None:
             _send_events(at, _as_responses(turn, exchange, said))
         elif method == "streamGenerateContent":
             _send_events(at, [_as_gemini(turn, exchange, said)])
         else:
             _send(at, 200, _as_gemini(turn, exchange, said))
+
+    def _repeated(self, asked: Json) -> int:
+        """Return the size of the longest start that this request has in common with one before it; a cache holds no short ones."""
+        items = asked.get("contents") or asked.get("input")
+        system = [asked.get(key) for key in ("tools", "systemInstruction", "system_instruction", "instructions")]
+        now = [json.dumps(block) for block in (*system, *(items if isinstance(items, list) else [items]))]
+        same = (
+            itertools.takewhile(lambda pair: pair[0] == pair[1], zip(now, seen, strict=False)) for seen in self._seen
+        )
+        size = max((sum(len(block) for block, _ in pairs) for pairs in same), default=0)
+        self._seen.append(now)
+        return size if size >= 4 * CACHED_FROM else 0
 
     def _pass_on(self, at: BaseHTTPRequestHandler, name: str, data: bytes, exchange: Exchange) -> None:
         upstream = (self.upstreams or {}).get(exchange.format)
@@ -198,7 +231,7 @@ class Endpoint:
                 kept += piece
                 at.wfile.write(piece)
                 at.wfile.flush()
-        exchange.input_tokens, exchange.output_tokens = usage(kept)
+        exchange.input_tokens, exchange.output_tokens, exchange.cached_tokens = usage(kept)
 
 
 @contextlib.contextmanager
@@ -220,9 +253,9 @@ def waited(exchanges: Sequence[Exchange]) -> float:
     return total
 
 
-def usage(data: bytes) -> tuple[int, int]:
-    """Return input and output tokens as an answer of either format last says, plain or as events; zeros where it does not."""
-    found = 0, 0
+def usage(data: bytes) -> tuple[int, int, int]:
+    """Return input, output and cached tokens as an answer of either format last says, plain or as events; zeros without."""
+    found = 0, 0, 0
     whole = data.decode("utf-8", "replace")
     events = [line[5:] for line in whole.splitlines() if line.startswith("data:")]
     for text in events or [whole]:
@@ -232,9 +265,11 @@ def usage(data: bytes) -> tuple[int, int]:
             for part in (part for part in parts if isinstance(part, dict)):
                 if counted := part.get("usageMetadata"):
                     thought = counted.get("thoughtsTokenCount", 0)
-                    found = counted.get("promptTokenCount", 0), counted.get("candidatesTokenCount", 0) + thought
+                    out = counted.get("candidatesTokenCount", 0) + thought
+                    found = counted.get("promptTokenCount", 0), out, counted.get("cachedContentTokenCount", 0)
                 elif counted := (part.get("response") or part).get("usage"):
-                    found = counted.get("input_tokens", 0), counted.get("output_tokens", 0)
+                    cached = (counted.get("input_tokens_details") or {}).get("cached_tokens", 0)
+                    found = counted.get("input_tokens", 0), counted.get("output_tokens", 0), cached
     return found
 
 
@@ -284,11 +319,18 @@ def _as_gemini(turn: Turn, exchange: Exchange, number: int) -> Json:
     tokens = exchange.input_tokens, exchange.output_tokens
     return {
         "candidates": [
-            {"content": {"role": "model", "parts": parts or [{"text": turn.text}]}, "finishReason": "STOP", "index": 0}
+            {
+                "content": {"role": "model", "parts": parts or [{"text": turn.text}]},
+                "finishReason": "MAX_TOKENS" if turn.cut else "STOP",
+                "index": 0,
+            }
         ],
-        "usageMetadata": dict(
-            zip(("promptTokenCount", "candidatesTokenCount", "totalTokenCount"), (*tokens, sum(tokens)), strict=True)
-        ),
+        "usageMetadata": {
+            "promptTokenCount": tokens[0],
+            "candidatesTokenCount": tokens[1],
+            "totalTokenCount": sum(tokens),
+            "cachedContentTokenCount": exchange.cached_tokens,
+        },
         "modelVersion": "scripted",
         "responseId": f"answer-{number}",
     }
@@ -319,12 +361,13 @@ def _as_responses(turn: Turn, exchange: Exchange, number: int) -> list[Json]:
         "id": f"resp_{number}",
         "object": "response",
         "created_at": 1,
-        "status": "completed",
+        "status": "incomplete" if turn.cut else "completed",
+        "incomplete_details": {"reason": "max_output_tokens"} if turn.cut else None,
         "model": "scripted",
         "output": items,
         "usage": {
             "input_tokens": tokens[0],
-            "input_tokens_details": {"cached_tokens": 0},
+            "input_tokens_details": {"cached_tokens": exchange.cached_tokens},
             "output_tokens": tokens[1],
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": sum(tokens),
@@ -334,7 +377,7 @@ def _as_responses(turn: Turn, exchange: Exchange, number: int) -> list[Json]:
     for at, item in enumerate(items):
         events.append({"type": "response.output_item.added", "output_index": at, "item": item})
         events.append({"type": "response.output_item.done", "output_index": at, "item": item})
-    events.append({"type": "response.completed", "response": whole})
+    events.append({"type": f"response.{whole['status']}", "response": whole})
     return [{**event, "sequence_number": at} for at, event in enumerate(events)]
 
 
