@@ -199,6 +199,13 @@ _LEVEL = 1  # git's own for loose objects: they are packed later
 _THREADS = 4  # that wait for the disk, whose journal serves them all at once; more bring nothing
 
 
+def name_of(kind: str, data: bytes, algorithm: str) -> str:
+    """Return the id that git gives an object. `algorithm`: sha1 or sha256."""
+    digest = hashlib.new(algorithm, b"%s %d\0" % (kind.encode(), len(data)), usedforsecurity=False)
+    digest.update(data)
+    return digest.hexdigest()
+
+
 class Loose:
     """Writes into an `objects` folder as `git hash-object -w` does: as durable, with less waiting. For one thread; those that wait
     for the disk are its own.
@@ -228,9 +235,7 @@ class Loose:
             GitError: it cannot be written; no unsettled object is kept.
         """
         header = b"%s %d\0" % (kind.encode(), len(data))
-        digest = hashlib.new(self._algorithm, header)
-        digest.update(data)
-        oid = digest.hexdigest()
+        oid = name_of(kind, data, self._algorithm)
         folder, name = f"{self._objects}/{oid[:2]}", self._name(oid)
         if oid in self._begun or _is_there(name):
             return oid

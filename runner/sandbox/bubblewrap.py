@@ -86,6 +86,11 @@ MANAGERS = (
 COPIED = 256 * 1024  # bytes; each mount makes bwrap read the whole table of mounts again, a copy costs next to nothing
 BESIDE = {".cargo/bin": ".rustup"}  # folders whose programs need another one; .cargo itself holds the registry's token
 
+_TRIED_AGAIN = (
+    60.0  # seconds after which a sandbox that worked is tried again: steps of a run do not each start one for that
+)
+_WORKS: dict[tuple[str | None, tuple[Path, ...], bool], float] = {}  # until when it counts as tried
+
 _KEYCTL = {"x86_64": 250, "aarch64": 219}  # the system call's number
 _JOIN_SESSION_KEYRING = 1  # linux/keyctl.h
 
@@ -164,6 +169,9 @@ class Bubblewrap:
         """Return None where bubblewrap works here, else why not; see `Sandbox.check`."""
         if sys.platform != "linux":
             return "bubblewrap is for Linux; on this system there is no sandbox yet"
+        known = (shutil.which("bwrap"), self.toolchains, self.user_namespaces)
+        if time.monotonic() < _WORKS.get(known, 0.0):
+            return None
         try:
             outcome = self.run(
                 Command(("true",), Path("/usr"), {"PATH": "/usr/bin:/bin"}, 20, readable=(Path("/usr"),))
@@ -172,6 +180,8 @@ class Bubblewrap:
             why = error.what
         else:
             why = "" if outcome.ok else f"bubblewrap cannot run `true`: {_last_line(outcome.tail)}"
+        if not why:
+            _WORKS[known] = time.monotonic() + _TRIED_AGAIN
         return why or None
 
     def _spawn(self, command: Command, stdin: int, stdout: int, stderr: int) -> Group:

@@ -14,17 +14,19 @@ import os
 import shlex
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from runner.errors import InTheWayError, UsageError
-from runner.git import BLOB, EXECUTABLE, LINK, SUBMODULE, Git, GitError, TreeEntry, Worktree
+from runner.errors import InTheWayError, RunnerError, UsageError
+from runner.git import BLOB, EXECUTABLE, LINK, SUBMODULE, Git, GitError, TreeEntry, Worktree, index
+from runner.git.objects import name_of
 from runner.store import locks
 from runner.store.environment import Environment, StateDir, matching, write_atomically
 from runner.values import dataclass
 
 EDITOR_WAIT = 5.0  # seconds that another git may hold a worktree's index
 COPY = "runner-index"
+_FEW = 8  # files that are written here; of more, git tells faster
 _CONVERSIONS = (
     "core.autocrlf",
     "core.eol",
@@ -169,6 +171,89 @@ def locked(tree: Worktree, env: Environment) -> Iterator[Path]:
             os.close(handle)  # else what could not be taken away would never be a dead one's
 
 
+Changes = Mapping[str, tuple[TreeEntry | None, TreeEntry | None]]  # path to (before, after)
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """A follow that gives a few plain files other bytes, as nearly every transition does: its log and its state.
+
+    `files`: what each was when it had the bytes of the old commit, by path.
+    """
+
+    git: Git
+    tree: Worktree
+    copy: Path
+    entries: index.Entries
+    files: Mapping[str, os.stat_result]
+    new: Mapping[str, str]  # path to object
+
+    def done(self) -> bool:
+        """Write the files, and the index with the time that it had: git compares what is newer by content. False where a file changed
+        since it was looked at; then nothing was written."""
+        if any(_signature(self.tree.path / path) != _known(file) for path, file in self.files.items()):
+            return False
+        content = {path: self.git.blob(oid) for path, oid in self.new.items()}
+        if None in content.values():
+            return False
+        written = {}
+        for path, data in content.items():
+            at = self.tree.path / path
+            at.unlink()
+            with at.open("xb") as out:
+                out.write(data or b"")
+            written[path] = (self.new[path], at.lstat())
+        before = self.copy.stat()
+        self.copy.write_bytes(self.entries.replaced(written))
+        os.utime(self.copy, ns=(before.st_atime_ns, before.st_mtime_ns))
+        return True
+
+
+def _rewrite(git: Git, tree: Worktree, copy: Path, changed: Changes) -> Rewrite | None:
+    """Return how to follow without git, None where it has to look: at new and gone files, links, converted or changed content."""
+    if len(changed) > _FEW or any(
+        {entry.mode if entry else "" for entry in pair} != {BLOB} for pair in changed.values()
+    ):
+        return None
+    try:
+        entries = index.entries(copy.read_bytes(), changed, len(git.zero) // 2)
+    except (OSError, ValueError):
+        return None
+    if entries is None:
+        return None
+    files, new = {}, {}
+    for path, (before, after) in changed.items():
+        assert before is not None and after is not None
+        at = tree.path / path
+        try:
+            file, data = at.lstat(), at.read_bytes()
+        except OSError:
+            return None
+        if not stat.S_ISREG(file.st_mode) or file.st_mode & stat.S_IXUSR or file.st_nlink > 1:
+            return None
+        if {before.oid} != {entries.entry(path).oid, name_of("blob", data, git.object_format)} or _crosses_a_link(
+            tree.path, path
+        ):
+            return None
+        files[path], new[path] = file, after.oid
+    return Rewrite(git, tree, copy, entries, files, new)
+
+
+def _crosses_a_link(root: Path, path: str) -> bool:
+    return any((root / folder).is_symlink() for folder in list(Path(path).parents)[:-1])
+
+
+def _known(file: os.stat_result) -> tuple[int, ...]:
+    return file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns
+
+
+def _signature(at: Path) -> tuple[int, ...] | None:
+    try:
+        return _known(at.lstat())
+    except OSError:
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class Follow:
     """A worktree that is ready to follow: its lock is held, and that it can was shown."""
@@ -182,11 +267,13 @@ class Follow:
     new: str
     settings: list[str]
     over: list[Path]  # notes of what is finished; they go once the locks are gone, or a lock would be left unknown
+    rewrite: Rewrite | None = None  # where git has not to look at all files
 
     def finish(self) -> None:
         """Write the files and the index of the new commit. The ref has moved: a failure here is reported, and settled later."""
         try:
-            self._run("read-tree", "-m", "-u", self.old, self.new)
+            if self.rewrite is None or not self.rewrite.done():
+                self._run("read-tree", "-m", "-u", self.old, self.new)
             os.replace(self.copy, self.tree.git_dir / "index")
         except (GitError, OSError) as error:
             why = error.what if isinstance(error, GitError) else error.strerror
@@ -224,8 +311,11 @@ def prepare(git: Git, dirs: StateDir, ref: str, old: str, new: str, env: Environ
         for tree in on_branch(git, ref):
             copy = stack.enter_context(locked(tree, env))
             note = _note_path(dirs, tree)
-            follow = Follow(git, env, tree, copy, note, old, new, _settings(git, tree), over)
-            _refuse_what_is_in_the_way(follow)
+            changed = git.changed(old, new)
+            rewrite = _rewrite(git, tree, copy, changed)
+            follow = Follow(git, env, tree, copy, note, old, new, _settings(git, tree), over, rewrite)
+            if rewrite is None:
+                _refuse_what_is_in_the_way(follow, changed)
             follows.append(follow)
         for follow in follows:
             _write_note(follow.note, follow.tree, ref, old, new)
@@ -260,9 +350,8 @@ def _write_note(path: Path, tree: Worktree, ref: str, old: str, new: str) -> Non
     write_atomically(path, json.dumps(note).encode() + b"\n")
 
 
-def _refuse_what_is_in_the_way(follow: Follow) -> None:
+def _refuse_what_is_in_the_way(follow: Follow, changed: Changes) -> None:
     git, root = follow.git, follow.tree.path
-    changed = git.changed(follow.old, follow.new)
     gone = {path for path, (_, after) in changed.items() if after is None}
     in_the_way = {
         found
@@ -397,9 +486,9 @@ def settle(git: Git, tree: Worktree, old: str, new: str, env: Environment) -> li
 
         if not copy.exists():
             run("read-tree", old)
-        index = _index(run("ls-files", "-v", "-s", "-z"))
-        follows = [path for path, pair in changed.items() if index.plain(path) in pair]
-        hidden = [path for path in follows if path in index.skipped]
+        listed = _index(run("ls-files", "-v", "-s", "-z"))
+        follows = [path for path, pair in changed.items() if listed.plain(path) in pair]
+        hidden = [path for path in follows if path in listed.skipped]
         write: list[str] = []
         # What goes away goes first: a folder may become a file.
         for path, (before, after) in sorted(changed.items(), key=lambda item: item[1][1] is not None):
@@ -421,7 +510,7 @@ def settle(git: Git, tree: Worktree, old: str, new: str, env: Environment) -> li
             for path, entry in entries.items()
         ]
         run("update-index", "-z", "--index-info", data=b"".join(info))
-        for flag, paths in (("--skip-worktree", index.skipped), ("--assume-unchanged", index.assumed)):
+        for flag, paths in (("--skip-worktree", listed.skipped), ("--assume-unchanged", listed.assumed)):
             if again := [path for path, entry in entries.items() if entry and path in paths]:
                 run("update-index", flag, "-z", "--stdin", names=again)
         if write:
@@ -482,9 +571,8 @@ class Disk:
         folder, a link on the way, a file that cannot be read) is an entry that equals no other.
         """
         at, theirs = self.tree.path / path, TreeEntry("", "theirs")
-        for folder in list(Path(path).parents)[:-1]:
-            if (self.tree.path / folder).is_symlink():
-                return theirs
+        if _crosses_a_link(self.tree.path, path):
+            return theirs
         try:
             mode = at.lstat().st_mode
             if stat.S_ISLNK(mode):
@@ -561,6 +649,8 @@ def uncommitted(git: Git, tree: Worktree, folder: str) -> dict[str, TreeEntry | 
     Raises:
         InTheWayError: a merge left conflicts there.
     """
+    if _is_untouched(git, tree, folder):
+        return {}
     settings = _settings(git, tree)
     out = git.run(
         "status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames", "--ignored=no",
@@ -581,3 +671,36 @@ def uncommitted(git: Git, tree: Worktree, folder: str) -> dict[str, TreeEntry | 
     disk = Disk(git, tree, settings)
     found = {path: disk.entry(path, committed.get(path), write=True) for _, path in changes}
     return {path: entry for path, entry in found.items() if entry != committed.get(path)}
+
+
+def _is_untouched(git: Git, tree: Worktree, folder: str) -> bool:
+    """Return whether all below `folder` is, by index and disk, what is committed; False where only git can tell."""
+    try:
+        changed = git.changed(None, f"{tree.branch}:{folder}")
+        committed = {f"{folder}/{path}": entry for path, (_, entry) in changed.items() if entry}
+        file = tree.git_dir / "index"
+        listed, when = index.entries(file.read_bytes(), committed, len(git.zero) // 2), file.stat().st_mtime_ns
+        if listed is None or any(entry != listed.entry(path) for path, entry in committed.items()):
+            return False
+        left, top = set(committed), f"{tree.path}/"
+        stack = [f"{top}{folder}"]
+        while stack:
+            with os.scandir(stack.pop()) as found:
+                for one in found:
+                    if one.is_dir(follow_symlinks=False):
+                        stack.append(one.path)
+                        continue
+                    path = one.path[len(top) :]
+                    here = one.stat(follow_symlinks=False)
+                    if path not in left or not stat.S_ISREG(here.st_mode):
+                        return False
+                    left.discard(path)
+                    if here.st_mtime_ns < when and listed.is_as_listed(path, here):
+                        continue
+                    if bool(here.st_mode & stat.S_IXUSR) != (committed[path].mode == EXECUTABLE):
+                        return False
+                    if name_of("blob", Path(one.path).read_bytes(), git.object_format) != committed[path].oid:
+                        return False
+    except (GitError, OSError, ValueError, RunnerError):
+        return False
+    return not left

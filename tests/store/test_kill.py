@@ -339,6 +339,7 @@ def test_a_cancel_that_was_killed_and_is_typed_again_leaves_nothing_behind(
     box: Box, dying: DyingGit, words: str, instead: str
 ) -> None:
     protocol = box.new({"01-a": command("true")})
+    box.git("update-index", "--index-version", "4", cwd=box.worktree(protocol))  # which git has to write
     dying.dies(words, f"{instead}; kill -9 $PPID")
     killed(box, "cancel", protocol)
     assert dying.is_dead()

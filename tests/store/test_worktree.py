@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -625,3 +626,47 @@ def test_where_git_cannot_refresh_the_index_no_work_of_a_persons_is_said_to_be_i
     assert (done.code, "work of yours" in done.err) == (2, False), done.err
     assert "unable to write new index" in done.err
     box.runner("run", protocol, rc=0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "echo more >> .protocols/0001-a/plan.md",
+        "t=$(stat -c %y .protocols/0001-a/plan.md); printf 'B' > .protocols/0001-a/plan.md; touch -d \"$t\" .protocols/0001-a/plan.md",
+        "chmod +x .protocols/0001-a/plan.md",
+        "rm .protocols/0001-a/plan.md",
+        "rm .protocols/0001-a/plan.md; ln -s ../../README.md .protocols/0001-a/plan.md",
+        "touch .protocols/0001-a/03-new.md",
+        "mkdir .protocols/0001-a/sub; touch .protocols/0001-a/sub/file",
+    ],
+)
+def test_an_edit_of_any_kind_is_seen_as_git_sees_it(box: Box, change: str) -> None:
+    box.write(".protocols/0001-a/plan.md", "A")
+    box.write(".protocols/0001-a/01-a.md", "a step")
+    box.commit()
+    project = box.project()
+    [tree] = worktree.on_branch(project.git, REF)
+    assert worktree.uncommitted(project.git, tree, ".protocols/0001-a") == {}
+    box.git("update-index", "--refresh")
+    subprocess.run(["sh", "-ec", change], cwd=box.path, env=box.environment(), check=True)
+    seen = worktree.uncommitted(project.git, tree, ".protocols/0001-a")
+    assert bool(seen) == (box.git("status", "--porcelain", "-uall", "--", ".protocols") != "")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "touch -d @1 .protocols/0001-a/plan.md",
+        "git rm -q --cached .protocols/0001-a/plan.md",
+        "git update-index --chmod=+x .protocols/0001-a/plan.md",
+        "git update-index --cacheinfo 100644,$(git rev-parse HEAD:README.md),.protocols/0001-a/plan.md",
+        "git update-index --add --cacheinfo 100644,$(git rev-parse HEAD:README.md),.protocols/0001-a/09-staged.md",
+    ],
+)
+def test_what_only_looks_changed_or_is_only_in_the_index_is_no_edit(box: Box, change: str) -> None:
+    box.write(".protocols/0001-a/plan.md", "A")
+    box.commit()
+    project = box.project()
+    [tree] = worktree.on_branch(project.git, REF)
+    subprocess.run(["sh", "-ec", change], cwd=box.path, env=box.environment(), check=True)
+    assert worktree.uncommitted(project.git, tree, ".protocols/0001-a") == {}

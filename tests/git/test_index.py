@@ -1,0 +1,98 @@
+"""Entries of an index that are replaced in place: git then says what it says of an index that it wrote itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner.git import index
+from tests.conftest import Box, make_box
+
+NAMES = st.sampled_from(["a", "b.md", "zz", "é", "x y", "n" * 60, "m" * 200])
+PATHS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
+
+
+def replaced(box: Box, paths: list[str], at: str = ".git/index") -> None:
+    """Give files other content, and the index their objects without git."""
+    file, sha256 = box.path / at, box.git("rev-parse", "--show-object-format").strip() == "sha256"
+    entries = index.entries(file.read_bytes(), paths, 32 if sha256 else 20)
+    assert entries is not None
+    changes = {}
+    for path in paths:
+        assert entries.entry(path).oid == box.git("rev-parse", f":{path}").strip()
+        box.write(path, f"other content of {path}")
+        changes[path] = (box.git("hash-object", "-w", "--", path).strip(), (box.path / path).lstat())
+    data = entries.replaced(changes)
+    file.write_bytes(data)
+
+
+def holds(box: Box) -> None:
+    """git takes the index as it is: nothing is to be looked at again, and its trees are those of its files."""
+    assert box.git("diff-files") == ""
+    assert box.git("update-index", "--refresh") == ""
+    tree = box.git("write-tree")
+    listed = box.git("ls-files", "-s", "-z")
+    box.git("read-tree", "--empty")
+    box.git("update-index", "-z", "--index-info", data=listed)
+    assert box.git("write-tree") == tree
+
+
+@given(st.lists(PATHS, min_size=1, max_size=12, unique=True), st.data(), st.sampled_from([2, 3]))
+def test_git_reads_it_as_its_own(
+    tmp_path_factory: pytest.TempPathFactory, paths: list[str], data: st.DataObject, version: int
+) -> None:
+    box = make_box(tmp_path_factory.mktemp("index") / "repo")
+    for path in paths:
+        if not any(other != path and other.startswith(f"{path}/") for other in paths):
+            box.write(path, path)
+    box.git("update-index", "--index-version", str(version))
+    box.commit()
+    there = box.git("ls-files", "-z").split("\0")[:-1]
+    changed = data.draw(st.lists(st.sampled_from(there), min_size=1, max_size=3, unique=True))
+    replaced(box, changed)
+    assert set(box.git("diff", "--cached", "--name-only", "-z").split("\0")[:-1]) == set(changed)
+    holds(box)
+
+
+@pytest.mark.parametrize("init", [(), ("--object-format=sha256",)])
+def test_offsets_of_a_large_index_are_left_out(tmp_path: Path, init: tuple[str, ...]) -> None:
+    box = make_box(tmp_path / "repo", *init)
+    for number in range(300):
+        box.write(f"d{number % 7}/{number}", str(number))
+    box.git("config", "index.threads", "2")
+    box.git("config", "index.recordEndOfIndexEntries", "true")
+    box.git("config", "index.recordOffsetTable", "true")
+    box.commit()
+    assert b"EOIE" in (box.path / ".git/index").read_bytes()
+    replaced(box, ["d3/10", "README.md"])
+    holds(box)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("update-index", "--index-version", "4"),
+        ("update-index", "--split-index"),
+        ("update-index", "--assume-unchanged", "README.md"),
+        ("update-index", "--skip-worktree", "src/app.py"),
+        ("update-index", "--force-remove", "README.md"),
+        ("update-index", "--fsmonitor"),
+    ],
+)
+def test_what_is_not_plain_is_left_to_git(box: Box, words: tuple[str, ...]) -> None:
+    box.git(*words)
+    assert index.entries((box.path / ".git/index").read_bytes(), ["README.md"], 20) is None
+
+
+@given(st.integers(0, 10_000), st.integers(0, 255))
+def test_a_damaged_index_is_left_to_git(tmp_path_factory: pytest.TempPathFactory, at: int, byte: int) -> None:
+    box = make_box(tmp_path_factory.mktemp("damaged") / "repo")
+    data = bytearray((box.path / ".git/index").read_bytes())
+    at %= len(data)
+    if data[at] != byte:
+        data[at] = byte
+        assert index.entries(bytes(data), ["README.md"], 20) is None
+    assert index.entries(bytes(data[:at]), ["README.md"], 20) is None
