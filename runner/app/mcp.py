@@ -75,13 +75,22 @@ def _write(top: Path, name: str, words: list[servers.Words], before: str | None)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(servers.render(words))
         written.append(paths.words_file(name))
-    text = at.read_text()
-    if before is None:
-        line = f"tools: {digest}"
-    elif before != digest:
-        if len(re.findall(before, text)) == 1:
-            at.write_text(text.replace(before, digest))
-            written.append(paths.CONFIG)
-        else:
+    if before != digest:
+        text = _with_digest(at.read_text(), name, before, digest)
+        if text is None:
             line = f"tools: {digest}"
+        else:
+            at.write_text(text)
+            written.append(paths.CONFIG)
     return Pinned(digest, len(words), tuple(servers.changes(old, words)), tuple(written), line)
+
+
+def _with_digest(text: str, name: str, before: str | None, digest: str) -> str | None:
+    """Return the text of config.yaml with a server's digest; None where it is not plain where that goes."""
+    if before is not None:
+        new = text.replace(before, digest)
+    else:
+        new = re.sub(rf"(?m)^([ ]+){name}:[ ]*\n([ ]+)(?=\S)", rf"\1{name}:\n\2tools: {digest}\n\2", text)
+    wanted, found = (config.parse(one.encode(), paths.CONFIG) for one in (text, new))
+    pinned = wanted.mcp[name].model_copy(update={"tools": digest})
+    return new if found == wanted.model_copy(update={"mcp": {**wanted.mcp, name: pinned}}) else None

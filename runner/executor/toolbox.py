@@ -334,9 +334,10 @@ def judge_of(run: StepRun) -> Judge:
     def judge(contract: Contract, arguments: Mapping[str, Any], untrusted: bool) -> Decision:
         if contract.name in own and contract.source == registry.LOOP[contract.name].source:
             return ALLOWED
-        subject = policy.call(
-            contract.name, arguments, effect=contract.effect, paths=_paths(contract, arguments, work, names, folders)
-        )
+        paths_of = _paths(contract, arguments, work, names, folders)
+        if contract.source.startswith("mcp:"):  # a server is given whole paths, and follows links
+            arguments = {**arguments, "path": None, "paths": paths_of}
+        subject = policy.call(contract.name, arguments, effect=contract.effect, paths=paths_of)
         subject = dataclasses.replace(
             subject,
             step=run.slug,
@@ -372,10 +373,14 @@ def listed_by(agent: AgentFile | None) -> Callable[[Contract], bool]:
 def _paths(
     contract: Contract, arguments: Mapping[str, Any], work: Path, names: Sequence[str], folders: Mapping[str, Path]
 ) -> tuple[str, ...]:
-    """Return the paths of a call of the runner's own tools, from the repository's root, after links are followed."""
-    if contract.source != "built in":
+    """Return the paths of a call of the runner's own tools, and of a server's, from the root, after links are followed."""
+    if contract.source.startswith("mcp:"):
+        given = arguments.get("paths")
+        named: list[Any] = [arguments.get("path"), *(given if isinstance(given, list) else ())]
+    elif contract.source != "built in":
         return tuple(path for path in (arguments.get("path"),) if isinstance(path, str) and path)
-    named: list[Any] = [arguments.get("path")]
+    else:
+        named = [arguments.get("path")]
     if contract.name == "apply_patch":
         try:
             named = [file["path"] for file in patch.parse(str(arguments.get("patch", "")))]

@@ -11,9 +11,10 @@ import pytest
 
 from runner.app import proposals
 from runner.errors import RefusedError
+from runner.store import workspace
 from runner.tools import servers
 from tests.conftest import Box
-from tests.executor.minds import agent, finish, mind, say, sound, write
+from tests.executor.minds import Script, agent, finish, mind, say, sound, write
 from tests.executor.test_calls import WAITS, allow, lines, results, tool, wait
 from tests.people import Person, person
 from tests.tools.test_mcp import PINNED, RUDE, WORDS
@@ -75,6 +76,22 @@ def test_a_rule_about_a_server_holds_and_verify_knows_its_calls_by_their_names(b
     assert look["error"] and "not that" in look["content"] and send["content"] == "did sent"
     assert lines(ledger) == ["sent"]
     sound(box, protocol)
+
+
+@pytest.mark.parametrize("path", ["secrets/a", "{work}/secrets/a", "./x/../secrets/a", "link/a"])
+def test_a_rule_about_a_path_holds_however_a_server_is_given_it(box: Box, alice: Person, path: str) -> None:
+    ledger = serve(box)
+    box.write("secrets/a", "a\n")
+    (box.path / "link").symlink_to("secrets")
+    allow(box, alice, 'rules: [{deny: {tool: "mcp:docs/*", path: "secrets/**"}, reason: not those}]\n')
+    with mind(box) as wire:
+        protocol = box.new({"01-a": agent()})
+        with box.project() as project:
+            work = workspace.place(project.dirs, protocol, None).work
+        name, arguments = call("look", "well")
+        wire.script = Script(say((name, {**arguments, "path": path.format(work=work)})), finish())
+        box.runner("run", protocol, rc=0)
+    assert "not those" in results(box, protocol, "a.1")[0]["content"] and lines(ledger) == []
 
 
 def test_a_server_whose_words_changed_stops_the_step_until_a_person_pins_them(box: Box) -> None:
@@ -185,3 +202,39 @@ def test_a_step_cannot_change_the_program_of_a_server(box: Box) -> None:
         protocol = box.new({"01-a": agent()})
         box.runner("run", protocol, rc=0)
     assert lines(ledger) == ["well"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("mcp:\n  docs:\n    # ours\n    command: C\n", "mcp:\n  docs:\n    tools: D\n    # ours\n    command: C\n"),
+        ("mcp:\n  docs: {command: C}\n", None),
+        (
+            "base: main\nmcp:\n  docs:\n    command: C\n    tools: OLD\n",
+            "base: main\nmcp:\n  docs:\n    command: C\n    tools: D\n",
+        ),
+        ("mcp:\n  docs:\n    command: C\n    tools: OLD\n  b:\n    command: C\n    tools: OLD\n", None),
+    ],
+)
+def test_a_pin_writes_the_digest_where_it_is_plain_where(box: Box, before: str, after: str | None) -> None:
+    old, argv = "sha256:" + "0" * 64, json.dumps([sys.executable, "tools/rude.py"])
+
+    def filled(text: str) -> str:
+        return text.replace("C", argv).replace("OLD", old).replace("D", PINNED)
+
+    box.write("tools/rude.py", RUDE.read_text())
+    box.write(".protocols/config.yaml", filled(before))
+    box.commit("server")
+    said = box.runner("mcp", "pin", "docs", rc=0)
+    assert (box.path / ".protocols/config.yaml").read_text() == filled(after or before)
+    assert (f"tools: {PINNED}" in said.err) == (after is None)
+    assert json.loads((box.path / ".protocols/mcp/docs.json").read_text()) == json.loads(servers.render(WORDS))
+
+
+def test_what_cannot_be_pinned_is_said_with_what_helps(box: Box) -> None:
+    serve(box)
+    assert "there is no MCP server `dosc`; there is docs" in box.runner("mcp", "pin", "dosc", rc=2).err
+    box.write(".protocols/config.yaml", "mcp: {docs: {command: [tools/none.py], env: [DOCS_TOKEN]}}\n")
+    assert "gets the variable DOCS_TOKEN, which is not set" in box.runner("mcp", "pin", "docs", rc=2).err
+    box.env["DOCS_TOKEN"] = "0123456789abcdef"
+    assert "the MCP server `docs` cannot be used" in box.runner("mcp", "pin", "docs", rc=2).err
