@@ -39,11 +39,15 @@ class Proposal:
 
 
 @contextlib.contextmanager
-def propose(project: Project, protocol: str, wish: str = "", *, questions: bool = True) -> Iterator[Proposal]:
+def propose(
+    project: Project, protocol: str, wish: str = "", *, questions: bool = True, split: str | None = None
+) -> Iterator[Proposal]:
     """Have the pending steps planned anew, and give what comes of it; nothing is changed. `wish`: what should be different.
 
+    `split`: the one step that smaller ones come in the place of.
+
     Raises:
-        RefusedError: nothing is pending. HeldError: a step is at work. InTheWayError: words that are not committed.
+        RefusedError: nothing is pending, or not that step. HeldError: a step is at work. InTheWayError: words that are not committed.
         WaitingError: the model has questions and nobody is here. EngineError: there is no plan.
     """
     project.refuse_unsupported()
@@ -63,16 +67,26 @@ def propose(project: Project, protocol: str, wish: str = "", *, questions: bool 
             f"write a step file of your own, or `runner edit {number(protocol)}`",
         )
     before = snapshot.words(project.git, seen)
-    kept = {
-        name: data
-        for name, data in before.items()
-        if name not in {step.file for step in plan.steps if step.slug in again}
-    }
-    first = 1 + max((step.number for step in plan.steps if step.slug not in again), default=0)
-    task = planning.task_again(project, wish, plan, before, state, seen.tip)
-    replaced = {step.slug: (step, before[step.file]) for step in plan.steps if step.slug in again}
-    check = planning.check_again(kept, first, replaced)
-    base = planning.Base(seen.tip)
+    if split is not None:
+        step = plan.step(load.find_step(state, split))
+        if step is None or step.slug not in again or step.header.kind is not plans.Kind.AGENT:
+            raise RefusedError(
+                f"{split} cannot be split: it is no step of kind agent that has not started",
+                paths.folder(protocol),
+                f"`runner show {number(protocol)}` lists the steps",
+            )
+        task = planning.task_again(project, wish, plan, before, state, seen.tip, step)
+        check, base = planning.check_split(step, plan, before), planning.Base(seen.tip, phase="decompose")
+    else:
+        kept = {
+            name: data
+            for name, data in before.items()
+            if name not in {step.file for step in plan.steps if step.slug in again}
+        }
+        first = 1 + max((step.number for step in plan.steps if step.slug not in again), default=0)
+        task = planning.task_again(project, wish, plan, before, state, seen.tip)
+        replaced = {step.slug: (step, before[step.file]) for step in plan.steps if step.slug in again}
+        check, base = planning.check_again(kept, first, replaced), planning.Base(seen.tip)
     with planning.written(project, task, check, questions=questions, of=(seen, plan, state), base=base) as told:
         assert isinstance(told, planning.Written)  # its questions do not wait
         usd = told.spent.get("usd", "0")

@@ -26,11 +26,14 @@ YES, EDIT, DROP = "yes", "edit", "drop"
 @click.command("plan")
 @options.protocol
 @click.option("-m", "--message", "wish", metavar="TEXT", default="", help="What to change in the plan.")
+@click.option("--split", metavar="STEP", help="Only split STEP, which has not started, into smaller steps.")
 @click.option("-y", "--yes", is_flag=True, help="Accept the proposal.")
 @click.option("--no-questions", is_flag=True, help="The model decides open questions itself.")
 @options.work
 @click.pass_obj
-def command(session: Session, protocol: str | None, wish: str, yes: bool, no_questions: bool) -> None:
+def command(
+    session: Session, protocol: str | None, wish: str, split: str | None, yes: bool, no_questions: bool
+) -> None:
     """Let a model plan the pending steps of PROTOCOL again, and show the changes that it proposes.
 
     At a terminal you accept the proposal, edit it in your editor first, or discard it; without a terminal, --yes accepts it.
@@ -40,8 +43,9 @@ def command(session: Session, protocol: str | None, wish: str, yes: bool, no_que
     name = session.means(load.find_protocol(project, protocol))
     wish = strict_yaml.decode(wish.encode("utf-8", "surrogateescape"), "TEXT").strip()
     with contextlib.ExitStack() as stack:
-        with session.waiting("a model plans the pending steps"):
-            proposal = stack.enter_context(plan.propose(project, name, wish, questions=not no_questions))
+        with session.waiting(f"a model splits {split}" if split else "a model plans the pending steps"):
+            made = plan.propose(project, name, wish, questions=not no_questions, split=split)
+            proposal = stack.enter_context(made)
         if not proposal.changed(proposal.files):
             session.note(f"{name}  the steps stay as they are")
             return
@@ -49,9 +53,9 @@ def command(session: Session, protocol: str | None, wish: str, yes: bool, no_que
         chosen = proposal.files if yes else _chosen(session, proposal)
         if chosen is None:
             return
-        made = plan.take(project, proposal, chosen)
+        commit = plan.take(project, proposal, chosen)
         cost = f" · {describe.money(proposal.usd)}" if proposal.usd else ""
-        session.note(f"{name}  replanned, committed as yours: {made[:7]}{cost}")
+        session.note(f"{name}  replanned, committed as yours: {commit[:7]}{cost}")
         request.post_published(project, name)
 
 

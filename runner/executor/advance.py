@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 
 from runner import signals
-from runner.errors import ConflictError, RefusedError
+from runner.errors import ConflictError, RefusedError, WaitingError
 from runner.executor import commit, load, permissions, steps, transition
 from runner.executor.commit import Advanced, Start
 from runner.executor.step_run import StepRun
@@ -20,7 +20,7 @@ from runner.protocol import events as ev
 from runner.protocol.decision import Action, CheckStep, Complete, Halt, RunStep, WritePlan
 from runner.protocol.events import Event
 from runner.protocol.plans import Plan
-from runner.protocol.state import State, Status
+from runner.protocol.state import State, Status, StepStatus
 from runner.store import history, lease, publishing, record, transaction, worktree
 from runner.store.environment import write_checkpoint
 from runner.store.project import Project
@@ -171,6 +171,12 @@ def _step(project: Project, seen: Snapshot, only: str | None, forge: Forge | Non
         step = plan.step(action.slug)
         assert step is not None, action.slug
         run = StepRun(project, seen, plan, step, state, approvals)
+        if (
+            step.header.decompose
+            and isinstance(action, RunStep)
+            and state.steps[step.slug].status is StepStatus.PENDING
+        ):
+            _refuse_whole(run)
         held = permissions.hold(run, action)
         if project.trusted.commit != trusted:
             return None
@@ -186,6 +192,20 @@ def _step(project: Project, seen: Snapshot, only: str | None, forge: Forge | Non
             project.env.hear_output(run.label, b"")
         outcome = steps.perform(action, run)
     return commit.commit(start, action, outcome)
+
+
+def _refuse_whole(run: StepRun) -> None:
+    """Refuse to start a step that is to be split: nothing is paid, or asked of people, for the whole of it.
+
+    Raises:
+        WaitingError: unless an attempt was made before `decompose` was written.
+    """
+    if run.attempt == 1:
+        raise WaitingError(
+            f"{run.slug} has to be split before it starts: its file says `decompose: true`",
+            f"{paths.folder(run.view.protocol)}/{run.step.file}:{run.step.lines.get('decompose', 1)}",
+            f"`runner plan {ids.number_of(run.view.protocol)} --split {run.slug}`, or remove the key",
+        )
 
 
 def _lease(project: Project, seen: Snapshot, forge: Forge | None) -> bool:

@@ -36,7 +36,7 @@ def engine_names(
     if agent and agent.engine:
         return (agent.engine,)
     config = project.config.engine
-    named: tuple[str, ...] = getattr(config, phase) or config.default
+    named: tuple[str, ...] = getattr(config, phase) or (config.plan if phase == "decompose" else ()) or config.default
     return named or (registry.default_name(environ),)
 
 

@@ -41,6 +41,16 @@ from runner.values import dataclass
 ROUNDS = 3  # how often the model may ask questions
 SECONDS = 1800.0
 UNBOUNDED = Limits(turns=None, seconds=SECONDS)  # where no plan says how much it may cost
+SPLIT = (
+    "Split the step `{0}` into smaller ones, each of which one agent can finish and a check can tell from undone. `steps` holds those"
+    " that come in its place, in their order; the last of them keeps the slug `{0}`. They do together what the step asks, no more. If"
+    " it is small enough, give it alone. Other steps stay, and are not repeated. `title`, `prose` and `acceptance` are not changed."
+)
+AGAIN = (
+    "Plan the steps anew that are to be planned anew: `steps` holds those that shall stand in their place, after the ones that"
+    " stay, which are not repeated and whose slugs are taken. What is right already is given again as it stands."
+    " `title`, `prose` and `acceptance` are not changed."
+)
 UNTRIED = (
     "These checks were not seen to run here: {}. Run them with `run_check`, or name others or none: a step that names none has the"
     " project's own. Then give the whole plan again."
@@ -94,10 +104,14 @@ class Asking:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What a planner may look at: a commit, and the commands that may run the project's tests there, beside its own `checks:`."""
+    """What a planner may look at: a commit, and the commands that may run the project's tests there, beside its own `checks:`.
+
+    `phase`: whose engines are asked.
+    """
 
     commit: str
     commands: tuple[str, ...] = ()
+    phase: str = "plan"
 
 
 class _Open(Exception):
@@ -228,7 +242,7 @@ def written(
     """
     redactor = Redactor(project.env.environ)
     task = redactor.text(task)
-    names = asking.engine_names(project, of[1] if of else None, None, None, "plan")
+    names = asking.engine_names(project, of[1] if of else None, None, None, base.phase)
     asked = Request(system=" ".join(names), turns=(UserTurn(text=f"{questions}\n{task}"),))
     key = of[0].protocol if of else asked.digest().removeprefix("sha256:")[:32]
     with locks.hold(project.dirs.lock(f"planning-{key}"), project.env, what="this plan"):
@@ -450,28 +464,33 @@ def task_of_new(project: Project, request: str, start: str) -> str:
     return "\n\n".join([*parts, *prompting.context(project, request, start)])
 
 
-def task_again(project: Project, wish: str, plan: Plan, files: Mapping[str, bytes], state: State, tip: str) -> str:
-    """Return the prompt of a model that plans the pending steps of a protocol anew."""
+def task_again(
+    project: Project,
+    wish: str,
+    plan: Plan,
+    files: Mapping[str, bytes],
+    state: State,
+    tip: str,
+    split: Step | None = None,
+) -> str:
+    """Return the prompt of a model that plans the pending steps of a protocol anew, or that splits one of them."""
     parts = [f"# The work: {plan.header.title}", plan.prose.strip()]
     if plan.header.acceptance:
         parts.append("It is accepted when:\n" + "\n".join(f"- {line}" for line in plan.header.acceptance))
     if plan.context:
         parts.append(f"# Notes\n\n{plan.context.strip()}")
-    again = pending(plan, state)
+    again = [split.slug] if split else pending(plan, state)
     for step in plan.steps:
         known = state.steps.get(step.slug)
-        standing = "to be planned anew" if step.slug in again else f"stays: {known.status if known else 'pending'}"
+        mark = "to be split" if split else "to be planned anew"
+        standing = mark if step.slug in again else f"stays: {known.status if known else 'pending'}"
         parts.append(
             f"# Step {step.number:02d}-{step.slug} ({standing})\n\n{files[step.file].decode('utf-8', 'replace').strip()}"
         )
         if known is not None and (known.result is not None or known.reason):
             told = known.reason or json.dumps(known.result, ensure_ascii=False)
             parts.append(prompting.fence(told[: prompting.RESULT_LIMIT], f"what came of {step.slug}"))
-    parts.append(
-        "Plan the steps anew that are to be planned anew: `steps` holds those that shall stand in their place, after the ones that"
-        " stay, which are not repeated and whose slugs are taken. What is right already is given again as it stands."
-        " `title`, `prose` and `acceptance` are not changed."
-    )
+    parts.append(SPLIT.format(split.slug) if split else AGAIN)
     if wish:
         parts.append(f"# What should be different\n\n{prompting.cut(wish, REQUEST_LIMIT)}")
     about = f"{plan.header.title} {wish}"
@@ -520,6 +539,22 @@ def check_again(kept: Mapping[str, bytes], first: int, before: Mapping[str, tupl
 
     def check(draft: Draft) -> dict[str, bytes]:
         files = {**kept, **model_answers.step_files(draft.steps, first, before)}
+        plans.refuse_unsupported(plans.parse(files, "the plan"), "the plan")
+        return files
+
+    return check
+
+
+def check_split(step: Step, plan: Plan, before: Mapping[str, bytes]) -> Check:
+    """Return a function that makes the files of a plan in which others come in the place of a step; later ones get later numbers.
+
+    `before`: the plan files.
+    """
+
+    def check(draft: Draft) -> dict[str, bytes]:
+        made, by = model_answers.split_files(draft.steps, step, before[step.file]), len(draft.steps) - 1
+        names = {one.file: f"{one.number + by:02d}-{one.slug}.md" for one in plan.steps if one.number > step.number}
+        files = {names.get(name, name): data for name, data in before.items() if name != step.file} | made
         plans.refuse_unsupported(plans.parse(files, "the plan"), "the plan")
         return files
 

@@ -265,6 +265,7 @@ class EngineKey(FileModel):
 
     default: _Engines = ()
     plan: _Engines = ()
+    decompose: _Engines = ()
     execute: _Engines = ()
     review: _Engines = ()
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
@@ -25,7 +26,7 @@ STEPS_MOST = 30
 QUESTIONS_MOST = 5
 FILES_MOST = 12  # of a step
 _PROBLEMS_MOST = 12
-_AGENTS = ("agent", "engine", "budget")
+_AGENTS = ("agent", "engine", "budget", "result", "decompose")
 _PEOPLES = (*_AGENTS, "on_failure", "timeout", "approval")  # keys of a step that a draft cannot hold
 # Text that YAML reads unchanged without quotes, also between the brackets of a list.
 _PLAIN = re.compile(r"[A-Za-z0-9./_][A-Za-z0-9 ./_*()=+@-]*")
@@ -146,6 +147,25 @@ def step_files(
     return {
         f"{number:02d}-{step.slug}.md": _step(step, known.get(step.slug)) for number, step in enumerate(steps, first)
     }
+
+
+def split_files(steps: Sequence[DraftStep], step: Step, file: bytes) -> dict[str, bytes]:
+    """Return the step files that come in the place of one: the last has its slug, so that what refers to the step holds, and each has
+    the keys that only people write; what one step needs, the first needs.
+
+    Raises:
+        UnfitError: the last one has another slug.
+    """
+    if steps[-1].slug != step.slug:
+        raise UnfitError([f"the last step is not `{step.slug}`; it keeps that slug, since others may refer to it"])
+    needs = tuple(step.header.needs) if step.header.needs is not None else None
+    steps = [one.model_copy(update={"needs": needs if at == 0 else one.needs}) for at, one in enumerate(steps)]
+    before = {}
+    for one in steps:
+        gone = ("decompose",) if one is steps[-1] else ("decompose", "result")
+        lines = {key: line for key, line in step.lines.items() if key not in gone}
+        before[one.slug] = replace(step, lines=lines), file
+    return step_files(steps, step.number, before)
 
 
 def plan_files(draft: Draft) -> dict[str, bytes]:

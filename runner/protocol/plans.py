@@ -21,6 +21,7 @@ from runner.protocol import ids, log, paths, references, strict_yaml
 from runner.protocol.ids import SLUG_LIMIT, step_slug
 from runner.protocol.strict_yaml import (
     Amount,
+    Bool,
     Count,
     FileModel,
     Line,
@@ -335,6 +336,7 @@ class StepHeader(FileModel):
     )
     timeout: Duration | None = Field(default=None, description="The time limit, such as 90s, 20m or 1h30m.")
     budget: Budget | None = Field(default=None, description="The most that the step may spend.")
+    decompose: Bool = Field(default=False, description="Whether a model splits the step before it starts.")
     resources: Resources = Field(
         default=Resources.model_construct(),
         description="The most that a process of its commands and checks may use; it lowers what config.yaml says.",
@@ -356,9 +358,10 @@ class StepHeader(FileModel):
         for key, given in (("tool", self.tool is not None), ("with", bool(self.with_))):
             if given and self.kind is not Kind.TOOL:
                 raise problem("goes with a step of kind tool", "add `kind: tool`, or remove it", key)
+        for key, given in (("result", self.result is not None), ("decompose", self.decompose)):
+            if given and self.kind is not Kind.AGENT:
+                raise problem("goes with a step of kind agent", "remove it", key)
         if self.result is not None:
-            if self.kind is not Kind.AGENT:
-                raise problem("goes with a step of kind agent", "remove it", "result")
             _refuse_no_schema(self.result)
         return self
 

@@ -102,10 +102,10 @@ def test_an_engine_is_written_in_four_ways(written: str) -> None:
         ("lease: {ttl: 15}\n", 1, "`lease.ttl` should be a duration", "write it as 90s"),
         ("tools: [{modul: a}]\n", 1, "unknown key `tools.0.modul`", "did you mean `module`?"),
         (
-            "engine: {decompose: x:y}\n",
+            "engine: {split: x:y}\n",
             1,
-            "unknown key `engine.decompose`",
-            "known keys: default, execute, plan, review",
+            "unknown key `engine.split`",
+            "known keys: decompose, default, execute, plan, review",
         ),
         ("tools:\n  - module: a/b.py\n", 2, "`tools.0.module` should be a Python module", "write it as it is imported"),
         (

@@ -37,7 +37,7 @@ KINDS = f"`kind` should be {', '.join(FIRST)} or {LAST}"
         # unknown, missing, mistyped keys
         ("knid: human", 3, "unknown key `knid`", "did you mean `kind`?"),
         ("kind: human\nwith_: {}", 4, "unknown key `with_`", "did you mean `with`?"),
-        ("kind: human\nzzzzzz: 1", 4, "unknown key `zzzzzz`", "known keys: agent, approval, budget, engine, kind"),
+        ("kind: human\nzzzzzz: 1", 4, "unknown key `zzzzzz`", "known keys: agent, approval, budget, decompose, engine, kind"),
         ("kind: human\nqa: {polcy: light}", 4, "unknown key `qa.polcy`", "did you mean `policy`?"),
         ("kind: human\nbudget:\n  usd: 1\n  token: 2", 6, "unknown key `budget.token`", "did you mean `tokens`?"),
         ("kind: human\non_failure: {retyr: 1}", 4, "unknown key `on_failure.retyr`", "did you mean `retry`?"),
