@@ -257,6 +257,33 @@ class Worktrees(FileModel):
     path: Line | None = None
 
 
+_NAME = r"[a-z0-9][a-z0-9._-]{0,31}"
+
+
+def _agent_name(text: str) -> str:
+    if not re.fullmatch(_NAME, text):
+        raise problem("should be a name of lower case letters, digits and . _ -", "write it as in acp:NAME")
+    return text
+
+
+AgentName = Annotated[Text, AfterValidator(_agent_name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME}$"})]
+
+
+class CodingAgent(FileModel):
+    """A program that does the work of a step by itself: one of one's own, or how one of the runner's table is started here.
+
+    `mode`: the one that it is put into; `env`: the variables that it gets, by name, keys among them; `network`: whether it reaches
+    what this machine reaches.
+    """
+
+    command: Annotated[
+        tuple[Line, ...], BeforeValidator(one_or_many, json_schema_input_type=Line | tuple[Line, ...])
+    ] = ()
+    mode: Line | None = None
+    env: tuple[Variable, ...] = ()
+    network: Bool = False
+
+
 _Engines = Annotated[tuple[Line, ...], BeforeValidator(one_or_many, json_schema_input_type=Line | tuple[Line, ...])]
 
 
@@ -306,6 +333,12 @@ class Config(FileModel):
     tools: tuple[ToolModule, ...] = Field(default=(), description="Python modules whose functions are tools.")
     mcp: dict[ServerName, McpServer] = Field(
         default_factory=dict, description="MCP servers whose tools agent and tool steps may call, by name."
+    )
+    acp: dict[AgentName, CodingAgent] = Field(
+        default_factory=dict, description="Coding agents that speak ACP, by the name in `acp:NAME`."
+    )
+    cli: dict[AgentName, CodingAgent] = Field(
+        default_factory=dict, description="Coding agents that only have a command line, by the name in `cli:NAME`."
     )
     filters: tuple[Line, ...] = Field(default=(), description="Filter drivers that may run, such as lfs.")
     ci: Literal["fail", "block", "ignore"] | None = Field(default=None, description="The CI that runs steps.")

@@ -68,11 +68,11 @@ class _Response(_Strict):
     calls: list[Call]
     usage: Usage
     usd: Usd | None = Field(description="What it cost, in US dollars; null where the price is not known.")
-    finish: Text = Field(description="stop, length, refused or malformed.")
+    finish: Text = Field(description="stop, length, refused, malformed or failed.")
     provider: Text
     turn: Json = Field(description="The model's turn as its provider wants it back.")
     raw: Json = Field(description="The provider's whole answer.")
-    problem: Text = Field(default="", description="The provider's reason for a `finish` of refused or malformed.")
+    problem: Text = Field(default="", description="The reason for a `finish` of refused, malformed or failed.")
     request: Text | None = Field(default=None, description="The digest of a question that stands for itself.")
 
 
