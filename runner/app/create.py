@@ -446,8 +446,7 @@ def need_engine(project: Project, files: Mapping[str, bytes], where: str) -> Non
         from runner.executor import asking  # it loads the engines
 
         names = asking.engine_names(project, plan, step, agent_of(project, plan, step, where))
-        with asking.open_engines(project, names):
-            pass
+        asking.need(project, names)
 
 
 def manual(title: str) -> dict[str, bytes]:

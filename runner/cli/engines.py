@@ -8,8 +8,9 @@ import click
 
 from runner.app import describe
 from runner.cli.session import Session
-from runner.engines import EngineError, registry
+from runner.engines import EngineError, agents, registry
 from runner.errors import UsageError
+from runner.protocol.config import Config
 
 
 @click.command("engines")
@@ -71,6 +72,14 @@ def _configured(session: Session) -> list[str]:
 def _check(session: Session, name: str, timeout: float) -> None:
     import time
 
+    if agents.is_agent(name):
+        try:
+            config = session.project.config
+        except UsageError:  # outside a repository
+            config = Config.model_construct()
+        row = agents.need(name, config, session.environ.get("PATH", ""))
+        session.result(f"{name}  is there  {' '.join(row.command[:2])}")
+        return
     began = time.monotonic()
     response = registry.check(name, session.environ, _base(session), timeout=timeout)
     if response is None:

@@ -171,8 +171,9 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """A model's answer. `finish`: stop, length, refused or malformed; `raw`: the provider's whole response, as JSON.
+    """A model's answer. `finish`: stop, length, refused, malformed, or failed, where a coding agent ended.
 
+    `raw`: the provider's whole response, as JSON;
     `problem`: the provider's reason for a `finish` that is refused or malformed; `usd`: the cost of a recorded answer, in US dollars.
     """
 

@@ -26,6 +26,7 @@ from runner.engines import (
     Response,
     Usage,
     UserTurn,
+    agents,
     anthropic,
     chat,
     gemini,
@@ -198,7 +199,11 @@ ROWS: Final[dict[str, Row]] = {
         priced_as="google",
     ),
 }
-FORMS: Final = {**{name: f"{name}:MODEL" for name in ROWS}, RECORDED: f"{RECORDED}:FILE"}
+FORMS: Final = {
+    **{name: f"{name}:MODEL" for name in ROWS},
+    **{name: f"{name}:NAME" for name in agents.TABLES},
+    RECORDED: f"{RECORDED}:FILE",
+}
 
 
 def parts_of(name: str) -> tuple[str, str]:
@@ -231,6 +236,11 @@ def open_engine(name: str, environ: Mapping[str, str], base: Path) -> Engine:
     where = f"engine `{name}`"
     if provider == RECORDED:
         return RecordedEngine(base / what, name)
+    if provider in agents.TABLES:
+        hint = "name a model for it: `engine: {plan: …, review: …}` in config.yaml, or --engine"
+        raise UsageError(
+            f"`{name}` is a coding agent, which does the work of a step and answers no question", where, hint
+        )
     row = ROWS[provider]
     if not _is_installed(row):
         raise KeyMissingError(
@@ -388,7 +398,12 @@ class Listed:
 def listed(environ: Mapping[str, str]) -> list[Listed]:
     """Return the providers and what each lacks on this machine, without a request to any."""
     rows = [Listed(form=FORMS[name], about=row.about, missing=missing(row, environ)) for name, row in ROWS.items()]
-    return [*rows, Listed(form=FORMS[RECORDED], about="answers from a recording", missing="")]
+    lacking = {"acp": "" if agents.is_installed() else installs(agents.PACKAGE)}
+    of_agents = [
+        Listed(form=FORMS[name], about=f"{agents.ABOUT[name]}: {', '.join(table)}", missing=lacking.get(name, ""))
+        for name, table in agents.TABLES.items()
+    ]
+    return [*rows, *of_agents, Listed(form=FORMS[RECORDED], about="answers from a recording", missing="")]
 
 
 def check(name: str, environ: Mapping[str, str], base: Path, *, timeout: float = 30.0) -> Response | None:

@@ -6,12 +6,15 @@ import contextlib
 from collections.abc import Iterator
 from decimal import Decimal
 
-from runner.engines import Engine, Usage, registry
+from runner.engines import Engine, Usage, agents, registry
 from runner.engines.recorded import Recorder
+from runner.errors import UsageError
 from runner.executor import permissions, spending
 from runner.executor.journal import Journal
 from runner.executor.loop import Limits, Loop
 from runner.executor.step_run import Redactor
+from runner.executor.workspace_session import step_path
+from runner.protocol import paths
 from runner.protocol.agent_file import AgentFile
 from runner.protocol.plans import Plan, Step
 from runner.store import publishing
@@ -25,18 +28,26 @@ def engine_names(
 
     `plan`, `step`: None before there is one, or where the phase is not about one.
 
+    A coding agent does the work of a step: another phase has the engine that is named after it.
+
     Raises:
-        UsageError: no engine is named and none is found; it lists the variables to set.
+        UsageError: no engine is named and none is found; it lists the variables to set. A coding agent is one of several.
     """
     environ = project.env.environ
     headers = [of.header.engine for of in (step, plan) if of is not None]
-    for one in (project.options.get("engine"), environ.get("RUNNER_ENGINE"), *headers):
-        if one:
+    for one in (project.options.get("engine"), environ.get("RUNNER_ENGINE"), *headers, agent.engine if agent else None):
+        if one and (phase == "execute" or not agents.is_agent(one)):
             return (one,)
-    if agent and agent.engine:
-        return (agent.engine,)
     config = project.config.engine
     named: tuple[str, ...] = getattr(config, phase) or (config.plan if phase == "decompose" else ()) or config.default
+    if phase != "execute":
+        named = tuple(one for one in named if not agents.is_agent(one))
+    elif len(named) > 1 and (found := next(filter(agents.is_agent, named), None)):
+        raise UsageError(
+            f"`{found}` is one of several engines: a coding agent has none to fall back on",
+            f"{paths.CONFIG}, engine",
+            "name it alone, or in the step's `engine:`",
+        )
     return named or (registry.default_name(environ),)
 
 
@@ -60,6 +71,21 @@ def open_engines(project: Project, names: tuple[str, ...], step: str | None = No
             stack.callback(engine.close)
             found.append(engine)
         yield tuple(found)
+
+
+def need(project: Project, names: tuple[str, ...]) -> None:
+    """Check that the engines of a step can be used; no request is made.
+
+    Raises:
+        EngineError: something that one needs is missing. RefusedError: the policy does not allow it.
+    """
+    if agents.is_agent(names[0]):
+        permissions.refuse_engine(project, names[0])
+        path = step_path(project.env.environ.get("PATH", ""))
+        agents.need(names[0], project.config, None if project.setting("executor") == "container" else path)
+        return
+    with open_engines(project, names):
+        pass
 
 
 def questioner(

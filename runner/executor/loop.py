@@ -153,7 +153,8 @@ class Loop:
     `restore(tree)`: makes the workspace hold it; `price(engine, usage)`: in US dollars, None where it is not known;
     `most_output(engine)`: the most tokens that one of its answers can have, None where it is not known;
     `say`: prints the reason of a wait; `ensure()`: raises where nothing may start here any more; `untrusted`: whether the conversation
-    has untrusted text; `check(result)`: what the step's checks find wrong in the work that `finish` proposes, quoted, empty where
+    has untrusted text; `context`: the tokens that it may have;
+    `check(result)`: what the step's checks find wrong in the work that `finish` proposes, quoted, empty where
     nothing is; `rounds`: how often they may run in the attempt; `guide(paths)`: the instructions for these paths that the conversation
     has not yet; `answered`: people's answers by their questions, for tools that ask. Of `consult`: `proposal`, the tool whose
     arguments are an answer; `looked`, the rounds of calls so far.
@@ -184,6 +185,7 @@ class Loop:
     answered: dict[str, str] = field(default_factory=dict)
     offered: frozenset[str] | None = None
     untrusted: bool = False
+    context: int = CONTEXT
     proposal: str = ""
     looked: int = 0
     total: Total = field(default_factory=Total)
@@ -360,10 +362,10 @@ class Loop:
     # --- asking --------------------------------------------------------------------------------------------------------
 
     def _next(self, turns: list[Turn]) -> ModelTurn | Ended:
-        if self._tokens(turns) > CONTEXT:
+        if self._tokens(turns) > self.context:
             self._shorten(turns)
         try:
-            if self._tokens(turns) > CONTEXT:
+            if self._tokens(turns) > self.context:
                 self._sum_up(turns)
             engine, response = self._ask(Request(system=self.system, turns=tuple(turns), tools=self._specs()))
         except BudgetStop as stop:
@@ -379,6 +381,9 @@ class Loop:
         turn = turn or turn_of(record)
         self._ended = None
         self._is_cut = self._is_cut or record.finish == "length"
+        if record.finish == "failed":
+            self._ended = Ended("failed", record.problem)
+            return None
         what, words = _of_wrong(record)
         if turn.calls and record.finish != "refused":
             if any(call.arguments is not None for call in turn.calls):
@@ -443,7 +448,7 @@ class Loop:
             except EngineError as error:
                 problem = problem or error
                 continue
-            if not response.usage.input:  # no question is of no tokens
+            if not response.usage.input and response.usd is None:  # no question is of no tokens
                 said = len(json.dumps([response.turn.raw, response.turn.text, response.thoughts])) // CHARACTERS_A_TOKEN
                 usage = Usage(input=self._weight(request), output=max(said, response.usage.output))
                 response = replace(response, usage=usage, usd=None)

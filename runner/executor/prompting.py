@@ -53,9 +53,9 @@ def _inner(text: str) -> str:
     return text.replace("untrusted>>>", "untrusted>> >").replace(FENCE, "<< <untrusted")
 
 
-def system(coworker: str | None) -> str:
+def system(coworker: str | None, name: str = "execute") -> str:
     """Return the system instruction of an agent step; `coworker`: the objective and instructions of its agent file."""
-    text = resources.prompt("execute").strip()
+    text = resources.prompt(name).strip()
     return f"{text}\n\n{coworker.strip()}" if coworker else text
 
 

@@ -107,6 +107,21 @@ class LoopTool:
 
 
 @contextlib.contextmanager
+def open_own_tools(run: StepRun) -> Iterator[dict[str, Tool]]:
+    """Give the runner's own tools of an agent step, those that the loop carries out included."""
+    session = run.workspace
+    folders = (session.home(), session.out())
+    commands = Commands(
+        session.sandbox, session.space.work, session.environment(run), (session.space.objects,), folders
+    )
+    with AgentTools(commands, default_timeout=DEFAULT_TIMEOUT, allowed=hosts_of(run.project)) as opened:
+        loop = {name: LoopTool(contract, opened) for name, contract in registry.LOOP.items()}
+        if run.step.header.result is not None:
+            loop["finish"] = LoopTool(registry.finish_with(run.step.header.result), opened)
+        yield {**opened.tools, **loop}
+
+
+@contextlib.contextmanager
 def open_agent_tools(run: StepRun, answered: Mapping[str, str]) -> Iterator[dict[str, Tool]]:
     """Give the tools of an agent step: those of the sandbox, and functions of the project.
 
@@ -117,24 +132,10 @@ def open_agent_tools(run: StepRun, answered: Mapping[str, str]) -> Iterator[dict
     Raises:
         UsageError: the agent file names a tool that does not exist.
     """
-    session, agent = run.workspace, run.agent
-    env = session.environment(run)
+    agent = run.agent
     with contextlib.ExitStack() as stack:
-        opened = stack.enter_context(
-            AgentTools(
-                Commands(
-                    session.sandbox, session.space.work, env, (session.space.objects,), (session.home(), session.out())
-                ),
-                default_timeout=DEFAULT_TIMEOUT,
-                allowed=hosts_of(run.project),
-            )
-        )
-        tools: dict[str, Tool] = {
-            **opened.tools,
-            **{name: LoopTool(contract, opened) for name, contract in registry.LOOP.items()},
-        }
-        if run.step.header.result is not None:
-            tools["finish"] = LoopTool(registry.finish_with(run.step.header.result), opened)
+        builtin = stack.enter_context(open_own_tools(run))
+        tools = dict(builtin)
         own: dict[str, Tool] = {}
         for module in _modules(run):
             own |= stack.enter_context(_opened(run.workspace, module)).tools
@@ -155,7 +156,7 @@ def open_agent_tools(run: StepRun, answered: Mapping[str, str]) -> Iterator[dict
         if named:
             for name in named:
                 if name not in tools:
-                    registry.find(name, {**opened.tools, **tools, **own})
+                    registry.find(name, {**builtin, **tools, **own})
             kept = {*named, *own, *ALWAYS}
             tools = {name: tool for name, tool in tools.items() if name in kept}
         yield tools
@@ -388,6 +389,10 @@ def _paths(
             named = []
     elif contract.name == "remember":
         named = [f"{paths.MEMORY}{arguments['name']}.md"] if arguments.get("name") else [paths.MEMORY.rstrip("/")]
+    elif policy.is_agents(contract.name):  # what is outside, the sandbox holds
+        named = [
+            path for path in (*named, *arguments.get("paths", ())) if isinstance(path, str) and not path.startswith("/")
+        ]
     root = os.path.realpath(work)
     # One that leads out is named as it was given: no rule is about it, and the tool refuses it.
     return tuple(_below(root, names, path, folders) or path for path in named if isinstance(path, str) and path)

@@ -272,8 +272,8 @@ AgentName = Annotated[Text, AfterValidator(_agent_name), WithJsonSchema({"type":
 class CodingAgent(FileModel):
     """A program that does the work of a step by itself: one of one's own, or how one of the runner's table is started here.
 
-    `mode`: the one that it is put into; `env`: the variables that it gets, by name, keys among them; `network`: whether it reaches
-    what this machine reaches.
+    `mode`: the one that it is put into; `env`: the variables that it gets, by name, keys among them; `network`: the hosts that it
+    may reach besides its model's endpoint.
     """
 
     command: Annotated[
@@ -281,7 +281,7 @@ class CodingAgent(FileModel):
     ] = ()
     mode: Line | None = None
     env: tuple[Variable, ...] = ()
-    network: Bool = False
+    network: NetworkHosts = ()
 
 
 _Engines = Annotated[tuple[Line, ...], BeforeValidator(one_or_many, json_schema_input_type=Line | tuple[Line, ...])]

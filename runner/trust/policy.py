@@ -46,6 +46,21 @@ BUILT_IN: Final[dict[str, Effect]] = {
     **dict.fromkeys(("write_file", "edit_file", "apply_patch", "remember", "run", "shell"), "workspace"),
 }  # fmt: skip
 
+_AGENTS: Final = re.compile(r"acp:[^/]+/([a-z_]+)")  # a call of a coding agent's, by the kind that it says
+
+
+def is_agents(tool: str) -> bool:
+    """Return whether a tool is the calls of a coding agent."""
+    return _AGENTS.fullmatch(tool) is not None
+
+
+def effect_of(tool: str) -> Effect | None:
+    """Return the effect of a tool of ours, or of a call of a coding agent's, which works in the sandbox; None of any other."""
+    found = _AGENTS.fullmatch(tool)
+    if found is None:
+        return BUILT_IN.get(tool)
+    return "read" if found[1] in ("read", "search", "think", "fetch") else "workspace"
+
 
 # --- what is asked ---------------------------------------------------------------------------------------------------
 
@@ -104,9 +119,9 @@ def call(
     resolved; without it those of the arguments `path` and `paths`, unresolved: good for asking beforehand, not for a
     decision. Of other tools it is always those, and only what could be a path of the repository.
     """
-    given = effect or BUILT_IN.get(tool, "external")
+    given = effect or effect_of(tool) or "external"
     named = [path for path in (arguments.get("path"), *_list(arguments.get("paths"))) if isinstance(path, str) and path]
-    if tool not in BUILT_IN:  # what it calls a path may be anything: only it knows
+    if tool not in BUILT_IN and not (is_agents(tool) and paths):  # what it calls a path may be anything: only it knows
         plain = [posixpath.normpath(path) for path in named]
         paths = tuple(
             path for path in plain if not path.startswith("/") and path.split("/")[0] != ".." and "\0" not in path
@@ -116,7 +131,7 @@ def call(
     argv: tuple[str, ...] = ()
     if tool == "run":
         argv = tuple(str(word) for word in _list(arguments.get("argv")))
-    elif tool == "shell":
+    elif tool == "shell" or (is_agents(tool) and "command" in arguments):
         argv = ("sh", "-c", str(arguments.get("command", "")))
     host = _host_of(arguments["url"]) if isinstance(arguments.get("url"), str) else None
     return Subject(
@@ -391,7 +406,7 @@ def _action(
     strict, lax = policy.action
     said = _first(strict, view)
     # A shell is its own class, whichever tool it is run with.
-    disguised = (bool(shell) or unsure) and view.tool == "run"
+    disguised = (bool(shell) or unsure) and (view.tool == "run" or is_agents(subject.tool or ""))
     if disguised and (said is None or said.said.verdict != "deny"):
         view.tool = "shell"
         said = max((one for one in (said, _first(strict, view)) if one), key=_severity, default=None)

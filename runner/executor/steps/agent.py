@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from runner import resources
-from runner.engines import EngineError
+from runner.engines import Engine, EngineError, agents
 from runner.errors import RefusedError, StepFailedError
-from runner.executor import asking, feedback, instructions, permissions, prompting, spending, starting, toolbox
-from runner.executor.calls import Calls
+from runner.executor import (
+    asking,
+    coding_agents,
+    feedback,
+    instructions,
+    permissions,
+    prompting,
+    spending,
+    starting,
+    toolbox,
+)
+from runner.executor.calls import Calls, Gate
 from runner.executor.journal import Journal
-from runner.executor.loop import Ended, Limits, Loop
+from runner.executor.loop import CONTEXT, Ended, Limits, Loop
 from runner.executor.step_run import StepRun
 from runner.executor.steps import check, review, tool, work
 from runner.executor.transition import Kind, Outcome
@@ -22,6 +35,7 @@ from runner.protocol.ids import digest
 from runner.protocol.plans import QaPolicy
 from runner.protocol.transcript import Results
 from runner.store import history, publishing, record, transaction, workspace
+from runner.tools import Tool
 from runner.tools.commands import WorkspaceAlias
 from runner.trust.permit import Denied, Result
 
@@ -95,7 +109,8 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
     own = (run.step.header.budget, agent.budget if agent else None)
     answered: dict[str, str] = {}
     about = f"You are {agent.name}. {agent.objective}\n{agent.instructions}" if agent else None
-    with asking.open_engines(project, names, run.slug) as engines, toolbox.open_agent_tools(run, answered) as tools:
+    with _opened(run, names, answered) as (engines, tools, gate):
+        is_agent = agents.is_agent(names[0])
         is_first = run.attempt == 1 and not any(result is not None for result in run.results.values())
         entries = () if is_first else record.events(project.git, run.view.protocol, run.view.tip)
         before = review.start_of_work(run, entries) if run.attempt > 1 else run.view.tip
@@ -106,7 +121,7 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
         told = [
             *guides.of([*instructions.named_in(words), *run.step.header.outputs]),
             *instructions.memory(project, words),
-            *starting.of(run, tools),
+            *([] if is_agent else starting.of(run, tools)),
         ]
         task = prompting.task(run, [*told, *feedback.of_earlier(run, entries, before)])
 
@@ -120,14 +135,15 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
             return found
 
         loop = Loop(
-            gate=Calls.of(run),
+            gate=gate,
             answered=answered,
             untrusted=prompting.FENCE in task,
             journal=run.journal,
             engines=engines,
             tools=tools,
-            offered=toolbox.offered(run, tools),
-            system=prompting.system(about),
+            offered=frozenset() if is_agent else toolbox.offered(run, tools),
+            system=prompting.system(about, "coding-agent" if is_agent else "execute"),
+            context=sys.maxsize if is_agent else CONTEXT,  # it keeps its own conversation
             task=task,
             summarize=resources.prompt("summarize").strip(),
             limits=limits(),
@@ -149,6 +165,19 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
         )
         ended = loop.run(_answers(run) if run.journal.records else ())
     return ended, names[0]
+
+
+@contextlib.contextmanager
+def _opened(
+    run: StepRun, names: tuple[str, ...], answered: dict[str, str]
+) -> Iterator[tuple[tuple[Engine, ...], Mapping[str, Tool], Gate]]:
+    """Give the engines of a step's work, their tools and the gate of these."""
+    if agents.is_agent(names[0]):
+        with coding_agents.open_agent(run, names[0]) as (engine, tools, gate):
+            yield (engine,), tools, gate
+        return
+    with asking.open_engines(run.project, names, run.slug) as engines, toolbox.open_agent_tools(run, answered) as tools:
+        yield engines, tools, Calls.of(run)
 
 
 def _found_wrong(run: StepRun, result: dict[str, Any]) -> str:

@@ -31,6 +31,7 @@ from runner.trust.trusted_config import TrustedConfig
 from runner.trust.walk import Evidence, Finding, Named, Report
 
 if TYPE_CHECKING:
+    from runner.protocol.call_file import HeldCall
     from runner.protocol.transcript import Call, Line, Result
 
 _OWN = ("finish", "ask_person", "publish_artifact")  # of the loop itself: they do nothing
@@ -242,16 +243,18 @@ def _call_wrong(
     if step is None:
         return None
     rules, listed, modules = _rules(git, found, plan, step)
-    allowed = {_tool_of(git, one.commit, protocol, name) for name in approved}
+    held = [call for name in approved if (call := _call_of(git, one.commit, protocol, name)) is not None]
+    allowed = {call.tool for call in held if not policy.is_agents(call.tool)}
     for tool, arguments, outside in made:
-        effect = "external" if outside else policy.BUILT_IN.get(tool, "read")
-        subject = policy.call(tool, arguments, effect=effect, paths=())
-        is_listed = tool in listed or (modules and tool not in policy.BUILT_IN)
+        is_agents = policy.is_agents(tool)  # of one, the transcript has the paths as they were judged, but for links
+        effect = "external" if outside else policy.effect_of(tool) or "read"
+        subject = policy.call(tool, arguments, effect=effect, paths=None if is_agents else ())
+        is_listed = tool in listed or (modules and policy.effect_of(tool) is None)
         said = policy.evaluate(
             rules,
             dataclasses.replace(
                 subject,
-                paths=(),
+                paths=subject.paths if is_agents else (),
                 step=one.subject,
                 listed="the agent file" if is_listed else "",
                 vouched=True,
@@ -261,7 +264,11 @@ def _call_wrong(
         )
         if said.verdict == "deny":
             return f"the policy denies the call of {tool} by `{said.rule}`, and it was made"
-        if said.verdict == "ask" and tool not in allowed:
+        if (
+            said.verdict == "ask"
+            and tool not in allowed
+            and (tool, dict(arguments)) not in [(c.tool, c.arguments) for c in held]
+        ):
             return f"the call of {tool} needed an approval by `{said.rule}`, and was made without one"
     return None
 
@@ -285,11 +292,11 @@ def _rules(git: Git, found: TrustedConfig, plan: Plan, step: Step) -> tuple[poli
     )
 
 
-def _tool_of(git: Git, commit: str, protocol: str, name: str) -> str:
+def _call_of(git: Git, commit: str, protocol: str, name: str) -> HeldCall | None:
     from runner.protocol import call_file
 
     data = git.blob(f"{commit}:{paths.folder(protocol)}/{paths.call_file(name)}")
-    return call_file.parse(data, name).tool if data is not None else ""
+    return call_file.parse(data, name) if data is not None else None
 
 
 def check_transcripts(git: Git, report: Report, evidence: Evidence) -> Iterator[Finding]:

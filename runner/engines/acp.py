@@ -1,0 +1,677 @@
+"""A coding agent over the Agent Client Protocol as an engine: it works by itself, and answers with what it asks or did.
+
+A turn of the conversation ends where the agent asks for a permission, which is a call of `acp:NAME/KIND`, or ends its own turn, which
+is a call of `finish`. Calls that it made without asking come first, as calls of the same kind that are over. So the loop judges,
+journals and limits it as it does a model. The child's output is kept byte for byte, before it is parsed. The agent says of itself
+what it does: what holds it is the sandbox around it, and that its work is judged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import json
+import os
+import selectors
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import field
+from decimal import Decimal
+from typing import Any, Final
+
+from runner.engines import (
+    Call,
+    EngineError,
+    Json,
+    KeyRefusedError,
+    ModelTurn,
+    Request,
+    Response,
+    ToolTurn,
+    Usage,
+    UserTurn,
+)
+from runner.engines.agents import Agent, AgentMissingError
+from runner.errors import UsageError
+from runner.sandbox import Session
+from runner.values import dataclass
+
+VERSION: Final = 1  # of the protocol
+STARTING: Final = 120.0  # seconds until an agent has a session
+IDLE: Final = 600.0  # seconds for which a call may go on in silence
+_CHUNK: Final = 64 * 1024
+_MOST_LINE: Final = 64 * 1024 * 1024  # bytes of one message
+_MOST_SHOWN: Final = 20_000  # characters of a summary, and of a text of an earlier turn
+_AUTH: Final = -32000  # JSON-RPC's code of an agent that is not logged in
+_NO_METHOD: Final = -32601
+KINDS: Final = ("read", "edit", "delete", "move", "search", "execute", "think", "fetch", "switch_mode", "other")
+_DONE: Final = ("completed", "failed")
+
+
+class _EndedError(Exception):
+    """The child ended, or does not keep to the protocol."""
+
+
+class Pipe:
+    """JSON-RPC with a child: one message a line. `take` gets its output before it is parsed."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.take: Callable[[bytes], None] = lambda data: None
+        self._in, self._out, self._number = bytearray(), bytearray(), 0
+        os.set_blocking(session.stdin.fileno(), False)
+
+    def request(self, method: str, params: Json) -> int:
+        """Send a request; return its id."""
+        self._number += 1
+        self._send({"id": self._number, "method": method, "params": params})
+        return self._number
+
+    def notify(self, method: str, params: Json) -> None:
+        """Send a notification."""
+        self._send({"method": method, "params": params})
+
+    def reply(self, number: Json, result: Json) -> None:
+        """Answer a request of the child's."""
+        self._send({"id": number, "result": result})
+
+    def refuse(self, number: Json, code: int, why: str) -> None:
+        """Answer a request of the child's by an error."""
+        self._send({"id": number, "error": {"code": code, "message": why}})
+
+    def _send(self, message: dict[str, Json]) -> None:
+        self._out += json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n"
+
+    def next(self, timeout: float) -> dict[str, Json]:
+        """Send what is to be sent, and return the child's next message; what is no message is passed over.
+
+        Raises:
+            TimeoutError: it said nothing for so long. _EndedError: it ended.
+        """
+        while True:
+            line, newline, rest = self._in.partition(b"\n")
+            if newline:
+                self._in = rest
+                with contextlib.suppress(ValueError, RecursionError):
+                    message = json.loads(line)
+                    if isinstance(message, dict):
+                        return message
+                continue
+            if len(self._in) > _MOST_LINE:
+                raise _EndedError(f"it sent a message of more than {_MOST_LINE:,} bytes")
+            self._exchange(timeout)
+
+    def _exchange(self, timeout: float) -> None:
+        by = time.monotonic() + timeout
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.session.stdout, selectors.EVENT_READ)
+            if self._out:
+                selector.register(self.session.stdin, selectors.EVENT_WRITE)
+            while (wait := by - time.monotonic()) > 0:
+                for key, _ in selector.select(wait):
+                    if key.fileobj is self.session.stdout:
+                        data = os.read(key.fd, _CHUNK)
+                        if not data:
+                            raise _EndedError("it ended")
+                        self._in += data
+                        self.take(data)
+                        return
+                    with contextlib.suppress(BlockingIOError, BrokenPipeError):  # that it ended, its output says too
+                        del self._out[: os.write(key.fd, self._out[:_CHUNK])]
+                    if not self._out:
+                        selector.unregister(self.session.stdin)
+        raise TimeoutError
+
+    def flush(self, seconds: float = 1.0) -> None:
+        """Send what is left, for so long at most."""
+        by = time.monotonic() + seconds
+        with contextlib.suppress(OSError, _EndedError, TimeoutError):
+            while self._out and (left := by - time.monotonic()) > 0:
+                self._exchange(left)
+
+
+@dataclass(slots=True)
+class Asked:
+    """What the agent asks, or did: a call that the loop judges. `number`: of its request; None where it did not ask."""
+
+    id: str
+    name: str
+    arguments: dict[str, Json]
+    number: Json = None
+    options: dict[str, str] = field(default_factory=dict)  # kind to id
+    writes: tuple[str, str] | None = None  # path and text, where the client is to write
+    status: str = ""
+
+    @property
+    def is_edit(self) -> bool:
+        """Whether it says which bytes it writes where, so that the same again is the same."""
+        return self.name.endswith("/edit")
+
+    def is_same(self, other: Asked) -> bool:
+        """Return whether it is the call that was approved: of edits, the same bytes in the same place."""
+        return (self.name, self.arguments) == (other.name, other.arguments)
+
+
+class AcpEngine:
+    """One agent, at work on one attempt.
+
+    `start()`: starts it, in the sandbox; `cwd`: the workspace as it sees it; `plain`: takes the workspace's path out of JSON;
+    `write(path, text)`: writes a file for it; `said()`: the last lines of its error output; `until`: when its time is over, by
+    `time.monotonic`; `result`: whether the step promises one.
+    """
+
+    provider: Final = "acp"
+
+    def __init__(
+        self,
+        name: str,
+        row: Agent,
+        *,
+        start: Callable[[], Session],
+        cwd: str,
+        plain: Callable[[Json], Json],
+        write: Callable[[str, str], None],
+        until: float,
+    ) -> None:
+        self.name, self.model = name, name.partition(":")[2]
+        self.prefix = ":".join(name.split(":")[:2])
+        self._row, self._start, self._cwd, self._plain, self._write, self._until = row, start, cwd, plain, write, until
+        self._pipe: Pipe | None = None
+        self._session = ""
+        self._prompt: int | None = None  # the request that is under way
+        self._events: deque[Asked | dict[str, Json]] = deque()
+        self._asked: Asked | None = None  # what the loop was told of last, and has not decided
+        self.over: deque[Asked] = deque()  # what the loop was told of that is done already
+        self._granted: list[Asked] = []  # approved in an earlier process
+        self._calls: dict[str, dict[str, Json]] = {}
+        self._seen: set[str] = set()  # the calls that the loop knows
+        self._text, self._thoughts, self._bytes = "", "", bytearray()
+        self._cost: Decimal | None = None
+        self._charged = Decimal(0)
+
+    # --- the engine ---------------------------------------------------------------------------------------------------
+
+    def ask(
+        self,
+        request: Request,
+        *,
+        timeout: float,
+        on_text: Callable[[str], None] | None = None,
+        on_bytes: Callable[[bytes], None] | None = None,
+    ) -> Response:
+        """Return what the agent asks or did next. See `Engine.ask`; `timeout`: how long it may say nothing."""
+        last = request.turns[-1]
+        refused = isinstance(last, ToolTurn) and any(one.is_error for one in last.results)
+        try:
+            if self._pipe is None:
+                self._open(request, on_bytes)
+            else:
+                self._listen(on_bytes)
+                if refused and self.over:
+                    return self._failed("it made a call without asking that the policy does not allow")
+                if self._asked is not None:
+                    self._answer(self._asked, allowed=False)
+                elif self._prompt is None:
+                    self._say(_text_of(last))
+            self.over.clear()
+            return self._response(self._next(timeout))
+        except TimeoutError:
+            if time.monotonic() >= self._until:
+                return self._ended(finish="length", problem="its time is over")
+            return self._failed(f"it said nothing for {timeout:g} s")
+        except _EndedError as error:
+            return self._failed(f"{error}{self._last_words()}")
+
+    def close(self) -> None:
+        """Cancel what is under way, and end the agent."""
+        pipe, self._pipe = self._pipe, None
+        if pipe is None:
+            return
+        if self._session:
+            for one in (self._asked, *self._events):
+                if isinstance(one, Asked) and one.number is not None:
+                    pipe.reply(one.number, {"outcome": {"outcome": "cancelled"}})
+            pipe.notify("session/cancel", {"sessionId": self._session})
+            pipe.flush()
+        pipe.session.close(1.0)
+
+    def permit(self, name: str, arguments: Mapping[str, Json]) -> dict[str, Json]:
+        """Let the agent make the call that the loop was told of last, and wait for its end; what the loop knows of it is its result.
+
+        Where another process had told the loop, the agent asks again, and is allowed then.
+        """
+        if self.over:
+            return {"permission": "not asked", "status": self.over.popleft().status}
+        asked, self._asked = self._asked, None
+        if asked is None:
+            self._granted.append(Asked("", name, dict(arguments)))
+            return {"permission": "allow_once", "status": "granted"}
+        if not self._answer(asked, allowed=True):
+            return {"permission": "cancelled", "status": "failed"}
+        status = "completed" if asked.writes else ""
+        try:
+            while not status and not self._events and self._prompt is not None:
+                self._take_message(min(IDLE, self._left(self._until)))
+                found = self._calls.get(asked.id, {}).get("status")
+                status = str(found) if found in _DONE else ""
+        except (TimeoutError, _EndedError) as error:
+            status = f"unknown: {error or 'its time is over'}"
+        return {"permission": "allow_once", "status": status or "under way"}
+
+    # --- starting -----------------------------------------------------------------------------------------------------
+
+    def _open(self, request: Request, on_bytes: Callable[[bytes], None] | None) -> None:
+        """Start the agent, with the session of the turns before where it can, and tell it the task.
+
+        Raises:
+            EngineError: it does not start, or is not logged in. UsageError: it does not have the mode.
+        """
+        self._pipe, by = Pipe(self._start()), time.monotonic() + STARTING
+        self._listen(on_bytes)
+        before = next(
+            (
+                turn.raw
+                for turn in reversed(request.turns)
+                if isinstance(turn, ModelTurn) and turn.provider == self.provider
+            ),
+            None,
+        )
+        try:
+            found = self._call(
+                "initialize", {"protocolVersion": VERSION, "clientCapabilities": {}}, "InitializeResponse", by
+            )
+            if found.protocol_version != VERSION:
+                raise _EndedError(f"it speaks version {found.protocol_version} of the protocol, not {VERSION}")
+            session, resumed = None, False
+            if isinstance(before, dict) and before.get("session"):
+                self._charged = Decimal(str(before.get("usd") or 0))
+                session = self._resume(str(before["session"]), found.agent_capabilities, by)
+                resumed = session is not None
+            if session is None:
+                self._charged = Decimal(0)
+                params = {"cwd": self._cwd, "mcpServers": []}
+                session = self._call("session/new", params, "NewSessionResponse", by)
+                self._session = session.session_id
+            self._set_mode(session, by)
+        except TimeoutError:
+            raise AgentMissingError(
+                f"{self.prefix} did not start within {STARTING:g} s{self._last_words()}", self._where, "try it by hand"
+            ) from None
+        except _EndedError as error:
+            hint = f"install it: {self._row.needs}" if self._row.needs else "try it by hand"
+            raise AgentMissingError(
+                f"{self.prefix} does not start: {error}{self._last_words()}", self._where, hint
+            ) from None
+        self._text, self._thoughts = "", ""  # of an old session that it told again
+        self._calls.clear()
+        self._seen.clear()
+        self._say(_anew(request, resumed))
+
+    @property
+    def _where(self) -> str:
+        return f"engine `{self.name}`"
+
+    def _resume(self, session: str, can: Any, by: float) -> Any:
+        """Return the session of an earlier process, None where the agent does not have it any more."""
+        params = {"sessionId": session, "cwd": self._cwd, "mcpServers": []}
+        self._session = session
+        with contextlib.suppress(RefusedByAgentError):
+            if can and can.session_capabilities and can.session_capabilities.resume is not None:
+                return self._call("session/resume", params, "ResumeSessionResponse", by)
+            if can and can.load_session:
+                return self._call("session/load", params, "LoadSessionResponse", by)
+        self._session = ""
+        return None
+
+    def _set_mode(self, session: Any, by: float) -> None:
+        """Put the session into the mode of the table.
+
+        Raises:
+            UsageError: it does not have it.
+        """
+        modes, wanted = session.modes, self._row.mode
+        there = [one.id for one in modes.available_modes] if modes else []
+        if (wanted or there) and wanted not in there:
+            what = f"has no mode `{wanted}`" if wanted else "has modes, and none is named"
+            raise UsageError(
+                f"{self.prefix} {what}: it offers {', '.join(there) or 'none'}",
+                self._where,
+                f"name its strictest one in .protocols/config.yaml: `{self.prefix.replace(':', ': {')}: {{mode: …}}}}`",
+            )
+        if modes and modes.current_mode_id != wanted:
+            self._call("session/set_mode", {"sessionId": self._session, "modeId": wanted}, "SetSessionModeResponse", by)
+
+    def _call(self, method: str, params: Json, model: str, by: float) -> Any:
+        """Return the answer to a request, as the package reads it.
+
+        Raises:
+            RefusedByAgentError: it is an error. KeyRefusedError: the agent is not logged in.
+        """
+        assert self._pipe is not None
+        number = self._pipe.request(method, params)
+        while True:
+            message = self._take_message(self._left(by))
+            if "method" in message or message.get("id") != number:
+                continue
+            if (error := message.get("error")) is not None:
+                said = error if isinstance(error, dict) else {}
+                what = f"{method}: {said.get('message', 'an error')}"
+                if said.get("code") == _AUTH:
+                    hint = f"see docs/engines.md, Coding agents: its key is {self._row.key or 'its own matter'}"
+                    raise KeyRefusedError(f"{self.prefix} is not logged in", self._where, hint)
+                raise RefusedByAgentError(what)
+            return self._read(model, message.get("result") or {})
+
+    @staticmethod
+    def _read(model: str, value: Json) -> Any:
+        schema = importlib.import_module("acp.schema")  # slow to load
+        try:
+            return getattr(schema, model).model_validate(value)
+        except ValueError as error:
+            raise _EndedError(f"its {model} is not in the protocol's form") from error
+
+    # --- messages -----------------------------------------------------------------------------------------------------
+
+    def _listen(self, on_bytes: Callable[[bytes], None] | None) -> None:
+        assert self._pipe is not None
+
+        def take(data: bytes) -> None:
+            self._bytes.extend(data)
+            if on_bytes is not None:
+                on_bytes(data)
+
+        self._pipe.take = take
+
+    def _left(self, by: float) -> float:
+        return max(0.0, min(by, self._until) - time.monotonic())
+
+    def _say(self, text: str) -> None:
+        assert self._pipe is not None
+        self._prompt = self._pipe.request(
+            "session/prompt", {"sessionId": self._session, "prompt": [{"type": "text", "text": text}]}
+        )
+
+    def _next(self, timeout: float) -> Asked | dict[str, Json]:
+        """Return what the agent asks next, or the answer that ends its turn."""
+        while not self._events:
+            self._take_message(min(timeout, self._left(self._until)))
+        return self._events.popleft()
+
+    def _take_message(self, timeout: float) -> dict[str, Json]:
+        """Take in the agent's next message, and return it."""
+        assert self._pipe is not None
+        message = self._pipe.next(timeout)
+        method, params = message.get("method"), message.get("params")
+        params = params if isinstance(params, dict) else {}
+        if method == "session/update":
+            update = params.get("update")
+            self._updated(update if isinstance(update, dict) else {})
+        elif method is not None and "id" in message:
+            self._requested(str(method), params, message["id"])
+        elif method is None and message.get("id") == self._prompt:
+            self._prompt = None
+            self._events.append(message)
+        return message
+
+    def _updated(self, update: dict[str, Json]) -> None:
+        match update.get("sessionUpdate"):
+            case "agent_message_chunk":
+                self._text += _chunk(update)
+            case "agent_thought_chunk":
+                self._thoughts += _chunk(update)
+            case "tool_call" | "tool_call_update":
+                self._merge(update)
+            case "usage_update":
+                cost = update.get("cost")
+                if (
+                    isinstance(cost, dict)
+                    and cost.get("currency") == "USD"
+                    and isinstance(cost.get("amount"), int | float)
+                ):
+                    self._cost = Decimal(str(round(float(cost["amount"]), 9)))
+            case "current_mode_update":
+                if self._row.mode and update.get("currentModeId") != self._row.mode:
+                    raise _EndedError(f"it left the mode `{self._row.mode}` for `{update.get('currentModeId')}`")
+
+    def _merge(self, update: dict[str, Json]) -> dict[str, Json]:
+        """Take in what the agent says of one of its calls; return all that it said of it."""
+        said = {key: value for key, value in update.items() if value is not None}
+        found = self._calls.setdefault(str(update.get("toolCallId")), {})
+        found.update(said)
+        return found
+
+    def _requested(self, method: str, params: dict[str, Json], number: Json) -> None:
+        assert self._pipe is not None
+        if method == "session/request_permission":
+            self._read("RequestPermissionRequest", params)
+            call = self._merge(params["toolCall"])
+            asked = self._asked_of(call)
+            asked.number = number
+            asked.options = {str(one["kind"]): str(one["optionId"]) for one in reversed(params["options"])}
+            self._seen.add(asked.id)
+        elif method == "fs/write_text_file":
+            self._read("WriteTextFileRequest", params)
+            path = self._relative(str(params["path"]))
+            given = {"path": path, "edits": [{"path": path, "text": str(params["content"])}]}
+            asked = Asked(
+                f"write-{number}", f"{self.prefix}/edit", given, number, writes=(path, str(params["content"]))
+            )
+        else:
+            self._pipe.refuse(number, _NO_METHOD, f"{method} is not offered")
+            return
+        same = next((one for one in self._granted if asked.is_same(one)), None)
+        if same is None:
+            self._events.append(asked)
+            return
+        if not asked.is_edit:
+            self._granted.remove(same)
+        self._answer(asked, allowed=True)
+
+    def _asked_of(self, call: Mapping[str, Json]) -> Asked:
+        """Return one of the agent's calls as the loop judges it: its paths, its command or address, and the bytes that it writes."""
+        kind = call.get("kind") if call.get("kind") in KINDS else "other"
+        raw = call.get("rawInput")
+        given = raw if isinstance(raw, dict) else {}
+        parts = [one for one in call.get("content") or () if isinstance(one, dict) and one.get("type") == "diff"]
+        places = [one.get("path") for one in (*(call.get("locations") or ()), *parts) if isinstance(one, dict)]
+        names = ("file_path", "filePath", "path", "absolute_path", "notebook_path", "dir_path")
+        places += [given.get(name) for name in names]
+        found = list(dict.fromkeys(self._relative(one) for one in places if isinstance(one, str) and one))
+        arguments: dict[str, Json] = {"path": found[0]} if found else {}
+        if len(found) > 1:
+            arguments["paths"] = found
+        command = given.get("command", given.get("cmd"))
+        if kind == "execute":
+            words = (
+                command
+                if isinstance(command, list)
+                else [command if isinstance(command, str) else call.get("title", "")]
+            )
+            arguments["command"] = " ".join(map(str, words))
+        if isinstance(given.get("url"), str):
+            arguments["url"] = given["url"]
+        if parts:
+            arguments["edits"] = [
+                {"path": self._relative(str(one.get("path"))), "text": one.get("newText")} for one in parts
+            ]
+        elif given:
+            arguments["input"] = given
+        else:
+            arguments["title"] = str(call.get("title", ""))
+        return Asked(
+            str(call.get("toolCallId")),
+            f"{self.prefix}/{kind}",
+            self._plain(arguments),
+            status=str(call.get("status", "")),
+        )
+
+    def _relative(self, path: str) -> str:
+        """Return a path from the workspace's top, where it is below it."""
+        for root in (self._cwd, self._plain(self._cwd)):
+            if path == root or path.startswith(f"{root}/"):
+                return os.path.normpath(path[len(root) :].lstrip("/") or ".")
+        return path if path.startswith("/") else os.path.normpath(path)
+
+    def _answer(self, asked: Asked, *, allowed: bool) -> bool:
+        """Answer what the agent asks; return whether it may go on with it."""
+        assert self._pipe is not None
+        self._asked = None
+        if asked.writes is not None:
+            if not allowed:
+                self._pipe.refuse(asked.number, -32603, "it is not allowed; do not try it again")
+                return False
+            try:
+                self._write(*asked.writes)
+            except EngineError as error:
+                self._pipe.refuse(asked.number, -32603, error.what)
+                return False
+            self._pipe.reply(asked.number, {})
+            return True
+        option = asked.options.get("allow_once" if allowed else "reject_once")
+        outcome = {"outcome": "selected", "optionId": option} if option is not None else {"outcome": "cancelled"}
+        self._pipe.reply(asked.number, {"outcome": outcome})
+        return option is not None
+
+    # --- what the loop is told ------------------------------------------------------------------------------------------
+
+    def _response(self, event: Asked | dict[str, Json]) -> Response:
+        made = [
+            self._asked_of(call)
+            for key, call in self._calls.items()
+            if key not in self._seen and call.get("status") in (*_DONE, "in_progress")
+        ]
+        if made:
+            self._seen.update(one.id for one in made)
+            self._events.appendleft(event)
+            self.over.extend(made)
+            return self._goes_on(*made)
+        if isinstance(event, Asked):
+            self._asked = event
+            return self._goes_on(event)
+        if (error := event.get("error")) is not None:
+            said = error.get("message") if isinstance(error, dict) else error
+            return self._failed(f"it reports an error: {str(said)[:600]}")
+        answer = self._read("PromptResponse", event.get("result") or {})
+        used = answer.usage
+        usage = Usage()
+        if used is not None:
+            cached, written = used.cached_read_tokens or 0, used.cached_write_tokens or 0
+            usage = Usage(
+                input=used.input_tokens + cached + written,
+                output=used.output_tokens,
+                cached=cached,
+                cache_write=written,
+            )
+        match answer.stop_reason:
+            case "end_turn":
+                return self._ended((self._finish(),), usage=usage)
+            case "refusal":
+                return self._ended(usage=usage, finish="refused", problem="the agent refuses")
+            case "cancelled":
+                return self._failed("it was cancelled")
+            case other:
+                return self._ended(usage=usage, finish="length", problem=str(other))
+
+    def _goes_on(self, *made: Asked) -> Response:
+        """Return calls of a turn that goes on: its end says what it cost."""
+        calls = tuple(Call(id=one.id, name=one.name, arguments=one.arguments) for one in made)
+        response = self._ended(calls)
+        return response if response.usd is not None else dataclasses.replace(response, usd=Decimal(0))
+
+    def _finish(self) -> Call:
+        text = str(self._plain(self._text.strip()))
+        given: dict[str, Json] = {"status": "done", "summary": text[-_MOST_SHOWN:] or "the agent ended its turn"}
+        _, opened, rest = text.rpartition("```json\n")
+        with contextlib.suppress(ValueError):
+            if opened and isinstance(value := json.loads(rest.partition("```")[0]), dict):
+                given["result"] = value
+        return Call(id=f"finish-{len(self._seen)}", name="finish", arguments=given)
+
+    def _failed(self, why: str) -> Response:
+        """Return that the attempt failed by the agent, which is ended."""
+        response = self._ended(finish="failed", problem=f"{self.prefix}: {why}")
+        self.close()
+        return response
+
+    def _ended(
+        self,
+        calls: tuple[Call, ...] = (),
+        *,
+        usage: Usage | None = None,
+        finish: str = "stop",
+        problem: str = "",
+    ) -> Response:
+        """Return a turn of the conversation with all that was said in it, and what it cost, where the agent says so."""
+        usd: Decimal | None = None
+        if self._cost is not None:
+            usd, self._charged = max(Decimal(0), self._cost - self._charged), self._cost
+        text, thoughts, said = self._text, self._thoughts, bytes(self._bytes)
+        self._text, self._thoughts, self._bytes = "", "", bytearray()
+        state = {"session": self._session, "usd": format(self._charged, "f")}
+        return Response(
+            turn=ModelTurn(text=self._plain(text), calls=calls, provider=self.provider, raw=state),
+            thoughts=self._plain(thoughts),
+            usage=usage if usage is not None else Usage(),
+            usd=usd,
+            finish=finish,
+            problem=problem,
+            model=self.model,
+            raw={"stdout": said.decode("utf-8", "surrogateescape")},
+        )
+
+    def _last_words(self) -> str:
+        """Return the end of the agent's error output, and end it."""
+        pipe, self._pipe = self._pipe, None
+        if pipe is None:
+            return ""
+        outcome = pipe.session.close(0.5)
+        lines = outcome.tail.decode(errors="replace").strip().splitlines()
+        return f" with exit code {outcome.code}" + (f": {lines[-1][:300]}" if lines else "")
+
+
+class RefusedByAgentError(_EndedError):
+    """The agent answers a request with an error."""
+
+
+def _chunk(update: Mapping[str, Json]) -> str:
+    content = update.get("content")
+    text = content.get("text") if isinstance(content, dict) else None
+    return text if isinstance(text, str) else ""
+
+
+def _text_of(turn: object) -> str:
+    """Return what the last turn has to say to an agent whose own turn is over."""
+    if isinstance(turn, UserTurn):
+        return turn.text
+    assert isinstance(turn, ToolTurn)
+    said = [
+        one.content if isinstance(one.content, str) else json.dumps(one.content, ensure_ascii=False)
+        for one in turn.results
+    ]
+    return "\n\n".join(said)
+
+
+def _anew(request: Request, resumed: bool) -> str:
+    """Return the text for an agent that starts: the task, and how far it was where it was stopped."""
+    first, *rest = request.turns
+    assert isinstance(first, UserTurn)
+    if not rest:
+        return f"{first.text}\n\n{request.system}"
+    told = []
+    for turn in rest:
+        match turn:
+            case UserTurn():
+                told.append(turn.text)
+            case ModelTurn():
+                told += [turn.text] if turn.text.strip() else []
+                told += [f"[{call.name} {json.dumps(call.arguments, ensure_ascii=False)}]" for call in turn.calls]
+            case ToolTurn():
+                told += [json.dumps(one.content, ensure_ascii=False) for one in turn.results]
+    words = (
+        "You were stopped in the middle, and go on now. The files are as they were after what is listed here last, which may be "
+        'less than you remember: look first. A call with the status "granted" was approved since: make it now, exactly as it is.'
+    )
+    account = f"{words}\n\n" + "\n".join(one[-_MOST_SHOWN:] for one in told)
+    return account if resumed else f"{first.text}\n\n{request.system}\n\n{account}"

@@ -1,0 +1,215 @@
+"""Coding agents that do the work of a step: `acp:NAME` speaks the Agent Client Protocol, `cli:NAME` only has a command line.
+
+One is a row of `ACP` or `CLI`; config.yaml of the trusted branch may change one, or add one of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib.util
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from runner.engines import EngineError
+from runner.errors import UsageError, installs
+from runner.protocol.config import CodingAgent, Config
+from runner.values import dataclass
+
+PACKAGE: Final = "acp"  # the module of `agent-client-protocol`, and the extra that installs it
+
+
+class AgentMissingError(EngineError):
+    """The agent's program is not there, or does not start."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agent:
+    """How a coding agent is started. In its command and files `{model}` is the model that the engine's name gives.
+
+    `mode`: the strictest in which it still works; empty where it has none. `model`: the variable that names its model; `env`: what
+    else it gets; `files`: what is written below HOME before it starts. `endpoint`: the variable that names its model's address, and
+    `speaks`: whose API it expects there, a row of `registry.ROWS`; `key`: the variable with its key. `needs`: how it is installed.
+    `passed`, `network`: what the trusted branch lets in besides.
+    """
+
+    command: tuple[str, ...]
+    mode: str = ""
+    model: str = ""
+    env: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    endpoint: str = ""
+    speaks: str = ""
+    key: str = ""
+    needs: str = ""
+    passed: tuple[str, ...] = ()
+    network: tuple[str, ...] = ()
+
+
+ACP: Final[Mapping[str, Agent]] = {
+    "claude": Agent(
+        command=("claude-agent-acp",),
+        mode="default",
+        model="ANTHROPIC_MODEL",
+        env={"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "IS_SANDBOX": "1"},
+        endpoint="ANTHROPIC_BASE_URL",
+        speaks="anthropic",
+        key="ANTHROPIC_API_KEY",
+        needs="npm install -g @agentclientprotocol/claude-agent-acp",
+    ),
+    "codex": Agent(
+        command=("codex-acp",),
+        mode="agent",
+        model="CODEX_MODEL",
+        endpoint="OPENAI_BASE_URL",
+        speaks="openai",
+        key="OPENAI_API_KEY",
+        needs="npm install -g @agentclientprotocol/codex-acp",
+    ),
+    "gemini": Agent(
+        command=("gemini", "--acp"),
+        mode="default",
+        model="GEMINI_MODEL",
+        files={
+            ".gemini/settings.json": '{"security":{"auth":{"selectedType":"gemini-api-key"}},'
+            '"privacy":{"usageStatisticsEnabled":false},"general":{"disableAutoUpdate":true}}'
+        },
+        endpoint="GOOGLE_GEMINI_BASE_URL",
+        speaks="gemini",
+        key="GEMINI_API_KEY",
+        needs="npm install -g @google/gemini-cli",
+    ),
+    "opencode": Agent(
+        command=("opencode", "acp"),
+        mode="build",
+        env={
+            "OPENCODE_DISABLE_MODELS_FETCH": "1",
+            "OPENCODE_DISABLE_AUTOUPDATE": "1",
+            "OPENCODE_PERMISSION": '{"edit":"ask","bash":"ask","webfetch":"ask"}',
+        },
+        speaks="openai",
+        key="OPENAI_API_KEY",
+        needs="npm install -g opencode-ai",
+    ),
+    "qwen": Agent(
+        command=("qwen", "--acp", "--auth-type", "openai"),
+        mode="default",
+        model="OPENAI_MODEL",
+        endpoint="OPENAI_BASE_URL",
+        speaks="openai",
+        key="OPENAI_API_KEY",
+        needs="npm install -g @qwen-code/qwen-code",
+    ),
+    "copilot": Agent(
+        command=("copilot", "--acp"),
+        mode="https://agentclientprotocol.com/protocol/session-modes#agent",
+        model="COPILOT_MODEL",
+        env={"COPILOT_OFFLINE": "true", "COPILOT_PROVIDER_TYPE": "openai"},
+        endpoint="COPILOT_PROVIDER_BASE_URL",
+        speaks="openai",
+        key="COPILOT_PROVIDER_API_KEY",
+        needs="npm install -g @github/copilot",
+    ),
+}
+
+CLI: Final[Mapping[str, Agent]] = {
+    "aider": Agent(
+        command=(
+            *(
+                "aider",
+                "--yes-always",
+                "--no-auto-commits",
+                "--no-check-update",
+                "--analytics-disable",
+                "--no-gitignore",
+            ),
+            *("--no-show-model-warnings", "--no-stream", "--model", "{model}", "--message-file", "{prompt_file}"),
+        ),
+        env={"LITELLM_LOCAL_MODEL_COST_MAP": "True"},
+        endpoint="OPENAI_API_BASE",
+        speaks="openai",
+        key="OPENAI_API_KEY",
+        needs="pipx install aider-chat",
+    ),
+    "mini-swe-agent": Agent(
+        command=("mini", "-y", "--exit-immediately", "-l", "0", "-m", "{model}", "-t", "{prompt}"),
+        env={
+            "MSWEA_CONFIGURED": "true",
+            "MSWEA_COST_TRACKING": "ignore_errors",
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        },
+        endpoint="OPENAI_API_BASE",
+        speaks="openai",
+        key="OPENAI_API_KEY",
+        needs="pipx install mini-swe-agent",
+    ),
+}
+TABLES: Final[Mapping[str, Mapping[str, Agent]]] = {"acp": ACP, "cli": CLI}
+ABOUT: Final = {"acp": "coding agents over ACP", "cli": "coding agents by their command line"}
+
+
+def is_installed() -> bool:
+    """Return whether the package for ACP is there, without importing it."""
+    return importlib.util.find_spec(PACKAGE) is not None
+
+
+def is_agent(engine: str) -> bool:
+    """Return whether an engine is a coding agent, which does a step's work and answers no single question."""
+    return engine.partition(":")[0] in TABLES
+
+
+def split(engine: str) -> tuple[str, str, str]:
+    """Return the prefix, the agent and the model, empty where none is named, of `acp:NAME` or `acp:NAME:MODEL`."""
+    prefix, _, rest = engine.partition(":")
+    name, _, model = rest.partition(":")
+    return prefix, name, model
+
+
+def find(engine: str, config: Config) -> Agent:
+    """Return how the coding agent `engine` is started, as the table and config.yaml say.
+
+    Raises:
+        UsageError: there is none of that name, or it needs a model.
+    """
+    prefix, name, model = split(engine)
+    table, own = TABLES[prefix], getattr(config, prefix)
+    row, given = table.get(name), own.get(name, CodingAgent.model_construct())
+    if row is None and not given.command:
+        near = difflib.get_close_matches(name, [*table, *own], n=1)
+        hint = (
+            f"did you mean {prefix}:{near[0]}?" if near else f"there is {', '.join(f'{prefix}:{one}' for one in table)}"
+        )
+        more = f"; one of your own is `{prefix}: {{{name or 'NAME'}: {{command: […]}}}}` in .protocols/config.yaml"
+        raise UsageError(f"there is no coding agent `{engine}`", f"engine `{engine}`", hint + more)
+    row = row if row is not None and not given.command else Agent(command=given.command)
+    if not model and any("{model}" in word for word in row.command):
+        raise UsageError(
+            f"`{engine}` does not say which model", f"engine `{engine}`", f"write it as {prefix}:{name}:MODEL"
+        )
+    return dataclasses.replace(
+        row, mode=given.mode if given.mode is not None else row.mode, passed=given.env, network=given.network
+    )
+
+
+def need(engine: str, config: Config, path: str | None) -> Agent:
+    """Return how a coding agent is started, if that is there: its program is on `path`; None: a container's image may have it.
+
+    Raises:
+        UsageError: there is none of that name. AgentMissingError: its program is not there, or the package for ACP.
+    """
+    row, where = find(engine, config), f"engine `{engine}`"
+    if engine.startswith("acp:") and not is_installed():
+        raise AgentMissingError("the package agent-client-protocol is not installed", where, installs(PACKAGE))
+    if path is not None and shutil.which(row.command[0], path=path) is None:
+        hint = f"install it: {row.needs}" if row.needs else "install it, or correct .protocols/config.yaml"
+        raise AgentMissingError(f"the program `{row.command[0]}` is not on the PATH", where, hint)
+    return row
+
+
+def known(config: Config) -> Iterator[str]:
+    """Yield the names of the coding agents that config.yaml has, then those of the table that it has not."""
+    for prefix, table in TABLES.items():
+        yield from (f"{prefix}:{name}" for name in dict.fromkeys((*getattr(config, prefix), *table)))

@@ -1,0 +1,145 @@
+"""A coding agent that speaks ACP and does what the task says: one line of it each.
+
+`edit PATH TEXT` asks for permission and writes; `sneak PATH` writes without asking; `exec COMMAND` asks and runs; `say TEXT` speaks;
+`fail` ends the process; `leave` leaves its mode; `hang` waits, once. It reads no environment and needs nothing but Python.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from typing import Any
+
+mode, session, asked = "yolo", "", 0
+MODES = {"currentModeId": "yolo", "availableModes": [{"id": "yolo", "name": "Y"}, {"id": "ask", "name": "A"}]}
+STORE = pathlib.Path(os.environ["HOME"]) / "sessions"
+RESUMES = "--resume" in sys.argv
+
+
+def send(**message: Any) -> None:
+    sys.stdout.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
+    sys.stdout.flush()
+
+
+def update(**fields: Any) -> None:
+    send(method="session/update", params={"sessionId": session, "update": fields})
+
+
+def told(text: str) -> None:
+    update(sessionUpdate="agent_message_chunk", content={"type": "text", "text": text + "\n"})
+
+
+def permission(call: dict[str, Any]) -> str:
+    """Ask; return the kind of the answer."""
+    global asked
+    asked += 1
+    options = [("n", "reject_once"), ("a", "allow_always"), ("y", "allow_once")]
+    send(
+        id=f"p{asked}",
+        method="session/request_permission",
+        params={
+            "sessionId": session,
+            "toolCall": call,
+            "options": [{"optionId": i, "name": kind, "kind": kind} for i, kind in options],
+        },
+    )
+    while True:
+        answer = json.loads(sys.stdin.readline())
+        if answer.get("id") == f"p{asked}":
+            outcome = answer["result"]["outcome"]
+            return dict(options).get(outcome.get("optionId"), "cancelled")
+
+
+def turn(text: str) -> None:
+    for number, line in enumerate(text.splitlines()):
+        word, _, rest = line.strip().partition(" ")
+        name = f"call-{os.getpid()}-{number}"
+        if word in ("edit", "sneak"):
+            path, _, content = rest.partition(" ")
+            place = pathlib.Path.cwd() / path
+            call = {
+                "toolCallId": name,
+                "title": f"Write {path}",
+                "kind": "edit",
+                "status": "pending",
+                "locations": [{"path": str(place)}],
+                "rawInput": {"file_path": str(place), "content": content},
+            }
+            update(sessionUpdate="tool_call", **call)
+            kind = permission(call) if word == "edit" else "none"
+            if kind in ("none", "allow_once"):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_text(content + "\n")
+            update(
+                sessionUpdate="tool_call_update",
+                toolCallId=name,
+                status="completed" if kind in ("none", "allow_once") else "failed",
+            )
+            told(f"{path} {word}: {kind}")
+        elif word == "exec":
+            call = {
+                "toolCallId": name,
+                "title": rest,
+                "kind": "execute",
+                "status": "pending",
+                "rawInput": {"command": rest},
+            }
+            update(sessionUpdate="tool_call", **call)
+            kind = permission(call)
+            if kind == "allow_once":
+                subprocess.run(rest, shell=True)
+            update(
+                sessionUpdate="tool_call_update",
+                toolCallId=name,
+                status="completed" if kind == "allow_once" else "failed",
+            )
+            told(f"exec: {kind}")
+        elif word == "show":
+            told("env " + " ".join(sorted(os.environ)))
+        elif word == "say":
+            told(rest)
+        elif word == "leave":
+            update(sessionUpdate="current_mode_update", currentModeId="yolo")
+        elif word == "fail":
+            sys.stderr.write("it broke\n")
+            sys.exit(7)
+        elif word == "hang" and not (STORE / "hung").exists():
+            (STORE / "hung").write_text("")
+            time.sleep(600)
+
+
+for row in sys.stdin:
+    message = json.loads(row)
+    method, params, number = message.get("method"), message.get("params", {}), message.get("id")
+    if method == "initialize":
+        can = {"loadSession": False, "sessionCapabilities": {"resume": {}}} if RESUMES else {"loadSession": False}
+        send(id=number, result={"protocolVersion": 1, "agentCapabilities": can})
+    elif method == "session/new":
+        session = f"session-{os.getpid()}-{time.time_ns()}"
+        STORE.mkdir(exist_ok=True)
+        (STORE / session).write_text("")
+        send(id=number, result={"sessionId": session, "modes": MODES})
+    elif method == "session/resume":
+        session = params["sessionId"]
+        if (STORE / session).exists():
+            send(id=number, result={"modes": MODES})
+        else:
+            send(id=number, error={"code": -32602, "message": "no such session"})
+    elif method == "session/set_mode":
+        mode = params["modeId"]
+        send(id=number, result={})
+    elif method == "session/prompt":
+        text = params["prompt"][0]["text"]
+        told(f"mode {mode}")
+        with (STORE / session).open("a") as file:
+            file.write(text)
+        if RESUMES:  # it remembers the task
+            text = (STORE / session).read_text()
+        turn(text)
+        update(sessionUpdate="usage_update", used=10, size=100, cost={"amount": 0.25, "currency": "USD"})
+        send(
+            id=number,
+            result={"stopReason": "end_turn", "usage": {"totalTokens": 30, "inputTokens": 20, "outputTokens": 10}},
+        )

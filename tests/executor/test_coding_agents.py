@@ -1,0 +1,237 @@
+"""Coding agents: what they ask goes through the policy, is held and resumed; what they do is judged; the sandbox holds them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Box
+from tests.executor.minds import agent, sound, transcript
+from tests.people import Person, govern, person, policy, push
+
+FAKE = (Path(__file__).parent / "fake_acp.py").read_text()
+RULES = 'rules:\n  - deny: {path: "secret/**"}\n  - ask: {path: "deploy/**"}\n  - deny: {tool: "acp:back/execute"}\n'
+
+
+@pytest.fixture
+def alice(tmp_path: Path) -> Person:
+    return person(tmp_path / "people", "carol")
+
+
+@pytest.fixture
+def agents(box: Box, alice: Person, tmp_path: Path) -> Box:
+    """A project with the policy above, and agents of its own: `fake`, `back`, which resumes, `lax`, `lost`, and `cli:tool`."""
+    programs = tmp_path / "agents/bin"
+    programs.mkdir(parents=True)
+    (programs / "fake-acp").write_text(f"#!/usr/bin/env python3\n{FAKE}")
+    (programs / "tool").write_text('#!/bin/sh\ncat "$2" > "$HOME/asked"\n[ -e out ] && echo more >> out\n. ./plan.sh\n')
+    for one in programs.iterdir():
+        one.chmod(0o755)
+    box.env["RUNNER_EXECUTOR"] = "sandbox"
+    box.env["PATH"] = f"{programs}:{box.environment()['PATH']}"
+    govern(box, [alice], text=policy([alice], more=RULES))
+    box.write(
+        ".protocols/config.yaml",
+        "acp:\n  fake: {command: [fake-acp], mode: ask}\n  back: {command: [fake-acp, --resume], mode: ask}\n"
+        "  lax: {command: [fake-acp], mode: plan}\n  none: {command: [fake-acp]}\n  lost: {command: [no-such-program], mode: ask}\n"
+        "cli:\n  tool: {command: [tool, --file, '{prompt_file}'], env: [LETTER]}\n",
+    )
+    box.write("plan.sh", "exit 0\n")
+    box.commit("agents")
+    push(box)
+    return box
+
+
+def made(box: Box, text: str, more: str = "", engine: str = "acp:fake") -> str:
+    plan = box.plan({"01-do": agent(more, engine=engine)})
+    step = plan / "01-do.md"
+    step.write_text(step.read_text().replace("Do it.", text))
+    return box.runner("new", "A plan", "--plan", plan, rc=0).out.strip()
+
+
+def said(box: Box, protocol: str, name: str = "do.1") -> str:
+    return "".join(one["text"] for one in transcript(box, protocol, name) if one["kind"] == "response")
+
+
+def calls(box: Box, protocol: str, name: str = "do.1") -> list[str]:
+    records = [one for one in transcript(box, protocol, name) if one["kind"] == "response"]
+    return [call["name"] for one in records for call in one["calls"]]
+
+
+def approved(box: Box, alice: Person, protocol: str) -> None:
+    for wait in box.state(protocol)["waiting"]:
+        box.runner("approve", protocol, wait["subject"], "--yes", env=alice.env, rc=0)
+
+
+def test_a_call_is_allowed_made_and_counted(agents: Box) -> None:
+    protocol = made(agents, "edit docs/a.txt hello\nsay fine", 'qa: {checks: ["grep -q hello docs/a.txt"]}')
+    agents.runner("run", protocol, rc=0)
+    assert agents.git("show", f"{protocol}:docs/a.txt") == "hello\n"
+    assert calls(agents, protocol) == ["acp:fake/edit", "finish"]
+    assert "mode ask" in said(agents, protocol) and "docs/a.txt edit: allow_once" in said(agents, protocol)
+    spent = agents.state(protocol)["spent"]
+    assert (spent["usd"], spent["input_tokens"], spent["output_tokens"]) == ("0.25", 20, 10)
+    sound(agents, protocol)
+
+
+def test_the_agents_output_is_kept_byte_for_byte(agents: Box) -> None:
+    protocol = made(agents, "say ünïcode")
+    agents.runner("run", protocol, rc=0)
+    raw = "".join(one["raw"]["stdout"] for one in transcript(agents, protocol, "do.1") if one["kind"] == "response")
+    rows = [json.loads(line) for line in raw.splitlines()]
+    assert (
+        raw.endswith("\n")
+        and rows[0]["result"]["protocolVersion"] == 1
+        and rows[-1]["result"]["stopReason"] == "end_turn"
+    )
+
+
+def test_a_denied_call_is_refused_and_the_agent_does_otherwise(agents: Box) -> None:
+    protocol = made(agents, "edit secret/a no\nexec true\nedit docs/b.txt yes", engine="acp:back")
+    agents.runner("run", protocol, rc=0)
+    assert "secret/a edit: reject_once" in said(agents, protocol) and "exec: reject_once" in said(agents, protocol)
+    assert "docs/b.txt" in agents.git("ls-tree", "-r", "--name-only", protocol)
+    assert "secret/a" not in agents.git("ls-tree", "-r", "--name-only", protocol)
+    sound(agents, protocol)
+
+
+def test_a_path_that_leads_elsewhere_by_a_link_is_judged_there(agents: Box) -> None:
+    protocol = made(agents, "exec ln -s secret open\nexec mkdir secret\nedit open/a no\nexec rm -r open secret")
+    agents.runner("run", protocol, rc=0)
+    assert "open/a edit: reject_once" in said(agents, protocol)
+
+
+@pytest.mark.parametrize("engine", ["acp:fake", "acp:back"])
+def test_a_held_call_waits_and_is_made_after_the_approval(agents: Box, alice: Person, engine: str) -> None:
+    protocol = made(agents, "edit docs/a.txt first\nedit deploy/a.txt now", engine=engine)
+    agents.runner("run", protocol, rc=3)
+    tip = agents.git("rev-parse", protocol)
+    agents.runner("run", protocol, rc=3)
+    assert agents.git("rev-parse", protocol) == tip
+    (wait,) = agents.state(protocol)["waiting"]
+    assert wait["kind"] == "call" and "deploy/a.txt" in wait["text"]
+    assert "deploy" not in agents.git("ls-tree", "-r", "--name-only", protocol).replace(".protocols", "")
+    approved(agents, alice, protocol)
+    assert agents.runner("run", protocol).code == 3  # what the step changed is judged as always
+    assert calls(agents, protocol).count(f"{engine}/edit") <= 3
+    approved(agents, alice, protocol)
+    agents.runner("run", protocol, rc=0)
+    assert agents.git("show", f"{protocol}:deploy/a.txt") == "now\n"
+    assert agents.git("show", f"{protocol}:docs/a.txt") == "first\n"
+    sound(agents, protocol)
+
+
+def test_a_rejected_call_is_refused_after_the_wait(agents: Box, alice: Person) -> None:
+    protocol = made(agents, "edit deploy/a.txt now")
+    agents.runner("run", protocol, rc=3)
+    (wait,) = agents.state(protocol)["waiting"]
+    agents.runner("reject", protocol, wait["subject"], "--yes", env=alice.env, rc=0)
+    agents.runner("run", protocol)
+    assert "deploy/a.txt" not in agents.git("ls-tree", "-r", "--name-only", protocol)
+    assert "rejected by" in json.dumps(transcript(agents, protocol, "do.1"))
+
+
+def test_a_call_that_it_makes_without_asking_fails_the_attempt_where_it_needed_an_approval(agents: Box) -> None:
+    protocol = made(agents, "sneak deploy/a.txt")
+    result = agents.runner("run", protocol)
+    assert result.code not in (0, 3)
+    assert "without asking" in agents.state(protocol)["steps"]["do"]["reason"]
+    assert "deploy/a.txt" not in agents.git("ls-tree", "-r", "--name-only", protocol)
+
+
+def test_a_call_that_it_makes_without_asking_is_in_the_transcript(agents: Box) -> None:
+    protocol = made(agents, "sneak docs/a.txt")
+    agents.runner("run", protocol, rc=0)
+    assert calls(agents, protocol) == ["acp:fake/edit", "finish"]
+    sound(agents, protocol)
+
+
+@pytest.mark.parametrize(
+    ("engine", "words"),
+    [
+        ("acp:lax", "no mode `plan`: it offers yolo, ask"),
+        ("acp:none", "has modes, and none is named"),
+        ("acp:lost", "`no-such-program` is not on the PATH"),
+        ("acp:fak", "did you mean acp:fake?"),
+        ("cli:aider", "write it as cli:aider:MODEL"),
+    ],
+)
+def test_an_agent_that_cannot_be_held_is_refused(agents: Box, engine: str, words: str) -> None:
+    protocol = made(agents, "edit docs/a.txt x", engine=engine)
+    result = agents.runner("run", protocol)
+    assert result.code == 2 and words in result.err
+    assert agents.state(protocol)["steps"]["do"]["attempt"] == 1
+
+
+@pytest.mark.parametrize(("line", "words"), [("fail", "exit code 7: it broke"), ("leave", "it left the mode `ask`")])
+def test_an_agent_that_breaks_off_fails_its_attempt(agents: Box, line: str, words: str) -> None:
+    protocol = made(agents, f"edit docs/a.txt x\n{line}\nedit docs/b.txt x")
+    assert agents.runner("run", protocol).code == 1
+    assert words in agents.state(protocol)["steps"]["do"]["reason"]
+
+
+def test_the_end_of_its_turn_is_no_proof_and_checks_come_back_to_it(agents: Box) -> None:
+    protocol = made(agents, "edit docs/a.txt x", 'qa: {checks: ["test -e docs/none"]}')
+    assert agents.runner("run", protocol).code == 1
+    assert calls(agents, protocol).count("finish") == 3
+
+
+def test_it_sees_no_variable_but_those_that_are_named(agents: Box) -> None:
+    protocol = made(agents, "show")
+    agents.runner("run", protocol, rc=0, env={"OPENAI_API_KEY": "sk-canary-canary", "LETTER": "x"})
+    assert "OPENAI_API_KEY" not in said(agents, protocol) and "LETTER" not in said(agents, protocol)
+
+
+@pytest.mark.parametrize("engine", ["acp:fake", "acp:back"])
+def test_a_killed_attempt_resumes_with_what_it_has_done(agents: Box, engine: str) -> None:
+    protocol = made(agents, "edit docs/a.txt x\nhang", engine=engine)
+    at = agents.start("run", protocol)
+    by, kinds = time.monotonic() + 60, list[str]()
+    while kinds != ["response", "results"]:
+        assert time.monotonic() < by and at.poll() is None
+        time.sleep(0.1)
+        journals = [*(agents.path / ".git").rglob("do.1.jsonl")]
+        rows = journals[0].read_bytes().splitlines() if journals else []
+        kinds = [json.loads(row.split(b" ", 2)[2])["kind"] for row in rows]
+    at.send_signal(signal.SIGKILL)
+    at.wait()
+    agents.runner("run", protocol, rc=0)
+    assert agents.git("show", f"{protocol}:docs/a.txt") == "x\n"
+    assert calls(agents, protocol) == [f"{engine}/edit", f"{engine}/edit", "finish"]
+    sound(agents, protocol)
+
+
+def test_it_neither_plans_nor_reviews(agents: Box) -> None:
+    result = agents.runner("plan", "--engine", "acp:fake", "something")
+    assert result.code == 2 and "Traceback" not in result.err
+
+
+def test_a_program_with_a_command_line_works_and_its_diff_is_the_proof(agents: Box) -> None:
+    agents.write("plan.sh", "echo made > out\necho done\n")
+    agents.commit("a plan")
+    push(agents)
+    protocol = made(agents, "Make out.", 'qa: {checks: ["grep -q made out"]}', engine="cli:tool")
+    result = agents.runner("run", protocol, rc=0)
+    assert agents.git("show", f"{protocol}:out") == "made\n"
+    assert "price not known" in result.err
+    sound(agents, protocol)
+
+
+@pytest.mark.parametrize(("script", "words"), [("exit 0", "changed no file"), ("echo bad; exit 4", "exit 4: bad")])
+def test_a_program_that_fails_or_changes_nothing_fails_its_attempt(agents: Box, script: str, words: str) -> None:
+    agents.write("plan.sh", f"{script}\n")
+    agents.commit("a plan")
+    push(agents)
+    protocol = made(agents, "Make out.", engine="cli:tool")
+    assert agents.runner("run", protocol).code == 1
+    assert words in agents.state(protocol)["steps"]["do"]["reason"]
+
+
+def test_engines_tells_whether_an_agents_program_is_there(agents: Box) -> None:
+    assert "acp:fake  is there" in agents.runner("engines", "acp:fake", rc=0).out
+    result = agents.runner("engines", "acp:lost")
+    assert result.code == 2 and "is not on the PATH" in result.err
