@@ -85,13 +85,14 @@ exit $code
 """
 # Beside the runner: at the end of its input the runner is dead, and the client, which would go on, is killed too.
 _WATCH = """\
-engine=$1 pid=$2 name=$3 word=
-shift 3
+engine=$1 pid=$2 name=$3 folder=$4 word=
+shift 4
 while read -r word && [ "$word" = TERM ]; do
     "$engine" kill --signal TERM "$name"
 done
 [ "$word" = END ] || kill -KILL "$pid"
-exec "$engine" "$@" "$name"
+"$engine" "$@" "$name"
+rm -rf "$folder"
 """
 # What podman's filter allows although no build or test needs it: other file systems and namespaces, besides what bubblewrap's refuses.
 _NOT_NEEDED = frozenset(
@@ -220,10 +221,13 @@ class Container:
             if not any(there.is_relative_to(link) for there in shown):
                 below = {there: bind for there, bind in shown.items() if there.is_relative_to(target)}
                 shown |= {Path(link, there.relative_to(target)): bind for there, bind in below.items()}
-        size = f",size={self.limits.disk}" if self.limits.disk else ""
+        more = f",size={self.limits.disk}" if self.limits.disk else ""
+        more += (
+            ",notmpcopyup" if self.engine.name == "podman" else ""
+        )  # else it has what the image has there, and its mode
         for there in (Path("/tmp"), Path("/var/tmp"), Path("/run"), HOME):
             if there not in shown:
-                yield f"--tmpfs={there}:rw,exec,nosuid,nodev,mode=1777{size}"
+                yield f"--tmpfs={there}:rw,exec,nosuid,nodev,mode=1777{more}"
         for file in ("first", "command", "killed"):
             yield _mount(folder / file, _INSIDE / file, is_writable=file == "killed")
         for there, (path, is_writable) in shown.items():
@@ -254,7 +258,7 @@ class _ContainerGroup(Group):
     def __init__(self, engine: Engine, process: subprocess.Popen[bytes], name: str, folder: Path) -> None:
         self.process, self._engine, self._name, self._folder = process, engine, name, folder
         self._was_ended = False
-        words = ("/bin/sh", "-c", _WATCH, "sh", engine.path, str(process.pid), name, *engine.removal)
+        words = ("/bin/sh", "-c", _WATCH, "sh", engine.path, str(process.pid), name, str(folder), *engine.removal)
         try:
             self._watch = subprocess.Popen(
                 words,
@@ -297,7 +301,6 @@ class _ContainerGroup(Group):
             with suppress(OSError):
                 self._watch.stdin.close()
             self._watch.wait()
-            shutil.rmtree(self._folder, ignore_errors=True)
         if why:
             raise SandboxError(
                 f"{self._engine.name} could not start the container: {why}",
