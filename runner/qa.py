@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from runner import resources
@@ -230,12 +230,12 @@ def _diffs(git: Git, before: str, after: str, wanted: Sequence[str], *options: s
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The report of one review. `judge`, `author`: the engines that judged and that worked, empty where no model worked."""
+    """The report of one review. `judges`: each reviewer's engine, by its name; `author`: that which worked, empty where none did."""
 
     slug: str
     attempt: int
     verdict: Verdict
-    judge: str
+    judges: Mapping[str, str]
     author: str
     tree: str
     evidence: Sequence[CheckEvidence]
@@ -243,11 +243,12 @@ class Report:
 
     def render(self) -> bytes:
         """Return `reports/SLUG.ATTEMPT.md`. A model's text is in it as plain indented text that no forge renders."""
-        same = " (the model that did the work, in a conversation of its own)" if self.judge == self.author else ""
+        same = " (the model that did the work, in a conversation of its own)"
+        judges = [_code(name) + same * (engine == self.author) for name, engine in self.judges.items()]
         lines = [
             f"# QA of {self.slug}, attempt {self.attempt}: {self.verdict.verdict}",
             "",
-            f"- judged by: {_code(self.judge)}{same}",
+            f"- judged by: {', '.join(judges)}",
             f"- the work is by: {_code(self.author or 'a person or a command')}",
             f"- tree: {_code(self.tree)}",
             f"- files changed: {len(self.seen.files)}",

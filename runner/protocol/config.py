@@ -245,12 +245,6 @@ def _forge(value: object) -> object:
     return {"name": name, **({"url": url.strip()} if url.strip() else {})}
 
 
-class ReviewKey(FileModel):
-    """What a review looks at: `correctness`, `security`, `tests`, or a line of one's own."""
-
-    aspects: tuple[Line, ...] = ()
-
-
 class Worktrees(FileModel):
     """Where people's worktrees of protocols are made; relative to the main worktree's parent."""
 
@@ -285,6 +279,20 @@ class CodingAgent(FileModel):
 
 
 _Engines = Annotated[tuple[Line, ...], BeforeValidator(one_or_many, json_schema_input_type=Line | tuple[Line, ...])]
+
+
+class Reviewer(FileModel):
+    """One of several reviewers. `engine`: without it, that of the phase `review`."""
+
+    aspects: tuple[Line, ...] = ()
+    engine: _Engines = ()
+
+
+class ReviewKey(FileModel):
+    """What a review looks at: `correctness`, `security`, `tests`, or a line of one's own. `reviewers`: each judges by itself."""
+
+    aspects: tuple[Line, ...] = ()
+    reviewers: tuple[Reviewer, ...] = Field(default=(), max_length=5)
 
 
 class EngineKey(FileModel):

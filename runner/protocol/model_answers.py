@@ -314,6 +314,9 @@ class Earlier(BaseModel):
     text: str = Field(min_length=1, description="What shows it, in one sentence.")
 
 
+_GRAVITY = ("blocker", "major", "minor", "note")
+
+
 class Verdict(BaseModel):
     """PASS or FAIL, why in a few words, and the findings."""
 
@@ -345,6 +348,23 @@ class Verdict(BaseModel):
     def passed(self) -> bool:
         """Whether the change may stay as it is."""
         return self.verdict == "PASS"
+
+
+def merged(verdicts: Mapping[str, Verdict]) -> Verdict:
+    """Return the verdict of several reviewers, by their names: PASS where each says so, a finding of two once, the worst first."""
+    every = list(verdicts.values())
+    if len(every) == 1:
+        return every[0]
+    findings = dict.fromkeys(one for verdict in every for one in verdict.findings)
+    answers: dict[str, Earlier] = {}
+    for one in (one for verdict in every for one in verdict.earlier or ()):
+        answers[one.id] = answers[one.id] if one.id in answers and not answers[one.id].closed else one
+    return Verdict(
+        verdict="PASS" if all(verdict.passed for verdict in every) else "FAIL",
+        summary="\n".join(f"{name}: {verdict.summary}" for name, verdict in verdicts.items()),
+        findings=tuple(sorted(findings, key=lambda one: _GRAVITY.index(one.severity)))[:FINDINGS_MOST],
+        earlier=tuple(answers.values())[:FINDINGS_MOST] if answers else None,
+    )
 
 
 def read_verdict(text: str, open_ids: Collection[str] = ()) -> tuple[Verdict | None, tuple[str, ...]]:

@@ -195,7 +195,7 @@ def test_a_plan_is_also_taken_as_text(calc: Box) -> None:
 
 OPEN = {"id": "1.1", "closed": False, "text": "It is as it was."}
 RUDE = {"severity": "major", "text": "subtract() has the same fault.", "file": "calc.py", "line": 5}
-FAIL = {"verdict": "FAIL", "summary": "Half of it.", "findings": [RUDE]}
+FAIL: dict[str, Any] = {"verdict": "FAIL", "summary": "Half of it.", "findings": [RUDE]}
 PASS = {"verdict": "PASS", "summary": "It adds."}
 LONG = (
     "def add(a, b):\n"
@@ -268,3 +268,38 @@ def test_the_aspects_of_the_configuration_are_asked_for(calc: Box) -> None:
         calc.runner("run", reviewed(calc), rc=0)
         asked = texts(wire.bodies[0])
     assert "- security: input that is trusted" in asked and "\n- Public functions have docstrings\n" in asked
+
+
+TWO = "review: {reviewers: [{aspects: [correctness]}, {aspects: [security], engine: gemini:gemini-2.5-pro}]}\n"
+
+
+def test_several_reviewers_judge_one_change_each_with_its_aspects_and_engine(calc: Box) -> None:
+    calc.write(".protocols/config.yaml", TWO)
+    calc.commit("reviewers")
+    note = {**FAIL["findings"][0], "severity": "note"}
+    with mind(calc, word({**PASS, "findings": [note]}), word({**FAIL, "findings": [*FAIL["findings"], note]})) as wire:
+        protocol = reviewed(calc)
+        calc.runner("run", protocol, rc=1)
+        first, second = map(texts, wire.bodies)
+    assert "- correctness: " in first and "- security: " not in first
+    assert "- security: " in second and "findings of earlier" not in second
+    shown = report(calc, protocol, "fix.1")
+    assert "FAIL" in shown and "## Findings: 2" in shown and shown.index("**major**") < shown.index("**note**")
+    assert "gemini-2.5-pro (security)" in shown
+    sound(calc, protocol)
+
+
+def test_a_finding_is_closed_once_every_reviewer_says_so(calc: Box) -> None:
+    calc.write(".protocols/config.yaml", TWO)
+    calc.commit("reviewers")
+    opened = {"verdict": "FAIL", "summary": "No.", "earlier": [{**OPEN, "id": "2.1"}], "findings": []}
+    closed = {**PASS, "earlier": [{**OPEN, "id": "2.1", "closed": True}]}
+    words = [word(one) for one in (PASS, FAIL, closed, opened, closed, closed)]
+    with mind(calc, *words) as wire:
+        protocol = reviewed(calc, "on_failure: {retry: 2, then: block}\n")
+        for _ in range(3):
+            calc.runner("run", protocol)
+        assert wire.wrong == [] and len(wire.bodies) == 6
+        assert all("2.1 (major, calc.py)" in texts(body) for body in wire.bodies[2:])
+    assert "`2.1` · **open**" in report(calc, protocol, "fix.2") and "PASS" in report(calc, protocol, "fix.3")
+    sound(calc, protocol)

@@ -141,7 +141,11 @@ def test_a_report_is_inert_whatever_a_model_writes(text: str, file: str, criteri
         findings=(Finding(severity="major", text=text, file=file or None, criterion=criterion or None),),
     )
     seen = qa.Change((), "", (), qa.Touched())
-    made = qa.Report("a", 1, said, judge="x:y", author="x:y", tree="0" * 40, evidence=(), seen=seen).render().decode()
+    made = (
+        qa.Report("a", 1, said, judges={"x:y": "x:y"}, author="x:y", tree="0" * 40, evidence=(), seen=seen)
+        .render()
+        .decode()
+    )
     assert made.isprintable() or set(char for char in made if not char.isprintable()) == {"\n"}
     for line in made.splitlines():
         assert not line or line.startswith(("# QA of a", "- ", "    ", "## Findings: 1", "1. **major**")), line
@@ -152,7 +156,7 @@ def test_a_report_says_who_judged_whom(box: Box) -> None:
     said = Verdict(verdict="PASS", summary="Fine.")
     check: CheckEvidence = {"check": "make test", "code": 0, "seconds": 1, "output": "", "tail": ""}
     made = (
-        qa.Report("a", 2, said, judge="x:one", author="x:one", tree="0" * 40, evidence=[check], seen=seen)
+        qa.Report("a", 2, said, judges={"x:one": "x:one"}, author="x:one", tree="0" * 40, evidence=[check], seen=seen)
         .render()
         .decode()
     )
@@ -165,6 +169,8 @@ def test_a_report_says_who_judged_whom(box: Box) -> None:
     ):
         assert line in made
     other = (
-        qa.Report("a", 2, said, judge="x:two", author="x:one", tree="0" * 40, evidence=[], seen=seen).render().decode()
+        qa.Report("a", 2, said, judges={"x:two": "x:two"}, author="x:one", tree="0" * 40, evidence=[], seen=seen)
+        .render()
+        .decode()
     )
     assert "conversation of its own" not in other and "`x:two`" in other and "`x:one`" in other

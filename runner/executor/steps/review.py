@@ -20,6 +20,7 @@ from runner.executor.loop import BudgetStop, Limits, Loop
 from runner.executor.step_run import StepRun
 from runner.protocol import events as ev
 from runner.protocol import log, model_answers, transcript
+from runner.protocol.config import Reviewer
 from runner.protocol.ids import digest
 from runner.protocol.model_answers import Finding, Verdict
 from runner.store import history, record
@@ -76,23 +77,33 @@ def of_step(run: StepRun, evidence: Sequence[ev.CheckEvidence], journal: Journal
         journal = _journal(run, entries)
     started = project.env.monotonic()
     seen = qa.change(project.git, view.protocol, start_of_work(run, entries), run.judged, step.checks)
-    names = _judges(run)
-    stopped, found, by = "", None, names[0]
-    with asking.open_engines(project, names, run.slug) as engines:
-        loop = asking.questioner(project, journal, engines, run.redactor, _limits(run, journal), view.protocol)
-        loop.told = project.env.hear
-        reviews, own = _earlier(run), _verdicts(journal.records)
-        # A review that was made is found by what it was asked, which had the ones before it.
-        for rounds in range(len(own) + 1):
-            before = _open_findings([*reviews, *own[:rounds]])
-            task = run.redactor.text(_task(run, evidence, seen, before))
-            if loop.known(_request(UserTurn(text=task))):
+    reviewers = project.config.review.reviewers or (Reviewer(aspects=project.config.review.aspects),)
+    reviews, own = _earlier(run, len(reviewers)), _rounds(_verdicts(journal.records), len(reviewers))
+    stopped, found = "", None
+    said, judges = dict[str, Verdict](), dict[str, str]()  # by reviewer
+    before: dict[str, Finding] = {}
+    for at, reviewer in enumerate(reviewers):
+        with asking.open_engines(project, _judges(run, reviewer), run.slug) as engines:
+            loop = asking.questioner(project, journal, engines, run.redactor, _limits(run, journal), view.protocol)
+            loop.told = project.env.hear
+            # A review that was made is found by what it was asked, which had the ones before it.
+            for rounds in range(len(own) + 1) if at == 0 else ():
+                before = _open_findings([*reviews, *own[:rounds]])
+                if loop.known(_request(UserTurn(text=run.redactor.text(_task(run, reviewer, evidence, seen, before))))):
+                    break
+            task = run.redactor.text(_task(run, reviewer, evidence, seen, before))
+            try:
+                with looking.open_tools(project, view.protocol, run.judged, loop, PROPOSAL):
+                    verdict, engine = _judged(loop, task, run.where, before)
+            except BudgetStop as stop:
+                stopped = f"QA: {stop}; {spending.where_budgets_are(run)}"
                 break
-        try:
-            with looking.open_tools(project, view.protocol, run.judged, loop, PROPOSAL):
-                found, by = _judged(loop, task, run.where, before)
-        except BudgetStop as stop:
-            stopped = f"QA: {stop}; {spending.where_budgets_are(run)}"
+            name = (
+                engine if len(reviewers) == 1 else f"{at + 1}: {engine} ({', '.join(reviewer.aspects) or 'everything'})"
+            )
+            said[name], judges[name] = verdict, engine
+    else:
+        found = model_answers.merged(said)
     seconds = round(project.env.monotonic() - started)
     report = b""
     if found:
@@ -100,8 +111,11 @@ def of_step(run: StepRun, evidence: Sequence[ev.CheckEvidence], journal: Journal
         author = next((str(raw.fields["engine"]) for raw in ended if raw.fields.get("engine")), "")
         commit = project.git.commit(run.judged)
         tree = commit.tree if commit else ""
-        made = qa.Report(run.slug, run.attempt, found, judge=by, author=author, tree=tree, evidence=evidence, seen=seen)
+        made = qa.Report(
+            run.slug, run.attempt, found, judges=judges, author=author, tree=tree, evidence=evidence, seen=seen
+        )
         report = run.redactor.data(made.render())
+    by = next(iter(judges.values()), _judges(run, reviewers[0])[0])
     return Reviewed(found, stopped, by, report, journal.transcript(), spending.since(journal, 0), seconds)
 
 
@@ -165,14 +179,14 @@ def _limits(run: StepRun, journal: Journal) -> Limits:
     return spending.limits(run.project, run.view, run.plan, run.state, journal, own)
 
 
-def _judges(run: StepRun) -> tuple[str, ...]:
-    """Return the engines that judge: from option, environment or config's `review`, else those of the step."""
+def _judges(run: StepRun, reviewer: Reviewer) -> tuple[str, ...]:
+    """Return the engines that judge: from option, environment, the reviewer or config's `review`, else those of the step."""
     project = run.project
     said = project.options.get("engine") or project.env.environ.get("RUNNER_ENGINE")
     if said:
         return (said,)
-    if project.config.engine.review:
-        return tuple(project.config.engine.review)
+    if reviewer.engine or project.config.engine.review:
+        return reviewer.engine or project.config.engine.review
     return asking.engine_names(project, run.plan, run.step, run.agent, phase="review")
 
 
@@ -199,15 +213,19 @@ def start_of_work(run: StepRun, entries: Sequence[log.RawEntry]) -> str:
     return next((one.commit.parents[0] for one in below if first.revision in one.revisions), view.tip)
 
 
-def _earlier(run: StepRun) -> list[Verdict]:
-    """Return the verdicts on the step's earlier attempts, as the history has them."""
+def _earlier(run: StepRun, count: int) -> list[Sequence[Verdict]]:
+    """Return the verdicts on the step's earlier attempts, as the history has them, in rounds of `count` reviewers."""
     git, protocol = run.project.git, run.view.protocol
-    found: list[Verdict] = []
+    found: list[Sequence[Verdict]] = []
     for attempt in range(1, run.attempt):
         name = history.review_name(run.slug, attempt)
         data = history.read(git, protocol, name) or b""
-        found += _verdicts(transcript.parse(data, f"{name} of {history.ref_of(protocol)}"))
+        found += _rounds(_verdicts(transcript.parse(data, f"{name} of {history.ref_of(protocol)}")), count)
     return found
+
+
+def _rounds(verdicts: Sequence[Verdict], count: int) -> list[Sequence[Verdict]]:
+    return [verdicts[at : at + count] for at in range(0, len(verdicts), count)]
 
 
 def _verdicts(records: Iterable[transcript.Record]) -> list[Verdict]:
@@ -221,16 +239,20 @@ def _verdicts(records: Iterable[transcript.Record]) -> list[Verdict]:
     return found
 
 
-def _open_findings(verdicts: Sequence[Verdict]) -> dict[str, Finding]:
-    """Return the findings that were to be fixed and that no later review called closed, by id: the number of the review and that of
-    the finding in it, `1.2`."""
+def _open_findings(rounds: Iterable[Sequence[Verdict]]) -> dict[str, Finding]:
+    """Return the findings that were to be fixed and that no later round called closed, by id: the number of the review and that of
+    the finding in it, `1.2`. What one reviewer of a round calls open is open."""
     found: dict[str, Finding] = {}
-    for number, verdict in enumerate(verdicts, 1):
-        closed = {one.id for one in verdict.earlier or () if one.closed}
+    number = 0
+    for verdicts in rounds:
+        answers = [one for verdict in verdicts for one in verdict.earlier or ()]
+        closed = {one.id for one in answers if one.closed} - {one.id for one in answers if not one.closed}
         found = {id: one for id, one in found.items() if id not in closed}
-        for at, one in enumerate(verdict.findings, 1):
-            if one.severity in ("blocker", "major") and one not in found.values():
-                found[f"{number}.{at}"] = one
+        for verdict in verdicts:
+            number += 1
+            for at, one in enumerate(verdict.findings, 1):
+                if one.severity in ("blocker", "major") and one not in found.values():
+                    found[f"{number}.{at}"] = one
     return found
 
 
@@ -245,7 +267,13 @@ def _said(line: transcript.Record) -> Verdict | None:
         return None
 
 
-def _task(run: StepRun, evidence: Sequence[ev.CheckEvidence], seen: qa.Change, before: Mapping[str, Finding]) -> str:
+def _task(
+    run: StepRun,
+    reviewer: Reviewer,
+    evidence: Sequence[ev.CheckEvidence],
+    seen: qa.Change,
+    before: Mapping[str, Finding],
+) -> str:
     """Return the judge's task. Plan files are instructions; everything that the work made is quoted as untrusted."""
     plan, step = run.plan, run.step
     parts = [f"# The work: {plan.header.title}", plan.prose.strip()]
@@ -263,9 +291,8 @@ def _task(run: StepRun, evidence: Sequence[ev.CheckEvidence], seen: qa.Change, b
     parts.append(f"# The step to judge: {step.header.title}\n\n{step.prose.strip()}")
     if step.header.outputs:
         parts.append("It must leave: " + ", ".join(step.header.outputs))
-    aspects = run.project.config.review.aspects
-    if aspects:
-        told = "\n".join(f"- {one}" + (f": {ASPECTS[one]}" if one in ASPECTS else "") for one in aspects)
+    if reviewer.aspects:
+        told = "\n".join(f"- {one}" + (f": {ASPECTS[one]}" if one in ASPECTS else "") for one in reviewer.aspects)
         parts.append(f"Judge it under each of these aspects, one after the other:\n{told}")
     if evidence:
         parts.append("Checks that passed: " + "; ".join(f"`{check['check']}`" for check in evidence))
