@@ -257,13 +257,16 @@ def connection_to(
         is_made = any(word == folder or word.startswith(f"{folder}/") for folder in folders)
         return str(inside / word) if is_made else word.replace("{workspace}", str(inside))
 
-    base = session.base_environment()
+    base, home = session.base_environment(), session.space.root / f"mcp-{name}"
+    home.mkdir(
+        parents=True, exist_ok=True
+    )  # of its own: what a step left in its HOME could be run with the server's variables
     command = Command(
         argv=tuple(map(argument, server.command)),
         cwd=code,
-        env={"PATH": step_path(base["PATH"]), "HOME": base["HOME"], "LANG": "C.UTF-8", "TMPDIR": "/tmp"}
+        env={"PATH": step_path(base["PATH"]), "HOME": str(home), "LANG": "C.UTF-8", "TMPDIR": "/tmp"}
         | {one: environ[one] for one in server.env},
-        writable=(work, session.home()),
+        writable=(work, home),
         readable=(code, session.space.objects),
         network=session.network(server.network, f"`network` of {name} in {paths.CONFIG}"),
     )
@@ -343,7 +346,7 @@ def judge_of(run: StepRun) -> Judge:
             subject,
             step=run.slug,
             untrusted=untrusted,
-            hosts=(*subject.hosts, *(contract.network if contract.source.startswith("mcp:") else ())),
+            hosts=(*subject.hosts, *_reached(project, contract)),
             listed=at if listed(contract) else "",
             vouched=True,  # agent files are read from the trusted branch alone
             configured=paths.CONFIG if contract.network else "",
@@ -351,6 +354,12 @@ def judge_of(run: StepRun) -> Judge:
         return policy.evaluate(rules, subject)
 
     return judge
+
+
+def _reached(project: Project, contract: Contract) -> tuple[str, ...]:
+    """Return the host of an MCP server's URL, which the runner itself asks; the hosts of a command are the sandbox's matter."""
+    server = project.config.mcp.get(contract.source.partition(" ")[0].removeprefix("mcp:"))
+    return contract.network if server is not None and server.url is not None else ()
 
 
 def hosts_of(project: Project) -> Callable[[str], str | None]:

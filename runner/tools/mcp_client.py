@@ -10,6 +10,7 @@ import concurrent.futures
 import contextlib
 import json
 import logging
+import math
 import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -19,6 +20,7 @@ import anyio
 import anyio.from_thread
 import httpx2
 import mcp_types as types
+from anyio.from_thread import BlockingPortal
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.message import SessionMessage
@@ -57,6 +59,8 @@ class Connection:
         self._received, self._why = 0, ""
         self._stack = contextlib.ExitStack()
         self._session: Session | None = None
+        self._portal: BlockingPortal | None = None
+        self._client: Client | None = None
         self._outcome: Outcome | None = None
         try:
             if callable(open_):
@@ -64,7 +68,6 @@ class Connection:
                 transport = self._pipes(self._session)
             else:
                 transport = self._http(*open_)
-            # Over all of it, discovery included, however slowly the server drips.
             self._portal = self._stack.enter_context(anyio.from_thread.start_blocking_portal())
             client = Client(
                 transport,
@@ -74,7 +77,7 @@ class Connection:
                 cache=None,
                 client_info=types.Implementation(name="protocol-runner", version="1"),
             )
-            self._client: Client = self._stack.enter_context(self._portal.wrap_async_context_manager(client))
+            self._client = self._stack.enter_context(self._portal.wrap_async_context_manager(self._opened(client)))
         except (Exception, ExceptionGroup) as error:
             self.close()
             raise self._refusal(f"it does not answer as an MCP server: {self._told(error)}") from error
@@ -83,9 +86,19 @@ class Connection:
             raise
 
     @property
+    def _open(self) -> Client:
+        assert self._client is not None
+        return self._client
+
+    @property
+    def _loop(self) -> BlockingPortal:
+        assert self._portal is not None
+        return self._portal
+
+    @property
     def version(self) -> str:
         """The version that the server says it has."""
-        info = self._client.server_info
+        info = self._open.server_info
         return str(info.version) if info is not None else ""
 
     def tools(self) -> list[dict[str, Any]]:
@@ -100,7 +113,7 @@ class Connection:
             cursor: str | None = None
             with anyio.fail_after(self._timeout):
                 for _ in range(MOST_PAGES):
-                    page = await self._client.list_tools(cursor=cursor)
+                    page = await self._open.list_tools(cursor=cursor)
                     found += [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in page.tools]
                     cursor = page.next_cursor
                     if cursor is None:
@@ -111,7 +124,7 @@ class Connection:
 
         self._received = 0
         try:
-            return self._portal.call(every)
+            return self._loop.call(every)
         except (Exception, ExceptionGroup) as error:
             self.close()
             raise self._refusal(f"it does not list its tools: {self._told(error)}") from error
@@ -125,11 +138,11 @@ class Connection:
 
         async def call() -> types.CallToolResult:
             with anyio.fail_after(self._timeout):
-                return await self._client.call_tool(tool, dict(arguments))
+                return await self._open.call_tool(tool, dict(arguments))
 
         self._received, self._question = 0, None
         try:
-            result = self._portal.call(call)
+            result = self._loop.call(call)
         except BaseException as error:
             if self._question is not None and not self.is_lost:
                 raise AsksError(self._question) from error
@@ -146,9 +159,13 @@ class Connection:
             raise
         if self._question is not None:
             raise AsksError(self._question)
+        try:
+            value = _value(result)
+        except (ValueError, RecursionError) as error:
+            raise ToolError(f"it was called, but its result is no JSON that can be kept: {error}") from error
         if result.is_error:
-            raise ToolError(f"the tool failed: {_value(result)}")
-        return _value(result)
+            raise ToolError(f"the tool failed: {value}")
+        return value
 
     def close(self) -> None:
         """End the connection, and the server's process with all that it started."""
@@ -159,6 +176,8 @@ class Connection:
                 with contextlib.suppress(OSError):
                     self._session.stdin.close()
             with contextlib.suppress(Exception, ExceptionGroup, concurrent.futures.CancelledError):
+                if self._client is None and self._portal is not None:  # it may hang in its first answer
+                    self._portal.call(self._portal.stop, True)
                 self._stack.close()
         finally:
             if self._session is not None and self._outcome is None:
@@ -188,6 +207,16 @@ class Connection:
         return types.ElicitResult(action="accept", content=_content(said, schema))
 
     @contextlib.asynccontextmanager
+    async def _opened(self, client: Client) -> AsyncIterator[Client]:
+        """Open the client, all of its opening within the time limit."""
+        with anyio.CancelScope(deadline=anyio.current_time() + self._timeout) as scope:
+            async with client:
+                scope.deadline = math.inf
+                yield client
+        if scope.cancelled_caught:
+            raise TimeoutError
+
+    @contextlib.asynccontextmanager
     async def _pipes(self, session: Session) -> AsyncIterator[Any]:
         """The transport over a process's pipes: a JSON-RPC message a line, bounded."""
         give, received = anyio.create_memory_object_stream[SessionMessage | Exception](0)
@@ -212,6 +241,12 @@ class Connection:
                         if one.strip() and not await self._give(give, one):
                             return
 
+        async def read() -> None:
+            try:
+                await reader()
+            finally:  # the next call starts the server anew; of a call under way the outcome is unknown
+                self.is_lost = True
+
         async def writer() -> None:
             with contextlib.suppress(OSError, ValueError):
                 async for message in take:
@@ -224,7 +259,7 @@ class Connection:
                             left = left[os.write(stdin, left[:CHUNK]) :]
 
         async with anyio.create_task_group() as group:
-            group.start_soon(reader)
+            group.start_soon(read)
             group.start_soon(writer)
             yield received, to_send
             group.cancel_scope.cancel()
@@ -258,7 +293,9 @@ class Connection:
         timeout = httpx2.Timeout(30.0, read=self._timeout)
         async with (
             httpx2.AsyncClient(headers=headers, transport=transport, timeout=timeout, trust_env=False) as client,
-            streamable_http_client(url, http_client=client, max_sse_event_size=MOST) as streams,
+            streamable_http_client(
+                url, http_client=client, terminate_on_close=False, max_sse_event_size=MOST
+            ) as streams,
         ):
             yield streams
 
@@ -322,7 +359,7 @@ class _CountedStream(httpx2.AsyncByteStream):
 def _value(result: types.CallToolResult) -> Any:
     """Return a result: its structure where it has one, else its text. What is neither is named, and left out."""
     if result.structured_content is not None:
-        return json.loads(json.dumps(result.structured_content))
+        return json.loads(json.dumps(result.structured_content, allow_nan=False))
     texts = []
     for one in result.content:
         if isinstance(one, types.TextContent):

@@ -1,4 +1,4 @@
-"""Tools of MCP servers: by the words that people pinned on the trusted branch, and calls that start the server at the first one.
+"""Tools of MCP servers: by the descriptions that people pinned, and calls of which the first starts the server.
 
 The words of a tool (title, description, schemas) reach a model, so they are an instruction that a stranger wrote. A person reads them
 once (`runner mcp pin NAME`) and commits them with their digest; models are shown those, never what the server says now. A server whose
@@ -77,7 +77,7 @@ def shown(value: Any) -> Any:
 
 
 def words_of(tools: Sequence[Mapping[str, Any]]) -> list[Words]:
-    """Return the words of a server's tools, in the order of their names; those that `digest_of` covers, and no others."""
+    """Return what a digest covers of a list of tools, in the order of their names."""
     found = [{key: tool[key] for key in WORDS if tool.get(key) is not None} for tool in tools]
     return sorted(found, key=lambda tool: str(tool.get("name")))
 
@@ -95,7 +95,7 @@ def render(words: Sequence[Words]) -> bytes:
 
 
 def parse(data: bytes, where: str) -> list[Words]:
-    """Return the words that a file holds.
+    """Return the list that a file holds.
 
     Raises:
         MalformedFileError: it is not one that `runner mcp pin` wrote.
@@ -175,7 +175,7 @@ class ServerTools:
     `refused`: the tools that cannot be called, and why.
 
     Raises:
-        Unpinned: its words are not those of the digest. ToolModuleError: the entry does not fit them.
+        Unpinned: the pinned list does not have the digest. ToolModuleError: the entry does not fit them.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class ServerTools:
         if server.tools is None:
             raise Unpinned(name, "nobody pinned its list")
         if words is None or digest_of(words) != server.tools:
-            raise Unpinned(name, "the file of its words does not have the digest that config.yaml names")
+            raise Unpinned(name, "the file of its list does not have the digest that config.yaml names")
         self._name, self._server, self._connect = name, server, connect
         self._connection: Connection | None = None
         self.tools: dict[str, Tool] = {}
@@ -204,7 +204,7 @@ class ServerTools:
             ToolError: it failed. OutcomeUnknownError: there was no answer. Unpinned: its list changed.
             ToolModuleError: the server could not be reached; nothing was called.
         """
-        if self._connection is not None and self._connection.is_stale:
+        if self._connection is not None and (self._connection.is_stale or self._connection.is_lost):
             self._end()
         if self._connection is None:
             self._start()

@@ -40,6 +40,8 @@ def answer(how: str) -> str:
     match how:
         case "where":
             return json.dumps({"cwd": os.getcwd(), "env": sorted(os.environ), "argv": sys.argv[1:]})
+        case "home":
+            return os.environ["HOME"]
         case "hidden":
             return "it is \x1b[31mred\x1b[0m\u200b, \u202eside\x07\U000e0041"
         case "huge":
@@ -110,8 +112,12 @@ for line in sys.stdin:
                         {"type": "text", "text": "b"},
                     ]
                 }
+            elif how == "nan":
+                result = {"content": [], "structuredContent": {"x": float("nan"), "y": 10**5000 if said.more else 1}}
             else:
                 result = {"content": [{"type": "text", "text": answer(how)}]}
             write({"id": asked["id"], "result": result})
+            if how == "bye":
+                sys.exit()
         case _ if "id" in asked and "method" in asked:
             write({"id": asked["id"], "error": {"code": -32601, "message": "no such method"}})

@@ -167,6 +167,29 @@ def test_results_are_visible_bounded_and_text(opened: Callable[..., Call]) -> No
     assert call("late") == "did late"  # an answer to another request is none to ours
 
 
+def test_a_server_that_left_between_two_calls_is_started_anew(opened: Callable[..., Call]) -> None:
+    call = opened()
+    assert call("bye") == "did bye"
+    time.sleep(0.5)
+    assert call("well") == "did well"  # and its outcome is known
+
+
+def test_a_result_that_json_has_no_place_for_is_a_failure(opened: Callable[..., Call]) -> None:
+    call = opened()
+    with pytest.raises(ToolError, match="no JSON that can be kept") as error:
+        call("nan")
+    assert not isinstance(error.value, OutcomeUnknownError) and call("well") == "did well"
+
+
+def test_a_server_that_never_answers_is_ended_when_its_time_is_over(tmp_path: Path) -> None:
+    deaf = tmp_path / "deaf.py"
+    deaf.write_text("import sys, time\nprint('deaf', file=sys.stderr, flush=True)\ntime.sleep(60)\n")
+    began = time.monotonic()
+    with pytest.raises(ToolModuleError, match=r"timed out after 1 s; it was ended\ndeaf"):
+        connect(tmp_path, server=deaf, timeout=1.0)
+    assert time.monotonic() - began < 20
+
+
 def test_what_a_server_asks_of_the_model_is_refused(opened: Callable[..., Call]) -> None:
     assert opened()("sample") == "True"
 
