@@ -9,7 +9,7 @@ import dataclasses
 
 from runner.app import describe
 from runner.app.steer import number
-from runner.errors import ConflictError, RefusedError
+from runner.errors import ConflictError, RefusedError, UsageError
 from runner.executor import load, permissions
 from runner.git import Git
 from runner.lines import is_harmless
@@ -86,6 +86,8 @@ def merge(project: Project, protocol: str, wanted: Wanted | None = None) -> Merg
                 return _already(git, seen, base)
             if not wanted.leave:
                 _refuse_uncommitted(project, protocol)
+            if wanted.message is not None and not wanted.message.strip():
+                raise UsageError("the message is empty", "-m", "write one, or leave -m out")
             text = wanted.message or _message(seen, squash=wanted.squash)
             made = Merged(
                 protocol,

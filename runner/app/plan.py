@@ -8,13 +8,13 @@ that it makes.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from runner.app.steer import number, refuse_ended, refuse_unplanned
-from runner.errors import InTheWayError, RefusedError
+from runner.errors import InTheWayError, RefusedError, UsageError
 from runner.executor import advance, load, planning
 from runner.git import BLOB, TreeEntry
-from runner.protocol import ids, paths, plans
+from runner.protocol import ids, paths, plans, strict_yaml, workflow
 from runner.protocol.state import ENDED
 from runner.store import history, record, snapshot, worktree
 from runner.store.project import Project
@@ -237,3 +237,139 @@ def commit_draft(project: Project, draft: Draft, data: bytes) -> str:
         return advance.Commit(git.person_commit(tree, (seen.tip,), project.person(), message))
 
     return advance.put(project, draft.protocol, "runner: edit", make)
+
+
+# --- steps, added, moved and removed ----------------------------------------------------------------------------------------
+
+
+def add_step(
+    project: Project, protocol: str, title: str, after: str | None, *, kind: str | None = None, run: str = ""
+) -> tuple[str, str]:
+    """Add a step after another one, by default as the last; return (the person's commit, the new file's name).
+
+    Raises:
+        UsageError: the title is empty, or a command has no line to run. MalformedFileError: it makes no plan.
+    """
+    title = strict_yaml.decode(title.encode("utf-8", "surrogateescape"), "TITLE").strip()
+    kind = kind or ("command" if run else "agent")
+    if not title or (kind == "command") != bool(run):
+        what = "TITLE is empty" if not title else "`--run` and `--kind command` go together"
+        raise UsageError(what, "the command line", "give a title, and of a command the line that it runs")
+    front = {"title": title, "kind": kind, **({"run": run} if run else {})}
+    head = "".join(f"{key}: {workflow.written(workflow.Type.STRING, value)}\n" for key, value in front.items())
+    made = ""
+
+    def change(steps: _Steps) -> None:
+        nonlocal made
+        files, order = steps.files, steps.order
+        slug = made = ids.slug_of_title(title)
+        number = 2
+        while made in order:
+            made, number = f"{slug}-{number}", number + 1
+        order.insert(steps.behind(after) if after else len(order), made)
+        files[made] = f"---\n{head}---\n{title}\n".encode()
+
+    commit, names = _rearranged(project, protocol, lambda: f"add {made}", change)
+    return commit, names[made]
+
+
+def move_step(project: Project, protocol: str, step: str, after: str) -> tuple[str, str]:
+    """Move a step behind another one; `after`: that one, or `plan` for the first place. Return as `add_step`."""
+
+    moved = ""
+
+    def change(steps: _Steps) -> None:
+        nonlocal moved
+        moved = steps.find(step)
+        if after != "plan" and steps.find(after) == moved:
+            raise UsageError("a step cannot be moved behind itself", step, "name another one after --after")
+        steps.order.remove(moved)
+        steps.order.insert(steps.behind(after), moved)
+        steps.numbers[moved] = 0  # it gets the number of its place
+
+    commit, names = _rearranged(project, protocol, lambda: f"move {moved}", change)
+    return commit, names[moved]
+
+
+def remove_step(project: Project, protocol: str, step: str, verb: str = "remove") -> tuple[str, str]:
+    """Remove a step that is not done; return as `add_step`. `verb`: what the commit's subject calls it."""
+    seen, gone = load.view(project, protocol), ""
+
+    def change(steps: _Steps) -> None:
+        nonlocal gone
+        gone = steps.find(step)
+        known = seen.state.steps.get(gone)
+        if known is not None and known.status in ENDED:
+            hint = f"`runner undo {number(protocol)} {gone}` takes it back"
+            raise RefusedError(f"{gone} is {known.status}: there is nothing to {verb}", paths.folder(protocol), hint)
+        steps.order.remove(gone)
+
+    commit, _ = _rearranged(project, protocol, lambda: f"{verb} {gone}", change)
+    return commit, gone
+
+
+@dataclass(frozen=True, slots=True)
+class _Steps:
+    """The steps of a plan by slug: their files, their numbers, and their order, which `change` of `_rearranged` may change."""
+
+    files: dict[str, bytes]
+    numbers: dict[str, int]
+    order: list[str]
+
+    def find(self, name: str) -> str:
+        """Return the slug of the step that a person means: `deploy`, `02-deploy` or `02`.
+
+        Raises:
+            UsageError: there is none.
+        """
+        slug = ids.find_step(name.removesuffix(".md"), self.order)
+        if slug is None and name.isascii() and name.isdigit():
+            slug = next((one for one in self.order if self.numbers[one] == int(name[:9])), None)
+        if slug is None:
+            there = ", ".join(self.order) or "none yet"
+            raise UsageError(f"there is no step `{name}`", "the plan", f"name one of its steps: {there}")
+        return slug
+
+    def behind(self, after: str) -> int:
+        """Return the index of the place behind a step; `plan`: the first."""
+        return 0 if after == "plan" else self.order.index(self.find(after)) + 1
+
+
+def _rearranged(
+    project: Project, protocol: str, said: Callable[[], str], change: Callable[[_Steps], None]
+) -> tuple[str, dict[str, str]]:
+    """Commit, as the person, the plan with its steps changed; return the commit, and slug to name of the files.
+
+    A step keeps its number where that still is its place.
+    """
+    git, folder = project.git, paths.folder(protocol)
+    names: dict[str, str] = {}
+
+    def make(seen: Snapshot) -> advance.Commit:
+        refuse_ended(seen.state, "edit")
+        refuse_unplanned(seen.state, "edit")
+        _refuse_unsaved(project, protocol)
+        words = snapshot.words(git, seen)
+        places = plans.names(words, folder)
+        numbers = {slug: number for slug, (number, _) in sorted(places.items(), key=lambda item: item[1])}
+        steps = _Steps({slug: words[places[slug][1]] for slug in numbers}, numbers, list(numbers))
+        change(steps)
+        last = 0
+        names.clear()
+        for slug in steps.order:
+            known = numbers.get(slug, 0)
+            last = known if known > last else last + 1
+            names[slug] = f"{last:02d}-{slug}.md"
+        made = {name: data for name, data in words.items() if name in (paths.PLAN, paths.CONTEXT)}
+        made |= {names[slug]: steps.files[slug] for slug in steps.order}
+        plans.refuse_unsupported(plans.parse(made, folder, project.config.checks), folder)
+        entries: dict[str, TreeEntry | None] = {f"{folder}/{name}": None for name in words if name not in made}
+        for name, data in made.items():
+            if words.get(name) != data:
+                entries[f"{folder}/{name}"] = TreeEntry(BLOB, git.write("blob", data))
+        tree = git.edit_tree(seen.tree, entries)
+        assert tree is not None
+        message = f"{protocol}: {said()}\n".encode()
+        return advance.Commit(git.person_commit(tree, (seen.tip,), project.person(), message))
+
+    return advance.put(project, protocol, "runner: edit", make), names

@@ -15,7 +15,7 @@ from runner.app.describe import Next
 from runner.errors import HeldError, RefusedError, UnreachableError, UsageError
 from runner.executor import advance, answers, load
 from runner.executor.transition import attempt_ref
-from runner.git import Git
+from runner.git import Git, Options, Worktree
 from runner.protocol import decision, ids, log, paths, strict_yaml
 from runner.protocol import events as ev
 from runner.protocol.event_types import event_type
@@ -307,7 +307,7 @@ def answer(project: Project, protocol: str, which: str | None, text: str) -> Ste
 
     done = advance.tell(project, protocol, build, as_person=True)
     assert answered is not None
-    notes = _left_out(project, protocol) if answered.kind == "human" else ()
+    notes = left_out(project, protocol) if answered.kind == "human" else ()
     return steered(project, done.state, done.commit, f"{answered.subject} answered", notes)
 
 
@@ -349,8 +349,18 @@ def _subject(seen: Snapshot, which: str | None) -> str | None:
     return which and (ids.find_step(which, seen.state.steps) or which)
 
 
-def _left_out(project: Project, protocol: str) -> tuple[str, ...]:
+def left_out(project: Project, protocol: str) -> tuple[str, ...]:
     """Return a line about the person's changes that are in no commit, so no part of the step that they have just ended."""
+    for tree, changed in _uncommitted(project, protocol):
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        return (
+            f"not committed, so not a part of it: {', '.join(changed[:3])}{more}; commit before the next step, in {tree.path}",
+        )
+    return ()
+
+
+def _uncommitted(project: Project, protocol: str) -> Iterator[tuple[Worktree, list[str]]]:
+    """Yield the worktrees of a protocol that have changes which are in no commit, with the paths."""
     git = project.git
     for tree in worktree.on_branch(git, project.branch(protocol)):
         code, out, _ = git.try_run(
@@ -359,8 +369,28 @@ def _left_out(project: Project, protocol: str) -> tuple[str, ...]:
         )  # fmt: skip
         changed = [line[3:] for line in out.decode("utf-8", "surrogateescape").split("\0") if len(line) > 3]
         if code == 0 and changed:
-            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-            return (
-                f"not committed, so not a part of it: {', '.join(changed[:3])}{more}; commit before the next step, in {tree.path}",
-            )
-    return ()
+            yield tree, changed
+
+
+def commit_left(project: Project, protocol: str, text: str) -> str | None:
+    """Commit, as the person, what they wrote in the protocol's worktree but for plan files, which are picked up by themselves.
+
+    None where there is nothing. The runner's record is never taken.
+
+    Raises:
+        ConflictError: the branch moved meanwhile.
+    """
+    git, branch = project.git, project.branch(protocol)
+    for tree, changed in _uncommitted(project, protocol):
+        named = [path for path in changed if not path.startswith(f"{paths.ROOT}/")]
+        old = git.ref(branch)
+        if not named or old is None:
+            continue
+        at = Options(git_dir=tree.git_dir, work_tree=tree.path, config=worktree.conversions(git))
+        git.run("add", "--all", "--", *named, **at)
+        made = git.run("write-tree", **at).decode().strip()
+        new = git.person_commit(made, (old,), project.person(), f"{protocol}: {text}\n".encode())
+        with locks.hold(project.dirs.publish_lock(branch), project.env, what=branch, wait=transaction.PUBLISH_WAIT):
+            git.update_refs({branch: (new, old)}, "runner: answer")
+        return new
+    return None

@@ -46,6 +46,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], ...]] = {
     "Steer and decide": (
         ("plan", "Let a model plan the pending steps again."),
         ("edit", "Edit a plan file in $EDITOR, and commit it as yours.", "plan:edit_command"),
+        ("skip", "Take a step out of the plan.", "plan:skip_command"),
         ("answer", "Answer a question of a protocol.", "steer:answer"),
         ("approve", "Approve what waits, with a signature."),
         ("reject", "Reject what waits, with a signature.", "approve:reject"),

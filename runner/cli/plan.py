@@ -123,15 +123,29 @@ def _edited(session: Session, proposal: Proposal, files: Mapping[str, bytes]) ->
 
 @click.command("edit")
 @click.argument("words", nargs=-1, metavar="[PROTOCOL] [STEP]")
+@click.option("--add", "added", metavar="TITLE", help="Add a step instead, after --after, or as the last.")
+@click.option("--move", "moved", metavar="STEP", help="Move a step behind the one of --after.")
+@click.option("--remove", "removed", metavar="STEP", help="Remove a step.")
+@click.option("--after", metavar="STEP", help="Where a step is added or moved to; `plan` is before the first.")
+@click.option(
+    "--kind", type=click.Choice(["agent", "command", "human"]), help="Of a step that is added. Default: agent."
+)
+@click.option("--run", metavar="LINE", help="The command of a step that is added.")
 @options.offline
 @click.pass_obj
-def edit_command(session: Session, words: tuple[str, ...]) -> None:
+def edit_command(session: Session, /, words: tuple[str, ...], **change: str | None) -> None:
     """Edit plan.md of PROTOCOL, the file of STEP, or `context`, in your editor; the commit is yours.
 
-    The file is validated before it is committed. No other file of your checkout changes.
+    With --add, --move or --remove no editor is opened: steps that follow get new numbers where that is necessary. The file
+    is validated before it is committed. No other file of your checkout changes.
     """
     name, rest = steer.named(session, words)
     session.means(name)
+    if any(value is not None for value in change.values()):
+        if rest:
+            raise click.UsageError("name one step: runner edit PROTOCOL --move STEP --after STEP")
+        _tell_step(session, name, *_changed(session, name, **change))
+        return
     if len(rest) > 1:
         raise click.UsageError("name one step: runner edit PROTOCOL [STEP]")
     draft = plan.draft(session.project, name, rest[0] if rest else None)
@@ -155,6 +169,55 @@ def edit_command(session: Session, words: tuple[str, ...]) -> None:
         session.note("  this step is finished: the edit is recorded, and nothing is done again")
     sync.offer(session.project, draft.protocol)
     request.post_published(session.project, draft.protocol)
+
+
+def _changed(
+    session: Session,
+    name: str,
+    *,
+    added: str | None,
+    moved: str | None,
+    removed: str | None,
+    after: str | None,
+    **given: str | None,
+) -> tuple[str, str]:
+    """Change the steps as the options say; return (the person's commit, what became of which)."""
+    if [added, moved, removed].count(None) != 2:
+        raise click.UsageError("give one of --add, --move and --remove")
+    if (given["kind"] or given["run"]) and added is None:
+        raise click.UsageError("--kind and --run go with --add")
+    if added is not None:
+        commit, file = plan.add_step(session.project, name, added, after, kind=given["kind"], run=given["run"] or "")
+        return commit, f"added {file}"
+    if moved is not None:
+        if after is None:
+            raise click.UsageError("--move goes with --after STEP")
+        commit, file = plan.move_step(session.project, name, moved, after)
+        return commit, f"moved to {file}"
+    if after is not None:
+        raise click.UsageError("--after goes with --add and --move")
+    commit, slug = plan.remove_step(session.project, name, str(removed))
+    return commit, f"removed {slug}"
+
+
+def _tell_step(session: Session, name: str, commit: str, said: str) -> None:
+    session.note(f"{name}  {said}, committed as yours: {commit[:7]}")
+    sync.offer(session.project, name)
+    request.post_published(session.project, name)
+
+
+@click.command("skip")
+@click.argument("words", nargs=-1, required=True, metavar="[PROTOCOL] STEP")
+@options.offline
+@click.pass_obj
+def skip_command(session: Session, words: tuple[str, ...]) -> None:
+    """Take STEP, which is not done, out of the plan of PROTOCOL; what follows runs without it. The commit is yours."""
+    name, rest = steer.named(session, words)
+    session.means(name)
+    if len(rest) != 1:
+        raise click.UsageError("name one step: runner skip PROTOCOL STEP")
+    commit, slug = plan.remove_step(session.project, name, rest[0], "skip")
+    _tell_step(session, name, commit, f"{slug} skipped")
 
 
 def _after_editing(session: Session, draft: Draft, path: Path) -> str | None:

@@ -9,7 +9,7 @@ from runner.cli import ci, options, progress
 from runner.cli.session import Session
 from runner.executor import advance, load
 from runner.executor.commit import Advanced
-from runner.protocol import decision, events, ids
+from runner.protocol import decision, events, ids, state
 from runner.store import lookup, publishing, record, snapshot, worktree
 from runner.store.project import Project
 
@@ -19,21 +19,42 @@ from runner.store.project import Project
 @click.option(
     "--max-steps", default=100, show_default=True, type=click.IntRange(1), help="The maximum number of transitions."
 )
+@click.option("--until", metavar="STEP", help="Stop when this step is done.")
+@click.option(
+    "--step-at-a-time", "each", is_flag=True, help="Stop after a step; at a terminal, ask before the next one."
+)
 @click.option("--no-adopt", is_flag=True, help="Refuse to run with uncommitted changes to plan files.")
 @options.verbose
 @options.job
 @options.work
 @click.pass_obj
-def command(session: Session, protocol: str | None, max_steps: int, no_adopt: bool, verbose: bool) -> None:
+def command(
+    session: Session,
+    protocol: str | None,
+    max_steps: int,
+    no_adopt: bool,
+    verbose: bool,
+    until: str | None,
+    each: bool,
+) -> None:
     """Run PROTOCOL, step by step, until it is done, fails, or needs a person."""
     project = session.project
     name = session.means(publishing.find(project, protocol))
+    last = lookup.find_step(project, name, until) if until is not None else None
+    row = record.row(project.git, name, lookup.tip(project, name))
+    if last is not None and row["steps"][last]["status"] in record.ENDED:
+        session.note(f"{name}  {last} is {row['steps'][last]['status']}")
+        raise SystemExit(0)
     forge = request.available(project)
     teller = progress.Progress(session, each=False)
     done: Advanced | None = None
 
     def goes_on(done: Advanced) -> bool:
         """Ask about a plan that a model has just written; where nobody is here it is carried out."""
+        if last is not None and (known := done.state.steps.get(last)) is not None and known.status in state.ENDED:
+            return False
+        if each and any(isinstance(event, events.StepCompleted) for event in done.events):
+            return session.ask("Run the next step?", ("yes", "no")) == "yes"
         if not any(isinstance(event, events.Planned) and event.engine for event in done.events):
             return True
         return session.ask("Carry out this plan?", ("yes", "no")) != "no"

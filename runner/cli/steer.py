@@ -6,6 +6,7 @@ Each parses the command line and calls `runner.app`. What they share with `appro
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 
 import click
@@ -51,7 +52,15 @@ def answer(session: Session, words: tuple[str, ...]) -> None:
     if not 1 <= len(rest) <= 2:
         raise click.UsageError("give one text, in quotes: runner answer PROTOCOL [ID] TEXT")
     text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape") if rest[-1] == "-" else rest[-1]
-    tell(session, steer.answer(project, name, rest[0] if len(rest) == 2 else None, text), decides=True)
+    done = steer.answer(project, name, rest[0] if len(rest) == 2 else None, text)
+    if done.notes and session.is_terminal():
+        session.note(f"  {done.notes[0]}")
+        if session.ask("commit these changes as yours?", ("yes", "no")) == "yes":
+            made = steer.commit_left(project, name, f"work for {done.said.removesuffix(' answered')}")
+            done = dataclasses.replace(done, notes=(f"committed as yours: {made[:7]}",) if made else ())
+        else:
+            done = dataclasses.replace(done, notes=())
+    tell(session, done, decides=True)
 
 
 @click.command("pause")

@@ -1,0 +1,120 @@
+"""Steps that a person adds, moves, removes and skips by command, and runs that stop where the person wants."""
+
+from __future__ import annotations
+
+from tests.conftest import Box, command
+from tests.people import at_terminal
+
+THREE = {"01-a": command("true"), "02-b": command("true"), "03-c": command("true")}
+
+
+def steps(box: Box, protocol: str) -> list[str]:
+    """The names of the step files on the branch, in order."""
+    names = box.git("ls-tree", "--name-only", f"{protocol}:.protocols/{protocol}").split()
+    return [name.removesuffix(".md") for name in names if name[:2].isdigit()]
+
+
+def test_a_step_is_added_behind_another_and_those_that_follow_move(box: Box) -> None:
+    protocol = box.new(THREE)
+    told = box.runner("edit", protocol, "--add", 'Check: it\'s "done"', "--after", "01", "--run", "test -n x", rc=0).err
+    assert "added 02-check-it-s-done.md, committed as yours" in told
+    assert steps(box, protocol) == ["01-a", "02-check-it-s-done", "03-b", "04-c"]
+    assert box.git("log", "-1", "--format=%an %s", protocol) == f"Alice {protocol}: add check-it-s-done\n"
+    assert (box.worktree(protocol) / f".protocols/{protocol}/04-c.md").is_file()
+    box.runner("run", protocol, rc=0)
+    assert box.state(protocol)["steps"]["check-it-s-done"]["status"] == "completed"
+    box.runner("verify", protocol, rc=0)
+
+
+def test_a_gap_is_used_and_without_after_a_step_is_the_last(box: Box) -> None:
+    protocol = box.new({"01-a": command("true"), "05-b": command("true")})
+    box.runner("edit", protocol, "--add", "A", "--after", "a", "--run", "true", rc=0)
+    box.runner("edit", protocol, "--add", "End", "--kind", "human", rc=0)
+    assert steps(box, protocol) == ["01-a", "02-a-2", "05-b", "06-end"]
+
+
+def test_a_step_is_moved_and_removed(box: Box) -> None:
+    protocol = box.new(THREE)
+    box.runner("edit", protocol, "--move", "c", "--after", "plan", rc=0)
+    assert steps(box, protocol) == ["01-c", "02-a", "03-b"]
+    box.runner("edit", protocol, "--remove", "02-a", rc=0)
+    assert steps(box, protocol) == ["01-c", "03-b"]
+    box.runner("run", protocol, rc=0)
+    box.runner("verify", protocol, rc=0)
+
+
+def test_a_step_is_skipped_while_it_is_not_done(box: Box) -> None:
+    protocol = box.new({"01-a": command("true"), "02-b": command("false"), "03-c": command("true")})
+    box.runner("run", protocol, rc=1)
+    assert "a is completed: there is nothing to skip" in box.runner("skip", protocol, "a", rc=4).err
+    assert "b skipped, committed as yours" in box.runner("skip", protocol, "b", rc=0).err
+    box.runner("resume", protocol, rc=0)
+    box.runner("run", protocol, rc=0)
+    assert box.state(protocol)["steps"]["c"]["status"] == "completed"
+    box.runner("verify", protocol, rc=0)
+
+
+def test_what_makes_no_plan_changes_nothing(box: Box) -> None:
+    protocol = box.new({"01-a": command("true"), "02-b": command("true", "needs: [a]\n")})
+    before = box.git("rev-parse", protocol)
+    for words, says in (
+        (("--remove", "a"), "a"),
+        (("--add", " "), "TITLE is empty"),
+        (("--add", "x", "--kind", "command"), "go together"),
+        (("--add", "x", "--run", "true", "--after", "zzz"), "there is no step `zzz`"),
+        (("--move", "a", "--after", "a"), "behind itself"),
+        (("--move", "a"), "--after STEP"),
+        (("--remove", "a", "--add", "x"), "give one of"),
+        (("--kind", "human", "--remove", "a"), "go with --add"),
+    ):
+        assert says in box.runner("edit", protocol, *words, rc=2).err
+    assert box.git("rev-parse", protocol) == before
+
+
+def test_uncommitted_changes_of_plan_files_are_not_overwritten(box: Box) -> None:
+    protocol = box.new(THREE)
+    file = box.worktree(protocol) / f".protocols/{protocol}/02-b.md"
+    file.write_text(file.read_text() + "More.\n")
+    assert "not committed" in box.runner("edit", protocol, "--add", "X", rc=4).err
+    assert file.read_text().endswith("More.\n")
+
+
+def test_run_stops_when_the_step_is_done(box: Box) -> None:
+    protocol = box.new(THREE)
+    box.runner("run", protocol, "--until", "02-b", rc=0)
+    state = box.state(protocol)["steps"]
+    assert (state["b"]["status"], state["c"]["status"]) == ("completed", "pending")
+    tip = box.git("rev-parse", protocol)
+    assert "b is completed" in box.runner("run", protocol, "--until", "b", rc=0).err
+    assert box.git("rev-parse", protocol) == tip
+    assert "there is no step `z`" in box.runner("run", protocol, "--until", "z", rc=2).err
+
+
+def test_a_step_at_a_time_stops_after_one_and_asks_at_a_terminal(box: Box) -> None:
+    protocol = box.new(THREE)
+    box.runner("run", protocol, "--step-at-a-time", rc=0)
+    assert [one["status"] for one in box.state(protocol)["steps"].values()].count("completed") == 1
+    code, _ = at_terminal(box, {b"next step?": b"no\n"}, "run", protocol, "--step-at-a-time")
+    assert code == 0 and [one["status"] for one in box.state(protocol)["steps"].values()].count("completed") == 2
+
+
+def test_at_a_terminal_answer_offers_to_commit_what_the_person_wrote(box: Box) -> None:
+    protocol = box.new({"01-write": "kind: human\n"})
+    box.runner("run", protocol, rc=3)
+    (box.worktree(protocol) / "NEWS.txt").write_text("news\n")
+    code, shown = at_terminal(box, {b"as yours?": b"yes\n"}, "answer", protocol, "done")
+    assert code == 0 and "NEWS.txt" in shown and "committed as yours" in shown
+    assert box.git("show", f"{protocol}:NEWS.txt") == "news\n"
+    assert box.git("status", "--porcelain", cwd=box.worktree(protocol)) == ""
+    box.runner("run", protocol, rc=0)
+    box.runner("verify", protocol, rc=0)
+    box.runner("merge", protocol, rc=0)
+    assert (box.path / "NEWS.txt").read_text() == "news\n"
+
+
+def test_an_empty_message_is_no_message_of_a_merge(box: Box) -> None:
+    protocol = box.new({"01-a": command("echo a > a.txt")})
+    box.runner("run", protocol, rc=0)
+    before = box.git("rev-parse", "main")
+    assert "the message is empty" in box.runner("merge", protocol, "--squash", "-m", " ", rc=2).err
+    assert box.git("rev-parse", "main") == before
