@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -57,6 +58,15 @@ _RAN_OUT = {
     128 + signal.SIGXFSZ: "a file became larger than it may (`resources: {disk: …}`)",
     128 + signal.SIGKILL: "it was killed; the machine, or the container around it, may have run out of memory",
 }
+# What programs print that get no more of a resource: they go on, or end with an exit code of their own.
+_LACKS = (
+    (
+        "memory",
+        r"MemoryError|[Cc]annot allocate memory|bad_alloc|[Oo]ut ?[Oo]f ?[Mm]emory|memory allocation of \d+ bytes failed",
+    ),
+    ("processes", r"Resource temporarily unavailable|can't start new thread|[Cc]annot fork"),
+    ("disk", r"No space left on device|ENOSPC|File too large"),
+)
 _MEMORY = "a process was killed, since all of them together used more memory than they may (`resources: {memory: …}`)"
 # The variable by which a version manager's programs find what they start; their folder on PATH; what the variable then is.
 _MANAGERS = (("PYENV_ROOT", "/.pyenv/shims", "/.pyenv"), ("RUSTUP_HOME", "/.cargo/bin", "/.rustup"))
@@ -152,6 +162,7 @@ class WorkspaceSession:
     space: Workspace
     sandbox: Sandbox
     own: ProjectEnvironment | None  # None on the host, which has all of it where it is
+    limits: Limits
 
     @classmethod
     def open(
@@ -177,11 +188,12 @@ class WorkspaceSession:
             programs = [str(at / "bin") for at in environment.folders.values()]
             found = toolchains(os.pathsep.join(programs), home, found)
         image = environments.image_of(project) if in_image else None
-        sandbox = _choose(project, found, image).limited(_limits(project.config.resources, resources))
+        limits = _limits(project.config.resources, resources)
+        sandbox = _choose(project, found, image).limited(limits)
         permissions.refuse_isolation(project, sandbox.name)
         if environment and sandbox.image:
             environment = dataclasses.replace(environment, image=sandbox.image.name)
-        return cls(project, protocol, space, sandbox, environment if sandbox.name != "host" else None)
+        return cls(project, protocol, space, sandbox, environment if sandbox.name != "host" else None, limits)
 
     @property
     def environment_name(self) -> str | None:
@@ -634,22 +646,24 @@ class WorkspaceSession:
         return take
 
     def explain(self, run: str | tuple[str, ...], outcome: Outcome) -> str | None:
-        """Return which resource ran out, by the exit code, or why a command was not found inside although it is there outside."""
-        refused = next((f"{one.host}:{one.port}, {one.refused}" for one in outcome.network if one.refused), None)
-        if refused is not None:
-            return f"exit {outcome.code}, `{run if isinstance(run, str) else ' '.join(run)}`: it asked for {refused}"
+        """Return which resource ran out, why a program was found outside alone, or what host was refused."""
+        failed = f"exit {outcome.code}, `{run if isinstance(run, str) else ' '.join(run)}`"
         why = _MEMORY if outcome.out_of_memory else _RAN_OUT.get(outcome.code)
         if not outcome.timed_out and why is not None:
-            return f"exit {outcome.code}, `{run if isinstance(run, str) else ' '.join(run)}`: {why}"
+            return f"{failed}: {why}"
         argv, path = ("sh", "-c", run) if isinstance(run, str) else tuple(run), self.project.env.environ.get("PATH", "")
         if (why := explain(outcome, argv, step_path(path))) is not None:
             return why
-        own = found_outside(outcome, argv, path)
-        return (
-            f"{own[0]} is only in the runner's own environment ({own[1]}), which no step has on its PATH"
-            if own
-            else None
-        )
+        if (own := found_outside(outcome, argv, path)) is not None:
+            return f"{own[0]} is only in the runner's own environment ({own[1]}), which no step has on its PATH"
+        if outcome.timed_out:
+            return None
+        said = outcome.tail[-4096:].decode(errors="replace")
+        for name, words in _LACKS:
+            if getattr(self.limits, name) is not None and (found := re.search(words, said)):
+                return f"{failed}: it got no more than `resources: {{{name}: …}}` allows, as it says by `{found[0]}`"
+        refused = next((f"{one.host}:{one.port}; {one.refused}" for one in outcome.network if one.refused), None)
+        return f"{failed}; it was refused {refused}" if refused else None
 
     def result(self) -> dict[str, str] | None:
         """Return what the command left in `$RUNNER_RESULT`: `key=value` lines.

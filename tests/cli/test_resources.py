@@ -29,7 +29,9 @@ def failure(box: Box, executor: str, line: str, more: str = "") -> str:
 def test_a_process_that_wants_more_memory_gets_none(box: Box, executor: str, of_check: bool) -> None:
     configure(box, "{memory: 200M}")
     check = f'qa: {{checks: ["{BIG}"]}}\n'
-    assert "  | MemoryError\n" in (failure(box, executor, "true", check) if of_check else failure(box, executor, BIG))
+    told = failure(box, executor, "true", check) if of_check else failure(box, executor, BIG)
+    assert "  | MemoryError\n" in told
+    assert "it got no more than `resources: {memory: …}` allows, as it says by `MemoryError`" in told
 
 
 def test_without_a_limit_it_gets_what_it_wants(box: Box) -> None:
@@ -56,7 +58,12 @@ def test_the_sandbox_s_own_folders_hold_no_more(box: Box) -> None:
         "for n in 1 2 3; do head -c 700000 /dev/zero > /tmp/$n || exit 5; done",
         "resources: {disk: 1M}\n",
     )
-    assert "exit 5" in told and "No space left" in told
+    assert "exit 5" in told
+    assert "it got no more than `resources: {disk: …}` allows, as it says by `No space left on device`" in told
+
+
+def test_words_of_a_lack_are_no_reason_without_a_limit(box: Box) -> None:
+    assert "allows" not in failure(box, "host", "echo MemoryError: No space left on device; exit 1")
 
 
 def test_a_command_that_was_killed_may_have_lacked_memory(box: Box) -> None:

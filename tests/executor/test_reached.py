@@ -46,7 +46,7 @@ def test_a_step_and_its_checks_reach_what_it_names(allowing: Box, port: int) -> 
 def test_a_host_that_a_step_does_not_name_is_the_failures_reason(allowing: Box) -> None:
     protocol = allowing.new({"01-a": command(f"{GET} http://elsewhere.test/", "network: [example.test]\n")})
     told = allowing.runner("run", protocol, rc=1).err
-    assert "it asked for elsewhere.test:80, write `elsewhere.test` into `network` of" in told
+    assert "it was refused elsewhere.test:80; write `elsewhere.test` into `network` of" in told
     assert f"{protocol}/01-a.md" in told
     assert "[network] elsewhere.test:80 refused" in allowing.runner("show", protocol, "a", "--output", rc=0).out
 
