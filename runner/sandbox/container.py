@@ -1,8 +1,8 @@
 """Commands run in containers of an image: by podman, docker or nerdctl, the first whose command line works here and has the image.
 
 A command sees the image's files read-only, and the folders that it names; HOME, /tmp, /run and /var/tmp are empty and its own. It has
-no capabilities, no network unless asked for, the engine's own seccomp filter, and the runner's user and group, so that what it writes
-belongs to the person. Of the image's variables it has those that the caller takes from `Image.env`.
+no capabilities, a network as in bubblewrap (`network`), the engine's own seccomp filter, and the runner's user and group, so that
+what it writes belongs to the person. Of the image's variables it has those that the caller takes from `Image.env`.
 
 The first process of a container is the image's /bin/sh, which passes SIGTERM on to all and ends with the command's exit code. A shell
 beside the runner removes the container, also when the runner is killed. `end_left` removes what outlived both.
@@ -26,11 +26,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from copy import copy
 from functools import cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runner.errors import UsageError
 from runner.lines import lines_of
@@ -49,9 +51,11 @@ from runner.sandbox.bubblewrap import (
 from runner.sandbox.host import Host
 from runner.sandbox.process import (
     Command,
+    Contact,
     Group,
     Image,
     Limits,
+    Network,
     Outcome,
     PipeSession,
     Place,
@@ -61,8 +65,12 @@ from runner.sandbox.process import (
     Session,
     program,
     run,
+    with_proxy,
 )
 from runner.values import dataclass
+
+if TYPE_CHECKING:
+    from runner.sandbox.network import Proxy
 
 ENGINES = ("podman", "docker", "nerdctl")
 ANSWERS_WITHIN = 60.0  # seconds for what an engine is asked beside a command
@@ -74,6 +82,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FIRST = b"""\
 exec 3<&0 4>&%d 2>/dev/null
 trap 'kill -TERM -1' TERM
+[ ! -p /run/runner/gate ] || read -r go </run/runner/gate
 env -i /bin/sh /run/runner/command "$@" <&3 2>&4 3<&- 4>&- &
 while wait $!; code=$?; kill -0 $!; do :; done
 for file in /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control; do
@@ -181,6 +190,8 @@ class Container:
             )  # one stream keeps its order
             (folder / "killed").touch()
             (folder / "command").write_bytes(b"\n".join(_script(command, self.place)))
+            if command.network:
+                os.mkfifo(folder / "gate")
             words = (*self.engine.argv, "run", *self.options(command, name, folder), self.image.id)
             words = (*words, f"{_INSIDE}/first", *argv)
             if has_terminal:
@@ -188,7 +199,7 @@ class Container:
             process = subprocess.Popen(
                 words, stdin=stdin, stdout=stdout, stderr=stderr, cwd="/", start_new_session=True
             )
-            return _ContainerGroup(self.engine, process, name, folder)
+            return _ContainerGroup(self.engine, process, name, folder, command.network)
         except OSError as error:
             shutil.rmtree(folder)
             raise SandboxError(
@@ -197,7 +208,7 @@ class Container:
                 hint="where it is too long, hand the text over in a file or by stdin",
             ) from error
         except BaseException:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)  # what watches a container removes it, too
             raise
 
     def options(self, command: Command, name: str, folder: Path) -> Iterator[str]:
@@ -213,8 +224,7 @@ class Container:
             (folder / "seccomp.json").write_bytes(_filter(self.engine.seccomp))
             yield f"--security-opt=seccomp={folder / 'seccomp.json'}"
         yield from _user(self.engine)
-        if not command.network:
-            yield "--network=none"
+        yield "--network=none"
         yield from self._limits()
         shown = {there: (path, is_writable) for is_writable, path, there in binds(command, self.place)}
         for link, target in command.links:  # a container's root takes no link: the folder is shown there once more
@@ -228,7 +238,7 @@ class Container:
         for there in (Path("/tmp"), Path("/var/tmp"), Path("/run"), HOME):
             if there not in shown:
                 yield f"--tmpfs={there}:rw,exec,nosuid,nodev,mode=1777{more}"
-        for file in ("first", "command", "killed"):
+        for file in ("first", "command", "killed", *(("gate",) if command.network else ())):
             yield _mount(folder / file, _INSIDE / file, is_writable=file == "killed")
         for there, (path, is_writable) in shown.items():
             yield _mount(path, there, is_writable=is_writable)
@@ -255,9 +265,13 @@ class Container:
 class _ContainerGroup(Group):
     """The engine's client, and the container with all that runs in it; a shell beside the runner acts on that."""
 
-    def __init__(self, engine: Engine, process: subprocess.Popen[bytes], name: str, folder: Path) -> None:
+    def __init__(
+        self, engine: Engine, process: subprocess.Popen[bytes], name: str, folder: Path, network: Network | None
+    ) -> None:
         self.process, self._engine, self._name, self._folder = process, engine, name, folder
         self._was_ended = False
+        self._proxy: Proxy | None = None
+        self._gate: int | None = None
         words = ("/bin/sh", "-c", _WATCH, "sh", engine.path, str(process.pid), name, str(folder), *engine.removal)
         try:
             self._watch = subprocess.Popen(
@@ -272,6 +286,37 @@ class _ContainerGroup(Group):
             process.kill()
             process.wait()
             raise
+
+        try:
+            if network:
+                self._let_go(network)
+        except BaseException:
+            self._was_ended = True
+            self._tell(b"KILL\n")
+            self._watch.wait()
+            process.wait()
+            raise
+
+    def _let_go(self, network: Network) -> None:
+        """Start the proxy in the container's network, then its command, which waits at the gate.
+
+        Raises:
+            SandboxError: it cannot be entered.
+        """
+        from runner.sandbox.network import Proxy  # most commands have no network
+
+        until, pid = time.monotonic() + ANSWERS_WITHIN, ""
+        while pid in ("", "0") and self.process.poll() is None and time.monotonic() < until:
+            time.sleep(0.05)
+            code, said = _ask(self._engine, "inspect", "--format", "{{.State.Pid}}", self._name)
+            pid = said.strip() if code == 0 else ""
+        if pid.isdecimal() and pid != "0":
+            self._proxy = Proxy(network, int(pid))
+            self._gate = os.open(self._folder / "gate", os.O_RDWR)
+            os.write(self._gate, b"\n")
+
+    def contacts(self) -> tuple[Contact, ...]:
+        return self._proxy.contacts() if self._proxy else ()
 
     def remains(self) -> bool:
         return self.process.poll() is None
@@ -288,6 +333,10 @@ class _ContainerGroup(Group):
 
     def release(self, said: bytes) -> None:
         code, why = self.process.poll(), ""
+        if self._proxy:
+            self._proxy.close()
+        if self._gate is not None:
+            os.close(self._gate)
         try:
             if code != 0 and not self._was_ended:
                 self.out_of_memory = (self._folder / "killed").stat().st_size > 0
@@ -463,7 +512,8 @@ def _script(command: Command, place: Place) -> Iterator[bytes]:
     Raises:
         SandboxError: a shell has no variable of that name.
     """
-    for name, value in {**command.env, "HOME": str(place.inside(home_of(command)))}.items():
+    env = with_proxy(command.env) if command.network else command.env
+    for name, value in {**env, "HOME": str(place.inside(home_of(command)))}.items():
         if not _NAME.fullmatch(name):
             raise SandboxError(
                 "a container's shell has no variable of this name", where=name, hint="choose another one"

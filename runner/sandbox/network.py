@@ -44,6 +44,8 @@ pid, back, *ports = map(int, sys.argv[1:])
 enter = ctypes.CDLL(None, use_errno=True).setns
 net = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
 user = fcntl.ioctl(net, 0xB701)  # NS_GET_USERNS
+if os.fstat(net).st_ino == os.stat("/proc/self/ns/net").st_ino:
+    sys.exit("it is the machine's own")
 if os.fstat(user).st_ino != os.stat("/proc/self/ns/user").st_ino and enter(user, 0x10000000):
     sys.exit(f"user namespace: {os.strerror(ctypes.get_errno())}")
 if enter(net, 0x40000000):
@@ -74,7 +76,7 @@ def listen(pid: int, ports: list[int]) -> list[socket.socket]:
             raise SandboxError(
                 f"the network of the sandbox could not be made: {why}",
                 where="executor: sandbox",
-                hint="check that bwrap is not setuid; or remove `network:`",
+                hint="check that bwrap is not setuid, and that a container engine is this user's own; or remove `network:`",
             )
         return [socket.socket(fileno=handle) for handle in socket.recv_fds(ours, 1, len(ports))[1]]
 

@@ -16,8 +16,8 @@ from uuid import uuid4
 
 import pytest
 
-from runner.sandbox import Bubblewrap, Command, Network, Outcome
-from tests.sandbox.test_sandbox import bubblewrap
+from runner.sandbox import Command, Network, Outcome, Sandbox
+from tests.sandbox.test_sandbox import CONTAINER, PLACES
 
 PUBLIC = "93.184.215.14"
 # Sends the bytes of argv to the proxy, one connection each, and prints the first answer's status and the last of what came.
@@ -67,18 +67,18 @@ def page() -> Iterator[int]:
         server.shutdown()
 
 
-@pytest.fixture
-def bwrap() -> Bubblewrap:
-    return bubblewrap()
+@pytest.fixture(params=["sandbox", CONTAINER])
+def closed(request: pytest.FixtureRequest) -> Sandbox:
+    return PLACES[request.param]()
 
 
-def run(bwrap: Bubblewrap, work: Path, network: Network | None, *argv: str, timeout: float = 30) -> Outcome:
-    return bwrap.run(Command(argv, work, {"PATH": "/usr/bin:/bin"}, timeout, writable=(work,), network=network))
+def run(closed: Sandbox, work: Path, network: Network | None, *argv: str, timeout: float = 30) -> Outcome:
+    return closed.run(Command(argv, work, {"PATH": "/usr/bin:/bin"}, timeout, writable=(work,), network=network))
 
 
-def ask(bwrap: Bubblewrap, work: Path, hosts: tuple[str, ...], *texts: str, **more: Any) -> tuple[list[str], list[str]]:
+def ask(closed: Sandbox, work: Path, hosts: tuple[str, ...], *texts: str, **more: Any) -> tuple[list[str], list[str]]:
     """Return what the proxy answers to each text, and its log."""
-    done = run(bwrap, work, Network(hosts, **more), "/usr/bin/python3", "-c", SAY, json.dumps(texts))
+    done = run(closed, work, Network(hosts, **more), "python3", "-c", SAY, json.dumps(texts))
     return json.loads(done.tail), [str(one) for one in done.network]
 
 
@@ -114,10 +114,10 @@ def internet(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
 
 
 def test_a_declared_host_is_reached_by_requests_and_tunnels_and_the_log_counts_bytes(
-    bwrap: Bubblewrap, tmp_path: Path, internet: dict[str, str]
+    closed: Sandbox, tmp_path: Path, internet: dict[str, str]
 ) -> None:
     through = tunnel("good.test:443", "GET /in HTTP/1.0\r\n\r\n")
-    answers, log = ask(bwrap, tmp_path, ("good.test",), get("http://good.test/x?y=1"), through)
+    answers, log = ask(closed, tmp_path, ("good.test",), get("http://good.test/x?y=1"), through)
     assert '"path": "/x?y=1"' in answers[0]
     assert answers[1].startswith("HTTP/1.1 200 Connection established\r\n\r\n")
     assert '"path": "/in"' in answers[1]
@@ -145,26 +145,26 @@ def test_a_declared_host_is_reached_by_requests_and_tunnels_and_the_log_counts_b
     ],
 )
 def test_other_hosts_are_refused(
-    bwrap: Bubblewrap, tmp_path: Path, internet: dict[str, str], hosts: tuple[str, ...], target: str
+    closed: Sandbox, tmp_path: Path, internet: dict[str, str], hosts: tuple[str, ...], target: str
 ) -> None:
-    [answer], [line] = ask(bwrap, tmp_path, hosts, tunnel(target), where="`network` of 01-x.md")
+    [answer], [line] = ask(closed, tmp_path, hosts, tunnel(target), where="`network` of 01-x.md")
     assert answer.startswith("HTTP/1.1 403 ")
     assert target.rpartition(":")[0].strip("[]") in answer
     assert "refused" in line
 
 
-def test_a_refusal_says_what_to_write_where(bwrap: Bubblewrap, tmp_path: Path, internet: dict[str, str]) -> None:
+def test_a_refusal_says_what_to_write_where(closed: Sandbox, tmp_path: Path, internet: dict[str, str]) -> None:
     asked = (tunnel("evil.test:443"), tunnel("evil.test:22"))
-    answers, _ = ask(bwrap, tmp_path, ("good.test",), *asked, where="`network` of 01-x.md")
+    answers, _ = ask(closed, tmp_path, ("good.test",), *asked, where="`network` of 01-x.md")
     assert "evil.test:443: write `evil.test` into `network` of 01-x.md if it may be reached" in answers[0]
     assert "write `evil.test:22` into" in answers[1]
 
 
 def test_a_name_is_the_same_with_a_dot_at_its_end_and_in_capitals(
-    bwrap: Bubblewrap, tmp_path: Path, internet: dict[str, str]
+    closed: Sandbox, tmp_path: Path, internet: dict[str, str]
 ) -> None:
     answers, log = ask(
-        bwrap, tmp_path, ("good.test", "*.good.test"), tunnel("GOOD.test.:443"), tunnel("A.good.TEST:443")
+        closed, tmp_path, ("good.test", "*.good.test"), tunnel("GOOD.test.:443"), tunnel("A.good.TEST:443")
     )
     assert [answer[9:12] for answer in answers] == ["200", "200"]
     assert [line.partition(" ")[0] for line in log] == ["good.test:443", "a.good.test:443"]
@@ -187,40 +187,40 @@ def test_a_name_is_the_same_with_a_dot_at_its_end_and_in_capitals(
     ],
 )
 def test_a_name_of_an_address_that_only_the_machine_or_its_network_means_is_refused(
-    bwrap: Bubblewrap, tmp_path: Path, internet: dict[str, str], address: str
+    closed: Sandbox, tmp_path: Path, internet: dict[str, str], address: str
 ) -> None:
     internet["good.test"] = address
-    [answer], _ = ask(bwrap, tmp_path, ("good.test",), tunnel("good.test:443"))
+    [answer], _ = ask(closed, tmp_path, ("good.test",), tunnel("good.test:443"))
     assert answer.startswith("HTTP/1.1 403 ")
     assert "private address" in answer or "this machine or its link" in answer
 
 
 @pytest.mark.parametrize("declared", ["10.1.2.3", "10.0.0.0/8", "*"])
 def test_a_private_address_is_reached_where_it_is_declared(
-    bwrap: Bubblewrap, tmp_path: Path, internet: dict[str, str], declared: str
+    closed: Sandbox, tmp_path: Path, internet: dict[str, str], declared: str
 ) -> None:
-    [answer], _ = ask(bwrap, tmp_path, ("inner.test", declared), tunnel("inner.test:443"))
+    [answer], _ = ask(closed, tmp_path, ("inner.test", declared), tunnel("inner.test:443"))
     assert answer.startswith("HTTP/1.1 200 ")
 
 
-def test_every_host_does_not_mean_the_machines_own(bwrap: Bubblewrap, tmp_path: Path, internet: dict[str, str]) -> None:
+def test_every_host_does_not_mean_the_machines_own(closed: Sandbox, tmp_path: Path, internet: dict[str, str]) -> None:
     with page() as port, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         with suppress(OSError):
             probe.connect(("192.0.2.1", 9))
         own = probe.getsockname()[0]  # of its card, where it has one
         asked = [tunnel(f"{host}:{port}") for host in ("127.0.0.1", "localhost", own, "169.254.169.254", "[::1]")]
-        answers, _ = ask(bwrap, tmp_path, ("*",), *asked)
+        answers, _ = ask(closed, tmp_path, ("*",), *asked)
     assert [answer[9:12] for answer in answers] == ["403"] * 5
 
 
 def test_the_machines_loopback_is_reached_at_a_declared_port_alone_without_a_proxy(
-    bwrap: Bubblewrap, tmp_path: Path
+    closed: Sandbox, tmp_path: Path
 ) -> None:
     with page() as one, page() as other:
         line = f"import urllib.request as u; [print(u.urlopen(f'http://{{h}}:{one}/p').status) for h in ('localhost', '127.0.0.1')]"
-        reached = run(bwrap, tmp_path, Network((f"localhost:{one}",)), "/usr/bin/python3", "-c", line)
+        reached = run(closed, tmp_path, Network((f"localhost:{one}",)), "python3", "-c", line)
         line = f"import urllib.request as u; u.urlopen('http://127.0.0.1:{other}/p')"
-        refused = run(bwrap, tmp_path, Network((f"localhost:{one}",)), "/usr/bin/python3", "-c", line)
+        refused = run(closed, tmp_path, Network((f"localhost:{one}",)), "python3", "-c", line)
     assert (reached.code, reached.tail) == (0, b"200\n200\n")
     assert [(one.host, one.times) for one in reached.network] == [("localhost", 2)]
     assert refused.code == 1 and b"Connection refused" in refused.tail
@@ -248,35 +248,35 @@ print(tried(stream, socket.AF_INET, ("127.0.0.1", port)), tried(stream, socket.A
 """
 
 
-def test_whatever_does_not_ask_the_proxy_reaches_nothing(bwrap: Bubblewrap, tmp_path: Path) -> None:
+def test_whatever_does_not_ask_the_proxy_reaches_nothing(closed: Sandbox, tmp_path: Path) -> None:
     name = f"runner-{uuid4().hex}"
     with page() as port, socket.socket(socket.AF_UNIX) as abstract, socket.socket(type=socket.SOCK_DGRAM) as heard:
         abstract.bind(f"\0{name}")
         abstract.listen()
         heard.bind(("127.0.0.1", port))
         heard.settimeout(0.1)
-        done = run(bwrap, tmp_path, Network(("*",)), "/usr/bin/python3", "-c", RAW, str(port), name)
+        done = run(closed, tmp_path, Network(("*",)), "python3", "-c", RAW, str(port), name)
         with pytest.raises(TimeoutError):
             heard.recv(9)
     assert done.tail.split() == [b"no"] * 11
 
 
 def test_the_host_of_the_request_line_counts_and_is_the_one_that_is_sent(
-    bwrap: Bubblewrap, tmp_path: Path, internet: dict[str, str]
+    closed: Sandbox, tmp_path: Path, internet: dict[str, str]
 ) -> None:
     asked = get("http://good.test/x", "Host: evil.test", "Proxy-Authorization: Basic eDp5", "X-Own: 1")
     fooled = "CONNECT evil.test:443 HTTP/1.1\r\nHost: good.test:443\r\n\r\n"
-    answers, _ = ask(bwrap, tmp_path, ("good.test",), asked, fooled)
+    answers, _ = ask(closed, tmp_path, ("good.test",), asked, fooled)
     assert '"host": ["good.test"]' in answers[0]
     assert "X-Own" in answers[0] and "Proxy-Auth" not in answers[0]
     assert answers[1].startswith("HTTP/1.1 403 ")
 
 
 def test_a_second_request_on_the_same_connection_is_not_sent_on(
-    bwrap: Bubblewrap, tmp_path: Path, internet: dict[str, str]
+    closed: Sandbox, tmp_path: Path, internet: dict[str, str]
 ) -> None:
     first = "POST http://good.test/x HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc"
-    [answer], _ = ask(bwrap, tmp_path, ("good.test",), first + "GET /smuggled HTTP/1.1\r\nHost: evil.test\r\n\r\n")
+    [answer], _ = ask(closed, tmp_path, ("good.test",), first + "GET /smuggled HTTP/1.1\r\nHost: evil.test\r\n\r\n")
     assert '"body": "abc"' in answer
     assert "smuggled" not in answer
 
@@ -302,20 +302,20 @@ def test_a_second_request_on_the_same_connection_is_not_sent_on(
     ],
 )
 def test_what_can_be_read_in_two_ways_is_refused(
-    bwrap: Bubblewrap, tmp_path: Path, internet: dict[str, str], text: str
+    closed: Sandbox, tmp_path: Path, internet: dict[str, str], text: str
 ) -> None:
-    [answer], log = ask(bwrap, tmp_path, ("good.test",), text)
+    [answer], log = ask(closed, tmp_path, ("good.test",), text)
     assert (answer[:13], log) == ("HTTP/1.1 400 ", [])
 
 
-def test_a_redirect_is_the_clients_to_follow(bwrap: Bubblewrap, tmp_path: Path, internet: dict[str, str]) -> None:
-    answers, log = ask(bwrap, tmp_path, ("good.test",), get("http://good.test/away"), get("http://elsewhere.test/"))
+def test_a_redirect_is_the_clients_to_follow(closed: Sandbox, tmp_path: Path, internet: dict[str, str]) -> None:
+    answers, log = ask(closed, tmp_path, ("good.test",), get("http://good.test/away"), get("http://elsewhere.test/"))
     assert "302" in answers[0] and answers[1].startswith("HTTP/1.1 403 ")
     assert len(log) == 2
 
 
 def test_a_head_without_end_and_a_client_that_never_finishes_hold_nothing_up(
-    bwrap: Bubblewrap, tmp_path: Path, internet: dict[str, str]
+    closed: Sandbox, tmp_path: Path, internet: dict[str, str]
 ) -> None:
     idle = (
         "import socket\n"
@@ -324,7 +324,7 @@ def test_a_head_without_end_and_a_client_that_never_finishes_hold_nothing_up(
     )
     long = json.dumps(["GET http://good.test/ HTTP/1.1\r\nA: " + "x" * 100_000, get("http://good.test/")])
     before, started = sorted(os.listdir("/proc/self/fd")), time.monotonic()
-    done = run(bwrap, tmp_path, Network(("good.test",)), "/usr/bin/python3", "-c", idle + SAY, long)
+    done = run(closed, tmp_path, Network(("good.test",)), "python3", "-c", idle + SAY, long)
     answers = json.loads(done.tail)
     assert not answers[0].startswith("HTTP/1.1 2") and '"path": "/"' in answers[1]
     assert time.monotonic() - started < 20
@@ -333,7 +333,7 @@ def test_a_head_without_end_and_a_client_that_never_finishes_hold_nothing_up(
 
 
 def test_the_command_ends_while_its_connections_are_open(
-    bwrap: Bubblewrap, tmp_path: Path, internet: dict[str, str]
+    closed: Sandbox, tmp_path: Path, internet: dict[str, str]
 ) -> None:
     line = (
         "import os, socket\n"
@@ -343,7 +343,7 @@ def test_the_command_ends_while_its_connections_are_open(
         "os._exit(3)"
     )
     before = sorted(os.listdir("/proc/self/fd"))
-    done = run(bwrap, tmp_path, Network(("good.test",)), "/usr/bin/python3", "-c", line)
+    done = run(closed, tmp_path, Network(("good.test",)), "python3", "-c", line)
     assert (done.code, [one.host for one in done.network]) == (3, ["good.test"])
     until = time.monotonic() + 5
     while sorted(os.listdir("/proc/self/fd")) != before and time.monotonic() < until:  # of the page's own threads
@@ -352,7 +352,7 @@ def test_the_command_ends_while_its_connections_are_open(
 
 
 def test_a_persons_own_proxy_is_asked_with_its_password_which_the_sandbox_does_not_see(
-    bwrap: Bubblewrap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    closed: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as beyond:
@@ -375,8 +375,8 @@ def test_a_persons_own_proxy_is_asked_with_its_password_which_the_sandbox_does_n
             tunnel("evil.invalid:443"),
             tunnel("direct.invalid:443"),
         )
-        answers, _ = ask(bwrap, tmp_path, ("far.invalid", "direct.invalid"), *asked, via=via)
-        inside = run(bwrap, tmp_path, Network(("far.invalid",), via=via), "env")
+        answers, _ = ask(closed, tmp_path, ("far.invalid", "direct.invalid"), *asked, via=via)
+        inside = run(closed, tmp_path, Network(("far.invalid",), via=via), "env")
         beyond.shutdown(socket.SHUT_RDWR)
         thread.join(5)
     assert [answer[9:12] for answer in answers] == ["200", "200", "403", "403"]
@@ -389,9 +389,9 @@ def test_a_persons_own_proxy_is_asked_with_its_password_which_the_sandbox_does_n
     assert b"s%40fe" not in inside.tail and b"s@fe" not in inside.tail
 
 
-def test_the_usual_variables_name_the_proxy_whatever_the_caller_gave(bwrap: Bubblewrap, tmp_path: Path) -> None:
+def test_the_usual_variables_name_the_proxy_whatever_the_caller_gave(closed: Sandbox, tmp_path: Path) -> None:
     env = {"PATH": "/usr/bin:/bin", "HTTPS_PROXY": "http://other:1", "npm_config_proxy": "http://other:1", "X": "kept"}
-    told = bwrap.run(Command(("env",), tmp_path, env, 30, writable=(tmp_path,), network=Network())).tail.decode()
+    told = closed.run(Command(("env",), tmp_path, env, 30, writable=(tmp_path,), network=Network())).tail.decode()
     found = dict(line.split("=", 1) for line in told.splitlines())
     names = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
     assert {found[name] for name in names} == {"http://127.0.0.1:3128"}
@@ -399,21 +399,22 @@ def test_the_usual_variables_name_the_proxy_whatever_the_caller_gave(bwrap: Bubb
     assert (found["NODE_USE_ENV_PROXY"], found["X"], "npm_config_proxy" in found) == ("1", "kept", False)
 
 
-def test_a_session_has_the_network_too(bwrap: Bubblewrap, tmp_path: Path, internet: dict[str, str]) -> None:
+def test_a_session_has_the_network_too(closed: Sandbox, tmp_path: Path, internet: dict[str, str]) -> None:
     texts = json.dumps([tunnel("evil.test:443")])
-    argv = ("/usr/bin/python3", "-c", SAY, texts)
+    argv = ("python3", "-c", SAY, texts)
     given = Command(argv, tmp_path, {"PATH": "/usr/bin"}, 30, writable=(tmp_path,), network=Network(("good.test",)))
-    session = bwrap.open(given)
+    session = closed.open(given)
     assert b"403" in session.stdout.read()
     assert [one.host for one in session.close().network] == ["evil.test"]
 
 
-def test_the_sandboxs_own_servers_are_reached_without_the_proxy(bwrap: Bubblewrap, tmp_path: Path) -> None:
+def test_the_sandboxs_own_servers_are_reached_without_the_proxy(closed: Sandbox, tmp_path: Path) -> None:
     line = (
-        "import http.server as h, threading as t, urllib.request as u\n"
+        "import http.server as h, os, threading as t, urllib.request as u\n"
         "s = h.ThreadingHTTPServer(('127.0.0.1', 0), h.SimpleHTTPRequestHandler)\n"
         "t.Thread(target=s.serve_forever, daemon=True).start()\n"
-        "print(u.urlopen(f'http://localhost:{s.server_port}/').status)"
+        "print(u.urlopen(f'http://localhost:{s.server_port}/').status, flush=True)\n"
+        "os._exit(0)"
     )
-    done = run(bwrap, tmp_path, Network(), "/usr/bin/python3", "-c", line)
+    done = run(closed, tmp_path, Network(), "python3", "-c", line)
     assert done.tail.splitlines()[-1] == b"200" and done.network == ()
