@@ -417,8 +417,8 @@ def _before(chain: Chain, row: Mapping[str, Any]) -> str:
     """
     start = chain.entries[0].fields.get("start") if chain.entries else None
     begun = chain.git.resolve(start) if isinstance(start, str) else None
-    base = record.base_tip(chain.git, str(row.get("base", "")), chain.project.trusted.remote)
-    common = chain.git.merge_base(base, chain.tip) if base and chain.tips else None
+    base, remote = str(row.get("base", "")), chain.project.trusted.remote
+    common = record.left_base(chain.git, chain.tip, base, remote) if chain.tips else None
     found = begun if common in (None, chain.tip) else common
     if found is None or not chain.tips:
         raise InsufficientHistoryError("its own commits are not here", chain.protocol, chain.fetch)

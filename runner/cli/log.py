@@ -173,9 +173,8 @@ def diff_command(session: Session, protocol: str | None, step: str | None, stat:
         before, after = work
     else:
         row = record.row(git, name, tip)
-        base = record.base_tip(git, str(row.get("base", "")), project.trusted.remote)
-        common = git.merge_base(base, tip) if base else None
-        if base and common == tip:  # merged: its work is what it had brought when it was
+        common = record.left_base(git, tip, str(row.get("base", "")), project.trusted.remote)
+        if common == tip:  # merged: its work is what it had brought when it was
             common = _start(session, name, tip)
         if common is None:
             raise InsufficientHistoryError(

@@ -212,6 +212,16 @@ def base_tips(git: Git, base: str, remote: str | None) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def left_base(git: Git, tip: str, base: str, remote: str | None) -> str | None:
+    """Return the newest commit of the base that `tip` has; a branch here that is behind the remote's is not all of the base."""
+    found: str | None = None
+    for one in base_tips(git, base, remote):
+        common = git.merge_base(one, tip)
+        if common is not None and (found is None or git.is_ancestor(found, common)):
+            found = common
+    return found
+
+
 def since(git: Git, tip: str, other: str) -> tuple[list[Commit], str | None]:
     """Return the commits of `tip`'s first-parent chain that `other` does not have, oldest first, and the one before them."""
     found: list[Commit] = []

@@ -165,6 +165,20 @@ def test_what_only_looks_asks_the_remote_for_a_protocol_that_is_not_known_here(r
     assert "there is no protocol `7`" in other.runner(verb, "7", rc=2).err
 
 
+@pytest.mark.parametrize("words", [("diff",), ("audit", "-o", "-")])
+def test_a_main_that_is_behind_adds_nothing_to_what_a_protocol_changed(remote: Box, words: tuple[str, ...]) -> None:
+    bob = clone(remote, "bob")
+    remote.write("LATER.md", "of the base\n")
+    remote.commit("later")
+    remote.git("push", "-q", "origin", "main")
+    protocol = remote.new({"01-write": command("echo news > NEWS.md"), "02-read": "kind: human\n"})
+    remote.runner("run", protocol, rc=3)
+    remote.runner("sync", protocol, rc=0)
+    bob.git("fetch", "-q", "origin")
+    out = bob.runner(words[0], protocol, *words[1:], rc=0).out
+    assert "NEWS.md" in out and "LATER.md" not in out
+
+
 def test_runner_alone_shows_what_waits_for_the_person_first(remote: Box) -> None:
     publish(remote)
     published(remote, "For anybody")
