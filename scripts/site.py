@@ -18,12 +18,20 @@ OUTSIDE = {"README.md": "index.md"} | {name: name for name in ("SECURITY.md", "C
 NAVIGATION = {
     "Start": ("tutorial", "concepts", "glossary"),
     "How to": (
-        *("environments", "github", "gitlab", "ci", "watch", "fleet", "approvals"),
+        *(
+            "howto/failing-test",
+            "howto/weekly-update",
+            "howto/release",
+            "howto/two-reviewers",
+            "howto/private-models",
+            "howto/monorepo",
+        ),
+        *("environments", "github", "gitlab", "ci", "watch", "fleet", "approvals", "mcp", "editors"),
         *("recipes/bisect", "recovery"),
     ),
     "For who signs off": ("audit", "verify"),
     "Reference": ("cli", "files", "policy", "engines", "agents", "prompts", "schemas/README"),
-    "Explanation": ("design", "reliability", "performance", "architecture", "exercises/README", "README"),
+    "Explanation": ("compare", "design", "reliability", "performance", "architecture", "exercises/README", "README"),
     "The project": ("SECURITY", "CONTRIBUTING", "CHANGELOG"),
 }
 LINK = re.compile(r"(\]\()(?!https?:|#|mailto:)([^)#\s]+)")
