@@ -104,8 +104,10 @@ _FORBIDS = (  # settings of the kernel below /proc/sys that keep user namespaces
 
 def remedy(sysctls: Path) -> str:
     """Return what to do where bubblewrap does not work. `sysctls`: /proc/sys."""
+    if sys.platform != "linux":
+        return "run them in a container, by podman or docker: `executor: container` (docs/environments.md)"
     if shutil.which("bwrap") is None:
-        return "install bubblewrap (`apt-get install bubblewrap`, `dnf install bubblewrap`; macOS has none)"
+        return "install bubblewrap (`apt-get install bubblewrap`, `dnf install bubblewrap`)"
     for name, forbids, allows in _FORBIDS:
         with suppress(OSError):
             if (sysctls / name).read_text().strip() == forbids:
@@ -168,7 +170,7 @@ class Bubblewrap:
     def check(self) -> str | None:
         """Return None where bubblewrap works here, else why not; see `Sandbox.check`."""
         if sys.platform != "linux":
-            return "bubblewrap is for Linux; on this system there is no sandbox yet"
+            return "bubblewrap is for Linux"
         known = (shutil.which("bwrap"), self.toolchains, self.user_namespaces)
         if time.monotonic() < _WORKS.get(known, 0.0):
             return None
@@ -440,7 +442,7 @@ def _of_proc() -> Iterator[str]:
 
 def hidden_of_proc() -> list[str]:
     """Return what of /proc an engine has to hide, if it cannot show it read-only: what is secret, and what could be written."""
-    return [path for path, _ in _entries_of_proc()]
+    return [path for path, _ in _entries_of_proc()] if sys.platform == "linux" else []
 
 
 def _entries_of_proc() -> Iterator[tuple[str, bool]]:

@@ -76,6 +76,7 @@ ENGINES = ("podman", "docker", "nerdctl")
 ANSWERS_WITHIN = 60.0  # seconds for what an engine is asked beside a command
 MOST_ULIMIT = 32_768  # of open files, and of a user's processes where cgroups do not count a container's
 LABEL = "protocol-runner.folder"
+_WHERE = "executor: container"
 _INSIDE = Path("/run/runner")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # The first process of a container gets only the signals that it handles, and ends all others with itself.
@@ -83,7 +84,7 @@ _FIRST = b"""\
 exec 3<&0 4>&%d 2>/dev/null
 trap 'kill -TERM -1' TERM
 [ ! -p /run/runner/gate ] || read -r go </run/runner/gate
-env -i /bin/sh /run/runner/command "$@" <&3 2>&4 3<&- 4>&- &
+/usr/bin/env -i /bin/sh /run/runner/command "$@" <&3 2>&4 3<&- 4>&- &
 while wait $!; code=$?; kill -0 $!; do :; done
 for file in /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control; do
     [ -r $file ] && while read -r key count; do
@@ -179,7 +180,11 @@ class Container:
 
     def check(self) -> str | None:
         """Return None where containers of the image run here, else why not; see `Sandbox.check`."""
-        return _tried(self.engine, self.image.id)
+        try:
+            _try(self.engine, self.image.id)
+        except SandboxError as error:
+            return error.what
+        return None
 
     def _spawn(self, command: Command, stdin: int, stdout: int, stderr: int, *, has_terminal: bool = False) -> Group:
         argv = program(command, ("PWD", "OLDPWD", "SHLVL", "_"))
@@ -219,7 +224,9 @@ class Container:
         if self.engine.name != "nerdctl":
             yield "--security-opt=label=disable"  # else SELinux would keep the person's own folders from it
         if self.engine.name == "podman":
-            yield from ("--read-only-tmpfs=false", f"--security-opt=mask={':'.join(hidden_of_proc())}")
+            yield "--read-only-tmpfs=false"
+            if hidden := hidden_of_proc():
+                yield f"--security-opt=mask={':'.join(hidden)}"
         if self.engine.seccomp:
             (folder / "seccomp.json").write_bytes(_filter(self.engine.seccomp))
             yield f"--security-opt=seccomp={folder / 'seccomp.json'}"
@@ -349,11 +356,12 @@ class _ContainerGroup(Group):
             assert self._watch.stdin is not None
             with suppress(OSError):
                 self._watch.stdin.close()
-            self._watch.wait()
+            with suppress(subprocess.TimeoutExpired):  # an engine that hangs goes on beside us
+                self._watch.wait(ANSWERS_WITHIN)
         if why:
             raise SandboxError(
                 f"{self._engine.name} could not start the container: {why}",
-                where="executor: container",
+                where=_WHERE,
                 hint="an image needs /bin/sh and /usr/bin/env; `runner doctor` shows whether containers of it run at all",
             )
 
@@ -365,23 +373,27 @@ def choose(reference: str | None, *, user_namespaces: bool = False) -> Container
         SandboxUnavailableError: none does, or the image cannot run a command.
         UsageError: no image is given, or commands are to make user namespaces.
     """
-    where = "executor: container"
     if reference is None or user_namespaces:
         raise UsageError(
             "commands in a container make no user namespaces" if reference else "no image is named for containers",
-            f"{where}, in .protocols/config.yaml",
+            f"{_WHERE}, in .protocols/config.yaml",
             "remove `workspace: {user_namespaces: true}`"
             if reference
             else "add `workspace: {image: NAME@sha256:DIGEST}` on the trusted branch, or a devcontainer.json with an `image`",
         )
     installed = [path for name in ENGINES if (path := shutil.which(name))]
-    engines = [_engine(path) for path in installed]
-    found = [engine for engine in engines if isinstance(engine, Engine)]
+    found, failed = list[Engine](), list[str]()
+    for path in installed:
+        try:
+            found.append(_engine(path))
+        except SandboxUnavailableError as error:
+            failed.append(error.what)
     if not found:
-        what = f"no container engine works here: {'; '.join(map(str, engines))}"
         raise SandboxUnavailableError(
-            what if installed else "neither podman, docker nor nerdctl is installed",
-            where,
+            f"no container engine works here: {'; '.join(failed)}"
+            if installed
+            else "neither podman, docker nor nerdctl is installed",
+            _WHERE,
             f"`{Path(installed[0]).name} info` has to succeed: start its service, or its virtual machine"
             if installed
             else "install one, such as podman: `apt-get install podman`, `dnf install podman`, `brew install podman`",
@@ -392,13 +404,13 @@ def choose(reference: str | None, *, user_namespaces: bool = False) -> Container
             if (why := sandbox.check()) is not None:
                 raise SandboxUnavailableError(
                     f"commands cannot be run in a container here: {why}",
-                    where,
+                    _WHERE,
                     f"an image needs /bin/sh and /usr/bin/env; `{engine.name} run --rm {reference} true` has to succeed",
                 )
             return sandbox
     raise SandboxUnavailableError(
         f"the image {reference} is not on this machine",
-        where,
+        _WHERE,
         f"`{found[0].name} pull {reference}`; the runner itself fetches none",
     )
 
@@ -407,18 +419,21 @@ def end_left(folder: Path) -> int:
     """Remove the containers whose commands ran in this folder, and that outlived a killed runner; return their number."""
     count = 0
     for path in filter(None, map(shutil.which, ENGINES)):
-        engine = _engine(path)
-        if isinstance(engine, Engine):
-            names = _ask(engine, "ps", "-a", "-q", "--filter", f"label={LABEL}={folder}")[1].split()
-            for name in names:
-                _ask(engine, *engine.removal, name)
-            count += len(names)
+        engine = Engine(path)
+        code, said = _ask(engine, "ps", "-a", "-q", "--filter", f"label={LABEL}={folder}")
+        for name in said.split() if code == 0 else ():
+            _ask(engine, *engine.removal, name)
+            count += 1
     return count
 
 
 @cache
-def _engine(path: str) -> Engine | str:
-    """Return the engine, or why it does not work here."""
+def _engine(path: str) -> Engine:
+    """Return the engine.
+
+    Raises:
+        SandboxUnavailableError: it does not work here. It is asked again the next time.
+    """
     name = Path(path).name
     asked = "{{.SecurityOptions}}\n{{.MemoryLimit}}"
     if name == "podman":
@@ -426,7 +441,7 @@ def _engine(path: str) -> Engine | str:
         asked += "{{.Host.Security.Rootless}}\n{{.Host.Security.SECCOMPProfilePath}}"
     code, said = _ask(Engine(path), "info", "--format", asked)
     if code or len(lines := lines_of(said)) < 2:
-        return f"{name}: {_last_line(said.encode())}"
+        raise SandboxUnavailableError(f"{name}: {_last_line(said.encode())}", _WHERE, f"`{name} info` has to succeed")
     if name != "podman":
         return Engine(path, "rootless" in lines[0] or (name == "nerdctl" and os.geteuid() != 0), lines[1] == "true")
     cgroups, is_rootless = re.findall(r"\w+", lines[0]), lines[1] == "true"
@@ -473,17 +488,18 @@ def _image(engine: Engine, reference: str) -> Image | None:
 
 
 @cache
-def _tried(engine: Engine, image: str) -> str | None:
-    sandbox = Container(engine, Image(image, image, {}))
-    try:
-        with tempfile.TemporaryDirectory(prefix="runner-") as folder:
-            given = Command(
-                ("true",), Path(folder), {"PATH": "/usr/bin:/bin"}, ANSWERS_WITHIN, readable=(Path(folder),)
-            )
-            outcome = sandbox.run(given)
-    except SandboxError as error:
-        return error.what
-    return None if outcome.ok else f"{engine.name} cannot run `true`: {_last_line(outcome.tail)}"
+def _try(engine: Engine, image: str) -> None:
+    """Run `true` in a container of an image, once.
+
+    Raises:
+        SandboxError: it does not run there. It is tried again the next time.
+    """
+    with tempfile.TemporaryDirectory(prefix="runner-") as folder:
+        given = Command(("true",), Path(folder), {"PATH": "/usr/bin:/bin"}, ANSWERS_WITHIN, readable=(Path(folder),))
+        outcome = Container(engine, Image(image, image, {})).run(given)
+    if not outcome.ok:
+        what = f"{engine.name} cannot run `true`: {_last_line(outcome.tail)}"
+        raise SandboxUnavailableError(what, _WHERE, "an image needs /bin/sh and /usr/bin/env")
 
 
 @cache

@@ -15,7 +15,7 @@ from runner.sandbox import Command, Limits, SandboxError, SandboxUnavailableErro
 from runner.sandbox.container import LABEL, Container, Engine, choose, end_left
 from runner.sandbox.process import Image
 from tests.sandbox import image
-from tests.sandbox.test_sandbox import BEAT, assert_stopped, containers, sh
+from tests.sandbox.test_sandbox import BEAT, assert_stopped, command, containers, sh
 
 IMAGE = Image("i", "4f1c", {})
 ENV = {"PATH": "/usr/bin:/bin", "TOKEN": "hunter2"}
@@ -26,9 +26,9 @@ def started(tmp_path: Path, engine: Engine, limits: Limits | None = None, **more
     work = tmp_path / "work"
     work.mkdir(exist_ok=True)
     more.setdefault("writable", (work,))
-    command = Command(("true",), work, ENV, **more)
+    given = Command(("true",), work, ENV, **more)
     sandbox = Container(engine, IMAGE).limited(limits or Limits())
-    return list(sandbox.options(command, "name", tmp_path))
+    return list(sandbox.options(given, "name", tmp_path))
 
 
 @pytest.mark.parametrize("name", ["podman", "docker", "nerdctl"])
@@ -90,9 +90,9 @@ def test_a_path_s_comma_is_no_option(tmp_path: Path) -> None:
 
 
 def test_a_variable_that_no_shell_has_is_refused(tmp_path: Path) -> None:
-    command = Command(("true",), tmp_path, {"a-b": "x"}, writable=(tmp_path,))
+    given = Command(("true",), tmp_path, {"a-b": "x"}, writable=(tmp_path,))
     with pytest.raises(SandboxError, match="no variable of this name"):
-        Container(Engine("docker"), IMAGE).run(command)
+        Container(Engine("docker"), IMAGE).run(given)
 
 
 @pytest.mark.parametrize("name", ["podman", "docker", "nerdctl"])
@@ -104,6 +104,42 @@ def test_an_engine_that_does_not_work_is_said_in_its_own_words(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SandboxUnavailableError, match=f"{name}: Cannot connect to the daemon"):
         choose("python@sha256:1")
+
+
+def test_an_engine_that_did_not_work_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = tmp_path / "docker"
+    fake.write_text("#!/bin/sh\ntest -e $0.up || exit 1\ntest $3 = info && printf '[]\\ntrue\\n'\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr("runner.sandbox.container.ENGINES", ("docker",))
+    with pytest.raises(SandboxUnavailableError, match="no container engine works here"):
+        choose("python@sha256:1")
+    (tmp_path / "docker.up").touch()
+    with pytest.raises(SandboxUnavailableError, match="is not on this machine") as caught:
+        choose("python@sha256:1")
+    assert "`docker pull python@sha256:1`" in caught.value.hint
+
+
+@pytest.mark.peers
+def test_what_starts_a_command_is_the_image_s_own_program(tmp_path: Path) -> None:
+    """The image's PATH may name a folder at which a checkout appears."""
+    for name in ("env", "sh", "kill"):
+        (tmp_path / name).write_text("#!/bin/sh\nexit 0\n")
+        (tmp_path / name).chmod(0o755)
+    name = f"{image.NAME}-path"
+    change = ("--change", f"ENV PATH={tmp_path}:/usr/bin:/bin")
+    subprocess.run(("podman", "tag", containers().image.id, f"{name}:0"), check=True, capture_output=True)
+    made = (
+        subprocess.run(("podman", "create", f"{name}:0", "true"), check=True, capture_output=True)
+        .stdout.decode()
+        .strip()
+    )
+    try:
+        subprocess.run(("podman", "commit", "-q", *change, made, f"{name}:1"), check=True, capture_output=True)
+        assert choose(f"{name}:1").run(command(tmp_path, "/bin/false")).code == 1
+    finally:
+        subprocess.run(("podman", "rm", "-f", made), capture_output=True)
+        subprocess.run(("podman", "rmi", "-f", f"{name}:0", f"{name}:1"), capture_output=True)
 
 
 def test_without_any_engine_it_is_said_which_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

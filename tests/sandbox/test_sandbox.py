@@ -814,6 +814,14 @@ def test_what_the_runner_had_started_before_is_left_alone(work: Path) -> None:
             before.wait()
 
 
+def test_on_macos_the_way_out_is_a_container_or_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(SandboxUnavailableError, match="bubblewrap is for Linux") as caught:
+        choose("sandbox")
+    for word in ("`executor: container`", "--executor host"):
+        assert word in caught.value.hint
+
+
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
