@@ -19,6 +19,7 @@ from runner.errors import RunnerError
 from runner.values import dataclass
 
 Json = Any
+MOST_OUTPUT = 16_384  # tokens of an answer, where nothing else is set
 
 
 class EngineError(RunnerError):
@@ -146,13 +147,18 @@ Turn = UserTurn | ModelTurn | ToolTurn
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One question to a model. `schema`: a JSON schema that the text of the answer shall fit, instead of tools."""
+    """One question to a model. `schema`: a JSON schema that the text of the answer shall fit, instead of tools.
+
+    `thinking`: a number of tokens, or `low`, `medium` or `high`; None, as `temperature`: the provider's default.
+    """
 
     system: str
     turns: tuple[Turn, ...]
     tools: tuple[ToolSpec, ...] = ()
-    max_output: int = 16_384
+    max_output: int = MOST_OUTPUT
     schema: Mapping[str, Json] | None = None
+    thinking: int | str | None = None
+    temperature: float | None = None
 
     def plain(self) -> Json:
         """Return the request as JSON, without what belongs to one provider."""
@@ -167,6 +173,15 @@ class Request:
     def digest(self) -> str:
         """Return the digest by which a recording finds the request: of its content, with masks for what differs from run to run."""
         return digest_of(self.plain())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How an engine is asked. `output`: the most tokens of an answer; the rest is as in `Request`."""
+
+    thinking: int | str | None = None
+    temperature: float | None = None
+    output: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

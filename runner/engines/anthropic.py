@@ -47,8 +47,10 @@ def body(request: Request, model: str, provider: str) -> dict[str, Json]:
         "max_tokens": request.max_output,
         "messages": _messages(request, provider),
         "stream": True,
-        **_thinking(model, request.max_output),
+        **_thinking(model, request),
     }
+    if request.temperature is not None:
+        said["temperature"] = request.temperature
     if request.system:
         said["system"] = [{"type": "text", "text": request.system, **_MARK}]
     if request.tools:
@@ -57,12 +59,19 @@ def body(request: Request, model: str, provider: str) -> dict[str, Json]:
             for tool in request.tools
         ]
         said["tools"][-1] |= _MARK
+    output: dict[str, Json] = {"effort": request.thinking} if isinstance(request.thinking, str) else {}
     if request.schema is not None:
-        said["output_config"] = {"format": {"type": "json_schema", "schema": request.schema}}
+        output["format"] = {"type": "json_schema", "schema": request.schema}
+    if output:
+        said["output_config"] = output
     return said
 
 
-def _thinking(model: str, most: int) -> Json:
+def _thinking(model: str, request: Request) -> Json:
+    most = request.max_output
+    if isinstance(request.thinking, int):  # less than 1,024 is refused, and so is as much as the whole output
+        budget = min(request.thinking, most - 1)
+        return {"thinking": {"type": "enabled", "budget_tokens": budget}} if budget >= 1_024 else {}
     if _NO_THINKING.match(model):
         return {}
     if not _BUDGET.match(model):

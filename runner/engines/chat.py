@@ -37,6 +37,10 @@ def body(request: Request, model: str, provider: str) -> dict[str, Json]:
         # OpenAI's own models take the newer name alone.
         ("max_completion_tokens" if provider == "azure" else "max_tokens"): request.max_output,
     }
+    if isinstance(request.thinking, str):
+        said["reasoning_effort"] = request.thinking
+    if request.temperature is not None:
+        said["temperature"] = request.temperature
     if request.tools:
         said["tools"] = [
             {

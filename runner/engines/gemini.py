@@ -44,6 +44,12 @@ _NO_SIGNATURE: Final = "c2tpcF90aG91Z2h0X3NpZ25hdHVyZV92YWxpZGF0b3I="
 def body(request: Request, model: str, provider: str) -> dict[str, Json]:
     """Return the body of a `generateContent` request."""
     generation: dict[str, Json] = {"maxOutputTokens": request.max_output, "thinkingConfig": {"includeThoughts": True}}
+    if isinstance(request.thinking, int):
+        generation["thinkingConfig"]["thinkingBudget"] = request.thinking
+    elif request.thinking:
+        generation["thinkingConfig"]["thinkingLevel"] = request.thinking.upper()
+    if request.temperature is not None:
+        generation["temperature"] = request.temperature
     if request.schema is not None:
         generation |= {"responseMimeType": "application/json", "responseJsonSchema": request.schema}
     said: dict[str, Json] = {"contents": _contents(request.turns, provider), "generationConfig": generation}

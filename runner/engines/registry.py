@@ -354,6 +354,20 @@ def cost_usd(provider: str, model: str, usage: Usage, *, at: datetime | None = N
     return None
 
 
+def window(provider: str, model: str) -> int | None:
+    """Return how many tokens a request to a model and its answer can have together; None where it is not known."""
+    row = ROWS.get(provider)
+    try:
+        from genai_prices import data_snapshot
+    except ModuleNotFoundError:
+        return None
+    for name in dict.fromkeys((model, model.rpartition("/")[2])):
+        with contextlib.suppress(LookupError):
+            priced_as = (row.priced_as if row is not None else "") or None
+            return data_snapshot.get_snapshot().find_provider_model(name, None, priced_as, None)[1].context_window
+    return None
+
+
 def most_output(model: str) -> int | None:
     """Return the most tokens that one answer of a model can have; None where it is not known."""
     return next((most for pattern, most in _MOST_OUTPUT if re.match(r"(?:.*[/.])?" + pattern, model)), None)

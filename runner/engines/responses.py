@@ -36,6 +36,10 @@ def body(request: Request, model: str, provider: str) -> dict[str, Json]:
     }
     if not _WITHOUT_REASONING.match(model):
         said["include"] = [_ENCRYPTED]
+    if isinstance(request.thinking, str):
+        said["reasoning"] = {"effort": request.thinking}
+    if request.temperature is not None:
+        said["temperature"] = request.temperature
     if request.system:
         said["instructions"] = request.system
     if request.tools:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 
-from runner.engines import Engine, Usage, agents, registry
+from runner.engines import MOST_OUTPUT, Engine, Settings, Usage, agents, registry
 from runner.engines.recorded import Recorder
 from runner.errors import UsageError
 from runner.executor import permissions, spending
 from runner.executor.journal import Journal
-from runner.executor.loop import Limits, Loop
+from runner.executor.loop import CONTEXT, Limits, Loop
 from runner.executor.step_run import Redactor
 from runner.executor.workspace_session import step_path
 from runner.protocol import paths
 from runner.protocol.agent_file import AgentFile
+from runner.protocol.config import EngineSettings
 from runner.protocol.plans import Plan, Step
 from runner.store import publishing
 from runner.store.project import Project
@@ -110,6 +111,7 @@ def questioner(
         restore=lambda tree: None,
         price=price,
         most_output=most_output,
+        settings=settings_of(project),
         now=project.env.timestamp,
         monotonic=project.env.monotonic,
         sleep=project.env.sleep,
@@ -123,6 +125,28 @@ def questioner(
 def price(engine: Engine, usage: Usage) -> Decimal | None:
     """Return what a response costs, in US dollars; a recorded one's, at the price of its model."""
     return registry.cost_usd(engine.provider, engine.model, usage)
+
+
+def settings_of(project: Project) -> Callable[[Engine], Settings]:
+    """Return a function that gives how config.yaml wants an engine to be asked."""
+
+    def settings(engine: Engine) -> Settings:
+        said = project.config.engine.settings.get(engine.name, EngineSettings())
+        warmth = None if said.temperature is None else float(said.temperature)
+        return Settings(thinking=said.thinking, temperature=warmth, output=said.output)
+
+    return settings
+
+
+def context_of(project: Project, engines: Sequence[Engine]) -> int:
+    """Return the tokens that a conversation may have: by config.yaml, else what each of the models takes, `CONTEXT` at most."""
+    found = []
+    for engine in engines:
+        said = project.config.engine.settings.get(engine.name, EngineSettings())
+        room = registry.window(engine.provider, engine.model) or 2 * CONTEXT
+        left = max(int(room * 0.8) - (said.output or MOST_OUTPUT), room // 4)  # the size is an estimate
+        found.append(said.context or min(CONTEXT, left))
+    return min(found)
 
 
 def most_output(engine: Engine) -> int | None:

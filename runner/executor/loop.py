@@ -20,12 +20,14 @@ import tenacity
 from runner import signals
 from runner.engines import (
     Call,
+    ContextTooLongError,
     Engine,
     EngineError,
     ModelTurn,
     RateLimitError,
     Request,
     Response,
+    Settings,
     ToolResult,
     ToolSpec,
     ToolTurn,
@@ -49,7 +51,8 @@ WRONG_MOST = 3  # answers in a row of which nothing can be made; the last of the
 PATIENCE = 60.0  # seconds to wait for an engine while another one could be asked
 TRIES = 6  # how often one request is made before its error is told
 LOOKS = 12  # rounds of calls before a plan or a verdict
-CONTEXT = 160_000  # tokens that a conversation may have, by estimate, before old tool output is shortened
+CONTEXT = 160_000  # tokens that a conversation may have, by estimate, before the model summarises it
+FOLD = 40_000  # tokens by which it grows before old tool output is shortened: each time the provider's cache is lost
 KEEP_WHOLE = 6  # tool turns at the end that are never shortened
 Answer = TypeVar("Answer", transcript.Response, Summary)
 SHORT = 600  # characters that remain of a shortened output
@@ -151,9 +154,10 @@ class Loop:
     `tools`: what the model may call, those that the loop itself carries out included; `offered`: which of them it is told of, None for
     all; `tree()`: the workspace's tree now;
     `restore(tree)`: makes the workspace hold it; `price(engine, usage)`: in US dollars, None where it is not known;
+    `settings(engine)`: how it is asked;
     `most_output(engine)`: the most tokens that one of its answers can have, None where it is not known;
     `say`: prints the reason of a wait; `ensure()`: raises where nothing may start here any more; `untrusted`: whether the conversation
-    has untrusted text; `context`: the tokens that it may have;
+    has untrusted text; `context`: the tokens that it may have, None: the engine keeps a conversation of its own;
     `check(result)`: what the step's checks find wrong in the work that `finish` proposes, quoted, empty where
     nothing is; `rounds`: how often they may run in the attempt; `guide(paths)`: the instructions for these paths that the conversation
     has not yet; `answered`: people's answers by their questions, for tools that ask. Of `consult`: `proposal`, the tool whose
@@ -175,6 +179,7 @@ class Loop:
     monotonic: Callable[[], float]
     sleep: Callable[[float], None]
     most_output: Callable[[Engine], int | None] = lambda engine: None
+    settings: Callable[[Engine], Settings] = lambda engine: Settings()
     told: Callable[[transcript.Line], None] = lambda record: None
     say: Callable[[str], None] = lambda line: None
     ensure: Callable[[], None] = lambda: None
@@ -185,7 +190,7 @@ class Loop:
     answered: dict[str, str] = field(default_factory=dict)
     offered: frozenset[str] | None = None
     untrusted: bool = False
-    context: int = CONTEXT
+    context: int | None = CONTEXT
     proposal: str = ""
     looked: int = 0
     total: Total = field(default_factory=Total)
@@ -196,6 +201,7 @@ class Loop:
     _wrong: list[str] = field(default_factory=list)
     _failed: int = 0  # proposals whose checks failed
     _is_cut: bool = False  # whether an answer was cut off at the output limit
+    _folded: int = 0  # tokens of the conversation after old tool output was shortened last
     _ended: Ended | None = None  # by the last answer, if nothing could be made of it
 
     def __post_init__(self) -> None:
@@ -362,14 +368,22 @@ class Loop:
     # --- asking --------------------------------------------------------------------------------------------------------
 
     def _next(self, turns: list[Turn]) -> ModelTurn | Ended:
-        if self._tokens(turns) > self.context:
+        most = self.context
+        if most is not None and self._tokens(turns) > min(self._folded + FOLD, most):
             self._shorten(turns)
+            self._folded = self._tokens(turns)
         try:
-            if self._tokens(turns) > self.context:
+            if most is not None and self._tokens(turns) > most:
                 self._sum_up(turns)
             engine, response = self._ask(Request(system=self.system, turns=tuple(turns), tools=self._specs()))
         except BudgetStop as stop:
             return Ended("budget", str(stop))
+        except ContextTooLongError:  # the size is an estimate
+            half = self._tokens(turns) // 2
+            if most is None or most <= half:
+                raise
+            self.context = half
+            return self._next(turns)
         record = self._answer(transcript.Response, engine, response, kind="response")
         return self._heard(record, turns, response.turn) or self._ended or self._next(turns)
 
@@ -442,7 +456,7 @@ class Loop:
         problem: EngineError | None = None
         self.ensure()
         for engine in self.engines:
-            wanted = self._widened(engine, request)
+            wanted = self._widened(engine, self._set(engine, request))
             try:
                 response = self._insist(engine, wanted, is_last=engine is self.engines[-1])
             except EngineError as error:
@@ -456,13 +470,18 @@ class Loop:
         assert problem is not None
         raise problem
 
+    def _set(self, engine: Engine, request: Request) -> Request:
+        said = self.settings(engine)
+        most = said.output or request.max_output
+        return replace(request, max_output=most, thinking=said.thinking, temperature=said.temperature)
+
     def _widened(self, engine: Engine, request: Request) -> Request:
         """Reserve what a request can cost, and return it: after a cut answer with the model's own output limit, if a budget allows.
 
         Raises:
             BudgetStop: it could cost more than is left.
         """
-        most = self.most_output(engine) if self._is_cut else None
+        most = self.most_output(engine) if self._is_cut and self.settings(engine).output is None else None
         if most is not None and most > request.max_output:
             wide = replace(request, max_output=most)
             with contextlib.suppress(BudgetStop):
@@ -743,6 +762,7 @@ class Loop:
     def _begin_anew(self, turns: list[Turn], summary: str) -> None:
         """Put a summary, and the instructions that came after the first request, in the place of the conversation after that."""
         turns[1:] = [UserTurn(text=text) for text in (summary, *self._guided)]
+        self._folded = 0
 
 
 def _of_wrong(record: transcript.Response) -> tuple[str, str]:

@@ -22,7 +22,7 @@ from runner.protocol.plans import (
     Texts,
     branch_name,
 )
-from runner.protocol.strict_yaml import Bool, FileModel, Line, Positive, Script, Text, one_or_many, problem
+from runner.protocol.strict_yaml import Amount, Bool, FileModel, Line, Positive, Script, Text, one_or_many, problem
 
 _MODULE = r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*"
 _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
@@ -295,14 +295,32 @@ class ReviewKey(FileModel):
     reviewers: tuple[Reviewer, ...] = Field(default=(), max_length=5)
 
 
+def _thinking(value: object) -> object:
+    return value if value in ("low", "medium", "high") else strict_yaml.integer(value)
+
+
+class EngineSettings(FileModel):
+    """How an engine is asked, where its provider has that: `thinking` in tokens, or `low`, `medium`, `high`; `output`: the most tokens
+    of an answer; `context`: those of a conversation, before the model summarises it."""
+
+    thinking: Annotated[
+        Literal["low", "medium", "high"] | int | None,
+        BeforeValidator(_thinking, json_schema_input_type=Literal["low", "medium", "high"] | int),
+    ] = None
+    temperature: Amount | None = None
+    output: Positive | None = None
+    context: Positive | None = None
+
+
 class EngineKey(FileModel):
-    """Which model does what; the first that answers."""
+    """Which model does what; the first that answers. `settings`: by the name of an engine, wherever it is asked."""
 
     default: _Engines = ()
     plan: _Engines = ()
     decompose: _Engines = ()
     execute: _Engines = ()
     review: _Engines = ()
+    settings: dict[Line, EngineSettings] = Field(default_factory=dict)
 
 
 def _engine(value: object) -> object:

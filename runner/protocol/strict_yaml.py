@@ -248,7 +248,8 @@ def _text(value: object) -> object:
     raise problem("should be text", "write one text, in quotes where it starts with a special character")
 
 
-def _int(value: object) -> object:
+def integer(value: object) -> object:
+    """Return the whole number that a plain scalar is."""
     if isinstance(value, Plain) and INT.fullmatch(value):
         return int(value)
     if type(value) is int:
@@ -317,8 +318,8 @@ def _script(text: str) -> str:
 Text = Annotated[str, BeforeValidator(_text)]
 Line = Annotated[Text, AfterValidator(_line), WithJsonSchema({"type": "string", "minLength": 1})]
 Script = Annotated[Text, AfterValidator(_script), WithJsonSchema({"type": "string", "minLength": 1})]
-Positive = Annotated[int, BeforeValidator(_int), Ge(1), WithJsonSchema({"type": "integer", "minimum": 1})]
-Count = Annotated[int, BeforeValidator(_int), Ge(0), WithJsonSchema({"type": "integer", "minimum": 0})]
+Positive = Annotated[int, BeforeValidator(integer), Ge(1), WithJsonSchema({"type": "integer", "minimum": 1})]
+Count = Annotated[int, BeforeValidator(integer), Ge(0), WithJsonSchema({"type": "integer", "minimum": 0})]
 Bool = Annotated[bool, BeforeValidator(_bool)]
 Amount = Annotated[Decimal, BeforeValidator(_number), Ge(0), WithJsonSchema({"type": "number", "minimum": 0})]
 Value = Annotated[Any, BeforeValidator(resolve)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from runner.engines import (
     Call,
+    ContextTooLongError,
     Engine,
     EngineError,
     KeyRefusedError,
@@ -20,6 +22,7 @@ from runner.engines import (
     RateLimitError,
     Request,
     Response,
+    Settings,
     ToolTurn,
     Usage,
     UserTurn,
@@ -74,6 +77,13 @@ class Counting:
             raise ToolError("no")
         self.files.append(f"{self.name} {arguments.get('n', '')}".strip())
         return {"ok": True}
+
+
+class Long(Counting):
+    """A tool with much to tell."""
+
+    def call(self, arguments: Mapping[str, Any]) -> Any:
+        return "x" * 4_000
 
 
 def say(*calls: tuple[str, dict[str, Any]], text: str = "", tokens: int = 10) -> Response:
@@ -419,13 +429,47 @@ def test_killed_after_the_answer_that_ends_it_it_ends_the_same_way(tmp_path: Pat
     assert len(whole.engine.asked) == len(script)
 
 
-def test_a_budget_that_does_not_allow_the_summary_ends_the_loop(
+def test_a_budget_that_does_not_allow_the_summary_ends_the_loop(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, [say(("write", {"n": "x" * 200})), FINISH], turns=1)
+    loop = bench.loop()
+    loop.context = 20
+    assert loop.run().outcome == "budget"
+    assert len(bench.engine.asked) == 1
+
+
+def test_old_output_is_folded_once_at_a_size_and_the_requests_between_extend_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner.executor.loop.CONTEXT", 20)
-    bench = Bench(tmp_path, [say(("write", {"n": "x" * 200})), FINISH], turns=1)
-    assert bench.loop().run().outcome == "budget"
-    assert len(bench.engine.asked) == 1
+    monkeypatch.setattr("runner.executor.loop.FOLD", 9_000)
+    bench = Bench(tmp_path, [*[say(("read", {})) for _ in range(20)], FINISH])
+    loop = bench.loop()
+    loop.tools = {**loop.tools, "read": Long("read", bench.files)}
+    assert loop.run().outcome == "finished"
+    turns = [request.turns for request in bench.engine.asked]
+    broken = [at for at, (one, then) in enumerate(pairwise(turns)) if then[: len(one)] != one]
+    assert 1 <= len(broken) <= 3
+    assert all(after - before > 2 for before, after in pairwise(broken))
+    last = [turn.results[0].content for turn in turns[-1] if isinstance(turn, ToolTurn)]
+    assert "left out" in last[0] and len(last[0]) < 2_000 and len(last[-1]) > 3_000
+
+
+def test_a_conversation_that_the_model_calls_too_long_is_shortened_and_summarised(tmp_path: Path) -> None:
+    too_long = ContextTooLongError("too long", "there", "")
+    bench = Bench(tmp_path, [say(("write", {"n": "x" * 9_000})), too_long, say(text="I wrote it."), FINISH])
+    assert bench.loop().run().outcome == "finished"
+    assert bench.engine.asked[-1].turns[-1] == UserTurn(text="I wrote it.")
+    hopeless = Bench(tmp_path / "b", [too_long, too_long, too_long])
+    with pytest.raises(ContextTooLongError):
+        hopeless.loop().run()
+
+
+def test_an_engine_is_asked_by_its_settings_and_a_person_s_limit_is_not_widened(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, [dataclasses.replace(say(text="wri"), finish="length"), FINISH])
+    loop = bench.loop()
+    loop.settings = lambda engine: Settings(thinking="high", temperature=0.5, output=900)
+    loop.most_output = lambda engine: 64_000
+    assert loop.run().outcome == "finished"
+    assert {(one.thinking, one.temperature, one.max_output) for one in bench.engine.asked} == {("high", 0.5, 900)}
 
 
 def test_an_answer_that_does_not_say_what_it_cost_is_not_taken_for_nothing(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -24,7 +23,7 @@ from runner.executor import (
 )
 from runner.executor.calls import Calls, Gate
 from runner.executor.journal import Journal
-from runner.executor.loop import CONTEXT, Ended, Limits, Loop
+from runner.executor.loop import Ended, Limits, Loop
 from runner.executor.step_run import StepRun
 from runner.executor.steps import check, review, tool, work
 from runner.executor.transition import Kind, Outcome
@@ -143,7 +142,7 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
             tools=tools,
             offered=frozenset() if is_agent else toolbox.offered(run, tools),
             system=prompting.system(about, "coding-agent" if is_agent else "execute"),
-            context=sys.maxsize if is_agent else CONTEXT,  # it keeps its own conversation
+            context=None if is_agent else asking.context_of(project, engines),
             task=task,
             summarize=resources.prompt("summarize").strip(),
             limits=limits(),
@@ -152,6 +151,7 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
             restore=lambda noted: _restore(run, noted),
             price=asking.price,
             most_output=asking.most_output,
+            settings=asking.settings_of(project),
             now=project.env.timestamp,
             monotonic=project.env.monotonic,
             sleep=project.env.sleep,
