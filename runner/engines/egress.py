@@ -28,6 +28,7 @@ from runner.values import dataclass
 PORT: Final = 3129  # on the sandbox's loopback
 AT_ONCE: Final = 4  # requests; others wait
 MOST: Final = 64 * 1024 * 1024  # bytes of a request, and of an answer that is counted
+MOST_PATH: Final = 300  # characters
 SILENCE: Final = 600.0  # seconds that a provider, or an agent, may say nothing
 _CHUNK: Final = 64 * 1024
 _BYTES_OF_TOKEN: Final = 4  # where nobody counted
@@ -86,7 +87,7 @@ class Egress:
         self.address, self.prefix, self.network = f"http://127.0.0.1:{PORT}", "", Network()
         self.answers, self.refused = list[Answered](), ""
         self._tokens, self._stop, self._reserved = tokens, stop, 0
-        self._lock, self._turns = threading.Lock(), threading.BoundedSemaphore(AT_ONCE)
+        self._lock, self.turns = threading.Lock(), threading.BoundedSemaphore(AT_ONCE)
 
     @property
     def used(self) -> Usage:
@@ -102,20 +103,19 @@ class Egress:
     @contextlib.contextmanager
     def turn(self, body: bytes) -> Iterator[str | None]:
         """Give why a request is not sent, or None; it counts as under way until the block ends."""
-        with self._turns:
-            about = len(body) // _BYTES_OF_TOKEN
+        about = len(body) // _BYTES_OF_TOKEN
+        with self._lock:
+            spent = self.used.input + self.used.output + self._reserved
+            why = self._stop()
+            if why is None and self._tokens is not None and spent >= self._tokens:
+                why = f"the budget of {self._tokens:,} tokens is used up"
+            self.refused = why or self.refused
+            self._reserved += about
+        try:
+            yield why
+        finally:
             with self._lock:
-                spent = self.used.input + self.used.output + self._reserved
-                why = self._stop()
-                if why is None and self._tokens is not None and spent >= self._tokens:
-                    why = f"the budget of {self._tokens:,} tokens is used up"
-                self.refused = why or self.refused
-                self._reserved += about
-            try:
-                yield why
-            finally:
-                with self._lock:
-                    self._reserved -= about
+                self._reserved -= about
 
     def connect(self) -> http.client.HTTPConnection:
         """Return a connection to the provider."""
@@ -185,24 +185,27 @@ class _Answer(BaseHTTPRequestHandler):
         self._pass_on()
 
     def _pass_on(self) -> None:
-        self.close_connection = True  # an error leaves a body that was not read
+        self._ends, self.close_connection = self.close_connection, True  # an error leaves a body that was not read
         path, _, query = self.path.partition("?")
-        if not path.startswith(self.egress.prefix):
+        if not path.startswith(self.egress.prefix) or len(path) > MOST_PATH:
             return self._refuse(404, "this is another agent's endpoint")
         path = path.removeprefix(self.egress.prefix)
         costs = re.fullmatch(rf"(/[\w.@-]+)*?{_ANSWERS}", path, re.A) is not None and self.command == "POST"
         free = re.fullmatch(rf"(/[\w.@-]+)*?{_FREE}", path, re.A)
         if not (costs or free) or "/.." in path or "//" in path:
             return self._refuse(403, f"{self.command} {path} is not passed on: only questions to a model are")
-        try:
-            body = self._body()
-        except ValueError:
-            return self._refuse(400, f"a request has a Content-Length of at most {MOST:,} bytes, or well-formed chunks")
         query = "&".join(one for one in query.split("&") if one.partition("=")[0] in _PARAMETERS)
-        with self.egress.turn(body) as why:
-            if why is not None:
-                return self._refuse(403, why)
-            with contextlib.closing(self.egress.connect()) as connection:
+        with self.egress.turns:  # also while a body is read: what all hold together is bounded
+            try:
+                body = self._body()
+                asked = json.loads(body) if costs else {}
+            except (ValueError, RecursionError):
+                return self._refuse(400, f"a request is JSON of at most {MOST:,} bytes, not compressed")
+            if not isinstance(asked, dict) or asked.get("background"):
+                return self._refuse(403, "an answer in the background is not counted, and is not passed on")
+            with self.egress.turn(body) as why, contextlib.closing(self.egress.connect()) as connection:
+                if why is not None:
+                    return self._refuse(403, why)
                 self._ask(connection, path + (f"?{query}" if query else ""), body, costs)
 
     def _body(self) -> bytes:
@@ -215,17 +218,19 @@ class _Answer(BaseHTTPRequestHandler):
         if coding is None:
             if len(lengths) > 1 or not lengths[0].isdecimal() or int(lengths[0]) > MOST:
                 raise ValueError
-            return self.rfile.read(int(lengths[0]))
-        body = bytearray()
+            if len(body := self.rfile.read(int(lengths[0]))) < int(lengths[0]):
+                raise ValueError
+            return body
+        chunks = bytearray()
         while coding == ["chunked"] and "Content-Length" not in self.headers:
             size = int(self.rfile.readline(20).strip() or b"x", 16)
-            if not 0 <= size <= MOST - len(body):
+            if not 0 <= size <= MOST - len(chunks):
                 raise ValueError
-            body += self.rfile.read(size)
+            chunks += self.rfile.read(size)
             if self.rfile.readline(3) != b"\r\n":
                 raise ValueError
             if not size:
-                return bytes(body)
+                return bytes(chunks)
         raise ValueError
 
     def _ask(self, connection: http.client.HTTPConnection, path: str, body: bytes, costs: bool) -> None:
@@ -235,7 +240,7 @@ class _Answer(BaseHTTPRequestHandler):
         try:
             connection.request(self.command, self.egress.upstream.path + path, body or None, given)
             found = connection.getresponse()
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             return self._refuse(502, f"{self.egress.upstream.hostname} does not answer: {type(error).__name__}")
         counter = _Counter(len(body), found.headers.get_content_type())
         try:
@@ -247,12 +252,17 @@ class _Answer(BaseHTTPRequestHandler):
             self.end_headers()
             while data := found.read1(_CHUNK):
                 counter.take(data)
-                self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
+                try:
+                    self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
+                except OSError:
+                    if counter.is_stream:
+                        raise
+                    # The provider made all of it already, and says what it cost at any place.
             if found.length:
                 raise http.client.IncompleteRead(b"", found.length)
             counter.is_whole = True
             self.wfile.write(b"0\r\n\r\n")
-            self.close_connection = False
+            self.close_connection = self._ends
         except (OSError, http.client.HTTPException):
             pass  # one of both sides went away: what came until then is counted
         finally:
@@ -279,14 +289,14 @@ class _Counter:
     def __init__(self, asked: int, kind: str) -> None:
         """`asked`: bytes of the request; `kind`: the answer's Content-Type."""
         self.is_whole, self._asked, self._size = False, asked, 0
-        self._is_stream, self._rest = kind.startswith("text/event-stream"), bytearray()
+        self.is_stream, self._rest = kind.startswith("text/event-stream"), bytearray()
         self._counted, self._model = dict[str, int](), ""
 
     def take(self, data: bytes) -> None:
         """Add the next part of the answer."""
         self._size += len(data)
         self._rest += data[: max(0, MOST - len(self._rest))]
-        if self._is_stream and b"\n" in data:
+        if self.is_stream and b"\n" in data:
             *lines, rest = self._rest.split(b"\n")
             self._rest = bytearray(rest)
             for line in lines:

@@ -632,7 +632,8 @@ class WorkspaceSession:
         network = self.network(run.step.header.network, f"`network` of {run.where}")
         outcome = self.run(line, env, timeout=run.timeout, cwd=cwd, network=network, on_output=take)
         _log_network(kept, outcome)
-        return dataclasses.replace(outcome, tail=run.redactor.data(outcome.tail)), kept.data()
+        asked = tuple(dataclasses.replace(one, host=run.redactor.text(one.host)) for one in outcome.network)
+        return dataclasses.replace(outcome, tail=run.redactor.data(outcome.tail), network=asked), kept.data()
 
     def _taking(self, kept: KeptOutput, what: str) -> Callable[[bytes], None]:
         """Return what takes the output of a command that starts now: it is kept, and shown to the person as it comes."""

@@ -321,6 +321,12 @@ class _ContainerGroup(Group):
             self._proxy = Proxy(network, int(pid))
             self._gate = os.open(self._folder / "gate", os.O_RDWR)
             os.write(self._gate, b"\n")
+        elif self.process.poll() is None:
+            raise SandboxError(
+                f"{self._engine.name} does not say which process the container is",
+                where="executor: container",
+                hint="remove `network:`; `runner doctor` shows whether containers run at all",
+            )
 
     def contacts(self) -> tuple[Contact, ...]:
         return self._proxy.contacts() if self._proxy else ()

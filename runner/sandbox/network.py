@@ -128,7 +128,7 @@ class Rules:
             raise RefusedError(f"write `{entry}` into {self._where} if it may be reached")
         try:
             found = [str(literal)] if literal else _looked_up(host, port)
-        except OSError:
+        except (OSError, UnicodeError):  # the latter: a label is too long
             if by_other:
                 return []
             raise RefusedError("its name has no address") from None
@@ -143,7 +143,7 @@ class Rules:
             RefusedError: it is one.
         """
         ip = _plain(given)
-        if ip.is_loopback or ip.is_unspecified or ip.is_link_local or ip.is_multicast or _is_own(ip):
+        if ip.is_loopback or ip.is_unspecified or ip.is_link_local or ip.is_multicast or ip.is_reserved or _is_own(ip):
             raise RefusedError(f"{ip} is this machine or its link; only a declared `localhost:PORT` is reached")
         if ip.is_global or any(one.is_any or (one.network and ip in one.network) for one in named):
             return
@@ -256,7 +256,7 @@ class Proxy:
                     client.close()
 
     def _keep(self, client: socket.socket, answer: Callable[[socket.socket], None]) -> None:
-        with contextlib.suppress(OSError), self._kept(client):
+        with contextlib.suppress(Exception), self._kept(client):  # a client's nonsense ends its connection alone
             answer(client)
 
     @contextlib.contextmanager
@@ -275,7 +275,7 @@ class Proxy:
 
     def _count(self, host: str, port: int, refused: str = "") -> list[int]:
         """Return the numbers of a host in the log, with one more connection: connections, bytes sent, bytes received."""
-        key = (re.sub(r"[^!-~]", "?", host)[:253], port, refused)
+        key = (re.sub(r"[^\w.:-]", "?", host, flags=re.A)[:253], port, refused)
         with self._lock:
             if key not in self._log and len(self._log) >= MOST_LOGGED:
                 key = ("(others)", 0, refused and "refused")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -193,7 +195,7 @@ def test_the_caller_may_stop_it(provider: Provider) -> None:
 def test_an_answer_that_does_not_say_its_tokens_is_counted_by_its_bytes(provider: Provider) -> None:
     provider.answer = b"x" * 400
     with egress(Host(), provider.url, KEY) as at:
-        ask(at, "/v1/chat/completions", b"y" * 800)
+        ask(at, "/v1/chat/completions", b'{"a":"%b"}' % (b"y" * 792))
     [one] = at.answers
     assert (one.usage, one.is_estimated) == (Usage(input=201, output=100), True)
 
@@ -231,6 +233,62 @@ def test_only_questions_to_a_model_are_passed_on(provider: Provider, method: str
     with egress(Host(), provider.url, KEY) as at:
         assert ask(at, path, method=method)[0] in (403, 404, 501)
     assert provider.heard == []
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (b'{"background": true}', {}),
+        (b"[]", {}),
+        (b"\x28\xb5\x2f\xfd", {"Content_Encoding": "zstd"}),
+        (b"{}", {"Content_Length": "99"}),
+        (b"{}", {"Content_Length": "+2"}),
+        (b"2\r\n{}\r\n0\r\n\r\n", {"Transfer_Encoding": "gzip, chunked"}),
+        (b"2\r\n{}\r\n0\r\n\r\n", {"Transfer_Encoding": "chunked", "Content_Length": "12"}),
+        (b"fffffffff\r\n{}\r\n0\r\n\r\n", {"Transfer_Encoding": "chunked"}),
+    ],
+)
+def test_what_would_not_be_counted_or_can_be_read_in_two_ways_is_not_passed_on(
+    provider: Provider, body: bytes, headers: dict[str, str]
+) -> None:
+    with (
+        egress(Host(), provider.url, KEY) as at,
+        socket.create_connection(("127.0.0.1", urlsplit(at.address).port)) as one,
+    ):
+        given = {"Content_Length": str(len(body)), **headers} if "Transfer_Encoding" not in headers else headers
+        lines = [f"{name.replace('_', '-')}: {value}" for name, value in given.items()]
+        one.sendall("\r\n".join([f"POST {at.prefix}/v1/messages HTTP/1.1", *lines, "", ""]).encode() + body)
+        one.shutdown(socket.SHUT_WR)
+        assert one.recv(99)[9:12] in (b"400", b"403")
+    assert provider.heard == []
+
+
+def test_a_body_in_chunks_is_passed_on(provider: Provider) -> None:
+    with (
+        egress(Host(), provider.url, KEY) as at,
+        socket.create_connection(("127.0.0.1", urlsplit(at.address).port)) as one,
+    ):
+        head = f"POST {at.prefix}/v1/messages HTTP/1.1\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+        one.sendall(head.encode() + b'4\r\n{"a"\r\n3\r\n:1}\r\n0\r\n\r\n')
+        assert one.recv(99)[9:12] == b"200"
+    assert [body for _, _, body in provider.heard] == [b'{"a":1}']
+
+
+def test_a_whole_answer_that_the_agent_does_not_wait_for_is_counted(provider: Provider) -> None:
+    provider.answer = json.dumps({"text": "x" * 5_000_000, "usage": {"input_tokens": 97, "output_tokens": 20}}).encode()
+    with egress(Host(), provider.url, KEY) as at:
+        with socket.create_connection(("127.0.0.1", urlsplit(at.address).port)) as one:
+            one.sendall(f"POST {at.prefix}/v1/messages HTTP/1.1\r\nContent-Length: 2\r\n\r\n{{}}".encode())
+            one.recv(9)
+        until = time.monotonic() + 20
+        while not at.answers and time.monotonic() < until:
+            time.sleep(0.02)
+    assert at.used == Usage(input=97, output=20)
+
+
+def test_a_long_path_is_not_looked_at(provider: Provider) -> None:
+    with egress(Host(), provider.url, KEY) as at:
+        assert ask(at, "/a" * 20_000)[0] == 404
 
 
 def test_an_answer_of_the_provider_that_is_an_error_is_passed_on_and_costs_nothing(provider: Provider) -> None:

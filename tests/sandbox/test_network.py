@@ -141,6 +141,7 @@ def test_a_declared_host_is_reached_by_requests_and_tunnels_and_the_log_counts_b
         (("good.test",), "good.test.evil.test:443"),
         (("good.test",), "[::1]:443"),
         (("*",), "127.1:80"),
+        (("*",), f"{'a' * 64}.test:443"),
         ((), "good.test:443"),
     ],
 )
