@@ -71,7 +71,7 @@ class Answered:
 class Egress:
     """The endpoint while the block of `egress` lasts. `address`: its base URL, in the sandbox; it takes the place of `upstream`.
 
-    `network`: of the agent's `Command`, which reaches nothing else. `answers`: what was asked so far. `refused`: why the last request
+    `network`: of the agent's `Command`, which reaches nothing else. `answers`: those so far. `refused`: why the last request
     was not sent, where one was not.
     """
 
@@ -212,7 +212,7 @@ class _Answer(BaseHTTPRequestHandler):
         """Return the request's body.
 
         Raises:
-            ValueError: it is too long, or its length is not told in a plain way.
+            ValueError: it is too long, or its length can be read in two ways.
         """
         coding, lengths = self.headers.get_all("Transfer-Encoding"), self.headers.get_all("Content-Length") or ["0"]
         if coding is None:

@@ -293,6 +293,9 @@ def _opened(session: WorkspaceSession, module: ToolModule) -> Iterator[PythonToo
     )
     with PythonTools(session.sandbox, module, python, timeout=DEFAULT_TIMEOUT) as opened:
         yield opened
+    for one in opened.contacts:
+        if one.refused:
+            project.tell_once(f"the tools of {module.module} were refused {one.host}:{one.port}: {one.refused}")
 
 
 def _export_trusted(session: WorkspaceSession) -> Path:

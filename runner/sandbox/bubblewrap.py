@@ -52,6 +52,7 @@ from runner.sandbox.process import (
     limited_by,
     processes,
     program,
+    proxy,
     run,
     with_proxy,
 )
@@ -302,9 +303,7 @@ class _BubblewrapGroup(Group):
                 with suppress(ProcessLookupError):
                     self._handle = os.pidfd_open(self._first)
                 if self._first and network is not None and go is not None:
-                    from runner.sandbox.network import Proxy  # most commands have no network
-
-                    self._proxy = Proxy(network, self._first)
+                    self._proxy = proxy(network, self._first)
                     os.write(go, b".")
         except BaseException:
             self.send(signal.SIGKILL)  # before its pipe ends, which lets the command start

@@ -64,6 +64,7 @@ from runner.sandbox.process import (
     SandboxUnavailableError,
     Session,
     program,
+    proxy,
     run,
     with_proxy,
 )
@@ -310,15 +311,13 @@ class _ContainerGroup(Group):
         Raises:
             SandboxError: it cannot be entered.
         """
-        from runner.sandbox.network import Proxy  # most commands have no network
-
         until, pid = time.monotonic() + ANSWERS_WITHIN, ""
         while pid in ("", "0") and self.process.poll() is None and time.monotonic() < until:
             time.sleep(0.05)
             code, said = _ask(self._engine, "inspect", "--format", "{{.State.Pid}}", self._name)
             pid = said.strip() if code == 0 else ""
         if pid.isdecimal() and pid != "0":
-            self._proxy = Proxy(network, int(pid))
+            self._proxy = proxy(network, int(pid))
             self._gate = os.open(self._folder / "gate", os.O_RDWR)
             os.write(self._gate, b"\n")
         elif self.process.poll() is None:

@@ -157,7 +157,7 @@ def _address(host: str) -> _Ip | None:
 
 
 def _plain(ip: _Ip) -> _Ip:
-    """Return the IPv4 address that an IPv6 address stands for, or the address itself."""
+    """Return the IPv4 address that an IPv6 address embeds, or the address itself."""
     if isinstance(ip, ipaddress.IPv4Address):
         return ip
     if ip in _TRANSLATED:
@@ -197,7 +197,7 @@ def plain_host(text: str) -> str:
 
 
 class Proxy:
-    """Answers the sockets of one command's loopback until it is closed; `contacts` has what was asked for."""
+    """Answers the sockets of one command's loopback until it is closed; `contacts` lists the hosts."""
 
     def __init__(self, network: Network, pid: int) -> None:
         """`pid`: a process in the sandbox, where nothing of the command runs yet.
@@ -222,7 +222,7 @@ class Proxy:
             self._start(self._accept, listener, answer)
 
     def contacts(self) -> tuple[Contact, ...]:
-        """Return what was asked for, in the order of the first time."""
+        """Return the hosts that the command asked for, in the order of the first time."""
         with self._lock:
             return tuple(Contact(*key, *counted) for key, counted in self._log.items())
 
@@ -416,10 +416,10 @@ class Beyond:
 
 def proxy_for(via: Mapping[str, str], host: str, *, is_tunnel: bool) -> Beyond | None:
     """Return the proxy that a person's variables name for a host."""
-    told = {name.lower(): value for name, value in via.items()}
-    without = [one.strip().lstrip("*.") for one in told.get("no_proxy", "").lower().split(",")]
-    url = told.get("https_proxy" if is_tunnel else "http_proxy") or told.get("all_proxy")
-    if not url or told.get("no_proxy") == "*" or any(one and f".{host}".endswith(f".{one}") for one in without):
+    given = {name.lower(): value for name, value in via.items()}
+    without = [one.strip().lstrip("*.") for one in given.get("no_proxy", "").lower().split(",")]
+    url = given.get("https_proxy" if is_tunnel else "http_proxy") or given.get("all_proxy")
+    if not url or given.get("no_proxy") == "*" or any(one and f".{host}".endswith(f".{one}") for one in without):
         return None
     parts = urlsplit(url if "//" in url else f"http://{url}")
     own = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}".encode()
@@ -478,7 +478,7 @@ class _Asked:
         )
 
     def head(self, *, proxied: bool) -> list[str]:
-        """Return the lines that are sent on; `proxied`: to another proxy, which is told the whole target."""
+        """Return the lines that are sent on; `proxied`: to another proxy, which needs the whole target."""
         method, target, version = self.line.split(" ")
         if self.is_tunnel:
             return [self.line, f"Host: {self.target}"]

@@ -31,6 +31,8 @@ from runner.values import dataclass
 if TYPE_CHECKING:
     import socket
 
+    from runner.sandbox.network import Proxy
+
 PRLIMIT = "/usr/bin/prlimit"
 PROXY_PORT = 3128  # of the proxy, on a sandbox's loopback
 PROXIES = re.compile(r"(npm_config_)?(https?|all|no)?_?proxy", re.I)  # variables that name one
@@ -310,6 +312,13 @@ def with_proxy(env: Mapping[str, str]) -> dict[str, str]:
     names = {"HTTP_PROXY": address, "HTTPS_PROXY": address, "ALL_PROXY": address, "NO_PROXY": own}
     kept = {name: value for name, value in env.items() if not PROXIES.fullmatch(name)}
     return {**kept, **names, **{name.lower(): value for name, value in names.items()}, "NODE_USE_ENV_PROXY": "1"}
+
+
+def proxy(network: Network, pid: int) -> Proxy:
+    """Start the proxy of a sandbox, by a process in it; see `Proxy`."""
+    from runner.sandbox.network import Proxy  # most commands have no network
+
+    return Proxy(network, pid)
 
 
 def found_outside(outcome: Outcome, argv: tuple[str, ...], path: str) -> tuple[str, str] | None:

@@ -19,7 +19,7 @@ from runner.errors import UsageError
 from runner.lines import lines_of
 from runner.protocol import paths
 from runner.protocol.config import ToolEffect, ToolModule
-from runner.sandbox import Command, Network, Outcome, Sandbox, Session
+from runner.sandbox import Command, Contact, Network, Outcome, Sandbox, Session
 from runner.tools import Contract, Effect, OutcomeUnknownError, Repeat, Tool, ToolError, check_arguments, check_result
 from runner.tools.json_lines import exchange
 from runner.values import dataclass
@@ -80,6 +80,7 @@ class PythonTools:
     """The tools of one module while the block lasts; a child that a call ended is started again by the next call.
 
     `timeout`: seconds for loading, and for each call. `refused`: the module's public functions that cannot be tools, and why.
+    `contacts`: the hosts that its processes asked for, as far as they ended.
 
     Raises:
         ToolModuleError: by entering the block: the module cannot be loaded.
@@ -101,6 +102,7 @@ class PythonTools:
         self._open = False
         self.tools: dict[str, Tool] = {}
         self.refused: dict[str, str] = {}
+        self.contacts: tuple[Contact, ...] = ()
 
     def __enter__(self) -> Self:
         hello = self._start()
@@ -273,7 +275,9 @@ class PythonTools:
     def _end(self, grace: float) -> Outcome | None:
         """End the child where there is one; return how it ended."""
         session, self._session = self._session, None
-        return session.close(grace) if session is not None else None
+        outcome = session.close(grace) if session is not None else None
+        self.contacts += outcome.network if outcome else ()
+        return outcome
 
 
 def _effect(module: ToolModule, name: str) -> tuple[Effect, Repeat]:

@@ -104,5 +104,6 @@ def test_a_tools_network_is_the_hosts_of_its_entry(box: Box) -> None:
     box.commit("tools")
     step = 'kind: tool\ntool: get\nwith: {url: "http://other.test/"}\n'
     protocol = box.new({"01-a": step, "02-b": command('test -n "$RUNNER_STEP_A_RESULT"')})
-    box.runner("run", protocol)
+    told = box.runner("run", protocol).err
+    assert "the tools of tools were refused other.test:80: write" in told
     assert "write `other.test` into `network` of tools in .protocols/config.yaml" in json.dumps(box.state(protocol))
