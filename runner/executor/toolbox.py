@@ -212,6 +212,13 @@ def _server(run: StepRun, name: str, answered: Mapping[str, str]) -> ServerTools
     project, server = run.project, run.project.config.mcp[name]
     where = paths.words_file(name)
     data = project.trusted.blob(project.git, where)
+    if server.package is not None and server.lock is not None:
+        why = servers.unlocked(server.package, project.trusted.blob(project.git, server.lock))
+        if why is not None:
+            what = f"the tools of the MCP server `{name}` are disabled: {server.lock}: {why}"
+            raise ToolModuleError(
+                what, f"mcp: {name}", "lock the declared version on the trusted branch, or declare the locked one"
+            )
     words = None if data is None else servers.parse(data, f"{where} on {project.trusted.branch}")
 
     def connect() -> Connection:

@@ -18,6 +18,7 @@ from runner.protocol.plans import (
     NetworkHost,
     NetworkHosts,
     Paths,
+    RelativePath,
     Resources,
     Texts,
     branch_name,
@@ -28,6 +29,7 @@ _MODULE = r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*"
 _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 _SERVER = r"[a-z0-9](?:-?[a-z0-9]){0,31}"
 _DIGEST = r"sha256:[0-9a-f]{64}"
+_PACKAGE = r"(?:npm|pypi):@?[A-Za-z0-9][A-Za-z0-9._/-]*@[0-9][A-Za-z0-9.+!-]*"
 _IMAGE = r"[a-z0-9][a-z0-9._-]*(?::[0-9]+/)?[a-z0-9._/-]*@sha256:[0-9a-f]{64}"
 
 
@@ -68,6 +70,12 @@ def _server(text: str) -> str:
 def _digest(text: str) -> str:
     if not re.fullmatch(_DIGEST, text):
         raise problem("should be a digest", "write the line that `runner mcp pin NAME` prints: sha256: and 64 digits")
+    return text
+
+
+def _package(text: str) -> str:
+    if not re.fullmatch(_PACKAGE, text):
+        raise problem("should be a package in one exact version", "write npm:NAME@1.2.3 or pypi:NAME@1.2.3")
     return text
 
 
@@ -184,8 +192,9 @@ class ToolModule(FileModel):
 class McpServer(FileModel):
     """An MCP server: a program that the sandbox runs, or a URL. `bearer`: the variable that holds a URL's token.
 
-    `version`: the version that it must report. `tools`: the digest of its list of tools as people pinned it; without it none of its
-    tools is there. `effects`: those of its tools, by their names.
+    `package`: what the command is of, in the version that the trusted branch's file `lock` has with a hash. `version`: the
+    version that it must report. `tools`: the digest of its list of tools as people pinned it; without it none of its tools is there.
+    `effects`: those of its tools, by their names.
     """
 
     command: tuple[Line, ...] = ()
@@ -193,6 +202,10 @@ class McpServer(FileModel):
     bearer: Variable | None = None
     env: tuple[Variable, ...] = ()
     network: NetworkHosts = ()
+    package: (
+        Annotated[Text, AfterValidator(_package), WithJsonSchema({"type": "string", "pattern": f"^{_PACKAGE}$"})] | None
+    ) = None
+    lock: RelativePath | None = None
     version: Line | None = None
     tools: (
         Annotated[Text, AfterValidator(_digest), WithJsonSchema({"type": "string", "pattern": f"^{_DIGEST}$"})] | None
@@ -205,7 +218,9 @@ class McpServer(FileModel):
             raise problem(
                 "has a command or a URL", "write `command: [PROGRAM, ARGUMENT]` or `url: https://…`, not both"
             )
-        for key in ("env", "network") if self.url else ("bearer",):
+        if (self.package is None) != (self.lock is None):
+            raise problem("goes with `lock`, and `lock` with it", "write both, or neither", "package")
+        for key in ("env", "network", "package", "lock") if self.url else ("bearer",):
             if key in self.model_fields_set:
                 raise problem(f"goes with `{'command' if self.url else 'url'}`", "remove it", key)
         return self

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import json
 import re
+import tomllib
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -127,6 +128,49 @@ def changes(old: Sequence[Words], new: Sequence[Words]) -> Iterator[str]:
 def _lines(value: Any) -> list[str]:
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
     return visible(text).split("\n")
+
+
+# --- the lock file -------------------------------------------------------------------------------------------------------
+
+
+def unlocked(package: str, data: bytes | None) -> str | None:
+    """Return why a lock file does not hold a package in its version with a hash; None where it does.
+
+    It is package-lock.json, pnpm-lock.yaml, uv.lock, poetry.lock, pdm.lock, pylock.toml, or a requirements file with hashes.
+    """
+    ecosystem, _, rest = package.partition(":")
+    name, _, version = rest.rpartition("@")
+    if data is None:
+        return "it is not on the trusted branch"
+    text = data.decode("utf-8", "replace")
+    found = _of_npm(name, version, text) if ecosystem == "npm" else _of_pypi(name, version, text)
+    return None if found else f"it does not have {name} in version {version} with a hash"
+
+
+def _of_npm(name: str, version: str, text: str) -> bool:
+    lock = read_json(text)
+    if isinstance(lock, dict):
+        one = (lock.get("packages") or {}).get(f"node_modules/{name}")
+        return isinstance(one, dict) and one.get("version") == version and bool(one.get("integrity"))
+    entry = rf"(?m)^  ['\"]?/?{re.escape(name)}@{re.escape(version)}['\"]?:\n +resolution: \{{integrity: [^\s}}]"
+    return re.search(entry, text) is not None
+
+
+def _of_pypi(name: str, version: str, text: str) -> bool:
+    def plain_name(one: object) -> str:
+        return re.sub(r"[-_.]+", "-", str(one)).lower()
+
+    try:
+        lock = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        lines = re.sub(r"\\\n", " ", text).split("\n")
+        read = [
+            re.match(r"\s*([\w.-]+)(?:\[[^]]*\])?\s*==\s*([^\s;]+).*--hash=sha256:[0-9a-f]{64}", line) for line in lines
+        ]
+        return any(one and (plain_name(one[1]), one[2]) == (plain_name(name), version) for one in read)
+    every = [one for key in ("package", "packages") for one in lock.get(key) or () if isinstance(one, dict)]
+    wanted = (plain_name(name), version)
+    return any((plain_name(one.get("name")), one.get("version")) == wanted and "sha256" in str(one) for one in every)
 
 
 # --- the tools -----------------------------------------------------------------------------------------------------------

@@ -85,6 +85,24 @@ def test_protocols_are_read_and_proposals_are_a_persons_to_make(box: Box, served
     sound(box, protocol)
 
 
+def test_neither_the_package_nor_the_status_loads_anything_of_mcp(box: Box) -> None:
+    box.write(".protocols/config.yaml", "mcp: {docs: {command: [serve]}}\n")
+    box.commit("server")
+    box.new({"01-a": command("true")})
+    program = """
+import contextlib, sys, runner
+from runner.cli import main
+for words in (["status"], ["run", "1"]):
+    with contextlib.suppress(SystemExit):
+        main.call(words)
+print(*sorted(sys.modules.keys() & {"mcp", "mcp_types", "anyio", "httpx2", "runner.tools.mcp_client"}))
+print("looked")
+"""
+    env = {**box.environment(), "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", program], cwd=box.path, env=env, capture_output=True, text=True)
+    assert done.stdout.endswith("\n\nlooked\n") and "1 of 1 step done" in done.stderr, done
+
+
 def test_only_a_models_question_is_answered_and_the_record_says_through_what(
     box: Box, served: Callable[[], Call]
 ) -> None:

@@ -210,6 +210,16 @@ def test_an_unpinned_server_is_named_and_the_step_goes_on_without_it(box: Box) -
     assert "does not have the digest" in failed and "runner mcp pin docs" in failed
 
 
+def test_a_server_whose_lock_file_has_another_version_is_disabled(box: Box) -> None:
+    box.write(
+        "package-lock.json", json.dumps({"packages": {"node_modules/serve": {"version": "1.0.1", "integrity": "x"}}})
+    )
+    serve(box, extra=", package: 'npm:serve@1.0.0', lock: package-lock.json")
+    protocol = box.new({"01-a": tool("mcp:docs/look", how="x")})
+    said = box.runner("step", protocol, rc=2).err
+    assert "are disabled: package-lock.json: it does not have serve in version 1.0.0 with a hash" in said
+
+
 def test_an_agent_file_that_lists_tools_has_only_those_of_a_server(box: Box) -> None:
     serve(box)
     box.write(".protocols/agents/reader.yaml", "name: reader\nobjective: Reads.\ntools: [read_file, mcp:docs/look]\n")

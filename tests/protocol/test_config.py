@@ -31,7 +31,8 @@ lease: {ttl: 1h, grace: 30s}
 tools:
   - {module: pkg.mod, effects: {f: read, send: {external: keyed, key: ref}}, env: [TOKEN], network: [example.test]}
 mcp:
-  docs: {command: [serve, .], env: [TOKEN], network: [a.test], version: 1.2, effects: {look: read}}
+  docs: {command: [serve, .], env: [TOKEN], network: [a.test],
+    version: 1.2, package: 'npm:@a/b@1.2.0', lock: package-lock.json, effects: {look: read}}
   web: {url: https://mcp.example.test/mcp, bearer: TOKEN}
 filters: [lfs]
 ci: block

@@ -269,6 +269,28 @@ def test_the_difference_shows_every_character() -> None:
     ]
 
 
+_HASH = "sha256:" + "a" * 64
+_LOCKS = [
+    ("npm", json.dumps({"packages": {"node_modules/@a/serve": {"version": "1.2.0", "integrity": "sha512-x"}}})),
+    ("npm", "packages:\n\n  '@a/serve@1.2.0':\n    resolution: {integrity: sha512-x}\n"),
+    ("pypi", f'[[package]]\nname = "a-serve"\nversion = "1.2.0"\nwheels = [{{ url = "x", hash = "{_HASH}" }}]\n'),
+    ("pypi", f'[[package]]\nname = "A_serve"\nversion = "1.2.0"\nfiles = [{{file = "x", hash = "{_HASH}"}}]\n'),
+    ("pypi", f"other==2\na.serve[cli]==1.2.0 \\\n    --hash={_HASH}\n"),
+]
+
+
+@pytest.mark.parametrize(("ecosystem", "lock"), _LOCKS)
+def test_a_lock_file_holds_a_package_in_its_version_with_a_hash(ecosystem: str, lock: str) -> None:
+    package = "npm:@a/serve@1.2.0" if ecosystem == "npm" else "pypi:a-serve@1.2.0"
+    assert servers.unlocked(package, lock.encode()) is None
+    for other in (package.replace("1.2.0", "1.2.1"), package.replace("serve", "server")):
+        assert "does not have" in str(servers.unlocked(other, lock.encode()))
+    for text in ("sha512-x", _HASH):
+        assert servers.unlocked(package, lock.replace(text, "").encode()) is not None or text not in lock
+    assert servers.unlocked(package, None) == "it is not on the trusted branch"
+    assert servers.unlocked(package, b"\xff[]") is not None
+
+
 def test_the_reference_servers_question_and_http(tmp_path: Path) -> None:
     """By the package's own server, of the newest protocol: over HTTP, which is stateless."""
     with socket.socket() as free:
