@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Literal
 
 from runner import beneath
-from runner.errors import ConflictError, HeldError, RunnerError
+from runner.errors import ConflictError, HeldError, InTheWayError, RefusedError, RunnerError
 from runner.executor import environments
 from runner.executor.journal import Journal
 from runner.git import Git, Worktree
 from runner.lines import lines_of
 from runner.protocol import ids, paths
-from runner.store import history, locks, protocol_worktree, record, trusted, workspace, worktree
+from runner.store import history, locks, lookup, protocol_worktree, record, trusted, workspace, worktree
 from runner.store.environment import matching
 from runner.store.project import Project
 from runner.values import dataclass
@@ -246,3 +246,59 @@ def with_something(project: Project) -> list[tuple[str, Path]]:
     folders = (_workspace(project, "0000-none").root.parent, project.dirs.journal("0000-none").parent)
     found = [path for folder in folders for path in matching(folder, "*")]
     return sorted((path.name, path) for path in found if ids.is_protocol_id(path.name))
+
+
+# --- a protocol that nothing was done for -----------------------------------------------------------------------------------
+
+# What people and the runner may have recorded where no step was started.
+_PLANNING = {"created", "planned", "plan-edited", "approval-asked", "paused", "resumed", "cancelled", "step-cancelled"}
+
+
+def discard(project: Project, protocol: str, *, check_only: bool = False) -> list[str]:
+    """Remove a protocol for which nothing was done: branch, number, worktree and workspace; return their names. `check_only`: only
+    say what would go.
+
+    Raises:
+        RefusedError: something was done, or others may have it. InTheWayError: its worktree has something that git does not hold.
+        HeldError: a runner has it.
+    """
+    git, branch, number = project.git, project.branch(protocol), ids.number_of(protocol)
+
+    def refuse(what: str, hint: str) -> RefusedError:
+        return RefusedError(f"{protocol} is not discarded: {what}", branch, hint)
+
+    with locks.hold(project.dirs.lock(protocol), project.env, what=protocol):
+        tip, cancels = git.ref(branch), f"`runner cancel {number}` ends it, and its history stays"
+        remote = project.trusted.remote
+        if tip is None or git.tree(f"{project.trusted.commit}:{paths.folder(protocol)}") is not None:
+            raise refuse("it has no branch here, or its base has it", f"`runner show {number}` shows it")
+        if remote and git.ref(f"refs/remotes/{remote}/{branch.removeprefix('refs/heads/')}") is not None:
+            raise refuse(f"{remote} has it, and others may work on it", cancels)
+        entries = record.events(git, protocol, tip)
+        done = next((one for one in entries if one.event not in _PLANNING), None)
+        if done is not None:
+            raise refuse(f"its record has {done.event} {done.subject}, revision {done.revision}", cancels)
+        start = str(entries[0].fields.get("start"))
+        own = f"{paths.folder(protocol)}/"
+        if git.resolve(start) is None or any(not path.startswith(own) for path in git.changed(start, tip)):
+            raise refuse("its branch has work beside the plan", cancels)
+        trees = worktree.on_branch(git, branch)
+        for tree in trees:
+            if kept := protocol_worktree.keeps(git, tree):
+                raise InTheWayError(f"{protocol} is not discarded: {kept.why}", str(tree.path), kept.command)
+        space, refs = _workspace(project, protocol), (branch, lookup.claim_ref(number), history.ref_of(protocol))
+        moves = {name: (None, oid) for name in refs if (oid := git.ref(name)) is not None}
+        folders = [str(tree.path) for tree in trees] + ([str(space.root)] if os.path.lexists(space.root) else [])
+        if check_only:
+            return [branch.removeprefix("refs/heads/"), *folders]
+        for tree in trees:
+            if why := _remove_worktree(project, Item(protocol, "worktree", str(tree.path), 0, ""), tip):
+                raise InTheWayError(
+                    f"{protocol} is not discarded: {why}", str(tree.path), "remove that folder yourself"
+                )
+        _remove_folder(space.root)
+        git.update_refs(moves, "runner: discard")
+        for file in (project.dirs.checkpoint(protocol), project.dirs.journal(protocol)):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(file) if file.is_dir() else file.unlink()
+    return [branch.removeprefix("refs/heads/"), *folders]

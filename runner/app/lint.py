@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from runner.errors import MalformedFileError, RunnerError, UsageError
 from runner.executor import permissions
 from runner.executor.step_run import agent_of
 from runner.protocol import agent_file, clarifications, config, paths, plans, policy_file
+from runner.protocol.ids import STEP_FILE
 from runner.protocol.plans import Kind, Plan, Step
 from runner.store import lookup, record
 from runner.store.project import Project
@@ -111,8 +113,21 @@ def _each(error: RunnerError) -> list[RunnerError]:
 
 
 def _of_plan(project: Project, files: Mapping[str, bytes], where: str) -> Iterator[RunnerError]:
-    """Yield the mistakes in a plan. A file with an error is replaced by an empty one, so that the next is found."""
-    left, seen = dict(files), set()
+    """Yield the mistakes in a plan. A line with an error is left out, or else its file is replaced by an empty one, so that the next
+    is found; of two files with one number the second gets another one here."""
+    left, seen, meant = dict(files), set[str](), dict[str, str]()
+    for error in _found_in(project, left, seen, meant, where):
+        fake = next((name for name in meant if error.where.startswith(f"{where}/{name}")), None)
+        if fake is None:
+            yield error
+        else:
+            yield MalformedFileError(error.what, error.where.replace(fake, meant[fake], 1), error.hint)
+
+
+def _found_in(
+    project: Project, left: dict[str, bytes], seen: set[str], meant: dict[str, str], where: str
+) -> Iterator[RunnerError]:
+    """Yield the mistakes as `_of_plan`. `seen`: files that were emptied; `meant`: the names of those that have another one here."""
     while True:
         try:
             plan = plans.parse(left, where, project.config.checks)
@@ -122,12 +137,20 @@ def _of_plan(project: Project, files: Mapping[str, bytes], where: str) -> Iterat
             if name in seen and name in left:  # its name is wrong
                 del left[name]
                 continue
+            if (match := STEP_FILE.fullmatch(name)) and error.what.startswith("two steps have the number "):
+                number = max(int(one["number"]) for one in map(STEP_FILE.fullmatch, left) if one) + 1
+                fake = f"{number:02d}-{match['slug']}.md"
+                left[fake], meant[fake] = left.pop(name), name
+                yield error
+                continue
             if not (paths.PLAN in seen and "there is no input" in error.what):  # the stub of plan.md has none
                 yield from _each(error)
             if name not in left:
                 return
-            seen.add(name)
-            left[name] = _STUBS.get(name, _STUBS[""])
+            without = _without(left[name], [int(one.where.rpartition(":")[2] or 0) for one in _each(error)])
+            if without is None:
+                seen.add(name)
+            left[name] = without or _STUBS.get(name, _STUBS[""])
     try:
         plans.refuse_unsupported(plan, where)
     except RunnerError as error:
@@ -138,6 +161,22 @@ def _of_plan(project: Project, files: Mapping[str, bytes], where: str) -> Iterat
     with _gathered() as found:
         requirements.of_plan(permissions.trusted_config(project), plan, where)
     yield from found
+
+
+def _without(data: bytes, numbers: list[int]) -> bytes | None:
+    """Return a file without these lines, each a key with its whole value; None where one is not."""
+    lines = data.split(b"\n")
+    for number in numbers:
+        line = lines[number - 1] if 1 < number <= len(lines) else b""
+        follows = lines[number] if number < len(lines) else b""
+        has_more = follows[:1] in (b" ", b"\t", b"-") and follows.rstrip() != b"---"
+        if (
+            not re.fullmatch(rb"(?!(?:title|kind|inputs|run|tool|with):)[a-z_]+:[ ]+[^|>&*\s].*", line.rstrip())
+            or has_more
+        ):
+            return None
+        lines[number - 1] = b"#"
+    return b"\n".join(lines)
 
 
 @contextlib.contextmanager

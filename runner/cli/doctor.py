@@ -15,7 +15,7 @@ from runner.cli.session import Session
 from runner.cli.streams import program
 from runner.errors import RunnerError, UsageError
 from runner.protocol import ids
-from runner.store import lookup
+from runner.store import lookup, publishing
 
 
 @click.command("doctor")
@@ -169,6 +169,30 @@ def clean_command(session: Session, protocol: str | None, dry_run: bool, yes: bo
             f"{'would go' if dry_run else 'removed'}  {item.kind:<9}  {item.name}  {_size(item.size)}".rstrip()
         )
     session.note(f"{_size(freed) or 0} {'would be ' if dry_run else ''}freed" if going else "nothing to remove")
+
+
+@click.command("discard")
+@options.protocol
+@click.option("--yes", is_flag=True, help="Discard without asking.")
+@click.pass_obj
+def discard_command(session: Session, protocol: str | None, yes: bool) -> None:
+    """Remove PROTOCOL, if nothing was done for it and nobody else has it: branch, number, worktree and workspace.
+
+    You are asked first. One that was run or published is refused: `runner cancel` ends that one.
+    """
+    project = session.project
+    name = session.means(publishing.find(project, protocol))
+    going = clean.discard(project, name, check_only=True)
+    if not yes:
+        for one in going:
+            session.note(f"  {one}")
+        if session.ask(f"Discard {name}?", ("no", "yes")) != "yes":
+            session.note(
+                "nothing was removed" + ("" if session.is_terminal() else "; add --yes where nobody can be asked")
+            )
+            return
+    clean.discard(project, name)
+    session.result(f"discarded  {name}")
 
 
 def _size(count: int) -> str:

@@ -37,20 +37,43 @@ POLL = 0.5  # seconds between two looks at the branch
 @click.option(
     "--follow", is_flag=True, help="Print new events, and the turns of a running step, until the protocol ends."
 )
+@click.option("--oneline", "form", flag_value="oneline", help="One line per commit: transitions, and people's edits.")
+@click.option("--graph", "form", flag_value="graph", help="The same as git draws it, with what was merged.")
 @click.pass_obj
-def command(session: Session, protocol: str | None, as_json: bool, follow: bool) -> None:
+def command(session: Session, protocol: str | None, as_json: bool, follow: bool, form: str | None) -> None:
     """Show the events of PROTOCOL, oldest first, one a line; times are UTC.
 
     With --json, one object per line with all fields, as log.md has them.
     """
     project = session.project
+    if form and (as_json or follow):
+        raise click.UsageError(f"--{form} goes neither with --json nor with --follow")
     name, _ = options.found(session, protocol)
+    if form:
+        _commits(session, name, graph=form == "graph")
+        return
     show: Show = _json if as_json else lambda session, entry: _line(session, name, entry)
     tip = lookup.tip(project, name)
     shown = _show(session, show, record.events(project.git, name, tip), 0)
     at_work = _AtWork(session, project, name) if follow and not as_json else None
     while follow and record.row(project.git, name, tip)["status"] not in record.ENDED:
         tip, shown = _next(session, project, name, tip, shown, show, at_work)
+
+
+def _commits(session: Session, name: str, *, graph: bool) -> None:
+    """Print the commits of a protocol's branch since its start, a line each: with --oneline the oldest first, as the events."""
+    project, tip = session.project, lookup.tip(session.project, name)
+    start, has_branch = _start(session, name, tip), project.tip(name) is not None
+    way = ["--graph"] if graph else ["--reverse", *(["--first-parent"] if has_branch else [])]
+    only = [tip] if has_branch else [tip, "--", paths.folder(name)]  # of the base: what touches it
+    since = [f"^{start}"] if start else []
+    out = project.git.run("log", *way, "--no-color", "--format=%h%x00%s%x00%an", *since, *only)
+    for line in out.decode("utf-8", "replace").split("\n")[:-1]:
+        left, *rest = line.split("\0")
+        if len(rest) == 2:
+            session.line((left, "yellow"), f"  {rest[0].removeprefix(f'{name}: ')}  ({rest[1]})")
+        else:
+            session.line(left)
 
 
 Show = Callable[[Session, "RawEntry"], None]

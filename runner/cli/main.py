@@ -54,6 +54,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("pause", "Pause a protocol.", "steer:pause"),
         ("resume", "Resume a protocol that is paused or blocked.", "steer:resume"),
         ("cancel", "Cancel a protocol.", "steer:cancel"),
+        ("discard", "Remove a protocol for which nothing was done.", "doctor:discard_command"),
         ("retry", "Allow a new attempt of a failed step.", "steer:retry"),
         ("undo", "Undo the last transition, or all since a revision.", "steer:undo"),
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from runner.app.describe import SAID, Describer, Names
 from runner.cli import options
 from runner.cli.session import Session
 from runner.cli.streams import program
+from runner.errors import RunnerError
 from runner.protocol import paths
 from runner.store import history, lookup, record
 from runner.store.record import Outlook, Row
@@ -305,30 +307,57 @@ def _is_open(row: Row, slug: str) -> bool:
 @click.option(
     "--waiting", "only", flag_value="waiting", help="Only those that wait for a person: an answer, a retry, a merge."
 )
+@click.option("--mine", is_flag=True, help="Only those that you created.")
+@click.option("--since", metavar="TIME", help="Only those with a commit in this time, such as 90m or 72h.")
+@click.option(
+    "--format",
+    "form",
+    metavar="FORMAT",
+    help="One line per protocol, such as '%(number) %(title)': id, number, status, steps, age, title, base, branch.",
+)
 @options.as_json
 @click.pass_obj
-def list_command(session: Session, as_json: bool, only: str | None) -> None:
+def list_command(
+    session: Session, as_json: bool, only: str | None, mine: bool, since: str | None, form: str | None
+) -> None:
     """List all protocols, including finished ones: number, status, steps done, age of the last commit, title."""
+    form = None if form is None else _format(form)
     try:
         project = session.project
     except NoCommitsError as error:
         tell_nothing(session, as_json, f"{error.what}; {error.hint}")
         return
-    known = lookup.known(project)
+    known, now, times = lookup.known(project), project.env.now(), record.times(project.git)
+    me = project.actor() if mine else ""
+    after = now - _seconds(since) if since is not None else None
+
+    def when_of(protocol: str) -> int | None:
+        branch = project.branch(protocol)
+        when = times.get(branch)
+        if when is None and project.trusted.remote:
+            when = times.get(f"refs/remotes/{project.trusted.remote}/{branch.removeprefix('refs/heads/')}")
+        return when
+
+    def wanted(row: Row) -> bool:
+        protocol = row["protocol"]
+        if after is not None and (when_of(protocol) or 0) < after:
+            return False
+        return not mine or _creator(project, protocol, known[protocol]) == me
+
     if as_json:
-        session.json_rows(plain_rows(project, record.stream(project.git, known), known, only))
+        rows = (row for row in record.stream(project.git, known) if wanted(row))
+        session.json_rows(plain_rows(project, rows, known, only))
         return
     if not known:
         tell_nothing(session, False, f"no protocols; `{program()} new` makes one")
         return
     names, describer = Names(known), Describer(project, len(known))
-    now, times = project.env.now(), record.times(project.git)
     behind: list[str] = []
     lines = []
     for row in record.stream(project.git, known):
         protocol = row["protocol"]
         found = describer.describe(row, known[protocol], names.short(protocol), brief=True)
-        if not _is_listed(only, row, found.outlook, to_merge=found.to_merge):
+        if not _is_listed(only, row, found.outlook, to_merge=found.to_merge) or not wanted(row):
             continue
         word = found.word
         if word == "completed":
@@ -337,13 +366,18 @@ def list_command(session: Session, as_json: bool, only: str | None) -> None:
             behind.append(found.ahead.command)
         every = record.open_steps(row)
         done = sum(step.get("status") in record.ENDED for _, step in every)
-        branch = project.branch(protocol)
-        when = times.get(branch)
-        if when is None and project.trusted.remote:
-            when = times.get(f"refs/remotes/{project.trusted.remote}/{branch.removeprefix('refs/heads/')}")
+        when = when_of(protocol)
         old = describe.age_of(now - when) if when is not None else "on the base"
         title = f"{row['title']} · {found.ahead.text}" if found.ahead is not None else str(row["title"])
         lines.append((names.shown(protocol), word, f"{done}/{len(every)}", old, title))
+        if form is not None:
+            shown = {"id": protocol, "base": str(row.get("base") or ""), "title": str(row["title"])}
+            shown |= {"branch": project.branch(protocol).removeprefix("refs/heads/")}
+            cells = shown | dict(zip(("number", "status", "steps", "age"), lines[-1], strict=False))
+            parts = re.split(r"%\((\w+)\)", form)
+            session.line("".join(cells[part] if at % 2 else part for at, part in enumerate(parts)))
+    if form is not None:
+        return
     if not lines:
         session.note(f"none of {len(known)} protocols: `{program()} list` shows all")
         return
@@ -360,3 +394,35 @@ def list_command(session: Session, as_json: bool, only: str | None) -> None:
         session.note(
             f"  next          {describe.as_typed(behind[0] if len(behind) == 1 else 'runner sync', program())}"
         )
+
+
+_COLUMNS = ("id", "number", "status", "steps", "age", "title", "base", "branch")
+
+
+def _format(form: str) -> str:
+    """Return a format whose columns are known.
+
+    Raises:
+        click.UsageError: one is not.
+    """
+    for name in re.findall(r"%\((.*?)\)", form):
+        if name not in _COLUMNS:
+            raise click.UsageError(f"--format: there is no column `{name}`; there is {', '.join(_COLUMNS)}")
+    return form
+
+
+def _seconds(text: str) -> int:
+    from runner.protocol.plans import seconds_of  # it loads pydantic
+
+    try:
+        return seconds_of(text)
+    except ValueError as error:
+        raise click.UsageError(f"--since: {error}; write it such as 90m or 72h") from error
+
+
+def _creator(project: Project, protocol: str, tip: str) -> str:
+    """Return who created a protocol, by its record; empty where that cannot be read."""
+    try:
+        return next(iter(record.events(project.git, protocol, tip))).actor
+    except (RunnerError, StopIteration):  # `doctor` names a damaged log
+        return ""

@@ -104,3 +104,19 @@ def test_a_protocol_is_checked_by_its_name(box: Box) -> None:
     assert box.runner("check", protocol, rc=0).out == ""
     assert "there is no protocol" in box.runner("check", "77", rc=2).err
     assert "there is no folder or file `../plans`" in box.runner("check", "../plans", rc=2).err
+
+
+def test_a_mistake_hides_neither_the_next_of_its_file_nor_the_second_of_two_files_with_one_number(box: Box) -> None:
+    folder = box.path.parent / "plan-of-many"
+    folder.mkdir()
+    for name, front in {
+        "plan.md": "title: T",
+        "01-a.md": "title: A\nkind: agent\nagnt: x\nagent: nobody",
+        "02-b.md": "title: B\nkind: tool\ntool: nosuch",
+        "02-c.md": "title: C\nkind: agent\nagent: no-one\nneeds: [zz]",
+    }.items():
+        (folder / name).write_text(f"---\n{front}\n---\n")
+    told = box.runner("check", folder, rc=2).out
+    for place, text in (("01-a.md:4", "agnt"), ("01-a.md:5", "nobody"), ("02-b.md:4", "nosuch"), ("02-c.md:1", "number 2"),
+                        ("02-c.md:5", "zz"), ("02-c.md:4", "no-one")):  # fmt: skip
+        assert any(f"/{place}:" in line and text in line for line in told.splitlines()), (place, told)

@@ -322,3 +322,35 @@ def test_environments_that_no_step_has_used_for_30_days_are_removed(box: Box) ->
     assert "environment" not in box.runner("clean", protocol, "--yes", rc=0).out
     assert f"removed  environment  {made / 'old'}" in box.runner("clean", "--yes", rc=0).out
     assert [path.name for path in made.iterdir()] == ["recent"]
+
+
+def test_a_protocol_for_which_nothing_was_done_is_discarded_whole(box: Box) -> None:
+    protocol = box.new({"01-a": command("true")})
+    folder, state = box.worktree(protocol), box.home / ".local/state/protocol-runner"
+    assert "nothing was removed" in box.runner("discard", protocol, rc=0).err and folder.is_dir()
+    assert box.runner("discard", protocol, "--yes", rc=0).out == f"discarded  {protocol}\n"
+    assert (
+        not folder.exists()
+        and protocol not in box.git("for-each-ref")
+        and "numbers/0001" not in box.git("for-each-ref")
+    )
+    assert not list(state.rglob(f"*{protocol}.json"))
+    assert "no protocols" in box.runner("status", rc=0).err
+    assert box.new({"01-a": command("true")}, title="Next").startswith("0001-")
+    box.runner("doctor", rc=0)
+
+
+def test_what_was_run_written_or_published_is_not_discarded(remote: Box) -> None:
+    ran = remote.new({"01-a": command("echo a > a.txt"), "02-b": "kind: human\n"}, title="Ran")
+    remote.runner("run", ran, rc=3)
+    assert "its record has" in (told := remote.runner("discard", ran, "--yes", rc=4).err) and "runner cancel 1" in told
+    wrote = remote.new({"01-a": command("true")}, title="Wrote")
+    (remote.worktree(wrote) / "mine.txt").write_text("mine\n")
+    remote.runner("discard", wrote, "--yes", rc=4)
+    remote.git("add", "-A", cwd=remote.worktree(wrote))
+    remote.git("commit", "-qm", "mine", cwd=remote.worktree(wrote))
+    assert "work beside the plan" in remote.runner("discard", wrote, "--yes", rc=4).err
+    shared = remote.new({"01-a": command("true")}, title="Shared")
+    remote.git("push", "-q", "origin", shared)
+    assert "origin has it" in remote.runner("discard", shared, "--yes", rc=4).err
+    assert all(name in remote.git("for-each-ref") for name in (ran, wrote, shared))
