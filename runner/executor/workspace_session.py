@@ -33,6 +33,7 @@ from runner.sandbox import (
     Sandbox,
     SandboxUnavailableError,
     choose,
+    container,
     end_all,
     explain,
     found_outside,
@@ -144,8 +145,6 @@ def end_left(project: Project, protocol: str) -> None:
         return
     count = end_all(b"HOME=" + os.fsencode(space.home))
     if project.setting("executor") == "container":
-        from runner.sandbox import container  # here, because most commands never come by
-
         count += sum(map(container.end_left, (space.work, space.export)))
     if count:
         project.env.say(

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from runner.errors import UsageError
+from runner.sandbox import container
 from runner.sandbox.bubblewrap import HOME, Bubblewrap, is_system, remedy, toolchains
 from runner.sandbox.host import Host
 from runner.sandbox.process import (
@@ -71,8 +72,6 @@ def choose(
         near = get_close_matches(name, EXECUTORS, n=1) or list(EXECUTORS)
         raise UsageError(f"there is no executor {name!r}", where=f"executor: {name}", hint=f"use {' or '.join(near)}")
     if name == "container":
-        from runner.sandbox import container  # here, because most commands never come by
-
         return container.choose(image, user_namespaces=user_namespaces)
     # On the host toolchains are where they are.
     sandbox = Bubblewrap(toolchains, user_namespaces=user_namespaces) if name == "sandbox" else Host()

@@ -10,8 +10,8 @@ of the kernel's keyrings, no user namespace of its own (unless asked for), and n
 A fork bomb is bounded by RLIMIT_NPROC, which the kernel counts per user namespace from Linux 5.14 on (before: all
 processes of the user's). The kernel exempts root from it: where the runner is root, the pids limit of the container or
 service around it is what bounds one. `Limits` bound a process's memory, its time on the processors, its files and /tmp; what all
-processes of a command use together is not bounded. With `network`, the runner answers on the sandbox's loopback (`network`); the
-machine's own network is never there.
+processes of a command use together is bounded only where systemd makes a scope (`cgroup`). With `network`, the runner answers on the
+sandbox's loopback (`network`); the machine's own network is never there.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Final
 
 from runner import beneath
 from runner.lines import lines_of
-from runner.sandbox import terminal
+from runner.sandbox import cgroup, terminal
 from runner.sandbox.process import (
     Command,
     Contact,
@@ -194,6 +194,7 @@ class Bubblewrap:
         # By descriptor: an argument can be read by every user of the machine, and environment variables are secrets.
         # Nor may they be bwrap's own environment: LD_PRELOAD would be obeyed outside the sandbox.
         options, copied = os.memfd_create("options"), list[int]()
+        scope = cgroup.scope(self.limits)
         report, status = os.pipe()
         go = _gate(copied) if command.network else None
         try:
@@ -201,12 +202,12 @@ class Bubblewrap:
                 file.write(b"".join(os.fsencode(option) + b"\0" for option in self._options(command, copied)))
             os.lseek(options, 0, os.SEEK_SET)
             process = subprocess.Popen(
-                (bwrap, "--args", str(options), "--json-status-fd", str(status), "--", *limits, *argv),
+                (*scope, bwrap, "--args", str(options), "--json-status-fd", str(status), "--", *limits, *argv),
                 stdin=stdin,
                 stdout=stdout,
                 stderr=stderr,
                 cwd="/",
-                env={},
+                env=cgroup.environment() if scope else {},
                 pass_fds=(options, status, *copied),
                 start_new_session=True,
                 preexec_fn=_leave_keyring(),
@@ -227,7 +228,7 @@ class Bubblewrap:
             ) from error
         finally:
             _close(options, status, *copied)
-        return _BubblewrapGroup(process, report, command.network, go)
+        return _BubblewrapGroup(process, report, command.network, go, is_bounded=bool(scope))
 
     def _limits(self) -> tuple[str, ...]:
         limits = dataclasses.replace(self.limits, processes=self.limits.processes or MOST_PROCESSES)
@@ -276,10 +277,19 @@ class Bubblewrap:
 class _BubblewrapGroup(Group):
     """bwrap, and the process table inside, whose first process is bwrap's child: when that ends, all of it has."""
 
-    def __init__(self, process: subprocess.Popen[bytes], report: int, network: Network | None, go: int | None) -> None:
-        """`go`: the end of a pipe to which one byte is written when the network is there."""
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        report: int,
+        network: Network | None,
+        go: int | None,
+        *,
+        is_bounded: bool,
+    ) -> None:
+        """`go`: the end of a pipe to which one byte is written when the network is there; `is_bounded`: by a cgroup of its own."""
         self.process, self._report, self._said = process, report, b""
         self._proxy: Proxy | None = None
+        self._events: int | None = None
         self._first: int | None = None
         self._handle: int | None = None
         self._was_ended = False
@@ -302,13 +312,14 @@ class _BubblewrapGroup(Group):
                 self._first = int(self._said.partition(b'"child-pid":')[2].split(b",")[0].strip(b" }\n"))
                 with suppress(ProcessLookupError):
                     self._handle = os.pidfd_open(self._first)
+                self._events = cgroup.open_events(self._first) if is_bounded else None
                 if self._first and network is not None and go is not None:
                     self._proxy = proxy(network, self._first)
                     os.write(go, b".")
         except BaseException:
             self.send(signal.SIGKILL)  # before its pipe ends, which lets the command start
             process.wait()
-            _close(report, self._handle)
+            _close(report, self._handle, self._events)
             raise
         finally:
             _close(go)
@@ -341,6 +352,9 @@ class _BubblewrapGroup(Group):
     def release(self, said: bytes) -> None:
         if self._proxy:
             self._proxy.close()
+        if self._events is not None:
+            self.out_of_memory = self.process.returncode != 0 and cgroup.has_killed(self._events)
+            os.close(self._events)
         with open(self._report, "rb") as report:
             ended = b'"exit-code"' in self._said + report.read()
         if self._handle is not None:

@@ -12,14 +12,11 @@ Tried by our tests: podman. For docker and nerdctl they look at the arguments al
 
 from __future__ import annotations
 
-import csv
 import errno
-import io
 import json
 import os
 import re
 import resource
-import secrets
 import shlex
 import shutil
 import signal
@@ -189,7 +186,7 @@ class Container:
 
     def _spawn(self, command: Command, stdin: int, stdout: int, stderr: int, *, has_terminal: bool = False) -> Group:
         argv = program(command, ("PWD", "OLDPWD", "SHLVL", "_"))
-        folder, name = Path(tempfile.mkdtemp(prefix="runner-")), f"runner-{secrets.token_hex(8)}"
+        folder, name = Path(tempfile.mkdtemp(prefix="runner-")), f"runner-{os.urandom(8).hex()}"
         try:
             (folder / "first").write_bytes(
                 _FIRST % (1 if stderr == subprocess.STDOUT else 2)
@@ -522,9 +519,8 @@ def _user(engine: Engine) -> Iterator[str]:
 
 def _mount(path: Path, there: Path, *, is_writable: bool) -> str:
     fields = ["type=bind", f"src={path}", f"dst={there}", *([] if is_writable else ["ro"])]
-    written = io.StringIO()
-    csv.writer(written, lineterminator="").writerow(fields)
-    return f"--mount={written.getvalue()}"
+    quoted = [f'"{field.replace(chr(34), chr(34) * 2)}"' if set(field) & set(',"\r\n') else field for field in fields]
+    return f"--mount={','.join(quoted)}"  # engines read it as CSV
 
 
 def _script(command: Command, place: Place) -> Iterator[bytes]:

@@ -5,14 +5,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
+import hashlib
 import io
+import os
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tarfile
+import tempfile
 from pathlib import Path
 
 NAME = "localhost/protocol-runner-tests"
@@ -42,11 +46,17 @@ def make() -> str:
         library = Path(_said(python, "-c", "import sysconfig; print(sysconfig.get_path('stdlib'))"))
         tar.add(library, str(library).lstrip("/"), filter=_without)
         _libraries(tar, [*programs, python, *map(str, library.glob("lib-dynload/*.so"))])
-    subprocess.run(
-        ["podman", "import", "--change", "ENV PATH=/usr/local/bin:/usr/bin:/bin", "--change", "ENV OF_IMAGE=yes", "-", f"{NAME}:1"],
-        input=data.getvalue(), capture_output=True, check=True,
-    )  # fmt: skip
-    return f"{NAME}@{_said('podman', 'image', 'inspect', '--format', '{{.Digest}}', f'{NAME}:1')}"
+    content = hashlib.sha256(data.getvalue()).hexdigest()
+    with (Path(tempfile.gettempdir()) / f"protocol-runner-image-{os.getuid()}").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # workers share it
+        known = ["podman", "image", "inspect", "--format", "{{.Config.Labels.content}}", f"{NAME}:1"]
+        if subprocess.run(known, capture_output=True, text=True).stdout.strip() != content:
+            changes = ("ENV PATH=/usr/local/bin:/usr/bin:/bin", "ENV OF_IMAGE=yes", f"LABEL content={content}")
+            options = [word for change in changes for word in ("--change", change)]
+            subprocess.run(
+                ["podman", "import", *options, "-", f"{NAME}:1"], input=data.getvalue(), capture_output=True, check=True
+            )
+        return f"{NAME}@{_said('podman', 'image', 'inspect', '--format', '{{.Digest}}', f'{NAME}:1')}"
 
 
 def _libraries(tar: tarfile.TarFile, files: list[str]) -> None:
