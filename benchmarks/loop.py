@@ -50,7 +50,7 @@ class Instant:
         """Call the tool once more, or finish."""
         if self._answered is not None:
             self.between.append(time.perf_counter() - self._answered)
-        name, arguments = self._call if self._left else ("finish", {"summary": "done"})
+        name, arguments = self._call if self._left else ("finish", {"status": "done", "summary": "done"})
         self._left -= 1
         call = Call(id=f"c{self._left}", name=name, arguments=dict(arguments))
         turn = ModelTurn(text="", calls=(call,), provider=self.provider, raw={"call": name})

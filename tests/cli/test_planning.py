@@ -546,7 +546,7 @@ def test_what_a_plan_cost_that_was_none_is_in_the_record_of_the_one_that_was(box
 
 def test_do_lets_an_agent_do_it_and_tells_what_changed(box: Box) -> None:
     edit = calls("write_file", path="src/app.py", content="print('good day')\n")
-    with serving(edit, calls("finish", summary="greets")) as wire:
+    with serving(edit, calls("finish", status="done", summary="greets")) as wire:
         done = box.runner("do", "Greet politely\nand say good day", env=env(wire), rc=0)
         assert "and say good day" in prompt(wire)
     protocol = done.out.splitlines()[-1]
@@ -568,7 +568,7 @@ def test_do_with_a_coworker_wants_the_trusted_branch_to_have_it(box: Box) -> Non
     assert refs(box) == before
     box.write(".protocols/agents/greeter.yaml", COWORKER)
     box.commit("a coworker")
-    with serving(calls("finish", summary="nothing to do")) as wire:
+    with serving(calls("finish", status="done", summary="nothing to do")) as wire:
         box.runner("do", "-f", "greeter.yaml", "Greet", env=env(wire), rc=0)
         assert "Be kind." in wire.bodies[0]["systemInstruction"]["parts"][0]["text"]
     box.runner("do", "-f", "nowhere.yaml", "Greet", rc=2)
@@ -581,9 +581,9 @@ def test_the_bugfix_workflow_is_carried_out(box: Box) -> None:
     test = "from calc import add\nassert add(2, 3) == 5\n"
     script = [
         calls("write_file", path="test_calc.py", content=test),
-        calls("finish", summary="the sign is wrong"),
+        calls("finish", status="done", summary="the sign is wrong"),
         calls("write_file", path="calc.py", content="def add(a, b):\n    return a + b\n"),
-        calls("finish", summary="mended"),
+        calls("finish", status="done", summary="mended"),
     ]
     with serving(*script) as wire:
         inputs = ("--input", "bug=add(2, 3) is -1", "--input", "test=python3 test_calc.py")

@@ -210,7 +210,7 @@ def test_a_review_that_a_budget_stopped_is_decided_in_another_clone(remote: Box)
 
 
 def test_the_review_s_budget_counts_what_the_work_has_cost(box: Box) -> None:
-    dear = say(("finish", {"summary": "done"}), tokens=(30_000, 20))
+    dear = say(("finish", {"status": "done", "summary": "done"}), tokens=(30_000, 20))
     with mind(box, made(), dear, word(PASS)) as wire:
         protocol = box.new({"01-greet": agent(f"{FULL}budget: {{tokens: 40000}}\n")})
         box.runner("step", protocol, rc=0)
@@ -226,7 +226,7 @@ def test_the_review_s_budget_counts_what_the_work_has_cost(box: Box) -> None:
 
 
 def test_why_names_the_engine_of_work_whose_review_reached_a_budget(box: Box) -> None:
-    dear = say(("finish", {"summary": "done"}), tokens=(30_000, 20))
+    dear = say(("finish", {"status": "done", "summary": "done"}), tokens=(30_000, 20))
     with mind(box, made(), dear):
         protocol = box.new({"01-greet": agent(f"{FULL}budget: {{tokens: 40000}}\n")})
         box.runner("step", protocol, rc=0)

@@ -31,7 +31,7 @@ PROJECT = {
     "scripts/update.sh": "echo requests==2.32.5 > requirements.lock\n",
     "scripts/publish.sh": "echo published\n",
 }
-END: tuple[str, Json] = ("finish", {"summary": "It is done."})
+END: tuple[str, Json] = ("finish", {"status": "done", "summary": "It is done."})
 NEWS: tuple[str, Json] = ("write_file", {"path": "NEWS.md", "content": "Nothing new.\n"})
 
 

@@ -45,7 +45,7 @@ def work(title: str, slug: str, path: str, text: str) -> list[Reply]:
         turn("", ("propose_plan", plan)),
         turn("", ("list_files", {})),
         turn("", ("write_file", {"path": path, "content": text})),
-        turn("", ("finish", {"summary": f"{said}."})),
+        turn("", ("finish", {"status": "done", "summary": f"{said}."})),
     ]
 
 

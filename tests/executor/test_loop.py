@@ -97,7 +97,7 @@ def say(*calls: tuple[str, dict[str, Any]], text: str = "", tokens: int = 10) ->
     )
 
 
-FINISH = say(("finish", {"summary": "done", "result": {"n": 1}}))
+FINISH = say(("finish", {"status": "done", "summary": "done", "result": {"n": 1}}))
 
 
 def overloaded() -> OverloadedError:

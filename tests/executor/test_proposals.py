@@ -21,13 +21,13 @@ CLOSED = json.dumps({**json.loads(PASS), "earlier": [{"id": "1.1", "closed": Tru
 
 
 def checked(tmp_path: Path, more: str = "") -> tuple[str, Path]:
-    """Return a step on the host whose check counts its runs in a file, and the file."""
+    """Return a step on the host whose check counts its runs in a file, the one before the work too, and the file."""
     count = tmp_path / "count"
     return agent(f'qa: {{checks: ["echo x >> {count}; cat a.txt; grep -q right a.txt"]{more}}}\n'), count
 
 
 def runs(count: Path) -> int:
-    return len(count.read_text().splitlines())
+    return len(count.read_text().splitlines()) - 1
 
 
 def happened(box: Box, protocol: str) -> list[str]:
@@ -261,3 +261,12 @@ def test_a_schema_that_is_none_is_named_with_its_line(line: str, what: str) -> N
     with pytest.raises(MalformedFileError, match=re.escape(f"`result` {what}")) as refused:
         parse(files, "there")
     assert refused.value.where == f"there/01-a.md:{2 + len(line.splitlines())}"
+
+
+def test_a_finish_that_does_not_say_whether_it_is_done_is_asked_again(box: Box) -> None:
+    with mind(box, say(("finish", {"summary": "perhaps"})), finish()) as wire:
+        protocol = box.new({"01-x": agent()})
+        box.runner("run", protocol, rc=0)
+    assert "status" in texts({"contents": wire.bodies[1]["contents"][-1:]})
+    assert box.state(protocol)["steps"]["x"]["result"] == {"summary": "done"}
+    sound(box, protocol)

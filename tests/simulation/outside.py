@@ -220,7 +220,7 @@ class Script:
         elif heard == 1:
             calls = [("write_file", {"path": f"{slug}-2.txt", "content": slug})]
         elif heard == 2:
-            calls = [("finish", {"summary": f"{slug} done"})]
+            calls = [("finish", {"status": "done", "summary": f"{slug} done"})]
         turn = ModelTurn(
             text=world.response_of(request),
             calls=tuple(Call(id=f"c{heard}{n}", name=name, arguments=given) for n, (name, given) in enumerate(calls)),
