@@ -24,6 +24,7 @@ from runner.errors import ConflictError, MalformedFileError, UnsupportedError, U
 from runner.executor import load, transition
 from runner.executor.step_run import agent_of
 from runner.git import BLOB, EXECUTABLE, TREE, TreeEntry
+from runner.lines import is_harmless
 from runner.protocol import agent_file, clarifications, ids, log, machine, paths, plans, strict_yaml, workflow
 from runner.protocol import events as ev
 from runner.protocol.ids import digest
@@ -84,8 +85,33 @@ def fresh(project: Project) -> None:
         publishing.track(project, mirror.remote, {f"refs/heads/{project.trusted.branch}": project.trusted.commit})
 
 
-def planned(project: Project, title: str, *, base: str | None = None, questions: bool = True) -> Made:
-    """Create a protocol whose plan a model writes; the commit is the person's who asked for it.
+_HIDDEN = re.compile(r"<!--.*?(?:-->|\Z)|^[ \t]*\[[^\]\n]*\]:[ \t]*#[^\n]*$", re.DOTALL | re.MULTILINE)
+
+
+def text_from(cwd: Path, named: Path) -> str:
+    """Return the text of a file, such as a spec or an issue, without what its reader does not see: comments and invisible characters.
+
+    Raises:
+        UsageError: it cannot be read, or has no text.
+    """
+    try:
+        text = (cwd / named).read_bytes().decode("utf-8", "replace").replace("\r\n", "\n")
+    except OSError as error:
+        raise UsageError(f"{named} cannot be read: {error.strerror}", str(cwd), "name another file") from error
+    before = ""
+    while text != before:  # what is left of one may make another
+        before = text
+        text = _HIDDEN.sub("", "".join(char for char in text if char in "\n\t" or is_harmless(char)))
+    if not text.strip():
+        raise UsageError(f"{named} has no text", str(cwd), "name another file")
+    return text.strip()
+
+
+def planned(
+    project: Project, title: str, *, base: str | None = None, questions: bool = True, text: str = "", where: str = ""
+) -> Made:
+    """Create a protocol whose plan a model writes; the commit is the person's who asked for it. `text`: what it is about, quoted as
+    untrusted, from `where`; its first line is the title if that is empty.
 
     If the model has questions and nobody is at the terminal, they wait in the record, and the plan follows their answers.
 
@@ -97,13 +123,14 @@ def planned(project: Project, title: str, *, base: str | None = None, questions:
 
     project.refuse_unsupported()
     heed_open_questions(project)
+    title = title or (text.splitlines()[0].lstrip("#").strip() or "Plan from a text" if text else "")
     request = strict_yaml.decode(title.encode("utf-8", "surrogateescape"), "TITLE").strip()
     if not request:
         raise UsageError("TITLE is empty", "the command line", "describe the task")
     project.person()  # an unknown identity is reported before a model is paid
     planning.need_model(project, _headline(request))
     start = _tell_of_start(project, base)
-    task = planning.task_of_new(project, request, start)
+    task = planning.task_of_new(project, request, start, text=text, where=where)
     commands = tuple(one.line for one in checks.candidates(project.git, start))
     seen = planning.Base(start, commands[:COMMANDS])
     with planning.written(project, task, planning.check_new, questions=questions, waits=True, base=seen) as made_plan:

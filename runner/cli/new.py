@@ -11,6 +11,7 @@ import click
 from runner.app import create, describe, fork, request
 from runner.app.create import Made
 from runner.cli import log, options, run, steer
+from runner.cli.plan import edited_files
 from runner.cli.session import Session
 from runner.cli.streams import program
 from runner.errors import RunnerError, UsageError
@@ -68,11 +69,30 @@ class _Source:
 @click.option("--workflow", metavar="NAME", help="A workflow in .protocols/workflows, or a built-in one.")
 @click.option("--input", "inputs", multiple=True, metavar="NAME=VALUE", help="An input of the workflow.")
 @click.option("--manual", is_flag=True, help="Create one step, for you to write.")
+@click.option(
+    "--from",
+    "text",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A spec or an issue that the model plans from; it is quoted as untrusted, without what a reader does not see.",
+)
+@click.option(
+    "--edit", is_flag=True, help="Edit the plan before it is created; without another source as with --manual."
+)
 @click.option("--base", metavar="BRANCH", help="The branch to start from and to merge into.")
 @click.option("--no-questions", is_flag=True, help="The model decides open questions itself.")
 @options.work
 @click.pass_obj
-def command(session: Session, /, title: str | None, base: str | None, no_questions: bool, **source: Any) -> None:
+def command(
+    session: Session,
+    /,
+    title: str | None,
+    base: str | None,
+    no_questions: bool,
+    text: Path | None,
+    edit: bool,
+    **source: Any,
+) -> None:
     """Create the protocol TITLE and print its id.
 
     A model writes the plan from TITLE and the repository, and asks you first what it needs to know; or the plan comes from
@@ -80,18 +100,27 @@ def command(session: Session, /, title: str | None, base: str | None, no_questio
     wait for `runner answer` (exit 3), and the next `runner run` writes the plan. Your checkout does not change: the plan is
     in its own worktree, and you can edit it.
     """
+    if edit and text is None and not (source["folder"] or source["workflow"]):
+        source["manual"] = True
     plan = _Source(**source)
     plan.refuse_several()
-    if not plan.named and not title:
+    if text is not None and (plan.named or edit):
+        raise click.UsageError(
+            f"--from goes with a plan that a model writes, not with {', '.join(plan.named) or '--edit'}"
+        )
+    if not plan.named and not title and text is None:
         raise click.UsageError("give a title: runner new TITLE")
     project = session.project
     create.fresh(project)
     if not plan.named:
-        assert title
+        about = create.text_from(session.cwd, text) if text is not None else ""
         with session.waiting("a model writes the plan"):
-            made = create.planned(project, title, base=base, questions=not no_questions)
+            made = create.planned(
+                project, title or "", base=base, questions=not no_questions, text=about, where=str(text or "")
+            )
     else:
         files, where = plan.files(session, title)
+        files = dict(edited_files(session, files, sorted(files))) if edit else files
         made = create.create(project, title or "", files, where=where, base=base)
     _end(session, made)
     if made.questions and not plan.named:

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -90,7 +90,11 @@ def _chosen(session: Session, proposal: Proposal) -> Mapping[str, bytes] | None:
 
 def _edited(session: Session, proposal: Proposal, files: Mapping[str, bytes]) -> Mapping[str, bytes]:
     """Let the person edit the files that would change, until they make a plan; return all files of the plan."""
-    changed = proposal.changed(files)
+    return edited_files(session, files, proposal.changed(files))
+
+
+def edited_files(session: Session, files: Mapping[str, bytes], changed: Sequence[str]) -> Mapping[str, bytes]:
+    """Let the person edit those files of a plan, until all make one; return all."""
     folder = Path(tempfile.mkdtemp(prefix="runner-plan-"))
     for name in changed:
         if name in files:

@@ -455,10 +455,14 @@ def _answers(project: Project, seen: Snapshot, redactor: Redactor) -> Answer:
 # --- what it is told ---------------------------------------------------------------------------------------------------
 
 
-def task_of_new(project: Project, request: str, start: str) -> str:
-    """Return the prompt of a model that plans new work; `start`: the commit of the plan's first step."""
+def task_of_new(project: Project, request: str, start: str, *, text: str = "", where: str = "") -> str:
+    """Return the prompt of a model that plans new work; `start`: the plan's first commit; `text`: untrusted, of `where`."""
+    about = prompting.fence(prompting.cut(text, REQUEST_LIMIT), where)
+    wanted = f"Plan the work that this text describes:\n\n{about}" if text else prompting.cut(request, REQUEST_LIMIT)
+    if text and request != text.splitlines()[0].lstrip("#").strip():
+        wanted = f"{prompting.cut(request, REQUEST_LIMIT)}\n\nIt is described in this text:\n\n{about}"
     parts = [
-        f"# What is wanted\n\n{prompting.cut(request, REQUEST_LIMIT)}",
+        f"# What is wanted\n\n{wanted}",
         *instructions.for_planner(project, request),
     ]
     return "\n\n".join([*parts, *prompting.context(project, request, start)])
