@@ -318,6 +318,8 @@ class _BubblewrapGroup(Group):
                     os.write(go, b".")
         except BaseException:
             self.send(signal.SIGKILL)  # before its pipe ends, which lets the command start
+            if self._proxy:
+                self._proxy.close()
             process.wait()
             _close(report, self._handle, self._events)
             raise

@@ -50,8 +50,15 @@ if os.fstat(user).st_ino != os.stat("/proc/self/ns/user").st_ino and enter(user,
     sys.exit(f"user namespace: {os.strerror(ctypes.get_errno())}")
 if enter(net, 0x40000000):
     sys.exit(f"network namespace: {os.strerror(ctypes.get_errno())}")
-found = [socket.create_server(("127.0.0.1", port), backlog=128) for port in ports]
-socket.send_fds(socket.socket(fileno=back), [b"."], [one.fileno() for one in found])
+found = []
+for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+    try:
+        found += [(port, socket.create_server((address, port), family=family, backlog=128)) for port in ports]
+    except OSError as error:
+        if family == socket.AF_INET:  # not every machine has the other
+            sys.exit(str(error))
+said = " ".join(str(port) for port, _ in found).encode()
+socket.send_fds(socket.socket(fileno=back), [said], [one.fileno() for _, one in found])
 """
 
 
@@ -59,8 +66,8 @@ class RefusedError(Exception):
     """A host is not reached; the text says why."""
 
 
-def listen(pid: int, ports: list[int]) -> list[socket.socket]:
-    """Return sockets that listen on 127.0.0.1 in the network namespace of a process.
+def listen(pid: int, ports: list[int]) -> list[tuple[int, socket.socket]]:
+    """Return sockets that listen on the loopback in the network namespace of a process, by their ports.
 
     Raises:
         SandboxError: it cannot be entered.
@@ -78,7 +85,8 @@ def listen(pid: int, ports: list[int]) -> list[socket.socket]:
                 where="executor: sandbox",
                 hint="check that bwrap is not setuid, and that a container engine is this user's own; or remove `network:`",
             )
-        return [socket.socket(fileno=handle) for handle in socket.recv_fds(ours, 1, len(ports))[1]]
+        said, handles, *_ = socket.recv_fds(ours, _CHUNK, 2 * len(ports))
+        return [(int(port), socket.socket(fileno=handle)) for port, handle in zip(said.split(), handles, strict=True)]
 
 
 class Entry:
@@ -217,9 +225,10 @@ class Proxy:
             dict[tuple[str, int, str], list[int]](),
         )
         self._is_closed, self._threads = False, list[threading.Thread]()
-        self._listening = listen(pid, list(answers))
-        for listener, answer in zip(self._listening, answers.values(), strict=True):
-            self._start(self._accept, listener, answer)
+        listening = listen(pid, list(answers))
+        self._listening = [listener for _, listener in listening]
+        for port, listener in listening:
+            self._start(self._accept, listener, answers[port])
 
     def contacts(self) -> tuple[Contact, ...]:
         """Return the hosts that the command asked for, in the order of the first time."""

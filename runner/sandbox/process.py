@@ -80,8 +80,10 @@ class Contact:
     def __str__(self) -> str:
         """Return a line for people."""
         again = f", {self.times} times" if self.times > 1 else ""
-        how = f"refused: {self.refused}" if self.refused else f"{self.sent} bytes sent, {self.received} received"
-        return f"{self.host}:{self.port} {how}{again}"
+        how = f"refused{again}: {self.refused}"
+        if not self.refused:
+            how = f"reached{again}: {self.sent} bytes sent, {self.received} received"
+        return f"{self.host}:{self.port} {how}"
 
 
 @dataclass(frozen=True, slots=True)
