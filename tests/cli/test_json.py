@@ -19,6 +19,8 @@ ECHO = ("do", "--workflow", "echo-add", "--input", "text=x", "--input", "a=1", "
 # Typed one after the other: the command, its exit code, whether it is about a protocol, and the first word of its lines.
 STORY: tuple[tuple[tuple[str, ...], int, bool, tuple[str, ...]], ...] = (
     (("new", "--plan", "../plan"), 0, True, ("0001-a-plan",)),
+    (("new", "Not wanted", "--manual"), 0, True, ("0002-not-wanted",)),
+    (("discard", "2", "--yes"), 0, False, ("discarded",)),
     (("plan", "1", "-m", "shorter"), 2, True, ()),
     (("edit", "1", "end"), 0, True, ()),
     (("step", "1"), 0, True, ()),
@@ -35,6 +37,7 @@ STORY: tuple[tuple[tuple[str, ...], int, bool, tuple[str, ...]], ...] = (
     (("run", "1"), 0, True, ()),
     (("qa", "1", "write"), 0, True, ("passed", "PASS")),
     (("fork", "1@read"), 0, True, ("0002-a-plan",)),
+    (("skip", "2", "end"), 0, True, ()),
     (("cancel", "2"), 0, True, ()),
     (("retry", "2"), 4, False, ()),
     (("merge", "1", "--squash"), 0, True, ()),
