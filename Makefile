@@ -86,7 +86,7 @@ picture-request: $(LAB_STAMP)
 
 # SLOW=1: the slow ones too, in one collection and one pool of workers, as CI does.
 test: $(DEV_STAMP)
-	$(PYTEST) $(if $(RUNNER_CI),--cache-clear) -n $(JOBS) --dist worksteal $(if $(SLOW),--timeout 900 -m '$(WITH_SLOW)') \
+	$(PYTEST) $(if $(RUNNER_CI),--cache-clear) -n $(JOBS) --dist worksteal $(if $(SLOW),--timeout 900 -m '$(WITH_SLOW)') $(if $(UPDATE_LONG),--update-long) \
 		$(if $(RUNNER_CI),|| $(PY) -m tests.again -p tests.no_skips -rs --timeout 900 -m '$(WITH_SLOW)')
 
 slow: $(DEV_STAMP)
@@ -115,8 +115,8 @@ long: $(DEV_STAMP)
 
 # A window of the points of each sweep, which moves with the commit, and those that are always tried (tests/faults/points.py).
 # KILLS: of SIGKILL; POINTS: of SIGTERM, and of a machine that is gone. AT='git:rename:17' tries that point alone.
-faults: KILLS = 80
-faults: POINTS = 25
+faults: KILLS = 60
+faults: POINTS = 20
 faults: $(DEV_STAMP)
 	RUNNER_KILLS=$(KILLS) RUNNER_POINTS=$(POINTS) RUNNER_AT='$(AT)' $(PYTEST) -n 2 --dist worksteal -s -m faults tests/faults
 

@@ -28,7 +28,7 @@ from runner.protocol.ids import is_protocol_id
 from runner.store import remote as remote_
 from runner.store.environment import Environment
 from runner.store.project import Project
-from tests.gate import is_due
+from tests.gate import LONG_PARTS, is_due, long_tests, write_long_tests
 
 hypothesis.settings.register_profile(
     "ci", derandomize=True, deadline=None, suppress_health_check=list(hypothesis.HealthCheck), print_blob=True
@@ -60,6 +60,9 @@ LONG = 600  # seconds that a test has, from which on it is begun first
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--update-golden` rewrites the golden files; people review the diff."""
     parser.addoption("--update-golden", action="store_true", help="rewrite the golden files")
+    parser.addoption(
+        "--update-long", action="store_true", help="rewrite tests/long.txt by the time that each test takes"
+    )
 
 
 def mostly_slow(values: Iterable[Any], keep: int = 2) -> list[Any]:
@@ -83,6 +86,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     end none is left alone with one."""
     if not any("::" in arg for arg in config.args):  # a test that is named is run
         left_out = [item for item in items if not _has_its_turn(item)]
+        if not config.option.update_long and config.option.markexpr.startswith("not slow") and not _names_files(config):
+            left_out += [item for item in items if not _is_short_or_due(item)]
         items[:] = [item for item in items if item not in set(left_out)]
         config.hook.pytest_deselected(items=left_out)
     time = {item: mark.args[0] for item in items if (mark := item.get_closest_marker("timeout"))}
@@ -102,6 +107,29 @@ def pytest_collection_finish() -> None:
     """Keep the garbage collector from going through thousands of collected tests again and again."""
     gc.collect()
     gc.freeze()
+
+
+def _names_files(config: pytest.Config) -> bool:
+    """Return whether not all tests were asked for."""
+    return {Path(arg).name for arg in config.args} != {Path(path).name for path in config.getini("testpaths")}
+
+
+def _is_short_or_due(item: pytest.Item) -> bool:
+    return item.nodeid.partition("[")[0] not in long_tests() or is_due(item.nodeid, LONG_PARTS)
+
+
+_took: dict[str, float] = {}  # seconds of each test
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Add up what each test takes."""
+    _took[report.nodeid] = _took.get(report.nodeid, 0.0) + report.duration
+
+
+def pytest_terminal_summary(config: pytest.Config) -> None:
+    """Write which tests take longest, where that was asked for."""
+    if config.option.update_long:
+        write_long_tests(_took)
 
 
 def _has_its_turn(item: pytest.Item) -> bool:

@@ -1,7 +1,10 @@
-"""Choose what the gate tries of suites that are too large for every change.
+"""Choose what is tried of suites that are too large for every change.
 
 A window moves with the commit, so that a few changes together try the whole; `make nightly` (RUNNER_WHOLE=1) tries all of it at once.
 RUNNER_TURN=NUMBER moves the windows by that number instead, to try again what another commit tried.
+
+`make test` tries a third of the tests that take longest, by the same turn: those in tests/long.txt, which
+`make test UPDATE_LONG=1` writes anew. CI tries all of them.
 
 `python -m tests.gate SUITE` prints whether a suite that tests programs of others is due, and why, and exits with 3 where it is not. It
 is due unless a commit is known that passed (RUNNER_PASSED, else `refs/ci/passed`, which whoever runs CI may set on the remote), HEAD
@@ -16,7 +19,7 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +34,8 @@ SUITES = {
                    "runner/executor/workspace_session.py"),
     "peers": ("tests/peers", "benchmarks/peers", "benchmarks/agent", "runner/engines"),
 }  # fmt: skip
+LONG_FILE = Path(__file__).with_name("long.txt")
+LONG_SECONDS, LONG_PARTS = 0.4, 3
 OURS = ("runner", "tests", "benchmarks", "demo")
 
 
@@ -47,6 +52,18 @@ def is_due(name: str, parts: int = 5) -> bool:
     """Return whether one of many cases is tried this time: one of `parts` is, and all are at night."""
     number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4])
     return WHOLE or (number + turn()) % parts == 0
+
+
+@functools.cache
+def long_tests() -> frozenset[str]:
+    """Return the tests that take longest: FILE::FUNCTION each, whatever its parameters."""
+    return frozenset(LONG_FILE.read_text("utf-8").split())
+
+
+def write_long_tests(seconds: Mapping[str, float]) -> None:
+    """Write which tests take longest. `seconds`: of each test, by its node id."""
+    found = {name.partition("[")[0] for name, took in seconds.items() if took >= LONG_SECONDS}
+    LONG_FILE.write_text("".join(f"{name}\n" for name in sorted(found)), "utf-8")
 
 
 def why_due(suite: str, root: Path = ROOT) -> str:

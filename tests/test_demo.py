@@ -143,6 +143,7 @@ def test_an_attack_that_gets_through_is_seen_and_the_agent_attacks_on_the_host_t
 
 
 @pytest.mark.slow
+@pytest.mark.window(3)
 @pytest.mark.timeout(900)
 def test_the_recordings_are_what_the_scripts_make(tmp_path: Path) -> None:
     if not sandbox():

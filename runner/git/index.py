@@ -1,6 +1,6 @@
 """A few entries of a work tree's index given a new object in place, as gitformat-index(5) has them.
 
-git itself looks at every file of the work tree for that, twice. What is not plain is left to it: other versions than 2 and 3, a split
+git itself looks at every file of the work tree for that, twice. It still has to do it for other versions than 2 and 3, a split
 or sparse index, a file system monitor, entries in conflict or hidden by flags.
 """
 

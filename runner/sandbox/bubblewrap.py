@@ -87,9 +87,7 @@ MANAGERS = (
 COPIED = 256 * 1024  # bytes; each mount makes bwrap read the whole table of mounts again, a copy costs next to nothing
 BESIDE = {".cargo/bin": ".rustup"}  # folders whose programs need another one; .cargo itself holds the registry's token
 
-_TRIED_AGAIN = (
-    60.0  # seconds after which a sandbox that worked is tried again: steps of a run do not each start one for that
-)
+_TRIED_AGAIN = 60.0  # seconds that a sandbox which worked is not tested: steps of a run do not each start one for that
 _WORKS: dict[tuple[str | None, tuple[Path, ...], bool], float] = {}  # until when it counts as tried
 
 _KEYCTL = {"x86_64": 250, "aarch64": 219}  # the system call's number

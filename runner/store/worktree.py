@@ -189,7 +189,7 @@ class Rewrite:
     new: Mapping[str, str]  # path to object
 
     def done(self) -> bool:
-        """Write the files, and the index with the time that it had: git compares what is newer by content. False where a file changed
+        """Write the files, and the index with the time that it had: git compares newer files by content. False where a file changed
         since it was looked at; then nothing was written."""
         if any(_signature(self.tree.path / path) != _known(file) for path, file in self.files.items()):
             return False
@@ -674,7 +674,7 @@ def uncommitted(git: Git, tree: Worktree, folder: str) -> dict[str, TreeEntry | 
 
 
 def _is_untouched(git: Git, tree: Worktree, folder: str) -> bool:
-    """Return whether all below `folder` is, by index and disk, what is committed; False where only git can tell."""
+    """Return whether all below `folder` is committed, by index and disk; False where only git can tell."""
     try:
         changed = git.changed(None, f"{tree.branch}:{folder}")
         committed = {f"{folder}/{path}": entry for path, (_, entry) in changed.items() if entry}

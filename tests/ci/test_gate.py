@@ -139,3 +139,22 @@ def test_the_exit_code_tells_not_due_from_a_script_that_failed() -> None:
     assert asked("forge", "HEAD") == (3, "forge: not due, nothing of it changed since it passed\n")
     assert asked("peers", "0" * 40) == (0, "peers: due, no commit is known that passed\n")
     assert asked("nonsense", "HEAD")[0] == 1
+
+
+def test_three_commits_in_turn_try_the_tests_that_take_longest(at: Callable[[int], None]) -> None:
+    tried = []
+    for number in range(3):
+        at(number)
+        tried += [name for name in gate.long_tests() if gate.is_due(name, gate.LONG_PARTS)]
+    assert sorted(tried) == sorted(gate.long_tests())
+
+
+def test_what_takes_longest_is_written_by_function_and_exists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in gate.long_tests():
+        file, _, function = name.partition("::")
+        assert f"def {function}(" in (gate.ROOT / file).read_text("utf-8"), (
+            f"{name} is no test: `make test UPDATE_LONG=1`"
+        )
+    monkeypatch.setattr(gate, "LONG_FILE", tmp_path / "long.txt")
+    gate.write_long_tests({"b.py::test_b[1]": 0.5, "b.py::test_b[2]": 0.6, "a.py::test_a": 3.0, "a.py::test_c": 0.1})
+    assert gate.LONG_FILE.read_text() == "a.py::test_a\nb.py::test_b\n"

@@ -38,6 +38,8 @@ ALWAYS = (
     Place("git", "link", r"/objects/", "an object is complete under a temporary name"),
     Place("runner", "rename", r"/repo/\.git/objects/", "an object of a transition is complete under a temporary name"),
     Place("runner", "rename", r"/follows/", "what the worktree is to follow is written"),
+    Place("runner", "unlink", r"/\.protocols/[^/]*/state\.json$", "the branch moved, and a file of the worktree is gone"),
+    Place("runner", "rename", r"/worktrees/[^/]*/index$", "the worktree's files are written, and its index is not"),
     Place("git", "fsync", r"/repo/\.git/refs/heads/", "the branch's lock has the new commit"),
     Place("git", "rename", r"/repo/\.git/refs/runner/history/", "both refs are locked, and neither moved"),
     Place("git", "rename", r"/repo/\.git/refs/heads/", "the history moved, and the branch did not"),

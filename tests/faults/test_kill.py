@@ -17,8 +17,8 @@ from tests.faults.points import ALWAYS
 from tests.gate import turn
 
 INTERRUPTED = 130
-KILLS = int(os.environ.get("RUNNER_KILLS", "80"))
-POINTS = int(os.environ.get("RUNNER_POINTS", "25"))  # of the sweeps that go through the same calls in another way
+KILLS = int(os.environ.get("RUNNER_KILLS", "60"))
+POINTS = int(os.environ.get("RUNNER_POINTS", "20"))  # of the sweeps that go through the same calls in another way
 TWICE = POINTS * 2 // 5  # each of them is three runs
 
 

