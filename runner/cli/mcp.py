@@ -41,8 +41,8 @@ def command(ctx: click.Context) -> None:
 def pin(session: Session, name: str) -> None:
     """Show how the list of tools of the MCP server NAME differs from the pinned one, and write it into the checkout.
 
-    Read each line: a model will be shown these words. Nothing counts before you commit .protocols/mcp/NAME.json, and the digest in
-    config.yaml, on the trusted branch.
+    It runs the command of the checkout's config.yaml. Read each line: a model will be shown these words. Nothing counts before you
+    commit .protocols/mcp/NAME.json, and the digest in config.yaml, on the trusted branch.
     """
     done = app.pin(session.project, name)
     for line in done.changed:

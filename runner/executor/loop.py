@@ -333,6 +333,8 @@ class Loop:
                 case Results():
                     answer = left.pop(0) if _asks(record) and left else None
                     done += [_answered(one, answer) for one in record.results]
+                    if record.results:
+                        self.answered.clear()
                     if answer is not None and record.ended is not None:
                         self.answered[record.ended.text] = answer
                     self._failed += sum(map(_is_failed_proposal, record.results))
@@ -628,6 +630,7 @@ class Loop:
                 return stopped or Ended("held" if isinstance(stop, HeldError) else "unknown", str(stop), stop=stop)
             except AsksError as asks:
                 return self._note(done, fresh, Ended("asked", self.redactor.text(asks.message)))[1]
+            self.answered.clear()  # an answer is for the call that asked: a later one with the same question asks anew
             ended = said or ended
             fresh.append(transcript.mapped(result, self.redactor.value))
             if (outside or self.monotonic() - began > LONG) and ended is None and at + 1 < len(turn.calls):

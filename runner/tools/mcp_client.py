@@ -56,6 +56,7 @@ class Connection:
         self.is_stale = False  # whether the server said that its list changed
         self.is_lost = False
         self._question: str | None = None
+        self._called = ""
         self._received, self._why = 0, ""
         self._stack = contextlib.ExitStack()
         self._session: Session | None = None
@@ -140,7 +141,7 @@ class Connection:
             with anyio.fail_after(self._timeout):
                 return await self._open.call_tool(tool, dict(arguments))
 
-        self._received, self._question = 0, None
+        self._received, self._question, self._called = 0, None, tool
         try:
             result = self._loop.call(call)
         except BaseException as error:
@@ -194,13 +195,13 @@ class Connection:
         self, context: object, params: types.ElicitRequestParams
     ) -> types.ElicitResult | types.ErrorData:
         """Answer a server's question by what a person said to it before; else note it, and end the call."""
-        question, schema = _question(self._name, params)
+        question, schema = _question(self._name, self._called, params)
         question = visible(question)[:MOST_ASKED]
         said = self._answers(question)
         if said is None:
             self._question = question
             return types.ErrorData(code=types.INVALID_REQUEST, message="a person is asked; call again")
-        if said.strip().lower() in ("decline", "no") and set(schema.get("properties", {})) != {"confirm"}:
+        if said.strip().lower() == "decline":
             return types.ElicitResult(action="decline")
         if isinstance(params, types.ElicitRequestURLParams):
             return types.ElicitResult(action="accept")
@@ -373,10 +374,10 @@ def _value(result: types.CallToolResult) -> Any:
     return "\n".join(texts)
 
 
-def _question(name: str, params: types.ElicitRequestParams) -> tuple[str, Mapping[str, Any]]:
+def _question(name: str, tool: str, params: types.ElicitRequestParams) -> tuple[str, Mapping[str, Any]]:
     """Return a server's question for a person, which is also what its answer is known by, and the schema of the answer."""
     if isinstance(params, types.ElicitRequestURLParams):
-        return f"{ASKS}{name} asks you to open {params.url} : {params.message}\n(`done`, or `decline`)", {}
+        return f"{ASKS}{name}, for {tool}, asks you to open {params.url} : {params.message}\n(`done`, or `decline`)", {}
     schema = params.requested_schema
     fields = {key: of for key, of in schema.get("properties", {}).items() if isinstance(of, dict)}
     how = [
@@ -384,7 +385,7 @@ def _question(name: str, params: types.ElicitRequestParams) -> tuple[str, Mappin
         for key, of in list(fields.items())[:20]
     ]
     form = "the value alone" if len(fields) == 1 else "JSON, an object with these keys"
-    return "\n".join((f"{ASKS}{name} asks: {params.message}", *how, f"({form}, or `decline`)")), schema
+    return "\n".join((f"{ASKS}{name} asks for {tool}: {params.message}", *how, f"({form}, or `decline`)")), schema
 
 
 def _kind(schema: Mapping[str, Any]) -> str:

@@ -210,7 +210,10 @@ class ProbedServerTool(ServerTool):
     def probe(self, arguments: Mapping[str, Any]) -> Any:
         """Return what the other tool finds, null or nothing where there was no such call; see `Probed.probe`."""
         takes = self.by.contract.parameters.get("properties", {})
-        return self.by.call({key: arguments[key] for key in takes if key in arguments}) or None
+        found = self.by.call({key: arguments[key] for key in takes if key in arguments})
+        if isinstance(found, dict) and [*found] == ["result"]:  # as libraries wrap a value that is no object
+            found = found["result"]
+        return found or None
 
 
 class ServerTools:

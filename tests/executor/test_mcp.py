@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from runner.app import proposals
 from runner.errors import RefusedError
 from runner.store import workspace
 from runner.tools import servers
-from tests.conftest import Box
+from tests.conftest import Box, mostly_slow
 from tests.executor.minds import Script, agent, finish, mind, say, sound, write
 from tests.executor.test_calls import WAITS, allow, lines, results, tool, wait
 from tests.people import Person, person
@@ -78,7 +79,7 @@ def test_a_rule_about_a_server_holds_and_verify_knows_its_calls_by_their_names(b
     sound(box, protocol)
 
 
-@pytest.mark.parametrize("path", ["secrets/a", "{work}/secrets/a", "./x/../secrets/a", "link/a"])
+@pytest.mark.parametrize(("path",), mostly_slow(["{work}/secrets/a", "link/a", "secrets/a", "./x/../secrets/a"]))
 def test_a_rule_about_a_path_holds_however_a_server_is_given_it(box: Box, alice: Person, path: str) -> None:
     ledger = serve(box)
     box.write("secrets/a", "a\n")
@@ -160,6 +161,20 @@ def test_a_servers_question_is_a_persons_and_its_answer_resumes_the_call(box: Bo
     sound(box, protocol)
 
 
+def test_an_answer_is_for_the_call_that_asked_and_for_no_later_one(box: Box) -> None:
+    ledger = serve(box)
+    with mind(box, say(call("look", "ask"), call("look", "ask")), say(call("look", "ask")), finish()):
+        protocol = box.new({"01-a": agent()})
+        for count in ("3", "4", "5"):
+            box.runner("run", protocol, rc=WAITS)
+            assert "asks for look: How many" in wait(box, protocol)["text"]
+            box.runner("answer", protocol, count, rc=0)
+        box.runner("run", protocol, rc=0)
+    assert lines(ledger) == ["3 of them", "4 of them", "5 of them"]
+    sound(box, protocol)
+
+
+@pytest.mark.slow
 def test_an_approved_call_that_asks_is_approved_once(box: Box, alice: Person) -> None:
     ledger = serve(box)
     allow(box, alice, "")
@@ -185,6 +200,42 @@ def test_a_server_that_dies_in_an_external_call_asks_whether_it_happened(box: Bo
         box.runner("answer", protocol, "happened", rc=0)
         box.runner("run", protocol, rc=0)
     sound(box, protocol)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="allowed: bubblewrap is not installed")
+def test_a_server_in_the_sandbox_sees_its_own_program_and_nothing_of_the_persons(box: Box) -> None:
+    """It has the trusted tree, read-only, and no network; the workspace only where an argument names it."""
+    probe = (
+        "import json, os, socket, sys\n"
+        "def tried(f):\n    try:\n        f(); return 'done'\n    except OSError as error:\n        return error.strerror\n"
+        "def seen():\n    return {'write': tried(lambda: open('mine', 'w')), 'key': tried(lambda: open(sys.argv[2])),\n"
+        "            'net': tried(lambda: socket.create_connection(('1.1.1.1', 443), 2)), 'work': os.listdir(sys.argv[1])}\n"
+    )
+    key = box.home / ".ssh/id"
+    key.parent.mkdir()
+    key.write_text("secret")
+    start = f"{probe}SEEN = json.dumps(seen())\nsys.argv[1:] = []\nread = argparse"
+    rude = RUDE.read_text().replace("read = argparse", start)
+    box.write(
+        "tools/rude.py",
+        rude.replace(
+            'case "where":\n            return',
+            'case "where":\n            return SEEN\n        case "-":\n            return',
+        ),
+    )
+    command = json.dumps(["python3", "tools/rude.py", "{workspace}", str(key)])
+    box.write(
+        ".protocols/config.yaml", f"mcp:\n  docs: {{command: {command}, tools: '{PINNED}', effects: {{look: read}}}}\n"
+    )
+    box.write(".protocols/mcp/docs.json", servers.render(WORDS))
+    box.commit("server")
+    box.env["RUNNER_EXECUTOR"] = "sandbox"
+    protocol = box.new({"01-a": tool("mcp:docs/look", how="where")})
+    box.runner("run", protocol, rc=0)
+    seen = json.loads(box.state(protocol)["steps"]["a"]["result"])
+    assert seen["write"] == "Read-only file system" and seen["key"] == "No such file or directory"
+    assert seen["net"] != "done" and "README.md" in seen["work"]
 
 
 def test_a_tool_step_calls_a_server_by_its_trusted_program(box: Box) -> None:

@@ -112,6 +112,8 @@ for line in sys.stdin:
                         {"type": "text", "text": "b"},
                     ]
                 }
+            elif how in ("none", "null"):
+                result = {"content": [], **({"structuredContent": {"result": None}} if how == "null" else {})}
             elif how == "nan":
                 result = {"content": [], "structuredContent": {"x": float("nan"), "y": 10**5000 if said.more else 1}}
             else:

@@ -69,7 +69,16 @@ def opened(tmp_path: Path) -> Iterator[Callable[..., Call]]:
             "docs", entry(**of), WORDS, lambda: connect(tmp_path, *more, answers=answers, timeout=timeout)
         )
         made.append(found)
-        return lambda how, tool="look", **given: found.tools[f"mcp:docs/{tool}"].call({"how": how, **given})
+
+        def call(how: str, tool: str = "look", probe: bool = False) -> Any:
+            one = found.tools[f"mcp:docs/{tool}"]
+            return (
+                one.probe({"how": how})
+                if isinstance(one, servers.ProbedServerTool) and probe
+                else one.call({"how": how})
+            )
+
+        return call
 
     yield open_
     for one in made:
@@ -135,8 +144,8 @@ def test_nothing_is_started_before_the_first_call() -> None:
     [
         ("junk", "no message of JSON-RPC"),
         ("die", "it ended its process\nout of cheese"),
-        ("hang", "timed out after 1 s"),
-        ("flood", "sent more than 16,777,216 bytes"),
+        pytest.param("hang", "timed out after 1 s", marks=pytest.mark.slow),
+        pytest.param("flood", "sent more than 16,777,216 bytes", marks=pytest.mark.slow),
         ("line", "sent more than 16,777,216 bytes"),
     ],
 )
@@ -201,7 +210,7 @@ def test_a_servers_question_ends_the_call_and_the_answer_makes_it(opened: Callab
     with pytest.raises(AsksError) as asked:
         call("ask")
     question = asked.value.message
-    assert question.startswith("The MCP server docs asks: How many\\u{200b}?\ncount:") and not ledger.exists()
+    assert question.startswith("The MCP server docs asks for look: How many\\u{200b}?\ncount:") and not ledger.exists()
     answers[question] = "3"
     assert call("ask") == "did 3 of them" and ledger.read_text() == "3 of them\n"
     answers[question] = "decline"
@@ -250,6 +259,9 @@ def test_a_keyed_tool_hides_its_key_and_a_probed_one_is_looked_up(opened: Callab
     probed = entry(effects={"send": ToolEffect(external="probed", probe="look"), "look": "read"})
     tool = ServerTools("docs", probed, WORDS, lambda: pytest.fail("started")).tools["mcp:docs/send"]
     assert isinstance(tool, servers.ProbedServerTool)
+    probed_by = opened(effects={"send": ToolEffect(external="probed", probe="look"), "look": "read"})
+    for how, found in (("well", "did well"), ("none", None), ("null", None)):
+        assert probed_by(how, "send", probe=True) == found
     with pytest.raises(ToolModuleError, match="`probe`"):
         bad = entry(effects={"send": ToolEffect(external="probed", probe="look")})
         ServerTools("docs", bad, WORDS, lambda: pytest.fail("started"))
