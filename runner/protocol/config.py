@@ -281,6 +281,7 @@ AgentName = Annotated[Text, AfterValidator(_agent_name), WithJsonSchema({"type":
 class CodingAgent(FileModel):
     """A program that does the work of a step by itself: one of one's own, or how one of the runner's table is started here.
 
+    `endpoint`: the variables that name its model's address; the runner asks the model for it there, in the form that it `speaks`.
     `mode`: the one that it is put into; `env`: the variables that it gets, by name, keys among them; `network`: the hosts that it
     may reach besides its model's endpoint.
     """
@@ -291,6 +292,14 @@ class CodingAgent(FileModel):
     mode: Line | None = None
     env: tuple[Variable, ...] = ()
     network: NetworkHosts = ()
+    endpoint: tuple[Variable, ...] = ()
+    speaks: Literal["openai", "anthropic", "gemini"] | None = None
+
+    @model_validator(mode="after")
+    def _both(self) -> CodingAgent:
+        if bool(self.endpoint) != bool(self.speaks):
+            raise problem("goes with `endpoint`" if self.speaks else "goes with `speaks`", "write both", "speaks")
+        return self
 
 
 _Engines = Annotated[tuple[Line, ...], BeforeValidator(one_or_many, json_schema_input_type=Line | tuple[Line, ...])]
