@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import field
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from runner.engines import (
     Call,
@@ -132,6 +132,17 @@ class Pipe:
                 self._exchange(left)
 
 
+class Metered(Protocol):
+    """What the agent's model was asked, where the runner is its endpoint."""
+
+    def take(self) -> tuple[Usage, Decimal | None]:
+        """Return the tokens since the last time, and their cost, None where it is not known."""
+
+    @property
+    def refused(self) -> str:
+        """Why a request was not sent, where one was not."""
+
+
 @dataclass(slots=True)
 class Asked:
     """What the agent asks, or did: a call that the loop judges. `number`: of its request; None where it did not ask."""
@@ -159,7 +170,7 @@ class AcpEngine:
 
     `start()`: starts it, in the sandbox; `cwd`: the workspace as it sees it; `plain`: takes the workspace's path out of JSON;
     `write(path, text)`: writes a file for it; `said()`: the last lines of its error output; `until`: when its time is over, by
-    `time.monotonic`; `result`: whether the step promises one.
+    `time.monotonic`; `meter`: counts what its model is asked, where it can be.
     """
 
     provider: Final = "acp"
@@ -174,10 +185,12 @@ class AcpEngine:
         plain: Callable[[Json], Json],
         write: Callable[[str, str], None],
         until: float,
+        meter: Metered | None = None,
     ) -> None:
         self.name, self.model = name, name.partition(":")[2]
         self.prefix = ":".join(name.split(":")[:2])
         self._row, self._start, self._cwd, self._plain, self._write, self._until = row, start, cwd, plain, write, until
+        self.meter = meter
         self._pipe: Pipe | None = None
         self._session = ""
         self._prompt: int | None = None  # the request that is under way
@@ -332,7 +345,10 @@ class AcpEngine:
             UsageError: it does not have it.
         """
         modes, wanted = session.modes, self._row.mode
-        there = [one.id for one in modes.available_modes] if modes else []
+        there, now = [one.id for one in modes.available_modes] if modes else [], modes.current_mode_id if modes else ""
+        choice = next((one for one in session.config_options or () if one.category == "mode"), None)
+        if not there and choice is not None:
+            there, now = [one.value for one in choice.options], choice.current_value
         if (wanted or there) and wanted not in there:
             what = f"has no mode `{wanted}`" if wanted else "has modes, and none is named"
             raise UsageError(
@@ -340,8 +356,13 @@ class AcpEngine:
                 self._where,
                 f"name its strictest one in .protocols/config.yaml: `{self.prefix.replace(':', ': {')}: {{mode: …}}}}`",
             )
-        if modes and modes.current_mode_id != wanted:
+        if now == wanted:
+            return
+        if modes:
             self._call("session/set_mode", {"sessionId": self._session, "modeId": wanted}, "SetSessionModeResponse", by)
+        elif choice is not None:
+            params = {"sessionId": self._session, "configId": choice.id, "value": wanted}
+            self._call("session/set_config_option", params, "SetSessionConfigOptionResponse", by)
 
     def _call(self, method: str, params: Json, model: str, by: float) -> Any:
         """Return the answer to a request, as the package reads it.
@@ -359,7 +380,7 @@ class AcpEngine:
                 said = error if isinstance(error, dict) else {}
                 what = f"{method}: {said.get('message', 'an error')}"
                 if said.get("code") == _AUTH:
-                    hint = f"see docs/engines.md, Coding agents: its key is {self._row.key or 'its own matter'}"
+                    hint = "name its key in `env` of its row in .protocols/config.yaml: docs/engines.md, Coding agents"
                     raise KeyRefusedError(f"{self.prefix} is not logged in", self._where, hint)
                 raise RefusedByAgentError(what)
             return self._read(model, message.get("result") or {})
@@ -565,6 +586,8 @@ class AcpEngine:
                 cache_write=written,
             )
         match answer.stop_reason:
+            case "end_turn" if self.meter is not None and self.meter.refused:
+                return self._ended(finish="length", problem=self.meter.refused)
             case "end_turn":
                 return self._ended((self._finish(),), usage=usage)
             case "refusal":
@@ -578,7 +601,8 @@ class AcpEngine:
         """Return calls of a turn that goes on: its end says what it cost."""
         calls = tuple(Call(id=one.id, name=one.name, arguments=one.arguments) for one in made)
         response = self._ended(calls)
-        return response if response.usd is not None else dataclasses.replace(response, usd=Decimal(0))
+        is_known = response.usd is not None or response.usage != Usage()
+        return response if is_known else dataclasses.replace(response, usd=Decimal(0))
 
     def _finish(self) -> Call:
         text = str(self._plain(self._text.strip()))
@@ -591,7 +615,8 @@ class AcpEngine:
 
     def _failed(self, why: str) -> Response:
         """Return that the attempt failed by the agent, which is ended."""
-        response = self._ended(finish="failed", problem=f"{self.prefix}: {why}")
+        over = self.meter.refused if self.meter is not None else ""
+        response = self._ended(finish="length" if over else "failed", problem=over or f"{self.prefix}: {why}")
         self.close()
         return response
 
@@ -605,7 +630,10 @@ class AcpEngine:
     ) -> Response:
         """Return a turn of the conversation with all that was said in it, and what it cost, where the agent says so."""
         usd: Decimal | None = None
-        if self._cost is not None:
+        if self.meter is not None:
+            usage, usd = self.meter.take()
+            usage, usd = (None, None) if usage == Usage() else (usage, usd)
+        elif self._cost is not None:
             usd, self._charged = max(Decimal(0), self._cost - self._charged), self._cost
         text, thoughts, said = self._text, self._thoughts, bytes(self._bytes)
         self._text, self._thoughts, self._bytes = "", "", bytearray()
@@ -627,8 +655,9 @@ class AcpEngine:
         if pipe is None:
             return ""
         outcome = pipe.session.close(0.5)
-        lines = outcome.tail.decode(errors="replace").strip().splitlines()
-        return f" with exit code {outcome.code}" + (f": {lines[-1][:300]}" if lines else "")
+        lines = [line.strip() for line in outcome.tail.decode(errors="replace").splitlines() if line.strip()]
+        said = next((line for line in reversed(lines) if "error" in line.lower()), "".join(lines[-1:]))
+        return f" with exit code {outcome.code}" + (f": {said[:300]}" if said else "")
 
 
 class RefusedByAgentError(_EndedError):

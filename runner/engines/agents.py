@@ -28,58 +28,76 @@ class AgentMissingError(EngineError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agent:
-    """How a coding agent is started. In its command and files `{model}` is the model that the engine's name gives.
+    """How a coding agent is started.
 
-    `mode`: the strictest in which it still works; empty where it has none. `model`: the variable that names its model; `env`: what
-    else it gets; `files`: what is written below HOME before it starts. `endpoint`: the variable that names its model's address, and
-    `speaks`: whose API it expects there, a row of `registry.ROWS`; `key`: the variable with its key. `needs`: how it is installed.
-    `passed`, `network`: what the trusted branch lets in besides.
+    `mode`: the strictest in which it still works; empty where it has none. `env`: what it gets, and `files`: what is written below
+    HOME before it starts. In all of them, `{model}` is the model that the engine's name gives, `{endpoint}` the address where it is
+    asked, and `{key}` a word in the place of the key, which the endpoint adds; a variable, or a line of a file, with one that there
+    is not is left out. `speaks`: whose API it expects at the endpoint, a row of `registry.ROWS`; empty where its endpoint cannot be
+    set. `needs`: how it is installed. `passed`, `hosts`: what the trusted branch lets in besides.
     """
 
     command: tuple[str, ...]
     mode: str = ""
-    model: str = ""
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    endpoint: str = ""
     speaks: str = ""
-    key: str = ""
+    is_model_needed: bool = False
     needs: str = ""
     passed: tuple[str, ...] = ()
-    network: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
 
+
+_CODEX: Final = """\
+model = "{model}"
+model_provider = "runner"
+[model_providers.runner]
+name = "runner"
+base_url = "{endpoint}"
+env_key = "OPENAI_API_KEY"
+wire_api = "responses"
+"""
+_OPENCODE: Final = (
+    '{"permission": {"edit": "ask", "bash": "ask", "webfetch": "deny"}, "model": "runner/{model}", "provider": {"runner": '
+    '{"npm": "@ai-sdk/openai-compatible", "options": {"baseURL": "{endpoint}", "apiKey": "{key}"}, "models": {"{model}": {}}}}}'
+)
 
 ACP: Final[Mapping[str, Agent]] = {
     "claude": Agent(
         command=("claude-agent-acp",),
         mode="default",
-        model="ANTHROPIC_MODEL",
-        env={"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "IS_SANDBOX": "1"},
-        endpoint="ANTHROPIC_BASE_URL",
+        env={
+            "ANTHROPIC_BASE_URL": "{endpoint}",
+            "ANTHROPIC_API_KEY": "{key}",
+            "ANTHROPIC_MODEL": "{model}",
+            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+            "IS_SANDBOX": "1",
+        },
         speaks="anthropic",
-        key="ANTHROPIC_API_KEY",
         needs="npm install -g @agentclientprotocol/claude-agent-acp",
     ),
     "codex": Agent(
         command=("codex-acp",),
-        mode="agent",
-        model="CODEX_MODEL",
-        endpoint="OPENAI_BASE_URL",
+        mode="agent-full-access",  # in the others it starts a sandbox of its own, which does not work inside of ours
+        env={"OPENAI_API_KEY": "{key}"},
+        files={".codex/config.toml": _CODEX},
         speaks="openai",
-        key="OPENAI_API_KEY",
         needs="npm install -g @agentclientprotocol/codex-acp",
     ),
     "gemini": Agent(
         command=("gemini", "--acp"),
         mode="default",
-        model="GEMINI_MODEL",
+        env={
+            "GOOGLE_GEMINI_BASE_URL": "{endpoint}",
+            "GEMINI_API_KEY": "{key}",
+            "GEMINI_MODEL": "{model}",
+            "GEMINI_CLI_TRUST_WORKSPACE": "true",
+        },
         files={
             ".gemini/settings.json": '{"security":{"auth":{"selectedType":"gemini-api-key"}},'
             '"privacy":{"usageStatisticsEnabled":false},"general":{"disableAutoUpdate":true}}'
         },
-        endpoint="GOOGLE_GEMINI_BASE_URL",
         speaks="gemini",
-        key="GEMINI_API_KEY",
         needs="npm install -g @google/gemini-cli",
     ),
     "opencode": Agent(
@@ -88,66 +106,65 @@ ACP: Final[Mapping[str, Agent]] = {
         env={
             "OPENCODE_DISABLE_MODELS_FETCH": "1",
             "OPENCODE_DISABLE_AUTOUPDATE": "1",
-            "OPENCODE_PERMISSION": '{"edit":"ask","bash":"ask","webfetch":"ask"}',
+            "OPENCODE_CONFIG_CONTENT": _OPENCODE,
         },
         speaks="openai",
-        key="OPENAI_API_KEY",
+        is_model_needed=True,
         needs="npm install -g opencode-ai",
     ),
     "qwen": Agent(
         command=("qwen", "--acp", "--auth-type", "openai"),
         mode="default",
-        model="OPENAI_MODEL",
-        endpoint="OPENAI_BASE_URL",
+        env={"OPENAI_BASE_URL": "{endpoint}", "OPENAI_API_KEY": "{key}", "OPENAI_MODEL": "{model}"},
         speaks="openai",
-        key="OPENAI_API_KEY",
+        is_model_needed=True,
         needs="npm install -g @qwen-code/qwen-code",
     ),
     "copilot": Agent(
         command=("copilot", "--acp"),
         mode="https://agentclientprotocol.com/protocol/session-modes#agent",
-        model="COPILOT_MODEL",
-        env={"COPILOT_OFFLINE": "true", "COPILOT_PROVIDER_TYPE": "openai"},
-        endpoint="COPILOT_PROVIDER_BASE_URL",
+        env={
+            "COPILOT_PROVIDER_BASE_URL": "{endpoint}",
+            "COPILOT_PROVIDER_API_KEY": "{key}",
+            "COPILOT_PROVIDER_TYPE": "openai",
+            "COPILOT_MODEL": "{model}",
+            "COPILOT_OFFLINE": "true",
+        },
         speaks="openai",
-        key="COPILOT_PROVIDER_API_KEY",
+        is_model_needed=True,
         needs="npm install -g @github/copilot",
     ),
 }
+_LITELLM: Final = {
+    "OPENAI_API_BASE": "{endpoint}",
+    "OPENAI_API_KEY": "{key}",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+}
 
+# What it keeps in the checkout, its history and its map of the repository, would be the step's work.
+_AIDER: Final = (
+    "aider --yes-always --no-auto-commits --no-gitignore --no-check-update --analytics-disable --no-show-model-warnings --no-stream"
+    " --no-show-release-notes --map-tokens 0 --chat-history-file /dev/null --input-history-file /dev/null --model openai/{model}"
+    " --message-file {prompt_file}"
+)
 CLI: Final[Mapping[str, Agent]] = {
     "aider": Agent(
-        command=(
-            *(
-                "aider",
-                "--yes-always",
-                "--no-auto-commits",
-                "--no-check-update",
-                "--analytics-disable",
-                "--no-gitignore",
-            ),
-            *("--no-show-model-warnings", "--no-stream", "--model", "{model}", "--message-file", "{prompt_file}"),
-        ),
-        env={"LITELLM_LOCAL_MODEL_COST_MAP": "True"},
-        endpoint="OPENAI_API_BASE",
+        command=tuple(_AIDER.split()),
+        env=_LITELLM,
         speaks="openai",
-        key="OPENAI_API_KEY",
+        is_model_needed=True,
         needs="pipx install aider-chat",
     ),
     "mini-swe-agent": Agent(
-        command=("mini", "-y", "--exit-immediately", "-l", "0", "-m", "{model}", "-t", "{prompt}"),
-        env={
-            "MSWEA_CONFIGURED": "true",
-            "MSWEA_COST_TRACKING": "ignore_errors",
-            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-        },
-        endpoint="OPENAI_API_BASE",
+        command=("mini", "-y", "--exit-immediately", "-l", "0", "-m", "openai/{model}", "-t", "{prompt}"),
+        env={**_LITELLM, "MSWEA_CONFIGURED": "true", "MSWEA_COST_TRACKING": "ignore_errors"},
         speaks="openai",
-        key="OPENAI_API_KEY",
+        is_model_needed=True,
         needs="pipx install mini-swe-agent",
     ),
 }
 TABLES: Final[Mapping[str, Mapping[str, Agent]]] = {"acp": ACP, "cli": CLI}
+_KEYS: Final = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY", "gemini": "GEMINI_API_KEY"}
 ABOUT: Final = {"acp": "coding agents over ACP", "cli": "coding agents by their command line"}
 
 
@@ -184,14 +201,28 @@ def find(engine: str, config: Config) -> Agent:
         )
         more = f"; one of your own is `{prefix}: {{{name or 'NAME'}: {{command: […]}}}}` in .protocols/config.yaml"
         raise UsageError(f"there is no coding agent `{engine}`", f"engine `{engine}`", hint + more)
-    row = row if row is not None and not given.command else Agent(command=given.command)
-    if not model and any("{model}" in word for word in row.command):
+    if row is None or given.command:
+        keys = {_KEYS[given.speaks]: "{key}"} if given.speaks else {}
+        row = Agent(
+            command=given.command,
+            env={**dict.fromkeys(given.endpoint, "{endpoint}"), **keys},
+            speaks=given.speaks or "",
+        )
+    if not model and (row.is_model_needed or any("{model}" in word for word in row.command)):
         raise UsageError(
             f"`{engine}` does not say which model", f"engine `{engine}`", f"write it as {prefix}:{name}:MODEL"
         )
-    return dataclasses.replace(
-        row, mode=given.mode if given.mode is not None else row.mode, passed=given.env, network=given.network
-    )
+    mode = given.mode if given.mode is not None else row.mode
+    return dataclasses.replace(row, mode=mode, passed=given.env, hosts=given.network)
+
+
+def filled(text: str, words: Mapping[str, str]) -> str | None:
+    """Return the text with its words filled in; None where one of them is not there."""
+    for name, value in words.items():
+        if name in text and not value:
+            return None
+        text = text.replace(name, value)
+    return text
 
 
 def need(engine: str, config: Config, path: str | None) -> Agent:

@@ -13,6 +13,7 @@ import json
 import re
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler
 from socketserver import ThreadingTCPServer
@@ -99,6 +100,13 @@ class Egress:
             cached=sum(one.cached for one in every),
             cache_write=sum(one.cache_write for one in every),
         )
+
+    def wait(self, seconds: float = 2.0) -> None:
+        """Wait until each request that is under way is counted, for so long at most."""
+        for _ in range(int(seconds / 0.02)):
+            if not self._reserved:
+                return
+            time.sleep(0.02)
 
     @contextlib.contextmanager
     def turn(self, body: bytes) -> Iterator[str | None]:

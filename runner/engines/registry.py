@@ -269,6 +269,18 @@ def open_engine(name: str, environ: Mapping[str, str], base: Path) -> Engine:
     return LineEngine(row.wire, place)
 
 
+def upstream(provider: str, environ: Mapping[str, str]) -> tuple[str, dict[str, str]] | None:
+    """Return the address of a provider, and the headers with its key; None where no key is set.
+
+    Raises:
+        UsageError: a variable holds no address.
+    """
+    row = ROWS[provider]
+    key, _ = _first(row.keys, environ)
+    headers = {"anthropic": {"x-api-key": key}, "gemini": {"x-goog-api-key": key}}
+    return (_address(row, environ)[0], headers.get(provider, {"authorization": f"Bearer {key}"})) if key else None
+
+
 def _address(row: Row, environ: Mapping[str, str]) -> tuple[str, str, str]:
     """Return the endpoint's address, its name in messages, and the variable to set for another.
 

@@ -12,18 +12,34 @@ import dataclasses
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
 from runner import beneath
-from runner.engines import Call, Engine, EngineError, ModelTurn, Request, Response, ToolTurn, UserTurn, agents
+from runner.engines import (
+    Call,
+    Engine,
+    EngineError,
+    KeyMissingError,
+    ModelTurn,
+    Request,
+    Response,
+    ToolTurn,
+    Usage,
+    UserTurn,
+    agents,
+    registry,
+)
 from runner.engines.acp import KINDS, AcpEngine
 from runner.engines.agents import Agent
+from runner.engines.egress import Answered, Egress, egress
 from runner.errors import RunnerError, UnsupportedError
-from runner.executor import permissions, toolbox
+from runner.executor import environments, permissions, toolbox
 from runner.executor.calls import Calls, DeniedError, Gate
 from runner.executor.effects import Made
+from runner.executor.loop import Limits, Total
 from runner.executor.step_run import KeptOutput, StepRun
 from runner.executor.workspace_session import step_path
 from runner.protocol import paths
@@ -49,8 +65,8 @@ _ARGUMENTS: Final = {
 
 
 @contextlib.contextmanager
-def open_agent(run: StepRun, name: str) -> Iterator[tuple[Engine, dict[str, Tool], Gate]]:
-    """Give the agent as an engine, the tools that its calls are, and their gate.
+def open_agent(run: StepRun, name: str) -> Iterator[tuple[Engine, dict[str, Tool], Gate, Meter | None]]:
+    """Give the agent as an engine, the tools that its calls are, their gate, and what counts its requests.
 
     Raises:
         RefusedError: the policy does not allow it. UnsupportedError: commands do not run in a sandbox. See `agents.need`.
@@ -66,23 +82,149 @@ def open_agent(run: StepRun, name: str) -> Iterator[tuple[Engine, dict[str, Tool
         )
     with contextlib.ExitStack() as stack:
         tools = stack.enter_context(toolbox.open_own_tools(run))
+        place = Place(run, name, row, stack.enter_context(_metered(run, name, row)))
         if name.startswith("cli:"):
-            yield CliEngine(name, row, run), tools, Calls.of(run)
+            yield CliEngine(place), tools, Calls.of(run), place.meter
             return
-        engine = _acp(run, name, row, tools)
+        engine = _acp(place, tools)
         stack.callback(engine.close)
         tools |= {one.contract.name: one for one in (AgentCall.of(engine, kind) for kind in KINDS)}
-        yield engine, tools, AgentGate(Calls.of(run), toolbox.judge_of(run), engine)
+        yield engine, tools, AgentGate(Calls.of(run), toolbox.judge_of(run), engine), place.meter
 
 
-def _acp(run: StepRun, name: str, row: Agent, tools: Mapping[str, Tool]) -> AcpEngine:
-    session, work = run.workspace, run.workspace.space.work
+@dataclass(slots=True)
+class Meter:
+    """What an agent's model was asked through the runner's endpoint. `limits()`: of the attempt, and what it has used."""
+
+    at: Egress
+    provider: str
+    limits: Callable[[], tuple[Limits, Total]] = lambda: (Limits(), Total())
+    _told: int = 0
+
+    @property
+    def refused(self) -> str:
+        """Why a request was not sent, where one was not."""
+        return self.at.refused
+
+    def take(self) -> tuple[Usage, Decimal | None]:
+        """Return the tokens since the last time, and their cost, None where it is not known."""
+        self.at.wait()
+        answers = self.at.answers[self._told :]
+        self._told += len(answers)
+        return self._sum(answers)
+
+    def price(self, engine: Engine, usage: Usage) -> Decimal | None:
+        """Return what tokens of the model that the engine names cost; None where it names none, or nobody knows."""
+        return registry.cost_usd(self.provider, agents.split(engine.name)[2], usage)
+
+    def stop(self) -> str | None:
+        """Return why no further request is sent."""
+        limits, total = self.limits()
+        usage, usd = self._sum(self.at.answers[self._told :])
+        if limits.tokens is not None and total.tokens + usage.input + usage.output >= limits.tokens:
+            return f"the budget of {limits.tokens:,} tokens is used up"
+        if limits.usd is not None and usd is None:
+            return "the price of the model is not known, so a budget in money cannot be kept"
+        if limits.usd is not None and usd is not None and total.usd + usd >= limits.usd:
+            return f"the budget of ${limits.usd} is used up"
+        return None
+
+    def _sum(self, answers: Sequence[Answered]) -> tuple[Usage, Decimal | None]:
+        usage, usd = Usage(), Decimal(0)
+        costs = [registry.cost_usd(self.provider, one.model, one.usage) for one in answers if one.usage != Usage()]
+        for one in answers:
+            usage = Usage(
+                **{name: value + getattr(one.usage, name) for name, value in dataclasses.asdict(usage).items()}
+            )
+        return usage, None if None in costs else sum(filter(None, costs), usd)
+
+
+@contextlib.contextmanager
+def _metered(run: StepRun, name: str, row: Agent) -> Iterator[Meter | None]:
+    """Give the endpoint of the agent's model; None where it has none, or the trusted branch lets a key in.
+
+    Raises:
+        KeyMissingError: there is no key for it.
+    """
+    environ = run.project.env.environ
+    if not row.speaks or row.passed:
+        yield None
+        return
+    found = registry.upstream(row.speaks, environ)
+    if found is None:
+        keys = " or ".join(reversed(registry.ROWS[row.speaks].keys))
+        raise KeyMissingError(f"no key for the model of {name} is set", f"looked for {keys}", f"set {keys}")
+    meters: list[Meter] = []
+    with egress(
+        run.workspace.sandbox,
+        *found,
+        stop=lambda: meters[0].stop() if meters else None,
+        via=environments.proxies(environ),
+    ) as at:
+        meters.append(Meter(at, row.speaks))
+        yield meters[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one agent works: its step, its row and the endpoint of its model."""
+
+    run: StepRun
+    name: str
+    row: Agent
+    meter: Meter | None
+
+    @property
+    def network(self) -> Network | None:
+        """What it reaches."""
+        where = f"`network` of `{self.name}` in {paths.CONFIG}"
+        found = self.run.workspace.network(self.row.hosts, where)
+        if self.meter is None:
+            return found
+        return dataclasses.replace(found or Network(), serves=self.meter.at.network.serves)
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """Return its command. Where no hosts are there to be reached it knows no proxy: some ask one for their own loopback."""
+        if self.row.hosts:
+            return self.row.command
+        proxies = (
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "ALL_PROXY",
+            "http_proxy",
+            "https_proxy",
+            "all_proxy",
+            "NODE_USE_ENV_PROXY",
+        )
+        return ("/usr/bin/env", *(word for name in proxies for word in ("-u", name)), *self.row.command)
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of the agent, with its files written below HOME."""
+        session, environ = self.run.workspace, self.run.project.env.environ
+        words = {
+            "{model}": agents.split(self.name)[2],
+            "{endpoint}": self.meter.at.address if self.meter else "",
+            "{key}": "held-by-the-runner" if self.meter else "",
+        }
+        for path, text in self.row.files.items():
+            lines = (agents.filled(line, words) for line in text.splitlines(keepends=True))
+            _put(session.home(), path, "".join(filter(None, lines)))
+        given = {name: agents.filled(text, words) for name, text in self.row.env.items()}
+        return {
+            **session.environment(self.run),
+            **{name: text for name, text in given.items() if text is not None},
+            **{one: environ[one] for one in self.row.passed if one in environ},
+        }
+
+
+def _acp(place: Place, tools: Mapping[str, Tool]) -> AcpEngine:
+    run, session, work = place.run, place.run.workspace, place.run.workspace.space.work
     alias = WorkspaceAlias(work, session.sandbox.place.inside(work))
 
     def start() -> Session:
-        command = session.command(
-            row.command, _prepared(run, name, row), timeout=None, network=_network(run, name, row)
-        )
+        environment = place.environment()
+        command = session.command(place.argv, environment, timeout=None, network=place.network)
         return session.sandbox.open(command)
 
     def write(path: str, text: str) -> None:
@@ -92,27 +234,15 @@ def _acp(run: StepRun, name: str, row: Agent, tools: Mapping[str, Tool]) -> AcpE
             raise EngineError(str(error), path, "") from error
 
     return AcpEngine(
-        name, row, start=start, cwd=str(alias.path), plain=alias.hide, write=write, until=time.monotonic() + run.timeout
+        place.name,
+        place.row,
+        start=start,
+        cwd=str(alias.path),
+        plain=alias.hide,
+        write=write,
+        until=time.monotonic() + run.timeout,
+        meter=place.meter,
     )
-
-
-def _prepared(run: StepRun, name: str, row: Agent) -> dict[str, str]:
-    """Return the environment of an agent, with its files written below HOME."""
-    session, environ = run.workspace, run.project.env.environ
-    model = agents.split(name)[2]
-    home = session.home()
-    for path, text in row.files.items():
-        _put(home, path, text.replace("{model}", model))
-    return {
-        **session.environment(run),
-        **row.env,
-        **({row.model: model} if row.model and model else {}),
-        **{one: environ[one] for one in row.passed if one in environ},
-    }
-
-
-def _network(run: StepRun, name: str, row: Agent) -> Network | None:
-    return run.workspace.network(row.network, f"`network` of `{name}` in {paths.CONFIG}")
 
 
 def _put(home: Path, path: str, text: str) -> None:
@@ -182,14 +312,22 @@ class AgentGate:
 class CliEngine:
     """A program that is started with the task, works and ends. What it changed is the only thing that is known of its work."""
 
-    name: str
-    row: Agent
-    run: StepRun
+    place: Place
     provider: str = "cli"
     _until: float = dataclasses.field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        self._until += self.run.timeout
+        self._until += self.place.run.timeout
+
+    @property
+    def name(self) -> str:
+        """What people write for it."""
+        return self.place.name
+
+    @property
+    def meter(self) -> Meter | None:
+        """The endpoint of its model."""
+        return self.place.meter
 
     @property
     def model(self) -> str:
@@ -205,7 +343,7 @@ class CliEngine:
         on_bytes: Callable[[bytes], None] | None = None,
     ) -> Response:
         """Run the program to its end, with the task and what its checks found. See `Engine.ask`."""
-        session, first = self.run.workspace, request.turns[0]
+        run, session, first = self.place.run, self.place.run.workspace, request.turns[0]
         assert isinstance(first, UserTurn)
         found = [
             f"Your work is here already, and is not done:\n{one.content}"
@@ -214,14 +352,14 @@ class CliEngine:
             for one in turn.results
         ]
         prompt = "\n\n".join((first.text, request.system, *found))
-        env, kept, home = _prepared(self.run, self.name, self.row), KeptOutput(self.run.redactor), session.home()
+        env, kept, home = self.place.environment(), KeptOutput(run.redactor), session.home()
         _put(home, PROMPT, prompt)
         words = {
             "{prompt}": prompt.encode()[:MOST_ARGUMENT].decode(errors="ignore"),
             "{prompt_file}": os.path.join(session.sandbox.place.inside(home), PROMPT),
             "{model}": agents.split(self.name)[2],
         }
-        argv = tuple(words.get(word, word) for word in self.row.command)
+        argv = tuple(agents.filled(word, words) or word for word in self.place.argv)
 
         def take(data: bytes) -> None:
             kept.take(data)
@@ -229,22 +367,25 @@ class CliEngine:
                 on_bytes(data)
 
         seconds = max(1.0, self._until - time.monotonic())
-        outcome = session.run(
-            argv, env, timeout=seconds, network=_network(self.run, self.name, self.row), on_output=take
-        )
+        outcome = session.run(argv, env, timeout=seconds, network=self.place.network, on_output=take)
         text, problem = kept.data().decode(errors="replace"), ""
         if outcome.timed_out:
             problem = f"{self.name}: its time is over"
+        elif self.meter is not None and self.meter.at.refused:
+            problem = f"{self.name}: {self.meter.at.refused}"
         elif not outcome.ok:
             problem = f"{self.name}: exit {outcome.code}: {session.explain(argv, outcome) or _last(text)}"
         elif not self._has_changed():
             problem = f"{self.name}: it ended, and changed no file"
         summary = _last(text) or "the program ended"
+        usage, usd = self.meter.take() if self.meter is not None else (Usage(), None)
         finish = Call(id="finish-1", name="finish", arguments={"status": "done", "summary": summary})
         return Response(
             turn=ModelTurn(text=text[-4000:], calls=() if problem else (finish,), provider=self.provider),
             finish="failed" if problem else "stop",
             problem=problem,
+            usage=usage,
+            usd=usd if usage != Usage() else None,
             model=self.model,
             raw={"output": text},
         )
@@ -252,7 +393,7 @@ class CliEngine:
     def _has_changed(self) -> bool:
         """Return whether there is any work; what of it cannot be taken is told where it is collected."""
         try:
-            return bool(self.run.workspace.collect(self.run.view.tip).changed)
+            return bool(self.place.run.workspace.collect(self.place.run.view.tip).changed)
         except RunnerError:
             return True
 

@@ -408,6 +408,8 @@ def _installation(folder: Path, home: Path) -> Path | None:
         if any(place.parts[-len(Path(manager).parts) :] == Path(manager).parts for manager in MANAGERS):
             return place
     root = folder.parent
+    if (root.name, folder.name) == ("node_modules", ".bin"):  # its programs are in the packages beside it
+        return root
     if folder.name not in ("bin", "sbin", "Scripts") or root == home / ".local" or home.is_relative_to(root):
         return None
     if (root / "pyvenv.cfg").is_file() or ((root / "lib").is_dir() and not (root / ".git").exists()):

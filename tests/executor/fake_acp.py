@@ -1,7 +1,7 @@
 """A coding agent that speaks ACP and does what the task says: one line of it each.
 
 `edit PATH TEXT` asks for permission and writes; `sneak PATH` writes without asking; `exec COMMAND` asks and runs; `say TEXT` speaks;
-`fail` ends the process; `leave` leaves its mode; `hang` waits, once. It reads no environment and needs nothing but Python.
+`fail` ends the process; `leave` leaves its mode; `hang` waits, once; `model` asks its model. It needs nothing but Python.
 """
 
 import json
@@ -10,6 +10,8 @@ import pathlib
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from typing import Any
 
 mode, session, asked = "yolo", "", 0
@@ -50,6 +52,20 @@ def permission(call: dict[str, Any]) -> str:
         if answer.get("id") == f"p{asked}":
             outcome = answer["result"]["outcome"]
             return dict(options).get(outcome.get("optionId"), "cancelled")
+
+
+def model() -> str:
+    """Ask the model at the endpoint; return its status and how many times it was asked."""
+    body = json.dumps({"model": "m"}).encode()
+    asked = urllib.request.Request(
+        f"{os.environ['MODEL_URL']}/chat/completions", body, {"Authorization": "Bearer mine"}
+    )
+    try:
+        with urllib.request.urlopen(asked, timeout=20) as answer:
+            answer.read()
+            return str(answer.status)
+    except urllib.error.HTTPError as error:
+        return f"{error.code} {error.read().decode()}"
 
 
 def turn(text: str) -> None:
@@ -96,6 +112,8 @@ def turn(text: str) -> None:
                 status="completed" if kind == "allow_once" else "failed",
             )
             told(f"exec: {kind}")
+        elif word == "model":
+            told(f"model: {model()}")
         elif word == "show":
             told("env " + " ".join(sorted(os.environ)))
         elif word == "say":

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Box
+from tests.engines.test_egress import serving
 from tests.executor.minds import agent, sound, transcript
 from tests.people import Person, govern, person, policy, push
 
@@ -38,6 +39,7 @@ def agents(box: Box, alice: Person, tmp_path: Path) -> Box:
         ".protocols/config.yaml",
         "acp:\n  fake: {command: [fake-acp], mode: ask}\n  back: {command: [fake-acp, --resume], mode: ask}\n"
         "  lax: {command: [fake-acp], mode: plan}\n  none: {command: [fake-acp]}\n  lost: {command: [no-such-program], mode: ask}\n"
+        "  asks: {command: [fake-acp], mode: ask, endpoint: [MODEL_URL], speaks: openai}\n"
         "cli:\n  tool: {command: [tool, --file, '{prompt_file}'], env: [LETTER]}\n",
     )
     box.write("plan.sh", "exit 0\n")
@@ -203,6 +205,38 @@ def test_a_killed_attempt_resumes_with_what_it_has_done(agents: Box, engine: str
     assert agents.git("show", f"{protocol}:docs/a.txt") == "x\n"
     assert calls(agents, protocol) == [f"{engine}/edit", f"{engine}/edit", "finish"]
     sound(agents, protocol)
+
+
+KEY = "sk-a-key-that-stays-outside"
+
+
+def test_its_model_is_asked_through_the_runner_which_adds_the_key_and_counts(agents: Box) -> None:
+    protocol = made(agents, "model\nshow", engine="acp:asks")
+    with serving() as provider:
+        environ = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": f"{provider.url}/v1"}
+        agents.runner("run", protocol, rc=0, env=environ)
+    ((path, headers, _),) = provider.heard
+    assert (path, headers["authorization"]) == ("/v1/chat/completions", f"Bearer {KEY}")
+    spent = agents.state(protocol)["spent"]
+    assert (spent["input_tokens"], spent["output_tokens"]) == (97, 20)
+    assert "model: 200" in said(agents, protocol) and KEY not in json.dumps(transcript(agents, protocol, "do.1"))
+    sound(agents, protocol)
+
+
+def test_its_model_is_not_asked_past_the_budget(agents: Box) -> None:
+    protocol = made(agents, "\n".join(["model"] * 160), "budget: {tokens: 18000}", engine="acp:asks")
+    with serving() as provider:
+        environ = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": f"{provider.url}/v1"}
+        result = agents.runner("run", protocol, env=environ)
+    assert result.code == 3 and "of 18,000 tokens are used" in result.err
+    assert len(provider.heard) == 154  # of 117 tokens each
+    assert "the budget of 18,000 tokens is used up" in said(agents, protocol)
+
+
+def test_without_a_key_for_its_model_it_does_not_start(agents: Box) -> None:
+    protocol = made(agents, "model", engine="acp:asks")
+    result = agents.runner("run", protocol)
+    assert result.code == 2 and "no key for the model of acp:asks is set" in result.err
 
 
 def test_it_neither_plans_nor_reviews(agents: Box) -> None:

@@ -108,7 +108,7 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
     own = (run.step.header.budget, agent.budget if agent else None)
     answered: dict[str, str] = {}
     about = f"You are {agent.name}. {agent.objective}\n{agent.instructions}" if agent else None
-    with _opened(run, names, answered) as (engines, tools, gate):
+    with _opened(run, names, answered) as (engines, tools, gate, meter):
         is_agent = agents.is_agent(names[0])
         is_first = run.attempt == 1 and not any(result is not None for result in run.results.values())
         entries = () if is_first else record.events(project.git, run.view.protocol, run.view.tip)
@@ -149,7 +149,7 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
             redactor=run.redactor,
             tree=lambda: _note(run),
             restore=lambda noted: _restore(run, noted),
-            price=asking.price,
+            price=meter.price if meter else asking.price,
             most_output=asking.most_output,
             settings=asking.settings_of(project),
             now=project.env.timestamp,
@@ -163,21 +163,24 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
             guide=lambda places: "\n\n".join(guides.of(places)),
             shared_budget=spending.shared_budget(project, run.view.protocol),
         )
+        if meter is not None:
+            meter.limits = lambda: (loop.limits, loop.total)
         ended = loop.run(_answers(run) if run.journal.records else ())
     return ended, names[0]
 
 
+Opened = tuple[tuple[Engine, ...], Mapping[str, Tool], Gate, coding_agents.Meter | None]
+
+
 @contextlib.contextmanager
-def _opened(
-    run: StepRun, names: tuple[str, ...], answered: dict[str, str]
-) -> Iterator[tuple[tuple[Engine, ...], Mapping[str, Tool], Gate]]:
-    """Give the engines of a step's work, their tools and the gate of these."""
+def _opened(run: StepRun, names: tuple[str, ...], answered: dict[str, str]) -> Iterator[Opened]:
+    """Give the engines of a step's work, their tools, the gate of these, and what counts a coding agent's requests."""
     if agents.is_agent(names[0]):
-        with coding_agents.open_agent(run, names[0]) as (engine, tools, gate):
-            yield (engine,), tools, gate
+        with coding_agents.open_agent(run, names[0]) as (engine, tools, gate, meter):
+            yield (engine,), tools, gate, meter
         return
     with asking.open_engines(run.project, names, run.slug) as engines, toolbox.open_agent_tools(run, answered) as tools:
-        yield engines, tools, Calls.of(run)
+        yield engines, tools, Calls.of(run), None
 
 
 def _found_wrong(run: StepRun, result: dict[str, Any]) -> str:
