@@ -624,7 +624,7 @@ class Loop:
                     return stopped
             began = self.monotonic()
             try:
-                result, said = self._carry_out(call, before + at + 1, ended)
+                result, said = self._carry_out(call, before + at + 1, ended, [*done, *fresh])
             except (HeldError, EffectError) as stop:
                 stopped = self._note(done, fresh, None)[1] if fresh else None
                 return stopped or Ended("held" if isinstance(stop, HeldError) else "unknown", str(stop), stop=stop)
@@ -679,8 +679,10 @@ class Loop:
         made = [name for one in self._results() for name in _artifacts_in(one)]
         return tuple(dict.fromkeys(made))
 
-    def _carry_out(self, call: Call, number: int, ended: Ended | None) -> tuple[Result, Ended | None]:
-        """Return the result of a call as the transcript has it, and how the loop ends by it."""
+    def _carry_out(
+        self, call: Call, number: int, ended: Ended | None, earlier: Sequence[Result]
+    ) -> tuple[Result, Ended | None]:
+        """Return the result of a call as the transcript has it, and how the loop ends by it. `earlier`: those of its turn."""
 
         def refused(text: str, decision: Mapping[str, Any] | None = None) -> Result:
             return Result(id=call.id, name=call.name, content=text, error=True, decision=decision)
@@ -703,6 +705,10 @@ class Loop:
             text = f"{self.limits.calls} calls are used up"
             return refused("not done: the budget of calls is used up"), Ended("budget", text)
         given = call.arguments
+        failed = next((one.name for one in earlier if one.error), None)
+        if call.name == "finish" and given.get("status") == "done" and failed is not None:
+            # Checks may pass without the edit that did not fit.
+            return refused(f"not done: `{failed}` of the same turn failed; see its result first"), None
         try:
             made = self.gate.make(number, tool, given, self.untrusted)
         except DeniedError as error:

@@ -181,6 +181,8 @@ def _argv(given: dict[str, Any]) -> list[str]:
     options += ["--ignore-case"] if given["ignore_case"] else ["--case-sensitive"]
     # rg does not match the glob: it must fit paths below the searched folder, or whole ones.
     options += [f"--glob=!{name}" for name in sorted(SKIPPED)] + ["--iglob=!.git", "--iglob=!git~1"]
+    if ".protocols" not in f"{given['path']} {given.get('glob')}":  # as worker.search_text
+        options.append("--glob=!/.protocols/[0-9]*")
     return [
         "rg",
         *options,

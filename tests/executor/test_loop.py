@@ -388,6 +388,20 @@ def test_what_the_checks_find_comes_back_until_they_ran_for_the_last_time(tmp_pa
     assert bench.engine.asked[2].turns[:-2] == bench.engine.asked[1].turns  # the same conversation
 
 
+def test_work_is_not_done_by_a_turn_in_which_a_call_failed(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, [say(("writ", {"n": 1}), ("finish", {"status": "done", "summary": "done"})), FINISH])
+    loop, ran = bench.loop(), list[Any]()
+    loop.check = lambda result: ran.append(result) or ""  # type: ignore[func-returns-value]
+    assert loop.run().outcome == "finished"
+    back = bench.engine.asked[1].turns[-1]
+    assert (
+        isinstance(back, ToolTurn)
+        and back.results[1].is_error
+        and "`writ` of the same turn failed" in str(back.results[1].content)
+    )
+    assert len(ran) == 1
+
+
 def test_killed_at_every_record_no_check_runs_twice_and_the_count_goes_on(tmp_path: Path) -> None:
     script = [say(("write", {"n": 1})), FINISH, say(("write", {"n": 2})), FINISH, FINISH]
 

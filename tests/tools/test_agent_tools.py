@@ -169,6 +169,15 @@ def test_text_is_found(ground: Ground, ripgrep: bool) -> None:
         assert len(cut) < 350
         few = hand("search_text", pattern="[a-z]", max=1)
         assert (len(few["matches"]), "more than 1 match" in few["note"]) == (1, True)
+        ground.write(".protocols/0001-x/plan.md", "VALUE")
+        ground.write(".protocols/memory/m.md", "VALUE of memory")
+        assert hand("search_text", pattern="VALUE")["matches"] == [
+            ".protocols/memory/m.md:1:VALUE of memory",
+            "src/a.py:2:VALUE = 1",
+        ]
+        assert hand("search_text", pattern="VALUE", path=".protocols/0001-x")["matches"] == [
+            ".protocols/0001-x/plan.md:1:VALUE"
+        ]
         assert "no regular expression" in hand.refused("search_text", pattern="(")
         assert "does not exist" in hand.refused("search_text", pattern="x", path="missing/y")
 
