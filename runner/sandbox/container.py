@@ -4,7 +4,7 @@ A command sees the image's files read-only, and the folders that it names; HOME,
 no capabilities, a network as in bubblewrap (`network`), the engine's own seccomp filter, and the runner's user and group, so that
 what it writes belongs to the person. Of the image's variables it has those that the caller takes from `Image.env`.
 
-The first process of a container is the image's /bin/sh, which passes SIGTERM on to all and ends with the command's exit code. A shell
+The first process of a container is the image's /bin/sh, which ends with the command's code; another one sends all SIGTERM. A shell
 beside the runner removes the container, also when the runner is killed. `end_left` removes what outlived both.
 
 Tried by our tests: podman. For docker and nerdctl they look at the arguments alone.
@@ -77,13 +77,14 @@ LABEL = "protocol-runner.folder"
 _WHERE = "executor: container"
 _INSIDE = Path("/run/runner")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# The first process of a container gets only the signals that it handles, and ends all others with itself.
+# The first process of a container gets no signal that it does not handle, and ends all others with itself. The command is no job in
+# the background: a shell would have it ignore Ctrl-C.
 _FIRST = b"""\
-exec 3<&0 4>&%d 2>/dev/null
-trap 'kill -TERM -1' TERM
+exec 4>&%d 2>/dev/null
+trap : INT
 [ ! -p /run/runner/gate ] || read -r go </run/runner/gate
-/usr/bin/env -i /bin/sh /run/runner/command "$@" <&3 2>&4 3<&- 4>&- &
-while wait $!; code=$?; kill -0 $!; do :; done
+(exec /usr/bin/env -i /bin/sh /run/runner/command "$@" 2>&4 4>&-)
+code=$?
 for file in /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control; do
     [ -r $file ] && while read -r key count; do
         [ "$key" = oom_kill ] && [ "$count" != 0 ] && echo "$count" >/run/runner/killed
@@ -96,7 +97,7 @@ _WATCH = """\
 engine=$1 pid=$2 name=$3 folder=$4 word=
 shift 4
 while read -r word && [ "$word" = TERM ]; do
-    "$engine" kill --signal TERM "$name"
+    "$engine" exec "$name" /bin/sh -c 'kill -TERM -1' &
 done
 [ "$word" = END ] || kill -KILL "$pid"
 "$engine" "$@" "$name"
@@ -195,10 +196,11 @@ class Container:
             (folder / "command").write_bytes(b"\n".join(_script(command, self.place)))
             if command.network:
                 os.mkfifo(folder / "gate")
-            words = (*self.engine.argv, "run", *self.options(command, name, folder), self.image.id)
-            words = (*words, f"{_INSIDE}/first", *argv)
+            keys = ("--detach-keys=",) if self.engine.name == "podman" else ()  # they are the shell's
+            first = (*(("--tty", *keys) if has_terminal else ()), self.image.id, f"{_INSIDE}/first", *argv)
+            words = (*self.engine.argv, "run", *self.options(command, name, folder), *first)
             if has_terminal:
-                words = (sys.executable, "-I", "-S", "-c", terminal.TAKE, words[0], *words[1:])
+                words = (sys.executable, "-I", "-S", "-c", terminal.TAKE, *words)
             process = subprocess.Popen(
                 words, stdin=stdin, stdout=stdout, stderr=stderr, cwd="/", start_new_session=True
             )

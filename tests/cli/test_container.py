@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.cli.test_shell import Terminal
 from tests.conftest import Box, command
 from tests.executor.minds import agent, finish, mind, say, texts
 from tests.sandbox import image
@@ -123,6 +124,22 @@ def test_a_shell_in_the_container(contained: Box) -> None:
     contained.runner("run", protocol, rc=0)
     done = contained.runner("shell", protocol, "a", "--", "sh", "-c", "ls made; echo $OF_IMAGE; pwd")
     assert done.out.splitlines()[-3:] == ["made", "yes", str(contained.path)]
+
+
+@REAL
+def test_a_shell_at_a_terminal_has_job_control(contained: Box) -> None:
+    protocol = contained.new({"01-a": command("touch made")})
+    contained.runner("run", protocol, rc=0)
+    with Terminal(contained, protocol, "a") as at:
+        at.see("discarded at the end")
+        at.see(r"\$ ")
+        at.type("echo $OF_IMAGE; tty; sh -c 'echo go; exec sleep 100'\n")
+        at.see("yes\r\n/dev/pts/0\r\ngo\r\n")
+        at.type("\x03")
+        at.type("echo a$?b\n")
+        at.see("a130b")
+        at.type("exit 7\n")
+        assert at.end() == 7
 
 
 @REAL

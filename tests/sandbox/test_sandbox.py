@@ -197,6 +197,12 @@ def test_endless_output_takes_bounded_time_and_memory(sandbox: Sandbox, work: Pa
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # kilobytes
 
 
+def test_a_command_can_be_interrupted(sandbox: Sandbox, work: Path) -> None:
+    line = "import os, signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler, flush=True)"
+    outcome = sandbox.run(command(work, python(sandbox), "-c", f"{line}; os.kill(os.getpid(), 2)"))
+    assert (outcome.code, outcome.tail.split(b"\n")[0]) == (130, b"True")
+
+
 def test_stdin_is_fed_whole(sandbox: Sandbox, work: Path) -> None:
     data = os.urandom(1_000_000)
     assert sandbox.run(command(work, "cat", stdin=data)).digest == "sha256:" + hashlib.sha256(data).hexdigest()
