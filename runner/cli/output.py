@@ -32,6 +32,12 @@ def kept(project: Project, protocol: str, slug: str, attempt: int, check: int | 
     return history.read(project.git, protocol, history.output_name(slug, attempt, check))
 
 
+def _network_of(data: bytes) -> bytes:
+    """Return the lines about the network of a command that printed nothing; what it printed when it ran before is there, too."""
+    last = data.rpartition(history.AGAIN)[2]
+    return last if all(line.startswith(b"[network] ") for line in last.splitlines()) else b""
+
+
 def is_kept(project: Project, protocol: str, slug: str) -> bool:
     """Return whether any output of a step is here."""
     return any(name.startswith(f"{slug}.") for name in history.outputs(project.git, history.ref_of(protocol)))
@@ -65,7 +71,8 @@ def tell_last(
     """
     protocol, slug, attempt = place
     project = session.project
-    data = b"" if printed == _NOTHING else kept(project, protocol, slug, attempt, check)
+    data = kept(project, protocol, slug, attempt, check)
+    data = _network_of(data or b"") if printed == _NOTHING else data
     found = lines_of(otherwise) if data is None else lines_of_output(data)
     last = found[-LAST:]
     for line in last:
@@ -105,7 +112,7 @@ def show(
         checks = sorted(of for of in {*printed, *_checks_in(there, slug, number)} if of is not None)
         wanted: list[int | None] = [check] if check else [None] if step.get("kind") == "command" else [*checks]
         found = {of: kept(project, protocol, slug, number, of) for of in wanted}
-        return {of: b"" if data is None and printed.get(of) == _NOTHING else data for of, data in found.items()}
+        return {of: _network_of(data or b"") if printed.get(of) == _NOTHING else data for of, data in found.items()}
 
     found = read()
     lacks = any(data is None and of in printed for of, data in found.items())

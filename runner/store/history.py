@@ -64,7 +64,7 @@ def next_plan(git: Git, protocol: str) -> str:
     return transcript_name("plan", number)
 
 
-_AGAIN = b"\n== again ==\n"
+AGAIN = b"\n== again ==\n"
 
 
 def add(
@@ -85,7 +85,7 @@ def add(
         there = filed_before.get(name.removeprefix(_OUTPUT))
         filed = b"" if there is None else git.blob(there.oid)
         if filed is not None and data != filed:  # None: a partial clone does not have it, and cannot extend it
-            changes[name] = TreeEntry(BLOB, git.write("blob", filed + _AGAIN + data if filed else data))
+            changes[name] = TreeEntry(BLOB, git.write("blob", filed + AGAIN + data if filed else data))
     tree = git.edit_tree(old.tree if old else None, changes) or git.write_tree({})
     parents = (*([before] if before else []), commit, *keeps)
     return git.write_commit(tree, parents, who, who, _message(protocol)), before
