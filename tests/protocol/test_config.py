@@ -38,6 +38,8 @@ filters: [lfs]
 ci: block
 checks: make test
 qa: {on_ci: true}
+acp: {own: {command: [prog, arg], mode: ask, network: [example.test]}}
+cli: {aider: {env: [TOKEN]}}
 review: {aspects: [security]}
 clarifications: block
 """
@@ -80,7 +82,7 @@ def test_an_engine_is_written_in_four_ways(written: str) -> None:
 @pytest.mark.parametrize(
     ("text", "line", "what", "hint"),
     [
-        ("zzzzz: 1\n", 1, "unknown key `zzzzz`", "known keys: base, branch, checks, ci"),
+        ("zzzzz: 1\n", 1, "unknown key `zzzzz`", "known keys: acp, base, branch, checks, ci"),
         ("base: main\npublsh: never\n", 2, "unknown key `publsh`", "did you mean `publish`?"),
         ("publish: sometimes\n", 1, "`publish` should be 'never', 'ask' or 'always'", "write one of"),
         ("publish: no\n", 1, "`publish` should be 'never', 'ask' or 'always'", "write one of"),
