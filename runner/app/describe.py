@@ -179,7 +179,13 @@ class Describer:
         `brief`: for its word alone, so no approval is judged, which reads the history of the branch.
         """
         project, protocol, known = self._project, row["protocol"], recorded(row, name)
-        found, waits = known.outlook, known.waits
+        found = known.outlook
+        waits = tuple(
+            {**wait, "text": record.asked_now(project.git, protocol, tip, row["steps"], wait)}
+            if wait.get("kind") == "human" and not brief
+            else wait
+            for wait in known.waits
+        )
         is_merged = row["status"] == "completed" and self._merges.holds(row, tip)
         held, look = (None, None) if is_merged else at_work(project, row, name, self._leases)
         rewritten = self._is_rewritten(protocol)

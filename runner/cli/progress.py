@@ -13,7 +13,7 @@ from runner.cli.session import Session
 from runner.cli.streams import program
 from runner.lines import lines_of
 from runner.protocol import decision, events, paths
-from runner.store import lookup
+from runner.store import lookup, record
 from runner.values import dataclass
 
 if TYPE_CHECKING:
@@ -154,7 +154,12 @@ class Progress:
         for wait in state.waiting:
             if wait.id not in self._told_waits:
                 name = _label(state, wait.subject) if wait.subject in state.steps else wait.subject
-                self._line(name, WAITING, f"for {wait.by}: {wait.text}")
+                step, git = state.steps.get(wait.subject), self._session.project.git
+                tip = lookup.tip(self._session.project, state.protocol)
+                told = {"kind": wait.kind, "subject": wait.subject, "text": wait.text}
+                known = {wait.subject: {"title": step.title}} if step else {}
+                text = record.asked_now(git, state.protocol, tip, known, told)
+                self._line(name, WAITING, f"for {wait.by}: {text}")
                 self._told_waits.add(wait.id)
 
     def _took(self, name: str, word: str, spent: Spent, said: str, *, counted: bool = True) -> None:

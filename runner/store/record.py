@@ -338,6 +338,19 @@ def prose(data: bytes | None) -> str:
     return text.strip()
 
 
+def question(title: str, prose: str) -> str:
+    """Return what a person's step asks: its title, and the first line of its text."""
+    lines = [line.strip() for line in lines_of(prose) if line.strip()]
+    return log.cut(f"{title}: {lines[0]}" if lines else title)
+
+
+def asked_now(git: Git, protocol: str, tip: str, steps: Mapping[str, Any], wait: Mapping[str, Any]) -> str:
+    """Return the text of a wait; of a person's step, as its file has it now: it may have been edited since."""
+    name, data = step_file(git, protocol, tip, str(wait["subject"])) if wait.get("kind") == "human" else ("", None)
+    title = (steps.get(str(wait.get("subject"))) or {}).get("title")
+    return question(str(title), prose(data)) if name and title else str(wait.get("text") or "")
+
+
 def step_file(git: Git, protocol: str, tip: str, slug: str) -> tuple[str, bytes | None]:
     """Return (name, bytes) of a step's file in a commit; the name is empty where there is none."""
     names: Sequence[str] = [name for name in folder(git, protocol, tip) if _is_file_of(name, slug)]

@@ -118,3 +118,12 @@ def test_an_empty_message_is_no_message_of_a_merge(box: Box) -> None:
     before = box.git("rev-parse", "main")
     assert "the message is empty" in box.runner("merge", protocol, "--squash", "-m", " ", rc=2).err
     assert box.git("rev-parse", "main") == before
+
+
+def test_a_waiting_step_of_a_person_that_was_edited_is_shown_as_it_is_now(box: Box) -> None:
+    protocol = box.new({"01-look": "kind: human\n"})
+    assert "for anyone: 01-look" in box.runner("run", protocol, rc=3).err
+    file = box.worktree(protocol) / f".protocols/{protocol}/01-look.md"
+    file.write_text("---\ntitle: Look twice\nkind: human\n---\nAt all of it.\n")
+    assert "for anyone: Look twice: At all of it." in box.runner("run", protocol, rc=3).err
+    assert "Look twice: At all of it." in box.runner("status", protocol, rc=0).out

@@ -6,7 +6,6 @@ from runner.executor import permissions
 from runner.executor.step_run import StepRun
 from runner.executor.steps import work
 from runner.executor.transition import Kind, Outcome
-from runner.lines import lines_of
 from runner.protocol import events as ev
 from runner.protocol import ids, log
 from runner.store import record
@@ -16,8 +15,7 @@ from runner.trust.transitions import transitions_below
 
 def carry_out(run: StepRun) -> Outcome:
     """Ask for the work."""
-    lines = [line.strip() for line in lines_of(run.step.prose) if line.strip()]
-    text = log.cut(f"{run.step.header.title}: {lines[0]}" if lines else run.step.header.title)
+    text = record.question(run.step.header.title, run.step.prose)
     asked = ev.Asked(subject=run.slug, kind="human", text=text, by="anyone")
     return Outcome(kind=Kind.WAITS, events=(asked,), step=run.step, summary=f"asks: {text}")
 
