@@ -14,7 +14,7 @@ from runner import beneath
 from runner.errors import MalformedFileError, UsageError, installs
 from runner.executor import environments, permissions
 from runner.executor.step_run import StepRun
-from runner.executor.workspace_session import WorkspaceSession, step_path
+from runner.executor.workspace_session import WorkspaceSession
 from runner.protocol import log, paths
 from runner.protocol.agent_file import AgentFile
 from runner.protocol.config import McpServer, ToolModule
@@ -264,15 +264,13 @@ def connection_to(
         is_made = any(word == folder or word.startswith(f"{folder}/") for folder in folders)
         return str(inside / word) if is_made else word.replace("{workspace}", str(inside))
 
-    base, home = session.base_environment(), session.space.root / f"mcp-{name}"
-    home.mkdir(
-        parents=True, exist_ok=True
-    )  # of its own: what a step left in its HOME could be run with the server's variables
+    # Its own HOME: what a step left in that of the steps could be run with the server's variables.
+    home = session.space.root / f"mcp-{name}"
+    home.mkdir(parents=True, exist_ok=True)
     command = Command(
         argv=tuple(map(argument, server.command)),
         cwd=code,
-        env={"PATH": step_path(base["PATH"]), "HOME": str(home), "LANG": "C.UTF-8", "TMPDIR": "/tmp"}
-        | {one: environ[one] for one in server.env},
+        env={**session.base_environment(), "HOME": str(home), **{one: environ[one] for one in server.env}},
         writable=(work, home),
         readable=(code, session.space.objects),
         network=session.network(server.network, f"`network` of {name} in {paths.CONFIG}"),
