@@ -149,7 +149,8 @@ Turn = UserTurn | ModelTurn | ToolTurn
 class Request:
     """One question to a model. `schema`: a JSON schema that the text of the answer shall fit, instead of tools.
 
-    `thinking`: a number of tokens, or `low`, `medium` or `high`; None, as `temperature`: the provider's default.
+    `thinking`: a number of tokens, or `low`, `medium` or `high`; None, as `temperature`: the provider's default. `images`: whether
+    the model can see; None: by its name.
     """
 
     system: str
@@ -159,6 +160,7 @@ class Request:
     schema: Mapping[str, Json] | None = None
     thinking: int | str | None = None
     temperature: float | None = None
+    images: bool | None = None
 
     def plain(self) -> Json:
         """Return the request as JSON, without what belongs to one provider."""
@@ -182,6 +184,7 @@ class Settings:
     thinking: int | str | None = None
     temperature: float | None = None
     output: int | None = None
+    images: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,6 +256,30 @@ def digest_of(plain: Json) -> str:
 def masked(text: str) -> str:
     """Return `text` with what differs from run to run replaced, for comparing requests, and for one that shall be found again."""
     return _VOLATILE.sub("~", text)
+
+
+IMAGE_TOKENS = 1_600  # that a picture costs, about
+# Models that take pictures in the results of tools; of others, engine settings say so.
+_SEES = re.compile(
+    r"(?:.*[/.])?(?:gemini-|claude-(?!2|instant)|gpt-(?:4o|4\.1|[5-9])|o[34](?!-mini-high))", re.IGNORECASE
+)
+
+
+def sees(request: Request, model: str) -> bool:
+    """Return whether a model is given pictures."""
+    return request.images if request.images is not None else _SEES.match(model) is not None
+
+
+def picture_of(content: Json) -> tuple[str, str] | None:
+    """Return the kind of a result's picture and its bytes in base64, or None."""
+    found = content.get("image") if isinstance(content, dict) else None
+    kind, separator, data = found.partition(";base64,") if isinstance(found, str) else ("", "", "")
+    return (kind, data) if separator else None
+
+
+def without_picture(content: Json) -> Json:
+    """Return a result without its picture."""
+    return {key: value for key, value in content.items() if key != "image"} if picture_of(content) else content
 
 
 def _plain_turn(turn: Turn) -> Json:

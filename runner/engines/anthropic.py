@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-from runner.engines import Json, ModelTurn, Request, Response, ToolTurn, Usage, UserTurn
+from runner.engines import Json, ModelTurn, Request, Response, ToolTurn, Usage, UserTurn, picture_of, sees
 from runner.engines.line import JSON, Form, Hooks, Send, TornError, as_text, called, count, written
 
 _MARK: Final = {"cache_control": {"type": "ephemeral"}}
@@ -45,7 +45,7 @@ def body(request: Request, model: str, provider: str) -> dict[str, Json]:
     said: dict[str, Json] = {
         "model": model,
         "max_tokens": request.max_output,
-        "messages": _messages(request, provider),
+        "messages": _messages(request, provider, sees(request, model)),
         "stream": True,
         **_thinking(model, request),
     }
@@ -80,7 +80,7 @@ def _thinking(model: str, request: Request) -> Json:
     return {"thinking": {"type": "enabled", "budget_tokens": budget}} if budget >= 1_024 else {}
 
 
-def _messages(request: Request, provider: str) -> list[Json]:
+def _messages(request: Request, provider: str, can_see: bool) -> list[Json]:
     messages: list[Json] = []
     for turn in request.turns:
         match turn:
@@ -90,7 +90,7 @@ def _messages(request: Request, provider: str) -> list[Json]:
                 role = "assistant"
                 blocks = list(turn.raw if turn.provider == provider and turn.raw else _foreign(turn))
             case ToolTurn():
-                role, blocks = "user", [_result(turn, at) for at in range(len(turn.results))]
+                role, blocks = "user", [_result(turn, at, can_see) for at in range(len(turn.results))]
         blocks = [block for block in blocks if block.get("type") != "text" or block["text"].strip()]
         if messages and messages[-1]["role"] == role:
             messages[-1]["content"] += blocks
@@ -102,9 +102,12 @@ def _messages(request: Request, provider: str) -> list[Json]:
     return messages
 
 
-def _result(turn: ToolTurn, at: int) -> Json:
+def _result(turn: ToolTurn, at: int, can_see: bool) -> Json:
     result = turn.results[at]
-    said = {"type": "tool_result", "tool_use_id": result.id, "content": as_text(result.content)}
+    said: Json = {"type": "tool_result", "tool_use_id": result.id, "content": as_text(result.content)}
+    if can_see and (picture := picture_of(result.content)):
+        source = {"type": "base64", "media_type": picture[0], "data": picture[1]}
+        said["content"] = [{"type": "text", "text": said["content"]}, {"type": "image", "source": source}]
     return {**said, "is_error": True} if result.is_error else said
 
 

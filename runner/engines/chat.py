@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-from runner.engines import Call, Json, ModelTurn, Request, Response, ToolTurn, Usage, UserTurn
+from runner.engines import Call, Json, ModelTurn, Request, Response, ToolTurn, Usage, UserTurn, picture_of, sees
 from runner.engines.line import JSON, Connect, Form, Hooks, Send, TornError, as_text, called, count, numbered, written
 
 # `function_call` is the older name of `tool_calls`. A reason that is not listed is `malformed`: perhaps the answer is not whole.
@@ -31,7 +31,7 @@ def body(request: Request, model: str, provider: str) -> dict[str, Json]:
     """Return the body of a request for chat completions."""
     said: dict[str, Json] = {
         "model": model,
-        "messages": list(_messages(request, provider)),
+        "messages": list(_messages(request, provider, sees(request, model))),
         "stream": True,
         "stream_options": {"include_usage": True},
         # OpenAI's own models take the newer name alone.
@@ -55,7 +55,7 @@ def body(request: Request, model: str, provider: str) -> dict[str, Json]:
     return said
 
 
-def _messages(request: Request, provider: str) -> Iterator[Json]:
+def _messages(request: Request, provider: str, can_see: bool) -> Iterator[Json]:
     if request.system:
         yield {"role": "system", "content": request.system}
     for turn in request.turns:
@@ -74,6 +74,14 @@ def _messages(request: Request, provider: str) -> Iterator[Json]:
                         "tool_call_id": result.id,
                         "content": f"error: {text}" if result.is_error else text,
                     }
+                pictures = [picture_of(one.content) for one in turn.results] if can_see else []
+                shown = [
+                    {"type": "image_url", "image_url": {"url": f"data:{one[0]};base64,{one[1]}"}}
+                    for one in pictures
+                    if one
+                ]
+                if shown:  # a tool's message takes text alone
+                    yield {"role": "user", "content": shown}
 
 
 def _foreign(turn: ModelTurn) -> Json:

@@ -11,7 +11,20 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from runner.engines import Call, Json, ModelTurn, Request, Response, ToolTurn, Turn, Usage, UserTurn
+from runner.engines import (
+    Call,
+    Json,
+    ModelTurn,
+    Request,
+    Response,
+    ToolTurn,
+    Turn,
+    Usage,
+    UserTurn,
+    picture_of,
+    sees,
+    without_picture,
+)
 from runner.engines.line import Form, Hooks, Send, TornError, called, count, numbered, seconds
 
 _API_VERSION: Final = "v1beta"
@@ -52,7 +65,10 @@ def body(request: Request, model: str, provider: str) -> dict[str, Json]:
         generation["temperature"] = request.temperature
     if request.schema is not None:
         generation |= {"responseMimeType": "application/json", "responseJsonSchema": request.schema}
-    said: dict[str, Json] = {"contents": _contents(request.turns, provider), "generationConfig": generation}
+    said: dict[str, Json] = {
+        "contents": _contents(request.turns, provider, sees(request, model)),
+        "generationConfig": generation,
+    }
     if request.system:
         said["systemInstruction"] = {"parts": [{"text": request.system}]}
     if request.tools:
@@ -64,7 +80,7 @@ def body(request: Request, model: str, provider: str) -> dict[str, Json]:
     return said
 
 
-def _contents(turns: Iterable[Turn], provider: str) -> list[Json]:
+def _contents(turns: Iterable[Turn], provider: str, can_see: bool) -> list[Json]:
     contents: list[Json] = []
     named: frozenset[str] = frozenset()  # the ids that the last model turn's calls have on Gemini's side, too
     for turn in turns:
@@ -79,15 +95,16 @@ def _contents(turns: Iterable[Turn], provider: str) -> list[Json]:
                 if content["parts"]:  # a content without parts is refused
                     contents.append(content)
             case ToolTurn():
-                contents.append(
-                    {"role": "user", "parts": [_result(turn, at, named) for at in range(len(turn.results))]}
-                )
+                parts = [_result(turn, at, named) for at in range(len(turn.results))]
+                pictures = [picture_of(one.content) for one in turn.results] if can_see else []
+                parts += [{"inlineData": {"mimeType": one[0], "data": one[1]}} for one in pictures if one]
+                contents.append({"role": "user", "parts": parts})
     return contents
 
 
 def _result(turn: ToolTurn, at: int, named: frozenset[str]) -> Json:
     result = turn.results[at]
-    response = {"error" if result.is_error else "output": result.content}
+    response = {"error" if result.is_error else "output": without_picture(result.content)}
     said = {"name": result.name, "response": response}
     return {"functionResponse": {"id": result.id, **said} if result.id in named else said}
 

@@ -39,6 +39,7 @@ from runner.engines import (
     Request,
     RequestRefusedError,
     Response,
+    without_picture,
 )
 from runner.values import dataclass
 
@@ -488,4 +489,5 @@ def called(id: str, name: Json, arguments: Json) -> Call:
 
 def as_text(content: Json) -> str:
     """Return a tool's result as text, for the providers that take no other."""
+    content = without_picture(content)
     return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from runner.engines import Json, ModelTurn, Request, Response, ToolTurn, Usage, UserTurn
+from runner.engines import Json, ModelTurn, Request, Response, ToolTurn, Usage, UserTurn, picture_of, sees
 from runner.engines.chat import connect, kind
 from runner.engines.line import Form, TornError, as_text, called, count, numbered
 
@@ -29,7 +29,7 @@ def body(request: Request, model: str, provider: str) -> dict[str, Json]:
     """Return the body of a request for a response."""
     said: dict[str, Json] = {
         "model": model,
-        "input": list(_items(request, provider)),
+        "input": list(_items(request, provider, sees(request, model))),
         "stream": True,
         "store": False,
         "max_output_tokens": request.max_output,
@@ -58,7 +58,7 @@ def body(request: Request, model: str, provider: str) -> dict[str, Json]:
     return said
 
 
-def _items(request: Request, provider: str) -> Iterator[Json]:
+def _items(request: Request, provider: str, can_see: bool) -> Iterator[Json]:
     for turn in request.turns:
         match turn:
             case UserTurn():
@@ -68,7 +68,10 @@ def _items(request: Request, provider: str) -> Iterator[Json]:
             case ToolTurn():
                 for result in turn.results:
                     text = as_text(result.content)
-                    output = f"error: {text}" if result.is_error else text
+                    output: Json = f"error: {text}" if result.is_error else text
+                    if can_see and (picture := picture_of(result.content)):
+                        url = f"data:{picture[0]};base64,{picture[1]}"
+                        output = [{"type": "input_text", "text": text}, {"type": "input_image", "image_url": url}]
                     yield {"type": "function_call_output", "call_id": result.id, "output": output}
 
 

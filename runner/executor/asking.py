@@ -133,7 +133,7 @@ def settings_of(project: Project) -> Callable[[Engine], Settings]:
     def settings(engine: Engine) -> Settings:
         said = project.config.engine.settings.get(engine.name, EngineSettings())
         warmth = None if said.temperature is None else float(said.temperature)
-        return Settings(thinking=said.thinking, temperature=warmth, output=said.output)
+        return Settings(thinking=said.thinking, temperature=warmth, output=said.output, images=said.images)
 
     return settings
 

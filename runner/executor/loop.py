@@ -19,6 +19,7 @@ import tenacity
 
 from runner import signals
 from runner.engines import (
+    IMAGE_TOKENS,
     Call,
     ContextTooLongError,
     Engine,
@@ -34,6 +35,8 @@ from runner.engines import (
     Turn,
     Usage,
     UserTurn,
+    picture_of,
+    without_picture,
 )
 from runner.errors import RefusedError
 from runner.executor.calls import DeniedError, Gate, HeldError, Open
@@ -475,7 +478,9 @@ class Loop:
     def _set(self, engine: Engine, request: Request) -> Request:
         said = self.settings(engine)
         most = said.output or request.max_output
-        return replace(request, max_output=most, thinking=said.thinking, temperature=said.temperature)
+        return replace(
+            request, max_output=most, thinking=said.thinking, temperature=said.temperature, images=said.images
+        )
 
     def _widened(self, engine: Engine, request: Request) -> Request:
         """Reserve what a request can cost, and return it: after a cut answer with the model's own output limit, if a budget allows.
@@ -561,7 +566,13 @@ class Loop:
 
     def _weight(self, request: Request) -> int:
         """Return how many tokens a request has, by estimate: of all that it says, in bytes, since foreign letters weigh more."""
-        said = json.dumps(request.plain(), ensure_ascii=False).encode("utf-8", "surrogatepass")
+        turns = [
+            replace(turn, results=tuple(map(_blind, turn.results))) if isinstance(turn, ToolTurn) else turn
+            for turn in request.turns
+        ]
+        said = json.dumps(replace(request, turns=tuple(turns)).plain(), ensure_ascii=False).encode(
+            "utf-8", "surrogatepass"
+        )
         return len(said) // CHARACTERS_A_TOKEN
 
     def _answer(self, model: type[Answer], engine: Engine, response: Response, **more: str) -> Answer:
@@ -856,12 +867,21 @@ def _size(turn: Turn) -> int:
         case ModelTurn():
             return len(turn.text) + len(json.dumps([call.arguments for call in turn.calls]))
         case ToolTurn():
-            return sum(
-                len(r.content) if isinstance(r.content, str) else len(json.dumps(r.content)) for r in turn.results
-            )
+            said = [_blind(result).content for result in turn.results]
+            return sum(len(one) if isinstance(one, str) else len(json.dumps(one)) for one in said)
+
+
+def _blind(result: ToolResult) -> ToolResult:
+    """Return a result with as many characters in the place of a picture as its tokens would have."""
+    if picture_of(result.content) is None:
+        return result
+    return replace(
+        result, content={**without_picture(result.content), "image": "x" * IMAGE_TOKENS * CHARACTERS_A_TOKEN}
+    )
 
 
 def _shortened(result: ToolResult) -> ToolResult:
+    result = replace(result, content=without_picture(result.content))
     text = result.content if isinstance(result.content, str) else json.dumps(result.content)
     if len(text) <= 2 * SHORT:
         return result

@@ -325,7 +325,8 @@ def _thinking(value: object) -> object:
 
 class EngineSettings(FileModel):
     """How an engine is asked, where its provider has that: `thinking` in tokens, or `low`, `medium`, `high`; `output`: the most tokens
-    of an answer; `context`: those of a conversation, before the model summarises it."""
+    of an answer; `context`: those of a conversation, before the model summarises it;
+    `images`: whether the model can see."""
 
     thinking: Annotated[
         Literal["low", "medium", "high"] | int | None,
@@ -334,6 +335,7 @@ class EngineSettings(FileModel):
     temperature: Amount | None = None
     output: Positive | None = None
     context: Positive | None = None
+    images: Bool | None = None
 
 
 class EngineKey(FileModel):

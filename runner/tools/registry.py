@@ -52,10 +52,11 @@ class ReadFileInput(Given):
 
 
 class ReadFileOutput(Value):
-    """What a default says is left out of a result, here and below."""
+    """What a default says is left out of a result, here and below. `image`: of a picture, its kind and bytes, `image/png;base64,…`."""
 
     text: str
     note: str = ""
+    image: str = ""
 
 
 class WriteFileInput(Given):

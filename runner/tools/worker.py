@@ -13,6 +13,7 @@ that stay inside, writing follows none. The git folder is out of reach by every 
 
 from __future__ import annotations
 
+import base64
 import bisect
 import contextlib
 import errno
@@ -32,6 +33,13 @@ MOST_READ = 10_000_000  # bytes of a file
 MOST_SEARCHED = 5_000_000  # bytes of a file that is searched; a larger one is named
 MOST_SHOWN = 30_000  # characters of an answer
 MOST_OF_LINE = 2_000
+MOST_OF_PICTURE = 500_000  # bytes
+_PICTURES = {
+    "image/png": rb"\x89PNG\r\n\x1a\n",
+    "image/jpeg": rb"\xff\xd8\xff",
+    "image/gif": rb"GIF8[79]a",
+    "image/webp": rb"RIFF.{4}WEBP",
+}
 MOST_OF_MATCH = 300
 MOST_PLACES = 10  # that an edit shows
 AROUND = 4  # lines of the start and of the end of a long part that was changed
@@ -297,6 +305,14 @@ def _refuse_binary(data: bytes, path: str) -> None:
         raise RefusedError(f"{path} is a binary file, {len(data):,} bytes")
 
 
+def _picture(kind: str, data: bytes) -> dict[str, Any]:
+    """Return a picture for a model that can see, and a line for one that cannot."""
+    text = f"a picture, {kind}, {len(data):,} bytes"
+    if len(data) > MOST_OF_PICTURE:
+        return {"text": f"{text}, which is too big to be shown", "note": ""}
+    return {"text": text, "note": "", "image": f"{kind};base64,{base64.b64encode(data).decode()}"}
+
+
 def _lines(text: str) -> list[str]:
     """Return the lines with their ends; a line ends with a line feed and nothing else."""
     found = text.split("\n")
@@ -420,6 +436,9 @@ def _of_name(name: str) -> str:
 def read_file(root: Root, path: str, start_line: int | None = None, end_line: int | None = None) -> dict[str, Any]:
     with root.walk(path, writing=False) as place:
         data, shown = _read(place, root), place.path
+    kind = next((kind for kind, start in _PICTURES.items() if re.match(start, data, re.DOTALL)), None)
+    if kind is not None:
+        return _picture(kind, data)
     _refuse_binary(data, shown)
     notes = []
     text = data.removeprefix(b"\xef\xbb\xbf").decode(errors="replace")

@@ -1,15 +1,30 @@
-"""Thinking, temperature and output limit, from config.yaml to each wire format."""
+"""Thinking, temperature, output limit and pictures, from config.yaml and the tools to each wire format."""
 
 from __future__ import annotations
 
+import base64
+import json
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from runner.engines import Request, UserTurn, anthropic, chat, gemini, registry, responses
+from runner.engines import (
+    Call,
+    ModelTurn,
+    Request,
+    ToolResult,
+    ToolTurn,
+    UserTurn,
+    anthropic,
+    chat,
+    gemini,
+    registry,
+    responses,
+    sees,
+)
 from tests.conftest import Box
-from tests.executor.minds import agent, finish, mind
+from tests.executor.minds import agent, finish, mind, say, sound
 
 MODELS = {gemini: "gemini-3.8-flash", anthropic: "claude-opus-5-5", chat: "x", responses: "gpt-6.1-terra"}
 
@@ -57,3 +72,56 @@ def test_the_settings_of_config_reach_the_model_wherever_it_is_named(box: Box) -
 def test_the_window_of_a_model_is_known_and_that_of_a_strange_one_is_not() -> None:
     assert registry.window("openai", "gpt-4o") == 128_000
     assert registry.window("ollama", "strange") is None
+
+
+# --- pictures ----------------------------------------------------------------------------------------------------------
+
+DOT = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+SHOWN = base64.b64encode(DOT).decode()
+
+
+@pytest.mark.parametrize(
+    ("form", "sent"),
+    [
+        (gemini, {"inlineData": {"mimeType": "image/png", "data": SHOWN}}),
+        (anthropic, {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": SHOWN}}),
+        (chat, {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{SHOWN}"}}),
+        (responses, {"type": "input_image", "image_url": f"data:image/png;base64,{SHOWN}"}),
+    ],
+)
+def test_a_picture_goes_to_a_model_that_can_see_and_a_line_to_one_that_cannot(form: ModuleType, sent: Any) -> None:
+    content = {"text": "a picture, image/png, 70 bytes", "image": f"image/png;base64,{SHOWN}"}
+    result = ToolResult(id="1", name="read_file", content=content)
+    call = Call(id="1", name="read_file", arguments={"path": "dot.png"})
+    turns = (UserTurn(text="x"), ModelTurn(text="", calls=(call,)), ToolTurn(results=(result,)))
+    for can_see in (True, False):
+        body = json.dumps(form.body(Request(system="", turns=turns, images=can_see), MODELS[form], "p"))
+        assert (json.dumps(sent) in body, body.count(SHOWN)) == (can_see, can_see)
+        assert "a picture, image/png, 70 bytes" in body
+
+
+def test_which_models_can_see_is_known_by_their_names() -> None:
+    asked = Request(system="", turns=())
+    for model in ("gemini-3.8-flash", "claude-opus-5-5", "openai/gpt-4o-mini", "gpt-6.1-terra"):
+        assert sees(asked, model)
+    for model in ("deepseek-chat", "gpt-3.5-turbo", "claude-2.1", "llama3.1"):
+        assert not sees(asked, model)
+
+
+def test_an_agent_reads_a_picture_of_the_repository_which_weighs_little(box: Box) -> None:
+    (box.path / "dot.png").write_bytes(DOT + bytes(90_000))
+    (box.path / "big.gif").write_bytes(b"GIF89a" + bytes(600_000))
+    box.commit("pictures")
+    look = say(("read_file", {"path": "dot.png"}), ("read_file", {"path": "big.gif"}))
+    with mind(box, look, finish()) as wire:
+        protocol = box.new({"01-x": agent("budget: {tokens: 60000}\n")})
+        box.runner("run", protocol, rc=0)
+        first, second, *pictures = wire.bodies[1]["contents"][-1]["parts"]
+    assert first["functionResponse"]["response"]["output"]["text"].startswith("a picture, image/png, 90,0")
+    assert "too big" in second["functionResponse"]["response"]["output"]["text"]
+    assert [one["inlineData"]["mimeType"] for one in pictures] == ["image/png"]
+    shown = box.runner("show", protocol, "x", "--transcript", rc=0).out
+    assert len(shown) < 20_000
+    sound(box, protocol)

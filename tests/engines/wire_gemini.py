@@ -23,7 +23,7 @@ KEY = "test-key-0123456789"
 _PATH = re.compile(r"/v1beta/models/([A-Za-z0-9._-]+):(generateContent|streamGenerateContent\?alt=sse)")
 _GENERATION = {"maxOutputTokens", "thinkingConfig", "responseMimeType", "responseJsonSchema", "temperature"}
 _BODY = {"contents", "generationConfig", "systemInstruction", "tools"}
-_KINDS = {"text", "functionCall", "functionResponse"}
+_KINDS = {"text", "functionCall", "functionResponse", "inlineData"}
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,127}")
 
 
@@ -240,7 +240,11 @@ class Wire:
             need(without not in bare, "a thought signature is missing, or not at its part")
         generation = body.get("generationConfig", {})
         known(generation, _GENERATION, "generationConfig")
-        known(generation.get("thinkingConfig", {}), {"includeThoughts", "thinkingBudget"}, "thinkingConfig")
+        known(
+            generation.get("thinkingConfig", {}),
+            {"includeThoughts", "thinkingBudget", "thinkingLevel"},
+            "thinkingConfig",
+        )
         if "responseJsonSchema" in generation:
             need(generation.get("responseMimeType") == "application/json", "a schema needs responseMimeType")
         known(body.get("systemInstruction", {}), {"role", "parts"}, "systemInstruction")
