@@ -6,9 +6,12 @@ import json
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from runner.trust.rules import transcripts
+from runner.trust.walk import Named
 from tests.conftest import Box
 from tests.engines.test_egress import serving
 from tests.executor.minds import agent, sound, transcript
@@ -80,6 +83,7 @@ def test_a_call_is_allowed_made_and_counted(agents: Box) -> None:
     sound(agents, protocol)
 
 
+@pytest.mark.slow
 def test_the_agents_output_is_kept_byte_for_byte(agents: Box) -> None:
     protocol = made(agents, "say ünïcode")
     agents.runner("run", protocol, rc=0)
@@ -101,13 +105,14 @@ def test_a_denied_call_is_refused_and_the_agent_does_otherwise(agents: Box) -> N
     sound(agents, protocol)
 
 
+@pytest.mark.slow
 def test_a_path_that_leads_elsewhere_by_a_link_is_judged_there(agents: Box) -> None:
     protocol = made(agents, "exec ln -s secret open\nexec mkdir secret\nedit open/a no\nexec rm -r open secret")
     agents.runner("run", protocol, rc=0)
     assert "open/a edit: reject_once" in said(agents, protocol)
 
 
-@pytest.mark.parametrize("engine", ["acp:fake", "acp:back"])
+@pytest.mark.parametrize("engine", ["acp:fake", pytest.param("acp:back", marks=pytest.mark.slow)])
 def test_a_held_call_waits_and_is_made_after_the_approval(agents: Box, alice: Person, engine: str) -> None:
     protocol = made(agents, "edit docs/a.txt first\nedit deploy/a.txt now", engine=engine)
     agents.runner("run", protocol, rc=3)
@@ -127,6 +132,7 @@ def test_a_held_call_waits_and_is_made_after_the_approval(agents: Box, alice: Pe
     sound(agents, protocol)
 
 
+@pytest.mark.slow
 def test_a_rejected_call_is_refused_after_the_wait(agents: Box, alice: Person) -> None:
     protocol = made(agents, "edit deploy/a.txt now")
     agents.runner("run", protocol, rc=3)
@@ -176,19 +182,21 @@ def test_an_agent_that_breaks_off_fails_its_attempt(agents: Box, line: str, word
     assert words in agents.state(protocol)["steps"]["do"]["reason"]
 
 
+@pytest.mark.slow
 def test_the_end_of_its_turn_is_no_proof_and_checks_come_back_to_it(agents: Box) -> None:
     protocol = made(agents, "edit docs/a.txt x", 'qa: {checks: ["test -e docs/none"]}')
     assert agents.runner("run", protocol).code == 1
     assert calls(agents, protocol).count("finish") == 3
 
 
+@pytest.mark.slow
 def test_it_sees_no_variable_but_those_that_are_named(agents: Box) -> None:
     protocol = made(agents, "show")
     agents.runner("run", protocol, rc=0, env={"OPENAI_API_KEY": "sk-canary-canary", "LETTER": "x"})
     assert "OPENAI_API_KEY" not in said(agents, protocol) and "LETTER" not in said(agents, protocol)
 
 
-@pytest.mark.parametrize("engine", ["acp:fake", "acp:back"])
+@pytest.mark.parametrize("engine", ["acp:fake", pytest.param("acp:back", marks=pytest.mark.slow)])
 def test_a_killed_attempt_resumes_with_what_it_has_done(agents: Box, engine: str) -> None:
     protocol = made(agents, "edit docs/a.txt x\nhang", engine=engine)
     at = agents.start("run", protocol)
@@ -223,6 +231,7 @@ def test_its_model_is_asked_through_the_runner_which_adds_the_key_and_counts(age
     sound(agents, protocol)
 
 
+@pytest.mark.slow
 def test_its_model_is_not_asked_past_the_budget(agents: Box) -> None:
     protocol = made(agents, "\n".join(["model"] * 160), "budget: {tokens: 18000}", engine="acp:asks")
     with serving() as provider:
@@ -269,3 +278,21 @@ def test_engines_tells_whether_an_agents_program_is_there(agents: Box) -> None:
     assert "acp:fake  is there" in agents.runner("engines", "acp:fake", rc=0).out
     result = agents.runner("engines", "acp:lost")
     assert result.code == 2 and "is not on the PATH" in result.err
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (("acp:fake/edit", {"path": "docs/a.txt"}), ""),
+        (("acp:fake/edit", {"path": "secret/a"}), "the policy denies the call of acp:fake/edit"),
+        (("acp:fake/edit", {"path": "docs/b", "paths": ["docs/b", "deploy/a"]}), "needed an approval"),
+        (("acp:back/execute", {"command": "true"}), "the policy denies the call of acp:back/execute"),
+    ],
+)
+def test_verify_refuses_a_call_that_the_policy_does_not_allow(agents: Box, call: tuple[str, Any], words: str) -> None:
+    protocol = made(agents, "say hello")
+    git, commit = agents.project().git, agents.git("rev-parse", protocol).strip()
+    named = Named(commit, "step-finished", "do", 1, "")
+    trusted = agents.git("rev-parse", "main").strip()
+    found = transcripts._call_wrong(git, protocol, named, [(*call, False)], set(), trusted, "main")
+    assert words in (found or "") and bool(found) == bool(words)
