@@ -6,6 +6,7 @@ PY = .venv/bin/python
 DEMO_PY = .venv-demo/bin/python
 FUZZ_PY = .venv-fuzz/bin/python
 DOCS_PY = .venv-docs/bin/python
+PACK_PY = .venv-pack/bin/python
 # The demo shows what users get, and quickly: the base install, no tools of the developers'.
 DEV_STAMP = .venv/.stamp
 DEMO_STAMP = .venv-demo/.stamp
@@ -13,6 +14,7 @@ LAB_STAMP = .venv-demo/.stamp-gitlab
 FORGE_STAMP = build/forge/.stamp
 FUZZ_STAMP = .venv-fuzz/.stamp
 DOCS_STAMP = .venv-docs/.stamp
+PACK_STAMP = .venv-pack/.stamp
 
 # In CI a test that was skipped is a failure, unless its reason begins with "allowed:".
 PYTEST = $(PY) -m pytest $(if $(RUNNER_CI),-p tests.no_skips -rs)
@@ -29,7 +31,7 @@ export PYTEST_DEBUG_TEMPROOT ?= $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR ==
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 unexport PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo demo-attack demo-forge picture picture-request test slow nightly long faults simulate contention soak forge containers check fix bench bench-agent peers golden deep fuzz fuzz-keep schemas histories cassettes build docs clean ci
+.PHONY: help demo demo-attack demo-forge picture picture-request test slow nightly long faults simulate contention soak forge containers check fix bench bench-agent peers golden deep fuzz fuzz-keep schemas histories cassettes build dist docs clean ci
 
 help:
 	@echo 'make demo    a model plans and fixes a bug, people steer and sign; in a temporary folder, offline, no model needed'
@@ -61,6 +63,7 @@ help:
 	@echo 'make schemas write schemas/ anew from the models'
 	@echo 'make histories store the histories that are listed and not stored yet (tests/histories)'
 	@echo 'make build   wheel and sdist into dist/'
+	@echo 'make dist    the runner and all that it needs in one file, dist/runner-PLATFORM.pex, for each Python that is here'
 	@echo 'make docs    the documentation as a site in build/site; a link or an anchor that leads nowhere fails'
 	@echo 'make ci      what CI runs, or TARGETS="check test"; as root on Debian it installs what is missing'
 	@echo 'make clean   remove environments, caches and dist/'
@@ -190,6 +193,24 @@ build: $(DEV_STAMP)
 	rm -rf dist
 	$(PY) -m build --outdir dist .
 
+# With the models' and forges' packages. pip makes the wheels, and pex packs those alone: it asks no index for a package of our name.
+PYTHONS = $(shell for v in 3.11 3.12 3.13 3.14; do python$$v -c 0 2>/dev/null && command -v python$$v || true; done)
+PACKED = protocol-runner[gemini,openai,anthropic,github,gitlab]
+PEX = dist/runner-$(shell uname -s | tr A-Z a-z)-$(shell uname -m).pex
+# What pex 2 itself needs for this version of pip, which knows each of these Pythons.
+PEX_NEEDS = pip==24.1 setuptools==70.1.0 wheel==0.43.0
+
+dist: $(PACK_STAMP)
+	@test -n "$(PYTHONS)" || { echo "error: no python3.11 or later was found; name some: make dist PYTHONS=/path/to/python3" >&2; exit 1; }
+	rm -rf build/wheels && mkdir -p build/wheels dist
+	$(PACK_PY) -m pip download -q --no-deps -d build/wheels $(PEX_NEEDS)
+	for python in $(PYTHONS); do \
+		$(PACK_PY) -m pip --python "$$python" wheel -q -f build/wheels -w build/wheels '$(PACKED) @ file://$(CURDIR)' || exit 1; \
+	done
+	.venv-pack/bin/pex --no-index --find-links build/wheels --pip-version 24.1 $(PYTHONS:%=--python %) \
+		--python-shebang '/usr/bin/env python3' --venv -c runner '$(PACKED)' -o $(PEX)
+	@for python in $(PYTHONS); do PEX_ROOT=build/pex "$$python" $(PEX) --version && echo "  by $$python" || exit 1; done; rm -rf build/pex
+
 docs: $(DOCS_STAMP)
 	$(DOCS_PY) -m scripts.site
 
@@ -197,7 +218,7 @@ ci:
 	.ci/run $(TARGETS)
 
 clean:
-	rm -rf .venv .venv-demo .venv-docs .venv-fuzz dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .grimp_cache
+	rm -rf .venv .venv-demo .venv-docs .venv-fuzz .venv-pack dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .grimp_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Prints what is missing and stops, or leaves the path of a fit Python in $$python.
@@ -243,6 +264,9 @@ $(FORGE_STAMP): tests/forge/package.json
 
 $(FUZZ_STAMP): pyproject.toml
 	$(call environment,.venv-fuzz,.[fuzz])
+
+$(PACK_STAMP): Makefile
+	@$(find_python); "$$python" -m venv .venv-pack && echo '*' > .venv-pack/.gitignore && $(PACK_PY) -m pip install -qq 'pex>=2.100,<3' && touch $@
 
 $(DOCS_STAMP): pyproject.toml
 	$(call environment,.venv-docs,.[docs])

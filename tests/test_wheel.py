@@ -95,3 +95,23 @@ def test_what_was_installed_runs_a_workflow_and_proves_it(installed: Installed, 
     (protocol,) = [name for name in box.git("branch", "--format=%(refname:short)").split() if name[0].isdigit()]
     results = {slug: step["result"] for slug, step in box.state(protocol)["steps"].items()}
     assert results == {"echo": {"text": "hello"}, "add": {"sum": 5}}
+
+
+@pytest.mark.parametrize(
+    ("tool", "words"),
+    [("pipx", ("pipx", "install", "--quiet")), ("uv", ("uv", "tool", "install", "--quiet"))],
+)
+def test_the_readme_s_other_ways_install_the_wheel(
+    tool: str, words: tuple[str, ...], installed: Installed, tmp_path: Path
+) -> None:
+    """In a bare environment that has the tool alone."""
+    assert f"`{' '.join(words[:-1])} ." in (ROOT / "README.md").read_text()
+    run(sys.executable, "-m", "venv", tmp_path / "env", cwd=tmp_path)
+    run(tmp_path / "env/bin/python", "-m", "pip", "install", "-q", tool, cwd=tmp_path)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIPX_", "UV_", "XDG_"))}
+    home = tmp_path / "home"
+    home.mkdir()
+    env = {**kept, "HOME": str(home), "PATH": f"{home}/.local/bin:/usr/local/bin:/usr/bin:/bin"}
+    run(tmp_path / "env/bin" / words[0], *words[1:], installed.wheel, cwd=tmp_path, env=env)
+    assert "protocol-runner, version " in run("runner", "--version", cwd=tmp_path, env=env)
+    assert "protocol-runner, version " in run("git-runner", "--version", cwd=tmp_path, env=env)
