@@ -75,7 +75,7 @@ def _line(path: str, names: Sequence[str], limit: int) -> str:
     text = f"{path}: {', '.join(names)}"
     if len(text) <= limit:
         return text
-    kept = text[:limit].rpartition(", ")[0]
+    kept = text[: max(0, limit)].rpartition(", ")[0]
     shown = kept.count(", ") + 1
     return f"{kept}, … {len(names) - shown} more" if kept else ""
 
