@@ -400,6 +400,8 @@ class AcpEngine:
 
         def take(data: bytes) -> None:
             self._bytes.extend(data)
+            if len(self._bytes) > _MOST_LINE:
+                raise _EndedError(f"it said more than {_MOST_LINE:,} bytes between two records")
             if on_bytes is not None:
                 on_bytes(data)
 
@@ -529,7 +531,9 @@ class AcpEngine:
         )
 
     def _relative(self, path: str) -> str:
-        """Return a path from the workspace's top, where it is below it."""
+        """Return a path from the workspace's top, where it is below it, however it is spelled."""
+        if path.startswith("/"):
+            path = "/" + os.path.normpath(path).lstrip("/")
         for root in (self._cwd, self._plain(self._cwd)):
             if path == root or path.startswith(f"{root}/"):
                 return os.path.normpath(path[len(root) :].lstrip("/") or ".")

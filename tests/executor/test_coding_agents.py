@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from runner.engines.acp import AcpEngine
+from runner.engines.agents import Agent
 from runner.trust.rules import transcripts
 from runner.trust.walk import Named
 from tests.conftest import Box
@@ -296,3 +298,14 @@ def test_verify_refuses_a_call_that_the_policy_does_not_allow(agents: Box, call:
     trusted = agents.git("rev-parse", "main").strip()
     found = transcripts._call_wrong(git, protocol, named, [(*call, False)], set(), trusted, "main")
     assert words in (found or "") and bool(found) == bool(words)
+
+
+@pytest.mark.parametrize(
+    "path", ["/w/t/secret/a", "/w/./t/secret/a", "//w/t//secret/a", "/w/t/docs/../secret/a", "secret/a"]
+)
+def test_a_path_is_the_same_however_it_is_spelled(path: str) -> None:
+    row = Agent(command=("x",))
+    engine = AcpEngine(
+        "acp:x", row, start=lambda: pytest.fail(), cwd="/w/t", plain=lambda v: v, write=lambda *a: None, until=0.0
+    )
+    assert engine._relative(path) == "secret/a"
