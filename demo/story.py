@@ -116,7 +116,7 @@ PROJECT = {
         # Read from the trusted branch only: here the local main, as there is no remote.
         tools:
           - {module: project_tools.rates, effects: {official_rate: read}}
-          - {module: project_tools.mail, effects: {announce: {external: never}}, env: [SHOP_MAIL], network: [127.0.0.1]}
+          - {module: project_tools.mail, effects: {announce: {external: never}}, env: [SHOP_MAIL], network: ["localhost:@PORT@"]}
         """,
 }
 
@@ -183,7 +183,8 @@ def mail_service(mailed: Path) -> Iterator[str]:
 def plan(term: Terminal, root: Path) -> Path:
     """Make the project, have the work planned; return the person's worktree of the protocol."""
     shop = root / "shop"
-    write(shop, PROJECT)
+    port = term.env["SHOP_MAIL"].partition(":")[2]
+    write(shop, {path: text.replace("@PORT@", port) for path, text in PROJECT.items()})
     term.cwd = shop
     for setting in (("user.name", "Alice"), ("user.email", "alice@example.test"), ("init.defaultBranch", "main")):
         term.run("git", "config", "--global", *setting, hide=True)
