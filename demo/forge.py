@@ -41,7 +41,7 @@ CONFIG = """\
 publish: always
 tools:
   - {module: project_tools.rates, effects: {official_rate: read}}
-  - {module: project_tools.mail, effects: {announce: {external: never}}, env: [SHOP_MAIL], network: [127.0.0.1]}
+  - {module: project_tools.mail, effects: {announce: {external: never}}, env: [SHOP_MAIL], network: ["localhost:@PORT@"]}
 """
 APPROVALS = """\
 approvals:
@@ -284,7 +284,8 @@ def set_up(team: Team) -> None:
     ids = ", ".join(f"{name}@example.test: {team.accounts[name].id}" for name in PEOPLE)
     rules = f'\nforge: {{"{host}": {{{ids}}}}}\n{APPROVALS}'
     (folder / "policy.yaml").write_text(text + rules, encoding="utf-8")
-    for name, more in (("config.yaml", CONFIG), ("allowed_signers", team.key_line("bob"))):
+    port = team.env["SHOP_MAIL"].partition(":")[2]
+    for name, more in (("config.yaml", CONFIG.replace("@PORT@", port)), ("allowed_signers", team.key_line("bob"))):
         with (folder / name).open("a", encoding="utf-8") as file:
             file.write(more)
     tell(
