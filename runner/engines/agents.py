@@ -10,12 +10,14 @@ import difflib
 import importlib.util
 import shutil
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from runner.engines import EngineError
 from runner.errors import UsageError, installs
-from runner.protocol.config import CodingAgent, Config
 from runner.values import dataclass
+
+if TYPE_CHECKING:
+    from runner.protocol.config import CodingAgent, Config
 
 PACKAGE: Final = "acp"  # the module of `agent-client-protocol`, and the extra that installs it
 
