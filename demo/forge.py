@@ -99,7 +99,7 @@ class Team(Terminal):
         home = self.root / name
         self.env.clear()
         self.env.update(self.plain)
-        self.env |= {"HOME": str(home), "RUNNER_FORGE_TOKEN": "glpat-bot"}
+        self.env |= {"HOME": str(home), "RUNNER_FORGE_TOKEN": "glpat-bot", "RUNNER_PACKAGE": "protocol-runner"}
         self.prompt, self.cwd = f"{name}$", home / "shop"
 
     def job(self, name: str, *, writes: bool) -> None:
@@ -275,7 +275,7 @@ def set_up(team: Team) -> None:
         "is real, over HTTP with tokens.) Alice sets it up: a policy, her key, the pipeline's jobs."
     )
     team.act("alice")
-    team.run("runner", "init", "--forge", f"gitlab {team.url}", "--yes")
+    team.run("runner", "init", "--ci", "--forge", f"gitlab {team.url}", "--yes")
     folder = team.cwd / ".protocols"
     before = (folder / "policy.yaml").read_text(encoding="utf-8")
     text = re.sub(r"maintainer: \[.*\]", "maintainer: [alice@example.test, bob@example.test]", before)
