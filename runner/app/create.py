@@ -99,7 +99,7 @@ def text_from(cwd: Path, named: Path) -> str:
     except OSError as error:
         raise UsageError(f"{named} cannot be read: {error.strerror}", str(cwd), "name another file") from error
     before = ""
-    while text != before:  # what is left of one may make another
+    while text != before:  # the rest of one may form another
         before = text
         text = _HIDDEN.sub("", "".join(char for char in text if char in "\n\t" or is_harmless(char)))
     if not text.strip():

@@ -69,9 +69,9 @@ class File:
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What a repository is to be set up with, besides config, policy and key. `scripts`: of scripts/ci; `ci`: they, jobs and
-    templates of requests; `prompts`: for people's own agents; `forge`: as `forge:` of config.yaml has it, where it is named now;
+    templates of requests; `prompts`: for other agents; `forge`: as `forge:` of config.yaml has it, where it is named now;
     `proposed`: scripts of scripts/ci that take the place of the stack's, by their paths; `check`: the line that runs the
-    tests, as far as one was tried; `update`: replace the files that nobody edited since `init` wrote them."""
+    tests, as far as one was tried; `update`: replace the files that are as `init` wrote them."""
 
     scripts: bool = False
     ci: bool = False

@@ -1,6 +1,6 @@
 """What a program may leave for people: a plan or an edit that a person commits, and an answer to a model's question.
 
-A proposal is kept beside the clone's notes, on no branch and in no checkout: the runner picks up what is edited in a worktree as that
+A proposal is kept beside the clone's notes, on no branch and in no checkout: the runner picks up edits in a worktree as that
 person's own, so nothing of a program's may lie there.
 """
 
@@ -83,7 +83,7 @@ def edit(project: Project, protocol: str, file: str, text: str) -> str:
 
 
 def answer(project: Project, protocol: str, which: str | None, text: str) -> str:
-    """Answer a model's question, and have the record say through what; return what is recorded.
+    """Answer a model's question, and record through which program it came; return the recorded text.
 
     Raises:
         RefusedError: it is a person's: a human step, an unknown effect, a held call, an approval, or what an MCP server asks.

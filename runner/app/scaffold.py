@@ -1,5 +1,5 @@
 """The files of a repository that not everybody wants, filled in for it: scripts and jobs for its CI, templates for its requests, and
-prompts for people's own agents. `runner init --ci` and `--prompts` write them.
+prompts for other agents. `runner init --ci` and `--prompts` write them.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def script(name: str, run: str, how: str) -> bytes:
 
 
 def prompts() -> dict[str, bytes]:
-    """Return path to bytes of the prompts for people's own agents."""
+    """Return path to bytes of the prompts for other agents."""
     return {f"{paths.ROOT}/prompts/{name}.prompt.md": resources.prompt(f"{name}.prompt").encode() for name in PROMPTS}
 
 

@@ -42,7 +42,7 @@ from runner.values import dataclass
 @click.option("--ci", is_flag=True, help="Also write scripts/ci/, and CI jobs and a request template for the forge.")
 @click.option("--prompts", is_flag=True, help="Also write prompts for other agents, into .protocols/prompts/.")
 @click.option(
-    "--update", is_flag=True, help="Replace the files that nobody edited since; show how the others would differ."
+    "--update", is_flag=True, help="Replace the files that are as init wrote them; show how the others would differ."
 )
 @click.option("--init-if-needed", is_flag=True, help="Create a git repository first, if there is none.")
 @click.option("--clone", "url", metavar="URL", help="Clone URL into FOLDER first, and set up the clone.")

@@ -37,8 +37,8 @@ POLL = 0.5  # seconds between two looks at the branch
 @click.option(
     "--follow", is_flag=True, help="Print new events, and the turns of a running step, until the protocol ends."
 )
-@click.option("--oneline", "form", flag_value="oneline", help="One line per commit: transitions, and people's edits.")
-@click.option("--graph", "form", flag_value="graph", help="The same as git draws it, with what was merged.")
+@click.option("--oneline", "form", flag_value="oneline", help="One line per commit: transitions, and edits.")
+@click.option("--graph", "form", flag_value="graph", help="The same as git draws it, with merges.")
 @click.pass_obj
 def command(session: Session, protocol: str | None, as_json: bool, follow: bool, form: str | None) -> None:
     """Show the events of PROTOCOL, oldest first, one a line; times are UTC.

@@ -85,7 +85,7 @@ class Pipe:
         self._out += json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n"
 
     def next(self, timeout: float) -> dict[str, Json]:
-        """Send what is to be sent, and return the child's next message; what is no message is passed over.
+        """Send pending bytes, and return the child's next message; other lines are skipped.
 
         Raises:
             TimeoutError: it said nothing for so long. _EndedError: it ended.
@@ -125,7 +125,7 @@ class Pipe:
         raise TimeoutError
 
     def flush(self, seconds: float = 1.0) -> None:
-        """Send what is left, for so long at most."""
+        """Send the rest, for so long at most."""
         by = time.monotonic() + seconds
         with contextlib.suppress(OSError, _EndedError, TimeoutError):
             while self._out and (left := by - time.monotonic()) > 0:
@@ -238,7 +238,7 @@ class AcpEngine:
             return self._failed(f"{error}{self._last_words()}")
 
     def close(self) -> None:
-        """Cancel what is under way, and end the agent."""
+        """Cancel the current turn, and end the agent."""
         pipe, self._pipe = self._pipe, None
         if pipe is None:
             return
@@ -251,9 +251,9 @@ class AcpEngine:
         pipe.session.close(1.0)
 
     def permit(self, name: str, arguments: Mapping[str, Json]) -> dict[str, Json]:
-        """Let the agent make the call that the loop was told of last, and wait for its end; what the loop knows of it is its result.
+        """Let the agent make the last call that the loop got, and wait for its end; the loop gets its result.
 
-        Where another process had told the loop, the agent asks again, and is allowed then.
+        Where that was in another process, the agent asks again, and is allowed then.
         """
         if self.over:
             return {"permission": "not asked", "status": self.over.popleft().status}
@@ -540,7 +540,7 @@ class AcpEngine:
         return path if path.startswith("/") else os.path.normpath(path)
 
     def _answer(self, asked: Asked, *, allowed: bool) -> bool:
-        """Answer what the agent asks; return whether it may go on with it."""
+        """Answer what the agent asks; return whether it may do it."""
         assert self._pipe is not None
         self._asked = None
         if asked.writes is not None:
@@ -602,7 +602,7 @@ class AcpEngine:
                 return self._ended(usage=usage, finish="length", problem=str(other))
 
     def _goes_on(self, *made: Asked) -> Response:
-        """Return calls of a turn that goes on: its end says what it cost."""
+        """Return calls of an unfinished turn: its end has the cost."""
         calls = tuple(Call(id=one.id, name=one.name, arguments=one.arguments) for one in made)
         response = self._ended(calls)
         is_known = response.usd is not None or response.usage != Usage()
@@ -632,7 +632,7 @@ class AcpEngine:
         finish: str = "stop",
         problem: str = "",
     ) -> Response:
-        """Return a turn of the conversation with all that was said in it, and what it cost, where the agent says so."""
+        """Return a turn of the conversation with its text, and its cost, where the agent reports one."""
         usd: Decimal | None = None
         if self.meter is not None:
             usage, usd = self.meter.take()

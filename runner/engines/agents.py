@@ -32,7 +32,7 @@ class AgentMissingError(EngineError):
 class Agent:
     """How a coding agent is started.
 
-    `mode`: the strictest in which it still works; empty where it has none. `env`: what it gets, and `files`: what is written below
+    `mode`: the strictest in which it still works; empty where it has none. `env`: what it gets, and `files`: files below
     HOME before it starts. In all of them, `{model}` is the model that the engine's name gives, `{endpoint}` the address where it is
     asked, and `{key}` a word in the place of the key, which the endpoint adds; a variable, or a line of a file, with one that there
     is not is left out. `speaks`: whose API it expects at the endpoint, a row of `registry.ROWS`; empty where its endpoint cannot be
@@ -219,7 +219,7 @@ def find(engine: str, config: Config) -> Agent:
 
 
 def filled(text: str, words: Mapping[str, str]) -> str | None:
-    """Return the text with its words filled in; None where one of them is not there."""
+    """Return the text with its placeholders filled in; None where one is missing."""
     for name, value in words.items():
         if name in text and not value:
             return None

@@ -391,7 +391,7 @@ class CliEngine:
         )
 
     def _has_changed(self) -> bool:
-        """Return whether there is any work; what of it cannot be taken is told where it is collected."""
+        """Return whether there is any work; what cannot be taken is reported when it is collected."""
         try:
             return bool(self.place.run.workspace.collect(self.place.run.view.tip).changed)
         except RunnerError:

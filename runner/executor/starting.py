@@ -1,7 +1,7 @@
 """What an attempt's first request says of the repository, to save turns: its files, how it is tested where the step has no checks,
 and what the step's checks find before the work.
 
-All of it but the runner's own words is quoted as untrusted. A step with a tool that reaches outside starts without it: its calls would
+All of it but the runner's sentences is quoted as untrusted. A step with a tool that reaches outside starts without it: its calls would
 need approval from the first one on.
 """
 

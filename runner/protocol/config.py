@@ -80,7 +80,7 @@ def _package(text: str) -> str:
 
 
 def _endpoint(text: str) -> str:
-    """Refuse a URL that would send what is asked in the clear, or that has a secret in it."""
+    """Refuse a URL that would send requests in the clear, or that has a secret in it."""
     try:
         parts = urlsplit(text)
         host, _ = parts.hostname or "", parts.port

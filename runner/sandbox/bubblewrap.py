@@ -456,7 +456,7 @@ def _of_proc() -> Iterator[str]:
 
 
 def hidden_of_proc() -> list[str]:
-    """Return what of /proc an engine has to hide, if it cannot show it read-only: what is secret, and what could be written."""
+    """Return what of /proc an engine has to hide, if it cannot show it read-only: secrets, and writable files."""
     return [path for path, _ in _entries_of_proc()] if sys.platform == "linux" else []
 
 

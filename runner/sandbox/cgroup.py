@@ -21,7 +21,7 @@ _SHOW = f'read -r own </proc/self/cgroup && cat "{_ROOT}${{own#0::}}/memory.max"
 
 
 def scope(limits: Limits) -> tuple[str, ...]:
-    """Return the words before a command that put it into a scope, with no environment; none where nothing is bounded.
+    """Return the arguments before a command that put it into a scope, with no environment; none where nothing is bounded.
 
     systemd-run, which needs `environment`, becomes the command, so that this is the caller's own child.
     """

@@ -136,7 +136,7 @@ class Engine:
 
     @property
     def removal(self) -> tuple[str, ...]:
-        """Return the words that remove a container at once, whatever runs in it."""
+        """Return the command that removes a container at once."""
         return ("rm", "-f", *(("-t", "0") if self.name == "podman" else ()))
 
 

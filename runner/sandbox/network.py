@@ -388,7 +388,7 @@ def _connected(addresses: list[str], port: int) -> socket.socket:
 
 
 def _read_head(source: socket.socket) -> tuple[bytes, bytes]:
-    """Return a request or an answer up to the empty line, and what was read beyond.
+    """Return a request or an answer up to the empty line, and the bytes after it.
 
     Raises:
         OSError: it is too long, or does not come in time.

@@ -73,7 +73,7 @@ class OutcomeUnknownError(ToolError):
 
 
 class AsksError(ToolError):
-    """The tool asks a person before it does what was called; `message` is the question. The call is made again with the answer."""
+    """The tool asks a person before it acts; `message` is the question. The call is made again with the answer."""
 
 
 class Tool(Protocol):

@@ -358,7 +358,7 @@ class _CountedStream(httpx2.AsyncByteStream):
 
 
 def _value(result: types.CallToolResult) -> Any:
-    """Return a result: its structure where it has one, else its text. What is neither is named, and left out."""
+    """Return a result: its structure where it has one, else its text. Other content is named, and left out."""
     if result.structured_content is not None:
         return json.loads(json.dumps(result.structured_content, allow_nan=False))
     texts = []

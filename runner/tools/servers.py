@@ -1,6 +1,6 @@
 """Tools of MCP servers: by the descriptions that people pinned, and calls of which the first starts the server.
 
-The words of a tool (title, description, schemas) reach a model, so they are an instruction that a stranger wrote. A person reads them
+The texts of a tool (title, description, schemas) reach a model, so they are an instruction that a stranger wrote. A person reads them
 once (`runner mcp pin NAME`) and commits them with their digest; models are shown those, never what the server says now. A server whose
 list is another one is not called. Its annotations, such as `readOnlyHint`, are its own claim: config.yaml declares the effects.
 `mcp_client` speaks the protocol; it and the SDK are loaded by the first call.

@@ -144,7 +144,7 @@ def executor(chosen: Selection) -> Iterator[Finding]:
             "note",
             f"commands of steps run in an image that is named without its digest: {image}",
             f"devcontainer.json on {project.trusted.branch}",
-            "whoever publishes it can change what they run in; the record names the digest that it had",
+            "its publisher can change the environment of commands; the record names the digest that it had",
             f"name it in {paths.CONFIG}: `workspace: {{image: NAME@sha256:DIGEST}}`",
         )
     if name == "host":
