@@ -17,7 +17,7 @@ from runner.errors import UsageError, installs
 from runner.values import dataclass
 
 if TYPE_CHECKING:
-    from runner.protocol.config import CodingAgent, Config
+    from runner.protocol.config import Config
 
 PACKAGE: Final = "acp"  # the module of `agent-client-protocol`, and the extra that installs it
 
@@ -195,25 +195,27 @@ def find(engine: str, config: Config) -> Agent:
     """
     prefix, name, model = split(engine)
     table, own = TABLES[prefix], getattr(config, prefix)
-    row, given = table.get(name), own.get(name, CodingAgent.model_construct())
-    if row is None and not given.command:
-        near = difflib.get_close_matches(name, [*table, *own], n=1)
-        hint = (
-            f"did you mean {prefix}:{near[0]}?" if near else f"there is {', '.join(f'{prefix}:{one}' for one in table)}"
-        )
-        more = f"; one of your own is `{prefix}: {{{name or 'NAME'}: {{command: […]}}}}` in .protocols/config.yaml"
-        raise UsageError(f"there is no coding agent `{engine}`", f"engine `{engine}`", hint + more)
-    if row is None or given.command:
+    row, given = table.get(name), own.get(name)
+    if given is not None and given.command:
         keys = {_KEYS[given.speaks]: "{key}"} if given.speaks else {}
         row = Agent(
             command=given.command,
             env={**dict.fromkeys(given.endpoint, "{endpoint}"), **keys},
             speaks=given.speaks or "",
         )
+    if row is None:
+        near = difflib.get_close_matches(name, [*table, *own], n=1)
+        hint = (
+            f"did you mean {prefix}:{near[0]}?" if near else f"there is {', '.join(f'{prefix}:{one}' for one in table)}"
+        )
+        more = f"; one of your own is `{prefix}: {{{name or 'NAME'}: {{command: […]}}}}` in .protocols/config.yaml"
+        raise UsageError(f"there is no coding agent `{engine}`", f"engine `{engine}`", hint + more)
     if not model and (row.is_model_needed or any("{model}" in word for word in row.command)):
         raise UsageError(
             f"`{engine}` does not say which model", f"engine `{engine}`", f"write it as {prefix}:{name}:MODEL"
         )
+    if given is None:
+        return row
     mode = given.mode if given.mode is not None else row.mode
     return dataclasses.replace(row, mode=mode, passed=given.env, hosts=given.network)
 
