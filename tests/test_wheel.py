@@ -24,7 +24,7 @@ DATA = ("schemas", "templates", "prompts")
 IMPORT_ALL = """
 import importlib, pkgutil, sys, runner
 for found in pkgutil.walk_packages(runner.__path__, "runner."):
-    if found.name != "runner.__main__":
+    if found.name not in ("runner.__main__", "runner.tools.mcp_client"):  # which the first call to an MCP server loads, with its extra
         importlib.import_module(found.name)
 print(runner.__file__)
 """

@@ -23,7 +23,7 @@ import yaml
 
 from runner.forge import Status
 from tests.ci.actions import ROOT, Machine, Ran
-from tests.conftest import Box, Result, make_box
+from tests.conftest import JOBS, Box, Result, make_box
 from tests.forge import smart_http
 from tests.forge.github_front import HERE, Known
 from tests.forge.grounds import TOKEN, GitHubGround, GitLabGround
@@ -125,7 +125,8 @@ class Team:
     def init(self, *, config: str, approvals: str, coworkers: dict[str, str] | None = None) -> None:
         """Set the project up, and say who may say yes: Bob and Carol, who wrote none of it."""
         place = f"{self.ground.name} {self.ground.place.site}/{self.ground.place.path}"
-        self.runner("init", "--yes", "--commit", "--forge", place, rc=0)
+        self.box.env |= JOBS
+        self.runner("init", "--ci", "--yes", "--commit", "--forge", place, rc=0)
         settings, policy = self.box.path / ".protocols/config.yaml", self.box.path / ".protocols/policy.yaml"
         settings.write_text(f"{settings.read_text()}{config}")
         text = policy.read_text().replace(

@@ -20,7 +20,7 @@ from unittest import mock
 
 from runner import sandbox
 from runner.engines import Call, ModelTurn, NetworkError, Request, Response, ToolTurn, Usage, registry
-from runner.sandbox import EXECUTORS, Command, Limits, Outcome, Place
+from runner.sandbox import Command, Limits, Outcome, Place
 from runner.store.remote import Mirror
 
 if TYPE_CHECKING:
@@ -269,7 +269,7 @@ def laid(world: World) -> Iterator[None]:
     """Be what is outside while the block lasts."""
     place: sandbox.Sandbox = Sandbox(world)  # so that mypy sees what it lacks
     with (
-        mock.patch.dict(EXECUTORS, {"sandbox": lambda toolchains, user_namespaces: place}),
+        mock.patch("runner.sandbox.Bubblewrap", lambda toolchains, user_namespaces: place),
         mock.patch.object(registry, "open_engine", lambda name, environ, base: Script(world)),
         mock.patch("runner.tools.files.exchange", exchange),
         mock.patch("runner.tools.python.exchange", exchange),
