@@ -21,6 +21,11 @@ def lines_of(text: str) -> list[str]:
     return lines if lines[-1] else lines[:-1]
 
 
+def with_ends(text: str) -> list[str]:
+    """Return the lines of a text, each with its LF; the last may have none."""
+    return re.findall(r"[^\n]*\n|[^\n]+", text)
+
+
 def is_harmless(char: str) -> bool:
     """Return whether a character is shown as itself: it neither steers a terminal nor turns the direction of a text round."""
     return char.isprintable() and not "\u202a" <= char <= "\u202e" and not "\u2066" <= char <= "\u2069"

@@ -14,6 +14,7 @@ from typing import Final
 from runner.app import create, steer
 from runner.errors import RefusedError, UsageError
 from runner.executor import load
+from runner.lines import with_ends
 from runner.protocol import ids, paths, plans, strict_yaml
 from runner.protocol.ids import digest
 from runner.store import lookup, snapshot, worktree
@@ -65,8 +66,8 @@ def edit(project: Project, protocol: str, file: str, text: str) -> str:
     old = strict_yaml.decode(before[file], file) if file in before else ""
     path = f"{paths.folder(name)}/{file}"
     lines = difflib.unified_diff(
-        old.splitlines(keepends=True),
-        new.splitlines(keepends=True),
+        with_ends(old),
+        with_ends(new),
         f"a/{path}" if file in before else "/dev/null",
         f"b/{path}",
     )

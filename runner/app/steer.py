@@ -15,7 +15,7 @@ from runner.app.describe import Next
 from runner.errors import HeldError, RefusedError, UnreachableError, UsageError
 from runner.executor import advance, answers, load
 from runner.executor.transition import attempt_ref
-from runner.git import Git, Options, Worktree
+from runner.git import Options, Worktree
 from runner.protocol import decision, ids, log, paths, strict_yaml
 from runner.protocol import events as ev
 from runner.protocol.event_types import event_type
@@ -205,7 +205,7 @@ def retry(project: Project, protocol: str, *, step: str | None = None, keep: boo
         nonlocal made
         state = seen.state
         refuse_ended(state, "retry")
-        slug = _to_retry(project.git, seen, step)
+        slug = _to_retry(project, seen, step)
         attempt, kept = state.steps[slug].attempt, None
         if keep is False and record.work_of(project.git, protocol, seen.tip, slug) and not _kept(project, seen, slug):
             back = (
@@ -246,12 +246,16 @@ def _continues(project: Project, seen: Snapshot, slug: str) -> bool:
     return tree is not None and not transaction.paths_outside(project.git.changed(seen.tip, tree))
 
 
-def _to_retry(git: Git, seen: Snapshot, name: str | None) -> str:
+def _to_retry(project: Project, seen: Snapshot, name: str | None) -> str:
     state, where = seen.state, paths.folder(seen.protocol)
     stopped = _stopped(state)
     if name is None:
         if not stopped:
-            known = state.open_steps() if state.status in decision.ACTIVE else ()
+            trees = worktree.on_branch(project.git, project.branch(seen.protocol))
+            can = state.status in decision.ACTIVE and not any(
+                worktree.uncommitted(project.git, tree, where) for tree in trees
+            )
+            known = state.open_steps() if can else ()
             again = [slug for slug, _ in known if _is_retriable(state, slug)]
             more = f"; `runner retry {number(state.protocol)} --step {again[-1]}` does that step again" if again else ""
             raise RefusedError(
@@ -271,7 +275,7 @@ def _to_retry(git: Git, seen: Snapshot, name: str | None) -> str:
             hint = f"`runner retry {number(state.protocol)}` without --step retries {stopped[0]}, which failed"
         raise RefusedError(f"{what}: it did not fail", where, hint)
     if not _is_retriable(state, slug):
-        revision = before_work(git, state.protocol, seen.tip, slug)
+        revision = before_work(project.git, state.protocol, seen.tip, slug)
         back = f"`runner undo {number(state.protocol)}@{revision}` takes it back, and the next run does the step again"
         raise RefusedError(f"the work of {slug} waits for an approval", where, back)
     return slug

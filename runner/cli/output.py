@@ -35,7 +35,7 @@ def kept(project: Project, protocol: str, slug: str, attempt: int, check: int | 
 def _network_of(data: bytes) -> bytes:
     """Return the lines about the network of a command that printed nothing; what it printed when it ran before is there, too."""
     last = data.rpartition(history.AGAIN)[2]
-    return last if all(line.startswith(b"[network] ") for line in last.splitlines()) else b""
+    return last if all(line.startswith(b"[network] ") for line in last.rstrip(b"\n").split(b"\n")) else b""
 
 
 def is_kept(project: Project, protocol: str, slug: str) -> bool:

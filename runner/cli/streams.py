@@ -19,6 +19,7 @@ from typing import TextIO
 import click
 
 from runner.errors import UsageError
+from runner.lines import lines_of
 
 
 class LostResultError(UsageError):
@@ -106,7 +107,7 @@ def for_child() -> int | None:
 
 def kept() -> list[str]:
     """Return the lines that were kept; later output is written again."""
-    found = "".join(_kept or ()).splitlines()
+    found = lines_of("".join(_kept or ()))
     keep(on=False)
     return found
 

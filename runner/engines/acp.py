@@ -35,6 +35,7 @@ from runner.engines import (
 )
 from runner.engines.agents import Agent, AgentMissingError
 from runner.errors import UsageError
+from runner.lines import lines_of
 from runner.sandbox import Session
 from runner.values import dataclass
 
@@ -659,7 +660,7 @@ class AcpEngine:
         if pipe is None:
             return ""
         outcome = pipe.session.close(0.5)
-        lines = [line.strip() for line in outcome.tail.decode(errors="replace").splitlines() if line.strip()]
+        lines = [line.strip() for line in lines_of(outcome.tail.decode(errors="replace")) if line.strip()]
         said = next((line for line in reversed(lines) if "error" in line.lower()), "".join(lines[-1:]))
         return f" with exit code {outcome.code}" + (f": {said[:300]}" if said else "")
 

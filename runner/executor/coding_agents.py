@@ -42,6 +42,7 @@ from runner.executor.effects import Made
 from runner.executor.loop import Limits, Total
 from runner.executor.step_run import KeptOutput, StepRun
 from runner.executor.workspace_session import step_path
+from runner.lines import lines_of, with_ends
 from runner.protocol import paths
 from runner.sandbox import Network, Session
 from runner.tools import Contract, Tool, ToolError
@@ -208,7 +209,7 @@ class Place:
             "{key}": "held-by-the-runner" if self.meter else "",
         }
         for path, text in self.row.files.items():
-            lines = (agents.filled(line, words) for line in text.splitlines(keepends=True))
+            lines = (agents.filled(line, words) for line in with_ends(text))
             _put(session.home(), path, "".join(filter(None, lines)))
         given = {name: agents.filled(text, words) for name, text in self.row.env.items()}
         return {
@@ -402,5 +403,5 @@ class CliEngine:
 
 
 def _last(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in lines_of(text) if line.strip()]
     return lines[-1][:300] if lines else ""

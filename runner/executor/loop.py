@@ -55,6 +55,7 @@ PATIENCE = 60.0  # seconds to wait for an engine while another one could be aske
 TRIES = 6  # how often one request is made before its error is told
 LOOKS = 12  # rounds of calls before a plan or a verdict
 CONTEXT = 160_000  # tokens that a conversation may have, by estimate, before the model summarises it
+SMALLEST = 2_000  # up to which no limit is looked up: the table of models takes long to load
 FOLD = 40_000  # tokens by which it grows before old tool output is shortened: each time the provider's cache is lost
 KEEP_WHOLE = 6  # tool turns at the end that are never shortened
 Answer = TypeVar("Answer", transcript.Response, Summary)
@@ -193,7 +194,7 @@ class Loop:
     answered: dict[str, str] = field(default_factory=dict)
     offered: frozenset[str] | None = None
     untrusted: bool = False
-    context: int | None = CONTEXT
+    context: Callable[[], int] | None = lambda: CONTEXT
     proposal: str = ""
     looked: int = 0
     total: Total = field(default_factory=Total)
@@ -373,7 +374,7 @@ class Loop:
     # --- asking --------------------------------------------------------------------------------------------------------
 
     def _next(self, turns: list[Turn]) -> ModelTurn | Ended:
-        most = self.context
+        most = self.context() if self.context and self._tokens(turns) > SMALLEST else None
         if most is not None and self._tokens(turns) > min(self._folded + FOLD, most):
             self._shorten(turns)
             self._folded = self._tokens(turns)
@@ -387,7 +388,7 @@ class Loop:
             half = self._tokens(turns) // 2
             if most is None or most <= half:
                 raise
-            self.context = half
+            self.context = lambda: half
             return self._next(turns)
         record = self._answer(transcript.Response, engine, response, kind="response")
         return self._heard(record, turns, response.turn) or self._ended or self._next(turns)

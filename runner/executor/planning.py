@@ -459,7 +459,7 @@ def task_of_new(project: Project, request: str, start: str, *, text: str = "", w
     """Return the prompt of a model that plans new work; `start`: the plan's first commit; `text`: untrusted, of `where`."""
     about = prompting.fence(prompting.cut(text, REQUEST_LIMIT), where)
     wanted = f"Plan the work that this text describes:\n\n{about}" if text else prompting.cut(request, REQUEST_LIMIT)
-    if text and request != text.splitlines()[0].lstrip("#").strip():
+    if text and request != lines_of(text)[0].lstrip("#").strip():
         wanted = f"{prompting.cut(request, REQUEST_LIMIT)}\n\nIt is described in this text:\n\n{about}"
     parts = [
         f"# What is wanted\n\n{wanted}",

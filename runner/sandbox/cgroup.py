@@ -51,7 +51,7 @@ def has_killed(events: int) -> bool:
         data = os.pread(events, 4096, 0)
     except OSError:
         return False
-    return any(line.startswith(b"oom_kill ") and line.split()[1] != b"0" for line in data.splitlines())
+    return any(line.startswith(b"oom_kill ") and line.split()[1] != b"0" for line in data.split(b"\n"))
 
 
 def _words(systemd: str, limits: Limits) -> tuple[str, ...]:

@@ -331,7 +331,8 @@ class Proxy:
             if head and (proxy or not asked.is_tunnel):
                 server.sendall("\r\n".join([*head, "", ""]).encode("latin-1"))
             if proxy and asked.is_tunnel and not re.match(rb"HTTP/1\.[01] 2", said := _read_head(server)[0]):
-                raise ConnectionRefusedError(0, f"the proxy beyond says {said[:80].splitlines()[0]!r}")
+                first = said[:80].partition(b"\r\n")[0]
+                raise ConnectionRefusedError(0, f"the proxy beyond says {first!r}")
             server.settimeout(None)
         except BaseException:
             server.close()

@@ -13,7 +13,7 @@ import pytest
 
 from runner import resources
 from runner.protocol import plans
-from tests.conftest import Box, command, make_box
+from tests.conftest import JOBS, Box, command, make_box
 
 ADD = ("--input", "text=hello", "--input", "a=2", "--input", "b=3")
 CONFIG = ".protocols/config.yaml"
@@ -406,10 +406,11 @@ def test_an_init_that_cannot_finish_leaves_none_of_its_files(box: Box) -> None:
         "-m",
         "runner",
         "init",
+        "--ci",
         "--yes",
     ]  # as on a full disk
     # The limit would cut compiled modules too, and leave them to every later process.
-    env = {**box.environment(), "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONDONTWRITEBYTECODE": "1"}
+    env = {**box.environment(JOBS), "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(argv, cwd=box.path, env=env, capture_output=True, text=True)
     assert done.returncode == 2 and "scripts/ci/protocol.sh cannot be written" in done.stderr, done.stderr
     assert sorted(box.path.rglob("*")) == before

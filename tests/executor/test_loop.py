@@ -444,9 +444,9 @@ def test_killed_after_the_answer_that_ends_it_it_ends_the_same_way(tmp_path: Pat
 
 
 def test_a_budget_that_does_not_allow_the_summary_ends_the_loop(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, [say(("write", {"n": "x" * 200})), FINISH], turns=1)
+    bench = Bench(tmp_path, [say(("write", {"n": "x" * 20_000})), FINISH], turns=1)
     loop = bench.loop()
-    loop.context = 20
+    loop.context = lambda: 20
     assert loop.run().outcome == "budget"
     assert len(bench.engine.asked) == 1
 

@@ -101,7 +101,9 @@ def test_of_two_clones_one_works_and_the_other_says_who_does(remote: Box) -> Non
     held = other.runner("run", protocol, rc=HELD)
     assert "is held by another runner: alice@example.test on " in held.err and "/runs/7, until 20" in held.err
     shown = other.runner("status", rc=0).out
-    assert " works " in shown and "elsewhere: alice@example.test on " in shown and " until " not in shown
+    assert (
+        " works " in shown and "alice@example.test's runner works on 01-a, since " in shown and " until " not in shown
+    )
     output = remote.path.parent / "output"
     job = other.runner("step", protocol, "--ci", env={"GITHUB_OUTPUT": str(output)}, rc=0)
     assert "held by another runner" in job.err and "held=true" in output.read_text()

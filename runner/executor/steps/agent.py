@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -142,7 +143,7 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
             tools=tools,
             offered=frozenset() if is_agent else toolbox.offered(run, tools),
             system=prompting.system(about, "coding-agent" if is_agent else "execute"),
-            context=None if is_agent else asking.context_of(project, engines),
+            context=None if is_agent else functools.cache(lambda: asking.context_of(project, engines)),
             task=task,
             summarize=resources.prompt("summarize").strip(),
             limits=limits(),
