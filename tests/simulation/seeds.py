@@ -13,10 +13,10 @@ FOUND = (6, 38, 81, 134, 908, 700055, 9300016, 9300027, 9300215, 9500139, 411574
 WINDOW = 120
 # Where each planted bug was found last, by its name in planted.py; it is looked for there first.
 FOUND_LAST: dict[str, int] = {
-    "a call is not announced before it begins": 2,
+    "a call is not announced before it begins": 11,
     "a push moves a ref wherever it is": 1,
     "a lost answer of a tool is taken for a failure": 23,
-    "people's commits are not carried over": 2,
+    "people's commits are not carried over": 19,
     "a local ref moves wherever it is": 2,
     "a push that moved nothing is taken for done": 2,
     "an effect is not in the journal before it begins": 3,
@@ -24,11 +24,11 @@ FOUND_LAST: dict[str, int] = {
     "an announcement does not look at what the branch says": 19,
     "the torn end of a journal is taken for damage": 7,
     "a lease is taken over at once": 1,
-    "a lease is taken over without grace": 11,
-    "who takes a lease over forgets what it announced": 8,
+    "a lease is taken over without grace": 13,
+    "who takes a lease over forgets what it announced": 13,
     "who gives a lease up drops what it announced": 34,
-    "work is published without the lease": 8,
-    "a journal is not waited for": 25,
+    "work is published without the lease": 203,
+    "a journal is not waited for": 39,
 }
 
 
