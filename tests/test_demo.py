@@ -18,6 +18,7 @@ MASKS = (
     (re.compile(r"(?: ·)? *<?\b(?:\d+m )?\d+ ?s\b"), ""),  # what took no second is not summed up
     (re.compile(r"\$0\.\d+"), "PRICE"),
     (re.compile(r"\bSHA256:\S+"), "KEY"),
+    (re.compile(r"\blocalhost:\d+"), "localhost:PORT"),
     (re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"), "TIME"),
 )
 SHOWN = "import picture; print('\\n'.join(picture.excerpt(open(sys.argv[2]).read())))"

@@ -207,10 +207,14 @@ def open_box(box: Box, tmp_path: Path) -> Box:
 def test_repository_that_cannot_be_written(open_box: Box, tmp_path: Path) -> None:
     protocol = open_box.new(STEPS)
     refs = open_box.git("for-each-ref")
+    # Where nobody's state lies: the machine's own temporary folder may remember an earlier run's repository.
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    temporary.chmod(0o1777)
     for words in (["status"], ["show", protocol], ["verify", protocol]):
-        done = as_nobody(open_box, *words, TMPDIR=str(tmp_path))
-        assert done.returncode == 0, done.stderr
-    done = as_nobody(open_box, "step", protocol)
+        done = as_nobody(open_box, *words, TMPDIR=str(temporary))
+        assert done.returncode == 0, done.stdout + done.stderr
+    done = as_nobody(open_box, "step", protocol, TMPDIR=str(temporary))
     clear(done.returncode, done.stderr)
     assert "cannot be written" in done.stderr
     assert open_box.git("for-each-ref") == refs
