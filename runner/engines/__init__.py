@@ -65,6 +65,12 @@ class NetworkError(EngineError):
     retryable = True
 
 
+class NotStartedError(NetworkError):
+    """No server listens at an address of this machine; waiting does not start it."""
+
+    retryable = False
+
+
 class MalformedResponseError(EngineError):
     """The response is not in the provider's format."""
 

@@ -33,6 +33,7 @@ from runner.engines import (
     MalformedResponseError,
     ModelTurn,
     NetworkError,
+    NotStartedError,
     OverloadedError,
     QuotaError,
     RateLimitError,
@@ -81,7 +82,7 @@ class Form:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """Where a model is asked. `who`: the provider in messages; `variable`: has the key; `address`: the variable to set for another
-    endpoint."""
+    endpoint; `start`: what starts the server on this machine."""
 
     provider: str
     model: str
@@ -91,6 +92,7 @@ class Place:
     base_url: str
     host: str
     address: str
+    start: str = ""
 
     @property
     def where(self) -> str:
@@ -205,12 +207,16 @@ class LineEngine:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, (OSError, *_transport_errors())):
             cause = cause.__cause__
-        words = self._readable(f"{type(cause or error).__name__}: {cause or error}")
+        words, place = self._readable(f"{type(cause or error).__name__}: {cause or error}"), self._place
+        root = cause
+        while root is not None and not isinstance(root, ConnectionRefusedError):
+            root = root.__cause__ or root.__context__
+        if root is not None and _is_loopback(place.host):
+            by = f"with `{place.start.format(model=place.model)}`" if place.start else "there"
+            hint = f"start the server {by}, or set {place.address} to where it is"
+            return NotStartedError(f"no server listens at {place.host}", place.where, hint)
         if cause is not None:
-            hint = f"check the network; {AGAIN}"
-            if self._place.host.partition(":")[0] in ("127.0.0.1", "localhost"):
-                hint = f"start the server there, or set {self._place.address} to where it is"
-            return NetworkError(f"no answer from the endpoint ({words})", self._place.where, hint)
+            return NetworkError(f"no answer from the endpoint ({words})", place.where, f"check the network; {AGAIN}")
         return self._place.malformed(f"the response is not {self._place.who}'s format ({words})")
 
     def _refusal(self, code: int, error: Json, headers: Mapping[str, str]) -> EngineError:
@@ -406,6 +412,11 @@ def _json(body: bytes) -> Json:
         return json.loads(body)
     except (ValueError, RecursionError):
         return None
+
+
+def _is_loopback(host: str) -> bool:
+    """Return whether `HOST` or `HOST:PORT` is this machine."""
+    return re.fullmatch(r"(127(\.\d+){3}|localhost|::1)(:\d+)?", host) is not None
 
 
 def _transport_errors() -> tuple[type[Exception], ...]:

@@ -57,7 +57,7 @@ class Row:
     `keys`: the variables that may have the key, the first that is set; `is_open`: none has to be. `addresses`: the variables that
     name another endpoint than `base_url`, which is a template: `{NAME}` is the variable NAME's value, which has to be set.
     `package`: the SDK's module; `extra`: what installs it; `priced_as`: its name in genai-prices, None where it has no prices.
-    `default`: the model that is asked where nobody names one.
+    `default`: the model that is asked where nobody names one; `start`: what starts the server on this machine.
     """
 
     who: str
@@ -71,6 +71,7 @@ class Row:
     addresses: tuple[str, ...] = ()
     priced_as: str | None = None
     default: str = ""
+    start: str = ""
 
 
 def _compatible(
@@ -82,6 +83,7 @@ def _compatible(
     address: str = "",
     priced_as: str | None = None,
     is_open: bool = False,
+    start: str = "",
 ) -> Row:
     """Return the row of an endpoint that has OpenAI's chat completions."""
     return Row(
@@ -95,6 +97,7 @@ def _compatible(
         is_open=is_open,
         addresses=(address,) if address else (),
         priced_as=priced_as,
+        start=start,
     )
 
 
@@ -149,6 +152,7 @@ ROWS: Final[dict[str, Row]] = {
         "OLLAMA_API_KEY",
         address="OLLAMA_BASE_URL",
         is_open=True,
+        start="ollama serve",
     ),
     "vllm": _compatible(
         "vLLM",
@@ -157,6 +161,7 @@ ROWS: Final[dict[str, Row]] = {
         "VLLM_API_KEY",
         address="VLLM_BASE_URL",
         is_open=True,
+        start="vllm serve {model}",
     ),
     "lmstudio": _compatible(
         "LM Studio",
@@ -165,6 +170,7 @@ ROWS: Final[dict[str, Row]] = {
         "LMSTUDIO_API_KEY",
         address="LMSTUDIO_BASE_URL",
         is_open=True,
+        start="lms server start",
     ),
     "openrouter": _compatible(
         "OpenRouter",
@@ -265,6 +271,7 @@ def open_engine(name: str, environ: Mapping[str, str], base: Path) -> Engine:
         base_url=base_url,
         host=host,
         address=address,
+        start=row.start,
     )
     return LineEngine(row.wire, place)
 

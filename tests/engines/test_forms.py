@@ -12,6 +12,7 @@ import pytest
 from runner.engines import (
     ModelTurn,
     NetworkError,
+    NotStartedError,
     Request,
     ToolResult,
     ToolTurn,
@@ -21,7 +22,7 @@ from runner.engines import (
     registry,
     responses,
 )
-from runner.engines.line import LineEngine, _Stream
+from runner.engines.line import LineEngine, Place, _Stream
 from tests.engines.scenarios import HELLO, READ, SCENARIOS
 from tests.engines.wire_gemini import Raw, Wire, serving
 from tests.engines.wires import FORMATS, Format, event
@@ -207,9 +208,27 @@ def test_events_in_pieces_of_any_size_are_the_same_events() -> None:
         assert [one for piece in [*pieces, None] for one in stream.events(piece)] == events
 
 
-def test_a_server_of_this_machine_that_is_not_started_is_what_to_start() -> None:
-    engine = registry.open_engine("ollama:m", {"OLLAMA_BASE_URL": "http://127.0.0.1:9/v1"}, Path())
-    with pytest.raises(NetworkError) as told:
+@pytest.mark.parametrize(
+    ("name", "variable", "start"),
+    [
+        ("ollama:m", "OLLAMA_BASE_URL", "with `ollama serve`"),
+        ("vllm:some/model", "VLLM_BASE_URL", "with `vllm serve some/model`"),
+        ("lmstudio:m", "LMSTUDIO_BASE_URL", "with `lms server start`"),
+        ("compatible:m", "RUNNER_COMPATIBLE_URL", "there"),
+    ],
+)
+def test_a_server_of_this_machine_that_is_not_started_is_what_to_start(name: str, variable: str, start: str) -> None:
+    engine = registry.open_engine(name, {variable: "http://127.0.0.1:9/v1"}, Path())
+    with pytest.raises(NotStartedError) as told:
         engine.ask(HELLO, timeout=20)
     engine.close()
-    assert told.value.hint == "start the server there, or set OLLAMA_BASE_URL to where it is"
+    assert told.value.hint == f"start the server {start}, or set {variable} to where it is"
+    assert not told.value.retryable
+
+
+def test_a_refused_connection_of_another_machine_is_tried_again() -> None:
+    place = Place(
+        provider="openai", model="m", who="OpenAI", key="", variable="", base_url="", host="10.0.0.1:80", address=""
+    )
+    told = LineEngine(chat.FORM, place)._told(ConnectionRefusedError(111, "refused"))
+    assert type(told) is NetworkError and told.retryable
