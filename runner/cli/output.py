@@ -111,6 +111,8 @@ def show(
         there = history.outputs(project.git, history.ref_of(protocol))
         checks = sorted(of for of in {*printed, *_checks_in(there, slug, number)} if of is not None)
         wanted: list[int | None] = [check] if check else [None] if step.get("kind") == "command" else [*checks]
+        if not check and wanted != [None] and kept(project, protocol, slug, number):
+            wanted.insert(0, None)
         found = {of: kept(project, protocol, slug, number, of) for of in wanted}
         return {of: _network_of(data or b"") if printed.get(of) == _NOTHING else data for of, data in found.items()}
 
@@ -131,7 +133,8 @@ def show(
         return
     for of, data in found.items():
         if len(found) > 1:
-            session.line(f"== check {of} of {record.label(row, slug)}, attempt {number}")
+            what = f"check {of}" if of else "the network of the tools"
+            session.line(f"== {what} of {record.label(row, slug)}, attempt {number}")
         if not data:
             session.note("it printed nothing")
         streams.put_output(data or b"", lambda data: session.lines([(line,) for line in lines_of_output(data)]))

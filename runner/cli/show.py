@@ -11,7 +11,7 @@ from runner.cli import log, options, output, status, streams
 from runner.cli.session import Session
 from runner.cli.streams import program
 from runner.errors import UsageError
-from runner.lines import lines_of
+from runner.lines import lines_of, lines_of_output
 from runner.protocol import paths
 from runner.protocol.log import RawEntry
 from runner.store import history, lookup, record
@@ -150,6 +150,9 @@ def show_transcript(
                 f"{record.label(row, slug)} of {protocol}  attempt {number}{'  review' if of == 'review' else ''}"
             )
             log.show_records(session, records)
+            told = lines_of_output(output.kept(project, protocol, str(slug), number) or b"") if of == "work" else []
+            for line in [*told[: log.LINES], *(["… `--output` shows the rest"] if len(told) > log.LINES else [])]:
+                session.line(f"  {line[: log.WIDTH]}")
             session.line("")
 
 

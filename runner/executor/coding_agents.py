@@ -178,11 +178,12 @@ class Place:
     @property
     def network(self) -> Network | None:
         """What it reaches."""
-        where = f"`network` of `{self.name}` in {paths.CONFIG}"
-        found = self.run.workspace.network(self.row.hosts, where)
+        session, where = self.run.workspace, f"`network` of `{self.name}` in {paths.CONFIG}"
+        log = session.network_log()
+        found = session.network(self.row.hosts, where, log)
         if self.meter is None:
             return found
-        return dataclasses.replace(found or Network(), serves=self.meter.at.network.serves)
+        return dataclasses.replace(found or Network(log=log), serves=self.meter.at.network.serves)
 
     @property
     def argv(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner import beneath
 from runner.errors import MalformedFileError, UsageError, installs
-from runner.executor import environments, permissions
+from runner.executor import permissions
 from runner.executor.step_run import StepRun
 from runner.executor.workspace_session import WorkspaceSession
 from runner.protocol import log, paths
@@ -273,7 +273,11 @@ def connection_to(
         env={**session.base_environment(), "HOME": str(home), **{one: environ[one] for one in server.env}},
         writable=(work, home),
         readable=(code, session.space.objects),
-        network=session.network(server.network, f"`network` of {name} in {paths.CONFIG}"),
+        network=session.network(
+            server.network,
+            f"`network` of {name} in {paths.CONFIG}",
+            session.network_log(f"the MCP server `{name}` was"),
+        ),
     )
     sandbox = session.sandbox
     return Connection(name, lambda: sandbox.open(command), CALL_TIMEOUT, answers)
@@ -294,13 +298,14 @@ def _opened(session: WorkspaceSession, module: ToolModule) -> Iterator[PythonToo
             **{name: environ[name] for name in module.env if name in environ},
         },
         readable=(session.space.objects,),
-        proxies=environments.proxies(environ),
+        network=session.network(
+            module.network,
+            f"`network` of {module.module} in {paths.CONFIG}",
+            session.network_log(f"the tools of {module.module} were"),
+        ),
     )
     with PythonTools(session.sandbox, module, python, timeout=DEFAULT_TIMEOUT) as opened:
         yield opened
-    for one in opened.contacts:
-        if one.refused:
-            project.tell_once(f"the tools of {module.module} were refused {one.host}:{one.port}: {one.refused}")
 
 
 def _export_trusted(session: WorkspaceSession) -> Path:

@@ -26,6 +26,7 @@ from runner.protocol.plans import Resources, bytes_of, seconds_of
 from runner.sandbox import (
     HOME,
     Command,
+    Contact,
     Limits,
     Network,
     Outcome,
@@ -162,6 +163,7 @@ class WorkspaceSession:
     sandbox: Sandbox
     own: ProjectEnvironment | None  # None on the host, which has all of it where it is
     limits: Limits
+    tools_output: KeptOutput | None = None  # which hosts the processes of tools asked for
 
     @classmethod
     def open(
@@ -459,10 +461,10 @@ class WorkspaceSession:
         env = {**given, **env}
         who.say(f"setting up the workspace: {line}")
         kept, file = KeptOutput(Redactor(who.environ, named)), self.project.dirs.own / "setup-output"
-        take, hosts = self._taking(kept, "setup"), self.project.config.workspace.network
-        network = self.network(("*",) if hosts is True else hosts or (), f"`workspace.network` in {paths.CONFIG}")
+        take, declared = self._taking(kept, "setup"), self.project.config.workspace.network
+        hosts = ("*",) if declared is True else declared or ()
+        network = self.network(hosts, f"`workspace.network` in {paths.CONFIG}", _log_to(kept))
         outcome = self.run(line, env, timeout=SETUP_TIMEOUT, cwd=cwd, network=network, on_output=take)
-        _log_network(kept, outcome)
         output = kept.data()
         try:
             write_atomically(file, output)
@@ -527,9 +529,21 @@ class WorkspaceSession:
             network=network,
         )
 
-    def network(self, hosts: tuple[str, ...], where: str) -> Network | None:
-        """Return what a command reaches that may reach these hosts; `where`: the key that names them."""
-        return Network(hosts, where, environments.proxies(self.project.env.environ)) if hosts else None
+    def network(self, hosts: tuple[str, ...], where: str, log: Callable[[Contact], None]) -> Network | None:
+        """Return what a command reaches that may reach these hosts; `where`: the key that names them; `log`: as in `Network`."""
+        return Network(hosts, where, environments.proxies(self.project.env.environ), log=log) if hosts else None
+
+    def network_log(self, whose: str = "") -> Callable[[Contact], None]:
+        """Return what keeps which hosts a tool's process asked for; of `whose`, the person is told the refused ones."""
+
+        def log(one: Contact) -> None:
+            redactor = Redactor(self.project.env.environ)
+            self.tools_output = self.tools_output or KeptOutput(redactor)
+            _log_to(self.tools_output)(one)
+            if whose and one.refused:
+                self.project.tell_once(redactor.text(f"{whose} refused {one.host}:{one.port}: {one.refused}"))
+
+        return log
 
     def _shared(self, cwd: Path) -> tuple[Path, ...]:
         """On the host, link the ignored folders of the checkout that `workspace.share` names."""
@@ -628,9 +642,8 @@ class WorkspaceSession:
         """
         kept = KeptOutput(run.redactor)
         take = self._taking(kept, f"{run.label} {part}".rstrip())
-        network = self.network(run.step.header.network, f"`network` of {run.where}")
+        network = self.network(run.step.header.network, f"`network` of {run.where}", _log_to(kept))
         outcome = self.run(line, env, timeout=run.timeout, cwd=cwd, network=network, on_output=take)
-        _log_network(kept, outcome)
         asked = tuple(dataclasses.replace(one, host=run.redactor.text(one.host)) for one in outcome.network)
         return dataclasses.replace(outcome, tail=run.redactor.data(outcome.tail), network=asked), kept.data()
 
@@ -709,10 +722,9 @@ def start(run: StepRun) -> WorkspaceSession:
     return run.workspace
 
 
-def _log_network(kept: KeptOutput, outcome: Outcome) -> None:
-    """Add to a command's output which hosts it asked its proxy for."""
-    for one in outcome.network:
-        kept.take(f"[network] {one}\n".encode())
+def _log_to(kept: KeptOutput) -> Callable[[Contact], None]:
+    """Return what adds to a command's output which hosts it asked its proxy for."""
+    return lambda one: kept.take(f"[network] {one}\n".encode())
 
 
 def _start_of(run: StepRun) -> str:

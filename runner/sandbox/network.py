@@ -213,7 +213,7 @@ class Proxy:
         Raises:
             SandboxError: its namespace cannot be entered.
         """
-        self._rules, self._via = Rules(network), network.via
+        self._rules, self._via, self._tell = Rules(network), network.via, network.log or (lambda _: None)
         answers: dict[int, Callable[[socket.socket], None]] = {
             PROXY_PORT: self._answer,
             **{port: self._forwards(port) for port in self._rules.forwarded},
@@ -247,6 +247,8 @@ class Proxy:
             thread.join(max(0.0, until - time.monotonic()))  # one may be looking up a name
         for one in self._listening:
             one.close()
+        for contact in self.contacts():
+            self._tell(contact)
 
     def _start(self, target: Callable[..., None], *given: object) -> threading.Thread:
         thread = threading.Thread(target=target, args=given, daemon=True)

@@ -58,12 +58,14 @@ class Network:
     `hosts`: HOST, *.HOST, an address or network, each with or without a port (without: 80 and 443), through a proxy that the variables
     name; `localhost:PORT`: the machine's, at the same port; `*`: every host but the machine's own. `where`: the key that would allow
     more, for messages. `via`: variables that name the person's own proxy. `serves`: ports of its loopback, and what answers them.
+    `log`: gets each host that it asked for, at its end.
     """
 
     hosts: tuple[str, ...] = ()
     where: str = ""
     via: Mapping[str, str] = field(default_factory=dict)
     serves: Mapping[int, Callable[[socket.socket], None]] = field(default_factory=dict)
+    log: Callable[[Contact], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import field
 from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
@@ -17,9 +16,8 @@ from typing import Any, Self
 
 from runner.errors import UsageError
 from runner.lines import lines_of
-from runner.protocol import paths
 from runner.protocol.config import ToolEffect, ToolModule
-from runner.sandbox import Command, Contact, Network, Outcome, Sandbox, Session
+from runner.sandbox import Command, Network, Outcome, Sandbox, Session
 from runner.tools import Contract, Effect, OutcomeUnknownError, Repeat, Tool, ToolError, check_arguments, check_result
 from runner.tools.json_lines import exchange
 from runner.values import dataclass
@@ -65,7 +63,6 @@ class ProjectPython:
 
     `interpreter`: the command that starts it, 3.11 or later. `code`: a folder with the trusted branch's tree. `work`: the workspace.
     `env`: values of the variables that modules' entries name, and PATH. `readable`: further folders that the sandbox shows.
-    `proxies`: the person's variables that name theirs.
     """
 
     interpreter: tuple[str, ...]
@@ -73,14 +70,13 @@ class ProjectPython:
     work: Path
     env: Mapping[str, str]
     readable: tuple[Path, ...] = ()
-    proxies: Mapping[str, str] = field(default_factory=dict)
+    network: Network | None = None
 
 
 class PythonTools:
     """The tools of one module while the block lasts; a child that a call ended is started again by the next call.
 
     `timeout`: seconds for loading, and for each call. `refused`: the module's public functions that cannot be tools, and why.
-    `contacts`: the hosts that its processes asked for, as far as they ended.
 
     Raises:
         ToolModuleError: by entering the block: the module cannot be loaded.
@@ -94,15 +90,12 @@ class PythonTools:
             env={name: python.env[name] for name in ("PATH", *module.env) if name in python.env},
             writable=(python.work,),
             readable=(python.code, CHILD, *python.readable),
-            network=Network(module.network, f"`network` of {module.module} in {paths.CONFIG}", python.proxies)
-            if module.network
-            else None,
+            network=python.network,
         )
         self._session: Session | None = None
         self._open = False
         self.tools: dict[str, Tool] = {}
         self.refused: dict[str, str] = {}
-        self.contacts: tuple[Contact, ...] = ()
 
     def __enter__(self) -> Self:
         hello = self._start()
@@ -275,9 +268,7 @@ class PythonTools:
     def _end(self, grace: float) -> Outcome | None:
         """End the child where there is one; return how it ended."""
         session, self._session = self._session, None
-        outcome = session.close(grace) if session is not None else None
-        self.contacts += outcome.network if outcome else ()
-        return outcome
+        return session.close(grace) if session is not None else None
 
 
 def _effect(module: ToolModule, name: str) -> tuple[Effect, Repeat]:

@@ -17,6 +17,7 @@ from runner.trust.walk import Named
 from tests.conftest import Box
 from tests.engines.test_egress import serving
 from tests.executor.minds import agent, sound, transcript
+from tests.executor.test_reached import GET
 from tests.people import Person, govern, person, policy, push
 
 FAKE = (Path(__file__).parent / "fake_acp.py").read_text()
@@ -264,6 +265,17 @@ def test_a_program_with_a_command_line_works_and_its_diff_is_the_proof(agents: B
     assert agents.git("show", f"{protocol}:out") == "made\n"
     assert "price not known" in result.err
     sound(agents, protocol)
+
+
+def test_what_a_program_was_refused_is_the_attempts_output(agents: Box) -> None:
+    config = (agents.path / ".protocols/config.yaml").read_text()
+    agents.write(".protocols/config.yaml", config.replace("env: [LETTER]", "network: [example.test]"))
+    agents.write("plan.sh", f"{GET} http://other.test/ 2> /dev/null || echo made > out\n")
+    agents.commit("a plan")
+    push(agents)
+    protocol = made(agents, "Make out.", engine="cli:tool")
+    agents.runner("run", protocol, rc=0)
+    assert "[network] other.test:80 refused: " in agents.runner("show", protocol, "--output", "do", rc=0).out
 
 
 @pytest.mark.parametrize(("script", "words"), [("exit 0", "changed no file"), ("echo bad; exit 4", "exit 4: bad")])

@@ -18,7 +18,7 @@ import pytest
 
 from runner.errors import UsageError
 from runner.protocol.config import ToolEffect, ToolModule
-from runner.sandbox import Bubblewrap, Host, Sandbox, toolchains
+from runner.sandbox import Bubblewrap, Host, Network, Sandbox, toolchains
 from runner.tools import Contract, OutcomeUnknownError, Probed, Tool, ToolError, check_arguments, registry
 from runner.tools.commands import WorkspaceAlias
 from runner.tools.python import ProjectPython, PythonTools, ToolModuleError
@@ -58,6 +58,7 @@ class Project:
         entry = ToolModule(module=module) if isinstance(module, str) else module
         more.setdefault("env", {"PATH": PATH})
         more.setdefault("interpreter", (PYTHON,))
+        more.setdefault("network", Network(entry.network) if entry.network else None)
         timeout = more.pop("timeout", 30.0)
         return PythonTools(sandbox, entry, ProjectPython(code=self.code, work=self.work, **more), timeout=timeout)
 

@@ -55,7 +55,7 @@ def carry_out(run: StepRun) -> Outcome:
         spent=spending.since(run.journal, round(env.monotonic() - started), reviews),
     )
     text, result = run.redactor.text(ended.text), run.redactor.value(ended.result)
-    files = {history.transcript_name(run.slug, run.attempt): transcript}
+    files = {history.transcript_name(run.slug, run.attempt): transcript, **work.tools_output(run)}
     if reviews.records:
         files[history.review_name(run.slug, run.attempt)] = reviews.transcript()
     outcome = _outcome(run, dataclasses.replace(ended, text=text, result=result), ran)

@@ -54,10 +54,10 @@ def carry_out(run: StepRun) -> Outcome:
             problem = run.redactor.text(str(error))
     seconds = round(run.project.env.monotonic() - started)
     ran = work.Ran(executor=run.workspace.sandbox.name, spent=ev.Spent(seconds=seconds) if seconds else ev.Spent())
-    files: dict[str, bytes] = {}
+    files = work.tools_output(run)
     if run.journal.records:
         transcript = run.journal.transcript()
-        files = {history.transcript_name(run.slug, run.attempt): transcript}
+        files[history.transcript_name(run.slug, run.attempt)] = transcript
         ran = dataclasses.replace(ran, transcript=digest(transcript))
     if problem is not None:
         problem = f"{run.step.header.tool}: {problem}"

@@ -16,7 +16,7 @@ from runner.protocol import events as ev
 from runner.protocol import log, paths
 from runner.protocol.ids import digest
 from runner.protocol.state import Json
-from runner.store import transaction, workspace
+from runner.store import history, transaction, workspace
 from runner.store.workspace import Work
 from runner.trust.permit import Allowed, Denied, Result
 from runner.values import dataclass
@@ -53,6 +53,12 @@ def collect(run: StepRun) -> Collected:
         return Collected(too_much=f"{error.what}; {error.hint}")
     except RefusedError as error:
         return Collected(refused=f"{error.what}; {error.hint}")
+
+
+def tools_output(run: StepRun) -> dict[str, bytes]:
+    """Return, for the history, which hosts the tools of the attempt asked for, as far as their processes ended."""
+    kept = run.workspace.tools_output
+    return {history.output_name(run.slug, run.attempt): kept.data()} if kept else {}
 
 
 def unchanged(run: StepRun) -> Work:
