@@ -260,6 +260,14 @@ def _forge(value: object) -> object:
     return {"name": name, **({"url": url.strip()} if url.strip() else {})}
 
 
+class MergeKey(FileModel):
+    """How `runner merge` merges. `as`: by a commit without the protocol's commits, or by a merge commit; `base`: whether the
+    protocol has to have all commits of its base."""
+
+    as_: Literal["squash", "merge"] = Field(default="merge", alias="as")
+    base: Literal["any", "up-to-date"] = "any"
+
+
 class Worktrees(FileModel):
     """Where people's worktrees of protocols are made; relative to the main worktree's parent."""
 
@@ -365,6 +373,7 @@ class Config(FileModel):
     forge: Annotated[ForgeKey | None, BeforeValidator(_forge, json_schema_input_type=Line | ForgeKey | None)] = Field(
         default=None, description="The forge that gets requests, comments and statuses; without it, none."
     )
+    merge: MergeKey = Field(default=MergeKey.model_construct(), description="How `runner merge` merges.")
     engine: Annotated[
         EngineKey, BeforeValidator(_engine, json_schema_input_type=Line | tuple[Line, ...] | EngineKey)
     ] = Field(
