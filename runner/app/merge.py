@@ -6,6 +6,7 @@ It is a merge commit, which brings the protocol's commits with it, or (squash) a
 from __future__ import annotations
 
 import dataclasses
+import shlex
 
 from runner.app import describe
 from runner.app.steer import number
@@ -13,7 +14,7 @@ from runner.errors import ConflictError, RefusedError, UsageError
 from runner.executor import load, permissions
 from runner.git import Git
 from runner.lines import is_harmless
-from runner.protocol import ids
+from runner.protocol import ids, paths
 from runner.protocol.state import State, Status, phrased
 from runner.store import protocol_worktree, publishing, record, transaction, worktree
 from runner.store.project import Project
@@ -26,11 +27,11 @@ RACES = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """How a protocol is merged. `squash`: by a commit without the protocol's commits; `message`: of that commit, else the runner
-    makes one; `local`: here, even if its request is on the forge; `leave`: leave uncommitted changes of its worktree out;
-    `dry_run`: only look whether it can be merged."""
+    """How a protocol is merged. `squash`: by a commit without the protocol's commits, None: as config.yaml says; `message`: of that
+    commit, else the runner makes one; `local`: here, even if its request is on the forge; `leave`: leave uncommitted changes of its
+    worktree out; `dry_run`: only look whether it can be merged."""
 
-    squash: bool = False
+    squash: bool | None = None
     message: str | None = None
     local: bool = False
     leave: bool = False
@@ -41,7 +42,8 @@ class Wanted:
 class Merged:
     """`commit`: the commit of the base that has the work; `new`: whether this call made it, or would have made it.
 
-    `message`, `commits`, `files`: of what it made: the commit's message, how many commits the base gets, and the paths that changed.
+    `message`, `commits`, `files`: of what it made: the commit's message, how many commits the base gets, and the paths that changed
+    outside the protocol's own folder.
     """
 
     protocol: str
@@ -58,11 +60,13 @@ def merge(project: Project, protocol: str, wanted: Wanted | None = None) -> Merg
 
     Raises:
         RefusedError: it is not completed, an approval that the policy requires is missing, its worktree has uncommitted changes,
-            the base cannot be moved in this clone, or the two conflict; the hint says what to do by hand.
+            it lacks commits of the base and config.yaml wants them, the base cannot be moved in this clone, or the two conflict; the
+            hint says what to do by hand.
         UnreachableError: the policy requires an approval, and the remote, which has the current approvers, does not answer.
         InTheWayError: uncommitted files of a person would be overwritten.
     """
     git, wanted = project.git, wanted or Wanted()
+    squash = project.config.merge.as_ == "squash" if wanted.squash is None else wanted.squash
     with load.at_work(project, protocol):
         seen = load.view(project, protocol)
         for _ in range(RACES):
@@ -76,6 +80,8 @@ def merge(project: Project, protocol: str, wanted: Wanted | None = None) -> Merg
                 return _already(git, seen, base)
             if base is None or (project.has_requests and not wanted.local):
                 raise _elsewhere(project, seen.state)
+            if project.config.merge.base == "up-to-date":
+                _refuse_behind(project, seen, base)
             _refuse_unapproved(project, seen)
             tree, conflicts = git.merge_trees(base, seen.tip)
             if tree is None:
@@ -88,19 +94,20 @@ def merge(project: Project, protocol: str, wanted: Wanted | None = None) -> Merg
                 _refuse_uncommitted(project, protocol)
             if wanted.message is not None and not wanted.message.strip():
                 raise UsageError("the message is empty", "-m", "write one, or leave -m out")
-            text = wanted.message or _message(seen, squash=wanted.squash)
+            text = wanted.message or _message(seen, squash=squash)
+            own = f"{paths.folder(protocol)}/"
             made = Merged(
                 protocol,
                 seen.state.base,
                 "",
                 True,
                 text,
-                1 if wanted.squash else 1 + int(git.text("rev-list", "--count", seen.tip, f"^{base}")),
-                tuple(sorted(git.changed(base, tree))),
+                1 if squash else 1 + int(git.text("rev-list", "--count", seen.tip, f"^{base}")),
+                tuple(sorted(path for path in git.changed(base, tree) if not path.startswith(own))),
             )
             if wanted.dry_run:
                 return made
-            parents = (base,) if wanted.squash else (base, seen.tip)
+            parents = (base,) if squash else (base, seen.tip)
             new = git.person_commit(tree, parents, project.person(), f"{text}\n".encode())
             try:
                 update = transaction.RefUpdate(branch, here, new, f"runner: merge {protocol}")
@@ -150,6 +157,22 @@ def _refuse_unready(project: Project, state: State) -> None:
             f"revision {state.revision}",
             f"`{command}` continues" if command else f"`git merge {name}` merges it without the runner",
         )
+
+
+def _refuse_behind(project: Project, seen: Snapshot, base: str) -> None:
+    """Refuse to merge what was not made and checked on top of all that its base has."""
+    count = int(project.git.text("rev-list", "--count", base, f"^{seen.tip}"))
+    if not count:
+        return
+    name = ids.branch_of(project.pattern, seen.protocol)
+    ref = seen.state.base if project.git.ref(f"refs/heads/{seen.state.base}") == base else base
+    tree = next(iter(worktree.on_branch(project.git, project.branch(seen.protocol))), None)
+    how = f"`git -C {shlex.quote(str(tree.path))} merge {ref}`" if tree else f"`git switch {name} && git merge {ref}`"
+    raise RefusedError(
+        f"{seen.state.base} has {describe.counted(count, 'commit')} that {seen.protocol} does not have",
+        f"`merge: {{base: up-to-date}}` in {paths.CONFIG} on {project.trusted.branch}",
+        f"{how}, then `runner merge {number(seen.protocol)}`",
+    )
 
 
 def _refuse_unapproved(project: Project, seen: Snapshot) -> None:

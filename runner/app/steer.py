@@ -379,7 +379,7 @@ def _uncommitted(project: Project, protocol: str) -> Iterator[tuple[Worktree, li
 def commit_left(project: Project, protocol: str, text: str) -> str | None:
     """Commit, as the person, what they wrote in the protocol's worktree but for plan files, which are picked up by themselves.
 
-    None where there is nothing. The runner's record is never taken.
+    None where there is nothing. What else is staged stays staged.
 
     Raises:
         ConflictError: the branch moved meanwhile.
@@ -392,7 +392,11 @@ def commit_left(project: Project, protocol: str, text: str) -> str | None:
             continue
         at = Options(git_dir=tree.git_dir, work_tree=tree.path, config=worktree.conversions(git))
         git.run("add", "--all", "--", *named, **at)
-        made = git.run("write-tree", **at).decode().strip()
+        with worktree.locked(tree, project.env) as index:  # without what else is staged
+            apart = Options(git_dir=tree.git_dir, work_tree=tree.path, config=at["config"], index=index)
+            git.run("read-tree", old, **apart)
+            git.run("add", "--all", "--", *named, **apart)
+            made = git.run("write-tree", **apart).decode().strip()
         new = git.person_commit(made, (old,), project.person(), f"{protocol}: {text}\n".encode())
         with locks.hold(project.dirs.publish_lock(branch), project.env, what=branch, wait=transaction.PUBLISH_WAIT):
             git.update_refs({branch: (new, old)}, "runner: answer")

@@ -32,9 +32,10 @@ reason_option = click.option("-m", "reason", metavar="TEXT", help="The reason, k
 
 @click.command("answer")
 @click.argument("words", nargs=-1, required=True, metavar="[PROTOCOL] [ID] TEXT")
+@click.option("--commit", is_flag=True, help="Commit what you changed in PROTOCOL's worktree as yours, without asking.")
 @options.offline
 @click.pass_obj
-def answer(session: Session, words: tuple[str, ...]) -> None:
+def answer(session: Session, words: tuple[str, ...], commit: bool) -> None:
     """Answer a question of PROTOCOL, or finish a step that a person does. The commit is yours.
 
     ID is the wait (w12) or its step; leave it out if only one thing waits. TEXT `-` is read from stdin. If it is unknown
@@ -53,9 +54,9 @@ def answer(session: Session, words: tuple[str, ...]) -> None:
         raise click.UsageError("give one text, in quotes: runner answer PROTOCOL [ID] TEXT")
     text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape") if rest[-1] == "-" else rest[-1]
     done = steer.answer(project, name, rest[0] if len(rest) == 2 else None, text)
-    if done.notes and session.is_terminal():
+    if done.notes and (commit or session.is_terminal()):
         session.note(f"  {done.notes[0]}")
-        if session.ask("commit these changes as yours?", ("yes", "no")) == "yes":
+        if commit or session.ask("commit these changes as yours?", ("yes", "no")) == "yes":
             made = steer.commit_left(project, name, f"work for {done.said.removesuffix(' answered')}")
             done = dataclasses.replace(done, notes=(f"committed as yours: {made[:7]}",) if made else ())
         else:
@@ -140,7 +141,9 @@ def undo(session: Session, protocol: str | None, step: str | None) -> None:
 @options.protocol
 @click.option(
     "--squash/--no-ff",
-    help="One commit with all changes, or (default) a merge commit, which adds the commits of PROTOCOL to the base.",
+    default=None,
+    help="One commit with all changes, or a merge commit, which adds the commits of PROTOCOL to the base. "
+    "[default: as `merge:` of config.yaml says, else a merge commit]",
 )
 @click.option(
     "-m", "message", metavar="TEXT", help="The message of that commit. Default: made from the titles of plan and steps."
@@ -151,7 +154,13 @@ def undo(session: Session, protocol: str | None, step: str | None) -> None:
 @options.offline
 @click.pass_obj
 def merge(
-    session: Session, protocol: str | None, squash: bool, message: str | None, dry_run: bool, local: bool, leave: bool
+    session: Session,
+    protocol: str | None,
+    squash: bool | None,
+    message: str | None,
+    dry_run: bool,
+    local: bool,
+    leave: bool,
 ) -> None:
     """Merge PROTOCOL into its base in this clone, by a commit of yours; nothing is pushed.
 

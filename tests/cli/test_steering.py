@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 import threading
 import time
@@ -633,7 +635,7 @@ def test_merge_takes_a_message_and_says_what_it_would_do(box: Box) -> None:
     assert (
         "Three letters" in told.out
         and "can be merged" in told.err
-        and "new commits in main · 7 files changed" in told.err
+        and "new commits in main · 1 file changed" in told.err
     )
     assert box.git("for-each-ref") == branches and box.git("status", "--porcelain") == ""
     box.runner("merge", protocol, "-m", "Three letters", rc=0)
@@ -834,3 +836,51 @@ def test_resume_does_not_open_a_protocol_whose_step_failed(box: Box) -> None:
     protocol = box.new({"01-a": command("false")})
     box.runner("run", protocol, rc=1)
     assert "runner retry 1" in box.runner("resume", protocol, rc=4).err
+
+
+@pytest.mark.parametrize(("option", "parents"), [((), 1), (("--no-ff",), 2)])
+def test_merge_squashes_where_the_configuration_says_so_and_no_option_else(
+    box: Box, option: tuple[str, ...], parents: int
+) -> None:
+    box.write(".protocols/config.yaml", "merge: {as: squash}\n")
+    box.commit()
+    protocol = three(box)
+    box.runner("run", protocol, rc=0)
+    box.runner("merge", protocol, *option, rc=0)
+    assert len(box.git("log", "-1", "--format=%P", "main").split()) == parents
+
+
+def test_merge_of_a_protocol_that_lacks_commits_of_the_base_is_refused_until_they_are_merged(box: Box) -> None:
+    box.write(".protocols/config.yaml", "merge: {base: up-to-date}\n")
+    box.commit()
+    protocol = three(box)
+    box.runner("run", protocol, rc=0)
+    box.write("other.txt", "mine\n")
+    box.commit("more")
+    told = box.runner("merge", protocol, "--squash", rc=4).err
+    assert f"main has 1 commit that {protocol} does not have" in told
+    assert "`merge: {base: up-to-date}` in .protocols/config.yaml on main" in told
+    line = re.search(r"next: `(git -C .* merge main)`, then `runner merge 1`", told)
+    assert line
+    box.git(*shlex.split(line[1])[1:])
+    box.runner("merge", protocol, "--squash", rc=0)
+    assert (box.path / "all.txt").read_text() == "a\nb\nc\n"
+    healthy(box, protocol)
+
+
+def test_what_the_person_wrote_for_a_step_is_committed_with_the_answer_and_nothing_else_that_is_staged(
+    box: Box,
+) -> None:
+    protocol = asked(box)
+    tree, plan = box.worktree(protocol), f".protocols/{protocol}/plan.md"
+    (tree / "notes.txt").write_text("mine\n")
+    (tree / "README.md").unlink()
+    (tree / plan).write_text((tree / plan).read_text() + "More.\n")
+    box.git("add", plan, cwd=tree)
+    told = box.runner("answer", protocol, "done", "--commit", rc=0).err
+    made = box.git("rev-parse", "--short=7", protocol).strip()
+    assert f"committed as yours: {made}" in told
+    assert box.git("show", "--no-renames", "--name-status", "--format=%an", protocol).split() == [
+        *("Alice", "D", "README.md", "A", "notes.txt"),
+    ]
+    assert box.git("status", "--porcelain", cwd=tree) == f"M  {plan}\n"

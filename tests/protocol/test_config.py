@@ -21,6 +21,7 @@ branch: runner/{id}
 identity: {name: Robot, email: robot@example.test}
 publish: always
 forge: github
+merge: {as: squash, base: up-to-date}
 engine: {default: [gemini:a, gemini:b], review: x:y}
 executor: host
 workspace: {path: /var/tmp/w, setup: make setup, network: true, key: uv.lock, share: [node_modules], generated: src/*.c,
