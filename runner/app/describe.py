@@ -176,7 +176,7 @@ class Describer:
     def describe(self, row: Row, tip: str, name: str, *, brief: bool = False) -> Description:
         """Describe a protocol whose record is `row` at the commit `tip`; `name`: its name in commands.
 
-        `brief`: for its word alone, so no approval is judged, which reads the history of the branch.
+        `brief`: for its status word alone, so no approval is judged, which reads the history of the branch.
         """
         project, protocol, known = self._project, row["protocol"], recorded(row, name)
         found = known.outlook

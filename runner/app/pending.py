@@ -110,7 +110,7 @@ class Pending:
         return f"add another person to a role in {trusted.where}, or write `own_work: allow` there: {people} wrote it"
 
     def unattainable(self) -> Iterator[RunnerError]:
-        """Yield an error for each wait that nobody can end: no such role, or too few people who can approve it."""
+        """Yield an error for each wait that no person can end: no such role, or too few people who can approve it."""
         for wait in self._state.waiting:
             try:
                 asked = self._asked(wait)
@@ -198,7 +198,7 @@ class Pending:
 
 
 def after_rejection(git: Git, protocol: str, tip: str, subject: Subject, name: str) -> str:
-    """Return the command that changes what was rejected: it edits the plan file, or reverts the work so that the step runs again.
+    """Return the command that changes the rejected work: it edits the plan file, or reverts the work so that the step runs again.
 
     Empty where there is none. `name`: the protocol's, in commands.
     """

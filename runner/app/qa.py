@@ -25,7 +25,7 @@ _STOPPED = (StepStatus.FAILED, StepStatus.BLOCKED)
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What was found. `reason` is empty where it passed; `report` where no model judged.
+    """The findings. `reason` is empty where it passed; `report` where no model judged.
 
     `again`: the command that starts a new attempt from this work, where it is that of one that failed.
     """
@@ -47,7 +47,7 @@ class Judged:
 def by_hand(project: Project, protocol: str, slug: str | None, *, full: bool) -> Judged:
     """Judge a step's work; `slug` None: that of the step that waits for it, else of the one that failed, else the last.
 
-    It is judged as the branch's tip has it, with what was kept of an attempt that failed.
+    It is judged as the branch's tip has it, with the kept work of an attempt that failed.
 
     Raises:
         UsageError: no such step has work, or its QA has nothing to check.

@@ -78,7 +78,7 @@ def _check(found: Mapping[str, Any]) -> Check:
 
 
 def _count(value: Json) -> int:
-    """Return a number of the log; 0 for what is none: nobody validated the entry, which may be forged."""
+    """Return a number of the log; 0 for anything else: nobody validated the entry, which may be forged."""
     return value if isinstance(value, int) else 0
 
 

@@ -135,7 +135,7 @@ class _Choices:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What is written. `open`: questions without an answer; `todo`: what a person has to do beside it; `base`: the branch where
+    """The files to write. `open`: questions without an answer; `todo`: what a person has to do beside it; `base`: the branch where
     the files take effect."""
 
     files: list[File]
@@ -288,7 +288,7 @@ def _next(session: Session, git: Git, base: str, *, committed: bool) -> None:
 
 
 def _lacks_model(session: Session, git: Git) -> str:
-    """Return what is missing before a model can write a plan; empty where nothing is, or the configuration cannot be read yet."""
+    """Return what a model lacks to write a plan; empty where that is nothing, or the configuration cannot be read yet."""
     try:
         with Project.open(git.top or git.cwd, session.environment(), session.options) as project:
             planning.need_model(project)

@@ -256,7 +256,7 @@ class Live:
     def _whole(self, data: bytes) -> tuple[list[str], bytes]:
         """Return the lines of `data` that are whole, secrets taken out, and the bytes after them as they are.
 
-        What may be the beginning of a secret is among the latter, and a line that a secret goes on from.
+        A possible start of a secret is among the latter, and a line that a secret continues from.
         """
         redact, parts = self._redactor.data, data.split(b"\n")
         all_ = redact(data)
@@ -267,7 +267,7 @@ class Live:
         return [], data
 
     def _without_torn(self, data: bytes) -> list[str]:
-        """Return the lines of redacted `data`, without those at the beginning that may have the end of a secret."""
+        """Return the lines of redacted `data`, without the first ones that may have the end of a secret."""
         found = lines_of_output(data)
         return ["...", *found[1 + self._redactor.lines :]] if self._is_torn and found else found
 

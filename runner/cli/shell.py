@@ -17,10 +17,10 @@ from runner.sandbox import terminal
 
 
 class _WithCommand(click.Command):
-    """Takes the words after `--` for a command, and neither for a protocol nor for a step."""
+    """Takes the arguments after `--` for a command, and neither for a protocol nor for a step."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the words before `--`, and keep the others in the context's `meta`."""
+        """Parse the arguments before `--`, and keep the others in the context's `meta`."""
         at = args.index("--") if "--" in args else len(args)
         ctx.meta[__name__] = tuple(args[at + 1 :])
         return super().parse_args(ctx, args[:at])

@@ -34,7 +34,7 @@ class Agent:
 
     `mode`: the strictest in which it still works; empty where it has none. `env`: what it gets, and `files`: files below
     HOME before it starts. In all of them, `{model}` is the model that the engine's name gives, `{endpoint}` the address where it is
-    asked, and `{key}` a word in the place of the key, which the endpoint adds; a variable, or a line of a file, with one that there
+    asked, and `{key}` a text in place of the key, which the endpoint adds; a variable, or a line of a file, with one that there
     is not is left out. `speaks`: whose API it expects at the endpoint, a row of `registry.ROWS`; empty where its endpoint cannot be
     set. `needs`: how it is installed. `passed`, `hosts`: what the trusted branch lets in besides.
     """

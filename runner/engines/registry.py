@@ -82,10 +82,9 @@ def _compatible(
     *,
     address: str = "",
     priced_as: str | None = None,
-    is_open: bool = False,
-    start: str = "",
+    start: str | None = None,
 ) -> Row:
-    """Return the row of an endpoint that has OpenAI's chat completions."""
+    """Return the row of an endpoint that has OpenAI's chat completions; where it is open, `start` is as in `Row`."""
     return Row(
         who=who,
         about=about,
@@ -94,10 +93,10 @@ def _compatible(
         extra="openai",
         base_url=base_url,
         keys=(key,),
-        is_open=is_open,
+        is_open=start is not None,
         addresses=(address,) if address else (),
         priced_as=priced_as,
-        start=start,
+        start=start or "",
     )
 
 
@@ -143,7 +142,7 @@ ROWS: Final[dict[str, Row]] = {
         "any server with OpenAI's chat completions API",
         "{RUNNER_COMPATIBLE_URL}",
         "RUNNER_COMPATIBLE_KEY",
-        is_open=True,
+        start="",
     ),
     "ollama": _compatible(
         "Ollama",
@@ -151,7 +150,6 @@ ROWS: Final[dict[str, Row]] = {
         "http://127.0.0.1:11434/v1",
         "OLLAMA_API_KEY",
         address="OLLAMA_BASE_URL",
-        is_open=True,
         start="ollama serve",
     ),
     "vllm": _compatible(
@@ -160,7 +158,6 @@ ROWS: Final[dict[str, Row]] = {
         "http://127.0.0.1:8000/v1",
         "VLLM_API_KEY",
         address="VLLM_BASE_URL",
-        is_open=True,
         start="vllm serve {model}",
     ),
     "lmstudio": _compatible(
@@ -169,7 +166,6 @@ ROWS: Final[dict[str, Row]] = {
         "http://127.0.0.1:1234/v1",
         "LMSTUDIO_API_KEY",
         address="LMSTUDIO_BASE_URL",
-        is_open=True,
         start="lms server start",
     ),
     "openrouter": _compatible(

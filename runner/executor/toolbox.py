@@ -192,7 +192,7 @@ def _servers(run: StepRun, named: Sequence[str], answered: Mapping[str, str]) ->
     """Return the MCP servers of an agent's step: all, or those whose tools the agent file lists.
 
     Raises:
-        ToolModuleError: the agent file lists a tool of one whose tools are disabled; of others a person is told.
+        ToolModuleError: the agent file lists a tool of one whose tools are disabled; of others a line is printed.
     """
     found = []
     for name in run.project.config.mcp:

@@ -534,7 +534,7 @@ class WorkspaceSession:
         return Network(hosts, where, environments.proxies(self.project.env.environ), log=log) if hosts else None
 
     def network_log(self, whose: str = "") -> Callable[[Contact], None]:
-        """Return what keeps which hosts a tool's process asked for; of `whose`, the person is told the refused ones."""
+        """Return what keeps which hosts a tool's process asked for; of `whose`, the refused ones are printed."""
 
         def log(one: Contact) -> None:
             redactor = Redactor(self.project.env.environ)

@@ -1,6 +1,6 @@
 """A git process: spawned for one act or held open for many, in an environment that is either sealed or the person's.
 
-What is asked of git is the caller's; here is how it is started, how it ends, and what is said when it fails.
+The caller chooses the arguments; this module starts git, ends it, and words its failures.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ class Held:
         return git_error(self.argv, self.process.returncode, text)
 
     def close(self) -> None:
-        """End it; it has no work of its own left. What it still says, as after Ctrl-C amid an answer, is heard out."""
+        """End it; it has no work of its own left. The rest of its output, as after Ctrl-C amid an answer, is read."""
         with contextlib.suppress(BrokenPipeError):
             self.stdin.close()
         while not self.stdout.closed and self.stdout.read(CHUNK):

@@ -1,6 +1,6 @@
 """A repository, whole: its objects, and its refs, its work trees, commits of the person's and the way to remotes.
 
-The person at the keyboard is as their own git knows them. What is executed for a signature comes from the person's own configuration
+The person at the keyboard is as their own git knows them. The programs that make a signature come from the person's own configuration
 alone; the repository's may name the key.
 """
 
@@ -192,7 +192,7 @@ class Git(Database):
         return Ident(name.translate(clean).strip(), email.translate(clean).strip(), time)
 
     def setting(self, key: str, *, repository_too: bool = True) -> str | None:
-        """Return a setting of the person's git. What is executed is asked for without the repository's own configuration."""
+        """Return a setting of the person's git. A program's name is read without the repository's own configuration."""
         value = self.config(key) if repository_too else None
         return value if value is not None else last(self.personal_settings(), key)
 

@@ -34,7 +34,7 @@ from runner.values import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A repository's folders. `git_dir`: of the work tree that was stood in; `top`: that work tree, or None in a bare one."""
+    """A repository's folders. `git_dir`: of the work tree of the current folder; `top`: that work tree, or None in a bare one."""
 
     cwd: Path
     git_dir: Path

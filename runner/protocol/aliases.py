@@ -1,7 +1,7 @@
 """The names that models know from other tools, for those of the runner: of Gemini's, Claude's and OpenAI's own programs.
 
 A call is put into the runner's form before anything else sees it, so that policy, agent files and results know one name a tool. The
-transcript has the model's own words, which verify puts into that form again. A tool of a project's own is never renamed.
+transcript has the model's own names, which verify puts into that form again. A tool of a project's own is never renamed.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def wire_name(name: str) -> str:
 
 
 def named(name: str, arguments: Mapping[str, Any], tools: Collection[str]) -> tuple[str, Arguments]:
-    """Return the runner's name for the tool of a call, and the arguments without what was part of the name; as they are where `tools`
+    """Return the runner's name for the tool of a call, and the arguments without the part that the name had; as they are where `tools`
     has the name, or nobody knows it."""
     given = dict(arguments)
     if name in tools:
@@ -115,7 +115,7 @@ def _text_editor(given: Arguments) -> tuple[str, Arguments]:
 
 
 def _edit(given: Arguments) -> Arguments:
-    """Return the arguments of `edit_file`, whose one edit may stand beside the path."""
+    """Return the arguments of `edit_file`, whose one edit may be beside the path."""
     names = {*_EDIT, *(other for others in _EDIT.values() for other in others), "expected_replacements"}
     flat = names & given.keys()
     edits = given.get("edits", [{}] if flat else None)

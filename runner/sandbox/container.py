@@ -496,7 +496,7 @@ def _try(engine: Engine, image: str) -> None:
     """Run `true` in a container of an image, once.
 
     Raises:
-        SandboxError: it does not run there. It is tried again the next time.
+        SandboxError: it does not run there. The next command tries again.
     """
     with tempfile.TemporaryDirectory(prefix="runner-") as folder:
         given = Command(("true",), Path(folder), {"PATH": "/usr/bin:/bin"}, ANSWERS_WITHIN, readable=(Path(folder),))

@@ -134,7 +134,7 @@ def _texts(command: Command) -> tuple[str, ...]:
 class Place:
     """What a sandbox shows elsewhere than at its own path. The host can show nothing elsewhere.
 
-    `at`: where commands find a folder that they get, by the folder. `shown`: what is read-only there besides, by its path inside;
+    `at`: where commands find a folder that they get, by the folder. `shown`: further read-only files, by their path inside;
     it is shown to commands that get the folder it is in.
     """
 

@@ -1,4 +1,4 @@
-"""What a runner has around it and no history tells: clock, randomness, prompts; where locks, notes and the person's own state lie;
+"""The surroundings of a runner that no history records: clock, randomness, prompts; where locks, notes and the person's own state lie;
 and the checkpoints, the tips that verified on this machine. The outside comes in as arguments so that a test can drive it."""
 
 from __future__ import annotations

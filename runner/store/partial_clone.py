@@ -111,7 +111,7 @@ def missing(git: Git, revisions: Sequence[str], below: Sequence[str] = (), *opti
 
 
 def _scope(project: Project, names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return (commits, paths) of all that comes along with what is read."""
+    """Return (commits, paths) of all that comes along with the objects that are read."""
     git = project.git
     split = [name.partition(":") for name in names if ":" in name and "\n" not in name]
     pairs = {(revision, path) for revision, _, path in split if _is_commit(git, revision)}

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Project:
-    """`options`: what was said on the command line; it goes before the environment and config.yaml."""
+    """`options`: those of the command line; they go before the environment and config.yaml."""
 
     git: Git
     dirs: StateDir
@@ -87,7 +87,7 @@ class Project:
             raise
 
     def close(self) -> None:
-        """End what is held open; what was spent of the day's budget is settled."""
+        """Close the open processes and settle the day's budget."""
         try:
             if self.shared_budget is not None:
                 self.shared_budget.close()
@@ -101,7 +101,7 @@ class Project:
         self.close()
 
     def trust(self, trusted: Trusted) -> None:
-        """Go on with a trusted branch that was fetched just now."""
+        """Continue with a trusted branch that was fetched just now."""
         if trusted.commit != self.trusted.commit:
             self._config = self._pattern = None
             self.kept.clear()
@@ -142,7 +142,7 @@ class Project:
 
     @property
     def has_requests(self) -> bool:
-        """Whether what is done is merged by a request on the forge, not here."""
+        """Whether work is merged by a request on the forge, not here."""
         return self.trusted.remote is not None and self.config.has_requests and self.setting("publish") != "never"
 
     def setting(self, key: str) -> str:

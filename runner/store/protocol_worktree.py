@@ -88,7 +88,7 @@ def worktree_path(project: Project, protocol: str) -> Path | None:
 
 
 def add_worktree(project: Project, protocol: str) -> tuple[Path | None, str]:
-    """Make the person's worktree and return (its path, a note for them); a machine that cannot have one goes on without."""
+    """Make the person's worktree and return (its path, a note for them); a machine that cannot have one works without."""
     git = project.git
     path = worktree_path(project, protocol)
     if path is None:

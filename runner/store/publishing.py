@@ -33,7 +33,7 @@ class Check(Protocol):
         """Verify `tip`, of which `since` is a verified ancestor; raise where the history does not hold."""
 
     def give_again(self, commit: Commit, onto: str, theirs: Sequence[Commit]) -> str:
-        """Return the commit on `onto` that keeps a person's answer. `theirs`: what was published before it."""
+        """Return the commit on `onto` that keeps a person's answer. `theirs`: the published commit before it."""
 
     def tell(self, ours: Sequence[Commit], theirs: Sequence[Commit], kept: str | None) -> None:
         """Say what of ours does not count as it was made. `kept`: the ref of our transitions, where they gave way."""

@@ -34,7 +34,7 @@ class _File:
 
 
 def note(project: Project, protocol: str, tip: str) -> None:
-    """Remember that the remote refused what is here: `runner undo` then takes what was never published out of the branch."""
+    """Remember that the remote refused this branch: `runner undo` then removes the unpublished commits from it."""
     with contextlib.suppress(OSError):
         write_atomically(project.dirs.refused(protocol), f"{tip}\n".encode())
 
@@ -53,7 +53,7 @@ def is_noted(project: Project, protocol: str) -> bool:
 def explain(project: Project, protocol: str, error: PushRefusedError, new: str, old: str | None) -> PushRefusedError:
     """Return the error with the step, file and commit that it is about, as far as that is known, and the way out.
 
-    `new`: what was to be published; `old`: what the remote has of it.
+    `new`: the refused commit; `old`: the one that the remote has.
     """
     git, branch = project.git, project.branch(protocol)
     try:

@@ -263,7 +263,7 @@ def merged_in(git: Git, protocol: str, base: str) -> str | None:
 def work_of(git: Git, protocol: str, tip: str, slug: str) -> tuple[str, str] | None:
     """Return (before, after), the two commits between which a step's work lies: its last attempt's; None where it has none.
 
-    The work of an attempt that failed is what was kept of it.
+    The work of a failed attempt is the kept part.
     """
     last = None
     for entry in events(git, protocol, tip):

@@ -213,7 +213,7 @@ class Mirror:
             raise self._unreachable(code, err)
 
     def _forget_other_clone(self) -> bool:
-        """Begin anew where the refs are those of an earlier clone at this path, whose objects went with it; return whether."""
+        """Start anew where the refs are those of an earlier clone at this path, whose objects went with it; return whether."""
         if all(self.git.commit(oid) is not None for oid in set(self.refs().values())):
             return False
         shutil.rmtree(self.path / "refs" / "there", ignore_errors=True)

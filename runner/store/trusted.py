@@ -41,7 +41,7 @@ class OnlyProtocolsError(UsageError):
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """What is pinned. `time`: when the branch was last fetched, or empty."""
+    """The pinned commit. `time`: when the branch was last fetched, or empty."""
 
     remote: str
     url: str

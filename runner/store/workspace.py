@@ -461,7 +461,7 @@ def _collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...], b
 def tree_now(git: Git, space: Workspace, bounds: Bounds | None = None) -> str:
     """Return the workspace's files as a tree, in the middle of a step: so that it can be gone back to, not as its work.
 
-    What git cannot take is left out: a repository without a commit, a file that its owner locked; and what is more than a step
+    What git cannot take is left out: a repository without a commit, a file that its owner locked; and work that is more than a step
     may leave, which it may have gone before its end.
 
     Raises:

@@ -604,7 +604,7 @@ def apply_patch(root: Root, files: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _patched(held: Text, hunks: list[dict[str, Any]], path: str) -> tuple[str, list[int]]:
-    """Return the text with the hunks, each found by its text, and the lines where they stand then."""
+    """Return the text with the hunks, each found by its text, and the lines where they are then."""
     lines, out, cursor, places = _lines(held.text), list[str](), 0, list[int]()
     open_end = bool(lines) and not lines[-1].endswith("\n")
     for number, hunk in enumerate(hunks, 1):

@@ -91,10 +91,10 @@ def writable(clone: Clone) -> Iterator[Finding]:
 
 
 def readable(clone: Clone) -> Iterator[Finding]:
-    """Yield that this user may not read git's objects: git takes them for lost, and nobody may give up what is only closed.
+    """Yield that this user may not read git's objects: git takes them for lost, and no check may give up objects that are only closed.
 
     Raises:
-        GitError: it is so, so no later check can work.
+        GitError: it may not, so no later check can work.
     """
     files = matching(clone.git.common_dir / "objects", "pack/pack-*", "[0-9a-f][0-9a-f]/*")
     closed = [path for path in files if not os.access(path, os.R_OK) and path.exists()]

@@ -224,7 +224,7 @@ def proven(one: Examined) -> Iterator[Finding]:
 
 
 def unattainable_approvals(one: Examined) -> Iterator[Finding]:
-    """Yield the approvals that the protocol waits for and that nobody can give, by the trusted branch as it is now."""
+    """Yield the approvals that the protocol waits for and no person can give, by the trusted branch as it is now."""
     if not one.judged.ok or one.judged.state is None or one.judged.state.status not in OPEN:
         return
     short = str(ids.number_of(one.protocol))

@@ -27,7 +27,7 @@ _CACHES = ("refs/remotes/", trusted.REF)  # a fetch makes them again
 
 @dataclass(frozen=True, slots=True)
 class BrokenRef:
-    """A ref that names nothing. `why`: in the words of a message; `oid`: the object that it names and that is not here, or None."""
+    """A ref that names nothing. `why`: as a message says it; `oid`: the object that it names and that is not here, or None."""
 
     name: str
     path: Path
