@@ -95,15 +95,20 @@ def text_from(cwd: Path, named: Path) -> str:
         UsageError: it cannot be read, or has no text.
     """
     try:
-        text = (cwd / named).read_bytes().decode("utf-8", "replace").replace("\r\n", "\n")
+        text = visible((cwd / named).read_bytes().decode("utf-8", "replace"))
     except OSError as error:
         raise UsageError(f"{named} cannot be read: {error.strerror}", str(cwd), "name another file") from error
-    before = ""
+    if not text:
+        raise UsageError(f"{named} has no text", str(cwd), "name another file")
+    return text
+
+
+def visible(text: str) -> str:
+    """Return a text of others as its reader sees it: without comments and invisible characters."""
+    text, before = text.replace("\r\n", "\n"), ""
     while text != before:  # the rest of one may form another
         before = text
         text = _HIDDEN.sub("", "".join(char for char in text if char in "\n\t" or is_harmless(char)))
-    if not text.strip():
-        raise UsageError(f"{named} has no text", str(cwd), "name another file")
     return text.strip()
 
 

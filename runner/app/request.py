@@ -12,7 +12,7 @@ from typing import Final
 
 from runner.app import describe, page
 from runner.app.page import Page
-from runner.errors import InsufficientHistoryError, RunnerError, UsageError
+from runner.errors import InsufficientHistoryError, RefusedError, RunnerError, UnreachableError, UsageError
 from runner.executor import advance, load, permissions, reviews
 from runner.executor.step_run import Redactor
 from runner.executor.transition import blocked, failed
@@ -23,6 +23,7 @@ from runner.forge import (
     Forge,
     ForgeError,
     Identity,
+    Issue,
     Kind,
     Outcome,
     Request,
@@ -93,6 +94,32 @@ def opened(project: Project) -> Forge | None:
     url = trusted.remote_url(project.git, remote) if remote else None
     there, env = configured(f"{key.name} {key.url or ''}".strip(), url), project.env
     return open_forge(there, env.environ, env.now, env.sleep) if there else None
+
+
+def issue(project: Project, number: int) -> tuple[Issue, str]:
+    """Return an issue of the forge, and its name for people.
+
+    Raises:
+        UsageError: there is no forge. RefusedError: not everybody may read it, and a plan is read by all.
+        UnreachableError: the forge is not to be asked. ForgeError: there is no token, or no such issue, or no answer.
+    """
+    name = f"issue {number}"
+    if project.offline:
+        raise UnreachableError(f"{name} is on the forge, which is not asked", "--offline", "leave --offline out")
+    forge = opened(project)
+    if forge is None:
+        where = f"`forge:` in {paths.CONFIG} on {project.trusted.branch}"
+        hint = "`runner init --forge NAME` sets it; or save the issue's text: `runner new --from FILE`"
+        raise UsageError(f"there is no forge that has {name}", where, hint)
+    try:
+        found = forge.issue(number)
+    finally:
+        forge.close()
+    where = f"{name} of {forge.host}"
+    if found.confidential:
+        hint = "save what may be in the repository as a file: `runner new --from FILE`"
+        raise RefusedError(f"{name} is confidential, and a plan is not", where, hint)
+    return found, where
 
 
 def available(project: Project) -> Forge | None:

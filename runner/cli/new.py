@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,14 @@ from runner.values import dataclass
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Where the plan of a new protocol comes from, by the options; a model writes it if none is given."""
+    """Where the plan of a new protocol comes from, by the options; a model writes it if none is given, or only a text for it."""
 
     folder: Path | None
     workflow: str | None
     inputs: tuple[str, ...]
     manual: bool
+    text: Path | None
+    issue: int | None
 
     @property
     def named(self) -> list[str]:
@@ -36,16 +39,34 @@ class _Source:
         options = {"--plan": self.folder is not None, "--workflow": bool(self.workflow), "--manual": self.manual}
         return [name for name, given in options.items() if given]
 
-    def refuse_several(self) -> None:
+    @property
+    def texts(self) -> list[str]:
+        """The options that name a text which the model plans from."""
+        return [name for name, given in {"--from": self.text, "--from-issue": self.issue}.items() if given is not None]
+
+    def refuse_several(self, *, edit: bool) -> None:
         """Refuse options that do not go together.
 
         Raises:
             click.UsageError: naming them.
         """
-        if len(self.named) > 1:
-            raise click.UsageError(f"{' and '.join(self.named)}: give only one source for the plan")
+        if self.texts and (self.named or edit):
+            with_what = ", ".join(self.named) or "--edit"
+            raise click.UsageError(f"{self.texts[0]} goes with a plan that a model writes, not with {with_what}")
+        if len(self.named) > 1 or len(self.texts) > 1:
+            raise click.UsageError(f"{' and '.join(self.named or self.texts)}: give only one source for the plan")
         if self.inputs and not self.workflow:
             raise click.UsageError("--input goes with --workflow")
+
+    def about(self, session: Session) -> tuple[str, str]:
+        """Return the text that the model plans from, as its reader sees it, and its name; both empty without one."""
+        if self.text is not None:
+            return create.text_from(session.cwd, self.text), str(self.text)
+        if self.issue is not None:
+            found, where = request.issue(session.project, self.issue)
+            title = " ".join(create.visible(found.title).split())  # by itself: what it opens would hide the body
+            return f"# {title}\n\n{create.visible(found.body)}".strip(), where
+        return "", ""
 
     def files(self, session: Session, title: str | None) -> tuple[dict[str, bytes], str]:
         """Return (name to bytes, their source for messages) of the plan's files."""
@@ -77,6 +98,13 @@ class _Source:
     help="A spec or an issue that the model plans from; it is quoted as untrusted, without what a reader does not see.",
 )
 @click.option(
+    "--from-issue",
+    "issue",
+    type=click.IntRange(min=1),
+    metavar="NUMBER",
+    help="An issue of the forge in config.yaml, quoted in the same way; its title is TITLE unless you give one.",
+)
+@click.option(
     "--edit", is_flag=True, help="Edit the plan before it is created; without another source as with --manual."
 )
 @click.option("--base", metavar="BRANCH", help="The branch to start from and to merge into.")
@@ -89,7 +117,6 @@ def command(
     title: str | None,
     base: str | None,
     no_questions: bool,
-    text: Path | None,
     edit: bool,
     **source: Any,
 ) -> None:
@@ -100,24 +127,18 @@ def command(
     wait for `runner answer` (exit 3), and the next `runner run` writes the plan. Your checkout does not change: the plan is
     in its own worktree, and you can edit it.
     """
-    if edit and text is None and not (source["folder"] or source["workflow"]):
-        source["manual"] = True
     plan = _Source(**source)
-    plan.refuse_several()
-    if text is not None and (plan.named or edit):
-        raise click.UsageError(
-            f"--from goes with a plan that a model writes, not with {', '.join(plan.named) or '--edit'}"
-        )
-    if not plan.named and not title and text is None:
+    plan.refuse_several(edit=edit)
+    if edit and not plan.named:
+        plan = dataclasses.replace(plan, manual=True)
+    if not plan.named and not plan.texts and not title:
         raise click.UsageError("give a title: runner new TITLE")
     project = session.project
     create.fresh(project)
     if not plan.named:
-        about = create.text_from(session.cwd, text) if text is not None else ""
+        about, of = plan.about(session)
         with session.waiting("a model writes the plan"):
-            made = create.planned(
-                project, title or "", base=base, questions=not no_questions, text=about, where=str(text or "")
-            )
+            made = create.planned(project, title or "", base=base, questions=not no_questions, text=about, where=of)
     else:
         files, where = plan.files(session, title)
         files = dict(edited_files(session, files, sorted(files))) if edit else files

@@ -215,6 +215,16 @@ class Comment:
     edited: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issue:
+    """An issue, or a request where both have one row of numbers. `confidential`: not everybody who sees the repository may read it."""
+
+    number: int
+    title: str
+    body: str
+    confidential: bool = False
+
+
 class ReviewState(StrEnum):
     """The verdict of a review. `unknown`: it was dismissed, and the forge does not report its verdict before."""
 
@@ -380,6 +390,9 @@ class Forge(Protocol):
 
     def mark_draft(self, number: int) -> Request:
         """Return the request, a draft again, where this repository has drafts."""
+
+    def issue(self, number: int) -> Issue:
+        """Return an issue as it is now, without its comments."""
 
     def comments(self, number: int) -> tuple[Comment, ...]:
         """Return the comments of people and programs on a request, oldest first."""

@@ -21,6 +21,7 @@ from runner.forge import (
     ForgeKind,
     ForgeProject,
     Identity,
+    Issue,
     Kind,
     Membership,
     MergeMethod,
@@ -166,6 +167,11 @@ class GitHub:
         if not changes:
             return there
         return self._read_request(self._client.write("PATCH", f"{self._repo}/pulls/{there.number}", changes))
+
+    def issue(self, number: int) -> Issue:
+        """Return an issue or a pull request."""
+        found = self._client.one(f"{self._repo}/issues/{number}")
+        return Issue(number=found.number("number"), title=found.text("title"), body=found.maybe("body") or "")
 
     def mark_ready(self, number: int) -> Request:
         """Return the request, no longer a draft."""

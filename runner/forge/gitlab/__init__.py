@@ -25,6 +25,7 @@ from runner.forge import (
     ForgeKind,
     ForgeProject,
     Identity,
+    Issue,
     Kind,
     MalformedAnswerError,
     Membership,
@@ -151,6 +152,16 @@ class GitLab:
         if not changes:
             return there
         return self._read_request(self._client.write("PUT", f"{self._project}/merge_requests/{there.number}", changes))
+
+    def issue(self, number: int) -> Issue:
+        """Return an issue."""
+        found = self._client.one(f"{self._project}/issues/{number}")
+        return Issue(
+            number=found.number("iid"),
+            title=found.text("title"),
+            body=found.maybe("description") or "",
+            confidential=found.flag("confidential"),
+        )
 
     def mark_ready(self, number: int) -> Request:
         """Return the request, no longer a draft."""
