@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from runner.app import describe, page
+from runner.app import describe, page, steer, verify
 from runner.app.page import Page
 from runner.errors import InsufficientHistoryError, RefusedError, RunnerError, UnreachableError, UsageError
 from runner.executor import advance, load, permissions, reviews
@@ -202,8 +202,6 @@ def _is_there(project: Project, protocol: str) -> bool:
 
 def verify_summary(project: Project, protocol: str) -> str:
     """Return what `runner verify` finds, in a few words for the status `runner/verify`; empty where the record holds."""
-    from runner.app import verify  # heavy: only where something is posted to the forge
-
     try:
         report, code = verify.prove(project, protocol)
     except RunnerError as error:
@@ -412,8 +410,6 @@ def _is_done(project: Project, protocol: str, one: Comment) -> bool:
 
 def _execute(project: Project, protocol: str, verb: str, rest: str, speaker: str) -> str:
     """Execute one command as its author; return the answer."""
-    from runner.app import steer  # only where a comment commands something
-
     if verb in ("approve", "reject"):
         return (
             f"a comment is no {'approval' if verb == 'approve' else 'rejection'}: give it in a review of this request, "

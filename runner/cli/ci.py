@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import click
 
 from runner.cli import streams
-from runner.cli.session import Session, safe
+from runner.cli.session import Session
+from runner.cli.streams import safe
 from runner.errors import HeldError, SpentError, UsageError
 from runner.store import record
 from runner.store.environment import write_atomically

@@ -349,9 +349,9 @@ def _wrong(error: click.ClickException) -> UsageError:
 
 
 def _tell(error: RunnerError) -> int:
-    from runner.cli.session import safe
-
-    told = safe(str(error)).replace("`runner ", f"`{program()} ").replace("at:   runner ", f"at:   {program()} ")
+    told = (
+        streams.safe(str(error)).replace("`runner ", f"`{program()} ").replace("at:   runner ", f"at:   {program()} ")
+    )
     return _say(f"error: {told}", error.exit_code)
 
 

@@ -11,7 +11,8 @@ import click
 from runner import __version__
 from runner.app import mcp as app
 from runner.app import proposals
-from runner.cli.session import Session, safe
+from runner.cli.session import Session
+from runner.cli.streams import safe
 from runner.errors import RunnerError, UnsupportedError, installs
 from runner.store.project import Project
 

@@ -14,8 +14,8 @@ import click
 
 from runner import signals
 from runner.cli import streams
-from runner.cli.streams import program
-from runner.lines import is_harmless, lines_of
+from runner.cli.streams import one_line, program, safe
+from runner.lines import lines_of
 from runner.store.environment import Environment
 from runner.store.project import Project
 
@@ -26,20 +26,6 @@ if TYPE_CHECKING:
     from runner.protocol.transcript import Line
 
 Cell = str | tuple[str, str]  # text, or (text, colour)
-
-
-def safe(text: str) -> str:
-    """Return text that cannot steer a terminal: control and bidi characters are shown as escapes."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(
-        char if char in "\n\t" or is_harmless(char) else char.encode("unicode_escape").decode() for char in text
-    )
-
-
-def one_line(text: str) -> str:
-    """Return text as `safe` does, its line ends as escapes too."""
-    return safe(text).replace("\n", "\\n")
 
 
 def state_home(environ: dict[str, str]) -> Path:

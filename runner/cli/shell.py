@@ -10,7 +10,7 @@ import click
 
 from runner.app import shell
 from runner.cli import options, streams
-from runner.cli.session import Session, safe
+from runner.cli.session import Session
 from runner.errors import UsageError
 from runner.executor import load
 from runner.sandbox import terminal
@@ -70,6 +70,6 @@ def _printer() -> Callable[[bytes], None]:
     decode = codecs.getincrementaldecoder("utf-8")("replace").decode
 
     def show(data: bytes) -> None:
-        streams.put(safe(decode(data)), nl=False)
+        streams.put(streams.safe(decode(data)), nl=False)
 
     return lambda data: streams.put_output(data, show)

@@ -19,11 +19,25 @@ from typing import TextIO
 import click
 
 from runner.errors import UsageError
-from runner.lines import lines_of
+from runner.lines import is_harmless, lines_of
 
 
 class LostResultError(UsageError):
     """stdout took not all of a result: a reader must not take what it got for the whole."""
+
+
+def safe(text: str) -> str:
+    """Return text that cannot steer a terminal: control and bidi characters are shown as escapes."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        char if char in "\n\t" or is_harmless(char) else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def one_line(text: str) -> str:
+    """Return text as `safe` does, its line ends as escapes too."""
+    return safe(text).replace("\n", "\\n")
 
 
 def program() -> str:

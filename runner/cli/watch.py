@@ -16,7 +16,7 @@ from runner.app import run, watch
 from runner.app.watch import Happened
 from runner.cli import options, streams
 from runner.cli.progress import Progress
-from runner.cli.session import Session, one_line
+from runner.cli.session import Session
 from runner.errors import RunnerError
 from runner.protocol.plans import seconds_of
 from runner.store import record
@@ -137,7 +137,7 @@ class _Shown:
         if not line or told.done is None:
             return
         found = record.outlook({"schema": 1, **dataclasses.asdict(told.done.state)})
-        text = f"{told.protocol}  {told.done.state.status}: {one_line(found.reason)}; runner show {told.protocol}\n"
+        text = f"{told.protocol}  {told.done.state.status}: {streams.one_line(found.reason)}; runner show {told.protocol}\n"
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             subprocess.run(["sh", "-c", line], input=text.encode(), capture_output=True, timeout=NOTIFY, check=False)
 

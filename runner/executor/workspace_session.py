@@ -575,13 +575,11 @@ class WorkspaceSession:
             left = lambda: until - monotonic()  # noqa: E731
         if policy is None:
             return workspace.Bounds(left=left)
-        from runner.protocol.policy_file import bytes_of
-
         limits, most = policy.content.limits, workspace.Bounds(left=left)
         return workspace.Bounds(
-            file=most.file if limits.file_size is None else bytes_of(limits.file_size),
+            file=most.file if limits.file_bytes is None else limits.file_bytes,
             file_said=limits.file_size or most.file_said,
-            total=most.total if limits.total is None else bytes_of(limits.total),
+            total=most.total if limits.total_bytes is None else limits.total_bytes,
             total_said=limits.total or most.total_said,
             files=max(most.files, limits.files or 0),
             left=left,

@@ -343,6 +343,16 @@ class Limits(FileModel):
     modes: Verdict = "allow"
     symlinks: Verdict = "allow"
 
+    @property
+    def file_bytes(self) -> int | None:
+        """`file_size` as a number."""
+        return None if self.file_size is None else bytes_of(self.file_size)
+
+    @property
+    def total_bytes(self) -> int | None:
+        """`total` as a number."""
+        return None if self.total is None else bytes_of(self.total)
+
 
 class DayBudget(FileModel):
     """The most that all runners of a project together may spend on a UTC day."""

@@ -685,8 +685,6 @@ def _moved(policy: Policy, change: Change, step: str | None) -> Iterable[Decisio
 
 
 def _over(policy: Policy, changes: Sequence[Change]) -> Iterable[Decision]:
-    from runner.protocol.policy_file import bytes_of
-
     assert policy.file is not None
     limits = policy.file.content.limits
     lines = sum(change.lines for change in changes)
@@ -696,9 +694,9 @@ def _over(policy: Policy, changes: Sequence[Change]) -> Iterable[Decision]:
     if limits.lines is not None and lines > limits.lines:
         yield _at(policy, "ask", f"limits: {{lines: {limits.lines}}}", ("limits", "lines"), f"{lines:,} lines changed")
     left = sum(change.size for change in changes if change.after is not None)
-    if limits.total is not None and left > bytes_of(limits.total):
+    if limits.total_bytes is not None and left > limits.total_bytes:
         yield _at(policy, "ask", f"limits: {{total: {limits.total}}}", ("limits", "total"), f"{left:,} bytes in all")
-    most = bytes_of(limits.file_size) if limits.file_size is not None else None
+    most = limits.file_bytes
     for change in changes:
         if most is not None and change.after is not None and change.size > most:
             reason = f"{shown(change.path)} has {change.size:,} bytes"
