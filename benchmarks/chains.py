@@ -243,7 +243,7 @@ class _Writing:
         asked = requirements.of_start(self.authority, step, paths.folder(self.protocol))
         assert asked is not None
         about = self._digest(asked.subject)
-        return ev.ApprovalAsked(subject=slug, kind="step", digest=about, text=asked.text, by=asked.env), asked
+        return ev.ApprovalAsked(subject=slug, kind="step", digest=about, text=asked.text, by=asked.who), asked
 
     def _word(self, slug: str, bob: Key) -> Sequence[Event]:
         event, asked = self.ask(slug)
