@@ -7,12 +7,14 @@ and the network is not asked.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runner.errors import RunnerError, UsageError
 from runner.protocol import ids, paths
@@ -20,7 +22,7 @@ from runner.protocol.state import State, wait_type
 from runner.store import locks, lookup, push_refusal, record, remote, worktree
 from runner.store.environment import matching, read_checkpoint
 from runner.store.project import Project
-from runner.store.record import Outlook, Row
+from runner.store.record import Brief, Outlook, Row
 from runner.values import dataclass
 
 if TYPE_CHECKING:
@@ -130,7 +132,7 @@ def recorded(row: Row, name: str) -> Recorded:
     """Return the status of a protocol by its record `row`; `name`: its name in commands."""
     found = record.outlook(row)
     waits = () if row["status"] in record.ENDED else tuple(row["waiting"])
-    return Recorded(row, name, word(row, found), found, waits)
+    return Recorded(row, name, word(row["status"], found.action), found, waits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,21 @@ class Description:
     rebase: str | None
 
 
+class Listed(NamedTuple):
+    """What a line of `list` says of a protocol beside its record; see `Description`."""
+
+    word: str
+    to_merge: bool
+    ahead: Ahead | None
+
+
+def _names(folder: Path) -> frozenset[str]:
+    try:
+        return frozenset(os.listdir(folder))
+    except OSError:
+        return frozenset()
+
+
 class Describer:
     """Describes protocols of a project. What they share (bases, leases, the time) is read once.
 
@@ -172,17 +189,38 @@ class Describer:
         self._merges = record.Merges(project.git, project.trusted.remote)
         self._leases = remote.last_leases(project.dirs)
         self._rebases = worktree.rebases(project.git)
+        self._locks = _names(project.dirs.lock("")) if count > FEW else None
+        self._checkpoints = _names(project.dirs.checkpoint("").parent) if count > FEW else None
 
-    def describe(self, row: Row, tip: str, name: str, *, brief: bool = False) -> Description:
-        """Describe a protocol whose record is `row` at the commit `tip`; `name`: its name in commands.
+    def listed(self, protocol: str, found: Brief, tip: str, name: str) -> Listed:
+        """Describe a protocol in one line; `tip`, `name`: as for `describe`. No approval is judged, which reads its history."""
+        project = self._project
+        is_merged = found.status == "completed" and self._merges.holds({"protocol": protocol, "base": found.base}, tip)
+        is_held = False
+        if not is_merged and (self._locks is None or protocol in self._locks):
+            is_held = locks.is_held(project.dirs.lock(protocol)) is not None
+        if not is_merged and not is_held and protocol in self._leases:
+            is_held = remote.at_work_elsewhere(project, protocol, self._leases) is not None
+        is_rewritten = self._is_rewritten(protocol)
+        ahead = None if is_rewritten else self._remote_is_ahead(protocol, name)
+        term = "rewritten" if is_rewritten else word(found.status, found.action, held=is_held)
+        return Listed(term, found.status == "completed" and not is_merged, ahead)
 
-        `brief`: for its status word alone, so no approval is judged, which reads the history of the branch.
-        """
+    def has_branch(self, protocol: str, tip: str) -> bool:
+        """Return whether a protocol that the commit `tip` shows has a branch, here or at the remote as last fetched."""
+        if tip != self._project.trusted.commit:  # the trusted branch shows those that have none
+            return True
+        branch, remote = self._project.branch(protocol), self._project.trusted.remote
+        there = f"refs/remotes/{remote}/{branch.removeprefix('refs/heads/')}"
+        return self._ref(branch) is not None or (remote is not None and self._ref(there) is not None)
+
+    def describe(self, row: Row, tip: str, name: str) -> Description:
+        """Describe a protocol whose record is `row` at the commit `tip`; `name`: its name in commands."""
         project, protocol, known = self._project, row["protocol"], recorded(row, name)
         found = known.outlook
         waits = tuple(
             {**wait, "text": record.asked_now(project.git, protocol, tip, row["steps"], wait)}
-            if wait.get("kind") == "human" and not brief
+            if wait.get("kind") == "human"
             else wait
             for wait in known.waits
         )
@@ -193,8 +231,8 @@ class Describer:
         rebase = self._rebases.get(project.branch(protocol))
         to_merge = row["status"] == "completed" and not is_merged
         judged = Judged(project, row, tip, name)
-        approvals = {one.wait: one for one in judged.unrecorded()} if waits and not brief else {}
-        term, reason = word(row, found, held=held is not None), situation(row, found, self._now)
+        approvals = {one.wait: one for one in judged.unrecorded()} if waits else {}
+        term, reason = word(row["status"], found.action, held=held is not None), situation(row, found, self._now)
         said = [one for one in approvals.values() if one.wait in found.waiting]
         given = [f"{each.approver} {SAID[each.decision]}" for one in said for each in one.words if not each.fault]
         reason = " · ".join([reason, *given])
@@ -216,7 +254,7 @@ class Describer:
             follows = Next.typed(ahead.command)
         elif to_merge:
             follows = _merging(project, row, name)
-        elif held is not None or brief:
+        elif held is not None:
             follows = Next.typed(known.command)
         else:
             follows = _following(judged, known, decided=any(not one.missing for one in said))
@@ -235,6 +273,8 @@ class Describer:
 
     def _is_rewritten(self, protocol: str) -> bool:
         """Return whether the branch no longer contains the checkpoint of this machine, so that every command refuses it."""
+        if self._checkpoints is not None and f"{protocol}.json" not in self._checkpoints:
+            return False
         project, tip = self._project, self._ref(self._project.branch(protocol))
         known = read_checkpoint(project.dirs, protocol) if tip is not None else None
         return known not in (None, tip) and not project.git.is_ancestor(str(known), str(tip))
@@ -312,14 +352,13 @@ def as_typed(text: str, program: str) -> str:
 # --- what the record says ------------------------------------------------------------------------------------------------
 
 
-def word(row: Row, found: Outlook, *, held: bool = False) -> str:
+def word(status: str, action: str, *, held: bool = False) -> str:
     """Return the status of a protocol in one term: waits, works, ready, failed, blocked, paused, completed …"""
-    status = str(row["status"])
     if status not in ("planned", "running", "pending", "planning"):
         return status
     if held:
         return "works"
-    return "ready" if found.action != "none" else "waits"
+    return "ready" if action != "none" else "waits"
 
 
 def situation(row: Row, found: Outlook, now: float) -> str:
@@ -408,12 +447,13 @@ def _can_adopt(project: Project, protocol: str, tip: str) -> bool:
 
 def at_work(project: Project, row: Row, name: str, leases: Mapping[str, str]) -> tuple[str | None, str | None]:
     """Return the runner at work on a protocol, here or by the leases of the remote, and the command to look again."""
-    protocol, now, step = row["protocol"], project.env.now(), record.outlook(row).step
+    protocol, now = row["protocol"], project.env.now()
     held = locks.is_held(project.dirs.lock(protocol))
     away = None if held else remote.at_work_elsewhere(project, protocol, leases)
     if away is None:
         return held, None
     seen = f"as seen {age_of(now - away.asked)} ago" if away.asked else "as the remote was last seen"
+    step = record.outlook(row).step
     what = f"works on {record.label(row, step)}" if step else "works"
     return f"{away.who}'s runner {what}, since {age(away.since, now)} ({away.where}, {seen})", f"runner sync {name}"
 

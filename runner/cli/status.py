@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,16 +115,18 @@ def plain_rows(
     names, trees, describer = Names(known), record.worktree_paths(project.git), Describer(project)
     for row in rows:
         found, typed = describer.command(row, known[row["protocol"]], names.short(row["protocol"]))
-        if _is_listed(only, row, found, to_merge=row["status"] == "completed" and typed is not None):
+        to_merge = row["status"] == "completed" and typed is not None
+        if _is_listed(only, row["status"], found.action, to_merge=to_merge):
             yield _plain(project, row, found, typed, trees)
 
 
-def _is_listed(only: str | None, row: Row, found: Outlook, *, to_merge: bool) -> bool:
-    """Return whether `list` shows a protocol. `only`: None (all), `open`, or of these `ready` or `waiting`."""
+def _is_listed(only: str | None, status: str, action: str, *, to_merge: bool) -> bool:
+    """Return whether `list` shows a protocol of this status and next action. `only`: None (all), `open`, or of these `ready` or
+    `waiting`."""
     if only is None:
         return True
-    is_open = row["status"] not in record.ENDED or to_merge
-    return is_open and (only == "open" or (only == "ready") == (found.action != "none"))
+    is_open = status not in record.ENDED or to_merge
+    return is_open and (only == "open" or (only == "ready") == (action != "none"))
 
 
 def as_plain(project: Project, row: Row, asked: str | None = None) -> Row:
@@ -327,51 +330,46 @@ def list_command(
     except NoCommitsError as error:
         tell_nothing(session, as_json, f"{error.what}; {error.hint}")
         return
-    known, now, times = lookup.known(project), project.env.now(), record.times(project.git)
+    known, now = lookup.known(project), project.env.now()
+    describer = Describer(project, len(known))
+    made = cache(lambda: record.times(project.git))
     me = project.actor() if mine else ""
     after = now - _seconds(since) if since is not None else None
 
     def when_of(protocol: str) -> int | None:
-        branch = project.branch(protocol)
-        when = times.get(branch)
-        if when is None and project.trusted.remote:
-            when = times.get(f"refs/remotes/{project.trusted.remote}/{branch.removeprefix('refs/heads/')}")
-        return when
+        """Return when the last commit of the protocol's branch was made; None where only the base has it."""
+        return made().get(known[protocol]) if describer.has_branch(protocol, known[protocol]) else None
 
-    def wanted(row: Row) -> bool:
-        protocol = row["protocol"]
+    def wanted(protocol: str) -> bool:
         if after is not None and (when_of(protocol) or 0) < after:
             return False
         return not mine or _creator(project, protocol, known[protocol]) == me
 
     if as_json:
-        rows = (row for row in record.stream(project.git, known) if wanted(row))
+        rows = (row for row in record.stream(project.git, known) if wanted(row["protocol"]))
         session.json_rows(plain_rows(project, rows, known, only))
         return
     if not known:
         tell_nothing(session, False, f"no protocols; `{program()} new` makes one")
         return
-    names, describer = Names(known), Describer(project, len(known))
+    names = Names(known)
     behind: list[str] = []
     lines = []
-    for row in record.stream(project.git, known):
-        protocol = row["protocol"]
-        found = describer.describe(row, known[protocol], names.short(protocol), brief=True)
-        if not _is_listed(only, row, found.outlook, to_merge=found.to_merge) or not wanted(row):
+    for protocol, row in record.briefs(project.git, known, project.dirs.briefs, lambda commit: made().get(commit, 0)):
+        found = describer.listed(protocol, row, known[protocol], names.short(protocol))
+        if not _is_listed(only, row.status, row.action, to_merge=found.to_merge) or not wanted(protocol):
             continue
         word = found.word
         if word == "completed":
             word = f"completed · {'waits for merge' if found.to_merge else 'merged'}"
         if found.ahead is not None:
             behind.append(found.ahead.command)
-        every = record.open_steps(row)
-        done = sum(step.get("status") in record.ENDED for _, step in every)
-        when = when_of(protocol)
+        when = (row.when or when_of(protocol)) if describer.has_branch(protocol, known[protocol]) else None
         old = describe.age_of(now - when) if when is not None else "on the base"
-        title = f"{row['title']} · {found.ahead.text}" if found.ahead is not None else str(row["title"])
-        lines.append((names.shown(protocol), word, f"{done}/{len(every)}", old, title))
+        title = f"{row.title} · {found.ahead.text}" if found.ahead is not None else row.title
+        lines.append((names.shown(protocol), word, f"{row.done}/{row.steps}", old, title))
         if form is not None:
-            shown = {"id": protocol, "base": str(row.get("base") or ""), "title": str(row["title"])}
+            shown = {"id": protocol, "base": row.base, "title": row.title}
             shown |= {"branch": project.branch(protocol).removeprefix("refs/heads/")}
             cells = shown | dict(zip(("number", "status", "steps", "age"), lines[-1], strict=False))
             parts = re.split(r"%\((\w+)\)", form)

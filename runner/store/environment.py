@@ -165,6 +165,11 @@ class StateDir:
         return self.own / "marks" / f"{protocol}.json"
 
     @property
+    def briefs(self) -> Path:
+        """What `list` read of many protocols, kept by the ids of their commits."""
+        return self.own / "list.json"
+
+    @property
     def mirror(self) -> Path:
         """The git directory that talks to the remote, with the person's configuration and its own."""
         return self.own / "mirror"
@@ -249,12 +254,16 @@ def read_checkpoint(dirs: StateDir, protocol: str) -> str | None:
 
 def write_checkpoint(dirs: StateDir, protocol: str, tip: str, genesis: str) -> None:
     """Remember a tip that verified; where the state cannot be written, or is lost, it is verified again next time."""
-    path = dirs.checkpoint(protocol)
+    write_loosely(dirs.checkpoint(protocol), json.dumps({"tip": tip, "genesis": genesis}).encode() + b"\n")
+
+
+def write_loosely(path: Path, data: bytes) -> None:
+    """Put `data` at `path`, whole or not at all, where that can be done; a power cut may lose it. For what is found out again."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps({"tip": tip, "genesis": genesis}) + "\n")
-        os.replace(temporary, path)  # whole or not at all; no fsync, every transition would wait for it
+        temporary.write_bytes(data)
+        os.replace(temporary, path)  # no fsync: every transition would wait for it
     except OSError:
         return
 

@@ -7,11 +7,14 @@ That the record is right is `verify`'s to say.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeGuard
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeGuard
 
+from runner import __version__
 from runner.errors import RunnerError
 from runner.git import Commit, Git, Tree, Worktree
 from runner.lines import lines_of
@@ -21,6 +24,7 @@ from runner.protocol.ids import STEP_FILE
 from runner.protocol.log import RawEntry
 from runner.protocol.state import read_json
 from runner.store import worktree
+from runner.store.environment import write_loosely
 from runner.values import dataclass
 
 Row = dict[str, Any]  # state.json as it stands; `protocol`, `status`, `title`, `revision`, `steps`, `waiting` are there
@@ -118,6 +122,78 @@ def _places(git: Git, protocols: Mapping[str, str]) -> list[str]:
         else _place(protocol, commit)
         for protocol, commit in protocols.items()
     ]
+
+
+# --- many rows, in brief -------------------------------------------------------------------------------------------------
+
+BRIEF = 1  # the schema of the file of briefs: another one's are dropped
+MANY = 100  # protocols from which on the file is worth its reading
+
+
+class Brief(NamedTuple):
+    """What `list` shows of a protocol by its record. `action`: as of `Outlook`; `when`: when the commit that was read was made, in
+    seconds since the epoch, 0 where a folder was read; `done` of so many `steps`."""
+
+    status: str
+    base: str
+    title: str
+    action: str
+    done: int
+    steps: int
+    when: int
+
+
+_TYPES = [str, str, str, str, int, int, int]
+
+
+def briefs(git: Git, protocols: Mapping[str, str], at: Path, made: Callable[[str], int]) -> Iterator[tuple[str, Brief]]:
+    """Yield (id, brief) of protocols given as id to commit. `at`: keeps the briefs of many; `made`: returns when a commit was made.
+
+    A brief is kept under the id of the commit or the folder that it was read from, so it is the same for ever, as far as the code
+    that decided it is. What could not be read is not kept.
+    """
+    places = _places(git, protocols)
+    keys = [f"{place.partition(':')[0]} {protocol}" for place, protocol in zip(places, protocols, strict=True)]
+    kept = _kept(at) if len(keys) >= MANY else {}
+    new = git.stream([place for place, key in zip(places, keys, strict=True) if key not in kept])
+    used, is_changed = dict[str, Brief](), False
+    for protocol, key, place in zip(protocols, keys, places, strict=True):
+        found = kept.get(key)
+        if found is None:
+            found = _brief(_row(protocol, next(new)), made(protocols[protocol]) if ":." in place else 0)
+            is_changed = True
+        if found.status != UNREADABLE:
+            used[key] = found
+        yield protocol, found
+    if len(keys) >= MANY and (is_changed or len(used) < len(kept)):
+        write_loosely(at, json.dumps({"made": _made_by(), "briefs": used}).encode())
+
+
+def _brief(row: Row, when: int) -> Brief:
+    every = [step for step in row["steps"].values() if not step.get("removed")]
+    done = sum(step.get("status") in ENDED for step in every)
+    base = row.get("base")
+    # Of the others the machine decides nothing.
+    action = outlook(row).action if row["status"] in ("planning", "planned", "running") else "none"
+    return Brief(row["status"], base if isinstance(base, str) else "", row["title"], action, done, len(every), when)
+
+
+def _made_by() -> list[object]:
+    """Return what decides a brief: the version, and the code, which a checkout changes without one."""
+    with contextlib.suppress(OSError):  # there are no files of it
+        files = [module.__file__ or "" for module in (decision, state)] + [__file__]
+        return [BRIEF, __version__, *(os.stat(file).st_mtime_ns for file in files)]
+    return [BRIEF, __version__]
+
+
+def _kept(at: Path) -> dict[str, Brief]:
+    """Return the briefs that are kept; none where another version made them, or the file is not as it was written."""
+    with contextlib.suppress(OSError):
+        found = read_json(at.read_bytes())
+        if isinstance(found, dict) and found.get("made") == _made_by() and isinstance(found.get("briefs"), dict):
+            pairs = found["briefs"].items()
+            return {key: Brief(*row) for key, row in pairs if isinstance(row, list) and [*map(type, row)] == _TYPES}
+    return {}
 
 
 def is_cancelled(git: Git, protocol: str, tip: str | None) -> bool:
@@ -380,7 +456,7 @@ class Merges:
         self._bases: dict[str, list[tuple[str, Tree]]] = {}
 
     def holds(self, row: Row, tip: str) -> bool:
-        """Return whether the row's base holds its record as the commit `tip` has it."""
+        """Return whether the base of a row (its `protocol` and `base` are enough) holds its record as the commit `tip` has it."""
         return self.base_with(row, tip) is not None
 
     def base_with(self, row: Row, tip: str) -> str | None:
@@ -410,8 +486,9 @@ def worktree_paths(git: Git) -> dict[str, str]:
 
 
 def times(git: Git) -> dict[str, int]:
-    """Return full branch name to when its last commit was made, in seconds since the epoch."""
-    form = "--format=%(committerdate:unix) %(refname)"
-    out = git.run("for-each-ref", form, "refs/heads/", "refs/remotes/").decode("utf-8", "replace")
-    lines = (line.partition(" ") for line in lines_of(out))
-    return {name: int(when) for when, _, name in lines if when.isdigit()}
+    """Return the commit of each branch, here and at remotes as last fetched, to when it was made, in seconds since the epoch."""
+    form = "--format=%(objectname) %(committerdate:unix)"
+    pairs = (
+        line.split(" ") for line in git.run("for-each-ref", form, "refs/heads/", "refs/remotes/").decode().split("\n")
+    )
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}

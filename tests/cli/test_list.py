@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from tests.conftest import Box, command
@@ -43,3 +50,110 @@ def test_a_list_without_a_match_says_so(box: Box) -> None:
     box.new({"01-a": command("true")})
     told = box.runner("list", "--waiting", rc=0)
     assert told.out == "" and "runner list` shows all" in told.err
+
+
+@pytest.fixture
+def many(box: Box, four: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The same four, listed as many are: from what was kept of them."""
+    monkeypatch.setattr("runner.store.record.MANY", 1)
+    monkeypatch.setattr("runner.app.describe.FEW", 1)
+    return four
+
+
+def kept(box: Box) -> Path:
+    """Return where the briefs of a clone's protocols are kept."""
+    return box.project().dirs.briefs
+
+
+def listed(box: Box, *options: str) -> str:
+    """Return the list; what is younger than an hour is of no age."""
+    return re.sub(r"\d+ (s|min) +", "now ", box.runner("list", *options, rc=0).out)
+
+
+def fresh(box: Box) -> str:
+    """Return the list with nothing kept."""
+    kept(box).unlink(missing_ok=True)
+    return listed(box)
+
+
+def test_a_list_that_is_kept_shows_what_it_showed(box: Box, many: dict[str, str]) -> None:
+    first = fresh(box)
+    assert kept(box).is_file() and len(json.loads(kept(box).read_bytes())["briefs"]) == len(many)
+    assert listed(box) == first
+    for option in ("--open", "--ready", "--waiting"):
+        warm = listed(box, option)
+        kept(box).unlink()
+        assert listed(box, option) == warm
+
+
+def test_no_change_is_hidden_by_what_a_list_kept(box: Box, many: dict[str, str]) -> None:
+    for change in (
+        ("pause", many["ready"]),
+        ("resume", many["ready"]),
+        ("run", many["ready"]),
+        ("merge", many["done"]),
+        ("cancel", many["failed"]),
+    ):
+        box.runner("list", rc=0)
+        box.runner(*change, rc=0)
+        warm = listed(box)
+        assert warm == fresh(box)
+    word = {line.split()[-1]: line for line in warm.splitlines()}
+    assert "merged" in word["done"] and "cancelled" in word["failed"] and "waits for merge" in word["ready"]
+
+
+def test_a_branch_that_is_gone_or_shares_a_commit_is_listed_as_without_anything_kept(
+    box: Box, many: dict[str, str]
+) -> None:
+    box.git("checkout", "-q", "--detach")
+    box.git("branch", "-f", "main", many["merged"])  # one commit for both: main's folder and the branch's
+    before = listed(box)
+    assert before == fresh(box) and "on the base" not in before
+    box.git("worktree", "remove", "--force", str(box.worktree(many["merged"])))
+    box.git("branch", "-qD", many["merged"])
+    after = listed(box)
+    assert after == fresh(box) and "on the base" in after
+    box.git("branch", many["merged"], "main")
+    assert listed(box) == before
+
+
+def test_a_held_protocol_works_in_a_list_that_is_kept(box: Box, many: dict[str, str]) -> None:
+    before = listed(box)
+    path = box.project().dirs.lock(many["ready"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert "works" in listed(box)
+    assert listed(box) == before
+
+
+SPOILT: tuple[Callable[[Any], Any], ...] = (
+    lambda found: {**found, "made": [0]},
+    lambda found: {**found, "briefs": {key: ["completed"] for key in found["briefs"]}},
+    lambda found: {**found, "briefs": {key: ["completed", "", "x", "none", 0, "1", 0] for key in found["briefs"]}},
+    lambda found: [found],
+)
+
+
+def test_what_was_not_kept_by_this_version_is_read_anew(box: Box, many: dict[str, str]) -> None:
+    right = fresh(box)
+    for spoil in SPOILT:
+        kept(box).write_text(json.dumps(spoil(json.loads(kept(box).read_bytes()))))
+        assert listed(box) == right
+    kept(box).write_bytes(kept(box).read_bytes()[:-20])
+    assert listed(box) == right
+    kept(box).unlink()
+    kept(box).mkdir()  # it cannot be written
+    assert listed(box) == right
+
+
+def test_a_record_that_cannot_be_read_is_not_kept_so(box: Box, many: dict[str, str]) -> None:
+    right, record = fresh(box), f"{many['ready']}:.protocols/{many['ready']}/state.json"
+    kept(box).unlink()
+    oid = box.git("rev-parse", record).strip()
+    file = box.path / ".git/objects" / oid[:2] / oid[2:]
+    data = file.read_bytes()
+    file.unlink()
+    box.runner("list")
+    file.write_bytes(data)
+    assert listed(box) == right
