@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from runner.errors import RunnerError
 from runner.executor import permissions
@@ -77,11 +77,11 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """The tool that a model answers with: `name` and `description` for the model, and what it takes."""
+    """The tool that a model answers with: `name` and `description` for the model, and the schema of what it takes."""
 
     name: str
     description: str
-    takes: type[BaseModel]
+    takes: Mapping[str, Any]
 
 
 @contextlib.contextmanager
@@ -134,15 +134,14 @@ def open_tools(
         if commands:
             told = " or ".join(f"`{line}`" for line in commands)
             more = "or another command that is to be a check, " if any_command else ""
-            about = f"Run {told}, {more}in a clean checkout, without network. It changes nothing."
+            about = f"Run {told}, {more}in a clean checkout, without network."
             contract = registry.contract_of("run_check", about, "workspace", RunCheckInput, RunCheckOutput)
             tools["run_check"] = Deferred(contract, check)
-        schema = registry.schema_of(proposal.takes)
         answers = Contract(
             name=proposal.name,
             description=proposal.description,
             effect="read",
-            parameters=schema,
+            parameters=proposal.takes,
             returns=None,
             source="built in",
         )

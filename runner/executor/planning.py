@@ -35,6 +35,7 @@ from runner.protocol.transcript import Answers, Response, Results, Task
 from runner.store import history, locks, record, snapshot
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
+from runner.tools import registry as tools
 from runner.trust.transitions import transitions_below
 from runner.values import dataclass
 
@@ -127,7 +128,7 @@ Check = Callable[
     [Draft], dict[str, bytes]
 ]  # the files of a draft; MalformedFileError or UnsupportedError where they are no plan
 Consult = Callable[[Request], tuple[Response, Sequence[Turn]]]  # the answer, and the turns from the request to it
-PROPOSAL = looking.Proposal("propose_plan", "Answer with the plan, or with questions instead of one.", Draft)
+ANSWER = "propose_plan", "Answer with the plan, or with questions instead of one."
 
 
 # --- the conversation --------------------------------------------------------------------------------------------------
@@ -288,7 +289,8 @@ def written(
 def _looking(project: Project, name: str, loop: Loop, base: Base) -> Iterator[Callable[[Draft], list[str]]]:
     """Let the loop's model look at the base; yield what finds the checks of a draft that it did not see run, where it can run any."""
     commands = tuple(dict.fromkeys((*project.config.checks, *base.commands)))
-    with looking.open_tools(project, name, base.commit, loop, PROPOSAL, commands) as any_command:
+    proposal = looking.Proposal(*ANSWER, tools.schema_of(Draft))
+    with looking.open_tools(project, name, base.commit, loop, proposal, commands) as any_command:
         is_able = any_command and "run_check" in loop.tools
         yield lambda draft: _untried(project, loop.journal, draft) if is_able else []
 

@@ -22,16 +22,17 @@ from runner.store.project import Project
 RESULT_LIMIT = 4_000  # characters of the result of one step
 # Characters, about three to a token, of each part about the project.
 TREE_LIMIT = 12_000
-PLANNERS_TREE_LIMIT = 5_000
+PLANNERS_TREE_LIMIT = 3_000
 FILES_LIMIT = 45_000
 FILE_LIMIT = 8_000
 FILES_MOST = 16
-SUBJECTS_MOST = 20
+SUBJECTS_MOST = 8
 WORDS_MOST = 10
 GREP_MOST = 20_000  # files of a repository whose content is searched
 COMMON = 200  # a word that more files hold than this says nothing
 BLOB_MOST = 512 * 1024
 _GREP = ("-l", "-z", "-I", "-i", "-F", "--no-color", "--no-recurse-submodules")
+_PARTS = re.compile(r"[^a-z0-9]+")
 WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*[A-Za-z0-9_]")
 STOP = frozenset(
     WORD.findall(
@@ -115,7 +116,12 @@ def context(project: Project, request: str, commit: str) -> list[str]:
     subjects = _subjects(project, commit)
     if subjects:
         parts.append(fence("\n".join(subjects), "subjects of the last commits, newest first"))
-    known = symbols.of_commit(project.git, commit, files, relevant(project, request, commit, files)[:FILES_MOST])
+    first = relevant(project, request, commit, files)[:FILES_MOST]
+    asked = [
+        word for word in _words(request) if not any(path.lower().endswith(word) for path in first)
+    ]  # no file's name
+    named = {part for word in asked for part in _PARTS.split(word) if len(part) > 3} - STOP
+    known = symbols.of_commit(project.git, commit, files, first, named)
     if known:
         parts.append(fence(known, "classes and functions, with the line of each; .x is inside of what is before it"))
     return [part for part in parts if part]
@@ -140,7 +146,7 @@ def shown(project: Project, files: Mapping[str, TreeEntry], names: Sequence[str]
     left = FILES_LIMIT
     for path in names[:FILES_MOST]:
         plain = files[path].mode in (BLOB, EXECUTABLE)
-        text = _text(project, files[path]) if plain else None
+        text = text_of(project, files[path]) if plain else None
         if text is not None and left > 0:
             told = cut(text, min(FILE_LIMIT, left))
             left -= len(told)
@@ -186,10 +192,11 @@ def _words(request: str) -> list[str]:
 def _subjects(project: Project, commit: str) -> list[str]:
     code, out, _ = project.git.try_run("rev-list", f"--max-count={SUBJECTS_MOST}", commit)
     found = [project.git.commit(oid) for oid in out.decode().split()] if code == 0 else []
-    return [one.message.decode("utf-8", "replace").split("\n")[0][:120] for one in found if one is not None]
+    return [one.message.decode("utf-8", "replace").split("\n")[0][:80] for one in found if one is not None]
 
 
-def _text(project: Project, entry: TreeEntry) -> str | None:
+def text_of(project: Project, entry: TreeEntry) -> str | None:
+    """Return the text of a file; None where it is binary or large."""
     size = project.git.sizes([entry.oid])[0]
     data = project.git.blob(entry.oid) if size is not None and size <= BLOB_MOST else None
     return None if data is None or b"\0" in data else data.decode("utf-8", "replace")

@@ -1,5 +1,5 @@
 """What an attempt's first request says of the repository, to save turns: its files, how it is tested where the step has no checks,
-and what the step's checks find before the work.
+the lines that the step names, and what its checks find before the work.
 
 All of it but the runner's sentences is quoted as untrusted. A step with a tool that reaches outside starts without it: its calls would
 need approval from the first one on.
@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from runner import qa
 from runner.errors import RunnerError
 from runner.executor import feedback, prompting
 from runner.executor.step_run import KeptOutput, StepRun
-from runner.git import TreeEntry
+from runner.git import BLOB, EXECUTABLE, TreeEntry
 from runner.protocol import paths
 from runner.protocol.ids import digest
 from runner.protocol.plans import QaPolicy
@@ -27,9 +27,11 @@ from runner.tools.commands import WorkspaceAlias, folded
 
 TREE_LIMIT = 1_200  # characters
 MANIFEST_LIMIT = 1_200
+LINES_LIMIT = 4_000  # of the lines that the step names
 SECONDS = 60.0  # for all checks before the work; slower ones are not tried again for a week
 WEEK = 7 * 86_400
 KEPT = 50  # results in this clone
+_NAMED = re.compile(r"(?m)^- `?([^\s:`]+):(\d{1,7})-(\d{1,7})(?![\w.])")  # `- src/app.py:10-40: what is there`
 _PYTEST = re.compile(r"^\[(?:tool\.)?(?:pytest|tox|tool:pytest)[^\n]*\]\n(?:(?!\[)[^\n]*\n?)*", re.MULTILINE)
 _MAKE = re.compile(r"^(?:test|tests|check)\s*:(?!=)[^\n]*\n(?:\t[^\n]*\n?)*", re.MULTILINE)
 
@@ -43,7 +45,21 @@ def of(run: StepRun, tools: Mapping[str, Tool]) -> list[str]:
         prompting.tree_listing(list(files), TREE_LIMIT),
         "" if run.step.checks else _tests(run, files)[:MANIFEST_LIMIT],
     ]
-    return [prompting.fence("\n\n".join(filter(None, parts)), "files of the repository"), *_before(run)]
+    listed = prompting.fence("\n\n".join(filter(None, parts)), "files of the repository")
+    return [listed, *_lines(run, files), *_before(run)]
+
+
+def _lines(run: StepRun, files: Mapping[str, TreeEntry]) -> Iterator[str]:
+    """Yield the lines that the step names, which its planner read: they are not read again. A later attempt has its own diff."""
+    left = LINES_LIMIT if run.attempt == 1 else 0
+    for path, first, last in _NAMED.findall(run.step.prose):
+        plain = path in files and files[path].mode in (BLOB, EXECUTABLE)
+        text = prompting.text_of(run.project, files[path]) if plain else None
+        lines = (text or "").splitlines()[max(0, int(first) - 1) : int(last)]
+        if lines and left > 0:
+            told = prompting.cut(run.redactor.text("\n".join(lines)), left)
+            left -= len(told)
+            yield prompting.fence(told, f"lines {first} to {last} of {path}")
 
 
 def _tests(run: StepRun, files: Mapping[str, TreeEntry]) -> str:

@@ -270,7 +270,10 @@ FINISH = contract_of(
     FinishInput,
     FinishOutput,
 )
-_BOUNDS = ("additionalProperties", "minLength", "maxLength", "minItems", "minimum", "maximum", "exclusiveMinimum")
+_BOUNDS = (
+    *("additionalProperties", "default", "pattern", "minLength", "maxLength"),
+    *("minItems", "maxItems", "minimum", "maximum", "exclusiveMinimum"),
+)
 
 
 def finish_with(schema: Mapping[str, Any]) -> Contract:
@@ -285,7 +288,10 @@ LOOP: dict[str, Contract] = {contract.name: contract for contract in (ASK_PERSON
 def shown(contract: Contract) -> Mapping[str, Any]:
     """Return the schema of a tool's arguments as a model sees it: of the runner's own without the bounds, which an error names."""
     found: Mapping[str, Any] = _plain(contract.parameters) if contract.source == "built in" else contract.parameters
-    return found
+    if contract.name != FINISH.name or contract.parameters is FINISH.parameters:
+        return found
+    # The result of a step has a schema of its own, which the model has to see whole.
+    return {**found, "properties": {**found["properties"], "result": contract.parameters["properties"]["result"]}}
 
 
 def _plain(part: Any) -> Any:

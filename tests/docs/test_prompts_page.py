@@ -67,6 +67,8 @@ def test_an_agent_step_and_its_reviewer_are_shown_what_the_page_says(zoo: Box) -
     with mind(zoo, work, finish("painted"), say(text=passed)) as wire:
         folder = zoo.plan({"01-count": first, "02-paint": step}, front=FRONT)
         (folder / "context.md").write_text("What we know.\n")
+        with (folder / "02-paint.md").open("a") as file:
+            file.write("- zebra.py:1-2: the stripes\n")
         protocol = zoo.runner("new", "--plan", str(folder), rc=0).out.strip()
         zoo.runner("run", protocol, rc=0)
     assert wire.wrong == []

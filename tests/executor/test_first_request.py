@@ -200,6 +200,21 @@ def test_checks_run_once_before_the_work_on_the_same_files_and_never_again_where
         assert time.monotonic() - began < 15
 
 
+def test_the_lines_that_a_step_names_are_there(box: Box) -> None:
+    box.write("src/app.py", "".join(f"line {number}\n" for number in range(1, 2001)))
+    box.commit("a long file")
+    with mind(box, finish(), finish()) as wire:
+        folder = box.plan({"01-x": agent()})
+        with (folder / "01-x.md").open("a") as file:
+            file.write(
+                "- src/app.py:7-9: the loop\n- src/app.py:90-1990: much\n- gone.py:1-2: not there\n- ../a:1-2\n- a:9-99999999\n"
+            )
+        box.runner("run", box.runner("new", "--plan", folder, rc=0).out.strip(), rc=0)
+    said = texts(wire.bodies[0])
+    assert "<<<untrusted lines 7 to 9 of src/app.py\nline 7\nline 8\nline 9\nuntrusted>>>" in said
+    assert "line 91\n" in said and "characters left out" in said and len(said) < 7_000
+
+
 def test_checks_that_pass_before_the_work_are_one_line(box: Box) -> None:
     checked(box, "echo canary\n")
     with mind(box, finish()) as wire:

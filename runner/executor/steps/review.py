@@ -24,10 +24,12 @@ from runner.protocol.config import Reviewer
 from runner.protocol.ids import digest
 from runner.protocol.model_answers import Finding, Verdict
 from runner.store import history, record
+from runner.tools import registry
+from runner.tools.commands import folded
 from runner.trust.transitions import transitions_below
 from runner.values import dataclass
 
-PROPOSAL = looking.Proposal("give_verdict", "Answer with the verdict.", Verdict)
+ANSWER: Final = "give_verdict"
 # What `review: {aspects: […]}` of config.yaml may name; any other text stands for itself.
 ASPECTS: Final = {
     "correctness": "wrong results, forgotten cases, errors that are swallowed, damage to what worked before",
@@ -93,7 +95,7 @@ def of_step(run: StepRun, evidence: Sequence[ev.CheckEvidence], journal: Journal
                     break
             task = run.redactor.text(_task(run, reviewer, evidence, seen, before))
             try:
-                with looking.open_tools(project, view.protocol, run.judged, loop, PROPOSAL):
+                with looking.open_tools(project, view.protocol, run.judged, loop, _proposal(before)):
                     verdict, engine = _judged(loop, task, run.where, before)
             except BudgetStop as stop:
                 stopped = f"QA: {stop}; {spending.where_budgets_are(run)}"
@@ -133,6 +135,14 @@ def _journal(run: StepRun, entries: Sequence[log.RawEntry]) -> Journal:
 
 def _request(*turns: Turn) -> Request:
     return Request(system=resources.prompt("review").strip(), turns=turns, schema=model_answers.qa_verdict())
+
+
+def _proposal(before: Collection[str]) -> looking.Proposal:
+    """Return the tool that a reviewer answers with; without findings of earlier reviews it cannot answer any."""
+    takes = registry.schema_of(Verdict)
+    if not before:
+        del takes["properties"]["earlier"]
+    return looking.Proposal(ANSWER, "Answer with the verdict.", takes)
 
 
 def _judged(loop: Loop, task: str, where: str, before: Collection[str]) -> tuple[Verdict, str]:
@@ -260,7 +270,7 @@ def _said(line: transcript.Record) -> Verdict | None:
     """Return the verdict of an answer, whichever findings it speaks of."""
     if not isinstance(line, transcript.Response):
         return None
-    calls = [json.dumps(call.arguments) for call in line.calls if call.name == PROPOSAL.name]
+    calls = [json.dumps(call.arguments) for call in line.calls if call.name == ANSWER]
     try:
         return Verdict.model_validate_json(calls[0] if calls else line.text)
     except ValueError:
@@ -287,7 +297,8 @@ def _task(
         f"- {one.number:02d}-{one.slug}{mark.get(one.slug, '')}" + f": {one.header.title}" * (one.number <= step.number)
         for one in plan.steps  # no later one's title: an approval of this step leaves their files out
     ]
-    parts.append("Its steps:\n" + "\n".join(others))
+    if len(others) > 1:
+        parts.append("Its steps:\n" + "\n".join(others))
     parts.append(f"# The step to judge: {step.header.title}\n\n{step.prose.strip()}")
     if step.header.outputs:
         parts.append("It must leave: " + ", ".join(step.header.outputs))
@@ -297,15 +308,17 @@ def _task(
     if evidence:
         parts.append("Checks that passed: " + "; ".join(f"`{check['check']}`" for check in evidence))
         # What differs from run to run is left out: a review that was made is found by what it was asked.
-        told = "\n\n".join(f"$ {check['check']}\n{masked(check['tail'])}" for check in evidence if check["tail"])
+        told = "\n\n".join(
+            f"$ {check['check']}\n{masked(folded(check['tail']))}" for check in evidence if check["tail"]
+        )
         parts.append(prompting.fence(told, "the ends of what they printed") if told else "")
     if before:
         told = "\n".join(
             f"{id} ({one.severity}{f', {one.file}' if one.file else ''}): {one.text}" for id, one in before.items()
         )
         parts.append(
-            "Earlier reviews of this step asked for these; say of each, in `earlier`, whether the change closes it:\n"
-            + prompting.fence(told, "findings of earlier reviews")
+            "Earlier reviews of this step asked for these; say of each, in `earlier`, whether the change closes it. One that is open"
+            " is a FAIL.\n" + prompting.fence(told, "findings of earlier reviews")
         )
     result = run.proposed or run.state.steps[step.slug].result
     if result is not None:
@@ -320,9 +333,10 @@ def _task(
     if not seen.files:
         parts.append("The step changed no file.")
         return "\n\n".join(part for part in parts if part)
-    parts.append("# The change\n\n" + prompting.fence("\n".join(seen.files), "names of files"))
+    parts.append("# The change")
     if seen.left_out:
         told = "\n".join(seen.left_out[: qa.NAMES_LIMIT])
+        parts.append(prompting.fence("\n".join(seen.files), "names of files"))
         parts.append("Not all of it is shown:\n" + prompting.fence(told, "what is not shown"))
     parts.append(prompting.fence(seen.diff, "the change"))
     return "\n\n".join(part for part in parts if part)
