@@ -10,8 +10,9 @@ from runner.engines import MOST_OUTPUT, Engine, Settings, Usage, agents, registr
 from runner.engines.recorded import Recorder
 from runner.errors import UsageError
 from runner.executor import permissions, spending
+from runner.executor.consulting import Consultation
 from runner.executor.journal import Journal
-from runner.executor.loop import CONTEXT, Limits, Loop
+from runner.executor.loop import CONTEXT, Limits
 from runner.executor.step_run import Redactor
 from runner.executor.workspace_session import step_path
 from runner.protocol import paths
@@ -96,9 +97,9 @@ def questioner(
     redactor: Redactor,
     limits: Limits,
     protocol: str = "",
-) -> Loop:
-    """Return a loop without tools, that asks single questions and journals the answers; `looking` gives it tools."""
-    return Loop(
+) -> Consultation:
+    """Return what asks single questions and journals the answers, without tools; `looking` gives it some."""
+    return Consultation(
         journal=journal,
         engines=engines,
         tools={},

@@ -17,8 +17,9 @@ from runner import resources
 from runner.engines import EngineError, Request, Turn, UserTurn
 from runner.errors import WaitingError
 from runner.executor import asking, planning, prompting, spending
+from runner.executor.consulting import Consultation
 from runner.executor.journal import Journal
-from runner.executor.loop import BudgetStop, Loop, turn_of
+from runner.executor.loop import BudgetStop, turn_of
 from runner.executor.step_run import Redactor
 from runner.protocol import model_answers
 from runner.protocol.ids import digest
@@ -80,7 +81,7 @@ def found(project: Project, commit: str, answers: Mapping[str, str]) -> Iterator
         journal.path.unlink(missing_ok=True)
 
 
-def _told(loop: Loop, task: str) -> tuple[Discovery, str]:
+def _told(loop: Consultation, task: str) -> tuple[Discovery, str]:
     schema = json.loads(resources.schema("discovery"))
     schema = {key: value for key, value in schema.items() if not key.startswith("$")}
     system = resources.prompt("repo-discovery.prompt").strip()

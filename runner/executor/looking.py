@@ -15,8 +15,8 @@ from pydantic import Field
 
 from runner.errors import RunnerError
 from runner.executor import permissions
+from runner.executor.consulting import LOOKS, Consultation
 from runner.executor.effects import Made
-from runner.executor.loop import LOOKS, Loop
 from runner.executor.step_run import KeptOutput, Redactor
 from runner.executor.workspace_session import WorkspaceSession
 from runner.lines import lines_of_output
@@ -63,7 +63,7 @@ class Deferred:
 class Gate:
     """Lets a call be made until the model has to answer; what it answers with is judged by the caller."""
 
-    loop: Loop
+    loop: Consultation
 
     def make(self, number: int, tool: Tool, arguments: Mapping[str, Any], untrusted: bool) -> Made:
         """See `calls.Gate.make`."""
@@ -89,7 +89,7 @@ def open_tools(
     project: Project,
     name: str,
     commit: str,
-    loop: Loop,
+    loop: Consultation,
     proposal: Proposal,
     commands: Sequence[str] = (),
 ) -> Iterator[bool]:

@@ -44,8 +44,7 @@ from runner.executor.effects import EffectError
 from runner.executor.journal import Journal
 from runner.executor.step_run import Redactor
 from runner.protocol import aliases, transcript
-from runner.protocol.ids import digest
-from runner.protocol.transcript import Result, Results, Summary, Typed, Undecided
+from runner.protocol.transcript import Result, Results, Summary, Typed
 from runner.tools import AsksError, Tool, ToolError, registry
 from runner.values import dataclass
 
@@ -53,7 +52,6 @@ LONG = 1.0  # seconds after which a call's result is journaled at once: a kill d
 WRONG_MOST = 3  # answers in a row of which nothing can be made; the last of them ends the attempt
 PATIENCE = 60.0  # seconds to wait for an engine while another one could be asked
 TRIES = 6  # how often one request is made before its error is told
-LOOKS = 12  # rounds of calls before a plan or a verdict
 CONTEXT = 160_000  # tokens that a conversation may have, by estimate, before the model summarises it
 SMALLEST = 2_000  # up to which no limit is looked up: the table of models takes long to load
 FOLD = 40_000  # tokens by which it grows before old tool output is shortened: each time the provider's cache is lost
@@ -164,8 +162,7 @@ class Loop:
     has untrusted text; `context`: the tokens that it may have, None: the engine keeps a conversation of its own;
     `check(result)`: what the step's checks find wrong in the work that `finish` proposes, quoted, empty where
     nothing is; `rounds`: how often they may run in the attempt; `guide(paths)`: the instructions for these paths that the conversation
-    has not yet; `answered`: people's answers by their questions, for tools that ask. Of `consult`: `proposal`, the tool whose
-    arguments are an answer; `looked`, the rounds of calls so far.
+    has not yet; `answered`: people's answers by their questions, for tools that ask.
     """
 
     journal: Journal
@@ -195,8 +192,6 @@ class Loop:
     offered: frozenset[str] | None = None
     untrusted: bool = False
     context: Callable[[], int] | None = lambda: CONTEXT
-    proposal: str = ""
-    looked: int = 0
     total: Total = field(default_factory=Total)
     shared_budget: SharedBudget | None = None
     _began: float = 0.0
@@ -232,77 +227,6 @@ class Loop:
             if isinstance(following, Ended):
                 return following
             pending, done = following, []
-
-    def consult(self, request: Request) -> tuple[transcript.Response, list[Turn]]:
-        """Return the answer to a request before which the model may call tools, and the turns from the request to the answer.
-
-        The answer is text, or the arguments of a call of `proposal` as JSON. After `LOOKS` rounds of calls the gate refuses more; a
-        model that still makes some gave no answer. What the journal has is neither asked nor called again.
-
-        Raises:
-            BudgetStop, EngineError: as `question`.
-        """
-        turns: list[Turn] = []
-        while True:
-            asked = replace(request, turns=(*request.turns, *turns))
-            record = self.question(asked, replace(asked, tools=self._specs(), schema=None) if self.tools else asked)
-            turn = turn_of(record)
-            turns.append(turn)
-            if not turn.calls:
-                return record, turns
-            self.looked += 1
-            done = self._results_of(record)
-            if len(done) < len(turn.calls):
-                ended = self._tools(turns, turn, done)
-                if ended is not None:
-                    raise BudgetStop(ended.text)
-            else:
-                self._hear(turns, done)
-            for call in turn.calls:
-                if call.name == self.proposal and call.arguments is not None:
-                    return record.model_copy(update={"text": json.dumps(call.arguments)}), turns
-            if self.looked > LOOKS + 1:
-                return record, turns
-
-    def _results_of(self, response: transcript.Response) -> list[Result]:
-        """Return the results that the journal has of a response's calls."""
-        found: list[Result] = []
-        for record in reversed(self.journal.records):
-            if isinstance(record, Results):
-                found[:0] = record.results
-            elif isinstance(record, transcript.Response):
-                if record.request == response.request:
-                    return found
-                found = []
-        return []
-
-    def question(self, request: Request, sent: Request | None = None) -> transcript.Response:
-        """Return the answer to a request that stands for itself, journaled; one that the journal has is not asked again,
-        unless nothing could be made of it (a record `undecided` came after it).
-
-        `sent`: the request with the tools that there are, which may be others in another clone.
-
-        Raises:
-            BudgetStop: it could cost more than is left. EngineError: no engine answered.
-        """
-        found = self.known(request)
-        if found is not None:
-            return found
-        return self._answer(transcript.Response, *self._ask(sent or request), kind="response", request=_digest(request))
-
-    def known(self, request: Request) -> transcript.Response | None:
-        """Return the answer that the journal has to a request that stands for itself."""
-        asked = _digest(request)
-        for record in reversed(self.journal.records):
-            if isinstance(record, Undecided):
-                break
-            if isinstance(record, transcript.Response) and record.request == asked:
-                return record
-        return None
-
-    def undecided(self, *problems: str) -> None:
-        """Note that nothing could be made of the answers so far: the questions are asked anew."""
-        self.journal.undecided(self.now(), *problems)
 
     # --- what was heard before ---------------------------------------------------------------------------------------
 
@@ -810,11 +734,6 @@ def _of_wrong(record: transcript.Response) -> tuple[str, str]:
     if not record.text:
         return "the model's answer was empty", f"Your answer was empty. {ask}"
     return "the model called no tool and did not finish", f"You called no tool. {ask}"
-
-
-def _digest(request: Request) -> str:
-    """Return the digest of a request, of which every letter counts: it is no recording."""
-    return digest(json.dumps(request.plain(), sort_keys=True).encode())
 
 
 def turn_of(record: transcript.Response) -> ModelTurn:

@@ -19,8 +19,9 @@ from runner import resources
 from runner.engines import EngineError, Json, KeyMissingError, Request, Turn, UserTurn, registry
 from runner.errors import MalformedFileError, RefusedError, UnsupportedError, WaitingError
 from runner.executor import asking, instructions, looking, prompting, spending
+from runner.executor.consulting import Consultation
 from runner.executor.journal import Journal
-from runner.executor.loop import BudgetStop, Limits, Loop
+from runner.executor.loop import BudgetStop, Limits
 from runner.executor.step_run import Redactor
 from runner.executor.transition import Kind, Outcome
 from runner.git import Ident
@@ -286,7 +287,7 @@ def written(
 
 
 @contextlib.contextmanager
-def _looking(project: Project, name: str, loop: Loop, base: Base) -> Iterator[Callable[[Draft], list[str]]]:
+def _looking(project: Project, name: str, loop: Consultation, base: Base) -> Iterator[Callable[[Draft], list[str]]]:
     """Let the loop's model look at the base; yield what finds the checks of a draft that it did not see run, where it can run any."""
     commands = tuple(dict.fromkeys((*project.config.checks, *base.commands)))
     proposal = looking.Proposal(*ANSWER, tools.schema_of(Draft))

@@ -288,10 +288,13 @@ LOOP: dict[str, Contract] = {contract.name: contract for contract in (ASK_PERSON
 def shown(contract: Contract) -> Mapping[str, Any]:
     """Return the schema of a tool's arguments as a model sees it: of the runner's own without the bounds, which an error names."""
     found: Mapping[str, Any] = _plain(contract.parameters) if contract.source == "built in" else contract.parameters
-    if contract.name != FINISH.name or contract.parameters is FINISH.parameters:
+    own = contract.parameters.get("properties", {}).get("result")
+    if contract.name != FINISH.name or own in (None, FINISH.parameters["properties"]["result"]):
         return found
-    # The result of a step has a schema of its own, which the model has to see whole.
-    return {**found, "properties": {**found["properties"], "result": contract.parameters["properties"]["result"]}}
+    return {
+        **found,
+        "properties": {**found["properties"], "result": own},
+    }  # a step's schema, which the model has to see whole
 
 
 def _plain(part: Any) -> Any:

@@ -508,12 +508,6 @@ def test_what_is_reserved_is_all_that_is_said_in_any_script(tmp_path: Path) -> N
     assert loop.run().outcome == "budget"
 
 
-def test_a_question_that_differs_in_a_number_alone_is_another_one(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, [say(text="ten"), say(text="thirty")])
-    asked = [Request(system="", turns=(UserTurn(text=f"Set the timeout to {n} s"),)) for n in (10, 30, 10)]
-    assert [bench.loop().question(one).text for one in asked] == ["ten", "thirty", "ten"]
-
-
 def test_a_try_is_given_the_time_that_is_left(tmp_path: Path) -> None:
     bench = Bench(tmp_path, [overloaded(), overloaded(), FINISH], seconds=60.0)
     given: list[float] = []

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from runner.engines import EngineError, ModelTurn, Request, Response, Usage, UserTurn
 from runner.executor import planning as planner
 from runner.executor import prompting
+from runner.executor.consulting import Consultation
 from runner.executor.journal import Journal
-from runner.executor.loop import Limits, Loop
+from runner.executor.loop import Limits
 from runner.executor.planning import NoPlanError, converse
 from runner.executor.step_run import Redactor
 from runner.protocol import ids, model_answers, plans
@@ -32,9 +33,9 @@ def says(value: Any, finish: str = "stop") -> Response:
     return Response(turn=turn, usage=Usage(input=5, output=7), finish=finish, model="one")
 
 
-def asked(tmp_path: Path, *said: Response | EngineError) -> tuple[Scripted, Loop]:
+def asked(tmp_path: Path, *said: Response | EngineError) -> tuple[Scripted, Consultation]:
     engine = Scripted(list(said))
-    loop = Loop(
+    loop = Consultation(
         journal=Journal(tmp_path / "plan.jsonl"),
         engines=(engine,),
         tools={},
@@ -107,6 +108,12 @@ def test_what_is_wrong_goes_back_once_and_is_then_refused_with_the_reasons(
     with pytest.raises(NoPlanError) as refused:
         converse(again.consult, "task", planner.check_new, None)
     assert told in refused.value.what and refused.value.exit_code == 69
+
+
+def test_a_question_that_differs_in_a_number_alone_is_another_one(tmp_path: Path) -> None:
+    engine, loop = asked(tmp_path, says("ten"), says("thirty"))
+    questions = [Request(system="", turns=(UserTurn(text=f"Set the timeout to {n} s"),)) for n in (10, 30, 10)]
+    assert [loop.question(one).text for one in questions] == ["ten", "thirty", "ten"] and len(engine.asked) == 2
 
 
 def test_an_answer_that_was_cut_off_is_asked_for_shorter(tmp_path: Path) -> None:

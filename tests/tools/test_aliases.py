@@ -127,3 +127,8 @@ def test_what_a_model_is_shown_has_no_bounds() -> None:
         "description": "regular expression, for one line", "type": "string",
     }  # fmt: skip
     assert "additionalProperties" not in registry.shown(contract) and "additionalProperties" in contract.parameters
+
+
+def test_the_schema_of_a_step_s_result_is_shown_whole() -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1, "default": 2}}}
+    assert registry.shown(registry.finish_with(schema))["properties"]["result"] == schema

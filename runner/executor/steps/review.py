@@ -15,8 +15,9 @@ from typing import Final
 from runner import qa, resources
 from runner.engines import EngineError, Request, Turn, UserTurn, masked
 from runner.executor import asking, looking, prompting, spending
+from runner.executor.consulting import Consultation
 from runner.executor.journal import Journal
-from runner.executor.loop import BudgetStop, Limits, Loop
+from runner.executor.loop import BudgetStop, Limits
 from runner.executor.step_run import StepRun
 from runner.protocol import events as ev
 from runner.protocol import log, model_answers, transcript
@@ -145,7 +146,7 @@ def _proposal(before: Collection[str]) -> looking.Proposal:
     return looking.Proposal(ANSWER, "Answer with the verdict.", takes)
 
 
-def _judged(loop: Loop, task: str, where: str, before: Collection[str]) -> tuple[Verdict, str]:
+def _judged(loop: Consultation, task: str, where: str, before: Collection[str]) -> tuple[Verdict, str]:
     """Return the verdict and the engine that gave it. `before`: the ids of the findings that it has to answer.
 
     Raises:
