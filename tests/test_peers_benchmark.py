@@ -74,6 +74,17 @@ def test_the_shells_commands_solve_a_task(task: Task, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+def test_blocks_of_aider_replace_whole_lines_of_a_task(task: Task) -> None:
+    block = next(one for one in AGENTS if one.name == "aider").script(task)[1].text
+    path, old, new = (
+        block.partition("\n")[0],
+        *block.partition("SEARCH\n")[2].partition(">>>>>>>")[0].split("=======\n"),
+    )
+    mended = f"\n{task.files()[path]}".replace(f"\n{old}", f"\n{new}")
+    assert mended[1:] == task.files()[path].replace(task.wrong, task.right, 1) != task.files()[path]
+
+
 def test_the_runner_does_a_task_against_the_endpoint() -> None:
     with serving() as endpoint:
         done = run_runner(TASKS[0], endpoint, "gemini-2.5-flash", "host")

@@ -10,7 +10,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -131,9 +131,18 @@ def _aider(task: Task | Package) -> list[Turn]:
         Turn(text="I need to see " + ", ".join({f"`{one.path}`": 0 for one in task.thoughts if isinstance(one, Edit)}))
     ]
     for turn in turns(task):
-        if blocks := [_block(one) for one in turn if isinstance(one, Edit | BadEdit)]:
+        if blocks := [_block(_whole_lines(task, one)) for one in turn if isinstance(one, Edit | BadEdit)]:
             said.append(Turn(text="\n".join(blocks)))
     return said
+
+
+def _whole_lines(task: Task | Package, edit: Edit | BadEdit) -> Edit | BadEdit:
+    """Return an edit that replaces whole lines, as blocks do; those of packages do so already."""
+    if isinstance(edit, BadEdit) or not isinstance(task, Task):
+        return edit
+    before, _, after = task.files()[edit.path].partition(edit.old)
+    start, end = before.rpartition("\n")[2], after.partition("\n")[0]
+    return replace(edit, old=start + edit.old + end, new=start + edit.new + end)
 
 
 def _block(edit: Edit | BadEdit) -> str:
