@@ -16,9 +16,11 @@ from benchmarks.agent.running import ROOT, Scratch
 from benchmarks.agent.tasks import TASKS, Task
 from benchmarks.peers.__main__ import failed
 from benchmarks.peers.agents import AGENTS, Agent, shell
-from benchmarks.peers.endpoint import GEMINI, RESPONSES, Exchange, Turn, Upstream, serving, waited
+from benchmarks.peers.endpoint import GEMINI, MESSAGES, RESPONSES, Exchange, Turn, Upstream, serving, waited
 from benchmarks.peers.installing import Missing, Pin, install, pins
 from benchmarks.peers.running import Row, Run, markdown, run_peer, run_runner
+from runner.engines import Request, ToolResult, ToolSpec, ToolTurn, UserTurn
+from runner.engines.registry import open_engine
 from tests.conftest import mostly_slow
 from tests.engines import wire_gemini
 
@@ -89,9 +91,18 @@ def test_the_runner_does_a_task_against_the_endpoint() -> None:
     with serving() as endpoint:
         done = run_runner(TASKS[0], endpoint, "gemini-2.5-flash", "host")
         assert isinstance(done, Run)
-        assert (done.solved, done.turns, done.requests, done.said) == (True, 3, 3, "")
-        assert 3 * done.first_bytes < done.bytes_sent <= 4 * done.input_tokens
+        assert (done.solved, done.turns, done.requests, done.said) == (True, 2, 2, "")
+        assert 2 * done.first_bytes < done.bytes_sent <= 4 * done.input_tokens
         assert 0 < done.outside < done.seconds
+
+
+@pytest.mark.parametrize("astray", ["cut", "patch", "check"])
+@pytest.mark.slow
+def test_the_runner_solves_a_task_in_one_attempt_whatever_goes_wrong_on_the_way(astray: str) -> None:
+    with serving() as endpoint:
+        done = run_runner(replace(TASKS[0], astray=astray), endpoint, "gemini-2.5-flash", "host", "runner do")
+        assert isinstance(done, Run)
+        assert (done.solved, done.turns, done.said) == (True, 3, "")
 
 
 @pytest.mark.slow
@@ -123,6 +134,35 @@ def test_the_other_format_is_passed_on_too(tmp_path: Path) -> None:
         assert (done.solved, done.turns) == (True, 3)
         assert done.input_tokens == sum(one.input_tokens for one in real.exchanges) > 100
         assert done.bytes_sent == sum(one.size for one in real.exchanges)
+
+
+@pytest.mark.parametrize("provider", ["anthropic", "gemini"])
+def test_an_answer_is_read_by_the_providers_own_client_and_counted_alike_when_it_is_passed_on(
+    provider: str, tmp_path: Path
+) -> None:
+    tool = ToolSpec(name="shell", description="x" * 5000, parameters={"type": "object"})
+    request = Request(system="s", turns=(UserTurn(text="hi"),), tools=(tool,))
+    call = ("shell", {"command": "true"})
+    with serving() as real:
+        passed = {GEMINI: Upstream(f"{real.url}/v1beta", real.key), MESSAGES: Upstream(f"{real.url}/v1", real.key)}
+        with serving(passed) as endpoint:
+            real.expect([Turn([call, call]), Turn(cut=True), Turn(text="That is all.")])
+            names = {"anthropic": "ANTHROPIC_BASE_URL", "gemini": "GOOGLE_GEMINI_BASE_URL"}
+            env = {f"{provider.upper()}_API_KEY": endpoint.key, names[provider]: endpoint.url}
+            engine = open_engine(f"{provider}:m", env, tmp_path)
+            first = engine.ask(request, timeout=10)
+            assert [(one.name, one.arguments) for one in first.turn.calls] == [call, call]
+            results = ToolTurn(
+                results=tuple(ToolResult(id=one.id, name="shell", content="ok") for one in first.turn.calls)
+            )
+            longer = replace(request, turns=(*request.turns, first.turn, results))
+            assert engine.ask(longer, timeout=10).finish == "length"
+            last = engine.ask(longer, timeout=10)
+            assert last.turn.text == "That is all."
+            counted = [(one.input_tokens, one.output_tokens, one.cached_tokens) for one in endpoint.exchanges]
+            assert counted == [(one.input_tokens, one.output_tokens, one.cached_tokens) for one in real.exchanges]
+            assert (last.usage.input, last.usage.output, last.usage.cached) == counted[-1]
+            assert 1024 <= counted[-1][2] < counted[-1][0]
 
 
 def test_nothing_is_passed_on_without_the_servers_own_key(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ solution). The tests that judge it are hidden: those of the reference tree repla
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import shutil
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.agent.tasks import BadEdit, Cut, Edit, Look, Thought
+from benchmarks.agent.tasks import Edit, Look, Thought, with_a_wrong_turn
 
 ROWS = Path(__file__).with_name("packages.yaml")
 BUILD = Path(__file__).resolve().parents[2] / "build/agent"
@@ -31,8 +32,7 @@ CONTEXT = 12  # lines around a change that a scripted answer looks at
 class Package:
     """A task. `check`: what the agent is told to run; `hidden`: what judges; `tests`: the paths that are the judge's.
 
-    `wrong`: what goes wrong in the scripted answers: `cut` (an answer ends at its limit), `patch` (an edit of text that is not
-    there), `check` (the work is said to be done before it is), or nothing.
+    `wrong`: what goes wrong in the scripted answers (`with_a_wrong_turn`).
     """
 
     name: str
@@ -83,14 +83,7 @@ class Package:
         first.append(
             Look(tuple(f"sed -n {max(1, one.line - CONTEXT)},{one.line + CONTEXT}p {one.path}" for one in looks))
         )
-        match self.wrong:
-            case "cut":
-                return (*first, Cut(), *edits)
-            case "patch":
-                return (*first, BadEdit(edits[0].path), *edits)
-            case "check":  # done is said too early: the check that fails comes back, or the agent runs it
-                return (*first, Look((self.check,), proposes=True), *edits)
-        return (*first, *edits)
+        return (*first, *with_a_wrong_turn(self.wrong, edits, self.check, self.tests))
 
 
 @cache
@@ -135,7 +128,8 @@ def _libraries() -> Path:
     if not folder.exists():
         with tempfile.TemporaryDirectory(dir=_made(BUILD)) as made:
             _pip("install", "--no-compile", "-r", str(pinned), "--target", f"{made}/site")
-            shutil.move(f"{made}/site", folder)
+            with contextlib.suppress(OSError):  # another thread was first
+                Path(made, "site").rename(folder)
     return folder
 
 

@@ -154,15 +154,17 @@ def _run(scratch: Scratch, task: Task | Package, way: str, more: Sequence[str]) 
     state = json.loads(scratch.do("git", "show", f"{protocol}:.protocols/{protocol}/state.json").stdout)
     spent = state["spent"]
     scratch.do("git", "worktree", "add", "-q", "--detach", "../result", "main" if way == FLOW else protocol)
+    completed = state["status"] == "completed"
+    solved = completed and scratch.holds(task, scratch.root / "result")
     return Outcome(
         task=task.name,
-        solved=state["status"] == "completed" and scratch.holds(task, scratch.root / "result"),
+        solved=solved,
         turns=_turns(scratch, protocol),
         input_tokens=spent["input_tokens"],
         output_tokens=spent["output_tokens"],
         usd=spent.get("usd"),
         seconds=seconds,
-        said=done.stderr.strip(),
+        said="completed, but what judges fails" if completed and not solved else done.stderr.strip(),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,9 +42,29 @@ class Cut:
 Thought = Look | Edit | BadEdit | Cut
 
 
+def with_a_wrong_turn(kind: str, edits: Sequence[Edit], check: str, tests: tuple[str, ...] = ()) -> list[Thought]:
+    """Return the edits that solve a task, with what goes wrong on the way.
+
+    `cut`: an answer ends at its limit; `patch`: an edit of text that is not there; `check`: the work is said to be done when
+    only its tests are there, and they fail.
+    """
+    match kind:
+        case "cut":
+            return [Cut(), *edits]
+        case "patch":
+            return [BadEdit(edits[0].path), *edits]
+        case "check":  # the check that fails comes back, or the agent runs it
+            early = [edit for edit in edits if edit.path.startswith(tests)]
+            return [*early, Look((check,), proposes=True), *(edit for edit in edits if edit not in early)]
+    return list(edits)
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One bug. `right` stands in `file` of the package as published, `wrong` in the task's copy; `asserts` fails by it."""
+    """One bug. `right` stands in `file` of the package as published, `wrong` in the task's copy; `asserts` fails by it.
+
+    `astray`: what goes wrong in the scripted answers (`with_a_wrong_turn`).
+    """
 
     name: str
     package: str
@@ -52,6 +72,7 @@ class Task:
     right: str
     wrong: str
     asserts: str
+    astray: str = ""
 
     @property
     def check(self) -> str:
@@ -69,7 +90,8 @@ class Task:
     def thoughts(self) -> tuple[Thought, ...]:
         """What a scripted model does: look at the test and the file, edit the file."""
         path = f"{self.package}/{self.file}"
-        return Look((f"cat test_{self.package}.py {path}",)), Edit(path, 1, self.wrong, self.right)
+        first, edit = Look((f"cat test_{self.package}.py {path}",)), Edit(path, 1, self.wrong, self.right)
+        return first, *with_a_wrong_turn(self.astray, [edit], self.check)
 
     def lay(self, at: Path) -> None:
         """Write the files, as an agent gets them."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.agent.packages import Package
 from benchmarks.agent.tasks import BadEdit, Cut, Edit, Look, Task, Thought
-from benchmarks.peers.endpoint import GEMINI, RESPONSES, Call, Turn
+from benchmarks.peers.endpoint import GEMINI, MESSAGES, RESPONSES, Call, Turn
 
 NOT_THERE = "this line is not in the file\n"
 CUT_TEXT = "The bug is in the function that"
@@ -72,7 +72,7 @@ def _script(task: Task | Package, tool: str, key: str) -> list[Turn]:
 
 
 def runner_script(task: Task | Package) -> tuple[Turn, ...]:
-    """Return the same solution in the runner's own tools."""
+    """Return the same solution in the runner's own tools, with `finish` beside the last edit, as its prompt asks."""
     done = "finish", {"status": "done", "summary": "the bug is fixed"}
 
     def calls(thought: Thought) -> list[Call]:
@@ -88,7 +88,7 @@ def runner_script(task: Task | Package) -> tuple[Turn, ...]:
         return []
 
     said = [Turn([call for one in turn for call in calls(one)], CUT_TEXT, cut=Cut() in turn) for turn in turns(task)]
-    return (*said, Turn([done]))
+    return (*said[:-1], replace(said[-1], calls=[*said[-1].calls, done]))
 
 
 def flow_scripts(task: Task | Package) -> dict[str, Sequence[Turn]]:
@@ -123,6 +123,10 @@ def _gemini_cli(task: Task | Package) -> list[Turn]:
 
 def _codex(task: Task | Package) -> list[Turn]:
     return [*_script(task, "exec_command", "cmd"), Turn()]
+
+
+def _claude_code(task: Task | Package) -> list[Turn]:
+    return [*_script(task, "Bash", "command"), Turn()]
 
 
 def _aider(task: Task | Package) -> list[Turn]:
@@ -199,6 +203,22 @@ AGENTS = (
         ],
         env=lambda _url, key: {"ONE_KEY": key},
         script=_codex,
+    ),
+    Agent(
+        "claude-code",
+        MESSAGES,
+        # The package's own script would put the program in place; without it the wrapper finds it.
+        argv=lambda program, _url, model, text: [
+            *("node", str(program), "--print", "--output-format", "json", "--dangerously-skip-permissions"),
+            *("--model", model, text),
+        ],
+        env=lambda url, key: {
+            "ANTHROPIC_BASE_URL": url,
+            "ANTHROPIC_API_KEY": key,
+            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+            "IS_SANDBOX": "1",
+        },
+        script=_claude_code,
     ),
     Agent(
         "aider",

@@ -1,9 +1,9 @@
 """One endpoint on loopback for every agent: answers by a script, or passes on to a real one, and keeps what went through.
 
-It speaks Gemini's format (plain and streamed) and OpenAI's responses (streamed). A scripted answer calls only a tool that the
-request offers; anything else is refused and kept in `wrong`. Passing on puts the real key in: agents get one that is good for
-this server only, and without it nothing is passed on. Measured is the same in both: requests, their bytes, the tokens that
-the answers claim, and the time that a client waits.
+It speaks Gemini's format and Anthropic's messages (plain and streamed) and OpenAI's responses (streamed). A scripted answer
+calls only a tool that the request offers; anything else is refused and kept in `wrong`. Passing on puts the real key in:
+agents get one that is good for this server only, and without it nothing is passed on. Measured is the same in both: requests,
+their bytes, the tokens that the answers claim, and the time that a client waits.
 """
 
 from __future__ import annotations
@@ -25,13 +25,17 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 Json = Any
 Call = tuple[str, dict[str, Json]]
-GEMINI, RESPONSES = "gemini", "responses"
+GEMINI, RESPONSES, MESSAGES = "gemini", "responses", "messages"
 CACHED_FROM = 1024  # tokens: providers keep no shorter start
-_GEMINI = re.compile(r".*/(?P<name>models/[A-Za-z0-9._-]+:(?P<method>[A-Za-z]+))(?P<query>\?.*)?")
-_RESPONSES = re.compile(r".*/responses(\?.*)?")
+_PATHS = {
+    GEMINI: re.compile(r".*/(?P<name>models/[A-Za-z0-9._-]+:(?P<method>[A-Za-z]+))(?P<query>\?.*)?"),
+    RESPONSES: re.compile(r".*/(?P<name>(?P<method>responses))(?P<query>\?.*)?"),
+    MESSAGES: re.compile(r".*/(?P<name>(?P<method>messages(/count_tokens)?))(?P<query>\?.*)?"),
+}
+_COUNTS = {"countTokens": "totalTokens", "messages/count_tokens": "input_tokens"}
 # Of a connection, or replaced on the way.
 _DROPPED = {"host", "connection", "transfer-encoding", "content-length", "accept-encoding", "keep-alive"}
-_KEYS = {"authorization", "x-goog-api-key"}
+_KEYS = {GEMINI: "x-goog-api-key", RESPONSES: "authorization", MESSAGES: "x-api-key"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """A real endpoint of a format. `url`: what comes before `models/` (Gemini) or `/responses`; `key` goes nowhere else."""
+    """A real endpoint of a format. `url`: what comes before `/models/`, `/responses` or `/messages`; `key` goes nowhere else."""
 
     url: str
     key: str = field(repr=False)
@@ -116,14 +120,12 @@ class Endpoint:
     def _post(self, at: BaseHTTPRequestHandler) -> None:
         began = time.monotonic()
         data = _body(at)
-        gemini, responses = _GEMINI.fullmatch(at.path), _RESPONSES.fullmatch(at.path)
-        if not gemini and not responses:
+        paths = ((name, path.fullmatch(at.path)) for name, path in _PATHS.items())
+        format_, found = next(((name, match) for name, match in paths if match), ("", None))
+        if found is None:
             return _send(at, 404, {"error": {"code": 404, "message": f"no such path: {at.path}"}})
-        if self.key not in (
-            at.headers["x-goog-api-key"],
-            *(at.headers["Authorization"] or "").split()[1:],
-            _key(at.path),
-        ):
+        given = [at.headers.get(name, "").split()[-1:] for name in _KEYS.values()]
+        if [self.key] not in given and self.key != _key(at.path):
             return _send(at, 401, {"error": {"code": 401, "message": "another key"}})
         try:
             plain = gzip.decompress(data) if at.headers.get("Content-Encoding") == "gzip" else data
@@ -131,23 +133,22 @@ class Endpoint:
         except (ValueError, OSError):
             self.wrong.append(f"{at.path.partition('?')[0]}: a body that is no JSON")
             return _send(at, 400, {"error": {"code": 400, "message": "no JSON"}})
-        exchange = Exchange(GEMINI if gemini else RESPONSES, len(plain), bool(_offered(asked)), began)
+        exchange = Exchange(format_, len(plain), bool(_offered(asked)), began)
         self.exchanges.append(exchange)
         try:
             if self.upstreams is not None:
-                name = f"/{gemini['name']}{_without_key(gemini['query'])}" if gemini else "/responses"
-                self._pass_on(at, name, data, exchange)
+                self._pass_on(at, f"/{found['name']}{_without_key(found['query'])}", data, exchange)
             else:
-                self._answer(at, gemini["method"] if gemini else None, asked, exchange)
+                self._answer(at, found["method"], asked, exchange)
         finally:
             exchange.ended = time.monotonic()
 
-    def _answer(self, at: BaseHTTPRequestHandler, method: str | None, asked: Json, exchange: Exchange) -> None:
-        if method == "countTokens":
+    def _answer(self, at: BaseHTTPRequestHandler, method: str, asked: Json, exchange: Exchange) -> None:
+        if method in _COUNTS:
             exchange.status, exchange.turn = 200, False
-            return _send(at, 200, {"totalTokens": -(-exchange.size // 4)})
+            return _send(at, 200, {_COUNTS[method]: -(-exchange.size // 4)})
         exchange.status = 400
-        if method not in (None, "generateContent", "streamGenerateContent"):
+        if method not in ("generateContent", "streamGenerateContent", "responses", "messages"):
             self.wrong.append(f"no such method: {method}")
             return _send(at, 400, {"error": {"code": 400, "message": "no such method"}})
         offered = _offered(asked)
@@ -175,18 +176,23 @@ class Endpoint:
         exchange.input_tokens = -(-exchange.size // 4)
         exchange.output_tokens = -(-len(json.dumps([*turn.calls, turn.text])) // 4)
         exchange.cached_tokens = self._repeated(asked) // 4
-        if method is None:
-            _send_events(at, _as_responses(turn, exchange, said))
-        elif method == "streamGenerateContent":
-            _send_events(at, [_as_gemini(turn, exchange, said)])
-        else:
-            _send(at, 200, _as_gemini(turn, exchange, said))
+        match method:
+            case "responses":
+                _send_events(at, _as_responses(turn, exchange, said))
+            case "messages":
+                whole = _as_message(turn, exchange, said)
+                _send_events(at, _events(whole)) if asked.get("stream") else _send(at, 200, whole)
+            case "streamGenerateContent":
+                _send_events(at, [_as_gemini(turn, exchange, said)])
+            case _:
+                _send(at, 200, _as_gemini(turn, exchange, said))
 
     def _repeated(self, asked: Json) -> int:
         """Return the size of the longest start that this request has in common with one before it; a cache holds no short ones."""
-        items = asked.get("contents") or asked.get("input")
-        system = [asked.get(key) for key in ("tools", "systemInstruction", "system_instruction", "instructions")]
-        now = [json.dumps(block) for block in (*system, *(items if isinstance(items, list) else [items]))]
+        items = asked.get("contents") or asked.get("input") or asked.get("messages")
+        names = ("tools", "systemInstruction", "system_instruction", "instructions", "system")
+        system = [asked.get(key) for key in names]
+        now = [json.dumps(_unmarked(block)) for block in (*system, *(items if isinstance(items, list) else [items]))]
         same = (
             itertools.takewhile(lambda pair: pair[0] == pair[1], zip(now, seen, strict=False)) for seen in self._seen
         )
@@ -200,13 +206,9 @@ class Endpoint:
             exchange.status = 404
             return _send(at, 404, {"error": {"code": 404, "message": f"no endpoint of the format {exchange.format}"}})
         to = urlsplit(upstream.url)
-        headers = {key: value for key, value in at.headers.items() if key.lower() not in _DROPPED | _KEYS}
+        headers = {key: value for key, value in at.headers.items() if key.lower() not in _DROPPED | {*_KEYS.values()}}
         headers |= {"Accept-Encoding": "identity", "Content-Length": str(len(data))}
-        headers |= (
-            {"x-goog-api-key": upstream.key}
-            if exchange.format == GEMINI
-            else {"Authorization": f"Bearer {upstream.key}"}
-        )
+        headers[_KEYS[exchange.format]] = f"Bearer {upstream.key}" if exchange.format == RESPONSES else upstream.key
         connect = http.client.HTTPSConnection if to.scheme == "https" else http.client.HTTPConnection
         assert to.hostname is not None, "the address of an endpoint has a host"
         link = connect(to.hostname, to.port, timeout=300)
@@ -254,7 +256,7 @@ def waited(exchanges: Sequence[Exchange]) -> float:
 
 
 def usage(data: bytes) -> tuple[int, int, int]:
-    """Return input, output and cached tokens as an answer of either format last says, plain or as events; zeros without."""
+    """Return input, output and cached tokens as an answer of any format last says, plain or as events; zeros without."""
     found = 0, 0, 0
     whole = data.decode("utf-8", "replace")
     events = [line[5:] for line in whole.splitlines() if line.startswith("data:")]
@@ -267,10 +269,20 @@ def usage(data: bytes) -> tuple[int, int, int]:
                     thought = counted.get("thoughtsTokenCount", 0)
                     out = counted.get("candidatesTokenCount", 0) + thought
                     found = counted.get("promptTokenCount", 0), out, counted.get("cachedContentTokenCount", 0)
-                elif counted := (part.get("response") or part).get("usage"):
-                    cached = (counted.get("input_tokens_details") or {}).get("cached_tokens", 0)
-                    found = counted.get("input_tokens", 0), counted.get("output_tokens", 0), cached
+                elif counted := (part.get("response") or part.get("message") or part).get("usage"):
+                    found = _counted(counted, found)
     return found
+
+
+def _counted(said: Json, before: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Return the counts of OpenAI's responses or Anthropic's messages, whose last event may say only the output's."""
+    inputs, out = said.get("input_tokens"), said.get("output_tokens") or 0
+    if inputs is None:
+        return before[0], out, before[2]
+    if "input_tokens_details" in said:
+        return inputs, out, (said["input_tokens_details"] or {}).get("cached_tokens", 0)
+    cached = said.get("cache_read_input_tokens") or 0  # the input is counted without it
+    return inputs + cached + (said.get("cache_creation_input_tokens") or 0), out, cached
 
 
 def _offered(asked: Json) -> set[str]:
@@ -279,7 +291,7 @@ def _offered(asked: Json) -> set[str]:
         # The API takes both spellings, and litellm has this one.
         declared = tool.get("functionDeclarations") or tool.get("function_declarations") or ()
         names |= {one["name"] for one in declared}
-        if tool.get("type") == "function":
+        if tool.get("type") == "function" or "input_schema" in tool:
             names.add(tool["name"])
     return names
 
@@ -289,13 +301,30 @@ def _said(asked: Json) -> int:
     if "contents" in asked:
         parts = [content.get("parts", ()) for content in asked["contents"]]
         return sum(any("functionCall" in part or "function_call" in part for part in one) for one in parts)
+    if "messages" in asked:
+        blocks = [one["content"] for one in asked["messages"] if one["role"] == "assistant"]
+        return sum(any(isinstance(part, dict) and part.get("type") == "tool_use" for part in one) for one in blocks)
     items = asked.get("input")
-    return sum(item.get("type") == "function_call" for item in items) if isinstance(items, list) else 0
+    # Each call is an item of its own, and its name begins with that of its turn.
+    calls = (
+        [item["call_id"] for item in items if item.get("type") == "function_call"] if isinstance(items, list) else []
+    )
+    return len({call.rpartition("_")[0] for call in calls})
 
 
 def _schema(asked: Json) -> Json:
-    generation = asked.get("generationConfig") or {}
-    return generation.get("responseJsonSchema") or generation.get("responseSchema") or {"type": "string"}
+    generation = asked.get("generationConfig") or (asked.get("output_config") or {}).get("format") or {}
+    found = (generation.get(key) for key in ("responseJsonSchema", "responseSchema", "schema"))
+    return next(filter(None, found), {"type": "string"})
+
+
+def _unmarked(block: Json) -> Json:
+    """Return a block without the marks of where Anthropic's cache may end, which move on with each request."""
+    if isinstance(block, list):
+        return [_unmarked(one) for one in block]
+    if isinstance(block, dict):
+        return {key: _unmarked(one) for key, one in block.items() if key != "cache_control"}
+    return block
 
 
 def _sample(schema: Json) -> Json:
@@ -379,6 +408,45 @@ def _as_responses(turn: Turn, exchange: Exchange, number: int) -> list[Json]:
         events.append({"type": "response.output_item.done", "output_index": at, "item": item})
     events.append({"type": f"response.{whole['status']}", "response": whole})
     return [{**event, "sequence_number": at} for at, event in enumerate(events)]
+
+
+def _as_message(turn: Turn, exchange: Exchange, number: int) -> Json:
+    blocks: list[Json] = [
+        {"type": "tool_use", "id": f"toolu_{number}_{at}", "name": name, "input": arguments}
+        for at, (name, arguments) in enumerate(turn.calls)
+    ]
+    return {
+        "id": f"msg_{number}",
+        "type": "message",
+        "role": "assistant",
+        "model": "scripted",
+        "content": blocks or [{"type": "text", "text": turn.text}],
+        "stop_reason": "max_tokens" if turn.cut else "tool_use" if blocks else "end_turn",
+        "stop_sequence": None,
+        "usage": {
+            "input_tokens": exchange.input_tokens - exchange.cached_tokens,
+            "cache_read_input_tokens": exchange.cached_tokens,
+            "cache_creation_input_tokens": 0,
+            "output_tokens": exchange.output_tokens,
+        },
+    }
+
+
+def _events(message: Json) -> list[Json]:
+    """Return a message as the events of its stream."""
+    events = [{"type": "message_start", "message": {**message, "content": [], "stop_reason": None}}]
+    for at, block in enumerate(message["content"]):
+        if block["type"] == "text":
+            empty, delta = {**block, "text": ""}, {"type": "text_delta", "text": block["text"]}
+        else:
+            empty = {**block, "input": {}}
+            delta = {"type": "input_json_delta", "partial_json": json.dumps(block["input"])}
+        events.append({"type": "content_block_start", "index": at, "content_block": empty})
+        events.append({"type": "content_block_delta", "index": at, "delta": delta})
+        events.append({"type": "content_block_stop", "index": at})
+    end = {"stop_reason": message["stop_reason"], "stop_sequence": None}
+    events.append({"type": "message_delta", "delta": end, "usage": message["usage"]})
+    return [*events, {"type": "message_stop"}]
 
 
 def _key(path: str) -> str | None:

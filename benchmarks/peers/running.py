@@ -153,7 +153,7 @@ def markdown(rows: Sequence[Row], *, counted: str, model: str = "") -> str:
     for row in rows:
         done = row.done()
         reasons = list(dict.fromkeys(one.reason for one in row.runs if isinstance(one, Missing)))
-        reasons += [f"{one.task}: {one.said}" for one in done if one.said]
+        reasons += [f"{one.task}: {last_line(one.said)}" for one in done if one.said]
         why = "; ".join(reasons)
         if not done:
             lines.append(f"| {row.agent} {row.version} | | | | | | | | | | | | {why} |")
