@@ -156,7 +156,7 @@ fix: $(DEV_STAMP)
 bench: $(DEV_STAMP)
 	$(PY) -m benchmarks
 
-# Scripted answers. TASKS='more-itertools-bug' does this only; ARGS='--gemini MODEL' asks a model, with GEMINI_API_KEY.
+# Scripted answers. TASKS='more-itertools-bug' does this only; ARGS='--jobs 3' three tasks at a time; ARGS='--gemini MODEL' asks a model, with GEMINI_API_KEY.
 bench-agent: $(DEV_STAMP)
 	$(PY) -m benchmarks.peers --packages $(ARGS) $(TASKS)
 
