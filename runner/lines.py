@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 LAST: Final = 40  # lines of an output that a failure prints
@@ -24,6 +25,11 @@ def lines_of(text: str) -> list[str]:
 def with_ends(text: str) -> list[str]:
     """Return the lines of a text, each with its LF; the last may have none."""
     return re.findall(r"[^\n]*\n|[^\n]+", text)
+
+
+def few(names: Sequence[object], most: int = 3, between: str = ", ") -> str:
+    """Return the first of some names, and how many more there are."""
+    return between.join(map(str, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def is_harmless(char: str) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from runner import resources
 from runner.git import Git, TreeEntry
-from runner.lines import is_harmless, lines_of
+from runner.lines import few, is_harmless, lines_of
 from runner.protocol import log, paths
 from runner.protocol.events import ArtifactFields, CheckEvidence
 from runner.protocol.plans import outputs_among
@@ -126,7 +126,7 @@ class Touched:
     def lines(self) -> list[str]:
         """Return one line a kind that there is: `tests: tests/test_a.py`."""
         named = (("tests", self.tests), ("CI and what checks run", self.ci), ("policy and instructions", self.policy))
-        return [f"{kind}: {_listed(files)}" for kind, files in named if files]
+        return [f"{kind}: {few(files, 20)}" for kind, files in named if files]
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,10 +286,6 @@ class Report:
             lines += [f"- {_code(line)}" for line in self.seen.left_out[:NAMES_LIMIT]]
             lines.append("")
         return "\n".join(lines).rstrip("\n").encode("utf-8", "replace") + b"\n"
-
-
-def _listed(files: Sequence[str]) -> str:
-    return ", ".join(files[:20]) + (f" and {len(files) - 20} more" if len(files) > 20 else "")
 
 
 def plain(text: str) -> str:

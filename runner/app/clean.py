@@ -22,7 +22,7 @@ from runner.errors import ConflictError, HeldError, InTheWayError, RefusedError,
 from runner.executor import environments
 from runner.executor.journal import Journal
 from runner.git import Git, Worktree
-from runner.lines import lines_of
+from runner.lines import few, lines_of
 from runner.protocol import ids, paths
 from runner.store import history, locks, lookup, protocol_worktree, record, trusted, workspace, worktree
 from runner.store.environment import matching
@@ -222,7 +222,7 @@ def _unfiled(project: Project, protocol: str) -> str:
                 lost.append(path.name)
         except RunnerError as error:
             return error.what
-    return f"its history does not have {protocol_worktree.listed(lost)}" if lost else ""
+    return f"its history does not have {few(lost)}" if lost else ""
 
 
 def _base_with(project: Project, protocol: str, tip: str, base: str) -> str | None:

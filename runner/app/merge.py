@@ -13,7 +13,7 @@ from runner.app.steer import number
 from runner.errors import ConflictError, RefusedError, UsageError
 from runner.executor import load, permissions
 from runner.git import Git
-from runner.lines import is_harmless
+from runner.lines import few, is_harmless
 from runner.protocol import ids, paths
 from runner.protocol.state import State, Status, phrased
 from runner.store import protocol_worktree, publishing, record, transaction, worktree
@@ -143,7 +143,7 @@ def _refuse_uncommitted(project: Project, protocol: str) -> None:
         names = worktree.unsaved(project.git, tree)
         if names:
             raise RefusedError(
-                f"changes in its worktree are in no commit: {_few(names)}",
+                f"changes in its worktree are in no commit: {few(names, 5)}",
                 str(tree.path),
                 f"commit them there, or `runner merge {number(protocol)} --leave` merges without them",
             )
@@ -213,14 +213,10 @@ def _elsewhere(project: Project, state: State) -> RefusedError:
     )
 
 
-def _few(names: list[str]) -> str:
-    return f"{', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
-
-
 def _conflict(project: Project, protocol: str, base: str, conflicts: list[str]) -> RefusedError:
     name = ids.branch_of(project.pattern, protocol)
     return RefusedError(
-        f"{protocol} and {base} conflict: {_few(conflicts)}",
+        f"{protocol} and {base} conflict: {few(conflicts, 5)}",
         f"nothing was changed; base `{base}`",
         f"`git switch {base} && git merge {name}`, resolve it, commit; `runner status {number(protocol)}` then shows it as merged",
     )

@@ -16,6 +16,7 @@ from runner.errors import HeldError, RefusedError, UnreachableError, UsageError
 from runner.executor import advance, answers, load
 from runner.executor.transition import attempt_ref
 from runner.git import Options, Worktree
+from runner.lines import few
 from runner.protocol import decision, ids, log, paths, strict_yaml
 from runner.protocol import events as ev
 from runner.protocol.event_types import event_type
@@ -356,10 +357,7 @@ def _subject(seen: Snapshot, which: str | None) -> str | None:
 def left_out(project: Project, protocol: str) -> tuple[str, ...]:
     """Return a line about the person's changes that are in no commit, so no part of the step that they have just ended."""
     for tree, changed in _uncommitted(project, protocol):
-        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-        return (
-            f"not committed, so not a part of it: {', '.join(changed[:3])}{more}; commit before the next step, in {tree.path}",
-        )
+        return (f"not committed, so not a part of it: {few(changed)}; commit before the next step, in {tree.path}",)
     return ()
 
 

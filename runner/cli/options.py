@@ -11,6 +11,7 @@ import click
 from runner.cli import ci
 from runner.cli.session import Session
 from runner.errors import RunnerError, UnreachableError
+from runner.lines import few
 from runner.store import lookup, record
 
 if TYPE_CHECKING:
@@ -174,8 +175,7 @@ def fetch_missing(session: Session, protocols: Collection[str], *, yes: bool, ab
     remote = session.project.trusted.remote
     if not (protocols or about) or remote is None or session.project.mirror is not None:
         return False
-    names = ", ".join(sorted(protocols)[:3]) + (f" and {len(protocols) - 3} more" if len(protocols) > 3 else "")
-    question = f"{names or about}: part of the proof is not in this clone. Fetch it from {remote}?"
+    question = f"{few(sorted(protocols)) or about}: part of the proof is not in this clone. Fetch it from {remote}?"
     if not yes and session.ask(question, ("no", "yes")) != "yes":
         return False
     return histories.fetch(session.project, protocols)

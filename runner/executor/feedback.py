@@ -14,6 +14,7 @@ from runner import qa
 from runner.errors import InsufficientHistoryError
 from runner.executor import prompting
 from runner.executor.step_run import StepRun
+from runner.lines import few
 from runner.protocol import log, paths
 from runner.protocol.event_types import event_type
 from runner.protocol.events import CheckEvidence
@@ -76,8 +77,7 @@ def _of_steps(run: StepRun, entries: Sequence[RawEntry]) -> Iterator[str]:
     for slug, result in results.items():
         lines = [f"title: {run.state.steps[slug].title}"]
         if names := files.get(slug, ()):
-            more = f" and {len(names) - NAMES_MOST} more" if len(names) > NAMES_MOST else ""
-            lines.append(f"files: {', '.join(names[:NAMES_MOST])}{more}")
+            lines.append(f"files: {few(names, NAMES_MOST)}")
         said = _summaries(entries, slug)
         lines += [f"summary of attempt {number}: {text}" for number, text in said[:-1]]
         shown = json.dumps(result, indent=1, ensure_ascii=False)[: prompting.RESULT_LIMIT]

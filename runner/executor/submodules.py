@@ -17,6 +17,7 @@ from runner import beneath
 from runner.errors import StepFailedError
 from runner.executor import environments
 from runner.git import BLOB, EXECUTABLE, SUBMODULE, Git, GitError
+from runner.lines import few
 from runner.protocol import paths, strict_yaml
 from runner.store import packs, worktree
 from runner.store.environment import write_atomically
@@ -63,10 +64,9 @@ def empty(project: Project, commit: str) -> Iterator[str]:
         ("lfs", "a pointer, not its content, in steps and checks: file of LFS", of_lfs, config.lfs),
     ):
         if found := [] if is_shown and not on_host else sorted(find(project.git, commit)):
-            names = ", ".join(map(strict_yaml.shown, found[:FEW]))
-            more = f" and {len(found) - FEW} more" if len(found) > FEW else ""
+            names = few([*map(strict_yaml.shown, found)], FEW)
             how = f"`workspace: {{{setting}: true}}` in {paths.CONFIG} shows it"
-            yield f"{what} {names}{more}; {'the sandbox alone can show it' if is_shown else how}"
+            yield f"{what} {names}; {'the sandbox alone can show it' if is_shown else how}"
 
 
 def shown(project: Project, commit: str) -> dict[str, Path]:

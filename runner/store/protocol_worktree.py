@@ -10,7 +10,7 @@ from pathlib import Path
 
 from runner.errors import UsageError
 from runner.git import Git, GitError, Worktree
-from runner.lines import lines_of
+from runner.lines import few, lines_of
 from runner.protocol import ids
 from runner.store import locks, snapshot, transaction, trusted, workspace, worktree
 from runner.store.environment import Environment, StateDir, matching, write_atomically
@@ -217,7 +217,7 @@ def keeps(git: Git, tree: Worktree, *, resumed: bool = False) -> Kept | None:
     if mine:
         names = shlex.join(mine) if len(mine) <= 3 else "FILES"
         command = f"commit them (`{at} add -f -- {names}`, then `{at} commit`), or move them to another folder"
-        return Kept(f"it holds files that are in no commit: {listed(mine)}", command)
+        return Kept(f"it holds files that are in no commit: {few(mine)}", command)
     return _hidden(git, tree, at)
 
 
@@ -231,13 +231,8 @@ def _hidden(git: Git, tree: Worktree, at: str) -> Kept | None:
     if not there:
         return None
     checks = f"`{at} update-index --no-assume-unchanged --no-skip-worktree -- FILE` makes git check it"
-    return Kept(f"git does not check {listed(there)} for changes (`git ls-files -v`)", checks)
+    return Kept(f"git does not check {few(there)} for changes (`git ls-files -v`)", checks)
 
 
 def _is_cache(path: str) -> bool:
     return path.endswith(".pyc") or any(part in CACHES for part in path.split("/"))
-
-
-def listed(names: list[str]) -> str:
-    """Return the first of some names, and how many more there are."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -20,6 +20,7 @@ from pathlib import Path
 from runner.errors import InTheWayError, RunnerError, UsageError
 from runner.git import BLOB, EXECUTABLE, LINK, SUBMODULE, Git, GitError, TreeEntry, Worktree, index
 from runner.git.objects import name_of
+from runner.lines import few
 from runner.store import locks
 from runner.store.environment import Environment, StateDir, matching, write_atomically
 from runner.values import dataclass
@@ -386,9 +387,8 @@ def _refuse_what_is_in_the_way(follow: Follow, changed: Changes) -> None:
             "finish it (`git merge --continue`) or give it up (`git merge --abort`), and run the same command again",
         )
     shown = sorted(in_the_way) or ["git does not say what: see `git status` there"]
-    more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
     raise InTheWayError(
-        f"this would overwrite work of yours: {', '.join(shown[:5])}{more}",
+        f"this would overwrite work of yours: {few(shown, 5)}",
         str(root),
         "commit, stash or move it, and run the same command again",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from runner.errors import MalformedFileError, RefusedError
+from runner.lines import few
 from runner.protocol import paths, strict_yaml
 from runner.protocol.approval_file import LONGEST, LONGEST_CALL
 from runner.protocol.plans import Approval, Plan, Step, seconds_of
@@ -107,8 +108,7 @@ def of_changes(authority: TrustedConfig, slug: str, attempt: int, why: Sequence[
     """Return the requirement of an approval of changes; `why`: which changes, and the rule for each. None without any."""
     if not why:
         return None
-    more = f" and {len(why) - 3} more" if len(why) > 3 else ""
-    text = f"approval of its changes: {'; '.join(why[:3])}{more}"
+    text = f"approval of its changes: {few(why, between='; ')}"
     return _demand(authority, Subject("protected-path", slug, attempt), None, text)
 
 

@@ -42,6 +42,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from runner.errors import InsufficientHistoryError, IntegrityError, RunnerError, UnsupportedError
 from runner.git import TREE, Commit, Git, GitError
+from runner.lines import few
 from runner.protocol import events as ev
 from runner.protocol import log, machine, paths, state
 from runner.protocol.ids import digest
@@ -131,8 +132,7 @@ def _notes(walk: Walk) -> Iterator[str]:
         gone = ", ".join(sorted(oid[:12] for oid in walk.unseen)[:3])
         yield f"whose approval was required is unknown where the trusted branch's commit is gone: {gone}"
     if unused := _unused(walk):
-        them = ", ".join(unused[:3]) + (f" and {len(unused) - 3} more" if unused[3:] else "")
-        yield f"not needed: {them}"
+        yield f"not needed: {few(unused)}"
 
 
 def _unused(walk: Walk) -> list[str]:

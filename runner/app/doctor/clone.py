@@ -18,7 +18,7 @@ from runner.app.doctor import REFETCH_SECONDS, Clone, Finding, Selection
 from runner.app.doctor.refs import write_locked
 from runner.executor import load, renumbering
 from runner.git import Git
-from runner.lines import lines_of
+from runner.lines import few, lines_of
 from runner.protocol import ids
 from runner.store import locks, protocol_worktree, record, transaction, worktree
 from runner.store.environment import matching
@@ -309,7 +309,7 @@ def of_ended(chosen: Selection) -> Iterator[Finding]:
         yield Finding(
             "note",
             f"{kept} of protocols that ended, or whose branch is gone, {_size(sum(map(beneath.size, old)))}",
-            ", ".join(map(str, old[:3])) + (f" and {len(old) - 3} more" if len(old) > 3 else ""),
+            few(old),
             f"they take up space; they were not used for {UNUSED / 86400:.0f} days",
             "`runner clean` removes what git holds, and names the rest with the reason: "
             "`rm -r` what you do not need of that",

@@ -16,6 +16,7 @@ from runner.app.doctor import Clone, Finding, Machine, Selection, of_error
 from runner.errors import RunnerError, UnreachableError, shown
 from runner.executor import environments, permissions, submodules
 from runner.git import Git, GitError
+from runner.lines import few
 from runner.protocol import ids, paths, strict_yaml
 from runner.store import trusted, workspace
 from runner.store.environment import Environment, StateDir, matching, writable_state_home
@@ -161,12 +162,10 @@ def ignored_sources(chosen: Selection) -> Iterator[Finding]:
     """Yield the ignored files in folders of the source that tests may need, and that no step is shown."""
     on_host = chosen.project.source("executor")[0] == "host"  # where `generated` brings nothing in
     if not on_host and (missing := environments.left_out(chosen.project)):
-        few = ", ".join(map(strict_yaml.shown, missing[:5])) + (
-            f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        )
+        names = [*map(strict_yaml.shown, missing)]
         yield Finding(
             "note",
-            f"{len(missing)} file{'s' if len(missing) != 1 else ''} in the source that git ignores: {few}",
+            f"{len(missing)} file{'s' if len(missing) != 1 else ''} in the source that git ignores: {few(names, 5)}",
             str(environments.main_worktree(chosen.project)),
             "steps and checks do not have them",
             f"name those that tests need in {paths.CONFIG}: `workspace: {{generated: [GLOB]}}`",

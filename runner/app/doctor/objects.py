@@ -21,7 +21,7 @@ from runner.app.doctor import REFETCH_SECONDS, Clone, Finding, refs
 from runner.errors import RunnerError, UnreachableError
 from runner.git import Git, GitError
 from runner.git.repository import token_settings
-from runner.lines import lines_of
+from runner.lines import few, lines_of
 from runner.store import trusted
 from runner.store.environment import matching
 from runner.store.remote import Mirror
@@ -221,10 +221,9 @@ def loose(clone: Clone) -> Iterator[Finding]:
     broken = list(_broken(clone.git))
     if broken:
         names = [f"{one.oid[:12]} ({one.why})" for one in broken]
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         yield Finding(
             "here",
-            f"{_count(len(broken), 'object')} broken: {', '.join(names[:3])}{more}",
+            f"{_count(len(broken), 'object')} broken: {few(names)}",
             str(broken[0].path),
             "git cannot read it, and does not write it again",
             "`runner doctor --fix` moves it aside and restores it from a work tree or from the remote",

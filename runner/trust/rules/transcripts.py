@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.errors import InsufficientHistoryError, IntegrityError, RunnerError
 from runner.git import Git
+from runner.lines import few
 from runner.protocol import aliases, paths, plans
 from runner.protocol.ids import digest
 from runner.protocol.log import RawEntry
@@ -81,9 +82,8 @@ def wrong_transcripts(
             lacking.append(names[0])
     yield from _wrong_at_tip(git, protocol, tip, proven)
     if lacking:
-        more = f" and {len(lacking) - 1} more" if lacking[1:] else ""
         raise InsufficientHistoryError(
-            f"{lacking[0]}{more} of its transcripts is not in this clone",
+            f"{few(lacking, 1)} of its transcripts is not in this clone",
             history.ref_of(protocol),
             history.brings(protocol, remote)
             + (
