@@ -27,6 +27,11 @@ def with_ends(text: str) -> list[str]:
     return re.findall(r"[^\n]*\n|[^\n]+", text)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 step`, `2 steps`."""
+    return f"{number} {noun}{'s' if number != 1 else ''}"
+
+
 def few(names: Sequence[object], most: int = 3, between: str = ", ") -> str:
     """Return the first of some names, and how many more there are."""
     return between.join(map(str, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")

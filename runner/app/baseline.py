@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from runner.lines import counted
 from runner.store.environment import write_atomically
 from runner.store.project import Project
 from runner.values import dataclass
@@ -28,7 +29,7 @@ class Tried:
         """Return the outcome, for people: `120 tests passed`, `3 of 120 tests fail`."""
         if self.lacks:
             return self.lacks
-        tests = f"{self.ran} test{'s' if self.ran != 1 else ''}" if self.ran is not None else "tests"
+        tests = counted(self.ran, "test") if self.ran is not None else "tests"
         if self.passed:
             return f"{tests} passed" if self.ran is not None else "passed; its output does not say how many tests ran"
         if self.failed == 0:

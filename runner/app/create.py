@@ -24,7 +24,7 @@ from runner.errors import ConflictError, MalformedFileError, UnsupportedError, U
 from runner.executor import load, transition
 from runner.executor.step_run import agent_of
 from runner.git import BLOB, EXECUTABLE, TREE, TreeEntry
-from runner.lines import is_harmless
+from runner.lines import counted, is_harmless
 from runner.protocol import agent_file, clarifications, ids, log, machine, paths, plans, strict_yaml, workflow
 from runner.protocol import events as ev
 from runner.protocol.ids import digest
@@ -364,7 +364,7 @@ def _tell_of_start(project: Project, base: str | None) -> str:
     if not base and here is not None and remote is not None and not project.git.is_ancestor(here, start):
         count = int(project.git.run("rev-list", "--count", here, f"^{start}"))
         project.env.say(
-            f"it starts from {remote}/{name}, without {count} commit{'s' if count > 1 else ''} of your {name}: "
+            f"it starts from {remote}/{name}, without {counted(count, 'commit')} of your {name}: "
             f"`git push {remote} {name}` first, or `--base {name}`, takes {'them' if count > 1 else 'it'} along"
         )
     baseline.tell_failing(project, name, start)

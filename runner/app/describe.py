@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runner.errors import RunnerError, UsageError
+from runner.lines import counted
 from runner.protocol import ids, paths
 from runner.protocol.state import State, wait_type
 from runner.store import locks, lookup, push_refusal, record, remote, worktree
@@ -294,9 +295,7 @@ class Describer:
             return None
         if push_refusal.clash(project, protocol) is not None:
             return Ahead("clash", f"{remote} has another protocol with this id", f"runner fork --renumber {protocol}")
-        return Ahead(
-            "behind", f"{remote} has {count} newer transition{'s' if count != 1 else ''}", f"runner sync {name}"
-        )
+        return Ahead("behind", f"{remote} has {counted(count, 'newer transition')}", f"runner sync {name}")
 
 
 def describe(project: Project, row: Row, tip: str, name: str) -> Description:
@@ -406,12 +405,7 @@ def progress(row: Row) -> str:
     """Return how many steps are done: `1 of 3 steps done`."""
     every = record.open_steps(row)
     done = sum(step.get("status") in record.ENDED for _, step in every)
-    return f"{done} of {counted(len(every))} done" if every else "no steps yet"
-
-
-def counted(number: int, noun: str = "step") -> str:
-    """Return a number with its noun: `1 step`, `2 steps`."""
-    return f"{number} {noun}{'s' if number != 1 else ''}"
+    return f"{done} of {counted(len(every), 'step')} done" if every else "no steps yet"
 
 
 def cancelled_for(project: Project, protocol: str, tip: str) -> str:

@@ -13,7 +13,7 @@ from runner.app.steer import number
 from runner.errors import ConflictError, RefusedError, UsageError
 from runner.executor import load, permissions
 from runner.git import Git
-from runner.lines import few, is_harmless
+from runner.lines import counted, few, is_harmless
 from runner.protocol import ids, paths
 from runner.protocol.state import State, Status, phrased
 from runner.store import protocol_worktree, publishing, record, transaction, worktree
@@ -169,7 +169,7 @@ def _refuse_behind(project: Project, seen: Snapshot, base: str) -> None:
     tree = next(iter(worktree.on_branch(project.git, project.branch(seen.protocol))), None)
     how = f"`git -C {shlex.quote(str(tree.path))} merge {ref}`" if tree else f"`git switch {name} && git merge {ref}`"
     raise RefusedError(
-        f"{seen.state.base} has {describe.counted(count, 'commit')} that {seen.protocol} does not have",
+        f"{seen.state.base} has {counted(count, 'commit')} that {seen.protocol} does not have",
         f"`merge: {{base: up-to-date}}` in {paths.CONFIG} on {project.trusted.branch}",
         f"{how}, then `runner merge {number(seen.protocol)}`",
     )

@@ -13,6 +13,7 @@ from typing import Any, Final
 from runner.app import describe
 from runner.app.describe import Recorded
 from runner.forge import BODY_TEXT, Status, StatusState, status_text
+from runner.lines import counted
 from runner.protocol import paths
 from runner.protocol.state import ENDED, State, StepState, StepStatus, wait_type
 from runner.store import record
@@ -154,7 +155,7 @@ def _plan(page: Page) -> tuple[StatusState, str]:
     if asked is not None:
         return StatusState.PENDING, f"waits for {asked['by']}"
     if page.state.plan is not None:
-        return StatusState.SUCCESS, describe.counted(len(page.state.open_steps()))
+        return StatusState.SUCCESS, counted(len(page.state.open_steps()), "step")
     if found.word in (*describe.FAILED, "cancelled"):
         return StatusState.FAILURE, f"{found.word} before there was a plan"
     return StatusState.PENDING, "there is no plan yet"

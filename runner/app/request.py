@@ -30,7 +30,7 @@ from runner.forge import (
     RequestState,
     marker,
 )
-from runner.lines import lines_of
+from runner.lines import counted, lines_of
 from runner.protocol import decision, ids, log, paths
 from runner.protocol import events as ev
 from runner.protocol.state import Status, StepStatus
@@ -208,7 +208,7 @@ def verify_summary(project: Project, protocol: str) -> str:
         return f"it cannot be verified: {error.what}"
     if code == InsufficientHistoryError.exit_code:
         return "this clone cannot tell: its history is not whole"
-    count = f"{len(report.findings)} finding{'' if len(report.findings) == 1 else 's'}"
+    count = counted(len(report.findings), "finding")
     return f"{count}; `runner verify {protocol}` names them" if code else ""
 
 

@@ -11,6 +11,7 @@ from runner.errors import HeldError, UsageError
 from runner.executor import load
 from runner.executor.step_run import StepRun
 from runner.executor.workspace_session import WorkspaceSession, with_kept
+from runner.lines import counted
 from runner.protocol.state import StepStatus
 from runner.sandbox import Command, Sandbox, end_all, is_system
 from runner.store import locks, lookup, record, workspace
@@ -83,7 +84,7 @@ def _run(project: Project, seen: Snapshot, wanted: Wanted) -> StepRun:
     if step is None or slug not in seen.state.steps:
         raise UsageError(f"{slug} is not in the plan", seen.where, "leave the step out: the shell is at the tip then")
     if wanted.check and wanted.check > len(step.checks):
-        count = f"{len(step.checks)} check{'' if len(step.checks) == 1 else 's'}"
+        count = counted(len(step.checks), "check")
         shows = f"`runner show {lookup.typed(project, seen.protocol)} {slug}` shows the step"
         raise UsageError(f"{slug} has {count}", f"{seen.where}, {step.file}", shows)
     return StepRun(project, seen, plan, step, seen.state)

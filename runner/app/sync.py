@@ -9,6 +9,7 @@ from runner.app import request
 from runner.errors import ConflictError, HeldError, RunnerError, UnreachableError, UsageError
 from runner.executor import load
 from runner.forge import Forge, ForgeError, RequestState
+from runner.lines import counted
 from runner.protocol import ids
 from runner.store import history, lease, lookup, publishing, push_refusal, record
 from runner.store.project import Project
@@ -197,7 +198,7 @@ def unpublished(project: Project, protocol: str, *, by_person: bool = False) -> 
     seen = project.git.ref(f"refs/remotes/{remote}/{ids.branch_of(project.pattern, protocol)}")
     new = project.git.first_parents(tip, stop=seen or project.trusted.commit) if seen != tip else []
     if new:
-        count = f"{len(new)} commit{'s' if len(new) > 1 else ''}"
+        count = counted(len(new), "commit")
         typed = lookup.typed(project, protocol)
         them = "them" if len(new) > 1 else "it"
         project.env.say(f"not published: {count} of {protocol}; `runner sync {typed}` publishes {them} to {remote}")

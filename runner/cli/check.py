@@ -5,10 +5,10 @@ from __future__ import annotations
 import click
 
 from runner.app import lint
-from runner.app.describe import counted
 from runner.cli import options
 from runner.cli.session import Session
 from runner.errors import MalformedFileError
+from runner.lines import counted
 
 
 @click.command("check")

@@ -23,7 +23,7 @@ from runner.errors import RunnerError
 from runner.executor import planning
 from runner.forge.registry import FORGES
 from runner.git import Git
-from runner.lines import lines_of
+from runner.lines import counted, lines_of
 from runner.protocol.paths import CLARIFICATIONS, CONFIG
 from runner.store import trusted
 from runner.store.environment import Environment, StateDir, writable_state_home
@@ -101,9 +101,7 @@ def command(session: Session, /, **given: Any) -> None:
         written = {file.path for file in found.files if file.is_new}
         if made is not None:
             shown = [path for path in made.paths if path not in written]
-            session.note(
-                f"committed {describe.counted(len(made.paths), 'file')} as {made.commit[:7]}{':' if shown else ''}"
-            )
+            session.note(f"committed {counted(len(made.paths), 'file')} as {made.commit[:7]}{':' if shown else ''}")
             for path in shown:
                 session.note(f"  {path}{', with your edits' if path in made.edited else ''}")
             if left_out := init.hooks(git):

@@ -16,7 +16,7 @@ from runner.cli.plan import edited_files
 from runner.cli.session import Session
 from runner.cli.streams import program
 from runner.errors import RunnerError, UsageError
-from runner.lines import lines_of
+from runner.lines import counted, lines_of
 from runner.protocol import ids, paths
 from runner.store import lookup, publishing, record
 from runner.values import dataclass
@@ -161,10 +161,10 @@ def tell_made(session: Session, made: Made, *, runs: bool = False) -> None:
     session.means(made.protocol)
     goes_out = session.project.setting("publish") == "always" and session.project.trusted.remote
     pushed = f" · published to {goes_out}" if goes_out else " · nothing was pushed"
-    steps = f"{made.steps} step{'s' if made.steps != 1 else ''}"
+    steps = counted(made.steps, "step")
     cost = f" · {describe.money(made.usd)}" if made.usd else ""
     if made.questions:
-        count = f"{len(made.questions)} question{'s' if len(made.questions) != 1 else ''}"
+        count = counted(len(made.questions), "question")
         session.note(f"{made.protocol}  planning · {count} · from {made.base[:12]} {made.start[:7]}{cost}{pushed}")
         for wait, text in made.questions:
             session.note(f"  {wait:12}  {text}")

@@ -11,7 +11,7 @@ from runner.app import describe, histories
 from runner.cli import options, streams
 from runner.cli.streams import program
 from runner.errors import UsageError
-from runner.lines import LAST, WIDTH, lines_of, lines_of_output
+from runner.lines import LAST, WIDTH, counted, lines_of, lines_of_output
 from runner.protocol.ids import digest
 from runner.store import history, lookup, record
 
@@ -181,7 +181,7 @@ def _none(
     if number > last:
         hint = f"it is at attempt {last}"
     elif check is not None and (count := sum(of is not None for of in printed)):
-        hint = f"its QA ran {count} check{'s' if count > 1 else ''}"
+        hint = f"its QA ran {counted(count, 'check')}"
     else:
         hint = f"`runner show {protocol} {slug}` shows its attempts"
     what = (

@@ -11,7 +11,7 @@ from runner.app import describe
 from runner.cli import output, status
 from runner.cli.session import Session
 from runner.cli.streams import program
-from runner.lines import lines_of
+from runner.lines import counted, lines_of
 from runner.protocol import decision, events, paths
 from runner.store import lookup, record
 from runner.values import dataclass
@@ -80,7 +80,7 @@ class Progress:
 
     def _planned(self, done: Advanced, planned: events.Planned) -> None:
         self._took(
-            "plan", "planned", _spent_by([planned]), describe.counted(len(planned.steps)), counted=bool(planned.spent)
+            "plan", "planned", _spent_by([planned]), counted(len(planned.steps), "step"), counted=bool(planned.spent)
         )
         for line in lines_of(done.said) if planned.transcript else ():
             self._session.line(f"  {line}", err=True)

@@ -12,7 +12,6 @@ import sys
 import click
 
 from runner.app import request, steer, sync
-from runner.app.describe import counted
 from runner.app.merge import Wanted
 from runner.app.merge import merge as merge_protocol
 from runner.app.steer import Steered
@@ -22,7 +21,7 @@ from runner.cli.session import Session
 from runner.cli.streams import program
 from runner.errors import UsageError
 from runner.executor import load
-from runner.lines import lines_of
+from runner.lines import counted, lines_of
 from runner.protocol import ids
 from runner.store import lookup, record
 from runner.store.project import Project

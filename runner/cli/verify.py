@@ -11,6 +11,7 @@ from runner.app import histories, verify
 from runner.cli import ci, options
 from runner.cli.session import Session
 from runner.errors import UsageError
+from runner.lines import counted
 from runner.trust.walk import Report
 
 UNSIGNED = "unsigned: proves consistency, not who ran them"
@@ -118,8 +119,8 @@ def _verdict(report: Report) -> str:
     if report.ok:
         plural = "" if report.transitions == 1 else "s"
         hand = SIGNED if report.signed == report.transitions else UNSIGNED
-        words = f" · {report.approvals} approval{'' if report.approvals == 1 else 's'}" if report.approvals else ""
+        words = f" · {counted(report.approvals, 'approval')}" if report.approvals else ""
         return f"verified · {report.transitions} transition{plural}{words} · {hand}"
     if not report.tip:
         return "cannot tell"
-    return f"does not verify · {len(report.findings)} finding{'' if len(report.findings) == 1 else 's'}"
+    return f"does not verify · {counted(len(report.findings), 'finding')}"

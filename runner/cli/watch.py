@@ -18,6 +18,7 @@ from runner.cli import options, streams
 from runner.cli.progress import Progress
 from runner.cli.session import Session
 from runner.errors import RunnerError
+from runner.lines import counted
 from runner.protocol.plans import seconds_of
 from runner.store import record
 from runner.store.changes import Changes, Clocks
@@ -180,7 +181,7 @@ def _words(told: Happened) -> str:
         case "watching":
             count = facts["protocols"]
             fetches = f", polling the remote every {facts['fetches']:g} s" if facts["fetches"] else ""
-            return f"watching {count} protocol{'s' if count != 1 else ''}, {facts['due']} to check{fetches}; Ctrl-C ends it"
+            return f"watching {counted(count, 'protocol')}, {facts['due']} to check{fetches}; Ctrl-C ends it"
         case "polling":
             return f"no events from the system ({facts['reason']}): polling the files every 2 s"
         case "lost":

@@ -14,6 +14,7 @@ from typing import Protocol
 from runner import signals
 from runner.errors import ConflictError, InsufficientHistoryError, IntegrityError, RefusedError, UnreachableError
 from runner.git import Commit, Git
+from runner.lines import counted
 from runner.protocol import ids, log, paths
 from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
@@ -328,7 +329,7 @@ def follow(project: Project, protocol: str, mirror: Mirror, check: Check) -> Ref
     name, into = ids.branch_of(project.pattern, protocol), f"{mirror.remote}/{now['base']}"
     count = len(record.since(git, here, ends[0] if ends else base)[0])
     return RefusedError(
-        f"{protocol} ended and was merged into {now['base']}, without {count} commit{'s' if count != 1 else ''} that "
+        f"{protocol} ended and was merged into {now['base']}, without {counted(count, 'commit')} that "
         f"{'are' if count != 1 else 'is'} here",
         name,
         f"`git log {into}..{name}` shows them; take over what you need, then `git branch -D {name}`",

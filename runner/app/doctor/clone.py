@@ -18,7 +18,7 @@ from runner.app.doctor import REFETCH_SECONDS, Clone, Finding, Selection
 from runner.app.doctor.refs import write_locked
 from runner.executor import load, renumbering
 from runner.git import Git
-from runner.lines import few, lines_of
+from runner.lines import counted, few, lines_of
 from runner.protocol import ids
 from runner.store import locks, protocol_worktree, record, transaction, worktree
 from runner.store.environment import matching
@@ -289,7 +289,7 @@ def remove_temporary(clone: Clone, paths: list[Path]) -> str:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-    return f"removed {len(paths)} temporary file{'s' if len(paths) != 1 else ''}"
+    return f"removed {counted(len(paths), 'temporary file')}"
 
 
 def of_ended(chosen: Selection) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from runner.app.doctor import Clone, Finding, Machine, Selection, of_error
 from runner.errors import RunnerError, UnreachableError, shown
 from runner.executor import environments, permissions, submodules
 from runner.git import Git, GitError
-from runner.lines import few
+from runner.lines import counted, few
 from runner.protocol import ids, paths, strict_yaml
 from runner.store import trusted, workspace
 from runner.store.environment import Environment, StateDir, matching, writable_state_home
@@ -84,7 +84,7 @@ def writable(clone: Clone) -> Iterator[Finding]:
     if closed:
         yield Finding(
             "here",
-            f"you may not write in this clone: {len(closed)} folder{'s' if len(closed) != 1 else ''} of it, or files",
+            f"you may not write in this clone: {counted(len(closed), 'folder')} of it, or files",
             str(closed[0]),
             "you can run and record nothing here; reading works",
             f'`sudo chown -R "$(id -u)" {shlex.quote(str(common))}` where it is yours, or use a clone of your own',
@@ -103,7 +103,7 @@ def readable(clone: Clone) -> Iterator[Finding]:
         common = shlex.quote(str(clone.git.common_dir))
         yield Finding(
             "here",
-            f"you may not read {len(closed)} file{'s' if len(closed) != 1 else ''} of git's objects",
+            f"you may not read {counted(len(closed), 'file')} of git's objects",
             str(closed[0]),
             "git considers these objects lost",
             f'`sudo chown -R "$(id -u)" {common}` where it is yours, or `sudo chmod -R a+rX {common}`',
@@ -165,7 +165,7 @@ def ignored_sources(chosen: Selection) -> Iterator[Finding]:
         names = [*map(strict_yaml.shown, missing)]
         yield Finding(
             "note",
-            f"{len(missing)} file{'s' if len(missing) != 1 else ''} in the source that git ignores: {few(names, 5)}",
+            f"{counted(len(missing), 'file')} in the source that git ignores: {few(names, 5)}",
             str(environments.main_worktree(chosen.project)),
             "steps and checks do not have them",
             f"name those that tests need in {paths.CONFIG}: `workspace: {{generated: [GLOB]}}`",
