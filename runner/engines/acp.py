@@ -13,6 +13,7 @@ import dataclasses
 import importlib
 import json
 import os
+import re
 import selectors
 import time
 from collections import deque
@@ -34,6 +35,7 @@ from runner.engines import (
     UserTurn,
 )
 from runner.engines.agents import Agent, AgentMissingError
+from runner.engines.egress import ToolCall, Tools
 from runner.errors import UsageError
 from runner.lines import lines_of
 from runner.sandbox import Session
@@ -56,10 +58,10 @@ class _EndedError(Exception):
 
 
 class Pipe:
-    """JSON-RPC with a child: one message a line. `take` gets its output before it is parsed."""
+    """JSON-RPC with a child: one message a line. `take` gets its output before it is parsed; `wake`: what else may end a wait."""
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
+    def __init__(self, session: Session, wake: int | None) -> None:
+        self.session, self._wake = session, wake
         self.take: Callable[[bytes], None] = lambda data: None
         self._in, self._out, self._number = bytearray(), bytearray(), 0
         os.set_blocking(session.stdin.fileno(), False)
@@ -86,7 +88,7 @@ class Pipe:
         self._out += json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n"
 
     def next(self, timeout: float) -> dict[str, Json]:
-        """Send pending bytes, and return the child's next message; other lines are skipped.
+        """Send pending bytes, and return the child's next message; other lines are skipped. It is empty where `wake` can be read.
 
         Raises:
             TimeoutError: it said nothing for so long. _EndedError: it ended.
@@ -102,12 +104,16 @@ class Pipe:
                 continue
             if len(self._in) > _MOST_LINE:
                 raise _EndedError(f"it sent a message of more than {_MOST_LINE:,} bytes")
-            self._exchange(timeout)
+            if not self._exchange(timeout):
+                return {}
 
-    def _exchange(self, timeout: float) -> None:
+    def _exchange(self, timeout: float) -> bool:
+        """Send and receive until there is output, or `wake` can be read; return whether there is output."""
         by = time.monotonic() + timeout
         with selectors.DefaultSelector() as selector:
             selector.register(self.session.stdout, selectors.EVENT_READ)
+            if self._wake is not None:
+                selector.register(self._wake, selectors.EVENT_READ)
             if self._out:
                 selector.register(self.session.stdin, selectors.EVENT_WRITE)
             while (wait := by - time.monotonic()) > 0:
@@ -118,7 +124,9 @@ class Pipe:
                             raise _EndedError("it ended")
                         self._in += data
                         self.take(data)
-                        return
+                        return True
+                    if key.fileobj == self._wake:
+                        return False
                     with contextlib.suppress(BlockingIOError, BrokenPipeError):  # that it ended, its output says too
                         del self._out[: os.write(key.fd, self._out[:_CHUNK])]
                     if not self._out:
@@ -127,7 +135,7 @@ class Pipe:
 
     def flush(self, seconds: float = 1.0) -> None:
         """Send the rest, for so long at most."""
-        by = time.monotonic() + seconds
+        by, self._wake = time.monotonic() + seconds, None
         with contextlib.suppress(OSError, _EndedError, TimeoutError):
             while self._out and (left := by - time.monotonic()) > 0:
                 self._exchange(left)
@@ -146,7 +154,10 @@ class Metered(Protocol):
 
 @dataclass(slots=True)
 class Asked:
-    """What the agent asks, or did: a call that the loop judges. `number`: of its request; None where it did not ask."""
+    """What the agent asks, or did: a call that the loop judges. `number`: of its request; None where it did not ask.
+
+    `call`: of a server's tool, which the loop makes.
+    """
 
     id: str
     name: str
@@ -155,6 +166,7 @@ class Asked:
     options: dict[str, str] = field(default_factory=dict)  # kind to id
     writes: tuple[str, str] | None = None  # path and text, where the client is to write
     status: str = ""
+    call: ToolCall | None = None
 
     @property
     def is_edit(self) -> bool:
@@ -171,7 +183,7 @@ class AcpEngine:
 
     `start()`: starts it, in the sandbox; `cwd`: the workspace as it sees it; `plain`: takes the workspace's path out of JSON;
     `write(path, text)`: writes a file for it; `said()`: the last lines of its error output; `until`: when its time is over, by
-    `time.monotonic`; `meter`: counts what its model is asked, where it can be.
+    `time.monotonic`; `meter`: counts what its model is asked, where it can be; `tools`: of MCP servers, that it may call.
     """
 
     provider: Final = "acp"
@@ -187,11 +199,12 @@ class AcpEngine:
         write: Callable[[str, str], None],
         until: float,
         meter: Metered | None = None,
+        tools: Tools | None = None,
     ) -> None:
         self.name, self.model = name, name.partition(":")[2]
         self.prefix = ":".join(name.split(":")[:2])
         self._row, self._start, self._cwd, self._plain, self._write, self._until = row, start, cwd, plain, write, until
-        self.meter = meter
+        self.meter, self._tools, self._servers = meter, tools, list[Json]()
         self._pipe: Pipe | None = None
         self._session = ""
         self._prompt: int | None = None  # the request that is under way
@@ -202,6 +215,7 @@ class AcpEngine:
         self._calls: dict[str, dict[str, Json]] = {}
         self._seen: set[str] = set()  # the calls that the loop knows
         self._text, self._thoughts, self._bytes = "", "", bytearray()
+        self._number = 0  # of calls of servers' tools
         self._cost: Decimal | None = None
         self._charged = Decimal(0)
 
@@ -225,7 +239,9 @@ class AcpEngine:
                 self._listen(on_bytes)
                 if refused and self.over:
                     return self._failed("it made a call without asking that the policy does not allow")
-                if self._asked is not None:
+                if self._asked is not None and self._asked.call is not None:
+                    self._give(self._asked.call, last)
+                elif self._asked is not None:
                     self._answer(self._asked, allowed=False)
                 elif self._prompt is None:
                     self._say(_text_of(last))
@@ -241,6 +257,8 @@ class AcpEngine:
     def close(self) -> None:
         """Cancel the current turn, and end the agent."""
         pipe, self._pipe = self._pipe, None
+        if self._tools is not None:
+            self._tools.close()
         if pipe is None:
             return
         if self._session:
@@ -282,7 +300,8 @@ class AcpEngine:
         Raises:
             EngineError: it does not start, or is not logged in. UsageError: it does not have the mode.
         """
-        self._pipe, by = Pipe(self._start()), time.monotonic() + STARTING
+        self._pipe = Pipe(self._start(), self._tools.wake if self._tools else None)
+        by = time.monotonic() + STARTING
         self._listen(on_bytes)
         before = next(
             (
@@ -298,6 +317,7 @@ class AcpEngine:
             )
             if found.protocol_version != VERSION:
                 raise _EndedError(f"it speaks version {found.protocol_version} of the protocol, not {VERSION}")
+            self._offer(found.agent_capabilities)
             session, resumed = None, False
             if isinstance(before, dict) and before.get("session"):
                 self._charged = Decimal(str(before.get("usd") or 0))
@@ -305,7 +325,7 @@ class AcpEngine:
                 resumed = session is not None
             if session is None:
                 self._charged = Decimal(0)
-                params = {"cwd": self._cwd, "mcpServers": []}
+                params = {"cwd": self._cwd, "mcpServers": self._servers}
                 session = self._call("session/new", params, "NewSessionResponse", by)
                 self._session = session.session_id
             self._set_mode(session, by)
@@ -323,13 +343,28 @@ class AcpEngine:
         self._seen.clear()
         self._say(_anew(request, resumed))
 
+    def _offer(self, can: Any) -> None:
+        """Have the agent connect to the servers' tools, if it can.
+
+        Raises:
+            UsageError: it cannot.
+        """
+        if self._tools is None or not self._tools.specs:
+            return
+        if not (can and can.mcp_capabilities and can.mcp_capabilities.http):
+            hint = "give the step an agent file that lists none of their tools, or another engine"
+            raise UsageError(
+                f"{self.prefix} takes no MCP servers over HTTP, and the project has some", self._where, hint
+            )
+        self._servers = self._tools.servers()
+
     @property
     def _where(self) -> str:
         return f"engine `{self.name}`"
 
     def _resume(self, session: str, can: Any, by: float) -> Any:
         """Return the session of an earlier process, None where the agent does not have it any more."""
-        params = {"sessionId": session, "cwd": self._cwd, "mcpServers": []}
+        params = {"sessionId": session, "cwd": self._cwd, "mcpServers": self._servers}
         self._session = session
         with contextlib.suppress(RefusedByAgentError):
             if can and can.session_capabilities and can.session_capabilities.resume is not None:
@@ -427,6 +462,11 @@ class AcpEngine:
         """Take in the agent's next message, and return it."""
         assert self._pipe is not None
         message = self._pipe.next(timeout)
+        for call in self._tools.arrived() if self._tools is not None and not message else ():
+            self._number += 1
+            self._events.append(Asked(f"tool-{self._number}", call.name, call.arguments, call=call))
+        if not message:
+            return message
         method, params = message.get("method"), message.get("params")
         params = params if isinstance(params, dict) else {}
         if method == "session/update":
@@ -485,6 +525,9 @@ class AcpEngine:
         else:
             self._pipe.refuse(number, _NO_METHOD, f"{method} is not offered")
             return
+        if asked.writes is None and self._is_servers(call):
+            self._answer(asked, allowed=True)
+            return
         same = next((one for one in self._granted if asked.is_same(one)), None)
         if same is None:
             self._events.append(asked)
@@ -492,6 +535,26 @@ class AcpEngine:
         if not asked.is_edit:
             self._granted.remove(same)
         self._answer(asked, allowed=True)
+
+    def _is_servers(self, call: Mapping[str, Json]) -> bool:
+        """Return whether the agent speaks of a call of a server's tool, which is judged where it comes in.
+
+        Its model may choose a title: the arguments have to be that tool's, too.
+        """
+        raw, title = call.get("rawInput"), _letters(call.get("title"))
+        given = raw if isinstance(raw, dict) else {}
+        for name, spec in self._tools.specs.items() if self._tools is not None else ():
+            server, _, tool = name.removeprefix("mcp:").partition("/")
+            if given.keys() <= {"server", "tool", "arguments"} and (given.get("server"), given.get("tool")) == (
+                server,
+                tool,
+            ):
+                return True
+            titles = (tool, f"{server} {tool}", f"mcp {server} {tool}", f"{tool} ({server} MCP Server)")
+            is_named = call.get("kind") == "other" and title in map(_letters, titles)
+            if is_named and given.keys() <= spec.parameters.get("properties", {}).keys():
+                return True
+        return False
 
     def _asked_of(self, call: Mapping[str, Json]) -> Asked:
         """Return one of the agent's calls as the loop judges it: its paths, its command or address, and the bytes that it writes."""
@@ -540,6 +603,12 @@ class AcpEngine:
                 return os.path.normpath(path[len(root) :].lstrip("/") or ".")
         return path if path.startswith("/") else os.path.normpath(path)
 
+    def _give(self, call: ToolCall, last: object) -> None:
+        """Give the call of a server's tool its result, which the loop has."""
+        assert isinstance(last, ToolTurn) and self._tools is not None
+        self._asked = None
+        self._tools.answer(call, last.results[-1])
+
     def _answer(self, asked: Asked, *, allowed: bool) -> bool:
         """Answer what the agent asks; return whether it may do it."""
         assert self._pipe is not None
@@ -566,7 +635,7 @@ class AcpEngine:
         made = [
             self._asked_of(call)
             for key, call in self._calls.items()
-            if key not in self._seen and call.get("status") in (*_DONE, "in_progress")
+            if key not in self._seen and call.get("status") in (*_DONE, "in_progress") and not self._is_servers(call)
         ]
         if made:
             self._seen.update(one.id for one in made)
@@ -673,6 +742,10 @@ def _chunk(update: Mapping[str, Json]) -> str:
     content = update.get("content")
     text = content.get("text") if isinstance(content, dict) else None
     return text if isinstance(text, str) else ""
+
+
+def _letters(title: object) -> str:
+    return re.sub(r"[\W_]+", " ", str(title)).strip()
 
 
 def _text_of(turn: object) -> str:

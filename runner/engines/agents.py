@@ -73,6 +73,7 @@ ACP: Final[Mapping[str, Agent]] = {
             "ANTHROPIC_API_KEY": "{key}",
             "ANTHROPIC_MODEL": "{model}",
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+            "ENABLE_TOOL_SEARCH": "false",  # it would show its model no server's tools at first
             "IS_SANDBOX": "1",
         },
         speaks="anthropic",
@@ -118,6 +119,9 @@ ACP: Final[Mapping[str, Agent]] = {
         command=("qwen", "--acp", "--auth-type", "openai"),
         mode="default",
         env={"OPENAI_BASE_URL": "{endpoint}", "OPENAI_API_KEY": "{key}", "OPENAI_MODEL": "{model}"},
+        files={
+            ".qwen/settings.json": '{"tools":{"toolSearch":{"enabled":false}},"general":{"enableAutoUpdate":false}}'
+        },
         speaks="openai",
         is_model_needed=True,
         needs="npm install -g @qwen-code/qwen-code",

@@ -26,6 +26,7 @@ from runner.engines import (
     ModelTurn,
     Request,
     Response,
+    ToolSpec,
     ToolTurn,
     Usage,
     UserTurn,
@@ -34,7 +35,7 @@ from runner.engines import (
 )
 from runner.engines.acp import KINDS, AcpEngine
 from runner.engines.agents import Agent
-from runner.engines.egress import Answered, Egress, egress
+from runner.engines.egress import Answered, Egress, Tools, egress
 from runner.errors import RunnerError, UnsupportedError
 from runner.executor import environments, permissions, toolbox
 from runner.executor.calls import Calls, DeniedError, Gate
@@ -66,8 +67,12 @@ _ARGUMENTS: Final = {
 
 
 @contextlib.contextmanager
-def open_agent(run: StepRun, name: str) -> Iterator[tuple[Engine, dict[str, Tool], Gate, Meter | None]]:
+def open_agent(
+    run: StepRun, name: str, answered: Mapping[str, str]
+) -> Iterator[tuple[Engine, dict[str, Tool], Gate, Meter | None]]:
     """Give the agent as an engine, the tools that its calls are, their gate, and what counts its requests.
+
+    `answered`: people's answers to the questions of MCP servers' tools, which an agent over ACP may call, too.
 
     Raises:
         RefusedError: the policy does not allow it. UnsupportedError: commands do not run in a sandbox. See `agents.need`.
@@ -87,9 +92,11 @@ def open_agent(run: StepRun, name: str) -> Iterator[tuple[Engine, dict[str, Tool
         if name.startswith("cli:"):
             yield CliEngine(place), tools, Calls.of(run), place.meter
             return
+        outside = stack.enter_context(toolbox.open_server_tools(run, answered))
+        place.tools = Tools({name: _spec(name, tool) for name, tool in outside.items()})
         engine = _acp(place, tools)
         stack.callback(engine.close)
-        tools |= {one.contract.name: one for one in (AgentCall.of(engine, kind) for kind in KINDS)}
+        tools |= outside | {one.contract.name: one for one in (AgentCall.of(engine, kind) for kind in KINDS)}
         yield engine, tools, AgentGate(Calls.of(run), toolbox.judge_of(run), engine), place.meter
 
 
@@ -166,14 +173,15 @@ def _metered(run: StepRun, name: str, row: Agent) -> Iterator[Meter | None]:
         yield meters[0]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Place:
-    """Where one agent works: its step, its row and the endpoint of its model."""
+    """Where one agent works: its step, its row, the endpoint of its model and the tools of MCP servers."""
 
     run: StepRun
     name: str
     row: Agent
     meter: Meter | None
+    tools: Tools | None = None
 
     @property
     def network(self) -> Network | None:
@@ -181,9 +189,9 @@ class Place:
         session, where = self.run.workspace, f"`network` of `{self.name}` in {paths.CONFIG}"
         log = session.network_log()
         found = session.network(self.row.hosts, where, log)
-        if self.meter is None:
-            return found
-        return dataclasses.replace(found or Network(log=log), serves=self.meter.at.network.serves)
+        reached = [one.network.serves for one in (self.meter.at if self.meter else None, self.tools) if one is not None]
+        serves = {port: answer for one in reached for port, answer in one.items()}
+        return dataclasses.replace(found or Network(log=log), serves=serves) if serves else found
 
     @property
     def argv(self) -> tuple[str, ...]:
@@ -244,7 +252,13 @@ def _acp(place: Place, tools: Mapping[str, Tool]) -> AcpEngine:
         write=write,
         until=time.monotonic() + run.timeout,
         meter=place.meter,
+        tools=place.tools,
     )
+
+
+def _spec(name: str, tool: Tool) -> ToolSpec:
+    contract = tool.contract
+    return ToolSpec(name=name, description=contract.description, parameters=contract.parameters)
 
 
 def _put(home: Path, path: str, text: str) -> None:

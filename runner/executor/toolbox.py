@@ -122,6 +122,14 @@ def open_own_tools(run: StepRun) -> Iterator[dict[str, Tool]]:
 
 
 @contextlib.contextmanager
+def open_server_tools(run: StepRun, answered: Mapping[str, str]) -> Iterator[dict[str, Tool]]:
+    """Give the tools of the MCP servers of an agent's step: all, or those that its agent file lists. `answered`: as below."""
+    named = _named(run)
+    with servers.opened(_servers(run, named, answered)) as opened:
+        yield {name: tool for name, tool in opened.items() if not named or name in named}
+
+
+@contextlib.contextmanager
 def open_agent_tools(run: StepRun, answered: Mapping[str, str]) -> Iterator[dict[str, Tool]]:
     """Give the tools of an agent step: those of the sandbox, and functions of the project.
 
@@ -132,15 +140,14 @@ def open_agent_tools(run: StepRun, answered: Mapping[str, str]) -> Iterator[dict
     Raises:
         UsageError: the agent file names a tool that does not exist.
     """
-    agent = run.agent
     with contextlib.ExitStack() as stack:
         builtin = stack.enter_context(open_own_tools(run))
         tools = dict(builtin)
         own: dict[str, Tool] = {}
         for module in _modules(run):
             own |= stack.enter_context(_opened(run.workspace, module)).tools
-        named = [tool for tool in agent.tools if isinstance(tool, str)] if agent else []
-        outside = stack.enter_context(servers.opened(_servers(run, named, answered)))
+        named = _named(run)
+        outside = stack.enter_context(open_server_tools(run, answered))
         rules = permissions.trusted_config(run.project).policy
         if rules is None or rules.content.network is None:  # there is no host that it could ask
             del tools["fetch"]
@@ -168,8 +175,8 @@ def offered(run: StepRun, tools: Mapping[str, Tool]) -> frozenset[str]:
     These are all that an agent file lists by name, and the project's own. Else those that small work needs, those that stand in for
     a shell that a rule holds back, those for memory where there is any, and each that the plan, the step or a rule names.
     """
-    agent, wanted = run.agent, {*CORE, *ALWAYS, "fetch"}
-    if agent and any(isinstance(tool, str) for tool in agent.tools):
+    wanted = {*CORE, *ALWAYS, "fetch"}
+    if _named(run):
         return frozenset(tools)
     rules = permissions.trusted_config(run.project).policy
     shell = tools.get("shell")
@@ -182,6 +189,11 @@ def offered(run: StepRun, tools: Mapping[str, Tool]) -> frozenset[str]:
     wanted |= {name for name, tool in tools.items() if tool.contract.source != "built in" or f"`{name}`" in said}
     wanted |= allowed
     return frozenset(wanted & tools.keys())
+
+
+def _named(run: StepRun) -> list[str]:
+    """Return the tools that the step's agent file lists by name."""
+    return [tool for tool in run.agent.tools if isinstance(tool, str)] if run.agent else []
 
 
 def _modules(run: StepRun) -> list[ToolModule]:

@@ -1,7 +1,8 @@
 """A coding agent that speaks ACP and does what the task says: one line of it each.
 
 `edit PATH TEXT` asks for permission and writes; `sneak PATH` writes without asking; `exec COMMAND` asks and runs; `say TEXT` speaks;
-`fail` ends the process; `leave` leaves its mode; `hang` waits, once; `model` asks its model. It needs nothing but Python.
+`fail` ends the process; `leave` leaves its mode; `hang` waits, once; `model` asks its model; `tool SERVER NAME HOW` calls a server's
+tool, but if it was told of that call's result. It needs nothing but Python.
 """
 
 import json
@@ -15,6 +16,7 @@ import urllib.request
 from typing import Any
 
 mode, session, asked = "yolo", "", 0
+SERVERS: dict[str, str] = {}
 MODES = {"currentModeId": "yolo", "availableModes": [{"id": "yolo", "name": "Y"}, {"id": "ask", "name": "A"}]}
 STORE = pathlib.Path(os.environ["HOME"]) / "sessions"
 RESUMES = "--resume" in sys.argv
@@ -68,6 +70,30 @@ def model() -> str:
         return f"{error.code} {error.read().decode()}"
 
 
+def mcp(server: str, method: str, **params: Any) -> Any:
+    """Ask one of the servers that it was given; return its result."""
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
+    kinds = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+    with urllib.request.urlopen(urllib.request.Request(SERVERS[server], body, kinds), timeout=60) as answer:
+        said = json.loads(answer.read())
+    return said.get("result") or said["error"]
+
+
+def tool(number: int, server: str, name: str, how: str) -> str:
+    """Call a tool, and tell of that as other calls are told of."""
+    assert mcp(server, "initialize", protocolVersion="2025-06-18", capabilities={})["capabilities"]["tools"] == {}
+    listed = [one["name"] for one in mcp(server, "tools/list")["tools"]]
+    call = {"toolCallId": f"tool-{os.getpid()}-{number}", "title": f"mcp__{server}__{name}", "kind": "other"}
+    update(sessionUpdate="tool_call", status="pending", rawInput={"how": how}, **call)
+    if permission(call | {"rawInput": {"how": how}}) != "allow_once":
+        return "not permitted"
+    update(sessionUpdate="tool_call_update", toolCallId=call["toolCallId"], status="in_progress")
+    said = mcp(server, "tools/call", name=name, arguments={"how": how})
+    status = "failed" if said.get("isError", True) else "completed"
+    update(sessionUpdate="tool_call_update", toolCallId=call["toolCallId"], status=status)
+    return f"{name} of {listed}: {said.get('isError')} {said.get('content', [said])[0].get('text')}"
+
+
 def turn(text: str) -> None:
     for number, line in enumerate(text.splitlines()):
         word, _, rest = line.strip().partition(" ")
@@ -112,6 +138,8 @@ def turn(text: str) -> None:
                 status="completed" if kind == "allow_once" else "failed",
             )
             told(f"exec: {kind}")
+        elif word == "tool" and f"did {rest.split()[-1]}" not in text:
+            told(tool(number, *rest.split()))
         elif word == "model":
             told(f"model: {model()}")
         elif word == "show":
@@ -132,15 +160,18 @@ for row in sys.stdin:
     message = json.loads(row)
     method, params, number = message.get("method"), message.get("params", {}), message.get("id")
     if method == "initialize":
-        can = {"loadSession": False, "sessionCapabilities": {"resume": {}}} if RESUMES else {"loadSession": False}
+        can = {"loadSession": False, "mcpCapabilities": {"http": "--deaf" not in sys.argv}}
+        can |= {"sessionCapabilities": {"resume": {}}} if RESUMES else {}
         send(id=number, result={"protocolVersion": 1, "agentCapabilities": can})
     elif method == "session/new":
+        SERVERS = {one["name"]: one["url"] for one in params["mcpServers"] if one["type"] == "http"}
         session = f"session-{os.getpid()}-{time.time_ns()}"
         STORE.mkdir(exist_ok=True)
         (STORE / session).write_text("")
         send(id=number, result={"sessionId": session, "modes": MODES})
     elif method == "session/resume":
         session = params["sessionId"]
+        SERVERS = {one["name"]: one["url"] for one in params["mcpServers"]}
         if (STORE / session).exists():
             send(id=number, result={"modes": MODES})
         else:

@@ -12,6 +12,7 @@ import pytest
 
 from runner.engines.acp import AcpEngine
 from runner.engines.agents import Agent
+from runner.tools import servers
 from runner.trust.rules import transcripts
 from runner.trust.walk import Named
 from tests.conftest import Box
@@ -19,6 +20,7 @@ from tests.engines.test_egress import serving
 from tests.executor.minds import agent, sound, transcript
 from tests.executor.test_reached import GET
 from tests.people import Person, govern, person, policy, push
+from tests.tools.test_mcp import PINNED, RUDE, WORDS
 
 FAKE = (Path(__file__).parent / "fake_acp.py").read_text()
 RULES = 'rules:\n  - deny: {path: "secret/**"}\n  - ask: {path: "deploy/**"}\n  - deny: {tool: "acp:back/execute"}\n'
@@ -46,6 +48,7 @@ def agents(box: Box, alice: Person, tmp_path: Path) -> Box:
         "acp:\n  fake: {command: [fake-acp], mode: ask}\n  back: {command: [fake-acp, --resume], mode: ask}\n"
         "  lax: {command: [fake-acp], mode: plan}\n  none: {command: [fake-acp]}\n  lost: {command: [no-such-program], mode: ask}\n"
         "  asks: {command: [fake-acp], mode: ask, endpoint: [MODEL_URL], speaks: openai}\n"
+        "  deaf: {command: [fake-acp, --deaf], mode: ask}\n"
         "cli:\n  tool: {command: [tool, --file, '{prompt_file}'], env: [LETTER]}\n",
     )
     box.write("plan.sh", "exit 0\n")
@@ -216,6 +219,54 @@ def test_a_killed_attempt_resumes_with_what_it_has_done(agents: Box, engine: str
     assert agents.git("show", f"{protocol}:docs/a.txt") == "x\n"
     assert calls(agents, protocol) == [f"{engine}/edit", f"{engine}/edit", "finish"]
     sound(agents, protocol)
+
+
+def serve(box: Box, effects: str = "{look: read}") -> None:
+    """Put an MCP server on the trusted branch, with its pinned words; its ledger is a file of the step's work."""
+    command = json.dumps(["python3", "tools/rude.py", "--ledger", "{workspace}/ledger"])
+    box.write("tools/rude.py", RUDE.read_text())
+    config = box.path / ".protocols/config.yaml"
+    there = config.read_text() if config.exists() else ""
+    entry = f"mcp:\n  docs: {{command: {command}, tools: '{PINNED}', effects: {effects}}}\n"
+    box.write(".protocols/config.yaml", there + entry)
+    box.write(".protocols/mcp/docs.json", servers.render(WORDS))
+    box.commit("server")
+    push(box)
+
+
+@pytest.mark.parametrize("engine", ["acp:fake", pytest.param("acp:back", marks=pytest.mark.slow)])
+def test_it_calls_the_tools_of_servers_which_are_judged_held_and_made_once(
+    agents: Box, alice: Person, engine: str
+) -> None:
+    serve(agents)
+    protocol = made(agents, "tool docs look red\ntool docs send word\nsay fine", engine=engine)
+    agents.runner("run", protocol, rc=3)
+    (wait,) = agents.state(protocol)["waiting"]
+    assert wait["kind"] == "call" and "mcp:docs/send how=word" in wait["text"]
+    assert agents.git("show", f"{protocol}:ledger") == "red\n"
+    approved(agents, alice, protocol)
+    agents.runner("run", protocol, rc=0)
+    assert agents.git("show", f"{protocol}:ledger") == "red\nword\n"
+    assert calls(agents, protocol) == ["mcp:docs/look", "mcp:docs/send", "finish"]
+    assert "look of ['look', 'send']: False did red" in said(agents, protocol)
+    sound(agents, protocol)
+
+
+def test_a_call_of_a_servers_tool_that_is_denied_is_not_made_and_the_agent_is_told(agents: Box, alice: Person) -> None:
+    serve(agents)
+    govern(agents, [alice], text=policy([alice], more='rules:\n  - deny: {tool: "mcp:docs/look"}\n'))
+    protocol = made(agents, "tool docs look red\ntool docs none red\nedit docs/a.txt fine")
+    agents.runner("run", protocol, rc=0)
+    assert "look of ['look', 'send']: True not done" in said(agents, protocol)
+    assert "none of ['look', 'send']: None None" in said(agents, protocol)  # an error of JSON-RPC
+    assert "ledger" not in agents.git("ls-tree", "-r", "--name-only", protocol)
+    sound(agents, protocol)
+
+
+def test_an_agent_that_cannot_reach_the_servers_is_refused(agents: Box) -> None:
+    serve(agents)
+    result = agents.runner("run", made(agents, "say hello", engine="acp:deaf"))
+    assert result.code == 2 and "takes no MCP servers over HTTP" in result.err
 
 
 KEY = "sk-a-key-that-stays-outside"

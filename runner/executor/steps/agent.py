@@ -177,7 +177,7 @@ Opened = tuple[tuple[Engine, ...], Mapping[str, Tool], Gate, coding_agents.Meter
 def _opened(run: StepRun, names: tuple[str, ...], answered: dict[str, str]) -> Iterator[Opened]:
     """Give the engines of a step's work, their tools, the gate of these, and what counts a coding agent's requests."""
     if agents.is_agent(names[0]):
-        with coding_agents.open_agent(run, names[0]) as (engine, tools, gate, meter):
+        with coding_agents.open_agent(run, names[0], answered) as (engine, tools, gate, meter):
             yield (engine,), tools, gate, meter
         return
     with asking.open_engines(run.project, names, run.slug) as engines, toolbox.open_agent_tools(run, answered) as tools:
