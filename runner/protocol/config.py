@@ -268,6 +268,21 @@ class MergeKey(FileModel):
     base: Literal["any", "up-to-date"] = "any"
 
 
+class NotifyKey(FileModel):
+    """Where `runner watch` posts what waits for people: `webhooks`, the variables that hold an address each. What still waits `after`
+    that time is posted once more, with the people of the roles `also` named; whose approval counts stays with the policy."""
+
+    webhooks: tuple[Variable, ...] = ()
+    after: Duration | None = None
+    also: Texts = ()
+
+    @model_validator(mode="after")
+    def _when(self) -> NotifyKey:
+        if self.also and not self.after:
+            raise problem("goes with `after`", "write when they are told too, such as `after: 4h`", "also")
+        return self
+
+
 class Worktrees(FileModel):
     """Where people's worktrees of protocols are made; relative to the main worktree's parent."""
 
@@ -374,6 +389,9 @@ class Config(FileModel):
         default=None, description="The forge that gets requests, comments and statuses; without it, none."
     )
     merge: MergeKey = Field(default=MergeKey.model_construct(), description="How `runner merge` merges.")
+    notify: NotifyKey = Field(
+        default=NotifyKey.model_construct(), description="Whom `runner watch` tells what waits for people, and when again."
+    )
     engine: Annotated[
         EngineKey, BeforeValidator(_engine, json_schema_input_type=Line | tuple[Line, ...] | EngineKey)
     ] = Field(

@@ -21,6 +21,7 @@ branch: runner/{id}
 identity: {name: Robot, email: robot@example.test}
 publish: always
 forge: github
+notify: {webhooks: [SLACK], after: 4h, also: maintainer}
 merge: {as: squash, base: up-to-date}
 engine: {default: [gemini:a, gemini:b], review: x:y}
 executor: host
