@@ -16,7 +16,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from runner.app import request, run
+from runner.app import notify, request, run
 from runner.engines import RateLimitError
 from runner.errors import HeldError, InTheWayError, RunnerError, UnreachableError, UsageError
 from runner.executor.commit import Advanced
@@ -125,6 +125,9 @@ class _Watcher:
         self._turn = 0
         self._time = self._said = ""  # when it looked last, and what was wrong with the repository as a whole
 
+        self._tips: dict[str, str] = {}  # of which people were notified last
+        self._remind_at = math.inf
+
     # --- looking -----------------------------------------------------------------------------------------------------
 
     def woke(self, why: set[Why]) -> None:
@@ -188,9 +191,12 @@ class _Watcher:
         return self._pause(project)
 
     def _pause(self, project: Project) -> float:
-        """Return the seconds until something is due by itself."""
+        """Notify people of what waits for them now, and return the seconds until something is due by itself."""
+        tips = {name: one.key[0] for name, one in self._known.items() if one.key is not None}
+        if tips != self._tips or project.env.monotonic() >= self._remind_at:
+            self._tips, self._remind_at = tips, project.env.monotonic() + notify.tell(project, tips)
         now = project.env.monotonic()
-        again = min((one.again for one in self._known.values()), default=math.inf)
+        again = min((self._remind_at, *(one.again for one in self._known.values())))
         return max(0.0, min(self._wanted.look_every, self._fetch_at - now, again - now))
 
     def _begin(self, project: Project, keys: Mapping[str, Key], due: Mapping[str, bool], publishes: bool) -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
-import subprocess
 import time
 from typing import Any
 
 import click
 
-from runner.app import run, watch
+from runner.app import watch
 from runner.app.watch import Happened
 from runner.cli import options, streams
 from runner.cli.progress import Progress
@@ -23,8 +21,6 @@ from runner.protocol.plans import seconds_of
 from runner.store import record
 from runner.store.changes import Changes, Clocks
 from runner.store.project import Project
-
-NOTIFY = 10.0  # seconds that the person's notification may take
 
 
 def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
@@ -68,9 +64,9 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
 def command(session: Session, /, poll: bool, as_json: bool, **wanted: Any) -> None:
     """Run each PROTOCOL (default: all with a branch in this clone) whenever it can advance, until Ctrl-C.
 
-    It reacts to commits: an edit, an approval, an answer. Where a protocol then waits for somebody, or failed, it starts the
-    command `runner.notify` of your own git configuration with a line about it on stdin. A protocol with uncommitted edits
-    of plan files waits, unless --adopt is given; so does one with an unfinished rebase or merge.
+    It reacts to commits: an edit, an approval, an answer. What waits for people it tells by the
+    command `runner.notify` and to the addresses `runner.mail` of your own git configuration, and as `notify:` of config.yaml says.
+    A protocol with uncommitted edits of plan files waits, unless --adopt is given; so does one with an unfinished rebase or merge.
     """
     shown = _Shown(session, as_json)
     clocks = Clocks(time.monotonic, _boottime)
@@ -107,8 +103,6 @@ class _Shown:
 
     def tell(self, told: Happened) -> None:
         """Report one event."""
-        if told.kind == "rests" and told.done is not None and run.exit_code(told.done) in (1, 3):
-            self._notify(told)
         if self._as_json:
             self._line(_plain(told))
             return
@@ -128,19 +122,6 @@ class _Shown:
             case _:
                 self._about = None
                 self._session.note(_words(told))
-
-    def _notify(self, told: Happened) -> None:
-        """Start the person's `runner.notify`, of their own git configuration, never the repository's, for what waits for somebody.
-
-        It gets a line with what to type on stdin. How it ends changes nothing.
-        """
-        line = next(iter(self._session.project.git.personal_settings().get("runner.notify", ())[-1:]), "")
-        if not line or told.done is None:
-            return
-        found = record.outlook({"schema": 1, **dataclasses.asdict(told.done.state)})
-        text = f"{told.protocol}  {told.done.state.status}: {streams.one_line(found.reason)}; runner show {told.protocol}\n"
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            subprocess.run(["sh", "-c", line], input=text.encode(), capture_output=True, timeout=NOTIFY, check=False)
 
     def _begin(self, protocol: str | None) -> None:
         self._about = protocol

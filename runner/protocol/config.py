@@ -390,7 +390,8 @@ class Config(FileModel):
     )
     merge: MergeKey = Field(default=MergeKey.model_construct(), description="How `runner merge` merges.")
     notify: NotifyKey = Field(
-        default=NotifyKey.model_construct(), description="Whom `runner watch` tells what waits for people, and when again."
+        default=NotifyKey.model_construct(),
+        description="Whom `runner watch` tells what waits for people, and when again.",
     )
     engine: Annotated[
         EngineKey, BeforeValidator(_engine, json_schema_input_type=Line | tuple[Line, ...] | EngineKey)

@@ -123,5 +123,5 @@ def test_watch_starts_the_person_s_notification_and_not_the_repository_s(box: Bo
         process.terminate()
         process.communicate(timeout=30)
     text = (box.home / "told").read_text()
-    assert text.startswith(f"{protocol}  running: ") and text.endswith(f"runner show {protocol}\n")
+    assert text.startswith(f"{protocol} waits for anyone: 02-b, ") and text.endswith("; runner answer 1 TEXT\n")
     assert not (box.home / "stolen").exists()
