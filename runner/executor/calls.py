@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 from runner import signals
@@ -56,6 +57,24 @@ class Gate(Protocol):
             AsksError: it asks a person, and is made again with the answer. ToolError: it did not work, or may not be made.
         """
         ...
+
+
+@dataclass(slots=True)
+class Concurrent:
+    """A tool whose call starts in a thread of the pool: whoever made the call waits for `started`."""
+
+    tool: Tool
+    pool: ThreadPoolExecutor
+    started: Future[Any] | None = None
+
+    @property
+    def contract(self) -> Contract:
+        """The tool's own."""
+        return self.tool.contract
+
+    def call(self, arguments: Mapping[str, Any]) -> None:
+        """Start the call."""
+        self.started = self.pool.submit(self.tool.call, arguments)
 
 
 class Open:

@@ -11,6 +11,7 @@ import contextlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import field, replace
 from decimal import Decimal
 from typing import Any, Protocol, TypeVar
@@ -39,7 +40,7 @@ from runner.engines import (
     without_picture,
 )
 from runner.errors import RefusedError
-from runner.executor.calls import DeniedError, Gate, HeldError, Open
+from runner.executor.calls import Concurrent, DeniedError, Gate, HeldError, Open
 from runner.executor.effects import EffectError
 from runner.executor.journal import Journal
 from runner.executor.step_run import Redactor
@@ -48,6 +49,7 @@ from runner.protocol.transcript import Result, Results, Summary, Typed
 from runner.tools import AsksError, Tool, ToolError, registry
 from runner.values import dataclass
 
+READERS = 4  # calls that run at the same time
 LONG = 1.0  # seconds after which a call's result is journaled at once: a kill does not repeat the call
 WRONG_MOST = 3  # answers in a row of which nothing can be made; the last of them ends the attempt
 PATIENCE = 60.0  # seconds to wait for an engine while another one could be asked
@@ -202,6 +204,7 @@ class Loop:
     _is_cut: bool = False  # whether an answer was cut off at the output limit
     _folded: int = 0  # tokens of the conversation after old tool output was shortened last
     _ended: Ended | None = None  # by the last answer, if nothing could be made of it
+    _pool: ThreadPoolExecutor | None = None  # of calls that run at the same time
 
     def __post_init__(self) -> None:
         self._began = self.monotonic()
@@ -218,15 +221,20 @@ class Loop:
         ended = self._ended_before(answers) or self._ended
         if ended is not None:
             return ended
-        while True:
-            if pending is not None:
-                ended = self._tools(turns, pending, done)
-                if ended is not None:
-                    return ended
-            following = self._next(turns)
-            if isinstance(following, Ended):
-                return following
-            pending, done = following, []
+        # The threads live as long as the loop: what one of them starts may end with it.
+        self._pool = ThreadPoolExecutor(READERS)
+        try:
+            while True:
+                if pending is not None:
+                    ended = self._tools(turns, pending, done)
+                    if ended is not None:
+                        return ended
+                following = self._next(turns)
+                if isinstance(following, Ended):
+                    return following
+                pending, done = following, []
+        finally:
+            self._pool.shutdown(cancel_futures=True)
 
     # --- what was heard before ---------------------------------------------------------------------------------------
 
@@ -547,36 +555,65 @@ class Loop:
     def _tools(self, turns: list[Turn], turn: ModelTurn, done: list[Result]) -> Ended | None:
         """Carry out a turn's calls but those that are `done`; return how the loop ends by them, if it does."""
         fresh: list[Result] = []
+        reads: dict[int, Future[Any]] = {}  # calls that have started, by the places of their results in `fresh`
         ended: Ended | None = None
         before = self.total.calls - len(turn.calls)
         calls = [self._canonical(call) for call in turn.calls]
+        began = self.monotonic()
         for at, call in enumerate(calls[len(done) :], len(done)):
-            tool = self.tools.get(call.name)
+            tool = self._beside(call, calls)
             outside = tool is not None and tool.contract.effect == "external"
-            if outside and fresh:  # what came before must not be made again where this one is the last that happens
+            if tool is None or tool.contract.effect != "read" or call.name in registry.LOOP:
+                self._wait(reads, fresh)  # what changes something comes after what was read before it
+            # What came before must not be made again where this one is the last that happens.
+            if fresh and not reads and ended is None and (outside or self.monotonic() - began > LONG):
                 done, stopped = self._note(done, fresh, None)
                 fresh = []
                 if stopped is not None:
                     return stopped
-            began = self.monotonic()
+            began = began if reads else self.monotonic()
             try:
-                result, said = self._carry_out(call, before + at + 1, ended, [*done, *fresh])
+                result, said = self._carry_out(call, tool, before + at + 1, ended, [*done, *fresh])
             except (HeldError, EffectError) as stop:
+                self._wait(reads, fresh)
                 stopped = self._note(done, fresh, None)[1] if fresh else None
                 return stopped or Ended("held" if isinstance(stop, HeldError) else "unknown", str(stop), stop=stop)
             except AsksError as asks:
+                self._wait(reads, fresh)
                 return self._note(done, fresh, Ended("asked", self.redactor.text(asks.message)))[1]
             self.answered.clear()  # an answer is for the call that asked: a later one with the same question asks anew
             ended = said or ended
             fresh.append(transcript.mapped(result, self.redactor.value))
-            if (outside or self.monotonic() - began > LONG) and ended is None and at + 1 < len(turn.calls):
+            if isinstance(tool, Concurrent) and tool.started is not None:
+                reads[len(fresh) - 1] = tool.started
+            elif outside and ended is None and at + 1 < len(turn.calls):
                 done, stopped = self._note(done, fresh, None)
                 fresh = []
                 if stopped is not None:
                     return stopped
+        self._wait(reads, fresh)
         done, ended = self._note(done, fresh, ended)
         self._hear(turns, done)
         return None if ended is None else replace(ended, artifacts=self._artifacts())
+
+    def _beside(self, call: Call, calls: Sequence[Call]) -> Tool | None:
+        """Return the tool of a call; one that may run in a thread does, where the turn has several such calls."""
+        tool = self.tools.get(call.name)
+        able = [one for one in calls if (of := self.tools.get(one.name)) is not None and of.contract.concurrent]
+        if tool is None or self._pool is None or not tool.contract.concurrent or len(able) < 2:
+            return tool
+        return Concurrent(tool, self._pool)
+
+    def _wait(self, reads: dict[int, Future[Any]], fresh: list[Result]) -> None:
+        """Put what the started calls give into the places of their results."""
+        for place, started in reads.items():
+            try:
+                with signals.stoppable():
+                    given = {"content": started.result()}
+            except ToolError as error:
+                given = {"content": str(error), "error": True}
+            fresh[place] = transcript.mapped(fresh[place].model_copy(update=given), self.redactor.value)
+        reads.clear()
 
     def _canonical(self, call: Call) -> Call:
         """Return a call by the names of the runner's own tools, which policy and journal know."""
@@ -616,14 +653,13 @@ class Loop:
         return tuple(dict.fromkeys(made))
 
     def _carry_out(
-        self, call: Call, number: int, ended: Ended | None, earlier: Sequence[Result]
+        self, call: Call, tool: Tool | None, number: int, ended: Ended | None, earlier: Sequence[Result]
     ) -> tuple[Result, Ended | None]:
         """Return the result of a call as the transcript has it, and how the loop ends by it. `earlier`: those of its turn."""
 
         def refused(text: str, decision: Mapping[str, Any] | None = None) -> Result:
             return Result(id=call.id, name=call.name, content=text, error=True, decision=decision)
 
-        tool = self.tools.get(call.name)
         if call.arguments is None:
             cut = (
                 "; the answer was cut off at its output limit: go on in smaller pieces"

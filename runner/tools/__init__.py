@@ -52,6 +52,7 @@ class Contract:
     key: str | None = None  # the argument of a keyed one that takes an idempotency key of ours; not among `parameters`
     env: tuple[str, ...] = ()  # names of the environment variables that it is given
     network: tuple[str, ...] = ()  # hosts that its entry names
+    concurrent: bool = False  # whether calls of it may run at the same time, in threads
 
 
 class ToolError(Exception):

@@ -7,6 +7,7 @@ are made one at a time, in the thread that opened the tools.
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -41,6 +42,7 @@ DESCRIPTIONS: Final = {
 }
 # What small work needs. The others are there, and are offered where something calls for them.
 CORE: Final = ("read_file", "search_text", "edit_file", "write_file", "shell")
+CONCURRENT: Final = ("search_text", "git", "fetch")  # each call is a process, or waits for a server
 WITHOUT_SHELL: Final = ("list_files", "run", "git")  # do what a shell would
 
 
@@ -67,7 +69,8 @@ def _bound(
     do: Callable[[dict[str, Any]], dict[str, Any]],
     timeout: float,
 ) -> BoundTool:
-    return BoundTool(contract_of(name, DESCRIPTIONS[name], effect, takes, gives, timeout), takes, gives, do)
+    contract = contract_of(name, DESCRIPTIONS[name], effect, takes, gives, timeout)
+    return BoundTool(dataclasses.replace(contract, concurrent=name in CONCURRENT), takes, gives, do)
 
 
 class AgentTools:

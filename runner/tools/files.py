@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import sysconfig
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ class FileWorker:
         self._sandbox, self._alias = sandbox.helper, alias
         folder = alias.path if self._sandbox is sandbox else self._sandbox.place.inside(work)
         self._session: Session | None = None
+        self._lock = threading.Lock()  # one exchange at a time
         self._command = Command(
             argv=(str(interpreter), "-I", "-S", "-B", str(WORKER), str(folder), *alias.real, alias.name),
             cwd=work,
@@ -48,6 +50,10 @@ class FileWorker:
         Raises:
             ToolError: the worker refused it, or it timed out.
         """
+        with self._lock:
+            return self._ask(call, arguments, timeout)
+
+    def _ask(self, call: str, arguments: Mapping[str, Any], timeout: float) -> dict[str, Any]:
         if self._session is None:
             self._start()
         assert self._session is not None

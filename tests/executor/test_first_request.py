@@ -14,7 +14,7 @@ from runner.app.describe import money
 from runner.executor import starting
 from tests.conftest import Box
 from tests.engines.wire_gemini import Answer
-from tests.executor.minds import ENGINE, agent, finish, mind, say, sound, texts, transcript
+from tests.executor.minds import ENGINE, agent, finish, mind, say, sound, texts, transcript, write
 from tests.people import govern, person, policy, push
 from tests.tools.agent_ground import place
 
@@ -283,3 +283,27 @@ def test_instructions_have_a_budget(box: Box) -> None:
     trusted_files(box, {"AGENTS.md": "x" * 11_000, "CLAUDE.md": "y" * 5_000})
     said = texts(first(box))
     assert said.count("y" * 1_000) == 1 and "[… 4,000 characters left out …]" in said
+
+
+def test_searches_of_one_turn_run_in_threads_and_the_journal_has_their_order(box: Box) -> None:
+    box.write("src/b.py", "beta\n")
+    box.commit("a file")
+    words = ("beta", "[", "gamma")
+    first, *others = (("search_text", {"pattern": word}) for word in words)
+    calls: list[tuple[str, dict[str, Any]]] = [
+        first,
+        ("git", {"args": ["status"]}),
+        ("read_file", {"path": "src/b.py"}),
+        *others,
+    ]
+    with mind(box, say(*calls), say(write("c", "c\n")), finish()) as wire:
+        protocol = box.new({"01-x": agent()})
+        box.runner("run", protocol, rc=0)
+        back = [part["functionResponse"] for part in wire.bodies[1]["contents"][-1]["parts"]]
+    assert [one["name"] for one in back] == [name for name, _ in calls]
+    found, status, read, wrong, nothing = (one["response"] for one in back)
+    assert found == {"output": {"matches": ["src/b.py:1:beta"]}} and nothing == {"output": {"matches": []}}
+    assert status["output"]["exit_code"] == 0 and read == {"output": {"text": "beta"}} and "error" in wrong
+    results = next(one for one in transcript(box, protocol, "x.1") if one["kind"] == "results")["results"]
+    assert [one["name"] for one in results] == [name for name, _ in calls]
+    sound(box, protocol)

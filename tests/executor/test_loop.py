@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
@@ -77,6 +79,14 @@ class Counting:
             raise ToolError("no")
         self.files.append(f"{self.name} {arguments.get('n', '')}".strip())
         return {"ok": True}
+
+
+@dataclass(frozen=True)
+class Read:
+    """A tool that reads."""
+
+    contract: Contract
+    call: Callable[[Mapping[str, Any]], Any]
 
 
 class Long(Counting):
@@ -266,6 +276,72 @@ def test_what_a_long_call_gave_is_in_the_journal_before_the_next_call_starts(tmp
 
     assert run(0.5) == [[], [], []]
     assert run(1.5) == [[], [], ["write", "write"]]
+
+
+def reading(bench: Bench) -> Loop:
+    """Return a loop with a read of which two meet, or time out."""
+    loop, meet = bench.loop(), threading.Barrier(2, timeout=10)
+    contract = replace(loop.tools["write"].contract, name="look", effect="read", concurrent=True)
+
+    def call(arguments: Mapping[str, Any]) -> Any:
+        if arguments.get("alone"):
+            raise ToolError("nothing is there")
+        meet.wait()
+        bench.files.append("look")
+        return {"n": arguments["n"]}
+
+    return replace(loop, tools={**loop.tools, "look": Read(contract, call)})
+
+
+def test_reads_of_a_turn_run_side_by_side_and_their_results_have_its_order(tmp_path: Path) -> None:
+    calls: list[tuple[str, dict[str, Any]]] = [
+        ("look", {"n": 1}),
+        ("look", {"alone": True}),
+        ("look", {"n": 2}),
+        ("write", {"n": 3}),
+        ("look", {"alone": True}),
+    ]
+    bench = Bench(tmp_path, [say(*calls), FINISH])
+    loop = reading(bench)
+    assert loop.run().outcome == "finished"
+    assert bench.files == ["look", "look", "write 3", "finish"]
+    (results, _) = loop._results()
+    assert [(one.name, one.content, one.error) for one in results.results] == [
+        ("look", {"n": 1}, False),
+        ("look", "nothing is there", True),
+        ("look", {"n": 2}, False),
+        ("write", {"ok": True}, False),
+        ("look", "nothing is there", True),
+    ]
+
+
+def test_work_is_not_done_by_a_turn_in_which_a_read_beside_it_failed(tmp_path: Path) -> None:
+    looks: list[tuple[str, dict[str, Any]]] = [("look", {"n": 1}), ("look", {"alone": True}), ("look", {"n": 2})]
+    done: tuple[str, dict[str, Any]] = ("finish", {"status": "done", "summary": "done"})
+    bench = Bench(tmp_path, [say(*looks, done), FINISH])
+    loop = reading(bench)
+    assert loop.run().outcome == "finished" and len(bench.engine.asked) == 2
+    assert "`look` of the same turn failed" in str(loop._results()[0].results[-1].content)
+
+
+def test_killed_at_every_record_of_reads_it_asks_nothing_twice_and_no_write_is_repeated(tmp_path: Path) -> None:
+    looks, work = (("look", {"n": 1}), ("look", {"n": 2})), ("write", {"n": 3})
+    script = [say(*looks), say(work, *looks), FINISH]
+    whole = Bench(tmp_path, list(script))
+    assert reading(whole).run().outcome == "finished"
+    lines = whole.path.read_bytes().splitlines(keepends=True)
+    for count in range(len(lines) + 1):
+        heard = sum(b'"kind":"response"' in line for line in lines[:count])
+        again = Bench(tmp_path / str(count), list(script[heard:]))
+        again.path.parent.mkdir()
+        again.path.write_bytes(b"".join(lines[:count]))
+        loop = reading(again)
+        assert loop.run().outcome == "finished" and len(again.engine.asked) == 3 - heard
+        assert [[one.name for one in record.results] for record in loop._results()] == [
+            ["look", "look"],
+            ["write", "look", "look"],
+            ["finish"],
+        ]
 
 
 def test_a_retry_after_is_waited_for_and_a_refused_key_is_not_tried_again(tmp_path: Path) -> None:
