@@ -20,16 +20,18 @@ from runner.protocol.agent_file import AgentFile
 from runner.protocol.call_file import HeldCall
 from runner.protocol.clarifications import Clarifications
 from runner.protocol.config import Config
+from runner.protocol.file_models import FileModel
 from runner.protocol.model_answers import Discovery, Draft, qa_verdict, without_null
 from runner.protocol.plans import PlanHeader, StepHeader
 from runner.protocol.policy_file import Policy
 from runner.protocol.ref_files import Day, Lease
 from runner.protocol.workflow import WorkflowHeader
 from scripts import json_output
+from scripts.pydantic_models import model_of
 
 Schema = dict[str, Any]
 
-_FILES: dict[str, tuple[type[BaseModel], str]] = {
+_FILES: dict[str, tuple[type[BaseModel | FileModel], str]] = {
     "plan": (PlanHeader, "The front matter of plan.md."),
     "step": (StepHeader, "The front matter of a step file, NN-slug.md."),
     "config": (Config, "The whole of .protocols/config.yaml."),
@@ -57,19 +59,20 @@ def schemas() -> dict[str, Schema]:
     """Return every schema by its name, such as `step` for `schemas/step.schema.json`."""
     found = {}
     for name, (model, text) in _FILES.items():
-        found[name] = _finish(name, without_null(model.model_json_schema(by_alias=True)), text)
+        of = model_of(model) if issubclass(model, FileModel) else model
+        found[name] = _finish(name, without_null(of.model_json_schema(by_alias=True)), text)
     found["qa-verdict"] = _finish("qa-verdict", qa_verdict(), "What a model that judges a change has to answer.")
     called = HeldCall.model_json_schema(mode="validation", by_alias=True)
     called["required"] = list(called["properties"])  # `render` leaves none out
     found["call"] = _finish(
         "call", called, "The whole of calls/SLUG.ATTEMPT.N.json, a tool call that waits for an approval."
     )
-    lease = Lease.model_json_schema(mode="validation", by_alias=True)
+    lease = model_of(Lease).model_json_schema(mode="validation", by_alias=True)
     lease["required"] = list(lease["properties"])
     found["lease"] = _finish(
         "lease", lease, "The whole of lease.json, in the commits of refs/runner/leases/* of the remote."
     )
-    day = Day.model_json_schema(mode="validation", by_alias=True)
+    day = model_of(Day).model_json_schema(mode="validation", by_alias=True)
     for made in (day, *day["$defs"].values()):
         made["required"] = list(made["properties"])
     day["properties"]["open"]["additionalProperties"] = False

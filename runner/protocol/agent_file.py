@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from runner.protocol import strict_yaml
 from runner.protocol.config import ToolModule
+from runner.protocol.file_models import Field, FileModel
 from runner.protocol.plans import Budget, ToolName
 from runner.protocol.policy_file import Narrowing
-from runner.protocol.strict_yaml import FileModel, Line, Script, Text
+from runner.protocol.strict_yaml import Line, Script, Text
 
 
 class AgentFile(FileModel):

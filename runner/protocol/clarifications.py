@@ -9,11 +9,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Final
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
-
 from runner.errors import InTheWayError, MalformedFileError
 from runner.protocol import strict_yaml
-from runner.protocol.strict_yaml import FileModel, Line, Plain
+from runner.protocol.file_models import BeforeValidator, Field, FileModel, WithJsonSchema
+from runner.protocol.strict_yaml import Line, Plain
 from runner.protocol.workflow import Type, written
 from runner.values import dataclass
 

@@ -7,10 +7,17 @@ import re
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
-
 from runner.errors import MalformedFileError
 from runner.protocol import ids, strict_yaml
+from runner.protocol.file_models import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    FileModel,
+    WithJsonSchema,
+    model_validator,
+    problem,
+)
 from runner.protocol.ids import branch_of, protocol_of_branch
 from runner.protocol.plans import (
     Branch,
@@ -23,7 +30,7 @@ from runner.protocol.plans import (
     Texts,
     branch_name,
 )
-from runner.protocol.strict_yaml import Amount, Bool, FileModel, Line, Positive, Script, Text, one_or_many, problem
+from runner.protocol.strict_yaml import Amount, Bool, Line, Positive, Script, Text, one_or_many
 
 _MODULE = r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*"
 _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"

@@ -11,15 +11,16 @@ import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from runner.errors import MalformedFileError
 from runner.lines import lines_of
 from runner.protocol import ids, paths, strict_yaml
+from runner.protocol.file_models import AfterValidator, ProblemError, WithJsonSchema, problem
 from runner.protocol.plans import RelativePath, Step, StepReference, Title
-from runner.protocol.strict_yaml import FORBIDDEN, FileModel, Line, Model, Script, Text, problem
+from runner.protocol.strict_yaml import FORBIDDEN, Line, Script, Text
 from runner.protocol.workflow import Type, written
 
 STEPS_MOST = 30
@@ -51,7 +52,16 @@ Slug = Annotated[
 ]
 
 
-class DraftStep(FileModel):
+class Answer(BaseModel):
+    """Base of what a model answers with in the words of plan files."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+
+Model = TypeVar("Model", bound=Answer)
+
+
+class DraftStep(Answer):
     """A step of a model's plan."""
 
     slug: Slug
@@ -67,7 +77,7 @@ class DraftStep(FileModel):
     prose: Script
 
 
-class Draft(FileModel):
+class Draft(Answer):
     """The whole of a model's plan, or its questions instead of one."""
 
     title: Title = Field(description="What is to be done, in one line.")
@@ -129,9 +139,8 @@ def _problems(error: ValidationError) -> Iterator[str]:
     for item in error.errors(include_url=False)[:_PROBLEMS_MOST]:
         at = ".".join(str(part) for part in item["loc"])
         context: dict[str, Any] = item.get("ctx", {})
-        if item["type"] == "words":
-            at = ".".join(filter(None, (at, context.get("key"))))
-            yield f"{at} {context['what']}: {context['hint']}"
+        if isinstance(found := context.get("error"), ProblemError):
+            yield f"{'.'.join(filter(None, (at, found.key)))} {found.what}: {found.hint}"
         else:
             yield f"{at or 'the answer'}: {item['msg']}"
 
@@ -261,7 +270,7 @@ Asked = Annotated[
 ]
 
 
-class Discovery(FileModel):
+class Discovery(Answer):
     """The commands that a model found; None where the project has no such command."""
 
     bootstrap: Command | None = Field(default=None, description="Lines of shell that make a fresh checkout ready.")

@@ -14,23 +14,30 @@ from enum import StrEnum
 from functools import cache
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
-
 from runner.errors import MalformedFileError, UnsupportedError
 from runner.protocol import ids, log, paths, references, strict_yaml
+from runner.protocol.file_models import (
+    AfterValidator,
+    BeforeValidator,
+    Between,
+    Field,
+    FileModel,
+    WithJsonSchema,
+    model_validator,
+    nearest,
+    problem,
+)
 from runner.protocol.ids import SLUG_LIMIT, step_slug
 from runner.protocol.strict_yaml import (
     Amount,
     Bool,
     Count,
-    FileModel,
     Line,
     Positive,
     Script,
     Text,
     Value,
     one_or_many,
-    problem,
 )
 from runner.values import dataclass
 
@@ -213,7 +220,7 @@ class Resources(FileModel):
 
     memory: Bytes | None = None
     cpu: Duration | None = None
-    processes: Annotated[Count, Field(ge=1)] | None = None
+    processes: Annotated[Count, Between(1)] | None = None
     disk: Bytes | None = None
 
 
@@ -626,7 +633,7 @@ def _steps(files: Mapping[str, bytes], where: str, plan: PlanHeader) -> Iterator
 def _resolve(reference: str, known: Mapping[str, object], where: str) -> str:
     slug = ids.find_step(reference, known)
     if slug is None:
-        close = strict_yaml.nearest(ids.step_slug(reference) or reference, known)
+        close = nearest(ids.step_slug(reference) or reference, known)
         hint = f"did you mean `{close}`?" if close else "name a step of this plan"
         raise MalformedFileError(f"there is no step `{reference}`", where, hint)
     return slug
@@ -641,7 +648,7 @@ def _check_references(
             kind, word = references.split(name, at)
             known = inputs if kind == "inputs" else steps
             if word not in known and not (kind == "steps" and ids.find_step(word, steps)):
-                close = strict_yaml.nearest(word, known)
+                close = nearest(word, known)
                 other = "name it under `inputs:` in plan.md" if kind == "inputs" else "name a step of this plan"
                 what = f"there is no {'input' if kind == 'inputs' else 'step'} `{word}`"
                 raise MalformedFileError(what, at, f"did you mean `{close}`?" if close else other)

@@ -10,24 +10,30 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
-
 from runner.errors import MalformedFileError
 from runner.protocol import approval_file, globs, strict_yaml
+from runner.protocol.file_models import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    FileModel,
+    WithJsonSchema,
+    model_validator,
+    nearest,
+    problem,
+)
 from runner.protocol.ids import digest
 from runner.protocol.plans import Budget, Duration, seconds_of
 from runner.protocol.strict_yaml import (
     Amount,
     Bool,
     Count,
-    FileModel,
     Line,
     Positive,
     Script,
     Text,
     Value,
     one_or_many,
-    problem,
 )
 from runner.values import dataclass
 
@@ -521,11 +527,11 @@ def _impossible(policy: Policy) -> Iterator[tuple[strict_yaml.Path, str, str]]:
         of = policy.approvals.of(kind)
         for at, role in enumerate(of.roles):
             if not policy.roles.get(role):
-                near = strict_yaml.nearest(role, [name for name, members in policy.roles.items() if members])
+                near = nearest(role, [name for name, members in policy.roles.items() if members])
                 known = f"did you mean `{near}`?" if near else "list its people under `roles`"
                 what = "is empty" if role in policy.roles else "is not there"
                 yield ("approvals", kind, "roles", at), f"the role `{role}` {what}", known
-        if kind in policy.approvals.model_dump(by_alias=True, exclude_unset=True):
+        if kind.replace("-", "_") in policy.approvals.model_fields_set:
             yield from _few(policy, kind, ("approvals", kind), f"`approvals.{kind}`")
     for at, glob in enumerate(policy.approvals.ignore):
         if globs.fold(glob).partition("/")[0] == ".protocols":

@@ -15,9 +15,8 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
 from runner.errors import IntegrityError, SpentError
+from runner.protocol.file_models import Between, Field, FileModel, Pattern, UnfitError
 
 if TYPE_CHECKING:
     from runner.protocol.policy_file import DayBudget
@@ -30,14 +29,12 @@ SIZE = 16_000_000  # bytes that a file of it may have
 _ODD = re.compile(r"[^!-~]")
 _CALL = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*\.[1-9][0-9]{0,8}\.[1-9][0-9]{0,8}")
 
-Word = Annotated[str, Field(pattern=r"^[!-~]{1,200}$")]
-Time = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$")]
+Word = Annotated[str, Pattern("[!-~]{1,200}")]
+Time = Annotated[str, Pattern("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")]
 
 
-class Lease(BaseModel):
+class Lease(FileModel):
     """The runner that holds a protocol, and the end of its lease."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
     holder: Word = Field(description="Who runs it, as the log's `actor`.")
@@ -46,7 +43,7 @@ class Lease(BaseModel):
     expires: Time | None = Field(
         description="When it runs out, UTC; null where nobody has it any more, and it is there for its intents alone."
     )
-    nonce: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] = Field(description="Tells this taking from every other.")
+    nonce: Annotated[str, Pattern("[0-9a-f]{32}")] = Field(description="Tells this taking from every other.")
 
     def text(self) -> str:
         """Return the holder and the end of the lease, in one line for people."""
@@ -68,8 +65,7 @@ def printable(text: str) -> str:
 
 def render(file: Lease | Day) -> bytes:
     """Return the bytes of lease.json, or of a day's file."""
-    plain = file.model_dump(mode="json", by_alias=True)
-    return json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=True).encode() + b"\n"
+    return json.dumps(file.model_dump(), indent=2, sort_keys=True, ensure_ascii=True).encode() + b"\n"
 
 
 def parse(data: bytes, where: str) -> Lease:
@@ -79,16 +75,18 @@ def parse(data: bytes, where: str) -> Lease:
         IntegrityError: it is none.
     """
     try:
-        return Lease.model_validate_json(data)
-    except ValidationError as error:
+        return Lease.model_validate(json.loads(data))
+    except (ValueError, RecursionError) as error:
         raise unreadable(first_fault(error), where) from error
 
 
-def first_fault(error: ValidationError) -> str:
+def first_fault(error: Exception) -> str:
     """Return the first error of a file of the runner's own: the field, where it is about one, and why."""
-    first = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in first["loc"])[:60]
-    return f"`{field}` {first['msg']}" if field else first["msg"]
+    if not isinstance(error, UnfitError):
+        return "it is not JSON"
+    first = error.faults[0]
+    field = ascii(".".join(str(part) for part in first.at if part is not None))[1:-1][:60]
+    return f"`{field}` {first.what}" if field else first.what
 
 
 def render_intent(intent: Mapping[str, Any]) -> bytes:
@@ -136,14 +134,12 @@ DAYS = 31  # files that are kept in the tree; older ones are in the ref's histor
 DAY_SIZE = 4_000_000  # bytes that a file may have
 DAY = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
 
-Usd = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,9})(\.[0-9]{1,18})?$")]
-Number = Annotated[int, Field(ge=0, le=10**15)]
+Usd = Annotated[str, Pattern(r"(0|[1-9][0-9]{0,9})(\.[0-9]{1,18})?")]
+Number = Annotated[int, Between(0, 10**15)]
 
 
-class Reserved(BaseModel):
+class Reserved(FileModel):
     """What one runner may spend."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     by: Word = Field(description="Who runs it, as the log's `actor`.")
     host: Word = Field(description="The machine's name.")
@@ -156,21 +152,21 @@ class Reserved(BaseModel):
     tokens: Number
 
 
-class Day(BaseModel):
+class Day(FileModel):
     """The budget of one UTC day."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
-
     schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
-    day: Annotated[str, Field(pattern=f"^{DAY}$")] = Field(description="The UTC day.")
+    day: Annotated[str, Pattern(DAY)] = Field(description="The UTC day.")
     usd: Usd = Field(default="0", description="US dollars that were spent and settled.")
     tokens: Number = Field(default=0, description="Input and output tokens that were used and settled.")
     unpriced: Number = Field(
         default=0, description="The tokens among them whose price is unknown; `usd` is without them."
     )
-    open: Annotated[
-        dict[Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")], Reserved], Field(max_length=MOST_RESERVATIONS)
-    ] = Field(default_factory=dict, description="The reservations by their nonces; they count as spent.")
+    open: dict[Annotated[str, Pattern("[0-9a-f]{32}")], Reserved] = Field(
+        default_factory=dict,
+        max_length=MOST_RESERVATIONS,
+        description="The reservations by their nonces; they count as spent.",
+    )
 
     def left(self, cap: DayBudget, but: str = "") -> tuple[Decimal | None, int | None]:
         """Return the US dollars and tokens that a day's budget leaves; None is no limit. `but`: a reservation not to count."""
@@ -232,8 +228,8 @@ def parse_day(data: bytes, day: str, where: str) -> Day:
         IntegrityError: it is none, or another one.
     """
     try:
-        found = Day.model_validate_json(data)
-    except ValidationError as error:
+        found = Day.model_validate(json.loads(data))
+    except (ValueError, RecursionError) as error:
         raise unreadable_day(first_fault(error), where) from error
     if found.day != day:
         raise unreadable_day("it is of another day", where)

@@ -7,18 +7,24 @@ country, `0777` a mode. Every error names file and line, and what to write inste
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Final, TypeVar
 
 import yaml
-from annotated_types import Ge
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, WithJsonSchema
-from pydantic_core import PydanticCustomError
 
 from runner.errors import MalformedFileError
+from runner.protocol.file_models import (
+    AfterValidator,
+    BeforeValidator,
+    Between,
+    Fault,
+    FileModel,
+    UnfitError,
+    WithJsonSchema,
+    problem,
+)
 
 FILE_LIMIT: Final = 1024 * 1024
 YAML_LIMIT: Final = 256 * 1024
@@ -232,14 +238,6 @@ NUMBER = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})(?:\.[0-9]{1,18})?")
 _LONG_NUMBER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
 
 
-def problem(what: str, hint: str, key: str | None = None) -> PydanticCustomError:
-    """Return the error that a validator raises: what a value should be, and what to write instead.
-
-    `key` names the key below the model that it is about, where the model as a whole is looked at.
-    """
-    return PydanticCustomError("words", "{what}", {"what": what, "hint": hint, "key": key})
-
-
 def _text(value: object) -> object:
     if isinstance(value, Plain) and value in ("null", "~"):
         raise problem("has no value", "write one, in quotes if it is meant as text, or remove the key")
@@ -318,20 +316,14 @@ def _script(text: str) -> str:
 Text = Annotated[str, BeforeValidator(_text)]
 Line = Annotated[Text, AfterValidator(_line), WithJsonSchema({"type": "string", "minLength": 1})]
 Script = Annotated[Text, AfterValidator(_script), WithJsonSchema({"type": "string", "minLength": 1})]
-Positive = Annotated[int, BeforeValidator(integer), Ge(1), WithJsonSchema({"type": "integer", "minimum": 1})]
-Count = Annotated[int, BeforeValidator(integer), Ge(0), WithJsonSchema({"type": "integer", "minimum": 0})]
+Positive = Annotated[int, BeforeValidator(integer), Between(1), WithJsonSchema({"type": "integer", "minimum": 1})]
+Count = Annotated[int, BeforeValidator(integer), Between(0), WithJsonSchema({"type": "integer", "minimum": 0})]
 Bool = Annotated[bool, BeforeValidator(_bool)]
-Amount = Annotated[Decimal, BeforeValidator(_number), Ge(0), WithJsonSchema({"type": "number", "minimum": 0})]
+Amount = Annotated[Decimal, BeforeValidator(_number), Between(0), WithJsonSchema({"type": "number", "minimum": 0})]
 Value = Annotated[Any, BeforeValidator(resolve)]
 
 
-class FileModel(BaseModel):
-    """Base of the models of files that people write: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-
-Model = TypeVar("Model", bound=BaseModel)
+Model = TypeVar("Model", bound=FileModel)
 
 
 def validate(model: type[Model], value: Any, lines: Mapping[Path, int], where: str) -> Model:
@@ -344,8 +336,8 @@ def validate(model: type[Model], value: Any, lines: Mapping[Path, int], where: s
         raise MalformedFileError("keys and values are expected here", f"{where}:1", "write lines such as `title: …`")
     try:
         return model.model_validate(value)
-    except ValidationError as error:
-        found = _explain_all(model, error.errors(include_url=False), lines)
+    except UnfitError as error:
+        found = _explain_all(error.faults, lines)
         # A missing key may be the misspelt one, so it is reported last.
         found.sort(
             key=lambda item: (item[1].startswith("the key"), item[0], not item[1].startswith("unknown"), item[1])
@@ -356,85 +348,27 @@ def validate(model: type[Model], value: Any, lines: Mapping[Path, int], where: s
         raise MalformedFileError(what + more, f"{where}:{line}", hint, others) from error
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return the known word that `word` was most likely meant to be."""
-    close = difflib.get_close_matches(word[:200], list(known), n=1, cutoff=0.5)
-    return close[0] if close else None
-
-
-def _explain_all(
-    model: type[BaseModel], errors: Iterable[Any], lines: Mapping[Path, int]
-) -> list[tuple[int, str, str]]:
-    """Return (line, what, hint) of each error: one a key, also where a union reports one for each of its members."""
-    by_key: dict[Path, list[Any]] = {}
-    for item in errors:
+def _explain_all(faults: Iterable[Fault], lines: Mapping[Path, int]) -> list[tuple[int, str, str]]:
+    """Return (line, what, hint) of each fault: one a key, also where a union reports one for each of its members."""
+    by_key: dict[Path, list[Fault]] = {}
+    for fault in faults:
         path: Path = ()
-        for part in item["loc"]:  # names union members too, which are no keys of the file
-            if (*path, part) in lines:
+        for part in (*fault.at, fault.key):
+            if part is not None and (*path, part) in lines:
                 path = (*path, part)
-        if key := item.get("ctx", {}).get("key"):
-            path = (*path, key) if (*path, key) in lines else path
-        by_key.setdefault(path, []).append(item)
+        by_key.setdefault(path, []).append(fault)
     # A member that could look further into the value is the one that was meant.
-    return [
-        _explain(model, path, max(items, key=lambda item: len(item["loc"])), lines) for path, items in by_key.items()
-    ]
+    return [_explain(path, max(found, key=lambda one: len(one.at)), lines) for path, found in by_key.items()]
 
 
-def _explain(model: type[BaseModel], path: Path, item: Any, lines: Mapping[Path, int]) -> tuple[int, str, str]:
-    kind, given, context = item["type"], item["input"], item.get("ctx", {})
+def _explain(path: Path, fault: Fault, lines: Mapping[Path, int]) -> tuple[int, str, str]:
     line = lines.get(path, 1)
     name = shown(".".join(str(part) for part in path) or "the file")
-    if kind == "extra_forbidden":
-        known = sorted(_keys(model, path[:-1]))
-        close = nearest(str(item["loc"][-1]), known)
-        hint = f"did you mean `{close}`?" if close else f"known keys: {', '.join(known)}"
-        return line, f"unknown key `{name}`", hint
-    if kind == "missing":
-        key = item["loc"][-1]
+    if fault.kind == "unknown":
+        return line, f"unknown key `{name}`", fault.hint
+    if fault.kind == "missing":
         inside = f" in `{name}`" if path else ""
-        return line, f"the key `{key}` is missing{inside}", f"add `{key}: …`"
-    if isinstance(given, Plain) and given == "":
+        return line, f"the key `{fault.at[-1]}` is missing{inside}", fault.hint
+    if isinstance(fault.given, Plain) and fault.given == "":
         return line, f"`{name}` has no value", "write one, or remove the key"
-    match kind:
-        case "words":
-            return line, f"`{name}` {context['what']}", context["hint"]
-        case "literal_error" | "enum":
-            expected = str(context["expected"])
-            close = nearest(str(given), re.findall(r"'([^']*)'", expected))
-            what = f"`{name}` should be {expected}"
-            return line, what, f"did you mean `{close}`?" if close else f"write one of {expected}"
-        case "greater_than_equal":
-            return line, f"`{name}` should be at least {context['ge']}", f"write {context['ge']} or more"
-        case "tuple_type":
-            return line, f"`{name}` should be a list", "write `[a, b]`, or one item a line after `- `"
-        case "dict_type" | "model_type" | "model_attributes_type":
-            return line, f"`{name}` should be keys and values", "write `{key: value}`, or an indented line for each key"
-    return line, f"`{name}` {str(item['msg']).removeprefix('Input ')}", "correct the value"
-
-
-def _keys(model: type[BaseModel], path: Path) -> set[str]:
-    """Return the keys that the model allows at `path`, looked up in its JSON schema."""
-    schema = model.model_json_schema(by_alias=True)
-    nodes: list[dict[str, Any]] = [schema]
-
-    def expand(node: dict[str, Any]) -> list[dict[str, Any]]:
-        if "$ref" in node:
-            return expand(schema["$defs"][node["$ref"].rsplit("/", 1)[1]])
-        return [found for part in node.get("anyOf", []) for found in expand(part)] or [node]
-
-    for part in path:
-        nodes = [
-            found
-            for node in nodes
-            for option in expand(node)
-            if isinstance(child := _below(option, part), dict)
-            for found in expand(child)
-        ]
-    return {key for node in nodes for option in expand(node) for key in option.get("properties", {})}
-
-
-def _below(schema: dict[str, Any], part: str | int) -> object:
-    if isinstance(part, int):
-        return schema.get("items")
-    return schema.get("properties", {}).get(part, schema.get("additionalProperties"))
+    return line, f"`{name}` {fault.what}", fault.hint

@@ -17,12 +17,19 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
-
 from runner.errors import MalformedFileError, UsageError
 from runner.protocol import paths, plans, strict_yaml
+from runner.protocol.file_models import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    FileModel,
+    model_validator,
+    nearest,
+    problem,
+)
 from runner.protocol.plans import PlanHeader, input_names
-from runner.protocol.strict_yaml import INT, NUMBER, Bool, FileModel, Plain, Script, Text, problem
+from runner.protocol.strict_yaml import INT, NUMBER, Bool, Plain, Script, Text
 
 
 class Type(StrEnum):
@@ -69,7 +76,7 @@ class Input(FileModel):
 
     type: Type
     description: Script | None = None
-    default: Annotated[str | None, Field(json_schema_extra={"type": ["string", "number", "boolean"]})] = None
+    default: str | None = Field(default=None, json_schema_extra={"type": ["string", "number", "boolean"]})
     required: Bool | None = None
 
     @model_validator(mode="before")
@@ -137,7 +144,7 @@ def instantiate(files: Mapping[str, bytes], where: str, given: Mapping[str, str]
     block_line = lines.get(("inputs",), 1)
     for name in given:
         if name not in declared:
-            close = strict_yaml.nearest(name, declared)
+            close = nearest(name, declared)
             known = f"it takes {', '.join(declared)}" if declared else "this workflow takes none"
             hint = f"did you mean `{close}`?" if close else known
             raise UsageError(f"there is no input `{name}`", f"{at}:{block_line}", hint)

@@ -188,7 +188,7 @@ class TrustedConfig:
         """
         if not loaded.tools:
             return b""
-        told = [module.model_dump(mode="json", exclude_defaults=True) for module in self.config.tools]
+        told = [module.model_dump(exclude_defaults=True) for module in self.config.tools]
         told += [{"python": self.config.workspace.python}] if self.config.workspace.python is not None else []
         return "".join(f"{json.dumps(one, sort_keys=True)}\n" for one in told).encode("ascii")
 

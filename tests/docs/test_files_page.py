@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
 
 from runner.protocol import agent_file, config, events, log, plans, workflow
 from runner.protocol.agent_file import AgentFile
 from runner.protocol.config import Config
 from runner.protocol.event_types import EVENTS
+from runner.protocol.file_models import FileModel
 from runner.protocol.plans import PlanHeader, StepHeader
 from runner.protocol.state import State, StepState
 
@@ -27,7 +27,7 @@ BEGIN, END = "<!-- generated: events -->\n", "<!-- end generated: events -->"
 
 def keys_of(model: type[Any]) -> set[str]:
     """The keys that a file of this model may have."""
-    if issubclass(model, BaseModel):
+    if issubclass(model, FileModel):
         return {field.alias or name for name, field in model.model_fields.items()}
     return {field.name for field in dataclasses.fields(model)} | ({"schema"} if model is State else set())
 

@@ -9,8 +9,8 @@ import pytest
 
 from runner.app import policy as app
 from runner.protocol import policy_file
+from runner.protocol.file_models import FileModel
 from runner.protocol.policy_file import Approval, Example, Limits, Match, Policy
-from runner.protocol.strict_yaml import FileModel
 from runner.trust import policy
 from tests.conftest import Box
 from tests.docs.test_files_page import keys_of, table

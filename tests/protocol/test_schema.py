@@ -12,6 +12,7 @@ import pytest
 from runner import resources
 from runner.errors import MalformedFileError
 from runner.protocol import events, log, strict_yaml
+from runner.protocol.file_models import FileModel
 from runner.protocol.plans import PlanHeader, StepHeader
 from runner.protocol.policy_file import Policy
 from runner.protocol.workflow import WorkflowHeader
@@ -58,7 +59,7 @@ def test_writing_again_changes_nothing(tmp_path: Path) -> None:
     assert list(schemas.write(tmp_path)) == []
 
 
-GOOD: list[tuple[str, type[strict_yaml.FileModel], str]] = [
+GOOD: list[tuple[str, type[FileModel], str]] = [
     ("plan", PlanHeader, "title: t"),
     ("plan", PlanHeader, "title: t\nqa: skip\napproval: before\ninputs: {a: 1, b: [x]}\nlinks: x\nacceptance: [a, b]"),
     ("plan", PlanHeader, "title: t\nqa: {policy: full, checks: [x]}\napproval: {when: after, count: 2}\nbudget: {usd: 1.5}"),
@@ -71,7 +72,7 @@ GOOD: list[tuple[str, type[strict_yaml.FileModel], str]] = [
     ("policy", Policy, WHOLE),
     ("policy", Policy, PEOPLE + "rules: [{ask: {tool: [run, shell], shell: true}, reason: x}]\nlimits: {file_size: 10KB}"),
 ]  # fmt: skip
-BAD: list[tuple[str, type[strict_yaml.FileModel], str]] = [
+BAD: list[tuple[str, type[FileModel], str]] = [
     ("plan", PlanHeader, "base: main"),
     ("plan", PlanHeader, "title: [t]"),
     ("plan", PlanHeader, "title: t\nkind: human"),
@@ -99,7 +100,7 @@ BAD: list[tuple[str, type[strict_yaml.FileModel], str]] = [
 
 
 @pytest.mark.parametrize(("name", "model", "text"), GOOD)
-def test_what_a_parser_takes_the_schema_takes(name: str, model: type[strict_yaml.FileModel], text: str) -> None:
+def test_what_a_parser_takes_the_schema_takes(name: str, model: type[FileModel], text: str) -> None:
     value, lines = strict_yaml.load_yaml(text, "f.md")
     strict_yaml.validate(model, value, lines, "f.md")
 
@@ -107,7 +108,7 @@ def test_what_a_parser_takes_the_schema_takes(name: str, model: type[strict_yaml
 
 
 @pytest.mark.parametrize(("name", "model", "text"), BAD)
-def test_what_a_schema_refuses_the_parser_refuses(name: str, model: type[strict_yaml.FileModel], text: str) -> None:
+def test_what_a_schema_refuses_the_parser_refuses(name: str, model: type[FileModel], text: str) -> None:
     value, lines = strict_yaml.load_yaml(text, "f.md")
 
     assert not validator(name).is_valid(strict_yaml.resolve(value))

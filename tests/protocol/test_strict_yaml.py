@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from runner.errors import MalformedFileError
 from runner.protocol import strict_yaml
+from runner.protocol.file_models import nearest
 from runner.protocol.strict_yaml import Plain
 
 LOADERS = sorted({strict_yaml.LOADER, yaml.SafeLoader}, key=lambda loader: str(loader.__name__))
@@ -221,7 +222,7 @@ def test_front_matter_is_told_from_prose(text: str, front: str, prose: str) -> N
     ("word", "close"), [("knid", "kind"), ("Kind", "kind"), ("zzz", None), ("k" * 100_000, None), ("", None)]
 )
 def test_the_nearest_word(word: str, close: str | None) -> None:
-    assert strict_yaml.nearest(word, ["kind", "needs", "title"]) == close
+    assert nearest(word, ["kind", "needs", "title"]) == close
 
 
 def test_text_for_a_message_is_short_and_does_nothing_to_a_terminal() -> None:

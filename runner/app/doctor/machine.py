@@ -340,8 +340,8 @@ def values(project: Project) -> list[Value]:
     Raises:
         MalformedFileError: config.yaml is not valid.
     """
-    config = project.config.model_dump(mode="json")
-    given = project.config.model_dump(mode="json", exclude_unset=True)
+    config = project.config.model_dump()
+    given = project.config.model_dump(exclude_unset=True)
     return [_overridden(project, one) for one in _flat("", config, given)]
 
 
