@@ -7,7 +7,7 @@ from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
-from runner.protocol.file_models import FileModel, validators
+from runner.protocol.file_models import FileModel
 
 _MADE: dict[type[FileModel], type[BaseModel]] = {}
 
@@ -16,15 +16,15 @@ def model_of(model: type[FileModel]) -> type[BaseModel]:
     """Return the pydantic model of the same name, keys and validators."""
     if model in _MADE:
         return _MADE[model]
-    after = set(validators(model, "after"))
-    looks: dict[str, Any] = {name: model_validator(mode="after")(getattr(model, name)) for name in after}
-    for name in validators(model, "before"):
-        looks[name] = model_validator(mode="before")(getattr(model, name).__func__)
+    looks: dict[str, Any] = {}
+    for name, mode in model.model_validators.items():
+        method = getattr(model, name)
+        looks[name] = model_validator(mode=mode)(getattr(method, "__func__", method))  # type: ignore[call-overload]
     kept = {
         name: one
         for base in reversed(model.__mro__[: model.__mro__.index(FileModel)])
         for name, one in vars(base).items()
-        if isinstance(one, FunctionType | property) and name not in after
+        if isinstance(one, FunctionType | property) and name not in looks
     }
     base = type(
         "Base", (BaseModel,), {**kept, "model_config": ConfigDict(frozen=True, extra="forbid", defer_build=True)}

@@ -102,7 +102,12 @@ def write(folder: Path) -> Iterator[Path]:
 
 
 def _strict(kind: type[Any]) -> Schema:
-    return TypeAdapter(with_config(ConfigDict(extra="forbid"))(kind)).json_schema()
+    return adapter_of(kind).json_schema()
+
+
+def adapter_of(kind: type[Any]) -> TypeAdapter[Any]:
+    """Return pydantic's reader of a record: strict, and unknown fields are errors."""
+    return TypeAdapter(with_config(ConfigDict(extra="forbid", strict=True))(kind))
 
 
 def _state() -> Schema:
@@ -117,7 +122,7 @@ def _entries() -> Schema:
     shared: Schema = {}
     definitions: Schema = {}
     for name, kind in events.MODELS.items():
-        made = events.adapter(kind).json_schema()
+        made = adapter_of(kind).json_schema()
         shared |= made.pop("$defs", {})
         optional = [field.name for field in dataclasses.fields(kind) if field.name not in made.get("required", [])]
         made["properties"] = {

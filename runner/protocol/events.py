@@ -1,21 +1,20 @@
 """Everything that can happen to a protocol, one model each (design §3). The log's fields are the models' fields.
 
 An event's `subject` is part of the log's headline: a step's slug, `plan`, or the protocol's id. `event_types` says what kind of
-event each is, `machine` what it makes of a state. They are plain dataclasses so that a runner that only writes them need not load
-pydantic; `parse` validates an entry of a log.
+event each is, `machine` what it makes of a state. `parse` validates an entry of a log.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from typing_extensions import TypedDict  # pydantic refuses typing.TypedDict before Python 3.12
 
 from runner.errors import IntegrityError
 from runner.protocol.event_types import EVENTS, EventType
+from runner.protocol.file_models import UnfitError, read_dataclass
 from runner.protocol.state import Json
 from runner.values import dataclass
 
@@ -495,38 +494,24 @@ def fields_of(event: Event) -> dict[str, Json]:
     return found
 
 
-_adapters: dict[str, Any] = {}
-
-
-def adapter(event: type[Event]) -> Any:
-    """Return pydantic's adapter of an event's model: strict, and unknown fields are errors."""
-    from pydantic import ConfigDict, TypeAdapter, with_config
-
-    if event.name not in _adapters:
-        _adapters[event.name] = TypeAdapter(with_config(ConfigDict(extra="forbid", strict=True))(event))
-    return _adapters[event.name]
-
-
 def parse(name: str, subject: str, fields: Mapping[str, Json], where: str) -> Event:
     """Return the event that a log entry names, validated.
 
     Raises:
         IntegrityError: no such event, or a field that does not belong there.
     """
-    from pydantic import ValidationError
-
     kind = MODELS.get(name)
     if kind is None:
         raise IntegrityError(
             f"the event `{name}` is not known to this version", where, "use the version of the runner that wrote it"
         )
     try:
-        event: Event = adapter(kind).validate_json(json.dumps({"subject": subject, **fields}))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
+        event: Event = read_dataclass(kind, {"subject": subject, **fields})
+    except UnfitError as error:
+        first = error.faults[0]
+        field = ".".join(str(part) for part in first.at if part is not None)
         raise IntegrityError(
-            f"the event `{name}` has a bad field `{field}`: {first['msg']}",
+            f"the event `{name}` has a bad field `{field}`: {first.what}",
             where,
             "run `runner verify` to see what else differs",
         ) from error

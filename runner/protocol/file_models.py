@@ -7,12 +7,12 @@ first used.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import FrozenInstanceError
 from decimal import Decimal
 from enum import Enum
 from types import NoneType, UnionType
@@ -237,8 +237,11 @@ class FileModel:
     """
 
     model_fields: ClassVar[dict[str, FieldInfo]] = {}
+    model_validators: ClassVar[dict[str, str]] = {}  # name of a method to its mode, those of its bases first
 
     def __init_subclass__(cls) -> None:
+        marks = {name: getattr(getattr(one, "__func__", one), "__validates__", "") for name, one in vars(cls).items()}
+        cls.model_validators = cls.model_validators | {name: mode for name, mode in marks.items() if mode}
         cls.model_fields = dict(cls.model_fields)
         for name in inspect.get_annotations(cls):
             said = vars(cls).get(name, _NOTHING)
@@ -308,7 +311,7 @@ class FileModel:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
 
     def __setattr__(self, name: str, value: object) -> None:
-        raise FrozenInstanceError(f"{name!r} of a {type(self).__name__} cannot be changed")
+        raise dataclasses.FrozenInstanceError(f"{name!r} of a {type(self).__name__} cannot be changed")
 
     __delattr__ = __setattr__  # type: ignore[assignment]
 
@@ -317,46 +320,44 @@ def _values(model: FileModel) -> tuple[Any, ...]:
     return tuple(getattr(model, name) for name in model.model_fields)
 
 
-def validators(model: type[FileModel], mode: str) -> list[str]:
-    """Return the names of the methods that look at the whole, those of its bases first."""
-    every = {name: one for base in reversed(model.__mro__) for name, one in vars(base).items()}
-    return [n for n, one in every.items() if getattr(getattr(one, "__func__", one), "__validates__", None) == mode]
+Keys = dict[
+    str, tuple[str, Read, bool]
+]  # a key in the file: its name in Python, its reader, whether it has to be there
+_KEYS: dict[Any, Keys] = {}
 
 
-_Made = tuple[list[str], dict[str, tuple[str, Read]], list[str]]
-_READERS: dict[type[FileModel], _Made] = {}
+def _keys_of(kind: Any) -> Keys:
+    """Return the keys of a model, a dataclass or a TypedDict."""
+    if kind not in _KEYS:
+        types = get_type_hints(kind, include_extras=True)
+        if issubclass(kind, FileModel):
+            _KEYS[kind] = {
+                field.alias or name: (name, _reader(types[name], field.least, field.most), field.default is _NOTHING)
+                for name, field in kind.model_fields.items()
+            }
+        elif dataclasses.is_dataclass(kind):
+            _KEYS[kind] = {
+                one.name: (one.name, _reader(types[one.name]), one.default is one.default_factory)
+                for one in dataclasses.fields(kind)
+            }
+        else:
+            _KEYS[kind] = {name: (name, _reader(one), name in kind.__required_keys__) for name, one in types.items()}
+    return _KEYS[kind]
 
 
-def _reader_of(model: type[FileModel]) -> _Made:
-    """Return (what looks at the plain value, the keys in the file with their names and readers, what looks at the model)."""
-    if model in _READERS:
-        return _READERS[model]
-    types = get_type_hints(model, include_extras=True)
-    keys = {
-        field.alias or name: (name, _reader(types[name], field.least, field.most))
-        for name, field in model.model_fields.items()
-    }
-    return _READERS.setdefault(model, (validators(model, "before"), keys, validators(model, "after")))
-
-
-def _read_model(model: type[FileModel], given: object) -> Any:
-    if isinstance(given, model):
-        return given
-    before, keys, after = _reader_of(model)
-    value: Any = given
-    for name in before:
-        value = _called(getattr(model, name), value, given)
+def _read_keys(kind: Any, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise _unfit(given, "should be keys and values", "write `{key: value}`, or an indented line for each key")
+        raise _unfit(value, "should be keys and values", "write `{key: value}`, or an indented line for each key")
+    keys = _keys_of(kind)
     found: dict[str, Any] = {}
     faults: list[Fault] = []
-    for key, (name, read) in keys.items():
+    for key, (name, read, required) in keys.items():
         if key in value:
             try:
                 found[name] = read(value[key])
             except UnfitError as error:
                 faults += error.below(key)
-        elif model.model_fields[name].default is _NOTHING:
+        elif required:
             faults.append(Fault((key,), value, "is missing", f"add `{key}: …`", "missing"))
     for key in value:
         if key not in keys:
@@ -365,10 +366,29 @@ def _read_model(model: type[FileModel], given: object) -> Any:
             faults.append(Fault((key,), value[key], "unknown key", hint, "unknown"))
     if faults:
         raise UnfitError(faults)
-    made = model.model_construct(**found)
-    for name in after:
-        _called(getattr(model, name), made, given)
+    return found
+
+
+def _read_model(model: type[FileModel], given: object) -> Any:
+    if isinstance(given, model):
+        return given
+    value: Any = given
+    for name, mode in model.model_validators.items():
+        value = _called(getattr(model, name), value, given) if mode == "before" else value
+    made = model.model_construct(**_read_keys(model, value))
+    for name, mode in model.model_validators.items():
+        if mode == "after":
+            _called(getattr(model, name), made, given)
     return made
+
+
+def read_dataclass(kind: Callable[..., Any], value: object) -> Any:
+    """Return the dataclass that plain data is.
+
+    Raises:
+        UnfitError: with everything that does not fit.
+    """
+    return kind(**_read_keys(kind, value))
 
 
 # --- types -------------------------------------------------------------------------------------------------------------------
@@ -386,18 +406,20 @@ def _reader(kind: Any, least: int = 0, most: int | None = None) -> Read:
         members = [_reader(one, least, most) for one in parts if one is not NoneType]
         read = members[0] if len(members) == 1 else functools.partial(_read_union, members)
         return (lambda value: None if value is None else read(value)) if NoneType in parts else read
-    if origin is tuple:
-        return functools.partial(_read_list, _reader(parts[0]), least, most)
+    if origin in (tuple, list):
+        return functools.partial(_read_list, origin, _reader(parts[0]), least, most)
     if origin is dict:
         return functools.partial(_read_dict, _reader(parts[0]), _reader(parts[1]), most)
     if origin is Literal:
         return functools.partial(_read_choice, {one: one for one in parts})
+    if kind is Any or kind in _SCALARS:
+        return (lambda value: value) if kind is Any else functools.partial(_read_scalar, kind)
+    if hasattr(kind, "__required_keys__"):  # a TypedDict
+        return functools.partial(_read_keys, kind)
     if issubclass(kind, FileModel):
         return functools.partial(_read_model, kind)
-    if issubclass(kind, Enum):
-        return functools.partial(_read_choice, {one.value: one for one in kind})
-    assert kind in (str, int, bool, Decimal, Any), kind
-    return lambda value: value if kind is Any else Decimal(value) if kind is Decimal else _read_scalar(kind, value)
+    assert issubclass(kind, Enum), kind
+    return functools.partial(_read_choice, {one.value: one for one in kind})
 
 
 def _read_union(members: list[Read], value: Any) -> Any:
@@ -410,7 +432,7 @@ def _read_union(members: list[Read], value: Any) -> Any:
     raise UnfitError(faults)
 
 
-def _read_list(read: Read, least: int, most: int | None, value: Any) -> tuple[Any, ...]:
+def _read_list(kind: Any, read: Read, least: int, most: int | None, value: Any) -> Any:
     if not isinstance(value, list | tuple):
         raise _unfit(value, "should be a list", "write `[a, b]`, or one item a line after `- `")
     found: list[Any] = []
@@ -426,7 +448,7 @@ def _read_list(read: Read, least: int, most: int | None, value: Any) -> tuple[An
         raise UnfitError(faults)
     if len(found) < least:
         raise _unfit(value, _length("least", least, len(value)), "correct the value")
-    return tuple(found)
+    return kind(found)
 
 
 def _length(which: str, bound: int, there: int) -> str:
@@ -456,7 +478,12 @@ def _read_dict(read_key: Read, read: Read, most: int | None, value: Any) -> dict
     return found
 
 
+_SCALARS = {str: "text", int: "a whole number", bool: "true or false", Decimal: "a number"}
+
+
 def _read_scalar(kind: type, value: Any) -> Any:
+    if kind is Decimal:
+        return Decimal(value)  # what is written before it has seen to it
     if kind is str and isinstance(value, str):
         try:
             value.encode()  # half a character of JSON is none
@@ -465,8 +492,7 @@ def _read_scalar(kind: type, value: Any) -> Any:
             pass
     elif type(value) is kind:
         return value
-    name = {str: "text", int: "a whole number", bool: "true or false"}[kind]
-    raise _unfit(value, f"should be {name}", "correct the value")
+    raise _unfit(value, f"should be {_SCALARS[kind]}", "correct the value")
 
 
 def _read_choice(choices: dict[Any, Any], value: Any) -> Any:

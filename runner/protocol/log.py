@@ -188,6 +188,9 @@ def _read(text: str, number: int, refuse: Callable[[int, str], IntegrityError]) 
     try:
         value = json.loads(text)
         written = _value(value)
+        refuse_unreadable(value, "")
+    except UsageError as error:
+        raise refuse(number, f"this is {error.what}") from error
     except RecursionError as error:
         raise refuse(number, "the value is nested too deep") from error
     except ValueError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -13,11 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from runner.errors import MalformedFileError
-from runner.protocol import strict_yaml
+from runner.errors import IntegrityError, MalformedFileError
+from runner.protocol import events, strict_yaml
 from runner.protocol.agent_file import AgentFile
 from runner.protocol.clarifications import Clarifications
 from runner.protocol.config import Config
+from runner.protocol.event_types import EVENTS
+from runner.protocol.events import Event
 from runner.protocol.file_models import FileModel, Pattern, ProblemError, nearest
 from runner.protocol.plans import Budget, PlanHeader, StepHeader
 from runner.protocol.policy_file import Policy
@@ -25,8 +29,10 @@ from runner.protocol.ref_files import Day, Lease
 from runner.protocol.strict_yaml import Lines, Path, Plain, shown
 from runner.protocol.workflow import WorkflowHeader
 from scripts.pydantic_models import model_of
+from scripts.schemas import adapter_of
 from tests.fuzz import targets
 from tests.fuzz.test_corpus import INPUTS
+from tests.protocol.test_machine import sample
 from tests.protocol.test_policy_file import WHOLE
 
 MODELS: list[type[FileModel]] = [PlanHeader, StepHeader, WorkflowHeader, Config, Policy, AgentFile, Clarifications]
@@ -263,3 +269,41 @@ def test_a_model_cannot_be_changed_and_a_copy_differs_from_it() -> None:
     assert (budget.turns, more.turns, more.usd) == (None, 1, Decimal(1)) and more != budget
     assert hash(budget) == hash(same := Budget(usd=1)) and budget == same  # type: ignore[arg-type]
     assert (more.model_fields_set, Budget.model_construct().model_fields_set) == ({"usd", "turns"}, set())
+
+
+@functools.cache
+def adapter(name: str) -> Any:
+    return adapter_of(events.MODELS[name])
+
+
+def of_event(kind: type[Event], fields: dict[str, Any]) -> tuple[Any, Any]:
+    """What an entry's fields are read as, by ours and by pydantic; for what is refused, the field."""
+    try:
+        ours: Any = events.parse(kind.name, "a", fields, "l")
+    except IntegrityError as error:
+        ours = error.what.split("`")[3].split(".")[0]
+    try:
+        return ours, adapter(kind.name).validate_json(json.dumps({"subject": "a", **fields}))
+    except ValidationError as error:
+        named = {str(one["loc"][0]) for one in error.errors()}
+        return ours, ours if ours in named else named
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from(sorted(EVENTS)), st.data())
+def test_both_read_the_fields_of_an_event_alike(name: str, data: st.DataObject) -> None:
+    fields = json.loads(json.dumps(events.fields_of(sample(name))))
+    every = [field.name for field in dataclasses.fields(events.MODELS[name]) if field.name != "subject"]
+    json_ = st.recursive(
+        st.none() | st.booleans() | st.integers(-2, 2) | st.floats(0, 2) | st.text(max_size=2),
+        lambda inner: (
+            st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["a", "usd", "place"]), inner, max_size=2)
+        ),
+        max_leaves=3,
+    )
+    for key in data.draw(st.lists(st.sampled_from([*every, "more"]), max_size=2)):
+        fields[key] = data.draw(json_)
+    for key in data.draw(st.lists(st.sampled_from([*every, "more"]), max_size=1)):
+        fields.pop(key, None)
+    ours, theirs = of_event(events.MODELS[name], fields)
+    assert ours == theirs
