@@ -45,19 +45,15 @@ def job(session: Session, protocol: str) -> Iterator[None]:
     """
     try:
         yield
-    except HeldError as error:
+    except (HeldError, SpentError) as error:
         if not is_on(session):
             raise
-        session.note(f"held: {error.what}")
-        _write(session, {"protocol": protocol, "held": "true", "waits": "false", "more": "false"})
-        summarise(session, protocol, "held by another runner", [])
-        raise SystemExit(0) from None
-    except SpentError as error:
-        if not is_on(session):
-            raise
-        session.note(f"waits: {error.what}")
-        _write(session, {"protocol": protocol, "held": "false", "waits": "true", "more": "false"})
-        summarise(session, protocol, "waits: the day's budget is used up", [])
+        held = isinstance(error, HeldError)
+        session.note(f"{'held' if held else 'waits'}: {error.what}")
+        _write(
+            session, {"protocol": protocol, "held": str(held).lower(), "waits": str(not held).lower(), "more": "false"}
+        )
+        summarise(session, protocol, "held by another runner" if held else "waits: the day's budget is used up", [])
         raise SystemExit(0) from None
 
 

@@ -29,7 +29,6 @@ import sys
 import time
 from collections.abc import Callable, Container, Iterator
 from contextlib import suppress
-from copy import copy
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -44,16 +43,14 @@ from runner.sandbox.process import (
     Limits,
     Network,
     Outcome,
-    PipeSession,
     Place,
     SandboxError,
-    Session,
+    Spawner,
     descendants,
     limited_by,
     processes,
     program,
     proxy,
-    run,
     with_proxy,
 )
 from runner.values import dataclass
@@ -115,7 +112,7 @@ def remedy(sysctls: Path) -> str:
     return "bubblewrap is installed; a container that runs this has to allow user namespaces"
 
 
-class Bubblewrap:
+class Bubblewrap(Spawner):
     """Runs commands in bubblewrap; `toolchains` are folders bound read-only, where they exist.
 
     `user_namespaces`: whether commands may make some, as browsers do for sandboxes of their own.
@@ -132,26 +129,6 @@ class Bubblewrap:
     def helper(self) -> Bubblewrap:
         """Return this; see `Sandbox.helper`."""
         return self
-
-    def limited(self, limits: Limits) -> Bubblewrap:
-        """Return this sandbox, whose commands may use no more than `limits`."""
-        found = copy(self)
-        found.limits = limits
-        return found
-
-    def placed(self, place: Place) -> Bubblewrap:
-        """Return this sandbox, which shows what `place` says."""
-        found = copy(self)
-        found.place = place
-        return found
-
-    def run(self, command: Command, on_output: Callable[[bytes], None] | None = None) -> Outcome:
-        """Run `command` to its end; see `Sandbox.run`."""
-        return run(self._spawn, command, on_output)
-
-    def open(self, command: Command) -> Session:
-        """Start `command` and leave its pipes to the caller; see `Sandbox.open`."""
-        return PipeSession(self.limited(self.limits.of_session())._spawn, command)
 
     def attach(self, command: Command) -> Outcome:
         """Run `command` at a terminal of its own; see `Sandbox.attach`.

@@ -24,9 +24,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from copy import copy
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,15 +53,13 @@ from runner.sandbox.process import (
     Limits,
     Network,
     Outcome,
-    PipeSession,
     Place,
     Sandbox,
     SandboxError,
     SandboxUnavailableError,
-    Session,
+    Spawner,
     program,
     proxy,
-    run,
     with_proxy,
 )
 from runner.values import dataclass
@@ -140,7 +137,7 @@ class Engine:
         return ("rm", "-f", *(("-t", "0") if self.name == "podman" else ()))
 
 
-class Container:
+class Container(Spawner):
     """Runs each command in a container of its own."""
 
     name = "container"
@@ -152,26 +149,6 @@ class Container:
     def helper(self) -> Sandbox:
         """Where the runner's own programs run, which the image does not have; see `Sandbox.helper`."""
         return (Bubblewrap().placed(self.place) if _bubblewrap_works() else Host()).limited(self.limits)
-
-    def limited(self, limits: Limits) -> Container:
-        """Return this sandbox, whose commands may use no more than `limits`."""
-        found = copy(self)
-        found.limits = limits
-        return found
-
-    def placed(self, place: Place) -> Container:
-        """Return this sandbox, which shows what `place` says."""
-        found = copy(self)
-        found.place = place
-        return found
-
-    def run(self, command: Command, on_output: Callable[[bytes], None] | None = None) -> Outcome:
-        """Run `command` to its end; see `Sandbox.run`."""
-        return run(self._spawn, command, on_output)
-
-    def open(self, command: Command) -> Session:
-        """Start `command` and leave its pipes to the caller; see `Sandbox.open`."""
-        return PipeSession(self.limited(self.limits.of_session())._spawn, command)
 
     def attach(self, command: Command) -> Outcome:
         """Run `command` at a terminal of its own; see `Sandbox.attach`."""

@@ -18,7 +18,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 
 from runner.sandbox import terminal
@@ -27,16 +26,14 @@ from runner.sandbox.process import (
     Group,
     Limits,
     Outcome,
-    PipeSession,
     Place,
     SandboxError,
-    Session,
+    Spawner,
     descendants,
     limited_by,
     process_of,
     processes,
     program,
-    run,
 )
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
@@ -45,7 +42,7 @@ _live: set[int] = set()  # the commands that run now, by process id: nobody's or
 _live_lock = threading.Lock()
 
 
-class Host:
+class Host(Spawner):
     """Runs commands on this machine as they are."""
 
     name = "host"
@@ -53,7 +50,7 @@ class Host:
     image = None
 
     def __init__(self, limits: Limits | None = None) -> None:
-        self._limits = limits or Limits()
+        self.limits = limits or Limits()
 
     @property
     def helper(self) -> Host:
@@ -68,21 +65,13 @@ class Host:
         """Return this: on the host everything is where it is."""
         return self
 
-    def run(self, command: Command, on_output: Callable[[bytes], None] | None = None) -> Outcome:
-        """Run `command` to its end; see `Sandbox.run`."""
-        return run(self._spawn, command, on_output)
-
-    def open(self, command: Command) -> Session:
-        """Start `command` and leave its pipes to the caller; see `Sandbox.open`."""
-        return PipeSession(Host(self._limits.of_session())._spawn, command)
-
     def attach(self, command: Command) -> Outcome:
         """Run `command` at a terminal of its own; see `Sandbox.attach`."""
         argv = (sys.executable, "-I", "-S", "-c", terminal.TAKE, "/usr/bin/env", "--", *command.argv)
         return terminal.attach(self._spawn, dataclasses.replace(command, argv=argv))
 
     def _spawn(self, command: Command, stdin: int, stdout: int, stderr: int) -> Group:
-        prefix = limited_by(self._limits.options(), asked=True)
+        prefix = limited_by(self.limits.options(), asked=True)
         return _spawn((*prefix, *program(command)), command, (stdin, stdout, stderr))
 
     def check(self) -> str | None:

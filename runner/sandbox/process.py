@@ -20,9 +20,10 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from copy import copy
 from dataclasses import field, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO, Protocol, cast
+from typing import IO, TYPE_CHECKING, BinaryIO, Protocol, Self, cast
 
 from runner import signals
 from runner.errors import UsageError
@@ -649,6 +650,37 @@ def release(group: Group, output: Output) -> SandboxError | None:
     except SandboxError as error:
         return error
     return None
+
+
+class Spawner(ABC):
+    """What the sandboxes have in common: they differ in how a command is started, and in what it sees."""
+
+    place: Place
+    limits: Limits
+
+    @abstractmethod
+    def _spawn(self, command: Command, stdin: int, stdout: int, stderr: int) -> Group:
+        """Start `command` with these, as `subprocess.Popen` takes them."""
+
+    def limited(self, limits: Limits) -> Self:
+        """Return this sandbox, whose commands may use no more than `limits`."""
+        found = copy(self)
+        found.limits = limits
+        return found
+
+    def placed(self, place: Place) -> Self:
+        """Return this sandbox, which shows what `place` says."""
+        found = copy(self)
+        found.place = place
+        return found
+
+    def run(self, command: Command, on_output: Callable[[bytes], None] | None = None) -> Outcome:
+        """Run `command` to its end; see `Sandbox.run`."""
+        return run(self._spawn, command, on_output)
+
+    def open(self, command: Command) -> Session:
+        """Start `command` and leave its pipes to the caller; see `Sandbox.open`."""
+        return PipeSession(self.limited(self.limits.of_session())._spawn, command)
 
 
 class PipeSession:
