@@ -28,6 +28,7 @@ from runner.engines import (
     Json,
     KeyRefusedError,
     ModelTurn,
+    RateLimitError,
     Request,
     Response,
     ToolTurn,
@@ -151,6 +152,10 @@ class Metered(Protocol):
     def refused(self) -> str:
         """Why a request was not sent, where one was not."""
 
+    @property
+    def limit(self) -> RateLimitError | None:
+        """The provider's refusal of the last request, where it takes no more for now."""
+
 
 @dataclass(slots=True)
 class Asked:
@@ -258,7 +263,7 @@ class AcpEngine:
         """Cancel the current turn, and end the agent."""
         pipe, self._pipe = self._pipe, None
         if self._tools is not None:
-            self._tools.close()
+            self._tools.release()
         if pipe is None:
             return
         if self._session:
@@ -541,8 +546,9 @@ class AcpEngine:
 
         Its model may choose a title: the arguments have to be that tool's, too.
         """
-        raw, title = call.get("rawInput"), _letters(call.get("title"))
+        raw, meta = call.get("rawInput"), call.get("_meta")
         given = raw if isinstance(raw, dict) else {}
+        said = {_letters(call.get("title")), _letters(meta.get("toolName")) if isinstance(meta, dict) else ""}
         for name, spec in self._tools.specs.items() if self._tools is not None else ():
             server, _, tool = name.removeprefix("mcp:").partition("/")
             if given.keys() <= {"server", "tool", "arguments"} and (given.get("server"), given.get("tool")) == (
@@ -551,7 +557,7 @@ class AcpEngine:
             ):
                 return True
             titles = (tool, f"{server} {tool}", f"mcp {server} {tool}", f"{tool} ({server} MCP Server)")
-            is_named = call.get("kind") == "other" and title in map(_letters, titles)
+            is_named = call.get("kind") == "other" and not said.isdisjoint(map(_letters, titles))
             if is_named and given.keys() <= spec.parameters.get("properties", {}).keys():
                 return True
         return False
@@ -645,6 +651,9 @@ class AcpEngine:
         if isinstance(event, Asked):
             self._asked = event
             return self._goes_on(event)
+        if self.meter is not None and (limit := self.meter.limit) is not None:  # a wait, whatever it made of that
+            self.close()
+            raise limit
         if (error := event.get("error")) is not None:
             said = error.get("message") if isinstance(error, dict) else error
             return self._failed(f"it reports an error: {str(said)[:600]}")

@@ -118,7 +118,12 @@ ACP: Final[Mapping[str, Agent]] = {
     "qwen": Agent(
         command=("qwen", "--acp", "--auth-type", "openai"),
         mode="default",
-        env={"OPENAI_BASE_URL": "{endpoint}", "OPENAI_API_KEY": "{key}", "OPENAI_MODEL": "{model}"},
+        env={
+            "OPENAI_BASE_URL": "{endpoint}",
+            "OPENAI_API_KEY": "{key}",
+            "OPENAI_MODEL": "{model}",
+            "QWEN_CODE_LEGACY_MCP_BLOCKING": "1",
+        },
         files={
             ".qwen/settings.json": '{"tools":{"toolSearch":{"enabled":false}},"general":{"enableAutoUpdate":false}}'
         },

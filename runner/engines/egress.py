@@ -27,8 +27,8 @@ from socketserver import ThreadingTCPServer
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from runner.engines import Json, ToolResult, ToolSpec, Usage
-from runner.engines.line import as_text
+from runner.engines import Json, RateLimitError, ToolResult, ToolSpec, Usage
+from runner.engines.line import as_text, duration, wait_of
 from runner.errors import UsageError
 from runner.sandbox import Network, Sandbox
 from runner.sandbox.network import proxy_for
@@ -71,13 +71,17 @@ _WRITTEN: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One request that the provider answered. `is_estimated`: the answer did not say what it cost, and its bytes were counted."""
+    """One request that the provider answered. `is_estimated`: the answer did not say what it cost, and its bytes were counted.
+
+    `wait`: the seconds that it asks to wait.
+    """
 
     path: str
     status: int
     model: str
     usage: Usage
     is_estimated: bool = False
+    wait: float | None = None
 
 
 class Egress:
@@ -111,6 +115,17 @@ class Egress:
             cached=sum(one.cached for one in every),
             cache_write=sum(one.cache_write for one in every),
         )
+
+    @property
+    def limit(self) -> RateLimitError | None:
+        """The provider's refusal of the last request, where it takes no more for now."""
+        last = self.answers[-1] if self.answers else None
+        if last is None or last.status != 429:
+            return None
+        what, hint = "the provider takes no more requests for now (429)", "wait a little"
+        if last.wait is not None:
+            hint = f"wait {duration(last.wait)}"
+        return RateLimitError(what, self.upstream.hostname or "", hint, retry_after=last.wait)
 
     def wait(self, seconds: float = 2.0) -> None:
         """Wait until each request that is under way is counted, for so long at most."""
@@ -302,7 +317,8 @@ class _Answer(_Http):
             if costs and found.status < 300:
                 self.egress.answers.append(counter.answered(path, found.status))
             elif costs:
-                self.egress.answers.append(Answered(path, found.status, "", Usage()))
+                headers = {name.lower(): value for name, value in found.getheaders()}
+                self.egress.answers.append(Answered(path, found.status, "", Usage(), wait=wait_of(headers)))
 
     def _refuse(self, status: int, why: str) -> None:
         self._json(status, {"type": "error", "error": {"type": "permission_error", "message": f"runner: {why}"}})
@@ -361,15 +377,19 @@ class Tools:
             self._open.remove(call)
         call.result.put(result)
 
+    def release(self) -> None:
+        """Answer what still waits: its agent ends."""
+        self.arrived()
+        for one in tuple(self._open):
+            self.answer(one, ToolResult(id="", name=one.name, content="not done: the step stops here", is_error=True))
+
     def close(self) -> None:
-        """Answer what still waits, which was not made for this agent."""
+        """Take no more calls."""
         with self._lock:
-            waiting, self._open, is_first = self._open, [], not self._is_closed
             self._is_closed = True
-        for one in waiting:
-            one.result.put(ToolResult(id="", name=one.name, content="not done: the step stops here", is_error=True))
-        for handle in (self.wake, self._waker) if is_first else ():
-            os.close(handle)
+        self.release()
+        os.close(self.wake)
+        os.close(self._waker)
 
 
 class _Serve(_Http):

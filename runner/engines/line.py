@@ -236,9 +236,9 @@ class LineEngine:
             hint = "give the step less to read, or split it"
             return ContextTooLongError(f"the conversation is longer than {place.model} takes{said}", where, hint)
         if code == 429:
-            wait = _wait(headers)
+            wait = wait_of(headers)
             wait = form.wait(error) if wait is None else wait
-            hint = "wait a little" if wait is None else f"wait {_duration(wait)}"
+            hint = "wait a little" if wait is None else f"wait {duration(wait)}"
             return RateLimitError(f"{who} takes no more requests for now{said}", where, hint, retry_after=wait)
         if code == 404:
             hint = f"check the model's name, and {place.address} if it is set"
@@ -424,7 +424,7 @@ def _transport_errors() -> tuple[type[Exception], ...]:
     return tuple(sys.modules[name].TransportError for name in ("httpx2", "httpx") if name in sys.modules)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Return a wait as people say it; one that is longer than minutes in whole minutes, rounded up."""
     if seconds < 120:
         return f"{seconds:g} seconds"
@@ -432,7 +432,7 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
-def _wait(headers: Mapping[str, str]) -> float | None:
+def wait_of(headers: Mapping[str, str]) -> float | None:
     """Return the seconds that an answer asks to wait: `Retry-After` (RFC 9110 §10.2.3), or OpenAI's in milliseconds."""
     if (finer := seconds(headers.get("retry-after-ms", ""))) is not None:
         return finer / 1000

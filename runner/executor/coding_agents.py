@@ -24,6 +24,7 @@ from runner.engines import (
     EngineError,
     KeyMissingError,
     ModelTurn,
+    RateLimitError,
     Request,
     Response,
     ToolSpec,
@@ -94,6 +95,7 @@ def open_agent(
             return
         outside = stack.enter_context(toolbox.open_server_tools(run, answered))
         place.tools = Tools({name: _spec(name, tool) for name, tool in outside.items()})
+        stack.callback(place.tools.close)
         engine = _acp(place, tools)
         stack.callback(engine.close)
         tools |= outside | {one.contract.name: one for one in (AgentCall.of(engine, kind) for kind in KINDS)}
@@ -113,6 +115,11 @@ class Meter:
     def refused(self) -> str:
         """Why a request was not sent, where one was not."""
         return self.at.refused
+
+    @property
+    def limit(self) -> RateLimitError | None:
+        """The provider's refusal of the last request, where it takes no more for now."""
+        return self.at.limit
 
     def take(self) -> tuple[Usage, Decimal | None]:
         """Return the tokens since the last time, and their cost, None where it is not known."""

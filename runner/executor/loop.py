@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import field, replace
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Protocol, TypeVar
 
@@ -449,7 +450,12 @@ class Loop:
             reraise=True,
         )
         with signals.stoppable():
-            return retrying(self._once, engine, request)
+            try:
+                return retrying(self._once, engine, request)
+            except RateLimitError as error:
+                if error.retry_after is not None:
+                    error.hint += f", until {self._at(error.retry_after)}"
+                raise
 
     def _once(self, engine: Engine, request: Request) -> Response:
         timeout = max(1.0, min(self._seconds_left(), 600.0))
@@ -458,7 +464,14 @@ class Loop:
     def _say_again(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         if isinstance(error, EngineError):
-            self.say(f"  {error.what}; asked again in {state.upcoming_sleep:g} s")
+            at = f", at {self._at(state.upcoming_sleep)}" if state.upcoming_sleep >= PATIENCE else ""
+            self.say(f"  {error.what}; asked again in {state.upcoming_sleep:g} s{at}")
+
+    def _at(self, seconds: float) -> str:
+        """Return the time in so many seconds, with its day where that is another one."""
+        now = datetime.fromisoformat(self.now())
+        at = now + timedelta(seconds=seconds)
+        return f"{at:%H:%M:%S} UTC" if at.date() == now.date() else f"{at:%Y-%m-%d %H:%M} UTC"
 
     def _seconds_left(self) -> float:
         return self.limits.seconds - (self.monotonic() - self._began)

@@ -66,6 +66,7 @@ class Provider:
 
     def __init__(self) -> None:
         self.answer, self.kind, self.status, self.cut = WHOLE, "application/json", 200, 0
+        self.more: list[tuple[int, dict[str, str]]] = []  # status and headers of the first answers
         self.heard: list[tuple[str, dict[str, str], bytes]] = []
         self.url = ""
 
@@ -78,7 +79,10 @@ def serving() -> Iterator[Provider]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             provider.heard.append((self.path, {k.lower(): v for k, v in self.headers.items()}, body))
-            self.send_response(provider.status)
+            status, headers = provider.more.pop(0) if provider.more else (provider.status, {})
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.send_header("Content-Type", provider.kind)
             self.send_header("Content-Length", str(len(provider.answer) + provider.cut))
             self.send_header("Set-Cookie", "a=b")

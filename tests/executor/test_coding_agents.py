@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 from pathlib import Path
@@ -282,6 +283,20 @@ def test_its_model_is_asked_through_the_runner_which_adds_the_key_and_counts(age
     spent = agents.state(protocol)["spent"]
     assert (spent["input_tokens"], spent["output_tokens"]) == (97, 20)
     assert "model: 200" in said(agents, protocol) and KEY not in json.dumps(transcript(agents, protocol, "do.1"))
+    sound(agents, protocol)
+
+
+def test_a_limit_of_its_model_is_a_wait_that_says_until_when_and_no_failure(agents: Box) -> None:
+    protocol = made(agents, "model", engine="acp:asks")
+    with serving() as provider:
+        provider.more = [(429, {"Retry-After": "9000"})]
+        environ = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": f"{provider.url}/v1"}
+        result = agents.runner("run", protocol, rc=69, env=environ)
+        assert re.search(r"wait 2 h 30 min, until (\d{4}-\d\d-\d\d )?\d\d:\d\d(:\d\d)? UTC", result.err)
+        provider.more = [(429, {"Retry-After": "1"})]
+        result = agents.runner("run", protocol, rc=0, env=environ)
+        assert "takes no more requests for now (429); asked again in 1 s" in result.err
+    assert agents.state(protocol)["steps"]["do"]["attempt"] == 1
     sound(agents, protocol)
 
 

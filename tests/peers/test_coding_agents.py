@@ -53,6 +53,7 @@ WRITING: dict[str, Callable[[str], dict[str, Any]]] = {
     "write_file": lambda path: {"file_path": path, "content": "made\n"},
     "Write": lambda path: {"file_path": path, "content": "made\n"},
     "write": lambda path: {"filePath": path, "content": "made\n"},
+    "create": lambda path: {"path": path, "file_text": "made\n"},
     "exec_command": lambda path: {"cmd": f"mkdir -p $(dirname {path}); echo made > {path}"},
     "bash": lambda path: {"command": f"mkdir -p $(dirname {path}); echo made > {path}", "description": "make it"},
 }
