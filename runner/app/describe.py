@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from runner.app.pending import Heard, Pending
+    from runner.git import Git
 
 REWRITTEN = "what verified here is not in its branch any more"
 SAID = {"approve": "approves", "reject": "rejects", "revoke": "revokes"}
@@ -269,6 +270,8 @@ class Describer:
         project, protocol, known = self._project, row["protocol"], recorded(row, name)
         if row["status"] == "completed" and not self._merges.holds(row, tip):
             return known.outlook, lookup.merging(project, row, name)
+        if slug := _to_split(project.git, row, tip, known.outlook):
+            return known.outlook, f"runner plan {name} --split {slug}"
         is_edited = is_approve(known.command) and record.untaken(project.git, protocol, tip)
         return known.outlook, f"runner run {name}" if is_edited else known.command
 
@@ -336,11 +339,23 @@ def _following(judged: Judged, known: Recorded, *, decided: bool) -> Next:
         if record.out_of_plan(git, protocol, tip, trees, list(known.stopped)):
             return Next.typed(f"runner resume {name}")  # that removes from the plan what failed
         return Next.typed(typed, f"runner retry {name}" if record.reopens(row) == "retry" else "")
+    if slug := _to_split(git, row, tip, known.outlook):
+        return Next.typed(f"runner plan {name} --split {slug}", typed or "")
     if not is_approve(typed):
         return Next.typed(typed)
     if decided or record.untaken(git, protocol, tip):
         return Next.typed(f"runner run {name}")  # it is counted, or what was asked about was edited and is asked anew
     return judged.approving(known.outlook, str(typed))
+
+
+def _to_split(git: Git, row: Row, tip: str, found: Outlook) -> str | None:
+    """Return the slug of the step that comes next if a model has to split it before it may start; by its file."""
+    step = row["steps"].get(found.step) if found.action == "run-step" else None
+    if step is None or (step["kind"], step["status"], step["attempt"]) != ("agent", "pending", 1):
+        return None
+    _, data = record.step_file(git, row["protocol"], tip, str(found.step))
+    header, _, _ = (data or b"").partition(b"\n---")
+    return found.step if re.search(rb"(?m)^decompose:[ \t]*true\b", header) else None
 
 
 def as_typed(text: str, program: str) -> str:

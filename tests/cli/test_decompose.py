@@ -46,6 +46,9 @@ def test_a_step_is_split_before_it_starts_and_the_last_part_has_its_slug(box: Bo
 
 def test_a_step_that_is_to_be_split_does_not_start(box: Box) -> None:
     protocol = box.new({"01-big": BIG})
+    then = "runner plan 1 --split big"
+    assert f"next          {then}, then runner run 1" in box.runner("status", protocol, rc=0).out
+    assert box.runner("status", "--json", rc=0).json()["protocols"][0]["command"] == then
     shown = box.runner("run", protocol, rc=3).err
     assert "01-big.md:" in shown and "runner plan 1 --split big" in shown
     assert "asked" not in box.log(protocol)
