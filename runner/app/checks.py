@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 from runner import qa
 from runner.app.baseline import Tried
@@ -165,7 +166,7 @@ def _try(session: WorkspaceSession, commit: str, one: Candidate, left: float) ->
     elif result.passed and failed:
         lacks = f"{failed} of {ran} test{'s' if ran != 1 else ''} fail{'s' if failed == 1 else ''}, and it exits with 0"
     elif not result.passed and (ran is None or errors == ran):
-        lacks = missing(text, session) or _last(text, result.reason)
+        lacks = missing(text, session, folder) or _last(text, result.reason)
     return Tried(one.line, one.source, result.passed, ran, failed, lacks, ended[0].code)
 
 
@@ -213,12 +214,17 @@ _COUNTS = (
 )
 
 
-def missing(text: str, session: WorkspaceSession) -> str:
-    """Return what the output says that is missing in the environment, with the environment; empty where it says nothing of that."""
+def missing(text: str, session: WorkspaceSession, folder: Path) -> str:
+    """Return what the output says that is missing in the environment, with the environment; empty where it says nothing of that.
+
+    `folder`: where the command ran, which has what git tracks.
+    """
     own = session.own.folders if session.own is not None else {}
     if found := re.search(r"No module named '?(\w+)", text):
         where = next((name for name, at in own.items() if (at / "pyvenv.cfg").is_file()), None)
-        return f"{found[1]} is not installed in {where or 'python3, and there is no .venv'}"
+        tracked = next((name for name in (".venv", "venv") if (folder / name).is_dir()), None)
+        lacks = f"git tracks {tracked}, so it is no environment" if tracked else "there is no .venv"
+        return f"{found[1]} is not installed in {where or f'python3, and {lacks}'}"
     if found := re.search(r"Cannot find (?:module|package) '([^'./][^']*)'", text):
         where = "node_modules" if "node_modules" in own else "node_modules, which is not there"
         return f"{found[1]} is not installed in {where}"

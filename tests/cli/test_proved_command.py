@@ -147,6 +147,13 @@ def test_what_does_not_run_is_no_default_and_what_is_missing_is_said(
     assert why in told.err and "to do  make one of these commands work" in told.err
 
 
+def test_an_environment_that_git_tracks_is_said_to_be_none(box: Box, sandbox: None) -> None:
+    box.write(".venv/pyvenv.cfg", "home = /usr/bin\n")
+    make(box, "echo /usr/bin/python3: No module named pytest; exit 1")
+    told = box.runner("init", "--yes", env=SANDBOX, rc=0).err
+    assert "pytest is not installed in python3, and git tracks .venv, so it is no environment" in told
+
+
 def test_one_whose_tests_fail_before_any_change_is_kept_and_people_are_told(box: Box, sandbox: None) -> None:
     make(box, "echo 2 failed, 3 passed in 0.01s; exit 1")
     told = box.runner("init", "--yes", "--commit", env=SANDBOX, rc=0)
