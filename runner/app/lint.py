@@ -96,6 +96,8 @@ def _of_file(at: Path, name: str) -> Iterator[RunnerError]:
     except RunnerError as error:
         yield from _each(error)
         return
+    if isinstance(parsed, policy_file.PolicyFile) and (named := parsed.misread()):
+        yield named
     if isinstance(parsed, config.Config):
         key = parsed.engine
         for engine in dict.fromkeys((*key.default, *key.plan, *key.execute, *key.review)):

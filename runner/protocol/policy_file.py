@@ -492,6 +492,14 @@ class PolicyFile:
         """Return the place of a key or item, as `file:line`."""
         return f"{self.where}:{self.line(*path)}"
 
+    def misread(self) -> MalformedFileError | None:
+        """Return the error of approvals of the merge that are counted and not required. The file is valid: a merge may be rejected."""
+        of = self.content.approvals.merge
+        if of.count < 2 or of.required:
+            return None
+        what = f"`approvals.merge` counts {of.count} approvals, and no merge waits for them: it has no `required: true`"
+        return MalformedFileError(what, self.at("approvals", "merge"), "add `required: true`, or remove `count`")
+
 
 def parse(data: bytes, where: str) -> PolicyFile:
     """Return the policy that the bytes hold.

@@ -760,6 +760,8 @@ def notes(file: PolicyFile) -> list[tuple[int, str]]:
                 f"`approvals.{kind}` needs all of {', '.join(able)}: what one of them wrote can never pass `own_work`"
             )
             found.append((file.line("approvals", kind), text))
+    if wrong := file.misread():
+        found.append((file.line("approvals", "merge"), f"{wrong.what}; {wrong.hint}"))
     return found
 
 

@@ -139,3 +139,17 @@ def test_a_call_s_path_is_judged_where_the_links_of_the_checkout_lead(box: Box, 
     box.runner("policy", "check", "--tool", tool, "--args", "path=src/app.py", rc=0)
     box.runner("policy", "check", "--tool", tool, "--args", "path=out/etc/passwd")
     box.runner("policy", "check", "--tool", tool, "--args", "path=../x", rc=4)
+
+
+def test_approvals_of_a_merge_that_are_counted_and_not_required_are_named(box: Box) -> None:
+    people = "roles: {lead: [a@example.test, b@example.test, c@example.test]}\n"
+    repo = "repo: 0123456789abcdef0123456789abcdef\n"
+    path, says = ".protocols/policy.yaml", "`approvals.merge` counts 2 approvals, and no merge waits for them"
+    box.write(path, f"{repo}{people}approvals:\n  merge: {{count: 2}}\n")
+    box.commit()
+    told = box.runner("check", path, rc=2)
+    assert says in told.out + told.err and f"{path}:4" in told.out + told.err
+    assert says in box.runner("policy", "test", rc=0).err
+    assert says in box.runner("doctor").out
+    box.write(path, f"{repo}{people}approvals:\n  merge: {{count: 2, required: true}}\n")
+    assert box.runner("check", path, rc=0)

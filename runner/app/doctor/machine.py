@@ -201,9 +201,12 @@ def trusted_branch(chosen: Selection) -> Iterator[Finding]:
 def policy(chosen: Selection) -> Iterator[Finding]:
     """Yield why policy, keys or configuration of the trusted branch cannot be carried out."""
     try:
-        permissions.trusted_config(chosen.project)
+        found = permissions.trusted_config(chosen.project).policy
     except RunnerError as error:
         yield of_error(error, "no step starts, and no approval counts")
+        return
+    if found is not None and (wrong := found.misread()):
+        yield of_error(wrong, "merges pass without them")
 
 
 def tests(chosen: Selection) -> Iterator[Finding]:
