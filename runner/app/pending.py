@@ -99,8 +99,8 @@ class Pending:
                 f"or change `own_work` in {trusted.where}"
             )
         left = sorted(wanted - authors - given)
-        if _me(self._project, trusted) in left:
-            return ""
+        if (me := _me(self._project, trusted)) in left:
+            return self._unsigned(asked, me)
         unable = {one: why for one in left if (why := self._why_unable(asked, one)) is not None}
         if left and len(unable) == len(left):
             return unable[left[0]].hint
@@ -108,6 +108,17 @@ class Pending:
             return f"runner approve {name}, by {' or '.join(one for one in left if one not in unable)}"
         people = ", ".join(sorted(wanted))
         return f"add another person to a role in {trusted.where}, or write `own_work: allow` there: {people} wrote it"
+
+    def _unsigned(self, asked: _Asked, me: str) -> str:
+        """Return how the person here, who may approve, comes to a key that counts; empty if they have one or can review instead."""
+        trusted, reviews = self._trusted, asked.status.requirement.reviews
+        if trusted.policy is None or (reviews and any(me in of for of in trusted.policy.content.forge.values())):
+            return ""
+        try:
+            listed(self._project, trusted, signing.signing_key(self._project.git), me)
+        except RunnerError as error:
+            return f"{error.hint}, then runner approve {self._name}"
+        return ""
 
     def unattainable(self) -> Iterator[RunnerError]:
         """Yield an error for each wait that no person can end: no such role, or too few people who can approve it."""

@@ -809,3 +809,12 @@ def test_an_approval_that_a_transition_counts_does_not_cover_the_work_that_comes
     says(gov, people.alice, "approve", protocol, "--yes")
     gov.runner("run", protocol, rc=0)
     gov.runner("verify", protocol, rc=0)
+
+
+def test_who_may_approve_and_has_no_key_is_told_how_to_get_one(gov: Box, people: People, tmp_path: Path) -> None:
+    protocol = gov.new(BEFORE)
+    gov.runner("step", protocol, rc=3)
+    keyless = {**people.alice.env, "HOME": str(tmp_path)}
+    told = gov.runner("status", protocol, env=keyless, rc=0).out
+    assert "user.signingkey" in told and "then runner approve 1" in told
+    assert "next          runner approve 1\n" in says(gov, people.alice, "status", protocol).out
