@@ -75,13 +75,18 @@ def remove(project: Project, items: list[Item], *, named: bool) -> Iterator[Item
         if item.why:
             yield item
             continue
+        path = Path(item.name)
         if item.kind == "environment":
-            why = "" if Path(item.name) in environments.unused(project) else "a step uses it by now"
-            yield dataclasses.replace(item, why=why or _remove_folder(Path(item.name)))
+            why = "" if path in environments.unused(project) else "a step uses it by now"
+            yield dataclasses.replace(item, why=why or _remove_folder(path))
             continue
         try:
-            with locks.hold(project.dirs.lock(item.protocol), project.env, what=item.protocol):
-                yield _remove(project, item, named)
+            with locks.hold(project.dirs.lock(item.protocol or path.name), project.env, what=item.protocol or "a plan"):
+                yield (
+                    _remove(project, item, named)
+                    if item.protocol
+                    else dataclasses.replace(item, why=_remove_folder(path))
+                )
         except HeldError as error:
             if named:
                 raise
@@ -205,10 +210,16 @@ def _of(project: Project, protocol: str, tip: str | None, *, named: bool, held: 
 
 
 def _of_planning(project: Project) -> list[Item]:
-    """Return what models answered to commands that made no protocol: no history has it, so it stays."""
+    """Return what models answered to commands that made no protocol (no history has it, so it stays), and where they looked."""
     why = "answers of a model to a command that made no protocol; no history has them, and the same command resumes from them"
+    spaces = matching(_workspace(project, "0000-none").root.parent, "planning-*")
+    held = {one: locks.is_held(project.dirs.lock(one.name)) for one in spaces}
     return [
-        Item("", "journal", str(path), path.stat().st_size, why) for path in matching(project.dirs.planning, "*.jsonl")
+        *(Item("", "journal", str(at), at.stat().st_size, why) for at in matching(project.dirs.planning, "*.jsonl")),
+        *(
+            Item("", "workspace", str(at), beneath.size(at), "a plan is written in it" if held[at] else "")
+            for at in spaces
+        ),
     ]
 
 

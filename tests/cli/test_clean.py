@@ -354,3 +354,13 @@ def test_what_was_run_written_or_published_is_not_discarded(remote: Box) -> None
     remote.git("push", "-q", "origin", shared)
     assert "origin has it" in remote.runner("discard", shared, "--yes", rc=4).err
     assert all(name in remote.git("for-each-ref") for name in (ran, wrote, shared))
+
+
+def test_the_workspace_of_a_plan_that_was_killed_is_removed_unless_it_is_written(box: Box, done: str) -> None:
+    space = workspace(box, done).with_name("planning-0123456789abcdef0123456789abcdef")
+    (space / "work").mkdir(parents=True)
+    with box.project() as project, locks.hold(project.dirs.lock(space.name), project.env, what="a plan"):
+        assert f"{space}  a plan is written in it" in box.runner("clean", "--yes").err
+    assert space.is_dir()
+    assert f"removed  workspace  {space}" in box.runner("clean", "--yes", rc=0).out
+    assert not space.exists()
