@@ -60,6 +60,8 @@ def examine(
         InsufficientHistoryError: this clone does not have enough to tell, and what it has holds.
         UnreachableError: `live`, and the remote does not answer.
     """
+    # Before the branch is looked at: a runner that works here moves both meanwhile.
+    seen = read_checkpoint(project.dirs, protocol)
     git, place = project.git, _place(project, protocol, live=live)
     trusted = project.trusted
     if walked is None or walked.tip != place.tip:
@@ -82,7 +84,6 @@ def examine(
     if place.branch is None and base.was_taken_away(git, protocol, trusted.commit):
         notes.append(f"its folder was removed from {trusted.branch} again")
     if place.branch is not None:
-        seen = read_checkpoint(project.dirs, protocol)
         head = place.there if place.there is not None and git.is_ancestor(place.branch, place.there) else place.branch
         if seen is not None and not (git.commit(seen) is not None and verify.has(git, protocol, head, seen)):
             text = (

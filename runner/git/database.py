@@ -18,6 +18,7 @@ from runner.git.objects import (
     TREE,
     Commit,
     Ident,
+    LongTree,
     Loose,
     Tree,
     TreeEntry,
@@ -39,6 +40,8 @@ SIZES_AHEAD = 200  # objects whose sizes are asked for in one go: names and answ
 COMMITS_KEPT = 4096
 T = TypeVar("T")
 TREES_KEPT = 50_000  # entries of trees that are remembered
+LONG = 4096  # bytes from which on a tree is read by what differs from the last one of its length
+LONG_KEPT = 8
 SPELT_KEPT = 16  # trees whose bytes are remembered, too
 
 
@@ -50,6 +53,10 @@ class Database(Sealed):
         self._commits: dict[str, Commit] = {}
         self._trees: dict[str, Tree] = {}
         self._kept = 0  # entries in _trees
+        self._long: dict[int, LongTree] = {}  # by the number of their bytes
+        self._near: dict[
+            str, tuple[str, tuple[str, ...]]
+        ] = {}  # a tree: another one, and the names with other ids there
         self._spelt: dict[str, bytes] = {}  # the bytes of trees that were written last, until they are edited
         self._loose: Loose | None = None
 
@@ -244,18 +251,43 @@ class Database(Sealed):
         found = self.object(name)
         if found is None or found[1] != "tree":
             return None
-        tree = parse_tree(found[2], self.oid_length)
+        tree = self._parsed(found[0], found[2])
         if OID.fullmatch(name.partition(":")[0]):
             self._keep(name, tree)
         return dict(tree)
 
+    def _parsed(self, oid: str, data: bytes) -> Tree:
+        """Return a tree's entries. Versions of a long one differ in a few ids, and those alone are read of the next one."""
+        if len(data) < LONG:
+            return parse_tree(data, self.oid_length)
+        last = self._long.pop(len(data), None)
+        if last is not None and last.oid == oid:
+            found = last
+        else:
+            found = (last and last.next(oid, data)) or LongTree(oid, data, parse_tree(data, self.oid_length), [])
+        self._long[len(data)] = found
+        if len(self._long) > LONG_KEPT:
+            del self._long[next(iter(self._long))]
+        if found.before:
+            if len(self._near) >= COMMITS_KEPT:
+                self._near.clear()
+            self._near[oid] = found.before, found.changed
+        return found.entries
+
+    def other_ids(self, one: str | None, other: str | None) -> Sequence[str] | None:
+        """Return the names whose ids differ between two trees that are else the same; None where that is not known."""
+        for new, old in ((other, one), (one, other)):
+            found = self._near.get(new or "")
+            if found is not None and found[0] == old:
+                return found[1]
+        return None
+
     def _keep(self, name: str, tree: Tree) -> None:
         """Remember the tree of an id, or of a path in a commit's id: a name that means the same for ever."""
-        self._kept += len(tree) + 8
-        if self._kept > TREES_KEPT:
-            self._trees.clear()
-            self._kept = len(tree) + 8
+        self._kept += len(tree) + 8 - (len(self._trees.pop(name)) + 8 if name in self._trees else 0)
         self._trees[name] = tree
+        while self._kept > TREES_KEPT and len(self._trees) > 1:  # the oldest go: those after them were read ahead
+            self._kept -= len(self._trees.pop(next(iter(self._trees)))) + 8
 
     def warm(self, names: Iterable[str]) -> None:
         """Read these commits and trees (oids) ahead of `commit` and `tree`; one that is not here, or is broken, is left to them."""
@@ -271,7 +303,7 @@ class Database(Sealed):
                             self._keep_commit(parse_commit(name, found[2]))
                     elif found and found[1] == "tree":
                         with contextlib.suppress(GitError):
-                            self._keep(name, parse_tree(found[2], self.oid_length))
+                            self._keep(name, self._parsed(found[0], found[2]))
 
         with contextlib.suppress(GitError):
             self._promised(wanted, read)
@@ -382,7 +414,8 @@ class Database(Sealed):
             if one == other or (one in self._commits and self._commits[one].tree == other):
                 continue
             before, after = self._whole_tree(one), self._whole_tree(other)
-            for name in {name for name, _ in before.items() ^ after.items()}:
+            names = self.other_ids(one, other)
+            for name in {name for name, _ in before.items() ^ after.items()} if names is None else names:
                 was, now = before.get(name), after.get(name)
                 path = prefix + name
                 trees = [entry.oid if entry and entry.mode == TREE else None for entry in (was, now)]

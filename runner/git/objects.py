@@ -9,6 +9,7 @@ import re
 import stat
 import threading
 import zlib
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
@@ -142,6 +143,58 @@ def parse_tree(data: bytes, oid_length: int) -> Tree:
         twice = next(name for name in names if names.count(name) > 1).decode("utf-8", "replace")
         raise GitError(f"a tree names {twice!r} twice", "git", "run `git fsck`")
     return tree
+
+
+@dataclass(frozen=True, slots=True)
+class LongTree:
+    """A tree of many entries, with what it takes to read the next version of it by what differs. `ends`: where each entry ends, once
+    it was needed; `changed`: the names with another id than in the tree `before`, which has the same names and modes."""
+
+    oid: str
+    data: bytes
+    entries: Tree
+    ends: list[int]
+    before: str = ""
+    changed: tuple[str, ...] = ()
+
+    def next(self, oid: str, data: bytes) -> LongTree | None:
+        """Return a tree whose bytes are as many; None where more than ids differ, or what differs cannot be read."""
+        old, pattern = self.data, _ENTRIES[32 if len(oid) == 64 else 20]
+        first, last = _differing(old, data)
+        if not self.ends:
+            self.ends.extend(match.end() for match in pattern.finditer(old))
+        begin, end = bisect_right(self.ends, first), bisect_left(self.ends, last)
+        start, stop = self.ends[begin - 1] if begin else 0, self.ends[end]
+        was, now = pattern.findall(old[start:stop]), pattern.findall(data[start:stop])
+        if [entry[:2] for entry in was] != [entry[:2] for entry in now]:
+            return None
+        entries = self.entries.copy()
+        changed = []
+        for (_, written, new), entry in zip(now, was, strict=True):
+            if new != entry[2]:
+                name = written.decode("utf-8", "surrogateescape")
+                entries[name] = TreeEntry(entries[name].mode, new.hex())
+                changed.append(name)
+        return LongTree(oid, data, entries, self.ends, self.oid, tuple(changed))
+
+
+def _differing(one: bytes, other: bytes) -> tuple[int, int]:
+    """Return the first place at which two texts of one length differ, and the end of the last one; they are not the same."""
+    first, end = 0, len(one)
+    while end - first > 1:
+        middle = (first + end) // 2
+        if one[first:middle] == other[first:middle]:
+            first = middle
+        else:
+            end = middle
+    begin, last = first, len(one)
+    while last - begin > 1:
+        middle = (begin + last) // 2
+        if one[middle:last] == other[middle:last]:
+            last = middle
+        else:
+            begin = middle
+    return first, last
 
 
 _MODES = {mode.encode(): mode for mode in (TREE, BLOB, LINK, EXECUTABLE, SUBMODULE)}

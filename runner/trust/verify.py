@@ -38,10 +38,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from runner.errors import InsufficientHistoryError, IntegrityError, RunnerError, UnsupportedError
 from runner.git import TREE, Commit, Git, GitError
+from runner.git.objects import name_of
 from runner.lines import few
 from runner.protocol import events as ev
 from runner.protocol import log, machine, paths, state
@@ -51,7 +53,7 @@ from runner.store.trusted import Trusted
 from runner.trust import rules
 from runner.trust.rules import seal
 from runner.trust.transitions import AHEAD, History, chain_of, commit_of, first_parents, is_transition, missing
-from runner.trust.walk import Evidence, Finding, Named, ParsedCommit, Report, Walk, files_of
+from runner.trust.walk import Evidence, Finding, Named, ParsedCommit, Report, Walk, folder_in
 
 SMALL = 512 * 1024  # bytes of a record's file that is read ahead
 RECORD_MOST = 64 * 1024 * 1024  # bytes of log.md or state.json; more is not read
@@ -80,8 +82,16 @@ def verify(git: Git, protocol: str, tip: str, trusted: Trusted | None = None) ->
     if not commits:
         nothing = Finding("genesis", tip, paths.folder(protocol), "there is no history")
         return Report(walk, tip, (nothing,), is_foreign=True)
-    findings = walk_commits(walk, commits)
+    findings = walk_commits(walk, commits) or list(_damaged(walk, tip))
     return Report(walk, tip, tuple(findings), tuple(_notes(walk)))
+
+
+def _damaged(walk: Walk, tip: str) -> Iterator[Finding]:
+    """Yield a finding if state.json of the last commit, which every command shows, has other bytes than its id says."""
+    oid = walk.record[paths.STATE].oid
+    if name_of("blob", walk.git.blob(oid) or b"", walk.git.object_format) != oid:
+        told = "its bytes are not those of its id; `git fsck` says which objects are damaged"
+        yield Finding("fold", tip, walk.path(paths.STATE), told)
 
 
 def beside(git: Git, report: Report, evidence: Evidence) -> Report:
@@ -137,16 +147,18 @@ def _notes(walk: Walk) -> Iterator[str]:
 
 def _unused(walk: Walk) -> list[str]:
     """Return the files in approvals/ that no event used: they count for nothing."""
-    return [name for name in sorted(walk.approvals) if name[len(paths.APPROVALS) :].split(".")[0] not in walk.counted]
+    return [
+        name for name in sorted(walk.folder.approvals) if name[len(paths.APPROVALS) :].split(".")[0] not in walk.counted
+    ]
 
 
 def walk_commits(walk: Walk, commits: Sequence[str]) -> list[Finding]:
     """Check `commits` (oldest first), from where `walk` is, and return the findings."""
     findings: list[Finding] = []
-    read: dict[str, bytes] = {}
+    read = Ahead()
     for number, oid in enumerate(commits):
         if number % AHEAD == 0:
-            read = {}
+            read = Ahead()
             with contextlib.suppress(RunnerError, *_UNREADABLE):  # told of the commit that it stands in
                 read = _ahead(walk.git, walk.protocol, commits[number : number + AHEAD])
         try:
@@ -168,8 +180,15 @@ def walk_commits(walk: Walk, commits: Sequence[str]) -> list[Finding]:
     return [*findings, *walk.damage]
 
 
-def _ahead(git: Git, protocol: str, oids: Sequence[str]) -> dict[str, bytes]:
-    """Have git read what these commits will be asked for, and return the record's blobs that are not too big."""
+class Ahead(NamedTuple):
+    """What was read ahead: log.md that is not too big, by id, and the ids of each state.json that is here."""
+
+    logs: Mapping[str, bytes] = {}
+    states: Collection[str] = ()
+
+
+def _ahead(git: Git, protocol: str, oids: Sequence[str]) -> Ahead:
+    """Have git read what these commits will be asked for."""
     git.warm(oids)
     commits = [commit_of(git, oid) for oid in oids]
     git.warm(commit.tree for commit in commits)
@@ -178,10 +197,13 @@ def _ahead(git: Git, protocol: str, oids: Sequence[str]) -> dict[str, bytes]:
         trees = [tree[name].oid for tree in found if name in tree and tree[name].mode == TREE]
         git.warm(trees)
         found = [git.tree(oid) or {} for oid in trees]
-    git.warm(entry.oid for tree in found for entry in tree.values() if entry.mode == TREE)
-    wanted = list({tree[name].oid for tree in found for name in (paths.LOG, paths.STATE) if name in tree})
-    small = [oid for oid, size in zip(wanted, git.sizes(wanted), strict=True) if size is not None and size <= SMALL]
-    return {oid: data for oid, data in zip(small, git.blobs(small), strict=True) if data is not None}
+    inner = [name for name, entry in found[-1].items() if entry.mode == TREE] if found else []
+    git.warm(tree[name].oid for tree in found for name in inner if name in tree and tree[name].mode == TREE)
+    logs, states = ([tree[name].oid for tree in found if name in tree] for name in (paths.LOG, paths.STATE))
+    sizes = dict(zip([*logs, *states], git.sizes([*logs, *states]), strict=True))
+    small = [oid for oid in dict.fromkeys(logs) if (sizes[oid] or SMALL) < SMALL]
+    read = {oid: data for oid, data in zip(small, git.blobs(small), strict=True) if data is not None}
+    return Ahead(read, {oid for oid in states if sizes[oid] is not None})
 
 
 def _refuse_missing(git: Git, error: BaseException, oid: str) -> None:
@@ -198,14 +220,14 @@ def _unreadable(walk: Walk, commit: str, error: BaseException) -> Finding:
     return Finding("readable", commit, paths.folder(walk.protocol), f"it cannot be read: {type(error).__name__}")
 
 
-def _check(walk: Walk, commit: Commit, read: Mapping[str, bytes]) -> list[Finding]:
+def _check(walk: Walk, commit: Commit, read: Ahead) -> list[Finding]:
     parsed = take(walk, commit, read)
     found = [
         Finding(rule, commit.oid, path, text)
         for _, rule, check in rules.OF_COMMIT
         for path, text in check(walk, parsed)
     ]
-    walk.names, walk.approvals = frozenset(parsed.files), parsed.approvals
+    walk.folder = parsed.folder
     if parsed.trailers is None:
         # What an ordinary commit does to the folder can be put back; what it says of itself cannot.
         damage = [finding for finding in found if finding.rule in ("paths", "record-changed")]
@@ -239,23 +261,28 @@ def _note(walk: Walk, parsed: ParsedCommit) -> None:
         walk.moved = created.start
 
 
-def take(walk: Walk, commit: Commit, read: Mapping[str, bytes]) -> ParsedCommit:
+def take(walk: Walk, commit: Commit, read: Ahead) -> ParsedCommit:
     """Take a commit apart: its files and, where its trailers say that it is a transition, its entries and what they make.
 
-    `read`: blobs that were read ahead, by oid.
+    state.json is the fold where its id is that of the fold's bytes (rule 12), so that of a transition is only looked for.
     """
     parent = walk.git.commit(commit.parents[0]) if commit.parents else None
     if commit.parents and parent is None:
         raise missing(walk.git, f"commit {commit.parents[0][:12]}")
-    files, lookalikes = files_of(walk.git, commit, walk.protocol)
-    record = {name: entry for name, entry in files.items() if paths.is_record(name)}
-    approvals = {name: entry for name, entry in files.items() if name.startswith("approvals/")}
-    parsed = ParsedCommit(commit, parent, files, record, approvals, lookalikes)
+    parsed = ParsedCommit(commit, parent, *folder_in(walk.git, commit, walk.protocol, walk.folder))
     trailers = log.parse_message(commit.message)
     if trailers is None or trailers.protocol != walk.protocol:
         return parsed
     parsed.trailers, parsed.before = trailers, walk.state
-    parsed.log, parsed.state = _record(walk.git, parsed, paths.LOG, read), _record(walk.git, parsed, paths.STATE, read)
+    for name in (paths.LOG, paths.STATE):
+        if name not in parsed.files:
+            told = f"{name}, commit {commit.oid[:12]}"
+            raise IntegrityError("a transition without its record", told, "run `git show` to see what it changed")
+    there = parsed.files[paths.LOG].oid
+    parsed.log = read.logs[there] if there in read.logs else _record(walk.git, parsed, paths.LOG)
+    there = parsed.files[paths.STATE].oid
+    if there not in read.states and walk.git.sizes([there])[0] is None:
+        raise missing(walk.git, f"{paths.STATE} of commit {commit.oid[:12]}")
     where = f"{walk.path(paths.LOG)} in {commit.oid[:12]}"
     known = walk.state.revision if walk.state else 0
     if walk.log and parsed.log.startswith(walk.log):
@@ -274,19 +301,14 @@ def take(walk: Walk, commit: Commit, read: Mapping[str, bytes]) -> ParsedCommit:
         parsed.illegal = f"its fields make no sense: {type(error).__name__}"
     if parsed.after is None:  # told as illegal; what else is wrong is told of the state that the commit claims
         with contextlib.suppress(RunnerError):
-            parsed.after = state.load(parsed.state, where)
+            parsed.after = state.load(_record(walk.git, parsed, paths.STATE), where)
     if parsed.after is not None:
         parsed.after = dataclasses.replace(parsed.after, log=digest(parsed.log))
     return parsed
 
 
-def _record(git: Git, parsed: ParsedCommit, name: str, read: Mapping[str, bytes]) -> bytes:
-    entry = parsed.files.get(name)
-    where = f"{name}, commit {parsed.commit.oid[:12]}"
-    if entry is None:
-        raise IntegrityError("a transition without its record", where, "run `git show` to see what it changed")
-    if entry.oid in read:
-        return read[entry.oid]
+def _record(git: Git, parsed: ParsedCommit, name: str) -> bytes:
+    entry, where = parsed.files[name], f"{name}, commit {parsed.commit.oid[:12]}"
     size = git.sizes([entry.oid])[0]
     if size is not None and size > RECORD_MOST:
         raise IntegrityError(f"{size:,} bytes are not read", where, "run `git log` to see who wrote them")
@@ -406,11 +428,9 @@ def resume(git: Git, protocol: str, tip: str, known: State, trusted: Trusted | N
     walk.past, walk.state = None, known
     commit = git.commit(tip)
     assert commit is not None
-    files, _ = files_of(git, commit, protocol)
-    walk.record = {name: entry for name, entry in files.items() if paths.is_record(name)}
-    walk.approvals = {name: entry for name, entry in files.items() if name.startswith("approvals/")}
-    walk.names = frozenset(files)
-    data = git.blob(files[paths.LOG].oid) if paths.LOG in files else None
+    walk.folder, _ = folder_in(git, commit, protocol)
+    walk.record = walk.folder.record
+    data = git.blob(walk.record[paths.LOG].oid) if paths.LOG in walk.record else None
     if data is None:
         raise missing(git, f"{paths.LOG} of commit {tip[:12]}")
     walk.log = data

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import field
 
 from runner.errors import InsufficientHistoryError, MalformedFileError, RunnerError
-from runner.git import BLOB, SUBMODULE, TREE, Commit, Git, TreeEntry
+from runner.git import BLOB, EXECUTABLE, SUBMODULE, TREE, Commit, Git, TreeEntry
 from runner.protocol import decision, log, machine, paths, plans, state
 from runner.protocol import events as ev
 from runner.protocol.events import Entry, Event
+from runner.protocol.ids import digest
 from runner.protocol.log import RawEntry
 from runner.protocol.plans import Plan
 from runner.protocol.state import Rendered, State
@@ -87,7 +88,7 @@ class Report:
     @property
     def has_folder(self) -> bool:
         """Whether the last commit of the walk has the protocol's folder."""
-        return bool(self.walk.names)
+        return bool(self.walk.folder.files)
 
     @property
     def protocol(self) -> str:
@@ -153,6 +154,55 @@ def name_in(protocol: str, path: str) -> str:
     return path.removeprefix(f"{paths.folder(protocol)}/")
 
 
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A protocol's folder in a commit: its files by name, and parts of them. A part in which nothing changed is the very one that the
+    commit before had. `odd`: the names of those that are no plain files."""
+
+    tree: str | None = None
+    files: dict[str, TreeEntry] = field(default_factory=dict)
+    record: dict[str, TreeEntry] = field(default_factory=dict)
+    approvals: dict[str, TreeEntry] = field(default_factory=dict)
+    texts: dict[str, TreeEntry] = field(default_factory=dict)  # Markdown that is not the log
+    odd: frozenset[str] = frozenset()
+
+    def next(self, git: Git, tree: str | None) -> Folder:
+        """Return the folder whose tree this is, in the commit after."""
+        if tree == self.tree:
+            return self
+        changed = {name: now for name, (_, now) in git.changed(self.tree, tree).items()}
+        record = _part(self.record, changed, paths.is_record)
+        odd = {name for name in self.odd if name not in changed}
+        for name, entry in changed.items():
+            if entry is not None and entry.mode != BLOB and (entry.mode != EXECUTABLE or name in record):
+                odd.add(name)
+        return Folder(
+            tree,
+            _part(self.files, changed, lambda name: True),
+            record,
+            _part(self.approvals, changed, lambda name: name.startswith(paths.APPROVALS)),
+            _part(self.texts, changed, lambda name: name.endswith(".md") and name != paths.LOG and "/" not in name),
+            frozenset(odd),
+        )
+
+
+def _part(
+    before: dict[str, TreeEntry], changed: Mapping[str, TreeEntry | None], belongs: Callable[[str], bool]
+) -> dict[str, TreeEntry]:
+    """Return the files of a part after a change: of each name that changed its entry, None where it is gone."""
+    mine = [name for name in changed if belongs(name)]
+    if not mine:
+        return before
+    made = before.copy()
+    for name in mine:
+        entry = changed[name]
+        if entry is not None:
+            made[name] = entry
+        else:
+            made.pop(name, None)
+    return made
+
+
 # --- what is known so far -------------------------------------------------------------------------------------------------
 
 
@@ -171,9 +221,9 @@ class Walk:
     state: State | None = None
     log: bytes = b""
     record: dict[str, TreeEntry] = field(default_factory=dict)
-    approvals: dict[str, TreeEntry] = field(default_factory=dict)
     rendered: Rendered = field(default_factory=Rendered)  # what state.json was rendered with
-    names: frozenset[str] = frozenset()  # the folder's files in the commit before
+    folder: Folder = field(default_factory=lambda: Folder())  # in the commit before
+    digests: dict[str, str] = field(default_factory=dict)  # of the plan files that were read last, by id
     transitions: int = 0
     damage: list[Finding] = field(default_factory=list)  # by ordinary commits, not repaired yet
     damaged_by: list[str] = field(default_factory=list)  # the commits whose record is damaged
@@ -196,7 +246,8 @@ class Walk:
     _same: dict[tuple[TreeEntry | None, ...], TrustedConfig] = field(default_factory=dict)  # by the files it is made of
     _rules: dict[str, tuple[str | None, ...]] = field(default_factory=dict)  # policy and keys of a trusted commit
     _checks: dict[str, tuple[str, ...]] = field(default_factory=dict)  # default ones, by trusted commit
-    _plan: tuple[object, Plan] | None = None  # the last plan that was read, and what it was made of
+    _read: tuple[object, Plan] | None = None  # the last plan that was read, and its files
+    _plan: tuple[object, Plan] | None = None  # the same with the default checks, and those
 
     def path(self, name: str = "") -> str:
         """Return the path of a file of the protocol's folder."""
@@ -237,25 +288,33 @@ class Walk:
         git = self.git
         assert parsed.parent is not None and parsed.before is not None
         where = f"{paths.folder(self.protocol)} in {commit[:12]}"
-        folder = folder_of(git, commit_of(git, commit).tree, self.protocol)
-        files = (git.tree(folder) or {}) if folder is not None else {}
-        then = parsed.before
+        folder, then = self.folder, parsed.before
         if commit != parsed.parent.oid:
-            data = git.blob(files[paths.STATE].oid) if paths.STATE in files else None
+            folder = folder.next(git, folder_of(git, commit_of(git, commit).tree, self.protocol))
+            data = git.blob(folder.files[paths.STATE].oid) if paths.STATE in folder.files else None
             if data is None:
                 return f"there is no state in {commit[:12]}"
             then = state.load(data, where)
-        mine = tuple((name, file.oid) for name, file in files.items() if name.endswith(".md") and name != paths.LOG)
         checks = self.default_checks(parsed)[0]
-        if self._plan is None or self._plan[0] != (mine, checks):
-            texts = {}
-            for name, oid in mine:
-                text = git.blob(oid)
-                if text is None:
-                    raise missing(git, f"{name} of {commit[:12]}")
-                texts[name] = text
-            self._plan = (mine, checks), plans.parse(texts, where, checks)
+        if self._plan is None or self._plan[0] != (folder.texts, checks):
+            self._plan = (folder.texts, checks), plans.with_default_checks(self.plan_in(folder, commit, where), checks)
         return View(git, self.protocol, commit, then, self._plan[1], past=self.history(parsed))
+
+    def plan_in(self, folder: Folder, commit: str, where: str) -> Plan:
+        """Return the plan that a commit's folder has, without default checks. `where`: names it in messages.
+
+        Raises:
+            MalformedFileError: the plan cannot be read.
+        """
+        if self._read is None or self._read[0] != folder.texts:
+            texts, digests = {}, {}
+            read = self.git.blobs([file.oid for file in folder.texts.values()])
+            for (name, file), text in zip(folder.texts.items(), read, strict=True):
+                if text is None:
+                    raise missing(self.git, f"{name} of commit {commit[:12]}")
+                texts[name], digests[file.oid] = text, digest(text)
+            self.digests, self._read = digests, (folder.texts, plans.parse(texts, where))
+        return self._read[1]
 
     # --- the trusted branch -----------------------------------------------------------------------------------------------
 
@@ -345,19 +404,26 @@ class ParsedCommit:
 
     commit: Commit
     parent: Commit | None
-    files: dict[str, TreeEntry]  # of the protocol's folder, by name in it
-    record: dict[str, TreeEntry]  # those of them that are the runner's
-    approvals: dict[str, TreeEntry]
+    folder: Folder
     lookalikes: list[str]  # paths that a file system could take for the folder
     trailers: log.Trailers | None = None
     log: bytes = b""
-    state: bytes = b""
     entries: list[Entry] = field(default_factory=list)
     raw: list[RawEntry] = field(default_factory=list)  # the same, as the log has them
     before: State | None = None
     after: State | None = None
     illegal: str | None = None
     changed: tuple[str, ...] | None = None  # paths that differ from the parent's tree, once a rule has asked
+
+    @property
+    def files(self) -> dict[str, TreeEntry]:
+        """The files of the protocol's folder, by name in it."""
+        return self.folder.files
+
+    @property
+    def record(self) -> dict[str, TreeEntry]:
+        """Those of them that are the runner's."""
+        return self.folder.record
 
     @property
     def events(self) -> list[Event]:
@@ -407,11 +473,11 @@ def edited(view: View) -> View:
 
 def record_of(git: Git, commit: Commit, protocol: str) -> dict[str, TreeEntry]:
     """Return the files of the runner's record in a commit, by name in the folder."""
-    return {name: entry for name, entry in files_of(git, commit, protocol)[0].items() if paths.is_record(name)}
+    return folder_in(git, commit, protocol)[0].record
 
 
-def files_of(git: Git, commit: Commit, protocol: str) -> tuple[dict[str, TreeEntry], list[str]]:
-    """Return (the folder's files, by name in it; paths beside it that only case tells from it)."""
+def folder_in(git: Git, commit: Commit, protocol: str, before: Folder | None = None) -> tuple[Folder, list[str]]:
+    """Return (the protocol's folder in a commit, paths beside it that only case tells from it). `before`: in the commit before."""
     root = _tree(git, commit.tree)
     lookalikes = [
         name for name in root if name.startswith(".") and name != paths.ROOT and name.casefold() == paths.ROOT
@@ -420,7 +486,7 @@ def files_of(git: Git, commit: Commit, protocol: str) -> tuple[dict[str, TreeEnt
     beside = _tree(git, entry.oid) if entry is not None and entry.mode == TREE else {}
     lookalikes += [f"{paths.ROOT}/{name}" for name in beside if name != protocol and name.casefold() == protocol]
     entry = beside.get(protocol)
-    return git.below(entry.oid) if entry is not None and entry.mode == TREE else {}, lookalikes
+    return (before or Folder()).next(git, entry.oid if entry is not None and entry.mode == TREE else None), lookalikes
 
 
 def _tree(git: Git, oid: str) -> dict[str, TreeEntry]:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.git import Git
-from runner.git.objects import TREE, TreeEntry, parse_commit, parse_tree, tree_bytes, tree_bytes_with
+from runner.git.objects import TREE, LongTree, TreeEntry, parse_commit, parse_tree, tree_bytes, tree_bytes_with
 from runner.git.process import GitError
 from tests import second_verifier
 
@@ -141,3 +141,67 @@ def test_an_object_that_is_broken_stops_a_burst_of_questions_and_nobody_waits_fo
         with pytest.raises(GitError, match=r"stream|corrupt"):
             next(answers)
         assert repository.blob(good[0]) == b"0\n"
+
+
+SEVERAL = st.lists(
+    st.text("abc-.", min_size=1, max_size=6).filter(lambda name: name.strip(".")), min_size=1, max_size=12, unique=True
+)
+SOME_IDS = st.sampled_from(
+    ["0" * 40, "61" * 20, "31303036343420" * 2 + "0" * 12, OID]
+)  # the second and third read like names and modes
+
+
+@given(st.data())
+def test_the_next_version_of_a_long_tree_is_read_as_the_whole_of_it(data: Any) -> None:
+    def tree() -> bytes:
+        rows = [
+            f"{data.draw(st.sampled_from(['100644', '40000']))} {name}\0".encode() + bytes.fromhex(data.draw(SOME_IDS))
+            for name in names
+        ]
+        return b"".join(rows)
+
+    names = data.draw(SEVERAL)
+    first, other = tree(), tree()
+    if data.draw(st.booleans()):
+        names = data.draw(SEVERAL)
+        other = tree()
+    if len(first) != len(other) or first == other:
+        return
+    known = LongTree(OID, first, parse_tree(first, 40), [])
+    found = known.next("b" * 40, other)
+    if found is None:
+        assert [(name, entry.mode) for name, entry in parse_tree(other, 40).items()] != [
+            (name, entry.mode) for name, entry in known.entries.items()
+        ]
+        return
+    right = parse_tree(other, 40)
+    assert list(found.entries.items()) == list(right.items())
+    assert set(found.changed) == {name for name in right if right[name] != known.entries[name]}
+    assert known.entries == parse_tree(first, 40)
+    back = found.next(OID, first)
+    assert back is not None and back.entries == known.entries
+
+
+def test_versions_of_a_long_folder_differ_as_git_says(empty: Path) -> None:
+    found = Git.open(empty)
+    blob = [found.write("blob", b"%d" % number) for number in range(3)]
+    files = {f"{number:04d}-step.md": TreeEntry("100644", blob[0]) for number in range(300)}
+    trees = [found.write_tree(files)]
+    for name, number in (
+        ("0007-step.md", 1),
+        ("0299-step.md", 1),
+        ("0007-step.md", 2),
+        ("new.md", 1),
+        ("0000-step.md", 2),
+    ):
+        files = {**files, name: TreeEntry("100644", blob[number])}
+        trees.append(found.write_tree(files))
+    found.settle()
+    fresh = Git.open(empty)
+    for one in trees:
+        fresh.tree(one)
+    for one in trees:
+        for other in trees:
+            told = git(empty, "diff-tree", "--name-only", one, other).decode().split()
+            assert list(fresh.changed(one, other)) == sorted(told)
+            assert fresh.tree(other) == parse_tree(git(empty, "cat-file", "tree", other), 40)

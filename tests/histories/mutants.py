@@ -56,6 +56,7 @@ class Mutant:
 
 # Functions that say nothing of a verdict, each with the tests that need what it asks.
 ELSEWHERE = {
+    "trust.verify._damaged": "bytes of an object: tests/cli/test_verify_while_it_runs.py",
     "trust.verify._notes": "notes: tests/trust/test_verify.py",
     "app.verify.washed": "what `runner fork` refuses: tests/cli/test_fork.py",
     "trust.verify.advance": "a runner's own walk, which asks what verify asks: tests/trust/test_verify.py",

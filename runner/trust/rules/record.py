@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 
 from runner.errors import InsufficientHistoryError, RunnerError
-from runner.git import BLOB, EXECUTABLE, LINK, SUBMODULE
+from runner.git import LINK, SUBMODULE
+from runner.git.objects import name_of
 from runner.protocol import decision, log, machine, paths, state
 from runner.protocol import events as ev
 from runner.protocol.event_types import may_follow
@@ -28,11 +29,10 @@ def check_paths(walk: Walk, parsed: ParsedCommit) -> Said:
     for path in parsed.lookalikes:
         yield path, "a file system that ignores case would take this for the protocol's folder"
     kinds = {LINK: "a symbolic link", SUBMODULE: "a submodule"}
-    for name, entry in parsed.files.items():
-        allowed = (BLOB,) if name in parsed.record else (BLOB, EXECUTABLE)
-        if entry.mode not in allowed:
-            yield walk.path(name), f"it is {kinds.get(entry.mode, f'of mode {entry.mode}')}, not a plain file"
-    if parsed.files.keys() == walk.names:
+    for name in sorted(parsed.folder.odd):
+        mode = parsed.files[name].mode
+        yield walk.path(name), f"it is {kinds.get(mode, f'of mode {mode}')}, not a plain file"
+    if parsed.files.keys() == walk.folder.files.keys():
         return
     folded: dict[str, str] = {}
     for name in sorted(parsed.files):
@@ -44,8 +44,8 @@ def check_paths(walk: Walk, parsed: ParsedCommit) -> Said:
 
 def check_approvals(walk: Walk, parsed: ParsedCommit) -> Said:
     """2. Approvals are only ever added, by a merge too, and what an event counts is there."""
-    now = parsed.approvals
-    for name, _ in sorted(walk.approvals.items() - now.items()):
+    now, before = parsed.folder.approvals, walk.folder.approvals
+    for name, _ in sorted(before.items() - now.items() if before is not now else ()):
         yield walk.path(name), "an approval was changed or deleted"
     if len(parsed.commit.parents) > 1:
         for name in sorted({name for name, _ in brought(walk.git, parsed.commit, walk.protocol) - now.items()}):
@@ -198,12 +198,6 @@ def check_legality(walk: Walk, parsed: ParsedCommit) -> Said:
     if parsed.illegal is not None:
         yield walk.path(paths.LOG), parsed.illegal
         return
-    known = {
-        "plan",
-        walk.protocol,
-        *(parsed.before.steps if parsed.before else ()),
-        *(parsed.after.steps if parsed.after else ()),
-    }
     steps = (
         parsed.after.steps if parsed.after else {}
     )  # no event of the commit that a step is done in gives it another kind
@@ -217,8 +211,9 @@ def check_legality(walk: Walk, parsed: ParsedCommit) -> Said:
                     walk.path(paths.LOG),
                     f"a person finished {event.subject}, and nobody was asked and answered in attempt {event.attempt}",
                 )
-        about = {"protocol": {walk.protocol}, "plan": {"plan"}}.get(event.type.about, known)
-        if event.subject not in about:
+        about = {"protocol": [walk.protocol], "plan": ["plan"]}.get(event.type.about, ["plan", walk.protocol])
+        is_step = event.subject in steps or (parsed.before is not None and event.subject in parsed.before.steps)
+        if event.subject not in about and not (is_step and event.type.about not in ("protocol", "plan")):
             yield walk.path(paths.LOG), f"`{event.name}` cannot be about {event.subject}"
     if parsed.before is not None:
         yield from _begun_early(walk, parsed, parsed.before)
@@ -240,12 +235,17 @@ def _begun_early(walk: Walk, parsed: ParsedCommit, before: State) -> Said:
                 yield walk.path(paths.LOG), text
 
 
+def _id(walk: Walk, data: bytes) -> str:
+    """Return the id that a file has in git: equal ids are equal bytes, and thousands of states need not be read."""
+    return name_of("blob", data, walk.git.object_format)
+
+
 def check_fold(walk: Walk, parsed: ParsedCommit) -> Said:
     """12. state.json is the fold of the log, byte for byte."""
     if (
         parsed.trailers is not None
         and parsed.after is not None
-        and state.render(parsed.after, walk.rendered) != parsed.state
+        and _id(walk, state.render(parsed.after, walk.rendered)) != parsed.files[paths.STATE].oid
     ):
         yield walk.path(paths.STATE), "state.json is not the fold of the log"
 

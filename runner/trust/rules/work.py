@@ -29,7 +29,7 @@ def check_words(walk: Walk, parsed: ParsedCommit) -> Said:
         name = path.removeprefix(own)
         if not path.startswith(own) or paths.is_record(name):
             continue
-        new = name in parsed.files and name not in walk.names
+        new = name in parsed.files and name not in walk.folder.files
         if not (brings and new and paths.is_words(name) and name != paths.CONTEXT):
             yield path, "a transition changed a plan file"
 
@@ -69,20 +69,13 @@ def check_plan(walk: Walk, parsed: ParsedCommit) -> Said:
     planned, edit = parsed.first(ev.Planned), parsed.first(ev.PlanEdited)
     if planned is None and edit is None:
         return
-    told = {}
-    for name, entry in parsed.files.items():
-        if "/" in name or not name.endswith(".md") or name == paths.LOG:
-            continue
-        size = walk.git.sizes([entry.oid])[0]
+    texts = parsed.folder.texts
+    for name, size in zip(texts, walk.git.sizes([entry.oid for entry in texts.values()]), strict=True):
         if size is not None and size > PLAN_FILE_LIMIT:
             yield walk.path(name), "the file is too big to be read"
             return
-        data = walk.git.blob(entry.oid)
-        if data is None:
-            raise missing(walk.git, f"{name} of commit {parsed.commit.oid[:12]}")
-        told[name] = data
     try:
-        plan = plans.parse(told, walk.path())
+        plan = walk.plan_in(parsed.folder, parsed.commit.oid, walk.path())
     except MalformedFileError as error:
         yield error.where, f"the plan that the event speaks of cannot be read: {error.what}"
         return
@@ -110,9 +103,9 @@ def check_digest(walk: Walk, parsed: ParsedCommit) -> Said:
         if not isinstance(event, ev.StepFinished) or parsed.after is None or event.subject not in parsed.after.steps:
             continue
         name = f"{parsed.after.steps[event.subject].place:02d}-{event.subject}.md"
-        if _step_digest(walk.git, parsed.files, event.subject) != event.digest:
+        if _step_digest(walk, parsed.folder.texts, event.subject) != event.digest:
             began = _files_at(walk, parsed.commit, event.start)
-            if began is None or _step_digest(walk.git, began, event.subject) != event.digest:
+            if began is None or _step_digest(walk, began, event.subject) != event.digest:
                 yield walk.path(name), "the step's file is not the one that was carried out"
         if event.artifacts and _is_merged(walk, parsed, event):
             continue  # the artifact is what it was before that
@@ -136,13 +129,15 @@ def _is_merged(walk: Walk, parsed: ParsedCommit, event: ev.StepFinished) -> bool
     return any(not path.startswith(walk.path() + "/") for path in walk.git.changed(began.tree, parsed.parent.tree))
 
 
-def _step_digest(git: Git, files: dict[str, TreeEntry], slug: str) -> str | None:
+def _step_digest(walk: Walk, files: dict[str, TreeEntry], slug: str) -> str | None:
     for name, entry in files.items():
-        if paths.is_words(name) and name.partition("-")[2] == f"{slug}.md":
-            data = git.blob(entry.oid)
-            if data is None:
-                raise missing(git, name)
-            return digest(data)
+        if name.endswith(f"-{slug}.md") and paths.is_words(name) and name.partition("-")[2] == f"{slug}.md":
+            if entry.oid not in walk.digests:
+                data = walk.git.blob(entry.oid)
+                if data is None:
+                    raise missing(walk.git, name)
+                return digest(data)
+            return walk.digests[entry.oid]
     return None
 
 
