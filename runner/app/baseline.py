@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from runner.errors import WaitingError
 from runner.lines import counted
 from runner.store.environment import write_atomically
 from runner.store.project import Project
@@ -80,6 +81,17 @@ def failing(project: Project, start: str) -> Tried | None:
 
 
 def tell_failing(project: Project, branch: str, start: str) -> None:
-    """Print how many tests fail before any change, if that is noted."""
+    """Print how many tests fail before any change, if that is noted; ask the person at a terminal whether to start all the same.
+
+    Raises:
+        WaitingError: they do not want that.
+    """
     if one := failing(project, start):
-        project.env.say(f"{one.text()} on {branch} already (`{one.line}`, tried at {start[:7]})")
+        text = f"{one.text()} on {branch} already (`{one.line}`, tried at {start[:7]})"
+        project.env.say(text)
+        if project.env.ask("start all the same?", ("yes", "no")) == "no":
+            raise WaitingError(
+                f"nothing was made: {text}",
+                f"{branch}, {start[:7]}",
+                "fix the tests, or remove the command from `checks:`",
+            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -12,7 +13,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from runner.app import checks
+from runner.app import baseline, checks, create
+from runner.errors import WaitingError
 from runner.git import Git
 from runner.sandbox import Bubblewrap
 from tests.conftest import Box, command
@@ -167,6 +169,26 @@ def test_one_whose_tests_fail_before_any_change_is_kept_and_people_are_told(box:
     box.write("src/app.py", "print('another')\n")
     box.commit("code that nobody tried")
     assert "fail" not in box.runner("new", "A", "--plan", plan, rc=0).err
+
+
+def test_a_person_at_a_terminal_is_asked_whether_to_start_where_tests_fail(box: Box) -> None:
+    make(box, "true")
+    box.write(CONFIG, 'checks: ["make test"]\n')
+    box.commit("check")
+    with box.project() as project:
+        commit = project.git.resolve("HEAD")
+        assert commit is not None
+        baseline.note(project, commit, baseline.Tried("make test", "", False, 5, 2, "", 1))
+        asked: list[str] = []
+
+        def no(question: str, choices: tuple[str, ...]) -> str:
+            asked.append(question)
+            return choices[1]
+
+        project.env = dataclasses.replace(project.env, ask=no)
+        with pytest.raises(WaitingError, match="nothing was made: 2 of 5 tests fail on main already"):
+            create.create(project, "A", create.manual("A"), where="here")
+        assert asked == ["start all the same?"] and project.protocols() == {}
 
 
 def test_tests_that_pass_in_a_command_that_fails_are_said_so(box: Box, sandbox: None) -> None:
