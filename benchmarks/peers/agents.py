@@ -64,11 +64,14 @@ def _replacing(path: str, old: str, new: str) -> str:
     return f"python3 -c {shlex.quote(code)}"
 
 
-def _script(task: Task | Package, tool: str, key: str) -> list[Turn]:
-    return [
-        Turn([(tool, {key: command}) for thought in turn for command in shell(thought)], CUT_TEXT, cut=Cut() in turn)
-        for turn in turns(task)
-    ]
+def _script(task: Task | Package, tool: str, key: str, *, joined: bool = False) -> list[Turn]:
+    """Return the thoughts as turns of an agent with a shell. `joined`: it would run the calls of a turn at the same time."""
+    said = []
+    for turn in turns(task):
+        commands = [command for thought in turn for command in shell(thought)]
+        commands = ["\n".join(commands)] if joined and commands else commands
+        said.append(Turn([(tool, {key: command}) for command in commands], CUT_TEXT, cut=Cut() in turn))
+    return said
 
 
 def runner_script(task: Task | Package) -> tuple[Turn, ...]:
@@ -122,7 +125,7 @@ def _gemini_cli(task: Task | Package) -> list[Turn]:
 
 
 def _codex(task: Task | Package) -> list[Turn]:
-    return [*_script(task, "exec_command", "cmd"), Turn()]
+    return [*_script(task, "exec_command", "cmd", joined=True), Turn()]
 
 
 def _claude_code(task: Task | Package) -> list[Turn]:
@@ -131,22 +134,11 @@ def _claude_code(task: Task | Package) -> list[Turn]:
 
 def _aider(task: Task | Package) -> list[Turn]:
     """Return what aider takes, which offers no tools: names of files, which it then shows, and blocks to replace."""
-    said = [
-        Turn(text="I need to see " + ", ".join({f"`{one.path}`": 0 for one in task.thoughts if isinstance(one, Edit)}))
-    ]
-    for turn in turns(task):
-        if blocks := [_block(_whole_lines(task, one)) for one in turn if isinstance(one, Edit | BadEdit)]:
-            said.append(Turn(text="\n".join(blocks)))
-    return said
-
-
-def _whole_lines(task: Task | Package, edit: Edit | BadEdit) -> Edit | BadEdit:
-    """Return an edit that replaces whole lines, as blocks do; those of packages do so already."""
-    if isinstance(edit, BadEdit) or not isinstance(task, Task):
-        return edit
-    before, _, after = task.files()[edit.path].partition(edit.old)
-    start, end = before.rpartition("\n")[2], after.partition("\n")[0]
-    return replace(edit, old=start + edit.old + end, new=start + edit.new + end)
+    edits = [one for one in task.thoughts if isinstance(one, Edit)]
+    said = [Turn(text="I need to see " + ", ".join({f"`{one.path}`": 0 for one in edits}))]
+    said += [Turn(text=_block(one)) for one in task.thoughts if isinstance(one, BadEdit)]
+    # It ends with the first blocks that fit, and runs nothing: no place for tests before the rest.
+    return [*said, Turn(text="\n".join(map(_block, edits)))]
 
 
 def _block(edit: Edit | BadEdit) -> str:
