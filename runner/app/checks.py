@@ -235,8 +235,13 @@ def missing(text: str, session: WorkspaceSession, folder: Path) -> str:
     return ""
 
 
+# make and Node.js end with a line of their own, which says nothing of the error above it.
+_LAST_WORDS = re.compile(r"make(\[\d+\])?: |Node\.js v\d")
+_ERROR = re.compile(r"[\w.]*(Error|Exception)\b.*:|(npm )?error\b|fatal\b")
+
+
 def _last(text: str, reason: str) -> str:
-    """Return the reason of a check, and the last line of its output."""
-    lines = [line.strip() for line in lines_of(text) if line.strip() and not re.match(r"make(\[\d+\])?: ", line)]
-    last = lines[-1] if lines else ""
+    """Return the reason of a check, and the line of its output that says most: the last error, else the last line."""
+    lines = [line.strip() for line in lines_of(text) if line.strip() and not _LAST_WORDS.match(line)]
+    last = next((line for line in reversed(lines) if _ERROR.match(line)), lines[-1] if lines else "")
     return log.cut(f"{reason.partition(', `')[0]}{f': {last}' if last else ''}")

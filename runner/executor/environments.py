@@ -189,7 +189,10 @@ def find(
 
 
 def left_out(project: Project) -> list[str]:
-    """Return the ignored files beside tracked ones, below the checkout's top, that no step is shown; caches are no such files."""
+    """Return the ignored files beside tracked ones, below the checkout's top, that no step is shown; caches are no such files.
+
+    The .gitignore by which a cache such as .pytest_cache ignores itself stands among them.
+    """
     top, git = main_worktree(project), project.git
     if top is None:
         return []
@@ -197,10 +200,12 @@ def left_out(project: Project) -> list[str]:
     out = git.run(*given, work_tree=top, index=git.common_dir / "index")
     shown = {*_version_files(project), *_ignored(project, top), *project.config.workspace.share}
     found = [name for name in os.fsdecode(out).split("\0")[:-1] if "/" in name.rstrip("/") and name not in shown]
+    caches = {str(Path(name).parent) for name in found if name.endswith("/.gitignore")}
     return [
         name
         for name in found
         if not name.endswith("/") and not name.endswith(_CACHES) and not _CREDENTIALS.fullmatch(Path(name).name)
+        if str(Path(name).parent) not in caches
     ]
 
 

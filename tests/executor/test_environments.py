@@ -677,6 +677,9 @@ def test_doctor_names_ignored_files_in_the_source_that_no_step_is_shown(installe
     installed.commit("ignored files")
     for name in ("src/pkg/one_pb2.py", "src/pkg/fast.so", "src/pkg/old.pyc", "src/.env", "top.so"):
         (installed.path / name).write_text("")
+    (installed.path / ".pytest_cache").mkdir()
+    for name in (".gitignore", "README.md"):  # as pytest leaves it
+        (installed.path / ".pytest_cache" / name).write_text("*\n")
     sandboxed = {"RUNNER_EXECUTOR": "sandbox"}
     assert "1 file in the source that git ignores: src/pkg/fast.so" in installed.runner("doctor", env=sandboxed).out
     (installed.path / "src/pkg/x\nall is well\x1b[2J.so").write_text("")
