@@ -216,6 +216,7 @@ class AcpEngine:
         self._events: deque[Asked | dict[str, Json]] = deque()
         self._asked: Asked | None = None  # what the loop was told of last, and has not decided
         self.over: deque[Asked] = deque()  # what the loop was told of that is done already
+        self.is_wrong = False  # whether it did some of that against the policy
         self._granted: list[Asked] = []  # approved in an earlier process
         self._calls: dict[str, dict[str, Json]] = {}
         self._seen: set[str] = set()  # the calls that the loop knows
@@ -236,13 +237,12 @@ class AcpEngine:
     ) -> Response:
         """Return what the agent asks or did next. See `Engine.ask`; `timeout`: how long it may say nothing."""
         last = request.turns[-1]
-        refused = isinstance(last, ToolTurn) and any(one.is_error for one in last.results)
         try:
             if self._pipe is None:
                 self._open(request, on_bytes)
             else:
                 self._listen(on_bytes)
-                if refused and self.over:
+                if self.is_wrong:
                     return self._failed("it made a call without asking that the policy does not allow")
                 if self._asked is not None and self._asked.call is not None:
                     self._give(self._asked.call, last)
@@ -279,8 +279,6 @@ class AcpEngine:
 
         Where that was in another process, the agent asks again, and is allowed then.
         """
-        if self.over:
-            return {"permission": "not asked", "status": self.over.popleft().status}
         asked, self._asked = self._asked, None
         if asked is None:
             self._granted.append(Asked("", name, dict(arguments)))

@@ -316,16 +316,19 @@ class AgentGate:
 
     def make(self, number: int, tool: Tool, arguments: Mapping[str, Any], untrusted: bool) -> Made:
         """See `Gate.make`."""
+        over = self.engine.over.popleft() if self.engine.over and isinstance(tool, AgentCall) else None
         if tool.contract.name == f"{self.engine.prefix}/switch_mode":
+            self.engine.is_wrong |= over is not None
             why = {"verdict": "deny", "why": "the mode is the one that the table names", "where": "built in"}
             raise DeniedError("not done: the mode stays as it is", why)
-        if not self.engine.over or not isinstance(tool, AgentCall):
+        if over is None:
             return self.calls.make(number, tool, arguments, untrusted)
         said = self.judge(tool.contract, arguments, untrusted)
         if said.verdict != "allow":
+            self.engine.is_wrong |= over.status != "failed"
             decision = {"verdict": "deny", "why": said.why, "where": said.where}
             raise DeniedError(f"it was made without asking, and {said.why} ({said.where})", decision)
-        return Made(tool.call(arguments))
+        return Made({"permission": "not asked", "status": over.status})
 
 
 # --- agents that only have a command line -------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """A coding agent that speaks ACP and does what the task says: one line of it each.
 
-`edit PATH TEXT` asks for permission and writes; `sneak PATH` writes without asking; `exec COMMAND` asks and runs; `say TEXT` speaks;
-`fail` ends the process; `leave` leaves its mode; `hang` waits, once; `model` asks its model; `tool SERVER NAME HOW` calls a server's
-tool, but if it was told of that call's result. It needs nothing but Python.
+`edit PATH TEXT` asks for permission and writes; `sneak PATH` writes without asking; `miss PATH` fails before it asks; `exec COMMAND`
+asks and runs; `say TEXT` speaks; `fail` ends the process; `leave` leaves its mode; `hang` waits, once; `model` asks its model;
+`tool SERVER NAME HOW` calls a server's tool, but if it was told of that call's result. It needs nothing but Python.
 """
 
 import json
@@ -98,7 +98,7 @@ def turn(text: str) -> None:
     for number, line in enumerate(text.splitlines()):
         word, _, rest = line.strip().partition(" ")
         name = f"call-{os.getpid()}-{number}"
-        if word in ("edit", "sneak"):
+        if word in ("edit", "sneak", "miss"):
             path, _, content = rest.partition(" ")
             place = pathlib.Path.cwd() / path
             call = {
@@ -110,7 +110,7 @@ def turn(text: str) -> None:
                 "rawInput": {"file_path": str(place), "content": content},
             }
             update(sessionUpdate="tool_call", **call)
-            kind = permission(call) if word == "edit" else "none"
+            kind = permission(call) if word == "edit" else "none" if word == "sneak" else "not asked"
             if kind in ("none", "allow_once"):
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_text(content + "\n")

@@ -158,6 +158,13 @@ def test_a_call_that_it_makes_without_asking_fails_the_attempt_where_it_needed_a
     assert "deploy/a.txt" not in agents.git("ls-tree", "-r", "--name-only", protocol)
 
 
+def test_a_call_that_fails_before_it_asks_fails_no_attempt(agents: Box) -> None:
+    protocol = made(agents, "miss deploy/a.txt x\nedit docs/a.txt x")
+    agents.runner("run", protocol, rc=0)
+    assert calls(agents, protocol) == ["acp:fake/edit", "acp:fake/edit", "finish"]
+    sound(agents, protocol)
+
+
 def test_a_call_that_it_makes_without_asking_is_in_the_transcript(agents: Box) -> None:
     protocol = made(agents, "sneak docs/a.txt")
     agents.runner("run", protocol, rc=0)

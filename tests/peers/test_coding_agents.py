@@ -219,6 +219,7 @@ def test_a_held_permission_is_used_by_another_process_after_the_approval(
 ) -> None:
     installed(box, engine, pin)
     model.path_to_write = str(box.path / "deploy/made.txt")
+    box.write("deploy/other.txt", "there\n")  # some make no folder
     allow(box, alice, 'rules:\n  - ask: {path: "deploy/**"}\n')
     protocol = box.new({"01-do": agent(engine=engine)})
     box.runner("run", protocol, rc=3)
