@@ -13,6 +13,7 @@ import pytest
 
 from runner.engines.acp import AcpEngine
 from runner.engines.agents import Agent
+from runner.protocol.transcript import Response as parsed
 from runner.tools import servers
 from runner.trust.rules import transcripts
 from runner.trust.walk import Named
@@ -383,6 +384,26 @@ def test_verify_refuses_a_call_that_the_policy_does_not_allow(agents: Box, call:
     trusted = agents.git("rev-parse", "main").strip()
     found = transcripts._call_wrong(git, protocol, named, [(*call, False)], set(), trusted, "main")
     assert words in (found or "") and bool(found) == bool(words)
+
+
+def test_verify_compares_the_calls_with_the_agents_own_output(agents: Box) -> None:
+    protocol = made(agents, "edit docs/a.txt hello")
+    agents.runner("run", protocol, rc=0)
+    lines = transcript(agents, protocol, "do.1")
+    for old, new, words in (
+        ('"docs/a.txt"', '"docs/b.txt"', "is another one in the agent's own output"),
+        ('"acp:fake/edit"', '"acp:fake/execute"', "is another one in the agent's own output"),
+        ('"content": "hello"', '"content": "other"', "is another one in the agent's own output"),
+        ('"id": "call-', '"id": "all-', "says nothing"),
+        ("a", "a", ""),
+    ):
+        forged = [
+            {**json.loads(json.dumps({**row, "raw": None}).replace(old, new)), "raw": row["raw"]}
+            for row in lines
+            if row["kind"] == "response"
+        ]
+        found = "".join(transcripts._unsaid([parsed.model_validate(row) for row in forged]))
+        assert words in found and bool(found) == bool(words)
 
 
 @pytest.mark.parametrize(

@@ -866,6 +866,35 @@ def a_transcript_that_is_none(desk: Desk) -> Made:
 
 
 @beside
+def a_transcript_with_a_call_that_its_agent_did_not_make(desk: Desk) -> Made:
+    """The digest is that of the log; the agent's own output has another call."""
+    said = {"sessionUpdate": "tool_call", "toolCallId": "c1", "kind": "edit", "rawInput": {"path": "b.txt"}}
+    line = json.dumps({"method": "session/update", "params": {"update": said}}) + "\n"
+    call = {"id": "c1", "name": "acp:fake/edit", "arguments": {"path": "a.txt"}, "problem": ""}
+    record = {
+        **{
+            "kind": "response",
+            "time": "2026-11-20T06:47:03Z",
+            "engine": "acp:fake",
+            "model": "fake",
+            "text": "",
+            "thoughts": "",
+        },
+        **{
+            "calls": [call],
+            "usage": {"input": 1, "output": 1, "cached": 0, "cache_write": 0},
+            "usd": None,
+            "finish": "stop",
+        },
+        **{"provider": "acp", "turn": {}, "raw": {"stdout": line}},
+    }
+    forge, talk = desk.forge(), json.dumps(record) + "\n"
+    forge.imitate(finish(forge, transcript=digest(talk.encode())), code={"b.txt": "b\n"})
+    _filed(forge.box, forge.protocol, {"runs/b.1.jsonl": talk})
+    return taken(forge.box, forge.protocol, whole=True, rules=("transcript",))
+
+
+@beside
 def a_transcript_that_is_not_here(desk: Desk) -> Made:
     """The history has none."""
     forge = _talked(desk)

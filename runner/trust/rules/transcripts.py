@@ -11,7 +11,9 @@ was not permitted; a person who reads the transcript may still object to others.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -165,6 +167,8 @@ def wrong_calls(git: Git, protocol: str, told: Sequence[tuple[Named, str]], trus
                 "transcript", one.commit, f"{paths.folder(protocol)}/{paths.LOG}", f"{error.what}: {error.where}"
             )
             continue
+        for wrong in _unsaid(lines):
+            yield Finding("transcript", one.commit, f"{paths.folder(protocol)}/{paths.LOG}", f"{one.subject}: {wrong}")
         start = seen.get((one.subject, one.attempt), 0)
         seen[one.subject, one.attempt] = max(start, len(lines))
         made = _made(lines, start)
@@ -208,6 +212,53 @@ def _made(lines: Sequence[Line], start: int) -> list[tuple[str, Mapping[str, Any
                 if number >= start and not one.error and tool not in _OWN:
                     found.append((tool, given, False))
     return found
+
+
+def _unsaid(lines: Sequence[Line]) -> Iterator[str]:
+    """Yield the calls of a coding agent that its output, which the transcript has byte for byte, does not say."""
+    turns = [
+        line for line in lines if line.kind == "response" and line.provider == "acp" and isinstance(line.raw, dict)
+    ]
+    output = "".join(str(turn.raw.get("stdout", "")) for turn in turns)
+    with contextlib.suppress(ValueError):  # a letter may be cut in two between two records
+        output = output.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    said: dict[str, tuple[set[str], list[str]]] = {}  # by its id: its kinds, and all texts of it
+    for line in output.split("\n"):
+        with contextlib.suppress(ValueError, RecursionError, TypeError, AttributeError, KeyError):
+            message = json.loads(line)
+            params = message["params"]
+            found = params.get("update") or params.get("toolCall") or {}
+            if message["method"] == "fs/write_text_file":
+                found = {**params, "toolCallId": f"write-{message['id']}", "kind": "edit"}
+            kinds, texts = said.setdefault(str(found.get("toolCallId")), (set(), []))
+            kinds.add(str(found.get("kind")))
+            texts += _texts(found)
+    for call in (call for turn in turns for call in turn.calls if policy.is_agents(call.name)):
+        if call.id not in said:
+            yield f"its transcript has a call of {call.name} of which the agent's own output says nothing"
+            continue
+        kinds, texts = said[call.id]
+        kind, whole = call.name.rpartition("/")[2], " ".join(texts)
+        if kind not in {*kinds, "other"} or not all(piece in whole for piece in _pieces(call.arguments or {})):
+            yield f"its transcript has a call of {call.name} that is another one in the agent's own output"
+
+
+def _pieces(value: Any, key: str = "") -> Iterator[str]:
+    """Yield what the agent's output has of a call's arguments, where paths start elsewhere and secrets are other texts."""
+    if isinstance(value, str):
+        between = r"/workspace|\[\w+\]" + ("|/" if key in ("path", "paths") else "")
+        yield from (piece for piece in re.split(between, value) if piece != ".")
+    for name, one in value.items() if isinstance(value, dict) else ():
+        yield from _pieces(one, name)
+    for one in value if isinstance(value, list) else ():
+        yield from _pieces(one, key)
+
+
+def _texts(value: Any) -> list[str]:
+    """Return all texts of a JSON value, in their order."""
+    if isinstance(value, dict | list):
+        return [text for one in (value.values() if isinstance(value, dict) else value) for text in _texts(one)]
+    return [str(value)] if isinstance(value, str | int) else []
 
 
 def _as_made(one: Result, call: Call) -> tuple[str, Mapping[str, Any]]:
