@@ -8,12 +8,14 @@ expected, and a number to JSON).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import operator
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, with_config
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, with_config
 
 from runner.protocol import events, state, transcript
 from runner.protocol.agent_file import AgentFile
@@ -62,7 +64,7 @@ def schemas() -> dict[str, Schema]:
         of = model_of(model) if issubclass(model, FileModel) else model
         found[name] = _finish(name, without_null(of.model_json_schema(by_alias=True)), text)
     found["qa-verdict"] = _finish("qa-verdict", qa_verdict(), "What a model that judges a change has to answer.")
-    called = HeldCall.model_json_schema(mode="validation", by_alias=True)
+    called = model_of(HeldCall).model_json_schema(mode="validation", by_alias=True)
     called["required"] = list(called["properties"])  # `render` leaves none out
     found["call"] = _finish(
         "call", called, "The whole of calls/SLUG.ATTEMPT.N.json, a tool call that waits for an approval."
@@ -80,7 +82,8 @@ def schemas() -> dict[str, Schema]:
     found["state"] = _finish("state", _state(), "The whole of state.json, the runner's own record of a protocol.")
     found["events"] = _finish("events", _entries(), "An entry of log.md as JSON: one definition an event.")
     found["log"] = _finish("log", _entries(), "A line of what `runner log --json` prints: one event.")
-    lines = transcript.ADAPTER.json_schema()
+    kinds: Any = functools.reduce(operator.or_, map(model_of, transcript.KINDS.values()))
+    lines = TypeAdapter(Annotated[kinds, Field(discriminator="kind")]).json_schema()
     found["transcript"] = _finish("transcript", lines, "A line of a transcript, runs/*.jsonl of refs/runner/history/*.")
     for name, (kind, text) in _OUTPUT.items():
         found[name] = _finish(name, TypeAdapter(kind).json_schema(mode="validation"), text)

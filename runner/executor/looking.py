@@ -11,8 +11,6 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from pydantic import Field
-
 from runner.errors import RunnerError
 from runner.executor import permissions
 from runner.executor.consulting import LOOKS, Consultation
@@ -20,6 +18,7 @@ from runner.executor.effects import Made
 from runner.executor.step_run import KeptOutput, Redactor
 from runner.executor.workspace_session import WorkspaceSession
 from runner.lines import lines_of_output
+from runner.protocol.file_models import Field
 from runner.protocol.transcript import Result
 from runner.store import workspace
 from runner.store.project import Project

@@ -11,21 +11,18 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
 from runner.errors import IntegrityError
+from runner.protocol.file_models import Between, Field, FileModel, Pattern, first_fault
 
 SCHEMA: Literal[1] = 1
 SHOWN = 60  # characters of one argument in the line for people
 _PLAIN = re.compile(r"[!#-&(-\[\]-~]+")  # printable ASCII without blanks, quotes and backslashes
 
-Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+Digest = Annotated[str, Pattern("sha256:[0-9a-f]{64}")]
 
 
-class HeldCall(BaseModel):
+class HeldCall(FileModel):
     """One call. `number` counts the calls of the attempt, from 1; `key`: the argument that holds our idempotency key."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
 
     schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
     tool: str = Field(min_length=1, description="Its name.")
@@ -39,8 +36,8 @@ class HeldCall(BaseModel):
         description="Of the module's code on the trusted branch, or of an MCP server's pinned list; null for a built-in one."
     )
     step: str = Field(description="The step's slug.")
-    attempt: int = Field(ge=1, description="The step's attempt.")
-    number: int = Field(ge=1, description="Which of the attempt's calls it is.")
+    attempt: Annotated[int, Between(1)] = Field(description="The step's attempt.")
+    number: Annotated[int, Between(1)] = Field(description="Which of the attempt's calls it is.")
     env: tuple[str, ...] = Field(default=(), description="The names of the environment variables that it is given.")
     network: tuple[str, ...] = Field(default=(), description="The hosts that its entry names.")
 
@@ -66,8 +63,7 @@ def _short(value: Any) -> str:
 
 def render(call: HeldCall) -> bytes:
     """Return the file's bytes."""
-    plain = call.model_dump(mode="json", by_alias=True)
-    return json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=True, allow_nan=False).encode() + b"\n"
+    return json.dumps(call.model_dump(), indent=2, sort_keys=True, ensure_ascii=True, allow_nan=False).encode() + b"\n"
 
 
 def parse(data: bytes, where: str) -> HeldCall:
@@ -77,13 +73,13 @@ def parse(data: bytes, where: str) -> HeldCall:
         IntegrityError: it is not one that the runner wrote.
     """
     try:
-        found = HeldCall.model_validate_json(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = _short(".".join(str(part) for part in first["loc"]))
-        raise IntegrityError(
-            f"a held call that cannot be read: `{field}` {first['msg']}", where, "run `runner verify`"
-        ) from error
-    if render(found) != data:
+        value = json.loads(data)
+        json.dumps(value, ensure_ascii=False).encode()  # half a character is none
+        found = HeldCall.model_validate(value)
+        written = render(found)
+    except (ValueError, RecursionError) as error:
+        wrong = first_fault(error)
+        raise IntegrityError(f"a held call that cannot be read: {wrong}", where, "run `runner verify`") from error
+    if written != data:
         raise IntegrityError("a held call that is not written as the runner writes it", where, "run `runner verify`")
     return found

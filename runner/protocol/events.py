@@ -510,9 +510,11 @@ def parse(name: str, subject: str, fields: Mapping[str, Json], where: str) -> Ev
     except UnfitError as error:
         first = error.faults[0]
         field = ".".join(str(part) for part in first.at if part is not None)
-        raise IntegrityError(
-            f"the event `{name}` has a bad field `{field}`: {first.what}",
-            where,
-            "run `runner verify` to see what else differs",
-        ) from error
+        raise bad_field(name, field, first.what, where) from error
     return event
+
+
+def bad_field(name: str, field: str, why: str, where: str) -> IntegrityError:
+    """Return the error for a field that does not belong to an event as it is."""
+    hint = "run `runner verify` to see what else differs"
+    return IntegrityError(f"the event `{name}` has a bad field `{field}`: {why}", where, hint)

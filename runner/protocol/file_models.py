@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
@@ -122,16 +123,18 @@ class AfterValidator:
 
 
 class Between:
-    """Refuses a number below `least` or above `most`."""
+    """Refuses a number below `least`, with `above` that itself, or above `most`."""
 
-    def __init__(self, least: int, most: int | None = None) -> None:
-        self.least, self.most = least, most
+    def __init__(self, least: int, most: int | None = None, *, above: bool = False) -> None:
+        self.least, self.most, self.above = least, most, above
 
     def over(self, read: Read) -> Read:
         """Return the reader with this one after it."""
 
         def checked(value: Any) -> Any:
             found = read(value)
+            if self.above and found <= self.least:
+                raise _unfit(value, f"should be more than {self.least}", "correct the value")
             if found < self.least:
                 raise _unfit(value, f"should be at least {self.least}", f"write {self.least} or more")
             if self.most is not None and found > self.most:
@@ -141,7 +144,7 @@ class Between:
         return checked
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> dict[str, Any]:
-        bound = {"type": "decimal" if source is Decimal else "int", "ge": self.least}
+        bound: dict[str, Any] = {"type": source.__name__.lower(), "gt" if self.above else "ge": self.least}
         bound |= {"le": self.most} if self.most is not None else {}
         inner = handler(source)
         return inner | bound if inner["type"] == bound["type"] else {"type": "chain", "steps": [inner, bound]}
@@ -395,7 +398,7 @@ def read_dataclass(kind: Callable[..., Any], value: object) -> Any:
 
 
 def _reader(kind: Any, least: int = 0, most: int | None = None) -> Read:
-    """Return what reads a value of a type. `least`, `most`: how many items a list may have."""
+    """Return what reads a value of a type. `least`, `most`: how many items a list, or characters a text, may have."""
     parts, origin = get_args(kind), get_origin(kind)
     if origin is Annotated:
         read = _reader(parts[0], least, most)
@@ -413,7 +416,7 @@ def _reader(kind: Any, least: int = 0, most: int | None = None) -> Read:
     if origin is Literal:
         return functools.partial(_read_choice, {one: one for one in parts})
     if kind is Any or kind in _SCALARS:
-        return (lambda value: value) if kind is Any else functools.partial(_read_scalar, kind)
+        return (lambda value: value) if kind is Any else functools.partial(_read_scalar, kind, least, most)
     if hasattr(kind, "__required_keys__"):  # a TypedDict
         return functools.partial(_read_keys, kind)
     if issubclass(kind, FileModel):
@@ -478,19 +481,26 @@ def _read_dict(read_key: Read, read: Read, most: int | None, value: Any) -> dict
     return found
 
 
-_SCALARS = {str: "text", int: "a whole number", bool: "true or false", Decimal: "a number"}
+_SCALARS = {str: "text", int: "a whole number", bool: "true or false", Decimal: "a number", float: "a number"}
 
 
-def _read_scalar(kind: type, value: Any) -> Any:
+def _read_scalar(kind: type, least: int, most: int | None, value: Any) -> Any:
     if kind is Decimal:
         return Decimal(value)  # what is written before it has seen to it
+    if kind is str and isinstance(value, str) and not (least <= len(value) <= (most or len(value))):
+        raise _unfit(
+            value, f"should have {least} to {most} characters" if most else "should not be empty", "correct the value"
+        )
     if kind is str and isinstance(value, str):
         try:
             value.encode()  # half a character of JSON is none
             return value
         except UnicodeEncodeError:
             pass
-    elif type(value) is kind:
+    elif isinstance(value, float):
+        if kind is float and math.isfinite(value):
+            return value
+    elif type(value) is kind or (kind is float and type(value) is int):
         return value
     raise _unfit(value, f"should be {_SCALARS[kind]}", "correct the value")
 
@@ -502,6 +512,15 @@ def _read_choice(choices: dict[Any, Any], value: Any) -> Any:
     expected = " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
     close = nearest(str(value), map(str, choices))
     raise _unfit(value, f"should be {expected}", f"did you mean `{close}`?" if close else f"write one of {expected}")
+
+
+def first_fault(error: Exception) -> str:
+    """Return the first error of a file of the runner's own: the field, where it is about one, and why."""
+    if not isinstance(error, UnfitError):
+        return "it is not JSON"
+    first = error.faults[0]
+    field = ascii(".".join(str(part) for part in first.at if part is not None))[1:-1][:60]
+    return f"`{field}` {first.what}" if field else first.what
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

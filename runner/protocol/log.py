@@ -188,9 +188,6 @@ def _read(text: str, number: int, refuse: Callable[[int, str], IntegrityError]) 
     try:
         value = json.loads(text)
         written = _value(value)
-        refuse_unreadable(value, "")
-    except UsageError as error:
-        raise refuse(number, f"this is {error.what}") from error
     except RecursionError as error:
         raise refuse(number, "the value is nested too deep") from error
     except ValueError as error:
@@ -214,7 +211,13 @@ def entry_of(raw: RawEntry, where: str) -> Entry:
     from runner.protocol import events
     from runner.protocol.events import Entry
 
-    event = events.parse(raw.event, raw.subject, raw.fields, f"{where}, entry {raw.revision}")
+    at = f"{where}, entry {raw.revision}"
+    for key, value in raw.fields.items():
+        try:
+            refuse_unreadable(value, at)
+        except UsageError as error:
+            raise events.bad_field(raw.event, key, error.what, at) from error
+    event = events.parse(raw.event, raw.subject, raw.fields, at)
     return Entry(raw.revision, raw.time, raw.actor, event)
 
 

@@ -16,7 +16,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from runner.errors import IntegrityError, SpentError
-from runner.protocol.file_models import Between, Field, FileModel, Pattern, UnfitError
+from runner.protocol.file_models import Between, Field, FileModel, Pattern, first_fault
 
 if TYPE_CHECKING:
     from runner.protocol.policy_file import DayBudget
@@ -78,15 +78,6 @@ def parse(data: bytes, where: str) -> Lease:
         return Lease.model_validate(json.loads(data))
     except (ValueError, RecursionError) as error:
         raise unreadable(first_fault(error), where) from error
-
-
-def first_fault(error: Exception) -> str:
-    """Return the first error of a file of the runner's own: the field, where it is about one, and why."""
-    if not isinstance(error, UnfitError):
-        return "it is not JSON"
-    first = error.faults[0]
-    field = ascii(".".join(str(part) for part in first.at if part is not None))[1:-1][:60]
-    return f"`{field}` {first.what}" if field else first.what
 
 
 def render_intent(intent: Mapping[str, Any]) -> bytes:

@@ -8,40 +8,35 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeVar
-
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from runner.errors import IntegrityError
+from runner.protocol.file_models import AfterValidator, Between, Field, FileModel, Pattern, WithJsonSchema, problem
 from runner.protocol.state import Json
 from runner.values import dataclass
 
-Count = Annotated[int, Field(ge=0, le=2**53)]
-Usd = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,12})?$")]
+Count = Annotated[int, Between(0, 2**53)]
+Usd = Annotated[str, Pattern(r"(0|[1-9][0-9]{0,8})(\.[0-9]{1,12})?")]
 
 
 def _text(value: object) -> object:
     if not isinstance(value, str):
-        raise ValueError("it is no text")
+        raise problem("should be text", "correct the value")
     return value
 
 
 def _object(value: object) -> object:
     if not isinstance(value, dict):
-        raise ValueError("it is no object")
+        raise problem("should be an object", "correct the value")
     return value
 
 
-# Whatever JSON can say: a model may say half a character, which pydantic's own `str` refuses.
+# Whatever JSON can say: a model may say half a character, which no file of text may hold.
 Text = Annotated[Any, AfterValidator(_text), WithJsonSchema({"type": "string"})]
 Object = Annotated[Any, AfterValidator(_object), WithJsonSchema({"type": "object"})]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
-
-
-class Call(_Strict):
+class Call(FileModel):
     """A tool that the model calls. `arguments` is null where they were malformed, and `problem` says how."""
 
     id: Text
@@ -50,7 +45,7 @@ class Call(_Strict):
     problem: Text
 
 
-class Usage(_Strict):
+class Usage(FileModel):
     """Tokens that were counted. `cached`: of the input, read from a cache; `cache_write`: of the input, written to one."""
 
     input: Count
@@ -59,7 +54,7 @@ class Usage(_Strict):
     cache_write: Count = 0
 
 
-class _Response(_Strict):
+class _Response(FileModel):
     time: Text
     engine: Text = Field(description="Who answered.")
     model: Text = Field(description="The model, as it calls itself.")
@@ -88,7 +83,7 @@ class Summary(_Response):
     kind: Literal["summary"]
 
 
-class Result(_Strict):
+class Result(FileModel):
     """What a tool gave for a call. `decision`: what the policy said of it, where it was not simply allowed."""
 
     id: Text
@@ -98,7 +93,7 @@ class Result(_Strict):
     decision: Object | None = None
 
 
-class Ended(_Strict):
+class Ended(FileModel):
     """How the work ended by the calls."""
 
     outcome: Literal["finished", "failed", "asked", "budget"]
@@ -106,7 +101,7 @@ class Ended(_Strict):
     result: Object | None
 
 
-class Results(_Strict):
+class Results(FileModel):
     """What the calls of a turn gave. `tree`: the commit of the files that they left."""
 
     kind: Literal["results"]
@@ -116,7 +111,7 @@ class Results(_Strict):
     ended: Ended | None
 
 
-class _OfCall(_Strict):
+class _OfCall(FileModel):
     """A call that waited or reached outside. `call`: its name, such as `deploy.1.3`; `digest`: of its file or
     arguments."""
 
@@ -152,7 +147,7 @@ class Outcome(_OfCall):
     wait: Text | None = None
 
 
-class Settled(_Strict):
+class Settled(FileModel):
     """How a call that was about to be made, and of which nothing was known, was settled; `of`: when it was announced."""
 
     kind: Literal["settled"]
@@ -163,7 +158,7 @@ class Settled(_Strict):
     wait: Text | None = None
 
 
-class Task(_Strict):
+class Task(FileModel):
     """The material of a planner, so that it can continue in another clone."""
 
     kind: Literal["task"]
@@ -171,7 +166,7 @@ class Task(_Strict):
     text: Text
 
 
-class Answers(_Strict):
+class Answers(FileModel):
     """What a person at the terminal said to a planner's questions."""
 
     kind: Literal["answers"]
@@ -180,7 +175,7 @@ class Answers(_Strict):
     answers: list[Text]
 
 
-class Undecided(_Strict):
+class Undecided(FileModel):
     """The conversation up to here led nowhere; the questions are asked anew."""
 
     kind: Literal["undecided"]
@@ -188,12 +183,8 @@ class Undecided(_Strict):
     problems: list[Text]
 
 
-Line = Annotated[
-    Response | Summary | Results | Held | Intent | Outcome | Settled | Task | Answers | Undecided,
-    Field(discriminator="kind"),
-]
-ADAPTER: TypeAdapter[Line] = TypeAdapter(Line, config=ConfigDict(defer_build=True))
-_NO_KIND = ("union_tag_invalid", "union_tag_not_found")
+Line = Response | Summary | Results | Held | Intent | Outcome | Settled | Task | Answers | Undecided
+KINDS: dict[object, type[Line]] = {kind.__name__.lower(): kind for kind in get_args(Line)}
 _FIXED = ("kind", "outcome")  # fields whose values are the format's own
 
 
@@ -206,7 +197,7 @@ class Unknown:
 
 Record = Line | Unknown
 Typed = TypeVar("Typed", bound=Line)
-Part = TypeVar("Part", bound=_Strict)
+Part = TypeVar("Part", bound=FileModel)
 
 
 def parse(data: bytes, where: str) -> list[Line]:
@@ -218,8 +209,9 @@ def parse(data: bytes, where: str) -> list[Line]:
     found: list[Line] = []
     for number, line in enumerate(data.splitlines(), 1):
         try:
-            found.append(ADAPTER.validate_python(json.loads(line)))
-        except (ValueError, RecursionError) as error:
+            row = json.loads(line)
+            found.append(KINDS[row["kind"]].model_validate(row))
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise IntegrityError(
                 "this is no line of a transcript",
                 f"{where}:{number}",
@@ -234,12 +226,8 @@ def record_of(row: Json) -> Record:
     Raises:
         ValueError: its kind is known, and it is no record of that kind.
     """
-    try:
-        return ADAPTER.validate_python(row)
-    except ValidationError as error:
-        if isinstance(row, dict) and error.errors(include_input=False)[0]["type"] not in _NO_KIND:
-            raise
-        return Unknown(row)
+    kind = KINDS.get(row["kind"]) if isinstance(row, dict) and isinstance(row.get("kind"), str) else None
+    return kind.model_validate(row) if kind else Unknown(row)
 
 
 def plain(record: Record) -> Json:
@@ -254,9 +242,9 @@ def mapped(record: Part, change: Callable[[Json], Json]) -> Part:
 
 
 def _mapped(value: Any, change: Callable[[Json], Json]) -> Any:
-    if isinstance(value, _Strict):
+    if isinstance(value, FileModel):
         names = [name for name in type(value).model_fields if name not in _FIXED]
         return value.model_copy(update={name: _mapped(getattr(value, name), change) for name in names})
-    if isinstance(value, list) and value and isinstance(value[0], _Strict):
+    if isinstance(value, list) and value and isinstance(value[0], FileModel):
         return [_mapped(one, change) for one in value]
     return change(value)

@@ -10,20 +10,30 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from typing import Annotated, Any, Generic, Literal, TypeVar
-
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from runner.errors import UsageError
 from runner.protocol import aliases
+from runner.protocol.file_models import (
+    BeforeValidator,
+    Between,
+    Field,
+    FileModel,
+    Pattern,
+    UnfitError,
+    WithJsonSchema,
+    first_fault,
+)
 from runner.tools import Contract, Effect, Tool, ToolError, check_arguments, typed
 from runner.values import dataclass
 
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
-class Value(BaseModel):
+
+class Value(FileModel):
     """Base of the arguments and results of the runner's own tools."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 Taken = TypeVar("Taken", bound=Value)
@@ -33,16 +43,32 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value  # 3.0 is an integer to JSON Schema
 
 
-Line = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
-Most = Annotated[int, Field(ge=1, le=1000), BeforeValidator(_whole)]
-Seconds = Annotated[float, Field(gt=0, le=3600, description="seconds until it is ended")]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$", description="lower case letters, digits and -")]
+Line = Annotated[int, Between(1), BeforeValidator(_whole), WithJsonSchema({"minimum": 1, "type": "integer"})]
+Most = Annotated[
+    int, Between(1, 1000), BeforeValidator(_whole), WithJsonSchema({"maximum": 1000, "minimum": 1, "type": "integer"})
+]
+Seconds = Annotated[
+    float,
+    Between(0, 3600, above=True),
+    WithJsonSchema(
+        {"description": "seconds until it is ended", "exclusiveMinimum": 0, "maximum": 3600, "type": "number"}
+    ),
+]
+Name = Annotated[
+    str,
+    Pattern("[a-z0-9][a-z0-9-]{0,63}"),
+    WithJsonSchema(
+        {
+            "description": "lower case letters, digits and -",
+            "pattern": "^[a-z0-9][a-z0-9-]{0,63}$",
+            "type": "string",
+        }
+    ),
+]
 
 
 class Given(Value):
     """What a tool takes: what a model may leave out, it may give as null."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ReadFileInput(Given):
@@ -72,7 +98,7 @@ class WriteFileOutput(Value):
 class Edit(Given):
     old: str = Field(description="the exact text, which is there once")
     new: str
-    all: bool | None = Field(None, description="replace it everywhere")
+    all: bool | None = Field(default=None, description="replace it everywhere")
 
 
 class EditFileInput(Given):
@@ -99,8 +125,8 @@ class ApplyPatchOutput(Value):
 
 class ListFilesInput(Given):
     path: str | None = None
-    glob: str | None = Field(None, description="such as *.py or src/**/test_*.py")
-    depth: Line | None = Field(None, description="how many levels of folders")
+    glob: str | None = Field(default=None, description="such as *.py or src/**/test_*.py")
+    depth: Line | None = Field(default=None, description="how many levels of folders")
 
 
 class ListFilesOutput(Value):
@@ -111,9 +137,9 @@ class ListFilesOutput(Value):
 class SearchTextInput(Given):
     pattern: str = Field(min_length=1, description="regular expression, for one line")
     path: str | None = None
-    glob: str | None = Field(None, description="such as src/**/*.py")
+    glob: str | None = Field(default=None, description="such as src/**/*.py")
     ignore_case: bool | None = None
-    max: Most | None = Field(None, description="matches; default 100")
+    max: Most | None = Field(default=None, description="matches; default 100")
 
 
 class SearchTextOutput(Value):
@@ -165,7 +191,7 @@ class RememberOutput(Value):
 
 
 class RecallInput(Given):
-    query: str | None = Field(None, description="words; facts with more of them come first")
+    query: str | None = Field(default=None, description="words; facts with more of them come first")
 
 
 class Fact(Value):
@@ -199,21 +225,52 @@ class PublishArtifactOutput(Value):
 class FinishInput(Given):
     status: Literal["done", "cannot"] = Field(description="cannot: it cannot be done; the summary says why")
     summary: str = Field(min_length=1, max_length=20_000, description="what was done, and what was not")
-    result: dict[str, Any] | None = Field(None, description="values for later steps")
+    result: dict[str, Any] | None = Field(default=None, description="values for later steps")
 
 
 class FinishOutput(Value):
     """`finish` gives nothing back where the attempt is over."""
 
 
-def schema_of(model: type[BaseModel]) -> dict[str, Any]:
+def schema_of(model: type[Value] | type[BaseModel]) -> dict[str, Any]:
     """Return the model's JSON schema as a caller sees it: without titles and docstrings, with references resolved.
 
     An argument that may be left out is not declared nullable as well.
     """
-    schema = model.model_json_schema()
+    schema = _schema(model) if issubclass(model, FileModel) else model.model_json_schema()
     shown: dict[str, Any] = _shown({**schema, "description": None}, schema.get("$defs", {}))
     return shown
+
+
+_NAMES = {str: "string", int: "integer", float: "number", bool: "boolean"}
+
+
+def _schema(kind: Any) -> dict[str, Any]:
+    """Return the JSON schema of a type, its keys in the order of the alphabet, as pydantic has them."""
+    parts, origin = get_args(kind), get_origin(kind)
+    if origin is Annotated:
+        given = [dict(one.schema) for one in parts if isinstance(one, WithJsonSchema)]
+        return given[0] if given else _schema(parts[0])
+    if NoneType in parts:
+        return {"anyOf": [{"type": "null"} if one is NoneType else _schema(one) for one in parts]}
+    if origin is list:
+        return {"items": _schema(parts[0]), "type": "array"}
+    if origin is dict:
+        return {"additionalProperties": True, "type": "object"}
+    if origin is Literal:
+        return {"enum": list(parts), "type": "string"}
+    if kind in _NAMES:
+        return {"type": _NAMES[kind]}
+    types, keys = get_type_hints(kind, include_extras=True), {}
+    for name, field in kind.model_fields.items():
+        told, said = _schema(types[name]), field.given
+        of = "Items" if told.get("type") == "array" else "Length"
+        bounds = {f"{end}{of}": said[f"{end}_length"] for end in ("min", "max") if f"{end}_length" in said}
+        told |= {key: said[key] for key in ("default", "description") if key in said}
+        keys[name] = dict(sorted((told | bounds).items()))
+    needed = [name for name, field in kind.model_fields.items() if "default" not in field.given]
+    found = {"additionalProperties": False, "properties": keys, "required": needed, "type": "object"}
+    return found if needed else {key: one for key, one in found.items() if key != "required"}
 
 
 def _shown(part: Any, known: Mapping[str, Any]) -> Any:
@@ -318,9 +375,8 @@ def read_arguments(contract: Contract, takes: type[Taken], arguments: Mapping[st
     check_arguments(contract, given)
     try:
         return takes.model_validate(given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ToolError(f"`{'.'.join(map(str, first['loc']))}`: {first['msg']}") from error
+    except UnfitError as error:
+        raise ToolError(first_fault(error)) from error
 
 
 def without_nulls(value: Any) -> Any:
@@ -373,10 +429,8 @@ class Builtin(Generic[In, Out]):
         check_arguments(self.contract, arguments)
         try:
             return self.function(self.takes.model_validate(dict(arguments))).model_dump()
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise ToolError(f"`{place}`: {first['msg']}") from error
+        except UnfitError as error:
+            raise ToolError(first_fault(error)) from error
         except OverflowError as error:
             raise ToolError(f"the numbers are too big: {error}") from error
 

@@ -28,6 +28,7 @@ from runner.protocol.policy_file import Policy
 from runner.protocol.ref_files import Day, Lease
 from runner.protocol.strict_yaml import Lines, Path, Plain, shown
 from runner.protocol.workflow import WorkflowHeader
+from runner.tools import registry
 from scripts.pydantic_models import model_of
 from scripts.schemas import adapter_of
 from tests.fuzz import targets
@@ -307,3 +308,10 @@ def test_both_read_the_fields_of_an_event_alike(name: str, data: st.DataObject) 
         fields.pop(key, None)
     ours, theirs = of_event(events.MODELS[name], fields)
     assert ours == theirs
+
+
+def test_the_contract_of_a_built_in_tool_is_as_pydantic_would_write_it() -> None:
+    models = [one for one in vars(registry).values() if isinstance(one, type) and issubclass(one, registry.Value)]
+    assert len(models) > 30
+    for model in models:
+        assert json.dumps(registry.schema_of(model)) == json.dumps(registry.schema_of(model_of(model)))
