@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,6 +48,9 @@ def test_each_package_has_a_patch_and_thoughts_that_undo_it() -> None:
         edits = [thought for thought in task.thoughts if isinstance(thought, Edit)]
         assert len(edits) == sum(line.startswith("@@ ") for line in (task.adds or task.breaks).splitlines())
         assert all(edit.old != edit.new for edit in edits)
+        counts = re.findall(r"^@@ -\d+,(\d+) \+\d+,(\d+) @@", task.adds or task.breaks, re.MULTILINE)
+        lines = sorted((edit.old.count("\n"), edit.new.count("\n")) for edit in edits)
+        assert lines == sorted((int(a), int(b)) if task.adds else (int(b), int(a)) for a, b in counts), task.name
     assert {task.wrong for task in packages()} == {"", "cut", "patch", "check"}
 
 

@@ -160,8 +160,13 @@ def _changes(adds: str, breaks: str) -> Sequence[tuple[str, int, str, str]]:
             path = piece.splitlines()[1].removeprefix("+++ b/")
         elif piece.startswith("@@ "):
             head, _, body = piece.partition("\n")
-            # An empty line of the context may be written without its space.
-            lines = [line if line != "\n" else " \n" for line in body.splitlines(keepends=True)]
+            # An empty line of the context may be written without its space; what follows the hunk's lines is none of them.
+            lines, left = list[str](), [int(count) for count in re.findall(r"[-+]\d+,(\d+)", head)]
+            for line in (line if line != "\n" else " \n" for line in body.splitlines(keepends=True)):
+                if left == [0, 0]:
+                    break
+                left = [left[0] - (line[0] in " -"), left[1] - (line[0] in " +")]
+                lines.append(line)
             before, after = ("".join(line[1:] for line in lines if line[0] in kept) for kept in (" -", " +"))
             numbers = re.findall(r"[-+](\d+)", head)
             line, old, new = (int(numbers[0]), before, after) if adds else (int(numbers[1]), after, before)
