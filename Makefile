@@ -59,7 +59,7 @@ help:
 	@echo '  make soak            watch 1,000 protocols through 10,000 transitions; PROTOCOLS=100 fewer of them'
 	@echo '  make forge           forge and CI tests against programs of others; fetches 120 MB by npm (0.7 GB unpacked), needs rsync and jq'
 	@echo '  make containers      the suite of sandboxes, attacks too, with podman; where no container starts it is left out'
-	@echo '  make peers           tools of other people: agents on the tasks of benchmarks/agent, and what a kill or an approval does to others; fetches 1.3 GB'
+	@echo '  make peers           tools of other people: agents on the tasks of benchmarks/agent, and what a kill or an approval does to others; fetches 2.3 GB'
 	@echo '  make deep            the property tests with many more examples'
 	@echo '  make fuzz            fuzz every reader of untrusted bytes; SECONDS=600 in all, TARGETS="log plan" some of them, SEED=7 the same each time'
 	@echo '  make fuzz-keep       add the inputs that fuzzing found to tests/fuzz/corpus/'

@@ -16,7 +16,7 @@ from pathlib import Path
 PINNED = Path(__file__).resolve().with_name("pinned.toml")
 LIBRARIES = PINNED.with_name("libraries.toml")
 WATCHERS = PINNED.with_name("watchers.toml")
-LIMIT = 150.0  # seconds for one peer
+LIMIT = 600.0  # seconds for one peer
 
 
 @dataclass(frozen=True, slots=True)
