@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
 from collections.abc import Collection, Mapping
 from typing import Final
 
@@ -15,6 +16,7 @@ from runner.git.objects import TreeEntry
 from runner.values import dataclass
 
 _STAT: Final = 40  # bytes of ten numbers: ctime and mtime as seconds and nanoseconds, dev, ino, mode, uid, gid, size
+_PACK, _MOST = struct.Struct(">6I4s3I").pack, 0xFFFFFFFF
 _NAME_LENGTH, _LONG_NAME = 0x0FFF, 0x0FFF
 _CACHED_TREES = b"TREE"
 _OFFSETS = (
@@ -49,7 +51,7 @@ class Entries:
         head = bytearray(self.data[: self.end])
         for path, (oid, file) in changes.items():
             at = self.at[path]
-            head[at : at + _STAT + self.size] = _numbers(file, head[at + 24 : at + 28]) + bytes.fromhex(oid)
+            head[at : at + _STAT + self.size] = _numbers(file, bytes(head[at + 24 : at + 28])) + bytes.fromhex(oid)
         rest, tail = [], self.data[self.end : -self.size]
         folders = {path[:end] for path in changes for end, sign in enumerate(path) if sign == "/"} | {""}
         for name, body in _extensions(tail):
@@ -132,12 +134,12 @@ def _forgotten(trees: bytes, folders: Collection[str], size: int) -> bytes:
     return bytes(out) + trees[at:]
 
 
-def _numbers(file: os.stat_result, mode: bytes | bytearray) -> bytes:
+def _numbers(file: os.stat_result, mode: bytes) -> bytes:
     """Return what an index says of a file; its mode stays as git wrote it."""
-    seconds = (file.st_ctime_ns, file.st_mtime_ns)
-    times = [number for time in seconds for number in divmod(time, 10**9)]
-    parts = [*times, file.st_dev, file.st_ino, int.from_bytes(mode, "big"), file.st_uid, file.st_gid, file.st_size]
-    return b"".join((number & 0xFFFFFFFF).to_bytes(4, "big") for number in parts)
+    changed, written = divmod(file.st_ctime_ns, 10**9), divmod(file.st_mtime_ns, 10**9)
+    times = changed[0] & _MOST, changed[1], written[0] & _MOST, written[1]
+    rest = file.st_uid & _MOST, file.st_gid & _MOST, file.st_size & _MOST
+    return _PACK(*times, file.st_dev & _MOST, file.st_ino & _MOST, mode, *rest)
 
 
 def _digest(data: bytes, size: int) -> bytes:

@@ -81,6 +81,7 @@ MANAGERS = (
     *(".pyenv", ".rbenv", ".nodenv", ".goenv", ".jenv", ".asdf", ".nvm", ".volta", ".sdkman/candidates", ".rustup"),
     *(".local/share/mise/installs", ".local/share/mise/shims", ".local/share/uv/python", ".local/share/uv/tools"),
 )
+_MANAGERS = tuple(Path(manager).parts for manager in MANAGERS)
 COPIED = 256 * 1024  # bytes; each mount makes bwrap read the whole table of mounts again, a copy costs next to nothing
 BESIDE = {".cargo/bin": ".rustup"}  # folders whose programs need another one; .cargo itself holds the registry's token
 
@@ -367,14 +368,19 @@ def toolchains(path: str, home: Path, known: tuple[Path, ...] = ()) -> tuple[Pat
     `known`: those of another path, which are returned too.
     """
     found = set(known)
+
+    @cache  # for this call: most links of a folder lead into the same few, and what is installed may change before the next one
+    def installation(folder: Path) -> Path | None:
+        return _installation(folder, home)
+
     for entry in map(Path, filter(None, path.split(os.pathsep))):
         if not entry.is_absolute() or not os.path.isdir(entry) or is_system(entry):
             continue
-        found.update((_installation(entry, home) or entry, *_needed_beside(entry)))
-        with suppress(OSError):
-            for link in entry.iterdir():
+        found.update((installation(entry) or entry, *_needed_beside(entry)))
+        with suppress(OSError), os.scandir(entry) as entries:
+            for link in entries:
                 if link.is_symlink() and link.is_file():
-                    found.update(_installation(hop.parent, home) or hop for hop in _hops(link))
+                    found.update(installation(hop.parent) or hop for hop in _hops(Path(link.path)))
     kept = [root for root in found if not home.is_relative_to(root) and not is_system(root) and root.exists()]
     return tuple(sorted(root for root in kept if not any(root != r and root.is_relative_to(r) for r in kept)))
 
@@ -382,7 +388,7 @@ def toolchains(path: str, home: Path, known: tuple[Path, ...] = ()) -> tuple[Pat
 def _installation(folder: Path, home: Path) -> Path | None:
     """Return the installation that `folder`, which holds programs, is of; None where it does not look like one."""
     for place in (folder, *folder.parents):  # HOME may be another one than the one it was installed in
-        if any(place.parts[-len(Path(manager).parts) :] == Path(manager).parts for manager in MANAGERS):
+        if any(place.parts[-len(manager) :] == manager for manager in _MANAGERS):
             return place
     root = folder.parent
     if (root.name, folder.name) == ("node_modules", ".bin"):  # its programs are in the packages beside it
