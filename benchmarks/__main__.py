@@ -7,11 +7,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from benchmarks import job, loop, oneshot, policy, startup, status, step, steps, transition, verify, watch, why
+from benchmarks import goals, job, loop, oneshot, policy, startup, status, step, steps, transition, verify, watch, why
 from benchmarks.ground import Ground
 from benchmarks.measure import Figure, table
 
 BENCHMARKS: dict[str, Callable[[Ground], Iterator[Figure]]] = {
+    "goals": goals.run,
     "transition": transition.run,
     "startup": startup.run,
     "verify": verify.run,

@@ -10,7 +10,7 @@ from functools import partial
 from benchmarks import startup
 from benchmarks.ground import Ground
 from benchmarks.measure import Figure, at_most, in_turns
-from benchmarks.step import _COMMIT
+from benchmarks.step import COMMIT
 from runner.app import create
 
 PYDANTIC = "from pydantic import BaseModel\nclass One(BaseModel):\n    x: int"
@@ -34,7 +34,7 @@ def run(ground: Ground) -> Iterator[Figure]:
     found = in_turns(
         rounds,
         {
-            "git": lambda: ground.run([sys.executable, "-c", _COMMIT], plain),
+            "git": lambda: ground.run([sys.executable, "-c", COMMIT], plain),
             "click": lambda: ground.run(startup.CLICK, at),
             "pydantic": partial(ground.run, [sys.executable, "-c", PYDANTIC], at),
             "step": lambda: ground.run(["sh", "-c", f"runner step {protocols.pop()}; test $? = 3"], at),

@@ -33,13 +33,13 @@ def run(ground: Ground) -> Iterator[Figure]:
     yield Figure('start: python -c "import click"', found["click"].text(), 1.0)
     yield at_most("start: runner status, one protocol, against import click", found["status"], found["click"], 3.0)
     for count in (1000, 2000 if ground.quick else 10_000):
-        _copies(ground, at, protocol, count)
+        copies(ground, at, protocol, count)
         yield from _list(ground, at, count, 3 if ground.quick else 5, "branches")
     ended = ground.repository(50)
     with ground.project(ended) as project:
         protocol = ground_.new(project)
     ground.git(ended, "merge", "-q", protocol)
-    _copies(ground, ended, protocol, count, merged=True)
+    copies(ground, ended, protocol, count, merged=True)
     yield from _list(ground, ended, count, 3 if ground.quick else 5, "folders in main")
 
 
@@ -67,13 +67,13 @@ def _list(ground: Ground, at: Path, count: int, rounds: int, of: str) -> Iterato
             yield within(name, found[words], 1.0, found["click"])
 
 
-def _copies(ground: Ground, at: Path, protocol: str, count: int, *, merged: bool = False) -> None:
+def copies(ground: Ground, at: Path, protocol: str, count: int, *, merged: bool = False) -> None:
     """Make so many protocols like the one that is there, each on a branch of its own or, merged, all in main."""
     paths = ground.git(at, "ls-tree", "-r", "--name-only", protocol, f".protocols/{protocol}/").decode().split()
     files = {path: ground.git(at, "show", f"{protocol}:{path}") for path in paths}
     slug = protocol.partition("-")[2]
     known = ground.git(at, "for-each-ref", "--format=%(refname:short)", "refs/heads").decode().split()
-    out = []
+    out = list[bytes]()
     for number in range(2, count + 2):
         name = f"{number:04d}-{slug}"
         if name in known:

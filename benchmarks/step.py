@@ -15,7 +15,7 @@ from benchmarks import ground as ground_
 from benchmarks.ground import Ground
 from benchmarks.measure import Figure, at_most, duration, in_turns, timed
 
-_COMMIT = """
+COMMIT = """
 import pathlib, subprocess, sys, time
 at = pathlib.Path(".protocols/0001-a")
 at.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def run(ground: Ground) -> Iterator[Figure]:
     found = in_turns(
         rounds,
         {
-            "git": lambda: ground.run([sys.executable, "-c", _COMMIT], plain),
+            "git": lambda: ground.run([sys.executable, "-c", COMMIT], plain),
             **{name: partial(_step, ground, at, protocols[name], name) for name in executors},
         },
     )

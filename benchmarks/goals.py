@@ -1,0 +1,232 @@
+"""What grows, in CPU time of whole processes with the git that they start, and the goal of each row; beside floors that are floors.
+
+A busy neighbour stretches wall time several times, CPU time by half; so ratios are of CPU, and the least of some rounds counts.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from benchmarks import ground as ground_
+from benchmarks.ground import Ground
+from benchmarks.measure import Figure, duration
+from benchmarks.peers import installing
+from benchmarks.plumbing import Object, written
+from benchmarks.startup import CLICK, copies
+from benchmarks.step import COMMIT
+from benchmarks.steps import PEERS, SCRIPTS
+from runner.store.project import Project
+
+DJANGO = "django==5.2.8"
+
+
+def run(ground: Ground) -> Iterator[Figure]:
+    """Measure the steps of a run, verify, list, new and a transition among many, disk and a newcomer's clone."""
+    yield from _runs(ground)
+    yield from _one_shot(ground)
+    yield from _many(ground)
+    yield from _monorepo(ground)
+
+
+def cpu(ground: Ground, argv: Sequence[str | Path], at: Path, rounds: int = 3) -> tuple[float, float]:
+    """Return the least CPU time of a whole process with all that it starts, and the wall time of that round."""
+    found = []
+    for _ in range(rounds):
+        before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        ground.run(argv, at)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        found.append((used, time.perf_counter() - began))
+    return min(found)
+
+
+def row(name: str, took: tuple[float, float], *, goal: float | None = None, over: float | None = None) -> Figure:
+    """Return a row of CPU and wall time. `goal`: of the CPU time in seconds or, with `over`, of its ratio to that."""
+    told, ratio = f"CPU {duration(took[0])}, wall {duration(took[1])}", took[0] / over if over else None
+    judged = took[0] if ratio is None else ratio
+    shown = "" if goal is None else f"≤ {duration(goal) if ratio is None else f'{goal:g}x'}"
+    return Figure(f"goals: {name}", told, ratio, shown, None if goal is None else judged <= goal)
+
+
+def _plan(ground: Ground, count: int) -> Path:
+    at = ground.at / f"plan-{count}"
+    if not at.is_dir():
+        at.mkdir()
+        (at / "plan.md").write_text("---\ntitle: A plan\n---\nWhat and why.\n")
+        for number in range(1, count + 1):
+            text = f"---\ntitle: S{number}\nkind: tool\ntool: echo\nwith: {{text: a}}\n---\nDo it.\n"
+            (at / f"{number:04d}-s{number}.md").write_text(text)
+    return at
+
+
+def _runs(ground: Ground) -> Iterator[Figure]:
+    """Measure runs of few and of many steps, a person's worktree on the branch, and verify of each."""
+    counts = (50, 100) if ground.quick else (100, 1000, 3000)
+    each, proved = dict[int, tuple[float, float]](), dict[int, float]()
+    pins = installing.pins(installing.LIBRARIES)
+    pythons = {name: installing.install(pins[name], PEERS / name) for name in SCRIPTS}
+    for count in counts:
+        at = ground.repository(50)
+        ground.runner(at, "new", "--plan", str(_plan(ground, count)))
+        used = cpu(ground, ["runner", "run", "1", "--max-steps", str(count + 1)], at, 1)
+        each[count] = (used[0] / count, used[1] / count)
+        yield row(f"a pure step of {count:,}, a person's worktree on the branch", each[count], goal=0.006)
+        for name, python in pythons.items():
+            if isinstance(python, installing.Missing) or count > 1000:
+                continue
+            where = ground.at / f"goals-{name}-{count}"
+            where.mkdir()
+            peer = cpu(ground, [python, "-c", SCRIPTS[name], str(count)], where, 1)
+            empty = cpu(ground, [python, "-c", SCRIPTS[name], "1"], where, 1)
+            a_step = (max(peer[0] - empty[0], 1e-9) / count, max(peer[1] - empty[1], 1e-9) / count)
+            yield row(f"{count:,} steps of {name} {pins[name].version} on SQLite, each", a_step)
+            wanted = {"dbos": 1.7 if count == 1000 else 1.2}.get(name)
+            yield row(f"a pure step of {count:,}, against {name}", each[count], goal=wanted, over=a_step[0])
+        yield row(f"the objects of these, by one git fast-import, a step of {count:,}", _imported(ground, at, count))
+        disk = sum(path.stat().st_blocks * 512 for path in (at / ".git/objects").rglob("*") if path.is_file())
+        yield Figure(
+            f"goals: disk a step before gc, {count:,} steps",
+            f"{disk / count / 1000:.1f} kB",
+            None,
+            "≤ 4 kB",
+            disk / count <= 4000,
+        )
+        took = cpu(ground, ["runner", "verify", "1"], at, 1 if ground.quick else 2)
+        begun = cpu(ground, ["runner", "status", "1"], at)[0]
+        proved[count] = (took[0] - begun) / count
+        yield row(f"verify, {count:,} steps", took, goal=1.6 if count == 1000 else None)
+        most = subprocess.run(
+            [sys.executable, "-c", _MEMORY, "verify", "1"], cwd=at, env=ground.env, capture_output=True, text=True
+        )
+        yield Figure(f"goals: memory of verify, {count:,} steps", f"{most.stderr.split()[-1]} MiB")
+    few, many = counts[0], counts[1]
+    for what, one, other in (("run", each[many][0], each[few][0]), ("verify", proved[many], proved[few])):
+        name = f"goals: {what}, a step of {many:,} against one of {few:,}"
+        yield Figure(name, f"{one * 1e3:.1f} ms, {other * 1e3:.1f} ms", one / other, "≤ 1.3x", one / other <= 1.3)
+
+
+_MEMORY = (
+    "import resource, sys; from runner.cli import main; sys.argv[0] = 'runner'\n"
+    "try: main.main()\n"
+    "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr)"
+)
+
+
+def _imported(ground: Ground, at: Path, count: int) -> tuple[float, float]:
+    """Return what git takes for each step to write its blobs and its commit as a stream, with one flush at the end."""
+    commits = ground.git(at, "rev-list", "--reverse", "--max-count=50", "--branches=0*").decode().split()
+    lines = list[bytes]()
+    for number, commit in enumerate(commits):
+        made: list[Object] = written(at, f"{commit}^", commit)
+        lines += [
+            b"blob\nmark :%d\ndata %d\n%s\n" % (2 * i + 1, len(one.data), one.data)
+            for i, one in enumerate(made)
+            if one.kind == "blob"
+        ]
+        lines.append(b"commit refs/heads/floor\ncommitter A <a@example.test> %d +0000\ndata 1\nx\n" % number)
+        lines += [b"M 100644 :%d %d\n" % (2 * i + 1, i) for i, one in enumerate(made) if one.kind == "blob"]
+    other, stream = ground.repository(1, bare=True), ground.at / f"stream-{count}"
+    stream.write_bytes(b"".join(lines))
+    took = cpu(ground, ["sh", "-c", f"git -C {other} fast-import --quiet --force <{stream}"], ground.at)
+    return took[0] / max(len(commits), 1), took[1] / max(len(commits), 1)
+
+
+def _one_shot(ground: Ground) -> Iterator[Figure]:
+    at = ground.repository(2000)
+    ground.runner(at, "new", "--plan", str(_plan(ground, 50)))
+    base = cpu(ground, [sys.executable, "-c", COMMIT], ground.repository(2000), 5)
+    yield row("python that spawns git add && git commit, 2,000 files", base)
+    yield row('python -c "import click"', cpu(ground, CLICK, at, 5))
+    ground.runner(at, "step", "1")
+    yield row(
+        "runner step, a built-in tool, against git", cpu(ground, ["runner", "step", "1"], at, 5), goal=5, over=base[0]
+    )
+
+
+def _many(ground: Ground) -> Iterator[Figure]:
+    """Measure what a repository of ten thousand protocols takes, on branches and ended in main."""
+    count = 1000 if ground.quick else 10_000
+    few = ground.repository(50)
+    with ground.project(few) as project:
+        protocol = ground_.new(project)
+        moved = _transition(project, protocol)
+    yield row("a transition, few protocols", moved)
+    for of in ("branches", "folders in main"):
+        at = ground.repository(50)
+        with ground.project(at) as project:
+            protocol = ground_.new(project)
+        if of != "branches":
+            ground.git(at, "merge", "-q", protocol)
+        copies(ground, at, protocol, count, merged=of != "branches")
+        cold = cpu(ground, ["runner", "list"], at, 1)
+        yield row(f"list, {count:,} {of}, the first time", cold, goal=0.6)
+        yield row(f"list, {count:,} {of}, again", cpu(ground, ["runner", "list"], at), goal=0.25)
+        yield row(f"list --json, {count:,} {of}", cpu(ground, ["runner", "list", "--json"], at, 2))
+    with ground.project(at) as project:
+        yield row(
+            f"a transition among {count:,} ended, against few", _transition(project, protocol), goal=2, over=moved[0]
+        )
+    yield row(
+        f"new among {count:,} folders, its worktree with all of them",
+        cpu(ground, ["runner", "new", "--plan", str(_plan(ground, 50))], at, 1),
+        goal=0.7,
+    )
+    ground.git(at, "gc", "-q")
+    size = sum(path.stat().st_size for path in (at / ".git/objects").rglob("*") if path.is_file())
+    yield Figure(f"goals: disk after gc, {count:,} ended protocols", f"{size / 1e6:.1f} MB")
+    to = ground.at / "newcomer"
+    cloned = cpu(ground, ["git", "clone", "-q", "--no-local", str(at), str(to)], ground.at, 1)
+    yield row(f"a newcomer's clone, {count:,} ended protocols", cloned)
+    yield row("and a fetch that brings nothing", cpu(ground, ["git", "fetch", "-q"], to))
+
+
+def _transition(project: Project, protocol: str) -> tuple[float, float]:
+    """Return the least CPU time of a recorded pause or resume in this process, and the wall time of that one."""
+    found = []
+    for _ in range(12):
+        before, began = os.times(), time.perf_counter()
+        ground_.record(project, protocol)
+        after = os.times()
+        found.append((sum(after[:4]) - sum(before[:4]), time.perf_counter() - began))
+    return sorted(found)[len(found) // 2]
+
+
+def _monorepo(ground: Ground) -> Iterator[Figure]:
+    """Measure status and a step in Django's sources, as PyPI has them."""
+    at = ground.at / "django"
+    at.mkdir()
+    argv = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "-q",
+        "--no-deps",
+        "--no-binary",
+        ":all:",
+        "--no-build-isolation",
+        DJANGO,
+        "-d",
+        str(at),
+    ]
+    done = subprocess.run(argv, capture_output=True, text=True, env={**os.environ, "HOME": str(ground.home)})
+    packed = next(iter(at.glob("*.tar.gz")), None)
+    if packed is None:
+        yield Figure(f"goals: {DJANGO}: {installing.last_line(done.stderr)}", "")
+        return
+    ground.run(["tar", "xzf", packed, "--strip-components=1"], at)
+    packed.unlink()
+    for words in (("init", "-q"), ("add", "-A"), ("commit", "-qm", DJANGO)):
+        ground.git(at, *words)
+    files = len(ground.git(at, "ls-files").splitlines())
+    made = cpu(ground, ["runner", "new", "--plan", str(_plan(ground, 50))], at, 1)
+    yield row(f"{DJANGO}, {files:,} files: new, with a worktree", made)
+    ground.runner(at, "step", "1")
+    yield row(f"{DJANGO}: status", cpu(ground, ["runner", "status", "1"], at))
+    yield row(f"{DJANGO}: step, a built-in tool", cpu(ground, ["runner", "step", "1"], at))
