@@ -298,6 +298,16 @@ def sleeps() -> bool:
     return subprocess.run(["pgrep", "-fx", SLEEP], capture_output=True).returncode == 0
 
 
+def test_all_tries_together_have_ten_minutes(box: Box, sandbox: None) -> None:
+    make(box, "touch ran; exit 1")
+    later = iter(range(0, 10**6, 400))
+    with box.project(executor="sandbox") as project:
+        project.env = dataclasses.replace(project.env, monotonic=lambda: float(next(later)))
+        commit, every = project.git.resolve("HEAD"), [checks.Candidate("make test", "Makefile")] * 9
+        assert commit is not None and checks.LIMIT == 600
+        assert len(list(checks.tried(project, commit, every, lambda one: None))) < 2
+
+
 def test_ctrl_c_skips_the_tries_and_the_files_are_written(box: Box, sandbox: None) -> None:
     with trying(box) as process:
         process.send_signal(signal.SIGINT)

@@ -14,6 +14,7 @@ import pytest
 
 from runner.executor.toolbox import _below
 from runner.sandbox import Bubblewrap
+from runner.store import workspace
 from tests.conftest import Box, command, make_box
 from tests.executor.minds import agent, ask, finish, mind, say, texts
 from tests.people import governed, person
@@ -69,6 +70,16 @@ def test_in_another_worktree_it_is_the_main_ones_path(box: Box) -> None:
     box.git("worktree", "add", "-q", "--detach", str(other))
     box.runner("run", protocol, env=SANDBOX, cwd=other, rc=0)
     assert box.git("show", f"{protocol}:where.txt").strip() == str(box.path.resolve())
+
+
+def test_without_a_checkout_it_is_the_workspaces_own_path(box: Box, tmp_path: Path) -> None:
+    box.git("clone", "-q", "--bare", box.path, tmp_path / "bare.git", cwd=tmp_path)
+    bare = Box(tmp_path / "bare.git", box.home, box.env)
+    bare.git("remote", "remove", "origin")
+    protocol = ran(bare, "pwd -P > where.txt")
+    with bare.project() as project:
+        space = workspace.place(project.dirs, protocol, None)
+    assert bare.git("show", f"{protocol}:where.txt").strip() == str(space.work.resolve())
 
 
 def test_what_is_installed_as_editable_is_the_steps_code(installed: Box) -> None:
