@@ -50,12 +50,12 @@ def of_review(verdict: Verdict) -> str:
     return prompting.fence("\n".join(lines), "what the review found")
 
 
-def end_of(text: str, limit: int = OUTPUT_LIMIT) -> str:
-    """Return the last lines of a text, `limit` characters at most, with a note of how much is left out."""
+def end_of(text: str) -> str:
+    """Return the last lines of a text, `OUTPUT_LIMIT` characters at most, with a note of how much is left out."""
     text = text.strip("\n")
-    if len(text) <= limit:
+    if len(text) <= OUTPUT_LIMIT:
         return text
-    end = text[-limit:]
+    end = text[-OUTPUT_LIMIT:]
     end = end[end.find("\n") + 1 :] if 0 <= end.find("\n") < len(end) - 1 else end
     return f"[… {len(text) - len(end):,} characters left out …]\n{end}"
 

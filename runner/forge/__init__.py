@@ -289,16 +289,11 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """The result of CI for a commit; our own statuses are left out. `app`: the numeric id of the reporting program, where known.
-
-    `is_status`: everybody who may write a status could have set it, so it never counts alone.
-    """
+    """The result of CI for a commit; our own statuses are left out. Everybody who may write a status could have set one."""
 
     name: str
     outcome: Outcome
     url: str
-    app: int | None
-    is_status: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -310,7 +305,6 @@ class Push:
     before: str | None
     after: str | None
     time: str
-    forced: bool | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -337,7 +331,6 @@ class Protection:
 
     protected: bool | None
     required_checks: tuple[str, ...] | None
-    required_reviews: int | None
     dismisses_stale: bool | None
     last_pusher_refused: bool | None
     forced_pushes: bool | None

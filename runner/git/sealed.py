@@ -337,10 +337,10 @@ class Sealed:
         """Run one sealed git command and return its output as text, without the final newline."""
         return self.run(*args).decode("utf-8", "surrogateescape").rstrip("\n")
 
-    def personal(self, *args: str, cwd: Path | None = None, data: bytes = b"") -> tuple[int, bytes, str]:
+    def personal(self, *args: str) -> tuple[int, bytes, str]:
         """Run git with the person's own configuration, without the repository's."""
         env = {**personal_environment(), "GIT_DIR": os.devnull, "LC_ALL": "C"}
-        code, out, err = spawn(["git", *args], env=env, cwd=cwd, data=data)
+        code, out, err = spawn(["git", *args], env=env, cwd=None)
         return code, out, err.decode("utf-8", "replace").strip()
 
     def config(self, key: str) -> str | None:

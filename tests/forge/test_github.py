@@ -147,7 +147,7 @@ def test_a_classic_protection_is_seen_by_an_administrator_only(github: GitHubGro
     assert (whole.access, whole.scopes) == (Access.ADMIN, ("repo", "workflow"))
     assert whole.methods == {MergeMethod.MERGE, MergeMethod.SQUASH, MergeMethod.REBASE}
     seen = whole.protection
-    assert (seen.protected, seen.required_reviews, seen.dismisses_stale) == (True, 2, True)
+    assert (seen.protected, seen.dismisses_stale) == (True, True)
     assert (seen.forced_pushes, seen.deletions, seen.linear, seen.required_checks) == (
         False,
         False,
@@ -156,7 +156,7 @@ def test_a_classic_protection_is_seen_by_an_administrator_only(github: GitHubGro
     )
     part = github.forge(github.read_only_token()).settings("main").protection
     assert (part.protected, part.required_checks) == (True, ("runner/verify",))
-    assert (part.required_reviews, part.dismisses_stale, part.forced_pushes) == (None, None, None)
+    assert (part.dismisses_stale, part.forced_pushes) == (None, None)
 
 
 @pytest.mark.parametrize("exists", [True, False])
@@ -172,7 +172,7 @@ def test_a_forced_push_is_told(github: GitHubGround) -> None:
     first = github.push("runner", BRANCH)
     github.front.pushed("alice", BRANCH, first, "f" * 40, forced=True)
     forced, made = github.forge().pushes(BRANCH)
-    assert (forced.forced, forced.by, made.forced) == (True, github.identity("alice"), False)
+    assert (forced.by, forced.after, made.after) == (github.identity("alice"), "f" * 40, first)
 
 
 def test_the_shop_is_found_after_it_moved(github: GitHubGround) -> None:

@@ -308,7 +308,7 @@ class MemoryGit(Git):
     def personal_settings(self) -> Mapping[str, Sequence[str]]:
         return {}
 
-    def personal(self, *args: str, cwd: Path | None = None, data: bytes = b"") -> tuple[int, bytes, str]:
+    def personal(self, *args: str) -> tuple[int, bytes, str]:
         return 1, b"", ""
 
     def worktrees(self) -> list[Worktree]:

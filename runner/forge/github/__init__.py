@@ -248,8 +248,6 @@ class GitHub:
                 name=each.text("context"),
                 outcome=Outcome(_STATES.get(each.text("state"), StatusState.FAILURE).value),
                 url=each.maybe("target_url") or "",
-                app=None,
-                is_status=True,
             )
             for each in self._all_statuses(commit)
             if each.text("context") not in OUR_CONTEXTS
@@ -313,7 +311,6 @@ class GitHub:
                 before=_commit_or_none(each.text("before")),
                 after=_commit_or_none(each.text("after")),
                 time=each.text("timestamp"),
-                forced=each.text("activity_type") == "force_push",
             )
             for each in self._client.pages(f"{self._repo}/activity", {"ref": f"refs/heads/{branch}"})
         )
@@ -380,7 +377,6 @@ class GitHub:
         reviews = classic.maybe_inner("required_pull_request_reviews") if classic else None
         if reviews is not None:
             pulls.append(reviews)
-        counts = [int(each.value.get("required_approving_review_count") or 0) for each in pulls]
 
         def either(seen: bool, key: str) -> bool | None:
             """True where a rule or the classic protection says so; None where the latter may not be seen."""
@@ -397,7 +393,6 @@ class GitHub:
         return Protection(
             protected=found.flag("protected") or bool(rules),
             required_checks=tuple(dict.fromkeys(checks)),
-            required_reviews=None if classic is None and not counts else max(counts, default=0),
             dismisses_stale=pull("dismiss_stale_reviews_on_push") or pull("dismiss_stale_reviews"),
             last_pusher_refused=pull("require_last_push_approval"),
             forced_pushes=self._allowed(found, classic, rules, "non_fast_forward", "allow_force_pushes"),
@@ -465,15 +460,12 @@ class GitHub:
         )
 
     def _check_run(self, found: Fields) -> Check:
-        app = found.maybe_inner("app")
         conclusion = found.maybe("conclusion")
         is_over = found.text("status") == "completed" and conclusion is not None
         return Check(
             name=found.text("name"),
             outcome=_OUTCOMES.get(conclusion or "", Outcome.FAILURE) if is_over else Outcome.PENDING,
             url=found.maybe("html_url") or found.maybe("details_url") or "",
-            app=app.number("id") if app else None,
-            is_status=False,
         )
 
 

@@ -254,15 +254,14 @@ class GitLab:
             # A pipeline that failed without a job has an error in its file.
             if each.text("status") == "failed" and each.text("source") != "external" and not newest:
                 url = each.maybe("web_url") or ""
-                found.append(Check(name="pipeline", outcome=Outcome.FAILURE, url=url, app=None, is_status=False))
+                found.append(Check(name="pipeline", outcome=Outcome.FAILURE, url=url))
         return tuple(found)
 
     def _check(self, name: str, found: Fields) -> Check:
         outcome = _OUTCOMES.get(found.text("status"), Outcome.PENDING)
         if outcome is Outcome.FAILURE and found.flag("allow_failure"):
             outcome = Outcome.NEUTRAL
-        # GitLab lists jobs and statuses alike, so anybody who may write a status could have set it.
-        return Check(name=name, outcome=outcome, url=found.maybe("target_url") or "", app=None, is_status=True)
+        return Check(name=name, outcome=outcome, url=found.maybe("target_url") or "")
 
     def is_over(self, job: str) -> bool:
         """Return whether the job ended; see `Forge.is_over`."""
@@ -335,7 +334,6 @@ class GitLab:
                     before=data.maybe("commit_from"),
                     after=data.maybe("commit_to"),
                     time=event.text("created_at"),
-                    forced=None,
                 )
             )
         return tuple(found)
@@ -389,7 +387,6 @@ class GitLab:
             protected=None if rules is None else bool(rules),
             # GitLab requires whole pipelines, not single checks by name; our statuses are part of them.
             required_checks=OUR_CONTEXTS if pipelines else (),
-            required_reviews=None,
             dismisses_stale=approvals.flag("reset_approvals_on_push") if approvals else None,
             last_pusher_refused=approvals.flag("merge_requests_disable_committers_approval") if approvals else None,
             forced_pushes=None if rules is None else not rules or all(each.flag("allow_force_push") for each in rules),
