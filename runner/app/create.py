@@ -137,7 +137,8 @@ def planned(
     start = _tell_of_start(project, base)
     task = planning.task_of_new(project, request, start, text=text, where=where)
     commands = tuple(one.line for one in checks.candidates(project.git, start))
-    seen = planning.Base(start, commands[:COMMANDS])
+    named = "" if text else planning.named_command(request, (*project.config.checks, *commands))
+    seen = planning.Base(start, commands[:COMMANDS], named=named)
     with planning.written(project, task, planning.check_new, questions=questions, waits=True, base=seen) as made_plan:
         usd = made_plan.spent.get("usd", "0")
         if isinstance(made_plan, planning.Asking):

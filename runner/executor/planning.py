@@ -32,10 +32,11 @@ from runner.protocol.ids import digest
 from runner.protocol.model_answers import Draft, UnfitError
 from runner.protocol.plans import Plan, Step
 from runner.protocol.state import State
-from runner.protocol.transcript import Answers, Response, Results, Task
+from runner.protocol.transcript import Answers, Response, Results, Task, Undecided
 from runner.store import history, locks, record, snapshot
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
+from runner.tools import ToolError
 from runner.tools import registry as tools
 from runner.trust.transitions import transitions_below
 from runner.values import dataclass
@@ -59,6 +60,7 @@ UNTRIED = (
 )
 REQUEST_LIMIT = 12_000  # characters of what a person asks for
 WHY_MOST = 460  # characters of why there is no plan; with the question they fit into the record
+_QUOTED = re.compile(r"`([^`\n;&|<>$()\\]+)`")  # a simple command
 _AUTHOR = re.compile(r"([^<>\n]*) <([^<>\n]*)> .*")
 
 
@@ -108,12 +110,13 @@ class Asking:
 class Base:
     """What a planner may look at: a commit, and the commands that may run the project's tests there, beside its own `checks:`.
 
-    `phase`: whose engines are asked.
+    `phase`: whose engines are asked; `named`: the one of the commands that the request names, which runs before the first request.
     """
 
     commit: str
     commands: tuple[str, ...] = ()
     phase: str = "plan"
+    named: str = ""
 
 
 class _Open(Exception):
@@ -263,10 +266,11 @@ def written(
             answer = _asker(project, journal, redactor, waits) if questions else None
             try:
                 with _looking(project, f"planning-{key}", loop, base) as untried:
+                    task = _with_named(project, loop, task, base.named)
                     draft, files = converse(loop.consult, task, check, answer, untried=untried)
             except _Open as left:
                 open_questions = left.questions
-                if not any(isinstance(one, Task) for one in journal.records):
+                if _task_of(journal, task) is None:
                     journal.append(Task(kind="task", time=project.env.timestamp(), text=task))
             except BudgetStop as stop:
                 raise WaitingError(
@@ -293,12 +297,41 @@ def _looking(project: Project, name: str, loop: Consultation, base: Base) -> Ite
     proposal = looking.Proposal(*ANSWER, tools.schema_of(Draft))
     with looking.open_tools(project, name, base.commit, loop, proposal, commands) as any_command:
         is_able = any_command and "run_check" in loop.tools
-        yield lambda draft: _untried(project, loop.journal, draft) if is_able else []
+        yield lambda draft: _untried({*project.config.checks, base.named}, loop.journal, draft) if is_able else []
 
 
-def _untried(project: Project, journal: Journal, draft: Draft) -> list[str]:
-    """Return the checks of a draft that are not the project's own, and that no call of the journal ran."""
-    ran, asked = set(project.config.checks), dict[str, str]()
+def _with_named(project: Project, loop: Consultation, task: str, line: str) -> str:
+    """Return the task with what the command that the request names printed on the base: no request is made to ask for that.
+
+    It runs once: the journal has the task.
+    """
+    known = _task_of(loop.journal, task)
+    if known is not None or not line or "run_check" not in loop.tools:
+        return known or task
+    try:
+        ran = loop.tools["run_check"].call({"command": line})
+    except ToolError:  # the model may say another
+        return task
+    printed = prompting.fence(loop.redactor.text(ran["output"]), "what it printed")
+    told = f"{task}\n\n`{line}`, run in a clean checkout as `run_check` does, ended with exit code {ran['exit_code']}:\n{printed}"
+    loop.journal.append(Task(kind="task", time=project.env.timestamp(), text=told))
+    return told
+
+
+def _task_of(journal: Journal, task: str) -> str | None:
+    """Return the task as the journal has it, since the last plan that was not taken."""
+    found = None
+    for one in journal.records:
+        if isinstance(one, Task) and one.text.startswith(task):
+            found = one.text
+        elif isinstance(one, Undecided):
+            found = None
+    return found
+
+
+def _untried(known: set[str], journal: Journal, draft: Draft) -> list[str]:
+    """Return the checks of a draft that are not `known`, and that no call of the journal ran."""
+    ran, asked = known, dict[str, str]()
     for one in journal.records:
         if isinstance(one, Response):
             asked |= {call.id: str((call.arguments or {}).get("command", "")).strip() for call in one.calls}
@@ -402,7 +435,7 @@ def _resume(project: Project, seen: Snapshot) -> Written | Asking:
     """Continue the conversation from its journal."""
     redactor = Redactor(project.env.environ)
     journal = spending.open_journal(project, seen.protocol, "plan.1")
-    task = next((one.text for one in journal.records if isinstance(one, Task)), None)
+    task = next((one.text for one in reversed(journal.records) if isinstance(one, Task)), None)
     if task is None:
         raise RefusedError(
             "the planner's task is not in this clone",
@@ -453,6 +486,15 @@ def _answers(project: Project, seen: Snapshot, redactor: Redactor) -> Answer:
         return found
 
     return answer
+
+
+def named_command(request: str, commands: Sequence[str]) -> str:
+    """Return the first of the commands that a person's request has in backquotes, with the further arguments that it has there."""
+    for line in _QUOTED.findall(request):
+        words = line.replace("python3 ", "python ").split()
+        if any(words[: len(one.split())] == one.replace("python3 ", "python ").split() for one in commands):
+            return str(line).strip()
+    return ""
 
 
 # --- what it is told ---------------------------------------------------------------------------------------------------

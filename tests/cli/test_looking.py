@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from runner.executor import planning
 from runner.executor.consulting import LOOKS
 from runner.protocol.model_answers import read_verdict
 from runner.sandbox import Bubblewrap
@@ -112,6 +113,45 @@ def test_a_planner_that_was_killed_neither_asks_nor_runs_again(calc: Box) -> Non
         calc.runner("new", "Make it pass", env=env(wire), rc=0)
         assert len(wire.bodies) == 1 and len(results(wire, 0)) == 1
     assert count.read_text() == "ran\n"
+
+
+def test_the_test_command_that_a_request_names_runs_before_the_first_request_and_once(calc: Box) -> None:
+    count = calc.home / "count"
+    line = f"sh {calc.home}/tests.sh"
+    (calc.home / "tests.sh").write_text(f"echo ran >> {count}; echo $* is not 5; exit 1\n")
+    calc.write(".protocols/config.yaml", f"checks: [{line}]\n")
+    calc.commit("a check that counts")
+    fix = {**FIX, "steps": [{**STEP, "checks": [f"{line}"]}]}
+    wish = f"`{line}` fails. Fix it, and `rm -r /` too."
+    with serving(Refusal(code=403, body=error(403, "PERMISSION_DENIED", "no"))) as wire:
+        calc.runner("new", wish, env=env(wire), rc=69)
+    with serving(calls("propose_plan", **fix)) as wire:
+        made = calc.runner("new", wish, env=env(wire), rc=0)
+        assert len(wire.bodies) == 1
+        shown = prompt(wire)
+    assert (
+        f"`{line}`, run in a clean checkout as `run_check` does, ended with exit code 1:\n<<<untrusted what it printed\nis not 5\n"
+        in shown
+    )
+    assert count.read_text() == "ran\n" and "not tried" not in made.err
+    kinds = [one["kind"] for one in transcript(calc, made.out.strip(), "plan.1")]
+    assert kinds[0] == "task" and kinds.count("response") == 1
+    calc.runner("verify", made.out.strip(), rc=0)
+
+
+@pytest.mark.parametrize(
+    ("request_", "named"),
+    [
+        ("`python -m pytest -q tests/test_more.py` fails", "python -m pytest -q tests/test_more.py"),
+        ("`foo` and `make test`", "make test"),
+        ("`make testing` fails", ""),
+        ("`make test; rm -r x` fails", ""),
+        ("make test fails", ""),
+        ("Describe `python`", ""),
+    ],
+)
+def test_a_command_is_named_in_backquotes_and_is_one_of_the_project_s(request_: str, named: str) -> None:
+    assert planning.named_command(request_, ("make test", "python3 -m pytest")) == named
 
 
 def test_without_checks_in_the_configuration_nothing_is_run_on_the_host(box: Box) -> None:
