@@ -97,7 +97,8 @@ DIFF_LIMIT = 120_000  # characters of the whole diff
 FILE_LIMIT = 24_000  # characters of one file's part
 BLOB_LIMIT = 512 * 1024  # bytes of a file that is compared at all
 BLOBS_LIMIT = 16 * 1024 * 1024  # bytes of all that are compared
-FUNCTIONS_LIMIT = 6_000  # characters of a file's part that are there to show whole functions around what changed
+FUNCTION_LIMIT = 1_500  # characters of a hunk that are there to show the whole function around what changed
+FUNCTIONS_LIMIT = 6_000  # of all hunks of a file
 NAMES_LIMIT = 400  # files that are listed
 
 _TESTS = re.compile(
@@ -167,8 +168,9 @@ def change(git: Git, protocol: str, before: str, after: str, checks: Sequence[st
     texts, whole = _diffs(git, before, after, compared), _diffs(git, before, after, compared, "--function-context")
     for path in compared:
         text = texts.get(path, "")
-        if len(whole.get(path, "")) <= min(len(text) + FUNCTIONS_LIMIT, FILE_LIMIT):
-            text = whole.get(path, "")
+        wide = _with_functions(text, whole.get(path, ""))
+        if len(wide) <= min(len(text) + FUNCTIONS_LIMIT, FILE_LIMIT):
+            text = wide
         if size >= DIFF_LIMIT:
             left_out.append(f"{path}: the diff is full")
             continue
@@ -223,6 +225,28 @@ def _diffs(git: Git, before: str, after: str, wanted: Sequence[str], *options: s
         # They come in the order of their paths' bytes.
         found |= dict(zip(sorted(some, key=lambda path: path.encode("utf-8", "surrogateescape")), parts, strict=True))
     return found
+
+
+def _with_functions(text: str, whole: str) -> str:
+    """Return a file's part of the diff, with the whole function in the place of hunks that are in one of moderate size."""
+    if len(re.findall(r"(?m)^diff --git ", whole)) != 1:  # a file that became a link has two
+        return whole
+    head, *wide = re.split(r"(?m)^(?=@@ )", whole)
+    narrow = re.split(r"(?m)^(?=@@ )", text)[1:]
+    chosen, left = [head], [(_first_line(one), one) for one in narrow]
+    for at, hunk in enumerate(wide):
+        until = _first_line(wide[at + 1]) if at + 1 < len(wide) else None
+        inside = [one for first, one in left if until is None or first < until]
+        left = left[len(inside) :]
+        short = "".join(inside)
+        chosen.append(hunk if len(hunk) <= len(short) + FUNCTION_LIMIT else short)
+    return "".join(chosen)
+
+
+def _first_line(hunk: str) -> int:
+    """Return where a hunk starts, in the file as it was."""
+    found = re.match(r"@@ -(\d+)", hunk)
+    return int(found[1]) if found else 0
 
 
 # --- the report ------------------------------------------------------------------------------------------------------

@@ -83,6 +83,35 @@ def test_no_attribute_of_the_change_hides_a_file_from_the_judge(box: Box) -> Non
     assert seen.files == ("A .gitattributes", "M src/app.py")  # what one has to be careful with comes first
 
 
+def test_a_function_of_moderate_size_is_whole_in_the_diff_and_a_long_one_is_not(box: Box) -> None:
+    names = "".join(f"import a_module_with_a_long_name_{n}\n" for n in range(50))
+    small = "\n\ndef small():\n" + "".join(f"    small_{n}()\n" for n in range(30))
+    large = "\n\ndef large():\n" + "".join(f"    large_{n}_of_very_many()\n" for n in range(200))
+    box.write("a.py", names + small + large + small.replace("small", "last"))
+    box.commit("before")
+    text = (box.path / "a.py").read_text()
+    for old in (
+        "import a_module_with_a_long_name_40",
+        "small_15()",
+        "large_20_of_very_many()",
+        "large_150_of_very_many()",
+        "last_3()",
+    ):
+        text = text.replace(old, f"{old}  # changed")
+    box.write("a.py", text)
+    box.commit("after")
+    diff = change(box).diff
+    assert all(
+        word in diff
+        for word in ("def small", "small_0()", "small_29()", "def last", "last_29()", "large_19_of", "large_151_of")
+    )
+    assert not any(word in diff for word in ("large_80_of", "long_name_20"))
+    (box.path.parent / "made.diff").write_text(diff)
+    box.git("checkout", "-q", "HEAD~1", "--", "a.py")
+    box.git("apply", "../made.diff")
+    assert (box.path / "a.py").read_text() == text
+
+
 def test_what_does_not_fit_is_named(box: Box) -> None:
     box.write("big.txt", "x" * (qa.BLOB_LIMIT + 1))
     box.write("bin.dat", b"\0\1\2")
