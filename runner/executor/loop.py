@@ -15,9 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, Protocol, TypeVar
-
-import tenacity
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from runner import signals
 from runner.engines import (
@@ -49,6 +47,9 @@ from runner.protocol import aliases, transcript
 from runner.protocol.transcript import Result, Results, Summary, Typed
 from runner.tools import AsksError, Tool, ToolError, registry
 from runner.values import dataclass
+
+if TYPE_CHECKING:
+    import tenacity
 
 READERS = 4  # calls that run at the same time
 LONG = 1.0  # seconds after which a call's result is journaled at once: a kill does not repeat the call
@@ -432,6 +433,8 @@ class Loop:
         return request
 
     def _insist(self, engine: Engine, request: Request, *, is_last: bool) -> Response:
+        import tenacity  # only who asks a model waits for it to load
+
         def wait(state: tenacity.RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
             asked = error.retry_after if isinstance(error, RateLimitError) else None

@@ -7,16 +7,18 @@ use no proxy of the environment. The text is untrusted.
 from __future__ import annotations
 
 import contextlib
-import http.client
 import ipaddress
 import socket
-import ssl
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from runner.tools import ToolError
 from runner.values import dataclass
+
+if TYPE_CHECKING:
+    import http.client
 
 MOST = 1_000_000  # bytes of a page
 TIMEOUT = 30.0  # seconds for all of it
@@ -43,6 +45,8 @@ def fetch(url: str, allowed: Allowed, *, timeout: float = TIMEOUT) -> Page:
     Raises:
         ToolError: the URL or a host on the way is not allowed, there is no answer, or the page is too big or not text.
     """
+    import http.client  # with ssl a tenth of a command's start, which has no other use of them
+
     expired = threading.Event()
     sockets: list[socket.socket] = []
 
@@ -103,6 +107,9 @@ def _is_loopback(host: str) -> bool:
 
 def _ask(parts: SplitResult, timeout: float, sockets: list[socket.socket]) -> Page | str:
     """Return the page, or where it is instead."""
+    import http.client
+    import ssl
+
     assert parts.hostname is not None
     connection = (
         http.client.HTTPSConnection(parts.hostname, parts.port, timeout=timeout, context=ssl.create_default_context())

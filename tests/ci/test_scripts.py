@@ -161,6 +161,47 @@ def test_install_puts_the_runner_into_a_folder_of_its_own_once(box: Box, tmp_pat
     assert (tmp_path / "runner/bin/runner").stat() == at
 
 
+@pytest.mark.parametrize(
+    ("configured", "env", "used"),
+    [
+        ("", {}, "uv"),
+        ("global.index-url='https://own.test'", {}, "pip"),
+        ("", {"PIP_INDEX_URL": "https://own.test"}, "pip"),
+    ],
+)
+def test_uv_installs_where_nothing_configures_pip(
+    box: Box, tmp_path: Path, configured: str, env: dict[str, str], used: str
+) -> None:
+    """uv does not read pip's configuration: from another index, the package of the name may be somebody else's."""
+    box.runner("init", "--ci", "--yes", env=JOBS, rc=0)
+    folder, bin_, told = tmp_path / "runner", tmp_path / "bin", tmp_path / "told"
+    bin_.mkdir()
+    fake = f"""#!/bin/sh
+[ "$*" = '-m pip config list' ] && {{ echo "{configured}"; exit; }}
+echo "${{0##*/}} $*" >> {told}
+mkdir -p {folder}/bin
+cp {bin_}/python3 {folder}/bin/python
+printf '#!/bin/sh\\necho installed\\n' > {folder}/bin/runner
+chmod +x {folder}/bin/*
+"""
+    for name in ("uv", "python3", "bwrap"):
+        (bin_ / name).write_text(fake)
+        (bin_ / name).chmod(0o755)
+    clean = {name: value for name, value in box.environment({}).items() if not name.startswith("PIP_")}
+    given = (
+        clean | env | {"PATH": f"{bin_}:/usr/bin:/bin", "RUNNER_FOLDER": str(folder), "RUNNER_PACKAGE": "a-package==1"}
+    )
+    done = subprocess.run(
+        [box.path / "scripts/ci/protocol.sh", "install"], cwd=box.path, env=given, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "installed\n"), done.stderr
+    calls = told.read_text().splitlines()
+    assert "a-package==1" in calls[-1] and calls[-1].startswith(
+        "uv pip install" if used == "uv" else "python -m pip install"
+    )
+    assert any(one.startswith("uv ") for one in calls) == (used == "uv")
+
+
 # --- init ----------------------------------------------------------------------------------------------------------------
 
 

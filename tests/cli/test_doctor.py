@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,6 +64,20 @@ def test_a_sound_repository_has_notes_and_no_findings(box: Box, begun: str) -> N
     box.runner("doctor", "--fix", rc=0)
     assert (box.git("for-each-ref"), box.git("status", "--porcelain")) == before
     assert {one["kind"] for one in findings(box)} == {"note"}
+
+
+@pytest.mark.parametrize(("off", "noted"), [("1", True), ("", False)])
+def test_commands_that_compile_the_runner_anew_each_time_are_noted(
+    box: Box, tmp_path: Path, off: str, noted: bool
+) -> None:
+    env = {**box.environment(), "PYTHONPYCACHEPREFIX": str(tmp_path / "cache"), "PYTHONDONTWRITEBYTECODE": off}
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-m", "runner", "doctor"],
+        cwd=box.path, env={**env, "PYTHONPATH": root}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert ("unset PYTHONDONTWRITEBYTECODE" in done.stdout) == noted
 
 
 def test_a_setup_that_is_not_published_is_not_called_missing(remote: Box) -> None:

@@ -35,6 +35,7 @@ from runner.store.trusted import Trusted
 MACHINE: tuple[Check[Machine], ...] = (
     Check("room on the disk", machine.room),
     Check("state folder", machine.state_home),
+    Check("bytecode", machine.bytecode),
 )
 CLONE: tuple[Check[Clone], ...] = (
     Check("permission to write", machine.writable),

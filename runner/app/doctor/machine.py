@@ -64,6 +64,24 @@ def state_home(machine: Machine) -> Iterator[Finding]:
         )
 
 
+def bytecode(machine: Machine) -> Iterator[Finding]:
+    """Yield that each command compiles the runner's sources anew."""
+    cached = __spec__.cached
+    if cached is None or Path(cached).exists():
+        return
+    switched_off = bool(machine.env.environ.get("PYTHONDONTWRITEBYTECODE"))
+    if switched_off or not os.access(_existing(Path(cached)), os.W_OK):
+        yield Finding(
+            "note",
+            "Python's bytecode of the runner is not kept",
+            str(Path(cached).parent),
+            "each command compiles its sources anew, which takes more than half as long again",
+            "unset PYTHONDONTWRITEBYTECODE for one command"
+            if switched_off
+            else "run `python -m compileall` on that folder as its owner",
+        )
+
+
 def writable(clone: Clone) -> Iterator[Finding]:
     """Yield what this user may not write, as after a `sudo git` or `sudo runner`, and files in the place of folders."""
     common = clone.dirs.common
