@@ -25,11 +25,12 @@ from runner.engines import (
     RequestRefusedError,
     Response,
     Usage,
+    registry,
 )
 from tests.conftest import slack
 from tests.engines.benches import BENCHES, OVER_A_WIRE, Bench
 from tests.engines.scenarios import HELLO, ODD, SCENARIOS
-from tests.engines.wire_gemini import KEY, Flood, Refusal
+from tests.engines.wire_gemini import KEY, Answer, Flood, Refusal, serving
 from tests.engines.wires import FORMATS
 
 ROOT = Path(__file__).parents[2]
@@ -154,6 +155,19 @@ def test_usage_is_counted_with_thoughts_in_the_output(bench: Bench, tmp_path: Pa
 def test_what_is_written_to_a_cache_is_counted(name: str, tmp_path: Path) -> None:
     (response,) = play(BENCHES[name], "cache-write", tmp_path)
     assert response.usage == Usage(input=1_000, output=70, cached=600, cache_write=300)
+
+
+@pytest.mark.parametrize("name", OVER_A_WIRE)
+def test_what_nobody_knows_in_an_answer_is_kept_and_changes_nothing(name: str, tmp_path: Path) -> None:
+    if name in FORMATS:
+        response = play(BENCHES[name], "answer", tmp_path)[0]
+    else:
+        counts = {"promptTokenCount": 1, "candidatesTokenCount": 1, "x_vendor": {"a": 1}}
+        script = Answer(pieces=[[{"text": "Hello, world.", "x_vendor": 1}]], usage=counts)
+        with serving(script) as wire:
+            environ = {"GEMINI_API_KEY": KEY, "GOOGLE_GEMINI_BASE_URL": wire.url}
+            response = registry.open_engine("gemini:m", environ, tmp_path).ask(HELLO, timeout=20)
+    assert response.turn.text == "Hello, world." and "x_vendor" in json.dumps(response.raw)
 
 
 def test_a_conversation_begun_with_another_provider_goes_on(bench: Bench, tmp_path: Path) -> None:

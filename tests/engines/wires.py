@@ -204,7 +204,14 @@ class ResponsesWire(Wire):
             item["status"] = "completed"
         reason = {"length": "max_output_tokens", "refused": "content_filter", "malformed": "of a new kind"}
         status = "completed" if said.finish == "stop" else "incomplete"
-        begun = {"id": f"r{number}", "object": "response", "status": "in_progress", "model": "fake-1", "output": []}
+        begun: Json = {
+            "id": f"r{number}",
+            "object": "response",
+            "status": "in_progress",
+            "model": "fake-1",
+            "output": [],
+        }
+        begun["x_vendor"] = {"a": 1}
         usage = {
             "input_tokens": said.usage.input,
             "input_tokens_details": {"cached_tokens": said.usage.cached, "cache_write_tokens": said.usage.cache_write},
@@ -222,6 +229,7 @@ class ResponsesWire(Wire):
         pieces = [{"type": "response.output_text.delta", "delta": text} for text in said.text]
         return [
             {"type": "response.created", "response": begun},
+            {"type": "response.of_a_new_kind", "x_vendor": {"a": 1}},
             *pieces,
             *({"type": "response.output_item.done", "item": item} for item in items),
             {"type": f"response.{status}", "response": whole},
@@ -291,7 +299,14 @@ class AnthropicWire(Wire):
         usage = {"input_tokens": said.usage.input - said.usage.cached - said.usage.cache_write, "output_tokens": 1}
         usage["cache_read_input_tokens"] = said.usage.cached
         usage["cache_creation_input_tokens"] = said.usage.cache_write
-        message = {"id": f"msg_{number}", "type": "message", "role": "assistant", "model": "fake-1", "content": []}
+        message: Json = {
+            "id": f"msg_{number}",
+            "type": "message",
+            "role": "assistant",
+            "model": "fake-1",
+            "content": [],
+        }
+        message["x_vendor"] = {"a": 1}
         events: list[Json] = [{"type": "message_start", "message": {**message, "stop_reason": None, "usage": usage}}]
         for at, (start, deltas) in enumerate(blocks):
             events.append({"type": "content_block_start", "index": at, "content_block": start})
@@ -299,7 +314,8 @@ class AnthropicWire(Wire):
             events.append({"type": "content_block_stop", "index": at})
         end = {"stop_reason": reason, "stop_sequence": None}
         events.append({"type": "message_delta", "delta": end, "usage": {"output_tokens": said.usage.output}})
-        return [*events, {"type": "message_stop"}]
+        events.insert(1, {"type": "of_a_new_kind", "x_vendor": {"a": 1}})
+        return [*events, {"type": "message_stop", "x_vendor": {"a": 1}}]
 
     @staticmethod
     def signatures(body: Json) -> list[str]:
