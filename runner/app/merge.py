@@ -6,7 +6,9 @@ It is a merge commit, which brings the protocol's commits with it, or (squash) a
 from __future__ import annotations
 
 import dataclasses
+import re
 import shlex
+from collections.abc import Sequence
 
 from runner.app import describe
 from runner.app.steer import number
@@ -14,7 +16,7 @@ from runner.errors import ConflictError, RefusedError, UsageError
 from runner.executor import load, permissions
 from runner.git import Git
 from runner.lines import counted, few, is_harmless
-from runner.protocol import ids, paths
+from runner.protocol import ids, log, paths
 from runner.protocol.state import State, Status, phrased
 from runner.store import protocol_worktree, publishing, record, transaction, worktree
 from runner.store.project import Project
@@ -23,6 +25,7 @@ from runner.trust import permit
 from runner.values import dataclass
 
 RACES = 20
+_TRAILER = re.compile(r"[A-Za-z][A-Za-z0-9-]*: ")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +98,8 @@ def merge(project: Project, protocol: str, wanted: Wanted | None = None) -> Merg
             if wanted.message is not None and not wanted.message.strip():
                 raise UsageError("the message is empty", "-m", "write one, or leave -m out")
             text = wanted.message or _message(seen, squash=squash)
+            if project.config.merge.assisted_by:
+                text = _with_trailers(text, _assistants(git, seen))
             own = f"{paths.folder(protocol)}/"
             made = Merged(
                 protocol,
@@ -131,6 +136,21 @@ def _message(seen: Snapshot, *, squash: bool) -> str:
         return f"Merge {seen.protocol}"
     steps = [f"- {_shown(step.title)}" for _, step in seen.state.open_steps()]
     return "\n".join([_shown(seen.state.title), "", *steps, "", f"Protocol: {seen.protocol}"])
+
+
+def _assistants(git: Git, seen: Snapshot) -> list[str]:
+    """Return a trailer for each model whose work is in the tree."""
+    done = record.standing(record.events(git, seen.protocol, seen.tip))
+    models = [str(one.fields.get("engine", "")) for one in done if one.event == "step-finished"]
+    return [f"Assisted-by: {model} ({seen.protocol})" for model in dict.fromkeys(models) if log.is_bare(model)]
+
+
+def _with_trailers(text: str, trailers: Sequence[str]) -> str:
+    """Return a message with trailers at its end, in the last paragraph where that has trailers alone."""
+    text = text.rstrip("\n")
+    last = text.rpartition("\n\n")[2] if "\n\n" in text else ""
+    is_block = bool(last) and all(_TRAILER.match(line) for line in last.split("\n"))
+    return text + ("\n" if is_block else "\n\n") + "\n".join(trailers) if trailers else text
 
 
 def _shown(title: str) -> str:

@@ -269,10 +269,11 @@ def _forge(value: object) -> object:
 
 class MergeKey(FileModel):
     """How `runner merge` merges. `as`: by a commit without the protocol's commits, or by a merge commit; `base`: whether the
-    protocol has to have all commits of its base."""
+    protocol has to have all commits of its base; `assisted_by`: whether the commit has a trailer for each model that worked."""
 
     as_: Literal["squash", "merge"] = Field(default="merge", alias="as")
     base: Literal["any", "up-to-date"] = "any"
+    assisted_by: Bool = False
 
 
 class NotifyKey(FileModel):
