@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
 from runner.app import attest, audit, histories, verify
@@ -35,7 +37,7 @@ def command(session: Session, protocol: str | None, output: str | None, attested
     """
     project = session.project
     histories.alone(project)
-    name = verify.find(project, protocol)
+    name = options.looked_up(session, protocol, partial(verify.find, project))
     histories.take(project, [name])
     report, code = verify.prove(project, name)
     if code == 5 and not project.git.is_shallow() and options.fetch_missing(session, [name], yes=yes):

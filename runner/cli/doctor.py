@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import NoReturn
 
 import click
@@ -66,7 +67,12 @@ def command(session: Session, protocol: str | None, action: str | None, as_json:
         return
     if action == "fix" and not _cannot_open(session):
         checks.fix_protocols(session.project, name, session.note)
-    _tell_all(session, checks.examine(session.cwd, who, session.options, name), as_json)
+    found = checks.examine(session.cwd, who, session.options, name)
+    if not as_json and not _cannot_open(session) and (size := clean.taken(session.project)):
+        session.note(
+            f"worktrees, workspaces and environments take {_size(size)}; `{program()} clean` removes what is done"
+        )
+    _tell_all(session, found, as_json)
 
 
 def _find(session: Session, name: str) -> str:
@@ -150,7 +156,7 @@ def clean_command(session: Session, protocol: str | None, dry_run: bool, yes: bo
     created again when a step needs it).
     """
     project = session.project
-    name = lookup.find(project, protocol) if protocol else None
+    name = options.looked_up(session, protocol, partial(lookup.find, project)) if protocol else None
     items = clean.look(project, session.means(name) if name else None)
     going = [item for item in items if not item.why]
     if going and not dry_run and not yes and session.is_terminal():

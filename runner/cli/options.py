@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from runner.store.project import Project
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 
 def _offer(look: Callable[[Project], list[str]]) -> list[str]:
@@ -53,9 +54,18 @@ def found(session: Session, name: str | None, step: str | None = None) -> tuple[
     Raises:
         UsageError: there is none, or it is not clear which.
     """
+    return looked_up(session, name, lambda name: lookup.find_with_step(session.project, name, step))
+
+
+def looked_up(session: Session, name: str | None, find: Callable[[str | None], T]) -> T:
+    """Return what `find` finds by a protocol's name; the remote is asked for one that is not known here.
+
+    Raises:
+        UsageError: that of `find`.
+    """
     project = session.project
     try:
-        return lookup.find_with_step(project, name, step)
+        return find(name)
     except lookup.UnknownProtocolError:
         if name is None or project.trusted.remote is None or not lookup.beginnings(project, name):
             raise
@@ -63,7 +73,7 @@ def found(session: Session, name: str | None, step: str | None = None) -> tuple[
 
     with contextlib.suppress(UnreachableError):
         publishing.find(project, name)
-    return lookup.find_with_step(project, name, step)
+    return find(name)
 
 
 def protocol(function: F) -> F:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import click
@@ -47,7 +48,8 @@ def command(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Verify that the state of each PROTOCOL follows from its history; offline, except with --live.
+    """Verify that the state of each PROTOCOL follows from its history; offline, except with --live or for one that is not in this
+    clone.
 
     Exit 0: all verify; 4: at least one does not; 5: cannot decide, because objects are missing in this clone. They are
     fetched if you agree, at the terminal or with --yes.
@@ -56,7 +58,11 @@ def command(
     histories.alone(project)
     if everything and protocols:
         raise UsageError("PROTOCOL and --all do not go together", "runner verify", "give one of them")
-    names = verify.known(project) if everything else [verify.find(project, name) for name in protocols or (None,)]
+    names = (
+        verify.known(project)
+        if everything
+        else [options.looked_up(session, name, partial(verify.find, project)) for name in protocols or (None,)]
+    )
     if project.git.refs("refs/replace/"):
         session.note("refs/replace/ exists: `git log` shows other objects than the ones verified here")
     live = live or from_work

@@ -214,3 +214,12 @@ def test_a_shell_opens_for_a_protocol_that_only_the_remote_has(remote: Box) -> N
     other = clone(remote, "bob")
     published(remote, "Newer")
     assert other.runner("shell", "1", "--", "cat", "a.txt", rc=0).out == "a\n"
+
+
+@pytest.mark.parametrize("words", mostly_slow([(("verify", "1"),), (("audit", "1"),), (("clean", "1"),)]))
+def test_what_only_the_remote_has_is_found_by_its_number(remote: Box, words: tuple[str, ...]) -> None:
+    publish(remote)
+    other = clone(remote, "bob")
+    protocol = remote.new({"01-a": command("true")})
+    told = other.runner(*words, rc=0)
+    assert protocol in told.out or "nothing to remove" in told.err
