@@ -248,6 +248,13 @@ def _base_with(project: Project, protocol: str, tip: str, base: str) -> str | No
     return None
 
 
+def taken(project: Project) -> int:
+    """Return how many bytes the runner's folders have on the disk: worktrees, workspaces, environments and journals."""
+    trees = [tree.path for tree in project.git.worktrees()[1:] if ids.is_protocol_id(tree.path.name)]
+    own = {project.dirs.own, _workspace(project, "0000-none").root.parent, project.dirs.beside}
+    return sum(map(beneath.size, (*own, *trees)))
+
+
 def _workspace(project: Project, protocol: str) -> workspace.Workspace:
     return workspace.place(project.dirs, protocol, project.config.workspace.path)
 

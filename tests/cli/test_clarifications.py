@@ -50,6 +50,12 @@ def test_once_they_are_answered_it_is_begun(box: Box) -> None:
     assert "open" not in box.runner("new", "X", "--manual", rc=0).err
 
 
+def test_doctor_names_what_is_open(box: Box) -> None:
+    asked(box, OPEN.replace("answer:", "answer: make test"), config="")
+    told = box.runner("doctor").out
+    assert f"note: open question: Who may merge?\n  at:   {PATH} on main:4\n" in told and "tests are run" not in told
+
+
 @pytest.mark.parametrize("config", ["", "clarifications: warn\n"])
 def test_without_block_each_is_told_once_and_it_goes_on(box: Box, config: str) -> None:
     asked(box, config=config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -364,3 +365,10 @@ def test_the_workspace_of_a_plan_that_was_killed_is_removed_unless_it_is_written
     assert space.is_dir()
     assert f"removed  workspace  {space}" in box.runner("clean", "--yes", rc=0).out
     assert not space.exists()
+
+
+def test_doctor_says_what_the_runner_has_on_the_disk(box: Box, done: str) -> None:
+    (workspace(box, done) / "work/big").write_bytes(b"x" * 3_000_000)
+    (box.worktree(done) / "mine").write_bytes(b"x" * 4_000_000)
+    told = box.runner("doctor").err
+    assert re.search(r"worktrees, workspaces and environments take 7\.\d MB; `runner clean` removes", told)

@@ -65,6 +65,7 @@ PROJECT: tuple[Check[Selection], ...] = (
     Check("trusted branch", machine.trusted_branch),
     Check("policy and keys", machine.policy),
     Check("tests", machine.tests),
+    Check("open questions", machine.questions),
     Check("shared numbers", machine.shared_numbers),
     Check("interrupted renumbering", clone.unfinished_renumberings, clone.finish_renumbering),
     Check("unfinished worktrees", clone.unfinished_worktrees, clone.finish_worktree),

@@ -17,7 +17,7 @@ from runner.errors import RunnerError, UnreachableError, shown
 from runner.executor import environments, permissions, submodules
 from runner.git import Git, GitError
 from runner.lines import counted, few
-from runner.protocol import ids, paths, strict_yaml
+from runner.protocol import clarifications, ids, paths, strict_yaml
 from runner.store import trusted, workspace
 from runner.store.environment import Environment, StateDir, matching, writable_state_home
 from runner.store.project import Project
@@ -241,6 +241,22 @@ def tests(chosen: Selection) -> Iterator[Finding]:
     elif not named and trusts.config(project.git) is not None and checks.candidates(project.git, trusts.commit):
         what = "no command that runs the tests is named as `checks:`"
         yield Finding("note", what, where, "an agent step that names no check is not checked", "`runner init` finds it")
+
+
+def questions(chosen: Selection) -> Iterator[Finding]:
+    """Yield the questions about the project that nobody has answered."""
+    project = chosen.project
+    where = f"{paths.CLARIFICATIONS} on {project.trusted.branch}"
+    try:
+        known = clarifications.parse(project.trusted.blob(project.git, paths.CLARIFICATIONS), where)
+        so = "no protocol starts before" if project.config.clarifications == "block" else "nothing waits for it"
+    except RunnerError as error:
+        yield of_error(error, "`runner new` is refused")
+        return
+    for one in known:
+        if one.answer is None:
+            hint = "`runner init` at a terminal asks it, or write the answer there; then commit the file"
+            yield Finding("note", f"open question: {one.text}", f"{where}:{one.line}", so, hint)
 
 
 def _setup(project: Project) -> tuple[str, str]:
