@@ -11,7 +11,7 @@ from pathlib import Path
 from runner.errors import UsageError
 from runner.git import Git, GitError, Worktree
 from runner.lines import few, lines_of
-from runner.protocol import ids
+from runner.protocol import ids, paths
 from runner.store import locks, snapshot, transaction, trusted, workspace, worktree
 from runner.store.environment import Environment, StateDir, matching, write_atomically
 from runner.store.project import Project
@@ -140,6 +140,7 @@ def _make_worktree(git: Git, dirs: StateDir, ref: str, protocol: str, path: Path
     if tree is None or tip is None:
         _unmake_worktree(git, dirs, protocol, path)
         return None, f"no worktree: {path} was not made"
+    _be_sparse(git, tree, protocol)
     note = worktree.note_one(dirs, tree, ref, git.write("tree", b""), tip)
     dirs.making(protocol).unlink()
     try:
@@ -151,12 +152,28 @@ def _make_worktree(git: Git, dirs: StateDir, ref: str, protocol: str, path: Path
             git_dir=tree.git_dir,
             work_tree=tree.path,
             index=tree.git_dir / "index",
-            config=worktree.conversions(git),
+            config=worktree.settings_of(git, tree),
         )
     except GitError as error:
         return path, f"{path} is not complete ({error.what}); the next command brings it along"
     note.unlink(missing_ok=True)
     return path, ""
+
+
+def _be_sparse(git: Git, tree: Worktree, protocol: str) -> None:
+    """Have a new worktree leave out what a sparse checkout leaves out of the main one, but not the protocol's own folder."""
+    main = git.worktrees()[0]
+    said = git.settings(main.git_dir).get("core.sparsecheckout", ("false",))[-1].lower()
+    with contextlib.suppress(FileNotFoundError):
+        wanted = (main.git_dir / "info/sparse-checkout").read_text("utf-8", "surrogateescape") if said == "true" else ""
+        if not wanted:
+            return
+        root = f"/{paths.ROOT}/"
+        if root not in wanted.split("\n"):
+            wanted = wanted.rstrip("\n") + f"\n{root}\n!{root}*/\n{root}{protocol}/\n"
+        at = tree.git_dir / "info/sparse-checkout"
+        at.parent.mkdir(exist_ok=True)
+        at.write_text(wanted, "utf-8", "surrogateescape")
 
 
 def _unmake_worktree(git: Git, dirs: StateDir, protocol: str, path: Path) -> None:

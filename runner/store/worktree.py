@@ -117,7 +117,7 @@ def conversions(git: Git) -> list[str]:
     return [f"{key}={own[key][-1]}" for key in _CONVERSIONS if key in own and git.config(key) is None]
 
 
-def _settings(git: Git, tree: Worktree) -> list[str]:
+def settings_of(git: Git, tree: Worktree) -> list[str]:
     """Return what a worktree's own configuration says about which files are in it, and in what form."""
     found = conversions(git)
     if (tree.git_dir / "info/sparse-checkout").exists():
@@ -314,7 +314,7 @@ def prepare(git: Git, dirs: StateDir, ref: str, old: str, new: str, env: Environ
             note = _note_path(dirs, tree)
             changed = git.changed(old, new)
             rewrite = _rewrite(git, tree, copy, changed)
-            follow = Follow(git, env, tree, copy, note, old, new, _settings(git, tree), over, rewrite)
+            follow = Follow(git, env, tree, copy, note, old, new, settings_of(git, tree), over, rewrite)
             if rewrite is None:
                 _refuse_what_is_in_the_way(follow, changed)
             follows.append(follow)
@@ -474,7 +474,7 @@ def settle(git: Git, tree: Worktree, old: str, new: str, env: Environment) -> li
     is checked out; one with the bytes of `new` is left; anything else is the person's. An index entry follows where it was
     `old`'s.
     """
-    settings = _settings(git, tree)
+    settings = settings_of(git, tree)
     changed = git.changed(old, new)
     disk = Disk(git, tree, settings)
     left: list[str] = []
@@ -635,7 +635,7 @@ def unsaved(git: Git, tree: Worktree, *folders: str) -> list[str]:
     """
     code, out, _ = git.try_run(
         "status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames", "--ignore-submodules=dirty", "--", *folders,
-        git_dir=tree.git_dir, work_tree=tree.path, config=_settings(git, tree),
+        git_dir=tree.git_dir, work_tree=tree.path, config=settings_of(git, tree),
     )  # fmt: skip
     return sorted(line[3:] for line in out.decode("utf-8", "surrogateescape").split("\0") if line) if code == 0 else []
 
@@ -651,7 +651,7 @@ def uncommitted(git: Git, tree: Worktree, folder: str) -> dict[str, TreeEntry | 
     """
     if _is_untouched(git, tree, folder):
         return {}
-    settings = _settings(git, tree)
+    settings = settings_of(git, tree)
     out = git.run(
         "status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames", "--ignored=no",
         "--ignore-submodules=dirty", "--", folder,

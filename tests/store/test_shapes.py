@@ -267,6 +267,8 @@ def test_sparse_checkout_of_the_person_stays_sparse(box: Box) -> None:
         {"01-a": command("echo new > other/file.txt; echo in > src/in.txt; echo o > other/more.txt")}, title="Two"
     )
     tree = box.worktree(protocol)
+    assert sorted(path.name for path in tree.iterdir() if path.is_dir()) == [".protocols", "src"]
+    assert [path.name for path in (tree / ".protocols").iterdir()] == [protocol] and shown(box, protocol) == ""
     box.git("sparse-checkout", "set", "src", ".protocols", cwd=tree)
     assert not (tree / "other").exists()
     box.runner("run", protocol, rc=0)
