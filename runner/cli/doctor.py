@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from functools import partial
 from typing import NoReturn
@@ -68,10 +69,11 @@ def command(session: Session, protocol: str | None, action: str | None, as_json:
     if action == "fix" and not _cannot_open(session):
         checks.fix_protocols(session.project, name, session.note)
     found = checks.examine(session.cwd, who, session.options, name)
-    if not as_json and not _cannot_open(session) and (size := clean.taken(session.project)):
-        session.note(
-            f"worktrees, workspaces and environments take {_size(size)}; `{program()} clean` removes what is done"
-        )
+    with contextlib.suppress(RunnerError):  # the findings say why
+        if not as_json and (size := clean.taken(session.project)):
+            session.note(
+                f"worktrees, workspaces and environments take {_size(size)}; `{program()} clean` removes what is done"
+            )
     _tell_all(session, found, as_json)
 
 
