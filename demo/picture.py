@@ -1,5 +1,6 @@
 """Draws what the demo prints as a picture of a terminal: `picture.py PRINTED PICTURE`, both files; `make picture`.
 
+The picture is a window of some rows, in which the session is played once.
 It promises to show a part of the demo's real output and nothing else: commands in their order, each with all that it printed and
 the words before it. No font and nothing else is fetched by who looks at it. A test compares its text with the demo's.
 """
@@ -7,6 +8,7 @@ the words before it. No font and nothing else is fetched by who looks at it. A t
 from __future__ import annotations
 
 import io
+import re
 import sys
 from pathlib import Path
 
@@ -43,6 +45,9 @@ SHOWN = (
     "$ runner why ",
 )
 WIDTH = 112
+ROWS, SECONDS = 30, 20.0  # of the window, and until all was in it
+LINE = 24.4  # rich's height of a line
+AT_ONCE = 10  # lines that appear together at most
 STYLES = (
     (r"^\$ .*", "bold white"),
     (r"^(?![ $]).*", "italic #8a8f98"),  # the narration between commands
@@ -108,7 +113,39 @@ def draw(lines: list[str]) -> str:
         for pattern, style in STYLES:
             text.highlight_regex(pattern, style)
         console.print(text, no_wrap=True, overflow="ignore", crop=False)
-    return console.export_svg(title="make demo", theme=MONOKAI, code_format=_FORMAT, unique_id="demo")
+    return played(console.export_svg(title="make demo", theme=MONOKAI, code_format=_FORMAT, unique_id="demo"), lines)
+
+
+def played(picture: str, lines: list[str]) -> str:
+    """Return the picture as high as its window, with the text coming into it from below: a command, then what it prints.
+
+    Who wants no motion, or looks with a program that has none, sees the beginning.
+    """
+    shown, beats = 0, list[tuple[int, float]]()  # how many lines are there, and for how long
+    while shown < len(lines):
+        start, shown = shown, shown + 1
+        if not lines[start].startswith("$ "):
+            while shown < len(lines) and shown - start < AT_ONCE and lines[shown] and not lines[shown].startswith("$ "):
+                shown += 1
+        beats.append((shown, 1.0 + (shown - start) / 2))
+    at, whole, frames = 0.0, sum(weight for _, weight in beats), list[str]()
+    for shown, weight in beats:
+        frames.append(f"{100 * at / whole:.2f}% {{ transform: translateY({(ROWS - shown) * LINE:.1f}px) }}")
+        at += weight
+    style = (
+        f"@keyframes demo-play {{ {' '.join(frames)} 100% {{ transform: translateY({(ROWS - shown) * LINE:.1f}px) }} }}\n"
+        f".demo-matrix {{ animation: demo-play {SECONDS:g}s step-end both; }}\n"
+        "@media (prefers-reduced-motion: reduce) { .demo-matrix { animation: none; } }\n"
+    )
+    less = (len(lines) - ROWS) * LINE
+
+    def lower(match: re.Match[str]) -> str:
+        height = float(match[2])
+        return f"{match[1]}{height - less if height > less else height:.1f}{match[3]}"
+
+    picture = re.sub(r'(viewBox="0 0 \d+ )([\d.]+)(")', lower, picture)
+    picture = re.sub(r'(<rect [^>]*\bheight=")([\d.]+)(")', lower, picture)
+    return picture.replace("</style>", f"{style}</style>", 1)
 
 
 def read(picture: str) -> list[str]:

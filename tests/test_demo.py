@@ -84,6 +84,20 @@ def test_the_picture_fetches_nothing() -> None:
     assert set(re.findall(r"https?://[^\"' ]+", svg)) == {"http://www.w3.org/2000/svg"}
 
 
+def test_the_picture_is_a_window_of_thirty_lines_in_which_the_session_plays_to_its_end() -> None:
+    svg = (ROOT / "docs/demo.svg").read_text()
+    rows = len(set(re.findall(r'<text class="demo-r\d+" x="[\d.]+" y="([\d.]+)"', svg)))
+    height, last = re.search(r'viewBox="0 0 1385 ([\d.]+)"', svg), re.findall(r"translateY\((-?[\d.]+)px\)", svg)[-1]
+    assert rows > 40 and height is not None and float(height[1]) < 33 * 24.4
+    assert float(last) == pytest.approx((30 - rows_of(svg)) * 24.4, abs=0.1)
+    assert "demo-play 20s step-end" in svg and "prefers-reduced-motion: reduce" in svg
+
+
+def rows_of(svg: str) -> int:
+    """The number of the picture's lines, empty ones too."""
+    return max(int(number) for number in re.findall(r'id="demo-line-(\d+)"', svg)) + 2
+
+
 @pytest.mark.slow
 @pytest.mark.window(2)
 def test_it_needs_neither_sdk_nor_table_of_prices_nor_ssh_keygen_and_runs_in_the_sandbox(tmp_path: Path) -> None:
