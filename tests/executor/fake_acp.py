@@ -2,7 +2,8 @@
 
 `edit PATH TEXT` asks for permission and writes; `sneak PATH` writes without asking; `miss PATH` fails before it asks; `exec COMMAND`
 asks and runs; `say TEXT` speaks; `fail` ends the process; `leave` leaves its mode; `hang` waits, once; `model` asks its model;
-`tool SERVER NAME HOW` calls a server's tool, but if it was told of that call's result. It needs nothing but Python.
+`half` tells of a call with half a letter; `tool SERVER NAME HOW` calls a server's tool, but if it was told of that call's result.
+It needs nothing but Python.
 """
 
 import json
@@ -146,6 +147,8 @@ def turn(text: str) -> None:
             told("env " + " ".join(sorted(os.environ)))
         elif word == "say":
             told(rest)
+        elif word == "half":
+            update(sessionUpdate="tool_call", toolCallId=name, title="cut \ud83d", kind="think", status="completed")
         elif word == "leave":
             update(sessionUpdate="current_mode_update", currentModeId="yolo")
         elif word == "fail":

@@ -387,7 +387,7 @@ def test_verify_refuses_a_call_that_the_policy_does_not_allow(agents: Box, call:
 
 
 def test_verify_compares_the_calls_with_the_agents_own_output(agents: Box) -> None:
-    protocol = made(agents, "edit docs/a.txt hello")
+    protocol = made(agents, "half\nedit docs/a.txt hello")
     agents.runner("run", protocol, rc=0)
     lines = transcript(agents, protocol, "do.1")
     for old, new, words in (

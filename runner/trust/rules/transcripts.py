@@ -238,7 +238,8 @@ def _unsaid(lines: Sequence[Line]) -> Iterator[str]:
             yield f"its transcript has a call of {call.name} of which the agent's own output says nothing"
             continue
         kinds, texts = said[call.id]
-        kind, whole = call.name.rpartition("/")[2], " ".join(texts)
+        # Half a letter, as a title that was cut may end with, is recorded by its number.
+        kind, whole = call.name.rpartition("/")[2], " ".join(texts).encode("utf-8", "backslashreplace").decode()
         if kind not in {*kinds, "other"} or not all(piece in whole for piece in _pieces(call.arguments or {})):
             yield f"its transcript has a call of {call.name} that is another one in the agent's own output"
 
