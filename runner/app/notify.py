@@ -1,7 +1,7 @@
 """Tell people what waits for them, outside the terminal: by a command or mail of the person's own git configuration, and by webhooks.
 
-Level-triggered, as `watch` is: each call has all that waits, and one message has all that is new. What was told is kept beside the
-repository, so that a restart tells nothing twice. Nothing depends on it: a message that is lost changes no protocol.
+Level-triggered, as `watch` is: each call gets all waits, and one message has every new one. What was sent is kept beside the
+repository, so that a restart sends nothing twice. Nothing depends on it: a message that is lost changes no protocol.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from runner.trust import policy
 from runner.values import dataclass
 
 LIMIT: Final = 10.0  # seconds that one way of telling may take
-AGAIN: Final = 300.0  # seconds until what nobody could be told is tried again
+AGAIN: Final = 300.0  # seconds until a message that could not be sent is retried
 MOST: Final = 20  # protocols of one message; of the others it has the number
 WIDTH: Final = 400  # characters of a line
 LOCAL: Final = ("localhost", "127.0.0.1", "::1")
@@ -42,7 +42,7 @@ LOCAL: Final = ("localhost", "127.0.0.1", "::1")
 
 @dataclass(frozen=True, slots=True)
 class Ways:
-    """How people are told. `mail`: addresses; `smtp`: `sendemail` of git's settings; `webhooks`: variables that hold addresses."""
+    """How people are notified. `mail`: addresses; `smtp`: `sendemail` of git's settings; `webhooks`: variables that hold addresses."""
 
     command: str
     mail: tuple[str, ...]
@@ -65,7 +65,7 @@ class Ways:
 def tell(project: Project, tips: Mapping[str, str]) -> float:
     """Tell people of the protocols (id to tip) that began to wait for somebody, or still wait when a reminder is due.
 
-    Returns in how many seconds it should be called again although nothing changed. What goes wrong is said, and stops nothing.
+    Returns in how many seconds it should be called again although nothing changed. An error is printed, and stops nothing.
     """
     try:
         ways = Ways.of(project)
@@ -80,17 +80,17 @@ def _tell(project: Project, ways: Ways, tips: Mapping[str, str]) -> float:
     after = float(seconds_of(notify.after)) if notify.after else math.inf
     path = project.dirs.beside / "notified"
     known = read_json(path.read_bytes()) if path.is_file() else None
-    told = known if isinstance(known, dict) else {}
-    before = dict(told)
+    sent = known if isinstance(known, dict) else {}
+    before = dict(sent)
     new, old, again = dict[str, str](), dict[str, str](), math.inf
     for row in record.rows(project.git, tips):
         protocol = str(row["protocol"])
         key = _key(row)
         if not key:
-            told.pop(protocol, None)
+            sent.pop(protocol, None)
             continue
         since, reminded, is_known = _since(row, now), False, False
-        match told.get(protocol):
+        match sent.get(protocol):
             case [str() as same, int() | float() as time, bool() as done] if same == key:
                 since, reminded, is_known = time, done, True
         due = since + after - now
@@ -100,23 +100,23 @@ def _tell(project: Project, ways: Ways, tips: Mapping[str, str]) -> float:
             old[protocol] = key
         elif not reminded:
             again = min(again, due)
-        told[protocol] = [key, since, bool(reminded or due <= 0)]
+        sent[protocol] = [key, since, bool(reminded or due <= 0)]
     if not new and not old:
-        if told != before:
-            _keep(project, told)
+        if sent != before:
+            _keep(project, sent)
         return again
     people = _people(project)
     lines = [_line(project, protocol, tips[protocol]) for protocol in new.keys() - old.keys()]
     reminders = [f"reminder: {_line(project, protocol, tips[protocol])}{people[0]}" for protocol in old]
     if _send(project, ways, sorted(lines), sorted(reminders), people[1]):
-        _keep(project, told)
+        _keep(project, sent)
         return again
     return min(again, AGAIN)
 
 
-def _keep(project: Project, told: Mapping[str, object]) -> None:
+def _keep(project: Project, sent: Mapping[str, object]) -> None:
     with contextlib.suppress(OSError):
-        write_atomically(project.dirs.beside / "notified", json.dumps(told, sort_keys=True).encode())
+        write_atomically(project.dirs.beside / "notified", json.dumps(sent, sort_keys=True).encode())
 
 
 def _key(row: Row) -> str:
@@ -202,8 +202,8 @@ def _post(project: Project, name: str, text: str) -> None:
     host = parts.hostname or ""
     if parts.scheme != "https" and not (parts.scheme == "http" and host in LOCAL):
         raise ValueError("its address should begin with https://")
-    said = policy.evaluate(permissions.trusted_config(project).rules, policy.reached(host, step="notify"))
-    if said.verdict != "allow":
+    decision = policy.evaluate(permissions.trusted_config(project).rules, policy.reached(host, step="notify"))
+    if decision.verdict != "allow":
         raise ValueError(f"the policy does not allow {host}; name it under `network: {{allow: […]}}` of policy.yaml")
     for char, written in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
         text = text.replace(char, written)
