@@ -20,6 +20,7 @@ MASKS = (
     (re.compile(r"\bSHA256:\S+"), "KEY"),
     (re.compile(r"\blocalhost:\d+"), "localhost:PORT"),
     (re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"), "TIME"),
+    (re.compile(r"^(    digest +)sha256:[0-9a-f]{64}"), r"\1DIGEST"),  # of a held call, which has the port
 )
 SHOWN = "import picture; print('\\n'.join(picture.excerpt(open(sys.argv[2]).read())))"
 DRAWN = "import picture; print('\\n'.join(picture.read(open(sys.argv[2]).read())))"
