@@ -18,7 +18,7 @@ from runner.git import Git
 from runner.lines import counted, few, is_harmless
 from runner.protocol import ids, log, paths
 from runner.protocol.state import State, Status, phrased
-from runner.store import protocol_worktree, publishing, record, transaction, worktree
+from runner.store import history, protocol_worktree, publishing, record, transaction, worktree
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import permit
@@ -46,7 +46,7 @@ class Merged:
     """`commit`: the commit of the base that has the work; `new`: whether this call made it, or would have made it.
 
     `message`, `commits`, `files`: of what it made: the commit's message, how many commits the base gets, and the paths that changed
-    outside the protocol's own folder.
+    outside the protocol's own folder; `pushed`: the refs to push for others to have it, and its proof.
     """
 
     protocol: str
@@ -56,6 +56,7 @@ class Merged:
     message: str = ""
     commits: int = 0
     files: tuple[str, ...] = ()
+    pushed: tuple[str, ...] = ()
 
 
 def merge(project: Project, protocol: str, wanted: Wanted | None = None) -> Merged:
@@ -109,6 +110,7 @@ def merge(project: Project, protocol: str, wanted: Wanted | None = None) -> Merg
                 text,
                 1 if squash else 1 + int(git.text("rev-list", "--count", seen.tip, f"^{base}")),
                 tuple(sorted(path for path in git.changed(base, tree) if not path.startswith(own))),
+                _to_push(project, seen),
             )
             if wanted.dry_run:
                 return made
@@ -128,6 +130,15 @@ def merge(project: Project, protocol: str, wanted: Wanted | None = None) -> Merg
 def _already(git: Git, seen: Snapshot, base: str) -> Merged:
     commit = record.merged_in(git, seen.protocol, base) or base
     return Merged(seen.protocol, seen.state.base, commit, new=False)
+
+
+def _to_push(project: Project, seen: Snapshot) -> tuple[str, ...]:
+    """Return the base, and the history ref where no runner pushes it: without it another clone has nothing that proves a squash."""
+    if project.trusted.remote is None:
+        return ()
+    ref = history.ref_of(seen.protocol)
+    alone = not project.is_shared and project.git.ref(ref) is not None
+    return (seen.state.base, ref) if alone else (seen.state.base,)
 
 
 def _message(seen: Snapshot, *, squash: bool) -> str:

@@ -177,8 +177,8 @@ def merge(
     session.note(f"{done.protocol}  completed · {'' if done.new else 'already '}merged in {done.commit[:7]}")
     if done.new:
         session.note(f"  {'history':12}  {brings}")
-    if done.new and project.trusted.remote:
-        session.note(f"  next          git push {project.trusted.remote} {done.base}")
+    if done.new and done.pushed:
+        session.note(f"  next          git push {project.trusted.remote} {' '.join(done.pushed)}")
 
 
 # --- shared with approve, edit and fork ---------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import pytest
 from runner.app import run
 from runner.errors import HeldError
 from runner.store import locks
-from tests.conftest import Box, command, mostly_slow
+from tests.conftest import Box, clone, command, mostly_slow
 
 
 @dataclass(frozen=True)
@@ -740,6 +740,17 @@ def test_without_a_forge_what_is_published_is_merged_here(remote: Box, publish: 
     assert "git push origin main" in told
     box.git("push", "-q", "origin", "main")
     assert "merged in" in box.runner("status", protocol, rc=0, env=env).out
+
+
+@pytest.mark.parametrize("more", [[], ["--squash"]])
+def test_what_merge_says_to_push_proves_the_protocol_in_another_clone(remote: Box, more: list[str]) -> None:
+    box = remote
+    protocol = three(box)
+    box.runner("run", protocol, rc=0)
+    told = box.runner("merge", protocol, *more, rc=0).err
+    box.git(*told.rpartition("next          git ")[2].split())
+    other = clone(box, "other")
+    other.runner("verify", protocol, "--yes", rc=0)
 
 
 def test_a_base_that_is_on_the_remote_only_or_behind_it_is_merged_into_as_it_is_there(remote: Box) -> None:
