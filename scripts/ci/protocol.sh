@@ -46,6 +46,11 @@ as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
 }
 
+# Whether uv, which is much faster, can install in place of pip. It does not read what configures pip, such as an index of one's own.
+has_uv() {
+    command -v uv >/dev/null 2>&1 && ! env | grep -q '^PIP_' && [ -z "$(python3 -m pip config list 2>/dev/null)" ]
+}
+
 install() {
     if ! command -v bwrap >/dev/null 2>&1 && command -v apt-get >/dev/null 2>&1; then
         as_root apt-get update -qq >&2
@@ -56,9 +61,14 @@ install() {
     if [ "${GITHUB_ACTIONS:-}" = true ] && [ "$(cat "$restriction" 2>/dev/null)" = 1 ]; then
         as_root sysctl -q -w kernel.apparmor_restrict_unprivileged_userns=0
     fi
-    [ -x "$folder/bin/python" ] || python3 -m venv "$folder"
     if [ "$(cat "$folder/package" 2>/dev/null)" != "$package" ]; then
-        "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "$package" >&2
+        if has_uv; then
+            [ -x "$folder/bin/python" ] || uv venv --quiet --no-config --python "$(command -v python3)" "$folder" >&2
+            uv pip install --quiet --no-config --python "$folder/bin/python" "$package" >&2
+        else
+            "$folder/bin/python" -m pip --version >/dev/null 2>&1 || python3 -m venv "$folder"
+            "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "$package" >&2
+        fi
         printf '%s\n' "$package" > "$folder/package"
     fi
     runner --version
