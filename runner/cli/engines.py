@@ -33,7 +33,7 @@ def command(session: Session, name: str | None, check_all: bool, timeout: float)
     every = registry.listed(session.environ)
     form, about = max(len(one.form) for one in every), max(len(one.about) for one in every)
     for one in every:
-        state = (one.missing, "yellow") if one.missing else ("ready", "green")
+        state = (one.missing, "yellow") if one.missing else (one.found, "green")
         session.line(f"{one.form.ljust(form)}  {one.about.ljust(about)}  ", state)
 
 

@@ -10,6 +10,7 @@ import contextlib
 import difflib
 import importlib.util
 import re
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -417,22 +418,40 @@ def default_name(environ: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
-    """A provider for `runner engines`. `missing`: what to do before it can be used; empty: it is ready."""
+    """A provider for `runner engines`. `missing`: what to do before it can be used; empty: nothing, and it is as `found` says."""
 
     form: str
     about: str
     missing: str
+    found: str = "ready"
 
 
 def listed(environ: Mapping[str, str]) -> list[Listed]:
     """Return the providers and what each lacks on this machine, without a request to any."""
-    rows = [Listed(form=FORMS[name], about=row.about, missing=missing(row, environ)) for name, row in ROWS.items()]
-    lacking = {"acp": "" if agents.is_installed() else installs(agents.PACKAGE)}
-    of_agents = [
-        Listed(form=FORMS[name], about=f"{agents.ABOUT[name]}: {', '.join(table)}", missing=lacking.get(name, ""))
-        for name, table in agents.TABLES.items()
+    rows = [
+        Listed(
+            form=FORMS[name],
+            about=row.about,
+            missing=missing(row, environ),
+            found="needs no key" if row.is_open and not _first(row.keys, environ)[0] else "ready",
+        )
+        for name, row in ROWS.items()
     ]
+    of_agents = [_of_agents(kind, environ.get("PATH", "")) for kind in agents.TABLES]
     return [*rows, *of_agents, Listed(form=FORMS[RECORDED], about="answers from a recording", missing="")]
+
+
+def _of_agents(kind: str, path: str) -> Listed:
+    """Return the coding agents of a kind, `acp` or `cli`, and which of them are installed here."""
+    table = agents.TABLES[kind]
+    here = [name for name, row in table.items() if shutil.which(row.command[0], path=path)]
+    lacking = "" if kind != "acp" or agents.is_installed() else installs(agents.PACKAGE)
+    return Listed(
+        form=FORMS[kind],
+        about=f"{agents.ABOUT[kind]}: {', '.join(table)}",
+        missing=lacking or ("" if here else "install one of them"),
+        found=f"ready: {', '.join(here)}",
+    )
 
 
 def check(name: str, environ: Mapping[str, str], base: Path, *, timeout: float = 30.0) -> Response | None:

@@ -22,6 +22,17 @@ def test_what_is_there_and_what_is_missing(box: Box) -> None:
     assert "ready" in ready.splitlines()[0] and "some-key" not in ready
 
 
+def test_coding_agents_that_are_installed_are_named(box: Box, tmp_path: Path) -> None:
+    def states() -> dict[str, str]:
+        lines = box.runner("engines", rc=0, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}).out.splitlines()
+        return {line.partition(":")[0]: line.rpartition("  ")[2] for line in lines}
+
+    assert (states()["cli"], states()["ollama"]) == ("install one of them", "needs no key")
+    (tmp_path / "aider").write_text("#!/bin/sh\n")
+    (tmp_path / "aider").chmod(0o755)
+    assert states()["cli"] == "ready: aider"
+
+
 def test_it_works_outside_a_repository(box: Box, tmp_path: Path) -> None:
     assert "gemini:MODEL" in box.runner("engines", cwd=tmp_path, rc=0).out
 
