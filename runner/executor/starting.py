@@ -16,6 +16,7 @@ from runner.errors import RunnerError
 from runner.executor import feedback, prompting
 from runner.executor.step_run import KeptOutput, StepRun
 from runner.git import BLOB, EXECUTABLE, TreeEntry
+from runner.lines import lines_of
 from runner.protocol import paths
 from runner.protocol.ids import digest
 from runner.protocol.plans import QaPolicy
@@ -55,7 +56,7 @@ def _lines(run: StepRun, files: Mapping[str, TreeEntry]) -> Iterator[str]:
     for path, first, last in _NAMED.findall(run.step.prose):
         plain = path in files and files[path].mode in (BLOB, EXECUTABLE)
         text = prompting.text_of(run.project, files[path]) if plain else None
-        lines = (text or "").splitlines()[max(0, int(first) - 1) : int(last)]
+        lines = lines_of(text or "")[max(0, int(first) - 1) : int(last)]
         if lines and left > 0:
             told = prompting.cut(run.redactor.text("\n".join(lines)), left)
             left -= len(told)

@@ -46,7 +46,7 @@ def room(machine: Machine) -> Iterator[Finding]:
 
 
 def _existing(folder: Path) -> Path:
-    while not folder.exists() and folder != folder.parent:
+    while not os.path.exists(folder) and folder != folder.parent:  # False, too, where a folder may not be entered
         folder = folder.parent
     return folder
 
@@ -67,7 +67,7 @@ def state_home(machine: Machine) -> Iterator[Finding]:
 def bytecode(machine: Machine) -> Iterator[Finding]:
     """Yield that each command compiles the runner's sources anew."""
     cached = __spec__.cached
-    if cached is None or Path(cached).exists():
+    if cached is None or os.path.exists(cached):
         return
     switched_off = bool(machine.env.environ.get("PYTHONDONTWRITEBYTECODE"))
     if switched_off or not os.access(_existing(Path(cached)), os.W_OK):
