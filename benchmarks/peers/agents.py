@@ -138,7 +138,16 @@ def _aider(task: Task | Package) -> list[Turn]:
     said = [Turn(text="I need to see " + ", ".join({f"`{one.path}`": 0 for one in edits}))]
     said += [Turn(text=_block(one)) for one in task.thoughts if isinstance(one, BadEdit)]
     # It ends with the first blocks that fit, and runs nothing: no place for tests before the rest.
-    return [*said, Turn(text="\n".join(map(_block, edits)))]
+    return [*said, Turn(text="\n".join(_block(_whole_lines(task, one)) for one in edits))]
+
+
+def _whole_lines(task: Task | Package, edit: Edit) -> Edit:
+    """Return an edit that replaces whole lines, as blocks do; those of packages do so already."""
+    if not isinstance(task, Task):
+        return edit
+    before, _, after = task.files()[edit.path].partition(edit.old)
+    start, end = before.rpartition("\n")[2], after.partition("\n")[0]
+    return replace(edit, old=start + edit.old + end, new=start + edit.new + end)
 
 
 def _block(edit: Edit | BadEdit) -> str:

@@ -70,7 +70,7 @@ def command(session: Session, protocol: str | None, action: str | None, as_json:
         checks.fix_protocols(session.project, name, session.note)
     found = checks.examine(session.cwd, who, session.options, name)
     with contextlib.suppress(RunnerError):  # the findings say why
-        if not as_json and (size := clean.taken(session.project)):
+        if action is None and not as_json and (size := clean.taken(session.project)):
             session.note(
                 f"worktrees, workspaces and environments take {_size(size)}; `{program()} clean` removes what is done"
             )
