@@ -31,7 +31,7 @@ PROJECT = {
         """,
     "Makefile": """
         test:
-        \t@PYTHONDONTWRITEBYTECODE=1 python3 -m unittest -q tests.test_tax
+        \t@PYTHONDONTWRITEBYTECODE=1 python3 -m tests.test_tax
 
         table:
         \t@python3 scripts/table.py --check
@@ -67,8 +67,9 @@ PROJECT = {
         given = parser.parse_args()
 
         if given.check:
+            table = TABLE.read_text() if TABLE.exists() else ""
             for country, official in csv.reader(Path("official/rates.csv").read_text().splitlines()):
-                if f"| {country} | {float(official):g} % |" not in TABLE.read_text():
+                if f"| {country} | {float(official):g} % |" not in table:
                     sys.exit(f"{TABLE}: {country} is not {float(official):g} %, the official rate")
         else:
             rates = json.loads(Path("shop/rates.json").read_text())
@@ -98,19 +99,25 @@ PROJECT = {
             return {"customers": int(mail.getresponse().read())}
         """,
     "tests/__init__.py": "",
+    # Not unittest: what it prints depends on the version of Python, and what a planner saw is in the recording.
     "tests/test_tax.py": """
-        import unittest
-        from decimal import Decimal
+        import sys
 
         from shop.tax import gross
 
 
-        class Tax(unittest.TestCase):
-            def test_germany(self):
-                self.assertEqual(gross("100", "de"), Decimal("119.00"))
+        def test_germany():
+            return gross("100", "de"), "119.00"
 
-            def test_finland(self):
-                self.assertEqual(gross("100", "fi"), Decimal("125.50"))
+
+        def test_finland():
+            return gross("100", "fi"), "125.50"
+
+
+        if __name__ == "__main__":
+            results = {test.__name__: test() for test in (test_germany, test_finland)}
+            failed = [f"{name}: {price} is not {wanted}" for name, (price, wanted) in results.items() if str(price) != wanted]
+            sys.exit("\\n".join(["FAILED", *failed]) if failed else 0)
         """,
     ".protocols/config.yaml": """
         # Read from the trusted branch only: here the local main, as there is no remote.
@@ -192,7 +199,7 @@ def plan(term: Terminal, root: Path) -> Path:
     term.run("git", "add", "-A", hide=True)
     term.run("git", "commit", "-qm", "A shop", hide=True)
     tell("A small project in git, in which a test fails:")
-    expect("FAILED (failures=1)" in term.run("make", "test", code=2), "the test does not fail")
+    expect("test_finland: 125.00 is not 125.50" in term.run("make", "test", code=2), "the test does not fail")
     if "RUNNER_ENGINE" not in term.env:
         shutil.copy(CASSETTE, root / "model.jsonl")
         term.env["RUNNER_ENGINE"] = "recorded:../model.jsonl"
