@@ -48,6 +48,8 @@ OVER_ACP = {
     "acp:copilot:played": Pin("npm", NPM, "copilot"),
 }
 MINI = Pin("pip", ("mini-swe-agent==2.4.6", "mcp>=2,<3"), "mini")
+AIDER = Pin("pip", ("aider-chat==0.86.2",), "aider")
+WHOLE = "made.txt\n```\nmade\n```\n"  # what aider, which offers no tools, takes for a file
 # A tool that an agent may offer, and the arguments by which it writes a file.
 WRITING: dict[str, Callable[[str], dict[str, Any]]] = {
     "write_file": lambda path: {"file_path": path, "content": "made\n"},
@@ -93,7 +95,8 @@ class Model(BaseHTTPRequestHandler):
         wire = ChatWire if chat else ResponsesWire if form.endswith("/responses") else AnthropicWire
         events = wire.stream(said, self.number)
         if chat and not asked.get("stream"):
-            turn: dict[str, Any] = {"role": "assistant", "content": None if calls else "done"}
+            text = None if calls else "done" if offered else WHOLE
+            turn: dict[str, Any] = {"role": "assistant", "content": text}
             made = [
                 {
                     "id": one.id,
@@ -172,7 +175,7 @@ def alice(tmp_path: Path) -> Person:
 
 def installed(box: Box, engine: str, pin: Pin) -> None:
     """Put an agent's program on the box's PATH; the test is skipped where it cannot be fetched."""
-    found = install(pin, ROOT / f"build/peers/of-{'npm' if pin.client == 'npm' else 'mini'}-agents", limit=900.0)
+    found = install(pin, ROOT / f"build/peers/of-{'npm' if pin.client == 'npm' else pin.program}-agents", limit=900.0)
     if isinstance(found, Missing):
         pytest.skip(f"allowed: {engine} is {found.reason}")
     folders = [found.parent.parent / f"{name}-linux-x64/bin" for name in ("node", "opencode")]
@@ -182,7 +185,9 @@ def installed(box: Box, engine: str, pin: Pin) -> None:
     }
 
 
-@pytest.mark.parametrize(("engine", "pin"), [*OVER_ACP.items(), ("cli:mini-swe-agent:played", MINI)])
+@pytest.mark.parametrize(
+    ("engine", "pin"), [*OVER_ACP.items(), ("cli:mini-swe-agent:played", MINI), ("cli:aider:played", AIDER)]
+)
 def test_an_agent_does_a_step_with_a_servers_tool_and_its_key_stays_outside(
     box: Box, alice: Person, model: type[Model], engine: str, pin: Pin
 ) -> None:
