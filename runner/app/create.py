@@ -445,8 +445,8 @@ def _headline(said: str) -> str:
     return title if len(title) <= TITLE_LIMIT else f"{title[: TITLE_LIMIT - 1]}…"
 
 
-def agent_named(project: Project, path: Path) -> str:
-    """Return the name of an agent file that a person gives; the trusted branch has to have it with the same bytes.
+def agent_named(project: Project, path: Path) -> tuple[str, str]:
+    """Return the name and the objective of an agent file that a person gives; the trusted branch has to have it with the same bytes.
 
     Raises:
         UsageError: there is no such file. MalformedFileError: it is no agent file. UnsupportedError: the trusted branch lacks it.
@@ -455,11 +455,11 @@ def agent_named(project: Project, path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"the agent file cannot be read: {error.strerror}", str(path), "name another file") from error
-    agent_file.parse(data, str(path))
+    objective = agent_file.parse(data, str(path)).objective
     folder = project.git.tree(f"{project.trusted.commit}:{paths.AGENTS}") or {}
     for name, entry in folder.items():
         if name.endswith(".yaml") and project.git.blob(entry.oid) == data:
-            return name.removesuffix(".yaml")
+            return name.removesuffix(".yaml"), objective
     raise UnsupportedError(
         "the trusted branch does not have this agent file with this content; this version supports no others",
         str(path),

@@ -198,7 +198,11 @@ def tell_made(session: Session, made: Made, *, runs: bool = False) -> None:
 @click.option("--workflow", metavar="NAME", help="A workflow in .protocols/workflows, or a built-in one.")
 @click.option("--input", "inputs", multiple=True, metavar="NAME=VALUE", help="An input of the workflow.")
 @click.option(
-    "-f", "--file", "coworker", type=click.Path(path_type=Path), help="An agent file, as it is on the trusted branch."
+    "-f",
+    "--file",
+    "coworker",
+    type=click.Path(path_type=Path),
+    help="An agent file, as it is on the trusted branch. Without TEXT its objective is the task.",
 )
 @click.option(
     "--check",
@@ -225,12 +229,12 @@ def do_command(
     """
     session: Session = ctx.obj
     if coworker is not None and workflow is not None:
-        raise click.UsageError("-f goes with a TEXT, not with --workflow: the plan of a workflow names its agents")
+        raise click.UsageError("-f goes without --workflow: the plan of a workflow names its agents")
     if checks and workflow is not None:
         raise click.UsageError("--check goes with a TEXT, not with --workflow: the plan of a workflow names its checks")
     if inputs and workflow is None:
         raise click.UsageError("--input goes with --workflow")
-    if text is None and workflow is None:
+    if text is None and workflow is None and coworker is None:
         raise UsageError("there is no task", "runner do", 'give one: `runner do "…"`, or --workflow NAME --input k=v')
     project = session.project
     create.fresh(project)
@@ -238,9 +242,8 @@ def do_command(
         files, where = create.instantiate(project, workflow, inputs)
         title = text or ""
     else:
-        assert text is not None
-        named = create.agent_named(project, session.cwd / coworker) if coworker is not None else None
-        title, files = create.task(text, named, checks)
+        named, objective = (None, "") if coworker is None else create.agent_named(project, session.cwd / coworker)
+        title, files = create.task(objective if text is None else text, named, checks)
         where = "the task"
     create.need_engine(project, files, where)
     made = create.create(project, title, files, where=where, base=base)

@@ -117,7 +117,11 @@ def offline(function: F) -> F:
 def executor(function: F) -> F:
     """`--executor`: with every command that runs commands."""
     return click.option(
-        "--executor", expose_value=False, callback=_keep, metavar="NAME", help="Where commands run: sandbox or host."
+        "--executor",
+        expose_value=False,
+        callback=_keep,
+        metavar="NAME",
+        help="Where commands run: sandbox, container or host.",
     )(function)
 
 

@@ -110,6 +110,9 @@ def test_a_person_names_the_file_and_the_trusted_branch_has_it(box: Box, ledger:
     elsewhere.write_text(ANALYST)
     with mind(box, finish("nothing to do")):
         box.runner("do", "Look at the incidents", "-f", elsewhere, "--engine", ENGINE, rc=0)
+    with mind(box, finish("nothing to do")) as wire:
+        box.runner("do", "-f", elsewhere, "--engine", ENGINE, rc=0)  # its objective is the task
+        assert "Look at the incidents of week '2026-W03', say what was critical" in str(wire.bodies[0])
     elsewhere.write_text(ANALYST + "budget: {turns: 3}\n")
     told = box.runner("do", "Look again", "-f", elsewhere, "--engine", ENGINE, rc=2).err
     assert ".protocols/agents/incident_reporter.yaml" in told
