@@ -177,6 +177,14 @@ ROWS: Final[dict[str, Row]] = {
         address="OPENROUTER_BASE_URL",
         priced_as="openrouter",
     ),
+    "deepseek": _compatible(
+        "DeepSeek",
+        "DeepSeek's models",
+        "https://api.deepseek.com/v1",
+        "DEEPSEEK_API_KEY",
+        address="DEEPSEEK_BASE_URL",
+        priced_as="deepseek",
+    ),
     "azure": _compatible(
         "Azure",
         "a deployment on Azure",

@@ -85,6 +85,7 @@ def test_the_list_says_what_is_missing() -> None:
         ("ollama:qwen3:8b", {"OLLAMA_BASE_URL": "http://desk:1/v1"}, "desk:1"),
         ("compatible:m", {"RUNNER_COMPATIBLE_URL": "https://llm.example.test/v1"}, "llm.example.test"),
         ("openrouter:anthropic/claude-x:free", {"OPENROUTER_API_KEY": "k"}, "openrouter.ai"),
+        ("deepseek:deepseek-chat", {"DEEPSEEK_API_KEY": "k"}, "api.deepseek.com"),
         (
             "azure:my-deployment",
             {"AZURE_OPENAI_API_KEY": "k", "AZURE_OPENAI_ENDPOINT": "https://mine.openai.azure.com/"},
