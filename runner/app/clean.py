@@ -212,7 +212,7 @@ def _of(project: Project, protocol: str, tip: str | None, *, named: bool, held: 
 def _of_planning(project: Project) -> list[Item]:
     """Return what models answered to commands that made no protocol (no history has it, so it stays), and where they looked."""
     why = "answers of a model to a command that made no protocol; no history has them, and the same command resumes from them"
-    spaces = matching(_workspace(project, "0000-none").root.parent, "planning-*")
+    spaces = matching(_workspaces(project), "planning-*")
     held = {one: locks.is_held(project.dirs.lock(one.name)) for one in spaces}
     return [
         *(Item("", "journal", str(at), at.stat().st_size, why) for at in matching(project.dirs.planning, "*.jsonl")),
@@ -251,7 +251,7 @@ def _base_with(project: Project, protocol: str, tip: str, base: str) -> str | No
 def taken(project: Project) -> int:
     """Return how many bytes the runner's folders have on the disk: worktrees, workspaces, environments and journals."""
     trees = [tree.path for tree in project.git.worktrees()[1:] if ids.is_protocol_id(tree.path.name)]
-    own = {project.dirs.own, _workspace(project, "0000-none").root.parent, project.dirs.beside}
+    own = {project.dirs.own, _workspaces(project), project.dirs.beside}
     return sum(map(beneath.size, (*own, *trees)))
 
 
@@ -259,9 +259,14 @@ def _workspace(project: Project, protocol: str) -> workspace.Workspace:
     return workspace.place(project.dirs, protocol, project.config.workspace.path)
 
 
+def _workspaces(project: Project) -> Path:
+    """Return the folder that has a workspace for each protocol, and for each plan that is written."""
+    return _workspace(project, "0000-none").root.parent
+
+
 def with_something(project: Project) -> list[tuple[str, Path]]:
     """Return (protocol, folder) of the workspaces and journals that are here, whatever became of the branches."""
-    folders = (_workspace(project, "0000-none").root.parent, project.dirs.journal("0000-none").parent)
+    folders = (_workspaces(project), project.dirs.journal("0000-none").parent)
     found = [path for folder in folders for path in matching(folder, "*")]
     return sorted((path.name, path) for path in found if ids.is_protocol_id(path.name))
 
