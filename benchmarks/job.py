@@ -1,8 +1,9 @@
-"""What a CI job costs before and after its work: from an empty folder to the pushed transition, with pip's cache cold and warm.
+"""What a CI job costs before and after its work: from an empty folder to the pushed transition, with a cold and a warm cache.
 
-Beside it the least job of pre-commit (installed, one hook that does nothing) and of langgraph (installed, one step kept on
-SQLite). All of them make an environment, install from the package index that pip is configured for, and clone; a program that
-cannot be installed is an empty row with the reason.
+The runner is installed as the job that `runner init` writes does it: by uv, and by pip where there is no uv. Beside it the least
+job of pre-commit (installed, one hook that does nothing) and of langgraph (installed, one step kept on SQLite). All of them make
+an environment, install from the package index that is configured for pip, and clone; a program that cannot be installed is an
+empty row with the reason.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from benchmarks import ground as ground_
 from benchmarks.ground import ROOT, Ground
-from benchmarks.measure import Act, Figure, Spread, timed
+from benchmarks.measure import Act, Figure, Spread, timed, within
 from benchmarks.peers import installing
 from benchmarks.steps import SCRIPTS
 
@@ -28,7 +29,8 @@ def run(ground: Ground) -> Iterator[Figure]:
     wheel = _wheel(ground)
     pins = installing.pins(installing.LIBRARIES)
     jobs: dict[str, Callable[[Path, Path], Act]] = {
-        "runner": partial(_runner, ground, wheel),
+        "runner": partial(_runner, ground, wheel, None),
+        "runner, by uv": partial(_runner, ground, wheel, _uv(ground, pins["uv"])),
         "pre-commit": partial(_pre_commit, ground, pins["pre-commit"].packages),
         "langgraph": partial(_langgraph, ground, pins["langgraph"].packages),
     }
@@ -50,6 +52,9 @@ def run(ground: Ground) -> Iterator[Figure]:
         for state in ("cold", "warm"):
             found = times.get((name, state))
             title = f"job, {state} cache: {name}"
+            if name == "runner, by uv" and found and state == "warm":
+                yield within(title, Spread(tuple(found)), 4, Spread(tuple(times["runner", state])))
+                continue
             if not found:
                 yield Figure(f"{title}: {why[name]}", "")
                 continue
@@ -76,7 +81,24 @@ def _install(ground: Ground, at: Path, cache: Path, *packages: str) -> Path:
     return at / "env/bin"
 
 
-def _runner(ground: Ground, wheel: Path, at: Path, cache: Path) -> Act:
+def _uv(ground: Ground, pin: installing.Pin) -> Path:
+    """Return uv; a path where there is nothing if it cannot be installed, which makes an empty row."""
+    found = installing.install(pin, ground.at / "uv")
+    return ground.at / "no-uv" if isinstance(found, installing.Missing) else found
+
+
+def _install_by_uv(ground: Ground, uv: Path, at: Path, cache: Path, package: Path) -> Path:
+    if not uv.exists():
+        raise SystemExit("uv was not installed")
+    told = {"PYTHONPATH": "", "UV_CACHE_DIR": str(cache)}
+    ground.run([uv, "venv", "--quiet", "--no-config", "--python", sys.executable, "env"], at, told)
+    python = at / "env/bin/python"
+    quiet = ["--quiet", "--no-config", "--system-certs"]  # as pip, which also trusts what this machine trusts
+    ground.run([uv, "pip", "install", *quiet, "--python", python, package], at, told)
+    return at / "env/bin"
+
+
+def _runner(ground: Ground, wheel: Path, uv: Path | None, at: Path, cache: Path) -> Act:
     remote = ground.repository(50)
     with ground.project(remote) as project:
         protocol = ground_.new(project, steps=1)
@@ -84,7 +106,7 @@ def _runner(ground: Ground, wheel: Path, at: Path, cache: Path) -> Act:
     before = ground.git(bare, "rev-parse", protocol)
 
     def act() -> None:
-        programs = _install(ground, at, cache, str(wheel))
+        programs = _install_by_uv(ground, uv, at, cache, wheel) if uv else _install(ground, at, cache, str(wheel))
         ground.git(at, "clone", "-q", str(bare), "clone")
         ground.git(at / "clone", "branch", "-q", protocol, f"origin/{protocol}")
         words = ["step", protocol, "--publish", "always", "--executor", "host", "--ephemeral"]
