@@ -31,7 +31,8 @@ _SHOWN = 60  # characters of an answer in a message
 def give_again(project: Project, protocol: str, commit: Commit, onto: str, theirs: Sequence[Commit]) -> str:
     """Return the commit on `onto` that keeps the answer of `commit`, a transition. `theirs`: the commits that were published first."""
     git = project.git
-    event = log.entry_of(publishing.entries_of(commit, protocol)[0], commit.oid[:12]).event
+    first = log.entry_of(publishing.entries_of(git, commit, protocol)[0], commit.oid[:12])
+    event = first.event
     assert isinstance(event, ev.Answered | ev.EffectDecided)
     before, now = snapshot.read(git, commit.parents[0], protocol), snapshot.read(git, onto, protocol)
     asked = next((wait for wait in before.state.waiting if wait.id == event.wait), None)
@@ -46,14 +47,14 @@ def give_again(project: Project, protocol: str, commit: Commit, onto: str, their
         else:
             project.env.say(f"your answer to {what} is recorded again, after the transitions that were published first")
             return made.commit
-    entries = [entry for their in theirs for entry in publishing.entries_of(their, protocol)]
+    entries = [entry for their in theirs for entry in publishing.entries_of(git, their, protocol)]
     anew = [wait.id for wait in now.state.waiting if is_open and asked and _is_alike(wait, asked)]
     why = answered(entries, event.wait, event.subject, what) or f"{what} does not wait for that answer any more"
     if anew:
         why = f"{what} was asked again elsewhere, and waits: `runner answer {ids.number_of(protocol)} {anew[0]} TEXT` answers it"
-    body = commit.message.rpartition(b"\n\n")[0].partition(b"\n\n")[2]
+    body = log.render(first).encode("ascii")
     subject = f"{protocol}: {event.subject} was answered elsewhere first\n\n".encode()
-    kept = dataclasses.replace(commit, message=subject + body + b"\n")
+    kept = dataclasses.replace(commit, message=subject + body)
     new = publishing.done_again(project, kept, now.tree, (onto,))
     project.env.say(f"{why}; yours decides nothing, and the history keeps it as commit {new[:7]}")
     return new
@@ -93,7 +94,9 @@ def _shown(entry: RawEntry, what: str) -> str:
 def tell(project: Project, protocol: str, ours: Sequence[Commit], theirs: Sequence[Commit], kept: str | None) -> None:
     """Say what of this clone's the runner does again, and what only its author can say again. `kept`: the ref of our transitions."""
     first, short = project.trusted.remote, ids.number_of(protocol)
-    transitions = [entries for commit in ours if kept and (entries := publishing.entries_of(commit, protocol))]
+    transitions = [
+        entries for commit in ours if kept and (entries := publishing.entries_of(project.git, commit, protocol))
+    ]
     again = {command: None for entries in transitions if (command := _said(entries))}
     count = sum(not _said(entries) and event_type(entries[0].event).role != "answer" for entries in transitions)
     if count:
@@ -123,7 +126,7 @@ def _tell_decided(project: Project, protocol: str, ours: Sequence[Commit], their
     counted = {
         str(name)
         for commit in theirs
-        for one in publishing.entries_of(commit, protocol)
+        for one in publishing.entries_of(project.git, commit, protocol)
         for name in one.fields.get("approvals", ())
     }
     if not mine or not counted:

@@ -468,13 +468,10 @@ def is_transition(commit: Commit, protocol: str) -> bool:
     return trailers is not None and trailers.protocol == protocol
 
 
-def entries_of(commit: Commit, protocol: str) -> list[RawEntry]:
-    """Return the entries that a transition's commit added, from its message; none of another commit, or of one that is damaged."""
-    if not is_transition(commit, protocol):
-        return []
-    body = commit.message.rpartition(b"\n\n")[0].partition(b"\n\n")[2]
+def entries_of(git: Git, commit: Commit, protocol: str) -> list[RawEntry]:
+    """Return the entries that a transition's commit added; none of another commit, or of one whose log is damaged."""
     try:
-        return log.parse_raw(body + b"\n\n", f"the message of {commit.oid[:12]}")
+        return record.added(git, protocol, commit)
     except IntegrityError:
         return []
 
@@ -520,7 +517,7 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check, *, the
             for commit in ours:
                 if not is_transition(commit, protocol):
                     new = carry(project, commit, new, protocol)
-                elif any(event_type(entry.event).role == "answer" for entry in entries_of(commit, protocol)[:1]):
+                elif any(event_type(entry.event).role == "answer" for entry in entries_of(git, commit, protocol)[:1]):
                     new = check.give_again(commit, new, theirs)
     except _MergeConflictError as error:
         if mirror.refs().get(name) == there:  # so that `status` and the person's git see that it is there

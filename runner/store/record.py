@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 from runner import __version__
-from runner.errors import RunnerError
+from runner.errors import IntegrityError, RunnerError
 from runner.git import Commit, Git, Tree, Worktree
 from runner.lines import lines_of
 from runner.protocol import decision, log, paths, state
@@ -258,6 +258,35 @@ def events(git: Git, protocol: str, commit: str) -> list[RawEntry]:
     found: list[RawEntry] = []
     for name, part in zip(names, data, strict=True):
         found += log.parse_raw(part or b"", f"{paths.folder(protocol)}/{name} in {commit[:12]}")
+    return found
+
+
+def added(git: Git, protocol: str, commit: Commit) -> list[RawEntry]:
+    """Return the entries that a commit added to the log; none where it is no transition of the protocol.
+
+    Raises:
+        IntegrityError: the log does not have exactly the entries that the commit's trailers name.
+        InsufficientHistoryError: the log is not in this clone.
+    """
+    trailers = log.parse_message(commit.message)
+    if trailers is None or trailers.protocol != protocol:
+        return []
+    at = f"{paths.folder(protocol)}/{paths.LOG}"
+    now, *old = git.blobs([f"{oid}:{at}" for oid in (commit.oid, *commit.parents[:1])])
+    where, before = f"{at} in {commit.oid[:12]}", (old[0] if old else None) or b""
+    after = trailers.revision - len(trailers.events)
+    if now is None and paths.LOG in folder(git, protocol, commit.oid):
+        raise git.missing(f"{paths.LOG} of commit {commit.oid[:12]}")
+    now = now or b""
+    if before and now.startswith(before):
+        found = log.parse_raw(now[len(before) :], where)
+    else:  # a new segment, or the log before was damaged
+        found = [entry for entry in log.parse_raw(now, where) if entry.revision > after]
+    told = [(after + place, event) for place, event in enumerate(trailers.events, 1)]
+    if [(entry.revision, f"{entry.event} {entry.subject}") for entry in found] != told:
+        raise IntegrityError(
+            "the log has other entries than the commit's trailers say", where, f"run `runner verify {protocol}`"
+        )
     return found
 
 

@@ -48,7 +48,9 @@ from runner.lines import few
 from runner.protocol import events as ev
 from runner.protocol import log, machine, paths, state
 from runner.protocol.ids import digest
+from runner.protocol.log import RawEntry
 from runner.protocol.state import State
+from runner.store import record
 from runner.store.trusted import Trusted
 from runner.trust import rules
 from runner.trust.rules import seal
@@ -443,23 +445,36 @@ def resume(git: Git, protocol: str, tip: str, known: State, trusted: Trusted | N
 def is_rebased(git: Git, protocol: str, old: str, new: str) -> bool:
     """Return whether two histories have the same transitions, entry by entry: one is the other, rebased or amended.
 
-    Where a rebase stopped at a conflict, git's clean-up took the headlines of entries out of the message, as comments.
+    Messages are not compared: where a rebase stopped at a conflict, git's clean-up took lines that start with `#` out of them.
     """
-    return _told(git, protocol, old) == _told(git, protocol, new) != []
+    with contextlib.suppress(IntegrityError):
+        return _told(git, protocol, old) == _told(git, protocol, new) != []
+    return False
 
 
 def replaced(git: Git, protocol: str, old: str, new: str) -> dict[str, str] | None:
     """Return the commit in `new` of each transition of `old`, by its commit there; None where `new` lacks one, or has another."""
     before, after = _transitions(git, protocol, old), _transitions(git, protocol, new)
     pairs = list(zip(before, after, strict=False))
-    if len(before) > len(after) or any(one.message != other.message for one, other in pairs):
+    if len(before) > len(after):
+        return None
+    try:
+        if any(_of(git, protocol, one) != _of(git, protocol, other) for one, other in pairs):
+            return None
+    except IntegrityError:
         return None
     return {one.oid: other.oid for one, other in pairs}
 
 
-def _told(git: Git, protocol: str, tip: str) -> list[list[bytes]]:
-    lines = (commit.message.split(b"\n") for commit in _transitions(git, protocol, tip))
-    return [[line for line in one if line.strip() and not line.startswith(b"#")] for one in lines]
+def _told(git: Git, protocol: str, tip: str) -> list[tuple[str, list[RawEntry]]]:
+    return [_of(git, protocol, commit) for commit in _transitions(git, protocol, tip)]
+
+
+def _of(git: Git, protocol: str, commit: Commit) -> tuple[str, list[RawEntry]]:
+    """Return what a transition says: its trusted commit and its entries."""
+    trailers = log.parse_message(commit.message)
+    assert trailers is not None
+    return trailers.trusted, record.added(git, protocol, commit)
 
 
 def _transitions(git: Git, protocol: str, tip: str) -> list[Commit]:

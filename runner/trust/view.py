@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import field, replace
 from enum import StrEnum
@@ -28,6 +26,7 @@ from runner.trust.manifest import Cover, Subject, is_plain
 from runner.trust.transitions import (
     Distances,
     History,
+    Transition,
     commit_of,
     folder_of,
     is_transition,
@@ -417,14 +416,14 @@ class View:
         if now is None:
             done = self.finished(slug)
             at = done.parents[0]
-            start = _start_of(done.message, slug) if kind == "human" else None
+            start = self._start(done, slug) if kind == "human" else None
             now = (start if start is not None and start in self.chain else at, done.oid)
         found = [now]
         for one in transitions_below(self.git, self.protocol, at) if at is not None and kind == "agent" else ():
             parents = one.commit.parents
             told = [event_type(name) for name, about in one.events if about == slug]
             is_first = not parents or one.has("created", self.protocol)
-            if is_first or any(row.ends_attempt for row in told) or _takes_back(one.commit.message, slug):
+            if is_first or any(row.ends_attempt for row in told) or slug in self._taken_back(one):
                 break
             if any(row.has_work for row in told):
                 found.append((parents[0], one.commit.oid))
@@ -438,7 +437,7 @@ class View:
         """
         done = self.finished(subject.slug)
         _, *before = self.pieces(subject.slug)
-        start = before[-1][0] if before else _start_of(done.message, subject.slug)
+        start = before[-1][0] if before else self._start(done, subject.slug)
         return start if start is not None and start in self.chain else done.parents[0]
 
     def finished(self, slug: str) -> Commit:
@@ -454,6 +453,18 @@ class View:
         raise InsufficientHistoryError(
             f"no transition says where the work of {slug} started", self.protocol, "run `runner verify`"
         )
+
+    def _start(self, commit: Commit, slug: str) -> str | None:
+        """Return the `start` that a transition's `step-finished` entry names."""
+        entries = record.added(self.git, self.protocol, commit)
+        found = (entry.fields for entry in entries if (entry.event, entry.subject) == ("step-finished", slug))
+        return next((str(fields["start"]) for fields in found), None)
+
+    def _taken_back(self, one: Transition) -> set[str]:
+        """Return the steps that a transition's `undone` entry is about."""
+        has_undone = any(name == "undone" for name, _ in one.events)
+        entries = record.added(self.git, self.protocol, one.commit) if has_undone else []
+        return {slug for entry in entries if entry.event == "undone" for slug in entry.fields["steps"]}
 
     def covers(self, subject: Subject, path: str) -> bool:
         """Return whether a change of `path` makes an approval of the subject stale, by version 1; of a step, 2 leaves more out."""
@@ -660,22 +671,6 @@ class View:
             return False
         changed = [set(self.git.changed(parent, commit.oid)) for parent in commit.parents]
         return any(manifest.is_code(self.protocol, path) for path in set.intersection(*changed)) if changed else True
-
-
-def _start_of(text: bytes, slug: str) -> str | None:
-    """Return the `start` that a transition's `step-finished` entry names in its message."""
-    match = re.search(
-        rf"^## [0-9]+ step-finished {re.escape(slug)}\n(?:- [^\n]*\n)*?- start: ([0-9a-f]{{40,64}})\n".encode(),
-        text,
-        re.MULTILINE,
-    )
-    return match[1].decode() if match else None
-
-
-def _takes_back(text: bytes, slug: str) -> bool:
-    """Return whether a transition's `undone` entry is about a step."""
-    match = re.search(rb"^## [0-9]+ undone [^\n]*\n(?:- [^\n]*\n)*?- steps: (\{[^\n]*\})\n", text, re.MULTILINE)
-    return match is not None and slug in json.loads(match[1])
 
 
 def _steps_of(subject: Subject, plan: Plan, done: Collection[str]) -> list[Step]:

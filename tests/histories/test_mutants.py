@@ -56,7 +56,6 @@ NOT_SHOWN = {
     "trust.approval._judge_review: if who in case.view.trusted.agents": "a policy with an agent in a role is refused whole",
     "trust.approval._judge_review: or asked is None": "what waits in the record was asked; a live caller may not know",
     "trust.approval._judge_review: or asked.commit not in case.view.chain": "it is found on the chain; a live caller may not",
-    "trust.view._takes_back: and slug in": "where other steps alone were undone, `start` names the start as well",
     "trust.approval._is_in_role: if word.approver in case.view.trusted.agents": "such keys are refused whole",
     "trust.approval._judge_review: if _differs_now": "nothing touched it, so it has the same digest: a second lock",
     "trust.approval._is_fresh: if _differs_now": "nothing touched it, so it has the same digest: a second lock",

@@ -14,6 +14,7 @@ from runner.git import Git
 from runner.protocol import log, paths
 from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
+from runner.store import record
 from runner.trust.requirements import KEYBOARD
 from runner.trust.walk import Finding
 
@@ -30,10 +31,8 @@ def wrong(git: Git, protocol: str, tip: str, published: str) -> Iterator[Finding
         if told is None or told.protocol != protocol:
             yield Finding("handed-over", oid, paths.folder(protocol), "a commit that only a person makes")
             continue
-        # Rule 7 of verify, which is asked too, compares what the message repeats with the log.
-        body = commit.message.partition(b"\n\n")[2].rpartition(b"\n\n")[0]
         try:
-            entries = log.parse_raw(body + b"\n\n", at)
+            entries = record.added(git, protocol, commit)
         except IntegrityError as error:
             yield Finding("handed-over", oid, at, error.what)
             continue

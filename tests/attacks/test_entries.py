@@ -1,0 +1,41 @@
+"""What a transition recorded is read from the log's added text: neither its message nor its trailers can hide or add an entry."""
+
+from __future__ import annotations
+
+import pytest
+
+from runner.errors import IntegrityError
+from runner.git import Git
+from runner.protocol import events as ev
+from runner.store import record
+from runner.trust.rules import handover
+from tests.attacks.forge import Forge
+from tests.attacks.test_attacks import paused
+
+
+def test_entries_that_the_trailers_leave_out_are_not_believed(forge: Forge) -> None:
+    """A job that was taken over ends a pause of a person's, and lets the trailers name the other event alone."""
+    published = forge.tip
+    forge.imitate(
+        paused(forge),
+        ev.Resumed(subject=forge.protocol),
+        edit_text=lambda text: text.replace(f"Runner-Event: paused {forge.protocol}\n", ""),
+    )
+    forge.refused("message", "transition")
+    with Git.open(forge.box.path) as git:
+        commit = git.commit(forge.tip)
+        assert commit is not None
+        with pytest.raises(IntegrityError, match="other entries than the commit's trailers"):
+            record.added(git, forge.protocol, commit)
+        (found,) = handover.wrong(git, forge.protocol, forge.tip, published)
+        assert "other entries" in found.text
+
+
+def test_a_body_that_says_otherwise_hands_nothing_over(forge: Forge) -> None:
+    """The message tells of what a runner may say, the log of what only a person may."""
+    published = forge.tip
+    forge.imitate(paused(forge), edit_text=lambda text: text.replace("## 6 paused", "## 6 completed"))
+    forge.refused("message")
+    with Git.open(forge.box.path) as git:
+        told = [found.text for found in handover.wrong(git, forge.protocol, forge.tip, published)]
+    assert told == ["`paused`: only a person, or the forge, says that"]
