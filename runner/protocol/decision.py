@@ -5,7 +5,7 @@ Commands that only read decide too, and need none of `machine`, which has the ev
 
 from __future__ import annotations
 
-from typing import assert_never
+from typing import Final, assert_never
 
 from runner.protocol.state import ENDED, State, Status, StepState, StepStatus, Wait, phrased
 from runner.values import dataclass
@@ -15,6 +15,8 @@ OPEN = frozenset(
 )
 ACTIVE = frozenset({Status.PLANNED, Status.RUNNING})
 _S = StepStatus
+_COMPLETED: Final = StepStatus.COMPLETED  # most of a thousand steps are; a member that is looked up in its class is slow to find
+_CANCELLED: Final = StepStatus.CANCELLED
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +93,13 @@ def decide(state: State, only: str | None = None) -> Action:
         return Halt(state.status, tuple(state.waiting), failed[0] if failed else f"it {phrased(state.status)}")
     steps = state.open_steps()
     for slug, step in steps:
+        status = step.status
+        if status is _COMPLETED or status is _CANCELLED:
+            continue
         if only is not None and slug != only:
             continue
-        if step.status is _S.COMPLETED or step.status is _S.CANCELLED:
-            continue
         owed = tuple(wait for wait in state.waiting if wait.subject in (slug, "plan", state.protocol))
-        match step.status:
+        match status:
             case _S.NEEDS_QA:
                 if owed:
                     return Halt(state.status, owed, owed[0].text)
@@ -114,7 +117,7 @@ def decide(state: State, only: str | None = None) -> Action:
             case _S.FAILED | _S.BLOCKED:
                 return Halt(state.status, (), f"{slug}: {step.reason}")
             case _:
-                assert_never(step.status)
+                assert_never(status)
     if any(step.status not in ENDED for _, step in steps):
         return Halt(
             state.status,

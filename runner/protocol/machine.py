@@ -17,7 +17,17 @@ from runner.protocol.decision import ACTIVE, OPEN
 from runner.protocol.event_types import EventType
 from runner.protocol.events import Entry, Event
 from runner.protocol.ids import digest
-from runner.protocol.state import ENDED, Artifact, SpentTotal, State, Status, StepState, StepStatus, Wait
+from runner.protocol.state import (
+    ENDED,
+    Artifact,
+    SpentTotal,
+    State,
+    Status,
+    StepState,
+    StepStatus,
+    Wait,
+    changed_steps,
+)
 
 if TYPE_CHECKING:
     from runner.protocol.plans import Plan, Step
@@ -439,14 +449,17 @@ def edit_of(state: State, plan: Plan) -> ev.PlanEdited | None:
     A finished step whose file changed or is gone is recorded and not done again. A step under way whose file is gone ends.
     """
     # Called at each transition, and nearly every step is the very one that was compared before.
-    agreed = plan.agreed
-    fresh = [step for step in plan.steps if agreed.get(step.slug) is not state.steps.get(step.slug, state)]
+    differ = changed_steps(state.steps, plan.agreed[0]) if plan.agreed else None
+    few = [plan.step(slug) for slug in differ or ()]
+    every = differ is None or None in few  # one that is not in the plan was removed, perhaps
+    fresh = plan.steps if every else [step for step in few if step is not None]
     changed = _as_planned(step for step in fresh if not _is_as_planned(state.steps.get(step.slug), step))
-    agreed.update((step.slug, state.steps[step.slug]) for step in fresh if step.slug not in changed)
-    now = {step.slug for step in plan.steps}
-    removed = [slug for slug, _ in state.open_steps() if slug not in now] if state.steps.keys() - now else []
-    if not changed and not removed and plan.digest == state.plan:
-        return None
+    now = {step.slug for step in plan.steps} if every else ()
+    removed = [slug for slug, _ in state.open_steps() if slug not in now] if every and state.steps.keys() - now else []
+    if not changed and not removed:
+        plan.agreed[:] = [state.steps]
+        if plan.digest == state.plan:
+            return None
     gone = {slug for slug in removed if state.steps[slug].status not in ENDED}
     stale = gone | {slug for slug in changed if slug in state.steps}
     dropped = [

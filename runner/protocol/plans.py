@@ -28,6 +28,7 @@ from runner.protocol.file_models import (
     problem,
 )
 from runner.protocol.ids import SLUG_LIMIT, step_slug
+from runner.protocol.state import StepState
 from runner.protocol.strict_yaml import (
     Amount,
     Bool,
@@ -472,8 +473,8 @@ class Plan:
     context: str | None
     steps: tuple[Step, ...]
     lines: Mapping[str, int] = field(repr=False, compare=False)
-    # Slug to the step's state that was seen to say the same: what `machine.edit_of` need not compare again.
-    agreed: dict[str, object] = field(init=False, default_factory=dict, repr=False, compare=False)
+    # The record's steps that were seen to say the same, at most once: what `machine.edit_of` need not compare again.
+    agreed: list[Mapping[str, StepState]] = field(init=False, default_factory=list, repr=False, compare=False)
 
     def step(self, slug: str) -> Step | None:
         """Return the step, or None where there is none of that name."""

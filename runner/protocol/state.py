@@ -6,8 +6,11 @@ Sorted keys, two spaces, ASCII, a final newline, so that its diffs read well and
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import field
 from enum import StrEnum
+from itertools import compress
+from operator import is_not
 from types import NoneType
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -169,25 +172,47 @@ class State:
     def open_steps(self) -> list[tuple[str, StepState]]:
         """Return the steps that still count, in the order of their places."""
         found = [(slug, step) for slug, step in self.steps.items() if not step.removed]
-        return sorted(found, key=lambda item: item[1].place)
+        places = [step.place for _, step in found]
+        return found if places == sorted(places) else sorted(found, key=lambda item: item[1].place)
+
+
+def changed_steps(steps: Mapping[str, StepState], before: Mapping[str, StepState]) -> list[str] | None:
+    """Return the slugs whose states are other values than before; None where the slugs are not the same, in the same order.
+
+    Values are compared by identity: of a thousand steps a transition makes one anew.
+    """
+    if len(steps) != len(before) or list(steps) != list(before):
+        return None
+    return list(compress(steps, map(is_not, steps.values(), before.values())))
 
 
 @dataclass(slots=True)
 class Rendered:
-    """What state.json was rendered with before: each step by its slug, and its lines there."""
+    """What state.json was rendered with last. `lines`: each step's, in their order there; `at`: slug to the place among them."""
 
-    steps: dict[str, StepState] = field(default_factory=dict)
-    lines: dict[str, bytes] = field(default_factory=dict)
+    steps: Mapping[str, StepState] = field(default_factory=dict)
+    lines: list[bytes] = field(default_factory=list)
+    at: dict[str, int] = field(default_factory=dict)
+
+    def take(self, steps: Mapping[str, StepState]) -> None:
+        """Render the steps that are others than last."""
+        changed = changed_steps(steps, self.steps)
+        if changed is None:
+            same = {slug: self.lines[at] for slug, at in self.at.items() if self.steps[slug] is steps.get(slug)}
+            self.at = {slug: number for number, slug in enumerate(sorted(steps))}
+            self.lines = [same.get(slug) or _step(slug, steps[slug]) for slug in self.at]
+        else:
+            for slug in changed:
+                self.lines[self.at[slug]] = _step(slug, steps[slug])
+        self.steps = steps
 
 
 def render(state: State, kept: Rendered | None = None) -> bytes:
-    """Return the bytes of state.json. `kept`: what the states before were rendered with; a step that is still the same is taken from
+    """Return the bytes of state.json. `kept`: what the state before was rendered with; a step that is still the same is taken from
     there.
     """
     kept = Rendered() if kept is None else kept
-    known = kept.steps.get
-    for slug, step in [item for item in state.steps.items() if known(item[0]) is not item[1]]:
-        kept.steps[slug], kept.lines[slug] = step, _step(slug, step)
+    kept.take(state.steps)
     plain = {
         "schema": SCHEMA,
         **_plain(state),
@@ -201,7 +226,7 @@ def render(state: State, kept: Rendered | None = None) -> bytes:
         return data
     # No text holds a newline as it is, so this line is there once.
     before, _, after = data.partition(b'\n  "steps": {},\n')
-    lines = [kept.lines[slug] for slug in sorted(state.steps)]
+    lines = [*kept.lines]
     lines[0] = before + b'\n  "steps": {\n' + lines[0]
     lines[-1] += b"\n  },\n" + after
     return b",\n".join(lines)  # put together once: a thousand steps are some 300 kB
