@@ -140,6 +140,8 @@ def _step(project: Project, seen: Snapshot, only: str | None, forge: Forge | Non
     """Carry out the next action; None where the branch or the trusted one moved meanwhile, and it has to be decided again."""
     trusted = project.trusted.commit
     plan, edit, state, action = consider(project, seen, only)
+    if not load.is_quiet(project, plan, action):
+        return None
     if isinstance(edit, ev.Planned):
         outcome = recording("the plan that people wrote is recorded")
         return commit.at_once(Start(project, seen, [edit]), WritePlan(), outcome)

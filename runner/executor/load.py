@@ -20,6 +20,7 @@ from runner.executor import answers, remedy
 from runner.git import Commit, TreeEntry
 from runner.protocol import events as ev
 from runner.protocol import ids, log, machine, paths, plans
+from runner.protocol.decision import Action, RunStep
 from runner.protocol.events import Entry, Event
 from runner.protocol.plans import Plan
 from runner.protocol.state import State, phrased
@@ -271,13 +272,20 @@ def is_written(seen: Snapshot) -> bool:
 def pick_up_edits(project: Project, protocol: str, *, adopt: bool) -> bool:
     """Commit, as the person, their uncommitted edits of plan files in a worktree; return whether there were any.
 
+    A run of steps looks once in `LOOK_SECONDS`, and `is_quiet` at what a step uses.
+
     Raises:
         InTheWayError: there are some, and `adopt` is False.
     """
-    git, branch = project.git, project.branch(protocol)
+    git, branch, now = project.git, project.branch(protocol), project.env.monotonic()
+    known, project.quiet = project.quiet, None
+    if project.batch and known is not None and known.branch == branch and now < known.until:
+        project.quiet = known
+        return False
     prefix = f"{paths.folder(protocol)}/"
-    taken = False
-    for tree in worktree.on_branch(git, branch):
+    taken, trees = False, worktree.on_branch(git, branch)
+    quiet = worktree.look(branch, trees, prefix.rstrip("/"), now, paths.is_words) if project.batch else None
+    for tree in trees:
         changed = worktree.uncommitted(git, tree, prefix.rstrip("/"))
         names = {path.removeprefix(prefix): entry for path, entry in changed.items()}
         record = sorted(prefix + name for name in names if paths.is_record(name))
@@ -313,7 +321,20 @@ def pick_up_edits(project: Project, protocol: str, *, adopt: bool) -> bool:
         transaction.adopt(git, project.dirs, project.env, edit)
         project.env.say(f"picked up your changes of {shown}")
         taken = True
+    project.quiet = None if taken else quiet
     return taken
+
+
+def is_quiet(project: Project, plan: Plan | None, action: Action) -> bool:
+    """Return whether no person's edit came since the last look: in the files that a tool step uses, or in any for another action."""
+    if project.quiet is None:
+        return True  # this very step looked, and asked git
+    step = plan.step(action.slug) if plan is not None and isinstance(action, RunStep) else None
+    is_tool = step is not None and step.header.kind is plans.Kind.TOOL
+    if project.quiet.holds([paths.PLAN, paths.CONTEXT, step.file] if step is not None and is_tool else None):
+        return True
+    project.quiet = None
+    return False
 
 
 def _refuse_malformed(project: Project, protocol: str, tip: str, words: dict[str, TreeEntry | None]) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from runner.store.lease import Held
     from runner.store.remote import Mirror
     from runner.store.snapshot import Snapshot
+    from runner.store.worktree import Quiet
 
 
 @dataclass(slots=True)
@@ -43,6 +44,7 @@ class Project:
     looked_at: float = 0.0  # by the monotonic clock
     speaker: str = ""  # who said it on the forge, where somebody there did: `HOST/ID/comment/ID`
     snapshot: Snapshot | None = None  # the protocol that was read last
+    quiet: Quiet | None = None  # the last look for a person's edits, where it found none
     # The plan that was read last, and of which files and default checks.
     plan: tuple[tuple[str, Mapping[str, TreeEntry], tuple[str, ...]], Plan] | None = None
     kept: dict[str, Any] = field(default_factory=dict)  # what other rooms keep until the trusted branch moves

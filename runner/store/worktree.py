@@ -14,7 +14,7 @@ import os
 import shlex
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from runner.errors import InTheWayError, RunnerError, UsageError
@@ -27,6 +27,7 @@ from runner.values import dataclass
 
 EDITOR_WAIT = 5.0  # seconds that another git may hold a worktree's index
 COPY = "runner-index"
+LOOK_SECONDS = 0.1  # in which a person's edit may wait to be found, but of the files that a step uses
 _FEW = 8  # files that are written here; of more, git tells faster
 _CONVERSIONS = (
     "core.autocrlf",
@@ -191,8 +192,8 @@ class Rewrite:
 
     def done(self) -> bool:
         """Write the files, and the index with the time that it had: git compares newer files by content. False where a file changed
-        since it was looked at; then nothing was written."""
-        if any(_signature(self.tree.path / path) != _known(file) for path, file in self.files.items()):
+        since it was looked at; then nothing was written. Their folder stays as it is: that it changed tells of a person's files."""
+        if any(_signature(f"{self.tree.path}/{path}") != _known(file) for path, file in self.files.items()):
             return False
         content = {path: self.git.blob(oid) for path, oid in self.new.items()}
         if None in content.values():
@@ -200,9 +201,7 @@ class Rewrite:
         written = {}
         for path, data in content.items():
             at = self.tree.path / path
-            at.unlink()
-            with at.open("xb") as out:
-                out.write(data or b"")
+            at.write_bytes(data or b"")
             written[path] = (self.new[path], at.lstat())
         before = self.copy.stat()
         self.copy.write_bytes(self.entries.replaced(written))
@@ -230,7 +229,9 @@ def _rewrite(git: Git, tree: Worktree, copy: Path, changed: Changes) -> Rewrite 
             file, data = at.lstat(), at.read_bytes()
         except OSError:
             return None
-        if not stat.S_ISREG(file.st_mode) or file.st_mode & stat.S_IXUSR or file.st_nlink > 1:
+        if file.st_mode & (stat.S_IXUSR | stat.S_IWUSR) != stat.S_IWUSR or file.st_nlink > 1:
+            return None
+        if not stat.S_ISREG(file.st_mode):
             return None
         if {before.oid} != {entries.entry(path).oid, name_of("blob", data, git.object_format)} or _crosses_a_link(
             tree.path, path
@@ -244,13 +245,16 @@ def _crosses_a_link(root: Path, path: str) -> bool:
     return any((root / folder).is_symlink() for folder in list(Path(path).parents)[:-1])
 
 
-def _known(file: os.stat_result) -> tuple[int, ...]:
+Signature = tuple[int, ...]  # what a file is known by, as long as nobody writes it
+
+
+def _known(file: os.stat_result) -> Signature:
     return file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns
 
 
-def _signature(at: Path) -> tuple[int, ...] | None:
+def _signature(at: str) -> Signature | None:
     try:
-        return _known(at.lstat())
+        return _known(os.lstat(at))
     except OSError:
         return None
 
@@ -704,3 +708,35 @@ def _is_untouched(git: Git, tree: Worktree, folder: str) -> bool:
     except (GitError, OSError, ValueError, RunnerError):
         return False
     return not left
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """The worktrees of a branch in which a look found no edit of a person's.
+
+    `until`: when to look again, by the monotonic clock; `folders`: the protocol's in each worktree; `files`: these, and the files in
+    them that were looked at.
+    """
+
+    branch: str
+    until: float
+    folders: tuple[str, ...]
+    files: Mapping[str, Signature | None]
+
+    def holds(self, names: Iterable[str] | None = None) -> bool:
+        """Return whether the files of these names, without names all of them, are as they were, and none came or went."""
+        paths: Iterable[str] = self.files
+        if names is not None:
+            paths = [path for at in self.folders for path in (at, *(f"{at}/{name}" for name in names))]
+        return all(_signature(path) == self.files.get(path) for path in paths)
+
+
+def look(branch: str, trees: Iterable[Worktree], folder: str, now: float, is_watched: Callable[[str], bool]) -> Quiet:
+    """Return what is in a folder of these worktrees now, before it is compared with the branch. `is_watched`: of files, by name."""
+    folders = tuple(f"{tree.path}/{folder}" for tree in trees)
+    files: dict[str, Signature | None] = {}
+    for at in folders:
+        files[at] = _signature(at)
+        with contextlib.suppress(OSError), os.scandir(at) as inside:
+            files.update((one.path, _signature(one.path)) for one in inside if is_watched(one.name))
+    return Quiet(branch, now + LOOK_SECONDS, folders, files)
