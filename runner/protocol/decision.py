@@ -15,7 +15,8 @@ OPEN = frozenset(
 )
 ACTIVE = frozenset({Status.PLANNED, Status.RUNNING})
 _S = StepStatus
-_COMPLETED: Final = StepStatus.COMPLETED  # most of a thousand steps are; a member that is looked up in its class is slow to find
+# Most of a thousand steps are one of them, and a member that is looked up in its class is slow to find.
+_COMPLETED: Final = StepStatus.COMPLETED
 _CANCELLED: Final = StepStatus.CANCELLED
 
 
