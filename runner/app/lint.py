@@ -29,10 +29,12 @@ _PARSERS: dict[str, Callable[[bytes, str], object]] = {
 }
 
 
-def targets(project: Project, cwd: Path, named: tuple[str, ...]) -> dict[str, Path | None]:
+def targets(
+    project: Project, cwd: Path, named: tuple[str, ...], find: Callable[[str], str]
+) -> dict[str, Path | None]:
     """Return the targets of a check, by their names in messages: a folder with a plan, a file, or (None) a protocol by its id.
 
-    Of a plan's file the whole folder is checked. Without a name: all that the checkout's `.protocols` has for people to write.
+    Of a plan's file the whole folder is checked. `find`: returns the id of the protocol that a person means. Without a name: all that the checkout's `.protocols` has for people to write.
 
     Raises:
         UsageError: a name is no folder, file or protocol.
@@ -49,7 +51,7 @@ def targets(project: Project, cwd: Path, named: tuple[str, ...]) -> dict[str, Pa
         elif "/" in name:
             raise UsageError(f"there is no folder or file `{name}`", str(cwd), "correct the path")
         else:
-            found[lookup.find(project, name)] = None
+            found[find(name)] = None
     if named or project.git.top is None:
         return found
     root = project.git.top / paths.ROOT

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
 from runner.app import lint
@@ -9,6 +11,7 @@ from runner.cli import options
 from runner.cli.session import Session
 from runner.errors import MalformedFileError
 from runner.lines import counted
+from runner.store import lookup
 
 
 @click.command("check")
@@ -22,7 +25,9 @@ def command(session: Session, named: tuple[str, ...], as_json: bool) -> None:
     checkout, but not the plans of protocols. Files that people do not write are ignored. Exit 2: something is wrong.
     """
     project = session.project
-    targets = lint.targets(project, session.cwd, named)
+    targets = lint.targets(
+        project, session.cwd, named, lambda name: options.looked_up(session, name, partial(lookup.find, project))
+    )
     found = [error for name, at in targets.items() for error in lint.problems(project, name, at)]
     if as_json:
         session.json({"problems": [{"what": one.what, "at": one.where, "next": one.hint} for one in found]})

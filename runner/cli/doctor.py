@@ -80,7 +80,7 @@ def command(session: Session, protocol: str | None, action: str | None, as_json:
 def _find(session: Session, name: str) -> str:
     """Return the id of the protocol that is meant, one whose branch is gone included."""
     try:
-        return lookup.find(session.project, name)
+        return options.looked_up(session, name, partial(lookup.find, session.project))
     except UsageError:
         gone = protocols.gone(session.project)
         branch = ids.protocol_of_branch(session.project.pattern, name.removeprefix("refs/heads/"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from runner.cli.main import COMMANDS
 from tests.conftest import Box, clone, command, mostly_slow
 
 HUMAN = {"01-a": command("echo a > a.txt"), "02-look": "kind: human\n"}
@@ -223,3 +224,62 @@ def test_what_only_the_remote_has_is_found_by_its_number(remote: Box, words: tup
     protocol = remote.new({"01-a": command("true")})
     told = other.runner(*words, rc=0)
     assert protocol in told.out or "nothing to remove" in told.err
+
+
+# Each verb in a clone that was made before the protocol was: what is typed, and the exit code. `failed` and `done` name the state
+# that the protocol is in; else it waits for a person at `look`.
+EVERYWHERE: tuple[tuple[str, tuple[str, ...], int], ...] = (
+    ("", ("show", "1"), 0),
+    ("", ("approve", "1", "--yes"), 2),  # nothing waits for an approval
+    ("", ("check", "1"), 0),
+    ("", ("doctor", "1"), 0),
+    ("", ("status", "1"), 0),
+    ("", ("log", "1"), 0),
+    ("", ("list", "--waiting"), 0),
+    ("", ("diff", "1"), 0),
+    ("", ("verify", "1"), 0),
+    ("", ("audit", "1", "-o", "-"), 0),
+    ("", ("reject", "1", "--yes"), 2),
+    ("", ("revoke", "1", "--yes"), 2),
+    ("", ("answer", "1", "fine"), 0),
+    ("", ("pause", "1"), 0),
+    ("", ("cancel", "1"), 0),
+    ("", ("undo", "1"), 0),
+    ("", ("edit", "1", "look"), 0),
+    ("", ("skip", "1", "end"), 0),
+    ("", ("fork", "1"), 0),
+    ("", ("discard", "1", "--yes"), 4),  # others have it
+    ("", ("run", "1"), WAITS),
+    ("", ("step", "1"), WAITS),
+    ("", ("sync", "1"), 0),
+    ("", ("shell", "1", "--", "true"), 0),
+    ("", ("qa", "1", "a"), 0),
+    ("", ("plan", "1"), 2),  # there is no model
+    ("", ("clean", "1", "--yes"), 0),
+    ("failed", ("retry", "1"), 0),
+    ("paused", ("resume", "1"), 0),
+    ("done", ("merge", "1"), 0),
+)
+NAMELESS = {"completion", "do", "engines", "fleet", "help", "init", "mcp", "new", "policy", "schema", "watch", "why"}
+
+
+def test_every_command_that_takes_a_protocol_is_tried_on_one_that_only_the_remote_has() -> None:
+    assert {words[0] for _, words, _ in EVERYWHERE} == set(COMMANDS) - NAMELESS
+
+
+@pytest.mark.parametrize(("state", "words", "code"), mostly_slow(list(EVERYWHERE), 4))
+def test_every_verb_works_on_a_protocol_that_only_the_remote_has(
+    remote: Box, state: str, words: tuple[str, ...], code: int
+) -> None:
+    publish(remote)
+    other = clone(remote, "bob")
+    check = "qa: {checks: [test -s a.txt]}\n"
+    last = {"failed": command("false"), "done": command("true")}.get(state, "kind: human\n")
+    protocol = remote.new({"01-a": command("echo a > a.txt", check), "02-look": last, "03-end": command("true")})
+    remote.runner("run", protocol, rc={"failed": 1, "done": 0}.get(state, WAITS))
+    if state == "paused":
+        remote.runner("pause", protocol, rc=0)
+    if words[0] == "list":
+        other.runner("sync", rc=0)
+    told = other.runner(*words, env={"EDITOR": "echo more >>"}, rc=code)
+    assert "there is no protocol" not in told.err
