@@ -26,7 +26,7 @@ from runner.git.process import answer
 from runner.lines import counted, is_harmless
 from runner.protocol.plans import seconds_of
 from runner.protocol.state import read_json
-from runner.store import lookup, record
+from runner.store import locks, lookup, record
 from runner.store.environment import write_atomically
 from runner.store.project import Project
 from runner.store.record import Row
@@ -34,6 +34,7 @@ from runner.trust import policy
 from runner.values import dataclass
 
 LIMIT: Final = 10.0  # seconds that one way of telling may take
+PATIENCE: Final = 60.0  # seconds that another process may take for its message
 AGAIN: Final = 300.0  # seconds until a message that could not be sent is retried
 MOST: Final = 20  # protocols of one message; of the others it has the number
 WIDTH: Final = 400  # characters of a line
@@ -65,11 +66,16 @@ class Ways:
 def tell(project: Project, tips: Mapping[str, str]) -> float:
     """Tell people of the protocols (id to tip) that began to wait for somebody, or still wait when a reminder is due.
 
+    Of two processes that see the same wait, the first tells of it: the other waits for its turn.
+
     Returns in how many seconds it should be called again although nothing changed. An error is printed, and stops nothing.
     """
     try:
         ways = Ways.of(project)
-        return _tell(project, ways, tips) if ways is not None else math.inf
+        if ways is None:
+            return math.inf
+        with locks.hold(project.dirs.beside / "notified.lock", project.env, what="notifying", wait=PATIENCE):
+            return _tell(project, ways, tips)
     except (RunnerError, OSError) as error:
         project.env.say(f"nobody was notified: {error.what if isinstance(error, RunnerError) else error}")
         return AGAIN

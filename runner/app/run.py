@@ -13,6 +13,8 @@ from runner.protocol.decision import Halt
 from runner.store import lease, publishing, transaction
 from runner.store.project import Project
 
+TURN = "RUNNER_FLEET_TURN"  # set for the processes that `fleet` starts
+
 
 def run(
     project: Project,
@@ -61,6 +63,20 @@ def _is_due(project: Project) -> bool:
     if project.lease is None:
         return False
     return lease.is_due(project)
+
+
+def begins_to_wait(done: Advanced) -> bool:
+    """Return whether a transition made the protocol wait for somebody, or stopped it: people are notified of that."""
+    stops = done.state.status in (state.Status.FAILED, state.Status.BLOCKED)
+    return any(one.type.opens for one in done.events) or (stops and bool(done.entries))
+
+
+def notify(project: Project, *protocols: str) -> None:
+    """Notify people of what waits in protocols, as `watch` does. A turn of `fleet` leaves it to the fleet, which sends one message."""
+    from runner.app import notify  # HTTP, mail and TLS, which a run that waits for nobody does without
+
+    if not project.env.environ.get(TURN):
+        notify.tell(project, {name: tip for name in protocols if (tip := project.tip(name))})
 
 
 def exit_code(done: Advanced) -> int:

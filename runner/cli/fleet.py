@@ -21,7 +21,7 @@ from typing import IO, Any
 import click
 
 from runner import signals
-from runner.app import fleet
+from runner.app import fleet, run
 from runner.app.fleet import Ended, Ready
 from runner.cli import options, status, streams
 from runner.cli.session import Session
@@ -79,7 +79,7 @@ def command(ctx: click.Context, jobs: int, max_steps: int, pushes: int | None, a
         if session.options.get(name):
             argv += [f"--{name}", session.options[name]]
     argv += ["--offline"] if session.options.get("offline") else []
-    environ = {**session.environ, **({remote.PUSHES_PER_MINUTE: str(pushes)} if pushes else {})}
+    environ = {**session.environ, run.TURN: "1", **({remote.PUSHES_PER_MINUTE: str(pushes)} if pushes else {})}
     limits = f"{jobs} at a time" + (f", {pushes} push{'es' if pushes > 1 else ''} a minute" if pushes else "")
     teller = _Teller(session, as_json, limits)
     folder = str(project.git.top or project.git.common_dir)
@@ -90,6 +90,8 @@ def command(ctx: click.Context, jobs: int, max_steps: int, pushes: int | None, a
             teller.interrupted()
             raise
     code = fleet.exit_code(codes.values())
+    if waiting := [name for name, code in codes.items() if code in (1, 3)]:
+        run.notify(project, *waiting)
     if as_json:
         teller.line({"event": "done", "code": code, "protocols": dict(sorted(codes.items()))})
     elif not codes:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from runner.app import create, describe, fork, request
+from runner.app import run as running
 from runner.app.create import Made
 from runner.cli import log, options, run, steer
 from runner.cli.plan import edited_files
@@ -145,6 +146,7 @@ def command(
         made = create.create(project, title or "", files, where=where, base=base)
     _end(session, made)
     if made.questions and not plan.named:
+        running.notify(project, made.protocol)
         raise SystemExit(3)
 
 

@@ -48,6 +48,7 @@ def command(
     forge = request.available(project)
     teller = progress.Progress(session, each=False)
     done: Advanced | None = None
+    waits = False
 
     def goes_on(done: Advanced) -> bool:
         """Ask about a plan that a model has just written; where nobody is here it is carried out."""
@@ -72,6 +73,7 @@ def command(
             )
             for one in steps:
                 done = one
+                waits = waits or run.begins_to_wait(done)
     except BaseException:
         if done is not None:
             teller.flush(done)
@@ -81,6 +83,8 @@ def command(
     teller.end(done)
     sync.offer(project, name)
     request.post_quietly(project, forge, name)
+    if waits:
+        run.notify(project, name)
     raise SystemExit(ci.end(session, done, run.exit_code(done)))
 
 
@@ -112,6 +116,8 @@ def step_command(
     teller.end(done)
     sync.offer(project, name)
     request.post_quietly(project, forge, name)
+    if run.begins_to_wait(done):
+        run.notify(project, name)
     raise SystemExit(ci.end(session, done, run.exit_code(done)))
 
 

@@ -1,4 +1,4 @@
-"""What `watch` tells people outside the terminal: each wait once, in one message, by their own ways and the project's."""
+"""What `watch`, and each command that ends with a wait, tells people outside the terminal: each wait once, in one message, by their own ways and the project's."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import contextlib
 import dataclasses
 import math
 import os
+import signal
 import socketserver
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from unittest.mock import patch
 
 import pytest
 
 from runner.app import notify
-from tests.conftest import Box, command
+from tests.conftest import Box, command, slack
 from tests.forge.serving import Answer, Asked, Server
 
 HUMAN = "kind: human\n"
@@ -176,3 +177,63 @@ def test_no_title_mentions_anybody_and_no_answer_leads_elsewhere(box: Box) -> No
         _, said = tell(box, protocol, HOOK=f"{hook.url}/secret")
         assert len(hook.asked) == 1 and "<" not in hook.texts[0]
     assert "localhost answered 302" in said[0] and "the password would go out unencrypted" in said[1]
+
+
+def listening(box: Box) -> Callable[[], list[str]]:
+    """Have `runner.notify` keep its messages; return what gives them, each as its lines joined by a blank."""
+    box.git(
+        "config", "--global", "runner.notify", f"sleep 0.2; tr '\\n' ' ' >> {box.home}/told; echo >> {box.home}/told"
+    )
+    path = box.home / "told"
+    return lambda: path.read_text().splitlines() if path.exists() else []
+
+
+def test_a_command_that_ends_with_a_wait_tells_it_once_and_watch_does_not_again(box: Box) -> None:
+    told = listening(box)
+    protocol = box.new({"01-a": command("true"), "02-look": HUMAN, "03-last": HUMAN})
+    box.runner("run", protocol, rc=3)
+    assert (
+        len(told()) == 1 and told()[0].startswith(f"{protocol} waits for anyone: 02-look") and "answer 1" in told()[0]
+    )
+    box.runner("run", protocol, rc=3)
+    tell(box, protocol)
+    assert len(told()) == 1
+    box.runner("answer", protocol, "done", rc=0)
+    assert len(told()) == 1
+    box.runner("step", protocol, rc=0)
+    box.runner("step", protocol, rc=3)
+    assert len(told()) == 2 and "03-last" in told()[1]
+    box.runner("do", "--workflow", "echo-add", "--input", "text=x", "--input", "a=1", "--input", "b=2", rc=0)
+    assert len(told()) == 2
+
+
+def test_in_a_clone_that_knows_of_no_message_an_old_wait_is_not_told_anew(box: Box, waiting: list[str]) -> None:
+    """A CI job has a clone of its own each time, and nothing of `.git/runner`."""
+    told = listening(box)
+    box.runner("run", waiting[0], rc=3)
+    box.runner("step", waiting[1], rc=3)
+    assert told() == []
+
+
+def test_a_fleet_tells_all_that_began_to_wait_in_one_message(box: Box) -> None:
+    told = listening(box)
+    waiting = [box.new({"01-look": HUMAN}, title=name) for name in ("one", "two")]
+    failed = box.new({"01-a": command("false")}, title="three")
+    box.runner("fleet", rc=1)
+    (message,) = told()
+    assert all(name in message for name in (*waiting, failed))
+
+
+def test_of_two_that_see_a_wait_at_once_one_tells_it(box: Box, waiting: list[str]) -> None:
+    told = listening(box)
+    children = [box.start("watch", "--poll") for _ in range(2)]
+    try:
+        end = time.monotonic() + 60 * slack()
+        while not told() and time.monotonic() < end:
+            time.sleep(0.05)
+        time.sleep(2)
+    finally:
+        for child in children:
+            child.send_signal(signal.SIGINT)
+            child.communicate(timeout=60)
+    assert len(told()) == 1 and all(name in told()[0] for name in waiting)
