@@ -348,8 +348,8 @@ def _last_done(project: Project, forge: Forge, protocol: str) -> int:
 def _commands(
     project: Project, forge: Forge, protocol: str, request: Request
 ) -> tuple[int, tuple[str, ...], tuple[Comment, ...]]:
-    """Execute the commands of people with write access, each once; return the id of the last comment read, the answers, and the
-    comments that ask for a step."""
+    """Execute the commands of people with write access, and of bots that the policy lists, each once; return the id of the last
+    comment read, the answers, and the comments that ask for a step."""
     found = forge.comments(request.number)
     seen, before = _last_read(project, forge, protocol, request.number, found)
     answers, steps, me = list(before), [], forge.me()
@@ -361,8 +361,8 @@ def _commands(
         if match is None or one.edited:
             continue
         verb, rest = match[1], match[2].strip()
-        if not reviews.may_write(forge, one.by):
-            answer = "not done: only people who may write to the repository give commands"
+        if why := _refused(project, forge, one.by, verb):
+            answer = f"not done: {why}"
         elif _is_done(project, protocol, one):
             answer = "done"
         elif verb == "step" and not rest:
@@ -372,6 +372,20 @@ def _commands(
             answer = _execute(project, protocol, verb, rest, _speaker(one))
         answers.append(_answer(one, verb, answer))
     return seen, tuple(answers[-ANSWERS:]), tuple(steps)
+
+
+def _refused(project: Project, forge: Forge, who: Identity, verb: str) -> str:
+    """Return why an account may not give a command; empty where it may.
+
+    A bot's word is never a person's: it answers no question and ends no person's step, whatever the policy lists.
+    """
+    if reviews.may_write(forge, who):
+        return ""
+    policy = permissions.trusted_config(project).policy
+    listed = policy.content.forge.get(forge.host, {}).values() if policy else ()
+    if who.id not in listed or not _is_program(forge, who):
+        return "only people who may write to the repository, and bots that the policy lists, give commands"
+    return "a person answers" if verb == "answer" else ""
 
 
 def step(project: Project, forge: Forge, protocol: str, asked: Comment | None) -> str:

@@ -53,8 +53,11 @@ class Town:
         return "\n".join(str(asked.body) for asked in self.fake.asked if asked.body)
 
 
-def town(folder: Path, *, config: str = "", approvals: str = "", own: str = "") -> Town:
-    """Make a town whose trusted branch says `forge:`, with alice and bob as maintainers; carol may write, guest may not."""
+def town(folder: Path, *, config: str = "", approvals: str = "", own: str = "", bot: bool = False) -> Town:
+    """Make a town whose trusted branch says `forge:`, with alice and bob as maintainers; carol may write, guest may not.
+
+    `bot`: whether the policy lists the bot `machine` too, as a maintainer.
+    """
     box = make_box(folder / "repo")
     bare = folder / "origin.git"
     box.git("clone", "-q", "--bare", box.path, bare, cwd=folder)
@@ -67,12 +70,13 @@ def town(folder: Path, *, config: str = "", approvals: str = "", own: str = "") 
     }
     fake.tokens[TOKEN] = (accounts["runner"].id, ["api"])
     fake.pusher = accounts["runner"]
-    people = "{" + ", ".join(f"{name}@example.test: {accounts[name].id}" for name in ("alice", "bob", "carol")) + "}"
+    listed = ("alice", "bob", "carol", *(["machine"] if bot else []))
+    people = "{" + ", ".join(f"{name}@example.test: {accounts[name].id}" for name in listed) + "}"
     host = fake.url.removeprefix("http://")
     box.write(".protocols/config.yaml", f"forge: gitlab {fake.url}/{PATH}\n{config}")
     box.write(
         ".protocols/policy.yaml",
-        f"repo: {REPO}\nroles:\n  maintainer: [alice@example.test, bob@example.test]\nagents: [runner@example.test]\n"
+        f"repo: {REPO}\nroles:\n  maintainer: [alice@example.test, bob@example.test{', machine@example.test' * bot}]\nagents: [runner@example.test]\n"
         f'forge: {{"{host}": {people}}}\n{own}'
         f"approvals:\n{approvals or '  step: {roles: [maintainer]}'}\n",
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from runner.executor.reviews import Reason, count
 from runner.forge import (
     BODY_TEXT,
     STATUS_TEXT,
@@ -267,6 +268,24 @@ def test_standing_tells_people_from_bots_and_who_may_write(ground: Ground) -> No
     before = len(ground.server.asked)
     forge.membership(ground.identity("alice"))
     assert len(ground.server.asked) == before
+
+
+@pytest.mark.parametrize("says", ["approve", "request_changes"])
+def test_a_review_of_a_bot_never_counts_though_the_policy_lists_it_and_it_may_write(ground: Ground, says: str) -> None:
+    request, forge = proposed(ground), ground.forge()
+    getattr(ground, says)("machine", request.number)
+    ground.approve("alice", request.number)
+    found = forge.reviews(request.number)
+    counted = count(
+        found,
+        principals={ground.identity(who): who for who in ("machine", "alice")},
+        agents=(),
+        members={one.by: forge.membership(one.by) for one in found},
+        fresh={request.head},
+        authors=(),
+    )
+    assert ([*counted.approvals], [*counted.objections]) == (["alice"], [])
+    assert {(one.by, reason) for one, reason in counted.refused} == {(ground.identity("machine"), Reason.BOT)}
 
 
 def test_standing_is_told_by_the_id_alone_as_the_policy_has_it(ground: Ground) -> None:

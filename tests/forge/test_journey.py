@@ -210,6 +210,34 @@ def test_commands_that_are_not_carried_out(place: Town, who: str, text: str, tol
     assert len(place.fake.writes()) == count
 
 
+def test_a_bot_that_the_policy_lists_gives_commands_and_never_an_answer_or_an_approval(tmp_path: Path) -> None:
+    place = town(tmp_path, bot=True)
+    try:
+        protocol = place.box.new({**WAITS, "02-look": "kind: human\n"})
+        place.box.runner("run", protocol, rc=3)
+        approve(place, "machine")
+        told = place.sync(protocol).err
+        assert "does not count for step:a: a bot's" in told and "approval-counted" not in place.box.log(protocol)
+        place.fake.comment(place.accounts["machine"], 1, "/runner pause")
+        place.sync(protocol)
+        assert place.box.state(protocol)["status"] == "paused"
+        place.fake.comment(place.accounts["machine"], 1, "/runner resume")
+        approve(place, "alice")
+        place.sync(protocol)
+        place.box.runner("run", protocol, rc=3)
+        place.fake.comment(place.accounts["machine"], 1, "/runner answer yes")
+        place.sync(protocol)
+        assert "not done: a person answers" in place.said()
+        assert place.box.state(protocol)["steps"]["look"]["status"] == "running"
+        place.box.runner("verify", protocol, rc=0)
+        place.accounts["machine"].level = 10  # not a developer of the project any more
+        place.fake.comment(place.accounts["machine"], 1, "/runner pause")
+        place.sync(protocol)
+        assert place.box.state(protocol)["status"] != "paused"
+    finally:
+        place.fake.close()
+
+
 def test_an_edited_comment_and_prose_are_no_commands(place: Town) -> None:
     protocol = place.box.new(WAITS)
     place.box.runner("run", protocol)
