@@ -32,7 +32,9 @@ _PARSERS: dict[str, Callable[[bytes, str], object]] = {
 def targets(project: Project, cwd: Path, named: tuple[str, ...], find: Callable[[str], str]) -> dict[str, Path | None]:
     """Return the targets of a check, by their names in messages: a folder with a plan, a file, or (None) a protocol by its id.
 
-    Of a plan's file the whole folder is checked. `find`: returns the id of the protocol that a person means. Without a name: all that the checkout's `.protocols` has for people to write.
+    Of a plan's file the whole folder is checked.
+    `find`: returns the id of the protocol that a person means. Without a name: all that people write in
+    the checkout's `.protocols`.
 
     Raises:
         UsageError: a name is no folder, file or protocol.

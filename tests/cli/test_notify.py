@@ -1,4 +1,4 @@
-"""What `watch`, and each command that ends with a wait, tells people outside the terminal: each wait once, in one message, by their own ways and the project's."""
+"""What `watch`, and a command that ends with a wait, tells people outside the terminal: each wait once."""
 
 from __future__ import annotations
 

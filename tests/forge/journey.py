@@ -70,13 +70,14 @@ def town(folder: Path, *, config: str = "", approvals: str = "", own: str = "", 
     }
     fake.tokens[TOKEN] = (accounts["runner"].id, ["api"])
     fake.pusher = accounts["runner"]
+    maintainers = ("alice@example.test", "bob@example.test", *(["machine@example.test"] if bot else []))
     listed = ("alice", "bob", "carol", *(["machine"] if bot else []))
     people = "{" + ", ".join(f"{name}@example.test: {accounts[name].id}" for name in listed) + "}"
     host = fake.url.removeprefix("http://")
     box.write(".protocols/config.yaml", f"forge: gitlab {fake.url}/{PATH}\n{config}")
     box.write(
         ".protocols/policy.yaml",
-        f"repo: {REPO}\nroles:\n  maintainer: [alice@example.test, bob@example.test{', machine@example.test' * bot}]\nagents: [runner@example.test]\n"
+        f"repo: {REPO}\nroles:\n  maintainer: [{', '.join(maintainers)}]\nagents: [runner@example.test]\n"
         f'forge: {{"{host}": {people}}}\n{own}'
         f"approvals:\n{approvals or '  step: {roles: [maintainer]}'}\n",
     )
