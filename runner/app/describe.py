@@ -134,7 +134,7 @@ def recorded(row: Row, name: str) -> Recorded:
     """Return the status of a protocol by its record `row`; `name`: its name in commands."""
     found = record.outlook(row)
     waits = () if row["status"] in record.ENDED else tuple(row["waiting"])
-    return Recorded(row, name, word(row["status"], found.action), found, waits)
+    return Recorded(row, name, word(row["status"], acts=found.action != "none"), found, waits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,18 +181,17 @@ def _names(folder: Path) -> frozenset[str]:
 class Describer:
     """Describes protocols of a project. What they share (bases, leases, the time) is read once.
 
-    `count`: how many there are to describe. The branches of many are read in one go.
+    `branches`: those of the protocols, as `Project.branches` returns them, where there are many to describe.
     """
 
-    def __init__(self, project: Project, count: int = 1) -> None:
+    def __init__(self, project: Project, branches: Mapping[str, str] | None = None) -> None:
         self._project, self._now = project, project.env.now()
-        heads = ["refs/heads/", *([f"refs/remotes/{project.trusted.remote}/"] if project.trusted.remote else [])]
-        self._ref = project.git.refs(*heads).get if count > FEW else project.git.ref
+        self._ref = project.git.ref if branches is None else branches.get
         self._merges = record.Merges(project.git, project.trusted.remote)
         self._leases = remote.last_leases(project.dirs)
         self._rebases = worktree.rebases(project.git)
-        self._locks = _names(project.dirs.lock("")) if count > FEW else None
-        self._checkpoints = _names(project.dirs.checkpoint("").parent) if count > FEW else None
+        self._locks = _names(project.dirs.lock("")) if branches is not None else None
+        self._checkpoints = _names(project.dirs.checkpoint("").parent) if branches is not None else None
 
     def listed(self, protocol: str, found: Brief, tip: str, name: str) -> Listed:
         """Describe a protocol in one line; `tip`, `name`: as for `describe`. No approval is judged, which reads its history."""
@@ -205,7 +204,7 @@ class Describer:
             is_held = remote.at_work_elsewhere(project, protocol, self._leases) is not None
         is_rewritten = self._is_rewritten(protocol)
         ahead = None if is_rewritten else self._remote_is_ahead(protocol, name)
-        term = "rewritten" if is_rewritten else word(found.status, found.action, held=is_held)
+        term = "rewritten" if is_rewritten else word(found.status, acts=found.acts, held=is_held)
         return Listed(term, found.status == "completed" and not is_merged, ahead)
 
     def has_branch(self, protocol: str, tip: str) -> bool:
@@ -234,7 +233,8 @@ class Describer:
         to_merge = row["status"] == "completed" and not is_merged
         judged = Judged(project, row, tip, name)
         approvals = {one.wait: one for one in judged.unrecorded()} if waits else {}
-        term, reason = word(row["status"], found.action, held=held is not None), situation(row, found, self._now)
+        term = word(row["status"], acts=found.action != "none", held=held is not None)
+        reason = situation(row, found, self._now)
         said = [one for one in approvals.values() if one.wait in found.waiting]
         given = [f"{each.approver} {SAID[each.decision]}" for one in said for each in one.words if not each.fault]
         reason = " · ".join([reason, *given])
@@ -289,9 +289,9 @@ class Describer:
         Not for a rewritten branch: transitions that it replaced are not newer, and `sync` refuses it.
         """
         project = self._project
-        remote, branch = project.trusted.remote, project.branch(protocol)
-        if remote is None:
+        if (remote := project.trusted.remote) is None:
             return None
+        branch = project.branch(protocol)
         there = self._ref(f"refs/remotes/{remote}/{branch.removeprefix('refs/heads/')}")
         count = record.newer(project.git, protocol, self._ref(branch), there)
         if not count:
@@ -366,13 +366,13 @@ def as_typed(text: str, program: str) -> str:
 # --- what the record says ------------------------------------------------------------------------------------------------
 
 
-def word(status: str, action: str, *, held: bool = False) -> str:
+def word(status: str, *, acts: bool, held: bool = False) -> str:
     """Return the status of a protocol in one term: waits, works, ready, failed, blocked, paused, completed …"""
     if status not in ("planned", "running", "pending", "planning"):
         return status
     if held:
         return "works"
-    return "ready" if action != "none" else "waits"
+    return "ready" if acts else "waits"
 
 
 def situation(row: Row, found: Outlook, now: float) -> str:
@@ -536,16 +536,18 @@ class Names:
     """How protocols are named in commands: by number, and by the whole id where two have one number."""
 
     def __init__(self, protocols: Iterable[str]) -> None:
-        self._count = Counter(ids.number_of(protocol) for protocol in protocols)
+        count = Counter(map(ids.number_of, protocols))
+        self._shared = {number for number, times in count.items() if times > 1}
 
     def short(self, protocol: str) -> str:
         """Return the name of a protocol in a command."""
         number = ids.number_of(protocol)
-        return str(number) if self._count[number] <= 1 else protocol
+        return protocol if number in self._shared else str(number)
 
     def shown(self, protocol: str) -> str:
         """Return its name at the start of a line: `0007`, or the whole id."""
-        return protocol.split("-", 1)[0] if self._count[ids.number_of(protocol)] <= 1 else protocol
+        is_shared = self._shared and ids.number_of(protocol) in self._shared
+        return protocol if is_shared else protocol.partition("-")[0]
 
 
 def age(since: str, now: float) -> str:

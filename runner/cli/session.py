@@ -128,6 +128,12 @@ class Session:
 
     def lines(self, lines: Iterable[tuple[Cell, ...]]) -> None:
         """Give lines as `line` does, in one go: quick where there are thousands."""
+        if self._is_plain(err=False):
+            texts = (
+                one_line("".join([cell if isinstance(cell, str) else cell[0] for cell in cells])) for cells in lines
+            )
+            streams.put("\n".join([text.rstrip() for text in texts]))
+            return
         streams.put("\n".join(map(self._painted, lines)))
 
     def _painted(self, cells: tuple[Cell, ...], *, err: bool = False) -> str:
@@ -145,10 +151,13 @@ class Session:
 
     def paint(self, text: str, colour: str, *, err: bool = False) -> str:
         """Return text that a terminal shows in a colour; as it is where there is none, or `NO_COLOR` is set."""
+        return text if not colour or self._is_plain(err=err) else click.style(text, fg=colour)
+
+    def _is_plain(self, *, err: bool) -> bool:
+        """Return whether a stream shows no colours."""
         stream = sys.stderr if err else sys.stdout
-        plain = self.environ.get("NO_COLOR") or self.environ.get("TERM") == "dumb" or not stream.isatty()
-        plain = plain or (not err and streams.keeps())
-        return text if plain or not colour else click.style(text, fg=colour)
+        is_plain = self.environ.get("NO_COLOR") or self.environ.get("TERM") == "dumb" or not stream.isatty()
+        return bool(is_plain) or (not err and streams.keeps())
 
     def json(self, value: Any) -> None:
         """Give a result as JSON, on stdout."""

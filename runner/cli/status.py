@@ -116,17 +116,17 @@ def plain_rows(
     for row in rows:
         found, typed = describer.command(row, known[row["protocol"]], names.short(row["protocol"]))
         to_merge = row["status"] == "completed" and typed is not None
-        if _is_listed(only, row["status"], found.action, to_merge=to_merge):
+        if _is_listed(only, row["status"], acts=found.action != "none", to_merge=to_merge):
             yield _plain(project, row, found, typed, trees)
 
 
-def _is_listed(only: str | None, status: str, action: str, *, to_merge: bool) -> bool:
-    """Return whether `list` shows a protocol of this status and next action. `only`: None (all), `open`, or of these `ready` or
-    `waiting`."""
+def _is_listed(only: str | None, status: str, *, acts: bool, to_merge: bool) -> bool:
+    """Return whether `list` shows a protocol of this status. `acts`: something can happen next; `only`: None (all), `open`, or of
+    these `ready` or `waiting`."""
     if only is None:
         return True
     is_open = status not in record.ENDED or to_merge
-    return is_open and (only == "open" or (only == "ready") == (action != "none"))
+    return is_open and (only == "open" or (only == "ready") == acts)
 
 
 def as_plain(project: Project, row: Row, asked: str | None = None) -> Row:
@@ -162,7 +162,8 @@ def show_all(
 ) -> None:
     """Print one line per protocol: its status, the reason, and the command to type. `mine_first`: below headings, first those that
     wait for this person."""
-    names, describer, lines, waits = Names(known), Describer(project, len(rows)), [], list[bool]()
+    branches = project.branches() if len(rows) > describe.FEW else None
+    names, describer, lines, waits = Names(known), Describer(project, branches), [], list[bool]()
     for row in rows:
         protocol = row["protocol"]
         found = describer.describe(row, known[protocol], names.short(protocol))
@@ -330,9 +331,10 @@ def list_command(
     except NoCommitsError as error:
         tell_nothing(session, as_json, f"{error.what}; {error.hint}")
         return
-    known, now = lookup.known(project), project.env.now()
-    describer = Describer(project, len(known))
-    made = cache(lambda: record.times(project.git))
+    branches = project.branches()
+    known, now = lookup.known(project, branches=branches), project.env.now()
+    describer = Describer(project, branches if len(known) > describe.FEW else None)
+    made = cache(lambda: record.times(project.git, known.values()))
     me = project.actor() if mine else ""
     after = now - _seconds(since) if since is not None else None
 
@@ -355,16 +357,18 @@ def list_command(
     names = Names(known)
     behind: list[str] = []
     lines = []
-    for protocol, row in record.briefs(project.git, known, project.dirs.briefs, lambda commit: made().get(commit, 0)):
+    for protocol, row in record.briefs(project.git, known, project.dirs.briefs):
         found = describer.listed(protocol, row, known[protocol], names.short(protocol))
-        if not _is_listed(only, row.status, row.action, to_merge=found.to_merge) or not wanted(protocol):
+        if not _is_listed(only, row.status, acts=row.acts, to_merge=found.to_merge) or not wanted(protocol):
             continue
         word = found.word
         if word == "completed":
             word = f"completed · {'waits for merge' if found.to_merge else 'merged'}"
         if found.ahead is not None:
             behind.append(found.ahead.command)
-        when = (row.when or when_of(protocol)) if describer.has_branch(protocol, known[protocol]) else None
+        when = None
+        if describer.has_branch(protocol, known[protocol]):
+            when = row.when or when_of(protocol)
         old = describe.age_of(now - when) if when is not None else "on the base"
         title = f"{row.title} · {found.ahead.text}" if found.ahead is not None else row.title
         lines.append((names.shown(protocol), word, f"{row.done}/{row.steps}", old, title))

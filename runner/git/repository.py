@@ -48,7 +48,8 @@ class Git(Database):
         """Return full ref name to oid, below the prefixes."""
         out = self.run("for-each-ref", "--format=%(objectname) %(refname)", *prefixes)
         lines = out.decode("utf-8", "surrogateescape").split("\n")  # a ref's name may hold what `splitlines` splits at
-        return {name: oid for oid, name in (line.split(" ", 1) for line in lines if line)}
+        long = self.oid_length
+        return {line[long + 1 :]: line[:long] for line in lines if line}
 
     def symbolic_ref(self, name: str, git_dir: Path | None = None) -> str | None:
         """Return the ref that a symbolic ref names, or None where it is none."""

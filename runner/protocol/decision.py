@@ -5,7 +5,8 @@ Commands that only read decide too, and need none of `machine`, which has the ev
 
 from __future__ import annotations
 
-from typing import Final, assert_never
+from collections.abc import Mapping
+from typing import Any, Final, assert_never
 
 from runner.protocol.state import ENDED, State, Status, StepState, StepStatus, Wait, phrased
 from runner.values import dataclass
@@ -128,6 +129,32 @@ def decide(state: State, only: str | None = None) -> Action:
             else "no step can continue: the steps that they need are not completed",
         )
     return Complete()
+
+
+def can_act(row: Mapping[str, Any], protocol: str) -> bool:
+    """Return whether `decide` finds an action for the state that state.json holds as plain data (`is_whole`)."""
+    status, steps = row["status"], row["steps"]
+    if status == "planning":
+        return not row["waiting"]
+    if status not in ACTIVE:
+        return False
+    owed = {wait["subject"] for wait in row["waiting"]}
+    is_open = False
+    for slug, step in sorted(steps.items(), key=_place):
+        if step["status"] in ENDED or step.get("removed"):
+            continue
+        is_open = True
+        if step["status"] == "pending" and any(
+            need not in steps or steps[need]["status"] not in ENDED for need in step["needs"]
+        ):
+            continue
+        return step["status"] not in ("failed", "blocked") and owed.isdisjoint((slug, "plan", protocol))
+    return not is_open
+
+
+def _place(item: tuple[str, dict[str, Any]]) -> int:
+    place: int = item[1]["place"]
+    return place
 
 
 def lacks(state: State, step: StepState) -> list[str]:

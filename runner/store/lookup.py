@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from runner.errors import UsageError
 from runner.git import Git
 from runner.protocol import ids, paths
@@ -14,17 +16,20 @@ class UnknownProtocolError(UsageError):
     """Nothing that is known here is called so."""
 
 
-def known(project: Project, number: int | None = None) -> dict[str, str]:
+def known(project: Project, number: int | None = None, *, branches: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return id to the commit that shows it: the branches here, and the folders that the trusted branch holds.
 
-    `number`: of those alone that have it.
+    `number`, `branches`: as for `Project.protocols`.
     """
-    found = project.protocols(number)
+    found = project.protocols(number, branches)
+    count = len(found)
     for name in project.git.tree(f"{project.trusted.commit}:{paths.ROOT}") or {}:
         if number is not None and not name.lstrip("0").startswith(f"{number or ''}-"):
             continue
         if ids.is_protocol_id(name) and name not in found:
             found[name] = project.trusted.commit
+    if len(found) == count:
+        return found  # in the right order
     return dict(sorted(found.items(), key=lambda item: (ids.number_of(item[0]), item[0])))
 
 

@@ -201,8 +201,8 @@ class Project:
             return self.git.resolve(f"refs/remotes/{self.trusted.remote}/{name}")
         return here
 
-    def protocols(self, number: int | None = None) -> dict[str, str]:
-        """Return id to tip of the protocols that have a branch here, or at the remote as last fetched, by number.
+    def branches(self, number: int | None = None) -> dict[str, str]:
+        """Return full ref name to tip of the branches that may be protocols', here and at the remote as last fetched.
 
         `number`: of those alone that have it, however many others there are.
         """
@@ -210,11 +210,19 @@ class Project:
         folder = before.rpartition("/")[0] + "/" if "/" in before else ""
         roots = ["refs/heads/", *([f"refs/remotes/{self.trusted.remote}/"] if self.trusted.remote else [])]
         ways = [folder] if number is None else [f"{before}{spelt}*" for spelt in ids.spellings(number)]
-        found: dict[str, str] = {}
-        for name, oid in self.git.refs(*(root + way for root in roots for way in ways)).items():
-            root = next(root for root in roots if name.startswith(root))
-            protocol = ids.protocol_of_branch(self.pattern, name.removeprefix(root))
-            if protocol and (protocol not in found or root == "refs/heads/"):
+        return self.git.refs(*(root + way for root in roots for way in ways))
+
+    def protocols(self, number: int | None = None, branches: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Return id to tip of the protocols that have a branch here, or at the remote as last fetched, by number.
+
+        `number`: as for `branches`; `branches`: what that returned, where the caller has it.
+        """
+        pattern, here, found = self.pattern, "refs/heads/", dict[str, str]()
+        there = f"refs/remotes/{self.trusted.remote}/"
+        for name, oid in (self.branches(number) if branches is None else branches).items():
+            root = here if name.startswith(here) else there
+            protocol = ids.protocol_of_branch(pattern, name[len(root) :])
+            if protocol and (protocol not in found or root is here):
                 found[protocol] = oid
         return dict(sorted(found.items(), key=lambda item: (ids.number_of(item[0]), item[0])))
 

@@ -7,10 +7,9 @@ That the record is right is `verify`'s to say.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
@@ -62,7 +61,10 @@ def _place(protocol: str, commit: str) -> str:
 
 
 def _row(protocol: str, data: bytes | None) -> Row:
-    found = read_json(data)
+    return _shown(protocol, read_json(data))
+
+
+def _shown(protocol: str, found: object) -> Row:
     if not _is_shown(found):
         return {
             "protocol": protocol,
@@ -126,28 +128,25 @@ def _places(git: Git, protocols: Mapping[str, str]) -> list[str]:
 
 # --- many rows, in brief -------------------------------------------------------------------------------------------------
 
-BRIEF = 1  # the schema of the file of briefs: another one's are dropped
+BRIEF = 2  # the schema of the file of briefs: another one's are dropped
 MANY = 100  # protocols from which on the file is worth its reading
 
 
 class Brief(NamedTuple):
-    """What `list` shows of a protocol by its record. `action`: as of `Outlook`; `when`: when the commit that was read was made, in
-    seconds since the epoch, 0 where a folder was read; `done` of so many `steps`."""
+    """What `list` shows of a protocol by its record. `acts`: whether something can happen next (`Outlook.action`); `when`: when the
+    commit that was read was made, in seconds since the epoch, 0 where a folder was read; `done` of so many `steps`."""
 
     status: str
     base: str
-    title: str
-    action: str
+    acts: bool
     done: int
     steps: int
     when: int
+    title: str
 
 
-_TYPES = [str, str, str, str, int, int, int]
-
-
-def briefs(git: Git, protocols: Mapping[str, str], at: Path, made: Callable[[str], int]) -> Iterator[tuple[str, Brief]]:
-    """Yield (id, brief) of protocols given as id to commit. `at`: keeps the briefs of many; `made`: returns when a commit was made.
+def briefs(git: Git, protocols: Mapping[str, str], at: Path) -> Iterator[tuple[str, Brief]]:
+    """Yield (id, brief) of protocols given as id to commit. `at`: keeps the briefs of many.
 
     A brief is kept under the id of the commit or the folder that it was read from, so it is the same for ever, as far as the code
     that decided it is. What could not be read is not kept.
@@ -155,44 +154,70 @@ def briefs(git: Git, protocols: Mapping[str, str], at: Path, made: Callable[[str
     places = _places(git, protocols)
     keys = [f"{place.partition(':')[0]} {protocol}" for place, protocol in zip(places, protocols, strict=True)]
     kept = _kept(at) if len(keys) >= MANY else {}
-    new = git.stream([place for place, key in zip(places, keys, strict=True) if key not in kept])
-    used, is_changed = dict[str, Brief](), False
-    for protocol, key, place in zip(protocols, keys, places, strict=True):
-        found = kept.get(key)
+    new = [(key, place) for key, place in zip(keys, places, strict=True) if key not in kept]
+    made = times(git, [key.partition(" ")[0] for key, place in new if ":." in place])
+    read = git.stream([place for _, place in new])
+    lines, is_changed = list[str](), bool(new)
+    for protocol, key in zip(protocols, keys, strict=True):
+        line = kept.get(key)
+        found = _brief_of(line) if line is not None else None
         if found is None:
-            found = _brief(_row(protocol, next(new)), made(protocols[protocol]) if ":." in place else 0)
-            is_changed = True
-        if found.status != UNREADABLE:
-            used[key] = found
+            data = next(read) if line is None else git.blob(_place(protocol, protocols[protocol]))
+            found = _brief(protocol, data, made.get(key.partition(" ")[0], 0))
+            line, is_changed = _line_of(found), True
+        if line:
+            lines.append(f"{key}\t{line}")
         yield protocol, found
-    if len(keys) >= MANY and (is_changed or len(used) < len(kept)):
-        write_loosely(at, json.dumps({"made": _made_by(), "briefs": used}).encode())
+    if len(keys) >= MANY and (is_changed or len(lines) < len(kept)):
+        text = "\n".join([_made_by(), *lines, _WHOLE])
+        write_loosely(at, text.encode("utf-8", "surrogatepass"))
 
 
-def _brief(row: Row, when: int) -> Brief:
-    every = [step for step in row["steps"].values() if not step.get("removed")]
-    done = sum(step.get("status") in ENDED for step in every)
-    base = row.get("base")
-    # Of the others the machine decides nothing.
-    action = outlook(row).action if row["status"] in ("planning", "planned", "running") else "none"
-    return Brief(row["status"], base if isinstance(base, str) else "", row["title"], action, done, len(every), when)
+_WHOLE = "end"  # the last line of the file
 
 
-def _made_by() -> list[object]:
+def _line_of(brief: Brief) -> str:
+    """Return a brief as the file has it; empty where it is not kept."""
+    numbers = "\t".join(map(str, map(int, brief[2:6])))
+    line = f"{brief.status}\t{brief.base}\t{numbers}\t{brief.title}"
+    return line if brief.status != UNREADABLE and line.count("\t") == 6 and "\n" not in line else ""
+
+
+def _brief_of(line: str) -> Brief | None:
+    """Return the brief of a line of the file; None where it is none."""
+    try:
+        status, base, acts, done, steps, when, title = line.split("\t")
+        return Brief(status, base, acts == "1", int(done), int(steps), int(when), title)
+    except ValueError:
+        return None
+
+
+def _brief(protocol: str, data: bytes | None, when: int) -> Brief:
+    found = read_json(data)
+    if state.is_whole(found) and isinstance(found["waiting"], list):
+        row, acts = found, decision.can_act(found, protocol)
+    else:
+        row = _shown(protocol, found)
+        acts = outlook(row).action != "none"
+    every = [step.get("status") in ENDED for step in row["steps"].values() if not step.get("removed")]
+    return Brief(row["status"], row.get("base", ""), acts, sum(every), len(every), when, row["title"])
+
+
+def _made_by() -> str:
     """Return what decides a brief: the version, and the code, which a checkout changes without one."""
+    made = [str(BRIEF), __version__]
     with contextlib.suppress(OSError):  # there are no files of it
         files = [module.__file__ or "" for module in (decision, state)] + [__file__]
-        return [BRIEF, __version__, *(os.stat(file).st_mtime_ns for file in files)]
-    return [BRIEF, __version__]
+        made += [str(os.stat(file).st_mtime_ns) for file in files]
+    return " ".join(made)
 
 
-def _kept(at: Path) -> dict[str, Brief]:
-    """Return the briefs that are kept; none where another version made them, or the file is not as it was written."""
-    with contextlib.suppress(OSError):
-        found = read_json(at.read_bytes())
-        if isinstance(found, dict) and found.get("made") == _made_by() and isinstance(found.get("briefs"), dict):
-            pairs = found["briefs"].items()
-            return {key: Brief(*row) for key, row in pairs if isinstance(row, list) and [*map(type, row)] == _TYPES}
+def _kept(at: Path) -> dict[str, str]:
+    """Return the lines that are kept; none where another version made them, or the file is not as it was written."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        lines = at.read_bytes().decode("utf-8", "surrogatepass").split("\n")
+        if lines[0] == _made_by() and lines[-1] == _WHOLE:
+            return {key: line for key, _, line in (line.partition("\t") for line in lines[1:-1])}
     return {}
 
 
@@ -514,10 +539,11 @@ def worktree_paths(git: Git) -> dict[str, str]:
     return {tree.branch: str(tree.path) for tree in git.worktrees() if tree.branch}
 
 
-def times(git: Git) -> dict[str, int]:
-    """Return the commit of each branch, here and at remotes as last fetched, to when it was made, in seconds since the epoch."""
-    form = "--format=%(objectname) %(committerdate:unix)"
-    pairs = (
-        line.split(" ") for line in git.run("for-each-ref", form, "refs/heads/", "refs/remotes/").decode().split("\n")
-    )
-    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
+def times(git: Git, commits: Collection[str]) -> dict[str, int]:
+    """Return when each of the commits that are here was made, in seconds since the epoch."""
+    if not commits:
+        return {}
+    asked = "".join(f"{commit}\n" for commit in dict.fromkeys(commits)).encode()
+    out = git.run("rev-list", "--no-walk=unsorted", "--ignore-missing", "--timestamp", "--stdin", data=asked)
+    pairs = (line.split(" ") for line in out.decode().split("\n"))
+    return {pair[1]: int(pair[0]) for pair in pairs if len(pair) == 2}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import fcntl
-import json
+import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -78,7 +78,7 @@ def fresh(box: Box) -> str:
 
 def test_a_list_that_is_kept_shows_what_it_showed(box: Box, many: dict[str, str]) -> None:
     first = fresh(box)
-    assert kept(box).is_file() and len(json.loads(kept(box).read_bytes())["briefs"]) == len(many)
+    assert kept(box).is_file() and len(lines_of(kept(box))) == len(many) + 2
     assert listed(box) == first
     for option in ("--open", "--ready", "--waiting"):
         warm = listed(box, option)
@@ -127,20 +127,29 @@ def test_a_held_protocol_works_in_a_list_that_is_kept(box: Box, many: dict[str, 
     assert listed(box) == before
 
 
-SPOILT: tuple[Callable[[Any], Any], ...] = (
-    lambda found: {**found, "made": [0]},
-    lambda found: {**found, "briefs": {key: ["completed"] for key in found["briefs"]}},
-    lambda found: {**found, "briefs": {key: ["completed", "", "x", "none", 0, "1", 0] for key in found["briefs"]}},
-    lambda found: [found],
+def lines_of(path: Path) -> list[str]:
+    return path.read_text().split("\n")
+
+
+SPOILT: tuple[Callable[[list[str]], list[str]], ...] = (
+    lambda lines: ["0", *lines[1:]],  # another version's
+    lambda lines: [*lines[:1], *(line.partition("\t")[0] for line in lines[1:-1]), lines[-1]],
+    lambda lines: [*lines[:1], *(line.rpartition("\t")[0] for line in lines[1:-1]), lines[-1]],
+    lambda lines: [*lines[:1], *(line.replace("\t0\t", "\tx\t") for line in lines[1:-1]), lines[-1]],
+    lambda lines: [*lines[:1], *(line.replace("\t", "", 1) for line in lines[1:-1]), lines[-1]],
+    lambda lines: lines[:-1],
+    lambda lines: [],
 )
 
 
 def test_what_was_not_kept_by_this_version_is_read_anew(box: Box, many: dict[str, str]) -> None:
     right = fresh(box)
     for spoil in SPOILT:
-        kept(box).write_text(json.dumps(spoil(json.loads(kept(box).read_bytes()))))
+        kept(box).write_text("\n".join(spoil(lines_of(kept(box)))))
         assert listed(box) == right
     kept(box).write_bytes(kept(box).read_bytes()[:-20])
+    assert listed(box) == right
+    kept(box).write_bytes(kept(box).read_bytes() + b"\xff")
     assert listed(box) == right
     kept(box).unlink()
     kept(box).mkdir()  # it cannot be written
@@ -157,3 +166,26 @@ def test_a_record_that_cannot_be_read_is_not_kept_so(box: Box, many: dict[str, s
     box.runner("list")
     file.write_bytes(data)
     assert listed(box) == right
+
+
+def git_calls(box: Box) -> list[str]:
+    """Return the git commands that `list` starts, each by its name and first option."""
+    folder, log = box.path.parent / "logged", box.path.parent / "git-calls"
+    folder.mkdir(exist_ok=True)
+    (folder / "git").write_text(f'#!/bin/sh\necho "$@" >> {log}\nexec {shutil.which("git")} "$@"\n')
+    (folder / "git").chmod(0o755)
+    log.write_text("")
+    box.runner("list", rc=0, env={"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"})
+    return re.findall(r"(?:^| )(for-each-ref|rev-list|cat-file --[a-z-]+)", log.read_text(), re.MULTILINE)
+
+
+def test_refs_are_read_once_and_records_by_one_git_if_they_are_new(
+    box: Box, many: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.git.database.FEW", 1)
+    kept(box).unlink(missing_ok=True)
+    warm = ["cat-file --batch-command", "for-each-ref"]
+    assert sorted(git_calls(box)) == ["cat-file --batch", *warm, "rev-list"]
+    assert sorted(git_calls(box)) == warm
+    box.runner("run", many["ready"], rc=0)
+    assert sorted(git_calls(box)) == [*warm, "rev-list"]  # one record: the git that is there reads it

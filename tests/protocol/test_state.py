@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import IntegrityError, RunnerError, UnsupportedError
+from runner.protocol import decision
 from runner.protocol.state import (
     Artifact,
     Rendered,
@@ -19,7 +20,9 @@ from runner.protocol.state import (
     StepState,
     StepStatus,
     Wait,
+    is_whole,
     load,
+    read_json,
     render,
 )
 from tests.protocol import histories
@@ -125,6 +128,7 @@ CHANGES: list[dict[str, Any]] = [
 def test_what_the_runner_did_not_write_is_refused(data: bytes) -> None:
     with pytest.raises(IntegrityError, match="not what the runner wrote") as refused:
         load(data, "P/state.json")
+    assert not is_whole(read_json(data))
 
     assert refused.value.where == "P/state.json"
     assert "runner doctor --fix" in refused.value.hint
@@ -143,5 +147,54 @@ def test_arbitrary_json_is_read_or_refused(value: object) -> None:
         try:
             found = load(json.dumps(candidate).encode(), "state.json")
         except RunnerError:
+            assert not is_whole(candidate)
             continue
-        assert isinstance(found, State)
+        assert isinstance(found, State) and is_whole(candidate)
+
+
+# States in which something is open: few names, so that steps need and wait for each other.
+slugs = st.sampled_from(["a", "b", "c"])
+open_states = st.builds(
+    State,
+    protocol=st.just("0001-p"),
+    genesis=st.just(""),
+    revision=st.just(1),
+    status=st.sampled_from([Status.PLANNING, Status.PLANNED, Status.RUNNING, Status.PENDING, Status.PAUSED]),
+    title=st.just(""),
+    base=st.just("main"),
+    plan=st.none(),
+    steps=st.dictionaries(
+        slugs,
+        st.builds(
+            StepState,
+            place=st.integers(1, 3),
+            title=st.just(""),
+            kind=st.sampled_from(["command", "human"]),
+            needs=st.lists(st.sampled_from(["a", "b", "c", "gone"]), max_size=2),
+            qa=st.sampled_from(["skip", "full"]),
+            digest=st.just(""),
+            status=st.sampled_from(list(StepStatus)),
+            passed=st.booleans(),
+            removed=st.booleans(),
+        ),
+    ),
+    waiting=st.lists(
+        st.builds(
+            Wait,
+            id=st.just("0001"),
+            kind=st.just("human"),
+            subject=slugs | st.sampled_from(["plan", "0001-p", "other"]),
+            digest=st.none(),
+            **dict.fromkeys(("text", "by", "since"), st.just("")),
+        ),
+        max_size=2,
+    ),
+)
+
+
+@given(open_states)
+def test_plain_data_tells_whether_something_can_happen_as_the_machine_does(found: State) -> None:
+    plain = json.loads(render(found))
+    assert is_whole(plain)
+    decided = decision.decide(load(render(found), "state.json"))
+    assert decision.can_act(plain, found.protocol) == (not isinstance(decided, decision.Halt))
