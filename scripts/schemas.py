@@ -19,7 +19,6 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, with_config
 
 from runner.protocol import events, state, transcript
 from runner.protocol.agent_file import AgentFile
-from runner.protocol.call_file import HeldCall
 from runner.protocol.clarifications import Clarifications
 from runner.protocol.config import Config
 from runner.protocol.file_models import FileModel
@@ -27,6 +26,7 @@ from runner.protocol.model_answers import Discovery, Draft, qa_verdict, without_
 from runner.protocol.plans import PlanHeader, StepHeader
 from runner.protocol.policy_file import Policy
 from runner.protocol.ref_files import Day, Lease
+from runner.protocol.transcript import HeldCall
 from runner.protocol.workflow import WorkflowHeader
 from scripts import json_output
 from scripts.pydantic_models import model_of

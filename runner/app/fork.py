@@ -45,7 +45,7 @@ from runner.store import (
 from runner.store.project import Project
 from runner.store.remote import Mirror, PushRefusedError
 from runner.trust import verify, walk
-from runner.trust.rules.fork import completed, differs, unfinished
+from runner.trust.rules.ends import completed, differs, unfinished
 from runner.trust.transitions import transition_of, transitions_below
 
 _STOPPED = (Status.CANCELLED, Status.PAUSED, Status.BLOCKED, Status.FAILED)

@@ -13,7 +13,7 @@ from typing import Final
 from runner.app import describe, page, steer, verify
 from runner.app.page import Page
 from runner.errors import InsufficientHistoryError, RefusedError, RunnerError, UnreachableError, UsageError
-from runner.executor import advance, load, permissions, reviews
+from runner.executor import advance, load, permissions
 from runner.executor.step_run import Redactor
 from runner.executor.transition import blocked, failed
 from runner.forge import (
@@ -221,7 +221,9 @@ def _merge_missing(project: Project, forge: Forge, seen: Snapshot) -> str:
     if seen.state.status is not Status.COMPLETED:
         return wanted.who
     view = permissions.view_of(project, seen, None, seen.state)
-    fetched = reviews.fetch(project, forge, view, wanted, None) if wanted.reviews else reviews.NONE
+    fetched = (
+        permissions.fetch_reviews(project, forge, view, wanted, None) if wanted.reviews else permissions.NO_REVIEWS
+    )
     standing = permit.merge_status(view, fetched.approvals)
     against = [word.approver for word in standing.rejected] + list(fetched.objections)
     return f"{', '.join(against)}, who rejected" if against else standing.missing
@@ -379,7 +381,7 @@ def _refused(project: Project, forge: Forge, who: Identity, verb: str) -> str:
 
     A bot's word is never a person's: it answers no question and ends no person's step, whatever the policy lists.
     """
-    if reviews.may_write(forge, who):
+    if permissions.may_write(forge, who):
         return ""
     policy = permissions.trusted_config(project).policy
     listed = policy.content.forge.get(forge.host, {}).values() if policy else ()

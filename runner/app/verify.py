@@ -15,7 +15,7 @@ from runner.store import history, lookup, publishing, record
 from runner.store.environment import read_checkpoint, write_checkpoint
 from runner.store.project import Project
 from runner.trust import verify
-from runner.trust.rules import base, fork, handover, transcripts
+from runner.trust.rules import ends, permissions, transcripts
 from runner.trust.walk import Evidence, Finding, Origin, Report
 from runner.values import dataclass
 
@@ -43,7 +43,7 @@ def find(project: Project, name: str | None) -> str:
         same = [one for one in known(project) if name == one or ids.number_of(one) == number]
         if len(same) == 1:
             return same[0]
-        if ids.is_protocol_id(name) and base.was_there(project.git, name, project.trusted.commit):
+        if ids.is_protocol_id(name) and ends.was_there(project.git, name, project.trusted.commit):
             return name
         raise
 
@@ -68,20 +68,20 @@ def examine(
         walked = verify.verify(git, protocol, place.tip, trusted)
     report = walked
     if not place.kept:
-        base.refuse_copy(git, report, trusted.commit, _asks(project))
+        ends.refuse_copy(git, report, trusted.commit, _asks(project))
     if report.state is None:
         return report
     bases = [trusted.commit, *record.base_tips(git, report.state.base, trusted.remote)]
     findings = list(report.findings)
     notes = [*report.notes, *place.notes]
     if from_work and place.there is not None:
-        findings += handover.wrong(git, protocol, place.tip, place.there)
+        findings += permissions.not_handed_over(git, protocol, place.tip, place.there)
     elif from_work:
         findings.append(Finding("handed-over", place.tip, paths.folder(protocol), "the remote has no branch of it"))
     if place.replaced is not None:
         error = publishing.history_replaced(project, protocol, place.replaced)
         findings.append(Finding("transcript", place.replaced, history.ref_of(protocol), f"{error.what}; {error.hint}"))
-    if place.branch is None and base.was_taken_away(git, protocol, trusted.commit):
+    if place.branch is None and ends.was_taken_away(git, protocol, trusted.commit):
         notes.append(f"its folder was removed from {trusted.branch} again")
     if place.branch is not None:
         head = place.there if place.there is not None and git.is_ancestor(place.branch, place.there) else place.branch
@@ -128,7 +128,7 @@ def washed(project: Project, protocol: str, origin: Origin) -> Iterator[Finding]
     Raises:
         InsufficientHistoryError: one is not in this clone, and the others hold.
     """
-    yield from fork.of_origin(project.git, protocol, origin, _evidence(project, protocol))
+    yield from ends.of_origin(project.git, protocol, origin, _evidence(project, protocol))
 
 
 def prove(
@@ -225,5 +225,5 @@ def _place(project: Project, protocol: str, *, live: bool) -> _Place:
         tip = last
     found = tip is not None
     if tip is None:
-        tip = base.tip_of(git, protocol, project.trusted.commit, _asks(project))
+        tip = ends.tip_of(git, protocol, project.trusted.commit, _asks(project))
     return _Place(tip, branch or there, there, kept, replaced, found, tuple(notes))

@@ -6,7 +6,7 @@ from functools import partial
 
 import click
 
-from runner.app import attest, audit, histories, verify
+from runner.app import audit, histories, verify
 from runner.cli import options, streams
 from runner.cli.session import Session
 from runner.cli.verify import tell
@@ -54,7 +54,7 @@ def command(session: Session, protocol: str | None, output: str | None, attested
             hint = f"`runner audit {name} --yes` fetches it from {project.trusted.remote}"
             session.note(f"the page has no difference, which is not in this clone: {hint}")
     elif not code:
-        _put(session, output or "-", attest.attest(project, name), attest.BEGINS)
+        _put(session, output or "-", audit.attest(project, name), audit.BEGINS)
     if code:
         tell(session, report)
     raise SystemExit(code)

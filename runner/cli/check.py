@@ -1,17 +1,206 @@
-"""`runner check`."""
+"""`runner check`, `runner policy check` and `runner policy test`: files and the policy, before they are used."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import click
 
-from runner.app import lint
+from runner.app import describe, lint
+from runner.app import policy as app
+from runner.app.policy import Effects
 from runner.cli import options
 from runner.cli.session import Session
-from runner.errors import MalformedFileError
+from runner.errors import MalformedFileError, UsageError
 from runner.lines import counted
+from runner.protocol import paths
+from runner.protocol.config import Config
+from runner.protocol.ids import digest
+from runner.protocol.policy_file import Effect, Isolation, PolicyFile
 from runner.store import lookup
+from runner.trust import policy
+from runner.trust.policy import Subject
+from runner.values import dataclass
+
+COLOURS = {"allow": "green", "ask": "yellow", "deny": "red"}
+CODES = {"allow": 0, "ask": 3, "deny": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """The options of `policy check` that say what the policy is asked about."""
+
+    tool: str | None
+    given: tuple[str, ...]
+    effect: Effect | None
+    run: str | None
+    paths: tuple[str, ...]
+    engine: str | None
+    isolation: Isolation | None
+    step: str | None
+    untrusted: bool
+
+    def refuse_unclear(self) -> None:
+        """Refuse options that name nothing, or two things.
+
+        Raises:
+            UsageError: saying which options go together.
+        """
+        kinds = (self.tool, self.run, self.isolation)
+        if sum(one is not None for one in kinds) > 1 or not (any(kinds) or self.paths or self.engine or self.step):
+            raise UsageError(
+                "one of --tool, --command, --path, --engine, --isolation and --step is needed",
+                "runner policy check",
+                "such as `runner policy check --tool write_file --args path=src/app.py`",
+            )
+        if (self.given or self.effect) and self.tool is None:
+            raise UsageError("--args and --effect go with --tool", "runner policy check", "name the tool")
+
+    def subject(self, session: Session) -> Subject:
+        """Return the subject that the policy evaluates."""
+        if self.tool is not None:
+            found = self._call(session, self.tool)
+        elif self.run is not None:
+            found = policy.command(self.run)
+        elif self.paths:
+            found = Subject(kind="change", effect="workspace", paths=self.paths)
+        elif self.isolation is not None:
+            found = Subject(kind="isolation", isolation=self.isolation)
+        elif self.engine is not None:
+            found = Subject(kind="engine", engine=self.engine)
+        else:
+            found = Subject(kind="step")
+        return replace(found, step=self.step, untrusted=self.untrusted)
+
+    def _call(self, session: Session, tool: str) -> Subject:
+        effects = _effects(session)
+        found = replace(app.call(tool, app.arguments(self.given), effects, self.effect), engine=self.engine)
+        found = replace(found, paths=self.paths) if self.paths else _followed(session, found)
+        if self.effect is None and tool not in effects:
+            session.note(f"{tool} is not a known tool: treated as external, unless --effect says otherwise")
+        return found
+
+
+live = click.option("--live", is_flag=True, help="Fetch the trusted branch from the remote first.")
+from_file = click.option(
+    "-f", "--file", type=click.Path(path_type=Path), help="Use this file instead of the policy on the trusted branch."
+)
+
+
+@click.group("policy", no_args_is_help=False)
+def policy_command() -> None:
+    """Ask the policy for a decision, or test its examples. Changes nothing."""
+
+
+@policy_command.command("check", short_help="Ask for a decision, and the rule behind it.")
+@click.option("--tool", help="A call to this tool.")
+@click.option("--args", "given", multiple=True, metavar="JSON|NAME=VALUE", help="Its arguments; can be repeated.")
+@click.option(
+    "--effect",
+    type=click.Choice(["read", "workspace", "external"]),
+    help="Its effect, if it is neither built in nor in config.yaml. On the host, `run` and `shell` are external.",
+)
+@click.option("--command", "run", metavar="LINE", help="The line of a command step.")
+@click.option("--path", "paths", multiple=True, help="A step's change to this file; with --tool, a resolved path.")
+@click.option("--engine", help="The use of this engine; with --tool, the engine that makes the call.")
+@click.option("--isolation", type=click.Choice(["host", "container", "sandbox"]), help="The place where commands run.")
+@click.option("--step", help="The start of this step; with another option, the step in which it happens.")
+@click.option("--untrusted", is_flag=True, help="The context contains untrusted text.")
+@live
+@from_file
+@click.pass_obj
+def policy_check(session: Session, /, live: bool, file: Path | None, **asked: Any) -> None:
+    """Print the decision and the rule behind it.
+
+    Exit 0: allowed; 3: it would wait for an approval; 4: denied.
+    """
+    question = _Question(**asked)
+    question.refuse_unclear()
+    _look(session, "check", live=live, file=file)
+    subject = question.subject(session)
+    ready = policy.compiled(_policy(session, file))
+    said = policy.evaluate(ready, subject)
+    session.line((said.verdict, COLOURS[said.verdict]), f"  {said.rule}")
+    for name, text in (("at", said.where), ("why", said.reason), ("from", app.whose(ready, subject, said))):
+        if text:
+            session.result(f"  {name.ljust(5)}{text}")
+    raise SystemExit(CODES[said.verdict])
+
+
+@policy_command.command("test", short_help="Test the examples of the policy.")
+@live
+@from_file
+@click.pass_obj
+def policy_test(session: Session, live: bool, file: Path | None) -> None:
+    """Test the policy's `examples`, and point out rules that match less than they seem to. Exit 1: an example failed."""
+    _look(session, "test", live=live, file=file)
+    found = _policy(session, file)
+    if found is None:
+        return
+    for line, text in policy.notes(found):
+        session.note(f"{found.where}:{line}  note: {text}")
+    tried = list(app.examples(found, _effects(session)))
+    failed = [one for one in tried if not one.holds]
+    for one in failed:
+        session.line(f"{one.where}  ", ("does not hold", "red"), f"  {one.text}")
+        session.result(f"  expected {one.expected}, and it is {one.said.verdict}: {one.said.why} ({one.said.where})")
+    if not tried:
+        session.note(f"{found.where} has no examples")
+    elif failed:
+        session.result(f"{len(failed)} of {len(tried)} examples do not hold")
+        raise SystemExit(1)
+    else:
+        session.result("1 example holds" if len(tried) == 1 else f"{len(tried)} examples hold")
+
+
+def _look(session: Session, verb: str, *, live: bool, file: Path | None) -> None:
+    """Fetch the trusted branch if that is wanted; else print the age of the last fetch."""
+    if live:
+        app.look(session.project)
+    elif file is None and (remote := session.project.trusted.remote) is not None:
+        trusted, now = session.project.trusted, session.project.env.now()
+        age = f"as of {describe.age(trusted.time, now)} ago" if trusted.time else "as git fetched it last"
+        session.note(f"{trusted.branch} {age}; `runner policy {verb} --live` asks {remote}")
+
+
+def _policy(session: Session, file: Path | None) -> PolicyFile | None:
+    if file is not None:
+        return app.read(session.cwd / file, str(file))
+    project = session.project
+    found = app.in_force(project)
+    if found is None:
+        session.note(f"there is no {paths.POLICY} on {project.trusted.branch}, the trusted branch: the defaults apply")
+    here = project.git.top / paths.POLICY if project.git.top else None
+    if here is not None and here.is_file() and (found is None or digest(here.read_bytes()) != found.digest):
+        session.note(f"{paths.POLICY} here differs from it and has no effect: `--file {here}` asks it")
+    return found
+
+
+def _followed(session: Session, subject: Subject) -> Subject:
+    """Follow the links of the checkout that a call's paths lead through, and say where they lead."""
+    try:
+        top = session.project.git.top
+    except UsageError:  # there is no repository here
+        return subject
+    if top is None:
+        return subject
+    found = app.followed(subject, top)
+    for path, real in zip(subject.paths, found.paths, strict=True):
+        if path != real:
+            session.note(f"{path} leads to {real} here")
+    return found
+
+
+def _effects(session: Session) -> Effects:
+    """Return the effects of the tools that the repository's configuration knows; of ours alone outside of one."""
+    try:
+        project = session.project
+    except UsageError:
+        return app.effects_of(Config())
+    return app.effects_of(project.config)
 
 
 @click.command("check")

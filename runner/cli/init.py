@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from runner.app import baseline, checks, cloning, describe, histories, init
+from runner.app import baseline, checks, describe, histories, init
 from runner.app.baseline import Tried
 from runner.app.checks import Candidate
 from runner.app.init import File, Look, Wanted
@@ -146,11 +146,11 @@ def _checkout(session: Session, chosen: _Choices) -> Path:
     """Return the folder to set up, cloned or made a repository if the options say so."""
     cwd = session.cwd
     if chosen.url is not None:
-        cwd = cloning.clone(chosen.url, chosen.folder, cwd, session.environment())
+        cwd = init.clone(chosen.url, chosen.folder, cwd, session.environment())
         session.note(f"cloned into {cwd}")
     elif chosen.folder is not None:
         raise click.UsageError("FOLDER goes with --clone; to set another folder up, `runner -C FOLDER init`")
-    if chosen.init_if_needed and cloning.init_if_needed(cwd):
+    if chosen.init_if_needed and init.init_if_needed(cwd):
         session.note(f"made a git repository in {cwd}")
     return cwd
 

@@ -60,8 +60,8 @@ GROUPS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "Check and share": (
         ("check", "Check plans and configuration before they are used."),
-        ("shell", "Open a shell in the sandbox of a step; its changes are discarded."),
-        ("qa", "Check the work of a step by hand; nothing is recorded."),
+        ("shell", "Open a shell in the sandbox of a step; its changes are discarded.", "by_hand:shell_command"),
+        ("qa", "Check the work of a step by hand; nothing is recorded.", "by_hand:qa_command"),
         ("verify", "Verify that the state of a protocol follows from its history."),
         ("audit", "Write everything about a protocol on one HTML page."),
         ("merge", "Merge the work of a protocol.", "steer:merge"),
@@ -69,7 +69,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "Set up and repair": (
         ("init", "Write the files that a team shares into the checkout."),
-        ("policy", "Ask the policy for a decision, or test its examples."),
+        ("policy", "Ask the policy for a decision, or test its examples.", "check:policy_command"),
         ("engines", "List the models that can be used, or test one."),
         ("mcp", "Serve protocols to editors and agents by MCP, or pin a server's tools."),
         ("clean", "Remove finished worktrees, workspaces and branches.", "doctor:clean_command"),
@@ -298,7 +298,7 @@ def _call(argv: list[str] | None) -> int:
 
 
 def _json_option() -> click.Option:
-    """Return `--json` of a command that acts (`runner.cli.acted`)."""
+    """Return `--json` of a command that acts (`runner.cli.status`)."""
 
     def start(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         if value and not ctx.resilient_parsing:
@@ -311,7 +311,7 @@ def _json_option() -> click.Option:
 
 def _end(session: Session | None, code: int, error: BaseException | None) -> None:
     if session is not None and session.acts:
-        import_module("runner.cli.acted").end(session, code, error)
+        import_module("runner.cli.status").end_acted(session, code, error)
 
 
 def _code(error: BaseException) -> int:

@@ -10,7 +10,6 @@ import click
 
 from runner import __version__
 from runner.app import mcp as app
-from runner.app import proposals
 from runner.cli.session import Session
 from runner.cli.streams import safe
 from runner.errors import RunnerError, UnsupportedError, installs
@@ -118,19 +117,19 @@ def _serve(session: Session) -> None:
         """Propose a protocol. Without `files` it has one agent step that does `task`; else these plan files, by name: plan.md, and
         step files such as 01-parse.md, each with front matter between lines of ---. Nothing runs: show the person the command."""
         told = "Proposed, and not made yet. A person reads the plan and types:\n{}"
-        return propose(lambda project: proposals.plan(project, task, files or {}), told)
+        return propose(lambda project: app.propose_plan(project, task, files or {}), told)
 
     @server.tool(annotations=writes, structured_output=False)
     def propose_edit(protocol: str, file: str, text: str) -> str:
         """Propose the whole new text of a plan file of a protocol: plan.md, context.md or a step file. Show the person the command."""
         told = "Proposed as a patch, and not applied. A person reads it, types this, and commits:\n{}"
-        return propose(lambda project: proposals.edit(project, protocol, file, text), told)
+        return propose(lambda project: app.propose_edit(project, protocol, file, text), told)
 
     @server.tool(annotations=writes, structured_output=False)
     def answer(protocol: str, text: str, question: str = "") -> str:
         """Answer the question that a step's model asked, by its id (such as w12) or step. The record says that it came through MCP.
         What waits for a person (approvals, human steps, held calls, unknown effects) cannot be answered here."""
-        return propose(lambda project: proposals.answer(project, protocol, question or None, text), "{}")
+        return propose(lambda project: app.answer(project, protocol, question or None, text), "{}")
 
     if sys.stdin.isatty():
         session.note(

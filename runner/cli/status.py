@@ -1,4 +1,7 @@
-"""`runner status`, `runner` alone, and `runner list`."""
+"""`runner status`, `runner` alone, and `runner list`; and `--json` of a command that acts.
+
+A command that acts prints one object at its end, whatever its end is, and nothing else on stdout (design §9).
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,16 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from runner.app import describe
 from runner.app.describe import SAID, Describer, Names
-from runner.cli import options
+from runner.cli import options, streams
 from runner.cli.session import Session
 from runner.cli.streams import program
 from runner.errors import RunnerError
@@ -26,7 +30,6 @@ from runner.store.trusted import NoCommitsError
 if TYPE_CHECKING:
     from runner.app.pending import Heard
     from runner.store.project import Project
-
 
 REASON = 30  # columns that the reason has in a narrow terminal
 COLOURS = {
@@ -428,3 +431,30 @@ def _creator(project: Project, protocol: str, tip: str) -> str:
         return next(iter(record.events(project.git, protocol, tip))).actor
     except (RunnerError, StopIteration):  # `doctor` names a damaged log
         return ""
+
+
+def end_acted(session: Session, code: int, error: BaseException | None) -> None:
+    """Print the object of a command that ends now; `error`: what ended it, where it did not end by itself."""
+    told: dict[str, Any] = {"command": session.acts, "code": code, "error": _error(error), "lines": streams.kept()}
+    session.json({**told, "protocols": _protocols(session)})
+
+
+def _error(error: BaseException | None) -> dict[str, str] | None:
+    if isinstance(error, RunnerError):
+        return {"what": error.what, "at": error.where, "next": error.hint}
+    if error is None or isinstance(error, SystemExit | click.exceptions.Exit):
+        return None
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        return {"what": "interrupted", "at": "", "next": "the same command resumes"}
+    return {"what": f"{type(error).__name__}: {error}", "at": "", "next": ""}
+
+
+def _protocols(session: Session) -> list[Any]:
+    """Return what `show --json` prints of each protocol that the command was about, as it is now."""
+    found = []
+    for name in dict.fromkeys(session.about):
+        with suppress(RunnerError):  # of one that cannot be shown, the command's own result is not lost
+            project = session.project
+            if lookup.find(project, name) == name:
+                found.append(as_plain(project, record.row(project.git, name, lookup.tip(project, name))))
+    return found

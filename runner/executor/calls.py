@@ -16,13 +16,12 @@ from runner.executor.effects import Effect, ExternalCalls, Made, made_of
 from runner.executor.step_run import StepRun
 from runner.executor.toolbox import Judge
 from runner.git import Git
-from runner.protocol import approval_file, call_file, log, paths
+from runner.protocol import approval_file, log, paths, transcript
 from runner.protocol import events as ev
-from runner.protocol.call_file import HeldCall
 from runner.protocol.event_types import event_type
 from runner.protocol.events import Event
 from runner.protocol.ids import digest, manifest_digest
-from runner.protocol.transcript import Held, Intent, Outcome
+from runner.protocol.transcript import Held, HeldCall, Intent, Outcome
 from runner.store import publishing, record
 from runner.store.snapshot import Snapshot
 from runner.tools import AsksError, Contract, Tool, ToolError, check_arguments
@@ -180,11 +179,11 @@ class Calls:
             env=contract.env,
             network=contract.network,
         )
-        data = call_file.render(held)
+        data = transcript.render_call(held)
         there = self.run.view.files.get(paths.call_file(name))
         if there is not None:
             data = self.run.project.git.blob(there.oid) or b""
-            held = call_file.parse(data, f"{self.run.view.where}/{paths.call_file(name)}")
+            held = transcript.parse_call(data, f"{self.run.view.where}/{paths.call_file(name)}")
         last = next((one for one in reversed(self.run.journal.records) if isinstance(one, Held)), None)
         if last is None or (last.call, last.digest) != (name, digest(data)):
             noted = Held(
@@ -217,7 +216,7 @@ class Calls:
         data = self.run.project.git.blob(there.oid) if there else None
         if data is None or digest(data) != decided.digest:
             raise IntegrityError("the held call is not the one that was decided about", where, "run `runner verify`")
-        held = call_file.parse(data, where)
+        held = transcript.parse_call(data, where)
         if (held.name, held.tool) != (name, contract.name):
             raise IntegrityError(
                 f"the held call is one of `{held.tool}`, not of `{contract.name}`", where, "run `runner verify`"

@@ -17,7 +17,7 @@ from runner import resources
 from runner.engines import EngineError, Request, Turn, UserTurn
 from runner.errors import WaitingError
 from runner.executor import asking, planning, prompting, spending
-from runner.executor.consulting import Consultation
+from runner.executor.asking import Consultation
 from runner.executor.journal import Journal
 from runner.executor.loop import BudgetStop, turn_of
 from runner.executor.step_run import Redactor

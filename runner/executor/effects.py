@@ -18,7 +18,7 @@ from runner.errors import RunnerError, UnreachableError, UnsupportedError, Waiti
 from runner.executor.journal import Journal, Noted
 from runner.executor.step_run import StepRun
 from runner.lines import lines_of
-from runner.protocol import call_file, log, transcript
+from runner.protocol import log, transcript
 from runner.protocol.ids import digest
 from runner.protocol.transcript import Intent, Outcome, Settled, Typed
 from runner.store import history, lease
@@ -219,7 +219,7 @@ class ExternalCalls:
             digest=of,
             decision=effect.decision,
             arguments=dict(effect.arguments),
-            text=call_file.line(tool, effect.arguments),
+            text=transcript.call_line(tool, effect.arguments),
             key=key if effect.contract.key is not None else None,
         )
         return self.append(intent)

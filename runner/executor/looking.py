@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from runner.errors import RunnerError
 from runner.executor import permissions
-from runner.executor.consulting import LOOKS, Consultation
+from runner.executor.asking import LOOKS, Consultation
 from runner.executor.effects import Made
 from runner.executor.step_run import KeptOutput, Redactor
 from runner.executor.workspace_session import WorkspaceSession

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from runner import resources
 from runner.engines import EngineError, Json, KeyMissingError, Request, Turn, UserTurn, registry
 from runner.errors import MalformedFileError, RefusedError, UnsupportedError, WaitingError
-from runner.executor import asking, instructions, looking, prompting, spending
-from runner.executor.consulting import Consultation
+from runner.executor import asking, looking, prompting, spending
+from runner.executor.asking import Consultation
 from runner.executor.journal import Journal
 from runner.executor.loop import BudgetStop, Limits
 from runner.executor.step_run import Redactor
@@ -508,7 +508,7 @@ def task_of_new(project: Project, request: str, start: str, *, text: str = "", w
         wanted = f"{prompting.cut(request, REQUEST_LIMIT)}\n\nIt is described in this text:\n\n{about}"
     parts = [
         f"# What is wanted\n\n{wanted}",
-        *instructions.for_planner(project, request),
+        *prompting.instructions_for_planner(project, request),
     ]
     return "\n\n".join([*parts, *prompting.context(project, request, start)])
 
@@ -543,7 +543,7 @@ def task_again(
     if wish:
         parts.append(f"# What should be different\n\n{prompting.cut(wish, REQUEST_LIMIT)}")
     about = f"{plan.header.title} {wish}"
-    parts += instructions.for_planner(project, about)
+    parts += prompting.instructions_for_planner(project, about)
     return "\n\n".join([*filter(None, parts), *prompting.context(project, about, tip)])
 
 

@@ -272,7 +272,7 @@ def seal(project: Project, protocol: str, tip: str) -> dict[str, bytes]:
     if not named or project.trusted.blob(project.git, paths.POLICY) is None:
         return {}
     from runner.trust import signers, signing
-    from runner.trust.rules import seal
+    from runner.trust.rules import ends
 
     found = permissions.trusted_config(project)
     key: SigningKey = signing.ssh_key(project.git, named)
@@ -280,7 +280,7 @@ def seal(project: Project, protocol: str, tip: str) -> dict[str, bytes]:
     who = next((one.principal for one in lines if one.principal in found.agents), None)
     if who is None:
         return {}
-    said = seal.of(project.git, protocol, found.repo, who, tip, project.env.timestamp())
+    said = ends.seal_of(project.git, protocol, found.repo, who, tip, project.env.timestamp())
     assert said is not None  # a transition, made just now
     text = approval_file.render_seal(said)
     return {paths.SEAL: text + signing.sign(key, text, namespace=approval_file.SEAL_NAMESPACE)}

@@ -16,7 +16,7 @@ from typing import Any
 
 from runner import beneath, signals
 from runner.errors import RefusedError, RunnerError, StepFailedError, UsageError
-from runner.executor import environments, permissions, submodules
+from runner.executor import environments, permissions
 from runner.executor.environments import ProjectEnvironment
 from runner.executor.step_run import KeptOutput, Redactor, StepRun
 from runner.git import TreeEntry
@@ -270,7 +270,9 @@ class WorkspaceSession:
         workspace.reset(
             git, self.space, commit, self.protocol, self.project.env, clean=clean, trusted=self.project.trusted.commit
         )
-        for line in submodules.empty(self.project, commit) if is_first else ():  # a partial clone has its files now
+        for line in (
+            environments.empty_submodules(self.project, commit) if is_first else ()
+        ):  # a partial clone has its files now
             self.project.tell_once(line)
         made = self._made(commit, approved) if self.own and config.setup else None
         try:
@@ -322,7 +324,7 @@ class WorkspaceSession:
             StepFailedError: this clone does not have that.
         """
         assert self.own is not None
-        self.own = dataclasses.replace(self.own, outside=submodules.shown(self.project, commit))
+        self.own = dataclasses.replace(self.own, outside=environments.content_shown(self.project, commit))
         self.sandbox = self.sandbox.placed(self.own.place(self.space))
 
     def beside(self, run: StepRun, commit: str) -> WorkspaceSession:
@@ -387,7 +389,7 @@ class WorkspaceSession:
                     one.mkdir(parents=True)
                 self._empty(self.out(space.export))
                 workspace.export(git, space, base, project.env)
-                outside = submodules.shown(project, base)
+                outside = environments.content_shown(project, base)
                 place = dataclasses.replace(self.own.at(git, base), outside=outside).place(space)
                 self.sandbox = self.sandbox.placed(Place({**place.at, home: HOME}, place.shown))
                 env = {**self.base_environment(space.export), "HOME": str(home)}

@@ -205,7 +205,7 @@ def _wait(state: State, entry: Entry, kind: str, digest_: str | None, text: str,
 
 
 def _unwait(state: State, event: Event, wait: str, kinds: Collection[str] | None = None) -> State:
-    """`kinds`: the kinds of waits that such an event ends; None: any, since `trust.rules.approvals` checks the approvals."""
+    """`kinds`: the kinds of waits that such an event ends; None: any, since `trust.rules.permissions` checks the approvals."""
     ended = next((found for found in state.waiting if found.id == wait), None)
     if ended is None:
         raise _illegal(state, event, f"nothing waits as {wait}")

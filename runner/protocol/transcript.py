@@ -1,17 +1,32 @@
 """Transcripts: an attempt's responses and actions, one record a line of JSON (design §2): `runs/SLUG.ATTEMPT.jsonl` of the history,
+
 `….qa.jsonl` for a review, `runs/plan.N.jsonl` for a plan.
 
 A journal has the same records. A model's response is kept as it came and may hold any JSON. The numbers that are summed are checked.
+
+`calls/SLUG.ATTEMPT.N.json` is a tool call that waits for an approval: the runner writes it once and never changes it, a person
+approves this file's digest, and the runner then executes its content. Sorted keys, two spaces, ASCII, a final newline, like the
+whole record.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from runner.errors import IntegrityError
-from runner.protocol.file_models import AfterValidator, Between, Field, FileModel, Pattern, WithJsonSchema, problem
+from runner.protocol.file_models import (
+    AfterValidator,
+    Between,
+    Field,
+    FileModel,
+    Pattern,
+    WithJsonSchema,
+    first_fault,
+    problem,
+)
 from runner.protocol.state import Json
 from runner.values import dataclass
 
@@ -248,3 +263,74 @@ def _mapped(value: Any, change: Callable[[Json], Json]) -> Any:
     if isinstance(value, list) and value and isinstance(value[0], FileModel):
         return [_mapped(one, change) for one in value]
     return change(value)
+
+
+CALL_SCHEMA: Literal[1] = 1
+SHOWN = 60  # characters of one argument in the line for people
+_PLAIN = re.compile(r"[!#-&(-\[\]-~]+")  # printable ASCII without blanks, quotes and backslashes
+
+Digest = Annotated[str, Pattern("sha256:[0-9a-f]{64}")]
+
+
+class HeldCall(FileModel):
+    """One call. `number` counts the calls of the attempt, from 1; `key`: the argument that holds our idempotency key."""
+
+    schema_: Literal[1] = Field(default=CALL_SCHEMA, alias="schema")
+    tool: str = Field(min_length=1, description="Its name.")
+    arguments: dict[str, Any] = Field(description="The arguments.")
+    effect: Literal["read", "workspace", "external"] = Field(description="The effect of a call.")
+    repeat: Literal["never", "keyed", "probed"] = Field(
+        description="Whether a repeated call is safe, and how that is known."
+    )
+    source: str = Field(description="Where it comes from: `built in`, module:function, or mcp:SERVER and its digest.")
+    code: Digest | None = Field(
+        description="Of the module's code on the trusted branch, or of an MCP server's pinned list; null for a built-in one."
+    )
+    step: str = Field(description="The step's slug.")
+    attempt: Annotated[int, Between(1)] = Field(description="The step's attempt.")
+    number: Annotated[int, Between(1)] = Field(description="Which of the attempt's calls it is.")
+    env: tuple[str, ...] = Field(default=(), description="The names of the environment variables that it is given.")
+    network: tuple[str, ...] = Field(default=(), description="The hosts that its entry names.")
+
+    @property
+    def name(self) -> str:
+        """What the record calls it, such as `deploy.1.3`."""
+        return f"{self.step}.{self.attempt}.{self.number}"
+
+    def text(self) -> str:
+        """Return the call as one line for people: `send_report to=ops@example.test subject="All well"`."""
+        return call_line(self.tool, self.arguments)
+
+
+def call_line(tool: str, arguments: Mapping[str, Any]) -> str:
+    """Return a call as one line for people."""
+    return " ".join([_short(tool), *(f"{_short(key)}={_short(value)}" for key, value in arguments.items())])
+
+
+def _short(value: Any) -> str:
+    shown = value if isinstance(value, str) and _PLAIN.fullmatch(value) else json.dumps(value, ensure_ascii=True)
+    return shown if len(shown) <= SHOWN else f"{shown[: SHOWN - 1]}…"
+
+
+def render_call(call: HeldCall) -> bytes:
+    """Return the file's bytes."""
+    return json.dumps(call.model_dump(), indent=2, sort_keys=True, ensure_ascii=True, allow_nan=False).encode() + b"\n"
+
+
+def parse_call(data: bytes, where: str) -> HeldCall:
+    """Return the call that a file holds.
+
+    Raises:
+        IntegrityError: it is not one that the runner wrote.
+    """
+    try:
+        value = json.loads(data)
+        json.dumps(value, ensure_ascii=False).encode()  # half a character is none
+        found = HeldCall.model_validate(value)
+        written = render_call(found)
+    except (ValueError, RecursionError) as error:
+        wrong = first_fault(error)
+        raise IntegrityError(f"a held call that cannot be read: {wrong}", where, "run `runner verify`") from error
+    if written != data:
+        raise IntegrityError("a held call that is not written as the runner writes it", where, "run `runner verify`")
+    return found

@@ -1,19 +1,26 @@
 """Run a model's commands: each in a sandbox of its own, which ends everything that it started, with output of bounded size.
 
 A model sees the workspace under one name on every machine, and texts cut to a usable size.
+
+`exchange` is for a child that stays: JSON lines over a session's pipes, one request, one response, within a time limit. The caller
+starts the child, defines the lines' meaning, and ends a child that does not respond.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
+import os
 import re
+import selectors
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from runner import beneath
-from runner.sandbox import Command, Outcome, Sandbox, explain
+from runner.sandbox import Command, Outcome, Sandbox, Session, explain
 from runner.tools import ToolError
 
 WORKSPACE = "/workspace"
@@ -225,3 +232,54 @@ def _refuse_argv(argv: tuple[str, ...]) -> None:
         raise ToolError("an argument holds a NUL")
     if max(sizes) > MOST_ARGUMENT or sum(sizes) + 16 * len(sizes) > MOST_ARGUMENTS:
         raise ToolError(f"it is {sum(sizes):,} bytes long, too much for a command; write it to a file and name that")
+
+
+CHUNK = 64 * 1024
+ANSWER_LIMIT = 16 * 1024 * 1024  # bytes of one line; what a child may answer is far below
+
+
+def exchange(session: Session, request: Mapping[str, Any] | None, timeout: float) -> dict[str, Any] | None:
+    """Send a request and return the child's next line; None where the child ended instead.
+
+    Raises:
+        TimeoutError: neither happened in time.
+        ToolError: the line is not a JSON object, or too long.
+    """
+    left = memoryview(b"" if request is None else json.dumps(request, allow_nan=False).encode() + b"\n")
+    by, said = time.monotonic() + timeout, bytearray()
+    with selectors.DefaultSelector() as selector:
+        selector.register(session.stdout, selectors.EVENT_READ)
+        if left:
+            os.set_blocking(session.stdin.fileno(), False)
+            selector.register(session.stdin, selectors.EVENT_WRITE)
+        while not said.endswith(b"\n"):
+            if (wait := by - time.monotonic()) <= 0:
+                raise TimeoutError
+            for key, _ in selector.select(wait):
+                if key.fileobj is session.stdin:
+                    left = _feed(key.fd, left)
+                    if not left:
+                        selector.unregister(session.stdin)
+                    continue
+                data = os.read(key.fd, CHUNK)
+                if not data:
+                    return None
+                said += data
+                if len(said) > ANSWER_LIMIT:
+                    raise ToolError(f"it answered with more than {ANSWER_LIMIT:,} bytes")
+    try:
+        answer = json.loads(said)
+    except ValueError as error:
+        raise ToolError("its answer is not JSON") from error
+    if not isinstance(answer, dict):
+        raise ToolError("its answer is not an object")
+    return answer
+
+
+def _feed(stdin: int, left: memoryview) -> memoryview:
+    try:
+        return left[os.write(stdin, left[:CHUNK]) :]
+    except BlockingIOError:
+        return left
+    except BrokenPipeError:
+        return left[:0]  # the child is gone, which its stdout says too

@@ -17,8 +17,7 @@ from typing import Any
 from runner.lines import lines_of
 from runner.sandbox import Command, Sandbox, SandboxUnavailableError, Session
 from runner.tools import ToolError
-from runner.tools.commands import Commands, WorkspaceAlias
-from runner.tools.json_lines import exchange
+from runner.tools.commands import Commands, WorkspaceAlias, exchange
 from runner.tools.worker import MOST_OF_MATCH, MOST_SHOWN, SKIPPED, RefusedError, matcher
 
 WORKER = Path(__file__).with_name("worker.py").resolve()

@@ -19,7 +19,7 @@ from runner.lines import lines_of
 from runner.protocol.config import ToolEffect, ToolModule
 from runner.sandbox import Command, Network, Outcome, Sandbox, Session
 from runner.tools import Contract, Effect, OutcomeUnknownError, Repeat, Tool, ToolError, check_arguments, check_result
-from runner.tools.json_lines import exchange
+from runner.tools.commands import exchange
 from runner.values import dataclass
 
 CHILD = Path(__file__).with_name("child.py").resolve()

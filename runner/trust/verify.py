@@ -53,7 +53,7 @@ from runner.protocol.state import State
 from runner.store import record
 from runner.store.trusted import Trusted
 from runner.trust import rules
-from runner.trust.rules import seal
+from runner.trust.rules import ends
 from runner.trust.transitions import AHEAD, History, chain_of, commit_of, first_parents, is_transition, missing
 from runner.trust.walk import Evidence, Finding, Named, ParsedCommit, Report, Walk, folder_in
 
@@ -109,7 +109,7 @@ def beside(git: Git, report: Report, evidence: Evidence) -> Report:
     except RunnerError:
         if not findings:  # else they are reported, though not all can be verified
             raise
-    if not findings and (sealed := seal.note(git, report)):
+    if not findings and (sealed := ends.seal_note(git, report)):
         evidence.notes.append(sealed)
     return dataclasses.replace(report, findings=tuple(findings), notes=(*report.notes, *evidence.notes))
 

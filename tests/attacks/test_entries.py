@@ -8,7 +8,7 @@ from runner.errors import IntegrityError
 from runner.git import Git
 from runner.protocol import events as ev
 from runner.store import record
-from runner.trust.rules import handover
+from runner.trust.rules import permissions
 from tests.attacks.forge import Forge
 from tests.attacks.test_attacks import paused
 
@@ -27,7 +27,7 @@ def test_entries_that_the_trailers_leave_out_are_not_believed(forge: Forge) -> N
         assert commit is not None
         with pytest.raises(IntegrityError, match="other entries than the commit's trailers"):
             record.added(git, forge.protocol, commit)
-        (found,) = handover.wrong(git, forge.protocol, forge.tip, published)
+        (found,) = permissions.not_handed_over(git, forge.protocol, forge.tip, published)
         assert "other entries" in found.text
 
 
@@ -37,5 +37,5 @@ def test_a_body_that_says_otherwise_hands_nothing_over(forge: Forge) -> None:
     forge.imitate(paused(forge), edit_text=lambda text: text.replace("## 6 paused", "## 6 completed"))
     forge.refused("message")
     with Git.open(forge.box.path) as git:
-        told = [found.text for found in handover.wrong(git, forge.protocol, forge.tip, published)]
+        told = [found.text for found in permissions.not_handed_over(git, forge.protocol, forge.tip, published)]
     assert told == ["`paused`: only a person, or the forge, says that"]

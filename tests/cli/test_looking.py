@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from runner.executor import planning
-from runner.executor.consulting import LOOKS
+from runner.executor.asking import LOOKS
 from runner.protocol.model_answers import read_verdict
 from runner.sandbox import Bubblewrap
 from tests.cli.test_planning import PLAN, calls, env, prompt, refs, says

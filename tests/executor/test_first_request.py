@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from runner.app.describe import money
-from runner.executor import starting
+from runner.executor import feedback
 from tests.conftest import Box
 from tests.engines.wire_gemini import Answer
 from tests.executor.minds import ENGINE, agent, finish, mind, say, sound, texts, transcript, write
@@ -189,7 +189,7 @@ def test_the_first_request_has_the_files_and_what_the_checks_find_before_the_wor
 def test_checks_run_once_before_the_work_on_the_same_files_and_never_again_where_they_are_slow(
     box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(starting, "SECONDS", 1.0)
+    monkeypatch.setattr(feedback, "SECONDS", 1.0)
     checked(box, "sleep 20\n")
     with mind(box, *[say(("no_such_tool", {}))] * 9) as wire:
         for name in ("One", "Two"):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runner.app import proposals
+from runner.app import mcp
 from runner.errors import RefusedError
 from runner.store import workspace
 from runner.tools import servers
@@ -150,9 +150,7 @@ def test_a_servers_question_is_a_persons_and_its_answer_resumes_the_call(box: Bo
         sound(box, protocol)
         box.runner("run", protocol, rc=WAITS)  # nobody answered
         with box.project() as project, pytest.raises(RefusedError, match="only a model's question"):
-            proposals.answer(
-                project, protocol, None, "3"
-            )  # what another program says is no person's answer to a server
+            mcp.answer(project, protocol, None, "3")  # what another program says is no person's answer to a server
         box.runner("answer", protocol, "3", rc=0)
         box.runner("run", protocol, rc=0)
         assert wire.wrong == [] and len(wire.bodies) == 2

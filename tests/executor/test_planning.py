@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from runner.engines import EngineError, ModelTurn, Request, Response, Usage, UserTurn
 from runner.executor import planning as planner
 from runner.executor import prompting
-from runner.executor.consulting import Consultation
+from runner.executor.asking import Consultation
 from runner.executor.journal import Journal
 from runner.executor.loop import Limits
 from runner.executor.planning import NoPlanError, converse

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.executor.reviews import Reason, count
+from runner.executor.permissions import Reason, count_reviews
 from runner.forge import Access, Dismissal, Identity, Kind, Membership, Review, ReviewState
 
 CASES = sorted((Path(__file__).parent / "reviews").glob("*.json"))
@@ -72,7 +72,7 @@ def review(index: int, given: dict[str, Any]) -> Review:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.stem)
 def test_case(case: Path) -> None:
     told = json.loads(case.read_text())
-    counted = count(
+    counted = count_reviews(
         [review(index, given) for index, given in enumerate(told["reviews"])],
         principals={identity(login): principal for login, principal in LISTED.items()},
         agents={identity("agent")},
@@ -106,7 +106,7 @@ def _given(by: str, said: str, commit: str, gone: bool) -> dict[str, Any]:
 )  # fmt: skip
 def test_nobody_counts_twice_and_everything_is_accounted_for(reviews: list[dict[str, Any]]) -> None:
     given_ = [review(index, each) for index, each in enumerate(reviews)]
-    counted = count(
+    counted = count_reviews(
         given_,
         principals={identity(login): principal for login, principal in LISTED.items()},
         agents={identity("agent")},

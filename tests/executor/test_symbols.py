@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from runner.executor import symbols
+from runner.executor import prompting
 from runner.git import Git
 
 
@@ -23,17 +23,17 @@ def test_what_the_request_names_is_first_and_the_map_is_small_where_it_names_not
     zebra = "class Zebra:\n    def stripes(self): pass\n    def legs(self): pass\n"
     committed(tmp_path, {"a.py": many, "b.py": zebra + many, "tests/test_b.py": "def test_stripes(): pass\n" + many})
     with Git.open(tmp_path) as git:
-        shown = symbols.of_commit(git, "HEAD", git.files("HEAD"), ["a.py"], {"stripe"})
-        nothing = symbols.of_commit(git, "HEAD", git.files("HEAD"), ["a.py"], {"legs2", "ribra", "unction"})
+        shown = prompting.symbols_of(git, "HEAD", git.files("HEAD"), ["a.py"], {"stripe"})
+        nothing = prompting.symbols_of(git, "HEAD", git.files("HEAD"), ["a.py"], {"legs2", "ribra", "unction"})
     assert shown.startswith("b.py: Zebra 1, .stripes 2, function_0 4, ") and "\na.py: function_0 1, " in shown
     assert ".legs" not in shown and "\ntests/test_b.py: test_stripes 1\n" in f"{shown}\n"
     assert nothing.startswith("a.py: function_0 1, ") and "test_b" not in nothing
-    assert len(nothing) <= symbols.UNNAMED_LIMIT + 100 < len(shown)
+    assert len(nothing) <= prompting.UNNAMED_LIMIT + 100 < len(shown)
 
 
 def test_the_map_keeps_its_limit_where_the_first_files_fill_it(tmp_path: Path) -> None:
     committed(tmp_path, {f"{f}.py": "".join(f"def {f}_function_{n}(): pass\n" for n in range(300)) for f in "abcdef"})
     with Git.open(tmp_path) as git:
-        shown = symbols.of_commit(git, "HEAD", git.files("HEAD"), ["a.py", "b.py", "c.py"], {"function"})
+        shown = prompting.symbols_of(git, "HEAD", git.files("HEAD"), ["a.py", "b.py", "c.py"], {"function"})
     assert shown.startswith("a.py: a_function_0 1, ")
-    assert len(shown) <= symbols.LIMIT + 100  # "… 3 more" beside it
+    assert len(shown) <= prompting.SYMBOLS_LIMIT + 100  # "… 3 more" beside it

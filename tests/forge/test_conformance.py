@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runner.executor.reviews import Reason, count
+from runner.executor.permissions import Reason, count_reviews
 from runner.forge import (
     BODY_TEXT,
     STATUS_TEXT,
@@ -276,7 +276,7 @@ def test_a_review_of_a_bot_never_counts_though_the_policy_lists_it_and_it_may_wr
     getattr(ground, says)("machine", request.number)
     ground.approve("alice", request.number)
     found = forge.reviews(request.number)
-    counted = count(
+    counted = count_reviews(
         found,
         principals={ground.identity(who): who for who in ("machine", "alice")},
         agents=(),

@@ -22,7 +22,6 @@ from runner.git.process import GitError
 from runner.protocol import (
     agent_file,
     approval_file,
-    call_file,
     clarifications,
     config,
     decision,
@@ -33,11 +32,12 @@ from runner.protocol import (
     policy_file,
     state,
     strict_yaml,
+    transcript,
     workflow,
 )
 from runner.protocol.approval_file import MalformedStatementError
-from runner.protocol.call_file import HeldCall
 from runner.protocol.ids import digest
+from runner.protocol.transcript import HeldCall
 from runner.trust import policy as judge
 from runner.trust import signature, signers
 from tests.protocol import histories
@@ -224,10 +224,10 @@ def fuzz_message(data: bytes) -> bool:
 
 
 def fuzz_call(data: bytes) -> bool:
-    found = taken(lambda: call_file.parse(data, "calls/a.1.1.json"), IntegrityError)
+    found = taken(lambda: transcript.parse_call(data, "calls/a.1.1.json"), IntegrityError)
     if found is None:
         return False
-    assert call_file.render(found) == data
+    assert transcript.render_call(found) == data
     assert found.text().isprintable()
     return True
 
@@ -361,7 +361,7 @@ HELD = HeldCall(
 )
 
 TARGETS: dict[str, Target] = {
-    "call": Target(call_file.render(HELD), fuzz_call),
+    "call": Target(transcript.render_call(HELD), fuzz_call),
     "clarifications": Target(CLARIFICATIONS, fuzz_clarifications),
     "commit": Target(SIGNED, fuzz_commit),
     "config": Target(CONFIG, fuzz_config),

@@ -23,9 +23,8 @@ from typing import Any
 
 MODULES = (
     "runner.trust.verify", "runner.trust.walk", "runner.trust.transitions", "runner.trust.permit", "runner.trust.view",
-    "runner.trust.approval", "runner.trust.rules.record", "runner.trust.rules.work", "runner.trust.rules.approvals",
-    "runner.trust.rules.permissions", "runner.trust.rules.fork", "runner.trust.rules.transcripts",
-    "runner.trust.rules.base", "runner.trust.rules.seal", "runner.app.verify",
+    "runner.trust.approval", "runner.trust.rules.transition", "runner.trust.rules.permissions",
+    "runner.trust.rules.transcripts", "runner.trust.rules.ends", "runner.app.verify",
 )  # fmt: skip
 
 # What functions return that say what is wrong: texts, findings, and answers.
@@ -69,10 +68,12 @@ ELSEWHERE = {
     "trust.walk.Report.moved": "what `runner verify` shows: tests/trust/test_merged.py",
     "trust.approval.foresee": "what `approve` says beforehand: tests/cli/test_approve.py",
     "trust.view.View.binds": "what `approve` shows of the changes: tests/cli/test_binding.py",
-    "trust.rules.base.was_taken_away": "a note: tests/trust/test_merged.py",
-    "trust.rules.base.check_merge": "rule 28, which judges the base that a bundle has not: tests/trust/test_merge_word.py",
-    "trust.rules.base._has_accounts": "a note of rule 28: tests/trust/test_merge_word.py",
-    "trust.rules.seal.note": "a note: tests/executor/test_signed.py",
+    "trust.rules.ends.was_taken_away": "a note: tests/trust/test_merged.py",
+    "trust.rules.ends.check_merge": "rule 28, which judges the base that a bundle has not: tests/trust/test_merge_word.py",
+    "trust.rules.ends._has_accounts": "a note of rule 28: tests/trust/test_merge_word.py",
+    "trust.rules.ends.seal_note": "a note: tests/executor/test_signed.py",
+    "trust.rules.permissions.not_handed_over": "what a CI job may publish: tests/attacks/test_entries.py",
+    "trust.rules.permissions._said": "what a CI job may publish: tests/attacks/test_entries.py",
 }
 
 

@@ -60,11 +60,11 @@ NOT_SHOWN = {
     "trust.approval._judge_review: if _differs_now": "nothing touched it, so it has the same digest: a second lock",
     "trust.approval._is_fresh: if _differs_now": "nothing touched it, so it has the same digest: a second lock",
     "trust.view.View.kept_base: and any(": "where no base was kept, it has the same digest",
-    "trust.rules.fork.wrong: if not (ids.is_protocol_id(origin)": "no transition says that it is that: a second lock",
-    "trust.rules.fork.wrong: or not (ids.is_protocol_id(origin)": "no transition says that it is that: a second lock",
-    "trust.rules.fork.wrong: or origin == walk.protocol": "its own record before its genesis is a finding",
-    "trust.rules.fork.wrong: or parsed.parent is None": "a genesis without a parent is a finding",
-    "trust.rules.fork.wrong: or report.state is None": "what verifies has a state",
+    "trust.rules.ends.wrong_fork: if not (ids.is_protocol_id(origin)": "no transition says that it is that: a second lock",
+    "trust.rules.ends.wrong_fork: or not (ids.is_protocol_id(origin)": "no transition says that it is that: a second lock",
+    "trust.rules.ends.wrong_fork: or origin == walk.protocol": "its own record before its genesis is a finding",
+    "trust.rules.ends.wrong_fork: or parsed.parent is None": "a genesis without a parent is a finding",
+    "trust.rules.ends.wrong_fork: or report.state is None": "what verifies has a state",
     "trust.approval._is_seen: return word.reject(RejectionReason.UNSEEN": "a note and no verdict: test_merge_word",
 }
 

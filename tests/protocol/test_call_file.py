@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from runner import resources
 from runner.errors import IntegrityError
-from runner.protocol import call_file
-from runner.protocol.call_file import HeldCall
+from runner.protocol import transcript
+from runner.protocol.transcript import HeldCall
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -42,9 +42,9 @@ JSON = st.recursive(
 @given(st.dictionaries(st.text(max_size=20).filter(lambda key: "\ud800" not in key), JSON, max_size=4))
 def test_what_is_written_is_read_again_and_fits_the_schema(arguments: dict[str, object]) -> None:
     made = held(**arguments)
-    data = call_file.render(made)
+    data = transcript.render_call(made)
     assert data.isascii() and data.endswith(b"}\n")
-    assert call_file.parse(data, "x").arguments == arguments
+    assert transcript.parse_call(data, "x").arguments == arguments
     jsonschema.Draft202012Validator(json.loads(resources.schema("call"))).validate(json.loads(data))
     assert "\n" not in made.text()
 
@@ -79,5 +79,5 @@ def test_the_line_for_people() -> None:
 def test_anything_else_is_refused(change: object) -> None:
     assert callable(change)
     with pytest.raises(IntegrityError) as refused:
-        call_file.parse(change(call_file.render(held(a=1))), "x")
+        transcript.parse_call(change(transcript.render_call(held(a=1))), "x")
     assert refused.value.what.isprintable()

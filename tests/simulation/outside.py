@@ -63,7 +63,7 @@ def outcome(code: int = 0, said: bytes = b"") -> Outcome:
 
 
 def exchange(session: Child, request: Mapping[str, Any] | None, timeout: float) -> dict[str, Any] | None:
-    """Ask a child; see `runner.tools.json_lines.exchange`."""
+    """Ask a child; see `runner.tools.commands.exchange`."""
     return session.answer(request)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from runner.tools import ToolError
-from runner.tools.fetch import MOST, fetch
+from runner.tools.agent import MOST, fetch
 from tests.conftest import slack
 
 Answer = Callable[[BaseHTTPRequestHandler], None]

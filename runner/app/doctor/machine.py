@@ -14,7 +14,7 @@ from runner import sandbox
 from runner.app import baseline, checks
 from runner.app.doctor import Clone, Finding, Machine, Selection, of_error
 from runner.errors import RunnerError, UnreachableError, shown
-from runner.executor import environments, permissions, submodules
+from runner.executor import environments, permissions
 from runner.git import Git, GitError
 from runner.lines import counted, few
 from runner.protocol import clarifications, ids, paths, strict_yaml
@@ -193,7 +193,7 @@ def ignored_sources(chosen: Selection) -> Iterator[Finding]:
 def empty_content(chosen: Selection) -> Iterator[Finding]:
     """Yield the submodules and files of LFS whose content no step is shown."""
     partial = chosen.project.git.is_partial()  # its files may have to be fetched to know
-    for line in () if partial else submodules.empty(chosen.project, chosen.project.trusted.commit):
+    for line in () if partial else environments.empty_submodules(chosen.project, chosen.project.trusted.commit):
         what, _, how = line.partition("; ")
         yield Finding("note", what, chosen.project.trusted.branch, "tests that need them fail", how)
 

@@ -26,7 +26,7 @@ from runner.store.environment import matching
 from runner.store.project import Project
 from runner.store.remote import Mirror
 from runner.trust import transitions, verify, walk
-from runner.trust.rules import base
+from runner.trust.rules import ends
 from runner.trust.rules.transcripts import wrong_transcripts
 from runner.trust.walk import Named, Walk, name_in
 
@@ -75,7 +75,7 @@ def gone(project: Project) -> list[str]:
     return sorted(
         name
         for name in names
-        if ids.is_protocol_id(name) and name not in here and not base.was_there(git, name, project.trusted.commit)
+        if ids.is_protocol_id(name) and name not in here and not ends.was_there(git, name, project.trusted.commit)
     )
 
 

@@ -11,17 +11,7 @@ from typing import Any
 from runner import resources
 from runner.engines import Engine, EngineError, agents
 from runner.errors import RefusedError, StepFailedError
-from runner.executor import (
-    asking,
-    coding_agents,
-    feedback,
-    instructions,
-    permissions,
-    prompting,
-    spending,
-    starting,
-    toolbox,
-)
+from runner.executor import asking, coding_agents, feedback, permissions, prompting, spending, toolbox
 from runner.executor.calls import Calls, Gate
 from runner.executor.journal import Journal
 from runner.executor.loop import Ended, Limits, Loop
@@ -116,12 +106,12 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
         before = review.start_of_work(run, entries) if run.attempt > 1 else run.view.tip
         work = run.workspace.space.work
         alias = WorkspaceAlias(work, run.workspace.sandbox.place.inside(work))
-        guides = instructions.Instructions(project, (*alias.real, alias.name))
+        guides = prompting.Instructions(project, (*alias.real, alias.name))
         words = f"{run.plan.header.title}\n{run.step.header.title}\n{run.step.prose}"
         told = [
-            *guides.of([*instructions.named_in(words), *run.step.header.outputs]),
-            *instructions.memory(project, words),
-            *([] if is_agent else starting.of(run, tools)),
+            *guides.of([*prompting.named_in(words), *run.step.header.outputs]),
+            *prompting.memory(project, words),
+            *([] if is_agent else feedback.of_start(run, tools)),
         ]
         task = prompting.task(run, [*told, *feedback.of_earlier(run, entries, before)])
 

@@ -15,7 +15,7 @@ from typing import Final
 from runner import qa, resources
 from runner.engines import EngineError, Request, Turn, UserTurn, masked
 from runner.executor import asking, looking, prompting, spending
-from runner.executor.consulting import Consultation
+from runner.executor.asking import Consultation
 from runner.executor.journal import Journal
 from runner.executor.loop import BudgetStop, Limits
 from runner.executor.step_run import StepRun

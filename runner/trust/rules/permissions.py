@@ -1,33 +1,159 @@
-"""21. trusted, 22. needed, 23. signed: what a transition did was permitted then, and who signed it (design §4).
+"""20. counted, 21. trusted, 22. needed, 23. signed: what a transition did was permitted then, and who signed it (design §4).
+
+An `approval-counted` or `call-decided` is valid where it is the event that `approval.decided` makes: under the policy of its
+`Runner-Trusted`, in the tree and state before it, at the time of its entry; revocations are those of the trusted branch as it is now.
+A chain without such an event is not asked.
 
 An action on a step (carried out, checked, ended) is judged as `executor.permissions` did before it: by the policy of the event's
 `Runner-Trusted`, by the plan and the tree of the commit at which it started. The time of the start is not recorded: approvals are
 judged at the time of the transition before, so one that expired before the start is like one that expired during the work.
-Approvals that the transition itself counts are judged in `rules.approvals`.
+
+A job that a model works in may not hand over for publishing what only people, or the forge, say (design §6): most of it is not
+signed, so a job that was taken over could write it, and verify would hold it for good. People, and the job that reads the forge,
+publish their own.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 
-from runner.errors import InsufficientHistoryError, RunnerError
+from runner.errors import InsufficientHistoryError, IntegrityError, MalformedFileError, RefusedError, RunnerError
 from runner.git import Git
 from runner.protocol import events as ev
-from runner.protocol import machine, paths
+from runner.protocol import log, machine, paths
 from runner.protocol.approval_file import seconds
 from runner.protocol.decision import CompleteStep, RunStep
+from runner.protocol.event_types import event_type
 from runner.protocol.events import Entry
 from runner.protocol.log import RawEntry
-from runner.trust import permit, requirements, trusted_config
+from runner.store import record
+from runner.trust import approval, permit, requirements, trusted_config
+from runner.trust.approval import ApprovalStatus
 from runner.trust.manifest import Subject
 from runner.trust.permit import Ask, Denied, Result, StepAction, Verdict
-from runner.trust.rules.approvals import ApprovalEvent
-from runner.trust.rules.work import check_work
+from runner.trust.requirements import KEYBOARD
+from runner.trust.rules.transition import check_work
 from runner.trust.transitions import first_parents, is_done, missing, transition_of
 from runner.trust.trusted_config import TrustedConfig, raw_signature
-from runner.trust.view import View
-from runner.trust.walk import ParsedCommit, Said, Walk
+from runner.trust.view import ApprovalFile, View
+from runner.trust.walk import Finding, ParsedCommit, Said, Walk, edited
+
+ApprovalEvent = ev.ApprovalCounted | ev.CallDecided
+
+
+def _wrong_approvals(walk: Walk, parsed: ParsedCommit) -> Iterator[str]:
+    """Yield one message for each approval event whose recorded approvals are not those that were valid at that commit.
+
+    Raises:
+        InsufficientHistoryError: an object that decides whose approval counted is not in this clone.
+    """
+    assert parsed.trailers is not None and parsed.parent is not None
+    known = list(walk.entries())
+    for entry in parsed.entries:
+        event = entry.event
+        if isinstance(event, ApprovalEvent):
+            found = walk.config_at(parsed.trailers.trusted)
+            text = found if isinstance(found, str) else _judged(walk, parsed, entry, event, found, known)
+            if text is not None:
+                walk.history(parsed).doubted.add(entry.revision)
+                yield f"`{event.name}` of {event.subject}: {text}"
+            else:
+                walk.counted.update(event.approvals)
+                walk.reviews += len(event.reviews)
+        known.append(RawEntry(entry.revision, event.name, event.subject, entry.time, entry.actor, ev.fields_of(event)))
+
+
+def _view(walk: Walk, parsed: ParsedCommit, event: ApprovalEvent) -> View | str:
+    """Return what the event was judged on: the commit before it or, where the work was merged onto others', the one that it names."""
+    assert parsed.parent is not None
+    past = walk.history(parsed)
+    commit = event.at or parsed.parent.oid
+    if commit not in past.positions:
+        return f"it was judged at {commit[:12]}, which is no commit of the branch before it"
+    if commit != parsed.parent.oid and not any(one.type.role == "work" for one in parsed.events):
+        return f"it was judged at {commit[:12]}, and no work that started there ends here"
+    work = parsed.first(ev.StepFinished)
+    if (
+        event.at
+        and isinstance(event, ev.ApprovalCounted)
+        and isinstance(work, ev.StepFinished)
+        and work.start != event.at
+    ):
+        return f"it was judged at {commit[:12]}, and the work started at {work.start[:12]}"
+    found = walk.view_at(parsed, commit)
+    return found if isinstance(found, str) else edited(found)
+
+
+def _judged(
+    walk: Walk,
+    parsed: ParsedCommit,
+    entry: Entry,
+    event: ApprovalEvent,
+    found: TrustedConfig,
+    known: list[RawEntry],
+) -> str | None:
+    """Return why an event that used approvals does not hold, or None: it is the one that a runner would have recorded."""
+    try:
+        view = _view(walk, parsed, event)
+    except InsufficientHistoryError:
+        raise
+    except RunnerError as error:
+        return f"{error.what}, {error.where}"
+    if isinstance(view, str):
+        return view
+    wait = next((one for one in view.state.waiting if one.id == event.wait), None)
+    if wait is None or wait.kind not in event.type.ends:
+        return f"{event.wait} is no wait that this event ends"
+    if wait.subject != event.subject:
+        return f"{event.wait} is about {wait.subject}"
+    if event.by in (KEYBOARD, [KEYBOARD]):
+        return _at_keyboard(walk, view, event, found)
+    view = dataclasses.replace(view, config=found, at=seconds(entry.time), known=known)
+    try:
+        status = approval.status_of(view, wait, event.reviews)
+    except (RefusedError, MalformedFileError) as error:
+        return f"{error.what}, {error.where}"
+    if status is None:
+        return f"no signed approval was required by the policy of {found.commit[:12]}"
+    due = approval.decided(wait, status)
+    return None if dataclasses.replace(event, at=None) == due else _difference(event, due, status, view.approvals())
+
+
+def _difference(
+    event: ApprovalEvent, due: ApprovalEvent | None, status: ApprovalStatus, found: Sequence[ApprovalFile]
+) -> str:
+    """Return how the event differs from the one that was due. `found`: every approval there is."""
+    faults = {one.id: f"{one.rejection}: {one.text}" for one in (*found, *status.refused) if one.rejection is not None}
+    why = [faults[one] for one in event.approvals if one in faults]
+    why += [f"a review, {one.rejection}: {one.text}" for one in status.reviews if one.rejection is not None]
+    if not why and due is None:
+        why = [f"{one.approver} rejected it" for one in status.rejected] or [f"missing: {status.missing}"]
+    counted = ", ".join(one.approver for one in status.rejected or status.counted)
+    return "; ".join(why[:3]) or f"other approvals count: {counted or 'none'}"
+
+
+def _at_keyboard(walk: Walk, view: View, event: ApprovalEvent, found: TrustedConfig) -> str | None:
+    """Return why an approval at a terminal is invalid, or None: it serves where there is no policy, and never was."""
+    if event.approvals:
+        return "it was given at a keyboard, and names words that are signed"
+    if found.policy is not None:
+        return f"it was given at a keyboard, and there was a policy in {found.commit[:12]}"
+    for told, place in view.branch.told.items():
+        if told != found.commit and place <= view.branch.positions[view.tip]:
+            other = walk.config_at(told)
+            if isinstance(other, str) or other.policy is not None:
+                return f"it was given at a keyboard, and there had been a policy in {told[:12]}"
+    return None
+
+
+def check_counted(walk: Walk, parsed: ParsedCommit) -> Said:
+    """20. The approvals that an event uses are those that counted then, and they were enough."""
+    if parsed.is_judged and parsed.uses_approvals:
+        for text in _wrong_approvals(walk, parsed):
+            yield walk.path(paths.LOG), text
+
 
 # --- 21: whose policy it was ---------------------------------------------------------------------------------------------
 
@@ -306,3 +432,42 @@ def check_signed(walk: Walk, parsed: ParsedCommit) -> Said:
     if parsed.commit.signed or (parsed.trailers is not None and parsed.illegal is None):
         for text in unsigned(walk, parsed):
             yield "", text
+
+
+_SPEAKER = re.compile(r"[^/]+/[0-9]+/comment/[0-9]+")  # an actor: who said it in a comment on the forge
+
+
+def not_handed_over(git: Git, protocol: str, tip: str, published: str) -> Iterator[Finding]:
+    """Return what the commits up to `tip` that are not in `published`, the remote's branch, say and a runner at work cannot."""
+    at = f"{paths.folder(protocol)}/{paths.LOG}"
+    for oid in git.run("rev-list", "--reverse", tip, f"^{published}").decode().split():
+        commit = git.commit(oid)
+        assert commit is not None
+        told = log.parse_message(commit.message)
+        if told is None or told.protocol != protocol:
+            yield Finding("handed-over", oid, paths.folder(protocol), "a commit that only a person makes")
+            continue
+        try:
+            entries = record.added(git, protocol, commit)
+        except IntegrityError as error:
+            yield Finding("handed-over", oid, at, error.what)
+            continue
+        for text in _said(entries):
+            yield Finding("handed-over", oid, at, text)
+
+
+def _said(entries: list[RawEntry]) -> Iterator[str]:
+    failed = False
+    for one in entries:
+        by = one.fields.get("by")
+        if event_type(one.event).said_by in ("person", "forge"):
+            yield f"`{one.event}`: only a person, or the forge, says that"
+        elif one.event == "step-retried" and not failed:
+            yield "`step-retried` of a step that did not fail in this transition: only a person says that"
+        elif by == KEYBOARD or (isinstance(by, list) and KEYBOARD in by):
+            yield f"`{one.event}` at a keyboard: only a person says that"
+        elif one.fields.get("reviews"):
+            yield f"`{one.event}` by a review: only a person says that, on the forge"
+        elif _SPEAKER.fullmatch(one.actor):
+            yield f"`{one.event}` in the name of a comment on the forge: only a person writes that"
+        failed = failed or one.event == "step-failed"

@@ -34,8 +34,7 @@ from runner.trust.trusted_config import TrustedConfig
 from runner.trust.walk import Evidence, Finding, Named, Report
 
 if TYPE_CHECKING:
-    from runner.protocol.call_file import HeldCall
-    from runner.protocol.transcript import Call, Line, Result
+    from runner.protocol.transcript import Call, HeldCall, Line, Result
 
 _OWN = ("finish", "ask_person", "publish_artifact")  # of the loop itself: they do nothing
 
@@ -345,10 +344,10 @@ def _rules(git: Git, found: TrustedConfig, plan: Plan, step: Step) -> tuple[poli
 
 
 def _call_of(git: Git, commit: str, protocol: str, name: str) -> HeldCall | None:
-    from runner.protocol import call_file
+    from runner.protocol import transcript
 
     data = git.blob(f"{commit}:{paths.folder(protocol)}/{paths.call_file(name)}")
-    return call_file.parse(data, name) if data is not None else None
+    return transcript.parse_call(data, name) if data is not None else None
 
 
 def check_transcripts(git: Git, report: Report, evidence: Evidence) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""`runner shell`."""
+"""`runner qa` and `runner shell`: a step's work checked by hand, and a shell as the step had it. Nothing is recorded."""
 
 from __future__ import annotations
 
@@ -8,12 +8,59 @@ from collections.abc import Callable
 
 import click
 
-from runner.app import shell
-from runner.cli import options, streams
+from runner.app import by_hand
+from runner.app.by_hand import Judged
+from runner.cli import options, output, progress, streams
 from runner.cli.session import Session
 from runner.errors import UsageError
 from runner.executor import load
+from runner.lines import LAST, WIDTH, lines_of, lines_of_output
 from runner.sandbox import terminal
+
+
+@click.command("qa")
+@options.protocol
+@options.step
+@click.option("--full", is_flag=True, help="Include a model's review, even if the step does not have one.")
+@options.work
+@click.pass_obj
+def qa_command(session: Session, protocol: str | None, step: str | None, full: bool) -> None:
+    """Run the QA of STEP on its current work in PROTOCOL. After a failed attempt, that is the work that it left.
+
+    Default: the step that waits for QA, else the one that failed, else the last that is done. Nothing is recorded. Exit 1: QA failed.
+    """
+    project = session.project
+    name, slug = options.found(session, protocol, step)
+    load.find_protocol(session.project, session.means(name))  # a branch that only the remote has is brought here
+    with progress.Progress(session, each=True).at_work(name):
+        done = by_hand.judge(project, name, slug, full=full)
+    _tell(session, done)
+    raise SystemExit(0 if done.passed else 1)
+
+
+def _tell(session: Session, done: Judged) -> None:
+    printed = {
+        id(check): data
+        for check, data in zip(output.commands(done.evidence, reviewed=bool(done.report)), done.outputs, strict=False)
+    }
+    for check in done.evidence:
+        passed = check["code"] == 0
+        session.line(
+            ("passed " if passed else f"exit {check['code']} ", "green" if passed else "red"), f" {check['check']}"
+        )
+        if not passed:
+            found = lines_of_output(printed[id(check)]) if id(check) in printed else lines_of(check["tail"])
+            for line in found[-LAST:]:
+                session.line(f"        {line[:WIDTH]}")
+    if done.report:
+        session.line("")
+        for line in lines_of(done.report):
+            session.line(line)
+        session.line("")
+    word, colour = ("PASS", "green") if done.passed else ("FAIL", "red")
+    session.line((word, colour), f"  {done.step}, attempt {done.attempt}{f': {done.reason}' if done.reason else ''}")
+    if done.again and done.passed:
+        session.note(f"{done.step} is still recorded as failed; a new attempt from this work: `{done.again}`")
 
 
 class _WithCommand(click.Command):
@@ -39,7 +86,7 @@ class _WithCommand(click.Command):
 )
 @options.executor
 @click.pass_context
-def command(ctx: click.Context, protocol: str | None, step: str | None, start: bool, check: int | None) -> None:
+def shell_command(ctx: click.Context, protocol: str | None, step: str | None, start: bool, check: int | None) -> None:
     """Open a shell in the sandbox as STEP had it, with the work that its last attempt left. Default: at the tip of PROTOCOL.
 
     It has the environment of STEP, without secrets (in the sandbox also without network), and a workspace of its own: nothing is
@@ -54,10 +101,10 @@ def command(ctx: click.Context, protocol: str | None, step: str | None, start: b
         raise UsageError(f"--{'start' if start else 'check'} is about a step", name, "name the step")
     if not argv and not is_seen:
         raise UsageError("there is no terminal for a shell", name, "add `-- COMMAND`, which needs none")
-    wanted = shell.Wanted(slug=slug, argv=argv, start=start, check=check)
+    wanted = by_hand.Wanted(slug=slug, argv=argv, start=start, check=check)
     if is_seen:
         wanted = dataclasses.replace(wanted, term=session.environ.get("TERM"))
-    with shell.opened(session.project, name, wanted) as ready:
+    with by_hand.shell(session.project, name, wanted) as ready:
         session.note(f"{ready.said}; your changes are discarded at the end")
         if ready.line:
             session.line(f"check {check}: {ready.line}", err=True)
