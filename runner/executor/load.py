@@ -283,8 +283,12 @@ def pick_up_edits(project: Project, protocol: str, *, adopt: bool) -> bool:
         project.quiet = known
         return False
     prefix = f"{paths.folder(protocol)}/"
-    taken, trees = False, worktree.on_branch(git, branch)
-    quiet = worktree.look(branch, trees, prefix.rstrip("/"), now, paths.is_words) if project.batch else None
+    taken, trees, quiet = False, worktree.on_branch(git, branch), None
+    if project.batch:
+        quiet, is_known = worktree.look(branch, trees, prefix.rstrip("/"), now, (paths.LOG, paths.STATE), known)
+        if is_known:
+            project.quiet = quiet
+            return False
     for tree in trees:
         changed = worktree.uncommitted(git, tree, prefix.rstrip("/"))
         names = {path.removeprefix(prefix): entry for path, entry in changed.items()}

@@ -89,11 +89,10 @@ class StepRun:
     @property
     def label(self) -> str:
         """The step's name and its place among the plan's steps, as people see them: `04-build 4/7`."""
-        slugs = [slug for slug, _ in self.state.open_steps()]
+        steps = self.state.open_steps()
         again = f", attempt {self.attempt}" if self.attempt > 1 else ""
-        at = (
-            f" {slugs.index(self.slug) + 1}/{len(slugs)}" if self.slug in slugs else ""
-        )  # one that was removed has no place
+        # One that was removed has no place.
+        at = next((f" {number}/{len(steps)}" for number, (slug, _) in enumerate(steps, 1) if slug == self.slug), "")
         return f"{self.state.steps[self.slug].place:02d}-{self.slug}{at}{again}"
 
     @property

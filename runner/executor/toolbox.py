@@ -7,6 +7,7 @@ import dataclasses
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -351,8 +352,13 @@ def judge_of(run: StepRun) -> Judge:
     """
     project, agent, session = run.project, run.agent, run.workspace
     work = session.space.work
-    alias = WorkspaceAlias(work, session.sandbox.place.inside(work))
-    names, folders = (*alias.real, alias.name), session.own.folders if session.own else {}
+    folders = session.own.folders if session.own else {}
+
+    @cache
+    def names() -> tuple[str, ...]:
+        alias = WorkspaceAlias(work, session.sandbox.place.inside(work))
+        return *alias.real, alias.name
+
     found = permissions.trusted_config(project)
     at = f"{run.agent_file} on {project.trusted.branch}" if agent else ""
     data = project.trusted.blob(project.git, run.agent_file) if agent else None
@@ -406,12 +412,16 @@ def listed_by(agent: AgentFile | None) -> Callable[[Contract], bool]:
 
 
 def _paths(
-    contract: Contract, arguments: Mapping[str, Any], work: Path, names: Sequence[str], folders: Mapping[str, Path]
+    contract: Contract,
+    arguments: Mapping[str, Any],
+    work: Path,
+    names: Callable[[], Sequence[str]],
+    folders: Mapping[str, Path],
 ) -> tuple[str, ...]:
     """Return the paths of a call of the runner's own tools, and of a server's, from the root, after links are followed."""
     if contract.source.startswith("mcp:"):
-        given = arguments.get("paths")
-        named: list[Any] = [arguments.get("path"), *(given if isinstance(given, list) else ())]
+        listed = arguments.get("paths")
+        named: list[Any] = [arguments.get("path"), *(listed if isinstance(listed, list) else ())]
     elif contract.source != "built in":
         return tuple(path for path in (arguments.get("path"),) if isinstance(path, str) and path)
     else:
@@ -427,9 +437,12 @@ def _paths(
         named = [
             path for path in (*named, *arguments.get("paths", ())) if isinstance(path, str) and not path.startswith("/")
         ]
-    root = os.path.realpath(work)
     # One that leads out is named as it was given: no rule is about it, and the tool refuses it.
-    return tuple(_below(root, names, path, folders) or path for path in named if isinstance(path, str) and path)
+    given = [path for path in named if isinstance(path, str) and path]
+    if not given:
+        return ()
+    root = os.path.realpath(work)
+    return tuple(_below(root, names(), path, folders) or path for path in given)
 
 
 def _below(root: str, names: Sequence[str], path: str, folders: Mapping[str, Path]) -> str | None:

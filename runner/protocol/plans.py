@@ -476,9 +476,13 @@ class Plan:
     # The record's steps that were seen to say the same, at most once: what `machine.edit_of` need not compare again.
     agreed: list[Mapping[str, StepState]] = field(init=False, default_factory=list, repr=False, compare=False)
 
+    _by_slug: dict[str, Step] = field(init=False, default_factory=dict, repr=False, compare=False)
+
     def step(self, slug: str) -> Step | None:
         """Return the step, or None where there is none of that name."""
-        return next((step for step in self.steps if step.slug == slug), None)
+        if not self._by_slug:
+            self._by_slug.update((step.slug, step) for step in reversed(self.steps))
+        return self._by_slug.get(slug)
 
 
 def parse(files: Mapping[str, bytes], where: str, checks: tuple[str, ...] = ()) -> Plan:

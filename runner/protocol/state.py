@@ -173,7 +173,11 @@ class State:
         """Return the steps that still count, in the order of their places."""
         found = [(slug, step) for slug, step in self.steps.items() if not step.removed]
         places = [step.place for _, step in found]
-        return found if places == sorted(places) else sorted(found, key=lambda item: item[1].place)
+        return found if places == sorted(places) else sorted(found, key=_place)
+
+
+def _place(item: tuple[str, StepState]) -> int:
+    return item[1].place
 
 
 def changed_steps(steps: Mapping[str, StepState], before: Mapping[str, StepState]) -> list[str] | None:
@@ -281,7 +285,7 @@ def from_plain(value: Json, where: str) -> State:
             {
                 **plain,
                 "status": _STATUSES[plain["status"]],
-                "steps": steps,
+                "steps": dict(sorted(steps.items(), key=_place)),  # as `open_steps` gives them
                 "waiting": [_typed(Wait, wait) for wait in plain["waiting"]],
                 "artifacts": [_typed(Artifact, artifact) for artifact in plain["artifacts"]],
                 "spent": _typed(SpentTotal, plain["spent"]),

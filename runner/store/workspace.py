@@ -84,7 +84,7 @@ def place(dirs: StateDir, protocol: str, configured: str | None) -> Workspace:
         own = dirs.common.parent / given / own.name
     root = Path(os.path.realpath(own / protocol))  # sandboxes want paths without `..`
     if ".git" in root.parts or any(
-        (parent / "HEAD").exists() and (parent / "objects").is_dir() for parent in root.parents
+        os.path.exists(f"{parent}/HEAD") and os.path.isdir(f"{parent}/objects") for parent in root.parents
     ):
         raise UsageError(
             "the workspace would lie inside a git directory", str(root), "set `workspace: {path: …}` elsewhere"

@@ -14,7 +14,7 @@ import os
 import shlex
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from runner.errors import InTheWayError, RunnerError, UsageError
@@ -714,8 +714,8 @@ def _is_untouched(git: Git, tree: Worktree, folder: str) -> bool:
 class Quiet:
     """The worktrees of a branch in which a look found no edit of a person's.
 
-    `until`: when to look again, by the monotonic clock; `folders`: the protocol's in each worktree; `files`: these, and the files in
-    them that were looked at.
+    `until`: when to look again, by the monotonic clock; `folders`: the protocol's in each worktree; `files`: all that is in them, but
+    what the runner writes at each transition.
     """
 
     branch: str
@@ -731,12 +731,30 @@ class Quiet:
         return all(_signature(path) == self.files.get(path) for path in paths)
 
 
-def look(branch: str, trees: Iterable[Worktree], folder: str, now: float, is_watched: Callable[[str], bool]) -> Quiet:
-    """Return what is in a folder of these worktrees now, before it is compared with the branch. `is_watched`: of files, by name."""
+def look(
+    branch: str,
+    trees: Iterable[Worktree],
+    folder: str,
+    now: float,
+    written: Collection[str],
+    known: Quiet | None = None,
+) -> tuple[Quiet, bool]:
+    """Return what is in a folder of these worktrees, and whether that is what was `known`: else it has to be compared with the branch.
+
+    `written`: the names of the files that the runner writes at each transition.
+    """
     folders = tuple(f"{tree.path}/{folder}" for tree in trees)
+    if known is not None and (known.branch, known.folders) == (branch, folders) and known.holds():
+        return Quiet(branch, now + LOOK_SECONDS, folders, known.files), True
     files: dict[str, Signature | None] = {}
-    for at in folders:
+    skipped, stack = {f"{at}/{name}" for at in folders for name in written}, [*folders]
+    while stack:
+        at = stack.pop()
         files[at] = _signature(at)
         with contextlib.suppress(OSError), os.scandir(at) as inside:
-            files.update((one.path, _signature(one.path)) for one in inside if is_watched(one.name))
-    return Quiet(branch, now + LOOK_SECONDS, folders, files)
+            for one in inside:
+                if one.is_dir(follow_symlinks=False):
+                    stack.append(one.path)
+                elif one.path not in skipped:
+                    files[one.path] = _signature(one.path)
+    return Quiet(branch, now + LOOK_SECONDS, folders, files), False
