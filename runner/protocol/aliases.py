@@ -6,6 +6,7 @@ transcript has the model's own names, which verify puts into that form again. A 
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Callable, Collection, Container, Mapping
@@ -177,3 +178,16 @@ _FORMS: Final[Mapping[str, Callable[[Arguments], Arguments]]] = {
     "read_file": _read,
     "shell": _shell,
 }
+
+
+def line_of(request: Mapping[str, Any]) -> str:
+    """Return the line for a shell that does what ACP's `terminal/create` asks: with its variables, and its arguments as words."""
+    given = [one for one in request.get("env") or () if isinstance(one, dict)]
+    words = [str(one) for one in request.get("args") or ()]
+    command = str(request.get("command", ""))
+    if len(words) == 2 and words[0] in ("-c", "-lc") and os.path.basename(command) in ("sh", "bash"):
+        line = words[1]
+    else:
+        line = shlex.join((command, *words)) if words else command
+    variables = "; ".join(f"export {one.get('name')}={shlex.quote(str(one.get('value', '')))}" for one in given)
+    return f"{variables}; {line}" if variables else line

@@ -869,8 +869,22 @@ def a_transcript_that_is_none(desk: Desk) -> Made:
 def a_transcript_with_a_call_that_its_agent_did_not_make(desk: Desk) -> Made:
     """The digest is that of the log; the agent's own output has another call."""
     said = {"sessionUpdate": "tool_call", "toolCallId": "c1", "kind": "edit", "rawInput": {"path": "b.txt"}}
-    line = json.dumps({"method": "session/update", "params": {"update": said}}) + "\n"
     call = {"id": "c1", "name": "acp:fake/edit", "arguments": {"path": "a.txt"}, "problem": ""}
+    return _by_an_agent(desk, call, {"method": "session/update", "params": {"update": said}})
+
+
+@beside
+def a_transcript_that_leaves_out_a_call_that_its_agent_made(desk: Desk) -> Made:
+    """The agent ended its turn, and its own output has a call that is not recorded."""
+    said = {"sessionUpdate": "tool_call", "toolCallId": "c1", "kind": "edit", "status": "completed"}
+    update = {"method": "session/update", "params": {"update": {**said, "rawInput": {"path": "b.txt"}}}}
+    call = {"id": "finish-1", "name": "finish", "arguments": {"status": "done", "summary": "done"}, "problem": ""}
+    return _by_an_agent(desk, call, update, {"id": 4, "result": {"stopReason": "end_turn"}})
+
+
+def _by_an_agent(desk: Desk, call: dict[str, object], *messages: object) -> Made:
+    """A coding agent's attempt with one recorded call, and what it said."""
+    line = "".join(json.dumps(one) + "\n" for one in messages)
     record = {
         **{
             "kind": "response",

@@ -34,7 +34,7 @@ from runner.trust.trusted_config import TrustedConfig
 from runner.trust.walk import Evidence, Finding, Named, Report
 
 if TYPE_CHECKING:
-    from runner.protocol.transcript import Call, HeldCall, Line, Result
+    from runner.protocol.transcript import Call, HeldCall, Line, Response, Result
 
 _OWN = ("finish", "ask_person", "publish_artifact")  # of the loop itself: they do nothing
 
@@ -214,33 +214,109 @@ def _made(lines: Sequence[Line], start: int) -> list[tuple[str, Mapping[str, Any
 
 
 def _unsaid(lines: Sequence[Line]) -> Iterator[str]:
-    """Yield the calls of a coding agent that its output, which the transcript has byte for byte, does not say."""
+    """Yield where a coding agent's calls differ from its own output, which the transcript has byte for byte.
+
+    A call that is recorded has to be there; and where the agent ended its turn, each that is there has to be recorded, or be part of
+    one that is: a file that it writes by the runner, the tool of a server, an edit that was approved before.
+    """
     turns = [
         line for line in lines if line.kind == "response" and line.provider == "acp" and isinstance(line.raw, dict)
     ]
+    said: dict[str, tuple[set[str], list[str]]] = {}  # by its id: its kinds, and all texts of it
+    for one, kinds, texts in _said(turns):
+        known = said.setdefault(one, (set(), []))
+        known[0].update(kinds)
+        known[1].extend(texts)
+    calls = [call for turn in turns for call in turn.calls]
+    for call in (call for call in calls if policy.is_agents(call.name)):
+        if call.id not in said:
+            yield f"its transcript has a call of {call.name} of which the agent's own output says nothing"
+        elif not _is_said(call, *said[call.id]):
+            yield f"its transcript has a call of {call.name} that is another one in the agent's own output"
+    ends = [number for number, turn in enumerate(turns, 1) if any(call.name == "finish" for call in turn.calls)]
+    there = {call.id for call in calls}
+    for one in _made_by(turns[: ends[-1]] if ends else []):
+        if one not in there and not any(_covers(call, *said[one]) for call in calls):
+            kind = next(iter(sorted(said[one][0] - {"None"})), "other")
+            yield f"its transcript leaves out a call that the agent's own output has: {one}, of the kind {kind}"
+
+
+def _messages(turns: Sequence[Response]) -> Iterator[dict[str, Any]]:
+    """Yield the messages of an agent's output."""
     output = "".join(str(turn.raw.get("stdout", "")) for turn in turns)
     with contextlib.suppress(ValueError):  # a letter may be cut in two between two records
         output = output.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    said: dict[str, tuple[set[str], list[str]]] = {}  # by its id: its kinds, and all texts of it
     for line in output.split("\n"):
-        with contextlib.suppress(ValueError, RecursionError, TypeError, AttributeError, KeyError):
+        with contextlib.suppress(ValueError, RecursionError):
             message = json.loads(line)
-            params = message["params"]
-            found = params.get("update") or params.get("toolCall") or {}
-            if message["method"] == "fs/write_text_file":
-                found = {**params, "toolCallId": f"write-{message['id']}", "kind": "edit"}
-            kinds, texts = said.setdefault(str(found.get("toolCallId")), (set(), []))
-            kinds.add(str(found.get("kind")))
-            texts += _texts(found)
-    for call in (call for turn in turns for call in turn.calls if policy.is_agents(call.name)):
-        if call.id not in said:
-            yield f"its transcript has a call of {call.name} of which the agent's own output says nothing"
-            continue
-        kinds, texts = said[call.id]
-        # Half a letter, as a title that was cut may end with, is recorded by its number.
-        kind, whole = call.name.rpartition("/")[2], " ".join(texts).encode("utf-8", "backslashreplace").decode()
-        if kind not in {*kinds, "other"} or not all(piece in whole for piece in _pieces(call.arguments or {})):
-            yield f"its transcript has a call of {call.name} that is another one in the agent's own output"
+            if isinstance(message, dict):
+                yield message
+
+
+def _call_in(message: dict[str, Any]) -> dict[str, Any]:
+    """Return what a message says of a call, with its `toolCallId`; empty where it is about none."""
+    params = message.get("params")
+    if not isinstance(params, dict):
+        return {}
+    kinds = {
+        "fs/write_text_file": ("write", "edit"),
+        "fs/read_text_file": ("read", "read"),
+        "terminal/create": ("terminal", "execute"),
+    }
+    if message.get("method") in kinds:
+        name, kind = kinds[message["method"]]
+        return {**params, "toolCallId": f"{name}-{message.get('id')}", "kind": kind, "status": "asked"}
+    update, asked = params.get("update"), params.get("toolCall")
+    if isinstance(update, dict) and "toolCallId" in update:
+        return update
+    return {**asked, "status": "asked"} if isinstance(asked, dict) else {}
+
+
+def _said(turns: Sequence[Response]) -> Iterator[tuple[str, set[str], list[str]]]:
+    """Yield each message about a call: its id, its kind and its texts."""
+    for found in filter(None, map(_call_in, _messages(turns))):
+        texts = _texts(found)
+        if found.get("status") == "asked" and "command" in found:
+            with contextlib.suppress(TypeError):
+                texts.append(aliases.line_of(found))
+        yield str(found.get("toolCallId")), {str(found.get("kind"))}, texts
+
+
+def _made_by(turns: Sequence[Response]) -> dict[str, None]:
+    """Return the ids of the calls that an agent asked for or made in turns that it ended, but for those of an old session."""
+    made: dict[str, None] = {}
+    of_turn: dict[str, None] = {}
+    is_starting = False
+    for message in _messages(turns):
+        result, found = message.get("result"), _call_in(message)
+        if "method" not in message and isinstance(result, dict | None) and "result" in message:
+            is_starting = "protocolVersion" in (result or {})
+            made |= of_turn if "stopReason" in (result or {}) else {}
+            of_turn = {}
+        elif found and not is_starting and found.get("status") in ("asked", "in_progress", "completed", "failed"):
+            of_turn[str(found["toolCallId"])] = None
+    return made
+
+
+def _is_said(call: Call, kinds: set[str], texts: Sequence[str]) -> bool:
+    """Return whether what an agent said of a call has its kind and all texts of its arguments."""
+    # Half a letter, as a title that was cut may end with, is recorded by its number.
+    kind, whole = call.name.rpartition("/")[2], " ".join(texts).encode("utf-8", "backslashreplace").decode()
+    return kind in {*kinds, "other"} and all(piece in whole for piece in _pieces(call.arguments or {}))
+
+
+def _covers(call: Call, kinds: set[str], texts: Sequence[str]) -> bool:
+    """Return whether a recorded call is about what an agent said of another: the same server's tool, or its very path or command."""
+    given = call.arguments or {}
+    if call.name.startswith("mcp:"):
+        return _words(call.name.rpartition("/")[2]) in _words(" ".join(texts))
+    about = [str(given[key]) for key in (("command",) if "command" in given else ("path", "url")) if key in given]
+    is_there = all(any(text == one or text.endswith(f"/{one}") for text in texts) for one in about)
+    return policy.is_agents(call.name) and call.name.rpartition("/")[2] in kinds and bool(about) and is_there
+
+
+def _words(text: str) -> str:
+    return re.sub(r"[\W_]+", " ", text)
 
 
 def _pieces(value: Any, key: str = "") -> Iterator[str]:
