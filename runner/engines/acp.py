@@ -17,10 +17,12 @@ import re
 import selectors
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import field
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final, Protocol
+from zoneinfo import ZoneInfo
 
 from runner.engines import (
     Call,
@@ -37,9 +39,11 @@ from runner.engines import (
 )
 from runner.engines.agents import Agent, AgentMissingError
 from runner.engines.egress import ToolCall, Tools
+from runner.engines.line import duration
 from runner.errors import UsageError
-from runner.lines import lines_of
-from runner.sandbox import Session
+from runner.lines import lines_of, with_ends
+from runner.protocol import aliases
+from runner.sandbox import Outcome, Session
 from runner.values import dataclass
 
 VERSION: Final = 1  # of the protocol
@@ -50,8 +54,25 @@ _MOST_LINE: Final = 64 * 1024 * 1024  # bytes of one message
 _MOST_SHOWN: Final = 20_000  # characters of a summary, and of a text of an earlier turn
 _AUTH: Final = -32000  # JSON-RPC's code of an agent that is not logged in
 _NO_METHOD: Final = -32601
+_NOT_DONE: Final = -32603
+_NO_FILE: Final = -32002
+_MOST_KEPT: Final = 1_000_000  # bytes of a command's output
+_MOST_TERMINALS: Final = 16  # that it has at once
 KINDS: Final = ("read", "edit", "delete", "move", "search", "execute", "think", "fetch", "switch_mode", "other")
 _DONE: Final = ("completed", "failed")
+
+# What an agent's error says where its model takes no more requests for now, and until when: each has words of its own.
+_LIMIT: Final = re.compile(
+    r"\b429\b|rate.?limit|too many requests|(usage|session|weekly|daily|hourly|request) limit|hit your .{0,20}limit",
+    re.I,
+)
+_RESETS: Final = re.compile(r"""(?:resets?_?at["\\]*:\s*|limit reached\|)(\d{10})\b""", re.I)
+_AFTER: Final = re.compile(r"""retry[-_ ]?(?:after|delay)(_?ms)?["\\:\s]*(\d{1,9}(?:\.\d+)?)""", re.I)
+_IN: Final = re.compile(
+    r"\b(?:in|after|wait) ((?:[\d.]+ ?(?:days?|d|hours?|h|minutes?|min|m|seconds?|s)\b[ ,]*(?:and )?)+)", re.I
+)
+_CLOCK: Final = re.compile(r"(?:resets?|again)(?: at)? (\d{1,2})(?::(\d\d))? ?([ap]m)?\b(?: \(([\w/+-]+)\))?", re.I)
+_SECONDS: Final = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 
 
 class _EndedError(Exception):
@@ -59,11 +80,13 @@ class _EndedError(Exception):
 
 
 class Pipe:
-    """JSON-RPC with a child: one message a line. `take` gets its output before it is parsed; `wake`: what else may end a wait."""
+    """JSON-RPC with a child: one message a line. `take` gets its output before it is parsed; `wake`: what else may end a wait, and
+    `beside`: what to call where another file can be read."""
 
     def __init__(self, session: Session, wake: int | None) -> None:
         self.session, self._wake = session, wake
         self.take: Callable[[bytes], None] = lambda data: None
+        self.beside: dict[int, Callable[[], None]] = {}
         self._in, self._out, self._number = bytearray(), bytearray(), 0
         os.set_blocking(session.stdin.fileno(), False)
 
@@ -89,7 +112,7 @@ class Pipe:
         self._out += json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n"
 
     def next(self, timeout: float) -> dict[str, Json]:
-        """Send pending bytes, and return the child's next message; other lines are skipped. It is empty where `wake` can be read.
+        """Send pending bytes, and return the child's next message, empty where something else can be read; other lines are skipped.
 
         Raises:
             TimeoutError: it said nothing for so long. _EndedError: it ended.
@@ -109,12 +132,14 @@ class Pipe:
                 return {}
 
     def _exchange(self, timeout: float) -> bool:
-        """Send and receive until there is output, or `wake` can be read; return whether there is output."""
+        """Send and receive until there is output, or something else can be read; return whether there is output."""
         by = time.monotonic() + timeout
         with selectors.DefaultSelector() as selector:
             selector.register(self.session.stdout, selectors.EVENT_READ)
             if self._wake is not None:
                 selector.register(self._wake, selectors.EVENT_READ)
+            for number in self.beside:
+                selector.register(number, selectors.EVENT_READ)
             if self._out:
                 selector.register(self.session.stdin, selectors.EVENT_WRITE)
             while (wait := by - time.monotonic()) > 0:
@@ -128,6 +153,9 @@ class Pipe:
                         return True
                     if key.fileobj == self._wake:
                         return False
+                    if key.fd in self.beside:
+                        self.beside[key.fd]()
+                        return False
                     with contextlib.suppress(BlockingIOError, BrokenPipeError):  # that it ended, its output says too
                         del self._out[: os.write(key.fd, self._out[:_CHUNK])]
                     if not self._out:
@@ -137,6 +165,7 @@ class Pipe:
     def flush(self, seconds: float = 1.0) -> None:
         """Send the rest, for so long at most."""
         by, self._wake = time.monotonic() + seconds, None
+        self.beside.clear()
         with contextlib.suppress(OSError, _EndedError, TimeoutError):
             while self._out and (left := by - time.monotonic()) > 0:
                 self._exchange(left)
@@ -157,11 +186,92 @@ class Metered(Protocol):
         """The provider's refusal of the last request, where it takes no more for now."""
 
 
+class Client(Protocol):
+    """Where the agent works, and what it has the runner do there, by the runner's own tools."""
+
+    @property
+    def cwd(self) -> str:
+        """The workspace as the agent sees it."""
+
+    def start(self) -> Session:
+        """Start the agent, in the sandbox."""
+
+    def plain(self, value: Json) -> Json:
+        """Take the workspace's path out of JSON."""
+
+    def read(self, path: str) -> str:
+        """Return a file's text.
+
+        Raises:
+            EngineError: it cannot. FileNotFoundError: there is none.
+        """
+
+    def write(self, path: str, text: str) -> None:
+        """Write a file.
+
+        Raises:
+            EngineError: it cannot.
+        """
+
+    def now(self) -> float:
+        """Return the time, in seconds since the epoch."""
+
+    def run(self, command: str, folder: str) -> Session:
+        """Start a line of the shell in a folder of the workspace; all of its output is on its stdout."""
+
+
+@dataclass(slots=True)
+class Terminal:
+    """A command that runs for the agent. `call`: that it is part of; `most`: bytes of its output that are kept, its last ones.
+
+    `waits`: the agent's requests that its end answers.
+    """
+
+    session: Session
+    call: str
+    most: int
+    output: bytearray = field(default_factory=bytearray)
+    is_cut: bool = False
+    ended: Outcome | None = None
+    waits: list[Json] = field(default_factory=list)
+
+    def take(self) -> bool:
+        """Take in more of the output; return whether that is its end."""
+        data = os.read(self.session.stdout.fileno(), _CHUNK)
+        self.output += data
+        if (more := len(self.output) - self.most) > 0:
+            del self.output[:more]
+            self.is_cut = True
+        if not data:
+            self.end(1.0)
+        return not data
+
+    def end(self, grace: float = 0.0) -> None:
+        """End it, and all that it started."""
+        self.ended = self.ended or self.session.close(grace)
+
+    @property
+    def status(self) -> dict[str, Json]:
+        """How it ended."""
+        assert self.ended is not None
+        code = self.ended.code
+        signal = code - 128 if code > 128 else 0
+        return {"exitCode": None if signal else code, "signal": str(signal) if signal else None}
+
+    @property
+    def text(self) -> str:
+        """What is kept of its output."""
+        data = bytes(self.output)
+        if self.is_cut:  # not from the middle of a letter
+            data = data.lstrip(bytes(range(0x80, 0xC0)))
+        return data.decode(errors="replace")
+
+
 @dataclass(slots=True)
 class Asked:
     """What the agent asks, or did: a call that the loop judges. `number`: of its request; None where it did not ask.
 
-    `call`: of a server's tool, which the loop makes.
+    `call`: of a server's tool, which the loop makes; `does`: what the agent wants the runner to do, and gets for it.
     """
 
     id: str
@@ -169,26 +279,40 @@ class Asked:
     arguments: dict[str, Json]
     number: Json = None
     options: dict[str, str] = field(default_factory=dict)  # kind to id
-    writes: tuple[str, str] | None = None  # path and text, where the client is to write
+    does: Callable[[], Json] | None = None
     status: str = ""
     call: ToolCall | None = None
 
     @property
-    def is_edit(self) -> bool:
-        """Whether it says which bytes it writes where, so that the same again is the same."""
-        return self.name.endswith("/edit")
+    def is_lasting(self) -> bool:
+        """Whether the same again is the same: it reads a file, or says which bytes it writes where."""
+        return self.name.endswith(("/edit", "/read"))
 
     def is_same(self, other: Asked) -> bool:
         """Return whether it is the call that was approved: of edits, the same bytes in the same place."""
         return (self.name, self.arguments) == (other.name, other.arguments)
 
+    def is_part_of(self, other: Asked) -> bool:
+        """Return whether it does what the agent said of a call: runs that command, or reads or writes that file."""
+        mine, others = self.arguments, other.arguments
+        if self.name != other.name or mine.get("command") != others.get("command"):
+            return False
+        return "command" in mine or mine.get("path") == others.get("path")
+
+    def is_permitted_by(self, other: Asked) -> bool:
+        """Return whether what was permitted is this: the same command at the top, or the same file with the same bytes."""
+        said = other.arguments.get("input")
+        texts = list(said.values()) if isinstance(said, dict) else []
+        mine = self.arguments.get("edits")
+        has_bytes = mine is None or mine == other.arguments.get("edits") or mine[0]["text"] in texts
+        return has_bytes and self.is_part_of(other) and not ("command" in self.arguments and "path" in self.arguments)
+
 
 class AcpEngine:
     """One agent, at work on one attempt.
 
-    `start()`: starts it, in the sandbox; `cwd`: the workspace as it sees it; `plain`: takes the workspace's path out of JSON;
-    `write(path, text)`: writes a file for it; `said()`: the last lines of its error output; `until`: when its time is over, by
-    `time.monotonic`; `meter`: counts what its model is asked, where it can be; `tools`: of MCP servers, that it may call.
+    `until`: when its time is over, by `time.monotonic`; `meter`: counts what its model is asked, where it can be; `tools`: of MCP
+    servers, that it may call.
     """
 
     provider: Final = "acp"
@@ -197,18 +321,15 @@ class AcpEngine:
         self,
         name: str,
         row: Agent,
+        client: Client,
         *,
-        start: Callable[[], Session],
-        cwd: str,
-        plain: Callable[[Json], Json],
-        write: Callable[[str, str], None],
         until: float,
         meter: Metered | None = None,
         tools: Tools | None = None,
     ) -> None:
         self.name, self.model = name, name.partition(":")[2]
         self.prefix = ":".join(name.split(":")[:2])
-        self._row, self._start, self._cwd, self._plain, self._write, self._until = row, start, cwd, plain, write, until
+        self._row, self._client, self._cwd, self._plain, self._until = row, client, client.cwd, client.plain, until
         self.meter, self._tools, self._servers = meter, tools, list[Json]()
         self._pipe: Pipe | None = None
         self._session = ""
@@ -218,12 +339,17 @@ class AcpEngine:
         self.over: deque[Asked] = deque()  # what the loop was told of that is done already
         self.is_wrong = False  # whether it did some of that against the policy
         self._granted: list[Asked] = []  # approved in an earlier process
+        self._permitted: list[Asked] = []  # in this one, which it may have the runner do
+        self._terminals: dict[str, Terminal] = {}
         self._calls: dict[str, dict[str, Json]] = {}
         self._seen: set[str] = set()  # the calls that the loop knows
+        self._let: set[str] = set()  # those that were permitted as calls of servers' tools
         self._text, self._thoughts, self._bytes = "", "", bytearray()
         self._number = 0  # of calls of servers' tools
+        self._came: list[ToolCall] = []  # of which it was not yet told what they are
         self._cost: Decimal | None = None
         self._charged = Decimal(0)
+        self._resets: float | None = None  # when a limit of its model ends, in seconds since the epoch
 
     # --- the engine ---------------------------------------------------------------------------------------------------
 
@@ -268,11 +394,20 @@ class AcpEngine:
             return
         if self._session:
             for one in (self._asked, *self._events):
-                if isinstance(one, Asked) and one.number is not None:
+                if isinstance(one, Asked) and one.does is not None:
+                    pipe.refuse(one.number, _NOT_DONE, "not done: the step stops here")
+                elif isinstance(one, Asked) and one.number is not None:
                     pipe.reply(one.number, {"outcome": {"outcome": "cancelled"}})
             pipe.notify("session/cancel", {"sessionId": self._session})
             pipe.flush()
         pipe.session.close(1.0)
+        self._release()
+
+    def _release(self) -> None:
+        """End the commands that still run for it."""
+        for one in self._terminals.values():
+            one.end()
+        self._terminals.clear()
 
     def permit(self, name: str, arguments: Mapping[str, Json]) -> dict[str, Json]:
         """Let the agent make the last call that the loop got, and wait for its end; the loop gets its result.
@@ -285,15 +420,25 @@ class AcpEngine:
             return {"permission": "allow_once", "status": "granted"}
         if not self._answer(asked, allowed=True):
             return {"permission": "cancelled", "status": "failed"}
-        status = "completed" if asked.writes else ""
+        status = self._status(asked)
         try:
             while not status and not self._events and self._prompt is not None:
                 self._take_message(min(IDLE, self._left(self._until)))
-                found = self._calls.get(asked.id, {}).get("status")
-                status = str(found) if found in _DONE else ""
+                status = self._status(asked)
         except (TimeoutError, _EndedError) as error:
             status = f"unknown: {error or 'its time is over'}"
-        return {"permission": "allow_once", "status": status or "under way"}
+        ran = [one for one in self._terminals.values() if one.call == asked.id and one.ended is not None]
+        told = [{"exit_code": one.ended.code, "output": one.text[-_MOST_SHOWN:]} for one in ran if one.ended]
+        made: dict[str, Json] = {"permission": "allow_once", "status": status or "under way"}
+        return made | ({"ran": self._plain(told)} if told else {})
+
+    def _status(self, asked: Asked) -> str:
+        """Return how a permitted call ended; empty while it goes on."""
+        ran = [one for one in self._terminals.values() if one.call == asked.id]
+        if asked.does is not None:
+            return "" if any(one.ended is None for one in ran) else "completed"
+        found = self._calls.get(asked.id, {}).get("status")
+        return str(found) if found in _DONE else ""
 
     # --- starting -----------------------------------------------------------------------------------------------------
 
@@ -303,7 +448,7 @@ class AcpEngine:
         Raises:
             EngineError: it does not start, or is not logged in. UsageError: it does not have the mode.
         """
-        self._pipe = Pipe(self._start(), self._tools.wake if self._tools else None)
+        self._pipe = Pipe(self._client.start(), self._tools.wake if self._tools else None)
         by = time.monotonic() + STARTING
         self._listen(on_bytes)
         before = next(
@@ -315,8 +460,9 @@ class AcpEngine:
             None,
         )
         try:
+            can = {"fs": {"readTextFile": self._row.reads, "writeTextFile": True}, "terminal": True}
             found = self._call(
-                "initialize", {"protocolVersion": VERSION, "clientCapabilities": {}}, "InitializeResponse", by
+                "initialize", {"protocolVersion": VERSION, "clientCapabilities": can}, "InitializeResponse", by
             )
             if found.protocol_version != VERSION:
                 raise _EndedError(f"it speaks version {found.protocol_version} of the protocol, not {VERSION}")
@@ -468,6 +614,7 @@ class AcpEngine:
         for call in self._tools.arrived() if self._tools is not None and not message else ():
             self._number += 1
             self._events.append(Asked(f"tool-{self._number}", call.name, call.arguments, call=call))
+            self._came.append(call)
         if not message:
             return message
         method, params = message.get("method"), message.get("params")
@@ -491,6 +638,8 @@ class AcpEngine:
             case "tool_call" | "tool_call_update":
                 self._merge(update)
             case "usage_update":
+                if (found := _RESETS.search(json.dumps(update.get("_meta")))) is not None:
+                    self._resets = float(found[1])
                 cost = update.get("cost")
                 if (
                     isinstance(cost, dict)
@@ -517,32 +666,119 @@ class AcpEngine:
             asked = self._asked_of(call)
             asked.number = number
             asked.options = {str(one["kind"]): str(one["optionId"]) for one in reversed(params["options"])}
-            self._seen.add(asked.id)
-        elif method == "fs/write_text_file":
-            self._read("WriteTextFileRequest", params)
-            path = self._relative(str(params["path"]))
-            given = {"path": path, "edits": [{"path": path, "text": str(params["content"])}]}
-            asked = Asked(
-                f"write-{number}", f"{self.prefix}/edit", given, number, writes=(path, str(params["content"]))
-            )
+        elif (wants := self._wants(method, params, number)) is not None:
+            asked, call = wants, {}
         else:
-            self._pipe.refuse(number, _NO_METHOD, f"{method} is not offered")
+            self._for_terminal(method, params, number)
             return
-        if asked.writes is None and self._is_servers(call):
+        if asked.does is None and self._servers_tool(call) is not None:
+            self._let.add(asked.id)
             self._answer(asked, allowed=True)
             return
+        self._seen.add(asked.id)
         same = next((one for one in self._granted if asked.is_same(one)), None)
+        if same is not None and not asked.is_lasting:
+            self._granted.remove(same)
+        if same is None and asked.does is not None:
+            same = next((one for one in self._permitted if asked.is_permitted_by(one)), None)
+            if same is not None:
+                self._permitted.remove(same)
         if same is None:
             self._events.append(asked)
             return
-        if not asked.is_edit:
-            self._granted.remove(same)
+        asked.id = same.id or asked.id
         self._answer(asked, allowed=True)
 
-    def _is_servers(self, call: Mapping[str, Json]) -> bool:
-        """Return whether the agent speaks of a call of a server's tool, which is judged where it comes in.
+    def _wants(self, method: str, params: dict[str, Json], number: Json) -> Asked | None:
+        """Return what the agent wants the runner to do in its place, as a call of the agent's; None where that is nothing of it."""
+        place, client = self._relative(str(params.get("path", ""))), self._client
+        given: dict[str, Json] = {"path": place}
+        match method:
+            case "fs/read_text_file":
+                wanted = self._read("ReadTextFileRequest", params)
+                name, kind = "read", "read"
 
-        Its model may choose a title: the arguments have to be that tool's, too.
+                def does() -> Json:
+                    return {"content": _part(client.read(place), wanted.line, wanted.limit)}
+
+            case "fs/write_text_file":
+                text = str(self._read("WriteTextFileRequest", params).content)
+                name, kind = "write", "edit"
+                given["edits"] = [{"path": place, "text": text}]
+
+                def does() -> Json:
+                    client.write(place, text)
+                    return {}
+
+            case "terminal/create":
+                wanted = self._read("CreateTerminalRequest", params)
+                folder, limit = self._relative(wanted.cwd or self._cwd), wanted.output_byte_limit
+                most = _MOST_KEPT if limit is None else max(0, min(limit, _MOST_KEPT))
+                name, kind = "terminal", "execute"
+                given = {"command": aliases.line_of(params)} | ({"path": folder} if folder != "." else {})
+
+                def does() -> Json:
+                    return self._run(asked, folder, most)
+
+            case _:
+                return None
+        asked = Asked(f"{name}-{number}", f"{self.prefix}/{kind}", self._plain(given), number, does=does)
+        self._seen.update(key for key, call in self._calls.items() if asked.is_part_of(self._asked_of(call)))
+        return asked
+
+    def _run(self, asked: Asked, folder: str, most: int) -> Json:
+        """Start a command for the agent; return what it asks about that by.
+
+        Raises:
+            EngineError: it does not start.
+        """
+        assert self._pipe is not None
+        if sum(one.ended is None for one in self._terminals.values()) >= _MOST_TERMINALS:
+            raise EngineError(f"there are {_MOST_TERMINALS} commands at once at most", "", "")
+        # The line that was judged, and so not the request's own.
+        made = Terminal(self._client.run(str(asked.arguments["command"]), folder), asked.id, most)
+        name, fd, beside = f"terminal-{asked.number}", made.session.stdout.fileno(), self._pipe.beside
+
+        def take() -> None:
+            if made.take():
+                del beside[fd]
+                self._tell_end(made)
+
+        self._terminals[name], beside[fd] = made, take
+        return {"terminalId": name}
+
+    def _tell_end(self, terminal: Terminal) -> None:
+        assert self._pipe is not None
+        for number in terminal.waits:
+            self._pipe.reply(number, terminal.status)
+        terminal.waits.clear()
+
+    def _for_terminal(self, method: str, params: dict[str, Json], number: Json) -> None:
+        """Answer what the agent asks about a command of its own."""
+        assert self._pipe is not None
+        found = self._terminals.get(str(params.get("terminalId")))
+        if not method.startswith("terminal/") or found is None:
+            code = _NO_FILE if method.startswith("terminal/") else _NO_METHOD
+            return self._pipe.refuse(number, code, f"{method} is not offered, or there is no such terminal")
+        match method:
+            case "terminal/output":
+                said: dict[str, Json] = {"output": found.text, "truncated": found.is_cut}
+                return self._pipe.reply(number, said | ({"exitStatus": found.status} if found.ended else {}))
+            case "terminal/wait_for_exit" if found.ended is None:
+                return found.waits.append(number)
+            case "terminal/wait_for_exit":
+                return self._pipe.reply(number, found.status)
+            case "terminal/kill" | "terminal/release":
+                self._pipe.beside.pop(found.session.stdout.fileno() if found.ended is None else -1, None)
+                found.end()
+                self._tell_end(found)
+                return self._pipe.reply(number, {})
+        return self._pipe.refuse(number, _NO_METHOD, f"{method} is not offered")
+
+    def _servers_tool(self, call: Mapping[str, Json]) -> tuple[str, dict[str, Json]] | None:
+        """Return which server's tool the agent seems to call, and with what; such a call is judged where it comes in.
+
+        A model can choose these words for another call: `_has_come` finds that out.
         """
         raw, meta = call.get("rawInput"), call.get("_meta")
         given = raw if isinstance(raw, dict) else {}
@@ -553,12 +789,35 @@ class AcpEngine:
                 server,
                 tool,
             ):
-                return True
+                return name, given.get("arguments") or {}
             titles = (tool, f"{server} {tool}", f"mcp {server} {tool}", f"{tool} ({server} MCP Server)")
             is_named = call.get("kind") == "other" and not said.isdisjoint(map(_letters, titles))
             if is_named and given.keys() <= spec.parameters.get("properties", {}).keys():
+                return name, given
+        return None
+
+    def _has_come(self, name: str, given: dict[str, Json]) -> bool:
+        """Return whether a call of this server's tool came in, which is then no other's."""
+        for one in self._came:
+            if one.name == name and all(one.arguments.get(key, value) == value for key, value in given.items()):
+                self._came.remove(one)
                 return True
         return False
+
+    def _is_own(self, key: str, call: Mapping[str, Json], over: Collection[str]) -> bool:
+        """Return whether the agent made a call by itself, and the loop does not know it yet.
+
+        One that seems to be of a server's tool is its own if it is over, and did not come in.
+        """
+        if key in self._seen:
+            return False
+        found = self._servers_tool(call)
+        if found is None:
+            return call.get("status") in over
+        is_over = call.get("status") in _DONE or (self._prompt is None and key in self._let)
+        if is_over and self._has_come(*found):
+            self._seen.add(key)
+        return is_over and key not in self._seen
 
     def _asked_of(self, call: Mapping[str, Json]) -> Asked:
         """Return one of the agent's calls as the loop judges it: its paths, its command or address, and the bytes that it writes."""
@@ -599,13 +858,7 @@ class AcpEngine:
         )
 
     def _relative(self, path: str) -> str:
-        """Return a path from the workspace's top, where it is below it, however it is spelled."""
-        if path.startswith("/"):
-            path = "/" + os.path.normpath(path).lstrip("/")
-        for root in (self._cwd, self._plain(self._cwd)):
-            if path == root or path.startswith(f"{root}/"):
-                return os.path.normpath(path[len(root) :].lstrip("/") or ".")
-        return path if path.startswith("/") else os.path.normpath(path)
+        return relative(path, (self._cwd, self._plain(self._cwd)))
 
     def _give(self, call: ToolCall, last: object) -> None:
         """Give the call of a server's tool its result, which the loop has."""
@@ -617,17 +870,21 @@ class AcpEngine:
         """Answer what the agent asks; return whether it may do it."""
         assert self._pipe is not None
         self._asked = None
-        if asked.writes is not None:
+        if asked.does is not None:
             if not allowed:
-                self._pipe.refuse(asked.number, -32603, "it is not allowed; do not try it again")
+                self._pipe.refuse(asked.number, _NOT_DONE, "it is not allowed; do not try it again")
                 return False
             try:
-                self._write(*asked.writes)
-            except EngineError as error:
-                self._pipe.refuse(asked.number, -32603, error.what)
+                self._pipe.reply(asked.number, asked.does())
+            except FileNotFoundError as error:
+                self._pipe.refuse(asked.number, _NO_FILE, f"Resource not found: {error}")
                 return False
-            self._pipe.reply(asked.number, {})
+            except EngineError as error:
+                self._pipe.refuse(asked.number, _NOT_DONE, error.what)
+                return False
             return True
+        if allowed:
+            self._permitted.append(asked)
         option = asked.options.get("allow_once" if allowed else "reject_once")
         outcome = {"outcome": "selected", "optionId": option} if option is not None else {"outcome": "cancelled"}
         self._pipe.reply(asked.number, {"outcome": outcome})
@@ -636,11 +893,9 @@ class AcpEngine:
     # --- what the loop is told ------------------------------------------------------------------------------------------
 
     def _response(self, event: Asked | dict[str, Json]) -> Response:
-        made = [
-            self._asked_of(call)
-            for key, call in self._calls.items()
-            if key not in self._seen and call.get("status") in (*_DONE, "in_progress") and not self._is_servers(call)
-        ]
+        # What it has the runner do may be part of a call that it told of already.
+        over = _DONE if isinstance(event, Asked) and event.does is not None else (*_DONE, "in_progress")
+        made = [self._asked_of(call) for key, call in self._calls.items() if self._is_own(key, call, over)]
         if made:
             self._seen.update(one.id for one in made)
             self._events.appendleft(event)
@@ -653,6 +908,10 @@ class AcpEngine:
             self.close()
             raise limit
         if (error := event.get("error")) is not None:
+            if _LIMIT.search(json.dumps(error)):
+                wait = wait_told(json.dumps(error, ensure_ascii=False), self._client.now())
+                self.close()
+                raise self._limited(self._resets - self._client.now() if wait is None and self._resets else wait)
             said = error.get("message") if isinstance(error, dict) else error
             return self._failed(f"it reports an error: {str(said)[:600]}")
         answer = self._read("PromptResponse", event.get("result") or {})
@@ -677,6 +936,12 @@ class AcpEngine:
                 return self._failed("it was cancelled")
             case other:
                 return self._ended(usage=usage, finish="length", problem=str(other))
+
+    def _limited(self, wait: float | None) -> RateLimitError:
+        """Return the error for an agent that says that it may ask its model no more for now."""
+        wait = None if wait is None else max(0.0, round(wait))
+        hint = "wait a little" if wait is None else f"wait {duration(wait)}"
+        return RateLimitError(f"{self.prefix} is at a limit of its model", self._where, hint, retry_after=wait)
 
     def _goes_on(self, *made: Asked) -> Response:
         """Return calls of an unfinished turn: its end has the cost."""
@@ -736,6 +1001,7 @@ class AcpEngine:
         if pipe is None:
             return ""
         outcome = pipe.session.close(0.5)
+        self._release()
         lines = [line.strip() for line in lines_of(outcome.tail.decode(errors="replace")) if line.strip()]
         said = next((line for line in reversed(lines) if "error" in line.lower()), "".join(lines[-1:]))
         return f" with exit code {outcome.code}" + (f": {said[:300]}" if said else "")
@@ -749,6 +1015,46 @@ def _chunk(update: Mapping[str, Json]) -> str:
     content = update.get("content")
     text = content.get("text") if isinstance(content, dict) else None
     return text if isinstance(text, str) else ""
+
+
+def relative(path: str, roots: Sequence[str]) -> str:
+    """Return a path from the workspace's top, where it is below it, however it is spelled. `roots`: the names of the top."""
+    if path.startswith("/"):
+        path = "/" + os.path.normpath(path).lstrip("/")
+    for root in roots:
+        if path == root or path.startswith(f"{root}/"):
+            return os.path.normpath(path[len(root) :].lstrip("/") or ".")
+    return path if path.startswith("/") else os.path.normpath(path)
+
+
+def wait_told(text: str, now: float) -> float | None:
+    """Return the seconds until a limit ends, as an agent's error says it in one of several ways; None where it does not.
+
+    `now`: in seconds since the epoch; an hour without a zone is one of UTC, as clocks in the sandbox are.
+    """
+    if (found := _RESETS.search(text)) is not None:
+        return float(found[1]) - now
+    if (found := _AFTER.search(text)) is not None:
+        return float(found[2]) / (1000 if found[1] else 1)
+    if (found := _IN.search(text)) is not None:
+        parts = re.findall(r"([\d.]+) ?([a-z])", found[1], re.I)
+        with contextlib.suppress(ValueError):
+            return sum(float(number) * _SECONDS[unit.lower()] for number, unit in parts)
+    if (found := _CLOCK.search(text)) is not None and (found[2] or found[3]):
+        hour = int(found[1]) % 12 + 12 * (found[3].lower() == "pm") if found[3] else int(found[1])
+        with contextlib.suppress(ValueError, OSError):  # no such hour, or no such zone here
+            here = datetime.fromtimestamp(now, ZoneInfo(found[4] or "UTC"))
+            at = here.replace(hour=hour, minute=int(found[2] or 0), second=0, microsecond=0)
+            return (at - here).total_seconds() % 86_400
+    return None
+
+
+def _part(text: str, line: int | None, limit: int | None) -> str:
+    """Return the lines of a text from a number on, of the first one, and so many at most."""
+    if line is None and limit is None:
+        return text
+    start = max(0, (line or 1) - 1)
+    return "".join(with_ends(text)[start : None if limit is None else start + limit])
 
 
 def _letters(title: object) -> str:

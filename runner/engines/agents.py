@@ -36,7 +36,8 @@ class Agent:
     HOME before it starts. In all of them, `{model}` is the model that the engine's name gives, `{endpoint}` the address where it is
     asked, and `{key}` a text in place of the key, which the endpoint adds; a variable, or a line of a file, with one that there
     is not is left out. `speaks`: whose API it expects at the endpoint, a row of `registry.ROWS`; empty where its endpoint cannot be
-    set. `needs`: how it is installed. `passed`, `hosts`: what the trusted branch lets in besides.
+    set. `reads`: whether it is offered to read files by the runner (gemini does not understand
+    that one is missing). `needs`: how it is installed. `passed`, `hosts`: what the trusted branch lets in besides.
     """
 
     command: tuple[str, ...]
@@ -45,6 +46,7 @@ class Agent:
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
     speaks: str = ""
     is_model_needed: bool = False
+    reads: bool = True
     needs: str = ""
     passed: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
@@ -101,6 +103,7 @@ ACP: Final[Mapping[str, Agent]] = {
             '"privacy":{"usageStatisticsEnabled":false},"general":{"disableAutoUpdate":true}}'
         },
         speaks="gemini",
+        reads=False,
         needs="npm install -g @google/gemini-cli",
     ),
     "opencode": Agent(

@@ -96,7 +96,8 @@ def open_agent(
         outside = stack.enter_context(toolbox.open_server_tools(run, answered))
         place.tools = Tools({name: _spec(name, tool) for name, tool in outside.items()})
         stack.callback(place.tools.close)
-        engine = _acp(place, tools)
+        until = time.monotonic() + run.timeout
+        engine = AcpEngine(name, row, Client(place, tools), until=until, meter=place.meter, tools=place.tools)
         stack.callback(engine.close)
         tools |= outside | {one.contract.name: one for one in (AgentCall.of(engine, kind) for kind in KINDS)}
         yield engine, tools, AgentGate(Calls.of(run), toolbox.judge_of(run), engine), place.meter
@@ -235,32 +236,65 @@ class Place:
         }
 
 
-def _acp(place: Place, tools: Mapping[str, Tool]) -> AcpEngine:
-    run, session, work = place.run, place.run.workspace, place.run.workspace.space.work
-    alias = WorkspaceAlias(work, session.sandbox.place.inside(work))
+@dataclass(slots=True)
+class Client:
+    """What an agent over ACP has the runner do: files and commands, by the tools that a model has. See `acp.Client`."""
 
-    def start() -> Session:
-        environment = place.environment()
-        command = session.command(place.argv, environment, timeout=None, network=place.network)
-        return session.sandbox.open(command)
+    place: Place
+    tools: Mapping[str, Tool]
 
-    def write(path: str, text: str) -> None:
+    @property
+    def cwd(self) -> str:
+        """The workspace as the agent sees it."""
+        return str(self._alias.path)
+
+    @property
+    def _alias(self) -> WorkspaceAlias:
+        session = self.place.run.workspace
+        return WorkspaceAlias(session.space.work, session.sandbox.place.inside(session.space.work))
+
+    def plain(self, value: Any) -> Any:
+        """Take the workspace's path out of JSON."""
+        return self._alias.hide(value)
+
+    def now(self) -> float:
+        """Return the time, in seconds since the epoch."""
+        return self.place.run.project.env.now()
+
+    def start(self) -> Session:
+        """Start the agent, in the sandbox."""
+        session, environment = self.place.run.workspace, self.place.environment()
+        return session.sandbox.open(
+            session.command(self.place.argv, environment, timeout=None, network=self.place.network)
+        )
+
+    def read(self, path: str) -> str:
+        """Return a file's text."""
+        opened = self.tools["finish"]
+        assert isinstance(opened, toolbox.LoopTool)
         try:
-            tools["write_file"].call({"path": path, "content": text})
+            text = opened.opened.text(path)
+        except ToolError as error:
+            raise EngineError(str(error), path, "") from error
+        if text is None:
+            raise FileNotFoundError(path)
+        return text
+
+    def write(self, path: str, text: str) -> None:
+        """Write a file."""
+        try:
+            self.tools["write_file"].call({"path": path, "content": text})
         except ToolError as error:
             raise EngineError(str(error), path, "") from error
 
-    return AcpEngine(
-        place.name,
-        place.row,
-        start=start,
-        cwd=str(alias.path),
-        plain=alias.hide,
-        write=write,
-        until=time.monotonic() + run.timeout,
-        meter=place.meter,
-        tools=place.tools,
-    )
+    def run(self, command: str, folder: str) -> Session:
+        """Start a line of the shell in a folder of the workspace."""
+        opened = self.tools["finish"]
+        assert isinstance(opened, toolbox.LoopTool)
+        try:
+            return opened.opened.start(command, folder)
+        except ToolError as error:
+            raise EngineError(str(error), command[:100], "") from error
 
 
 def _spec(name: str, tool: Tool) -> ToolSpec:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from runner.lines import lines_of
+from runner.sandbox import Session
 from runner.tools import Contract, Effect, Tool, ToolError, patch, registry
 from runner.tools.commands import Commands, bounded
 from runner.tools.files import FileWorker, Ripgrep
@@ -430,6 +431,20 @@ class AgentTools:
             ToolError: there is no such file.
         """
         return self._files.ask("digest_file", {"path": path}, FILES_TIMEOUT)
+
+    def text(self, path: str) -> str | None:
+        """Return the whole text of a file in the workspace; None where there is none.
+
+        Raises:
+            ToolError: it is no text, or too large.
+        """
+        found: str | None = self._files.ask("text_of", {"path": path}, FILES_TIMEOUT)["text"]
+        return found
+
+    def start(self, line: str, folder: str) -> Session:
+        """Start a line of the shell in a folder of the workspace. All of its output is on its stdout."""
+        words = ("sh", "-c", 'cd -- "$1" && exec "$0" -c "$2" 2>&1', self._shell, folder, line)
+        return self._commands.open(words)
 
     def _all(self) -> list[BoundTool]:
         v, files = registry, self._file

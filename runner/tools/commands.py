@@ -176,8 +176,16 @@ class Commands:
         """Run a command that only reads, and pass its output on as it comes; an exception of `take` ends it."""
         return self.sandbox.run(self._command(argv, timeout, None, writes=False)[1], take)
 
+    def open(self, argv: tuple[str, ...]) -> Session:
+        """Start a command, and leave its pipes to the caller.
+
+        Raises:
+            ToolError: the arguments cannot be a command's.
+        """
+        return self.sandbox.open(self._command(argv, None, None, writes=True)[1])
+
     def _command(
-        self, argv: tuple[str, ...], timeout: float, env: Mapping[str, str] | None, writes: bool
+        self, argv: tuple[str, ...], timeout: float | None, env: Mapping[str, str] | None, writes: bool
     ) -> tuple[tuple[str, ...], Command]:
         if self.sandbox.name == "host":
             argv = tuple(self.alias.show(word) for word in argv)

@@ -782,6 +782,18 @@ def digest_file(root: Root, path: str) -> dict[str, Any]:
             return {"path": place.path, "digest": f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"}
 
 
+def text_of(root: Root, path: str) -> dict[str, Any]:
+    """Return the whole text of a file, as its bytes are; null where there is none."""
+    with root.walk(path, writing=False) as place:
+        if place.mode is None:
+            return {"text": None}
+        data, shown = _read(place, root), place.path
+    try:
+        return {"text": data.decode()}
+    except UnicodeDecodeError:
+        raise RefusedError(f"{shown} is not UTF-8 text") from None
+
+
 def remember(root: Root, text: str, name: str | None = None) -> dict[str, Any]:
     """Write a fact of its own file; a name that was not given is made of the first words, and never takes another's."""
     chosen = name or "-".join(re.findall(r"[a-z0-9]+", text.casefold())[:6])[:48].strip("-") or "fact"
@@ -827,7 +839,7 @@ CALLS: dict[str, Callable[..., dict[str, Any]]] = {
     call.__name__: call
     for call in (
         *(read_file, write_file, edit_file, apply_patch, list_files, search_text),
-        *(check_paths, digest_file, remember, recall),
+        *(check_paths, digest_file, text_of, remember, recall),
     )
 }
 

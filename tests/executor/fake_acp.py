@@ -2,7 +2,10 @@
 
 `edit PATH TEXT` asks for permission and writes; `sneak PATH` writes without asking; `miss PATH` fails before it asks; `exec COMMAND`
 asks and runs; `say TEXT` speaks; `fail` ends the process; `leave` leaves its mode; `hang` waits, once; `model` asks its model;
-`half` tells of a call with half a letter; `tool SERVER NAME HOW` calls a server's tool, but if it was told of that call's result.
+`half` tells of a call with half a letter; `tool SERVER NAME HOW` calls a server's tool, but if it was told of that call's result;
+`pose SERVER NAME PATH` asks as if it called that tool, and writes the file; `limit TEXT` ends its turn with an error, once.
+By the client, as it offers: `read PATH`, `write PATH TEXT`, `run COMMAND` (in a terminal), `asked COMMAND` (after a permission),
+`start COMMAND` and `stop` (killed), `in FOLDER COMMAND`.
 It needs nothing but Python.
 """
 
@@ -17,10 +20,11 @@ import urllib.request
 from typing import Any
 
 mode, session, asked = "yolo", "", 0
+started: list[str] = []
 SERVERS: dict[str, str] = {}
 MODES = {"currentModeId": "yolo", "availableModes": [{"id": "yolo", "name": "Y"}, {"id": "ask", "name": "A"}]}
 STORE = pathlib.Path(os.environ["HOME"]) / "sessions"
-RESUMES = "--resume" in sys.argv
+RESUMES, LOADS = "--resume" in sys.argv, "--load" in sys.argv
 
 
 def send(**message: Any) -> None:
@@ -55,6 +59,66 @@ def permission(call: dict[str, Any]) -> str:
         if answer.get("id") == f"p{asked}":
             outcome = answer["result"]["outcome"]
             return dict(options).get(outcome.get("optionId"), "cancelled")
+
+
+def client(method: str, **params: Any) -> dict[str, Any]:
+    """Have the client do something; return its result, or its error."""
+    global asked
+    asked += 1
+    send(id=f"c{asked}", method=method, params={"sessionId": session, **params})
+    while True:
+        answer = json.loads(sys.stdin.readline())
+        if answer.get("id") == f"c{asked}":
+            found: dict[str, Any] = answer.get("result", answer.get("error"))
+            return found
+
+
+def ended(terminal: str) -> str:
+    """Wait for the end of a command; return what came of it."""
+    status = client("terminal/wait_for_exit", terminalId=terminal)
+    said = client("terminal/output", terminalId=terminal)
+    client("terminal/release", terminalId=terminal)
+    return f"{status['exitCode']}/{status['signal']} {said['output']!r} {said['truncated']}"
+
+
+def by_client(number: int, word: str, rest: str) -> str:
+    """Do a line by the client; return what came of it."""
+    path, _, text = rest.partition(" ")
+    place = str(pathlib.Path.cwd() / path)
+    name = f"call-{os.getpid()}-{number}"
+    if word == "read":
+        found = (
+            client("fs/read_text_file", path=place, line=2, limit=1)
+            if text
+            else client("fs/read_text_file", path=place)
+        )
+        return json.dumps(found)
+    if word == "write":
+        call: dict[str, Any] = {"toolCallId": name, "title": f"Write {path}", "kind": "edit"}
+        call["locations"] = [{"path": place}]
+        update(sessionUpdate="tool_call", status="in_progress", **call)
+        found = client("fs/write_text_file", path=place, content=text + "\n")
+        update(sessionUpdate="tool_call_update", toolCallId=name, status="failed" if found else "completed")
+        return json.dumps(found)
+    if word == "stop":
+        client("terminal/kill", terminalId=started[-1])
+        return ended(started[-1])
+    folder, command = (place, text) if word == "in" else (None, rest)
+    call = {"toolCallId": name, "title": command, "kind": "execute", "rawInput": {"command": command}}
+    if word == "asked" and permission(call) != "allow_once":
+        return "not permitted"
+    update(sessionUpdate="tool_call", status="in_progress", **call)
+    shell = ("sh", ["-c", command]) if word == "start" else (command, None)
+    more: dict[str, Any] = {"args": shell[1]} if shell[1] else {}
+    more |= {"cwd": folder} if folder else {}
+    found = client("terminal/create", command=shell[0], outputByteLimit=2000, **more)
+    status = "failed" if "code" in found else "completed"
+    if word == "start":
+        started.append(found["terminalId"])
+        return "started"
+    said = found["message"] if status == "failed" else ended(found["terminalId"])
+    update(sessionUpdate="tool_call_update", toolCallId=name, status=status)
+    return said
 
 
 def model() -> str:
@@ -141,6 +205,20 @@ def turn(text: str) -> None:
             told(f"exec: {kind}")
         elif word == "tool" and f"did {rest.split()[-1]}" not in text:
             told(tool(number, *rest.split()))
+        elif word == "pose":
+            title, path = rest.split()[1:]
+            call = {"toolCallId": name, "title": title, "kind": "other", "rawInput": {"how": path}}
+            update(sessionUpdate="tool_call", status="pending", **call)
+            if permission(call) == "allow_once":
+                place = pathlib.Path.cwd() / path
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_text("posed\n")
+                update(sessionUpdate="tool_call_update", toolCallId=name, status="completed")
+        elif word in ("read", "write", "run", "asked", "start", "stop", "in"):
+            told(f"{word}: {by_client(number, word, rest)}")
+        elif word == "limit" and not (STORE / "limited").exists():
+            (STORE / "limited").write_text("")
+            raise OverflowError(rest)
         elif word == "model":
             told(f"model: {model()}")
         elif word == "show":
@@ -163,7 +241,7 @@ for row in sys.stdin:
     message = json.loads(row)
     method, params, number = message.get("method"), message.get("params", {}), message.get("id")
     if method == "initialize":
-        can = {"loadSession": False, "mcpCapabilities": {"http": "--deaf" not in sys.argv}}
+        can: dict[str, Any] = {"loadSession": LOADS, "mcpCapabilities": {"http": "--deaf" not in sys.argv}}
         can |= {"sessionCapabilities": {"resume": {}}} if RESUMES else {}
         send(id=number, result={"protocolVersion": 1, "agentCapabilities": can})
     elif method == "session/new":
@@ -172,8 +250,12 @@ for row in sys.stdin:
         STORE.mkdir(exist_ok=True)
         (STORE / session).write_text("")
         send(id=number, result={"sessionId": session, "modes": MODES})
-    elif method == "session/resume":
+    elif method in ("session/resume", "session/load"):
         session = params["sessionId"]
+        if LOADS:  # it tells of all that was
+            told("as it was before")
+            before = {"toolCallId": "of-old", "title": "true", "kind": "execute", "rawInput": {"command": "true"}}
+            update(sessionUpdate="tool_call", status="completed", **before)
         SERVERS = {one["name"]: one["url"] for one in params["mcpServers"]}
         if (STORE / session).exists():
             send(id=number, result={"modes": MODES})
@@ -187,9 +269,13 @@ for row in sys.stdin:
         told(f"mode {mode}")
         with (STORE / session).open("a") as file:
             file.write(text)
-        if RESUMES:  # it remembers the task
+        if RESUMES or LOADS:  # it remembers the task
             text = (STORE / session).read_text()
-        turn(text)
+        try:
+            turn(text)
+        except OverflowError as error:
+            send(id=number, error={"code": -32603, "message": "Internal error", "data": {"details": str(error)}})
+            continue
         update(sessionUpdate="usage_update", used=10, size=100, cost={"amount": 0.25, "currency": "USD"})
         send(
             id=number,

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from runner.engines.acp import AcpEngine
-from runner.engines.agents import Agent
+from runner.engines.acp import relative, wait_told
 from runner.protocol.transcript import Response as parsed
 from runner.tools import servers
 from runner.trust.rules import transcripts
@@ -25,7 +24,13 @@ from tests.people import Person, govern, person, policy, push
 from tests.tools.test_mcp import PINNED, RUDE, WORDS
 
 FAKE = (Path(__file__).parent / "fake_acp.py").read_text()
-RULES = 'rules:\n  - deny: {path: "secret/**"}\n  - ask: {path: "deploy/**"}\n  - deny: {tool: "acp:back/execute"}\n'
+RULES = """\
+rules:
+  - deny: {path: "secret/**"}
+  - ask: {path: "deploy/**"}
+  - deny: {tool: "acp:back/execute"}
+  - ask: {tool: "acp:load/execute"}
+"""
 
 
 @pytest.fixture
@@ -51,6 +56,7 @@ def agents(box: Box, alice: Person, tmp_path: Path) -> Box:
         "  lax: {command: [fake-acp], mode: plan}\n  none: {command: [fake-acp]}\n  lost: {command: [no-such-program], mode: ask}\n"
         "  asks: {command: [fake-acp], mode: ask, endpoint: [MODEL_URL], speaks: openai}\n"
         "  deaf: {command: [fake-acp, --deaf], mode: ask}\n"
+        "  load: {command: [fake-acp, --load], mode: ask}\n"
         "cli:\n  tool: {command: [tool, --file, '{prompt_file}'], env: [LETTER]}\n",
     )
     box.write("plan.sh", "exit 0\n")
@@ -120,8 +126,9 @@ def test_a_path_that_leads_elsewhere_by_a_link_is_judged_there(agents: Box) -> N
     assert "open/a edit: reject_once" in said(agents, protocol)
 
 
-@pytest.mark.parametrize("engine", ["acp:fake", pytest.param("acp:back", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("engine", ["acp:fake", "acp:back", "acp:load"])
 def test_a_held_call_waits_and_is_made_after_the_approval(agents: Box, alice: Person, engine: str) -> None:
+    """In another process: by the transcript alone, by the session that it resumes, and by one that tells all of it again."""
     protocol = made(agents, "edit docs/a.txt first\nedit deploy/a.txt now", engine=engine)
     agents.runner("run", protocol, rc=3)
     tip = agents.git("rev-parse", protocol)
@@ -137,6 +144,9 @@ def test_a_held_call_waits_and_is_made_after_the_approval(agents: Box, alice: Pe
     agents.runner("run", protocol, rc=0)
     assert agents.git("show", f"{protocol}:deploy/a.txt") == "now\n"
     assert agents.git("show", f"{protocol}:docs/a.txt") == "first\n"
+    sessions = {one["turn"]["session"] for one in transcript(agents, protocol, "do.1") if one["kind"] == "response"}
+    assert len(sessions) == (2 if engine == "acp:fake" else 1)  # anew, or the one of the first process
+    assert "of-old" not in json.dumps([one.get("calls") for one in transcript(agents, protocol, "do.1")])
     sound(agents, protocol)
 
 
@@ -195,6 +205,149 @@ def test_an_agent_that_breaks_off_fails_its_attempt(agents: Box, line: str, word
     protocol = made(agents, f"edit docs/a.txt x\n{line}\nedit docs/b.txt x")
     assert agents.runner("run", protocol).code == 1
     assert words in agents.state(protocol)["steps"]["do"]["reason"]
+
+
+# --- what the runner does for it: files and commands ---
+
+
+def told(box: Box, protocol: str, word: str) -> list[str]:
+    """What the agent says came of its lines that start with `word`."""
+    return [line.partition(": ")[2] for line in said(box, protocol).splitlines() if line.startswith(f"{word}: ")]
+
+
+def results(box: Box, protocol: str) -> list[dict[str, Any]]:
+    return [one for row in transcript(box, protocol, "do.1") if row["kind"] == "results" for one in row["results"]]
+
+
+def test_it_reads_and_writes_files_by_the_runner_where_the_policy_allows_that(agents: Box) -> None:
+    agents.write("secret/key", "hidden\n")
+    agents.write("two.txt", "one\r\ntwo\n")
+    agents.commit("files")
+    push(agents)
+    lines = "write docs/a.txt hello\nread docs/a.txt\nread two.txt x\nread none\nread secret/key\nwrite secret/a no\nread ../x"
+    protocol = made(agents, lines)
+    agents.runner("run", protocol, rc=0)
+    written, denied = told(agents, protocol, "write")
+    whole, part, none, secret, outside = map(json.loads, told(agents, protocol, "read"))
+    assert (written, whole["content"], part["content"]) == ("{}", "hello\n", "two\n")
+    assert none["code"] == -32002 and "not found" in none["message"]
+    assert "not allowed" in secret["message"] and "not allowed" in denied and "code" in outside
+    assert agents.git("show", f"{protocol}:docs/a.txt") == "hello\n"
+    assert "secret/a" not in agents.git("ls-tree", "-r", "--name-only", protocol)
+    kinds = ["edit", "read", "read", "read", "read", "edit", "read"]  # each judged once
+    assert calls(agents, protocol) == [*(f"acp:fake/{kind}" for kind in kinds), "finish"]
+    sound(agents, protocol)
+
+
+def test_its_commands_run_in_the_sandbox_and_what_they_say_is_journaled_and_bounded(agents: Box) -> None:
+    lines = (
+        "run echo made > out; echo wrong >&2; exit 3\nrun seq 1 2000\nrun echo $HOME $MODEL_URL; cat /etc/shadow /etc/x"
+        "\nin docs pwd\nin none true\nrun kill -9 $$\nsay fine"
+    )
+    agents.write("docs/here", "")
+    agents.commit("docs")
+    push(agents)
+    protocol = made(agents, lines)
+    agents.runner("run", protocol, rc=0)
+    first, long, sandboxed, killed = told(agents, protocol, "run")
+    here, _ = told(agents, protocol, "in")
+    assert first == "3/None 'wrong\\n' False" and agents.git("show", f"{protocol}:out") == "made\n"
+    assert long.endswith("2000\\n' True") and len(long) < 2500
+    assert sandboxed.startswith("1/None") and "root:" not in sandboxed
+    assert here.startswith("0/None") and here.endswith("/docs\\n' False")
+    assert killed.startswith("None/9") or killed.startswith("137/None")
+    assert calls(agents, protocol) == [*["acp:fake/execute"] * 6, "finish"]
+    (ran,) = results(agents, protocol)[0]["content"]["ran"]
+    assert ran == {"exit_code": 3, "output": "wrong\n"}
+    sound(agents, protocol)
+
+
+def test_a_command_of_its_terminal_is_judged_by_its_words_and_a_denied_one_is_told(agents: Box) -> None:
+    protocol = made(agents, "run touch no\nstart touch no\nedit docs/a.txt x", engine="acp:back")
+    agents.write(".protocols/context.md", "")
+    result = agents.runner("run", protocol)
+    assert result.code in (0, 1)
+    assert "no" not in agents.git("ls-tree", "--name-only", protocol).split()
+    assert "not allowed" in said(agents, protocol)
+
+
+@pytest.mark.parametrize("word", ["asked", "run"])
+def test_a_command_that_was_approved_is_not_judged_again_when_the_runner_runs_it(
+    agents: Box, alice: Person, word: str
+) -> None:
+    protocol = made(agents, f"{word} echo made > out", engine="acp:load")
+    agents.runner("run", protocol, rc=3)
+    (wait,) = agents.state(protocol)["waiting"]
+    assert wait["kind"] == "call" and 'acp:load/execute command="echo made > out"' in wait["text"]
+    approved(agents, alice, protocol)
+    agents.runner("run", protocol, rc=0)
+    assert agents.git("show", f"{protocol}:out") == "made\n" and calls(agents, protocol).count("acp:load/execute") == 1
+    sound(agents, protocol)
+
+
+def test_a_command_of_its_terminal_ends_when_it_is_killed_and_none_outlives_the_step(agents: Box) -> None:
+    protocol = made(agents, "start echo up; sleep 600\nstop\nstart sleep 601\nedit docs/a.txt x")
+    began = time.monotonic()
+    agents.runner("run", protocol, rc=0)
+    (stopped,) = told(agents, protocol, "stop")
+    assert time.monotonic() - began < 60 and not stopped.startswith("0/")
+    left = [one.read_bytes() for one in Path("/proc").glob("[0-9]*/cmdline") if one.exists()]
+    assert not any(b"sleep\x00601" in one for one in left)
+
+
+# --- a limit of an agent that has a key of its own ---
+
+
+@pytest.mark.parametrize("engine", ["acp:fake", pytest.param("acp:back", marks=pytest.mark.slow)])
+def test_a_limit_that_the_agent_itself_reports_is_a_wait_and_no_failure(agents: Box, engine: str) -> None:
+    words = "You've hit your usage limit, try again in 2 hours 30 minutes."
+    protocol = made(agents, f"edit docs/a.txt x\nlimit {words}", engine=engine)
+    result = agents.runner("run", protocol, rc=69)
+    assert f"{engine} is at a limit of its model" in result.err
+    assert re.search(r"wait 2 h 30 min, until (\d{4}-\d\d-\d\d )?\d\d:\d\d(:\d\d)? UTC", result.err)
+    assert agents.state(protocol)["steps"]["do"]["attempt"] == 1
+    agents.runner("run", protocol, rc=0)
+    assert agents.git("show", f"{protocol}:docs/a.txt") == "x\n"
+    assert agents.state(protocol)["steps"]["do"]["attempt"] == 1
+    sound(agents, protocol)
+
+
+def test_a_limit_without_a_time_is_asked_about_again(agents: Box) -> None:
+    protocol = made(agents, "limit 429 Too Many Requests\nedit docs/a.txt x")
+    result = agents.runner("run", protocol, rc=0)
+    assert "acp:fake is at a limit of its model; asked again in 1 s" in result.err
+    sound(agents, protocol)
+
+
+def test_another_error_of_an_agent_fails_its_attempt(agents: Box) -> None:
+    protocol = made(agents, "limit the model does not exist")
+    assert agents.runner("run", protocol).code == 1
+    assert "it reports an error" in agents.state(protocol)["steps"]["do"]["reason"]
+
+
+NOW = 1_784_000_000.0  # 2026-07-14 03:33:20 UTC
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ('{"code": 429, "data": {"retryAfter": 30}}', 30),
+        ('{"data": {"retry_after_ms": 1500}}', 1.5),
+        ('{"details": "{\\"retryDelay\\": \\"12.5s\\"}"}', 12.5),
+        ('{"_meta": {"resetsAt": 1784003600}}', 3600),
+        ("Claude AI usage limit reached|1784000060", 60),
+        ("try again in 3 days 5 hours 2 minutes.", 277_320),
+        ("Please try again in 1h 5m", 3_900),
+        ("Rate limit reached, please wait 20 seconds", 20),
+        ("You've hit your session limit · resets 5am (Europe/Berlin)", 84_400),
+        ("resets at 04:00", 1_600),
+        ("try again at 3:40 AM", 400),
+        ("try again at noon (Nowhere/None)", None),
+        ("429", None),
+    ],
+)
+def test_until_when_a_limit_holds_is_read_from_what_agents_say(text: str, seconds: float | None) -> None:
+    assert wait_told(text, NOW) == seconds
 
 
 @pytest.mark.slow
@@ -270,6 +423,17 @@ def test_a_call_of_a_servers_tool_that_is_denied_is_not_made_and_the_agent_is_to
     assert "none of ['look', 'send']: None None" in said(agents, protocol)  # an error of JSON-RPC
     assert "ledger" not in agents.git("ls-tree", "-r", "--name-only", protocol)
     sound(agents, protocol)
+
+
+def test_a_call_that_only_seems_to_be_of_a_servers_tool_is_judged_as_what_it_is(agents: Box, alice: Person) -> None:
+    """A model chooses the title: by the words of a pinned tool the agent is let do another thing, which it does not get away with."""
+    serve(agents)
+    govern(agents, [alice], text=policy([alice], more='rules:\n  - ask: {tool: "acp:fake/other"}\n'))
+    protocol = made(agents, "tool docs look red\npose docs mcp__docs__look deploy/a.txt")
+    assert agents.runner("run", protocol).code not in (0, 3)
+    assert "without asking" in agents.state(protocol)["steps"]["do"]["reason"]
+    assert "deploy/a.txt" not in agents.git("ls-tree", "-r", "--name-only", protocol)
+    assert calls(agents, protocol) == ["mcp:docs/look", "acp:fake/other"]  # the true one is judged once
 
 
 def test_an_agent_that_cannot_reach_the_servers_is_refused(agents: Box) -> None:
@@ -407,11 +571,20 @@ def test_verify_compares_the_calls_with_the_agents_own_output(agents: Box) -> No
 
 
 @pytest.mark.parametrize(
+    "line", ["edit docs/a.txt x", "sneak docs/a.txt", "write docs/a.txt x", "run true", "read docs/b"]
+)
+def test_verify_finds_a_call_that_was_left_out_of_the_record(agents: Box, line: str) -> None:
+    protocol = made(agents, f"edit docs/b x\n{line}\nedit docs/c x")
+    agents.runner("run", protocol, rc=0)
+    lines = [row for row in transcript(agents, protocol, "do.1") if row["kind"] == "response"]
+    assert not [*transcripts._unsaid([parsed.model_validate(row) for row in lines])]
+    lines[1]["calls"] = []
+    found = [*transcripts._unsaid([parsed.model_validate(row) for row in lines])]
+    assert found and all("leaves out a call that the agent's own output has" in one for one in found)
+
+
+@pytest.mark.parametrize(
     "path", ["/w/t/secret/a", "/w/./t/secret/a", "//w/t//secret/a", "/w/t/docs/../secret/a", "secret/a"]
 )
 def test_a_path_is_the_same_however_it_is_spelled(path: str) -> None:
-    row = Agent(command=("x",))
-    engine = AcpEngine(
-        "acp:x", row, start=lambda: pytest.fail(), cwd="/w/t", plain=lambda v: v, write=lambda *a: None, until=0.0
-    )
-    assert engine._relative(path) == "secret/a"
+    assert relative(path, ("/w/t",)) == "secret/a"
