@@ -882,7 +882,7 @@ def a_transcript_that_leaves_out_a_call_that_its_agent_made(desk: Desk) -> Made:
     return _by_an_agent(desk, call, update, {"id": 4, "result": {"stopReason": "end_turn"}})
 
 
-def _by_an_agent(desk: Desk, call: dict[str, object], *messages: object) -> Made:
+def _by_an_agent(desk: Desk, call: Mapping[str, object], *messages: object) -> Made:
     """A coding agent's attempt with one recorded call, and what it said."""
     line = "".join(json.dumps(one) + "\n" for one in messages)
     record = {
