@@ -13,6 +13,7 @@ from calendar import timegm
 from dataclasses import fields
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 
 from runner.errors import IntegrityError, MalformedFileError
 from runner.protocol.ids import DIGEST, OID, SLUG, SLUG_LIMIT, is_protocol_id
@@ -162,6 +163,7 @@ _FILE = rf"(?P<text>{_TEXT})(?P<signature>{_SSH}|{_PGP})".encode("ascii")
 _BEGIN = re.compile(rb"^-----BEGIN (SSH|PGP) SIGNATURE-----$", re.MULTILINE)
 
 
+@lru_cache(maxsize=1024)
 def seconds(time: str) -> int:
     """Return the seconds since 1970 of a time in the file's form.
 

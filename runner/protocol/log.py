@@ -92,11 +92,16 @@ def actor(text: str) -> str:
 def _value(value: Json) -> str:
     if isinstance(value, str) and is_bare(value):
         return value
-    return json.dumps(value, sort_keys=True, separators=(", ", ": "), allow_nan=False)
+    return _ENCODER.encode(value)
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(", ", ": "), allow_nan=False)
 
 
 def refuse_unreadable(value: Json, where: str, depth: int = 0) -> None:
     """Refuse a value that could be written and not be read again: half characters, infinity, endless nesting."""
+    if depth <= DEPTH_LIMIT and type(value) is str and value.isascii():  # most are
+        return
     hint = "give it as valid UTF-8 text, finite numbers, and not nested deeper"
     if depth > DEPTH_LIMIT:
         raise UsageError(f"a value that is nested deeper than {DEPTH_LIMIT}", where, hint)
@@ -137,9 +142,9 @@ def render(entry: Entry) -> str:
     return "\n".join(lines) + "\n"
 
 
-def append(log: bytes, entries: Iterable[Entry]) -> bytes:
-    """Return the log with the entries added."""
-    added = "".join(render(entry) + "\n" for entry in entries)
+def append(log: bytes, entries: Iterable[Entry], texts: Iterable[str] | None = None) -> bytes:
+    """Return the log with the entries added. `texts`: what each renders to, where the caller has it."""
+    added = "".join([f"{text}\n" for text in (map(render, entries) if texts is None else texts)])
     return log + added.encode("ascii")
 
 
@@ -307,9 +312,9 @@ def headline(protocol: str, entries: Sequence[Entry]) -> str:
     return f"{protocol}: {about.subject} {says}"
 
 
-def render_message(protocol: str, entries: Sequence[Entry], trusted: str) -> bytes:
-    """Return the commit's message."""
-    body = "\n".join(render(entry) for entry in entries)
+def render_message(protocol: str, entries: Sequence[Entry], trusted: str, texts: Iterable[str] | None = None) -> bytes:
+    """Return the commit's message. `texts`: as for `append`."""
+    body = "\n".join(map(render, entries) if texts is None else texts)
     lines = [
         f"Runner-Protocol: {protocol}",
         f"Runner-Revision: {entries[-1].revision}",

@@ -6,11 +6,12 @@ Sorted keys, two spaces, ASCII, a final newline, so that its diffs read well and
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import field
 from enum import StrEnum
 from itertools import compress
-from operator import is_not
+from json.encoder import encode_basestring_ascii as _text
+from operator import attrgetter, is_not
 from types import NoneType
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -225,7 +226,7 @@ def render(state: State, kept: Rendered | None = None) -> bytes:
         "artifacts": [_plain(artifact) for artifact in state.artifacts],
         "spent": _plain(state.spent),
     }
-    data = json.dumps(plain, indent=2, sort_keys=True).encode("ascii") + b"\n"
+    data = _indented(plain).encode("ascii") + b"\n"
     if not state.steps:
         return data
     # No text holds a newline as it is, so this line is there once.
@@ -243,12 +244,38 @@ def _step(slug: str, step: StepState) -> bytes:
         for key, value in _plain(step).items()
         if (value is not None and value is not False) or key == "result"
     }
-    return ("  " + json.dumps({slug: plain}, indent=2, sort_keys=True)[2:-2].replace("\n", "\n  ")).encode("ascii")
+    return f"    {_text(slug)}: {_indented(plain, chr(10) + '    ')}".encode("ascii")
+
+
+def _indented(value: Json, line: str = "\n") -> str:
+    """Return `json.dumps(value, indent=2, sort_keys=True)`, slow with an indent. `line`: what begins a line there."""
+    kind = type(value)
+    if kind is str:
+        return _text(value)
+    if kind is int:
+        return str(value)
+    if value is None or value is True or value is False:
+        return {None: "null", True: "true", False: "false"}[value]
+    if not value and kind in (dict, list):
+        return "{}" if kind is dict else "[]"
+    inner = f"{line}  "
+    if kind is dict and all(type(key) is str for key in value):
+        rows = [f"{inner}{_text(key)}: {_indented(value[key], inner)}" for key in sorted(value)]
+        return f"{{{','.join(rows)}{line}}}"
+    if kind is list:
+        return f"[{','.join([inner + _indented(item, inner) for item in value])}{line}]"
+    return json.dumps(value, indent=2, sort_keys=True).replace("\n", line)  # fractions; what is no JSON
 
 
 def _plain(value: State | StepState | Wait | Artifact | SpentTotal) -> dict[str, Any]:
     """Return a value's own fields; `asdict` would copy all that is below them, at each transition."""
-    return {name: getattr(value, name) for name in value.__slots__}
+    kind = type(value)
+    if kind not in _getters:
+        _getters[kind] = attrgetter(*kind.__slots__)
+    return dict(zip(kind.__slots__, _getters[kind](value), strict=True))
+
+
+_getters: dict[type, Callable[[object], tuple[Any, ...]]] = {}
 
 
 def load(data: bytes, where: str) -> State:

@@ -204,8 +204,23 @@ def _ahead(git: Git, protocol: str, oids: Sequence[str]) -> Ahead:
     logs, states = ([tree[name].oid for tree in found if name in tree] for name in (paths.LOG, paths.STATE))
     sizes = dict(zip([*logs, *states], git.sizes([*logs, *states]), strict=True))
     small = [oid for oid in dict.fromkeys(logs) if (sizes[oid] or SMALL) < SMALL]
-    read = {oid: data for oid, data in zip(small, git.blobs(small), strict=True) if data is not None}
-    return Ahead(read, {oid for oid in states if sizes[oid] is not None})
+    return Ahead(_logs(git, small, sizes), {oid for oid in states if sizes[oid] is not None})
+
+
+def _logs(git: Git, oids: Sequence[str], sizes: Mapping[str, int | None]) -> dict[str, bytes]:
+    """Return the bytes of logs that are here, given in the order of their commits.
+
+    A log is the start of the next one: what has the id of such a start is not read.
+    """
+    found, last, others = dict[str, bytes](), git.blob(oids[-1]) if oids else None, list[str]()
+    for oid in reversed(oids):
+        start = (last or b"")[: sizes[oid]]
+        if len(start) == sizes[oid] and name_of("blob", start, git.object_format) == oid:
+            found[oid] = start
+        else:
+            others.append(oid)
+    read = zip(others, git.blobs(others), strict=True)
+    return found | {oid: data for oid, data in read if data is not None}
 
 
 def _refuse_missing(git: Git, error: BaseException, oid: str) -> None:
@@ -293,6 +308,8 @@ def take(walk: Walk, commit: Commit, read: Ahead) -> ParsedCommit:
         raw = log.parse_raw(parsed.log, where)
         raw = [entry for entry in raw if entry.revision > known] or raw
     parsed.entries, parsed.raw = [log.entry_of(entry, where) for entry in raw], raw
+    parsed.events = [entry.event for entry in parsed.entries]
+    parsed.texts = [log.render(entry) for entry in parsed.entries]
     if not parsed.entries:
         raise IntegrityError("a transition without an event", where, "run `git show` to see what it changed")
     try:

@@ -224,6 +224,7 @@ class Walk:
     rendered: Rendered = field(default_factory=Rendered)  # what state.json was rendered with
     folder: Folder = field(default_factory=lambda: Folder())  # in the commit before
     digests: dict[str, str] = field(default_factory=dict)  # of the plan files that were read last, by id
+    step_files: tuple[object, dict[str, str]] = (None, {})  # files of a folder, and the name of each step's among them
     transitions: int = 0
     damage: list[Finding] = field(default_factory=list)  # by ordinary commits, not repaired yet
     damaged_by: list[str] = field(default_factory=list)  # the commits whose record is damaged
@@ -409,6 +410,8 @@ class ParsedCommit:
     trailers: log.Trailers | None = None
     log: bytes = b""
     entries: list[Entry] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)  # theirs
+    texts: list[str] = field(default_factory=list)  # what they render to
     raw: list[RawEntry] = field(default_factory=list)  # the same, as the log has them
     before: State | None = None
     after: State | None = None
@@ -424,11 +427,6 @@ class ParsedCommit:
     def record(self) -> dict[str, TreeEntry]:
         """Those of them that are the runner's."""
         return self.folder.record
-
-    @property
-    def events(self) -> list[Event]:
-        """The transition's events, in order."""
-        return [entry.event for entry in self.entries]
 
     @property
     def uses_approvals(self) -> bool:

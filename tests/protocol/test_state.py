@@ -79,6 +79,12 @@ def test_what_was_rendered_before_changes_nothing(found: list[State]) -> None:
     assert [render(state, kept) for state in [*found, *found]] == [render(state) for state in [*found, *found]]
 
 
+@given(states)
+def test_it_is_what_json_writes_with_an_indent_and_sorted_keys(found: State) -> None:
+    data = render(found)
+    assert data == json.dumps(json.loads(data), indent=2, sort_keys=True).encode() + b"\n"
+
+
 def test_what_says_nothing_is_left_out_of_a_step() -> None:
     state = histories.state_with({"a": histories.step_state()})
 

@@ -9,6 +9,7 @@ import pytest
 
 from runner.errors import IntegrityError
 from runner.git import Git
+from runner.git.process import Held
 from runner.protocol import events as ev
 from runner.trust import verify
 from tests.attacks.forge import Forge
@@ -201,3 +202,21 @@ def test_what_is_new_is_checked_as_all_of_it_is(forge: Forge) -> None:
             verify.advance(git, forge.protocol, forge.tip, (start, state))
         with pytest.raises(IntegrityError, match="rewritten"):
             verify.advance(git, forge.protocol, start, (forge.tip, state))
+
+
+def test_a_log_that_starts_another_one_is_not_read(box: Box) -> None:
+    class Counted(Git):
+        asked = 0
+
+        def _answer(self, asked: bytes, reader: Held | None = None) -> tuple[str, str, bytes] | None:
+            self.asked += 1
+            return super()._answer(asked, reader)
+
+    git = Counted.open(box.path)
+    logs = [b"a" * 10 * count for count in range(1, 30)]
+    logs.insert(20, b"another" * 3)  # as after a full log, and where somebody wrote another one
+    oids = [git.write("blob", data) for data in logs]
+    git.settle()
+    assert verify._logs(git, oids, dict(zip(oids, map(len, logs), strict=True))) == dict(zip(oids, logs, strict=True))
+    assert git.asked == 2  # the last, and the one that is no start of it
+    git.close()

@@ -117,7 +117,7 @@ def check_message(walk: Walk, parsed: ParsedCommit) -> Said:
     trailers = parsed.trailers
     if (
         trailers is not None
-        and log.render_message(walk.protocol, parsed.entries, trailers.trusted) != parsed.commit.message
+        and log.render_message(walk.protocol, parsed.entries, trailers.trusted, parsed.texts) != parsed.commit.message
     ):
         yield "", "the commit's message is not that of its entries"
 
@@ -132,7 +132,7 @@ def check_log(walk: Walk, parsed: ParsedCommit) -> Said:
         if kept is None or walk.git.blob(kept.oid) != walk.log:
             yield walk.path(due), "the full log was not kept whole under the next number"
         before = b""
-    if log.append(before, parsed.entries) != parsed.log:
+    if log.append(before, parsed.entries, parsed.texts) != parsed.log:
         goes_on = parsed.log.startswith(before)
         told = (
             "the entries are not written as the runner writes them"
@@ -406,15 +406,19 @@ def _is_merged(walk: Walk, parsed: ParsedCommit, event: ev.StepFinished) -> bool
 
 
 def _step_digest(walk: Walk, files: dict[str, TreeEntry], slug: str) -> str | None:
-    for name, entry in files.items():
-        if name.endswith(f"-{slug}.md") and paths.is_words(name) and name.partition("-")[2] == f"{slug}.md":
-            if entry.oid not in walk.digests:
-                data = walk.git.blob(entry.oid)
-                if data is None:
-                    raise missing(walk.git, name)
-                return digest(data)
-            return walk.digests[entry.oid]
-    return None
+    if walk.step_files[0] is not files:  # a folder in which nothing changed is the very same
+        names = (name for name in files if paths.is_words(name))
+        walk.step_files = files, {name.partition("-")[2]: name for name in reversed([*names])}  # the first of each
+    name = walk.step_files[1].get(f"{slug}.md")
+    if name is None:
+        return None
+    oid = files[name].oid
+    if oid not in walk.digests:
+        data = walk.git.blob(oid)
+        if data is None:
+            raise missing(walk.git, name)
+        return digest(data)
+    return walk.digests[oid]
 
 
 def _files_at(walk: Walk, tip: Commit, oid: str) -> dict[str, TreeEntry] | None:
