@@ -249,6 +249,9 @@ def commit_bytes(tree: str, parents: Sequence[str], author: Ident, committer: Id
 
 
 _LEVEL = 1  # git's own for loose objects: they are packed later
+_LARGE_TREE = (
+    64 * 1024
+)  # bytes; such a tree is stored as it is: most of it are ids, and a third less would take ten times as long
 _THREADS = 4  # that wait for the disk, whose journal serves them all at once; more bring nothing
 
 
@@ -297,7 +300,7 @@ class Loose:
         try:
             self._begun[oid] = temporary
             handle = self._open(folder, temporary)
-            packer = zlib.compressobj(_LEVEL)
+            packer = zlib.compressobj(0 if kind == "tree" and len(data) >= _LARGE_TREE else _LEVEL)
             rest = memoryview(packer.compress(header) + packer.compress(data) + packer.flush())
             while rest:
                 rest = rest[os.write(handle, rest) :]

@@ -207,3 +207,20 @@ def test_a_store_that_cannot_be_written_is_told(box: Box) -> None:
         with pytest.raises(GitError, match="Not a directory") as told:
             git.write("blob", b"no")
         assert "runner doctor" in told.value.hint
+
+
+@pytest.mark.parametrize("object_format", ["sha1", "sha256"])
+def test_a_large_tree_is_stored_as_it_is_and_a_small_one_compressed(tmp_path: Path, object_format: str) -> None:
+    subprocess.run(["git", "init", "-q", f"--object-format={object_format}", "."], cwd=tmp_path, check=True)
+    with Git.open(tmp_path) as git:
+        blob = git.write("blob", b"")
+        for count, is_stored in ((100, False), (3000, True)):
+            tree = git.edit_tree(None, {f"{number:06d}-a-name": TreeEntry(BLOB, blob) for number in range(count)})
+            assert tree is not None
+            git.settle()
+            size = git.sizes([tree])[0]
+            there = (tmp_path / ".git/objects" / tree[:2] / tree[2:]).stat().st_size
+            assert size is not None and (there > size) == is_stored
+    subprocess.run(["git", "fsck", "--full", "--strict"], cwd=tmp_path, check=True)
+    subprocess.run(["git", "gc", "-q"], cwd=tmp_path, check=True)
+    subprocess.run(["git", "cat-file", "-e", f"{tree}^{{tree}}"], cwd=tmp_path, check=True)
