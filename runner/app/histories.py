@@ -61,7 +61,7 @@ def fetch(project: Project, protocols: Iterable[str]) -> bool:
     Raises:
         UnreachableError: it does not answer. IntegrityError: what it has is not taken.
     """
-    from runner.store import partial_clone, publishing
+    from runner.store import objects, publishing
     from runner.store.remote import Mirror
 
     wanted = list(protocols)
@@ -72,7 +72,7 @@ def fetch(project: Project, protocols: Iterable[str]) -> bool:
     if wanted:
         mirror.fetch(*branches.values(), *map(history.ref_of, wanted))
     project.mirror, there = mirror, mirror.refs()
-    partial_clone.install(project)
+    objects.install(project)
     for one in wanted:
         if (theirs := there.get(history.ref_of(one))) is not None:
             publishing.take_history(project, one, theirs, published=there.get(branches[one]))

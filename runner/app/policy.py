@@ -16,7 +16,7 @@ from runner.protocol.policy_file import Effect, Example, PolicyFile
 from runner.protocol.state import read_json
 from runner.store.project import Project
 from runner.store.remote import Mirror
-from runner.tools import ToolError, patch
+from runner.tools import ToolError, files
 from runner.trust import policy
 from runner.trust.policy import Decision, Policy, Subject
 from runner.values import dataclass
@@ -90,7 +90,7 @@ def call(tool: str, arguments: Mapping[str, Any], effects: Effects, effect: Effe
     named: tuple[str, ...] | None = None
     if tool == "apply_patch":
         try:
-            named = tuple(file["path"] for file in patch.parse(str(arguments.get("patch", ""))))
+            named = tuple(file["path"] for file in files.parse(str(arguments.get("patch", ""))))
         except ToolError:
             named = ()
     return policy.call(tool, arguments, effect=effect or effects.get(tool, "external"), paths=named)

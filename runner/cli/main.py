@@ -33,7 +33,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("step", "Advance a protocol by one transition, one commit.", "run:step_command"),
         ("run", "Run the steps until a person is needed."),
         ("watch", "Run protocols whenever they can advance."),
-        ("fleet", "Run all protocols that can advance, several at a time."),
+        ("fleet", "Run all protocols that can advance, several at a time.", "watch:fleet_command"),
     ),
     "See what happened": (
         ("status", "Show which protocols wait, run or failed, and what to type next."),

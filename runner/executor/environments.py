@@ -33,7 +33,7 @@ from runner.lines import few
 from runner.protocol import paths, strict_yaml
 from runner.protocol.ids import digest
 from runner.sandbox import HOME, PROXIES, Place
-from runner.store import packs, worktree
+from runner.store import objects, worktree
 from runner.store.environment import write_atomically
 from runner.store.project import Project
 from runner.store.workspace import Workspace
@@ -487,7 +487,7 @@ def content_shown(project: Project, commit: str) -> dict[str, Path]:
 def _checked_out(project: Project, named: dict[str, str], above: str = "") -> Iterator[tuple[str, Path]]:
     """Yield the folder with the files of each submodule, and of those in it, by path; made once for all protocols."""
     git = project.git
-    env = {"GIT_ALTERNATE_OBJECT_DIRECTORIES": ":".join(map(packs.quoted, _stores(git.common_dir / "modules")))}
+    env = {"GIT_ALTERNATE_OBJECT_DIRECTORIES": ":".join(map(objects.quoted, _stores(git.common_dir / "modules")))}
     for name, commit in named.items():
         path, folder = above + name, shared_folder(project) / f"submodule-{commit}"
         try:

@@ -24,7 +24,7 @@ from runner.protocol.decision import Action, RunStep
 from runner.protocol.events import Entry, Event
 from runner.protocol.plans import Plan
 from runner.protocol.state import State, phrased
-from runner.store import history, locks, partial_clone, protocol_worktree, publishing, snapshot, transaction, worktree
+from runner.store import history, locks, objects, protocol_worktree, publishing, snapshot, transaction, worktree
 from runner.store.environment import read_checkpoint, write_checkpoint
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
@@ -113,7 +113,7 @@ def view(project: Project, protocol: str) -> Snapshot:
     tip = git.ref(project.branch(protocol))
     if tip is None:
         raise branchless(project, protocol)
-    partial_clone.ahead(project, protocol, tip)
+    objects.ahead(project, protocol, tip)
     known = read_checkpoint(project.dirs, protocol)
     if known == tip:
         return _read(project, tip, protocol)
@@ -147,7 +147,7 @@ class Checker:
     def __call__(self, tip: str, since: str | None) -> None:
         """Verify a tip. `since`: an ancestor that is verified already."""
         project, protocol, git = self.project, self.protocol, self.project.git
-        partial_clone.ahead(project, protocol, tip)
+        objects.ahead(project, protocol, tip)
         known = (
             snapshot.read(git, since, protocol).state if since and snapshot.folder_files(git, since, protocol) else None
         )

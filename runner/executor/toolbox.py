@@ -22,7 +22,7 @@ from runner.protocol.config import McpServer, ToolModule
 from runner.sandbox import Command
 from runner.store import workspace
 from runner.store.project import Project
-from runner.tools import Contract, Tool, ToolError, patch, registry, servers
+from runner.tools import Contract, Tool, ToolError, files, registry, servers
 from runner.tools.agent import CORE, WITHOUT_SHELL, AgentTools
 from runner.tools.commands import Commands, WorkspaceAlias
 from runner.tools.python import ProjectPython, PythonTools, ToolModuleError
@@ -428,7 +428,7 @@ def _paths(
         named = [arguments.get("path")]
     if contract.name == "apply_patch":
         try:
-            named = [file["path"] for file in patch.parse(str(arguments.get("patch", "")))]
+            named = [file["path"] for file in files.parse(str(arguments.get("patch", "")))]
         except ToolError:  # it is refused when it is carried out
             named = []
     elif contract.name == "remember":

@@ -11,9 +11,8 @@ What others use is named here; the modules are the package's own.
 """
 
 from runner.git.objects import BLOB, EXECUTABLE, LINK, SUBMODULE, TREE, Commit, Ident, Tree, TreeEntry, split_signature
-from runner.git.process import GitError, TooSlowError, git_error, is_full
+from runner.git.process import GitError, Options, TooSlowError, git_error, is_full
 from runner.git.repository import TIMED_OUT, Git, Worktree
-from runner.git.sealed import Options
 
 __all__ = [
     "BLOB",

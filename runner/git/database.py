@@ -29,8 +29,7 @@ from runner.git.objects import (
     tree_bytes,
     tree_bytes_with,
 )
-from runner.git.process import GitError, Held, PromisedError, git_error, sealed_environment, spawn
-from runner.git.sealed import Location, Sealed
+from runner.git.process import GitError, Held, Location, PromisedError, Sealed, git_error, sealed_environment, spawn
 from runner.lines import lines_of
 from runner.protocol.ids import OID
 

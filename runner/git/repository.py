@@ -19,8 +19,7 @@ from runner import signals
 from runner.errors import ConflictError, UsageError
 from runner.git.database import Database
 from runner.git.objects import Ident
-from runner.git.process import GitError, answer, no_git, personal_environment, spawn
-from runner.git.sealed import DURABLE, last
+from runner.git.process import DURABLE, GitError, answer, last, no_git, personal_environment, spawn
 from runner.lines import lines_of
 from runner.values import dataclass
 

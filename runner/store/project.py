@@ -17,7 +17,7 @@ from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.git import TreeEntry
-    from runner.git.sealed import Location
+    from runner.git.process import Location
     from runner.protocol.config import Config
     from runner.protocol.plans import Plan
     from runner.store.day_budget import Reservation
@@ -80,9 +80,9 @@ class Project:
                 trusted = mirror.look()
             project = cls(git, dirs, env, trusted, dict(options or {}))
             if git.is_partial():
-                from runner.store import partial_clone
+                from runner.store import objects
 
-                partial_clone.install(project)
+                objects.install(project)
             return project
         except BaseException:
             git.close()

@@ -23,7 +23,7 @@ from runner.git import LINK, SUBMODULE, TREE, Git, GitError, Options, TooSlowErr
 from runner.protocol import globs
 from runner.protocol.ids import digest
 from runner.protocol.paths import POLICY, ROOT
-from runner.store import locks, packs, partial_clone, remote, worktree
+from runner.store import locks, objects, remote, worktree
 from runner.store.environment import Environment, StateDir, write_atomically
 from runner.values import dataclass
 
@@ -69,7 +69,7 @@ class Workspace:
     @property
     def objects(self) -> Path:
         """The objects of the commit's own history, which the repository in `work` borrows."""
-        return packs.objects(self.root)
+        return objects.objects(self.root)
 
 
 def place(dirs: StateDir, protocol: str, configured: str | None) -> Workspace:
@@ -180,7 +180,7 @@ def reset(
                 _empty(space)
                 _check_out(git, space, commit, clean=clean)
                 env.say(f"the workspace of {protocol} could not be reset: it was deleted and made again")
-        packs.lend(git, space.root, commit, trusted, env.say)
+        objects.lend(git, space.root, commit, trusted, env.say)
         _make_repository(git, space, commit, protocol, space.work, space.index)
     except OSError as error:
         raise unusable(space, error) from error
@@ -685,7 +685,7 @@ def fetch_missing(git: Git, commit: str, env: Environment) -> None:
     """
     if not git.is_partial():
         return
-    partial_clone.bring_all(git, lambda oids: remote.fetch_objects(git, oids, env), [commit])
+    objects.bring_all(git, lambda oids: remote.fetch_objects(git, oids, env), [commit])
 
 
 def remove(space: Workspace) -> None:

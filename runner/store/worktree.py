@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from runner.errors import InTheWayError, RunnerError, UsageError
-from runner.git import BLOB, EXECUTABLE, LINK, SUBMODULE, Git, GitError, TreeEntry, Worktree, index
+from runner.git import BLOB, EXECUTABLE, LINK, SUBMODULE, Git, GitError, TreeEntry, Worktree, objects
 from runner.git.objects import name_of
 from runner.lines import few
 from runner.store import locks
@@ -186,7 +186,7 @@ class Rewrite:
     git: Git
     tree: Worktree
     copy: Path
-    entries: index.Entries
+    entries: objects.Entries
     files: Mapping[str, os.stat_result]
     new: Mapping[str, str]  # path to object
 
@@ -216,7 +216,7 @@ def _rewrite(git: Git, tree: Worktree, copy: Path, changed: Changes) -> Rewrite 
     ):
         return None
     try:
-        entries = index.entries(copy.read_bytes(), changed, len(git.zero) // 2)
+        entries = objects.entries(copy.read_bytes(), changed, len(git.zero) // 2)
     except (OSError, ValueError):
         return None
     if entries is None:
@@ -683,7 +683,7 @@ def _is_untouched(git: Git, tree: Worktree, folder: str) -> bool:
         changed = git.changed(None, f"{tree.branch}:{folder}")
         committed = {f"{folder}/{path}": entry for path, (_, entry) in changed.items() if entry}
         file = tree.git_dir / "index"
-        listed, when = index.entries(file.read_bytes(), committed, len(git.zero) // 2), file.stat().st_mtime_ns
+        listed, when = objects.entries(file.read_bytes(), committed, len(git.zero) // 2), file.stat().st_mtime_ns
         if listed is None or any(entry != listed.entry(path) for path, entry in committed.items()):
             return False
         left, top = set(committed), f"{tree.path}/"

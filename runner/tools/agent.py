@@ -29,7 +29,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 from runner.lines import lines_of
 from runner.sandbox import Session
-from runner.tools import Contract, Effect, Tool, ToolError, patch, registry
+from runner.tools import Contract, Effect, Tool, ToolError, files, registry
 from runner.tools.commands import Commands, bounded
 from runner.tools.files import FileWorker, Ripgrep
 from runner.tools.registry import Value, contract_of, read_arguments
@@ -470,7 +470,7 @@ class AgentTools:
         )
 
     def _patch(self, given: dict[str, Any]) -> dict[str, Any]:
-        return self._files.ask("apply_patch", {"files": patch.parse(given["patch"])}, FILES_TIMEOUT)
+        return self._files.ask("apply_patch", {"files": files.parse(given["patch"])}, FILES_TIMEOUT)
 
     def _run(self, given: dict[str, Any]) -> dict[str, Any]:
         argv = given["argv"] if "argv" in given else (self._shell, "-c", given["command"])

@@ -16,7 +16,7 @@ import pytest
 
 from runner.app import fleet
 from runner.app.fleet import Ended, Ready
-from runner.cli.fleet import open_turns
+from runner.cli.watch import open_turns
 from runner.store.remote import RATE_WINDOW
 from tests.conftest import Box, clone, command
 from tests.executor.minds import sound
@@ -122,8 +122,8 @@ def quiet(event: str, one: Ready, ended: Ended | None) -> None:
 
 
 def test_what_a_turn_says_again_is_shown_once(box: Box, capsys: pytest.CaptureFixture[str]) -> None:
-    from runner.cli.fleet import _Teller
     from runner.cli.session import Session
+    from runner.cli.watch import _Teller
 
     teller = _Teller(Session(box.path, box.env), False, "4 at a time")
     one = Ready("0001-a", "tip", "run-step", "a", "Add it", 0)

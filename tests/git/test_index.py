@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.git import index
+from runner.git import objects
 from tests.conftest import Box, make_box
 
 NAMES = st.sampled_from(["a", "b.md", "zz", "é", "x y", "n" * 60, "m" * 200])
@@ -18,7 +18,7 @@ PATHS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
 def replaced(box: Box, paths: list[str], at: str = ".git/index") -> None:
     """Give files other content, and the index their objects without git."""
     file, sha256 = box.path / at, box.git("rev-parse", "--show-object-format").strip() == "sha256"
-    entries = index.entries(file.read_bytes(), paths, 32 if sha256 else 20)
+    entries = objects.entries(file.read_bytes(), paths, 32 if sha256 else 20)
     assert entries is not None
     changes = {}
     for path in paths:
@@ -84,7 +84,7 @@ def test_offsets_of_a_large_index_are_left_out(tmp_path: Path, init: tuple[str, 
 )
 def test_what_is_not_plain_is_left_to_git(box: Box, words: tuple[str, ...]) -> None:
     box.git(*words)
-    assert index.entries((box.path / ".git/index").read_bytes(), ["README.md"], 20) is None
+    assert objects.entries((box.path / ".git/index").read_bytes(), ["README.md"], 20) is None
 
 
 @given(st.integers(0, 10_000), st.integers(0, 255))
@@ -94,5 +94,5 @@ def test_a_damaged_index_is_left_to_git(tmp_path_factory: pytest.TempPathFactory
     at %= len(data)
     if data[at] != byte:
         data[at] = byte
-        assert index.entries(bytes(data), ["README.md"], 20) is None
-    assert index.entries(bytes(data[:at]), ["README.md"], 20) is None
+        assert objects.entries(bytes(data), ["README.md"], 20) is None
+    assert objects.entries(bytes(data[:at]), ["README.md"], 20) is None

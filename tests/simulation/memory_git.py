@@ -18,8 +18,7 @@ from typing import Literal, Self, Unpack
 
 from runner.git import BLOB, EXECUTABLE, TREE, Git, GitError, Ident, Options, TreeEntry, Worktree
 from runner.git.objects import commit_bytes, parse_commit, parse_tree, tree_bytes
-from runner.git.process import Held, git_error
-from runner.git.sealed import Location
+from runner.git.process import Held, Location, git_error
 
 ZERO = "0" * 40
 NOBODY = Ident("nobody", "nobody@example.test", 0)

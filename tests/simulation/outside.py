@@ -274,7 +274,7 @@ def laid(world: World) -> Iterator[None]:
         mock.patch("runner.tools.files.exchange", exchange),
         mock.patch("runner.tools.python.exchange", exchange),
         mock.patch("runner.executor.workspace_session.toolchains", lambda path, home, known=(): ()),
-        mock.patch("runner.store.packs.lend", lambda *_: None),  # no git runs in these workspaces
+        mock.patch("runner.store.objects.lend", lambda *_: None),  # no git runs in these workspaces
         mock.patch("runner.executor.workspace_session.end_all", lambda word: 0),
         mock.patch("runner.store.locks.fcntl", Locks(world)),
         mock.patch.object(Mirror, "push", _watched(world, Mirror.push)),

@@ -207,7 +207,7 @@ def test_a_workspace_is_made_and_looked_through_as_git_does(
     both: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "runner.store.packs.lend", lambda *_: None
+        "runner.store.objects.lend", lambda *_: None
     )  # what of the repository's objects it has is git's alone
     env = both.mirrors[0][0].env
 

@@ -9,7 +9,7 @@ import pytest
 
 from runner.git import Git
 from runner.sandbox import Bubblewrap
-from runner.store import packs
+from runner.store import objects
 from tests.conftest import Box, command, make_box
 
 LOOK = {
@@ -98,7 +98,7 @@ def objects_of(box: Box, name: str) -> set[str]:
 def lend(box: Box, name: str, commit: str, trusted: str | None = None) -> set[str]:
     """Return the objects that the workspace `name` has once it was lent those of `commit`."""
     with Git.open(box.path) as git:
-        packs.lend(git, box.path.parent / "own" / name, commit, trusted, lambda text: None)
+        objects.lend(git, box.path.parent / "own" / name, commit, trusted, lambda text: None)
     return objects_of(box, name)
 
 
@@ -120,7 +120,7 @@ def test_another_side_of_history_takes_the_place_of_the_first(box: Box, history:
 
 
 def test_many_steps_leave_few_packs(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packs, "MOST", 3)
+    monkeypatch.setattr(objects, "MOST", 3)
     for number in range(9):
         box.write("f.txt", f"{number}\n")
         box.commit(f"{number}")

@@ -14,8 +14,7 @@ import pytest
 
 from runner.tools import ToolError, registry
 from runner.tools.commands import folded
-from runner.tools.files import interpreter_and_library
-from runner.tools.patch import parse
+from runner.tools.files import interpreter_and_library, parse
 from tests.conftest import slack
 from tests.tools.agent_ground import Ground, Hand, place
 
