@@ -22,7 +22,7 @@ _making = threading.RLock()
 
 
 class _Later:
-    """Stands in a class for something that the library makes; the first who asks for it has it made."""
+    """Takes the place in a class of something that the library makes when it is first needed."""
 
     __slots__ = ("name", "owner")
 
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
 else:
 
     def dataclass(*, slots: bool, frozen: bool = False, kw_only: bool = False):
-        """Make a dataclass of what is decorated, with slots: what has no place of its own in it cannot be set."""
+        """Make a dataclass of the decorated class, with slots: no other attribute can be set."""
         assert slots, "without slots it is the library's"
 
         def decorate(written: type) -> type:

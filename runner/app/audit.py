@@ -25,6 +25,7 @@ from runner.app import timeline
 from runner.app.chain import Chain, count
 from runner.errors import InsufficientHistoryError, RunnerError, UsageError, installs
 from runner.git import GitError
+from runner.lines import counted
 from runner.protocol import approval_file, log, paths
 from runner.protocol.approval_file import SUFFIX
 from runner.protocol.event_types import event_type
@@ -132,11 +133,9 @@ def _banner(report: Report, cannot_tell: bool) -> Html:
     if cannot_tell:
         return element("p", "It cannot be verified here: history or objects are missing.", class_="verdict warn")
     if report.ok:
-        transitions = "1 transition" if report.transitions == 1 else f"{report.transitions} transitions"
-        words = "1 approval" if report.approvals == 1 else f"{report.approvals} approvals"
-        told = f"The record verifies: {transitions}, {words}."
+        told = f"The record verifies: {counted(report.transitions, 'transition')}, {counted(report.approvals, 'approval')}."
         return element("p", told, class_="verdict good")
-    findings = "1 finding" if len(report.findings) == 1 else f"{len(report.findings)} findings"
+    findings = counted(len(report.findings), "finding")
     return element("p", f"The record does NOT verify: {findings}.", class_="verdict bad")
 
 

@@ -191,7 +191,7 @@ def _refuse_unready(project: Project, state: State) -> None:
 
 
 def _refuse_behind(project: Project, seen: Snapshot, base: str) -> None:
-    """Refuse to merge what was not made and checked on top of all that its base has."""
+    """Refuse to merge work that was not made and checked on top of all that its base has."""
     count = int(project.git.text("rev-list", "--count", base, f"^{seen.tip}"))
     if not count:
         return

@@ -1,6 +1,6 @@
 """Tell people what waits for them, outside the terminal: by a command or mail of the person's own git configuration, and by webhooks.
 
-Level-triggered, as `watch` is: each call gets all waits, and one message has every new one. What was sent is kept beside the
+Level-triggered, as `watch` is: each call gets all waits, and one message has every new one. A note of each message is kept beside the
 repository, so that a restart sends nothing twice. Nothing depends on it: a message that is lost changes no protocol.
 """
 
@@ -54,7 +54,7 @@ class Ways:
     def of(cls, project: Project) -> Ways | None:
         """Return those of the person here and of the trusted branch; None where there are none.
 
-        What is started, and where mail goes, is never the repository's to say: others can write its configuration.
+        The command and the addresses are never the repository's to say: others can write its configuration.
         """
         own = project.git.personal_settings()
         smtp = {key.partition(".")[2]: own[key][-1] for key in own if key.startswith("sendemail.smtp")}
@@ -64,9 +64,9 @@ class Ways:
 
 
 def tell(project: Project, tips: Mapping[str, str]) -> float:
-    """Tell people of the protocols (id to tip) that began to wait for somebody, or still wait when a reminder is due.
+    """Tell people of the protocols (id to tip) that wait for a person now, or still wait when a reminder is due.
 
-    Of two processes that see the same wait, the first tells of it: the other waits for its turn.
+    Of two processes that see the same wait, the first reports it: the other waits for its turn.
 
     Returns in how many seconds it should be called again although nothing changed. An error is printed, and stops nothing.
     """
@@ -136,7 +136,7 @@ def _key(row: Row) -> str:
 
 
 def _since(row: Row, now: float) -> float:
-    """Return when it began to wait, in seconds since the epoch; now where the record does not say."""
+    """Return when the wait started, in seconds since the epoch; now where the record does not say."""
     found = [str(wait.get("since")) for wait in row["waiting"]]
     with contextlib.suppress(ValueError):
         return min((datetime.fromisoformat(since).timestamp() for since in found), default=now)
@@ -161,9 +161,10 @@ def _plain(text: str) -> str:
 
 def _people(project: Project) -> tuple[str, tuple[str, ...]]:
     """Return whom a reminder is also for: words for people, and those of them that are addresses."""
-    also, trusted = project.config.notify.also, permissions.trusted_config(project)
+    also = project.config.notify.also
     if not also:
         return "", ()
+    trusted = permissions.trusted_config(project)
     roles = trusted.policy.content.roles if trusted.policy is not None else {}
     words = [f"{role} ({', '.join(roles.get(role, ())) or 'nobody has this role'})" for role in also]
     names = dict.fromkeys(name for role in also for name in roles.get(role, ()))

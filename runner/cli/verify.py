@@ -123,10 +123,9 @@ def _line(text: str) -> str:
 
 def _verdict(report: Report) -> str:
     if report.ok:
-        plural = "" if report.transitions == 1 else "s"
         hand = SIGNED if report.signed == report.transitions else UNSIGNED
         words = f" · {counted(report.approvals, 'approval')}" if report.approvals else ""
-        return f"verified · {report.transitions} transition{plural}{words} · {hand}"
+        return f"verified · {counted(report.transitions, 'transition')}{words} · {hand}"
     if not report.tip:
         return "cannot tell"
     return f"does not verify · {counted(len(report.findings), 'finding')}"

@@ -1,7 +1,7 @@
 """The engines of a phase, opened as the policy allows, and the loop that asks one of them single questions.
 
 Single questions stand for themselves; before its answer the model may call tools: for a plan or a verdict. Each answer is found in
-the journal by the digest of what was asked, so that what has an answer is neither asked nor called again.
+the journal by the digest of its question, so that no question is asked, and no call made, twice.
 """
 
 from __future__ import annotations

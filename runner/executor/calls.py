@@ -60,7 +60,7 @@ class Gate(Protocol):
 
 @dataclass(slots=True)
 class Concurrent:
-    """A tool whose call starts in a thread of the pool: whoever made the call waits for `started`."""
+    """A tool whose call starts in a thread of the pool: the caller waits for `started`."""
 
     tool: Tool
     pool: ThreadPoolExecutor

@@ -200,7 +200,7 @@ def find(
 def left_out(project: Project) -> list[str]:
     """Return the ignored files beside tracked ones, below the checkout's top, that no step is shown; caches are no such files.
 
-    The .gitignore by which a cache such as .pytest_cache ignores itself stands among them.
+    The .gitignore by which a cache such as .pytest_cache ignores itself is among them.
     """
     top, git = main_worktree(project), project.git
     if top is None:

@@ -157,7 +157,7 @@ class BudgetStop(Exception):
 class Loop:
     """One attempt of an agent step.
 
-    `tools`: what the model may call, those that the loop itself carries out included; `offered`: which of them it is told of, None for
+    `tools`: what the model may call, those that the loop itself carries out included; `offered`: which of them it is offered, None for
     all; `tree()`: the workspace's tree now;
     `restore(tree)`: makes the workspace hold it; `price(engine, usage)`: in US dollars, None where it is not known;
     `settings(engine)`: how it is asked;
@@ -761,7 +761,7 @@ class Loop:
 
 
 def _of_wrong(record: transcript.Response) -> tuple[str, str]:
-    """Return what went wrong with an answer that has no usable call, for people, and the words that ask the model again."""
+    """Return what went wrong with an answer that has no usable call, for people, and the text that asks the model again."""
     why = f": {record.problem[:SHORT]}" if record.problem else ""
     quoted = f": {json.dumps(record.problem[:SHORT])}" if record.problem else ""  # it may hold words of the model's own
     match record.finish:

@@ -92,7 +92,7 @@ def symbols_of(
 
 
 def _named(names: Sequence[str], words: Collection[str]) -> list[str]:
-    """Return the definitions of a file of whose names a part starts with one of the words, each method after its class."""
+    """Return the definitions of a file of whose names a part starts with one of `words`, each method after its class."""
     found, outer = list[str](), ""
     for name in names:
         outer = outer if name.startswith(".") else name

@@ -186,6 +186,10 @@ class LongTree:
 
 def _differing(one: bytes, other: bytes) -> tuple[int, int]:
     """Return the first place at which two texts of one length differ, and the end of the last one; they are not the same."""
+    return _first_difference(one, other), len(one) - _first_difference(one[::-1], other[::-1])
+
+
+def _first_difference(one: bytes, other: bytes) -> int:
     first, end = 0, len(one)
     while end - first > 1:
         middle = (first + end) // 2
@@ -193,14 +197,7 @@ def _differing(one: bytes, other: bytes) -> tuple[int, int]:
             first = middle
         else:
             end = middle
-    begin, last = first, len(one)
-    while last - begin > 1:
-        middle = (begin + last) // 2
-        if one[middle:last] == other[middle:last]:
-            last = middle
-        else:
-            begin = middle
-    return first, last
+    return first
 
 
 _MODES = {mode.encode(): mode for mode in (TREE, BLOB, LINK, EXECUTABLE, SUBMODULE)}

@@ -1,4 +1,4 @@
-"""Models of files, of people's and of the runner's own: typed keys, and the reader that makes a value of plain data.
+"""Models of files, plan files and the runner's own: typed keys, and the reader that makes a value of plain data.
 
 A model is declared as a pydantic model is, and is read as pydantic would read it, which takes longer to load than a step to record.
 pydantic itself makes the JSON Schemas (`scripts.schemas`), and the tests prove that both agree. The types are read when a model is
@@ -193,7 +193,7 @@ def _plain(function: Callable[[Any], Any]) -> dict[str, Any]:
 
 
 class FieldInfo:
-    """What is declared of a key besides its type."""
+    """The declaration of a key besides its type."""
 
     def __init__(self, given: dict[str, Any]) -> None:
         self.given = given
@@ -236,7 +236,7 @@ def model_validator(*, mode: Literal["before", "after"]) -> Callable[[Validates]
 class FileModel:
     """Base of the models of files: frozen, and an unknown key is an error.
 
-    A value has what was given; the rest is the class's, the defaults.
+    A value has the given keys; the rest is the class's, the defaults.
     """
 
     model_fields: ClassVar[dict[str, FieldInfo]] = {}

@@ -53,7 +53,7 @@ Slug = Annotated[
 
 
 class Answer(BaseModel):
-    """Base of what a model answers with in the words of plan files."""
+    """Base of the answers that a model gives with the keys of plan files."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 

@@ -1,4 +1,4 @@
-"""The surroundings of a runner that no history records: clock, randomness, prompts; where locks, notes and the person's own state lie;
+"""The environment of a runner that no history records: clock, randomness, prompts; where locks, notes and the person's own state lie;
 and the checkpoints, the tips that verified on this machine. The outside comes in as arguments so that a test can drive it."""
 
 from __future__ import annotations
@@ -258,7 +258,7 @@ def write_checkpoint(dirs: StateDir, protocol: str, tip: str, genesis: str) -> N
 
 
 def write_loosely(path: Path, data: bytes) -> None:
-    """Put `data` at `path`, whole or not at all, where that can be done; a power cut may lose it. For what is found out again."""
+    """Put `data` at `path`, whole or not at all, where that can be done; a power cut may lose it. For what can be had again."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -44,7 +44,7 @@ _NAMES: dict[type, str] = {
 @dataclass(frozen=True, slots=True)
 class Outlook:
     """What would follow. `action`: one of `_NAMES`, or `none`; `by`: who owes it, empty where nobody does; `waiting`: the
-    ids of what is owed; `reason`: why nothing can happen next, or what it is."""
+    ids of the waits; `reason`: why nothing can happen next, or what it is."""
 
     action: str
     step: str | None

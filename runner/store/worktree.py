@@ -192,7 +192,7 @@ class Rewrite:
 
     def done(self) -> bool:
         """Write the files, and the index with the time that it had: git compares newer files by content. False where a file changed
-        since it was looked at; then nothing was written. Their folder stays as it is: that it changed tells of a person's files."""
+        since it was looked at; then nothing was written. Their folder stays as it is: a change is a person's."""
         if any(_signature(f"{self.tree.path}/{path}") != _known(file) for path, file in self.files.items()):
             return False
         content = {path: self.git.blob(oid) for path, oid in self.new.items()}
@@ -739,7 +739,7 @@ def look(
     written: Collection[str],
     known: Quiet | None = None,
 ) -> tuple[Quiet, bool]:
-    """Return what is in a folder of these worktrees, and whether that is what was `known`: else it has to be compared with the branch.
+    """Return the files in a folder of these worktrees, and whether they are those `known`: else it has to be compared with the branch.
 
     `written`: the names of the files that the runner writes at each transition.
     """

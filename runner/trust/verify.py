@@ -183,7 +183,7 @@ def walk_commits(walk: Walk, commits: Sequence[str]) -> list[Finding]:
 
 
 class Ahead(NamedTuple):
-    """What was read ahead: log.md that is not too big, by id, and the ids of each state.json that is here."""
+    """Files that were read ahead: log.md that is not too big, by id, and the ids of each state.json that is here."""
 
     logs: Mapping[str, bytes] = {}
     states: Collection[str] = ()

@@ -271,7 +271,7 @@ def temporary(clone: Clone) -> Iterator[Finding]:
     opened |= {str(folder) for path in opened for folder in Path(path).parents}  # folders that a process writes in too
     left = [(path, size) for path, size in old if os.path.realpath(path) not in opened]
     if left:
-        files = "1 temporary file" if len(left) == 1 else f"{len(left)} temporary files"
+        files = counted(len(left), "temporary file")
         yield Finding(
             "here",
             f"{files} of processes that died, {_size(sum(size for _, size in left))}",

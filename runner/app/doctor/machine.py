@@ -244,7 +244,7 @@ def tests(chosen: Selection) -> Iterator[Finding]:
 
 
 def questions(chosen: Selection) -> Iterator[Finding]:
-    """Yield the questions about the project that nobody has answered."""
+    """Yield the open questions about the project."""
     project = chosen.project
     where = f"{paths.CLARIFICATIONS} on {project.trusted.branch}"
     try:
