@@ -37,6 +37,11 @@ VERDICT = {"type": "object", "properties": {"verdict": {"enum": ["PASS", "FAIL"]
 ODD = 'grüße 你好 🎉 \u202e\u2028\x7f\x00 "quotes" \\ back\r\n</tag> {{x}} data: [DONE]\n\n'
 
 
+# A picture of one pixel, as `read_file` gives it.
+DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+PICTURE = {"text": "a picture, image/png, 70 bytes", "image": f"image/png;base64,{DOT}"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     """A call that the model makes. `id`: empty where the provider gives none."""
@@ -89,16 +94,16 @@ def results(turn: ModelTurn, *contents: object, errors: frozenset[int] = frozens
 
 
 def until_text(
-    *contents: tuple[object, ...], errors: frozenset[int] = frozenset()
+    *contents: tuple[object, ...], errors: frozenset[int] = frozenset(), **more: object
 ) -> Callable[[Engine], list[Response]]:
     """Ask, give each turn's calls their results, and ask again."""
 
     def play(engine: Engine) -> list[Response]:
         turns: tuple[Turn, ...] = (UserTurn(text="Make the test pass."),)
-        responses = [engine.ask(request(*turns), timeout=TIMEOUT)]
+        responses = [engine.ask(request(*turns, **more), timeout=TIMEOUT)]
         for given in contents:
             turns = (*turns, responses[-1].turn, results(responses[-1].turn, *given, errors=errors))
-            responses.append(engine.ask(request(*turns), timeout=TIMEOUT))
+            responses.append(engine.ask(request(*turns, **more), timeout=TIMEOUT))
         return responses
 
     return play
@@ -124,6 +129,16 @@ _ELSEWHERE = ModelTurn(
 )
 HELLO = request(UserTurn(text="Say hello."))
 SCENARIOS: dict[str, Scenario] = {
+    **{
+        name: Scenario(
+            script=(
+                Said(calls=tuple(Asked(name="read_file", arguments={"path": f"{one}.png"}) for one in "ab")),
+                Said(text=("done",)),
+            ),
+            play=until_text((PICTURE, PICTURE), images=can_see),
+        )
+        for name, can_see in (("pictures", True), ("no-pictures", False))
+    },
     "answer": Scenario(
         script=(Said(text=("Hel", "lo", ", world."), thoughts=("A gree", "ting.")),),
         play=one(HELLO),

@@ -29,7 +29,7 @@ from runner.engines import (
 )
 from tests.conftest import slack
 from tests.engines.benches import BENCHES, OVER_A_WIRE, Bench
-from tests.engines.scenarios import HELLO, ODD, SCENARIOS
+from tests.engines.scenarios import DOT, HELLO, ODD, SCENARIOS
 from tests.engines.wire_gemini import KEY, Answer, Flood, Refusal, serving
 from tests.engines.wires import FORMATS
 
@@ -103,6 +103,30 @@ def test_signatures_go_back_as_they_came(wired: Bench, tmp_path: Path) -> None:
     sent = [wired.signatures(body) for body in bodies]
     one, other = (said.signature for said in SCENARIOS["several-calls"].script[:2])
     assert sent == [[], [one], [one, other]]
+
+
+def test_pictures_reach_a_model_that_can_see_and_lines_one_that_cannot(wired: Bench, tmp_path: Path) -> None:
+    """Through the provider's SDK, as parts of its own form, whose kind and bytes a server reads; each with its line of text."""
+    for scenario, pictures in (("pictures", 2), ("no-pictures", 0)):
+        with wired.holding(scenario, tmp_path) as stand:
+            first, last = SCENARIOS[scenario].play(stand.engine)
+            assert stand.wire is not None
+            bodies = stand.wire.bodies
+        assert (len(first.turn.calls), last.turn.text) == (2, "done")
+        assert [shown(bodies[0]), shown(bodies[1])] == [[], ["image/png"] * pictures]
+        assert json.dumps(bodies[1]).count("a picture, image/png, 70 bytes") == 2
+
+
+def shown(body: object) -> list[str]:
+    """Return the kinds of the pictures of a request, in any of the wire formats."""
+    match body:
+        case {"mimeType": str(kind), "data": str(data)} | {"media_type": str(kind), "data": str(data)}:
+            return [kind] if data == DOT else []
+        case str() if body.endswith(f";base64,{DOT}"):
+            return [body.removeprefix("data:").partition(";")[0]]
+        case dict() | list():
+            return [kind for one in (body.values() if isinstance(body, dict) else body) for kind in shown(one)]
+    return []
 
 
 def test_a_turn_can_be_kept_as_json(bench: Bench, tmp_path: Path) -> None:

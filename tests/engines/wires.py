@@ -113,6 +113,10 @@ class ChatWire(Wire):
                 need(isinstance(message["content"], str), "a result that is no text")
                 continue
             need(not waiting, "calls without results")
+            for part in message["content"] if isinstance(message.get("content"), list) else ():
+                known(part, {"type", "image_url"}, "a part")
+                known(part["image_url"], {"url"}, "a picture")
+                need(role == "user" and part["image_url"]["url"].startswith("data:image/"), "a picture elsewhere")
             need(role in ("system", "user", "assistant"), "a role")
             need(message.get("content") or message.get("tool_calls"), "an empty message")
             for call in message.get("tool_calls", ()):
@@ -170,7 +174,12 @@ class ResponsesWire(Wire):
             match item.get("type", "message"):
                 case "function_call_output":
                     need(waiting and waiting.pop(0) == item["call_id"], "an output to no call")
-                    need(isinstance(item["output"], str), "an output that is no text")
+                    output = item["output"]
+                    need(isinstance(output, str | list), "an output that is no text")
+                    for part in output if isinstance(output, list) else ():
+                        word = {"input_text": "text", "input_image": "image_url"}[part["type"]]
+                        known(part, {"type", word}, "a part")
+                        need(word == "text" or part[word].startswith("data:image/"), "a picture without bytes")
                 case "function_call":
                     known(item, {"type", "id", "call_id", "name", "arguments"}, "a call")
                     waiting.append(item["call_id"])
@@ -273,7 +282,13 @@ class AnthropicWire(Wire):
                     case "thinking":
                         need(block["signature"], "thinking without a signature")
                     case "tool_result":
-                        need(isinstance(block["content"], str), "a result that is no text")
+                        content = block["content"]
+                        need(isinstance(content, str | list), "a result that is no text")
+                        for part in content if isinstance(content, list) else ():
+                            known(part, {"type", {"text": "text", "image": "source"}[part["type"]]}, "a part")
+                            if part["type"] == "image":
+                                known(part["source"], {"type", "media_type", "data"}, "a picture")
+                                need(part["source"]["type"] == "base64", "a picture without bytes")
                     case other:
                         need(False, f"a block of type {other}")
         need(not waiting, "the last calls have no results")
