@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -417,8 +418,12 @@ def read_folder(cwd: Path, named: Path) -> dict[str, bytes]:
     return found
 
 
-def task(text: str, agent: str | None = None, checks: Sequence[str] = ()) -> tuple[str, dict[str, bytes]]:
-    """Return (title, files) of a plan with one agent step that does what `text` says; `agent`: the agent file's name.
+def task(
+    text: str, agent: str | agent_file.AgentFile | None = None, checks: Sequence[str] = ()
+) -> tuple[str, dict[str, bytes]]:
+    """Return (title, files) of a plan with one agent step that does what `text` says.
+
+    `agent`: the name of an agent file of the trusted branch, or another file, whose words become the plan's.
 
     Raises:
         UsageError: it or a check is empty. MalformedFileError: a control or bidi character in it, or in a check.
@@ -428,7 +433,17 @@ def task(text: str, agent: str | None = None, checks: Sequence[str] = ()) -> tup
         raise UsageError("TEXT is empty", "the command line", "describe the task")
     title = _headline(said)
     front = f"title: {workflow.written(workflow.Type.STRING, title)}\n"
-    by = f"agent: {agent}\n" if agent else ""
+    by = f"agent: {agent}\n" if isinstance(agent, str) else ""
+    context: dict[str, bytes] = {}
+    if isinstance(agent, agent_file.AgentFile):
+        spent = agent.budget.model_dump(exclude_defaults=True) if agent.budget else {}
+        header = {
+            "engine": agent.engine,
+            "budget": {key: float(one) if key == "usd" else one for key, one in spent.items()},
+        }
+        by = "".join(f"{key}: {json.dumps(value)}\n" for key, value in header.items() if value)
+        who = f"You are {agent.name}. {agent.objective.strip()}\n\n{agent.instructions.strip()}".rstrip()
+        context[paths.CONTEXT] = f"{who}\n".encode()
     plan = f"---\n{front}{by}---\n{said}\n"
     lines = [strict_yaml.decode(check.encode("utf-8", "surrogateescape"), "--check") for check in checks]
     if any(not line.strip() for line in lines):
@@ -436,7 +451,7 @@ def task(text: str, agent: str | None = None, checks: Sequence[str] = ()) -> tup
     qa = "".join(f"    - {workflow.written(workflow.Type.STRING, line)}\n" for line in lines)
     asked = f"qa:\n  checks:\n{qa}" if qa else ""
     step = f"---\n{front}kind: agent\n{asked}---\n{said}\n"
-    return title, {paths.PLAN: plan.encode(), "01-do.md": step.encode()}
+    return title, {paths.PLAN: plan.encode(), **context, "01-do.md": step.encode()}
 
 
 def _headline(said: str) -> str:
@@ -445,26 +460,40 @@ def _headline(said: str) -> str:
     return title if len(title) <= TITLE_LIMIT else f"{title[: TITLE_LIMIT - 1]}…"
 
 
-def agent_named(project: Project, path: Path) -> tuple[str, str]:
-    """Return the name and the objective of an agent file that a person gives; the trusted branch has to have it with the same bytes.
+def agent_given(project: Project, path: Path, in_ci: bool) -> tuple[str | agent_file.AgentFile, str]:
+    """Return an agent file that a person gives, and its objective: by its name where the trusted branch has it with the same bytes.
+
+    Another one is the decision of the person at the keyboard, who is none `in_ci`: its words become those of the plan, and no tool is
+    listed by it.
 
     Raises:
-        UsageError: there is no such file. MalformedFileError: it is no agent file. UnsupportedError: the trusted branch lacks it.
+        UsageError: there is no such file. MalformedFileError: it is no agent file. UnsupportedError: only the trusted branch may have
+            this one.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"the agent file cannot be read: {error.strerror}", str(path), "name another file") from error
-    objective = agent_file.parse(data, str(path)).objective
+    given = agent_file.parse(data, str(path))
     folder = project.git.tree(f"{project.trusted.commit}:{paths.AGENTS}") or {}
     for name, entry in folder.items():
         if name.endswith(".yaml") and project.git.blob(entry.oid) == data:
-            return name.removesuffix(".yaml"), objective
-    raise UnsupportedError(
-        "the trusted branch does not have this agent file with this content; this version supports no others",
-        str(path),
-        f"commit it as {paths.agent_file(path.stem)} on {project.trusted.branch}, then run the same command again",
+            return name.removesuffix(".yaml"), given.objective
+    why = "this is a CI job" if in_ci else ""
+    # Their code would be loaded, and their rules would not hold.
+    why = why or (
+        "it has `policies`" if given.policies else "it names modules with tools" if given.tool_modules() else ""
     )
+    if why:
+        raise UnsupportedError(
+            f"the trusted branch does not have this agent file with this content, and {why}",
+            str(path),
+            f"commit it as {paths.agent_file(path.stem)} on {project.trusted.branch}, then run the same command again",
+        )
+    project.env.say(
+        f"{path.name} is not on {project.trusted.branch}: its words are the plan's, and it lists no tools; external ones ask"
+    )
+    return given, given.objective
 
 
 def need_engine(project: Project, files: Mapping[str, bytes], where: str) -> None:

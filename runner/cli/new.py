@@ -15,7 +15,7 @@ from runner.app.create import Made
 from runner.cli import log, options, run, steer
 from runner.cli.plan import edited_files
 from runner.cli.session import Session
-from runner.cli.streams import program
+from runner.cli.streams import is_read_by_ci, program
 from runner.errors import RunnerError, UsageError
 from runner.lines import counted, lines_of
 from runner.protocol import ids, paths
@@ -204,7 +204,7 @@ def tell_made(session: Session, made: Made, *, runs: bool = False) -> None:
     "--file",
     "coworker",
     type=click.Path(path_type=Path),
-    help="An agent file, as it is on the trusted branch. Without TEXT its objective is the task.",
+    help="An agent file. Without TEXT its objective is the task. One that the trusted branch lacks lists no tools: external ones ask.",
 )
 @click.option(
     "--check",
@@ -244,8 +244,12 @@ def do_command(
         files, where = create.instantiate(project, workflow, inputs)
         title = text or ""
     else:
-        named, objective = (None, "") if coworker is None else create.agent_named(project, session.cwd / coworker)
-        title, files = create.task(objective if text is None else text, named, checks)
+        agent, objective = (
+            (None, "")
+            if coworker is None
+            else create.agent_given(project, session.cwd / coworker, is_read_by_ci(session.environ))
+        )
+        title, files = create.task(objective if text is None else text, agent, checks)
         where = "the task"
     create.need_engine(project, files, where)
     made = create.create(project, title, files, where=where, base=base)

@@ -115,4 +115,34 @@ def test_a_person_names_the_file_and_the_trusted_branch_has_it(box: Box, ledger:
         assert "Look at the incidents of week '2026-W03', say what was critical" in str(wire.bodies[0])
     elsewhere.write_text(ANALYST + "budget: {turns: 3}\n")
     told = box.runner("do", "Look again", "-f", elsewhere, "--engine", ENGINE, rc=2).err
-    assert ".protocols/agents/incident_reporter.yaml" in told
+    assert ".protocols/agents/incident_reporter.yaml" in told and "it has `policies`" in told
+
+
+UNTRUSTED = """\
+name: Reporter
+objective: Send a report.
+instructions: Be short.
+engine: gemini:gemini-2.5-flash
+tools: [send_report]
+budget: {turns: 5, usd: 0.5}
+"""
+
+
+def test_the_external_tools_of_a_file_that_the_trusted_branch_lacks_ask(box: Box, ledger: Path, tmp_path: Path) -> None:
+    carol = person(tmp_path / "people", "carol")
+    govern(box, [carol], text=policy([carol], approvals="  call: {roles: [maintainer]}\n"))
+    config = f"workspace: {{python: {sys.executable}}}\ntools: [{{module: examples.incident_tools}}]\n"
+    box.write(".protocols/config.yaml", config)
+    box.commit("tools for all")
+    elsewhere = box.path.parent / "elsewhere.yaml"
+    elsewhere.write_text(UNTRUSTED)
+    with mind(box, say(("send_report", {"summary": "s", "recipient": "r"})), finish("sent")) as wire:
+        result = box.runner("do", "-f", elsewhere, rc=WAITS)
+        assert "You are Reporter" in str(wire.bodies[0]) and "Be short." in str(wire.bodies[0])
+    assert "elsewhere.yaml is not on" in result.err and not ledger.exists()
+    (wait,) = box.state("0001-send-a-report")["waiting"]
+    assert wait["kind"] == "call" and "send_report" in wait["text"]
+    refused = box.runner("do", "-f", elsewhere, rc=2, env={"CI": "true"}).err
+    assert "this is a CI job" in refused
+    elsewhere.write_text(UNTRUSTED.replace("[send_report]", "[{module: os}]"))
+    assert "it names modules with tools" in box.runner("do", "-f", elsewhere, rc=2).err

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,8 @@ class Model(BaseHTTPRequestHandler):
         looks = [name for name in offered if re.search(r"docs\W*_*look$", name)]
         writes = [name for name in WRITING if name in offered][:1]
         todo = [*looks, *writes][done:] if self.number < 40 else []
-        calls = tuple(self.call(name) for name in todo[:1])
+        takes = {one: _taken(asked, one) for one in todo[:1]}
+        calls = tuple(self.call(name, keys) for name, keys in takes.items())
         if offered == ["bash"] and done:  # mini ends by a command
             end: dict[str, object] = {"command": "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"}
             calls = (Asked(name="bash", arguments=end, id="call_end"),) if done == 1 else ()
@@ -111,8 +112,10 @@ class Model(BaseHTTPRequestHandler):
             return self.answer(json.dumps(whole), "application/json")
         return self.answer(b"".join(map(event, events)).decode() + ("data: [DONE]\n\n" if chat else ""))
 
-    def call(self, name: str) -> Asked:
+    def call(self, name: str, takes: Collection[str] = ()) -> Asked:
         given: dict[str, Any] = WRITING[name](self.path_to_write) if name in WRITING else {"how": "seen"}
+        if "path" in takes and "file_path" in given and "file_path" not in takes:
+            given["path"] = given.pop("file_path")
         return Asked(name=name, arguments=given, id=f"call_{self.number}")
 
     def do_GET(self) -> None:
@@ -135,6 +138,12 @@ def _spaced(said: dict[str, Any]) -> str:
         if item and " " in item.get("name", ""):
             item["namespace"], item["name"] = item["name"].split(" ")
     return event(said).decode()
+
+
+def _taken(asked: dict[str, Any], name: str) -> Collection[str]:
+    """Return the arguments of a tool that a chat request offers."""
+    tools = [one.get("function", {}) for one in asked.get("tools") or ()]
+    return next((one["parameters"].get("properties", {}) for one in tools if one.get("name") == name), ())
 
 
 def _heard(asked: dict[str, Any]) -> tuple[list[str], int]:
