@@ -292,6 +292,8 @@ def discard(project: Project, protocol: str, *, check_only: bool = False) -> lis
 
     with locks.hold(project.dirs.lock(protocol), project.env, what=protocol):
         tip, cancels = git.ref(branch), f"`runner cancel {number}` ends it, and its history stays"
+        if tip is not None and record.row(git, protocol, tip)["status"] in record.ENDED:
+            cancels = f"`runner clean {number}` removes its folders; its branch and history stay"
         remote = project.trusted.remote
         if tip is None or git.tree(f"{project.trusted.commit}:{paths.folder(protocol)}") is not None:
             raise refuse("it has no branch here, or its base has it", f"`runner show {number}` shows it")

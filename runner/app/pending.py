@@ -265,7 +265,8 @@ def listed(project: Project, found: TrustedConfig, key: SigningKey, email: str) 
             f"your key {key.fingerprint} is not listed",
             where,
             without_force(project, signers.FILE)
-            or f'have this line added there: {email} namespaces="git,{approval_file.NAMESPACE}" {public}',
+            or f"`runner init --commit --yes` lists it in the branch that you are on, if it is yours to change; or "
+            f'have this line added there: {email} namespaces="git,{approval_file.NAMESPACE}" {public}',
         )
     if approval_file.NAMESPACE not in line.namespaces:
         raise RefusedError(

@@ -144,22 +144,22 @@ def command(
         files, where = plan.files(session, title)
         files = dict(edited_files(session, files, sorted(files))) if edit else files
         made = create.create(project, title or "", files, where=where, base=base)
-    _end(session, made)
+    _end(session, made, first="edit {} first" if plan.manual and not edit else "")
     if made.questions and not plan.named:
         running.notify(project, made.protocol)
         raise SystemExit(3)
 
 
-def _end(session: Session, made: Made) -> None:
-    """Print a new protocol and its id, and post it to the forge."""
-    tell_made(session, made)
+def _end(session: Session, made: Made, *, first: str = "") -> None:
+    """Print a new protocol and its id, and post it to the forge. `first`: a command to type before what follows."""
+    tell_made(session, made, first=first)
     session.result(made.protocol)
     made.printed()
     request.post_published(session.project, made.protocol)
 
 
-def tell_made(session: Session, made: Made, *, runs: bool = False) -> None:
-    """Print a new protocol; `runs`: it is run at once, so no command follows."""
+def tell_made(session: Session, made: Made, *, runs: bool = False, first: str = "") -> None:
+    """Print a new protocol; `runs`: it is run at once, so no command follows. `first`: as in `_end`, with `{}` for its name."""
     session.means(made.protocol)
     goes_out = session.project.setting("publish") == "always" and session.project.trusted.remote
     pushed = f" · published to {goes_out}" if goes_out else " · nothing was pushed"
@@ -192,7 +192,8 @@ def tell_made(session: Session, made: Made, *, runs: bool = False) -> None:
     if not runs:
         tip, name = lookup.tip(project, made.protocol), lookup.typed(project, made.protocol)
         if (follows := describe.describe(project, row, tip, name).next).text:
-            session.note(f"  next          {follows.shown(program())}")
+            before = f"{program()} {first.format(name)}, then " if first else ""
+            session.note(f"  next          {before}{follows.shown(program())}")
 
 
 @click.command("do")

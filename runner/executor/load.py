@@ -23,7 +23,7 @@ from runner.protocol import ids, log, machine, paths, plans
 from runner.protocol.decision import Action, RunStep
 from runner.protocol.events import Entry, Event
 from runner.protocol.plans import Plan
-from runner.protocol.state import State, phrased
+from runner.protocol.state import State, StepStatus, phrased
 from runner.store import history, locks, objects, protocol_worktree, publishing, snapshot, transaction, worktree
 from runner.store.environment import read_checkpoint, write_checkpoint
 from runner.store.project import Project
@@ -250,6 +250,12 @@ def _located(project: Project, protocol: str) -> Iterator[None]:
 def edit_of(project: Project, seen: Snapshot, plan: Plan) -> ev.PlanEdited | None:
     """Return the edit that the next transition records, with the cost of the model that planned it, if one did."""
     edit = machine.edit_of(seen.state, plan)
+    for slug in edit.steps if edit is not None else ():
+        step, number = seen.state.steps.get(slug), ids.number_of(seen.protocol)
+        kind = edit.steps[slug]["kind"] if edit is not None else ""
+        if step is not None and step.status is StepStatus.RUNNING and step.kind == "human" != kind:
+            why = f"{slug} was asked of a person before this edit"
+            project.tell_once(f"{why}; `runner undo {number} {slug}` starts it as {kind}")
     if edit is None or next(history.transcripts(project.git, seen.protocol, "plan."), None) is None:
         return edit
     from runner.executor import spending

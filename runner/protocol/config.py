@@ -278,8 +278,8 @@ class MergeKey(FileModel):
 
 class NotifyKey(FileModel):
     """Where `runner watch` and commands that end with a wait post it: `webhooks`, the variables that hold an address each.
-    What still waits `after`
-    that time is posted once more, with the people of the roles `also` named; whose approval counts stays with the policy."""
+    What still waits `after` that time is posted once more, with the people of the roles `also` named; whose approval counts
+    stays with the policy."""
 
     webhooks: tuple[Variable, ...] = ()
     after: Duration | None = None

@@ -108,3 +108,50 @@ def test_an_edit_that_cannot_be_read_is_named_where_it_was_made(box: Box) -> Non
     file = box.worktree(protocol) / f".protocols/{protocol}/02-b.md"
     file.write_text("no front matter\n")
     assert f"  at:   {file}" in box.runner("run", protocol, rc=2).err
+
+
+def test_a_plan_by_hand_is_edited_before_it_is_run(box: Box) -> None:
+    said = box.runner("new", "By hand", "--manual", rc=0).err
+    assert "next          runner edit 1 first, then runner run 1" in said
+    box.runner(
+        "edit", "1", "first", env={"EDITOR": "sed -i 's/kind: human.*/kind: command\\nrun: echo hi > hi.txt/'"}, rc=0
+    )
+    box.runner("run", "1", rc=0)
+    said = box.runner("new", "At once", "--manual", "--edit", env={"EDITOR": "true"}, rc=0).err
+    assert "next          runner run 2" in said
+
+
+def test_a_step_that_waits_for_a_person_says_how_it_becomes_of_another_kind(box: Box) -> None:
+    protocol = box.new({"01-a": "kind: human\n"})
+    box.runner("run", protocol, rc=3)
+    (box.worktree(protocol) / f".protocols/{protocol}/01-a.md").write_text(
+        "---\ntitle: A\nkind: command\nrun: 'true'\n---\n"
+    )
+    said = box.runner("run", protocol, rc=3).err
+    assert said.count("`runner undo 1 a` starts it as command") == 1
+    box.runner("undo", "1", "a", rc=0)
+    box.runner("run", protocol, rc=0)
+
+
+def test_what_is_cancelled_and_cannot_be_discarded_is_not_to_be_cancelled_again(box: Box) -> None:
+    protocol = box.new({"01-a": command("true"), "02-b": "kind: human\n"})
+    box.runner("run", protocol, rc=3)
+    assert "next: `runner cancel 1`" in box.runner("discard", "1", "--yes", rc=4).err
+    box.runner("cancel", "1", rc=0)
+    assert "next: `runner clean 1`" in box.runner("discard", "1", "--yes", rc=4).err
+    box.runner("clean", "1", "--yes", rc=0)
+
+
+def test_a_team_of_one_whose_key_is_not_listed_yet_is_led_to_an_approval(box: Box, tmp_path: Path) -> None:
+    """The policy is there, then the key is made, then `approve` is typed: each `next:` leads on."""
+    box.runner("init", "--commit", "--yes", "--no-try", rc=0)
+    protocol = box.new({"01-a": "kind: command\nrun: 'true'\napproval: before\n"})
+    box.runner("run", protocol, rc=3)
+    alice = person(tmp_path, "alice")
+    box.git("config", "--global", "gpg.format", "ssh")
+    box.git("config", "--global", "user.signingkey", alice.key)
+    said = box.runner("approve", protocol, "--yes", rc=4).err
+    assert "next: `runner init --commit --yes` lists it" in said
+    box.runner("init", "--commit", "--yes", rc=0)
+    box.runner("approve", protocol, "--yes", rc=0)
+    box.runner("run", protocol, rc=0)
