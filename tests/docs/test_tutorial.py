@@ -1,10 +1,12 @@
 """docs/tutorial.md, typed: nothing but its commands, by a reader, a colleague and a newcomer, on a project of the package index.
 
-The reader's project is h11, whose remote is a folder; the model is a script behind Gemini's wire format.
+The reader's project is h11, or what TUTORIAL_PROJECT names (`parse==1.20.2`), whose remote is a folder; the model is a script behind
+Gemini's wire format. What each of them typed, and waited for, is printed.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -20,7 +22,7 @@ from tests.docs.typed import ROOT, Block, Typist, blocks, copy_of_checkout, envi
 from tests.engines.wire_gemini import KEY, Answer, Json, Refusal, Reply, error, serving
 
 PAGE = "docs/tutorial.md"
-PROJECT, NEEDS = "h11==0.16.0", "pytest==8.4.2"
+PROJECT, NEEDS = os.environ.get("TUTORIAL_PROJECT", "h11==0.16.0"), "pytest==8.4.2"
 COMMANDS = 22  # that the reader types until the first work is merged, and explained
 
 
@@ -105,7 +107,9 @@ def filled(block: Block) -> Block:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_tutorial_ends_with_merged_work_by_what_it_says_alone(tmp_path: Path) -> None:
+def test_the_tutorial_ends_with_merged_work_by_what_it_says_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     if (why := Bubblewrap().check()) is not None:
         pytest.skip(f"no working sandbox here: {why}")
     (tmp_path / "fetched").mkdir()
@@ -124,12 +128,18 @@ def test_the_tutorial_ends_with_merged_work_by_what_it_says_alone(tmp_path: Path
             (other.folder / ".local").symlink_to(reader.folder / ".local")
             other.type(Block('export PATH="$HOME/.local/bin:$PATH"\n'))
         took = {reader.folder: time.monotonic() - began, colleague.folder: 0.0, newcomer.folder: 0.0}
+        typed = {reader.folder: len(install.code.splitlines()), colleague.folder: 0, newcomer.folder: 0}
         for block in others:
             who = colleague if "colleague" in block.how else newcomer if "newcomer" in block.how else reader
             began = time.monotonic()
             who.type(filled(block))
             took[who.folder] += time.monotonic() - began
+            typed[who.folder] += len(block.code.splitlines())
         assert not wire.wrong and len(wire.bodies) == len(SCRIPT)
+    with capsys.disabled():
+        for name, who in (("reader", reader), ("colleague", colleague), ("newcomer", newcomer)):
+            print(f"\n{PROJECT}: the {name} typed {typed[who.folder]} lines and waited {took[who.folder]:.0f} s", end="")
+        print()
     log = subprocess.run(["git", "log", "--format=%an %s"], cwd=shared, capture_output=True, text=True, check=True)
     assert log.stdout.splitlines()[:2] == [
         "Alice Say in SECURITY.md where to report a hole",

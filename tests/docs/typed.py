@@ -24,6 +24,7 @@ BLOCK = re.compile(
 MASKS = (
     (re.compile(r"(?<=from main )[0-9a-f]{7}|(?<=merged in )[0-9a-f]{7}|(?<=(?:lished  |ssed on ))[0-9a-f]{7}"), "ID"),
     (re.compile(r"<?\d+ s\b"), "TIME"),
+    (re.compile(r"\d+(?= tests passed)"), "N"),
 )
 
 
