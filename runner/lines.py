@@ -27,6 +27,12 @@ def with_ends(text: str) -> list[str]:
     return re.findall(r"[^\n]*\n|[^\n]+", text)
 
 
+def headline(text: str) -> str:
+    """Return text on one line: its first line that says something, marked where others follow."""
+    first, *more = [line for line in lines_of(text.strip()) if line.strip()] or [""]
+    return f"{first.rstrip()} …" if more else first
+
+
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun: `1 step`, `2 steps`."""
     return f"{number} {noun}{'s' if number != 1 else ''}"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runner.errors import RunnerError, UsageError
-from runner.lines import counted
+from runner.lines import counted, headline
 from runner.protocol import ids, paths
 from runner.protocol.state import State, wait_type
 from runner.store import locks, lookup, push_refusal, record, remote, worktree
@@ -387,7 +387,7 @@ def situation(row: Row, found: Outlook, now: float) -> str:
             return f"{row['title']}, {progress(row)}"
         step = steps[found.step]
         attempt = step.get("attempt", 1)
-        failed = f"{record.label(row, found.step)}: {step.get('reason') or found.reason}"
+        failed = f"{record.label(row, found.step)}: {headline(str(step.get('reason') or found.reason))}"
         return f"{failed}, attempt {attempt}" if attempt > 1 else failed
     if status == "paused":
         return f"{row['title']}, {progress(row)}"

@@ -140,7 +140,9 @@ def _config(session: Session, as_json: bool) -> None:
         return
     width = max(len(one.key) for one in found)
     for one in found:
-        session.result(f"{one.key:<{width}}  {json.dumps(one.value, ensure_ascii=False)}  ({one.source})")
+        session.result(
+            f"{one.key:<{width}}  {'not set' if one.value is None else json.dumps(one.value, ensure_ascii=False)}  ({one.source})"
+        )
 
 
 @click.command("clean")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import click
 from runner.app import create, describe, fork, request
 from runner.app import run as running
 from runner.app.create import Made
-from runner.cli import log, options, run, steer
+from runner.cli import log, options, run, steer, streams
 from runner.cli.plan import edited_files
 from runner.cli.session import Session
 from runner.cli.streams import is_read_by_ci, program
@@ -21,6 +23,8 @@ from runner.lines import counted, lines_of
 from runner.protocol import ids, paths
 from runner.store import lookup, publishing, record
 from runner.values import dataclass
+
+_OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +157,15 @@ def command(
 def _end(session: Session, made: Made, *, first: str = "") -> None:
     """Print a new protocol and its id, and post it to the forge. `first`: a command to type before what follows."""
     tell_made(session, made, first=first)
-    session.result(made.protocol)
+    _give_id(session, made.protocol)
     made.printed()
     request.post_published(session.project, made.protocol)
+
+
+def _give_id(session: Session, protocol: str) -> None:
+    """Print the id alone, for programs: a person at a terminal has read it."""
+    if streams.keeps() or not sys.stdout.isatty():
+        session.result(protocol)
 
 
 def tell_made(session: Session, made: Made, *, runs: bool = False, first: str = "") -> None:
@@ -180,6 +190,10 @@ def tell_made(session: Session, made: Made, *, runs: bool = False, first: str = 
     project = session.project
     row = record.row(project.git, made.protocol, lookup.tip(project, made.protocol))
     session.note(f"{made.protocol}  {row['status']} · {steps} · from {begun} {made.start[:7]}{cost}{pushed}")
+    if _OID.fullmatch(made.base):
+        session.note(
+            f"  {'base':12}  a commit, as HEAD is on no branch; `runner new --base BRANCH` names where the work is to go"
+        )
     for line in made.outline:
         session.note(f"  {line}")
     if made.path:
@@ -264,7 +278,7 @@ def do_command(
         raise
     finally:
         _tell_changes(session, made.protocol, made.start)
-        session.result(made.protocol)  # it is there, however the run ended
+        _give_id(session, made.protocol)  # it is there, however the run ended
 
 
 def _tell_changes(session: Session, protocol: str, start: str) -> None:

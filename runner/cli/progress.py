@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
@@ -11,16 +12,17 @@ from runner.app import describe
 from runner.cli import output, status
 from runner.cli.session import Session
 from runner.cli.streams import program
-from runner.lines import counted, lines_of
+from runner.lines import counted, headline, lines_of
 from runner.protocol import decision, events, paths
 from runner.store import lookup, record
 from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.executor.commit import Advanced
-    from runner.protocol.state import State
+    from runner.protocol.state import Json, State
 
 WAITING = "waits"
+RESULT = 60  # characters of a result that is printed on its step's line
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Progress:
         self._session, self._each = session, each
         self._held: dict[str, tuple[Spent, str]] = {}  # what was said of steps that are still to be checked
         self._told_waits: set[str] = set()
+        self._told_refused: list[str] = []  # why approvals do not count
         self._width = 0
 
     # --- one transition ----------------------------------------------------------------------------------------------
@@ -77,6 +80,7 @@ class Progress:
                 case events.ApprovalRefused():
                     said = "an approval does not count" if event.approval else "not approved"
                     self._line(_label(state, subject), "refused", f"{said}: {event.reason}")
+                    self._told_refused.append(event.reason)
 
     def _planned(self, done: Advanced, planned: events.Planned) -> None:
         self._took(
@@ -100,6 +104,8 @@ class Progress:
                 case events.StepFinished():
                     ended, said = "finished", done.said
                     by_person = event.executor == "person"
+                    if done.state.steps[slug].kind in ("tool", "command"):
+                        said = "   ".join(filter(None, (said, _result(event.result))))
                 case events.QaPassed():
                     said = done.said
                 case events.Asked() | events.ApprovalAsked() | events.CallHeld() | events.EffectUnknown():
@@ -125,7 +131,7 @@ class Progress:
 
     def _failed(self, protocol: str, name: str, ended: str, happened: Sequence[events.Event]) -> None:
         failure = next(event for event in happened if isinstance(event, events.StepFailed))
-        self._line(name, ended, failure.reason)
+        self._line(name, ended, headline(failure.reason))
         place = (protocol, failure.subject, failure.attempt)
         retried = any(isinstance(event, events.StepRetried) for event in happened)
         qa = next((event for event in happened if isinstance(event, events.QaFailed)), None)
@@ -198,7 +204,7 @@ class Progress:
         elif found.outlook.waiting:
             self._waits(state)
             for one in found.approvals.values():
-                status.show_approvals(session, one, err=True)
+                status.show_approvals(session, one, err=True, told=self._told_refused)
         elif found.outlook.action == "none":
             session.line("  ", ("waits".ljust(12), "yellow"), f"  {found.outlook.reason}", err=True)
         elif not done.entries and done.said:
@@ -235,6 +241,14 @@ class Progress:
                 stop()
             live.end()
             session.live = None
+
+
+def _result(value: Json) -> str:
+    """Return a result that is short: `sum=5`; empty where it is none, or long."""
+    parts = value.items() if isinstance(value, dict) else [("result", value)] if value is not None else []
+    plain = [f"{key}={one if isinstance(one, str) else json.dumps(one)}" for key, one in parts]
+    text = ", ".join(plain)
+    return text if len(text) <= RESULT and "\n" not in text else ""
 
 
 def _label(state: State, slug: str) -> str:

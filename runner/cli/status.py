@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,7 @@ from runner.cli import options, streams
 from runner.cli.session import Session
 from runner.cli.streams import program
 from runner.errors import RunnerError
+from runner.lines import headline
 from runner.protocol import paths
 from runner.store import history, lookup, record
 from runner.store.record import Outlook, Row
@@ -274,9 +275,11 @@ def _places(session: Session, project: Project, row: Row, tip: str) -> Iterator[
         yield "history", f"not here; {history.brings(protocol, remote)}"
 
 
-def show_approvals(session: Session, found: Heard, *, err: bool = False) -> None:
-    """Print one line per approval: who decided what, and the reason if it does not count."""
+def show_approvals(session: Session, found: Heard, *, err: bool = False, told: Collection[str] = ()) -> None:
+    """Print one line per approval: who decided what, and the reason if it does not count. `told`: those that were printed before."""
     for one in found.words:
+        if any(text.startswith(f"{one.approver}: {one.fault}") for text in told):
+            continue
         why = (f": {one.fault}", "red") if one.fault else ""
         text = f": {one.text}" if one.fault else f": {one.reason}" if one.reason else ""
         session.line(f"  {'':12}  {one.approver} {SAID[one.decision]}", why, text, err=err)
@@ -285,21 +288,23 @@ def show_approvals(session: Session, found: Heard, *, err: bool = False) -> None
 
 
 def show_steps(session: Session, row: Row) -> None:
-    """Print one line per step: place and slug, status, attempt, why it failed or what it needs."""
-    steps = record.open_steps(row)
+    """Print one line per step: place and slug, status, attempt, title, why it failed or what it needs."""
+    steps, waiting = record.open_steps(row), {str(wait.get("subject")) for wait in row["waiting"]}
     width = max((len(record.label(row, slug)) for slug, _ in steps), default=0)
-    wide = max((len(str(step["status"])) for _, step in steps), default=0)
+    wide = max((len(str(step["status"])) for slug, step in steps if slug not in waiting), default=0)
+    wide = max(wide, 9)
     for slug, step in steps:
         status = str(step["status"])
-        said = str(step.get("reason") or "") if status in ("failed", "blocked", "cancelled") else ""
+        said = headline(str(step.get("reason") or "")) if status in ("failed", "blocked", "cancelled") else ""
         missing = [need for need in step["needs"] if _is_open(row, need)]
         if not said and status == "pending" and missing:
             said = f"needs {', '.join(missing)}"
         again = f"attempt {step['attempt']}" if step.get("attempt", 1) > 1 else ""
-        text = " · ".join(filter(None, (again, said or str(step.get("title") or ""))))
+        text = " · ".join(filter(None, (again, str(step.get("title") or ""), said)))
+        word = "waits" if slug in waiting and status not in describe.FAILED else status.replace("_", " ")
         session.line(
             f"  {record.label(row, slug).ljust(width)}  ",
-            (status.replace("_", " ").ljust(max(wide, 10)), COLOURS.get(status, "")),
+            (word.ljust(wide), COLOURS.get(word, COLOURS.get(status, ""))),
             f"  {text}",
         )
 

@@ -20,7 +20,7 @@ from runner.executor import environments, permissions
 from runner.executor.environments import ProjectEnvironment
 from runner.executor.step_run import KeptOutput, Redactor, StepRun
 from runner.git import TreeEntry
-from runner.lines import LAST, WIDTH, lines_of, lines_of_output
+from runner.lines import LAST, WIDTH, headline, lines_of, lines_of_output
 from runner.protocol import paths, references
 from runner.protocol.plans import Resources, bytes_of, seconds_of
 from runner.sandbox import (
@@ -660,7 +660,7 @@ class WorkspaceSession:
 
     def explain(self, run: str | tuple[str, ...], outcome: Outcome) -> str | None:
         """Return which resource ran out, why a program was found outside alone, or what host was refused."""
-        failed = f"exit {outcome.code}, `{run if isinstance(run, str) else ' '.join(run)}`"
+        failed = f"exit {outcome.code}, `{headline(run) if isinstance(run, str) else ' '.join(run)}`"
         why = _MEMORY if outcome.out_of_memory else _RAN_OUT.get(outcome.code)
         if not outcome.timed_out and why is not None:
             return f"{failed}: {why}"

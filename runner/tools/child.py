@@ -301,7 +301,7 @@ class Function:
 
                 result = asyncio.run(_awaited(result))
         except BaseException as error:  # sys.exit too: this process has to answer
-            return _failure(error)
+            return _failure(error, sys.argv[-1])
         try:
             answer = {"result": plain(result)}
             size = len(json.dumps(answer))
@@ -403,8 +403,8 @@ def _told(error: BaseException) -> str:
     return _clean(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 
-def _failure(error: BaseException) -> dict[str, Any]:
-    """Write the traceback to stderr; return the answer."""
+def _failure(error: BaseException, folder: str = "") -> dict[str, Any]:
+    """Write the traceback to stderr; return the answer, which names the last line of `folder`'s files that the error came through."""
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next
@@ -412,6 +412,8 @@ def _failure(error: BaseException) -> dict[str, Any]:
     with contextlib.suppress(AttributeError, OSError, ValueError):
         sys.stderr.write(text)
     told = f"it called sys.exit({error.code!r})" if isinstance(error, SystemExit) else _told(error)
+    if folder and (place := _place(error, folder)) is not None:
+        told = f"{told} ({place})"
     return {"error": told, "kind": type(error).__name__, "trace": _clean(text[-CUT:])}
 
 

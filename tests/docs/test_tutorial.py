@@ -138,7 +138,9 @@ def test_the_tutorial_ends_with_merged_work_by_what_it_says_alone(
         assert not wire.wrong and len(wire.bodies) == len(SCRIPT)
     with capsys.disabled():
         for name, who in (("reader", reader), ("colleague", colleague), ("newcomer", newcomer)):
-            print(f"\n{PROJECT}: the {name} typed {typed[who.folder]} lines and waited {took[who.folder]:.0f} s", end="")
+            print(
+                f"\n{PROJECT}: the {name} typed {typed[who.folder]} lines and waited {took[who.folder]:.0f} s", end=""
+            )
         print()
     log = subprocess.run(["git", "log", "--format=%an %s"], cwd=shared, capture_output=True, text=True, check=True)
     assert log.stdout.splitlines()[:2] == [

@@ -10,6 +10,7 @@ from runner.executor.step_run import StepRun
 from runner.executor.steps import work
 from runner.executor.transition import Outcome
 from runner.executor.workspace_session import start
+from runner.lines import headline
 from runner.protocol import events as ev
 from runner.protocol import log
 from runner.sandbox import Outcome as CommandOutcome
@@ -40,7 +41,7 @@ def _outcome(run: StepRun, line: str | tuple[str, ...], ended: CommandOutcome) -
     if left.refused:
         return work.failed(run, left.refused, ran)
     if not ended.ok:
-        shown = line if isinstance(line, str) else " ".join(line)
+        shown = headline(line) if isinstance(line, str) else " ".join(line)
         how = f"timed out after {run.time_limit}" if ended.timed_out else f"exit {ended.code}"
         return work.failed(run, session.explain(line, ended) or f"{how}, `{shown}`", ran, left.work)
     if left.work is None:
