@@ -314,7 +314,7 @@ def _proposed(session: Session, cwd: Path, asked: init.Questions, yes: bool) -> 
         for file in new:
             session.result(f"--- /dev/null\n+++ {file.path}")
             for line in lines_of(file.data.decode()):
-                session.result(f"+{line}")
+                session.line(f"+{line}", verbatim=True)
         said = "yes" if yes or not new else session.ask("use them?", ("yes", "no"))
         if said is None:
             session.note("nothing was written; `--yes` uses these scripts without asking a model again")

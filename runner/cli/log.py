@@ -41,7 +41,7 @@ POLL = 0.5  # seconds between two looks at the branch
 @click.option("--graph", "form", flag_value="graph", help="The same as git draws it, with merges.")
 @click.pass_obj
 def command(session: Session, protocol: str | None, as_json: bool, follow: bool, form: str | None) -> None:
-    """Show the events of PROTOCOL, oldest first, one a line; times are UTC.
+    """Show the events of PROTOCOL, oldest first, one a line; at a terminal in local time, else in UTC.
 
     With --json, one object per line with all fields, as log.md has them.
     """
@@ -49,6 +49,8 @@ def command(session: Session, protocol: str | None, as_json: bool, follow: bool,
     if form and (as_json or follow):
         raise click.UsageError(f"--{form} goes neither with --json nor with --follow")
     name, _ = options.found(session, protocol)
+    if not as_json and not follow:
+        session.pages()
     if form:
         _commits(session, name, graph=form == "graph")
         return
@@ -161,7 +163,9 @@ def _line(session: Session, protocol: str, entry: RawEntry) -> None:
 def show_account(session: Session, entry: RawEntry, found: Account, event: str, *, actor: bool = False) -> None:
     """Give what an entry says: a line, then its checks and texts of several lines. `event`: how the line names it."""
     who = f"  ({entry.actor})" if actor else ""
-    session.line((f"{entry.revision:>4}", "yellow"), f"  {entry.time}  {event}  {' · '.join(found.parts)}{who}")
+    session.line(
+        (f"{entry.revision:>4}", "yellow"), f"  {session.when(entry.time)}  {event}  {' · '.join(found.parts)}{who}"
+    )
     for check in found.checks:
         colour = "green" if check.passed else "red"
         session.line(f"        {check.name}  ", (check.outcome, colour), f"  {check.took}")
@@ -187,6 +191,7 @@ def diff_command(session: Session, protocol: str | None, step: str | None, stat:
     project = session.project
     git = project.git
     name, slug = options.found(session, protocol, step)
+    session.pages()
     tip = lookup.tip(project, name)
     if slug is not None:
         work = record.work_of(git, name, tip, slug)
@@ -224,7 +229,7 @@ def show_diff(session: Session, out: bytes) -> None:
 
     def show(out: bytes) -> None:
         for line in out.decode("utf-8", "replace").split("\n")[:-1]:
-            session.line((line, colours.get(line[:1], "")))
+            session.line((line, colours.get(line[:1], "")), verbatim=True)
 
     streams.put_output(out, show)
 
@@ -310,7 +315,7 @@ def _response(session: Session, row: Record, turn: int, brief: bool) -> None:
     told += [str(row["finish"])] if row["finish"] not in ("stop", "") else []
     if not brief or turn == 1:
         session.line("")
-    session.line((f"turn {turn}", "yellow"), f"  {row['time']}  {' · '.join(told)}")
+    session.line((f"turn {turn}", "yellow"), f"  {session.when(str(row['time']))}  {' · '.join(told)}")
     if row["thoughts"] and not brief:
         session.line("  thinks")
         _text(session, str(row["thoughts"]), LINES, "    ")

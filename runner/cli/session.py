@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,19 +115,21 @@ class Session:
 
     def result(self, line: str) -> None:
         """Give a line of the result, on stdout."""
-        streams.put(safe(line))
+        streams.put(safe(line) if streams.keeps() else streams.fitted(safe(line), sys.stdout))
 
-    def line(self, *cells: Cell, err: bool = False) -> None:
+    def line(self, *cells: Cell, err: bool = False, verbatim: bool = False) -> None:
         """Give a line made of parts, on stdout or as a note; a part may be (text, colour), which a terminal shows.
 
-        Text is escaped before it is coloured, and stays on this line: a path may hold an LF.
+        Text is escaped before it is coloured, and stays on this line: a path may hold an LF. A line that is longer than the terminal
+        breaks between words, unless it is `verbatim`.
         """
         if err and self.quiet:
             return
         if err:
             self._err(self._painted(cells, err=True))
         else:
-            streams.put(self._painted(cells))
+            text = self._painted(cells)
+            streams.put(text if verbatim or streams.keeps() else streams.fitted(text, sys.stdout))
 
     def lines(self, lines: Iterable[tuple[Cell, ...]]) -> None:
         """Give lines as `line` does, in one go: quick where there are thousands."""
@@ -145,7 +150,7 @@ class Session:
 
     def _err(self, text: str) -> None:
         if self.above is not None:
-            self.above(text)
+            self.above(streams.fitted(text, sys.stderr))
         else:
             streams.say(text)
 
@@ -158,6 +163,27 @@ class Session:
         stream = sys.stderr if err else sys.stdout
         is_plain = self.environ.get("NO_COLOR") or self.environ.get("TERM") == "dumb" or not stream.isatty()
         return bool(is_plain) or (not err and streams.keeps())
+
+    def when(self, stamp: str) -> str:
+        """Return a timestamp of the record in local time, where a person reads it at a terminal; elsewhere as it is."""
+        if streams.keeps() or not sys.stdout.isatty():
+            return stamp
+        with contextlib.suppress(ValueError):
+            return datetime.fromisoformat(stamp).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        return stamp
+
+    def pages(self) -> None:
+        """Have the person's pager show what the command prints, where it is more than the terminal has lines.
+
+        The pager is the one of git: GIT_PAGER, `core.pager` of the person's own configuration, PAGER, else less.
+        """
+        if streams.keeps() or not sys.stdout.isatty() or self.environ.get("TERM", "dumb") == "dumb":
+            return
+        own = self.project.git.personal_settings().get("core.pager", [""])[-1]
+        pager = self.environ.get("GIT_PAGER", own or self.environ.get("PAGER", "less"))
+        if pager not in ("", "cat"):
+            streams.page()
+            click.get_current_context().call_on_close(partial(streams.end_page, pager, self.environ))
 
     def json(self, value: Any) -> None:
         """Give a result as JSON, on stdout."""

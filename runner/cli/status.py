@@ -238,7 +238,9 @@ def show_one(session: Session, project: Project, row: Row, asked: str | None = N
         session.line(f"  {'history':12}  ", ("rewritten", "red"), f": {describe.REWRITTEN}")
     elif found.rebase is not None:
         session.line(f"  {'rebase':12}  ", ("under way", "red"), f" in {found.rebase}: no command moves the branch")
-    session.line(f"  {'trusted':12}  {project.trusted.note}")
+    since = project.trusted.time
+    note = project.trusted.note.replace(since, session.when(since)) if since else project.trusted.note
+    session.line(f"  {'trusted':12}  {note}")
     if found.next.text and not found.held:
         session.line(f"  {'next':12}  {found.next.shown(program())}")
     elif row["status"] == "cancelled" and project.git.ref(project.branch(protocol)) is not None:
@@ -339,6 +341,8 @@ def list_command(
     except NoCommitsError as error:
         tell_nothing(session, as_json, f"{error.what}; {error.hint}")
         return
+    if not as_json:
+        session.pages()
     branches = project.branches()
     known, now = lookup.known(project, branches=branches), project.env.now()
     describer = Describer(project, branches if len(known) > describe.FEW else None)

@@ -11,15 +11,21 @@ import contextlib
 import io
 import os
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TextIO
+from unicodedata import east_asian_width
 
 import click
 
 from runner.errors import UsageError
 from runner.lines import is_harmless, lines_of
+
+NARROW = 40  # columns; a narrower terminal breaks lines as it does
+NO_PAGER = 127  # the exit code of a shell that does not find a program
 
 
 class LostResultError(UsageError):
@@ -68,9 +74,76 @@ def open_missing() -> None:
 def say(text: str) -> None:
     """Write a message to stderr; where that cannot be written, this and all that follow are dropped."""
     try:
-        click.echo(text, err=True)
+        click.echo(fitted(text, sys.stderr), err=True)
     except OSError:
         drop(2)
+
+
+_ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
+_WORD = re.compile(r"(?:\x1b\[[0-9;]*m|`[^`]*`|[^ ])+")
+_LABEL = re.compile(r"(?<=\S) {2,}|^ +|^(?:error|note|found): ")
+_COMMAND = re.compile(r" *next(?::| ) *(?:git|runner|ssh-keygen) |.* && | *\|")  # to be copied; or what others printed
+
+
+def fitted(text: str, stream: TextIO) -> str:
+    """Return prose for a stream: on a terminal, lines that are longer than it break between words, below their own text.
+
+    A command stays whole, so that it can be copied, and so does what is quoted.
+    """
+    if len(text) < NARROW or not stream.isatty():
+        return text
+    try:
+        width = os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):
+        return text
+    return "\n".join(_fitted(line, width) for line in text.split("\n")) if width >= NARROW else text
+
+
+def _fitted(line: str, width: int) -> str:
+    plain = _ESCAPE.sub("", line)
+    if _cells(plain) <= width or _COMMAND.match(plain):
+        return line
+    indent = max((found.end() for found in _LABEL.finditer(plain) if found.end() <= width // 2), default=2)
+    rows, at = [""], 0
+    for word in _WORD.finditer(line):
+        gap, size = line[at : word.start()], _cells(_ESCAPE.sub("", word[0]))
+        at = word.end()
+        if rows[-1].strip() and _cells(_ESCAPE.sub("", rows[-1])) + len(gap) + size > width:
+            rows.append(" " * indent + word[0])
+        else:
+            rows[-1] += gap + word[0]
+    return "\n".join(rows)
+
+
+def _cells(text: str) -> int:
+    """Return how many columns of a terminal a text takes."""
+    return len(text) if text.isascii() else sum(2 if east_asian_width(char) in "WF" else 1 for char in text)
+
+
+def page() -> None:
+    """Hold the output back from now on, for `end_page`."""
+    global _page
+    _page = []
+
+
+def end_page(pager: str, environ: Mapping[str, str]) -> None:
+    """Give what was held back: through a pager, where the terminal has fewer lines, and nothing went wrong."""
+    global _page
+    text, _page = "".join(_page or ()), None
+    columns, lines = shutil.get_terminal_size()
+    taken = sum(max(1, -(-_cells(_ESCAPE.sub("", line)) // max(columns, 1))) for line in text.split("\n"))
+    if taken <= lines or sys.exc_info()[0] is not None:
+        put(text, nl=False)
+        return
+    less = {"LESS": "FRX", "LV": "-c"}
+    with subprocess.Popen(["sh", "-c", pager], stdin=subprocess.PIPE, env={**less, **environ}) as started:
+        with contextlib.suppress(KeyboardInterrupt, OSError):  # the pager ended before the text did, or handles Ctrl-C
+            started.communicate(text.encode("utf-8", "replace"))
+        while started.returncode is None:
+            with contextlib.suppress(KeyboardInterrupt):
+                started.wait()
+    if started.returncode == NO_PAGER:
+        put(text, nl=False)
 
 
 def drop(number: int) -> None:
@@ -87,6 +160,9 @@ def put(text: str | bytes, *, nl: bool = True) -> None:
     Raises:
         LostResultError: stdout cannot be written. BrokenPipeError: nobody reads it any more.
     """
+    if _page is not None:
+        _page.append((text if isinstance(text, str) else text.decode("utf-8", "replace")) + "\n" * nl)
+        return
     if _kept is not None:
         _kept.append((text if isinstance(text, str) else text.decode("utf-8", "replace")) + "\n" * nl)
         return
@@ -100,6 +176,7 @@ def put(text: str | bytes, *, nl: bool = True) -> None:
         raise LostResultError(what, "stdout", "write it somewhere else; what the command did stays done") from error
 
 
+_page: list[str] | None = None  # the output, where a pager is to show it
 _kept: list[str] | None = None  # the output, where it becomes a part of one JSON object
 
 

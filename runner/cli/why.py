@@ -79,14 +79,14 @@ def _show(session: Session, path: str, told: Told) -> None:
 
 
 def _give(session: Session, told: Told, by: str) -> None:
-    for name, text, colour in _rows(told):
+    for name, text, colour in _rows(session, told):
         session.line(f"{by}{name.ljust(11)}", (text, colour))
     for below in told["replaced"]:
         session.line(f"{by}before that, lines {below['first']}-{below['last']}, by")
         _give(session, below, f"{by}  ")
 
 
-def _rows(told: Told) -> Iterator[tuple[str, str, str]]:
+def _rows(session: Session, told: Told) -> Iterator[tuple[str, str, str]]:
     """Yield (label, text, colour)."""
     step = f"{told['place']:02d}-{told['step']} of {told['protocol']}" if told["step"] else ""
     if told["kind"] == "step":
@@ -105,16 +105,16 @@ def _rows(told: Told) -> Iterator[tuple[str, str, str]]:
             "green",
         )
     if told["commit"]:
-        yield "commit", f"{told['commit'][:12]}  {told['time']}  {_cut(told['subject'])}", ""
+        yield "commit", f"{told['commit'][:12]}  {session.when(told['time'])}  {_cut(told['subject'])}", ""
         yield "line", f"{told['path']}:{told['line']}".replace("\n", "\\n"), ""
     if told["came_in"]:
         yield "merged in", f"{told['came_in'][:12]}, which has the protocol's work as a copy", ""
     if told["protocol"]:
         yield "protocol", f"{told['protocol']}: {_cut(str(told['title']))}", ""
-    yield from _work(told)
+    yield from _work(session, told)
 
 
-def _work(told: Told) -> Iterator[tuple[str, str, str]]:
+def _work(session: Session, told: Told) -> Iterator[tuple[str, str, str]]:
     who = [text for text in (told.get("engine"), f"as {told['agent']}" if told.get("agent") else "") if text]
     said = told.get("transcript")
     if said and said["model"] and said["model"] not in " ".join(who):
@@ -130,7 +130,7 @@ def _work(told: Told) -> Iterator[tuple[str, str, str]]:
         yield "step file", ": ".join(filter(None, (told["step_file"], _cut(" ".join(str(told["prose"]).split()))))), ""
     if said and said["turn"]:
         tool = f", {said['tool']}" if said["tool"] else ""
-        yield "transcript", f"{said['file']}, turn {said['turn']}{tool}, {said['time']}", ""
+        yield "transcript", f"{said['file']}, turn {said['turn']}{tool}, {session.when(said['time'])}", ""
         for line in lines_of(said["text"]):
             yield "", f"| {_cut(line)}", ""
     elif said:
@@ -138,11 +138,19 @@ def _work(told: Told) -> Iterator[tuple[str, str, str]]:
     for check in told.get("checks", ()):
         outcome = "passed" if check["code"] == 0 else f"exit {check['code']}"
         outcome += f" in attempt {check['attempt']}" if check["attempt"] != told["attempt"] else ""
-        yield "check", f"{_cut(check['check'])}  {outcome}  {check['time']}", "" if check["code"] == 0 else "red"
+        yield (
+            "check",
+            f"{_cut(check['check'])}  {outcome}  {session.when(check['time'])}",
+            "" if check["code"] == 0 else "red",
+        )
     for word in told.get("approvals", ()):
         about = word["kind"] if word["kind"] in ("plan", "merge") else f"{word['kind']} {word['subject']}"
         reasons = "; ".join(filter(None, word["reasons"]))
-        yield "approval", f"{about} {word['decision']} by {', '.join(word['by'])}  {word['time']}  {_cut(reasons)}", ""
+        yield (
+            "approval",
+            f"{about} {word['decision']} by {', '.join(word['by'])}  {session.when(word['time'])}  {_cut(reasons)}",
+            "",
+        )
     if (cost := told.get("cost")) is not None:
         money = (
             ["price not known"] if cost["usd"] is None else [describe.money(cost["usd"])] if cost["usd"] != "0" else []

@@ -490,9 +490,9 @@ def test_an_exception_is_told_with_type_message_and_place(sandbox: Sandbox, proj
         assert error.message == "LookupError: nobody is called bob"
         assert f'File "{project.code}/shop.py", line 6, in check' in error.output
         assert "child.py" not in error.output
-        assert failure(opened.tools["leave"]).message == "it called sys.exit(3)"
-        assert failure(opened.tools["silent"]).message == "Odd"
-        assert failure(opened.tools["send"], {"to": "eve"}).message == "LookupError: nobody is called eve"
+        assert failure(opened.tools["leave"]).message == "it called sys.exit(3) (shop.py:9)"
+        assert failure(opened.tools["silent"]).message == "Odd (shop.py:12)"
+        assert failure(opened.tools["send"], {"to": "eve"}).message == "LookupError: nobody is called eve (shop.py:6)"
 
 
 def test_what_a_module_prints_is_no_answer(sandbox: Sandbox, project: Project) -> None:

@@ -1,0 +1,140 @@
+"""What a person sees at a terminal: lines that fit, nothing cut, local times, a pager; no colour or movement where none is wanted."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Box, command
+
+LONG = "A rather long title that says in so many words what is done that it does not fit into a line of eighty columns"
+PLAIN = {"NO_COLOR": "1", "TERM": "dumb"}
+
+
+def terminal(box: Box, env: dict[str, str], *args: str, columns: int = 80) -> tuple[int, str]:
+    """Run the command line at a terminal of 24 lines; return its exit code, and all that came."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    child = subprocess.Popen(
+        [sys.executable, "-m", "runner", *args],
+        cwd=box.path,
+        env={**box.environment(env), "PYTHONPATH": str(Path(__file__).parents[2])},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            data = os.read(ours, 65536)
+        except OSError:
+            break
+        if not data:
+            break
+        shown += data
+    os.close(ours)
+    return child.wait(timeout=60), shown.decode().replace("\r\n", "\n")
+
+
+@pytest.fixture
+def told(box: Box) -> str:
+    """A protocol with long texts that waits, and one that failed."""
+    protocol = box.new(
+        {"01-a": command("echo a > a.txt", "qa: {checks: [test -s a.txt]}\n"), "02-look": "kind: human\n"}, title=LONG
+    )
+    box.runner("run", protocol, rc=3)
+    failed = box.new({"01-a": command(f"echo '{LONG}'; exit 3")}, title=f"Second {LONG}")
+    box.runner("run", failed, rc=1)
+    return protocol
+
+
+SAID = (
+    ("status", "1"), ("show", "1"), ("show", "1", "look"), ("show", "2", "a"), ("verify", "1"), ("doctor",), ("merge", "1"),
+    ("retry", "7"), ("engines",), ("new", LONG), ("approve", "1"), ("discard", "2", "--yes"), ("why", "a.txt:1"), ("check",),
+    ("resume", "1"), ("list",), (),
+)  # fmt: skip
+
+
+def masked(text: str) -> str:
+    """Text without what differs from second to second, and without where its lines break."""
+    return re.sub(r"(· )?<?\b\d+ s\b|\d{4}-\d\d-\d\d[T ][0-9:]{8}Z?", "", " ".join(text.split()))
+
+
+def test_at_a_width_of_80_and_without_colour_everything_reads(box: Box, told: str) -> None:
+    for words in SAID:
+        code, shown = terminal(box, PLAIN, *words)
+        piped = box.runner(*words)
+        assert code == piped.code, words
+        assert not re.search(r"[\x1b\r\u2800-\u28ff]", shown), (words, shown)
+        if words:  # bare `runner` is a table: its reasons are cut, and whole in `runner status N`
+            assert sorted(masked(shown).split()) == sorted(masked(piped.out + piped.err).split()), words
+        for line in shown.split("\n"):
+            whole = re.search(r"^ *next(:| ) *(git|runner|ssh-keygen) | && |^ *\|", line) or words == ("list",)
+            wide = max(map(len, re.findall(r"`[^`]*`|\S+", line)), default=0)  # such a word has no place to break
+            assert len(line) <= 80 or whole or wide > 40, (words, line)
+
+
+def test_lines_break_between_words_below_their_text(box: Box, told: str) -> None:
+    _, shown = terminal(box, PLAIN, "merge", "1")
+    first, second, *_ = shown.split("\n")
+    assert (
+        first.startswith("error: 0001-")
+        and second.startswith("       ")
+        and "completed protocol can be merged" in f"{first} {second}"
+    )
+    _, wide = terminal(box, PLAIN, "merge", "1", columns=300)
+    assert wide.split("\n")[0] == box.runner("merge", "1", rc=4).err.split("\n")[0]
+
+
+def test_nothing_moves_where_the_terminal_is_dumb(box: Box) -> None:
+    protocol = box.new({"01-a": command("echo tick; sleep 1.5; echo tock")})
+    code, shown = terminal(box, PLAIN, "run", protocol)
+    assert code == 0 and not re.search(r"[\x1b\r\u2800-\u28ff]", shown) and "01-a  done" in shown
+    protocol = box.new({"01-a": command("echo tick; sleep 1.5; echo tock")})
+    assert "\x1b[" in terminal(box, {"TERM": "xterm"}, "run", protocol)[1]
+
+
+def test_times_are_local_at_a_terminal_and_utc_elsewhere(box: Box, told: str) -> None:
+    first = box.runner("log", told, rc=0).out.split()[1]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", first)
+    _, shown = terminal(box, {**PLAIN, "TZ": "Asia/Kathmandu"}, "log", told)
+    here = " ".join(shown.split()[1:3])
+    assert (
+        datetime.fromisoformat(here) - datetime.fromisoformat(first.removesuffix("Z"))
+    ).total_seconds() == 5.75 * 3600
+
+
+def test_what_is_longer_than_the_terminal_is_paged_as_git_does(box: Box) -> None:
+    protocol = box.new({"01-a": command("seq 100 > a.txt"), "02-b": "kind: human\n"})
+    box.runner("run", protocol, rc=3)
+    box.git("config", "--global", "core.pager", f"cat > {box.home}/paged; echo shown")
+    box.git("config", "core.pager", f"touch {box.home}/evil")  # of the repository: others can write it
+    page = box.home / "paged"
+    code, shown = terminal(box, {"TERM": "xterm", "NO_COLOR": "1"}, "diff", protocol)
+    assert (code, shown) == (0, "shown\n") and page.read_text() == box.runner("diff", protocol, rc=0).out
+    page.unlink()
+    for words, env in (
+        (("diff", protocol, "--stat"), {"TERM": "xterm"}),  # it is short
+        (("diff", protocol), {"TERM": "dumb"}),
+        (("diff", protocol), {"TERM": "xterm", "GIT_PAGER": "cat"}),
+        (("diff", protocol), {"TERM": "xterm", "GIT_PAGER": "no-such-pager"}),
+    ):
+        assert "a.txt" in terminal(box, env, *words)[1] and not page.exists()
+    assert not (box.home / "evil").exists()
+
+
+def test_an_id_stands_alone_for_programs_and_not_for_people(box: Box) -> None:
+    assert "\n0001-say-hello\n" not in terminal(box, PLAIN, "new", "Say hello", "--manual")[1]
+    assert box.runner("new", "Say hello", "--manual", rc=0).out == "0002-say-hello\n"
