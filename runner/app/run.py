@@ -73,10 +73,13 @@ def begins_to_wait(done: Advanced) -> bool:
 
 def notify(project: Project, *protocols: str) -> None:
     """Notify people of what waits in protocols, as `watch` does. A turn of `fleet` leaves it to the fleet, which sends one message."""
-    from runner.app import notify  # HTTP, mail and TLS, which a run that waits for nobody does without
+    own = project.git.personal_settings()
+    ways = own.get("runner.notify") or own.get("runner.mail") or project.config.notify.webhooks
+    if not ways or project.env.environ.get(TURN):
+        return
+    from runner.app import notify  # HTTP, mail and TLS, which nobody needs who set no way
 
-    if not project.env.environ.get(TURN):
-        notify.tell(project, {name: tip for name in protocols if (tip := project.tip(name))})
+    notify.tell(project, {name: tip for name in protocols if (tip := project.tip(name))})
 
 
 def exit_code(done: Advanced) -> int:

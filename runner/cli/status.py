@@ -291,7 +291,9 @@ def show_approvals(session: Session, found: Heard, *, err: bool = False, told: C
 
 def show_steps(session: Session, row: Row) -> None:
     """Print one line per step: place and slug, status, attempt, title, why it failed or what it needs."""
-    steps, waiting = record.open_steps(row), {str(wait.get("subject")) for wait in row["waiting"]}
+    steps, waiting = record.open_steps(row), set[str]()
+    if row["status"] not in record.ENDED:
+        waiting = {str(wait.get("subject")) for wait in row["waiting"]}
     width = max((len(record.label(row, slug)) for slug, _ in steps), default=0)
     wide = max((len(str(step["status"])) for slug, step in steps if slug not in waiting), default=0)
     wide = max(wide, 9)

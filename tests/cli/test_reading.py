@@ -124,7 +124,8 @@ def test_one_protocol_is_shown_step_by_step(box: Box) -> None:
     assert shown.startswith(f"{protocol}  Three steps\n")
     lines = [" ".join(line.split()) for line in shown.splitlines()]
     assert "running · 1 of 3 steps done · from main" in lines[1]
-    assert "01-a completed 01-a" in lines and "02-ask running 02-ask" in lines and "03-c pending needs ask" in lines
+    assert "01-a completed 01-a" in lines and "02-ask waits 02-ask" in lines
+    assert "03-c pending 03-c · needs ask" in lines
     assert any(line.startswith("waits w") and "for anyone: 02-ask, since" in line for line in lines)
     assert "trusted main of this clone: not protected" in lines
     assert "next runner answer 1 TEXT" in lines

@@ -487,7 +487,7 @@ def test_an_exception_is_told_with_type_message_and_place(sandbox: Sandbox, proj
     )
     with project.tools(sandbox) as opened:
         error = failure(opened.tools["send"], {"to": "bob"})
-        assert error.message == "LookupError: nobody is called bob"
+        assert error.message == "LookupError: nobody is called bob (shop.py:6)"
         assert f'File "{project.code}/shop.py", line 6, in check' in error.output
         assert "child.py" not in error.output
         assert failure(opened.tools["leave"]).message == "it called sys.exit(3) (shop.py:9)"
