@@ -296,7 +296,7 @@ def show_steps(session: Session, row: Row) -> None:
         waiting = {str(wait.get("subject")) for wait in row["waiting"]}
     width = max((len(record.label(row, slug)) for slug, _ in steps), default=0)
     wide = max((len(str(step["status"])) for slug, step in steps if slug not in waiting), default=0)
-    wide = max(wide, 9)
+    wide = max(wide, 10)
     for slug, step in steps:
         status = str(step["status"])
         said = headline(str(step.get("reason") or "")) if status in ("failed", "blocked", "cancelled") else ""
