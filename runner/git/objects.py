@@ -376,6 +376,15 @@ class Loose:
         os.chmod(at, bits if self._exactly else stat.S_IMODE(os.stat(at).st_mode) | bits)
 
 
+def sync_folder(folder: str | Path) -> None:
+    """Wait until the names in a folder are on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def _wait(asked: SimpleQueue[int | None], answers: SimpleQueue[OSError | None]) -> None:
     """Wait for the disk, a file at a time, and close it, until there is to be an end."""
     while (handle := asked.get()) is not None:

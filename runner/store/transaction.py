@@ -6,11 +6,13 @@ The worktrees that have the branch checked out are shown to be able to follow be
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field
 
 from runner.errors import ConflictError
-from runner.git import BLOB, Git, Ident, TreeEntry
+from runner.git import BLOB, Git, Ident, TreeEntry, git_error
+from runner.git.objects import sync_folder
 from runner.protocol import log, machine, paths, state
 from runner.protocol.events import Entry, Event
 from runner.protocol.ids import digest
@@ -175,6 +177,7 @@ def publish(
             if push:
                 push()
             git.update_refs(refs, update.reason)
+            _sync(git, branch)
             return
         refused: PushRefusedError | None = None
         with worktree.prepare(git, dirs, branch, old, new, env) as follows:
@@ -192,8 +195,20 @@ def publish(
                 raise
             for follow in follows:
                 follow.finish()
+        _sync(git, branch)
         if refused is not None:
             raise refused
+
+
+def _sync(git: Git, branch: str) -> None:
+    """Wait until the branch's move is on the disk: git waits for the file of a ref, and not for its name."""
+    folder = os.path.dirname(git.common_dir / branch)
+    try:
+        sync_folder(folder)
+    except FileNotFoundError:  # git keeps its refs elsewhere
+        return
+    except OSError as error:
+        raise git_error(["git", "update-ref"], 128, f"fatal: {folder}: {error.strerror}") from error
 
 
 def settle(git: Git, dirs: StateDir, env: Environment, branch: str) -> None:
