@@ -150,33 +150,40 @@ def _one_shot(ground: Ground) -> Iterator[Figure]:
 
 
 def _many(ground: Ground) -> Iterator[Figure]:
-    """Measure what a repository of ten thousand protocols takes, on branches and ended in main."""
+    """Measure what a repository of ten thousand protocols takes, on branches and ended in main; packed, as git's own gc leaves it."""
     count = 1000 if ground.quick else 10_000
     few = ground.repository(50)
     with ground.project(few) as project:
         protocol = ground_.new(project)
-        moved = _transition(project, protocol)
-    yield row("a transition, few protocols", moved)
+        moved, bare = _moved(ground, project, protocol)
+    yield row("a transition, few protocols", bare)
+    yield row("a transition, few protocols, a person's worktree on the branch", moved)
+    alone = {words: cpu(ground, ["runner", words, "1"], few) for words in ("status", "show")}
     for of in ("branches", "folders in main"):
         at = ground.repository(50)
-        with ground.project(at) as project:
-            protocol = ground_.new(project)
+        ground.runner(at, "new", "--plan", str(_plan(ground, 3)))
+        protocol = ground.git(at, "for-each-ref", "--format=%(refname:short)", "refs/heads/0*").decode().strip()
         if of != "branches":
+            ground.runner(at, "run", "1")
             ground.git(at, "merge", "-q", protocol)
         copies(ground, at, protocol, count, merged=of != "branches")
+        ground.git(at, "reset", "-q", "--hard")
+        ground.git(at, "gc", "-q")
         cold = cpu(ground, ["runner", "list"], at, 1)
         yield row(f"list, {count:,} {of}, the first time", cold, goal=0.6)
         yield row(f"list, {count:,} {of}, again", cpu(ground, ["runner", "list"], at), goal=0.25)
         yield row(f"list --json, {count:,} {of}", cpu(ground, ["runner", "list", "--json"], at, 2))
+        for words, one in alone.items():
+            took = cpu(ground, ["runner", words, "1"], at)
+            yield row(f"{words} of one among {count:,} {of}, against few", took, goal=1.3, over=one[0])
     with ground.project(at) as project:
-        yield row(
-            f"a transition among {count:,} ended, against few", _transition(project, protocol), goal=2, over=moved[0]
-        )
-    yield row(
-        f"new among {count:,} folders, its worktree with all of them",
-        cpu(ground, ["runner", "new", "--plan", str(_plan(ground, 50))], at, 1),
-        goal=0.7,
-    )
+        protocol = ground_.new(project)
+        followed, took = _moved(ground, project, protocol)
+    yield row(f"a transition among {count:,} ended, against few", took, goal=2, over=bare[0])
+    yield row(f"the same, a worktree with all of them on the branch: {6 * count:,} files", followed, over=moved[0])
+    new = ["runner", "new", "--plan", str(_plan(ground, 50))]
+    yield row("new, few folders", cpu(ground, new, few, 1))
+    yield row(f"new among {count:,} folders, its worktree with all of them", cpu(ground, new, at, 1), goal=0.7)
     ground.git(at, "gc", "-q")
     size = sum(path.stat().st_size for path in (at / ".git/objects").rglob("*") if path.is_file())
     yield Figure(f"goals: disk after gc, {count:,} ended protocols", f"{size / 1e6:.1f} MB")
@@ -184,6 +191,14 @@ def _many(ground: Ground) -> Iterator[Figure]:
     cloned = cpu(ground, ["git", "clone", "-q", "--no-local", str(at), str(to)], ground.at, 1)
     yield row(f"a newcomer's clone, {count:,} ended protocols", cloned)
     yield row("and a fetch that brings nothing", cpu(ground, ["git", "fetch", "-q"], to))
+
+
+def _moved(ground: Ground, project: Project, protocol: str) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return what a transition takes with the worktree that `new` makes on the branch, and without one."""
+    followed = _transition(project, protocol)
+    for tree in project.git.checked_out(project.branch(protocol)):
+        ground.git(tree.path, "worktree", "remove", "--force", str(tree.path))
+    return followed, _transition(project, protocol)
 
 
 def _transition(project: Project, protocol: str) -> tuple[float, float]:

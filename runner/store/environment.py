@@ -167,7 +167,7 @@ class StateDir:
     @property
     def briefs(self) -> Path:
         """What `list` read of many protocols, kept by the ids of their commits."""
-        return self.own / "list.json"
+        return self.own / "list"
 
     @property
     def mirror(self) -> Path:
