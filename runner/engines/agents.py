@@ -118,6 +118,28 @@ ACP: Final[Mapping[str, Agent]] = {
         is_model_needed=True,
         needs="npm install -g opencode-ai",
     ),
+    "kilo": Agent(
+        command=("kilo", "acp"),
+        mode="code",
+        env={"KILO_DISABLE_MODELS_FETCH": "1", "KILO_DISABLE_AUTOUPDATE": "1", "KILO_CONFIG_CONTENT": _OPENCODE},
+        speaks="openai",
+        is_model_needed=True,
+        needs="npm install -g @kilocode/cli",
+    ),
+    "kimi": Agent(
+        command=("kimi", "acp"),
+        mode="default",
+        env={
+            "KIMI_MODEL_PROVIDER_TYPE": "openai",
+            "KIMI_MODEL_BASE_URL": "{endpoint}",
+            "KIMI_MODEL_API_KEY": "{key}",
+            "KIMI_MODEL_NAME": "{model}",
+            "KIMI_CODE_NO_AUTO_UPDATE": "1",
+        },
+        speaks="openai",
+        is_model_needed=True,
+        needs="npm install -g @moonshot-ai/kimi-code",
+    ),
     "qwen": Agent(
         command=("qwen", "--acp", "--auth-type", "openai"),
         mode="default",
