@@ -82,7 +82,7 @@ def _methods(kind: type, written: type, *, frozen: bool, kw_only: bool) -> dict[
     for base in reversed(written.__mro__[1:]):
         found |= getattr(base, "__dataclass_fields__", {})
     own.__dataclass_fields__ = found = found | own.__dataclass_fields__  # type: ignore[attr-defined]
-    fields = dataclasses.fields(own)  # type: ignore[arg-type]
+    fields = dataclasses.fields(own)
     for name, told in types.items():
         found[name].type = told
     same = _getter([one.name for one in fields if one.compare])

@@ -86,7 +86,13 @@ def _choose(project: Project, found: tuple[Path, ...], image: str | None) -> San
     wanted, where = project.source("executor")
     try:
         nested = project.config.workspace.user_namespaces
-        return choose(project.setting("executor"), toolchains=found, user_namespaces=nested, image=image)
+        return choose(
+            project.setting("executor"),
+            toolchains=found,
+            user_namespaces=nested,
+            image=image,
+            memory=project.dirs.state_home / "sandbox",
+        )
     except SandboxUnavailableError as error:
         if wanted != "sandbox" or where.startswith(("--", "RUNNER_")):
             raise
@@ -167,11 +173,18 @@ class WorkspaceSession:
 
     @classmethod
     def open(
-        cls, project: Project, protocol: str, resources: Resources | None = None, space: Workspace | None = None
+        cls,
+        project: Project,
+        protocol: str,
+        resources: Resources | None = None,
+        space: Workspace | None = None,
+        *,
+        runs_commands: bool = True,
     ) -> WorkspaceSession:
         """Choose the sandbox and find the workspace: the protocol's, if `space` is no other one.
 
-        `resources`: the step's own, which lower what config.yaml says.
+        `resources`: the step's own, which lower what config.yaml says. `runs_commands`: if not, no sandbox is tried and nothing is
+        looked for that commands would be shown; only containers are, since their image is part of their name.
 
         Raises:
             SandboxUnavailableError: there is no working sandbox here.
@@ -180,6 +193,12 @@ class WorkspaceSession:
         environ, found, environment = project.env.environ, tuple[Path, ...](), None
         space = space or workspace.place(project.dirs, protocol, project.config.workspace.path)
         in_image = project.setting("executor") == "container"
+        if not runs_commands and not in_image:
+            untried = choose(
+                project.setting("executor"), user_namespaces=project.config.workspace.user_namespaces, tries=False
+            )
+            permissions.refuse_isolation(project, untried.name)
+            return cls(project, protocol, space, untried, None, Limits())
         if in_image:
             environment = environments.find(project, space, in_image=True)
         elif project.setting("executor") != "host":

@@ -58,11 +58,18 @@ EXECUTORS = ("sandbox", "container", "host")
 
 
 def choose(
-    name: str, *, toolchains: tuple[Path, ...] = (), user_namespaces: bool = False, image: str | None = None
+    name: str,
+    *,
+    toolchains: tuple[Path, ...] = (),
+    user_namespaces: bool = False,
+    image: str | None = None,
+    memory: Path | None = None,
+    tries: bool = True,
 ) -> Sandbox:
-    """Return the place that is called `name`, having tried that it works here.
+    """Return the place that is called `name`, having tried that it works here, unless no command will run there (`tries`).
 
-    `user_namespaces`: whether a sandbox lets commands make some; `image`: of containers.
+    `user_namespaces`: whether a sandbox lets commands make some; `image`: of containers; `memory`: the file that says what worked
+    before, so that it is tried again only where something is another or a sandbox could not be made.
 
     Raises:
         SandboxUnavailableError: it does not.
@@ -74,8 +81,10 @@ def choose(
     if name == "container":
         return container.choose(image, user_namespaces=user_namespaces)
     # On the host toolchains are where they are.
-    sandbox = Bubblewrap(toolchains, user_namespaces=user_namespaces) if name == "sandbox" else Host()
-    if (why := sandbox.check()) is not None:
+    sandbox: Sandbox = Host()
+    if name == "sandbox":
+        sandbox = Bubblewrap(toolchains, user_namespaces=user_namespaces, memory=memory)
+    if tries and (why := sandbox.check()) is not None:
         raise SandboxUnavailableError(
             f"commands cannot be run in a sandbox here: {why}",
             where=f"executor: {name}",

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import hashlib
 import os
 import select
 import shutil
@@ -85,6 +86,7 @@ _MANAGERS = tuple(Path(manager).parts for manager in MANAGERS)
 COPIED = 256 * 1024  # bytes; each mount makes bwrap read the whole table of mounts again, a copy costs next to nothing
 BESIDE = {".cargo/bin": ".rustup"}  # folders whose programs need another one; .cargo itself holds the registry's token
 
+_FACTS = 50  # that are remembered
 _TRIED_AGAIN = 60.0  # seconds that a sandbox which worked is not tested: steps of a run do not each start one for that
 _WORKS: dict[tuple[str | None, tuple[Path, ...], bool], float] = {}  # until when it counts as tried
 
@@ -121,9 +123,12 @@ class Bubblewrap(Spawner):
 
     image = None
 
-    def __init__(self, toolchains: tuple[Path, ...] = (), *, user_namespaces: bool = False) -> None:
+    def __init__(
+        self, toolchains: tuple[Path, ...] = (), *, user_namespaces: bool = False, memory: Path | None = None
+    ) -> None:
+        """`memory`: the file that says what worked when it was tried by an earlier process."""
         self.toolchains, self.user_namespaces, self.place = toolchains, user_namespaces, Place()
-        self.limits = Limits()
+        self.limits, self.memory = Limits(), memory
         self.name = "sandbox+user-namespaces" if user_namespaces else "sandbox"
 
     @property
@@ -148,8 +153,10 @@ class Bubblewrap(Spawner):
         """Return None where bubblewrap works here, else why not; see `Sandbox.check`."""
         if sys.platform != "linux":
             return "bubblewrap is for Linux"
-        known = (shutil.which("bwrap"), self.toolchains, self.user_namespaces)
-        if time.monotonic() < _WORKS.get(known, 0.0):
+        bwrap = shutil.which("bwrap")
+        known = (bwrap, self.toolchains, self.user_namespaces)
+        fact = _fact("works", bwrap, *self.toolchains, self.user_namespaces)
+        if time.monotonic() < _WORKS.get(known, 0.0) or fact in _remembered(self.memory):
             return None
         try:
             outcome = self.run(
@@ -161,6 +168,7 @@ class Bubblewrap(Spawner):
             why = "" if outcome.ok else f"bubblewrap cannot run `true`: {_last_line(outcome.tail)}"
         if not why:
             _WORKS[known] = time.monotonic() + _TRIED_AGAIN
+            _remember(self.memory, fact)
         return why or None
 
     def _spawn(self, command: Command, stdin: int, stdout: int, stderr: int) -> Group:
@@ -204,7 +212,7 @@ class Bubblewrap(Spawner):
             ) from error
         finally:
             _close(options, status, *copied)
-        return _BubblewrapGroup(process, report, command.network, go, is_bounded=bool(scope))
+        return _BubblewrapGroup(process, report, command.network, go, is_bounded=bool(scope), memory=self.memory)
 
     def _limits(self) -> tuple[str, ...]:
         limits = dataclasses.replace(self.limits, processes=self.limits.processes or MOST_PROCESSES)
@@ -213,7 +221,7 @@ class Bubblewrap(Spawner):
     def _options(self, command: Command, copied: list[int]) -> Iterator[str]:
         """Yield bwrap's options; `copied` gets the files that they name by descriptor, for the caller to close."""
         yield from ("--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL")
-        if not self.user_namespaces and _can_disable_userns(shutil.which("bwrap") or "bwrap"):
+        if not self.user_namespaces and _can_disable_userns(shutil.which("bwrap") or "bwrap", self.memory):
             yield from ("--unshare-user", "--disable-userns")
         if (calls := filter_for(_machine(), user_namespaces=self.user_namespaces)) is not None:
             copied.append(os.memfd_create("seccomp"))
@@ -261,9 +269,11 @@ class _BubblewrapGroup(Group):
         go: int | None,
         *,
         is_bounded: bool,
+        memory: Path | None,
     ) -> None:
         """`go`: the end of a pipe to which one byte is written when the network is there; `is_bounded`: by a cgroup of its own."""
         self.process, self._report, self._said = process, report, b""
+        self._memory = memory
         self._proxy: Proxy | None = None
         self._events: int | None = None
         self._first: int | None = None
@@ -340,6 +350,7 @@ class _BubblewrapGroup(Group):
             with suppress(ChildProcessError):  # ours only while a host command made us adopt orphans
                 os.waitpid(self._first or 0, os.WNOHANG)
         if not ended and not self._was_ended and self.process.returncode == 1:
+            _forget(self._memory)
             raise SandboxError(
                 f"bubblewrap could not make the sandbox: {_last_line(said)}",
                 where="executor: sandbox",
@@ -458,7 +469,7 @@ def _entries_of_proc() -> Iterator[tuple[str, bool]]:
 
 
 @cache
-def _can_disable_userns(bwrap: str) -> bool:
+def _can_disable_userns(bwrap: str, memory: Path | None = None) -> bool:
     """Return whether this bwrap can forbid user namespaces here: from 0.8 on, by a sysctl that has to be writable."""
     try:
         if os.statvfs("/proc/sys/user").f_flag & os.ST_RDONLY:
@@ -467,12 +478,64 @@ def _can_disable_userns(bwrap: str) -> bool:
             return False  # there are none; root has a sandbox without
         if os.stat(bwrap).st_mode & stat.S_ISUID:
             return False  # it refuses the option then
+        if (fact := _fact("--disable-userns", bwrap)) in _remembered(memory):
+            return True
         said = subprocess.run(
             (bwrap, "--help"), stdin=subprocess.DEVNULL, capture_output=True, env={}, timeout=STARTS_WITHIN, check=False
         )
     except (OSError, subprocess.SubprocessError):
         return False
-    return b"--disable-userns" in said.stdout + said.stderr
+    if b"--disable-userns" not in said.stdout + said.stderr:
+        return False
+    _remember(memory, fact)
+    return True
+
+
+# --- what was tried ----------------------------------------------------------------------------------------------------
+
+
+def _fact(*parts: object) -> str:
+    """Return the digest of what holds for a bwrap, whose path is the second part, on this boot of the machine and in this container.
+
+    It is another one where the program was replaced, or a setting of the kernel by which it would no longer work.
+    """
+    told = [str(part) for part in (*parts, os.geteuid(), *os.uname())]
+    for name in ("self/ns/user", "self/ns/mnt"):
+        with suppress(OSError):
+            told.append(os.readlink(f"/proc/{name}"))
+    for name in ("kernel/random/boot_id", *(name for name, *_ in _FORBIDS)):
+        with suppress(OSError):
+            told.append(Path(f"/proc/sys/{name}").read_text())
+    with suppress(OSError):
+        status = os.stat(str(parts[1]))
+        told += map(str, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_mode))
+    return hashlib.sha256("\0".join(told).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _remembered(memory: Path | None) -> list[str]:
+    try:
+        return memory.read_text("ascii").split() if memory else []
+    except (OSError, ValueError):
+        return []
+
+
+def _remember(memory: Path | None, fact: str) -> None:
+    """Note a fact; where that cannot be written, the next process tries again."""
+    if memory is None:
+        return
+    made = memory.with_name(f"{memory.name}.{os.getpid()}")
+    with suppress(OSError):
+        memory.parent.mkdir(0o700, parents=True, exist_ok=True)
+        made.write_text("\n".join([*_remembered(memory)[1 - _FACTS :], fact]) + "\n", "ascii")
+        os.replace(made, memory)
+
+
+def _forget(memory: Path | None) -> None:
+    """Forget all facts: a sandbox could not be made."""
+    _WORKS.clear()
+    if memory is not None:
+        with suppress(OSError):
+            memory.unlink()
 
 
 def _machine() -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from difflib import get_close_matches
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
 
 from runner.protocol.state import read_json
@@ -151,7 +152,44 @@ def check_result(contract: Contract, result: Any) -> None:
         raise ToolError(f"it was called, but its result is not what it declares: {'; '.join(problems)}")
 
 
+# Python's types of JSON's, without those that need a second look: true is no integer, and 3.0 is one.
+_TYPES = {
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "object": (dict,),
+    "array": (list,),
+    "null": (NoneType,),
+}
+_SAID = {"type", "properties", "required", "additionalProperties", "items", "title", "description", "default"}
+
+
+def plainly_fits(schema: Any, value: Any) -> bool:
+    """Return whether a value fits a schema of a few plain keywords, as the runner's own are; False leaves it to `jsonschema`.
+
+    That library takes longer to load than a whole step that needs nothing else of it.
+    """
+    if not isinstance(schema, Mapping) or not _SAID.issuperset(schema) or type(schema.get("type")) is not str:
+        return False
+    kind, more = type(value), schema.get("additionalProperties", True)
+    if kind not in _TYPES.get(schema["type"], ()) or not isinstance(more, bool):
+        return False
+    if kind is list:
+        return "items" not in schema or all(plainly_fits(schema["items"], one) for one in value)
+    if kind is not dict:
+        return True
+    known, needed = schema.get("properties", {}), schema.get("required", [])
+    if not isinstance(known, Mapping) or not isinstance(needed, list):
+        return False
+    return all(name in value for name in needed) and all(
+        plainly_fits(known[name], one) if name in known else more for name, one in value.items()
+    )
+
+
 def _problems(schema: Mapping[str, Any], value: Any, what: str) -> list[str]:
+    if plainly_fits(schema, value):
+        return []
     from jsonschema import Draft202012Validator  # here: only a call needs it
     from jsonschema.exceptions import best_match
     from referencing import Registry

@@ -458,37 +458,6 @@ def test_a_number_is_looked_for_however_many_zeros_were_written_before_it(box: B
     assert "next          runner run 1\n" in box.runner("status", "1", rc=0).out
 
 
-def test_a_step_that_only_records_makes_few_of_its_classes_and_starts_few_gits(box: Box, tmp_path: Path) -> None:
-    box.new({"01-ask": ASKS, "02-a": command("true")})
-    real, told, bin_ = shutil.which("git"), tmp_path / "told", tmp_path / "bin"
-    bin_.mkdir()
-    (bin_ / "git").write_text(f'#!/bin/sh\necho x >> {told}\nexec {real} "$@"\n')
-    (bin_ / "git").chmod(0o755)
-    code = (
-        "import contextlib, gc, sys\nfrom runner.cli import main\n"
-        "with contextlib.suppress(SystemExit): main.call(['step'])\n"
-        "ours = [one for one in gc.get_objects() if isinstance(one, type) and '__dataclass_fields__' in vars(one)"
-        " and one.__module__.startswith('runner.') and '__slots__' in vars(one)];"
-        "print(len(ours), len([one for one in ours if '__later__' in vars(one)]), *sys.modules, file=sys.stderr)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=box.path,
-        env={
-            **box.environment(),
-            "PYTHONPATH": str(Path(__file__).parents[2]),
-            "PATH": f"{bin_}{os.pathsep}{os.environ['PATH']}",
-        },
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    every, unmade, *loaded = done.stderr.splitlines()[-1].split()
-    assert int(every) > 100 and int(unmade) > int(every) * 2 / 3
-    assert not set(loaded) & {"pydantic", "jsonschema", "rich", "git", "tenacity", "asyncio"} and len(loaded) < 300
-    assert len(told.read_text().split()) <= 14
-
-
 # --- what people are told while it goes on ---------------------------------------------------------------------------------
 
 

@@ -699,7 +699,7 @@ def test_no_user_namespace_where_bubblewrap_cannot_forbid_it(
     work: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     bubblewrap()
-    monkeypatch.setattr("runner.sandbox.bubblewrap._can_disable_userns", lambda bwrap: False)
+    monkeypatch.setattr("runner.sandbox.bubblewrap._can_disable_userns", lambda *given: False)
     old = Bubblewrap(TOOLCHAINS)
     assert system_call(old, work, own_number(name), 0x10000000 | (17 if name == "clone" else 0), 0, 0, 0, 0) == "EPERM"
     assert system_call(old, work, own_number("clone3"), 0, 0) == "ENOSYS"
@@ -712,6 +712,52 @@ def test_a_setuid_bubblewrap_is_not_given_an_option_that_it_refuses(tmp_path: Pa
     fake.write_text("#!/bin/sh\necho '    --disable-userns   Disable further use of user namespaces'\n")
     fake.chmod(0o4755)
     assert not _can_disable_userns(str(fake))
+
+
+@pytest.mark.parametrize("change", ["nothing", "program", "setting", "toolchain", "damage"])
+def test_what_worked_is_tried_again_only_where_something_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    bubblewrap()
+    bin_, told, memory = tmp_path / "bin", tmp_path / "told", tmp_path / "state/sandbox"
+    bin_.mkdir()
+    (bin_ / "bwrap").write_text(f'#!/bin/sh\necho "$1" >> {told}\nexec {shutil.which("bwrap")} "$@"\n')
+    (bin_ / "bwrap").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{bin_}:{os.environ['PATH']}")
+
+    def asked(*toolchains: Path) -> list[str]:
+        """Return bwrap's first words as a new process asks whether it works."""
+        monkeypatch.setattr("runner.sandbox.bubblewrap._WORKS", {})
+        _can_disable_userns.cache_clear()
+        told.write_text("")
+        assert Bubblewrap(toolchains, memory=memory).check() is None
+        return told.read_text().split()
+
+    assert "--args" in asked()
+    assert asked() == []
+    if change == "program":
+        os.utime(bin_ / "bwrap", (1, 1))
+    elif change == "setting":
+        monkeypatch.setattr("runner.sandbox.bubblewrap._FORBIDS", (("kernel/ostype", "", ""),))
+    elif change == "damage":
+        memory.write_bytes(b"\xff\0")
+    assert ("--args" in asked(*([tmp_path] if change == "toolchain" else []))) == (change != "nothing")
+    assert len(list(memory.parent.iterdir())) == 1
+
+
+def test_a_sandbox_that_could_not_be_made_is_tried_again(
+    tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bubblewrap()
+    memory = tmp_path / "sandbox"
+    known = Bubblewrap(memory=memory)
+    assert known.check() is None and memory.exists()
+    (tmp_path / "bwrap").write_text("#!/bin/sh\necho 'setting up uid map: Permission denied' >&2; exit 1\n")
+    (tmp_path / "bwrap").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(SandboxError, match="could not make the sandbox: setting up uid map"):
+        known.run(sh(work, "true"))
+    assert not memory.exists()
 
 
 SESSION = """

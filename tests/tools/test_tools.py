@@ -14,12 +14,24 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+import jsonschema
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from runner.errors import UsageError
 from runner.protocol.config import ToolEffect, ToolModule
 from runner.sandbox import Bubblewrap, Host, Network, Sandbox, toolchains
-from runner.tools import Contract, OutcomeUnknownError, Probed, Tool, ToolError, check_arguments, registry
+from runner.tools import (
+    Contract,
+    OutcomeUnknownError,
+    Probed,
+    Tool,
+    ToolError,
+    check_arguments,
+    plainly_fits,
+    registry,
+)
 from runner.tools.commands import WorkspaceAlias
 from runner.tools.python import ProjectPython, PythonTools, ToolModuleError
 from tests.conftest import slack
@@ -79,6 +91,44 @@ def refusal(tools: PythonTools) -> ToolModuleError:
         pass
     assert caught.value.exit_code == 2
     return caught.value
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.sampled_from([0.5, 3.0]) | st.sampled_from("abc"),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=5,
+)
+SCHEMAS = st.recursive(
+    st.just(True) | st.just({}) | st.fixed_dictionaries(
+        {"type": st.sampled_from(["string", "integer", "number", "boolean", "null", "object", "array", ["string"]])},
+        optional={"enum": st.just(["a", 1]), "minLength": st.just(2), "minimum": st.just(2), "title": st.just("t")},
+    ),
+    lambda inner: st.fixed_dictionaries(
+        {"type": st.sampled_from(["object", "array"])},
+        optional={
+            "properties": st.dictionaries(st.sampled_from("abc"), inner, max_size=2),
+            "required": st.lists(st.sampled_from("abc"), max_size=2, unique=True),
+            "additionalProperties": st.booleans() | inner,
+            "items": inner,
+            "maxItems": st.just(1),
+            "patternProperties": st.just({"a": False}),
+        },
+    ),
+    max_leaves=4,
+)  # fmt: skip
+
+
+@given(SCHEMAS, JSON)
+def test_what_plainly_fits_a_schema_fits_it(schema: Any, value: Any) -> None:
+    if plainly_fits(schema, value):
+        assert jsonschema.Draft202012Validator(schema).is_valid(value)
+
+
+def test_arguments_of_the_runners_own_tools_plainly_fit_their_schemas() -> None:
+    assert plainly_fits(registry.ECHO.contract.parameters, {"text": "a"})
+    assert plainly_fits(registry.ADD.contract.parameters, {"a": 1, "b": 0.5})
+    for wrong in ({"a": True, "b": 1}, {"a": 1}, {"a": 1, "b": 2, "c": 3}, {"a": "1", "b": 2}):
+        assert not plainly_fits(registry.ADD.contract.parameters, wrong)
 
 
 # --- contracts and built-in tools -------------------------------------------------------------------------------------

@@ -25,7 +25,9 @@ def carry_out(run: StepRun) -> Outcome:
     """Call the tool: its result, a wait or a failure is the outcome."""
     is_builtin = run.step.header.tool in registry.BUILTIN  # a function of the runner's own, which needs no workspace
     if is_builtin:
-        run.workspace = WorkspaceSession.open(run.project, run.view.protocol)
+        # A project's modules are looked through for another tool of that name, by a process in the sandbox.
+        others = bool(run.project.config.tools)
+        run.workspace = WorkspaceSession.open(run.project, run.view.protocol, runs_commands=others)
     else:
         start(run)
     started, given, where = run.project.env.monotonic(), run.step.header.with_, run.where

@@ -1,0 +1,74 @@
+"""One `runner step`, a whole process: what it loads and starts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import Box, command
+
+ASKS = "kind: human\n"
+ECHO = "kind: tool\ntool: echo\nwith: {text: a}\n"
+HEAVY = {"pydantic", "jsonschema", "rich", "git", "tenacity", "asyncio"}
+CODE = """
+import contextlib, gc, sys
+from runner.cli import main
+with contextlib.suppress(SystemExit): main.call(['step', '1'])
+ours = [
+    one for one in gc.get_objects()
+    if isinstance(one, type) and {'__dataclass_fields__', '__slots__'} <= vars(one).keys() and one.__module__[:7] == 'runner.'
+]
+print(len(ours), len([one for one in ours if '__later__' in vars(one)]), *sys.modules, file=sys.stderr)
+"""
+
+
+class Step:
+    """What a step, as a process of its own, loaded and started."""
+
+    def __init__(self, box: Box, tmp_path: Path) -> None:
+        told, bin_ = tmp_path / "told", tmp_path / "bin"
+        told.write_text("")
+        for name in ("git", "bwrap") if not bin_.exists() else ():  # another program is tried anew
+            bin_.mkdir(exist_ok=True)
+            (bin_ / name).write_text(f'#!/bin/sh\necho {name} "$@" >> {told}\nexec {shutil.which(name)} "$@"\n')
+            (bin_ / name).chmod(0o755)
+        env = {
+            **box.environment({"RUNNER_EXECUTOR": "sandbox"}),
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "PATH": f"{bin_}{os.pathsep}{os.environ['PATH']}",
+        }
+        argv = [sys.executable, "-c", CODE]
+        done = subprocess.run(argv, cwd=box.path, env=env, capture_output=True, text=True, check=True)
+        every, unmade, *loaded = done.stderr.splitlines()[-1].split()
+        self.classes, self.made, self.loaded = int(every), int(every) - int(unmade), set(loaded)
+        self.own = [name for name in loaded if name.startswith("runner")]
+        self.started = told.read_text().splitlines()
+
+    def count(self, program: str) -> int:
+        """Return how often it started a program."""
+        return sum(line.split()[0] == program for line in self.started)
+
+
+def test_a_step_that_only_records_makes_few_of_its_classes_and_starts_few_gits(box: Box, tmp_path: Path) -> None:
+    box.new({"01-ask": ASKS, "02-a": command("true")})
+    step = Step(box, tmp_path)
+    assert step.classes > 100 and step.made < step.classes / 3
+    assert not step.loaded & HEAVY and len(step.loaded) < 300
+    assert step.count("git") <= 9 and not step.count("bwrap")
+
+
+def test_a_built_in_tool_needs_no_sandbox_and_no_library_of_schemas(box: Box, tmp_path: Path) -> None:
+    protocol = box.new({"01-a": ECHO})
+    step = Step(box, tmp_path)
+    assert not step.count("bwrap") and not step.loaded & HEAVY
+    assert step.count("git") <= 9
+    assert box.state(protocol)["steps"]["a"]["status"] == "completed"
+
+
+def test_the_sandbox_is_tried_once(box: Box, tmp_path: Path) -> None:
+    box.new({"01-a": command("true"), "02-b": command("true")})
+    first, second = Step(box, tmp_path), Step(box, tmp_path)
+    assert (first.count("bwrap"), second.count("bwrap")) == (3, 1)  # what it can do, whether it works; the command
