@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runner.errors import HeldError, RefusedError, UsageError
-from runner.executor import load, permissions, spending
+from runner.executor import load, permissions
+from runner.executor.journal import open_journal
 from runner.executor.step_run import StepRun
 from runner.executor.steps import check, review
 from runner.executor.workspace_session import WorkspaceSession, with_kept
@@ -87,9 +88,7 @@ def judge(project: Project, protocol: str, slug: str | None, *, full: bool) -> J
         verdict, outputs = checked.verdict, checked.outputs
         if not verdict.passed or step.qa is not QaPolicy.FULL:
             return Judged(found, attempt, verdict.evidence, verdict.reason, outputs=outputs, again=again)
-        journal = spending.open_journal(
-            project, protocol, f"{found}.{attempt}.hand"
-        )  # what it costs counts in the budgets
+        journal = open_journal(project, protocol, f"{found}.{attempt}.hand")  # what it costs counts in the budgets
         if journal.records:
             journal.undecided(project.env.timestamp(), "it is judged again")
         reviewed = review.of_step(run, verdict.evidence, journal)

@@ -6,15 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from runner import signals
 from runner.errors import IntegrityError
-from runner.executor import permissions, toolbox
+from runner.executor import judging, permissions
 from runner.executor.effects import Effect, ExternalCalls, Made, made_of
+from runner.executor.judging import Judge
 from runner.executor.step_run import StepRun
-from runner.executor.toolbox import Judge
 from runner.git import Git
 from runner.protocol import approval_file, log, paths, transcript
 from runner.protocol import events as ev
@@ -27,6 +26,9 @@ from runner.store.snapshot import Snapshot
 from runner.tools import AsksError, Contract, Tool, ToolError, check_arguments
 from runner.trust.policy import Decision
 from runner.values import dataclass
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 
 class HeldError(Exception):
@@ -111,7 +113,7 @@ class Calls:
         git, view = run.project.git, run.view
         known = record.events(git, view.protocol, view.tip) if _was_asked(run) else []
         decisions = decisions_of(git, view, known, run.slug, run.approvals)
-        return cls(run, toolbox.judge_of(run), decisions, ExternalCalls.of(run, known))
+        return cls(run, judging.judge_of(run), decisions, ExternalCalls.of(run, known))
 
     def make(self, number: int, tool: Tool, arguments: Mapping[str, Any], untrusted: bool) -> Made:
         """See `Gate.make`; a runner that lost its lease makes none."""

@@ -17,11 +17,14 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from runner.errors import IntegrityError, RefusedError, UsageError
+from runner.errors import InsufficientHistoryError, IntegrityError, RefusedError, UsageError
 from runner.protocol import transcript
+from runner.protocol.ids import digest
 from runner.protocol.state import Json, State, StepStatus
 from runner.protocol.transcript import Intent, Outcome, Record, Settled
+from runner.store import history, record
 from runner.store.environment import StateDir, matching
+from runner.store.project import Project
 
 Noted = Intent | Outcome | Settled  # the records about effects
 
@@ -313,3 +316,40 @@ def refuse_unrecorded(dirs: StateDir, protocol: str, state: State, hint: str = "
 def _effects(dirs: StateDir, protocol: str) -> Iterator[tuple[Path, list[Noted]]]:
     for path in matching(dirs.journal(protocol), "**/*.jsonl"):
         yield path, Journal(path).noted()
+
+
+def open_journal(project: Project, protocol: str, name: str, then: Sequence[Record] = ()) -> Journal:
+    """Return a journal of the protocol's, `SLUG.ATTEMPT` or the like, with what the history has of it.
+
+    `then`: follows the records that this clone had not.
+    """
+    journal = Journal(project.dirs.journal(protocol) / f"{name}.jsonl")
+    filed = history.read(project.git, protocol, f"runs/{name}.jsonl") or b""
+    transcript.parse(filed, f"runs/{name}.jsonl of {history.ref_of(protocol)}")
+    journal.take_up(filed, then)
+    if filed:
+        journal.filed = journal.alike(recorded_part(project, protocol, name))
+    return journal
+
+
+def recorded_part(project: Project, protocol: str, name: str) -> bytes:
+    """Return the part of a transcript whose cost is in the record: as the log names it, or as it was filed beside a commit.
+
+    The history's ref moves first, so where git was killed between the two the history has more than the record.
+    """
+    git = project.git
+    tip, filed = git.ref(project.branch(protocol)), git.ref(history.ref_of(protocol))
+    if tip is None or filed is None:
+        return b""
+    named = {raw.fields.get("transcript") for raw in record.events(git, protocol, tip)}
+    data = git.blob(f"{filed}:runs/{name}.jsonl") or b""
+    if digest(data) in named:
+        return data
+    try:
+        for commit, beside in history.commits(git, protocol, filed):
+            data = git.blob(f"{commit.oid}:runs/{name}.jsonl") or b""
+            if digest(data) in named or git.is_ancestor(beside, tip):
+                return data
+    except InsufficientHistoryError:  # all that can be told is that it was filed
+        return data
+    return b""

@@ -20,7 +20,7 @@ from runner.engines import EngineError, Json, KeyMissingError, Request, Turn, Us
 from runner.errors import MalformedFileError, RefusedError, UnsupportedError, WaitingError
 from runner.executor import asking, looking, prompting, spending
 from runner.executor.asking import Consultation
-from runner.executor.journal import Journal
+from runner.executor.journal import Journal, open_journal
 from runner.executor.loop import BudgetStop, Limits
 from runner.executor.step_run import Redactor
 from runner.executor.transition import Kind, Outcome
@@ -253,7 +253,7 @@ def written(
     with locks.hold(project.dirs.lock(f"planning-{key}"), project.env, what="this plan"):
         if of is not None:
             name = history.next_plan(project.git, key).removeprefix("runs/").removesuffix(".jsonl")
-            journal = spending.open_journal(project, key, name)
+            journal = open_journal(project, key, name)
         else:
             journal = Journal(project.dirs.planning / f"{key}.jsonl")
         began = project.env.monotonic()
@@ -434,7 +434,7 @@ def need_model(project: Project, title: str = "TITLE") -> None:
 def _resume(project: Project, seen: Snapshot) -> Written | Asking:
     """Continue the conversation from its journal."""
     redactor = Redactor(project.env.environ)
-    journal = spending.open_journal(project, seen.protocol, "plan.1")
+    journal = open_journal(project, seen.protocol, "plan.1")
     task = next((one.text for one in reversed(journal.records) if isinstance(one, Task)), None)
     if task is None:
         raise RefusedError(

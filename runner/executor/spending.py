@@ -13,9 +13,8 @@ from dataclasses import field
 from decimal import Decimal
 from pathlib import Path
 
-from runner.errors import InsufficientHistoryError
 from runner.executor import permissions
-from runner.executor.journal import Journal
+from runner.executor.journal import Journal, recorded_part
 from runner.executor.loop import Limits, SharedBudget, Total
 from runner.executor.step_run import StepRun
 from runner.protocol import events as ev
@@ -42,43 +41,6 @@ def of(records: Sequence[Record]) -> Total:
         if isinstance(one, Response | Summary):
             total.add(one)
     return total
-
-
-def open_journal(project: Project, protocol: str, name: str, then: Sequence[Record] = ()) -> Journal:
-    """Return a journal of the protocol's, `SLUG.ATTEMPT` or the like, with what the history has of it.
-
-    `then`: follows the records that this clone had not.
-    """
-    journal = Journal(project.dirs.journal(protocol) / f"{name}.jsonl")
-    filed = history.read(project.git, protocol, f"runs/{name}.jsonl") or b""
-    transcript.parse(filed, f"runs/{name}.jsonl of {history.ref_of(protocol)}")
-    journal.take_up(filed, then)
-    if filed:
-        journal.filed = journal.alike(_recorded_part(project, protocol, name))
-    return journal
-
-
-def _recorded_part(project: Project, protocol: str, name: str) -> bytes:
-    """Return the part of a transcript whose cost is in the record: as the log names it, or as it was filed beside a commit.
-
-    The history's ref moves first, so where git was killed between the two the history has more than the record.
-    """
-    git = project.git
-    tip, filed = git.ref(project.branch(protocol)), git.ref(history.ref_of(protocol))
-    if tip is None or filed is None:
-        return b""
-    named = {raw.fields.get("transcript") for raw in record.events(git, protocol, tip)}
-    data = git.blob(f"{filed}:runs/{name}.jsonl") or b""
-    if digest(data) in named:
-        return data
-    try:
-        for commit, beside in history.commits(git, protocol, filed):
-            data = git.blob(f"{commit.oid}:runs/{name}.jsonl") or b""
-            if digest(data) in named or git.is_ancestor(beside, tip):
-                return data
-    except InsufficientHistoryError:  # all that can be told is that it was filed
-        return data
-    return b""
 
 
 def planned_anew(project: Project, snapshot: Snapshot, edit: ev.PlanEdited) -> ev.PlanEdited:
@@ -221,7 +183,7 @@ def _journals(project: Project, protocol: str, but: Path | None = None) -> Itera
     for path in matching(project.dirs.journal(protocol), "*.jsonl"):
         if path != but:
             journal, name = Journal(path), path.stem.partition(".lost-")[0]
-            journal.filed = journal.alike(_recorded_part(project, protocol, name))
+            journal.filed = journal.alike(recorded_part(project, protocol, name))
             yield name, journal
 
 

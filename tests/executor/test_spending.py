@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.executor import load, spending
-from runner.executor.journal import Journal
+from runner.executor.journal import Journal, open_journal
 from runner.executor.loop import Total
 from runner.protocol.state import SpentTotal
 from runner.protocol.transcript import record_of
@@ -238,7 +238,7 @@ def test_whatever_happens_a_budget_leaves_what_was_not_paid(
             git.update_refs({history.ref_of(protocol): (made, before)}, "test: filed")
 
         for what, name, cents in happened:
-            journal = spending.open_journal(project, protocol, name)  # each time anew: as after a kill
+            journal = open_journal(project, protocol, name)  # each time anew: as after a kill
             if what == "answer":
                 journal.append(record_of(answer(cents)))
                 here += spending.of(journal.records[-1:])
@@ -257,7 +257,7 @@ def test_whatever_happens_a_budget_leaves_what_was_not_paid(
                 kept += spending.of(theirs.records[-1:])
                 file(name, theirs.transcript())
 
-        journal = spending.open_journal(project, protocol, at)
+        journal = open_journal(project, protocol, at)
         spent = SpentTotal(usd=format(kept.usd, "f"), input_tokens=kept.input_tokens, output_tokens=kept.output_tokens)
         state = dataclasses.replace(seen.state, spent=spent)
         found = spending.limits(project, seen, plan, state, journal, spending.Own((), 60.0))

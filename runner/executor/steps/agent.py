@@ -13,7 +13,7 @@ from runner.engines import Engine, EngineError, agents
 from runner.errors import RefusedError, StepFailedError
 from runner.executor import asking, coding_agents, feedback, permissions, prompting, spending, toolbox
 from runner.executor.calls import Calls, Gate
-from runner.executor.journal import Journal
+from runner.executor.journal import Journal, open_journal
 from runner.executor.loop import Ended, Limits, Loop
 from runner.executor.step_run import StepRun
 from runner.executor.steps import check, review, tool, work
@@ -95,7 +95,7 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
     """
     project, agent = run.project, run.agent
     names = asking.engine_names(project, run.plan, run.step, agent)
-    run.journal = spending.open_journal(project, run.view.protocol, run.name)
+    run.journal = open_journal(project, run.view.protocol, run.name)
     own = (run.step.header.budget, agent.budget if agent else None)
     answered: dict[str, str] = {}
     about = f"You are {agent.name}. {agent.objective}\n{agent.instructions}" if agent else None
@@ -218,7 +218,7 @@ def _is_checkable(run: StepRun, commit: str) -> bool:
 
 
 def _reviews(run: StepRun) -> Journal:
-    return spending.open_journal(run.project, run.view.protocol, f"{run.name}.qa")
+    return open_journal(run.project, run.view.protocol, f"{run.name}.qa")
 
 
 def _note(run: StepRun) -> str:

@@ -16,7 +16,7 @@ from runner import qa, resources
 from runner.engines import EngineError, Request, Turn, UserTurn, masked
 from runner.executor import asking, looking, prompting, spending
 from runner.executor.asking import Consultation
-from runner.executor.journal import Journal
+from runner.executor.journal import Journal, open_journal
 from runner.executor.loop import BudgetStop, Limits
 from runner.executor.step_run import StepRun
 from runner.protocol import events as ev
@@ -131,7 +131,7 @@ def _journal(run: StepRun, entries: Sequence[log.RawEntry]) -> Journal:
     if run.proposed is None and last == "step-finished":
         why = ["the reviews before were made in another clone, during the attempt"]
         then = [transcript.Undecided(kind="undecided", time=run.project.env.timestamp(), problems=why)]
-    return spending.open_journal(run.project, run.view.protocol, f"{run.name}.qa", then)
+    return open_journal(run.project, run.view.protocol, f"{run.name}.qa", then)
 
 
 def _request(*turns: Turn) -> Request:

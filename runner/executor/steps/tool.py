@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import AbstractContextManager, nullcontext
 
 from runner.errors import WaitingError
-from runner.executor import permissions, spending, toolbox
+from runner.executor import permissions
 from runner.executor.calls import Calls, DeniedError, HeldError
 from runner.executor.effects import EffectError
+from runner.executor.journal import open_journal
 from runner.executor.step_run import StepRun
 from runner.executor.steps import work
 from runner.executor.transition import Outcome
@@ -17,7 +19,7 @@ from runner.protocol import log, paths, references
 from runner.protocol.ids import digest
 from runner.store import history
 from runner.store.workspace import Work
-from runner.tools import AsksError, ToolError, registry, typed
+from runner.tools import AsksError, Tool, ToolError, registry, typed
 from runner.trust import requirements
 
 
@@ -25,9 +27,9 @@ def carry_out(run: StepRun) -> Outcome:
     """Call the tool: its result, a wait or a failure is the outcome."""
     is_builtin = run.step.header.tool in registry.BUILTIN  # a function of the runner's own, which needs no workspace
     if is_builtin:
-        # A project's modules are looked through for another tool of that name, by a process in the sandbox.
-        others = bool(run.project.config.tools)
-        run.workspace = WorkspaceSession.open(run.project, run.view.protocol, runs_commands=others)
+        run.workspace = WorkspaceSession.open(
+            run.project, run.view.protocol, runs_commands=bool(run.project.config.tools)
+        )
     else:
         start(run)
     started, given, where = run.project.env.monotonic(), run.step.header.with_, run.where
@@ -41,9 +43,9 @@ def carry_out(run: StepRun) -> Outcome:
     untrusted = any(references.split(name, where)[0] == "steps" for name in names)
     problem, result = None, None
     stop: DeniedError | HeldError | EffectError | None = None
-    run.journal = spending.open_journal(run.project, run.view.protocol, run.name)
+    run.journal = open_journal(run.project, run.view.protocol, run.name)
     calls = Calls.of(run)
-    with toolbox.open_tool(run) as tool:
+    with _opened(run) as tool:
         try:
             made = calls.make(1, tool, typed(tool.contract, arguments), untrusted)
             result = run.redactor.value(made.content) if made.known else None
@@ -78,6 +80,16 @@ def carry_out(run: StepRun) -> Outcome:
         else:
             outcome = work.finished(run, left.work, ran, result)
     return dataclasses.replace(outcome, files=files)
+
+
+def _opened(run: StepRun) -> AbstractContextManager[Tool]:
+    """Give the tool that the step names; a project's modules are looked through for another one of a built-in one's name."""
+    own = registry.BUILTIN.get(run.step.header.tool or "")
+    if own is not None and not run.project.config.tools:
+        return nullcontext(own)
+    from runner.executor import toolbox  # loads the tools of agents and servers
+
+    return toolbox.open_tool(run)
 
 
 def waits(run: StepRun, stop: HeldError | EffectError, left: Work, ran: work.Ran) -> Outcome:
