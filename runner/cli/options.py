@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -23,9 +25,6 @@ T = TypeVar("T")
 
 def _offer(look: Callable[[Project], list[str]]) -> list[str]:
     """Return completions for a shell; none if there is no project, since a shell cannot show the error."""
-    import os
-    from pathlib import Path
-
     session = Session(Path.cwd(), dict(os.environ), quiet=True)
     try:
         return look(session.project)

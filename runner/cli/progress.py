@@ -193,7 +193,8 @@ class Progress:
         session, state = self._session, done.state
         self._width = max([self._width, *(len(_label(state, slug)) for slug, _ in state.open_steps())])
         row, project = describe.row_of(state), session.project
-        found = describe.describe(project, row, done.commit, lookup.typed(project, state.protocol))
+        name = lookup.typed(project, state.protocol, session.asked.get(state.protocol))
+        found = describe.describe(project, row, done.commit, name)
         counted = " · ".join(filter(None, (describe.progress(row), describe.spent(row))))
         if state.status in ("completed", "paused", "cancelled"):
             colour = status.COLOURS.get(state.status, "yellow")

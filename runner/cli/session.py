@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -56,10 +57,12 @@ class Session:
         self.options: dict[str, str] = {}
         self.acts = ""  # the name of the command, where it ends with JSON
         self.about: list[str] = []  # the protocols that it is about
+        self.asked: dict[str, str | None] = {}  # how the person named each
         self.above: Callable[[str], None] | None = None  # prints above what moves on the terminal, where something does
         self.live: Live | None = None  # the running command, where that is shown
         self.moving: Progress | None = None  # what moves on the terminal now, and must stand still for a question
         self._project: Project | None = None
+        self._closing = ExitStack()
 
     def environment(self) -> Environment:
         """Return clock, randomness and names of this machine."""
@@ -98,13 +101,19 @@ class Session:
         self._project = Project.open(self.cwd, self.environment(), self.options, at)
         return self._project
 
-    def means(self, protocol: str) -> str:
-        """Return the protocol, which the command is about."""
+    def means(self, protocol: str, asked: str | None = None) -> str:
+        """Return the protocol, which the command is about. `asked`: how the person named it."""
         self.about.append(protocol)
+        self.asked[protocol] = asked
         return protocol
+
+    def enter(self, context: AbstractContextManager[None]) -> None:
+        """Have a context last as long as the session."""
+        self._closing.enter_context(context)
 
     def close(self) -> None:
         """Close all that is open."""
+        self._closing.close()
         if self._project is not None:
             self._project.close()
 
@@ -187,14 +196,10 @@ class Session:
 
     def json(self, value: Any) -> None:
         """Give a result as JSON, on stdout."""
-        import json
-
         streams.put(json.dumps(value, indent=2, sort_keys=True))
 
     def json_rows(self, rows: Iterable[Any]) -> None:
         """Give `{"protocols": [ … ]}` as JSON, a protocol a line: quick where there are thousands."""
-        import json
-
         text = ",\n".join(map(json.JSONEncoder(sort_keys=True, check_circular=False).encode, rows))
         streams.put(f'{{"protocols": [\n{text}\n]}}' if text else '{"protocols": []}')
 

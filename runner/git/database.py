@@ -35,6 +35,7 @@ from runner.protocol.ids import OID
 
 AHEAD = 2048  # bytes of names that are asked for in one go; twice as much fits into any pipe
 FEW = 100  # blobs for which no git of their own is started
+NEAR = 4  # commits that are looked at one by one
 SIZES_AHEAD = 200  # objects whose sizes are asked for in one go: names and answers are short
 COMMITS_KEPT = 4096
 T = TypeVar("T")
@@ -377,6 +378,14 @@ class Database(Sealed):
 
     def is_ancestor(self, old: str, new: str) -> bool:
         """Return whether `new` has `old` in its history, as far as this clone knows it."""
+        near: str | None = new if len(new) == len(old) == self.oid_length and not self.is_shallow() else None
+        for _ in range(NEAR):  # as what is asked mostly is: no git is started for that
+            commit = self.commit(near) if near else None
+            if commit is None:
+                break
+            if commit.oid == old:
+                return True
+            near = commit.parents[0] if commit.parents else None
         return self.try_run("merge-base", "--is-ancestor", old, new)[0] == 0
 
     def merge_base(self, one: str, other: str) -> str | None:

@@ -271,15 +271,28 @@ class Location:
 
 
 @functools.cache
-def _version(program: str, modified: int) -> str:
-    """Return what a git says of its version: once for a program that does not change."""
+def _version(program: str, changed: tuple[int, ...], memory: Path | None) -> str:
+    """Return what a git says of its version: once for a program that does not change. `memory`: a file with what it said before."""
+    known = f"{program} {' '.join(map(str, changed))}\n"
+    with contextlib.suppress(OSError, ValueError):
+        if memory is not None and (told := memory.read_text("utf-8")).startswith(known):
+            return told.removeprefix(known)
     code, out, _ = spawn([program, "version"], env=sealed_environment(), cwd=None)
     version = out.decode("utf-8", "replace").strip()
-    return version if code == 0 and version else f"git version: exit {code}"
+    if code or not version:
+        return f"git version: exit {code}"
+    if memory is not None and memory.parent.is_dir():
+        made = memory.with_name(f"{memory.name}.{os.getpid()}")
+        with contextlib.suppress(OSError, ValueError):
+            made.write_text(known + version, "utf-8")
+            os.replace(made, memory)
+    return version
 
 
-def locate(cwd: Path) -> Location:
+def locate(cwd: Path, state: Path | None = None) -> Location:
     """Return where the repository is that `cwd` is in: a checkout, a linked worktree, or a bare one.
+
+    `state`: the person's state folder, where git's version is remembered.
 
     Raises:
         UsageError: no git or too old a one, no repository, or one that is not trusted.
@@ -290,7 +303,9 @@ def locate(cwd: Path) -> Location:
     program = shutil.which("git")
     if program is None:
         raise no_git()
-    version = _version(program, os.stat(program).st_mtime_ns)
+    of = os.stat(program)
+    changed = (of.st_dev, of.st_ino, of.st_size, of.st_mtime_ns, of.st_ctime_ns)
+    version = _version(program, changed, state / "git-version" if state else None)
     found = re.search(r"(\d+)\.(\d+)", version)
     if not found or (int(found[1]), int(found[2])) < OLDEST:
         raise UsageError(f"git is too old: {version}", "PATH", f"install git {OLDEST[0]}.{OLDEST[1]} or later")
@@ -405,13 +420,13 @@ class Sealed:
     # --- opening -----------------------------------------------------------------------------------------------------
 
     @classmethod
-    def open(cls, cwd: Path) -> Self:
-        """Return the repository that `cwd` is in: a checkout, a linked worktree, or a bare one.
+    def open(cls, cwd: Path, state: Path | None = None) -> Self:
+        """Return the repository that `cwd` is in: a checkout, a linked worktree, or a bare one. `state`: see `locate`.
 
         Raises:
             UsageError: no git or too old a one, no repository, or one that is not trusted.
         """
-        return cls(locate(cwd))
+        return cls(locate(cwd, state))
 
     def another(self) -> Self:
         """Return the same repository for another thread, with nothing held open yet."""

@@ -178,9 +178,8 @@ class Git(Database):
         Raises:
             UsageError: git does not know who they are.
         """
-        own = self.personal_settings()
-        name = os.environ.get("GIT_AUTHOR_NAME") or self.config("user.name") or last(own, "user.name")
-        email = os.environ.get("GIT_AUTHOR_EMAIL") or self.config("user.email") or last(own, "user.email")
+        name = os.environ.get("GIT_AUTHOR_NAME") or self.setting("user.name")
+        email = os.environ.get("GIT_AUTHOR_EMAIL") or self.setting("user.email")
         email = email or os.environ.get("EMAIL")
         if not (name and email):
             raise UsageError(
