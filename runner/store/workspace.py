@@ -401,10 +401,12 @@ def _collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...], b
             f"{deep[:200]}…",
             "remove them in the step, or ignore them in .gitignore",
         )
-    _refuse_too_much(git, space, start, filters, bounds)
+    differing = _differing(git, space, bounds)
+    _refuse_too_much(git, space, start, filters, bounds, differing)
     try:
         try:
-            _add(git, space, config=_drivers(git, filters), timeout=bounds.timeout)
+            if differing or _submodules(git, start):
+                _add(git, space, config=_drivers(git, filters), timeout=bounds.timeout)
         except TooSlowError:
             raise
         except GitError:
@@ -487,23 +489,32 @@ def tree_now(git: Git, space: Workspace, bounds: Bounds | None = None) -> str:
 
 def _sizes(git: Git, space: Workspace, bounds: Bounds) -> dict[str, int]:
     """Return the size of each file that git would read to store it: new ones, and those whose status differs from the index."""
-    new = _run(git, space, "ls-files", "-z", "--others", "--exclude-standard", timeout=bounds.timeout)
-    changed = _run(git, space, "diff-files", "-z", "--name-only", "--ignore-submodules=all", timeout=bounds.timeout)
-    paths = sorted(
-        {os.fsdecode(path) for path in (*new.split(b"\0"), *changed.split(b"\0")) if path and path[-1:] != b"/"}
-    )
+    return _sizes_of(space, _differing(git, space, bounds))
+
+
+def _differing(git: Git, space: Workspace, bounds: Bounds) -> list[str]:
+    """Return the new files, those that differ from the index and those that are gone; of a repository its folder, with a `/`."""
+    given = ("ls-files", "-z", "--others", "--exclude-standard", "--modified", "--deleted")
+    out = _run(git, space, *given, timeout=bounds.timeout)
+    return sorted({os.fsdecode(path) for path in out.split(b"\0") if path})
+
+
+def _sizes_of(space: Workspace, differing: Iterable[str]) -> dict[str, int]:
+    paths = [path for path in differing if not path.endswith("/")]
     return {
         path: found.st_size for path, found in beneath.statuses(space.work, paths) if not stat.S_ISDIR(found.st_mode)
     }
 
 
-def _refuse_too_much(git: Git, space: Workspace, start: str, filters: tuple[str, ...], bounds: Bounds) -> None:
+def _refuse_too_much(
+    git: Git, space: Workspace, start: str, filters: tuple[str, ...], bounds: Bounds, differing: Iterable[str]
+) -> None:
     """Refuse what would take too long to store, or too much room, by the files' sizes alone.
 
     Raises:
         TooMuchError: naming the file and the limit.
     """
-    sizes = _sizes(git, space, bounds)
+    sizes = _sizes_of(space, differing)
     try:
         bounds.refuse(sizes)
         return
