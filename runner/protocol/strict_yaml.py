@@ -7,12 +7,12 @@ country, `0777` a mode. Every error names file and line, and what to write inste
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Final, TypeVar
-
-import yaml
 
 from runner.errors import MalformedFileError
 from runner.protocol.file_models import (
@@ -37,7 +37,10 @@ ODD_BREAK = re.compile(r"\r(?!\n)|[\x85\u2028\u2029]")
 # libyaml drops it at the start of every line, the parser written in Python keeps it.
 BOM: Final = "\ufeff"
 
-LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+KNOWN_LIMIT: Final = 4000
+known: dict[str, str] | None = (
+    None  # documents that were read, by their digest, where a command keeps them for the next one
+)
 
 
 class Plain(str):
@@ -105,14 +108,48 @@ def split_front_matter(text: str, where: str) -> tuple[str, str]:
     return "\n" + text[match.end() : end.start()], text[end.end() :]
 
 
-def load_yaml(text: str, where: str, *, loader: Any = LOADER) -> tuple[Any, Lines]:
+def load_yaml(text: str, where: str) -> tuple[Any, Lines]:
     """Return (value, line of each key or item) of one YAML document; scalars without quotes as `Plain`.
 
-    `loader`: libyaml's parser, or the one written in Python where that is not installed.
+    A document that is `known` is not parsed again: what it says depends on its bytes alone, and the parser takes long to load.
 
     Raises:
         MalformedFileError: not YAML, or one of its traps, naming file and line.
     """
+    if known is None:
+        return parse_yaml(text, where)
+    key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    if (told := known.get(key)) is not None:
+        packed, paths = json.loads(told)
+        return _unpacked(packed), {tuple(path): line for path, line in paths}
+    value, lines = parse_yaml(text, where)
+    if len(known) < KNOWN_LIMIT:
+        known[key] = json.dumps([_packed(value), [[path, line] for path, line in lines.items()]])
+    return value, lines
+
+
+def _packed(value: Any) -> Any:
+    """Return a value as JSON has it: `Plain` as text, a text as [text], a list as [[…]]."""
+    if isinstance(value, dict):
+        return {key: _packed(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [[_packed(one) for one in value]]
+    return str(value) if isinstance(value, Plain) else [value]
+
+
+def _unpacked(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _unpacked(one) for key, one in value.items()}
+    if isinstance(value, str):
+        return Plain(value)
+    return [_unpacked(one) for one in value[0]] if isinstance(value[0], list) else value[0]
+
+
+def parse_yaml(text: str, where: str, *, python: bool = False) -> tuple[Any, Lines]:
+    """Return what `load_yaml` does, from the text. `python`: by the parser written in Python, as where libyaml is not installed."""
+    import yaml  # a step whose files are known does not need it
+
+    loader: Any = yaml.SafeLoader if python else getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
     def refuse(what: str, line: int, hint: str) -> MalformedFileError:
         return MalformedFileError(what, f"{where}:{line}", hint)

@@ -7,7 +7,6 @@ import math
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -16,17 +15,15 @@ from runner.protocol import strict_yaml
 from runner.protocol.file_models import nearest
 from runner.protocol.strict_yaml import Plain
 
-LOADERS = sorted({strict_yaml.LOADER, yaml.SafeLoader}, key=lambda loader: str(loader.__name__))
 
-
-@pytest.fixture(params=LOADERS, ids=lambda loader: str(loader.__name__))
-def loader(request: pytest.FixtureRequest) -> Any:
-    """Each parser that PyYAML may have."""
+@pytest.fixture(params=[False, True], ids=["libyaml", "python"])
+def python(request: pytest.FixtureRequest) -> Any:
+    """Whether it is the parser written in Python, of the two that PyYAML may have."""
     return request.param
 
 
-def load(text: str, loader: Any = strict_yaml.LOADER) -> Any:
-    return strict_yaml.load_yaml(text, "f.yaml", loader=loader)[0]
+def load(text: str, python: bool = False) -> Any:
+    return strict_yaml.parse_yaml(text, "f.yaml", python=python)[0]
 
 
 @pytest.mark.parametrize(
@@ -69,30 +66,30 @@ def load(text: str, loader: Any = strict_yaml.LOADER) -> Any:
         ("- a\nb: 1\n", 2, "not YAML"),
     ],
 )
-def test_traps_of_yaml_are_refused_by_line(text: str, line: int, what: str, loader: Any) -> None:
+def test_traps_of_yaml_are_refused_by_line(text: str, line: int, what: str, python: bool) -> None:
     with pytest.raises(MalformedFileError, match=what) as refused:
-        load(text, loader)
+        load(text, python)
 
     assert refused.value.where == f"f.yaml:{line}"
     assert refused.value.hint
 
 
 @pytest.mark.parametrize("escape", ["\\ud800", "\\U00110000", "\\UFFFFFFFF"])
-def test_escapes_that_are_no_character_are_refused(escape: str, loader: Any) -> None:
+def test_escapes_that_are_no_character_are_refused(escape: str, python: bool) -> None:
     with pytest.raises(MalformedFileError):
-        load(f'a: "{escape}"\n', loader)
+        load(f'a: "{escape}"\n', python)
 
 
 @pytest.mark.parametrize("tabs", ["a:\n\tb: 1\n", "\ta: 1\n"])
-def test_a_tab_is_named(tabs: str, loader: Any) -> None:
+def test_a_tab_is_named(tabs: str, python: bool) -> None:
     with pytest.raises(MalformedFileError) as refused:
-        load(tabs, loader)
+        load(tabs, python)
 
     assert refused.value.hint == "indent with spaces; YAML takes no tabs there"
 
 
-def test_a_plain_scalar_is_told_from_a_quoted_one(loader: Any) -> None:
-    found = load("a: 1\nb: '1'\nc: \"1\"\nd: |\n  1\ne: [1, '1']\n", loader)
+def test_a_plain_scalar_is_told_from_a_quoted_one(python: bool) -> None:
+    found = load("a: 1\nb: '1'\nc: \"1\"\nd: |\n  1\ne: [1, '1']\n", python)
 
     kinds = {key: type(value) for key, value in found.items()}
     assert kinds == {"a": Plain, "b": str, "c": str, "d": str, "e": list}
@@ -108,8 +105,8 @@ def test_a_plain_scalar_is_told_from_a_quoted_one(loader: Any) -> None:
         ("0", 0), ("-7", -7), ("+7", 7), ("1.50", 1.5), ("-0.0", 0.0), ("9" * 18, int("9" * 18)), ("'1'", "1"), ("'null'", "null"),
     ],
 )  # fmt: skip
-def test_a_value_of_no_declared_type_is_what_json_would_read(written: str, read: object, loader: Any) -> None:
-    found = strict_yaml.resolve(load(f"a: {written}\n", loader))["a"]
+def test_a_value_of_no_declared_type_is_what_json_would_read(written: str, read: object, python: bool) -> None:
+    found = strict_yaml.resolve(load(f"a: {written}\n", python))["a"]
 
     assert (found, type(found)) == (read, type(read))
 
@@ -133,9 +130,9 @@ def test_what_is_resolved_is_json_and_finite(text: str) -> None:
 @given(st.text(max_size=60) | st.text(alphabet="ab: -[]{}#&*!|>'\"%@`\n\t\r?,.~<0", max_size=60))
 @example("---")
 def test_arbitrary_text_is_read_or_refused(text: str) -> None:
-    for parser in LOADERS:
+    for python in (False, True):
         try:
-            value, lines = strict_yaml.load_yaml(text, "f.yaml", loader=parser)
+            value, lines = strict_yaml.parse_yaml(text, "f.yaml", python=python)
         except MalformedFileError:
             continue
         assert all(1 <= line <= text.count("\n") + 1 for line in lines.values())
@@ -228,3 +225,27 @@ def test_the_nearest_word(word: str, close: str | None) -> None:
 def test_text_for_a_message_is_short_and_does_nothing_to_a_terminal() -> None:
     assert strict_yaml.shown("\x1b[2J\n") == r"'\x1b[2J\n'"
     assert len(strict_yaml.shown("x" * 1000)) == 80
+
+
+def _typed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _typed(item) for key, item in value.items()}
+    return [_typed(item) for item in value] if isinstance(value, list) else (type(value), value)
+
+
+@given(st.text(max_size=60) | st.text(alphabet="ab: -[]{}#'\"\n,~", max_size=60))
+@example("a: {b: ['', [], {}, ~, x], c: 'y'}\nd:\n")
+@example("")
+def test_a_document_that_is_known_says_what_it_said(text: str) -> None:
+    try:
+        value, lines = strict_yaml.load_yaml(text, "f.yaml")
+    except MalformedFileError:
+        return
+    strict_yaml.known = {}
+    try:
+        every = [strict_yaml.load_yaml(text, "f.yaml") for _ in range(2)]
+        assert len(strict_yaml.known) == 1
+    finally:
+        strict_yaml.known = None
+    for again, where in every:
+        assert (_typed(again), where, list(where)) == (_typed(value), lines, list(lines))
