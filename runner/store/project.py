@@ -66,7 +66,7 @@ class Project:
             RefusedError: its remote is not the pinned one.
             UnreachableError: it has to be asked, and does not answer.
         """
-        git = Git.open(cwd) if at is None else Git(at)
+        git = Git.open(cwd, env.state_home) if at is None else Git(at)
         try:
             dirs = StateDir(git.common_dir, writable_state_home(env.state_home))
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -57,15 +58,36 @@ def test_a_step_that_only_records_makes_few_of_its_classes_and_starts_few_gits(b
     step = Step(box, tmp_path)
     assert step.classes > 100 and step.made < step.classes / 3
     assert not step.loaded & HEAVY and len(step.loaded) < 300
-    assert step.count("git") <= 9 and not step.count("bwrap")
+    assert step.count("git") <= 7 and not step.count("bwrap")
 
 
 def test_a_built_in_tool_needs_no_sandbox_and_no_library_of_schemas(box: Box, tmp_path: Path) -> None:
     protocol = box.new({"01-a": ECHO})
     step = Step(box, tmp_path)
     assert not step.count("bwrap") and not step.loaded & HEAVY
-    assert step.count("git") <= 9
+    assert step.count("git") <= 7
     assert box.state(protocol)["steps"]["a"]["status"] == "completed"
+
+
+def test_gits_version_is_asked_once(box: Box, tmp_path: Path) -> None:
+    box.new({"01-ask": ASKS})
+    first, second = Step(box, tmp_path), Step(box, tmp_path)
+    asked = [sum(line == "git version" for line in one.started) for one in (first, second)]
+    assert asked == [1, 0]
+    (tmp_path / "bin/git").write_text("#!/bin/sh\necho git version 2.30.1\n")
+    assert "git is too old: git version 2.30.1" in box.runner("step", rc=2, env={"PATH": f"{tmp_path}/bin"}).err
+
+
+def test_files_that_were_read_before_are_not_parsed_again(box: Box, tmp_path: Path) -> None:
+    box.new({f"{number:02}-a{number}": ECHO for number in range(1, 6)})
+    first, second = Step(box, tmp_path), Step(box, tmp_path)
+    assert "yaml" in first.loaded and "yaml" not in second.loaded
+    (kept,) = box.home.glob(".local/state/protocol-runner/*/documents.json")
+    told = json.loads(kept.read_bytes())
+    for damaged in (b"", b"{", b"[]", json.dumps({**told, "reader": [0]}).encode()):
+        kept.write_bytes(damaged)
+        assert "yaml" in Step(box, tmp_path).loaded
+    assert json.loads(kept.read_bytes()) == told
 
 
 def test_the_sandbox_is_tried_once(box: Box, tmp_path: Path) -> None:
