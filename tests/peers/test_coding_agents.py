@@ -38,7 +38,7 @@ NPM = (
     "@agentclientprotocol/claude-agent-acp@0.101.0",
     "@agentclientprotocol/codex-acp@2.6.0",
     "@google/gemini-cli@0.61.0",
-    "@kilocode/cli-linux-x64@7.8.1",
+    "@kilocode/cli-linux-x64@7.7.9",
     "@kilocode/cli@7.8.1",
     "@moonshot-ai/kimi-code@2.1.0",
 )
