@@ -750,6 +750,7 @@ def test_a_sandbox_that_could_not_be_made_is_tried_again(
 ) -> None:
     bubblewrap()
     memory = tmp_path / "sandbox"
+    monkeypatch.setattr("runner.sandbox.bubblewrap._WORKS", {})  # of an earlier test in this process
     known = Bubblewrap(memory=memory)
     assert known.check() is None and memory.exists()
     (tmp_path / "bwrap").write_text("#!/bin/sh\necho 'setting up uid map: Permission denied' >&2; exit 1\n")
