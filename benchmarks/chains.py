@@ -26,6 +26,7 @@ from runner.protocol.approval_file import Decision, Statement
 from runner.protocol.events import Entry, Event
 from runner.protocol.ids import digest
 from runner.store import snapshot
+from runner.store.trusted import policy_digest
 from runner.trust import requirements, trusted_config
 from runner.trust.manifest import Subject
 from runner.trust.requirements import ApprovalRequirement
@@ -214,10 +215,12 @@ class _Writing:
         if len(self.log) > log.SEGMENT:
             self.segments += 1
             files[self._own(f"log/{self.segments:04d}.md")], self.log = self.log, b""
-        self.log = log.append(self.log, entries)
+        self.log = log.append(self.log, entries, self.state.schema)
         self.state = replace(machine.fold(self.state, entries), log=digest(self.log))
         files |= {self._own(paths.LOG): self.log, self._own(paths.STATE): state.render(self.state)}
-        text = log.render_message(self.protocol, entries, self.authority.commit)
+        trusted, plan = self.authority.commit, self.state.plan
+        policy = policy_digest(self.git, trusted)
+        text = log.render_message(self.protocol, entries, trusted, schema=self.state.schema, plan=plan, policy=policy)
         self.tip = _commit(self.git, self.tip, files, text, ("Runner", MACHINE), self.at, self.sign)
         self.transitions += 1
 

@@ -141,10 +141,8 @@ def _records(project: Project, protocol: str) -> Iterator[dict[str, bytes]]:
     number = 2
     while True:
         number += 1
-        log += b"## %d paused %s\n- time: 2026-11-20T06:47:03Z\n- actor: alice@example.test\n\n" % (
-            number,
-            protocol.encode(),
-        )
+        log += b"- 2026-11-20 06:47:03Z %s paused\n" % protocol.encode()
+        log += b'  <!-- %d paused %s {"actor":"alice@example.test"} -->\n' % (number, protocol.encode())
         yield {
             f"{folder}/state.json": state.replace(b'"revision": 2', b'"revision": %d' % number),
             f"{folder}/log.md": log,

@@ -191,7 +191,7 @@ class Stage(Terminal):
         if self.has(at, MADE):
             return Ended(THROUGH, f"the step ran: {how}")
         log = self.run("git", "show", f"{at.name}:{at.folder}/log.md", hide=True)
-        refused = re.search(rf'^## \d+ approval-refused work\n(- .*\n)*- reason: "(\S+: )?{why}: ', log, re.MULTILINE)
+        refused = re.search(rf'^  <!-- \d+ approval-refused work .*"reason":"(\S+: )?{why}: ', log, re.MULTILINE)
         if (ran, verified) != (3, 0) or not refused:
             return Ended(ODD, f"not for a word that is {why}: {how}")
         return Ended(REFUSED, f"the word is {why}: {how}")

@@ -115,7 +115,7 @@ def adapter_of(kind: type[Any]) -> TypeAdapter[Any]:
 
 def _state() -> Schema:
     made = _strict(state.State)
-    made["properties"] = {"schema": {"const": state.SCHEMA}, **made["properties"]}
+    made["properties"] = {**made["properties"], "schema": {"enum": [*range(1, state.SCHEMA + 1)]}}
     made["required"] = list(made["properties"])
     made["$defs"]["StepState"]["required"] += ["status", "attempt", "result"]  # `render` leaves out the others alone
     return made

@@ -2,12 +2,10 @@
 Prints `CODE PROTOCOL why` and exits with the worst: 4 does not hold, 5 this clone cannot tell, 0 verified; what is not judged is said."""
 import hashlib, json, os, re, subprocess, sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from second_log import entries, ours, rest
 from second_words import Court, default, may_begin, taken_back, taken_over
 SEAL = {**dict.fromkeys(("GIT_CONFIG_GLOBAL", "GIT_GRAFT_FILE"), os.devnull), "PATH": os.environ["PATH"],
         **dict.fromkeys(("GIT_CONFIG_NOSYSTEM", "GIT_NO_REPLACE_OBJECTS", "GIT_NO_LAZY_FETCH"), "1")}
-BARE, HEAD, FIELD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/@+-]*"), re.compile(r"## ([1-9]\d*) ([a-z]+(?:-[a-z]+)*) ([a-z0-9][a-z0-9-]*)"), re.compile(r"- ([a-z_]+): ([ -~]+)")
-TRAILERS = re.compile(r"Runner-Protocol: (\S+)\nRunner-Revision: (\d+)\n((?:Runner-Event: [a-z-]+ [a-z0-9-]+\n)+)"
-                      r"Runner-Trusted: ([0-9a-f]{40}|[0-9a-f]{64})\nRunner-Actor: (\S+)\n")
 RECORD, STEP_FILE = re.compile(r"state\.json|log\.md|(log|calls|reports)/.*"), re.compile(r"(\d{2,6})-([a-z0-9-]+)\.md")
 OPEN = {"pending", "planning", "planned", "running", "paused", "blocked", "failed"}
 KINDS, WORKING, WORK, QA = {4: "40000", 8: "100644", 10: "120000"}, {"planned", "running", "paused", "blocked"}, {"pending", "running", "needs_qa", "awaiting_approval"}, {"needs_qa"}
@@ -70,22 +68,10 @@ class Repo:
             found, last, at = [at, *found], None if at == last else last, parents[0] if parents else None
         return found
 
-def ours(message, name=None):
-    found = TRAILERS.fullmatch(message.decode("latin-1").rpartition("\n\n")[2])
-    return found if found and name in (None, found[1]) else None
-def entries(data):
-    need(data == b"" or data.endswith(b"\n\n"), "the log is cut off")
-    for block in data.decode("ascii").split("\n\n")[:-1]:
-        first, pairs, f = HEAD.fullmatch(block.split("\n")[0]), [FIELD.fullmatch(line) for line in block.split("\n")[1:]], {}
-        need(first and all(pairs) and [pair[1] for pair in pairs[:2]] == ["time", "actor"], "the log is not of the grammar")
-        for key, text in (pair.groups() for pair in pairs):
-            need(key not in f and (BARE.fullmatch(text) or text[0] in '"[{-'), f"the field {key}")
-            f[key] = text if BARE.fullmatch(text) and not re.fullmatch(r"(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?|true|false|null", text) else json.loads(text)
-        yield int(first[1]), first[2], first[3], f, block + "\n"
 def fold(s, number, name, about, f, protocol):
     if s is None:
-        need(name == "created" and number == 1 and about == protocol and re.fullmatch("[0-9a-f]{32}", f["nonce"]), "no genesis")
-        return {"genesis": sha(f["nonce"].encode()), "revision": 1, "status": "pending", "plan": None, "steps": {}}
+        need(name == "created" and number == 1 and about == protocol and re.fullmatch("[0-9a-f]{32}", f["nonce"]) and f.get("schema") in (None, 2), "no genesis")
+        return {"schema": f.get("schema", 1), "genesis": sha(f["nonce"].encode()), "revision": 1, "status": "pending", "plan": None, "steps": {}}
     steps, step, status, kinds = s["steps"], s["steps"].get(about), s["status"], {*ALL, *STEP, *FREE, "plan-edited", "approval-asked", "approval-counted", "approval-refused", "asked", "answered", "resumed", "budget-reached"}
     need(number == s["revision"] + 1 and (step or about in ("plan", protocol)) and name in kinds, f"{number} {name} {about}")
     need(((status in OPEN and status in ALL.get(name, OPEN)) or name in FREE or (status == name == "cancelled" and f.get("spent")))
@@ -135,7 +121,7 @@ def plan_holds(repo, files, state, title, trusted):
         need((place, sha(data)) == (step["place"], step["digest"]) and not (asks and step["qa"] == "skip"), f"{slug} is not its file")
 
 def verify(repo, tip, name):
-    own, s, log, record, words, damaged, revisions, chain, notes = f".protocols/{name}/", None, b"", {}, {}, [], {}, repo.chain(tip, name), []
+    own, s, log, record, words, damaged, revisions, chain, notes, recorded = f".protocols/{name}/", None, b"", {}, {}, [], {}, repo.chain(tip, name), [], {}
     for oid in chain:
         (tree, parents, message, plain, _), told = repo.get(oid), ours(repo.get(oid)[2], name)
         files = dict(repo.flat(repo.folder(tree, name)))
@@ -155,11 +141,9 @@ def verify(repo, tip, name):
         named = {f"reports/{a}.{f['attempt']}.md": f["report"] for _, k, a, f, _ in added if k[:3] == "qa-" and "report" in f} | {f"calls/{f['call']}.json": f["digest"] for _, k, a, f, _ in added if k == "call-held" and f["call"].split(".")[0] == a}
         kept = [now.get(path) == record[path] for path in record.keys() - {"log.md", "state.json"}] + [sha(repo.get(now[path][1])) == told for path, told in named.items()]
         need(new.startswith(log) and all(kept) and added and now.keys() <= record.keys() | free | named.keys(), f"{oid[:12]}: the record's other files")
-        kinds, tail = [one[1] for one in added], "".join(f"Runner-Event: {one[1]} {one[2]}\n" for one in added)
-        (title, _, body), actor = message.decode().partition("\n\n"), added[-1][3]["actor"]
-        tail = f"Runner-Protocol: {name}\nRunner-Revision: {added[-1][0]}\n{tail}Runner-Trusted: {told[4]}\nRunner-Actor: {actor}\n"
+        kinds, (title, _, body), recorded[oid] = [one[1] for one in added], message.decode().partition("\n\n"), added
         said = {name + ":", *SAYS, *(word + end for one in added for word in (one[2], one[1], one[1].split("-")[-1]) for end in ("", ","))}
-        need({*title.split(" ")} <= said and body == "\n".join(one[4] for one in added) + "\n" + tail, f"{oid[:12]}: its message")
+        need({*title.split(" ")} <= said, f"{oid[:12]}: its message")
         need(sum(one[1] not in AFTER and one[1:3] != ("asked", "plan") for one in added) <= 1 + ("qa-failed" in kinds or kinds[0] == "ci-reported")
              and len({one[2] for one in added if one[1] in STEP and one[1] not in ("step-retried", "step-cancelled", "call-decided")}) <= 1, f"{oid[:12]}: two transitions, {kinds}")
         brought = {p for p in files if s and not s["plan"] and any("transcript" in one[3] for one in added if one[1] == "planned") and
@@ -176,6 +160,7 @@ def verify(repo, tip, name):
             if kind == "undone":
                 then, (now_, was_) = revisions[f["to"]], (json.loads(repo.get(dict(repo.flat(repo.folder(at, name)))["state.json"][1])) for at in (was, revisions[f["to"]]))
                 need(all(path.startswith(".protocols/") for path in repo.changed(then, tree)) and len(added) == 1 and taken_back(now_, was_) == {key: f[key] for key in ("to", "status", "steps", "artifacts", "dropped")}, f"{oid[:12]}: undone")
+        need(body == rest(repo, told, name, added, s) and all((one[4][:3] == "## ") == (s["schema"] == 1) for one in added), f"{oid[:12]}: its message, or how its entries are written")
         works = need((not damaged or "record-repaired" in kinds) and ("step-cancelled" not in kinds or kinds[-1] == "cancelled"), f"{oid[:12]}: {damaged} changed the record, or a step is cancelled and its protocol not") or any((f.get("executor", "person") != "person" and kind == "step-finished") or (kind in ("asked", "call-held", "effect-unknown") and "transcript" in f and about != "plan") for _, kind, about, f, _ in added)
         for path in repo.changed(was, tree):
             need(not path.startswith(own) or RECORD.fullmatch(path[len(own):]) or before is None or path[len(own):] in brought, f"{oid[:12]}: words, {path}")
@@ -187,7 +172,7 @@ def verify(repo, tip, name):
         need(all(plain[key] == s[key] for key in s if key != "steps") and plain["log"] == sha(new) and all(plain["steps"][slug].get(key, False) == one[key] for slug, one in s["steps"].items() for key in one if one[key]), f"{oid[:12]}: state.json")
         log, record, damaged, revisions[s["revision"]] = new, now, [], tree
     need(s and not damaged and not odd, f"the record or the folder is damaged since {damaged}")
-    return notes + Court(repo, chain, name, ours, entries).judge()
+    return notes + Court(repo, chain, name, ours, recorded).judge()
 def judged(path, branch, protocol):
     repository, code, why = Repo(path), 0, "verified"
     try: why = "verified" + "".join(f", not judged: {one}" for one in verify(repository, repository.ask("rev-parse", branch), protocol))

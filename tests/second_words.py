@@ -15,9 +15,9 @@ def sha(data): return "sha256:" + hashlib.sha256(data).hexdigest()
 def seconds(time): return datetime.datetime.strptime(time, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=datetime.UTC).timestamp()
 
 class Court(Deeds, Cover):
-    """One protocol's chain, looked at from genesis on. `ours(message)`: a transition's trailers; `entries(data)`: a log's."""
-    def __init__(self, repo, chain, name, ours, entries):
-        self.repo, self.chain, self.name, self.ours, self.entries = repo, chain, name, ours, entries
+    """One protocol's chain, looked at from genesis on. `ours(message)`: a transition's trailers; `recorded`: its entries."""
+    def __init__(self, repo, chain, name, ours, recorded):
+        self.repo, self.chain, self.name, self.ours, self.recorded = repo, chain, name, ours, recorded
         self.own, self.steps, self.waits, self.used, self.began, self.first, self.notes = f".protocols/{name}/", {}, {}, set(), {}, {}, []
         self.tips, self.genesis, self.born = [], "", []  # (the trusted commit that a transition names, its place); (id, data, place)
         self.versions, self.seen, self.back = {}, {}, set()  # of words, by id, and by (kind, step): by which rules, what was seen; steps that another's failure brought back
@@ -31,7 +31,6 @@ class Court(Deeds, Cover):
             new = {p: e for p, e in self.repo.flat(self.repo.folder(tree, self.name)) if p[:10] == "approvals/" and p not in was}
             alone = all(path.startswith(self.own + "approvals/") for path in self.repo.changed(self.repo.get(parents[0])[0], tree)) if new else 0
             self.born += [(p[10:], self.repo.get(oid) if mode == "100644" and alone else b"", place) for p, (mode, oid) in sorted(new.items())]
-            body = message.decode().partition("\n\n")[2].rpartition("\nRunner-Protocol: ")[0] + "\n"
             try: wants = "policy.yaml" in (trust := self.trusted(told[4])) and re.search(rb"(?m)^transitions: *signed", self.repo.get(trust["policy.yaml"][1])) if (told := self.ours(message, self.name)) else None
             except BrokenPipeError: wants = None
             self.notes += ["signatures of transitions"] if wants and self.notes[-1:] != ["signatures of transitions"] else []
@@ -41,7 +40,7 @@ class Court(Deeds, Cover):
                 root, above, *_ = self.repo.get(brought)
                 said = {(p, e) for p, e in self.repo.flat(self.repo.folder(root, self.name)) if p[:10] == "approvals/"}
                 need(said <= now and all(self.repo.get(one) for one in above), f"{oid[:12]}: a merge left out a word")
-            told_of = [*self.entries(body.encode())] if (told := self.ours(message, self.name)) else []
+            told_of = self.recorded[oid] if (told := self.ours(message, self.name)) else []
             for number, kind, about, f, _ in told_of:
                 if kind in ("approval-counted", "call-decided"):
                     try: self.event(place, told[4], number, kind, about, f, {one[1]: one[3].get("start") for one in told_of if one[1] in WORK})

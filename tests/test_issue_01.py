@@ -364,10 +364,12 @@ def test_trailers_are_exactly_these(box: Box) -> None:
     last = raw.rstrip("\n").split("\n\n")[-1].splitlines()
     assert [line.split(": ")[0] for line in last] == [
         "Runner-Protocol", "Runner-Revision", "Runner-Event", "Runner-Event", "Runner-Event", "Runner-Trusted", "Runner-Actor",
+        "Runner-Plan",
     ]  # fmt: skip
     assert last[2:5] == [f"Runner-Event: {one}" for one in ("step-finished a", "step-completed a", f"completed {name}")]
     assert last[5] == f"Runner-Trusted: {box.git('rev-parse', 'main').strip()}"
     assert last[6] == "Runner-Actor: alice@example.test"
+    assert last[7] == f"Runner-Plan: {box.state(name)['plan']}"
     parsed = box.git("log", "-1", "--format=%(trailers:only,unfold)", name).strip()
     assert parsed.splitlines() == last
 
@@ -472,7 +474,9 @@ def test_checkout_index_and_untracked_files_are_byte_for_byte_what_they_were(box
 # --- the house -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["second_verifier", "second_words", "second_deeds", "second_policy", "second_cover"])
+@pytest.mark.parametrize(
+    "name", ["second_verifier", "second_log", "second_words", "second_deeds", "second_policy", "second_cover"]
+)
 def test_the_second_verifier_is_short_and_imports_nothing_of_ours(name: str) -> None:
     text = (ROOT / f"tests/{name}.py").read_text()
     assert len(text.splitlines()) <= 200
@@ -482,7 +486,10 @@ def test_the_second_verifier_is_short_and_imports_nothing_of_ours(name: str) -> 
             imported |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom):
             imported.add("." * node.level + (node.module or ""))
-    assert imported - {"second_words", "second_deeds", "second_policy", "second_cover"} <= sys.stdlib_module_names
+    assert (
+        imported - {"second_log", "second_words", "second_deeds", "second_policy", "second_cover"}
+        <= sys.stdlib_module_names
+    )
 
 
 def test_the_second_verifier_is_a_program(box: Box) -> None:

@@ -30,11 +30,12 @@ from runner.protocol import agent_file, clarifications, ids, log, machine, paths
 from runner.protocol import events as ev
 from runner.protocol.ids import digest
 from runner.protocol.plans import TITLE_LIMIT, Kind
-from runner.protocol.state import State
+from runner.protocol.state import SCHEMA, State
 from runner.store import history, locks, lookup, protocol_worktree, publishing, transaction, worktree
 from runner.store.environment import write_atomically, write_checkpoint
 from runner.store.project import Project
 from runner.store.transaction import RefUpdate
+from runner.store.trusted import policy_digest
 from runner.values import dataclass
 
 if TYPE_CHECKING:
@@ -239,7 +240,7 @@ def make(project: Project, genesis: Genesis, then: Then | None = None) -> Made:
             continue
         tests = f"{one.text()} (`{one.line}`)" if (one := baseline.failing(project, start)) else None
         created = ev.Created(
-            subject=protocol, title=genesis.title, base=base_name, start=start, nonce=nonce, tests=tests
+            subject=protocol, title=genesis.title, base=base_name, start=start, nonce=nonce, tests=tests, schema=SCHEMA
         )
         commit, state = _commit(project, genesis, created)
         also: dict[str, tuple[str | None, str | None]] = {lookup.claim_ref(number): (commit, None)}
@@ -290,7 +291,9 @@ def _commit(project: Project, genesis: Genesis, created: ev.Created) -> tuple[st
     written = {f"{folder}/{name}": TreeEntry(BLOB, git.write("blob", data)) for name, data in files.items()}
     tree = git.edit_tree(start.tree, written)
     assert tree is not None
-    text = log.render_message(protocol, entries, project.trusted.commit)
+    trusted = project.trusted.commit
+    policy = policy_digest(git, trusted)
+    text = log.render_message(protocol, entries, trusted, schema=state.schema, plan=state.plan, policy=policy)
     sign = transition.signer(project, genesis.events)
     if sign is None:
         return git.person_commit(tree, (start.oid,), person, text), state

@@ -308,7 +308,7 @@ def describe(project: Project, row: Row, tip: str, name: str) -> Description:
 
 def row_of(state: State) -> Row:
     """Return a state as `record.row` reads it from state.json."""
-    return {"schema": 1, **asdict(state)}
+    return asdict(state)
 
 
 # --- the command to type next --------------------------------------------------------------------------------------------

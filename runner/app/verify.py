@@ -158,12 +158,12 @@ def place_of(project: Project, report: Report, found: Finding) -> tuple[str, int
     commit = project.git.commit(found.commit) if found.commit else None
     told = log.parse_message(commit.message) if commit is not None else None
     text = project.git.blob(f"{report.tip}:{folder}/{paths.LOG}") or b""
-    heads = [
-        number
-        for number, line in enumerate(text.split(b"\n"), 1)
-        if told and line.startswith(b"## %d " % told.revision)
-    ]
-    return f"{folder}/{paths.LOG}", next(iter(heads), 1)
+    # Of schema 2 the entry's line for people is the one before.
+    heads = (b"## %d " % told.revision, b"  <!-- %d " % told.revision) if told else ()
+    lines = (
+        number - line.startswith(b" ") for number, line in enumerate(text.split(b"\n"), 1) if line.startswith(heads)
+    )
+    return f"{folder}/{paths.LOG}", next(lines, 1)
 
 
 def _asks(project: Project) -> str | None:

@@ -64,7 +64,7 @@ def end(session: Session, done: Advanced, code: int) -> int:
     import dataclasses
 
     state = done.state
-    found = record.outlook({"schema": 1, **dataclasses.asdict(state)})
+    found = record.outlook(dataclasses.asdict(state))
     told = {"protocol": state.protocol, "status": str(state.status), "revision": str(state.revision)}
     flags = {"held": False, "waits": code == WAITING, "more": found.action not in ("none", "ask-person")}
     _write(session, {**told, "commit": done.commit, **{name: str(flag).lower() for name, flag in flags.items()}})

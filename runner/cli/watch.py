@@ -161,7 +161,7 @@ def _plain(told: Happened) -> dict[str, Any]:
                 for one in done.entries
             ]
         else:
-            found = record.outlook({"schema": 1, **dataclasses.asdict(done.state)})
+            found = record.outlook(dataclasses.asdict(done.state))
             row |= {"next": {"action": found.action, "step": found.step, "by": found.by}, "reason": found.reason}
     return row | dict(told.facts)
 

@@ -88,7 +88,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Created(Event):
-    """The protocol started. `nonce`: 32 random hex digits, whose digest is the genesis; `tests`: those that failed there before it."""
+    """The protocol started. `nonce`: 32 random hex digits, whose digest is the genesis; `tests`: those that failed there before it.
+
+    `schema`: of the record and of the messages of its commits, where that is not 1.
+    """
 
     name: ClassVar[str] = "created"
     title: str
@@ -96,6 +99,7 @@ class Created(Event):
     start: str  # the base's commit where the branch starts
     nonce: str
     tests: str | None = None
+    schema: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

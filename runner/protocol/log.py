@@ -1,12 +1,20 @@
 """log.md: one entry an event, readable on any forge, parsed by a strict grammar. It is the event store.
 
-    ## 12 step-completed middleware
+An entry is a line for people and its data, which a forge does not show:
+
+    - 2026-11-20 06:47:03Z middleware finished (attempt 1, $0.08)
+      <!-- 12 step-finished middleware {"actor":"runner","attempt":1,"spent":{"usd":"0.08"}} -->
+
+That is schema 2. A protocol that was made with schema 1 keeps it:
+
+    ## 12 step-finished middleware
     - time: 2026-11-20T06:47:03Z
     - actor: runner
     - attempt: 1
+    - spent: {"usd": "0.08"}
 
-A value is a bare word or one line of ASCII JSON; a text that JSON could read as something else is written as JSON, so the
-value's type needs no schema. An empty line ends an entry. A log past `SEGMENT` bytes is renamed, whole, and a new one is started.
+There a value is a bare word or one line of ASCII JSON, and an empty line ends an entry. In both, a log past `SEGMENT` bytes is
+renamed, whole, and a new one is started. What is parsed is written again and compared, so there is one way to write an entry.
 """
 
 from __future__ import annotations
@@ -14,7 +22,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 from runner.errors import IntegrityError, UsageError
@@ -123,33 +131,117 @@ def refuse_unreadable(value: Json, where: str, depth: int = 0) -> None:
             refuse_unreadable(item, where, depth + 1)
 
 
-def render(entry: Entry) -> str:
-    """Return the entry's lines, ending in a newline.
+def raw_of(entry: Entry) -> RawEntry:
+    """Return an entry as the log has it.
 
     Raises:
         UsageError: a value that could not be read again.
     """
     from runner.protocol import events
 
-    lines = [
-        f"## {entry.revision} {entry.event.name} {entry.event.subject}",
-        f"- time: {entry.time}",
-        f"- actor: {entry.actor}",
-    ]
-    for key, value in events.fields_of(entry.event).items():
-        refuse_unreadable(value, f"the field `{key}` of `{entry.event.name} {entry.event.subject}`")
-        lines.append(f"- {key}: {_value(value)}")
+    event, fields = entry.event, events.fields_of(entry.event)
+    for key, value in fields.items():
+        refuse_unreadable(value, f"the field `{key}` of `{event.name} {event.subject}`")
+    return RawEntry(entry.revision, event.name, event.subject, entry.time, entry.actor, fields)
+
+
+# --- schema 2: a line for people, and its data in a comment -----------------------------------------------------------
+
+_LINE = re.compile(r"- (?P<date>[0-9]{4}-[0-9]{2}-[0-9]{2}) (?P<clock>[0-9]{2}:[0-9]{2}:[0-9]{2}Z) [ -~]+")
+_DATA = re.compile(rf"  <!-- {HEADLINE.pattern.removeprefix('## ')} (?P<data>\{{[ -~]*\}}) -->")
+_AMOUNT = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,12})?")
+_ASKS = frozenset({"approval-asked", "asked", "budget-reached", "call-held"})  # their `by` is who has to answer
+_TEXTS = ("reason", "text", "title", "decision", "outcome", "change")
+QUOTED = 72  # characters of a text in a line
+
+
+def quoted(text: str) -> str:
+    """Return a text as a line quotes it: printable ASCII between backquotes, so that no Markdown or HTML in it has an effect."""
+    shown = re.sub(r"[^ -~]", "?", re.sub(r"[\t\n\r ]+", " ", text).strip(" ").replace("`", "'"))
+    return f"`{shown if len(shown) <= QUOTED else f'{shown[: QUOTED - 3]}...'}`" if shown else ""
+
+
+def _usd(fields: Mapping[str, Json]) -> str:
+    spent = fields.get("spent")
+    usd = spent.get("usd") if isinstance(spent, dict) else None
+    return usd if isinstance(usd, str) and _AMOUNT.fullmatch(usd) else ""
+
+
+def sentence(entry: RawEntry, *, texts: bool) -> str:
+    """Return what an entry says, in a line. `texts`: with what people, plans and models wrote, and names, quoted."""
+    words, fields = entry.event.removeprefix("step-").replace("-", " "), entry.fields
+    found = words if entry.subject == "plan" and words.startswith("plan") else f"{entry.subject} {words}"
+    by, attempt, usd = fields.get("by"), fields.get("attempt"), _usd(fields)
+    if texts and (
+        who := quoted(", ".join(map(str, by)) if isinstance(by, list) else by if isinstance(by, str) else "")
+    ):
+        found += f" {'for' if entry.event in _ASKS else 'by'} {who}"
+    facts = ([f"attempt {attempt}"] if type(attempt) is int else []) + ([f"${usd}"] if usd else [])
+    found += f" ({', '.join(facts)})" if facts else ""
+    text = next((shown for key in _TEXTS if isinstance(one := fields.get(key), str) and (shown := quoted(one))), "")
+    return f"{found}: {text}" if texts and text else found
+
+
+_COMPACT = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _lines(entry: RawEntry) -> str:
+    """Return an entry of schema 2. No `--`, `<` or `>` is in its data: nothing there ends the comment, or starts another one."""
+    data = _COMPACT.encode({"actor": entry.actor, **entry.fields})
+    data = data.replace("--", "-\\u002d").replace("<", "\\u003c").replace(">", "\\u003e")
+    line = f"- {entry.time.replace('T', ' ')} {sentence(entry, texts=True)}"
+    return f"{line}\n  <!-- {entry.revision} {entry.event} {entry.subject} {data} -->\n"
+
+
+def _parse_lines(text: str, refuse: Callable[[int, str], IntegrityError]) -> Iterator[RawEntry]:
+    lines = text.split("\n")
+    if lines.pop() or len(lines) % 2:
+        raise refuse(len(lines) + 1, "the log's last entry is cut off")
+    for number, (line, data) in enumerate(zip(lines[::2], lines[1::2], strict=True)):
+        when, match = _LINE.fullmatch(line), _DATA.fullmatch(data)
+        if not when:
+            raise refuse(2 * number + 1, "this is no line of a log entry")
+        if not match:
+            raise refuse(2 * number + 2, "this is no data of a log entry")
+        try:
+            fields: dict[str, Json] = json.loads(match["data"])
+            actor_name, time = fields.pop("actor", None), f"{when['date']}T{when['clock']}"
+            if not isinstance(actor_name, str):
+                raise refuse(2 * number + 2, "the entry does not say by whom")
+            entry = RawEntry(int(match["revision"]), match["event"], match["subject"], time, actor_name, fields)
+            written = _lines(entry)
+        except RecursionError as error:
+            raise refuse(2 * number + 2, "the data is nested too deep") from error
+        except ValueError as error:
+            raise refuse(2 * number + 2, "the data of the entry is not JSON") from error
+        if written != f"{line}\n{data}\n":
+            raise refuse(2 * number + 1, "this entry is not written as the runner writes it")
+        yield entry
+
+
+# --- schema 1 --------------------------------------------------------------------------------------------------------
+
+
+def render(entry: Entry) -> str:
+    """Return the entry's lines by schema 1, ending in a newline.
+
+    Raises:
+        UsageError: a value that could not be read again.
+    """
+    raw = raw_of(entry)
+    lines = [f"## {raw.revision} {raw.event} {raw.subject}", f"- time: {raw.time}", f"- actor: {raw.actor}"]
+    lines += [f"- {key}: {_value(value)}" for key, value in raw.fields.items()]
     return "\n".join(lines) + "\n"
 
 
-def append(log: bytes, entries: Iterable[Entry], texts: Iterable[str] | None = None) -> bytes:
-    """Return the log with the entries added. `texts`: what each renders to, where the caller has it."""
-    added = "".join([f"{text}\n" for text in (map(render, entries) if texts is None else texts)])
+def append(log: bytes, entries: Iterable[Entry], schema: int) -> bytes:
+    """Return the log with the entries added; `schema`: the protocol's."""
+    added = "".join(render(entry) + "\n" if schema == 1 else _lines(raw_of(entry)) for entry in entries)
     return log + added.encode("ascii")
 
 
 def parse_raw(data: bytes, where: str) -> list[RawEntry]:
-    """Return the entries of a log or of a commit's body.
+    """Return the entries of a log, or of a part of it. A log is of one schema: its first bytes say which.
 
     Raises:
         IntegrityError: naming the line that is not of the grammar.
@@ -162,6 +254,8 @@ def parse_raw(data: bytes, where: str) -> list[RawEntry]:
         text = data.decode("ascii")
     except UnicodeDecodeError as error:
         raise refuse(data.count(b"\n", 0, error.start) + 1, "the log holds a byte that is not ASCII") from error
+    if text.startswith("- "):
+        return list(_parse_lines(text, refuse))
     if text.endswith("\n\n\n"):
         raise refuse(text.count("\n"), "this is no headline of a log entry")
     if text and not text.endswith("\n\n"):
@@ -255,6 +349,12 @@ _TRAILERS = re.compile(
     r"(?P<events>(?:Runner-Event: [a-z-]+ [a-z0-9-]+\n)+)"
     r"Runner-Trusted: (?P<trusted>[0-9a-f]{40}(?:[0-9a-f]{24})?)\n"
     r"Runner-Actor: (?P<actor>[A-Za-z0-9][A-Za-z0-9_.:/@+-]*)\n"
+    # Of schema 2, where they apply.
+    r"(?:Runner-Plan: (?P<plan>sha256:[0-9a-f]{64})\n)?"
+    r"(?:Runner-Policy: (?P<policy>sha256:[0-9a-f]{64})\n)?"
+    r"(?:Runner-Engine: [A-Za-z0-9][A-Za-z0-9_.:/@+-]*\n)*"
+    r"(?:Runner-Cost: \$[0-9]+(?:\.[0-9]+)?\n)?"
+    r"(?:Runner-Verdict: (?:passed|failed)\n)*"
 )
 _FORGED = re.compile(r"^runner-[a-z]+[ \t]*[:=]", re.IGNORECASE | re.MULTILINE)
 
@@ -294,6 +394,7 @@ class Trailers:
     events: tuple[str, ...]  # `step-completed middleware`
     trusted: str
     actor: str
+    policy: str | None = None  # of schema 2: digest of the policy that was in force
 
 
 def headline(protocol: str, entries: Sequence[Entry]) -> str:
@@ -312,17 +413,56 @@ def headline(protocol: str, entries: Sequence[Entry]) -> str:
     return f"{protocol}: {about.subject} {says}"
 
 
-def render_message(protocol: str, entries: Sequence[Entry], trusted: str, texts: Iterable[str] | None = None) -> bytes:
-    """Return the commit's message. `texts`: as for `append`."""
-    body = "\n".join(map(render, entries) if texts is None else texts)
+def render_message(
+    protocol: str,
+    entries: Sequence[Entry],
+    trusted: str,
+    *,
+    schema: int,
+    plan: str | None = None,
+    policy: str | None = None,
+) -> bytes:
+    """Return the commit's message.
+
+    `schema`: the protocol's; from 2 on it says little more than its trailers. `plan`, `policy`: their digests after the entries.
+    """
+    if schema == 1:
+        body = "\n".join(render(entry) for entry in entries)
+    else:
+        body = "".join(f"{sentence(raw_of(entry), texts=False)}\n" for entry in entries)
     lines = [
         f"Runner-Protocol: {protocol}",
         f"Runner-Revision: {entries[-1].revision}",
         *(f"Runner-Event: {entry.event.name} {entry.event.subject}" for entry in entries),
         f"Runner-Trusted: {trusted}",
         f"Runner-Actor: {entries[-1].actor}",
+        *(_more(entries, plan, policy) if schema > 1 else ()),
     ]
     return f"{headline(protocol, entries)}\n\n{body}\n".encode("ascii") + "\n".join(lines).encode("ascii") + b"\n"
+
+
+def _more(entries: Sequence[Entry], plan: str | None, policy: str | None) -> Iterator[str]:
+    """Yield the trailers that schema 2 adds, each where it applies."""
+    fields = [(entry.event.name, raw_of(entry).fields) for entry in entries]
+    if plan is not None:
+        yield f"Runner-Plan: {plan}"
+    if policy is not None:
+        yield f"Runner-Policy: {policy}"
+    engines = [engine for _, one in fields if isinstance(engine := one.get("engine"), str) and is_bare(engine)]
+    yield from (f"Runner-Engine: {engine}" for engine in dict.fromkeys(engines))
+    if amounts := [usd for _, one in fields if (usd := _usd(one))]:
+        yield f"Runner-Cost: ${_sum(amounts)}"
+    yield from (
+        f"Runner-Verdict: {name.removeprefix('qa-')}" for name, _ in fields if name in ("qa-passed", "qa-failed")
+    )
+
+
+def _sum(amounts: Sequence[str]) -> str:
+    """Return the sum of decimal texts, exactly, with as many digits after the point as the longest has."""
+    pairs = [amount.partition(".")[::2] for amount in amounts]
+    places = max(len(fraction) for _, fraction in pairs)
+    total = str(sum(int(whole + fraction.ljust(places, "0")) for whole, fraction in pairs)).zfill(places + 1)
+    return f"{total[: len(total) - places]}.{total[len(total) - places :]}" if places else total
 
 
 def parse_message(message: bytes) -> Trailers | None:
@@ -341,6 +481,7 @@ def parse_message(message: bytes) -> Trailers | None:
         events=tuple(line.removeprefix("Runner-Event: ") for line in lines_of(match["events"])),
         trusted=match["trusted"],
         actor=match["actor"],
+        policy=match["policy"],
     )
 
 

@@ -19,6 +19,7 @@ from runner.protocol.events import Entry, Event
 from runner.protocol.ids import digest
 from runner.protocol.state import (
     ENDED,
+    SCHEMA,
     Artifact,
     SpentTotal,
     State,
@@ -49,7 +50,14 @@ def apply(state: State | None, entry: Entry) -> State:
             raise IllegalEventError(
                 f"a log starts with `created`, not `{event.name}`", f"revision {entry.revision}", "run `runner verify`"
             )
+        if event.schema not in (None, SCHEMA):
+            raise IllegalEventError(
+                f"`created` names schema {event.schema}, and this version writes {SCHEMA}",
+                f"revision {entry.revision}",
+                "use the version of protocol-runner that wrote it",
+            )
         return State(
+            schema=event.schema or 1,
             protocol=event.subject,
             genesis=digest(event.nonce.encode()),
             revision=1,

@@ -19,7 +19,7 @@ from runner.errors import IntegrityError, UnsupportedError
 from runner.values import dataclass
 
 Json = Any  # a value of JSON, never looked into by the machine
-SCHEMA = 1
+SCHEMA = 2  # of new protocols; one keeps the schema that it was made with
 
 
 def read_json(data: object) -> Any:
@@ -155,7 +155,7 @@ class SpentTotal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """The whole of state.json but `schema`. `log`: digest of log.md; `plan`: of plan.md and context.md."""
+    """The whole of state.json. `log`: digest of log.md; `plan`: of plan.md and context.md."""
 
     protocol: str
     genesis: str
@@ -169,6 +169,7 @@ class State:
     artifacts: list[Artifact] = field(default_factory=list)
     spent: SpentTotal = SpentTotal()
     log: str = ""
+    schema: int = 1
 
     def open_steps(self) -> list[tuple[str, StepState]]:
         """Return the steps that still count, in the order of their places."""
@@ -219,7 +220,6 @@ def render(state: State, kept: Rendered | None = None) -> bytes:
     kept = Rendered() if kept is None else kept
     kept.take(state.steps)
     plain = {
-        "schema": SCHEMA,
         **_plain(state),
         "steps": {},
         "waiting": [_plain(wait) for wait in state.waiting],
@@ -296,8 +296,8 @@ def from_plain(value: Json, where: str) -> State:
     """Return the state that JSON already read holds; `value` is left as it is. Raises as `load` does."""
     try:
         plain: dict[str, Any] = dict(value)
-        schema = plain.pop("schema")
-        if type(schema) is not int or schema < SCHEMA:
+        schema = plain["schema"]
+        if type(schema) is not int or schema < 1:
             raise damaged(where)
         if schema > SCHEMA:
             raise UnsupportedError(
@@ -347,7 +347,7 @@ def is_whole(value: Json) -> bool:
     """Return whether `from_plain` takes a value, of which nothing is made: that is most of the time that thousands would take."""
     try:
         plain: dict[str, Any] = dict(value)
-        schema = plain.pop("schema")
+        schema = plain["schema"]
         for step in plain["steps"].values():
             _check(StepState, step)
             if step["status"] not in _STEP_STATUSES:
@@ -356,7 +356,7 @@ def is_whole(value: Json) -> bool:
             for row in rows:
                 _check(kind, row)
         _check(State, plain)
-        return type(schema) is int and schema == SCHEMA and plain["status"] in _STATUSES
+        return type(schema) is int and 1 <= schema <= SCHEMA and plain["status"] in _STATUSES
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return False
 

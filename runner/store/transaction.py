@@ -21,6 +21,7 @@ from runner.store import locks, worktree
 from runner.store.environment import Environment, StateDir
 from runner.store.remote import PushRefusedError
 from runner.store.snapshot import Snapshot
+from runner.store.trusted import policy_digest
 from runner.values import dataclass
 
 PUBLISH_WAIT = 30.0  # seconds that another process may take to move the same branch
@@ -68,7 +69,7 @@ def record(
     if len(old_log) > log.SEGMENT:
         files[f"log/{segments + 1:04d}.md"] = old_log
         old_log = b""
-    files[paths.LOG] = log.append(old_log, entries)
+    files[paths.LOG] = log.append(old_log, entries, after.schema)
     after = dataclasses.replace(after, log=digest(files[paths.LOG]))
     files[paths.STATE] = state.render(after, rendered)
     return after, files
@@ -128,7 +129,10 @@ def prepare(
     }
     made = git.edit_tree(tree or snapshot.tree, written)
     assert made is not None
-    text = log.render_message(snapshot.protocol, entries, by.trusted)
+    policy = policy_digest(git, by.trusted) if after.schema > 1 else None
+    text = log.render_message(
+        snapshot.protocol, entries, by.trusted, schema=after.schema, plan=after.plan, policy=policy
+    )
     commit = by.commit(git, made, snapshot.tip, text)
     folder_now = snapshot.files.with_({path.removeprefix(f"{folder}/"): entry for path, entry in written.items()})
     there = dataclasses.replace(snapshot, tip=commit, tree=made, files=folder_now, state=after, log=files[paths.LOG])

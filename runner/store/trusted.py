@@ -72,6 +72,12 @@ class Trusted:
         return self.blob(git, paths.CONFIG)
 
 
+def policy_digest(git: Git, commit: str) -> str | None:
+    """Return the digest of the policy that a commit has, or None where it has none."""
+    data = git.blob(f"{commit}:{paths.POLICY}")
+    return ids.digest(data) if data is not None else None
+
+
 def remote_name(git: Git) -> str | None:
     """Return `origin`, or the only remote, or None."""
     names = [

@@ -309,7 +309,6 @@ def take(walk: Walk, commit: Commit, read: Ahead) -> ParsedCommit:
         raw = [entry for entry in raw if entry.revision > known] or raw
     parsed.entries, parsed.raw = [log.entry_of(entry, where) for entry in raw], raw
     parsed.events = [entry.event for entry in parsed.entries]
-    parsed.texts = [log.render(entry) for entry in parsed.entries]
     if not parsed.entries:
         raise IntegrityError("a transition without an event", where, "run `git show` to see what it changed")
     try:

@@ -12,10 +12,10 @@ from runner.protocol import decision, log, machine, paths, plans, state
 from runner.protocol import events as ev
 from runner.protocol.events import Entry, Event
 from runner.protocol.ids import digest
-from runner.protocol.log import RawEntry
+from runner.protocol.log import RawEntry, Trailers
 from runner.protocol.plans import Plan
 from runner.protocol.state import Rendered, State
-from runner.store.trusted import Trusted
+from runner.store.trusted import Trusted, policy_digest
 from runner.trust import signers, trusted_config
 from runner.trust.transitions import History, commit_of, folder_of, missing
 from runner.trust.trusted_config import TrustedConfig
@@ -244,6 +244,7 @@ class Walk:
     past: History | None = None  # None where the walk resumes from a known tip, and no rule has asked yet
     _entries: list[RawEntry] | None = None  # the whole log, once a rule has asked for it
     _configs: dict[str, TrustedConfig | str] = field(default_factory=dict)  # by commit
+    _policies: dict[str, str | None] = field(default_factory=dict)  # their digests, by trusted commit
     _same: dict[tuple[TreeEntry | None, ...], TrustedConfig] = field(default_factory=dict)  # by the files it is made of
     _rules: dict[str, tuple[str | None, ...]] = field(default_factory=dict)  # policy and keys of a trusted commit
     _checks: dict[str, tuple[str, ...]] = field(default_factory=dict)  # default ones, by trusted commit
@@ -372,6 +373,21 @@ class Walk:
         except MalformedFileError:
             return ()
 
+    def policy_digest(self, trailers: Trailers) -> str | None:
+        """Return the digest of the policy that a transition's trusted commit has; where that commit is gone, what the transition says.
+
+        Raises:
+            InsufficientHistoryError: the policy of that commit is not in this clone.
+        """
+        oid = trailers.trusted
+        if self.git.commit(oid) is None:
+            return trailers.policy
+        if oid not in self._policies:
+            self._policies[oid] = policy_digest(self.git, oid)
+            if self._policies[oid] is None:
+                _refuse_partial(self.git, oid)
+        return self._policies[oid]
+
     def rules_at(self, oid: str) -> tuple[str | None, ...]:
         """Return which policy and keys a trusted commit has, as `trusted_config.rules_of`."""
         if oid not in self._rules:
@@ -411,7 +427,6 @@ class ParsedCommit:
     log: bytes = b""
     entries: list[Entry] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)  # theirs
-    texts: list[str] = field(default_factory=list)  # what they render to
     raw: list[RawEntry] = field(default_factory=list)  # the same, as the log has them
     before: State | None = None
     after: State | None = None

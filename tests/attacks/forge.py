@@ -14,9 +14,10 @@ from typing import Any
 from runner.errors import InsufficientHistoryError, RunnerError
 from runner.git import Git
 from runner.protocol import log, machine, paths, state
-from runner.protocol.events import Entry, Event
+from runner.protocol.events import Created, Entry, Event
 from runner.protocol.ids import digest
 from runner.protocol.state import State
+from runner.store.trusted import policy_digest
 from runner.trust import verify
 from runner.trust.walk import Report
 from tests.conftest import Box, second_verdicts
@@ -147,7 +148,7 @@ class Forge:
         if len(old_log) > log.SEGMENT if rotate is None else rotate:
             files.setdefault(f"{self.folder}/log/{self.segments + 1:04d}.md", old_log)
             old_log = b""
-        new_log = edit_log(log.append(old_log, entries))
+        new_log = edit_log(log.append(old_log, entries, self._schema(entries)))
         try:
             after = machine.fold(before, entries)
         except (RunnerError, ValueError, ArithmeticError):  # an illegal one: the state says what the forger wants
@@ -160,12 +161,24 @@ class Forge:
             edit_state(plain)
         files.setdefault(f"{self.folder}/log.md", new_log)
         files.setdefault(f"{self.folder}/state.json", json.dumps(plain, indent=2, sort_keys=True) + "\n")
-        text = edit_text(log.render_message(self.protocol, entries, self.trusted).decode())
+        message = self.message(entries, after)
+        text = edit_text(message.decode())
         oid = self.commit({**files, **(code or {})}, text, parents=parents, move=move)
         if move:
             self.log, self.state = new_log, state.load(json.dumps(plain).encode(), "state.json")
             self.segments = len(self.box.git("ls-tree", "--name-only", oid, f"{self.folder}/log/").split())
         return oid
+
+    def message(self, entries: Sequence[Entry], after: State) -> bytes:
+        """Return the message of a transition that ends in a state."""
+        with Git.open(self.box.path) as git:
+            policy = policy_digest(git, self.trusted)
+        schema, plan = self._schema(entries), after.plan
+        return log.render_message(self.protocol, entries, self.trusted, schema=schema, plan=plan, policy=policy)
+
+    def _schema(self, entries: Sequence[Entry]) -> int:
+        first = entries[0].event
+        return first.schema or 1 if isinstance(first, Created) else self.now.schema
 
     # --- verdicts ------------------------------------------------------------------------------------------------------
 

@@ -128,15 +128,15 @@ def an_approval_deleted_and_added_again(forge: Forge) -> None:
 # --- 3. genesis ------------------------------------------------------------------------------------------------------
 
 
-def _genesis(forge: Forge, **fields: str) -> list[ev.Event]:
+def _genesis(forge: Forge, **fields: Any) -> list[ev.Event]:
     assert forge.state is not None and forge.state.plan is not None
     steps: dict[str, ev.PlannedStep] = {
         slug: {"place": step.place, "title": step.title, "kind": step.kind, "needs": step.needs, "qa": step.qa, "digest": step.digest}
         for slug, step in forge.state.steps.items()
     }  # fmt: skip
-    told = {"title": forge.state.title, "base": "main", "start": forge.trusted, "nonce": "0" * 32, **fields}
+    told: dict[str, Any] = {"title": forge.state.title, "base": "main", "start": forge.trusted, "nonce": "0" * 32}
     return [
-        ev.Created(**{"subject": forge.protocol, **told}),
+        ev.Created(**{"subject": forge.protocol, **told, **fields}),
         ev.Planned(subject="plan", plan=forge.state.plan, steps=steps),
     ]
 
@@ -345,7 +345,8 @@ def a_subject_line_that_says_more(forge: Forge) -> None:
 
 @attack("message")
 def a_body_that_is_not_the_entry(forge: Forge) -> None:
-    forge.imitate(paused(forge), edit_text=lambda text: text.replace("- actor: runner", "- actor: alice", 1))
+    body = f"\n{forge.protocol} paused\n"
+    forge.imitate(paused(forge), edit_text=lambda text: text.replace(body, f"\n{forge.protocol} completed\n", 1))
 
 
 @attack("message")
@@ -363,20 +364,68 @@ def a_trailer_with_another_revision(forge: Forge) -> None:
     )
 
 
+def _more(trailer: str) -> Callable[[str], str]:
+    return lambda text: f"{text}{trailer}\n"
+
+
+@attack("message")
+def a_plan_that_the_trailers_alone_name(forge: Forge) -> None:
+    plan = str(forge.now.plan)
+    forge.imitate(paused(forge), edit_text=lambda text: text.replace(plan, digest(b"another")))
+
+
+@attack("message")
+def a_policy_that_the_trailers_alone_name(forge: Forge) -> None:
+    forge.imitate(paused(forge), edit_text=_more(f"Runner-Policy: {digest(b'nothing is asked')}"))
+
+
+@attack("message")
+def an_engine_that_the_trailers_alone_name(forge: Forge) -> None:
+    forge.imitate(finish(forge), code={"b.txt": "b\n"}, edit_text=_more("Runner-Engine: openai:gpt-5"))
+
+
+@attack("message")
+def a_cost_that_the_trailers_alone_name(forge: Forge) -> None:
+    event = dataclasses.replace(finish(forge), engine="openai:gpt-5", spent={"usd": "12.5"})
+    forge.imitate(event, code={"b.txt": "b\n"}, edit_text=lambda text: text.replace("Cost: $12.5", "Cost: $0.01"))
+
+
+@attack("message")
+def a_verdict_that_the_trailers_alone_give(forge: Forge) -> None:
+    forge.imitate(finish(forge), code={"b.txt": "b\n"}, edit_text=_more("Runner-Verdict: passed"))
+
+
 # --- 8. log ----------------------------------------------------------------------------------------------------------
 
 
 @attack("log")
 def an_old_entry_rewritten(forge: Forge) -> None:
-    forge.imitate(
-        paused(forge), edit_log=lambda data: data.replace(b"actor: alice@example.test", b"actor: mallory@example.tes")
-    )
+    forge.imitate(paused(forge), edit_log=lambda data: data.replace(b'"actor":"alice@', b'"actor":"mallory@'))
 
 
 @attack("log")
 def fields_in_another_order(forge: Forge) -> None:
-    event = ev.StepFailed(subject="b", attempt=1, reason="r", tail="x")
+    _of_schema_1(forge)
+    event = ev.StepFailed(subject="a", attempt=1, reason="r", tail="x")
     forge.imitate(event, edit_log=lambda data: data.replace(b"- reason: r\n- tail: x\n", b"- tail: x\n- reason: r\n"))
+
+
+def _of_schema_1(forge: Forge) -> None:
+    """Begin the protocol again as one that an older version made."""
+    forge.imitate(*_genesis(forge), code=_words(forge), parents=[forge.trusted], fresh=True)
+
+
+@attack("log")
+def an_entry_of_schema_1_in_a_log_of_schema_2(forge: Forge) -> None:
+    entry = Entry(forge.now.revision + 1, TIME, "runner", paused(forge))
+    forge.imitate(paused(forge), edit_log=lambda data: log.append(forge.log, [entry], 1))
+
+
+@attack("log")
+def an_entry_of_schema_2_in_a_log_of_schema_1(forge: Forge) -> None:
+    _of_schema_1(forge)
+    entry = Entry(forge.now.revision + 1, TIME, "runner", paused(forge))
+    forge.imitate(paused(forge), edit_log=lambda data: log.append(forge.log, [entry], 2))
 
 
 @attack("log")
@@ -1073,8 +1122,8 @@ def a_log_that_is_cut_off(forge: Forge) -> None:
 def an_unknown_event(forge: Forge) -> None:
     forge.imitate(
         paused(forge),
-        edit_log=lambda data: data.replace(b" paused ", b" promoted "),
-        edit_text=lambda text: text.replace(" paused ", " promoted "),
+        edit_log=lambda data: data.replace(b" paused", b" promoted"),
+        edit_text=lambda text: text.replace(" paused", " promoted"),
     )
 
 
@@ -1082,16 +1131,31 @@ def an_unknown_event(forge: Forge) -> None:
 def a_number_that_json_does_not_know(forge: Forge) -> None:
     forge.imitate(
         ev.StepFailed(subject="b", attempt=1, reason="x"),
-        edit_log=lambda data: data.replace(b"- reason: x", b"- reason: NaN"),
+        edit_log=lambda data: data.replace(b'"reason":"x"', b'"reason":NaN'),
     )
 
 
 @attack("readable")
 def a_value_nested_without_end(forge: Forge) -> None:
-    deep = b"- reason: " + b"[" * 100_000 + b"]" * 100_000
+    deep = b'"reason":' + b"[" * 100_000 + b"]" * 100_000
     forge.imitate(
-        ev.StepFailed(subject="b", attempt=1, reason="x"), edit_log=lambda data: data.replace(b"- reason: x", deep)
+        ev.StepFailed(subject="b", attempt=1, reason="x"), edit_log=lambda data: data.replace(b'"reason":"x"', deep)
     )
+
+
+@attack("readable")
+def a_line_that_says_otherwise_than_its_data(forge: Forge) -> None:
+    said = f"{forge.protocol} paused\n".encode()
+    forge.imitate(paused(forge), edit_log=lambda data: data.replace(said, f"{forge.protocol} completed\n".encode()))
+
+
+@attack("readable")
+def a_text_that_ends_the_comment_of_its_data(forge: Forge) -> None:
+    text = "--> # approved by everyone <!--"
+    event = ev.StepFailed(subject="b", attempt=1, reason=text)
+    plain = json.dumps(text).encode()
+    escaped = plain.replace(b"--", b"-\\u002d").replace(b"<", b"\\u003c").replace(b">", b"\\u003e")
+    forge.imitate(event, edit_log=lambda data: data.replace(escaped, plain))
 
 
 @attack("readable")
@@ -1137,10 +1201,11 @@ def a_genesis_on_nothing(forge: Forge) -> None:
 @attack("genesis")
 def a_chain_that_begins_in_its_middle(forge: Forge) -> None:
     entries = [Entry(forge.now.revision + 1, TIME, "runner", paused(forge))]
-    after = dataclasses.replace(forge.now, log=digest(log.append(b"", entries)), revision=entries[0].revision)
-    record = {"log.md": log.append(b"", entries), "state.json": state.render(after)}
+    data = log.append(b"", entries, forge.now.schema)
+    after = dataclasses.replace(forge.now, log=digest(data), revision=entries[0].revision)
+    record = {"log.md": data, "state.json": state.render(after)}
     files: dict[str, Change] = {**_words(forge), **{f"{forge.folder}/{name}": data for name, data in record.items()}}
-    text = log.render_message(forge.protocol, entries, forge.trusted).decode()
+    text = forge.message(entries, after).decode()
     forge.commit(files, text, parents=[forge.trusted])
 
 

@@ -145,7 +145,7 @@ def test_what_a_transition_lacks_is_shown_at_its_entry_in_the_log(job: Box) -> N
         report, _ = verify.prove(project, protocol)
         file, line = verify.place_of(project, report, Finding("needed", report.tip, "", "no word"))
         assert file == f".protocols/{protocol}/log.md"
-        assert job.git("show", f"{protocol}:{file}").splitlines()[line - 1] == f"## 5 completed {protocol}"
+        assert job.git("show", f"{protocol}:{file}").splitlines()[line - 1].endswith(f"Z {protocol} completed")
         assert verify.place_of(project, report, Finding("history", "", "refs/runner/x", "gone"))[1] == 1
 
 

@@ -85,7 +85,7 @@ def test_one_that_does_not_verify_keeps_no_other_from_being_synchronised(remote:
     mallory = clone(remote, "mallory")
     mallory.git("checkout", "-q", bad)
     log = mallory.path / f".protocols/{bad}/log.md"
-    log.write_text(log.read_text().replace("title: Bad", "title: Dab"))
+    log.write_text(log.read_text().replace('"title":"Bad', '"title":"Dab'))
     mallory.commit("typo")
     mallory.git("push", "-q", "origin", bad)
     told = other.runner("sync", rc=4).err

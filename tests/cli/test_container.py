@@ -42,7 +42,7 @@ def test_a_step_and_its_check_run_in_the_image_at_the_checkout_s_path(contained:
     contained.runner("run", protocol, rc=0)
     assert contained.git("show", f"{protocol}:told") == f"yes {contained.path} /run/runner/home a\n"
     log = contained.git("show", f"{protocol}:.protocols/{protocol}/log.md")
-    assert f'- executor: container\n- environment: "image {image.make()}"\n' in log, log
+    assert f'"environment":"image {image.make()}","executor":"container"' in log, log
     assert json.loads(contained.runner("show", protocol, "a", "--json", rc=0).out)
     assert f"with image {image.make()}" in contained.runner("log", protocol).out
 

@@ -115,7 +115,7 @@ def test_only_a_models_question_is_answered_and_the_record_says_through_what(
             call("answer", protocol="1", text="blue", question="b")
         assert call("answer", protocol="1", text="blue") == "a answered"
         entry = box.git("show", f"{protocol}:.protocols/{protocol}/log.md")
-        assert "by: mcp/alice@example.test" in entry and "actor: mcp/alice@example.test" in entry
+        assert '"by":"mcp/alice@example.test"' in entry and '"actor":"mcp/alice@example.test"' in entry
         box.runner("run", protocol, rc=3)
         assert "blue" in json.dumps(wire.bodies[1])
     with pytest.raises(

@@ -151,7 +151,7 @@ def test_the_plan_comes_with_the_answers(box: Box) -> None:
     state = box.state(protocol)
     assert (state["status"], state["waiting"], state["spent"]["input_tokens"]) == ("planned", [], 200)
     transcript = box.git("show", f"refs/runner/history/{protocol}:runs/plan.1.jsonl")
-    assert f"transcript: {digest(transcript.encode())}" in box.log(protocol)
+    assert f'"transcript":"{digest(transcript.encode())}"' in box.log(protocol)
     shown = box.runner("show", protocol, "plan", "--transcript", rc=0).out
     assert "Look at it" not in transcribed
     assert "Formal or not?" in shown and "Look at it" in shown and "its task" in shown
@@ -527,7 +527,7 @@ def test_what_planning_anew_cost_is_in_the_record_and_every_budget(box: Box) -> 
     spent = box.state(protocol)["spent"]
     assert (spent["input_tokens"], spent["output_tokens"]) == (400, 80)
     log = box.log(protocol)
-    assert log.count("- transcript: ") == 1 and log.count('"input_tokens"') == 1
+    assert log.count('"transcript":') == 1 and log.count('"input_tokens"') == 1
     box.runner("verify", protocol, rc=0)
     assert second(box.path, protocol)[0] == 0
 

@@ -21,7 +21,7 @@ def protocol(remote: Box) -> str:
 def hurt(remote: Box, protocol: str) -> Box:
     other = clone(remote, "bob")
     other.git("checkout", "-q", protocol)
-    other.write(f".protocols/{protocol}/log.md", other.log(protocol).replace("- title: Hurt", "- title: Hrut"))
+    other.write(f".protocols/{protocol}/log.md", other.log(protocol).replace('"title":"Hurt', '"title":"Hrut'))
     other.write("bobs.txt", "bob\n")
     other.commit("typo")
     other.git("push", "-q", "origin", protocol)
@@ -88,7 +88,7 @@ def test_transitions_made_beside_the_damage_are_done_again(remote: Box, protocol
 
 @pytest.mark.slow
 def test_an_amended_transition_that_hurts_the_record_is_repaired_in_either(remote: Box, protocol: str) -> None:
-    log = remote.log(protocol).replace("- title: Hurt", "- title: Hrut")
+    log = remote.log(protocol).replace('"title":"Hurt', '"title":"Hrut')
     amended(remote, protocol, f".protocols/{protocol}/log.md", log, message="typo")
     remote.runner("run", protocol, rc=4)
     remote.runner("doctor", "--fix", protocol, rc=0)
@@ -145,7 +145,7 @@ def test_the_work_of_a_step_is_kept_where_the_damage_comes_meanwhile(remote: Box
     hub, at = origin(remote), remote.path.parent / "mallory"
     script = (
         f"git clone -q {hub} {at} && cd {at} && git checkout -q 0001-hurt"
-        " && sed -i 's/title: Hurt/title: Hrut/' .protocols/0001-hurt/log.md"
+        " && sed -i 's/:.Hurt/&x/' .protocols/0001-hurt/log.md"
         " && git -c user.name=m -c user.email=m@example.test commit -qam typo && git push -q origin 0001-hurt"
     )
     protocol = remote.new({"01-a": command(f"echo work > work.txt; {script}")}, title="Hurt")

@@ -290,7 +290,7 @@ def test_the_log_gives_every_event_older_segments_too(box: Box) -> None:
     # The same log in two pieces, as it is when it has grown.
     folder = box.worktree(protocol) / f".protocols/{protocol}"
     log = (folder / "log.md").read_text()
-    at = log.index("## 3 ")
+    at = log.index("\n- ", log.index("  <!-- 2 ")) + 1
     (folder / "log").mkdir()
     (folder / "log/0001.md").write_text(log[:at])
     (folder / "log.md").write_text(log[at:])
@@ -318,10 +318,12 @@ def test_a_step_is_shown_whatever_a_forged_entry_says_is_done(box: Box) -> None:
     tree = box.worktree(protocol)
     file = tree / f".protocols/{protocol}/log.md"
     log = file.read_text()
-    for value in ("true", '"a\\nb"', '["a"]', '{"a": 1}'):
+    for value in ("true", '"a\\nb"', '["a"]', '{"a":1}'):
         for event in ("step-finished", "forked"):
-            forged = log.replace("step-finished", event).replace("- title:", f"- done: {value}\n- title:", 1)
-            file.write_text(forged.replace("- executor:", f"- done: {value}\n- executor:", 1))
+            said = event.removeprefix("step-")
+            forged = log.replace("step-finished a", f"{event} a").replace(" a finished", f" a {said}")
+            forged = forged.replace('"nonce":', f'"done":{value},"nonce":', 1)
+            file.write_text(forged.replace('"executor":', f'"done":{value},"executor":', 1))
             box.commit("forged", cwd=tree)
             assert box.runner("show", protocol, "a", rc=0).out.startswith("01-a of ")
 

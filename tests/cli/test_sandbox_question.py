@@ -89,7 +89,7 @@ def test_always_is_kept_in_the_persons_own_configuration_and_named_in_the_log(ba
     protocol = bare.new({"01-a": command("echo a > a.txt"), "02-b": command("true")})
     code, said = at_terminal(bare, "always", "step", protocol)
     assert code == 0, said
-    assert "- executor: host" in bare.log(protocol)
+    assert '"executor":"host"' in bare.log(protocol)
     assert bare.git("config", "--global", "runner.executor").strip() == "host"
     bare.runner("step", protocol, rc=0)
 

@@ -83,7 +83,7 @@ def test_pause_stops_and_resume_goes_on(box: Box) -> None:
     box.runner("step", protocol, rc=0)
     told = box.runner("pause", protocol, "-m", "lunch", rc=0)
     assert "paused" in told.err and "runner resume 1" in told.err
-    assert "- reason: lunch\n" in box.log(protocol)
+    assert '"reason":"lunch"' in box.log(protocol)
     box.runner("run", protocol, rc=3)
     assert box.state(protocol)["status"] == "paused"
     box.runner("resume", protocol, rc=0)
@@ -126,7 +126,7 @@ def test_cancel_ends_it_and_its_branch_stays(box: Box) -> None:
     box.runner("step", protocol, rc=0)
     box.runner("cancel", protocol, "-m", "not needed any more", rc=0)
     assert box.state(protocol)["status"] == "cancelled"
-    assert '- reason: "not needed any more"\n' in box.log(protocol)
+    assert '"reason":"not needed any more"' in box.log(protocol)
     box.runner("resume", protocol, rc=4)
     tip = box.git("rev-parse", protocol)
     box.runner("step", protocol)
@@ -270,7 +270,7 @@ def test_retry_keep_goes_on_from_the_failed_work(box: Box) -> None:
     box.runner("run", protocol, rc=1)
     told = box.runner("retry", protocol, "--keep", rc=0)
     assert "from the work of the last one" in told.err
-    assert f"- kept: refs/runner/attempts/{protocol}/a.1\n" in box.log(protocol)
+    assert f'"kept":"refs/runner/attempts/{protocol}/a.1"' in box.log(protocol)
     box.runner("run", protocol, rc=0)
     assert box.git("show", f"{protocol}:a.txt") == "half\nhalf\n"
     healthy(box, protocol)
@@ -374,7 +374,7 @@ def test_an_answer_is_read_from_stdin(box: Box) -> None:
         capture_output=True,
     )
     assert done.returncode == 0, done.stderr
-    assert '- text: "from a file"\n' in box.log(protocol)
+    assert '"text":"from a file"' in box.log(protocol)
 
 
 def test_an_answer_where_nothing_waits(box: Box) -> None:

@@ -30,14 +30,14 @@ def trust(box: Box, config: str) -> None:
 def test_a_step_makes_none(sandboxed: Box) -> None:
     protocol = sandboxed.new(NESTED)
     sandboxed.runner("run", protocol, rc=1)
-    assert "- executor: sandbox\n" in sandboxed.log(protocol)
+    assert '"executor":"sandbox"' in sandboxed.log(protocol)
 
 
 def test_the_trusted_branch_gives_them_and_the_record_shows_it(sandboxed: Box) -> None:
     trust(sandboxed, "workspace: {user_namespaces: true}\n")
     protocol = sandboxed.new(NESTED)
     sandboxed.runner("run", protocol, rc=0)
-    assert "- executor: sandbox+user-namespaces\n" in sandboxed.log(protocol)
+    assert '"executor":"sandbox+user-namespaces"' in sandboxed.log(protocol)
     sandboxed.runner("verify", protocol, rc=0)
 
 

@@ -107,4 +107,4 @@ def test_the_examples_are_read_by_the_parsers() -> None:
     for text in examples(page, "yaml", "Agent files"):
         assert agent_file.parse(text.encode(), "the page").name == "coder"
     (entry,) = examples(page, "markdown", "log.md")
-    assert log.parse(f"{entry}\n".encode(), "the page")[0].event.name == "step-completed"
+    assert log.parse(entry.encode(), "the page")[0].event.name == "step-completed"

@@ -35,6 +35,6 @@ def test_its_work_is_recorded_once_under_the_number_of_that_attempt(box: Box) ->
 def test_the_work_of_its_failure_is_kept_under_the_number_of_that_attempt(box: Box) -> None:
     protocol = put_back(box, "echo x > left.txt; exit 4")
     ref = f"refs/runner/attempts/{protocol}/a.3"
-    assert f"- kept: {ref}" in box.log(protocol)
+    assert f'"kept":"{ref}"' in box.log(protocol)
     assert box.git("show", f"{ref}:left.txt") == "x\n"
     box.runner("verify", protocol, rc=0)

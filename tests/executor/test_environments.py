@@ -109,7 +109,7 @@ def test_where_the_environment_may_come_from(
 
 def test_the_record_and_show_name_the_environment(installed: Box) -> None:
     protocol = ran(installed, "touch done.txt", "true")
-    assert installed.log(protocol).count('- environment: "found .venv"\n') == 2  # of the step, and of its check
+    assert installed.log(protocol).count('"environment":"found .venv"') == 2  # of the step, and of its check
     assert "with found .venv" in installed.runner("show", protocol, "work", rc=0).out
 
 

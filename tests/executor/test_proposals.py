@@ -33,7 +33,7 @@ def runs(count: Path) -> int:
 def happened(box: Box, protocol: str) -> list[str]:
     """The events of the step `a`, in order."""
     log = box.git("show", f"{protocol}:.protocols/{protocol}/log.md").splitlines()
-    return [line.split()[2] for line in log if line.startswith("## ") and line.endswith(" a")]
+    return [line.split()[2] for line in log if line.startswith("  <!-- ") and line.split()[3] == "a"]
 
 
 def test_a_failing_check_comes_back_in_the_conversation_and_qa_takes_its_last_run_over(

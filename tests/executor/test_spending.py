@@ -179,7 +179,7 @@ def test_what_has_no_known_price_is_said_and_bars_a_budget_in_money_for_good(box
         protocol = box.new({"01-x": agent(engine="gemini:nobody-has-priced-this"), "02-y": agent()})
         done = box.runner("step", protocol, rc=0)
         assert "price not known" in done.err + done.out
-        assert '"unpriced": 120' in box.log(protocol)
+        assert '"unpriced":120' in box.log(protocol)
         plan = box.worktree(protocol) / ".protocols" / protocol / "plan.md"
         plan.write_text(plan.read_text().replace("title: A plan\n", "title: A plan\nbudget: {usd: 5}\n"))
         stopped = box.runner("step", protocol, rc=3)

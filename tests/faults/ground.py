@@ -253,7 +253,7 @@ class Ground:
         files = box.git("ls-tree", "-r", self.protocol).splitlines()
         record = (f"{self.protocol}/state.json", f"{self.protocol}/log.md")
         state = box.state(self.protocol)
-        events = Counter(re.findall(r"^## \d+ (.+)$", box.log(self.protocol), re.MULTILINE))
+        events = Counter(re.findall(r"^  <!-- \d+ (\S+ \S+) ", box.log(self.protocol), re.MULTILINE))
         doubt = sum(events.pop(f"effect-{one} tell", 0) for one in ("unknown", "decided"))
         state["revision"] -= doubt
         state["steps"]["tell"].pop("result", None)

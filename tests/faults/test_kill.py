@@ -81,7 +81,7 @@ def gone(ground: Ground, point: str) -> bool:
     """The machine stops, and its folder is thrown away; another clone goes on."""
     done = ground.strike("--signal", "KILL", "--whole", "--at", point)
     bare = ground.live / "origin.git"
-    published = "## " in (
+    published = "<!-- " in (
         log := ground.box.git("show", f"{ground.protocol}:.protocols/{ground.protocol}/log.md", cwd=bare)
     )
     assert published

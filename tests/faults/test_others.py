@@ -61,19 +61,23 @@ def newer(box: Box, name: str, change: Callable[[str], str]) -> tuple[str, str]:
 @pytest.mark.no_agreement("the record is none of this version's")
 def test_a_state_of_a_newer_version_is_refused_and_left_as_it_is(box: Box) -> None:
     def change(text: str) -> str:
-        return json.dumps(json.loads(text) | {"schema": 2}, indent=2, sort_keys=True) + "\n"
+        return json.dumps(json.loads(text) | {"schema": 3}, indent=2, sort_keys=True) + "\n"
 
     protocol, tip = newer(box, "state.json", change)
     for words in (("step", protocol), ("run", protocol), ("pause", protocol)):
         done = box.runner(*words)
         assert done.code in (2, 4), done.err
-        assert "schema 2" in done.err and "use a newer protocol-runner" in done.err, done.err
+        assert "schema 3" in done.err and "use a newer protocol-runner" in done.err, done.err
     assert box.git("rev-parse", protocol) == tip
 
 
 @pytest.mark.no_agreement("the record is none of this version's")
 def test_an_event_of_a_newer_version_is_refused_and_left_as_it_is(box: Box) -> None:
-    protocol, tip = newer(box, "log.md", lambda text: text.replace("step-completed a", "step-dreamt a"))
+    protocol, tip = newer(
+        box,
+        "log.md",
+        lambda text: text.replace("step-completed a", "step-dreamt a").replace(" a completed", " a dreamt"),
+    )
     done = box.runner("step", protocol)
     assert done.code in (2, 4) and "step-dreamt" in done.err and "newer" in done.err, done.err
     assert box.git("rev-parse", protocol) == tip

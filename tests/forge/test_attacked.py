@@ -39,7 +39,7 @@ def test_half_a_character_is_none(place: Town) -> None:
     place.box.runner("run", protocol, rc=3)
     place.fake.comment(place.accounts["carol"], 1, "/runner answer yes \ud800")
     place.sync(protocol)
-    assert 'text: "yes ?"' in place.box.log(protocol)
+    assert '"text":"yes ?"' in place.box.log(protocol)
 
 
 @pytest.mark.parametrize("how", ["gone", "another account"])

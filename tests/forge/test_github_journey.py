@@ -83,7 +83,7 @@ def test_ci_ends_the_step_as_configured(team: Team, rule: str, said_by: str, sta
     team.runner("sync", protocol, rc=0)
     found = team.box.state(protocol)
     assert (found["status"], found["steps"]["a"]["status"]) == (status, step)
-    assert f"context: {'jenkins' if said_by == 'a status' else 'build'}" in team.box.log(protocol)
+    assert f'"context":"{"jenkins" if said_by == "a status" else "build"}"' in team.box.log(protocol)
     team.runner("sync", protocol, rc=0)
     assert team.box.log(protocol).count(" ci-reported ") == 1
     team.runner("verify", protocol, rc=0)

@@ -197,7 +197,9 @@ def fuzz_log(data: bytes) -> bool:
     entries = taken(lambda: log.parse(data, "log.md"), IntegrityError)
     if entries is None:
         return False
-    assert log.parse(log.append(b"", entries), "log.md") == entries
+    schema = 2 if data.startswith(b"- ") else 1
+    assert log.append(b"", entries, schema) == data or schema == 1
+    assert all(log.parse(log.append(b"", entries, each), "log.md") == entries for each in (1, 2))
     return taken(lambda: machine.fold(None, entries), RunnerError) is not None
 
 
@@ -217,7 +219,11 @@ def fuzz_message(data: bytes) -> bool:
     lines = [f"Runner-Protocol: {found.protocol}", f"Runner-Revision: {found.revision}"]
     lines += [f"Runner-Event: {event}" for event in found.events]
     lines += [f"Runner-Trusted: {found.trusted}", f"Runner-Actor: {found.actor}"]
-    assert forged and data.endswith("\n".join(["", "", *lines, ""]).encode())
+    _, there, more = data.rpartition("\n".join(["", "", *lines, ""]).encode())
+    named = [line.partition(b": ")[0] for line in more.split(b"\n")[:-1]]
+    allowed = [b"Runner-Plan", b"Runner-Policy", b"Runner-Engine", b"Runner-Cost", b"Runner-Verdict"]
+    assert forged and there and named == sorted(named, key=allowed.index)
+    assert found.policy is None or f"Runner-Policy: {found.policy}\n".encode() in more
     return True
 
 
@@ -311,7 +317,8 @@ def fuzz_signature(data: bytes) -> bool:
 # --- git's objects -----------------------------------------------------------------------------------------------------------
 
 ALICE = Ident("Alice", "alice@example.test", 1_700_000_000, 90)
-COMMIT = objects.commit_bytes(OID, [OID, OID], ALICE, ALICE, log.render_message(PROTOCOL, ENTRIES, OID))
+MESSAGE = log.render_message(PROTOCOL, ENTRIES, OID, schema=2, plan="sha256:" + "1" * 64, policy="sha256:" + "2" * 64)
+COMMIT = objects.commit_bytes(OID, [OID, OID], ALICE, ALICE, MESSAGE)
 SIGNED = COMMIT.replace(b"\n\n", b"\ngpgsig " + armoured(SIGNATURE)[:-1].replace(b"\n", b"\n ") + b"\n\n", 1)
 TREE = objects.tree_bytes(
     {".protocols": TreeEntry(objects.TREE, OID), "a.py": TreeEntry(objects.BLOB, OID), "l": TreeEntry("120000", OID)}
@@ -365,8 +372,8 @@ TARGETS: dict[str, Target] = {
     "config": Target(CONFIG, fuzz_config),
     "coworker": Target(COWORKER, fuzz_coworker),
     "document": Target(STEP, fuzz_document),
-    "log": Target(log.append(b"", ENTRIES), fuzz_log),
-    "message": Target(log.render_message(PROTOCOL, ENTRIES, OID), fuzz_message),
+    "log": Target(log.append(b"", ENTRIES, 2), fuzz_log),
+    "message": Target(MESSAGE, fuzz_message),
     "plan": Target(b"\0".join([PLAN, CONTEXT, STEP]), fuzz_plan),
     "policy": Target(WHOLE.encode(), fuzz_policy),
     "signature": Target(SIGNATURE, fuzz_signature),

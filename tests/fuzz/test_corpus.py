@@ -68,7 +68,10 @@ def test_a_mutated_file_is_taken_or_refused(name: str, data: st.DataObject) -> N
 
 @pytest.mark.parametrize("name", TARGETS)
 @settings(max_examples=50)
-@given(st.binary(max_size=120), st.sampled_from([b"", b"---\n", b"---\ntitle: x\n", b"## 1 created 0001-a\n"]))
+@given(
+    st.binary(max_size=120),
+    st.sampled_from([b"", b"---\n", b"---\ntitle: x\n", b"## 1 created 0001-a\n", b"- 2026-11-20 06:47:03Z "]),
+)
 def test_arbitrary_bytes_are_taken_or_refused(name: str, data: bytes, start: bytes) -> None:
     TARGETS[name].fuzz(start + data)
     TARGETS[name].fuzz(start + data + b"\n---\n")

@@ -1253,3 +1253,45 @@ def work_under_a_policy_s_commit_that_the_remote_has(desk: Desk) -> Made:
     begin(made)
     made.done("mail", {"m.txt": "m\n"}, trusted="1" * 40)
     return Made(path=made.path, protocol=PROTOCOL, refs={"tip": made.tip, "main": made.main}, cannot_tell=True)
+
+
+# --- schema 2 of the record ------------------------------------------------------------------------------------------------
+
+
+def what_models_did_and_what_it_cost(desk: Desk) -> Made:
+    """Two engines in one transition, a cost of each, a verdict of each kind, and an engine that no trailer can name."""
+    forge = desk.forge()
+    done = dataclasses.replace(finish(forge), engine="openai:gpt-5", spent={"usd": "0.07", "input_tokens": 900})
+    forge.imitate(done, code={"b.txt": "b\n"})
+    checked = dataclasses.replace(passed(forge), engine="gemini:g", spent={"usd": "0.0125", "output_tokens": 8})
+    failed = {field.name: getattr(checked, field.name) for field in dataclasses.fields(checked)}
+    retry = ev.StepRetried(subject="b", attempt=2)
+    reason = "`no` <!-- --> ü"
+    broken = ev.StepFailed(subject="b", attempt=1, reason=reason)
+    forge.imitate(ev.QaFailed(**failed, reason=reason), broken, retry)
+    forge.imitate(dataclasses.replace(finish(forge), engine="two words"), code={"b.txt": "bb\n"})
+    forge.imitate(dataclasses.replace(passed(forge), engine="gemini:g"), ev.StepCompleted(subject="b", attempt=2))
+    return of(forge)
+
+
+# What is stored under `good/` and `beside/` was made when there was schema 1 alone. These ways to go on are stored in both.
+for _made in (
+    what_models_did_and_what_it_cost,
+    a_protocol_from_its_first_to_its_last_step,
+    with_object_ids_of_sha256,
+    failed_and_tried_again_paused_resumed_and_cancelled,
+    checks_that_failed_and_a_step_that_was_blocked,
+    edited_by_people_and_undone,
+    a_step_of_a_person_s,
+    a_record_that_was_damaged_and_repaired,
+    a_call_that_waited_and_one_that_nobody_knows_of,
+    a_plan_after_questions,
+    a_budget_that_was_reached_and_a_question,
+    what_ci_and_the_forge_said,
+    a_fork_of_a_fork_after_an_undo,
+    a_log_of_several_files,
+    signed_and_sealed,
+    squashed_with_the_branch_gone,
+    a_policy_s_commit_that_is_not_here,
+):
+    HISTORIES[f"schema-2/{_made.__name__}"] = _made

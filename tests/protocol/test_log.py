@@ -16,20 +16,26 @@ from tests.protocol.histories import PROTOCOL, entry
 HEAD = b"## 1 paused a\n- time: 2026-11-20T06:47:03Z\n- actor: alice\n"
 
 
-@given(histories.entries)
-def test_what_is_written_is_read_again(one: Entry) -> None:
-    data = log.append(b"", [one])
+SCHEMAS = pytest.mark.parametrize("schema", [1, 2])
+
+
+@SCHEMAS
+@given(one=histories.entries)
+def test_what_is_written_is_read_again(schema: int, one: Entry) -> None:
+    data = log.append(b"", [one], schema)
 
     assert data.isascii()
     assert log.parse(data, "log.md") == [one]
 
 
-@given(st.lists(histories.entries, max_size=6), st.data())
-def test_entries_added_one_by_one_are_the_whole_log(found: list[Entry], data: st.DataObject) -> None:
+@SCHEMAS
+@given(found=st.lists(histories.entries, max_size=6), data=st.data())
+def test_entries_added_one_by_one_are_the_whole_log(schema: int, found: list[Entry], data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(found)))
 
-    assert log.append(log.append(b"", found[:at]), found[at:]) == log.append(b"", found)
-    assert log.parse(log.append(b"", found), "log.md") == found
+    whole = log.append(b"", found, schema)
+    assert log.append(log.append(b"", found[:at], schema), found[at:], schema) == whole
+    assert log.parse(whole, "log.md") == found
 
 
 @given(histories.texts)
@@ -90,7 +96,8 @@ def test_values_that_could_not_be_read_again_are_refused(value: object, what: st
 def test_a_deep_value_is_read_again() -> None:
     done = ev.StepFinished(subject="a", attempt=1, digest="d", start="s", executor="host", result=nested(64))
 
-    assert log.parse(log.append(b"", [entry(1, done)]), "log.md")[0].event == done
+    for schema in (1, 2):
+        assert log.parse(log.append(b"", [entry(1, done)], schema), "log.md")[0].event == done
 
 
 @pytest.mark.parametrize(
@@ -167,7 +174,7 @@ def test_arbitrary_bytes_are_read_or_refused(data: bytes) -> None:
             found = log.parse(candidate, "log.md")
         except IntegrityError:
             continue
-        assert log.append(b"", found) == candidate
+        assert log.append(b"", found, 1) == candidate
 
 
 def test_long_text_is_cut_at_500_characters() -> None:

@@ -14,13 +14,13 @@ from runner.protocol.events import Entry
 from tests.protocol import histories
 from tests.protocol.histories import OID, PROTOCOL, begun, entry, planned_step
 
-GOOD = log.render_message(PROTOCOL, begun({"a": planned_step(1)}), OID)
+GOOD = log.render_message(PROTOCOL, begun({"a": planned_step(1)}), OID, schema=1)
 TRAILERS = GOOD[GOOD.rindex(b"\n\n") + 2 :]
 
 
 @given(st.lists(histories.entries, min_size=1, max_size=4), st.sampled_from([OID, "b" * 64]))
 def test_what_is_written_is_read_again(found: list[Entry], trusted: str) -> None:
-    written = log.render_message(PROTOCOL, found, trusted)
+    written = log.render_message(PROTOCOL, found, trusted, schema=1)
 
     assert written.isascii()
     read = log.parse_message(written)
@@ -34,7 +34,7 @@ def test_what_is_written_is_read_again(found: list[Entry], trusted: str) -> None
 
 @given(histories.entries, st.sampled_from(["title", "reason", "text"]))
 def test_no_text_of_an_event_begins_a_line(one: Entry, key: str) -> None:
-    written = log.render_message(PROTOCOL, [one], OID).decode()
+    written = log.render_message(PROTOCOL, [one], OID, schema=1).decode()
     starts = ("## ", "- ", "Runner-", f"{PROTOCOL}: ")
 
     assert all(not line or line.startswith(starts) for line in written.splitlines())
@@ -47,7 +47,7 @@ def test_a_message_as_a_whole() -> None:
         entry(14, ev.Completed(subject=PROTOCOL)),
     ]
 
-    assert log.render_message(PROTOCOL, done, OID).decode() == (
+    assert log.render_message(PROTOCOL, done, OID, schema=1).decode() == (
         f"{PROTOCOL}: a completed, all done\n"
         "\n"
         f"## 12 qa-passed a\n- time: {histories.TIME}\n- actor: runner\n- attempt: 1\n- tree: {OID}\n- evidence: []\n"

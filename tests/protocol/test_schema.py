@@ -130,7 +130,7 @@ def test_templates_are_valid() -> None:
 def test_an_event_takes_its_own_fields_alone(name: str) -> None:
     kind = events.MODELS[name]
     assert not {"revision", "event", "time", "actor"} & set(kind.__dataclass_fields__)
-    (raw,) = log.parse_raw(log.append(b"", [histories.entry(1, sample(name))]), "log.md")
+    (raw,) = log.parse_raw(log.append(b"", [histories.entry(1, sample(name))], 2), "log.md")
     told = {
         "revision": 1,
         "event": raw.event,

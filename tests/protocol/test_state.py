@@ -103,8 +103,8 @@ GOOD = json.loads(render(histories.state_with({"a": histories.step_state()})))
 
 
 def test_a_newer_schema_is_refused_with_the_version_that_reads_it() -> None:
-    with pytest.raises(UnsupportedError, match="schema 2; this version reads 1") as refused:
-        load(json.dumps(GOOD | {"schema": 2, "steps": "of another shape"}).encode(), "state.json")
+    with pytest.raises(UnsupportedError, match="schema 3; this version reads 2") as refused:
+        load(json.dumps(GOOD | {"schema": 3, "steps": "of another shape"}).encode(), "state.json")
 
     assert refused.value.exit_code == 2
     assert refused.value.hint == "use a newer protocol-runner"

@@ -41,7 +41,7 @@ def test_an_answer_that_was_published_second_stays_in_the_history_and_its_author
     assert remote.git("rev-parse", protocol) == bob.git("rev-parse", protocol)
     history = messages(remote, protocol)
     assert "bob: 0001-a-plan: read was answered elsewhere first" in history and "- text: Tabs" in history
-    assert "- text: Spaces" in remote.log(protocol) and "Tabs" not in remote.log(protocol)
+    assert '"text":"Spaces"' in remote.log(protocol) and "Tabs" not in remote.log(protocol)
     remote.runner("verify", protocol, rc=0)
     remote.runner("run", protocol, rc=0)
     remote.runner("verify", protocol, rc=0)
@@ -56,7 +56,7 @@ def test_an_answer_is_recorded_again_where_its_question_still_waits(remote: Box)
     assert not bob.state(protocol)["waiting"] and bob.state(protocol)["status"] == "paused"
     remote.runner("resume", protocol, rc=0)
     remote.runner("run", protocol, rc=0)
-    assert "- text: Tabs" in remote.log(protocol)
+    assert '"text":"Tabs"' in remote.log(protocol)
     remote.runner("verify", protocol, rc=0)
 
 

@@ -648,7 +648,7 @@ def test_kill_at_random_moments(box: Box, tmp_path: Path) -> None:
     assert box.git("status", "--porcelain", cwd=tree) == " M src/app.py\n?? mine.txt\n"
     assert (tree / "README.md").read_text() == "# a project\n" + "".join(f"{n}\n" for n in range(1, 9))
     assert box.git("fsck", "--no-dangling") == ""
-    events = [line for line in box.log(protocol).splitlines() if line.startswith("## ")]
+    events = [line for line in box.log(protocol).splitlines() if line.startswith("  <!-- ")]
     assert len([line for line in events if "step-completed" in line]) == 8, "a step was recorded twice"
 
 

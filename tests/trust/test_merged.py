@@ -169,7 +169,7 @@ def test_a_folder_that_was_taken_away_from_the_base_again(box: Box, merge: Merge
 def test_a_base_that_somebody_edited_is_found(box: Box) -> None:
     protocol = ended(box, squash)
     log = box.path / f".protocols/{protocol}/log.md"
-    log.write_text(log.read_text().replace("attempt: 1", "attempt: 2", 1))
+    log.write_text(log.read_text().replace('"attempt":1', '"attempt":2', 1))
     box.commit("a small correction")
     told = box.runner("verify", protocol, "--json", rc=4).json()
     assert [one["rule"] for one in told["protocols"][0]["findings"]] == ["base"]

@@ -114,11 +114,14 @@ def check_commit(walk: Walk, parsed: ParsedCommit) -> Said:
 
 def check_message(walk: Walk, parsed: ParsedCommit) -> Said:
     """7. The message is, byte for byte, what the entries render to."""
-    trailers = parsed.trailers
-    if (
-        trailers is not None
-        and log.render_message(walk.protocol, parsed.entries, trailers.trusted, parsed.texts) != parsed.commit.message
-    ):
+    trailers, after = parsed.trailers, parsed.after
+    if trailers is None or after is None:
+        return
+    policy = walk.policy_digest(trailers) if after.schema > 1 else None
+    made = log.render_message(
+        walk.protocol, parsed.entries, trailers.trusted, schema=after.schema, plan=after.plan, policy=policy
+    )
+    if made != parsed.commit.message:
         yield "", "the commit's message is not that of its entries"
 
 
@@ -132,7 +135,8 @@ def check_log(walk: Walk, parsed: ParsedCommit) -> Said:
         if kept is None or walk.git.blob(kept.oid) != walk.log:
             yield walk.path(due), "the full log was not kept whole under the next number"
         before = b""
-    if log.append(before, parsed.entries, parsed.texts) != parsed.log:
+    schema = parsed.after.schema if parsed.after is not None else 1
+    if log.append(before, parsed.entries, schema) != parsed.log:
         goes_on = parsed.log.startswith(before)
         told = (
             "the entries are not written as the runner writes them"
