@@ -120,6 +120,7 @@ class Meter:
     @property
     def limit(self) -> RateLimitError | None:
         """The provider's refusal of the last request, where it takes no more for now."""
+        self.at.wait()  # an agent may end its turn before its last answer is counted
         return self.at.limit
 
     def take(self) -> tuple[Usage, Decimal | None]:

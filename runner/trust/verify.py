@@ -459,31 +459,33 @@ def resume(git: Git, protocol: str, tip: str, known: State, trusted: Trusted | N
 
 
 def is_rebased(git: Git, protocol: str, old: str, new: str) -> bool:
-    """Return whether two histories have the same transitions, entry by entry: one is the other, rebased or amended.
-
-    Messages are not compared: where a rebase stopped at a conflict, git's clean-up took lines that start with `#` out of them.
-    """
-    with contextlib.suppress(IntegrityError):
-        return _told(git, protocol, old) == _told(git, protocol, new) != []
-    return False
+    """Return whether two histories have the same transitions, entry by entry: one is the other, rebased or amended."""
+    before, after = _transitions(git, protocol, old), _transitions(git, protocol, new)
+    return before != [] and len(before) == len(after) and _are_alike(git, protocol, before, after)
 
 
 def replaced(git: Git, protocol: str, old: str, new: str) -> dict[str, str] | None:
     """Return the commit in `new` of each transition of `old`, by its commit there; None where `new` lacks one, or has another."""
     before, after = _transitions(git, protocol, old), _transitions(git, protocol, new)
-    pairs = list(zip(before, after, strict=False))
-    if len(before) > len(after):
+    if len(before) > len(after) or not _are_alike(git, protocol, before, after):
         return None
-    try:
-        if any(_of(git, protocol, one) != _of(git, protocol, other) for one, other in pairs):
-            return None
-    except IntegrityError:
-        return None
-    return {one.oid: other.oid for one, other in pairs}
+    return {one.oid: other.oid for one, other in zip(before, after, strict=False)}
 
 
-def _told(git: Git, protocol: str, tip: str) -> list[tuple[str, list[RawEntry]]]:
-    return [_of(git, protocol, commit) for commit in _transitions(git, protocol, tip)]
+def _are_alike(git: Git, protocol: str, before: Sequence[Commit], after: Sequence[Commit]) -> bool:
+    """Return whether each transition of `before` says what its counterpart says.
+
+    Entries are compared and no messages: where a rebase stopped at a conflict, git's clean-up took lines that start with `#` out of
+    them. But a commit whose message was kept, and whose log was damaged, is the same transition still.
+    """
+    for one, other in zip(before, after, strict=False):
+        try:
+            if _of(git, protocol, one) != _of(git, protocol, other):
+                return False
+        except IntegrityError:
+            if one.message != other.message:
+                return False
+    return True
 
 
 def _of(git: Git, protocol: str, commit: Commit) -> tuple[str, list[RawEntry]]:

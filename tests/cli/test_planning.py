@@ -560,11 +560,11 @@ def test_do_lets_an_agent_do_it_and_tells_what_changed(box: Box) -> None:
 COWORKER = "name: greeter\nobjective: Greets people.\ninstructions: Be kind.\n"
 
 
-def test_do_with_a_coworker_wants_the_trusted_branch_to_have_it(box: Box) -> None:
+def test_do_with_a_coworker_says_whether_the_trusted_branch_has_it(box: Box) -> None:
     box.write("greeter.yaml", COWORKER)
     before = refs(box)
     refused = box.runner("do", "-f", "greeter.yaml", "Greet", rc=2).err
-    assert "the trusted branch does not have this agent file" in refused and ".protocols/agents/greeter.yaml" in refused
+    assert "greeter.yaml is not on main: its words are the plan's" in refused and "there is no m" in refused
     assert refs(box) == before
     box.write(".protocols/agents/greeter.yaml", COWORKER)
     box.commit("a coworker")

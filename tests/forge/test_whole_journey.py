@@ -94,7 +94,7 @@ def test_from_init_to_merged(team: Team, request: pytest.FixtureRequest) -> None
 
         # What the model made does not pass; Carol says what to do about it.
         assert ci.advance(protocol)
-        assert f'"user": {ground.identity("bob").id}' in _log(team, protocol)
+        assert f'"user":{ground.identity("bob").id}' in _log(team, protocol)
         assert team.statuses(protocol)["qa"].state is StatusState.FAILURE
         assert "/runner retry" in team.said(protocol) and not ci.advance(protocol)
         ground.comment("carol", draft.number, "/runner retry")

@@ -747,7 +747,7 @@ def squashed_as_a_forge_does_with_its_history_gone(desk: Desk) -> Made:
 def a_base_that_somebody_edited(desk: Desk) -> Made:
     """The base's record is none of the chain's."""
     box, protocol = _squashed(desk)
-    _by_hand(box, f"{folder_of(protocol)}/log.md", "attempt: 1", "attempt: 2")
+    _by_hand(box, f"{folder_of(protocol)}/log.md", '"attempt":1', '"attempt":2')
     return taken(box, protocol, branch=False, whole=True, rules=("base",))
 
 
@@ -800,7 +800,7 @@ def a_base_that_goes_on_from_what_is_here(desk: Desk) -> Made:
 def a_base_that_has_more_and_does_not_go_on_from_what_is_here(desk: Desk) -> Made:
     """What both have differs."""
     box, protocol = _behind(desk)
-    _by_hand(box, f"{folder_of(protocol)}/log.md", "attempt: 1", "attempt: 2")
+    _by_hand(box, f"{folder_of(protocol)}/log.md", '"attempt":1', '"attempt":2')
     return taken(box, protocol, whole=True, rules=("base",))
 
 

@@ -269,7 +269,7 @@ def laid(world: World) -> Iterator[None]:
     """Be what is outside while the block lasts."""
     place: sandbox.Sandbox = Sandbox(world)  # so that mypy sees what it lacks
     with (
-        mock.patch("runner.sandbox.Bubblewrap", lambda toolchains, user_namespaces: place),
+        mock.patch("runner.sandbox.Bubblewrap", lambda toolchains, user_namespaces, memory=None: place),
         mock.patch.object(registry, "open_engine", lambda name, environ, base: Script(world)),
         mock.patch("runner.tools.files.exchange", exchange),
         mock.patch("runner.tools.python.exchange", exchange),

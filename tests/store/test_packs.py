@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,8 @@ def secret(box: Box) -> str:
 
 def started(box: Box, protocol: str) -> str:
     """Return the commit that the protocol's last step began at."""
-    return [line.split()[-1] for line in box.log(protocol).splitlines() if line.startswith("- start: ")][-1]
+    found: list[str] = re.findall('"start":"([0-9a-f]+)"', box.log(protocol))
+    return found[-1]
 
 
 @pytest.mark.parametrize("kind", ["sha1", "sha256"])
