@@ -545,9 +545,13 @@ class World:
             return self.damaged or bool(self.amended)
         # somebody else was faster; it was never seen; the published one was replaced
         if isinstance(error, RefusedError):
-            replaced = bool(self.amended) and "in the same places here and on the remote" in error.what
-            return "at work" in error.what or self.ref not in process.host.repository.refs or replaced
+            is_unseen = self.ref not in process.host.repository.refs
+            return "at work" in error.what or is_unseen or self._is_replaced(error)
         return isinstance(error, HeldError | ConflictError | UnreachableError | EngineError)
+
+    def _is_replaced(self, error: RefusedError) -> bool:
+        """Return whether a clone with a commit that a person amended elsewhere is refused: a person has to decide."""
+        return bool(self.amended) and "in the same places here and on the remote" in error.what
 
     # --- people ----------------------------------------------------------------------------------------------------------
 
@@ -986,6 +990,11 @@ class World:
                 except verify.RewrittenError:  # the person was told to type this, while the remote was away
                     checks.fix_protocols(project, self.protocol, lambda line: self.scheduler.tell(f"says: {line}"))
                     sync.sync(project, [self.protocol])
+                except (
+                    RefusedError
+                ) as error:  # it has the commit that was amended, and a later edit is in the same lines
+                    if not self._is_replaced(error):
+                        raise
         git = MemoryGit(self.remote, self.folder / "remote.git")
         tip = self.remote.refs[self.ref]
         report = verify.verify(git, self.protocol, tip)
