@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner import resources
-from runner.app import baseline
+from runner.app.checks import candidates, failing, tell_failing
 from runner.errors import ConflictError, MalformedFileError, UnsupportedError, UsageError, WaitingError
 from runner.executor import load, transition
 from runner.executor.step_run import agent_of
@@ -125,7 +125,6 @@ def planned(
     Raises:
         EngineError: there is no plan. Nothing was made. WaitingError: as `create`.
     """
-    from runner.app import checks
     from runner.executor import planning
 
     project.refuse_unsupported()
@@ -138,7 +137,7 @@ def planned(
     planning.need_model(project, _headline(request))
     start = _tell_of_start(project, base)
     task = planning.task_of_new(project, request, start, text=text, where=where)
-    commands = tuple(one.line for one in checks.candidates(project.git, start))
+    commands = tuple(one.line for one in candidates(project.git, start))
     named = "" if text else planning.named_command(request, (*project.config.checks, *commands))
     seen = planning.Base(start, commands[:COMMANDS], named=named)
     with planning.written(project, task, planning.check_new, questions=questions, waits=True, base=seen) as made_plan:
@@ -238,7 +237,7 @@ def make(project: Project, genesis: Genesis, then: Then | None = None) -> Made:
         protocol = ids.protocol_id(number, slug)
         if protocol in trunk:
             continue
-        tests = f"{one.text()} (`{one.line}`)" if (one := baseline.failing(project, start)) else None
+        tests = f"{one.text()} (`{one.line}`)" if (one := failing(project, start)) else None
         created = ev.Created(
             subject=protocol, title=genesis.title, base=base_name, start=start, nonce=nonce, tests=tests, schema=SCHEMA
         )
@@ -372,7 +371,7 @@ def _tell_of_start(project: Project, base: str | None) -> str:
             f"it starts from {remote}/{name}, without {counted(count, 'commit')} of your {name}: "
             f"`git push {remote} {name}` first, or `--base {name}`, takes {'them' if count > 1 else 'it'} along"
         )
-    baseline.tell_failing(project, name, start)
+    tell_failing(project, name, start)
     return start
 
 

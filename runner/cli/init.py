@@ -11,9 +11,8 @@ from typing import Any
 
 import click
 
-from runner.app import baseline, checks, describe, histories, init
-from runner.app.baseline import Tried
-from runner.app.checks import Candidate
+from runner.app import checks, describe, histories, init
+from runner.app.checks import Candidate, Tried
 from runner.app.init import File, Look, Wanted
 from runner.cli import options
 from runner.cli.session import Session
@@ -206,21 +205,21 @@ def _proved(session: Session, git: Git, cwd: Path, asked: init.Questions) -> tup
         return None, []
     try:
         with Project.open(cwd, _silent(session.environment()), session.options) as project:
-            if project.setting("executor") == "host" or (named and not baseline.failed(project, named[0])):
+            if project.setting("executor") == "host" or (named and not checks.failed(project, named[0])):
                 return None, []
             answer = asked.answers().get(init.TESTS)
             found = checks.candidates(git, commit, [answer] if answer else ())
             if not found and session.is_terminal() and (answer := asked.ask(init.TESTS)):
                 found = [Candidate(answer, "your answer")]
             at, ended = commit[:7], list[Tried]()
-            known = baseline.noted(project, commit)
+            known = checks.noted(project, commit)
             if known is not None and known.passed and known.line in [one.line for one in found]:
                 ended.append(known)
             elif found:
                 _try(session, project, commit, found, ended)
             best = checks.best(ended)
             if best is not None:
-                baseline.note(project, commit, best)
+                checks.note(project, commit, best)
                 session.note(
                     f"checks {best.line} · {best.text()} on {at}{'' if best.passed else ', before any change'}"
                 )

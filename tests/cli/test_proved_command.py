@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from runner.app import baseline, checks, create
+from runner.app import checks, create
 from runner.errors import WaitingError
 from runner.git import Git
 from runner.sandbox import Bubblewrap
@@ -179,7 +179,7 @@ def test_a_person_at_a_terminal_is_asked_whether_to_start_where_tests_fail(box: 
     with box.project() as project:
         commit = project.git.resolve("HEAD")
         assert commit is not None
-        baseline.note(project, commit, baseline.Tried("make test", "", False, 5, 2, "", 1))
+        checks.note(project, commit, checks.Tried("make test", "", False, 5, 2, "", 1))
         asked: list[str] = []
 
         def no(question: str, choices: tuple[str, ...]) -> str:

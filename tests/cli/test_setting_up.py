@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runner.app import checks, scaffold
-from runner.app.baseline import Tried
+from runner.app.checks import Tried
 from tests.cli.test_proved_command import SANDBOX, check_of, make, sandbox  # noqa: F401
 from tests.conftest import JOBS, Box
 from tests.people import at_terminal

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runner import sandbox
-from runner.app import baseline, checks
+from runner.app import checks
 from runner.app.doctor import Clone, Finding, Machine, Selection, of_error
 from runner.errors import RunnerError, UnreachableError, shown
 from runner.executor import environments, permissions
@@ -234,7 +234,7 @@ def tests(chosen: Selection) -> Iterator[Finding]:
         named = project.config.checks
     except RunnerError:
         return  # `policy` says why
-    where, known = f"{paths.CONFIG} on {trusts.branch}", baseline.noted(project, trusts.commit)
+    where, known = f"{paths.CONFIG} on {trusts.branch}", checks.noted(project, trusts.commit)
     if named and known is not None and not known.passed and known.line in named:
         what = f"{known.text()} on {trusts.branch}, by `{known.line}` when `runner init` tried it"
         yield Finding("note", what, where, "steps that it checks fail until they pass", "make them pass there")
