@@ -9,9 +9,8 @@ from typing import Any
 
 import click
 
-from runner.app import describe, lint
-from runner.app import policy as app
-from runner.app.policy import Effects
+from runner.app import check, describe
+from runner.app.check import Effects
 from runner.cli import options
 from runner.cli.session import Session
 from runner.errors import MalformedFileError, UsageError
@@ -77,7 +76,7 @@ class _Question:
 
     def _call(self, session: Session, tool: str) -> Subject:
         effects = _effects(session)
-        found = replace(app.call(tool, app.arguments(self.given), effects, self.effect), engine=self.engine)
+        found = replace(check.call_subject(tool, check.arguments(self.given), effects, self.effect), engine=self.engine)
         found = replace(found, paths=self.paths) if self.paths else _followed(session, found)
         if self.effect is None and tool not in effects:
             session.note(f"{tool} is not a known tool: treated as external, unless --effect says otherwise")
@@ -124,7 +123,7 @@ def policy_check(session: Session, /, live: bool, file: Path | None, **asked: An
     ready = policy.compiled(_policy(session, file))
     said = policy.evaluate(ready, subject)
     session.line((said.verdict, COLOURS[said.verdict]), f"  {said.rule}")
-    for name, text in (("at", said.where), ("why", said.reason), ("from", app.whose(ready, subject, said))):
+    for name, text in (("at", said.where), ("why", said.reason), ("from", check.origin_of(ready, subject, said))):
         if text:
             session.result(f"  {name.ljust(5)}{text}")
     raise SystemExit(CODES[said.verdict])
@@ -142,7 +141,7 @@ def policy_test(session: Session, live: bool, file: Path | None) -> None:
         return
     for line, text in policy.notes(found):
         session.note(f"{found.where}:{line}  note: {text}")
-    tried = list(app.examples(found, _effects(session)))
+    tried = list(check.examples(found, _effects(session)))
     failed = [one for one in tried if not one.holds]
     for one in failed:
         session.line(f"{one.where}  ", ("does not hold", "red"), f"  {one.text}")
@@ -159,7 +158,7 @@ def policy_test(session: Session, live: bool, file: Path | None) -> None:
 def _look(session: Session, verb: str, *, live: bool, file: Path | None) -> None:
     """Fetch the trusted branch if that is wanted; else print the age of the last fetch."""
     if live:
-        app.look(session.project)
+        check.fetch_trusted(session.project)
     elif file is None and (remote := session.project.trusted.remote) is not None:
         trusted, now = session.project.trusted, session.project.env.now()
         age = f"as of {describe.age(trusted.time, now)} ago" if trusted.time else "as git fetched it last"
@@ -168,9 +167,9 @@ def _look(session: Session, verb: str, *, live: bool, file: Path | None) -> None
 
 def _policy(session: Session, file: Path | None) -> PolicyFile | None:
     if file is not None:
-        return app.read(session.cwd / file, str(file))
+        return check.policy_in(session.cwd / file, str(file))
     project = session.project
-    found = app.in_force(project)
+    found = check.policy_in_force(project)
     if found is None:
         session.note(f"there is no {paths.POLICY} on {project.trusted.branch}, the trusted branch: the defaults apply")
     here = project.git.top / paths.POLICY if project.git.top else None
@@ -187,7 +186,7 @@ def _followed(session: Session, subject: Subject) -> Subject:
         return subject
     if top is None:
         return subject
-    found = app.followed(subject, top)
+    found = check.followed(subject, top)
     for path, real in zip(subject.paths, found.paths, strict=True):
         if path != real:
             session.note(f"{path} leads to {real} here")
@@ -199,8 +198,8 @@ def _effects(session: Session) -> Effects:
     try:
         project = session.project
     except UsageError:
-        return app.effects_of(Config())
-    return app.effects_of(project.config)
+        return check.effects_of(Config())
+    return check.effects_of(project.config)
 
 
 @click.command("check")
@@ -214,10 +213,10 @@ def command(session: Session, named: tuple[str, ...], as_json: bool) -> None:
     checkout, but not the plans of protocols. Files that people do not write are ignored. Exit 2: something is wrong.
     """
     project = session.project
-    targets = lint.targets(
+    targets = check.targets(
         project, session.cwd, named, lambda name: options.looked_up(session, name, partial(lookup.find, project))
     )
-    found = [error for name, at in targets.items() for error in lint.problems(project, name, at)]
+    found = [error for name, at in targets.items() for error in check.problems(project, name, at)]
     if as_json:
         session.json({"problems": [{"what": one.what, "at": one.where, "next": one.hint} for one in found]})
     else:

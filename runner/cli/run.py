@@ -10,7 +10,7 @@ from runner.cli.session import Session
 from runner.executor import advance, load
 from runner.executor.commit import Advanced
 from runner.protocol import decision, events, ids, state
-from runner.store import documents, lookup, publishing, record, snapshot, worktree
+from runner.store import lookup, publishing, record, snapshot, worktree
 from runner.store.project import Project
 
 
@@ -39,7 +39,7 @@ def command(
 ) -> None:
     """Run PROTOCOL, step by step, until it is done, fails, or needs a person."""
     project = session.project
-    session.enter(documents.kept(project.dirs))
+    session.enter(load.documents_kept(project.dirs))
     name = session.means(publishing.find(project, protocol), protocol)
     last = lookup.find_step(project, name, until) if until is not None else None
     row = record.row(project.git, name, lookup.tip(project, name))
@@ -103,7 +103,7 @@ def step_command(
 ) -> None:
     """Advance PROTOCOL by one transition, one commit."""
     project = session.project
-    session.enter(documents.kept(project.dirs))
+    session.enter(load.documents_kept(project.dirs))
     name = session.means(publishing.find(project, protocol), protocol)
     slug = _slug(project, name, only)
     if dry_run:

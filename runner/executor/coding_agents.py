@@ -38,8 +38,8 @@ from runner.engines.acp import KINDS, AcpEngine
 from runner.engines.agents import Agent
 from runner.engines.egress import Answered, Egress, Tools, egress
 from runner.errors import RunnerError, UnsupportedError
-from runner.executor import environments, judging, permissions, toolbox
-from runner.executor.calls import Calls, DeniedError, Gate
+from runner.executor import environments, permissions, toolbox
+from runner.executor.calls import Calls, DeniedError, Gate, Judge, judge_of
 from runner.executor.effects import Made
 from runner.executor.loop import Limits, Total
 from runner.executor.step_run import KeptOutput, StepRun
@@ -100,7 +100,7 @@ def open_agent(
         engine = AcpEngine(name, row, Client(place, tools), until=until, meter=place.meter, tools=place.tools)
         stack.callback(engine.close)
         tools |= outside | {one.contract.name: one for one in (AgentCall.of(engine, kind) for kind in KINDS)}
-        yield engine, tools, AgentGate(Calls.of(run), judging.judge_of(run), engine), place.meter
+        yield engine, tools, AgentGate(Calls.of(run), judge_of(run), engine), place.meter
 
 
 @dataclass(slots=True)
@@ -346,7 +346,7 @@ class AgentGate:
     """Judges calls as `Calls` does; one that is over already cannot be held: it was allowed, or it was wrong."""
 
     calls: Calls
-    judge: judging.Judge
+    judge: Judge
     engine: AcpEngine
 
     def make(self, number: int, tool: Tool, arguments: Mapping[str, Any], untrusted: bool) -> Made:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runner import __version__
 from runner.errors import (
     ConflictError,
     IntegrityError,
@@ -19,13 +22,13 @@ from runner.errors import (
 from runner.executor import answers, remedy
 from runner.git import Commit, TreeEntry
 from runner.protocol import events as ev
-from runner.protocol import ids, log, machine, paths, plans
+from runner.protocol import ids, log, machine, paths, plans, strict_yaml
 from runner.protocol.decision import Action, RunStep
 from runner.protocol.events import Entry, Event
 from runner.protocol.plans import Plan
 from runner.protocol.state import State, StepStatus, phrased
 from runner.store import history, locks, objects, protocol_worktree, publishing, snapshot, transaction, worktree
-from runner.store.environment import read_checkpoint, write_checkpoint
+from runner.store.environment import StateDir, read_checkpoint, write_checkpoint, write_loosely
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import verify
@@ -389,3 +392,29 @@ def moves(project: Project, protocol: str) -> ConflictError:
     return ConflictError(
         f"the branch of {protocol} moves all the time", project.branch(protocol), "run the same command again"
     )
+
+
+@contextlib.contextmanager
+def documents_kept(dirs: StateDir) -> Iterator[None]:
+    """Have the YAML of plans and configuration that was read before not parsed again: what it says is kept in the person's own state.
+
+    It depends on the bytes and on the reader alone, so it is dropped with another version of that and by nothing else. Proofs do
+    without: `runner verify` reads every file itself.
+    """
+    path, found = dirs.own / "documents.json", dict[str, str]()
+    try:
+        reader = Path(strict_yaml.__file__).stat()
+    except OSError:  # it is no file of its own, as in an archive, and nothing says when it changes
+        yield
+        return
+    read_by = [__version__, reader.st_mtime_ns, reader.st_size]
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        told = json.loads(path.read_bytes())
+        found = dict(told["documents"]) if told["reader"] == read_by else {}
+    strict_yaml.known, count = found, len(found)
+    try:
+        yield
+    finally:
+        strict_yaml.known = None
+        if len(found) != count:
+            write_loosely(path, json.dumps({"reader": read_by, "documents": found}).encode())

@@ -1,6 +1,6 @@
 """Let a model write a plan: the prompt about the project, the questions that the model may ask, and the parsing of its answer.
 
-The model may look first: it reads the plan's base and runs tests there (`looking`); one that proposes at once pays for none of it.
+The model may look first: it reads the plan's base and runs tests there (`asking`); one that proposes at once pays for none of it.
 The errors of an answer are fed back once, and so are checks that were not seen to run. Each answer is journaled under its request, so
 that the same command pays for none twice after a kill. Without a terminal the caller gets the questions: they wait in the record,
 and `write_plan` resumes the conversation in any clone. The callers turn the files into commits, after a person accepted them.
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from runner import resources
 from runner.engines import EngineError, Json, KeyMissingError, Request, Turn, UserTurn, registry
 from runner.errors import MalformedFileError, RefusedError, UnsupportedError, WaitingError
-from runner.executor import asking, looking, prompting, spending
+from runner.executor import asking, prompting, spending
 from runner.executor.asking import Consultation
 from runner.executor.journal import Journal, open_journal
 from runner.executor.loop import BudgetStop, Limits
@@ -294,8 +294,8 @@ def written(
 def _looking(project: Project, name: str, loop: Consultation, base: Base) -> Iterator[Callable[[Draft], list[str]]]:
     """Let the loop's model look at the base; yield what finds the checks of a draft that it did not see run, where it can run any."""
     commands = tuple(dict.fromkeys((*project.config.checks, *base.commands)))
-    proposal = looking.Proposal(*ANSWER, tools.schema_of(Draft))
-    with looking.open_tools(project, name, base.commit, loop, proposal, commands) as any_command:
+    proposal = asking.Proposal(*ANSWER, tools.schema_of(Draft))
+    with asking.open_tools(project, name, base.commit, loop, proposal, commands) as any_command:
         is_able = any_command and "run_check" in loop.tools
         yield lambda draft: _untried({*project.config.checks, base.named}, loop.journal, draft) if is_able else []
 
@@ -336,7 +336,7 @@ def _untried(known: set[str], journal: Journal, draft: Draft) -> list[str]:
         if isinstance(one, Response):
             asked |= {call.id: str((call.arguments or {}).get("command", "")).strip() for call in one.calls}
         elif isinstance(one, Results):
-            ran |= {asked.get(result.id, "") for result in one.results if looking.has_run(result)}
+            ran |= {asked.get(result.id, "") for result in one.results if asking.has_run(result)}
     return [
         check for check in dict.fromkeys(check for step in draft.steps for check in step.checks) if check not in ran
     ]

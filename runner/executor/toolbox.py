@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner import beneath
 from runner.errors import MalformedFileError, UsageError, installs
-from runner.executor import judging, permissions
+from runner.executor import calls, permissions
 from runner.executor.step_run import StepRun
 from runner.executor.workspace_session import WorkspaceSession
 from runner.protocol import log, paths
@@ -106,7 +106,7 @@ def open_own_tools(run: StepRun) -> Iterator[dict[str, Tool]]:
     commands = Commands(
         session.sandbox, session.space.work, session.environment(run), (session.space.objects,), folders
     )
-    with AgentTools(commands, default_timeout=DEFAULT_TIMEOUT, allowed=judging.hosts_of(run.project)) as opened:
+    with AgentTools(commands, default_timeout=DEFAULT_TIMEOUT, allowed=calls.hosts_of(run.project)) as opened:
         loop = {name: LoopTool(contract, opened) for name, contract in registry.LOOP.items()}
         if run.step.header.result is not None:
             loop["finish"] = LoopTool(registry.finish_with(run.step.header.result), opened)
@@ -172,7 +172,7 @@ def offered(run: StepRun, tools: Mapping[str, Tool]) -> frozenset[str]:
         return frozenset(tools)
     rules = permissions.trusted_config(run.project).policy
     shell = tools.get("shell")
-    if shell is None or judging.judge_of(run)(shell.contract, {"command": "true"}, False).verdict != "allow":
+    if shell is None or calls.judge_of(run)(shell.contract, {"command": "true"}, False).verdict != "allow":
         wanted |= {*WITHOUT_SHELL}
     if run.project.git.tree(f"{run.project.trusted.commit}:{paths.MEMORY.rstrip('/')}"):
         wanted |= {"remember", "recall"}

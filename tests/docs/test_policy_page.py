@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.app import policy as app
+from runner.app import check
 from runner.protocol import policy_file
 from runner.protocol.file_models import FileModel
 from runner.protocol.policy_file import Approval, Example, Limits, Match, Policy
@@ -27,7 +27,7 @@ def test_the_page_names_every_key_and_no_other(name: str) -> None:
 def test_the_policies_of_the_page_are_read_and_their_examples_hold() -> None:
     blocks = re.findall(r"^```yaml\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     read = [policy_file.parse(text.encode(), "the page") for text in blocks]
-    tried = [one for file in read for one in app.examples(file, policy.BUILT_IN)]
+    tried = [one for file in read for one in check.examples(file, policy.BUILT_IN)]
     assert len(read) == 2 and len(tried) == 4
     assert [one for one in tried if not one.holds] == []
     assert [policy.notes(file) for file in read] == [[], []]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.executor.judging import _below
+from runner.executor.calls import _below
 from runner.sandbox import Bubblewrap
 from runner.store import workspace
 from tests.conftest import Box, command, make_box

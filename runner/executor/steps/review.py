@@ -1,7 +1,7 @@
 """QA by review: a model that did not write the change judges it against the task (design §3).
 
 It sees the change with whole functions, the ends of the checks' output and the findings of the review before, each of which it has to
-call closed or open, and it can read the commit (`looking`). Its answers are in the journal before they are used, so that a killed run
+call closed or open, and it can read the commit (`asking`). Its answers are in the journal before they are used, so that a killed run
 asks nothing twice. An answer that is no verdict is sent back once with its errors; after a second one, QA is undecided and nothing
 is recorded.
 """
@@ -14,7 +14,7 @@ from typing import Final
 
 from runner import qa, resources
 from runner.engines import EngineError, Request, Turn, UserTurn, masked
-from runner.executor import asking, looking, prompting, spending
+from runner.executor import asking, prompting, spending
 from runner.executor.asking import Consultation
 from runner.executor.journal import Journal, open_journal
 from runner.executor.loop import BudgetStop, Limits
@@ -96,7 +96,7 @@ def of_step(run: StepRun, evidence: Sequence[ev.CheckEvidence], journal: Journal
                     break
             task = run.redactor.text(_task(run, reviewer, evidence, seen, before))
             try:
-                with looking.open_tools(project, view.protocol, run.judged, loop, _proposal(before)):
+                with asking.open_tools(project, view.protocol, run.judged, loop, _proposal(before)):
                     verdict, engine = _judged(loop, task, run.where, before)
             except BudgetStop as stop:
                 stopped = f"QA: {stop}; {spending.where_budgets_are(run)}"
@@ -138,12 +138,12 @@ def _request(*turns: Turn) -> Request:
     return Request(system=resources.prompt("review").strip(), turns=turns, schema=model_answers.qa_verdict())
 
 
-def _proposal(before: Collection[str]) -> looking.Proposal:
+def _proposal(before: Collection[str]) -> asking.Proposal:
     """Return the tool that a reviewer answers with; without findings of earlier reviews it cannot answer any."""
     takes = registry.schema_of(Verdict)
     if not before:
         del takes["properties"]["earlier"]
-    return looking.Proposal(ANSWER, "Answer with the verdict.", takes)
+    return asking.Proposal(ANSWER, "Answer with the verdict.", takes)
 
 
 def _judged(loop: Consultation, task: str, where: str, before: Collection[str]) -> tuple[Verdict, str]:
