@@ -20,6 +20,7 @@ from typing import Unpack
 from runner import beneath
 from runner.errors import RefusedError, UsageError
 from runner.git import LINK, SUBMODULE, TREE, Git, GitError, Options, TooSlowError, Tree, TreeEntry, git_error, is_full
+from runner.lines import is_harmless
 from runner.protocol import globs
 from runner.protocol.ids import digest
 from runner.protocol.paths import POLICY, ROOT
@@ -343,7 +344,8 @@ class Bounds:
             TooMuchError: naming the file and the limit.
         """
         biggest = max(sizes, key=lambda path: sizes[path], default="")
-        name = biggest if len(biggest) <= 120 else f"…{biggest[-119:]}"  # the log keeps a line of all this
+        name = biggest if all(map(is_harmless, biggest)) else json.dumps(biggest)  # the reason is one line
+        name = name if len(name) <= 120 else f"…{name[-119:]}"  # the log keeps a line of all this
         total = sum(sizes.values())
         if biggest and sizes[biggest] > self.file:
             what = f"{name} has {sizes[biggest]:,} bytes; a step may leave files of at most {self.file_said}"

@@ -83,7 +83,7 @@ TOO_MUCH = {
         "eee/x has 2,001 bytes",
         "2KB",
     ),
-    "an odd name": ("truncate -s 2001 \"$(printf 'a\\nb')\"", "2,001 bytes", "2KB"),
+    "an odd name": ("truncate -s 2001 \"$(printf 'a\\nb')\"", '"a\\nb" has 2,001 bytes', "2KB"),
 }
 FINE = {
     "the most": "truncate -s 2000 new.bin",
