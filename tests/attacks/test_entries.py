@@ -56,3 +56,7 @@ def test_two_chains_with_equal_messages_and_other_entries_are_not_the_same(forge
         assert not is_rebased(git, forge.protocol, one, other)
         assert replaced(git, forge.protocol, one, other) is None
         assert is_rebased(git, forge.protocol, one, one) and replaced(git, forge.protocol, one, one) is not None
+        assert not is_rebased(git, forge.protocol, start, one) and not is_rebased(git, forge.protocol, one, start)
+        assert (
+            replaced(git, forge.protocol, start, one) is not None and replaced(git, forge.protocol, one, start) is None
+        )

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -870,20 +870,83 @@ def a_transcript_with_a_call_that_its_agent_did_not_make(desk: Desk) -> Made:
     """The digest is that of the log; the agent's own output has another call."""
     said = {"sessionUpdate": "tool_call", "toolCallId": "c1", "kind": "edit", "rawInput": {"path": "b.txt"}}
     call = {"id": "c1", "name": "acp:fake/edit", "arguments": {"path": "a.txt"}, "problem": ""}
-    return _by_an_agent(desk, call, {"method": "session/update", "params": {"update": said}})
+    return _by_an_agent(desk, [call], {"method": "session/update", "params": {"update": said}})
 
 
 @beside
 def a_transcript_that_leaves_out_a_call_that_its_agent_made(desk: Desk) -> Made:
     """The agent ended its turn, and its own output has a call that is not recorded."""
-    said = {"sessionUpdate": "tool_call", "toolCallId": "c1", "kind": "edit", "status": "completed"}
-    update = {"method": "session/update", "params": {"update": {**said, "rawInput": {"path": "b.txt"}}}}
-    call = {"id": "finish-1", "name": "finish", "arguments": {"status": "done", "summary": "done"}, "problem": ""}
-    return _by_an_agent(desk, call, update, {"id": 4, "result": {"stopReason": "end_turn"}})
+    return _by_an_agent(desk, [FINISH], _says("c1", "edit", path="b.txt"), ENDS)
 
 
-def _by_an_agent(desk: Desk, call: Mapping[str, object], *messages: object) -> Made:
-    """A coding agent's attempt with one recorded call, and what it said."""
+@beside
+def a_transcript_with_a_call_of_which_its_agent_says_nothing(desk: Desk) -> Made:
+    """The recorded call has an id that the agent's output never names."""
+    return _by_an_agent(desk, [_recorded("c2", "edit", path="b.txt")], _says("c1", "edit", path="b.txt"))
+
+
+@beside
+def a_transcript_with_a_call_of_another_kind(desk: Desk) -> Made:
+    """The agent read the file; the record says that it edited it."""
+    return _by_an_agent(desk, [_recorded("c1", "edit", path="b.txt")], _says("c1", "read", path="b.txt"))
+
+
+@beside
+def a_transcript_with_other_files_than_its_agent_named(desk: Desk) -> Made:
+    """A list of files was recorded with another one in it."""
+    said = _says("c1", "read", paths=["a.txt", "b.txt"])
+    return _by_an_agent(desk, [_recorded("c1", "read", paths=["a.txt", "c.txt"])], said)
+
+
+@beside
+def a_transcript_that_leaves_out_an_edit_beside_another_file_s(desk: Desk) -> Made:
+    """An edit of one file is recorded; the agent made two."""
+    said = (_says("c1", "edit", path="a.txt"), _says("c2", "edit", path="b.txt"))
+    return _by_an_agent(desk, [_recorded("c1", "edit", path="a.txt"), FINISH], *said, ENDS)
+
+
+@beside
+def a_transcript_that_leaves_out_an_edit_beside_one_of_no_file(desk: Desk) -> Made:
+    """A recorded edit that names no file stands for no other."""
+    said = (_says("c1", "edit"), _says("c2", "edit", path="b.txt"))
+    return _by_an_agent(desk, [_recorded("c1", "edit"), FINISH], *said, ENDS)
+
+
+@beside
+def a_transcript_that_leaves_out_a_removal_beside_an_edit_of_the_file(desk: Desk) -> Made:
+    """A recorded edit of a file stands for no call of another kind."""
+    said = (_says("c1", "edit", path="b.txt"), _says("c2", "delete", path="b.txt"))
+    return _by_an_agent(desk, [_recorded("c1", "edit", path="b.txt"), FINISH], *said, ENDS)
+
+
+@beside
+def a_transcript_whose_agent_calls_a_server_s_tool(desk: Desk) -> Made:
+    """The call is recorded as the server's tool, by another id: it holds."""
+    call = {"id": "m1", "name": "mcp:files/read_text", "arguments": {}, "problem": ""}
+    said = {**_says("c1", "other")["params"]["update"], "title": "read_text (files)"}
+    said_so = {"method": "session/update", "params": {"update": said}}
+    return _by_an_agent(desk, [call, FINISH], said_so, ENDS, rules=())
+
+
+FINISH = {"id": "finish-1", "name": "finish", "arguments": {"status": "done", "summary": "done"}, "problem": ""}
+ENDS = {"id": 4, "result": {"stopReason": "end_turn"}}
+
+
+def _recorded(name: str, kind: str, **arguments: object) -> dict[str, object]:
+    """Return a recorded call of a coding agent."""
+    return {"id": name, "name": f"acp:fake/{kind}", "arguments": arguments, "problem": ""}
+
+
+def _says(name: str, kind: str, **arguments: object) -> dict[str, Any]:
+    """Return the message by which a coding agent tells of a call that it made."""
+    said = {"sessionUpdate": "tool_call", "toolCallId": name, "kind": kind, "status": "completed"}
+    return {"method": "session/update", "params": {"update": {**said, "rawInput": arguments}}}
+
+
+def _by_an_agent(
+    desk: Desk, calls: Sequence[Mapping[str, object]], *messages: object, rules: tuple[str, ...] = ("transcript",)
+) -> Made:
+    """A coding agent's attempt with its recorded calls, and what it said."""
     line = "".join(json.dumps(one) + "\n" for one in messages)
     record = {
         **{
@@ -895,7 +958,7 @@ def _by_an_agent(desk: Desk, call: Mapping[str, object], *messages: object) -> M
             "thoughts": "",
         },
         **{
-            "calls": [call],
+            "calls": calls,
             "usage": {"input": 1, "output": 1, "cached": 0, "cache_write": 0},
             "usd": None,
             "finish": "stop",
@@ -905,7 +968,7 @@ def _by_an_agent(desk: Desk, call: Mapping[str, object], *messages: object) -> M
     forge, talk = desk.forge(), json.dumps(record) + "\n"
     forge.imitate(finish(forge, transcript=digest(talk.encode())), code={"b.txt": "b\n"})
     _filed(forge.box, forge.protocol, {"runs/b.1.jsonl": talk})
-    return taken(forge.box, forge.protocol, whole=True, rules=("transcript",))
+    return taken(forge.box, forge.protocol, whole=True, rules=rules)
 
 
 @beside
