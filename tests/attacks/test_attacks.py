@@ -135,6 +135,7 @@ def _genesis(forge: Forge, **fields: Any) -> list[ev.Event]:
         for slug, step in forge.state.steps.items()
     }  # fmt: skip
     told: dict[str, Any] = {"title": forge.state.title, "base": "main", "start": forge.trusted, "nonce": "0" * 32}
+    told["schema"] = forge.state.schema
     return [
         ev.Created(**{"subject": forge.protocol, **told, **fields}),
         ev.Planned(subject="plan", plan=forge.state.plan, steps=steps),
