@@ -84,7 +84,9 @@ ROWS: dict[int, tuple[str, str]] = {
         executor/test_submodules.py::test_files_of_lfs_have_their_content_and_the_commit_has_the_pointer
         executor/test_environments.py::test_a_file_that_the_build_generates_is_there"""),
     21: ("the log does not read well", """
-        cli/test_list_and_log_by_form.py::test_log_shows_a_commit_a_line"""),
+        cli/test_list_and_log_by_form.py::test_log_shows_a_commit_a_line
+        protocol/test_log_lines.py::test_a_log_as_a_whole
+        protocol/test_log_lines.py::test_no_text_is_anything_but_quoted_text_on_a_page"""),
     22: ("a published protocol without a forge cannot be merged", """
         cli/test_steering.py::test_without_a_forge_what_is_published_is_merged_here"""),
     23: ("undo and fork take revision numbers alone", """
@@ -205,3 +207,14 @@ def test_new_says_that_head_is_on_no_branch(box: Box) -> None:
     box.git("checkout", "-q", "--detach")
     assert "HEAD is on no branch; `runner new --base BRANCH`" in box.runner("new", "Nowhere", "--manual", rc=0).err
     assert "HEAD" not in box.runner("new", "Elsewhere", "--manual", "--base", "main", rc=0).err
+
+
+def test_people_are_named_once_where_one_requirement_implies_another(tmp_path: Path) -> None:
+    alice, bob = person(tmp_path, "alice"), person(tmp_path, "bob")
+    box = governed(tmp_path / "repo", [alice, bob], approvals="  step: {count: 1}\n")
+    one = command("true") + "approval: {when: before, roles: [maintainer]}\n"
+    protocol = box.new({"01-a": one, "02-b": one.replace("roles", "count: 2, roles")})
+    assert "waits     for a maintainer (alice, bob): approval before it starts" in box.runner("run", protocol, rc=3).err
+    box.runner("approve", protocol, "--yes", rc=0, env=alice.env)
+    assert "waits     for 2 of maintainer (alice, bob): approval" in box.runner("run", protocol, rc=3).err
+    box.runner("verify", protocol, rc=0)

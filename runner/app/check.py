@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import difflib
 import json
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +24,7 @@ from runner.executor import permissions
 from runner.executor.step_run import agent_of
 from runner.protocol import agent_file, clarifications, config, paths, plans, policy_file
 from runner.protocol.config import Config
+from runner.protocol.file_models import nearest
 from runner.protocol.ids import STEP_FILE
 from runner.protocol.plans import Kind, Plan, Step
 from runner.protocol.policy_file import Effect, Example, PolicyFile
@@ -230,7 +233,57 @@ def _of_step(project: Project, plan: Plan, step: Step, where: str) -> Iterator[R
     with _gathered() as wrong:
         requirements.of_start(authority, step, folder)
         requirements.of_result(authority, step, 1, folder)
+    found += _references(plan, step, where)
+    found += _checks(project, plan, step, line("qa"))
     yield from (*found, *wrong)
+
+
+def _references(plan: Plan, step: Step, where: str) -> Iterator[RunnerError]:
+    """Yield the references in prose that are nearly those to an input. Others may be quoted, from a CI's file for example."""
+    for name in re.findall(r"\$\{\{\s*inputs\.([A-Za-z0-9_]+)", step.prose):
+        if near := nearest(name, plan.header.inputs):
+            yield MalformedFileError(f"there is no input `{name}`", where, f"did you mean `{near}`?")
+
+
+def _checks(project: Project, plan: Plan, step: Step, where: str) -> Iterator[RunnerError]:
+    """Yield the checks whose program is a file that is neither on the trusted branch nor named by what a step does.
+
+    A step that is a model's or a person's may write one that nothing names, so there only a near miss of a file is an error.
+    """
+    qa = step.header.qa
+    for check in qa.checks if qa else ():
+        name = _file_run_by(check)
+        if name is None or (project.git.top and (project.git.top / name).exists()):
+            continue
+        done = plan.steps[: plan.steps.index(step) + 1]
+        said = " ".join(str(text) for one in done for text in (one.prose, one.header.run, *one.header.outputs))
+        folder, _, base = name.rpartition("/")
+        there = project.git.tree(f"{project.trusted.commit}:{folder}") or {}
+        if (
+            base in there
+            or base in said
+            or any(plans.outputs_among(glob, [name]) for one in done for glob in one.header.outputs)
+        ):
+            continue
+        near = difflib.get_close_matches(base, there, n=1, cutoff=0.75)
+        if near or all(one.header.kind in (Kind.COMMAND, Kind.TOOL) for one in done):
+            hint = (
+                f"did you mean `{folder}/{near[0]}`?"
+                if near
+                else "correct it, or name it in `outputs` of the step that writes it"
+            )
+            what = f"there is no file `{name}` on {project.trusted.branch}, and no step names it"
+            yield MalformedFileError(what, where, hint)
+
+
+def _file_run_by(check: str) -> str | None:
+    """Return the project's file that a check starts with, such as `scripts/test.sh`; None where it starts with a program."""
+    with contextlib.suppress(ValueError):
+        words = [word for word in shlex.split(check, comments=True) if not re.fullmatch(r"[A-Za-z_]\w*=.*", word)]
+        first = words[0] if words else ""
+        if "/" in first and re.fullmatch(r"[A-Za-z0-9._][A-Za-z0-9._/-]*", first) and ".." not in first.split("/"):
+            return first.removeprefix("./") if "/" in first.removeprefix("./") else None
+    return None
 
 
 def _tools(project: Project) -> set[str] | None:

@@ -274,7 +274,17 @@ def with_something(project: Project) -> list[tuple[str, Path]]:
 # --- a protocol that nothing was done for -----------------------------------------------------------------------------------
 
 # What people and the runner may have recorded where no step was started.
-_PLANNING = {"created", "planned", "plan-edited", "approval-asked", "paused", "resumed", "cancelled", "step-cancelled"}
+_PLANNING = {
+    "created",
+    "forked",
+    "planned",
+    "plan-edited",
+    "approval-asked",
+    "paused",
+    "resumed",
+    "cancelled",
+    "step-cancelled",
+}
 
 
 def discard(project: Project, protocol: str, *, check_only: bool = False) -> list[str]:

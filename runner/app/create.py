@@ -537,7 +537,7 @@ def _workflow(project: Project, name: str) -> tuple[dict[str, bytes], str]:
     """
     known = _workflow_names(project)
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
         raise UsageError(
             f"there is no workflow `{name}`",
             f"{WORKFLOWS} on {project.trusted.branch}, and those built in",

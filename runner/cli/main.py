@@ -110,6 +110,9 @@ class Commands(click.Group):
             try:
                 found = super().invoke(ctx)
             except (Exception, SystemExit, KeyboardInterrupt) as error:
+                if isinstance(error, click.UsageError) and error.ctx is None and ctx.invoked_subcommand:
+                    # click's parser raises some without the command that it reads
+                    error.ctx = click.Context(self, info_name=ctx.invoked_subcommand, parent=ctx)
                 _end(ctx.obj, _code(error), _wrong(error) if isinstance(error, click.ClickException) else error)
                 raise
             _end(ctx.obj, 0, None)

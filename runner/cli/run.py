@@ -41,10 +41,10 @@ def command(
     project = session.project
     session.enter(load.documents_kept(project.dirs))
     name = session.means(publishing.find(project, protocol), protocol)
-    last = lookup.find_step(project, name, until) if until is not None else None
     row = record.row(project.git, name, lookup.tip(project, name))
-    if last is not None and row["steps"][last]["status"] in record.ENDED:
-        session.note(f"{name}  {last} is {row['steps'][last]['status']}")
+    last = _until(project, row, until) if until is not None else None
+    if last is not None and (status := row["steps"].get(last, {}).get("status")) in record.ENDED:
+        session.note(f"{name}  {last} is {status}")
         raise SystemExit(0)
     forge = request.available(project)
     teller = progress.Progress(session, each=False)
@@ -121,6 +121,18 @@ def step_command(
     if run.begins_to_wait(done):
         run.notify(project, name)
     raise SystemExit(ci.end(session, done, run.exit_code(done)))
+
+
+def _until(project: Project, row: record.Row, name: str) -> str:
+    """Return the slug of a step of the plan, also of one that a person has just added: the run picks it up.
+
+    Raises:
+        UsageError: the plan has no such step.
+    """
+    git, protocol = project.git, row["protocol"]
+    trees = worktree.on_branch(git, project.branch(protocol))
+    added = {slug for there in record.planned(git, protocol, lookup.tip(project, protocol), trees) for slug in there}
+    return ids.find_step(name, row["steps"]) or ids.find_step(name, added) or lookup.find_step(project, protocol, name)
 
 
 def _slug(project: Project, protocol: str, name: str | None) -> str | None:

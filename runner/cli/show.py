@@ -198,7 +198,7 @@ def show_step(session: Session, project: Project, row: Row, tip: str, slug: str)
     file, data = record.step_file(project.git, protocol, tip, slug)
     if file:
         session.line(f"  {paths.folder(protocol)}/{file}")
-        text = record.prose(data)
+        text = record.with_inputs(project.git, protocol, tip, record.prose(data))
         if text:
             session.line("")
             _indented(session, text)

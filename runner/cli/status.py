@@ -22,7 +22,7 @@ from runner.cli import options, streams
 from runner.cli.session import Session
 from runner.cli.streams import program
 from runner.errors import RunnerError
-from runner.lines import headline
+from runner.lines import counted, headline
 from runner.protocol import paths
 from runner.store import history, lookup, record
 from runner.store.record import Outlook, Row
@@ -395,7 +395,7 @@ def list_command(
     if form is not None:
         return
     if not lines:
-        session.note(f"none of {len(known)} protocols: `{program()} list` shows all")
+        session.note(f"no match among {counted(len(known), 'protocol')}: `{program()} list` shows all")
         return
     widths = [max(len(line[at]) for line in lines) for at in range(4)]
     session.lines(
@@ -424,6 +424,8 @@ def _format(form: str) -> str:
     for name in re.findall(r"%\((.*?)\)", form):
         if name not in _COLUMNS:
             raise click.UsageError(f"--format: there is no column `{name}`; there is {', '.join(_COLUMNS)}")
+    if "%(" not in form:
+        raise click.UsageError(f"--format names no column; write %(NAME), with one of {', '.join(_COLUMNS)}")
     return form
 
 

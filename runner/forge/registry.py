@@ -77,9 +77,11 @@ def configured(setting: str | None, url: str | None) -> ForgeProject | None:
         return None
     if name not in FORGES:
         raise UsageError(f"there is no forge `{name}`", "forge: in config.yaml", _HINT)
-    found = _split(address.strip() or url or "")
+    at = address.strip() or url or ""
+    found = _split(at)
     if found is None:
-        raise UsageError("the remote's address does not tell the repository", "forge: in config.yaml", _HINT)
+        what = f"the address {at} names no project on a server" if at else "there is no remote that names a project"
+        raise UsageError(what, "forge: in config.yaml", _HINT)
     scheme, host, _ = found
     if scheme == "http" and host.rsplit(":", 1)[0] not in _LOCAL:
         raise UsageError(f"a token would go to {host} unencrypted", "forge: in config.yaml", "use https")

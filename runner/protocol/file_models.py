@@ -361,7 +361,9 @@ def _read_keys(kind: Any, value: Any) -> dict[str, Any]:
             except UnfitError as error:
                 faults += error.below(key)
         elif required:
-            faults.append(Fault((key,), value, "is missing", f"add `{key}: …`", "missing"))
+            known = read.args[0] if isinstance(read, functools.partial) and read.func is _read_choice else ()
+            hint = f"add `{key}: …`, {_either(known)}" if known else f"add `{key}: …`"
+            faults.append(Fault((key,), value, "is missing", hint, "missing"))
     for key in value:
         if key not in keys:
             close = nearest(str(key), sorted(keys))
@@ -505,11 +507,15 @@ def _read_scalar(kind: type, least: int, most: int | None, value: Any) -> Any:
     raise _unfit(value, f"should be {_SCALARS[kind]}", "correct the value")
 
 
+def _either(choices: Iterable[Any]) -> str:
+    names = [repr(one) for one in choices]
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
 def _read_choice(choices: dict[Any, Any], value: Any) -> Any:
     if isinstance(value, str | int) and not isinstance(value, bool) and value in choices:
         return choices[value]
-    names = [repr(one) for one in choices]
-    expected = " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    expected = _either(choices)
     close = nearest(str(value), map(str, choices))
     raise _unfit(value, f"should be {expected}", f"did you mean `{close}`?" if close else f"write one of {expected}")
 

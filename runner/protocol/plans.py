@@ -506,7 +506,7 @@ def parse(files: Mapping[str, bytes], where: str, checks: tuple[str, ...] = ()) 
     told = {name: files[name] for name in (paths.PLAN, paths.CONTEXT) if name in files}
     plan = Plan(
         header=header,
-        prose=prose,
+        prose=references.in_prose(prose, header.inputs),
         digest=ids.manifest_digest(told),
         context=context,
         steps=tuple(_steps(files, where, header)),
@@ -622,7 +622,7 @@ def _steps(files: Mapping[str, bytes], where: str, plan: PlanHeader) -> Iterator
                 file=name,
                 digest=ids.digest(files[name]),
                 header=header,
-                prose=prose,
+                prose=references.in_prose(prose, plan.inputs),
                 needs=needs,
                 goto=goto,
                 qa=policy,

@@ -1,7 +1,8 @@
 """References: `${{ inputs.version }}` and `${{ steps.context.result.text }}`.
 
 They occur in a tool's `with:`. A value that is one whole reference keeps the type of the value that it names; inside longer text it
-is written as text. They are never spliced into a shell line: commands get the same values as environment variables.
+is written as text. In prose only inputs are replaced. They are never spliced into a shell line: commands get the same values as
+environment variables.
 """
 
 from __future__ import annotations
@@ -82,6 +83,26 @@ def resolve(value: Any, inputs: Mapping[str, Any], results: Mapping[str, Any], w
     if isinstance(value, list | tuple):
         return [resolve(item, inputs, results, where) for item in value]
     return value
+
+
+def in_prose(text: str, inputs: Mapping[str, Any]) -> str:
+    """Return prose with the references to `inputs` replaced.
+
+    A name that is no input stays, since prose may quote a CI's file. Results of steps stay too: a model follows prose, and must not
+    follow what a step printed.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1].strip()
+        named = _PATH.fullmatch(name)
+        if named is None or named["input"] not in inputs:
+            return match[0]
+        try:
+            return _as_text(_look_up(name, inputs, {}, ""))
+        except (MalformedFileError, WaitingError):
+            return match[0]
+
+    return _REFERENCE.sub(value, text)
 
 
 def _as_text(value: Any) -> str:

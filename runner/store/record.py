@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 from runner import __version__
-from runner.errors import IntegrityError, RunnerError
+from runner.errors import IntegrityError, MalformedFileError, RunnerError
 from runner.git import Commit, Git, Tree, Worktree
 from runner.lines import lines_of
-from runner.protocol import decision, log, paths, state
+from runner.protocol import decision, log, paths, references, state, strict_yaml
 from runner.protocol.decision import Halt
 from runner.protocol.ids import STEP_FILE
 from runner.protocol.log import RawEntry
@@ -447,14 +447,17 @@ def unsaved(git: Git, tree: Worktree, protocol: str) -> list[str]:
 def out_of_plan(git: Git, protocol: str, tip: str, trees: Sequence[Worktree], slugs: Sequence[str]) -> bool:
     """Return whether a person deleted the files of all these steps, in a commit or in a worktree; renumbered ones are there."""
 
-    def gone(names: Iterable[str]) -> set[str]:
-        return {*slugs} - {match["slug"] for name in names if (match := STEP_FILE.fullmatch(name))}
+    there = planned(git, protocol, tip, trees)
+    return bool(slugs) and all(any(slug not in one for one in there) for slug in slugs)
 
-    found = gone(folder(git, protocol, tip))
+
+def planned(git: Git, protocol: str, tip: str, trees: Sequence[Worktree]) -> list[set[str]]:
+    """Return the slugs that have a step file: in the commit, then in each worktree, where edits are not recorded yet."""
+    listed: list[Iterable[str]] = [folder(git, protocol, tip)]
     for tree in trees:
         with contextlib.suppress(OSError):
-            found |= gone(os.listdir(tree.path / paths.folder(protocol)))
-    return bool(slugs) and found == {*slugs}
+            listed.append(os.listdir(tree.path / paths.folder(protocol)))
+    return [{match["slug"] for name in names if (match := STEP_FILE.fullmatch(name))} for names in listed]
 
 
 def prose(data: bytes | None) -> str:
@@ -478,7 +481,24 @@ def asked_now(git: Git, protocol: str, tip: str, steps: Mapping[str, Any], wait:
     """Return the text of a wait; of a person's step, as its file has it now: it may have been edited since."""
     name, data = step_file(git, protocol, tip, str(wait["subject"])) if wait.get("kind") == "human" else ("", None)
     title = (steps.get(str(wait.get("subject"))) or {}).get("title")
-    return question(str(title), prose(data)) if name and title else str(wait.get("text") or "")
+    return (
+        question(str(title), with_inputs(git, protocol, tip, prose(data)))
+        if name and title
+        else str(wait.get("text") or "")
+    )
+
+
+def with_inputs(git: Git, protocol: str, tip: str, text: str) -> str:
+    """Return a step's prose with its references to the plan's inputs replaced, where plan.md can be read."""
+    data = git.blob(f"{tip}:{paths.folder(protocol)}/{paths.PLAN}") if "${{" in text else None
+    if data is None:
+        return text
+    with contextlib.suppress(MalformedFileError):
+        front, _ = strict_yaml.split_front_matter(strict_yaml.decode(data, paths.PLAN), paths.PLAN)
+        value, _ = strict_yaml.load_yaml(front, paths.PLAN)
+        inputs = value.get("inputs") if isinstance(value, dict) else None
+        return references.in_prose(text, inputs) if isinstance(inputs, dict) else text
+    return text
 
 
 def step_file(git: Git, protocol: str, tip: str, slug: str) -> tuple[str, bytes | None]:

@@ -27,6 +27,10 @@ class Threshold:
     people: frozenset[str]
     count: int
 
+    def implies(self, other: Threshold) -> bool:
+        """Return whether whoever meets this one meets the other."""
+        return self.people <= other.people and self.count >= other.count
+
 
 @dataclass(frozen=True, slots=True)
 class ApprovalRequirement:
@@ -44,8 +48,14 @@ class ApprovalRequirement:
 
     @property
     def who(self) -> str:
-        """The people who can approve, as people read it."""
-        return " and ".join(dict.fromkeys(need.who for need in self.thresholds))
+        """The people who can approve, as people read it; without the thresholds that another one implies."""
+        told = self.thresholds
+        kept = (
+            one
+            for at, one in enumerate(told)
+            if not any(more.implies(one) and (not one.implies(more) or told.index(more) > at) for more in told)
+        )
+        return " and ".join(dict.fromkeys(one.who for one in kept))
 
     @property
     def keyboard(self) -> bool:

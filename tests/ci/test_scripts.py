@@ -220,7 +220,9 @@ def test_the_remote_tells_the_forge_and_only_a_person_sets_it(box: Box, forge: s
 
 def test_a_forge_that_there_is_not_or_that_nobody_tells_is_refused(box: Box) -> None:
     assert "there is no forge `moon`" in box.runner("init", "--ci", "--forge", "moon", env=JOBS, rc=2).err
-    assert "does not tell the repository" in box.runner("init", "--ci", "--forge", "github", env=JOBS, rc=2).err
+    assert (
+        "there is no remote that names a project" in box.runner("init", "--ci", "--forge", "github", env=JOBS, rc=2).err
+    )
     assert not (box.path / ".protocols").exists()
     box.git("remote", "add", "origin", "git@github.com:o/r.git")
     box.runner("init", "--ci", "--forge", "none", "--yes", env=JOBS, rc=0)

@@ -120,3 +120,33 @@ def test_a_mistake_hides_neither_the_next_of_its_file_nor_the_second_of_two_file
     for place, text in (("01-a.md:4", "agnt"), ("01-a.md:5", "nobody"), ("02-b.md:4", "nosuch"), ("02-c.md:1", "number 2"),
                         ("02-c.md:5", "zz"), ("02-c.md:4", "no-one")):  # fmt: skip
         assert any(f"/{place}:" in line and text in line for line in told.splitlines()), (place, told)
+
+
+def test_a_check_whose_script_nothing_has_is_a_mistake(box: Box) -> None:
+    box.write("scripts/ci/test.sh", "true\n")
+    box.commit("a script")
+    agent = "kind: agent\ntitle: T\n"
+    for front, said in (
+        ('qa: {checks: ["scripts/nosuch.sh --all"]}', "there is no file `scripts/nosuch.sh` on main"),
+        ("qa: {checks: [scripts/ci/tets.sh]}", "did you mean `scripts/ci/test.sh`?"),
+        (f"{agent}qa: {{checks: [scripts/ci/tets.sh]}}", "did you mean `scripts/ci/test.sh`?"),
+        ("qa: {checks: [scripts/ci/test.sh, make test, ./run, X=1 scripts/ci/test.sh]}", ""),
+        (f"{agent}qa: {{checks: [scripts/new.sh]}}", ""),
+        ("qa: {checks: [scripts/new.sh]}\noutputs: scripts/*.sh", ""),
+        ("qa: {checks: [bin/x]}\nrun: mkdir bin && cp /bin/true bin/x", ""),
+    ):
+        lines = (
+            front
+            if "kind:" in front
+            else f"title: T\nkind: command\n{front}" + ("" if "run:" in front else "\nrun: 'true'")
+        )
+        told = box.runner("check", plan(box, {"01-a": f"---\n{lines}\n---\n"}), rc=2 if said else 0)
+        assert said in told.out, (front, told)
+    assert "01-a.md:" in told.out or not told.out
+
+
+def test_a_reference_in_prose_that_is_nearly_an_input_is_a_mistake(box: Box) -> None:
+    at = plan(box, {"01-a": GOOD + "Ship ${{ inputs.versio }} by ${{ github.sha }} and ${{ inputs.colour }}.\n"})
+    box.write("plan/plan.md", "---\ntitle: T\ninputs: {version: 1}\n---\n")
+    told = box.runner("check", at, rc=2).out
+    assert "there is no input `versio`" in told and "did you mean `version`?" in told and "colour" not in told

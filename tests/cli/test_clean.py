@@ -341,6 +341,19 @@ def test_a_protocol_for_which_nothing_was_done_is_discarded_whole(box: Box) -> N
     box.runner("doctor", rc=0)
 
 
+def test_a_fork_in_which_nothing_was_done_is_discarded_and_its_source_stays(box: Box) -> None:
+    source = box.new({"01-a": command("echo a > a.txt"), "02-b": command("true")})
+    box.runner("run", source, rc=0)
+    before = box.git("rev-parse", source)
+    fork = box.runner("fork", f"{source}@a", rc=0).out.strip()
+    box.runner("discard", fork, "--yes", rc=0)
+    assert fork not in box.git("for-each-ref") and box.git("rev-parse", source) == before
+    box.runner("verify", source, rc=0)
+    again = box.runner("fork", f"{source}@a", rc=0).out.strip()
+    box.runner("run", again, rc=0)
+    assert "its record has" in box.runner("discard", again, "--yes", rc=4).err
+
+
 def test_what_was_run_written_or_published_is_not_discarded(remote: Box) -> None:
     ran = remote.new({"01-a": command("echo a > a.txt"), "02-b": "kind: human\n"}, title="Ran")
     remote.runner("run", ran, rc=3)

@@ -25,11 +25,16 @@ def test_list_shows_those_of_a_time_and_the_columns_that_are_named(box: Box) -> 
     )
     old = {"GIT_COMMITTER_DATE": "2001-01-01T00:00:00Z"}
     box.git("commit", "-q", "--amend", "--no-edit", cwd=box.worktree(protocol), env=old)
-    assert "none of 1 protocols" in box.runner("list", "--since", "1h", rc=0).err
+    assert "no match among 1 protocol: `runner list` shows all" in box.runner("list", "--since", "1h", rc=0).err
 
 
 @pytest.mark.parametrize(
-    ("words", "says"), [(("--since", "soon"), "90m"), (("--format", "%(nme)"), "there is no column `nme`")]
+    ("words", "says"),
+    [
+        (("--since", "soon"), "90m"),
+        (("--format", "%(nme)"), "there is no column `nme`"),
+        (("--format", "{id}"), "%(NAME)"),
+    ],
 )
 def test_what_list_does_not_know_is_named(box: Box, words: tuple[str, ...], says: str) -> None:
     assert says in box.runner("list", *words, rc=2).err

@@ -96,7 +96,8 @@ def test_a_workflow_of_another_branch_does_not_exist(box: Box) -> None:
     box.git("switch", "-qc", "agent")
     write_workflow(box, "deploy", "true")
     box.commit("a workflow of an agent's")
-    assert "there is no workflow `deploy`" in box.runner("new", "--workflow", "deploy", rc=2).err
+    told = box.runner("new", "--workflow", "deploy", rc=2).err
+    assert "there is no workflow `deploy`" in told and "next: there is bugfix, docs, " in told
     box.git("switch", "-q", "main")
     write_workflow(box, "deploy", "true")  # nor does one that is in no commit
     assert "there is no workflow `deploy`" in box.runner("new", "--workflow", "deploy", rc=2).err

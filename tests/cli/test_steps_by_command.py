@@ -127,3 +127,27 @@ def test_a_waiting_step_of_a_person_that_was_edited_is_shown_as_it_is_now(box: B
     file.write_text("---\ntitle: Look twice\nkind: human\n---\nAt all of it.\n")
     assert "for anyone: Look twice: At all of it." in box.runner("run", protocol, rc=3).err
     assert "Look twice: At all of it." in box.runner("status", protocol, rc=0).out
+
+
+def test_a_question_has_the_values_of_the_plan_s_inputs(box: Box) -> None:
+    folder = box.plan({"01-ask": "kind: human"}, front='inputs: {version: "2.3"}\n')
+    (folder / "01-ask.md").write_text("---\ntitle: Look\nkind: human\n---\nIs ${{ inputs.version }} good?\n")
+    protocol = box.runner("new", "--plan", folder, rc=0).out.strip()
+    assert "Look: Is 2.3 good?" in box.runner("run", protocol, rc=3).err
+    for words in (("status",), ("status", protocol), ("show", protocol, "ask")):
+        told = box.runner(*words, rc=0).out
+        assert words == ("status",) or "Is 2.3 good?" in told
+        assert "${{" not in told
+    box.runner("verify", protocol, rc=0)
+
+
+def test_a_run_stops_behind_a_step_that_was_just_added(box: Box) -> None:
+    protocol = box.new(THREE)
+    box.runner("edit", protocol, "--add", "Look", "--after", "a", "--run", "true", rc=0)
+    box.runner("run", protocol, "--until", "look", rc=0)
+    assert [step["status"] for step in box.state(protocol)["steps"].values()].count("completed") == 2
+    at = box.worktree(protocol) / f".protocols/{protocol}/05-more.md"
+    at.write_text("---\ntitle: More\nkind: command\nrun: 'true'\nneeds: [look]\n---\n")
+    box.runner("run", protocol, "--until", "more", rc=0)
+    assert box.state(protocol)["steps"]["more"]["status"] == "completed"
+    assert "there is no step `moore`" in box.runner("run", protocol, "--until", "moore", rc=2).err

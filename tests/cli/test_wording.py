@@ -21,6 +21,7 @@ TWO = {"01-a": command("echo a > a.txt"), "02-b": command("true")}
         (["run", "--zzz"], "there is no option `--zzz`", "`runner run --help` lists them"),
         (["run", "--max-steps", "0"], "invalid value for '--max-steps'", "`runner run --help` describes it"),
         (["run", "1", "2"], "got unexpected extra argument", "`runner run --help` describes it"),
+        (["edit", "--remove"], "option '--remove' requires an argument", "`runner edit --help` describes it"),
         (["completion"], "missing argument", "`runner completion --help` describes it"),
         (["new", "--input", "a=1"], "--input goes with --workflow", "`runner new --help` describes it"),
         (["-C", "nowhere", "status"], "invalid value for '-C'", "`runner --help` describes it"),

@@ -61,10 +61,10 @@ def test_nothing_is_configured_unless_it_is() -> None:
     ("setting", "url", "match"),
     [
         ("gitea", "git@github.com:o/s.git", "no forge `gitea`"),
-        ("github", "/srv/shop.git", "does not tell the repository"),
-        ("github", None, "does not tell the repository"),
+        ("github", "/srv/shop.git", "/srv/shop.git names no project"),
+        ("github", None, "there is no remote"),
         ("gitlab http://code.example.test/g/s", None, "unencrypted"),
-        ("github not-an-address", None, "does not tell"),
+        ("github not-an-address", None, "not-an-address names no project"),
     ],
 )
 def test_what_names_no_place_is_refused(setting: str, url: str | None, match: str) -> None:

@@ -37,6 +37,7 @@ KINDS = f"`kind` should be {', '.join(FIRST)} or {LAST}"
         # unknown, missing, mistyped keys
         ("knid: human", 3, "unknown key `knid`", "did you mean `kind`?"),
         ("kind: human\nwith_: {}", 4, "unknown key `with_`", "did you mean `with`?"),
+        ("kind: human\napproval: {roles: [x]}", 4, "the key `when` is missing", "add `when: …`, 'none', 'before' or 'after'"),
         ("kind: human\nzzzzzz: 1", 4, "unknown key `zzzzzz`", "known keys: agent, approval, budget, decompose, engine, kind"),
         ("kind: human\nqa: {polcy: light}", 4, "unknown key `qa.polcy`", "did you mean `policy`?"),
         ("kind: human\nbudget:\n  usd: 1\n  token: 2", 6, "unknown key `budget.token`", "did you mean `tokens`?"),
@@ -342,3 +343,13 @@ def test_a_circle_of_ten_thousand_steps_is_told_in_one_line() -> None:
 def test_more_than_ten_thousand_steps_are_refused() -> None:
     with pytest.raises(MalformedFileError, match="10,001 steps"):
         parse({f"{number:05d}-s{number}.md": STEP for number in range(1, 10_002)})
+
+
+def test_prose_has_the_values_of_inputs_and_of_nothing_else() -> None:
+    told = "${{ inputs.version }} ${{inputs.versio}} ${{ inputs.version.x }} ${{ steps.a.result.text }} ${{ github.sha }} ${{ x"
+    plan = parse(
+        {"plan.md": PLAN.replace("prose", told), "01-a.md": STEP, "02-b.md": STEP.replace("\nx\n", f"\n{told}\n")}
+    )
+    filled = told.replace("${{ inputs.version }}", "1")
+    assert plan.prose.strip() == filled
+    assert plan.steps[1].prose.strip() == filled
