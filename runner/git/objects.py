@@ -17,6 +17,7 @@ import threading
 import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Final, NamedTuple
@@ -441,12 +442,14 @@ _HARMLESS = (b"REUC", b"UNTR")
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """The entries of some paths in an index. `at`: path to its entry's offset; `end`: offset after the last entry of all."""
+    """The entries of some paths in an index. `at`: path to its entry's offset; `end`: offset after the last entry of all;
+    `forgotten`: folders whose cached trees it does not have, as far as that is known."""
 
-    data: bytes
+    data: bytes | bytearray
     at: Mapping[str, int]
     end: int
     size: int  # of an object's name, in bytes
+    forgotten: Collection[str] = ()
 
     def entry(self, path: str) -> TreeEntry:
         """Return what the index has at `path`."""
@@ -459,28 +462,37 @@ class Entries:
         at = self.at[path]
         return self.data[at : at + _STAT] == _numbers(file, self.data[at + 24 : at + 28])
 
-    def replaced(self, changes: Mapping[str, tuple[str, os.stat_result]]) -> bytes:
+    def replaced(self, changes: Mapping[str, tuple[str, os.stat_result]]) -> Entries:
         """Return the index with another object and file for each path: (name in hex, the file as lstat has it)."""
-        head = bytearray(self.data[: self.end])
+        data = bytearray(self.data)  # some megabytes, so nothing is copied twice
         for path, (oid, file) in changes.items():
             at = self.at[path]
-            head[at : at + _STAT + self.size] = _numbers(file, bytes(head[at + 24 : at + 28])) + bytes.fromhex(oid)
-        rest, tail = [], self.data[self.end : -self.size]
+            data[at : at + _STAT + self.size] = _numbers(file, data[at + 24 : at + 28]) + bytes.fromhex(oid)
         folders = {path[:end] for path in changes for end, sign in enumerate(path) if sign == "/"} | {""}
-        for name, body in _extensions(tail):
-            if name in _OFFSETS:
-                continue
-            body = _forgotten(body, folders, self.size) if name == _CACHED_TREES else body
-            rest.append(name + len(body).to_bytes(4, "big") + body)
-        whole = bytes(head) + b"".join(rest)
-        return whole + _digest(whole, self.size)
+        if not folders <= {*self.forgotten}:
+            rest = []
+            for name, body in _extensions(bytes(data[self.end : -self.size])):
+                if name in _OFFSETS:
+                    continue
+                body = _forgotten(body, folders, self.size) if name == _CACHED_TREES else body
+                rest.append(name + len(body).to_bytes(4, "big") + body)
+            data[self.end :] = b"".join([*rest, bytes(self.size)])
+        data[-self.size :] = _digest(memoryview(data)[: -self.size], self.size)
+        return replace(self, data=data, forgotten=folders.union(self.forgotten))
 
 
-def entries(data: bytes, paths: Collection[str], size: int) -> Entries | None:
-    """Return the entries of `paths` in an index's bytes, None where git has to do it. `size`: of an object's name, in bytes."""
+def entries(data: bytes, paths: Collection[str], size: int, known: Entries | None = None) -> Entries | None:
+    """Return the entries of `paths` in an index's bytes, None where git has to do it. `size`: of an object's name, in bytes; `known`:
+    what was found or made before, in which paths are not looked for again where the bytes are the same."""
+    known = known if known is not None and known.data == data else None
+    if known is not None and all(path in known.at for path in paths):
+        return known
     if len(data) < 12 + size or data[:4] != b"DIRC" or int.from_bytes(data[4:8], "big") not in (2, 3):
         return None
-    if data[-size:] not in (_digest(data[:-size], size), bytes(size)):  # zeros where `index.skipHash` is set
+    if known is None and data[-size:] not in (
+        _digest(memoryview(data)[:-size], size),
+        bytes(size),
+    ):  # zeros where `index.skipHash` is set
         return None
     at, found, last = 12, dict[str, int](), len(data) - size
     wanted = {path.encode("utf-8", "surrogateescape"): path for path in paths}
@@ -501,7 +513,9 @@ def entries(data: bytes, paths: Collection[str], size: int) -> Entries | None:
         at += (to_name + length + 8) & ~7
     names = {name for name, _ in _extensions(data[at:last])}
     plain = names <= {_CACHED_TREES, *_OFFSETS, *_HARMLESS, b""} and b"" not in names
-    return Entries(data, found, at, size) if plain and len(found) == len(wanted) else None
+    if not plain or len(found) < len(wanted):
+        return None
+    return Entries(data, found, at, size, known.forgotten if known is not None else ())
 
 
 def _extensions(tail: bytes) -> list[tuple[bytes, bytes]]:
@@ -547,7 +561,7 @@ def _forgotten(trees: bytes, folders: Collection[str], size: int) -> bytes:
     return bytes(out) + trees[at:]
 
 
-def _numbers(file: os.stat_result, mode: bytes) -> bytes:
+def _numbers(file: os.stat_result, mode: bytes | bytearray) -> bytes:
     """Return what an index says of a file; its mode stays as git wrote it."""
     changed, written = divmod(file.st_ctime_ns, 10**9), divmod(file.st_mtime_ns, 10**9)
     times = changed[0] & _MOST, changed[1], written[0] & _MOST, written[1]
@@ -555,5 +569,5 @@ def _numbers(file: os.stat_result, mode: bytes) -> bytes:
     return _PACK(*times, file.st_dev & _MOST, file.st_ino & _MOST, mode, *rest)
 
 
-def _digest(data: bytes, size: int) -> bytes:
+def _digest(data: bytes | memoryview, size: int) -> bytes:
     return (hashlib.sha1(data, usedforsecurity=False) if size == 20 else hashlib.sha256(data)).digest()

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from runner import signals
 from runner.errors import ConflictError, UsageError
 from runner.git.database import Database
-from runner.git.objects import Ident
+from runner.git.objects import Entries, Ident
 from runner.git.process import DURABLE, GitError, answer, last, no_git, personal_environment, spawn
 from runner.lines import lines_of
 from runner.values import dataclass
@@ -40,6 +40,8 @@ TIMED_OUT: Final = 124  # the exit code of what took too long, as timeout(1) has
 
 class Git(Database):
     """A repository, opened. Holds its git processes open until `close`; one thread at a time."""
+
+    listed: Entries | None = None  # of the index that was read or written last
 
     # --- refs --------------------------------------------------------------------------------------------------------
 

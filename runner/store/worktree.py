@@ -204,7 +204,8 @@ class Rewrite:
             at.write_bytes(data or b"")
             written[path] = (self.new[path], at.lstat())
         before = self.copy.stat()
-        self.copy.write_bytes(self.entries.replaced(written))
+        self.git.listed = self.entries.replaced(written)
+        self.copy.write_bytes(self.git.listed.data)
         os.utime(self.copy, ns=(before.st_atime_ns, before.st_mtime_ns))
         return True
 
@@ -216,7 +217,7 @@ def _rewrite(git: Git, tree: Worktree, copy: Path, changed: Changes) -> Rewrite 
     ):
         return None
     try:
-        entries = objects.entries(copy.read_bytes(), changed, len(git.zero) // 2)
+        entries = git.listed = objects.entries(copy.read_bytes(), changed, len(git.zero) // 2, git.listed)
     except (OSError, ValueError):
         return None
     if entries is None:
@@ -683,7 +684,8 @@ def _is_untouched(git: Git, tree: Worktree, folder: str) -> bool:
         changed = git.changed(None, f"{tree.branch}:{folder}")
         committed = {f"{folder}/{path}": entry for path, (_, entry) in changed.items() if entry}
         file = tree.git_dir / "index"
-        listed, when = objects.entries(file.read_bytes(), committed, len(git.zero) // 2), file.stat().st_mtime_ns
+        when, data = file.stat().st_mtime_ns, file.read_bytes()
+        listed = git.listed = objects.entries(data, committed, len(git.zero) // 2, git.listed)
         if listed is None or any(entry != listed.entry(path) for path, entry in committed.items()):
             return False
         left, top = set(committed), f"{tree.path}/"

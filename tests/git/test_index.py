@@ -15,18 +15,21 @@ NAMES = st.sampled_from(["a", "b.md", "zz", "é", "x y", "n" * 60, "m" * 200])
 PATHS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
 
 
-def replaced(box: Box, paths: list[str], at: str = ".git/index") -> None:
-    """Give files other content, and the index their objects without git."""
+def replaced(
+    box: Box, paths: list[str], at: str = ".git/index", last: objects.Entries | None = None, text: str = "other content"
+) -> objects.Entries:
+    """Give files other content, and the index their objects without git. `last`: what was made before."""
     file, sha256 = box.path / at, box.git("rev-parse", "--show-object-format").strip() == "sha256"
-    entries = objects.entries(file.read_bytes(), paths, 32 if sha256 else 20)
+    entries = objects.entries(file.read_bytes(), paths, 32 if sha256 else 20, last)
     assert entries is not None
     changes = {}
     for path in paths:
         assert entries.entry(path).oid == box.git("rev-parse", f":{path}").strip()
-        box.write(path, f"other content of {path}")
+        box.write(path, f"{text} of {path}")
         changes[path] = (box.git("hash-object", "-w", "--", path).strip(), (box.path / path).lstat())
-    data = entries.replaced(changes)
-    file.write_bytes(data)
+    made = entries.replaced(changes)
+    file.write_bytes(made.data)
+    return made
 
 
 def holds(box: Box) -> None:
@@ -54,6 +57,25 @@ def test_git_reads_it_as_its_own(
     changed = data.draw(st.lists(st.sampled_from(there), min_size=1, max_size=3, unique=True))
     replaced(box, changed)
     assert set(box.git("diff", "--cached", "--name-only", "-z").split("\0")[:-1]) == set(changed)
+    holds(box)
+
+
+def test_what_was_found_before_is_found_again_in_the_same_bytes_alone(box: Box) -> None:
+    for path in ("a/1", "a/2", "b/c/3", "top"):
+        box.write(path, path)
+    box.commit()
+    box.git("write-tree")  # it keeps the trees that it made
+    last = replaced(box, ["a/1", "b/c/3"])
+    again = replaced(box, ["a/1"], last=last, text="third")
+    assert again.at is last.at  # not looked for
+    wider = replaced(box, ["top", "a/2"], last=again, text="fourth")
+    assert set(wider.at) == {"top", "a/2"}
+    box.git(
+        "update-index", "--add", "--cacheinfo", f"100644,{box.git('rev-parse', ':top').strip()},a/0"
+    )  # moves the others
+    box.git("checkout-index", "a/0")
+    assert replaced(box, ["a/2"], last=wider, text="fifth").at["a/2"] != wider.at["a/2"]
+    box.git("update-index", "a/0")
     holds(box)
 
 
