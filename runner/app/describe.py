@@ -193,8 +193,8 @@ class Describer:
         self._locks = _names(project.dirs.lock("")) if branches is not None else None
         self._checkpoints = _names(project.dirs.checkpoint("").parent) if branches is not None else None
 
-    def listed(self, protocol: str, found: Brief, tip: str, name: str) -> Listed:
-        """Describe a protocol in one line; `tip`, `name`: as for `describe`. No approval is judged, which reads its history."""
+    def listed(self, protocol: str, found: Brief, tip: str, names: Names) -> Listed:
+        """Describe a protocol in one line; `tip`: as for `describe`. No approval is judged, which reads its history."""
         project = self._project
         is_merged = found.status == "completed" and self._merges.holds({"protocol": protocol, "base": found.base}, tip)
         is_held = False
@@ -203,17 +203,11 @@ class Describer:
         if not is_merged and not is_held and protocol in self._leases:
             is_held = remote.at_work_elsewhere(project, protocol, self._leases) is not None
         is_rewritten = self._is_rewritten(protocol)
-        ahead = None if is_rewritten else self._remote_is_ahead(protocol, name)
+        ahead = None
+        if not is_rewritten and project.trusted.remote is not None:
+            ahead = self._remote_is_ahead(protocol, names.short(protocol))
         term = "rewritten" if is_rewritten else word(found.status, acts=found.acts, held=is_held)
         return Listed(term, found.status == "completed" and not is_merged, ahead)
-
-    def has_branch(self, protocol: str, tip: str) -> bool:
-        """Return whether a protocol that the commit `tip` shows has a branch, here or at the remote as last fetched."""
-        if tip != self._project.trusted.commit:  # the trusted branch shows those that have none
-            return True
-        branch, remote = self._project.branch(protocol), self._project.trusted.remote
-        there = f"refs/remotes/{remote}/{branch.removeprefix('refs/heads/')}"
-        return self._ref(branch) is not None or (remote is not None and self._ref(there) is not None)
 
     def describe(self, row: Row, tip: str, name: str) -> Description:
         """Describe a protocol whose record is `row` at the commit `tip`; `name`: its name in commands."""

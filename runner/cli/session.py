@@ -143,9 +143,9 @@ class Session:
     def lines(self, lines: Iterable[tuple[Cell, ...]]) -> None:
         """Give lines as `line` does, in one go: quick where there are thousands."""
         if self._is_plain(err=False):
-            texts = (
-                one_line("".join([cell if isinstance(cell, str) else cell[0] for cell in cells])) for cells in lines
-            )
+            texts = ["".join([cell if isinstance(cell, str) else cell[0] for cell in cells]) for cells in lines]
+            if not "".join(texts).isprintable():
+                texts = list(map(one_line, texts))
             streams.put("\n".join([text.rstrip() for text in texts]))
             return
         streams.put("\n".join(map(self._painted, lines)))

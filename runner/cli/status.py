@@ -346,7 +346,8 @@ def list_command(
     if not as_json:
         session.pages()
     branches = project.branches()
-    known, now = lookup.known(project, branches=branches), project.env.now()
+    branched, now = project.protocols(branches=branches), project.env.now()
+    known = lookup.known(project, branched=branched)
     describer = Describer(project, branches if len(known) > describe.FEW else None)
     made = cache(lambda: record.times(project.git, known.values()))
     me = project.actor() if mine else ""
@@ -354,7 +355,7 @@ def list_command(
 
     def when_of(protocol: str) -> int | None:
         """Return when the last commit of the protocol's branch was made; None where only the base has it."""
-        return made().get(known[protocol]) if describer.has_branch(protocol, known[protocol]) else None
+        return made().get(known[protocol]) if protocol in branched else None
 
     def wanted(protocol: str) -> bool:
         if after is not None and (when_of(protocol) or 0) < after:
@@ -368,12 +369,14 @@ def list_command(
     if not known:
         tell_nothing(session, False, f"no protocols; `{program()} new` makes one")
         return
-    names = Names(known)
+    names, is_filtered = Names(known), only is not None or mine or after is not None
     behind: list[str] = []
     lines = []
     for protocol, row in record.briefs(project.git, known, project.dirs.briefs):
-        found = describer.listed(protocol, row, known[protocol], names.short(protocol))
-        if not _is_listed(only, row.status, acts=row.acts, to_merge=found.to_merge) or not wanted(protocol):
+        found = describer.listed(protocol, row, known[protocol], names)
+        if is_filtered and not (
+            _is_listed(only, row.status, acts=row.acts, to_merge=found.to_merge) and wanted(protocol)
+        ):
             continue
         word = found.word
         if word == "completed":
@@ -381,7 +384,7 @@ def list_command(
         if found.ahead is not None:
             behind.append(found.ahead.command)
         when = None
-        if describer.has_branch(protocol, known[protocol]):
+        if protocol in branched:
             when = row.when or when_of(protocol)
         old = describe.age_of(now - when) if when is not None else "on the base"
         title = f"{row.title} · {found.ahead.text}" if found.ahead is not None else row.title
@@ -397,11 +400,11 @@ def list_command(
     if not lines:
         session.note(f"no match among {counted(len(known), 'protocol')}: `{program()} list` shows all")
         return
-    widths = [max(len(line[at]) for line in lines) for at in range(4)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     session.lines(
         (
             f"{number.ljust(widths[0])}  ",
-            (word.ljust(widths[1]), COLOURS.get(word.split(" ", 1)[0], "")),
+            (word.ljust(widths[1]), COLOURS.get(word.partition(" ")[0], "")),
             f"  {steps.rjust(widths[2])}  {old.ljust(widths[3])}  {title}",
         )
         for number, word, steps, old, title in lines

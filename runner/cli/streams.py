@@ -34,7 +34,7 @@ class LostResultError(UsageError):
 
 def safe(text: str) -> str:
     """Return text that cannot steer a terminal: control and bidi characters are shown as escapes."""
-    if text.isascii() and text.isprintable():
+    if text.isprintable():  # no control or bidi character is
         return text
     return "".join(
         char if char in "\n\t" or is_harmless(char) else char.encode("unicode_escape").decode() for char in text

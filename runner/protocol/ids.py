@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 
 SLUG = r"[a-z0-9]+(?:-[a-z0-9]+)*"
 SLUG_LIMIT = 60
@@ -53,13 +53,27 @@ def branch_of(pattern: str, protocol: str) -> str:
     return pattern.replace("{id}", protocol)
 
 
+def in_order(protocols: Mapping[str, str]) -> dict[str, str]:
+    """Return protocols by number; those that share one by name."""
+    order = sorted([(int(protocol.partition("-")[0]), protocol) for protocol in protocols])
+    return {protocol: protocols[protocol] for _, protocol in order}
+
+
+def of_branches(pattern: str) -> Callable[[str], str | None]:
+    """Return the function that `protocol_of_branch` is for one pattern, quick where there are thousands of branches."""
+    before, _, after = map(re.escape, pattern.partition("{id}"))
+    match_of = re.compile(rf"{before}([0-9]{{4,9}}-({SLUG})){after}").fullmatch
+
+    def of(branch: str) -> str | None:
+        match = match_of(branch)
+        return match[1] if match is not None and match.end(2) - match.start(2) <= SLUG_LIMIT else None
+
+    return of
+
+
 def protocol_of_branch(pattern: str, branch: str) -> str | None:
     """Return the id that a branch's short name stands for, or None where it is not a protocol's."""
-    before, _, after = pattern.partition("{id}")
-    if not (branch.startswith(before) and branch.endswith(after)) or len(branch) < len(before) + len(after):
-        return None
-    protocol = branch[len(before) : len(branch) - len(after)]
-    return protocol if is_protocol_id(protocol) else None
+    return of_branches(pattern)(branch)
 
 
 def step_slug(reference: str) -> str | None:

@@ -16,21 +16,19 @@ class UnknownProtocolError(UsageError):
     """Nothing that is known here is called so."""
 
 
-def known(project: Project, number: int | None = None, *, branches: Mapping[str, str] | None = None) -> dict[str, str]:
+def known(project: Project, number: int | None = None, *, branched: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return id to the commit that shows it: the branches here, and the folders that the trusted branch holds.
 
-    `number`, `branches`: as for `Project.protocols`.
+    `number`: as for `Project.protocols`; `branched`: what that returned, where the caller has it.
     """
-    found = project.protocols(number, branches)
+    found = dict(project.protocols(number) if branched is None else branched)
     count = len(found)
     for name in project.git.tree(f"{project.trusted.commit}:{paths.ROOT}") or {}:
         if number is not None and not name.lstrip("0").startswith(f"{number or ''}-"):
             continue
-        if ids.is_protocol_id(name) and name not in found:
+        if name not in found and ids.is_protocol_id(name):
             found[name] = project.trusted.commit
-    if len(found) == count:
-        return found  # in the right order
-    return dict(sorted(found.items(), key=lambda item: (ids.number_of(item[0]), item[0])))
+    return found if len(found) == count else ids.in_order(found)  # else they are
 
 
 def alike(project: Project, protocol: str, asked: str | None = None) -> list[str]:

@@ -217,14 +217,14 @@ class Project:
 
         `number`: as for `branches`; `branches`: what that returned, where the caller has it.
         """
-        pattern, here, found = self.pattern, "refs/heads/", dict[str, str]()
-        there = f"refs/remotes/{self.trusted.remote}/"
+        here, found = "refs/heads/", dict[str, str]()
+        there, of = f"refs/remotes/{self.trusted.remote}/", ids.of_branches(self.pattern)
         for name, oid in (self.branches(number) if branches is None else branches).items():
             root = here if name.startswith(here) else there
-            protocol = ids.protocol_of_branch(pattern, name[len(root) :])
+            protocol = of(name[len(root) :])
             if protocol and (protocol not in found or root is here):
                 found[protocol] = oid
-        return dict(sorted(found.items(), key=lambda item: (ids.number_of(item[0]), item[0])))
+        return ids.in_order(found)
 
     def tell_once(self, line: str) -> None:
         """Say something to the person that stays true however often it is found out."""

@@ -56,8 +56,9 @@ class Outlook:
 # --- rows ------------------------------------------------------------------------------------------------------------
 
 
-def _place(protocol: str, commit: str) -> str:
-    return f"{commit}:{paths.folder(protocol)}/{paths.STATE}"
+def _place(protocol: str, source: str) -> str:
+    """Return a name of a protocol's state.json. `source`: a commit, or `FOLDER:`, the id of its folder."""
+    return f"{source}{paths.STATE}" if source[-1] == ":" else f"{source}:{paths.ROOT}/{protocol}/{paths.STATE}"
 
 
 def _row(protocol: str, data: bytes | None) -> Row:
@@ -108,27 +109,27 @@ def rows(git: Git, protocols: Mapping[str, str]) -> list[Row]:
 
 def stream(git: Git, protocols: Mapping[str, str]) -> Iterator[Row]:
     """Give what `rows` returns one by one, while git reads on."""
-    return map(_row, protocols, git.stream(_places(git, protocols)))
+    return map(_row, protocols, git.stream(list(map(_place, protocols, _sources(git, protocols)))))
 
 
-def _places(git: Git, protocols: Mapping[str, str]) -> list[str]:
-    """Return a name of each protocol's state.json.
+def _sources(git: Git, protocols: Mapping[str, str]) -> list[str]:
+    """Return the commit that shows each protocol or, as `FOLDER:`, the id of its folder where that commit shows others, too.
 
-    Protocols that one commit shows are named by their folders' ids: git goes through all of `.protocols` for each path in it.
+    git would go through all of `.protocols` for each path in it.
     """
     shown = Counter(protocols.values())
     folders = {commit: git.tree(f"{commit}:{paths.ROOT}") or {} for commit, count in shown.items() if count > 1}
+    if not folders:
+        return list(protocols.values())
     return [
-        f"{at.oid}:{paths.STATE}"
-        if (at := folders.get(commit, {}).get(protocol)) is not None
-        else _place(protocol, commit)
+        f"{at.oid}:" if (at := folders.get(commit, {}).get(protocol)) is not None else commit
         for protocol, commit in protocols.items()
     ]
 
 
 # --- many rows, in brief -------------------------------------------------------------------------------------------------
 
-BRIEF = 2  # the schema of the file of briefs: another one's are dropped
+BRIEF = 3  # the schema of the file of briefs: another one's are dropped
 MANY = 100  # protocols from which on the file is worth its reading
 
 
@@ -151,26 +152,24 @@ def briefs(git: Git, protocols: Mapping[str, str], at: Path) -> Iterator[tuple[s
     A brief is kept under the id of the commit or the folder that it was read from, so it is the same for ever, as far as the code
     that decided it is. What could not be read is not kept.
     """
-    places = _places(git, protocols)
-    keys = [f"{place.partition(':')[0]} {protocol}" for place, protocol in zip(places, protocols, strict=True)]
+    sources = _sources(git, protocols)
+    keys = list(map("{} {}".format, sources, protocols))
     kept = _kept(at) if len(keys) >= MANY else {}
-    new = [(key, place) for key, place in zip(keys, places, strict=True) if key not in kept]
-    made = times(git, [key.partition(" ")[0] for key, place in new if ":." in place])
-    read = git.stream([place for _, place in new])
-    lines, is_changed = list[str](), bool(new)
-    for protocol, key in zip(protocols, keys, strict=True):
-        line = kept.get(key)
+    lines = list(map(kept.get, keys))
+    new = [item for item, line in zip(zip(protocols, sources, strict=True), lines, strict=True) if line is None]
+    made = times(git, [source for _, source in new if source[-1] != ":"])
+    read, is_changed = git.stream([_place(*item) for item in new]), bool(new)
+    for number, (protocol, line) in enumerate(zip(protocols, lines, strict=True)):
         found = _brief_of(line) if line is not None else None
         if found is None:
-            data = next(read) if line is None else git.blob(_place(protocol, protocols[protocol]))
-            found = _brief(protocol, data, made.get(key.partition(" ")[0], 0))
-            line, is_changed = _line_of(found), True
-        if line:
-            lines.append(f"{key}\t{line}")
+            source = sources[number]
+            data = next(read) if line is None else git.blob(_place(protocol, source))
+            found = _brief(protocol, data, made.get(source, 0))
+            lines[number], is_changed = _line_of(found), True
         yield protocol, found
     if len(keys) >= MANY and (is_changed or len(lines) < len(kept)):
-        text = "\n".join([_made_by(), *lines, _WHOLE])
-        write_loosely(at, text.encode("utf-8", "surrogatepass"))
+        rows = [f"{key}\t{line}" for key, line in zip(keys, lines, strict=True) if line]
+        write_loosely(at, "\n".join([_made_by(), *rows, _WHOLE]).encode("utf-8", "surrogatepass"))
 
 
 _WHOLE = "end"  # the last line of the file
