@@ -16,7 +16,7 @@ from pathlib import Path
 
 from runner.app import create
 from runner.executor import advance
-from runner.executor.commit import Advanced
+from runner.executor.advance import Advanced
 from runner.protocol import events as ev
 from runner.store.environment import Environment
 from runner.store.project import Project

@@ -13,7 +13,7 @@ from runner.app.pending import listed, without_force
 from runner.app.steer import number
 from runner.errors import RefusedError, UsageError
 from runner.executor import advance, load, permissions
-from runner.executor.commit import Advanced
+from runner.executor.advance import Advanced
 from runner.git import BLOB, TreeEntry
 from runner.protocol import approval_file, ids, log, paths
 from runner.protocol import events as ev

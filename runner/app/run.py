@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from runner.app import sync
 from runner.executor import advance
-from runner.executor.commit import Advanced
+from runner.executor.advance import Advanced
 from runner.forge import Forge
 from runner.protocol import decision, state
 from runner.protocol.decision import Halt

@@ -19,7 +19,7 @@ from typing import Any, Literal, NoReturn
 from runner.app import notify, request, run
 from runner.engines import RateLimitError
 from runner.errors import HeldError, InTheWayError, RunnerError, UnreachableError, UsageError
-from runner.executor.commit import Advanced
+from runner.executor.advance import Advanced
 from runner.forge import Forge
 from runner.protocol import decision, ids, log, paths
 from runner.protocol.decision import Halt

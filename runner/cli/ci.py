@@ -25,7 +25,7 @@ from runner.store.environment import write_atomically
 from runner.values import dataclass
 
 if TYPE_CHECKING:
-    from runner.executor.commit import Advanced
+    from runner.executor.advance import Advanced
 
 WAITING = 3
 REPORT = "gl-code-quality-report.json"  # as the job on GitLab names it, in its own folder

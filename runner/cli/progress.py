@@ -18,7 +18,7 @@ from runner.store import lookup, record
 from runner.values import dataclass
 
 if TYPE_CHECKING:
-    from runner.executor.commit import Advanced
+    from runner.executor.advance import Advanced
     from runner.protocol.state import Json, State
 
 WAITING = "waits"

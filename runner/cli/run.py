@@ -8,7 +8,7 @@ from runner.app import request, run, sync
 from runner.cli import ci, options, progress
 from runner.cli.session import Session
 from runner.executor import advance, load
-from runner.executor.commit import Advanced
+from runner.executor.advance import Advanced
 from runner.protocol import decision, events, ids, state
 from runner.store import lookup, publishing, record, snapshot, worktree
 from runner.store.project import Project

@@ -1,24 +1,37 @@
 """`runner step`: lock, load, decide, act, and commit once; after a lost race it starts again from the new tip.
 
-People's events and commits are published the same way.
+An outcome is committed where the step started, or merged onto what people committed meanwhile. People's events and commits are
+published the same way.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Sequence
 
 from runner import signals
-from runner.errors import ConflictError, RefusedError, WaitingError
-from runner.executor import commit, load, permissions, steps, transition
-from runner.executor.commit import Advanced, Start
+from runner.errors import (
+    ConflictError,
+    HeldError,
+    IllegalEventError,
+    IntegrityError,
+    InTheWayError,
+    MalformedFileError,
+    RefusedError,
+    UnsupportedError,
+    WaitingError,
+)
+from runner.executor import load, permissions, steps, transition
 from runner.executor.step_run import StepRun
-from runner.executor.transition import EvaluatedAt, Kind, Outcome, recording
+from runner.executor.transition import EvaluatedAt, Kind, Outcome, attempt_ref, blocked, recording
+from runner.executor.transition import record as outcome_events
 from runner.forge import Forge, ForgeError
-from runner.protocol import decision, ids, machine, paths
+from runner.protocol import decision, ids, log, machine, paths
 from runner.protocol import events as ev
 from runner.protocol.decision import Action, CheckStep, Complete, Halt, RunStep, WritePlan
-from runner.protocol.events import Event
+from runner.protocol.event_types import event_type
+from runner.protocol.events import Entry, Event
 from runner.protocol.plans import Plan
 from runner.protocol.state import State, Status, StepStatus
 from runner.store import history, lease, publishing, record, transaction, worktree
@@ -26,6 +39,41 @@ from runner.store.environment import write_checkpoint
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.values import dataclass
+
+_AT_WORK = (StepStatus.PENDING, StepStatus.RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class Advanced:
+    """The result of one call. `entries`: empty where nothing was recorded; `action`: the decision."""
+
+    state: State
+    action: Action
+    entries: tuple[Entry, ...]
+    commit: str
+    said: str = ""
+    failed: bool = False
+
+    @property
+    def events(self) -> list[Event]:
+        """The events of the commit."""
+        return [entry.event for entry in self.entries]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a transition starts. `first`: the events that it records before its action; `evaluated`: None where no approval was
+    judged."""
+
+    project: Project
+    view: Snapshot
+    first: list[Event]
+    evaluated: EvaluatedAt | None = None
+
+    @property
+    def state(self) -> State:
+        """The state after the first events."""
+        return load.applied(self.project, self.view.state, self.first)
 
 
 def consider(
@@ -144,7 +192,7 @@ def _step(project: Project, seen: Snapshot, only: str | None, forge: Forge | Non
         return None
     if isinstance(edit, ev.Planned):
         outcome = recording("the plan that people wrote is recorded")
-        return commit.at_once(Start(project, seen, [edit]), WritePlan(), outcome)
+        return at_once(Start(project, seen, [edit]), WritePlan(), outcome)
     first: list[Event] = [edit] if edit else []
     time = project.env.timestamp()
     approvals = permissions.settle(project, seen, plan, state, time, forge) if plan else []
@@ -160,13 +208,13 @@ def _step(project: Project, seen: Snapshot, only: str | None, forge: Forge | Non
         if not first:
             return Advanced(state, action, (), seen.tip, action.reason)
         said = "the plan's edit is recorded" if edit else "it is recorded who said what"
-        return commit.at_once(start, action, recording(said))
+        return at_once(start, action, recording(said))
     if isinstance(action, WritePlan):
         if not _lease(project, seen, forge):
             return None
         from runner.executor import planning  # loads the engines
 
-        return commit.at_once(start, action, planning.write_plan(project, seen))
+        return at_once(start, action, planning.write_plan(project, seen))
     assert plan is not None
     outcome, run = recording("all done", [ev.Completed(subject=seen.protocol)]), None
     if not isinstance(action, Complete):
@@ -183,7 +231,7 @@ def _step(project: Project, seen: Snapshot, only: str | None, forge: Forge | Non
         if project.trusted.commit != trusted:
             return None
         if held is not None:
-            return commit.at_once(start, action, recording(f"waits: {held.text}", [held]))
+            return at_once(start, action, recording(f"waits: {held.text}", [held]))
     transition.signer(project)  # before anything is done that nobody could sign
     if isinstance(action, RunStep | CheckStep) and not _lease(project, seen, forge):
         return None
@@ -193,7 +241,7 @@ def _step(project: Project, seen: Snapshot, only: str | None, forge: Forge | Non
         if isinstance(action, RunStep | CheckStep):
             project.env.hear_output(run.label, b"")
         outcome = steps.perform(action, run)
-    return commit.commit(start, action, outcome)
+    return commit(start, action, outcome)
 
 
 def _refuse_whole(run: StepRun) -> None:
@@ -280,3 +328,220 @@ def tell(
             transition.publish(project, seen, made)
             return Advanced(made.state, decision.decide(made.state), made.entries, made.commit)
     raise AssertionError("unreachable: `views` ends with an error")
+
+
+# --- from an outcome to a transition -----------------------------------------------------------------------------------
+
+
+def commit(start: Start, action: Action, outcome: Outcome) -> Advanced | None:
+    """Publish an outcome. A step's work is merged onto commits that people made meanwhile; it is not done again.
+
+    None: the branch moved, and any other action has to be decided again. A verdict, for example, is about the tree that it saw.
+
+    Raises:
+        InTheWayError: a person's uncommitted files are in the way; the result is kept.
+        HeldError: the lease was lost to another runner; the result is kept.
+        RefusedError: the protocol was cancelled meanwhile, or is otherwise no longer where the work belongs; it is kept.
+    """
+    if not isinstance(action, RunStep):
+        return at_once(start, action, outcome)
+    project, seen, work = start.project, start.view, _Work(start, action.slug, outcome)
+    for _ in range(load.RACES):
+        merged = work.merged(seen)
+        is_theirs = seen is not start.view and _is_done_elsewhere(project, start.view, seen, action.slug)
+        try:
+            made = work.prepared(seen, merged, is_theirs)
+        except (IllegalEventError, MalformedFileError, UnsupportedError) as error:
+            if work.is_done(seen, is_theirs):
+                project.env.say(f"{action.slug} was done elsewhere meanwhile{work.kept('; its work here')}")
+                return None
+            raise work.refused(seen) from error
+        try:
+            transition.publish(project, seen, made, merged.also, outcome)
+        except ConflictError:
+            seen = work.newer()
+        except InTheWayError as error:
+            project.git.update_refs({work.aside: (made.commit, project.git.ref(work.aside))}, "runner: kept")
+            raise InTheWayError(error.what, error.where, f"{error.hint}; the result is kept at {work.aside}") from error
+        except HeldError as error:
+            raise HeldError(error.what, error.where, f"{error.hint}{work.kept('; its work')}") from error
+        else:
+            said, failed = merged.conflict or outcome.summary, outcome.failed or bool(merged.conflict)
+            return Advanced(made.state, action, made.entries, made.commit, said, failed)
+    work.kept()
+    raise load.moves(project, start.view.protocol)
+
+
+def at_once(start: Start, action: Action, outcome: Outcome) -> Advanced | None:
+    """Publish an outcome; None where the branch moved since, and the action has to be decided again."""
+    project, view, evaluated = start.project, start.view, start.evaluated
+    events = [*start.first, *outcome_events(outcome, start.state)]
+    made = transition.prepare(project, view, events, outcome.tree, outcome=outcome, evaluated=evaluated)
+    try:
+        transition.publish(project, view, made, outcome=outcome)
+    except ConflictError:
+        return None
+    return Advanced(made.state, action, made.entries, made.commit, outcome.summary, outcome.failed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Merged:
+    """A step's work on a commit. `conflict`: why there is no `tree`; `also`: the refs that keep work beside the branch."""
+
+    tree: str | None
+    conflict: str
+    also: dict[str, tuple[str | None, str | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """The work of one attempt of a step: recorded where it started, or merged onto the commits that came between."""
+
+    start: Start
+    slug: str
+    outcome: Outcome
+
+    @property
+    def aside(self) -> str:
+        """The ref that keeps the work beside the branch."""
+        return attempt_ref(self.start.view.protocol, self.slug, self.start.state.steps[self.slug].attempt)
+
+    def merged(self, seen: Snapshot) -> _Merged:
+        """Return the work on the commit of a view."""
+        project, began, outcome, aside = self.start.project, self.start.view, self.outcome, self.aside
+        tree, conflict = outcome.tree, ""
+        also: dict[str, tuple[str | None, str | None]] = {}
+        if outcome.tree is not None and seen.tip != began.tip:
+            work = _work_commit(project, began, outcome.tree)
+            tree, conflicts = transaction.merge_work(project.git, began.protocol, work, seen.tip, project.runner())
+            if tree is None:
+                conflict = f"its work conflicts with commits that came between: {', '.join(conflicts[:3])}"
+                also[aside] = (work, project.git.ref(aside))
+        if outcome.kept is not None:
+            also[aside] = (_work_commit(project, began, outcome.kept), project.git.ref(aside))
+        return _Merged(tree, conflict, also)
+
+    def prepared(self, seen: Snapshot, merged: _Merged, is_theirs: bool) -> transaction.Transition:
+        """Write the transition on a view. `is_theirs`: the record has other work at the step since.
+
+        Raises:
+            IllegalEventError, MalformedFileError, UnsupportedError: the work does not belong there any more.
+        """
+        project, began, first, slug = self.start.project, self.start.view, self.start.first, self.slug
+        if is_theirs:
+            raise IllegalEventError(f"{slug} ran elsewhere too", seen.where, "run `runner status`")
+        before = self.start.state
+        base = began.tip if seen is began else publishing.shared(project.git, seen.tip, began.tip)
+        edits = _edits_again(project, first, seen, base) if seen is not began else first
+        state = load.applied(project, seen.state, edits)
+        if slug not in state.steps:
+            raise IllegalEventError(f"{slug} is gone", seen.where, "run `runner status`")
+        if edits is not first and _is_edited(state, before, edits, slug):
+            raise IllegalEventError(f"{slug} was edited again", seen.where, "run `runner status`")
+        outcome = None if merged.conflict else self.outcome
+        if outcome is None:
+            number, reason = before.steps[slug].attempt, log.cut(merged.conflict)
+            clash = ev.StepFailed(subject=slug, attempt=number, reason=reason, kept=self.aside)
+            events = blocked(began.protocol, clash)
+        else:
+            events = [_started_at(event, began.tip, base) for event in outcome_events(outcome, state)]
+        made = transition.prepare(
+            project, seen, [*edits, *events], merged.tree, outcome=outcome, evaluated=self.start.evaluated
+        )
+        if base != began.tip:
+            _verify_again(project, made.commit, seen)
+        return made
+
+    def is_done(self, seen: Snapshot, is_theirs: bool) -> bool:
+        """Return whether the step was done elsewhere, and the protocol continues."""
+        is_over = self.slug in seen.state.steps and seen.state.steps[self.slug].status not in _AT_WORK
+        return seen is not self.start.view and not _has_ended(seen) and (is_theirs or is_over)
+
+    def refused(self, seen: Snapshot) -> RefusedError:
+        """Return the error for work that does not belong on the branch any more. The work is kept."""
+        protocol, where = self.start.view.protocol, self.kept("its work") or "it left no work"
+        if _has_ended(seen):
+            what = f"{protocol} was {seen.state.status} while {self.slug} was at work: it is not recorded"
+            return RefusedError(what, where, f"`runner undo {protocol}` reverts it")
+        what = f"{protocol} changed while {self.slug} was at work, and its result no longer belongs there"
+        return RefusedError(what, where, f"run `runner status {protocol}`; `runner step` resumes")
+
+    def newer(self) -> Snapshot:
+        """Return the protocol after a lost race.
+
+        Raises:
+            IntegrityError, RefusedError: a person has to repair the commits that were published first; the work is kept.
+        """
+        project, protocol = self.start.project, self.start.view.protocol
+        try:
+            load.again(project, protocol)
+        except (IntegrityError, RefusedError) as error:
+            raise type(error)(error.what, error.where, f"{error.hint}{self.kept('; its work')}") from error
+        return load.view(project, protocol)
+
+    def kept(self, what: str = "") -> str:
+        """Keep the work beside the branch, and return where for people, after `what`; empty where there is none."""
+        git, tree, aside = self.start.project.git, self.outcome.tree or self.outcome.kept, self.aside
+        if tree is None:
+            return ""
+        work = _work_commit(self.start.project, self.start.view, tree)
+        git.update_refs({aside: (work, git.ref(aside))}, "runner: kept")
+        return f"{what} is kept at {aside}"
+
+
+def _has_ended(seen: Snapshot) -> bool:
+    return seen.state.status not in (*decision.OPEN, Status.COMPLETED)
+
+
+def _started_at(event: Event, old: str, new: str) -> Event:
+    """Return an event of work that started at the commit `old` as one of work that started at `new`."""
+    if isinstance(event, ev.StepFinished) and event.start == old:
+        return dataclasses.replace(event, start=new)
+    return event
+
+
+def _verify_again(project: Project, made: str, seen: Snapshot) -> None:
+    """Re-verify a transition whose work started at another commit: the plan or the approvals may differ at the new base."""
+    try:
+        load.checker(project, seen.protocol)(made, seen.tip)
+    except IntegrityError as error:
+        raise IllegalEventError(error.what, error.where, error.hint) from error
+
+
+def _edits_again(project: Project, first: list[Event], seen: Snapshot, start: str) -> list[Event]:
+    """Return the events before the work as they are recorded at `seen`: the plan's edit that the work is based on (the next
+    transition records later ones), and the counted approvals, with the commit at which they were judged."""
+    if not first:
+        return first
+    words = [
+        dataclasses.replace(event, at=start) if isinstance(event, ev.ApprovalCounted | ev.CallDecided) else event
+        for event in first
+        if not isinstance(event, ev.PlanEdited)
+    ]
+    if len(words) == len(first):
+        return words
+    edit = load.edit_of(project, seen, load.read_plan(project, seen))
+    return [edit, *words] if edit else words
+
+
+def _is_done_elsewhere(project: Project, began: Snapshot, seen: Snapshot, slug: str) -> bool:
+    """Return whether the record has other work at the step since. The step's status does not always show it: an answered question of
+    that work lets the step resume from that transcript, which ours would replace."""
+
+    def work(tip: str) -> list[log.RawEntry]:
+        entries = record.events(project.git, seen.protocol, tip)
+        return [one for one in entries if one.subject == slug and event_type(one.event).role == "work"]
+
+    known = work(began.tip)
+    return any(one not in known for one in work(seen.tip))
+
+
+def _is_edited(state: State, then: State, edits: Sequence[Event], slug: str) -> bool:
+    """Return whether an edit that is recorded with the work has another version of the step than the one that ran."""
+    told = any(isinstance(event, ev.PlanEdited) for event in edits)
+    return told and state.steps[slug].digest != then.steps[slug].digest
+
+
+def _work_commit(project: Project, began: Snapshot, tree: str) -> str:
+    who = project.runner()
+    return project.git.write_commit(tree, (began.tip,), who, who, f"{began.protocol}: work\n".encode())

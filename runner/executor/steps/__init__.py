@@ -1,6 +1,6 @@
 """Carry out an action on a step. A step kind is a module of this package and a row of `STEP_KINDS`.
 
-Nothing here moves a ref: an action leads to an `Outcome`, which `executor.commit` turns into a transition.
+Nothing here moves a ref: an action leads to an `Outcome`, which `executor.advance` turns into a transition.
 """
 
 from __future__ import annotations
