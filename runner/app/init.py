@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from runner import resources
 from runner.app import scaffold
@@ -581,25 +581,6 @@ def _top(git: Git) -> Path:
     return git.top
 
 
-def init_if_needed(folder: Path) -> bool:
-    """Make `folder` a git repository, as `git init` does for this person, where it is in none; return whether it was made.
-
-    Raises:
-        UsageError: it cannot be made.
-    """
-    gitpython = _gitpython()
-    with contextlib.suppress(gitpython.exc.InvalidGitRepositoryError):
-        gitpython.Repo(folder, search_parent_directories=True).close()
-        return False
-    try:
-        gitpython.Repo.init(folder).close()
-        return True
-    except (gitpython.exc.GitError, OSError) as error:
-        raise UsageError(
-            f"no repository can be made here: {_told(error)}", str(folder), "run `git init` to see why"
-        ) from error
-
-
 def clone(url: str, folder: Path | None, cwd: Path, env: Environment) -> Path:
     """Clone a repository with the person's own git, and the token of RUNNER_GIT_TOKEN, and return its folder. Progress is
     printed. Interrupted, it leaves nothing.
@@ -662,21 +643,3 @@ def clone(url: str, folder: Path | None, cwd: Path, env: Environment) -> Path:
 def _without_password(text: str) -> str:
     """Return the text without who signs in, where an address in it says so."""
     return re.sub(r"(?<=://)[^/@\s]+@", "", text)
-
-
-def _gitpython() -> Any:
-    """Return GitPython; it is loaded late, and says by ImportError that there is no git."""
-    try:
-        import git
-    except ImportError as error:
-        raise UsageError(
-            "there is no git on this machine", "PATH", "install git 2.38 or later, and run the same command again"
-        ) from error
-    return git
-
-
-def _told(error: Exception) -> str:
-    text = str(getattr(error, "stderr", "") or error)
-    lines = [line.strip().strip("'") for line in lines_of(text) if line.strip()]
-    told = next((line for line in lines if "fatal:" in line or "error:" in line), lines[-1] if lines else "no answer")
-    return told.removeprefix("stderr:").strip().strip("'")

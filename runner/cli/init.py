@@ -21,7 +21,7 @@ from runner.engines import EngineError
 from runner.errors import RunnerError
 from runner.executor import planning
 from runner.forge.registry import FORGES
-from runner.git import Git
+from runner.git import Git, repository
 from runner.lines import counted, lines_of
 from runner.protocol.paths import CLARIFICATIONS, CONFIG
 from runner.store import trusted
@@ -149,7 +149,7 @@ def _checkout(session: Session, chosen: _Choices) -> Path:
         session.note(f"cloned into {cwd}")
     elif chosen.folder is not None:
         raise click.UsageError("FOLDER goes with --clone; to set another folder up, `runner -C FOLDER init`")
-    if chosen.init_if_needed and init.init_if_needed(cwd):
+    if chosen.init_if_needed and repository.make(cwd):
         session.note(f"made a git repository in {cwd}")
     return cwd
 

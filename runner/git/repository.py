@@ -311,6 +311,25 @@ def token_settings(url: str, environ: Mapping[str, str]) -> dict[str, str]:
     return {"GIT_CONFIG_COUNT": str(len(values)), **named, "RUNNER_GIT_TOKEN": token}
 
 
+def make(at: Path) -> bool:
+    """Make a folder a repository as the person's own `git init` does, where it is in none; return whether it was made.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
+    # One that git does not open, as it is damaged or another person's, is one all the same: none is made inside it.
+    if any((folder / ".git").exists() for folder in (at, *at.parents)):
+        return False
+    env = personal_environment()
+    if spawn(["git", "rev-parse", "--git-dir"], env=env, cwd=at)[0] == 0:  # a bare one
+        return False
+    code, _, err = spawn(["git", "init", "--quiet"], env=env, cwd=at)
+    if code:
+        told = lines_of(err.decode("utf-8", "replace"))[-1:] or ["no answer"]
+        raise UsageError(f"no repository can be made here: {told[0]}", str(at), "run `git init` to see why")
+    return True
+
+
 def clone(url: str, at: Path, environ: Mapping[str, str], report: Callable[[str], None]) -> int:
     """Clone with the person's own git, which may ask them for a password, and return its exit code. Interrupted, it leaves nothing.
 
