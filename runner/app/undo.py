@@ -6,6 +6,7 @@ could be published otherwise.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from runner.app import describe
@@ -15,12 +16,13 @@ from runner.errors import InsufficientHistoryError, RefusedError, UsageError
 from runner.executor import advance, journal, load
 from runner.git import Commit, Git, TreeEntry
 from runner.protocol import events as ev
-from runner.protocol import log, machine, paths
+from runner.protocol import machine, paths
 from runner.protocol.state import ENDED
 from runner.store import publishing, push_refusal, record, snapshot, transaction
 from runner.store.environment import lower_checkpoint
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
+from runner.trust.transitions import first_parents, transition_of
 from runner.values import dataclass
 
 
@@ -168,24 +170,18 @@ def _event(events: Sequence[ev.Event]) -> ev.Undone:
 
 
 def _walk(git: Git, seen: Snapshot) -> _History:
-    transitions: dict[int, Commit] = {}
-    others: list[Commit] = []
-    placed: list[tuple[int, Commit]] = []
-    at: str | None = seen.tip
-    while at is not None:
-        commit = git.commit(at)
-        if commit is None:
-            break
-        trailers = log.parse_message(commit.message)
-        if trailers is None or trailers.protocol != seen.protocol:
-            others.append(commit)
-        else:
-            placed += [(trailers.revision, other) for other in others]
+    found, others = _History({}, []), list[Commit]()
+    with contextlib.suppress(InsufficientHistoryError):
+        for commit in first_parents(git, seen.tip):
+            at = transition_of(commit, seen.protocol)
+            if at is None:
+                others.append(commit)
+                continue
+            found.others[:0] = [(at.trailers.revision, other) for other in reversed(others)]
             others = []
-            transitions[trailers.revision] = commit
-            if trailers.events[0] == f"created {seen.protocol}":
-                return _History(transitions, placed[::-1])
-        at = commit.parents[0] if commit.parents else None
+            found.transitions[at.trailers.revision] = commit
+            if at.has("created", seen.protocol):
+                return found
     raise InsufficientHistoryError(
         f"the history of {seen.protocol} is cut off in this clone", seen.where, "run `git fetch --unshallow`"
     )

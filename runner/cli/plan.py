@@ -101,15 +101,7 @@ def edited_files(session: Session, files: Mapping[str, bytes], changed: Sequence
             (folder / name).write_bytes(files[name])
     try:
         while True:
-            line = editor(session)
-            shown = [str(path) for path in sorted(folder.iterdir())]
-            code = subprocess.run(
-                ["sh", "-c", f'{line} "$@"', line, *shown], check=False, stdout=streams.for_child()
-            ).returncode
-            if code:
-                raise UsageError(
-                    f"the editor ended with {code}", line, "nothing was changed; run the same command again"
-                )
+            _edit(session, sorted(folder.iterdir()), "nothing was changed; run the same command again")
             made = {name: data for name, data in files.items() if name not in changed} | create.read_folder(
                 folder, Path(".")
             )
@@ -227,12 +219,7 @@ def skip_command(session: Session, words: tuple[str, ...]) -> None:
 def _after_editing(session: Session, draft: Draft, path: Path) -> str | None:
     """Let the person edit until the file is valid or they give up; return the commit, or None where nothing changed."""
     while True:
-        line = editor(session)
-        code = subprocess.run(
-            ["sh", "-c", f'{line} "$@"', line, str(path)], check=False, stdout=streams.for_child()
-        ).returncode
-        if code:
-            raise UsageError(f"the editor ended with {code}", line, "nothing was committed; run the same command again")
+        _edit(session, [path], "nothing was committed; run the same command again")
         if not path.is_file() or (data := path.read_bytes()) == draft.data:
             return None
         try:
@@ -245,6 +232,14 @@ def _after_editing(session: Session, draft: Draft, path: Path) -> str | None:
                 raise
             continue
         return plan.commit_draft(session.project, draft, data)
+
+
+def _edit(session: Session, files: Sequence[Path], hint: str) -> None:
+    """Open files in the person's editor. `hint`: of the error where it ends with one."""
+    line = editor(session)
+    argv = ["sh", "-c", f'{line} "$@"', line, *map(str, files)]
+    if code := subprocess.run(argv, check=False, stdout=streams.for_child()).returncode:
+        raise UsageError(f"the editor ended with {code}", line, hint)
 
 
 def editor(session: Session) -> str:

@@ -289,10 +289,9 @@ class WorkspaceSession:
         workspace.reset(
             git, self.space, commit, self.protocol, self.project.env, clean=clean, trusted=self.project.trusted.commit
         )
-        for line in (
-            environments.empty_submodules(self.project, commit) if is_first else ()
-        ):  # a partial clone has its files now
-            self.project.tell_once(line)
+        if is_first:  # a partial clone has its files now
+            for line in environments.empty_submodules(self.project, commit):
+                self.project.tell_once(line)
         made = self._made(commit, approved) if self.own and config.setup else None
         try:
             if clean:

@@ -49,6 +49,7 @@ from runner.sandbox.process import (
     Spawner,
     descendants,
     limited_by,
+    not_started,
     processes,
     program,
     proxy,
@@ -198,11 +199,7 @@ class Bubblewrap(Spawner):
             )
         except OSError as error:
             _close(report, go)
-            raise SandboxError(
-                f"the command could not be started: {error.strerror}",
-                where=command.argv[0],
-                hint="where it is too long, hand the text over in a file or by stdin",
-            ) from error
+            raise not_started(command, error) from error
         except subprocess.SubprocessError as error:
             _close(report, go)
             raise SandboxError(

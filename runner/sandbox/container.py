@@ -58,6 +58,7 @@ from runner.sandbox.process import (
     SandboxError,
     SandboxUnavailableError,
     Spawner,
+    not_started,
     program,
     proxy,
     with_proxy,
@@ -184,11 +185,7 @@ class Container(Spawner):
             return _ContainerGroup(self.engine, process, name, folder, command.network)
         except OSError as error:
             shutil.rmtree(folder)
-            raise SandboxError(
-                f"the command could not be started: {error.strerror}",
-                where=command.argv[0],
-                hint="where it is too long, hand the text over in a file or by stdin",
-            ) from error
+            raise not_started(command, error) from error
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)  # what watches a container removes it, too
             raise

@@ -27,10 +27,10 @@ from runner.sandbox.process import (
     Limits,
     Outcome,
     Place,
-    SandboxError,
     Spawner,
     descendants,
     limited_by,
+    not_started,
     process_of,
     processes,
     program,
@@ -149,11 +149,7 @@ def _spawn(argv: tuple[str, ...], command: Command, stdio: tuple[int, int, int])
         except OSError as error:
             if not _live:
                 _adopt(False)
-            raise SandboxError(
-                f"the command could not be started: {error.strerror}",
-                where=command.argv[0],
-                hint="where it is too long, hand the text over in a file or by stdin",
-            ) from error
+            raise not_started(command, error) from error
         _live.add(process.pid)
     return _HostGroup(process, before)
 

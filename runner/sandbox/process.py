@@ -125,6 +125,12 @@ class Command:
             raise ValueError("a command holds no NUL")
 
 
+def not_started(command: Command, error: OSError) -> SandboxError:
+    """Return the error of a command that the system did not start."""
+    hint = "where it is too long, hand the text over in a file or by stdin"
+    return SandboxError(f"the command could not be started: {error.strerror}", where=command.argv[0], hint=hint)
+
+
 def _texts(command: Command) -> tuple[str, ...]:
     paths = (*command.writable, *command.readable, command.cwd)
     links = [text for link in command.links for text in link]

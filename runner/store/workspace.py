@@ -442,11 +442,7 @@ def _collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...], b
     named = [path for path, (_, after) in changed.items() if after and after.mode != LINK]
     if named:
         data = b"\0".join(path.encode("utf-8", "surrogateescape") for path in named) + b"\0"
-        out = _run(git, space, "check-attr", "--cached", "-z", "--stdin", "filter", data=data).decode(
-            "utf-8", "surrogateescape"
-        )
-        parts = out.split("\0")
-        for path, value in zip(parts[0::3], parts[2::3], strict=False):
+        for path, value in _attribute(git, space, "filter", data, "--cached"):
             if value in filters and not _drivers(git, (value,)):
                 raise RefusedError(
                     f"{path} goes through the filter `{value}`, which is not set up on this machine",
@@ -527,8 +523,7 @@ def _refuse_too_much(
     sizes = {path: size for path, size in sizes.items() if before.get(path) != size}
     if drivers := [name for name in filters if _drivers(git, (name,))]:  # these store something else
         data = b"".join(os.fsencode(path) + b"\0" for path in sizes)
-        out = os.fsdecode(_run(git, space, "check-attr", "-z", "--stdin", "filter", data=data)).split("\0")
-        through = {path for path, value in zip(out[0::3], out[2::3], strict=False) if value in drivers}
+        through = {path for path, value in _attribute(git, space, "filter", data) if value in drivers}
         sizes = {path: size for path, size in sizes.items() if path not in through}
     bounds.refuse(sizes)
 
@@ -601,15 +596,19 @@ def _refuse_encoding(git: Git, space: Workspace, error: GitError) -> None:
         RefusedError: there is such a file.
     """
     names = _run(git, space, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-    out = _run(git, space, "check-attr", "-z", "--stdin", "working-tree-encoding", data=names)
-    parts = out.decode("utf-8", "surrogateescape").split("\0")
-    for path, value in zip(parts[0::3], parts[2::3], strict=False):
+    for path, value in _attribute(git, space, "working-tree-encoding", names):
         if value not in ("unspecified", "unset", ""):
             raise RefusedError(
                 f"git cannot take the files, which .gitattributes wants to be {value}: {error.what}",
                 path,
                 "leave `working-tree-encoding` as it was",
             ) from error
+
+
+def _attribute(git: Git, space: Workspace, name: str, paths: bytes, *options: str) -> Iterator[tuple[str, str]]:
+    """Yield (path, value) of an attribute of each of the paths, which end with a NUL each."""
+    parts = os.fsdecode(_run(git, space, "check-attr", *options, "-z", "--stdin", name, data=paths)).split("\0")
+    yield from zip(parts[0::3], parts[2::3], strict=False)
 
 
 def _ignored(git: Git, space: Workspace, paths: Iterable[str]) -> set[str]:
