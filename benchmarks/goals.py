@@ -113,7 +113,7 @@ def _runs(ground: Ground) -> Iterator[Figure]:
 
 _MEMORY = (
     "import resource, sys; from runner.cli import main; sys.argv[0] = 'runner'\n"
-    "try: main.main()\n"
+    "try: raise SystemExit(main.call())\n"
     "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr)"
 )
 

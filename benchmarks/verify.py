@@ -17,7 +17,7 @@ from runner.app import verify
 # What the process itself had at most: what `wait4` tells has the git that it held open in it, and that maps the whole pack.
 OWN_MEMORY = (
     "import resource, sys; from runner.cli import main; sys.argv[0] = 'runner'\n"
-    "try: main.main()\n"
+    "try: raise SystemExit(main.call())\n"
     "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr)"
 )
 

@@ -1,14 +1,16 @@
 """`dataclass`, as the standard library's with slots, whose methods are made when a class is first used.
 
 The library writes and compiles six functions for each class as its module is loaded, a millisecond or so; a command loads
-some two hundred classes and uses a quarter of them. Of these only `__init__` is compiled here, for the library's share was a
-sixth of a whole `runner step`. What a class can do, and what a type checker sees, is the same.
+some two hundred classes and uses a quarter of them. Of these only `__init__` is compiled here, once a class was used often, for
+the library's share was a sixth of a whole `runner step`. What a class can do, and what a type checker sees, is the same.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
+import itertools
 import operator
 import reprlib
 import sys
@@ -22,6 +24,7 @@ _MADE = (
     "__init__", "__repr__", "__eq__", "__hash__", "__dataclass_fields__", "__dataclass_params__", "__match_args__",
     *(("__replace__",) if sys.version_info >= (3, 13) else ()),
 )  # fmt: skip
+FEW = 32  # values of a class are made without compiling its `__init__`, which takes as long as some seventy of them
 _NONE = object()
 _making = threading.RLock()
 
@@ -68,23 +71,14 @@ def _make(kind: type) -> None:
 
 
 def _methods(kind: type, written: type, *, frozen: bool, kw_only: bool) -> dict[str, Any]:
-    """Return what the library makes of a class. Only `__init__` is written and compiled, for the rest takes no more time without."""
-    types = {name: told for name, told in inspect.get_annotations(written).items() if _is_field(told)}
-    inside = {name: value for name, value in vars(written).items() if name in types}
-    # Without a docstring the library looks for the signature of an `__init__` that is not there.
-    own = type(written.__name__, (), {**inside, "__doc__": written.__name__, "__module__": written.__module__})
-    own.__annotations__ = dict.fromkeys(types, object)  # a text would be searched for what it might name
-    dataclasses.dataclass(init=False, repr=False, eq=False, match_args=False, kw_only=kw_only)(own)
-    params = own.__dataclass_params__  # type: ignore[attr-defined]
-    params.init = params.repr = params.eq = True
-    params.frozen = frozen
+    """Return what the library makes of a class, by its own `Field`s."""
     found: dict[str, dataclasses.Field[Any]] = {}
     for base in reversed(written.__mro__[1:]):
         found |= getattr(base, "__dataclass_fields__", {})
-    own.__dataclass_fields__ = found = found | own.__dataclass_fields__  # type: ignore[attr-defined]
-    fields = dataclasses.fields(own)
-    for name, told in types.items():
-        found[name].type = told
+    for name, told in inspect.get_annotations(written).items():
+        if _is_field(told):
+            found[name] = _field(name, told, vars(written).get(name, dataclasses.MISSING), kw_only=kw_only)
+    fields = tuple(found.values())
     same = _getter([one.name for one in fields if one.compare])
     hashed = _getter([one.name for one in fields if (one.compare if one.hash is None else one.hash)])
     shown = [one.name for one in fields if one.repr]
@@ -103,15 +97,33 @@ def _methods(kind: type, written: type, *, frozen: bool, kw_only: bool) -> dict[
     def __replace__(self: Any, /, **changes: Any) -> Any:
         return dataclasses.replace(self, **changes)
 
-    init = _init(fields, frozen=frozen, then=hasattr(written, "__post_init__"))
+    init = _init(kind, fields, frozen=frozen, then=hasattr(written, "__post_init__"))
     made: dict[str, Any] = {one.__name__: one for one in (init, __repr__, __eq__, __hash__, __replace__)}
     for name, one in made.items():
         one.__qualname__ = f"{kind.__qualname__}.{name}"
     return made | {
         "__dataclass_fields__": found,
-        "__dataclass_params__": params,
+        "__dataclass_params__": _params(frozen=frozen, kw_only=kw_only),
         "__match_args__": tuple(one.name for one in fields if one.init and not one.kw_only),
     }
+
+
+def _field(name: str, told: object, value: Any, *, kw_only: bool) -> dataclasses.Field[Any]:
+    """Return what the library keeps of a field. `value`: its default, what `dataclasses.field` made, or MISSING."""
+    one: Any = value if isinstance(value, dataclasses.Field) else dataclasses.field(default=value)
+    if one.default.__class__.__hash__ is None:
+        raise ValueError(f"mutable default {one.default!r} of {name}: use a default_factory")
+    one.name, one.type, one._field_type = name, told, dataclasses._FIELD  # type: ignore[attr-defined]
+    one.kw_only = kw_only if one.kw_only is dataclasses.MISSING else one.kw_only
+    made: dataclasses.Field[Any] = one
+    return made
+
+
+@functools.cache
+def _params(*, frozen: bool, kw_only: bool) -> object:
+    """Return what the library keeps of how a class was decorated."""
+    library = dataclasses.dataclass(frozen=frozen, kw_only=kw_only, slots=True)
+    return library(type("_", (), {"__doc__": ""})).__dataclass_params__  # type: ignore[attr-defined]
 
 
 def _is_field(annotation: object) -> bool:
@@ -125,8 +137,44 @@ def _getter(names: list[str]) -> Callable[[object], tuple[object, ...]]:
     return lambda self: tuple(getattr(self, name) for name in names)
 
 
-def _init(fields: Sequence[dataclasses.Field[Any]], *, frozen: bool, then: bool) -> Callable[..., None]:
-    """Return `__init__`, which calls `__post_init__` if there is one (`then`)."""
+def _init(kind: type, fields: Sequence[dataclasses.Field[Any]], *, frozen: bool, then: bool) -> Callable[..., None]:
+    """Return an `__init__` that looks at the fields, and compiles the one that it is replaced by when it was called FEW times."""
+    calls = itertools.count(1)
+    ordered = [one.name for one in fields if one.init and not one.kw_only]
+    taken = {one.name for one in fields if one.init}
+    rows = [(one.name, one.default, one.default_factory) for one in fields]
+
+    def __init__(self: object, /, *args: object, **named: object) -> None:
+        values = dict(zip(ordered, args, strict=False)) | named
+        # What does not fit is refused in the words of the compiled one.
+        if next(calls) > FEW or len(values) != len(args) + len(named) or not values.keys() <= taken:
+            return compiled()(self, *args, **named)
+        for name, default, factory in rows:
+            if name in values:
+                default = values[name]
+            elif factory is not dataclasses.MISSING:
+                default = factory()
+            elif default is dataclasses.MISSING:
+                if name in taken:
+                    return compiled()(self, *args, **named)
+                continue
+            object.__setattr__(self, name, default)
+        if then:
+            self.__post_init__()  # type: ignore[attr-defined]
+
+    def compiled() -> Callable[..., None]:
+        if kind.__dict__["__init__"] is __init__:
+            made = _compiled(fields, frozen=frozen, then=then)
+            made.__qualname__ = f"{kind.__qualname__}.__init__"
+            kind.__init__ = made  # type: ignore[misc]
+        found: Callable[..., None] = kind.__dict__["__init__"]
+        return found
+
+    return __init__
+
+
+def _compiled(fields: Sequence[dataclasses.Field[Any]], *, frozen: bool, then: bool) -> Callable[..., None]:
+    """Return `__init__` as the library writes it. `then`: it calls `__post_init__`."""
     given: dict[str, Any] = {"_set": object.__setattr__, "_none": _NONE}
     ordered, named, lines = list[str](), list[str](), list[str]()
     for one in fields:

@@ -87,6 +87,9 @@ def own(base: Any) -> Any:
         lambda base, below: base(),
         lambda base, below: below("a"),
         lambda base, below: base("a", more=1),
+        lambda base, below: base("a", 1, 2),
+        lambda base, below: base("a", name="b"),
+        lambda base, below: below("a", must=1, hidden="b"),
         lambda base, below: hasattr(base("a"), "__dict__"),
         lambda base, below: setattr(base("a"), "name", "b"),
         lambda base, below: delattr(below("a", must=1), "must"),
@@ -100,7 +103,12 @@ def own(base: Any) -> Any:
         lambda base, below: hasattr(base, "__replace__"),
     ],
 )  # fmt: skip
-def test_it_does_what_the_librarys_does(ask: Callable[[Any, Any], object]) -> None:
+@pytest.mark.parametrize("few", [0, values.FEW])
+def test_it_does_what_the_librarys_does(
+    ask: Callable[[Any, Any], object], few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(values, "FEW", few)
+
     def told(make: Callable[..., Any]) -> str:
         try:
             return repr(ask(*pair(make)))
@@ -150,3 +158,23 @@ def test_nothing_is_made_before_it_is_used() -> None:
     assert all("__later__" in vars(one) for one in (base, below))
     base("a")
     assert "__later__" not in vars(base) and "__later__" in vars(below)
+
+
+def test_what_makes_a_value_is_compiled_when_it_was_used_often() -> None:
+    base, _ = pair(OURS)
+    base("a")
+    first = vars(base)["__init__"]
+    for _ in range(values.FEW - 1):
+        base("a")
+    assert vars(base)["__init__"] is first
+    assert [base("a", count=number).count for number in range(3)] == [0, 1, 2]
+    assert vars(base)["__init__"] is not first
+
+
+def test_a_default_that_can_be_changed_is_refused() -> None:
+    @OURS(slots=True)
+    class Shared:
+        names: list[str] = []  # noqa: RUF012
+
+    with pytest.raises(ValueError, match="mutable default"):
+        Shared()
