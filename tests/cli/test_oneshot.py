@@ -94,3 +94,27 @@ def test_the_sandbox_is_tried_once(box: Box, tmp_path: Path) -> None:
     box.new({"01-a": command("true"), "02-b": command("true")})
     first, second = Step(box, tmp_path), Step(box, tmp_path)
     assert (first.count("bwrap"), second.count("bwrap")) == (3, 1)  # what it can do, whether it works; the command
+
+
+END = """
+import atexit, sys, threading, time
+from runner.cli.main import main
+class Kept:
+    def __del__(self): print('taken apart')
+kept = Kept()
+atexit.register(print, 'at exit')
+if sys.argv.pop() == 'thread':
+    threading.Thread(target=lambda: (time.sleep(0.5), print('thread'))).start()
+main(['--version'])
+"""
+
+
+def test_a_command_ends_without_taking_apart_what_it_loaded() -> None:
+    def ended(word: str, stdout: int = subprocess.PIPE) -> tuple[int, list[str]]:
+        done = subprocess.run([sys.executable, "-c", END, word], stdout=stdout, stderr=subprocess.PIPE, text=True)
+        return done.returncode, (done.stdout or "").splitlines()[1:]
+
+    assert ended("alone") == (0, ["at exit"])
+    assert ended("thread") == (0, ["thread", "at exit", "taken apart"])
+    with open("/dev/full", "wb") as full:
+        assert ended("alone", full.fileno())[0] != 0
