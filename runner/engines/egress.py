@@ -12,6 +12,7 @@ The tools have an address for each server. A call of one waits there until the l
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import http.client
 import json
 import os
@@ -87,7 +88,7 @@ class Answered:
 class Egress:
     """The endpoint while the block of `egress` lasts. `address`: its base URL, in the sandbox; it takes the place of `upstream`.
 
-    `network`: of the agent's `Command`, which reaches nothing else. `answers`: those so far. `refused`: why the last request
+    `network`: of the agent's `Command`, which reaches nothing else. `answers`: those that are over. `refused`: why the last request
     was not sent, where one was not.
     """
 
@@ -102,13 +103,32 @@ class Egress:
         self.upstream, self.key, self.via = urlsplit(upstream), key, via
         self.address, self.prefix, self.network = f"http://127.0.0.1:{PORT}", "", Network()
         self.answers, self.refused = list[Answered](), ""
+        self._coming = list[_Counter]()  # under way
         self._tokens, self._stop, self._reserved = tokens, stop, 0
         self._lock, self.turns = threading.Lock(), threading.BoundedSemaphore(AT_ONCE)
+
+    def told(self, start: int = 0) -> list[Answered]:
+        """Return the answers that are over, from one on, and those under way that have said what they cost.
+
+        The agent has read that by then, and may ask again before they are over.
+        """
+        return [*self.answers[start:], *filter(None, (one.so_far() for one in tuple(self._coming)))]
+
+    def begin(self, counter: _Counter) -> None:
+        """Take note of an answer that is under way."""
+        with self._lock:
+            self._coming.append(counter)
+
+    def end(self, counter: _Counter, answer: Answered) -> None:
+        """Take note of an answer that is over."""
+        with self._lock:  # at no moment it counts twice, or not at all
+            self._coming.remove(counter)
+            self.answers.append(answer)
 
     @property
     def used(self) -> Usage:
         """The tokens of all answers."""
-        every = [one.usage for one in tuple(self.answers)]
+        every = [one.usage for one in self.told()]
         return Usage(
             input=sum(one.input for one in every),
             output=sum(one.output for one in every),
@@ -290,7 +310,9 @@ class _Answer(_Http):
             found = connection.getresponse()
         except (OSError, ValueError, http.client.HTTPException) as error:
             return self._refuse(502, f"{self.egress.upstream.hostname} does not answer: {type(error).__name__}")
-        counter = _Counter(len(body), found.headers.get_content_type())
+        counter = _Counter(path, found.status, len(body), found.headers.get_content_type())
+        if costs:
+            self.egress.begin(counter)
         try:
             self.send_response(found.status)
             for name, value in found.getheaders():
@@ -315,10 +337,10 @@ class _Answer(_Http):
             pass  # one of both sides went away: what came until then is counted
         finally:
             if costs and found.status < 300:
-                self.egress.answers.append(counter.answered(path, found.status))
+                self.egress.end(counter, counter.answered())
             elif costs:
                 headers = {name.lower(): value for name, value in found.getheaders()}
-                self.egress.answers.append(Answered(path, found.status, "", Usage(), wait=wait_of(headers)))
+                self.egress.end(counter, Answered(path, found.status, "", Usage(), wait=wait_of(headers)))
 
     def _refuse(self, status: int, why: str) -> None:
         self._json(status, {"type": "error", "error": {"type": "permission_error", "message": f"runner: {why}"}})
@@ -449,9 +471,10 @@ class _Serve(_Http):
 class _Counter:
     """Finds the tokens of an answer as it comes: JSON, or events of a stream, which repeat and extend what they counted before."""
 
-    def __init__(self, asked: int, kind: str) -> None:
+    def __init__(self, path: str, status: int, asked: int, kind: str) -> None:
         """`asked`: bytes of the request; `kind`: the answer's Content-Type."""
         self.is_whole, self._asked, self._size = False, asked, 0
+        self._path, self._status = path, status
         self.is_stream, self._rest = kind.startswith("text/event-stream"), bytearray()
         self._counted, self._model = dict[str, int](), ""
 
@@ -465,19 +488,29 @@ class _Counter:
             for line in lines:
                 self._read(line.removeprefix(b"data:"))
 
-    def answered(self, path: str, status: int) -> Answered:
+    def so_far(self) -> Answered | None:
+        """Return what the answer has said that it cost, None where it has not."""
+        usage = self._usage()
+        return Answered(self._path, self._status, self._named(), usage) if usage != Usage() else None
+
+    def answered(self) -> Answered:
         """Return what the answer says that it cost; the more of that and its bytes, where it broke off."""
-        self._read(self._rest.removeprefix(b"data:"))
-        found = {
-            name: max(sum(self._counted.get(one, 0) for one in names) for names in ways)
-            for name, ways in (("input", _INPUT), ("output", _OUTPUT), ("cached", _CACHED), ("cache_write", _WRITTEN))
-        }
-        model = self._model or (match[1] if (match := re.search(r"/models/([^/:]+):", path)) else "")
-        if self.is_whole and found["input"] + found["output"]:
-            return Answered(path, status, model, Usage(**found))
+        usage = self._usage()
+        if self.is_whole and usage.input + usage.output:
+            return Answered(self._path, self._status, self._named(), usage)
         least = {"input": self._asked // _BYTES_OF_TOKEN + 1, "output": self._size // _BYTES_OF_TOKEN}
-        more = {name: max(found[name], count) for name, count in least.items()}
-        return Answered(path, status, model, Usage(**{**found, **more}), is_estimated=True)
+        more = {name: max(getattr(usage, name), count) for name, count in least.items()}
+        return Answered(self._path, self._status, self._named(), dataclasses.replace(usage, **more), is_estimated=True)
+
+    def _usage(self) -> Usage:
+        self._read(self._rest.removeprefix(b"data:"))
+        every = (("input", _INPUT), ("output", _OUTPUT), ("cached", _CACHED), ("cache_write", _WRITTEN))
+        return Usage(
+            **{name: max(sum(self._counted.get(one, 0) for one in names) for names in ways) for name, ways in every}
+        )
+
+    def _named(self) -> str:
+        return self._model or (match[1] if (match := re.search(r"/models/([^/:]+):", self._path)) else "")
 
     def _read(self, data: bytes | bytearray) -> None:
         with contextlib.suppress(ValueError, RecursionError):

@@ -137,7 +137,7 @@ class Meter:
     def stop(self) -> str | None:
         """Return why no further request is sent."""
         limits, total = self.limits()
-        usage, usd = self._sum(self.at.answers[self._told :])
+        usage, usd = self._sum(self.at.told(self._told))
         if limits.tokens is not None and total.tokens + usage.input + usage.output >= limits.tokens:
             return f"the budget of {limits.tokens:,} tokens is used up"
         if limits.usd is not None and usd is None:

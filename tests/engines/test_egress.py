@@ -62,9 +62,11 @@ WHOLE = json.dumps({"model": "claude-x", "usage": {"input_tokens": 97, "output_t
 
 
 class Provider:
-    """A provider that answers with `answer` and keeps what it was sent. `cut`: it says more than it sends."""
+    """A provider that answers with `answer` and keeps what it was sent. `cut`: bytes that it does not send; `hold`: until it ends."""
 
     def __init__(self) -> None:
+        self.hold = threading.Event()
+        self.hold.set()
         self.answer, self.kind, self.status, self.cut = WHOLE, "application/json", 200, 0
         self.more: list[tuple[int, dict[str, str]]] = []  # status and headers of the first answers
         self.heard: list[tuple[str, dict[str, str], bytes]] = []
@@ -91,6 +93,7 @@ def serving() -> Iterator[Provider]:
                 self.send_header("Location", "http://127.0.0.1:9/elsewhere")
             self.end_headers()
             self.wfile.write(provider.answer)
+            provider.hold.wait(20)
 
         do_GET = do_DELETE = do_POST
 
@@ -187,6 +190,26 @@ def test_requests_under_way_count_towards_the_cap(provider: Provider) -> None:
     with egress(Host(), provider.url, KEY, tokens=100) as at, at.turn(b"x" * 400) as why, at.turn(b"") as other:
         assert why is None
         assert other == "the budget of 100 tokens is used up"
+
+
+@pytest.mark.parametrize(("kind", "answer"), [("text/event-stream", ANTHROPIC), ("application/json", WHOLE)])
+def test_an_answer_counts_as_soon_as_the_agent_has_read_what_it_cost(
+    provider: Provider, kind: str, answer: bytes
+) -> None:
+    """An agent may ask again before the connection of its last answer is over: then the cap is reached already."""
+    provider.answer, provider.kind, provider.cut = answer, kind, 1
+    provider.hold.clear()
+    with egress(Host(), provider.url, KEY, tokens=100) as at:
+        connection = http.client.HTTPConnection("127.0.0.1", urlsplit(at.address).port, timeout=20)
+        connection.request("POST", f"{at.prefix}/v1/messages", b"{}")
+        found, read = connection.getresponse(), b""
+        while read != answer:
+            read += found.read1()
+        assert not at.answers  # it is under way
+        assert ask(at)[0] == 403
+        provider.hold.set()
+        connection.close()
+    assert len(provider.heard) == 1 and "budget of 100 tokens" in at.refused
 
 
 def test_the_caller_may_stop_it(provider: Provider) -> None:
