@@ -832,14 +832,8 @@ class AcpEngine:
         arguments: dict[str, Json] = {"path": found[0]} if found else {}
         if len(found) > 1:
             arguments["paths"] = found
-        command = given.get("command", given.get("cmd"))
         if kind == "execute":
-            words = (
-                command
-                if isinstance(command, list)
-                else [command if isinstance(command, str) else call.get("title", "")]
-            )
-            arguments["command"] = " ".join(map(str, words))
+            arguments["command"] = aliases.command_of(given) or str(call.get("title", ""))
         if isinstance(given.get("url"), str):
             arguments["url"] = given["url"]
         if parts:

@@ -180,6 +180,22 @@ _FORMS: Final[Mapping[str, Callable[[Arguments], Arguments]]] = {
 }
 
 
+def command_of(given: Mapping[str, Any]) -> str | None:
+    """Return the shell's text of an agent's call, by any of the names that agents have for it: a line for each of `commands`."""
+    command = given.get("command", given.get("cmd"))
+    if isinstance(command, list):
+        return " ".join(map(str, command))
+    if isinstance(command, str):
+        return command
+    several = given.get("commands")
+    lines = (
+        [line_of(one) if isinstance(one, dict) else str(one) for one in several or ()]
+        if isinstance(several, list)
+        else []
+    )
+    return "\n".join(lines) or None
+
+
 def line_of(request: Mapping[str, Any]) -> str:
     """Return the line for a shell that does what ACP's `terminal/create` asks: with its variables, and its arguments as words."""
     given = [one for one in request.get("env") or () if isinstance(one, dict)]

@@ -1,7 +1,8 @@
 """A coding agent that speaks ACP and does what the task says: one line of it each.
 
 `edit PATH TEXT` asks for permission and writes; `sneak PATH` writes without asking; `miss PATH` fails before it asks; `exec COMMAND`
-asks and runs; `say TEXT` speaks; `fail` ends the process; `leave` leaves its mode; `hang` waits, once; `model` asks its model;
+asks and runs, `execs COMMAND && COMMAND` both by one call; `say TEXT` speaks; `fail` ends the process; `leave` leaves its mode; `hang`
+waits, once; `model` asks its model;
 `half` tells of a call with half a letter; `tool SERVER NAME HOW` calls a server's tool, but if it was told of that call's result;
 `pose SERVER NAME PATH` asks as if it called that tool, and writes the file; `limit TEXT` ends its turn with an error, once.
 By the client, as it offers: `read PATH`, `write PATH TEXT`, `run COMMAND` (in a terminal), `asked COMMAND` (after a permission),
@@ -19,7 +20,7 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-mode, session, asked = "yolo", "", 0
+mode, session, opened, asked = "yolo", "", "", 0
 started: list[str] = []
 SERVERS: dict[str, str] = {}
 MODES = {"currentModeId": "yolo", "availableModes": [{"id": "yolo", "name": "Y"}, {"id": "ask", "name": "A"}]}
@@ -185,13 +186,13 @@ def turn(text: str) -> None:
                 status="completed" if kind in ("none", "allow_once") else "failed",
             )
             told(f"{path} {word}: {kind}")
-        elif word == "exec":
+        elif word in ("exec", "execs"):
             call = {
                 "toolCallId": name,
                 "title": rest,
                 "kind": "execute",
                 "status": "pending",
-                "rawInput": {"command": rest},
+                "rawInput": {"command": rest} if word == "exec" else {"commands": rest.split(" && ")},
             }
             update(sessionUpdate="tool_call", **call)
             kind = permission(call)
@@ -246,12 +247,12 @@ for row in sys.stdin:
         send(id=number, result={"protocolVersion": 1, "agentCapabilities": can})
     elif method == "session/new":
         SERVERS = {one["name"]: one["url"] for one in params["mcpServers"] if one["type"] == "http"}
-        session = f"session-{os.getpid()}-{time.time_ns()}"
+        opened, session = method, f"session-{os.getpid()}-{time.time_ns()}"
         STORE.mkdir(exist_ok=True)
         (STORE / session).write_text("")
         send(id=number, result={"sessionId": session, "modes": MODES})
     elif method in ("session/resume", "session/load"):
-        session = params["sessionId"]
+        opened, session = method, params["sessionId"]
         if LOADS:  # it tells of all that was
             told("as it was before")
             before = {"toolCallId": "of-old", "title": "true", "kind": "execute", "rawInput": {"command": "true"}}
@@ -266,7 +267,7 @@ for row in sys.stdin:
         send(id=number, result={})
     elif method == "session/prompt":
         text = params["prompt"][0]["text"]
-        told(f"mode {mode}")
+        told(f"mode {mode}, opened by {opened}")
         with (STORE / session).open("a") as file:
             file.write(text)
         if RESUMES or LOADS:  # it remembers the task

@@ -146,6 +146,8 @@ def test_a_held_call_waits_and_is_made_after_the_approval(agents: Box, alice: Pe
     assert agents.git("show", f"{protocol}:docs/a.txt") == "first\n"
     sessions = {one["turn"]["session"] for one in transcript(agents, protocol, "do.1") if one["kind"] == "response"}
     assert len(sessions) == (2 if engine == "acp:fake" else 1)  # anew, or the one of the first process
+    method = {"acp:fake": "session/new", "acp:back": "session/resume", "acp:load": "session/load"}[engine]
+    assert f"opened by {method}" in said(agents, protocol)
     assert "of-old" not in json.dumps([one.get("calls") for one in transcript(agents, protocol, "do.1")])
     sound(agents, protocol)
 
@@ -263,12 +265,31 @@ def test_its_commands_run_in_the_sandbox_and_what_they_say_is_journaled_and_boun
 
 
 def test_a_command_of_its_terminal_is_judged_by_its_words_and_a_denied_one_is_told(agents: Box) -> None:
-    protocol = made(agents, "run touch no\nstart touch no\nedit docs/a.txt x", engine="acp:back")
-    agents.write(".protocols/context.md", "")
-    result = agents.runner("run", protocol)
-    assert result.code in (0, 1)
-    assert "no" not in agents.git("ls-tree", "--name-only", protocol).split()
-    assert "not allowed" in said(agents, protocol)
+    protocol = made(agents, "run touch no\nin docs touch no\nedit docs/a.txt x", engine="acp:back")
+    agents.runner("run", protocol, rc=0)
+    assert "no" not in agents.git("ls-tree", "-r", "--name-only", protocol).replace("/", "\n").split()
+    ((first,), (second,)) = told(agents, protocol, "run"), told(agents, protocol, "in")
+    assert "not allowed" in first and "not allowed" in second
+    denied = [one["decision"]["where"] for one in results(agents, protocol) if one.get("decision")]
+    assert len(denied) == 2 and all("policy.yaml" in one for one in denied)
+    assert calls(agents, protocol) == ["acp:back/execute", "acp:back/execute", "acp:back/edit", "finish"]
+    assert agents.git("show", f"{protocol}:docs/a.txt") == "x\n"
+    sound(agents, protocol)
+
+
+def test_several_commands_of_one_call_are_shown_and_approved_as_one_text(agents: Box, alice: Person) -> None:
+    """As some agents have it: `commands`, and no `command`. A title alone would not show a person what runs."""
+    protocol = made(agents, "execs echo a > a && echo b > b", engine="acp:load")
+    agents.runner("run", protocol, rc=3)
+    (wait,) = agents.state(protocol)["waiting"]
+    assert 'acp:load/execute command="echo a > a\\necho b > b"' in wait["text"]
+    approved(agents, alice, protocol)
+    agents.runner("run", protocol, rc=0)
+    records = [one for one in transcript(agents, protocol, "do.1") if one["kind"] == "response"]
+    lines = [call["arguments"].get("command") for one in records for call in one["calls"]]
+    assert lines == ["echo a > a\necho b > b", None]
+    assert {"a", "b"} < set(agents.git("ls-tree", "--name-only", protocol).split())
+    sound(agents, protocol)
 
 
 @pytest.mark.parametrize("word", ["asked", "run"])
@@ -479,7 +500,9 @@ def test_its_model_is_not_asked_past_the_budget(agents: Box) -> None:
         environ = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": f"{provider.url}/v1"}
         result = agents.runner("run", protocol, env=environ)
     assert result.code == 3 and "of 18,000 tokens are used" in result.err
-    assert len(provider.heard) == 154  # of 117 tokens each
+    assert (
+        len(provider.heard) == 154
+    )  # of 117 tokens each: the last one reaches the budget, and is the only one that exceeds it
     assert "the budget of 18,000 tokens is used up" in said(agents, protocol)
 
 

@@ -279,6 +279,8 @@ def _said(turns: Sequence[Response]) -> Iterator[tuple[str, set[str], list[str]]
         if found.get("status") == "asked" and "command" in found:
             with contextlib.suppress(TypeError):
                 texts.append(aliases.line_of(found))
+        if isinstance(raw := found.get("rawInput"), dict) and (line := aliases.command_of(raw)):
+            texts.append(line)
         yield str(found.get("toolCallId")), {str(found.get("kind"))}, texts
 
 
