@@ -21,11 +21,12 @@ LIMIT = 600.0  # seconds for one peer
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """What a peer is made of. `client`: pip or npm."""
+    """What a peer is made of. `client`: pip or npm; `python`: the oldest that it runs with, where that is not ours."""
 
     client: str
     packages: tuple[str, ...]
     program: str
+    python: str = ""
 
     @property
     def version(self) -> str:
@@ -77,11 +78,20 @@ def last_line(said: str) -> str:
     return (lines[-1] if lines else "nothing was said")[:160].replace("|", "/")
 
 
+def _python(least: str) -> str:
+    """Return a Python of that version or a later one, by its name where ours is older."""
+    major, minor = (int(one) for one in (least or "3.0").split("."))
+    if sys.version_info[:2] >= (major, minor):
+        return sys.executable
+    names = [f"python{major}.{later}" for later in range(minor, minor + 4)]
+    return next(filter(shutil.which, names), names[0])
+
+
 def _commands(pin: Pin, folder: Path) -> list[list[str]]:
     if pin.client == "pip":
         quiet = ["--quiet", "--no-input", "--disable-pip-version-check"]
         return [
-            [sys.executable, "-m", "venv", str(folder)],
+            [_python(pin.python), "-m", "venv", str(folder)],
             [str(folder / "bin/python"), "-m", "pip", "install", *quiet, *pin.packages],
         ]
     # No package's script is run: none of the peers needs one.

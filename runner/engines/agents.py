@@ -65,6 +65,26 @@ _OPENCODE: Final = (
     '{"permission": {"edit": "ask", "bash": "ask", "webfetch": "deny"}, "model": "runner/{model}", "provider": {"runner": '
     '{"npm": "@ai-sdk/openai-compatible", "options": {"baseURL": "{endpoint}", "apiKey": "{key}"}, "models": {"{model}": {}}}}}'
 )
+_CLINE: Final = (
+    '{"version": 1, "lastUsedProvider": "openai-compatible", "modes": {}, "providers": {"openai-compatible": {'
+    '"tokenSource": "manual", "updatedAt": "2026-01-01T00:00:00.000Z", "settings": '
+    '{"provider": "openai-compatible", "apiKey": "{key}", "model": "{model}", "baseUrl": "{endpoint}"}}}}'
+)
+_CLINE_MODELS: Final = '{"version": 1, "providers": {"openai-compatible": {"models": {"{model}": {"id": "{model}"}}}}}'
+_VIBE: Final = """\
+active_model = "{model}"
+enable_telemetry = false
+enable_update_checks = false
+enable_auto_update = false
+[[providers]]
+name = "runner"
+api_base = "{endpoint}"
+api_key_env_var = "OPENAI_API_KEY"
+[[models]]
+name = "{model}"
+alias = "{model}"
+provider = "runner"
+"""
 
 ACP: Final[Mapping[str, Agent]] = {
     "claude": Agent(
@@ -169,6 +189,33 @@ ACP: Final[Mapping[str, Agent]] = {
         speaks="openai",
         is_model_needed=True,
         needs="npm install -g @github/copilot",
+    ),
+    "cline": Agent(
+        command=("cline", "--acp"),
+        mode="act",
+        env={
+            "CLINE_API_KEY": "{key}",
+            "CLINE_PROVIDER": "openai-compatible",
+            "CLINE_MODEL": "{model}",
+            "CLINE_NO_AUTO_UPDATE": "1",
+        },
+        files={
+            ".cline/data/settings/providers.json": _CLINE,
+            ".cline/data/settings/models.json": _CLINE_MODELS,
+            ".cline/data/settings/global-settings.json": '{"telemetryOptOut": true, "autoUpdateEnabled": false}',
+        },
+        speaks="openai",
+        is_model_needed=True,
+        needs="npm install -g cline",
+    ),
+    "vibe": Agent(
+        command=("vibe-acp",),
+        mode="ask",
+        env={"OPENAI_API_KEY": "{key}"},
+        files={".vibe/config.toml": _VIBE},
+        speaks="openai",
+        is_model_needed=True,
+        needs="pipx install mistral-vibe",
     ),
 }
 _LITELLM: Final = {

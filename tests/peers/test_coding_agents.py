@@ -21,7 +21,7 @@ from tests.conftest import Box
 from tests.engines.scenarios import Asked, Said
 from tests.engines.wire_gemini import Answer
 from tests.engines.wires import AnthropicWire, ChatWire, ResponsesWire, event
-from tests.executor.minds import agent, sound
+from tests.executor.minds import agent, sound, transcript
 from tests.executor.test_calls import allow
 from tests.executor.test_coding_agents import approved, calls, serve
 from tests.people import Person, person
@@ -41,6 +41,7 @@ NPM = (
     "@kilocode/cli-linux-x64@7.7.9",
     "@kilocode/cli@7.8.1",
     "@moonshot-ai/kimi-code@2.1.0",
+    "cline@3.0.65",
 )
 OVER_ACP = {
     "acp:claude:claude-sonnet-4-5": Pin("npm", NPM, "claude-agent-acp"),
@@ -51,7 +52,10 @@ OVER_ACP = {
     "acp:copilot:played": Pin("npm", NPM, "copilot"),
     "acp:kilo:played": Pin("npm", NPM, "kilo"),
     "acp:kimi:played": Pin("npm", NPM, "kimi"),
+    "acp:cline:played": Pin("npm", NPM, "cline"),
+    "acp:vibe:played": Pin("pip", ("mistral-vibe==3.0.2",), "vibe-acp", python="3.12"),
 }
+WITHOUT_SERVERS = ("acp:cline:played", "acp:vibe:played")  # they do not say that they take any over HTTP
 MINI = Pin("pip", ("mini-swe-agent==2.4.6", "mcp>=2,<3"), "mini")
 AIDER = Pin("pip", ("aider-chat==0.86.2",), "aider")
 WHOLE = "made.txt\n```\nmade\n```\n"  # what aider, which offers no tools, takes for a file
@@ -60,6 +64,7 @@ WRITING: dict[str, Callable[[str], dict[str, Any]]] = {
     "write_file": lambda path: {"file_path": path, "content": "made\n"},
     "Write": lambda path: {"file_path": path, "content": "made\n"},
     "write": lambda path: {"filePath": path, "content": "made\n"},
+    "editor": lambda path: {"path": path, "new_text": "made\n"},
     "create": lambda path: {"path": path, "file_text": "made\n"},
     "exec_command": lambda path: {"cmd": f"mkdir -p $(dirname {path}); echo made > {path}"},
     "bash": lambda path: {"command": f"mkdir -p $(dirname {path}); echo made > {path}", "description": "make it"},
@@ -206,18 +211,31 @@ def test_an_agent_does_a_step_with_a_servers_tool_and_its_key_stays_outside(
     box: Box, alice: Person, model: type[Model], engine: str, pin: Pin
 ) -> None:
     installed(box, engine, pin)
-    serve(box)
+    has_servers = engine not in WITHOUT_SERVERS
+    if has_servers:
+        serve(box)
     allow(box, alice, 'rules:\n  - deny: {path: "secret/**"}\n')
     protocol = box.new({"01-do": agent('qa: {checks: ["grep -q made made.txt"]}', engine=engine)})
     box.runner("run", protocol, rc=0)
     assert box.git("show", f"{protocol}:made.txt") == "made\n"
     assert box.state(protocol)["spent"]["input_tokens"] >= 90
     assert KEY not in box.runner("show", protocol, "do", "--transcript", rc=0).out
-    if engine in OVER_ACP:
+    if engine in OVER_ACP and has_servers:
         assert box.git("show", f"{protocol}:ledger") == "seen\n"
         assert calls(box, protocol).count("mcp:docs/look") == 1
         assert not [name for name in calls(box, protocol) if name.endswith("/other")]  # it is judged once
     sound(box, protocol)
+
+
+@pytest.mark.parametrize("engine", WITHOUT_SERVERS)
+def test_an_agent_that_takes_no_servers_is_refused_where_the_project_has_some(
+    box: Box, alice: Person, model: type[Model], engine: str
+) -> None:
+    installed(box, engine, OVER_ACP[engine])
+    serve(box)
+    allow(box, alice, "")
+    result = box.runner("run", box.new({"01-do": agent(engine=engine)}))
+    assert result.code == 2 and "takes no MCP servers over HTTP" in result.err and not model.number
 
 
 @pytest.mark.parametrize(("engine", "pin"), OVER_ACP.items())
@@ -229,6 +247,7 @@ def test_a_refused_permission_leaves_no_file(
     allow(box, alice, 'rules:\n  - deny: {path: "secret/**"}\n')
     protocol = box.new({"01-do": agent(engine=engine)})
     box.runner("run", protocol)
+    assert model.number  # it did ask what to do, and was told to write
     assert "secret" not in box.git("ls-tree", "-r", "--name-only", protocol)
 
 
@@ -254,4 +273,7 @@ def test_a_held_permission_is_used_by_another_process_after_the_approval(
     approved(box, alice, protocol)
     box.runner("run", protocol, rc=0)
     assert box.git("show", f"{protocol}:deploy/made.txt") == "made\n"
+    records = transcript(box, protocol, "do.1")
+    sessions = {one["turn"]["session"] for one in records if one["kind"] == "response"}
+    assert len(sessions) == 1  # the page says that it resumes
     sound(box, protocol)
