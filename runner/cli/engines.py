@@ -58,11 +58,12 @@ def _check_all(session: Session, timeout: float) -> None:
 
 
 def _configured(session: Session) -> list[str]:
-    """Return the engines that this machine would ask: of option, environment and every phase, and the default ones with a key."""
+    """Return the engines that this machine would ask: of option, environment, phases and reviewers, and of the keys here."""
     named = [session.options.get("engine"), session.environ.get("RUNNER_ENGINE")]
     try:
-        config = session.project.config.engine
-        named += [*config.plan, *config.execute, *config.review, *config.default]
+        engine, review = session.project.config.engine, session.project.config.review
+        named += [*engine.plan, *engine.decompose, *engine.execute, *engine.review]
+        named += [*(name for one in review.reviewers for name in one.engine), *engine.default]
     except UsageError:  # outside a repository
         pass
     named += registry.defaults(session.environ)

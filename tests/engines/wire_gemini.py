@@ -101,7 +101,7 @@ def error(code: int, status: str, message: str, details: Sequence[Json] = ()) ->
 
 
 class Wire:
-    """The server. `bodies` are the requests that arrived, `wrong` what was wrong with some.
+    """The server. `bodies` are the requests that arrived, `models` those that their paths name, `wrong` what was wrong with some.
 
     A server of another format is a class with other `paths`, `header` and `prefix` of the key, and another `_check`.
     """
@@ -115,6 +115,7 @@ class Wire:
             list[dict[str, str]](),
             list[str](),
         )
+        self.models = list[str]()
         self.arrived = threading.Event()
         self.gone = threading.Event()  # a client that was kept waiting has left
         self._said: list[Json] = []  # parts with a signature, as they went out
@@ -149,6 +150,7 @@ class Wire:
             body = json.loads(data, parse_constant=_refuse_constant)
             self.headers.append({name.lower(): value for name, value in at.headers.items()})
             self.bodies.append(body)
+            self.models += [path[1]] if path is not None and path.re.groups else []
             self.arrived.set()
             need(path is not None, f"path {at.path}")
             need(at.headers["Content-Type"] == "application/json", "Content-Type is not application/json")
