@@ -122,7 +122,7 @@ class Consultation(Loop):
 
     def undecided(self, *problems: str) -> None:
         """Note that nothing could be made of the answers so far: the questions are asked anew."""
-        self.journal.undecided(self.now(), *problems)
+        self.journal.undecided(self.env.timestamp(), *problems)
 
 
 def _digest(request: Request) -> str:
@@ -220,10 +220,7 @@ def questioner(
         price=price,
         most_output=most_output,
         settings=settings_of(project),
-        now=project.env.timestamp,
-        monotonic=project.env.monotonic,
-        sleep=project.env.sleep,
-        say=project.env.say,
+        env=project.env,
         ensure=lambda: publishing.ensure_lease(project),
         total=spending.of(journal.records),
         shared_budget=spending.shared_budget(project, protocol),

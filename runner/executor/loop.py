@@ -45,6 +45,7 @@ from runner.executor.journal import Journal
 from runner.executor.step_run import Redactor
 from runner.protocol import aliases, transcript
 from runner.protocol.transcript import Result, Results, Summary, Typed
+from runner.store.environment import Environment
 from runner.tools import AsksError, Tool, ToolError, registry
 from runner.values import dataclass
 
@@ -162,7 +163,7 @@ class Loop:
     `restore(tree)`: makes the workspace hold it; `price(engine, usage)`: in US dollars, None where it is not known;
     `settings(engine)`: how it is asked;
     `most_output(engine)`: the most tokens that one of its answers can have, None where it is not known;
-    `say`: prints the reason of a wait; `ensure()`: raises where nothing may start here any more; `untrusted`: whether the conversation
+    `told`: gets each record; `ensure()`: raises where nothing may start here any more; `untrusted`: whether the conversation
     has untrusted text; `context`: the tokens that it may have, None: the engine keeps a conversation of its own;
     `check(result)`: what the step's checks find wrong in the work that `finish` proposes, quoted, empty where
     nothing is; `rounds`: how often they may run in the attempt; `guide(paths)`: the instructions for these paths that the conversation
@@ -180,13 +181,10 @@ class Loop:
     tree: Callable[[], str]
     restore: Callable[[str], None]
     price: Callable[[Engine, Usage], Decimal | None]
-    now: Callable[[], str]
-    monotonic: Callable[[], float]
-    sleep: Callable[[float], None]
+    env: Environment
     most_output: Callable[[Engine], int | None] = lambda engine: None
     settings: Callable[[Engine], Settings] = lambda engine: Settings()
     told: Callable[[transcript.Line], None] = lambda record: None
-    say: Callable[[str], None] = lambda line: None
     ensure: Callable[[], None] = lambda: None
     check: Callable[[dict[str, Any]], str] = lambda result: ""
     guide: Callable[[Sequence[str]], str] = lambda paths: ""
@@ -209,7 +207,7 @@ class Loop:
     _pool: ThreadPoolExecutor | None = None  # of calls that run at the same time
 
     def __post_init__(self) -> None:
-        self._began = self.monotonic()
+        self._began = self.env.monotonic()
 
     def run(self, answers: Sequence[str] = ()) -> Ended:
         """Resume from the journal, and run to the end. `answers`: people's answers to its questions so far, in order.
@@ -217,7 +215,7 @@ class Loop:
         Raises:
             EngineError: no engine answered; earlier answers are in the journal.
         """
-        self._began = self.monotonic()
+        self._began = self.env.monotonic()
         turns: list[Turn] = [UserTurn(text=self.task)]
         pending, done = self._replay(turns, answers)
         ended = self._ended_before(answers) or self._ended
@@ -449,7 +447,7 @@ class Loop:
             ),
             wait=wait,
             before_sleep=self._say_again,
-            sleep=self.sleep,
+            sleep=self.env.sleep,
             reraise=True,
         )
         with signals.stoppable():
@@ -468,16 +466,16 @@ class Loop:
         error = state.outcome.exception() if state.outcome else None
         if isinstance(error, EngineError):
             at = f", at {self._at(state.upcoming_sleep)}" if state.upcoming_sleep >= PATIENCE else ""
-            self.say(f"  {error.what}; asked again in {state.upcoming_sleep:g} s{at}")
+            self.env.say(f"  {error.what}; asked again in {state.upcoming_sleep:g} s{at}")
 
     def _at(self, seconds: float) -> str:
         """Return the time in so many seconds, with its day where that is another one."""
-        now = datetime.fromisoformat(self.now())
+        now = datetime.fromisoformat(self.env.timestamp())
         at = now + timedelta(seconds=seconds)
         return f"{at:%H:%M:%S} UTC" if at.date() == now.date() else f"{at:%Y-%m-%d %H:%M} UTC"
 
     def _seconds_left(self) -> float:
-        return self.limits.seconds - (self.monotonic() - self._began)
+        return self.limits.seconds - (self.env.monotonic() - self._began)
 
     def _reserve(self, engine: Engine, request: Request) -> None:
         """Refuse a request that could go past a limit, before it is made."""
@@ -532,7 +530,7 @@ class Loop:
         turn, usage = response.turn, response.usage
         record = model.model_validate(
             {
-                "time": self.now(),
+                "time": self.env.timestamp(),
                 "engine": engine.name,
                 "model": response.model,
                 "text": turn.text,
@@ -575,19 +573,19 @@ class Loop:
         ended: Ended | None = None
         before = self.total.calls - len(turn.calls)
         calls = [self._canonical(call) for call in turn.calls]
-        began = self.monotonic()
+        began = self.env.monotonic()
         for at, call in enumerate(calls[len(done) :], len(done)):
             tool = self._beside(call, calls)
             outside = tool is not None and tool.contract.effect == "external"
             if tool is None or tool.contract.effect != "read" or call.name in registry.LOOP:
                 self._wait(reads, fresh)  # what changes something comes after what was read before it
             # What came before must not be made again where this one is the last that happens.
-            if fresh and not reads and ended is None and (outside or self.monotonic() - began > LONG):
+            if fresh and not reads and ended is None and (outside or self.env.monotonic() - began > LONG):
                 done, stopped = self._note(done, fresh, None)
                 fresh = []
                 if stopped is not None:
                     return stopped
-            began = began if reads else self.monotonic()
+            began = began if reads else self.env.monotonic()
             try:
                 result, said = self._carry_out(call, tool, before + at + 1, ended, [*done, *fresh])
             except (HeldError, EffectError) as stop:
@@ -649,7 +647,7 @@ class Loop:
             tree, ended = "", Ended("failed", f"{error.what}; {error.hint}")
         how = {"outcome": ended.outcome, "text": ended.text, "result": ended.result} if ended else None
         told = transcript.Ended.model_validate(how) if how else None
-        self._noted(Results(kind="results", time=self.now(), results=fresh, tree=tree, ended=told))
+        self._noted(Results(kind="results", time=self.env.timestamp(), results=fresh, tree=tree, ended=told))
         return [*done, *fresh], ended
 
     def _tree_after(self, names: Sequence[str]) -> str:
@@ -720,9 +718,9 @@ class Loop:
         if given["status"] == "cannot":
             return result, Ended("failed", f"{CANNOT}{summary}", {"status": "cannot"})
         typed = {"summary": summary, **(value if isinstance(value, dict) else {})}
-        began = self.monotonic()
+        began = self.env.monotonic()
         found = self.check(typed)
-        self._began += self.monotonic() - began  # each check has a time limit of its own
+        self._began += self.env.monotonic() - began  # each check has a time limit of its own
         if not found or self._failed + 1 >= self.rounds:  # what fails now is for QA to record
             return result, Ended("finished", summary, typed)
         self._failed += 1

@@ -30,7 +30,7 @@ from runner.protocol.plans import (
     Texts,
     branch_name,
 )
-from runner.protocol.strict_yaml import Amount, Bool, Line, Positive, Script, Text, one_or_many
+from runner.protocol.strict_yaml import Amount, Bool, Line, OneOrMany, Positive, Script, Text
 
 _MODULE = r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*"
 _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
@@ -318,9 +318,7 @@ class CodingAgent(FileModel):
     may reach besides its model's endpoint.
     """
 
-    command: Annotated[
-        tuple[Line, ...], BeforeValidator(one_or_many, json_schema_input_type=Line | tuple[Line, ...])
-    ] = ()
+    command: OneOrMany[Line] = ()
     mode: Line | None = None
     env: tuple[Variable, ...] = ()
     network: NetworkHosts = ()
@@ -334,7 +332,7 @@ class CodingAgent(FileModel):
         return self
 
 
-_Engines = Annotated[tuple[Line, ...], BeforeValidator(one_or_many, json_schema_input_type=Line | tuple[Line, ...])]
+_Engines = OneOrMany[Line]
 
 
 class Reviewer(FileModel):

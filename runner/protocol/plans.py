@@ -34,11 +34,11 @@ from runner.protocol.strict_yaml import (
     Bool,
     Count,
     Line,
+    OneOrMany,
     Positive,
     Script,
     Text,
     Value,
-    one_or_many,
 )
 from runner.values import dataclass
 
@@ -197,22 +197,13 @@ Title = Annotated[
     Text, AfterValidator(_title), WithJsonSchema({"type": "string", "minLength": 1, "maxLength": TITLE_LIMIT})
 ]
 Branch = Annotated[Text, AfterValidator(branch_name), WithJsonSchema({"type": "string", "minLength": 1})]
-Paths = Annotated[
-    tuple[RelativePath, ...],
-    BeforeValidator(one_or_many, json_schema_input_type=RelativePath | tuple[RelativePath, ...]),
-]
-Texts = Annotated[tuple[Script, ...], BeforeValidator(one_or_many, json_schema_input_type=Script | tuple[Script, ...])]
-Needs = Annotated[
-    tuple[StepReference, ...],
-    BeforeValidator(one_or_many, json_schema_input_type=StepReference | tuple[StepReference, ...]),
-]
+Paths = OneOrMany[RelativePath]
+Texts = OneOrMany[Script]
+Needs = OneOrMany[StepReference]
 NetworkHost = Annotated[
     Text, AfterValidator(_network_host), WithJsonSchema({"type": "string", "pattern": f"^({_NETWORK_HOST})$"})
 ]
-NetworkHosts = Annotated[
-    tuple[NetworkHost, ...],
-    BeforeValidator(one_or_many, json_schema_input_type=NetworkHost | tuple[NetworkHost, ...]),
-]
+NetworkHosts = OneOrMany[NetworkHost]
 Inputs = Annotated[dict[Text, Value], AfterValidator(input_names)]
 
 

@@ -14,7 +14,6 @@ from runner.errors import MalformedFileError
 from runner.protocol import approval_file, globs, strict_yaml
 from runner.protocol.file_models import (
     AfterValidator,
-    BeforeValidator,
     Field,
     FileModel,
     WithJsonSchema,
@@ -29,11 +28,11 @@ from runner.protocol.strict_yaml import (
     Bool,
     Count,
     Line,
+    OneOrMany,
     Positive,
     Script,
     Text,
     Value,
-    one_or_many,
 )
 from runner.values import dataclass
 
@@ -129,19 +128,11 @@ PathGlob = Annotated[Text, *_glob(globs.wrong_path)]
 Argument = Annotated[Text, AfterValidator(_argument), WithJsonSchema({"type": "string", "minLength": 1})]
 Size = Annotated[Text, AfterValidator(_size), WithJsonSchema({"type": "string", "pattern": f"^{_SIZE}$"})]
 
-NameGlobs = Annotated[
-    tuple[NameGlob, ...], BeforeValidator(one_or_many, json_schema_input_type=NameGlob | tuple[NameGlob, ...])
-]
-PathGlobs = Annotated[
-    tuple[PathGlob, ...], BeforeValidator(one_or_many, json_schema_input_type=PathGlob | tuple[PathGlob, ...])
-]
-Effects = Annotated[
-    tuple[Effect, ...], BeforeValidator(one_or_many, json_schema_input_type=Effect | tuple[Effect, ...])
-]
-Hosts = Annotated[tuple[Host, ...], BeforeValidator(one_or_many, json_schema_input_type=Host | tuple[Host, ...])]
-Roles = Annotated[
-    tuple[RoleName, ...], BeforeValidator(one_or_many, json_schema_input_type=RoleName | tuple[RoleName, ...])
-]
+NameGlobs = OneOrMany[NameGlob]
+PathGlobs = OneOrMany[PathGlob]
+Effects = OneOrMany[Effect]
+Hosts = OneOrMany[Host]
+Roles = OneOrMany[RoleName]
 
 
 def bytes_of(size: str) -> int:

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar, get_args
 
 from runner.errors import MalformedFileError
 from runner.protocol.file_models import (
@@ -333,9 +333,19 @@ def resolve(value: Any) -> Any:
     return value
 
 
-def one_or_many(value: object) -> object:
-    """Return a text as a list of it, for keys where `a` and `[a]` mean the same."""
-    return [value] if isinstance(value, str) else value
+class _OneOrMany(BeforeValidator):
+    """Reads a text as a list of it, for keys where `a` and `[a]` mean the same."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda value: [value] if isinstance(value, str) else value)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> dict[str, Any]:
+        self.input = get_args(source)[0] | source
+        return super().__get_pydantic_core_schema__(source, handler)
+
+
+_Item = TypeVar("_Item")
+OneOrMany = Annotated[tuple[_Item, ...], _OneOrMany()]
 
 
 def _line(text: str) -> str:

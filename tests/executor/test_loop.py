@@ -33,6 +33,7 @@ from runner.executor.journal import Journal
 from runner.executor.loop import Limits, Loop
 from runner.executor.step_run import Redactor
 from runner.protocol.transcript import Response as Answer
+from runner.store.environment import Environment
 from runner.tools import Contract, Tool, ToolError
 
 Said = Response | EngineError
@@ -144,9 +145,15 @@ class Bench:
             tree=lambda: "\n".join(self.files),
             restore=lambda tree: self.files.__setitem__(slice(None), tree.splitlines()),
             price=lambda engine, usage: None if price is None else price * (usage.input + usage.output) / 10,
-            now=lambda: "2026-11-20T00:00:00Z",
-            monotonic=lambda: self.clock,
-            sleep=sleep,
+            env=Environment(
+                now=lambda: 1_795_132_800,
+                monotonic=lambda: self.clock,
+                sleep=sleep,
+                random_hex=lambda count: "0" * count,
+                host="here",
+                pid=1,
+                state_home=self.path.parent,
+            ),
         )
 
 

@@ -21,6 +21,7 @@ from runner.executor.planning import NoPlanError, converse
 from runner.executor.step_run import Redactor
 from runner.protocol import ids, model_answers, plans
 from runner.protocol.model_answers import Draft, DraftStep, UnfitError
+from runner.store.environment import Environment
 from tests.executor.test_loop import Scripted
 
 STEP = {"slug": "fix", "title": "Fix it", "kind": "agent", "checks": ["make test"], "prose": "Mend the sign."}
@@ -47,9 +48,15 @@ def asked(tmp_path: Path, *said: Response | EngineError) -> tuple[Scripted, Cons
         tree=lambda: "",
         restore=lambda tree: None,
         price=lambda engine, usage: None,
-        now=lambda: "2026-11-20T00:00:00Z",
-        monotonic=lambda: 1000.0,
-        sleep=lambda seconds: None,
+        env=Environment(
+            now=lambda: 1_795_132_800,
+            monotonic=lambda: 1000.0,
+            sleep=lambda seconds: None,
+            random_hex=lambda count: "0" * count,
+            host="here",
+            pid=1,
+            state_home=tmp_path,
+        ),
     )
     return engine, loop
 
