@@ -307,7 +307,7 @@ def discard(project: Project, protocol: str, *, check_only: bool = False) -> lis
         remote = project.trusted.remote
         if tip is None or git.tree(f"{project.trusted.commit}:{paths.folder(protocol)}") is not None:
             raise refuse("it has no branch here, or its base has it", f"`runner show {number}` shows it")
-        if remote and git.ref(f"refs/remotes/{remote}/{branch.removeprefix('refs/heads/')}") is not None:
+        if remote and git.ref(project.tracking(branch)) is not None:
             raise refuse(f"{remote} has it, and others may work on it", cancels)
         entries = record.events(git, protocol, tip)
         done = next((one for one in entries if one.event not in _PLANNING), None)

@@ -244,7 +244,7 @@ def _make(project: Project, origin: str, revision: int | str | None) -> create.M
 
 def _is_begun(project: Project, note: renumbering.Renumbering) -> bool:
     """Return whether a ref of the note has moved, here or on the remote."""
-    if project.mirror is not None and project.mirror.refs().get(project.branch(note.protocol)) == note.tip:
+    if project.above(project.branch(note.protocol)) == note.tip:
         return True
     return any(project.git.ref(one) == new for one, (new, old) in note.refs.items() if new != old)
 

@@ -46,9 +46,9 @@ def take(project: Project, protocols: Iterable[str]) -> None:
         from runner.store import publishing  # much is loaded with it, and seldom anything is there
 
         assert theirs is not None
-        name = f"refs/remotes/{project.trusted.remote}/{ids.branch_of(project.pattern, protocol)}"
+        published = project.git.ref(project.tracking(project.branch(protocol)))
         try:
-            publishing.take_history(project, protocol, theirs, published=project.git.ref(name))
+            publishing.take_history(project, protocol, theirs, published=published)
         except IntegrityError as error:
             project.env.say(f"{error.what}; {error.hint}")
 

@@ -196,8 +196,8 @@ def _was_completed(project: Project, protocol: str, tip: str) -> bool:
 
 def _is_there(project: Project, protocol: str) -> bool:
     """Return whether the remote had this tip of the branch when it was last read."""
-    name, tip = ids.branch_of(project.pattern, protocol), project.git.ref(project.branch(protocol))
-    return project.mirror is not None and tip is not None and project.mirror.refs().get(f"refs/heads/{name}") == tip
+    branch = project.branch(protocol)
+    return (tip := project.git.ref(branch)) is not None and project.above(branch) == tip
 
 
 def verify_summary(project: Project, protocol: str) -> str:
@@ -278,7 +278,7 @@ def is_merged(project: Project, protocol: str) -> bool:
     if tip is None or project.mirror is None:
         return False
     row = record.row(project.git, protocol, tip)
-    base = project.mirror.refs().get(f"refs/heads/{row.get('base', '')}") if row["status"] in record.ENDED else None
+    base = project.above(f"refs/heads/{row.get('base', '')}") if row["status"] in record.ENDED else None
     return base is not None and record.is_merged(project.git, protocol, tip, base)
 
 
@@ -482,7 +482,7 @@ def _ci(project: Project, forge: Forge, protocol: str) -> bool:
         return False
     git = project.git
     branch = project.branch(protocol)
-    tip, there = git.ref(branch), project.mirror.refs().get(branch) if project.mirror else None
+    tip, there = git.ref(branch), project.above(branch)
     assert tip is not None
     same = _same_code(project, protocol, tip)
     found: tuple[str, Outcome, Check] | None = None

@@ -148,7 +148,7 @@ def _was_taken(project: Project, protocol: str, forge: Forge | None) -> Synced |
     assert tip is not None
     if request.is_merged(project, protocol):
         return Synced(protocol, tip, "merged")
-    if project.git.ref(f"refs/remotes/{project.trusted.remote}/{name}") is None:
+    if project.git.ref(project.tracking(name)) is None:
         return None  # it was never there
     there = forge.request_of(name, str(record.row(project.git, protocol, tip).get("base")))
     if there is None or there.state is RequestState.OPEN:
@@ -184,7 +184,7 @@ def _track_base(project: Project, protocol: str) -> None:
     """Let the person's own git see where the base is, as its own fetch would: `status` then knows whether a protocol is merged."""
     tip, remote = project.git.ref(project.branch(protocol)), project.trusted.remote
     base = record.row(project.git, protocol, tip).get("base") if tip else None
-    there = project.mirror.refs().get(f"refs/heads/{base}") if project.mirror and base else None
+    there = project.above(f"refs/heads/{base}") if base else None
     if there is not None and remote is not None:
         publishing.track(project, remote, {f"refs/heads/{base}": there})
 
@@ -195,7 +195,7 @@ def unpublished(project: Project, protocol: str, *, by_person: bool = False) -> 
     is_kept = project.offline or (by_person and project.setting("publish") == "never")
     if not is_kept or tip is None or remote is None:
         return
-    seen = project.git.ref(f"refs/remotes/{remote}/{ids.branch_of(project.pattern, protocol)}")
+    seen = project.git.ref(project.tracking(project.branch(protocol)))
     new = project.git.first_parents(tip, stop=seen or project.trusted.commit) if seen != tip else []
     if new:
         count = counted(len(new), "commit")
@@ -212,8 +212,8 @@ def offer(project: Project, protocol: str, *, by_person: bool = False) -> None:
     unpublished(project, protocol, by_person=by_person)
     if project.setting("publish") != "ask" or project.trusted.remote is None:
         return
-    name = f"refs/remotes/{project.trusted.remote}/{ids.branch_of(project.pattern, protocol)}"
-    if project.git.ref(name) == project.git.ref(project.branch(protocol)):
+    branch = project.branch(protocol)
+    if project.git.ref(project.tracking(branch)) == project.git.ref(branch):
         return
     answer = project.env.ask(f"Publish {protocol} to {project.trusted.remote}?", ("no", "yes"))
     if answer == "yes":
@@ -230,7 +230,7 @@ def publish(project: Project, protocol: str, *, keep: bool = False) -> Synced:
         UnreachableError: the remote did not answer, or refused.
     """
     git, name = project.git, project.branch(protocol)
-    seen = f"refs/remotes/{project.trusted.remote}/{name.removeprefix('refs/heads/')}"
+    seen = project.tracking(name)
     check = load.checker(project, protocol)
     with load.at_work(project, protocol):
         lease.take_back(project, protocol)

@@ -200,7 +200,7 @@ def _place(project: Project, protocol: str, *, live: bool) -> _Place:
     branch, kept, replaced = project.protocols().get(protocol), git.ref(ref), None
     published = there
     if above is None:  # what git fetched beside ours
-        above, published = git.ref(history.fetched(protocol)), git.ref(f"refs/remotes/{project.trusted.remote}/{name}")
+        above, published = git.ref(history.fetched(protocol)), git.ref(project.tracking(name))
     if above is not None:
         offer = history.compare(git, protocol, above, tip=branch or there or above, published=published)
         if offer.kind is history.Kind.NEWER:

@@ -56,7 +56,7 @@ def at_work(project: Project, protocol: str, *, wait: float = 0.0) -> Iterator[N
             workspace_session.end_left(project, protocol)
         # Whoever records a person's word does so beside us: a lock or a note of theirs is neither dead nor cut off.
         with locks.hold(project.dirs.publish_lock(branch), project.env, what=branch, wait=transaction.PUBLISH_WAIT):
-            for name in (branch, "packed-refs", history.ref_of(protocol), _tracking(project, branch)):
+            for name in (branch, "packed-refs", history.ref_of(protocol), project.tracking(branch)):
                 locks.remove_dead(project.git.common_dir / f"{name}.lock", project.env)
             protocol_worktree.finish_worktree(project.git, project.dirs, project.env, branch, protocol)
             worktree.settle_all(project.git, project.dirs, branch, project.env)
@@ -92,11 +92,6 @@ def finish_renumbering(project: Project, protocol: str) -> str:
             return ""
     except RenumberedError as done:
         return done.what
-
-
-def _tracking(project: Project, branch: str) -> str:
-    """Return the ref by which the person's own git sees the branch on the remote."""
-    return f"refs/remotes/{project.trusted.remote}/{branch.removeprefix('refs/heads/')}"
 
 
 def branchless(project: Project, protocol: str) -> RefusedError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 
 from runner.errors import IntegrityError, RunnerError
-from runner.protocol import ids
 from runner.store import worktree
 from runner.store.environment import read_checkpoint
 from runner.store.project import Project
@@ -62,12 +61,8 @@ def why_merged(project: Project, judged: Report) -> str:
 
 def published(project: Project, protocol: str, tip: str) -> str | None:
     """Return the newest commit that `tip` and the remote, as it was seen last, both have; None where there is none."""
-    git, name = project.git, ids.branch_of(project.pattern, protocol)
-    there = (
-        project.mirror.refs().get(f"refs/heads/{name}")
-        if project.mirror
-        else git.ref(f"refs/remotes/{project.trusted.remote}/{name}")
-    )
+    git, branch = project.git, project.branch(protocol)
+    there = project.above(branch) if project.mirror else git.ref(project.tracking(branch))
     return git.merge_base(tip, there) if there is not None and git.commit(there) is not None else None
 
 
@@ -122,7 +117,7 @@ def refused(project: Project, protocol: str, tip: str, error: IntegrityError) ->
         judged = verify.verify(project.git, protocol, tip, project.trusted)
         name = project.branch(protocol)
         if tip != project.git.ref(project.branch(protocol)):
-            if project.mirror is None or project.mirror.refs().get(name) != tip or judged.ok:
+            if project.mirror is None or project.above(name) != tip or judged.ok:
                 return error
             what = f"what {project.mirror.remote} has does not hold: {error.what}"
             return type(error)(what, error.where, of_remote(project, protocol, judged))

@@ -364,7 +364,7 @@ def announced(project: Project, protocol: str) -> Intents:
     if project.lease is not None:
         return project.lease.intents
     ref = ref_of(protocol)
-    oid = project.mirror.refs().get(ref) if project.mirror else None
+    oid = project.above(ref)
     return _read(project.git, oid, ref, project.env)[1] if oid is not None else {}
 
 

@@ -195,11 +195,17 @@ class Project:
 
     def tip(self, protocol: str) -> str | None:
         """Return the commit of a protocol's branch here, else of the remote's as last fetched, or None."""
-        here = self.git.resolve(self.branch(protocol))
-        if here is None and self.trusted.remote:
-            name = ids.branch_of(self.pattern, protocol)
-            return self.git.resolve(f"refs/remotes/{self.trusted.remote}/{name}")
-        return here
+        branch = self.branch(protocol)
+        here = self.git.resolve(branch)
+        return self.git.resolve(self.tracking(branch)) if here is None and self.trusted.remote else here
+
+    def tracking(self, branch: str) -> str:
+        """Return the ref by which the person's own git sees a branch, by its full name, on the remote."""
+        return f"refs/remotes/{self.trusted.remote}/{branch.removeprefix('refs/heads/')}"
+
+    def above(self, ref: str) -> str | None:
+        """Return what a ref is on the remote, as this command last read it; None where it has none, or was not read."""
+        return self.mirror.refs().get(ref) if self.mirror is not None else None
 
     def branches(self, number: int | None = None) -> dict[str, str]:
         """Return full ref name to tip of the branches that may be protocols', here and at the remote as last fetched.

@@ -171,7 +171,7 @@ def bring(project: Project, protocol: str, check: Check) -> None:
         ClashError: it is another protocol, and this one would be published.
     """
     name = project.branch(protocol)
-    mirror = look(project, name, history.ref_of(protocol), f"refs/runner/leases/{protocol}")
+    mirror = look(project, name, history.ref_of(protocol), lease.ref_of(protocol))
     if mirror is None and not project.trusted.remote:
         return
     other = push_refusal.clash(project, protocol)
@@ -181,11 +181,9 @@ def bring(project: Project, protocol: str, check: Check) -> None:
             raise clashes
         project.tell_once(f"{clashes.what}: work continues here; {clashes.hint}")
         return
-    here = project.git.ref(project.branch(protocol))
+    here, there = project.git.ref(name), mirror.refs().get(name) if mirror else None
     if mirror is None and here is None:  # never looked at here, and the remote is away
-        there = project.git.ref(f"refs/remotes/{project.trusted.remote}/{name.removeprefix('refs/heads/')}")
-    else:
-        there = mirror.refs().get(name) if mirror else None
+        there = project.git.ref(project.tracking(name))
     _notice(project, protocol)
     if there is None and here is not None and mirror is not None:
         left = follow(project, protocol, mirror, check)
@@ -209,7 +207,7 @@ def bring(project: Project, protocol: str, check: Check) -> None:
 
 def _notice(project: Project, protocol: str) -> None:
     """Note since when the lease that is on the remote is seen there."""
-    oid = project.mirror.refs().get(f"refs/runner/leases/{protocol}") if project.mirror else None
+    oid = project.above(lease.ref_of(protocol))
     if oid is not None and project.lease is None:
         lease.notice(project, protocol, oid)
 
@@ -273,7 +271,7 @@ def history_back(
     filed again beside the latter.
     """
     git, name = project.git, history.ref_of(protocol)
-    ours, theirs = git.ref(name), project.mirror.refs().get(name) if project.mirror else None
+    ours, theirs = git.ref(name), project.above(name)
     if ours is None:
         return {}
     back, again = None, list[tuple[Commit, str]]()

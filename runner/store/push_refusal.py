@@ -13,7 +13,7 @@ import re
 
 from runner.errors import RefusedError, RunnerError
 from runner.git import BLOB, EXECUTABLE, Commit, Git
-from runner.protocol import ids, log
+from runner.protocol import log
 from runner.store import history, record, worktree
 from runner.store.environment import write_atomically
 from runner.store.project import Project
@@ -180,10 +180,8 @@ def clash(project: Project, protocol: str) -> tuple[str, str] | None:
     here = git.ref(branch)
     if here is None or remote is None:
         return None
-    name = ids.branch_of(project.pattern, protocol)
-    there = (
-        project.mirror.refs().get(f"refs/heads/{name}") if project.mirror else git.ref(f"refs/remotes/{remote}/{name}")
-    )
+    name = branch.removeprefix("refs/heads/")
+    there = project.above(branch) if project.mirror else git.ref(project.tracking(branch))
     ours: str | None = None
     for where, tip in ((f"{name} of {remote}", there), (project.trusted.branch, project.trusted.commit)):
         if tip in (None, here):
