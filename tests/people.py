@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -114,17 +117,20 @@ def governed(
 
 
 def at_terminal(
-    box: Box, typed: Mapping[bytes, bytes], *args: str, env: Mapping[str, str] | None = None
+    box: Box, typed: Mapping[bytes, bytes], *args: str, env: Mapping[str, str] | None = None, columns: int = 0
 ) -> tuple[int, str]:
-    """Run the command line at a real terminal; what stands there is answered as `typed` says, each once.
+    """Run the command line at a real terminal; what stands there is answered as `typed` says, each once. `columns`: its width, of
+    24 lines.
 
     Return (exit code, what was shown).
     """
     ours, theirs = pty.openpty()
+    if columns:
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     child = subprocess.Popen(
         [sys.executable, "-m", "runner", *args],
         cwd=box.path,
-        env={**box.environment(env), "PYTHONPATH": str(Path(__file__).parents[1]), "TERM": "dumb"},
+        env={**box.environment({"TERM": "dumb", **(env or {})}), "PYTHONPATH": str(Path(__file__).parents[1])},
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,

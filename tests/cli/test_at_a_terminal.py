@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import pty
 import re
-import struct
-import subprocess
-import sys
-import termios
 from datetime import datetime
-from pathlib import Path
 
 import pytest
 
 from tests.conftest import Box, command
+from tests.people import at_terminal
 
 LONG = "A rather long title that says in so many words what is done that it does not fit into a line of eighty columns"
 PLAIN = {"NO_COLOR": "1", "TERM": "dumb"}
@@ -23,29 +16,8 @@ PLAIN = {"NO_COLOR": "1", "TERM": "dumb"}
 
 def terminal(box: Box, env: dict[str, str], *args: str, columns: int = 80) -> tuple[int, str]:
     """Run the command line at a terminal of 24 lines; return its exit code, and all that came."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    child = subprocess.Popen(
-        [sys.executable, "-m", "runner", *args],
-        cwd=box.path,
-        env={**box.environment(env), "PYTHONPATH": str(Path(__file__).parents[2])},
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
-    )
-    os.close(theirs)
-    shown = b""
-    while True:
-        try:
-            data = os.read(ours, 65536)
-        except OSError:
-            break
-        if not data:
-            break
-        shown += data
-    os.close(ours)
-    return child.wait(timeout=60), shown.decode().replace("\r\n", "\n")
+    code, shown = at_terminal(box, {}, *args, env=env, columns=columns)
+    return code, shown.replace("\r\n", "\n")
 
 
 @pytest.fixture

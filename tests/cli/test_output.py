@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +11,7 @@ from runner.cli import output
 from runner.cli.output import Live
 from runner.executor.step_run import Redactor
 from tests.conftest import Box, clone, command
+from tests.people import at_terminal
 
 SAY = "for i in $(seq 1 100); do echo line $i; done"
 
@@ -131,32 +128,11 @@ def test_a_clone_fetches_it_at_a_yes(remote: Box) -> None:
     assert other.runner("show", "1", "say", "--output", "--yes", rc=0).out == "what was said\n"
 
 
-def at_terminal(box: Box, *args: str) -> str:
-    """What a terminal gets of a command of the runner's."""
-    own, other = pty.openpty()
-    env = {**box.environment({"TERM": "xterm"}), "PYTHONPATH": str(Path(__file__).parents[2])}
-    with subprocess.Popen(
-        [sys.executable, "-m", "runner", *args], cwd=box.path, env=env, stdin=other, stdout=other, stderr=other
-    ):
-        os.close(other)
-        found = b""
-        while True:
-            try:
-                data = os.read(own, 65536)
-            except OSError:
-                break
-            if not data:
-                break
-            found += data
-    os.close(own)
-    return found.decode()
-
-
 def test_output_cannot_steer_the_terminal(box: Box) -> None:
     say = r"printf '\033[31mred\033[0m \033]0;title\007\033[2J\r\n\033[\033[0m31m end\n'; exit 3"
     protocol = box.new({"01-say": command(say)})
     assert "\x1b" not in box.runner("run", protocol, rc=1).err
-    shown = at_terminal(box, "show", protocol, "say", "--output")
+    shown = at_terminal(box, {}, "show", protocol, "say", "--output", env={"TERM": "xterm"})[1]
     assert "red \\x1b]0;title\\x07\\x1b[2J" in shown and "\x1b" not in shown and "\x07" not in shown
     in_a_file, _ = box.start("show", protocol, "say", "--output").communicate()
     assert in_a_file.startswith("\x1b[31mred\x1b[0m")  # as it was printed
@@ -164,7 +140,7 @@ def test_output_cannot_steer_the_terminal(box: Box) -> None:
 
 def test_a_terminal_sees_the_step_its_place_and_the_last_line(box: Box) -> None:
     steps = {"01-one": command("true"), "02-two": command("echo the last line; sleep 1.5")}
-    shown = at_terminal(box, "run", box.new(steps))
+    shown = at_terminal(box, {}, "run", box.new(steps), env={"TERM": "xterm"})[1]
     assert re.search(r"02-two 2/2  (<1|1) s  the last line", shown)
 
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import os
-import pty
 import stat
-import subprocess
-import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 import pytest
 
 from tests.conftest import Box, command
+from tests.people import at_terminal
 
 
 @pytest.fixture
@@ -32,40 +28,9 @@ def bare(box: Box, tmp_path: Path) -> Box:
     return box
 
 
-NOTHING: Mapping[str, str] = MappingProxyType({})
-
-
-def at_terminal(
-    box: Box, answer: str, *args: str, term: str = "dumb", env: Mapping[str, str] = NOTHING
-) -> tuple[int, str]:
+def asked(box: Box, answer: str, *args: str, env: Mapping[str, str] | None = None) -> tuple[int, str]:
     """Run the command line at a real terminal and type `answer` when it asks."""
-    ours, theirs = pty.openpty()
-    child = subprocess.Popen(
-        [sys.executable, "-m", "runner", *args],
-        cwd=box.path,
-        env={**box.environment(), "PYTHONPATH": str(Path(__file__).parents[2]), "TERM": term, **env},
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
-    )
-    os.close(theirs)
-    said = b""
-    typed = False
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        try:
-            data = os.read(ours, 65536)
-        except OSError:
-            break
-        if not data:
-            break
-        said += data
-        if not typed and (b"always" in said or b"Publish" in said) and b"]:" in said:
-            os.write(ours, answer.encode() + b"\n")
-            typed = True
-    os.close(ours)
-    return child.wait(timeout=100), said.decode("utf-8", "replace")
+    return at_terminal(box, {b"]:": answer.encode() + b"\n"}, *args, env=env)
 
 
 @pytest.mark.slow
@@ -79,7 +44,7 @@ def test_elsewhere_it_is_exit_2_with_the_install_line(bare: Box) -> None:
 @pytest.mark.slow
 def test_no_leaves_it_at_that(bare: Box) -> None:
     protocol = bare.new({"01-a": command("echo a > a.txt")})
-    code, said = at_terminal(bare, "no", "step", protocol)
+    code, said = asked(bare, "no", "step", protocol)
     assert code == 2 and "without a sandbox" in said
     assert bare.state(protocol)["revision"] == 2
 
@@ -87,7 +52,7 @@ def test_no_leaves_it_at_that(bare: Box) -> None:
 @pytest.mark.slow
 def test_always_is_kept_in_the_persons_own_configuration_and_named_in_the_log(bare: Box) -> None:
     protocol = bare.new({"01-a": command("echo a > a.txt"), "02-b": command("true")})
-    code, said = at_terminal(bare, "always", "step", protocol)
+    code, said = asked(bare, "always", "step", protocol)
     assert code == 0, said
     assert '"executor":"host"' in bare.log(protocol)
     assert bare.git("config", "--global", "runner.executor").strip() == "host"
@@ -104,7 +69,7 @@ def test_always_is_not_kept_where_git_would_put_a_file_in_the_place_of_a_device(
         device = Path(os.devnull)
     home = {"GIT_CONFIG_GLOBAL": str(device), "GIT_AUTHOR_NAME": "Alice", "GIT_AUTHOR_EMAIL": "alice@example.test",
             "GIT_COMMITTER_NAME": "Alice", "GIT_COMMITTER_EMAIL": "alice@example.test"}  # fmt: skip
-    code, said = at_terminal(bare, "always", "step", protocol, env=home)
+    code, said = asked(bare, "always", "step", protocol, env=home)
     assert code == 0 and "not kept" in said, said
     assert stat.S_ISCHR(device.stat().st_mode)
 
@@ -112,5 +77,5 @@ def test_always_is_not_kept_where_git_would_put_a_file_in_the_place_of_a_device(
 @pytest.mark.slow
 def test_once_is_not_kept(bare: Box) -> None:
     protocol = bare.new({"01-a": command("echo a > a.txt"), "02-b": command("true")})
-    assert at_terminal(bare, "once", "step", protocol, term="xterm")[0] == 0
+    assert asked(bare, "once", "step", protocol, env={"TERM": "xterm"})[0] == 0
     bare.runner("step", protocol, rc=2)

@@ -328,16 +328,16 @@ def test_a_relative_address_and_one_with_spaces_work(remote: Box) -> None:
 
 
 def test_ask_publishes_only_at_a_persons_word(remote: Box) -> None:
-    from tests.cli.test_sandbox_question import at_terminal
+    from tests.cli.test_sandbox_question import asked
 
     publish(remote, "ask")
     protocol = remote.new(STEPS)
     done = remote.runner("step", protocol, rc=0)
     assert "not published" in done.err and "runner sync" in done.err
     assert there(remote, protocol) == ""
-    code, said = at_terminal(remote, "no", "step", protocol)
+    code, said = asked(remote, "no", "step", protocol)
     assert code == 0 and "Publish" in said and there(remote, protocol) == ""
-    code, said = at_terminal(remote, "yes", "run", protocol)
+    code, said = asked(remote, "yes", "run", protocol)
     assert code == 0, said
     assert there(remote, protocol) == here(remote, protocol)
 
