@@ -4,11 +4,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, AnyStr, Final, cast
 
 LAST: Final = 40  # lines of an output that a failure prints
 WIDTH: Final = 2000  # characters of each of them
-_COLOURS = re.compile(r"\x1b\[[0-9;:]*[mK]")
+
+
+class _Pattern:
+    """A pattern that is not compiled yet. What it is asked for is kept, so the next time it is as quick as the library's."""
+
+    def __init__(self, text: str | bytes, flags: int) -> None:
+        self.pattern, self._flags = text, flags
+
+    def __getattr__(self, name: str) -> Any:
+        made = getattr(re.compile(self.pattern, self._flags), name)
+        setattr(self, name, made)
+        return made
+
+
+def pattern(text: AnyStr, flags: int = 0) -> re.Pattern[AnyStr]:
+    """Return what `re.compile` returns, compiled when it is first used: a command loads eighty of them, and uses ten."""
+    return cast("re.Pattern[AnyStr]", _Pattern(text, flags))
+
+
+_COLOURS = pattern(r"\x1b\[[0-9;:]*[mK]")
 
 
 def lines_of(text: str) -> list[str]:

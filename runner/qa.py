@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from runner import resources
 from runner.git import Git, TreeEntry
-from runner.lines import few, is_harmless, lines_of
+from runner.lines import few, is_harmless, lines_of, pattern
 from runner.protocol import log, paths
 from runner.protocol.events import ArtifactFields, CheckEvidence
 from runner.protocol.plans import outputs_among
@@ -101,7 +101,7 @@ FUNCTION_LIMIT = 1_500  # characters of a hunk that are there to show the whole 
 FUNCTIONS_LIMIT = 6_000  # of all hunks of a file
 NAMES_LIMIT = 400  # files that are listed
 
-_TESTS = re.compile(
+_TESTS = pattern(
     r"(?:^|/)(?:tests?|specs?|__tests__|testdata|fixtures)/|(?:^|/)(?:test_[^/]*|conftest\.py|[^/]*(?:_test|_spec|\.test|\.spec)\.[^/]+)$",
     re.IGNORECASE,
 )

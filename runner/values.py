@@ -170,7 +170,19 @@ def _init(kind: type, fields: Sequence[dataclasses.Field[Any]], *, frozen: bool,
         found: Callable[..., None] = kind.__dict__["__init__"]
         return found
 
+    __init__.__signature__ = _signature(fields)  # type: ignore[attr-defined]
     return __init__
+
+
+def _signature(fields: Sequence[dataclasses.Field[Any]]) -> inspect.Signature:
+    """Return what `inspect.signature` reads of the compiled `__init__`."""
+    told = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
+    for one in sorted(fields, key=lambda one: one.kw_only is True):
+        kind = inspect.Parameter.KEYWORD_ONLY if one.kw_only else inspect.Parameter.POSITIONAL_OR_KEYWORD
+        default = inspect.Parameter.empty if one.default is dataclasses.MISSING else one.default
+        default = default if one.default_factory is dataclasses.MISSING else _NONE
+        told += [inspect.Parameter(one.name, kind, default=default)] if one.init else []
+    return inspect.Signature(told)
 
 
 def _compiled(fields: Sequence[dataclasses.Field[Any]], *, frozen: bool, then: bool) -> Callable[..., None]:

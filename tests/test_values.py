@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 from collections.abc import Callable, Hashable
 from dataclasses import field
+from importlib import import_module
+from inspect import signature
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
-from runner import values
+import runner
+from runner import lines, values
 
 LIBRARY: Callable[..., Any] = dataclasses.dataclass
 OURS: Callable[..., Any] = values.dataclass
@@ -88,6 +93,7 @@ def own(base: Any) -> Any:
         lambda base, below: below("a"),
         lambda base, below: base("a", more=1),
         lambda base, below: base("a", 1, 2),
+        lambda base, below: [(one.name, one.kind, one.default is one.empty) for one in signature(below).parameters.values()],
         lambda base, below: base("a", name="b"),
         lambda base, below: below("a", must=1, hidden="b"),
         lambda base, below: hasattr(base("a"), "__dict__"),
@@ -178,3 +184,24 @@ def test_a_default_that_can_be_changed_is_refused() -> None:
 
     with pytest.raises(ValueError, match="mutable default"):
         Shared()
+
+
+def test_every_pattern_can_be_compiled() -> None:
+    found = 0
+    for path in sorted(Path(runner.__file__).parent.rglob("*.py")):
+        text = path.read_text()
+        if " = pattern(" in text:
+            name = ".".join(path.relative_to(Path(runner.__file__).parents[1]).with_suffix("").parts)
+            module = import_module(name.removesuffix(".__init__"))
+            late = [one for one in vars(module).values() if type(one).__name__ == "_Pattern"]
+            assert [one.match("" if isinstance(one.pattern, str) else b"") for one in late] and late, path
+            found += len(late)
+    assert found > 70
+
+
+def test_a_pattern_is_compiled_when_it_is_used_and_as_the_librarys() -> None:
+    late, soon = lines.pattern(r"(a)|B", re.IGNORECASE), re.compile(r"(a)|B", re.IGNORECASE)
+    assert "fullmatch" not in vars(late)
+    assert late.fullmatch("A") and vars(late)["fullmatch"] == soon.fullmatch
+    assert (late.pattern, late.flags, late.groups, late.sub("x", "ab")) == ("(a)|B", soon.flags, 1, "xx")
+    assert lines.pattern(rb"[0-9]+").findall(b"1 22") == [b"1", b"22"]

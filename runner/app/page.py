@@ -13,7 +13,7 @@ from typing import Any, Final
 from runner.app import describe
 from runner.app.describe import Recorded
 from runner.forge import BODY_TEXT, Status, StatusState, status_text
-from runner.lines import counted
+from runner.lines import counted, pattern
 from runner.protocol import paths
 from runner.protocol.state import ENDED, State, StepState, StepStatus, wait_type
 from runner.store import record
@@ -26,7 +26,7 @@ REVIEW, SIGNED = "review", "signed"  # how an approval is given, as `from:` of t
 COMMENTS: Final = ("retry", "pause", "resume", "answer", "step")  # commands that a comment can give
 _STEPS: Final = 100
 _STOPPED: Final = (StepStatus.FAILED, StepStatus.BLOCKED)
-_WORDS: Final = re.compile(r"[A-Za-z]+(?:[ ,()]{1,2}[A-Za-z]+)*\)?")
+_WORDS: Final = pattern(r"[A-Za-z]+(?:[ ,()]{1,2}[A-Za-z]+)*\)?")
 _PLAIN: Final = frozenset(" .,:;'\"()+-_/?=")  # beside letters and digits: nothing that a forge takes for a reference
 
 

@@ -30,7 +30,7 @@ from runner.forge import (
     RequestState,
     marker,
 )
-from runner.lines import counted, lines_of
+from runner.lines import counted, lines_of, pattern
 from runner.protocol import decision, ids, log, paths
 from runner.protocol import events as ev
 from runner.protocol.state import Status, StepStatus
@@ -45,10 +45,10 @@ KEY: Final = "protocol"  # of the one comment
 ANSWERS: Final = 20  # commands whose answers the comment keeps
 ANSWER_TEXT: Final = 200  # characters of what an answer quotes
 LOOK_BACK: Final = 20  # commits of the record alone behind which CI results for the same code are looked for
-_COMMAND: Final = re.compile(r"/runner[ \t]+([a-z][a-z-]{0,19})(?![a-z-])[ \t]*(.*)", re.DOTALL)
-_SEEN: Final = re.compile(r"^<!-- seen: ([0-9]{1,18}) -->$", re.MULTILINE)
+_COMMAND: Final = pattern(r"/runner[ \t]+([a-z][a-z-]{0,19})(?![a-z-])[ \t]*(.*)", re.DOTALL)
+_SEEN: Final = pattern(r"^<!-- seen: ([0-9]{1,18}) -->$", re.MULTILINE)
 # What `runner init` writes, but for the project's own checks (protocol-qa).
-_OWN_JOB: Final = re.compile(
+_OWN_JOB: Final = pattern(
     r"runner\b|protocol-(?:advance|changes|events|find|publish|report|tell|verify|work)\b", re.IGNORECASE
 )
 

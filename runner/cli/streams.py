@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from unicodedata import east_asian_width
 import click
 
 from runner.errors import UsageError
-from runner.lines import is_harmless, lines_of
+from runner.lines import is_harmless, lines_of, pattern
 
 NARROW = 40  # columns; a narrower terminal breaks lines as it does
 NO_PAGER = 127  # the exit code of a shell that does not find a program
@@ -79,10 +78,10 @@ def say(text: str) -> None:
         drop(2)
 
 
-_ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
-_WORD = re.compile(r"(?:\x1b\[[0-9;]*m|`[^`]*`|[^ ])+")
-_LABEL = re.compile(r"(?<=\S) {2,}|^ +|^(?:error|note|found): ")
-_COMMAND = re.compile(r" *next(?::| ) *(?:git|runner|ssh-keygen) |.* && | *\|")  # to be copied; or what others printed
+_ESCAPE = pattern(r"\x1b\[[0-9;]*m")
+_WORD = pattern(r"(?:\x1b\[[0-9;]*m|`[^`]*`|[^ ])+")
+_LABEL = pattern(r"(?<=\S) {2,}|^ +|^(?:error|note|found): ")
+_COMMAND = pattern(r" *next(?::| ) *(?:git|runner|ssh-keygen) |.* && | *\|")  # to be copied; or what others printed
 
 
 def fitted(text: str, stream: TextIO) -> str:
@@ -215,8 +214,8 @@ def put_output(data: bytes, show: Callable[[bytes], None]) -> None:
 
 # --- what a CI would run -------------------------------------------------------------------------------------------------
 
-_MARK = re.compile(r"(##\w*)\[")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+_MARK = pattern(r"(##\w*)\[")
+_CONTROL = pattern(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def is_read_by_ci(environ: Mapping[str, str]) -> bool:

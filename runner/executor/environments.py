@@ -29,7 +29,7 @@ from runner import beneath
 from runner.errors import StepFailedError, UsageError
 from runner.executor import permissions
 from runner.git import BLOB, EXECUTABLE, SUBMODULE, Git, GitError, TreeEntry
-from runner.lines import few
+from runner.lines import few, pattern
 from runner.protocol import paths, strict_yaml
 from runner.protocol.ids import digest
 from runner.sandbox import HOME, PROXIES, Place
@@ -43,17 +43,17 @@ from runner.values import dataclass
 KINDS = {".venv": "pyvenv.cfg", "venv": "pyvenv.cfg", "node_modules": "", "vendor/bundle": "ruby"}
 BUILDS = {"target": "CACHEDIR.TAG"}  # that a build writes into, cargo's: by what makes one of them sure
 _SIGNS = ("pyvenv.cfg", "conda-meta")  # of an environment that lies elsewhere, and is on PATH
-_CREDENTIALS = re.compile(
+_CREDENTIALS = pattern(
     r"\.env(\..+)?|[._]netrc|\.npmrc|\.pypirc|\.yarnrc\.yml|pip\.(conf|ini)|\.condarc|\.git-credentials|credentials(\.(json|toml|ya?ml|ini))?"
 )
 _PACKAGES = ("node_modules", "site-packages")  # what an index published; in there nobody looks for credentials
 _LOOKED_AT = 500  # folders of one that is shown, the nearest first
 # Variables of certificates, proxies and package indexes: with them a setup reaches what the person's shell does.
-_CERTIFICATES = re.compile(
+_CERTIFICATES = pattern(
     r"SSL_CERT_(FILE|DIR)|(REQUESTS|CURL)_CA_BUNDLE|NODE_EXTRA_CA_CERTS|GIT_SSL_CAINFO|PIP_CERT|CARGO_HTTP_CAINFO|npm_config_cafile",
     re.I,
 )
-_SETTINGS = re.compile(
+_SETTINGS = pattern(
     rf"{_CERTIFICATES.pattern}|(https?|all|no|npm_config_(https_)?)_?proxy|NODE_USE_ENV_PROXY|npm_config_(registry|noproxy)"
     r"|PIP_((EXTRA_)?INDEX_URL|TRUSTED_HOST|FIND_LINKS)|UV_((DEFAULT_|EXTRA_)?INDEX(_URL)?|FIND_LINKS|NATIVE_TLS|SYSTEM_CERTS)"
     r"|YARN_NPM_REGISTRY_SERVER|GO(PROXY|PRIVATE|NOPROXY|SUMDB|NOSUMDB)|RUSTUP_DIST_SERVER",
@@ -417,7 +417,7 @@ def _version_files(project: Project) -> Iterator[str]:
             yield os.path.normpath(found)
 
 
-_POINTER = re.compile(
+_POINTER = pattern(
     rb"version https://git-lfs\.github\.com/spec/v1\n(?:ext-[^\n]*\n)*oid sha256:([0-9a-f]{64})\nsize \d+\n"
 )
 _LONGEST = 1024  # bytes of a pointer

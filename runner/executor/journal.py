@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from runner.errors import InsufficientHistoryError, IntegrityError, RefusedError, UsageError
+from runner.lines import pattern
 from runner.protocol import transcript
 from runner.protocol.ids import digest
 from runner.protocol.state import Json, State, StepStatus
@@ -30,7 +31,7 @@ Noted = Intent | Outcome | Settled  # the records about effects
 
 _OPEN = (StepStatus.PENDING, StepStatus.RUNNING, StepStatus.AWAITING_APPROVAL)  # no transition has ended the attempt
 _SECTOR = 512  # bytes that a disk writes whole or not at all
-_BEGUN = re.compile(rb"\d*|\d+ [0-9a-f]{0,64}|(?P<length>\d{1,18}) (?P<digest>[0-9a-f]{64}) (?P<body>[^\n]*)")
+_BEGUN = pattern(rb"\d*|\d+ [0-9a-f]{0,64}|(?P<length>\d{1,18}) (?P<digest>[0-9a-f]{64}) (?P<body>[^\n]*)")
 
 
 class DamagedJournalError(IntegrityError):

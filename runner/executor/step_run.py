@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from runner.errors import MalformedFileError
+from runner.lines import pattern
 from runner.protocol import paths
 from runner.protocol.events import Event
 from runner.protocol.plans import Plan, Step, seconds_of
@@ -34,12 +35,12 @@ OUTPUT_LIMIT = 1024 * 1024  # bytes of a command's output that are kept
 _CHUNK = 64 * 1024
 SHORTEST = 8  # a shorter value would take words out of ordinary text
 # The password of an address, or what stands there alone, as tokens do over HTTP; and headers that authenticate.
-_IN_ADDRESSES = re.compile(r"\b(?:[a-z][a-z0-9+.-]*://[^\s/:@]*:([^\s/@]+)@|https?://([^\s/:@]+)@)", re.IGNORECASE)
-_IN_HEADERS = re.compile(
+_IN_ADDRESSES = pattern(r"\b(?:[a-z][a-z0-9+.-]*://[^\s/:@]*:([^\s/@]+)@|https?://([^\s/:@]+)@)", re.IGNORECASE)
+_IN_HEADERS = pattern(
     r"^[\w-]*(?:auth|key|token|secret|password|cookie|credential)[\w-]*[ \t]*:[ \t]*(?:(?:Bearer|Basic)[ \t]+)?(\S.*?)[ \t\r]*$",
     re.IGNORECASE | re.MULTILINE,
 )
-_NAMES = re.compile(r"(?:^|_)(?:API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:$|_)", re.IGNORECASE)
+_NAMES = pattern(r"(?:^|_)(?:API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:$|_)", re.IGNORECASE)
 
 
 @dataclass(slots=True)

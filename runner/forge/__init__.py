@@ -8,7 +8,6 @@ contains a token. `executor/reviews.py` decides which reviews count; the caller 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import field
 from enum import IntEnum, StrEnum
@@ -16,12 +15,13 @@ from typing import ClassVar, Final, Protocol
 from urllib.parse import quote
 
 from runner.errors import RunnerError
+from runner.lines import pattern
 from runner.values import dataclass
 
 STATUS_TEXT: Final = 140  # characters of a status that every forge shows
 BODY_TEXT: Final = 60_000  # characters of a request's or comment's body that every forge takes
 OUR_CONTEXTS: Final = ("runner/plan", "runner/step", "runner/qa", "runner/verify")
-_KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_KEY: Final = pattern(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class ForgeError(RunnerError):

@@ -23,6 +23,7 @@ from queue import SimpleQueue
 from typing import Final, NamedTuple
 
 from runner.git.process import GitError, git_error
+from runner.lines import pattern
 from runner.values import dataclass
 
 TREE, BLOB, LINK, EXECUTABLE, SUBMODULE = "40000", "100644", "120000", "100755", "160000"
@@ -74,7 +75,7 @@ Tree = dict[str, TreeEntry]
 
 
 _ID = rb"[0-9a-f]{40}(?:[0-9a-f]{24})?"
-_COMMIT = re.compile(rb"tree (?P<tree>" + _ID + rb")\n(?P<parents>(?:parent " + _ID + rb"\n)*)")
+_COMMIT = pattern(rb"tree (?P<tree>" + _ID + rb")\n(?P<parents>(?:parent " + _ID + rb"\n)*)")
 
 
 def parse_commit(oid: str, data: bytes) -> Commit:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, ClassVar, Self, TypedDict, Unpack
 
 from runner.errors import RunnerError, UsageError
-from runner.lines import lines_of
+from runner.lines import lines_of, pattern
 from runner.values import dataclass
 
 OLDEST = (2, 38)
@@ -29,7 +29,7 @@ CHUNK = 64 * 1024
 
 # git exports these to hooks and aliases; inherited, they would point every command at the caller's repository. The few that
 # say who somebody is or how a remote is reached are the person's own and are kept where those are asked for.
-_PERSONAL = re.compile(
+_PERSONAL = pattern(
     r"(?!GIT_).*|GIT_(?:AUTHOR|COMMITTER)_(?:NAME|EMAIL)|GIT_CONFIG_(?:GLOBAL|SYSTEM|NOSYSTEM)|GIT_SSH(?:_COMMAND|_VARIANT)?"
     r"|GIT_ASKPASS|GIT_SSL_.*|GIT_PROXY_.*|GIT_HTTP_.*|GIT_TRACE.*"
 )

@@ -12,6 +12,8 @@ import shlex
 from collections.abc import Callable, Collection, Container, Mapping
 from typing import Any, Final
 
+from runner.lines import pattern
+
 Arguments = dict[str, Any]
 MILLISECONDS: Final = 10_000  # the least timeout that is taken for milliseconds: nobody waits so many seconds
 
@@ -60,7 +62,7 @@ _IGNORED: Final = frozenset(
 )
 _IGNORED_IF_FALSE: Final = frozenset(("is_background", "run_in_background", "with_escalated_permissions", "multiline"))
 WIRE: Final = "mcp__"  # how other programs write it, too
-_PREFIX: Final = re.compile(r"(default_api|functions|tools|container)\.")
+_PREFIX: Final = pattern(r"(default_api|functions|tools|container)\.")
 
 
 def wire_name(name: str) -> str:

@@ -16,6 +16,7 @@ from enum import StrEnum
 from functools import lru_cache
 
 from runner.errors import IntegrityError, MalformedFileError
+from runner.lines import pattern
 from runner.protocol.ids import DIGEST, OID, SLUG, SLUG_LIMIT, is_protocol_id
 from runner.values import dataclass
 
@@ -160,7 +161,7 @@ _PGP = (
 # Not compiled before there is one to read: every command comes by here.
 _STATEMENT = _TEXT.encode("ascii")
 _FILE = rf"(?P<text>{_TEXT})(?P<signature>{_SSH}|{_PGP})".encode("ascii")
-_BEGIN = re.compile(rb"^-----BEGIN (SSH|PGP) SIGNATURE-----$", re.MULTILINE)
+_BEGIN = pattern(rb"^-----BEGIN (SSH|PGP) SIGNATURE-----$", re.MULTILINE)
 
 
 @lru_cache(maxsize=1024)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from runner.errors import MalformedFileError
+from runner.lines import pattern
 from runner.protocol import ids, strict_yaml
 from runner.protocol.file_models import (
     AfterValidator,
@@ -137,7 +138,7 @@ _MANIFESTS = (
     *("go.mod", "go.sum", "Cargo.toml", "Cargo.lock", "Gemfile", "Gemfile.lock"),
     *("pom.xml", "build.gradle", "composer.json", "composer.lock"),
 )
-_PATH = re.compile(r"[\w.][\w./-]*")
+_PATH = pattern(r"[\w.][\w./-]*")
 
 
 class WorkspaceKey(FileModel):

@@ -15,9 +15,11 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from runner.lines import pattern
+
 LIMIT = 500  # characters of a glob
-_REFUSED = re.compile(r"[\[\]{}\\]|\A!")
-_WILD = re.compile(r"[*?]")
+_REFUSED = pattern(r"[\[\]{}\\]|\A!")
+_WILD = pattern(r"[*?]")
 
 
 def wrong(glob: str) -> tuple[str, str] | None:

@@ -7,13 +7,15 @@ import re
 import unicodedata
 from collections.abc import Callable, Container, Mapping
 
+from runner.lines import pattern
+
 SLUG = r"[a-z0-9]+(?:-[a-z0-9]+)*"
 SLUG_LIMIT = 60
-PROTOCOL_ID = re.compile(rf"(?P<number>[0-9]{{4,9}})-(?P<slug>{SLUG})")
-STEP_FILE = re.compile(rf"(?P<number>[0-9]{{2,6}})-(?P<slug>{SLUG})\.md")
-STEP_REF = re.compile(rf"(?:[0-9]{{2,6}}-)?(?P<slug>{SLUG})")
-OID = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
-DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+PROTOCOL_ID = pattern(rf"(?P<number>[0-9]{{4,9}})-(?P<slug>{SLUG})")
+STEP_FILE = pattern(rf"(?P<number>[0-9]{{2,6}})-(?P<slug>{SLUG})\.md")
+STEP_REF = pattern(rf"(?:[0-9]{{2,6}}-)?(?P<slug>{SLUG})")
+OID = pattern(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+DIGEST = pattern(r"sha256:[0-9a-f]{64}")
 
 
 def is_protocol_id(text: str) -> bool:
@@ -93,7 +95,7 @@ def find_step(reference: str, known: Container[str]) -> str | None:
     return slug if slug is not None and slug in known else None
 
 
-_BRANCH = re.compile(rb"^branch:[ \t]*[\"']?([A-Za-z0-9._/{}-]+)[\"']?[ \t]*(?:#.*)?\r?$", re.MULTILINE)
+_BRANCH = pattern(rb"^branch:[ \t]*[\"']?([A-Za-z0-9._/{}-]+)[\"']?[ \t]*(?:#.*)?\r?$", re.MULTILINE)
 
 
 def branch_pattern(config: bytes | None) -> str:

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 from runner.errors import IntegrityError, UsageError
+from runner.lines import pattern
 from runner.protocol.state import Json
 from runner.values import dataclass
 
@@ -44,11 +45,11 @@ TEXT_LIMIT: Final = 500  # characters of long text; the whole of it is in the tr
 
 DEPTH_LIMIT: Final = 64  # of a value; readers bound what they follow
 
-BARE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/@+-]*")
-_JSON_WORD = re.compile(r"true|false|null|NaN|Infinity|(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-HEADLINE = re.compile(r"## (?P<revision>[1-9][0-9]{0,8}) (?P<event>[a-z]+(?:-[a-z]+)*) (?P<subject>[a-z0-9][a-z0-9-]*)")
-FIELD = re.compile(r"- (?P<key>[a-z_]+): (?P<value>[ -~]+)")
-TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
+BARE = pattern(r"[A-Za-z0-9][A-Za-z0-9_.:/@+-]*")
+_JSON_WORD = pattern(r"true|false|null|NaN|Infinity|(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+HEADLINE = pattern(r"## (?P<revision>[1-9][0-9]{0,8}) (?P<event>[a-z]+(?:-[a-z]+)*) (?P<subject>[a-z0-9][a-z0-9-]*)")
+FIELD = pattern(r"- (?P<key>[a-z_]+): (?P<value>[ -~]+)")
+TIME = pattern(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +148,9 @@ def raw_of(entry: Entry) -> RawEntry:
 
 # --- schema 2: a line for people, and its data in a comment -----------------------------------------------------------
 
-_LINE = re.compile(r"- (?P<date>[0-9]{4}-[0-9]{2}-[0-9]{2}) (?P<clock>[0-9]{2}:[0-9]{2}:[0-9]{2}Z) [ -~]+")
-_DATA = re.compile(rf"  <!-- {HEADLINE.pattern.removeprefix('## ')} (?P<data>\{{[ -~]*\}}) -->")
-_AMOUNT = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,12})?")
+_LINE = pattern(r"- (?P<date>[0-9]{4}-[0-9]{2}-[0-9]{2}) (?P<clock>[0-9]{2}:[0-9]{2}:[0-9]{2}Z) [ -~]+")
+_DATA = pattern(rf"  <!-- {HEADLINE.pattern.removeprefix('## ')} (?P<data>\{{[ -~]*\}}) -->")
+_AMOUNT = pattern(r"[0-9]{1,15}(?:\.[0-9]{1,12})?")
 _ASKS = frozenset({"approval-asked", "asked", "budget-reached", "call-held"})  # their `by` is who has to answer
 _TEXTS = ("reason", "text", "title", "decision", "outcome", "change")
 QUOTED = 72  # characters of a text in a line
@@ -343,7 +344,7 @@ def is_answered(entries: Iterable[RawEntry], slug: str) -> bool:
 
 # --- the commit's message ---
 
-_TRAILERS = re.compile(
+_TRAILERS = pattern(
     r"Runner-Protocol: (?P<protocol>[0-9]{4,9}-[a-z0-9-]+)\n"
     r"Runner-Revision: (?P<revision>[1-9][0-9]{0,8})\n"
     r"(?P<events>(?:Runner-Event: [a-z-]+ [a-z0-9-]+\n)+)"
@@ -356,7 +357,7 @@ _TRAILERS = re.compile(
     r"(?:Runner-Cost: \$[0-9]+(?:\.[0-9]+)?\n)?"
     r"(?:Runner-Verdict: (?:passed|failed)\n)*"
 )
-_FORGED = re.compile(r"^runner-[a-z]+[ \t]*[:=]", re.IGNORECASE | re.MULTILINE)
+_FORGED = pattern(r"^runner-[a-z]+[ \t]*[:=]", re.IGNORECASE | re.MULTILINE)
 
 # What a headline says of an event, after the subject's name; events that are not here are named as they are.
 _SAYS = {

@@ -6,12 +6,12 @@ Pure: no I/O, no clock, no randomness. An event that does not belong to the stat
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Collection, Iterable
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from runner.errors import IllegalEventError
+from runner.lines import pattern
 from runner.protocol import events as ev
 from runner.protocol.decision import ACTIVE, OPEN
 from runner.protocol.event_types import EventType
@@ -222,7 +222,7 @@ def _unwait(state: State, event: Event, wait: str, kinds: Collection[str] | None
     return dataclasses.replace(state, waiting=[found for found in state.waiting if found.id != wait])
 
 
-_USD = re.compile(r"(?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,12})?")
+_USD = pattern(r"(?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,12})?")
 _MOST = 2**53  # what every reader of JSON keeps exactly
 
 

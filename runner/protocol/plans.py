@@ -15,6 +15,7 @@ from functools import cache
 from typing import Annotated, Literal
 
 from runner.errors import MalformedFileError, UnsupportedError
+from runner.lines import pattern
 from runner.protocol import ids, log, paths, references, strict_yaml
 from runner.protocol.file_models import (
     AfterValidator,
@@ -42,12 +43,12 @@ from runner.protocol.strict_yaml import (
 )
 from runner.values import dataclass
 
-AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-TOOL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:/-]{0,127}")
-INPUT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-DURATION = re.compile(r"(?:([0-9]{1,4})h)?(?:([0-9]{1,5})m)?(?:([0-9]{1,6})s)?")
+AGENT_NAME = pattern(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+TOOL_NAME = pattern(r"[A-Za-z_][A-Za-z0-9_.:/-]{0,127}")
+INPUT_NAME = pattern(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+DURATION = pattern(r"(?:([0-9]{1,4})h)?(?:([0-9]{1,5})m)?(?:([0-9]{1,6})s)?")
 # What `git check-ref-format --branch` refuses, and nothing more.
-_NO_BRANCH = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(?:/|\Z)|\A[-./]|[/.]\Z|\A@\Z")
+_NO_BRANCH = pattern(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(?:/|\Z)|\A[-./]|[/.]\Z|\A@\Z")
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _PORT = r":[1-9][0-9]{0,4}"
 # A name or address, with or without a port; a network; `*`. The machine itself is `localhost` with a port alone.
@@ -90,7 +91,7 @@ def seconds_of(text: str) -> int:
 
 
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
-AMOUNT = re.compile(r"([1-9][0-9]{0,5})([KMG])")
+AMOUNT = pattern(r"([1-9][0-9]{0,5})([KMG])")
 
 
 def bytes_of(amount: str) -> int:

@@ -10,12 +10,12 @@ answered, can be about the effect.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from runner.errors import IntegrityError, SpentError
+from runner.lines import pattern
 from runner.protocol.file_models import Between, Field, FileModel, Pattern, first_fault
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ FILE = "lease.json"
 INTENTS = "intents"  # the folder
 MOST = 10_000  # intents that a lease may carry; one is usual
 SIZE = 16_000_000  # bytes that a file of it may have
-_ODD = re.compile(r"[^!-~]")
-_CALL = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*\.[1-9][0-9]{0,8}\.[1-9][0-9]{0,8}")
+_ODD = pattern(r"[^!-~]")
+_CALL = pattern(r"[a-z0-9]+(?:-[a-z0-9]+)*\.[1-9][0-9]{0,8}\.[1-9][0-9]{0,8}")
 
 Word = Annotated[str, Pattern("[!-~]{1,200}")]
 Time = Annotated[str, Pattern("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")]

@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from runner.errors import MalformedFileError, WaitingError
+from runner.lines import pattern
 from runner.protocol import ids
 
-_REFERENCE = re.compile(r"\$\{\{([^{}]*)\}\}")
-_PATH = re.compile(
+_REFERENCE = pattern(r"\$\{\{([^{}]*)\}\}")
+_PATH = pattern(
     r"(?:inputs\.(?P<input>[A-Za-z_][A-Za-z0-9_]*)|steps\.(?P<step>[a-z0-9-]+)\.result)(?P<rest>(?:\.[A-Za-z0-9_-]+)*)"
 )
 

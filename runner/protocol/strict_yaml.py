@@ -15,6 +15,7 @@ from decimal import Decimal
 from typing import Annotated, Any, Final, TypeVar, get_args
 
 from runner.errors import MalformedFileError
+from runner.lines import pattern
 from runner.protocol.file_models import (
     AfterValidator,
     BeforeValidator,
@@ -31,9 +32,9 @@ YAML_LIMIT: Final = 256 * 1024
 DEPTH_LIMIT: Final = 32
 NODE_LIMIT: Final = 20_000
 
-FORBIDDEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+FORBIDDEN = pattern(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 # What YAML's parsers take for the end of a line and editors do not.
-ODD_BREAK = re.compile(r"\r(?!\n)|[\x85\u2028\u2029]")
+ODD_BREAK = pattern(r"\r(?!\n)|[\x85\u2028\u2029]")
 # libyaml drops it at the start of every line, the parser written in Python keeps it.
 BOM: Final = "\ufeff"
 
@@ -270,9 +271,9 @@ def shown(text: str) -> str:
     return text if len(text) <= 80 else text[:79] + "…"
 
 
-INT = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
-NUMBER = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})(?:\.[0-9]{1,18})?")
-_LONG_NUMBER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
+INT = pattern(r"[-+]?(?:0|[1-9][0-9]{0,17})")
+NUMBER = pattern(r"[-+]?(?:0|[1-9][0-9]{0,17})(?:\.[0-9]{1,18})?")
+_LONG_NUMBER = pattern(r"[-+]?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
 
 
 def _text(value: object) -> object:

@@ -12,11 +12,11 @@ whole record.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from runner.errors import IntegrityError
+from runner.lines import pattern
 from runner.protocol.file_models import (
     AfterValidator,
     Between,
@@ -267,7 +267,7 @@ def _mapped(value: Any, change: Callable[[Json], Json]) -> Any:
 
 CALL_SCHEMA: Literal[1] = 1
 SHOWN = 60  # characters of one argument in the line for people
-_PLAIN = re.compile(r"[!#-&(-\[\]-~]+")  # printable ASCII without blanks, quotes and backslashes
+_PLAIN = pattern(r"[!#-&(-\[\]-~]+")  # printable ASCII without blanks, quotes and backslashes
 
 Digest = Annotated[str, Pattern("sha256:[0-9a-f]{64}")]
 

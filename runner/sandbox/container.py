@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.errors import UsageError
-from runner.lines import lines_of
+from runner.lines import lines_of, pattern
 from runner.sandbox import terminal
 from runner.sandbox.bubblewrap import (
     BY_FLAG,
@@ -74,7 +74,7 @@ MOST_ULIMIT = 32_768  # of open files, and of a user's processes where cgroups d
 LABEL = "protocol-runner.folder"
 _WHERE = "executor: container"
 _INSIDE = Path("/run/runner")
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_NAME = pattern(r"[A-Za-z_][A-Za-z0-9_]*")
 # The first process of a container gets no signal that it does not handle, and ends all others with itself. The command is no job in
 # the background: a shell would have it ignore Ctrl-C.
 _FIRST = b"""\

@@ -27,6 +27,7 @@ from typing import IO, TYPE_CHECKING, BinaryIO, Protocol, Self, cast
 
 from runner import signals
 from runner.errors import UsageError
+from runner.lines import pattern
 from runner.values import dataclass
 
 if TYPE_CHECKING:
@@ -36,10 +37,10 @@ if TYPE_CHECKING:
 
 PRLIMIT = "/usr/bin/prlimit"
 PROXY_PORT = 3128  # of the proxy, on a sandbox's loopback
-PROXIES = re.compile(r"(npm_config_)?(https?|all|no)?_?proxy", re.I)  # variables that name one
+PROXIES = pattern(r"(npm_config_)?(https?|all|no)?_?proxy", re.I)  # variables that name one
 CPU_GRACE = 5  # seconds between SIGXCPU and SIGKILL
 # How shells, env and make name a program that they could not start: "sh: 1: foo: not found", "env: 'foo': No such …".
-_NOT_STARTED = re.compile(
+_NOT_STARTED = pattern(
     rb"([\w.+@/-]+)['\"\xe2\x80\x99]*: (?:command not found|not found|No such file or directory|Permission denied)"
 )
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from runner import beneath
+from runner.lines import pattern
 from runner.sandbox import Command, Outcome, Sandbox, Session, explain
 from runner.tools import ToolError
 
@@ -85,9 +86,9 @@ def bounded(head: str, tail: str | None = None, size: int | None = None, more: s
     return f"{kept}[… of {size:,} bytes in all the middle is left out{more} …]\n{end}", True
 
 
-_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
-_DOTS = re.compile(r"\.{20,}")
-_PROGRESS = re.compile(r"\.{20,}(\s*\[\s*\d+%\])?")
+_ESCAPES = pattern(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+_DOTS = pattern(r"\.{20,}")
+_PROGRESS = pattern(r"\.{20,}(\s*\[\s*\d+%\])?")
 
 
 def folded(text: str) -> str:

@@ -12,7 +12,6 @@ refused.
 from __future__ import annotations
 
 import os
-import re
 import sys
 import sysconfig
 import threading
@@ -20,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runner.lines import lines_of
+from runner.lines import lines_of, pattern
 from runner.sandbox import Command, Sandbox, SandboxUnavailableError, Session
 from runner.tools import ToolError
 from runner.tools.commands import Commands, WorkspaceAlias, exchange
@@ -203,11 +202,11 @@ def _argv(given: dict[str, Any]) -> list[str]:
     ]
 
 
-_HUNK = re.compile(r"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
+_HUNK = pattern(r"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 _REFUSED = ("rename ", "copy ", "similarity ", "dissimilarity ", "old mode", "new mode", "GIT binary", "Binary files")
 _NOTHING = "/dev/null"
 _BEGIN, _END = "*** Begin Patch", "*** End Patch"
-_NAMED = re.compile(r"\*\*\* (Update|Add|Delete) File: (.+)")
+_NAMED = pattern(r"\*\*\* (Update|Add|Delete) File: (.+)")
 
 
 def parse(patch: str) -> list[dict[str, Any]]:

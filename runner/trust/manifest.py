@@ -15,6 +15,7 @@ from dataclasses import field
 
 from runner.errors import InsufficientHistoryError
 from runner.git import BLOB, LINK, SUBMODULE, TREE, Git, TreeEntry
+from runner.lines import pattern
 from runner.protocol import globs, ids, paths
 from runner.protocol.ids import digest
 from runner.protocol.state import State, StepStatus
@@ -259,10 +260,8 @@ def _slug_of(name: str) -> str:
 # Prose for people, at the top of the tree. Why these, and no more: docs/adr/0013-harmless.md.
 HARMLESS = ("README*", "CHANGELOG*", "LICENSE*")
 
-_WORD = re.compile(r"[\w.*?/@+-]+")
-_SPELLED = re.compile(
-    r"[\w./@+-]+"
-)  # a path that such words can name; of any other nobody knows whether a step names it
+_WORD = pattern(r"[\w.*?/@+-]+")
+_SPELLED = pattern(r"[\w./@+-]+")  # a path that such words can name; of any other nobody knows whether a step names it
 _GLOBS_MOST = 200  # of a text; one with more names everything
 _EVERYTHING = frozenset((".", "./", "..", "../", "*", "**"))
 

@@ -19,6 +19,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from runner.lines import pattern
 from runner.protocol import globs, paths
 from runner.protocol.plans import Budget
 from runner.protocol.strict_yaml import Path, shown
@@ -46,7 +47,7 @@ BUILT_IN: Final[dict[str, Effect]] = {
     **dict.fromkeys(("write_file", "edit_file", "apply_patch", "remember", "run", "shell"), "workspace"),
 }  # fmt: skip
 
-_AGENTS: Final = re.compile(r"acp:[^/]+/([a-z_]+)")  # a call of a coding agent's, by the kind that it says
+_AGENTS: Final = pattern(r"acp:[^/]+/([a-z_]+)")  # a call of a coding agent's, by the kind that it says
 
 
 def is_agents(tool: str) -> bool:

@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
+from runner.lines import pattern
 from runner.protocol import globs
 
 SHELLS: Final = frozenset({
@@ -166,8 +167,8 @@ _MODULES: Final = frozenset({"pytest", "unittest", "tox", "nox", "coverage"})  #
 # Python imports them as it starts, where PYTHONPATH names their folder.
 _AT_START: Final = tuple(f"{at}{name}customize.py" for at in ("", "*/") for name in ("site", "user"))
 _SCRIPTED: Final = LEADING.keys() - {"git"}
-_FOLDER: Final = re.compile(r"(?:\bcd|\s-C|\s--(?:prefix|directory|cwd|dir))[\s=]*([^\s;&|()]+)")
-_MODULE: Final = re.compile(r"\s-[A-Za-z]*m\s*([A-Za-z_][\w.]*)")
+_FOLDER: Final = pattern(r"(?:\bcd|\s-C|\s--(?:prefix|directory|cwd|dir))[\s=]*([^\s;&|()]+)")
+_MODULE: Final = pattern(r"\s-[A-Za-z]*m\s*([A-Za-z_][\w.]*)")
 
 
 def inputs(checks: Sequence[str]) -> re.Pattern[str]:

@@ -17,6 +17,7 @@ from dataclasses import field
 from datetime import datetime
 
 from runner.errors import MalformedFileError
+from runner.lines import pattern
 from runner.protocol.approval_file import NAMESPACE as APPROVAL
 from runner.protocol.approval_file import PRINCIPAL
 from runner.protocol.paths import ROOT
@@ -45,11 +46,11 @@ _ORDER_8 = (
 )
 _SMALL_ORDER = frozenset({0, 1, _P - 1, *(int.from_bytes(bytes.fromhex(y), "little") for y in _ORDER_8)})
 _KEY = r"(?P<type>(?:ssh|ecdsa|sk|webauthn)-[a-zA-Z0-9@.-]+)[ \t]+(?P<key>[A-Za-z0-9+/=]+)(?:[ \t]+(?P<comment>.*))?"
-_SIGNER = re.compile(rf"(?P<principal>[^ \t]+)[ \t]+(?:(?P<options>[^ \t].*?)[ \t]+)?{_KEY}")
-_BARE = re.compile(_KEY)
-_OPTION = re.compile(r'(?P<name>[A-Za-z-]+)(?:="(?P<value>[^"]*)")?')
-_OPTIONS = re.compile(rf"{_OPTION.pattern}(?:,{_OPTION.pattern})*".replace("?P<name>", "").replace("?P<value>", ""))
-_TIME = re.compile(r"[0-9]{8}(?:[0-9]{4}(?:[0-9]{2})?)?Z")
+_SIGNER = pattern(rf"(?P<principal>[^ \t]+)[ \t]+(?:(?P<options>[^ \t].*?)[ \t]+)?{_KEY}")
+_BARE = pattern(_KEY)
+_OPTION = pattern(r'(?P<name>[A-Za-z-]+)(?:="(?P<value>[^"]*)")?')
+_OPTIONS = pattern(rf"{_OPTION.pattern}(?:,{_OPTION.pattern})*".replace("?P<name>", "").replace("?P<value>", ""))
+_TIME = pattern(r"[0-9]{8}(?:[0-9]{4}(?:[0-9]{2})?)?Z")
 
 
 class Wire:

@@ -45,7 +45,7 @@ def test_what_is_no_id(text: str) -> None:
 
 
 @given(
-    st.from_regex(ids.PROTOCOL_ID, fullmatch=True).filter(ids.is_protocol_id),
+    st.from_regex(ids.PROTOCOL_ID.pattern, fullmatch=True).filter(ids.is_protocol_id),
     st.sampled_from(["{id}", "runner/{id}", "x-{id}-y"]),
 )
 def test_a_branch_names_its_protocol(protocol: str, pattern: str) -> None:

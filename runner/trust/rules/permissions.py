@@ -16,11 +16,11 @@ publish their own.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterator, Sequence
 
 from runner.errors import InsufficientHistoryError, IntegrityError, MalformedFileError, RefusedError, RunnerError
 from runner.git import Git
+from runner.lines import pattern
 from runner.protocol import events as ev
 from runner.protocol import log, machine, paths
 from runner.protocol.approval_file import seconds
@@ -434,7 +434,7 @@ def check_signed(walk: Walk, parsed: ParsedCommit) -> Said:
             yield "", text
 
 
-_SPEAKER = re.compile(r"[^/]+/[0-9]+/comment/[0-9]+")  # an actor: who said it in a comment on the forge
+_SPEAKER = pattern(r"[^/]+/[0-9]+/comment/[0-9]+")  # an actor: who said it in a comment on the forge
 
 
 def not_handed_over(git: Git, protocol: str, tip: str, published: str) -> Iterator[Finding]:

@@ -5,12 +5,12 @@ the artifacts and evidence that it names, and the files that an undo restores.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterator
 
 from runner.errors import InsufficientHistoryError, MalformedFileError, RunnerError
 from runner.git import LINK, SUBMODULE, Commit, Git, TreeEntry
 from runner.git.objects import name_of
+from runner.lines import pattern
 from runner.protocol import decision, log, machine, paths, plans, state
 from runner.protocol import events as ev
 from runner.protocol.event_types import may_follow
@@ -23,7 +23,7 @@ from runner.trust.transitions import brought, first_parents, missing, transition
 from runner.trust.view import View
 from runner.trust.walk import ParsedCommit, Said, Walk, bytes_of, edited
 
-NONCE = re.compile(r"[0-9a-f]{32}")
+NONCE = pattern(r"[0-9a-f]{32}")
 
 
 # --- any commit ------------------------------------------------------------------------------------------------------
