@@ -10,6 +10,7 @@ in the sandbox), `servers` the tools of MCP servers (spoken to by `mcp_client`).
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -54,6 +55,13 @@ class Contract:
     env: tuple[str, ...] = ()  # names of the environment variables that it is given
     network: tuple[str, ...] = ()  # hosts that its entry names
     concurrent: bool = False  # whether calls of it may run at the same time, in threads
+
+    def keyed(self, key: str) -> Contract:
+        """Return the contract of a tool that takes an idempotency key: the runner fills it in, so no model sees the argument."""
+        properties = {name: of for name, of in self.parameters["properties"].items() if name != key}
+        required = [name for name in self.parameters.get("required", ()) if name != key]
+        parameters = {**self.parameters, "properties": properties, "required": required}
+        return dataclasses.replace(self, parameters=parameters, key=key)
 
 
 class ToolError(Exception):
@@ -125,20 +133,21 @@ def _read(value: Any, wanted: object) -> Any:
 
 
 def check_arguments(contract: Contract, arguments: Mapping[str, Any]) -> None:
-    """Refuse arguments that the contract does not allow.
+    """Refuse arguments that the contract does not allow. A key of the runner's own may be among them.
 
     Raises:
         ToolError: it names each wrong argument, and the expected type.
     """
+    given = {name: value for name, value in arguments.items() if name != contract.key}
     try:
-        json.dumps(dict(arguments), ensure_ascii=False, allow_nan=False).encode()
+        json.dumps(given, ensure_ascii=False, allow_nan=False).encode()
     except (
         ValueError,
         TypeError,
         RecursionError,
     ) as error:  # what Python takes for JSON may hold NaN and half characters
         raise ToolError(f"the arguments are not JSON: {error}") from error
-    if problems := _problems(contract.parameters, dict(arguments), "argument"):
+    if problems := _problems(contract.parameters, given, "argument"):
         raise ToolError("; ".join(problems))
 
 

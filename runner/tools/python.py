@@ -7,7 +7,6 @@ that it does not list is external, never repeated. Calls are made one at a time,
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -39,7 +38,7 @@ class PythonTool:
 
     def call(self, arguments: Mapping[str, Any]) -> Any:
         """Check the arguments and call the function; see `Tool.call`. The idempotency key of a keyed one is among them."""
-        check_arguments(self.contract, {key: value for key, value in arguments.items() if key != self.contract.key})
+        check_arguments(self.contract, arguments)
         result = self.ask(self.contract.name, arguments)
         check_result(self.contract, result)
         return result
@@ -149,9 +148,7 @@ class PythonTools:
             except SchemaError as error:  # a pydantic model may say anything of itself
                 self.refused[name] = f"its schema is not valid: {error.message}"
                 continue
-            effect, repeat = _effect(self._module, name)
-            declared = self._module.effects.get(name)
-            key = declared.key if isinstance(declared, ToolEffect) and repeat == "keyed" else None
+            effect, repeat = effect_of(self._module.effects.get(name))
             contract = Contract(
                 name=name,
                 description=said["description"],
@@ -160,7 +157,6 @@ class PythonTools:
                 parameters=said["parameters"],
                 returns=said["returns"],
                 source=f"{self._module.module}:{name}",
-                key=key,
                 env=self._module.env,
                 network=self._module.network,
             )
@@ -171,16 +167,12 @@ class PythonTools:
                 self.tools[name] = self._repeatable(self.tools[name].contract, declared)
 
     def _repeatable(self, contract: Contract, declared: ToolEffect) -> Tool:
-        """Return an external tool that is repeatable as its entry says: the runner fills in the key, so no model sees it."""
-        if contract.key is not None:
-            properties = {k: v for k, v in contract.parameters["properties"].items() if k != contract.key}
-            required = [name for name in contract.parameters.get("required", ()) if name != contract.key]
-            parameters = {**contract.parameters, "properties": properties, "required": required}
-            contract = dataclasses.replace(contract, parameters=parameters)
+        """Return an external tool that is repeatable as its entry says."""
         if contract.repeat == "probed":
             assert declared.probe is not None
             return ProbedTool(contract, self._ask, declared.probe, tuple(_properties(self.tools[declared.probe])))
-        return PythonTool(contract, self._ask)
+        is_keyed = contract.repeat == "keyed" and declared.key is not None
+        return PythonTool(contract.keyed(str(declared.key)) if is_keyed else contract, self._ask)
 
     def _check_entry(self) -> None:
         """Check that the effects in the configuration name functions of the module.
@@ -271,8 +263,8 @@ class PythonTools:
         return session.close(grace) if session is not None else None
 
 
-def _effect(module: ToolModule, name: str) -> tuple[Effect, Repeat]:
-    declared = module.effects.get(name)
+def effect_of(declared: Effect | ToolEffect | None) -> tuple[Effect, Repeat]:
+    """Return the effect of a tool by what its entry declares, and what a repeat of it means."""
     if declared is None:
         return "external", "never"
     return ("external", declared.external) if isinstance(declared, ToolEffect) else (declared, "never")

@@ -23,8 +23,8 @@ from runner.protocol import aliases, ids
 from runner.protocol.config import McpServer, ToolEffect
 from runner.protocol.plans import TOOL_NAME
 from runner.protocol.state import read_json
-from runner.tools import Contract, Effect, Repeat, Tool, ToolError, check_arguments
-from runner.tools.python import ToolModuleError
+from runner.tools import Contract, Tool, ToolError, check_arguments
+from runner.tools.python import ToolModuleError, effect_of
 from runner.values import dataclass
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ class ServerTool:
 
     def call(self, arguments: Mapping[str, Any]) -> Any:
         """Check the arguments and call it; see `Tool.call`."""
-        check_arguments(self.contract, {key: value for key, value in arguments.items() if key != self.contract.key})
+        check_arguments(self.contract, arguments)
         return self.server.ask(self.name, arguments)
 
 
@@ -312,9 +312,7 @@ class ServerTools:
             Draft202012Validator.check_schema(schema)
         except (SchemaError, RecursionError) as error:
             return f"its schema is not valid: {getattr(error, 'message', 'it is too deep')}"
-        declared = self._server.effects.get(name)
-        effect: Effect = "external" if declared is None or isinstance(declared, ToolEffect) else declared
-        repeat: Repeat = declared.external if isinstance(declared, ToolEffect) else "never"
+        effect, repeat = effect_of(self._server.effects.get(name))
         return Contract(
             name=ours,
             description=visible(str(words.get("description") or words.get("title") or "")),
@@ -328,19 +326,13 @@ class ServerTools:
         )
 
     def _repeatable(self, tool: ServerTool, declared: ToolEffect) -> Tool:
-        """Return an external tool that is repeatable as its entry says: the runner fills in the key, so no model sees it."""
-        contract, properties = tool.contract, tool.contract.parameters["properties"]
+        """Return an external tool that is repeatable as its entry says."""
+        contract = tool.contract
         if declared.external == "keyed":
-            if declared.key is None or properties.get(declared.key, {}).get("type") != "string":
+            said = contract.parameters["properties"].get(declared.key, {})
+            if declared.key is None or said.get("type") != "string":
                 raise self._unfit(tool.name, "a keyed tool names under `key` an argument that is a text")
-            parameters = {
-                **contract.parameters,
-                "properties": {key: value for key, value in properties.items() if key != declared.key},
-                "required": [key for key in contract.parameters.get("required", ()) if key != declared.key],
-            }
-            return dataclasses.replace(
-                tool, contract=dataclasses.replace(contract, parameters=parameters, key=declared.key)
-            )
+            return dataclasses.replace(tool, contract=contract.keyed(declared.key))
         if declared.external == "probed":
             by = self.tools.get(f"mcp:{self._name}/{declared.probe}")
             if not isinstance(by, ServerTool) or by.contract.effect != "read":
