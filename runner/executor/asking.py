@@ -17,6 +17,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Final
 
+from runner import resources
 from runner.engines import MOST_OUTPUT, Engine, Request, Settings, Turn, Usage, agents, registry
 from runner.engines.recorded import Recorder
 from runner.errors import RunnerError, UsageError
@@ -128,6 +129,12 @@ class Consultation(Loop):
 def _digest(request: Request) -> str:
     """Return the digest of a request, of which every letter counts: it is no recording."""
     return digest(json.dumps(request.plain(), sort_keys=True).encode())
+
+
+def answer_schema(name: str) -> dict[str, Any]:
+    """Return a shipped schema as a model is given it for its answer."""
+    schema: dict[str, Any] = json.loads(resources.schema(name))
+    return {key: value for key, value in schema.items() if not key.startswith("$") or key == "$defs"}
 
 
 def engine_names(

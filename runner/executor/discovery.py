@@ -7,7 +7,6 @@ is journaled, so that the same command pays for none twice. Nothing is written h
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
@@ -82,9 +81,7 @@ def found(project: Project, commit: str, answers: Mapping[str, str]) -> Iterator
 
 
 def _told(loop: Consultation, task: str) -> tuple[Discovery, str]:
-    schema = json.loads(resources.schema("discovery"))
-    schema = {key: value for key, value in schema.items() if not key.startswith("$")}
-    system = resources.prompt("repo-discovery.prompt").strip()
+    schema, system = asking.answer_schema("discovery"), resources.prompt("repo-discovery.prompt").strip()
     turns: list[Turn] = [UserTurn(text=task)]
     why: tuple[str, ...] = ()
     for _ in range(2):

@@ -16,7 +16,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from runner import resources
-from runner.engines import EngineError, Json, KeyMissingError, Request, Turn, UserTurn, registry
+from runner.engines import EngineError, KeyMissingError, Request, Turn, UserTurn, registry
 from runner.errors import MalformedFileError, RefusedError, UnsupportedError, WaitingError
 from runner.executor import asking, prompting, spending
 from runner.executor.asking import Consultation
@@ -155,27 +155,23 @@ def converse(
     Raises:
         NoPlanError: it gave no valid plan, even after its errors were fed back. EngineError: it refused, or did not answer.
     """
-    schema: Json = json.loads(resources.schema("planning"))
-    schema = {key: value for key, value in schema.items() if not key.startswith("$") or key == "$defs"}
-    system = resources.prompt("plan").strip()
+    schema, system = asking.answer_schema("planning"), resources.prompt("plan").strip()
     turns: list[Turn] = [
         UserTurn(text=task if answer else f"{task}\n\nAsk no questions: decide what is open yourself.")
     ]
     rounds, told, tried = 0, False, False
+    helps = answer if helped else None
     while True:
         record, heard = ask(Request(system=system, turns=tuple(turns), schema=schema))
         turns += heard
-        if record.finish == "refused" and helped and answer is not None:
+        if record.finish == "refused":
             why = f"the model refused to plan: {record.text[:300] or 'no reason given'}"
-            turns.append(_help(answer, why))
+            if helps is None:
+                hint = "rephrase the task, or write the plan by hand: --manual"
+                raise NoPlanError(why, f"engine {record.engine}", hint)
+            turns.append(_help(helps, why))
             told = False
             continue
-        if record.finish == "refused":
-            raise NoPlanError(
-                f"the model refused to plan: {record.text[:300] or 'no reason given'}",
-                f"engine {record.engine}",
-                "rephrase the task, or write the plan by hand: --manual",
-            )
         try:
             if record.finish == "length":
                 raise UnfitError(["it was cut off, for it is too long; write a shorter plan"])
@@ -199,22 +195,20 @@ def converse(
             turns.append(UserTurn(text=UNTRIED.format("; ".join(f"`{line}`" for line in unseen))))
         except UnfitError as error:
             reasons = "\n".join(f"- {one}" for one in error.problems)
-            if told and helped and answer is not None:
+            if not told:
                 turns.append(
-                    _help(answer, f"the model gave no plan that can be carried out: {'; '.join(error.problems)}")
+                    UserTurn(text=f"This is no plan yet:\n{reasons}\nGive the whole plan again, with that mended.")
                 )
-                told = False
-                continue
-            if told:
+            elif helps is not None:
+                why = f"the model gave no plan that can be carried out: {'; '.join(error.problems)}"
+                turns.append(_help(helps, why))
+            else:
                 raise NoPlanError(
                     f"the model wrote no valid plan, even after it was told the errors:\n{reasons}",
                     f"engine {record.engine}",
                     "nothing was made; run the same command again, or write the plan by hand",
                 ) from error
-            told = True
-            turns.append(
-                UserTurn(text=f"This is no plan yet:\n{reasons}\nGive the whole plan again, with that mended.")
-            )
+            told = not told
 
 
 def _help(answer: Answer, why: str) -> UserTurn:

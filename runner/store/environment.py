@@ -231,11 +231,16 @@ def write_atomically(path: Path, data: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):  # a signal may come when it has its name already
             os.unlink(temporary)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    _flush(path.parent)
+
+
+def _flush(folder: Path) -> None:
+    """Have a folder's names on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)
 
 
 # --- checkpoints: the last tip of each protocol that verified on this machine -------------------------------------------
@@ -281,11 +286,7 @@ def forget_checkpoint(dirs: StateDir, protocol: str) -> None:
     path = dirs.checkpoint(protocol)
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
-        handle = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        _flush(path.parent)
 
 
 def matching(folder: Path, *patterns: str) -> list[Path]:
