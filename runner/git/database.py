@@ -29,6 +29,7 @@ from runner.git.objects import (
     tree_bytes,
     tree_bytes_with,
 )
+from runner.git.pack import Pack, whole
 from runner.git.process import GitError, Held, Location, PromisedError, Sealed, git_error, sealed_environment, spawn
 from runner.lines import lines_of
 from runner.protocol.ids import OID
@@ -43,6 +44,8 @@ TREES_KEPT = 50_000  # entries of trees that are remembered
 LONG = 4096  # bytes from which on a tree is read by what differs from the last one of its length
 LONG_KEPT = 8
 SPELT_KEPT = 16  # trees whose bytes are remembered, too
+LOOSE = 6  # objects, of one transition, that are not worth a pack of their own
+MOST_COLLECTED = 64 * 1024 * 1024  # bytes of a pack in the making, in memory with what it is made of
 
 
 class Database(Sealed):
@@ -59,6 +62,8 @@ class Database(Sealed):
         ] = {}  # a tree: another one, and the names with other ids there
         self._spelt: dict[str, bytes] = {}  # the bytes of trees that were written last, until they are edited
         self._loose: Loose | None = None
+        self._pack: Pack | None = None  # what is collected
+        self.packs: list[str] = []  # the names of those that were written of it, without an ending
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -77,6 +82,10 @@ class Database(Sealed):
         return found
 
     def _object(self, name: str) -> tuple[str, str, bytes] | None:
+        if self._is_collected(name):
+            assert self._pack is not None
+            entry = self._pack.entries[name]
+            return name, entry.kind, entry.data
         asked = b"contents " + name.encode("utf-8", "surrogateescape") + b"\n"
         try:
             return self._promised([name], lambda: self._answer(asked))
@@ -137,7 +146,19 @@ class Database(Sealed):
                     raise
 
     def _reader(self) -> Held:
-        return self._hold("read", "cat-file", "--batch-command")
+        if self._loose is not None:
+            self._loose.settle()
+        # Nothing that git knows leads to what is collected: only a question that names it is in need of it.
+        return self._hold("read", "cat-file", "--batch-command", settled=True)
+
+    def _is_collected(self, name: str) -> bool:
+        """Return whether an id is that of a collected object. For a path or the like in one all that is collected is written."""
+        if self._pack is None or name[: self.oid_length] not in self._pack.entries:
+            return False
+        if len(name) == self.oid_length:
+            return True
+        self.settle()
+        return False
 
     def _answer(self, asked: bytes, reader: Held | None = None) -> tuple[str, str, bytes] | None:
         reader = reader or self._reader()
@@ -153,7 +174,7 @@ class Database(Sealed):
 
     def blobs(self, names: Sequence[str]) -> list[bytes | None]:
         """Return the bytes of many blobs, or None where there is none of that name; asked for ahead of the answers."""
-        if len(names) <= 1 or any("\n" in name for name in names):
+        if len(names) <= 1 or any("\n" in name or self._is_collected(name) for name in names):
             return [self.blob(name) for name in names]
 
         def read() -> list[bytes | None]:
@@ -226,6 +247,10 @@ class Database(Sealed):
         """Return [oid, type, size] of what a name means, or None where there is none."""
         if "\n" in name:
             return None
+        if self._is_collected(name):
+            assert self._pack is not None
+            entry = self._pack.entries[name]
+            return [name.encode(), entry.kind.encode(), b"%d" % len(entry.data)]
         asked = b"info " + name.encode("utf-8", "surrogateescape") + b"\n"
         parts = self._promised([name], lambda: self._reader().ask(asked)).rsplit(b" ", 2)
         return parts if len(parts) == 3 and parts[2].isdigit() else None
@@ -310,6 +335,8 @@ class Database(Sealed):
 
     def sizes(self, names: Sequence[str]) -> list[int | None]:
         """Return how many bytes each object has, without reading it, or None where it is not here."""
+        if any(map(self._is_collected, names)):
+            self.settle()
         found: list[int | None] = []
         for at in range(0, len(names), SIZES_AHEAD):
             some = names[at : at + SIZES_AHEAD]
@@ -448,21 +475,77 @@ class Database(Sealed):
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
-    def write(self, kind: Literal["blob", "tree", "commit"], data: bytes) -> str:
-        """Write an object as it is, without filters, and return its id. A commit is there, with all before it, when this returns."""
+    def write(self, kind: Literal["blob", "tree", "commit"], data: bytes, base: str | None = None) -> str:
+        """Write an object as it is, without filters, and return its id. A commit is there, with all before it, when this returns.
+
+        `base`: the id of the version before, if there is one. While objects are collected, none is there before `settle`.
+        """
+        if self._pack is not None:
+            if self._pack.size > MOST_COLLECTED:
+                self.settle()
+            return self._pack.add(kind, data, base)
+        oid = self._own().write(kind, data)
+        if kind == "commit":
+            self._own().settle()
+        return oid
+
+    def _own(self) -> Loose:
         if self._loose is None:
             shared = self.settings().get("core.sharedrepository")
             self._loose = Loose(self.common_dir / "objects", self.object_format, shared[-1] if shared else None)
-        oid = self._loose.write(kind, data)
-        if kind == "commit":
-            self._loose.settle()
-        return oid
+        return self._loose
 
     def settle(self) -> None:
+        if self._pack is not None and self._pack.entries:
+            pack, self._pack = self._pack, Pack(self.object_format)
+            self._keep_pack(pack)
         if self._loose is not None:
             self._loose.settle()
 
+    def _keep_pack(self, pack: Pack) -> None:
+        """Have the objects of a pack on the disk, where git finds them."""
+        if len(pack.entries) <= LOOSE:
+            for entry in pack.entries.values():
+                self._own().write(entry.kind, entry.data)
+        else:
+            name, data, index = pack.files()
+            self._own().write_pack(name, data, index)
+            self.packs.append(name)
+
+    # --- collecting: many objects for one pack -----------------------------------------------------------------------
+
+    def collect(self) -> None:
+        """Collect what is written from now on, until `collected` or `drop`. Before git itself is started, `settle` writes it."""
+        assert self._pack is None
+        self._pack = Pack(self.object_format)
+
+    def newly_collected(self) -> tuple[bool, int, bytes]:
+        """Return what was collected since this was called last and is not written yet: whether a pack begins with it, how many
+        objects it has, and their bytes in that pack."""
+        assert self._pack is not None
+        return self._pack.since()
+
+    def collected(self) -> None:
+        """Write what is collected, and end collecting."""
+        try:
+            self.settle()
+        finally:
+            self.drop()
+
+    def drop(self) -> None:
+        """End collecting; what is not written is gone."""
+        self._pack = None
+
+    def unpack(self, count: int, objects: bytes) -> None:
+        """Write the objects of a pack that was never written. `objects`: as `newly_collected` gave them, one after the other.
+
+        Raises:
+            GitError: they are no such objects.
+        """
+        self.run("index-pack", "--stdin", data=whole(count, [objects], self.object_format))
+
     def close(self) -> None:
+        self.drop()
         if self._loose is not None:
             self._loose.forget()
         super().close()
@@ -471,8 +554,8 @@ class Database(Sealed):
         """Write a tree with these entries and return its id."""
         return self._write_tree(dict(tree), tree_bytes(tree))
 
-    def _write_tree(self, tree: Tree, data: bytes) -> str:
-        oid = self.write("tree", data)
+    def _write_tree(self, tree: Tree, data: bytes, base: str | None = None) -> str:
+        oid = self.write("tree", data, base)
         self._keep(oid, tree)
         if len(self._spelt) >= SPELT_KEPT:
             self._spelt.clear()
@@ -510,7 +593,7 @@ class Database(Sealed):
         names = {path.partition("/")[0] for path in changes}
         spelt = self._spelt.pop(tree, None) if tree else None
         data = spelt and tree_bytes_with(spelt, {name: (old_entries.get(name), entries.get(name)) for name in names})
-        return self._write_tree(entries, data or tree_bytes(entries))
+        return self._write_tree(entries, data or tree_bytes(entries), tree)
 
     def write_commit(
         self,

@@ -306,9 +306,7 @@ class Loose:
             self._begun[oid] = temporary
             handle = self._open(folder, temporary)
             packer = zlib.compressobj(0 if kind == "tree" and len(data) >= _LARGE_TREE else _LEVEL)
-            rest = memoryview(packer.compress(header) + packer.compress(data) + packer.flush())
-            while rest:
-                rest = rest[os.write(handle, rest) :]
+            _write_all(handle, packer.compress(header) + packer.compress(data) + packer.flush())
             if self._bits:
                 self._share(handle, 0o444)
             if self._threads < min(_THREADS, len(self._begun)):
@@ -347,6 +345,36 @@ class Loose:
             self.forget()
             raise
 
+    def write_pack(self, name: str, data: bytes, index: bytes) -> None:
+        """Write a pack and its index, on the disk and with their names before this returns. `name`: without an ending.
+
+        Raises:
+            GitError: they cannot be written; nothing of them is kept.
+        """
+        folder, begun = f"{self._objects}/pack", dict[str, str]()
+        try:
+            for kind, content in (("pack", data), ("idx", index)):  # git looks for the second, and then for the first
+                temporary = f"{folder}/tmp_{kind}_{os.urandom(6).hex()}"
+                begun[temporary] = f"{folder}/{name}.{kind}"
+                handle = self._open(folder, temporary)
+                try:
+                    _write_all(handle, content)
+                    if self._bits:
+                        self._share(handle, 0o444)
+                    os.fsync(handle)
+                finally:
+                    os.close(handle)
+            for temporary in list(begun):
+                os.rename(temporary, begun[temporary])
+                del begun[temporary]
+            sync_folder(folder)
+        except OSError as error:
+            raise _failed(error, folder) from error
+        finally:
+            for temporary in begun:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary)
+
     def forget(self) -> None:
         """Remove unsettled objects, and let the threads end. Nothing is waited for: that could be for ever."""
         for temporary in self._begun.values():
@@ -376,6 +404,12 @@ class Loose:
         bits = (self._bits | (self._bits & 0o444) >> 2) & most
         bits |= stat.S_ISGID if most == 0o777 else 0
         os.chmod(at, bits if self._exactly else stat.S_IMODE(os.stat(at).st_mode) | bits)
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(handle, rest) :]
 
 
 def sync_folder(folder: str | Path) -> None:

@@ -558,9 +558,13 @@ class Sealed:
             raise git_error(["git", *args], code, err)
         return out
 
-    def _hold(self, name: str, *args: str) -> Held:
-        """Return the sealed process that is held open under `name`; it is started anew where it ended or had other arguments."""
-        self.settle()
+    def _hold(self, name: str, *args: str, settled: bool = False) -> Held:
+        """Return the sealed process that is held open under `name`; it is started anew where it ended or had other arguments.
+
+        `settled`: it may be asked at once.
+        """
+        if not settled:
+            self.settle()
         argv = self.argv(args)
         held = self._held.get(name)
         if held is not None:

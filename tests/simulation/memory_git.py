@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Literal, Self, Unpack
 
 from runner.git import BLOB, EXECUTABLE, TREE, Git, GitError, Ident, Options, TreeEntry, Worktree
 from runner.git.objects import commit_bytes, parse_commit, parse_tree, tree_bytes
+from runner.git.pack import Pack
 from runner.git.process import Held, Location, git_error
 
 ZERO = "0" * 40
@@ -241,6 +243,79 @@ class LineError(Exception):
     """No answer; what was asked may have been done."""
 
 
+def unpacked(data: bytes) -> list[Object]:
+    """Return the objects of a pack whose deltas have their bases before them, by gitformat-pack(5).
+
+    Raises:
+        AssertionError, IndexError, zlib.error: it is none.
+    """
+    assert data[:8] == b"PACK\0\0\0\2" and hashlib.sha1(data[:-20]).digest() == data[-20:], "not a pack"
+    at, found = 12, dict[int, Object]()
+    for _ in range(int.from_bytes(data[8:12])):
+        begin, byte = at, data[at]
+        kind, size, shift = byte >> 4 & 7, byte & 15, 4
+        while byte & 128:
+            at += 1
+            byte = data[at]
+            size |= (byte & 127) << shift
+            shift += 7
+        at += 1
+        base = None
+        if kind == 6:
+            back = data[at] & 127
+            while data[at] & 128:
+                at += 1
+                back = back + 1 << 7 | data[at] & 127
+            at += 1
+            base = found.get(begin - back)
+            assert base is not None, "a base that is not before it"
+        packer = zlib.decompressobj()
+        content = packer.decompress(data[at:])
+        at = len(data) - len(packer.unused_data)
+        assert len(content) == size, "another size"
+        found[begin] = (base[0], patched(base[1], content)) if base else (("", "commit", "tree", "blob")[kind], content)
+    assert at == len(data) - 20, "more than its objects"
+    return list(found.values())
+
+
+def patched(old: bytes, instructions: bytes) -> bytes:
+    """Return what a delta makes of its base, by gitformat-pack(5)."""
+    at = 0
+
+    def number() -> int:
+        nonlocal at
+        found = shift = 0
+        while True:
+            byte = instructions[at]
+            at += 1
+            found |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return found
+
+    assert number() == len(old), "another base"
+    size, made = number(), b""
+    while at < len(instructions):
+        code = instructions[at]
+        at += 1
+        if code < 128:
+            assert code, "a reserved instruction"
+            made += instructions[at : at + code]
+            at += code
+            continue
+        fields = [0] * 7
+        for bit in range(7):
+            if code & 1 << bit:
+                fields[bit] = instructions[at]
+                at += 1
+        offset = int.from_bytes(bytes(fields[:4]), "little")
+        length = int.from_bytes(bytes(fields[4:]), "little") or 0x10000
+        assert offset + length <= len(old), "more than there is"
+        made += old[offset : offset + length]
+    assert len(made) == size, "another size"
+    return made
+
+
 class _Updates(Held):
     """`update-ref --stdin`, held open."""
 
@@ -316,12 +391,14 @@ class MemoryGit(Git):
     # --- objects ---------------------------------------------------------------------------------------------------------
 
     def _find(self, name: str) -> str | None:
-        self.settle()
+        self._name_begun()
         if name[:40].strip("0123456789abcdef"):  # a ref is read
             self.seam("read", name)
         return self.repository.find(name)
 
     def object(self, name: str) -> tuple[str, str, bytes] | None:
+        if self._is_collected(name):
+            return self._object(name)
         oid = self._find(name)
         if oid is None or oid not in self.repository.objects:
             return None
@@ -343,7 +420,9 @@ class MemoryGit(Git):
     def warm(self, names: Iterable[str]) -> None:
         return
 
-    def write(self, kind: Literal["blob", "tree", "commit"], data: bytes) -> str:
+    def write(self, kind: Literal["blob", "tree", "commit"], data: bytes, base: str | None = None) -> str:
+        if self._pack is not None:
+            return super().write(kind, data, base)
         oid = name_of(kind, data)
         if oid not in self.repository.objects:
             self._begun[oid] = (kind, data)
@@ -351,18 +430,28 @@ class MemoryGit(Git):
             self.settle()
         return oid
 
+    def _keep_pack(self, pack: Pack) -> None:
+        self.seam("write", "a pack")
+        for entry in pack.entries.values():
+            self.repository.put(entry.kind, entry.data)
+
     def settle(self) -> None:
+        super().settle()
+        self._name_begun()
+
+    def _name_begun(self) -> None:
         if self._begun:
             self.seam("write", "objects")
             self.repository.objects.update(self._begun)
             self._begun.clear()
 
     def close(self) -> None:
+        self.drop()
         self._held.clear()
 
     # --- commands --------------------------------------------------------------------------------------------------------
 
-    def _hold(self, name: str, *args: str) -> Held:
+    def _hold(self, name: str, *args: str, settled: bool = False) -> Held:
         self.settle()
         assert args[0] == "update-ref", args
         return self._held.setdefault(name, _Updates(self, self.argv(args)))
@@ -403,6 +492,15 @@ class MemoryGit(Git):
             if not wanted or any(path == one or path.startswith(f"{one.rstrip('/')}/") for one in wanted)
         ]
         return 0, "".join(lines).encode(), ""
+
+    def _do_index_pack(self, args: Sequence[str], data: bytes) -> tuple[int, bytes, str]:
+        try:
+            found = unpacked(data)
+        except (AssertionError, IndexError, zlib.error) as error:
+            return 128, b"", f"fatal: {error}"
+        for kind, content in found:
+            self.repository.put(kind, content)
+        return 0, b"", ""
 
     def _do_merge_base(self, args: Sequence[str], data: bytes) -> tuple[int, bytes, str]:
         if args[0] == "--is-ancestor":
