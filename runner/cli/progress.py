@@ -46,13 +46,13 @@ class Progress:
         self._told_waits: set[str] = set()
         self._told_refused: list[str] = []  # why approvals do not count
         self._width = 0
+        self._slugs: list[str] = []  # of the steps that the width is of
 
     # --- one transition ----------------------------------------------------------------------------------------------
 
     def advanced(self, done: Advanced) -> None:
         """Print one transition."""
-        steps = done.state.open_steps()
-        self._width = max([self._width, *(len(_label(done.state, slug)) for slug, _ in steps)])
+        self._widen(done.state)
         about: dict[str, list[events.Event]] = {}
         for entry in done.entries:
             about.setdefault(entry.event.subject, []).append(entry.event)
@@ -68,6 +68,13 @@ class Progress:
             self._words(done.state, subject, happened)
             if edit is None and subject in done.state.steps:
                 self._step(done, subject, happened)
+
+    def _widen(self, state: State) -> None:
+        """Make room for the labels of the steps. A transition seldom changes which steps there are."""
+        slugs = [slug for slug, step in state.steps.items() if not step.removed]
+        if slugs != self._slugs:
+            self._width = max([self._width, *(len(_label(state, slug)) for slug in slugs)])
+            self._slugs = slugs
 
     def _words(self, state: State, subject: str, happened: Sequence[events.Event]) -> None:
         """Print the approvals that were used, and those that do not count."""
@@ -191,7 +198,7 @@ class Progress:
         """Print the status, and what to type next."""
         self.flush(done)
         session, state = self._session, done.state
-        self._width = max([self._width, *(len(_label(state, slug)) for slug, _ in state.open_steps())])
+        self._widen(state)
         row, project = describe.row_of(state), session.project
         name = lookup.typed(project, state.protocol, session.asked.get(state.protocol))
         found = describe.describe(project, row, done.commit, name)

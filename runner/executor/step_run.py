@@ -90,10 +90,10 @@ class StepRun:
     @property
     def label(self) -> str:
         """The step's name and its place among the plan's steps, as people see them: `04-build 4/7`."""
-        steps = self.state.open_steps()
+        steps = [slug for slug, _ in self.state.open_steps()]
         again = f", attempt {self.attempt}" if self.attempt > 1 else ""
         # One that was removed has no place.
-        at = next((f" {number}/{len(steps)}" for number, (slug, _) in enumerate(steps, 1) if slug == self.slug), "")
+        at = f" {steps.index(self.slug) + 1}/{len(steps)}" if self.slug in steps else ""
         return f"{self.state.steps[self.slug].place:02d}-{self.slug}{at}{again}"
 
     @property

@@ -44,6 +44,7 @@ TREES_KEPT = 50_000  # entries of trees that are remembered
 LONG = 4096  # bytes from which on a tree is read by what differs from the last one of its length
 LONG_KEPT = 8
 SPELT_KEPT = 16  # trees whose bytes are remembered, too
+NAMED_KEPT = 16  # short blobs that are remembered by a commit and a path, as policy.yaml is read for each transition
 LOOSE = 6  # objects, of one transition, that are not worth a pack of their own
 MOST_COLLECTED = 64 * 1024 * 1024  # bytes of a pack in the making, in memory with what it is made of
 
@@ -60,6 +61,7 @@ class Database(Sealed):
         self._near: dict[
             str, tuple[str, tuple[str, ...]]
         ] = {}  # a tree: another one, and the names with other ids there
+        self._named: dict[str, bytes] = {}
         self._spelt: dict[str, bytes] = {}  # the bytes of trees that were written last, until they are edited
         self._loose: Loose | None = None
         self._pack: Pack | None = None  # what is collected
@@ -266,7 +268,15 @@ class Database(Sealed):
 
     def blob(self, name: str) -> bytes | None:
         """Return a blob's bytes, or None where there is none of that name."""
-        return self._blob_of(self.object(name))
+        if name in self._named:
+            return self._named[name]
+        data = self._blob_of(self.object(name))
+        commit, is_path, _ = name.partition(":")
+        if data is not None and len(data) < LONG and is_path and OID.fullmatch(commit):
+            if len(self._named) >= NAMED_KEPT:
+                self._named.clear()
+            self._named[name] = data
+        return data
 
     def tree(self, name: str) -> Tree | None:
         """Return a tree's entries by name, or None where there is no such tree. Names are text by surrogateescape."""
