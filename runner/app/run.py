@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from runner.app import sync
 from runner.executor import advance
@@ -12,6 +12,23 @@ from runner.protocol import decision, state
 from runner.protocol.decision import Halt
 from runner.store import lease, publishing, transaction
 from runner.store.project import Project
+from runner.values import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How far a run goes. `until`: a step that ends it; `ask`: asks a person who is here whether it continues, and with `each` does so
+    after each step."""
+
+    until: str | None = None
+    each: bool = False
+    ask: Callable[[Advanced], bool] = lambda done: True
+
+    def is_over(self, done: Advanced) -> bool:
+        """Return whether the step is done that ends the run."""
+        known = done.state.steps.get(self.until) if self.until is not None else None
+        return known is not None and known.status in state.ENDED
+
 
 TURN = "RUNNER_FLEET_TURN"  # set for the processes that `fleet` starts
 
@@ -24,10 +41,9 @@ def run(
     adopt: bool,
     tell: Callable[[Advanced], None],
     forge: Forge | None = None,
-    goes_on: Callable[[Advanced], bool] = lambda done: True,
+    pace: Pace | None = None,
 ) -> Iterator[Advanced]:
-    """Step until someone or something else is needed; published, where that is on, in one push at the end. `goes_on`: asks a person
-    who is here.
+    """Step until someone or something else is needed; published, where that is on, in one push at the end.
 
     An effect that was announced on the remote, and a lease that grows old, are published for in between.
 
@@ -35,17 +51,23 @@ def run(
         RunnerError: as `step` does; everything until then is recorded here.
     """
     project.batch = True
+    pace = pace or Pace()
     left, wait = max_steps, 0.0
+
+    def more(made: Sequence[Advanced]) -> bool:
+        return len(made) < left and not pace.each and not pace.is_over(made[-1])
+
     try:
         while left:
-            left -= 1
-            done = advance.step(project, protocol, adopt=adopt, forge=forge, wait=wait)
+            done = advance.step(project, protocol, adopt=adopt, forge=forge, wait=wait, more=more)
             wait = transaction.PUBLISH_WAIT  # for a `sync` or an `undo` that comes in between
-            if done.entries:
-                tell(done)
-            yield done
+            for one in (*done.before, done):
+                left -= 1
+                if one.entries:
+                    tell(one)
+                yield one
             ended = isinstance(done.action, Halt) or done.state.status not in decision.ACTIVE or not left
-            ended = ended or not goes_on(done)
+            ended = ended or pace.is_over(done) or not pace.ask(done)
             if not ended and not _is_due(project):
                 continue
             if project.setting("publish") == "always" and project.mirror is not None:

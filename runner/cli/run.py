@@ -9,7 +9,7 @@ from runner.cli import ci, options, progress
 from runner.cli.session import Session
 from runner.executor import advance, load
 from runner.executor.advance import Advanced
-from runner.protocol import decision, events, ids, state
+from runner.protocol import decision, events, ids
 from runner.store import lookup, publishing, record, snapshot, worktree
 from runner.store.project import Project
 
@@ -51,10 +51,8 @@ def command(
     done: Advanced | None = None
     waits = False
 
-    def goes_on(done: Advanced) -> bool:
+    def ask(done: Advanced) -> bool:
         """Ask about a plan that a model has just written; where nobody is here it is carried out."""
-        if last is not None and (known := done.state.steps.get(last)) is not None and known.status in state.ENDED:
-            return False
         if each and any(isinstance(event, events.StepCompleted) for event in done.events):
             return session.ask("Run the next step?", ("yes", "no")) == "yes"
         if not any(isinstance(event, events.Planned) and event.engine for event in done.events):
@@ -70,7 +68,7 @@ def command(
                 adopt=not no_adopt,
                 tell=teller.advanced,
                 forge=forge,
-                goes_on=goes_on,
+                pace=run.Pace(last, each, ask),
             )
             for one in steps:
                 done = one

@@ -19,6 +19,7 @@ from runner.errors import (
     InTheWayError,
     MalformedFileError,
     RefusedError,
+    RunnerError,
     UnsupportedError,
     WaitingError,
 )
@@ -27,17 +28,19 @@ from runner.executor.step_run import StepRun
 from runner.executor.transition import EvaluatedAt, Kind, Outcome, attempt_ref, blocked, recording
 from runner.executor.transition import record as outcome_events
 from runner.forge import Forge, ForgeError
-from runner.protocol import decision, ids, log, machine, paths
+from runner.git import GitError
+from runner.protocol import decision, ids, log, machine, paths, plans
 from runner.protocol import events as ev
 from runner.protocol.decision import Action, CheckStep, Complete, Halt, RunStep, WritePlan
 from runner.protocol.event_types import event_type
 from runner.protocol.events import Entry, Event
 from runner.protocol.plans import Plan
-from runner.protocol.state import State, Status, StepStatus
-from runner.store import history, lease, publishing, record, transaction, worktree
+from runner.protocol.state import ENDED, State, Status, StepStatus
+from runner.store import history, lease, pending, publishing, record, transaction, worktree
 from runner.store.environment import write_checkpoint
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
+from runner.tools import registry
 from runner.values import dataclass
 
 _AT_WORK = (StepStatus.PENDING, StepStatus.RUNNING)
@@ -45,7 +48,8 @@ _AT_WORK = (StepStatus.PENDING, StepStatus.RUNNING)
 
 @dataclass(frozen=True, slots=True)
 class Advanced:
-    """The result of one call. `entries`: empty where nothing was recorded; `action`: the decision."""
+    """The result of one call. `entries`: empty where nothing was recorded; `action`: the decision; `before`: the earlier transitions
+    of its batch, which were published with it."""
 
     state: State
     action: Action
@@ -53,6 +57,7 @@ class Advanced:
     commit: str
     said: str = ""
     failed: bool = False
+    before: tuple[Advanced, ...] = ()
 
     @property
     def events(self) -> list[Event]:
@@ -76,9 +81,11 @@ class Start:
         return load.applied(self.project, self.view.state, self.first)
 
 
-def consider(
-    project: Project, seen: Snapshot, only: str | None = None
-) -> tuple[Plan | None, ev.PlanEdited | ev.Planned | None, State, Action]:
+Considered = tuple[Plan | None, ev.PlanEdited | ev.Planned | None, State, Action]
+More = Callable[[Sequence[Advanced]], bool]
+
+
+def consider(project: Project, seen: Snapshot, only: str | None = None) -> Considered:
     """Return the plan, the edit that the next transition records, the state after it, and the next action.
 
     There is no plan while a planner's questions are open; a plan that people write then is the edit (`planned`).
@@ -112,9 +119,10 @@ def step(
     adopt: bool = True,
     forge: Forge | None = None,
     wait: float = 0.0,
+    more: More | None = None,
 ) -> Advanced:
     """Advance the protocol by one transition, one commit. `only`: a step, as a person names it; `forge`: where reviews are read;
-    `wait`: seconds in which another runner may let go of it.
+    `wait`: seconds in which another runner may let go of it; `more`: whether another transition may follow these, for a batch.
 
     Raises:
         RunnerError: nothing was recorded; the message says what to do.
@@ -125,7 +133,7 @@ def step(
         worktree.refuse_rebased(project.git, project.branch(protocol))  # before a model is paid for nothing
         publishing.bring(project, protocol, load.checker(project, protocol))
         project.tell_unread_edits()
-        for _ in range(load.RACES):
+        for turn in range(load.RACES):
             try:
                 seen = load.view(project, protocol)
                 if seen.state.status in decision.OPEN and load.pick_up_edits(project, protocol, adopt=adopt):
@@ -133,7 +141,12 @@ def step(
             except ConflictError:  # a person was faster
                 continue
             try:
-                done = _step(project, seen, only, forge)
+                considered = consider(project, seen, only)
+                # After a lost race one alone: a batch takes longer, and would lose the next one too.
+                if more is not None and project.batch and not turn and _is_pure(project, considered):
+                    done = _batch(project, seen, considered, forge, more)
+                else:
+                    done = _step(project, seen, considered, only, forge)
             except signals.StopRequested as stop:
                 project.batch = False  # what came of it is published at once, and what others published is looked at
                 load.again(project, protocol)
@@ -184,10 +197,72 @@ def record_paid(project: Project, protocol: str) -> str:
     return f"${total.usd:f}"
 
 
-def _step(project: Project, seen: Snapshot, only: str | None, forge: Forge | None) -> Advanced | None:
+def _is_pure(project: Project, considered: Considered) -> bool:
+    """Return whether the next action can be in a batch: a built-in tool that only reads and computes, in a step that is not the last.
+
+    It needs no workspace, reaches nothing outside, and can be done again. A project's own tools would be started beside it.
+    """
+    plan, edit, state, action = considered
+    if plan is None or edit is not None or state.waiting or not isinstance(action, RunStep):
+        return False
+    step = plan.step(action.slug)
+    if step is None or step.header.kind is not plans.Kind.TOOL or step.header.agent or project.config.tools:
+        return False
+    tool = registry.BUILTIN.get(step.header.tool or "")
+    others = (one for slug, one in reversed(state.steps.items()) if slug != step.slug and not one.removed)
+    return tool is not None and tool.contract.effect == "read" and any(one.status not in ENDED for one in others)
+
+
+def _batch(
+    project: Project, seen: Snapshot, considered: Considered, forge: Forge | None, more: More
+) -> Advanced | None:
+    """Carry out pure steps and publish their transitions together (ADR 0019). None: as for `_step`, and nothing was published."""
+    protocol, dirs, env = seen.protocol, project.dirs, project.env
+    done: list[Advanced] = []
+    batch = project.pending = pending.Batch.begin(project.git, dirs, env, project.branch(protocol), protocol, seen.tip)
+    try:
+        while _is_pure(project, considered):
+            batch.note()
+            one = _step(project, seen, considered, None, forge)
+            if one is not None:
+                done.append(one)
+            if one is None or one.commit != batch.tip:
+                break
+            if len(done) == pending.MOST or env.monotonic() >= batch.until or not more(done):
+                break
+            assert project.snapshot is not None
+            seen = project.snapshot
+            considered = consider(project, seen)
+    except GitError:
+        batch.close()
+        raise
+    except (RunnerError, pending.UnfitError):
+        if not done:
+            batch.close()
+            raise  # else it comes up again, once the others are published
+    except BaseException:  # Ctrl-C, or a cancel, which has moved the branch
+        with contextlib.suppress(RunnerError):
+            batch.end(dirs, env)
+        raise
+    finally:
+        project.pending = None
+    try:
+        batch.end(dirs, env)
+    except ConflictError:
+        return None
+    if not done:
+        return None
+    if batch.tips:
+        write_checkpoint(dirs, protocol, batch.tip, done[-1].state.genesis)
+    return dataclasses.replace(done[-1], before=tuple(done[:-1]))
+
+
+def _step(
+    project: Project, seen: Snapshot, considered: Considered, only: str | None, forge: Forge | None
+) -> Advanced | None:
     """Carry out the next action; None where the branch or the trusted one moved meanwhile, and it has to be decided again."""
     trusted = project.trusted.commit
-    plan, edit, state, action = consider(project, seen, only)
+    plan, edit, state, action = considered
     if not load.is_quiet(project, plan, action):
         return None
     if isinstance(edit, ev.Planned):

@@ -27,7 +27,17 @@ from runner.protocol.decision import Action, RunStep
 from runner.protocol.events import Entry, Event
 from runner.protocol.plans import Plan
 from runner.protocol.state import State, StepStatus, phrased
-from runner.store import history, locks, objects, protocol_worktree, publishing, snapshot, transaction, worktree
+from runner.store import (
+    history,
+    locks,
+    objects,
+    pending,
+    protocol_worktree,
+    publishing,
+    snapshot,
+    transaction,
+    worktree,
+)
 from runner.store.environment import StateDir, read_checkpoint, write_checkpoint, write_loosely
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
@@ -62,6 +72,7 @@ def at_work(project: Project, protocol: str, *, wait: float = 0.0) -> Iterator[N
             worktree.settle_all(project.git, project.dirs, branch, project.env)
             if note := _unfinished(project, protocol):
                 note.resume(project)
+        pending.recover(project.git, project.dirs, project.env, branch, protocol)
         try:
             yield
         finally:

@@ -22,7 +22,7 @@ from runner.protocol.decision import ACTIVE
 from runner.protocol.events import Event
 from runner.protocol.plans import Step
 from runner.protocol.state import ENDED, State, Status, StepStatus
-from runner.store import history, publishing, transaction
+from runner.store import history, pending, publishing, transaction
 from runner.store.environment import write_checkpoint
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
@@ -203,9 +203,17 @@ def publish(
 
     Raises:
         ConflictError: the branch moved since `seen`. InTheWayError, HeldError: as for `commit`.
+        UnfitError: it follows transitions of a batch, and cannot be in one.
     """
-    branch = project.branch(seen.protocol)
+    branch, batch = project.branch(seen.protocol), project.pending
     filed = file(project, seen.protocol, made, outcome)
+    if batch is not None:
+        if not (also or filed or made.state.waiting) and made.state.status in ACTIVE:
+            batch.add(made.commit)
+            project.snapshot = made.snapshot
+            return
+        if batch.tips:
+            raise pending.UnfitError
     update = RefUpdate(branch, seen.tip, made.commit, "runner: transition", {**(also or {}), **filed})
     push = publishing.pusher(project, seen.protocol, made.commit, filed=next((new for new, _ in filed.values()), None))
     transaction.publish(project.git, project.dirs, project.env, update, push)

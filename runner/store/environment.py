@@ -156,6 +156,15 @@ class StateDir:
         return self.mirror / "looked" / (protocol if protocol != "*" else "all")
 
     @property
+    def packs(self) -> Path:
+        """The packs of batches, a line each: how often it was folded, and its name."""
+        return self.beside / "packs"
+
+    def pending(self, protocol: str) -> Path:
+        """The transitions of a protocol that are on the disk and not on its branch yet."""
+        return self.beside / "pending" / protocol
+
+    @property
     def damaged(self) -> Path:
         """Where broken files of git's are put aside."""
         return self.beside / "damaged"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from runner.protocol.plans import Plan
     from runner.store.day_budget import Reservation
     from runner.store.lease import Held
+    from runner.store.pending import Batch
     from runner.store.remote import Mirror
     from runner.store.snapshot import Snapshot
     from runner.store.worktree import Quiet
@@ -41,6 +42,7 @@ class Project:
     lease: Held | None = None  # the remote's, while this process has it
     shared_budget: Reservation | None = None  # what this process has of the day's budget, once it asks a model
     batch: bool = False  # `run` pushes once, when it ends
+    pending: Batch | None = None  # transitions that the branch does not show yet
     looked_at: float = 0.0  # by the monotonic clock
     speaker: str = ""  # who said it on the forge, where somebody there did: `HOST/ID/comment/ID`
     snapshot: Snapshot | None = None  # the protocol that was read last

@@ -125,7 +125,10 @@ def prepare(
         changes[folder] = own[snapshot.protocol]
         tree = git.edit_tree(tree, changes)
     written = {
-        f"{folder}/{name}": TreeEntry(BLOB, git.write("blob", data)) for name, data in {**files, **(more or {})}.items()
+        f"{folder}/{name}": TreeEntry(
+            BLOB, git.write("blob", data, before.oid if (before := snapshot.files.get(name)) else None)
+        )
+        for name, data in {**files, **(more or {})}.items()
     }
     made = git.edit_tree(tree or snapshot.tree, written)
     assert made is not None

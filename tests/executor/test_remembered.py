@@ -12,7 +12,7 @@ import pytest
 from runner.app import run
 from runner.executor import advance
 from runner.protocol import state
-from runner.store import snapshot
+from runner.store import pending, snapshot
 from runner.store.project import Project
 from tests.conftest import Box, mostly_slow
 
@@ -102,8 +102,9 @@ def _gone(at: Path) -> None:
 
 @pytest.mark.parametrize("edit", mostly_slow([_next, _later, _renamed_over, _plan, _new, _gone]))
 def test_an_edit_between_two_transitions_of_a_run_is_picked_up_before_a_step_uses_it(
-    box: Box, edit: Callable[[Path], None]
+    box: Box, edit: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pending, "MOST", 1)  # each is reported before the next
     protocol = box.new({"01-a": ECHO, "02-b": ECHO, "03-c": ECHO})
     at = box.worktree(protocol)
     with box.project() as project:

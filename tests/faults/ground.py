@@ -1,6 +1,6 @@
 """One protocol that does all that a runner does, run again and again from the same beginning while something goes wrong.
 
-An agent's step with recorded answers, a command, an effect outside with a counter, a step after it; published to a bare
+An agent's step with recorded answers, a command, an effect outside with a counter, a batch of steps after it; published to a bare
 repository behind `git daemon`, so that the remote is no part of what is killed. What runs is the real program, a process each time.
 """
 
@@ -54,6 +54,7 @@ STEPS = {
         "echo once >> built.txt; rm src/app.py", 'qa: {policy: light, checks: ["test -f built.txt"]}\n'
     ),
     "03-tell": 'kind: tool\nagent: crier\ntool: tell\nwith: {text: "once"}\n',
+    **{f"0{number}-pure-{number}": "kind: tool\ntool: echo\nwith: {text: a}\n" for number in range(4, 10)},  # a batch
 }
 ANSWERS = 4  # of the model, in a run that nobody disturbs
 
@@ -167,7 +168,7 @@ class Ground:
     def argv(self) -> list[str]:
         self.runs += 1
         recorded = ["--engine", f"recorded:{self.cassette}", "--record", f"{self.folder}/asked-{self.runs}"]
-        return [sys.executable, "-m", "runner", "run", self.protocol, *recorded, *self.options]
+        return [sys.executable, "-m", "tests.faults.unhurried", "run", self.protocol, *recorded, *self.options]
 
     def environment(self, box: Box) -> dict[str, str]:
         # A short PATH: each folder in front of git's is a call of execve for every git.

@@ -45,10 +45,20 @@ ALWAYS = (
     Place("git", "rename", r"/repo/\.git/refs/runner/history/", "both refs are locked, and neither moved"),
     Place("git", "rename", r"/repo/\.git/refs/heads/", "the history moved, and the branch did not"),
     Place("runner", "rename", r"/marks/", "the branch moved, and its checkpoint did not"),
+    Place("runner", "fsync", r"/runner/pending$", "a first record is on the disk, and the name of its file perhaps not", last=False),
+    Place("runner", "pwrite64", r"/runner/pending/", "the last record of a batch but for one is not written"),
+    Place("runner", "fdatasync", r"/runner/pending/", "the last record is written, and not waited for"),
+    Place("runner", "unlink", r"/runner/pending/", "the branch has the batch, and its records are still there"),
     Place("git", "openat", r"/mirror/refs/there/runner/leases/", "the remote took the lease, and the clone noted nothing"),
     Place("git", "rename", r"/mirror/refs/there/runner/leases/", "the remote took the lease, and its note is locked"),
     Place("git", "openat", r"/mirror/refs/there/heads/", "the remote took the work, and the clone noted nothing"),
     Place("git", "rename", r"/refs/remotes/origin/", "the remote took the work, and the tracking ref is locked"),
+)  # fmt: skip
+
+ALWAYS_A_PACK = (  # of a batch that no question to git splits, as a lease does that grows old
+    Place("runner", "write", r"/objects/pack/tmp_pack_", "all is done, and the pack of the batch is empty"),
+    Place("runner", "rename", r"/objects/pack/pack-[0-9a-f]*\.idx$", "the pack of a batch is there, and git cannot read it yet"),
+    Place("runner", "fsync", r"/objects/pack$", "git can read the pack, and the branch has not moved"),
 )  # fmt: skip
 
 ALWAYS_ON_A_BAD_DISK = (

@@ -53,7 +53,7 @@ class Disk:
     @contextlib.contextmanager
     def laid(self) -> Iterator[None]:
         """Be the disk while the block lasts."""
-        self.real = {name: getattr(os, name) for name in (*CHANGES, "open", "fsync")}
+        self.real = {name: getattr(os, name) for name in (*CHANGES, "open", "fsync", "fdatasync")}
         try:
             for name in CHANGES:
                 setattr(os, name, self._alive(self.real[name]))
@@ -63,7 +63,7 @@ class Disk:
                 "open": self._opened,
             }
             laid |= {"replace": self._replaced, "rename": self._replaced, "unlink": self._unlinked}
-            laid |= {"remove": self._unlinked, "fsync": self._fsync}
+            laid |= {"remove": self._unlinked, "fsync": self._fsync, "fdatasync": self._fsync}
             for name, function in laid.items():
                 setattr(os, name, function)
             yield

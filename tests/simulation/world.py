@@ -18,6 +18,7 @@ from runner.app.doctor import checks
 from runner.engines import EngineError, Request
 from runner.errors import ConflictError, HeldError, IntegrityError, RefusedError, RunnerError, UnreachableError
 from runner.executor import advance
+from runner.executor.advance import Advanced
 from runner.git import BLOB, Ident, TreeEntry
 from runner.git.objects import commit_bytes, parse_commit
 from runner.protocol import log, machine, paths, state, transcript
@@ -478,8 +479,16 @@ class World:
                 "human": "kind: human\n",
             }[kind]
             prose = f"THE STEP IS {slug} and nothing else.{' AND SEND' if kind == 'agent-send' else ''}\n"
-            files[f"{number:02d}-{slug}.md"] = f"---\ntitle: {slug}\n{text}---\n{prose}".encode()
+            files[f"{10 * number:02d}-{slug}.md"] = f"---\ntitle: {slug}\n{text}---\n{prose}".encode()
             self.slugs.append(slug)
+        if rng.random() < 0.6:  # a batch, somewhere in between
+            place = rng.randrange(len(chosen) + 1)
+            for number in range(1, rng.choice((2, 3, 3, 6)) + 1):
+                slug = f"pure-{number}"
+                files[f"{10 * place + number:02d}-{slug}.md"] = (
+                    f"---\ntitle: {slug}\nkind: tool\ntool: echo\nwith: {{text: a}}\n---\n".encode()
+                )
+                self.slugs.append(slug)
         return files
 
     # --- a host ----------------------------------------------------------------------------------------------------------
@@ -520,7 +529,7 @@ class World:
                     advance.step(project, self.protocol)
                 else:
                     most = scheduler.rng.choice((1, 3, 100))
-                    steps = run.run(project, self.protocol, max_steps=most, adopt=True, tell=lambda done: None)
+                    steps = run.run(project, self.protocol, max_steps=most, adopt=True, tell=self._told)
                     assert isinstance(steps, Generator)
                     with contextlib.closing(steps):
                         for _ in steps:
@@ -538,6 +547,10 @@ class World:
             process.patience = 120.0
         finally:
             process.project = process.beat = None
+
+    def _told(self, done: Advanced) -> None:
+        if done.commit not in self._running().host.repository.objects:
+            raise Violation("a transition was reported that is nowhere but in a process")
 
     def _may_end_so(self, process: Process, error: RunnerError) -> bool:
         """Return whether a command may end by this error: somebody was faster, something does not answer, a person did it."""

@@ -317,7 +317,7 @@ def of_ended(chosen: Selection) -> Iterator[Finding]:
 
 
 def many_loose_objects(clone: Clone) -> Iterator[Finding]:
-    """Yield that there are more loose objects than git works well with: the runner packs nothing unasked."""
+    """Yield that there are more loose objects than git works well with: the runner packs only batches unasked."""
     count, size = _counted(clone.git)
     if count > LOOSE:
         yield Finding(
