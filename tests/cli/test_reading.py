@@ -440,6 +440,32 @@ def test_reading_loads_nothing_heavy(box: Box, words: list[str]) -> None:
     assert "runner.store.record" in loaded and not loaded & set(HEAVY)
 
 
+def test_a_status_loads_nothing_of_engines_tools_and_servers(box: Box) -> None:
+    """However many of them the project has: it is as fast as in one that has none."""
+    code = "import sys; from runner.cli import main; main.call(['status']); print(*sys.modules, file=sys.stderr)"
+
+    def loaded() -> set[str]:
+        env = {**box.environment(), "PYTHONPATH": str(Path(__file__).parents[2])}
+        words = [sys.executable, "-c", code]
+        done = subprocess.run(words, cwd=box.path, env=env, capture_output=True, text=True, check=True)
+        return set(done.stderr.split())
+
+    box.new({"01-a": "kind: agent\n"})
+    before = loaded()
+    box.write(
+        ".protocols/config.yaml",
+        "engine: {plan: 'anthropic:a', execute: ['openai:a', 'gemini:b'], review: 'ollama:c'}\n"
+        "acp: {mine: {command: [mine], mode: ask}}\ncli: {tool: {command: [tool]}}\n"
+        f"mcp: {{docs: {{command: [docs], tools: 'sha256:{'0' * 64}'}}}}\n",
+    )
+    box.commit("engines and servers")
+    box.new({"01-a": "kind: agent\nengine: acp:mine\n", "02-b": "kind: agent\nengine: openai:gpt-6.1-terra\n"})
+    loaded()  # what is kept of a file that was parsed is read by the next one
+    after = loaded()
+    assert not [name for name in after if name.startswith(("runner.engines", "runner.tools", "runner.executor"))]
+    assert len(after) <= len(before) and len(after) < 250
+
+
 def test_a_status_starts_few_gits(box: Box, tmp_path: Path) -> None:
     for _ in range(3):
         box.new({"01-a": command("true")})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +13,27 @@ from runner.engines.line import LineEngine
 from runner.errors import UsageError
 from tests.engines.benches import CASSETTES, FAULTS
 from tests.engines.wire_gemini import KEY, Answer, serving
+
+SDKS = ("google.genai", "openai", "anthropic", "acp", "mcp", "httpx", "httpx2", "genai_prices", "github", "gitlab")
+IMPORTS = """\
+import importlib, pkgutil, sys
+import runner
+print(*[name for name in sys.modules if name.startswith("runner")])
+for one in pkgutil.walk_packages(runner.__path__, "runner."):
+    if one.name not in ("runner.__main__", "runner.tools.mcp_client"):  # the command; the one that is loaded to call a server
+        importlib.import_module(one.name)
+print(len([name for name in sys.modules if name.startswith("runner.")]))
+print(*sys.modules)
+"""
+
+
+def test_importing_the_runner_loads_no_sdk() -> None:
+    """Neither `import runner` nor any of its modules: a package of a provider is loaded where its model is asked."""
+    argv, root = [sys.executable, "-c", IMPORTS], str(Path(__file__).parents[2])
+    done = subprocess.run(argv, env={"PYTHONPATH": root}, capture_output=True, text=True, check=True)
+    bare, count, loaded = done.stdout.splitlines()
+    assert bare == "runner" and int(count) > 150
+    assert not set(SDKS) & set(loaded.split())
 
 
 def test_engines_are_opened_by_name() -> None:

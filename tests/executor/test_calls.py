@@ -540,6 +540,27 @@ def test_a_call_that_can_be_repeated_or_looked_up_needs_nobody(box: Box, moment:
     sound(box, protocol)
 
 
+@pytest.mark.parametrize("effect", ["read", "workspace", "{external: keyed, key: version}", "{external: never}"])
+def test_a_killed_call_of_a_python_tool_is_retried_where_its_effect_allows(box: Box, effect: str) -> None:
+    """What only reads, or what the workspace takes back, is made again, and so is what the target knows by its key; no other."""
+    listed = f"tools:\n  - module: ops\n    effects: {{deploy_prod: {effect}}}\n"
+    ledger = outside(box, coworker=listed)
+    given = {} if "keyed" in effect else {"version": "1"}
+    protocol = box.new({"01-x": tool("deploy_prod", "agent: analyst\n", **given)})
+    kill(box, ledger, "in-runner", "run", protocol)
+    may_repeat = "never" not in effect
+    box.runner("run", protocol, rc=0 if may_repeat else WAITS)
+    made = lines(ledger)
+    assert len(made) == (2 if may_repeat else 1) and len(set(made)) == 1  # with the same key
+    assert box.state(protocol)["steps"]["x"]["attempt"] == 1
+    if not may_repeat:
+        assert wait(box, protocol)["kind"] == "effect"
+        box.runner("answer", protocol, "did-not", rc=0)  # then a person says so
+        box.runner("run", protocol, rc=0)
+        assert lines(ledger) == made * 2
+    sound(box, protocol)
+
+
 @pytest.mark.slow
 def test_a_call_that_was_begun_is_not_made_again_where_the_policy_denies_it_now(box: Box, alice: Person) -> None:
     ledger = outside(box, coworker="TOOLS\n")

@@ -128,21 +128,49 @@ budget: {turns: 5, usd: 0.5}
 """
 
 
-def test_the_external_tools_of_a_file_that_the_trusted_branch_lacks_ask(box: Box, ledger: Path, tmp_path: Path) -> None:
+def test_a_file_that_the_trusted_branch_lacks_is_a_task_whose_external_tools_ask(
+    box: Box, ledger: Path, tmp_path: Path
+) -> None:
+    """`runner do -f coworker.yaml` alone: its objective is the task. Its call waits, and is made once, after the approval."""
     carol = person(tmp_path / "people", "carol")
     govern(box, [carol], text=policy([carol], approvals="  call: {roles: [maintainer]}\n"))
-    config = f"workspace: {{python: {sys.executable}}}\ntools: [{{module: examples.incident_tools}}]\n"
+    config = f"workspace: {{python: {sys.executable}}}\ntools:\n  - module: examples.incident_tools\n"
     box.write(".protocols/config.yaml", config)
     box.commit("tools for all")
-    elsewhere = box.path.parent / "elsewhere.yaml"
-    elsewhere.write_text(UNTRUSTED)
+    coworker, protocol = box.path.parent / "coworker.yaml", "0001-send-a-report"
+    coworker.write_text(UNTRUSTED)
     with mind(box, say(("send_report", {"summary": "s", "recipient": "r"})), finish("sent")) as wire:
-        result = box.runner("do", "-f", elsewhere, rc=WAITS)
+        result = box.runner("do", "-f", coworker, rc=WAITS)
         assert "You are Reporter" in str(wire.bodies[0]) and "Be short." in str(wire.bodies[0])
-    assert "elsewhere.yaml is not on" in result.err and not ledger.exists()
-    (wait,) = box.state("0001-send-a-report")["waiting"]
-    assert wait["kind"] == "call" and "send_report" in wait["text"]
-    refused = box.runner("do", "-f", elsewhere, rc=2, env={"CI": "true"}).err
-    assert "this is a CI job" in refused
-    elsewhere.write_text(UNTRUSTED.replace("[send_report]", "[{module: os}]"))
-    assert "it names modules with tools" in box.runner("do", "-f", elsewhere, rc=2).err
+        assert "coworker.yaml is not on" in result.err and not ledger.exists()
+        (wait,) = box.state(protocol)["waiting"]
+        assert wait["kind"] == "call" and "send_report" in wait["text"]
+        box.runner("approve", protocol, "--yes", env=carol.env, rc=0)
+        box.runner("run", protocol, rc=0)
+        assert wire.wrong == []
+    assert ledger.read_text() == "r: s\n" and box.state(protocol)["status"] == "completed"
+    assert "examples" not in box.git("diff", "--name-only", "main", protocol)
+    sound(box, protocol)
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ("tools: [{module: trap}]\n", "it names modules with tools"),
+        ("tools: [send_report]\npolicies: {approval_required: [send_report]}\n", "it has `policies`"),
+        ("tools: [send_report]\n", "this is a CI job"),
+    ],
+)
+def test_what_only_a_file_of_the_trusted_branch_may_do_is_refused_with_what_to_type(
+    box: Box, ledger: Path, more: str, why: str
+) -> None:
+    """A module of it would run as the runner's own: it is not even looked at. Its rules would hold in no verification."""
+    trap = box.path.parent / "sprung"
+    box.write("trap.py", f"open({str(trap)!r}, 'w')\n\ndef spring() -> None:\n    '''Spring.'''\n")
+    coworker, before = box.path.parent / "coworker.yaml", box.git("for-each-ref")
+    coworker.write_text(UNTRUSTED.replace("tools: [send_report]\n", more))
+    env = {"CI": "true"} if "CI" in why else {}
+    told = box.runner("do", "-f", coworker, rc=2, env=env).err
+    assert f"does not have this agent file with this content, and {why}" in told
+    assert "next: commit it as .protocols/agents/coworker.yaml on main, then run the same command again" in told
+    assert not trap.exists() and box.git("for-each-ref") == before
