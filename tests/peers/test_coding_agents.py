@@ -275,5 +275,5 @@ def test_a_held_permission_is_used_by_another_process_after_the_approval(
     assert box.git("show", f"{protocol}:deploy/made.txt") == "made\n"
     records = transcript(box, protocol, "do.1")
     sessions = {one["turn"]["session"] for one in records if one["kind"] == "response"}
-    assert len(sessions) == 1  # the page says that it resumes
+    assert len(sessions) == (2 if engine.startswith("acp:gemini") else 1)  # which resume, docs/engines.md says
     sound(box, protocol)
