@@ -14,15 +14,12 @@ import importlib
 import json
 import os
 import re
-import selectors
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import field
-from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final, Protocol
-from zoneinfo import ZoneInfo
 
 from runner.engines import (
     Call,
@@ -38,19 +35,18 @@ from runner.engines import (
     UserTurn,
 )
 from runner.engines.agents import Agent, AgentMissingError
-from runner.engines.egress import ToolCall, Tools
-from runner.engines.line import duration
+from runner.engines.child import MOST_LINE, EndedError, Pipe, Terminal
+from runner.engines.line import RESETS, duration, wait_told
+from runner.engines.server_tools import ToolCall, Tools
 from runner.errors import UsageError
 from runner.lines import lines_of, with_ends
 from runner.protocol import aliases
-from runner.sandbox import Outcome, Session
+from runner.sandbox import Session
 from runner.values import dataclass
 
 VERSION: Final = 1  # of the protocol
 STARTING: Final = 120.0  # seconds until an agent has a session
 IDLE: Final = 600.0  # seconds for which a call may go on in silence
-_CHUNK: Final = 64 * 1024
-_MOST_LINE: Final = 64 * 1024 * 1024  # bytes of one message
 _MOST_SHOWN: Final = 20_000  # characters of a summary, and of a text of an earlier turn
 _AUTH: Final = -32000  # JSON-RPC's code of an agent that is not logged in
 _NO_METHOD: Final = -32601
@@ -61,114 +57,11 @@ _MOST_TERMINALS: Final = 16  # that it has at once
 KINDS: Final = ("read", "edit", "delete", "move", "search", "execute", "think", "fetch", "switch_mode", "other")
 _DONE: Final = ("completed", "failed")
 
-# What an agent's error says where its model takes no more requests for now, and until when: each has words of its own.
+# What an agent's error says where its model takes no more requests for now: each has words of its own.
 _LIMIT: Final = re.compile(
     r"\b429\b|rate.?limit|too many requests|(usage|session|weekly|daily|hourly|request) limit|hit your .{0,20}limit",
     re.I,
 )
-_RESETS: Final = re.compile(r"""(?:resets?_?at["\\]*:\s*|limit reached\|)(\d{10})\b""", re.I)
-_AFTER: Final = re.compile(r"""retry[-_ ]?(?:after|delay)(_?ms)?["\\:\s]*(\d{1,9}(?:\.\d+)?)""", re.I)
-_IN: Final = re.compile(
-    r"\b(?:in|after|wait) ((?:[\d.]+ ?(?:days?|d|hours?|h|minutes?|min|m|seconds?|s)\b[ ,]*(?:and )?)+)", re.I
-)
-_CLOCK: Final = re.compile(r"(?:resets?|again)(?: at)? (\d{1,2})(?::(\d\d))? ?([ap]m)?\b(?: \(([\w/+-]+)\))?", re.I)
-_SECONDS: Final = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
-
-
-class _EndedError(Exception):
-    """The child ended, or does not keep to the protocol."""
-
-
-class Pipe:
-    """JSON-RPC with a child: one message a line. `take` gets its output before it is parsed; `wake`: what else may end a wait, and
-    `beside`: what to call where another file can be read."""
-
-    def __init__(self, session: Session, wake: int | None) -> None:
-        self.session, self._wake = session, wake
-        self.take: Callable[[bytes], None] = lambda data: None
-        self.beside: dict[int, Callable[[], None]] = {}
-        self._in, self._out, self._number = bytearray(), bytearray(), 0
-        os.set_blocking(session.stdin.fileno(), False)
-
-    def request(self, method: str, params: Json) -> int:
-        """Send a request; return its id."""
-        self._number += 1
-        self._send({"id": self._number, "method": method, "params": params})
-        return self._number
-
-    def notify(self, method: str, params: Json) -> None:
-        """Send a notification."""
-        self._send({"method": method, "params": params})
-
-    def reply(self, number: Json, result: Json) -> None:
-        """Answer a request of the child's."""
-        self._send({"id": number, "result": result})
-
-    def refuse(self, number: Json, code: int, why: str) -> None:
-        """Answer a request of the child's by an error."""
-        self._send({"id": number, "error": {"code": code, "message": why}})
-
-    def _send(self, message: dict[str, Json]) -> None:
-        self._out += json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n"
-
-    def next(self, timeout: float) -> dict[str, Json]:
-        """Send pending bytes, and return the child's next message, empty where something else can be read; other lines are skipped.
-
-        Raises:
-            TimeoutError: it said nothing for so long. _EndedError: it ended.
-        """
-        while True:
-            line, newline, rest = self._in.partition(b"\n")
-            if newline:
-                self._in = rest
-                with contextlib.suppress(ValueError, RecursionError):
-                    message = json.loads(line)
-                    if isinstance(message, dict):
-                        return message
-                continue
-            if len(self._in) > _MOST_LINE:
-                raise _EndedError(f"it sent a message of more than {_MOST_LINE:,} bytes")
-            if not self._exchange(timeout):
-                return {}
-
-    def _exchange(self, timeout: float) -> bool:
-        """Send and receive until there is output, or something else can be read; return whether there is output."""
-        by = time.monotonic() + timeout
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.session.stdout, selectors.EVENT_READ)
-            if self._wake is not None:
-                selector.register(self._wake, selectors.EVENT_READ)
-            for number in self.beside:
-                selector.register(number, selectors.EVENT_READ)
-            if self._out:
-                selector.register(self.session.stdin, selectors.EVENT_WRITE)
-            while (wait := by - time.monotonic()) > 0:
-                for key, _ in selector.select(wait):
-                    if key.fileobj is self.session.stdout:
-                        data = os.read(key.fd, _CHUNK)
-                        if not data:
-                            raise _EndedError("it ended")
-                        self._in += data
-                        self.take(data)
-                        return True
-                    if key.fileobj == self._wake:
-                        return False
-                    if key.fd in self.beside:
-                        self.beside[key.fd]()
-                        return False
-                    with contextlib.suppress(BlockingIOError, BrokenPipeError):  # that it ended, its output says too
-                        del self._out[: os.write(key.fd, self._out[:_CHUNK])]
-                    if not self._out:
-                        selector.unregister(self.session.stdin)
-        raise TimeoutError
-
-    def flush(self, seconds: float = 1.0) -> None:
-        """Send the rest, for so long at most."""
-        by, self._wake = time.monotonic() + seconds, None
-        self.beside.clear()
-        with contextlib.suppress(OSError, _EndedError, TimeoutError):
-            while self._out and (left := by - time.monotonic()) > 0:
-                self._exchange(left)
 
 
 class Metered(Protocol):
@@ -218,53 +111,6 @@ class Client(Protocol):
 
     def run(self, command: str, folder: str) -> Session:
         """Start a line of the shell in a folder of the workspace; all of its output is on its stdout."""
-
-
-@dataclass(slots=True)
-class Terminal:
-    """A command that runs for the agent. `call`: that it is part of; `most`: bytes of its output that are kept, its last ones.
-
-    `waits`: the agent's requests that its end answers.
-    """
-
-    session: Session
-    call: str
-    most: int
-    output: bytearray = field(default_factory=bytearray)
-    is_cut: bool = False
-    ended: Outcome | None = None
-    waits: list[Json] = field(default_factory=list)
-
-    def take(self) -> bool:
-        """Take in more of the output; return whether that is its end."""
-        data = os.read(self.session.stdout.fileno(), _CHUNK)
-        self.output += data
-        if (more := len(self.output) - self.most) > 0:
-            del self.output[:more]
-            self.is_cut = True
-        if not data:
-            self.end(1.0)
-        return not data
-
-    def end(self, grace: float = 0.0) -> None:
-        """End it, and all that it started."""
-        self.ended = self.ended or self.session.close(grace)
-
-    @property
-    def status(self) -> dict[str, Json]:
-        """How it ended."""
-        assert self.ended is not None
-        code = self.ended.code
-        signal = code - 128 if code > 128 else 0
-        return {"exitCode": None if signal else code, "signal": str(signal) if signal else None}
-
-    @property
-    def text(self) -> str:
-        """What is kept of its output."""
-        data = bytes(self.output)
-        if self.is_cut:  # not from the middle of a letter
-            data = data.lstrip(bytes(range(0x80, 0xC0)))
-        return data.decode(errors="replace")
 
 
 @dataclass(slots=True)
@@ -382,7 +228,7 @@ class AcpEngine:
             if time.monotonic() >= self._until:
                 return self._ended(finish="length", problem="its time is over")
             return self._failed(f"it said nothing for {timeout:g} s")
-        except _EndedError as error:
+        except EndedError as error:
             return self._failed(f"{error}{self._last_words()}")
 
     def close(self) -> None:
@@ -425,7 +271,7 @@ class AcpEngine:
             while not status and not self._events and self._prompt is not None:
                 self._take_message(min(IDLE, self._left(self._until)))
                 status = self._status(asked)
-        except (TimeoutError, _EndedError) as error:
+        except (TimeoutError, EndedError) as error:
             status = f"unknown: {error or 'its time is over'}"
         ran = [one for one in self._terminals.values() if one.call == asked.id and one.ended is not None]
         told = [{"exit_code": one.ended.code, "output": one.text[-_MOST_SHOWN:]} for one in ran if one.ended]
@@ -465,7 +311,7 @@ class AcpEngine:
                 "initialize", {"protocolVersion": VERSION, "clientCapabilities": can}, "InitializeResponse", by
             )
             if found.protocol_version != VERSION:
-                raise _EndedError(f"it speaks version {found.protocol_version} of the protocol, not {VERSION}")
+                raise EndedError(f"it speaks version {found.protocol_version} of the protocol, not {VERSION}")
             self._offer(found.agent_capabilities)
             session, resumed = None, False
             if isinstance(before, dict) and before.get("session"):
@@ -482,7 +328,7 @@ class AcpEngine:
             raise AgentMissingError(
                 f"{self.prefix} did not start within {STARTING:g} s{self._last_words()}", self._where, "try it by hand"
             ) from None
-        except _EndedError as error:
+        except EndedError as error:
             hint = f"install it: {self._row.needs}" if self._row.needs else "try it by hand"
             raise AgentMissingError(
                 f"{self.prefix} does not start: {error}{self._last_words()}", self._where, hint
@@ -576,7 +422,7 @@ class AcpEngine:
         try:
             return getattr(schema, model).model_validate(value)
         except ValueError as error:
-            raise _EndedError(f"its {model} is not in the protocol's form") from error
+            raise EndedError(f"its {model} is not in the protocol's form") from error
 
     # --- messages -----------------------------------------------------------------------------------------------------
 
@@ -585,8 +431,8 @@ class AcpEngine:
 
         def take(data: bytes) -> None:
             self._bytes.extend(data)
-            if len(self._bytes) > _MOST_LINE:
-                raise _EndedError(f"it said more than {_MOST_LINE:,} bytes between two records")
+            if len(self._bytes) > MOST_LINE:
+                raise EndedError(f"it said more than {MOST_LINE:,} bytes between two records")
             if on_bytes is not None:
                 on_bytes(data)
 
@@ -638,7 +484,7 @@ class AcpEngine:
             case "tool_call" | "tool_call_update":
                 self._merge(update)
             case "usage_update":
-                if (found := _RESETS.search(json.dumps(update.get("_meta")))) is not None:
+                if (found := RESETS.search(json.dumps(update.get("_meta")))) is not None:
                     self._resets = float(found[1])
                 cost = update.get("cost")
                 if (
@@ -649,7 +495,7 @@ class AcpEngine:
                     self._cost = Decimal(str(round(float(cost["amount"]), 9)))
             case "current_mode_update":
                 if self._row.mode and update.get("currentModeId") != self._row.mode:
-                    raise _EndedError(f"it left the mode `{self._row.mode}` for `{update.get('currentModeId')}`")
+                    raise EndedError(f"it left the mode `{self._row.mode}` for `{update.get('currentModeId')}`")
 
     def _merge(self, update: dict[str, Json]) -> dict[str, Json]:
         """Take in what the agent says of one of its calls; return all that it said of it."""
@@ -1001,7 +847,7 @@ class AcpEngine:
         return f" with exit code {outcome.code}" + (f": {said[:300]}" if said else "")
 
 
-class RefusedByAgentError(_EndedError):
+class RefusedByAgentError(EndedError):
     """The agent answers a request with an error."""
 
 
@@ -1019,28 +865,6 @@ def relative(path: str, roots: Sequence[str]) -> str:
         if path == root or path.startswith(f"{root}/"):
             return os.path.normpath(path[len(root) :].lstrip("/") or ".")
     return path if path.startswith("/") else os.path.normpath(path)
-
-
-def wait_told(text: str, now: float) -> float | None:
-    """Return the seconds until a limit ends, as an agent's error says it in one of several ways; None where it does not.
-
-    `now`: in seconds since the epoch; an hour without a zone is one of UTC, as clocks in the sandbox are.
-    """
-    if (found := _RESETS.search(text)) is not None:
-        return float(found[1]) - now
-    if (found := _AFTER.search(text)) is not None:
-        return float(found[2]) / (1000 if found[1] else 1)
-    if (found := _IN.search(text)) is not None:
-        parts = re.findall(r"([\d.]+) ?([a-z])", found[1], re.I)
-        with contextlib.suppress(ValueError):
-            return sum(float(number) * _SECONDS[unit.lower()] for number, unit in parts)
-    if (found := _CLOCK.search(text)) is not None and (found[2] or found[3]):
-        hour = int(found[1]) % 12 + 12 * (found[3].lower() == "pm") if found[3] else int(found[1])
-        with contextlib.suppress(ValueError, OSError):  # no such hour, or no such zone here
-            here = datetime.fromtimestamp(now, ZoneInfo(found[4] or "UTC"))
-            at = here.replace(hour=hour, minute=int(found[2] or 0), second=0, microsecond=0)
-            return (at - here).total_seconds() % 86_400
-    return None
 
 
 def _part(text: str, line: int | None, limit: int | None) -> str:

@@ -65,6 +65,25 @@ _OPENCODE: Final = (
     '{"permission": {"edit": "ask", "bash": "ask", "webfetch": "deny"}, "model": "runner/{model}", "provider": {"runner": '
     '{"npm": "@ai-sdk/openai-compatible", "options": {"baseURL": "{endpoint}", "apiKey": "{key}"}, "models": {"{model}": {}}}}}'
 )
+
+
+def _like_opencode(name: str, mode: str, package: str) -> Agent:
+    """Return the row of opencode, or of a fork of it, whose variables have its own name."""
+    of = name.upper()
+    return Agent(
+        command=(name, "acp"),
+        mode=mode,
+        env={
+            f"{of}_DISABLE_MODELS_FETCH": "1",
+            f"{of}_DISABLE_AUTOUPDATE": "1",
+            f"{of}_CONFIG_CONTENT": _OPENCODE,
+        },
+        speaks="openai",
+        is_model_needed=True,
+        needs=f"npm install -g {package}",
+    )
+
+
 _CLINE: Final = (
     '{"version": 1, "lastUsedProvider": "openai-compatible", "modes": {}, "providers": {"openai-compatible": {'
     '"tokenSource": "manual", "updatedAt": "2026-01-01T00:00:00.000Z", "settings": '
@@ -126,26 +145,8 @@ ACP: Final[Mapping[str, Agent]] = {
         reads=False,
         needs="npm install -g @google/gemini-cli",
     ),
-    "opencode": Agent(
-        command=("opencode", "acp"),
-        mode="build",
-        env={
-            "OPENCODE_DISABLE_MODELS_FETCH": "1",
-            "OPENCODE_DISABLE_AUTOUPDATE": "1",
-            "OPENCODE_CONFIG_CONTENT": _OPENCODE,
-        },
-        speaks="openai",
-        is_model_needed=True,
-        needs="npm install -g opencode-ai",
-    ),
-    "kilo": Agent(
-        command=("kilo", "acp"),
-        mode="code",
-        env={"KILO_DISABLE_MODELS_FETCH": "1", "KILO_DISABLE_AUTOUPDATE": "1", "KILO_CONFIG_CONTENT": _OPENCODE},
-        speaks="openai",
-        is_model_needed=True,
-        needs="npm install -g @kilocode/cli",
-    ),
+    "opencode": _like_opencode("opencode", "build", "opencode-ai"),
+    "kilo": _like_opencode("kilo", "code", "@kilocode/cli"),
     "kimi": Agent(
         command=("kimi", "acp"),
         mode="default",

@@ -1,12 +1,8 @@
-"""What a coding agent reaches on its sandbox's loopback: the endpoint of its model, and the tools of MCP servers.
-
-The endpoint is plain HTTP inside the sandbox, and TLS to the provider, with a key that stays out here.
+"""The endpoint of a coding agent's model: plain HTTP inside the sandbox, TLS to the provider, with a key that stays out here.
 
 Only the requests pass that ask a model for an answer, count tokens or list models: the key is good for more. The tokens of each answer
 are counted as it streams by, and once they reach the cap, no further request is sent. An answer that is under way is not cut, so the
 cap is overshot by at most `AT_ONCE` answers. What a request brings of keys and cookies is dropped; redirects are not followed.
-
-The tools have an address for each server. A call of one waits there until the loop has judged and made it.
 """
 
 from __future__ import annotations
@@ -15,29 +11,24 @@ import contextlib
 import dataclasses
 import http.client
 import json
-import os
-import queue
 import re
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import field
 from http.server import BaseHTTPRequestHandler
 from socketserver import ThreadingTCPServer
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from runner.engines import Json, RateLimitError, ToolResult, ToolSpec, Usage
-from runner.engines.line import as_text, duration, wait_of
+from runner.engines import Json, RateLimitError, Usage
+from runner.engines.line import duration, wait_of
 from runner.errors import UsageError
 from runner.sandbox import Network, Sandbox
 from runner.sandbox.network import proxy_for
 from runner.values import dataclass
 
 PORT: Final = 3129  # on the sandbox's loopback
-TOOLS_PORT: Final = 3130
-MOST_CALLS: Final = 32  # that wait for their results
 AT_ONCE: Final = 4  # requests; others wait
 MOST: Final = 64 * 1024 * 1024  # bytes of a request, and of an answer that is counted
 MOST_PATH: Final = 300  # characters
@@ -45,7 +36,6 @@ SILENCE: Final = 600.0  # seconds that a provider, or an agent, may say nothing
 _CHUNK: Final = 64 * 1024
 _BYTES_OF_TOKEN: Final = 4  # where nobody counted
 _ANSWERS: Final = r"/(responses|chat/completions|messages|[\w.@:/-]+:(stream)?[gG]enerateContent)"
-_MCP: Final = ("2025-06-18", "2025-03-26", "2025-11-25")  # versions whose requests are the same here
 _FREE: Final = r"/(responses/input_tokens|messages/count_tokens|models(/[\w.:@/-]+)?|[\w.@:/-]+:countTokens)"
 _PARAMETERS: Final = ("alt", "beta", "api-version", "pageSize", "limit")  # `key` is none: it would be the agent's own
 _DROPPED: Final = {
@@ -222,7 +212,7 @@ def egress(
             server.shutdown()
 
 
-class _Http(BaseHTTPRequestHandler):
+class Http(BaseHTTPRequestHandler):
     """Answers the requests of one connection."""
 
     protocol_version = "HTTP/1.1"
@@ -266,7 +256,7 @@ class _Http(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
-class _Answer(_Http):
+class _Answer(Http):
     """Passes questions to a model on."""
 
     egress: Egress
@@ -344,128 +334,6 @@ class _Answer(_Http):
 
     def _refuse(self, status: int, why: str) -> None:
         self._json(status, {"type": "error", "error": {"type": "permission_error", "message": f"runner: {why}"}})
-
-
-@dataclass(frozen=True, slots=True)
-class ToolCall:
-    """A call of a tool, by the loop's name for it, that waits until its result is put."""
-
-    name: str
-    arguments: dict[str, Json]
-    result: queue.SimpleQueue[ToolResult] = field(default_factory=queue.SimpleQueue)
-
-
-class Tools:
-    """The tools of MCP servers for an agent in the sandbox: `specs`, by their names `mcp:SERVER/TOOL`.
-
-    `wake`: can be read once a call has come. `network`: of the agent's `Command`.
-    """
-
-    def __init__(self, specs: Mapping[str, ToolSpec]) -> None:
-        self.specs, self._calls, self._open = specs, queue.SimpleQueue[ToolCall](), list[ToolCall]()
-        self._lock, self._is_closed = threading.Lock(), False
-        self.wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        answer = type("Serve", (_Serve,), {"tools": self})
-        self.network = Network(serves={TOOLS_PORT: lambda one: answer(one, ("sandbox", 0), None)} if specs else {})
-
-    def servers(self) -> list[Json]:
-        """Return the servers, as `session/new` takes them."""
-        names = dict.fromkeys(name.removeprefix("mcp:").partition("/")[0] for name in self.specs)
-        return [
-            {"type": "http", "name": one, "url": f"http://127.0.0.1:{TOOLS_PORT}/{one}", "headers": []} for one in names
-        ]
-
-    def call(self, name: str, arguments: dict[str, Json]) -> ToolResult | None:
-        """Return the result of a call, once there is one; None where too many wait."""
-        made = ToolCall(name, arguments)
-        with self._lock:
-            if self._is_closed or len(self._open) >= MOST_CALLS:
-                return None
-            self._open.append(made)
-            self._calls.put(made)
-            with contextlib.suppress(BlockingIOError):
-                os.write(self._waker, b"x")
-        return made.result.get()
-
-    def arrived(self) -> list[ToolCall]:
-        """Return the calls that came since the last time."""
-        with contextlib.suppress(BlockingIOError):
-            os.read(self.wake, _CHUNK)
-        return [self._calls.get() for _ in range(self._calls.qsize())]
-
-    def answer(self, call: ToolCall, result: ToolResult) -> None:
-        """Give a call its result."""
-        with self._lock, contextlib.suppress(ValueError):
-            self._open.remove(call)
-        call.result.put(result)
-
-    def release(self) -> None:
-        """Answer what still waits: its agent ends."""
-        self.arrived()
-        for one in tuple(self._open):
-            self.answer(one, ToolResult(id="", name=one.name, content="not done: the step stops here", is_error=True))
-
-    def close(self) -> None:
-        """Take no more calls."""
-        with self._lock:
-            self._is_closed = True
-        self.release()
-        os.close(self.wake)
-        os.close(self._waker)
-
-
-class _Serve(_Http):
-    """Speaks MCP over HTTP, as far as a server does that only has tools: no session, no stream."""
-
-    tools: Tools
-
-    def do_GET(self) -> None:
-        self._json(405, {"error": "there is no stream"})
-
-    do_DELETE = do_GET
-
-    def do_POST(self) -> None:
-        self.close_connection = True
-        try:
-            asked = json.loads(self._body())
-        except (ValueError, RecursionError):
-            asked = None
-        if not isinstance(asked, dict):
-            return self._json(400, {"jsonrpc": "2.0", "id": None, "error": {"code": -32700, "message": "no request"}})
-        if "id" not in asked:
-            return self._json(202, None)
-        params = asked.get("params")
-        found = self._found(asked.get("method"), params if isinstance(params, dict) else {})
-        self._json(200, {"jsonrpc": "2.0", "id": asked["id"], **found})
-
-    def _found(self, method: Json, params: Mapping[str, Json]) -> dict[str, Json]:
-        """Return what answers a request: its result, or an error."""
-        prefix = f"mcp:{self.path.strip('/')}/"
-        match method:
-            case "initialize":
-                about = {"name": prefix[4:-1], "version": "1"}
-                version = params.get("protocolVersion")
-                version = version if version in _MCP else _MCP[0]
-                return {"result": {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": about}}
-            case "ping":
-                return {"result": {}}
-            case "tools/list":
-                listed = [
-                    {"name": name.removeprefix(prefix), "description": one.description, "inputSchema": one.parameters}
-                    for name, one in self.tools.specs.items()
-                    if name.startswith(prefix)
-                ]
-                return {"result": {"tools": listed}}
-            case "tools/call" if (name := f"{prefix}{params.get('name')}") in self.tools.specs:
-                given = params.get("arguments") or {}
-                made = self.tools.call(name, given) if isinstance(given, dict) else None
-                if made is None:
-                    return {"error": {"code": -32602, "message": "too many calls wait, or the arguments are no object"}}
-                said: Json = [{"type": "text", "text": as_text(made.content)}]
-                return {"result": {"content": said, "isError": made.is_error}}
-        return {
-            "error": {"code": -32601 if method != "tools/call" else -32602, "message": "there is no such thing here"}
-        }
 
 
 class _Counter:

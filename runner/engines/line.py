@@ -21,8 +21,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, TypeVar
+from zoneinfo import ZoneInfo
 
 from runner.engines import (
     Call,
@@ -51,6 +53,14 @@ _MOST_TOKENS: Final = 10**9  # of one answer; budgets could not be kept by a cou
 _MOST_ERROR: Final = 1_000_000  # bytes that are read of an error's body
 _MOST_ANSWER: Final = 64 * 1024 * 1024  # bytes that are read of an answer
 _DEEPEST: Final = 100  # levels of JSON; what comes after us (redaction, the journal) goes through them one call each
+# Until when an agent says that its model takes no more requests: each has words of its own.
+RESETS: Final = re.compile(r"""(?:resets?_?at["\\]*:\s*|limit reached\|)(\d{10})\b""", re.I)
+_AFTER: Final = re.compile(r"""retry[-_ ]?(?:after|delay)(_?ms)?["\\:\s]*(\d{1,9}(?:\.\d+)?)""", re.I)
+_IN: Final = re.compile(
+    r"\b(?:in|after|wait) ((?:[\d.]+ ?(?:days?|d|hours?|h|minutes?|min|m|seconds?|s)\b[ ,]*(?:and )?)+)", re.I
+)
+_CLOCK: Final = re.compile(r"(?:resets?|again)(?: at)? (\d{1,2})(?::(\d\d))? ?([ap]m)?\b(?: \(([\w/+-]+)\))?", re.I)
+_SECONDS: Final = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 
 Hooks = Mapping[str, list[Callable[[Any], None]]]
 Send = Callable[[str, Json, float], object]  # model, body, seconds
@@ -446,6 +456,28 @@ def wait_of(headers: Mapping[str, str]) -> float | None:
 
 
 # --- what the forms share ---------------------------------------------------------------------------------------------
+
+
+def wait_told(text: str, now: float) -> float | None:
+    """Return the seconds until a limit ends, as an agent's error says it in one of several ways; None where it does not.
+
+    `now`: in seconds since the epoch; an hour without a zone is one of UTC, as clocks in the sandbox are.
+    """
+    if (found := RESETS.search(text)) is not None:
+        return float(found[1]) - now
+    if (found := _AFTER.search(text)) is not None:
+        return float(found[2]) / (1000 if found[1] else 1)
+    if (found := _IN.search(text)) is not None:
+        parts = re.findall(r"([\d.]+) ?([a-z])", found[1], re.I)
+        with contextlib.suppress(ValueError):
+            return sum(float(number) * _SECONDS[unit.lower()] for number, unit in parts)
+    if (found := _CLOCK.search(text)) is not None and (found[2] or found[3]):
+        hour = int(found[1]) % 12 + 12 * (found[3].lower() == "pm") if found[3] else int(found[1])
+        with contextlib.suppress(ValueError, OSError):  # no such hour, or no such zone here
+            here = datetime.fromtimestamp(now, ZoneInfo(found[4] or "UTC"))
+            at = here.replace(hour=hour, minute=int(found[2] or 0), second=0, microsecond=0)
+            return (at - here).total_seconds() % 86_400
+    return None
 
 
 def written(body: Json) -> bytes:

@@ -36,7 +36,8 @@ from runner.engines import (
 )
 from runner.engines.acp import KINDS, AcpEngine
 from runner.engines.agents import Agent
-from runner.engines.egress import Answered, Egress, Tools, egress
+from runner.engines.egress import Answered, Egress, egress
+from runner.engines.server_tools import Tools
 from runner.errors import RunnerError, UnsupportedError
 from runner.executor import environments, permissions, toolbox
 from runner.executor.calls import Calls, DeniedError, Gate, Judge, judge_of
@@ -48,6 +49,7 @@ from runner.lines import lines_of, with_ends
 from runner.protocol import paths
 from runner.sandbox import Network, Session
 from runner.tools import Contract, Tool, ToolError
+from runner.tools.agent import AgentTools
 from runner.tools.commands import MOST_ARGUMENT, WorkspaceAlias
 from runner.trust import policy
 from runner.values import dataclass
@@ -254,6 +256,12 @@ class Client:
         session = self.place.run.workspace
         return WorkspaceAlias(session.space.work, session.sandbox.place.inside(session.space.work))
 
+    @property
+    def _own(self) -> AgentTools:
+        finish = self.tools["finish"]
+        assert isinstance(finish, toolbox.LoopTool)
+        return finish.opened
+
     def plain(self, value: Any) -> Any:
         """Take the workspace's path out of JSON."""
         return self._alias.hide(value)
@@ -271,10 +279,8 @@ class Client:
 
     def read(self, path: str) -> str:
         """Return a file's text."""
-        opened = self.tools["finish"]
-        assert isinstance(opened, toolbox.LoopTool)
         try:
-            text = opened.opened.text(path)
+            text = self._own.text(path)
         except ToolError as error:
             raise EngineError(str(error), path, "") from error
         if text is None:
@@ -290,10 +296,8 @@ class Client:
 
     def run(self, command: str, folder: str) -> Session:
         """Start a line of the shell in a folder of the workspace."""
-        opened = self.tools["finish"]
-        assert isinstance(opened, toolbox.LoopTool)
         try:
-            return opened.opened.start(command, folder)
+            return self._own.start(command, folder)
         except ToolError as error:
             raise EngineError(str(error), command[:100], "") from error
 

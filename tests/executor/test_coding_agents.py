@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from runner.engines.acp import relative, wait_told
+from runner.engines.acp import relative
+from runner.engines.line import wait_told
 from runner.protocol.transcript import Response as parsed
 from runner.tools import servers
 from runner.trust.rules import transcripts
