@@ -57,6 +57,7 @@ class Database(Sealed):
         self._commits: dict[str, Commit] = {}
         self._trees: dict[str, Tree] = {}
         self._kept = 0  # entries in _trees
+        self._absent: set[str] = set()  # `COMMIT:PATH` that no tree of a commit in _commits has: it never will
         self._long: dict[int, LongTree] = {}  # by the number of their bytes
         self._near: dict[
             str, tuple[str, tuple[str, ...]]
@@ -78,8 +79,8 @@ class Database(Sealed):
         if "\n" in name:  # a path may hold what ends a line here; its trees are gone through instead
             entry = self._entry(name)
             return self.object(entry.oid) if entry is not None else None
-        found = self._object(name)
-        if found is None:
+        found = None if name in self._absent else self._object(name)
+        if found is None and name not in self._absent:
             self._refuse_lost(name)
         return found
 
@@ -101,9 +102,9 @@ class Database(Sealed):
             InsufficientHistoryError: a tree on the way is not in this clone.
         """
         revision, colon, path = name.partition(":")
-        if not colon or self.ref(revision) is None:
+        if not colon or (revision not in self._commits and self.ref(revision) is None):
             return None
-        root = self.resolve(revision) or revision
+        root = revision if revision in self._commits else self.resolve(revision) or revision
         if not path:
             self._whole_tree(root)
         entry: TreeEntry | None = TreeEntry(TREE, root)
@@ -119,6 +120,8 @@ class Database(Sealed):
         if ":" not in name or (self.fetch_promised is None and self.is_partial()):
             return
         entry = self._entry(name)
+        if entry is None and name.partition(":")[0] in self._commits:
+            self._absent.add(name)
         if entry is None or entry.mode == SUBMODULE:
             return
         with contextlib.suppress(PromisedError):
@@ -374,6 +377,7 @@ class Database(Sealed):
     def _keep_commit(self, commit: Commit) -> None:
         if len(self._commits) >= COMMITS_KEPT:
             self._commits.clear()
+            self._absent.clear()
         self._commits[commit.oid] = commit
 
     def files(self, tree_ish: str, *paths: str) -> dict[str, TreeEntry]:

@@ -34,7 +34,11 @@ class Step:
         told.write_text("")
         for name in ("git", "bwrap") if not bin_.exists() else ():  # another program is tried anew
             bin_.mkdir(exist_ok=True)
-            (bin_ / name).write_text(f'#!/bin/sh\necho {name} "$@" >> {told}\nexec {shutil.which(name)} "$@"\n')
+            (bin_ / name).write_text(
+                f'#!/bin/sh\necho {name} "$@" >> {told}\n'
+                f'case "$*" in *cat-file*) tee -a {told}.read | {shutil.which(name)} "$@"; exit;; esac\n'
+                f'exec {shutil.which(name)} "$@"\n'
+            )
             (bin_ / name).chmod(0o755)
         env = {
             **box.environment({"RUNNER_EXECUTOR": "sandbox"}),
@@ -47,6 +51,7 @@ class Step:
         self.classes, self.made, self.loaded = int(every), int(every) - int(unmade), set(loaded)
         self.own = [name for name in loaded if name.startswith("runner")]
         self.started = told.read_text().splitlines()
+        self.read = Path(f"{told}.read").read_text().splitlines()
 
     def count(self, program: str) -> int:
         """Return how often it started a program."""
@@ -67,6 +72,14 @@ def test_a_built_in_tool_needs_no_sandbox_and_no_library_of_schemas(box: Box, tm
     assert not step.count("bwrap") and not step.loaded & HEAVY
     assert step.count("git") <= 7
     assert box.state(protocol)["steps"]["a"]["status"] == "completed"
+
+
+def test_a_path_that_a_commit_has_not_is_asked_for_once(box: Box, tmp_path: Path) -> None:
+    box.new({"01-a": ECHO})
+    step = Step(box, tmp_path)
+    asked = [line for line in step.read if line.partition(":")[2].startswith(".protocols")]
+    assert len(asked) > 3 and len(asked) == len(set(asked))
+    assert not [line for line in step.read if line.endswith("^{commit}") and "refs/" not in line]
 
 
 def test_gits_version_is_asked_once(box: Box, tmp_path: Path) -> None:
