@@ -18,8 +18,6 @@ import os
 import re
 import shutil
 import stat
-import tempfile
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import field, replace
 from pathlib import Path
@@ -399,6 +397,8 @@ def _is_file(path: Path) -> bool:
 
 
 def _version_files(project: Project) -> Iterator[str]:
+    import tomllib  # here, because few steps read a pyproject.toml
+
     data = project.trusted.blob(project.git, "pyproject.toml")
     try:
         tool = tomllib.loads((data or b"").decode()).get("tool", {})
@@ -442,6 +442,8 @@ def lfs_pointers(git: Git, commit: str) -> dict[str, str]:
     pointers = {path: found[1].decode() for path, data in small.items() if (found := _POINTER.fullmatch(data))}
     if not pointers:
         return {}
+    import tempfile  # here, because few projects have files in LFS
+
     with tempfile.TemporaryDirectory() as scratch:
         index, names = Path(scratch) / "index", b"".join(os.fsencode(path) + b"\0" for path in pointers)
         git.run("read-tree", commit, index=index)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -387,6 +386,8 @@ def find_step(state: State, name: str) -> str:
     known = dict(state.open_steps())
     slug = ids.find_step(name.removesuffix(".md"), known)
     if slug is None:
+        from difflib import get_close_matches  # here, because few names have a mistake
+
         close = get_close_matches(ids.step_slug(name) or name, known, n=1, cutoff=0.4)
         hint = f"did you mean `{close[0]}`?" if close else f"`runner show {state.protocol}` names them"
         raise UsageError(f"there is no step `{name}`", paths.folder(state.protocol), hint)

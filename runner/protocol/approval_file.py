@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from calendar import timegm
 from dataclasses import fields
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -171,7 +170,7 @@ def seconds(time: str) -> int:
     Raises:
         ValueError: there is no such time.
     """
-    return timegm(datetime.strptime(time, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timetuple())
+    return int(datetime.strptime(time, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp())
 
 
 def statement_id(text: bytes) -> str:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar
-
-from typing_extensions import TypedDict  # pydantic refuses typing.TypedDict before Python 3.12
+from typing import ClassVar, TypedDict
 
 from runner.errors import IntegrityError
 from runner.protocol.event_types import EVENTS, EventType

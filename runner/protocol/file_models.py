@@ -8,7 +8,6 @@ first used.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import inspect
 import math
@@ -531,5 +530,7 @@ def first_fault(error: Exception) -> str:
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """Return the known word that `word` was most likely meant to be."""
+    import difflib  # here, because few files have a mistake
+
     close = difflib.get_close_matches(word[:200], list(known), n=1, cutoff=0.5)
     return close[0] if close else None

@@ -6,7 +6,6 @@ may run at all is decided elsewhere (`runner.trust`), and so is what its outcome
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 
 from runner.errors import UsageError
@@ -76,6 +75,8 @@ def choose(
         UsageError: there is none of that name, or no image for it.
     """
     if name not in EXECUTORS:
+        from difflib import get_close_matches  # here, because few names have a mistake
+
         near = get_close_matches(name, EXECUTORS, n=1) or list(EXECUTORS)
         raise UsageError(f"there is no executor {name!r}", where=f"executor: {name}", hint=f"use {' or '.join(near)}")
     if name == "container":

@@ -22,7 +22,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -164,6 +163,8 @@ class Container(Spawner):
         return None
 
     def _spawn(self, command: Command, stdin: int, stdout: int, stderr: int, *, has_terminal: bool = False) -> Group:
+        import tempfile  # here, because most commands run in no container
+
         argv = program(command, ("PWD", "OLDPWD", "SHLVL", "_"))
         folder, name = Path(tempfile.mkdtemp(prefix="runner-")), f"runner-{os.urandom(8).hex()}"
         try:
@@ -472,6 +473,8 @@ def _try(engine: Engine, image: str) -> None:
     Raises:
         SandboxError: it does not run there. The next command tries again.
     """
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="runner-") as folder:
         given = Command(("true",), Path(folder), {"PATH": "/usr/bin:/bin"}, ANSWERS_WITHIN, readable=(Path(folder),))
         outcome = Container(engine, Image(image, image, {})).run(given)

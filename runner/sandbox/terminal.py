@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import pty
 import select
 import signal
 import sys
@@ -33,7 +32,7 @@ def is_there() -> bool:
 
 def attach(spawn: Spawn, command: Command) -> Outcome:
     """Run `command` to its end, as `Sandbox.attach` promises."""
-    own, other = pty.openpty()
+    own, other = os.openpty()
     started, output = time.monotonic(), Output(command.keep)
     try:
         _resize(own)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from difflib import get_close_matches
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
 
@@ -236,6 +235,8 @@ def _told(error: ValidationError, root: Mapping[str, Any], what: str) -> list[st
 
 
 def _unknown(name: str, path: list[str | int], known: list[str], what: str) -> str:
+    from difflib import get_close_matches  # here, because few calls have a mistake
+
     near = get_close_matches(name, known, n=1)
     there = f"did you mean `{near[0]}`?" if near else f"there is {', '.join(known)}" if known else "there is none"
     return f"there is no {what} `{_dotted([*path, name])}`; {there}"

@@ -13,7 +13,6 @@ import json
 import os
 import re
 import selectors
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -213,6 +212,8 @@ class Commands:
 
     def _kept(self, head: bytes, outcome: Outcome) -> str:
         """Keep an output in a file in HOME that commands can read; return words that name it."""
+        import tempfile  # here, because few outputs are cut
+
         home = Path(self.env.get("HOME", "/"))
         folder, part = f"{home.name}/{OUTPUTS}", "the whole is"
         with tempfile.NamedTemporaryFile() as file:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import sys
-import sysconfig
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -109,6 +108,8 @@ def interpreter_and_library() -> tuple[Path, tuple[Path, ...]]:
 
     Where HOME is its installation, or inside it, these are the library alone.
     """
+    import sysconfig  # here, because few steps start the worker
+
     base = Path(os.path.realpath(sys.base_prefix))
     found = getattr(sys, "_base_executable", None) or sys.executable
     interpreter = Path(os.path.realpath(found))

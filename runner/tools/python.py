@@ -8,7 +8,6 @@ that it does not list is external, never repeated. Calls are made one at a time,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -211,6 +210,8 @@ class PythonTools:
             raise self._unfit(f"`{probe}` takes `{unknown[0]}`, which `{name}` is not given", where, hint)
 
     def _misfit(self, what: str, key: str, name: str, known: Mapping[str, object]) -> ToolModuleError:
+        from difflib import get_close_matches  # here, because few names have a mistake
+
         near = get_close_matches(name, known, n=1)
         return self._unfit(what, key, f"did you mean {near[0]}?" if near else f"there is {', '.join(known) or 'none'}")
 

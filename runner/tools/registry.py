@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -496,6 +495,8 @@ def find(name: str, tools: Mapping[str, Tool], refused: Mapping[str, str] | None
             where,
             "change how it is declared, on the trusted branch",
         )
+    from difflib import get_close_matches  # here, because few names have a mistake
+
     known = sorted({*BUILTIN, *tools})
     near = get_close_matches(name, known)
     raise UnknownToolError(

@@ -24,7 +24,6 @@ import os
 import re
 import stat
 import sys
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -855,6 +854,8 @@ def answer(root: Root, request: dict[str, Any]) -> dict[str, Any]:
     except OSError as error:
         return {"error": str(_said(error, str(arguments.get("path") or "a file")))}
     except Exception:
+        import traceback  # here, because it never happens
+
         return {"crash": traceback.format_exc()[-4000:]}
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import fnmatch
 import json
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
@@ -231,6 +230,8 @@ def same_for_checks(path: str, before: bytes | None, after: bytes | None) -> boo
 
 
 def _deciding(name: str, data: bytes | None) -> object:
+    import tomllib  # here, because few steps change a project's checks
+
     match name:
         case "package.json":
             told = json.loads(data or b"{}")

@@ -11,10 +11,9 @@ import base64
 import binascii
 import hashlib
 import re
-from calendar import timegm
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import field
-from datetime import datetime
+from datetime import UTC, datetime
 
 from runner.errors import MalformedFileError
 from runner.lines import pattern
@@ -388,7 +387,7 @@ def _time(text: str | None, name: str, path: str, number: int) -> int | None:
         raise _error(f"{name}: {text!a} is not a time", path, number, "write 20261120Z or 20261120065011Z; Z means UTC")
     digits = text[:-1].ljust(14, "0")
     try:
-        found = timegm(datetime.strptime(digits, "%Y%m%d%H%M%S").timetuple())
+        found = int(datetime.strptime(digits, "%Y%m%d%H%M%S").replace(tzinfo=UTC).timestamp())
     except ValueError as error:
         raise _error(
             f"{name}: there is no such time: {text}", path, number, "write 20261120Z or 20261120065011Z"
