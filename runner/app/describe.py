@@ -11,7 +11,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from runner.errors import RunnerError, UsageError
 from runner.lines import counted, headline
 from runner.protocol import ids, paths
-from runner.protocol.state import State, wait_type
+from runner.protocol.state import State, plain, wait_type
 from runner.store import locks, lookup, push_refusal, record, remote, worktree
 from runner.store.environment import matching, read_checkpoint
 from runner.store.project import Project
@@ -302,7 +301,7 @@ def describe(project: Project, row: Row, tip: str, name: str) -> Description:
 
 def row_of(state: State) -> Row:
     """Return a state as `record.row` reads it from state.json."""
-    return asdict(state)
+    return plain(state)
 
 
 # --- the command to type next --------------------------------------------------------------------------------------------

@@ -219,14 +219,7 @@ def render(state: State, kept: Rendered | None = None) -> bytes:
     """
     kept = Rendered() if kept is None else kept
     kept.take(state.steps)
-    plain = {
-        **_plain(state),
-        "steps": {},
-        "waiting": [_plain(wait) for wait in state.waiting],
-        "artifacts": [_plain(artifact) for artifact in state.artifacts],
-        "spent": _plain(state.spent),
-    }
-    data = _indented(plain).encode("ascii") + b"\n"
+    data = _indented({**_outside_steps(state), "steps": {}}).encode("ascii") + b"\n"
     if not state.steps:
         return data
     # No text holds a newline as it is, so this line is there once.
@@ -265,6 +258,20 @@ def _indented(value: Json, line: str = "\n") -> str:
     if kind is list:
         return f"[{','.join([inner + _indented(item, inner) for item in value])}{line}]"
     return json.dumps(value, indent=2, sort_keys=True).replace("\n", line)  # fractions; what is no JSON
+
+
+def plain(state: State) -> dict[str, Any]:
+    """Return a state as plain data that shares its lists; `asdict` would copy them, of each step."""
+    return {**_outside_steps(state), "steps": {slug: _plain(step) for slug, step in state.steps.items()}}
+
+
+def _outside_steps(state: State) -> dict[str, Any]:
+    return {
+        **_plain(state),
+        "waiting": [_plain(wait) for wait in state.waiting],
+        "artifacts": [_plain(artifact) for artifact in state.artifacts],
+        "spent": _plain(state.spent),
+    }
 
 
 def _plain(value: State | StepState | Wait | Artifact | SpentTotal) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from runner.errors import IntegrityError, RunnerError, UnsupportedError
 from runner.protocol import decision
+from runner.protocol import state as state_file
 from runner.protocol.state import (
     Artifact,
     Rendered,
@@ -70,6 +72,11 @@ def test_what_is_written_is_read_again(state: State) -> None:
     assert data.isascii() and data.endswith(b"\n}\n")
     assert load(data, "state.json") == state
     assert data == (json.dumps(json.loads(data), indent=2, sort_keys=True) + "\n").encode()
+
+
+@given(states)
+def test_it_is_plain_as_dataclasses_make_it(state: State) -> None:
+    assert state_file.plain(state) == dataclasses.asdict(state)
 
 
 @given(st.lists(states, max_size=4))
