@@ -15,6 +15,7 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from email.message import EmailMessage
+from email.utils import formatdate
 from functools import partial
 from typing import Final
 from urllib.parse import urlsplit
@@ -176,7 +177,8 @@ def _send(project: Project, ways: Ways, lines: Sequence[str], reminders: Sequenc
     every, worked = [*reminders, *lines], False
     for name in ways.webhooks:
         worked |= _works(project, f"the webhook of {name}", partial(_post, project, name, _shown(every)))
-    for to, about in ((ways.mail, every), (also if ways.mail else (), reminders)):
+    more = [one for one in also if one not in ways.mail] if ways.mail else []
+    for to, about in ((ways.mail, every), (more, reminders)):
         if to and about:
             worked |= _works(project, f"mail to {', '.join(to)}", partial(_mail, project, ways, to, about))
     if ways.command:
@@ -240,6 +242,7 @@ def _mail(project: Project, ways: Ways, to: Sequence[str], lines: Sequence[str])
     count = counted(len(lines), "protocol")
     mail["Subject"] = f"{count} of {(project.git.top or project.git.common_dir).name}: waiting for people"
     mail["From"], mail["To"] = ways.mail[0], ", ".join(to)
+    mail["Date"] = formatdate(project.env.now())
     mail.set_content(_shown(lines))
     secure = ssl.create_default_context()
     port = int(ways.smtp.get("smtpserverport") or {"ssl": 465, "tls": 587}.get(kind, 25))

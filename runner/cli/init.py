@@ -347,6 +347,8 @@ def _tell(session: Session, file: File, *, brief: bool, update: bool) -> None:
         session.result(f"kept   {file.path}, which differs from what `runner init` would write:")
     if differs and (update or not file.is_new):
         old, new = (lines_of(data.decode("utf-8", "replace")) for data in (file.here or b"", file.data))
+        known = {_bare(line.encode()): line for line in old}
+        new = [known.get(_bare(line.encode()), line) for line in new]
         for line in difflib.unified_diff(old, new, file.path, f"as `{program()} init` would write it", lineterm=""):
             session.note(line)
 

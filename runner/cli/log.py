@@ -69,13 +69,23 @@ def _commits(session: Session, name: str, *, graph: bool) -> None:
     way = ["--graph"] if graph else ["--reverse", *(["--first-parent"] if has_branch else [])]
     only = [tip] if has_branch else [tip, "--", paths.folder(name)]  # of the base: what touches it
     since = [f"^{start}"] if start else []
-    out = project.git.run("log", *way, "--no-color", "--format=%h%x00%s%x00%an", *since, *only)
+    out = project.git.run("log", *way, "--no-color", f"--format={_COMMIT}", *since, *only)
     for line in out.decode("utf-8", "replace").split("\n")[:-1]:
         left, *rest = line.split("\0")
-        if len(rest) == 2:
-            session.line((left, "yellow"), f"  {rest[0].removeprefix(f'{name}: ')}  ({rest[1]})")
+        if len(rest) == 4:
+            said, author, actor, happened = rest
+            said = said.removeprefix(f"{name}: ")
+            if said == "failed" and happened.startswith("step-failed "):
+                said = f"{happened.partition(',')[0].removeprefix('step-failed ')} failed"
+            session.line((left, "yellow"), f"  {said}  ({actor or author})")
         else:
             session.line(left)
+
+
+# Commit, subject, author, and of a transition: the person or program that caused it, and its events.
+_COMMIT = "%x00".join(
+    ("%h", "%s", "%an", *(f"%(trailers:key=Runner-{key},valueonly,separator=%x2C)" for key in ("Actor", "Event")))
+)
 
 
 Show = Callable[[Session, "RawEntry"], None]

@@ -207,8 +207,10 @@ class Progress:
             colour = status.COLOURS.get(state.status, "yellow")
             session.line("  ", (str(state.status).ljust(12), colour), f"  {counted}", err=True)
         elif state.status in describe.FAILED:
-            if not done.entries:
-                session.line("  ", (str(state.status).ljust(12), "red"), f"  {found.outlook.reason}", err=True)
+            gone = record.reopens(row) == "resume"
+            why = "the plan no longer has the step that did" if gone else found.outlook.reason
+            if gone or not done.entries:
+                session.line("  ", (str(state.status).ljust(12), "red"), f"  {why}", err=True)
         elif found.outlook.waiting:
             self._waits(state)
             for one in found.approvals.values():

@@ -140,15 +140,17 @@ class Session:
             text = self._painted(cells)
             streams.put(text if verbatim or streams.keeps() else streams.fitted(text, sys.stdout))
 
-    def lines(self, lines: Iterable[tuple[Cell, ...]]) -> None:
-        """Give lines as `line` does, in one go: quick where there are thousands."""
+    def lines(self, lines: Iterable[tuple[Cell, ...]], *, breaks: bool = False) -> None:
+        """Give lines as `line` does, in one go: quick where there are thousands. `breaks`: those that are longer than the terminal,
+        which a command at their end should not be."""
         if self._is_plain(err=False):
             texts = ["".join([cell if isinstance(cell, str) else cell[0] for cell in cells]) for cells in lines]
             if not "".join(texts).isprintable():
                 texts = list(map(one_line, texts))
-            streams.put("\n".join([text.rstrip() for text in texts]))
-            return
-        streams.put("\n".join(map(self._painted, lines)))
+            text = "\n".join([text.rstrip() for text in texts])
+        else:
+            text = "\n".join(map(self._painted, lines))
+        streams.put(streams.fitted(text, sys.stdout) if breaks and not streams.keeps() else text)
 
     def _painted(self, cells: tuple[Cell, ...], *, err: bool = False) -> str:
         told = (

@@ -67,6 +67,8 @@ def command(
         raise click.UsageError("--check goes with --output")
     if transcript and of_output:
         raise click.UsageError("--transcript and --output are shown one at a time")
+    if not as_json:
+        session.pages()
     if of_output:
         if slug is None:
             steps = [name for name, _ in record.open_steps(row)]

@@ -90,13 +90,14 @@ def _status(session: Session, protocol: str | None, as_json: bool, *, mine_first
         session.json_rows(plain_rows(project, found, known))
     elif not known:
         tell_nothing(session, False, f"no protocols; `{program()} new` makes one")
-        for typed, what in FIRST if mine_first else ():
+        is_set_up = project.git.blob(f"{project.trusted.commit}:{paths.CONFIG}") is not None
+        for typed, what in FIRST[is_set_up:] if mine_first else ():
             session.note(f"  {describe.as_typed(typed, program()):22}  {what}")
     elif not found:
         session.note(f"no protocol is open; `{program()} list` shows what has ended")
     else:
         show_all(session, project, found[::-1], known, mine_first=mine_first)
-    if mine_first and known and (trusted := project.trusted).remote and trusted.time:
+    if mine_first and (trusted := project.trusted).remote and trusted.time:
         old = describe.age(trusted.time, project.env.now())
         session.note(f"{trusted.remote} as of {old} ago; `{program()} sync` looks again")
 
@@ -403,11 +404,14 @@ def list_command(
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     session.lines(
         (
-            f"{number.ljust(widths[0])}  ",
-            (word.ljust(widths[1]), COLOURS.get(word.partition(" ")[0], "")),
-            f"  {steps.rjust(widths[2])}  {old.ljust(widths[3])}  {title}",
-        )
-        for number, word, steps, old, title in lines
+            (
+                f"{number.ljust(widths[0])}  ",
+                (word.ljust(widths[1]), COLOURS.get(word.partition(" ")[0], "")),
+                f"  {steps.rjust(widths[2])}  {old.ljust(widths[3])}  {title}",
+            )
+            for number, word, steps, old, title in lines
+        ),
+        breaks=True,
     )
     if behind:
         session.note(

@@ -293,6 +293,7 @@ def _try(run: StepRun) -> str | None:
         execute=execute,
         explain=lambda line, outcome: session.explain(line, outcome),
     )
+    env.hear_output(f"{run.label} asks the model", b"")
     if slow:
         return None
     if verdict.passed:

@@ -53,7 +53,7 @@ def test_at_a_width_of_80_and_without_colour_everything_reads(box: Box, told: st
         if words:  # bare `runner` is a table: its reasons are cut, and whole in `runner status N`
             assert sorted(masked(shown).split()) == sorted(masked(piped.out + piped.err).split()), words
         for line in shown.split("\n"):
-            whole = re.search(r"^ *next(:| ) *(git|runner|ssh-keygen) | && |^ *\|", line) or words == ("list",)
+            whole = re.search(r"^ *next(:| ) *(git|runner|ssh-keygen) | && |^ *\|", line)
             wide = max(map(len, re.findall(r"`[^`]*`|\S+", line)), default=0)  # such a word has no place to break
             assert len(line) <= 80 or whole or wide > 40, (words, line)
 
@@ -105,6 +105,18 @@ def test_what_is_longer_than_the_terminal_is_paged_as_git_does(box: Box) -> None
     ):
         assert "a.txt" in terminal(box, env, *words)[1] and not page.exists()
     assert not (box.home / "evil").exists()
+    long = box.new({f"{at:02d}-s{at}": command("true") for at in range(1, 40)})
+    for shows in (("show", long), ("show", protocol, "a")):  # the second is short
+        code, shown = terminal(box, {"TERM": "xterm", "NO_COLOR": "1"}, *shows)
+        assert code == 0 and (shown == "shown\n") == (shows[1] == long), (shows, shown)
+    assert "39-s39" in page.read_text()
+
+
+def test_rows_of_the_list_break_between_words_below_the_title(box: Box, told: str) -> None:
+    first, second, *_ = terminal(box, PLAIN, "list")[1].split("\n")
+    at = first.index("A rather")
+    assert first.startswith("0001  waits ") and len(first) <= 80 and second == " " * at + second.strip()
+    assert LONG.startswith(first[at:]) and LONG.endswith(second.strip())
 
 
 def test_an_id_stands_alone_for_programs_and_not_for_people(box: Box) -> None:

@@ -283,3 +283,12 @@ def test_every_verb_works_on_a_protocol_that_only_the_remote_has(
         other.runner("sync", rc=0)
     told = other.runner(*words, env={"EDITOR": "echo more >>"}, rc=code)
     assert "there is no protocol" not in told.err
+
+
+def test_runner_alone_in_a_repository_that_is_set_up_and_has_a_remote(remote: Box) -> None:
+    remote.runner("init", "--yes", "--commit", rc=0)
+    remote.git("push", "-q", "origin", "HEAD")
+    remote.runner("sync", rc=0)
+    told = remote.runner(rc=0).err
+    assert "  runner new TITLE " in told and "runner init" not in told
+    assert "`runner sync` looks again" in told

@@ -47,7 +47,10 @@ def test_log_shows_a_commit_a_line(box: Box) -> None:
     lines = box.runner("log", protocol, "--oneline", rc=0).out.splitlines()
     assert [line.split("  ")[1] for line in lines][:2] == ["plan planned", "add c"]
     assert len(lines) == int(box.git("rev-list", "--count", "--first-parent", f"main..{protocol}"))
-    assert lines[0].endswith("(Alice)") and box.git("rev-parse", protocol).startswith(lines[-1].split()[0])
+    assert all(line.endswith("(alice@example.test)") for line in (lines[0], *lines[2:])) and lines[1].endswith(
+        "(Alice)"
+    )
+    assert box.git("rev-parse", protocol).startswith(lines[-1].split()[0])
     graph = box.runner("log", protocol, "--graph", rc=0).out.splitlines()
     assert graph[0].startswith("* ") and len(graph) == len(lines)
     box.runner("merge", protocol, rc=0)
@@ -55,3 +58,13 @@ def test_log_shows_a_commit_a_line(box: Box) -> None:
     box.git("branch", "-qD", protocol)
     assert "planned" in box.runner("log", protocol, "--oneline", rc=0).out
     assert "neither with --json" in box.runner("log", protocol, "--oneline", "--json", rc=2).err
+
+
+def test_log_names_the_step_that_failed_and_who_decided(box: Box) -> None:
+    protocol = box.new({"01-a": command("false")})
+    box.runner("run", protocol, rc=1)
+    box.runner("cancel", protocol, rc=0)
+    *_, failed, cancelled = box.runner("log", protocol, "--oneline", rc=0).out.splitlines()
+    assert failed.endswith("  a failed  (alice@example.test)") and cancelled.endswith(
+        "  cancelled  (alice@example.test)"
+    )

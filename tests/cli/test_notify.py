@@ -141,8 +141,21 @@ def test_a_reminder_tells_more_people_once(box: Box, waiting: list[str]) -> None
         tell(box, *waiting, later=4.1 * HOURS)
         tell(box, *waiting, later=9 * HOURS)
     assert len(mails) == 3 and "<me@example.test>" in mails[1] and "<carol@example.test>" in mails[2]
-    assert "Subject: 2 protocols of repo: waiting for people" in mails[2]
+    assert "Subject: 2 protocols of repo: waiting for people" in mails[2] and "\nDate: " in mails[2].replace("\r", "")
     assert f"reminder: {waiting[0]} waits for anyone" in mails[2] and "also for lead (carol@example.test)" in mails[2]
+
+
+def test_who_gets_the_mail_already_gets_no_second_one_by_role(box: Box, waiting: list[str]) -> None:
+    with post_office() as (port, mails):
+        configured(box, "notify: {after: 4h, also: lead}\n", policy=ROLES)
+        for key, value in {
+            "runner.mail": "carol@example.test",
+            "sendemail.smtpServer": "127.0.0.1",
+            "sendemail.smtpServerPort": port,
+        }.items():
+            box.git("config", "--global", key, str(value))
+        tell(box, *waiting, later=5 * HOURS)
+    assert len(mails) == 1 and "reminder: " in mails[0]
 
 
 def test_a_webhook_gets_what_waits_where_the_policy_names_its_host(box: Box, waiting: list[str]) -> None:

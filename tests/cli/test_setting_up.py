@@ -157,3 +157,12 @@ def test_a_check_that_failed_when_it_was_found_is_looked_for_again(box: Box, san
     box.runner("init", "--yes", "--commit", env=SANDBOX, rc=0)
     assert check_of(box) == 'checks: ["scripts/ci/test.sh"]' and box.git("status", "--porcelain") == ""
     assert "trying" not in box.runner("init", "--yes", env=SANDBOX, rc=0).err
+
+
+def test_a_difference_in_quotes_alone_is_in_no_diff(box: Box) -> None:
+    box.runner("init", "--yes", rc=0)
+    at = box.path / ".protocols/config.yaml"
+    at.write_text(at.read_text().replace("# forge: none", '# forge: "none"') + "# ours\n")
+    told = box.runner("init", "--yes", rc=0)
+    assert "differs from what `runner init` would write" in told.out
+    assert "-# ours" in told.err and "-# forge" not in told.err

@@ -815,6 +815,17 @@ def test_a_failed_step_that_is_taken_out_of_the_plan_leaves_a_protocol_that_resu
     box.runner("verify", protocol, rc=0)
 
 
+def test_run_says_why_a_protocol_without_its_failed_step_is_failed(box: Box) -> None:
+    protocol = box.new({"01-a": command("false"), "02-b": command("true")})
+    box.runner("run", protocol, rc=1)
+    box.runner("skip", protocol, "a", rc=0)
+    for _ in range(2):
+        told = box.runner("run", protocol, rc=1).err
+        assert "  failed        the plan no longer has the step that did\n  next          runner resume 1\n" in told
+    box.runner("resume", protocol, rc=0)
+    box.runner("run", protocol, rc=0)
+
+
 @pytest.mark.parametrize("then", ["", "commit"])
 def test_a_failed_step_whose_file_is_deleted_needs_resume_alone(box: Box, then: str) -> None:
     protocol = box.new({"01-a": command("true"), "02-b": command("false"), "03-c": command("echo c > c.txt")})

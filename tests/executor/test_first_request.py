@@ -223,6 +223,14 @@ def test_checks_that_pass_before_the_work_are_one_line(box: Box) -> None:
     assert "Before your work, all the step's checks pass." in said and "canary" not in said
 
 
+def test_what_is_shown_while_a_model_is_asked_is_not_the_check_before(box: Box) -> None:
+    checked(box, "echo canary\n")
+    with mind(box, finish()):
+        told = box.runner("run", box.new({"01-x": agent(FAILS)}), "--verbose", rc=0).err
+    before, asked = told.index("checks before the work\n"), told.index("01-x 1/1 asks the model\n")
+    assert before < asked < told.index("01-x 1/1 check 1/1\n")
+
+
 def test_without_checks_the_manifest_says_how_the_project_is_tested(box: Box) -> None:
     box.write(
         "pyproject.toml", "[project]\nname = 'x'\n\n[tool.pytest.ini_options]\ntestpaths = 'checks'\n\n[tool.ruff]\n"
