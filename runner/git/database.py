@@ -283,16 +283,21 @@ class Database(Sealed):
 
     def tree(self, name: str) -> Tree | None:
         """Return a tree's entries by name, or None where there is no such tree. Names are text by surrogateescape."""
+        tree = self._tree(name)
+        return dict(tree) if tree is not None else None
+
+    def _tree(self, name: str) -> Tree | None:
+        """Return what `tree` does, the very one that is remembered: nobody changes it."""
         cached = self._trees.get(name)
         if cached is not None:
-            return dict(cached)
+            return cached
         found = self.object(name)
         if found is None or found[1] != "tree":
             return None
         tree = self._parsed(found[0], found[2])
         if OID.fullmatch(name.partition(":")[0]):
             self._keep(name, tree)
-        return dict(tree)
+        return tree
 
     def _parsed(self, oid: str, data: bytes) -> Tree:
         """Return a tree's entries. Versions of a long one differ in a few ids, and those alone are read of the next one."""
@@ -479,10 +484,10 @@ class Database(Sealed):
         if name is None:
             return {}
         known = self._commits.get(name)
-        tree = self.tree(known.tree if known else name)
+        tree = self._tree(known.tree if known else name)
         if tree is None:
             commit = self.commit(name)
-            tree = self.tree(commit.tree) if commit else None
+            tree = self._tree(commit.tree) if commit else None
         if tree is None:
             raise self.missing(f"the tree {name[:12]}")
         return tree

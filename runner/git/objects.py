@@ -188,18 +188,22 @@ class LongTree:
 
 def _differing(one: bytes, other: bytes) -> tuple[int, int]:
     """Return the first place at which two texts of one length differ, and the end of the last one; they are not the same."""
-    return _first_difference(one, other), len(one) - _first_difference(one[::-1], other[::-1])
-
-
-def _first_difference(one: bytes, other: bytes) -> int:
-    first, end = 0, len(one)
+    size = len(one)
+    first, end = 0, size
     while end - first > 1:
         middle = (first + end) // 2
         if one[first:middle] == other[first:middle]:
             first = middle
         else:
             end = middle
-    return first
+    start, last = first, size
+    while last - start > 1:
+        middle = (start + last) // 2
+        if one[middle:last] == other[middle:last]:
+            last = middle
+        else:
+            start = middle
+    return first, last
 
 
 _MODES = {mode.encode(): mode for mode in (TREE, BLOB, LINK, EXECUTABLE, SUBMODULE)}

@@ -23,6 +23,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from runner.errors import IntegrityError, UsageError
@@ -229,7 +230,10 @@ def render(entry: Entry) -> str:
     Raises:
         UsageError: a value that could not be read again.
     """
-    raw = raw_of(entry)
+    return _render(raw_of(entry))
+
+
+def _render(raw: RawEntry) -> str:
     lines = [f"## {raw.revision} {raw.event} {raw.subject}", f"- time: {raw.time}", f"- actor: {raw.actor}"]
     lines += [f"- {key}: {_value(value)}" for key, value in raw.fields.items()]
     return "\n".join(lines) + "\n"
@@ -237,8 +241,12 @@ def render(entry: Entry) -> str:
 
 def append(log: bytes, entries: Iterable[Entry], schema: int) -> bytes:
     """Return the log with the entries added; `schema`: the protocol's."""
-    added = "".join(render(entry) + "\n" if schema == 1 else _lines(raw_of(entry)) for entry in entries)
-    return log + added.encode("ascii")
+    return log + added(map(raw_of, entries), schema)
+
+
+def added(entries: Iterable[RawEntry], schema: int) -> bytes:
+    """Return what entries add to a log."""
+    return "".join([_render(raw) + "\n" if schema == 1 else _lines(raw) for raw in entries]).encode("ascii")
 
 
 def parse_raw(data: bytes, where: str) -> list[RawEntry]:
@@ -422,29 +430,30 @@ def render_message(
     schema: int,
     plan: str | None = None,
     policy: str | None = None,
+    raws: Sequence[RawEntry] | None = None,
 ) -> bytes:
     """Return the commit's message.
 
-    `schema`: the protocol's; from 2 on it says little more than its trailers. `plan`, `policy`: their digests after the entries.
+    `schema`: the protocol's; from 2 on it says little more than its trailers. `plan`, `policy`: their digests after the entries;
+    `raws`: what `raw_of` returned of each entry, where the caller has it.
     """
-    if schema == 1:
-        body = "\n".join(render(entry) for entry in entries)
-    else:
-        body = "".join(f"{sentence(raw_of(entry), texts=False)}\n" for entry in entries)
+    raws = [raw_of(entry) for entry in entries] if raws is None else raws
+    said = (f"{sentence(raw, texts=False)}\n" for raw in raws)
+    body = "\n".join(map(_render, raws)) if schema == 1 else "".join(said)
     lines = [
         f"Runner-Protocol: {protocol}",
         f"Runner-Revision: {entries[-1].revision}",
         *(f"Runner-Event: {entry.event.name} {entry.event.subject}" for entry in entries),
         f"Runner-Trusted: {trusted}",
         f"Runner-Actor: {entries[-1].actor}",
-        *(_more(entries, plan, policy) if schema > 1 else ()),
+        *(_more(raws, plan, policy) if schema > 1 else ()),
     ]
     return f"{headline(protocol, entries)}\n\n{body}\n".encode("ascii") + "\n".join(lines).encode("ascii") + b"\n"
 
 
-def _more(entries: Sequence[Entry], plan: str | None, policy: str | None) -> Iterator[str]:
+def _more(raws: Sequence[RawEntry], plan: str | None, policy: str | None) -> Iterator[str]:
     """Yield the trailers that schema 2 adds, each where it applies."""
-    fields = [(entry.event.name, raw_of(entry).fields) for entry in entries]
+    fields = [(raw.event, raw.fields) for raw in raws]
     if plan is not None:
         yield f"Runner-Plan: {plan}"
     if policy is not None:
@@ -466,6 +475,7 @@ def _sum(amounts: Sequence[str]) -> str:
     return f"{total[: len(total) - places]}.{total[len(total) - places :]}" if places else total
 
 
+@lru_cache(maxsize=4096)  # of a commit it is asked several times
 def parse_message(message: bytes) -> Trailers | None:
     """Return what the message's last paragraph says, or None where it is not exactly a transition's."""
     try:

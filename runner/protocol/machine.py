@@ -227,6 +227,8 @@ _MOST = 2**53  # what every reader of JSON keeps exactly
 
 
 def _spend(state: State, event: Event, spent: ev.Spent) -> State:
+    if not spent:
+        return state
     total = state.spent
     counts = [spent.get(key, 0) for key in ("input_tokens", "cached_tokens", "output_tokens", "seconds", "unpriced")]
     if not all(isinstance(count, int) and 0 <= count <= _MOST for count in counts):

@@ -39,6 +39,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from hashlib import sha256
 from typing import NamedTuple
 
 from runner.errors import InsufficientHistoryError, IntegrityError, RunnerError, UnsupportedError
@@ -47,7 +48,6 @@ from runner.git.objects import name_of
 from runner.lines import few
 from runner.protocol import events as ev
 from runner.protocol import log, machine, paths, state
-from runner.protocol.ids import digest
 from runner.protocol.log import RawEntry
 from runner.protocol.state import State
 from runner.store import record
@@ -259,7 +259,8 @@ def _check(walk: Walk, commit: Commit, read: Ahead) -> list[Finding]:
     walk.repaired += len(walk.damaged_by)
     walk.damage, walk.damaged_by = [], []
     _note(walk, parsed)
-    walk.state, walk.log, walk.record = parsed.after, parsed.log, parsed.record
+    walk.state, walk.record = parsed.after, parsed.record
+    walk.log, walk.log_hash = parsed.log, parsed.log_hash
     walk.add(parsed.raw)
     walk.named += [
         Named(
@@ -303,8 +304,12 @@ def take(walk: Walk, commit: Commit, read: Ahead) -> ParsedCommit:
     where = f"{walk.path(paths.LOG)} in {commit.oid[:12]}"
     known = walk.state.revision if walk.state else 0
     if walk.log and parsed.log.startswith(walk.log):
-        raw = log.parse_raw(parsed.log[len(walk.log) :], where)
+        added = parsed.log[len(walk.log) :]
+        parsed.log_hash = walk.log_hash.copy()
+        parsed.log_hash.update(added)
+        raw = log.parse_raw(added, where)
     else:
+        parsed.log_hash = sha256(parsed.log)
         raw = log.parse_raw(parsed.log, where)
         raw = [entry for entry in raw if entry.revision > known] or raw
     parsed.entries, parsed.raw = [log.entry_of(entry, where) for entry in raw], raw
@@ -321,7 +326,7 @@ def take(walk: Walk, commit: Commit, read: Ahead) -> ParsedCommit:
         with contextlib.suppress(RunnerError):
             parsed.after = state.load(_record(walk.git, parsed, paths.STATE), where)
     if parsed.after is not None:
-        parsed.after = dataclasses.replace(parsed.after, log=digest(parsed.log))
+        parsed.after = dataclasses.replace(parsed.after, log=f"sha256:{parsed.log_hash.hexdigest()}")
     return parsed
 
 
@@ -451,7 +456,7 @@ def resume(git: Git, protocol: str, tip: str, known: State, trusted: Trusted | N
     data = git.blob(walk.record[paths.LOG].oid) if paths.LOG in walk.record else None
     if data is None:
         raise missing(git, f"{paths.LOG} of commit {tip[:12]}")
-    walk.log = data
+    walk.log, walk.log_hash = data, sha256(data)
     return walk
 
 

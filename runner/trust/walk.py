@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import field
+from hashlib import sha256
+from typing import TYPE_CHECKING
 
 from runner.errors import InsufficientHistoryError, MalformedFileError, RunnerError
 from runner.git import BLOB, EXECUTABLE, SUBMODULE, TREE, Commit, Git, TreeEntry
@@ -21,6 +23,9 @@ from runner.trust.transitions import History, commit_of, folder_of, missing
 from runner.trust.trusted_config import TrustedConfig
 from runner.trust.view import View
 from runner.values import dataclass
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 Said = Iterator[tuple[str, str]]  # (path from the tree's root, the finding in one line)
 
@@ -220,6 +225,7 @@ class Walk:
     verify: Callable[[str, str], Report]
     state: State | None = None
     log: bytes = b""
+    log_hash: _Hash = field(default_factory=sha256)  # of the log
     record: dict[str, TreeEntry] = field(default_factory=dict)
     rendered: Rendered = field(default_factory=Rendered)  # what state.json was rendered with
     folder: Folder = field(default_factory=lambda: Folder())  # in the commit before
@@ -425,6 +431,7 @@ class ParsedCommit:
     lookalikes: list[str]  # paths that a file system could take for the folder
     trailers: log.Trailers | None = None
     log: bytes = b""
+    log_hash: _Hash = field(default_factory=sha256)  # of the log
     entries: list[Entry] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)  # theirs
     raw: list[RawEntry] = field(default_factory=list)  # the same, as the log has them
@@ -432,6 +439,17 @@ class ParsedCommit:
     after: State | None = None
     illegal: str | None = None
     changed: tuple[str, ...] | None = None  # paths that differ from the parent's tree, once a rule has asked
+    _written: list[RawEntry] = field(default_factory=list)
+
+    @property
+    def written(self) -> list[RawEntry]:
+        """The entries as the runner writes what they say.
+
+        Raises:
+            UsageError: a value that could not be read again.
+        """
+        self._written = self._written or [log.raw_of(entry) for entry in self.entries]
+        return self._written
 
     @property
     def files(self) -> dict[str, TreeEntry]:

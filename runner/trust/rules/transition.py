@@ -119,7 +119,13 @@ def check_message(walk: Walk, parsed: ParsedCommit) -> Said:
         return
     policy = walk.policy_digest(trailers) if after.schema > 1 else None
     made = log.render_message(
-        walk.protocol, parsed.entries, trailers.trusted, schema=after.schema, plan=after.plan, policy=policy
+        walk.protocol,
+        parsed.entries,
+        trailers.trusted,
+        schema=after.schema,
+        plan=after.plan,
+        policy=policy,
+        raws=parsed.written,
     )
     if made != parsed.commit.message:
         yield "", "the commit's message is not that of its entries"
@@ -136,8 +142,8 @@ def check_log(walk: Walk, parsed: ParsedCommit) -> Said:
             yield walk.path(due), "the full log was not kept whole under the next number"
         before = b""
     schema = parsed.after.schema if parsed.after is not None else 1
-    if log.append(before, parsed.entries, schema) != parsed.log:
-        goes_on = parsed.log.startswith(before)
+    goes_on = parsed.log.startswith(before)
+    if not goes_on or parsed.log[len(before) :] != log.added(parsed.written, schema):
         told = (
             "the entries are not written as the runner writes them"
             if goes_on
