@@ -413,7 +413,7 @@ def fields_in_another_order(forge: Forge) -> None:
 
 def _of_schema_1(forge: Forge) -> None:
     """Begin the protocol again as one that an older version made."""
-    forge.imitate(*_genesis(forge), code=_words(forge), parents=[forge.trusted], fresh=True)
+    forge.imitate(*_genesis(forge, schema=None), code=_words(forge), parents=[forge.trusted], fresh=True)
 
 
 @attack("log")
