@@ -368,6 +368,12 @@ def test_init_makes_a_repository_only_where_it_is_asked_to(box: Box, tmp_path: P
     assert box.git("ls-files", cwd=folder).split() == SHARED
     tip = box.git("rev-parse", "HEAD")
     box.runner("init", "--init-if-needed", cwd=box.path / "src", rc=0)  # one that is in a repository stays in it
+    broken = tmp_path / "broken"
+    box.git("init", "-q", broken)
+    (broken / ".git/HEAD").unlink()
+    (broken / "src").mkdir()
+    box.runner("init", "--init-if-needed", cwd=broken / "src", rc=2)  # so does one that git does not open
+    assert not (broken / "src/.git").exists() and not (broken / ".git/HEAD").exists()
     assert not (box.path / "src/.git").exists() and box.git("rev-parse", "HEAD") == tip
     bare = tmp_path / "bare.git"
     box.git("init", "-q", "--bare", bare)
