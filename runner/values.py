@@ -45,6 +45,18 @@ class _Later:
         return made.__get__(value, kind) if hasattr(made, "__get__") else made
 
 
+class _Signature:
+    """The signature of a class and of none below it, made each time that it is asked for: tools ask that make values of their own."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.owner = owner
+
+    def __get__(self, value: object, kind: type) -> inspect.Signature:
+        if kind is not self.owner:
+            raise AttributeError("__signature__")
+        return _signature(dataclasses.fields(kind))
+
+
 def _refuse_change(self: object, name: str, value: object = None) -> None:
     raise dataclasses.FrozenInstanceError(f"{name!r} of a {type(self).__name__} cannot be changed")
 
@@ -170,13 +182,12 @@ def _init(kind: type, fields: Sequence[dataclasses.Field[Any]], *, frozen: bool,
         found: Callable[..., None] = kind.__dict__["__init__"]
         return found
 
-    __init__.__signature__ = _signature(fields)  # type: ignore[attr-defined]
     return __init__
 
 
 def _signature(fields: Sequence[dataclasses.Field[Any]]) -> inspect.Signature:
-    """Return what `inspect.signature` reads of the compiled `__init__`."""
-    told = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
+    """Return what `inspect.signature` reads of a class whose `__init__` is compiled."""
+    told = []
     for one in sorted(fields, key=lambda one: one.kw_only is True):
         kind = inspect.Parameter.KEYWORD_ONLY if one.kw_only else inspect.Parameter.POSITIONAL_OR_KEYWORD
         default = inspect.Parameter.empty if one.default is dataclasses.MISSING else one.default
@@ -238,6 +249,7 @@ else:
             if frozen:
                 inside |= {"__setattr__": _refuse_change, "__delattr__": _refuse_change}
             inside |= later | {
+                "__signature__": _Signature(),
                 "__slots__": tuple(name for name in own if name not in taken),
                 "__later__": (written, frozen, kw_only),
                 "__qualname__": written.__qualname__,

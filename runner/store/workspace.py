@@ -261,14 +261,14 @@ def _look(work: Path) -> Look:
         for entry in at.entries:
             if entry.name == ".git" and ".git" not in at.path.split("/"):
                 found.inner.append(at.path or ".")
-            if entry.name in inside:
-                continue
+            if (not at.is_deep and entry.is_file(follow_symlinks=False)) or entry.name in inside:
+                continue  # as most are
             if at.is_deep:
                 if at.path not in found.deep[-1:]:
                     found.deep.append(at.path)
             elif entry.is_symlink():
                 found.links.append(at.path_of(entry.name))
-            elif not entry.is_file(follow_symlinks=False) and stat.S_ISFIFO(entry.stat(follow_symlinks=False).st_mode):
+            elif stat.S_ISFIFO(entry.stat(follow_symlinks=False).st_mode):
                 os.unlink(entry.name, dir_fd=at.fd)
     return found
 
