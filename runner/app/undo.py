@@ -75,12 +75,19 @@ def undo(project: Project, protocol: str, to: int | str | None = None) -> Steere
         done = advance.tell(project, protocol, build, tree=lambda seen: target.tree if target else None)
     if not done.entries or target is None:
         return Steered(protocol, f"it is at revision {done.state.revision}: nothing was reverted")
-    again = [
-        f"{slug} ({step.status}, attempt {step.attempt})"
+    found = [
+        (slug, step)
         for slug, step in done.state.open_steps()
         if slug in _event(done.events).steps and step.status not in ENDED
     ]
+    failed = [f"{slug} (attempt {step.attempt})" for slug, step in found if step.status in ("failed", "blocked")]
+    again = [
+        f"{slug} ({step.status}, attempt {step.attempt})"
+        for slug, step in found
+        if step.status not in ("failed", "blocked")
+    ]
     notes = [f"open again: {', '.join(again)}"] if again else []
+    notes += [f"failed again: {', '.join(failed)}"] if failed else []
     notes += [kept] if kept else []
     return steered(project, done.state, done.commit, f"restored to revision {target.state.revision}", notes)
 

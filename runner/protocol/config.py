@@ -289,7 +289,7 @@ class NotifyKey(FileModel):
     @model_validator(mode="after")
     def _when(self) -> NotifyKey:
         if self.also and not self.after:
-            raise problem("goes with `after`", "write when they are told too, such as `after: 4h`", "also")
+            raise problem("goes with `after`", "write when they are notified too, such as `after: 4h`", "also")
         return self
 
 

@@ -815,6 +815,15 @@ def test_a_failed_step_that_is_taken_out_of_the_plan_leaves_a_protocol_that_resu
     box.runner("verify", protocol, rc=0)
 
 
+def test_undo_of_a_retry_says_that_the_step_is_failed_again(box: Box) -> None:
+    protocol = box.new({"01-a": command("false")})
+    box.runner("run", protocol, rc=1)
+    box.runner("retry", protocol, rc=0)
+    told = box.runner("undo", protocol, rc=0).err
+    assert "  failed again: a (attempt 2)\n" in told and "open again" not in told
+    box.runner("verify", protocol, rc=0)
+
+
 def test_run_says_why_a_protocol_without_its_failed_step_is_failed(box: Box) -> None:
     protocol = box.new({"01-a": command("false"), "02-b": command("true")})
     box.runner("run", protocol, rc=1)
