@@ -142,8 +142,8 @@ def check_log(walk: Walk, parsed: ParsedCommit) -> Said:
             yield walk.path(due), "the full log was not kept whole under the next number"
         before = b""
     schema = parsed.after.schema if parsed.after is not None else 1
-    goes_on = parsed.log.startswith(before)
-    if not goes_on or parsed.log[len(before) :] != log.added(parsed.written, schema):
+    if before + log.added(parsed.written, schema) != parsed.log:
+        goes_on = parsed.log.startswith(before)
         told = (
             "the entries are not written as the runner writes them"
             if goes_on
