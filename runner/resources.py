@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 _KINDS = ("schemas", "templates", "prompts")
+_MODELINE = b"# yaml-language-server: $schema="
 
 
 def schema(name: str) -> bytes:
@@ -37,10 +38,18 @@ def template(path: str) -> Path:
     return _find("templates", path)
 
 
-def for_people(path: Path) -> bytes:
-    """Return a template as it is written for people: without the line by which editors find the schema beside it here."""
-    lines = path.read_bytes().splitlines(keepends=True)
-    return b"".join(line for line in lines if not line.startswith(b"# yaml-language-server:"))
+def for_people(path: Path, schemas: str = "") -> bytes:
+    """Return a template as it is written for people.
+
+    `schemas`: the folder, from the file's, where editors find its schema; empty where none is: the line that names it is left out.
+    """
+    found = list[bytes]()
+    for line in path.read_bytes().splitlines(keepends=True):
+        if not line.startswith(_MODELINE):
+            found.append(line)
+        elif schemas:
+            found.append(_MODELINE + schemas.encode() + line[line.rindex(b"/") :])
+    return b"".join(found)
 
 
 def prompt(name: str) -> str:

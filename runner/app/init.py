@@ -47,6 +47,7 @@ TEMPLATES = {
 }
 # What the template says of nobody in particular, which the first policy says of this project.
 _BASE, _FORGE, _CHECKS = "# base: main\n", "# forge: none\n", "# checks: [make test]\n"
+_SCHEMAS = "schemas"  # the folder, from config.yaml's and the policy's
 TESTS = "How are the tests run? A line of shell."
 PACKAGE = "From where do CI jobs install the runner? A requirement of pip, such as protocol-runner @ git+https://HOST/PATH@COMMIT"
 _REPO, _PERSON, _AGENTS, _OWN = "0" * 32, "you@example.test", "agents: []", "own_work: refuse"
@@ -73,13 +74,15 @@ class File:
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What a repository is to be set up with, besides config, policy and key. `scripts`: of scripts/ci; `ci`: they, jobs and
-    templates of requests; `prompts`: for other agents; `forge`: as `forge:` of config.yaml has it, where it is named now;
+    templates of requests; `prompts`: for other agents; `schemas`: for editors; `forge`: as `forge:` of config.yaml has it,
+    where it is named now;
     `proposed`: scripts of scripts/ci that take the place of the stack's, by their paths; `check`: the line that runs the
     tests, as far as one was tried; `update`: replace the files that are as `init` wrote them."""
 
     scripts: bool = False
     ci: bool = False
     prompts: bool = False
+    schemas: bool = False
     forge: str | None = None
     update: bool = False
     proposed: Mapping[str, bytes] = field(default_factory=dict)
@@ -261,16 +264,17 @@ def look(git: Git, dirs: StateDir, env: Environment, asked: Questions, wanted: W
             better[tests] = scaffold.script("test", run, how)
     package = _package(env, asked, where) if wanted.ci or (wanted.update and _here(top, _JOBS) is not None) else ""
     asked.ask_open()
+    has_schemas = wanted.schemas or (top / scaffold.SCHEMAS).is_dir()
     found = []
     for path, template in TEMPLATES.items():
         here, own, over = _here(top, path), False, False
-        data: bytes | None = resources.for_people(resources.template(template))
+        data: bytes | None = resources.for_people(resources.template(template), _SCHEMAS if has_schemas else "")
         if path == paths.CONFIG:
-            text = (data or b"").decode()
-            data = _config(text, facts.base, said, check)
-            # as it was written before the forge was named or the tests worked, and nobody edited it
+            data = _config(has_schemas, facts.base, said, check)
+            # as it was written before the forge was named, the tests worked or schemas were there, and nobody edited it
             forges, lines = {said, named, None}, {check, "", *known.checks}
-            over = here != data and here in [_config(text, facts.base, one, line) for one in forges for line in lines]
+            each = [(has, one, line) for has in (True, False) for one in forges for line in lines]
+            over = here != data and here in [_config(has, facts.base, one, line) for has, one, line in each]
         elif path == paths.POLICY:
             data = _policy(git, env, data or b"", known, here)
             own = here is not None and here != data
@@ -281,11 +285,12 @@ def look(git: Git, dirs: StateDir, env: Environment, asked: Questions, wanted: W
         parts |= {path: (data, True) for path, data in scaffold.scripts(top, stack, better).items()}
     if package:
         parts |= scaffold.jobs(top, where, known.branch, package)
-    if wanted.prompts or wanted.update:
-        parts |= {path: (data, False) for path, data in scaffold.prompts().items()}
+    for asked_for, files in ((wanted.prompts, scaffold.prompts()), (wanted.schemas, scaffold.schemas())):
+        if asked_for or wanted.update:
+            parts |= {path: (data, False) for path, data in files.items() if asked_for or _here(top, path) is not None}
     for path, (data, executable) in parts.items():
         here = _here(top, path)
-        if here is not None or (wanted.prompts if path.startswith(paths.ROOT) else wanted.scripts):
+        if here is not None or path.startswith(paths.ROOT) or wanted.scripts:
             found.append(File(path, data, here, executable=executable))
     if wanted.update:
         written = _written(dirs)
@@ -348,10 +353,8 @@ def is_untouched(git: Git) -> bool:
     """Return whether config.yaml is still as it was written here, with the one check that it names."""
     top, known = _top(git), configuration(git)
     said = f"{known.forge.name} {known.forge.url or ''}".strip() if known.forge else None
-    text = resources.for_people(resources.template(TEMPLATES[paths.CONFIG])).decode()
-    return len(known.checks) == 1 and _here(top, paths.CONFIG) == _config(
-        text, scaffold.facts(git, top).base, said, known.checks[0]
-    )
+    base, here = scaffold.facts(git, top).base, _here(top, paths.CONFIG)
+    return len(known.checks) == 1 and here in [_config(has, base, said, known.checks[0]) for has in (True, False)]
 
 
 def configuration(git: Git) -> Config:
@@ -363,8 +366,10 @@ def configuration(git: Git) -> Config:
         return Config()
 
 
-def _config(text: str, base: str | None, forge: str | None, check: str) -> bytes:
+def _config(has_schemas: bool, base: str | None, forge: str | None, check: str) -> bytes:
     """Return the configuration: all comments, except for a forge that was named, and the check that runs the tests."""
+    template = resources.template(TEMPLATES[paths.CONFIG])
+    text = resources.for_people(template, _SCHEMAS if has_schemas else "").decode()
     for old, new in (
         (_BASE, f"# base: {base}\n" if base else _BASE),
         (_FORGE, f"forge: {forge}\n" if forge else _FORGE),

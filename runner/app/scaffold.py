@@ -1,5 +1,5 @@
-"""The files of a repository that not everybody wants, filled in for it: scripts and jobs for its CI, templates for its requests, and
-prompts for other agents. `runner init --ci` and `--prompts` write them.
+"""The files of a repository that not everybody wants, filled in for it: scripts and jobs for its CI, templates for its requests,
+prompts for other agents, and schemas for editors. `runner init --ci`, `--prompts` and `--schemas` write them.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ HOOKS: Final = {
     "test": "Run the tests",
     "build": "Build the package",
 }
+SCHEMAS: Final = f"{paths.ROOT}/schemas"
 PROMPTS: Final = ("project-init", "protocol-new", "protocol-resume", "protocol-review-merge", "quality-validator")
 
 
@@ -81,6 +82,11 @@ def script(name: str, run: str, how: str) -> bytes:
 def prompts() -> dict[str, bytes]:
     """Return path to bytes of the prompts for other agents."""
     return {f"{paths.ROOT}/prompts/{name}.prompt.md": resources.prompt(f"{name}.prompt").encode() for name in PROMPTS}
+
+
+def schemas() -> dict[str, bytes]:
+    """Return path to bytes of the JSON Schemas by which editors validate and complete the files that people write."""
+    return {f"{SCHEMAS}/{name}.schema.json": resources.schema(name) for name in ("config", "policy", "coworker")}
 
 
 def scripts(top: Path, stack: str, better: Mapping[str, bytes] | None = None) -> dict[str, bytes]:

@@ -40,6 +40,7 @@ from runner.values import dataclass
 @click.option("--yes", is_flag=True, help="Answer yes to every question.")
 @click.option("--ci", is_flag=True, help="Also write scripts/ci/, and CI jobs and a request template for the forge.")
 @click.option("--prompts", is_flag=True, help="Also write prompts for other agents, into .protocols/prompts/.")
+@click.option("--schemas", is_flag=True, help="Also write JSON Schemas for editors, into .protocols/schemas/.")
 @click.option(
     "--update", is_flag=True, help="Replace the files that are as init wrote them; show how the others would differ."
 )
@@ -60,8 +61,8 @@ def command(session: Session, /, **given: Any) -> None:
     """Write the files that a team shares into the checkout.
 
     These are .protocols/config.yaml, policy.yaml and .gitattributes. The first policy names you as maintainer, and
-    .protocols/allowed_signers lists the key that your git signs with; you are asked first. --ci and --prompts add the rest, now
-    or later. No file that a person edited is overwritten: differences are shown.
+    .protocols/allowed_signers lists the key that your git signs with; you are asked first. --ci, --prompts and
+    --schemas add the rest, now or later. No file that a person edited is overwritten: differences are shown.
 
     All other commands work without this set-up, and the files take effect once they are on the trusted branch. Your answers are
     kept in .protocols/clarifications.yaml.
@@ -122,6 +123,7 @@ class _Choices:
     yes: bool
     ci: bool
     prompts: bool
+    schemas: bool
     update: bool
     init_if_needed: bool
     url: str | None
@@ -158,7 +160,9 @@ def _look(session: Session, git: Git, dirs: StateDir, cwd: Path, chosen: _Choice
     """Return what to write, after the questions; None if the person decided to write nothing."""
     silent = _silent(session.environment())
     who = silent if chosen.yes else session.environment()
-    wanted = Wanted(chosen.ci or chosen.discover, chosen.ci, chosen.prompts, chosen.forge, chosen.update)
+    wanted = Wanted(
+        chosen.ci or chosen.discover, chosen.ci, chosen.prompts, chosen.schemas, chosen.forge, chosen.update
+    )
     if not chosen.yes and session.is_terminal():
         known = init.look(git, dirs, silent, init.questions(git, silent), wanted)
         session.note(_facts(known))

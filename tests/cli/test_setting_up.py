@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from runner import resources
 from runner.app import checks, scaffold
 from runner.app.checks import Tried
 from tests.cli.test_proved_command import SANDBOX, check_of, make, sandbox  # noqa: F401
@@ -26,6 +27,32 @@ def test_the_rest_is_added_later_to_a_repository_that_has_been_set_up(box: Box) 
         f"{name}.prompt.md" for name in scaffold.PROMPTS
     }
     assert box.git("status", "--porcelain", "-uall") == ""
+
+
+def test_an_editor_finds_the_schema_of_each_file_that_init_writes(box: Box) -> None:
+    box.git("remote", "add", "origin", GITHUB)
+    box.runner("init", "--schemas", "--yes", "--commit", rc=0)
+    for name in ("config", "policy"):
+        first = (box.path / f".protocols/{name}.yaml").read_text().split("\n")[0]
+        schema = box.path / ".protocols" / first.removeprefix("# yaml-language-server: $schema=")
+        assert schema.read_bytes() == resources.schema(name)
+    assert (box.path / ".protocols/schemas/coworker.schema.json").is_file()
+    box.runner("check", ".protocols/config.yaml", ".protocols/policy.yaml", rc=0)
+    assert box.runner("init", "--yes", "--commit", rc=0).err.endswith("there is nothing to commit\n")
+    schema.write_text("{}")
+    assert ".protocols/schemas/policy.schema.json" in box.runner("init", "--update", "--yes", rc=0).out
+
+
+def test_schemas_that_are_added_later_are_named_by_a_config_that_nobody_edited(box: Box) -> None:
+    box.runner("init", "--yes", "--commit", rc=0)
+    config, policy = box.path / ".protocols/config.yaml", box.path / ".protocols/policy.yaml"
+    before, kept = config.read_text(), policy.read_bytes()
+    box.runner("init", "--schemas", "--yes", "--commit", rc=0)
+    assert config.read_text() == f"# yaml-language-server: $schema=schemas/config.schema.json\n{before}"
+    assert policy.read_bytes() == kept
+    config.write_text("branch: '{id}'\n")
+    box.runner("init", "--schemas", "--yes", rc=0)
+    assert config.read_text() == "branch: '{id}'\n"
 
 
 def test_no_job_is_written_that_cannot_install_the_runner(box: Box) -> None:
