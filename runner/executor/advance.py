@@ -29,7 +29,7 @@ from runner.executor.transition import EvaluatedAt, Kind, Outcome, attempt_ref, 
 from runner.executor.transition import record as outcome_events
 from runner.forge import Forge, ForgeError
 from runner.git import GitError
-from runner.protocol import decision, ids, log, machine, paths, plans
+from runner.protocol import decision, ids, log, machine, paths
 from runner.protocol import events as ev
 from runner.protocol.decision import Action, CheckStep, Complete, Halt, RunStep, WritePlan
 from runner.protocol.event_types import event_type
@@ -40,7 +40,6 @@ from runner.store import history, lease, pending, publishing, record, transactio
 from runner.store.environment import write_checkpoint
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
-from runner.tools import registry
 from runner.values import dataclass
 
 _AT_WORK = (StepStatus.PENDING, StepStatus.RUNNING)
@@ -198,19 +197,16 @@ def record_paid(project: Project, protocol: str) -> str:
 
 
 def _is_pure(project: Project, considered: Considered) -> bool:
-    """Return whether the next action can be in a batch: a built-in tool that only reads and computes, in a step that is not the last.
-
-    It needs no workspace, reaches nothing outside, and can be done again. A project's own tools would be started beside it.
-    """
+    """Return whether the next action can be in a batch: a pure step that is not the last one. A project's own tools would be started
+    beside it."""
     plan, edit, state, action = considered
     if plan is None or edit is not None or state.waiting or not isinstance(action, RunStep):
         return False
     step = plan.step(action.slug)
-    if step is None or step.header.kind is not plans.Kind.TOOL or step.header.agent or project.config.tools:
+    if step is None or step.header.agent or project.config.tools:
         return False
-    tool = registry.BUILTIN.get(step.header.tool or "")
     others = (one for slug, one in reversed(state.steps.items()) if slug != step.slug and not one.removed)
-    return tool is not None and tool.contract.effect == "read" and any(one.status not in ENDED for one in others)
+    return any(one.status not in ENDED for one in others) and steps.is_pure(step)
 
 
 def _batch(

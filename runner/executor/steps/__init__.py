@@ -13,7 +13,7 @@ from runner.executor.step_run import StepRun
 from runner.executor.transition import Kind as Ended
 from runner.executor.transition import Outcome
 from runner.protocol.decision import Action, AskPerson, CheckStep, CompleteStep, RunStep, TakeWork
-from runner.protocol.plans import Kind
+from runner.protocol.plans import Kind, Step
 
 # Kind to module. A module is imported when a step of its kind runs; its `carry_out(run)` makes one attempt.
 STEP_KINDS: Final[Mapping[Kind, str]] = {
@@ -23,6 +23,14 @@ STEP_KINDS: Final[Mapping[Kind, str]] = {
     Kind.TOOL: "runner.executor.steps.tool",
 }
 QA: Final = "runner.executor.steps.check"  # of every kind
+
+
+def is_pure(step: Step) -> bool:
+    """Return whether a step only reads and computes: it needs no workspace, reaches nothing outside, and can be done again."""
+    if step.header.kind is not Kind.TOOL:
+        return False
+    pure: bool = importlib.import_module(STEP_KINDS[Kind.TOOL]).is_pure(step)
+    return pure
 
 
 def perform(action: Action, run: StepRun) -> Outcome:

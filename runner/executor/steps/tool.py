@@ -17,10 +17,17 @@ from runner.executor.workspace_session import WorkspaceSession, start
 from runner.protocol import events as ev
 from runner.protocol import log, paths, references
 from runner.protocol.ids import digest
+from runner.protocol.plans import Step
 from runner.store import history
 from runner.store.workspace import Work
 from runner.tools import AsksError, Tool, ToolError, registry, typed
 from runner.trust import requirements
+
+
+def is_pure(step: Step) -> bool:
+    """Return whether the tool is a built-in one that only reads."""
+    tool = registry.BUILTIN.get(step.header.tool or "")
+    return tool is not None and tool.contract.effect == "read"
 
 
 def carry_out(run: StepRun) -> Outcome:
