@@ -5,6 +5,7 @@ What is not mended names a command: here it is typed as it stands, and nothing i
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
@@ -238,6 +239,17 @@ def test_what_git_keeps_of_a_worktree_is_written_again(box: Box, begun: str) -> 
     assert "git's record of a worktree is broken" in found(box)
     box.runner("doctor", "--fix", rc=0)
     is_well(box, begun)
+
+
+def test_a_worktree_that_git_is_removing_is_not_broken(box: Box, begun: str) -> None:
+    """Git removes one file after the other."""
+    at(box, f"worktrees/{begun}/commondir").unlink()
+    with box.project() as project:
+        removed = dataclasses.replace(
+            project.env, sleep=lambda seconds: shutil.rmtree(at(box, f"worktrees/{begun}/HEAD").parent)
+        )
+        assert len(list(clone.severed_worktrees(Clone(project.git, project.dirs, project.env)))) == 1
+        assert list(clone.severed_worktrees(Clone(project.git, project.dirs, removed))) == []
 
 
 @pytest.mark.slow

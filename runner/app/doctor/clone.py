@@ -26,6 +26,7 @@ from runner.store.environment import matching
 ABANDONED = 3600.0  # seconds after which a temporary file that nobody has open is abandoned
 UNUSED = 14 * 86400.0  # seconds after which doctor mentions what an ended protocol left
 LOOSE = 6700  # objects: git's own gc.auto
+_REMOVED_WITHIN = 0.2  # seconds
 _LOCKS = (
     "*.lock",
     "refs/**/*.lock",
@@ -155,6 +156,15 @@ def finish_renumbering(chosen: Selection, origin: str) -> str:
 
 def severed_worktrees(clone: Clone) -> Iterator[Finding]:
     """Yield the worktrees that do not find the repository, or it them: one of the files between them is empty or gone."""
+    found = list(_severed(clone))
+    if found:  # a git that removes a worktree removes one file after the other
+        clone.env.sleep(_REMOVED_WITHIN)
+        again = [one.where for one in _severed(clone)]
+        found = [one for one in found if one.where in again]
+    yield from found
+
+
+def _severed(clone: Clone) -> Iterator[Finding]:
     for private in [path.parent for path in matching(clone.git.common_dir, "worktrees/*/HEAD")]:
         if _line(private / "locked") == "initializing":
             continue  # a git is making it
