@@ -102,6 +102,7 @@ ROWS: dict[int, tuple[str, str]] = {
     26: ("do prints done and never the result", """
         test_first_week.py::test_a_short_result_stands_on_its_step_s_line"""),
     27: ("no editor support", """
+        cli/test_setting_up.py::test_an_editor_finds_the_schema_of_each_file_that_init_writes
         cli/test_making.py::test_every_template_names_the_schema_of_its_kind
         docs/test_files_page.py::test_the_page_names_every_key_and_no_other"""),
     28: ("status hides titles, a step that waits is called running, ids and nulls look like debug output", """
