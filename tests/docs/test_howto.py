@@ -54,7 +54,7 @@ SCENES = {
     "failing-test": Scene({"app.py": APP, "test_app.py": TEST.format(3)}, fix("app.py")),
     "weekly-update": Scene({"app.py": APP, "test_app.py": TEST.format(-1)}, ((END,),)),
     "release": Scene(),
-    "editors": Scene({".protocols/config.yaml": "publish: never\n"}),
+    "editors": Scene(),
     "two-reviewers": Scene({}, ((NEWS,), (END,))),
     "private-models": Scene({}, ((), (NEWS,), (END,)), chat=True),
     "monorepo": Scene(
