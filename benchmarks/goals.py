@@ -73,6 +73,7 @@ def _runs(ground: Ground) -> Iterator[Figure]:
     pythons = {name: installing.install(pins[name], PEERS / name) for name in SCRIPTS}
     for count in counts:
         at = ground.repository(50)
+        held = _disk(at)  # by the project's own files
         ground.runner(at, "new", "--plan", str(_plan(ground, count)))
         begun = cpu(ground, ["runner", "status", "1"], at)
         used = cpu(ground, ["runner", "run", "1", "--max-steps", str(count + 1)], at, 1)
@@ -90,9 +91,9 @@ def _runs(ground: Ground) -> Iterator[Figure]:
             wanted = {"dbos": 1.7 if count == 1000 else 1.2}.get(name)
             yield row(f"a pure step of {count:,}, against {name}", each[count], goal=wanted, over=a_step[0])
         yield row(f"the objects of these, by one git fast-import, a step of {count:,}", _imported(ground, at, count))
-        disk = sum(path.stat().st_blocks * 512 for path in (at / ".git/objects").rglob("*") if path.is_file())
+        disk = _disk(at) - held
         yield Figure(
-            f"goals: disk a step before gc, {count:,} steps",
+            f"goals: disk a step before gc, {count:,} steps, the plan's files included",
             f"{disk / count / 1000:.1f} kB",
             None,
             "≤ 4 kB",
@@ -109,6 +110,11 @@ def _runs(ground: Ground) -> Iterator[Figure]:
     for what, one, other in (("run", each[many][0], each[few][0]), ("verify", proved[many], proved[few])):
         name = f"goals: {what}, a step of {many:,} against one of {few:,}"
         yield Figure(name, f"{one * 1e3:.1f} ms, {other * 1e3:.1f} ms", one / other, "≤ 1.3x", one / other <= 1.3)
+
+
+def _disk(at: Path) -> int:
+    """Return how many bytes of the disk the objects take, in whole blocks."""
+    return sum(path.stat().st_blocks * 512 for path in (at / ".git/objects").rglob("*") if path.is_file())
 
 
 _MEMORY = (

@@ -31,7 +31,7 @@ from runner.protocol import events as ev
 from runner.protocol.ids import digest
 from runner.protocol.plans import TITLE_LIMIT, Kind
 from runner.protocol.state import SCHEMA, State
-from runner.store import history, locks, lookup, protocol_worktree, publishing, transaction, worktree
+from runner.store import history, locks, lookup, pending, protocol_worktree, publishing, transaction, worktree
 from runner.store.environment import write_atomically, write_checkpoint
 from runner.store.project import Project
 from runner.store.transaction import RefUpdate
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from runner.executor import planning
 
 RACES = 50
+MANY = 16  # files of a plan that are worth a pack: each one is 4 kB of the disk, and waited for
 COMMANDS = 4  # commands that may run the tests, of which a planner may try each
 WORKFLOWS = f"{paths.ROOT}/workflows"
 _WORKFLOW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -241,7 +242,8 @@ def make(project: Project, genesis: Genesis, then: Then | None = None) -> Made:
         created = ev.Created(
             subject=protocol, title=genesis.title, base=base_name, start=start, nonce=nonce, tests=tests, schema=SCHEMA
         )
-        commit, state = _commit(project, genesis, created)
+        with git.collecting() if len(genesis.files) > MANY else contextlib.nullcontext():
+            commit, state = _commit(project, genesis, created)
         also: dict[str, tuple[str | None, str | None]] = {lookup.claim_ref(number): (commit, None)}
         filed = None
         if genesis.transcript is not None:
@@ -265,6 +267,7 @@ def make(project: Project, genesis: Genesis, then: Then | None = None) -> Made:
             claimed = publishing.look_at_numbers(project, always=then is not None)
             continue
         write_checkpoint(project.dirs, protocol, commit, state.genesis)
+        pending.fold(git, project.dirs, env)
         path, why = protocol_worktree.add_worktree(project, protocol)
         printed = note.remove if note is not None else _no_note
         return Made(protocol, len(state.steps), base_name, start, path, why, printed=printed)

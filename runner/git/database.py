@@ -551,6 +551,16 @@ class Database(Sealed):
         finally:
             self.drop()
 
+    @contextlib.contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Collect what is written inside, and write it at the end; nothing of it after an error."""
+        self.collect()
+        try:
+            yield
+            self.collected()
+        finally:
+            self.drop()
+
     def drop(self) -> None:
         """End collecting; what is not written is gone."""
         self._pack = None

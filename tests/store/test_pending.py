@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,17 @@ ABOUT = re.compile(r"/runner/pending|/objects/pack|/refs/heads")
 
 
 def killed_at(box: Box, protocol: str, at: int) -> str:
-    """Run in a process that ends, with nothing tidied up, as it comes to its `at`-th call about a batch; return the call."""
+    """Run a protocol, as `killed`."""
+
+    def act() -> None:
+        with box.project() as project:
+            list(run.run(project, protocol, max_steps=100, adopt=True, tell=lambda done: None))
+
+    return killed(act, at)
+
+
+def killed(act: Callable[[], object], at: int) -> str:
+    """Act in a process that ends, with nothing tidied up, as it comes to its `at`-th call about packs; return the call."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -127,8 +138,7 @@ def killed_at(box: Box, protocol: str, at: int) -> str:
         for name in CALLS:
             setattr(os, name, struck(name, getattr(os, name)))
         try:
-            with box.project() as project:
-                list(run.run(project, protocol, max_steps=100, adopt=True, tell=lambda done: None))
+            act()
         finally:
             os._exit(0)
     os.close(writer)
@@ -185,6 +195,43 @@ def packs(box: Box) -> int:
     return found.count(".idx")
 
 
+def test_a_plan_of_many_files_is_one_pack(any_box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = any_box.new(BATCH)
+    assert packs(any_box) == 0
+    before = {path for path in (any_box.path / ".git/objects").rglob("*") if path.is_file()}
+    many = any_box.new({f"{number:03d}-s{number}": ECHO for number in range(1, 101)})
+    made = {path for path in (any_box.path / ".git/objects").rglob("*") if path.is_file()} - before
+    assert packs(any_box) == 1 and len(made) == 2, made
+    assert sum(path.stat().st_size for path in made) < 32 * 1024
+    monkeypatch.setattr(pending, "FEW", 3)
+    for _ in range(2):
+        any_box.new({f"{number:03d}-s{number}": ECHO for number in range(1, 101)}, title="Another one")
+    assert packs(any_box) == 1
+    work(any_box, few)
+    work(any_box, many)
+    sound(any_box, many)
+
+
+def test_a_new_protocol_that_is_killed_as_its_pack_is_written_is_made_once(box: Box) -> None:
+    seen = []
+    for number in range(1, 100):
+        steps = {f"{at:02d}-s{at}": ECHO for at in range(1, 21)}
+        plan = ("new", f"Plan {number}", "--plan", box.plan(steps, title=f"Plan {number}"))
+        seen.append(killed(partial(box.runner, *plan, rc=0), number))
+        if not seen[-1]:
+            break
+        assert box.git("fsck", "--full", "--strict", "--no-dangling") == "", seen[-1]
+        protocol = box.runner(*plan, rc=0).out.strip()
+        assert box.git("for-each-ref", "--format=%(refname:short)", "refs/heads/0*").split() == [
+            f"{one:04d}-plan-{one}" for one in range(1, number + 1)
+        ], seen[-1]
+    assert len([one for one in seen if "/objects/pack" in one]) > 6, seen
+    work(box, protocol)
+    for path in (box.path / ".git/objects").rglob("tmp_*"):
+        path.unlink()
+    sound(box, protocol)
+
+
 def test_packs_of_many_runs_are_made_one(any_box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pending, "FEW", 3)
     many = any_box.new({f"{number:03d}-s{number}": ECHO for number in range(1, 50)})
@@ -192,7 +239,7 @@ def test_packs_of_many_runs_are_made_one(any_box: Box, monkeypatch: pytest.Monke
     for _ in range(12):
         work(any_box, many, most=4)
         counts.append(packs(any_box))
-    assert counts == [1, 2, 1, 2, 3, 2, 3, 4, 1, 2, 3, 2]
+    assert counts == [2, 1, 2, 3, 2, 3, 4, 1, 2, 3, 2, 3]  # one is the plan's
     (any_box.path / ".git/runner/packs").unlink()  # nothing depends on it
     work(any_box, many)
     sound(any_box, many)
