@@ -12,7 +12,7 @@ from runner.app import approve, pending
 from runner.app.approve import Matter, Offer
 from runner.app.describe import Next
 from runner.app.steer import Steered, number, text_of
-from runner.cli import progress, steer, streams
+from runner.cli import options, progress, steer, streams
 from runner.cli.session import Session
 from runner.cli.streams import program
 from runner.errors import UsageError, WaitingError
@@ -27,15 +27,12 @@ SAID = {"approve": "approved", "reject": "rejected", "revoke": "revoked"}
 SHOWN = 400  # lines of a diff that are shown; the command that prints the rest is named
 
 
-def words(function: Any) -> Any:
-    """Add the options and the argument that the three commands share."""
-    for decorate in (
-        click.option("--yes", is_flag=True, help="Sign without asking."),
-        click.option("-m", "reason", metavar="TEXT", default="", help="The reason, in one line."),
-        click.argument("named", nargs=-1, metavar="[PROTOCOL] [SUBJECT]"),
-    ):
-        function = decorate(function)
-    return function
+# What the three commands share.
+words = options.together(
+    click.option("--yes", is_flag=True, help="Sign without asking."),
+    click.option("-m", "reason", metavar="TEXT", default="", help="The reason, in one line."),
+    click.argument("named", nargs=-1, metavar="[PROTOCOL] [SUBJECT]"),
+)
 
 
 @click.command("approve")
@@ -50,15 +47,7 @@ def words(function: Any) -> Any:
     help="Add a statement signed on another machine.",
 )
 @click.pass_obj
-def command(
-    session: Session,
-    named: tuple[str, ...],
-    reason: str,
-    yes: bool,
-    lasts: str | None,
-    only_print: bool,
-    file: Path | None,
-) -> None:
+def command(session: Session, /, named: tuple[str, ...], reason: str, file: Path | None, **given: Any) -> None:
     """Approve SUBJECT of PROTOCOL, or the one thing that waits. The approval is signed with your git's key, the commit is yours.
 
     SUBJECT is plan, step:SLUG, result:SLUG, call:SLUG.ATTEMPT.N, protected-path:SLUG or merge; a step's name is enough if it
@@ -67,7 +56,7 @@ def command(
     if file is not None:
         _bring(session, named, file)
         return
-    _decide(session, "approve", named, reason, yes=yes, lasts=lasts, only_print=only_print)
+    _decide(session, "approve", named, reason, **given)
 
 
 @click.command("reject")

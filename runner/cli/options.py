@@ -75,19 +75,10 @@ def looked_up(session: Session, name: str | None, find: Callable[[str | None], T
     return find(name)
 
 
-def protocol(function: F) -> F:
-    """The protocol: id, number, branch, or nothing where it is clear."""
-    return click.argument("protocol", required=False, shell_complete=_protocols)(function)
-
-
-def protocols(function: F) -> F:
-    """Several of them, or none."""
-    return click.argument("protocols", nargs=-1, metavar="[PROTOCOL]...", shell_complete=_protocols)(function)
-
-
-def step(function: F) -> F:
-    """The step of the protocol: `deploy` or `02-deploy`."""
-    return click.argument("step", required=False, shell_complete=_steps)(function)
+# The protocol: id, number, branch, or nothing where it is clear; several of them, or none; its step: `deploy` or `02-deploy`.
+protocol = click.argument("protocol", required=False, shell_complete=_protocols)
+protocols = click.argument("protocols", nargs=-1, metavar="[PROTOCOL]...", shell_complete=_protocols)
+step = click.argument("step", required=False, shell_complete=_steps)
 
 
 def _keep(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
@@ -96,85 +87,59 @@ def _keep(ctx: click.Context, param: click.Parameter, value: str | None) -> None
         session.options[str(param.name)] = value
 
 
+def _kept(name: str, metavar: str, told: str) -> Callable[[F], F]:
+    """Return an option that is kept among those of the session."""
+    return click.option(name, expose_value=False, callback=_keep, metavar=metavar, help=told)
+
+
+def together(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Return several options as one; the help lists the last one first."""
+
+    def add(function: F) -> F:
+        for one in options:
+            function = one(function)
+        return function
+
+    return add
+
+
 def _offline(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     session: Session = ctx.find_root().obj
     session.options["offline"] = "yes" if value else ""  # that it could be said is known by it, too
     ci.refuse_offline(session)
 
 
-def offline(function: F) -> F:
-    """`--offline`: with every command that makes a commit."""
-    return click.option(
-        "--offline",
-        is_flag=True,
-        expose_value=False,
-        callback=_offline,
-        help="Work without the remote: publish nothing, and print the commits left to publish.",
-    )(function)
+# `--offline` goes with every command that makes a commit, `--executor` with every one that runs commands.
+offline = click.option(
+    "--offline",
+    is_flag=True,
+    expose_value=False,
+    callback=_offline,
+    help="Work without the remote: publish nothing, and print the commits left to publish.",
+)
+executor = _kept("--executor", "NAME", "Where commands run: sandbox, container or host.")
+# What goes with every command that asks a model, and with every one that does work.
+model = together(
+    _kept("--record", "FILE", "Append the model's answers to a cassette file."),
+    _kept("--engine", "MODEL", "The model for agent steps."),
+)
+work = together(offline, executor, _kept("--publish", "WHEN", "When to publish: never, ask or always."), model)
 
 
-def executor(function: F) -> F:
-    """`--executor`: with every command that runs commands."""
-    return click.option(
-        "--executor",
-        expose_value=False,
-        callback=_keep,
-        metavar="NAME",
-        help="Where commands run: sandbox, container or host.",
-    )(function)
+def _of_job(name: str, told: str) -> Callable[[F], F]:
+    return click.option(name, is_flag=True, expose_value=False, callback=ci.option, help=told)
 
 
-def work(function: F) -> F:
-    """What goes with every command that does work."""
-    function = executor(offline(function))
-    function = click.option(
-        "--publish", expose_value=False, callback=_keep, metavar="WHEN", help="When to publish: never, ask or always."
-    )(function)
-    return model(function)
-
-
-def model(function: F) -> F:
-    """What goes with every command that asks a model."""
-    function = click.option(
-        "--record",
-        expose_value=False,
-        callback=_keep,
-        metavar="FILE",
-        help="Append the model's answers to a cassette file.",
-    )(function)
-    return click.option(
-        "--engine", expose_value=False, callback=_keep, metavar="MODEL", help="The model for agent steps."
-    )(function)
-
-
-def job(function: F) -> F:
-    """`--ci` and `--ephemeral`: in a CI job, or on a machine that may disappear."""
-    function = click.option(
-        "--ephemeral",
-        is_flag=True,
-        expose_value=False,
-        callback=ci.option,
-        help="This machine may disappear: announce external calls on the remote before they are made.",
-    )(function)
-    return click.option(
-        "--ci",
-        is_flag=True,
-        expose_value=False,
-        callback=ci.option,
-        help="In a CI job: as --ephemeral, and publish; waiting is not a failure; write job summary and outputs.",
-    )(function)
-
-
-def verbose(function: F) -> F:
-    """`-v`: print the output of commands and checks as it comes."""
-    return click.option("-v", "--verbose", is_flag=True, help="Print the output of commands and checks as it comes.")(
-        function
-    )
-
-
-def fetches(function: F) -> F:
-    """`--yes`, of commands that verify and show offline: they may fetch missing objects."""
-    return click.option("--yes", is_flag=True, help="Fetch missing objects from the remote without asking.")(function)
+# In a CI job, or on a machine that may disappear.
+job = together(
+    _of_job("--ephemeral", "This machine may disappear: announce external calls on the remote before they are made."),
+    _of_job(
+        "--ci", "In a CI job: as --ephemeral, and publish; waiting is not a failure; write job summary and outputs."
+    ),
+)
+verbose = click.option("-v", "--verbose", is_flag=True, help="Print the output of commands and checks as it comes.")
+fetches = click.option("--yes", is_flag=True, help="Fetch missing objects from the remote without asking.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def fetch_missing(session: Session, protocols: Collection[str], *, yes: bool, about: str = "") -> bool:
@@ -192,8 +157,3 @@ def fetch_missing(session: Session, protocols: Collection[str], *, yes: bool, ab
     if not yes and session.ask(question, ("no", "yes")) != "yes":
         return False
     return histories.fetch(session.project, protocols)
-
-
-def as_json(function: F) -> F:
-    """`--json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)

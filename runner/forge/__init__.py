@@ -350,18 +350,29 @@ class Settings:
 
 
 class Forge(Protocol):
-    """One repository on one forge, asked by one thread at a time. Every method may raise a child of `ForgeError`."""
+    """One repository on one forge, asked by one thread at a time. Every method may raise a child of `ForgeError`.
 
-    @property
-    def kind(self) -> ForgeKind:
-        """Its row of `FORGES`."""
+    `kind`: its row of `FORGES`; `host`: that of its identities as policy.yaml writes it, such as github.com. What has a body here
+    is the same on each forge; a forge says how it asks for the rest.
+    """
 
-    @property
-    def host(self) -> str:
-        """The host of its identities as policy.yaml writes it, such as github.com."""
+    kind: ForgeKind
+    host: str
+    _me: Identity | None
+    _members: dict[int, Membership]
+    _always_drafts: ClassVar[bool]  # whether every repository there has drafts
+    _body_key: ClassVar[str]  # of a request's text
+
+    def __init__(self, project: ForgeProject) -> None:
+        self.kind, self.host, self._me, self._members = project.kind, project.host, None, {}
 
     def me(self) -> Identity:
         """Return the token's account."""
+        self._me = self._me or self._find_me()
+        return self._me
+
+    def _find_me(self) -> Identity:
+        """Ask for the token's account."""
 
     def request(self, number: int) -> Request:
         """Return a request as it is now."""
@@ -377,12 +388,44 @@ class Forge(Protocol):
 
         An open one stays a draft or ready. A body of the same text is not written again.
         """
+        body, there = self._harmless(body), self.request_of(branch, base)
+        if there is None or there.state is not RequestState.OPEN:
+            try:
+                return self._open(branch, base, title, body, draft=True)
+            except RequestRefusedError:
+                there = self.request_of(branch, base)  # another process opened it just now, or there are no drafts here
+                if there is None or there.state is not RequestState.OPEN:
+                    if self._always_drafts:
+                        raise
+                    return self._open(branch, base, title, body, draft=False)
+        changes = {"title": self._titled(title, draft=there.draft)} if there.title != title else {}
+        changes |= {} if _same_text(there.body, body) else {self._body_key: body}
+        return self._change(there.number, changes) if changes else there
+
+    def _open(self, branch: str, base: str, title: str, body: str, *, draft: bool) -> Request:
+        """Open a request."""
+
+    def _change(self, number: int, changes: Mapping[str, str]) -> Request:
+        """Change fields of a request, by their names on the forge."""
+
+    def _titled(self, title: str, *, draft: bool) -> str:
+        """Return the title of a request as the forge has it."""
+        return title
+
+    def _harmless(self, text: str) -> str:
+        """Return a text in which the forge executes nothing."""
+        return text
 
     def mark_ready(self, number: int) -> Request:
         """Return the request, no longer a draft."""
+        return self._mark(number, draft=False)
 
     def mark_draft(self, number: int) -> Request:
         """Return the request, a draft again, where this repository has drafts."""
+        return self._mark(number, draft=True)
+
+    def _mark(self, number: int, *, draft: bool) -> Request:
+        """Make a request a draft, or no draft."""
 
     def issue(self, number: int) -> Issue:
         """Return an issue as it is now, without its comments."""
@@ -395,6 +438,16 @@ class Forge(Protocol):
 
         Ours is the first whose author has our numeric id and whose first line is the key's hidden marker.
         """
+        me, comments = self.me(), self.comments(number)
+        mine = (one for one in comments if one.by == me)  # other accounts can copy the marker
+        there = next((one for one in mine if one.body.replace("\r\n", "\n").split("\n")[0] == marker(key)), None)
+        new = f"{marker(key)}\n{self._harmless(body)}"
+        if there is not None and _same_text(there.body, new):
+            return there
+        return self._write_comment(number, there.id if there else None, new)
+
+    def _write_comment(self, number: int, id: int | None, body: str) -> Comment:
+        """Write a comment on a request, or change the one with that id."""
 
     def statuses(self, commit: str) -> tuple[Status, ...]:
         """Return our current statuses of a commit."""
@@ -413,6 +466,12 @@ class Forge(Protocol):
 
     def membership(self, who: Identity) -> Membership:
         """Return the current access and kind of the account with that numeric id; asked once per opened forge."""
+        if who.id not in self._members:
+            self._members[who.id] = self._find_membership(who)
+        return self._members[who.id]
+
+    def _find_membership(self, who: Identity) -> Membership:
+        """Ask for the access and kind of an account."""
 
     def pushes(self, branch: str) -> tuple[Push, ...]:
         """Return the pushes to the branch that the forge remembers, newest first."""
@@ -440,18 +499,12 @@ def marker(key: str) -> str:
     return f"<!-- runner: {key} -->"
 
 
-def own_comment(me: Identity, comments: Iterable[Comment], key: str) -> Comment | None:
-    """Return our comment of that key: the first by our account that starts with the key's marker, which other accounts can copy."""
-    mine = (one for one in comments if one.by == me)
-    return next((one for one in mine if one.body.replace("\r\n", "\n").split("\n")[0] == marker(key)), None)
-
-
 def open_or_newest(requests: Iterable[Request | None], branch: str, base: str) -> Request | None:
     """Return the open request of a branch into a base, else the newest one; `requests`: newest first."""
     found = [one for one in requests if one is not None and (one.branch, one.base) == (branch, base)]
     return next((one for one in found if one.state is RequestState.OPEN), found[0] if found else None)
 
 
-def same_text(one: str, other: str) -> bool:
+def _same_text(one: str, other: str) -> bool:
     """Return whether two bodies differ only in line ends and trailing space, which forges and browsers change."""
     return one.replace("\r\n", "\n").rstrip() == other.replace("\r\n", "\n").rstrip()

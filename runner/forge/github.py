@@ -10,45 +10,11 @@ header. Redirects to another host are refused, and no response chooses the addre
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import parse_qsl, quote, urlsplit
 
-from runner.forge import (
-    OUR_CONTEXTS,
-    Access,
-    Check,
-    Comment,
-    Commit,
-    Dismissal,
-    ForgeError,
-    ForgeKind,
-    ForgeProject,
-    Identity,
-    Issue,
-    Kind,
-    Membership,
-    MergeMethod,
-    NotFoundError,
-    Outcome,
-    Protection,
-    Push,
-    Request,
-    RequestRefusedError,
-    RequestState,
-    Review,
-    ReviewState,
-    ScopeMissingError,
-    Settings,
-    Status,
-    StatusState,
-    Token,
-    marker,
-    open_or_newest,
-    own_comment,
-    same_text,
-    status_text,
-)
+from runner import forge
 from runner.forge.response import Failures, Fields, check_page, malformed, objects
 
 if TYPE_CHECKING:
@@ -65,7 +31,9 @@ _SECONDARY_SECONDS: Final = 60.0  # the wait that GitHub asks for where a second
 class Client:
     """A connection to one GitHub."""
 
-    def __init__(self, project: ForgeProject, token: Token, now: Callable[[], float], write_pause: float) -> None:
+    def __init__(
+        self, project: forge.ForgeProject, token: forge.Token, now: Callable[[], float], write_pause: float
+    ) -> None:
         """`now`: seconds since the epoch; `write_pause`: seconds between two writes.
 
         Raises:
@@ -154,7 +122,7 @@ class Client:
         except RuntimeError as error:  # a redirect that the SDK does not follow
             raise self._failures.redirected(error, where) from None
 
-    def _refusal(self, error: GithubException, where: str) -> ForgeError:
+    def _refusal(self, error: GithubException, where: str) -> forge.ForgeError:
         headers = {key.lower(): value for key, value in (error.headers or {}).items()}
         data = error.data if isinstance(error.data, dict) else {}
         errors = [each for each in data.get("errors") or [] if isinstance(each, dict)]
@@ -190,42 +158,46 @@ class Client:
         return None
 
 
-_ACCESS: Final = {"admin": Access.ADMIN, "maintain": Access.WRITE, "write": Access.WRITE, "read": Access.READ}
+_ACCESS: Final = {
+    "admin": forge.Access.ADMIN,
+    "maintain": forge.Access.WRITE,
+    "write": forge.Access.WRITE,
+    "read": forge.Access.READ,
+}
 _REVIEWS: Final = {
-    "approved": ReviewState.APPROVED,
-    "changes_requested": ReviewState.CHANGES,
-    "commented": ReviewState.COMMENTED,
-    "dismissed": ReviewState.UNKNOWN,
+    "approved": forge.ReviewState.APPROVED,
+    "changes_requested": forge.ReviewState.CHANGES,
+    "commented": forge.ReviewState.COMMENTED,
+    "dismissed": forge.ReviewState.UNKNOWN,
 }
-_STATES: Final = {"pending": StatusState.PENDING, "success": StatusState.SUCCESS}
+_STATES: Final = {"pending": forge.StatusState.PENDING, "success": forge.StatusState.SUCCESS}
 _OUTCOMES: Final = {
-    "success": Outcome.SUCCESS,
-    "neutral": Outcome.NEUTRAL,
-    "skipped": Outcome.NEUTRAL,
-    "cancelled": Outcome.CANCELLED,
-    "stale": Outcome.CANCELLED,
-    "action_required": Outcome.PENDING,
+    "success": forge.Outcome.SUCCESS,
+    "neutral": forge.Outcome.NEUTRAL,
+    "skipped": forge.Outcome.NEUTRAL,
+    "cancelled": forge.Outcome.CANCELLED,
+    "stale": forge.Outcome.CANCELLED,
+    "action_required": forge.Outcome.PENDING,
 }
 
 
-class GitHub:
+class GitHub(forge.Forge):
     """One repository on GitHub."""
 
+    _always_drafts, _body_key = False, "body"
+
     def __init__(
-        self, project: ForgeProject, token: Token, now: Callable[[], float], *, write_pause: float = 1.0
+        self, project: forge.ForgeProject, token: forge.Token, now: Callable[[], float], *, write_pause: float = 1.0
     ) -> None:
         """`now`: seconds since the epoch; `write_pause`: seconds between two writes, as GitHub's guidelines ask.
 
         Raises:
             TokenMissingError: PyGithub is not installed.
         """
-        self.kind: Final = project.kind
-        self.host: Final = project.host
+        super().__init__(project)
         self._client = Client(project, token, now, write_pause)
         self._project = project
         self._repo = f"/repos/{project.api_path}"
-        self._me: Identity | None = None
-        self._members: dict[int, Membership] = {}
 
     def close(self) -> None:
         """Close connections."""
@@ -233,143 +205,106 @@ class GitHub:
 
     # accounts
 
-    def me(self) -> Identity:
-        """Return the token's account."""
-        if self._me is None:
-            self._me = self._find_me()
-        return self._me
-
-    def _find_me(self) -> Identity:
+    def _find_me(self) -> forge.Identity:
         try:
             return self._identity(self._client.one("/user"))
-        except ScopeMissingError:
+        except forge.ScopeMissingError:
             # An App's token, such as GITHUB_TOKEN of Actions, may not read /user; GraphQL names its account.
             data = self._client.graphql("query { viewer { login databaseId } }", {})
             viewer = data.inner("viewer")
-            return Identity(host=self.host, id=viewer.number("databaseId"), login=viewer.text("login"), kind=Kind.BOT)
+            return forge.Identity(
+                host=self.host, id=viewer.number("databaseId"), login=viewer.text("login"), kind=forge.Kind.BOT
+            )
 
-    def membership(self, who: Identity) -> Membership:
-        """Return the current access and kind of an account."""
-        if who.id not in self._members:
-            self._members[who.id] = self._find_membership(who)
-        return self._members[who.id]
-
-    def _find_membership(self, who: Identity) -> Membership:
+    def _find_membership(self, who: forge.Identity) -> forge.Membership:
         try:
             login = who.login
             if not login:  # the policy has the id alone
                 login = self._client.one(f"/user/{who.id}").text("login")
             found = self._client.one(f"{self._repo}/collaborators/{quote(login, safe='')}/permission")
-        except NotFoundError:
-            return Membership(access=Access.NONE, kind=who.kind)
+        except forge.NotFoundError:
+            return forge.Membership(access=forge.Access.NONE, kind=who.kind)
         user = found.maybe_inner("user")
         # GitHub can only be asked by login, and another person may have that login by now.
         if user is None or user.number("id") != who.id:
-            return Membership(access=Access.NONE, kind=who.kind)
+            return forge.Membership(access=forge.Access.NONE, kind=who.kind)
         role = found.text("permission")
-        return Membership(access=_ACCESS.get(role, Access.NONE), kind=self._identity(user).kind)
+        return forge.Membership(access=_ACCESS.get(role, forge.Access.NONE), kind=self._identity(user).kind)
 
     # requests
 
-    def request(self, number: int) -> Request:
+    def request(self, number: int) -> forge.Request:
         """Return a request as it is now."""
         found = self._client.one(f"{self._repo}/pulls/{number}")
         request = self._own(found)
         if request is None:
             hint = "requests of this repository's own branches only"
-            raise RequestRefusedError(f"request {number} comes from a fork", found.where, hint)
-        if request.state is not RequestState.CLOSED:
+            raise forge.RequestRefusedError(f"request {number} comes from a fork", found.where, hint)
+        if request.state is not forge.RequestState.CLOSED:
             return request
         by = self._client.one(f"{self._repo}/issues/{number}").maybe_inner("closed_by")
         return self._read_request(found, ended_by=self._identity(by) if by else None)
 
-    def request_of(self, branch: str, base: str) -> Request | None:
+    def request_of(self, branch: str, base: str) -> forge.Request | None:
         """Return the branch's open request into that base, else its newest, else None; without who ended it."""
         owner = self._project.path.split("/")[0]
         query = {"head": f"{owner}:{branch}", "base": base, "state": "all", "sort": "created", "direction": "desc"}
-        return open_or_newest(map(self._own, self._client.pages(f"{self._repo}/pulls", query)), branch, base)
+        return forge.open_or_newest(map(self._own, self._client.pages(f"{self._repo}/pulls", query)), branch, base)
 
-    def propose(self, *, branch: str, base: str, title: str, body: str) -> Request:
-        """Return the branch's open request with this title and body; see `Forge.propose`."""
-        there = self.request_of(branch, base)
-        if there is None or there.state is not RequestState.OPEN:
-            new = {"title": title, "body": body, "head": branch, "base": base}
-            try:
-                return self._read_request(self._client.write("POST", f"{self._repo}/pulls", {**new, "draft": True}))
-            except RequestRefusedError:
-                # Another process opened it just now, or drafts are not part of this repository's plan.
-                there = self.request_of(branch, base)
-            if there is None or there.state is not RequestState.OPEN:
-                return self._read_request(self._client.write("POST", f"{self._repo}/pulls", {**new, "draft": False}))
-        changes = {}
-        if there.title != title:
-            changes["title"] = title
-        if not same_text(there.body, body):
-            changes["body"] = body
-        if not changes:
-            return there
-        return self._read_request(self._client.write("PATCH", f"{self._repo}/pulls/{there.number}", changes))
+    def _open(self, branch: str, base: str, title: str, body: str, *, draft: bool) -> forge.Request:
+        new = {"title": title, "body": body, "head": branch, "base": base, "draft": draft}
+        return self._read_request(self._client.write("POST", f"{self._repo}/pulls", new))
 
-    def issue(self, number: int) -> Issue:
+    def _change(self, number: int, changes: Mapping[str, str]) -> forge.Request:
+        return self._read_request(self._client.write("PATCH", f"{self._repo}/pulls/{number}", {**changes}))
+
+    def issue(self, number: int) -> forge.Issue:
         """Return an issue or a pull request."""
         found = self._client.one(f"{self._repo}/issues/{number}")
-        return Issue(number=found.number("number"), title=found.text("title"), body=found.maybe("body") or "")
+        return forge.Issue(number=found.number("number"), title=found.text("title"), body=found.maybe("body") or "")
 
-    def mark_ready(self, number: int) -> Request:
-        """Return the request, no longer a draft."""
-        return self._mark(number, draft=False)
-
-    def mark_draft(self, number: int) -> Request:
-        """Return the request, a draft again; unchanged where drafts are not part of the repository's plan."""
-        return self._mark(number, draft=True)
-
-    def _mark(self, number: int, *, draft: bool) -> Request:
+    def _mark(self, number: int, *, draft: bool) -> forge.Request:
         found = self._client.one(f"{self._repo}/pulls/{number}")
         if found.flag("draft") != draft:  # REST cannot
             act = "convertPullRequestToDraft" if draft else "markPullRequestReadyForReview"
             question = f"mutation ($id: ID!) {{ {act}(input: {{pullRequestId: $id}}) {{ pullRequest {{ isDraft }} }} }}"
             try:
                 self._client.graphql(question, {"id": found.text("node_id")})
-            except RequestRefusedError:
+            except forge.RequestRefusedError:  # drafts are not part of the repository's plan
                 if not draft:
                     raise
         return self.request(number)
 
     # comments
 
-    def comments(self, number: int) -> tuple[Comment, ...]:
+    def comments(self, number: int) -> tuple[forge.Comment, ...]:
         """Return the comments of a request, oldest first."""
         found = self._client.pages(f"{self._repo}/issues/{number}/comments", {})
         return tuple(self._comment(each) for each in found if each.maybe_inner("user") is not None)
 
-    def keep_comment(self, number: int, key: str, body: str) -> Comment:
-        """Return our one comment of that key, with this body; see `Forge.keep_comment`."""
-        new, there = {"body": f"{marker(key)}\n{body}"}, own_comment(self.me(), self.comments(number), key)
-        if there is None:
-            return self._comment(self._client.write("POST", f"{self._repo}/issues/{number}/comments", new))
-        if same_text(there.body, new["body"]):
-            return there
-        return self._comment(self._client.write("PATCH", f"{self._repo}/issues/comments/{there.id}", new))
+    def _write_comment(self, number: int, id: int | None, body: str) -> forge.Comment:
+        verb, path = ("POST", f"{number}/comments") if id is None else ("PATCH", f"comments/{id}")
+        return self._comment(self._client.write(verb, f"{self._repo}/issues/{path}", {"body": body}))
 
     # statuses and checks
 
-    def statuses(self, commit: str) -> tuple[Status, ...]:
+    def statuses(self, commit: str) -> tuple[forge.Status, ...]:
         """Return our current statuses of a commit."""
         return tuple(
-            Status(
+            forge.Status(
                 context=each.text("context"),
-                state=_STATES.get(each.text("state"), StatusState.FAILURE),
-                text=status_text(each.maybe("description") or ""),  # anybody who may write could have written it
+                state=_STATES.get(each.text("state"), forge.StatusState.FAILURE),
+                text=forge.status_text(each.maybe("description") or ""),  # anybody who may write could have written it
                 url=each.maybe("target_url") or "",
             )
             for each in self._all_statuses(commit)
-            if each.value.get("context") in OUR_CONTEXTS
+            if each.value.get("context") in forge.OUR_CONTEXTS
         )
 
     def _all_statuses(self, commit: str) -> Iterator[Fields]:
         return self._client.pages(f"{self._repo}/commits/{quote(commit, safe='')}/status", {}, key="statuses")
 
-    def report(self, commit: str, statuses: Collection[Status], *, branch: str) -> tuple[Status, ...]:
+    def report(self, commit: str, statuses: Collection[forge.Status], *, branch: str) -> tuple[forge.Status, ...]:
         """Set the statuses that differ from the current ones, and return those. GitHub needs no `branch`."""
         if not statuses:
             return ()
@@ -381,18 +316,18 @@ class GitHub:
             self._client.write("POST", f"{self._repo}/statuses/{quote(commit, safe='')}", {**fields, **link})
         return wanted
 
-    def checks(self, commit: str) -> tuple[Check, ...]:
+    def checks(self, commit: str) -> tuple[forge.Check, ...]:
         """Return the results of CI for a commit: check runs, and statuses that are not ours."""
         path = f"{self._repo}/commits/{quote(commit, safe='')}/check-runs"
         runs = [self._check_run(each) for each in self._client.pages(path, {"filter": "latest"}, key="check_runs")]
         statuses = [
-            Check(
+            forge.Check(
                 name=each.text("context"),
-                outcome=Outcome(_STATES.get(each.text("state"), StatusState.FAILURE).value),
+                outcome=forge.Outcome(_STATES.get(each.text("state"), forge.StatusState.FAILURE).value),
                 url=each.maybe("target_url") or "",
             )
             for each in self._all_statuses(commit)
-            if each.text("context") not in OUR_CONTEXTS
+            if each.text("context") not in forge.OUR_CONTEXTS
         ]
         return (*runs, *statuses)
 
@@ -407,7 +342,7 @@ class GitHub:
 
     # reviews and authors
 
-    def reviews(self, number: int) -> tuple[Review, ...]:
+    def reviews(self, number: int) -> tuple[forge.Review, ...]:
         """Return the reviews of a request, oldest first."""
         found = [
             each
@@ -423,20 +358,20 @@ class GitHub:
                     ends[event.inner("dismissed_review").number("review_id")] = event
         return tuple(self._review(each, ends.get(each.number("id"))) for each in found)
 
-    def _review(self, found: Fields, end: Fields | None) -> Review:
+    def _review(self, found: Fields, end: Fields | None) -> forge.Review:
         state = found.text("state").lower()
-        verdict, dismissed = _REVIEWS.get(state, ReviewState.UNKNOWN), None
+        verdict, dismissed = _REVIEWS.get(state, forge.ReviewState.UNKNOWN), None
         if state == "dismissed":
-            dismissed = Dismissal(by=None, time=None, commit=None)
+            dismissed = forge.Dismissal(by=None, time=None, commit=None)
             if end is not None:
                 before, actor = end.inner("dismissed_review"), end.maybe_inner("actor")
-                verdict = _REVIEWS.get(before.text("state").lower(), ReviewState.UNKNOWN)
-                dismissed = Dismissal(
+                verdict = _REVIEWS.get(before.text("state").lower(), forge.ReviewState.UNKNOWN)
+                dismissed = forge.Dismissal(
                     by=self._identity(actor) if actor else None,
                     time=end.maybe("created_at"),
                     commit=before.maybe("dismissal_commit_id"),
                 )
-        return Review(
+        return forge.Review(
             id=str(found.number("id")),
             by=self._identity(found.inner("user")),
             state=verdict,
@@ -445,10 +380,10 @@ class GitHub:
             dismissed=dismissed,
         )
 
-    def pushes(self, branch: str) -> tuple[Push, ...]:
+    def pushes(self, branch: str) -> tuple[forge.Push, ...]:
         """Return the pushes to the branch, newest first."""
         return tuple(
-            Push(
+            forge.Push(
                 by=self._identity(actor) if (actor := each.maybe_inner("actor")) else None,
                 before=_commit_or_none(each.text("before")),
                 after=_commit_or_none(each.text("after")),
@@ -457,10 +392,10 @@ class GitHub:
             for each in self._client.pages(f"{self._repo}/activity", {"ref": f"refs/heads/{branch}"})
         )
 
-    def commits(self, number: int) -> tuple[Commit, ...]:
+    def commits(self, number: int) -> tuple[forge.Commit, ...]:
         """Return the request's commits; GitHub lists 250 at most."""
         return tuple(
-            Commit(
+            forge.Commit(
                 oid=each.text("sha"), author=self._account(each, "author"), committer=self._account(each, "committer")
             )
             for each in self._client.pages(f"{self._repo}/pulls/{number}/commits", {})
@@ -468,23 +403,23 @@ class GitHub:
 
     # settings
 
-    def settings(self, branch: str) -> Settings:
+    def settings(self, branch: str) -> forge.Settings:
         """Return the repository's settings and the branch's protection, as far as the token may see them."""
         headers, value = self._client.send("GET", self._repo)
         found = Fields.of(value, f"GET {self._repo}")
         allowed = {
-            MergeMethod.MERGE: "allow_merge_commit",
-            MergeMethod.SQUASH: "allow_squash_merge",
-            MergeMethod.REBASE: "allow_rebase_merge",
+            forge.MergeMethod.MERGE: "allow_merge_commit",
+            forge.MergeMethod.SQUASH: "allow_squash_merge",
+            forge.MergeMethod.REBASE: "allow_rebase_merge",
         }
         rights = found.maybe_inner("permissions")
-        access = Access.NONE
-        for level, key in ((Access.ADMIN, "admin"), (Access.WRITE, "push"), (Access.READ, "pull")):
+        access = forge.Access.NONE
+        for level, key in ((forge.Access.ADMIN, "admin"), (forge.Access.WRITE, "push"), (forge.Access.READ, "pull")):
             if rights is not None and rights.flag(key):
                 access = level
                 break
         scopes = headers.get("x-oauth-scopes")
-        return Settings(
+        return forge.Settings(
             default_branch=found.text("default_branch"),
             methods=frozenset(method for method, key in allowed.items() if found.flag(key)),
             access=access,
@@ -492,7 +427,7 @@ class GitHub:
             protection=self._protection(branch),
         )
 
-    def _protection(self, branch: str) -> Protection:
+    def _protection(self, branch: str) -> forge.Protection:
         at = f"{self._repo}/branches/{quote(branch, safe='')}"
         found = self._client.one(at)
         rules: dict[str, list[Fields]] = {}
@@ -503,9 +438,9 @@ class GitHub:
         if found.flag("protected"):
             try:
                 classic = self._client.one(f"{at}/protection")
-            except NotFoundError:  # protected by rules alone
+            except forge.NotFoundError:  # protected by rules alone
                 pass
-            except ScopeMissingError:
+            except forge.ScopeMissingError:
                 classic = None
         pulls = [each for each in rules.get("pull_request", [])]
         checks = [
@@ -532,7 +467,7 @@ class GitHub:
         def pull(key: str) -> bool | None:
             return True if any(each.flag(key) for each in pulls) else (None if classic is None else False)
 
-        return Protection(
+        return forge.Protection(
             protected=found.flag("protected") or bool(rules),
             required_checks=tuple(dict.fromkeys(checks)),
             dismisses_stale=pull("dismiss_stale_reviews_on_push") or pull("dismiss_stale_reviews"),
@@ -556,26 +491,26 @@ class GitHub:
 
     # reading responses
 
-    def _identity(self, user: Fields) -> Identity:
-        kind = Kind.PERSON if user.maybe("type") == "User" else Kind.BOT
-        return Identity(host=self.host, id=user.number("id"), login=user.text("login"), kind=kind)
+    def _identity(self, user: Fields) -> forge.Identity:
+        kind = forge.Kind.PERSON if user.maybe("type") == "User" else forge.Kind.BOT
+        return forge.Identity(host=self.host, id=user.number("id"), login=user.text("login"), kind=kind)
 
-    def _account(self, found: Fields, key: str) -> Identity | None:
+    def _account(self, found: Fields, key: str) -> forge.Identity | None:
         inner = found.maybe_inner(key)
         return self._identity(inner) if inner is not None and inner.value else None
 
-    def _own(self, found: Fields) -> Request | None:
+    def _own(self, found: Fields) -> forge.Request | None:
         """Return a request of one of the repository's own branches; None where it comes from a fork (P8)."""
         head = found.inner("head").maybe_inner("repo")
         if head is None or head.number("id") != found.inner("base").inner("repo").number("id"):
             return None
         return self._read_request(found)
 
-    def _read_request(self, found: Fields, *, ended_by: Identity | None = None) -> Request:
+    def _read_request(self, found: Fields, *, ended_by: forge.Identity | None = None) -> forge.Request:
         merged = found.maybe("merged_at") if found.text("state") == "closed" else None
         merger = found.maybe_inner("merged_by")
-        state = RequestState.MERGED if merged else RequestState(found.text("state"))
-        return Request(
+        state = forge.RequestState.MERGED if merged else forge.RequestState(found.text("state"))
+        return forge.Request(
             number=found.number("number"),
             url=found.text("html_url"),
             title=found.text("title"),
@@ -591,8 +526,8 @@ class GitHub:
             ended_by=ended_by or (self._identity(merger) if merger else None),
         )
 
-    def _comment(self, found: Fields) -> Comment:
-        return Comment(
+    def _comment(self, found: Fields) -> forge.Comment:
+        return forge.Comment(
             id=found.number("id"),
             by=self._identity(found.inner("user")),
             body=found.maybe("body") or "",
@@ -601,12 +536,12 @@ class GitHub:
             edited=found.text("created_at") != found.text("updated_at"),
         )
 
-    def _check_run(self, found: Fields) -> Check:
+    def _check_run(self, found: Fields) -> forge.Check:
         conclusion = found.maybe("conclusion")
         is_over = found.text("status") == "completed" and conclusion is not None
-        return Check(
+        return forge.Check(
             name=found.text("name"),
-            outcome=_OUTCOMES.get(conclusion or "", Outcome.FAILURE) if is_over else Outcome.PENDING,
+            outcome=_OUTCOMES.get(conclusion or "", forge.Outcome.FAILURE) if is_over else forge.Outcome.PENDING,
             url=found.maybe("html_url") or found.maybe("details_url") or "",
         )
 
@@ -627,7 +562,7 @@ def _api(scheme: str, host: str, path: str) -> str | None:
     return f"https://api.{host}" if host.endswith(".ghe.com") else f"{scheme}://{host}/api/v3"
 
 
-KIND: Final = ForgeKind(
+KIND: Final = forge.ForgeKind(
     name="github",
     is_host=_is_host,
     ssh_hosts={"ssh.github.com": "github.com"},

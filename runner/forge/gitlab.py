@@ -13,49 +13,14 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
 
-from runner.forge import (
-    OUR_CONTEXTS,
-    Access,
-    Check,
-    Comment,
-    Commit,
-    ForgeError,
-    ForgeKind,
-    ForgeProject,
-    Identity,
-    Issue,
-    Kind,
-    MalformedAnswerError,
-    Membership,
-    MergeMethod,
-    NotFoundError,
-    Outcome,
-    Protection,
-    Push,
-    Request,
-    RequestRefusedError,
-    RequestState,
-    Review,
-    ReviewState,
-    ScopeMissingError,
-    Settings,
-    Status,
-    StatusState,
-    Token,
-    TokenRefusedError,
-    marker,
-    open_or_newest,
-    own_comment,
-    same_text,
-    status_text,
-)
+from runner import forge
 from runner.forge.response import Failures, Fields, check_page, malformed, objects
 
 if TYPE_CHECKING:
@@ -72,7 +37,7 @@ _ONCE: Final[dict[str, Any]] = {"obey_rate_limit": False, "retry_transient_error
 class Client:
     """A connection to one GitLab."""
 
-    def __init__(self, project: ForgeProject, token: Token, now: Callable[[], float]) -> None:
+    def __init__(self, project: forge.ForgeProject, token: forge.Token, now: Callable[[], float]) -> None:
         """`now`: seconds since the epoch.
 
         Raises:
@@ -154,7 +119,7 @@ class Client:
         except (requests.RequestException, OSError) as error:
             raise self._failures.unanswered(error, where) from None
 
-    def _refusal(self, error: gitlab.exceptions.GitlabError, where: str) -> ForgeError:
+    def _refusal(self, error: gitlab.exceptions.GitlabError, where: str) -> forge.ForgeError:
         status = error.response_code or 0
         body = error.response_body.decode("utf-8", "replace") if isinstance(error.response_body, bytes) else ""
         scope = re.search(r'"scope"\s*:\s*"([a-z_ ]+)"', body)  # RFC 6750, `insufficient_scope`
@@ -177,33 +142,36 @@ class Client:
 _PUSH_PAGES: Final = 10  # of a project's pushes, a hundred each: the events of all its branches are one list
 _DRAFT: Final = re.compile(r"^\s*(?:(?:\[draft\]|\(draft\)|draft:)\s*)+", re.IGNORECASE)
 _DEVELOPER, _MAINTAINER, _GUEST = 30, 40, 10
-_STATES: Final = {"pending": StatusState.PENDING, "running": StatusState.PENDING, "success": StatusState.SUCCESS}
+_STATES: Final = {
+    "pending": forge.StatusState.PENDING,
+    "running": forge.StatusState.PENDING,
+    "success": forge.StatusState.SUCCESS,
+}
 _OUTCOMES: Final = {
-    "success": Outcome.SUCCESS,
-    "failed": Outcome.FAILURE,
-    "canceled": Outcome.CANCELLED,
-    "skipped": Outcome.NEUTRAL,
-    "manual": Outcome.NEUTRAL,
+    "success": forge.Outcome.SUCCESS,
+    "failed": forge.Outcome.FAILURE,
+    "canceled": forge.Outcome.CANCELLED,
+    "skipped": forge.Outcome.NEUTRAL,
+    "manual": forge.Outcome.NEUTRAL,
 }
 _ENDED: Final = ("success", "failed", "canceled", "skipped")  # a job in one of these only changes by a new start
 
 
-class GitLab:
+class GitLab(forge.Forge):
     """One project on GitLab."""
 
-    def __init__(self, project: ForgeProject, token: Token, now: Callable[[], float]) -> None:
+    _always_drafts, _body_key = True, "description"
+
+    def __init__(self, project: forge.ForgeProject, token: forge.Token, now: Callable[[], float]) -> None:
         """`now`: seconds since the epoch.
 
         Raises:
             TokenMissingError: python-gitlab is not installed.
         """
-        self.kind: Final = project.kind
-        self.host: Final = project.host
+        super().__init__(project)
         self._client = Client(project, token, now)
         self._site = f"{project.site}/{project.path}"
         self._project = f"/projects/{project.api_path}"
-        self._me: Identity | None = None
-        self._members: dict[int, Membership] = {}
 
     def close(self) -> None:
         """Close connections."""
@@ -211,123 +179,93 @@ class GitLab:
 
     # accounts
 
-    def me(self) -> Identity:
-        """Return the token's account."""
-        if self._me is None:
-            self._me = self._identity(self._client.one("/user"))
-        return self._me
+    def _find_me(self) -> forge.Identity:
+        return self._identity(self._client.one("/user"))
 
-    def membership(self, who: Identity) -> Membership:
-        """Return the current access and kind of an account."""
-        if who.id not in self._members:
-            self._members[who.id] = self._find_membership(who.id)
-        return self._members[who.id]
-
-    def _find_membership(self, user: int) -> Membership:
-        kind, access = None, Access.NONE
+    def _find_membership(self, who: forge.Identity) -> forge.Membership:
+        kind, access = None, forge.Access.NONE
         try:
-            kind = self._kind(self._client.one(f"/users/{user}"))
-            member = self._client.one(f"{self._project}/members/all/{user}")
-        except NotFoundError:
-            return Membership(access=Access.NONE, kind=kind)
+            kind = self._kind(self._client.one(f"/users/{who.id}"))
+            member = self._client.one(f"{self._project}/members/all/{who.id}")
+        except forge.NotFoundError:
+            return forge.Membership(access=forge.Access.NONE, kind=kind)
         if member.text("state") == "active":  # not blocked, and not only invited
             access = _access(member.number("access_level"))
-        return Membership(access=access, kind=kind)
+        return forge.Membership(access=access, kind=kind)
 
     # requests
 
-    def request(self, number: int) -> Request:
+    def request(self, number: int) -> forge.Request:
         """Return a request as it is now."""
         found = self._client.one(f"{self._project}/merge_requests/{number}")
         request = self._own(found)
         if request is None:
             hint = "requests of this project's own branches only"
-            raise RequestRefusedError(f"request {number} comes from a fork", found.where, hint)
+            raise forge.RequestRefusedError(f"request {number} comes from a fork", found.where, hint)
         return request
 
-    def request_of(self, branch: str, base: str) -> Request | None:
+    def request_of(self, branch: str, base: str) -> forge.Request | None:
         """Return the branch's open request into that base, else its newest, else None."""
         order = {"state": "all", "order_by": "created_at", "sort": "desc"}
         query = {"source_branch": branch, "target_branch": base, **order}
         found = self._client.pages(f"{self._project}/merge_requests", query)
-        return open_or_newest(map(self._own, found), branch, base)
+        return forge.open_or_newest(map(self._own, found), branch, base)
 
-    def propose(self, *, branch: str, base: str, title: str, body: str) -> Request:
-        """Return the branch's open request with this title and body; see `Forge.propose`."""
-        body = plain(body)
-        there = self.request_of(branch, base)
-        if there is None or there.state is not RequestState.OPEN:
-            new = {"source_branch": branch, "target_branch": base, "title": f"Draft: {title}", "description": body}
-            try:
-                return self._read_request(self._client.write("POST", f"{self._project}/merge_requests", new))
-            except RequestRefusedError:
-                there = self.request_of(branch, base)  # another process opened it just now
-                if there is None or there.state is not RequestState.OPEN:
-                    raise
-        changes = {}
-        if there.title != title:
-            changes["title"] = f"Draft: {title}" if there.draft else title
-        if not same_text(there.body, body):
-            changes["description"] = body
-        if not changes:
-            return there
-        return self._read_request(self._client.write("PUT", f"{self._project}/merge_requests/{there.number}", changes))
+    def _open(self, branch: str, base: str, title: str, body: str, *, draft: bool) -> forge.Request:
+        new = {"source_branch": branch, "target_branch": base, "title": self._titled(title, draft=draft)}
+        path = f"{self._project}/merge_requests"
+        return self._read_request(self._client.write("POST", path, {**new, "description": body}))
 
-    def issue(self, number: int) -> Issue:
+    def _change(self, number: int, changes: Mapping[str, str]) -> forge.Request:
+        path = f"{self._project}/merge_requests/{number}"
+        return self._read_request(self._client.write("PUT", path, {**changes}))
+
+    def _titled(self, title: str, *, draft: bool) -> str:
+        return f"Draft: {title}" if draft else title
+
+    def _harmless(self, text: str) -> str:
+        return plain(text)
+
+    def issue(self, number: int) -> forge.Issue:
         """Return an issue."""
         found = self._client.one(f"{self._project}/issues/{number}")
-        return Issue(
+        return forge.Issue(
             number=found.number("iid"),
             title=found.text("title"),
             body=found.maybe("description") or "",
             confidential=found.flag("confidential"),
         )
 
-    def mark_ready(self, number: int) -> Request:
-        """Return the request, no longer a draft."""
-        return self._mark(number, draft=False)
-
-    def mark_draft(self, number: int) -> Request:
-        """Return the request, a draft again."""
-        return self._mark(number, draft=True)
-
-    def _mark(self, number: int, *, draft: bool) -> Request:
+    def _mark(self, number: int, *, draft: bool) -> forge.Request:
         there = self.request(number)
         if there.draft == draft:
             return there
-        path = f"{self._project}/merge_requests/{number}"
-        title = f"Draft: {there.title}" if draft else there.title
-        return self._read_request(self._client.write("PUT", path, {"title": title}))
+        return self._change(number, {"title": self._titled(there.title, draft=draft)})
 
     # comments
 
-    def comments(self, number: int) -> tuple[Comment, ...]:
+    def comments(self, number: int) -> tuple[forge.Comment, ...]:
         """Return the comments of a request, oldest first, without GitLab's own notes."""
         query = {"sort": "asc", "order_by": "created_at"}
         found = self._client.pages(f"{self._project}/merge_requests/{number}/notes", query)
         return tuple(self._comment(each, number) for each in found if not each.flag("system"))
 
-    def keep_comment(self, number: int, key: str, body: str) -> Comment:
-        """Return our one comment of that key, with this body; see `Forge.keep_comment`."""
-        notes, new = f"{self._project}/merge_requests/{number}/notes", {"body": f"{marker(key)}\n{plain(body)}"}
-        there = own_comment(self.me(), self.comments(number), key)
-        if there is None:
-            return self._comment(self._client.write("POST", notes, new), number)
-        if same_text(there.body, new["body"]):
-            return there
-        return self._comment(self._client.write("PUT", f"{notes}/{there.id}", new), number)
+    def _write_comment(self, number: int, id: int | None, body: str) -> forge.Comment:
+        notes = f"{self._project}/merge_requests/{number}/notes"
+        verb, path = ("POST", notes) if id is None else ("PUT", f"{notes}/{id}")
+        return self._comment(self._client.write(verb, path, {"body": body}), number)
 
     # statuses and checks
 
-    def statuses(self, commit: str) -> tuple[Status, ...]:
+    def statuses(self, commit: str) -> tuple[forge.Status, ...]:
         """Return our current statuses of a commit."""
-        found = (each for each in self._all_statuses(commit) if each.value.get("name") in OUR_CONTEXTS)
+        found = (each for each in self._all_statuses(commit) if each.value.get("name") in forge.OUR_CONTEXTS)
         newest = {each.text("name"): each for each in found}  # oldest first: the last one of a name is the newest
         return tuple(
-            Status(
+            forge.Status(
                 context=name,
-                state=_STATES.get(each.text("status"), StatusState.FAILURE),
-                text=status_text(each.maybe("description") or ""),  # anybody who may write could have written it
+                state=_STATES.get(each.text("status"), forge.StatusState.FAILURE),
+                text=forge.status_text(each.maybe("description") or ""),  # anybody who may write could have written it
                 url=each.maybe("target_url") or "",
             )
             for name, each in newest.items()
@@ -336,7 +274,7 @@ class GitLab:
     def _all_statuses(self, commit: str) -> Iterator[Fields]:
         return self._client.pages(f"{self._project}/repository/commits/{quote(commit, safe='')}/statuses", {})
 
-    def report(self, commit: str, statuses: Collection[Status], *, branch: str) -> tuple[Status, ...]:
+    def report(self, commit: str, statuses: Collection[forge.Status], *, branch: str) -> tuple[forge.Status, ...]:
         """Set the statuses that differ from the current ones, and return those. A pending status keeps its text until it ends."""
         if not statuses:
             return ()
@@ -347,7 +285,7 @@ class GitLab:
                 continue
             wanted.append(each)
             fields = {
-                "state": "failed" if each.state is StatusState.FAILURE else each.state.value,
+                "state": "failed" if each.state is forge.StatusState.FAILURE else each.state.value,
                 "name": each.context,
                 "ref": branch,
                 "description": each.text,
@@ -355,33 +293,33 @@ class GitLab:
             link = {"target_url": each.url} if each.url else {}
             try:
                 self._client.write("POST", f"{self._project}/statuses/{quote(commit, safe='')}", {**fields, **link})
-            except RequestRefusedError:
+            except forge.RequestRefusedError:
                 # GitLab refuses a status that is set already, perhaps by another job meanwhile.
                 now = {one.context: one for one in self.statuses(commit)}
                 if not _is_set(now.get(each.context), each):
                     raise
         return tuple(wanted)
 
-    def checks(self, commit: str) -> tuple[Check, ...]:
+    def checks(self, commit: str) -> tuple[forge.Check, ...]:
         """Return the results of CI for a commit: its jobs and other programs' statuses, and pipelines that had none.
 
         The pipelines' own statuses are not used: our pending ones are part of them, so each would wait for the other.
         """
         statuses = list(self._all_statuses(commit))
-        newest = {each.text("name"): each for each in statuses if each.text("name") not in OUR_CONTEXTS}
+        newest = {each.text("name"): each for each in statuses if each.text("name") not in forge.OUR_CONTEXTS}
         found = [self._check(name, each) for name, each in newest.items()]
         for each in self._client.pages(f"{self._project}/pipelines", {"sha": commit}):
             # A pipeline that failed without a job has an error in its file.
             if each.text("status") == "failed" and each.text("source") != "external" and not newest:
                 url = each.maybe("web_url") or ""
-                found.append(Check(name="pipeline", outcome=Outcome.FAILURE, url=url))
+                found.append(forge.Check(name="pipeline", outcome=forge.Outcome.FAILURE, url=url))
         return tuple(found)
 
-    def _check(self, name: str, found: Fields) -> Check:
-        outcome = _OUTCOMES.get(found.text("status"), Outcome.PENDING)
-        if outcome is Outcome.FAILURE and found.flag("allow_failure"):
-            outcome = Outcome.NEUTRAL
-        return Check(name=name, outcome=outcome, url=found.maybe("target_url") or "")
+    def _check(self, name: str, found: Fields) -> forge.Check:
+        outcome = _OUTCOMES.get(found.text("status"), forge.Outcome.PENDING)
+        if outcome is forge.Outcome.FAILURE and found.flag("allow_failure"):
+            outcome = forge.Outcome.NEUTRAL
+        return forge.Check(name=name, outcome=outcome, url=found.maybe("target_url") or "")
 
     def is_over(self, job: str) -> bool:
         """Return whether the job ended; see `Forge.is_over`."""
@@ -391,7 +329,7 @@ class GitLab:
 
     # reviews and authors
 
-    def reviews(self, number: int) -> tuple[Review, ...]:
+    def reviews(self, number: int) -> tuple[forge.Review, ...]:
         """Return the approvals and the requests for changes in force; GitLab does not report the commit of the latter."""
         at = f"{self._project}/merge_requests/{number}"
         given = [
@@ -416,13 +354,17 @@ class GitLab:
             commit = max(seen)[1] if seen else None
             by = self._identity(user)
             found.append(
-                Review(id=f"{number}-{by.id}", by=by, state=ReviewState.APPROVED, commit=commit, time=time or "")
+                forge.Review(
+                    id=f"{number}-{by.id}", by=by, state=forge.ReviewState.APPROVED, commit=commit, time=time or ""
+                )
             )
         for each in self._client.pages(f"{at}/reviewers", {}):
             if each.text("state") == "requested_changes":  # an approval by the same person would have ended it
                 by = self._identity(each.inner("user"))
                 found.append(
-                    Review(id=f"{number}-{by.id}-changes", by=by, state=ReviewState.CHANGES, commit=None, time="")
+                    forge.Review(
+                        id=f"{number}-{by.id}-changes", by=by, state=forge.ReviewState.CHANGES, commit=None, time=""
+                    )
                 )
         return tuple(found)
 
@@ -435,7 +377,7 @@ class GitLab:
                 times.setdefault(event.number("author_id"), event.text("created_at"))
         return times
 
-    def pushes(self, branch: str) -> tuple[Push, ...]:
+    def pushes(self, branch: str) -> tuple[forge.Push, ...]:
         """Return the pushes to the branch, newest first, out of the project's last thousand.
 
         GitLab reports a push of many branches at once without their names; it may have been to this one, so it is included.
@@ -449,7 +391,7 @@ class GitLab:
                 continue
             author = event.maybe_inner("author")
             found.append(
-                Push(
+                forge.Push(
                     by=self._identity(author) if author else None,
                     before=data.maybe("commit_from"),
                     after=data.maybe("commit_to"),
@@ -458,22 +400,22 @@ class GitLab:
             )
         return tuple(found)
 
-    def commits(self, number: int) -> tuple[Commit, ...]:
+    def commits(self, number: int) -> tuple[forge.Commit, ...]:
         """Return the request's commits, oldest first; GitLab names no accounts for them."""
         found = self._client.pages(f"{self._project}/merge_requests/{number}/commits", {})
-        return tuple(Commit(oid=each.text("id"), author=None, committer=None) for each in reversed(list(found)))
+        return tuple(forge.Commit(oid=each.text("id"), author=None, committer=None) for each in reversed(list(found)))
 
     # settings
 
-    def settings(self, branch: str) -> Settings:
+    def settings(self, branch: str) -> forge.Settings:
         """Return the project's settings and the branch's protection, as far as the token may see them."""
         found = self._client.one(self._project)
         method, squash = found.text("merge_method"), found.maybe("squash_option") or "default_off"
         methods = set()
         if squash != "never":
-            methods.add(MergeMethod.SQUASH)
+            methods.add(forge.MergeMethod.SQUASH)
         if squash != "always":
-            methods.add(MergeMethod.FAST_FORWARD if method == "ff" else MergeMethod.MERGE)
+            methods.add(forge.MergeMethod.FAST_FORWARD if method == "ff" else forge.MergeMethod.MERGE)
         rights = found.maybe_inner("permissions")
         levels = [
             inner.number("access_level")
@@ -481,10 +423,12 @@ class GitLab:
             if rights is not None and (inner := rights.maybe_inner(key)) is not None
         ]
         scopes = None
-        with contextlib.suppress(NotFoundError, TokenRefusedError, ScopeMissingError):  # another kind of token
+        with contextlib.suppress(
+            forge.NotFoundError, forge.TokenRefusedError, forge.ScopeMissingError
+        ):  # another kind of token
             token = self._client.one("/personal_access_tokens/self")
             scopes = tuple(str(scope) for scope in token.value.get("scopes") or ())
-        return Settings(
+        return forge.Settings(
             default_branch=found.text("default_branch"),
             methods=frozenset(methods),
             access=_access(max(levels, default=0)),
@@ -492,21 +436,20 @@ class GitLab:
             protection=self._protection(branch, found),
         )
 
-    def _protection(self, branch: str, project: Fields) -> Protection:
+    def _protection(self, branch: str, project: Fields) -> forge.Protection:
         rules: list[Fields] | None = None
         approvals: Fields | None = None
-        with contextlib.suppress(NotFoundError, ScopeMissingError):
+        with contextlib.suppress(forge.NotFoundError, forge.ScopeMissingError):
             every = self._client.pages(f"{self._project}/protected_branches", {})
             rules = [each for each in every if fnmatchcase(branch, each.text("name"))]
-        with contextlib.suppress(
-            NotFoundError, ScopeMissingError
-        ):  # not a Premium instance, or the token may not see it
+        # Not a Premium instance, or the token may not see it.
+        with contextlib.suppress(forge.NotFoundError, forge.ScopeMissingError):
             approvals = self._client.one(f"{self._project}/approvals")
         pipelines = project.flag("only_allow_merge_if_pipeline_succeeds")
-        return Protection(
+        return forge.Protection(
             protected=None if rules is None else bool(rules),
             # GitLab requires whole pipelines, not single checks by name; our statuses are part of them.
-            required_checks=OUR_CONTEXTS if pipelines else (),
+            required_checks=forge.OUR_CONTEXTS if pipelines else (),
             dismisses_stale=approvals.flag("reset_approvals_on_push") if approvals else None,
             last_pusher_refused=approvals.flag("merge_requests_disable_committers_approval") if approvals else None,
             forced_pushes=None if rules is None else not rules or all(each.flag("allow_force_push") for each in rules),
@@ -516,30 +459,34 @@ class GitLab:
 
     # reading responses
 
-    def _kind(self, user: Fields) -> Kind | None:
+    def _kind(self, user: Fields) -> forge.Kind | None:
         bot = user.maybe_flag("bot")
-        return None if bot is None else Kind.BOT if bot else Kind.PERSON
+        return None if bot is None else forge.Kind.BOT if bot else forge.Kind.PERSON
 
-    def _identity(self, user: Fields) -> Identity:
-        return Identity(host=self.host, id=user.number("id"), login=user.text("username"), kind=self._kind(user))
+    def _identity(self, user: Fields) -> forge.Identity:
+        return forge.Identity(host=self.host, id=user.number("id"), login=user.text("username"), kind=self._kind(user))
 
-    def _own(self, found: Fields) -> Request | None:
+    def _own(self, found: Fields) -> forge.Request | None:
         """Return a request of one of the project's own branches; None where it comes from a fork (P8)."""
         if found.value.get("source_project_id") != found.number("target_project_id"):
             return None
         return self._read_request(found)
 
-    def _read_request(self, found: Fields) -> Request:
-        state = {"opened": RequestState.OPEN, "locked": RequestState.OPEN, "merged": RequestState.MERGED}
+    def _read_request(self, found: Fields) -> forge.Request:
+        state = {
+            "opened": forge.RequestState.OPEN,
+            "locked": forge.RequestState.OPEN,
+            "merged": forge.RequestState.MERGED,
+        }
         is_merged = found.text("state") == "merged"
         by = found.maybe_inner("merge_user") or found.maybe_inner("merged_by") or found.maybe_inner("closed_by")
         head = found.text("sha")
-        return Request(
+        return forge.Request(
             number=found.number("iid"),
             url=found.text("web_url"),
             title=_DRAFT.sub("", found.text("title")),
             body=found.maybe("description") or "",
-            state=state.get(found.text("state"), RequestState.CLOSED),
+            state=state.get(found.text("state"), forge.RequestState.CLOSED),
             draft=found.flag("draft"),
             branch=found.text("source_branch"),
             base=found.text("target_branch"),
@@ -550,8 +497,8 @@ class GitLab:
             ended_by=self._identity(by) if by else None,
         )
 
-    def _comment(self, found: Fields, number: int) -> Comment:
-        return Comment(
+    def _comment(self, found: Fields, number: int) -> forge.Comment:
+        return forge.Comment(
             id=found.number("id"),
             by=self._identity(found.inner("author")),
             body=found.maybe("body") or "",
@@ -566,12 +513,12 @@ def plain(text: str) -> str:
     return re.sub(r"(?m)^([ \t]*)/(?=[A-Za-z_])", r"\1\\/", text)
 
 
-def _access(level: int) -> Access:
+def _access(level: int) -> forge.Access:
     if level >= _MAINTAINER:
-        return Access.ADMIN
+        return forge.Access.ADMIN
     if level >= _DEVELOPER:
-        return Access.WRITE
-    return Access.READ if level >= _GUEST else Access.NONE
+        return forge.Access.WRITE
+    return forge.Access.READ if level >= _GUEST else forge.Access.NONE
 
 
 def _time(text: str, where: str) -> datetime:
@@ -580,19 +527,19 @@ def _time(text: str, where: str) -> datetime:
     except ValueError:
         moment = None
     if moment is None or moment.tzinfo is None:  # one without a zone is before and after everything
-        raise MalformedAnswerError(f"`{text[:40]}` is no time", where, "report it, with GitLab's version")
+        raise forge.MalformedAnswerError(f"`{text[:40]}` is no time", where, "report it, with GitLab's version")
     return moment
 
 
-def _is_set(now: Status | None, wanted: Status) -> bool:
+def _is_set(now: forge.Status | None, wanted: forge.Status) -> bool:
     """Return whether a status need not be set: it is equal, or both are pending, whose text GitLab does not change."""
-    return now == wanted or (now is not None and now.state is wanted.state is StatusState.PENDING)
+    return now == wanted or (now is not None and now.state is wanted.state is forge.StatusState.PENDING)
 
 
 JOBS: Final = ".gitlab/protocol-runner.yml"  # the jobs that `runner init` writes, and that child pipelines extend
 
 
-KIND: Final = ForgeKind(
+KIND: Final = forge.ForgeKind(
     name="gitlab",
     is_host=lambda host: "gitlab" in host.split("."),
     ssh_hosts={"altssh.gitlab.com": "gitlab.com"},
