@@ -17,7 +17,7 @@ DOCS_STAMP = .venv-docs/.stamp
 PACK_STAMP = .venv-pack/.stamp
 
 # In CI a test that was skipped is a failure, unless its reason begins with "allowed:".
-PYTEST = $(PY) -m pytest $(if $(RUNNER_CI),-p tests.no_skips -rs)
+PYTEST = $(PY) -m pytest $(if $(RUNNER_CI),-p tests.no_skips -rsfE)
 WITH_SLOW = not (faults or simulate or peers or nightly)
 # Three on two cores: many tests wait for processes.
 JOBS = 3

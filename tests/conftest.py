@@ -10,12 +10,13 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,15 @@ from runner.protocol.ids import is_protocol_id
 from runner.store import remote as remote_
 from runner.store.environment import Environment
 from runner.store.project import Project
-from tests.gate import LONG_PARTS, is_due, long_tests, write_long_tests
+from tests.gate import FURTHER_PARTS, LONG_PARTS, WHOLE, is_due, long_tests, turn, write_long_tests
 
 hypothesis.settings.register_profile(
-    "ci", derandomize=True, deadline=None, suppress_health_check=list(hypothesis.HealthCheck), print_blob=True
+    "ci",
+    max_examples=100 if WHOLE else 50,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=list(hypothesis.HealthCheck),
+    print_blob=True,
 )
 # Of `make test`: the first of the same examples.
 hypothesis.settings.register_profile("quick", hypothesis.settings.get_profile("ci"), max_examples=30)
@@ -66,7 +72,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def mostly_slow(values: Iterable[Any], keep: int = 2) -> list[Any]:
-    """Parameters of a test of which the first `keep` stand for all in `make test`; the others are for `make slow`."""
+    """Parameters of a test of which the first `keep` stand for all in `make test`; of the others CI and `make slow` try a third."""
     found = [value if isinstance(value, tuple) else (value,) for value in values]
     return [pytest.param(*value, marks=() if at < keep else pytest.mark.slow) for at, value in enumerate(found)]
 
@@ -84,8 +90,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the cases whose turn it is not, and let each worker begin with some of the tests that have the most time: at the
     end none is left alone with one."""
+    has_others = {_function(item) for item in items if item.get_closest_marker("slow") is None}
     if not any("::" in arg for arg in config.args):  # a test that is named is run
-        left_out = [item for item in items if not _has_its_turn(item)]
+        left_out = [item for item in items if not _has_its_turn(item, has_others)]
         if not config.option.update_long and config.option.markexpr.startswith("not slow") and not _names_files(config):
             left_out += [item for item in items if not _is_short_or_due(item)]
         items[:] = [item for item in items if item not in set(left_out)]
@@ -114,8 +121,12 @@ def _names_files(config: pytest.Config) -> bool:
     return {Path(arg).name for arg in config.args} != {Path(path).name for path in config.getini("testpaths")}
 
 
+def _function(item: pytest.Item) -> str:
+    return item.nodeid.partition("[")[0]
+
+
 def _is_short_or_due(item: pytest.Item) -> bool:
-    return item.nodeid.partition("[")[0] not in long_tests() or is_due(item.nodeid, LONG_PARTS)
+    return _function(item) not in long_tests() or is_due(item.nodeid, LONG_PARTS)
 
 
 _took: dict[str, float] = {}  # seconds of each test
@@ -126,15 +137,22 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     _took[report.nodeid] = _took.get(report.nodeid, 0.0) + report.duration
 
 
-def pytest_terminal_summary(config: pytest.Config) -> None:
-    """Write which tests take longest, where that was asked for."""
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say how what failed is run again, whatever another commit tries; write which tests take longest, where that was asked for."""
     if config.option.update_long:
         write_long_tests(_took)
+    if names := [one.nodeid for what in ("failed", "error") for one in terminalreporter.stats.get(what, ())]:
+        terminalreporter.section(f"again, by name (this was RUNNER_TURN={turn()})")
+        for name in dict.fromkeys(names):
+            terminalreporter.line(f".venv/bin/python -m pytest -m '' {shlex.quote(name)}")
 
 
-def _has_its_turn(item: pytest.Item) -> bool:
-    mark = item.get_closest_marker("window")
-    return mark is None or is_due(item.nodeid, mark.args[0])
+def _has_its_turn(item: pytest.Item, has_others: Container[str]) -> bool:
+    """Return whether an item is tried at this commit. `has_others`: the tests that have a case that is not slow."""
+    if (mark := item.get_closest_marker("window")) is not None:
+        return is_due(item.nodeid, mark.args[0])
+    is_further = item.get_closest_marker("slow") is not None and _function(item) in has_others
+    return not is_further or is_due(item.nodeid, FURTHER_PARTS)
 
 
 def slack() -> float:

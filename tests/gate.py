@@ -1,7 +1,10 @@
 """Choose what is tried of suites that are too large for every change.
 
 A window moves with the commit, so that a few changes together try the whole; `make nightly` (RUNNER_WHOLE=1) tries all of it at once.
-RUNNER_TURN=NUMBER moves the windows by that number instead, to try again what another commit tried.
+RUNNER_TURN=NUMBER moves the windows by that number instead, to try again what another commit tried. A test that is named is run
+whether it is its turn or not.
+
+Of a test of which some cases are not slow, and stand for all in `make test`, a third of the slow ones is tried.
 
 `make test` tries a third of the tests that take longest, by the same turn: those in tests/long.txt, which
 `make test UPDATE_LONG=1` writes anew. CI tries all of them.
@@ -36,6 +39,7 @@ SUITES = {
 }  # fmt: skip
 LONG_FILE = Path(__file__).with_name("long.txt")
 LONG_SECONDS, LONG_PARTS = 0.4, 3
+FURTHER_PARTS = 3  # of the slow cases of a test that has others
 OURS = ("runner", "tests", "benchmarks", "demo")
 
 

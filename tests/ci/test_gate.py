@@ -158,3 +158,63 @@ def test_what_takes_longest_is_written_by_function_and_exists(tmp_path: Path, mo
     monkeypatch.setattr(gate, "LONG_FILE", tmp_path / "long.txt")
     gate.write_long_tests({"b.py::test_b[1]": 0.5, "b.py::test_b[2]": 0.6, "a.py::test_a": 3.0, "a.py::test_c": 0.1})
     assert gate.LONG_FILE.read_text() == "a.py::test_a\nb.py::test_b\n"
+
+
+# --- what is sampled of the tests themselves --------------------------------------------------------------------------------
+
+SAMPLED = """
+import pytest
+SLOW = pytest.mark.slow
+@pytest.mark.parametrize("case", ["first", *(pytest.param(number, marks=SLOW) for number in range(12))])
+def test_further(case): assert case == "first"
+@SLOW
+@pytest.mark.window(2)
+@pytest.mark.parametrize("case", range(12))
+def test_window(case): pass
+@SLOW
+@pytest.mark.parametrize("case", range(12))
+def test_slow(case): pass
+"""
+
+
+def ran(folder: Path, *args: str, turn: int = 0, whole: str = "") -> tuple[list[str], str]:
+    """Run a file with tests of each kind at a commit; return the tests that ran, and what pytest printed."""
+    (folder / "test_it.py").write_text(SAMPLED)
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers = slow\n")
+    argv = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-c", str(folder / "pytest.ini"), "-v", "-n", "0"]
+    done = subprocess.run(
+        [*argv, *(str(folder / arg) for arg in args or ("test_it.py",))],
+        cwd=gate.ROOT,
+        env={**os.environ, "RUNNER_TURN": str(turn), "RUNNER_WHOLE": whole, "PYTEST_ADDOPTS": "-p no:cacheprovider"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    return [
+        line.split(" ")[0].partition("::")[2] for line in done.stdout.split("\n") if line.endswith("%]")
+    ], done.stdout
+
+
+@pytest.mark.slow
+def test_of_slow_cases_beside_others_commits_in_turn_try_all_and_those_beside_them_always(tmp_path: Path) -> None:
+    at = [ran(tmp_path, turn=number)[0] for number in range(gate.FURTHER_PARTS)]
+    further = sorted(name for tried in at for name in tried if name.startswith("test_further[") and "first" not in name)
+    assert further == sorted(f"test_further[{number}]" for number in range(12))
+    for tried in at:
+        assert "test_further[first]" in tried
+        assert [name for name in tried if name.startswith("test_slow[")] == [f"test_slow[{n}]" for n in range(12)]
+    windows = sorted(name for tried in at[:2] for name in tried if name.startswith("test_window["))
+    assert windows == sorted(f"test_window[{number}]" for number in range(12))
+    assert len(ran(tmp_path, whole="1")[0]) == 37
+
+
+def test_what_is_named_runs_whatever_the_commit_and_what_failed_is_printed_so(
+    tmp_path: Path, at: Callable[[int], None]
+) -> None:
+    name, turn = "test_it.py::test_further[3]", 0
+    at(turn)
+    while gate.is_due(name, gate.FURTHER_PARTS):
+        at(turn := turn + 1)
+    tried, out = ran(tmp_path, name, turn=turn)
+    assert tried == ["test_further[3]"] and f"this was RUNNER_TURN={turn}" in out
+    assert f".venv/bin/python -m pytest -m '' '{name}'" in out

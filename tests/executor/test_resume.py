@@ -109,7 +109,7 @@ def work(box: Box, protocol: str) -> str:
 
 @pytest.mark.parametrize(("where", "at"), [*moments()])
 @pytest.mark.slow
-@pytest.mark.window(3)
+@pytest.mark.window(6)
 def test_killed_at_a_record_of_the_journal_and_between(box: Box, unkilled: str, where: str, at: int) -> None:
     # An answer that had come, and was not whole on the disk, cannot be known: that one alone is asked for once more.
     lost = where in ("before", "torn") and at % 2 == 0

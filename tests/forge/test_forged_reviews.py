@@ -29,6 +29,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.slow
+@pytest.mark.window(3)
 def test_what_is_told_of_reviews_is_judged_again(place: Town, case: str) -> None:
     code, said = CASES[case]
     box, accounts = place.box, place.accounts

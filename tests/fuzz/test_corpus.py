@@ -61,6 +61,7 @@ def mutated(draw: st.DrawFn, data: bytes) -> bytes:
 @settings(max_examples=100)
 @given(st.data())
 @pytest.mark.slow
+@pytest.mark.window(4)
 def test_a_mutated_file_is_taken_or_refused(name: str, data: st.DataObject) -> None:
     good = st.just(TARGETS[name].good) | st.sampled_from(INPUTS[name]).map(Path.read_bytes)
     TARGETS[name].fuzz(data.draw(mutated(data.draw(good))))

@@ -13,7 +13,6 @@ import pytest
 from runner.protocol.events import MODELS
 from runner.trust import rules
 from tests.conftest import mostly_slow
-from tests.gate import is_due
 from tests.histories import stored
 from tests.histories.__main__ import keep, listed
 from tests.histories.made import Desk
@@ -109,9 +108,10 @@ def test_what_is_made_again_is_the_same_but_for_its_times(name: str, shelf: Shel
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in listed() if is_due(name)])
+@pytest.mark.window(10)
+@pytest.mark.parametrize("name", listed())
 def test_what_the_attacks_make_today_is_found_today(name: str, tmp_path: Path) -> None:
-    """By the formats as they are now, which need not be those of what is stored; a fifth at each commit, all at night."""
+    """By the formats as they are now, which need not be those of what is stored; a tenth at each commit, all at night."""
     fresh = Shelf(tmp_path, bundles=tmp_path)
     try:
         keep(fresh, name, "0000", listed()[name](Desk(tmp_path / "desk")))  # compares it with what is meant

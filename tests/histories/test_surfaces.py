@@ -8,21 +8,18 @@ import pytest
 
 from runner.app import request, verify
 from runner.app.doctor import checks
-from tests.gate import is_due
 from tests.histories.stored import Case, Shelf, cases
 
 
 def some() -> list[object]:
-    """One case of each set of rules that find something, and of what holds; of the others `make slow` tries a fifth at a commit."""
+    """One case of each set of rules that find something, and of what holds; of the others `make slow` tries an eighth at a commit."""
     found: list[object] = []
     seen: set[tuple[bool, tuple[str, ...]]] = set()
     for name, case in cases().items():
         kind = (case.whole, tuple(sorted(case.rules)))
         is_extra = kind in seen or not name.startswith(("attacks", "beside", "good"))
-        marks = [pytest.mark.slow] if is_extra else []
+        marks = [pytest.mark.slow, pytest.mark.window(8)] if is_extra else []
         seen.add(kind)
-        if is_extra and not is_due(name):
-            continue
         found.append(pytest.param(name, marks=marks))
     return found
 

@@ -197,6 +197,7 @@ def test_it_says_what_git_says(both: Both) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.window(3)
 @pytest.mark.parametrize("seed", range(1, 7))
 def test_it_says_what_git_says_whatever_is_done(both: Both, seed: int) -> None:
     go(both, seed, 80)

@@ -132,6 +132,7 @@ def test_a_git_that_dies_after_the_branch_moved_has_moved_it(box: Box, dying: Dy
 )
 @pytest.mark.parametrize("whole", [True, False], ids=["with-the-runner", "alone"])
 @pytest.mark.slow
+@pytest.mark.window(2)
 def test_a_worktree_whose_making_was_cut_is_no_hindrance(box: Box, dying: DyingGit, instead: str, whole: bool) -> None:
     folder = box.path.parent / "repo.worktrees/0001-a-plan"
     told = instead.replace("$PRIVATE", str(box.path / ".git/worktrees/0001-a-plan")).replace("$FOLDER", str(folder))
