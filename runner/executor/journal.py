@@ -325,12 +325,23 @@ def open_journal(project: Project, protocol: str, name: str, then: Sequence[Reco
     `then`: follows the records that this clone had not.
     """
     journal = Journal(project.dirs.journal(protocol) / f"{name}.jsonl")
-    filed = history.read(project.git, protocol, f"runs/{name}.jsonl") or b""
+    filed = _filed(project, protocol, f"{name}.jsonl")
     transcript.parse(filed, f"runs/{name}.jsonl of {history.ref_of(protocol)}")
     journal.take_up(filed, then)
     if filed:
         journal.filed = journal.alike(recorded_part(project, protocol, name))
     return journal
+
+
+def _filed(project: Project, protocol: str, file: str) -> bytes:
+    """Return what the history has of a journal. No transition of a batch adds to the history, so it is looked at once for all."""
+    if project.pending is not None:
+        kept = project.pending.kept
+        if "runs" not in kept:
+            kept["runs"] = project.git.tree(f"{history.ref_of(protocol)}:runs") or {}
+        if file not in kept["runs"]:
+            return b""
+    return history.read(project.git, protocol, f"runs/{file}") or b""
 
 
 def recorded_part(project: Project, protocol: str, name: str) -> bytes:

@@ -65,7 +65,6 @@ class StepRun:
     kept: str | None = None
     proposed: dict[str, Any] | None = None
     _agent: AgentFile | None = None
-    _redactor: Redactor | None = None
 
     @property
     def slug(self) -> str:
@@ -125,9 +124,11 @@ class StepRun:
     @property
     def redactor(self) -> Redactor:
         """Removes the secrets of the runner's own environment from text that is written."""
-        if self._redactor is None:
-            self._redactor = Redactor(self.project.env.environ)
-        return self._redactor
+        kept = self.project.kept
+        if "redactor" not in kept:
+            kept["redactor"] = Redactor(self.project.env.environ)
+        found: Redactor = kept["redactor"]
+        return found
 
     @property
     def agent(self) -> AgentFile | None:

@@ -257,7 +257,8 @@ def commit_bytes(tree: str, parents: Sequence[str], author: Ident, committer: Id
 # --- loose objects ------------------------------------------------------------------------------------------------------
 
 
-_LEVEL = 1  # git's own for loose objects: they are packed later
+LEVEL = 1  # of zlib, git's own for loose objects: they are packed later
+_SHORT = 32 * 1024  # bytes for which a window of 4 kB does
 _LARGE_TREE = (
     64 * 1024
 )  # bytes; such a tree is stored as it is: most of it are ids, and a third less would take ten times as long
@@ -269,6 +270,14 @@ def name_of(kind: str, data: bytes, algorithm: str) -> str:
     digest = hashlib.new(algorithm, b"%s %d\0" % (kind.encode(), len(data)), usedforsecurity=False)
     digest.update(data)
     return digest.hexdigest()
+
+
+def deflater(size: int, level: int = LEVEL) -> zlib._Compress:
+    """Return what packs so many bytes.
+
+    The memory for zlib's whole window is asked of the system anew each time, which takes 70 µs; packing 400 bytes takes 6.
+    """
+    return zlib.compressobj(level, zlib.DEFLATED, 12, 6) if size <= _SHORT else zlib.compressobj(level)
 
 
 class Loose:
@@ -309,7 +318,7 @@ class Loose:
         try:
             self._begun[oid] = temporary
             handle = self._open(folder, temporary)
-            packer = zlib.compressobj(0 if kind == "tree" and len(data) >= _LARGE_TREE else _LEVEL)
+            packer = deflater(len(data), 0 if kind == "tree" and len(data) >= _LARGE_TREE else LEVEL)
             _write_all(handle, packer.compress(header) + packer.compress(data) + packer.flush())
             if self._bits:
                 self._share(handle, 0o444)

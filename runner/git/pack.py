@@ -11,12 +11,11 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, islice
 
-from runner.git.objects import name_of
+from runner.git.objects import deflater, name_of
 from runner.values import dataclass
 
 KINDS = {"commit": 1, "tree": 2, "blob": 3}
 OFS_DELTA = 6
-LEVEL = 1  # of zlib, as for loose objects
 DEPTH = 50  # deltas in a row, as git's own packs have; a reader goes through all of them
 SHORT = 256  # bytes; less is not worth a delta
 COPY = 0x10000  # bytes that one instruction copies, at most
@@ -59,7 +58,8 @@ class Pack:
             if copies is not None:
                 header = _header(OFS_DELTA, len(copies)) + _distance(self.size - near.offset)
                 packed, depth = copies, near.depth + 1
-        part = (header or _header(KINDS[kind], len(data))) + zlib.compress(packed, LEVEL)
+        packer = deflater(len(packed))
+        part = (header or _header(KINDS[kind], len(data))) + packer.compress(packed) + packer.flush()
         # Whole or not at all: Ctrl-C may come at any place.
         self.entries[oid] = Entry(kind, data, self.size, part, depth)
         self.size += len(part)

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from runner.errors import ConflictError, HeldError, InTheWayError
 from runner.git import Git, GitError
@@ -80,7 +80,7 @@ def parse(data: bytes) -> list[Record]:
 class Batch:
     """Transitions on `base`, the tip of a protocol's branch. `until`: by the monotonic clock. For the holder of the protocol's lock.
 
-    Until it ends, `git` collects the objects that are written.
+    Until it ends, `git` collects the objects that are written. `kept`: what its steps find unchanged, by name.
     """
 
     git: Git
@@ -89,6 +89,7 @@ class Batch:
     base: str
     until: float
     tips: list[str] = field(default_factory=list)
+    kept: dict[str, Any] = field(default_factory=dict)
     _noted: int = 0  # of the tips
     _length: int = 0  # of the file
     _handle: int = -1

@@ -34,9 +34,7 @@ def carry_out(run: StepRun) -> Outcome:
     """Call the tool: its result, a wait or a failure is the outcome."""
     is_builtin = run.step.header.tool in registry.BUILTIN  # a function of the runner's own, which needs no workspace
     if is_builtin:
-        run.workspace = WorkspaceSession.open(
-            run.project, run.view.protocol, runs_commands=bool(run.project.config.tools)
-        )
+        run.workspace = _session(run)
     else:
         start(run)
     started, given, where = run.project.env.monotonic(), run.step.header.with_, run.where
@@ -87,6 +85,16 @@ def carry_out(run: StepRun) -> Outcome:
         else:
             outcome = work.finished(run, left.work, ran, result)
     return dataclasses.replace(outcome, files=files)
+
+
+def _session(run: StepRun) -> WorkspaceSession:
+    """Return the session of a built-in tool: the same for all steps of a batch."""
+    kept = run.project.pending.kept if run.project.pending is not None else {}
+    if "session" not in kept:
+        runs_commands = bool(run.project.config.tools)
+        kept["session"] = WorkspaceSession.open(run.project, run.view.protocol, runs_commands=runs_commands)
+    found: WorkspaceSession = kept["session"]
+    return found
 
 
 def _opened(run: StepRun) -> AbstractContextManager[Tool]:
