@@ -52,11 +52,6 @@ class Matter:
     wait: Wait | None
     digest: str
 
-    @property
-    def keyboard(self) -> bool:
-        """Whether the approval is given at a terminal: there is no policy."""
-        return self.demand.keyboard
-
 
 @dataclass(frozen=True, slots=True)
 class Offer:
@@ -260,7 +255,7 @@ def bring(project: Project, protocol: str, data: bytes, where: str) -> tuple[Mat
     """
     signed = approval_file.parse(data, where)
     found = matter(project, protocol, signed.statement.subject)
-    if found.keyboard:
+    if found.demand.keyboard:
         raise no_policy(project, found)
     return found, add(project, found, data)
 

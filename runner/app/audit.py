@@ -40,7 +40,6 @@ from runner.values import dataclass
 GENERATOR = "protocol-runner audit"
 DIFF_LINES = 20_000  # lines of the difference that are shown
 TEXT_MOST = 200_000  # characters of one file
-_PLAIN = ("--no-ext-diff", "--no-textconv", "--no-color", "--submodule=short", "--src-prefix=a/", "--dst-prefix=b/")
 _OUTSIDE = ("held", "intent", "outcome", "settled")
 
 
@@ -391,12 +390,9 @@ def _difference(chain: Chain, row: Mapping[str, Any]) -> Html:
         before = _before(chain, row)
     except InsufficientHistoryError as error:
         return element("p", f"{error.what}: {error.hint}", class_="warn")
-    leave = ("--", f":(top,exclude){paths.folder(chain.protocol)}")
-    env = {"GIT_LITERAL_PATHSPECS": "0"}
-    stat = chain.git.run("diff", *_PLAIN, "--stat=100", before, chain.tip, *leave, env=env)
-    lines = (
-        chain.git.run("diff", *_PLAIN, before, chain.tip, *leave, env=env).decode("utf-8", "replace").split("\n")[:-1]
-    )
+    stat = record.diff(chain.git, before, chain.tip, "--stat=100", without=chain.protocol)
+    whole = record.diff(chain.git, before, chain.tip, without=chain.protocol)
+    lines = whole.decode("utf-8", "replace").split("\n")[:-1]
     more = len(lines) - DIFF_LINES
     shown = [element("span", line, **_kind(line)) for line in lines[:DIFF_LINES]]
     command = f"git diff {before[:12]} {chain.tip[:12]} -- ':!{paths.folder(chain.protocol)}'"

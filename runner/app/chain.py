@@ -78,22 +78,22 @@ class Chain:
 
     def commit_at(self, revision: int, below: str) -> str | None:
         """Return the transition below a commit that ended with a revision."""
-        for oid in self._commits(below):
-            at = transition_of(self.git.commit(oid), self.protocol)
-            if at is not None and at.trailers.revision <= revision:
-                return oid
-        return None
+        return next((oid for at, oid in self._transitions(below) if at <= revision), None)
 
     def commit_of(self, revision: int) -> str:
         """Return the transition that has the event of a revision; the tip where it is not here."""
         found = self.tip
-        for oid in self._commits(self.tip):
-            at = transition_of(self.git.commit(oid), self.protocol)
-            if at is not None:
-                if at.trailers.revision < revision:
-                    break
-                found = oid
+        for at, oid in self._transitions(self.tip):
+            if at < revision:
+                break
+            found = oid
         return found
+
+    def _transitions(self, tip: str) -> Iterator[tuple[int, str]]:
+        """Yield (last revision, commit) of the transitions from `tip` down, newest first."""
+        for oid in self._commits(tip):
+            if (one := transition_of(self.git.commit(oid), self.protocol)) is not None:
+                yield one.trailers.revision, oid
 
     def _commits(self, tip: str) -> list[str]:
         """Return the commits from `tip` down to the genesis, newest first."""

@@ -120,9 +120,7 @@ def _of_file(at: Path, name: str) -> Iterator[RunnerError]:
     if isinstance(parsed, config.Config):
         key = parsed.engine
         for engine in dict.fromkeys((*key.default, *key.plan, *key.execute, *key.review)):
-            with _gathered() as wrong:
-                engines.parts_of(engine)
-            yield from (MalformedFileError(one.what, f"{name}: engine `{engine}`", one.hint) for one in wrong)
+            yield from _wrong(lambda engine=engine: engines.parts_of(engine), f"{name}: engine `{engine}`")
 
 
 def _each(error: RunnerError) -> list[RunnerError]:
@@ -172,16 +170,11 @@ def _found_in(
             if without is None:
                 seen.add(name)
             left[name] = without or _STUBS.get(name, _STUBS[""])
-    try:
-        plans.refuse_unsupported(plan, where)
-    except RunnerError as error:
-        yield error
+    yield from _wrong(lambda: plans.refuse_unsupported(plan, where))
     for step in plan.steps:
         if step.file not in seen:
             yield from _of_step(project, plan, step, f"{where}/{step.file}")
-    with _gathered() as found:
-        requirements.of_plan(permissions.trusted_config(project), plan, where)
-    yield from found
+    yield from _wrong(lambda: requirements.of_plan(permissions.trusted_config(project), plan, where))
 
 
 def _without(data: bytes, numbers: list[int]) -> bytes | None:
@@ -200,14 +193,13 @@ def _without(data: bytes, numbers: list[int]) -> bytes | None:
     return b"\n".join(lines)
 
 
-@contextlib.contextmanager
-def _gathered() -> Iterator[list[RunnerError]]:
-    """Give a list that gets the error of the block."""
-    found: list[RunnerError] = []
+def _wrong(check: Callable[..., object], where: str = "") -> list[RunnerError]:
+    """Return the error of a check. `where`: its place, if that is not the one that it names itself."""
     try:
-        yield found
+        check()
     except RunnerError as error:
-        found.append(error)
+        return [MalformedFileError(error.what, where, error.hint) if where else error]
+    return []
 
 
 def _of_step(project: Project, plan: Plan, step: Step, where: str) -> Iterator[RunnerError]:
@@ -218,24 +210,17 @@ def _of_step(project: Project, plan: Plan, step: Step, where: str) -> Iterator[R
         return f"{where}:{step.lines.get(key, 1)}"
 
     if step.header.kind is Kind.AGENT:
-        with _gathered() as wrong:
-            agent_of(project, plan, step, line("agent"))
-        found += wrong
-    if step.header.engine:
-        with _gathered() as wrong:
-            engines.parts_of(step.header.engine)
-        found += [MalformedFileError(one.what, line("engine"), one.hint) for one in wrong]
-    if step.header.tool and (known := _tools(project)) is not None and step.header.tool not in known:
-        with _gathered() as wrong:
-            tools.find(step.header.tool, dict.fromkeys(known, tools.BUILTIN["echo"]))
-        found += [MalformedFileError(one.what, line("tool"), one.hint) for one in wrong]
+        found += _wrong(lambda: agent_of(project, plan, step, line("agent")))
+    if engine := step.header.engine:
+        found += _wrong(lambda: engines.parts_of(engine), line("engine"))
+    if (tool := step.header.tool) and (known := _tools(project)) is not None and tool not in known:
+        found += _wrong(lambda: tools.find(tool, dict.fromkeys(known, tools.BUILTIN["echo"])), line("tool"))
     authority, folder = permissions.trusted_config(project), where.rpartition("/")[0]
-    with _gathered() as wrong:
-        requirements.of_start(authority, step, folder)
-        requirements.of_result(authority, step, 1, folder)
+    start = _wrong(lambda: requirements.of_start(authority, step, folder))
+    start = start or _wrong(lambda: requirements.of_result(authority, step, 1, folder))
     found += _references(plan, step, where)
     found += _checks(project, plan, step, line("qa"))
-    yield from (*found, *wrong)
+    yield from (*found, *start)
 
 
 def _references(plan: Plan, step: Step, where: str) -> Iterator[RunnerError]:

@@ -291,26 +291,27 @@ def note(project: Project, commit: str, one: Tried) -> None:
 
 def noted(project: Project, commit: str) -> Tried | None:
     """Return the noted outcome of the test command on a commit, or on one with the same code; None if there is none."""
-    try:
-        told: Mapping[str, Any] = json.loads((project.dirs.own / "tests.json").read_bytes())
-        one = Tried(told["line"], "", told["passed"] is True, told["ran"], told["failed"], "", told["code"])
-        known = str(told["commit"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    git = project.git
+    git, (one, known) = project.git, _noted(project)
     if git.commit(known) is None or git.commit(commit) is None:
         return None
     ours = (".protocols/", "scripts/ci/", ".github/", ".gitlab")  # what `init` adds
     return one if all(path.startswith(ours) for path in git.changed(known, commit)) else None
 
 
-def failed(project: Project, line: str) -> bool:
-    """Return whether a command was noted last, and failed then, on whatever commit."""
+def _noted(project: Project) -> tuple[Tried | None, str]:
+    """Return what was noted last, and the commit that it was tried on."""
     try:
         told: Mapping[str, Any] = json.loads((project.dirs.own / "tests.json").read_bytes())
-        return told["line"] == line and told["passed"] is False
+        one = Tried(told["line"], "", told["passed"] is True, told["ran"], told["failed"], "", told["code"])
+        return one, str(told["commit"])
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return None, ""
+
+
+def failed(project: Project, line: str) -> bool:
+    """Return whether a command was noted last, and failed then, on whatever commit."""
+    one, _ = _noted(project)
+    return one is not None and one.line == line and not one.passed
 
 
 def failing(project: Project, start: str) -> Tried | None:

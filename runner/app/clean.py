@@ -106,22 +106,26 @@ def _remove(project: Project, item: Item, named: bool) -> Item:
     now = [one for one in there if (one.kind, one.name) == (item.kind, item.name)]
     why = now[0].why if now else "it is gone already"
     if not why:
-        why = _REMOVE[item.kind](project, item, tip)
+        path = Path(item.name)
+        match item.kind:
+            case "worktree":
+                why = _remove_worktree(project.git, path)
+            case "branch":
+                why = _remove_branch(project, project.branch(item.protocol), tip)
+            case "journal":
+                why = _remove_journal(path)
+            case _:
+                why = _remove_folder(path)
     return dataclasses.replace(item, why=why)
 
 
-def _remove_worktree(project: Project, item: Item, tip: str | None) -> str:
-    git, path = project.git, Path(item.name)
+def _remove_worktree(git: Git, path: Path) -> str:
     code, _, err = git.try_run("worktree", "remove", "--force", str(path), config=worktree.conversions(git))
     if code:
         return lines_of(err)[0] if err else f"git worktree remove: exit {code}"
     with contextlib.suppress(OSError):
         path.parent.rmdir()  # where it was the last one
     return ""
-
-
-def _remove_workspace(project: Project, item: Item, tip: str | None) -> str:
-    return _remove_folder(Path(item.name))
 
 
 def _remove_folder(folder: Path) -> str:
@@ -133,28 +137,20 @@ def _remove_folder(folder: Path) -> str:
     return ""
 
 
-def _remove_branch(project: Project, item: Item, tip: str | None) -> str:
+def _remove_branch(project: Project, branch: str, tip: str | None) -> str:
     try:
-        project.git.update_refs({project.branch(item.protocol): (None, tip)}, "runner: clean")
+        project.git.update_refs({branch: (None, tip)}, "runner: clean")
     except ConflictError as error:
         return error.what
     return ""
 
 
-def _remove_journal(project: Project, item: Item, tip: str | None) -> str:
+def _remove_journal(journal: Path) -> str:
     try:
-        shutil.rmtree(item.name)
+        shutil.rmtree(journal)
     except OSError as error:
         return f"{error.filename}: {error.strerror}"
     return ""
-
-
-_REMOVE = {
-    "worktree": _remove_worktree,
-    "workspace": _remove_workspace,
-    "branch": _remove_branch,
-    "journal": _remove_journal,
-}
 
 
 # --- what there is -----------------------------------------------------------------------------------------------------
@@ -327,7 +323,7 @@ def discard(project: Project, protocol: str, *, check_only: bool = False) -> lis
         if check_only:
             return [branch.removeprefix("refs/heads/"), *folders]
         for tree in trees:
-            if why := _remove_worktree(project, Item(protocol, "worktree", str(tree.path), 0, ""), tip):
+            if why := _remove_worktree(git, tree.path):
                 raise InTheWayError(
                     f"{protocol} is not discarded: {why}", str(tree.path), "remove that folder yourself"
                 )

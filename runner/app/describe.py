@@ -229,8 +229,8 @@ class Describer:
         term = word(row["status"], acts=found.action != "none", held=held is not None)
         reason = situation(row, found, self._now)
         said = [one for one in approvals.values() if one.wait in found.waiting]
-        given = [f"{each.approver} {SAID[each.decision]}" for one in said for each in one.words if not each.fault]
-        reason = " · ".join([reason, *given])
+        given = [each for one in said for each in one.words if not each.rejection]
+        reason = " · ".join([reason, *(f"{each.approver} {SAID[each.statement.decision]}" for each in given)])
         if to_merge:
             reason = f"waits for merge: {row['title']}"
         elif term == "works":

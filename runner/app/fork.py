@@ -51,31 +51,28 @@ from runner.trust.transitions import transition_of, transitions_below
 _STOPPED = (Status.CANCELLED, Status.PAUSED, Status.BLOCKED, Status.FAILED)
 
 
+Then = Callable[[str, str, str], tuple[str, create.Refs]]
+
+
 def fork(
-    project: Project, origin: str, revision: int | str | None = None, *, title: str = "", base: str | None = None
+    project: Project,
+    origin: str,
+    revision: int | str | None = None,
+    *,
+    title: str = "",
+    base: str | None = None,
+    then: Then | None = None,
 ) -> create.Made:
     """Create a protocol that continues `origin` from a revision (default: its last), or from where a step (its slug) was completed;
     later edits by people are not copied.
 
     `title`: the text that the id is made from; if it is empty, the plan's title. `base`: default the other one's.
+    `then(start, id, genesis)`: as of `create.make`.
 
     Raises:
         UsageError: no transition ends at the revision. IntegrityError: the other protocol does not verify.
         RefusedError: it had no plan then, or unfinished work. InsufficientHistoryError: its history is not here.
     """
-    return _begin(project, origin, revision, title=title, base=base)
-
-
-def _begin(
-    project: Project,
-    origin: str,
-    revision: int | str | None,
-    *,
-    title: str,
-    base: str | None,
-    then: Callable[[str, str, str], tuple[str, create.Refs]] | None = None,
-) -> create.Made:
-    """Make the fork. `then(start, id, genesis)`: as of `create.make`."""
     git = project.git
     create.fresh(project)
     project.refuse_unsupported()
@@ -90,11 +87,8 @@ def _begin(
     )
     if at not in transitions:
         near = sorted(sorted(transitions, key=lambda known: (abs(known - at), known))[:4])
-        raise UsageError(
-            f"no transition of {origin} ends at revision {at}",
-            paths.folder(origin),
-            f"near ones: {_named(origin, near)}; `runner log {origin}` shows all",
-        )
+        hint = f"near ones: {_named(origin, near)}; `runner log {origin}` shows all"
+        raise UsageError(f"no transition of {origin} ends at revision {at}", paths.folder(origin), hint)
     start = transitions[at]
     report = verify.verify(git, origin, start, project.trusted)
     stood = report.state if report.ok and report.state else verify.advance(git, origin, start, None, project.trusted)
@@ -227,7 +221,7 @@ def _make(project: Project, origin: str, revision: int | str | None) -> create.M
     journal.refuse_unrecorded(project.dirs, origin, seen.state)
     with locks.hold(project.dirs.publish_lock(branch), project.env, what=branch, wait=transaction.PUBLISH_WAIT):
         try:
-            made = _begin(project, origin, revision, title="", base=None, then=then)
+            made = fork(project, origin, revision, then=then)
         except RunnerError as error:
             note = renumbering.read(project.dirs, origin)
             # A push without an answer may have arrived; all else was refused, and here nothing moved.

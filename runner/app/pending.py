@@ -26,25 +26,11 @@ from runner.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """An approval, rejection or revocation that no transition has recorded. `reason`: the person's.
-
-    `fault`: why it does not count, or empty; `text`: the same for people.
-    """
-
-    approver: str
-    decision: str
-    reason: str
-    fault: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class Heard:
     """The unrecorded approvals of a wait. `missing`: whose approval it still needs; empty if the next transition resumes it."""
 
     wait: str
-    words: tuple[Given, ...]
+    words: tuple[ApprovalFile, ...]
     missing: str
 
 
@@ -74,7 +60,7 @@ class Pending:
             words = sorted((*status.counted, *status.rejected, *status.refused), key=lambda word: word.order)
             if words:
                 last = {word.approver: word.order for word in words}
-                given = (_given(word) for word in words if word.rejection is None or word.order == last[word.approver])
+                given = (word for word in words if word.rejection is None or word.order == last[word.approver])
                 made.append(Heard(asked.wait.id, tuple(given), missing(status)))
         return made
 
@@ -235,12 +221,6 @@ def _me(project: Project, found: TrustedConfig) -> str:
         return listed(project, found, signing.signing_key(project.git), email)
     except RunnerError:
         return email
-
-
-def _given(word: ApprovalFile) -> Given:
-    assert word.signed is not None
-    said = word.signed.statement
-    return Given(word.approver, str(said.decision), said.reason, str(word.rejection or ""), word.text)
 
 
 def listed(project: Project, found: TrustedConfig, key: SigningKey, email: str) -> str:

@@ -68,7 +68,7 @@ def run(
                 yield one
             ended = isinstance(done.action, Halt) or done.state.status not in decision.ACTIVE or not left
             ended = ended or pace.is_over(done) or not pace.ask(done)
-            if not ended and not _is_due(project):
+            if not ended and (project.lease is None or not lease.is_due(project)):
                 continue
             if project.setting("publish") == "always" and project.mirror is not None:
                 acts = isinstance(decision.decide(done.state), decision.RunStep | decision.CheckStep)
@@ -79,12 +79,6 @@ def run(
                 return
     finally:
         publishing.drop_lease(project)
-
-
-def _is_due(project: Project) -> bool:
-    if project.lease is None:
-        return False
-    return lease.is_due(project)
 
 
 def begins_to_wait(done: Advanced) -> bool:

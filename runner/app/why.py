@@ -69,11 +69,8 @@ class _Look:
         """Return the origins of lines as they are in the work tree, or in HEAD if there is none."""
         if self.git.top is None:
             return self._resolve(blame(self.git, path, [(first, last)], commit="HEAD"), DEEP)
-        found = blame(self.git, path, [(first, last)], work_tree=self.git.top, config=self._conversions())
+        found = blame(self.git, path, [(first, last)], work_tree=self.git.top, config=worktree.conversions(self.git))
         return self._resolve(found, DEEP)
-
-    def _conversions(self) -> list[str]:
-        return worktree.conversions(self.git)
 
     # --- through squashes and copies -----------------------------------------------------------------------------------
 
@@ -290,7 +287,9 @@ class _Look:
             return []
         commit, path = before
         if group[0].commit is None:
-            found = hunks(self.git, f"{commit}:{path}", None, work_tree=self.git.top, config=self._conversions())
+            found = hunks(
+                self.git, f"{commit}:{path}", None, work_tree=self.git.top, config=worktree.conversions(self.git)
+            )
         else:
             found = hunks(self.git, f"{commit}:{path}", f"{group[0].commit}:{group[0].path}")
         spans = [hunk for hunk in found if any(line.old in hunk[1] for line in group) and len(hunk[0])]

@@ -101,7 +101,7 @@ def _decide(
     reason = text_of(reason, "the reason") if reason else ""
     found = approve.matter(project, protocol, rest[0] if rest else None)
     decision = Decision(verb)
-    if found.keyboard:
+    if found.demand.keyboard:
         _at_keyboard(session, found, decision, yes)
         return
     ready = approve.offer(project, found, decision, _ascii(reason), lasts=longest, here=not only_print)

@@ -187,9 +187,6 @@ def show_account(session: Session, entry: RawEntry, found: Account, event: str, 
             session.line(f"          {line}")
 
 
-PLAIN = ("--no-ext-diff", "--no-textconv", "--no-color", "--submodule=short", "--src-prefix=a/", "--dst-prefix=b/")
-
-
 @click.command("diff")
 @options.protocol
 @options.step
@@ -219,11 +216,8 @@ def diff_command(session: Session, protocol: str | None, step: str | None, stat:
                 f"where {name} left {row.get('base')} is not known here", str(row.get("base")), "run `git fetch`"
             )
         before, after = common, tip
-    leave = [] if with_record else ["--", f":(top,exclude){paths.folder(name)}"]
-    out = git.run(
-        "diff", *PLAIN, *(["--stat"] if stat else []), before, after, *leave, env={"GIT_LITERAL_PATHSPECS": "0"}
-    )
-    show_diff(session, out)
+    without = "" if with_record else name
+    show_diff(session, record.diff(git, before, after, *(["--stat"] if stat else []), without=without))
 
 
 def _start(session: Session, name: str, tip: str) -> str | None:

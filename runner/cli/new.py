@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -14,13 +15,14 @@ import click
 from runner.app import create, describe, fork, request
 from runner.app import run as running
 from runner.app.create import Made
-from runner.cli import log, options, run, steer, streams
+from runner.cli import options, run, steer, streams
 from runner.cli.plan import edited_files
 from runner.cli.session import Session
 from runner.cli.streams import is_read_by_ci, program
 from runner.errors import RunnerError, UsageError
+from runner.git import GitError
 from runner.lines import counted, lines_of
-from runner.protocol import ids, paths
+from runner.protocol import ids
 from runner.store import lookup, publishing, record
 from runner.values import dataclass
 
@@ -285,10 +287,9 @@ def _tell_changes(session: Session, protocol: str, start: str) -> None:
     """Print the files that differ from the start of the protocol, with the number of lines."""
     git = session.project.git
     tip = git.resolve(session.project.branch(protocol))
-    leave = ("--", f":(top,exclude){paths.folder(protocol)}")
-    if tip is not None:
-        code, out, _ = git.try_run("diff", *log.PLAIN, "--stat", start, tip, *leave, env={"GIT_LITERAL_PATHSPECS": "0"})
-        for line in lines_of(out.decode("utf-8", "replace")) if code == 0 else ():
+    with contextlib.suppress(GitError):
+        stat = record.diff(git, start, tip, "--stat", without=protocol) if tip is not None else b""
+        for line in lines_of(stat.decode("utf-8", "replace")):
             session.note(f" {line}")
 
 

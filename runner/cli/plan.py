@@ -19,6 +19,7 @@ from runner.cli.session import Session
 from runner.errors import RunnerError, UsageError
 from runner.executor import load
 from runner.protocol import strict_yaml
+from runner.store import record
 
 YES, EDIT, DROP = "yes", "edit", "drop"
 
@@ -61,7 +62,7 @@ def command(
 
 def _show(session: Session, proposal: Proposal, files: Mapping[str, bytes]) -> None:
     tree = plan.tree_of(session.project, proposal, files)
-    log.show_diff(session, session.project.git.run("diff", *log.PLAIN, proposal.seen.tree, tree))
+    log.show_diff(session, record.diff(session.project.git, proposal.seen.tree, tree))
 
 
 def _chosen(session: Session, proposal: Proposal) -> Mapping[str, bytes] | None:
@@ -81,16 +82,11 @@ def _chosen(session: Session, proposal: Proposal) -> Mapping[str, bytes] | None:
         if said == DROP:
             session.note("dropped: nothing was changed")
             return None
-        files = _edited(session, proposal, files)
+        files = edited_files(session, files, proposal.changed(files))
         if not proposal.changed(files):
             session.note("nothing is left of it: nothing was changed")
             return None
         _show(session, proposal, files)
-
-
-def _edited(session: Session, proposal: Proposal, files: Mapping[str, bytes]) -> Mapping[str, bytes]:
-    """Let the person edit the files that would change, until they make a plan; return all files of the plan."""
-    return edited_files(session, files, proposal.changed(files))
 
 
 def edited_files(session: Session, files: Mapping[str, bytes], changed: Sequence[str]) -> Mapping[str, bytes]:

@@ -281,11 +281,12 @@ def _places(session: Session, project: Project, row: Row, tip: str) -> Iterator[
 def show_approvals(session: Session, found: Heard, *, err: bool = False, told: Collection[str] = ()) -> None:
     """Print one line per approval: who decided what, and the reason if it does not count. `told`: those that were printed before."""
     for one in found.words:
-        if any(text.startswith(f"{one.approver}: {one.fault}") for text in told):
+        why, said = one.rejection, one.statement
+        if any(text.startswith(f"{one.approver}: {why or ''}") for text in told):
             continue
-        why = (f": {one.fault}", "red") if one.fault else ""
-        text = f": {one.text}" if one.fault else f": {one.reason}" if one.reason else ""
-        session.line(f"  {'':12}  {one.approver} {SAID[one.decision]}", why, text, err=err)
+        text = f": {one.text}" if why else f": {said.reason}" if said.reason else ""
+        who = f"  {'':12}  {one.approver} {SAID[said.decision]}"
+        session.line(who, (f": {why}", "red") if why else "", text, err=err)
     if found.missing:
         session.line(f"  {'':12}  still needed: {found.missing}", err=err)
 

@@ -568,3 +568,12 @@ def times(git: Git, commits: Collection[str]) -> dict[str, int]:
     out = git.run("rev-list", "--no-walk=unsorted", "--ignore-missing", "--timestamp", "--stdin", data=asked)
     pairs = (line.split(" ") for line in out.decode().split("\n"))
     return {pair[1]: int(pair[0]) for pair in pairs if len(pair) == 2}
+
+
+PLAIN = ("--no-ext-diff", "--no-textconv", "--no-color", "--submodule=short", "--src-prefix=a/", "--dst-prefix=b/")
+
+
+def diff(git: Git, old: str, new: str, *options: str, without: str = "") -> bytes:
+    """Return the difference of two trees as git prints it for everybody. `without`: a protocol whose folder is left out."""
+    leave = ("--", f":(top,exclude){paths.folder(without)}") if without else ()
+    return git.run("diff", *PLAIN, *options, old, new, *leave, env={"GIT_LITERAL_PATHSPECS": "0"})

@@ -14,7 +14,7 @@ from itertools import islice
 from runner.errors import InsufficientHistoryError, IntegrityError
 from runner.git import BLOB, Commit, Git, TreeEntry
 from runner.protocol import approval_file, ids, log, paths
-from runner.protocol.approval_file import MalformedStatementError, Signed
+from runner.protocol.approval_file import MalformedStatementError, Signed, Statement
 from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
 from runner.protocol.plans import Plan, Step
@@ -71,6 +71,12 @@ class ApprovalFile:
     fingerprint: str = ""
     rejection: RejectionReason | None = None
     text: str = ""  # why it does not count
+
+    @property
+    def statement(self) -> Statement:
+        """The statement of one that can be read."""
+        assert self.signed is not None
+        return self.signed.statement
 
     @property
     def approver(self) -> str:
