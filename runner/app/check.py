@@ -27,7 +27,7 @@ from runner.protocol.config import Config
 from runner.protocol.file_models import nearest
 from runner.protocol.ids import STEP_FILE
 from runner.protocol.plans import Kind, Plan, Step
-from runner.protocol.policy_file import Effect, Example, PolicyFile
+from runner.protocol.policy_file import Effect, Example, Isolation, PolicyFile
 from runner.protocol.state import read_json
 from runner.store import lookup, record
 from runner.store.project import Project
@@ -363,6 +363,17 @@ def call_subject(tool: str, arguments: Mapping[str, Any], effects: Effects, effe
     return policy.call(tool, arguments, effect=effect or effects.get(tool, "external"), paths=named)
 
 
+def subject_of(run: Any, paths: tuple[str, ...], isolation: Isolation | None, engine: str | None) -> Subject:
+    """Return the subject of what is no call: a step's command, a change of files, where commands run, an engine, a step's start."""
+    if run is not None:
+        return policy.command(run)
+    if paths:
+        return Subject(kind="change", effect="workspace", paths=paths)
+    if isolation is not None:
+        return Subject(kind="isolation", isolation=isolation)
+    return Subject(kind="engine", engine=engine) if engine is not None else Subject(kind="step")
+
+
 def followed(subject: Subject, top: Path) -> Subject:
     """Return the subject of a call of ours, with its paths after the links of a checkout were followed."""
     if subject.tool not in policy.BUILT_IN:
@@ -415,16 +426,12 @@ def _subject(example: Example, effects: Effects) -> tuple[Subject, str]:
     if example.call is not None:
         subject = call_subject(example.call.tool, example.call.args, effects, example.call.effect)
         text = f"call of {example.call.tool} {json.dumps(example.call.args, ensure_ascii=False)}"
-    elif example.command is not None:
-        subject, text = policy.command(example.command), f"command {example.command}"
-    elif example.path is not None:
-        subject, text = Subject(kind="change", effect="workspace", paths=(example.path,)), f"change of {example.path}"
-    elif example.engine is not None:
-        subject, text = Subject(kind="engine", engine=example.engine), f"engine {example.engine}"
-    elif example.isolation is not None:
-        subject, text = Subject(kind="isolation", isolation=example.isolation), f"isolation {example.isolation}"
     else:
-        subject, text = Subject(kind="step"), f"start of step {example.step}"
+        named = (example.path,) if example.path is not None else ()
+        subject = subject_of(example.command, named, example.isolation, example.engine)
+        about = {"command": example.command, "change of": example.path}
+        about |= {"engine": example.engine, "isolation": example.isolation, "start of step": example.step}
+        text = next(f"{what} {value}" for what, value in about.items() if value is not None)
     told = f"{text} in step {example.step}" if example.step and subject.kind != "step" else text
     return replace(subject, step=example.step, untrusted=example.untrusted), told
 

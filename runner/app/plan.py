@@ -257,10 +257,8 @@ def add_step(
         raise UsageError(what, "the command line", "give a title, and of a command the line that it runs")
     front = {"title": title, "kind": kind, **({"run": run} if run else {})}
     head = "".join(f"{key}: {workflow.written(workflow.Type.STRING, value)}\n" for key, value in front.items())
-    made = ""
 
-    def change(steps: _Steps) -> None:
-        nonlocal made
+    def change(steps: _Steps) -> str:
         files, order = steps.files, steps.order
         slug = made = ids.slug_of_title(title)
         number = 2
@@ -268,44 +266,42 @@ def add_step(
             made, number = f"{slug}-{number}", number + 1
         order.insert(steps.behind(after) if after else len(order), made)
         files[made] = f"---\n{head}---\n{title}\n".encode()
+        return made
 
-    commit, names = _rearranged(project, protocol, lambda: f"add {made}", change)
-    return commit, names[made]
+    commit, _, name = _rearranged(project, protocol, "add", change)
+    return commit, name
 
 
 def move_step(project: Project, protocol: str, step: str, after: str) -> tuple[str, str]:
     """Move a step behind another one; `after`: that one, or `plan` for the first place. Return as `add_step`."""
 
-    moved = ""
-
-    def change(steps: _Steps) -> None:
-        nonlocal moved
+    def change(steps: _Steps) -> str:
         moved = steps.find(step)
         if after != "plan" and steps.find(after) == moved:
             raise UsageError("a step cannot be moved behind itself", step, "name another one after --after")
         steps.order.remove(moved)
         steps.order.insert(steps.behind(after), moved)
         steps.numbers[moved] = 0  # it gets the number of its place
+        return moved
 
-    commit, names = _rearranged(project, protocol, lambda: f"move {moved}", change)
-    return commit, names[moved]
+    commit, _, name = _rearranged(project, protocol, "move", change)
+    return commit, name
 
 
 def remove_step(project: Project, protocol: str, step: str, verb: str = "remove") -> tuple[str, str]:
     """Remove a step that is not done; return as `add_step`. `verb`: what the commit's subject calls it."""
-    seen, gone = load.view(project, protocol), ""
+    seen = load.view(project, protocol)
 
-    def change(steps: _Steps) -> None:
-        nonlocal gone
+    def change(steps: _Steps) -> str:
         gone = steps.find(step)
         known = seen.state.steps.get(gone)
         if known is not None and known.status in ENDED:
             hint = f"`runner undo {number(protocol)} {gone}` takes it back"
             raise RefusedError(f"{gone} is {known.status}: there is nothing to {verb}", paths.folder(protocol), hint)
         steps.order.remove(gone)
+        return gone
 
-    commit, _ = _rearranged(project, protocol, lambda: f"{verb} {gone}", change)
-    return commit, gone
+    return _rearranged(project, protocol, verb, change)[:2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,17 +331,17 @@ class _Steps:
         return 0 if after == "plan" else self.order.index(self.find(after)) + 1
 
 
-def _rearranged(
-    project: Project, protocol: str, said: Callable[[], str], change: Callable[[_Steps], None]
-) -> tuple[str, dict[str, str]]:
-    """Commit, as the person, the plan with its steps changed; return the commit, and slug to name of the files.
+def _rearranged(project: Project, protocol: str, verb: str, change: Callable[[_Steps], str]) -> tuple[str, str, str]:
+    """Commit, as the person, the plan with its steps changed; return the commit, and slug and file of the step that `change` returns;
+    no file of one that is gone. `verb`: what the commit's subject says of it.
 
     A step keeps its number where that still is its place.
     """
     git, folder = project.git, paths.folder(protocol)
-    names: dict[str, str] = {}
+    slug, names = "", dict[str, str]()
 
     def make(seen: Snapshot) -> advance.Commit:
+        nonlocal slug
         refuse_ended(seen.state, "edit")
         refuse_unplanned(seen.state, "edit")
         _refuse_unsaved(project, protocol)
@@ -353,15 +349,14 @@ def _rearranged(
         places = plans.names(words, folder)
         numbers = {slug: number for slug, (number, _) in sorted(places.items(), key=lambda item: item[1])}
         steps = _Steps({slug: words[places[slug][1]] for slug in numbers}, numbers, list(numbers))
-        change(steps)
-        last = 0
+        slug, last = change(steps), 0
         names.clear()
-        for slug in steps.order:
-            known = numbers.get(slug, 0)
+        for one in steps.order:
+            known = numbers.get(one, 0)
             last = known if known > last else last + 1
-            names[slug] = f"{last:02d}-{slug}.md"
+            names[one] = f"{last:02d}-{one}.md"
         made = {name: data for name, data in words.items() if name in (paths.PLAN, paths.CONTEXT)}
-        made |= {names[slug]: steps.files[slug] for slug in steps.order}
+        made |= {names[one]: steps.files[one] for one in steps.order}
         plans.refuse_unsupported(plans.parse(made, folder, project.config.checks), folder)
         entries: dict[str, TreeEntry | None] = {f"{folder}/{name}": None for name in words if name not in made}
         for name, data in made.items():
@@ -369,7 +364,7 @@ def _rearranged(
                 entries[f"{folder}/{name}"] = TreeEntry(BLOB, git.write("blob", data))
         tree = git.edit_tree(seen.tree, entries)
         assert tree is not None
-        message = f"{protocol}: {said()}\n".encode()
+        message = f"{protocol}: {verb} {slug}\n".encode()
         return advance.Commit(git.person_commit(tree, (seen.tip,), project.person(), message))
 
-    return advance.put(project, protocol, "runner: edit", make), names
+    return advance.put(project, protocol, "runner: edit", make), slug, names.get(slug, "")

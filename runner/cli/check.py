@@ -62,16 +62,8 @@ class _Question:
         """Return the subject that the policy evaluates."""
         if self.tool is not None:
             found = self._call(session, self.tool)
-        elif self.run is not None:
-            found = policy.command(self.run)
-        elif self.paths:
-            found = Subject(kind="change", effect="workspace", paths=self.paths)
-        elif self.isolation is not None:
-            found = Subject(kind="isolation", isolation=self.isolation)
-        elif self.engine is not None:
-            found = Subject(kind="engine", engine=self.engine)
         else:
-            found = Subject(kind="step")
+            found = check.subject_of(self.run, self.paths, self.isolation, self.engine)
         return replace(found, step=self.step, untrusted=self.untrusted)
 
     def _call(self, session: Session, tool: str) -> Subject:

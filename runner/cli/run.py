@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import click
 
 from runner.app import request, run, sync
@@ -9,6 +11,7 @@ from runner.cli import ci, options, progress
 from runner.cli.session import Session
 from runner.executor import advance, load
 from runner.executor.advance import Advanced
+from runner.forge import Forge
 from runner.protocol import decision, events, ids
 from runner.store import lookup, publishing, record, snapshot, worktree
 from runner.store.project import Project
@@ -79,6 +82,12 @@ def command(
             sync.unpublished(project, name)
         raise
     assert done is not None  # --max-steps is at least one
+    _end(session, teller, done, forge, waits=waits)
+
+
+def _end(session: Session, teller: progress.Progress, done: Advanced, forge: Forge | None, *, waits: bool) -> NoReturn:
+    """Print how a protocol stands now, publish it or say how, and exit. `waits`: for people, who are notified."""
+    project, name = session.project, done.state.protocol
     teller.end(done)
     sync.offer(project, name)
     request.post_quietly(project, forge, name)
@@ -113,12 +122,7 @@ def step_command(
     if only is not None and isinstance(done.action, decision.Halt) and slug not in done.state.steps:
         lookup.find_step(project, name, only)
     teller.advanced(done)
-    teller.end(done)
-    sync.offer(project, name)
-    request.post_quietly(project, forge, name)
-    if run.begins_to_wait(done):
-        run.notify(project, name)
-    raise SystemExit(ci.end(session, done, run.exit_code(done)))
+    _end(session, teller, done, forge, waits=run.begins_to_wait(done))
 
 
 def _until(project: Project, row: record.Row, name: str) -> str:
