@@ -31,7 +31,7 @@ from runner.protocol.plans import (
     Texts,
     branch_name,
 )
-from runner.protocol.strict_yaml import Amount, Bool, Line, OneOrMany, Positive, Script, Text
+from runner.protocol.strict_yaml import Amount, Bool, Line, OneOrMany, Positive, Script, Text, matching
 
 _MODULE = r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*"
 _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
@@ -57,36 +57,6 @@ def _who(text: str) -> str:
     return text
 
 
-def _module(text: str) -> str:
-    if not re.fullmatch(_MODULE, text):
-        raise problem("should be a Python module", "write it as it is imported, such as tools.deploy")
-    return text
-
-
-def _variable(text: str) -> str:
-    if not re.fullmatch(_VARIABLE, text):
-        raise problem("should be an environment variable's name", "write the name alone, such as DEPLOY_TOKEN")
-    return text
-
-
-def _server(text: str) -> str:
-    if not re.fullmatch(_SERVER, text):
-        raise problem("should be a short name", "write lower case letters, digits and single -, such as docs")
-    return text
-
-
-def _digest(text: str) -> str:
-    if not re.fullmatch(_DIGEST, text):
-        raise problem("should be a digest", "write the line that `runner mcp pin NAME` prints: sha256: and 64 digits")
-    return text
-
-
-def _package(text: str) -> str:
-    if not re.fullmatch(_PACKAGE, text):
-        raise problem("should be a package in one exact version", "write npm:NAME@1.2.3 or pypi:NAME@1.2.3")
-    return text
-
-
 def _endpoint(text: str) -> str:
     """Refuse a URL that would send requests in the clear, or that has a secret in it."""
     try:
@@ -104,17 +74,18 @@ def _endpoint(text: str) -> str:
     return text
 
 
-def _image(text: str) -> str:
-    if not re.fullmatch(_IMAGE, text):
-        raise problem(
-            "should be an image by its digest",
-            "write it as NAME@sha256:DIGEST; `podman image inspect --format '{{.RepoDigests}}' NAME` prints it",
-        )
-    return text
-
-
-Image = Annotated[Text, AfterValidator(_image), WithJsonSchema({"type": "string", "pattern": f"^{_IMAGE}$"})]
-Variable = Annotated[Text, AfterValidator(_variable), WithJsonSchema({"type": "string", "pattern": f"^{_VARIABLE}$"})]
+Image = Annotated[
+    Text,
+    *matching(
+        _IMAGE,
+        "should be an image by its digest",
+        "write it as NAME@sha256:DIGEST; `podman image inspect --format '{{.RepoDigests}}' NAME` prints it",
+    ),
+]
+Variable = Annotated[
+    Text,
+    *matching(_VARIABLE, "should be an environment variable's name", "write the name alone, such as DEPLOY_TOKEN"),
+]
 BranchPattern = Annotated[
     Text,
     AfterValidator(_branch),
@@ -191,10 +162,22 @@ class ToolEffect(FileModel):
 class ToolModule(FileModel):
     """A Python module whose functions are tools."""
 
-    module: Annotated[Text, AfterValidator(_module), WithJsonSchema({"type": "string", "pattern": f"^{_MODULE}$"})]
+    module: Annotated[
+        Text, *matching(_MODULE, "should be a Python module", "write it as it is imported, such as tools.deploy")
+    ]
     effects: dict[Text, Literal["read", "workspace"] | ToolEffect] = Field(default_factory=dict)
     env: tuple[Variable, ...] = ()
     network: NetworkHosts = ()
+
+
+Package = Annotated[
+    Text,
+    *matching(_PACKAGE, "should be a package in one exact version", "write npm:NAME@1.2.3 or pypi:NAME@1.2.3"),
+]
+ToolsDigest = Annotated[
+    Text,
+    *matching(_DIGEST, "should be a digest", "write the line that `runner mcp pin NAME` prints: sha256: and 64 digits"),
+]
 
 
 class McpServer(FileModel):
@@ -210,14 +193,10 @@ class McpServer(FileModel):
     bearer: Variable | None = None
     env: tuple[Variable, ...] = ()
     network: NetworkHosts = ()
-    package: (
-        Annotated[Text, AfterValidator(_package), WithJsonSchema({"type": "string", "pattern": f"^{_PACKAGE}$"})] | None
-    ) = None
+    package: Package | None = None
     lock: RelativePath | None = None
     version: Line | None = None
-    tools: (
-        Annotated[Text, AfterValidator(_digest), WithJsonSchema({"type": "string", "pattern": f"^{_DIGEST}$"})] | None
-    ) = None
+    tools: ToolsDigest | None = None
     effects: dict[Text, Literal["read", "workspace"] | ToolEffect] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -234,7 +213,10 @@ class McpServer(FileModel):
         return self
 
 
-ServerName = Annotated[Text, AfterValidator(_server), WithJsonSchema({"type": "string", "pattern": f"^{_SERVER}$"})]
+ServerName = Annotated[
+    Text,
+    *matching(_SERVER, "should be a short name", "write lower case letters, digits and single -, such as docs"),
+]
 
 
 class Lease(FileModel):
@@ -302,13 +284,10 @@ class Worktrees(FileModel):
 _NAME = r"[a-z0-9][a-z0-9._-]{0,31}"
 
 
-def _agent_name(text: str) -> str:
-    if not re.fullmatch(_NAME, text):
-        raise problem("should be a name of lower case letters, digits and . _ -", "write it as in acp:NAME")
-    return text
-
-
-AgentName = Annotated[Text, AfterValidator(_agent_name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME}$"})]
+AgentName = Annotated[
+    Text,
+    *matching(_NAME, "should be a name of lower case letters, digits and . _ -", "write it as in acp:NAME"),
+]
 
 
 class CodingAgent(FileModel):

@@ -7,6 +7,7 @@ event each is, `machine` what it makes of a state. `parse` validates an entry of
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import ClassVar, TypedDict
 
@@ -75,8 +76,11 @@ class ReviewFields(TypedDict):
 class Event:
     """Base of the events."""
 
-    name: ClassVar[str]
+    name: ClassVar[str]  # of `StepFinished`: `step-finished`
     subject: str
+
+    def __init_subclass__(cls) -> None:
+        cls.name = re.sub("(?<=[a-z])(?=[A-Z])", "-", cls.__name__).lower()
 
     @property
     def type(self) -> EventType:
@@ -91,7 +95,6 @@ class Created(Event):
     `schema`: of the record and of the messages of its commits, where that is not 1.
     """
 
-    name: ClassVar[str] = "created"
     title: str
     base: str
     start: str  # the base's commit where the branch starts
@@ -104,7 +107,6 @@ class Created(Event):
 class Planned(Event):
     """The plan is complete. `engine`, `transcript` (digest of runs/plan.1.jsonl in the history), `spent`: where a model wrote it."""
 
-    name: ClassVar[str] = "planned"
     plan: str
     steps: dict[str, PlannedStep]
     engine: str | None = None
@@ -116,7 +118,6 @@ class Planned(Event):
 class Imported(Planned):
     """The plan is complete, imported from `source`."""
 
-    name: ClassVar[str] = "imported"
     source: str
 
 
@@ -124,7 +125,6 @@ class Imported(Planned):
 class Forked(Planned):
     """The plan is complete, with the finished steps of another protocol's revision."""
 
-    name: ClassVar[str] = "forked"
     source: str  # PROTOCOL@REVISION, whose commit the branch starts at
     genesis: str  # that protocol's
     done: dict[str, Json]  # the steps that were completed there: slug to result
@@ -137,7 +137,6 @@ class PlanEdited(Event):
     `transcript`: the digest of the last runs/plan.N.jsonl that `spent` has, and those before it.
     """
 
-    name: ClassVar[str] = "plan-edited"
     plan: str
     steps: dict[str, PlannedStep]
     removed: list[str]
@@ -150,7 +149,6 @@ class PlanEdited(Event):
 class ApprovalAsked(Event):
     """An approval is needed. `kind`: plan, step, result, protected-path or merge."""
 
-    name: ClassVar[str] = "approval-asked"
     kind: str
     digest: str
     text: str
@@ -164,7 +162,6 @@ class ApprovalCounted(Event):
     `at`: the commit at which they were judged, where it is not the one before.
     """
 
-    name: ClassVar[str] = "approval-counted"
     wait: str
     approvals: list[str]
     by: list[str]
@@ -176,7 +173,6 @@ class ApprovalCounted(Event):
 class ApprovalRefused(Event):
     """Why an approval did not count; with `wait`, a held call that expired is dropped."""
 
-    name: ClassVar[str] = "approval-refused"
     reason: str
     approval: str | None = None
     wait: str | None = None
@@ -186,7 +182,6 @@ class ApprovalRefused(Event):
 class CallHeld(Event):
     """A tool call waits for approval. `call`: its file's name, such as `deploy.1.3`; `spent`: by the step so far."""
 
-    name: ClassVar[str] = "call-held"
     call: str
     digest: str  # of its file
     text: str
@@ -199,7 +194,6 @@ class CallHeld(Event):
 class CallDecided(Event):
     """A held call was approved or rejected."""
 
-    name: ClassVar[str] = "call-decided"
     wait: str
     decision: str
     by: str
@@ -212,7 +206,6 @@ class CallDecided(Event):
 class EffectUnknown(Event):
     """An effect was started, and it is unknown whether it happened."""
 
-    name: ClassVar[str] = "effect-unknown"
     call: str
     tool: str
     digest: str  # of the arguments
@@ -225,7 +218,6 @@ class EffectUnknown(Event):
 class EffectDecided(Event):
     """A person says whether the effect happened."""
 
-    name: ClassVar[str] = "effect-decided"
     wait: str
     happened: bool
     by: str
@@ -236,7 +228,6 @@ class EffectDecided(Event):
 class Asked(Event):
     """A person is asked. `kind`: human (a step for a person) or question; `spent`: with a question, the cost so far."""
 
-    name: ClassVar[str] = "asked"
     kind: str
     text: str
     by: str
@@ -248,7 +239,6 @@ class Asked(Event):
 class Answered(Event):
     """A person answered."""
 
-    name: ClassVar[str] = "answered"
     wait: str
     text: str
     by: str
@@ -258,7 +248,6 @@ class Answered(Event):
 class StepFinished(Event):
     """The step's work is in the tree. `digest`: of the step's file as it was carried out."""
 
-    name: ClassVar[str] = "step-finished"
     attempt: int
     digest: str
     start: str  # the commit that the work started at
@@ -277,7 +266,6 @@ class StepFinished(Event):
 class QaPassed(Event):
     """The checks passed on `tree`."""
 
-    name: ClassVar[str] = "qa-passed"
     attempt: int
     tree: str
     evidence: list[CheckEvidence]
@@ -293,7 +281,6 @@ class QaPassed(Event):
 class QaFailed(Event):
     """A check failed on `tree`."""
 
-    name: ClassVar[str] = "qa-failed"
     attempt: int
     tree: str
     reason: str
@@ -310,7 +297,6 @@ class QaFailed(Event):
 class StepCompleted(Event):
     """The step is done."""
 
-    name: ClassVar[str] = "step-completed"
     attempt: int
 
 
@@ -318,7 +304,6 @@ class StepCompleted(Event):
 class StepFailed(Event):
     """The attempt failed. Where it left work, its tree is at `kept`."""
 
-    name: ClassVar[str] = "step-failed"
     attempt: int
     reason: str
     code: int | None = None
@@ -336,14 +321,11 @@ class StepFailed(Event):
 class StepBlocked(StepFailed):
     """The attempt cannot continue without a person."""
 
-    name: ClassVar[str] = "step-blocked"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepCancelled(Event):
     """The step will not be done."""
 
-    name: ClassVar[str] = "step-cancelled"
     reason: str
 
 
@@ -351,7 +333,6 @@ class StepCancelled(Event):
 class StepRetried(Event):
     """A new attempt of the step may start; `kept`: from the tree of the attempt before."""
 
-    name: ClassVar[str] = "step-retried"
     attempt: int
     kept: str | None = None
 
@@ -360,7 +341,6 @@ class StepRetried(Event):
 class BudgetReached(Event):
     """Continuing would exceed a budget."""
 
-    name: ClassVar[str] = "budget-reached"
     text: str
     by: str
     spent: Spent = dataclasses.field(default_factory=Spent)
@@ -370,7 +350,6 @@ class BudgetReached(Event):
 class Paused(Event):
     """A person stopped the protocol for now."""
 
-    name: ClassVar[str] = "paused"
     reason: str | None = None
 
 
@@ -378,14 +357,11 @@ class Paused(Event):
 class Resumed(Event):
     """The protocol continues from where it stopped."""
 
-    name: ClassVar[str] = "resumed"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blocked(Event):
     """The protocol cannot continue without a person."""
 
-    name: ClassVar[str] = "blocked"
     reason: str
 
 
@@ -393,7 +369,6 @@ class Blocked(Event):
 class Failed(Event):
     """The protocol failed; a retry reopens it."""
 
-    name: ClassVar[str] = "failed"
     reason: str
 
 
@@ -401,7 +376,6 @@ class Failed(Event):
 class Cancelled(Event):
     """A person ended the protocol. A runner that was at work stops and adds a second `cancelled`, which has `spent` alone."""
 
-    name: ClassVar[str] = "cancelled"
     reason: str | None = None
     spent: Spent = dataclasses.field(default_factory=Spent)
 
@@ -410,14 +384,11 @@ class Cancelled(Event):
 class Completed(Event):
     """Every step is done."""
 
-    name: ClassVar[str] = "completed"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CiReported(Event):
     """CI reported a result for a commit."""
 
-    name: ClassVar[str] = "ci-reported"
     commit: str
     outcome: str
     context: str
@@ -428,7 +399,6 @@ class CiReported(Event):
 class RequestChanged(Event):
     """The request on the forge was closed, reopened or merged."""
 
-    name: ClassVar[str] = "request-changed"
     url: str
     change: str
     by: str | None = None
@@ -449,7 +419,6 @@ class Undone(Event):
     The costs stay, and a step that is open again is a new attempt.
     """
 
-    name: ClassVar[str] = "undone"
     to: int
     status: str
     steps: dict[str, UndoneStep]
@@ -461,7 +430,6 @@ class Undone(Event):
 class RecordRepaired(Event):
     """The record is the fold again; `commits` had damaged it."""
 
-    name: ClassVar[str] = "record-repaired"
     commits: list[str]
     reason: str
 

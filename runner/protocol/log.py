@@ -22,21 +22,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from runner.errors import IntegrityError, UsageError
-from runner.lines import pattern
+from runner.lines import lines_of, pattern
 from runner.protocol.state import Json
 from runner.values import dataclass
-
-if TYPE_CHECKING:
-    from runner.protocol.events import Entry
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-from runner.lines import lines_of
 
 if TYPE_CHECKING:
     from runner.protocol.events import Entry

@@ -40,6 +40,7 @@ from runner.protocol.strict_yaml import (
     Script,
     Text,
     Value,
+    matching,
 )
 from runner.values import dataclass
 
@@ -106,24 +107,11 @@ def bytes_of(amount: str) -> int:
     return int(match[1]) * _UNITS[match[2]]
 
 
-def _bytes(text: str) -> str:
-    if not AMOUNT.fullmatch(text):
-        raise problem("should be an amount of bytes", "write it as 512M or 4G")
-    return text
-
-
 def _duration(text: str) -> str:
     try:
         seconds_of(text)
     except ValueError as error:
         raise problem("should be a duration", "write it as 90s, 20m or 1h30m") from error
-    return text
-
-
-def _network_host(text: str) -> str:
-    if not re.fullmatch(_NETWORK_HOST, text):
-        hint = "write a name in lower case, such as example.test, *.example.test, example.test:8443 or localhost:5432"
-        raise problem("should be a host that may be reached", hint)
     return text
 
 
@@ -142,20 +130,6 @@ def _reference(text: str) -> str:
     slug = step_slug(text)
     if slug is None or len(slug) > SLUG_LIMIT:
         raise problem("should name a step", "write its slug or its file's name without .md: deploy or 02-deploy")
-    return text
-
-
-def _agent(text: str) -> str:
-    if not AGENT_NAME.fullmatch(text):
-        raise problem(
-            "should be the name of an agent file", "write the name of a file in .protocols/agents, without .yaml"
-        )
-    return text
-
-
-def _tool(text: str) -> str:
-    if not TOOL_NAME.fullmatch(text):
-        raise problem("should be a tool's name", "write a name such as echo: letters, digits and _ . : / -")
     return text
 
 
@@ -181,7 +155,7 @@ def input_names(inputs: dict[str, Value]) -> dict[str, Value]:
 
 
 Duration = Annotated[Text, AfterValidator(_duration), WithJsonSchema({"type": "string", "pattern": "^([0-9]+[hms])+$"})]
-Bytes = Annotated[Text, AfterValidator(_bytes), WithJsonSchema({"type": "string", "pattern": f"^{AMOUNT.pattern}$"})]
+Bytes = Annotated[Text, *matching(AMOUNT.pattern, "should be an amount of bytes", "write it as 512M or 4G")]
 RelativePath = Annotated[Text, AfterValidator(_relative), WithJsonSchema({"type": "string", "minLength": 1})]
 StepReference = Annotated[
     Text,
@@ -189,10 +163,16 @@ StepReference = Annotated[
     WithJsonSchema({"type": "string", "pattern": "^[a-z0-9]+(-[a-z0-9]+)*$"}),
 ]
 AgentName = Annotated[
-    Text, AfterValidator(_agent), WithJsonSchema({"type": "string", "pattern": f"^{AGENT_NAME.pattern}$"})
+    Text,
+    *matching(
+        AGENT_NAME.pattern,
+        "should be the name of an agent file",
+        "write the name of a file in .protocols/agents, without .yaml",
+    ),
 ]
 ToolName = Annotated[
-    Text, AfterValidator(_tool), WithJsonSchema({"type": "string", "pattern": f"^{TOOL_NAME.pattern}$"})
+    Text,
+    *matching(TOOL_NAME.pattern, "should be a tool's name", "write a name such as echo: letters, digits and _ . : / -"),
 ]
 Title = Annotated[
     Text, AfterValidator(_title), WithJsonSchema({"type": "string", "minLength": 1, "maxLength": TITLE_LIMIT})
@@ -202,7 +182,13 @@ Paths = OneOrMany[RelativePath]
 Texts = OneOrMany[Script]
 Needs = OneOrMany[StepReference]
 NetworkHost = Annotated[
-    Text, AfterValidator(_network_host), WithJsonSchema({"type": "string", "pattern": f"^({_NETWORK_HOST})$"})
+    Text,
+    *matching(
+        _NETWORK_HOST,
+        "should be a host that may be reached",
+        "write a name in lower case, such as example.test, *.example.test, example.test:8443 or localhost:5432",
+        "^({})$",
+    ),
 ]
 NetworkHosts = OneOrMany[NetworkHost]
 Inputs = Annotated[dict[Text, Value], AfterValidator(input_names)]

@@ -33,6 +33,7 @@ from runner.protocol.strict_yaml import (
     Script,
     Text,
     Value,
+    matching,
 )
 from runner.values import dataclass
 
@@ -58,13 +59,7 @@ _HOST = rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*|\*|[0-9a-f:]*:[0-9a-f:.]+"
 # --- words -----------------------------------------------------------------------------------------------------------
 
 
-def _matching(pattern: str, what: str, hint: str) -> tuple[Any, Any]:
-    def check(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise problem(what, hint)
-        return text
-
-    return AfterValidator(check), WithJsonSchema({"type": "string", "pattern": f"^(?:{pattern})$"})
+_ONE = "^(?:{})$"  # how the JSON Schema has an expression that may be several
 
 
 def _glob(wrong: Callable[[str], tuple[str, str] | None]) -> tuple[Any, Any]:
@@ -74,12 +69,6 @@ def _glob(wrong: Callable[[str], tuple[str, str] | None]) -> tuple[Any, Any]:
         return text
 
     return AfterValidator(check), WithJsonSchema({"type": "string", "minLength": 1, "maxLength": globs.LIMIT})
-
-
-def _size(text: str) -> str:
-    if not re.fullmatch(_SIZE, text):
-        raise problem("should be a size", "write it as 5MB, 200KB or 1GiB")
-    return text
 
 
 def _plain_path(text: str) -> str:
@@ -96,37 +85,45 @@ def _argument(text: str) -> str:
 
 RepoId = Annotated[
     Text,
-    *_matching("[0-9a-f]{32}", "should be 32 hex digits", "write what `openssl rand -hex 16` prints, once for ever"),
+    *matching(
+        "[0-9a-f]{32}", "should be 32 hex digits", "write what `openssl rand -hex 16` prints, once for ever", _ONE
+    ),
 ]
 RoleName = Annotated[
     Text,
-    *_matching(ROLE, "should be the name of a role", "use lower case letters, digits, _ and -, such as maintainer"),
+    *matching(
+        ROLE, "should be the name of a role", "use lower case letters, digits, _ and -, such as maintainer", _ONE
+    ),
 ]
 Principal = Annotated[
     Text,
-    *_matching(
+    *matching(
         approval_file.PRINCIPAL,
         "should be a principal of allowed_signers",
         "write the address as in allowed_signers, in lower case, such as alice@example.test",
+        _ONE,
     ),
 ]
 Host = Annotated[
     Text,
-    *_matching(_HOST, "should be the name of a host", "write it in lower case without port, such as *.example.test"),
+    *matching(
+        _HOST, "should be the name of a host", "write it in lower case without port, such as *.example.test", _ONE
+    ),
 ]
 ForgeHost = Annotated[
     Text,
-    *_matching(
+    *matching(
         rf"{_LABEL}(?:\.{_LABEL})*(?::[1-9][0-9]{{0,4}})?",
         "should be a forge's host",
         "write it in lower case, with the port where it is not the usual one, such as github.com",
+        _ONE,
     ),
 ]
 PlainPath = Annotated[Line, AfterValidator(_plain_path), WithJsonSchema({"type": "string", "minLength": 1})]
 NameGlob = Annotated[Text, *_glob(globs.wrong)]
 PathGlob = Annotated[Text, *_glob(globs.wrong_path)]
 Argument = Annotated[Text, AfterValidator(_argument), WithJsonSchema({"type": "string", "minLength": 1})]
-Size = Annotated[Text, AfterValidator(_size), WithJsonSchema({"type": "string", "pattern": f"^{_SIZE}$"})]
+Size = Annotated[Text, *matching(_SIZE, "should be a size", "write it as 5MB, 200KB or 1GiB")]
 
 NameGlobs = OneOrMany[NameGlob]
 PathGlobs = OneOrMany[PathGlob]

@@ -361,6 +361,17 @@ def _script(text: str) -> str:
     return text
 
 
+def matching(form: str, what: str, hint: str, shown: str = "^{}$") -> tuple[AfterValidator, WithJsonSchema]:
+    """Return what refuses a text that is not, as a whole, as `form` says. `shown`: how the JSON Schema has the expression."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(form, text):
+            raise problem(what, hint)
+        return text
+
+    return AfterValidator(check), WithJsonSchema({"type": "string", "pattern": shown.replace("{}", form)})
+
+
 Text = Annotated[str, BeforeValidator(_text)]
 Line = Annotated[Text, AfterValidator(_line), WithJsonSchema({"type": "string", "minLength": 1})]
 Script = Annotated[Text, AfterValidator(_script), WithJsonSchema({"type": "string", "minLength": 1})]
