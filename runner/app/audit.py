@@ -140,7 +140,7 @@ def _banner(report: Report, cannot_tell: bool) -> Html:
 
 def _verdict(chain: Chain, report: Report, cannot_tell: bool) -> Html:
     rows = [(found.rule, _code(found.commit[:12]), _code(found.path), found.text) for found in report.findings]
-    known = report.signed == report.transitions > 0
+    known = report.walk.signed == report.transitions > 0
     proves = (
         "A record that verifies proves: only transitions that the rules allow changed the record; no transition "
         "changed code or plan files that it does not name; the approvals that were used were given by those people, and sufficed "

@@ -123,7 +123,7 @@ def _line(text: str) -> str:
 
 def _verdict(report: Report) -> str:
     if report.ok:
-        hand = SIGNED if report.signed == report.transitions else UNSIGNED
+        hand = SIGNED if report.walk.signed == report.transitions else UNSIGNED
         words = f" · {counted(report.approvals, 'approval')}" if report.approvals else ""
         return f"verified · {counted(report.transitions, 'transition')}{words} · {hand}"
     if not report.tip:

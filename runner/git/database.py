@@ -106,10 +106,10 @@ class Database(Sealed):
             return None
         root = revision if revision in self._commits else self.resolve(revision) or revision
         if not path:
-            self._whole_tree(root)
+            self.whole_tree(root)
         entry: TreeEntry | None = TreeEntry(TREE, root)
         for part in filter(None, path.split("/")):
-            entry = self._whole_tree(entry.oid).get(part) if entry is not None and entry.mode == TREE else None
+            entry = self.whole_tree(entry.oid).get(part) if entry is not None and entry.mode == TREE else None
         return entry
 
     def _refuse_lost(self, name: str) -> None:
@@ -281,6 +281,17 @@ class Database(Sealed):
             self._named[name] = data
         return data
 
+    def require(self, name: str, what: str) -> bytes:
+        """Return a blob's bytes. `what`: names it in the error.
+
+        Raises:
+            InsufficientHistoryError: it is not in this clone.
+        """
+        data = self.blob(name)
+        if data is None:
+            raise self.missing(what)
+        return data
+
     def tree(self, name: str) -> Tree | None:
         """Return a tree's entries by name, or None where there is no such tree. Names are text by surrogateescape."""
         tree = self._tree(name)
@@ -449,7 +460,7 @@ class Database(Sealed):
         stack = [("", tree)]
         while stack:
             prefix, oid = stack.pop()
-            for name, entry in self._whole_tree(oid).items():
+            for name, entry in self.whole_tree(oid).items():
                 if entry.mode == TREE:
                     stack.append((f"{prefix}{name}/", entry.oid))
                 else:
@@ -467,7 +478,7 @@ class Database(Sealed):
             prefix, one, other = stack.pop()
             if one == other or (one in self._commits and self._commits[one].tree == other):
                 continue
-            before, after = self._whole_tree(one), self._whole_tree(other)
+            before, after = self.whole_tree(one), self.whole_tree(other)
             names = self.other_ids(one, other)
             for name in {name for name, _ in before.items() ^ after.items()} if names is None else names:
                 was, now = before.get(name), after.get(name)
@@ -480,7 +491,12 @@ class Database(Sealed):
                     found[path] = (files[0], files[1])
         return dict(sorted(found.items()))
 
-    def _whole_tree(self, name: str | None) -> Tree:
+    def whole_tree(self, name: str | None) -> Tree:
+        """Return the entries of a commit's or a tree's tree (oid), which nobody changes; None: an empty one.
+
+        Raises:
+            InsufficientHistoryError: it is not in this clone.
+        """
         if name is None:
             return {}
         known = self._commits.get(name)
@@ -599,7 +615,7 @@ class Database(Sealed):
         Raises:
             InsufficientHistoryError: one of them is not in this clone.
         """
-        old_entries = self._whole_tree(tree)
+        old_entries = self.whole_tree(tree)
         entries = dict(old_entries)
         below: dict[str, dict[str, TreeEntry | None]] = {}
         for path, entry in changes.items():

@@ -296,7 +296,6 @@ def _judge(case: _Case, word: ApprovalFile, checks: Sequence[_Check] | None = No
 
 def _is_placed(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
     """It came by a commit of the chain that adds approvals and changes nothing else, after what the person saw."""
-    assert word.signed is not None
     folder = f"{paths.folder(case.view.protocol)}/{paths.APPROVALS}"
     if case.view.approvals_in is not None:
         return None
@@ -309,7 +308,7 @@ def _is_placed(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
             return word.reject(
                 RejectionReason.MISPLACED, f"the commit that added it, {commit.oid[:12]}, changes {shown(path)} too"
             )
-    seen = word.signed.statement.seen
+    seen = _statement(word).seen
     if seen not in case.view.chain:  # no approval can name a commit that comes after its own
         return word.reject(
             RejectionReason.OTHER, f"the commit that they saw, {seen[:12]}, is no commit of the branch before it"
@@ -319,8 +318,7 @@ def _is_placed(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
 
 def _is_of_this(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
     """It speaks of this repository, this protocol, and this life of it."""
-    assert word.signed is not None
-    said = word.signed.statement
+    said = _statement(word)
     for name, told, right in (
         ("repository", said.repo, case.view.trusted.repo),
         ("protocol", said.protocol, case.view.protocol),
@@ -332,8 +330,7 @@ def _is_of_this(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
 
 
 def _is_issued(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
-    assert word.signed is not None
-    said = word.signed.statement
+    said = _statement(word)
     if said.issued_at > case.view.at + AHEAD:
         return word.reject(RejectionReason.FUTURE, f"it is issued in the future: {said.issued}")
     return None
@@ -341,8 +338,7 @@ def _is_issued(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
 
 def _is_timely(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
     """It has not expired, if it is an approval. Time ends no rejection or revocation: an older approval would count again."""
-    assert word.signed is not None
-    said = word.signed.statement
+    said = _statement(word)
     if said.decision is not Decision.APPROVE:
         return None
     if said.expires_at <= case.view.at:
@@ -385,8 +381,7 @@ def _is_fresh(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
 
     Its digest tells which version of the manifest that is; the rules are those of the version.
     """
-    assert word.signed is not None
-    said, subject = word.signed.statement, case.requirement.subject
+    said, subject = _statement(word), case.requirement.subject
     if said.seen not in case.view.chain:
         return None  # `_is_seen` tells it
     version = case.view.version_of(said.digest, subject, said.seen)
@@ -451,12 +446,10 @@ def _own_work(case: _Case, approver: str, key: str = "") -> str | None:
 
 def _is_seen(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
     """Last, for else it is sound: what it is about can be looked at."""
-    assert word.signed is not None
-    if word.signed.statement.seen in case.view.chain:
+    seen = _statement(word).seen
+    if seen in case.view.chain:
         return None
-    return word.reject(
-        RejectionReason.UNSEEN, f"the commit that they saw, {word.signed.statement.seen[:12]}, is not in this clone"
-    )
+    return word.reject(RejectionReason.UNSEEN, f"the commit that they saw, {seen[:12]}, is not in this clone")
 
 
 _CHECKS: tuple[_Check, ...] = (

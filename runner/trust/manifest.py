@@ -186,15 +186,10 @@ def importable(files: Mapping[str, TreeEntry]) -> Collection[str]:
     return {path for path in files if path.partition("/")[0] in found}
 
 
-def render(subject: Subject, sections: Iterable[tuple[str, bytes]], version: int = VERSION) -> bytes:
-    """Return a manifest's bytes; a section's: its lines, each with its newline."""
-    head = f"runner-manifest/v{version}\nsubject: {subject}\nattempt: {subject.attempt}\n".encode("ascii")
-    return head + b"".join(f"[{title}]\n".encode("ascii") + lines for title, lines in sections)
-
-
 def digest_of(subject: Subject, sections: Iterable[tuple[str, bytes]], version: int = VERSION) -> str:
-    """Return the digest that an approval of the subject has to name."""
-    return digest(render(subject, sections, version))
+    """Return the digest that an approval of the subject has to name; a section's bytes: its lines, each with its newline."""
+    head = f"runner-manifest/v{version}\nsubject: {subject}\nattempt: {subject.attempt}\n".encode("ascii")
+    return digest(head + b"".join(f"[{title}]\n".encode("ascii") + lines for title, lines in sections))
 
 
 def results(state: State, slug: str) -> bytes:

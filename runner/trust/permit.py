@@ -17,7 +17,7 @@ from runner.protocol.events import ReviewFields
 from runner.protocol.log import RawEntry
 from runner.protocol.plans import Kind, Plan, Step
 from runner.protocol.state import OF_WORK, StepStatus, Wait
-from runner.trust import approval, requirements
+from runner.trust import approval, policy, requirements
 from runner.trust.approval import USUAL, ApprovalStatus, Extent
 from runner.trust.manifest import Subject
 from runner.trust.policy import Decision
@@ -123,7 +123,8 @@ def merge_status(view: View, reviews: Sequence[ReviewFields] = ()) -> ApprovalSt
 
 def executor(found: TrustedConfig, name: str) -> Verdict:
     """Return whether commands may run on an executor: host, container or sandbox."""
-    said = found.isolation(name)
+    word = name.partition("+")[0]
+    said = policy.evaluate(found.rules, policy.Subject(kind="isolation", isolation=word))  # type: ignore[arg-type]
     if said.verdict != "allow":
         return Denied.by(said, f"the executor `{name}`", "use `--executor sandbox`, or change the policy")
     return Allowed()
@@ -131,7 +132,7 @@ def executor(found: TrustedConfig, name: str) -> Verdict:
 
 def engine(found: TrustedConfig, name: str, step: str | None) -> Verdict:
     """Return whether a model may be asked, for a step or for none."""
-    said = found.engine(name, step)
+    said = policy.evaluate(found.rules, policy.Subject(kind="engine", engine=name, step=step))
     if said.verdict != "allow":
         return Denied.by(said, f"the engine `{name}`", "use another `--engine`, or change the policy")
     return Allowed()

@@ -226,19 +226,12 @@ class More:
 
 def compiled(file: PolicyFile | None, more: Iterable[More] = ()) -> Policy:
     """Return a policy that can be asked; without a file the defaults alone. `more` can only make it stricter."""
+    sources = [(file.content.rules, file.content.approval_required, file.where, file.line)] if file else []
+    sources += [(one.words.rules, one.words.approval_required, one.where, one.line) for one in more]
     rules: list[tuple[Rule, str, int]] = []
-    if file:
-        rules += [(rule, file.where, file.line("rules", at)) for at, rule in enumerate(file.content.rules)]
-        rules += [
-            (_short(tool), file.where, file.line("approval_required", at))
-            for at, tool in enumerate(file.content.approval_required)
-        ]
-    for one in more:
-        rules += [(rule, one.where, one.line("rules", at)) for at, rule in enumerate(one.words.rules)]
-        rules += [
-            (_short(tool), one.where, one.line("approval_required", at))
-            for at, tool in enumerate(one.words.approval_required)
-        ]
+    for written, tools, where, line in sources:
+        rules += [(rule, where, line("rules", at)) for at, rule in enumerate(written)]
+        rules += [(_short(tool), where, line("approval_required", at)) for at, tool in enumerate(tools)]
     by_kind: dict[str, tuple[tuple[_Compiled, ...], tuple[_Compiled, ...]]] = {}
     for about in ("action", "engine", "step"):
         made = [_compile(*rule) for rule in rules if rule[0].match.about == about]
@@ -410,7 +403,8 @@ def _action(
     disguised = (bool(shell) or unsure) and (view.tool == "run" or is_agents(subject.tool or ""))
     if disguised and (said is None or said.said.verdict != "deny"):
         view.tool = "shell"
-        said = max((one for one in (said, _first(strict, view)) if one), key=_severity, default=None)
+        both = (one for one in (said, _first(strict, view)) if one)
+        said = max(both, key=lambda rule: SEVERITY[rule.said.verdict], default=None)
     if said is not None and said.said.verdict == "deny":
         return said.said
     plain = _View(
@@ -551,13 +545,6 @@ def _allowed(rules: tuple[_Compiled, ...], view: _View) -> Decision | None:
     return found.said if found else None
 
 
-def _severity(rule: _Compiled) -> int:
-    return SEVERITY[rule.said.verdict]
-
-
-_READ_BY_SETUP: Final = "workspace.on_change: the setup reads it"
-
-
 def _built_in(verdict: Verdict, rule: str, reason: str = "") -> Decision:
     return Decision(verdict, rule, "", 0, reason)
 
@@ -602,7 +589,7 @@ def _plain_host(host: str) -> str | None:
 
 def read_by_setup(path: str) -> Decision:
     """Return that a changed file needs an approval because the setup reads it: another environment is made from it."""
-    return _built_in("ask", _READ_BY_SETUP, shown(path))
+    return _built_in("ask", "workspace.on_change: the setup reads it", shown(path))
 
 
 def protected(policy: Policy, changed: Iterable[str], named: Collection[str] = ()) -> list[Decision]:
@@ -706,16 +693,12 @@ def _over(policy: Policy, changes: Sequence[Change]) -> Iterable[Decision]:
         for key, verdict, is_so, what in (
             ("binaries", limits.binaries, change.binary and change.before is None, "a new binary file"),
             ("symlinks", limits.symlinks, link, "a symlink"),
-            ("modes", limits.modes, not link and _is_executable(change), "may be executed now, and was not"),
+            ("modes", limits.modes, change.after == "100755" != change.before, "may be executed now, and was not"),
         ):
             if is_so and verdict != "allow":
                 yield _at(
                     policy, verdict, f"limits: {{{key}: {verdict}}}", ("limits", key), f"{shown(change.path)}: {what}"
                 )
-
-
-def _is_executable(change: Change) -> bool:
-    return change.after == "100755" != change.before
 
 
 # --- budgets ----------------------------------------------------------------------------------------------

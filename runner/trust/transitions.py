@@ -305,9 +305,7 @@ def folder_of(git: Git, tree: str, protocol: str) -> str | None:
         InsufficientHistoryError: a tree on the way is not in this clone.
     """
     for name in (paths.ROOT, protocol):
-        there = git.tree(tree)
-        if there is None:
-            raise missing(git, f"the tree {tree[:12]}")
+        there = git.whole_tree(tree)
         if name not in there or there[name].mode != TREE:
             return None
         tree = there[name].oid

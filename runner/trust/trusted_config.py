@@ -105,15 +105,6 @@ class TrustedConfig:
         _, lines = strict_yaml.load_yaml(strict_yaml.decode(data, where), where)
         return rules_.compiled(self.policy, [rules_.More(agent.policies, where, lines, ("policies",))])
 
-    def isolation(self, name: str) -> Decision:
-        """Return the decision on an executor: host, container or sandbox; a part after + is left out."""
-        word = name.partition("+")[0]
-        return rules_.evaluate(self.rules, rules_.Subject(kind="isolation", isolation=word))  # type: ignore[arg-type]
-
-    def engine(self, name: str, step: str | None) -> Decision:
-        """Return what the policy says of an engine, for a step or for none."""
-        return rules_.evaluate(self.rules, rules_.Subject(kind="engine", engine=name, step=step))
-
     def work_of(
         self,
         git: Git,
@@ -133,12 +124,8 @@ class TrustedConfig:
         at = (protocol, tuple(pieces))
         if at not in self._changed:
             limits = self.policy.content.limits if self.policy is not None else None
-            measured = limits is not None and (limits.lines, limits.file_size, limits.total, limits.binaries) != (
-                None,
-                None,
-                None,
-                "allow",
-            )
+            asked = (limits.lines, limits.file_size, limits.total) if limits is not None else ()
+            measured = any(one is not None for one in asked) or (limits is not None and limits.binaries != "allow")
             self._changed[at] = changes(git, protocol, at[1], measured=measured)
         found = self._changed[at]
         named: frozenset[str] = frozenset()
@@ -313,10 +300,7 @@ def _signers(git: Git, commit: str, revoked_at: str, branch: str, file: PolicyFi
 def _plain(git: Git, entry: TreeEntry, path: str, branch: str) -> bytes:
     if entry.mode != BLOB:
         raise MalformedFileError("it is not a plain file", f"{path} on {branch}", "replace it by one")
-    data = git.blob(entry.oid)
-    if data is None:
-        raise git.missing(f"{path} on {branch}")
-    return data
+    return git.require(entry.oid, f"{path} on {branch}")
 
 
 def changes(git: Git, protocol: str, pieces: Iterable[tuple[str, str]], *, measured: bool) -> list[Change]:
@@ -336,22 +320,17 @@ def changes(git: Git, protocol: str, pieces: Iterable[tuple[str, str]], *, measu
 def _changes(git: Git, protocol: str, start: str, tree: str, *, measured: bool) -> list[Change]:
     own = f"{paths.folder(protocol)}/"
     found = {path: pair for path, pair in git.changed(start, tree).items() if not path.startswith(own)}
-    if not found:
-        return []
-    if not measured:
-        return [
-            Change(path=path, before=before.mode if before else None, after=after.mode if after else None)
-            for path, (before, after) in found.items()
-        ]
-    out = git.run("diff-tree", "-r", "--numstat", "--no-renames", "--no-ext-diff", "--no-textconv", "-z", start, tree)
     counted: dict[str, tuple[str, str]] = {}
-    for line in out.decode("utf-8", "surrogateescape").split("\0"):
-        plus, _, rest = line.partition("\t")
-        minus, tab, path = rest.partition("\t")
-        if tab:
-            counted[path] = (plus, minus)
-    blobs = [after.oid for _, after in found.values() if after and after.mode != SUBMODULE]
-    sizes = dict(zip(blobs, git.sizes(blobs), strict=True))
+    sizes: dict[str, int | None] = {}
+    if found and measured:
+        words = ("diff-tree", "-r", "--numstat", "--no-renames", "--no-ext-diff", "--no-textconv", "-z", start, tree)
+        for line in git.run(*words).decode("utf-8", "surrogateescape").split("\0"):
+            plus, _, rest = line.partition("\t")
+            minus, tab, path = rest.partition("\t")
+            if tab:
+                counted[path] = (plus, minus)
+        blobs = [after.oid for _, after in found.values() if after and after.mode != SUBMODULE]
+        sizes = dict(zip(blobs, git.sizes(blobs), strict=True))
     made = []
     for path, (before, after) in found.items():
         plus, minus = counted.get(path, ("0", "0"))

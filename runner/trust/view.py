@@ -325,9 +325,7 @@ class View:
         if (subject.slug, commit) not in self._covers:
             entry, found = self._own(commit).get(step.file), None
             if entry is not None:
-                data = self.git.blob(entry.oid)
-                if data is None:
-                    raise missing(self.git, f"{step.file} of {commit[:12]}")
+                data = self.git.require(entry.oid, f"{step.file} of {commit[:12]}")
                 found = self.trusted.cover(self.protocol, plan, step, data)
             self._covers[subject.slug, commit] = found
         return self._covers[subject.slug, commit]
@@ -389,10 +387,7 @@ class View:
         where = f"{paths.STATE} in {commit[:12]}"
         if paths.STATE not in files:
             raise IntegrityError("there is no record", where, "run `runner verify`")
-        data = self.git.blob(files[paths.STATE].oid)
-        if data is None:
-            raise missing(self.git, where)
-        return load_state(data, where)
+        return load_state(self.git.require(files[paths.STATE].oid, where), where)
 
     def _code(self, commit: str) -> bytes:
         """Return the whole tree outside record and approvals; the plan files are in it."""
@@ -504,14 +499,14 @@ class View:
         cover = self.cover(subject, seen) if version > 1 else None
         for oid in reversed(list(islice(self.chain, self.chain[seen]))):
             commit = commit_of(self.git, oid)
-            if not commit.parents or (by_people and self._is_transition(commit)):
+            if not commit.parents or (by_people and is_transition(commit, self.protocol)):
                 continue
             if cover is not None and self._keeps_base(cover, commit):
                 continue
             path = self._touches(subject, cover, commit, oid, whole=whole)
             if path is not None:
                 return oid, path
-            if cover is not None and self._is_transition(commit) and self._results_differ(subject, commit):
+            if cover is not None and is_transition(commit, self.protocol) and self._results_differ(subject, commit):
                 return oid, "a result that it gets"
         return None
 
@@ -549,7 +544,7 @@ class View:
             return False
         if cover.is_later(path):
             return not whole
-        if not self._agents.isdisjoint(email.casefold() for email in commit.emails):
+        if any(email.casefold() in self.trusted.agents for email in commit.emails):
             return False
         return self._is_harmless(cover, path, place)
 
@@ -574,11 +569,6 @@ class View:
                     raise missing(self.git, f"the history of the merge {merge.oid[:12]}")
                 return False
         return True
-
-    @property
-    def _agents(self) -> frozenset[str]:
-        """Whose commits are no person's."""
-        return frozenset(self.trusted.agents)
 
     def _keeps_base(self, cover: Cover, commit: Commit) -> bool:
         """Return whether a commit is git's own merge of the trusted branch, where the policy says that this changes nothing.
@@ -612,7 +602,7 @@ class View:
     def _results_differ(self, subject: Subject, commit: Commit) -> bool:
         """Return whether a transition changed a result that the step gets, since the one before: a commit between may be damage."""
         before = commit_of(self.git, commit.parents[0])
-        while before.parents and not self._is_transition(before):
+        while before.parents and not is_transition(before, self.protocol):
             before = commit_of(self.git, before.parents[0])
         now, then = (
             manifest.results(self._state_at(oid, self._own(oid)), subject.slug) for oid in (commit.oid, before.oid)
@@ -636,9 +626,6 @@ class View:
             ):
                 found = oid
         return found
-
-    def _is_transition(self, commit: Commit) -> bool:
-        return is_transition(commit, self.protocol)
 
     # --- who wrote it ----------------------------------------------------------------------------------------------------
 

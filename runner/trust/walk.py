@@ -91,11 +91,6 @@ class Report:
         )
 
     @property
-    def has_folder(self) -> bool:
-        """Whether the last commit of the walk has the protocol's folder."""
-        return bool(self.walk.folder.files)
-
-    @property
     def protocol(self) -> str:
         """The protocol's id."""
         return self.walk.protocol
@@ -116,19 +111,9 @@ class Report:
         return len(self.walk.counted)
 
     @property
-    def signed(self) -> int:
-        """How many transitions have a valid signature that the policy wanted."""
-        return self.walk.signed
-
-    @property
     def transcripts(self) -> tuple[Named, ...]:
         """The transcripts that the log names, in the order of the chain."""
         return tuple(self.walk.named)
-
-    @property
-    def moved(self) -> bool:
-        """Whether the protocol was started on another commit than its branch is on."""
-        return self.walk.moved is not None
 
     @property
     def origins(self) -> tuple[Origin, ...]:
@@ -273,13 +258,9 @@ class Walk:
     def entries(self) -> list[RawEntry]:
         """Return the whole log before the commit of now; it grows with the walk."""
         if self._entries is None:
-            data = b""
-            for name in sorted(name for name in self.record if name.startswith("log/")):
-                segment = self.git.blob(self.record[name].oid)
-                if segment is None:
-                    raise missing(self.git, name)
-                data += segment
-            self._entries = log.parse_raw(data + self.log, self.path(paths.LOG))
+            names = sorted(name for name in self.record if name.startswith("log/"))
+            data = [self.git.require(self.record[name].oid, name) for name in names]
+            self._entries = log.parse_raw(b"".join([*data, self.log]), self.path(paths.LOG))
         return self._entries
 
     def add(self, raw: list[RawEntry]) -> None:
@@ -287,12 +268,20 @@ class Walk:
         if self._entries is not None:
             self._entries += raw
 
-    def view_at(self, parsed: ParsedCommit, commit: str) -> View | str:
-        """Return the protocol at a commit of the chain before the transition, or why it has none there.
+    def view_at(self, parsed: ParsedCommit, commit: str, *, with_edit: bool = False) -> View | str:
+        """Return the protocol at a commit of the chain before the transition, or why it has none there, or none that can be read.
 
-        Raises:
-            MalformedFileError: the plan cannot be read.
+        `with_edit`: with the edit picked up that a transition there would start with.
         """
+        try:
+            found = self._view_at(parsed, commit)
+            return edited(found) if with_edit and isinstance(found, View) else found
+        except InsufficientHistoryError:
+            raise
+        except RunnerError as error:
+            return f"{error.what}, {error.where}"
+
+    def _view_at(self, parsed: ParsedCommit, commit: str) -> View | str:
         git = self.git
         assert parsed.parent is not None and parsed.before is not None
         where = f"{paths.folder(self.protocol)} in {commit[:12]}"
@@ -509,29 +498,19 @@ def record_of(git: Git, commit: Commit, protocol: str) -> dict[str, TreeEntry]:
 
 def folder_in(git: Git, commit: Commit, protocol: str, before: Folder | None = None) -> tuple[Folder, list[str]]:
     """Return (the protocol's folder in a commit, paths beside it that only case tells from it). `before`: in the commit before."""
-    root = _tree(git, commit.tree)
+    root = git.whole_tree(commit.tree)
     lookalikes = [
         name for name in root if name.startswith(".") and name != paths.ROOT and name.casefold() == paths.ROOT
     ]
     entry = root.get(paths.ROOT)
-    beside = _tree(git, entry.oid) if entry is not None and entry.mode == TREE else {}
+    beside = git.whole_tree(entry.oid) if entry is not None and entry.mode == TREE else {}
     lookalikes += [f"{paths.ROOT}/{name}" for name in beside if name != protocol and name.casefold() == protocol]
     entry = beside.get(protocol)
     return (before or Folder()).next(git, entry.oid if entry is not None and entry.mode == TREE else None), lookalikes
-
-
-def _tree(git: Git, oid: str) -> dict[str, TreeEntry]:
-    tree = git.tree(oid)
-    if tree is None:
-        raise missing(git, f"the tree {oid[:12]}")
-    return tree
 
 
 def bytes_of(git: Git, entry: TreeEntry | None) -> bytes:
     """Return a file's bytes; empty where it is not there, or is none."""
     if entry is None or entry.mode == SUBMODULE:
         return b""
-    data = git.blob(entry.oid)
-    if data is None:
-        raise missing(git, f"the object {entry.oid[:12]}")
-    return data
+    return git.require(entry.oid, f"the object {entry.oid[:12]}")

@@ -64,8 +64,6 @@ ELSEWHERE = {
     "trust.transitions.trusted_commits": "what a runner asks before it acts: tests/attacks/test_record_forged.py",
     "trust.transitions.Distances.__getitem__": "as a dict has it: tests/trust/test_past.py",
     "trust.walk.Report.is_repairable": "what `doctor` repairs: tests/cli/test_repair.py",
-    "trust.walk.Report.has_folder": "what `doctor` repairs: tests/cli/test_repair.py",
-    "trust.walk.Report.moved": "what `runner verify` shows: tests/trust/test_merged.py",
     "trust.approval.foresee": "what `approve` says beforehand: tests/cli/test_approve.py",
     "trust.view.View.binds": "what `approve` shows of the changes: tests/cli/test_binding.py",
     "trust.rules.ends.was_taken_away": "a note: tests/trust/test_merged.py",

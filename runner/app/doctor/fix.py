@@ -274,7 +274,7 @@ def _repair(project: Project, protocol: str, judged: Report, tell: Callable[[str
         publishing.bring_history(project, protocol)
     folder = paths.folder(protocol)
     commits = list(walk.damaged_by)
-    if not judged.has_folder:
+    if not judged.walk.folder.files:
         tip = _restore_plan_files(project, protocol, judged)
         commits.append(tip)
     commit = git.commit(tip)

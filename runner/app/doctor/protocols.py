@@ -251,7 +251,7 @@ def damaged_record(one: Examined) -> Iterator[Finding]:
                 f"`git branch -m {name} NAME` where it is another branch of yours",
             )
         return
-    if not judged.has_folder and judged.is_repairable:
+    if not judged.walk.folder.files and judged.is_repairable:
         yield Finding(
             "integrity",
             f"the folder of {protocol} was removed by commit {judged.walk.damaged_by[0][:12]}",

@@ -31,7 +31,6 @@ from runner.protocol.ids import digest
 from runner.protocol.log import RawEntry
 from runner.protocol.state import Json, State, StepStatus
 from runner.store import history, record
-from runner.store import record as record_
 from runner.store.trusted import Trusted
 from runner.trust import permit, trusted_config
 from runner.trust.requirements import ApprovalRequirement
@@ -54,13 +53,13 @@ def tip_of(git: Git, protocol: str, base: str, remote: str | None) -> str:
     """
     commit = git.commit(base)
     assert commit is not None
-    record = record_of(git, commit, protocol)
+    here = record_of(git, commit, protocol)
     for oid in _touched(git, protocol, base):
         found = git.commit(oid)
         if found is None or not is_transition(found, protocol):
             continue
         there = record_of(git, found, protocol)
-        if there and there == (record or there):
+        if there and there == (here or there):
             return oid
     if git.is_shallow() or git.is_partial():
         raise missing(git, f"the history of {paths.folder(protocol)}")
@@ -84,7 +83,7 @@ def refuse_copy(git: Git, report: Report, base: str, remote: str | None) -> None
     chain = chain_of(git, report.protocol, report.tip)
     genesis = git.commit(chain[0]) if chain else None
     first = log.parse_message(genesis.message) if genesis is not None else None
-    is_whole = first is not None and first.events[0].startswith("created ") and not report.moved
+    is_whole = first is not None and first.events[0].startswith("created ") and report.walk.moved is None
     if report.findings and not is_whole and report.tip in git.first_parents(base):
         raise _gone(report.protocol, base, remote)
 
@@ -107,22 +106,23 @@ def was_there(git: Git, protocol: str, base: str) -> bool:
     return bool(_touched(git, protocol, base))
 
 
-def wrong_bases(git: Git, protocol: str, tip: str, bases: Sequence[str], remote: str | None) -> Iterator[Finding]:
-    """Yield the bases that hold a record which no commit of the chain up to `tip` has.
+def check_base(git: Git, report: Report, evidence: Evidence) -> Iterator[Finding]:
+    """25. The record that a base holds is one of the chain's.
 
     Raises:
         InsufficientHistoryError: one continues the chain of this clone, which is before the protocol's end.
     """
-    for base in dict.fromkeys(bases):
+    protocol, tip = report.protocol, report.tip
+    for base in dict.fromkeys(evidence.bases):
         commit = git.commit(base)
-        record = record_of(git, commit, protocol) if commit is not None else {}
-        if not record or any(record == one for one in _records(git, protocol, tip)):
+        there = record_of(git, commit, protocol) if commit is not None else {}
+        if not there or any(there == one for one in _records(git, protocol, tip)):
             continue
-        if record_.row(git, protocol, tip)["status"] not in record_.ENDED and _goes_on(git, protocol, tip, base):
+        if record.row(git, protocol, tip)["status"] not in record.ENDED and _goes_on(git, protocol, tip, base):
             raise InsufficientHistoryError(
                 f"{protocol} ends at an older commit here than what {base[:12]} holds of it",
                 f"commit {tip[:12]}",
-                f"{history.brings(protocol, remote)}; `runner sync {protocol}` brings the branch",
+                f"{history.brings(protocol, evidence.remote)}; `runner sync {protocol}` brings the branch",
             )
         yield Finding("base", base, paths.folder(protocol), "the record that the base holds is none of this history's")
 
@@ -130,7 +130,7 @@ def wrong_bases(git: Git, protocol: str, tip: str, bases: Sequence[str], remote:
 def _goes_on(git: Git, protocol: str, tip: str, base: str) -> bool:
     """Return whether the whole of the chain's log is the start of the log that a base holds."""
     try:
-        here, there = (record_.events(git, protocol, at) for at in (tip, base))
+        here, there = (record.events(git, protocol, at) for at in (tip, base))
     except RunnerError:
         return False
     return len(there) > len(here) and there[: len(here)] == here
@@ -147,11 +147,6 @@ def _records(git: Git, protocol: str, tip: str) -> Iterator[dict[str, object]]:
                 yield dict(found)
 
 
-def check_base(git: Git, report: Report, evidence: Evidence) -> Iterator[Finding]:
-    """25. The record that a base holds is one of the chain's."""
-    yield from wrong_bases(git, report.protocol, report.tip, evidence.bases, evidence.remote)
-
-
 # --- 28: the approval of the merge ---
 
 
@@ -162,9 +157,9 @@ def check_merge(git: Git, report: Report, evidence: Evidence) -> Iterator[Findin
         InsufficientHistoryError: the commit that was merged onto is not in this clone.
     """
     protocol, state, trusted, notes = report.protocol, report.state, evidence.trusted, evidence.notes
-    if state is None or not record_.is_merged(git, protocol, report.tip, trusted.commit):
+    if state is None or not record.is_merged(git, protocol, report.tip, trusted.commit):
         return
-    merge = git.commit(record_.merged_in(git, protocol, trusted.commit) or "")
+    merge = git.commit(record.merged_in(git, protocol, trusted.commit) or "")
     if merge is None:
         return
     # Fast-forwarded or rebased, main's commits are the protocol's or copies of them, and what they have as a policy is not main's.

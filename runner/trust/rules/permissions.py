@@ -38,7 +38,7 @@ from runner.trust.rules.transition import check_work
 from runner.trust.transitions import first_parents, is_done, missing, transition_of
 from runner.trust.trusted_config import TrustedConfig, raw_signature
 from runner.trust.view import ApprovalFile, View
-from runner.trust.walk import Finding, ParsedCommit, Said, Walk, edited
+from runner.trust.walk import Finding, ParsedCommit, Said, Walk
 
 ApprovalEvent = ev.ApprovalCounted | ev.CallDecided
 
@@ -82,8 +82,7 @@ def _view(walk: Walk, parsed: ParsedCommit, event: ApprovalEvent) -> View | str:
         and work.start != event.at
     ):
         return f"it was judged at {commit[:12]}, and the work started at {work.start[:12]}"
-    found = walk.view_at(parsed, commit)
-    return found if isinstance(found, str) else edited(found)
+    return walk.view_at(parsed, commit, with_edit=True)
 
 
 def _judged(
@@ -95,12 +94,7 @@ def _judged(
     known: list[RawEntry],
 ) -> str | None:
     """Return why an event that used approvals does not hold, or None: it is the one that a runner would have recorded."""
-    try:
-        view = _view(walk, parsed, event)
-    except InsufficientHistoryError:
-        raise
-    except RunnerError as error:
-        return f"{error.what}, {error.where}"
+    view = _view(walk, parsed, event)
     if isinstance(view, str):
         return view
     wait = next((one for one in view.state.waiting if one.id == event.wait), None)

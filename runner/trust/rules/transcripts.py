@@ -67,10 +67,7 @@ def wrong_transcripts(
         oids = [oid for name in names for oid in there.get(name, ())]
         for oid in oids:
             if oid not in digests:
-                data = git.blob(oid)
-                if data is None:
-                    raise missing(git, f"{names[0]} of the history")
-                digests[oid] = digest(data)
+                digests[oid] = digest(git.require(oid, f"{names[0]} of the history"))
         right = next((oid for oid in oids if digests[oid] == one.digest), None)
         if right is not None:
             told.append((one, right))
@@ -106,9 +103,7 @@ def _wrong_at_tip(
         if kept is None:
             yield Finding("transcript", last.commit, where, "it was taken out of the history")
         elif kept.oid not in [one for _, one in versions]:
-            before, after = git.blob(oid), git.blob(kept.oid)
-            if after is None or before is None:
-                raise missing(git, f"{name} of the history")
+            before, after = (git.require(one, f"{name} of the history") for one in (oid, kept.oid))
             if not after.startswith(before):
                 yield Finding("transcript", last.commit, where, f"it is not the one that `{last.event}` names any more")
 
@@ -152,7 +147,7 @@ def last_commit(git: Git, protocol: str, tip: str) -> str | None:
 
 def wrong_calls(git: Git, protocol: str, told: Sequence[tuple[Named, str]], trusted: Trusted) -> Iterator[Finding]:
     """Return the calls that were made against the policy. `told`: each transcript that the log names, in its order, and its blob."""
-    known: list[RawEntry] | None = None
+    known, at = list[RawEntry](), f"{paths.folder(protocol)}/{paths.LOG}"
     seen: dict[tuple[str, int], int] = {}  # how many lines of an attempt's transcript were asked about already
     for one, oid in told:
         if one.attempt == 0 or one.event in ("qa-passed", "qa-failed"):
@@ -162,19 +157,17 @@ def wrong_calls(git: Git, protocol: str, told: Sequence[tuple[Named, str]], trus
         try:
             lines = transcript.parse(git.blob(oid) or b"", f"the transcript that {one.commit[:12]} names")
         except IntegrityError as error:
-            yield Finding(
-                "transcript", one.commit, f"{paths.folder(protocol)}/{paths.LOG}", f"{error.what}: {error.where}"
-            )
+            yield Finding("transcript", one.commit, at, f"{error.what}: {error.where}")
             continue
         for wrong in _unsaid(lines):
-            yield Finding("transcript", one.commit, f"{paths.folder(protocol)}/{paths.LOG}", f"{one.subject}: {wrong}")
+            yield Finding("transcript", one.commit, at, f"{one.subject}: {wrong}")
         start = seen.get((one.subject, one.attempt), 0)
         seen[one.subject, one.attempt] = max(start, len(lines))
         made = _made(lines, start)
         if not made:
             continue
         # As the last of these transitions left it: people's commits may have damaged it since.
-        known = record.events(git, protocol, told[-1][0].commit) if known is None else known
+        known = known or record.events(git, protocol, told[-1][0].commit)
         text = None
         for oid in _policies(git, protocol, one.commit):
             try:
@@ -184,7 +177,7 @@ def wrong_calls(git: Git, protocol: str, told: Sequence[tuple[Named, str]], trus
             if text is None:
                 break
         if text is not None:
-            yield Finding("needed", one.commit, f"{paths.folder(protocol)}/{paths.LOG}", f"{one.subject}: {text}")
+            yield Finding("needed", one.commit, at, f"{one.subject}: {text}")
 
 
 def _policies(git: Git, protocol: str, commit: str) -> Iterator[str]:

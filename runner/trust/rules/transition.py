@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from runner.errors import InsufficientHistoryError, MalformedFileError, RunnerError
+from runner.errors import MalformedFileError
 from runner.git import LINK, SUBMODULE, Commit, Git, TreeEntry
 from runner.git.objects import name_of
 from runner.lines import pattern
@@ -16,12 +16,11 @@ from runner.protocol import events as ev
 from runner.protocol.event_types import may_follow
 from runner.protocol.events import Event
 from runner.protocol.ids import digest
-from runner.protocol.log import RawEntry
 from runner.protocol.plans import Step, outputs_among
 from runner.protocol.state import State, StepStatus
-from runner.trust.transitions import brought, first_parents, missing, transition_of
+from runner.trust.transitions import brought, first_parents, transition_of
 from runner.trust.view import View
-from runner.trust.walk import ParsedCommit, Said, Walk, bytes_of, edited
+from runner.trust.walk import ParsedCommit, Said, Walk, bytes_of
 
 NONCE = pattern(r"[0-9a-f]{32}")
 
@@ -221,7 +220,7 @@ def check_legality(walk: Walk, parsed: ParsedCommit) -> Said:
             by_person = event.executor == "person"
             if by_person != (steps[event.subject].kind == "human"):
                 yield walk.path(paths.LOG), f"a {steps[event.subject].kind} step, {event.subject}, by {event.executor}"
-            elif by_person and not _is_answered(walk, parsed.raw[:number], event.subject):
+            elif by_person and not log.is_answered([*walk.entries(), *parsed.raw[:number]], event.subject):
                 yield (
                     walk.path(paths.LOG),
                     f"a person finished {event.subject}, and nobody was asked and answered in attempt {event.attempt}",
@@ -232,11 +231,6 @@ def check_legality(walk: Walk, parsed: ParsedCommit) -> Said:
             yield walk.path(paths.LOG), f"`{event.name}` cannot be about {event.subject}"
     if parsed.before is not None:
         yield from _begun_early(walk, parsed, parsed.before)
-
-
-def _is_answered(walk: Walk, added: list[RawEntry], slug: str) -> bool:
-    """Return whether a person was asked about the step's attempt, and answered, by the log and the entries `added` to it."""
-    return log.is_answered([*walk.entries(), *added], slug)
 
 
 def _begun_early(walk: Walk, parsed: ParsedCommit, before: State) -> Said:
@@ -250,19 +244,13 @@ def _begun_early(walk: Walk, parsed: ParsedCommit, before: State) -> Said:
                 yield walk.path(paths.LOG), text
 
 
-def _id(walk: Walk, data: bytes) -> str:
-    """Return the id that a file has in git: equal ids are equal bytes, and thousands of states need not be read."""
-    return name_of("blob", data, walk.git.object_format)
-
-
 def check_fold(walk: Walk, parsed: ParsedCommit) -> Said:
     """12. state.json is the fold of the log, byte for byte."""
-    if (
-        parsed.trailers is not None
-        and parsed.after is not None
-        and _id(walk, state.render(parsed.after, walk.rendered)) != parsed.files[paths.STATE].oid
-    ):
-        yield walk.path(paths.STATE), "state.json is not the fold of the log"
+    if parsed.trailers is not None and parsed.after is not None:
+        # Equal ids are equal bytes, and thousands of states need not be read.
+        fold = name_of("blob", state.render(parsed.after, walk.rendered), walk.git.object_format)
+        if fold != parsed.files[paths.STATE].oid:
+            yield walk.path(paths.STATE), "state.json is not the fold of the log"
 
 
 def check_repair(walk: Walk, parsed: ParsedCommit) -> Said:
@@ -284,19 +272,13 @@ def _unready(walk: Walk, parsed: ParsedCommit, then: State, slug: str) -> Iterat
     """
     step = then.steps[slug]
     for commit in reversed(walk.history(parsed).order):
-        try:
-            view = walk.view_at(parsed, commit)
-            was = view if isinstance(view, str) else edited(view).state
-        except InsufficientHistoryError:
-            raise
-        except RunnerError:
+        view = walk.view_at(parsed, commit, with_edit=True)
+        if isinstance(view, str):
             continue  # nothing began where the words or the record could not be read
-        if isinstance(was, str):
-            continue
-        now = was.steps.get(slug)
+        now = view.state.steps.get(slug)
         if now is None or (now.status, now.attempt) != (step.status, step.attempt):
             break
-        if not decision.lacks(was, now):
+        if not decision.lacks(view.state, now):
             return
     yield f"{slug} started, and {', '.join(decision.lacks(then, step))}, which it needs, was not done"
 
@@ -424,10 +406,7 @@ def _step_digest(walk: Walk, files: dict[str, TreeEntry], slug: str) -> str | No
         return None
     oid = files[name].oid
     if oid not in walk.digests:
-        data = walk.git.blob(oid)
-        if data is None:
-            raise missing(walk.git, name)
-        return digest(data)
+        return digest(walk.git.require(oid, name))
     return walk.digests[oid]
 
 
@@ -481,10 +460,8 @@ def check_undone(walk: Walk, parsed: ParsedCommit) -> Said:
         people = path.startswith(f"{paths.ROOT}/") and not path.startswith(paths.MEMORY)
         if not path.startswith(own) and (not people or path in moved):
             yield path, f"it is not as it was at revision {event.to}"
-    data = walk.git.blob(f"{then.oid}:{walk.path(paths.STATE)}")
-    if data is None:
-        raise missing(walk.git, f"state.json of commit {then.oid[:12]}")
-    old = state.load(data, walk.path(paths.STATE))
+    where = walk.path(paths.STATE)
+    old = state.load(walk.git.require(f"{then.oid}:{where}", f"state.json of commit {then.oid[:12]}"), where)
     before = machine.fold(parsed.before, parsed.entries[: parsed.events.index(event)])
     assert before is not None
     if event != machine.undone_of(before, old):
@@ -511,12 +488,7 @@ def _wants_qa(walk: Walk, parsed: ParsedCommit, slug: str) -> bool:
     work, past, wants = parsed.first(ev.StepFinished), walk.history(parsed).positions, list[bool]()
     start = work.start if isinstance(work, ev.StepFinished) and work.start in past else parsed.parent.oid
     for commit in dict.fromkeys((start, parsed.parent.oid)):
-        try:
-            view = walk.view_at(parsed, commit)
-        except InsufficientHistoryError:
-            raise
-        except RunnerError:  # rule 22 reports it
-            continue
+        view = walk.view_at(parsed, commit)  # where it cannot be read, rule 22 reports it
         step = view.plan.step(slug) if not isinstance(view, str) and view.plan is not None else None
         wants += [step.qa is not plans.QaPolicy.SKIP] if step is not None else []
         if wants and not wants[-1]:
@@ -531,14 +503,10 @@ def _unchecked(walk: Walk, parsed: ParsedCommit, event: ev.QaPassed) -> Iterator
         InsufficientHistoryError: a file of the plan is not in this clone.
     """
     assert parsed.parent is not None
-    try:
-        view = walk.view_at(parsed, parsed.parent.oid)
-    except InsufficientHistoryError:
-        raise
-    except RunnerError as error:
-        yield f"what the QA of {event.subject} had to look at cannot be read: {error.what}, {error.where}"
+    view = walk.view_at(parsed, parsed.parent.oid)
+    if isinstance(view, str):
+        yield f"what the QA of {event.subject} had to look at cannot be read: {view}"
         return
-    assert not isinstance(view, str), "the state before a transition is known"
     assert view.plan is not None
     step, named = view.plan.step(event.subject), [check["check"] for check in event.evidence]
     read = [plans.with_default_checks(view.plan, checks).step(event.subject) for checks in walk.default_checks(parsed)]
