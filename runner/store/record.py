@@ -193,13 +193,15 @@ def _brief_of(line: str) -> Brief | None:
 
 def _brief(protocol: str, data: bytes | None, when: int) -> Brief:
     found = read_json(data)
-    if state.is_whole(found) and isinstance(found["waiting"], list):
+    if isinstance(found, dict) and found.get("status") in ENDED:  # nothing follows, whatever else it has
+        row, acts = _shown(protocol, found), False
+    elif state.is_whole(found) and isinstance(found["waiting"], list):
         row, acts = found, decision.can_act(found, protocol)
     else:
         row = _shown(protocol, found)
         acts = outlook(row).action != "none"
-    every = [step.get("status") in ENDED for step in row["steps"].values() if not step.get("removed")]
-    return Brief(row["status"], row.get("base", ""), acts, sum(every), len(every), when, row["title"])
+    every = [step["status"] in ENDED for step in row["steps"].values() if not step.get("removed")]
+    return Brief(row["status"], row.get("base", ""), acts, every.count(True), len(every), when, row["title"])
 
 
 def _made_by() -> str:

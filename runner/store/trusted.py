@@ -199,7 +199,7 @@ def _local_branch(git: Git) -> str:
 
 def _is_own(git: Git, ref: str) -> bool:
     """Return whether a branch is that of a protocol whose folder it has: its name alone may be a year and a month."""
-    return any(ids.is_protocol_id(name) and name in ref for name in git.tree(f"{ref}:{paths.ROOT}") or {})
+    return any(name in ref and ids.is_protocol_id(name) for name in git.tree(f"{ref}:{paths.ROOT}") or {})
 
 
 def _is_named(git: Git, ref: str) -> bool:
