@@ -291,8 +291,7 @@ def add(project: Project, found: Matter, data: bytes) -> str:
         foreseen = approval.foresee(view, found.demand, signed, verdict.fingerprint)
         if foreseen.rejection is not None and said.decision is not Decision.REVOKE:
             raise _would_not_count(found, foreseen.rejection, foreseen.text)
-        tree = git.edit_tree(seen.tree, {name: TreeEntry(BLOB, git.write("blob", data))})
-        assert tree is not None
+        tree = git.edited(seen.tree, {name: TreeEntry(BLOB, git.write("blob", data))})
         if tree == seen.tree:
             return advance.Commit(seen.tip)
         new = git.person_commit(tree, (seen.tip,), project.person(), message, sign=sign)

@@ -57,7 +57,7 @@ def audit(project: Project, protocol: str, report: Report, *, cannot_tell: bool,
     if not chain.tips:
         chain.tip = project.trusted.commit
     row = chain.row
-    spoken, lacks = _Words(chain), False
+    lacks = False
     try:
         difference = _difference(chain, row)
     except GitError:
@@ -69,7 +69,7 @@ def audit(project: Project, protocol: str, report: Report, *, cannot_tell: bool,
     sections = (
         ("Verdict", "verdict", _verdict(chain, report, cannot_tell)),
         ("Plan and steps", "plan", _plan(chain, row)),
-        ("Approvals and answers", "approvals", spoken.section()),
+        ("Approvals and answers", "approvals", _words(chain)),
         ("Effects", "effects", _effects(chain)),
         ("Cost", "cost", _cost(chain, row)),
         ("Transcripts", "transcripts", _transcripts(chain)),
@@ -219,61 +219,55 @@ def _outcome(code: object) -> Html:
 # --- words -------------------------------------------------------------------------------------------------------------------
 
 
-class _Words:
-    """Pending approvals, those that counted, and each signed statement with its outcome."""
+def _words(chain: Chain) -> Html:
+    """Return decisions and answers, and each signed statement with its outcome."""
+    asked = {f"w{entry.revision}": entry for entry in chain.entries}
+    counted = []
+    for entry in chain.entries:
+        if entry.event not in ("approval-counted", "call-decided", "approval-refused", "answered"):
+            continue
+        wait = asked.get(str(entry.fields.get("wait")))
+        about = f"{wait.fields.get('kind', 'call')} {wait.fields.get('call', wait.subject)}" if wait else entry.subject
+        by = entry.fields.get("by", entry.actor)
+        said = entry.fields.get("decision") or entry.fields.get("reason") or entry.fields.get("text") or "approved"
+        reviews = f"; reviews: {_plain(entry.fields['reviews'])}" if entry.fields.get("reviews") else ""
+        people = ", ".join(map(str, by)) if isinstance(by, list) else str(by)
+        counted.append((str(entry.revision), entry.time, about, people, f"{_plain(said)}{reviews}"))
+    return element(
+        "div",
+        _table("Decisions and answers, as recorded", ("rev.", "time", "on", "by", "text"), counted, (0,)),
+        _table(
+            "Signed statements in approvals/",
+            ("who", "decision", "on", "issued, expires", "of", "reason", "used"),
+            list(_statements(chain)),
+        ),
+    )
 
-    def __init__(self, chain: Chain) -> None:
-        self.chain = chain
-        self.used: dict[str, list[int]] = {}
-        for entry in chain.entries:
-            named = entry.fields.get("approvals")
-            for name in named if isinstance(named, list) else ():
-                self.used.setdefault(str(name), []).append(entry.revision)
 
-    def section(self) -> Html:
-        asked = {f"w{entry.revision}": entry for entry in self.chain.entries}
-        counted = []
-        for entry in self.chain.entries:
-            if entry.event not in ("approval-counted", "call-decided", "approval-refused", "answered"):
-                continue
-            wait = asked.get(str(entry.fields.get("wait")))
-            about = (
-                f"{wait.fields.get('kind', 'call')} {wait.fields.get('call', wait.subject)}" if wait else entry.subject
-            )
-            by = entry.fields.get("by", entry.actor)
-            said = entry.fields.get("decision") or entry.fields.get("reason") or entry.fields.get("text") or "approved"
-            reviews = f"; reviews: {_plain(entry.fields['reviews'])}" if entry.fields.get("reviews") else ""
-            people = ", ".join(map(str, by)) if isinstance(by, list) else str(by)
-            counted.append((str(entry.revision), entry.time, about, people, f"{_plain(said)}{reviews}"))
-        return element(
-            "div",
-            _table("Decisions and answers, as recorded", ("rev.", "time", "on", "by", "text"), counted, (0,)),
-            _table(
-                "Signed statements in approvals/",
-                ("who", "decision", "on", "issued, expires", "of", "reason", "used"),
-                list(self._statements()),
-            ),
+def _statements(chain: Chain) -> Iterator[Sequence[Part]]:
+    used: dict[str, list[int]] = {}
+    for entry in chain.entries:
+        named = entry.fields.get("approvals")
+        for name in named if isinstance(named, list) else ():
+            used.setdefault(str(name), []).append(entry.revision)
+    folder = f"{paths.folder(chain.protocol)}/{paths.APPROVALS}"
+    for name in chain.git.tree(f"{chain.tip}:{folder.rstrip('/')}") or {}:
+        data = chain.git.blob(f"{chain.tip}:{folder}{name}")
+        try:
+            said = approval_file.parse(data or b"", name).statement
+        except RunnerError as error:
+            yield ("?", element("span", error.what, class_="bad"), _code(name), "", "", "", "never")
+            continue
+        revisions = ", ".join(f"revision {one}" for one in used.get(name.removesuffix(approval_file.SUFFIX), ()))
+        yield (
+            said.approver,
+            str(said.decision),
+            f"{said.subject}{f', attempt {said.attempt}' if said.attempt else ''}",
+            f"{said.issued}, {said.expires}",
+            element("span", _code(said.digest), ", seen at ", _code(said.seen[:12])),
+            said.reason,
+            revisions or "not needed",
         )
-
-    def _statements(self) -> Iterator[Sequence[Part]]:
-        folder = f"{paths.folder(self.chain.protocol)}/{paths.APPROVALS}"
-        for name in self.chain.git.tree(f"{self.chain.tip}:{folder.rstrip('/')}") or {}:
-            data = self.chain.git.blob(f"{self.chain.tip}:{folder}{name}")
-            try:
-                said = approval_file.parse(data or b"", name).statement
-            except RunnerError as error:
-                yield ("?", element("span", error.what, class_="bad"), _code(name), "", "", "", "never")
-                continue
-            used = ", ".join(f"revision {one}" for one in self.used.get(name.removesuffix(approval_file.SUFFIX), ()))
-            yield (
-                said.approver,
-                str(said.decision),
-                f"{said.subject}{f', attempt {said.attempt}' if said.attempt else ''}",
-                f"{said.issued}, {said.expires}",
-                element("span", _code(said.digest), ", seen at ", _code(said.seen[:12])),
-                said.reason,
-                used or "not needed",
-            )
 
 
 # --- effects, cost, transcripts -----------------------------------------------------------------------------------------

@@ -78,9 +78,8 @@ def judge(project: Project, protocol: str, slug: str | None, *, full: bool) -> J
                 protocol,
                 f"`runner status {protocol}` shows its status",
             )
-        requirements.of_start(
-            permissions.trusted_config(project), step, paths.folder(protocol)
-        )  # what the policy denies is not run by hand either
+        # What the policy denies is not run by hand either.
+        requirements.of_start(permissions.trusted_config(project), step, paths.folder(protocol))
         if full:
             step = dataclasses.replace(step, qa=QaPolicy.FULL)
         run = StepRun(project, seen, plan, step, seen.state, kept=work if work != seen.tip else None)

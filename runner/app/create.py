@@ -36,6 +36,7 @@ from runner.store.environment import write_atomically, write_checkpoint
 from runner.store.project import Project
 from runner.store.transaction import RefUpdate
 from runner.store.trusted import policy_digest
+from runner.trust.transitions import commit_of
 from runner.values import dataclass
 
 if TYPE_CHECKING:
@@ -287,12 +288,10 @@ def _commit(project: Project, genesis: Genesis, created: ev.Created) -> tuple[st
     git, protocol, person = project.git, created.subject, project.person()
     entries = transaction.entries_of(None, [created, *genesis.events], project.env.timestamp(), project.actor())
     state, record = transaction.record(protocol, None, b"", 0, entries)
-    start, folder = git.commit(created.start), paths.folder(protocol)
-    assert start is not None
+    start, folder = commit_of(git, created.start), paths.folder(protocol)
     files = {**genesis.files, **record}
     written = {f"{folder}/{name}": TreeEntry(BLOB, git.write("blob", data)) for name, data in files.items()}
-    tree = git.edit_tree(start.tree, written)
-    assert tree is not None
+    tree = git.edited(start.tree, written)
     trusted = project.trusted.commit
     policy = policy_digest(git, trusted)
     text = log.render_message(protocol, entries, trusted, schema=state.schema, plan=state.plan, policy=policy)
@@ -320,8 +319,7 @@ def _finish(project: Project, note: locks.RequestNote) -> Made | None:
     there = worktree.on_branch(git, branch)
     path, why = (there[0].path, "") if there else protocol_worktree.add_worktree(project, protocol)
     project.env.say(f"{protocol} was not finished by an earlier, killed run of this command; it is now")
-    start = git.commit(tip)
-    assert start is not None
+    start = commit_of(git, tip)
     waits = tuple((wait.id, wait.text) for wait in state.waiting)
     return Made(
         protocol, len(state.steps), state.base, start.parents[0], path, why, questions=waits, printed=note.remove

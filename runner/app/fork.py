@@ -46,7 +46,7 @@ from runner.store.project import Project
 from runner.store.remote import Mirror, PushRefusedError
 from runner.trust import verify, walk
 from runner.trust.rules.ends import completed, differs, unfinished
-from runner.trust.transitions import transition_of, transitions_below
+from runner.trust.transitions import commit_of, transition_of, transitions_below
 
 _STOPPED = (Status.CANCELLED, Status.PAUSED, Status.BLOCKED, Status.FAILED)
 
@@ -263,8 +263,7 @@ def _end(project: Project, note: renumbering.Renumbering, made: create.Made | No
     elif is_as_made and note.ends == Status.CANCELLED:
         steer.cancel(project, protocol, f"as {note.origin} was, which it continues")
     if made is None:
-        genesis = project.git.commit(note.genesis)
-        assert genesis is not None
+        genesis = commit_of(project.git, note.genesis)
         there = worktree.on_branch(project.git, project.branch(protocol))
         done = sum(step.status is StepStatus.COMPLETED for _, step in seen.state.open_steps())
         made = create.Made(
@@ -291,10 +290,8 @@ def _look(project: Project) -> None:
 def _without_folder(project: Project, origin: str, protocol: str, genesis: str) -> str:
     """Return a commit by the person that removes the old folder: merged, it would clash with that of the other protocol."""
     git = project.git
-    commit = git.commit(genesis)
-    assert commit is not None
-    tree = git.edit_tree(commit.tree, {paths.folder(origin): None})
-    assert tree is not None
+    commit = commit_of(git, genesis)
+    tree = git.edited(commit.tree, {paths.folder(origin): None})
     text = f"{protocol}: remove the folder of {origin}, whose id another protocol has\n"
     return git.person_commit(tree, (genesis,), project.person(), text.encode())
 
@@ -302,16 +299,14 @@ def _without_folder(project: Project, origin: str, protocol: str, genesis: str) 
 def _moved(project: Project, origin: str, protocol: str, genesis: str, oid: str, onto: str) -> str:
     """Return a commit by a person, copied from the old branch onto `onto`; its changes of the old plan are made in the new one."""
     git = project.git
-    commit, below, folder = git.commit(oid), git.commit(onto), paths.folder(protocol)
-    own = git.tree(f"{genesis}:{paths.ROOT}")
-    assert commit is not None and below is not None and own is not None
+    commit, below, folder = commit_of(git, oid), commit_of(git, onto), paths.folder(protocol)
+    own = git.tree(f"{genesis}:{paths.ROOT}") or {}
     words = {name: entry for name, entry in git.files(oid, paths.folder(origin)).items() if _is_plan(origin, name)}
     changes: dict[str, TreeEntry | None] = {paths.folder(origin): None, folder: own[protocol]}
     tree = git.edit_tree(commit.tree, changes)
     gone = {name: None for name in git.files(genesis, folder) if _is_plan(protocol, name)}
     there = {folder + name.removeprefix(paths.folder(origin)): entry for name, entry in words.items()}
-    tree = git.edit_tree(tree, {**gone, **there})
-    assert tree is not None
+    tree = git.edited(tree, {**gone, **there})
     if tree == below.tree and len(commit.parents) == 1:
         return onto  # it added an approval of the old id, which does not count here
     return publishing.done_again(project, commit, tree, (onto, *commit.parents[1:]))

@@ -559,8 +559,7 @@ def commit(git: Git, dirs: StateDir, env: Environment, files: list[File], author
         edit = transaction.PersonEdit(branch, old, changes, author, "Set up protocol-runner")
         new = transaction.adopt(git, dirs, env, edit)
         return Committed(new, tuple(changes), frozenset(edited))
-    tree = git.edit_tree(None, changes)
-    assert tree is not None
+    tree = git.edited(None, changes)
     new = git.person_commit(tree, (), author, b"Set up protocol-runner\n")
     git.update_refs({branch: (new, None)}, "runner: init")
     nothing = git.write_tree({})

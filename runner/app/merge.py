@@ -22,6 +22,7 @@ from runner.store import history, protocol_worktree, publishing, record, transac
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import permit
+from runner.trust.transitions import commit_of
 from runner.values import dataclass
 
 RACES = 20
@@ -90,8 +91,7 @@ def merge(project: Project, protocol: str, wanted: Wanted | None = None) -> Merg
             tree, conflicts = git.merge_trees(base, seen.tip)
             if tree is None:
                 raise _conflict(project, protocol, seen.state.base, conflicts)
-            there = git.commit(base)
-            assert there is not None
+            there = commit_of(git, base)
             if tree == there.tree and record.is_merged(git, protocol, seen.tip, base):  # squashed, or picked
                 return _already(git, seen, base)
             if not wanted.leave:

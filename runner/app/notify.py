@@ -203,9 +203,8 @@ def _shown(lines: Sequence[str]) -> str:
 def _post(project: Project, name: str, text: str) -> None:
     """Post a text to a webhook as Slack takes it. A redirect is not followed, and no title makes a mention or a link."""
     address = project.env.environ[name].strip()
-    if (
-        not address.isascii() or not address.isprintable() or " " in address
-    ):  # an error that quotes it would show the secret
+    # An error that quotes it would show the secret.
+    if not address.isascii() or not address.isprintable() or " " in address:
         raise ValueError("its address is no URL")
     parts = urlsplit(address)
     host = parts.hostname or ""

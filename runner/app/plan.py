@@ -124,9 +124,7 @@ def tree_of(project: Project, proposal: Proposal, files: Mapping[str, bytes], se
         changes[f"{paths.folder(proposal.protocol)}/{name}"] = (
             None if data is None else TreeEntry(mode, git.write("blob", data))
         )
-    tree = git.edit_tree(seen.tree, changes)
-    assert tree is not None
-    return tree
+    return git.edited(seen.tree, changes)
 
 
 def take(project: Project, proposal: Proposal, files: Mapping[str, bytes]) -> str:
@@ -231,8 +229,7 @@ def commit_draft(project: Project, draft: Draft, data: bytes) -> str:
             )
         check_draft(project, draft, data, seen.tip)
         mode = draft.entry.mode if draft.entry else BLOB
-        tree = git.edit_tree(seen.tree, {draft.path: TreeEntry(mode, git.write("blob", data))})
-        assert tree is not None
+        tree = git.edited(seen.tree, {draft.path: TreeEntry(mode, git.write("blob", data))})
         message = f"{draft.protocol}: edit {draft.name}\n".encode()
         return advance.Commit(git.person_commit(tree, (seen.tip,), project.person(), message))
 
@@ -362,8 +359,7 @@ def _rearranged(project: Project, protocol: str, verb: str, change: Callable[[_S
         for name, data in made.items():
             if words.get(name) != data:
                 entries[f"{folder}/{name}"] = TreeEntry(BLOB, git.write("blob", data))
-        tree = git.edit_tree(seen.tree, entries)
-        assert tree is not None
+        tree = git.edited(seen.tree, entries)
         message = f"{protocol}: {verb} {slug}\n".encode()
         return advance.Commit(git.person_commit(tree, (seen.tip,), project.person(), message))
 

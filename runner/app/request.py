@@ -486,9 +486,8 @@ def _ci(project: Project, forge: Forge, protocol: str) -> bool:
     assert tip is not None
     same = _same_code(project, protocol, tip)
     found: tuple[str, Outcome, Check] | None = None
-    for commit in (
-        same[same.index(there) :] if there in same else ()
-    ):  # what was recorded just now, the forge does not know
+    # What was recorded just now, the forge does not know.
+    for commit in same[same.index(there) :] if there in same else ():
         verdict = _verdict(forge.checks(commit))
         if verdict is not None:
             found = (commit, *verdict)

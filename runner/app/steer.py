@@ -208,16 +208,17 @@ def retry(project: Project, protocol: str, *, step: str | None = None, keep: boo
         refuse_ended(state, "retry")
         slug = _to_retry(project, seen, step)
         attempt, kept = state.steps[slug].attempt, None
-        if keep is False and record.work_of(project.git, protocol, seen.tip, slug) and not _kept(project, seen, slug):
+        ref = attempt_ref(protocol, slug, attempt)
+        oid = project.git.ref(ref)
+        if keep is False and record.work_of(project.git, protocol, seen.tip, slug) and not oid:
             back = (
                 f"`runner undo {number(protocol)}@{before_work(project.git, protocol, seen.tip, slug)}` takes it back"
             )
             raise RefusedError(f"the work of attempt {attempt} of {slug} is on the branch", seen.where, back)
-        if keep is None and state.steps[slug].kind == Kind.AGENT and _continues(project, seen, slug):
-            kept = attempt_ref(protocol, slug, attempt)
+        if keep is None and state.steps[slug].kind == Kind.AGENT and _continues(project, seen, slug, oid):
+            kept = ref
         if keep:
-            kept = attempt_ref(protocol, slug, attempt)
-            oid, anew = project.git.ref(kept), f"`runner retry {number(protocol)}` without --keep starts over"
+            kept, anew = ref, f"`runner retry {number(protocol)}` without --keep starts over"
             if oid is None and record.work_of(project.git, protocol, seen.tip, slug):
                 what = f"the work of attempt {attempt} of {slug} is on the branch, where every retry starts"
                 raise RefusedError(what, seen.where, f"`runner retry {number(protocol)}` without --keep starts from it")
@@ -233,14 +234,9 @@ def retry(project: Project, protocol: str, *, step: str | None = None, keep: boo
     return steered(project, done.state, done.commit, made)
 
 
-def _kept(project: Project, seen: Snapshot, slug: str) -> str | None:
-    return project.git.ref(attempt_ref(seen.protocol, slug, seen.state.steps[slug].attempt))
-
-
-def _continues(project: Project, seen: Snapshot, slug: str) -> bool:
-    """Return whether a retry starts from the kept work of the last attempt: of one that failed, in files that steps may change,
-    and without conflicts with newer commits."""
-    oid = _kept(project, seen, slug)
+def _continues(project: Project, seen: Snapshot, slug: str, oid: str | None) -> bool:
+    """Return whether a retry starts from the kept work of the last attempt, `oid`: of one that failed, in files that steps may
+    change, and without conflicts with newer commits."""
     if oid is None or seen.state.steps[slug].status is not StepStatus.FAILED:
         return False
     tree, _ = project.git.merge_trees(seen.tip, oid)

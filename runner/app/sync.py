@@ -90,9 +90,7 @@ def sync(project: Project, protocols: list[str] | None = None, *, work: bool = T
 def _look(project: Project, mirror: Mirror, protocols: list[str] | None) -> list[str]:
     """Look at what the remote has of the protocols, and return them: without any, all that have a branch here or there."""
     if protocols is not None:
-        wanted = [project.branch(protocol) for protocol in protocols]
-        wanted += [history.ref_of(protocol) for protocol in protocols]
-        wanted += [f"refs/runner/leases/{protocol}" for protocol in protocols]
+        wanted = [ref for protocol in protocols for ref in publishing.refs_of(project, protocol)]
         project.trust(mirror.look(*wanted, *_bases(project, protocols), "refs/runner/numbers/*"))
         return protocols
     here = [protocol for protocol in project.protocols() if project.git.ref(project.branch(protocol))]

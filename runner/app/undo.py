@@ -22,7 +22,7 @@ from runner.store import publishing, push_refusal, record, snapshot, transaction
 from runner.store.environment import lower_checkpoint
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
-from runner.trust.transitions import first_parents, transition_of
+from runner.trust.transitions import commit_of, first_parents, transition_of
 from runner.values import dataclass
 
 
@@ -69,9 +69,9 @@ def undo(project: Project, protocol: str, to: int | str | None = None) -> Steere
         return [machine.undone_of(seen.state, target.state)]
 
     with load.at_work(project, protocol):
-        out = _take_out(project, protocol, to)
-        if out is not None and (to is None or out.is_whole):
-            return out.steered
+        out, is_whole = _take_out(project, protocol, to)
+        if out is not None and (to is None or is_whole):
+            return out
         done = advance.tell(project, protocol, build, tree=lambda seen: target.tree if target else None)
     if not done.entries or target is None:
         return Steered(protocol, f"it is at revision {done.state.revision}: nothing was reverted")
@@ -92,16 +92,9 @@ def undo(project: Project, protocol: str, to: int | str | None = None) -> Steere
     return steered(project, done.state, done.commit, f"restored to revision {target.state.revision}", notes)
 
 
-@dataclass(frozen=True, slots=True)
-class _Out:
-    """The result of removing transitions. `is_whole`: none that should go was published."""
-
-    is_whole: bool
-    steered: Steered
-
-
-def _take_out(project: Project, protocol: str, to: int | str | None) -> _Out | None:
-    """Remove the unpublished transitions that the remote refused from branch and history; None if there are none.
+def _take_out(project: Project, protocol: str, to: int | str | None) -> tuple[Steered | None, bool]:
+    """Remove the unpublished transitions that the remote refused from branch and history; return (None if there are none; whether
+    none that should go was published).
 
     Raises:
         RefusedError: a commit by a person builds on them. UsageError: no such revision.
@@ -109,7 +102,7 @@ def _take_out(project: Project, protocol: str, to: int | str | None) -> _Out | N
     git, branch, env = project.git, project.branch(protocol), project.env
     mirror = Clone(git, project.dirs, env).remote() if push_refusal.is_noted(project, protocol) else None
     if mirror is None:
-        return None
+        return None, False
     project.mirror = mirror
     seen = load.view(project, protocol)
     history = _walk(git, seen)
@@ -121,7 +114,7 @@ def _take_out(project: Project, protocol: str, to: int | str | None) -> _Out | N
     since = [commit for oid in reversed(git.first_parents(seen.tip, stop=base)) if (commit := git.commit(oid))]
     gone = [commit for commit in since if publishing.is_transition(commit, protocol)]
     if not gone or since[0].parents[:1] != (base,):
-        return None
+        return None, False
     new = base
     for commit in since:
         if commit not in gone:
@@ -150,7 +143,7 @@ def _take_out(project: Project, protocol: str, to: int | str | None) -> _Out | N
         notes.append("commits by people since are carried over")
     now = load.view(project, protocol)
     said = steered(project, now.state, now.tip, f"restored to revision {then.revision}", notes)
-    return _Out(then.revision <= revision, said)
+    return said, then.revision <= revision
 
 
 def _carried(project: Project, protocol: str, commit: Commit, onto: str) -> str:
@@ -246,8 +239,7 @@ def _refuse_lost(git: Git, seen: Snapshot, history: _History, to: int) -> None:
     for revision, commit in history.others:
         if revision < to:
             continue
-        parent = git.commit(commit.parents[0])
-        assert parent is not None
+        parent = commit_of(git, commit.parents[0])
         for path, (before, after) in git.changed(parent.tree, commit.tree).items():
             if path.startswith(own):
                 continue

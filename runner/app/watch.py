@@ -23,7 +23,7 @@ from runner.executor.advance import Advanced
 from runner.forge import Forge
 from runner.protocol import decision, ids, log, paths
 from runner.protocol.decision import Halt
-from runner.store import history, lookup, record, worktree
+from runner.store import lookup, publishing, record, worktree
 from runner.store.changes import Changes, Why, is_being_edited
 from runner.store.project import Project
 from runner.store.remote import Mirror
@@ -179,7 +179,11 @@ class _Watcher:
         due = self._due(project, keys)
         if self._is_first:
             self._is_first = False
-            self._begin(project, keys, due, publishes)
+            by, fetches = (
+                "polling" if self._changes.polls else "events",
+                self._wanted.fetch_every if publishes else None,
+            )
+            self._happened(project, "watching", protocols=len(keys), due=len(due), by=by, fetches=fetches)
         if publishes and self._away:
             return self._pause(project)
         forge = request.available(project) if publishes and due else None
@@ -198,10 +202,6 @@ class _Watcher:
         now = project.env.monotonic()
         again = min((self._remind_at, *(one.again for one in self._known.values())))
         return max(0.0, min(self._wanted.look_every, self._fetch_at - now, again - now))
-
-    def _begin(self, project: Project, keys: Mapping[str, Key], due: Mapping[str, bool], publishes: bool) -> None:
-        by, fetches = "polling" if self._changes.polls else "events", self._wanted.fetch_every if publishes else None
-        self._happened(project, "watching", protocols=len(keys), due=len(due), by=by, fetches=fetches)
 
     def _folders(self, project: Project) -> dict[str, Path]:
         """Return the folders in which an edit is a reason to look, by their protocols."""
@@ -298,15 +298,10 @@ class _Watcher:
         return True
 
     def _patterns(self, project: Project) -> Iterator[str]:
-        if self._ids:
-            for protocol in self._ids:
-                yield project.branch(protocol)
-                yield history.ref_of(protocol)
-                yield f"refs/runner/leases/{protocol}"
-            return
-        before = project.pattern.partition("{id}")[0]
-        yield from (f"refs/heads/{before}{digit}*" for digit in range(10))
-        yield from ("refs/runner/history/*", "refs/runner/leases/*")
+        for protocol in self._ids or ():
+            yield from publishing.refs_of(project, protocol)
+        if not self._ids:
+            yield from publishing.patterns(project)
 
     # --- going on ----------------------------------------------------------------------------------------------------
 

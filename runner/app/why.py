@@ -27,6 +27,7 @@ from runner.protocol.state import read_json
 from runner.store import history, record, worktree
 from runner.store.environment import timestamp
 from runner.store.project import Project
+from runner.trust.transitions import commit_of
 
 DEEP = 8  # edits by hand, one over the other, that are looked through
 ALIKE = 0.6  # of a line that a hand changed, what has to be left of it
@@ -168,8 +169,7 @@ class _Look:
         if first.commit is None:
             told |= {"kind": "uncommitted", "replaced": self._replaced(group, deep)}
             return told
-        commit = self.git.commit(first.commit)
-        assert commit is not None, "unreachable: git blamed a commit that is not here"
+        commit = commit_of(self.git, first.commit)
         told |= {"time": _time(commit.author), "author": _name(commit.author), "subject": _subject(commit)}
         if first.cut and self._is_cut(first.commit):
             told |= {"kind": "unknown", "note": "the history of this clone ends here; run `git fetch --unshallow`"}

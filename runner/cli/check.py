@@ -172,10 +172,7 @@ def _policy(session: Session, file: Path | None) -> PolicyFile | None:
 
 def _followed(session: Session, subject: Subject) -> Subject:
     """Follow the links of the checkout that a call's paths lead through, and say where they lead."""
-    try:
-        top = session.project.git.top
-    except UsageError:  # there is no repository here
-        return subject
+    top = session.here.git.top if session.here is not None else None
     if top is None:
         return subject
     found = check.followed(subject, top)
@@ -187,11 +184,7 @@ def _followed(session: Session, subject: Subject) -> Subject:
 
 def _effects(session: Session) -> Effects:
     """Return the effects of the tools that the repository's configuration knows; of ours alone outside of one."""
-    try:
-        project = session.project
-    except UsageError:
-        return check.effects_of(Config())
-    return check.effects_of(project.config)
+    return check.effects_of(session.here.config if session.here is not None else Config())
 
 
 @click.command("check")

@@ -109,9 +109,8 @@ def annotate(session: Session, found: Sequence[Annotation]) -> None:
         ]
         at = Path(session.environ.get("CI_PROJECT_DIR") or session.cwd) / REPORT
         try:
-            write_atomically(
-                at, json.dumps(told, indent=2).encode("ascii")
-            )  # never through a link that a branch has there
+            # Never through a link that a branch has there.
+            write_atomically(at, json.dumps(told, indent=2).encode("ascii"))
         except OSError as error:
             raise UsageError(f"it cannot be written: {error.strerror}", str(at), "let the job write there") from error
 

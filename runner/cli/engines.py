@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from runner.app import describe
@@ -60,12 +58,10 @@ def _check_all(session: Session, timeout: float) -> None:
 def _configured(session: Session) -> list[str]:
     """Return the engines that this machine would ask: of option, environment, phases and reviewers, and of the keys here."""
     named = [session.options.get("engine"), session.environ.get("RUNNER_ENGINE")]
-    try:
-        engine, review = session.project.config.engine, session.project.config.review
+    if (project := session.here) is not None:
+        engine, review = project.config.engine, project.config.review
         named += [*engine.plan, *engine.decompose, *engine.execute, *engine.review]
         named += [*(name for one in review.reviewers for name in one.engine), *engine.default]
-    except UsageError:  # outside a repository
-        pass
     named += registry.defaults(session.environ)
     return list(dict.fromkeys(filter(None, named)))
 
@@ -74,15 +70,14 @@ def _check(session: Session, name: str, timeout: float) -> None:
     import time
 
     if agents.is_agent(name):
-        try:
-            config = session.project.config
-        except UsageError:  # outside a repository
-            config = Config.model_construct()
+        config = session.here.config if session.here is not None else Config.model_construct()
         row = agents.need(name, config, session.environ.get("PATH", ""))
         session.result(f"{name}  is there  {' '.join(row.command[:2])}")
         return
     began = time.monotonic()
-    response = registry.check(name, session.environ, _base(session), timeout=timeout)
+    git = session.here.git if session.here is not None else None
+    base = (git.top or git.cwd) if git is not None else session.cwd  # that files are relative to
+    response = registry.check(name, session.environ, base, timeout=timeout)
     if response is None:
         session.result(f"{name}  is readable")
         return
@@ -91,12 +86,3 @@ def _check(session: Session, name: str, timeout: float) -> None:
     told = describe.money(cost) if cost is not None else "its price is not known: a budget in money cannot be kept"
     usage = response.usage
     session.result(f"{name}  answers  {took:.1f} s · {usage.input:,} tokens in, {usage.output:,} out · {told}")
-
-
-def _base(session: Session) -> Path:
-    """Return the folder that files are relative to: the repository's, else the one that the command runs in."""
-    try:
-        git = session.project.git
-    except UsageError:
-        return session.cwd
-    return git.top or git.cwd

@@ -19,6 +19,7 @@ import click
 from runner import signals
 from runner.cli import streams
 from runner.cli.streams import one_line, program, safe
+from runner.errors import UsageError
 from runner.lines import lines_of
 from runner.store.environment import Environment
 from runner.store.project import Project
@@ -92,6 +93,14 @@ class Session:
         if self._project is None:
             self._project = Project.open(self.cwd, self.environment(), self.options)
         return self._project
+
+    @property
+    def here(self) -> Project | None:
+        """The project; None outside of a repository."""
+        try:
+            return self.project
+        except UsageError:
+            return None
 
     def reopen(self) -> Project:
         """Return the project opened anew: configuration, remote and trusted branch may be others by now."""

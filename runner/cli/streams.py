@@ -59,9 +59,8 @@ def open_missing() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.set_inheritable(
-                os.open(os.devnull, os.O_RDWR), True
-            )  # open() takes the lowest free number, which is this one
+            # open() takes the lowest free number, which is this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
         if getattr(sys, name) is None:
             stream = os.fdopen(
                 number, "w" if number else "r", encoding="utf-8", errors="backslashreplace", closefd=False

@@ -423,9 +423,8 @@ class GitLab(forge.Forge):
             if rights is not None and (inner := rights.maybe_inner(key)) is not None
         ]
         scopes = None
-        with contextlib.suppress(
-            forge.NotFoundError, forge.TokenRefusedError, forge.ScopeMissingError
-        ):  # another kind of token
+        # Another kind of token.
+        with contextlib.suppress(forge.NotFoundError, forge.TokenRefusedError, forge.ScopeMissingError):
             token = self._client.one("/personal_access_tokens/self")
             scopes = tuple(str(scope) for scope in token.value.get("scopes") or ())
         return forge.Settings(

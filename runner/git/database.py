@@ -649,6 +649,12 @@ class Database(Sealed):
         data = spelt and tree_bytes_with(spelt, {name: (old_entries.get(name), entries.get(name)) for name in names})
         return self._write_tree(entries, data or tree_bytes(entries), tree)
 
+    def edited(self, tree: str | None, changes: Mapping[str, TreeEntry | None]) -> str:
+        """Return what `edit_tree` does, where something is left."""
+        made = self.edit_tree(tree, changes)
+        assert made is not None
+        return made
+
     def write_commit(
         self,
         tree: str,

@@ -145,6 +145,11 @@ def find(project: Project, name: str | None) -> str:
     return lookup.find(project, name)
 
 
+def refs_of(project: Project, protocol: str) -> tuple[str, ...]:
+    """Return the refs of a protocol that runners share: its branch, its history and its lease."""
+    return project.branch(protocol), history.ref_of(protocol), lease.ref_of(protocol)
+
+
 def patterns(project: Project, begins: Sequence[str] = tuple("0123456789")) -> list[str]:
     """Return the refspecs of the protocols whose ids start so: branches, histories and leases. Without `begins`: of all."""
     before = project.pattern.partition("{id}")[0]

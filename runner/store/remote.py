@@ -440,8 +440,7 @@ def write_files(git: Git, files: Mapping[str, bytes | TreeEntry], old: str | Non
         path: TreeEntry(BLOB, git.write("blob", data)) if isinstance(data, bytes) else data
         for path, data in files.items()
     }
-    tree = git.edit_tree(None, entries)
-    assert tree is not None
+    tree = git.edited(None, entries)
     return git.write_commit(tree, (old,) if old else (), author, author, f"{subject}\n".encode())
 
 

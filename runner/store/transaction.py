@@ -130,8 +130,7 @@ def prepare(
         )
         for name, data in {**files, **(more or {})}.items()
     }
-    made = git.edit_tree(tree or snapshot.tree, written)
-    assert made is not None
+    made = git.edited(tree or snapshot.tree, written)
     policy = policy_digest(git, by.trusted) if after.schema > 1 else None
     text = log.render_message(
         snapshot.protocol, entries, by.trusted, schema=after.schema, plan=after.plan, policy=policy
@@ -244,8 +243,7 @@ def adopt(git: Git, dirs: StateDir, env: Environment, edit: PersonEdit) -> str:
     branch, old = edit.branch, edit.old
     commit = git.commit(old)
     assert commit is not None
-    tree = git.edit_tree(commit.tree, edit.files)
-    assert tree is not None
+    tree = git.edited(commit.tree, edit.files)
     new = git.person_commit(tree, (old,), edit.author, edit.subject.encode() + b"\n")
     with locks.hold(dirs.publish_lock(branch), env, what=branch, wait=PUBLISH_WAIT):
         worktree.note(git, dirs, branch, old, new)

@@ -111,14 +111,6 @@ class Examined:
         """The commit that verified here last, where the branch's history no longer has it."""
         return rewritten_from(self.project, self.protocol, self.tip)
 
-    def verify(self) -> tuple[Report, str | None]:
-        """Return both.
-
-        Raises:
-            RunnerError: the branch cannot be verified here.
-        """
-        return self.judged, self.old
-
     @cached_property
     def is_adoptable(self) -> bool:
         """Whether the history was rewritten, and is adopted as a merge into the old one."""

@@ -21,6 +21,7 @@ from runner.store.environment import forget_checkpoint, read_checkpoint, write_c
 from runner.store.project import Project
 from runner.store.snapshot import Folder, Snapshot
 from runner.trust import transitions, verify
+from runner.trust.transitions import commit_of
 from runner.trust.verify import is_rebased, replaced
 from runner.trust.walk import Report, name_in
 
@@ -40,7 +41,7 @@ def fix(project: Project, protocol: str, tell: Callable[[str], None], *, by_name
         if by_name:
             publishing.look(project, branch, history.ref_of(protocol))
         here = git.ref(branch)
-        tip = here or _seen_there(project, protocol) or project.protocols()[protocol]
+        tip = here or project.above(project.branch(protocol)) or project.protocols()[protocol]
         judged, old = verify.verify(git, protocol, tip, project.trusted), rewritten_from(project, protocol, tip)
         if judged.is_foreign and old is None:
             return
@@ -103,11 +104,6 @@ def _refuse_forgetting(project: Project, protocol: str, tip: str, old: str) -> N
     journal.refuse_unrecorded(project.dirs, protocol, snapshot.read(project.git, old, protocol).state, way)
 
 
-def _seen_there(project: Project, protocol: str) -> str | None:
-    mirror = project.mirror
-    return mirror.refs().get(project.branch(protocol)) if mirror is not None else None
-
-
 def _fix_there(project: Project, protocol: str, tell: Callable[[str], None]) -> None:
     """Repair what the remote has, where that does not verify and is no descendant of the branch here.
 
@@ -140,8 +136,7 @@ def _merge(project: Project, protocol: str, old: str, rewritten: Report, tell: C
     """
     git, tip, folder = project.git, rewritten.tip, paths.folder(protocol)
     here = git.ref(project.branch(protocol))
-    was, now = git.commit(old), git.commit(tip)
-    assert was is not None and now is not None
+    was, now = commit_of(git, old), commit_of(git, tip)
     files = [
         {path: entry for path, entry in git.files(oid, folder).items() if _is_proof(protocol, path)}
         for oid in (old, tip)
@@ -152,8 +147,7 @@ def _merge(project: Project, protocol: str, old: str, rewritten: Report, tell: C
         for path in {**files[0], **files[1]}
         if path in files[0] or not _is_approval(protocol, path)
     }
-    tree = git.edit_tree(now.tree, record)
-    assert tree is not None
+    tree = git.edited(now.tree, record)
     onto = _side(project, protocol, old, tip)
     new = old
     if tree != was.tree or onto is not None:
@@ -183,7 +177,7 @@ def _publish(
 ) -> None:
     """Move the branch from `here` to the tip that repairs it; on the remote too, where that is a fast-forward."""
     protocol, new, state = repaired.walk.protocol, repaired.tip, repaired.walk.state
-    git, branch, there = project.git, project.branch(protocol), _seen_there(project, protocol)
+    git, branch, there = project.git, project.branch(protocol), project.above(project.branch(protocol))
     assert state is not None
     is_out = there is not None and git.is_ancestor(there, new)
     push = publishing.pusher(project, protocol, new, filed=filed) if is_out else None
@@ -209,7 +203,7 @@ def _side(project: Project, protocol: str, old: str, tip: str) -> str | None:
     git = project.git
     first = git.commit(transitions.chain_of(git, protocol, tip)[0])
     onto = first.parents[0] if first is not None and first.parents else None
-    there = _seen_there(project, protocol)
+    there = project.above(project.branch(protocol))
     if there is not None and git.is_ancestor(there, tip) and not git.is_ancestor(there, old):
         onto = there
     return onto if onto is not None and not git.is_ancestor(onto, old) else None
@@ -269,7 +263,7 @@ def _repair(project: Project, protocol: str, judged: Report, tell: Callable[[str
     """Commit the record as its events make it; where the folder was deleted, first the plan files, in the person's name."""
     git, walk, tip = project.git, judged.walk, judged.tip
     assert walk.state is not None
-    here, there = git.ref(project.branch(protocol)), _seen_there(project, protocol)
+    here, there = git.ref(project.branch(protocol)), project.above(project.branch(protocol))
     if here is None and there == tip:
         publishing.bring_history(project, protocol)
     folder = paths.folder(protocol)
@@ -277,16 +271,14 @@ def _repair(project: Project, protocol: str, judged: Report, tell: Callable[[str
     if not judged.walk.folder.files:
         tip = _restore_plan_files(project, protocol, judged)
         commits.append(tip)
-    commit = git.commit(tip)
-    assert commit is not None
+    commit = commit_of(git, tip)
     now = {path.removeprefix(f"{folder}/"): entry for path, entry in git.files(tip, folder).items()}
     record: dict[str, TreeEntry | None] = {
         f"{folder}/{name}": walk.record.get(name)
         for name in {*now, *walk.record}
         if paths.is_record(name) and now.get(name) != walk.record.get(name)
     }
-    tree = git.edit_tree(commit.tree, record)
-    assert tree is not None
+    tree = git.edited(commit.tree, record)
     files = {name: entry for name, entry in now.items() if not paths.is_record(name)} | walk.record
     names = sorted({name_in(protocol, path) for path in record})
     reason = f"changed by ordinary commits: {', '.join(names)}"
@@ -335,7 +327,7 @@ def _settle_with(
 
 
 def _tell_unpublished(project: Project, protocol: str, oid: str, tell: Callable[[str], None]) -> None:
-    there = _seen_there(project, protocol)
+    there = project.above(project.branch(protocol))
     if there is not None and not project.git.is_ancestor(oid, there):
         tell(f"{protocol}: the repair is here alone; `runner sync {protocol}` publishes it")
 
@@ -343,8 +335,7 @@ def _tell_unpublished(project: Project, protocol: str, oid: str, tell: Callable[
 def _restore_plan_files(project: Project, protocol: str, judged: Report) -> str:
     """Commit, in the person's name, the plan files of a folder that a commit deleted."""
     git, folder = project.git, paths.folder(protocol)
-    tip = git.commit(judged.tip)
-    assert tip is not None
+    tip = commit_of(git, judged.tip)
     had: str | None = tip.oid
     while had is not None and git.tree(f"{had}:{folder}") is None:
         commit = git.commit(had)
@@ -353,8 +344,7 @@ def _restore_plan_files(project: Project, protocol: str, judged: Report) -> str:
     files: dict[str, TreeEntry | None] = {
         path: entry for path, entry in git.files(had, folder).items() if not paths.is_record(name_in(protocol, path))
     }
-    tree = git.edit_tree(tip.tree, files)
-    assert tree is not None
+    tree = git.edited(tip.tree, files)
     return git.person_commit(tree, (tip.oid,), project.person(), f"{protocol}: put plan and steps back\n".encode())
 
 

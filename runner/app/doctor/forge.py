@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from runner.app import request
-from runner.app.doctor import Finding
+from runner.app.doctor import Finding, of_error
 from runner.errors import RunnerError
 from runner.executor import permissions
 from runner.forge import OUR_CONTEXTS, Access, Forge, ForgeError, Identity, Kind, MergeMethod, NotFoundError, Settings
@@ -24,7 +24,7 @@ def examine(project: Project) -> list[Finding]:
     try:
         forge = request.opened(project)
     except RunnerError as error:
-        return [_failed(error, "nothing can be posted to the forge or fetched from it")]
+        return [of_error(error, "nothing can be posted to the forge or fetched from it")]
     if forge is None:
         return list(_unset(project))
     with contextlib.closing(forge):
@@ -41,11 +41,7 @@ def examine(project: Project) -> list[Finding]:
                 *_push(project),
             ]
         except ForgeError as error:
-            return [_failed(error, "the forge's settings could not be read")]
-
-
-def _failed(error: RunnerError, consequence: str) -> Finding:
-    return Finding("here", error.what, error.where, consequence, error.hint)
+            return [of_error(error, "the forge's settings could not be read")]
 
 
 def _unset(project: Project) -> Iterator[Finding]:
@@ -256,4 +252,4 @@ def _push(project: Project) -> Iterator[Finding]:
             {f"refs/heads/{name}": project.trusted.commit, "refs/runner/numbers/9999": project.trusted.commit}
         )
     except RunnerError as error:
-        yield _failed(error, "work of this clone cannot be published")
+        yield of_error(error, "work of this clone cannot be published")

@@ -30,9 +30,8 @@ from runner.values import dataclass
 MOST_READ = 1_000_000_000  # bytes of a file in a workspace: a step may leave one that never ends
 CHUNK = 1 << 20
 FETCHED = ("refs/heads/*", "refs/tags/*", "refs/runner/*")
-_FOLDER = (
-    "folder-"  # a file in `damaged` with such a name was in the place of a folder of objects, which may be missing
-)
+# A file in `damaged` with such a name was in the place of a folder of objects, which may be missing.
+_FOLDER = "folder-"
 
 
 @dataclass(frozen=True, slots=True)
