@@ -90,7 +90,7 @@ def _told(loop: Consultation, task: str) -> tuple[Discovery, str]:
             why = (f"it refused: {record.text[:300] or 'no reason given'}",)
             break
         try:
-            return model_answers.read_discovery(record.text), record.engine
+            return model_answers.parse(model_answers.Discovery, record.text), record.engine
         except UnfitError as error:
             why = error.problems
         turns.append(turn_of(record))

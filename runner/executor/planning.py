@@ -175,7 +175,7 @@ def converse(
         try:
             if record.finish == "length":
                 raise UnfitError(["it was cut off, for it is too long; write a shorter plan"])
-            draft = model_answers.read_plan(record.text)
+            draft = model_answers.parse(model_answers.Draft, record.text)
             if draft.questions and answer is not None and rounds < ROUNDS:
                 rounds += 1
                 said = zip(draft.questions, answer(draft.questions), strict=True)

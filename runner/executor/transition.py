@@ -129,7 +129,7 @@ def failed(
             failure,
             *(ev.StepRetried(subject=slug, attempt=state.steps[slug].attempt + 1, kept=kept) for slug in again),
         ]
-    if step.on_failure.then == "block":
+    if step.header.on_failure.then == "block":
         return blocked(state.protocol, failure)
     return [failure, ev.Failed(subject=state.protocol, reason=reason)]
 

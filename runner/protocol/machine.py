@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterable
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runner.errors import IllegalEventError
 from runner.lines import pattern
@@ -69,7 +69,7 @@ def apply(state: State | None, entry: Entry) -> State:
         )
     if entry.revision != state.revision + 1:
         raise _illegal(state, event, f"its revision is {entry.revision}, after {state.revision}")
-    return dataclasses.replace(_apply(state, entry), revision=entry.revision)
+    return dataclasses.replace(_spend(_apply(state, entry), event), revision=entry.revision)
 
 
 def fold(state: State | None, entries: Iterable[Entry]) -> State | None:
@@ -100,7 +100,6 @@ def _apply(state: State, entry: Entry) -> State:
         case ev.Created():
             raise _illegal(state, event, "it was created before")
         case ev.Planned():  # Imported and Forked too
-            state = _spend(state, event, event.spent)
             # What the planner still asked is not owed any more: the plan is there.
             owed = [wait for wait in state.waiting if wait.subject != event.subject]
             state = dataclasses.replace(state, plan=event.plan, steps=_planned(event.steps), waiting=owed)
@@ -108,37 +107,32 @@ def _apply(state: State, entry: Entry) -> State:
                 for slug, result in event.done.items():
                     state = _with_step(state, event, slug, status=StepStatus.COMPLETED, result=result)
         case ev.PlanEdited():
-            state = _edit(_spend(state, event, event.spent), event)
+            state = _edit(state, event)
         case ev.ApprovalAsked():
             if event.subject in state.steps and state.steps[event.subject].status not in row.steps:
                 raise _illegal(state, event, f"{event.subject} is {state.steps[event.subject].status}")
-            state = _wait(state, entry, event.kind, event.digest, event.text, event.by)
+            state = _wait(state, entry, event.kind)
         case ev.ApprovalCounted():
             state = _unwait(state, event, event.wait)
         case ev.ApprovalRefused():
             state = _unwait(state, event, event.wait, row.ends) if event.wait else state
         case ev.Asked():
-            if event.kind == "human":
+            is_human = event.kind == "human"
+            if is_human or event.subject in state.steps:
                 step = _step(state, event)
-                if state.status not in ACTIVE or step.status is not _S.PENDING:
-                    raise _illegal(
-                        state, event, f"{event.subject} is {step.status}, {state.protocol} is {state.status}"
-                    )
-                state = _started(_with_step(state, event, event.subject, status=_S.RUNNING))
-            elif event.subject in state.steps:
-                step = _step(state, event)
-                if state.status not in WORKING or step.status not in row.steps or step.removed:
+                statuses, steps = (ACTIVE, {_S.PENDING}) if is_human else (WORKING, row.steps)
+                if state.status not in statuses or step.status not in steps or step.removed:
                     raise _illegal(
                         state, event, f"{event.subject} is {step.status}, {state.protocol} is {state.status}"
                     )
                 state = _started(_with_step(state, event, event.subject, status=_S.RUNNING))
             elif state.status is Status.PENDING:
                 state = dataclasses.replace(state, status=Status.PLANNING)
-            state = _wait(_spend(state, event, event.spent), entry, event.kind, None, event.text, event.by)
+            state = _wait(state, entry, event.kind)
         case ev.Answered():
             state = _unwait(state, event, event.wait, row.ends)
         case ev.BudgetReached():
-            state = _wait(_spend(state, event, event.spent), entry, "budget", None, event.text, event.by)
+            state = _wait(state, entry, "budget")
         case ev.Resumed():
             after = _where_it_was(state)
             if state.status is Status.FAILED and after in (Status.FAILED, Status.BLOCKED):
@@ -147,7 +141,6 @@ def _apply(state: State, entry: Entry) -> State:
         case ev.Cancelled():
             if was is Status.CANCELLED and not event.spent:  # a second one is of the runner that was at work
                 raise _illegal(state, event, f"{state.protocol} is {was}")
-            state = _spend(state, event, event.spent)
         case ev.Completed():
             left = [slug for slug, step in state.open_steps() if step.status not in ENDED]
             if left or state.waiting:
@@ -199,16 +192,11 @@ def _where_it_was(state: State) -> Status:
     return Status.RUNNING if started else Status.PLANNED
 
 
-def _wait(state: State, entry: Entry, kind: str, digest_: str | None, text: str, by: str) -> State:
-    wait = Wait(
-        id=f"w{entry.revision}",
-        kind=kind,
-        subject=entry.event.subject,
-        digest=digest_,
-        text=text,
-        by=by,
-        since=entry.time,
-    )
+def _wait(state: State, entry: Entry, kind: str) -> State:
+    """An event that does not say who ends the wait leaves it to anyone."""
+    event: Any = entry.event
+    name, digest_, by = f"w{entry.revision}", getattr(event, "digest", None), getattr(event, "by", "anyone")
+    wait = Wait(id=name, kind=kind, subject=event.subject, digest=digest_, text=event.text, by=by, since=entry.time)
     return dataclasses.replace(state, waiting=[*state.waiting, wait])
 
 
@@ -226,7 +214,8 @@ _USD = pattern(r"(?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,12})?")
 _MOST = 2**53  # what every reader of JSON keeps exactly
 
 
-def _spend(state: State, event: Event, spent: ev.Spent) -> State:
+def _spend(state: State, event: Event) -> State:
+    spent = getattr(event, "spent", None)
     if not spent:
         return state
     total = state.spent
@@ -278,9 +267,9 @@ def _apply_to_step(state: State, entry: Entry, row: EventType) -> State:
                 wait.kind == "call" for wait in owed
             ):  # a call is asked for again only after the wait before it has ended
                 raise _illegal(state, event, "a call of it waits already")
-            state = _wait(_spend(state, event, event.spent), entry, "call", event.digest, event.text, event.by)
+            state = _wait(state, entry, "call")
         case ev.EffectUnknown():
-            state = _wait(_spend(state, event, event.spent), entry, "effect", event.digest, event.text, "anyone")
+            state = _wait(state, entry, "effect")
         case ev.CallDecided():
             state = _unwait(state, event, event.wait)
         case ev.EffectDecided():
@@ -291,29 +280,19 @@ def _apply_to_step(state: State, entry: Entry, row: EventType) -> State:
             if event.digest != step.digest:
                 raise _illegal(state, event, "the step's file has another digest")
             changes |= {"result": event.result, "reason": None}
-            state = _made(_spend(state, event, event.spent), entry, event.artifacts, step.attempt)
+            state = _made(state, entry, event.artifacts, step.attempt)
         case ev.QaPassed():
             if not event.evidence:
                 raise _illegal(state, event, "it names no evidence")
             changes |= {"passed": True}
-            state = _spend(state, event, event.spent)
         case ev.QaFailed():
             changes |= {"passed": False, "reason": event.reason}
-            state = _spend(state, event, event.spent)
         case ev.StepCompleted():
             if not (step.passed or step.qa == "skip") or owed:
                 raise _illegal(state, event, "QA has not passed" if not owed else f"{owed[0].kind} is still owed")
-        case ev.StepFailed():  # StepBlocked too
+        case ev.StepFailed() | ev.StepCancelled():  # StepBlocked too
             changes |= {"reason": event.reason}
-            state = dataclasses.replace(
-                _spend(state, event, event.spent),
-                waiting=[wait for wait in state.waiting if wait.subject != event.subject],
-            )
-        case ev.StepCancelled():
-            changes |= {"reason": event.reason}
-            state = dataclasses.replace(
-                state, waiting=[wait for wait in state.waiting if wait.subject != event.subject]
-            )
+            state = dataclasses.replace(state, waiting=[wait for wait in state.waiting if wait not in owed])
         case ev.StepRetried():
             changes |= {"attempt": event.attempt, "passed": False, "result": None}
             if state.status in (Status.FAILED, Status.BLOCKED):

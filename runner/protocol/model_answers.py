@@ -97,15 +97,6 @@ class Draft(Answer):
         return self
 
 
-def read_plan(text: str) -> Draft:
-    """Return the plan that a model's answer holds.
-
-    Raises:
-        UnfitError: it is none; with every reason.
-    """
-    return parse(Draft, text)
-
-
 def parse(model: type[Model], text: str) -> Model:
     """Return the `model` that a model's answer holds, as JSON.
 
@@ -285,15 +276,6 @@ class Discovery(Answer):
     def commands(self) -> dict[str, str]:
         """Return the commands that the project has: name to lines of shell."""
         return {name: run for name, run in self if name != "questions" and run is not None}
-
-
-def read_discovery(text: str) -> Discovery:
-    """Return the commands that a model's answer holds.
-
-    Raises:
-        UnfitError: it is none; with every reason.
-    """
-    return parse(Discovery, text)
 
 
 FINDINGS_MOST = 100  # findings of one verdict

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import field
 from enum import StrEnum
 from functools import cache
@@ -247,17 +247,14 @@ class OnFailure(FileModel):
         return self
 
 
-def _qa(value: object) -> object:
-    return {"policy": value} if isinstance(value, str) else value
+def short_for(key: str) -> Callable[[object], object]:
+    """Return what reads a text alone as the value of this key."""
+    return lambda value: {key: value} if isinstance(value, str) else value
 
 
-def _approval(value: object) -> object:
-    return {"when": value} if isinstance(value, str) else value
-
-
-QaKey = Annotated[Qa, BeforeValidator(_qa, json_schema_input_type=QaPolicy | Qa)]
+QaKey = Annotated[Qa, BeforeValidator(short_for("policy"), json_schema_input_type=QaPolicy | Qa)]
 ApprovalKey = Annotated[
-    Approval, BeforeValidator(_approval, json_schema_input_type=Literal["none", "before", "after"] | Approval)
+    Approval, BeforeValidator(short_for("when"), json_schema_input_type=Literal["none", "before", "after"] | Approval)
 ]
 
 
@@ -423,16 +420,11 @@ class Step:
     lines: Mapping[str, int] = field(repr=False, compare=False)  # of the header's keys, for messages
 
     @property
-    def on_failure(self) -> OnFailure:
-        """What happens when it fails."""
-        return self.header.on_failure
-
-    @property
     def retries(self) -> tuple[str, int]:
         """Where work starts again when it fails, itself or `goto`, and after how many attempts there that ends."""
         if self.goto is not None:
-            return self.goto, self.on_failure.limit or 1
-        return self.slug, self.on_failure.retry
+            return self.goto, self.header.on_failure.limit or 1
+        return self.slug, self.header.on_failure.retry
 
     @property
     def evidence(self) -> list[str]:
@@ -705,13 +697,10 @@ def refuse_unsupported(plan: Plan, where: str) -> None:
     Raises:
         UnsupportedError: naming file and key.
     """
-
-    def refuse(what: str, of: Plan | Step, key: str, hint: str) -> UnsupportedError:
-        at = f"{where}/{of.file if isinstance(of, Step) else paths.PLAN}:{of.lines.get(key, 1)}"
-        return UnsupportedError(f"{what} is not supported by this version", at, hint)
-
     for step in plan.steps:
         if step.header.budget and step.header.kind is not Kind.AGENT and step.qa is not QaPolicy.FULL:
-            raise refuse(
-                "`budget:` of a step that asks no model", step, "budget", "remove the key; `timeout:` bounds a command"
+            raise UnsupportedError(
+                "`budget:` of a step that asks no model is not supported by this version",
+                f"{where}/{step.file}:{step.lines.get('budget', 1)}",
+                "remove the key; `timeout:` bounds a command",
             )

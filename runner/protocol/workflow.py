@@ -28,7 +28,7 @@ from runner.protocol.file_models import (
     nearest,
     problem,
 )
-from runner.protocol.plans import PlanHeader, input_names
+from runner.protocol.plans import PlanHeader, input_names, short_for
 from runner.protocol.strict_yaml import INT, NUMBER, Bool, Plain, Script, Text
 
 
@@ -53,22 +53,15 @@ def written(kind: Type, text: str) -> str | None:
     """Return how `text` is written in YAML as a value of this type; None where it is none."""
     match kind:
         case Type.STRING:
-            return _quoted(text)
+            # JSON's strings are YAML's, but for characters that YAML breaks lines at or does not print.
+            odd = "[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]"
+            return re.sub(odd, lambda found: f"\\u{ord(found[0]):04x}", json.dumps(text, ensure_ascii=False))
         case Type.INTEGER:
             return text if INT.fullmatch(text) else None
         case Type.NUMBER:
             return text if NUMBER.fullmatch(text) else None
         case Type.BOOLEAN:
             return text if text in ("true", "false") else None
-
-
-def _quoted(text: str) -> str:
-    # JSON's strings are YAML's, but for characters that YAML breaks lines at or does not print.
-    return re.sub(
-        "[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]",
-        lambda found: f"\\u{ord(found[0]):04x}",
-        json.dumps(text, ensure_ascii=False),
-    )
 
 
 class Input(FileModel):
@@ -106,15 +99,11 @@ class Input(FileModel):
         return self.default is None if self.required is None else self.required
 
 
-def _short(value: object) -> object:
-    return {"type": value} if isinstance(value, str) else value
-
-
 class WorkflowHeader(PlanHeader):
     """The front matter of a workflow's plan.md."""
 
     inputs: Annotated[
-        dict[Text, Annotated[Input, BeforeValidator(_short, json_schema_input_type=Type | Input)]],
+        dict[Text, Annotated[Input, BeforeValidator(short_for("type"), json_schema_input_type=Type | Input)]],
         AfterValidator(input_names),
     ] = Field(
         default_factory=dict,

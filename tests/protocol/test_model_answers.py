@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 
-from runner.protocol.model_answers import LINE_LIMIT, LINES_MOST, UnfitError, read_discovery
+from runner.protocol.model_answers import LINE_LIMIT, LINES_MOST, Discovery, UnfitError, parse
 
 
 def test_commands_are_read_by_their_names() -> None:
-    found = read_discovery(
-        json.dumps({"test": "make check \n\n# all\nmake more\n", "lint": "ruff check", "questions": ["Which?"]})
+    found = parse(
+        Discovery,
+        json.dumps({"test": "make check \n\n# all\nmake more\n", "lint": "ruff check", "questions": ["Which?"]}),
     )
     assert found.commands() == {"lint": "ruff check", "test": "make check\n\n# all\nmake more"}
-    assert found.questions == ("Which?",) and read_discovery("{}").commands() == {}
+    assert found.questions == ("Which?",) and parse(Discovery, "{}").commands() == {}
 
 
 @pytest.mark.parametrize(
@@ -43,5 +44,5 @@ def test_commands_are_read_by_their_names() -> None:
 )
 def test_anything_else_is_refused_with_a_reason(value: Any) -> None:
     with pytest.raises(UnfitError) as refused:
-        read_discovery(json.dumps(value))
+        parse(Discovery, json.dumps(value))
     assert refused.value.problems and all(refused.value.problems)
