@@ -272,7 +272,11 @@ def read_checkpoint(dirs: StateDir, protocol: str) -> str | None:
 
 def write_checkpoint(dirs: StateDir, protocol: str, tip: str, genesis: str) -> None:
     """Remember a tip that verified; where the state cannot be written, or is lost, it is verified again next time."""
-    write_loosely(dirs.checkpoint(protocol), json.dumps({"tip": tip, "genesis": genesis}).encode() + b"\n")
+    write_loosely(dirs.checkpoint(protocol), _checkpoint(tip, genesis))
+
+
+def _checkpoint(tip: str, genesis: str) -> bytes:
+    return json.dumps({"tip": tip, "genesis": genesis}).encode() + b"\n"
 
 
 def write_loosely(path: Path, data: bytes) -> None:
@@ -291,8 +295,7 @@ def lower_checkpoint(dirs: StateDir, protocol: str, tip: str, genesis: str) -> N
 
     Raises OSError.
     """
-    data = json.dumps({"tip": tip, "genesis": genesis}).encode() + b"\n"
-    write_atomically(dirs.checkpoint(protocol), data)
+    write_atomically(dirs.checkpoint(protocol), _checkpoint(tip, genesis))
 
 
 def forget_checkpoint(dirs: StateDir, protocol: str) -> None:

@@ -439,30 +439,21 @@ def _asked(git: Git, protocol: str, tip: str | None, call: str) -> int:
     )
 
 
-def _published(git: Git, tip: str, there: str) -> Iterator[str]:
-    """Yield each event, as `NAME SUBJECT`, of the transitions between two commits of a branch, the newest first."""
-    for oid in git.first_parents(there, stop=tip):
-        commit = git.commit(oid)
-        trailers = log.parse_message(commit.message) if commit else None
-        yield from trailers.events if trailers is not None else ()
-
-
 def _concerns(project: Project, slug: str, there: str | None, tip: str | None) -> bool:
     """Return whether the transitions published between two commits of the branch concern a step, or stop the protocol."""
     if there is None or tip is None or not project.git.is_ancestor(tip, there):
         return True
-    for event in _published(project.git, tip, there):
-        name, _, about = event.partition(" ")
-        if about == slug or event_type(name).stops:
-            return True
-    return False
+    commits = filter(None, map(project.git.commit, project.git.first_parents(there, stop=tip)))
+    published = (log.parse_message(commit.message) for commit in commits)
+    events = (event.split(" ") for trailers in published if trailers is not None for event in trailers.events)
+    return any(about == slug or event_type(name).stops for name, about in events)
 
 
 def is_due(project: Project) -> bool:
     """Return whether the work should be published now: it ends an effect that was announced, or the lease was renewed for it."""
     held = project.lease
     assert held is not None
-    return bool(held.intents) or held.renewed or _is_old(project, held)
+    return bool(held.intents) or held.renewed or project.env.lasting() - held.since > held.every
 
 
 def push(project: Project, changes: Changes, *, keep: bool = False) -> None:
@@ -556,10 +547,6 @@ def _push(
     changes = make()
     mirror.push(changes, timeout=timeout)
     return changes
-
-
-def _is_old(project: Project, held: Held) -> bool:
-    return project.env.lasting() - held.since > held.every
 
 
 def _host(project: Project) -> str:

@@ -42,7 +42,7 @@ def base_of(project: Project, named: str | None) -> tuple[str, str]:
     if head is None:
         code, out, _ = git.try_run("rev-parse", "--verify", "--quiet", "HEAD^{commit}", git_dir=git.git_dir)
         if code:
-            raise _unborn(git)
+            raise trusted.NoCommitsError(str(git.cwd))
         oid = out.decode().strip()
         return oid, oid
     branch = head.removeprefix("refs/heads/")
@@ -53,14 +53,8 @@ def base_of(project: Project, named: str | None) -> tuple[str, str]:
         return base_of(project, snapshot.read(git, tip, protocol).state.base)
     commit = git.resolve(head)
     if commit is None:
-        raise _unborn(git)
+        raise trusted.NoCommitsError(str(git.cwd))
     return branch, commit
-
-
-def _unborn(git: Git) -> UsageError:
-    return UsageError(
-        "the repository has no commits yet", str(git.cwd), "make a first commit: git commit --allow-empty -m start"
-    )
 
 
 def tip_of(git: Git, name: str) -> str | None:
@@ -141,7 +135,7 @@ def _make_worktree(git: Git, dirs: StateDir, ref: str, protocol: str, path: Path
         _unmake_worktree(git, dirs, protocol, path)
         return None, f"no worktree: {path} was not made"
     _be_sparse(git, tree, protocol)
-    note = worktree.note_one(dirs, tree, ref, git.write("tree", b""), tip)
+    note = worktree.note(dirs, tree, ref, git.write("tree", b""), tip)
     dirs.making(protocol).unlink()
     try:
         git.run(

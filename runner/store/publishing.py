@@ -441,8 +441,7 @@ def ensure_lease(project: Project) -> None:
         StopRequested: the protocol was cancelled.
     """
     signals.check_stop()
-    if project.lease is not None:
-        lease.ensure(project)
+    lease.ensure(project)
 
 
 def drop_lease(project: Project) -> None:
@@ -632,12 +631,7 @@ def carry(project: Project, commit: Commit, onto: str, protocol: str) -> str:
         before = git.merge_trees(*commit.parents)[0] or before
         if before == commit.tree:
             return onto
-    who = project.runner()
-    # merge-tree finds its base by itself: these three say which it is.
-    base = git.write_commit(before, (), who, who, b"base\n")
-    ours = git.write_commit(target.tree, (base,), who, who, b"ours\n")
-    theirs = git.write_commit(commit.tree, (base,), who, who, b"theirs\n")
-    tree, conflicts = git.merge_trees(ours, theirs)
+    tree, conflicts = git.merge_onto(before, target.tree, commit.tree, project.runner())
     if tree is None:
         raise _conflict(protocol, conflicts)
     return done_again(project, commit, tree, (onto, *brought))

@@ -95,7 +95,7 @@ def explain(project: Project, protocol: str, error: PushRefusedError, new: str, 
 def _files(git: Git, protocol: str, new: str, old: str) -> list[_File]:
     """Return the files that the branch's commits bring which `old` does not have, with those that its history files beside them."""
     chain, at = record.since(git, new, old)
-    before = _revision(git, protocol, at) if at is not None else None
+    before = int(record.row(git, protocol, at)["revision"]) or None if at is not None else None
     found: list[_File] = []
     revisions: dict[str, int | None] = {}
     for commit in chain:
@@ -111,13 +111,10 @@ def _files(git: Git, protocol: str, new: str, old: str) -> list[_File]:
         owner = git.commit(beside) if beside in revisions else None
         if owner is not None and beside not in seen:
             seen.add(beside)
-            found += _of(git, _tree_before(git, entry), entry.tree, owner, revisions[beside])
+            parent = git.commit(entry.parents[0]) if entry.parents else None
+            old_tree = parent.tree if parent is not None and parent.message == entry.message else None
+            found += _of(git, old_tree, entry.tree, owner, revisions[beside])
     return found
-
-
-def _tree_before(git: Git, entry: Commit) -> str | None:
-    parent = git.commit(entry.parents[0]) if entry.parents else None
-    return parent.tree if parent is not None and parent.message == entry.message else None
 
 
 def _of(git: Git, old: str | None, new: str, commit: Commit, before: int | None) -> list[_File]:
@@ -128,11 +125,6 @@ def _of(git: Git, old: str | None, new: str, commit: Commit, before: int | None)
     }
     sizes = git.sizes(list(changed.values()))
     return [_File(path, size or 0, commit, before) for path, size in zip(changed, sizes, strict=True)]
-
-
-def _revision(git: Git, protocol: str, at: str) -> int | None:
-    found = record.row(git, protocol, at)
-    return int(found["revision"]) if found["revision"] else None
 
 
 def _step(git: Git, protocol: str, one: _File) -> str:

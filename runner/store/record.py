@@ -506,13 +506,10 @@ def with_inputs(git: Git, protocol: str, tip: str, text: str) -> str:
 
 def step_file(git: Git, protocol: str, tip: str, slug: str) -> tuple[str, bytes | None]:
     """Return (name, bytes) of a step's file in a commit; the name is empty where there is none."""
-    names: Sequence[str] = [name for name in folder(git, protocol, tip) if _is_file_of(name, slug)]
-    return (names[0], git.blob(f"{tip}:{paths.folder(protocol)}/{names[0]}")) if names else ("", None)
-
-
-def _is_file_of(name: str, slug: str) -> bool:
-    match = STEP_FILE.fullmatch(name)
-    return match is not None and match["slug"] == slug
+    for name in folder(git, protocol, tip):
+        if (match := STEP_FILE.fullmatch(name)) and match["slug"] == slug:
+            return name, git.blob(f"{tip}:{paths.folder(protocol)}/{name}")
+    return "", None
 
 
 def checks(entries: Sequence[RawEntry], slug: str) -> Iterator[tuple[RawEntry, dict[str, Any]]]:

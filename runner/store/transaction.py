@@ -18,7 +18,7 @@ from runner.protocol.events import Entry, Event
 from runner.protocol.ids import digest
 from runner.protocol.state import State
 from runner.store import locks, worktree
-from runner.store.environment import Environment, StateDir
+from runner.store.environment import Environment, StateDir, matching
 from runner.store.remote import PushRefusedError
 from runner.store.snapshot import Snapshot
 from runner.store.trusted import policy_digest
@@ -219,7 +219,7 @@ def _sync(git: Git, branch: str) -> None:
 
 def settle(git: Git, dirs: StateDir, env: Environment, branch: str) -> None:
     """Bring the worktrees on a branch along that a crash left behind it, where nothing is to be published on it."""
-    if worktree.has_notes(dirs):
+    if matching(dirs.follows, "*.json"):
         with locks.hold(dirs.publish_lock(branch), env, what=branch, wait=PUBLISH_WAIT):
             worktree.settle_all(git, dirs, branch, env)
 
@@ -246,7 +246,8 @@ def adopt(git: Git, dirs: StateDir, env: Environment, edit: PersonEdit) -> str:
     tree = git.edited(commit.tree, edit.files)
     new = git.person_commit(tree, (old,), edit.author, edit.subject.encode() + b"\n")
     with locks.hold(dirs.publish_lock(branch), env, what=branch, wait=PUBLISH_WAIT):
-        worktree.note(git, dirs, branch, old, new)
+        for there in worktree.on_branch(git, branch):
+            worktree.note(dirs, there, branch, old, new)
         git.update_refs({branch: (new, old)}, "runner: adopt")
         worktree.settle_all(git, dirs, branch, env)
     return new
@@ -263,10 +264,7 @@ def merge_work(git: Git, protocol: str, work: str, onto: str, who: Ident) -> tup
         return git.merge_trees(onto, work)
     own = {paths.folder(protocol): (git.tree(f"{target.tree}:{paths.ROOT}") or {})[protocol]}
     trees = [git.edit_tree(commit.tree, own) or commit.tree for commit in (start, made)]
-    # merge-tree finds its base by itself: these three say which it is.
-    base = git.write_commit(trees[0], (), who, who, b"base\n")
-    ours, theirs = (git.write_commit(tree, (base,), who, who, b"side\n") for tree in (target.tree, trees[1]))
-    return git.merge_trees(ours, theirs)
+    return git.merge_onto(trees[0], target.tree, trees[1], who)
 
 
 def paths_outside(changed: Iterable[str]) -> list[str]:

@@ -166,8 +166,20 @@ def write_pin(dirs: StateDir, pin: Pin) -> None:
         return
 
 
+def _local(git: Git) -> tuple[str, str]:
+    """Return the local branch to trust, and its commit.
+
+    Raises as `_local_branch` does.
+    """
+    branch = _local_branch(git)
+    commit = git.resolve(f"refs/heads/{branch}")
+    if commit is None:
+        raise NoCommitsError(str(git.cwd))
+    return branch, commit
+
+
 def _local_branch(git: Git) -> str:
-    """Return the local branch to trust: main, master, the checked-out branch, else the first. A protocol's own never is.
+    """Return the name of the local branch to trust: main, master, the checked-out one, else the first. A protocol's own never is.
 
     Raises:
         UsageError: the one that it would be is broken, and nobody said that another is trusted.
@@ -228,10 +240,7 @@ def last_seen(git: Git, dirs: StateDir) -> Trusted:
             f"`git remote add {pin.remote} {pin.url}` puts it back; `runner doctor --repin` trusts a local branch",
         )
     if remote is None:
-        branch = _local_branch(git)
-        commit = git.resolve(f"refs/heads/{branch}")
-        if commit is None:
-            raise NoCommitsError(str(git.cwd))
+        branch, commit = _local(git)
         return Trusted(commit, branch, None, f"{branch} of this clone: not protected")
     url = remote_url(git, remote)
     refuse_unprotected(git, dirs, remote, url)
@@ -246,12 +255,8 @@ def last_seen(git: Git, dirs: StateDir) -> Trusted:
     head = git.symbolic_ref(f"refs/remotes/{remote}/HEAD")
     names = [head.removeprefix(f"refs/remotes/{remote}/")] if head else []
     for branch in [*names, "main", "master"]:
-        commit = git.resolve(f"refs/remotes/{remote}/{branch}")
-        if commit:
-            return Trusted(commit, branch, remote, f"{branch} of {remote}, as last fetched by git")
+        if fetched := git.resolve(f"refs/remotes/{remote}/{branch}"):
+            return Trusted(fetched, branch, remote, f"{branch} of {remote}, as last fetched by git")
     # A remote that was added and never fetched from or pushed to: nothing of it is known yet.
-    branch = _local_branch(git)
-    commit = git.resolve(f"refs/heads/{branch}")
-    if commit is None:
-        raise NoCommitsError(str(git.cwd))
+    branch, commit = _local(git)
     return Trusted(commit, branch, remote, f"{branch} of this clone, not protected: nothing of {remote} is known yet")

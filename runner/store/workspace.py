@@ -409,9 +409,9 @@ def _collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...], b
         try:
             if differing or _submodules(git, start):
                 _add(git, space, config=_drivers(git, filters), timeout=bounds.timeout)
-        except TooSlowError:
-            raise
-        except GitError:
+        except GitError as error:
+            if isinstance(error, TooSlowError):
+                raise
             _mend(space.work)
             _add(git, space, config=_drivers(git, filters), timeout=bounds.timeout)
     except TooSlowError:
@@ -470,7 +470,7 @@ def tree_now(git: Git, space: Workspace, bounds: Bounds | None = None) -> str:
     bounds = bounds or Bounds()
     _look(space.work)
     try:
-        sizes = _sizes(git, space, bounds)
+        sizes = _sizes_of(space, _differing(git, space, bounds))
         try:
             bounds.refuse(sizes)
             _add(git, space, "--ignore-errors")
@@ -480,14 +480,11 @@ def tree_now(git: Git, space: Workspace, bounds: Bounds | None = None) -> str:
         if error.code != 1:
             _refuse_encoding(git, space, error)
             raise
-        if any(beneath.read(space.work, path, 0) is not None for path in _sizes(git, space, bounds)):
+        if any(
+            beneath.read(space.work, path, 0) is not None for path in _sizes_of(space, _differing(git, space, bounds))
+        ):
             raise  # git can read the file and could not store it: its work would be gone with the workspace
     return _run(git, space, "write-tree").decode().strip()
-
-
-def _sizes(git: Git, space: Workspace, bounds: Bounds) -> dict[str, int]:
-    """Return the size of each file that git would read to store it: new ones, and those whose status differs from the index."""
-    return _sizes_of(space, _differing(git, space, bounds))
 
 
 def _differing(git: Git, space: Workspace, bounds: Bounds) -> list[str]:
@@ -498,6 +495,7 @@ def _differing(git: Git, space: Workspace, bounds: Bounds) -> list[str]:
 
 
 def _sizes_of(space: Workspace, differing: Iterable[str]) -> dict[str, int]:
+    """Return the size of each file of `_differing`, which git would read to store it."""
     paths = [path for path in differing if not path.endswith("/")]
     return {
         path: found.st_size for path, found in beneath.statuses(space.work, paths) if not stat.S_ISDIR(found.st_mode)

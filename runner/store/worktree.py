@@ -82,18 +82,13 @@ def rebased_at(git_dir: Path) -> str | None:
     return None
 
 
-def rebased_in(git: Git, ref: str) -> str | None:
-    """Return the git directory of the worktree in which a person rebases the branch, or None."""
-    return rebases(git).get(ref)
-
-
 def refuse_rebased(git: Git, ref: str) -> None:
     """Refuse to move a branch that a person rebases: the rebase could not end, or would drop what came to the branch meanwhile.
 
     Raises:
         InTheWayError: a rebase of it is under way.
     """
-    if (at := rebased_in(git, ref)) is not None:
+    if (at := rebases(git).get(ref)) is not None:
         raise InTheWayError(
             f"a rebase of {ref.removeprefix('refs/heads/')} is under way",
             at,
@@ -103,7 +98,7 @@ def refuse_rebased(git: Git, ref: str) -> None:
 
 def under_way(git: Git, ref: str) -> str | None:
     """Return the unfinished operation of a person with the branch in a worktree (a rebase, a merge …), or None."""
-    if (at := rebased_in(git, ref)) is not None:
+    if (at := rebases(git).get(ref)) is not None:
         return f"a rebase of it is under way ({os.path.basename(at)})"
     for tree in on_branch(git, ref):
         for name, what in _UNFINISHED.items():
@@ -316,44 +311,32 @@ def prepare(git: Git, dirs: StateDir, ref: str, old: str, new: str, env: Environ
         follows = []
         for tree in on_branch(git, ref):
             copy = stack.enter_context(locked(tree, env))
-            note = _note_path(dirs, tree)
             changed = git.changed(old, new)
             rewrite = _rewrite(git, tree, copy, changed)
-            follow = Follow(git, env, tree, copy, note, old, new, settings_of(git, tree), over, rewrite)
+            at = _note_path(dirs, tree)
+            follow = Follow(git, env, tree, copy, at, old, new, settings_of(git, tree), over, rewrite)
             if rewrite is None:
                 _refuse_what_is_in_the_way(follow, changed)
             follows.append(follow)
         for follow in follows:
-            _write_note(follow.note, follow.tree, ref, old, new)
+            note(dirs, follow.tree, ref, old, new)
         yield follows
     for path in over:
         path.unlink(missing_ok=True)
 
 
-def note(git: Git, dirs: StateDir, ref: str, old: str, new: str) -> list[Worktree]:
-    """Note that the worktrees on `ref` are about to be settled from `old` to `new`, and return them."""
-    trees = on_branch(git, ref)
-    for tree in trees:
-        note_one(dirs, tree, ref, old, new)
-    return trees
-
-
-def note_one(dirs: StateDir, tree: Worktree, ref: str, old: str, new: str) -> Path:
+def note(dirs: StateDir, tree: Worktree, ref: str, old: str, new: str) -> Path:
     """Note that a worktree is about to be settled from `old` to `new`, and return the note, to be taken away when it is."""
     path = _note_path(dirs, tree)
-    _write_note(path, tree, ref, old, new)
+    for left in path.parent.glob(f".{path.name}.*"):  # of one that was killed as it wrote
+        left.unlink(missing_ok=True)
+    told = {"worktree": str(tree.path), "git_dir": str(tree.git_dir), "ref": ref, "old": old, "new": new}
+    write_atomically(path, json.dumps(told).encode() + b"\n")
     return path
 
 
 def _note_path(dirs: StateDir, tree: Worktree) -> Path:
     return dirs.follows / f"{hashlib.sha256(os.fsencode(tree.git_dir)).hexdigest()[:16]}.json"
-
-
-def _write_note(path: Path, tree: Worktree, ref: str, old: str, new: str) -> None:
-    for left in path.parent.glob(f".{path.name}.*"):  # of one that was killed as it wrote
-        left.unlink(missing_ok=True)
-    note = {"worktree": str(tree.path), "git_dir": str(tree.git_dir), "ref": ref, "old": old, "new": new}
-    write_atomically(path, json.dumps(note).encode() + b"\n")
 
 
 def _refuse_what_is_in_the_way(follow: Follow, changed: Changes) -> None:
@@ -429,11 +412,6 @@ def _foreign(root: Path, path: str, gone: set[str]) -> str | None:
 
 
 # --- settling ----------------------------------------------------------------------------------------------------------
-
-
-def has_notes(dirs: StateDir) -> bool:
-    """Return whether any follow is under way, or was cut."""
-    return bool(matching(dirs.follows, "*.json"))
 
 
 def is_cut(dirs: StateDir, ref: str) -> bool:
@@ -520,9 +498,8 @@ def settle(git: Git, tree: Worktree, old: str, new: str, env: Environment) -> li
                 run("update-index", flag, "-z", "--stdin", names=again)
         if write:
             run("checkout-index", "-f", "-u", "-z", "--stdin", names=write)
-        git.try_run(
-            "update-index", "-q", "--refresh", git_dir=tree.git_dir, index=copy, work_tree=tree.path, config=settings
-        )
+        with contextlib.suppress(GitError):
+            run("update-index", "-q", "--refresh")
         os.replace(copy, tree.git_dir / "index")
     return left
 
@@ -638,11 +615,19 @@ def unsaved(git: Git, tree: Worktree, *folders: str) -> list[str]:
 
     What git ignores is not among them. `folders`: only those below them.
     """
-    code, out, _ = git.try_run(
-        "status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames", "--ignore-submodules=dirty", "--", *folders,
-        git_dir=tree.git_dir, work_tree=tree.path, config=settings_of(git, tree),
+    with contextlib.suppress(GitError):
+        return sorted(path for _, path in _status(git, tree, settings_of(git, tree), *folders))
+    return []
+
+
+def _status(git: Git, tree: Worktree, settings: list[str], *folders: str) -> list[tuple[str, str]]:
+    """Return git's two letters for each file that is not committed as it is, and its path."""
+    out = git.run(
+        "status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames", "--ignored=no",
+        "--ignore-submodules=dirty", "--", *folders,
+        git_dir=tree.git_dir, work_tree=tree.path, config=settings,
     )  # fmt: skip
-    return sorted(line[3:] for line in out.decode("utf-8", "surrogateescape").split("\0") if line) if code == 0 else []
+    return [(line[:2], line[3:]) for line in out.decode("utf-8", "surrogateescape").split("\0") if len(line) > 3]
 
 
 _UNMERGED = ("DD", "AU", "UD", "UA", "DU", "AA", "UU")
@@ -657,12 +642,7 @@ def uncommitted(git: Git, tree: Worktree, folder: str) -> dict[str, TreeEntry | 
     if _is_untouched(git, tree, folder):
         return {}
     settings = settings_of(git, tree)
-    out = git.run(
-        "status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames", "--ignored=no",
-        "--ignore-submodules=dirty", "--", folder,
-        git_dir=tree.git_dir, work_tree=tree.path, config=settings,
-    )  # fmt: skip
-    changes = [(line[:2], line[3:]) for line in out.decode("utf-8", "surrogateescape").split("\0") if len(line) > 3]
+    changes = _status(git, tree, settings, folder)
     if not changes:
         return {}
     conflicts = [path for code, path in changes if code in _UNMERGED]

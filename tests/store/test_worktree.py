@@ -583,7 +583,8 @@ def test_adopting_that_is_cut_leaves_nothing_staged_backwards(box: Box) -> None:
         made = git.commit(old)
         assert made is not None
         new = git.write_commit(git.edit_tree(made.tree, words) or "", (old,), WHO, WHO, b"edit\n")
-        worktree.note(git, project.dirs, ref, old, new)
+        for there in worktree.on_branch(git, ref):
+            worktree.note(project.dirs, there, ref, old, new)
         git.update_refs({ref: (new, old)}, "test")
     assert "MM" in box.git("status", "--porcelain", cwd=tree) or "M " in box.git("status", "--porcelain", cwd=tree)
     count = box.count(protocol)
