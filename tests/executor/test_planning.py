@@ -230,10 +230,12 @@ def test_a_script_of_several_lines_is_written_as_one() -> None:
 
 def test_every_reason_is_told_and_deep_json_is_no_crash() -> None:
     with pytest.raises(UnfitError) as unfit:
-        model_answers.read_plan(json.dumps({"title": "", "steps": [{"slug": "A", "title": "x", "prose": "y"}]}))
+        model_answers.parse(
+            model_answers.Draft, json.dumps({"title": "", "steps": [{"slug": "A", "title": "x", "prose": "y"}]})
+        )
     assert len(unfit.value.problems) == 2
     with pytest.raises(UnfitError):
-        model_answers.read_plan("[" * 100_000)
+        model_answers.parse(model_answers.Draft, "[" * 100_000)
 
 
 def test_a_big_tree_is_told_by_its_folders_within_bounds() -> None:
