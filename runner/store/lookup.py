@@ -17,17 +17,18 @@ class UnknownProtocolError(UsageError):
 
 
 def known(project: Project, number: int | None = None, *, branched: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return id to the commit that shows it: the branches here, and the folders that the trusted branch holds.
+    """Return id to the commit that shows it: the branches here, and the folders that the trusted branch holds, or its branch here.
 
     `number`: as for `Project.protocols`; `branched`: what that returned, where the caller has it.
     """
     found = dict(project.protocols(number) if branched is None else branched)
     count = len(found)
-    for name in project.git.tree(f"{project.trusted.commit}:{paths.ROOT}") or {}:
-        if number is not None and not name.lstrip("0").startswith(f"{number or ''}-"):
-            continue
-        if name not in found and ids.is_protocol_id(name):
-            found[name] = project.trusted.commit
+    for commit in _bases(project):
+        for name in project.git.tree(f"{commit}:{paths.ROOT}") or {}:
+            if number is not None and not name.lstrip("0").startswith(f"{number or ''}-"):
+                continue
+            if name not in found and ids.is_protocol_id(name):
+                found[name] = commit
     return found if len(found) == count else ids.in_order(found)  # else they are
 
 
@@ -60,13 +61,23 @@ def _is_number(name: str) -> bool:
 
 
 def tip(project: Project, protocol: str) -> str:
-    """Return the commit that shows a protocol that is known: its branch's, else the trusted branch's."""
-    return project.tip(protocol) or project.trusted.commit
+    """Return the commit that shows a protocol that is known: its branch's, else the trusted branch's, or that of its branch here."""
+    return project.tip(protocol) or _base_with(project, protocol) or project.trusted.commit
+
+
+def _bases(project: Project) -> list[str]:
+    """Return the commits that show a protocol whose branch is gone: the trusted one, and of a merge that is not fetched or pushed."""
+    trusted = project.trusted
+    return list(dict.fromkeys((trusted.commit, *record.base_tips(project.git, trusted.branch, trusted.remote))))
+
+
+def _base_with(project: Project, protocol: str) -> str | None:
+    there = (one for one in _bases(project) if project.git.tree(f"{one}:{paths.folder(protocol)}") is not None)
+    return next(there, None)
 
 
 def _is_known(project: Project, protocol: str) -> bool:
-    at = project.tip(protocol)
-    return at is not None or project.git.tree(f"{project.trusted.commit}:{paths.folder(protocol)}") is not None
+    return project.tip(protocol) is not None or _base_with(project, protocol) is not None
 
 
 def find(project: Project, name: str | None) -> str:
@@ -104,7 +115,8 @@ def find(project: Project, name: str | None) -> str:
     number = ids.number_of(direct) if direct else int(name) if _is_number(name) else None
     is_taken = any(ids.number_of(protocol) == number for protocol in everything)
     if number is not None and not is_taken and project.git.ref(claim_ref(number)) is not None:
-        hint = f"there was one with that number: `runner doctor` says whether its branch was lost; else {hint}"
+        was = "there was one with that number: `runner doctor` says whether its branch was lost"
+        hint = "; else ".join(filter(None, (was, hint)))
     raise UnknownProtocolError(what, str(project.git.top or project.git.common_dir), hint or "`runner new` creates one")
 
 
@@ -141,13 +153,18 @@ def find_with_step(project: Project, name: str | None, step: str | None) -> tupl
 
 
 def find_step(project: Project, protocol: str, name: str) -> str:
-    """Return the slug of the step that a person means: `deploy` or `02-deploy`.
+    """Return the slug of the step that a person means, also of one that an edit has just added: `deploy`, `02-deploy` or `02`.
 
     Raises:
         UsageError: there is none; near ones are offered.
     """
-    row = record.row(project.git, protocol, tip(project, protocol))
-    slug = ids.find_step(name, row["steps"])
+    at = tip(project, protocol)
+    row = record.row(project.git, protocol, at)
+    if name not in row["steps"]:
+        row = record.as_planned(project.git, row, at)
+    slug = ids.step_at(name, {slug: int(step.get("place") or 0) for slug, step in record.open_steps(row)})
+    if slug is None and name in row["steps"]:
+        slug = name
     if slug is not None:
         return slug
     from difflib import get_close_matches

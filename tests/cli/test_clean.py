@@ -385,3 +385,21 @@ def test_doctor_says_what_the_runner_has_on_the_disk(box: Box, done: str) -> Non
     (box.worktree(done) / "mine").write_bytes(b"x" * 4_000_000)
     told = box.runner("doctor").err
     assert re.search(r"worktrees, workspaces and environments take 7\.\d MB; `runner clean` removes", told)
+
+
+def test_a_protocol_whose_merge_is_not_pushed_is_listed_without_its_branch(remote: Box) -> None:
+    protocol = remote.new({"01-a": command("echo 1 > a.txt")})
+    remote.runner("run", protocol, rc=0)
+    remote.runner("merge", protocol, rc=0)
+    remote.runner("clean", rc=0)
+    for _ in range(2):
+        assert "completed · merged" in remote.runner("list", rc=0).out
+        assert "shown as main has it" in remote.runner("show", "1", rc=0).out
+        assert "completed" in remote.runner("log", "1", rc=0).out
+        remote.git("push", "-q", "origin", "main")
+
+
+def test_one_whose_branch_is_gone_is_named_with_a_whole_sentence(box: Box) -> None:
+    box.git("update-ref", "refs/runner/numbers/0007", "HEAD")
+    said = box.runner("show", "7", rc=2).err
+    assert said.endswith("`runner doctor` says whether its branch was lost\n")
