@@ -22,7 +22,7 @@ from runner.engines import registry as engines
 from runner.errors import MalformedFileError, RunnerError, UsageError
 from runner.executor import permissions
 from runner.executor.step_run import agent_of
-from runner.protocol import agent_file, clarifications, config, paths, plans, policy_file
+from runner.protocol import agent_file, clarifications, config, paths, plans, policy_file, workflow
 from runner.protocol.config import Config
 from runner.protocol.file_models import nearest
 from runner.protocol.ids import STEP_FILE
@@ -171,6 +171,9 @@ def _found_in(
                 seen.add(name)
             left[name] = without or _STUBS.get(name, _STUBS[""])
     yield from _wrong(lambda: plans.refuse_unsupported(plan, where))
+    yield from plans.unchecked(plan, where)
+    if "workflows" not in Path(where).parts:
+        yield from workflow.undeclared(plan, where)
     for step in plan.steps:
         if step.file not in seen:
             yield from _of_step(project, plan, step, f"{where}/{step.file}")

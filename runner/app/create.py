@@ -179,6 +179,8 @@ def create(
         heed_open_questions(project)
     plan = plans.parse(files, where, project.config.checks)
     plans.refuse_unsupported(plan, where)
+    for error in (*plans.unchecked(plan, where), *workflow.undeclared(plan, where)):
+        raise error
     planned = ev.Planned(
         subject="plan",
         plan=plan.digest,

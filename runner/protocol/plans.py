@@ -401,6 +401,10 @@ def outputs_among(glob: str, files: Iterable[str]) -> list[str]:
 
 
 STEP_LIMIT = 10_000
+NO_CHECKS = (
+    'name `outputs:`, or `qa: {policy: light, checks: ["make test"]}`; '
+    f"`checks:` of {paths.CONFIG} is the default, where it has any"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -425,6 +429,11 @@ class Step:
         if self.goto is not None:
             return self.goto, self.header.on_failure.limit or 1
         return self.slug, self.header.on_failure.retry
+
+    @property
+    def has_checks(self) -> bool:
+        """Whether a QA of it has something to check."""
+        return bool(self.checks or self.header.outputs) or self.qa is QaPolicy.FULL
 
     @property
     def evidence(self) -> list[str]:
@@ -689,6 +698,15 @@ def _refuse_cycles(needs: Mapping[str, tuple[str, ...]], where: Mapping[str, str
             elif following not in done:
                 path[following] = None
                 stack.append((following, iter(needs[following])))
+
+
+def unchecked(plan: Plan, where: str) -> Iterator[MalformedFileError]:
+    """Yield an error for each step that asks for QA and names nothing to check: its QA would fail after its work."""
+    for step in plan.steps:
+        if step.qa is QaPolicy.LIGHT and not step.has_checks:
+            of = (step.file, step.lines) if step.header.qa else (paths.PLAN, plan.lines)
+            at = f"{where}/{of[0]}:{of[1].get('qa', 1)}"
+            yield MalformedFileError(f"the QA of {step.slug} has nothing to check", at, NO_CHECKS)
 
 
 def refuse_unsupported(plan: Plan, where: str) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -109,6 +109,17 @@ class WorkflowHeader(PlanHeader):
         default_factory=dict,
         description="The inputs for --input NAME=VALUE: the type of each, or its type, default and description.",
     )
+
+
+def undeclared(plan: plans.Plan, where: str) -> Iterator[MalformedFileError]:
+    """Yield an error for each input of a plan that is declared as a workflow's: its steps would get the declaration as the value."""
+    for name, value in plan.header.inputs.items():
+        if isinstance(value, Mapping) and value.get("type") in list(Type) and value.keys() <= Input.model_fields.keys():
+            yield MalformedFileError(
+                f"input `{name}` has no value: `type:` declares an input of a workflow",
+                f"{where}/{paths.PLAN}:{plan.lines.get('inputs', 1)}",
+                f"write `{name}: VALUE`; or make a workflow of it, in {paths.ROOT}/workflows: `--input {name}=VALUE` gives the value",
+            )
 
 
 def _read(files: Mapping[str, bytes], where: str) -> tuple[dict[str, Input], str, strict_yaml.Lines]:

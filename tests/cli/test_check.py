@@ -150,3 +150,29 @@ def test_a_reference_in_prose_that_is_nearly_an_input_is_a_mistake(box: Box) -> 
     box.write("plan/plan.md", "---\ntitle: T\ninputs: {version: 1}\n---\n")
     told = box.runner("check", at, rc=2).out
     assert "there is no input `versio`" in told and "did you mean `version`?" in told and "colour" not in told
+
+
+def test_a_step_whose_qa_has_nothing_to_check_is_named_before_its_work(box: Box) -> None:
+    at = plan(box, {"01-a": GOOD.replace("---\n", "---\nqa: light\n", 1), "02-b": GOOD})
+    said = [(one["what"], one["at"]) for one in found(box, at)]
+    assert said == [("the QA of a has nothing to check", "plan/01-a.md:2")]
+    assert "nothing to check" in box.runner("new", "--plan", at, rc=2).err
+    box.write(".protocols/config.yaml", "checks: ['true']\n")
+    box.commit()
+    assert found(box, at) == []
+    at = plan(box, {"01-a": GOOD.replace("---\n", "---\nqa: light\noutputs: a\n", 1)})
+    box.write(".protocols/config.yaml", "forge: none\n")
+    box.commit()
+    assert found(box, at) == []
+
+
+def test_a_plan_gives_its_inputs_values_and_a_workflow_declares_them(box: Box) -> None:
+    inputs = "inputs: {version: {type: string}, where: {host: a, type: b}}"
+    at = plan(box, {"01-a": GOOD}, f"title: A plan\n{inputs}")
+    assert [(one["what"], one["at"]) for one in found(box, at)] == [
+        ("input `version` has no value: `type:` declares an input of a workflow", "plan/plan.md:3")
+    ]
+    assert "input `version` has no value" in box.runner("new", "--plan", at, rc=2).err
+    box.write(".protocols/workflows/w/plan.md", "---\ntitle: W\ninputs: {version: {type: string}}\n---\n")
+    box.write(".protocols/workflows/w/01-a.md", GOOD)
+    assert found(box, ".protocols/workflows/w") == []

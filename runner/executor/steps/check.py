@@ -15,7 +15,7 @@ from runner.executor.workspace_session import WorkspaceSession
 from runner.protocol import events as ev
 from runner.protocol import log, paths
 from runner.protocol.ids import digest
-from runner.protocol.plans import QaPolicy
+from runner.protocol.plans import NO_CHECKS, QaPolicy
 from runner.qa import CheckResult
 from runner.sandbox import Outcome as CommandOutcome
 from runner.store import history, record
@@ -127,12 +127,8 @@ def check(run: StepRun) -> Checked:
             f"{paths.folder(view.protocol)}/{whose}:{line.get('qa', 1)}",
             f"`runner edit {view.protocol} {run.slug if step.header.qa else ''}".rstrip() + "` changes that",
         )
-    if not _has_checks(run):
-        raise UsageError(
-            f"the QA of {run.slug} has nothing to check",
-            run.where,
-            f'name `outputs:`, or `qa: {{policy: light, checks: ["make test"]}}`; `checks:` of {paths.CONFIG} is the default',
-        )
+    if not step.has_checks:
+        raise UsageError(f"the QA of {run.slug} has nothing to check", run.where, NO_CHECKS)
     made = run.project.kept.pop(_key(run), None)
     if isinstance(made, Proposal) and made.checks == step.checks and _is_work_of(run, made.commit):
         return made.checked
@@ -148,17 +144,13 @@ def propose(run: StepRun, commit: str) -> Checked | None:
 
     It is kept for the QA of that work, in this process.
     """
-    if run.step.qa is QaPolicy.SKIP or not _has_checks(run):
+    if run.step.qa is QaPolicy.SKIP or not run.step.has_checks:
         return None
     session = run.workspace.beside(run, commit) if run.step.checks else None
     changed = list(run.project.git.changed(run.view.tip, commit))
     found = _checked(dataclasses.replace(run, kept=commit), session, changed)
     run.project.kept[_key(run)] = Proposal(commit, run.step.checks, dataclasses.replace(found, is_counted=True))
     return found
-
-
-def _has_checks(run: StepRun) -> bool:
-    return bool(run.step.checks or run.step.header.outputs) or run.step.qa is QaPolicy.FULL
 
 
 def _key(run: StepRun) -> str:
