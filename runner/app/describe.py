@@ -518,7 +518,9 @@ def unrecorded_cost(project: Project, protocol: str) -> str:
         return ""
     price = money(total.usd) + (f" and {total.unpriced:,} tokens without a price" if total.unpriced else "")
     return (
-        f"{price}, {total.turns} answers: kept here, so a step that resumes does not ask again" if total.turns else ""
+        f"{price}, {counted(total.turns, 'answer')}: kept here, so a step that resumes does not ask again"
+        if total.turns
+        else ""
     )
 
 

@@ -182,13 +182,13 @@ def draft(project: Project, protocol: str, what: str | None) -> Draft:
     refuse_unplanned(seen.state, "edit")
     name, finished = what or paths.PLAN, False
     if name not in (paths.PLAN, paths.CONTEXT):
-        files = {slug: file for slug, (_, file) in plans.names(seen.files, paths.folder(protocol)).items()}
-        slug = ids.find_step(name.removesuffix(".md"), files)
+        files = plans.names(seen.files, paths.folder(protocol))
+        slug = ids.step_at(name, {one: place for one, (place, _) in files.items()})
         if slug is None and name in ("plan", "context"):
             name = f"{name}.md"
         else:
             slug = slug or load.find_step(seen.state, name)
-            name = files[slug]
+            name = files[slug][1]
             known = seen.state.steps.get(slug)
             finished = known is not None and known.status in ENDED
     entry = seen.files.get(name)
@@ -315,9 +315,7 @@ class _Steps:
         Raises:
             UsageError: there is none.
         """
-        slug = ids.find_step(name.removesuffix(".md"), self.order)
-        if slug is None and name.isascii() and name.isdigit():
-            slug = next((one for one in self.order if self.numbers[one] == int(name[:9])), None)
+        slug = ids.step_at(name, {one: self.numbers[one] for one in self.order})
         if slug is None:
             there = ", ".join(self.order) or "none yet"
             raise UsageError(f"there is no step `{name}`", "the plan", f"name one of its steps: {there}")

@@ -59,6 +59,8 @@ def command(
     name, slug = options.found(session, protocol, None if of_plan else step)
     tip = lookup.tip(project, name)
     row = record.row(project.git, name, tip)
+    if slug is not None and slug not in row["steps"]:
+        row = record.as_planned(project.git, row, tip)
     if of_plan or (transcript and row["status"] == "planning"):
         slug = PLAN
     if attempt is not None and not (transcript or of_output):

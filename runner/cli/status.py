@@ -215,14 +215,14 @@ def show_one(session: Session, project: Project, row: Row, asked: str | None = N
     """Print the status of one protocol: steps, waits, the runner at work, the next command. `asked`: the name that was typed."""
     protocol, now = row["protocol"], project.env.now()
     name, tip = lookup.typed(project, protocol, asked), lookup.tip(project, protocol)
-    found = describe.describe(project, row, tip, name)
+    found, planned = describe.describe(project, row, tip, name), record.as_planned(project.git, row, tip)
     session.line(f"{protocol}  {row['title']}")
-    parts = [describe.progress(row), f"from {row['base']}" if row.get("base") else "", _spent(project, row, tip)]
+    parts = [describe.progress(planned), f"from {row['base']}" if row.get("base") else "", _spent(project, row, tip)]
     status = (describe.standing(project, row), COLOURS.get(row["status"], ""))
     session.line("  ", status, *(f" · {part}" for part in parts if part))
     for label, text in _facts(project, row, tip):
         session.line(f"  {label:12}  {text}")
-    show_steps(session, row)
+    show_steps(session, planned)
     for wait in found.waits:
         session.line(f"  {'waits':12}  {wait.get('id')} {describe.wait_text(row, wait, now)}")
         if wait.get("text"):

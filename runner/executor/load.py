@@ -384,7 +384,7 @@ def find_step(state: State, name: str) -> str:
         UsageError: there is none; near ones are offered.
     """
     known = dict(state.open_steps())
-    slug = ids.find_step(name.removesuffix(".md"), known)
+    slug = ids.step_at(name, {slug: step.place for slug, step in known.items()})
     if slug is None:
         from difflib import get_close_matches  # here, because few names have a mistake
 

@@ -95,6 +95,14 @@ def find_step(reference: str, known: Container[str]) -> str | None:
     return slug if slug is not None and slug in known else None
 
 
+def step_at(reference: str, places: Mapping[str, int]) -> str | None:
+    """Return the slug that a person means by `deploy`, `02-deploy`, `02-deploy.md` or `02`, else None. `places`: slug to number."""
+    slug = find_step(reference.removesuffix(".md"), places)
+    if slug is None and reference.isascii() and reference.isdigit():
+        slug = next((one for one, place in places.items() if place == int(reference[:9])), None)
+    return slug
+
+
 _BRANCH = pattern(rb"^branch:[ \t]*[\"']?([A-Za-z0-9._/{}-]+)[\"']?[ \t]*(?:#.*)?\r?$", re.MULTILINE)
 
 

@@ -438,6 +438,35 @@ def untaken(git: Git, protocol: str, tip: str) -> list[str]:
     return sorted(name for name in {*before, *now} if paths.is_words(name) and before.get(name) != now.get(name))
 
 
+def as_planned(git: Git, row: Row, tip: str) -> Row:
+    """Return the row with the steps as people's commits after the last transition have them: the next one records these edits.
+
+    It is as it was where there are none, or where the files make no plan.
+    """
+    protocol = row["protocol"]
+    if row["status"] in ENDED or not row["steps"] or not untaken(git, protocol, tip):
+        return row
+    from runner.protocol import plans  # loads pydantic, which a list does not need
+
+    names = [(name, entry) for name, entry in folder(git, protocol, tip).items() if paths.is_words(name)]
+    try:
+        plan = plans.parse({name: git.blob(entry.oid) or b"" for name, entry in names}, paths.folder(protocol))
+    except MalformedFileError:
+        return row
+    steps = {}
+    for step in plan.steps:
+        known = row["steps"].get(step.slug)
+        told = {
+            "place": step.number,
+            "title": step.header.title,
+            "kind": step.header.kind.value,
+            "needs": list(step.needs),
+        }
+        new = {"status": "pending", "attempt": 1, "qa": step.qa.value}
+        steps[step.slug] = {**(known or new), **told, "removed": False}
+    return {**row, "steps": steps}
+
+
 def unsaved(git: Git, tree: Worktree, protocol: str) -> list[str]:
     """Return the names of the protocol's words that a person changed in a worktree and did not commit."""
     at = paths.folder(protocol)
@@ -474,8 +503,8 @@ def prose(data: bytes | None) -> str:
 
 def question(title: str, prose: str) -> str:
     """Return what a person's step asks: its title, and the first line of its text."""
-    lines = [line.strip() for line in lines_of(prose) if line.strip()]
-    return log.cut(f"{title}: {lines[0]}" if lines else title)
+    first = next((line.strip() for line in lines_of(prose) if line.strip()), title)
+    return log.cut(f"{title}: {first}" if first != title else title)
 
 
 def asked_now(git: Git, protocol: str, tip: str, steps: Mapping[str, Any], wait: Mapping[str, Any]) -> str:

@@ -332,7 +332,7 @@ class Mirror:
             line for line in lines_of(err) if line.startswith(("fatal:", "error:", "ssh:", "remote:"))
         ] or lines_of(err)
         return UnreachableError(
-            f"{self.remote} could not be reached, or refused: {lines[0] if lines else f'exit {code}'}",
+            f"{self.remote} could not be reached, or refused: {lines[0].strip() if lines else f'exit {code}'}",
             self.url,
             f"try `git ls-remote {self.remote}`; nothing was published and nothing is lost",
         )

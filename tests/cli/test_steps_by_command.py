@@ -151,3 +151,38 @@ def test_a_run_stops_behind_a_step_that_was_just_added(box: Box) -> None:
     box.runner("run", protocol, "--until", "more", rc=0)
     assert box.state(protocol)["steps"]["more"]["status"] == "completed"
     assert "there is no step `moore`" in box.runner("run", protocol, "--until", "moore", rc=2).err
+
+
+def test_show_has_the_steps_as_committed_edits_made_them(box: Box) -> None:
+    protocol = box.new(THREE)
+    box.runner("edit", protocol, "--add", "Read it over", "--after", "01", "--kind", "human", rc=0)
+    box.runner("edit", protocol, "--remove", "c", rc=0)
+    shown = box.runner("show", protocol, rc=0).out
+    assert "0 of 3 steps done" in shown
+    listed = [line.split()[:2] for line in shown.splitlines() if line.startswith("  0")]
+    assert listed == [["01-a", "pending"], ["02-read-it-over", "pending"], ["03-b", "pending"]]
+    assert "pending · human · attempt 1" in box.runner("show", protocol, "read-it-over", rc=0).out
+    box.runner("show", protocol, "read-it-over", "--output", rc=2)
+
+
+def test_show_is_as_recorded_where_an_edit_makes_no_plan(box: Box) -> None:
+    protocol = box.new(THREE)
+    tree = box.worktree(protocol)
+    (tree / f".protocols/{protocol}/02-b.md").write_text("---\ntitle: b\nkind: nothing\n---\n")
+    box.git("commit", "-qam", "broken", cwd=tree)
+    assert "0 of 3 steps done" in box.runner("show", protocol, rc=0).out
+
+
+def test_a_step_is_named_by_its_number(box: Box) -> None:
+    protocol = box.new(THREE)
+    assert "02-b of" in box.runner("show", protocol, "02", rc=0).out
+    assert "03-c of" in box.runner("show", protocol, "3", rc=0).out
+    told = box.runner("edit", protocol, "02", rc=0, env={"EDITOR": "sed -i s/title:.*/title:\\ Another/"}).err
+    assert "02-b.md committed as yours" in told
+    assert "there is no step `7`" in box.runner("edit", protocol, "7", rc=2, env={"EDITOR": "true"}).err
+
+
+def test_a_persons_step_without_prose_is_asked_by_its_title_once(box: Box) -> None:
+    protocol = box.new({"01-a": command("true")})
+    box.runner("edit", protocol, "--add", "Read it over", "--kind", "human", rc=0)
+    assert "for anyone: Read it over\n" in box.runner("run", protocol, rc=3).err
