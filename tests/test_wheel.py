@@ -25,7 +25,7 @@ IMPORT_ALL = """
 import importlib, pkgutil, sys, runner
 for found in pkgutil.walk_packages(runner.__path__, "runner."):
     if found.name not in ("runner.__main__", "runner.tools.mcp_client"):  # which the first call to an MCP server loads, with its extra
-        importlib.import_module(found.name)
+        hasattr(importlib.import_module(found.name), "anything")  # it runs when something of it is used
 print(runner.__file__)
 """
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from runner.app import sync
 from runner.executor import advance
 from runner.executor.advance import Advanced
-from runner.forge import Forge
 from runner.protocol import decision, state
 from runner.protocol.decision import Halt
 from runner.store import lease, publishing, transaction
 from runner.store.project import Project
 from runner.values import dataclass
+
+if TYPE_CHECKING:
+    from runner.forge import Forge
 
 
 @dataclass(frozen=True, slots=True)

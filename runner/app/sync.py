@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from typing import TYPE_CHECKING
 
+from runner import forge as forges
 from runner.app import request
 from runner.errors import ConflictError, HeldError, RunnerError, UnreachableError, UsageError
 from runner.executor import load
-from runner.forge import Forge, ForgeError, RequestState
 from runner.lines import counted
 from runner.protocol import ids
 from runner.store import history, lease, lookup, publishing, push_refusal, record
 from runner.store.project import Project
 from runner.store.remote import Mirror
 from runner.values import dataclass
+
+if TYPE_CHECKING:
+    from runner.forge import Forge
 
 RACES = 20
 
@@ -62,7 +66,7 @@ def sync(project: Project, protocols: list[str] | None = None, *, work: bool = T
     away: RunnerError | None = None
     try:
         forge = request.opened(project)
-    except (ForgeError, UsageError) as error:
+    except (forges.ForgeError, UsageError) as error:
         away = error  # commits of this clone are published all the same
     for protocol in protocols:
         try:
@@ -149,9 +153,9 @@ def _was_taken(project: Project, protocol: str, forge: Forge | None) -> Synced |
     if project.git.ref(project.tracking(name)) is None:
         return None  # it was never there
     there = forge.request_of(name, str(record.row(project.git, protocol, tip).get("base")))
-    if there is None or there.state is RequestState.OPEN:
+    if there is None or there.state is forges.RequestState.OPEN:
         return None
-    said = "merged" if there.state is RequestState.MERGED else "closed"
+    said = "merged" if there.state is forges.RequestState.MERGED else "closed"
     project.env.say(f"{protocol} was {said} on the forge and its branch deleted there: it is not pushed again")
     return Synced(protocol, tip, said)
 

@@ -49,7 +49,7 @@ def command(
     if last is not None and (status := row["steps"].get(last, {}).get("status")) in record.ENDED:
         session.note(f"{name}  {last} is {status}")
         raise SystemExit(0)
-    forge = request.available(project)
+    forge = request.available(project) if project.config.forge else None
     teller = progress.Progress(session, each=False)
     done: Advanced | None = None
     waits = False
@@ -90,7 +90,8 @@ def _end(session: Session, teller: progress.Progress, done: Advanced, forge: For
     project, name = session.project, done.state.protocol
     teller.end(done)
     sync.offer(project, name)
-    request.post_quietly(project, forge, name)
+    if forge is not None:
+        request.post_quietly(project, forge, name)
     if waits:
         run.notify(project, name)
     raise SystemExit(ci.end(session, done, run.exit_code(done)))
@@ -115,7 +116,7 @@ def step_command(
     slug = _slug(project, name, only)
     if dry_run:
         raise SystemExit(_try_out(session, name, slug))
-    forge = request.available(project)
+    forge = request.available(project) if project.config.forge else None
     teller = progress.Progress(session, each=True)
     with ci.job(session, name), teller.at_work(name, verbose=verbose):
         done = advance.step(project, name, only=slug, adopt=not no_adopt, forge=forge)

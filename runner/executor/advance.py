@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
+from runner import forge as forges
 from runner import signals
 from runner.errors import (
     ConflictError,
@@ -27,7 +29,6 @@ from runner.executor import load, permissions, steps, transition
 from runner.executor.step_run import StepRun
 from runner.executor.transition import EvaluatedAt, Kind, Outcome, attempt_ref, blocked, recording
 from runner.executor.transition import record as outcome_events
-from runner.forge import Forge, ForgeError
 from runner.git import GitError
 from runner.protocol import decision, ids, log, machine, paths
 from runner.protocol import events as ev
@@ -41,6 +42,9 @@ from runner.store.environment import write_checkpoint
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.values import dataclass
+
+if TYPE_CHECKING:
+    from runner.forge import Forge
 
 _AT_WORK = (StepStatus.PENDING, StepStatus.RUNNING)
 
@@ -337,7 +341,7 @@ def _lease(project: Project, seen: Snapshot, forge: Forge | None) -> bool:
     def is_over(job: str) -> bool:
         try:
             return forge is not None and forge.is_over(job)
-        except ForgeError:  # then it is waited for, as where there is none
+        except forges.ForgeError:  # then it is waited for, as where there is none
             return False
 
     if not lease.take(project, seen.protocol, is_over, decided=seen.tip):

@@ -15,11 +15,11 @@ import dataclasses
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from runner import forge as forges
 from runner.errors import MalformedFileError, RefusedError
 from runner.executor.step_run import StepRun
-from runner.forge import Access, Forge, ForgeError, Identity, Kind, Membership, RequestState, Review, ReviewState
 from runner.protocol import decision, ids, log
 from runner.protocol import events as ev
 from runner.protocol.approval_file import seconds
@@ -31,14 +31,17 @@ from runner.store import publishing
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import approval, manifest, permit, requirements, transitions
-from runner.trust.approval import ApprovalStatus
 from runner.trust.manifest import Subject
 from runner.trust.permit import Ask, Denied, Result, StepAction, Verdict
-from runner.trust.requirements import ApprovalRequirement
 from runner.trust.trusted_config import TrustedConfig, differs, is_below
 from runner.trust.trusted_config import load as load_trusted_config
 from runner.trust.view import ApprovalRequest, RejectionReason, View
 from runner.values import dataclass
+
+if TYPE_CHECKING:
+    from runner.forge import Forge, Identity, Membership, Review
+    from runner.trust.approval import ApprovalStatus
+    from runner.trust.requirements import ApprovalRequirement
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,7 @@ def count_reviews(
     (the one that asked for approval, and later ones that only add approvals or entries to the record); `authors`: who wrote or pushed
     any of the subject. An account that `members` lacks may do nothing.
     """
-    verdicts = [review for review in reviews if review.state is not ReviewState.COMMENTED]
+    verdicts = [review for review in reviews if review.state is not forges.ReviewState.COMMENTED]
     newest = {review.by: review for review in verdicts}
     approvals: dict[str, Review] = {}
     objections: dict[str, Review] = {}
@@ -99,7 +102,7 @@ def count_reviews(
     for review in verdicts:
         reason = None if newest[review.by] is review else Reason.SUPERSEDED
         reason = reason or _author_refused(review, principals, agents, members.get(review.by))
-        if reason is None and review.state is ReviewState.CHANGES and _in_force(review, fresh):
+        if reason is None and review.state is forges.ReviewState.CHANGES and _in_force(review, fresh):
             # One of an unknown commit is in force on the forge, so it blocks.
             if review.commit is None or review.commit in fresh:
                 objections[principals[review.by]] = review
@@ -119,19 +122,19 @@ def _author_refused(
     review: Review, principals: Mapping[Identity, str], agents: Collection[Identity], member: Membership | None
 ) -> Reason | None:
     kinds = (review.by.kind, member.kind if member else None)
-    if Kind.BOT in kinds:
+    if forges.Kind.BOT in kinds:
         return Reason.BOT
     if review.by in agents:
         return Reason.AGENT
     if review.by not in principals:
         return Reason.UNLISTED
-    if member is None or member.access < Access.WRITE:
+    if member is None or member.access < forges.Access.WRITE:
         return Reason.NO_ACCESS
-    return None if Kind.PERSON in kinds else Reason.BOT
+    return None if forges.Kind.PERSON in kinds else Reason.BOT
 
 
 def _approval_refused(review: Review, fresh: Collection[str], authors: Collection[Identity]) -> Reason | None:
-    if review.state is not ReviewState.APPROVED or not _in_force(review, fresh):
+    if review.state is not forges.ReviewState.APPROVED or not _in_force(review, fresh):
         return Reason.DISMISSED
     if review.commit is None:
         return Reason.COMMIT_UNKNOWN
@@ -162,18 +165,18 @@ def fetch_reviews(
     if policy is None or not people or asked is None:
         return NO_REVIEWS
     fresh = _fresh(view, requirement, asked)
-    principals = {Identity(host=forge.host, id=one, login=""): who for who, one in people.items()}
+    principals = {forges.Identity(host=forge.host, id=one, login=""): who for who, one in people.items()}
     try:
         request = forge.request_of(ids.branch_of(project.pattern, view.protocol), view.state.base)
-        if request is None or (wait is not None and request.state is not RequestState.OPEN):
+        if request is None or (wait is not None and request.state is not forges.RequestState.OPEN):
             return NO_REVIEWS
         found = forge.reviews(request.number)
-        if not any(one.state is not ReviewState.COMMENTED for one in found):
+        if not any(one.state is not forges.ReviewState.COMMENTED for one in found):
             return NO_REVIEWS
         authors = _authors(forge, view, requirement, request.number) if policy.content.own_work != "allow" else set()
         listed = {one.by for one in found if one.by in principals}
         members = {one: forge.membership(one) for one in listed}
-    except ForgeError as error:
+    except forges.ForgeError as error:
         project.tell_once(f"reviews could not be read: {error.what}; signed approvals still count")
         return NO_REVIEWS
     if authors is None:
@@ -189,7 +192,7 @@ def fetch_reviews(
         authors=listed if authors is None else authors,
     )
     for review, reason in counted.refused:
-        if review.state is ReviewState.APPROVED and reason is not Reason.SUPERSEDED:
+        if review.state is forges.ReviewState.APPROVED and reason is not Reason.SUPERSEDED:
             by = f"{review.by.login} (id {review.by.id})"
             project.tell_once(f"the review of {by} does not count for {requirement.subject}: {reason}")
     role = {who for need in requirement.thresholds for who in need.people}
@@ -266,7 +269,7 @@ def may_write(forge: Forge, who: Identity) -> bool:
     """Return whether an account is a person's and may write to the repository now."""
     member = forge.membership(who)
     kinds = (who.kind, member.kind)
-    return member.access >= Access.WRITE and Kind.PERSON in kinds and Kind.BOT not in kinds
+    return member.access >= forges.Access.WRITE and forges.Kind.PERSON in kinds and forges.Kind.BOT not in kinds
 
 
 def is_read(project: Project) -> bool:

@@ -189,7 +189,6 @@ def _unmake_worktree(git: Git, dirs: StateDir, protocol: str, path: Path) -> Non
 
 # --- why it has to stay ----------------------------------------------------------------------------------------------
 
-CACHES = frozenset(line.strip("/") for line in workspace.EXCLUDES.split() if not line.startswith("*"))
 UNDER_WAY = ("MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD", "BISECT_LOG", "rebase-merge", "rebase-apply")
 
 
@@ -246,4 +245,5 @@ def _hidden(git: Git, tree: Worktree, at: str) -> Kept | None:
 
 
 def _is_cache(path: str) -> bool:
-    return path.endswith(".pyc") or any(part in CACHES for part in path.split("/"))
+    caches = {line.strip("/") for line in workspace.EXCLUDES.split() if not line.startswith("*")}
+    return path.endswith(".pyc") or any(part in caches for part in path.split("/"))

@@ -17,9 +17,8 @@ from runner.protocol import log, machine, paths, state
 from runner.protocol.events import Entry, Event
 from runner.protocol.ids import digest
 from runner.protocol.state import State
-from runner.store import locks, worktree
+from runner.store import locks, remote, worktree
 from runner.store.environment import Environment, StateDir, matching
-from runner.store.remote import PushRefusedError
 from runner.store.snapshot import Snapshot
 from runner.store.trusted import policy_digest
 from runner.values import dataclass
@@ -185,13 +184,13 @@ def publish(
             git.update_refs(refs, update.reason)
             _sync(git, branch)
             return
-        refused: PushRefusedError | None = None
+        refused: remote.PushRefusedError | None = None
         with worktree.prepare(git, dirs, branch, old, new, env) as follows:
             try:
                 if push:
                     push()
-            except PushRefusedError as error:  # by a rule about what is in it: nobody was first, and it is done here
-                refused = error
+            except remote.PushRefusedError as error:
+                refused = error  # by a rule about what is in it: nobody was first, and it is done here
             try:
                 git.update_refs(refs, update.reason)
             except ConflictError:

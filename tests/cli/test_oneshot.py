@@ -16,13 +16,15 @@ ECHO = "kind: tool\ntool: echo\nwith: {text: a}\n"
 HEAVY = {"pydantic", "jsonschema", "rich", "git", "tenacity", "asyncio"}
 CODE = """
 import contextlib, gc, sys
+from runner import Unused
 from runner.cli import main
 with contextlib.suppress(SystemExit): main.call(['step', '1'])
 ours = [
     one for one in gc.get_objects()
     if isinstance(one, type) and {'__dataclass_fields__', '__slots__'} <= vars(one).keys() and one.__module__[:7] == 'runner.'
 ]
-print(len(ours), len([one for one in ours if '__later__' in vars(one)]), *sys.modules, file=sys.stderr)
+ran = [name for name, one in sys.modules.items() if type(one) is not Unused]
+print(len(ours), len([one for one in ours if '__later__' in vars(one)]), *ran, file=sys.stderr)
 """
 
 
@@ -61,8 +63,8 @@ class Step:
 def test_a_step_that_only_records_makes_few_of_its_classes_and_starts_few_gits(box: Box, tmp_path: Path) -> None:
     box.new({"01-ask": ASKS, "02-a": command("true")})
     step = Step(box, tmp_path)
-    assert step.classes > 100 and step.made < step.classes / 3
-    assert not step.loaded & HEAVY and len(step.loaded) < 270
+    assert step.classes > 100 and step.made < 60
+    assert not step.loaded & HEAVY and len(step.loaded) < 245
     assert step.count("git") <= 7 and not step.count("bwrap")
 
 

@@ -263,7 +263,7 @@ def _code(code: CodeType, names: list[str]) -> CodeType:
 def _function(module: ModuleType, name: str) -> FunctionType:
     found: Any = module
     for part in name.split("."):
-        found = vars(found)[part]
+        found = vars(found)[part] if isinstance(found, type) else getattr(found, part)
     found = getattr(found, "fget", None) or getattr(found, "__func__", found)
     assert isinstance(found, FunctionType)
     return found
