@@ -397,11 +397,13 @@ def _is_file(path: Path) -> bool:
 
 
 def _version_files(project: Project) -> Iterator[str]:
+    data = project.trusted.blob(project.git, "pyproject.toml")
+    if not data:
+        return
     import tomllib  # here, because few steps read a pyproject.toml
 
-    data = project.trusted.blob(project.git, "pyproject.toml")
     try:
-        tool = tomllib.loads((data or b"").decode()).get("tool", {})
+        tool = tomllib.loads(data.decode()).get("tool", {})
     except ValueError:
         return
     for path in (

@@ -46,6 +46,7 @@ LONG_KEPT = 8
 SPELT_KEPT = 16  # trees whose bytes are remembered, too
 NAMED_KEPT = 16  # short blobs that are remembered by a commit and a path, as policy.yaml is read for each transition
 LOOSE = 6  # objects, of one transition, that are not worth a pack of their own
+MOST_PACKED = 4_000_000  # bytes of new objects that no git is started for to pack them
 MOST_COLLECTED = 64 * 1024 * 1024  # bytes of a pack in the making, in memory with what it is made of
 
 
@@ -589,6 +590,50 @@ class Database(Sealed):
     def drop(self) -> None:
         """End collecting; what is not written is gone."""
         self._pack = None
+
+    def pack_new(self, objects: Path, commit: str, known: str) -> str | None:
+        """Write a pack of what a commit reaches and `known`, a few commits before it, does not; return its name without an ending.
+
+        None: it is more than a few small objects, or commits were merged in between: `git pack-objects` has to do it. `objects`: the
+        folder, which has another `pack` than this repository's.
+        """
+        pack, at = Pack(self.object_format), commit
+        for _ in range(NEAR):
+            found = self.commit(at)
+            before = self.commit(found.parents[0]) if found is not None and len(found.parents) == 1 else None
+            if found is None or before is None:
+                return None
+            new = [at, *self._new_below(before.tree, found.tree)]
+            if len(new) > FEW or sum(size or 0 for size in self.sizes(new)) > MOST_PACKED:
+                return None
+            for oid in new:
+                one = self.object(oid)
+                if one is None:
+                    return None
+                pack.add(one[1], one[2])
+            if before.oid == known:
+                name, data, index = pack.files()
+                Loose(objects, self.object_format, None).write_pack(name, data, index)
+                return name
+            at = before.oid
+        return None
+
+    def _new_below(self, old: str, new: str) -> list[str]:
+        """Return the ids of a tree and of all below it that another tree does not have at the same path."""
+        found, stack = list[str](), list[tuple[str | None, str]]([(old, new)])
+        while stack:
+            one, other = stack.pop()
+            if one == other:
+                continue
+            found.append(other)
+            before = self._whole_tree(one)
+            for name, entry in self._whole_tree(other).items():
+                was = before.get(name)
+                if entry.mode == TREE:
+                    stack.append((was.oid if was is not None and was.mode == TREE else None, entry.oid))
+                elif entry != was and entry.mode != SUBMODULE:
+                    found.append(entry.oid)
+        return found
 
     def unpack(self, count: int, objects: bytes) -> None:
         """Write the objects of a pack that was never written. `objects`: as `newly_collected` gave them, one after the other.

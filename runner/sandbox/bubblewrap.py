@@ -433,10 +433,10 @@ def is_system(path: Path) -> bool:
 def _of_etc() -> Iterator[Path]:
     """Yield what of /etc is bound: of the names in `ETC` those that everybody may read."""
     for name in ETC:
-        for path in Path("/etc").glob(name):
+        for path in Path("/etc").glob(name) if "*" in name else (f"/etc/{name}",):
             with suppress(OSError):
-                if path.stat().st_mode & stat.S_IROTH:
-                    yield path
+                if os.stat(path).st_mode & stat.S_IROTH:
+                    yield Path(path)
 
 
 def _of_proc() -> Iterator[str]:

@@ -153,6 +153,8 @@ def _pack(git: Git, root: Path, commit: str, known: list[Pack]) -> Pack:
     revisions = [commit, *(f"^{pack.commit}" for pack in known)]
     if git.is_partial():  # pack-objects itself ends at a tree that is missing
         return Pack(commit, _packed(git, root, (), _present(git, *revisions)))
+    if known and (name := git.pack_new(objects(root), commit, known[-1].commit)):
+        return Pack(commit, name)
     return Pack(commit, _packed(git, root, ("--revs",), "\n".join(revisions).encode() + b"\n"))
 
 
