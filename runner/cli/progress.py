@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from runner.app import describe
 from runner.cli import output, status
-from runner.cli.session import Session
+from runner.cli.session import COLOURS, Session
 from runner.cli.streams import program
 from runner.lines import counted, headline, lines_of
 from runner.protocol import decision, events, paths
@@ -183,7 +183,7 @@ class Progress:
         self._line(name, word, "   ".join(filter(None, (took.rjust(6), cost, said))), narrow=True)
 
     def _line(self, name: str, word: str, text: str, *, narrow: bool = False) -> None:
-        shown = (word.ljust(8 if narrow else 10), status.COLOURS.get(word, ""))
+        shown = (word.ljust(8 if narrow else 10), COLOURS.get(word, ""))
         self._session.line(f"{name.ljust(self._width)}  ", shown, text, err=True)
 
     # --- the end -------------------------------------------------------------------------------------------------------
@@ -204,7 +204,7 @@ class Progress:
         found = describe.describe(project, row, done.commit, name)
         counted = " · ".join(filter(None, (describe.progress(row), describe.spent(row))))
         if state.status in ("completed", "paused", "cancelled"):
-            colour = status.COLOURS.get(state.status, "yellow")
+            colour = COLOURS.get(state.status, "yellow")
             session.line("  ", (str(state.status).ljust(12), colour), f"  {counted}", err=True)
         elif state.status in describe.FAILED:
             gone = record.reopens(row) == "resume"

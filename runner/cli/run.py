@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -11,10 +11,12 @@ from runner.cli import ci, options, progress
 from runner.cli.session import Session
 from runner.executor import advance, load
 from runner.executor.advance import Advanced
-from runner.forge import Forge
 from runner.protocol import decision, events, ids
 from runner.store import lookup, publishing, record, snapshot, worktree
 from runner.store.project import Project
+
+if TYPE_CHECKING:
+    from runner.forge import Forge
 
 
 @click.command("run")

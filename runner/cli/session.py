@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from runner.protocol.transcript import Line
 
 Cell = str | tuple[str, str]  # text, or (text, colour)
+COLOURS = {
+    "waits": "yellow", "paused": "yellow", "failed": "red", "blocked": "red", "unreadable": "red", "done": "green",
+    "completed": "green", "works": "cyan", "ready": "cyan",
+}  # fmt: skip
 
 
 def state_home(environ: dict[str, str]) -> Path:

@@ -8,7 +8,7 @@ import click
 
 from runner.app import describe, histories, timeline
 from runner.cli import log, options, output, status, streams
-from runner.cli.session import Session
+from runner.cli.session import COLOURS, Session
 from runner.cli.streams import program
 from runner.errors import UsageError
 from runner.lines import lines_of, lines_of_output
@@ -197,7 +197,7 @@ def show_step(session: Session, project: Project, row: Row, tip: str, slug: str)
     for one in entries:
         done = one.fields.get("done") if one.event == "forked" else None
         parts += [f"done at {one.fields.get('source')}"] if isinstance(done, dict) and slug in done else []
-    colour = status.COLOURS.get(stands, "")
+    colour = COLOURS.get(stands, "")
     session.line("  ", (stands.replace("_", " "), colour), *(f" · {part}" for part in parts))
     file, data = record.step_file(project.git, protocol, tip, slug)
     if file:

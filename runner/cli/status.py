@@ -19,7 +19,7 @@ import click
 from runner.app import describe
 from runner.app.describe import SAID, Describer, Names
 from runner.cli import options, streams
-from runner.cli.session import Session
+from runner.cli.session import COLOURS, Session
 from runner.cli.streams import program
 from runner.errors import RunnerError
 from runner.lines import counted, headline
@@ -33,10 +33,6 @@ if TYPE_CHECKING:
     from runner.store.project import Project
 
 REASON = 30  # columns that the reason has in a narrow terminal
-COLOURS = {
-    "waits": "yellow", "paused": "yellow", "failed": "red", "blocked": "red", "unreadable": "red", "done": "green",
-    "completed": "green", "works": "cyan", "ready": "cyan",
-}  # fmt: skip
 
 
 @click.command("status")

@@ -21,7 +21,6 @@ from runner.executor.step_run import StepRun
 from runner.git import Git
 from runner.protocol import approval_file, log, paths, transcript
 from runner.protocol import events as ev
-from runner.protocol.agent_file import AgentFile
 from runner.protocol.event_types import event_type
 from runner.protocol.events import Event
 from runner.protocol.ids import digest, manifest_digest
@@ -37,6 +36,8 @@ from runner.values import dataclass
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
+
+    from runner.protocol.agent_file import AgentFile
 
 
 class HeldError(Exception):

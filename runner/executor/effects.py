@@ -23,8 +23,7 @@ from runner.protocol.ids import digest
 from runner.protocol.transcript import Intent, Outcome, Settled, Typed
 from runner.store import history, lease
 from runner.store.environment import matching
-from runner.tools import AsksError, Contract, OutcomeUnknownError, Probed, Tool, ToolError
-from runner.tools.python import ToolModuleError
+from runner.tools import AsksError, Contract, OutcomeUnknownError, Probed, Tool, ToolError, python
 from runner.values import dataclass
 
 HAPPENED = "a person says that it happened; its result is not known"
@@ -201,7 +200,7 @@ class ExternalCalls:
         except AsksError:
             self._settle(Announced.of(begun), "not done: it asks a person first")
             raise
-        except ToolModuleError:
+        except python.ToolModuleError:
             self._settle(Announced.of(begun), "not begun: its module, or its server, could not be loaded")
             raise
         except ToolError as error:

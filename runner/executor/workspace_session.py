@@ -12,12 +12,11 @@ import signal
 import sys
 from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner import beneath, signals
 from runner.errors import RefusedError, RunnerError, StepFailedError, UsageError
 from runner.executor import environments, permissions
-from runner.executor.environments import ProjectEnvironment
 from runner.executor.step_run import KeptOutput, Redactor, StepRun
 from runner.git import TreeEntry
 from runner.lines import LAST, WIDTH, headline, lines_of, lines_of_output
@@ -46,6 +45,9 @@ from runner.store.environment import write_atomically
 from runner.store.project import Project
 from runner.store.workspace import Workspace
 from runner.values import dataclass
+
+if TYPE_CHECKING:
+    from runner.executor.environments import ProjectEnvironment
 
 SETUP_TIMEOUT = 3600.0  # seconds
 MOST_BUILT = 2_000_000_000  # bytes of a build folder that is copied

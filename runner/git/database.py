@@ -626,8 +626,8 @@ class Database(Sealed):
             if one == other:
                 continue
             found.append(other)
-            before = self._whole_tree(one)
-            for name, entry in self._whole_tree(other).items():
+            before = self.whole_tree(one)
+            for name, entry in self.whole_tree(other).items():
                 was = before.get(name)
                 if entry.mode == TREE:
                     stack.append((was.oid if was is not None and was.mode == TREE else None, entry.oid))

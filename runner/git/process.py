@@ -454,18 +454,36 @@ class Sealed:
         if git_dir is not None and git_dir != self.common_dir:
             return self._listed(git_dir)
         if self._settings is None:
-            self._settings = self._listed(self.common_dir)
+            if self.git_dir == self.common_dir:
+                self._ask_for_both()
+            if self._settings is None:
+                self._settings = self._listed(self.common_dir)
         return self._settings
 
     def personal_settings(self) -> Mapping[str, Sequence[str]]:
         """Return the person's own configuration, system's included, with its conditional includes judged for this repository."""
         if self._personal is None:
-            argv = ["git", f"--git-dir={self.git_dir}", "config", "--includes", "--show-scope", "-z", "--list"]
-            out = spawn(argv, env={**personal_environment(), "LC_ALL": "C"}, cwd=None)[1]
-            parts = out.decode("utf-8", "surrogateescape").split("\0")
-            own = [line for scope, line in zip(parts[0::2], parts[1::2], strict=False) if scope in ("system", "global")]
-            self._personal = by_key(own)
+            self._personal = by_key([line for scope, line in self._scoped()[1] if scope in ("system", "global")])
         return self._personal
+
+    def _ask_for_both(self) -> None:
+        """Ask one git for the repository's configuration and the person's, where what the repository's says is the same either way.
+
+        What it includes, it may include for the person alone, and a worktree of it may have settings of its own.
+        """
+        code, found = self._scoped()
+        if code or any(
+            scope == "worktree" or (scope == "local" and line.startswith("include")) for scope, line in found
+        ):
+            return
+        self._settings = by_key([line for scope, line in found if scope == "local"])
+        self._personal = by_key([line for scope, line in found if scope in ("system", "global")])
+
+    def _scoped(self) -> tuple[int, list[tuple[str, str]]]:
+        argv = ["git", f"--git-dir={self.git_dir}", "config", "--includes", "--show-scope", "-z", "--list"]
+        code, out, _ = spawn(argv, env={**personal_environment(), "LC_ALL": "C"}, cwd=None)
+        parts = out.decode("utf-8", "surrogateescape").split("\0")
+        return code, list(zip(parts[0::2], parts[1::2], strict=False))
 
     def _listed(self, git_dir: Path) -> dict[str, list[str]]:
         argv = ["git", f"--git-dir={git_dir}", "config", "--includes", "-z", "--list"]

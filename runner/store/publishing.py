@@ -176,7 +176,7 @@ def bring(project: Project, protocol: str, check: Check) -> None:
         ClashError: it is another protocol, and this one would be published.
     """
     name = project.branch(protocol)
-    mirror = look(project, name, history.ref_of(protocol), lease.ref_of(protocol))
+    mirror = look(project, name, history.ref_of(protocol), f"refs/runner/leases/{protocol}")
     if mirror is None and not project.trusted.remote:
         return
     other = push_refusal.clash(project, protocol)

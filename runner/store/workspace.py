@@ -18,17 +18,32 @@ from pathlib import Path
 from typing import Unpack
 
 from runner import beneath
-from runner.errors import RefusedError, UsageError
-from runner.git import LINK, SUBMODULE, TREE, Git, GitError, Options, TooSlowError, Tree, TreeEntry, git_error, is_full
+from runner.errors import InsufficientHistoryError, RefusedError, UsageError
+from runner.git import (
+    BLOB,
+    LINK,
+    SUBMODULE,
+    TREE,
+    Git,
+    GitError,
+    Options,
+    TooSlowError,
+    Tree,
+    TreeEntry,
+    git_error,
+    is_full,
+)
+from runner.git.objects import entries, name_of
 from runner.lines import is_harmless
 from runner.protocol import globs
 from runner.protocol.ids import digest
-from runner.protocol.paths import POLICY, ROOT
+from runner.protocol.paths import POLICY, ROOT, is_record
 from runner.store import locks, objects, remote, worktree
-from runner.store.environment import Environment, StateDir, write_atomically
+from runner.store.environment import Environment, StateDir, write_atomically, write_loosely
 from runner.values import dataclass
 
 EXCLUDES = "__pycache__/\n.pytest_cache/\nnode_modules/\n.venv/\n*.pyc\n.DS_Store\n"
+MOST_RECORD = 64 * 1024 * 1024  # bytes of a file of the record
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,10 +229,78 @@ def _check_out(git: Git, space: Workspace, commit: str, *, clean: bool) -> None:
     fresh = not space.index.exists()
     if not fresh:
         _make_way(git, space, commit)
+        if not clean and _follow(git, space, commit):
+            return
     # What the index and a file's times agree on is left as it is; of those a step cannot set all back (`_filesystem`).
     _run(git, space, "read-tree", "--reset", "-u", commit)
     if not fresh:
         _run(git, space, "clean", "-ffdq", *(["-x"] if clean else []))
+    _note_index(space, _tree_of(git, commit))
+
+
+def _follow(git: Git, space: Workspace, commit: str) -> bool:
+    """Bring a workspace that holds what the last step left to a commit that only has another record, as most have.
+
+    False: git has to do it, since something else differs or lies there. git looks at every file once here, and would do so thrice.
+    """
+    tree, wanted = _tree_of_index(space), _tree_of(git, commit)
+    if tree is None:
+        return False
+    try:
+        changed = git.changed(tree, wanted)
+    except InsufficientHistoryError:  # work that was refused long ago
+        return False
+    if not all(is_record(path.rpartition("/")[2]) and path.startswith(f"{ROOT}/") for path in changed):
+        return False
+    if any({entry.mode if entry else "" for entry in pair} != {BLOB} for pair in changed.values()):
+        return False
+    given = ("ls-files", "-z", "--others", "--exclude-standard", "--directory", "--modified", "--deleted")
+    index = entries(space.index.read_bytes(), changed, git.oid_length // 2)
+    if index is None or _run(git, space, *given):
+        return False
+    aside, files = space.root / "record", {}
+    for path, (before, after) in changed.items():
+        assert before is not None and after is not None
+        here, data = beneath.read(space.work, path, MOST_RECORD), git.blob(after.oid)
+        # A file that git converts as it writes it has other bytes.
+        if data is None or {before.oid} != {index.entry(path).oid, name_of("blob", here or b"", git.object_format)}:
+            return False
+        aside.write_bytes(data)
+        beneath.copy(space.work, path, aside)
+        files[path] = after.oid
+    if files:
+        times = space.index.stat()  # git compares newer files by content
+        written = {path: (files[path], status) for path, status in beneath.statuses(space.work, files)}
+        aside.write_bytes(index.replaced(written).data)
+        os.utime(aside, ns=(times.st_atime_ns, times.st_mtime_ns))
+        os.replace(aside, space.index)
+    _note_index(space, wanted)
+    return True
+
+
+def _tree_of(git: Git, commit: str) -> str:
+    found = git.commit(commit)
+    assert found is not None
+    return found.tree
+
+
+def _note_index(space: Workspace, tree: str) -> None:
+    """Note the tree that the index has now."""
+    write_loosely(space.root / "index-of", f"{tree} {_signature(space.index)}".encode())
+
+
+def _tree_of_index(space: Workspace) -> str | None:
+    """Return the tree that the index has, None where that was not noted since it was written."""
+    try:
+        tree, _, signature = (space.root / "index-of").read_text().partition(" ")
+        return tree if signature == _signature(space.index) else None
+    except (OSError, ValueError):
+        return None
+
+
+def _signature(path: Path) -> str:
+    file = path.stat()
+    return f"{file.st_ino} {file.st_size} {file.st_mtime_ns} {file.st_ctime_ns}"
 
 
 def _make_way(git: Git, space: Workspace, tree: str) -> None:
@@ -421,7 +504,10 @@ def _collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...], b
             raise _nested(path) from error
         _refuse_encoding(git, space, error)
         raise
-    tree = _run(git, space, "write-tree").decode().strip()
+    tree = None if differing else _tree_of_index(space)
+    if tree is None:
+        tree = _run(git, space, "write-tree").decode().strip()
+        _note_index(space, tree)
     changed = git.changed(start, tree)
     left = {
         path: after.oid

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import Box, command
 
 ASKS = "kind: human\n"
@@ -133,3 +135,48 @@ def test_a_command_ends_without_taking_apart_what_it_loaded() -> None:
     assert ended("thread") == (0, ["thread", "at exit", "taken apart"])
     with open("/dev/full", "wb") as full:
         assert ended("alone", full.fileno())[0] != 0
+
+
+def test_a_workspace_that_nobody_changed_follows_the_record_alone(box: Box, tmp_path: Path) -> None:
+    box.new({"01-a": command("echo a > a.txt"), "02-b": command("test -f a.txt"), "03-c": command("true")})
+    steps = [Step(box, tmp_path) for _ in range(3)]
+    acts = [[line.split()[1:] for line in one.started if line.startswith("git ")] for one in steps]
+    writes = [
+        {word for words in one for word in words if word in ("read-tree", "clean", "write-tree", "add")} for one in acts
+    ]
+    assert writes == [{"read-tree", "add", "write-tree"}, set(), set()]
+    assert not any("pack-objects" in words for words in acts[2])
+    assert len(acts[2]) <= 8 and [words.count("config") for words in acts[2]].count(1) == 1
+
+
+@pytest.mark.parametrize("how", ["changed", "gone", "new", "an empty folder", "a link", "of the record", "executable"])
+def test_a_workspace_that_was_changed_between_steps_is_made_again(box: Box, how: str) -> None:
+    look = (
+        "git status --porcelain > seen.txt; find . -name .git -prune -o -print >> seen.txt; cat README.md >> seen.txt"
+    )
+    protocol = box.new({"01-a": command("mkdir d; echo d > d/f.txt"), "02-b": command(look)})
+    box.runner("step", rc=0)
+    (work,) = box.home.glob(".local/state/protocol-runner/*/*/work")
+    match how:
+        case "changed":
+            (work / "README.md").write_text("hello there")
+        case "gone":
+            (work / "README.md").unlink()
+        case "new":
+            (work / "more.txt").write_text("more")
+        case "an empty folder":
+            (work / "more").mkdir()
+        case "a link":
+            (work / "d/f.txt").rename(work / "f.txt")
+            (work / "d").rmdir()
+            (work / "d").symlink_to(".")
+        case "of the record":
+            (work / f".protocols/{protocol}/state.json").write_text("{}")
+        case _:
+            (work / "README.md").chmod(0o755)
+    box.runner("step", rc=0)
+    expected = set(box.git("ls-tree", "-r", "-t", "--name-only", f"{protocol}~1").splitlines())
+    seen = box.git("show", f"{protocol}:seen.txt").splitlines()
+    readme = box.git("show", "main:README.md").splitlines()
+    assert {line[2:] for line in seen if line.startswith("./")} == expected | {"seen.txt"}
+    assert [line for line in seen if not line.startswith(".")] == ["?? seen.txt", *readme]
