@@ -172,7 +172,7 @@ bench-agent: $(DEV_STAMP)
 # TASKS='encode-hex range-end' does these only.
 peers: $(DEV_STAMP)
 	$(PY) -m benchmarks.peers $(TASKS)
-	$(PYTEST) -m peers tests/peers
+	$(PYTEST) -n 2 --dist worksteal -m peers tests/peers
 
 golden: $(DEV_STAMP)
 	$(PYTEST) -n $(JOBS) --update-golden

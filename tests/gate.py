@@ -11,7 +11,8 @@ Of a test of which some cases are not slow, and stand for all in `make test`, a 
 
 `python -m tests.gate SUITE` prints whether a suite that tests programs of others is due, and why, and exits with 3 where it is not. It
 is due unless a commit is known that passed (RUNNER_PASSED, else `refs/ci/passed`, which whoever runs CI may set on the remote), HEAD
-descends from it, and nothing changed since in the suite's folders nor in what their Python files import.
+descends from it, and nothing changed since in the suite's folders nor in what their Python files import. `python -m tests.gate tasks`
+prints which tasks other people's agents do at this commit.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+from benchmarks.agent.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
 WHOLE = os.environ.get("RUNNER_WHOLE") == "1"
@@ -56,6 +59,12 @@ def is_due(name: str, parts: int = 5) -> bool:
     """Return whether one of many cases is tried this time: one of `parts` is, and all are at night."""
     number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4])
     return WHOLE or (number + turn()) % parts == 0
+
+
+def tasks() -> list[str]:
+    """Return the tasks that other people's agents do: the first always, and another by the commit; all at night."""
+    first, *others = (task.name for task in TASKS)
+    return [first, *others] if WHOLE else [first, others[turn() % len(others)]]
 
 
 @functools.cache
@@ -144,6 +153,9 @@ def _imports(root: Path, file: Path) -> Iterator[Path]:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["tasks"]:
+        print(*tasks())
+        sys.exit(0)
     reason = why_due(sys.argv[1])
     print(f"{sys.argv[1]}: {f'due, {reason}' if reason else 'not due, nothing of it changed since it passed'}")
     sys.exit(0 if reason else NOT_DUE)

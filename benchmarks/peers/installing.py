@@ -5,6 +5,7 @@ A peer that cannot be installed comes back as a reason. What stands already, by 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import subprocess
@@ -48,7 +49,14 @@ def pins(path: Path = PINNED) -> dict[str, Pin]:
 
 
 def install(pin: Pin, folder: Path, *, limit: float = LIMIT) -> Path | Missing:
-    """Return the program, installed below `folder` (absolute), or why it is not."""
+    """Return the program, installed below `folder` (absolute), or why it is not. Another process that wants it waits meanwhile."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.with_name(f"{folder.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _install(pin, folder, limit)
+
+
+def _install(pin: Pin, folder: Path, limit: float) -> Path | Missing:
     stamp, asked = folder / "installed.json", json.dumps([pin.client, pin.packages])
     program = folder / ("bin" if pin.client == "pip" else "node_modules/.bin") / pin.program
     if stamp.exists() and stamp.read_text(encoding="utf-8") == asked and program.exists():

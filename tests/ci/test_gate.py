@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.agent.tasks import TASKS
 from tests import gate
 from tests.conftest import Box
 from tests.simulation import seeds
@@ -54,6 +55,21 @@ def test_at_night_every_case_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_window_of_seeds_is_the_commit_s_own(at: Callable[[int], None]) -> None:
     at(5000)
     assert seeds.window() == "5000..5119"
+
+
+def test_commits_in_turn_have_agents_do_each_task_and_the_first_always(
+    at: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [task.name for task in TASKS]
+    tried = []
+    for number in range(len(names) - 1):
+        at(number)
+        first, other = gate.tasks()
+        assert first == names[0]
+        tried.append(other)
+    assert sorted(tried) == sorted(names[1:])
+    monkeypatch.setattr(gate, "WHOLE", True)
+    assert gate.tasks() == names
 
 
 # --- suites that test programs of others ------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Asks a model once by pydantic-ai, with a conversation that comes as JSON on stdin; run in an environment that has it."""
+"""Asks a model by pydantic-ai, once with each conversation that comes as JSON on stdin; run in an environment that has it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pydantic_ai.direct import model_request_sync
 from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.tools import ToolDefinition
 
-asked: dict[str, Any] = json.load(sys.stdin)
-form, model, url, key = asked["form"], asked["model"], asked["url"], "sk-of-a-test"
+given: dict[str, Any] = json.load(sys.stdin)
+form, model, url, key = given["form"], given["model"], given["url"], "sk-of-a-test"
 match form:
     case "anthropic":
         from pydantic_ai.models.anthropic import AnthropicModel
@@ -42,21 +42,26 @@ def content(one: Any) -> Any:
     return [one["text"], m.BinaryContent(data=base64.b64decode(data), media_type=kind)]
 
 
-turns: list[Any] = []
-for turn in asked["turns"]:
-    if "user" in turn:
-        first = [m.SystemPromptPart(asked["system"])] if not turns else []
-        turns.append(m.ModelRequest(parts=[*first, m.UserPromptPart(turn["user"])]))
-    elif "model" in turn:
-        calls = [m.ToolCallPart(one["name"], one["arguments"], one["id"]) for one in turn["calls"]]
-        said = [m.TextPart(turn["model"])] if turn["model"] else []
-        turns.append(m.ModelResponse(parts=[*said, *calls]))
-    else:
-        parts = [m.ToolReturnPart(one["name"], content(one["content"]), one["id"]) for one in turn["results"]]
-        turns.append(m.ModelRequest(parts=parts))
-tools = [
-    ToolDefinition(name=one["name"], description=one["description"], parameters_json_schema=one["parameters"])
-    for one in asked["tools"]
-]
-with contextlib.suppress(Exception):  # the endpoint refuses what it has recorded
-    model_request_sync(made, turns, model_request_parameters=ModelRequestParameters(function_tools=tools))
+def ask(asked: dict[str, Any]) -> None:
+    turns: list[Any] = []
+    for turn in asked["turns"]:
+        if "user" in turn:
+            first = [m.SystemPromptPart(asked["system"])] if not turns else []
+            turns.append(m.ModelRequest(parts=[*first, m.UserPromptPart(turn["user"])]))
+        elif "model" in turn:
+            calls = [m.ToolCallPart(one["name"], one["arguments"], one["id"]) for one in turn["calls"]]
+            said = [m.TextPart(turn["model"])] if turn["model"] else []
+            turns.append(m.ModelResponse(parts=[*said, *calls]))
+        else:
+            parts = [m.ToolReturnPart(one["name"], content(one["content"]), one["id"]) for one in turn["results"]]
+            turns.append(m.ModelRequest(parts=parts))
+    tools = [
+        ToolDefinition(name=one["name"], description=one["description"], parameters_json_schema=one["parameters"])
+        for one in asked["tools"]
+    ]
+    with contextlib.suppress(Exception):  # the endpoint refuses what it has recorded
+        model_request_sync(made, turns, model_request_parameters=ModelRequestParameters(function_tools=tools))
+
+
+for one in given["asked"]:
+    ask(one)

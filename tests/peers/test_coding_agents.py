@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from benchmarks.peers.installing import Missing, Pin, install
 from tests.conftest import Box
@@ -55,6 +56,8 @@ OVER_ACP = {
     "acp:cline:played": Pin("npm", NPM, "cline"),
     "acp:vibe:played": Pin("pip", ("mistral-vibe==3.0.2",), "vibe-acp", python="3.12"),
 }
+# By these each test is tried at every commit, by the others at a third (`make nightly`: by all).
+ALWAYS = ("acp:claude", "acp:codex", "acp:gemini")
 WITHOUT_SERVERS = ("acp:cline:played", "acp:vibe:played")  # they do not say that they take any over HTTP
 MINI = Pin("pip", ("mini-swe-agent==2.4.6", "mcp>=2,<3"), "mini")
 AIDER = Pin("pip", ("aider-chat==0.86.2",), "aider")
@@ -71,6 +74,14 @@ WRITING: dict[str, Callable[[str], dict[str, Any]]] = {
 }
 
 pytestmark = [pytest.mark.peers, pytest.mark.timeout(1800)]
+
+
+def by_turns(cases: Iterable[tuple[str, Pin]]) -> list[ParameterSet]:
+    """Return the agents as parameters: those of `ALWAYS`, and a window over the others."""
+    return [
+        pytest.param(*case, id=case[0], marks=() if case[0].startswith(ALWAYS) else pytest.mark.window(3))
+        for case in cases
+    ]
 
 
 class Model(BaseHTTPRequestHandler):
@@ -205,7 +216,7 @@ def installed(box: Box, engine: str, pin: Pin) -> None:
 
 
 @pytest.mark.parametrize(
-    ("engine", "pin"), [*OVER_ACP.items(), ("cli:mini-swe-agent:played", MINI), ("cli:aider:played", AIDER)]
+    ("engine", "pin"), by_turns([*OVER_ACP.items(), ("cli:mini-swe-agent:played", MINI), ("cli:aider:played", AIDER)])
 )
 def test_an_agent_does_a_step_with_a_servers_tool_and_its_key_stays_outside(
     box: Box, alice: Person, model: type[Model], engine: str, pin: Pin
@@ -238,7 +249,7 @@ def test_an_agent_that_takes_no_servers_is_refused_where_the_project_has_some(
     assert result.code == 2 and "takes no MCP servers over HTTP" in result.err and not model.number
 
 
-@pytest.mark.parametrize(("engine", "pin"), OVER_ACP.items())
+@pytest.mark.parametrize(("engine", "pin"), by_turns(OVER_ACP.items()))
 def test_a_refused_permission_leaves_no_file(
     box: Box, alice: Person, model: type[Model], engine: str, pin: Pin
 ) -> None:
@@ -255,7 +266,7 @@ def test_a_refused_permission_leaves_no_file(
 HELD = [one for one in OVER_ACP.items() if one[0].split(":")[1] not in ("codex", "kimi")]
 
 
-@pytest.mark.parametrize(("engine", "pin"), HELD)
+@pytest.mark.parametrize(("engine", "pin"), by_turns(HELD))
 def test_a_held_permission_is_used_by_another_process_after_the_approval(
     box: Box, alice: Person, model: type[Model], engine: str, pin: Pin
 ) -> None:

@@ -73,28 +73,30 @@ def endpoint() -> Iterator[tuple[str, list[Any]]]:
         server.shutdown()
 
 
-@pytest.mark.parametrize("conversation", CONVERSATIONS)
 @pytest.mark.parametrize("form", FORMS)
-def test_pydantic_ai_makes_an_equal_request(
-    endpoint: tuple[str, list[Any]], tmp_path: Path, form: str, conversation: str
-) -> None:
+def test_pydantic_ai_makes_equal_requests(endpoint: tuple[str, list[Any]], tmp_path: Path, form: str) -> None:
+    """One process for all conversations: to load the package takes longer than to ask."""
     python = install(PIN, ROOT / "build/peers/of-pydantic-ai", limit=600.0)
     if isinstance(python, Missing):
         pytest.skip(f"allowed: pydantic-ai is {python.reason}")
     url, bodies = endpoint
     name, key, address, below = FORMS[form]
-    asked = request(*CONVERSATIONS[conversation])
+    asked = {what: request(*turns) for what, turns in CONVERSATIONS.items()}
     engine = registry.open_engine(name, {key: "sk-of-a-test", address: url + below}, tmp_path)
-    with pytest.raises(EngineError):
-        engine.ask(asked, timeout=20)
+    for one in asked.values():
+        with pytest.raises(EngineError):
+            engine.ask(one, timeout=20)
     engine.close()
-    given = {"form": form, "model": name.partition(":")[2], "url": url, **plain(asked)}
+    given = {"form": form, "model": name.partition(":")[2], "url": url, "asked": list(map(plain, asked.values()))}
     script = ROOT / "tests/peers/second_opinion.py"
     done = subprocess.run([python, script], input=json.dumps(given), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    ours, theirs = bodies
-    assert said(form, ours) == said(form, theirs)
-    assert tools(ours) == tools(theirs) == {one.name: sorted(one.parameters["properties"]) for one in (READ, SHELL)}
+    offered = {one.name: sorted(one.parameters["properties"]) for one in (READ, SHELL)}
+    count = len(asked)
+    assert len(bodies) == 2 * count
+    for what, ours, theirs in zip(asked, bodies[:count], bodies[count:], strict=True):
+        assert said(form, ours) == said(form, theirs), what
+        assert tools(ours) == tools(theirs) == offered, what
 
 
 def plain(asked: Request) -> Any:
