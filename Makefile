@@ -127,8 +127,8 @@ long: $(DEV_STAMP)
 
 # A window of the points of each sweep, which moves with the commit, and those that are always tried (tests/faults/points.py).
 # KILLS: of SIGKILL; POINTS: of SIGTERM, and of a machine that is gone. AT='git:rename:17' tries that point alone.
-faults: KILLS = 60
-faults: POINTS = 20
+faults: KILLS = 40
+faults: POINTS = 16
 faults: $(DEV_STAMP)
 	RUNNER_KILLS=$(KILLS) RUNNER_POINTS=$(POINTS) RUNNER_AT='$(AT)' $(PYTEST) -n 2 --dist worksteal -s -m faults tests/faults
 

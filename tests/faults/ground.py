@@ -7,6 +7,7 @@ repository behind `git daemon`, so that the remote is no part of what is killed.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -21,6 +22,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
 
@@ -266,7 +268,7 @@ class Ground:
 
     def finish(self, box: Box | None = None, env: dict[str, str] | None = None) -> list[Ran]:
         """Do what a person does who finds it cut off: the same command again, and the answer that it asks for."""
-        box, ran = box or self.box, []
+        box, ran = box or self.box, list[Ran]()
         until = time.monotonic() + 120
         while True:
             ran.append(self.run(box, env))
@@ -275,7 +277,9 @@ class Ground:
                 assert "effect-unknown" in box.log(self.protocol), last.err
                 box.runner("answer", self.protocol, "happened" if self.told() else "did-not", rc=0)
             elif last.code == HELD and box is not self.box and time.monotonic() < until:
-                time.sleep(0.5)  # the lease of the machine that is gone
+                time.sleep(
+                    0.5 if len(ran) > 1 else 4
+                )  # the lease of the machine that is gone, which has been seen once now
             else:
                 assert last.code == 0, f"exit {last.code}: {last.err}"
                 return ran
@@ -359,8 +363,51 @@ def _try(told: tuple[Callable[[Ground, str], bool], str]) -> tuple[str, bool, st
         return point, True, traceback.format_exc()
 
 
+Key = tuple[tuple[str, ...], str]  # options of `runner run`, and the project's configuration
+
+
+class Grounds:
+    """The grounds of one process of pytest, each made once and put back before it is used: to make one takes seconds."""
+
+    def __init__(self, folder: Path, held: contextlib.ExitStack) -> None:
+        self._folder, self._held = folder, held
+        self._port = held.enter_context(daemon(folder))
+        self._made: dict[Key, Ground] = {}
+        self._traces: dict[Key, list[tuple[str, str, str]]] = {}
+        self._pools: dict[tuple[Key, int], Pool] = {}
+
+    def get(self, *options: str, config: str = "") -> Ground:
+        """Return a ground as it was in the beginning, whose repository is judged after the test."""
+        key = (options, config)
+        if key not in self._made:
+            folder = self._folder / f"ground-{len(self._made)}"
+            self._made[key] = Ground.make(folder, self._port, *options, config=config)
+        ground = self._made[key]
+        ground.reset()
+        ground.options, ground.box = options, dataclasses.replace(ground.box)
+        return ground
+
+    def trace(self, key: Key) -> list[tuple[str, str, str]]:
+        """Return the calls of a run that nobody disturbs."""
+        if key not in self._traces:
+            self._traces[key] = self.get(*key[0], config=key[1]).trace()
+        return self._traces[key]
+
+    @contextlib.contextmanager
+    def pool(self, key: Key, workers: int) -> Iterator[Pool]:
+        """Give processes with a ground each; they are ended where something goes wrong."""
+        if (key, workers) not in self._pools:
+            made = multiprocessing.get_context("fork").Pool(workers, _begin, (self._folder, self._port, *key))
+            self._pools[key, workers] = self._held.enter_context(made)
+        try:
+            yield self._pools[key, workers]
+        except BaseException:
+            self._pools.pop((key, workers)).terminate()
+            raise
+
+
 def sweep(
-    folder: Path,
+    grounds: Grounds,
     attempt: Callable[[Ground, str], bool],
     limit: int,
     *options: str,
@@ -377,17 +424,14 @@ def sweep(
     `attempt` says whether anything was struck, and raises where what came of it does not hold; all such points are told together.
     Something has to be struck at `least` of the points, of 1.
     """
-    with daemon(folder) as port:
-        ground = Ground.make(folder / "ground", port, *options, config=config)
-        trace = ground.trace()
-        found = AT or list(dict.fromkeys([*always(trace, hot), *points(trace, limit, who, calls, turn)]))
-        begun, tried = time.monotonic(), []
-        with multiprocessing.get_context("fork").Pool(workers, _begin, (folder, port, options, config)) as pool:
-            for told in pool.imap_unordered(_try, [(attempt, point) for point in found]):
-                tried.append(told)
-                print(f"{len(tried)}/{len(found)} {told[0]} {told[2]}", file=sys.stderr, flush=True)
-            pool.close()
-            pool.join()
+    key = (options, config)
+    trace = grounds.trace(key)
+    found = AT or list(dict.fromkeys([*always(trace, hot), *points(trace, limit, who, calls, turn)]))
+    begun, tried = time.monotonic(), []
+    with grounds.pool(key, workers) as pool:
+        for told in pool.imap_unordered(_try, [(attempt, point) for point in found]):
+            tried.append(told)
+            print(f"{len(tried)}/{len(found)} {told[0]} {told[2]}", file=sys.stderr, flush=True)
     bad = [f"{point} ({about(trace, point)}): {what}" for point, _, what in tried if what]
     struck = sum(is_struck for _, is_struck, _ in tried)
     seconds = time.monotonic() - begun

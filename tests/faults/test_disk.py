@@ -8,26 +8,21 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from tests.conftest import Box, command
-from tests.faults import ground as ground_
-from tests.faults.ground import ANSWERS, Ground, sweep
+from tests.faults.ground import ANSWERS, Ground, Grounds, sweep
 from tests.faults.points import ALWAYS_ON_A_BAD_DISK
-from tests.faults.test_kill import finished
+from tests.faults.test_kill import POINTS, finished
 from tests.gate import turn
 
+MANY = max(10, POINTS // 4)  # of each of five sweeps
 WRITES = ("openat", "write", "pwrite64", "mkdir", "rename", "link", "ftruncate")
 DONE = (0, 1, 2, 3, 69)  # a git that failed at the remote's side of things is a remote that is away
 
 
-@pytest.fixture(autouse=True)
-def strikes() -> None:
-    """What a sweep needs."""
-    if (why := ground_.can_strike()) is not None:
-        pytest.skip(why)
+pytestmark = pytest.mark.usefixtures("strikes")
 
 
 def told(ground: Ground, *how: str) -> bool:
@@ -92,22 +87,22 @@ def not_synced(ground: Ground, point: str) -> bool:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("fault", [full, full_once, broken], ids=lambda fault: str(fault.__name__))
 def test_what_cannot_be_written_is_told_and_the_next_run_recovers(
-    tmp_path: Path, fault: Callable[[Ground, str], bool]
+    grounds: Grounds, fault: Callable[[Ground, str], bool]
 ) -> None:
     hot = ALWAYS_ON_A_BAD_DISK
-    sweep(tmp_path, fault, 14, who=("runner", "git"), calls=WRITES, hot=hot, turn=turn(), least=0.85)
+    sweep(grounds, fault, MANY, who=("runner", "git"), calls=WRITES, hot=hot, turn=turn(), least=0.85)
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(3600)
-def test_a_short_write_is_gone_on_with(tmp_path: Path) -> None:
-    sweep(tmp_path, short, 12, who=("runner", "git"), calls=("write", "send", "pwrite64"), turn=turn(), least=0.8)
+def test_a_short_write_is_gone_on_with(grounds: Grounds) -> None:
+    sweep(grounds, short, MANY, who=("runner", "git"), calls=("write", "send", "pwrite64"), turn=turn(), least=0.8)
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(3600)
-def test_after_an_fsync_that_failed_the_process_stops(tmp_path: Path) -> None:
-    sweep(tmp_path, not_synced, 14, who=("runner", "git"), calls=("fsync", "fdatasync"), turn=turn(), least=0.85)
+def test_after_an_fsync_that_failed_the_process_stops(grounds: Grounds) -> None:
+    sweep(grounds, not_synced, MANY, who=("runner", "git"), calls=("fsync", "fdatasync"), turn=turn(), least=0.85)
 
 
 # --- a file system that is really full -----------------------------------------------------------------------------------
@@ -136,20 +131,18 @@ sys.exit(code)
 
 @pytest.mark.faults
 @pytest.mark.timeout(600)
-def test_a_file_system_that_is_full_is_told_and_once_there_is_room_the_run_goes_on(tmp_path: Path) -> None:
+def test_a_file_system_that_is_full_is_told_and_once_there_is_room_the_run_goes_on(grounds: Grounds) -> None:
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("allowed: only root may mount a file system")
     tried = 0
-    with ground_.daemon(tmp_path) as port:
-        ground = Ground.make(tmp_path / "ground", port)
-        for kib in (0, 8, 24, 48, 96, 160, 256):
-            ground.reset()
-            argv = ["unshare", "-m", sys.executable, "-c", FULL, str(kib * 1024), str(ground.live), *ground.argv()]
-            done = subprocess.run(argv, env=ground.environment(ground.box), capture_output=True, text=True, timeout=300)
-            assert done.returncode in DONE and "Traceback" not in done.stderr, f"{kib} KiB: {done.stderr}"
-            assert done.returncode != 1, f"{kib} KiB: {done.stderr}"
-            tried += done.returncode != 0
-            finished(ground)
+    for kib in (0, 8, 24, 48, 96, 160, 256):
+        ground = grounds.get()
+        argv = ["unshare", "-m", sys.executable, "-c", FULL, str(kib * 1024), str(ground.live), *ground.argv()]
+        done = subprocess.run(argv, env=ground.environment(ground.box), capture_output=True, text=True, timeout=300)
+        assert done.returncode in DONE and "Traceback" not in done.stderr, f"{kib} KiB: {done.stderr}"
+        assert done.returncode != 1, f"{kib} KiB: {done.stderr}"
+        tried += done.returncode != 0
+        finished(ground)
     print(f"{tried} sizes were too small")
     assert tried >= 4
 

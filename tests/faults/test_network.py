@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import make_box
-from tests.faults.ground import ANSWERS, Ground, daemon
+from tests.faults.ground import ANSWERS, Ground, Grounds, daemon
 from tests.faults.test_kill import finished
 from tests.forge import smart_http
 from tests.gate import is_due
@@ -153,18 +153,16 @@ FAULTS = {
 @pytest.mark.faults
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_remote_that_goes_wrong_is_no_loss(tmp_path: Path, fault: str) -> None:
-    with daemon(tmp_path) as port:
-        ground = Ground.make(tmp_path / "ground", port)
-        ground.reset()
-        hook(ground, *FAULTS[fault])
-        done = ground.run()
-        assert done.code in (0, AWAY), f"exit {done.code}: {done.err}"
-        if "refuses" in fault:
-            assert done.code == AWAY and "not today" in done.err
-        if fault in ("is-slow", "says-more-than-it-should"):
-            assert done.code == 0, done.err
-        finished(ground)
+def test_a_remote_that_goes_wrong_is_no_loss(grounds: Grounds, fault: str) -> None:
+    ground = grounds.get()
+    hook(ground, *FAULTS[fault])
+    done = ground.run()
+    assert done.code in (0, AWAY), f"exit {done.code}: {done.err}"
+    if "refuses" in fault:
+        assert done.code == AWAY and "not today" in done.err
+    if fault in ("is-slow", "says-more-than-it-should"):
+        assert done.code == 0, done.err
+    finished(ground)
 
 
 # What becomes of a push's request: how often it is carried out, and which of the answers are given.
@@ -201,18 +199,16 @@ def repeating(root: Path, times: int, given: list[int]) -> Iterator[tuple[str, l
 @pytest.mark.faults
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("way", TWICE)
-def test_a_remote_that_hears_or_answers_twice_does_nothing_twice(tmp_path: Path, way: str) -> None:
-    with daemon(tmp_path) as port:
-        ground = Ground.make(tmp_path / "ground", port)
-        ground.reset()
-        with repeating(ground.live, *TWICE[way]) as (url, answered):
-            there = ground.box.git("config", "remote.origin.url").strip()
-            moved(ground, f"{url}/origin.git")
-            done = ground.run(env={"NO_PROXY": "127.0.0.1"})
-            assert done.code in (0, AWAY), f"exit {done.code}: {done.err}"
-            assert answered, "no push got there"
-        moved(ground, there)
-        finished(ground)
+def test_a_remote_that_hears_or_answers_twice_does_nothing_twice(grounds: Grounds, way: str) -> None:
+    ground = grounds.get()
+    with repeating(ground.live, *TWICE[way]) as (url, answered):
+        there = ground.box.git("config", "remote.origin.url").strip()
+        moved(ground, f"{url}/origin.git")
+        done = ground.run(env={"NO_PROXY": "127.0.0.1"})
+        assert done.code in (0, AWAY), f"exit {done.code}: {done.err}"
+        assert answered, "no push got there"
+    moved(ground, there)
+    finished(ground)
 
 
 @pytest.mark.faults

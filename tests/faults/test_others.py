@@ -13,7 +13,7 @@ import pytest
 from runner.executor.journal import Journal
 from runner.protocol.transcript import Unknown
 from tests.conftest import Box, command
-from tests.faults.ground import Ground, daemon
+from tests.faults.ground import Grounds
 from tests.faults.test_kill import finished
 
 FAKETIME = shutil.which("faketime")
@@ -33,17 +33,15 @@ def at(when: str) -> dict[str, str]:
     ("first", "then"),
     [("+0", "-1d"), ("+0", "+10y"), ("-2y", "+0"), ("+10y", "+0"), ("-3d", "-5d")],
 )
-def test_a_clock_that_was_set_does_not_stop_a_run_that_was_cut(tmp_path: Path, first: str, then: str) -> None:
-    with daemon(tmp_path) as port:
-        ground = Ground.make(tmp_path / "ground", port)
-        ground.reset()
-        ground.options = ("--max-steps", "1")
-        done = ground.run(env=at(first))
-        assert done.code == 0, done.err
-        ground.options = ()
-        done = ground.run(env=at(then))
-        assert done.code == 0, done.err
-        finished(ground)
+def test_a_clock_that_was_set_does_not_stop_a_run_that_was_cut(grounds: Grounds, first: str, then: str) -> None:
+    ground = grounds.get()
+    ground.options = ("--max-steps", "1")
+    done = ground.run(env=at(first))
+    assert done.code == 0, done.err
+    ground.options = ()
+    done = ground.run(env=at(then))
+    assert done.code == 0, done.err
+    finished(ground)
 
 
 def newer(box: Box, name: str, change: Callable[[str], str]) -> tuple[str, str]:

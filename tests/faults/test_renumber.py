@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -15,11 +14,11 @@ from tests.conftest import Box, clone, command
 from tests.faults import ground as ground_
 from tests.faults.ground import ENDED, ROOT, STRIKE, left_over
 from tests.faults.points import points
+from tests.faults.test_kill import POINTS
 from tests.gate import turn
 
 OLD, NEW = "0001-a-plan", "0002-a-plan"
 UNREACHABLE = 69
-POINTS = int(os.environ.get("RUNNER_POINTS", "20"))
 
 
 def strike(box: Box, *how: str) -> dict[str, object]:
