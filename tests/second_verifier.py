@@ -27,17 +27,20 @@ class Repo:
         self.argv, self.known = ["git", f"--git-dir={path}", "-c", "core.commitGraph=false", "-c", "protocol.allow=never"], {}
         self.cat = subprocess.Popen([*self.argv, "cat-file", "--batch"], env=SEAL, stdin=-1, stdout=-1, stderr=-3)
     def ask(self, *words): return subprocess.run([*self.argv, *words], env=SEAL, capture_output=True, text=True).stdout.strip()
+    def read(self, name):
+        self.cat.stdin.write(name.encode() + b"\n") and self.cat.stdin.flush()
+        told = self.cat.stdout.readline().split()
+        return (told[0].decode(), told[1], self.cat.stdout.read(int(told[2]) + 1)[:-1]) if len(told) == 3 else ("", b"", b"")
     def get(self, oid):
         if oid not in self.known:
-            self.cat.stdin.write(oid.encode() + b"\n") and self.cat.stdin.flush()
-            told = self.cat.stdout.readline().split()
-            need(len(told) == 3, f"no {oid[:12]}", BrokenPipeError)
-            data, width = self.cat.stdout.read(int(told[2]) + 1)[:-1], len(oid) // 2
-            if told[1] == b"tree":
+            _, kind, data = self.read(oid)
+            need(kind, f"no {oid[:12]}", BrokenPipeError)
+            width = len(oid) // 2
+            if kind == b"tree":
                 found = re.findall(rb"([0-7]+) ([^\0]+)\0(.{%d})" % width, data, re.DOTALL)
                 data = {name.decode("utf-8", "surrogateescape"): ("100755" if int(mode, 8) & 0o170100 == 0o100100 else KINDS.get(int(mode, 8) >> 12, "160000"), raw.hex()) for mode, name, raw in found}
                 need(len(data) == len(found) and not {".", ".."} & data.keys(), "a tree names something twice, or what is no name")
-            elif told[1] == b"commit":
+            elif kind == b"commit":
                 head, _, message = data.partition(b"\n\n")
                 keys, values = zip(*(line.partition(b" ")[::2] for line in re.sub(rb"\ngpgsig[^\n]*(\n [^\n]*)*", b"", head).split(b"\n")), strict=True)
                 count = next(at for at in range(1, len(keys) + 1) if keys[at:at + 1] != (b"parent",)) - 1
@@ -117,7 +120,7 @@ def plan_holds(repo, files, state, title, trusted):
     need(found.keys() == {slug for slug, step in state["steps"].items() if not step["removed"]}, "other steps than the files")
     for slug, (place, data) in found.items():
         step, front = state["steps"][slug], data.decode().split("---")[1]
-        asks = "skip" not in front and step["status"] == "pending" and (re.search(r"(?m)^(qa|outputs):", front) or default(front, told["plan.md"].decode(), repo.ask("show", f"{trusted}:.protocols/config.yaml")))
+        asks = "skip" not in front and step["status"] == "pending" and (re.search(r"(?m)^(qa|outputs):", front) or default(front, told["plan.md"].decode(), repo.read(f"{trusted}:.protocols/config.yaml")[2].decode().strip()))
         need((place, sha(data)) == (step["place"], step["digest"]) and not (asks and step["qa"] == "skip"), f"{slug} is not its file")
 
 def verify(repo, tip, name):
@@ -175,7 +178,7 @@ def verify(repo, tip, name):
     return notes + Court(repo, chain, name, ours, recorded).judge()
 def judged(path, branch, protocol):
     repository, code, why = Repo(path), 0, "verified"
-    try: why = "verified" + "".join(f", not judged: {one}" for one in verify(repository, repository.ask("rev-parse", branch), protocol))
+    try: why = "verified" + "".join(f", not judged: {one}" for one in verify(repository, repository.read(branch)[0], protocol))
     except (BrokenPipeError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         code, why = 5 if isinstance(error, BrokenPipeError) else 4, f"{type(error).__name__} {error}"
     finally: repository.cat.kill() or repository.cat.communicate()

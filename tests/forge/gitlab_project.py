@@ -6,6 +6,7 @@ Needs the standard library and git alone, since the demo runs it too.
 from __future__ import annotations
 
 import base64
+import os
 import subprocess
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -13,6 +14,14 @@ from pathlib import Path
 from tests.forge import smart_http
 from tests.forge.gitlab_fake import PATH, Account, GitLabFake
 from tests.forge.serving import Answer, Asked
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    """Return a file's state; None where it is gone by now."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
 
 
 class Project(GitLabFake):
@@ -23,6 +32,7 @@ class Project(GitLabFake):
         self.bare = bare
         self.pusher: Account | None = None
         self.pushes = 0
+        self._files: dict[Path, tuple[int, int]] | None = None
 
     def take(self, handler: BaseHTTPRequestHandler) -> bool:
         """Serve git to whoever has a token: what they push is theirs."""
@@ -70,7 +80,13 @@ class Project(GitLabFake):
         return made
 
     def look(self) -> None:
-        """Take up what git has now."""
+        """Take up what git has now, where a file of a ref was written since."""
+        heads = [Path(folder, name) for folder, _, names in os.walk(self.bare / "refs/heads") for name in names]
+        at = [self.bare / "packed-refs", *heads]
+        files = {path: (said.st_ino, said.st_mtime_ns) for path in at if (said := _stat(path)) is not None}
+        if files == self._files:
+            return
+        self._files = files
         out = subprocess.run(
             ["git", f"--git-dir={self.bare}", "for-each-ref", "--format=%(objectname) %(refname:short)", "refs/heads/"],
             capture_output=True, text=True, check=True,
