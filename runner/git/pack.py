@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate, islice
+from typing import Literal
 
 from runner.git.objects import deflater, name_of
 from runner.values import dataclass
@@ -20,6 +21,7 @@ DEPTH = 50  # deltas in a row, as git's own packs have; a reader goes through al
 SHORT = 256  # bytes; less is not worth a delta
 COPY = 0x10000  # bytes that one instruction copies, at most
 INSERT = 127  # bytes that one instruction adds, at most
+FIRST, MOST = 64, 32 * 1024  # bytes that are compared at once; more would be asked of the system anew each time
 PROBE = 32  # bytes by which the place is found again at which two texts go on alike
 NEAR = 4096  # bytes in which it is looked for
 TRIES = 4  # places that are looked at for the same few bytes
@@ -166,33 +168,45 @@ def _copies(offset: int, length: int) -> Sequence[bytes]:
 
 def _alike(old: bytes, at: int, new: bytes, here: int) -> int:
     """Return how many bytes are the same in `old` from `at` and in `new` from `here`."""
-    most = min(len(old) - at, len(new) - here)
-    return _longest(most, lambda one, two: old[at + one : at + two] == new[here + one : here + two])
+    length, step, most = 0, FIRST, min(len(old) - at, len(new) - here)
+    while length < most:
+        end = min(length + step, most)
+        one, two = old[at + length : at + end], new[here + length : here + end]
+        if one == two:
+            length, step = end, min(4 * step, MOST)
+            continue
+        while (half := len(one) // 2) > FIRST:
+            if one[:half] == two[:half]:
+                length, one, two = length + half, one[half:], two[half:]
+            else:
+                one, two = one[:half], two[:half]
+        return length + _same(one, two, "big")
+    return length
 
 
 def _alike_at_the_end(old: bytes, new: bytes) -> int:
     """Return how many bytes both end with."""
-    ends = len(old), len(new)
-    return _longest(
-        min(ends), lambda one, two: old[ends[0] - two : ends[0] - one] == new[ends[1] - two : ends[1] - one]
-    )
-
-
-def _longest(most: int, same: Callable[[int, int], bool]) -> int:
-    """Return the length of what is the same from the first on. `same(one, two)`: whether what is between the two is."""
-    length, step = 0, 64
+    length, step, most = 0, FIRST, min(len(old), len(new))
+    last, end_of_new = len(old), len(new)
     while length < most:
-        step = min(step, most - length)
-        if not same(length, length + step):
-            break
-        length, step = length + step, step * 4
-    else:
-        return length
-    end = length + step  # the first difference is before it
-    while end - length > 1:
-        middle = (length + end) // 2
-        length, end = (middle, end) if same(length, middle) else (length, middle)
+        end = min(length + step, most)
+        one, two = old[last - end : last - length], new[end_of_new - end : end_of_new - length]
+        if one == two:
+            length, step = end, min(4 * step, MOST)
+            continue
+        while (half := len(one) // 2) > FIRST:
+            if one[-half:] == two[-half:]:
+                length, one, two = length + half, one[:-half], two[:-half]
+            else:
+                one, two = one[-half:], two[-half:]
+        return length + _same(one, two, "little")
     return length
+
+
+def _same(one: bytes, two: bytes, order: Literal["big", "little"]) -> int:
+    """Return how many bytes two different texts of one length start with alike (big) or end with alike (little)."""
+    differing = int.from_bytes(one, order) ^ int.from_bytes(two, order)
+    return len(one) - (differing.bit_length() + 7) // 8
 
 
 def _again(old: bytes, at: int, new: bytes, here: int) -> tuple[int, int]:
