@@ -72,24 +72,32 @@ def _runs(ground: Ground) -> Iterator[Figure]:
     pins = installing.pins(installing.LIBRARIES)
     pythons = {name: installing.install(pins[name], PEERS / name) for name in SCRIPTS}
     for count in counts:
-        at = ground.repository(50)
-        held = _disk(at)  # by the project's own files
-        ground.runner(at, "new", "--plan", str(_plan(ground, count)))
-        begun = cpu(ground, ["runner", "status", "1"], at)
-        used = cpu(ground, ["runner", "run", "1", "--max-steps", str(count + 1)], at, 1)
+        rounds = 3 if count <= 100 else 1
+        held, begun, first, used = 0, (0.0, 0.0), (0.0, 0.0), (0.0, 0.0)
+        peers: dict[str, list[tuple[float, float]]] = {}
+        for turn in range(rounds):
+            at = ground.repository(50)
+            ground.runner(at, "new", "--plan", str(_plan(ground, count)))
+            alone = cpu(ground, ["runner", "run", "1", "--max-steps", "1"], at, 1)
+            at = ground.repository(50)
+            held = _disk(at)  # by the project's own files
+            ground.runner(at, "new", "--plan", str(_plan(ground, count)))
+            looked = cpu(ground, ["runner", "status", "1"], at)
+            ran = cpu(ground, ["runner", "run", "1", "--max-steps", str(count + 1)], at, 1)
+            begun, first, used = (min(filter(any, pair)) for pair in ((begun, looked), (first, alone), (used, ran)))
+            for name, python in pythons.items():
+                if not isinstance(python, installing.Missing) and count <= 1000:
+                    peers.setdefault(name, []).append(_peer(ground, python, name, count, turn))
         each[count] = ((used[0] - begun[0]) / count, (used[1] - begun[1]) / count)
         yield row(f"a pure step of {count:,}, a person's worktree on the branch", each[count], goal=0.006)
-        for name, python in pythons.items():
-            if isinstance(python, installing.Missing) or count > 1000:
-                continue
-            where = ground.at / f"goals-{name}-{count}"
-            where.mkdir()
-            peer = cpu(ground, [python, "-c", SCRIPTS[name], str(count)], where, 1)
-            empty = cpu(ground, [python, "-c", SCRIPTS[name], "1"], where, 1)
-            a_step = (max(peer[0] - empty[0], 1e-9) / count, max(peer[1] - empty[1], 1e-9) / count)
-            yield row(f"{count:,} steps of {name} {pins[name].version} on SQLite, each", a_step)
+        # The peers' start-up is not in their steps; so it is not in the runner's, and once it is, for comparison.
+        a_step = ((used[0] - first[0]) / count, max(used[1] - first[1], 0.0) / count)
+        for name, found in peers.items():
+            least = min(found)
+            yield row(f"{count:,} steps of {name} {pins[name].version} on SQLite, each", least)
             wanted = {"dbos": 1.7 if count == 1000 else 1.2}.get(name)
-            yield row(f"a pure step of {count:,}, against {name}", each[count], goal=wanted, over=a_step[0])
+            yield row(f"a pure step of {count:,} less start-up, against {name}", a_step, goal=wanted, over=least[0])
+            yield row(f"a pure step of {count:,} with what a run loads, against {name}", each[count], over=least[0])
         yield row(f"the objects of these, by one git fast-import, a step of {count:,}", _imported(ground, at, count))
         disk = _disk(at) - held
         yield Figure(
@@ -110,6 +118,14 @@ def _runs(ground: Ground) -> Iterator[Figure]:
     for what, one, other in (("run", each[many][0], each[few][0]), ("verify", proved[many], proved[few])):
         name = f"goals: {what}, a step of {many:,} against one of {few:,}"
         yield Figure(name, f"{one * 1e3:.1f} ms, {other * 1e3:.1f} ms", one / other, "≤ 1.3x", one / other <= 1.3)
+
+
+def _peer(ground: Ground, python: Path, name: str, count: int, turn: int) -> tuple[float, float]:
+    """Return what a step takes in a workflow library, by its own clocks: its start-up varies by more than that."""
+    at = ground.at / f"goals-{name}-{count}-{turn}"
+    at.mkdir()
+    told = ground.run([python, "-c", SCRIPTS[name], str(count)], at, {"PYTHONPATH": ""}).split()
+    return float(told[-2]) / count, float(told[-1]) / count
 
 
 def _disk(at: Path) -> int:
