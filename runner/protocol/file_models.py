@@ -78,7 +78,7 @@ class UnfitError(ValueError):
             yield Fault((*at, *one.at), one.given, one.what, one.hint, one.kind, one.key)
 
 
-def _unfit(given: object, what: str, hint: str) -> UnfitError:
+def _unfit(given: object, what: str, hint: str = "correct the value") -> UnfitError:
     return UnfitError([Fault((), given, what, hint)])
 
 
@@ -133,7 +133,7 @@ class Between:
         def checked(value: Any) -> Any:
             found = read(value)
             if self.above and found <= self.least:
-                raise _unfit(value, f"should be more than {self.least}", "correct the value")
+                raise _unfit(value, f"should be more than {self.least}")
             if found < self.least:
                 raise _unfit(value, f"should be at least {self.least}", f"write {self.least} or more")
             if self.most is not None and found > self.most:
@@ -161,7 +161,7 @@ class Pattern:
         def checked(value: Any) -> Any:
             found = read(value)
             if not re.fullmatch(self.pattern, found):
-                raise _unfit(value, f"should match {self.pattern}", "correct the value")
+                raise _unfit(value, f"should match {self.pattern}")
             return found
 
         return checked
@@ -447,11 +447,11 @@ def _read_list(kind: Any, read: Read, least: int, most: int | None, value: Any) 
         except UnfitError as error:
             faults += error.below(at)
         if most is not None and len(found) > most:
-            raise _unfit(value, _length("most", most, len(value)), "correct the value")
+            raise _unfit(value, _length("most", most, len(value)))
     if faults:
         raise UnfitError(faults)
     if len(found) < least:
-        raise _unfit(value, _length("least", least, len(value)), "correct the value")
+        raise _unfit(value, _length("least", least, len(value)))
     return kind(found)
 
 
@@ -489,9 +489,7 @@ def _read_scalar(kind: type, least: int, most: int | None, value: Any) -> Any:
     if kind is Decimal:
         return Decimal(value)  # what is written before it has seen to it
     if kind is str and isinstance(value, str) and not (least <= len(value) <= (most or len(value))):
-        raise _unfit(
-            value, f"should have {least} to {most} characters" if most else "should not be empty", "correct the value"
-        )
+        raise _unfit(value, f"should have {least} to {most} characters" if most else "should not be empty")
     if kind is str and isinstance(value, str):
         try:
             value.encode()  # half a character of JSON is none
@@ -503,7 +501,7 @@ def _read_scalar(kind: type, least: int, most: int | None, value: Any) -> Any:
             return value
     elif type(value) is kind or (kind is float and type(value) is int):
         return value
-    raise _unfit(value, f"should be {_SCALARS[kind]}", "correct the value")
+    raise _unfit(value, f"should be {_SCALARS[kind]}")
 
 
 def _either(choices: Iterable[Any]) -> str:

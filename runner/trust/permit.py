@@ -125,17 +125,17 @@ def executor(found: TrustedConfig, name: str) -> Verdict:
     """Return whether commands may run on an executor: host, container or sandbox."""
     word = name.partition("+")[0]
     said = policy.evaluate(found.rules, policy.Subject(kind="isolation", isolation=word))  # type: ignore[arg-type]
-    if said.verdict != "allow":
-        return Denied.by(said, f"the executor `{name}`", "use `--executor sandbox`, or change the policy")
-    return Allowed()
+    return _unless_allowed(said, f"the executor `{name}`", "use `--executor sandbox`, or change the policy")
 
 
 def engine(found: TrustedConfig, name: str, step: str | None) -> Verdict:
     """Return whether a model may be asked, for a step or for none."""
     said = policy.evaluate(found.rules, policy.Subject(kind="engine", engine=name, step=step))
-    if said.verdict != "allow":
-        return Denied.by(said, f"the engine `{name}`", "use another `--engine`, or change the policy")
-    return Allowed()
+    return _unless_allowed(said, f"the engine `{name}`", "use another `--engine`, or change the policy")
+
+
+def _unless_allowed(said: Decision, what: str, hint: str) -> Verdict:
+    return Allowed() if said.verdict == "allow" else Denied.by(said, what, hint)
 
 
 # --- what is required ------------------------------------------------------------------------------------------------------

@@ -676,14 +676,15 @@ def _over(policy: Policy, changes: Sequence[Change]) -> Iterable[Decision]:
     assert policy.file is not None
     limits = policy.file.content.limits
     lines = sum(change.lines for change in changes)
-    if limits.files is not None and len(changes) > limits.files:
-        reason = f"{len(changes):,} files changed"
-        yield _at(policy, "ask", f"limits: {{files: {limits.files}}}", ("limits", "files"), reason)
-    if limits.lines is not None and lines > limits.lines:
-        yield _at(policy, "ask", f"limits: {{lines: {limits.lines}}}", ("limits", "lines"), f"{lines:,} lines changed")
     left = sum(change.size for change in changes if change.after is not None)
-    if limits.total_bytes is not None and left > limits.total_bytes:
-        yield _at(policy, "ask", f"limits: {{total: {limits.total}}}", ("limits", "total"), f"{left:,} bytes in all")
+    for key, limit, there, of_what in (
+        ("files", limits.files, len(changes), "files changed"),
+        ("lines", limits.lines, lines, "lines changed"),
+        ("total", limits.total_bytes, left, "bytes in all"),
+    ):
+        if limit is not None and there > limit:
+            rule = f"limits: {{{key}: {getattr(limits, key)}}}"
+            yield _at(policy, "ask", rule, ("limits", key), f"{there:,} {of_what}")
     most = limits.file_bytes
     for change in changes:
         if most is not None and change.after is not None and change.size > most:

@@ -11,7 +11,7 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import field
 from datetime import UTC, datetime
 
@@ -29,6 +29,7 @@ GIT, SYNC, SEAL = "git", "runner-sync", "runner-seal"
 NAMESPACES = (GIT, APPROVAL, SYNC, SEAL)
 MACHINES = frozenset({GIT, SYNC, SEAL})  # what a key of a runner's or an agent's may be listed for
 LIMIT = 256 * 1024  # bytes of a file
+Refuse = Callable[[str, str], MalformedFileError]
 
 ED25519, RSA = "ssh-ed25519", "ssh-rsa"
 SK_ED25519, SK_ECDSA = "sk-ssh-ed25519@openssh.com", "sk-ecdsa-sha2-nistp256@openssh.com"
@@ -310,33 +311,25 @@ def _lines(data: bytes, path: str) -> Iterator[tuple[int, str]]:
             yield number, line.rstrip(" \t")
 
 
+def _refusal(path: str, number: int) -> Refuse:
+    """Return what makes the error of a line, from what is wrong and what to write."""
+    return lambda what, hint: _error(what, path, number, hint)
+
+
 def _signer(line: str, number: int) -> Signer:
-    match = _SIGNER.fullmatch(line)
+    refuse, match = _refusal(FILE, number), _SIGNER.fullmatch(line)
     if match is None:
-        raise _error(
-            "the line cannot be read",
-            FILE,
-            number,
-            f'write: alice@example.test namespaces="{GIT},{APPROVAL}" ssh-ed25519 AAAA…',
-        )
+        example = f'write: alice@example.test namespaces="{GIT},{APPROVAL}" ssh-ed25519 AAAA…'
+        raise refuse("the line cannot be read", example)
     principal = match["principal"]
     if re.search(r"[*?!,\"]", principal):
-        raise _error(
-            f"{principal!a} stands for more than one name",
-            FILE,
-            number,
-            "one person a line, without wildcards or commas",
-        )
+        raise refuse(f"{principal!a} stands for more than one name", "one person a line, without wildcards or commas")
     if re.fullmatch(PRINCIPAL, principal) is None:
-        raise _error(f"{principal!a} is not a name", FILE, number, "name people as alice@example.test, in lower case")
-    options = _options(match["options"] or "", number)
+        raise refuse(f"{principal!a} is not a name", "name people as alice@example.test, in lower case")
+    options = _options(match["options"] or "", refuse)
     if "namespaces" not in options:
-        raise _error(
-            f"the key of {principal} would count for everything",
-            FILE,
-            number,
-            f'add namespaces="{GIT},{APPROVAL}" before it',
-        )
+        hint = f'add namespaces="{GIT},{APPROVAL}" before it'
+        raise refuse(f"the key of {principal} would count for everything", hint)
     namespaces = options["namespaces"].split(",")
     for name in namespaces:
         if name not in NAMESPACES:
@@ -344,76 +337,66 @@ def _signer(line: str, number: int) -> Signer:
 
             near = get_close_matches(name, NAMESPACES, 1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(NAMESPACES)}"
-            raise _error(f"there is no namespace {name!a}", FILE, number, hint)
-    after, before = (_time(options.get(name), name, FILE, number) for name in ("valid-after", "valid-before"))
+            raise refuse(f"there is no namespace {name!a}", hint)
+    after, before = (_time(options.get(name), name, refuse) for name in ("valid-after", "valid-before"))
     if after is not None and before is not None and after >= before:
-        raise _error("valid-before is not after valid-after", FILE, number, "the key would never be valid")
+        raise refuse("valid-before is not after valid-after", "the key would never be valid")
     try:
         key = _key(match)
     except ValueError as error:
-        raise _error(f"the key of {principal}: {error}", FILE, number, "copy the line of their .pub file") from error
+        raise refuse(f"the key of {principal}: {error}", "copy the line of their .pub file") from error
     return Signer(principal, frozenset(namespaces), key, after, before, number)
 
 
-def _options(text: str, number: int) -> dict[str, str]:
+def _options(text: str, refuse: Refuse) -> dict[str, str]:
     if text and (re.search(r"[ \t]", text) or _OPTIONS.fullmatch(text) is None):
-        raise _error(
-            f"{text[:60]!a} are no options", FILE, number, 'write name="value", with commas and without spaces'
-        )
+        raise refuse(f"{text[:60]!a} are no options", 'write name="value", with commas and without spaces')
     found: dict[str, str] = {}
     for match in _OPTION.finditer(text):
         name, value = match["name"], match["value"]
         if name.lower() == "cert-authority":
-            raise _error("certificates are not taken", FILE, number, "list each person's own key")
+            raise refuse("certificates are not taken", "list each person's own key")
         if name not in ("namespaces", "valid-after", "valid-before") or value is None:
-            raise _error(
-                f"{name} is not an option here",
-                FILE,
-                number,
-                'there are namespaces="…", valid-after="…" and valid-before="…"',
-            )
+            known = 'there are namespaces="…", valid-after="…" and valid-before="…"'
+            raise refuse(f"{name} is not an option here", known)
         if name in found:
-            raise _error(f"{name} is given twice", FILE, number, "say it once")
+            raise refuse(f"{name} is given twice", "say it once")
         found[name] = value
     return found
 
 
-def _time(text: str | None, name: str, path: str, number: int) -> int | None:
+def _time(text: str | None, name: str, refuse: Refuse) -> int | None:
     """Return seconds since 1970 of ssh-keygen's form of a time."""
     if text is None:
         return None
+    example = "write 20261120Z or 20261120065011Z"
     if _TIME.fullmatch(text) is None:
         # Without the Z ssh-keygen takes a time for local: good here, refused elsewhere.
-        raise _error(f"{name}: {text!a} is not a time", path, number, "write 20261120Z or 20261120065011Z; Z means UTC")
+        raise refuse(f"{name}: {text!a} is not a time", f"{example}; Z means UTC")
     digits = text[:-1].ljust(14, "0")
     try:
         found = int(datetime.strptime(digits, "%Y%m%d%H%M%S").replace(tzinfo=UTC).timestamp())
     except ValueError as error:
-        raise _error(
-            f"{name}: there is no such time: {text}", path, number, "write 20261120Z or 20261120065011Z"
-        ) from error
+        raise refuse(f"{name}: there is no such time: {text}", example) from error
     if found <= 0:  # ssh-keygen takes nought for no limit
-        raise _error(f"{name}: {text} is before 1970", path, number, "leave it out where there is no limit")
+        raise refuse(f"{name}: {text} is before 1970", "leave it out where there is no limit")
     return found
 
 
 def _revoked(line: str, number: int) -> Revoked:
-    match = _BARE.fullmatch(line)
+    refuse, match = _refusal(REVOKED, number), _BARE.fullmatch(line)
+    example = "write: ssh-ed25519 AAAA… since=20261120Z why"
     try:
         if match is None:
             raise ValueError("it is not `KEYTYPE KEY`, as in a .pub file")
         key = _revocable(match)
     except ValueError as error:
-        raise _error(
-            f"the key: {error}", REVOKED, number, "write: ssh-ed25519 AAAA… since=20261120Z why; since= may be left out"
-        ) from error
+        raise refuse(f"the key: {error}", f"{example}; since= may be left out") from error
     comment = (match["comment"] or "").split()
     since = comment[0].removeprefix("since=") if comment and comment[0].startswith("since=") else None
     if since is None and any(word.lower().startswith("since") and "=" in word for word in comment):
-        raise _error(
-            "since= comes right after the key", REVOKED, number, "write: ssh-ed25519 AAAA… since=20261120Z why"
-        )
-    return Revoked(key, _time(since, "since", REVOKED, number), number)
+        raise refuse("since= comes right after the key", example)
+    return Revoked(key, _time(since, "since", refuse), number)
 
 
 def _revocable(match: re.Match[str]) -> PublicKey:

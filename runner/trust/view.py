@@ -342,14 +342,17 @@ class View:
         """Return what an approval at the tip would bind, for people: a line for each section of the manifest."""
         sections = {title: lines.count(b"\n") for title, lines in self.sections(subject, self.tip)}
         cover = self.cover(subject, self.tip)
-        told = []
+        told, names = (
+            [],
+            {"words": "the plan", "call": "the call", "before": "the tree before", "after": "the tree after"},
+        )
         for title, count in sections.items():
             files = "1 file" if count == 1 else f"{count:,} files"
             match title:
                 case "tree" if cover is not None:
-                    free = [*(["later steps' files"]), *cover.harmless]
+                    free = ", ".join(["later steps' files", *cover.harmless])
                     told.append(f"{files} of the tree, without the record")
-                    told.append(f"a person may edit these and the approval stays valid: {', '.join(free)}")
+                    told.append(f"a person may edit these and the approval stays valid: {free}")
                     if cover.keeps_base:
                         told.append("a clean merge of the trusted branch leaves the approval valid")
                 case "inputs" if count:
@@ -359,13 +362,7 @@ class View:
                 case "tools" if count:
                     told.append(f"the tools' entries in {paths.CONFIG} of {self.trusted.branch}")
                 case "tree" | "words" | "call" | "before" | "after":
-                    name = {
-                        "words": "the plan",
-                        "call": "the call",
-                        "before": "the tree before",
-                        "after": "the tree after",
-                    }
-                    told.append(f"{files} of {name.get(title, 'the tree')}")
+                    told.append(f"{files} of {names.get(title, 'the tree')}")
         return told
 
     def _covered(self, commit: str, cover: Cover | None) -> bytes:

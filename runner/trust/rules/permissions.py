@@ -43,26 +43,28 @@ from runner.trust.walk import Finding, ParsedCommit, Said, Walk
 ApprovalEvent = ev.ApprovalCounted | ev.CallDecided
 
 
-def _wrong_approvals(walk: Walk, parsed: ParsedCommit) -> Iterator[str]:
-    """Yield one message for each approval event whose recorded approvals are not those that were valid at that commit.
+def check_counted(walk: Walk, parsed: ParsedCommit) -> Said:
+    """20. The approvals that an event uses are those that counted then, and they were enough.
 
     Raises:
         InsufficientHistoryError: an object that decides whose approval counted is not in this clone.
     """
-    assert parsed.trailers is not None and parsed.parent is not None
+    if not parsed.is_judged or not parsed.uses_approvals:
+        return
+    assert parsed.trailers is not None
     known = list(walk.entries())
-    for entry in parsed.entries:
+    for entry, raw in zip(parsed.entries, parsed.raw, strict=True):
         event = entry.event
         if isinstance(event, ApprovalEvent):
             found = walk.config_at(parsed.trailers.trusted)
             text = found if isinstance(found, str) else _judged(walk, parsed, entry, event, found, known)
             if text is not None:
                 walk.history(parsed).doubted.add(entry.revision)
-                yield f"`{event.name}` of {event.subject}: {text}"
+                yield walk.path(paths.LOG), f"`{event.name}` of {event.subject}: {text}"
             else:
                 walk.counted.update(event.approvals)
                 walk.reviews += len(event.reviews)
-        known.append(RawEntry(entry.revision, event.name, event.subject, entry.time, entry.actor, ev.fields_of(event)))
+        known.append(raw)
 
 
 def _view(walk: Walk, parsed: ParsedCommit, event: ApprovalEvent) -> View | str:
@@ -140,13 +142,6 @@ def _at_keyboard(walk: Walk, view: View, event: ApprovalEvent, found: TrustedCon
             if isinstance(other, str) or other.policy is not None:
                 return f"it was given at a keyboard, and there had been a policy in {told[:12]}"
     return None
-
-
-def check_counted(walk: Walk, parsed: ParsedCommit) -> Said:
-    """20. The approvals that an event uses are those that counted then, and they were enough."""
-    if parsed.is_judged and parsed.uses_approvals:
-        for text in _wrong_approvals(walk, parsed):
-            yield walk.path(paths.LOG), text
 
 
 # --- 21: whose policy it was ---------------------------------------------------------------------------------------------
