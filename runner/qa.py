@@ -65,28 +65,14 @@ def run_checks(
     reasons = []
     for glob in outputs:
         found = outputs_among(glob, known) or outputs_among(glob, touched)
-        evidence.append(
-            {
-                "check": log.output_check(glob),
-                "code": 0 if found else 1,
-                "seconds": 0,
-                "output": "",
-                "tail": ", ".join(found[:5]),
-            }
-        )
+        check, tail = log.output_check(glob), ", ".join(found[:5])
+        evidence.append(CheckEvidence(check=check, code=0 if found else 1, seconds=0, output="", tail=tail))
         if not found:
             reasons.append(f"the output `{glob}` is not there")
     for command in commands:
         outcome = execute(command)
-        evidence.append(
-            {
-                "check": log.cut(command),
-                "code": outcome.code,
-                "seconds": round(outcome.seconds),
-                "output": outcome.digest,
-                "tail": log.cut_tail(outcome.tail),
-            }
-        )
+        check, tail, took = log.cut(command), log.cut_tail(outcome.tail), round(outcome.seconds)
+        evidence.append(CheckEvidence(check=check, code=outcome.code, seconds=took, output=outcome.digest, tail=tail))
         if not outcome.ok:
             told = "ran out of time" if outcome.timed_out else f"exit {outcome.code}"
             reasons.append(explain(command, outcome) or f"{told}, `{command}`")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from runner.errors import UsageError
 from runner.git import Git
@@ -206,10 +206,10 @@ def _here(project: Project) -> str:
 NUMBERS = "refs/runner/numbers/"
 
 
-def numbers_taken(git: Git, base: str, branch_pattern: str) -> set[int]:
-    """Return the numbers that are in use as far as this clone knows: claims, branches, folders of the base."""
+def numbers_of(refs: Iterable[str], branch_pattern: str) -> set[int]:
+    """Return the numbers that refs, by their full names, claim, and those of the protocols whose branches or histories they are."""
     found = set()
-    for name in git.refs(NUMBERS, "refs/heads/", "refs/remotes/", "refs/runner/history/"):
+    for name in refs:
         if name.startswith(NUMBERS):
             last = name.removeprefix(NUMBERS)
             if last.isdigit():
@@ -221,10 +221,14 @@ def numbers_taken(git: Git, base: str, branch_pattern: str) -> set[int]:
         protocol = ids.protocol_of_branch(branch_pattern, rest) or (rest if ids.is_protocol_id(rest) else None)
         if protocol:
             found.add(ids.number_of(protocol))
-    for name in git.tree(f"{base}:{paths.ROOT}") or {}:
-        if ids.is_protocol_id(name):
-            found.add(ids.number_of(name))
     return found
+
+
+def numbers_taken(git: Git, base: str, branch_pattern: str) -> set[int]:
+    """Return the numbers that are in use as far as this clone knows: claims, branches, folders of the base."""
+    refs = git.refs(NUMBERS, "refs/heads/", "refs/remotes/", "refs/runner/history/")
+    folders = filter(ids.is_protocol_id, git.tree(f"{base}:{paths.ROOT}") or {})
+    return numbers_of(refs, branch_pattern) | set(map(ids.number_of, folders))
 
 
 def claim_ref(number: int) -> str:

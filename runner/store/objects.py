@@ -76,7 +76,8 @@ def lend(git: Git, root: Path, commit: str, trusted: str | None, say: Callable[[
         kept = [*kept, _pack(git, root, commit, kept)]
     names = {pack.name for pack in kept}
     if git.is_partial():
-        names.add(_pack_tree(git, root, commit))
+        # The files of this commit may have come after the packs that should have them.
+        names.add(_packed(git, root, (), _present(git, "--no-walk", commit)))
     listed = {"cut": cut, "packs": [[pack.commit, pack.name] for pack in kept]}
     _write(root / "packs.json", json.dumps(listed).encode())
     for path in folder.iterdir():
@@ -156,11 +157,6 @@ def _pack(git: Git, root: Path, commit: str, known: list[Pack]) -> Pack:
     if known and (name := git.pack_new(objects(root), commit, known[-1].commit)):
         return Pack(commit, name)
     return Pack(commit, _packed(git, root, ("--revs",), "\n".join(revisions).encode() + b"\n"))
-
-
-def _pack_tree(git: Git, root: Path, commit: str) -> str:
-    """Pack the files of one commit: in a partial clone they may have come after the packs that should have them."""
-    return _packed(git, root, (), _present(git, "--no-walk", commit))
 
 
 def _present(git: Git, *revisions: str) -> bytes:

@@ -113,19 +113,10 @@ def look_at_numbers(project: Project, *, always: bool = False) -> set[int]:
         return set()
     project.looked = False
     mirror = look(project, f"{lookup.NUMBERS}*", "refs/heads/*")
-    found = set()
-    for name in mirror.refs() if mirror else ():
-        last = name.rsplit("/", 1)[1]
-        protocol = (
-            ids.protocol_of_branch(project.pattern, name.removeprefix("refs/heads/"))
-            if name.startswith("refs/heads/")
-            else None
-        )
-        if protocol:
-            found.add(ids.number_of(protocol))
-        elif name.startswith(lookup.NUMBERS) and last.isdigit():
-            found.add(int(last))
-    return found
+    refs = mirror.refs() if mirror else {}
+    return lookup.numbers_of(
+        (name for name in refs if name.startswith(("refs/heads/", lookup.NUMBERS))), project.pattern
+    )
 
 
 def find(project: Project, name: str | None) -> str:

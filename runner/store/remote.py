@@ -172,7 +172,7 @@ class Mirror:
             "fetch", "--quiet", "--no-tags", "--prune", "--no-write-fetch-head", "--no-recurse-submodules", "origin", *specs,
         )  # fmt: skip
         code, _, err = self._run(*argv, timeout=timeout)
-        if is_look and code == TIMED_OUT and self._answers():
+        if is_look and code == TIMED_OUT and self._run("ls-remote", "origin", "HEAD", timeout=FETCH_SECONDS)[0] == 0:
             self.env.say(f"fetching from {self.remote}: this takes a while")
             timeout = SLOW_SECONDS
             code, _, err = self._run(*argv, timeout=timeout)
@@ -188,9 +188,6 @@ class Mirror:
         for pattern in patterns:
             if pattern.startswith("refs/runner/leases/"):
                 self._looked(pattern.rpartition("/")[2])
-
-    def _answers(self) -> bool:
-        return self._run("ls-remote", "origin", "HEAD", timeout=FETCH_SECONDS)[0] == 0
 
     def _looked(self, protocol: str) -> None:
         at = self.dirs.looked(protocol)
