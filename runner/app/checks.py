@@ -32,7 +32,8 @@ MOST = 12  # candidates
 @dataclass(frozen=True, slots=True)
 class Tried:
     """How a candidate ended. `ran`: the tests that ran, None where the output does not say; `failed`: those that failed, None where
-    the output does not say how many; `lacks`: why it is no check here, else empty; `code`: its exit code."""
+    the output does not say how many; `lacks`: why it is no check here, else empty; `code`: its exit code; `cause`: what is missing in
+    the environment where tests fail, if their output names it."""
 
     line: str
     source: str
@@ -41,6 +42,7 @@ class Tried:
     failed: int | None
     lacks: str
     code: int
+    cause: str = ""
 
     def text(self) -> str:
         """Return the outcome, for people: `120 tests passed`, `3 of 120 tests fail`."""
@@ -51,7 +53,8 @@ class Tried:
             return f"{tests} passed" if self.ran is not None else "passed; its output does not say how many tests ran"
         if self.failed == 0:
             return f"{tests} passed, and it ends with exit {self.code}"
-        return f"{self.failed} of {tests} fail{'s' if self.failed == 1 else ''}"
+        fail = f"{self.failed} of {tests} fail{'s' if self.failed == 1 else ''}"
+        return f"{fail}, and {self.cause}" if self.cause else fail
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +200,8 @@ def _try(session: WorkspaceSession, commit: str, one: Candidate, left: float) ->
         lacks = f"{failed} of {ran} test{'s' if ran != 1 else ''} fail{'s' if failed == 1 else ''}, and it exits with 0"
     elif not result.passed and (ran is None or errors == ran):
         lacks = missing(text, session, folder) or _last(text, result.reason)
-    return Tried(one.line, one.source, result.passed, ran, failed, lacks, ended[0].code)
+    cause = missing(text, session, folder) if failed and not lacks and "ModuleNotFoundError: " in text else ""
+    return Tried(one.line, one.source, result.passed, ran, failed, lacks, ended[0].code, cause)
 
 
 def count(text: str) -> tuple[int, int, int] | None:
@@ -267,7 +271,7 @@ def missing(text: str, session: WorkspaceSession, folder: Path) -> str:
 
 # make and Node.js end with a line of their own, which says nothing of the error above it.
 _LAST_WORDS = re.compile(r"make(\[\d+\])?: |Node\.js v\d")
-_ERROR = re.compile(r"[\w.]*(Error|Exception)\b.*:|(npm )?error\b|fatal\b")
+_ERROR = re.compile(r"[\w.]*(Error|Exception)\b.*:|(npm )?error\b|fatal\b|[\w./ -]+: error: ")
 
 
 def _last(text: str, reason: str) -> str:
@@ -279,7 +283,7 @@ def _last(text: str, reason: str) -> str:
 
 def note(project: Project, commit: str, one: Tried) -> None:
     """Note the outcome of a test command on a commit, in the person's own state."""
-    outcome = {"passed": one.passed, "ran": one.ran, "failed": one.failed, "code": one.code}
+    outcome = {"passed": one.passed, "ran": one.ran, "failed": one.failed, "code": one.code, "cause": one.cause}
     told = {"commit": commit, "line": one.line, **outcome}
     file = project.dirs.own / "tests.json"
     try:
@@ -302,7 +306,8 @@ def _noted(project: Project) -> tuple[Tried | None, str]:
     """Return what was noted last, and the commit that it was tried on."""
     try:
         told: Mapping[str, Any] = json.loads((project.dirs.own / "tests.json").read_bytes())
-        one = Tried(told["line"], "", told["passed"] is True, told["ran"], told["failed"], "", told["code"])
+        cause = str(told.get("cause", ""))
+        one = Tried(told["line"], "", told["passed"] is True, told["ran"], told["failed"], "", told["code"], cause)
         return one, str(told["commit"])
     except (OSError, ValueError, KeyError, TypeError):
         return None, ""

@@ -136,6 +136,7 @@ def test_the_command_that_works_becomes_the_default_check(box: Box, sandbox: Non
         (["echo first; echo the end; exit 3"], "the end"),
         (["echo 'TypeError: x is no function'; echo '    at a.js:1'; echo Node.js v20.20.2; exit 1"], "TypeError: x is no function"),
         (["echo 2 failed, 3 passed in 0.01s"], "2 of 5 tests fail, and it exits with 0"),
+        (["echo 'pytest: error: unrecognized arguments: -x'; echo '  rootdir: /x'; exit 4"], "error: unrecognized arguments: -x"),
     ],
 )  # fmt: skip
 def test_what_does_not_run_is_no_default_and_what_is_missing_is_said(
@@ -155,6 +156,16 @@ def test_an_environment_that_git_tracks_is_said_to_be_none(box: Box, sandbox: No
     make(box, "echo /usr/bin/python3: No module named pytest; exit 1")
     told = box.runner("init", "--yes", env=SANDBOX, rc=0).err
     assert "pytest is not installed in python3, and git tracks .venv, so it is no environment" in told
+
+
+def test_tests_that_fail_as_something_is_not_installed_are_said_to(box: Box, sandbox: None) -> None:
+    make(
+        box,
+        "echo \"E   ModuleNotFoundError: No module named 'text_unidecode'\"; echo 20 failed, 119 passed in 1.00s; exit 1",
+    )
+    why = "20 of 139 tests fail, and text_unidecode is not installed in python3, and there is no .venv"
+    assert why in box.runner("init", "--yes", "--commit", env=SANDBOX, rc=0).err
+    assert why in box.runner("new", "--manual", "X", env=SANDBOX, rc=0).err
 
 
 def test_one_whose_tests_fail_before_any_change_is_kept_and_people_are_told(box: Box, sandbox: None) -> None:
