@@ -135,6 +135,7 @@ class Cover:
         text = self.repo.get(trust["config.yaml"][1]).decode() if "config.yaml" in trust else ""
         if not {self.steps[slug]["kind"] for slug in slugs} & {"agent", "tool"}: return ""
         told = []
+        if re.sub(r"#.*", "", part("tools", text)).strip()[:1] not in ("", "-"): raise NotJudged("tools that are not written plainly")
         for entry in re.split(r"\n *- ", part("tools", text))[1:]:
             rows = [re.fullmatch(r" *(module|effects|env|network): *([^#]*?) *", row) for row in entry.split("\n") if row.strip()]
             if not all(rows): raise NotJudged("tools that are not written plainly")
