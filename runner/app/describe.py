@@ -524,6 +524,17 @@ def unrecorded_cost(project: Project, protocol: str) -> str:
     )
 
 
+def edited(project: Project, row: Row, tip: str) -> str:
+    """Return which plan files people changed since the last transition, and what becomes of that; empty where there are none."""
+    git, protocol = project.git, row["protocol"]
+    trees = [tree for tree in git.worktrees() if tree.branch == project.branch(protocol)]
+    found = {name for tree in trees for name in record.unsaved(git, tree, protocol)}
+    names = ", ".join(sorted(found.union(record.untaken(git, protocol, tip))))
+    if not names or row["status"] not in record.ENDED:
+        return f"{names}: the next step picks these edits up" if names else ""
+    return f"{names}: no step picks these edits up; `runner undo {ids.number_of(protocol)}` opens the protocol again"
+
+
 # --- names and times -----------------------------------------------------------------------------------------------------
 
 

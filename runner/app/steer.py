@@ -332,6 +332,12 @@ def _to_answer(project: Project, seen: Snapshot, which: str | None) -> Wait:
             wait for wait in state.waiting if wait.subject == subject
         ]
     there = ", ".join(f"{wait.id} ({wait.subject})" for wait in state.waiting if wait.type.ended_by == "answer")
+    others = [f"{wait.id} waits for {wait.kind} {wait.subject}" for wait in state.waiting]
+    if not found and which is None and others and not there:
+        ends = "approve" if state.waiting[0].type.ended_by == "approval" else "status"
+        raise RefusedError(
+            f"{', '.join(others)}, not for an answer", where, f"`runner {ends} {number(state.protocol)}`"
+        )
     if not found:
         raise UsageError(
             answers.last(project, seen, subject) or f"nothing waits for an answer{f' as `{which}`' if which else ''}",

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from runner.app import request, run, sync
+from runner.app import describe, request, run, sync
 from runner.cli import ci, options, progress
 from runner.cli.session import Session
 from runner.executor import advance, load
 from runner.executor.advance import Advanced
 from runner.protocol import decision, events, ids
+from runner.protocol.state import Status
 from runner.store import lookup, publishing, record, snapshot, worktree
 from runner.store.project import Project
 
@@ -91,6 +92,10 @@ def _end(session: Session, teller: progress.Progress, done: Advanced, forge: For
     """Print how a protocol stands now, publish it or say how, and exit. `waits`: for people, who are notified."""
     project, name = session.project, done.state.protocol
     teller.end(done)
+    if done.state.status is Status.COMPLETED and isinstance(done.action, decision.Halt):
+        tip = lookup.tip(project, name)
+        if edited := describe.edited(project, record.row(project.git, name, tip), tip):
+            session.note(f"  edited        {edited}")
     sync.offer(project, name)
     if forge is not None:
         request.post_quietly(project, forge, name)

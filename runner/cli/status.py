@@ -257,13 +257,11 @@ def _facts(project: Project, row: Row, tip: str) -> Iterator[tuple[str, str]]:
 def _places(session: Session, project: Project, row: Row, tip: str) -> Iterator[tuple[str, str]]:
     """Yield (label, text) of where the protocol is: its worktrees, edits that are not recorded, its branch and history."""
     protocol, branch, remote = row["protocol"], project.branch(row["protocol"]), project.trusted.remote
-    edited = record.untaken(project.git, protocol, tip)
     for tree in project.git.worktrees():
         if tree.branch == branch:
             yield "worktree", os.path.relpath(tree.path, session.cwd)
-            edited += record.unsaved(project.git, tree, protocol)
-    if edited and row["status"] not in record.ENDED:
-        yield "edited", f"{', '.join(sorted({*edited}))}: the next step picks these edits up"
+    if edited := describe.edited(project, row, tip):
+        yield "edited", edited
     if project.git.resolve(branch) is not None:
         return
     if project.tip(protocol) is not None:

@@ -15,7 +15,7 @@ import pytest
 from runner.executor import advance
 from runner.protocol import events as ev
 from runner.store.snapshot import Snapshot
-from tests.conftest import Box, Result, clone, command
+from tests.conftest import Box, Result, clone, command, second_verdicts
 from tests.people import Person, at_terminal, govern, governed, person, policy, push
 
 BEFORE = {"01-deploy": command("echo deployed > d.txt", "approval: before\n"), "02-after": command("true")}
@@ -818,3 +818,29 @@ def test_who_may_approve_and_has_no_key_is_told_how_to_get_one(gov: Box, people:
     told = gov.runner("status", protocol, env=keyless, rc=0).out
     assert "user.signingkey" in told and "then runner approve 1" in told
     assert "next          runner approve 1\n" in says(gov, people.alice, "status", protocol).out
+
+
+def test_an_answer_where_an_approval_is_waited_for_is_told_so_whatever_was_answered_before(
+    gov: Box, people: People
+) -> None:
+    protocol = waiting(gov, {"01-read": "kind: human\n", "02-deploy": command("true", "approval: before\n")})
+    says(gov, people.alice, "answer", protocol, "fine")
+    gov.runner("run", protocol, rc=3)
+    told = says(gov, people.alice, "answer", protocol, "go", rc=4).err
+    assert "waits for step deploy, not for an answer" in told and "next: `runner approve 1`" in told
+
+
+@pytest.mark.parametrize(
+    "form", ["tools: [{module: figures, effects: {measure: read}}]", "tools:\n  [{module: figures}]"]
+)
+def test_tools_in_flow_form_are_not_judged_by_the_second_verifier(gov: Box, people: People, form: str) -> None:
+    gov.write(".protocols/config.yaml", f"{form}\n")
+    gov.write("figures.py", 'def measure(path: str) -> int:\n    """Measure."""\n    return len(path)\n')
+    gov.commit("tools")
+    step = "kind: tool\ntool: measure\nwith: {path: a}\napproval: before\n"
+    protocol = waiting(gov, {"01-m": step})
+    says(gov, people.alice, "approve", protocol, "--yes")
+    gov.runner("run", protocol, rc=3)  # the step was approved; the call waits
+    gov.runner("verify", protocol, rc=0)
+    ((code, why),) = second_verdicts(gov.path / ".git", [(f"refs/heads/{protocol}", protocol)])
+    assert (code, why) == (0, "verified, not judged: tools that are not written plainly")

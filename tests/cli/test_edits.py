@@ -610,3 +610,16 @@ def test_an_edit_of_a_finished_step_says_that_nothing_is_done_again(box: Box, tm
     protocol = two(box)
     told = box.runner("edit", protocol, "a", rc=0, env=editor(tmp_path, 'echo "More." >> "$1"')).err
     assert "nothing is done again" in told
+
+
+def test_an_edit_of_a_completed_protocol_is_named_and_picked_up_once_it_is_open_again(box: Box) -> None:
+    protocol = box.new({"01-a": command("true")})
+    box.runner("run", protocol, rc=0)
+    (folder(box, protocol) / "02-b.md").write_text(step_file("echo b > b.txt"))
+    says = "02-b.md: no step picks these edits up; `runner undo 1` opens the protocol again"
+    assert says in box.runner("run", protocol, rc=0).err
+    assert says in box.runner("show", protocol, rc=0).out
+    box.runner("undo", protocol, rc=0)
+    box.runner("run", protocol, rc=0)
+    assert box.state(protocol)["steps"]["b"]["status"] == "completed"
+    healthy(box, protocol)
