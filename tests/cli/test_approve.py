@@ -840,7 +840,7 @@ def test_tools_in_flow_form_are_not_judged_by_the_second_verifier(gov: Box, peop
     step = "kind: tool\ntool: measure\nwith: {path: a}\napproval: before\n"
     protocol = waiting(gov, {"01-m": step})
     says(gov, people.alice, "approve", protocol, "--yes")
-    gov.runner("run", protocol, rc=3)  # the step was approved; the call waits
+    assert "approved  by alice" in gov.runner("run", protocol).err
     gov.runner("verify", protocol, rc=0)
     ((code, why),) = second_verdicts(gov.path / ".git", [(f"refs/heads/{protocol}", protocol)])
-    assert (code, why) == (0, "verified, not judged: tools that are not written plainly")
+    assert (code, why.partition(", ")[0]) == (0, "verified") and "tools that are not written plainly" in why
