@@ -158,7 +158,6 @@ class Description:
     look: str | None
     to_merge: bool
     ahead: Ahead | None
-    rewritten: bool
     rebase: str | None
 
 
@@ -254,7 +253,7 @@ class Describer:
         else:
             follows = _following(judged, known, decided=any(not one.missing for one in said))
         return Description(
-            row, name, term, reason, found, waits, follows, approvals, held, look, to_merge, ahead, rewritten, rebase
+            row, name, term, reason, found, waits, follows, approvals, held, look, to_merge, ahead, rebase
         )
 
     def command(self, row: Row, tip: str, name: str) -> tuple[Outlook, str | None]:

@@ -18,6 +18,7 @@ from runner.store.project import Project
 from runner.trust import approval, signers, signing
 from runner.trust.approval import ApprovalStatus
 from runner.trust.manifest import Subject
+from runner.trust.requirements import ApprovalRequirement
 from runner.trust.signing import SigningKey
 from runner.trust.transitions import before_work
 from runner.trust.trusted_config import TrustedConfig
@@ -34,15 +35,6 @@ class Heard:
     missing: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A wait for an approval, with what decides it."""
-
-    wait: Wait
-    subject: Subject
-    status: ApprovalStatus
-
-
 class Pending:
     """The approvals of a protocol at the commit `tip` that no transition has recorded. `name`: the protocol's, in commands."""
 
@@ -55,30 +47,30 @@ class Pending:
     def heard(self) -> list[Heard]:
         """Return the unrecorded approvals of each wait that has some."""
         made = []
-        for asked in filter(None, map(self._asked, self._state.waiting)):
-            status = asked.status
+        for wait in self._state.waiting:
+            if (status := self._status(wait)) is None:
+                continue
             words = sorted((*status.counted, *status.rejected, *status.refused), key=lambda word: word.order)
             if words:
                 last = {word.approver: word.order for word in words}
                 given = (word for word in words if word.rejection is None or word.order == last[word.approver])
-                made.append(Heard(asked.wait.id, tuple(given), missing(status)))
+                made.append(Heard(wait.id, tuple(given), missing(status)))
         return made
 
     def instead(self, wait: str) -> str:
         """Return who can give the approval that waits, or how another person's could count; empty if the person here can."""
         trusted, name = self._trusted, self._name
         waits = next((one for one in self._state.waiting if one.id == wait), None)
-        if waits is None or trusted.policy is None or (asked := self._asked(waits)) is None:
+        if waits is None or trusted.policy is None or (status := self._status(waits)) is None:
             return ""
-        status = asked.status
         if status.rejected:
-            return self._withdrawn(asked)
+            return self._withdrawn(status)
         given = {word.approver for word in status.counted}
         needs = status.requirement.thresholds
         wanted = frozenset[str]().union(*(need.people for need in needs if len(given & need.people) < need.count))
         if not wanted:
             return ""
-        unsigned, authors = self._authors(asked.subject)
+        unsigned, authors = self._authors(status.requirement.subject)
         if unsigned:
             return (
                 f"sign {unsigned[:12]}, which wrote it, by a listed key, then runner doctor --fix {name}; "
@@ -86,8 +78,8 @@ class Pending:
             )
         left = sorted(wanted - authors - given)
         if (me := _me(self._project, trusted)) in left:
-            return self._unsigned(asked, me)
-        unable = {one: why for one in left if (why := self._why_unable(asked, one)) is not None}
+            return self._unsigned(status.requirement, me)
+        unable = {one: why for one in left if (why := self._why_unable(status.requirement, one)) is not None}
         if left and len(unable) == len(left):
             return unable[left[0]].hint
         if left:
@@ -95,10 +87,10 @@ class Pending:
         people = ", ".join(sorted(wanted))
         return f"add another person to a role in {trusted.where}, or write `own_work: allow` there: {people} wrote it"
 
-    def _unsigned(self, asked: _Asked, me: str) -> str:
+    def _unsigned(self, needed: ApprovalRequirement, me: str) -> str:
         """Return how the person here, who may approve, comes to a key that counts; empty if they have one or can review instead."""
-        trusted, reviews = self._trusted, asked.status.requirement.reviews
-        if trusted.policy is None or (reviews and any(me in of for of in trusted.policy.content.forge.values())):
+        trusted = self._trusted
+        if trusted.policy is None or (needed.reviews and any(me in of for of in trusted.policy.content.forge.values())):
             return ""
         try:
             listed(self._project, trusted, signing.signing_key(self._project.git), me)
@@ -110,29 +102,31 @@ class Pending:
         """Yield an error for each wait that no person can end: no such role, or too few people who can approve it."""
         for wait in self._state.waiting:
             try:
-                asked = self._asked(wait)
+                status = self._status(wait)
             except (MalformedFileError, RefusedError) as error:
                 yield error
                 continue
-            why = self._too_few(asked) if asked is not None else None
+            why = self._too_few(status) if status is not None else None
             if why is not None:
                 yield why
 
-    def _too_few(self, asked: _Asked) -> RunnerError | None:
+    def _too_few(self, status: ApprovalStatus) -> RunnerError | None:
         """Return the error of an approval that too few people can give; None where enough can."""
-        given = {word.approver for word in asked.status.counted}
-        authors = self._authors(asked.subject)[1]
-        for need in asked.status.requirement.thresholds:
+        given, needed = {word.approver for word in status.counted}, status.requirement
+        authors = self._authors(needed.subject)[1]
+        for need in needed.thresholds:
             left = sorted(need.people - given)
-            unable = [why for one in left if (why := self._why_unable(asked, one, authors)) is not None]
+            unable = [why for one in left if (why := self._why_unable(needed, one, authors)) is not None]
             if len(need.people) - len(unable) < need.count:
-                what = f"{asked.subject} waits for {need.who}: {'; '.join(one.what for one in unable)}"
+                what = f"{needed.subject} waits for {need.who}: {'; '.join(one.what for one in unable)}"
                 return MalformedFileError(what, unable[0].where, unable[0].hint)
         return None
 
-    def _why_unable(self, asked: _Asked, person: str, authors: Collection[str] = ()) -> RunnerError | None:
+    def _why_unable(
+        self, needed: ApprovalRequirement, person: str, authors: Collection[str] = ()
+    ) -> RunnerError | None:
         """Return why a person cannot approve: they are one of `authors`, or have no key that counts. None where they can."""
-        trusted, needed = self._trusted, asked.status.requirement
+        trusted = self._trusted
         assert trusted.policy is not None
         if person in authors:
             return MalformedFileError(
@@ -173,20 +167,19 @@ class Pending:
             authors |= {line.principal for line in trusted.signers.ssh if key and line.key.fingerprint == key}
         return "", authors
 
-    def _asked(self, wait: Wait) -> _Asked | None:
+    def _status(self, wait: Wait) -> ApprovalStatus | None:
         """Return the status of a wait; None if it needs no signed approval."""
         if wait.type.ended_by != "approval" or self._view.plan is None:
             return None
         status = approval.status_of(self._view, wait)
-        if status is None or status.requirement.keyboard:
-            return None
-        return _Asked(wait, status.requirement.subject, status)
+        return None if status is None or status.requirement.keyboard else status
 
-    def _withdrawn(self, asked: _Asked) -> str:
+    def _withdrawn(self, status: ApprovalStatus) -> str:
         """Return what ends a rejection; empty if it is only the person's here, who can approve instead."""
-        me, (unsigned, authors) = _me(self._project, self._trusted), self._authors(asked.subject)
-        others = sorted({word.approver for word in asked.status.rejected} - {me})
-        instead = after_rejection(self._project.git, self._state.protocol, self._view.tip, asked.subject, self._name)
+        me, subject = _me(self._project, self._trusted), status.requirement.subject
+        unsigned, authors = self._authors(subject)
+        others = sorted({word.approver for word in status.rejected} - {me})
+        instead = after_rejection(self._project.git, self._state.protocol, self._view.tip, subject, self._name)
         if not others and (unsigned or me in authors):  # their approval would not count
             return f"runner revoke {self._name}{f', or {instead}' if instead else ''}"
         if not others:

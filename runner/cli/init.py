@@ -80,10 +80,11 @@ def command(session: Session, /, **given: Any) -> None:
         who = session.environment()
         author = git.person(int(who.now())) if chosen.commit else None
         dirs = StateDir(git.common_dir, writable_state_home(who.state_home))
-        found = _look(session, git, dirs, cwd, chosen)
-        if found is None:
+        looked = _look(session, git, dirs, cwd, chosen)
+        if looked is None:
             session.note("nothing was written")
             return
+        found, unanswered, todo = looked
         init.write(git, dirs, found.files)
         if (remote := histories.keep_apart(git)) is not None:
             session.result(
@@ -91,11 +92,11 @@ def command(session: Session, /, **given: Any) -> None:
             )
         for file in found.files:
             _tell(session, file, brief=author is not None, update=chosen.update)
-        for text in found.open:
+        for text in unanswered:
             session.note(f"open   {text}")
-        if found.open:
+        if unanswered:
             session.note(f"       answer in .protocols/clarifications.yaml, or run `{program()} init` at a terminal")
-        for text in found.todo:
+        for text in todo:
             session.note(f"to do  {text}")
         made = init.commit(git, dirs, who, found.files, author) if author is not None else None
         written = {file.path for file in found.files if file.is_new}
@@ -111,7 +112,7 @@ def command(session: Session, /, **given: Any) -> None:
         elif author is not None:
             session.note("there is nothing to commit")
         if made is not None or (author is None and written):
-            _next(session, git, found.base, committed=made is not None)
+            _next(session, git, found.facts.base or "the default branch", committed=made is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,17 +133,6 @@ class _Choices:
     no_try: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """The files to write. `open`: questions without an answer; `todo`: what a person has to do beside it; `base`: the branch where
-    the files take effect."""
-
-    files: list[File]
-    open: list[str]
-    todo: list[str]
-    base: str
-
-
 def _checkout(session: Session, chosen: _Choices) -> Path:
     """Return the folder to set up, cloned or made a repository if the options say so."""
     cwd = session.cwd
@@ -156,8 +146,11 @@ def _checkout(session: Session, chosen: _Choices) -> Path:
     return cwd
 
 
-def _look(session: Session, git: Git, dirs: StateDir, cwd: Path, chosen: _Choices) -> _Found | None:
-    """Return what to write, after the questions; None if the person decided to write nothing."""
+def _look(
+    session: Session, git: Git, dirs: StateDir, cwd: Path, chosen: _Choices
+) -> tuple[Look, list[str], list[str]] | None:
+    """Return (what to write; questions without an answer; what a person has to do beside it), after the questions; None if the person
+    decided to write nothing."""
     silent = _silent(session.environment())
     who = silent if chosen.yes else session.environment()
     wanted = Wanted(
@@ -198,7 +191,7 @@ def _look(session: Session, git: Git, dirs: StateDir, cwd: Path, chosen: _Choice
             todo.append(f"list your key {key.fingerprint} for approvals: {program()} init --yes")
     elif key.todo:
         todo.append(f"list your key for approvals: {key.todo}")
-    return _Found(files, asked.left, todo, found.facts.base or "the default branch")
+    return dataclasses.replace(found, files=files), asked.left, todo
 
 
 def _proved(session: Session, git: Git, cwd: Path, asked: init.Questions) -> tuple[Tried | None, list[str]]:

@@ -164,16 +164,13 @@ class Progress:
             self._session.line(f"  {'its work':12}  kept at {failure.kept}", err=True)
 
     def _waits(self, state: State) -> None:
-        for wait in state.waiting:
-            if wait.id not in self._told_waits:
-                name = _label(state, wait.subject) if wait.subject in state.steps else wait.subject
-                step, git = state.steps.get(wait.subject), self._session.project.git
-                tip = lookup.tip(self._session.project, state.protocol)
-                told = {"kind": wait.kind, "subject": wait.subject, "text": wait.text}
-                known = {wait.subject: {"title": step.title}} if step else {}
-                text = record.asked_now(git, state.protocol, tip, known, told)
-                self._line(name, WAITING, f"for {wait.by}: {text}")
-                self._told_waits.add(wait.id)
+        row, project = describe.row_of(state), self._session.project
+        for wait in row["waiting"]:
+            if wait["id"] not in self._told_waits:
+                tip = lookup.tip(project, state.protocol)
+                text = record.asked_now(project.git, state.protocol, tip, row["steps"], wait)
+                self._line(_label(state, wait["subject"]), WAITING, f"for {wait['by']}: {text}")
+                self._told_waits.add(wait["id"])
 
     def _took(self, name: str, word: str, spent: Spent, said: str, *, counted: bool = True) -> None:
         took = describe.duration(spent.seconds) if counted else ""

@@ -231,7 +231,7 @@ def show_one(session: Session, project: Project, row: Row, asked: str | None = N
         session.line(f"  {label:12}  {text}")
     if found.ahead is not None:
         session.line(f"  {found.ahead.label:12}  {found.ahead.text}, as last fetched")
-    if found.rewritten:
+    if found.word == "rewritten":
         session.line(f"  {'history':12}  ", ("rewritten", "red"), f": {describe.REWRITTEN}")
     elif found.rebase is not None:
         session.line(f"  {'rebase':12}  ", ("under way", "red"), f" in {found.rebase}: no command moves the branch")

@@ -158,11 +158,9 @@ def put(text: str | bytes, *, nl: bool = True) -> None:
     Raises:
         LostResultError: stdout cannot be written. BrokenPipeError: nobody reads it any more.
     """
-    if _page is not None:
-        _page.append((text if isinstance(text, str) else text.decode("utf-8", "replace")) + "\n" * nl)
-        return
-    if _kept is not None:
-        _kept.append((text if isinstance(text, str) else text.decode("utf-8", "replace")) + "\n" * nl)
+    held = _page if _page is not None else _kept
+    if held is not None:
+        held.append((text if isinstance(text, str) else text.decode("utf-8", "replace")) + "\n" * nl)
         return
     try:
         click.echo(text, nl=nl)

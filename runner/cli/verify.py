@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -100,10 +101,7 @@ def _plain(report: Report) -> dict[str, Any]:
         "ok": report.ok,
         "transitions": report.transitions,
         "approvals": report.approvals,
-        "findings": [
-            {"rule": found.rule, "commit": found.commit, "path": found.path, "text": found.text}
-            for found in report.findings
-        ],
+        "findings": [asdict(found) for found in report.findings],
     }
 
 

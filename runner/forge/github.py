@@ -442,7 +442,7 @@ class GitHub(forge.Forge):
                 pass
             except forge.ScopeMissingError:
                 classic = None
-        pulls = [each for each in rules.get("pull_request", [])]
+        pulls = [*rules.get("pull_request", [])]
         checks = [
             check.text("context")
             for each in rules.get("required_status_checks", [])
@@ -455,18 +455,14 @@ class GitHub(forge.Forge):
         if reviews is not None:
             pulls.append(reviews)
 
-        def either(seen: bool, key: str) -> bool | None:
-            """True where a rule or the classic protection says so; None where the latter may not be seen."""
-            if seen:
-                return True
-            if classic is None:
-                return None
-            inner = classic.maybe_inner(key)
-            return inner.flag("enabled") if inner is not None else False
+        unseen = (
+            None if classic is None else False
+        )  # what no rule says, the classic protection may say where it is not seen
 
         def pull(key: str) -> bool | None:
-            return True if any(each.flag(key) for each in pulls) else (None if classic is None else False)
+            return True if any(each.flag(key) for each in pulls) else unseen
 
+        key = "required_linear_history"
         return forge.Protection(
             protected=found.flag("protected") or bool(rules),
             required_checks=tuple(dict.fromkeys(checks)),
@@ -474,7 +470,7 @@ class GitHub(forge.Forge):
             last_pusher_refused=pull("require_last_push_approval"),
             forced_pushes=self._allowed(found, classic, rules, "non_fast_forward", "allow_force_pushes"),
             deletions=self._allowed(found, classic, rules, "deletion", "allow_deletions"),
-            linear=either("required_linear_history" in rules, "required_linear_history"),
+            linear=True if key in rules or (classic and _is_on(classic, key)) else unseen,
         )
 
     def _allowed(
@@ -486,8 +482,7 @@ class GitHub(forge.Forge):
             return None
         if not branch.flag("protected") or not classic.value:
             return True
-        inner = classic.maybe_inner(key)
-        return inner is not None and inner.flag("enabled")
+        return _is_on(classic, key)
 
     # reading responses
 
@@ -544,6 +539,11 @@ class GitHub(forge.Forge):
             outcome=_OUTCOMES.get(conclusion or "", forge.Outcome.FAILURE) if is_over else forge.Outcome.PENDING,
             url=found.maybe("html_url") or found.maybe("details_url") or "",
         )
+
+
+def _is_on(found: Fields, key: str) -> bool:
+    inner = found.maybe_inner(key)
+    return inner is not None and inner.flag("enabled")
 
 
 def _commit_or_none(oid: str) -> str | None:

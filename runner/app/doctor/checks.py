@@ -79,12 +79,12 @@ PROJECT: tuple[Check[Selection], ...] = (
     Check("name clashes", protocols.name_clashes),
     Check("unfinished rebases", protocols.rebases),
 )
-# The record itself is repaired by `fix.fix`, which verifies it again under the protocol's lock.
+# The record itself is repaired by `fix.fix`, which verifies it again under the protocol's lock; its history by `_fix_history`.
 PROTOCOL: tuple[Check[Examined], ...] = (
     Check("rewritten history", protocols.rewritten_history),
     Check("record on the remote", protocols.remote_record),
     Check("uncommitted changes of the record", protocols.uncommitted_record),
-    Check("transcripts", protocols.transcripts_missing, protocols.fix_transcripts),
+    Check("transcripts", protocols.transcripts_missing),
     Check("proof", protocols.proven),
     Check("record", protocols.damaged_record),
     Check("approvals", protocols.unattainable_approvals),

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 
 from runner.app import verify as proof
 from runner.app.doctor import REFETCH_SECONDS, Clone, Examined, Finding, Selection, of_error, refs
@@ -346,11 +345,6 @@ def transcripts(one: Examined) -> Finding | None:
     return None
 
 
-def fix_transcripts(one: Examined, about: Callable[[Examined], str]) -> str:
-    """Fetch a history, or publish the right one: what the finding names."""
-    return about(one)
-
-
 def _mirror(project: Project) -> Mirror | None:
     return Clone(project.git, project.dirs, project.env).remote()
 
@@ -367,7 +361,7 @@ def fetch_history(one: Examined) -> str:
         return ""
     changes: dict[str, tuple[str | None, str | None]] = {ref: (there, here)}
     if here is not None and not history.follows(git, protocol, here, there):
-        if _worth(project, protocol, walk, there) <= _worth(project, protocol, walk, here):
+        if _worth(project, protocol, walk, there)[0] <= _worth(project, protocol, walk, here)[0]:
             return ""
         changes |= _lost(git, protocol, here)
     git.update_refs(changes, "runner: fetched")
@@ -432,10 +426,10 @@ def settle_history(one: Examined) -> str:
     ours, theirs = git.ref(ref), mirror.refs().get(ref)
     if ours is None or theirs is None or _compare(project, mirror, protocol, theirs).kind is not history.Kind.REPLACED:
         return ""
-    mine, hers = _worth(project, protocol, walk, ours), _worth(project, protocol, walk, theirs)
+    (mine, my_files), (hers, her_files) = (_worth(project, protocol, walk, tip) for tip in (ours, theirs))
     new = ours if mine >= hers else theirs
-    more = hers.proven - mine.proven
-    if more and mine.proven - hers.proven:
+    more = her_files - my_files
+    if more and my_files - her_files:
         new = _joined(project, protocol, ours, theirs, more)
     gone = ours if new == theirs else theirs
     lost = _lost(git, protocol, gone)
@@ -450,18 +444,9 @@ def settle_history(one: Examined) -> str:
     return f"{protocol}: published its history again, {new[:12]}; {mirror.remote} had {theirs[:12]}, kept at {at}"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class _Worth:
-    """The worth of a history, the greater the better: transcripts that the log names first, then whether it can be read."""
-
-    count: int
-    is_right: bool
-    is_readable: bool
-    files: int
-    proven: frozenset[str] = field(compare=False)
-
-
-def _worth(project: Project, protocol: str, walk: Walk, tip: str) -> _Worth:
+def _worth(project: Project, protocol: str, walk: Walk, tip: str) -> tuple[tuple[int, bool, bool, int], frozenset[str]]:
+    """Return (the worth of a history, the greater the better; the files that the log names): transcripts that the log names count
+    first, then whether all are right, whether it can be read, and how many files it has."""
     git, found, is_right = project.git, list[tuple[Named, str]](), True
     with contextlib.suppress(InsufficientHistoryError):
         for _ in wrong_transcripts(git, protocol, walk.named, tip, project.trusted.remote, found):
@@ -471,7 +456,7 @@ def _worth(project: Project, protocol: str, walk: Walk, tip: str) -> _Worth:
     except InsufficientHistoryError:
         is_readable = False
     proven = frozenset(oid for _, oid in found)
-    return _Worth(len(proven), is_right, is_readable, len(git.files(tip)) if is_readable else 0, proven)
+    return (len(proven), is_right, is_readable, len(git.files(tip)) if is_readable else 0), proven
 
 
 def _joined(project: Project, protocol: str, ours: str, theirs: str, wanted: frozenset[str]) -> str:
