@@ -38,14 +38,8 @@ words = options.together(
 @click.command("approve")
 @words
 @click.option("--for", "lasts", metavar="TIME", help="How long the approval is valid, such as 24h. Default: 7 days.")
-@click.option("--print", "only_print", is_flag=True, help="Print the statement, to sign it on another machine.")
-@click.option(
-    "--import",
-    "file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Add a statement signed on another machine.",
-)
+@options.flag("--print", "only_print", help="Print the statement, to sign it on another machine.")
+@options.path("--import", "file", metavar="FILE", help="Add a statement signed on another machine.")
 @click.pass_obj
 def command(session: Session, /, named: tuple[str, ...], reason: str, file: Path | None, **given: Any) -> None:
     """Approve SUBJECT of PROTOCOL, or the one thing that waits. The approval is signed with your git's key, the commit is yours.

@@ -21,7 +21,7 @@ from runner.sandbox import terminal
 @click.command("qa")
 @options.protocol
 @options.step
-@click.option("--full", is_flag=True, help="Include a model's review, even if the step does not have one.")
+@options.flag("--full", help="Include a model's review, even if the step does not have one.")
 @options.work
 @click.pass_obj
 def qa_command(session: Session, protocol: str | None, step: str | None, full: bool) -> None:
@@ -80,10 +80,8 @@ class _WithCommand(click.Command):
 @click.command("shell", cls=_WithCommand)
 @options.protocol
 @options.step
-@click.option("--start", is_flag=True, help="Start without the work of STEP, from the commit that it started from.")
-@click.option(
-    "--check", type=click.IntRange(1), metavar="N", help="Start in a clean export, as check N of STEP has it."
-)
+@options.flag("--start", help="Start without the work of STEP, from the commit that it started from.")
+@options.number("--check", metavar="N", help="Start in a clean export, as check N of STEP has it.")
 @options.executor
 @click.pass_context
 def shell_command(ctx: click.Context, protocol: str | None, step: str | None, start: bool, check: int | None) -> None:

@@ -99,7 +99,7 @@ def policy_command() -> None:
 @click.option("--engine", help="The use of this engine; with --tool, the engine that makes the call.")
 @click.option("--isolation", type=click.Choice(["host", "container", "sandbox"]), help="The place where commands run.")
 @click.option("--step", help="The start of this step; with another option, the step in which it happens.")
-@click.option("--untrusted", is_flag=True, help="The context contains untrusted text.")
+@options.flag("--untrusted", help="The context contains untrusted text.")
 @live
 @from_file
 @click.pass_obj

@@ -147,8 +147,8 @@ def _config(session: Session, as_json: bool) -> None:
 
 @click.command("clean")
 @options.protocol
-@click.option("--dry-run", is_flag=True, help="Print what would be removed, and remove nothing.")
-@click.option("--yes", is_flag=True, help="Remove without asking.")
+@options.flag("--dry-run", help="Print what would be removed, and remove nothing.")
+@options.flag("--yes", help="Remove without asking.")
 @click.pass_obj
 def clean_command(session: Session, protocol: str | None, dry_run: bool, yes: bool) -> None:
     """Remove worktrees, workspaces, journals and branches of finished protocols, if git holds their contents.
@@ -183,7 +183,7 @@ def clean_command(session: Session, protocol: str | None, dry_run: bool, yes: bo
 
 @click.command("discard")
 @options.protocol
-@click.option("--yes", is_flag=True, help="Discard without asking.")
+@options.flag("--yes", help="Discard without asking.")
 @click.pass_obj
 def discard_command(session: Session, protocol: str | None, yes: bool) -> None:
     """Remove PROTOCOL, if nothing was done for it and nobody else has it: branch, number, worktree and workspace.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from runner.app import describe
+from runner.cli import options
 from runner.cli.session import Session
 from runner.engines import EngineError, agents, registry
 from runner.errors import UsageError
@@ -13,9 +14,7 @@ from runner.protocol.config import Config
 
 @click.command("engines")
 @click.argument("name", required=False)
-@click.option(
-    "--check", "check_all", is_flag=True, help="Send one small request to each engine that is configured here."
-)
+@options.flag("--check", "check_all", help="Send one small request to each engine that is configured here.")
 @click.option(
     "--timeout", default=30.0, show_default=True, type=click.FloatRange(1), help="Seconds to wait for an answer."
 )

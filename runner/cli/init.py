@@ -32,29 +32,23 @@ from runner.values import dataclass
 
 @click.command("init")
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
-@click.option(
-    "--commit",
-    is_flag=True,
-    help="Commit exactly these files, with your edits of them. The commit is yours; hooks do not run.",
+@options.flag(
+    "--commit", help="Commit exactly these files, with your edits of them. The commit is yours; hooks do not run."
 )
-@click.option("--yes", is_flag=True, help="Answer yes to every question.")
-@click.option("--ci", is_flag=True, help="Also write scripts/ci/, and CI jobs and a request template for the forge.")
-@click.option("--prompts", is_flag=True, help="Also write prompts for other agents, into .protocols/prompts/.")
-@click.option("--schemas", is_flag=True, help="Also write JSON Schemas for editors, into .protocols/schemas/.")
-@click.option(
-    "--update", is_flag=True, help="Replace the files that are as init wrote them; show how the others would differ."
-)
-@click.option("--init-if-needed", is_flag=True, help="Create a git repository first, if there is none.")
+@options.flag("--yes", help="Answer yes to every question.")
+@options.flag("--ci", help="Also write scripts/ci/, and CI jobs and a request template for the forge.")
+@options.flag("--prompts", help="Also write prompts for other agents, into .protocols/prompts/.")
+@options.flag("--schemas", help="Also write JSON Schemas for editors, into .protocols/schemas/.")
+@options.flag("--update", help="Replace the files that are as init wrote them; show how the others would differ.")
+@options.flag("--init-if-needed", help="Create a git repository first, if there is none.")
 @click.option("--clone", "url", metavar="URL", help="Clone URL into FOLDER first, and set up the clone.")
 @click.option(
     "--forge", metavar="NAME", help=f"{', '.join(FORGES)} or none, with an address if the remote does not have it."
 )
-@click.option(
-    "--discover",
-    is_flag=True,
-    help="Write scripts/ci/ with commands that a model finds; you see them before they are written.",
+@options.flag(
+    "--discover", help="Write scripts/ci/ with commands that a model finds; you see them before they are written."
 )
-@click.option("--no-try", is_flag=True, help="Do not run the project's tests to find the command that works.")
+@options.flag("--no-try", help="Do not run the project's tests to find the command that works.")
 @options.model
 @click.pass_obj
 def command(session: Session, /, **given: Any) -> None:

@@ -34,9 +34,7 @@ POLL = 0.5  # seconds between two looks at the branch
 @click.command("log")
 @options.protocol
 @options.as_json
-@click.option(
-    "--follow", is_flag=True, help="Print new events, and the turns of a running step, until the protocol ends."
-)
+@options.flag("--follow", help="Print new events, and the turns of a running step, until the protocol ends.")
 @click.option("--oneline", "form", flag_value="oneline", help="One line per commit: transitions, and edits.")
 @click.option("--graph", "form", flag_value="graph", help="The same as git draws it, with merges.")
 @click.pass_obj
@@ -190,8 +188,8 @@ def show_account(session: Session, entry: RawEntry, found: Account, event: str, 
 @click.command("diff")
 @options.protocol
 @options.step
-@click.option("--stat", is_flag=True, help="Print only the files and the number of lines.")
-@click.option("--record", "with_record", is_flag=True, help="Include the protocol's own folder.")
+@options.flag("--stat", help="Print only the files and the number of lines.")
+@options.flag("--record", "with_record", help="Include the protocol's own folder.")
 @click.pass_obj
 def diff_command(session: Session, protocol: str | None, step: str | None, stat: bool, with_record: bool) -> None:
     """Show what PROTOCOL changed against its base, or what the last attempt of STEP changed, without the protocol's own folder."""

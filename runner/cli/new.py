@@ -88,34 +88,25 @@ class _Source:
 
 @click.command("new")
 @click.argument("title", required=False)
-@click.option(
-    "--plan",
-    "folder",
-    type=click.Path(path_type=Path),
-    help="A folder with plan.md and step files; they are used unchanged.",
-)
+@options.path("--plan", "folder", help="A folder with plan.md and step files; they are used unchanged.")
 @click.option("--workflow", metavar="NAME", help="A workflow in .protocols/workflows, or a built-in one.")
 @click.option("--input", "inputs", multiple=True, metavar="NAME=VALUE", help="An input of the workflow.")
-@click.option("--manual", is_flag=True, help="Create one step, for you to write.")
-@click.option(
+@options.flag("--manual", help="Create one step, for you to write.")
+@options.path(
     "--from",
     "text",
-    type=click.Path(path_type=Path),
     metavar="FILE",
     help="A spec or an issue that the model plans from; it is quoted as untrusted, without what a reader does not see.",
 )
-@click.option(
+@options.number(
     "--from-issue",
     "issue",
-    type=click.IntRange(min=1),
     metavar="NUMBER",
     help="An issue of the forge in config.yaml, quoted in the same way; its title is TITLE unless you give one.",
 )
-@click.option(
-    "--edit", is_flag=True, help="Edit the plan before it is created; without another source as with --manual."
-)
+@options.flag("--edit", help="Edit the plan before it is created; without another source as with --manual.")
 @click.option("--base", metavar="BRANCH", help="The branch to start from and to merge into.")
-@click.option("--no-questions", is_flag=True, help="The model decides open questions itself.")
+@options.flag("--no-questions", help="The model decides open questions itself.")
 @options.work
 @click.pass_obj
 def command(
@@ -216,11 +207,10 @@ def tell_made(session: Session, made: Made, *, runs: bool = False, first: str = 
 @click.argument("text", required=False)
 @click.option("--workflow", metavar="NAME", help="A workflow in .protocols/workflows, or a built-in one.")
 @click.option("--input", "inputs", multiple=True, metavar="NAME=VALUE", help="An input of the workflow.")
-@click.option(
+@options.path(
     "-f",
     "--file",
     "coworker",
-    type=click.Path(path_type=Path),
     help="An agent file. Without TEXT its objective is the task. One that the trusted branch lacks lists no tools: external ones ask.",
 )
 @click.option(
@@ -299,11 +289,7 @@ def _tell_changes(session: Session, protocol: str, start: str) -> None:
     "--title", metavar="TITLE", default="", help="The title that the id is made from; the plan keeps its own."
 )
 @click.option("--base", metavar="BRANCH", help="The branch to merge into. Default: the same as PROTOCOL's.")
-@click.option(
-    "--renumber",
-    is_flag=True,
-    help="Give PROTOCOL another number, if another protocol with its id was published first.",
-)
+@options.flag("--renumber", help="Give PROTOCOL another number, if another protocol with its id was published first.")
 @options.offline
 @click.pass_obj
 def fork_command(session: Session, protocol: str | None, title: str, base: str | None, renumber: bool) -> None:

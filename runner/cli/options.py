@@ -92,6 +92,21 @@ def _kept(name: str, metavar: str, told: str) -> Callable[[F], F]:
     return click.option(name, expose_value=False, callback=_keep, metavar=metavar, help=told)
 
 
+def flag(*names: str, help: str, **more: Any) -> Callable[[F], F]:
+    """Return an option without a value."""
+    return click.option(*names, is_flag=True, help=help, **more)
+
+
+def path(*names: str, help: str, **more: Any) -> Callable[[F], F]:
+    """Return an option that names a file or folder."""
+    return click.option(*names, type=click.Path(path_type=Path), help=help, **more)
+
+
+def number(*names: str, help: str, **more: Any) -> Callable[[F], F]:
+    """Return an option that is a whole number from 1 on."""
+    return click.option(*names, type=click.IntRange(1), help=help, **more)
+
+
 def together(*options: Callable[[F], F]) -> Callable[[F], F]:
     """Return several options as one; the help lists the last one first."""
 
@@ -110,9 +125,8 @@ def _offline(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 
 # `--offline` goes with every command that makes a commit, `--executor` with every one that runs commands.
-offline = click.option(
+offline = flag(
     "--offline",
-    is_flag=True,
     expose_value=False,
     callback=_offline,
     help="Work without the remote: publish nothing, and print the commits left to publish.",
@@ -127,7 +141,7 @@ work = together(offline, executor, _kept("--publish", "WHEN", "When to publish: 
 
 
 def _of_job(name: str, told: str) -> Callable[[F], F]:
-    return click.option(name, is_flag=True, expose_value=False, callback=ci.option, help=told)
+    return flag(name, expose_value=False, callback=ci.option, help=told)
 
 
 # In a CI job, or on a machine that may disappear.
@@ -137,9 +151,9 @@ job = together(
         "--ci", "In a CI job: as --ephemeral, and publish; waiting is not a failure; write job summary and outputs."
     ),
 )
-verbose = click.option("-v", "--verbose", is_flag=True, help="Print the output of commands and checks as it comes.")
-fetches = click.option("--yes", is_flag=True, help="Fetch missing objects from the remote without asking.")
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+verbose = flag("-v", "--verbose", help="Print the output of commands and checks as it comes.")
+fetches = flag("--yes", help="Fetch missing objects from the remote without asking.")
+as_json = flag("--json", "as_json", help="Print JSON.")
 
 
 def fetch_missing(session: Session, protocols: Collection[str], *, yes: bool, about: str = "") -> bool:

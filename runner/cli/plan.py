@@ -28,8 +28,8 @@ YES, EDIT, DROP = "yes", "edit", "drop"
 @options.protocol
 @click.option("-m", "--message", "wish", metavar="TEXT", default="", help="What to change in the plan.")
 @click.option("--split", metavar="STEP", help="Only split STEP, which has not started, into smaller steps.")
-@click.option("-y", "--yes", is_flag=True, help="Accept the proposal.")
-@click.option("--no-questions", is_flag=True, help="The model decides open questions itself.")
+@options.flag("-y", "--yes", help="Accept the proposal.")
+@options.flag("--no-questions", help="The model decides open questions itself.")
 @options.work
 @click.pass_obj
 def command(

@@ -22,14 +22,10 @@ if TYPE_CHECKING:
 
 @click.command("run")
 @options.protocol
-@click.option(
-    "--max-steps", default=100, show_default=True, type=click.IntRange(1), help="The maximum number of transitions."
-)
+@options.number("--max-steps", default=100, show_default=True, help="The maximum number of transitions.")
 @click.option("--until", metavar="STEP", help="Stop when this step is done.")
-@click.option(
-    "--step-at-a-time", "each", is_flag=True, help="Stop after a step; at a terminal, ask before the next one."
-)
-@click.option("--no-adopt", is_flag=True, help="Refuse to run with uncommitted changes to plan files.")
+@options.flag("--step-at-a-time", "each", help="Stop after a step; at a terminal, ask before the next one.")
+@options.flag("--no-adopt", help="Refuse to run with uncommitted changes to plan files.")
 @options.verbose
 @options.job
 @options.work
@@ -107,8 +103,8 @@ def _end(session: Session, teller: progress.Progress, done: Advanced, forge: For
 @click.command("step")
 @options.protocol
 @click.option("--step", "only", metavar="SLUG", help="Run this step, if it can run now.")
-@click.option("--dry-run", is_flag=True, help="Print what would happen, and do nothing.")
-@click.option("--no-adopt", is_flag=True, help="Refuse to run with uncommitted changes to plan files.")
+@options.flag("--dry-run", help="Print what would happen, and do nothing.")
+@options.flag("--no-adopt", help="Refuse to run with uncommitted changes to plan files.")
 @options.verbose
 @options.job
 @options.work
@@ -178,9 +174,7 @@ def _try_out(session: Session, protocol: str, only: str | None) -> int:
 
 @click.command("sync")
 @options.protocol
-@click.option(
-    "--no-work", is_flag=True, help="Record approvals and answers, but leave the work that follows to `runner run`."
-)
+@options.flag("--no-work", help="Record approvals and answers, but leave the work that follows to `runner run`.")
 @click.pass_obj
 def sync_command(session: Session, protocol: str | None, no_work: bool) -> None:
     """Fetch PROTOCOL (default: every protocol, here and on the remote), reconcile diverged branches, and push.

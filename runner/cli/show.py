@@ -24,20 +24,14 @@ PLAN = "plan"  # no step can be called so
 @click.command("show")
 @options.protocol
 @options.step
-@click.option(
+@options.flag(
     "--transcript",
-    is_flag=True,
     help="Show the model's messages and calls in STEP, or its messages when it wrote the `plan`; with --json one record per line.",
 )
-@click.option(
-    "--output", "of_output", is_flag=True, help="Show all that the command of STEP printed; if it has none, its checks."
-)
-@click.option("--check", type=click.IntRange(1), metavar="N", help="With --output: the check whose output is shown.")
-@click.option(
-    "--attempt",
-    type=click.IntRange(1),
-    metavar="N",
-    help="The attempt whose transcript or output is shown. Default: the last one.",
+@options.flag("--output", "of_output", help="Show all that the command of STEP printed; if it has none, its checks.")
+@options.number("--check", metavar="N", help="With --output: the check whose output is shown.")
+@options.number(
+    "--attempt", metavar="N", help="The attempt whose transcript or output is shown. Default: the last one."
 )
 @options.fetches
 @options.as_json

@@ -319,7 +319,7 @@ def _is_open(row: Row, slug: str) -> bool:
 @click.option(
     "--waiting", "only", flag_value="waiting", help="Only those that wait for a person: an answer, a retry, a merge."
 )
-@click.option("--mine", is_flag=True, help="Only those that you created.")
+@options.flag("--mine", help="Only those that you created.")
 @click.option("--since", metavar="TIME", help="Only those with a commit in this time, such as 90m or 72h.")
 @click.option(
     "--format",

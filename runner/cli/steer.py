@@ -31,7 +31,7 @@ reason_option = click.option("-m", "reason", metavar="TEXT", help="The reason, k
 
 @click.command("answer")
 @click.argument("words", nargs=-1, required=True, metavar="[PROTOCOL] [ID] TEXT")
-@click.option("--commit", is_flag=True, help="Commit what you changed in PROTOCOL's worktree as yours, without asking.")
+@options.flag("--commit", help="Commit what you changed in PROTOCOL's worktree as yours, without asking.")
 @options.offline
 @click.pass_obj
 def answer(session: Session, words: tuple[str, ...], commit: bool) -> None:
@@ -147,9 +147,9 @@ def undo(session: Session, protocol: str | None, step: str | None) -> None:
 @click.option(
     "-m", "message", metavar="TEXT", help="The message of that commit. Default: made from the titles of plan and steps."
 )
-@click.option("--dry-run", is_flag=True, help="Change nothing; print the commit that would be made.")
-@click.option("--local", is_flag=True, help="Merge here, even if PROTOCOL has a request on the forge.")
-@click.option("--leave", is_flag=True, help="Leave out uncommitted changes in PROTOCOL's worktree, which stay there.")
+@options.flag("--dry-run", help="Change nothing; print the commit that would be made.")
+@options.flag("--local", help="Merge here, even if PROTOCOL has a request on the forge.")
+@options.flag("--leave", help="Leave out uncommitted changes in PROTOCOL's worktree, which stay there.")
 @options.offline
 @click.pass_obj
 def merge(

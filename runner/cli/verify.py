@@ -22,18 +22,12 @@ SIGNED = "each signed by a key that the policy lists"
 
 @click.command("verify")
 @options.protocols
-@click.option("--all", "everything", is_flag=True, help="Verify every protocol in this clone.")
-@click.option("--live", is_flag=True, help="Fetch new commits, policy and keys first.")
-@click.option(
-    "--ci",
-    "in_job",
-    is_flag=True,
-    help="Also report to the CI: annotations and a summary on GitHub, a report on GitLab.",
-)
-@click.option(
+@options.flag("--all", "everything", help="Verify every protocol in this clone.")
+@options.flag("--live", help="Fetch new commits, policy and keys first.")
+@options.flag("--ci", "in_job", help="Also report to the CI: annotations and a summary on GitHub, a report on GitLab.")
+@options.flag(
     "--handed-over",
     "from_work",
-    is_flag=True,
     help="Also refuse events of people and of the forge in commits that are not on the remote yet; fetches as --live does.",
 )
 @options.fetches
@@ -140,11 +134,8 @@ def _verdict(report: Report) -> str:
     metavar="FILE",
     help="The file; `-` is stdout. Default: PROTOCOL.html. Only an earlier page is overwritten.",
 )
-@click.option(
-    "--attest",
-    "attested",
-    is_flag=True,
-    help="Print in-toto statements (SLSA provenance) to stdout instead, one per completed step.",
+@options.flag(
+    "--attest", "attested", help="Print in-toto statements (SLSA provenance) to stdout instead, one per completed step."
 )
 @options.fetches
 @click.pass_obj

@@ -43,9 +43,7 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
 
 @click.command("watch")
 @options.protocols
-@click.option(
-    "--all", "everything", is_flag=True, help="Include protocols that are only on the remote (with publish: always)."
-)
+@options.flag("--all", "everything", help="Include protocols that are only on the remote (with publish: always).")
 @click.option(
     "--fetch-every",
     metavar="TIME",
@@ -68,7 +66,7 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
     callback=_seconds,
     help="Commit your edits of plan files once they are unchanged for this long.",
 )
-@click.option("--poll", is_flag=True, help="Poll the files instead of using the system's file events.")
+@options.flag("--poll", help="Poll the files instead of using the system's file events.")
 @options.as_json
 @options.work
 @click.pass_obj
@@ -209,20 +207,13 @@ SAID = 65_536  # bytes of what a turn said that are read
     type=click.IntRange(1, 1000),
     help="The number of protocols at a time.",
 )
-@click.option(
-    "--max-steps",
-    default=10,
-    show_default=True,
-    type=click.IntRange(1),
-    help="The maximum number of transitions per turn.",
-)
-@click.option(
+@options.number("--max-steps", default=10, show_default=True, help="The maximum number of transitions per turn.")
+@options.number(
     "--max-pushes-per-minute",
     "pushes",
-    type=click.IntRange(1),
     help="The limit for all of them together, and for other runners in this clone that have this limit.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print events as JSON, one per line.")
+@options.flag("--json", "as_json", help="Print events as JSON, one per line.")
 @options.work
 @click.pass_context
 def fleet_command(ctx: click.Context, jobs: int, max_steps: int, pushes: int | None, as_json: bool) -> None:
@@ -267,15 +258,11 @@ def fleet_command(ctx: click.Context, jobs: int, max_steps: int, pushes: int | N
 
 @fleet_command.command("plan", short_help="Print which protocols can advance, for the jobs of a CI.")
 @options.protocols
-@click.option("--json", "as_json", is_flag=True, help="Print a matrix for GitHub, as one line of JSON.")
-@click.option(
-    "--gitlab",
-    is_flag=True,
-    help="Print a child pipeline for GitLab; each protocol has a job to work and a job to publish.",
+@options.flag("--json", "as_json", help="Print a matrix for GitHub, as one line of JSON.")
+@options.flag(
+    "--gitlab", help="Print a child pipeline for GitLab; each protocol has a job to work and a job to publish."
 )
-@click.option(
-    "--limit", default=MOST, show_default=True, type=click.IntRange(1), help="The maximum number of protocols."
-)
+@options.number("--limit", default=MOST, show_default=True, help="The maximum number of protocols.")
 @click.option(
     "--reserve",
     metavar="USD",
@@ -283,7 +270,7 @@ def fleet_command(ctx: click.Context, jobs: int, max_steps: int, pushes: int | N
     help="Reserve this much of the day budget for each protocol that asks a model next, and leave one out if too little is left. "
     "Pushes the ledger.",
 )
-@click.option("--reserve-tokens", metavar="N", type=click.IntRange(1), help="The same, for a day budget in tokens.")
+@options.number("--reserve-tokens", metavar="N", help="The same, for a day budget in tokens.")
 @click.pass_obj
 def plan(
     session: Session,
