@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
@@ -39,6 +39,9 @@ class Finding:
     consequence: str
     command: str
     about: Any = None
+
+
+fault, remark, contradiction = partial(Finding, "here"), partial(Finding, "note"), partial(Finding, "integrity")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,4 +148,4 @@ class Check(NamedTuple, Generic[Scope]):
 
 def of_error(error: RunnerError, consequence: str) -> Finding:
     """Return the finding of an error that says itself what helps."""
-    return Finding("here", error.what, error.where, consequence, error.hint)
+    return fault(error.what, error.where, consequence, error.hint)

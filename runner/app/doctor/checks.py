@@ -19,6 +19,7 @@ from runner.app.doctor import (
     Scope,
     Selection,
     clone,
+    contradiction,
     fix,
     machine,
     objects,
@@ -146,7 +147,7 @@ def of_protocol(project: Project, protocol: str, tip: str) -> Iterator[Finding]:
     except InsufficientHistoryError as error:
         yield of_error(error, f"{protocol} cannot be verified here")
     except RunnerError as error:
-        yield Finding("integrity", error.what, error.where, f"{protocol} cannot be worked on", error.hint)
+        yield contradiction(error.what, error.where, f"{protocol} cannot be worked on", error.hint)
     else:
         yield from _run(PROTOCOL, one)
 

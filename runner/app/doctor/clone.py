@@ -14,7 +14,7 @@ from pathlib import Path
 
 from runner import beneath
 from runner.app import clean
-from runner.app.doctor import REFETCH_SECONDS, Clone, Finding, Selection
+from runner.app.doctor import REFETCH_SECONDS, Clone, Finding, Selection, fault, remark
 from runner.app.doctor.refs import write_locked
 from runner.executor import load, renumbering
 from runner.git import Git
@@ -48,8 +48,7 @@ def dead_locks(clone: Clone) -> Iterator[Finding]:
     found += matching(dirs.own, "*/index.lock") + matching(dirs.mirror, "*.lock", "refs/**/*.lock")
     for lock in sorted(set(found)):
         if locks.is_dead(lock, clone.env.now()):
-            yield Finding(
-                "here",
+            yield fault(
                 "a git process that died left its lock",
                 str(lock),
                 "git refuses to write there",
@@ -57,8 +56,7 @@ def dead_locks(clone: Clone) -> Iterator[Finding]:
                 lock,
             )
         elif lock.exists():
-            yield Finding(
-                "note",
+            yield remark(
                 "a git process is running here and holds a lock",
                 str(lock),
                 "other git commands have to wait for it",
@@ -86,8 +84,7 @@ def cut_follows(clone: Clone) -> Iterator[Finding]:
             ref = str(json.loads(note.read_bytes())["ref"])
         if ref and locks.is_held(clone.dirs.publish_lock(ref)):
             continue  # a runner is doing it
-        yield Finding(
-            "here",
+        yield fault(
             f"the update of a worktree of {ref or 'a branch'} was interrupted",
             str(note),
             "its files may be older than its branch, and `git commit -a` there would put them back",
@@ -114,8 +111,7 @@ def unfinished_worktrees(chosen: Selection) -> Iterator[Finding]:
         ref = project.branch(protocol)
         if not project.dirs.making(protocol).exists() or locks.is_held(project.dirs.publish_lock(ref)):
             continue
-        yield Finding(
-            "here",
+        yield fault(
             f"the worktree of {protocol} was not finished",
             f"{ref} at {tip[:12]}",
             "there is no folder to edit its files in",
@@ -139,8 +135,7 @@ def unfinished_renumberings(chosen: Selection) -> Iterator[Finding]:
     for note in renumbering.unfinished(dirs):
         if locks.is_held(dirs.lock(note.origin)):
             continue
-        yield Finding(
-            "here",
+        yield fault(
             f"a command was killed while it gave {note.origin} another number, {note.protocol}",
             str(dirs.renumbering(note.origin)),
             "its files here under the old id do not belong to the other protocol that has it",
@@ -169,8 +164,7 @@ def _severed(clone: Clone) -> Iterator[Finding]:
         if _line(private / "locked") == "initializing":
             continue  # a git is making it
         if not _line(private / "commondir"):
-            yield Finding(
-                "here",
+            yield fault(
                 "git's record of a worktree is broken",
                 str(private / "commondir"),
                 "git stops at it, here and in every worktree",
@@ -179,8 +173,7 @@ def _severed(clone: Clone) -> Iterator[Finding]:
             )
         link, forget = _link(private), f"`rm -r {shlex.quote(str(private))}`"
         if link is None:
-            yield Finding(
-                "here",
+            yield fault(
                 "git no longer knows where a worktree is",
                 str(private / "gitdir"),
                 "it is not seen from here, and does not follow its branch",
@@ -188,8 +181,7 @@ def _severed(clone: Clone) -> Iterator[Finding]:
             )
         elif _is_left(link):
             known = _is_known(clone.git, private, link.parent)
-            yield Finding(
-                "here",
+            yield fault(
                 "a worktree does not know which repository it is of",
                 str(link),
                 "git does not work in it, and it does not follow its branch",
@@ -243,8 +235,7 @@ def vanished_worktrees(clone: Clone) -> Iterator[Finding]:
             if pointed is None or pointed.exists() or _is_left(pointed) or (private.parent / "locked").exists():
                 continue
             ours = ids.is_protocol_id(head)
-            yield Finding(
-                "note",
+            yield remark(
                 "a worktree's folder is gone",
                 str(pointed.parent),
                 "git still counts its branch as checked out there",
@@ -282,8 +273,7 @@ def temporary(clone: Clone) -> Iterator[Finding]:
     left = [(path, size) for path, size in old if os.path.realpath(path) not in opened]
     if left:
         files = counted(len(left), "temporary file")
-        yield Finding(
-            "here",
+        yield fault(
             f"{files} of processes that died, {_size(sum(size for _, size in left))}",
             str(left[0][0]),
             "they take up space, and nothing reads them",
@@ -316,8 +306,7 @@ def of_ended(chosen: Selection) -> Iterator[Finding]:
                 old.append(folder)
     if old:
         kept = "1 workspace or journal" if len(old) == 1 else f"{len(old)} workspaces and journals"
-        yield Finding(
-            "note",
+        yield remark(
             f"{kept} of protocols that ended, or whose branch is gone, {_size(sum(map(beneath.size, old)))}",
             few(old),
             f"they take up space; they were not used for {UNUSED / 86400:.0f} days",
@@ -330,8 +319,7 @@ def many_loose_objects(clone: Clone) -> Iterator[Finding]:
     """Yield that there are more loose objects than git works well with: the runner packs only batches unasked."""
     count, size = _counted(clone.git)
     if count > LOOSE:
-        yield Finding(
-            "note",
+        yield remark(
             f"{count} loose objects, {_size(size)}",
             str(clone.git.common_dir / "objects"),
             "each is a file of its own, which makes git slower, and every fetch",
@@ -371,8 +359,7 @@ def shallow(chosen: Selection) -> Iterator[Finding]:
     """Yield that the history is cut off in this clone."""
     git, remote = chosen.project.git, chosen.project.trusted.remote
     if git.is_shallow():
-        yield Finding(
-            "here" if remote else "note",
+        yield (fault if remote else remark)(
             "history is cut off in this clone",
             str(git.common_dir / "shallow"),
             "earlier commits are not here, so no protocol can be verified",
@@ -403,8 +390,7 @@ def partial(chosen: Selection) -> Iterator[Finding]:
     """Yield that this clone has left objects, or other branches, at the remote."""
     git, remote = chosen.project.git, chosen.project.trusted.remote
     if git.is_partial():
-        yield Finding(
-            "note",
+        yield remark(
             "this is a partial clone: objects stay on the remote until something needs them",
             str(git.common_dir / "config"),
             "commands fetch what they need; `runner verify` asks nobody, and may lack objects",
@@ -413,8 +399,7 @@ def partial(chosen: Selection) -> Iterator[Finding]:
     specs = git.settings().get(f"remote.{remote}.fetch", []) if remote else []
     wanted = f"refs/heads/{ids.branch_of(chosen.project.pattern, '0001-x')}".partition("0001-x")[0]
     if specs and not any("*" in spec and wanted.startswith(spec.lstrip("+").partition("*")[0]) for spec in specs):
-        yield Finding(
-            "note",
+        yield remark(
             f"this clone follows only some branches of {remote}: {', '.join(specs)}",
             str(git.common_dir / "config"),
             "protocols that others started are not seen",

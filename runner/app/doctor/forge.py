@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from runner.app import request
-from runner.app.doctor import Finding, of_error
+from runner.app.doctor import Finding, fault, of_error, remark
 from runner.errors import RunnerError
 from runner.executor import permissions
 from runner.forge import OUR_CONTEXTS, Access, Forge, ForgeError, Identity, Kind, MergeMethod, NotFoundError, Settings
@@ -47,8 +47,7 @@ def examine(project: Project) -> list[Finding]:
 def _unset(project: Project) -> Iterator[Finding]:
     remote = trusted.remote_name(project.git)
     there = guess(trusted.remote_url(project.git, remote)) if remote else None
-    yield Finding(
-        "note",
+    yield remark(
         "`forge:` is not set",
         "config.yaml on the trusted branch",
         "nothing is posted anywhere, and no review or comment is read",
@@ -59,24 +58,21 @@ def _unset(project: Project) -> Iterator[Finding]:
 def _token(project: Project, forge: Forge, me: Identity, found: Settings) -> Iterator[Finding]:
     where = f"{me.login} (id {me.id}) on {forge.host}"
     if found.access < Access.WRITE:
-        yield Finding(
-            "here",
+        yield fault(
             "the token's account may not write to the repository",
             where,
             "no branch is pushed, no request opened, no status set",
             f"give it the role {forge.kind.writer_role}",
         )
     if found.scopes and not {*forge.kind.scopes} & {*found.scopes}:
-        yield Finding(
-            "here",
+        yield fault(
             f"the token has only the scopes {', '.join(found.scopes)}",
             where,
             "requests, comments and statuses cannot be written",
             f"make one with `{forge.kind.scopes[0]}`",
         )
     if found.default_branch != project.trusted.branch:
-        yield Finding(
-            "note",
+        yield remark(
             f"the forge's default branch is {found.default_branch}",
             f"{project.trusted.branch} is trusted here",
             "workflows of events run from the forge's; policy is read from the one that is trusted here",
@@ -87,32 +83,28 @@ def _token(project: Project, forge: Forge, me: Identity, found: Settings) -> Ite
 def _merging(base: str, found: Settings) -> Iterator[Finding]:
     methods = ", ".join(sorted(found.methods))
     if not found.methods:
-        yield Finding(
-            "note",
+        yield remark(
             "the token may not see how requests are merged",
             base,
             "a merge that rewrites the commits is not foreseen",
             "",
         )
     elif not found.methods & _WHOLE:
-        yield Finding(
-            "note",
+        yield remark(
             f"requests are merged by {methods} alone",
             base,
             "the base gets other commits than those that were verified: the chain is then kept by refs/runner/history/* alone",
             "allow merge commits, and do not delete refs/runner/*",
         )
     if MergeMethod.REBASE in found.methods:
-        yield Finding(
-            "note",
+        yield remark(
             "requests may be merged by a rebase",
             base,
             "each transition is written again onto the base, without its signature",
             "forbid it, or merge protocols by merge commits",
         )
     if found.protection.linear and not found.methods - {MergeMethod.MERGE}:
-        yield Finding(
-            "here",
+        yield fault(
             "a linear history is required, and only merge commits are allowed",
             base,
             "no request can be merged",
@@ -123,8 +115,7 @@ def _merging(base: str, found: Settings) -> Iterator[Finding]:
 def _guards(forge: Forge, base: str, found: Settings, me: Identity) -> Iterator[Finding]:
     guard = found.protection
     if guard.protected is False:
-        yield Finding(
-            "note",
+        yield remark(
             f"{base} is not protected",
             "the forge's settings",
             "everybody who may push can change policy and keys without a review",
@@ -132,8 +123,7 @@ def _guards(forge: Forge, base: str, found: Settings, me: Identity) -> Iterator[
         )
     checks = guard.required_checks
     if checks is not None and "runner/verify" not in checks:
-        yield Finding(
-            "note",
+        yield remark(
             "runner/verify is not required",
             base,
             "a request can be merged whose record does not verify, or whose merge nobody approved",
@@ -141,16 +131,14 @@ def _guards(forge: Forge, base: str, found: Settings, me: Identity) -> Iterator[
         )
     foreign = [one for one in checks or () if one not in OUR_CONTEXTS]
     if foreign and me.kind is Kind.BOT:
-        yield Finding(
-            "note",
+        yield remark(
             f"required: {', '.join(foreign)}",
             base,
             "pushes with a CI job's own token start no CI, so these would never come",
             "push with an App's or a project's token (docs/github.md, docs/gitlab.md)",
         )
     if guard.dismisses_stale:
-        yield Finding(
-            "note",
+        yield remark(
             "a push takes approvals back",
             base,
             "a review counts for what waits although the runner's record came after it; the forge's own rule wants a new one "
@@ -158,8 +146,7 @@ def _guards(forge: Forge, base: str, found: Settings, me: Identity) -> Iterator[
             "approve again when the request is ready",
         )
     if guard.last_pusher_refused and me.kind is not Kind.BOT:
-        yield Finding(
-            "note",
+        yield remark(
             "the last person to push cannot approve",
             base,
             f"the runner pushes as {me.login}, a person: that person's review is not enough for the forge",
@@ -178,8 +165,7 @@ def _branches(project: Project, forge: Forge) -> Iterator[Finding]:
             if forge.kind.protecting_exposes_secrets:
                 # Only protection would forbid deletion and rewriting there, and it gives away more than it guards.
                 if guard.protected:
-                    yield Finding(
-                        "here",
+                    yield fault(
                         "protocols' branches are protected",
                         name,
                         "protected variables, tokens that may write among them, are given to the pipeline of a branch whose "
@@ -187,8 +173,7 @@ def _branches(project: Project, forge: Forge) -> Iterator[Finding]:
                         "leave them unprotected, and the default branch protected",
                     )
             elif guard.forced_pushes or guard.deletions:
-                yield Finding(
-                    "note",
+                yield remark(
                     "protocols' branches may be deleted or rewritten there",
                     name,
                     "a history that went back is noticed only where it was seen before",
@@ -200,8 +185,7 @@ def _branches(project: Project, forge: Forge) -> Iterator[Finding]:
 def _reviews(project: Project, forge: Forge, me: Identity) -> Iterator[Finding]:
     found = permissions.trusted_config(project)
     if found.policy is None:
-        yield Finding(
-            "note",
+        yield remark(
             "there is no policy.yaml",
             found.where,
             "no review counts",
@@ -210,8 +194,7 @@ def _reviews(project: Project, forge: Forge, me: Identity) -> Iterator[Finding]:
         return
     listed = found.policy.content.forge.get(forge.host, {})
     if not listed:
-        yield Finding(
-            "note",
+        yield remark(
             f"nobody of {forge.host} is listed in `forge:`",
             found.where,
             "no review counts; signed approvals do",
@@ -219,8 +202,7 @@ def _reviews(project: Project, forge: Forge, me: Identity) -> Iterator[Finding]:
         )
     for who, number in listed.items():
         if number == me.id:
-            yield Finding(
-                "here",
+            yield fault(
                 f"the token is {who}'s own account",
                 f"{found.where}; {me.login}",
                 "the runner's pushes count as theirs, and everybody who has the token can approve as them",
@@ -232,8 +214,7 @@ def _reviews(project: Project, forge: Forge, me: Identity) -> Iterator[Finding]:
         if member.kind is not Kind.PERSON:
             why = "is a bot's, or the forge does not tell"
         if why:
-            yield Finding(
-                "note",
+            yield remark(
                 f"the account {number} of {who} {why}",
                 found.where,
                 "its reviews do not count",

@@ -12,7 +12,7 @@ from typing import Any
 
 from runner import sandbox
 from runner.app import checks
-from runner.app.doctor import Clone, Finding, Machine, Selection, of_error
+from runner.app.doctor import Clone, Finding, Machine, Selection, fault, of_error, remark
 from runner.errors import RunnerError, UnreachableError, shown
 from runner.executor import environments, permissions
 from runner.git import Git, GitError
@@ -35,8 +35,7 @@ def room(machine: Machine) -> Iterator[Finding]:
         with contextlib.suppress(OSError):
             free, device = shutil.disk_usage(folder).free, folder.stat().st_dev
             if free < ROOM and device not in seen:
-                yield Finding(
-                    "here",
+                yield fault(
                     f"the disk has {free // 1_000_000} MB left",
                     str(folder),
                     "steps and commits may fail; nothing is published in part",
@@ -55,8 +54,7 @@ def state_home(machine: Machine) -> Iterator[Finding]:
     """Yield that the person's own state cannot be written."""
     real = writable_state_home(machine.env.state_home)
     if real != machine.env.state_home:
-        yield Finding(
-            "here",
+        yield fault(
             "the folder for the runner's state is not writable",
             str(machine.env.state_home),
             f"workspaces, checkpoints and pins are in {real} and are lost when that is emptied",
@@ -71,8 +69,7 @@ def bytecode(machine: Machine) -> Iterator[Finding]:
         return
     switched_off = bool(machine.env.environ.get("PYTHONDONTWRITEBYTECODE"))
     if switched_off or not os.access(_existing(Path(cached)), os.W_OK):
-        yield Finding(
-            "note",
+        yield remark(
             "Python's bytecode of the runner is not kept",
             str(Path(cached).parent),
             "each command compiles its sources anew, which takes more than half as long again",
@@ -92,16 +89,14 @@ def writable(clone: Clone) -> Iterator[Finding]:
     closed = [path for path in folders if path.is_dir() and not os.access(path, os.W_OK | os.X_OK)]
     closed += [path for path in matching(ours[1], "*") if path.is_file() and not os.access(path, os.W_OK)]
     for path in wrong:
-        yield Finding(
-            "here",
+        yield fault(
             "a file is in the place of a folder of the runner's",
             str(path),
             "nothing can be run or recorded in this clone",
             f"`mv {shlex.quote(str(path))} {shlex.quote(f'{path}.old')}`",
         )
     if closed:
-        yield Finding(
-            "here",
+        yield fault(
             f"you may not write in this clone: {counted(len(closed), 'folder')} of it, or files",
             str(closed[0]),
             "you can run and record nothing here; reading works",
@@ -119,8 +114,7 @@ def readable(clone: Clone) -> Iterator[Finding]:
     closed = [path for path in files if not os.access(path, os.R_OK) and path.exists()]
     if closed:
         common = shlex.quote(str(clone.git.common_dir))
-        yield Finding(
-            "here",
+        yield fault(
             f"you may not read {counted(len(closed), 'file')} of git's objects",
             str(closed[0]),
             "git considers these objects lost",
@@ -159,16 +153,14 @@ def executor(chosen: Selection) -> Iterator[Finding]:
         yield of_error(error, "steps that run commands cannot be run")
         return
     if image and "@sha256:" not in image:
-        yield Finding(
-            "note",
+        yield remark(
             f"commands of steps run in an image that is named without its digest: {image}",
             f"devcontainer.json on {project.trusted.branch}",
             "its publisher can change the environment of commands; the record names the digest that it had",
             f"name it in {paths.CONFIG}: `workspace: {{image: NAME@sha256:DIGEST}}`",
         )
     if name == "host":
-        yield Finding(
-            "note",
+        yield remark(
             "commands of steps run on this machine without a sandbox",
             f"executor: host, by {project.source('executor')[1]}",
             "they can read and change whatever you can, and see no environment of the checkout",
@@ -181,8 +173,7 @@ def ignored_sources(chosen: Selection) -> Iterator[Finding]:
     on_host = chosen.project.source("executor")[0] == "host"  # where `generated` brings nothing in
     if not on_host and (missing := environments.left_out(chosen.project)):
         names = [*map(strict_yaml.shown, missing)]
-        yield Finding(
-            "note",
+        yield remark(
             f"{counted(len(missing), 'file')} in the source that git ignores: {few(names, 5)}",
             str(environments.main_worktree(chosen.project)),
             "steps and checks do not have them",
@@ -195,15 +186,14 @@ def empty_content(chosen: Selection) -> Iterator[Finding]:
     partial = chosen.project.git.is_partial()  # its files may have to be fetched to know
     for line in () if partial else environments.empty_submodules(chosen.project, chosen.project.trusted.commit):
         what, _, how = line.partition("; ")
-        yield Finding("note", what, chosen.project.trusted.branch, "tests that need them fail", how)
+        yield remark(what, chosen.project.trusted.branch, "tests that need them fail", how)
 
 
 def trusted_branch(chosen: Selection) -> Iterator[Finding]:
     """Yield where configuration is read from, and that there is none."""
     project, trusts = chosen.project, chosen.project.trusted
     if trusts.note:
-        yield Finding(
-            "note",
+        yield remark(
             f"the trusted branch is {trusts.note}",
             f"{trusts.branch} at {trusts.commit[:12]}",
             "configuration and tools are read from there",
@@ -213,7 +203,7 @@ def trusted_branch(chosen: Selection) -> Iterator[Finding]:
         )
     if trusts.config(project.git) is None:
         what, command = _setup(project)
-        yield Finding("note", what, f"{paths.CONFIG} on {trusts.branch}", "the defaults apply", command)
+        yield remark(what, f"{paths.CONFIG} on {trusts.branch}", "the defaults apply", command)
 
 
 def policy(chosen: Selection) -> Iterator[Finding]:
@@ -237,10 +227,10 @@ def tests(chosen: Selection) -> Iterator[Finding]:
     where, known = f"{paths.CONFIG} on {trusts.branch}", checks.noted(project, trusts.commit)
     if named and known is not None and not known.passed and known.line in named:
         what = f"{known.text()} on {trusts.branch}, by `{known.line}` when `runner init` tried it"
-        yield Finding("note", what, where, "steps that it checks fail until they pass", "make them pass there")
+        yield remark(what, where, "steps that it checks fail until they pass", "make them pass there")
     elif not named and trusts.config(project.git) is not None and checks.candidates(project.git, trusts.commit):
         what = "no command that runs the tests is named as `checks:`"
-        yield Finding("note", what, where, "an agent step that names no check is not checked", "`runner init` finds it")
+        yield remark(what, where, "an agent step that names no check is not checked", "`runner init` finds it")
 
 
 def questions(chosen: Selection) -> Iterator[Finding]:
@@ -256,7 +246,7 @@ def questions(chosen: Selection) -> Iterator[Finding]:
     for one in known:
         if one.answer is None:
             hint = "`runner init` at a terminal asks it, or write the answer there; then commit the file"
-            yield Finding("note", f"open question: {one.text}", f"{where}:{one.line}", so, hint)
+            yield remark(f"open question: {one.text}", f"{where}:{one.line}", so, hint)
 
 
 def _setup(project: Project) -> tuple[str, str]:
@@ -280,8 +270,7 @@ def shared_numbers(chosen: Selection) -> Iterator[Finding]:
         by_number.setdefault(ids.number_of(protocol), []).append(protocol)
     for number, sharing in by_number.items():
         if len(sharing) > 1:
-            yield Finding(
-                "note",
+            yield remark(
                 f"{len(sharing)} protocols have the number {number}",
                 ", ".join(sharing),
                 f"`{number}` is ambiguous",
@@ -310,8 +299,7 @@ def workspaces(chosen: Selection) -> Iterator[Finding]:
         except OSError as error:
             closed, why = str(path), str(error.strerror)
         if closed is not None:
-            yield Finding(
-                "here",
+            yield fault(
                 f"the workspace of {path.name} can be neither reset nor removed: {why}",
                 closed,
                 f"no step of {path.name} that runs something can start here",

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from runner import beneath
-from runner.app.doctor import REFETCH_SECONDS, Clone, Finding, refs
+from runner.app.doctor import REFETCH_SECONDS, Clone, Finding, fault, refs
 from runner.errors import RunnerError, UnreachableError
 from runner.git import Git, GitError
 from runner.git.repository import token_settings
@@ -86,7 +86,7 @@ def _complaints(clone: Clone) -> dict[str, Finding]:
                 if said := re.search(pattern, line):
                     key, where, consequence, command = advise(clone, said)
                     text = line.removeprefix("error: ").removeprefix("fatal: ").removeprefix("warning: ")
-                    found.setdefault(key, Finding("here", f"git reports: {text}", where, consequence, command))
+                    found.setdefault(key, fault(f"git reports: {text}", where, consequence, command))
                     break
     return found
 
@@ -169,8 +169,7 @@ def indexes(clone: Clone) -> Iterator[Finding]:
     for tree in clone.git.worktrees():
         why = _wrong_index(clone.git, tree.git_dir)
         if why:
-            yield Finding(
-                "here",
+            yield fault(
                 f"the index of a work tree is broken: {why}",
                 str(tree.path),
                 "git refuses to work there; the staged changes are lost, the files are unchanged",
@@ -220,8 +219,7 @@ def loose(clone: Clone) -> Iterator[Finding]:
     broken = list(_broken(clone.git))
     if broken:
         names = [f"{one.oid[:12]} ({one.why})" for one in broken]
-        yield Finding(
-            "here",
+        yield fault(
             f"{_count(len(broken), 'object')} broken: {few(names)}",
             str(broken[0].path),
             "git cannot read it, and does not write it again",
@@ -288,8 +286,7 @@ def missing(clone: Clone) -> Iterator[Finding]:
     for one in lost:
         here = f"{remote} may have it: `runner doctor --fix`" if remote else "there is no remote to have it from"
         copied = f"`git -C CLONE cat-file {one.kind} {one.oid} | git hash-object -w -t {one.kind} --stdin`"
-        yield Finding(
-            "here",
+        yield fault(
             f"a {one.kind} is missing: {one.oid}",
             one.name or str(git.common_dir),
             f"what needs it fails{': ' + one.name if one.name else ''}",

@@ -12,7 +12,18 @@ import shlex
 from collections.abc import Iterator
 
 from runner.app import verify as proof
-from runner.app.doctor import REFETCH_SECONDS, Clone, Examined, Finding, Selection, of_error, refs
+from runner.app.doctor import (
+    REFETCH_SECONDS,
+    Clone,
+    Examined,
+    Finding,
+    Selection,
+    contradiction,
+    fault,
+    of_error,
+    refs,
+    remark,
+)
 from runner.app.pending import Pending
 from runner.errors import InsufficientHistoryError, RunnerError
 from runner.executor import remedy
@@ -35,7 +46,7 @@ def gone_branches(chosen: Selection) -> Iterator[Finding]:
     project, only = chosen.project, chosen.only
     if only is not None and only not in project.protocols():
         what = f"{only} has no branch here"
-        yield Finding("note", what, project.branch(only), "it can only be looked at", "`git fetch`")
+        yield remark(what, project.branch(only), "it can only be looked at", "`git fetch`")
     for protocol in gone(project):
         if only not in (None, protocol):
             continue
@@ -48,8 +59,7 @@ def gone_branches(chosen: Selection) -> Iterator[Finding]:
         row = record.row(project.git, protocol, known[0])
         if row["status"] in record.ENDED:
             continue
-        yield Finding(
-            "note",
+        yield remark(
             f"the branch of {protocol} is gone, and it had not ended: {row['status']} at revision {row['revision']}",
             branch,
             "it is not listed and does not run; its number stays taken",
@@ -87,8 +97,7 @@ def unclaimed_numbers(chosen: Selection) -> Iterator[Finding]:
         claim = lookup.claim_ref(ids.number_of(protocol))
         chain = transitions.chain_of(project.git, protocol, tip) if project.git.ref(claim) is None else []
         if chain and chosen.only in (None, protocol):
-            yield Finding(
-                "note",
+            yield remark(
                 f"the number of {protocol} is not claimed",
                 claim,
                 "once its branch is gone, the number is given again",
@@ -110,7 +119,7 @@ def name_clashes(chosen: Selection) -> Iterator[Finding]:
         other = push_refusal.clash(chosen.project, protocol) if chosen.only in (None, protocol) else None
         if other is not None:
             error = push_refusal.clash_error(chosen.project, protocol, other)
-            yield Finding("integrity", error.what, error.where, "its work here cannot be published", error.hint)
+            yield contradiction(error.what, error.where, "its work here cannot be published", error.hint)
 
 
 # --- a protocol --------------------------------------------------------------------------------------------------------
@@ -119,8 +128,7 @@ def name_clashes(chosen: Selection) -> Iterator[Finding]:
 def rewritten_history(one: Examined) -> Iterator[Finding]:
     """Yield that the history was rewritten: a person decides whether that was meant."""
     if one.old is not None:
-        yield Finding(
-            "integrity",
+        yield contradiction(
             f"the history of {one.protocol} was rewritten: {one.old[:12]} is no longer in it",
             f"{one.project.branch(one.protocol)} at {one.tip[:12]}",
             "it does not run until a person decides that this was meant",
@@ -141,8 +149,7 @@ def remote_record(one: Examined) -> Iterator[Finding]:
         return  # it is not all here
     if not (judged.ok or judged.is_foreign):
         finding = judged.findings[0]
-        yield Finding(
-            "integrity",
+        yield contradiction(
             f"{protocol} does not verify on {project.trusted.remote}: {finding.text} ({finding.rule})",
             f"{finding.path or project.branch(protocol)}, commit {finding.commit[:12]}",
             "nothing is fetched from there, and nothing that is here can be published; here it verifies",
@@ -168,7 +175,7 @@ def rebases(selection: Selection) -> Iterator[Finding]:
         protocol = ids.protocol_of_branch(selection.project.pattern, ref.removeprefix("refs/heads/"))
         if protocol is not None and selection.only in (None, protocol):
             hint = "`git rebase --continue` or `git rebase --abort` there"
-            yield Finding("here", f"a rebase of {protocol} is under way", at, "no command moves its branch", hint)
+            yield fault(f"a rebase of {protocol} is under way", at, "no command moves its branch", hint)
 
 
 def uncommitted_record(one: Examined) -> Iterator[Finding]:
@@ -185,8 +192,7 @@ def uncommitted_record(one: Examined) -> Iterator[Finding]:
         changed = worktree.uncommitted(project.git, tree, prefix.rstrip("/"))
         names = sorted(path for path in changed if paths.is_record(path.removeprefix(prefix)))
         if names and project.tip(protocol) == one.tip:
-            yield Finding(
-                "here",
+            yield fault(
                 f"the runner's record was changed by hand: {', '.join(names[:3])}",
                 str(tree.path),
                 "the next transition would overwrite it, so it is refused",
@@ -211,10 +217,9 @@ def proven(one: Examined) -> Iterator[Finding]:
             continue
         if is_incomplete:
             what, _, hint = finding.text.rpartition(": ")
-            yield Finding("here", what, finding.path, f"{protocol} cannot be verified here", hint)
+            yield fault(what, finding.path, f"{protocol} cannot be verified here", hint)
             continue
-        yield Finding(
-            "integrity",
+        yield contradiction(
             f"{protocol} does not verify: {finding.text} ({finding.rule})",
             f"{finding.path}, commit {finding.commit[:12]}",
             "its transitions verify, and the files stored beside them do not match",
@@ -242,8 +247,7 @@ def damaged_record(one: Examined) -> Iterator[Finding]:
     if judged.is_foreign:
         if one.old is None:
             name = branch.removeprefix("refs/heads/")
-            yield Finding(
-                "note",
+            yield remark(
                 f"the branch {name} is named like a protocol and has none",
                 f"{branch} at {one.tip[:12]}",
                 "it is listed as unreadable",
@@ -251,8 +255,7 @@ def damaged_record(one: Examined) -> Iterator[Finding]:
             )
         return
     if not judged.walk.folder.files and judged.is_repairable:
-        yield Finding(
-            "integrity",
+        yield contradiction(
             f"the folder of {protocol} was removed by commit {judged.walk.damaged_by[0][:12]}",
             f"{paths.folder(protocol)} in {one.tip[:12]}",
             "it cannot be worked on",
@@ -260,8 +263,7 @@ def damaged_record(one: Examined) -> Iterator[Finding]:
         )
         return
     for finding in judged.findings:
-        yield Finding(
-            "integrity",
+        yield contradiction(
             f"{protocol} does not verify: {finding.text} ({finding.rule})",
             f"{finding.path or branch}, commit {finding.commit[:12]}",
             "nothing runs on a record that is not the runner's",
@@ -293,8 +295,7 @@ def damaged_journals(chosen: Selection) -> Iterator[Finding]:
         try:
             _ = Journal(path).records
         except DamagedJournalError as error:
-            yield Finding(
-                "here",
+            yield fault(
                 error.what,
                 str(path),
                 f"its step cannot continue: the answers and calls from record {error.number} on are lost, "
@@ -303,7 +304,7 @@ def damaged_journals(chosen: Selection) -> Iterator[Finding]:
                 "model requests and those calls, and pays for them again",
             )
         except RunnerError as error:
-            yield Finding("here", error.what, error.where, "its step cannot continue", error.hint)
+            yield fault(error.what, error.where, "its step cannot continue", error.hint)
 
 
 # --- history refs ------------------------------------------------------------------------------------------------------
@@ -325,8 +326,7 @@ def transcripts(one: Examined) -> Finding | None:
     git, ref, remote = one.project.git, history.ref_of(one.protocol), one.project.trusted.remote
     try:
         for wrong in wrong_transcripts(git, one.protocol, one.judged.walk.named, git.ref(ref), remote, []):
-            return Finding(
-                "integrity",
+            return contradiction(
                 f"{one.protocol} does not verify: {wrong.text} ({wrong.rule})",
                 wrong.path,
                 "the transcript is not the one that the log names",
@@ -334,8 +334,7 @@ def transcripts(one: Examined) -> Finding | None:
             )
     except InsufficientHistoryError as error:
         elsewhere = f"there is no remote; where another clone has it: `git fetch CLONE '{ref}:{ref}'`"
-        return Finding(
-            "here",
+        return fault(
             error.what,
             ref,
             "it can be neither shown nor verified, and a budget does not know what it cost",
@@ -389,8 +388,7 @@ def replaced(one: Examined, *, ask: bool = False) -> Finding | None:
     if theirs is None or _compare(project, mirror, protocol, theirs).kind is not history.Kind.REPLACED:
         return None
     error = publishing.history_replaced(project, protocol, theirs)
-    return Finding(
-        "integrity",
+    return contradiction(
         error.what,
         error.where,
         "nothing of it is published or fetched, and other clones may lack its transcripts",

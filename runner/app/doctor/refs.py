@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from runner.app.doctor import REFETCH_SECONDS, Clone, Finding
+from runner.app.doctor import REFETCH_SECONDS, Clone, Finding, fault, remark
 from runner.errors import IntegrityError, RunnerError
 from runner.git import Git, GitError
 from runner.protocol import ids
@@ -44,8 +44,7 @@ def packed(clone: Clone) -> Iterator[Finding]:
     """Yield that the file of packed refs is broken."""
     if not _packed_refs(clone.git.common_dir, clone.git.oid_length)[1]:
         path = clone.git.common_dir / "packed-refs"
-        yield Finding(
-            "here",
+        yield fault(
             "packed-refs is broken",
             str(path),
             "git fails, or misses refs; a ref that only this file has is lost",
@@ -75,8 +74,7 @@ def cut(clone: Clone) -> Iterator[Finding]:
     """Yield that the list of commits where this clone's history is cut off is broken."""
     if not _has_whole_cut(clone.git.common_dir, clone.git.oid_length):
         path = clone.git.common_dir / "shallow"
-        yield Finding(
-            "here",
+        yield fault(
             "the list of commits where this clone's history is cut off is broken",
             str(path),
             "git does not work here at all",
@@ -117,8 +115,7 @@ def headless(cwd: Path) -> Finding | None:
 
 def _head(git_dir: Path, common: Path) -> Finding:
     found, path = _branch_of(git_dir, common), git_dir / "HEAD"
-    return Finding(
-        "here",
+    return fault(
         "HEAD is broken",
         str(path),
         "git does not know which branch is checked out there",
@@ -164,8 +161,7 @@ def fix_head(clone: object, about: tuple[Path, str]) -> str:
 def tables(clone: Clone) -> Iterator[Finding]:
     """Yield that the refs are in a format which nothing here reads."""
     if _is_reftable(clone.git.common_dir):
-        yield Finding(
-            "note",
+        yield remark(
             "the refs of this repository are in tables (a reftable), which doctor cannot check",
             str(clone.git.common_dir / "reftable"),
             "doctor neither finds nor fixes a ref that is broken there",
@@ -188,7 +184,7 @@ def _finding(clone: Clone, one: BrokenRef) -> Finding:
     about: tuple[BrokenRef, tuple[str, str] | None] | None = None
     if one.is_link:
         command = f"`git symbolic-ref -d {one.name}` removes it"
-        return Finding("note", what, str(one.path), "git ignores it, and `git fsck` calls it an error", command)
+        return remark(what, str(one.path), "git ignores it, and `git fsck` calls it an error", command)
     if one.name.startswith(_CACHES):
         command, about = "`runner doctor --fix` removes it; the next fetch restores it", (one, known)
     elif one.oid is not None:  # the ref is sound, and its commit lost: only a person can decide to leave that
@@ -197,7 +193,7 @@ def _finding(clone: Clone, one: BrokenRef) -> Finding:
     elif one.is_gone and not is_ours:
         command = f"`git branch {short} {known[0]}` restores it; " if known else ""
         command += _given_up(git, one)
-        return Finding("note", what, str(one.path), "some program or a crash deleted only half of it", command)
+        return remark(what, str(one.path), "some program or a crash deleted only half of it", command)
     elif known and (there := _in_the_way(one.path)):
         other = there.relative_to(git.common_dir / "refs/heads").as_posix() if kind == "branch" else str(there)
         command = f"`git branch -m {other} NAME` moves that ref out of its way; then `runner doctor --fix`"
@@ -205,7 +201,7 @@ def _finding(clone: Clone, one: BrokenRef) -> Finding:
         command, about = f"`runner doctor --fix` restores it at {known[0][:12]}, from {known[1]}", (one, known)
     else:
         command, about = _elsewhere(git, one, remote), (one, None)
-    return Finding("here", what, str(one.path), _consequence(one), command, about)
+    return fault(what, str(one.path), _consequence(one), command, about)
 
 
 def mirror(clone: Clone) -> Iterator[Finding]:
@@ -215,8 +211,7 @@ def mirror(clone: Clone) -> Iterator[Finding]:
         clone.git.try_run("rev-parse", "--git-dir", git_dir=at)[0]
         or any(one.oid is None for one in broken(clone.git, at))
     ):
-        yield Finding(
-            "here",
+        yield fault(
             "the runner's mirror of the remote is broken",
             str(at),
             "nothing can be fetched or published",
