@@ -57,7 +57,7 @@ def command(session: Session, protocol: str | None, as_json: bool, follow: bool,
     shown = _show(session, show, record.events(project.git, name, tip), 0)
     at_work = _AtWork(session, project, name) if follow and not as_json else None
     while follow and record.row(project.git, name, tip)["status"] not in record.ENDED:
-        tip, shown = _next(session, project, name, tip, shown, show, at_work)
+        tip, shown = _next(session, name, tip, shown, show, at_work)
 
 
 def _commits(session: Session, name: str, *, graph: bool) -> None:
@@ -133,9 +133,8 @@ class _AtWork:
                 self._shown[path.name] = len(found)
 
 
-def _next(
-    session: Session, project: Project, name: str, tip: str, shown: int, show: Show, at_work: _AtWork | None
-) -> tuple[str, int]:
+def _next(session: Session, name: str, tip: str, shown: int, show: Show, at_work: _AtWork | None) -> tuple[str, int]:
+    project = session.project
     while True:
         if at_work is not None:
             at_work.look()

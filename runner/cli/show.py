@@ -71,7 +71,7 @@ def command(
             raise UsageError("no step is named", name, f"name the step whose output to show: {', '.join(steps)}")
         output.show(session, row, slug, attempt, check, as_json=as_json, yes=yes)
     elif transcript:
-        show_transcript(session, project, row, slug, attempt, as_json=as_json, yes=yes)
+        show_transcript(session, row, slug, attempt, as_json=as_json, yes=yes)
     elif as_json:
         told = status.as_plain(project, row, protocol)
         session.json(told if slug is None else {**row["steps"][slug], "protocol": name, "step": slug})
@@ -98,14 +98,7 @@ def show_protocol(session: Session, project: Project, row: Row, tip: str, asked:
 
 
 def show_transcript(
-    session: Session,
-    project: Project,
-    row: Row,
-    slug: str | None,
-    attempt: int | None,
-    *,
-    as_json: bool,
-    yes: bool = False,
+    session: Session, row: Row, slug: str | None, attempt: int | None, *, as_json: bool, yes: bool
 ) -> None:
     """Give what the model said and called in an attempt, and then what the model said that judged it.
 
@@ -114,7 +107,7 @@ def show_transcript(
     """
     import json
 
-    protocol = row["protocol"]
+    project, protocol = session.project, row["protocol"]
     histories.take(project, [protocol])
     if slug is None:
         asked = [name for name, step in record.open_steps(row) if step.get("kind") == "agent"]

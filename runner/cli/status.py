@@ -92,7 +92,7 @@ def _status(session: Session, protocol: str | None, as_json: bool, *, mine_first
     elif not found:
         session.note(f"no protocol is open; `{program()} list` shows what has ended")
     else:
-        show_all(session, project, found[::-1], known, mine_first=mine_first)
+        show_all(session, found[::-1], known, mine_first=mine_first)
     if mine_first and (trusted := project.trusted).remote and trusted.time:
         old = describe.age(trusted.time, project.env.now())
         session.note(f"{trusted.remote} as of {old} ago; `{program()} sync` looks again")
@@ -158,13 +158,11 @@ def _plain(project: Project, row: Row, found: Outlook, typed: str | None, trees:
 # --- for people ----------------------------------------------------------------------------------------------------------
 
 
-def show_all(
-    session: Session, project: Project, rows: list[Row], known: Mapping[str, str], *, mine_first: bool = False
-) -> None:
+def show_all(session: Session, rows: list[Row], known: Mapping[str, str], *, mine_first: bool = False) -> None:
     """Print one line per protocol: its status, the reason, and the command to type. `mine_first`: below headings, first those that
     wait for this person."""
-    branches = project.branches() if len(rows) > describe.FEW else None
-    names, describer, lines, waits = Names(known), Describer(project, branches), [], list[bool]()
+    branches = session.project.branches() if len(rows) > describe.FEW else None
+    names, describer, lines, waits = Names(known), Describer(session.project, branches), [], list[bool]()
     for row in rows:
         protocol = row["protocol"]
         found = describer.describe(row, known[protocol], names.short(protocol))

@@ -252,7 +252,7 @@ def fleet_command(ctx: click.Context, jobs: int, max_steps: int, pushes: int | N
     else:
         sight = fleet.Sight(project)
         rows = sight.rows({name: tip for name, tip in sight.tips().items() if name in codes})
-        status.show_all(session, project, list(rows.values()), {name: "" for name in sight.tips()})
+        status.show_all(session, list(rows.values()), {name: "" for name in sight.tips()})
     raise SystemExit(code)
 
 

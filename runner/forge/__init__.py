@@ -42,11 +42,7 @@ class TokenRefusedError(ForgeError):
 
 
 class ScopeMissingError(ForgeError):
-    """The token is valid but lacks a right. `scope`: the right, as the forge names it; empty where it does not."""
-
-    def __init__(self, what: str, where: str, hint: str, *, scope: str = "") -> None:
-        super().__init__(what, where, hint)
-        self.scope = scope
+    """The token is valid but lacks a right."""
 
 
 class RateLimitError(ForgeError):

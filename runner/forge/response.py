@@ -152,9 +152,7 @@ class Failures:
         if status == 401:
             return TokenRefusedError(f"{self.forge} refuses {named} ({message})", where, f"make a new token: {rights}")
         if status == 403:
-            return ScopeMissingError(
-                f"{named} may not do this ({message})", where, f"give the token {scope or rights}", scope=scope
-            )
+            return ScopeMissingError(f"{named} may not do this ({message})", where, f"give the token {scope or rights}")
         if status in (404, 410):
             hint = "check the name, and that the token sees the repository"
             return NotFoundError(f"{self.forge} has no such thing ({message})", where, hint)
