@@ -29,7 +29,7 @@ from runner.protocol.ids import is_protocol_id
 from runner.store import remote as remote_
 from runner.store.environment import Environment
 from runner.store.project import Project
-from tests.gate import FURTHER_PARTS, LONG_PARTS, WHOLE, is_due, long_tests, turn, write_long_tests
+from tests.gate import AGREEMENT_PARTS, FURTHER_PARTS, LONG_PARTS, WHOLE, is_due, long_tests, turn, write_long_tests
 
 hypothesis.settings.register_profile(
     "ci",
@@ -183,10 +183,12 @@ _AGREE_ON = 12  # branches of a repository
 
 @pytest.fixture(autouse=True)
 def agreement(request: pytest.FixtureRequest) -> Iterator[None]:
-    """After a test that made protocols: `runner verify` and the second verifier say the same of every branch of theirs."""
+    """After a test that made protocols: `runner verify` and the second verifier say the same of every branch of theirs. Where all
+    tests run, after half of them, by the commit: stored histories are compared at every one."""
     _made_boxes.clear()
     yield
-    if request.node.get_closest_marker("no_agreement") is None:
+    is_compared = _names_files(request.config) or is_due(request.node.nodeid, AGREEMENT_PARTS)
+    if is_compared and request.node.get_closest_marker("no_agreement") is None:
         for path in dict.fromkeys(_made_boxes):
             if names := _protocol_branches(path / ".git"):
                 _agree(path, names[:_AGREE_ON])
@@ -461,6 +463,8 @@ def make_box(path: Path, *init: str) -> Box:
     box.write("README.md", "# a project\n")
     box.write("src/app.py", "print('hello')\n")
     box.commit("start")
+    for sample in (path / ".git/hooks").glob("*.sample"):
+        sample.unlink()
     _started[init] = Path(tempfile.mkdtemp(prefix="started-")) / "repo"
     shutil.copytree(path, _started[init], symlinks=True)
     return box

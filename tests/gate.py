@@ -42,6 +42,7 @@ SUITES = {
 }  # fmt: skip
 LONG_FILE = Path(__file__).with_name("long.txt")
 LONG_SECONDS, LONG_PARTS = 0.4, 3
+AGREEMENT_PARTS = 2  # of the tests after which the two verifiers are compared
 FURTHER_PARTS = 3  # of the slow cases of a test that has others
 OURS = ("runner", "tests", "benchmarks", "demo")
 

@@ -11,10 +11,12 @@ before. Lines are only added: a history of an older version of the formats keeps
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -86,6 +88,15 @@ def git(*words: str | Path, at: Path, data: bytes = b"", env: Mapping[str, str] 
     return done.stdout.decode().strip()
 
 
+_taken_in: list[Path] = []  # a copy of the first shelf with the stored bundles, which others are copied from
+
+
+@atexit.register
+def _forget_taken_in() -> None:
+    for path in _taken_in:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 class Shelf:
     """Repositories in a folder, one for each kind of object ids, that have what the bundles have; and cases taken from them."""
 
@@ -96,10 +107,15 @@ class Shelf:
         self._gits: dict[str, Git] = {}
         self._projects: dict[str, Project] = {}
         self._kinds: dict[str, str] = {}
+        if bundles == HERE and _taken_in:  # once in each process: to take in 39 bundles takes seconds
+            shutil.copytree(_taken_in[0], folder, dirs_exist_ok=True)
         for bundle in sorted(bundles.glob("*.bundle")):
             with bundle.open("rb") as file:
                 kind = "sha256" if b"object-format=sha256" in file.read(200) else "sha1"
-            self.add(bundle.stem, kind, str(bundle))
+            self.add(bundle.stem, kind, "" if bundles == HERE and _taken_in else str(bundle))
+        if bundles == HERE and not _taken_in:
+            _taken_in.append(Path(tempfile.mkdtemp(prefix="shelf-")))
+            shutil.copytree(folder, _taken_in[0], dirs_exist_ok=True)
 
     def add(self, bundle: str, kind: str, source: str) -> Path:
         """Take in a bundle's refs, or a repository's; return where they stand now."""
@@ -212,9 +228,8 @@ class Shelf:
             for ref in self.objects(case).refs(f"{own}origin/"):
                 name = ref.removeprefix(own)
                 names[name] = f"refs/runner/history/{name.removeprefix('origin/')}"
-            for name, ref in names.items():
-                if (oid := self.ref(case, name)) is not None:
-                    git("update-ref", ref, oid, at=at)
+            refs = [(ref, oid) for name, ref in names.items() if (oid := self.ref(case, name)) is not None]
+            git("update-ref", "--stdin", at=at, data="".join(f"update {ref} {oid}\n" for ref, oid in refs).encode())
             if case.job:
                 self._publish(case, at)
             project = Project.open(at, _surroundings(at), {})
