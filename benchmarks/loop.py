@@ -46,14 +46,7 @@ class Instant:
         self.between: list[float] = []
         self._answered: float | None = None
 
-    def ask(
-        self,
-        request: Request,
-        *,
-        timeout: float,
-        on_text: Callable[[str], None] | None = None,
-        on_bytes: Callable[[bytes], None] | None = None,
-    ) -> Response:
+    def ask(self, request: Request, *, timeout: float, on_bytes: Callable[[bytes], None] | None = None) -> Response:
         """Call the tool once more, or finish."""
         if self._answered is not None:
             self.between.append(time.perf_counter() - self._answered)

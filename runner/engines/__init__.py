@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import asdict, field
 from decimal import Decimal
 from typing import Any, ClassVar, Protocol
 
@@ -184,16 +184,6 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """How an engine is asked. `output`: the most tokens of an answer; the rest is as in `Request`."""
-
-    thinking: int | str | None = None
-    temperature: float | None = None
-    output: int | None = None
-    images: bool | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
     """A model's answer. `finish`: stop, length, refused, malformed, or failed, where a coding agent ended.
 
@@ -226,18 +216,11 @@ class Engine(Protocol):
     def model(self) -> str:
         """The model's own name, by which prices are known."""
 
-    def ask(
-        self,
-        request: Request,
-        *,
-        timeout: float,
-        on_text: Callable[[str], None] | None = None,
-        on_bytes: Callable[[bytes], None] | None = None,
-    ) -> Response:
+    def ask(self, request: Request, *, timeout: float, on_bytes: Callable[[bytes], None] | None = None) -> Response:
         """Return the model's next turn.
 
-        `on_text` is called with each piece of text as it comes, `on_bytes` with each piece of the response before it is parsed
-        (an answer without an endpoint has none). KeyboardInterrupt ends the request within two seconds.
+        `on_bytes` is called with each piece of the response before it is parsed (an answer without an endpoint has none).
+        KeyboardInterrupt ends the request within two seconds.
 
         Raises:
             EngineError: one of its children says why there is no answer.
@@ -293,8 +276,7 @@ def _plain_turn(turn: Turn) -> Json:
         case UserTurn():
             return {"user": turn.text}
         case ModelTurn():
-            calls = [{"id": c.id, "name": c.name, "arguments": c.arguments, "problem": c.problem} for c in turn.calls]
-            return {"model": turn.text, "calls": calls}
+            return {"model": turn.text, "calls": [asdict(call) for call in turn.calls]}
         case ToolTurn():
             return {
                 "results": [

@@ -36,8 +36,8 @@ from runner.engines import (
 )
 from runner.engines.agents import Agent, AgentMissingError
 from runner.engines.child import MOST_LINE, EndedError, Pipe, Terminal
+from runner.engines.endpoints import ToolCall, Tools
 from runner.engines.line import RESETS, duration, wait_told
-from runner.engines.server_tools import ToolCall, Tools
 from runner.errors import UsageError
 from runner.lines import lines_of, with_ends
 from runner.protocol import aliases
@@ -199,14 +199,7 @@ class AcpEngine:
 
     # --- the engine ---------------------------------------------------------------------------------------------------
 
-    def ask(
-        self,
-        request: Request,
-        *,
-        timeout: float,
-        on_text: Callable[[str], None] | None = None,
-        on_bytes: Callable[[bytes], None] | None = None,
-    ) -> Response:
+    def ask(self, request: Request, *, timeout: float, on_bytes: Callable[[bytes], None] | None = None) -> Response:
         """Return what the agent asks or did next. See `Engine.ask`; `timeout`: how long it may say nothing."""
         last = request.turns[-1]
         try:

@@ -119,12 +119,6 @@ def _foreign(turn: ModelTurn) -> Iterator[Json]:
         yield {"type": "tool_use", "id": call.id, "name": call.name or "unknown", "input": call.arguments or {}}
 
 
-def texts(event: Json) -> list[str]:
-    """Return the pieces of the answer's text in an event."""
-    delta = event.get("delta") or {}
-    return [delta["text"]] if event.get("type") == "content_block_delta" and delta.get("type") == "text_delta" else []
-
-
 def response(events: Sequence[Json], request: Request, provider: str) -> Response:
     """Return the events of a stream as a `Response` to `request`.
 
@@ -231,4 +225,4 @@ def _connect(key: str, base_url: str, hooks: Hooks) -> tuple[Send, Callable[[], 
     return send, client.close
 
 
-FORM: Final = Form(body=body, texts=texts, response=response, failed=_failed, kind=_kind, connect=_connect)
+FORM: Final = Form(body=body, response=response, failed=_failed, kind=_kind, connect=_connect)

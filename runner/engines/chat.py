@@ -98,11 +98,6 @@ def _call(id: str, name: str, arguments: Json) -> Json:
     }
 
 
-def texts(event: Json) -> list[str]:
-    """Return the pieces of the answer's text in an event."""
-    return [delta["content"] for _, delta in _deltas(event) if delta.get("content")]
-
-
 def _deltas(event: Json) -> Iterator[tuple[Json, Json]]:
     """Yield the first choice of an event and what it adds; an answer that was not streamed is one that adds all."""
     for choice in (event.get("choices") or [])[:1]:
@@ -230,6 +225,4 @@ def connect(path: str, *, is_openai: bool = False) -> Connect:
     return opened
 
 
-FORM: Final = Form(
-    body=body, texts=texts, response=response, failed=failed, kind=kind, connect=connect("/chat/completions")
-)
+FORM: Final = Form(body=body, response=response, failed=failed, kind=kind, connect=connect("/chat/completions"))

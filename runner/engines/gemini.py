@@ -120,11 +120,6 @@ def _foreign(turn: ModelTurn) -> Json:
     return {"role": "model", "parts": parts}
 
 
-def texts(chunk: Json) -> list[str]:
-    """Return the pieces of the answer's text in a chunk, thoughts left out."""
-    return [part["text"] for part in _parts(chunk) if "text" in part and not part.get("thought")]
-
-
 def joined(chunks: Sequence[Json]) -> Json:
     """Return the chunks of a stream as the one response that they are the pieces of.
 
@@ -176,8 +171,10 @@ def response(events: Sequence[Json], request: Request, provider: str) -> Respons
         problem = ": ".join(str(word) for word in (blocked or reason, candidate.get("finishMessage")) if word)
     counted, parts = whole.get("usageMetadata", {}), content["parts"]
     return Response(
-        turn=ModelTurn(text="".join(texts(whole)), calls=_calls(parts, request), provider=provider, raw=content),
-        thoughts="".join(part["text"] for part in parts if "text" in part and part.get("thought")),
+        turn=ModelTurn(
+            text=_text(parts, is_thought=False), calls=_calls(parts, request), provider=provider, raw=content
+        ),
+        thoughts=_text(parts, is_thought=True),
         usage=Usage(
             input=count(counted, "promptTokenCount", "toolUsePromptTokenCount"),
             output=count(counted, "candidatesTokenCount", "thoughtsTokenCount"),
@@ -188,6 +185,10 @@ def response(events: Sequence[Json], request: Request, provider: str) -> Respons
         model=str(whole.get("modelVersion", "")),
         raw=whole,
     )
+
+
+def _text(parts: Iterable[Json], *, is_thought: bool) -> str:
+    return "".join(part["text"] for part in parts if "text" in part and bool(part.get("thought")) == is_thought)
 
 
 def _calls(parts: Iterable[Json], request: Request) -> tuple[Call, ...]:
@@ -259,4 +260,4 @@ def _typed(error: Json) -> list[Json]:
     return [detail for detail in found if isinstance(detail, dict)] if isinstance(found, list) else []
 
 
-FORM: Final = Form(body=body, texts=texts, response=response, failed=_failed, kind=_kind, connect=_connect, wait=_wait)
+FORM: Final = Form(body=body, response=response, failed=_failed, kind=_kind, connect=_connect, wait=_wait)

@@ -74,14 +74,13 @@ Read = TypeVar("Read")
 class Form:
     """A provider's wire format.
 
-    `body(request, model, provider)`: the body; `texts(event)`: the pieces of the answer's text in an event of the stream;
-    `response(events, request, provider)`: the whole answer, or a ValueError (`TornError` where it stops before its end);
+    `body(request, model, provider)`: the body; `response(events, request, provider)`: the whole answer, or a ValueError (`TornError`
+    where it stops before its end);
     `failed(event)`: the status and JSON of an error that came as an event, else None; `kind(error)`: what an error's JSON says that
     its status does not: key, quota, long or nothing; `wait(error)`: the seconds that it asks to wait; `connect`: opens the SDK.
     """
 
     body: Callable[[Request, str, str], dict[str, Json]]
-    texts: Callable[[Json], list[str]]
     response: Callable[[Sequence[Json], Request, str], Response]
     failed: Callable[[Json], tuple[int, Json] | None]
     kind: Callable[[Json], str]
@@ -135,14 +134,7 @@ class LineEngine:
         self._form, self._place = form, place
         self._line: Line | None = None
 
-    def ask(
-        self,
-        request: Request,
-        *,
-        timeout: float,
-        on_text: Callable[[str], None] | None = None,
-        on_bytes: Callable[[bytes], None] | None = None,
-    ) -> Response:
+    def ask(self, request: Request, *, timeout: float, on_bytes: Callable[[bytes], None] | None = None) -> Response:
         """Return the model's next turn. See `Engine.ask`; `timeout` is for the whole answer, in seconds."""
         if self._line is None:
             try:
@@ -173,9 +165,8 @@ class LineEngine:
                 if isinstance(item, bytes) or item is None:
                     for event in self._read(stream.events, item):
                         events.append(event)
-                        self._refuse(event)
-                        for text in self._read(form.texts, event) if on_text is not None else ():
-                            on_text(text)  # type: ignore[misc]
+                        if (found := self._read(form.failed, event)) is not None:  # an error
+                            raise self._refusal(*found, {})
         finally:
             if isinstance(item, bytes):  # out of time, interrupted, or the reader raised: nobody waits for the rest
                 line.cut()
@@ -205,12 +196,6 @@ class LineEngine:
         except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
             words = self._readable(f"{type(error).__name__}: {error}")
             raise self._place.malformed(f"the response is not {self._place.who}'s format ({words})") from error
-
-    def _refuse(self, event: Json) -> None:
-        """Refuse an event that is an error."""
-        found = self._read(self._form.failed, event)
-        if found is not None:
-            raise self._refusal(*found, {})
 
     def _told(self, error: Exception) -> EngineError:
         """Return the error for an exception of the SDK or its HTTP client."""

@@ -62,14 +62,7 @@ class RecordedEngine:
         for recording in self._recordings:
             self._waiting.setdefault(recording.digest, []).append(recording)
 
-    def ask(
-        self,
-        request: Request,
-        *,
-        timeout: float,
-        on_text: Callable[[str], None] | None = None,
-        on_bytes: Callable[[bytes], None] | None = None,
-    ) -> Response:
+    def ask(self, request: Request, *, timeout: float, on_bytes: Callable[[bytes], None] | None = None) -> Response:
         """Return the recorded answer to this request, at once.
 
         Raises:
@@ -78,10 +71,7 @@ class RecordedEngine:
         waiting = self._waiting.get(request.digest())
         if not waiting:
             raise self._missing(request, given=waiting is not None)
-        response = waiting.pop(0).response
-        if on_text is not None and response.turn.text:
-            on_text(response.turn.text)
-        return response
+        return waiting.pop(0).response
 
     def close(self) -> None:
         """Do nothing: a cassette is not kept open."""
@@ -130,19 +120,12 @@ class Recorder:
             read(path)
         self._append(b"")
 
-    def ask(
-        self,
-        request: Request,
-        *,
-        timeout: float,
-        on_text: Callable[[str], None] | None = None,
-        on_bytes: Callable[[bytes], None] | None = None,
-    ) -> Response:
+    def ask(self, request: Request, *, timeout: float, on_bytes: Callable[[bytes], None] | None = None) -> Response:
         """Return the engine's answer after it was written to the cassette."""
-        response = self._engine.ask(request, timeout=timeout, on_text=on_text, on_bytes=on_bytes)
+        response = self._engine.ask(request, timeout=timeout, on_bytes=on_bytes)
         if response.usd is None:
             response = dataclasses.replace(response, usd=self._price(self._engine, response.usage))
-        response = _load_response(self._clean(_dump_response(response)))
+        response = _load_response(self._clean(dump_response(response)))
         self._append(dump(self.name, self._clean(request.plain()), response))
         return response
 
@@ -167,7 +150,7 @@ def dump(engine: str, request: Json, response: Response) -> bytes:
         "engine": engine,
         "digest": digest_of(request),
         "request": request,
-        "response": _dump_response(response),
+        "response": dump_response(response),
     }
     # A lone surrogate (a file name that is no UTF-8) has no UTF-8 form; it is kept rather than refused.
     return (json.dumps(said, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
@@ -219,20 +202,16 @@ def read(path: Path) -> list[Recording]:
     return recordings
 
 
-def _dump_response(response: Response) -> Json:
-    turn, usage = response.turn, response.usage
+def dump_response(response: Response) -> dict[str, Json]:
+    """Return a response as JSON, with the provider's own form of it; tokens that were written to a cache are named where some were."""
+    turn, usage = response.turn, dataclasses.asdict(response.usage)
     return {
         "text": turn.text,
-        "calls": [{"id": c.id, "name": c.name, "arguments": c.arguments, "problem": c.problem} for c in turn.calls],
+        "calls": [dataclasses.asdict(call) for call in turn.calls],
         "thoughts": response.thoughts,
         "finish": response.finish,
         "problem": response.problem,
-        "usage": {
-            "input": usage.input,
-            "output": usage.output,
-            "cached": usage.cached,
-            **({"cache_write": usage.cache_write} if usage.cache_write else {}),
-        },
+        "usage": {name: tokens for name, tokens in usage.items() if tokens or name != "cache_write"},
         "model": response.model,
         "provider": turn.provider,
         "turn": turn.raw,

@@ -84,11 +84,6 @@ def _foreign(turn: ModelTurn) -> Iterator[Json]:
         yield {"type": "function_call", "call_id": call.id, "name": call.name or "unknown", "arguments": arguments}
 
 
-def texts(event: Json) -> list[str]:
-    """Return the pieces of the answer's text in an event."""
-    return [event["delta"]] if event.get("type") == "response.output_text.delta" else []
-
-
 def response(events: Sequence[Json], request: Request, provider: str) -> Response:
     """Return the events of a stream as a `Response` to `request`.
 
@@ -172,5 +167,5 @@ def _failed(event: Json) -> tuple[int, Json] | None:
 
 
 FORM: Final = Form(
-    body=body, texts=texts, response=response, failed=_failed, kind=kind, connect=connect("/responses", is_openai=True)
+    body=body, response=response, failed=_failed, kind=kind, connect=connect("/responses", is_openai=True)
 )

@@ -18,7 +18,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from runner import resources
-from runner.engines import MOST_OUTPUT, Engine, Request, Settings, Turn, Usage, agents, registry
+from runner.engines import MOST_OUTPUT, Engine, Request, Turn, Usage, agents, registry
 from runner.engines.recorded import Recorder
 from runner.errors import RunnerError, UsageError
 from runner.executor import permissions, spending
@@ -239,22 +239,16 @@ def price(engine: Engine, usage: Usage) -> Decimal | None:
     return registry.cost_usd(engine.provider, engine.model, usage)
 
 
-def settings_of(project: Project) -> Callable[[Engine], Settings]:
+def settings_of(project: Project) -> Callable[[Engine], EngineSettings]:
     """Return a function that gives how config.yaml wants an engine to be asked."""
-
-    def settings(engine: Engine) -> Settings:
-        said = project.config.engine.settings.get(engine.name, EngineSettings())
-        warmth = None if said.temperature is None else float(said.temperature)
-        return Settings(thinking=said.thinking, temperature=warmth, output=said.output, images=said.images)
-
-    return settings
+    return lambda engine: project.config.engine.settings.get(engine.name, EngineSettings())
 
 
 def context_of(project: Project, engines: Sequence[Engine]) -> int:
     """Return the tokens that a conversation may have: by config.yaml, else what each of the models takes, `CONTEXT` at most."""
     found = []
     for engine in engines:
-        said = project.config.engine.settings.get(engine.name, EngineSettings())
+        said = settings_of(project)(engine)
         room = registry.window(engine.provider, engine.model) or 2 * CONTEXT
         left = max(int(room * 0.8) - (said.output or MOST_OUTPUT), room // 4)  # the size is an estimate
         found.append(said.context or min(CONTEXT, left))

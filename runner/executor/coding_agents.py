@@ -36,8 +36,7 @@ from runner.engines import (
 )
 from runner.engines.acp import KINDS, AcpEngine
 from runner.engines.agents import Agent
-from runner.engines.egress import Answered, Egress, egress
-from runner.engines.server_tools import Tools
+from runner.engines.endpoints import Answered, Egress, Tools
 from runner.errors import RunnerError, UnsupportedError
 from runner.executor import environments, permissions, toolbox
 from runner.executor.calls import Calls, DeniedError, Gate, Judge, judge_of
@@ -91,7 +90,7 @@ def open_agent(
         )
     with contextlib.ExitStack() as stack:
         tools = stack.enter_context(toolbox.open_own_tools(run))
-        place = Place(run, name, row, stack.enter_context(_metered(run, name, row)))
+        place = Place(run, name, row, _metered(run, name, row))
         if name.startswith("cli:"):
             yield CliEngine(place), tools, Calls.of(run), place.meter
             return
@@ -158,30 +157,22 @@ class Meter:
         return usage, None if None in costs else sum(filter(None, costs), usd)
 
 
-@contextlib.contextmanager
-def _metered(run: StepRun, name: str, row: Agent) -> Iterator[Meter | None]:
-    """Give the endpoint of the agent's model; None where it has none, or the trusted branch lets a key in.
+def _metered(run: StepRun, name: str, row: Agent) -> Meter | None:
+    """Return what counts the requests to the agent's model; None where it has no endpoint, or the trusted branch lets a key in.
 
     Raises:
         KeyMissingError: there is no key for it.
     """
     environ = run.project.env.environ
     if not row.speaks or row.passed:
-        yield None
-        return
+        return None
     found = registry.upstream(row.speaks, environ)
     if found is None:
         keys = " or ".join(reversed(registry.ROWS[row.speaks].keys))
         raise KeyMissingError(f"no key for the model of {name} is set", f"looked for {keys}", f"set {keys}")
-    meters: list[Meter] = []
-    with egress(
-        run.workspace.sandbox,
-        *found,
-        stop=lambda: meters[0].stop() if meters else None,
-        via=environments.proxies(environ),
-    ) as at:
-        meters.append(Meter(at, row.speaks))
-        yield meters[0]
+    meter = Meter(Egress(*found, environments.proxies(environ)), row.speaks)
+    meter.at.stop = meter.stop
+    return meter
 
 
 @dataclass(slots=True)
@@ -399,14 +390,7 @@ class CliEngine:
         """The program's name and its model's."""
         return self.name.partition(":")[2]
 
-    def ask(
-        self,
-        request: Request,
-        *,
-        timeout: float,
-        on_text: Callable[[str], None] | None = None,
-        on_bytes: Callable[[bytes], None] | None = None,
-    ) -> Response:
+    def ask(self, request: Request, *, timeout: float, on_bytes: Callable[[bytes], None] | None = None) -> Response:
         """Run the program to its end, with the task and what its checks found. See `Engine.ask`."""
         run, session, first = self.place.run, self.place.run.workspace, request.turns[0]
         assert isinstance(first, UserTurn)

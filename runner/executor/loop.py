@@ -28,7 +28,6 @@ from runner.engines import (
     RateLimitError,
     Request,
     Response,
-    Settings,
     ToolResult,
     ToolSpec,
     ToolTurn,
@@ -38,12 +37,14 @@ from runner.engines import (
     picture_of,
     without_picture,
 )
+from runner.engines.recorded import dump_response
 from runner.errors import RefusedError
 from runner.executor.calls import Concurrent, DeniedError, Gate, HeldError, Open
 from runner.executor.effects import EffectError
 from runner.executor.journal import Journal
 from runner.executor.step_run import Redactor
 from runner.protocol import aliases, transcript
+from runner.protocol.config import EngineSettings
 from runner.protocol.transcript import Result, Results, Summary, Typed
 from runner.store.environment import Environment
 from runner.tools import AsksError, Tool, ToolError, registry
@@ -183,7 +184,7 @@ class Loop:
     price: Callable[[Engine, Usage], Decimal | None]
     env: Environment
     most_output: Callable[[Engine], int | None] = lambda engine: None
-    settings: Callable[[Engine], Settings] = lambda engine: Settings()
+    settings: Callable[[Engine], EngineSettings] = lambda engine: EngineSettings()
     told: Callable[[transcript.Line], None] = lambda record: None
     ensure: Callable[[], None] = lambda: None
     check: Callable[[dict[str, Any]], str] = lambda result: ""
@@ -410,10 +411,8 @@ class Loop:
 
     def _set(self, engine: Engine, request: Request) -> Request:
         said = self.settings(engine)
-        most = said.output or request.max_output
-        return replace(
-            request, max_output=most, thinking=said.thinking, temperature=said.temperature, images=said.images
-        )
+        most, warmth = said.output or request.max_output, None if said.temperature is None else float(said.temperature)
+        return replace(request, max_output=most, thinking=said.thinking, temperature=warmth, images=said.images)
 
     def _widened(self, engine: Engine, request: Request) -> Request:
         """Reserve what a request can cost, and return it: after a cut answer with the model's own output limit, if a budget allows.
@@ -524,36 +523,12 @@ class Loop:
 
     def _answer(self, model: type[Answer], engine: Engine, response: Response, **more: str) -> Answer:
         """Journal an answer as a record of its `kind`, and count its cost."""
-        usd = self.price(engine, response.usage) if response.usd is None else response.usd
+        if response.usd is None:
+            response = replace(response, usd=self.price(engine, response.usage))
         if self.shared_budget is not None:
-            self.shared_budget.charge(usd, response.usage.input + response.usage.output)
-        turn, usage = response.turn, response.usage
-        record = model.model_validate(
-            {
-                "time": self.env.timestamp(),
-                "engine": engine.name,
-                "model": response.model,
-                "text": turn.text,
-                "thoughts": response.thoughts,
-                "calls": [
-                    {"id": c.id, "name": c.name, "arguments": c.arguments, "problem": c.problem} for c in turn.calls
-                ],
-                "usage": {
-                    "input": usage.input,
-                    "output": usage.output,
-                    "cached": usage.cached,
-                    "cache_write": usage.cache_write,
-                },
-                "usd": None if usd is None else format(usd, "f"),
-                "finish": response.finish,
-                "problem": response.problem,
-                "provider": turn.provider,
-                "turn": turn.raw,
-                "raw": response.raw,
-                **more,
-            }
-        )
-        record = self._noted(record)
+            self.shared_budget.charge(response.usd, response.usage.input + response.usage.output)
+        said = {"usd": None, **dump_response(response), "time": self.env.timestamp(), "engine": engine.name, **more}
+        record = self._noted(model.model_validate(said))
         self.total.add(record)
         return record
 

@@ -62,13 +62,6 @@ def test_an_answer_comes_with_its_thoughts_apart(bench: Bench, tmp_path: Path) -
     assert response.turn.provider
 
 
-def test_text_is_told_as_it_comes(bench: Bench, tmp_path: Path) -> None:
-    told: list[str] = []
-    with bench.holding("answer", tmp_path) as stand:
-        stand.engine.ask(HELLO, timeout=20, on_text=told.append)
-    assert "".join(told) == "Hello, world."
-
-
 def test_a_call_has_an_id_and_is_answered(bench: Bench, tmp_path: Path) -> None:
     first, last = play(bench, "one-call", tmp_path)
     (call,) = first.turn.calls
@@ -312,11 +305,11 @@ def test_no_endpoint_at_all(wired: Bench) -> None:
             stand.engine.ask(HELLO, timeout=20)
 
 
-def test_text_before_a_cut_was_told_and_is_no_answer(wired: Bench) -> None:
-    told: list[str] = []
+def test_what_came_before_a_cut_was_handed_on_and_is_no_answer(wired: Bench) -> None:
+    came = bytearray()
     with wired.failing("cut") as stand, pytest.raises(NetworkError):
-        stand.engine.ask(HELLO, timeout=20, on_text=told.append)
-    assert told == ["Hel"]
+        stand.engine.ask(HELLO, timeout=20, on_bytes=came.extend)
+    assert b"Hel" in came and b"world" not in came
 
 
 def test_an_engine_is_good_again_after_it_was_left_waiting(wired: Bench, tmp_path: Path) -> None:
@@ -355,13 +348,13 @@ def test_an_answer_without_end_is_given_up_before_it_fills_the_machine(wired: Be
 
 
 def test_whoever_listens_may_end_it(wired: Bench) -> None:
-    def enough(text: str) -> None:
-        raise EOFError(text)
+    def enough(data: bytes) -> None:
+        raise EOFError(data.decode())
 
     with wired.failing("silence-in-the-middle") as stand:
         assert stand.wire is not None
         with pytest.raises(EOFError, match="Hel"):
-            stand.engine.ask(HELLO, timeout=20, on_text=enough)
+            stand.engine.ask(HELLO, timeout=20, on_bytes=enough)
         assert stand.wire.gone.wait(10)
 
 

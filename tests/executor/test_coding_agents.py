@@ -18,7 +18,7 @@ from runner.tools import servers
 from runner.trust.rules import transcripts
 from runner.trust.walk import Named
 from tests.conftest import Box
-from tests.engines.test_egress import serving
+from tests.engines.test_endpoints import serving
 from tests.executor.minds import agent, sound, transcript
 from tests.executor.test_reached import GET
 from tests.people import Person, govern, person, policy, push

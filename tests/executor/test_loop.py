@@ -24,7 +24,6 @@ from runner.engines import (
     RateLimitError,
     Request,
     Response,
-    Settings,
     ToolTurn,
     Usage,
     UserTurn,
@@ -32,6 +31,7 @@ from runner.engines import (
 from runner.executor.journal import Journal
 from runner.executor.loop import Limits, Loop
 from runner.executor.step_run import Redactor
+from runner.protocol.config import EngineSettings
 from runner.protocol.transcript import Response as Answer
 from runner.store.environment import Environment
 from runner.tools import Contract, Tool, ToolError
@@ -563,7 +563,9 @@ def test_a_conversation_that_the_model_calls_too_long_is_shortened_and_summarise
 def test_an_engine_is_asked_by_its_settings_and_a_person_s_limit_is_not_widened(tmp_path: Path) -> None:
     bench = Bench(tmp_path, [dataclasses.replace(say(text="wri"), finish="length"), FINISH])
     loop = bench.loop()
-    loop.settings = lambda engine: Settings(thinking="high", temperature=0.5, output=900)
+    loop.settings = lambda engine: EngineSettings.model_validate(
+        {"thinking": "high", "temperature": 0.5, "output": 900}
+    )
     loop.most_output = lambda engine: 64_000
     assert loop.run().outcome == "finished"
     assert {(one.thinking, one.temperature, one.max_output) for one in bench.engine.asked} == {("high", 0.5, 900)}

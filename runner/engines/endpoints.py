@@ -1,8 +1,11 @@
-"""The endpoint of a coding agent's model: plain HTTP inside the sandbox, TLS to the provider, with a key that stays out here.
+"""The endpoints of a coding agent, on its sandbox's loopback: `Egress`, where its model is asked, and `Tools`, of MCP servers.
 
-Only the requests pass that ask a model for an answer, count tokens or list models: the key is good for more. The tokens of each answer
-are counted as it streams by, and once they reach the cap, no further request is sent. An answer that is under way is not cut, so the
+A model's is plain HTTP inside the sandbox and TLS to the provider, with a key that stays out here. Only the requests pass that ask a
+model for an answer, count tokens or list models: the key is good for more. The tokens of each answer
+are counted as it streams by, and once its caller says so, no further request is sent. An answer that is under way is not cut, so a
 cap is overshot by at most `AT_ONCE` answers. What a request brings of keys and cookies is dropped; redirects are not followed.
+
+Each MCP server has an address of its own. A call of a tool waits there until the loop has judged and made it.
 """
 
 from __future__ import annotations
@@ -11,24 +14,28 @@ import contextlib
 import dataclasses
 import http.client
 import json
+import os
+import queue
 import re
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import field
 from http.server import BaseHTTPRequestHandler
-from socketserver import ThreadingTCPServer
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from runner.engines import Json, RateLimitError, Usage
-from runner.engines.line import duration, wait_of
+from runner.engines import Json, RateLimitError, ToolResult, ToolSpec, Usage
+from runner.engines.line import as_text, duration, wait_of
 from runner.errors import UsageError
-from runner.sandbox import Network, Sandbox
+from runner.sandbox import Network
 from runner.sandbox.network import proxy_for
 from runner.values import dataclass
 
 PORT: Final = 3129  # on the sandbox's loopback
+TOOLS_PORT: Final = 3130
+MOST_CALLS: Final = 32  # that wait for their results
+_MCP: Final = ("2025-06-18", "2025-03-26", "2025-11-25")  # versions whose requests are the same here
 AT_ONCE: Final = 4  # requests; others wait
 MOST: Final = 64 * 1024 * 1024  # bytes of a request, and of an answer that is counted
 MOST_PATH: Final = 300  # characters
@@ -62,39 +69,34 @@ _WRITTEN: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One request that the provider answered. `is_estimated`: the answer did not say what it cost, and its bytes were counted.
+    """A request that the provider answered. `usage`: by its bytes, where it did not say; `wait`: the seconds that it asks to wait."""
 
-    `wait`: the seconds that it asks to wait.
-    """
-
-    path: str
     status: int
     model: str
     usage: Usage
-    is_estimated: bool = False
     wait: float | None = None
 
 
 class Egress:
-    """The endpoint while the block of `egress` lasts. `address`: its base URL, in the sandbox; it takes the place of `upstream`.
+    """The endpoint of a model for an agent in the sandbox, in the place of `upstream`, the provider's base URL. `address`: its own.
 
-    `network`: of the agent's `Command`, which reaches nothing else. `answers`: those that are over. `refused`: why the last request
-    was not sent, where one was not.
+    `network`: of the agent's `Command`, which reaches nothing else. `answers`: those that are over. `stop`: asked before each request,
+    why it may not be sent; `refused`: why the last one was not, where one was not.
     """
 
-    def __init__(
-        self,
-        upstream: str,
-        key: Mapping[str, str],
-        tokens: int | None,
-        stop: Callable[[], str | None],
-        via: Mapping[str, str],
-    ) -> None:
-        self.upstream, self.key, self.via = urlsplit(upstream), key, via
-        self.address, self.prefix, self.network = f"http://127.0.0.1:{PORT}", "", Network()
+    def __init__(self, upstream: str, key: Mapping[str, str], via: Mapping[str, str]) -> None:
+        """`key`: the headers that carry it, such as `{"x-api-key": …}`; `via`: variables that name the person's own proxy.
+
+        Raises:
+            UsageError: the key would go over the network in clear text.
+        """
+        self.upstream, self.key, self.via = urlsplit(upstream.rstrip("/")), key, via
+        if self.upstream.scheme != "https" and self.upstream.hostname not in ("127.0.0.1", "localhost", "::1"):
+            raise UsageError("a model's endpoint is asked over https", upstream, "name it with https://")
+        self.address, self.network = f"http://127.0.0.1:{PORT}", _serving(PORT, _Answer, self)
         self.answers, self.refused = list[Answered](), ""
-        self._coming = list[_Counter]()  # under way
-        self._tokens, self._stop, self._reserved = tokens, stop, 0
+        self.stop: Callable[[], str | None] = lambda: None
+        self._coming, self._asked = list[_Counter](), 0  # answers and requests under way
         self._lock, self.turns = threading.Lock(), threading.BoundedSemaphore(AT_ONCE)
 
     def told(self, start: int = 0) -> list[Answered]:
@@ -116,17 +118,6 @@ class Egress:
             self.answers.append(answer)
 
     @property
-    def used(self) -> Usage:
-        """The tokens of all answers."""
-        every = [one.usage for one in self.told()]
-        return Usage(
-            input=sum(one.input for one in every),
-            output=sum(one.output for one in every),
-            cached=sum(one.cached for one in every),
-            cache_write=sum(one.cache_write for one in every),
-        )
-
-    @property
     def limit(self) -> RateLimitError | None:
         """The provider's refusal of the last request, where it takes no more for now."""
         last = self.answers[-1] if self.answers else None
@@ -140,26 +131,22 @@ class Egress:
     def wait(self, seconds: float = 2.0) -> None:
         """Wait until each request that is under way is counted, for so long at most."""
         for _ in range(int(seconds / 0.02)):
-            if not self._reserved:
+            if not self._asked:
                 return
             time.sleep(0.02)
 
     @contextlib.contextmanager
-    def turn(self, body: bytes) -> Iterator[str | None]:
+    def turn(self) -> Iterator[str | None]:
         """Give why a request is not sent, or None; it counts as under way until the block ends."""
-        about = len(body) // _BYTES_OF_TOKEN
         with self._lock:
-            spent = self.used.input + self.used.output + self._reserved
-            why = self._stop()
-            if why is None and self._tokens is not None and spent >= self._tokens:
-                why = f"the budget of {self._tokens:,} tokens is used up"
+            why = self.stop()
             self.refused = why or self.refused
-            self._reserved += about
+            self._asked += 1
         try:
             yield why
         finally:
             with self._lock:
-                self._reserved -= about
+                self._asked -= 1
 
     def connect(self) -> http.client.HTTPConnection:
         """Return a connection to the provider."""
@@ -173,46 +160,13 @@ class Egress:
         return made
 
 
-@contextlib.contextmanager
-def egress(
-    sandbox: Sandbox,
-    upstream: str,
-    key: Mapping[str, str],
-    *,
-    tokens: int | None = None,
-    stop: Callable[[], str | None] = lambda: None,
-    via: Mapping[str, str] | None = None,
-) -> Iterator[Egress]:
-    """Give the endpoint of a model for an agent in `sandbox`, in the place of `upstream`, the provider's base URL.
-
-    `key`: the headers that carry it, such as `{"x-api-key": …}`; `tokens`: the cap; `stop`: asked before each request, why it may not
-    be sent; `via`: variables that name the person's own proxy.
-
-    Raises:
-        UsageError: the key would go over the network in clear text.
-    """
-    parts = urlsplit(upstream)
-    if parts.scheme != "https" and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
-        raise UsageError("a model's endpoint is asked over https", upstream, "name it with https://")
-    made = Egress(upstream.rstrip("/"), key, tokens, stop, via or {})
-    answer = type("Answer", (_Answer,), {"egress": made})
-    if sandbox.name != "host":
-        made.network = Network(serves={PORT: lambda one: answer(one, ("sandbox", 0), None)})
-        yield made
-        return
-    made.prefix = f"/{secrets.token_urlsafe(24)}"  # every user of the machine can connect
-    with ThreadingTCPServer(("127.0.0.1", 0), answer) as server:
-        server.daemon_threads = True
-        made.address = f"http://127.0.0.1:{server.server_address[1]}{made.prefix}"
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        try:
-            yield made
-        finally:
-            server.shutdown()
+def _serving(port: int, kind: type[_Http], of: Egress | Tools) -> Network:
+    """Return the network whose connections to a port of the loopback are answered by a handler of a kind."""
+    answer = type(kind.__name__, (kind,), {"of": of})
+    return Network(serves={port: lambda one: answer(one, ("sandbox", 0), None)})
 
 
-class Http(BaseHTTPRequestHandler):
+class _Http(BaseHTTPRequestHandler):
     """Answers the requests of one connection."""
 
     protocol_version = "HTTP/1.1"
@@ -256,29 +210,22 @@ class Http(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
-class _Answer(Http):
+class _Answer(_Http):
     """Passes questions to a model on."""
 
-    egress: Egress
-
-    def do_GET(self) -> None:
-        self._pass_on()
+    of: Egress
 
     def do_POST(self) -> None:
-        self._pass_on()
-
-    def _pass_on(self) -> None:
         self._ends, self.close_connection = self.close_connection, True  # an error leaves a body that was not read
         path, _, query = self.path.partition("?")
-        if not path.startswith(self.egress.prefix) or len(path) > MOST_PATH:
-            return self._refuse(404, "this is another agent's endpoint")
-        path = path.removeprefix(self.egress.prefix)
+        if len(path) > MOST_PATH:
+            return self._refuse(404, "the path is too long")
         costs = re.fullmatch(rf"(/[\w.@-]+)*?{_ANSWERS}", path, re.A) is not None and self.command == "POST"
         free = re.fullmatch(rf"(/[\w.@-]+)*?{_FREE}", path, re.A)
         if not (costs or free) or "/.." in path or "//" in path:
             return self._refuse(403, f"{self.command} {path} is not passed on: only questions to a model are")
         query = "&".join(one for one in query.split("&") if one.partition("=")[0] in _PARAMETERS)
-        with self.egress.turns:  # also while a body is read: what all hold together is bounded
+        with self.of.turns:  # also while a body is read: what all hold together is bounded
             try:
                 body = self._body()
                 asked = json.loads(body) if costs else {}
@@ -286,23 +233,25 @@ class _Answer(Http):
                 return self._refuse(400, f"a request is JSON of at most {MOST:,} bytes, not compressed")
             if not isinstance(asked, dict) or asked.get("background"):
                 return self._refuse(403, "an answer in the background is not counted, and is not passed on")
-            with self.egress.turn(body) as why, contextlib.closing(self.egress.connect()) as connection:
+            with self.of.turn() as why, contextlib.closing(self.of.connect()) as connection:
                 if why is not None:
                     return self._refuse(403, why)
                 self._ask(connection, path + (f"?{query}" if query else ""), body, costs)
 
+    do_GET = do_POST
+
     def _ask(self, connection: http.client.HTTPConnection, path: str, body: bytes, costs: bool) -> None:
-        dropped = {*_DROPPED, *map(str.lower, self.egress.key)}
+        dropped = {*_DROPPED, *map(str.lower, self.of.key)}
         kept = {name: value for name, value in self.headers.items() if name.lower() not in dropped}
-        given = {**kept, **self.egress.key, "Accept-Encoding": "identity", "Connection": "close"}
+        given = {**kept, **self.of.key, "Accept-Encoding": "identity", "Connection": "close"}
         try:
-            connection.request(self.command, self.egress.upstream.path + path, body or None, given)
+            connection.request(self.command, self.of.upstream.path + path, body or None, given)
             found = connection.getresponse()
         except (OSError, ValueError, http.client.HTTPException) as error:
-            return self._refuse(502, f"{self.egress.upstream.hostname} does not answer: {type(error).__name__}")
+            return self._refuse(502, f"{self.of.upstream.hostname} does not answer: {type(error).__name__}")
         counter = _Counter(path, found.status, len(body), found.headers.get_content_type())
         if costs:
-            self.egress.begin(counter)
+            self.of.begin(counter)
         try:
             self.send_response(found.status)
             for name, value in found.getheaders():
@@ -327,10 +276,10 @@ class _Answer(Http):
             pass  # one of both sides went away: what came until then is counted
         finally:
             if costs and found.status < 300:
-                self.egress.end(counter, counter.answered())
+                self.of.end(counter, counter.answered())
             elif costs:
                 headers = {name.lower(): value for name, value in found.getheaders()}
-                self.egress.end(counter, Answered(path, found.status, "", Usage(), wait=wait_of(headers)))
+                self.of.end(counter, Answered(found.status, "", Usage(), wait_of(headers)))
 
     def _refuse(self, status: int, why: str) -> None:
         self._json(status, {"type": "error", "error": {"type": "permission_error", "message": f"runner: {why}"}})
@@ -359,16 +308,16 @@ class _Counter:
     def so_far(self) -> Answered | None:
         """Return what the answer has said that it cost, None where it has not."""
         usage = self._usage()
-        return Answered(self._path, self._status, self._named(), usage) if usage != Usage() else None
+        return Answered(self._status, self._named(), usage) if usage != Usage() else None
 
     def answered(self) -> Answered:
         """Return what the answer says that it cost; the more of that and its bytes, where it broke off."""
         usage = self._usage()
         if self.is_whole and usage.input + usage.output:
-            return Answered(self._path, self._status, self._named(), usage)
+            return Answered(self._status, self._named(), usage)
         least = {"input": self._asked // _BYTES_OF_TOKEN + 1, "output": self._size // _BYTES_OF_TOKEN}
         more = {name: max(getattr(usage, name), count) for name, count in least.items()}
-        return Answered(self._path, self._status, self._named(), dataclasses.replace(usage, **more), is_estimated=True)
+        return Answered(self._status, self._named(), dataclasses.replace(usage, **more))
 
     def _usage(self) -> Usage:
         self._read(self._rest.removeprefix(b"data:"))
@@ -395,3 +344,127 @@ class _Counter:
                 self._count(value, f"{above}{name}.")
             elif type(value) is int and 0 <= value <= 10**9:
                 self._counted[above + name] = max(value, self._counted.get(above + name, 0))
+
+
+# --- the tools of MCP servers ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool, by the loop's name for it, that waits until its result is put."""
+
+    name: str
+    arguments: dict[str, Json]
+    result: queue.SimpleQueue[ToolResult] = field(default_factory=queue.SimpleQueue)
+
+
+class Tools:
+    """The tools of MCP servers for an agent in the sandbox: `specs`, by their names `mcp:SERVER/TOOL`.
+
+    `wake`: can be read once a call has come. `network`: of the agent's `Command`.
+    """
+
+    def __init__(self, specs: Mapping[str, ToolSpec]) -> None:
+        self.specs, self._calls, self._open = specs, queue.SimpleQueue[ToolCall](), list[ToolCall]()
+        self._lock, self._is_closed = threading.Lock(), False
+        self.wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.network = _serving(TOOLS_PORT, _Serve, self) if specs else Network()
+
+    def servers(self) -> list[Json]:
+        """Return the servers, as `session/new` takes them."""
+        names = dict.fromkeys(name.removeprefix("mcp:").partition("/")[0] for name in self.specs)
+        return [
+            {"type": "http", "name": one, "url": f"http://127.0.0.1:{TOOLS_PORT}/{one}", "headers": []} for one in names
+        ]
+
+    def call(self, name: str, arguments: dict[str, Json]) -> ToolResult | None:
+        """Return the result of a call, once there is one; None where too many wait."""
+        made = ToolCall(name, arguments)
+        with self._lock:
+            if self._is_closed or len(self._open) >= MOST_CALLS:
+                return None
+            self._open.append(made)
+            self._calls.put(made)
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._waker, b"x")
+        return made.result.get()
+
+    def arrived(self) -> list[ToolCall]:
+        """Return the calls that came since the last time."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.wake, 4096)
+        return [self._calls.get() for _ in range(self._calls.qsize())]
+
+    def answer(self, call: ToolCall, result: ToolResult) -> None:
+        """Give a call its result."""
+        with self._lock, contextlib.suppress(ValueError):
+            self._open.remove(call)
+        call.result.put(result)
+
+    def release(self) -> None:
+        """Answer what still waits: its agent ends."""
+        self.arrived()
+        for one in tuple(self._open):
+            self.answer(one, ToolResult(id="", name=one.name, content="not done: the step stops here", is_error=True))
+
+    def close(self) -> None:
+        """Take no more calls."""
+        with self._lock:
+            self._is_closed = True
+        self.release()
+        os.close(self.wake)
+        os.close(self._waker)
+
+
+class _Serve(_Http):
+    """Speaks MCP over HTTP, as far as a server does that only has tools: no session, no stream."""
+
+    of: Tools
+
+    def do_GET(self) -> None:
+        self._json(405, {"error": "there is no stream"})
+
+    do_DELETE = do_GET
+
+    def do_POST(self) -> None:
+        self.close_connection = True
+        try:
+            asked = json.loads(self._body())
+        except (ValueError, RecursionError):
+            asked = None
+        if not isinstance(asked, dict):
+            return self._json(400, {"jsonrpc": "2.0", "id": None, "error": {"code": -32700, "message": "no request"}})
+        if "id" not in asked:
+            return self._json(202, None)
+        params = asked.get("params")
+        found = self._found(asked.get("method"), params if isinstance(params, dict) else {})
+        self._json(200, {"jsonrpc": "2.0", "id": asked["id"], **found})
+
+    def _found(self, method: Json, params: Mapping[str, Json]) -> dict[str, Json]:
+        """Return what answers a request: its result, or an error."""
+        prefix = f"mcp:{self.path.strip('/')}/"
+        match method:
+            case "initialize":
+                about = {"name": prefix[4:-1], "version": "1"}
+                version = params.get("protocolVersion")
+                version = version if version in _MCP else _MCP[0]
+                return {"result": {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": about}}
+            case "ping":
+                return {"result": {}}
+            case "tools/list":
+                listed = [
+                    {"name": name.removeprefix(prefix), "description": one.description, "inputSchema": one.parameters}
+                    for name, one in self.of.specs.items()
+                    if name.startswith(prefix)
+                ]
+                return {"result": {"tools": listed}}
+            case "tools/call" if (name := f"{prefix}{params.get('name')}") in self.of.specs:
+                given = params.get("arguments") or {}
+                made = self.of.call(name, given) if isinstance(given, dict) else None
+                if made is None:
+                    return {"error": {"code": -32602, "message": "too many calls wait, or the arguments are no object"}}
+                said: Json = [{"type": "text", "text": as_text(made.content)}]
+                return {"result": {"content": said, "isError": made.is_error}}
+        return {
+            "error": {"code": -32601 if method != "tools/call" else -32602, "message": "there is no such thing here"}
+        }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.client
 import json
 import socket
+import socketserver
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,9 +19,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from runner.engines import Usage
-from runner.engines.egress import Egress, egress
+from runner.engines.endpoints import PORT, Egress
 from runner.errors import UsageError
-from runner.sandbox import Bubblewrap, Command, Host
+from runner.sandbox import Bubblewrap, Command
 from tests.sandbox.test_sandbox import bubblewrap
 
 KEY = {"x-api-key": "sk-very-secret"}
@@ -113,6 +115,37 @@ def provider() -> Iterator[Provider]:
         yield found
 
 
+@contextmanager
+def opened(
+    url: str, key: dict[str, str], *, cap: int | None = None, stop: Callable[[], str | None] = lambda: None
+) -> Iterator[Egress]:
+    """Give the endpoint at a port of this machine's own loopback, as the sandbox's proxy does inside."""
+    at = Egress(url, key, {})
+    at.stop = stop if cap is None else lambda: f"the budget of {cap} tokens" if total(at) >= cap else None
+
+    class Serving(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            at.network.serves[PORT](self.request)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Serving) as server:
+        server.daemon_threads = True
+        at.address = f"http://127.0.0.1:{server.server_address[1]}"
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield at
+        server.shutdown()
+
+
+def used(at: Egress) -> Usage:
+    """Return the tokens of all answers."""
+    every = [one.usage for one in at.told()]
+    return Usage(**{one.name: sum(getattr(usage, one.name) for usage in every) for one in dataclasses.fields(Usage)})
+
+
+def total(at: Egress) -> int:
+    """Return how many tokens these are."""
+    return used(at).input + used(at).output
+
+
 def ask(
     at: Egress, path: str = "/v1/messages", body: bytes = b"{}", method: str = "POST", **headers: str
 ) -> tuple[int, bytes, dict[str, str]]:
@@ -131,7 +164,7 @@ def ask(
 
 
 def test_the_key_takes_the_place_of_whatever_the_agent_sent(provider: Provider) -> None:
-    with egress(Host(), provider.url, KEY) as at:
+    with opened(provider.url, KEY) as at:
         said = ask(
             at,
             "/v1/messages?beta=true&key=own",
@@ -165,31 +198,25 @@ def test_the_key_takes_the_place_of_whatever_the_agent_sent(provider: Provider) 
 )
 def test_tokens_are_counted_in_every_providers_form(provider: Provider, path: str, kind: str, answer: bytes) -> None:
     provider.answer, provider.kind = answer, kind
-    with egress(Host(), provider.url, KEY) as at:
+    with opened(provider.url, KEY) as at:
         assert ask(at, path)[1] == answer
     [one] = at.answers
-    assert (one.usage.input, one.usage.output, one.is_estimated) == (97, 20, False)
+    assert (one.usage.input, one.usage.output) == (97, 20)
     assert one.model in ("claude-x", "gpt-x", "c", "g")
 
 
 def test_what_a_cache_held_is_told_apart(provider: Provider) -> None:
     provider.answer, provider.kind = ANTHROPIC, "text/event-stream"
-    with egress(Host(), provider.url, KEY) as at:
+    with opened(provider.url, KEY) as at:
         ask(at)
-    assert at.used == Usage(input=97, output=20, cached=90)
+    assert used(at) == Usage(input=97, output=20, cached=90)
 
 
 def test_no_request_is_sent_once_the_cap_is_reached(provider: Provider) -> None:
-    with egress(Host(), provider.url, KEY, tokens=200) as at:
+    with opened(provider.url, KEY, cap=200) as at:
         assert [ask(at)[0] for _ in range(4)] == [200, 200, 403, 403]
     assert len(provider.heard) == 2
     assert "budget of 200 tokens" in at.refused
-
-
-def test_requests_under_way_count_towards_the_cap(provider: Provider) -> None:
-    with egress(Host(), provider.url, KEY, tokens=100) as at, at.turn(b"x" * 400) as why, at.turn(b"") as other:
-        assert why is None
-        assert other == "the budget of 100 tokens is used up"
 
 
 @pytest.mark.parametrize(("kind", "answer"), [("text/event-stream", ANTHROPIC), ("application/json", WHOLE)])
@@ -199,9 +226,9 @@ def test_an_answer_counts_as_soon_as_the_agent_has_read_what_it_cost(
     """An agent may ask again before the connection of its last answer is over: then the cap is reached already."""
     provider.answer, provider.kind, provider.cut = answer, kind, 1
     provider.hold.clear()
-    with egress(Host(), provider.url, KEY, tokens=100) as at:
+    with opened(provider.url, KEY, cap=100) as at:
         connection = http.client.HTTPConnection("127.0.0.1", urlsplit(at.address).port, timeout=20)
-        connection.request("POST", f"{at.prefix}/v1/messages", b"{}")
+        connection.request("POST", "/v1/messages", b"{}")
         found, read = connection.getresponse(), b""
         while read != answer:
             read += found.read1()
@@ -213,7 +240,7 @@ def test_an_answer_counts_as_soon_as_the_agent_has_read_what_it_cost(
 
 
 def test_the_caller_may_stop_it(provider: Provider) -> None:
-    with egress(Host(), provider.url, KEY, stop=lambda: "the step was cancelled") as at:
+    with opened(provider.url, KEY, stop=lambda: "the step was cancelled") as at:
         status, said, _ = ask(at)
     assert (status, provider.heard) == (403, [])
     assert json.loads(said)["error"]["message"] == "runner: the step was cancelled"
@@ -221,23 +248,23 @@ def test_the_caller_may_stop_it(provider: Provider) -> None:
 
 def test_an_answer_that_does_not_say_its_tokens_is_counted_by_its_bytes(provider: Provider) -> None:
     provider.answer = b"x" * 400
-    with egress(Host(), provider.url, KEY) as at:
+    with opened(provider.url, KEY) as at:
         ask(at, "/v1/chat/completions", b'{"a":"%b"}' % (b"y" * 792))
     [one] = at.answers
-    assert (one.usage, one.is_estimated) == (Usage(input=201, output=100), True)
+    assert one.usage == Usage(input=201, output=100)
 
 
 def test_an_answer_that_breaks_off_is_counted_and_is_no_whole_one_for_the_agent(provider: Provider) -> None:
     first = ANTHROPIC[: ANTHROPIC.index(b"event: x", 9)]
     provider.answer, provider.kind, provider.cut = first + b"data: " + b"x" * 400, "text/event-stream", 50
-    with egress(Host(), provider.url, KEY) as at:
+    with opened(provider.url, KEY) as at:
         connection = http.client.HTTPConnection("127.0.0.1", urlsplit(at.address).port, timeout=20)
-        connection.request("POST", f"{at.prefix}/v1/messages", b"{}")
+        connection.request("POST", "/v1/messages", b"{}")
         with pytest.raises(http.client.IncompleteRead):
             connection.getresponse().read()
         connection.close()
     [one] = at.answers
-    assert one.is_estimated and one.usage.input == 97 and one.usage.output > 100
+    assert one.usage.input == 97 and one.usage.output > 100
 
 
 @pytest.mark.parametrize(
@@ -251,13 +278,13 @@ def test_an_answer_that_breaks_off_is_counted_and_is_no_whole_one_for_the_agent(
         ("POST", "/v1/messages/../files"),
         ("POST", "/v1/files#/v1/messages"),
         ("POST", "/v1/files%2f..%2fmessages"),
-        ("POST", "//evil.test/v1/messages"),
+        ("POST", "/x//evil.test/v1/messages"),
         ("POST", "http://evil.test/v1/messages"),
         ("DELETE", "/v1/responses"),
     ],
 )
 def test_only_questions_to_a_model_are_passed_on(provider: Provider, method: str, path: str) -> None:
-    with egress(Host(), provider.url, KEY) as at:
+    with opened(provider.url, KEY) as at:
         assert ask(at, path, method=method)[0] in (403, 404, 501)
     assert provider.heard == []
 
@@ -279,12 +306,12 @@ def test_what_would_not_be_counted_or_can_be_read_in_two_ways_is_not_passed_on(
     provider: Provider, body: bytes, headers: dict[str, str]
 ) -> None:
     with (
-        egress(Host(), provider.url, KEY) as at,
+        opened(provider.url, KEY) as at,
         socket.create_connection(("127.0.0.1", urlsplit(at.address).port)) as one,
     ):
         given = {"Content_Length": str(len(body)), **headers} if "Transfer_Encoding" not in headers else headers
         lines = [f"{name.replace('_', '-')}: {value}" for name, value in given.items()]
-        one.sendall("\r\n".join([f"POST {at.prefix}/v1/messages HTTP/1.1", *lines, "", ""]).encode() + body)
+        one.sendall("\r\n".join(["POST /v1/messages HTTP/1.1", *lines, "", ""]).encode() + body)
         one.shutdown(socket.SHUT_WR)
         assert one.recv(99)[9:12] in (b"400", b"403")
     assert provider.heard == []
@@ -292,10 +319,10 @@ def test_what_would_not_be_counted_or_can_be_read_in_two_ways_is_not_passed_on(
 
 def test_a_body_in_chunks_is_passed_on(provider: Provider) -> None:
     with (
-        egress(Host(), provider.url, KEY) as at,
+        opened(provider.url, KEY) as at,
         socket.create_connection(("127.0.0.1", urlsplit(at.address).port)) as one,
     ):
-        head = f"POST {at.prefix}/v1/messages HTTP/1.1\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+        head = "POST /v1/messages HTTP/1.1\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
         one.sendall(head.encode() + b'4\r\n{"a"\r\n3\r\n:1}\r\n0\r\n\r\n')
         assert one.recv(99)[9:12] == b"200"
     assert [body for _, _, body in provider.heard] == [b'{"a":1}']
@@ -303,51 +330,44 @@ def test_a_body_in_chunks_is_passed_on(provider: Provider) -> None:
 
 def test_a_whole_answer_that_the_agent_does_not_wait_for_is_counted(provider: Provider) -> None:
     provider.answer = json.dumps({"text": "x" * 5_000_000, "usage": {"input_tokens": 97, "output_tokens": 20}}).encode()
-    with egress(Host(), provider.url, KEY) as at:
+    with opened(provider.url, KEY) as at:
         with socket.create_connection(("127.0.0.1", urlsplit(at.address).port)) as one:
-            one.sendall(f"POST {at.prefix}/v1/messages HTTP/1.1\r\nContent-Length: 2\r\n\r\n{{}}".encode())
+            one.sendall(b"POST /v1/messages HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}")
             one.recv(9)
         until = time.monotonic() + 20
         while not at.answers and time.monotonic() < until:
             time.sleep(0.02)
-    assert at.used == Usage(input=97, output=20)
+    assert used(at) == Usage(input=97, output=20)
 
 
 def test_a_long_path_is_not_looked_at(provider: Provider) -> None:
-    with egress(Host(), provider.url, KEY) as at:
+    with opened(provider.url, KEY) as at:
         assert ask(at, "/a" * 20_000)[0] == 404
 
 
 def test_an_answer_of_the_provider_that_is_an_error_is_passed_on_and_costs_nothing(provider: Provider) -> None:
     provider.status, provider.answer = 429, b'{"error": {"message": "slow down"}}'
-    with egress(Host(), provider.url, KEY) as at:
+    with opened(provider.url, KEY) as at:
         assert ask(at)[:2] == (429, provider.answer)
     assert [(one.status, one.usage) for one in at.answers] == [(429, Usage())]
 
 
 def test_a_redirect_is_not_followed_with_the_key(provider: Provider) -> None:
     provider.status = 302
-    with egress(Host(), provider.url, KEY) as at:
+    with opened(provider.url, KEY) as at:
         assert ask(at)[0] == 302
     assert len(provider.heard) == 1
 
 
 def test_a_provider_that_is_not_there_is_said(provider: Provider) -> None:
-    with egress(Host(), "http://127.0.0.1:9", KEY) as at:
+    with opened("http://127.0.0.1:9", KEY) as at:
         status, said, _ = ask(at)
     assert status == 502 and b"does not answer" in said and KEY["x-api-key"].encode() not in said
 
 
-def test_on_the_host_others_who_connect_do_not_know_the_address(provider: Provider) -> None:
-    with egress(Host(), provider.url, KEY) as at:
-        at.address = at.address.rpartition("/")[0] + "/guess"
-        assert ask(at)[0] == 404
-    assert provider.heard == []
-
-
 def test_a_key_does_not_go_over_the_network_in_clear_text() -> None:
-    with pytest.raises(UsageError, match="https"), egress(Host(), "http://api.example.test", KEY):
-        pass
+    with pytest.raises(UsageError, match="https"):
+        Egress("http://api.example.test", KEY, {})
 
 
 SANDBOXED = """
@@ -364,10 +384,10 @@ print("sk-" + "very" in str(os.environ) + open("/proc/1/cmdline").read() + open(
 
 def test_in_the_sandbox_the_endpoint_is_all_that_an_agent_reaches(provider: Provider, tmp_path: Path) -> None:
     sandbox: Bubblewrap = bubblewrap()
-    with egress(sandbox, provider.url, KEY) as at:
-        argv = ("/usr/bin/python3", "-c", SANDBOXED, at.address)
-        given = Command(argv, tmp_path, {"PATH": "/usr/bin"}, 30, writable=(tmp_path,), network=at.network)
-        done = sandbox.run(given)
+    at = Egress(provider.url, KEY, {})
+    argv = ("/usr/bin/python3", "-c", SANDBOXED, at.address)
+    given = Command(argv, tmp_path, {"PATH": "/usr/bin"}, 30, writable=(tmp_path,), network=at.network)
+    done = sandbox.run(given)
     assert done.tail.split() == [b"claude-x", b"403", b"False"]
-    assert at.used == Usage(input=97, output=20)
+    assert used(at) == Usage(input=97, output=20)
     assert [(one.host, bool(one.refused)) for one in done.network] == [("example.test", True)]
