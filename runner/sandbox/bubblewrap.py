@@ -32,22 +32,21 @@ from collections.abc import Callable, Container, Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from runner import beneath
-from runner.lines import lines_of
 from runner.sandbox import cgroup, terminal
 from runner.sandbox.process import (
     Command,
-    Contact,
     Group,
     Limits,
     Network,
     Outcome,
     Place,
+    Sandbox,
     SandboxError,
-    Spawner,
     descendants,
+    last_line,
     limited_by,
     not_started,
     processes,
@@ -55,10 +54,6 @@ from runner.sandbox.process import (
     proxy,
     with_proxy,
 )
-from runner.values import dataclass
-
-if TYPE_CHECKING:
-    from runner.sandbox.network import Proxy
 
 HOME = Path("/run/runner/home")  # nobody's own: what lies in a person's HOME keeps its path
 MOST_PROCESSES = 4096
@@ -116,26 +111,18 @@ def remedy(sysctls: Path) -> str:
     return "bubblewrap is installed; a container that runs this has to allow user namespaces"
 
 
-class Bubblewrap(Spawner):
+class Bubblewrap(Sandbox):
     """Runs commands in bubblewrap; `toolchains` are folders bound read-only, where they exist.
 
     `user_namespaces`: whether commands may make some, as browsers do for sandboxes of their own.
     """
 
-    image = None
-
     def __init__(
         self, toolchains: tuple[Path, ...] = (), *, user_namespaces: bool = False, memory: Path | None = None
     ) -> None:
         """`memory`: the file that says what worked when it was tried by an earlier process."""
-        self.toolchains, self.user_namespaces, self.place = toolchains, user_namespaces, Place()
-        self.limits, self.memory = Limits(), memory
+        self.toolchains, self.user_namespaces, self.memory = toolchains, user_namespaces, memory
         self.name = "sandbox+user-namespaces" if user_namespaces else "sandbox"
-
-    @property
-    def helper(self) -> Bubblewrap:
-        """Return this; see `Sandbox.helper`."""
-        return self
 
     def attach(self, command: Command) -> Outcome:
         """Run `command` at a terminal of its own; see `Sandbox.attach`.
@@ -166,14 +153,16 @@ class Bubblewrap(Spawner):
         except SandboxError as error:
             why = error.what
         else:
-            why = "" if outcome.ok else f"bubblewrap cannot run `true`: {_last_line(outcome.tail)}"
+            why = "" if outcome.ok else f"bubblewrap cannot run `true`: {last_line(outcome.tail)}"
         if not why:
             _WORKS[known] = time.monotonic() + _TRIED_AGAIN
             _remember(self.memory, fact)
         return why or None
 
     def _spawn(self, command: Command, stdin: int, stdout: int, stderr: int) -> Group:
-        bwrap, argv, limits = shutil.which("bwrap"), program(command), self._limits()
+        bwrap, argv = shutil.which("bwrap"), program(command)
+        bounds = dataclasses.replace(self.limits, processes=self.limits.processes or MOST_PROCESSES)
+        limits = limited_by([*bounds.options(), "--core=0:0"], asked=self.limits != Limits())
         if bwrap is None:
             raise SandboxError("bubblewrap (bwrap) is not installed", where="PATH", hint="install bubblewrap")
         # By descriptor: an argument can be read by every user of the machine, and environment variables are secrets.
@@ -210,10 +199,6 @@ class Bubblewrap(Spawner):
         finally:
             _close(options, status, *copied)
         return _BubblewrapGroup(process, report, command.network, go, is_bounded=bool(scope), memory=self.memory)
-
-    def _limits(self) -> tuple[str, ...]:
-        limits = dataclasses.replace(self.limits, processes=self.limits.processes or MOST_PROCESSES)
-        return limited_by([*limits.options(), "--core=0:0"], asked=self.limits != Limits())
 
     def _options(self, command: Command, copied: list[int]) -> Iterator[str]:
         """Yield bwrap's options; `copied` gets the files that they name by descriptor, for the caller to close."""
@@ -271,7 +256,6 @@ class _BubblewrapGroup(Group):
         """`go`: the end of a pipe to which one byte is written when the network is there; `is_bounded`: by a cgroup of its own."""
         self.process, self._report, self._said = process, report, b""
         self._memory = memory
-        self._proxy: Proxy | None = None
         self._events: int | None = None
         self._first: int | None = None
         self._handle: int | None = None
@@ -297,12 +281,12 @@ class _BubblewrapGroup(Group):
                     self._handle = os.pidfd_open(self._first)
                 self._events = cgroup.open_events(self._first) if is_bounded else None
                 if self._first and network is not None and go is not None:
-                    self._proxy = proxy(network, self._first)
+                    self.proxy = proxy(network, self._first)
                     os.write(go, b".")
         except BaseException:
             self.send(signal.SIGKILL)  # before its pipe ends, which lets the command start
-            if self._proxy:
-                self._proxy.close()
+            if self.proxy:
+                self.proxy.close()
             process.wait()
             _close(report, self._handle, self._events)
             raise
@@ -331,12 +315,9 @@ class _BubblewrapGroup(Group):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    def contacts(self) -> tuple[Contact, ...]:
-        return self._proxy.contacts() if self._proxy else ()
-
     def release(self, said: bytes) -> None:
-        if self._proxy:
-            self._proxy.close()
+        if self.proxy:
+            self.proxy.close()
         if self._events is not None:
             self.out_of_memory = self.process.returncode != 0 and cgroup.has_killed(self._events)
             os.close(self._events)
@@ -349,7 +330,7 @@ class _BubblewrapGroup(Group):
         if not ended and not self._was_ended and self.process.returncode == 1:
             _forget(self._memory)
             raise SandboxError(
-                f"bubblewrap could not make the sandbox: {_last_line(said)}",
+                f"bubblewrap could not make the sandbox: {last_line(said)}",
                 where="executor: sandbox",
                 hint="check that the file that it names exists; `runner doctor` shows whether bubblewrap works at all",
             )
@@ -646,11 +627,6 @@ def _refuse_detour(path: Path, writable: tuple[Path, ...]) -> None:
             )
 
 
-def _last_line(said: bytes) -> str:
-    lines = lines_of(said.decode(errors="replace").strip())
-    return lines[-1].removeprefix("bwrap: ") if lines else "it said nothing"
-
-
 # --- the seccomp filter -----------------------------------------------------------------------------------------------
 
 
@@ -675,16 +651,8 @@ _X32: Final = 0x40000000  # set in the number of an x32 call, which has the ABI 
 NEW_USER_NAMESPACE: Final = 0x10000000  # CLONE_NEWUSER
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """A machine's own ABI (linux/audit.h), and its column of `REFUSED`."""
-
-    abi: int
-    column: int
-
-
-# What `uname -m` says of a kernel whose programs are 64-bit ones.
-MACHINES: Final = {"x86_64": Machine(0xC000003E, 0), "aarch64": Machine(0xC00000B7, 1)}
+# What `uname -m` says of a kernel whose programs are 64-bit ones: the machine's own ABI (linux/audit.h), and its column of `REFUSED`.
+MACHINES: Final = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 
 # Name: number on x86-64, number on arm64, answer. ENOSYS, as a kernel without it, where programs then do without.
 REFUSED: Final = {
@@ -709,22 +677,22 @@ def filter_for(machine: str, *, user_namespaces: bool = False) -> bytes | None:
 
     `user_namespaces`: whether commands may make some, for sandboxes of their own.
     """
-    known = MACHINES.get(machine)
-    if known is None:
+    if machine not in MACHINES:
         return None
+    abi, column = MACHINES[machine]
     lines = [
         (_LOAD, 0, 0, _ABI),
-        (_EQUAL, 1, 0, known.abi),
+        (_EQUAL, 1, 0, abi),
         (_RETURN, 0, 0, _ERRNO | errno.ENOSYS),
         (_LOAD, 0, 0, _NUMBER),
         (_AT_LEAST, 0, 1, _X32),
         (_RETURN, 0, 0, _ERRNO | errno.ENOSYS),
     ]
     for call in (*REFUSED.values(), *(() if user_namespaces else (CLONE3,))):
-        lines += [(_EQUAL, 0, 1, call[known.column]), (_RETURN, 0, 0, _ERRNO | call[2])]
+        lines += [(_EQUAL, 0, 1, call[column]), (_RETURN, 0, 0, _ERRNO | call[2])]
     for call in () if user_namespaces else BY_FLAG.values():
         lines += [
-            (_EQUAL, 0, 4, call[known.column]),
+            (_EQUAL, 0, 4, call[column]),
             (_LOAD, 0, 0, _FIRST_ARGUMENT),
             (_ANY_BIT, 0, 1, NEW_USER_NAMESPACE),
             (_RETURN, 0, 0, _ERRNO | call[2]),

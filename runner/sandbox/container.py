@@ -27,7 +27,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from runner.errors import UsageError
 from runner.lines import lines_of, pattern
@@ -46,7 +45,6 @@ from runner.sandbox.bubblewrap import (
 from runner.sandbox.host import Host
 from runner.sandbox.process import (
     Command,
-    Contact,
     Group,
     Image,
     Limits,
@@ -56,16 +54,13 @@ from runner.sandbox.process import (
     Sandbox,
     SandboxError,
     SandboxUnavailableError,
-    Spawner,
+    last_line,
     not_started,
     program,
     proxy,
     with_proxy,
 )
 from runner.values import dataclass
-
-if TYPE_CHECKING:
-    from runner.sandbox.network import Proxy
 
 ENGINES = ("podman", "docker", "nerdctl")
 ANSWERS_WITHIN = 60.0  # seconds for what an engine is asked beside a command
@@ -137,13 +132,14 @@ class Engine:
         return ("rm", "-f", *(("-t", "0") if self.name == "podman" else ()))
 
 
-class Container(Spawner):
+class Container(Sandbox):
     """Runs each command in a container of its own."""
 
     name = "container"
+    image: Image
 
     def __init__(self, engine: Engine, image: Image) -> None:
-        self.engine, self.image, self.place, self.limits = engine, image, Place(), Limits()
+        self.engine, self.image = engine, image
 
     @property
     def helper(self) -> Sandbox:
@@ -252,7 +248,6 @@ class _ContainerGroup(Group):
     ) -> None:
         self.process, self._engine, self._name, self._folder = process, engine, name, folder
         self._was_ended = False
-        self._proxy: Proxy | None = None
         self._gate: int | None = None
         words = ("/bin/sh", "-c", _WATCH, "sh", engine.path, str(process.pid), name, str(folder), *engine.removal)
         try:
@@ -291,7 +286,7 @@ class _ContainerGroup(Group):
             code, said = _ask(self._engine, "inspect", "--format", "{{.State.Pid}}", self._name)
             pid = said.strip() if code == 0 else ""
         if pid.isdecimal() and pid != "0":
-            self._proxy = proxy(network, int(pid))
+            self.proxy = proxy(network, int(pid))
             self._gate = os.open(self._folder / "gate", os.O_RDWR)
             os.write(self._gate, b"\n")
         elif self.process.poll() is None:
@@ -300,9 +295,6 @@ class _ContainerGroup(Group):
                 where="executor: container",
                 hint="remove `network:`; `runner doctor` shows whether containers run at all",
             )
-
-    def contacts(self) -> tuple[Contact, ...]:
-        return self._proxy.contacts() if self._proxy else ()
 
     def remains(self) -> bool:
         return self.process.poll() is None
@@ -319,8 +311,8 @@ class _ContainerGroup(Group):
 
     def release(self, said: bytes) -> None:
         code, why = self.process.poll(), ""
-        if self._proxy:
-            self._proxy.close()
+        if self.proxy:
+            self.proxy.close()
         if self._gate is not None:
             os.close(self._gate)
         try:
@@ -329,7 +321,7 @@ class _ContainerGroup(Group):
                 if code is None or code < 0 or code in (125, 126, 127):
                     code, said_of = _ask(self._engine, "inspect", "--format", "{{.State.Status}}", self._name)
                     has_run = code == 0 and said_of.strip() in ("running", "exited", "stopped", "dead")
-                    why = "" if has_run else _last_line(said)
+                    why = "" if has_run else last_line(said)
         finally:
             self._tell(b"END\n")
             assert self._watch.stdin is not None
@@ -420,7 +412,7 @@ def _engine(path: str) -> Engine:
         asked += "{{.Host.Security.Rootless}}\n{{.Host.Security.SECCOMPProfilePath}}"
     code, said = _ask(Engine(path), "info", "--format", asked)
     if code or len(lines := lines_of(said)) < 2:
-        raise SandboxUnavailableError(f"{name}: {_last_line(said.encode())}", _WHERE, f"`{name} info` has to succeed")
+        raise SandboxUnavailableError(f"{name}: {last_line(said.encode())}", _WHERE, f"`{name} info` has to succeed")
     if name != "podman":
         return Engine(path, "rootless" in lines[0] or (name == "nerdctl" and os.geteuid() != 0), lines[1] == "true")
     cgroups, is_rootless = re.findall(r"\w+", lines[0]), lines[1] == "true"
@@ -479,7 +471,7 @@ def _try(engine: Engine, image: str) -> None:
         given = Command(("true",), Path(folder), {"PATH": "/usr/bin:/bin"}, ANSWERS_WITHIN, readable=(Path(folder),))
         outcome = Container(engine, Image(image, image, {})).run(given)
     if not outcome.ok:
-        what = f"{engine.name} cannot run `true`: {_last_line(outcome.tail)}"
+        what = f"{engine.name} cannot run `true`: {last_line(outcome.tail)}"
         raise SandboxUnavailableError(what, _WHERE, "an image needs /bin/sh and /usr/bin/env")
 
 
@@ -528,8 +520,3 @@ def _ask(engine: Engine, *words: str) -> tuple[int, str]:
     except (OSError, subprocess.SubprocessError) as error:
         return 127, str(error)
     return done.returncode, (done.stdout + (done.stderr if done.returncode else b"")).decode(errors="replace")
-
-
-def _last_line(said: bytes) -> str:
-    lines = lines_of(said.decode(errors="replace").strip())
-    return lines[-1].removeprefix("Error: ") if lines else "it said nothing"

@@ -27,7 +27,7 @@ from runner.sandbox.process import (
     Limits,
     Outcome,
     Place,
-    Spawner,
+    Sandbox,
     descendants,
     limited_by,
     not_started,
@@ -42,20 +42,13 @@ _live: set[int] = set()  # the commands that run now, by process id: nobody's or
 _live_lock = threading.Lock()
 
 
-class Host(Spawner):
+class Host(Sandbox):
     """Runs commands on this machine as they are."""
 
     name = "host"
-    place = Place()
-    image = None
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
-
-    @property
-    def helper(self) -> Host:
-        """Return this; see `Sandbox.helper`."""
-        return self
 
     def limited(self, limits: Limits) -> Host:
         """Return a host whose commands may use no more than `limits`: but for processes, which are all of this user's here."""

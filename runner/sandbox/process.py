@@ -27,7 +27,7 @@ from typing import IO, TYPE_CHECKING, BinaryIO, Protocol, Self, cast
 
 from runner import signals
 from runner.errors import UsageError
-from runner.lines import pattern
+from runner.lines import lines_of, pattern
 from runner.values import dataclass
 
 if TYPE_CHECKING:
@@ -170,10 +170,6 @@ class Limits:
     processes: int | None = None
     disk: int | None = None
 
-    def of_session(self) -> Limits:
-        """Return those of a process that answers calls as long as a step lasts: each call has a time limit, and none their sum."""
-        return replace(self, cpu=None)
-
     def options(self) -> list[str]:
         """Return the options of prlimit(1) that set them, as far as the runner itself may."""
         bounds = (
@@ -246,76 +242,6 @@ class Session(Protocol):
         A second call gives the first one's outcome. A session that outlived the command's `timeout` was ended then:
         its stdout is at its end, and the outcome says `timed_out`.
         """
-        ...
-
-
-class Sandbox(Protocol):
-    """A place to run commands in. Held by one suite over all of them."""
-
-    @property
-    def name(self) -> str:
-        """The value of config.yaml's `executor`, and after a + each loosened protection: `sandbox+user-namespaces`."""
-        ...
-
-    @property
-    def place(self) -> Place:
-        """What it shows elsewhere."""
-        ...
-
-    @property
-    def image(self) -> Image | None:
-        """What commands see in the place of this machine's programs, which are not there then."""
-        ...
-
-    @property
-    def helper(self) -> Sandbox:
-        """The sandbox for programs of the runner's own on the same folders: this one, if it has the runner's interpreter."""
-        ...
-
-    def limited(self, limits: Limits) -> Sandbox:
-        """Return this sandbox, whose commands may use no more than `limits`."""
-        ...
-
-    def placed(self, place: Place) -> Sandbox:
-        """Return this sandbox, which shows what `place` says where it can."""
-        ...
-
-    def run(self, command: Command, on_output: Callable[[bytes], None] | None = None) -> Outcome:
-        """Run `command` to its end, handing out its combined output as it comes.
-
-        A program that is not there ends with 127, one that may not be run with 126. When time runs out, or an
-        exception (KeyboardInterrupt, one of `on_output`'s) comes by, and likewise when the command is over, whatever
-        it started is ended: SIGTERM, 2 seconds, SIGKILL. SIGTERM to the runner itself ends it without this, unless
-        the command line turns it into an exception.
-
-        Raises:
-            SandboxError: the command was not started.
-        """
-        ...
-
-    def open(self, command: Command) -> Session:
-        """Start `command` and leave its pipes to the caller, who must `close` it; `stdin` and `keep` as in `run`.
-
-        To be called in a thread that lives as long as the session: bubblewrap ends with the thread that started it.
-
-        Raises:
-            SandboxError: the command was not started.
-        """
-        ...
-
-    def attach(self, command: Command) -> Outcome:
-        """Run `command` at a terminal of its own, connected with that of this process, to its end; see `terminal`.
-
-        Stdin and stdout are terminals here (`terminal.is_there`). There is no time limit, and `stdin` is not used.
-
-        Raises:
-            SandboxError: the command was not started.
-        """
-        ...
-
-    def check(self) -> str | None:
-        """Run `true` inside; return None where that works, else one line that says why it does not."""
-        ...
 
 
 def with_proxy(env: Mapping[str, str]) -> dict[str, str]:
@@ -331,6 +257,12 @@ def proxy(network: Network, pid: int) -> Proxy:
     from runner.sandbox.network import Proxy  # most commands have no network
 
     return Proxy(network, pid)
+
+
+def last_line(said: bytes) -> str:
+    """Return the last line of what bubblewrap or a container engine said, without its name."""
+    lines = lines_of(said.decode(errors="replace").strip())
+    return lines[-1].removeprefix("bwrap: ").removeprefix("Error: ") if lines else "it said nothing"
 
 
 def found_outside(outcome: Outcome, argv: tuple[str, ...], path: str) -> tuple[str, str] | None:
@@ -444,6 +376,7 @@ class Group(ABC):
 
     process: subprocess.Popen[bytes]
     out_of_memory = False
+    proxy: Proxy | None = None
 
     @abstractmethod
     def remains(self) -> bool:
@@ -463,7 +396,7 @@ class Group(ABC):
 
     def contacts(self) -> tuple[Contact, ...]:
         """Return the hosts that the command asked for."""
-        return ()
+        return self.proxy.contacts() if self.proxy else ()
 
     def end(self, wait: Callable[[float], None], grace: float = GRACE) -> None:
         """End them all: SIGTERM, `grace` seconds, SIGKILL; `wait` lets the given time pass meanwhile."""
@@ -603,14 +536,6 @@ class _Pump:
                 stream.close()
 
 
-def run(spawn: Spawn, command: Command, on_output: Callable[[bytes], None] | None) -> Outcome:
-    """Run `command` to its end, as `Sandbox.run` promises."""
-    stdin = subprocess.PIPE if command.stdin else subprocess.DEVNULL
-    with signals.held() as let:
-        group = spawn(command, stdin, subprocess.PIPE, subprocess.STDOUT)
-        return _to_its_end(group, command, on_output, let)
-
-
 def _to_its_end(
     group: Group, command: Command, on_output: Callable[[bytes], None] | None, let: Callable[[], None]
 ) -> Outcome:
@@ -659,15 +584,22 @@ def release(group: Group, output: Output) -> SandboxError | None:
     return None
 
 
-class Spawner(ABC):
-    """What the sandboxes have in common: they differ in how a command is started, and in what it sees."""
+class Sandbox(ABC):
+    """A place to run commands in. They differ in how a command is started, and in what it sees; one suite holds all of them.
 
-    place: Place
-    limits: Limits
+    `name`: the value of config.yaml's `executor`, and after a + each loosened protection: `sandbox+user-namespaces`. `place`: what it
+    shows elsewhere. `image`: what commands see in the place of this machine's programs, which are not there then.
+    """
 
-    @abstractmethod
-    def _spawn(self, command: Command, stdin: int, stdout: int, stderr: int) -> Group:
-        """Start `command` with these, as `subprocess.Popen` takes them."""
+    name: str
+    place = Place()
+    image: Image | None = None
+    limits = Limits()
+
+    @property
+    def helper(self) -> Sandbox:
+        """The sandbox for programs of the runner's own on the same folders: this one, if it has the runner's interpreter."""
+        return self
 
     def limited(self, limits: Limits) -> Self:
         """Return this sandbox, whose commands may use no more than `limits`."""
@@ -676,18 +608,56 @@ class Spawner(ABC):
         return found
 
     def placed(self, place: Place) -> Self:
-        """Return this sandbox, which shows what `place` says."""
+        """Return this sandbox, which shows what `place` says where it can."""
         found = copy(self)
         found.place = place
         return found
 
+    @abstractmethod
+    def _spawn(self, command: Command, stdin: int, stdout: int, stderr: int) -> Group:
+        """Start `command` with these, as `subprocess.Popen` takes them."""
+
+    @abstractmethod
+    def check(self) -> str | None:
+        """Run `true` inside; return None where that works, else one line that says why it does not."""
+
+    @abstractmethod
+    def attach(self, command: Command) -> Outcome:
+        """Run `command` at a terminal of its own, connected with that of this process, to its end; see `terminal`.
+
+        Stdin and stdout are terminals here (`terminal.is_there`). There is no time limit, and `stdin` is not used.
+
+        Raises:
+            SandboxError: the command was not started.
+        """
+
     def run(self, command: Command, on_output: Callable[[bytes], None] | None = None) -> Outcome:
-        """Run `command` to its end; see `Sandbox.run`."""
-        return run(self._spawn, command, on_output)
+        """Run `command` to its end, handing out its combined output as it comes.
+
+        A program that is not there ends with 127, one that may not be run with 126. When time runs out, or an
+        exception (KeyboardInterrupt, one of `on_output`'s) comes by, and likewise when the command is over, whatever
+        it started is ended: SIGTERM, 2 seconds, SIGKILL. SIGTERM to the runner itself ends it without this, unless
+        the command line turns it into an exception.
+
+        Raises:
+            SandboxError: the command was not started.
+        """
+        stdin = subprocess.PIPE if command.stdin else subprocess.DEVNULL
+        with signals.held() as let:
+            group = self._spawn(command, stdin, subprocess.PIPE, subprocess.STDOUT)
+            return _to_its_end(group, command, on_output, let)
 
     def open(self, command: Command) -> Session:
-        """Start `command` and leave its pipes to the caller; see `Sandbox.open`."""
-        return PipeSession(self.limited(self.limits.of_session())._spawn, command)
+        """Start `command` and leave its pipes to the caller, who must `close` it; `stdin` and `keep` as in `run`.
+
+        To be called in a thread that lives as long as the session: bubblewrap ends with the thread that started it.
+
+        Raises:
+            SandboxError: the command was not started.
+        """
+        return PipeSession(
+            self.limited(replace(self.limits, cpu=None))._spawn, command
+        )  # a call has a time limit, their sum none
 
 
 class PipeSession:

@@ -41,14 +41,14 @@ def refused(code: int) -> int:
 @pytest.mark.parametrize("name", bubblewrap.REFUSED)
 def test_what_is_in_the_table_is_refused(machine: str, name: str) -> None:
     *numbers, code = bubblewrap.REFUSED[name]
-    number = numbers[bubblewrap.MACHINES[machine].column]
+    number = numbers[bubblewrap.MACHINES[machine][1]]
     assert answer(bubblewrap.filter_for(machine), OWN[machine], number) == refused(code)
     assert answer(bubblewrap.filter_for(machine, user_namespaces=True), OWN[machine], number) == refused(code)
 
 
 @BOTH
 def test_what_is_not_in_the_table_is_allowed(machine: str) -> None:
-    column = bubblewrap.MACHINES[machine].column
+    column = bubblewrap.MACHINES[machine][1]
     table = {call[column] for call in (*bubblewrap.REFUSED.values(), bubblewrap.CLONE3)}
     program = bubblewrap.filter_for(machine)
     assert {n for n in range(1000) if answer(program, OWN[machine], n) != ALLOWED} == table
@@ -56,7 +56,7 @@ def test_what_is_not_in_the_table_is_allowed(machine: str) -> None:
 
 @BOTH
 def test_user_namespaces_are_refused_and_other_processes_are_not(machine: str) -> None:
-    column, new = bubblewrap.MACHINES[machine].column, 0x10000000
+    column, new = bubblewrap.MACHINES[machine][1], 0x10000000
     strict, open_ = bubblewrap.filter_for(machine), bubblewrap.filter_for(machine, user_namespaces=True)
     for *numbers, code in bubblewrap.BY_FLAG.values():
         for other in (0, 17, 0x00020000, 0xFFFFFFFF_00000000):

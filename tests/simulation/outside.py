@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
+from typing import TYPE_CHECKING, Any, BinaryIO
 from unittest import mock
 
 from runner import sandbox
 from runner.engines import Call, ModelTurn, NetworkError, Request, Response, ToolTurn, Usage, registry
 from runner.sandbox import Command, Limits, Outcome, Place
+from runner.sandbox.process import Group
 from runner.store.remote import Mirror
 
 if TYPE_CHECKING:
@@ -68,18 +69,11 @@ def exchange(session: Child, request: Mapping[str, Any] | None, timeout: float) 
 
 
 @dataclass(slots=True)
-class Sandbox:
+class Sandbox(sandbox.Sandbox):
     """A place whose commands are `echo TEXT > PATH`, `test -f PATH` and `true`, and whose children are ours."""
 
     world: World
     name: str = "sandbox"
-    place: ClassVar[Place] = Place()
-    image: ClassVar[None] = None
-
-    @property
-    def helper(self) -> Sandbox:
-        """See `Sandbox.helper`."""
-        return self
 
     def placed(self, place: Place) -> Sandbox:
         """See `Sandbox.placed`: its commands take paths as they are."""
@@ -88,6 +82,9 @@ class Sandbox:
     def limited(self, limits: Limits) -> Sandbox:
         """See `Sandbox.limited`: nothing here uses much."""
         return self
+
+    def _spawn(self, command: Command, stdin: int, stdout: int, stderr: int) -> Group:
+        raise AssertionError(command)
 
     def attach(self, command: Command) -> Outcome:
         """See `Sandbox.attach`: nobody sits here."""
@@ -267,7 +264,7 @@ def _watched(world: World, push: Callable[..., None]) -> Callable[..., None]:
 @contextlib.contextmanager
 def laid(world: World) -> Iterator[None]:
     """Be what is outside while the block lasts."""
-    place: sandbox.Sandbox = Sandbox(world)  # so that mypy sees what it lacks
+    place = Sandbox(world)
     with (
         mock.patch("runner.sandbox.Bubblewrap", lambda toolchains, user_namespaces, memory=None: place),
         mock.patch.object(registry, "open_engine", lambda name, environ, base: Script(world)),
