@@ -142,7 +142,7 @@ def planned(
     commands = tuple(one.line for one in candidates(project.git, start))
     named = "" if text else planning.named_command(request, (*project.config.checks, *commands))
     seen = planning.Base(start, commands[:COMMANDS], named=named)
-    with planning.written(project, task, planning.check_new, questions=questions, waits=True, base=seen) as made_plan:
+    with planning.written(project, task, questions=questions, waits=True, base=seen) as made_plan:
         usd = made_plan.spent.get("usd", "0")
         if isinstance(made_plan, planning.Asking):
             asked = made_plan.events()

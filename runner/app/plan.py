@@ -8,13 +8,14 @@ that it makes.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping
 
 from runner.app.steer import number, refuse_ended, refuse_unplanned
 from runner.errors import InTheWayError, RefusedError, UsageError
 from runner.executor import advance, load, planning
 from runner.git import BLOB, TreeEntry
-from runner.protocol import ids, paths, plans, strict_yaml, workflow
+from runner.protocol import ids, model_answers, paths, plans, strict_yaml, workflow
 from runner.protocol.state import ENDED
 from runner.store import history, record, snapshot, worktree
 from runner.store.project import Project
@@ -76,7 +77,8 @@ def propose(
                 f"`runner show {number(protocol)}` lists the steps",
             )
         task = planning.task_again(project, wish, plan, before, state, seen.tip, step)
-        check, base = planning.check_split(step, plan, before), planning.Base(seen.tip, phase="decompose")
+        make: planning.Make = functools.partial(planning.split, step=step, plan=plan, before=before)
+        base = planning.Base(seen.tip, phase="decompose")
     else:
         kept = {
             name: data
@@ -86,8 +88,9 @@ def propose(
         first = 1 + max((step.number for step in plan.steps if step.slug not in again), default=0)
         task = planning.task_again(project, wish, plan, before, state, seen.tip)
         replaced = {step.slug: (step, before[step.file]) for step in plan.steps if step.slug in again}
-        check, base = planning.check_again(kept, first, replaced), planning.Base(seen.tip)
-    with planning.written(project, task, check, questions=questions, of=(seen, plan, state), base=base) as told:
+        make = lambda draft: {**kept, **model_answers.step_files(draft.steps, first, replaced)}  # noqa: E731
+        base = planning.Base(seen.tip)
+    with planning.written(project, task, make, questions=questions, of=(seen, plan, state), base=base) as told:
         assert isinstance(told, planning.Written)  # its questions do not wait
         usd = told.spent.get("usd", "0")
         yield Proposal(protocol, seen, before, told.files, told.transcript, usd if usd != "0" else "")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import re
 import shlex
@@ -128,9 +129,8 @@ class _Open(Exception):
 
 
 Answer = Callable[[Sequence[str]], list[str]]  # what people say to questions, in their order; empty: decide yourself
-Check = Callable[
-    [Draft], dict[str, bytes]
-]  # the files of a draft; MalformedFileError or UnsupportedError where they are no plan
+Files = dict[str, bytes]  # plan files, by name
+Make = Callable[[Draft], Files]  # what becomes of a draft
 Consult = Callable[[Request], tuple[Response, Sequence[Turn]]]  # the answer, and the turns from the request to it
 ANSWER = "propose_plan", "Answer with the plan, or with questions instead of one."
 
@@ -141,16 +141,17 @@ ANSWER = "propose_plan", "Answer with the plan, or with questions instead of one
 def converse(
     ask: Consult,
     task: str,
-    check: Check,
+    make: Make,
     answer: Answer | None,
     *,
     helped: bool = False,
+    known: Mapping[str, bytes] | None = None,
     untried: Callable[[Draft], list[str]] = lambda draft: [],
 ) -> tuple[Draft, dict[str, bytes]]:
     """Return the model's plan and its files. `answer`: gives people's answers to its questions; None: it may ask none.
 
-    `helped`: without a plan, people get the reason and are asked what should be different. `untried`: the checks of a draft that were
-    not seen to run; the model gets them once.
+    `helped`: without a plan, people get the reason and are asked what should be different. `known`: plan files that exist already.
+    `untried`: the checks of a draft that were not seen to run; the model gets them once.
 
     Raises:
         NoPlanError: it gave no valid plan, even after its errors were fed back. EngineError: it refused, or did not answer.
@@ -186,7 +187,8 @@ def converse(
             if not draft.steps:
                 raise UnfitError(["no more questions are answered: decide what is open yourself, and give the steps"])
             try:
-                files = check(draft)
+                files = make(draft)
+                plans.refuse_unsupported(plans.parse({**(known or {}), **files}, "the plan"), "the plan")
             except (MalformedFileError, UnsupportedError) as error:
                 raise UnfitError([f"{error.where}: {error.what}; {error.hint}"]) from error
             if tried or not (unseen := untried(draft)):
@@ -221,7 +223,7 @@ def _help(answer: Answer, why: str) -> UserTurn:
 def written(
     project: Project,
     task: str,
-    check: Check,
+    make: Make = model_answers.plan_files,
     *,
     questions: bool,
     waits: bool = False,
@@ -250,22 +252,12 @@ def written(
             journal = open_journal(project, key, name)
         else:
             journal = Journal(project.dirs.planning / f"{key}.jsonl")
-        began = project.env.monotonic()
-        draft: Draft | None = None
-        files: dict[str, bytes] = {}
-        open_questions: tuple[str, ...] = ()
         with asking.open_engines(project, names) as engines:
             limits = UNBOUNDED if of is None else spending.limits(project, *of, journal, spending.Own((), SECONDS))
             loop = asking.questioner(project, journal, engines, redactor, limits)
             answer = _asker(project, journal, redactor, waits) if questions else None
             try:
-                with _looking(project, f"planning-{key}", loop, base) as untried:
-                    task = _with_named(project, loop, task, base.named)
-                    draft, files = converse(loop.consult, task, check, answer, untried=untried)
-            except _Open as left:
-                open_questions = left.questions
-                if _task_of(journal, task) is None:
-                    journal.append(Task(kind="task", time=project.env.timestamp(), text=task))
+                made = _planned(project, loop, task, base, key, functools.partial(converse, make=make, answer=answer))
             except BudgetStop as stop:
                 raise WaitingError(
                     f"the budget does not allow planning: {stop}", "plan.md, budget", "raise it, and run the same again"
@@ -273,15 +265,30 @@ def written(
             except NoPlanError as error:
                 journal.undecided(project.env.timestamp(), error.what)
                 raise
-        cost = spending.since(journal, round(project.env.monotonic() - began))
-        if draft:
-            yield dataclasses.replace(_told(journal, draft, files, cost), untried=tuple(untried(draft)))
-        else:
-            yield Asking(open_questions, journal.transcript(), cost)
+        yield made
         if of and history.read(project.git, key, f"runs/{journal.path.name}") is None:
             journal.undecided(project.env.timestamp(), "nobody took it")
         else:
             journal.path.unlink(missing_ok=True)
+
+
+def _planned(
+    project: Project, loop: Consultation, task: str, base: Base, key: str, hold: Callable[..., tuple[Draft, Files]]
+) -> Written | Asking:
+    """Return the plan that a conversation leads to, or the questions at which it stops. `hold`: `converse`, with what is known."""
+    journal, began = loop.journal, project.env.monotonic()
+    try:
+        with _looking(project, f"planning-{key}", loop, base) as untried:
+            task = _with_named(project, loop, task, base.named)
+            draft, files = hold(loop.consult, task, untried=untried)
+    except _Open as left:
+        if _task_of(journal, task) is None:
+            journal.append(Task(kind="task", time=project.env.timestamp(), text=task))
+        cost = spending.since(journal, round(project.env.monotonic() - began))
+        return Asking(left.questions, journal.transcript(), cost)
+    cost = spending.since(journal, round(project.env.monotonic() - began))
+    last = next(one for one in reversed(journal.records) if isinstance(one, Response))
+    return Written(draft, files, last.engine, journal.transcript(), cost, tuple(untried(draft)))
 
 
 @contextlib.contextmanager
@@ -334,11 +341,6 @@ def _untried(known: set[str], journal: Journal, draft: Draft) -> list[str]:
     return [
         check for check in dict.fromkeys(check for step in draft.steps for check in step.checks) if check not in ran
     ]
-
-
-def _told(journal: Journal, draft: Draft, files: dict[str, bytes], cost: ev.Spent) -> Written:
-    last = next(one for one in reversed(journal.records) if isinstance(one, Response))
-    return Written(draft, files, last.engine, journal.transcript(), cost)
 
 
 def _asker(project: Project, journal: Journal, redactor: Redactor, waits: bool) -> Answer:
@@ -437,23 +439,15 @@ def _resume(project: Project, seen: Snapshot) -> Written | Asking:
             f"`runner sync {seen.protocol}` in the clone where it was asked publishes it, and here brings it",
         )
     names = asking.engine_names(project, None, None, None, "plan")
-    began = project.env.monotonic()
     known = {name: data for name, data in snapshot.words(project.git, seen).items() if name == paths.CONTEXT}
     with asking.open_engines(project, names) as engines:
         loop = asking.questioner(project, journal, engines, redactor, UNBOUNDED, seen.protocol)
         answers = _answers(project, seen, redactor)
+        hold = functools.partial(converse, make=model_answers.plan_files, answer=answers, helped=True, known=known)
         try:
-            with _looking(project, f"planning-{seen.protocol}", loop, Base(seen.tip)) as untried:
-                draft, files = converse(
-                    loop.consult, task, lambda draft: check_new(draft, known), answers, helped=True, untried=untried
-                )
-        except _Open as asked:
-            cost = spending.since(journal, round(project.env.monotonic() - began))
-            return Asking(asked.questions, journal.transcript(), cost)
+            return _planned(project, loop, task, Base(seen.tip), seen.protocol, hold)
         except BudgetStop as stop:
             raise WaitingError(f"the planning stopped: {stop}", seen.where, "run the same command again") from stop
-    made = _told(journal, draft, files, spending.since(journal, round(project.env.monotonic() - began)))
-    return dataclasses.replace(made, untried=tuple(untried(draft)))
 
 
 def _answers(project: Project, seen: Snapshot, redactor: Redactor) -> Answer:
@@ -550,17 +544,6 @@ def pending(plan: Plan, state: State) -> list[str]:
     ]
 
 
-def check_new(draft: Draft, known: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
-    """Return the files of a new plan. `known`: the plan files that exist already.
-
-    Raises:
-        MalformedFileError, UnsupportedError: they are no plan that can be carried out.
-    """
-    files = model_answers.plan_files(draft)
-    plans.refuse_unsupported(plans.parse({**(known or {}), **files}, "the plan"), "the plan")
-    return files
-
-
 def outline(files: Mapping[str, bytes], untried: Sequence[str] = ()) -> Iterator[str]:
     """Yield the lines that a person wants to read before they run another's plan: the steps, and their commands.
 
@@ -574,31 +557,11 @@ def outline(files: Mapping[str, bytes], untried: Sequence[str] = ()) -> Iterator
             yield f"    $ {lines_of(line.strip())[0]}{more}{'  (not tried)' if line in untried else ''}"
 
 
-def check_again(kept: Mapping[str, bytes], first: int, before: Mapping[str, tuple[Step, bytes]]) -> Check:
-    """Return a function that makes the files of a plan: those in `kept` stay, and new steps are numbered from `first` on.
-
-    `before`: by slug, the steps in whose place they come.
-    """
-
-    def check(draft: Draft) -> dict[str, bytes]:
-        files = {**kept, **model_answers.step_files(draft.steps, first, before)}
-        plans.refuse_unsupported(plans.parse(files, "the plan"), "the plan")
-        return files
-
-    return check
-
-
-def check_split(step: Step, plan: Plan, before: Mapping[str, bytes]) -> Check:
-    """Return a function that makes the files of a plan in which others come in the place of a step; later ones get later numbers.
+def split(draft: Draft, step: Step, plan: Plan, before: Files) -> Files:
+    """Return the files of a plan in which a draft's steps come in the place of a step; later ones get later numbers.
 
     `before`: the plan files.
     """
-
-    def check(draft: Draft) -> dict[str, bytes]:
-        made, by = model_answers.split_files(draft.steps, step, before[step.file]), len(draft.steps) - 1
-        names = {one.file: f"{one.number + by:02d}-{one.slug}.md" for one in plan.steps if one.number > step.number}
-        files = {names.get(name, name): data for name, data in before.items() if name != step.file} | made
-        plans.refuse_unsupported(plans.parse(files, "the plan"), "the plan")
-        return files
-
-    return check
+    made, by = model_answers.split_files(draft.steps, step, before[step.file]), len(draft.steps) - 1
+    names = {one.file: f"{one.number + by:02d}-{one.slug}.md" for one in plan.steps if one.number > step.number}
+    return {names.get(name, name): data for name, data in before.items() if name != step.file} | made

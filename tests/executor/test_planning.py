@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.engines import EngineError, ModelTurn, Request, Response, Usage, UserTurn
-from runner.executor import planning as planner
 from runner.executor import prompting
 from runner.executor.asking import Consultation
 from runner.executor.journal import Journal
@@ -20,7 +19,7 @@ from runner.executor.loop import Limits
 from runner.executor.planning import NoPlanError, converse
 from runner.executor.step_run import Redactor
 from runner.protocol import ids, model_answers, plans
-from runner.protocol.model_answers import Draft, DraftStep, UnfitError
+from runner.protocol.model_answers import Draft, DraftStep, UnfitError, plan_files
 from runner.store.environment import Environment
 from tests.executor.test_loop import Scripted
 
@@ -72,7 +71,7 @@ def last(engine: Scripted) -> str:
 
 def test_a_plan_becomes_the_files_that_a_person_would_write(tmp_path: Path) -> None:
     engine, loop = asked(tmp_path, says(PLAN))
-    _, files = converse(loop.consult, "the task", planner.check_new, None)
+    _, files = converse(loop.consult, "the task", plan_files, None)
     assert files == {
         "plan.md": b'---\ntitle: Add adds\nacceptance:\n  - "add(2, 3) is 5"\n---\nIt subtracts.\n',
         "01-fix.md": b"---\ntitle: Fix it\nkind: agent\nqa:\n  checks:\n    - make test\n---\nMend the sign.\n",
@@ -108,12 +107,12 @@ def test_what_is_wrong_goes_back_once_and_is_then_refused_with_the_reasons(
     tmp_path: Path, wrong: Any, told: str
 ) -> None:
     engine, loop = asked(tmp_path, says(wrong), says(PLAN))
-    converse(loop.consult, "task", planner.check_new, None)
+    converse(loop.consult, "task", plan_files, None)
     assert told in last(engine) and len(engine.asked) == 2
 
     _, again = asked(tmp_path / "twice", says(wrong), says(wrong), says(PLAN))
     with pytest.raises(NoPlanError) as refused:
-        converse(again.consult, "task", planner.check_new, None)
+        converse(again.consult, "task", plan_files, None)
     assert told in refused.value.what and refused.value.exit_code == 69
 
 
@@ -125,14 +124,14 @@ def test_a_question_that_differs_in_a_number_alone_is_another_one(tmp_path: Path
 
 def test_an_answer_that_was_cut_off_is_asked_for_shorter(tmp_path: Path) -> None:
     engine, loop = asked(tmp_path, says(PLAN, finish="length"), says(PLAN))
-    converse(loop.consult, "task", planner.check_new, None)
+    converse(loop.consult, "task", plan_files, None)
     assert "shorter" in last(engine)
 
 
 def test_a_refusal_is_told(tmp_path: Path) -> None:
     _, loop = asked(tmp_path, says("I will not", finish="refused"))
     with pytest.raises(NoPlanError, match="I will not"):
-        converse(loop.consult, "task", planner.check_new, None)
+        converse(loop.consult, "task", plan_files, None)
 
 
 def test_questions_come_first_and_their_answers_go_to_the_model(tmp_path: Path) -> None:
@@ -144,7 +143,7 @@ def test_questions_come_first_and_their_answers_go_to_the_model(tmp_path: Path) 
         heard.append(questions)
         return ["the left", ""]
 
-    converse(loop.consult, "task", planner.check_new, answer)
+    converse(loop.consult, "task", plan_files, answer)
     assert heard == [("Which?", "When?")]
     assert last(engine) == "Which?\nthe left\n\nWhen?\nDecide this yourself."
 
@@ -152,23 +151,23 @@ def test_questions_come_first_and_their_answers_go_to_the_model(tmp_path: Path) 
 def test_it_may_not_ask_for_ever_and_not_where_it_may_not_ask(tmp_path: Path) -> None:
     questions = {"title": "x", "questions": ["Which?"]}
     engine, loop = asked(tmp_path, *[says(questions)] * 4, says(PLAN))
-    converse(loop.consult, "task", planner.check_new, lambda questions: ["no"] * len(questions))
+    converse(loop.consult, "task", plan_files, lambda questions: ["no"] * len(questions))
     assert len(engine.asked) == 5 and "no more questions" in last(engine)
     engine, loop = asked(tmp_path / "b", says(questions), says(PLAN))
-    converse(loop.consult, "task", planner.check_new, None)
+    converse(loop.consult, "task", plan_files, None)
     assert "no more questions" in last(engine)
 
 
 def test_an_answer_of_the_journal_is_not_asked_for_again(tmp_path: Path) -> None:
     first, loop = asked(tmp_path, says("no json"), says(PLAN))
-    _, files = converse(loop.consult, "task", planner.check_new, None)
+    _, files = converse(loop.consult, "task", plan_files, None)
     lines = (tmp_path / "plan.jsonl").read_bytes().splitlines(keepends=True)
     for heard in range(3):
         folder = tmp_path / str(heard)
         folder.mkdir()
         (folder / "plan.jsonl").write_bytes(b"".join(lines[:heard]))
         engine, again = asked(folder, *[says("no json"), says(PLAN)][heard:])
-        assert converse(again.consult, "task", planner.check_new, None)[1] == files
+        assert converse(again.consult, "task", plan_files, None)[1] == files
         assert len(engine.asked) == 2 - heard
     assert len(first.asked) == 2
 

@@ -24,7 +24,7 @@ from runner.values import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ran:
-    """How an attempt ran, as its events record it. `code`: a command's exit code; `output`: the digest of all that it printed."""
+    """How an attempt ran, by its events' fields. `code`: a command's exit code; `output`: the digest of all that it printed."""
 
     executor: str | None = None
     environment: str | None = None
@@ -76,21 +76,16 @@ def finished(run: StepRun, work: Work, ran: Ran, result: Json = None, *, artifac
     verdict = permissions.judge_result(run, Result(now))
     if isinstance(verdict, Denied):
         return failed(run, f"{verdict.what} ({verdict.where})", ran, work)
-    assert ran.executor is not None
+    told = dataclasses.asdict(ran)
+    del told["code"]
     done = ev.StepFinished(
         subject=run.slug,
         attempt=run.attempt,
         digest=run.step.digest,
         start=run.view.tip,
-        executor=ran.executor,
-        environment=ran.environment,
         result=result,
         artifacts=artifacts_in(run, work.tree, artifacts),
-        output=ran.output,
-        tail=ran.tail,
-        engine=ran.engine,
-        transcript=ran.transcript,
-        spent=ran.spent,
+        **told,
     )
     return Outcome(
         kind=Kind.FINISHED,
@@ -140,15 +135,8 @@ def _failure(run: StepRun, reason: str, ran: Ran, kept: str | None) -> ev.StepFa
         subject=run.slug,
         attempt=run.attempt,
         reason=log.cut(reason),
-        code=ran.code,
-        executor=ran.executor,
-        environment=ran.environment,
-        output=ran.output,
-        tail=ran.tail,
         kept=kept,
-        engine=ran.engine,
-        transcript=ran.transcript,
-        spent=ran.spent,
+        **dataclasses.asdict(ran),
     )
 
 
