@@ -271,25 +271,6 @@ class RunCheckInput(tool_registry.Given):
     command: str = Field(min_length=1, description="a line of shell")
 
 
-class RunCheckOutput(tool_registry.Value):
-    """Result of `run_check`."""
-
-    exit_code: int
-    output: str
-
-
-@dataclass(frozen=True, slots=True)
-class Deferred:
-    """A tool that is opened at its first call."""
-
-    contract: Contract
-    function: Callable[[Mapping[str, Any]], Any]
-
-    def call(self, arguments: Mapping[str, Any]) -> Any:
-        """See `Tool.call`."""
-        return self.function(arguments)
-
-
 @dataclass(slots=True)
 class Gate:
     """Lets a call be made until the model has to answer; what it answers with is judged by the caller."""
@@ -357,7 +338,7 @@ def open_tools(
             return _check(session, commit, line, loop.redactor)
 
         contracts = {one: tool.contract for one, tool in _reading(session).tools.items() if one in READING}
-        tools: dict[str, Tool] = {one: Deferred(contract, call(one)) for one, contract in contracts.items()}
+        tools: dict[str, Tool] = {one: Tool(contract, call(one)) for one, contract in contracts.items()}
         # Where nothing keeps a command in its place, it is one of the project's.
         any_command = session.sandbox.name != "host"
         if not any_command:
@@ -366,8 +347,8 @@ def open_tools(
             told = " or ".join(f"`{line}`" for line in commands)
             more = "or another command that is to be a check, " if any_command else ""
             about = f"Run {told}, {more}in a clean checkout, without network."
-            contract = tool_registry.contract_of("run_check", about, "workspace", RunCheckInput, RunCheckOutput)
-            tools["run_check"] = Deferred(contract, check)
+            contract = tool_registry.contract_of("run_check", about, "workspace", RunCheckInput)
+            tools["run_check"] = Tool(contract, check)
         answers = Contract(
             name=proposal.name,
             description=proposal.description,
@@ -376,7 +357,7 @@ def open_tools(
             returns=None,
             source="built in",
         )
-        tools[proposal.name] = Deferred(answers, dict)
+        tools[proposal.name] = Tool(answers, dict)
         loop.tools, loop.proposal, loop.gate = tools, proposal.name, Gate(loop)
         loop.offered = frozenset(tools) - {"list_files"}  # the names of the files are in the request
         yield any_command

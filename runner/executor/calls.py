@@ -35,8 +35,6 @@ from runner.trust.policy import Decision
 from runner.values import dataclass
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future, ThreadPoolExecutor
-
     from runner.protocol.agent_file import AgentFile
 
 
@@ -67,24 +65,6 @@ class Gate(Protocol):
             AsksError: it asks a person, and is made again with the answer. ToolError: it did not work, or may not be made.
         """
         ...
-
-
-@dataclass(slots=True)
-class Concurrent:
-    """A tool whose call starts in a thread of the pool: the caller waits for `started`."""
-
-    tool: Tool
-    pool: ThreadPoolExecutor
-    started: Future[Any] | None = None
-
-    @property
-    def contract(self) -> Contract:
-        """The tool's own."""
-        return self.tool.contract
-
-    def call(self, arguments: Mapping[str, Any]) -> None:
-        """Start the call."""
-        self.started = self.pool.submit(self.tool.call, arguments)
 
 
 class Open:

@@ -89,18 +89,18 @@ def open_agent(
             "use `--executor sandbox`",
         )
     with contextlib.ExitStack() as stack:
-        tools = stack.enter_context(toolbox.open_own_tools(run))
+        own = stack.enter_context(toolbox.open_own_tools(run))
         place = Place(run, name, row, _metered(run, name, row))
         if name.startswith("cli:"):
-            yield CliEngine(place), tools, Calls.of(run), place.meter
+            yield CliEngine(place), own.tools, Calls.of(run), place.meter
             return
         outside = stack.enter_context(toolbox.open_server_tools(run, answered))
         place.tools = Tools({name: _spec(name, tool) for name, tool in outside.items()})
         stack.callback(place.tools.close)
         until = time.monotonic() + run.timeout
-        engine = AcpEngine(name, row, Client(place, tools), until=until, meter=place.meter, tools=place.tools)
+        engine = AcpEngine(name, row, Client(place, own), until=until, meter=place.meter, tools=place.tools)
         stack.callback(engine.close)
-        tools |= outside | {one.contract.name: one for one in (AgentCall.of(engine, kind) for kind in KINDS)}
+        tools = own.tools | outside | {one.contract.name: one for one in (_call_of(engine, kind) for kind in KINDS)}
         yield engine, tools, AgentGate(Calls.of(run), judge_of(run), engine), place.meter
 
 
@@ -235,7 +235,7 @@ class Client:
     """What an agent over ACP has the runner do: files and commands, by the tools that a model has. See `acp.Client`."""
 
     place: Place
-    tools: Mapping[str, Tool]
+    own: AgentTools
 
     @property
     def cwd(self) -> str:
@@ -246,12 +246,6 @@ class Client:
     def _alias(self) -> WorkspaceAlias:
         session = self.place.run.workspace
         return WorkspaceAlias(session.space.work, session.sandbox.place.inside(session.space.work))
-
-    @property
-    def _own(self) -> AgentTools:
-        finish = self.tools["finish"]
-        assert isinstance(finish, toolbox.LoopTool)
-        return finish.opened
 
     def plain(self, value: Any) -> Any:
         """Take the workspace's path out of JSON."""
@@ -271,7 +265,7 @@ class Client:
     def read(self, path: str) -> str:
         """Return a file's text."""
         try:
-            text = self._own.text(path)
+            text = self.own.text(path)
         except ToolError as error:
             raise EngineError(str(error), path, "") from error
         if text is None:
@@ -281,14 +275,14 @@ class Client:
     def write(self, path: str, text: str) -> None:
         """Write a file."""
         try:
-            self.tools["write_file"].call({"path": path, "content": text})
+            self.own.tools["write_file"].call({"path": path, "content": text})
         except ToolError as error:
             raise EngineError(str(error), path, "") from error
 
     def run(self, command: str, folder: str) -> Session:
         """Start a line of the shell in a folder of the workspace."""
         try:
-            return self._own.start(command, folder)
+            return self.own.start(command, folder)
         except ToolError as error:
             raise EngineError(str(error), command[:100], "") from error
 
@@ -310,30 +304,18 @@ def _put(home: Path, path: str, text: str) -> None:
 # --- the calls of an ACP agent ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class AgentCall:
-    """A call that the agent makes itself; to be called is to be permitted."""
-
-    contract: Contract
-    engine: AcpEngine
-
-    @classmethod
-    def of(cls, engine: AcpEngine, kind: str) -> AgentCall:
-        """Return the tool for the calls of a kind."""
-        name = f"{engine.prefix}/{kind}"
-        contract = Contract(
-            name=name,
-            description=f"A call of the coding agent {engine.prefix}.",
-            effect=policy.effect_of(name) or "external",
-            parameters=_ARGUMENTS,
-            returns=None,
-            source="built in",
-        )
-        return cls(contract, engine)
-
-    def call(self, arguments: Mapping[str, Any]) -> Any:
-        """Let the agent make it; see `AcpEngine.permit`."""
-        return self.engine.permit(self.contract.name, arguments)
+def _call_of(engine: AcpEngine, kind: str) -> Tool:
+    """Return the tool for the calls of a kind that the agent makes itself: to be called is to be permitted."""
+    name = f"{engine.prefix}/{kind}"
+    contract = Contract(
+        name=name,
+        description=f"A call of the coding agent {engine.prefix}.",
+        effect=policy.effect_of(name) or "external",
+        parameters=_ARGUMENTS,
+        returns=None,
+        source="built in",
+    )
+    return Tool(contract, lambda arguments: engine.permit(name, arguments))
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +328,8 @@ class AgentGate:
 
     def make(self, number: int, tool: Tool, arguments: Mapping[str, Any], untrusted: bool) -> Made:
         """See `Gate.make`."""
-        over = self.engine.over.popleft() if self.engine.over and isinstance(tool, AgentCall) else None
+        is_own = tool.contract.name.startswith(f"{self.engine.prefix}/")
+        over = self.engine.over.popleft() if self.engine.over and is_own else None
         if tool.contract.name == f"{self.engine.prefix}/switch_mode":
             self.engine.is_wrong |= over is not None
             why = {"verdict": "deny", "why": "the mode is the one that the table names", "where": "built in"}

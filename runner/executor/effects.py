@@ -23,7 +23,7 @@ from runner.protocol.ids import digest
 from runner.protocol.transcript import Intent, Outcome, Settled, Typed
 from runner.store import history, lease
 from runner.store.environment import matching
-from runner.tools import AsksError, Contract, OutcomeUnknownError, Probed, Tool, ToolError, python
+from runner.tools import AsksError, Contract, OutcomeUnknownError, Tool, ToolError, python
 from runner.values import dataclass
 
 HAPPENED = "a person says that it happened; its result is not known"
@@ -166,8 +166,8 @@ class ExternalCalls:
                     self._settle(intent, SAME_KEY)
                 else:
                     again.append(intent)
-            elif mine and isinstance(tool, Probed) and left:
-                found = self._probe(tool, effect.arguments, intent)
+            elif mine and tool.probe is not None and left:
+                found = self._probe(tool.probe, effect.arguments, intent)
                 if found is not None:
                     content = self.run.redactor.value(found)
                     return self._happened(effect, intent, content, "looked up: it is there")
@@ -257,9 +257,9 @@ class ExternalCalls:
                     f"look, then say `runner answer {self.run.view.protocol} {wait.id} happened`, or did-not",
                 )
 
-    def _probe(self, tool: Probed, arguments: Mapping[str, Any], intent: Announced) -> Any:
+    def _probe(self, probe: Callable[[Mapping[str, Any]], Any], arguments: Mapping[str, Any], intent: Announced) -> Any:
         try:
-            return tool.probe(arguments)
+            return probe(arguments)
         except ToolError as error:
             raise EffectError(intent, f"it could not be looked up, {self.run.redactor.text(error.message)}") from error
 

@@ -39,7 +39,7 @@ from runner.engines import (
 )
 from runner.engines.recorded import dump_response
 from runner.errors import RefusedError
-from runner.executor.calls import Concurrent, DeniedError, Gate, HeldError, Open
+from runner.executor.calls import DeniedError, Gate, HeldError, Open
 from runner.executor.effects import EffectError
 from runner.executor.journal import Journal
 from runner.executor.step_run import Redactor
@@ -550,7 +550,8 @@ class Loop:
         calls = [self._canonical(call) for call in turn.calls]
         began = self.env.monotonic()
         for at, call in enumerate(calls[len(done) :], len(done)):
-            tool = self._beside(call, calls)
+            started: list[Future[Any]] = []
+            tool = self._beside(call, calls, started)
             outside = tool is not None and tool.contract.effect == "external"
             if tool is None or tool.contract.effect != "read" or call.name in registry.LOOP:
                 self._wait(reads, fresh)  # what changes something comes after what was read before it
@@ -573,8 +574,8 @@ class Loop:
             self.answered.clear()  # an answer is for the call that asked: a later one with the same question asks anew
             ended = said or ended
             fresh.append(transcript.mapped(result, self.redactor.value))
-            if isinstance(tool, Concurrent) and tool.started is not None:
-                reads[len(fresh) - 1] = tool.started
+            if started:
+                reads[len(fresh) - 1] = started.pop()
             elif outside and ended is None and at + 1 < len(turn.calls):
                 done, stopped = self._note(done, fresh, None)
                 fresh = []
@@ -585,13 +586,14 @@ class Loop:
         self._hear(turns, done)
         return None if ended is None else replace(ended, artifacts=self._artifacts())
 
-    def _beside(self, call: Call, calls: Sequence[Call]) -> Tool | None:
-        """Return the tool of a call; one that may run in a thread does, where the turn has several such calls."""
+    def _beside(self, call: Call, calls: Sequence[Call], started: list[Future[Any]]) -> Tool | None:
+        """Return the tool of a call; where the turn has several that may run in threads, one that starts it there, in `started`."""
         tool = self.tools.get(call.name)
         able = [one for one in calls if (of := self.tools.get(one.name)) is not None and of.contract.concurrent]
         if tool is None or self._pool is None or not tool.contract.concurrent or len(able) < 2:
             return tool
-        return Concurrent(tool, self._pool)
+        pool = self._pool
+        return Tool(tool.contract, lambda given: started.append(pool.submit(tool.call, given)))
 
     def _wait(self, reads: dict[int, Future[Any]], fresh: list[Result]) -> None:
         """Put what the started calls give into the places of their results."""

@@ -21,7 +21,6 @@ from runner.tools.agent import CORE, WITHOUT_SHELL, AgentTools
 from runner.tools.commands import Commands
 from runner.tools.python import ProjectPython, PythonTools, ToolModuleError
 from runner.tools.servers import ServerTools
-from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.tools.mcp_client import Connection
@@ -41,7 +40,7 @@ def open_tool(run: StepRun) -> Iterator[Tool]:
     name, where = run.step.header.tool, run.where
     assert name is not None
     with contextlib.ExitStack() as stack:
-        tools: dict[str, Tool] = dict(registry.builtin())
+        tools: dict[str, Tool] = dict(registry.BUILTIN)
         refused: dict[str, str] = {}
         for module in _modules(run):
             opened = stack.enter_context(_opened(run.workspace, module))
@@ -67,29 +66,23 @@ def open_tool(run: StepRun) -> Iterator[Tool]:
         yield tool
 
 
-@dataclass(frozen=True, slots=True)
-class LoopTool:
-    """A tool that the loop carries out: its arguments are checked here, and what it means is the loop's matter."""
+def _of_loop(contract: Contract, opened: AgentTools) -> Tool:
+    """Return a tool that the loop carries out: its arguments are checked here, and what it means is the loop's matter.
 
-    contract: Contract
-    opened: AgentTools
+    An artifact has to be a file of the workspace, a result a value that the log can hold.
+    """
 
-    def call(self, arguments: Mapping[str, Any]) -> Any:
-        """Return the model's result; an artifact has to be a file of the workspace, a result a value that the log can hold.
-
-        Raises:
-            ToolError: the arguments are not those of the contract.
-        """
-        match self.contract.name:
+    def call(arguments: Mapping[str, Any]) -> Any:
+        match contract.name:
             case "publish_artifact":
-                given = registry.read_arguments(self.contract, registry.PublishArtifactInput, arguments)
-                return self.opened.artifact(given.path)
+                given = registry.read_arguments(contract, registry.PublishArtifactInput, arguments)
+                return opened.artifact(given.path)
             case "ask_person":
-                registry.read_arguments(self.contract, registry.AskPersonInput, arguments)
+                registry.read_arguments(contract, registry.AskPersonInput, arguments)
                 return {"asked": True}
             case _:
-                ended = registry.read_arguments(self.contract, registry.FinishInput, arguments)
-                if self.contract is not registry.FINISH and ended.status == "done" and ended.result is None:
+                ended = registry.read_arguments(contract, registry.FinishInput, arguments)
+                if contract is not registry.FINISH and ended.status == "done" and ended.result is None:
                     raise ToolError("`result` is missing: the step promises it, with the fields that the schema says")
                 try:
                     log.refuse_unreadable(dict(arguments), "the arguments")
@@ -97,9 +90,11 @@ class LoopTool:
                     raise ToolError(f"{error.where}: {error.what}; {error.hint}") from error
                 return {"done": True}
 
+    return Tool(contract, call)
+
 
 @contextlib.contextmanager
-def open_own_tools(run: StepRun) -> Iterator[dict[str, Tool]]:
+def open_own_tools(run: StepRun) -> Iterator[AgentTools]:
     """Give the runner's own tools of an agent step, those that the loop carries out included."""
     session = run.workspace
     folders = (session.home(), session.out())
@@ -107,10 +102,11 @@ def open_own_tools(run: StepRun) -> Iterator[dict[str, Tool]]:
         session.sandbox, session.space.work, session.environment(run), (session.space.objects,), folders
     )
     with AgentTools(commands, default_timeout=DEFAULT_TIMEOUT, allowed=calls.hosts_of(run.project)) as opened:
-        loop = {name: LoopTool(contract, opened) for name, contract in registry.LOOP.items()}
+        contracts = dict(registry.LOOP)
         if run.step.header.result is not None:
-            loop["finish"] = LoopTool(registry.finish_with(run.step.header.result), opened)
-        yield {**opened.tools, **loop}
+            contracts["finish"] = registry.finish_with(run.step.header.result)
+        opened.tools |= {name: _of_loop(contract, opened) for name, contract in contracts.items()}
+        yield opened
 
 
 @contextlib.contextmanager
@@ -133,7 +129,7 @@ def open_agent_tools(run: StepRun, answered: Mapping[str, str]) -> Iterator[dict
         UsageError: the agent file names a tool that does not exist.
     """
     with contextlib.ExitStack() as stack:
-        builtin = stack.enter_context(open_own_tools(run))
+        builtin = stack.enter_context(open_own_tools(run)).tools
         tools = dict(builtin)
         own: dict[str, Tool] = {}
         for module in _modules(run):

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from runner.protocol.state import read_json
 from runner.values import dataclass
@@ -85,34 +85,17 @@ class AsksError(ToolError):
     """The tool asks a person before it acts; `message` is the question. The call is made again with the answer."""
 
 
-class Tool(Protocol):
-    """A contract with its implementation."""
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A contract with its implementation, which raises a ToolError where it fails.
 
-    @property
-    def contract(self) -> Contract:
-        """The tool's name, schemas and effect."""
-        ...
+    `call(arguments)`: checks them, executes the call and returns its result. `probe(arguments)`: returns the result of an earlier call
+    with these arguments, None where there was none; there is no `probe` where nothing can find that out.
+    """
 
-    def call(self, arguments: Mapping[str, Any]) -> Any:
-        """Check the arguments, execute the call and return its result.
-
-        Raises:
-            ToolError: the arguments do not fit the contract, or the call failed.
-        """
-        ...
-
-
-@runtime_checkable
-class Probed(Protocol):
-    """A tool with a way to find out whether a call took effect."""
-
-    def probe(self, arguments: Mapping[str, Any]) -> Any:
-        """Return the result of an earlier call with these arguments, or None where there was none.
-
-        Raises:
-            ToolError: that is unknown.
-        """
-        ...
+    contract: Contract
+    call: Callable[[Mapping[str, Any]], Any]
+    probe: Callable[[Mapping[str, Any]], Any] | None = None
 
 
 def typed(contract: Contract, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,10 +29,10 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 from runner.lines import lines_of
 from runner.sandbox import Session
-from runner.tools import Contract, Effect, Tool, ToolError, files, registry
+from runner.tools import Effect, Tool, ToolError, files, registry
 from runner.tools.commands import Commands, bounded
 from runner.tools.files import FileWorker, Ripgrep
-from runner.tools.registry import Value, contract_of, read_arguments
+from runner.tools.registry import Given, contract_of
 from runner.values import dataclass
 
 if TYPE_CHECKING:
@@ -231,6 +231,7 @@ CHUNK = 64 * 1024
 REDIRECTS = (301, 302, 303, 307, 308)
 TEXTS = ("application/json", "application/xml", "application/xhtml+xml", "application/javascript", "application/yaml")
 
+Do = Callable[[dict[str, Any]], dict[str, Any]]  # checked arguments -> result
 Allowed = Callable[[str], str | None]  # the host -> None where it is allowed, else what forbids it
 
 
@@ -376,33 +377,6 @@ CONCURRENT: Final = ("search_text", "git", "fetch")  # each call is a process, o
 WITHOUT_SHELL: Final = ("list_files", "run", "git")  # do what a shell would
 
 
-@dataclass(frozen=True, slots=True)
-class BoundTool:
-    """One of the runner's tools in a workspace. `do` gets the checked arguments, None for one that was left out."""
-
-    contract: Contract
-    takes: type[Value]
-    gives: type[Value]
-    do: Callable[[dict[str, Any]], dict[str, Any]]
-
-    def call(self, arguments: Mapping[str, Any]) -> Any:
-        """Check the arguments and call `do`; see `Tool.call`."""
-        given = read_arguments(self.contract, self.takes, arguments)
-        return self.gives.model_validate(self.do(given.model_dump())).model_dump(exclude_defaults=True)
-
-
-def _bound(
-    name: str,
-    effect: Effect,
-    takes: type[Value],
-    gives: type[Value],
-    do: Callable[[dict[str, Any]], dict[str, Any]],
-    timeout: float,
-) -> BoundTool:
-    contract = contract_of(name, DESCRIPTIONS[name], effect, takes, gives, timeout)
-    return BoundTool(dataclasses.replace(contract, concurrent=name in CONCURRENT), takes, gives, do)
-
-
 class AgentTools:
     """The tools by name, usable inside its `with` block. The file tools act on the workspace of `commands`."""
 
@@ -446,28 +420,31 @@ class AgentTools:
         words = ("sh", "-c", 'cd -- "$1" && exec "$0" -c "$2" 2>&1', self._shell, folder, line)
         return self._commands.open(words)
 
-    def _all(self) -> list[BoundTool]:
-        v, files = registry, self._file
+    def _all(self) -> list[Tool]:
+        of = registry
         effect: Effect = "external" if self._host else "workspace"
         return [
-            files("read_file", "read", v.ReadFileInput, v.ReadFileOutput),
-            files("write_file", "workspace", v.WriteFileInput, v.WriteFileOutput),
-            files("edit_file", "workspace", v.EditFileInput, v.EditFileOutput),
-            _bound("apply_patch", "workspace", v.ApplyPatchInput, v.ApplyPatchOutput, self._patch, FILES_TIMEOUT),
-            files("list_files", "read", v.ListFilesInput, v.ListFilesOutput),
-            _bound("search_text", "read", v.SearchTextInput, v.SearchTextOutput, self._search, FILES_TIMEOUT),
-            _bound("run", effect, v.RunInput, v.Result, self._run, self._timeout),
-            _bound("shell", effect, v.ShellInput, v.Result, self._run, self._timeout),
-            _bound("git", "read", v.GitInput, v.Result, self._git, GIT_TIMEOUT),
-            _bound("fetch", "read", v.FetchInput, v.FetchOutput, self._fetch, TIMEOUT),
-            files("remember", "workspace", v.RememberInput, v.RememberOutput),
-            files("recall", "read", v.RecallInput, v.RecallOutput),
+            self._tool("read_file", "read", of.ReadFileInput),
+            self._tool("write_file", "workspace", of.WriteFileInput),
+            self._tool("edit_file", "workspace", of.EditFileInput),
+            self._tool("apply_patch", "workspace", of.ApplyPatchInput, self._patch),
+            self._tool("list_files", "read", of.ListFilesInput),
+            self._tool("search_text", "read", of.SearchTextInput, self._search),
+            self._tool("run", effect, of.RunInput, self._run, self._timeout),
+            self._tool("shell", effect, of.ShellInput, self._run, self._timeout),
+            self._tool("git", "read", of.GitInput, self._git, GIT_TIMEOUT),
+            self._tool("fetch", "read", of.FetchInput, self._fetch, TIMEOUT),
+            self._tool("remember", "workspace", of.RememberInput),
+            self._tool("recall", "read", of.RecallInput),
         ]
 
-    def _file(self, name: str, effect: Effect, takes: type[Value], gives: type[Value]) -> BoundTool:
-        return _bound(
-            name, effect, takes, gives, lambda given: self._files.ask(name, given, FILES_TIMEOUT), FILES_TIMEOUT
-        )
+    def _tool(
+        self, name: str, effect: Effect, takes: type[Given], do: Do | None = None, timeout: float = FILES_TIMEOUT
+    ) -> Tool:
+        """Return a tool; without `do` the worker for files carries it out."""
+        contract = contract_of(name, DESCRIPTIONS[name], effect, takes, timeout)
+        by_worker: Do = lambda given: self._files.ask(name, given, timeout)  # noqa: E731
+        return registry.own(dataclasses.replace(contract, concurrent=name in CONCURRENT), takes, do or by_worker)
 
     def _patch(self, given: dict[str, Any]) -> dict[str, Any]:
         return self._files.ask("apply_patch", {"files": files.parse(given["patch"])}, FILES_TIMEOUT)

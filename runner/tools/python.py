@@ -28,33 +28,6 @@ class ToolModuleError(UsageError):
     """A module of tools cannot be loaded, or its entry in the configuration does not fit it."""
 
 
-@dataclass(frozen=True, slots=True)
-class PythonTool:
-    """One function; `ask` takes its name and arguments to the child."""
-
-    contract: Contract
-    ask: Callable[[str, Mapping[str, Any]], Any]
-
-    def call(self, arguments: Mapping[str, Any]) -> Any:
-        """Check the arguments and call the function; see `Tool.call`. The idempotency key of a keyed one is among them."""
-        check_arguments(self.contract, arguments)
-        result = self.ask(self.contract.name, arguments)
-        check_result(self.contract, result)
-        return result
-
-
-@dataclass(frozen=True, slots=True)
-class ProbedTool(PythonTool):
-    """A function whose effect another one of its module looks up; `takes`: the arguments of that one."""
-
-    by: str
-    takes: tuple[str, ...]
-
-    def probe(self, arguments: Mapping[str, Any]) -> Any:
-        """Return what the other function finds; see `Probed.probe`."""
-        return self.ask(self.by, {key: arguments[key] for key in self.takes if key in arguments})
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProjectPython:
     """The project's Python and what a module sees there.
@@ -159,7 +132,7 @@ class PythonTools:
                 env=self._module.env,
                 network=self._module.network,
             )
-            self.tools[name] = PythonTool(contract, self._ask)
+            self.tools[name] = self._tool(contract)
         self._check_entry()
         for name, declared in self._module.effects.items():
             if isinstance(declared, ToolEffect) and name in self.tools:
@@ -169,9 +142,21 @@ class PythonTools:
         """Return an external tool that is repeatable as its entry says."""
         if contract.repeat == "probed":
             assert declared.probe is not None
-            return ProbedTool(contract, self._ask, declared.probe, tuple(_properties(self.tools[declared.probe])))
+            by, takes = declared.probe, _properties(self.tools[declared.probe])
+            return self._tool(contract, lambda given: self._ask(by, {key: given[key] for key in takes if key in given}))
         is_keyed = contract.repeat == "keyed" and declared.key is not None
-        return PythonTool(contract.keyed(str(declared.key)) if is_keyed else contract, self._ask)
+        return self._tool(contract.keyed(str(declared.key)) if is_keyed else contract)
+
+    def _tool(self, contract: Contract, probe: Callable[[Mapping[str, Any]], Any] | None = None) -> Tool:
+        """Return one function as a tool; the idempotency key of a keyed one is among its arguments."""
+
+        def call(arguments: Mapping[str, Any]) -> Any:
+            check_arguments(contract, arguments)
+            result = self._ask(contract.name, arguments)
+            check_result(contract, result)
+            return result
+
+        return Tool(contract, call, probe)
 
     def _check_entry(self) -> None:
         """Check that the effects in the configuration name functions of the module.

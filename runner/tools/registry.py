@@ -8,9 +8,10 @@ itself: ask a person, publish an artifact, finish. A call of one has no effect b
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from runner.errors import UsageError
 from runner.protocol import aliases
@@ -25,17 +26,16 @@ from runner.protocol.file_models import (
     first_fault,
 )
 from runner.tools import Contract, Effect, Tool, ToolError, check_arguments, typed
-from runner.values import dataclass
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
 
-class Value(FileModel):
-    """Base of the arguments and results of the runner's own tools."""
+Taken = TypeVar("Taken", bound="Given")
 
 
-Taken = TypeVar("Taken", bound=Value)
+class Given(FileModel):
+    """What a tool takes: what a model may leave out, it may give as null."""
 
 
 def _whole(value: Any) -> Any:
@@ -66,32 +66,15 @@ Name = Annotated[
 ]
 
 
-class Given(Value):
-    """What a tool takes: what a model may leave out, it may give as null."""
-
-
 class ReadFileInput(Given):
     path: str
     start_line: Line | None = None
     end_line: Line | None = None
 
 
-class ReadFileOutput(Value):
-    """What a default says is left out of a result, here and below. `image`: of a picture, its kind and bytes, `image/png;base64,…`."""
-
-    text: str
-    note: str = ""
-    image: str = ""
-
-
 class WriteFileInput(Given):
     path: str
     content: str
-
-
-class WriteFileOutput(Value):
-    bytes: int
-    replaced: bool = False
 
 
 class Edit(Given):
@@ -105,21 +88,8 @@ class EditFileInput(Given):
     edits: list[Edit] = Field(min_length=1, description="in order; all of them, or none")
 
 
-class EditFileOutput(Value):
-    changed: str = Field(description="the changed lines, with their numbers")
-
-
 class ApplyPatchInput(Given):
     patch: str = Field(description="a unified diff as git writes it; several files, creation and deletion")
-
-
-class Change(Value):
-    path: str
-    change: str
-
-
-class ApplyPatchOutput(Value):
-    files: list[Change]
 
 
 class ListFilesInput(Given):
@@ -128,22 +98,12 @@ class ListFilesInput(Given):
     depth: Line | None = Field(default=None, description="how many levels of folders")
 
 
-class ListFilesOutput(Value):
-    files: list[str]
-    note: str = ""
-
-
 class SearchTextInput(Given):
     pattern: str = Field(min_length=1, description="regular expression, for one line")
     path: str | None = None
     glob: str | None = Field(default=None, description="such as src/**/*.py")
     ignore_case: bool | None = None
     max: Most | None = Field(default=None, description="matches; default 100")
-
-
-class SearchTextOutput(Value):
-    matches: list[str] = Field(description="path:line:text")
-    note: str = ""
 
 
 class RunInput(Given):
@@ -156,15 +116,6 @@ class ShellInput(Given):
     timeout: Seconds | None = None
 
 
-class Result(Value):
-    """How a command ended."""
-
-    exit_code: int
-    output: str
-    timed_out: bool = False
-    truncated: bool = False
-
-
 class GitInput(Given):
     args: list[str] = Field(min_length=1, description="such as [diff, --stat, HEAD~1, --, src]")
 
@@ -173,52 +124,22 @@ class FetchInput(Given):
     url: str
 
 
-class FetchOutput(Value):
-    status: int
-    text: str
-    note: str
-
-
 class RememberInput(Given):
     text: str = Field(min_length=1, max_length=4000, description="one fact")
     name: Name | None = None
-
-
-class RememberOutput(Value):
-    path: str
-    replaced: bool = False
 
 
 class RecallInput(Given):
     query: str | None = Field(default=None, description="words; facts with more of them come first")
 
 
-class Fact(Value):
-    name: str
-    text: str
-
-
-class RecallOutput(Value):
-    facts: list[Fact]
-    note: str = ""
-
-
 class AskPersonInput(Given):
     question: str = Field(min_length=1, max_length=4000)
-
-
-class AskPersonOutput(Value):
-    answer: str
 
 
 class PublishArtifactInput(Given):
     path: str
     name: Name | None = None
-
-
-class PublishArtifactOutput(Value):
-    id: str
-    digest: str
 
 
 class FinishInput(Given):
@@ -227,11 +148,7 @@ class FinishInput(Given):
     result: dict[str, Any] | None = Field(default=None, description="values for later steps")
 
 
-class FinishOutput(Value):
-    """`finish` gives nothing back where the attempt is over."""
-
-
-def schema_of(model: type[Value] | type[BaseModel]) -> dict[str, Any]:
+def schema_of(model: type[Given] | type[BaseModel]) -> dict[str, Any]:
     """Return the model's JSON schema as a caller sees it: without titles and docstrings, with references resolved.
 
     An argument that may be left out is not declared nullable as well.
@@ -290,16 +207,15 @@ def _shown(part: Any, known: Mapping[str, Any]) -> Any:
 
 
 def contract_of(
-    name: str, description: str, effect: Effect, takes: type[Value], gives: type[Value], timeout: float | None = None
+    name: str, description: str, effect: Effect, takes: type[Given], timeout: float | None = None
 ) -> Contract:
-    """Return the contract of one of the runner's own tools, from the models of its arguments and its result."""
-    parameters, returns = schema_of(takes), schema_of(gives)
+    """Return the contract of one of the runner's own tools, from the model of its arguments."""
     return Contract(
         name=name,
         description=description,
         effect=effect,
-        parameters=parameters,
-        returns=returns,
+        parameters=schema_of(takes),
+        returns=None,
         source="built in",
         timeout=timeout,
     )
@@ -310,21 +226,18 @@ ASK_PERSON = contract_of(
     "Ask a person, who may take days, what only a person can decide.",
     "read",
     AskPersonInput,
-    AskPersonOutput,
 )
 PUBLISH_ARTIFACT = contract_of(
     "publish_artifact",
     "Name a file of the workspace as something that this step gives to people and to later steps.",
     "read",
     PublishArtifactInput,
-    PublishArtifactOutput,
 )
 FINISH = contract_of(
     "finish",
     "Propose that the step is done: its checks run at once, and what fails comes back to be fixed. Or say that it cannot be done.",
     "read",
     FinishInput,
-    FinishOutput,
 )
 _BOUNDS = (
     *("additionalProperties", "default", "pattern", "minLength", "maxLength"),
@@ -385,76 +298,65 @@ def without_nulls(value: Any) -> Any:
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
-In = TypeVar("In", bound=Value)
-Out = TypeVar("Out", bound=Value)
+LEFT_OUT = ("note", "image", "replaced", "timed_out", "truncated")  # of a result, where it says nothing or no
+
+
+def own(contract: Contract, takes: type[Given], do: Callable[[dict[str, Any]], dict[str, Any]]) -> Tool:
+    """Return one of the runner's own tools. `do` gets the checked arguments, None for one that was left out."""
+
+    def call(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        found = do(read_arguments(contract, takes, arguments).model_dump())
+        return {name: value for name, value in found.items() if value or name not in LEFT_OUT}
+
+    return Tool(contract, call)
+
+
 Number = Annotated[int | float, WithJsonSchema({"type": "number"})]  # a whole number stays one
 
 
-class EchoInput(Value):
+class EchoInput(Given):
     """Arguments of `echo`."""
 
     text: str
 
 
-class EchoOutput(Value):
-    """Result of `echo`."""
-
-    text: str
-
-
-class AddInput(Value):
+class AddInput(Given):
     """Arguments of `add`."""
 
     a: Number
     b: Number
 
 
-class AddOutput(Value):
-    """Result of `add`."""
-
-    sum: Number
-
-
-@dataclass(frozen=True, slots=True)
-class Builtin(Generic[In, Out]):
-    """A function of the runner's as a tool."""
-
-    contract: Contract
-    takes: type[In]
-    function: Callable[[In], Out]
-
-    def call(self, arguments: Mapping[str, Any]) -> Any:
-        """Check the arguments and call the function; see `Tool.call`."""
-        check_arguments(self.contract, arguments)
-        try:
-            return self.function(self.takes.model_validate(dict(arguments))).model_dump()
-        except UnfitError as error:
-            raise ToolError(first_fault(error)) from error
-        except OverflowError as error:
-            raise ToolError(f"the numbers are too big: {error}") from error
+def _add(given: dict[str, Any]) -> dict[str, Any]:
+    try:
+        total = given["a"] + given["b"]
+    except OverflowError as error:
+        raise ToolError(f"the numbers are too big: {error}") from error
+    if abs(total) == math.inf:
+        raise ToolError(f"the numbers are too big: their sum is {total}")
+    return {"sum": total}
 
 
-ECHO = Builtin(
-    contract_of("echo", "Give the text back.", "read", EchoInput, EchoOutput),
-    EchoInput,
-    lambda given: EchoOutput(text=given.text),
-)
-ADD = Builtin(
-    contract_of("add", "Add two numbers.", "read", AddInput, AddOutput),
-    AddInput,
-    lambda given: AddOutput(sum=given.a + given.b),
-)
+def _exact(contract: Contract, takes: type[Given], do: Callable[[dict[str, Any]], dict[str, Any]]) -> Tool:
+    """Return a tool for a step's file, whose author leaves nothing out by a null."""
+    tool = own(contract, takes, do)
 
-BUILTIN: dict[str, Tool] = {"add": ADD, "echo": ECHO}
+    def call(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        check_arguments(contract, arguments)
+        found: dict[str, Any] = tool.call(arguments)
+        return found
+
+    return Tool(contract, call)
+
+
+BUILTIN: dict[str, Tool] = {
+    "add": _exact(contract_of("add", "Add two numbers.", "read", AddInput), AddInput, _add),
+    "echo": _exact(contract_of("echo", "Give the text back.", "read", EchoInput), EchoInput, dict),
+}
 
 
 class UnknownToolError(UsageError):
     """No tool, or more than one, has the wanted name."""
-
-
-def builtin() -> dict[str, Tool]:
-    """Return the built-in tools by name."""
-    return dict(BUILTIN)
 
 
 def canonical(name: str, arguments: Mapping[str, Any], tools: Mapping[str, Tool]) -> tuple[str, dict[str, Any]]:

@@ -15,6 +15,7 @@ import re
 import tomllib
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -25,7 +26,6 @@ from runner.protocol.plans import TOOL_NAME
 from runner.protocol.state import read_json
 from runner.tools import Contract, Tool, ToolError, check_arguments
 from runner.tools.python import ToolModuleError, effect_of
-from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.tools.mcp_client import Connection
@@ -187,35 +187,6 @@ class Unpinned(ToolModuleError):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class ServerTool:
-    """One tool of a server; `name` is the server's own for it."""
-
-    contract: Contract
-    name: str
-    server: ServerTools
-
-    def call(self, arguments: Mapping[str, Any]) -> Any:
-        """Check the arguments and call it; see `Tool.call`."""
-        check_arguments(self.contract, arguments)
-        return self.server.ask(self.name, arguments)
-
-
-@dataclass(frozen=True, slots=True)
-class ProbedServerTool(ServerTool):
-    """A tool whose effect another one of its server looks up."""
-
-    by: ServerTool
-
-    def probe(self, arguments: Mapping[str, Any]) -> Any:
-        """Return what the other tool finds, null or nothing where there was no such call; see `Probed.probe`."""
-        takes = self.by.contract.parameters.get("properties", {})
-        found = self.by.call({key: arguments[key] for key in takes if key in arguments})
-        if isinstance(found, dict) and [*found] == ["result"]:  # as libraries wrap a value that is no object
-            found = found["result"]
-        return found or None
-
-
 class ServerTools:
     """The tools of one server while the block lasts. `connect` starts it, or reaches it, when the first of them is called.
 
@@ -288,13 +259,13 @@ class ServerTools:
             if isinstance(said, str):
                 self.refused[f"mcp:{self._name}/{one['name']}"] = said
             else:
-                self.tools[said.name] = ServerTool(said, str(one["name"]), self)
+                self.tools[said.name] = self._tool(said, str(one["name"]))
         for name, declared in self._server.effects.items():
             tool = self.tools.get(f"mcp:{self._name}/{name}")
-            if not isinstance(tool, ServerTool):
+            if tool is None:
                 raise self._unfit(name, self.refused.get(f"mcp:{self._name}/{name}", "it has no such tool"))
             if isinstance(declared, ToolEffect):
-                self.tools[tool.contract.name] = self._repeatable(tool, declared)
+                self.tools[tool.contract.name] = self._repeatable(tool, name, declared)
 
     def _contract(self, name: str, words: Words) -> Contract | str:
         """Return the contract of a tool, or why it cannot be one."""
@@ -325,22 +296,29 @@ class ServerTools:
             network=(urlsplit(self._server.url).hostname or "",) if self._server.url else self._server.network,
         )
 
-    def _repeatable(self, tool: ServerTool, declared: ToolEffect) -> Tool:
+    def _repeatable(self, tool: Tool, name: str, declared: ToolEffect) -> Tool:
         """Return an external tool that is repeatable as its entry says."""
         contract = tool.contract
         if declared.external == "keyed":
             said = contract.parameters["properties"].get(declared.key, {})
             if declared.key is None or said.get("type") != "string":
-                raise self._unfit(tool.name, "a keyed tool names under `key` an argument that is a text")
-            return dataclasses.replace(tool, contract=contract.keyed(declared.key))
+                raise self._unfit(name, "a keyed tool names under `key` an argument that is a text")
+            return self._tool(contract.keyed(declared.key), name)
         if declared.external == "probed":
             by = self.tools.get(f"mcp:{self._name}/{declared.probe}")
-            if not isinstance(by, ServerTool) or by.contract.effect != "read":
-                raise self._unfit(
-                    tool.name, "a probed tool names under `probe` another one of its server that is `read`"
-                )
-            return ProbedServerTool(contract, tool.name, self, by)
+            if by is None or by.contract.effect != "read":
+                raise self._unfit(name, "a probed tool names under `probe` another one of its server that is `read`")
+            return dataclasses.replace(tool, probe=partial(_probed, by))
         return tool
+
+    def _tool(self, contract: Contract, name: str) -> Tool:
+        """Return one tool of the server, whose own name for it is `name`."""
+
+        def call(arguments: Mapping[str, Any]) -> Any:
+            check_arguments(contract, arguments)
+            return self.ask(name, arguments)
+
+        return Tool(contract, call)
 
     def _unfit(self, name: str, why: str) -> ToolModuleError:
         return ToolModuleError(
@@ -348,6 +326,15 @@ class ServerTools:
             f"mcp: {self._name}, effects.{visible(name)}",
             f"change the entry on the trusted branch; `runner mcp pin {self._name}` shows the tools",
         )
+
+
+def _probed(by: Tool, arguments: Mapping[str, Any]) -> Any:
+    """Return what a tool finds that looks up another one's effect, null or nothing where there was no such call."""
+    takes = by.contract.parameters.get("properties", {})
+    found = by.call({key: arguments[key] for key in takes if key in arguments})
+    if isinstance(found, dict) and [*found] == ["result"]:  # as libraries wrap a value that is no object
+        found = found["result"]
+    return found or None
 
 
 @contextlib.contextmanager

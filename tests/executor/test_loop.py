@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
@@ -58,43 +58,25 @@ class Scripted:
         """Nothing is held."""
 
 
-class Counting:
-    """A tool that counts its calls and writes into a list, which stands for the workspace."""
+def counting(name: str, files: list[str], description: str = "x", said: Any = None) -> Tool:
+    """Return a tool that counts its calls and writes into a list, which stands for the workspace."""
+    contract = Contract(
+        name=name,
+        description=description,
+        effect="workspace",
+        parameters={"type": "object"},
+        returns=None,
+        source="test",
+    )
 
-    def __init__(self, name: str, files: list[str]) -> None:
-        self.name, self.files, self.description = name, files, "x"
-
-    @property
-    def contract(self) -> Contract:
-        return Contract(
-            name=self.name,
-            description=self.description,
-            effect="workspace",
-            parameters={"type": "object"},
-            returns=None,
-            source="test",
-        )
-
-    def call(self, arguments: Mapping[str, Any]) -> Any:
+    def call(arguments: Mapping[str, Any]) -> Any:
         if arguments.get("fail"):
             raise ToolError("no")
-        self.files.append(f"{self.name} {arguments.get('n', '')}".strip())
-        return {"ok": True}
+        if said is None:
+            files.append(f"{name} {arguments.get('n', '')}".strip())
+        return {"ok": True} if said is None else said
 
-
-@dataclass(frozen=True)
-class Read:
-    """A tool that reads."""
-
-    contract: Contract
-    call: Callable[[Mapping[str, Any]], Any]
-
-
-class Long(Counting):
-    """A tool with much to tell."""
-
-    def call(self, arguments: Mapping[str, Any]) -> Any:
-        return "x" * 4_000
+    return Tool(contract, call)
 
 
 def say(*calls: tuple[str, dict[str, Any]], text: str = "", tokens: int = 10) -> Response:
@@ -127,7 +109,7 @@ class Bench:
         self.engine = Scripted(said)
 
     def loop(self, *engines: Engine, price: Decimal | None = Decimal("0.001")) -> Loop:
-        tools: dict[str, Tool] = {name: Counting(name, self.files) for name in ("write", "finish", "ask_person")}
+        tools: dict[str, Tool] = {name: counting(name, self.files) for name in ("write", "finish", "ask_person")}
 
         def sleep(seconds: float) -> None:
             self.slept.append(seconds)
@@ -277,7 +259,7 @@ def test_what_a_long_call_gave_is_in_the_journal_before_the_next_call_starts(tmp
             bench.clock += seconds if arguments["n"] == 2 else 0
             return made(arguments)
 
-        loop.tools["write"].call = call  # type: ignore[method-assign]
+        loop.tools = {**loop.tools, "write": replace(loop.tools["write"], call=call)}
         assert loop.run().outcome == "finished"
         return seen
 
@@ -297,7 +279,7 @@ def reading(bench: Bench) -> Loop:
         bench.files.append("look")
         return {"n": arguments["n"]}
 
-    return replace(loop, tools={**loop.tools, "look": Read(contract, call)})
+    return replace(loop, tools={**loop.tools, "look": Tool(contract, call)})
 
 
 def test_reads_of_a_turn_run_side_by_side_and_their_results_have_its_order(tmp_path: Path) -> None:
@@ -540,7 +522,7 @@ def test_old_output_is_folded_once_at_a_size_and_the_requests_between_extend_eac
     monkeypatch.setattr("runner.executor.loop.FOLD", 9_000)
     bench = Bench(tmp_path, [*[say(("read", {})) for _ in range(20)], FINISH])
     loop = bench.loop()
-    loop.tools = {**loop.tools, "read": Long("read", bench.files)}
+    loop.tools = {**loop.tools, "read": counting("read", bench.files, said="x" * 4_000)}
     assert loop.run().outcome == "finished"
     turns = [request.turns for request in bench.engine.asked]
     broken = [at for at, (one, then) in enumerate(pairwise(turns)) if then[: len(one)] != one]
@@ -587,9 +569,7 @@ def test_what_is_reserved_is_all_that_is_said_in_any_script(tmp_path: Path) -> N
     assert loop.run().outcome == "budget"
     bench = Bench(tmp_path / "b", [FINISH], tokens=16_384 + 1_000)
     loop = bench.loop()
-    tool = loop.tools["write"]
-    assert isinstance(tool, Counting)
-    tool.description = "x" * 6_000
+    loop.tools = {**loop.tools, "write": counting("write", bench.files, "x" * 6_000)}
     assert loop.run().outcome == "budget"
 
 

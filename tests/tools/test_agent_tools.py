@@ -40,7 +40,7 @@ def test_every_tool_has_a_plain_contract(hand: Hand) -> None:
         *("fetch", "remember", "recall", "ask_person", "publish_artifact", "finish"),
     }
     for contract in known.values():
-        text = json.dumps([contract.parameters, contract.returns])
+        text = json.dumps(contract.parameters)
         assert "$ref" not in text and "null" not in text and '"ge"' not in text
         assert contract.parameters["type"] == "object" and contract.parameters["additionalProperties"] is False
     effects = {name: contract.effect for name, contract in known.items()}

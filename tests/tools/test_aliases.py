@@ -104,15 +104,13 @@ def test_what_has_no_counterpart_is_refused(
 
 
 def test_a_tool_of_the_project_keeps_its_name_and_arguments(tools: dict[str, Tool]) -> None:
-    class Own:
-        contract = Contract(name="replace", description="", effect="external", parameters=schema_of(registry.AddInput),
-                            returns=None, source="shop.tools:replace")  # fmt: skip
-
-        def call(self, arguments: Any) -> Any:
-            return arguments
-
+    contract = Contract(name="replace", description="", effect="external", parameters=schema_of(registry.AddInput),
+                        returns=None, source="shop.tools:replace")  # fmt: skip
     given = {"file_path": "x", "a": "3"}
-    assert canonical("replace", given, {**tools, "replace": Own()}) == ("replace", {"file_path": "x", "a": 3})
+    assert canonical("replace", given, {**tools, "replace": Tool(contract, dict)}) == (
+        "replace",
+        {"file_path": "x", "a": 3},
+    )
     assert canonical("mcp.docs.search", given, tools) == ("mcp.docs.search", given)
 
 
@@ -122,7 +120,7 @@ def test_a_tool_that_is_not_there_is_not_there_by_another_name(tools: dict[str, 
 
 
 def test_what_a_model_is_shown_has_no_bounds() -> None:
-    contract = contract_of("x", "", "read", registry.SearchTextInput, registry.SearchTextOutput)
+    contract = contract_of("x", "", "read", registry.SearchTextInput)
     assert registry.shown(contract)["properties"]["pattern"] == {
         "description": "regular expression, for one line", "type": "string",
     }  # fmt: skip

@@ -72,11 +72,7 @@ def opened(tmp_path: Path) -> Iterator[Callable[..., Call]]:
 
         def call(how: str, tool: str = "look", probe: bool = False) -> Any:
             one = found.tools[f"mcp:docs/{tool}"]
-            return (
-                one.probe({"how": how})
-                if isinstance(one, servers.ProbedServerTool) and probe
-                else one.call({"how": how})
-            )
+            return one.probe({"how": how}) if one.probe is not None and probe else one.call({"how": how})
 
         return call
 
@@ -258,7 +254,7 @@ def test_a_keyed_tool_hides_its_key_and_a_probed_one_is_looked_up(opened: Callab
     assert (contract.key, contract.parameters["properties"], contract.parameters["required"]) == ("how", {}, [])
     probed = entry(effects={"send": ToolEffect(external="probed", probe="look"), "look": "read"})
     tool = ServerTools("docs", probed, WORDS, lambda: pytest.fail("started")).tools["mcp:docs/send"]
-    assert isinstance(tool, servers.ProbedServerTool)
+    assert tool.probe is not None
     probed_by = opened(effects={"send": ToolEffect(external="probed", probe="look"), "look": "read"})
     for how, found in (("well", "did well"), ("none", None), ("null", None)):
         assert probed_by(how, "send", probe=True) == found
