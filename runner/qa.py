@@ -21,7 +21,7 @@ from runner.values import dataclass
 
 if TYPE_CHECKING:  # outputs are found without a sandbox
     from runner.protocol.model_answers import Verdict
-    from runner.sandbox import Outcome
+    from runner.sandbox.process import Outcome
 
 
 @dataclass(frozen=True, slots=True)

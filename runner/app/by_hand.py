@@ -22,7 +22,8 @@ from runner.protocol import decision, paths
 from runner.protocol.events import CheckEvidence
 from runner.protocol.plans import QaPolicy
 from runner.protocol.state import StepStatus
-from runner.sandbox import Command, Sandbox, end_all, is_system
+from runner.sandbox.bubblewrap import is_system
+from runner.sandbox.process import Command, Sandbox, end_all
 from runner.store import locks, lookup, record, workspace
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot

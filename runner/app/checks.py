@@ -19,7 +19,7 @@ from runner.executor.workspace_session import WorkspaceSession
 from runner.git import Git
 from runner.lines import counted, lines_of, lines_of_output
 from runner.protocol import log
-from runner.sandbox import Outcome
+from runner.sandbox.process import Outcome
 from runner.store import locks, workspace
 from runner.store.environment import write_atomically
 from runner.store.project import Project

@@ -113,6 +113,9 @@ class Usage:
     cached: int = 0
     cache_write: int = 0
 
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(**{name: tokens + getattr(other, name) for name, tokens in asdict(self).items()})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserTurn:

@@ -36,12 +36,12 @@ from runner.engines import (
 )
 from runner.engines.agents import Agent, AgentMissingError
 from runner.engines.child import MOST_LINE, EndedError, Pipe, Terminal
-from runner.engines.endpoints import ToolCall, Tools
+from runner.engines.endpoints import Egress, ToolCall, Tools
 from runner.engines.line import RESETS, duration, wait_told
 from runner.errors import UsageError
 from runner.lines import lines_of, with_ends
 from runner.protocol import aliases
-from runner.sandbox import Session
+from runner.sandbox.process import Session
 from runner.values import dataclass
 
 VERSION: Final = 1  # of the protocol
@@ -62,21 +62,6 @@ _LIMIT: Final = re.compile(
     r"\b429\b|rate.?limit|too many requests|(usage|session|weekly|daily|hourly|request) limit|hit your .{0,20}limit",
     re.I,
 )
-
-
-class Metered(Protocol):
-    """What the agent's model was asked, where the runner is its endpoint."""
-
-    def take(self) -> tuple[Usage, Decimal | None]:
-        """Return the tokens since the last time, and their cost, None where it is not known."""
-
-    @property
-    def refused(self) -> str:
-        """Why a request was not sent, where one was not."""
-
-    @property
-    def limit(self) -> RateLimitError | None:
-        """The provider's refusal of the last request, where it takes no more for now."""
 
 
 class Client(Protocol):
@@ -109,7 +94,7 @@ class Client(Protocol):
     def now(self) -> float:
         """Return the time, in seconds since the epoch."""
 
-    def run(self, command: str, folder: str) -> Session:
+    def shell(self, command: str, folder: str) -> Session:
         """Start a line of the shell in a folder of the workspace; all of its output is on its stdout."""
 
 
@@ -170,7 +155,7 @@ class AcpEngine:
         client: Client,
         *,
         until: float,
-        meter: Metered | None = None,
+        meter: Egress | None = None,
         tools: Tools | None = None,
     ) -> None:
         self.name, self.model = name, name.partition(":")[2]
@@ -575,7 +560,7 @@ class AcpEngine:
         if sum(one.ended is None for one in self._terminals.values()) >= _MOST_TERMINALS:
             raise EngineError(f"there are {_MOST_TERMINALS} commands at once at most", "", "")
         # The line that was judged, and so not the request's own.
-        made = Terminal(self._client.run(str(asked.arguments["command"]), folder), asked.id, most)
+        made = Terminal(self._client.shell(str(asked.arguments["command"]), folder), asked.id, most)
         name, fd, beside = f"terminal-{asked.number}", made.session.stdout.fileno(), self._pipe.beside
 
         def take() -> None:

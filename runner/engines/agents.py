@@ -36,16 +36,17 @@ class Agent:
     HOME before it starts. In all of them, `{model}` is the model that the engine's name gives, `{endpoint}` the address where it is
     asked, and `{key}` a text in place of the key, which the endpoint adds; a variable, or a line of a file, with one that there
     is not is left out. `speaks`: whose API it expects at the endpoint, a row of `registry.ROWS`; empty where its endpoint cannot be
-    set. `reads`: whether it is offered to read files by the runner (gemini does not understand
-    that one is missing). `needs`: how it is installed. `passed`, `hosts`: what the trusted branch lets in besides.
+    set. `has_model`: it asks a model of its own where none is named. `reads`: whether it is offered to read files by the runner
+    (gemini does not understand that one is missing). `needs`: how it is installed.
+    `passed`, `hosts`: what the trusted branch lets in besides.
     """
 
     command: tuple[str, ...]
     mode: str = ""
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    speaks: str = ""
-    is_model_needed: bool = False
+    speaks: str = "openai"
+    has_model: bool = False
     reads: bool = True
     needs: str = ""
     passed: tuple[str, ...] = ()
@@ -78,8 +79,6 @@ def _like_opencode(name: str, mode: str, package: str) -> Agent:
             f"{of}_DISABLE_AUTOUPDATE": "1",
             f"{of}_CONFIG_CONTENT": _OPENCODE,
         },
-        speaks="openai",
-        is_model_needed=True,
         needs=f"npm install -g {package}",
     )
 
@@ -118,6 +117,7 @@ ACP: Final[Mapping[str, Agent]] = {
             "IS_SANDBOX": "1",
         },
         speaks="anthropic",
+        has_model=True,
         needs="npm install -g @agentclientprotocol/claude-agent-acp",
     ),
     "codex": Agent(
@@ -125,7 +125,7 @@ ACP: Final[Mapping[str, Agent]] = {
         mode="agent-full-access",  # in the others it starts a sandbox of its own, which does not work inside of ours
         env={"OPENAI_API_KEY": "{key}"},
         files={".codex/config.toml": _CODEX},
-        speaks="openai",
+        has_model=True,
         needs="npm install -g @agentclientprotocol/codex-acp",
     ),
     "gemini": Agent(
@@ -143,6 +143,7 @@ ACP: Final[Mapping[str, Agent]] = {
         },
         speaks="gemini",
         reads=False,
+        has_model=True,
         needs="npm install -g @google/gemini-cli",
     ),
     "opencode": _like_opencode("opencode", "build", "opencode-ai"),
@@ -157,8 +158,6 @@ ACP: Final[Mapping[str, Agent]] = {
             "KIMI_MODEL_NAME": "{model}",
             "KIMI_CODE_NO_AUTO_UPDATE": "1",
         },
-        speaks="openai",
-        is_model_needed=True,
         needs="npm install -g @moonshot-ai/kimi-code",
     ),
     "qwen": Agent(
@@ -173,8 +172,6 @@ ACP: Final[Mapping[str, Agent]] = {
         files={
             ".qwen/settings.json": '{"tools":{"toolSearch":{"enabled":false}},"general":{"enableAutoUpdate":false}}'
         },
-        speaks="openai",
-        is_model_needed=True,
         needs="npm install -g @qwen-code/qwen-code",
     ),
     "copilot": Agent(
@@ -187,8 +184,6 @@ ACP: Final[Mapping[str, Agent]] = {
             "COPILOT_MODEL": "{model}",
             "COPILOT_OFFLINE": "true",
         },
-        speaks="openai",
-        is_model_needed=True,
         needs="npm install -g @github/copilot",
     ),
     "cline": Agent(
@@ -205,8 +200,6 @@ ACP: Final[Mapping[str, Agent]] = {
             ".cline/data/settings/models.json": _CLINE_MODELS,
             ".cline/data/settings/global-settings.json": '{"telemetryOptOut": true, "autoUpdateEnabled": false}',
         },
-        speaks="openai",
-        is_model_needed=True,
         needs="npm install -g cline",
     ),
     "vibe": Agent(
@@ -214,8 +207,6 @@ ACP: Final[Mapping[str, Agent]] = {
         mode="ask",
         env={"OPENAI_API_KEY": "{key}"},
         files={".vibe/config.toml": _VIBE},
-        speaks="openai",
-        is_model_needed=True,
         needs="pipx install mistral-vibe",
     ),
 }
@@ -235,15 +226,11 @@ CLI: Final[Mapping[str, Agent]] = {
     "aider": Agent(
         command=tuple(_AIDER.split()),
         env=_LITELLM,
-        speaks="openai",
-        is_model_needed=True,
         needs="pipx install aider-chat",
     ),
     "mini-swe-agent": Agent(
         command=("mini", "-y", "--exit-immediately", "-l", "0", "-m", "openai/{model}", "-t", "{prompt}"),
         env={**_LITELLM, "MSWEA_CONFIGURED": "true", "MSWEA_COST_TRACKING": "ignore_errors"},
-        speaks="openai",
-        is_model_needed=True,
         needs="pipx install mini-swe-agent",
     ),
 }
@@ -284,6 +271,7 @@ def find(engine: str, config: Config) -> Agent:
             command=given.command,
             env={**dict.fromkeys(given.endpoint, "{endpoint}"), **keys},
             speaks=given.speaks or "",
+            has_model=True,
         )
     if row is None:
         near = difflib.get_close_matches(name, [*table, *own], n=1)
@@ -292,7 +280,7 @@ def find(engine: str, config: Config) -> Agent:
         )
         more = f"; one of your own is `{prefix}: {{{name or 'NAME'}: {{command: […]}}}}` in .protocols/config.yaml"
         raise UsageError(f"there is no coding agent `{engine}`", f"engine `{engine}`", hint + more)
-    if not model and (row.is_model_needed or any("{model}" in word for word in row.command)):
+    if not model and (not row.has_model or any("{model}" in word for word in row.command)):
         raise UsageError(
             f"`{engine}` does not say which model", f"engine `{engine}`", f"write it as {prefix}:{name}:MODEL"
         )

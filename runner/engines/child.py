@@ -12,7 +12,7 @@ from dataclasses import field
 from typing import Final
 
 from runner.engines import Json
-from runner.sandbox import Outcome, Session
+from runner.sandbox.process import Outcome, Session
 from runner.values import dataclass
 
 MOST_LINE: Final = 64 * 1024 * 1024  # bytes of one message

@@ -19,17 +19,18 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import field
+from decimal import Decimal
 from http.server import BaseHTTPRequestHandler
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from runner.engines import Json, RateLimitError, ToolResult, ToolSpec, Usage
+from runner.engines import Engine, Json, RateLimitError, ToolResult, ToolSpec, Usage, agents, registry
 from runner.engines.line import as_text, duration, wait_of
 from runner.errors import UsageError
-from runner.sandbox import Network
 from runner.sandbox.network import proxy_for
+from runner.sandbox.process import Network
 from runner.values import dataclass
 
 PORT: Final = 3129  # on the sandbox's loopback
@@ -81,22 +82,23 @@ class Egress:
     """The endpoint of a model for an agent in the sandbox, in the place of `upstream`, the provider's base URL. `address`: its own.
 
     `network`: of the agent's `Command`, which reaches nothing else. `answers`: those that are over. `stop`: asked before each request,
-    why it may not be sent; `refused`: why the last one was not, where one was not.
+    why it may not be sent; `refused`: why the last one was not, where one was not. `provider`: whose prices hold.
     """
 
-    def __init__(self, upstream: str, key: Mapping[str, str], via: Mapping[str, str]) -> None:
+    def __init__(self, provider: str, upstream: str, key: Mapping[str, str], via: Mapping[str, str]) -> None:
         """`key`: the headers that carry it, such as `{"x-api-key": …}`; `via`: variables that name the person's own proxy.
 
         Raises:
             UsageError: the key would go over the network in clear text.
         """
-        self.upstream, self.key, self.via = urlsplit(upstream.rstrip("/")), key, via
+        self.provider, self.upstream, self.key, self.via = provider, urlsplit(upstream.rstrip("/")), key, via
         if self.upstream.scheme != "https" and self.upstream.hostname not in ("127.0.0.1", "localhost", "::1"):
             raise UsageError("a model's endpoint is asked over https", upstream, "name it with https://")
         self.address, self.network = f"http://127.0.0.1:{PORT}", _serving(PORT, _Answer, self)
         self.answers, self.refused = list[Answered](), ""
         self.stop: Callable[[], str | None] = lambda: None
         self._coming, self._asked = list[_Counter](), 0  # answers and requests under way
+        self._taken = 0  # answers
         self._lock, self.turns = threading.Lock(), threading.BoundedSemaphore(AT_ONCE)
 
     def told(self, start: int = 0) -> list[Answered]:
@@ -117,9 +119,30 @@ class Egress:
             self._coming.remove(counter)
             self.answers.append(answer)
 
+    def take(self) -> tuple[Usage, Decimal | None]:
+        """Return the tokens since the last time, and their cost, None where it is not known."""
+        self._wait()
+        found = self._sum(self.answers[self._taken :])
+        self._taken = len(self.answers)
+        return found
+
+    def since(self) -> tuple[Usage, Decimal | None]:
+        """Return the tokens since they were last taken, and their cost, also of answers under way."""
+        return self._sum(self.told(self._taken))
+
+    def _sum(self, answers: Sequence[Answered]) -> tuple[Usage, Decimal | None]:
+        costs = [registry.cost_usd(self.provider, one.model, one.usage) for one in answers if one.usage != Usage()]
+        usage = sum((one.usage for one in answers), Usage())
+        return usage, None if None in costs else sum(filter(None, costs), Decimal(0))
+
+    def price(self, engine: Engine, usage: Usage) -> Decimal | None:
+        """Return what tokens of the model that the engine names cost; None where it names none, or nobody knows."""
+        return registry.cost_usd(self.provider, agents.split(engine.name)[2], usage)
+
     @property
     def limit(self) -> RateLimitError | None:
         """The provider's refusal of the last request, where it takes no more for now."""
+        self._wait()  # an agent may end its turn before its last answer is counted
         last = self.answers[-1] if self.answers else None
         if last is None or last.status != 429:
             return None
@@ -128,7 +151,7 @@ class Egress:
             hint = f"wait {duration(last.wait)}"
         return RateLimitError(what, self.upstream.hostname or "", hint, retry_after=last.wait)
 
-    def wait(self, seconds: float = 2.0) -> None:
+    def _wait(self, seconds: float = 2.0) -> None:
         """Wait until each request that is under way is counted, for so long at most."""
         for _ in range(int(seconds / 0.02)):
             if not self._asked:

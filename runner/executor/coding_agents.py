@@ -12,8 +12,7 @@ import dataclasses
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from decimal import Decimal
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +23,6 @@ from runner.engines import (
     EngineError,
     KeyMissingError,
     ModelTurn,
-    RateLimitError,
     Request,
     Response,
     ToolSpec,
@@ -36,7 +34,7 @@ from runner.engines import (
 )
 from runner.engines.acp import KINDS, AcpEngine
 from runner.engines.agents import Agent
-from runner.engines.endpoints import Answered, Egress, Tools
+from runner.engines.endpoints import Egress, Tools
 from runner.errors import RunnerError, UnsupportedError
 from runner.executor import environments, permissions, toolbox
 from runner.executor.calls import Calls, DeniedError, Gate, Judge, judge_of
@@ -46,7 +44,7 @@ from runner.executor.step_run import KeptOutput, StepRun
 from runner.executor.workspace_session import step_path
 from runner.lines import lines_of, with_ends
 from runner.protocol import paths
-from runner.sandbox import Network, Session
+from runner.sandbox.process import Network, Session
 from runner.tools import Contract, Tool, ToolError
 from runner.tools.agent import AgentTools
 from runner.tools.commands import MOST_ARGUMENT, WorkspaceAlias
@@ -71,7 +69,7 @@ _ARGUMENTS: Final = {
 @contextlib.contextmanager
 def open_agent(
     run: StepRun, name: str, answered: Mapping[str, str]
-) -> Iterator[tuple[Engine, dict[str, Tool], Gate, Meter | None]]:
+) -> Iterator[tuple[Engine, dict[str, Tool], Gate, Egress | None]]:
     """Give the agent as an engine, the tools that its calls are, their gate, and what counts its requests.
 
     `answered`: people's answers to the questions of MCP servers' tools, which an agent over ACP may call, too.
@@ -90,7 +88,7 @@ def open_agent(
         )
     with contextlib.ExitStack() as stack:
         own = stack.enter_context(toolbox.open_own_tools(run))
-        place = Place(run, name, row, _metered(run, name, row))
+        place = Place(run, name, row, own, _metered(run, name, row))
         if name.startswith("cli:"):
             yield CliEngine(place), own.tools, Calls.of(run), place.meter
             return
@@ -98,66 +96,25 @@ def open_agent(
         place.tools = Tools({name: _spec(name, tool) for name, tool in outside.items()})
         stack.callback(place.tools.close)
         until = time.monotonic() + run.timeout
-        engine = AcpEngine(name, row, Client(place, own), until=until, meter=place.meter, tools=place.tools)
+        engine = AcpEngine(name, row, place, until=until, meter=place.meter, tools=place.tools)
         stack.callback(engine.close)
         tools = own.tools | outside | {one.contract.name: one for one in (_call_of(engine, kind) for kind in KINDS)}
         yield engine, tools, AgentGate(Calls.of(run), judge_of(run), engine), place.meter
 
 
-@dataclass(slots=True)
-class Meter:
-    """What an agent's model was asked through the runner's endpoint. `limits()`: of the attempt, and what it has used."""
-
-    at: Egress
-    provider: str
-    limits: Callable[[], tuple[Limits, Total]] = lambda: (Limits(), Total())
-    _told: int = 0
-
-    @property
-    def refused(self) -> str:
-        """Why a request was not sent, where one was not."""
-        return self.at.refused
-
-    @property
-    def limit(self) -> RateLimitError | None:
-        """The provider's refusal of the last request, where it takes no more for now."""
-        self.at.wait()  # an agent may end its turn before its last answer is counted
-        return self.at.limit
-
-    def take(self) -> tuple[Usage, Decimal | None]:
-        """Return the tokens since the last time, and their cost, None where it is not known."""
-        self.at.wait()
-        answers = self.at.answers[self._told :]
-        self._told += len(answers)
-        return self._sum(answers)
-
-    def price(self, engine: Engine, usage: Usage) -> Decimal | None:
-        """Return what tokens of the model that the engine names cost; None where it names none, or nobody knows."""
-        return registry.cost_usd(self.provider, agents.split(engine.name)[2], usage)
-
-    def stop(self) -> str | None:
-        """Return why no further request is sent."""
-        limits, total = self.limits()
-        usage, usd = self._sum(self.at.told(self._told))
-        if limits.tokens is not None and total.tokens + usage.input + usage.output >= limits.tokens:
-            return f"the budget of {limits.tokens:,} tokens is used up"
-        if limits.usd is not None and usd is None:
-            return "the price of the model is not known, so a budget in money cannot be kept"
-        if limits.usd is not None and usd is not None and total.usd + usd >= limits.usd:
-            return f"the budget of ${limits.usd} is used up"
-        return None
-
-    def _sum(self, answers: Sequence[Answered]) -> tuple[Usage, Decimal | None]:
-        usage, usd = Usage(), Decimal(0)
-        costs = [registry.cost_usd(self.provider, one.model, one.usage) for one in answers if one.usage != Usage()]
-        for one in answers:
-            usage = Usage(
-                **{name: value + getattr(one.usage, name) for name, value in dataclasses.asdict(usage).items()}
-            )
-        return usage, None if None in costs else sum(filter(None, costs), usd)
+def used_up(limits: Limits, total: Total, meter: Egress) -> str | None:
+    """Return why an agent's model is asked no more. `total`: what its attempt has used, but for what the meter has since."""
+    usage, usd = meter.since()
+    if limits.tokens is not None and total.tokens + usage.input + usage.output >= limits.tokens:
+        return f"the budget of {limits.tokens:,} tokens is used up"
+    if limits.usd is not None and usd is None:
+        return "the price of the model is not known, so a budget in money cannot be kept"
+    if limits.usd is not None and usd is not None and total.usd + usd >= limits.usd:
+        return f"the budget of ${limits.usd} is used up"
+    return None
 
 
-def _metered(run: StepRun, name: str, row: Agent) -> Meter | None:
+def _metered(run: StepRun, name: str, row: Agent) -> Egress | None:
     """Return what counts the requests to the agent's model; None where it has no endpoint, or the trusted branch lets a key in.
 
     Raises:
@@ -170,19 +127,21 @@ def _metered(run: StepRun, name: str, row: Agent) -> Meter | None:
     if found is None:
         keys = " or ".join(reversed(registry.ROWS[row.speaks].keys))
         raise KeyMissingError(f"no key for the model of {name} is set", f"looked for {keys}", f"set {keys}")
-    meter = Meter(Egress(*found, environments.proxies(environ)), row.speaks)
-    meter.at.stop = meter.stop
-    return meter
+    return Egress(row.speaks, *found, environments.proxies(environ))
 
 
 @dataclass(slots=True)
 class Place:
-    """Where one agent works: its step, its row, the endpoint of its model and the tools of MCP servers."""
+    """Where one agent works: its step, its row, the runner's own tools, the endpoint of its model and the tools of MCP servers.
+
+    One over ACP has the runner do files and commands by the tools that a model has; see `acp.Client`.
+    """
 
     run: StepRun
     name: str
     row: Agent
-    meter: Meter | None
+    own: AgentTools
+    meter: Egress | None
     tools: Tools | None = None
 
     @property
@@ -191,7 +150,7 @@ class Place:
         session, where = self.run.workspace, f"`network` of `{self.name}` in {paths.CONFIG}"
         log = session.network_log()
         found = session.network(self.row.hosts, where, log)
-        reached = [one.network.serves for one in (self.meter.at if self.meter else None, self.tools) if one is not None]
+        reached = [one.network.serves for one in (self.meter, self.tools) if one is not None]
         serves = {port: answer for one in reached for port, answer in one.items()}
         return dataclasses.replace(found or Network(log=log), serves=serves) if serves else found
 
@@ -200,23 +159,16 @@ class Place:
         """Return its command. Where no hosts are there to be reached it knows no proxy: some ask one for their own loopback."""
         if self.row.hosts:
             return self.row.command
-        proxies = (
-            "HTTP_PROXY",
-            "HTTPS_PROXY",
-            "ALL_PROXY",
-            "http_proxy",
-            "https_proxy",
-            "all_proxy",
-            "NODE_USE_ENV_PROXY",
-        )
-        return ("/usr/bin/env", *(word for name in proxies for word in ("-u", name)), *self.row.command)
+        proxies = [f"{kind}_proxy" for kind in ("http", "https", "all")]
+        names = (*map(str.upper, proxies), *proxies, "NODE_USE_ENV_PROXY")
+        return ("/usr/bin/env", *(word for name in names for word in ("-u", name)), *self.row.command)
 
     def environment(self) -> dict[str, str]:
         """Return the environment of the agent, with its files written below HOME."""
         session, environ = self.run.workspace, self.run.project.env.environ
         words = {
             "{model}": agents.split(self.name)[2],
-            "{endpoint}": self.meter.at.address if self.meter else "",
+            "{endpoint}": self.meter.address if self.meter else "",
             "{key}": "held-by-the-runner" if self.meter else "",
         }
         for path, text in self.row.files.items():
@@ -229,14 +181,6 @@ class Place:
             **{one: environ[one] for one in self.row.passed if one in environ},
         }
 
-
-@dataclass(slots=True)
-class Client:
-    """What an agent over ACP has the runner do: files and commands, by the tools that a model has. See `acp.Client`."""
-
-    place: Place
-    own: AgentTools
-
     @property
     def cwd(self) -> str:
         """The workspace as the agent sees it."""
@@ -244,7 +188,7 @@ class Client:
 
     @property
     def _alias(self) -> WorkspaceAlias:
-        session = self.place.run.workspace
+        session = self.run.workspace
         return WorkspaceAlias(session.space.work, session.sandbox.place.inside(session.space.work))
 
     def plain(self, value: Any) -> Any:
@@ -253,14 +197,12 @@ class Client:
 
     def now(self) -> float:
         """Return the time, in seconds since the epoch."""
-        return self.place.run.project.env.now()
+        return self.run.project.env.now()
 
     def start(self) -> Session:
         """Start the agent, in the sandbox."""
-        session, environment = self.place.run.workspace, self.place.environment()
-        return session.sandbox.open(
-            session.command(self.place.argv, environment, timeout=None, network=self.place.network)
-        )
+        session, environment = self.run.workspace, self.environment()
+        return session.sandbox.open(session.command(self.argv, environment, timeout=None, network=self.network))
 
     def read(self, path: str) -> str:
         """Return a file's text."""
@@ -279,7 +221,7 @@ class Client:
         except ToolError as error:
             raise EngineError(str(error), path, "") from error
 
-    def run(self, command: str, folder: str) -> Session:
+    def shell(self, command: str, folder: str) -> Session:
         """Start a line of the shell in a folder of the workspace."""
         try:
             return self.own.start(command, folder)
@@ -347,31 +289,14 @@ class AgentGate:
 # --- agents that only have a command line -------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
 class CliEngine:
     """A program that is started with the task, works and ends. What it changed is the only thing that is known of its work."""
 
-    place: Place
-    provider: str = "cli"
-    _until: float = dataclasses.field(default_factory=time.monotonic)
+    provider = "cli"
 
-    def __post_init__(self) -> None:
-        self._until += self.place.run.timeout
-
-    @property
-    def name(self) -> str:
-        """What people write for it."""
-        return self.place.name
-
-    @property
-    def meter(self) -> Meter | None:
-        """The endpoint of its model."""
-        return self.place.meter
-
-    @property
-    def model(self) -> str:
-        """The program's name and its model's."""
-        return self.name.partition(":")[2]
+    def __init__(self, place: Place) -> None:
+        self.place, self.meter, self.name, self.model = place, place.meter, place.name, place.name.partition(":")[2]
+        self._until = time.monotonic() + place.run.timeout
 
     def ask(self, request: Request, *, timeout: float, on_bytes: Callable[[bytes], None] | None = None) -> Response:
         """Run the program to its end, with the task and what its checks found. See `Engine.ask`."""
@@ -403,8 +328,8 @@ class CliEngine:
         text, problem = kept.data().decode(errors="replace"), ""
         if outcome.timed_out:
             problem = f"{self.name}: its time is over"
-        elif self.meter is not None and self.meter.at.refused:
-            problem = f"{self.name}: {self.meter.at.refused}"
+        elif self.meter is not None and self.meter.refused:
+            problem = f"{self.name}: {self.meter.refused}"
         elif not outcome.ok:
             problem = f"{self.name}: exit {outcome.code}: {session.explain(argv, outcome) or _last(text)}"
         elif not self._has_changed():

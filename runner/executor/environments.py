@@ -30,7 +30,8 @@ from runner.git import BLOB, EXECUTABLE, SUBMODULE, Git, GitError, TreeEntry
 from runner.lines import few, pattern
 from runner.protocol import paths, strict_yaml
 from runner.protocol.ids import digest
-from runner.sandbox import HOME, PROXIES, Place
+from runner.sandbox.bubblewrap import HOME
+from runner.sandbox.process import PROXIES, Place
 from runner.store import objects, worktree
 from runner.store.environment import write_atomically
 from runner.store.project import Project

@@ -26,7 +26,7 @@ from runner.protocol.log import RawEntry
 from runner.protocol.model_answers import Verdict
 from runner.protocol.plans import QaPolicy
 from runner.protocol.state import read_json
-from runner.sandbox import Outcome
+from runner.sandbox.process import Outcome
 from runner.store import history, transaction
 from runner.store.environment import matching, write_atomically
 from runner.tools import Tool

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import field, replace
+from dataclasses import astuple, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from runner import signals
 from runner.engines import (
@@ -49,9 +50,6 @@ from runner.protocol.transcript import Result, Results, Summary, Typed
 from runner.store.environment import Environment
 from runner.tools import AsksError, Tool, ToolError, registry
 from runner.values import dataclass
-
-if TYPE_CHECKING:
-    import tenacity
 
 READERS = 4  # calls that run at the same time
 LONG = 1.0  # seconds after which a call's result is journaled at once: a kill does not repeat the call
@@ -104,15 +102,7 @@ class Total:
         return self.input_tokens + self.output_tokens
 
     def __add__(self, other: Total) -> Total:
-        return Total(
-            self.usd + other.usd,
-            self.unpriced + other.unpriced,
-            self.input_tokens + other.input_tokens,
-            self.output_tokens + other.output_tokens,
-            self.turns + other.turns,
-            self.calls + other.calls,
-            self.cached + other.cached,
-        )
+        return Total(*map(operator.add, astuple(self), astuple(other)))
 
     def add(self, record: transcript.Response | Summary) -> None:
         """Count a response of the journal."""
@@ -173,16 +163,16 @@ class Loop:
 
     journal: Journal
     engines: tuple[Engine, ...]
-    tools: Mapping[str, Tool]
-    system: str
-    task: str
-    summarize: str
     limits: Limits
     redactor: Redactor
-    tree: Callable[[], str]
-    restore: Callable[[str], None]
     price: Callable[[Engine, Usage], Decimal | None]
     env: Environment
+    tools: Mapping[str, Tool] = field(default_factory=dict)
+    system: str = ""
+    task: str = ""
+    summarize: str = ""
+    tree: Callable[[], str] = lambda: ""
+    restore: Callable[[str], None] = lambda tree: None
     most_output: Callable[[Engine], int | None] = lambda engine: None
     settings: Callable[[Engine], EngineSettings] = lambda engine: EngineSettings()
     told: Callable[[transcript.Line], None] = lambda record: None
@@ -430,42 +420,23 @@ class Loop:
         return request
 
     def _insist(self, engine: Engine, request: Request, *, is_last: bool) -> Response:
-        import tenacity  # only who asks a model waits for it to load
-
-        def wait(state: tenacity.RetryCallState) -> float:
-            error = state.outcome.exception() if state.outcome else None
-            asked = error.retry_after if isinstance(error, RateLimitError) else None
-            return asked if asked is not None else min(2.0 ** (state.attempt_number - 1), 30.0)
-
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(lambda error: isinstance(error, EngineError) and error.retryable),
-            stop=lambda state: (
-                state.attempt_number >= TRIES
-                or self._seconds_left() <= wait(state)
-                or (wait(state) > PATIENCE and not is_last)
-            ),
-            wait=wait,
-            before_sleep=self._say_again,
-            sleep=self.env.sleep,
-            reraise=True,
-        )
+        """Return an engine's answer; a request that may work later is made again, while there is time for it."""
         with signals.stoppable():
-            try:
-                return retrying(self._once, engine, request)
-            except RateLimitError as error:
-                if error.retry_after is not None:
-                    error.hint += f", until {self._at(error.retry_after)}"
-                raise
-
-    def _once(self, engine: Engine, request: Request) -> Response:
-        timeout = max(1.0, min(self._seconds_left(), 600.0))
-        return engine.ask(request, timeout=timeout, on_bytes=self.journal.arriving())
-
-    def _say_again(self, state: tenacity.RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        if isinstance(error, EngineError):
-            at = f", at {self._at(state.upcoming_sleep)}" if state.upcoming_sleep >= PATIENCE else ""
-            self.env.say(f"  {error.what}; asked again in {state.upcoming_sleep:g} s{at}")
+            for number in range(1, TRIES + 1):
+                timeout = max(1.0, min(self._seconds_left(), 600.0))
+                try:
+                    return engine.ask(request, timeout=timeout, on_bytes=self.journal.arriving())
+                except EngineError as error:
+                    asked = error.retry_after if isinstance(error, RateLimitError) else None
+                    wait = min(2.0 ** (number - 1), 30.0) if asked is None else asked
+                    is_too_long = self._seconds_left() <= wait or (wait > PATIENCE and not is_last)
+                    if not error.retryable or number == TRIES or is_too_long:
+                        error.hint += "" if asked is None else f", until {self._at(asked)}"
+                        raise
+                    at = f", at {self._at(wait)}" if wait >= PATIENCE else ""
+                    self.env.say(f"  {error.what}; asked again in {wait:g} s{at}")
+                    self.env.sleep(wait)
+        raise AssertionError("unreachable: the last try returns or raises")
 
     def _at(self, seconds: float) -> str:
         """Return the time in so many seconds, with its day where that is another one."""

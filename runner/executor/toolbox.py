@@ -14,12 +14,12 @@ from runner.executor.step_run import StepRun
 from runner.executor.workspace_session import WorkspaceSession
 from runner.protocol import log, paths
 from runner.protocol.config import McpServer, ToolModule
-from runner.sandbox import Command
+from runner.sandbox.process import Command
 from runner.store import workspace
 from runner.tools import Contract, Tool, ToolError, registry, servers
 from runner.tools.agent import CORE, WITHOUT_SHELL, AgentTools
 from runner.tools.commands import Commands
-from runner.tools.python import ProjectPython, PythonTools, ToolModuleError
+from runner.tools.python import PythonTools, ToolModuleError, command_of
 from runner.tools.servers import ServerTools
 
 if TYPE_CHECKING:
@@ -286,17 +286,13 @@ def connection_to(
 @contextlib.contextmanager
 def _opened(session: WorkspaceSession, module: ToolModule) -> Iterator[PythonTools]:
     project = session.project
-    code = _export_trusted(session)
-    interpreter = project.config.workspace.python or "python3"
     environ = project.env.environ
-    python = ProjectPython(
-        interpreter=(interpreter,),
-        code=code,
-        work=session.space.work,
-        env={
-            "PATH": session.path,
-            **{name: environ[name] for name in module.env if name in environ},
-        },
+    command = command_of(
+        module,
+        (project.config.workspace.python or "python3",),
+        _export_trusted(session),
+        session.space.work,
+        {"PATH": session.path, **{name: environ[name] for name in module.env if name in environ}},
         readable=(session.space.objects,),
         network=session.network(
             module.network,
@@ -304,7 +300,7 @@ def _opened(session: WorkspaceSession, module: ToolModule) -> Iterator[PythonToo
             session.network_log(f"the tools of {module.module} were"),
         ),
     )
-    with PythonTools(session.sandbox, module, python, timeout=DEFAULT_TIMEOUT) as opened:
+    with PythonTools(session.sandbox, module, command, timeout=DEFAULT_TIMEOUT) as opened:
         yield opened
 
 

@@ -22,8 +22,9 @@ from runner.git import TreeEntry
 from runner.lines import LAST, WIDTH, headline, lines_of, lines_of_output
 from runner.protocol import paths, references
 from runner.protocol.plans import Resources, bytes_of, seconds_of
-from runner.sandbox import (
-    HOME,
+from runner.sandbox import choose, container
+from runner.sandbox.bubblewrap import HOME, is_system, toolchains
+from runner.sandbox.process import (
     Command,
     Contact,
     Limits,
@@ -32,13 +33,9 @@ from runner.sandbox import (
     Place,
     Sandbox,
     SandboxUnavailableError,
-    choose,
-    container,
     end_all,
     explain,
     found_outside,
-    is_system,
-    toolchains,
 )
 from runner.store import history, publishing, record, workspace
 from runner.store.environment import write_atomically

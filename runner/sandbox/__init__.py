@@ -9,49 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from runner.errors import UsageError
-from runner.sandbox import container
-from runner.sandbox.bubblewrap import HOME, Bubblewrap, is_system, remedy, toolchains
-from runner.sandbox.host import Host
-from runner.sandbox.process import (
-    PROXIES,
-    Command,
-    Contact,
-    Limits,
-    Network,
-    Outcome,
-    Place,
-    Sandbox,
-    SandboxError,
-    SandboxUnavailableError,
-    Session,
-    end_all,
-    explain,
-    found_outside,
-)
-
-__all__ = [
-    "EXECUTORS",
-    "HOME",
-    "PROXIES",
-    "Bubblewrap",
-    "Command",
-    "Contact",
-    "Host",
-    "Limits",
-    "Network",
-    "Outcome",
-    "Place",
-    "Sandbox",
-    "SandboxError",
-    "SandboxUnavailableError",
-    "Session",
-    "choose",
-    "end_all",
-    "explain",
-    "found_outside",
-    "is_system",
-    "toolchains",
-]
+from runner.sandbox import bubblewrap, container, host, process
 
 EXECUTORS = ("sandbox", "container", "host")
 
@@ -64,7 +22,7 @@ def choose(
     image: str | None = None,
     memory: Path | None = None,
     tries: bool = True,
-) -> Sandbox:
+) -> process.Sandbox:
     """Return the place that is called `name`, having tried that it works here, unless no command will run there (`tries`).
 
     `user_namespaces`: whether a sandbox lets commands make some; `image`: of containers; `memory`: the file that says what worked
@@ -82,14 +40,14 @@ def choose(
     if name == "container":
         return container.choose(image, user_namespaces=user_namespaces)
     # On the host toolchains are where they are.
-    sandbox: Sandbox = Host()
+    sandbox: process.Sandbox = host.Host()
     if name == "sandbox":
-        sandbox = Bubblewrap(toolchains, user_namespaces=user_namespaces, memory=memory)
+        sandbox = bubblewrap.Bubblewrap(toolchains, user_namespaces=user_namespaces, memory=memory)
     if tries and (why := sandbox.check()) is not None:
-        raise SandboxUnavailableError(
+        raise process.SandboxUnavailableError(
             f"commands cannot be run in a sandbox here: {why}",
             where=f"executor: {name}",
-            hint=f"{remedy(Path('/proc/sys'))}; or run commands without a sandbox: `--executor host`, or RUNNER_EXECUTOR=host"
-            " in the environment",
+            hint=f"{bubblewrap.remedy(Path('/proc/sys'))}; or run commands without a sandbox: `--executor host`, or"
+            " RUNNER_EXECUTOR=host in the environment",
         )
     return sandbox

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from runner.lines import lines_of
-from runner.sandbox import Session
+from runner.sandbox.process import Session
 from runner.tools import Effect, Tool, ToolError, files, registry
 from runner.tools.commands import Commands, bounded
 from runner.tools.files import FileWorker, Ripgrep
@@ -61,18 +61,8 @@ _LOG_VALUES = (
 COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "status": (
         (
-            "-s",
-            "--short",
-            "-b",
-            "--branch",
-            "-z",
-            "--porcelain",
-            "--long",
-            "-u",
-            "-uno",
-            "-uall",
-            "-unormal",
-            "--ignored",
+            *("-s", "--short", "-b", "--branch", "-z", "--porcelain", "--long"),
+            *("-u", "-uno", "-uall", "-unormal", "--ignored"),
         ),
         ("--porcelain", "--untracked-files", "--ignored"),
     ),

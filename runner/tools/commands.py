@@ -20,7 +20,7 @@ from typing import Any
 
 from runner import beneath
 from runner.lines import pattern
-from runner.sandbox import Command, Outcome, Sandbox, Session, explain
+from runner.sandbox.process import Command, Outcome, Sandbox, Session, explain
 from runner.tools import ToolError
 
 WORKSPACE = "/workspace"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.lines import lines_of, pattern
-from runner.sandbox import Command, Sandbox, SandboxUnavailableError, Session
+from runner.sandbox.process import Command, Sandbox, SandboxUnavailableError, Session
 from runner.tools import ToolError
 from runner.tools.commands import Commands, WorkspaceAlias, exchange
 from runner.tools.worker import MOST_OF_MATCH, MOST_SHOWN, SKIPPED, RefusedError, matcher

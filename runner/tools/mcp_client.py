@@ -25,7 +25,7 @@ from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.message import SessionMessage
 
-from runner.sandbox import Outcome, Session
+from runner.sandbox.process import Outcome, Session
 from runner.tools import AsksError, OutcomeUnknownError, ToolError
 from runner.tools.python import ToolModuleError
 from runner.tools.servers import ASKS, visible

@@ -15,10 +15,9 @@ from typing import Any, Self
 from runner.errors import UsageError
 from runner.lines import lines_of
 from runner.protocol.config import ToolEffect, ToolModule
-from runner.sandbox import Command, Network, Outcome, Sandbox, Session
+from runner.sandbox.process import Command, Outcome, Sandbox, Session
 from runner.tools import Contract, Effect, OutcomeUnknownError, Repeat, Tool, ToolError, check_arguments, check_result
 from runner.tools.commands import exchange
-from runner.values import dataclass
 
 CHILD = Path(__file__).with_name("child.py").resolve()
 LAST_LINES, LAST_CHARACTERS = 12, 2000  # of what the child said
@@ -28,41 +27,29 @@ class ToolModuleError(UsageError):
     """A module of tools cannot be loaded, or its entry in the configuration does not fit it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProjectPython:
-    """The project's Python and what a module sees there.
-
-    `interpreter`: the command that starts it, 3.11 or later. `code`: a folder with the trusted branch's tree. `work`: the workspace.
-    `env`: values of the variables that modules' entries name, and PATH. `readable`: further folders that the sandbox shows.
-    """
-
-    interpreter: tuple[str, ...]
-    code: Path
-    work: Path
-    env: Mapping[str, str]
-    readable: tuple[Path, ...] = ()
-    network: Network | None = None
+def command_of(
+    module: ToolModule, python: tuple[str, ...], code: Path, work: Path, env: Mapping[str, str], **more: Any
+) -> Command:
+    """Return the command that holds a module's functions. `python`: the project's, 3.11 or later; `code`: a folder with the trusted
+    branch's tree; `work`: the workspace; `env`: values of the variables that modules' entries name, and PATH."""
+    argv = (*python, "-P", "-B", str(CHILD), module.module, str(code))
+    readable = (code, CHILD, *more.pop("readable", ()))
+    named = {name: env[name] for name in ("PATH", *module.env) if name in env}
+    return Command(argv=argv, cwd=work, env=named, writable=(work,), readable=readable, **more)
 
 
 class PythonTools:
     """The tools of one module while the block lasts; a child that a call ended is started again by the next call.
 
-    `timeout`: seconds for loading, and for each call. `refused`: the module's public functions that cannot be tools, and why.
+    `command`: starts its process (`command_of`). `timeout`: seconds for loading, and for each call. `refused`: the module's public
+    functions that cannot be tools, and why.
 
     Raises:
         ToolModuleError: by entering the block: the module cannot be loaded.
     """
 
-    def __init__(self, sandbox: Sandbox, module: ToolModule, python: ProjectPython, *, timeout: float) -> None:
-        self._sandbox, self._module, self._timeout = sandbox, module, timeout
-        self._command = Command(
-            argv=(*python.interpreter, "-P", "-B", str(CHILD), module.module, str(python.code)),
-            cwd=python.work,
-            env={name: python.env[name] for name in ("PATH", *module.env) if name in python.env},
-            writable=(python.work,),
-            readable=(python.code, CHILD, *python.readable),
-            network=python.network,
-        )
+    def __init__(self, sandbox: Sandbox, module: ToolModule, command: Command, *, timeout: float) -> None:
+        self._sandbox, self._module, self._command, self._timeout = sandbox, module, command, timeout
         self._session: Session | None = None
         self._open = False
         self.tools: dict[str, Tool] = {}

@@ -48,15 +48,8 @@ HOPS = 40
 # Looked through only where they are asked for by name: what tools and package managers put there.
 SKIPPED = frozenset(
     (
-        "node_modules",
-        "__pycache__",
-        ".venv",
-        ".tox",
-        ".nox",
-        ".pytest_cache",
-        ".mypy_cache",
-        ".ruff_cache",
-        ".hypothesis",
+        *("node_modules", "__pycache__", ".venv", ".tox", ".nox"),
+        *(".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis"),
     )
 )
 # HFS+ leaves these out of a name (git's utf8.c, next_hfs_char).

@@ -11,7 +11,7 @@ import pytest
 from runner.executor import planning
 from runner.executor.asking import LOOKS
 from runner.protocol.model_answers import read_verdict
-from runner.sandbox import Bubblewrap
+from runner.sandbox.bubblewrap import Bubblewrap
 from tests.cli.test_planning import PLAN, calls, env, prompt, refs, says
 from tests.cli.test_qa import report, word
 from tests.conftest import Box, command

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.sandbox import Command, Host
+from runner.sandbox.host import Host
+from runner.sandbox.process import Command
 from runner.tools import ToolError
 from runner.tools.mcp_client import Connection
 from tests.conftest import Box, command

@@ -16,7 +16,7 @@ import pytest
 from runner.app import checks, create
 from runner.errors import WaitingError
 from runner.git import Git
-from runner.sandbox import Bubblewrap
+from runner.sandbox.bubblewrap import Bubblewrap
 from tests.conftest import Box, command
 from tests.executor.minds import sound
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from runner.sandbox import Bubblewrap, Command, Host, Limits
+from runner.sandbox.bubblewrap import Bubblewrap
+from runner.sandbox.host import Host
+from runner.sandbox.process import Command, Limits
 from tests.conftest import Box, command
 
 EXECUTORS = pytest.mark.parametrize("executor", ["sandbox", "host"])

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from runner.sandbox import Bubblewrap
+from runner.sandbox.bubblewrap import Bubblewrap
 from tests.conftest import Box, command
 
 NESTED = {"01-nest": command("unshare --user true && echo made > made.txt")}

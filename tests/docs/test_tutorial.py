@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.sandbox import Bubblewrap
+from runner.sandbox.bubblewrap import Bubblewrap
 from tests.conftest import slack
 from tests.docs.typed import ROOT, Block, Typist, blocks, copy_of_checkout, environment, without_runner
 from tests.engines.wire_gemini import KEY, Answer, Json, Refusal, Reply, error, serving

@@ -21,7 +21,8 @@ import pytest
 from runner.engines import Usage
 from runner.engines.endpoints import PORT, Egress
 from runner.errors import UsageError
-from runner.sandbox import Bubblewrap, Command
+from runner.sandbox.bubblewrap import Bubblewrap
+from runner.sandbox.process import Command
 from tests.sandbox.test_sandbox import bubblewrap
 
 KEY = {"x-api-key": "sk-very-secret"}
@@ -120,7 +121,7 @@ def opened(
     url: str, key: dict[str, str], *, cap: int | None = None, stop: Callable[[], str | None] = lambda: None
 ) -> Iterator[Egress]:
     """Give the endpoint at a port of this machine's own loopback, as the sandbox's proxy does inside."""
-    at = Egress(url, key, {})
+    at = Egress("anthropic", url, key, {})
     at.stop = stop if cap is None else lambda: f"the budget of {cap} tokens" if total(at) >= cap else None
 
     class Serving(socketserver.BaseRequestHandler):
@@ -367,7 +368,7 @@ def test_a_provider_that_is_not_there_is_said(provider: Provider) -> None:
 
 def test_a_key_does_not_go_over_the_network_in_clear_text() -> None:
     with pytest.raises(UsageError, match="https"):
-        Egress("http://api.example.test", KEY, {})
+        Egress("anthropic", "http://api.example.test", KEY, {})
 
 
 SANDBOXED = """
@@ -384,7 +385,7 @@ print("sk-" + "very" in str(os.environ) + open("/proc/1/cmdline").read() + open(
 
 def test_in_the_sandbox_the_endpoint_is_all_that_an_agent_reaches(provider: Provider, tmp_path: Path) -> None:
     sandbox: Bubblewrap = bubblewrap()
-    at = Egress(provider.url, KEY, {})
+    at = Egress("anthropic", provider.url, KEY, {})
     argv = ("/usr/bin/python3", "-c", SANDBOXED, at.address)
     given = Command(argv, tmp_path, {"PATH": "/usr/bin"}, 30, writable=(tmp_path,), network=at.network)
     done = sandbox.run(given)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from runner.executor.calls import _below
-from runner.sandbox import Bubblewrap
+from runner.sandbox.bubblewrap import Bubblewrap
 from runner.store import workspace
 from tests.conftest import Box, command, make_box
 from tests.executor.minds import agent, ask, finish, mind, say, texts

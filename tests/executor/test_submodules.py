@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.sandbox import Bubblewrap
+from runner.sandbox.bubblewrap import Bubblewrap
 from tests.conftest import Box, command
 
 SANDBOX = {"RUNNER_EXECUTOR": "sandbox"}

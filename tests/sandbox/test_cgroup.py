@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.sandbox import Limits, cgroup
+from runner.sandbox import cgroup
+from runner.sandbox.process import Limits
 from tests.sandbox.test_sandbox import bubblewrap, sh
 
 ENV = {"PATH": "/usr/bin:/bin", "OWN": "1"}

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import pytest
 
-from runner.sandbox import Command, Network, Outcome, Sandbox
+from runner.sandbox.process import Command, Network, Outcome, Sandbox
 from tests.sandbox.test_sandbox import CONTAINER, PLACES
 
 PUBLIC = "93.184.215.14"

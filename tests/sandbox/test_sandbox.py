@@ -20,22 +20,29 @@ from typing import Any
 import pytest
 
 from runner.errors import UsageError
-from runner.sandbox import (
+from runner.sandbox import choose
+from runner.sandbox.bubblewrap import (
+    BY_FLAG,
+    CLONE3,
+    MACHINES,
+    REFUSED,
     Bubblewrap,
+    _can_disable_userns,
+    remedy,
+    toolchains,
+)
+from runner.sandbox.container import Container
+from runner.sandbox.host import Host
+from runner.sandbox.process import (
     Command,
-    Host,
     Network,
     Outcome,
     Place,
     Sandbox,
     SandboxError,
     SandboxUnavailableError,
-    choose,
     explain,
-    toolchains,
 )
-from runner.sandbox.bubblewrap import BY_FLAG, CLONE3, MACHINES, REFUSED, _can_disable_userns, remedy
-from runner.sandbox.container import Container
 from runner.store.environment import matching
 from tests.conftest import slack
 from tests.sandbox import image
@@ -272,7 +279,7 @@ def test_an_exception_while_it_runs_ends_the_group(sandbox: Sandbox, work: Path,
 
 
 def test_who_is_inside_itself_ends_nobody(tmp_path: Path) -> None:
-    lines = f"from runner.sandbox import end_all; print(end_all(b'HOME={tmp_path}'))"
+    lines = f"from runner.sandbox.process import end_all; print(end_all(b'HOME={tmp_path}'))"
     alone = ["sh", "-c", f'HOME={tmp_path} sleep 1000 & "$0" -c "$1"; kill $! && echo it lived', PYTHON, lines]
     inside = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "HOME": str(tmp_path)}
     assert subprocess.run(alone, env=inside, capture_output=True, text=True).stdout == "0\nit lived\n"
@@ -559,14 +566,14 @@ def test_etc_is_the_machines_and_cannot_be_changed_and_no_descriptor_is_left(
 
 
 DYING = {
-    "sandbox": "from runner.sandbox import Bubblewrap\nsandbox = Bubblewrap()\n",
+    "sandbox": "from runner.sandbox.bubblewrap import Bubblewrap\nsandbox = Bubblewrap()\n",
     "container": f"from runner.sandbox import choose\nsandbox = choose('container', image='{image.NAME}:1')\n",
 }
 
 
 def test_the_inside_dies_with_the_runner(closed: Sandbox, work: Path) -> None:
     script = DYING[closed.name] + (
-        "import sys; from pathlib import Path; from runner.sandbox import Command\n"
+        "import sys; from pathlib import Path; from runner.sandbox.process import Command\n"
         "work = Path(sys.argv[1])\n"
         "sandbox.run(Command(('sh', '-c', sys.argv[2]), work, {'PATH': '/usr/bin:/bin'}, writable=(work,)))\n"
     )
@@ -767,7 +774,8 @@ add, keyctl, line = int(sys.argv[1]), int(sys.argv[2]), sys.argv[4]
 assert call(keyctl, 1, None) != -1  # a session keyring of this test's own
 assert call(add, b"user", b"runner-test", b"hunter2", 7, -3) != -1
 from pathlib import Path
-from runner.sandbox import Bubblewrap, Command
+from runner.sandbox.bubblewrap import Bubblewrap
+from runner.sandbox.process import Command
 from runner.sandbox import bubblewrap
 if sys.argv[5:] == ["unfiltered"]:
     bubblewrap._filter = lambda user_namespaces: None

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from unittest import mock
 
-from runner import sandbox
 from runner.engines import Call, ModelTurn, NetworkError, Request, Response, ToolTurn, Usage, registry
-from runner.sandbox import Command, Limits, Outcome, Place
-from runner.sandbox.process import Group
+from runner.sandbox import process
+from runner.sandbox.process import Command, Group, Limits, Outcome, Place
 from runner.store.remote import Mirror
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def exchange(session: Child, request: Mapping[str, Any] | None, timeout: float) 
 
 
 @dataclass(slots=True)
-class Sandbox(sandbox.Sandbox):
+class Sandbox(process.Sandbox):
     """A place whose commands are `echo TEXT > PATH`, `test -f PATH` and `true`, and whose children are ours."""
 
     world: World
@@ -266,7 +265,7 @@ def laid(world: World) -> Iterator[None]:
     """Be what is outside while the block lasts."""
     place = Sandbox(world)
     with (
-        mock.patch("runner.sandbox.Bubblewrap", lambda toolchains, user_namespaces, memory=None: place),
+        mock.patch("runner.sandbox.bubblewrap.Bubblewrap", lambda toolchains, user_namespaces, memory=None: place),
         mock.patch.object(registry, "open_engine", lambda name, environ, base: Script(world)),
         mock.patch("runner.tools.files.exchange", exchange),
         mock.patch("runner.tools.python.exchange", exchange),

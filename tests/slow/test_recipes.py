@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.sandbox import Bubblewrap
+from runner.sandbox.bubblewrap import Bubblewrap
 from tests.conftest import Box, command
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(900)]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from runner.git import Git
-from runner.sandbox import Bubblewrap
+from runner.sandbox.bubblewrap import Bubblewrap
 from runner.store import objects
 from tests.conftest import Box, command, make_box
 

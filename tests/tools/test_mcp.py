@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from runner.protocol.config import McpServer, ToolEffect
-from runner.sandbox import Command, Host
+from runner.sandbox.host import Host
+from runner.sandbox.process import Command
 from runner.tools import AsksError, OutcomeUnknownError, ToolError, servers
 from runner.tools.mcp_client import Connection
 from runner.tools.python import ToolModuleError

@@ -21,7 +21,9 @@ from hypothesis import strategies as st
 
 from runner.errors import UsageError
 from runner.protocol.config import ToolEffect, ToolModule
-from runner.sandbox import Bubblewrap, Host, Network, Sandbox, toolchains
+from runner.sandbox.bubblewrap import Bubblewrap, toolchains
+from runner.sandbox.host import Host
+from runner.sandbox.process import Network, Sandbox
 from runner.tools import (
     Contract,
     OutcomeUnknownError,
@@ -32,7 +34,7 @@ from runner.tools import (
     registry,
 )
 from runner.tools.commands import WorkspaceAlias
-from runner.tools.python import ProjectPython, PythonTools, ToolModuleError
+from runner.tools.python import PythonTools, ToolModuleError, command_of
 from tests.conftest import slack
 
 PYTHON = sys.executable
@@ -68,10 +70,10 @@ class Project:
     def tools(self, sandbox: Sandbox, module: ToolModule | str = "shop", **more: Any) -> PythonTools:
         entry = ToolModule(module=module) if isinstance(module, str) else module
         more.setdefault("env", {"PATH": PATH})
-        more.setdefault("interpreter", (PYTHON,))
+        python = more.pop("interpreter", (PYTHON,))
         more.setdefault("network", Network(entry.network) if entry.network else None)
         timeout = more.pop("timeout", 30.0)
-        return PythonTools(sandbox, entry, ProjectPython(code=self.code, work=self.work, **more), timeout=timeout)
+        return PythonTools(sandbox, entry, command_of(entry, python, self.code, self.work, **more), timeout=timeout)
 
 
 @pytest.fixture

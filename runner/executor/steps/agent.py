@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner import resources
 from runner.engines import Engine, EngineError, agents
@@ -28,6 +28,11 @@ from runner.store import history, publishing, record, transaction, workspace
 from runner.tools import Tool
 from runner.tools.commands import WorkspaceAlias
 from runner.trust.permit import Denied, Result
+
+if TYPE_CHECKING:
+    from runner.engines.endpoints import Egress
+
+    Opened = tuple[tuple[Engine, ...], Mapping[str, Tool], Gate, Egress | None]
 
 
 def carry_out(run: StepRun) -> Outcome:
@@ -152,12 +157,9 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
             shared_budget=spending.shared_budget(project, run.view.protocol),
         )
         if meter is not None:
-            meter.limits = lambda: (loop.limits, loop.total)
+            meter.stop = lambda: coding_agents.used_up(loop.limits, loop.total, meter)
         ended = loop.run(_answers(run) if run.journal.records else ())
     return ended, names[0]
-
-
-Opened = tuple[tuple[Engine, ...], Mapping[str, Tool], Gate, coding_agents.Meter | None]
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from runner.protocol import log, paths
 from runner.protocol.ids import digest
 from runner.protocol.plans import NO_CHECKS, QaPolicy
 from runner.qa import CheckResult
-from runner.sandbox import Outcome as CommandOutcome
+from runner.sandbox.process import Outcome as CommandOutcome
 from runner.store import history, record
 from runner.trust.permit import Result
 from runner.values import dataclass

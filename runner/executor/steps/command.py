@@ -13,7 +13,7 @@ from runner.executor.workspace_session import start
 from runner.lines import headline
 from runner.protocol import events as ev
 from runner.protocol import log
-from runner.sandbox import Outcome as CommandOutcome
+from runner.sandbox.process import Outcome as CommandOutcome
 from runner.store import history
 
 
