@@ -20,6 +20,16 @@ class Unused(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # Python, debuggers and pytest ask every module for some of these
             raise AttributeError(f"{self.__name__} did not run yet and has no {name}")
+        self._run()
+        return ModuleType.__getattribute__(self, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # What is set before a module runs would be lost as it runs; the modules of a package are set by Python's import.
+        if not name.startswith("__") and not isinstance(value, ModuleType):
+            self._run()
+        ModuleType.__setattr__(self, name, value)
+
+    def _run(self) -> None:
         spec = self.__spec__
         assert spec is not None and spec.loader is not None
         with spec.loader_state["lock"]:  # one each: imports go in no circle, so no two threads wait for each other
@@ -30,7 +40,6 @@ class Unused(ModuleType):
                     self.__class__ = ModuleType  # type: ignore[assignment]
                 finally:
                     spec.loader_state["runs"] = False
-        return ModuleType.__getattribute__(self, name)
 
 
 class _Later:

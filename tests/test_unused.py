@@ -59,13 +59,20 @@ def test_tools_find_the_source_of_a_module_that_did_not_run(made: Path) -> None:
     assert slow.__file__ == str(made / "slow.py") and slow.__name__ == "runner.slow"
 
 
+def test_what_is_set_in_a_module_stays_as_it_runs(made: Path) -> None:
+    (made / "slow.py").write_text("value = 1\nother = 2\n")
+    slow = load("slow")
+    slow.value = 7  # type: ignore[attr-defined]
+    assert (slow.value, slow.other) == (7, 2)
+
+
 def test_a_module_that_fails_fails_at_each_use(made: Path) -> None:
     (made / "slow.py").write_text("from runner.made import gone\nname = gone\n")
     slow = load("slow")
     for _ in range(2):
         with pytest.raises(ImportError, match="gone"):
             _ = slow.name
-    vars(load("made"))["gone"] = 7
+    load("made").gone = 7  # type: ignore[attr-defined]
     assert slow.name == 7
     with pytest.raises(AttributeError, match=r"module 'runner\.slow' has no attribute 'other'"):
         _ = slow.other
