@@ -64,7 +64,7 @@ _CACHES = (".pyc", ".pyo", ".o", ".log", ".swp", "~", ".DS_Store", ".tsbuildinfo
 CACHE = ".cache"  # in HOME; programs write there
 MOST = 1_000_000  # bytes of a generated file
 _STRING = r'(?P<text>"(?:[^"\\]|\\.)*")'
-_COMMENTS, _COMMAS = re.compile(_STRING + r"|//[^\n]*|/\*.*?\*/", re.S), re.compile(_STRING + r"|,(?P<end>\s*[]}])")
+_COMMENTS, _COMMAS = pattern(_STRING + r"|//[^\n]*|/\*.*?\*/", re.S), pattern(_STRING + r"|,(?P<end>\s*[]}])")
 _SYSTEM = ("/", "/dev", "/etc", "/opt", "/proc", "/run", "/sys", "/tmp", "/usr", "/var/tmp")
 
 

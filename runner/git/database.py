@@ -25,6 +25,7 @@ from runner.git.objects import (
     commit_bytes,
     parse_commit,
     parse_tree,
+    read_loose,
     signed_bytes,
     tree_bytes,
     tree_bytes_with,
@@ -90,6 +91,10 @@ class Database(Sealed):
             assert self._pack is not None
             entry = self._pack.entries[name]
             return name, entry.kind, entry.data
+        if self._loose is not None:
+            self._loose.settle()
+        if OID.fullmatch(name) and (found := read_loose(self.common_dir / "objects", name)) is not None:
+            return name, *found
         asked = b"contents " + name.encode("utf-8", "surrogateescape") + b"\n"
         try:
             return self._promised([name], lambda: self._answer(asked))

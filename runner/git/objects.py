@@ -419,6 +419,20 @@ class Loose:
         os.chmod(at, bits if self._exactly else stat.S_IMODE(os.stat(at).st_mode) | bits)
 
 
+def read_loose(objects: Path, oid: str) -> tuple[str, bytes] | None:
+    """Return the type and bytes of an object that lies alone in an `objects` folder, as those of the last transitions do.
+
+    None: it does not, or is damaged; git then finds it elsewhere or says why not.
+    """
+    try:
+        with open(f"{objects}/{oid[:2]}/{oid[2:]}", "rb", buffering=0) as file:
+            header, _, data = zlib.decompress(file.read()).partition(b"\0")
+    except (OSError, zlib.error):
+        return None
+    kind, _, size = header.partition(b" ")
+    return (kind.decode("ascii", "replace"), data) if size == b"%d" % len(data) else None
+
+
 def _write_all(handle: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import subprocess
@@ -224,3 +225,27 @@ def test_a_large_tree_is_stored_as_it_is_and_a_small_one_compressed(tmp_path: Pa
     subprocess.run(["git", "fsck", "--full", "--strict"], cwd=tmp_path, check=True)
     subprocess.run(["git", "gc", "-q"], cwd=tmp_path, check=True)
     subprocess.run(["git", "cat-file", "-e", f"{tree}^{{tree}}"], cwd=tmp_path, check=True)
+
+
+def test_a_loose_object_is_read_without_git_and_a_damaged_one_by_it(box: Box) -> None:
+    with Git.open(box.path) as git:
+        oid = git.write("blob", b"a\0b" * 99)
+        git.settle()
+    path = box.path / f".git/objects/{oid[:2]}/{oid[2:]}"
+    with Git.open(box.path) as git:
+        assert git.object(oid) == (oid, "blob", b"a\0b" * 99) and "read" not in git._held
+    path.chmod(0o644)
+    for damaged in (b"", path.read_bytes()[:-9], b"no object"):
+        path.write_bytes(damaged)
+        with Git.open(box.path) as git:
+            found = None
+            with contextlib.suppress(GitError):  # or git says that it is missing
+                found = git.object(oid)
+            assert found is None and "read" in git._held
+    path.unlink()
+    box.git("gc", "-q")
+    with Git.open(box.path) as git:
+        assert git.object(oid) is None
+        head = box.git("rev-parse", "HEAD").strip()
+        found = git.object(head)
+        assert found is not None and found[1] == "commit"
