@@ -121,26 +121,21 @@ class AfterValidator:
         return {"type": "function-after", "function": _plain(self.function), "schema": handler(source)}
 
 
-class Between:
+class Between(AfterValidator):
     """Refuses a number below `least`, with `above` that itself, or above `most`."""
 
     def __init__(self, least: int, most: int | None = None, *, above: bool = False) -> None:
+        super().__init__(self._checked)
         self.least, self.most, self.above = least, most, above
 
-    def over(self, read: Read) -> Read:
-        """Return the reader with this one after it."""
-
-        def checked(value: Any) -> Any:
-            found = read(value)
-            if self.above and found <= self.least:
-                raise _unfit(value, f"should be more than {self.least}")
-            if found < self.least:
-                raise _unfit(value, f"should be at least {self.least}", f"write {self.least} or more")
-            if self.most is not None and found > self.most:
-                raise _unfit(value, f"should be at most {self.most}", f"write {self.most} or less")
-            return found
-
-        return checked
+    def _checked(self, found: Any) -> Any:
+        if self.above and found <= self.least:
+            raise problem(f"should be more than {self.least}", "correct the value")
+        if found < self.least:
+            raise problem(f"should be at least {self.least}", f"write {self.least} or more")
+        if self.most is not None and found > self.most:
+            raise problem(f"should be at most {self.most}", f"write {self.most} or less")
+        return found
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> dict[str, Any]:
         bound: dict[str, Any] = {"type": source.__name__.lower(), "gt" if self.above else "ge": self.least}
@@ -149,22 +144,17 @@ class Between:
         return inner | bound if inner["type"] == bound["type"] else {"type": "chain", "steps": [inner, bound]}
 
 
-class Pattern:
+class Pattern(AfterValidator):
     """Refuses a text that is not, as a whole, as the expression says."""
 
     def __init__(self, pattern: str) -> None:
+        super().__init__(self._checked)
         self.pattern = pattern
 
-    def over(self, read: Read) -> Read:
-        """Return the reader with this one after it."""
-
-        def checked(value: Any) -> Any:
-            found = read(value)
-            if not re.fullmatch(self.pattern, found):
-                raise _unfit(value, f"should match {self.pattern}")
-            return found
-
-        return checked
+    def _checked(self, found: Any) -> Any:
+        if not re.fullmatch(self.pattern, found):
+            raise problem(f"should match {self.pattern}", "correct the value")
+        return found
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> dict[str, Any]:
         return {**handler(source), "pattern": f"^{self.pattern}$"}

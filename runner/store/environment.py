@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.errors import UsageError
+from runner.git.objects import sync_folder
 from runner.protocol.ids import OID
 from runner.values import dataclass
 
@@ -245,16 +246,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):  # a signal may come when it has its name already
             os.unlink(temporary)
         raise
-    _flush(path.parent)
-
-
-def _flush(folder: Path) -> None:
-    """Have a folder's names on the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync_folder(path.parent)
 
 
 # --- checkpoints: the last tip of each protocol that verified on this machine -------------------------------------------
@@ -303,7 +295,7 @@ def forget_checkpoint(dirs: StateDir, protocol: str) -> None:
     path = dirs.checkpoint(protocol)
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
-        _flush(path.parent)
+        sync_folder(path.parent)
 
 
 def matching(folder: Path, *patterns: str) -> list[Path]:

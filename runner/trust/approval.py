@@ -137,14 +137,14 @@ def judge(
                 since[said.approver] = max(said.issued_at, newest)
             continue
         refused.append(judged)
-        newest = max(newest, _statement(before).issued_at if before else 0)
+        newest = max(newest, before.statement.issued_at if before else 0)
         if before is None or judged.rejection not in _OVER or said.issued_at < newest:
             continue  # an old approval that somebody kept, and adds now, replaces nothing
         if _judge(case, word, _LASTING).rejection is None:
             del good[said.approver]  # the person approved after it, whatever became of that approval
     standing = sorted(good.values(), key=lambda word: word.order)
-    approved = [word for word in standing if _decision(word) is Decision.APPROVE]
-    rejected = [word for word in standing if _decision(word) is Decision.REJECT]
+    approved = [word for word in standing if word.statement.decision is Decision.APPROVE]
+    rejected = [word for word in standing if word.statement.decision is Decision.REJECT]
     counted = _distinct(approved)
     people = {word.approver for word in counted}
     heard: list[Review] = []
@@ -261,7 +261,7 @@ def foresee(view: View, requirement: ApprovalRequirement, signed: Signed, finger
 
 def _frees(said: Statement, before: ApprovalFile | None) -> bool:
     """Return whether a decision lets start what the same person's earlier one holds back: an approval, or the end of a rejection."""
-    is_rejected = before is not None and _decision(before) is Decision.REJECT
+    is_rejected = before is not None and before.statement.decision is Decision.REJECT
     return said.decision is Decision.APPROVE or (said.decision is Decision.REVOKE and is_rejected)
 
 
@@ -272,15 +272,6 @@ def _distinct(words: Sequence[ApprovalFile]) -> list[ApprovalFile]:
         if all((word.approver != other.approver and word.fingerprint != other.fingerprint) for other in found):
             found.append(word)
     return found
-
-
-def _statement(word: ApprovalFile) -> Statement:
-    assert word.signed is not None
-    return word.signed.statement
-
-
-def _decision(word: ApprovalFile) -> Decision:
-    return _statement(word).decision
 
 
 def _judge(case: _Case, word: ApprovalFile, checks: Sequence[_Check] | None = None) -> ApprovalFile:
@@ -308,7 +299,7 @@ def _is_placed(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
             return word.reject(
                 RejectionReason.MISPLACED, f"the commit that added it, {commit.oid[:12]}, changes {shown(path)} too"
             )
-    seen = _statement(word).seen
+    seen = word.statement.seen
     if seen not in case.view.chain:  # no approval can name a commit that comes after its own
         return word.reject(
             RejectionReason.OTHER, f"the commit that they saw, {seen[:12]}, is no commit of the branch before it"
@@ -318,7 +309,7 @@ def _is_placed(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
 
 def _is_of_this(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
     """It speaks of this repository, this protocol, and this life of it."""
-    said = _statement(word)
+    said = word.statement
     for name, told, right in (
         ("repository", said.repo, case.view.trusted.repo),
         ("protocol", said.protocol, case.view.protocol),
@@ -330,7 +321,7 @@ def _is_of_this(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
 
 
 def _is_issued(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
-    said = _statement(word)
+    said = word.statement
     if said.issued_at > case.view.at + AHEAD:
         return word.reject(RejectionReason.FUTURE, f"it is issued in the future: {said.issued}")
     return None
@@ -338,7 +329,7 @@ def _is_issued(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
 
 def _is_timely(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
     """It has not expired, if it is an approval. Time ends no rejection or revocation: an older approval would count again."""
-    said = _statement(word)
+    said = word.statement
     if said.decision is not Decision.APPROVE:
         return None
     if said.expires_at <= case.view.at:
@@ -381,7 +372,7 @@ def _is_fresh(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
 
     Its digest tells which version of the manifest that is; the rules are those of the version.
     """
-    said, subject = _statement(word), case.requirement.subject
+    said, subject = word.statement, case.requirement.subject
     if said.seen not in case.view.chain:
         return None  # `_is_seen` tells it
     version = case.view.version_of(said.digest, subject, said.seen)
@@ -428,7 +419,7 @@ def _differs_now(case: _Case, seen: str, digest: str, version: int) -> bool:
 
 def _is_of_others(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
     """The approver wrote none of it: neither as author or committer, nor by the signature's key."""
-    wrote = _own_work(case, word.approver, word.fingerprint) if _decision(word) is Decision.APPROVE else None
+    wrote = _own_work(case, word.approver, word.fingerprint) if word.statement.decision is Decision.APPROVE else None
     return word.reject(RejectionReason.OWN_WORK, wrote) if wrote is not None else None
 
 
@@ -446,7 +437,7 @@ def _own_work(case: _Case, approver: str, key: str = "") -> str | None:
 
 def _is_seen(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
     """Last, for else it is sound: what it is about can be looked at."""
-    seen = _statement(word).seen
+    seen = word.statement.seen
     if seen in case.view.chain:
         return None
     return word.reject(RejectionReason.UNSEEN, f"the commit that they saw, {seen[:12]}, is not in this clone")

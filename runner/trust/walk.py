@@ -251,8 +251,7 @@ class Walk:
     def history(self, parsed: ParsedCommit) -> History:
         """Return the chain before a commit."""
         if self.past is None:
-            assert parsed.parent is not None
-            self.past = History.walked(self.git, self.protocol, parsed.parent.oid)
+            self.past = History.walked(self.git, self.protocol, parsed.below.oid)
         return self.past
 
     def entries(self) -> list[RawEntry]:
@@ -283,10 +282,10 @@ class Walk:
 
     def _view_at(self, parsed: ParsedCommit, commit: str) -> View | str:
         git = self.git
-        assert parsed.parent is not None and parsed.before is not None
+        assert parsed.before is not None
         where = f"{paths.folder(self.protocol)} in {commit[:12]}"
         folder, then = self.folder, parsed.before
-        if commit != parsed.parent.oid:
+        if commit != parsed.below.oid:
             folder = folder.next(git, folder_of(git, commit_of(git, commit).tree, self.protocol))
             data = git.blob(folder.files[paths.STATE].oid) if paths.STATE in folder.files else None
             if data is None:
@@ -344,8 +343,7 @@ class Walk:
         Raises:
             InsufficientHistoryError: the configuration of that commit is not in this clone.
         """
-        assert parsed.trailers is not None
-        now = parsed.trailers.trusted
+        now = parsed.trusted
         if self.git.commit(now) is None:
             told = [
                 check["check"] for event in parsed.events if isinstance(event, ev.QaPassed) for check in event.evidence
@@ -439,6 +437,18 @@ class ParsedCommit:
         """
         self._written = self._written or [log.raw_of(entry) for entry in self.entries]
         return self._written
+
+    @property
+    def trusted(self) -> str:
+        """The trusted commit that a transition names."""
+        assert self.trailers is not None
+        return self.trailers.trusted
+
+    @property
+    def below(self) -> Commit:
+        """The commit before it, of one that has any."""
+        assert self.parent is not None
+        return self.parent
 
     @property
     def files(self) -> dict[str, TreeEntry]:

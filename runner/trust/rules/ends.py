@@ -165,7 +165,8 @@ def check_merge(git: Git, report: Report, evidence: Evidence) -> Iterator[Findin
     # Fast-forwarded or rebased, main's commits are the protocol's or copies of them, and what they have as a policy is not main's.
     told, before = log.parse_message(merge.message), next(iter(merge.parents), None)
     is_copy = told is not None and before is not None and git.tree(f"{before}:{paths.folder(protocol)}") is not None
-    ruled = _last_trusted(git, report) if is_copy else before
+    last = next(transitions_below(git, protocol, report.tip), None) if is_copy else None
+    ruled = (last.trailers.trusted if last else None) if is_copy else before
     if ruled is None:
         return
     if git.commit(ruled) is None:
@@ -208,11 +209,6 @@ def _has_accounts(found: TrustedConfig, wanted: ApprovalRequirement) -> bool:
     people = frozenset().union(*(need.people for need in wanted.thresholds))
     accounts = found.policy.content.forge.values() if found.policy is not None else ()
     return any(person in people for known in accounts for person in known)
-
-
-def _last_trusted(git: Git, report: Report) -> str | None:
-    """Return the trusted commit that the chain's last transition names."""
-    return next((one.trailers.trusted for one in transitions_below(git, report.protocol, report.tip)), None)
 
 
 def _seconds(ident: bytes) -> int:

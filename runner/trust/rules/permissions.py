@@ -51,12 +51,11 @@ def check_counted(walk: Walk, parsed: ParsedCommit) -> Said:
     """
     if not parsed.is_judged or not parsed.uses_approvals:
         return
-    assert parsed.trailers is not None
     known = list(walk.entries())
     for entry, raw in zip(parsed.entries, parsed.raw, strict=True):
         event = entry.event
         if isinstance(event, ApprovalEvent):
-            found = walk.config_at(parsed.trailers.trusted)
+            found = walk.config_at(parsed.trusted)
             text = found if isinstance(found, str) else _judged(walk, parsed, entry, event, found, known)
             if text is not None:
                 walk.history(parsed).doubted.add(entry.revision)
@@ -69,12 +68,11 @@ def check_counted(walk: Walk, parsed: ParsedCommit) -> Said:
 
 def _view(walk: Walk, parsed: ParsedCommit, event: ApprovalEvent) -> View | str:
     """Return what the event was judged on: the commit before it or, where the work was merged onto others', the one that it names."""
-    assert parsed.parent is not None
     past = walk.history(parsed)
-    commit = event.at or parsed.parent.oid
+    commit = event.at or parsed.below.oid
     if commit not in past.positions:
         return f"it was judged at {commit[:12]}, which is no commit of the branch before it"
-    if commit != parsed.parent.oid and not any(one.type.role == "work" for one in parsed.events):
+    if commit != parsed.below.oid and not any(one.type.role == "work" for one in parsed.events):
         return f"it was judged at {commit[:12]}, and no work that started there ends here"
     work = parsed.first(ev.StepFinished)
     if (
@@ -155,8 +153,7 @@ def went_back(walk: Walk, parsed: ParsedCommit, *, used: bool) -> Iterator[str]:
     Raises:
         InsufficientHistoryError: a commit of the trusted branch is not in this clone.
     """
-    assert parsed.trailers is not None and parsed.parent is not None
-    now, past = parsed.trailers.trusted, walk.history(parsed)
+    now, past = parsed.trusted, walk.history(parsed)
     if not used and walk.git.commit(now) is None and _is_free(walk):
         walk.unseen.add(now)
         return
@@ -231,10 +228,9 @@ def wrong(walk: Walk, parsed: ParsedCommit) -> Iterator[str]:
     Raises:
         InsufficientHistoryError: an object that decides whose approval was required is not in this clone.
     """
-    assert parsed.trailers is not None
-    if parsed.trailers.trusted in walk.unseen:
+    if parsed.trusted in walk.unseen:
         return
-    found = walk.config_at(parsed.trailers.trusted)
+    found = walk.config_at(parsed.trusted)
     if isinstance(found, str):
         yield found
         return
@@ -254,7 +250,6 @@ def wrong(walk: Walk, parsed: ParsedCommit) -> Iterator[str]:
 
 def _starts(walk: Walk, parsed: ParsedCommit) -> Iterator[str]:
     """Yield the commits at which the action may have started, the likeliest first."""
-    assert parsed.parent is not None
     past, number = walk.history(parsed), parsed.action
     action = None if number is None else parsed.events[number]
     judged = [event.at for event in parsed.events if isinstance(event, ApprovalEvent) and event.at in past.positions]
@@ -271,7 +266,7 @@ def _starts(walk: Walk, parsed: ParsedCommit) -> Iterator[str]:
         and not isinstance(action, ev.StepFinished)
         and not (isinstance(action, ev.Asked) and action.kind == "human")
     )
-    for commit in first_parents(walk.git, parsed.parent.oid):
+    for commit in first_parents(walk.git, parsed.below.oid):
         if commit.oid not in past.positions:
             return
         yield commit.oid
@@ -342,8 +337,7 @@ def _verdicts(view: View, parsed: ParsedCommit, event: ev.Event) -> Iterator[Ver
 
 def _result(view: View, parsed: ParsedCommit, event: ev.Event) -> Result | None:
     """Return what an action led to that has to be permitted; None where it led to nothing but its event."""
-    assert parsed.parent is not None
-    work = (parsed.parent.oid, parsed.commit.oid)
+    work = (parsed.below.oid, parsed.commit.oid)
     is_done = any(isinstance(one, ev.StepCompleted) and one.subject == event.subject for one in parsed.events)
     match event:
         case ev.StepFinished():

@@ -393,8 +393,7 @@ def _is_merged(walk: Walk, parsed: ParsedCommit, event: ev.StepFinished) -> bool
     began = next((commit for commit in _back(walk, parsed.commit) if commit.oid == event.start), None)
     if began is None or event.executor == "person":  # whose work those changes are
         return False
-    assert parsed.parent is not None
-    return any(not path.startswith(walk.path() + "/") for path in walk.git.changed(began.tree, parsed.parent.tree))
+    return any(not path.startswith(walk.path() + "/") for path in walk.git.changed(began.tree, parsed.below.tree))
 
 
 def _step_digest(walk: Walk, files: dict[str, TreeEntry], slug: str) -> str | None:
@@ -482,12 +481,12 @@ def _wants_qa(walk: Walk, parsed: ParsedCommit, slug: str) -> bool:
 
     A transition that leaves out `plan-edited` would else skip the default checks, or the QA that people added to plan.md.
     """
-    assert parsed.parent is not None and parsed.after is not None
+    assert parsed.after is not None
     if parsed.after.steps[slug].passed:
         return False
     work, past, wants = parsed.first(ev.StepFinished), walk.history(parsed).positions, list[bool]()
-    start = work.start if isinstance(work, ev.StepFinished) and work.start in past else parsed.parent.oid
-    for commit in dict.fromkeys((start, parsed.parent.oid)):
+    start = work.start if isinstance(work, ev.StepFinished) and work.start in past else parsed.below.oid
+    for commit in dict.fromkeys((start, parsed.below.oid)):
         view = walk.view_at(parsed, commit)  # where it cannot be read, rule 22 reports it
         step = view.plan.step(slug) if not isinstance(view, str) and view.plan is not None else None
         wants += [step.qa is not plans.QaPolicy.SKIP] if step is not None else []
@@ -502,8 +501,7 @@ def _unchecked(walk: Walk, parsed: ParsedCommit, event: ev.QaPassed) -> Iterator
     Raises:
         InsufficientHistoryError: a file of the plan is not in this clone.
     """
-    assert parsed.parent is not None
-    view = walk.view_at(parsed, parsed.parent.oid)
+    view = walk.view_at(parsed, parsed.below.oid)
     if isinstance(view, str):
         yield f"what the QA of {event.subject} had to look at cannot be read: {view}"
         return
@@ -522,9 +520,8 @@ def _unchecked(walk: Walk, parsed: ParsedCommit, event: ev.QaPassed) -> Iterator
 
 def _lacking(walk: Walk, parsed: ParsedCommit, view: View, step: Step) -> list[str]:
     """Return the outputs that nothing fits in the tree that QA looked at, nor anything that the step's work changed."""
-    assert parsed.parent is not None
     made = [one.path for one in view.state.artifacts if one.step == step.slug]
-    tree, left = parsed.parent.tree, []
+    tree, left = parsed.below.tree, []
     for glob in step.header.outputs:
         if not any(walk.git.ref(f"{tree}:{path}") for path in outputs_among(glob, made)):
             left.append(glob)
@@ -533,7 +530,7 @@ def _lacking(walk: Walk, parsed: ParsedCommit, view: View, step: Step) -> list[s
         start = str(works[-1].fields["start"])
         files = [
             *walk.git.files(tree),
-            *(walk.git.changed(start, parsed.parent.oid) if start in view.branch.positions else ()),
+            *(walk.git.changed(start, parsed.below.oid) if start in view.branch.positions else ()),
         ]
         left = [glob for glob in left if not outputs_among(glob, files)]
     return left
