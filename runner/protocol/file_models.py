@@ -355,8 +355,7 @@ def _read_keys(kind: Any, value: Any) -> dict[str, Any]:
             faults.append(Fault((key,), value, "is missing", hint, "missing"))
     for key in value:
         if key not in keys:
-            close = nearest(str(key), sorted(keys))
-            hint = f"did you mean `{close}`?" if close else f"known keys: {', '.join(sorted(keys))}"
+            hint = meant(str(key), sorted(keys), f"known keys: {', '.join(sorted(keys))}")
             faults.append(Fault((key,), value[key], "unknown key", hint, "unknown"))
     if faults:
         raise UnfitError(faults)
@@ -503,8 +502,7 @@ def _read_choice(choices: dict[Any, Any], value: Any) -> Any:
     if isinstance(value, str | int) and not isinstance(value, bool) and value in choices:
         return choices[value]
     expected = _either(choices)
-    close = nearest(str(value), map(str, choices))
-    raise _unfit(value, f"should be {expected}", f"did you mean `{close}`?" if close else f"write one of {expected}")
+    raise _unfit(value, f"should be {expected}", meant(str(value), map(str, choices), f"write one of {expected}"))
 
 
 def first_fault(error: Exception) -> str:
@@ -522,3 +520,9 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
     close = difflib.get_close_matches(word[:200], list(known), n=1, cutoff=0.5)
     return close[0] if close else None
+
+
+def meant(word: str, known: Iterable[str], other: str) -> str:
+    """Return the hint that names the known word which `word` was most likely meant to be; `other` where there is none."""
+    close = nearest(word, known)
+    return f"did you mean `{close}`?" if close else other

@@ -24,8 +24,8 @@ from runner.protocol.file_models import (
     Field,
     FileModel,
     WithJsonSchema,
+    meant,
     model_validator,
-    nearest,
     problem,
 )
 from runner.protocol.ids import SLUG_LIMIT, step_slug
@@ -617,8 +617,7 @@ def _steps(files: Mapping[str, bytes], where: str, plan: PlanHeader) -> Iterator
 def _resolve(reference: str, known: Mapping[str, object], where: str) -> str:
     slug = ids.find_step(reference, known)
     if slug is None:
-        close = nearest(ids.step_slug(reference) or reference, known)
-        hint = f"did you mean `{close}`?" if close else "name a step of this plan"
+        hint = meant(ids.step_slug(reference) or reference, known, "name a step of this plan")
         raise MalformedFileError(f"there is no step `{reference}`", where, hint)
     return slug
 
@@ -632,10 +631,9 @@ def _check_references(
             kind, word = references.split(name, at)
             known = inputs if kind == "inputs" else steps
             if word not in known and not (kind == "steps" and ids.find_step(word, steps)):
-                close = nearest(word, known)
                 other = "name it under `inputs:` in plan.md" if kind == "inputs" else "name a step of this plan"
                 what = f"there is no {'input' if kind == 'inputs' else 'step'} `{word}`"
-                raise MalformedFileError(what, at, f"did you mean `{close}`?" if close else other)
+                raise MalformedFileError(what, at, meant(word, known, other))
     spliced = next(filter(None, map(references.variable_for, _texts(header.run))), None)
     if spliced:
         raise MalformedFileError(

@@ -17,8 +17,8 @@ from runner.protocol.file_models import (
     Field,
     FileModel,
     WithJsonSchema,
+    meant,
     model_validator,
-    nearest,
     problem,
 )
 from runner.protocol.ids import digest
@@ -523,10 +523,9 @@ def _impossible(policy: Policy) -> Iterator[tuple[strict_yaml.Path, str, str]]:
         of = policy.approvals.of(kind)
         for at, role in enumerate(of.roles):
             if not policy.roles.get(role):
-                near = nearest(role, [name for name, members in policy.roles.items() if members])
-                known = f"did you mean `{near}`?" if near else "list its people under `roles`"
-                what = "is empty" if role in policy.roles else "is not there"
-                yield ("approvals", kind, "roles", at), f"the role `{role}` {what}", known
+                manned = [name for name, members in policy.roles.items() if members]
+                what = f"the role `{role}` {'is empty' if role in policy.roles else 'is not there'}"
+                yield ("approvals", kind, "roles", at), what, meant(role, manned, "list its people under `roles`")
         if kind.replace("-", "_") in policy.approvals.model_fields_set:
             yield from _few(policy, kind, ("approvals", kind), f"`approvals.{kind}`")
     for at, glob in enumerate(policy.approvals.ignore):

@@ -24,8 +24,8 @@ from runner.protocol.file_models import (
     BeforeValidator,
     Field,
     FileModel,
+    meant,
     model_validator,
-    nearest,
     problem,
 )
 from runner.protocol.plans import PlanHeader, input_names, short_for
@@ -144,10 +144,8 @@ def instantiate(files: Mapping[str, bytes], where: str, given: Mapping[str, str]
     block_line = lines.get(("inputs",), 1)
     for name in given:
         if name not in declared:
-            close = nearest(name, declared)
             known = f"it takes {', '.join(declared)}" if declared else "this workflow takes none"
-            hint = f"did you mean `{close}`?" if close else known
-            raise UsageError(f"there is no input `{name}`", f"{at}:{block_line}", hint)
+            raise UsageError(f"there is no input `{name}`", f"{at}:{block_line}", meant(name, declared, known))
     missing = [name for name, declaration in declared.items() if declaration.is_required and name not in given]
     if missing:
         raise UsageError(

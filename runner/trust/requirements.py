@@ -8,7 +8,7 @@ from runner.errors import MalformedFileError, RefusedError
 from runner.lines import few
 from runner.protocol import paths
 from runner.protocol.approval_file import LONGEST, LONGEST_CALL
-from runner.protocol.file_models import nearest
+from runner.protocol.file_models import meant
 from runner.protocol.plans import Approval, Plan, Step, seconds_of
 from runner.protocol.state import Wait
 from runner.trust.manifest import Subject
@@ -168,8 +168,8 @@ def _needs(authority: TrustedConfig, kind: str, asked: Approval | None, where: s
     roles, count = (asked.roles, asked.count or 1) if asked else ((), 1)
     for role in roles:
         if not known.get(role):
-            near = nearest(role, [name for name, members in known.items() if members])
-            hint = f"did you mean `{near}`?" if near else f"list its people under `roles` in {authority.where}"
+            manned = [name for name, members in known.items() if members]
+            hint = meant(role, manned, f"list its people under `roles` in {authority.where}")
             raise MalformedFileError(f"nobody is in the role `{role}`", where, hint)
     found = [_need(authority, rule.roles, max(rule.count, 1 if roles else count), where)]
     if roles and set(roles) != set(rule.roles):
