@@ -89,11 +89,14 @@ class StepRun:
     @property
     def label(self) -> str:
         """The step's name and its place among the plan's steps, as people see them: `04-build 4/7`."""
-        steps = [slug for slug, _ in self.state.open_steps()]
+        own = self.state.steps[self.slug]
+        places = sorted(
+            [one.place for one in self.state.steps.values() if not one.removed]
+        )  # each step of a thousand asks
         again = f", attempt {self.attempt}" if self.attempt > 1 else ""
         # One that was removed has no place.
-        at = f" {steps.index(self.slug) + 1}/{len(steps)}" if self.slug in steps else ""
-        return f"{self.state.steps[self.slug].place:02d}-{self.slug}{at}{again}"
+        at = "" if own.removed else f" {places.index(own.place) + 1}/{len(places)}"
+        return f"{own.place:02d}-{self.slug}{at}{again}"
 
     @property
     def where(self) -> str:

@@ -173,8 +173,9 @@ class State:
 
     def open_steps(self) -> list[tuple[str, StepState]]:
         """Return the steps that still count, in the order of their places."""
-        found = [(slug, step) for slug, step in self.steps.items() if not step.removed]
-        places = [step.place for _, step in found]
+        found, places = list(self.steps.items()), [step.place for step in self.steps.values() if not step.removed]
+        if len(places) < len(found):
+            found = [item for item in found if not item[1].removed]
         return found if places == sorted(places) else sorted(found, key=_place)
 
 
