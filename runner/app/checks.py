@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from runner.git import Git
 from runner.lines import counted, lines_of, lines_of_output
 from runner.protocol import log
 from runner.sandbox.process import Outcome
-from runner.store import locks, workspace
+from runner.store import locks, lookup, record, workspace
 from runner.store.environment import write_atomically
 from runner.store.project import Project
 from runner.values import dataclass
@@ -323,6 +323,13 @@ def failing(project: Project, start: str) -> Tried | None:
     """Return how the default check failed before any change, if that is noted of the commit that work starts at."""
     one = noted(project, start) if project.config.checks else None
     return one if one and not one.passed and one.line in project.config.checks else None
+
+
+def failed_before(project: Project, protocol: str, lines: Container[str]) -> str:
+    """Return how one of these checks failed where the protocol starts, if that is noted; else nothing."""
+    events = record.events(project.git, protocol, lookup.tip(project, protocol))
+    one = failing(project, str(events[0].fields.get("start"))) if events else None
+    return f"{one.text()} without the protocol, too" if one and one.line in lines else ""
 
 
 def tell_failing(project: Project, branch: str, start: str) -> None:

@@ -183,6 +183,13 @@ def test_one_whose_tests_fail_before_any_change_is_kept_and_people_are_told(box:
     assert "fail" not in box.runner("new", "A", "--plan", plan, rc=0).err
 
 
+def test_a_check_that_failed_before_the_protocol_is_said_to_when_it_fails(box: Box, sandbox: None) -> None:
+    make(box, "echo 2 failed, 3 passed in 0.01s; exit 1")
+    box.runner("init", "--yes", "--commit", env=SANDBOX, rc=0)
+    protocol = box.new({"01-a": command("true", "qa: light\n")})
+    assert "  before        2 of 5 tests fail without the protocol, too\n" in box.runner("run", protocol, rc=1).err
+
+
 def test_a_person_at_a_terminal_is_asked_whether_to_start_where_tests_fail(box: Box) -> None:
     make(box, "true")
     box.write(CONFIG, 'checks: ["make test"]\n')
