@@ -105,7 +105,8 @@ def command(session: Session, /, **given: Any) -> None:
                     session.note("  to run it: git reset --soft HEAD~1 && git commit -C ORIG_HEAD")
         elif author is not None:
             session.note("there is nothing to commit")
-        if made is not None or (author is None and written):
+        waits = author is None and any(git.blob(f"HEAD:{file.path}") is None for file in found.files)
+        if made is not None or waits or (author is None and written):
             _next(session, git, found.facts.base or "the default branch", committed=made is not None)
 
 

@@ -193,3 +193,10 @@ def test_a_difference_in_quotes_alone_is_in_no_diff(box: Box) -> None:
     told = box.runner("init", "--yes", rc=0)
     assert "differs from what `runner init` would write" in told.out
     assert "-# ours" in told.err and "-# forge" not in told.err
+
+
+def test_a_second_time_what_is_not_committed_yet_is_said_to_be_next(box: Box) -> None:
+    box.runner("init", "--yes", rc=0)
+    assert "  next          runner init --commit" in box.runner("init", "--yes", rc=0).err
+    box.runner("init", "--yes", "--commit", rc=0)
+    assert "next" not in box.runner("init", "--yes", rc=0).err
