@@ -524,7 +524,7 @@ def manual(title: str) -> dict[str, bytes]:
     return {**files, paths.PLAN: files[paths.PLAN].replace(b"title: TITLE", b"title: " + quoted, 1)}
 
 
-def _workflow_names(project: Project) -> list[str]:
+def workflow_names(project: Project) -> list[str]:
     """Return the names of the workflows that there are."""
     own = project.git.tree(f"{project.trusted.commit}:{WORKFLOWS}") or {}
     found = {name for name, entry in own.items() if entry.mode == TREE and _WORKFLOW_NAME.fullmatch(name)}
@@ -538,7 +538,7 @@ def _workflow(project: Project, name: str) -> tuple[dict[str, bytes], str]:
         UsageError: there is none of that name; near ones are offered.
         MalformedFileError: a file of it is a link, or is not plain.
     """
-    known = _workflow_names(project)
+    known = workflow_names(project)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
         raise UsageError(

@@ -31,7 +31,7 @@ SHOWN = 400  # lines of a diff that are shown; the command that prints the rest 
 words = options.together(
     click.option("--yes", is_flag=True, help="Sign without asking."),
     click.option("-m", "reason", metavar="TEXT", default="", help="The reason, in one line."),
-    click.argument("named", nargs=-1, metavar="[PROTOCOL] [SUBJECT]"),
+    options.words("[PROTOCOL] [SUBJECT]", name="named"),
 )
 
 

@@ -192,8 +192,12 @@ def help_command(ctx: click.Context, names: tuple[str, ...]) -> None:
     streams.put(ctx.get_help())
 
 
+def _schemas(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    return [name for name in resources.schemas() if name.startswith(incomplete)]
+
+
 @click.command("schema")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=_schemas)
 def schema_command(name: str | None) -> None:
     """Print the JSON Schema NAME; without NAME, the names that there are."""
     names = resources.schemas()

@@ -82,14 +82,14 @@ class _Source:
         if self.workflow:
             return create.instantiate(session.project, self.workflow, self.inputs)
         if not title:
-            raise click.UsageError("--manual needs a TITLE")
+            raise click.UsageError("a plan of your own needs a TITLE")
         return create.manual(title), "the new plan"
 
 
 @click.command("new")
 @click.argument("title", required=False)
 @options.path("--plan", "folder", help="A folder with plan.md and step files; they are used unchanged.")
-@click.option("--workflow", metavar="NAME", help="A workflow in .protocols/workflows, or a built-in one.")
+@options.workflow
 @click.option("--input", "inputs", multiple=True, metavar="NAME=VALUE", help="An input of the workflow.")
 @options.flag("--manual", help="Create one step, for you to write.")
 @options.path(
@@ -205,7 +205,7 @@ def tell_made(session: Session, made: Made, *, runs: bool = False, first: str = 
 
 @click.command("do")
 @click.argument("text", required=False)
-@click.option("--workflow", metavar="NAME", help="A workflow in .protocols/workflows, or a built-in one.")
+@options.workflow
 @click.option("--input", "inputs", multiple=True, metavar="NAME=VALUE", help="An input of the workflow.")
 @options.path(
     "-f",
@@ -284,7 +284,9 @@ def _tell_changes(session: Session, protocol: str, start: str) -> None:
 
 
 @click.command("fork")
-@click.argument("protocol", required=False, metavar="[PROTOCOL][@REVISION|@STEP]")
+@click.argument(
+    "protocol", required=False, metavar="[PROTOCOL][@REVISION|@STEP]", shell_complete=options.complete_protocols
+)
 @click.option(
     "--title", metavar="TITLE", default="", help="The title that the id is made from; the plan keeps its own."
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from runner.app import create
 from runner.cli import ci
 from runner.cli.session import Session
 from runner.errors import RunnerError, UnreachableError
@@ -34,17 +35,33 @@ def _offer(look: Callable[[Project], list[str]]) -> list[str]:
         session.close()
 
 
-def _protocols(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+def complete_protocols(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Return the protocols whose ids begin so."""
     return _offer(lambda project: [name for name in lookup.known(project) if name.startswith(incomplete)])
 
 
-def _steps(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+def complete_steps(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Return the steps of the protocol typed before, or of the one that is meant without a name, whose slugs begin so."""
+    return _steps_of(ctx.params.get("protocol"), incomplete)
+
+
+def _words(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    typed = ctx.params.get(str(param.name))
+    return _steps_of(str(typed[0]), incomplete) if typed else complete_protocols(ctx, param, incomplete)
+
+
+def _steps_of(protocol: str | None, incomplete: str) -> list[str]:
     def look(project: Project) -> list[str]:
-        name = lookup.find(project, ctx.params.get("protocol"))
-        row = record.row(project.git, name, lookup.tip(project, name))
+        name = lookup.find(project, protocol)
+        tip = lookup.tip(project, name)
+        row = record.as_planned(project.git, record.row(project.git, name, tip), tip)
         return [slug for slug, _ in record.open_steps(row) if slug.startswith(incomplete)]
 
     return _offer(look)
+
+
+def _workflows(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    return _offer(lambda project: [name for name in create.workflow_names(project) if name.startswith(incomplete)])
 
 
 def found(session: Session, name: str | None, step: str | None = None) -> tuple[str, str | None]:
@@ -76,9 +93,20 @@ def looked_up(session: Session, name: str | None, find: Callable[[str | None], T
 
 
 # The protocol: id, number, branch, or nothing where it is clear; several of them, or none; its step: `deploy` or `02-deploy`.
-protocol = click.argument("protocol", required=False, shell_complete=_protocols)
-protocols = click.argument("protocols", nargs=-1, metavar="[PROTOCOL]...", shell_complete=_protocols)
-step = click.argument("step", required=False, shell_complete=_steps)
+protocol = click.argument("protocol", required=False, shell_complete=complete_protocols)
+protocols = click.argument("protocols", nargs=-1, metavar="[PROTOCOL]...", shell_complete=complete_protocols)
+step = click.argument("step", required=False, shell_complete=complete_steps)
+workflow = click.option(
+    "--workflow",
+    metavar="NAME",
+    shell_complete=_workflows,
+    help="A workflow in .protocols/workflows, or a built-in one.",
+)
+
+
+def words(metavar: str, *, name: str = "words", required: bool = False) -> Callable[[F], F]:
+    """Return the argument of commands that take a protocol, which can be left out, and then a step or other words."""
+    return click.argument(name, nargs=-1, required=required, metavar=metavar, shell_complete=_words)
 
 
 def _keep(ctx: click.Context, param: click.Parameter, value: str | None) -> None:

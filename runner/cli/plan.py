@@ -114,7 +114,7 @@ def edited_files(session: Session, files: Mapping[str, bytes], changed: Sequence
 
 
 @click.command("edit")
-@click.argument("words", nargs=-1, metavar="[PROTOCOL] [STEP]")
+@options.words("[PROTOCOL] [STEP]")
 @click.option("--add", "added", metavar="TITLE", help="Add a step instead, after --after, or as the last.")
 @click.option("--move", "moved", metavar="STEP", help="Move a step behind the one of --after.")
 @click.option("--remove", "removed", metavar="STEP", help="Remove a step.")
@@ -199,7 +199,7 @@ def _tell_step(session: Session, name: str, commit: str, said: str) -> None:
 
 
 @click.command("skip")
-@click.argument("words", nargs=-1, required=True, metavar="[PROTOCOL] STEP")
+@options.words("[PROTOCOL] STEP", required=True)
 @options.offline
 @click.pass_obj
 def skip_command(session: Session, words: tuple[str, ...]) -> None:

@@ -30,7 +30,7 @@ reason_option = click.option("-m", "reason", metavar="TEXT", help="The reason, k
 
 
 @click.command("answer")
-@click.argument("words", nargs=-1, required=True, metavar="[PROTOCOL] [ID] TEXT")
+@options.words("[PROTOCOL] [ID] TEXT", required=True)
 @options.flag("--commit", help="Commit what you changed in PROTOCOL's worktree as yours, without asking.")
 @options.offline
 @click.pass_obj
@@ -115,8 +115,8 @@ def retry(session: Session, protocol: str | None, step: str | None, keep: bool |
 
 
 @click.command("undo")
-@click.argument("protocol", required=False, metavar="[PROTOCOL][@REVISION]")
-@click.argument("step", required=False)
+@click.argument("protocol", required=False, metavar="[PROTOCOL][@REVISION]", shell_complete=options.complete_protocols)
+@options.step
 @options.offline
 @click.pass_obj
 def undo(session: Session, protocol: str | None, step: str | None) -> None:

@@ -607,7 +607,13 @@ def test_commands_protocols_and_steps_complete(box: Box, tmp_path: Path) -> None
 
     assert complete("runner sta") == complete("runner help sta") == ["plain,status"]
     assert complete("runner show 00") == [f"plain,{protocol}"]
-    assert complete("runner show 1 al") == ["plain,alpha"]
+    for verb in ("edit", "skip", "approve", "answer", "undo", "fork"):
+        assert complete(f"runner {verb} 00") == [f"plain,{protocol}"], verb
+    assert (
+        complete("runner show 1 al") == complete("runner edit 1 al") == complete("runner undo 1 al") == ["plain,alpha"]
+    )
+    assert complete("runner schema pol") == ["plain,policy"]
+    assert complete("runner new --workflow bug") == complete("runner do --workflow bug") == ["plain,bugfix"]
     assert complete("runner show 00", tmp_path) == []
 
 
