@@ -574,7 +574,8 @@ KIND: Final = forge.ForgeKind(
     token_command=("gh", "auth", "token", "--hostname"),
     login="gh auth login",
     # Contents write is needed to mark a draft ready, or a draft again.
-    rights="Metadata and Checks read, Contents, Pull requests and Commit statuses write (a classic token: `repo`)",
+    rights="Metadata, Checks and, for `--from-issue`, Issues read, Contents, Pull requests and Commit statuses write (a classic token:"
+    " `repo`)",
     scopes=("repo", "public_repo"),
     writer_role="Write",
     require_verify="make `runner/verify` a required check",
