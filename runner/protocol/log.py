@@ -310,7 +310,6 @@ def parse(data: bytes, where: str) -> list[Entry]:
 def entry_of(raw: RawEntry, where: str) -> Entry:
     """Return the validated entry of a raw one."""
     from runner.protocol import events
-    from runner.protocol.events import Entry
 
     at = f"{where}, entry {raw.revision}"
     for key, value in raw.fields.items():
@@ -319,7 +318,7 @@ def entry_of(raw: RawEntry, where: str) -> Entry:
         except UsageError as error:
             raise events.bad_field(raw.event, key, error.what, at) from error
     event = events.parse(raw.event, raw.subject, raw.fields, at)
-    return Entry(raw.revision, raw.time, raw.actor, event)
+    return events.Entry(raw.revision, raw.time, raw.actor, event)
 
 
 def is_answered(entries: Iterable[RawEntry], slug: str) -> bool:
