@@ -25,7 +25,7 @@ from runner.errors import (
     UnsupportedError,
     WaitingError,
 )
-from runner.executor import load, permissions, steps, transition
+from runner.executor import load, permissions, planning, spending, steps, transition
 from runner.executor.step_run import StepRun
 from runner.executor.transition import EvaluatedAt, Kind, Outcome, attempt_ref, blocked, recording
 from runner.executor.transition import record as outcome_events
@@ -184,8 +184,6 @@ def record_paid(project: Project, protocol: str) -> str:
     Raises:
         IntegrityError: a journal or the record is damaged. UnreachableError: it is to be published, and the remote does not answer.
     """
-    from runner.executor import spending
-
     total, files = spending.to_record(project, protocol)
     if not files:
         return ""
@@ -287,8 +285,6 @@ def _step(
     if isinstance(action, WritePlan):
         if not _lease(project, seen, forge):
             return None
-        from runner.executor import planning  # loads the engines
-
         return at_once(start, action, planning.write_plan(project, seen))
     assert plan is not None
     outcome, run = recording("all done", [ev.Completed(subject=seen.protocol)]), None

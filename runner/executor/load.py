@@ -6,7 +6,6 @@ import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from runner import __version__
 from runner.errors import (
@@ -18,7 +17,7 @@ from runner.errors import (
     UnsupportedError,
     UsageError,
 )
-from runner.executor import answers, remedy
+from runner.executor import answers, remedy, renumbering, spending, workspace_session
 from runner.git import Commit, TreeEntry
 from runner.protocol import events as ev
 from runner.protocol import ids, log, machine, paths, plans, strict_yaml
@@ -43,9 +42,6 @@ from runner.store.snapshot import Snapshot
 from runner.trust import verify
 from runner.values import dataclass
 
-if TYPE_CHECKING:
-    from runner.executor.renumbering import Renumbering
-
 RACES = 20  # how often a lost race is started again before it is told
 
 
@@ -60,8 +56,6 @@ def at_work(project: Project, protocol: str, *, wait: float = 0.0) -> Iterator[N
     branch = project.branch(protocol)
     with locks.hold(project.dirs.lock(protocol), project.env, what=protocol, wait=wait) as was_cut:
         if was_cut:
-            from runner.executor import workspace_session
-
             workspace_session.end_left(project, protocol)
         # Whoever records a person's word does so beside us: a lock or a note of theirs is neither dead nor cut off.
         with locks.hold(project.dirs.publish_lock(branch), project.env, what=branch, wait=transaction.PUBLISH_WAIT):
@@ -79,12 +73,10 @@ def at_work(project: Project, protocol: str, *, wait: float = 0.0) -> Iterator[N
                 publishing.drop_lease(project)
 
 
-def _unfinished(project: Project, protocol: str) -> Renumbering | None:
+def _unfinished(project: Project, protocol: str) -> renumbering.Renumbering | None:
     """Return the change of the protocol's number that a killed command left unfinished, or None."""
     if not project.dirs.renumbering(protocol).exists():
         return None
-    from runner.executor import renumbering
-
     note = renumbering.read(project.dirs, protocol)
     return note if note is not None and not note.is_finished else None
 
@@ -95,12 +87,10 @@ def finish_renumbering(project: Project, protocol: str) -> str:
     Raises:
         HeldError: another process works on it.
     """
-    from runner.executor.renumbering import RenumberedError
-
     try:
         with at_work(project, protocol):
             return ""
-    except RenumberedError as done:
+    except renumbering.RenumberedError as done:
         return done.what
 
 
@@ -266,8 +256,6 @@ def edit_of(project: Project, seen: Snapshot, plan: Plan) -> ev.PlanEdited | Non
             project.tell_once(f"{why}; `runner undo {number} {slug}` starts it as {kind}")
     if edit is None or next(history.transcripts(project.git, seen.protocol, "plan."), None) is None:
         return edit
-    from runner.executor import spending
-
     return spending.planned_anew(project, seen, edit)
 
 

@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote
 
 from runner.errors import MalformedFileError
 from runner.lines import pattern
-from runner.protocol import paths
+from runner.protocol import agent_file, paths
 from runner.protocol.events import Event
 from runner.protocol.plans import Plan, Step, seconds_of
 from runner.protocol.state import State, StepStatus
@@ -160,8 +160,6 @@ def agent_of(project: Project, plan: Plan, step: Step, where: str) -> AgentFile 
     name = step.header.agent or plan.header.agent
     if name is None:
         return None
-    from runner.protocol import agent_file  # loads the models of policies
-
     path, branch = paths.agent_file(name), project.trusted.branch
     data = project.trusted.blob(project.git, path)
     if data is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runner import beneath
 from runner.errors import MalformedFileError, UsageError, installs
@@ -16,14 +16,11 @@ from runner.protocol import log, paths
 from runner.protocol.config import McpServer, ToolModule
 from runner.sandbox.process import Command
 from runner.store import workspace
-from runner.tools import Contract, Tool, ToolError, registry, servers
+from runner.tools import Contract, Tool, ToolError, mcp_client, registry, servers
 from runner.tools.agent import CORE, WITHOUT_SHELL, AgentTools
 from runner.tools.commands import Commands
 from runner.tools.python import PythonTools, ToolModuleError, command_of
 from runner.tools.servers import ServerTools
-
-if TYPE_CHECKING:
-    from runner.tools.mcp_client import Connection
 
 DEFAULT_TIMEOUT = 600.0
 CALL_TIMEOUT = 120.0  # of an MCP server: for its start, and for each call
@@ -221,7 +218,7 @@ def _server(run: StepRun, name: str, answered: Mapping[str, str]) -> ServerTools
             )
     words = None if data is None else servers.parse(data, f"{where} on {project.trusted.branch}")
 
-    def connect() -> Connection:
+    def connect() -> mcp_client.Connection:
         return connection_to(run.workspace, name, server, lambda question: answered.get(run.redactor.text(question)))
 
     return ServerTools(name, server, words, connect)
@@ -233,7 +230,7 @@ def connection_to(
     server: McpServer,
     answers: Callable[[str], str | None],
     code: Path | None = None,
-) -> Connection:
+) -> mcp_client.Connection:
     """Start an MCP server in the sandbox, or reach its URL.
 
     Its command has the trusted branch's tree as its current folder, so that no step can change the program, and the workspace where
@@ -244,7 +241,7 @@ def connection_to(
         ToolModuleError: it does not start, or does not answer.
     """
     try:
-        from runner.tools.mcp_client import Connection
+        opened = mcp_client.Connection
     except ModuleNotFoundError as error:
         what = f"the MCP server `{name}` needs the package {error.name}, which is not installed"
         raise ToolModuleError(what, f"mcp: {name}", installs("mcp")) from error
@@ -255,7 +252,7 @@ def connection_to(
         what = f"the MCP server `{name}` gets the variable {lacking[0]}, which is not set"
         raise ToolModuleError(what, f"mcp: {name}", "set it, or remove it from the entry on the trusted branch")
     if server.url is not None:
-        return Connection(name, (server.url, environ[server.bearer] if server.bearer else None), CALL_TIMEOUT, answers)
+        return opened(name, (server.url, environ[server.bearer] if server.bearer else None), CALL_TIMEOUT, answers)
     code, work = code or _export_trusted(session), session.space.work
     inside = session.sandbox.place.inside(work)
     folders = session.own.folders if session.own else {}
@@ -280,7 +277,7 @@ def connection_to(
         ),
     )
     sandbox = session.sandbox
-    return Connection(name, lambda: sandbox.open(command), CALL_TIMEOUT, answers)
+    return opened(name, lambda: sandbox.open(command), CALL_TIMEOUT, answers)
 
 
 @contextlib.contextmanager

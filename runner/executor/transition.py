@@ -11,7 +11,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import field
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 from runner.errors import UsageError
 from runner.executor import permissions
@@ -27,10 +26,8 @@ from runner.store.environment import write_checkpoint
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.store.transaction import RefUpdate
+from runner.trust import signers, signing
 from runner.values import dataclass
-
-if TYPE_CHECKING:
-    from runner.trust.signing import SigningKey
 
 KEY = "RUNNER_SIGNING_KEY"
 
@@ -255,8 +252,7 @@ def signer(project: Project, events: Sequence[Event] | None = None) -> Callable[
     found = permissions.trusted_config(project)
     if found.policy is None or found.policy.content.transitions != "signed":
         return None
-    from runner.trust import signers, signing
-    from runner.trust.rules.permissions import is_said
+    from runner.trust.rules.permissions import is_said  # loads the rules of verify
 
     named = project.env.environ.get(KEY)
     key = signing.ssh_key(project.git, named) if named else signing.signing_key(project.git)
@@ -280,11 +276,10 @@ def seal(project: Project, protocol: str, tip: str) -> dict[str, bytes]:
     named = project.env.environ.get(KEY)
     if not named or project.trusted.blob(project.git, paths.POLICY) is None:
         return {}
-    from runner.trust import signers, signing
-    from runner.trust.rules import ends
+    from runner.trust.rules import ends  # loads the rules of verify
 
     found = permissions.trusted_config(project)
-    key: SigningKey = signing.ssh_key(project.git, named)
+    key = signing.ssh_key(project.git, named)
     lines = [one for one in found.signers.ssh if signers.SEAL in one.namespaces and str(one.key) == key.public]
     who = next((one.principal for one in lines if one.principal in found.agents), None)
     if who is None:

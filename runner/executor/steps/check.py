@@ -10,6 +10,7 @@ from runner import qa
 from runner.errors import UsageError
 from runner.executor import permissions
 from runner.executor.step_run import StepRun
+from runner.executor.steps import review
 from runner.executor.transition import Kind, Outcome
 from runner.executor.workspace_session import WorkspaceSession
 from runner.protocol import events as ev
@@ -57,8 +58,6 @@ def carry_out(run: StepRun) -> Outcome:
     }
     if not checked.verdict.passed or run.step.qa is not QaPolicy.FULL:
         return dataclasses.replace(_outcome(run, checked), files=outputs)
-    from runner.executor.steps import review  # loads the engines
-
     reviewed = review.of_step(run, checked.verdict.evidence)
     files = {history.review_name(run.slug, run.attempt): reviewed.transcript}
     if reviewed.verdict is not None:

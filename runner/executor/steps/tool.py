@@ -6,7 +6,7 @@ import dataclasses
 from contextlib import AbstractContextManager, nullcontext
 
 from runner.errors import WaitingError
-from runner.executor import permissions
+from runner.executor import permissions, toolbox
 from runner.executor.calls import Calls, DeniedError, HeldError
 from runner.executor.effects import EffectError
 from runner.executor.journal import open_journal
@@ -102,8 +102,6 @@ def _opened(run: StepRun) -> AbstractContextManager[Tool]:
     own = registry.BUILTIN.get(run.step.header.tool or "")
     if own is not None and not run.project.config.tools:
         return nullcontext(own)
-    from runner.executor import toolbox  # loads the tools of agents and servers
-
     return toolbox.open_tool(run)
 
 
