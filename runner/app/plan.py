@@ -298,6 +298,9 @@ def remove_step(project: Project, protocol: str, step: str, verb: str = "remove"
         if known is not None and known.status in ENDED:
             hint = f"`runner undo {number(protocol)} {gone}` takes it back"
             raise RefusedError(f"{gone} is {known.status}: there is nothing to {verb}", paths.folder(protocol), hint)
+        if len(steps.order) == 1:
+            hint = f"`runner cancel {number(protocol)}` ends the protocol"
+            raise RefusedError(f"{gone} is the only step of the plan", paths.folder(protocol), hint)
         steps.order.remove(gone)
         return gone
 

@@ -135,7 +135,7 @@ def resume(project: Project, protocol: str) -> Steered:
             _, edit, state, _ = advance.consider(project, seen)
         if state.status is not Status.PAUSED and (stopped := _stopped(state)):
             raise RefusedError(
-                f"{protocol} {phrased(state.status)}: {stopped[0]}: {state.steps[stopped[0]].reason}",
+                f"{protocol} {phrased(state.status)}: {decision.why(stopped[0], state.steps[stopped[0]])}",
                 paths.folder(protocol),
                 f"fix the cause, then `runner retry {number(protocol)}`",
             )

@@ -87,11 +87,7 @@ def decide(state: State, only: str | None = None) -> Action:
         owed = tuple(state.waiting)
         return Halt(state.status, owed, owed[0].text) if owed else WritePlan()
     if state.status not in ACTIVE:
-        failed = [
-            f"{slug}: {step.reason}"
-            for slug, step in state.open_steps()
-            if step.reason and step.status in (_S.FAILED, _S.BLOCKED)
-        ]
+        failed = [why(slug, step) for slug, step in state.open_steps() if step.status in (_S.FAILED, _S.BLOCKED)]
         return Halt(state.status, tuple(state.waiting), failed[0] if failed else f"it {phrased(state.status)}")
     steps = state.open_steps()
     for slug, step in steps:
@@ -117,7 +113,7 @@ def decide(state: State, only: str | None = None) -> Action:
                     return Halt(state.status, owed, owed[0].text)
                 return AskPerson(slug) if step.kind == "human" else RunStep(slug)
             case _S.FAILED | _S.BLOCKED:
-                return Halt(state.status, (), f"{slug}: {step.reason}")
+                return Halt(state.status, (), why(slug, step))
             case _:
                 assert_never(status)
     if any(step.status not in ENDED for _, step in steps):
@@ -129,6 +125,13 @@ def decide(state: State, only: str | None = None) -> Action:
             else "no step can continue: the steps that they need are not completed",
         )
     return Complete()
+
+
+def why(slug: str, step: StepState) -> str:
+    """Return why a step that failed or is blocked does not continue; an undone retry leaves no reason."""
+    if step.reason:
+        return f"{slug}: {step.reason}"
+    return f"{slug} failed" if step.status is _S.FAILED else f"{slug} is blocked"
 
 
 def can_act(row: Mapping[str, Any], protocol: str) -> bool:

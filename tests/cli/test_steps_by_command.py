@@ -186,3 +186,14 @@ def test_a_persons_step_without_prose_is_asked_by_its_title_once(box: Box) -> No
     protocol = box.new({"01-a": command("true")})
     box.runner("edit", protocol, "--add", "Read it over", "--kind", "human", rc=0)
     assert "for anyone: Read it over\n" in box.runner("run", protocol, rc=3).err
+
+
+def test_the_only_step_is_not_skipped_and_a_failed_one_without_a_reason_is_said_to_have_failed(box: Box) -> None:
+    protocol = box.new({"01-a": command("exit 3")})
+    box.runner("run", protocol, rc=1)
+    told = box.runner("skip", protocol, "a", rc=4).err
+    assert "a is the only step of the plan" in told and "next: `runner cancel 1` ends the protocol" in told
+    box.runner("retry", protocol, rc=0)
+    box.runner("undo", protocol, rc=0)
+    assert "a failed\n" in box.runner("run", protocol, rc=1).err
+    assert "has failed: a failed\n" in box.runner("resume", protocol, rc=4).err
