@@ -147,7 +147,7 @@ soak: $(DEV_STAMP)
 	$(PY) -m tests.slow.soak $(PROTOCOLS)
 
 forge: $(DEV_STAMP) $(FORGE_STAMP)
-	$(PYTEST) -m peers tests/forge tests/ci tests/docs tests/test_demo.py
+	$(PYTEST) -n 2 --dist worksteal -m peers tests/forge tests/ci tests/docs tests/test_demo.py
 
 containers: $(DEV_STAMP)
 	$(PYTEST) -m peers tests/sandbox tests/cli/test_container.py

@@ -13,7 +13,7 @@ from tests.forge.github_front import ROUTES
 from tests.forge.grounds import TOKEN, Hours
 from tests.forge.prism import OID, Prism
 
-pytestmark = pytest.mark.peers
+pytestmark = [pytest.mark.peers, pytest.mark.timeout(600)]  # Prism takes a minute to start where the machine is busy
 
 
 def test_each_request_is_as_github_describes_it_and_its_examples_are_read(prism: Prism) -> None:

@@ -86,7 +86,7 @@ def test_each_check_is_needed(judge: dict[str, Judge]) -> None:
             ran.setdefault(line, []).append(name)
     every = [mutant for module in MODULES for mutant in mutants(module)]
     assert len(every) >= FEWEST
-    due = [mutant for mutant in every if is_due(mutant.key, 8)]
+    due = [mutant for mutant in every if is_due(mutant.key, 16)]
     survived = [mutant for mutant in due if not is_found(mutant, judge, right, ran)]
     excused = {start for mutant in survived for start in NOT_SHOWN if mutant.key.startswith(start)}
     # Of a reason whose checks are not all tried this time, nothing can be said.

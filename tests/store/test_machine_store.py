@@ -141,7 +141,7 @@ class TwoClones(RuleBasedStateMachine):
 
 @pytest.mark.timeout(600)
 @pytest.mark.slow
-@pytest.mark.parametrize("examples", [2, pytest.param(30 if WHOLE else 10, marks=pytest.mark.window(2))])
+@pytest.mark.parametrize("examples", [2, pytest.param(30 if WHOLE else 10, marks=pytest.mark.window(4))])
 def test_two_clones_and_a_remote(examples: int) -> None:
     run_state_machine_as_test(
         TwoClones, settings=settings(max_examples=examples, stateful_step_count=10, phases=(Phase.generate,))
