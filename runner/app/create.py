@@ -17,12 +17,11 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from runner import resources
 from runner.app.checks import candidates, failing, tell_failing
 from runner.errors import ConflictError, MalformedFileError, UnsupportedError, UsageError, WaitingError
-from runner.executor import load, transition
+from runner.executor import asking, load, planning, transition
 from runner.executor.step_run import agent_of
 from runner.git import BLOB, EXECUTABLE, TREE, TreeEntry
 from runner.lines import counted, is_harmless
@@ -38,9 +37,6 @@ from runner.store.transaction import RefUpdate
 from runner.store.trusted import policy_digest
 from runner.trust.transitions import commit_of
 from runner.values import dataclass
-
-if TYPE_CHECKING:
-    from runner.executor import planning
 
 RACES = 50
 MANY = 16  # files of a plan that are worth a pack: each one is 4 kB of the disk, and waited for
@@ -127,8 +123,6 @@ def planned(
     Raises:
         EngineError: there is no plan. Nothing was made. WaitingError: as `create`.
     """
-    from runner.executor import planning
-
     project.refuse_unsupported()
     heed_open_questions(project)
     title = title or (text.splitlines()[0].lstrip("#").strip() or "Plan from a text" if text else "")
@@ -510,8 +504,6 @@ def need_engine(project: Project, files: Mapping[str, bytes], where: str) -> Non
     plan = plans.parse(files, where)
     step = next(iter(plan.steps), None)
     if step is not None and step.header.kind is Kind.AGENT:
-        from runner.executor import asking  # it loads the engines
-
         names = asking.engine_names(project, plan, step, agent_of(project, plan, step, where))
         asking.need(project, names)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from runner.errors import IntegrityError
 from runner.git import Git
 from runner.protocol import ids
-from runner.store import history, trusted
+from runner.store import history, objects, publishing, remote, trusted
 from runner.store.project import Project
 
 REFSPEC = f"+refs/runner/*:{history.FETCHED}*"
@@ -43,8 +43,6 @@ def take(project: Project, protocols: Iterable[str]) -> None:
         theirs = project.git.ref(history.fetched(protocol))
         if theirs in (None, project.git.ref(history.ref_of(protocol))):
             continue
-        from runner.store import publishing  # much is loaded with it, and seldom anything is there
-
         assert theirs is not None
         published = project.git.ref(project.tracking(project.branch(protocol)))
         try:
@@ -61,11 +59,8 @@ def fetch(project: Project, protocols: Iterable[str]) -> bool:
     Raises:
         UnreachableError: it does not answer. IntegrityError: what it has is not taken.
     """
-    from runner.store import objects, publishing
-    from runner.store.remote import Mirror
-
     wanted = list(protocols)
-    mirror = Mirror.of(project.git, project.dirs, project.env)
+    mirror = remote.Mirror.of(project.git, project.dirs, project.env)
     if mirror is None:
         return False
     branches = {one: project.branch(one) for one in wanted}

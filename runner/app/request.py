@@ -29,6 +29,7 @@ from runner.forge import (
     Request,
     RequestState,
     marker,
+    registry,
 )
 from runner.lines import counted, lines_of, pattern
 from runner.protocol import decision, ids, log, paths
@@ -88,12 +89,10 @@ def opened(project: Project) -> Forge | None:
     key = project.config.forge
     if key is None:
         return None
-    from runner.forge.registry import configured, open_forge  # a command without a forge does not load them
-
     remote = trusted.remote_name(project.git)
     url = trusted.remote_url(project.git, remote) if remote else None
-    there, env = configured(f"{key.name} {key.url or ''}".strip(), url), project.env
-    return open_forge(there, env.environ, env.now, env.sleep) if there else None
+    there, env = registry.configured(f"{key.name} {key.url or ''}".strip(), url), project.env
+    return registry.open_forge(there, env.environ, env.now, env.sleep) if there else None
 
 
 def issue(project: Project, number: int) -> tuple[Issue, str]:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from runner import forge as forges
 from runner.app import request
 from runner.errors import ConflictError, HeldError, RunnerError, UnreachableError, UsageError
-from runner.executor import load
+from runner.executor import load, renumbering, spending
 from runner.lines import counted
-from runner.protocol import ids
-from runner.store import history, lease, lookup, publishing, push_refusal, record
+from runner.protocol import ids, policy_file
+from runner.store import day_budget, history, lease, lookup, publishing, push_refusal, record
 from runner.store.project import Project
 from runner.store.remote import Mirror
 from runner.values import dataclass
@@ -49,8 +49,6 @@ def sync(project: Project, protocols: list[str] | None = None, *, work: bool = T
         UsageError: there is no remote.
         RunnerError: why the only one that was asked for is left as it is; of several, each tells its own.
     """
-    from runner.executor import renumbering
-
     mirror = Mirror.of(project.git, project.dirs, project.env)
     if mirror is None:
         raise UsageError("there is no remote", str(project.git.common_dir), "add one: git remote add origin URL")
@@ -107,14 +105,10 @@ def _look(project: Project, mirror: Mirror, protocols: list[str] | None) -> list
 
 def _settle_reserved(project: Project, mirror: Mirror, protocols: list[str]) -> None:
     """Settle the reservations of this CI run's jobs, which could not: their work is published now."""
-    from runner.executor import spending
-    from runner.protocol.policy_file import DayBudget
-    from runner.store import day_budget
-
     if lease.ci_run(project.env.environ) is None:
         return
     try:
-        if spending.day(project) != DayBudget():
+        if spending.day(project) != policy_file.DayBudget():
             day_budget.use(project, mirror, protocols)
     except RunnerError as error:
         project.env.say(f"the reservation of this run is not settled, and stays counted: {error.what}")

@@ -15,6 +15,7 @@ from runner.app.timeline import Account
 from runner.cli import options, streams
 from runner.cli.session import Session
 from runner.errors import InsufficientHistoryError, RunnerError
+from runner.executor import journal
 from runner.lines import lines_of
 from runner.protocol import paths
 from runner.protocol.event_types import event_type
@@ -254,9 +255,7 @@ def read_transcript(project: Project, protocol: str, slug: str, attempt: int, *,
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    from runner.executor.journal import Journal  # it loads the models of records
-
-    return Journal(path).rows
+    return journal.Journal(path).rows
 
 
 def last_plan(project: Project, protocol: str) -> int:

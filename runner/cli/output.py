@@ -11,6 +11,7 @@ from runner.app import describe, histories
 from runner.cli import options, streams
 from runner.cli.streams import program
 from runner.errors import UsageError
+from runner.executor import step_run
 from runner.lines import LAST, WIDTH, counted, lines_of, lines_of_output
 from runner.protocol.ids import digest
 from runner.store import history, lookup, record
@@ -197,12 +198,11 @@ def _none(
 
 def live(session: Session, *, verbose: bool) -> Live:
     """Return what follows the commands of a session; `verbose`: their output is printed to stderr as it comes."""
-    from runner.executor.step_run import Redactor
 
     def stream(line: str) -> None:
         session.line(line, err=True)
 
-    return Live(Redactor(session.environ), time.monotonic, stream if verbose else None)
+    return Live(step_run.Redactor(session.environ), time.monotonic, stream if verbose else None)
 
 
 class Live:
