@@ -19,7 +19,7 @@ from runner.executor import journal
 from runner.lines import lines_of
 from runner.protocol import paths
 from runner.protocol.event_types import event_type
-from runner.protocol.log import RawEntry
+from runner.protocol.log import RawEntry, parse_message
 from runner.protocol.state import read_json
 from runner.store import history, lookup, record
 from runner.store.environment import matching
@@ -197,7 +197,7 @@ def diff_command(session: Session, protocol: str | None, step: str | None, stat:
     git = project.git
     name, slug = options.found(session, protocol, step)
     session.pages()
-    tip = lookup.tip(project, name)
+    tip, squash = _end(project, name)
     if slug is not None:
         work = record.work_of(git, name, tip, slug)
         if work is None:
@@ -208,7 +208,7 @@ def diff_command(session: Session, protocol: str | None, step: str | None, stat:
         row = record.row(git, name, tip)
         common = record.left_base(git, tip, str(row.get("base", "")), project.trusted.remote)
         if common == tip:  # merged: its work is what it had brought when it was
-            common = _start(session, name, tip)
+            common = squash or _start(session, name, tip)
         if common is None:
             raise InsufficientHistoryError(
                 f"where {name} left {row.get('base')} is not known here", str(row.get("base")), "run `git fetch`"
@@ -216,6 +216,17 @@ def diff_command(session: Session, protocol: str | None, step: str | None, stat:
         before, after = common, tip
     without = "" if with_record else name
     show_diff(session, record.diff(git, before, after, *(["--stat"] if stat else []), without=without))
+
+
+def _end(project: Project, name: str) -> tuple[str, str | None]:
+    """Return the last commit of a protocol, and, where its branch is gone and its merge was a squash, the commit before that."""
+    git, tip = project.git, lookup.tip(project, name)
+    brought = git.commit(record.merged_in(git, name, tip) or "") if project.tip(name) is None else None
+    if brought is None or not brought.parents:
+        return tip, None
+    if len(brought.parents) > 1:
+        return brought.parents[1], None
+    return brought.oid, None if parse_message(brought.message) else brought.parents[0]
 
 
 def _start(session: Session, name: str, tip: str) -> str | None:

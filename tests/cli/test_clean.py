@@ -403,3 +403,21 @@ def test_one_whose_branch_is_gone_is_named_with_a_whole_sentence(box: Box) -> No
     box.git("update-ref", "refs/runner/numbers/0007", "HEAD")
     said = box.runner("show", "7", rc=2).err
     assert said.endswith("`runner doctor` says whether its branch was lost\n")
+
+
+@pytest.mark.parametrize("how", ["merge", "squash", "fast-forward"])
+def test_the_diff_of_a_protocol_without_its_branch_is_what_its_merge_brought(box: Box, how: str) -> None:
+    protocol = box.new({"01-a": command("echo 1 > a.txt"), "02-b": command("echo 2 > b.txt")})
+    box.runner("run", protocol, rc=0)
+    if how == "fast-forward":
+        box.git("merge", "-q", "--ff-only", protocol)
+    else:
+        box.runner("merge", protocol, *(["--squash"] if how == "squash" else []), rc=0)
+    box.write("later.txt", "later\n")
+    box.commit()
+    box.runner("clean", rc=0)
+    assert protocol not in box.git("branch")
+    names = [line.split("|")[0].strip() for line in box.runner("diff", "1", "--stat", rc=0).out.splitlines()[:-1]]
+    assert names == ["a.txt", "b.txt"]
+    if how != "squash":
+        assert "b.txt" not in box.runner("diff", "1", "a", rc=0).out
