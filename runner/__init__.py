@@ -20,26 +20,35 @@ class Unused(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # Python, debuggers and pytest ask every module for some of these
             raise AttributeError(f"{self.__name__} did not run yet and has no {name}")
-        self._run()
+        _run(self)
         return ModuleType.__getattribute__(self, name)
 
     def __setattr__(self, name: str, value: object) -> None:
         # What is set before a module runs would be lost as it runs; the modules of a package are set by Python's import.
         if not name.startswith("__") and not isinstance(value, ModuleType):
-            self._run()
+            _run(self)
         ModuleType.__setattr__(self, name, value)
 
-    def _run(self) -> None:
-        spec = self.__spec__
-        assert spec is not None and spec.loader is not None
-        with spec.loader_state["lock"]:  # one each: imports go in no circle, so no two threads wait for each other
-            if type(self) is Unused and not spec.loader_state["runs"]:
-                spec.loader_state["runs"] = True
-                try:
-                    spec.loader.exec_module(self)
-                    self.__class__ = ModuleType  # type: ignore[assignment]
-                finally:
-                    spec.loader_state["runs"] = False
+
+def _run(module: ModuleType) -> None:
+    """Run a module that did not run yet. Another thread may be doing so, or have done it by now."""
+    spec = module.__spec__
+    assert spec is not None and spec.loader is not None
+    with spec.loader_state["lock"]:  # one each: imports go in no circle, so no two threads wait for each other
+        if type(module) is Unused and not spec.loader_state["runs"]:
+            spec.loader_state["runs"] = True
+            try:
+                spec.loader.exec_module(module)
+                module.__class__ = ModuleType  # type: ignore[assignment]
+            finally:
+                spec.loader_state["runs"] = False
+
+
+def run_all() -> None:
+    """Run what is imported and did not run yet: a process that lasts for days is of one version, whatever is installed meanwhile."""
+    while unused := [one for one in sys.modules.values() if type(one) is Unused]:
+        for one in unused:
+            _run(one)
 
 
 class _Later:

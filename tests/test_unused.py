@@ -66,6 +66,14 @@ def test_what_is_set_in_a_module_stays_as_it_runs(made: Path) -> None:
     assert (slow.value, slow.other) == (7, 2)
 
 
+def test_a_process_that_lasts_runs_all_that_it_imported(made: Path) -> None:
+    (made / "slow.py").write_text("from runner import made\n\ndef value():\n    return made.count\n")
+    slow = load("slow")
+    runner.run_all()
+    assert type(slow) is ModuleType is type(sys.modules["runner.made"])
+    assert not [name for name, one in sys.modules.items() if type(one) is runner.Unused]
+
+
 def test_a_module_that_fails_fails_at_each_use(made: Path) -> None:
     (made / "slow.py").write_text("from runner.made import gone\nname = gone\n")
     slow = load("slow")

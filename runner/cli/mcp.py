@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import click
 
-from runner import __version__
+from runner import __version__, run_all
 from runner.app import mcp as app
 from runner.cli.session import Session
 from runner.cli.streams import safe
@@ -68,6 +68,7 @@ def _serve(session: Session) -> None:
         raise UnsupportedError(
             f"the package {error.name} is needed, which is not installed", "runner mcp", installs("mcp")
         ) from error
+    run_all()
     server = MCPServer("protocol-runner", version=__version__, instructions=ABOUT, log_level="CRITICAL")
     reads = ToolAnnotations(read_only_hint=True, open_world_hint=False)
     writes = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)

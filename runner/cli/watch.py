@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import click
 
-from runner import signals
+from runner import run_all, signals
 from runner.app import fleet, run, watch
 from runner.app.fleet import Ended, Ready
 from runner.app.watch import Happened
@@ -85,6 +85,7 @@ def command(session: Session, /, poll: bool, as_json: bool, **wanted: Any) -> No
     if "record" in session.options:
         session.options["record"] = os.path.abspath(session.options["record"])
     os.chdir(session.cwd)
+    run_all()
 
     def reopen() -> Project:
         return watch.unattended(session.reopen())
@@ -224,6 +225,7 @@ def fleet_command(ctx: click.Context, jobs: int, max_steps: int, pushes: int | N
     """
     if ctx.invoked_subcommand is not None:
         return
+    run_all()
     session: Session = ctx.obj
     project = session.project
     project.setting("publish"), project.setting("executor")  # a wrong one is told once, here
