@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runner.errors import RunnerError, UsageError
+from runner.executor import remedy, spending
 from runner.lines import counted, headline
 from runner.protocol import ids, paths
 from runner.protocol.state import State, plain, wait_type
@@ -441,8 +442,6 @@ def standing(project: Project, row: Row) -> str:
 
 
 def _can_adopt(project: Project, protocol: str, tip: str) -> bool:
-    from runner.executor import remedy  # it verifies
-
     return remedy.can_adopt(project, protocol, tip)
 
 
@@ -509,7 +508,6 @@ def unrecorded_cost(project: Project, protocol: str) -> str:
     """Return the cost that is in no transition yet, such as that of a step that was killed; empty if there is none."""
     if not matching(project.dirs.journal(protocol), "*.jsonl"):
         return ""
-    from runner.executor import spending
 
     try:
         total = spending.unrecorded(project, protocol)

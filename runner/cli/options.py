@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from runner.app import create
+from runner.app import create, histories
 from runner.cli import ci
 from runner.cli.session import Session
 from runner.errors import RunnerError, UnreachableError
 from runner.lines import few
-from runner.store import lookup, record
+from runner.store import lookup, publishing, record
 
 if TYPE_CHECKING:
     from runner.store.project import Project
@@ -85,7 +85,6 @@ def looked_up(session: Session, name: str | None, find: Callable[[str | None], T
     except lookup.UnknownProtocolError:
         if name is None or project.trusted.remote is None or not lookup.beginnings(project, name):
             raise
-    from runner.store import publishing
 
     with contextlib.suppress(UnreachableError):
         publishing.find(project, name)
@@ -190,8 +189,6 @@ def fetch_missing(session: Session, protocols: Collection[str], *, yes: bool, ab
     Raises:
         UnreachableError: the remote does not answer. IntegrityError: what it has is not taken.
     """
-    from runner.app import histories
-
     remote = session.project.trusted.remote
     if not (protocols or about) or remote is None or session.project.mirror is not None:
         return False

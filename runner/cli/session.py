@@ -21,6 +21,7 @@ from runner.cli import streams
 from runner.cli.streams import one_line, program, safe
 from runner.errors import UsageError
 from runner.lines import lines_of
+from runner.protocol import model_answers
 from runner.store.environment import Environment
 from runner.store.project import Project
 
@@ -364,7 +365,6 @@ def _verdict(text: str) -> str:
     """Return a judge's answer in words; nothing where the text is none."""
     if not text.lstrip().startswith("{"):
         return ""
-    from runner.protocol import model_answers
 
     found, _ = model_answers.read_verdict(text)
     return f"{found.verdict}: {found.summary}" if found else ""

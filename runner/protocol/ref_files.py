@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from runner.errors import IntegrityError, SpentError
 from runner.lines import pattern
+from runner.protocol import transcript
 from runner.protocol.file_models import Between, Field, FileModel, Pattern, first_fault
 
 if TYPE_CHECKING:
@@ -91,8 +92,6 @@ def parse_intent(data: bytes, name: str, where: str) -> dict[str, Any]:
     Raises:
         IntegrityError: it announces none, or another one.
     """
-    from runner.protocol import transcript  # loads its models, which few leases need
-
     call = name.removesuffix(".json")
     try:
         told = json.loads(data)

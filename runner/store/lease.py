@@ -22,7 +22,7 @@ from typing import Any
 
 from runner.errors import ConflictError, HeldError, RunnerError, UnreachableError
 from runner.git import Git, Ident
-from runner.protocol import log, ref_files
+from runner.protocol import log, ref_files, transcript
 from runner.protocol.event_types import event_type
 from runner.protocol.plans import seconds_of
 from runner.protocol.ref_files import Lease
@@ -373,7 +373,6 @@ def unknown(project: Project, protocol: str, intents: Intents, tip: str | None, 
     nor, in that a person was asked, the record at `tip`."""
     if not intents:
         return {}
-    from runner.protocol import transcript
 
     git = project.git
     over: set[tuple[str, str]] = set()

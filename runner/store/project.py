@@ -11,6 +11,7 @@ from runner.errors import UnsupportedError, UsageError
 from runner.git import Git, Ident
 from runner.protocol import ids, paths
 from runner.protocol.log import actor as log_actor
+from runner.store import objects
 from runner.store.environment import Environment, StateDir, writable_state_home
 from runner.store.trusted import OnlyProtocolsError, Trusted, last_seen
 from runner.values import dataclass
@@ -82,8 +83,6 @@ class Project:
                 trusted = mirror.look()
             project = cls(git, dirs, env, trusted, dict(options or {}))
             if git.is_partial():
-                from runner.store import objects
-
                 objects.install(project)
             return project
         except BaseException:

@@ -17,7 +17,7 @@ from runner import __version__
 from runner.errors import IntegrityError, MalformedFileError, RunnerError
 from runner.git import Commit, Git, Tree, Worktree
 from runner.lines import lines_of
-from runner.protocol import decision, log, paths, references, state
+from runner.protocol import decision, log, paths, plans, references, state, strict_yaml
 from runner.protocol.decision import Halt
 from runner.protocol.ids import STEP_FILE
 from runner.protocol.log import RawEntry
@@ -446,7 +446,6 @@ def as_planned(git: Git, row: Row, tip: str) -> Row:
     protocol = row["protocol"]
     if row["status"] in ENDED or not row["steps"] or not untaken(git, protocol, tip):
         return row
-    from runner.protocol import plans  # loads pydantic, which a list does not need
 
     names = [(name, entry) for name, entry in folder(git, protocol, tip).items() if paths.is_words(name)]
     try:
@@ -523,7 +522,6 @@ def with_inputs(git: Git, protocol: str, tip: str, text: str) -> str:
     data = git.blob(f"{tip}:{paths.folder(protocol)}/{paths.PLAN}") if "${{" in text else None
     if data is None:
         return text
-    from runner.protocol import strict_yaml  # loads PyYAML, which a list does not need
 
     with contextlib.suppress(MalformedFileError):
         front, _ = strict_yaml.split_front_matter(strict_yaml.decode(data, paths.PLAN), paths.PLAN)

@@ -23,6 +23,7 @@ from runner.errors import (
 from runner.git import BLOB, TIMED_OUT, Git, Ident, TreeEntry
 from runner.git.repository import token_settings
 from runner.lines import lines_of
+from runner.protocol import ref_files
 from runner.store import locks, trusted
 from runner.store.environment import Environment, StateDir, matching, timestamp, writable_state_home, write_atomically
 from runner.store.trusted import Pin, Trusted
@@ -557,8 +558,6 @@ def _last_looked(dirs: StateDir, protocol: str) -> float | None:
 
 
 def _lease_at(project: Project, oid: str, where: str) -> Lease | None:
-    from runner.protocol import ref_files
-
     data = project.git.blob(f"{oid}:{ref_files.FILE}")
     return ref_files.parse(data, where) if data is not None and len(data) <= ref_files.SIZE else None
 

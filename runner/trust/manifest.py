@@ -16,7 +16,7 @@ from dataclasses import field
 from runner.errors import InsufficientHistoryError
 from runner.git import BLOB, LINK, SUBMODULE, TREE, Git, TreeEntry
 from runner.lines import pattern
-from runner.protocol import globs, ids, paths
+from runner.protocol import agent_file, globs, ids, paths
 from runner.protocol.ids import digest
 from runner.protocol.state import State, StepStatus
 from runner.values import dataclass
@@ -144,7 +144,6 @@ def trusted_files(git: Git, commit: str, loaded: Loaded, version: int = VERSION)
     """
     if not (loaded.agents or loaded.modules or loaded.prompts):
         return {}
-    from runner.protocol import agent_file  # here: most steps have none, and its models are slow to load
 
     files = git.files(commit)
     agents = {paths.agent_file(name) for name in loaded.agents}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from runner.errors import MalformedFileError, RefusedError
 from runner.lines import few
-from runner.protocol import paths
+from runner.protocol import paths, policy_file
 from runner.protocol.approval_file import LONGEST, LONGEST_CALL
 from runner.protocol.file_models import meant
 from runner.protocol.plans import Approval, Plan, Step, seconds_of
@@ -181,7 +181,6 @@ def _needs(authority: TrustedConfig, kind: str, asked: Approval | None, where: s
 
 def _need(authority: TrustedConfig, roles: Sequence[str], count: int, where: str) -> Threshold:
     assert authority.policy is not None
-    from runner.protocol import policy_file
 
     people = policy_file.people(authority.policy.content, tuple(roles))
     if len(people) < count:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from runner.errors import InsufficientHistoryError, MalformedFileError
 from runner.git import BLOB, SUBMODULE, TREE, Commit, Git, TreeEntry, split_signature
-from runner.protocol import globs, log, paths, strict_yaml
+from runner.protocol import globs, log, paths, policy_file, strict_yaml
 from runner.protocol.ids import is_protocol_id
 from runner.protocol.plans import Kind, Plan, Step
-from runner.trust import manifest, programs, signers
+from runner.trust import manifest, programs, signature, signers
 from runner.trust import policy as rules_
 from runner.trust.manifest import HARMLESS, Cover, Loaded
 from runner.trust.policy import Change, Decision, Policy
@@ -223,8 +223,6 @@ class TrustedConfig:
         vouched: bool = False,
     ) -> Verdict:
         """Judge a signature over `text` as a principal's, by a key listed for the namespace; otherwise as `signature.verify`."""
-        from runner.trust import signature
-
         return signature.verify(
             armour, text, namespace=namespace, principal=principal, signers=self.signers, at=at, vouched=vouched
         )
@@ -244,8 +242,6 @@ def raw_signature(git: Git, commit: Commit) -> tuple[bytes, bytes]:
 
 def read_ssh(armour: bytes) -> SshSignature | None:
     """Return an SSH signature, or None where it cannot be read as one."""
-    from runner.trust import signature
-
     try:
         return signature.read_ssh(armour)
     except ValueError:
@@ -264,8 +260,6 @@ def load(
     name = paths.POLICY.rpartition("/")[2]
     file = None
     if name in files:
-        from runner.protocol import policy_file
-
         file = policy_file.parse(_plain(git, files[name], paths.POLICY, branch), f"{paths.POLICY} on {branch}")
     keys = _signers(git, commit, revoked_at or commit, branch, file)
     return TrustedConfig(commit, branch, file, keys, config or config_of(git, commit, branch), rules_.compiled(file))

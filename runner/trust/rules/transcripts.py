@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from runner.errors import InsufficientHistoryError, IntegrityError, RunnerError
 from runner.git import Git
 from runner.lines import few
-from runner.protocol import aliases, paths, plans
+from runner.protocol import agent_file, aliases, paths, plans, transcript
 from runner.protocol.ids import digest
 from runner.protocol.log import RawEntry
 from runner.protocol.plans import Plan, Step
@@ -152,7 +152,6 @@ def wrong_calls(git: Git, protocol: str, told: Sequence[tuple[Named, str]], trus
     for one, oid in told:
         if one.attempt == 0 or one.event in ("qa-passed", "qa-failed"):
             continue  # planners and reviewers only look
-        from runner.protocol import transcript  # loads its models, which a step of a command does not need
 
         try:
             lines = transcript.parse(git.blob(oid) or b"", f"the transcript that {one.commit[:12]} names")
@@ -404,7 +403,6 @@ def _rules(git: Git, found: TrustedConfig, plan: Plan, step: Step) -> tuple[poli
     data, where = git.blob(f"{found.commit}:{path}"), f"{path} on {found.branch}"
     if data is None:
         return found.rules, set(), False
-    from runner.protocol import agent_file  # loads the models of policies
 
     one = agent_file.parse(data, where)
     return (
@@ -415,8 +413,6 @@ def _rules(git: Git, found: TrustedConfig, plan: Plan, step: Step) -> tuple[poli
 
 
 def _call_of(git: Git, commit: str, protocol: str, name: str) -> HeldCall | None:
-    from runner.protocol import transcript
-
     data = git.blob(f"{commit}:{paths.folder(protocol)}/{paths.call_file(name)}")
     return transcript.parse_call(data, name) if data is not None else None
 
