@@ -75,13 +75,13 @@ class Packing(Git):
     _new: dict[str, tuple[str, bytes]]
 
     @classmethod
-    def at(cls, cwd: Path) -> Self:
+    def fresh(cls, cwd: Path) -> Self:
         """Open it."""
         found = cls.open(cwd)
         found._new = {}
         return found
 
-    def write(self, kind: Literal["blob", "tree", "commit"], data: bytes) -> str:
+    def write(self, kind: Literal["blob", "tree", "commit"], data: bytes, base: str | None = None) -> str:
         """Name an object and keep it."""
         oid = hashlib.sha1(f"{kind} {len(data)}\0".encode() + data).hexdigest()
         self._new[oid] = (kind, data)
@@ -138,7 +138,7 @@ def make(
         paths.POLICY: policy + ("transitions: signed\n" if signed else ""),
         f"{paths.ROOT}/allowed_signers": bob.line(APPROVER, "git,runner-approval") + agent.line(MACHINE, "git"),
     }
-    with Packing.at(at) as git:
+    with Packing.fresh(at) as git:
         main = git.resolve("refs/heads/main")
         assert main is not None
         main = _commit(git, main, {path: text.encode() for path, text in trusted.items()}, b"Policy\n")
@@ -216,7 +216,9 @@ class _Writing:
             self.segments += 1
             files[self._own(f"log/{self.segments:04d}.md")], self.log = self.log, b""
         self.log = log.append(self.log, entries, self.state.schema)
-        self.state = replace(machine.fold(self.state, entries), log=digest(self.log))
+        folded = machine.fold(self.state, entries)
+        assert folded is not None
+        self.state = replace(folded, log=digest(self.log))
         files |= {self._own(paths.LOG): self.log, self._own(paths.STATE): state.render(self.state)}
         trusted, plan = self.authority.commit, self.state.plan
         policy = policy_digest(self.git, trusted)

@@ -76,7 +76,7 @@ def _wheel(ground: Ground) -> Path:
 
 def _install(ground: Ground, at: Path, cache: Path, *packages: str) -> Path:
     ground.run([sys.executable, "-m", "venv", "env"], at)
-    quiet = ["--quiet", "--no-input", "--disable-pip-version-check", "--cache-dir", cache]
+    quiet: list[str | Path] = ["--quiet", "--no-input", "--disable-pip-version-check", "--cache-dir", cache]
     ground.run([at / "env/bin/python", "-m", "pip", "install", *quiet, *packages], at, {"PYTHONPATH": ""})
     return at / "env/bin"
 
@@ -93,7 +93,11 @@ def _install_by_uv(ground: Ground, uv: Path, at: Path, cache: Path, package: Pat
     told = {"PYTHONPATH": "", "UV_CACHE_DIR": str(cache)}
     ground.run([uv, "venv", "--quiet", "--no-config", "--python", sys.executable, "env"], at, told)
     python = at / "env/bin/python"
-    quiet = ["--quiet", "--no-config", "--system-certs"]  # as pip, which also trusts what this machine trusts
+    quiet: list[str | Path] = [
+        "--quiet",
+        "--no-config",
+        "--system-certs",
+    ]  # as pip, which also trusts what this machine trusts
     ground.run([uv, "pip", "install", *quiet, "--python", python, package], at, told)
     return at / "env/bin"
 

@@ -56,7 +56,7 @@ def _prove(ground: Ground, made: Made, *, approvals: int = 0, signed: int = 0) -
     with ground.project(made.at) as project:
         report, code = verify.prove(project, made.protocol)
     assert code == 0 and report.transitions == made.transitions, report
-    assert (report.approvals, report.signed) == (approvals, signed), report
+    assert (report.approvals, report.walk.signed) == (approvals, signed), report
 
 
 def _against_git(ground: Ground, made: Made, found: dict[str, Spread]) -> Iterator[Figure]:

@@ -17,10 +17,9 @@ __version__ = "0.1.0"
 class Unused(ModuleType):
     """A module that did not run yet. Its file and loader are known, and tools find its source by them."""
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # Python, debuggers and pytest ask every module for some of these
-            raise AttributeError(f"{self.__name__} did not run yet and has no {name}")
-        _run(self)
+    def __getattribute__(self, name: str) -> Any:
+        if not name.startswith("__"):  # Python, debuggers and pytest ask every module for some of these
+            _run(self)
         return ModuleType.__getattribute__(self, name)
 
     def __setattr__(self, name: str, value: object) -> None:

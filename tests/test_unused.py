@@ -52,6 +52,17 @@ def test_a_module_runs_once_whatever_threads_use_it_first(made: Path) -> None:
     assert sys.modules["runner.slow"] is slow is runner.slow  # type: ignore[attr-defined]
 
 
+def test_a_thread_uses_nothing_of_a_module_that_another_one_is_running(made: Path) -> None:
+    (made / "slow.py").write_text("import time\n\ndef early():\n    return late\n\ntime.sleep(0.3)\nlate = 3\n")
+    slow = load("slow")
+    first = threading.Thread(target=lambda: slow.late)
+    first.start()
+    while not vars(slow).get("early"):
+        assert first.is_alive()
+    assert slow.early() == 3
+    first.join()
+
+
 def test_tools_find_the_source_of_a_module_that_did_not_run(made: Path) -> None:
     (made / "slow.py").write_text("raise AssertionError\n")
     slow = load("slow")

@@ -434,7 +434,7 @@ def _as_message(turn: Turn, exchange: Exchange, number: int) -> Json:
 
 def _events(message: Json) -> list[Json]:
     """Return a message as the events of its stream."""
-    events = [{"type": "message_start", "message": {**message, "content": [], "stop_reason": None}}]
+    events: list[Json] = [{"type": "message_start", "message": {**message, "content": [], "stop_reason": None}}]
     for at, block in enumerate(message["content"]):
         if block["type"] == "text":
             empty, delta = {**block, "text": ""}, {"type": "text_delta", "text": block["text"]}
