@@ -350,6 +350,23 @@ class Box:
             text=True,
         )
 
+    def loaded(self, *args: str) -> tuple[str, set[str]]:
+        """Return what the command line prints as a process of its own, and the modules that it ran."""
+        code = (
+            "import contextlib, sys; from runner import Unused; from runner.cli import main\n"
+            "with contextlib.suppress(SystemExit): main.call(sys.argv[1:])\n"
+            "print(*[name for name, one in sys.modules.items() if type(one) is not Unused], file=sys.stderr)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, *args],
+            cwd=self.path,
+            env={**self.environment(), "PYTHONPATH": str(Path(__file__).parents[1])},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-600:]
+        return done.stdout, set(done.stderr.splitlines()[-1].split())
+
     def project(self, **options: str) -> Project:
         """Open the repository through the library, with a fixed clock that ticks and fixed randomness."""
         ticks = iter(range(START, START + 10_000_000))

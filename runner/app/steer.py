@@ -334,10 +334,8 @@ def _to_answer(project: Project, seen: Snapshot, which: str | None) -> Wait:
     there = ", ".join(f"{wait.id} ({wait.subject})" for wait in state.waiting if wait.type.ended_by == "answer")
     others = [f"{wait.id} waits for {wait.kind} {wait.subject}" for wait in state.waiting]
     if not found and which is None and others and not there:
-        ends = "approve" if state.waiting[0].type.ended_by == "approval" else "status"
-        raise RefusedError(
-            f"{', '.join(others)}, not for an answer", where, f"`runner {ends} {number(state.protocol)}`"
-        )
+        hint = f"`runner status {number(state.protocol)}` shows what to type"
+        raise RefusedError(f"{', '.join(others)}, not for an answer", where, hint)
     if not found:
         raise UsageError(
             answers.last(project, seen, subject) or f"nothing waits for an answer{f' as `{which}`' if which else ''}",

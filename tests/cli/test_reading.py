@@ -427,31 +427,14 @@ def test_reading_changes_no_byte(box: Box) -> None:
 def test_reading_loads_nothing_heavy(box: Box, words: list[str]) -> None:
     protocol = box.new({"01-a": command("true"), "02-ask": ASKS})
     box.runner("run", protocol, rc=3)
-    code = f"import sys; from runner.cli import main; main.call({words!r}); print(*sys.modules, file=sys.stderr)"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=box.path,
-        env={**box.environment(), "PYTHONPATH": str(Path(__file__).parents[2])},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    loaded = set(done.stderr.split())
+    _, loaded = box.loaded(*words)
     assert "runner.store.record" in loaded and not loaded & set(HEAVY)
 
 
 def test_a_status_loads_nothing_of_engines_tools_and_servers(box: Box) -> None:
     """However many of them the project has: it is as fast as in one that has none."""
-    code = "import sys; from runner.cli import main; main.call(['status']); print(*sys.modules, file=sys.stderr)"
-
-    def loaded() -> set[str]:
-        env = {**box.environment(), "PYTHONPATH": str(Path(__file__).parents[2])}
-        words = [sys.executable, "-c", code]
-        done = subprocess.run(words, cwd=box.path, env=env, capture_output=True, text=True, check=True)
-        return set(done.stderr.split())
-
     box.new({"01-a": "kind: agent\n"})
-    before = loaded()
+    _, before = box.loaded("status")
     box.write(
         ".protocols/config.yaml",
         "engine: {plan: 'anthropic:a', execute: ['openai:a', 'gemini:b'], review: 'ollama:c'}\n"
@@ -460,9 +443,9 @@ def test_a_status_loads_nothing_of_engines_tools_and_servers(box: Box) -> None:
     )
     box.commit("engines and servers")
     box.new({"01-a": "kind: agent\nengine: acp:mine\n", "02-b": "kind: agent\nengine: openai:gpt-6.1-terra\n"})
-    loaded()  # what is kept of a file that was parsed is read by the next one
-    after = loaded()
-    assert not [name for name in after if name.startswith(("runner.engines", "runner.tools", "runner.executor"))]
+    box.loaded("status")  # what is kept of a file that was parsed is read by the next one
+    _, after = box.loaded("status")
+    assert not [name for name in after if name.startswith(("runner.engines", "runner.tools", "runner.executor."))]
     assert len(after) <= len(before) and len(after) < 250
 
 

@@ -474,14 +474,7 @@ def test_nothing_of_the_repository_runs_nothing_is_written_and_nothing_heavy_is_
     before = everything(box)
     box.runner("why", "lib.py:2", rc=0)
     box.runner("why", "lib.py:2", "--json", rc=0)
-    code = (
-        "import sys; from runner.cli import main; main.call(['why', 'lib.py:2']); print(*sys.modules, file=sys.stderr)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=box.path, capture_output=True, text=True, check=True,
-        env=environ,
-    )  # fmt: skip
-    loaded = set(done.stderr.split())
+    _, loaded = box.loaded("why", "lib.py:2")
     assert "runner.app.why" in loaded and sorted(loaded & set(HEAVY)) == ["decimal"]  # it adds up what was spent
     assert not canary.exists() and everything(box) == before
     box.git("blame", "lib.py", check=False)

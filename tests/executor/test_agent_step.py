@@ -477,26 +477,13 @@ def test_neither_sdk_nor_prices_are_imported_by_a_command_step_or_a_recorded_one
         (box.new({"01-x": agent()}, title="Same"), "--engine", f"recorded:{cassette}"),
         (box.new({"01-c": command("true")}),),
     ):
-        names = imported(box, *args)
+        _, names = box.loaded("step", *map(str, args))
         assert "runner.executor.steps" in names
         assert not [name for name in names if name.split(".")[0] in ("google", "genai_prices", "httpx2")]
 
 
 def test_a_command_step_without_a_policy_loads_nothing_of_policies_tools_and_signatures(box: Box) -> None:
-    names = imported(box, box.new({"01-c": command("echo x > x.txt")}))
+    _, names = box.loaded("step", box.new({"01-c": command("echo x > x.txt")}))
     assert "runner.trust.trusted_config" in names
     unused = ("runner.protocol.policy_file", "runner.executor.calls", "runner.trust.signature")
     assert not [name for name in names if name in unused or name.startswith(("runner.tools", "cryptography"))]
-
-
-def imported(box: Box, *args: str) -> set[str]:
-    """Return the modules that `runner step` loads as a process."""
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "runner", "step", *args],
-        cwd=box.path,
-        env={**box.environment(), "PYTHONPATH": str(Path(__file__).parents[2])},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-600:]
-    return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
