@@ -23,7 +23,7 @@ from runner.errors import (
     UnreachableError,
     UsageError,
 )
-from runner.executor import advance, journal, load, renumbering, transition
+from runner.executor import advance, divergence, journal, load, transition
 from runner.executor.transition import attempt_ref
 from runner.git import Git, TreeEntry
 from runner.protocol import decision, ids, machine, paths, plans
@@ -156,14 +156,14 @@ def renumber(project: Project, origin: str, revision: int | str | None = None) -
     """
     try:
         with load.at_work(project, origin):
-            note = renumbering.read(project.dirs, origin)
+            note = divergence.renumbering_of(project.dirs, origin)
             if note is not None and push_refusal.clash(project, origin) is not None:
                 note = None  # it is another one of this id that is given a number now
             made = _make(project, origin, revision) if note is None else None
-    except renumbering.RenumberedError as done:
+    except divergence.RenumberedError as done:
         note, made = done.note, None
         project.env.say(f"{note.protocol} was not finished by an earlier, killed run of this command; it is now")
-    note = note or renumbering.read(project.dirs, origin)
+    note = note or divergence.renumbering_of(project.dirs, origin)
     assert note is not None
     return _end(project, note, made)
 
@@ -204,7 +204,7 @@ def _make(project: Project, origin: str, revision: int | str | None) -> create.M
             tip = transition.prepare(project, snapshot.read(git, tip, protocol), [paused], None).commit
         refs = _make_way(project, origin, protocol, genesis, seen.tip, clashes[1])
         claim = {lookup.claim_ref(ids.number_of(protocol)): (genesis, None)}
-        renumbering.Renumbering(
+        divergence.Renumbering(
             origin=origin,
             old=seen.tip,
             protocol=protocol,
@@ -223,20 +223,20 @@ def _make(project: Project, origin: str, revision: int | str | None) -> create.M
         try:
             made = fork(project, origin, revision, then=then)
         except RunnerError as error:
-            note = renumbering.read(project.dirs, origin)
+            note = divergence.renumbering_of(project.dirs, origin)
             # A push without an answer may have arrived; all else was refused, and here nothing moved.
             is_known = not isinstance(error, UnreachableError) or isinstance(error, PushRefusedError)
             is_begun = note is not None and _is_begun(project, note)
             if is_known and not is_begun:
-                renumbering.forget(project.dirs, origin)
+                divergence.forget_renumbering(project.dirs, origin)
             raise
-        note = renumbering.read(project.dirs, origin)
+        note = divergence.renumbering_of(project.dirs, origin)
         assert note is not None
-        renumbering.finish(project, note)
+        divergence.finish_renumbering(project, note)
     return made
 
 
-def _is_begun(project: Project, note: renumbering.Renumbering) -> bool:
+def _is_begun(project: Project, note: divergence.Renumbering) -> bool:
     """Return whether a ref of the note has moved, here or on the remote."""
     if project.above(project.branch(note.protocol)) == note.tip:
         return True
@@ -249,7 +249,7 @@ def _source(git: Git, origin: str, start: str) -> str:
     return f"{origin}@{at.trailers.revision}"
 
 
-def _end(project: Project, note: renumbering.Renumbering, made: create.Made | None) -> create.Made:
+def _end(project: Project, note: divergence.Renumbering, made: create.Made | None) -> create.Made:
     """Publish the protocol with its new number, and end it as the old one had ended; `made`: this command made it."""
     protocol = note.protocol
     if made is None and project.setting("publish") == "always":
@@ -276,7 +276,7 @@ def _end(project: Project, note: renumbering.Renumbering, made: create.Made | No
             source=note.source,
             done=done,
         )
-    return dataclasses.replace(made, printed=lambda: renumbering.forget(project.dirs, note.origin))
+    return dataclasses.replace(made, printed=lambda: divergence.forget_renumbering(project.dirs, note.origin))
 
 
 def _look(project: Project) -> None:

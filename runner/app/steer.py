@@ -13,7 +13,7 @@ from runner import signals
 from runner.app import describe
 from runner.app.describe import Next
 from runner.errors import HeldError, RefusedError, UnreachableError, UsageError
-from runner.executor import advance, answers, load
+from runner.executor import advance, divergence, load
 from runner.executor.transition import attempt_ref
 from runner.git import Options, Worktree
 from runner.lines import few
@@ -297,7 +297,9 @@ def answer(project: Project, protocol: str, which: str | None, text: str) -> Ste
 
     def build(seen: Snapshot) -> Sequence[ev.Event]:
         nonlocal answered
-        if seen.state.status not in decision.OPEN and (earlier := answers.last(project, seen, _subject(seen, which))):
+        if seen.state.status not in decision.OPEN and (
+            earlier := divergence.last_answer(project, seen, _subject(seen, which))
+        ):
             where, hint = f"revision {seen.state.revision}", f"`runner log {number(protocol)}` shows it"
             raise RefusedError(f"{protocol} {phrased(seen.state.status)}; {earlier}", where, hint)
         refuse_ended(seen.state, "answer")
@@ -338,7 +340,8 @@ def _to_answer(project: Project, seen: Snapshot, which: str | None) -> Wait:
         raise RefusedError(f"{', '.join(others)}, not for an answer", where, hint)
     if not found:
         raise UsageError(
-            answers.last(project, seen, subject) or f"nothing waits for an answer{f' as `{which}`' if which else ''}",
+            divergence.last_answer(project, seen, subject)
+            or f"nothing waits for an answer{f' as `{which}`' if which else ''}",
             where,
             f"what waits: {there}" if there else f"run `runner status {number(state.protocol)}` to see its status",
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from runner import forge as forges
 from runner.app import request
 from runner.errors import ConflictError, HeldError, RunnerError, UnreachableError, UsageError
-from runner.executor import load, renumbering, spending
+from runner.executor import divergence, load, spending
 from runner.lines import counted
 from runner.protocol import ids, policy_file
 from runner.store import day_budget, history, lease, lookup, publishing, push_refusal, record
@@ -54,7 +54,7 @@ def sync(project: Project, protocols: list[str] | None = None, *, work: bool = T
         raise UsageError("there is no remote", str(project.git.common_dir), "add one: git remote add origin URL")
     project.looked, project.mirror = True, mirror
     done = []
-    for note in renumbering.unfinished(project.dirs):
+    for note in divergence.unfinished_renumberings(project.dirs):
         with contextlib.suppress(HeldError):  # of a command that is at work
             if said := load.finish_renumbering(project, note.origin):
                 project.env.say(said)

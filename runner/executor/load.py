@@ -17,7 +17,7 @@ from runner.errors import (
     UnsupportedError,
     UsageError,
 )
-from runner.executor import answers, remedy, renumbering, spending, workspace_session
+from runner.executor import divergence, remedy, spending, workspace_session
 from runner.git import Commit, TreeEntry
 from runner.protocol import events as ev
 from runner.protocol import ids, log, machine, paths, plans, strict_yaml
@@ -73,11 +73,11 @@ def at_work(project: Project, protocol: str, *, wait: float = 0.0) -> Iterator[N
                 publishing.drop_lease(project)
 
 
-def _unfinished(project: Project, protocol: str) -> renumbering.Renumbering | None:
+def _unfinished(project: Project, protocol: str) -> divergence.Renumbering | None:
     """Return the change of the protocol's number that a killed command left unfinished, or None."""
     if not project.dirs.renumbering(protocol).exists():
         return None
-    note = renumbering.read(project.dirs, protocol)
+    note = divergence.renumbering_of(project.dirs, protocol)
     return note if note is not None and not note.is_finished else None
 
 
@@ -90,7 +90,7 @@ def finish_renumbering(project: Project, protocol: str) -> str:
     try:
         with at_work(project, protocol):
             return ""
-    except renumbering.RenumberedError as done:
+    except divergence.RenumberedError as done:
         return done.what
 
 
@@ -162,11 +162,11 @@ class Checker:
 
     def give_again(self, commit: Commit, onto: str, theirs: Sequence[Commit]) -> str:
         """Return the commit on `onto` that keeps a person's answer, as `answers.give_again` does."""
-        return answers.give_again(self.project, self.protocol, commit, onto, theirs)
+        return divergence.answer_again(self.project, self.protocol, commit, onto, theirs)
 
     def tell(self, ours: Sequence[Commit], theirs: Sequence[Commit], kept: str | None) -> None:
         """Say what of ours does not count as it was made, as `answers.tell` does."""
-        answers.tell(self.project, self.protocol, ours, theirs, kept)
+        divergence.tell(self.project, self.protocol, ours, theirs, kept)
 
 
 def checker(project: Project, protocol: str) -> Checker:

@@ -16,7 +16,7 @@ from runner import beneath
 from runner.app import clean
 from runner.app.doctor import REFETCH_SECONDS, Clone, Finding, Selection, fault, remark
 from runner.app.doctor.refs import write_locked
-from runner.executor import load, renumbering
+from runner.executor import divergence, load
 from runner.git import Git
 from runner.lines import counted, few, lines_of
 from runner.protocol import ids
@@ -132,7 +132,7 @@ def finish_worktree(chosen: Selection, protocol: str) -> str:
 def unfinished_renumberings(chosen: Selection) -> Iterator[Finding]:
     """Yield the protocols that a killed command was giving another number."""
     dirs = chosen.project.dirs
-    for note in renumbering.unfinished(dirs):
+    for note in divergence.unfinished_renumberings(dirs):
         if locks.is_held(dirs.lock(note.origin)):
             continue
         yield fault(
