@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from runner import resources
-from runner.app.checks import candidates, failing, tell_failing
+from runner.app.suite import candidates, failing, tell_failing
 from runner.errors import ConflictError, MalformedFileError, UnsupportedError, UsageError, WaitingError
 from runner.executor import asking, load, planning, transition
 from runner.executor.step_run import agent_of

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 from runner import resources
 from runner.app import scaffold
 from runner.errors import InTheWayError, MalformedFileError, RefusedError, RunnerError, UnreachableError, UsageError
-from runner.executor import discovery
 from runner.executor.step_run import Redactor
 from runner.forge import ForgeProject
 from runner.forge.registry import FORGES, configured, is_project
@@ -37,7 +36,7 @@ from runner.trust import signers, signing
 from runner.values import dataclass
 
 if TYPE_CHECKING:
-    from runner.executor.discovery import Found
+    from runner.app.scaffold import Discovered
     from runner.store.project import Project
 
 TEMPLATES = {
@@ -210,12 +209,12 @@ def propose(project: Project, asked: Questions) -> Iterator[Proposal]:
     """
     commit = project.git.resolve("HEAD") or project.trusted.commit
     with contextlib.ExitStack() as stack:
-        found: Found = stack.enter_context(discovery.found(project, commit, asked.answers()))
+        found: Discovered = stack.enter_context(scaffold.discovered(project, commit, asked.answers()))
         before, usd = len(asked.said), found.usd
         for text in found.questions:
             asked.ask(text)
         if len(asked.said) > before:
-            found = stack.enter_context(discovery.found(project, commit, asked.answers()))
+            found = stack.enter_context(scaffold.discovered(project, commit, asked.answers()))
             usd += found.usd
         top, files = _top(project.git), []
         for name, run in found.commands.items():

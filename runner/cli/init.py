@@ -11,9 +11,9 @@ from typing import Any
 
 import click
 
-from runner.app import checks, describe, histories, init
-from runner.app.checks import Candidate, Tried
+from runner.app import describe, histories, init, suite
 from runner.app.init import File, Look, Wanted
+from runner.app.suite import Candidate, Tried
 from runner.cli import options
 from runner.cli.session import Session
 from runner.cli.streams import program
@@ -197,21 +197,21 @@ def _proved(session: Session, git: Git, cwd: Path, asked: init.Questions) -> tup
         return None, []
     try:
         with Project.open(cwd, _silent(session.environment()), session.options) as project:
-            if project.setting("executor") == "host" or (named and not checks.failed(project, named[0])):
+            if project.setting("executor") == "host" or (named and not suite.failed(project, named[0])):
                 return None, []
             answer = asked.answers().get(init.TESTS)
-            found = checks.candidates(git, commit, [answer] if answer else ())
+            found = suite.candidates(git, commit, [answer] if answer else ())
             if not found and session.is_terminal() and (answer := asked.ask(init.TESTS)):
                 found = [Candidate(answer, "your answer")]
             at, ended = commit[:7], list[Tried]()
-            known = checks.noted(project, commit)
+            known = suite.noted(project, commit)
             if known is not None and known.passed and known.line in [one.line for one in found]:
                 ended.append(known)
             elif found:
                 _try(session, project, commit, found, ended)
-            best = checks.best(ended)
+            best = suite.best(ended)
             if best is not None:
-                checks.note(project, commit, best)
+                suite.note(project, commit, best)
                 session.note(
                     f"checks {best.line} · {best.text()} on {at}{'' if best.passed else ', before any change'}"
                 )
@@ -244,7 +244,7 @@ def _try(session: Session, project: Project, commit: str, found: list[Candidate]
         if before != signal.SIG_IGN:  # as in a job in the background
             signal.signal(signal.SIGINT, skip)
         with session.waiting("trying the tests in the sandbox (Ctrl-C skips)", lambda: now[0]):
-            for one in checks.tried(project, commit, found, starts):
+            for one in suite.tried(project, commit, found, starts):
                 ended.append(one)
     except _Skipped:
         session.note("skipped: no more commands are tried")

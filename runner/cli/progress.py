@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from runner.app import checks, describe
+from runner.app import describe, suite
 from runner.cli import output, status
 from runner.cli.session import COLOURS, Session
 from runner.cli.streams import program
@@ -156,7 +156,7 @@ class Progress:
                     output.tell_last(self._session, place, number, printed, otherwise, retried=retried)
                 elif otherwise:  # a promised file that is not there, or a review
                     self._session.line(f"  | {otherwise}", err=True)
-            before = checks.failed_before(self._session.project, protocol, {check["check"] for check in qa.evidence})
+            before = suite.failed_before(self._session.project, protocol, {check["check"] for check in qa.evidence})
             if before:
                 self._session.line(f"  {'before':12}  {before}", err=True)
         for event in happened:

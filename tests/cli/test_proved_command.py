@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from runner.app import checks, create
+from runner.app import create, suite
 from runner.errors import WaitingError
 from runner.git import Git
 from runner.sandbox.bubblewrap import Bubblewrap
@@ -74,8 +74,11 @@ def test_the_project_s_own_files_say_what_may_run_its_tests(box: Box, files: dic
         box.write(path, text)
     commit = box.commit("files")
     with Git.open(box.path) as git:
-        assert [one.line for one in checks.candidates(git, commit)] == lines
-        assert [one.line for one in checks.candidates(git, commit, ["mine", "make test"])][:2] == ["mine", "make test"]
+        assert [one.line for one in suite.candidates(git, commit)] == lines
+        assert [one.line for one in suite.candidates(git, commit, ["mine", "make test"])][:2] == [
+            "mine",
+            "make test",
+        ]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +110,7 @@ def test_the_project_s_own_files_say_what_may_run_its_tests(box: Box, files: dic
     ],
 )
 def test_what_test_runners_say_is_counted(text: str, counted: tuple[int, int, int] | None) -> None:
-    assert checks.count(text) == counted
+    assert suite.count(text) == counted
 
 
 # --- what is tried ----------------------------------------------------------------------------------------------------------
@@ -197,7 +200,7 @@ def test_a_person_at_a_terminal_is_asked_whether_to_start_where_tests_fail(box: 
     with box.project() as project:
         commit = project.git.resolve("HEAD")
         assert commit is not None
-        checks.note(project, commit, checks.Tried("make test", "", False, 5, 2, "", 1))
+        suite.note(project, commit, suite.Tried("make test", "", False, 5, 2, "", 1))
         asked: list[str] = []
 
         def no(question: str, choices: tuple[str, ...]) -> str:
@@ -321,9 +324,9 @@ def test_all_tries_together_have_ten_minutes(box: Box, sandbox: None) -> None:
     later = iter(range(0, 10**6, 400))
     with box.project(executor="sandbox") as project:
         project.env = dataclasses.replace(project.env, monotonic=lambda: float(next(later)))
-        commit, every = project.git.resolve("HEAD"), [checks.Candidate("make test", "Makefile")] * 9
-        assert commit is not None and checks.LIMIT == 600
-        assert len(list(checks.tried(project, commit, every, lambda one: None))) < 2
+        commit, every = project.git.resolve("HEAD"), [suite.Candidate("make test", "Makefile")] * 9
+        assert commit is not None and suite.LIMIT == 600
+        assert len(list(suite.tried(project, commit, every, lambda one: None))) < 2
 
 
 def test_ctrl_c_skips_the_tries_and_the_files_are_written(box: Box, sandbox: None) -> None:

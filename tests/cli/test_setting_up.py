@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from runner import resources
-from runner.app import checks, scaffold
-from runner.app.checks import Tried
+from runner.app import scaffold, suite
+from runner.app.suite import Tried
 from tests.cli.test_proved_command import SANDBOX, check_of, make, sandbox  # noqa: F401
 from tests.conftest import JOBS, Box
 from tests.people import at_terminal
@@ -168,10 +168,10 @@ def test_unittest_whose_tests_fail_is_no_check_while_pytest_is_missing() -> None
 
     missing = tried("python3 -m pytest", lacks="pytest is not installed in python3, and there is no .venv")
     fails = tried("python3 -m unittest discover")
-    assert checks.best([missing, fails]) is None
-    assert checks.best([fails]) is fails
+    assert suite.best([missing, fails]) is None
+    assert suite.best([fails]) is fails
     passes = tried("python3 -m unittest discover", passed=True)
-    assert checks.best([missing, fails, passes]) is passes
+    assert suite.best([missing, fails, passes]) is passes
 
 
 def test_a_check_that_failed_when_it_was_found_is_looked_for_again(box: Box, sandbox: None) -> None:  # noqa: F811

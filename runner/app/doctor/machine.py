@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runner import sandbox
-from runner.app import checks
+from runner.app import suite
 from runner.app.doctor import Clone, Finding, Machine, Selection, fault, of_error, remark
 from runner.errors import RunnerError, UnreachableError, shown
 from runner.executor import environments, permissions
@@ -224,11 +224,11 @@ def tests(chosen: Selection) -> Iterator[Finding]:
         named = project.config.checks
     except RunnerError:
         return  # `policy` says why
-    where, known = f"{paths.CONFIG} on {trusts.branch}", checks.noted(project, trusts.commit)
+    where, known = f"{paths.CONFIG} on {trusts.branch}", suite.noted(project, trusts.commit)
     if named and known is not None and not known.passed and known.line in named:
         what = f"{known.text()} on {trusts.branch}, by `{known.line}` when `runner init` tried it"
         yield remark(what, where, "steps that it checks fail until they pass", "make them pass there")
-    elif not named and trusts.config(project.git) is not None and checks.candidates(project.git, trusts.commit):
+    elif not named and trusts.config(project.git) is not None and suite.candidates(project.git, trusts.commit):
         what = "no command that runs the tests is named as `checks:`"
         yield remark(what, where, "an agent step that names no check is not checked", "`runner init` finds it")
 

@@ -1,6 +1,6 @@
-"""The project's own test command: found in its files, tried on a commit as a step's check is run, and how it ends before any change.
+"""The project's own test suite: its command, found in its files and tried on a commit as a step's check is, before any change.
 
-That is noted in the person's own state, so that `new` and `do` can say it.
+How it ends is noted in the person's own state, so that `new` and `do` can say it.
 """
 
 from __future__ import annotations
