@@ -2,21 +2,24 @@
 
 The chain is `trust.verify`'s to judge. Here it is found, and what lies beside it is compared: the transcripts with the digests that
 the log names, and the record that a base holds with the chain's.
+
+`runner init` has git fetch what others filed into refs/runner-remote/, which is theirs; ours is never overwritten by a fetch.
+From there as from the remote a history is taken by one rule, `history.compare`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from runner.errors import InsufficientHistoryError, UsageError
+from runner.errors import InsufficientHistoryError, IntegrityError, UsageError
+from runner.git import Git
 from runner.protocol import ids, log, paths
-from runner.store import history, lookup, publishing, record
+from runner.store import history, lookup, objects, publishing, record, remote, trusted
 from runner.store.environment import read_checkpoint, write_checkpoint
 from runner.store.project import Project
-from runner.trust import verify
+from runner.trust import verify, walk
 from runner.trust.rules import ends, permissions, transcripts
-from runner.trust.walk import Evidence, Finding, Origin, Report
 from runner.values import dataclass
 
 
@@ -49,8 +52,8 @@ def find(project: Project, name: str | None) -> str:
 
 
 def examine(
-    project: Project, protocol: str, *, live: bool = False, from_work: bool = False, walked: Report | None = None
-) -> Report:
+    project: Project, protocol: str, *, live: bool = False, from_work: bool = False, walked: walk.Report | None = None
+) -> walk.Report:
     """Return what holds and what does not of a protocol. `live`: the remote is asked first for what it has.
 
     `from_work`: what the remote has not yet comes from a job that a model works in, which may not say what only people say.
@@ -77,10 +80,14 @@ def examine(
     if from_work and place.there is not None:
         findings += permissions.not_handed_over(git, protocol, place.tip, place.there)
     elif from_work:
-        findings.append(Finding("handed-over", place.tip, paths.folder(protocol), "the remote has no branch of it"))
+        findings.append(
+            walk.Finding("handed-over", place.tip, paths.folder(protocol), "the remote has no branch of it")
+        )
     if place.replaced is not None:
         error = publishing.history_replaced(project, protocol, place.replaced)
-        findings.append(Finding("transcript", place.replaced, history.ref_of(protocol), f"{error.what}; {error.hint}"))
+        findings.append(
+            walk.Finding("transcript", place.replaced, history.ref_of(protocol), f"{error.what}; {error.hint}")
+        )
     if place.branch is None and ends.was_taken_away(git, protocol, trusted.commit):
         notes.append(f"its folder was removed from {trusted.branch} again")
     if place.branch is not None:
@@ -90,7 +97,7 @@ def examine(
                 f"the history went back: this machine has seen {seen[:12]}, which is not in it any more;"
                 f" `runner doctor {protocol}` says what helps"
             )
-            findings.append(Finding("mark", head, paths.folder(protocol), text))
+            findings.append(walk.Finding("mark", head, paths.folder(protocol), text))
         elif seen is None and not live and trusted.remote is not None:
             notes.append(
                 "freshness not proven: this machine has not seen it before; `runner verify --live` asks the remote"
@@ -104,11 +111,11 @@ def examine(
 
 def _evidence(
     project: Project, protocol: str, *, live: bool = False, bases: Sequence[str] = (), filed: str | None = None
-) -> Evidence:
+) -> walk.Evidence:
     """Return what lies beside a protocol's chain. `live`: the remote is asked for the histories of a fork's origins."""
     git = project.git
 
-    def history_of(origin: Origin) -> str | None:
+    def history_of(origin: walk.Origin) -> str | None:
         ref = history.ref_of(origin.protocol)
         kept = git.ref(ref)
         if live and origin.named and project.mirror is not None:
@@ -119,10 +126,10 @@ def _evidence(
         own = git.ref(history.ref_of(protocol)) if origin.named else None
         return (history.of_other(git, own, origin.protocol) if own is not None else None) or kept
 
-    return Evidence(project.trusted, bases, filed, history_of, _asks(project))
+    return walk.Evidence(project.trusted, bases, filed, history_of, _asks(project))
 
 
-def washed(project: Project, protocol: str, origin: Origin) -> Iterator[Finding]:
+def washed(project: Project, protocol: str, origin: walk.Origin) -> Iterator[walk.Finding]:
     """Yield what the transcripts of a protocol that a fork continues show against it, as findings of the fork's.
 
     Raises:
@@ -132,8 +139,8 @@ def washed(project: Project, protocol: str, origin: Origin) -> Iterator[Finding]
 
 
 def prove(
-    project: Project, protocol: str, *, live: bool = False, from_work: bool = False, walked: Report | None = None
-) -> tuple[Report, int]:
+    project: Project, protocol: str, *, live: bool = False, from_work: bool = False, walked: walk.Report | None = None
+) -> tuple[walk.Report, int]:
     """Return what `examine` says and the exit code that means it; 5, with a report that names the missing objects, if it cannot tell.
 
     Raises:
@@ -145,12 +152,12 @@ def prove(
         hint, remote = error.hint, project.trusted.remote
         if project.git.is_partial() and not project.git.is_shallow() and remote and project.mirror is None:
             hint = f"`runner verify {protocol} --yes` fetches it from {remote}"
-        missing = Finding("history", "", error.where, f"{error.what}: {hint}")
+        missing = walk.Finding("history", "", error.where, f"{error.what}: {hint}")
         return verify.unknown(project.git, protocol, missing), error.exit_code
     return report, 0 if report.ok else 4
 
 
-def place_of(project: Project, report: Report, found: Finding) -> tuple[str, int]:
+def place_of(project: Project, report: walk.Report, found: walk.Finding) -> tuple[str, int]:
     """Return the file of the record that shows a finding, and the line: where it names none, the transition's entry in the log."""
     folder = paths.folder(report.protocol)
     if found.path.startswith(f"{folder}/"):
@@ -227,3 +234,66 @@ def _place(project: Project, protocol: str, *, live: bool) -> _Place:
     if tip is None:
         tip = ends.tip_of(git, protocol, project.trusted.commit, _asks(project))
     return _Place(tip, branch or there, there, kept, replaced, found, tuple(notes))
+
+
+# --- histories that a proof needs and this clone does not have --------------------------------------------------------
+
+
+REFSPEC = f"+refs/runner/*:{history.FETCHED}*"
+
+
+def keep_histories_apart(git: Git) -> str | None:
+    """Have `git fetch` bring what others filed, beside ours; return the remote, or None where there is none or it does so already."""
+    remote = trusted.remote_name(git)
+    if remote is None or REFSPEC in git.settings().get(f"remote.{remote}.fetch", ()):
+        return None
+    git.run("config", "--file", str(git.common_dir / "config"), "--add", f"remote.{remote}.fetch", REFSPEC)
+    return remote
+
+
+def fetched_histories(project: Project) -> list[str]:
+    """Return the protocols whose histories git fetched beside ours."""
+    root = history.fetched("")
+    return [name.removeprefix(root) for name in project.git.refs(root) if ids.is_protocol_id(name.removeprefix(root))]
+
+
+def fetch_nothing(project: Project) -> None:
+    """Let nothing be fetched unasked from here on: the command reports what this clone lacks, with the command that fetches it."""
+    project.git.fetch_promised = None
+
+
+def take_histories(project: Project, protocols: Iterable[str]) -> None:
+    """Adopt the histories that git fetched beside ours, if they continue ours; print why others are not adopted."""
+    for protocol in protocols:
+        theirs = project.git.ref(history.fetched(protocol))
+        if theirs in (None, project.git.ref(history.ref_of(protocol))):
+            continue
+        assert theirs is not None
+        published = project.git.ref(project.tracking(project.branch(protocol)))
+        try:
+            publishing.take_history(project, protocol, theirs, published=published)
+        except IntegrityError as error:
+            project.env.say(f"{error.what}; {error.hint}")
+
+
+def fetch_histories(project: Project, protocols: Iterable[str]) -> bool:
+    """Fetch the histories of protocols from the remote, and take them; what a partial clone lacks is brought from now on.
+
+    Returns whether there is a remote.
+
+    Raises:
+        UnreachableError: it does not answer. IntegrityError: what it has is not taken.
+    """
+    wanted = list(protocols)
+    mirror = remote.Mirror.of(project.git, project.dirs, project.env)
+    if mirror is None:
+        return False
+    branches = {one: project.branch(one) for one in wanted}
+    if wanted:
+        mirror.fetch(*branches.values(), *map(history.ref_of, wanted))
+    project.mirror, there = mirror, mirror.refs()
+    objects.install(project)
+    for one in wanted:
+        if (theirs := there.get(history.ref_of(one))) is not None:
+            publishing.take_history(project, one, theirs, published=there.get(branches[one]))
+    return True

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from runner.app import describe, histories, init, suite
+from runner.app import describe, init, suite, verify
 from runner.app.init import File, Look, Wanted
 from runner.app.suite import Candidate, Tried
 from runner.cli import options
@@ -80,7 +80,7 @@ def command(session: Session, /, **given: Any) -> None:
             return
         found, unanswered, todo = looked
         init.write(git, dirs, found.files)
-        if (remote := histories.keep_apart(git)) is not None:
+        if (remote := verify.keep_histories_apart(git)) is not None:
             session.result(
                 f"set    remote.{remote}.fetch: `git fetch {remote}` also fetches the histories of protocols"
             )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from runner.app import create, histories
+from runner.app import create, verify
 from runner.cli import ci
 from runner.cli.session import Session
 from runner.errors import RunnerError, UnreachableError
@@ -195,4 +195,4 @@ def fetch_missing(session: Session, protocols: Collection[str], *, yes: bool, ab
     question = f"{few(sorted(protocols)) or about}: part of the proof is not in this clone. Fetch it from {remote}?"
     if not yes and session.ask(question, ("no", "yes")) != "yes":
         return False
-    return histories.fetch(session.project, protocols)
+    return verify.fetch_histories(session.project, protocols)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from runner.app import describe, histories
+from runner.app import describe, verify
 from runner.cli import options, streams
 from runner.cli.streams import program
 from runner.errors import UsageError
@@ -103,7 +103,7 @@ def show(
         UsageError: there is none, or it was not kept.
     """
     project, protocol, step = session.project, row["protocol"], row["steps"][slug]
-    histories.take(project, [protocol])
+    verify.take_histories(project, [protocol])
     last = int(step.get("attempt", 1))
     number = attempt or (last - 1 if last > 1 and step.get("status") == "pending" else last)
     printed = _printed(project, protocol, slug, number)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from runner.app import describe, histories, timeline
+from runner.app import describe, timeline, verify
 from runner.cli import log, options, output, status, streams
 from runner.cli.session import COLOURS, Session
 from runner.cli.streams import program
@@ -108,7 +108,7 @@ def show_transcript(
     import json
 
     project, protocol = session.project, row["protocol"]
-    histories.take(project, [protocol])
+    verify.take_histories(project, [protocol])
     if slug is None:
         asked = [name for name, step in record.open_steps(row) if step.get("kind") == "agent"]
         if len(asked) != 1:

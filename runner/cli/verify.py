@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from runner.app import audit, histories, verify
+from runner.app import audit, verify
 from runner.cli import ci, options, streams
 from runner.cli.session import Session
 from runner.errors import InTheWayError, UsageError
@@ -50,7 +50,7 @@ def command(
     fetched if you agree, at the terminal or with --yes.
     """
     project = session.project
-    histories.alone(project)
+    verify.fetch_nothing(project)
     if everything and protocols:
         raise UsageError("PROTOCOL and --all do not go together", "runner verify", "give one of them")
     names = (
@@ -146,9 +146,9 @@ def audit_command(session: Session, protocol: str | None, output: str | None, at
     each case, statements only with 0.
     """
     project = session.project
-    histories.alone(project)
+    verify.fetch_nothing(project)
     name = options.looked_up(session, protocol, partial(verify.find, project))
-    histories.take(project, [name])
+    verify.take_histories(project, [name])
     report, code = verify.prove(project, name)
     if code == 5 and not project.git.is_shallow() and options.fetch_missing(session, [name], yes=yes):
         report, code = verify.prove(project, name)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from runner.app import describe, histories, why
+from runner.app import describe, verify, why
 from runner.cli import options
 from runner.cli.session import Session
 from runner.errors import InsufficientHistoryError, UsageError
@@ -37,8 +37,8 @@ def command(session: Session, place: str, yes: bool, as_json: bool) -> None:
     last = int(match["last"] or first) if match else 0
     if match is None or last < first:
         raise UsageError(f"`{place}` names no line", "runner why", "write PATH:LINE, or PATH:FIRST-LAST")
-    histories.alone(session.project)
-    histories.take(session.project, histories.known(session.project))
+    verify.fetch_nothing(session.project)
+    verify.take_histories(session.project, verify.fetched_histories(session.project))
     try:
         told = why.why(session.project, session.cwd, match["path"], first, last)
     except (InsufficientHistoryError, GitError) as error:
