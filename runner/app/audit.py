@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from runner import __version__, resources
 from runner.app import timeline
-from runner.app.chain import Chain, count
+from runner.app.timeline import Timeline, count
 from runner.errors import InsufficientHistoryError, RunnerError, UsageError, installs
 from runner.git import GitError
 from runner.lines import counted
@@ -53,7 +53,7 @@ class Page:
 
 def audit(project: Project, protocol: str, report: Report, *, cannot_tell: bool, now: str) -> Page:
     """Return the page. `report`: the verdict of verify; `cannot_tell`: verify lacks objects; `now`: the time, for its foot."""
-    chain = Chain(project, protocol)
+    chain = Timeline(project, protocol)
     if not chain.tips:
         chain.tip = project.trusted.commit
     row = chain.row
@@ -138,7 +138,7 @@ def _banner(report: Report, cannot_tell: bool) -> Html:
     return element("p", f"The record does NOT verify: {findings}.", class_="verdict bad")
 
 
-def _verdict(chain: Chain, report: Report, cannot_tell: bool) -> Html:
+def _verdict(chain: Timeline, report: Report, cannot_tell: bool) -> Html:
     rows = [(found.rule, _code(found.commit[:12]), _code(found.path), found.text) for found in report.findings]
     known = report.walk.signed == report.transitions > 0
     proves = (
@@ -156,7 +156,7 @@ def _verdict(chain: Chain, report: Report, cannot_tell: bool) -> Html:
     )
 
 
-def _facts(chain: Chain, row: Mapping[str, Any]) -> Html:
+def _facts(chain: Timeline, row: Mapping[str, Any]) -> Html:
     first = chain.entries[0] if chain.entries else None
     merged = record.Merges(chain.git, chain.project.trusted.remote).base_with(dict(row), chain.tip)
     pairs: list[tuple[str, Part]] = [
@@ -178,7 +178,7 @@ def _facts(chain: Chain, row: Mapping[str, Any]) -> Html:
 # --- plan --------------------------------------------------------------------------------------------------------------------
 
 
-def _plan(chain: Chain, row: Mapping[str, Any]) -> Html:
+def _plan(chain: Timeline, row: Mapping[str, Any]) -> Html:
     folder = paths.folder(chain.protocol)
     parts: list[Part] = []
     for name in (paths.PLAN, paths.CONTEXT):
@@ -219,7 +219,7 @@ def _outcome(code: object) -> Html:
 # --- words -------------------------------------------------------------------------------------------------------------------
 
 
-def _words(chain: Chain) -> Html:
+def _words(chain: Timeline) -> Html:
     """Return decisions and answers, and each signed statement with its outcome."""
     asked = {f"w{entry.revision}": entry for entry in chain.entries}
     counted = []
@@ -244,7 +244,7 @@ def _words(chain: Chain) -> Html:
     )
 
 
-def _statements(chain: Chain) -> Iterator[Sequence[Part]]:
+def _statements(chain: Timeline) -> Iterator[Sequence[Part]]:
     used: dict[str, list[int]] = {}
     for entry in chain.entries:
         named = entry.fields.get("approvals")
@@ -273,7 +273,7 @@ def _statements(chain: Chain) -> Iterator[Sequence[Part]]:
 # --- effects, cost, transcripts -----------------------------------------------------------------------------------------
 
 
-def _effects(chain: Chain) -> Html:
+def _effects(chain: Timeline) -> Html:
     events = [
         (
             str(entry.revision),
@@ -317,7 +317,7 @@ def _money(usd: str | None) -> str:
     return "not known" if usd is None else f"${usd}"
 
 
-def _cost(chain: Chain, row: Mapping[str, Any]) -> Html:
+def _cost(chain: Timeline, row: Mapping[str, Any]) -> Html:
     rows = []
     for slug, _ in record.open_steps(dict(row)):
         for attempt in chain.attempts(slug):
@@ -333,7 +333,7 @@ def _cost(chain: Chain, row: Mapping[str, Any]) -> Html:
     return _table("What each attempt cost, its checks included", head, rows, (1, 2, 3, 4, 5))
 
 
-def _transcripts(chain: Chain) -> Html:
+def _transcripts(chain: Timeline) -> Html:
     there = {name: data for name, data in history.transcripts(chain.git, chain.protocol)}
     digests = {digest_of(data): name for name, data in there.items()}
     rows: list[Sequence[Part]] = []
@@ -361,7 +361,7 @@ def _transcripts(chain: Chain) -> Html:
 # --- timeline, difference -------------------------------------------------------------------------------------------------
 
 
-def _told(chain: Chain, entry: RawEntry) -> Html:
+def _told(chain: Timeline, entry: RawEntry) -> Html:
     """Return what an entry says, and all its fields behind a click."""
     found = timeline.account(entry, chain.protocol)
     checks = [element("div", f"{check.name}: {check.outcome}, {check.took}") for check in found.checks]
@@ -371,7 +371,7 @@ def _told(chain: Chain, entry: RawEntry) -> Html:
     return element("div", element("div", " · ".join(found.parts)), checks, texts, every)
 
 
-def _timeline(chain: Chain) -> Html:
+def _timeline(chain: Timeline) -> Html:
     rows = [
         (str(entry.revision), entry.time, f"{entry.event} {entry.subject}", entry.actor, _told(chain, entry))
         for entry in chain.entries
@@ -379,7 +379,7 @@ def _timeline(chain: Chain) -> Html:
     return _table("Every event of the record, oldest first", ("rev.", "time", "event", "by", "what"), rows, (0,))
 
 
-def _difference(chain: Chain, row: Mapping[str, Any]) -> Html:
+def _difference(chain: Timeline, row: Mapping[str, Any]) -> Html:
     try:
         before = _before(chain, row)
     except InsufficientHistoryError as error:
@@ -404,7 +404,7 @@ def _kind(line: str) -> dict[str, str]:
     return {"class_": named} if named else {}
 
 
-def _before(chain: Chain, row: Mapping[str, Any]) -> str:
+def _before(chain: Timeline, row: Mapping[str, Any]) -> str:
     """Return the commit that the protocol's work is compared with: where it left the base, as `runner diff` has it.
 
     Raises:
@@ -490,7 +490,7 @@ def attest(project: Project, protocol: str) -> bytes:
         from in_toto_attestation.v1 import statement, statement_pb2
     except ImportError as error:
         raise UsageError("in-toto-attestation is not installed", "runner audit --attest", installs("attest")) from error
-    chain = Chain(project, protocol)
+    chain = Timeline(project, protocol)
     lines = []
     for slug, step in record.open_steps(dict(chain.row)):
         told = _Step(chain, slug, count(step.get("attempt")) or 1) if step["status"] == "completed" else None
@@ -510,7 +510,7 @@ def attest(project: Project, protocol: str) -> bytes:
 class _Step:
     """A completed attempt of a step, as statements name it."""
 
-    def __init__(self, chain: Chain, slug: str, attempt: int) -> None:
+    def __init__(self, chain: Timeline, slug: str, attempt: int) -> None:
         self.chain, self.slug, self.attempt = chain, slug, attempt
         self.events = chain.of(slug, attempt)
         self.finished: RawEntry | None = next(

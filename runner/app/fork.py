@@ -12,7 +12,7 @@ from functools import partial
 
 from runner.app import create, steer, sync
 from runner.app import verify as judging
-from runner.app.chain import Chain
+from runner.app.timeline import Timeline
 from runner.errors import (
     ConflictError,
     InsufficientHistoryError,
@@ -350,7 +350,7 @@ def _refuse_washing(project: Project, report: walk.Report) -> None:
 
 def _transitions(project: Project, origin: str) -> dict[int, str]:
     """Return the protocol's transitions as far as they are here: last revision to commit."""
-    git, chain = project.git, Chain(project, origin)
+    git, chain = project.git, Timeline(project, origin)
     found: dict[int, str] = {}
     for tip in chain.tips:
         for one in transitions_below(git, origin, tip):

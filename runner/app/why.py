@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.app.chain import Chain, Told, cost_of, count
+from runner.app.timeline import Timeline, Told, cost_of, count
 from runner.errors import UsageError
 from runner.git import Commit
 from runner.git.blame import Blamed, blame, hunks
@@ -61,7 +61,7 @@ class _Look:
 
     def __init__(self, project: Project) -> None:
         self.project, self.git = project, project.git
-        self._chains: dict[str, Chain] = {}
+        self._chains: dict[str, Timeline] = {}
         self._grafts: dict[str, tuple[str, ...]] = {}
         self._looked: dict[str, tuple[str, ...]] = {}
         self._notes: dict[str, tuple[str, str]] = {}  # a copy's commit to (protocol, why its chain is not followed)
@@ -152,9 +152,9 @@ class _Look:
     def _revision(self, protocol: str, oid: str) -> int:
         return int(record.row(self.git, protocol, oid)["revision"])
 
-    def _chain(self, protocol: str) -> Chain:
+    def _chain(self, protocol: str) -> Timeline:
         if protocol not in self._chains:
-            self._chains[protocol] = Chain(self.project, protocol)
+            self._chains[protocol] = Timeline(self.project, protocol)
         return self._chains[protocol]
 
     # --- what is told of lines ----------------------------------------------------------------------------------------------
@@ -221,7 +221,7 @@ class _Look:
         return told
 
     def _step(
-        self, chain: Chain, row: Mapping[str, Any], commit: str, work: RawEntry, lines: list[str], path: str
+        self, chain: Timeline, row: Mapping[str, Any], commit: str, work: RawEntry, lines: list[str], path: str
     ) -> Told:
         slug = work.subject
         attempt = count(work.fields.get("attempt")) or count(row["steps"][slug].get("attempt")) or 1
@@ -308,7 +308,7 @@ class _Look:
 # --- transcripts ---------------------------------------------------------------------------------------------------------------
 
 
-def said(chain: Chain, slug: str, attempt: int, lines: Sequence[str], path: str) -> Told | None:
+def said(chain: Timeline, slug: str, attempt: int, lines: Sequence[str], path: str) -> Told | None:
     """Return the part of the attempt's transcript that wrote lines of a file, or of one before it whose work it continued."""
     told = None
     for number in chain.kept(slug, attempt):
@@ -319,7 +319,7 @@ def said(chain: Chain, slug: str, attempt: int, lines: Sequence[str], path: str)
     return told
 
 
-def _filed(chain: Chain, prefix: str, digest: str, lines: Sequence[str], path: str | None) -> Told:
+def _filed(chain: Timeline, prefix: str, digest: str, lines: Sequence[str], path: str | None) -> Told:
     """Return the last call that has the longest of the lines, of the file `runs/PREFIX…` that has the digest."""
     told: Told = {"file": None, "digest": digest, "turn": None, "time": None, "model": None, "tool": None, "text": ""}
     there = list(history.transcripts(chain.git, chain.protocol, prefix))
