@@ -26,11 +26,11 @@ from runner.store import history, publishing, record
 from runner.store.environment import timestamp
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
-from runner.trust import approval, requirements, signature, signers, signing
+from runner.trust import approval, requirements, signature, signers
 from runner.trust.approval import ApprovalStatus
 from runner.trust.manifest import Subject
 from runner.trust.requirements import ApprovalRequirement
-from runner.trust.signing import SigningKey
+from runner.trust.signature import SigningKey
 from runner.trust.trusted_config import TrustedConfig
 from runner.trust.view import ApprovalFile, RejectionReason, View
 from runner.values import dataclass
@@ -167,7 +167,7 @@ def offer(
     """
     policy = found.authority.policy
     assert policy is not None
-    key = signing.signing_key(project.git) if here else None
+    key = signature.signing_key(project.git) if here else None
     email = project.person().email.lower()
     approver = listed(project, found.authority, key, email) if key else email
     now = int(project.env.now())
@@ -244,7 +244,7 @@ def give(project: Project, ready: Offer) -> str:
         RefusedError: its subject changed meanwhile.
     """
     assert ready.key is not None
-    return add(project, ready.matter, approval_file.join(ready.text, signing.sign(ready.key, ready.text)))
+    return add(project, ready.matter, approval_file.join(ready.text, signature.sign(ready.key, ready.text)))
 
 
 def bring(project: Project, protocol: str, data: bytes, where: str) -> tuple[Matter, str]:

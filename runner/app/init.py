@@ -32,7 +32,7 @@ from runner.protocol.clarifications import Question
 from runner.protocol.config import Config
 from runner.store import transaction, worktree
 from runner.store.environment import Environment, StateDir, write_atomically
-from runner.trust import signers, signing
+from runner.trust import signature, signers
 from runner.values import dataclass
 
 if TYPE_CHECKING:
@@ -430,7 +430,7 @@ def listing(git: Git) -> Listing:
     if person is None:
         return Listing(todo="git config --global user.email YOU, then `runner init` again")
     try:
-        key = signing.signing_key(git)
+        key = signature.signing_key(git)
     except RunnerError as error:
         return Listing(todo=f"{error.hint}, then `runner init` again")
     if key.form is not approval_file.Form.SSH:

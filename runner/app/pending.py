@@ -15,11 +15,11 @@ from runner.protocol.approval_file import Form
 from runner.protocol.state import OF_WORK, Wait
 from runner.store import snapshot
 from runner.store.project import Project
-from runner.trust import approval, signers, signing
+from runner.trust import approval, signature, signers
 from runner.trust.approval import ApprovalStatus
 from runner.trust.manifest import Subject
 from runner.trust.requirements import ApprovalRequirement
-from runner.trust.signing import SigningKey
+from runner.trust.signature import SigningKey
 from runner.trust.transitions import before_work
 from runner.trust.trusted_config import TrustedConfig
 from runner.trust.view import ApprovalFile, View
@@ -93,7 +93,7 @@ class Pending:
         if trusted.policy is None or (needed.reviews and any(me in of for of in trusted.policy.content.forge.values())):
             return ""
         try:
-            listed(self._project, trusted, signing.signing_key(self._project.git), me)
+            listed(self._project, trusted, signature.signing_key(self._project.git), me)
         except RunnerError as error:
             return f"{error.hint}, then runner approve {self._name}"
         return ""
@@ -211,7 +211,7 @@ def _me(project: Project, found: TrustedConfig) -> str:
     """Return whose approval the person's here would be: by their key, else by their address."""
     email = project.person().email.lower()
     try:
-        return listed(project, found, signing.signing_key(project.git), email)
+        return listed(project, found, signature.signing_key(project.git), email)
     except RunnerError:
         return email
 

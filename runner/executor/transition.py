@@ -26,7 +26,7 @@ from runner.store.environment import write_checkpoint
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.store.transaction import RefUpdate
-from runner.trust import signers, signing
+from runner.trust import signature, signers
 from runner.values import dataclass
 
 KEY = "RUNNER_SIGNING_KEY"
@@ -255,7 +255,7 @@ def signer(project: Project, events: Sequence[Event] | None = None) -> Callable[
     from runner.trust.rules.permissions import is_said  # loads the rules of verify
 
     named = project.env.environ.get(KEY)
-    key = signing.ssh_key(project.git, named) if named else signing.signing_key(project.git)
+    key = signature.ssh_key(project.git, named) if named else signature.signing_key(project.git)
     lines = [one for one in found.signers.ssh if signers.GIT in one.namespaces and str(one.key) == key.public]
     said = events is not None and all(map(is_said, events))
     if not any(one.principal in found.agents or said for one in lines):
@@ -265,7 +265,7 @@ def signer(project: Project, events: Sequence[Event] | None = None) -> Callable[
             f"{found.policy.at('transitions')}; {KEY if named else 'user.signingkey'}",
             f'name a key in {KEY} that .protocols/allowed_signers has for one of `agents`, with namespaces="git"',
         )
-    return lambda data: signing.sign(key, data, namespace=signers.GIT)
+    return lambda data: signature.sign(key, data, namespace=signers.GIT)
 
 
 def seal(project: Project, protocol: str, tip: str) -> dict[str, bytes]:
@@ -279,7 +279,7 @@ def seal(project: Project, protocol: str, tip: str) -> dict[str, bytes]:
     from runner.trust.rules import ends  # loads the rules of verify
 
     found = permissions.trusted_config(project)
-    key = signing.ssh_key(project.git, named)
+    key = signature.ssh_key(project.git, named)
     lines = [one for one in found.signers.ssh if signers.SEAL in one.namespaces and str(one.key) == key.public]
     who = next((one.principal for one in lines if one.principal in found.agents), None)
     if who is None:
@@ -287,4 +287,4 @@ def seal(project: Project, protocol: str, tip: str) -> dict[str, bytes]:
     said = ends.seal_of(project.git, protocol, found.repo, who, tip, project.env.timestamp())
     assert said is not None  # a transition, made just now
     text = approval_file.render_seal(said)
-    return {paths.SEAL: text + signing.sign(key, text, namespace=approval_file.SEAL_NAMESPACE)}
+    return {paths.SEAL: text + signature.sign(key, text, namespace=approval_file.SEAL_NAMESPACE)}

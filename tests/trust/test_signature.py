@@ -424,6 +424,8 @@ def test_a_hostile_path_is_not_looked_at(
 
 
 def test_the_library_is_loaded_where_a_signature_is_judged_and_not_before() -> None:
-    code = "import sys; import runner.trust.signing; print({'cryptography', 'tempfile', 'difflib'} & set(sys.modules))"
+    code = (
+        "import sys; import runner.trust.signature; print({'cryptography', 'tempfile', 'difflib'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.stdout == "set()\n", done.stderr

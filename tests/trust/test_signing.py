@@ -16,9 +16,8 @@ from runner.errors import UsageError
 from runner.git import Git
 from runner.protocol import approval_file
 from runner.protocol.approval_file import Form
-from runner.trust import signature, signers, signing
-from runner.trust.signature import Outcome, SigningError
-from runner.trust.signing import SigningKey
+from runner.trust import signature, signers
+from runner.trust.signature import Outcome, SigningError, SigningKey
 from tests.protocol.test_approval_file import TEXT as SAID
 from tests.trust import keyring
 from tests.trust.keyring import Key
@@ -44,12 +43,12 @@ class Desk:
     def key(self) -> SigningKey:
         """What the person would sign with."""
         with Git.open(self.repository) as git:
-            return signing.signing_key(git)
+            return signature.signing_key(git)
 
     def sign(self) -> tuple[SigningKey, bytes]:
         """A signature of the person's."""
         key = self.key()
-        return key, signing.sign(key, TEXT)
+        return key, signature.sign(key, TEXT)
 
 
 @pytest.fixture
@@ -238,9 +237,9 @@ def test_an_encrypted_key_without_a_terminal(desk: Desk, ed25519: Key) -> None:
     )
     desk.config("user.signingkey", str(ed25519.file))
     script = (
-        "import sys; from pathlib import Path; from runner.git import Git; from runner.trust import signing\n"
-        "try: signing.sign(signing.signing_key(Git.open(Path(sys.argv[1]))), b'x')\n"
-        "except signing.SigningError as error: print(error)"
+        "import sys; from pathlib import Path; from runner.git import Git; from runner.trust import signature\n"
+        "try: signature.sign(signature.signing_key(Git.open(Path(sys.argv[1]))), b'x')\n"
+        "except signature.SigningError as error: print(error)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, desk.repository],
@@ -281,7 +280,7 @@ def test_no_ssh_keygen_is_said(desk: Desk, ed25519: Key, tmp_path: Path, monkeyp
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:relative:")
     with pytest.raises(SigningError, match="no ssh-keygen on this machine") as caught:
-        signing.sign(key, TEXT)
+        signature.sign(key, TEXT)
     assert caught.value.hint == "install openssh-client"
 
 
@@ -334,7 +333,7 @@ def test_gpg_signs_and_is_judged(desk: Desk, named: bool) -> None:
     desk.config("user.name", "Alice")
     desk.config("user.signingkey" if named else "gpg.format", ALICE if named else "openpgp")
     key = desk.key()
-    made = signing.sign(key, SAID)
+    made = signature.sign(key, SAID)
     found = judged(made, exported(), SAID)
     assert (found.outcome, found.fingerprint, found.reason) == (Outcome.GOOD, key.fingerprint, "")
     assert key.form is Form.OPENPGP and len(key.fingerprint) == 40
@@ -394,9 +393,9 @@ def test_gpg_without_a_key_or_a_terminal_is_said(desk: Desk, monkeypatch: pytest
     desk.config("user.signingkey", ALICE)
     with pytest.raises(SigningError, match="2 of them"):
         desk.key()
-    monkeypatch.setattr(signing, "terminal", lambda: None)
+    monkeypatch.setattr(signature, "terminal", lambda: None)
     with pytest.raises(SigningError, match="no signature") as caught:
-        signing.sign(SigningKey(Form.OPENPGP, "0" * 40, "0" * 40, "gpg", ""), TEXT)
+        signature.sign(SigningKey(Form.OPENPGP, "0" * 40, "0" * 40, "gpg", ""), TEXT)
     assert "export GPG_TTY=$(tty)" in caught.value.hint
 
 

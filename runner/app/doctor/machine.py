@@ -22,7 +22,7 @@ from runner.store import trusted, workspace
 from runner.store.environment import Environment, StateDir, matching, writable_state_home
 from runner.store.project import Project
 from runner.store.remote import Mirror
-from runner.trust import signing
+from runner.trust import signature
 from runner.values import dataclass
 
 ROOM = 200_000_000  # bytes on the disk below which work is likely to fail
@@ -135,7 +135,7 @@ def identity(chosen: Selection) -> Iterator[Finding]:
         yield of_error(error, "nothing can be committed in your name")
     if git.signs_commits():
         try:
-            signing.check_commits(git)
+            signature.check_commits(git)
         except RunnerError as error:
             why = "your git signs commits (commit.gpgsign), and cannot: nothing of yours can be committed"
             yield of_error(error, why)
