@@ -18,8 +18,7 @@ from runner.protocol import ids, log, paths
 from runner.store import history, lookup, objects, publishing, record, remote, trusted
 from runner.store.environment import read_checkpoint, write_checkpoint
 from runner.store.project import Project
-from runner.trust import verify, walk
-from runner.trust.rules import ends, permissions, transcripts
+from runner.trust import rules, verify, walk
 from runner.values import dataclass
 
 
@@ -46,7 +45,7 @@ def find(project: Project, name: str | None) -> str:
         same = [one for one in known(project) if name == one or ids.number_of(one) == number]
         if len(same) == 1:
             return same[0]
-        if ids.is_protocol_id(name) and ends.was_there(project.git, name, project.trusted.commit):
+        if ids.is_protocol_id(name) and rules.ends.was_there(project.git, name, project.trusted.commit):
             return name
         raise
 
@@ -71,14 +70,14 @@ def examine(
         walked = verify.verify(git, protocol, place.tip, trusted)
     report = walked
     if not place.kept:
-        ends.refuse_copy(git, report, trusted.commit, _asks(project))
+        rules.ends.refuse_copy(git, report, trusted.commit, _asks(project))
     if report.state is None:
         return report
     bases = [trusted.commit, *record.base_tips(git, report.state.base, trusted.remote)]
     findings = list(report.findings)
     notes = [*report.notes, *place.notes]
     if from_work and place.there is not None:
-        findings += permissions.not_handed_over(git, protocol, place.tip, place.there)
+        findings += rules.permissions.not_handed_over(git, protocol, place.tip, place.there)
     elif from_work:
         findings.append(
             walk.Finding("handed-over", place.tip, paths.folder(protocol), "the remote has no branch of it")
@@ -88,7 +87,7 @@ def examine(
         findings.append(
             walk.Finding("transcript", place.replaced, history.ref_of(protocol), f"{error.what}; {error.hint}")
         )
-    if place.branch is None and ends.was_taken_away(git, protocol, trusted.commit):
+    if place.branch is None and rules.ends.was_taken_away(git, protocol, trusted.commit):
         notes.append(f"its folder was removed from {trusted.branch} again")
     if place.branch is not None:
         head = place.there if place.there is not None and git.is_ancestor(place.branch, place.there) else place.branch
@@ -135,7 +134,7 @@ def washed(project: Project, protocol: str, origin: walk.Origin) -> Iterator[wal
     Raises:
         InsufficientHistoryError: one is not in this clone, and the others hold.
     """
-    yield from ends.of_origin(project.git, protocol, origin, _evidence(project, protocol))
+    yield from rules.ends.of_origin(project.git, protocol, origin, _evidence(project, protocol))
 
 
 def prove(
@@ -225,14 +224,14 @@ def _place(project: Project, protocol: str, *, live: bool) -> _Place:
             notes.append(f"{project.trusted.remote} diverged from this clone: it has {there[:12]}")
     elif live and there is None and branch is not None and project.mirror is not None:
         notes.append(f"{project.trusted.remote} has no branch {name}")
-    last = transcripts.last_commit(git, protocol, kept) if kept is not None and there is None else None
+    last = rules.transcripts.last_commit(git, protocol, kept) if kept is not None and there is None else None
     if last is not None and last != tip and (tip is None or git.is_ancestor(tip, last)):
         if tip is not None:
             notes.append(f"judged as its history has it, at {last[:12]}: the branch here is behind")
         tip = last
     found = tip is not None
     if tip is None:
-        tip = ends.tip_of(git, protocol, project.trusted.commit, _asks(project))
+        tip = rules.ends.tip_of(git, protocol, project.trusted.commit, _asks(project))
     return _Place(tip, branch or there, there, kept, replaced, found, tuple(notes))
 
 
