@@ -27,12 +27,14 @@ import stat
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Container, Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Final
+from queue import SimpleQueue
+from typing import Any, Final
 
 from runner import beneath
 from runner.sandbox import cgroup, terminal
@@ -175,27 +177,24 @@ class Bubblewrap(Sandbox):
             with open(options, "wb", closefd=False) as file:
                 file.write(b"".join(os.fsencode(option) + b"\0" for option in self._options(command, copied)))
             os.lseek(options, 0, os.SEEK_SET)
-            process = subprocess.Popen(
-                (*scope, bwrap, "--args", str(options), "--json-status-fd", str(status), "--", *limits, *argv),
-                stdin=stdin,
-                stdout=stdout,
-                stderr=stderr,
-                cwd="/",
-                env=cgroup.environment() if scope else {},
-                pass_fds=(options, status, *copied),
-                start_new_session=True,
-                preexec_fn=_leave_keyring(),
+            process = _started(
+                lambda: subprocess.Popen(
+                    (*scope, bwrap, "--args", str(options), "--json-status-fd", str(status), "--", *limits, *argv),
+                    stdin=stdin,
+                    stdout=stdout,
+                    stderr=stderr,
+                    cwd="/",
+                    env=cgroup.environment() if scope else {},
+                    pass_fds=(options, status, *copied),
+                    start_new_session=True,
+                )
             )
         except OSError as error:
             _close(report, go)
             raise not_started(command, error) from error
-        except subprocess.SubprocessError as error:
+        except SandboxError:
             _close(report, go)
-            raise SandboxError(
-                "the command was not started: the kernel gave it no session keyring of its own",
-                where="executor: sandbox",
-                hint="look at /proc/key-users: the user may have reached the limit in /proc/sys/kernel/keys/maxkeys",
-            ) from error
+            raise
         finally:
             _close(options, status, *copied)
         return _BubblewrapGroup(process, report, command.network, go, is_bounded=bool(scope), memory=self.memory)
@@ -521,25 +520,62 @@ def _machine() -> str:
     return os.uname().machine if sys.maxsize > 2**32 else ""
 
 
+def _started(start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+    """Return the process that `start` starts with a new, empty session keyring, in a thread that lives as long as this process.
+
+    bwrap ends with the thread that started it. A keyring is a thread's, and its children have it: a `preexec_fn` that made one in
+    the child would have Python copy the tables of all its memory for each command.
+
+    Raises:
+        OSError: `start` does. SandboxError: the kernel gave no keyring.
+    """
+    answer = SimpleQueue[subprocess.Popen[bytes] | Exception]()
+    _starter(os.getpid()).put((start, answer))
+    found = answer.get()
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
 @cache
-def _leave_keyring() -> Callable[[], None] | None:
-    """Return what gives a child a new, empty session keyring instead of ours; None where the call's number is not known.
+def _starter(pid: int) -> SimpleQueue[tuple[Callable[[], subprocess.Popen[bytes]], SimpleQueue[Any]]]:
+    """Start the thread of `_started` in this process, `pid`; return what it takes its work from."""
+    asked = SimpleQueue[tuple[Callable[[], subprocess.Popen[bytes]], SimpleQueue[Any]]]()
+
+    def work() -> None:
+        while True:
+            start, answer = asked.get()
+            try:
+                _leave_keyring()
+                answer.put(start())
+            except Exception as error:
+                answer.put(error)
+
+    threading.Thread(target=work, name="bubblewrap", daemon=True).start()
+    return asked
+
+
+def _leave_keyring() -> None:
+    """Give this thread a new, empty session keyring instead of ours; nothing happens where the call's number is not known.
 
     Besides the filter, which keeps commands from asking: the kernel itself looks for keys there, for a file system, say.
+
+    Raises:
+        SandboxError: the kernel gives none.
     """
     if (number := _KEYCTL.get(_machine())) is None:
-        return None
+        return
     import ctypes  # here, because most uses of this package never come by
 
     call = ctypes.CDLL(None, use_errno=True).syscall
     call.restype = ctypes.c_long
-    arguments = (ctypes.c_long(number), ctypes.c_long(_JOIN_SESSION_KEYRING), ctypes.c_void_p(None))
-
-    def leave() -> None:
-        if call(*arguments) == -1 and ctypes.get_errno() not in (errno.ENOSYS, errno.EPERM):  # no keys, or out of reach
-            raise OSError(ctypes.get_errno(), "keyctl")
-
-    return leave
+    made = call(ctypes.c_long(number), ctypes.c_long(_JOIN_SESSION_KEYRING), ctypes.c_void_p(None))
+    if made == -1 and ctypes.get_errno() not in (errno.ENOSYS, errno.EPERM):  # no keys, or out of reach
+        raise SandboxError(
+            "the command was not started: the kernel gave it no session keyring of its own",
+            where="executor: sandbox",
+            hint="look at /proc/key-users: the user may have reached the limit in /proc/sys/kernel/keys/maxkeys",
+        )
 
 
 def _to_copy(path: Path) -> int | None:

@@ -650,8 +650,6 @@ class Sandbox(ABC):
     def open(self, command: Command) -> Session:
         """Start `command` and leave its pipes to the caller, who must `close` it; `stdin` and `keep` as in `run`.
 
-        To be called in a thread that lives as long as the session: bubblewrap ends with the thread that started it.
-
         Raises:
             SandboxError: the command was not started.
         """

@@ -42,6 +42,7 @@ from runner.sandbox.process import (
     Sandbox,
     SandboxError,
     SandboxUnavailableError,
+    Session,
     explain,
 )
 from runner.store.environment import matching
@@ -361,6 +362,17 @@ def test_a_session_answers_line_by_line_and_closes(sandbox: Sandbox, work: Path)
     outcome = session.close()
     assert (outcome.code, outcome.tail, outcome.timed_out) == (6, b"saw one\nsaw two\n", False)
     assert session.close() is outcome
+
+
+def test_a_session_outlives_the_thread_that_opened_it(sandbox: Sandbox, work: Path) -> None:
+    opened: list[Session] = []
+    thread = threading.Thread(target=lambda: opened.append(sandbox.open(sh(work, "read -r line; echo got $line"))))
+    thread.start()
+    thread.join()
+    opened[0].stdin.write(b"one\n")
+    opened[0].stdin.flush()
+    assert opened[0].stdout.readline() == b"got one\n"
+    assert opened[0].close().ok
 
 
 def test_a_session_that_does_not_end_is_ended(sandbox: Sandbox, work: Path) -> None:
@@ -789,7 +801,7 @@ from runner.sandbox.bubblewrap import Bubblewrap
 from runner.sandbox.process import Command
 from runner.sandbox import bubblewrap
 if sys.argv[5:] == ["unfiltered"]:
-    bubblewrap._filter = lambda user_namespaces: None
+    bubblewrap.filter_for = lambda machine, *, user_namespaces: None
 work = Path(sys.argv[3])
 found = "import ctypes, sys; print(ctypes.CDLL(None).syscall(int(sys.argv[1]), 10, -3, b'user', b'runner-test', 0))"
 outcome = Bubblewrap().run(Command((line, "-c", found, str(keyctl)), work, {"PATH": "/usr/bin:/bin"}, 30, writable=(work,)))
