@@ -231,11 +231,17 @@ def _check_out(git: Git, space: Workspace, commit: str, *, clean: bool) -> None:
         _make_way(git, space, commit)
         if not clean and _follow(git, space, commit):
             return
-    # What the index and a file's times agree on is left as it is; of those a step cannot set all back (`_filesystem`).
-    _run(git, space, "read-tree", "--reset", "-u", commit)
+    _read_tree(git, space, commit)
     if not fresh:
         _run(git, space, "clean", "-ffdq", *(["-x"] if clean else []))
     _note_index(space, _tree_of(git, commit))
+
+
+def _read_tree(git: Git, space: Workspace, tree: str) -> None:
+    """Have git write the files of a tree, and note when the last of them was written."""
+    # What the index and a file's times agree on is left as it is; of those a step cannot set all back (`_filesystem`).
+    _run(git, space, "read-tree", "--reset", "-u", tree)
+    write_loosely(space.root / "checked-out", b"")
 
 
 def _follow(git: Git, space: Workspace, commit: str) -> bool:
@@ -296,6 +302,14 @@ def _tree_of_index(space: Workspace) -> str | None:
         return tree if signature == _signature(space.index) else None
     except (OSError, ValueError):
         return None
+
+
+def _is_older_than_index(space: Workspace) -> bool:
+    """Return whether the files that git checked out are older than the index, by seconds: else git reads them to compare them."""
+    try:
+        return int((space.root / "checked-out").stat().st_mtime) < int(space.index.stat().st_mtime)
+    except OSError:
+        return False
 
 
 def _signature(path: Path) -> str:
@@ -491,7 +505,7 @@ def _collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...], b
     try:
         try:
             if differing or _submodules(git, start):
-                _add(git, space, config=_drivers(git, filters), timeout=bounds.timeout)
+                _add(git, space, differing, config=_drivers(git, filters), timeout=bounds.timeout)
         except GitError as error:
             if isinstance(error, TooSlowError):
                 raise
@@ -556,10 +570,14 @@ def tree_now(git: Git, space: Workspace, bounds: Bounds | None = None) -> str:
     bounds = bounds or Bounds()
     _look(space.work)
     try:
-        sizes = _sizes_of(space, _differing(git, space, bounds))
+        differing = _differing(git, space, bounds)
+        is_known = not (differing or _repositories(git, space)) and _is_older_than_index(space)
+        if is_known and (tree := _tree_of_index(space)) is not None:
+            return tree
+        sizes = _sizes_of(space, differing)
         try:
             bounds.refuse(sizes)
-            _add(git, space, "--ignore-errors")
+            _add(git, space, differing, "--ignore-errors")
         except TooMuchError:
             _add_some(git, space, sizes, bounds)
     except GitError as error:
@@ -570,7 +588,9 @@ def tree_now(git: Git, space: Workspace, bounds: Bounds | None = None) -> str:
             beneath.read(space.work, path, 0) is not None for path in _sizes_of(space, _differing(git, space, bounds))
         ):
             raise  # git can read the file and could not store it: its work would be gone with the workspace
-    return _run(git, space, "write-tree").decode().strip()
+    tree = _run(git, space, "write-tree").decode().strip()
+    _note_index(space, tree)
+    return tree
 
 
 def _differing(git: Git, space: Workspace, bounds: Bounds) -> list[str]:
@@ -621,23 +641,48 @@ def _add_some(git: Git, space: Workspace, sizes: dict[str, int], bounds: Bounds)
             break
         some.append(path)
     gone = _run(git, space, "diff-files", "-z", "--name-only", "--diff-filter=D", "--ignore-submodules=all")
-    data = b"".join(os.fsencode(path) + b"\0" for path in some) + gone
     _mend(space.work)
-    _run(git, space, "update-index", "--add", "--remove", "--replace", "-z", "--stdin", data=data)
+    _update(git, space, some, gone)
 
 
-def _add(git: Git, space: Workspace, *options: str, config: Sequence[str] = (), timeout: float | None = None) -> None:
+def _add(
+    git: Git,
+    space: Workspace,
+    differing: Sequence[str] = (),
+    *options: str,
+    config: Sequence[str] = (),
+    timeout: float | None = None,
+) -> None:
     """Take the workspace's files into the index, where a repository that it has already is looked at as if it were new.
 
     To see whether a known one changed, git would run in it, outside the sandbox, with the configuration that it finds there:
-    filters that its author chose. What we set to prevent that, git keeps from submodules.
+    filters that its author chose. What we set to prevent that, git keeps from submodules. `differing`: the files that differ, if they
+    were looked for (`_differing`); git looks at all of them only if it cannot take just these.
     """
-    entries = _run(git, space, "ls-files", "--stage", "-z").split(b"\0")
-    links = [entry.partition(b"\t")[2] for entry in entries if entry.startswith(b"160000 ")]
-    filled = [path for path in links if _holds_something(space, os.fsdecode(path))]
+    filled = [path for path in _repositories(git, space) if _holds_something(space, os.fsdecode(path))]
     if filled:
         _run(git, space, "update-index", "--force-remove", "-z", "--stdin", data=b"\0".join(filled) + b"\0")
+    if differing and not filled and not any(path.endswith("/") for path in differing):
+        try:
+            return _update(git, space, differing, config=config, timeout=timeout)
+        except GitError as error:  # a file that cannot be read, or is behind a link: git leaves it out below
+            if isinstance(error, TooSlowError):
+                raise
     _run(git, space, "add", "-A", *options, ".", config=config, timeout=timeout)
+
+
+def _update(git: Git, space: Workspace, paths: Iterable[str], more: bytes = b"", **options: Unpack[Options]) -> None:
+    """Have the index hold the files as they are: `paths`, and those that are named in `more`, each with a NUL."""
+    options["data"] = b"".join(os.fsencode(path) + b"\0" for path in paths) + more
+    _run(git, space, "update-index", "--add", "--remove", "--replace", "-z", "--stdin", **options)
+
+
+def _repositories(git: Git, space: Workspace) -> list[bytes]:
+    """Return the paths at which the index has a repository."""
+    if b"\0\0\xe0\0" not in space.index.read_bytes():  # the mode of one, 160000
+        return []
+    entries = _run(git, space, "ls-files", "--stage", "-z").split(b"\0")
+    return [entry.partition(b"\t")[2] for entry in entries if entry.startswith(b"160000 ")]
 
 
 def _holds_something(space: Workspace, path: str) -> bool:
@@ -650,7 +695,7 @@ def _holds_something(space: Workspace, path: str) -> bool:
 def restore(git: Git, space: Workspace, tree: str) -> None:
     """Make the workspace hold a tree that `tree_now` gave; ignored files stay."""
     _make_way(git, space, tree)
-    _run(git, space, "read-tree", "--reset", "-u", tree)
+    _read_tree(git, space, tree)
     _run(git, space, "clean", "-ffdq")
 
 

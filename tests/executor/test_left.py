@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
+import shutil
 import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from runner.executor import workspace_session
+from runner.git import GitError
 from runner.protocol.paths import POLICY
 from runner.store import workspace
 from runner.store.workspace import Bounds, TooMuchError, Workspace
-from tests.conftest import Box, command, mostly_slow, slack
+from tests.conftest import Box, command, make_box, mostly_slow, slack
 from tests.executor.minds import agent, finish, mind, say
 from tests.people import Person, govern, person, policy
 
@@ -190,3 +196,61 @@ def test_too_many_files_are_refused_too(box: Box) -> None:
         with pytest.raises(TooMuchError, match="5 new or changed files"):
             workspace.collect(project.git, at, start, (), Bounds(files=4))
         assert len(workspace.collect(project.git, at, start, (), Bounds(files=5)).changed) == 5
+
+
+NAMES = ("README.md", "src/app.py", "src", "new", "new/a", "d/e/f", "x.pyc", "crlf.txt", "\udcff")
+FILES = {"1": (b"1\r\n", 0o644), "2": (b"2\n", 0o644), "runs": (b"1\r\n", 0o755), "locked": (b"1\n", 0)}
+
+
+def act(how: str, at: Path) -> None:
+    """Put something else at a path."""
+    shutil.rmtree(at) if at.is_dir() and not at.is_symlink() else at.unlink(missing_ok=True)
+    if how in FILES:
+        at.write_bytes(FILES[how][0])
+        at.chmod(FILES[how][1])
+    elif how == "link":
+        at.symlink_to("../src")
+    elif how == "folder":
+        at.mkdir()
+    elif how == "repository":
+        for folder in ("refs", "objects"):
+            (at / ".git" / folder).mkdir(parents=True)
+        (at / ".git/HEAD").write_bytes(b"ref: refs/heads/main\n")
+        (at / "inside").write_bytes(b"1\n")
+
+
+HOW = st.sampled_from([*FILES, "link", "folder", "repository", "gone"])
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Box:
+    """One repository for many examples."""
+    box = make_box(tmp_path_factory.mktemp("shared") / "repo")
+    box.write(".gitattributes", "crlf.txt text\n")
+    box.commit("attributes")
+    return box
+
+
+@given(rounds=st.lists(st.dictionaries(st.sampled_from(NAMES), HOW, max_size=3), max_size=3))
+def test_work_so_far_is_what_git_adds_when_it_looks_at_every_file(
+    shared: Box, tmp_path_factory: pytest.TempPathFactory, rounds: list[dict[str, str]]
+) -> None:
+    root = tmp_path_factory.mktemp("at") / "root"
+    whole = root / "whole"
+    with shared.project() as project:
+        git, at = project.git, Workspace(root)
+        workspace.reset(git, at, git.resolve("main") or "", "0001-x", project.env)
+        old = time.time() - 10
+        os.utime(root / "checked-out", (old, old))  # as when the index was written later than all files
+        for acts in rounds:
+            for name, how in acts.items():
+                path = at.work / name
+                if any(one.is_symlink() or one.is_file() for one in path.parents):
+                    continue
+                path.parent.mkdir(parents=True, exist_ok=True)
+                act(how, path)
+            shutil.copy2(at.index, whole)
+            found = workspace.tree_now(git, at)
+            with contextlib.suppress(GitError):  # it names what it left out
+                workspace._run(git, at, "add", "-A", "--ignore-errors", ".", index=whole)
+            assert found == workspace._run(git, at, "write-tree", index=whole).decode().strip()

@@ -692,7 +692,12 @@ class Work:
             case ["ls-files", "--stage", "-z"]:
                 out = "".join(f"{one.mode} {one.oid} 0\t{path}\0" for path, one in self._known().items())
             case ["ls-files", *_]:
-                out = "".join(f"{path}\0" for path in self._known())
+                known, here = self._known(), {path: self._entry(path) for path in self._found()}
+                out = "".join(f"{path}\0" for path in {**known, **here} if known.get(path) != here.get(path))
+            case ["update-index", "--add", "--remove", "--replace", "-z", "--stdin"]:
+                named = [path for path in data.decode().split("\0") if path]
+                kept = {path: entry for path, entry in self._known().items() if path not in named}
+                self._keep({**kept, **{path: self._entry(path) for path in named if (self.folder / path).is_file()}})
             case ["add", "-A", *_]:
                 self._keep({path: self._entry(path) for path in self._found()})
             case ["write-tree"]:
