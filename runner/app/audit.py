@@ -69,7 +69,7 @@ def audit(project: Project, protocol: str, report: Report, *, cannot_tell: bool,
     sections = (
         ("Verdict", "verdict", _verdict(chain, report, cannot_tell)),
         ("Plan and steps", "plan", _plan(chain, row)),
-        ("Approvals and answers", "approvals", _words(chain)),
+        ("Approvals and answers", "approvals", _approvals(chain)),
         ("Effects", "effects", _effects(chain)),
         ("Cost", "cost", _cost(chain, row)),
         ("Transcripts", "transcripts", _transcripts(chain)),
@@ -216,10 +216,10 @@ def _outcome(code: object) -> Html:
     return element("span", "passed", class_="good") if code == 0 else element("span", f"exit {code}", class_="bad")
 
 
-# --- words -------------------------------------------------------------------------------------------------------------------
+# --- approvals and answers ---------------------------------------------------------------------------------------------------
 
 
-def _words(chain: Timeline) -> Html:
+def _approvals(chain: Timeline) -> Html:
     """Return decisions and answers, and each signed statement with its outcome."""
     asked = {f"w{entry.revision}": entry for entry in chain.entries}
     counted = []
@@ -538,7 +538,7 @@ class _Step:
         needed: list[Resource] = [{"name": "start", "digest": {"gitCommit": str(fields.get("start"))}}]
         needed.append({"name": f"{paths.folder(protocol)}/{file}", "digest": _digest(fields.get("digest"))})
         needed += [{"name": "trusted", "digest": {"gitCommit": trailers.trusted}}] if trailers is not None else []
-        needed += self._words()
+        needed += self._statements()
         inside = {key: str(fields[key]) for key in ("engine", "executor") if fields.get(key)}
         return {
             "buildDefinition": {
@@ -554,7 +554,7 @@ class _Step:
             },
         }
 
-    def _words(self) -> Iterator[Resource]:
+    def _statements(self) -> Iterator[Resource]:
         """Yield the signed statements that were counted for the step."""
         for entry in self.events:
             named = entry.fields.get("approvals")

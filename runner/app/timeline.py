@@ -333,7 +333,7 @@ class Timeline:
 
     def checks(self, slug: str, attempt: int) -> list[Told]:
         """Return the checks of QA's last verdict on the attempt, a review among them."""
-        verdicts = [entry for entry in self.of(slug, attempt) if entry.event in ("qa-passed", "qa-failed")]
+        verdicts = [entry for entry in self.of(slug, attempt) if event_type(entry.event).is_verdict]
         return [
             {"check": str(check.get("check")), "code": check.get("code"), "time": entry.time,
              "engine": entry.fields.get("engine"), "attempt": attempt}
@@ -345,7 +345,7 @@ class Timeline:
         attempts = {entry.revision: now for entry, now in self._by_attempt(slug)}
         judged: list[int] = []
         for entry in self.entries:
-            if entry.event in ("qa-passed", "qa-failed") and attempts.get(entry.revision, 0) >= attempt:
+            if event_type(entry.event).is_verdict and attempts.get(entry.revision, 0) >= attempt:
                 judged.append(entry.revision)
             elif entry.event == "undone":
                 judged = [one for one in judged if one <= count(entry.fields.get("to"))]

@@ -13,6 +13,7 @@ from runner.cli.streams import program
 from runner.errors import UsageError
 from runner.executor import step_run
 from runner.lines import LAST, WIDTH, counted, lines_of, lines_of_output
+from runner.protocol.event_types import event_type
 from runner.protocol.ids import digest
 from runner.store import history, lookup, record
 
@@ -47,7 +48,8 @@ def is_kept(project: Project, protocol: str, slug: str) -> bool:
 def failed_check(about: Sequence[RawEntry]) -> int | None:
     """Return the number of the first command that failed in QA, where that is how a step's work ended last. `about`: its events."""
     last = next(
-        (entry for entry in reversed(about) if entry.event in ("step-finished", "qa-passed", "qa-failed")), None
+        (entry for entry in reversed(about) if entry.event == "step-finished" or event_type(entry.event).is_verdict),
+        None,
     )
     if last is None or last.event != "qa-failed":
         return None

@@ -46,6 +46,11 @@ class EventType:
         """Whether its subject is always a step."""
         return self.about in ("step", "call")
 
+    @property
+    def is_verdict(self) -> bool:
+        """Whether it says that QA passed or failed; `step-completed` follows from one."""
+        return self.role == "qa" and self.step is None
+
 
 _P, _S = Status, StepStatus
 _NEW, _EVER = frozenset({_P.PENDING}), frozenset(Status)

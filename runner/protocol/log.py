@@ -333,13 +333,21 @@ def is_answered(entries: Iterable[RawEntry], slug: str) -> bool:
             asked.add(f"w{one.revision}")
         elif one.event == "answered":
             answered = answered or one.fields.get("wait") in asked
-        elif (
-            (one.event == "step-retried" and one.subject == slug)
-            or (one.event == "undone" and slug in one.fields.get("steps", ()))
-            or (one.event == "plan-edited" and slug in one.fields.get("removed", ()))
-        ):
+        elif starts_anew(one, slug):
             asked, answered = set(), False
     return answered
+
+
+def starts_anew(entry: RawEntry, slug: str) -> bool:
+    """Return whether an entry makes the step's next attempt, or takes the step away."""
+    match entry.event:
+        case "step-retried":
+            return entry.subject == slug
+        case "undone":
+            return slug in entry.fields.get("steps", ())
+        case "plan-edited":
+            return slug in entry.fields.get("removed", ())
+    return False
 
 
 # --- the commit's message ---

@@ -262,18 +262,6 @@ def _answers(run: StepRun) -> list[str]:
     for raw in record.events(run.project.git, run.view.protocol, run.view.tip):
         if raw.subject == run.slug and raw.event == "answered":
             found.append(str(raw.fields.get("text", "")))
-        elif _starts_anew(raw, run.slug):
+        elif log.starts_anew(raw, run.slug):
             found = []
     return found
-
-
-def _starts_anew(raw: log.RawEntry, slug: str) -> bool:
-    """Return whether an entry makes the step's next attempt."""
-    match raw.event:
-        case "step-retried":
-            return raw.subject == slug
-        case "undone":
-            return slug in raw.fields.get("steps", {})
-        case "plan-edited":
-            return slug in raw.fields.get("removed", [])
-    return False

@@ -23,6 +23,7 @@ from runner.errors import InsufficientHistoryError, IntegrityError, RunnerError
 from runner.git import Git
 from runner.lines import few
 from runner.protocol import agent_file, aliases, paths, plans, transcript
+from runner.protocol.event_types import event_type
 from runner.protocol.ids import digest
 from runner.protocol.log import RawEntry
 from runner.protocol.plans import Plan, Step
@@ -113,7 +114,7 @@ def _names(one: Named, there: dict[str, list[str]]) -> list[str]:
     if one.attempt == 0:
         plans = [name for name in there if re.fullmatch(r"runs/plan\.[0-9]+\.jsonl", name)]
         return plans or [history.transcript_name(one.subject, 1)]
-    if one.event in ("qa-passed", "qa-failed"):
+    if event_type(one.event).is_verdict:
         return [history.review_name(one.subject, one.attempt)]
     return [history.transcript_name(one.subject, one.attempt)]
 
@@ -150,7 +151,7 @@ def wrong_calls(git: Git, protocol: str, told: Sequence[tuple[Named, str]], trus
     known, at = list[RawEntry](), f"{paths.folder(protocol)}/{paths.LOG}"
     seen: dict[tuple[str, int], int] = {}  # how many lines of an attempt's transcript were asked about already
     for one, oid in told:
-        if one.attempt == 0 or one.event in ("qa-passed", "qa-failed"):
+        if one.attempt == 0 or event_type(one.event).is_verdict:
             continue  # planners and reviewers only look
 
         try:
@@ -358,7 +359,7 @@ def _call_wrong(
         return None  # the chain's own walk tells of that
     found = trusted_config.load(git, trusted, branch)
     files = git.tree(f"{one.commit}:{paths.folder(protocol)}") or {}
-    words = {name: git.blob(entry.oid) or b"" for name, entry in files.items() if paths.is_words(name)}
+    words = {name: git.blob(entry.oid) or b"" for name, entry in files.items() if paths.is_plan_file(name)}
     plan = plans.parse(words, f"{paths.folder(protocol)} in {one.commit[:12]}")
     step = plan.step(one.subject)
     if step is None:
