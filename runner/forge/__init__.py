@@ -1,9 +1,9 @@
 """The interface of a forge: requests, comments, statuses, reviews, CI and settings as values, and one error class per cause.
 
-`registry` has the forges that there are, a folder each. An account is a host and a numeric id; a login can be renamed and registered
+`registry` has the forges that there are, a module each. An account is a host and a numeric id; a login can be renamed and registered
 again by another person, so it is only shown. Each method reads before it writes, so a repeated call changes nothing: a caller may be
 late, call twice, or not know how its last call ended. Lists are complete, however many pages they have. No value and no error
-contains a token. `executor/reviews.py` decides which reviews count; the caller decides whether to post, and what.
+contains a token. `executor/permissions.py` decides which reviews count; the caller decides whether to post, and what.
 """
 
 from __future__ import annotations

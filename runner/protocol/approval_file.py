@@ -307,7 +307,7 @@ def _why(data: bytes, where: str, *, signed: bool) -> MalformedStatementError:
 
 # --- seals ------------------------------------------------------------------------------------------------------------
 # `runner-seal/v1`: what a protocol came to, signed by a runner, as the file `seal` of its history's last commit.
-# Whose signature it is, and whether the chain came to that, is judged in trust/rules/seal.py.
+# Whose signature it is, and whether the chain came to that, is judged in trust/rules/ends.py.
 
 SEAL_NAMESPACE = "runner-seal"
 

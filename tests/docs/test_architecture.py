@@ -42,6 +42,19 @@ def test_what_is_named_exists_and_has_one_home(path: str, symbol: str) -> None:
         assert len(homes) == 1 or not CONSTANT.fullmatch(symbol) or f"::{symbol}`" not in RULES, homes
 
 
+def test_pages_and_docstrings_name_modules_that_exist() -> None:
+    rooms = "|".join(path.name for path in (ROOT / "runner").iterdir() if (path / "__init__.py").exists())
+    named = re.compile(rf"(?<![\w/.-])(?:runner/)?((?:{rooms})/[a-z_/]+\.py)\b")
+    texts = [*EVERYWHERE, *(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md"]  # ADRs tell of their time
+    gone = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in texts
+        for name in named.findall(path.read_text())
+        if not (ROOT / "runner" / name).exists()
+    }
+    assert not gone
+
+
 def test_the_rooms_are_drawn_in_the_order_of_the_import_rules() -> None:
     (contract,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     rooms = [name for layer in contract["layers"] for name in re.split(r" \| ", layer) if not name.startswith("(")]
