@@ -200,7 +200,7 @@ class _Writing:
         self.state, self.log, self.segments = seen.state, git.blob(f"{tip}:{self._own(paths.LOG)}") or b"", 0
         self.at, self.transitions = BEGIN + AN_HOUR, 1
         files = git.tree(f"{tip}:{paths.folder(protocol)}") or {}
-        words = {name: git.blob(one.oid) or b"" for name, one in files.items() if paths.is_words(name)}
+        words = {name: git.blob(one.oid) or b"" for name, one in files.items() if paths.is_plan_file(name)}
         self.plan = plans.parse(words, paths.folder(protocol))
 
     def _own(self, name: str) -> str:

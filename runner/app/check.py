@@ -59,7 +59,7 @@ def targets(project: Project, cwd: Path, named: tuple[str, ...], find: Callable[
     found: dict[str, Path | None] = {}
     for name in named:
         at = cwd / name
-        if at.is_dir() or (at.is_file() and paths.is_words(at.name)):
+        if at.is_dir() or (at.is_file() and paths.is_plan_file(at.name)):
             folder = at if at.is_dir() else at.parent
             found[str(Path(name) if at.is_dir() else Path(name).parent)] = folder
         elif at.is_file():
@@ -84,7 +84,7 @@ def problems(project: Project, name: str, at: Path | None) -> Iterator[RunnerErr
     if at is None:
         tip = lookup.tip(project, name)
         there = record.folder(project.git, name, tip)
-        data = {file: project.git.blob(entry.oid) for file, entry in there.items() if paths.is_words(file)}
+        data = {file: project.git.blob(entry.oid) for file, entry in there.items() if paths.is_plan_file(file)}
         yield from _of_plan(project, {file: found or b"" for file, found in data.items()}, paths.folder(name))
     elif at.is_dir():
         try:

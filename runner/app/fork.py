@@ -111,7 +111,7 @@ def fork(
                 renumber=then is not None,
             ),
         )
-    files, where = snapshot.words(git, seen), f"{paths.folder(origin)} at revision {at}"
+    files, where = snapshot.plan_files(git, seen), f"{paths.folder(origin)} at revision {at}"
     plan = plans.parse(files, where, project.config.checks)
     plans.refuse_unsupported(plan, where)
     event = ev.Forked(
@@ -313,7 +313,7 @@ def _moved(project: Project, origin: str, protocol: str, genesis: str, oid: str,
 
 
 def _is_plan(protocol: str, path: str) -> bool:
-    return paths.is_words(path.removeprefix(f"{paths.folder(protocol)}/"))
+    return paths.is_plan_file(path.removeprefix(f"{paths.folder(protocol)}/"))
 
 
 def _make_way(

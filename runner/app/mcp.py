@@ -81,13 +81,13 @@ def pin(project: Project, name: str) -> Pinned:
 
 
 def _write(top: Path, name: str, words: list[servers.Words], before: str | None) -> Pinned:
-    file, at, digest = top / paths.words_file(name), top / paths.CONFIG, servers.digest_of(words)
+    file, at, digest = top / paths.pinned_tools_file(name), top / paths.CONFIG, servers.digest_of(words)
     old = servers.parse(file.read_bytes(), str(file)) if file.is_file() else []
     written, line = [], None
     if not file.is_file() or file.read_bytes() != servers.render(words):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(servers.render(words))
-        written.append(paths.words_file(name))
+        written.append(paths.pinned_tools_file(name))
     if before != digest:
         text = _with_digest(at.read_text(), name, before, digest)
         if text is None:
@@ -122,7 +122,7 @@ def propose_plan(project: Project, title: str, files: Mapping[str, str]) -> str:
     said = {name: text.encode("utf-8", "surrogateescape") for name, text in files.items()}
     if not said:
         title, said = create.task(title)
-    if len(said) > MOST_FILES or not all(paths.is_words(name) for name in said):
+    if len(said) > MOST_FILES or not all(paths.is_plan_file(name) for name in said):
         hint = f"give {paths.PLAN}, {paths.CONTEXT} and step files such as 01-do.md, at most {MOST_FILES}"
         raise UsageError("these are no plan files", ", ".join(sorted(said))[:200], hint)
     read = plans.parse(said, "the proposal", project.config.checks)
@@ -144,10 +144,10 @@ def propose_edit(project: Project, protocol: str, file: str, text: str) -> str:
         UsageError: it is no plan file, or there is no worktree. MalformedFileError: the plan would not be valid.
     """
     name = load.find_protocol(project, protocol)
-    if not paths.is_words(file):
+    if not paths.is_plan_file(file):
         raise UsageError(f"`{file}` is no plan file", name, f"give {paths.PLAN}, {paths.CONTEXT} or a step file's name")
     seen = load.view(project, name)
-    before = snapshot.words(project.git, seen)
+    before = snapshot.plan_files(project.git, seen)
     new = text if text.endswith("\n") else f"{text}\n"
     after = {**before, file: new.encode("utf-8", "surrogateescape")}
     plans.refuse_unsupported(plans.parse(after, "the proposal", project.config.checks), "the proposal")

@@ -67,7 +67,7 @@ def propose(
             paths.folder(protocol),
             f"write a step file of your own, or `runner edit {number(protocol)}`",
         )
-    before = snapshot.words(project.git, seen)
+    before = snapshot.plan_files(project.git, seen)
     if split is not None:
         step = plan.step(load.find_step(state, split))
         if step is None or step.slug not in again or step.header.kind is not plans.Kind.AGENT:
@@ -141,7 +141,7 @@ def take(project: Project, proposal: Proposal, files: Mapping[str, bytes]) -> st
 
     def make(seen: Snapshot) -> advance.Commit:
         _refuse_unsaved(project, protocol)
-        if snapshot.words(git, seen) != proposal.before or seen.state.steps != proposal.seen.state.steps:
+        if snapshot.plan_files(git, seen) != proposal.before or seen.state.steps != proposal.seen.state.steps:
             raise InTheWayError(
                 "the plan changed or a step advanced meanwhile",
                 seen.where,
@@ -214,7 +214,7 @@ def check_draft(project: Project, draft: Draft, data: bytes, tip: str | None = N
     """
     seen = snapshot.read(project.git, tip or load.view(project, draft.protocol).tip, draft.protocol)
     folder = paths.folder(draft.protocol)
-    plans.refuse_unsupported(plans.parse({**snapshot.words(project.git, seen), draft.name: data}, folder), folder)
+    plans.refuse_unsupported(plans.parse({**snapshot.plan_files(project.git, seen), draft.name: data}, folder), folder)
 
 
 def commit_draft(project: Project, draft: Draft, data: bytes) -> str:
@@ -346,7 +346,7 @@ def _rearranged(project: Project, protocol: str, verb: str, change: Callable[[_S
         refuse_ended(seen.state, "edit")
         refuse_unplanned(seen.state, "edit")
         _refuse_unsaved(project, protocol)
-        words = snapshot.words(git, seen)
+        words = snapshot.plan_files(git, seen)
         places = plans.names(words, folder)
         numbers = {slug: number for slug, (number, _) in sorted(places.items(), key=lambda item: item[1])}
         steps = _Steps({slug: words[places[slug][1]] for slug in numbers}, numbers, list(numbers))

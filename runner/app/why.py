@@ -210,7 +210,7 @@ class _Look:
         inside = str(told["path"]).startswith(f"{paths.folder(trailers.protocol)}/")
         if work is not None and not inside:
             told |= {"kind": "step", **self._step(chain, row, commit, work, lines, str(told["path"]))}
-        elif inside and paths.is_words(str(told["path"]).removeprefix(f"{paths.folder(trailers.protocol)}/")):
+        elif inside and paths.is_plan_file(str(told["path"]).removeprefix(f"{paths.folder(trailers.protocol)}/")):
             # A model's words are `planned`; the first commit brings a person's, and says who they are.
             planned = next((entry for entry in events if entry.fields.get("transcript")), None)
             told["kind"] = "plan"

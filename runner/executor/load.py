@@ -222,10 +222,10 @@ def read_plan(project: Project, seen: Snapshot) -> Plan:
             where,
             f"`runner status {seen.protocol}` says what it waits for",
         )
-    files = (where, seen.files.words, project.config.checks)
+    files = (where, seen.files.plan_files, project.config.checks)
     if project.plan is None or project.plan[0] != files:
         with _located(project, seen.protocol):
-            plan = plans.parse(snapshot.words(project.git, seen), where, project.config.checks)
+            plan = plans.parse(snapshot.plan_files(project.git, seen), where, project.config.checks)
             plans.refuse_unsupported(plan, where)
         project.plan = files, plan
     return project.plan[1]
@@ -268,7 +268,7 @@ def applied(project: Project, state: State, edits: Sequence[Event]) -> State:
 
 def is_written(seen: Snapshot) -> bool:
     """Return whether there is a plan, complete or not; notes alone are none."""
-    return any(paths.is_words(name) and name != paths.CONTEXT for name in seen.files)
+    return any(paths.is_plan_file(name) and name != paths.CONTEXT for name in seen.files)
 
 
 def pick_up_edits(project: Project, protocol: str, *, adopt: bool) -> bool:
@@ -304,11 +304,11 @@ def pick_up_edits(project: Project, protocol: str, *, adopt: bool) -> bool:
         stray = [
             name
             for name in names
-            if name.endswith(".md") and "/" not in name and not name.startswith(".") and not paths.is_words(name)
+            if name.endswith(".md") and "/" not in name and not name.startswith(".") and not paths.is_plan_file(name)
         ]
         plans.names(dict.fromkeys(stray), str(tree.path / prefix.rstrip("/")))
         words: dict[str, TreeEntry | None] = {
-            prefix + name: entry for name, entry in names.items() if paths.is_words(name)
+            prefix + name: entry for name, entry in names.items() if paths.is_plan_file(name)
         }
         if not words:
             continue

@@ -383,7 +383,7 @@ def write_plan(project: Project, seen: Snapshot) -> Outcome:
     if isinstance(told, Asking):
         summary = f"asks: {' '.join(told.questions)}"
         return Outcome(kind=Kind.WAITS, events=tuple(told.events()), summary=summary, files=files)
-    words = {**snapshot.words(project.git, seen), **told.files}
+    words = {**snapshot.plan_files(project.git, seen), **told.files}
     plan = plans.parse(words, seen.where, project.config.checks)
     planned = ev.Planned(
         subject="plan",
@@ -439,7 +439,7 @@ def _resume(project: Project, seen: Snapshot) -> Written | Asking:
             f"`runner sync {seen.protocol}` in the clone where it was asked publishes it, and here brings it",
         )
     names = asking.engine_names(project, None, None, None, "plan")
-    known = {name: data for name, data in snapshot.words(project.git, seen).items() if name == paths.CONTEXT}
+    known = {name: data for name, data in snapshot.plan_files(project.git, seen).items() if name == paths.CONTEXT}
     with asking.open_engines(project, names) as engines:
         loop = asking.questioner(project, journal, engines, redactor, UNBOUNDED, seen.protocol)
         answers = _answers(project, seen, redactor)

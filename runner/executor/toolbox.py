@@ -207,7 +207,7 @@ def _servers(run: StepRun, named: Sequence[str], answered: Mapping[str, str]) ->
 
 def _server(run: StepRun, name: str, answered: Mapping[str, str]) -> ServerTools:
     project, server = run.project, run.project.config.mcp[name]
-    where = paths.words_file(name)
+    where = paths.pinned_tools_file(name)
     data = project.trusted.blob(project.git, where)
     if server.package is not None and server.lock is not None:
         why = servers.unlocked(server.package, project.trusted.blob(project.git, server.lock))

@@ -30,7 +30,7 @@ def agent_file(name: str) -> str:
     return f"{AGENTS}/{name}.yaml"
 
 
-def words_file(server: str) -> str:
+def pinned_tools_file(server: str) -> str:
     """Return the path of an MCP server's pinned list of tools."""
     return f"{ROOT}/mcp/{server}.json"
 
@@ -45,7 +45,7 @@ def report_file(slug: str, attempt: int) -> str:
     return f"reports/{slug}.{attempt}.md"
 
 
-def is_words(name: str) -> bool:
+def is_plan_file(name: str) -> bool:
     """Return whether `name`, relative to the protocol's folder, is a plan file, which people write and the runner never does."""
     return name in (PLAN, CONTEXT) or STEP_FILE.fullmatch(name) is not None
 

@@ -435,7 +435,7 @@ def untaken(git: Git, protocol: str, tip: str) -> list[str]:
     if last in ("", tip):
         return []
     before, now = folder(git, protocol, last), folder(git, protocol, tip)
-    return sorted(name for name in {*before, *now} if paths.is_words(name) and before.get(name) != now.get(name))
+    return sorted(name for name in {*before, *now} if paths.is_plan_file(name) and before.get(name) != now.get(name))
 
 
 def as_planned(git: Git, row: Row, tip: str) -> Row:
@@ -447,7 +447,7 @@ def as_planned(git: Git, row: Row, tip: str) -> Row:
     if row["status"] in ENDED or not row["steps"] or not untaken(git, protocol, tip):
         return row
 
-    names = [(name, entry) for name, entry in folder(git, protocol, tip).items() if paths.is_words(name)]
+    names = [(name, entry) for name, entry in folder(git, protocol, tip).items() if paths.is_plan_file(name)]
     try:
         plan = plans.parse({name: git.blob(entry.oid) or b"" for name, entry in names}, paths.folder(protocol))
     except MalformedFileError:
@@ -470,7 +470,7 @@ def unsaved(git: Git, tree: Worktree, protocol: str) -> list[str]:
     """Return the names of the protocol's words that a person changed in a worktree and did not commit."""
     at = paths.folder(protocol)
     names = (name.removeprefix(f"{at}/") for name in worktree.unsaved(git, tree, at))
-    return sorted(name for name in names if paths.is_words(name))
+    return sorted(name for name in names if paths.is_plan_file(name))
 
 
 def out_of_plan(git: Git, protocol: str, tip: str, trees: Sequence[Worktree], slugs: Sequence[str]) -> bool:

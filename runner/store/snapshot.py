@@ -17,9 +17,9 @@ class Folder(dict[str, TreeEntry]):
     """Every file of a protocol's folder, by its name in it; not changed. The parts that each transition needs are picked out once."""
 
     @cached_property
-    def words(self) -> dict[str, TreeEntry]:
+    def plan_files(self) -> dict[str, TreeEntry]:
         """Those that people write."""
-        return {name: entry for name, entry in self.items() if _is_words(name)}
+        return {name: entry for name, entry in self.items() if _is_plan_file(name)}
 
     @cached_property
     def parts(self) -> list[str]:
@@ -30,13 +30,13 @@ class Folder(dict[str, TreeEntry]):
         """Return the folder with these files written."""
         made = Folder(self)
         made.update(changes)
-        for name, belongs in (("words", _is_words), ("parts", _is_part)):
+        for name, belongs in (("plan_files", _is_plan_file), ("parts", _is_part)):
             if name in self.__dict__ and not any(map(belongs, changes)):
                 made.__dict__[name] = self.__dict__[name]
         return made
 
 
-def _is_words(name: str) -> bool:
+def _is_plan_file(name: str) -> bool:
     return name.endswith(".md") and name != paths.LOG and "/" not in name
 
 
@@ -126,14 +126,14 @@ def read(git: Git, tip: str, protocol: str) -> Snapshot:
     return Snapshot(protocol, commit.oid, commit.tree, Folder(files), state.load(data, f"{where}/{paths.STATE}"), log)
 
 
-def words(git: Git, snapshot: Snapshot) -> dict[str, bytes]:
+def plan_files(git: Git, snapshot: Snapshot) -> dict[str, bytes]:
     """Return the plan files of a snapshot: name in the folder to bytes.
 
     Raises:
         MalformedFileError: a file is executable or too big to be read.
     """
     found = {}
-    files = snapshot.files.words
+    files = snapshot.files.plan_files
     for name, entry in files.items():
         if entry.mode not in (BLOB, EXECUTABLE):
             raise MalformedFileError(f"{name} is not a plain file", snapshot.where, "replace it by one")

@@ -231,16 +231,16 @@ def plan_files(protocol: str, files: Mapping[str, TreeEntry], done: Iterable[str
     return {
         f"{paths.folder(protocol)}/{name}": entry
         for name, entry in files.items()
-        if paths.is_words(name) and _slug_of(name) not in gone
+        if paths.is_plan_file(name) and _slug_of(name) not in gone
     }
 
 
-def step_words(protocol: str, files: Mapping[str, TreeEntry], slug: str) -> dict[str, TreeEntry]:
+def step_files(protocol: str, files: Mapping[str, TreeEntry], slug: str) -> dict[str, TreeEntry]:
     """Return plan.md, context.md and the step's own file."""
     return {
         f"{paths.folder(protocol)}/{name}": entry
         for name, entry in files.items()
-        if name in (paths.PLAN, paths.CONTEXT) or (paths.is_words(name) and _slug_of(name) == slug)
+        if name in (paths.PLAN, paths.CONTEXT) or (paths.is_plan_file(name) and _slug_of(name) == slug)
     }
 
 

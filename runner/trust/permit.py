@@ -204,7 +204,7 @@ def _still_covers(view: View, one: ApprovalRequirement, step: Step, told: RawEnt
     )
     if one.subject.kind in ("plan", "step") and is_there:
         # Its work changed the tree, as it was to: what is still to come is what its files say of checks and of the end.
-        return view.touched_by_people(one.subject, last, view.words_of(step.slug)) is None
+        return view.touched_by_people(one.subject, last, view.files_of(step.slug)) is None
     if one.subject.kind == "step" and not _covers(one.subject, view.plan, view.entries, last):
         return False
     if one.keyboard:

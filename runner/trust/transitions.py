@@ -152,7 +152,7 @@ class History:
                 whole = f"{paths.folder(self.protocol)}/{path}"
                 self._touched.setdefault(whole, []).append((self._seen, before is None))
         for oid, files in told:
-            names = frozenset(unnumbered(name) for name in files if paths.is_words(name))
+            names = frozenset(unnumbered(name) for name in files if paths.is_plan_file(name))
             if names:
                 self._wrote.append((self._seen, oid, names))
 
@@ -167,7 +167,7 @@ class History:
         """
         stop = [f"^{parent}" for parent in (commit.parents[0], *commit_of(self.git, self.order[0]).parents)]
         found = self._log([commit.oid, *stop], [""])
-        if words := [name for name in changed if paths.is_words(name)]:
+        if words := [name for name in changed if paths.is_plan_file(name)]:
             found = [*(one for one in self._log([commit.oid], words) if one[0] not in self.positions), *found]
         return found
 

@@ -473,12 +473,12 @@ class View:
         if subject.kind == "plan":
             slug = ids.STEP_FILE.fullmatch(name)
             known = self.state.steps.get(slug["slug"]) if slug else None
-            return paths.is_words(name) and (known is None or known.status not in ENDED)
+            return paths.is_plan_file(name) and (known is None or known.status not in ENDED)
         return subject.kind != "call"
 
-    def words_of(self, slug: str) -> frozenset[str]:
+    def files_of(self, slug: str) -> frozenset[str]:
         """Return the paths of what people wrote of a step: plan, context and its own file."""
-        return frozenset(manifest.step_words(self.protocol, self._own(), slug))
+        return frozenset(manifest.step_files(self.protocol, self._own(), slug))
 
     def touched_since(
         self,
@@ -644,11 +644,11 @@ class View:
         own = f"{paths.folder(self.protocol)}/"
         names = self._own()
         if subject.kind == "merge":
-            wanted = [name for name in names if paths.is_words(name)]
+            wanted = [name for name in names if paths.is_plan_file(name)]
         elif subject.kind == "plan":
             wanted = [name for name in names if self.covers(subject, own + name)]
         else:
-            wanted = [path.removeprefix(own) for path in manifest.step_words(self.protocol, names, subject.slug)]
+            wanted = [path.removeprefix(own) for path in manifest.step_files(self.protocol, names, subject.slug)]
         found = self.branch.wrote({unnumbered(name) for name in wanted}, self.tip)
         if subject.kind in OF_WORK and subject.slug in self.state.steps:
             out = self.git.run("rev-list", self.tip, f"^{self.began(subject)}", f"^{self.trusted.commit}")

@@ -24,7 +24,7 @@ def agrees(project: Project, tip: str, protocol: str) -> None:
     """What is kept is the snapshot that a fresh look gives, down to the bytes of state.json."""
     kept, fresh = project.snapshot, snapshot.read(project.git, tip, protocol)
     assert kept is not None and kept == fresh
-    assert (kept.files.words, kept.files.parts) == (fresh.files.words, fresh.files.parts)
+    assert (kept.files.plan_files, kept.files.parts) == (fresh.files.plan_files, fresh.files.parts)
     assert project.git.blob(fresh.files["state.json"].oid) == state.render(kept.state, kept.rendered)
 
 

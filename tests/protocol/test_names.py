@@ -99,11 +99,11 @@ def test_a_manifest_changes_with_each_of_its_files(files: dict[str, bytes], data
 
 def test_which_files_are_whose() -> None:
     for name in ("plan.md", "context.md", "01-a.md", "000001-a.md"):
-        assert paths.is_words(name) and not paths.is_record(name)
+        assert paths.is_plan_file(name) and not paths.is_record(name)
     for name in ("state.json", "log.md", "log/0001.md", "calls/a.1.1.json", "reports/a.1.md"):
-        assert paths.is_record(name) and not paths.is_words(name)
+        assert paths.is_record(name) and not paths.is_plan_file(name)
     for name in ("1-a.md", "notes.md", "approvals/x", "sub/01-a.md", "01-a.md\n"):
-        assert not paths.is_words(name) and not paths.is_record(name)
+        assert not paths.is_plan_file(name) and not paths.is_record(name)
 
 
 # --- references ------------------------------------------------------------------------------------------------------

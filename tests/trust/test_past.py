@@ -62,7 +62,7 @@ def by_git(box: Box, protocol: str, tip: str, genesis: str) -> dict[str, set[str
     for part in box.git(*args, "--", f".protocols/{protocol}").split("\x01")[1:]:
         oid, *files = part.split()
         names = [file.removeprefix(f".protocols/{protocol}/") for file in files]
-        told[oid] = {unnumbered(name) for name in names if paths.is_words(name)}
+        told[oid] = {unnumbered(name) for name in names if paths.is_plan_file(name)}
     return told
 
 

@@ -298,7 +298,7 @@ def check_words(walk: Walk, parsed: ParsedCommit) -> Said:
         if not path.startswith(own) or paths.is_record(name):
             continue
         new = name in parsed.files and name not in walk.folder.files
-        if not (brings and new and paths.is_words(name) and name != paths.CONTEXT):
+        if not (brings and new and paths.is_plan_file(name) and name != paths.CONTEXT):
             yield path, "a transition changed a plan file"
 
 
@@ -398,7 +398,7 @@ def _is_merged(walk: Walk, parsed: ParsedCommit, event: ev.StepFinished) -> bool
 
 def _step_digest(walk: Walk, files: dict[str, TreeEntry], slug: str) -> str | None:
     if walk.step_files[0] is not files:  # a folder in which nothing changed is the very same
-        names = (name for name in files if paths.is_words(name))
+        names = (name for name in files if paths.is_plan_file(name))
         walk.step_files = files, {name.partition("-")[2]: name for name in reversed([*names])}  # the first of each
     name = walk.step_files[1].get(f"{slug}.md")
     if name is None:
