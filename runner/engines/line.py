@@ -507,9 +507,9 @@ def called(id: str, name: Json, arguments: Json) -> Call:
         try:
             arguments = json.loads(arguments or "{}")
         except (ValueError, RecursionError) as error:
-            arguments, problem = None, f"they are no JSON: {error}"
+            arguments, problem = None, f"its arguments are not JSON: {error}"
     if not problem and not (isinstance(arguments, dict) and _is_shallow(arguments)):
-        arguments, problem = None, "they are no object"
+        arguments, problem = None, "its arguments are not an object"
     if not name or not isinstance(name, str):
         return Call(id=id, name="", arguments=None, problem="the call does not name a function")
     return Call(id=id, name=name, arguments=arguments, problem=problem)

@@ -54,6 +54,7 @@ from runner.values import dataclass
 READERS = 4  # calls that run at the same time
 LONG = 1.0  # seconds after which a call's result is journaled at once: a kill does not repeat the call
 WRONG_MOST = 3  # answers in a row of which nothing can be made; the last of them ends the attempt
+SAME_MOST = 5  # turns in a row with the same calls and results; each is paid for, and the last of them ends the attempt
 PATIENCE = 60.0  # seconds to wait for an engine while another one could be asked
 TRIES = 6  # how often one request is made before its error is told
 CONTEXT = 160_000  # tokens that a conversation may have, by estimate, before the model summarises it
@@ -191,6 +192,7 @@ class Loop:
     _guided: list[str] = field(default_factory=list)  # instructions since the first request
     # The `finish` of the last answers in a row of which nothing could be made.
     _wrong: list[str] = field(default_factory=list)
+    _same: list[object] = field(default_factory=list)  # the last turns' calls and results, while they are the same
     _failed: int = 0  # proposals whose checks failed
     _is_cut: bool = False  # whether an answer was cut off at the output limit
     _folded: int = 0  # tokens of the conversation after old tool output was shortened last
@@ -217,7 +219,7 @@ class Loop:
         try:
             while True:
                 if pending is not None:
-                    ended = self._tools(turns, pending, done)
+                    ended = self._tools(turns, pending, done) or self._ended
                     if ended is not None:
                         return ended
                 following = self._next(turns)
@@ -288,11 +290,22 @@ class Loop:
                 )
             )
         )
+        if isinstance(last, ModelTurn):
+            self._compare(last, results)
         self.untrusted = self.untrusted or any(_taints(one) for one in results)
         words = self.guide(_places(map(self._canonical, last.calls))) if isinstance(last, ModelTurn) else ""
         if words:
             self._guided.append(words)
             turns.append(UserTurn(text=words))
+
+    def _compare(self, turn: ModelTurn, results: Sequence[Result]) -> None:
+        """End the attempt where the last turns made the same calls and got the same results."""
+        made = [(call.name, call.arguments) for call in turn.calls], [(one.content, one.error) for one in results]
+        self._same = [*self._same, made] if self._same[-1:] == [made] else [made]
+        if len(self._same) >= SAME_MOST:
+            calls = f"call{'s' if len(turn.calls) > 1 else ''} {SAME_MOST} times in a row, with the same result"
+            why = f"the model made the same {calls}: {', '.join(call.name for call in turn.calls)}"
+            self._ended = self._left(why) or Ended("failed", why)
 
     # --- asking --------------------------------------------------------------------------------------------------------
 
@@ -329,14 +342,15 @@ class Loop:
             return None
         what, words = _of_wrong(record)
         if turn.calls and record.finish != "refused":
-            if any(call.arguments is not None for call in turn.calls):
+            if any(call.arguments is not None and self._canonical(call).name in self.tools for call in turn.calls):
                 self._wrong.clear()
             else:  # the results say so
                 self._wrong.append("length" if record.finish == "length" else "malformed")
             if len(self._wrong) < WRONG_MOST:
                 turns.append(turn)
                 return turn
-            what = f"the model's call was malformed: {turn.calls[0].problem}"
+            first = turn.calls[0]
+            what = f"the model's call was malformed: {first.problem}" if first.problem else f"there is no tool `{first.name}`"
         unchanged = record.finish in ("malformed", "refused") and record.finish not in self._wrong
         self._wrong.append(record.finish)
         if len(self._wrong) >= WRONG_MOST:
@@ -628,7 +642,7 @@ class Loop:
                 if self._wrong[-1:] == ["length"]
                 else ""
             )
-            return refused(f"the arguments are malformed: {call.problem}{cut}"), None
+            return refused(f"the call is malformed: {call.problem}{cut}"), None
         if tool is None:
             return refused(
                 f"there is no tool `{call.name}`; there are {', '.join(map(aliases.wire_name, self._offered()))}"

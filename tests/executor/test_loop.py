@@ -176,6 +176,30 @@ CUT, MALFORMED = wrong("length", "First I will"), wrong("malformed", problem="MA
 REFUSED, FILTERED = wrong("refused", "I will not."), wrong("refused", problem="SAFETY")
 
 
+def test_calls_of_tools_that_do_not_exist_end_the_attempt_at_the_third_turn_in_a_row(tmp_path: Path) -> None:
+    bad = say(("moon", {}))
+    bench = Bench(tmp_path, [bad] * 5)
+    ended = bench.loop().run()
+    assert ended.outcome == "failed" and "there is no tool `moon`" in ended.text and len(bench.engine.asked) == 3
+    assert bench.loop().run() == ended  # killed after that
+    bench = Bench(tmp_path / "b", [bad, bad, say(("moon", {}), ("write", {"n": 1})), bad, bad, FINISH])
+    assert bench.loop().run().outcome == "finished"
+
+
+@pytest.mark.parametrize("call", [("write", {"fail": True}), ("write", {"n": 1})], ids=["fails", "works"])
+def test_the_same_calls_with_the_same_results_end_the_attempt_at_the_fifth_turn(
+    tmp_path: Path, call: tuple[str, dict[str, Any]]
+) -> None:
+    bench = Bench(tmp_path, [say(call)] * 9)
+    ended = bench.loop().run()
+    assert ended.outcome == "failed" and len(bench.engine.asked) == 5
+    assert ended.text == "the model made the same call 5 times in a row, with the same result: write"
+    assert bench.loop().run() == ended  # killed after that: nothing is asked again
+    other = say(("write", {"n": 2}))
+    bench = Bench(tmp_path / "b", [*[say(call)] * 4, other, *[say(call)] * 4, FINISH])
+    assert bench.loop().run().outcome == "finished"
+
+
 @pytest.mark.parametrize(
     ("answer", "said", "words"),
     [
@@ -520,7 +544,7 @@ def test_old_output_is_folded_once_at_a_size_and_the_requests_between_extend_eac
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runner.executor.loop.FOLD", 9_000)
-    bench = Bench(tmp_path, [*[say(("read", {})) for _ in range(20)], FINISH])
+    bench = Bench(tmp_path, [*[say(("read", {"n": n})) for n in range(20)], FINISH])
     loop = bench.loop()
     loop.tools = {**loop.tools, "read": counting("read", bench.files, said="x" * 4_000)}
     assert loop.run().outcome == "finished"
