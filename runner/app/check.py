@@ -20,7 +20,7 @@ from typing import Any
 from runner.app import create
 from runner.engines import registry as engines
 from runner.errors import MalformedFileError, RunnerError, UsageError
-from runner.executor import permissions
+from runner.executor import permissions, toolbox
 from runner.executor.step_run import agent_of
 from runner.protocol import agent_file, clarifications, config, paths, plans, policy_file, workflow
 from runner.protocol.config import Config
@@ -216,7 +216,10 @@ def _of_step(project: Project, plan: Plan, step: Step, where: str) -> Iterator[R
         found += _wrong(lambda: agent_of(project, plan, step, line("agent")))
     if engine := step.header.engine:
         found += _wrong(lambda: engines.parts_of(engine), line("engine"))
-    if (tool := step.header.tool) and (known := _tools(project)) is not None and tool not in known:
+    tool = step.header.tool
+    if tool and tool.startswith("mcp:"):
+        found += _wrong(lambda: _of_server(project, tool), line("tool"))
+    elif tool and (known := _tools(project)) is not None and tool not in known:
         found += _wrong(lambda: tools.find(tool, dict.fromkeys(known, tools.BUILTIN["echo"])), line("tool"))
     authority, folder = permissions.trusted_config(project), where.rpartition("/")[0]
     start = _wrong(lambda: requirements.of_start(authority, step, folder))
@@ -272,6 +275,25 @@ def _file_run_by(check: str) -> str | None:
         if "/" in first and re.fullmatch(r"[A-Za-z0-9._][A-Za-z0-9._/-]*", first) and ".." not in first.split("/"):
             return first.removeprefix("./") if "/" in first.removeprefix("./") else None
     return None
+
+
+def _of_server(project: Project, tool: str) -> None:
+    """Refuse a tool that no MCP server has by the list that the trusted branch pins.
+
+    Raises:
+        UsageError: there is no such server or tool, or its tools are disabled.
+    """
+    name = tool.removeprefix("mcp:").partition("/")[0]
+    if name not in project.config.mcp:
+        known = ", ".join(project.config.mcp) or "none"
+        hint = f"declare it under `mcp:` of {paths.CONFIG}, and commit that on the trusted branch"
+        raise UsageError(f"there is no MCP server `{name}`; there is {known}", tool, hint)
+
+    def connect() -> Any:
+        raise AssertionError("a plan is checked without calling a server")
+
+    server = toolbox.server_tools(project, name, connect)
+    tools.find(tool, server.tools, server.refused)
 
 
 def _tools(project: Project) -> set[str] | None:

@@ -112,9 +112,9 @@ class Place:
         """Return the error for an answer that stops before its end."""
         return NetworkError("the answer was cut off in the middle", self.where, AGAIN)
 
-    def malformed(self, how: str) -> MalformedResponseError:
+    def malformed(self, how: str, hint: str = AGAIN) -> MalformedResponseError:
         """Return the error for a response that is not in the form."""
-        return MalformedResponseError(how, self.where, AGAIN)
+        return MalformedResponseError(how, self.where, hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +193,11 @@ class LineEngine:
             return parse(*given)
         except TornError as error:
             raise self._place.cut_off() from error
+        except _PageError as error:
+            hint = f"log in if it is the page of a proxy or network, or check {self._place.address}"
+            raise self._place.malformed(
+                f"{self._place.host} sends a web page, and no answer of a model", hint
+            ) from error
         except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
             words = self._readable(f"{type(error).__name__}: {error}")
             raise self._place.malformed(f"the response is not {self._place.who}'s format ({words})") from error
@@ -226,7 +231,7 @@ class LineEngine:
             return KeyRefusedError(f"{who} refuses the API key, or it lacks a permission{said}", where, hint)
         if code == 402 or kind == "quota":
             hint = "wait for the next day, raise the quota, or use another engine with --engine"
-            return QuotaError(f"the quota of the {who} account is used up{said}", where, hint)
+            return QuotaError(f"{who} says that the quota of your account is used up{said}", where, hint)
         if code == 413 or kind == "long":
             hint = "give the step less to read, or split it"
             return ContextTooLongError(f"the conversation is longer than {place.model} takes{said}", where, hint)
@@ -350,6 +355,10 @@ class TornError(ValueError):
     """The stream ends in the middle of an event."""
 
 
+class _PageError(ValueError):
+    """The response is HTML."""
+
+
 class _Stream:
     """The events of a stream (server-sent events, whose `data` is JSON), parsed as the bytes come."""
 
@@ -391,6 +400,8 @@ class _Stream:
         if data.strip() == b"[DONE]":
             return []
         self._count += 1
+        if data.lstrip().startswith(b"<"):
+            raise _PageError
         event = json.loads(data)
         if not isinstance(event, dict) or not _is_shallow(event):
             raise ValueError("an event is no object, or nested without end")

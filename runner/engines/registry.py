@@ -272,7 +272,7 @@ def open_engine(name: str, environ: Mapping[str, str], base: Path) -> Engine:
         model=what,
         who=row.who,
         key=key,
-        variable=variable,
+        variable=variable or row.keys[-1],
         base_url=base_url,
         host=host,
         address=address,

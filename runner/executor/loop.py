@@ -350,7 +350,11 @@ class Loop:
                 turns.append(turn)
                 return turn
             first = turn.calls[0]
-            what = f"the model's call was malformed: {first.problem}" if first.problem else f"there is no tool `{first.name}`"
+            what = (
+                f"the model's call was malformed: {first.problem}"
+                if first.problem
+                else f"there is no tool `{first.name}`"
+            )
         unchanged = record.finish in ("malformed", "refused") and record.finish not in self._wrong
         self._wrong.append(record.finish)
         if len(self._wrong) >= WRONG_MOST:

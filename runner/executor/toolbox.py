@@ -16,6 +16,7 @@ from runner.protocol import log, paths
 from runner.protocol.config import McpServer, ToolModule
 from runner.sandbox.process import Command
 from runner.store import workspace
+from runner.store.project import Project
 from runner.tools import Contract, Tool, ToolError, mcp_client, registry, servers
 from runner.tools.agent import CORE, WITHOUT_SHELL, AgentTools
 from runner.tools.commands import Commands
@@ -53,7 +54,7 @@ def open_tool(run: StepRun) -> Iterator[Tool]:
             refused |= opened.refused
         server, _, rest = name.removeprefix("mcp:").partition("/")
         if rest and name.startswith("mcp:") and server in run.project.config.mcp:
-            one = _server(run, server, {})
+            one = server_tools(run.project, server, _connects(run, server, {}))
             tools |= stack.enter_context(servers.opened([one]))
             refused |= one.refused
         try:
@@ -197,7 +198,7 @@ def _servers(run: StepRun, named: Sequence[str], answered: Mapping[str, str]) ->
         if named and not wanted:
             continue
         try:
-            found.append(_server(run, name, answered))
+            found.append(server_tools(run.project, name, _connects(run, name, answered)))
         except ToolModuleError as error:
             if wanted:
                 raise
@@ -205,9 +206,13 @@ def _servers(run: StepRun, named: Sequence[str], answered: Mapping[str, str]) ->
     return found
 
 
-def _server(run: StepRun, name: str, answered: Mapping[str, str]) -> ServerTools:
-    project, server = run.project, run.project.config.mcp[name]
-    where = paths.pinned_tools_file(name)
+def server_tools(project: Project, name: str, connect: Callable[[], mcp_client.Connection]) -> ServerTools:
+    """Return the tools of an MCP server, by the list that the trusted branch pins.
+
+    Raises:
+        ToolModuleError: they are disabled.
+    """
+    server, where = project.config.mcp[name], paths.pinned_tools_file(name)
     data = project.trusted.blob(project.git, where)
     if server.package is not None and server.lock is not None:
         why = servers.unlocked(server.package, project.trusted.blob(project.git, server.lock))
@@ -217,11 +222,12 @@ def _server(run: StepRun, name: str, answered: Mapping[str, str]) -> ServerTools
                 what, f"mcp: {name}", "lock the declared version on the trusted branch, or declare the locked one"
             )
     words = None if data is None else servers.parse(data, f"{where} on {project.trusted.branch}")
-
-    def connect() -> mcp_client.Connection:
-        return connection_to(run.workspace, name, server, lambda question: answered.get(run.redactor.text(question)))
-
     return ServerTools(name, server, words, connect)
+
+
+def _connects(run: StepRun, name: str, answered: Mapping[str, str]) -> Callable[[], mcp_client.Connection]:
+    server = run.project.config.mcp[name]
+    return lambda: connection_to(run.workspace, name, server, lambda asked: answered.get(run.redactor.text(asked)))
 
 
 def connection_to(

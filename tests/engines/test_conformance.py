@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -257,6 +258,36 @@ def test_what_the_key_may_not_do_speaks_of_the_key(wired: Bench) -> None:
     for fault in ("401", "403", "key-invalid"):
         with wired.failing(fault) as stand, pytest.raises(KeyRefusedError, match="key"):
             stand.engine.ask(HELLO, timeout=20)
+
+
+def test_a_key_that_is_refused_and_was_not_set_is_named() -> None:
+    class Refuses(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_error(401)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refuses) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        environ = {"RUNNER_COMPATIBLE_URL": f"http://127.0.0.1:{server.server_port}/v1"}
+        engine = registry.open_engine("compatible:m", environ, Path())
+        with pytest.raises(KeyRefusedError) as told:
+            engine.ask(HELLO, timeout=20)
+        engine.close()
+    assert told.value.hint == "set RUNNER_COMPATIBLE_KEY to a key that is valid"
+
+
+def test_an_account_without_credit_is_said_in_plain_words(wired: Bench) -> None:
+    with wired.failing("500") as stand, pytest.raises(QuotaError) as told:
+        assert stand.wire is not None
+        stand.wire.script[0] = Refusal(code=402, body={"error": {"message": "Insufficient credits"}})
+        stand.engine.ask(HELLO, timeout=20)
+    assert "quota of your account is used up" in told.value.what and "the the" not in told.value.what
+
+
+def test_a_web_page_instead_of_an_answer_is_said_to_be_one(wired: Bench) -> None:
+    with wired.failing("html") as stand, pytest.raises(MalformedResponseError) as told:
+        stand.engine.ask(HELLO, timeout=20)
+    assert "a web page" in told.value.what and "JSONDecodeError" not in told.value.what
+    assert "_URL" in told.value.hint and "log in" in told.value.hint
 
 
 @pytest.mark.parametrize(

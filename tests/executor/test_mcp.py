@@ -249,6 +249,20 @@ def test_a_tool_step_calls_a_server_by_its_trusted_program(box: Box) -> None:
     sound(box, protocol)
 
 
+def test_the_tools_of_a_server_are_known_to_check(box: Box) -> None:
+    def check(name: str, rc: int) -> str:
+        box.write("plan/plan.md", "---\ntitle: A plan\n---\n")
+        box.write("plan/01-a.md", f"---\ntitle: A\nkind: tool\ntool: {name}\nwith: {{how: where}}\n---\n")
+        return box.runner("check", "plan", rc=rc).out
+
+    assert "declare it under `mcp:`" in check("mcp:docs/look", rc=2)
+    serve(box)
+    assert check("mcp:docs/look", rc=0) == ""
+    assert "did you mean mcp:docs/look" in check("mcp:docs/lok", rc=2)
+    serve(box, digest="sha256:" + "0" * 64)
+    assert "runner mcp pin docs" in check("mcp:docs/look", rc=2)
+
+
 def test_an_unpinned_server_is_named_and_the_step_goes_on_without_it(box: Box) -> None:
     serve(box, digest="sha256:" + "0" * 64)
     with mind(box, finish()) as wire:
