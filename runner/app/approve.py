@@ -47,8 +47,8 @@ class Matter:
     seen: Snapshot
     plan: Plan
     state: State
-    authority: TrustedConfig
-    demand: ApprovalRequirement
+    trusted: TrustedConfig
+    requirement: ApprovalRequirement
     wait: Wait | None
     digest: str
 
@@ -165,14 +165,14 @@ def offer(
             no approval to revoke.
         UsageError: there is no key to sign with.
     """
-    policy = found.authority.policy
+    policy = found.trusted.policy
     assert policy is not None
     key = signature.signing_key(project.git) if here else None
     email = project.person().email.lower()
-    approver = listed(project, found.authority, key, email) if key else email
+    approver = listed(project, found.trusted, key, email) if key else email
     now = int(project.env.now())
     view = permissions.view_of(project, found.seen, found.plan, found.state)
-    subject = found.demand.subject
+    subject = found.requirement.subject
     same = [  # also of an earlier attempt
         word.signed.statement
         for word in view.approvals()
@@ -202,18 +202,18 @@ def offer(
         approver=approver,
         # Not before their last one, which may come from a machine whose clock is ahead.
         issued=timestamp(max([now, *(one.issued_at for one in own if one.issued_at <= now + approval.AHEAD)])),
-        expires=timestamp(now + min(found.demand.lasts, lasts or WEEK)),
+        expires=timestamp(now + min(found.requirement.lasts, lasts or WEEK)),
         nonce=project.env.random_hex(32),
         reason=reason,
     )
     text = approval_file.render(said)
     signed = Signed(said, text, b"", key.form if key else Form.SSH)
-    foreseen = approval.foresee(view, found.demand, signed, key.fingerprint if key else "")
+    foreseen = approval.foresee(view, found.requirement, signed, key.fingerprint if key else "")
     if foreseen.rejection is not None and not (
         decision is Decision.REVOKE and foreseen.rejection is RejectionReason.ROLE
     ):
         raise _would_not_count(found, foreseen.rejection, foreseen.text, without_force(project, paths.POLICY))
-    stands = approval.judge(view, found.demand)
+    stands = approval.judge(view, found.requirement)
     given = {Decision.APPROVE: stands.counted, Decision.REJECT: stands.rejected}.get(decision, ())
     again = next((word for word in given if word.approver == approver), None)
     return Offer(found, said, text, key, same[-1] if same else None, again)
@@ -222,17 +222,17 @@ def offer(
 def _would_not_count(found: Matter, fault: RejectionReason, text: str, no_force: str = "") -> RefusedError:
     short = number(found.seen.protocol)
     hints = {
-        RejectionReason.ROLE: no_force or f"ask one of them; `roles` in {found.authority.where} says who they are",
-        RejectionReason.AGENT: f"a person has to approve it: {found.demand.who}",
-        RejectionReason.OWN_WORK: f"another person has to: {found.demand.who}; or `own_work: allow` in {found.authority.where}",
-        RejectionReason.STALE: f"`runner approve {short} {found.demand.subject}` shows the present text",
-        RejectionReason.EXPIRED: f"`runner approve {short} {found.demand.subject}` gives a new one",
-        RejectionReason.OTHER: f"`runner approve {short} {found.demand.subject}` gives one on this",
+        RejectionReason.ROLE: no_force or f"ask one of them; `roles` in {found.trusted.where} says who they are",
+        RejectionReason.AGENT: f"a person has to approve it: {found.requirement.who}",
+        RejectionReason.OWN_WORK: f"another person has to: {found.requirement.who}; or `own_work: allow` in {found.trusted.where}",
+        RejectionReason.STALE: f"`runner approve {short} {found.requirement.subject}` shows the present text",
+        RejectionReason.EXPIRED: f"`runner approve {short} {found.requirement.subject}` gives a new one",
+        RejectionReason.OTHER: f"`runner approve {short} {found.requirement.subject}` gives one on this",
         RejectionReason.FUTURE: "correct the clock of this machine",
     }
-    hint = hints.get(fault, f"`runner approve {short} {found.demand.subject}` makes one that counts")
+    hint = hints.get(fault, f"`runner approve {short} {found.requirement.subject}` makes one that counts")
     return RefusedError(
-        f"the approval would not count: {text}", str(found.demand.subject), f"{hint}; nothing was written"
+        f"the approval would not count: {text}", str(found.requirement.subject), f"{hint}; nothing was written"
     )
 
 
@@ -255,7 +255,7 @@ def bring(project: Project, protocol: str, data: bytes, where: str) -> tuple[Mat
     """
     signed = approval_file.parse(data, where)
     found = matter(project, protocol, signed.statement.subject)
-    if found.demand.keyboard:
+    if found.requirement.keyboard:
         raise no_policy(project, found)
     return found, add(project, found, data)
 
@@ -281,14 +281,14 @@ def add(project: Project, found: Matter, data: bytes) -> str:
             signed.text,
             namespace=approval_file.NAMESPACE,
             principal=said.approver,
-            signers=found.authority.signers,
+            signers=found.trusted.signers,
             at=view.at,
         )
         if not verdict.ok:
             raise _would_not_count(
                 found, RejectionReason.UNTRUSTED, verdict.reason, without_force(project, signers.FILE)
             )
-        foreseen = approval.foresee(view, found.demand, signed, verdict.fingerprint)
+        foreseen = approval.foresee(view, found.requirement, signed, verdict.fingerprint)
         if foreseen.rejection is not None and said.decision is not Decision.REVOKE:
             raise _would_not_count(found, foreseen.rejection, foreseen.text)
         tree = git.edited(seen.tree, {name: TreeEntry(BLOB, git.write("blob", data))})
@@ -316,7 +316,7 @@ def answer(project: Project, found: Matter, decision: Decision) -> Advanced:
 
     def build(seen: Snapshot) -> Sequence[Event]:
         if wait.id not in [one.id for one in seen.state.waiting]:
-            raise RefusedError("it no longer waits", str(found.demand.subject), "run `runner status`")
+            raise RefusedError("it no longer waits", str(found.requirement.subject), "run `runner status`")
         if wait.kind == "call":
             decided = "approved" if decision is Decision.APPROVE else "rejected"
             return [
@@ -335,7 +335,7 @@ def no_policy(project: Project, found: Matter) -> RefusedError:
     """Return the error for a signature where no policy says whose counts."""
     return RefusedError(
         "there is no policy: no signature counts",
-        found.authority.where,
+        found.trusted.where,
         without_force(project, paths.POLICY)
         or "`runner init` writes one; without it, pending approvals are given at a terminal",
     )
@@ -363,7 +363,7 @@ def standing(project: Project, found: Matter) -> ApprovalStatus:
         raise _no_plan(seen.protocol)
     is_counted = found.wait is not None and all(one.id != found.wait.id for one in state.waiting)
     again = approval.USUAL if is_counted else None
-    return approval.judge(permissions.view_of(project, seen, plan, state), found.demand, again=again)
+    return approval.judge(permissions.view_of(project, seen, plan, state), found.requirement, again=again)
 
 
 # --- what a person is shown ------------------------------------------------------------------------------------------
@@ -383,7 +383,7 @@ def shown(project: Project, found: Matter, since: Statement | None) -> list[Part
 
     The caller makes escape sequences visible.
     """
-    git, subject, seen = project.git, found.demand.subject, found.seen
+    git, subject, seen = project.git, found.requirement.subject, found.seen
     folder = paths.folder(seen.protocol)
     view = permissions.view_of(project, seen, found.plan, found.state)
     born = list(view.chain)[-1]

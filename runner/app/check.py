@@ -221,9 +221,9 @@ def _of_step(project: Project, plan: Plan, step: Step, where: str) -> Iterator[R
         found += _wrong(lambda: _of_server(project, tool), line("tool"))
     elif tool and (known := _tools(project)) is not None and tool not in known:
         found += _wrong(lambda: tools.find(tool, dict.fromkeys(known, tools.BUILTIN["echo"])), line("tool"))
-    authority, folder = permissions.trusted_config(project), where.rpartition("/")[0]
-    start = _wrong(lambda: requirements.of_start(authority, step, folder))
-    start = start or _wrong(lambda: requirements.of_result(authority, step, 1, folder))
+    trusted, folder = permissions.trusted_config(project), where.rpartition("/")[0]
+    start = _wrong(lambda: requirements.of_start(trusted, step, folder))
+    start = start or _wrong(lambda: requirements.of_result(trusted, step, 1, folder))
     found += _references(plan, step, where)
     found += _checks(project, plan, step, line("qa"))
     yield from (*found, *start)

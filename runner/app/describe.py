@@ -29,7 +29,7 @@ from runner.values import dataclass
 if TYPE_CHECKING:
     from decimal import Decimal
 
-    from runner.app.pending import Heard, Pending
+    from runner.app.pending import Pending, Unrecorded
     from runner.git import Git
 
 REWRITTEN = "what verified here is not in its branch any more"
@@ -154,7 +154,7 @@ class Description:
     outlook: Outlook
     waits: tuple[dict[str, Any], ...]
     next: Next
-    approvals: Mapping[str, Heard]
+    approvals: Mapping[str, Unrecorded]
     held: str | None
     look: str | None
     to_merge: bool
@@ -229,7 +229,7 @@ class Describer:
         term = word(row["status"], acts=found.action != "none", held=held is not None)
         reason = situation(row, found, self._now)
         said = [one for one in approvals.values() if one.wait in found.waiting]
-        given = [each for one in said for each in one.words if not each.rejection]
+        given = [each for one in said for each in one.approvals if not each.rejection]
         reason = " · ".join([reason, *(f"{each.approver} {SAID[each.statement.decision]}" for each in given)])
         if to_merge:
             reason = f"waits for merge: {row['title']}"
@@ -471,7 +471,7 @@ class Judged:
         self._found = self._found or Pending(self.project, self._row["protocol"], self.tip, self._name)
         return self._found
 
-    def unrecorded(self) -> list[Heard]:
+    def unrecorded(self) -> list[Unrecorded]:
         """Return the approvals of current waits that no transition has recorded yet, with their status; none if it is unknown.
 
         They are judged only if the branch has an approval that the log does not name.
@@ -487,7 +487,7 @@ class Judged:
         if all(name.partition(".")[0].encode() in log for name in there):
             return []
         try:
-            return self._pending().heard()
+            return self._pending().unrecorded()
         except RunnerError as error:
             project.env.say(f"{protocol}: its approvals cannot be judged: {error.what} ({error.where})")
             return []

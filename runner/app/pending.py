@@ -27,11 +27,11 @@ from runner.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class Unrecorded:
     """The unrecorded approvals of a wait. `missing`: whose approval it still needs; empty if the next transition resumes it."""
 
     wait: str
-    words: tuple[ApprovalFile, ...]
+    approvals: tuple[ApprovalFile, ...]
     missing: str
 
 
@@ -44,7 +44,7 @@ class Pending:
         self._view: View = permissions.view_of(project, seen, advance.consider(project, seen)[0], seen.state)
         self._trusted = self._view.trusted
 
-    def heard(self) -> list[Heard]:
+    def unrecorded(self) -> list[Unrecorded]:
         """Return the unrecorded approvals of each wait that has some."""
         made = []
         for wait in self._state.waiting:
@@ -54,7 +54,7 @@ class Pending:
             if words:
                 last = {word.approver: word.order for word in words}
                 given = (word for word in words if word.rejection is None or word.order == last[word.approver])
-                made.append(Heard(wait.id, tuple(given), missing(status)))
+                made.append(Unrecorded(wait.id, tuple(given), missing(status)))
         return made
 
     def instead(self, wait: str) -> str:

@@ -95,7 +95,7 @@ def _decide(
     reason = text_of(reason, "the reason") if reason else ""
     found = approve.matter(project, protocol, rest[0] if rest else None)
     decision = Decision(verb)
-    if found.demand.keyboard:
+    if found.requirement.keyboard:
         _at_keyboard(session, found, decision, yes)
         return
     ready = approve.offer(project, found, decision, _ascii(reason), lasts=longest, here=not only_print)
@@ -130,7 +130,9 @@ def _given(session: Session, found: Matter, decision: Decision, said: str) -> No
     goes_on = None if notes or not (found.wait or done) else f"runner {'merge' if done else 'run'} {short}"
     if decision is Decision.REJECT and notes:
         project = session.project
-        goes_on = pending.after_rejection(project.git, protocol, found.seen.tip, found.demand.subject, short) or None
+        goes_on = (
+            pending.after_rejection(project.git, protocol, found.seen.tip, found.requirement.subject, short) or None
+        )
     steer.tell(session, Steered(protocol, said, Next.typed(goes_on), notes), decides=True)
 
 
@@ -157,7 +159,7 @@ def _at_keyboard(session: Session, found: Matter, decision: Decision, yes: bool)
     if not can_ask:
         raise WaitingError(
             "without a policy, only a person at a terminal can decide, not CI and not --yes",
-            str(found.demand.subject),
+            str(found.requirement.subject),
             approve.no_policy(session.project, found).hint,
         )
     if session.ask(question, ("no", "yes")) != "yes":
@@ -165,9 +167,9 @@ def _at_keyboard(session: Session, found: Matter, decision: Decision, yes: bool)
         raise SystemExit(3)
     done = approve.answer(session.project, found, decision)
     if not done.entries:
-        session.note(f"{found.seen.protocol}  {found.demand.subject}: not approved; it still waits")
+        session.note(f"{found.seen.protocol}  {found.requirement.subject}: not approved; it still waits")
         raise SystemExit(3)
-    session.note(f"{found.seen.protocol}  {found.demand.subject}: {SAID[decision.value]}, without a signature")
+    session.note(f"{found.seen.protocol}  {found.requirement.subject}: {SAID[decision.value]}, without a signature")
     progress.Progress(session, each=True).end(done)
 
 
@@ -181,7 +183,7 @@ def _bring(session: Session, named: tuple[str, ...], file: Path) -> None:
     said = approval_file.parse(data, str(file)).statement
     protocol = _named(session, named)[0] if named else said.protocol
     found, made = approve.bring(session.project, protocol, data, str(file))
-    _given(session, found, said.decision, f"{found.demand.subject}: added in {made[:7]}")
+    _given(session, found, said.decision, f"{found.requirement.subject}: added in {made[:7]}")
 
 
 # --- the statement, shown ---------------------------------------------------------------------------------------------

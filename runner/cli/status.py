@@ -29,7 +29,7 @@ from runner.store.record import Outlook, Row
 from runner.store.trusted import NoCommitsError
 
 if TYPE_CHECKING:
-    from runner.app.pending import Heard
+    from runner.app.pending import Unrecorded
     from runner.store.project import Project
 
 REASON = 30  # columns that the reason has in a narrow terminal
@@ -270,9 +270,9 @@ def _places(session: Session, project: Project, row: Row, tip: str) -> Iterator[
         yield "history", f"not here; {history.brings(protocol, remote)}"
 
 
-def show_approvals(session: Session, found: Heard, *, err: bool = False, told: Collection[str] = ()) -> None:
+def show_approvals(session: Session, found: Unrecorded, *, err: bool = False, told: Collection[str] = ()) -> None:
     """Print one line per approval: who decided what, and the reason if it does not count. `told`: those that were printed before."""
-    for one in found.words:
+    for one in found.approvals:
         why, said = one.rejection, one.statement
         if any(text.startswith(f"{one.approver}: {why or ''}") for text in told):
             continue

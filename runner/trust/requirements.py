@@ -63,7 +63,7 @@ class ApprovalRequirement:
         return any(KEYBOARD in need.people for need in self.thresholds)
 
 
-def of_plan(authority: TrustedConfig, plan: Plan, where: str) -> ApprovalRequirement | None:
+def of_plan(trusted: TrustedConfig, plan: Plan, where: str) -> ApprovalRequirement | None:
     """Return the requirement of an approval of the plan, or None.
 
     Raises:
@@ -78,20 +78,20 @@ def of_plan(authority: TrustedConfig, plan: Plan, where: str) -> ApprovalRequire
             "write `approval: before` here, or `approval: after` in a step",
         )
     wanted = asked is not None and asked.when == "before"
-    if not wanted and not authority.requires("plan"):
+    if not wanted and not trusted.requires("plan"):
         return None
     at = f"{where}/{paths.PLAN}:{plan.lines.get('approval', 1)}"
-    return _demand(authority, Subject("plan"), asked if wanted else None, "approval of the plan", at)
+    return _requirement(trusted, Subject("plan"), asked if wanted else None, "approval of the plan", at)
 
 
-def of_start(authority: TrustedConfig, step: Step, where: str, *, loose: bool = False) -> ApprovalRequirement | None:
+def of_start(trusted: TrustedConfig, step: Step, where: str, *, loose: bool = False) -> ApprovalRequirement | None:
     """Return the requirement of an approval before a step starts, or None. `loose`: as for `policy.evaluate`.
 
     Raises:
         RefusedError: the policy denies the step.
     """
     asked = step.header.approval
-    decision = authority.start_of(step, loose=loose)
+    decision = trusted.start_of(step, loose=loose)
     if decision.verdict == "deny":
         why = f": {decision.reason}" if decision.reason else ""
         raise RefusedError(
@@ -103,50 +103,50 @@ def of_start(authority: TrustedConfig, step: Step, where: str, *, loose: bool = 
     if not wanted and decision.verdict != "ask":
         return None
     at = f"{where}/{step.file}:{step.lines.get('approval', 1)}"
-    return _demand(authority, Subject("step", step.slug), asked if wanted else None, "approval before it starts", at)
+    return _requirement(trusted, Subject("step", step.slug), asked if wanted else None, "approval before it starts", at)
 
 
-def of_result(authority: TrustedConfig, step: Step, attempt: int, where: str) -> ApprovalRequirement | None:
+def of_result(trusted: TrustedConfig, step: Step, attempt: int, where: str) -> ApprovalRequirement | None:
     """Return the requirement of an approval of a step's result, or None."""
     asked = step.header.approval
     if asked is None or asked.when != "after":
         return None
     at = f"{where}/{step.file}:{step.lines.get('approval', 1)}"
-    return _demand(authority, Subject("result", step.slug, attempt), asked, "approval of its result", at)
+    return _requirement(trusted, Subject("result", step.slug, attempt), asked, "approval of its result", at)
 
 
-def of_changes(authority: TrustedConfig, slug: str, attempt: int, why: Sequence[str]) -> ApprovalRequirement | None:
+def of_changes(trusted: TrustedConfig, slug: str, attempt: int, why: Sequence[str]) -> ApprovalRequirement | None:
     """Return the requirement of an approval of changes; `why`: which changes, and the rule for each. None without any."""
     if not why:
         return None
     text = f"approval of its changes: {few(why, between='; ')}"
-    return _demand(authority, Subject("protected-path", slug, attempt), None, text)
+    return _requirement(trusted, Subject("protected-path", slug, attempt), None, text)
 
 
-def of_call(authority: TrustedConfig, call: str, attempt: int, text: str) -> ApprovalRequirement:
+def of_call(trusted: TrustedConfig, call: str, attempt: int, text: str) -> ApprovalRequirement:
     """Return the requirement of an approval of a held call."""
-    return _demand(authority, Subject("call", call, attempt), None, text)
+    return _requirement(trusted, Subject("call", call, attempt), None, text)
 
 
-def of_merge(authority: TrustedConfig) -> ApprovalRequirement:
+def of_merge(trusted: TrustedConfig) -> ApprovalRequirement:
     """Return the requirement of an approval of the merge."""
-    return _demand(authority, Subject("merge"), None, "approval of the merge")
+    return _requirement(trusted, Subject("merge"), None, "approval of the merge")
 
 
-def unasked(authority: TrustedConfig, subject: Subject) -> ApprovalRequirement:
+def unasked(trusted: TrustedConfig, subject: Subject) -> ApprovalRequirement:
     """Return the requirement that an approval of the plan meets although nothing has asked for it yet."""
-    return _demand(authority, subject, None, f"approval of the {subject.kind}")
+    return _requirement(trusted, subject, None, f"approval of the {subject.kind}")
 
 
-def _demand(
-    authority: TrustedConfig, subject: Subject, asked: Approval | None, text: str, where: str = ""
+def _requirement(
+    trusted: TrustedConfig, subject: Subject, asked: Approval | None, text: str, where: str = ""
 ) -> ApprovalRequirement:
     longest = LONGEST_CALL if subject.kind == "call" else LONGEST
-    if authority.policy is None:
+    if trusted.policy is None:
         return ApprovalRequirement(subject, (Threshold("you, at a terminal", frozenset({KEYBOARD}), 1),), longest, text)
     kind = "step" if subject.kind == "result" else subject.kind
-    rule = authority.approval(kind)
-    needs = _needs(authority, kind, asked, where)
+    rule = trusted.approval(kind)
+    needs = _needs(trusted, kind, asked, where)
     return ApprovalRequirement(
         subject,
         needs,
@@ -157,40 +157,40 @@ def _demand(
     )
 
 
-def _needs(authority: TrustedConfig, kind: str, asked: Approval | None, where: str) -> tuple[Threshold, ...]:
+def _needs(trusted: TrustedConfig, kind: str, asked: Approval | None, where: str) -> tuple[Threshold, ...]:
     """Return the thresholds, all of which have to be met. A plan or step may ask for more, by roles and count, never for less.
 
     Raises:
         MalformedFileError: a role is not there or empty, or the count cannot be reached.
     """
-    assert authority.policy is not None
-    rule, known = authority.approval(kind), authority.policy.content.roles
+    assert trusted.policy is not None
+    rule, known = trusted.approval(kind), trusted.policy.content.roles
     roles, count = (asked.roles, asked.count or 1) if asked else ((), 1)
     for role in roles:
         if not known.get(role):
             manned = [name for name, members in known.items() if members]
-            hint = meant(role, manned, f"list its people under `roles` in {authority.where}")
+            hint = meant(role, manned, f"list its people under `roles` in {trusted.where}")
             raise MalformedFileError(f"nobody is in the role `{role}`", where, hint)
-    found = [_need(authority, rule.roles, max(rule.count, 1 if roles else count), where)]
+    found = [_need(trusted, rule.roles, max(rule.count, 1 if roles else count), where)]
     if roles and set(roles) != set(rule.roles):
-        found.append(_need(authority, roles, count, where))
+        found.append(_need(trusted, roles, count, where))
     elif roles:
-        found = [_need(authority, rule.roles, max(rule.count, count), where)]
+        found = [_need(trusted, rule.roles, max(rule.count, count), where)]
     return tuple(found)
 
 
-def _need(authority: TrustedConfig, roles: Sequence[str], count: int, where: str) -> Threshold:
-    assert authority.policy is not None
+def _need(trusted: TrustedConfig, roles: Sequence[str], count: int, where: str) -> Threshold:
+    assert trusted.policy is not None
 
-    people = policy_file.people(authority.policy.content, tuple(roles))
+    people = policy_file.people(trusted.policy.content, tuple(roles))
     if len(people) < count:
         could = f"{len(people)} could approve" if people else "nobody is in a role that could give it"
         raise MalformedFileError(
             f"{count} approvals are required here, and {could}"
             if count > 1
             else f"an approval is required here, and {could}",
-            where or authority.where,
-            f"list people under `roles` in {authority.where}, or ask for fewer",
+            where or trusted.where,
+            f"list people under `roles` in {trusted.where}, or ask for fewer",
         )
     names = ", ".join(_short(people))
     role = " or ".join(roles) if roles else "person with a role"

@@ -587,7 +587,7 @@ class View:
         return is_plain_merge
 
     def _was_trusted(self, oid: str) -> bool:
-        """Return whether the trusted branch was at a commit: the authority's, or one of its first parents."""
+        """Return whether the trusted branch was at a commit: that of the trusted config, or one of its first parents."""
         now = self.trusted.commit
         if oid == now:
             return True
