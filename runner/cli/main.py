@@ -63,8 +63,8 @@ GROUPS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "Check and share": (
         ("check", "Check plans and configuration before they are used."),
-        ("shell", "Open a shell in the sandbox of a step; its changes are discarded.", "by_hand:shell_command"),
-        ("qa", "Check the work of a step by hand; nothing is recorded.", "by_hand:qa_command"),
+        ("shell", "Open a shell in the sandbox of a step; its changes are discarded.", "check:shell_command"),
+        ("qa", "Check the work of a step by hand; nothing is recorded.", "check:qa_command"),
         ("verify", "Verify that the state of a protocol follows from its history."),
         ("audit", "Write everything about a protocol on one HTML page.", "verify:audit_command"),
         ("merge", "Merge the work of a protocol.", "steer:merge"),
