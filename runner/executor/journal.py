@@ -194,8 +194,9 @@ class Journal:
         self.rows += rows
 
     def _put(self, lines: bytes) -> None:
-        made = list(_missing(self.path.parent))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        made = [] if self._is_named else list(_missing(self.path.parent))
+        if not self._is_named:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.ftruncate(handle, self._length)  # a torn record goes

@@ -198,6 +198,9 @@ class Loop:
     _folded: int = 0  # tokens of the conversation after old tool output was shortened last
     _ended: Ended | None = None  # by the last answer, if nothing could be made of it
     _pool: ThreadPoolExecutor | None = None  # of calls that run at the same time
+    # The tools as a request has them, and by the id of a turn its sizes: what all requests have is not read anew for each.
+    _shown: tuple[Mapping[str, Tool], tuple[ToolSpec, ...]] | None = None
+    _sizes: dict[int, tuple[Turn, int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._began = self.env.monotonic()
@@ -310,12 +313,13 @@ class Loop:
     # --- asking --------------------------------------------------------------------------------------------------------
 
     def _next(self, turns: list[Turn]) -> ModelTurn | Ended:
-        most = self.context() if self.context and self._tokens(turns) > SMALLEST else None
-        if most is not None and self._tokens(turns) > min(self._folded + FOLD, most):
+        size = self._tokens(turns)
+        most = self.context() if self.context and size > SMALLEST else None
+        if most is not None and size > min(self._folded + FOLD, most):
             self._shorten(turns)
-            self._folded = self._tokens(turns)
+            size = self._folded = self._tokens(turns)
         try:
-            if most is not None and self._tokens(turns) > most:
+            if most is not None and size > most:
                 self._sum_up(turns)
             engine, response = self._ask(Request(system=self.system, turns=tuple(turns), tools=self._specs()))
         except BudgetStop as stop:
@@ -381,14 +385,17 @@ class Loop:
         return Ended("finished", summary, {"summary": summary, **(value if isinstance(value, dict) else {})})
 
     def _specs(self) -> tuple[ToolSpec, ...]:
-        return tuple(
-            ToolSpec(
-                name=aliases.wire_name(name),
-                description=tool.contract.description,
-                parameters=registry.shown(tool.contract),
+        if self._shown is None or self._shown[0] is not self.tools:
+            specs = (
+                ToolSpec(
+                    name=aliases.wire_name(name),
+                    description=tool.contract.description,
+                    parameters=registry.shown(tool.contract),
+                )
+                for name, tool in self._offered().items()
             )
-            for name, tool in self._offered().items()
-        )
+            self._shown = self.tools, tuple(specs)
+        return self._shown[1]
 
     def _offered(self) -> Mapping[str, Tool]:
         return {name: tool for name, tool in self.tools.items() if self.offered is None or name in self.offered}
@@ -501,14 +508,18 @@ class Loop:
 
     def _weight(self, request: Request) -> int:
         """Return how many tokens a request has, by estimate: of all that it says, in bytes, since foreign letters weigh more."""
-        turns = [
-            replace(turn, results=tuple(map(_blind, turn.results))) if isinstance(turn, ToolTurn) else turn
-            for turn in request.turns
-        ]
-        said = json.dumps(replace(request, turns=tuple(turns)).plain(), ensure_ascii=False).encode(
-            "utf-8", "surrogatepass"
-        )
-        return len(said) // CHARACTERS_A_TOKEN
+        turns = [self._sizes_of(turn)[1] for turn in request.turns]
+        between = 2 * max(0, len(turns) - 1)
+        return (_bytes(replace(request, turns=())) + sum(turns) + between) // CHARACTERS_A_TOKEN
+
+    def _sizes_of(self, turn: Turn) -> tuple[int, int]:
+        """Return the characters of a turn, and its bytes in a request."""
+        known = self._sizes.get(id(turn))
+        if known is None:
+            told = replace(turn, results=tuple(map(_blind, turn.results))) if isinstance(turn, ToolTurn) else turn
+            weight = _bytes(Request(system="", turns=(told,))) - _bytes(Request(system="", turns=()))
+            known = self._sizes[id(turn)] = turn, _size(turn), weight  # which keeps the turn, so its id is no other's
+        return known[1:]
 
     def _answer(self, model: type[Answer], engine: Engine, response: Response, **more: str) -> Answer:
         """Journal an answer as a record of its `kind`, and count its cost."""
@@ -698,13 +709,12 @@ class Loop:
 
     # --- the conversation's size -------------------------------------------------------------------------------------
 
-    @staticmethod
-    def _tokens(turns: list[Turn] | tuple[Turn, ...]) -> int:
-        return sum(_size(turn) for turn in turns) // CHARACTERS_A_TOKEN
+    def _tokens(self, turns: list[Turn]) -> int:
+        return sum(self._sizes_of(turn)[0] for turn in turns) // CHARACTERS_A_TOKEN
 
-    @staticmethod
-    def _shorten(turns: list[Turn]) -> None:
+    def _shorten(self, turns: list[Turn]) -> None:
         """Shorten old tool output, whatever is there more than the last few rounds."""
+        self._sizes.clear()
         at = [number for number, turn in enumerate(turns) if isinstance(turn, ToolTurn)]
         for number in at[:-KEEP_WHOLE]:
             turn = turns[number]
@@ -794,6 +804,10 @@ def _artifacts_in(record: Results) -> list[str]:
         for one in record.results
         if one.name == "publish_artifact" and not one.error and isinstance(one.content, dict) and "path" in one.content
     ]
+
+
+def _bytes(request: Request) -> int:
+    return len(json.dumps(request.plain(), ensure_ascii=False).encode("utf-8", "surrogatepass"))
 
 
 def _size(turn: Turn) -> int:

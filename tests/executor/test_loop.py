@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import runner.executor.loop
 from runner.engines import (
     Call,
     ContextTooLongError,
@@ -25,11 +27,12 @@ from runner.engines import (
     Request,
     Response,
     ToolTurn,
+    Turn,
     Usage,
     UserTurn,
 )
 from runner.executor.journal import Journal
-from runner.executor.loop import Limits, Loop
+from runner.executor.loop import CHARACTERS_A_TOKEN, Limits, Loop
 from runner.executor.step_run import Redactor
 from runner.protocol.config import EngineSettings
 from runner.protocol.transcript import Response as Answer
@@ -595,6 +598,24 @@ def test_what_is_reserved_is_all_that_is_said_in_any_script(tmp_path: Path) -> N
     loop = bench.loop()
     loop.tools = {**loop.tools, "write": counting("write", bench.files, "x" * 6_000)}
     assert loop.run().outcome == "budget"
+
+
+def test_a_request_is_weighed_whole_and_each_turn_of_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = [say(("write", {"n": "é数\udcff" * number}), text="“so”") for number in range(20)]
+    bench = Bench(tmp_path, [*said, say(text="I go on."), FINISH])
+    loop, measured = bench.loop(), list[Turn]()
+    size_of = runner.executor.loop._size
+
+    def counted(turn: Turn) -> int:
+        measured.append(turn)
+        return size_of(turn)
+
+    monkeypatch.setattr("runner.executor.loop._size", counted)
+    assert loop.run().outcome == "finished"
+    for request in bench.engine.asked:
+        whole = json.dumps(request.plain(), ensure_ascii=False).encode("utf-8", "surrogatepass")
+        assert loop._weight(request) == len(whole) // CHARACTERS_A_TOKEN
+    assert len(measured) == len(bench.engine.asked[-1].turns)
 
 
 def test_a_try_is_given_the_time_that_is_left(tmp_path: Path) -> None:
