@@ -72,7 +72,7 @@ def judge(project: Project, protocol: str, slug: str | None, *, full: bool) -> J
         plan = load.read_plan(project, seen)
         found = slug or _step_of(project, seen)
         step = plan.step(found) if found else None
-        work = work_of(project, seen, found) if found in seen.state.steps else None
+        work = work_of(project, seen, found) if found is not None and found in seen.state.steps else None
         if step is None or found is None or work is None:
             raise UsageError(
                 f"{found} has no work to judge" if found else "no step has work to judge",

@@ -36,7 +36,7 @@ from runner.protocol.decision import Action, CheckStep, Complete, Halt, RunStep,
 from runner.protocol.event_types import event_type
 from runner.protocol.events import Entry, Event
 from runner.protocol.plans import Plan
-from runner.protocol.state import ENDED, State, Status, StepStatus
+from runner.protocol.state import State, Status, StepStatus
 from runner.store import history, lease, pending, publishing, record, transaction, worktree
 from runner.store.environment import write_checkpoint
 from runner.store.project import Project
@@ -207,8 +207,7 @@ def _is_pure(project: Project, considered: Considered) -> bool:
     step = plan.step(action.slug)
     if step is None or step.header.agent or project.config.tools:
         return False
-    others = (one for slug, one in reversed(state.steps.items()) if slug != step.slug and not one.removed)
-    return any(one.status not in ENDED for one in others) and steps.is_pure(step)
+    return any(slug != step.slug for slug, _ in state.steps.left()) and steps.is_pure(step)
 
 
 def _batch(

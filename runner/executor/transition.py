@@ -20,7 +20,7 @@ from runner.protocol import events as ev
 from runner.protocol.decision import ACTIVE
 from runner.protocol.events import Event
 from runner.protocol.plans import Step
-from runner.protocol.state import ENDED, State, Status, StepStatus
+from runner.protocol.state import State, Status, StepStatus
 from runner.store import history, pending, publishing, transaction
 from runner.store.environment import write_checkpoint
 from runner.store.project import Project
@@ -105,8 +105,7 @@ def attempt_ref(protocol: str, slug: str, attempt: int) -> str:
 def completed(state: State, slug: str) -> list[Event]:
     """Return the events that complete a step, and with the last step the protocol."""
     found: list[Event] = [ev.StepCompleted(subject=slug, attempt=state.steps[slug].attempt)]
-    left = reversed(state.steps.items())  # the last of a thousand are still open
-    done = all(step.status in ENDED or step.removed or name == slug for name, step in left)
+    done = all(name == slug for name, _ in state.steps.left())
     if done and not state.waiting and state.status in ACTIVE:  # paused while the last step was at work: it stays paused
         found.append(ev.Completed(subject=state.protocol))
     return found

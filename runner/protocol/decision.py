@@ -6,7 +6,7 @@ Commands that only read decide too, and need none of `machine`, which has the ev
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, assert_never
+from typing import Any, assert_never
 
 from runner.protocol.state import ENDED, State, Status, StepState, StepStatus, Wait, phrased
 from runner.values import dataclass
@@ -16,9 +16,6 @@ OPEN = frozenset(
 )
 ACTIVE = frozenset({Status.PLANNED, Status.RUNNING})
 _S = StepStatus
-# Most of a thousand steps are one of them, and a member that is looked up in its class is slow to find.
-_COMPLETED: Final = StepStatus.COMPLETED
-_CANCELLED: Final = StepStatus.CANCELLED
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +86,11 @@ def decide(state: State, only: str | None = None) -> Action:
     if state.status not in ACTIVE:
         failed = [why(slug, step) for slug, step in state.open_steps() if step.status in (_S.FAILED, _S.BLOCKED)]
         return Halt(state.status, tuple(state.waiting), failed[0] if failed else f"it {phrased(state.status)}")
-    steps = state.open_steps()
-    for slug, step in steps:
-        status = step.status
-        if status is _COMPLETED or status is _CANCELLED:
-            continue
+    for slug, step in state.steps.left():
         if only is not None and slug != only:
             continue
         owed = tuple(wait for wait in state.waiting if wait.subject in (slug, "plan", state.protocol))
-        match status:
+        match step.status:
             case _S.NEEDS_QA:
                 if owed:
                     return Halt(state.status, owed, owed[0].text)
@@ -114,9 +107,11 @@ def decide(state: State, only: str | None = None) -> Action:
                 return AskPerson(slug) if step.kind == "human" else RunStep(slug)
             case _S.FAILED | _S.BLOCKED:
                 return Halt(state.status, (), why(slug, step))
+            case _S.COMPLETED | _S.CANCELLED:
+                raise AssertionError(f"unreachable: {slug} has ended")
             case _:
-                assert_never(status)
-    if any(step.status not in ENDED for _, step in steps):
+                assert_never(step.status)
+    if any(state.steps.left()):
         return Halt(
             state.status,
             tuple(state.waiting),

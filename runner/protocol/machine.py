@@ -24,10 +24,10 @@ from runner.protocol.state import (
     SpentTotal,
     State,
     Status,
+    Steps,
     StepState,
     StepStatus,
     Wait,
-    changed_steps,
 )
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def apply(state: State | None, entry: Entry) -> State:
             title=event.title,
             base=event.base,
             plan=None,
-            steps={},
+            steps=Steps(),
         )
     if entry.revision != state.revision + 1:
         raise _illegal(state, event, f"its revision is {entry.revision}, after {state.revision}")
@@ -142,7 +142,7 @@ def _apply(state: State, entry: Entry) -> State:
             if was is Status.CANCELLED and not event.spent:  # a second one is of the runner that was at work
                 raise _illegal(state, event, f"{state.protocol} is {was}")
         case ev.Completed():
-            left = [slug for slug, step in state.open_steps() if step.status not in ENDED]
+            left = [slug for slug, _ in state.steps.left()]
             if left or state.waiting:
                 raise _illegal(
                     state, event, f"{left[0]} is {state.steps[left[0]].status}" if left else "something is owed"
@@ -156,8 +156,8 @@ def _apply(state: State, entry: Entry) -> State:
     return state
 
 
-def _planned(steps: dict[str, ev.PlannedStep]) -> dict[str, StepState]:
-    return {slug: StepState(**step) for slug, step in steps.items()}
+def _planned(steps: dict[str, ev.PlannedStep]) -> Steps:
+    return Steps({slug: StepState(**step) for slug, step in steps.items()})
 
 
 def _step(state: State, event: Event) -> StepState:
@@ -170,10 +170,8 @@ def _step(state: State, event: Event) -> StepState:
 def _with_step(state: State, event: Event, slug: str, **changes: object) -> State:
     if slug not in state.steps:
         raise _illegal(state, event, f"there is no step {slug}")
-    return dataclasses.replace(
-        state,
-        steps={**state.steps, slug: dataclasses.replace(state.steps[slug], **changes)},  # type: ignore[arg-type]
-    )
+    step = dataclasses.replace(state.steps[slug], **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(state, steps=state.steps.with_(slug, step))
 
 
 def _started(state: State) -> State:
@@ -326,7 +324,10 @@ def _edit(state: State, event: ev.PlanEdited) -> State:
     if missing:
         raise _illegal(state, event, f"nothing waits as {missing[0]}")
     return dataclasses.replace(
-        state, plan=event.plan, steps=steps, waiting=[wait for wait in state.waiting if wait.id not in event.dropped]
+        state,
+        plan=event.plan,
+        steps=Steps(steps),
+        waiting=[wait for wait in state.waiting if wait.id not in event.dropped],
     )
 
 
@@ -438,7 +439,7 @@ def edit_of(state: State, plan: Plan) -> ev.PlanEdited | None:
     A finished step whose file changed or is gone is recorded and not done again. A step under way whose file is gone ends.
     """
     # Called at each transition, and nearly every step is the very one that was compared before.
-    differ = changed_steps(state.steps, plan.agreed[0]) if plan.agreed else None
+    differ = state.steps.changed(plan.agreed[0]) if plan.agreed else None
     few = [plan.step(slug) for slug in differ or ()]
     every = differ is None or None in few  # one that is not in the plan was removed, perhaps
     fresh = plan.steps if every else [step for step in few if step is not None]

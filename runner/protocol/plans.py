@@ -29,7 +29,7 @@ from runner.protocol.file_models import (
     problem,
 )
 from runner.protocol.ids import SLUG_LIMIT, step_slug
-from runner.protocol.state import StepState
+from runner.protocol.state import Steps
 from runner.protocol.strict_yaml import (
     Amount,
     Bool,
@@ -453,7 +453,7 @@ class Plan:
     steps: tuple[Step, ...]
     lines: Mapping[str, int] = field(repr=False, compare=False)
     # The record's steps that were seen to say the same, at most once: what `machine.edit_of` need not compare again.
-    agreed: list[Mapping[str, StepState]] = field(init=False, default_factory=list, repr=False, compare=False)
+    agreed: list[Steps] = field(init=False, default_factory=list, repr=False, compare=False)
 
     _by_slug: dict[str, Step] = field(init=False, default_factory=dict, repr=False, compare=False)
 

@@ -6,7 +6,7 @@ Sorted keys, two spaces, ASCII, a final newline, so that its diffs read well and
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field
 from enum import StrEnum
 from itertools import compress
@@ -81,6 +81,71 @@ class StepState:
     reason: str | None = None
     passed: bool = False  # QA's verdict on this attempt
     removed: bool = False
+
+
+class Steps(dict[str, StepState]):
+    """The steps of a state, by slug; not changed.
+
+    A transition changes one of a thousand, so those that are made of others (`with_`) share what is found once: the order, where the
+    first that has not ended is, and which slugs changed since.
+    """
+
+    __slots__ = ("_at", "_changes", "_ended", "_order")
+
+    def __init__(self, steps: Mapping[str, StepState] | None = None) -> None:
+        super().__init__(steps or {})
+        self._changes: list[str] = []  # slugs, one for each `with_`; those made of one another share it
+        self._at = 0  # how many of these are in this one
+        self._ended = 0  # how many of the first ones in the order have ended, at least
+        self._order: tuple[list[str], list[int]] | None = None
+
+    def with_(self, slug: str, step: StepState) -> Steps:
+        """Return them with another state of the step `slug`."""
+        made, old = Steps(self), self[slug]
+        made[slug] = step
+        if len(self._changes) == self._at:  # else others were made of this one, and `made` shares nothing with those
+            self._changes.append(slug)
+            made._changes, made._at = self._changes, self._at + 1
+        if (step.place, step.removed) == (old.place, old.removed):
+            made._order = self._order
+            made._ended = 0 if old.status in ENDED and step.status not in ENDED else self._ended
+        return made
+
+    @property
+    def order(self) -> tuple[list[str], list[int]]:
+        """The slugs of those that still count, in the order of their places, and these places."""
+        if self._order is None:
+            found = sorted((item for item in self.items() if not item[1].removed), key=_place)
+            self._order = [slug for slug, _ in found], [step.place for _, step in found]
+        return self._order
+
+    def left(self) -> Iterator[tuple[str, StepState]]:
+        """Yield those that still count and have not ended, in the order of their places."""
+        slugs = self.order[0]
+        while self._ended < len(slugs) and self[slugs[self._ended]].status in ENDED:
+            self._ended += 1
+        for at in range(self._ended, len(slugs)):
+            slug, step = slugs[at], self[slugs[at]]
+            if step.status not in ENDED:
+                yield slug, step
+
+    def changed(self, before: Steps) -> list[str] | None:
+        """Return the slugs whose states are other values than before; None where the slugs are not the same, in the same order.
+
+        Values are compared by identity.
+        """
+        if self._changes is before._changes:
+            begin, end = sorted((before._at, self._at))
+            few = set(self._changes[begin:end])
+            return [slug for slug in (few if len(few) < 2 else self) if slug in few and self[slug] is not before[slug]]
+        if len(self) != len(before) or list(self) != list(before):
+            return None
+        return list(compress(self, map(is_not, self.values(), before.values())))
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, kind: object, handler: Any) -> Any:
+        """Return what the schema of state.json says of it: it is an object like another."""
+        return handler.generate_schema(dict[str, StepState])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +229,7 @@ class State:
     title: str
     base: str
     plan: str | None
-    steps: dict[str, StepState]
+    steps: Steps
     waiting: list[Wait] = field(default_factory=list)
     artifacts: list[Artifact] = field(default_factory=list)
     spent: SpentTotal = SpentTotal()
@@ -173,37 +238,24 @@ class State:
 
     def open_steps(self) -> list[tuple[str, StepState]]:
         """Return the steps that still count, in the order of their places."""
-        found, places = list(self.steps.items()), [step.place for step in self.steps.values() if not step.removed]
-        if len(places) < len(found):
-            found = [item for item in found if not item[1].removed]
-        return found if places == sorted(places) else sorted(found, key=_place)
+        return [(slug, self.steps[slug]) for slug in self.steps.order[0]]
 
 
 def _place(item: tuple[str, StepState]) -> int:
     return item[1].place
 
 
-def changed_steps(steps: Mapping[str, StepState], before: Mapping[str, StepState]) -> list[str] | None:
-    """Return the slugs whose states are other values than before; None where the slugs are not the same, in the same order.
-
-    Values are compared by identity: of a thousand steps a transition makes one anew.
-    """
-    if len(steps) != len(before) or list(steps) != list(before):
-        return None
-    return list(compress(steps, map(is_not, steps.values(), before.values())))
-
-
 @dataclass(slots=True)
 class Rendered:
     """What state.json was rendered with last. `lines`: each step's, in their order there; `at`: slug to the place among them."""
 
-    steps: Mapping[str, StepState] = field(default_factory=dict)
+    steps: Steps = field(default_factory=Steps)
     lines: list[bytes] = field(default_factory=list)
     at: dict[str, int] = field(default_factory=dict)
 
-    def take(self, steps: Mapping[str, StepState]) -> None:
+    def take(self, steps: Steps) -> None:
         """Render the steps that are others than last."""
-        changed = changed_steps(steps, self.steps)
+        changed = steps.changed(self.steps)
         if changed is None:
             same = {slug: self.lines[at] for slug, at in self.at.items() if self.steps[slug] is steps.get(slug)}
             self.at = {slug: number for number, slug in enumerate(sorted(steps))}
@@ -320,7 +372,7 @@ def from_plain(value: Json, where: str) -> State:
             {
                 **plain,
                 "status": _STATUSES[plain["status"]],
-                "steps": dict(sorted(steps.items(), key=_place)),  # as `open_steps` gives them
+                "steps": Steps(dict(sorted(steps.items(), key=_place))),
                 "waiting": [_typed(Wait, wait) for wait in plain["waiting"]],
                 "artifacts": [_typed(Artifact, artifact) for artifact in plain["artifacts"]],
                 "spent": _typed(SpentTotal, plain["spent"]),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from runner.protocol import events as ev
 from runner.protocol import machine
 from runner.protocol.events import Entry, Event
-from runner.protocol.state import State, Status, StepState, StepStatus
+from runner.protocol.state import State, Status, Steps, StepState, StepStatus
 
 PROTOCOL = "0007-rate-limit"
 TIME = "2026-11-20T06:47:03Z"
@@ -90,7 +90,7 @@ def state_with(steps: dict[str, StepState], status: Status = Status.RUNNING, **m
         title="Rate limit",
         base="main",
         plan=None if status in (Status.PENDING, Status.PLANNING) else DIGEST,
-        steps=steps,
+        steps=Steps(steps),
         **more,
     )
 

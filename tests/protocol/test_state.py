@@ -19,6 +19,7 @@ from runner.protocol.state import (
     SpentTotal,
     State,
     Status,
+    Steps,
     StepState,
     StepStatus,
     Wait,
@@ -54,7 +55,7 @@ states = st.builds(
     title=texts,
     base=texts,
     plan=st.none() | texts,
-    steps=st.dictionaries(texts, steps, max_size=3),
+    steps=st.dictionaries(texts, steps, max_size=3).map(Steps),
     waiting=st.lists(st.builds(Wait, **dict.fromkeys(("id", "kind", "subject", "digest", "text", "by", "since"), texts)), max_size=2),
     artifacts=st.lists(
         st.builds(Artifact, **dict.fromkeys(("id", "name", "kind", "path", "digest", "time", "step"), texts), attempt=numbers),
@@ -190,7 +191,7 @@ open_states = st.builds(
             passed=st.booleans(),
             removed=st.booleans(),
         ),
-    ),
+    ).map(Steps),
     waiting=st.lists(
         st.builds(
             Wait,
@@ -203,6 +204,38 @@ open_states = st.builds(
         max_size=2,
     ),
 )
+
+
+few_steps = st.builds(
+    lambda place, status, removed: histories.step_state(status, place=place, removed=removed),
+    st.integers(1, 3),
+    st.sampled_from(list(StepStatus)),
+    st.booleans(),
+)
+
+
+@given(
+    st.dictionaries(slugs, few_steps), st.lists(st.tuples(st.integers(0, 9), slugs, few_steps | st.none()), max_size=8)
+)
+def test_what_steps_share_is_what_each_would_find_alone(
+    first: dict[str, StepState], changes: list[tuple[int, str, StepState | None]]
+) -> None:
+    """Whatever is made of which of them, and whatever was asked of them before."""
+    made = [Steps(first)]
+    for number, slug, step in changes:
+        of = made[number % len(made)]
+        if step is None:
+            list(of.left())
+        elif slug in of:
+            made.append(of.with_(slug, step))
+    for one in made:
+        count = sorted((item for item in one.items() if not item[1].removed), key=lambda item: item[1].place)
+        assert one.order == ([slug for slug, _ in count], [step.place for _, step in count])
+        assert list(one.left()) == [(slug, step) for slug, step in count if step.status not in state_file.ENDED]
+        for other in made:
+            assert one.changed(other) == [slug for slug in one if one[slug] is not other[slug]]
+            assert one.changed(Steps(other)) == one.changed(other)
+    assert Steps(first).changed(Steps({**first, "d": histories.step_state()})) is None
 
 
 @given(open_states)
