@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, islice
 from typing import Literal
 
@@ -21,12 +21,13 @@ DEPTH = 50  # deltas in a row, as git's own packs have; a reader goes through al
 SHORT = 256  # bytes; less is not worth a delta
 COPY = 0x10000  # bytes that one instruction copies, at most
 INSERT = 127  # bytes that one instruction adds, at most
-FIRST, MOST = 64, 32 * 1024  # bytes that are compared at once; more would be asked of the system anew each time
+FIRST = 64  # bytes that are compared at once, and four times as many each time that they are alike
 PROBE = 32  # bytes by which the place is found again at which two texts go on alike
 NEAR = 4096  # bytes in which it is looked for
 TRIES = 4  # places that are looked at for the same few bytes
 LONG = 1024  # bytes: what is alike for so long is the same place
 LONGEST = 2**31 - 1  # bytes of a pack: more would need the index's table of long offsets
+_INDEX = b"\377tOc\0\0\0\2"  # an index begins so: its version is 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ class Pack:
             counts[oid[0]] += 1
         index = b"".join(
             (
-                b"\377tOc\0\0\0\2",
+                _INDEX,
                 struct.pack(">256I", *accumulate(counts)),
                 *(oid for oid, _ in rows),
                 struct.pack(f">{len(rows)}I", *(zlib.crc32(entry.part) for _, entry in rows)),
@@ -100,6 +101,20 @@ def whole(count: int, parts: Iterable[bytes], algorithm: str) -> bytes:
     """Return the pack of so many objects, whose bytes are given."""
     data = b"PACK" + struct.pack(">II", 2, count) + b"".join(parts)
     return data + hashlib.new(algorithm, data, usedforsecurity=False).digest()
+
+
+def listed(index: bytes, algorithm: str) -> list[str]:
+    """Return the ids of the objects in a pack, by the bytes of its index.
+
+    Raises:
+        ValueError: it is damaged, or of another version than that of `Pack.files`.
+    """
+    size = hashlib.new(algorithm, usedforsecurity=False).digest_size
+    if index[:8] != _INDEX or hashlib.new(algorithm, index[:-size], usedforsecurity=False).digest() != index[-size:]:
+        raise ValueError("no index of a pack that can be read")
+    first = 8 + 4 * 256  # after the number of those below each first byte
+    end = first + size * int.from_bytes(index[first - 4 : first], "big")
+    return [index[at : at + size].hex() for at in range(first, end, size)]
 
 
 def _header(kind: int, size: int) -> bytes:
@@ -132,8 +147,9 @@ def delta(old: bytes, new: bytes) -> bytes | None:
     few lines. The end comes first because steps are so alike that after a difference one could be taken for the next.
     """
     made = [_number(len(old)), _number(len(new))]
-    tail = _alike_at_the_end(old, new)
-    rest = new[: len(new) - tail]
+    view = memoryview(new)
+    tail = _alike_at_the_end(old, view)
+    rest = view[: len(new) - tail]
     at = here = added = 0  # in `old`, in `rest`; bytes that no copy has
     while here < len(rest):
         length = _alike(old, at, rest, here)
@@ -166,50 +182,50 @@ def _copies(offset: int, length: int) -> Sequence[bytes]:
     return found
 
 
-def _alike(old: bytes, at: int, new: bytes, here: int) -> int:
+def _alike(old: bytes, at: int, new: memoryview, here: int) -> int:
     """Return how many bytes are the same in `old` from `at` and in `new` from `here`."""
-    length, step, most = 0, FIRST, min(len(old) - at, len(new) - here)
-    while length < most:
-        end = min(length + step, most)
-        one, two = old[at + length : at + end], new[here + length : here + end]
-        if one == two:
-            length, step = end, min(4 * step, MOST)
-            continue
-        while (half := len(one) // 2) > FIRST:
-            if one[:half] == two[:half]:
-                length, one, two = length + half, one[half:], two[half:]
-            else:
-                one, two = one[:half], two[:half]
-        return length + _same(one, two, "big")
-    return length
+
+    def is_alike(begin: int, end: int) -> bool:
+        return old.startswith(new[here + begin : here + end], at + begin)  # copies nothing
+
+    begin, end = _differ(is_alike, min(len(old) - at, len(new) - here))
+    return begin + _same(old[at + begin : at + end], bytes(new[here + begin : here + end]), "big")
 
 
-def _alike_at_the_end(old: bytes, new: bytes) -> int:
+def _alike_at_the_end(old: bytes, new: memoryview) -> int:
     """Return how many bytes both end with."""
-    length, step, most = 0, FIRST, min(len(old), len(new))
     last, end_of_new = len(old), len(new)
-    while length < most:
-        end = min(length + step, most)
-        one, two = old[last - end : last - length], new[end_of_new - end : end_of_new - length]
-        if one == two:
-            length, step = end, min(4 * step, MOST)
-            continue
-        while (half := len(one) // 2) > FIRST:
-            if one[-half:] == two[-half:]:
-                length, one, two = length + half, one[:-half], two[:-half]
-            else:
-                one, two = one[-half:], two[-half:]
-        return length + _same(one, two, "little")
-    return length
+
+    def is_alike(begin: int, end: int) -> bool:
+        return old.endswith(new[end_of_new - end : end_of_new - begin], 0, last - begin)
+
+    begin, end = _differ(is_alike, min(last, end_of_new))
+    return begin + _same(old[last - end : last - begin], bytes(new[end_of_new - end : end_of_new - begin]), "little")
+
+
+def _differ(is_alike: Callable[[int, int], bool], most: int) -> tuple[int, int]:
+    """Return two places up to `most`, not far from each other: all before the first one is alike, not all before the second one."""
+    begin, step = 0, FIRST
+    while begin < most:
+        end = min(begin + step, most)
+        if not is_alike(begin, end):
+            break
+        begin, step = end, 4 * step
+    else:
+        return most, most
+    while end - begin > FIRST:
+        half = (begin + end) // 2
+        begin, end = (half, end) if is_alike(begin, half) else (begin, half)
+    return begin, end
 
 
 def _same(one: bytes, two: bytes, order: Literal["big", "little"]) -> int:
-    """Return how many bytes two different texts of one length start with alike (big) or end with alike (little)."""
+    """Return how many bytes two short texts of one length start with alike (big) or end with alike (little)."""
     differing = int.from_bytes(one, order) ^ int.from_bytes(two, order)
     return len(one) - (differing.bit_length() + 7) // 8
 
 
-def _again(old: bytes, at: int, new: bytes, here: int) -> tuple[int, int]:
+def _again(old: bytes, at: int, new: memoryview, here: int) -> tuple[int, int]:
     """Return how many bytes of `new` from `here` are to be added, and where in `old` a copy continues after them.
 
     Entries of a record are much alike: a place counts at once where both go on alike for long, else the one where they do longest.

@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 from runner.errors import ConflictError, HeldError, InTheWayError
 from runner.git import Git, GitError
 from runner.git.objects import sync_folder
+from runner.git.pack import listed
 from runner.protocol.ids import OID
 from runner.store import locks, transaction
 from runner.store.environment import Environment, StateDir, write_loosely
@@ -192,7 +193,9 @@ def recover(git: Git, dirs: StateDir, env: Environment, branch: str, protocol: s
 def fold(git: Git, dirs: StateDir, env: Environment) -> None:
     """Make ten packs of batches one, and ten of those one: git searches every pack for an object, and each has a whole state.json.
 
-    If that fails, or another process does it, they stay for the next time. After a kill an object may be in two packs.
+    git is given the objects: from the names of packs it would read every tree. What they have as a delta stays one; of a few whole
+    objects, the next smaller one is like it. If that fails, or another process does it, the packs stay for the next time. After a
+    kill an object may be in two packs.
     """
     made, git.packs = git.packs, []
     if not made:
@@ -204,9 +207,13 @@ def fold(git: Git, dirs: StateDir, env: Environment) -> None:
         packs += [(0, name) for name in made]
         level = 0
         while len(few := [name for one, name in packs if one == level]) >= FEW:
-            names = "".join(f"{name}.pack\n" for name in few).encode()
-            words = ("--quiet", "--stdin-packs", "--delta-base-offset")
-            code, out, _ = git.try_run("pack-objects", *words, str(folder / "pack"), data=names)
+            try:
+                indexes = [(folder / f"{name}.idx").read_bytes() for name in few]
+                objects = "".join(f"{oid}\n" for one in indexes for oid in listed(one, git.object_format))
+            except (OSError, ValueError):
+                break
+            words = ("--quiet", "--delta-base-offset", "--window=2", "--threads=1")
+            code, out, _ = git.try_run("pack-objects", *words, str(folder / "pack"), data=objects.encode())
             if code:
                 break
             one = f"pack-{out.decode('ascii').strip()}"

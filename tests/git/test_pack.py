@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from runner.git import BLOB, Ident, TreeEntry
 from runner.git.objects import TREE, commit_bytes, tree_bytes
-from runner.git.pack import DEPTH, Pack, delta
-from runner.protocol.state import State, Status, StepState, StepStatus, render
+from runner.git.pack import DEPTH, Pack, delta, listed
+from runner.protocol.state import State, Status, Steps, StepState, StepStatus, render
 from tests.simulation.memory_git import patched, unpacked
 
 WHO = Ident("n", "n@example.test", 1)
@@ -167,7 +167,7 @@ def test_one_of_a_thousand_steps_that_are_alike_is_a_delta_of_a_few_bytes() -> N
             title="A",
             base="main",
             plan="",
-            steps=steps,
+            steps=Steps(steps),
             log=sha256(b"%d" % done).hexdigest(),
         )
         return render(start)
@@ -176,3 +176,21 @@ def test_one_of_a_thousand_steps_that_are_alike_is_a_delta_of_a_few_bytes() -> N
     found = delta(old, new)
     assert found is not None and patched(old, found) == new
     assert len(found) < 300
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_objects_of_a_pack_are_read_from_its_index_and_from_no_damaged_one(tmp_path: Path, kind: str) -> None:
+    pack = Pack(kind)
+    made = sorted(pack.add("blob", b"%d" % number) for number in range(600))
+    name, data, index = pack.files()
+    at = repository(tmp_path / "repo", kind)
+    for ending, content in (("pack", data), ("idx", index)):
+        (at / f"objects/pack/{name}.{ending}").write_bytes(content)
+    written = at / f"objects/pack/{name}.pack"
+    for version in (1, 2):
+        git(at, "index-pack", f"--index-version={version}", "-o", str(at / f"{version}.idx"), str(written))
+    assert listed(index, kind) == made and listed((at / "2.idx").read_bytes(), kind) == made
+    torn = [index[:end] for end in (0, 4, 8, 1032, len(index) - 1)]
+    for wrong in (*torn, index[:1031] + b"\0" + index[1032:], (at / "1.idx").read_bytes()):
+        with pytest.raises(ValueError, match="no index"):
+            listed(wrong, kind)

@@ -245,6 +245,24 @@ def test_packs_of_many_runs_are_made_one(any_box: Box, monkeypatch: pytest.Monke
     sound(any_box, many)
 
 
+def test_packs_whose_index_cannot_be_read_stay(any_box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pending, "FEW", 3)
+    many = any_box.new({f"{number:03d}-s{number}": ECHO for number in range(1, 50)})
+    work(any_box, many, most=4)
+    name = (any_box.path / ".git/runner/packs").read_text().split()[-1]
+    pack = any_box.path / f".git/objects/pack/{name}.pack"
+    pack.with_suffix(".idx").chmod(0o644)
+    any_box.git("index-pack", "--index-version=1", str(pack))
+    for _ in range(3):
+        work(any_box, many, most=4)
+    assert packs(any_box) == 5  # one is the plan's
+    any_box.git("index-pack", str(pack))
+    work(any_box, many, most=4)
+    assert packs(any_box) == 1
+    work(any_box, many)
+    sound(any_box, many)
+
+
 @pytest.mark.timeout(600)
 def test_a_run_that_is_killed_as_packs_are_made_one_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
