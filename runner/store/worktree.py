@@ -27,7 +27,7 @@ from runner.values import dataclass
 
 EDITOR_WAIT = 5.0  # seconds that another git may hold a worktree's index
 COPY = "runner-index"
-LOOK_SECONDS = 0.1  # in which a person's edit may wait to be found, but of the files that a step uses
+LOOK_SECONDS = 0.5  # in which a person's edit may wait to be found, but of the files that a step uses
 _FEW = 8  # files that are written here; of more, git tells faster
 _CONVERSIONS = (
     "core.autocrlf",
