@@ -18,9 +18,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, with_config
 
 from runner.protocol import events, state, transcript
-from runner.protocol.agent_file import AgentFile
 from runner.protocol.clarifications import Clarifications
-from runner.protocol.config import Config
+from runner.protocol.config import AgentFile, Config
 from runner.protocol.file_models import FileModel
 from runner.protocol.model_answers import Discovery, Draft, qa_verdict, without_null
 from runner.protocol.plans import PlanHeader, StepHeader

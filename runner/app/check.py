@@ -22,7 +22,7 @@ from runner.engines import registry as engines
 from runner.errors import MalformedFileError, RunnerError, UsageError
 from runner.executor import permissions, toolbox
 from runner.executor.step_run import agent_of
-from runner.protocol import agent_file, clarifications, config, paths, plans, policy_file, workflow
+from runner.protocol import clarifications, config, paths, plans, policy_file, workflow
 from runner.protocol.config import Config
 from runner.protocol.file_models import nearest
 from runner.protocol.ids import STEP_FILE
@@ -99,7 +99,7 @@ def problems(project: Project, name: str, at: Path | None) -> Iterator[RunnerErr
 
 def _parser(at: Path) -> Callable[[bytes, str], object] | None:
     """Return what reads a file that a person writes; None for files that the runner writes, and for others."""
-    return agent_file.parse if at.parent.name == "agents" and at.suffix == ".yaml" else _PARSERS.get(at.name)
+    return config.parse_agent if at.parent.name == "agents" and at.suffix == ".yaml" else _PARSERS.get(at.name)
 
 
 def _of_file(at: Path, name: str) -> Iterator[RunnerError]:

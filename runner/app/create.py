@@ -25,7 +25,7 @@ from runner.executor import asking, load, planning, transition
 from runner.executor.step_run import agent_of
 from runner.git import BLOB, EXECUTABLE, TREE, TreeEntry
 from runner.lines import counted, is_harmless
-from runner.protocol import agent_file, clarifications, ids, log, machine, paths, plans, strict_yaml, workflow
+from runner.protocol import clarifications, config, ids, log, machine, paths, plans, strict_yaml, workflow
 from runner.protocol import events as ev
 from runner.protocol.ids import digest
 from runner.protocol.plans import TITLE_LIMIT, Kind
@@ -418,7 +418,7 @@ def read_folder(cwd: Path, named: Path) -> dict[str, bytes]:
 
 
 def task(
-    text: str, agent: str | agent_file.AgentFile | None = None, checks: Sequence[str] = ()
+    text: str, agent: str | config.AgentFile | None = None, checks: Sequence[str] = ()
 ) -> tuple[str, dict[str, bytes]]:
     """Return (title, files) of a plan with one agent step that does what `text` says.
 
@@ -434,7 +434,7 @@ def task(
     front = f"title: {workflow.written(workflow.Type.STRING, title)}\n"
     by = f"agent: {agent}\n" if isinstance(agent, str) else ""
     context: dict[str, bytes] = {}
-    if isinstance(agent, agent_file.AgentFile):
+    if isinstance(agent, config.AgentFile):
         spent = agent.budget.model_dump(exclude_defaults=True) if agent.budget else {}
         header = {
             "engine": agent.engine,
@@ -459,7 +459,7 @@ def _headline(said: str) -> str:
     return title if len(title) <= TITLE_LIMIT else f"{title[: TITLE_LIMIT - 1]}…"
 
 
-def agent_given(project: Project, path: Path, in_ci: bool) -> tuple[str | agent_file.AgentFile, str]:
+def agent_given(project: Project, path: Path, in_ci: bool) -> tuple[str | config.AgentFile, str]:
     """Return an agent file that a person gives, and its objective: by its name where the trusted branch has it with the same bytes.
 
     Another one is the decision of the person at the keyboard, who is none `in_ci`: its words become those of the plan, and no tool is
@@ -473,7 +473,7 @@ def agent_given(project: Project, path: Path, in_ci: bool) -> tuple[str | agent_
         data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"the agent file cannot be read: {error.strerror}", str(path), "name another file") from error
-    given = agent_file.parse(data, str(path))
+    given = config.parse_agent(data, str(path))
     folder = project.git.tree(f"{project.trusted.commit}:{paths.AGENTS}") or {}
     for name, entry in folder.items():
         if name.endswith(".yaml") and project.git.blob(entry.oid) == data:

@@ -29,8 +29,7 @@ from runner.executor.step_run import KeptOutput, Redactor
 from runner.executor.workspace_session import WorkspaceSession, step_path
 from runner.lines import lines_of_output
 from runner.protocol import paths, transcript
-from runner.protocol.agent_file import AgentFile
-from runner.protocol.config import EngineSettings
+from runner.protocol.config import AgentFile, EngineSettings
 from runner.protocol.file_models import Field
 from runner.protocol.ids import digest
 from runner.protocol.plans import Plan, Step

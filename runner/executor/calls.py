@@ -35,7 +35,7 @@ from runner.trust.policy import Decision
 from runner.values import dataclass
 
 if TYPE_CHECKING:
-    from runner.protocol.agent_file import AgentFile
+    from runner.protocol.config import AgentFile
 
 
 class HeldError(Exception):

@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote
 
 from runner.errors import MalformedFileError
 from runner.lines import pattern
-from runner.protocol import agent_file, paths
+from runner.protocol import config, paths
 from runner.protocol.events import Event
 from runner.protocol.plans import Plan, Step, seconds_of
 from runner.protocol.state import State, StepStatus
@@ -28,7 +28,7 @@ from runner.values import dataclass
 if TYPE_CHECKING:
     from runner.executor.journal import Journal
     from runner.executor.workspace_session import WorkspaceSession
-    from runner.protocol.agent_file import AgentFile
+    from runner.protocol.config import AgentFile
 
 TIME_LIMIT = "1h"  # of a step that names none
 ROUNDS = 3  # of a model's work and its checks in an attempt, where nothing else is said
@@ -165,7 +165,7 @@ def agent_of(project: Project, plan: Plan, step: Step, where: str) -> AgentFile 
         raise MalformedFileError(
             f"agent file `{name}` does not exist", where, f"write {path} on {branch}, the trusted branch"
         )
-    return agent_file.parse(data, f"{path} on {branch}")
+    return config.parse_agent(data, f"{path} on {branch}")
 
 
 # --- secrets ---------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,7 @@
-"""config.yaml: a project's defaults, read from the trusted branch only (design §2)."""
+"""A project's own settings, read from the trusted branch only (design §2): config.yaml, and the agent files `agents/NAME.yaml`.
+
+Plans and steps name an agent by the NAME of its file.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from urllib.parse import urlsplit
 
 from runner.errors import MalformedFileError
 from runner.lines import pattern
-from runner.protocol import ids, strict_yaml
+from runner.protocol import ids, policy_file, strict_yaml
 from runner.protocol.file_models import (
     AfterValidator,
     BeforeValidator,
@@ -22,6 +25,7 @@ from runner.protocol.file_models import (
 from runner.protocol.ids import branch_of, protocol_of_branch
 from runner.protocol.plans import (
     Branch,
+    Budget,
     Duration,
     NetworkHost,
     NetworkHosts,
@@ -29,6 +33,7 @@ from runner.protocol.plans import (
     RelativePath,
     Resources,
     Texts,
+    ToolName,
     branch_name,
 )
 from runner.protocol.strict_yaml import Amount, Bool, Line, OneOrMany, Positive, Script, Text, matching
@@ -444,3 +449,38 @@ def parse(data: bytes | None, where: str) -> Config:
             f"write the line `branch: {found.branch}`, without indentation",
         )
     return found
+
+
+# --- agent files ------------------------------------------------------------------------------------------------------
+
+
+class AgentFile(FileModel):
+    """The whole of an agent file. `name`, `description`: for people; `tools`: names of tools, and modules that hold them; `policies`:
+    rules that make the policy stricter."""
+
+    name: Line = Field(description="The agent's name for people; plans and steps name the file.")
+    description: Text = Field(default="", description="What people should know about the agent.")
+    objective: Script = Field(description="The agent's purpose.")
+    instructions: Text = Field(default="", description="How the agent works.")
+    engine: Line | None = Field(default=None, description="The model, such as openai:gpt-6.1-terra.")
+    tools: tuple[ToolName | ToolModule, ...] = Field(
+        default=(), description="The tools that the agent may use: names, and Python modules with tools."
+    )
+    policies: policy_file.Narrowing | None = Field(
+        default=None, description="Rules that make the policy stricter for this agent."
+    )
+    budget: Budget | None = Field(default=None, description="The most that one of the agent's steps may spend.")
+
+    def tool_modules(self) -> list[ToolModule]:
+        """Return the modules among its tools."""
+        return [tool for tool in self.tools if isinstance(tool, ToolModule)]
+
+
+def parse_agent(data: bytes, where: str) -> AgentFile:
+    """Return the agent file that the bytes hold.
+
+    Raises:
+        MalformedFileError: with the line.
+    """
+    value, lines = strict_yaml.load_yaml(strict_yaml.decode(data, where), where)
+    return strict_yaml.validate(AgentFile, value, lines, where)

@@ -16,7 +16,7 @@ from dataclasses import field
 from runner.errors import InsufficientHistoryError
 from runner.git import BLOB, LINK, SUBMODULE, TREE, Git, TreeEntry
 from runner.lines import pattern
-from runner.protocol import agent_file, globs, ids, paths
+from runner.protocol import config, globs, ids, paths
 from runner.protocol.ids import digest
 from runner.protocol.state import State, StepStatus
 from runner.values import dataclass
@@ -151,7 +151,7 @@ def trusted_files(git: Git, commit: str, loaded: Loaded, version: int = VERSION)
     for path in sorted(agents & files.keys()):
         data = git.blob(files[path].oid)
         if data is not None:
-            modules |= {module.module for module in agent_file.parse(data, path).tool_modules()}
+            modules |= {module.module for module in config.parse_agent(data, path).tool_modules()}
     roots = {module.partition(".")[0] for module in modules}
     beside = importable(files) if modules and version > 1 else frozenset()
     return {

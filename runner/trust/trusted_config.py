@@ -26,8 +26,7 @@ from runner.values import dataclass
 
 # What a step without a policy, tools or signatures does not need is loaded where it is used: it would take a third of its start.
 if TYPE_CHECKING:
-    from runner.protocol.agent_file import AgentFile
-    from runner.protocol.config import Config
+    from runner.protocol.config import AgentFile, Config
     from runner.protocol.policy_file import Approval, PolicyFile
     from runner.trust.signature import SshSignature, Verdict
 

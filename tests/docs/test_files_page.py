@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from runner.protocol import agent_file, config, events, log, plans, workflow
-from runner.protocol.agent_file import AgentFile
-from runner.protocol.config import Config
+from runner.protocol import config, events, log, plans, workflow
+from runner.protocol.config import AgentFile, Config
 from runner.protocol.event_types import EVENTS
 from runner.protocol.file_models import FileModel
 from runner.protocol.plans import PlanHeader, StepHeader
@@ -105,6 +104,6 @@ def test_the_examples_are_read_by_the_parsers() -> None:
     )
     assert plans.parse(given, "the page").header.inputs == {"text": "hi", "times": 1, "note": None}
     for text in examples(page, "yaml", "Agent files"):
-        assert agent_file.parse(text.encode(), "the page").name == "coder"
+        assert config.parse_agent(text.encode(), "the page").name == "coder"
     (entry,) = examples(page, "markdown", "log.md")
     assert log.parse(entry.encode(), "the page")[0].event.name == "step-completed"

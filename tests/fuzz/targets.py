@@ -18,7 +18,6 @@ from runner.git import objects
 from runner.git.objects import Ident, TreeEntry
 from runner.git.process import GitError
 from runner.protocol import (
-    agent_file,
     approval_file,
     clarifications,
     config,
@@ -160,7 +159,7 @@ def fuzz_clarifications(data: bytes) -> bool:
 
 
 def fuzz_coworker(data: bytes) -> bool:
-    return taken(lambda: agent_file.parse(data, "coworkers/a.yaml"), RunnerError) is not None
+    return taken(lambda: config.parse_agent(data, "coworkers/a.yaml"), RunnerError) is not None
 
 
 ASKED = (

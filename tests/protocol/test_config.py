@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runner.errors import MalformedFileError
-from runner.protocol import agent_file, config
+from runner.protocol import config
 from runner.protocol.config import Config, ToolEffect
 
 
@@ -144,7 +144,7 @@ def test_a_coworker() -> None:
         "name: coder\nobjective: Write code\ntools: [read_file, {module: pkg.mod}]\n"
         "policies: {approval_required: [deploy]}\nbudget: {turns: 5}\n"
     )
-    found = agent_file.parse(text.encode(), "coder.yaml")
+    found = config.parse_agent(text.encode(), "coder.yaml")
 
     assert found.policies is not None
     assert (found.name, found.policies.approval_required) == ("coder", ("deploy",))
@@ -163,7 +163,7 @@ def test_a_coworker() -> None:
 )
 def test_a_bad_coworker_is_told_by_line(text: str, line: int, what: str) -> None:
     with pytest.raises(MalformedFileError) as refused:
-        agent_file.parse(text.encode(), "a.yaml")
+        config.parse_agent(text.encode(), "a.yaml")
 
     assert refused.value.where == f"a.yaml:{line}"
     assert refused.value.what.startswith(what)

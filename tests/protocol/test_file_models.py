@@ -17,9 +17,8 @@ from pydantic import BaseModel, ValidationError
 
 from runner.errors import IntegrityError, MalformedFileError
 from runner.protocol import events, strict_yaml
-from runner.protocol.agent_file import AgentFile
 from runner.protocol.clarifications import Clarifications
-from runner.protocol.config import Config
+from runner.protocol.config import AgentFile, Config
 from runner.protocol.event_types import EVENTS
 from runner.protocol.events import Event
 from runner.protocol.file_models import FileModel, Pattern, ProblemError, nearest

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from runner.errors import InsufficientHistoryError, IntegrityError, RunnerError
 from runner.git import Git
 from runner.lines import few
-from runner.protocol import agent_file, aliases, paths, plans, transcript
+from runner.protocol import aliases, config, paths, plans, transcript
 from runner.protocol.event_types import event_type
 from runner.protocol.ids import digest
 from runner.protocol.log import RawEntry
@@ -405,7 +405,7 @@ def _rules(git: Git, found: TrustedConfig, plan: Plan, step: Step) -> tuple[poli
     if data is None:
         return found.rules, set(), False
 
-    one = agent_file.parse(data, where)
+    one = config.parse_agent(data, where)
     return (
         found.rules_of(one, data, where),
         {tool for tool in one.tools if isinstance(tool, str)},
