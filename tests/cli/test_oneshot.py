@@ -142,9 +142,10 @@ def test_a_workspace_that_nobody_changed_follows_the_record_alone(box: Box, tmp_
     steps = [Step(box, tmp_path) for _ in range(3)]
     acts = [[line.split()[1:] for line in one.started if line.startswith("git ")] for one in steps]
     writes = [
-        {word for words in one for word in words if word in ("read-tree", "clean", "write-tree", "add")} for one in acts
+        {word for words in one for word in words if word in ("read-tree", "clean", "write-tree", "add", "update-index")}
+        for one in acts
     ]
-    assert writes == [{"read-tree", "add", "write-tree"}, set(), set()]
+    assert writes == [{"read-tree", "update-index", "write-tree"}, set(), set()]
     assert not any("pack-objects" in words for words in acts[2])
     assert len(acts[2]) <= 8 and [words.count("config") for words in acts[2]].count(1) == 1
 
