@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -37,6 +38,7 @@ from runner.protocol.ids import OID
 
 AHEAD = 2048  # bytes of names that are asked for in one go; twice as much fits into any pipe
 FEW = 100  # blobs for which no git of their own is started
+IN_TURN = 250  # blobs; with their answers they fill about half of a pipe
 NEAR = 4  # commits that are looked at one by one
 SIZES_AHEAD = 200  # objects whose sizes are asked for in one go: names and answers are short
 COMMITS_KEPT = 4096
@@ -219,21 +221,21 @@ class Database(Sealed):
                     raise
 
     def _streamed(self, names: Sequence[str]) -> Iterator[bytes | None]:
+        """Give the blobs, by two gits that take turns: each reads ahead as much as a pipe holds while the other is listened to."""
         self.settle()
-        asked = "".join(f"{name}\n" for name in names).encode("utf-8", "surrogateescape")
-        reader = Held(self.argv(["cat-file", "--batch", "--buffer"]), self.environment(), asked)
+        parts = [names[at : at + IN_TURN] for at in range(0, len(names), IN_TURN)]
+        argv, env, readers = self.argv(["cat-file", "--batch", "--buffer"]), self.environment(), list[Held]()
         try:
-            read = reader.stdout.read  # a thousand times what `_answer` is for
-            for _ in names:
-                header = reader.answer()
-                _, is_blob, size = header.rpartition(b" blob ")
-                if is_blob and size.isdigit() and len(data := read(int(size) + 1)) == int(size) + 1:
-                    yield data[:-1]
-                else:
-                    yield self._blob_of(self._answered(header, reader))
+            for turns in filter(None, (parts[::2], parts[1::2])):
+                asked = "".join([f"{name}\n" for part in turns for name in part])
+                readers.append(Held(argv, env, asked.encode("utf-8", "surrogateescape")))
+            answers = list(map(_all_blobs, readers))
+            for at, part in enumerate(parts):
+                yield from islice(answers[at % 2], len(part))
         finally:
-            reader.process.kill()  # where the caller had enough, what is left is nobody's
-            reader.close()
+            for reader in readers:
+                reader.process.kill()  # where the caller had enough, what is left is nobody's
+                reader.close()
 
     def _answers(self, names: Sequence[str], reader: Held) -> Generator[tuple[str, str, bytes] | None, None, None]:
         # The same reader for all: it may have died at a broken one, its answers to those before still to be read. git may be
@@ -768,3 +770,25 @@ class Database(Sealed):
         """Return what `merge_trees` does, of two trees and their base. git finds a base by itself: three commits say which it is."""
         start = self.write_commit(base, (), who, who, b"base\n")
         return self.merge_trees(*(self.write_commit(side, (start,), who, who, b"side\n") for side in (ours, theirs)))
+
+
+def _all_blobs(reader: Held) -> Iterator[bytes | None]:
+    """Give the answers of a `cat-file --batch`: the bytes of a blob, None where it is none. It never ends: git does, which raises."""
+    data, at = b"", 0
+    while True:
+        while (end := data.find(b"\n", at)) < 0:
+            data, at = data[at:] + reader.some(), 0
+        header, at = data[at:end], end + 1
+        *_, kind, size = header.rsplit(b" ", 2)
+        if not size.isdigit():  # `NAME missing`, `NAME ambiguous`
+            yield None
+            continue
+        stop = at + int(size)
+        if stop >= len(data):
+            parts, missing = [data[at:]], stop + 1 - len(data)
+            while missing > 0:
+                parts.append(reader.some())
+                missing -= len(parts[-1])
+            data, at, stop = b"".join(parts), 0, int(size)
+        yield data[at:stop] if kind == b"blob" else None
+        at = stop + 1

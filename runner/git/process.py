@@ -10,6 +10,7 @@ configuration (name, signing key, conditional includes) and never the repository
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import os
 import re
@@ -26,6 +27,7 @@ from runner.values import dataclass
 
 OLDEST = (2, 38)
 CHUNK = 64 * 1024
+MUCH = 1024 * 1024  # bytes that are read at once of many objects: as many as a pipe may hold
 
 # git exports these to hooks and aliases; inherited, they would point every command at the caller's repository. The few that
 # say who somebody is or how a remote is reached are the person's own and are kept where those are asked for.
@@ -95,12 +97,13 @@ def spawn(
     argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None, data: bytes = b"", timeout: float | None = None
 ) -> tuple[int, bytes, bytes]:
     """Run to the end in a session of its own, so that Ctrl-C reaches us first and a child cannot outlive its time."""
+    input_file = _input_file(data) if len(data) > CHUNK else None  # `communicate` writes 512 bytes at a time
     try:
         child = subprocess.Popen(
             argv,
             env=env,
             cwd=cwd,
-            stdin=subprocess.PIPE,
+            stdin=input_file or subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
@@ -109,8 +112,11 @@ def spawn(
         if cwd is not None and not cwd.exists():
             raise UsageError("the folder is gone", str(cwd), "change to a folder that exists") from error
         raise no_git() from error
+    finally:
+        if input_file is not None:
+            input_file.close()
     try:
-        out, err = child.communicate(data, timeout=timeout)
+        out, err = child.communicate(None if input_file is not None else data, timeout=timeout)
     except BaseException:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
@@ -139,17 +145,22 @@ def _unnamed_file() -> IO[bytes]:
     return tempfile.TemporaryFile()
 
 
+def _input_file(data: bytes) -> IO[bytes]:
+    """Return an unnamed file that a process reads the data from."""
+    file = _unnamed_file()
+    file.write(data)
+    file.seek(0)
+    return file
+
+
 class Held:
     """A git process that is held open: lines in, answers out. `data`: all its input, where that is known before."""
 
     def __init__(self, argv: Sequence[str], env: Mapping[str, str], data: bytes | None = None) -> None:
         self.argv = argv
         self._errors = _unnamed_file()
-        input_file = None
-        if data is not None:  # in a file: it reads on while its answers wait to be read
-            input_file = _unnamed_file()
-            input_file.write(data)
-            input_file.seek(0)
+        # In a file: it reads on while its answers wait to be read.
+        input_file = _input_file(data) if data is not None else None
         self.process = subprocess.Popen(
             argv,
             bufsize=CHUNK,
@@ -164,6 +175,9 @@ class Held:
         assert stdin is not None
         self.stdin: IO[bytes] = stdin
         self.stdout: IO[bytes] = self.process.stdout
+        if data is not None:
+            with contextlib.suppress(AttributeError, OSError):  # not on Linux, or more than this user may have
+                fcntl.fcntl(self.stdout, fcntl.F_SETPIPE_SZ, MUCH)
 
     def ask(self, data: bytes) -> bytes:
         """Write and return the next line, without its newline.
@@ -212,6 +226,17 @@ class Held:
         except BaseException:
             self.close()
             raise
+
+    def some(self) -> bytes:
+        """Return what there is of the output, waiting for the first of it; only where nothing else reads it.
+
+        Raises:
+            GitError: the process ended instead.
+        """
+        found = os.read(self.stdout.fileno(), MUCH)
+        if not found:
+            raise self.died()
+        return found
 
     def died(self) -> GitError:
         """Return the error for a process that ended before its time."""

@@ -10,6 +10,7 @@ import contextlib
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
@@ -146,30 +147,29 @@ class Brief(NamedTuple):
     title: str
 
 
-def briefs(git: Git, protocols: Mapping[str, str], at: Path) -> Iterator[tuple[str, Brief]]:
-    """Yield (id, brief) of protocols given as id to commit. `at`: keeps the briefs of many.
+def briefs(git: Git, protocols: Mapping[str, str], at: Path) -> list[tuple[str, Brief]]:
+    """Return (id, brief) of protocols given as id to commit. `at`: keeps the briefs of many.
 
     A brief is kept under the id of the commit or the folder that it was read from, so it is the same for ever, as far as the code
     that decided it is. What could not be read is not kept.
     """
-    sources = _sources(git, protocols)
-    keys = list(map("{} {}".format, sources, protocols))
+    ids, sources = list(protocols), _sources(git, protocols)
+    keys = list(map("{} {}".format, sources, ids))
     kept = _kept(at) if len(keys) >= MANY else {}
     lines = list(map(kept.get, keys))
-    new = [item for item, line in zip(zip(protocols, sources, strict=True), lines, strict=True) if line is None]
-    made = times(git, [source for _, source in new if source[-1] != ":"])
-    read, is_changed = git.stream([_place(*item) for item in new]), bool(new)
-    for number, (protocol, line) in enumerate(zip(protocols, lines, strict=True)):
-        found = _brief_of(line) if line is not None else None
-        if found is None:
-            source = sources[number]
-            data = next(read) if line is None else git.blob(_place(protocol, source))
-            found = _brief(protocol, data, made.get(source, 0))
-            lines[number], is_changed = _line_of(found), True
-        yield protocol, found
-    if len(keys) >= MANY and (is_changed or len(lines) < len(kept)):
+    known = [_brief_of(line) if line is not None else None for line in lines]
+    # The newest first: git stores an older version by its difference from a newer one, which it then has at hand.
+    new = [number for number, brief in enumerate(known) if brief is None][::-1]
+    data = git.stream([_place(ids[number], sources[number]) for number in new])
+    first = list(islice(data, 1))  # git reads on while another one is asked for the times
+    made = times(git, [sources[number] for number in new if sources[number][-1] != ":"])
+    for number, found in zip(new, chain(first, data), strict=True):
+        brief = known[number] = _brief(ids[number], found, made.get(sources[number], 0))
+        lines[number] = _line_of(brief)
+    if len(keys) >= MANY and (new or len(lines) < len(kept)):
         rows = [f"{key}\t{line}" for key, line in zip(keys, lines, strict=True) if line]
         write_loosely(at, "\n".join([_made_by(), *rows, _WHOLE]).encode("utf-8", "surrogatepass"))
+    return [(protocol, brief) for protocol, brief in zip(ids, known, strict=True) if brief is not None]  # none is
 
 
 _WHOLE = "end"  # the last line of the file
@@ -591,7 +591,8 @@ def times(git: Git, commits: Collection[str]) -> dict[str, int]:
     if not commits:
         return {}
     asked = "".join(f"{commit}\n" for commit in dict.fromkeys(commits)).encode()
-    out = git.run("rev-list", "--no-walk=unsorted", "--ignore-missing", "--timestamp", "--stdin", data=asked)
+    words = ("rev-list", "--no-walk=unsorted", "--ignore-missing", "--timestamp", "--stdin")
+    out = git.run(*words, data=asked, env={"GIT_FLUSH": "0"})  # else it writes each line by itself
     pairs = (line.split(" ") for line in out.decode().split("\n"))
     return {pair[1]: int(pair[0]) for pair in pairs if len(pair) == 2}
 

@@ -7,8 +7,9 @@ import signal
 import pytest
 
 from runner.git import Git, TreeEntry
+from runner.git.database import IN_TURN
 from runner.git.objects import BLOB
-from runner.git.process import GitError, Held
+from runner.git.process import CHUNK, GitError, Held
 from tests.conftest import Box
 
 
@@ -62,6 +63,44 @@ def test_a_broken_one_among_many_stops_them_after_those_before_it(box: Box) -> N
         with pytest.raises(GitError, match=r"stream|corrupt"):
             next(answers)
         assert git.blob(good) == b"good\n"
+
+
+def test_many_are_read_by_two_that_take_turns(box: Box) -> None:
+    """Every kind of answer, at the ends of turns too, and blobs that are larger than a pipe."""
+    with Git.open(box.path) as git:
+        data = [b"%d\n" % number * (300_000 if number % 97 == 0 else 7) for number in range(IN_TURN * 3 + 7)]
+        names: list[str] = [git.write("blob", one) for one in data]
+        wanted: list[bytes | None] = list(data)
+        tree = git.edit_tree(None, {"a": TreeEntry(BLOB, names[0])})
+        for at, name in ((0, "none"), (IN_TURN - 1, f"{tree}:none"), (IN_TURN, str(tree)), (2 * IN_TURN, "HEAD")):
+            names[at], wanted[at] = name, None
+        names[5], wanted[5] = f"{tree}:a", data[0]
+        assert list(git.stream(names)) == wanted
+        some = git.stream(names)
+        assert [next(some) for _ in range(IN_TURN + 1)] == wanted[: IN_TURN + 1]
+        some.close()  # type: ignore[attr-defined]
+        assert git.blob(names[7]) == data[7]
+
+
+def test_one_that_breaks_in_its_turn_stops_all_after_those_before_it(box: Box) -> None:
+    with Git.open(box.path) as git:
+        good, broken = (git.write("blob", data) for data in (b"good\n", b"x" * 1000))
+        git.settle()
+        path = box.path / ".git/objects" / broken[:2] / broken[2:]
+        path.chmod(0o644)
+        path.write_bytes(path.read_bytes()[:20])
+        answers = git.stream([good] * (IN_TURN + 3) + [broken] + [good] * IN_TURN)
+        assert [next(answers) for _ in range(IN_TURN + 3)] == [b"good\n"] * (IN_TURN + 3)
+        with pytest.raises(GitError, match=r"stream|corrupt"):
+            next(answers)
+        assert git.blob(good) == b"good\n"
+
+
+def test_much_input_is_read_whole(box: Box) -> None:
+    with Git.open(box.path) as git:
+        data = b"x" * (CHUNK * 3 + 1)
+        assert git.run("hash-object", "--stdin", data=data).decode().strip() == git.write("blob", data)
+        assert git.try_run("rev-parse", "HEAD", data=data)[0] == 0  # it reads none of it
 
 
 class Cut:
