@@ -19,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import hashlib
+import itertools
 import os
 import select
 import shutil
@@ -82,6 +83,7 @@ MANAGERS = (
 )
 _MANAGERS = tuple(Path(manager).parts for manager in MANAGERS)
 COPIED = 256 * 1024  # bytes; each mount makes bwrap read the whole table of mounts again, a copy costs next to nothing
+FEW = 8  # files of a folder that are copied
 BESIDE = {".cargo/bin": ".rustup"}  # folders whose programs need another one; .cargo itself holds the registry's token
 
 _FACTS = 50  # that are remembered
@@ -175,7 +177,7 @@ class Bubblewrap(Sandbox):
         go = _gate(copied) if command.network else None
         try:
             with open(options, "wb", closefd=False) as file:
-                file.write(b"".join(os.fsencode(option) + b"\0" for option in self._options(command, copied)))
+                file.write(b"".join(os.fsencode(option) + b"\0" for option in self._options(command, copied, bwrap)))
             os.lseek(options, 0, os.SEEK_SET)
             process = _started(
                 lambda: subprocess.Popen(
@@ -199,10 +201,10 @@ class Bubblewrap(Sandbox):
             _close(options, status, *copied)
         return _BubblewrapGroup(process, report, command.network, go, is_bounded=bool(scope), memory=self.memory)
 
-    def _options(self, command: Command, copied: list[int]) -> Iterator[str]:
+    def _options(self, command: Command, copied: list[int], bwrap: str) -> Iterator[str]:
         """Yield bwrap's options; `copied` gets the files that they name by descriptor, for the caller to close."""
         yield from ("--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL")
-        if not self.user_namespaces and _can_disable_userns(shutil.which("bwrap") or "bwrap", self.memory):
+        if not self.user_namespaces and _can_disable_userns(bwrap, self.memory):
             yield from ("--unshare-user", "--disable-userns")
         if (calls := filter_for(_machine(), user_namespaces=self.user_namespaces)) is not None:
             copied.append(os.memfd_create("seccomp"))
@@ -211,18 +213,12 @@ class Bubblewrap(Sandbox):
         if command.network:  # `_gate` made it: nothing of the command runs before the proxy listens
             yield from ("--block-fd", str(copied[0]))
         for name in SYSTEM:
-            path = Path(name)
-            if path.is_symlink():
-                yield from ("--symlink", os.readlink(path), name)
-            elif path.exists():
+            if os.path.islink(name):
+                yield from ("--symlink", os.readlink(name), name)
+            elif os.path.exists(name):
                 yield from ("--ro-bind", name, name)
-        for path in _of_etc():
-            handle = _to_copy(path)
-            if handle is None:
-                yield from ("--ro-bind", str(path.resolve()), str(path))
-            else:
-                copied.append(handle)
-                yield from ("--file", str(handle), str(path))
+        for name, status in _of_etc():
+            yield from _copies(name, status, copied) or ("--ro-bind", os.path.realpath(name), name)
         yield from ("--proc", "/proc", "--dev", "/dev")
         yield from _of_proc()
         for folder in ("/tmp", "/run", "/var/tmp", str(HOME)):
@@ -410,13 +406,15 @@ def is_system(path: Path) -> bool:
     return any(path.is_relative_to(name) for name in SYSTEM)
 
 
-def _of_etc() -> Iterator[Path]:
-    """Yield what of /etc is bound: of the names in `ETC` those that everybody may read."""
+def _of_etc() -> Iterator[tuple[str, os.stat_result]]:
+    """Yield what of /etc is shown, and its status: of the names in `ETC` those that everybody may read."""
+    there = os.listdir("/etc")
     for name in ETC:
-        for path in Path("/etc").glob(name) if "*" in name else (f"/etc/{name}",):
+        for one in [at for at in there if at.startswith(name[:-1])] if name.endswith("*") else (name,):
             with suppress(OSError):
-                if os.stat(path).st_mode & stat.S_IROTH:
-                    yield Path(path)
+                status = os.stat(f"/etc/{one}")
+                if status.st_mode & stat.S_IROTH:
+                    yield f"/etc/{one}", status
 
 
 def _of_proc() -> Iterator[str]:
@@ -433,13 +431,14 @@ def hidden_of_proc() -> list[str]:
 
 def _entries_of_proc() -> Iterator[tuple[str, bool]]:
     """Yield what of /proc could be written, or read by root alone, and whether it is the latter."""
+    is_root = os.geteuid() == 0
     with os.scandir("/proc") as entries:
         for entry in entries:
             if entry.name.isdigit() or entry.name == "sys" or entry.is_symlink():
                 continue
             with suppress(OSError):
                 mode = entry.stat().st_mode
-                if os.geteuid() == 0 and not stat.S_ISDIR(mode) and (entry.name == "keys" or not mode & stat.S_IROTH):
+                if is_root and not stat.S_ISDIR(mode) and (entry.name == "keys" or not mode & stat.S_IROTH):
                     yield entry.path, True
                 elif stat.S_ISDIR(mode) or mode & 0o222:
                     yield entry.path, False
@@ -578,13 +577,34 @@ def _leave_keyring() -> None:
         )
 
 
-def _to_copy(path: Path) -> int | None:
-    """Open a small file for bwrap to copy it; None where it is a folder, or large."""
+def _copies(path: str, status: os.stat_result, copied: list[int]) -> list[str]:
+    """Return the options by which bwrap copies a small file, or a folder of a few; none where it has to bind what is there.
+
+    `copied` gets the files that they name by descriptor.
+    """
+    found, files = list[str](), list[str]()
     with suppress(OSError):
-        status = path.stat()
-        if stat.S_ISREG(status.st_mode) and status.st_size <= COPIED:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    return None
+        if _is_small(status):
+            files.append(path)
+        elif stat.S_ISDIR(status.st_mode):
+            with os.scandir(path) as entries:
+                inner = list(itertools.islice(entries, FEW + 1))
+            files += [one.path for one in inner if not one.is_symlink() and _is_small(one.stat())]
+            links = [one.path for one in inner if one.is_symlink()]
+            if len(inner) > FEW or len(files) + len(links) < len(inner):
+                return []
+            found += ["--dir", path, *(word for one in links for word in ("--symlink", os.readlink(one), one))]
+        for file in files:
+            copied.append(os.open(file, os.O_RDONLY | os.O_CLOEXEC))
+            found += ["--file", str(copied[-1]), file]
+        return found
+    return []
+
+
+def _is_small(status: os.stat_result) -> bool:
+    """Return whether it is a small file that every user may read, and that is no program: what a copy of it is, too."""
+    mode = status.st_mode
+    return stat.S_ISREG(mode) and status.st_size <= COPIED and bool(mode & stat.S_IROTH) and not mode & 0o111
 
 
 def binds(command: Command, place: Place, toolchains: tuple[Path, ...] = ()) -> Iterator[tuple[bool, Path, Path]]:

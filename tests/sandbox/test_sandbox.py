@@ -25,6 +25,7 @@ from runner.sandbox import choose
 from runner.sandbox.bubblewrap import (
     BY_FLAG,
     CLONE3,
+    ETC,
     MACHINES,
     REFUSED,
     Bubblewrap,
@@ -592,6 +593,17 @@ DYING = {
     "sandbox": "from runner.sandbox.bubblewrap import Bubblewrap\nsandbox = Bubblewrap()\n",
     "container": f"from runner.sandbox import choose\nsandbox = choose('container', image='{image.NAME}:1')\n",
 }
+
+
+def test_what_of_etc_is_shown_is_what_the_machine_has(bwrap: Bubblewrap, work: Path) -> None:
+    names = [path.name for name in ETC if "/" not in name for path in Path("/etc").glob(name) if path.is_dir()]
+    assert names
+    find = f"find {' '.join(names)}"
+    look = f"cd /etc; {find} -type f -exec sha256sum {{}} + | sort; {find} -type l -printf '%p %l\\n' | sort"
+    machine = subprocess.run(["sh", "-c", look], capture_output=True, check=True).stdout
+    assert bwrap.run(command(work, "sh", "-c", look)).digest == f"sha256:{hashlib.sha256(machine).hexdigest()}"
+    touch = "; ".join(f"touch /etc/{name}/x" for name in names)
+    assert bwrap.run(sh(work, touch)).tail.count(b"Read-only file system") == len(names)
 
 
 def test_the_inside_dies_with_the_runner(closed: Sandbox, work: Path) -> None:
