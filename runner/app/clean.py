@@ -29,8 +29,6 @@ from runner.store.environment import matching
 from runner.store.project import Project
 from runner.values import dataclass
 
-ENDED = ("completed", "cancelled")
-
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -164,7 +162,7 @@ def _kept(git: Git, tree: Worktree) -> str:
 def _of(project: Project, protocol: str, tip: str | None, *, named: bool, held: str | None) -> list[Item]:
     git = project.git
     row = record.row(git, protocol, tip or project.trusted.commit)
-    ended = row["status"] in ENDED or (tip is None and row["status"] == "unreadable")
+    ended = row["status"] in record.ENDED or (tip is None and row["status"] == "unreadable")
     merged = _base_with(project, protocol, tip, str(row.get("base", ""))) if tip else None
     if not (ended or named):
         return []

@@ -18,7 +18,7 @@ from runner.lines import lines_of
 from runner.protocol import approval_file, paths
 from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
-from runner.protocol.state import Json
+from runner.protocol.state import OF_NO_STEP, Json
 from runner.store import history, record
 from runner.store.project import Project
 from runner.trust import transitions
@@ -367,7 +367,7 @@ class Timeline:
             if entry.event not in ("approval-counted", "call-decided") or wait is None:
                 continue
             kind = str(wait.fields.get("kind", "call"))
-            if entry.revision not in own and kind not in ("plan", "merge"):
+            if entry.revision not in own and kind not in OF_NO_STEP:
                 continue
             by = entry.fields.get("by")
             files = entry.fields.get("approvals")

@@ -17,7 +17,7 @@ from runner.executor import advance, journal, load
 from runner.git import Commit, Git, TreeEntry
 from runner.protocol import events as ev
 from runner.protocol import machine, paths
-from runner.protocol.state import ENDED
+from runner.protocol.state import ENDED, STOPPED
 from runner.store import publishing, push_refusal, record, snapshot, transaction
 from runner.store.environment import lower_checkpoint
 from runner.store.project import Project
@@ -80,12 +80,8 @@ def undo(project: Project, protocol: str, to: int | str | None = None) -> Steere
         for slug, step in done.state.open_steps()
         if slug in _event(done.events).steps and step.status not in ENDED
     ]
-    failed = [f"{slug} (attempt {step.attempt})" for slug, step in found if step.status in ("failed", "blocked")]
-    again = [
-        f"{slug} ({step.status}, attempt {step.attempt})"
-        for slug, step in found
-        if step.status not in ("failed", "blocked")
-    ]
+    failed = [f"{slug} (attempt {step.attempt})" for slug, step in found if step.status in STOPPED]
+    again = [f"{slug} ({step.status}, attempt {step.attempt})" for slug, step in found if step.status not in STOPPED]
     notes = [f"open again: {', '.join(again)}"] if again else []
     notes += [f"failed again: {', '.join(failed)}"] if failed else []
     notes += [kept] if kept else []

@@ -21,7 +21,7 @@ from runner.lines import lines_of
 from runner.protocol import approval_file
 from runner.protocol.approval_file import Decision, Statement
 from runner.protocol.plans import seconds_of
-from runner.protocol.state import Status
+from runner.protocol.state import OF_NO_STEP, Status
 
 SAID = {"approve": "approved", "reject": "rejected", "revoke": "revoked"}
 SHOWN = 400  # lines of a diff that are shown; the command that prints the rest is named
@@ -138,7 +138,7 @@ def _given(session: Session, found: Matter, decision: Decision, said: str) -> No
 
 def _named(session: Session, named: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     """Return the protocol and the rest of the arguments; a subject alone belongs to the default protocol."""
-    if named and (":" in named[0] or named[0] in ("merge", "plan")):
+    if named and (":" in named[0] or named[0] in OF_NO_STEP):
         return load.find_protocol(session.project, None), named
     return steer.named(session, named)
 

@@ -14,6 +14,7 @@ from runner.errors import UsageError
 from runner.lines import lines_of, lines_of_output
 from runner.protocol import paths
 from runner.protocol.log import RawEntry
+from runner.protocol.state import STOPPED
 from runner.store import history, lookup, record
 from runner.store.project import Project
 from runner.store.record import Row
@@ -177,15 +178,15 @@ def show_step(session: Session, project: Project, row: Row, tip: str, slug: str)
     entries = record.events(project.git, protocol, tip)
     name = lookup.typed(project, protocol)
     session.line(f"{record.label(row, slug)} of {protocol}  {step.get('title')}")
-    stands = str(step.get("status"))
+    shown = str(step.get("status"))
     parts = [str(step.get("kind")), f"attempt {step.get('attempt', 1)}", f"qa {step.get('qa')}"]
     parts += [f"needs {', '.join(step['needs'])}"] if step.get("needs") else []
     parts += ["removed from the plan"] if step.get("removed") else []
     for one in entries:
         done = one.fields.get("done") if one.event == "forked" else None
         parts += [f"done at {one.fields.get('source')}"] if isinstance(done, dict) and slug in done else []
-    colour = COLOURS.get(stands, "")
-    session.line("  ", (stands.replace("_", " "), colour), *(f" · {part}" for part in parts))
+    colour = COLOURS.get(shown, "")
+    session.line("  ", (shown.replace("_", " "), colour), *(f" · {part}" for part in parts))
     file, data = record.step_file(project.git, protocol, tip, slug)
     if file:
         session.line(f"  {paths.folder(protocol)}/{file}")
@@ -220,7 +221,7 @@ def show_step(session: Session, project: Project, row: Row, tip: str, slug: str)
 
         session.line("")
         session.line(f"  result  {json.dumps(step['result'], sort_keys=True, ensure_ascii=False)}")
-    if stands in ("failed", "blocked") and row["status"] not in record.ENDED:
+    if shown in STOPPED and row["status"] not in record.ENDED:
         session.line(f"  shell   {program()} shell {name} {slug}")
         session.line(f"  next    {program()} retry {name}")
 

@@ -14,6 +14,7 @@ from runner.cli.session import Session
 from runner.errors import InsufficientHistoryError, UsageError
 from runner.git import GitError
 from runner.lines import lines_of
+from runner.protocol.state import OF_NO_STEP
 
 _PLACE = re.compile(r"(?P<path>.+):(?P<first>[1-9][0-9]{0,8})(?:-(?P<last>[1-9][0-9]{0,8}))?")
 WIDTH = 120
@@ -144,7 +145,7 @@ def _work(session: Session, told: Told) -> Iterator[tuple[str, str, str]]:
             "" if check["code"] == 0 else "red",
         )
     for word in told.get("approvals", ()):
-        about = word["kind"] if word["kind"] in ("plan", "merge") else f"{word['kind']} {word['subject']}"
+        about = word["kind"] if word["kind"] in OF_NO_STEP else f"{word['kind']} {word['subject']}"
         reasons = "; ".join(filter(None, word["reasons"]))
         yield (
             "approval",

@@ -63,6 +63,7 @@ class StepStatus(StrEnum):
 
 
 ENDED = (StepStatus.COMPLETED, StepStatus.CANCELLED)  # steps that need such a step may start
+STOPPED = (StepStatus.FAILED, StepStatus.BLOCKED)  # a person decides what follows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +188,7 @@ WAITS: dict[str, WaitType] = {
 }
 _UNKNOWN = WaitType("")
 OF_WORK = ("result", "protected-path")  # the kinds that are about what an attempt made
+OF_NO_STEP = ("plan", "merge")  # those that are about no step
 
 
 def wait_type(kind: object) -> WaitType:

@@ -10,7 +10,7 @@ from runner.protocol import paths, policy_file
 from runner.protocol.approval_file import LONGEST, LONGEST_CALL
 from runner.protocol.file_models import meant
 from runner.protocol.plans import Approval, Plan, Step, seconds_of
-from runner.protocol.state import Wait
+from runner.protocol.state import OF_NO_STEP, Wait
 from runner.trust.manifest import Subject
 from runner.trust.trusted_config import TrustedConfig
 from runner.trust.view import View
@@ -214,7 +214,7 @@ def subject_of(view: View, wait: Wait) -> Subject:
     if wait.kind == "call":
         call = next(str(raw.fields.get("call")) for raw in view.entries if f"w{raw.revision}" == wait.id)
         return Subject("call", call, int(call.split(".")[1]))
-    if wait.kind in ("plan", "merge"):
+    if wait.kind in OF_NO_STEP:
         return Subject(wait.kind)
     attempt = view.state.steps[wait.subject].attempt if wait.kind != "step" else 0
     return Subject(wait.kind, wait.subject, attempt)
