@@ -540,7 +540,7 @@ def _collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...], b
     if links:
         raise RefusedError(f"{links[0]} is a symbolic link", links[0], "files below .protocols are plain files")
     named = [path for path, (_, after) in changed.items() if after and after.mode != LINK]
-    if named:
+    if named and _has_attributes(git, space):
         data = b"\0".join(path.encode("utf-8", "surrogateescape") for path in named) + b"\0"
         for path, value in _attribute(git, space, "filter", data, "--cached"):
             if value in filters and not _drivers(git, (value,)):
@@ -732,6 +732,14 @@ def _refuse_encoding(git: Git, space: Workspace, error: GitError) -> None:
                 path,
                 "leave `working-tree-encoding` as it was",
             ) from error
+
+
+def _has_attributes(git: Git, space: Workspace) -> bool:
+    """Return whether a file of the index may have an attribute: git finds them there, and in the repository's own files."""
+    data = space.index.read_bytes()
+    if int.from_bytes(data[4:8], "big") not in (2, 3) or b".gitattributes" in data:  # others have names in parts
+        return True
+    return (git.common_dir / "info/attributes").exists() or git.config("attr.tree") is not None
 
 
 def _attribute(git: Git, space: Workspace, name: str, paths: bytes, *options: str) -> Iterator[tuple[str, str]]:

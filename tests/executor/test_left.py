@@ -139,6 +139,25 @@ def test_a_file_that_a_filter_stores_elsewhere_counts_with_what_is_stored(box: B
     assert "model.bin" not in box.git("log", "-1", "--format=%B", protocol)
 
 
+@pytest.mark.parametrize("place", [".gitattributes", ".git/info/attributes", "the step", "an index of version 4"])
+def test_a_file_of_a_filter_that_nobody_allowed_is_refused(box: Box, place: str) -> None:
+    line = "echo 1 > a.bin"
+    if place == "the step":
+        line += "; echo '*.bin filter=x' > .gitattributes"
+    elif place == "an index of version 4":
+        box.git("config", "index.version", "4")
+        box.write(".gitattributee", "")  # of the name after it the index has one letter then
+        box.write(".gitattributes", "*.bin filter=x\n")
+    else:
+        box.write(place, "*.bin filter=x\n")
+    box.write("b.txt", "")
+    box.commit("attributes")
+    protocol = box.new({"01-a": command("echo 1 > a.txt"), "02-b": command(line)})
+    told = box.runner("run", protocol, rc=FAILS).err
+    assert "a.bin goes through the filter `x`, which the runner does not run" in told
+    assert "a.txt" in box.git("ls-tree", "-r", "--name-only", protocol)
+
+
 def test_the_time_of_a_step_bounds_how_long_its_files_are_collected(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workspace_session, "COLLECTING", 1.0)
     box.write(".protocols/config.yaml", "filters: [slow]\n")
