@@ -1,7 +1,8 @@
 """What the command line prints with `--json`: the types that its schemas are generated from (design §9).
 
 `show --json` is one `Shown`, `status` and `list` a `Protocols`, `log` one entry of `events` a line, `verify` a `Verified`, `why` a
-`Why`, `watch` one `Watched` and `fleet` one `FleetEvent` a line, `check` a `Checked`; all other commands that act give an `Acted`.
+`Why`, `watch` one `Watched` and `fleet` one `FleetEvent` a line, `check` a `Checked`; `show STEP` is a `NamedStep`, with `--output` an
+`Outputs`; `doctor` an `Examined`, with `--config` a `Values`. All other commands that act give an `Acted`.
 Readers must expect further keys. Nothing is computed here.
 """
 
@@ -39,6 +40,29 @@ class ShownStep(TypedDict):
     reason: NotRequired[str]
     passed: NotRequired[bool]
     removed: NotRequired[bool]
+
+
+class NamedStep(ShownStep):
+    """A step, with its protocol's id and its own slug."""
+
+    protocol: str
+    step: str
+
+
+class Output(TypedDict):
+    """What a command printed. `check`: the check's command; null for the step's own."""
+
+    check: str | None
+    output: str
+
+
+class Outputs(TypedDict):
+    """What the commands of an attempt printed, its checks included."""
+
+    protocol: str
+    step: str
+    attempt: int
+    outputs: list[Output]
 
 
 class Readable(TypedDict):
@@ -118,6 +142,38 @@ class Checked(TypedDict):
     """All that is wrong with plans, configuration, policy and agent files."""
 
     problems: list[Error]
+
+
+class Problem(TypedDict):
+    """A finding of doctor. `kind`: `here` is missing or in the way on this machine, `integrity` a record that contradicts its
+    history, `note` something to know. `consequence`: what follows; `command`: what helps, empty where nothing does."""
+
+    kind: Literal["here", "integrity", "note"]
+    what: str
+    where: str
+    consequence: str
+    command: str
+
+
+class Examined(TypedDict):
+    """What doctor found. `ok`: nothing but notes."""
+
+    ok: bool
+    findings: list[Problem]
+
+
+class Value(TypedDict):
+    """A key of the configuration. `source`: where its value comes from."""
+
+    key: str
+    value: Json
+    source: str
+
+
+class Values(TypedDict):
+    """The whole configuration."""
+
+    config: list[Value]
 
 
 class FindingRow(TypedDict):

@@ -45,6 +45,10 @@ _FILES: dict[str, tuple[type[BaseModel | FileModel], str]] = {
 }
 _OUTPUT: dict[str, tuple[Any, str]] = {
     "show": (json_output.Shown, "What `runner show --json` prints."),
+    "show-step": (json_output.NamedStep, "What `runner show PROTOCOL STEP --json` prints."),
+    "show-output": (json_output.Outputs, "What `runner show PROTOCOL STEP --output --json` prints."),
+    "doctor": (json_output.Examined, "What `runner doctor --json` prints."),
+    "doctor-config": (json_output.Values, "What `runner doctor --config --json` prints."),
     "status": (json_output.Protocols, "What `runner status --json` prints."),
     "list": (json_output.Protocols, "What `runner list --json` prints."),
     "acted": (json_output.Acted, "What a command that acts prints with --json, such as `runner run --json`."),

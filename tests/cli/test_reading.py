@@ -74,6 +74,21 @@ def test_outside_a_repository_it_is_wrong_usage(tmp_path: Path, box: Box) -> Non
     assert "not a git repository" in box.runner("status", cwd=tmp_path / "nowhere", rc=2).err
 
 
+def test_what_show_prints_of_a_step_and_doctor_of_a_clone_has_a_schema(box: Box) -> None:
+    protocol = box.new({"01-a": command("echo x; exit 3"), "02-b": command("true")})
+    box.runner("run", protocol, rc=1)
+    for slug in ("a", "b"):
+        matches("show-step", box.runner("show", protocol, slug, "--json", rc=0).json())
+    matches("show-output", box.runner("show", protocol, "a", "--output", "--json", rc=0).json())
+    matches("doctor-config", box.runner("doctor", "--config", "--json", rc=0).json())
+    state = box.worktree(protocol) / f".protocols/{protocol}/state.json"
+    state.write_text(state.read_text().replace('"attempt": 1', '"attempt": 2'))
+    box.commit("forged", cwd=box.worktree(protocol))
+    found = box.runner("doctor", "--json").json()
+    assert found["findings"]
+    matches("doctor", found)
+
+
 # --- status ------------------------------------------------------------------------------------------------------------
 
 
