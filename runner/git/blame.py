@@ -1,7 +1,8 @@
 """Which commits the lines of a file come from, as `git blame` tells it; nothing of the repository's configuration runs.
 
-Lines are followed through renames and, where they have 20 letters and digits, through moves and copies within a commit. Grafts
-are the caller's, for one question.
+Lines are followed through renames and, where they have 20 letters and digits, through moves within a commit. A copy belongs to the
+commit that made it: a line that a commit added, and that stands elsewhere too, is that commit's. Grafts are the caller's, for one
+question.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runner.errors import InsufficientHistoryError, UsageError
 from runner.git.process import git_error
@@ -62,30 +63,59 @@ def blame(
     """
     wanted = {line for first, last in ranges for line in range(first, last + 1)}
     # An empty list: commits that a file of the tree says to pass over would be told as somebody else's.
-    args = ["blame", "--line-porcelain", "-M", "-C20", "--no-textconv", "--ignore-revs-file="]
-    args += [f"-L{first},{last}" for first, last in ranges]
+    args = [
+        "--line-porcelain",
+        "--no-textconv",
+        "--ignore-revs-file=",
+        *(f"-L{first},{last}" for first, last in ranges),
+    ]
     lines = "".join(f"{' '.join((oid, *parents))}\n" for oid, parents in (grafts or {}).items())
     args += ["-S", "/dev/stdin"] if lines else []
     args += [commit] if commit else []
     git_dir = git.git_dir if work_tree is not None else None
-    code, out, err = git.try_run(
-        *args, "--", path, data=lines.encode(), git_dir=git_dir, work_tree=work_tree, config=config
-    )
-    if code and ("no such path" in err or "has only" in err or "cannot stat path" in err or "Cannot lstat" in err):
-        what = lines_of(err)[0].removeprefix("fatal: ")
-        raise UsageError(what, f"{path}:{ranges[0][0]}", "name a file that is committed, and lines that it has")
-    if code and git.is_partial():
-        raise InsufficientHistoryError(
-            "the file's history is not in this clone", path, "run `git fetch --refetch --no-filter`"
+
+    def ask(*more: str) -> list[Blamed]:
+        code, out, err = git.try_run(
+            "blame", *more, *args, "--", path, data=lines.encode(), git_dir=git_dir, work_tree=work_tree, config=config
         )
-    if code:
-        raise git_error(["git", *args], code, err)
-    every = _lines(out, git.zero)
+        if code and ("no such path" in err or "has only" in err or "cannot stat path" in err or "Cannot lstat" in err):
+            what = lines_of(err)[0].removeprefix("fatal: ")
+            raise UsageError(what, f"{path}:{ranges[0][0]}", "name a file that is committed, and lines that it has")
+        if code and git.is_partial():
+            raise InsufficientHistoryError(
+                "the file's history is not in this clone", path, "run `git fetch --refetch --no-filter`"
+            )
+        if code:
+            raise git_error(["git", "blame", *more, *args], code, err)
+        return _lines(out, git.zero)
+
+    every = ask("-M", "-C20")
     found = [line for line in every if line.line in wanted]
     if len(found) < len(wanted):
         last = max((line.line for line in every), default=0)
         raise UsageError(f"the file has {last} lines", f"{path}:{max(wanted)}", "name lines that it has")
+    added = {line.line: line for line in ask()}
+    gone: dict[str | None, set[str]] = {}
+    for at, line in enumerate(found):
+        here = added[line.line]
+        if (here.commit, here.path, here.old) == (line.commit, line.path, line.old):
+            continue
+        if here.commit not in gone:
+            parents = (grafts or {}).get(here.commit or "")
+            gone[here.commit] = _removed(git, here.commit, parents, git_dir=git_dir, work_tree=work_tree, config=config)
+        if line.text.strip() not in gone[here.commit]:
+            found[at] = here
     return found
+
+
+def _removed(git: Database, commit: str | None, parents: Sequence[str] | None, **where: Any) -> set[str]:
+    """Return the lines that a commit took away somewhere, or that are gone from the work tree."""
+    args = ["diff", "-U0", "--no-ext-diff", "--no-textconv", "--no-color", "--no-renames"]
+    out = b""
+    for parent in [f"{commit}^"] if parents is None else parents:
+        out += git.try_run(*args, *([parent, commit] if commit else ["HEAD"]), "--", **where)[1]
+    rows = (row[1:].decode("utf-8", "replace").strip() for row in out.split(b"\n") if row[:1] == b"-")
+    return set(rows)
 
 
 def _lines(out: bytes, zero: str) -> list[Blamed]:

@@ -172,6 +172,26 @@ def test_a_moved_file_a_moved_block_and_a_file_with_an_odd_name(box: Box, writte
     assert (told["step"], told["path"], told["line"]) == ("limit", "lib.py", 2)
 
 
+def test_a_line_that_a_step_copied_is_the_steps(box: Box) -> None:
+    """Not by whom the same line stood elsewhere before: a restored line of code often has a twin."""
+    twin = "        return the_result_of(sorted(arguments.items()))\n"
+    box.write(
+        "keys.py",
+        f"def one(arguments):\n    if arguments:\n{twin}\n\ndef two(arguments):\n    if arguments:\n        pass\n",
+    )
+    box.commit("by hand")
+    protocol = box.new({"01-fix": command("sed -i 8d keys.py && sed -n 3p keys.py >> keys.py && cp keys.py other.py")})
+    box.runner("run", protocol, rc=0)
+    assert one(box, "keys.py:3")["kind"] == "person"
+    for place in ("keys.py:8", "other.py:8", "other.py:3"):
+        told = one(box, place, cwd=box.worktree(protocol))
+        assert (told["kind"], told["step"], told["line"]) == ("step", "fix", int(place[-1]))
+    squash(box, protocol)
+    assert one(box, "keys.py:8")["step"] == "fix" and one(box, "keys.py:3")["kind"] == "person"
+    box.write("keys.py", (box.path / "keys.py").read_text() + twin)
+    assert one(box, "keys.py:9")["kind"] == "uncommitted"
+
+
 def test_a_later_edit_by_hand_is_said_and_what_stood_there_before(box: Box, written: str) -> None:
     squash(box, written)
     box.write("lib.py", CODE.replace("42 * 1000 + 7", "43 * 1000 + 7"))
