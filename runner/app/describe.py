@@ -94,7 +94,11 @@ class Recorded:
         which = self.name if alone else f"{self.name} {wait.get('id')}"
         if kind.answer:
             return f"runner answer {which} {kind.answer}"
-        return f"runner edit {self.name}" if kind.ended_by == "edit" else f"runner approve {which}"
+        return (
+            f"runner edit {self.name} {wait.get('subject', '')}".rstrip()
+            if kind.ended_by == "edit"
+            else f"runner approve {which}"
+        )
 
     @property
     def resuming(self) -> str:

@@ -501,7 +501,7 @@ class Loop:
                 )
             if total.usd + cost > limits.usd:
                 raise BudgetStop(
-                    f"${total.usd:.4f} of ${limits.usd} are used, and the next request could cost ${cost:.4f}"
+                    f"{_money(total.usd)} of ${limits.usd} are used, and the next request could cost {_money(cost)}"
                 )
         if self.shared_budget is not None:
             self.shared_budget.reserve(engine.name, self.price(engine, asked), asked.input + asked.output)
@@ -766,6 +766,10 @@ def turn_of(record: transcript.Response) -> ModelTurn:
     """Return the model's turn that the journal has."""
     calls = tuple(Call(id=c.id, name=c.name, arguments=c.arguments, problem=c.problem) for c in record.calls)
     return ModelTurn(text=record.text, calls=calls, provider=record.provider, raw=record.turn)
+
+
+def _money(usd: Decimal) -> str:
+    return f"${usd:.2f}" if usd >= 1 else f"${usd:.4f}"
 
 
 def _answered(result: Result, answer: str | None) -> Result:

@@ -147,8 +147,13 @@ def where_budgets_are(run: StepRun) -> str:
     """Return a hint that names the files with the budgets of a step."""
     files = [run.step.file] if run.step.header.budget else []
     files += [paths.PLAN] if run.plan.header.budget else []
-    files += [run.agent_file] if run.agent and run.agent.budget else []
-    return f"see `budget:` in {' and '.join(files or [run.step.file])}"
+    outside = [run.agent_file] if run.agent and run.agent.budget else []
+    found = permissions.trusted_config(run.project)
+    if found.policy and stricter(found.policy.content.budget.step, found.policy.content.budget.protocol) != stricter():
+        outside.append(f"{paths.POLICY} on {found.branch}")
+    if outside and not files:  # an edit of the plan ends the wait
+        return f"raise `budget:` in {' and '.join(outside)}, then set it in {run.step.file} too"
+    return f"see `budget:` in {' and '.join([*files, *outside] or [run.step.file])}"
 
 
 def unrecorded(project: Project, protocol: str, but: Path | None = None) -> Total:

@@ -142,6 +142,20 @@ def test_what_is_cancelled_and_cannot_be_discarded_is_not_to_be_cancelled_again(
     box.runner("clean", "1", "--yes", rc=0)
 
 
+def test_init_is_named_for_a_key_only_where_it_lists_the_key(box: Box, tmp_path: Path) -> None:
+    """In a list of other people's keys `init` writes nothing."""
+    box.runner("init", "--commit", "--yes", "--no-try", rc=0)
+    protocol = box.new({"01-a": "kind: command\nrun: 'true'\napproval: before\n"})
+    box.runner("run", protocol, rc=3)
+    alice, bob = person(tmp_path, "alice"), person(tmp_path, "bob")
+    box.write(".protocols/allowed_signers", f'bob@example.test namespaces="git,runner-approval" {bob.public}\n')
+    box.commit("Bob's key")
+    box.git("config", "--global", "gpg.format", "ssh")
+    box.git("config", "--global", "user.signingkey", alice.key)
+    said = box.runner("approve", protocol, "--yes", rc=4).err
+    assert "runner init" not in said and "next: have this line added there: alice@example.test " in said
+
+
 def test_a_team_of_one_whose_key_is_not_listed_yet_is_led_to_an_approval(box: Box, tmp_path: Path) -> None:
     """The policy is there, then the key is made, then `approve` is typed: each `next:` leads on."""
     box.runner("init", "--commit", "--yes", "--no-try", rc=0)

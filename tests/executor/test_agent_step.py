@@ -128,6 +128,26 @@ def test_a_budget_stops_before_the_request_that_could_pass_it_and_a_higher_one_g
     sound(box, protocol)
 
 
+def test_a_budget_of_the_policy_is_named_and_raised_there_and_in_the_step(box: Box) -> None:
+    def budget(usd: str) -> None:
+        box.write(".protocols/policy.yaml", f"repo: {'6f0c' * 8}\nbudget: {{step: {{usd: {usd}}}}}\n")
+        box.commit(f"budget {usd}")
+
+    budget("0.05")
+    with mind(box, say(write("a.txt", "a\n"), tokens=(10_000, 16_000)), finish()) as wire:
+        protocol = box.new({"01-x": agent()})
+        assert (
+            "; raise `budget:` in .protocols/policy.yaml on main, then set it in 01-x.md too\n"
+            in box.runner("run", protocol, rc=3).err
+        )
+        assert len(wire.bodies) == 1
+        budget("5")
+        step = box.worktree(protocol) / f".protocols/{protocol}/01-x.md"
+        step.write_text(step.read_text().replace("kind: agent\n", "kind: agent\nbudget: {usd: 5}\n"))
+        box.runner("run", protocol, rc=0)
+    sound(box, protocol)
+
+
 def test_a_budget_in_money_is_kept(box: Box) -> None:
     script = [say(write("a.txt", "a\n"), tokens=(10_000, 16_000)), finish()]
     with mind(box, *script) as wire:
@@ -135,7 +155,10 @@ def test_a_budget_in_money_is_kept(box: Box) -> None:
         stopped = box.runner("run", protocol, rc=3)
         assert "$0.05" in stopped.err + stopped.out
         assert "; see `budget:` in 01-x.md\n" in stopped.err
-        assert "for whoever plans: budget of 01-x, since" in box.runner("status", protocol, rc=0).out
+        assert "$0.0" in stopped.err and "of $0.05 are used" in stopped.err
+        assert "next          runner edit 1 x\n" in stopped.err
+        status = box.runner("status", protocol, rc=0).out
+        assert "for anyone: budget of 01-x, since" in status and status.endswith("  runner edit 1 x\n")
         assert len(wire.bodies) == 1
     sound(box, protocol)
 

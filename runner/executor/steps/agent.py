@@ -61,7 +61,7 @@ def _outcome(run: StepRun, ended: Ended, ran: work.Ran) -> Outcome:
     so_far = tuple(one.tree for one in run.journal.records if isinstance(one, Results))[-1:]
     if ended.outcome == "budget":
         text = log.cut(f"{ended.text}; {spending.where_budgets_are(run)}")
-        reached = ev.BudgetReached(subject=run.slug, text=text, by="whoever plans", spent=ran.spent)
+        reached = ev.BudgetReached(subject=run.slug, text=text, by="anyone", spent=ran.spent)
         return Outcome(kind=Kind.OVER_BUDGET, events=(reached,), step=run.step, summary=text, keeps=so_far)
     left = work.collect(run)
     if left.refused:

@@ -75,7 +75,7 @@ def _outcome(run: StepRun, checked: Checked) -> Outcome:
     seconds += review.seconds if review else 0
     spent: ev.Spent = {**(review.spent if review else {}), **({"seconds": seconds} if seconds else {})}
     if review is not None and review.verdict is None:
-        reached = ev.BudgetReached(subject=run.slug, text=log.cut(review.stopped), by="whoever plans", spent=spent)
+        reached = ev.BudgetReached(subject=run.slug, text=log.cut(review.stopped), by="anyone", spent=spent)
         return Outcome(kind=Kind.OVER_BUDGET, events=(reached,), step=run.step, summary=review.stopped)
     reports: dict[str, bytes] = {}
     engine = report = transcript = None
