@@ -23,6 +23,16 @@ class StopRequested(KeyboardInterrupt):
     """The protocol at work was cancelled. Whatever tidies up after Ctrl-C tidies up after this."""
 
 
+def told(error: BaseException) -> tuple[str, str]:
+    """Return how a person ended a command, and what to type then. `error`: KeyboardInterrupt, with the command that resumes if that is
+    another one; or click's Abort."""
+    by = error if isinstance(error, KeyboardInterrupt) else error.__context__
+    if isinstance(by, EOFError):  # Ctrl-D at a question
+        return "the input ended before an answer", "the same command asks again"
+    words = str(by) if type(by) is KeyboardInterrupt else ""
+    return "interrupted; nothing is lost", words or "the same command resumes"
+
+
 def listen() -> None:
     """Take SIGUSR1 for a request to stop. For the main thread."""
     signal.signal(STOP, _on_stop)

@@ -307,10 +307,8 @@ def _call(argv: list[str] | None) -> int:
         cli.main(args=argv, prog_name=program(), standalone_mode=False)
     except click.exceptions.Exit as ended:
         return ended.exit_code
-    except click.exceptions.Abort:
-        return _say("interrupted; nothing is lost, the same command resumes", 130)
-    except KeyboardInterrupt:
-        return _say("interrupted; nothing is lost, the same command resumes", 130)
+    except (click.exceptions.Abort, KeyboardInterrupt) as error:
+        return _say(", ".join(signals.told(error)), 130)
     except click.ClickException as error:
         return _tell(_wrong(error))
     except RunnerError as error:

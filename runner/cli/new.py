@@ -264,9 +264,11 @@ def do_command(
     made.printed()
     try:
         ctx.invoke(run.command, protocol=made.protocol)
-    except (KeyboardInterrupt, RunnerError):  # typed again, the same command would make another one
-        name = lookup.typed(project, made.protocol)
-        session.note(f"  created       {program()} run {name} resumes it")
+    except (KeyboardInterrupt, RunnerError) as error:  # typed again, the same command would make another one
+        resumes = f"{program()} run {lookup.typed(project, made.protocol)}"
+        if type(error) is KeyboardInterrupt:
+            raise KeyboardInterrupt(f"`{resumes}` resumes") from error
+        session.note(f"  created       {resumes} resumes it")
         raise
     finally:
         _tell_changes(session, made.protocol, made.start)

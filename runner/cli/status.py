@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from runner import signals
 from runner.app import describe
 from runner.app.describe import SAID, Describer, Names
 from runner.cli import options, streams
@@ -458,7 +459,8 @@ def _error(error: BaseException | None) -> dict[str, str] | None:
     if error is None or isinstance(error, SystemExit | click.exceptions.Exit):
         return None
     if isinstance(error, KeyboardInterrupt | click.Abort):
-        return {"what": "interrupted", "at": "", "next": "the same command resumes"}
+        what, hint = signals.told(error)
+        return {"what": what, "at": "", "next": hint}
     return {"what": f"{type(error).__name__}: {error}", "at": "", "next": ""}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import signal
+import time
 from datetime import datetime
 
 import pytest
@@ -68,6 +70,30 @@ def test_lines_break_between_words_below_their_text(box: Box, told: str) -> None
     )
     _, wide = terminal(box, PLAIN, "merge", "1", columns=300)
     assert wide.split("\n")[0] == box.runner("merge", "1", rc=4).err.split("\n")[0]
+
+
+def test_the_end_of_the_input_at_a_question_is_no_interruption(box: Box) -> None:
+    box.new({"01-a": command("true")})
+    code, shown = at_terminal(box, {b"]:": b"\x04"}, "discard", "1")
+    assert code == 130 and "the input ended before an answer, the same command asks again" in shown
+    assert box.runner("list", rc=0).out.startswith("0001")
+
+
+def test_an_interrupted_do_names_the_command_that_resumes_it(box: Box) -> None:
+    """Typed again, it would make another protocol."""
+    box.write(".protocols/workflows/slow/plan.md", "---\ntitle: Slow\n---\n")
+    box.write(".protocols/workflows/slow/01-a.md", "---\ntitle: A\nkind: command\nrun: touch started; sleep 60\n---\n")
+    box.commit("workflow")
+    child = box.start("do", "--workflow", "slow", "--executor", "host")
+    try:
+        end = time.monotonic() + 60
+        while not any(box.home.rglob("started")) and child.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        child.send_signal(signal.SIGINT)
+        _, said = child.communicate(timeout=100)
+    finally:
+        child.kill()
+    assert child.returncode == 130 and said.endswith("interrupted; nothing is lost, `runner run 1` resumes\n"), said
 
 
 def test_nothing_moves_where_the_terminal_is_dumb(box: Box) -> None:
