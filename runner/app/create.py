@@ -130,7 +130,7 @@ def planned(
     if not request:
         raise UsageError("TITLE is empty", "the command line", "describe the task")
     project.person()  # an unknown identity is reported before a model is paid
-    planning.need_model(project, _headline(request))
+    planning.need_model(project, _headline(request), where if text else "")
     start = _tell_of_start(project, base)
     task = planning.task_of_new(project, request, start, text=text, where=where)
     commands = tuple(one.line for one in candidates(project.git, start))

@@ -38,8 +38,13 @@ def find(project: Project, name: str | None) -> str:
     """
     try:
         return lookup.find(project, name)
-    except UsageError:
+    except UsageError as error:
         if name is None:
+            every = known(project)
+            if len(every) == 1:
+                return every[0]
+            if every:
+                raise UsageError(error.what, error.where, "name one, or `runner verify --all`") from None
             raise
         number = int(name) if name.isdigit() else -1
         same = [one for one in known(project) if name == one or ids.number_of(one) == number]

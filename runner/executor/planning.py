@@ -61,6 +61,7 @@ UNTRIED = (
 )
 REQUEST_LIMIT = 12_000  # characters of what a person asks for
 WHY_MOST = 460  # characters of why there is no plan; with the question they fit into the record
+_BY_HAND = "write the plan by hand: `runner new --manual TITLE`, or `runner edit` of one that is there"
 _QUOTED = re.compile(r"`([^`\n;&|<>$()\\]+)`")  # a simple command
 _AUTHOR = re.compile(r"([^<>\n]*) <([^<>\n]*)> .*")
 
@@ -168,7 +169,7 @@ def converse(
         if record.finish == "refused":
             why = f"the model refused to plan: {record.text[:300] or 'no reason given'}"
             if helps is None:
-                hint = "rephrase the task, or write the plan by hand: --manual"
+                hint = f"rephrase the task, or {_BY_HAND}"
                 raise NoPlanError(why, f"engine {record.engine}", hint)
             turns.append(_help(helps, why))
             told = False
@@ -208,7 +209,7 @@ def converse(
                 raise NoPlanError(
                     f"the model wrote no valid plan, even after it was told the errors:\n{reasons}",
                     f"engine {record.engine}",
-                    "nothing was made; run the same command again, or write the plan by hand",
+                    f"nothing was made; run the same command again, or {_BY_HAND}",
                 ) from error
             told = not told
 
@@ -413,8 +414,9 @@ def _creator(project: Project, seen: Snapshot) -> Ident:
     return now
 
 
-def need_model(project: Project, title: str = "TITLE") -> None:
-    """Check that a model can be asked for a new plan; no request is made. `title`: the plan's, to be typed without a model.
+def need_model(project: Project, title: str = "TITLE", source: str = "") -> None:
+    """Check that a model can be asked for a new plan; no request is made. `title`: the plan's, to be typed without a model;
+    `source`: of the text that the model would plan from.
 
     Raises:
         KeyMissingError: none can. UsageError: the name of the one that is configured is unknown.
@@ -424,6 +426,7 @@ def need_model(project: Project, title: str = "TITLE") -> None:
             registry.open_engine(name, project.env.environ, project.git.top or project.git.cwd).close()
     except KeyMissingError as error:
         by_hand = f"`runner new --manual {shlex.quote(title)}` makes a plan for you to write"
+        by_hand += f"; copy into it what you want of {source}" if source else ""
         raise KeyMissingError(error.what, error.where, f"{error.hint}; without a model, {by_hand}") from error
 
 

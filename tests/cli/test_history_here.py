@@ -68,6 +68,16 @@ def test_unasked_nothing_is_fetched_and_the_command_is_named_that_fetches(
     assert "--yes" not in again.out + again.err
 
 
+def test_verify_alone_means_the_only_protocol_or_names_all(remote: Box, protocol: str) -> None:
+    """In a fresh clone of a project whose protocols are all merged; `runner new` would be no help there."""
+    box = plain(remote)
+    assert f"{protocol}  verified" in box.runner("verify", "--yes", rc=0).out
+    for title in ("Two", "Three"):
+        box.runner("cancel", box.new({"01-a": "kind: human\n"}, title=title), rc=0)
+    said = box.runner("verify", "--yes", rc=2).err
+    assert "`runner verify --all`" in said and "runner new" not in said
+
+
 @pytest.mark.parametrize("words", mostly_slow([(words,) for words in WORDS], keep=1))
 def test_with_yes_it_is_fetched_and_used_at_once(remote: Box, protocol: str, words: tuple[str, ...]) -> None:
     told = plain(remote).runner(*words, "--yes", rc=0)

@@ -50,6 +50,20 @@ def test_a_text_that_is_none_makes_nothing(box: Box) -> None:
     assert "--from goes with" in box.runner("new", "X", "--from", "empty.md", "--manual", rc=2).err
 
 
+def test_without_a_model_a_text_is_named_for_the_plan_by_hand(box: Box) -> None:
+    box.write("spec.md", SPEC)
+    said = box.runner("new", "--from", "spec.md", rc=2).err
+    assert (
+        "`runner new --manual 'Say hello twice'` makes a plan for you to write; copy into it what you want of spec.md\n"
+        in said
+    )
+
+
+def test_where_the_model_writes_no_plan_the_way_by_hand_is_a_command(box: Box) -> None:
+    with serving(says("I like turtles."), says("I like turtles.")) as wire:
+        assert "`runner new --manual TITLE`" in box.runner("new", "Greet", env=env(wire), rc=69).err
+
+
 class _Issues(Server):
     """A forge of either kind that has nothing but issues; `secret` is what GitLab calls confidential."""
 
