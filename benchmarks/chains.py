@@ -10,7 +10,7 @@ import hashlib
 import subprocess
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
@@ -218,7 +218,7 @@ class _Writing:
         self.log = log.append(self.log, entries, self.state.schema)
         folded = machine.fold(self.state, entries)
         assert folded is not None
-        self.state = replace(folded, log=digest(self.log))
+        self.state = folded._replace(log=digest(self.log))
         files |= {self._own(paths.LOG): self.log, self._own(paths.STATE): state.render(self.state)}
         trusted, plan = self.authority.commit, self.state.plan
         policy = policy_digest(self.git, trusted)

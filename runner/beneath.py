@@ -14,9 +14,8 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-
-from runner.values import dataclass
 
 LONGEST = 3_800  # bytes of a path in which other programs can still open any name (PATH_MAX is 4,096, NAME_MAX 255)
 OURS = 0o700  # the owner's rights to list a folder, enter it and change its content

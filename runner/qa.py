@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runner import resources
@@ -17,7 +18,6 @@ from runner.lines import few, is_harmless, lines_of, pattern
 from runner.protocol import log, paths
 from runner.protocol.events import ArtifactFields, CheckEvidence
 from runner.protocol.plans import outputs_among
-from runner.values import dataclass
 
 if TYPE_CHECKING:  # outputs are found without a sandbox
     from runner.protocol.model_answers import Verdict

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from types import FunctionType
 from typing import Any, get_type_hints
 
@@ -12,6 +13,8 @@ from runner.protocol.file_models import FileModel
 
 # Before Python 3.12 it asks for typing_extensions' TypedDict, for keys that are read-only; ours has none, and takes 3 ms to load.
 _generate_schema._SUPPORTS_TYPEDDICT = True
+
+warnings.filterwarnings("ignore", 'Field name "schema"')  # of the event `created`
 
 _MADE: dict[type[FileModel], type[BaseModel]] = {}
 
@@ -28,11 +31,10 @@ def model_of(model: type[FileModel]) -> type[BaseModel]:
         name: one
         for base in reversed(model.__mro__[: model.__mro__.index(FileModel)])
         for name, one in vars(base).items()
-        if isinstance(one, FunctionType | property) and name not in looks
+        if isinstance(one, FunctionType | property) and name not in looks and name != "__init__"
     }
-    base = type(
-        "Base", (BaseModel,), {**kept, "model_config": ConfigDict(frozen=True, extra="forbid", defer_build=True)}
-    )
+    config = ConfigDict(frozen=True, extra="forbid", defer_build=True) | getattr(model, "__pydantic_config__", {})
+    base = type("Base", (BaseModel,), {**kept, "model_config": config})
     hints = get_type_hints(model, include_extras=True)
     fields: dict[str, Any] = {}
     for name, field in model.model_fields.items():

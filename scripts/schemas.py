@@ -13,7 +13,7 @@ import json
 import operator
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, with_config
 
@@ -107,17 +107,31 @@ def write(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _strict(kind: type[Any]) -> Schema:
-    return adapter_of(kind).json_schema()
-
-
 def adapter_of(kind: type[Any]) -> TypeAdapter[Any]:
     """Return pydantic's reader of a record: strict, and unknown fields are errors."""
     return TypeAdapter(with_config(ConfigDict(extra="forbid", strict=True))(kind))
 
 
+def _of_keys(kind: Any) -> Any:
+    """Return a dataclass with the fields of a NamedTuple: the record has it as keys and values, and pydantic would take a list."""
+    if kind not in _MADE:
+        types, given = get_type_hints(kind), dict[str, Any]()
+        for name, value in kind._field_defaults.items():
+            given[name] = (_of_keys(type(value))() if isinstance(value, tuple) else value,)
+        fields = [(name, types[name], *given.get(name, ())) for name in kind._fields]
+        made: Any = dataclasses.make_dataclass(kind.__name__, fields, frozen=True, namespace={"__doc__": kind.__doc__})
+        kind.__get_pydantic_core_schema__ = lambda source, handler: handler.generate_schema(made)
+        _MADE[kind] = made
+    return _MADE[kind]
+
+
+_MADE: dict[Any, Any] = {}
+for one in (state.SpentTotal, state.Artifact, state.Wait, state.StepState, state.State):
+    _of_keys(one)
+
+
 def _state() -> Schema:
-    made = _strict(state.State)
+    made = adapter_of(_of_keys(state.State)).json_schema()
     made["properties"] = {**made["properties"], "schema": {"enum": [*range(1, state.SCHEMA + 1)]}}
     made["required"] = list(made["properties"])
     made["$defs"]["StepState"]["required"] += ["status", "attempt", "result"]  # `render` leaves out the others alone
@@ -130,7 +144,7 @@ def _entries() -> Schema:
     for name, kind in events.MODELS.items():
         made = adapter_of(kind).json_schema()
         shared |= made.pop("$defs", {})
-        optional = [field.name for field in dataclasses.fields(kind) if field.name not in made.get("required", [])]
+        optional = kind.model_fields.keys() - kind.required
         made["properties"] = {
             "revision": {"type": "integer", "minimum": 1},
             "event": {"const": name},

@@ -7,6 +7,7 @@ not count is refused before it is signed. Without a policy an approval is an ans
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from runner.app import describe
 from runner.app.pending import listed, without_force
@@ -33,7 +34,6 @@ from runner.trust.requirements import ApprovalRequirement
 from runner.trust.signature import SigningKey
 from runner.trust.trusted_config import TrustedConfig
 from runner.trust.view import ApprovalFile, RejectionReason, View
-from runner.values import dataclass
 
 WEEK = 7 * 24 * 3600
 PATHS = 500  # that are named to git diff

@@ -17,6 +17,7 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final
 
@@ -35,7 +36,6 @@ from runner.protocol.state import read_json
 from runner.store import history, record
 from runner.store.project import Project
 from runner.trust.walk import Report
-from runner.values import dataclass
 
 GENERATOR = "protocol-runner audit"
 DIFF_LINES = 20_000  # lines of the difference that are shown

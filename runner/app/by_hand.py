@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import HeldError, RefusedError, UsageError
@@ -29,7 +30,6 @@ from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.store.workspace import Workspace
 from runner.trust import requirements
-from runner.values import dataclass
 
 _HAS_WORK = (StepStatus.NEEDS_QA, StepStatus.COMPLETED)
 _STOPPED = (StepStatus.FAILED, StepStatus.BLOCKED)

@@ -13,7 +13,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,6 @@ from runner.tools import ToolError, files
 from runner.tools import registry as tools
 from runner.trust import policy, requirements
 from runner.trust.policy import Decision, Policy, Subject
-from runner.values import dataclass
 
 _STUBS = {paths.PLAN: b"---\ntitle: A plan\n---\n", "": b"---\ntitle: A step\nkind: human\n---\n"}
 _PARSERS: dict[str, Callable[[bytes, str], object]] = {
@@ -408,7 +407,7 @@ def followed(subject: Subject, top: Path) -> Subject:
     for path in subject.paths:
         real = "" if "\0" in path else os.path.realpath(os.path.join(root, path))
         found.append(os.path.relpath(real, root) if real.startswith(root + os.sep) else path)
-    return replace(subject, paths=tuple(found))
+    return subject._replace(paths=tuple(found))
 
 
 def arguments(given: tuple[str, ...]) -> dict[str, Any]:
@@ -458,7 +457,7 @@ def _subject(example: Example, effects: Effects) -> tuple[Subject, str]:
         about |= {"engine": example.engine, "isolation": example.isolation, "start of step": example.step}
         text = next(f"{what} {value}" for what, value in about.items() if value is not None)
     told = f"{text} in step {example.step}" if example.step and subject.kind != "step" else text
-    return replace(subject, step=example.step, untrusted=example.untrusted), told
+    return subject._replace(step=example.step, untrusted=example.untrusted), told
 
 
 def origin_of(ready: Policy, subject: Subject, said: Decision) -> str:

@@ -14,6 +14,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +28,6 @@ from runner.protocol import ids, paths
 from runner.store import history, locks, lookup, protocol_worktree, record, trusted, workspace, worktree
 from runner.store.environment import matching
 from runner.store.project import Project
-from runner.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from runner import resources
@@ -36,7 +37,6 @@ from runner.store.project import Project
 from runner.store.transaction import RefUpdate
 from runner.store.trusted import policy_digest
 from runner.trust.transitions import commit_of
-from runner.values import dataclass
 
 RACES = 50
 MANY = 16  # files of a plan that are worth a pack: each one is 4 kB of the disk, and waited for

@@ -24,7 +24,6 @@ from runner.store import locks, lookup, push_refusal, record, remote, worktree
 from runner.store.environment import matching, read_checkpoint
 from runner.store.project import Project
 from runner.store.record import Brief, Outlook, Row
-from runner.values import dataclass
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -39,8 +38,7 @@ FEW = 100  # protocols whose branches are asked for one by one
 _COMMAND = r"(?:^|(?<=then )|(?<=or ))runner "  # where a command starts in `Next.text`
 
 
-@dataclass(frozen=True, slots=True)
-class Next:
+class Next(NamedTuple):
     """What to do next. `command`: what the person here types, or None; `text`: the same for people, or who has to type what;
     `then`: the command that follows it, or empty."""
 
@@ -58,8 +56,7 @@ class Next:
         return as_typed(f"{self.text}, then {self.then}" if self.then else self.text, program)
 
 
-@dataclass(frozen=True, slots=True)
-class Ahead:
+class Ahead(NamedTuple):
     """What the remote, as last fetched, has that the branch here lacks. `label`: behind, or clash; `command`: what resolves it."""
 
     label: str
@@ -67,8 +64,7 @@ class Ahead:
     command: str
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
+class Recorded(NamedTuple):
     """A protocol's status by its record alone.
 
     `name`: its name in commands; `word`: waits, ready, failed, completed …; `waits`: those that are open.
@@ -141,8 +137,7 @@ def recorded(row: Row, name: str) -> Recorded:
     return Recorded(row, name, word(row["status"], acts=found.action != "none"), found, waits)
 
 
-@dataclass(frozen=True, slots=True)
-class Description:
+class Description(NamedTuple):
     """A protocol's status for people.
 
     `name`: its name in commands; `word`: waits, works, ready, failed, completed, rewritten …; `reason`: half a line; `waits`:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final, Protocol
 
@@ -21,7 +21,6 @@ from runner.protocol.ref_files import Day
 from runner.store import day_budget, lease, publishing, record
 from runner.store.project import Project
 from runner.store.record import Row
-from runner.values import dataclass
 
 ACTIVE: Final = ("planning", "planned", "running")
 HELD: Final = 75

@@ -15,7 +15,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,6 @@ from runner.protocol.config import Config
 from runner.store import transaction, worktree
 from runner.store.environment import Environment, StateDir, write_atomically
 from runner.trust import signature, signers
-from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.app.scaffold import Discovered

@@ -11,6 +11,7 @@ import difflib
 import re
 import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +26,6 @@ from runner.store import lookup, snapshot, worktree
 from runner.store.project import Project
 from runner.tools import servers
 from runner.tools.servers import ASKS
-from runner.values import dataclass
 
 _NO_PROTOCOL = "0000-mcp"  # whose workspace the server sees: that of no protocol, which is discarded
 

@@ -9,6 +9,7 @@ import dataclasses
 import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from runner.app import describe
 from runner.app.steer import number
@@ -23,7 +24,6 @@ from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import permit
 from runner.trust.transitions import commit_of
-from runner.values import dataclass
 
 RACES = 20
 _TRAILER = re.compile(r"[A-Za-z][A-Za-z0-9-]*: ")

@@ -13,6 +13,7 @@ import math
 import smtplib
 import ssl
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from email.message import EmailMessage
 from email.utils import formatdate
@@ -32,7 +33,6 @@ from runner.store.environment import write_atomically
 from runner.store.project import Project
 from runner.store.record import Row
 from runner.trust import policy
-from runner.values import dataclass
 
 LIMIT: Final = 10.0  # seconds that one way of telling may take
 PATIENCE: Final = 60.0  # seconds that another process may take for its message

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from runner.app import describe
@@ -17,7 +18,6 @@ from runner.lines import counted, pattern
 from runner.protocol import paths
 from runner.protocol.state import ENDED, State, StepState, StepStatus, wait_type
 from runner.store import record
-from runner.values import dataclass
 
 PLAN_TEXT: Final = 20_000  # characters of the plan that are shown; the branch has it whole
 TITLE_TEXT: Final = 120

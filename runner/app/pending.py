@@ -6,6 +6,7 @@ Judged by the trusted branch as last fetched; the network is not asked, and noth
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 
 from runner.errors import MalformedFileError, RefusedError, RunnerError
 from runner.executor import advance, permissions
@@ -23,7 +24,6 @@ from runner.trust.signature import SigningKey
 from runner.trust.transitions import before_work
 from runner.trust.trusted_config import TrustedConfig
 from runner.trust.view import ApprovalFile, View
-from runner.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

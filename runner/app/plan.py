@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 from runner.app.steer import number, refuse_ended, refuse_unplanned
 from runner.errors import InTheWayError, RefusedError, UsageError
@@ -20,7 +21,6 @@ from runner.protocol.state import ENDED
 from runner.store import history, record, snapshot, worktree
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
-from runner.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from runner.app import describe, page, steer, verify
@@ -40,7 +41,6 @@ from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import permit, requirements
 from runner.trust.manifest import is_code
-from runner.values import dataclass
 
 KEY: Final = "protocol"  # of the one comment
 ANSWERS: Final = 20  # commands whose answers the comment keeps

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from runner.app import sync
 from runner.executor import advance
@@ -12,14 +12,12 @@ from runner.protocol import decision, state
 from runner.protocol.decision import Halt
 from runner.store import lease, publishing, transaction
 from runner.store.project import Project
-from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.forge import Forge
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
+class Pace(NamedTuple):
     """How far a run goes. `until`: a step that ends it; `ask`: asks a person who is here whether it continues, and with `each` does so
     after each step."""
 

@@ -15,6 +15,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Final
@@ -33,7 +34,6 @@ from runner.protocol.ids import digest
 from runner.protocol.model_answers import Discovery, UnfitError
 from runner.store import locks, trusted
 from runner.store.project import Project
-from runner.values import dataclass
 
 # The files at the top of a checkout that identify a stack; the first stack found is the default.
 STACKS: Final = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 from runner import signals
 from runner.app import describe
@@ -26,7 +27,6 @@ from runner.store import lease, locks, lookup, record, remote, transaction, work
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust.transitions import before_work
-from runner.values import dataclass
 
 EFFECT = {"happened": True, "did-not": False}  # the answers about an effect without a known outcome
 STOPS_WITHIN = 8.0  # seconds in which a runner that gets the stop signal has ended its command and recorded its cost
@@ -39,7 +39,7 @@ class Steered:
 
     protocol: str
     said: str
-    next: Next = Next()
+    next: Next = field(default_factory=Next)
     notes: tuple[str, ...] = ()
 
 

@@ -9,6 +9,7 @@ import contextlib
 import json
 import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from runner.sandbox.process import Outcome
 from runner.store import locks, lookup, record, workspace
 from runner.store.environment import write_atomically
 from runner.store.project import Project
-from runner.values import dataclass
 
 LIMIT = 600.0  # seconds that all candidates have
 MOST = 12  # candidates

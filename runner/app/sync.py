@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from runner import forge as forges
 from runner.app import request
@@ -15,7 +15,6 @@ from runner.protocol import ids, policy_file
 from runner.store import day_budget, history, lease, lookup, publishing, push_refusal, record
 from runner.store.project import Project
 from runner.store.remote import Mirror
-from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.forge import Forge
@@ -23,8 +22,7 @@ if TYPE_CHECKING:
 RACES = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Synced:
+class Synced(NamedTuple):
     """The result for one protocol: the tip that both sides have now, and the action; `url`: of its request, or empty.
 
     `title`: of one that is new here; `error`: why it was not synced, while others were.
@@ -78,7 +76,7 @@ def sync(project: Project, protocols: list[str] | None = None, *, work: bool = T
             one = Synced(protocol, project.tip(protocol) or "", "", error=error)
         if protocol not in before and one.said == "brought":
             row = record.row(project.git, protocol, one.tip)
-            one = dataclasses.replace(one, said="new", title=str(row["title"]))
+            one = one._replace(said="new", title=str(row["title"]))
         done.append(one)
     _settle_reserved(project, mirror, protocols)
     if away is not None:
@@ -173,7 +171,7 @@ def _on_forge(project: Project, forge: Forge, done: Synced, work: bool) -> Synce
         publishing.drop_lease(project)
     _track_base(project, protocol)
     posted = request.post(project, forge, protocol, news if news.seen else None)
-    return done if posted is None else dataclasses.replace(done, url=posted.request.url)
+    return done if posted is None else done._replace(url=posted.request.url)
 
 
 def _track_base(project: Project, protocol: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from runner.app import describe
@@ -22,7 +23,6 @@ from runner.protocol.state import OF_NO_STEP, Json
 from runner.store import history, record
 from runner.store.project import Project
 from runner.trust import transitions
-from runner.values import dataclass
 
 _HASH = re.compile(r"\b(?:sha256:)?([0-9a-f]{12})[0-9a-f]{28,52}\b")
 

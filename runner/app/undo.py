@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from runner.app import describe
 from runner.app.doctor import Clone
@@ -23,7 +24,6 @@ from runner.store.environment import lower_checkpoint
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust.transitions import commit_of, first_parents, transition_of
-from runner.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

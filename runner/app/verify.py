@@ -9,8 +9,8 @@ From there as from the remote a history is taken by one rule, `history.compare`.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from runner.errors import InsufficientHistoryError, IntegrityError, UsageError
 from runner.git import Git
@@ -19,7 +19,6 @@ from runner.store import history, lookup, objects, publishing, record, remote, t
 from runner.store.environment import read_checkpoint, write_checkpoint
 from runner.store.project import Project
 from runner.trust import rules, verify, walk
-from runner.values import dataclass
 
 
 def known(project: Project) -> list[str]:
@@ -107,7 +106,7 @@ def examine(
                 "freshness not proven: this machine has not seen it before; `runner verify --live` asks the remote"
             )
     evidence = _evidence(project, protocol, live=live, bases=bases, filed=place.filed)
-    report = verify.beside(git, dataclasses.replace(report, findings=tuple(findings), notes=tuple(notes)), evidence)
+    report = verify.beside(git, report._replace(findings=tuple(findings), notes=tuple(notes)), evidence)
     if report.state is not None and not report.findings and project.git.ref(project.branch(protocol)) == place.tip:
         write_checkpoint(project.dirs, protocol, place.tip, report.state.genesis)
     return report
@@ -182,8 +181,7 @@ def _asks(project: Project) -> str | None:
     return None if project.mirror is not None else project.trusted.remote
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(NamedTuple):
     """Where a protocol's chain is. `branch`: the branch's commit here; `there`: the remote's, where it was asked; `filed`: the
     history's; `replaced`: the remote's, if it does not continue the one here; `kept`: whether a branch or the history has
     the chain, not the base alone."""

@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -27,7 +27,6 @@ from runner.store import lookup, publishing, record, worktree
 from runner.store.changes import Changes, Why, is_being_edited
 from runner.store.project import Project
 from runner.store.remote import Mirror
-from runner.values import dataclass
 
 TURN = 20  # transitions of one protocol before the others are looked at
 ROUND = 0.5  # seconds of work after which the refs are read anew before the next protocol

@@ -8,7 +8,7 @@ from __future__ import annotations
 import codecs
 import dataclasses
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,6 @@ from runner.sandbox import terminal
 from runner.store import lookup
 from runner.trust import policy
 from runner.trust.policy import Subject
-from runner.values import dataclass
 
 COLOURS = {"allow": "green", "ask": "yellow", "deny": "red"}
 CODES = {"allow": 0, "ask": 3, "deny": 4}
@@ -73,12 +72,12 @@ class _Question:
             found = self._call(session, self.tool)
         else:
             found = check.subject_of(self.run, self.paths, self.isolation, self.engine)
-        return replace(found, step=self.step, untrusted=self.untrusted)
+        return found._replace(step=self.step, untrusted=self.untrusted)
 
     def _call(self, session: Session, tool: str) -> Subject:
         effects = _effects(session)
-        found = replace(check.call_subject(tool, check.arguments(self.given), effects, self.effect), engine=self.engine)
-        found = replace(found, paths=self.paths) if self.paths else _followed(session, found)
+        found = check.call_subject(tool, check.arguments(self.given), effects, self.effect)._replace(engine=self.engine)
+        found = found._replace(paths=self.paths) if self.paths else _followed(session, found)
         if self.effect is None and tool not in effects:
             session.note(f"{tool} is not a known tool: treated as external, unless --effect says otherwise")
         return found

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -20,9 +20,9 @@ from runner.cli import streams
 from runner.cli.session import Session
 from runner.cli.streams import safe
 from runner.errors import HeldError, SpentError, UsageError
+from runner.protocol import state as state_file
 from runner.store import record
 from runner.store.environment import write_atomically
-from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.executor.advance import Advanced
@@ -61,10 +61,8 @@ def end(session: Session, done: Advanced, code: int) -> int:
     """Report the status to the job, and return its exit code; without `--ci`, return `code`."""
     if not is_on(session):
         return code
-    import dataclasses
-
     state = done.state
-    found = record.outlook(dataclasses.asdict(state))
+    found = record.outlook(state_file.plain(state))
     told = {"protocol": state.protocol, "status": str(state.status), "revision": str(state.revision)}
     flags = {"held": False, "waits": code == WAITING, "more": found.action not in ("none", "ask-person")}
     _write(session, {**told, "commit": done.commit, **{name: str(flag).lower() for name, flag in flags.items()}})
@@ -73,8 +71,7 @@ def end(session: Session, done: Advanced, code: int) -> int:
     return 0 if code == WAITING else code
 
 
-@dataclass(frozen=True, slots=True)
-class Annotation:
+class Annotation(NamedTuple):
     """A finding in a file of the request. `title`: the protocol and the rule; `line`: from 1."""
 
     file: str

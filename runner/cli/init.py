@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import difflib
 import signal
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,6 @@ from runner.protocol.paths import CLARIFICATIONS, CONFIG
 from runner.store import trusted
 from runner.store.environment import Environment, StateDir, writable_state_home
 from runner.store.project import Project
-from runner.values import dataclass
 
 
 @click.command("init")

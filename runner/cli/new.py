@@ -7,6 +7,7 @@ import dataclasses
 import os
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from runner.git import GitError
 from runner.lines import counted, lines_of
 from runner.protocol import ids
 from runner.store import lookup, publishing, record
-from runner.values import dataclass
 
 _OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,6 @@ from runner.cli.streams import program
 from runner.lines import counted, headline, lines_of
 from runner.protocol import decision, events, paths
 from runner.store import lookup, record
-from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.executor.advance import Advanced

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -95,7 +94,7 @@ def _plain(report: Report) -> dict[str, Any]:
         "ok": report.ok,
         "transitions": report.transitions,
         "approvals": report.approvals,
-        "findings": [asdict(found) for found in report.findings],
+        "findings": [found._asdict() for found in report.findings],
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import signal
@@ -12,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,11 +26,11 @@ from runner.cli.progress import Progress
 from runner.cli.session import Session
 from runner.errors import RunnerError, UsageError
 from runner.lines import counted, lines_of
+from runner.protocol import state as state_file
 from runner.protocol.plans import seconds_of
 from runner.store import lookup, record, remote
 from runner.store.changes import Changes, Clocks
 from runner.store.project import Project
-from runner.values import dataclass
 
 
 def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
@@ -160,7 +159,7 @@ def _plain(told: Happened) -> dict[str, Any]:
                 for one in done.entries
             ]
         else:
-            found = record.outlook(dataclasses.asdict(done.state))
+            found = record.outlook(state_file.plain(done.state))
             row |= {"next": {"action": found.action, "step": found.step, "by": found.by}, "reason": found.reason}
     return row | dict(told.facts)
 

@@ -11,12 +11,11 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, field
+from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import Any, ClassVar, Protocol
 
 from runner.errors import RunnerError
-from runner.values import dataclass
 
 Json = Any
 MOST_OUTPUT = 16_384  # tokens of an answer, where nothing else is set

@@ -17,7 +17,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final, Protocol
 
@@ -42,7 +42,6 @@ from runner.errors import UsageError
 from runner.lines import lines_of, with_ends
 from runner.protocol import aliases
 from runner.sandbox.process import Session
-from runner.values import dataclass
 
 VERSION: Final = 1  # of the protocol
 STARTING: Final = 120.0  # seconds until an agent has a session

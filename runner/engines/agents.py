@@ -10,11 +10,11 @@ import difflib
 import importlib.util
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from runner.engines import EngineError
 from runner.errors import UsageError, installs
-from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.protocol.config import Config

@@ -8,12 +8,11 @@ import os
 import selectors
 import time
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Final
 
 from runner.engines import Json
 from runner.sandbox.process import Outcome, Session
-from runner.values import dataclass
 
 MOST_LINE: Final = 64 * 1024 * 1024  # bytes of one message
 _CHUNK: Final = 64 * 1024

@@ -20,7 +20,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler
 from typing import Any, Final
@@ -31,7 +31,6 @@ from runner.engines.line import as_text, duration, wait_of
 from runner.errors import UsageError
 from runner.sandbox.network import proxy_for
 from runner.sandbox.process import Network
-from runner.values import dataclass
 
 PORT: Final = 3129  # on the sandbox's loopback
 TOOLS_PORT: Final = 3130

@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, TypeVar
@@ -44,7 +45,6 @@ from runner.engines import (
     Response,
     without_picture,
 )
-from runner.values import dataclass
 
 JSON: Final[Mapping[str, Json]] = {"headers": {"Content-Type": "application/json"}}
 AGAIN: Final = "run the same command again"

@@ -13,13 +13,13 @@ import dataclasses
 import itertools
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from runner.engines import Call, Engine, EngineError, Json, ModelTurn, Request, Response, Usage, digest_of
 from runner.errors import MalformedFileError, UnsupportedError, UsageError
-from runner.values import dataclass
 
 PROVIDER: Final = "recorded"
 SCHEMA: Final = 1

@@ -12,6 +12,7 @@ import importlib.util
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -37,7 +38,6 @@ from runner.engines.line import Form, LineEngine, Place
 from runner.engines.recorded import PROVIDER as RECORDED
 from runner.engines.recorded import RecordedEngine
 from runner.errors import UsageError, installs
-from runner.values import dataclass
 
 _MODEL: Final = re.compile(r"~?[A-Za-z0-9][A-Za-z0-9._:@-]*(/[A-Za-z0-9][A-Za-z0-9._:@-]*){0,3}")
 _MOST_OUTPUT: Final = (

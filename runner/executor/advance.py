@@ -7,9 +7,8 @@ published the same way.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from runner import forge as forges
 from runner import signals
@@ -41,7 +40,6 @@ from runner.store import history, lease, pending, publishing, record, transactio
 from runner.store.environment import write_checkpoint
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
-from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.forge import Forge
@@ -49,8 +47,7 @@ if TYPE_CHECKING:
 _AT_WORK = (StepStatus.PENDING, StepStatus.RUNNING)
 
 
-@dataclass(frozen=True, slots=True)
-class Advanced:
+class Advanced(NamedTuple):
     """The result of one call. `entries`: empty where nothing was recorded; `action`: the decision; `before`: the earlier transitions
     of its batch, which were published with it."""
 
@@ -68,8 +65,7 @@ class Advanced:
         return [entry.event for entry in self.entries]
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(NamedTuple):
     """Where a transition starts. `first`: the events that it records before its action; `evaluated`: None where no approval was
     judged."""
 
@@ -251,7 +247,7 @@ def _batch(
         return None
     if batch.tips:
         write_checkpoint(dirs, protocol, batch.tip, done[-1].state.genesis)
-    return dataclasses.replace(done[-1], before=tuple(done[:-1]))
+    return done[-1]._replace(before=tuple(done[:-1]))
 
 
 def _step(
@@ -345,8 +341,7 @@ def _lease(project: Project, seen: Snapshot, forge: Forge | None) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(NamedTuple):
     """A person's commit. `filed`: the history's commit that keeps its transcript, and the one before."""
 
     oid: str
@@ -454,8 +449,7 @@ def at_once(start: Start, action: Action, outcome: Outcome) -> Advanced | None:
     return Advanced(made.state, action, made.entries, made.commit, outcome.summary, outcome.failed)
 
 
-@dataclass(frozen=True, slots=True)
-class _Merged:
+class _Merged(NamedTuple):
     """A step's work on a commit. `conflict`: why there is no `tree`; `also`: the refs that keep work beside the branch."""
 
     tree: str | None
@@ -463,8 +457,7 @@ class _Merged:
     also: dict[str, tuple[str | None, str | None]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
+class _Work(NamedTuple):
     """The work of one attempt of a step: recorded where it started, or merged onto the commits that came between."""
 
     start: Start
@@ -566,7 +559,7 @@ def _has_ended(seen: Snapshot) -> bool:
 def _started_at(event: Event, old: str, new: str) -> Event:
     """Return an event of work that started at the commit `old` as one of work that started at `new`."""
     if isinstance(event, ev.StepFinished) and event.start == old:
-        return dataclasses.replace(event, start=new)
+        return event.model_copy(update={"start": new})
     return event
 
 
@@ -584,7 +577,7 @@ def _edits_again(project: Project, first: list[Event], seen: Snapshot, start: st
     if not first:
         return first
     words = [
-        dataclasses.replace(event, at=start) if isinstance(event, ev.ApprovalCounted | ev.CallDecided) else event
+        event.model_copy(update={"at": start}) if isinstance(event, ev.ApprovalCounted | ev.CallDecided) else event
         for event in first
         if not isinstance(event, ev.PlanEdited)
     ]

@@ -10,10 +10,9 @@ call made, twice.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Final
 
@@ -41,7 +40,6 @@ from runner.tools import registry as tool_registry
 from runner.tools.agent import AgentTools
 from runner.tools.commands import Commands, WorkspaceAlias, bounded, folded
 from runner.trust import policy
-from runner.values import dataclass
 
 LOOKS = 12  # rounds of calls before a plan or a verdict
 
@@ -385,7 +383,7 @@ def _refuse(project: Project, command: str) -> None:
         ToolError: with the rule.
     """
     subject = policy.call("shell", {"command": command}, effect="workspace", paths=())
-    said = policy.evaluate(permissions.trusted_config(project).rules, dataclasses.replace(subject, untrusted=True))
+    said = policy.evaluate(permissions.trusted_config(project).rules, subject._replace(untrusted=True))
     if said.verdict != "allow":
         raise ToolError(f"the policy does not allow it: {said.why} ({said.where})")
 

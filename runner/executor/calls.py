@@ -5,13 +5,13 @@ The judge asks the trusted branch's policy, by what a call really touches. `effe
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from runner import signals
 from runner.errors import IntegrityError
@@ -32,7 +32,6 @@ from runner.tools import AsksError, Contract, Tool, ToolError, check_arguments, 
 from runner.tools.commands import WorkspaceAlias
 from runner.trust import policy
 from runner.trust.policy import Decision
-from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.protocol.config import AgentFile
@@ -76,8 +75,7 @@ class Open:
         return Made(tool.call(arguments))
 
 
-@dataclass(frozen=True, slots=True)
-class CallDecision:
+class CallDecision(NamedTuple):
     """The decision about a held call. `digest`: of its file, as it was held; `told`: an earlier transition has it."""
 
     approved: bool
@@ -87,7 +85,7 @@ class CallDecision:
     told: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Calls:
     """The gate of one attempt of a step. `decisions`: about held calls, by their names."""
 
@@ -324,8 +322,7 @@ def judge_of(run: StepRun) -> Judge:
         if contract.source.startswith("mcp:"):  # a server is given whole paths, and follows links
             arguments = {**arguments, "path": None, "paths": paths_of}
         subject = policy.call(contract.name, arguments, effect=contract.effect, paths=paths_of)
-        subject = dataclasses.replace(
-            subject,
+        subject = subject._replace(
             step=run.slug,
             untrusted=untrusted,
             hosts=(*subject.hosts, *_reached(project, contract)),

@@ -8,11 +8,11 @@ the attempt where it needed more than that.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,7 +49,6 @@ from runner.tools import Contract, Tool, ToolError
 from runner.tools.agent import AgentTools
 from runner.tools.commands import MOST_ARGUMENT, WorkspaceAlias
 from runner.trust import policy
-from runner.values import dataclass
 
 PROMPT: Final = "task.txt"  # in HOME
 _ARGUMENTS: Final = {
@@ -152,7 +151,7 @@ class Place:
         found = session.network(self.row.hosts, where, log)
         reached = [one.network.serves for one in (self.meter, self.tools) if one is not None]
         serves = {port: answer for one in reached for port, answer in one.items()}
-        return dataclasses.replace(found or Network(log=log), serves=serves) if serves else found
+        return (found or Network(log=log))._replace(serves=serves) if serves else found
 
     @property
     def argv(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import IllegalEventError, MalformedFileError, RefusedError
@@ -34,7 +35,6 @@ from runner.store.project import Project
 from runner.store.remote import Mirror
 from runner.store.snapshot import Snapshot
 from runner.trust.requirements import KEYBOARD
-from runner.values import dataclass
 
 Refs = dict[str, tuple[str | None, str | None]]
 
@@ -193,7 +193,7 @@ def answer_again(project: Project, protocol: str, commit: Commit, onto: str, the
         why = f"{what} was asked again elsewhere, and waits: `runner answer {ids.number_of(protocol)} {anew[0]} TEXT` answers it"
     body = log.render(first).encode("ascii")
     subject = f"{protocol}: {event.subject} was answered elsewhere first\n\n".encode()
-    kept = dataclasses.replace(commit, message=subject + body)
+    kept = commit._replace(message=subject + body)
     new = publishing.done_again(project, kept, now.tree, (onto,))
     project.env.say(f"{why}; yours decides nothing, and the history keeps it as commit {new[:7]}")
     return new

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from runner.errors import RunnerError, UnreachableError, UnsupportedError, WaitingError
 from runner.executor.journal import Journal, Noted
@@ -24,15 +24,13 @@ from runner.protocol.transcript import Intent, Outcome, Settled, Typed
 from runner.store import history, lease
 from runner.store.environment import matching
 from runner.tools import AsksError, Contract, OutcomeUnknownError, Tool, ToolError, python
-from runner.values import dataclass
 
 HAPPENED = "a person says that it happened; its result is not known"
 SAME_KEY = "made again with the same key"
 REPEATS = 2  # how often a repeatable call is repeated at once after its process is lost
 
 
-@dataclass(frozen=True, slots=True)
-class Announced:
+class Announced(NamedTuple):
     """An effect that was announced, in a journal or on the remote, or that a person was asked about.
 
     `revision`: of the record when it was announced on the remote, or of the question; 0 where a journal has it.
@@ -62,8 +60,7 @@ class EffectError(Exception):
         self.intent, self.text = intent, text
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
+class Made(NamedTuple):
     """The outcome of a call. `decision`: on its permission, as the transcript has it; None where a default allowed it.
 
     `known`: False where a person says that it happened, and its result is unknown.
@@ -75,8 +72,7 @@ class Made:
     known: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class EffectDecision:
+class EffectDecision(NamedTuple):
     """A person's decision about an effect whose outcome was unknown. `wait`: the wait that it ended."""
 
     wait: str
@@ -96,8 +92,7 @@ class EffectDecision:
         return f"{self.by} says that it {'happened' if self.happened else 'did not happen'}"
 
 
-@dataclass(frozen=True, slots=True)
-class Effect:
+class Effect(NamedTuple):
     """An external call. `name`: the attempt's name of it; `decision`: on its permission."""
 
     name: str
@@ -117,7 +112,7 @@ class Effect:
         return self.contract.name, digest(text.encode())
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class ExternalCalls:
     """The effects of one attempt of a step. `decisions`: people's, about effects whose outcome was unknown.
 

@@ -19,9 +19,8 @@ import re
 import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from runner import beneath
 from runner.errors import StepFailedError, UsageError
@@ -36,7 +35,6 @@ from runner.store import objects, worktree
 from runner.store.environment import write_atomically
 from runner.store.project import Project
 from runner.store.workspace import Workspace
-from runner.values import dataclass
 
 # Folders of environments, by what makes one of them sure.
 KINDS = {".venv": "pyvenv.cfg", "venv": "pyvenv.cfg", "node_modules": "", "vendor/bundle": "ruby"}
@@ -68,8 +66,7 @@ _COMMENTS, _COMMAS = pattern(_STRING + r"|//[^\n]*|/\*.*?\*/", re.S), pattern(_S
 _SYSTEM = ("/", "/dev", "/etc", "/opt", "/proc", "/run", "/sys", "/tmp", "/usr", "/var/tmp")
 
 
-@dataclass(frozen=True, slots=True)
-class ProjectEnvironment:
+class ProjectEnvironment(NamedTuple):
     """What commands in the sandbox are shown: folders, and files that are copied; by their path below the workspace.
 
     `top`: the path at which the workspace appears; None for its own. `home`: a folder with the content of their HOME. `outside`:
@@ -81,8 +78,8 @@ class ProjectEnvironment:
     folders: Mapping[str, Path]
     generated: Mapping[str, Path]
     home: Path | None = None
-    outside: Mapping[str, Path] = field(default_factory=dict)
-    builds: Mapping[str, Path] = field(default_factory=dict)
+    outside: Mapping[str, Path] = {}
+    builds: Mapping[str, Path] = {}
     image: str = ""
 
     def programs(self, work: Path) -> list[str]:
@@ -104,8 +101,7 @@ class ProjectEnvironment:
             for name in (*self.folders, *self.generated, *self.builds)
             if git.object(f"{commit}:{name}") is not None
         }
-        return replace(
-            self,
+        return self._replace(
             folders={name: at for name, at in self.folders.items() if name not in taken},
             generated={name: at for name, at in self.generated.items() if name not in taken},
             builds={name: at for name, at in self.builds.items() if name not in taken},
@@ -225,8 +221,7 @@ def with_made(own: ProjectEnvironment, folder: Path) -> ProjectEnvironment:
     """
     names = json.loads((folder / MADE).read_bytes())
     work = {name: folder / "work" / name for name in names}
-    return replace(
-        own,
+    return own._replace(
         folders={**{name: at for name, at in work.items() if _is_folder(at)}, **own.folders},
         generated={name: at for name, at in work.items() if not _is_folder(at)},
         home=folder / "home",

@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from runner import __version__
 from runner.errors import (
@@ -40,7 +41,6 @@ from runner.store.environment import StateDir, read_checkpoint, write_checkpoint
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import verify
-from runner.values import dataclass
 
 RACES = 20  # how often a lost race is started again before it is told
 
@@ -135,8 +135,7 @@ def _read(project: Project, tip: str, protocol: str) -> Snapshot:
     return project.snapshot
 
 
-@dataclass(frozen=True, slots=True)
-class Checker:
+class Checker(NamedTuple):
     """Verifies a protocol's commits that were fetched, before the branch here moves to them."""
 
     project: Project

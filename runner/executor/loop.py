@@ -13,7 +13,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import astuple, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Protocol, TypeVar
@@ -49,7 +49,6 @@ from runner.protocol.config import EngineSettings
 from runner.protocol.transcript import Result, Results, Summary, Typed
 from runner.store.environment import Environment
 from runner.tools import AsksError, Tool, ToolError, registry
-from runner.values import dataclass
 
 READERS = 4  # calls that run at the same time
 LONG = 1.0  # seconds after which a call's result is journaled at once: a kill does not repeat the call

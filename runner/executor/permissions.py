@@ -15,7 +15,7 @@ import dataclasses
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from runner import forge as forges
 from runner.errors import MalformedFileError, RefusedError
@@ -36,7 +36,6 @@ from runner.trust.permit import Ask, Denied, Result, StepAction, Verdict
 from runner.trust.trusted_config import TrustedConfig, differs, is_below
 from runner.trust.trusted_config import load as load_trusted_config
 from runner.trust.view import ApprovalRequest, RejectionReason, View
-from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.forge import Forge, Identity, Membership, Review
@@ -44,8 +43,7 @@ if TYPE_CHECKING:
     from runner.trust.requirements import ApprovalRequirement
 
 
-@dataclass(frozen=True, slots=True)
-class ReviewResult:
+class ReviewResult(NamedTuple):
     """The reviews that count: `approvals` as an event names them; `objections`: people of the role who ask for changes."""
 
     approvals: Sequence[ReviewFields] = ()
@@ -70,8 +68,7 @@ class Reason(StrEnum):
     ONE_PERSON = "another account of the same person has counted"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counted:
+class Counted(NamedTuple):
     """Reviews with the principal of each that counts: approvals, objections that block, and the others with the reason."""
 
     approvals: Mapping[str, Review]
@@ -351,7 +348,7 @@ def settle(
             fetched = fetch_reviews(project, forge, view, status.requirement, wait)
             if project.options.get("ephemeral") and project.setting("publish") == "never":
                 # The work of such a job is handed over, and its report of a review is not trusted: `sync` counts it.
-                fetched = dataclasses.replace(fetched, approvals=())
+                fetched = fetched._replace(approvals=())
             status = approval.status_of(view, wait, fetched.approvals)
             for one in status.reviews if status else ():
                 if one.rejection is not None:

@@ -9,12 +9,12 @@ and `write_plan` resumes the conversation in any clone. The callers turn the fil
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import json
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from runner import resources
 from runner.engines import EngineError, KeyMissingError, Request, Turn, UserTurn, registry
@@ -40,7 +40,6 @@ from runner.store.snapshot import Snapshot
 from runner.tools import ToolError
 from runner.tools import registry as tools
 from runner.trust.transitions import transitions_below
-from runner.values import dataclass
 
 ROUNDS = 3  # how often the model may ask questions
 SECONDS = 1800.0
@@ -410,7 +409,7 @@ def _creator(project: Project, seen: Snapshot) -> Ident:
     for one in transitions_below(git, seen.protocol, seen.tip):
         if one.has("created", seen.protocol):
             found = _AUTHOR.fullmatch(one.commit.author.decode("utf-8", "replace"))
-            return dataclasses.replace(now, name=found[1], email=found[2]) if found else now
+            return now._replace(name=found[1], email=found[2]) if found else now
     return now
 
 

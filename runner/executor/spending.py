@@ -7,9 +7,8 @@ lost race): they count in every budget too. An unknown price never counts as zer
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 
@@ -29,7 +28,6 @@ from runner.store.environment import matching
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust.policy import stricter
-from runner.values import dataclass
 
 TURNS = 200  # of an attempt, where no budget of its own says how many
 
@@ -53,7 +51,7 @@ def planned_anew(project: Project, snapshot: Snapshot, edit: ev.PlanEdited) -> e
             total, last = Total(), None
         else:
             total, last = total + of(transcript.parse(data, name)), digest(data)
-    return dataclasses.replace(edit, transcript=last, spent=told(total)) if last else edit
+    return edit.model_copy(update={"transcript": last, "spent": told(total)}) if last else edit
 
 
 def told(total: Total, seconds: int = 0) -> ev.Spent:

@@ -11,7 +11,7 @@ import json
 import re
 from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
@@ -23,7 +23,6 @@ from runner.protocol.plans import Plan, Step, seconds_of
 from runner.protocol.state import State, StepStatus
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
-from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.executor.journal import Journal
@@ -44,7 +43,7 @@ _IN_HEADERS = pattern(
 _NAMES = pattern(r"(?:^|_)(?:API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:$|_)", re.IGNORECASE)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class StepRun:
     """One attempt of a step. `view`: the protocol at the commit where the attempt starts.
 

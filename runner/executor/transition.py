@@ -7,10 +7,9 @@ with (design §4, §5). One of the policy's `agents` signs the work of a runner;
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
-from dataclasses import field
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
+from typing import NamedTuple
 
 from runner.errors import UsageError
 from runner.executor import permissions
@@ -27,7 +26,6 @@ from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.store.transaction import RefUpdate
 from runner.trust import signature, signers
-from runner.values import dataclass
 
 KEY = "RUNNER_SIGNING_KEY"
 
@@ -45,8 +43,7 @@ class Kind(StrEnum):
     RECORDED = "recorded"  # the events are all of it
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What an action led to. `events`: what happened; `record` adds what follows from it.
 
     `asks`: the event that asks for approval of the work, before the step is completed. `tree`: with the work, None for a transition
@@ -61,11 +58,9 @@ class Outcome:
     tree: str | None = None
     kept: str | None = None
     summary: str = ""  # for people
-    files: dict[str, bytes] = field(default_factory=dict)  # for the history: transcripts, output
+    files: Mapping[str, bytes] = {}  # for the history: transcripts, output
     keeps: tuple[str, ...] = ()  # commits for the history to keep: the work so far of a step that waits
-    record: dict[str, bytes] = field(
-        default_factory=dict
-    )  # more files of the protocol's folder: reports, a planner's plan
+    record: Mapping[str, bytes] = {}  # more files of the protocol's folder: reports, a planner's plan
     author: Ident | None = None  # the commit's, if not the runner
     final: bool = False  # a failure that `on_failure` does not retry
     continues: bool = False  # a retry starts from the work that is kept
@@ -115,7 +110,7 @@ def failed(
     state: State, step: Step, failure: ev.StepFailed, *, final: bool = False, continues: bool = False
 ) -> list[Event]:
     """Return the events of an attempt that failed, as the step's `on_failure` says; `final`, `continues`: as in `Outcome`."""
-    failure = dataclasses.replace(failure, attempt=state.steps[step.slug].attempt)
+    failure = failure.model_copy(update={"attempt": state.steps[step.slug].attempt})
     reason = log.cut(f"{step.slug}: {failure.reason}")
     back, most = step.retries
     if state.steps[back].attempt <= most and not final:
@@ -132,9 +127,8 @@ def failed(
 
 def blocked(protocol: str, failure: ev.StepFailed) -> list[Event]:
     """Return the events of an attempt that a person has to look at."""
-    fields = {one.name: getattr(failure, one.name) for one in dataclasses.fields(failure)}
     reason = log.cut(f"{failure.subject}: {failure.reason}")
-    return [ev.StepBlocked(**fields), ev.Blocked(subject=protocol, reason=reason)]
+    return [ev.StepBlocked(**vars(failure)), ev.Blocked(subject=protocol, reason=reason)]
 
 
 def _between(state: State, first: str, last: str) -> list[str]:
@@ -149,8 +143,7 @@ def _between(state: State, first: str, last: str) -> list[str]:
 # --- the commit ------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class EvaluatedAt:
+class EvaluatedAt(NamedTuple):
     """The time at which approvals were judged, and the trusted commit whose policy judged them: work takes long, and both change."""
 
     time: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import re
@@ -11,6 +10,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,6 @@ from runner.store import history, publishing, record, workspace
 from runner.store.environment import write_atomically
 from runner.store.project import Project
 from runner.store.workspace import Workspace
-from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.executor.environments import ProjectEnvironment
@@ -158,7 +157,7 @@ def end_left(project: Project, protocol: str) -> None:
         )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class WorkspaceSession:
     """A workspace and the sandbox that its commands run in."""
 
@@ -211,7 +210,7 @@ class WorkspaceSession:
         sandbox = _choose(project, found, image).limited(limits)
         permissions.refuse_isolation(project, sandbox.name)
         if environment and sandbox.image:
-            environment = dataclasses.replace(environment, image=sandbox.image.name)
+            environment = environment._replace(image=sandbox.image.name)
         return cls(project, protocol, space, sandbox, environment if sandbox.name != "host" else None, limits)
 
     @property
@@ -341,7 +340,7 @@ class WorkspaceSession:
             StepFailedError: this clone does not have that.
         """
         assert self.own is not None
-        self.own = dataclasses.replace(self.own, outside=environments.content_shown(self.project, commit))
+        self.own = self.own._replace(outside=environments.content_shown(self.project, commit))
         self.sandbox = self.sandbox.placed(self.own.place(self.space))
 
     def beside(self, run: StepRun, commit: str) -> WorkspaceSession:
@@ -407,7 +406,7 @@ class WorkspaceSession:
                 self._empty(self.out(space.export))
                 workspace.export(git, space, base, project.env)
                 outside = environments.content_shown(project, base)
-                place = dataclasses.replace(self.own.at(git, base), outside=outside).place(space)
+                place = self.own.at(git, base)._replace(outside=outside).place(space)
                 self.sandbox = self.sandbox.placed(Place({**place.at, home: HOME}, place.shown))
                 env = {**self.base_environment(space.export), "HOME": str(home)}
                 workspace.put_repository(git, space, base, self.protocol)
@@ -661,8 +660,8 @@ class WorkspaceSession:
         take = self._taking(kept, f"{run.label} {part}".rstrip())
         network = self.network(run.step.header.network, f"`network` of {run.where}", _log_to(kept))
         outcome = self.run(line, env, timeout=run.timeout, cwd=cwd, network=network, on_output=take)
-        asked = tuple(dataclasses.replace(one, host=run.redactor.text(one.host)) for one in outcome.network)
-        return dataclasses.replace(outcome, tail=run.redactor.data(outcome.tail), network=asked), kept.data()
+        asked = tuple(one._replace(host=run.redactor.text(one.host)) for one in outcome.network)
+        return outcome._replace(tail=run.redactor.data(outcome.tail), network=asked), kept.data()
 
     def _taking(self, kept: KeptOutput, what: str) -> Callable[[bytes], None]:
         """Return what takes the output of a command that starts now: it is kept, and shown to the person as it comes."""

@@ -9,14 +9,13 @@ contains a token. `executor/permissions.py` decides which reviews count; the cal
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import ClassVar, Final, Protocol
 from urllib.parse import quote
 
 from runner.errors import RunnerError
 from runner.lines import pattern
-from runner.values import dataclass
 
 STATUS_TEXT: Final = 140  # characters of a status that every forge shows
 BODY_TEXT: Final = 60_000  # characters of a request's or comment's body that every forge takes

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -24,7 +25,6 @@ from runner.forge import (
     TokenMissingError,
     TokenRefusedError,
 )
-from runner.values import dataclass
 
 MOST_PAGES: Final = 1000  # of a list, a hundred items each
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import InsufficientHistoryError, UsageError
 from runner.git.process import git_error
 from runner.lines import lines_of
-from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.git.database import Database

@@ -17,20 +17,17 @@ import threading
 import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Final, NamedTuple
 
 from runner.git.process import GitError, git_error
 from runner.lines import pattern
-from runner.values import dataclass
 
 TREE, BLOB, LINK, EXECUTABLE, SUBMODULE = "40000", "100644", "120000", "100755", "160000"
 
 
-@dataclass(frozen=True, slots=True)
-class Ident:
+class Ident(NamedTuple):
     """Who made a commit. `time`: seconds since the epoch; `offset`: minutes east of UTC."""
 
     name: str
@@ -44,8 +41,7 @@ class Ident:
         return f"{self.name} <{self.email}> {self.time} {sign}{minutes // 60:02d}{minutes % 60:02d}".encode()
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(NamedTuple):
     """A commit object, taken apart."""
 
     oid: str
@@ -153,8 +149,7 @@ def parse_tree(data: bytes, oid_length: int) -> Tree:
     return tree
 
 
-@dataclass(frozen=True, slots=True)
-class LongTree:
+class LongTree(NamedTuple):
     """A tree of many entries, with what it takes to read the next version of it by what differs. `ends`: where each entry ends, once
     it was needed; `changed`: the names with another id than in the tree `before`, which has the same names and modes."""
 
@@ -502,8 +497,7 @@ _OFFSETS = (
 _HARMLESS = (b"REUC", b"UNTR")
 
 
-@dataclass(frozen=True, slots=True)
-class Entries:
+class Entries(NamedTuple):
     """The entries of some paths in an index. `at`: path to its entry's offset; `end`: offset after the last entry of all;
     `forgotten`: folders whose cached trees it does not have, as far as that is known."""
 
@@ -540,7 +534,7 @@ class Entries:
                 rest.append(name + len(body).to_bytes(4, "big") + body)
             data[self.end :] = b"".join([*rest, bytes(self.size)])
         data[-self.size :] = _digest(memoryview(data)[: -self.size], self.size)
-        return replace(self, data=data, forgotten=folders.union(self.forgotten))
+        return self._replace(data=data, forgotten=folders.union(self.forgotten))
 
 
 def entries(data: bytes, paths: Collection[str], size: int, known: Entries | None = None) -> Entries | None:

@@ -10,10 +10,9 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, islice
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from runner.git.objects import deflater, name_of
-from runner.values import dataclass
 
 KINDS = {"commit": 1, "tree": 2, "blob": 3}
 OFS_DELTA = 6
@@ -30,8 +29,7 @@ LONGEST = 2**31 - 1  # bytes of a pack: more would need the index's table of lon
 _INDEX = b"\377tOc\0\0\0\2"  # an index begins so: its version is 2
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """An object in a pack. `part`: its bytes there; `depth`: how many deltas lead to it."""
 
     kind: str

@@ -19,11 +19,10 @@ import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, ClassVar, Self, TypedDict, Unpack
+from typing import IO, ClassVar, NamedTuple, Self, TypedDict, Unpack
 
 from runner.errors import RunnerError, UsageError
 from runner.lines import lines_of, pattern
-from runner.values import dataclass
 
 OLDEST = (2, 38)
 CHUNK = 64 * 1024
@@ -283,8 +282,7 @@ def git_error(argv: Sequence[str], code: int, stderr: str) -> GitError:
     return kind(f"git {' '.join(words[:1])}: {fatal}", "git", hint, stderr=stderr, code=code)
 
 
-@dataclass(frozen=True, slots=True)
-class Location:
+class Location(NamedTuple):
     """A repository's folders. `git_dir`: of the work tree of the current folder; `top`: that work tree, or None in a bare one."""
 
     cwd: Path

@@ -12,7 +12,7 @@ import re
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from runner import signals
@@ -21,11 +21,9 @@ from runner.git.database import Database
 from runner.git.objects import Entries, Ident
 from runner.git.process import DURABLE, GitError, answer, last, no_git, personal_environment, spawn
 from runner.lines import lines_of
-from runner.values import dataclass
 
 
-@dataclass(frozen=True, slots=True)
-class Worktree:
+class Worktree(NamedTuple):
     """A work tree of the repository. `git_dir`: its own, where its index lies; `branch`: full ref name, or None."""
 
     path: Path

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import fields
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
+from typing import NamedTuple
 
 from runner.errors import IntegrityError, MalformedFileError
 from runner.lines import pattern
 from runner.protocol.ids import DIGEST, OID, SLUG, SLUG_LIMIT, is_protocol_id
-from runner.values import dataclass
 
 VERSION = "runner-approval/v1"
 NAMESPACE = "runner-approval"
@@ -66,8 +65,7 @@ class MalformedStatementError(MalformedFileError):
         self.rule = rule
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
+class Statement(NamedTuple):
     """The signed text, a field a line, in the order of the lines. Build one and `render` it; `render` checks.
 
     `repo`: 32 hex digits. `genesis`, `digest`, `policy`: `sha256:` and 64 hex digits. `subject`: `plan`, `merge`,
@@ -112,8 +110,7 @@ class Statement:
         return seconds(self.expires)
 
 
-@dataclass(frozen=True, slots=True)
-class Signed:
+class Signed(NamedTuple):
     """An approval file, parsed. `text`: the signed bytes; `signature`: the armour, from its first line to the last newline."""
 
     statement: Statement
@@ -189,7 +186,7 @@ def render(statement: Statement) -> bytes:
     Raises:
         MalformedStatementError: a value is not one that the format has; `where` names the field.
     """
-    lines = [f"{field.name}: {getattr(statement, field.name)}\n" for field in fields(Statement)]
+    lines = [f"{name}: {value}\n" for name, value in statement._asdict().items()]
     text = f"{VERSION}\n{''.join(lines)}".encode("utf-8", "surrogatepass")
     if read(text, "the statement") != statement:
         raise AssertionError("unreachable: a statement that is read is the one that was written")
@@ -312,8 +309,7 @@ def _why(data: bytes, where: str, *, signed: bool) -> MalformedStatementError:
 SEAL_NAMESPACE = "runner-seal"
 
 
-@dataclass(frozen=True, slots=True)
-class Seal:
+class Seal(NamedTuple):
     """The signed text, a field a line. `tip`: the transition that ended it; `state`: the digest of its state.json's bytes, which
     names the log's; `signer`: the principal whose line in allowed_signers has the key."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Final
 
 from runner.errors import InTheWayError, MalformedFileError
@@ -14,7 +15,6 @@ from runner.protocol import strict_yaml
 from runner.protocol.file_models import BeforeValidator, Field, FileModel, WithJsonSchema
 from runner.protocol.strict_yaml import Line, Plain
 from runner.protocol.workflow import Type, written
-from runner.values import dataclass
 
 _HEAD: Final = (
     "# Open questions. Write each answer after `answer:`, in quotes, or run `runner init`, which asks.\n"

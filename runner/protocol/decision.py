@@ -6,10 +6,10 @@ Commands that only read decide too, and need none of `machine`, which has the ev
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, assert_never
+from dataclasses import dataclass
+from typing import Any, NamedTuple, assert_never
 
 from runner.protocol.state import ENDED, State, Status, StepState, StepStatus, Wait, phrased
-from runner.values import dataclass
 
 OPEN = frozenset(
     {Status.PENDING, Status.PLANNING, Status.PLANNED, Status.RUNNING, Status.PAUSED, Status.BLOCKED, Status.FAILED}
@@ -18,53 +18,40 @@ ACTIVE = frozenset({Status.PLANNED, Status.RUNNING})
 _S = StepStatus
 
 
-@dataclass(frozen=True, slots=True)
 class WritePlan:
     """Let the planner continue: its questions are answered."""
 
 
 @dataclass(frozen=True, slots=True)
-class RunStep:
+class _OfStep:
+    slug: str
+
+
+class RunStep(_OfStep):
     """Carry out the step's attempt: a command, a tool, an agent."""
 
-    slug: str
 
-
-@dataclass(frozen=True, slots=True)
-class AskPerson:
+class AskPerson(_OfStep):
     """Ask for the work of a `human` step."""
 
-    slug: str
 
-
-@dataclass(frozen=True, slots=True)
-class TakeWork:
+class TakeWork(_OfStep):
     """A person ended their step: what they committed is its work."""
 
-    slug: str
 
-
-@dataclass(frozen=True, slots=True)
-class CheckStep:
+class CheckStep(_OfStep):
     """Run the step's QA."""
 
-    slug: str
 
-
-@dataclass(frozen=True, slots=True)
-class CompleteStep:
+class CompleteStep(_OfStep):
     """Record that a step whose QA passed, or is skipped by now, is done."""
 
-    slug: str
 
-
-@dataclass(frozen=True, slots=True)
 class Complete:
     """Record that every step is done."""
 
 
-@dataclass(frozen=True, slots=True)
-class Halt:
+class Halt(NamedTuple):
     """No action is possible now. `status`: of the protocol; `waiting`: the open waits."""
 
     status: Status

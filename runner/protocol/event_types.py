@@ -5,15 +5,13 @@ A new event is a model, a row here, a `case` in `machine` if it changes more tha
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from runner.protocol.decision import ACTIVE, OPEN
 from runner.protocol.state import WAITS, Status, StepStatus
-from runner.values import dataclass
 
 
-@dataclass(frozen=True, slots=True)
-class EventType:
+class EventType(NamedTuple):
     """A row of `EVENTS`: what kind of event this is. Each rule about kinds of events reads a column of it.
 
     `about`: what its subject is; `call` is a step, for one of its tool calls. `role`: `edit` and `approval` are picked up at the

@@ -6,16 +6,14 @@ event each is, `machine` what it makes of a state. `parse` validates an entry of
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
-from typing import ClassVar, TypedDict
+from typing import Any, ClassVar, NamedTuple, TypedDict
 
 from runner.errors import IntegrityError
 from runner.protocol.event_types import EVENTS, EventType
-from runner.protocol.file_models import UnfitError, read_dataclass
+from runner.protocol.file_models import Field, FileModel, UnfitError
 from runner.protocol.state import Json
-from runner.values import dataclass
 
 
 class Spent(TypedDict, total=False):
@@ -72,15 +70,22 @@ class ReviewFields(TypedDict):
     commit: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """Base of the events."""
+class Event(FileModel):
+    """Base of the events. A constructor takes values of the fields' types; `parse` validates what a log has."""
 
     name: ClassVar[str]  # of `StepFinished`: `step-finished`
+    required: ClassVar[frozenset[str]]
     subject: str
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         cls.name = re.sub("(?<=[a-z])(?=[A-Z])", "-", cls.__name__).lower()
+        cls.required = frozenset(name for name, field in cls.model_fields.items() if field.required)
+
+    def __init__(self, **given: Any) -> None:
+        if not self.required <= given.keys() <= self.model_fields.keys():
+            raise TypeError(f"{type(self).__name__} has other fields than {', '.join(given)}")
+        vars(self).update(given)
 
     @property
     def type(self) -> EventType:
@@ -88,7 +93,6 @@ class Event:
         return EVENTS[self.name]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Created(Event):
     """The protocol started. `nonce`: 32 random hex digits, whose digest is the genesis; `tests`: those that failed there before it.
 
@@ -103,7 +107,6 @@ class Created(Event):
     schema: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Planned(Event):
     """The plan is complete. `engine`, `transcript` (digest of runs/plan.1.jsonl in the history), `spent`: where a model wrote it."""
 
@@ -111,17 +114,15 @@ class Planned(Event):
     steps: dict[str, PlannedStep]
     engine: str | None = None
     transcript: str | None = None
-    spent: Spent = dataclasses.field(default_factory=Spent)
+    spent: Spent = Field(default_factory=Spent)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Imported(Planned):
     """The plan is complete, imported from `source`."""
 
     source: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Forked(Planned):
     """The plan is complete, with the finished steps of another protocol's revision."""
 
@@ -130,7 +131,6 @@ class Forked(Planned):
     done: dict[str, Json]  # the steps that were completed there: slug to result
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PlanEdited(Event):
     """People changed plan, context or steps. `steps`: added, changed or moved; `dropped`: stale waits; `spent`: to plan anew.
 
@@ -142,10 +142,9 @@ class PlanEdited(Event):
     removed: list[str]
     dropped: list[str]
     transcript: str | None = None
-    spent: Spent = dataclasses.field(default_factory=Spent)
+    spent: Spent = Field(default_factory=Spent)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ApprovalAsked(Event):
     """An approval is needed. `kind`: plan, step, result, protected-path or merge."""
 
@@ -155,7 +154,6 @@ class ApprovalAsked(Event):
     by: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ApprovalCounted(Event):
     """A wait has the approvals that it asked for: signed ones first in `by`, then `reviews` on the forge.
 
@@ -166,10 +164,9 @@ class ApprovalCounted(Event):
     approvals: list[str]
     by: list[str]
     at: str | None = None
-    reviews: list[ReviewFields] = dataclasses.field(default_factory=list)
+    reviews: list[ReviewFields] = Field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ApprovalRefused(Event):
     """Why an approval did not count; with `wait`, a held call that expired is dropped."""
 
@@ -178,7 +175,6 @@ class ApprovalRefused(Event):
     wait: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class CallHeld(Event):
     """A tool call waits for approval. `call`: its file's name, such as `deploy.1.3`; `spent`: by the step so far."""
 
@@ -187,10 +183,9 @@ class CallHeld(Event):
     text: str
     by: str
     transcript: str | None = None  # with it, the commit holds the step's work so far
-    spent: Spent = dataclasses.field(default_factory=Spent)
+    spent: Spent = Field(default_factory=Spent)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class CallDecided(Event):
     """A held call was approved or rejected."""
 
@@ -199,10 +194,9 @@ class CallDecided(Event):
     by: str
     approvals: list[str]
     at: str | None = None  # as in `approval-counted`
-    reviews: list[ReviewFields] = dataclasses.field(default_factory=list)
+    reviews: list[ReviewFields] = Field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class EffectUnknown(Event):
     """An effect was started, and it is unknown whether it happened."""
 
@@ -211,10 +205,9 @@ class EffectUnknown(Event):
     digest: str  # of the arguments
     text: str
     transcript: str | None = None  # as in `call-held`
-    spent: Spent = dataclasses.field(default_factory=Spent)
+    spent: Spent = Field(default_factory=Spent)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class EffectDecided(Event):
     """A person says whether the effect happened."""
 
@@ -224,7 +217,6 @@ class EffectDecided(Event):
     result: Json = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Asked(Event):
     """A person is asked. `kind`: human (a step for a person) or question; `spent`: with a question, the cost so far."""
 
@@ -232,10 +224,9 @@ class Asked(Event):
     text: str
     by: str
     transcript: str | None = None
-    spent: Spent = dataclasses.field(default_factory=Spent)
+    spent: Spent = Field(default_factory=Spent)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Answered(Event):
     """A person answered."""
 
@@ -244,7 +235,6 @@ class Answered(Event):
     by: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StepFinished(Event):
     """The step's work is in the tree. `digest`: of the step's file as it was carried out."""
 
@@ -254,15 +244,14 @@ class StepFinished(Event):
     executor: str
     environment: str | None = None  # of commands in the sandbox: `found NAMES`, `made DIGEST`
     result: Json = None
-    artifacts: list[ArtifactFields] = dataclasses.field(default_factory=list)
+    artifacts: list[ArtifactFields] = Field(default_factory=list)
     output: str | None = None
     tail: str | None = None
     engine: str | None = None
     transcript: str | None = None  # digest of runs/SLUG.ATTEMPT.jsonl in the history
-    spent: Spent = dataclasses.field(default_factory=Spent)
+    spent: Spent = Field(default_factory=Spent)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class QaPassed(Event):
     """The checks passed on `tree`."""
 
@@ -274,10 +263,9 @@ class QaPassed(Event):
     engine: str | None = None
     report: str | None = None  # digest of reports/SLUG.ATTEMPT.md
     transcript: str | None = None  # digest of runs/SLUG.ATTEMPT.qa.jsonl in the history
-    spent: Spent = dataclasses.field(default_factory=Spent)
+    spent: Spent = Field(default_factory=Spent)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class QaFailed(Event):
     """A check failed on `tree`."""
 
@@ -290,17 +278,15 @@ class QaFailed(Event):
     engine: str | None = None
     report: str | None = None
     transcript: str | None = None
-    spent: Spent = dataclasses.field(default_factory=Spent)
+    spent: Spent = Field(default_factory=Spent)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StepCompleted(Event):
     """The step is done."""
 
     attempt: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StepFailed(Event):
     """The attempt failed. Where it left work, its tree is at `kept`."""
 
@@ -314,22 +300,19 @@ class StepFailed(Event):
     kept: str | None = None
     engine: str | None = None
     transcript: str | None = None
-    spent: Spent = dataclasses.field(default_factory=Spent)
+    spent: Spent = Field(default_factory=Spent)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StepBlocked(StepFailed):
     """The attempt cannot continue without a person."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StepCancelled(Event):
     """The step will not be done."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StepRetried(Event):
     """A new attempt of the step may start; `kept`: from the tree of the attempt before."""
 
@@ -337,55 +320,47 @@ class StepRetried(Event):
     kept: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetReached(Event):
     """Continuing would exceed a budget."""
 
     text: str
     by: str
-    spent: Spent = dataclasses.field(default_factory=Spent)
+    spent: Spent = Field(default_factory=Spent)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Paused(Event):
     """A person stopped the protocol for now."""
 
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Resumed(Event):
     """The protocol continues from where it stopped."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Blocked(Event):
     """The protocol cannot continue without a person."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Failed(Event):
     """The protocol failed; a retry reopens it."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Cancelled(Event):
     """A person ended the protocol. A runner that was at work stops and adds a second `cancelled`, which has `spent` alone."""
 
     reason: str | None = None
-    spent: Spent = dataclasses.field(default_factory=Spent)
+    spent: Spent = Field(default_factory=Spent)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Completed(Event):
     """Every step is done."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class CiReported(Event):
     """CI reported a result for a commit."""
 
@@ -395,7 +370,6 @@ class CiReported(Event):
     url: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestChanged(Event):
     """The request on the forge was closed, reopened or merged."""
 
@@ -412,7 +386,6 @@ class UndoneStep(TypedDict):
     result: Json
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Undone(Event):
     """The tree outside the protocol's folder and the steps' status are those of revision `to`.
 
@@ -426,7 +399,6 @@ class Undone(Event):
     dropped: list[str]  # ids of waits
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RecordRepaired(Event):
     """The record is the fold again; `commits` had damaged it."""
 
@@ -439,8 +411,7 @@ MODELS: dict[str, type[Event]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One event as the log has it. `time`: UTC, `2026-11-20T06:47:03Z`; `actor`: who typed the command."""
 
     revision: int
@@ -452,15 +423,11 @@ class Entry:
 def fields_of(event: Event) -> dict[str, Json]:
     """Return the event's fields but its subject, in order, without those that are None or empty by default."""
     found = {}
-    for field in dataclasses.fields(event):
-        value = getattr(event, field.name)
-        if (
-            field.name == "subject"
-            or value is None
-            or (value in ([], {}) and field.default_factory is not dataclasses.MISSING)
-        ):
+    for name, field in event.model_fields.items():
+        value = getattr(event, name)
+        if name == "subject" or value is None or (value in ([], {}) and field.default in ([], {})):
             continue
-        found[field.name] = value
+        found[name] = value
     return found
 
 
@@ -476,12 +443,11 @@ def parse(name: str, subject: str, fields: Mapping[str, Json], where: str) -> Ev
             f"the event `{name}` is not known to this version", where, "use the version of the runner that wrote it"
         )
     try:
-        event: Event = read_dataclass(kind, {"subject": subject, **fields})
+        return kind.model_validate({"subject": subject, **fields})
     except UnfitError as error:
         first = error.faults[0]
         field = ".".join(str(part) for part in first.at if part is not None)
         raise bad_field(name, field, first.what, where) from error
-    return event
 
 
 def bad_field(name: str, field: str, why: str, where: str) -> IntegrityError:

@@ -21,6 +21,7 @@ from typing import (
     Any,
     ClassVar,
     Literal,
+    NamedTuple,
     Self,
     TypeVar,
     Union,
@@ -29,8 +30,6 @@ from typing import (
     get_origin,
     get_type_hints,
 )
-
-from runner.values import dataclass
 
 Key = str | int | None  # None: a member of a union, which is no key of the file
 Read = Callable[[Any], Any]
@@ -53,8 +52,7 @@ def problem(what: str, hint: str, key: str | None = None) -> ProblemError:
     return ProblemError(what, hint, key)
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(NamedTuple):
     """Something that does not fit. `at`: where, from the whole value down; `given`: what is there; `key`: see `problem`."""
 
     at: tuple[Key, ...]
@@ -189,6 +187,7 @@ class FieldInfo:
         self.alias: str | None = given.get("alias")
         factory = given.get("default_factory")
         self.default = factory() if factory else given.get("default", _NOTHING)
+        self.required = self.default is _NOTHING
         self.least, self.most = given.get("min_length", 0), given.get("max_length")
 
 
@@ -235,11 +234,13 @@ class FileModel:
         marks = {name: getattr(getattr(one, "__func__", one), "__validates__", "") for name, one in vars(cls).items()}
         cls.model_validators = cls.model_validators | {name: mode for name, mode in marks.items() if mode}
         cls.model_fields = dict(cls.model_fields)
-        for name in inspect.get_annotations(cls):
+        for name, kind in inspect.get_annotations(cls).items():
+            if str(kind).startswith("ClassVar"):
+                continue
             said = vars(cls).get(name, _NOTHING)
             field = said if isinstance(said, FieldInfo) else Field(default=said)
             cls.model_fields[name] = field
-            if field.default is not _NOTHING:
+            if not field.required:
                 setattr(cls, name, field.default)
             elif said is not _NOTHING:
                 delattr(cls, name)
@@ -319,18 +320,13 @@ _KEYS: dict[Any, Keys] = {}
 
 
 def _keys_of(kind: Any) -> Keys:
-    """Return the keys of a model, a dataclass or a TypedDict."""
+    """Return the keys of a model or a TypedDict."""
     if kind not in _KEYS:
         types = get_type_hints(kind, include_extras=True)
         if issubclass(kind, FileModel):
             _KEYS[kind] = {
-                field.alias or name: (name, _reader(types[name], field.least, field.most), field.default is _NOTHING)
+                field.alias or name: (name, _reader(types[name], field.least, field.most), field.required)
                 for name, field in kind.model_fields.items()
-            }
-        elif dataclasses.is_dataclass(kind):
-            _KEYS[kind] = {
-                one.name: (one.name, _reader(types[one.name]), one.default is one.default_factory)
-                for one in dataclasses.fields(kind)
             }
         else:
             _KEYS[kind] = {name: (name, _reader(one), name in kind.__required_keys__) for name, one in types.items()}
@@ -373,15 +369,6 @@ def _read_model(model: type[FileModel], given: object) -> Any:
         if mode == "after":
             _called(getattr(model, name), made, given)
     return made
-
-
-def read_dataclass(kind: Callable[..., Any], value: object) -> Any:
-    """Return the dataclass that plain data is.
-
-    Raises:
-        UnfitError: with everything that does not fit.
-    """
-    return kind(**_read_keys(kind, value))
 
 
 # --- types -------------------------------------------------------------------------------------------------------------------

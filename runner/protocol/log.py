@@ -24,12 +24,11 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from runner.errors import IntegrityError, UsageError
 from runner.lines import lines_of, pattern
 from runner.protocol.state import Json
-from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.protocol.events import Entry
@@ -46,8 +45,7 @@ FIELD = pattern(r"- (?P<key>[a-z_]+): (?P<value>[ -~]+)")
 TIME = pattern(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 
 
-@dataclass(frozen=True, slots=True)
-class RawEntry:
+class RawEntry(NamedTuple):
     """An entry whose event is not validated yet."""
 
     revision: int
@@ -394,8 +392,7 @@ _TELLING = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Trailers:
+class Trailers(NamedTuple):
     """What a transition's commit says of itself."""
 
     protocol: str

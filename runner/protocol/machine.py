@@ -5,7 +5,6 @@ Pure: no I/O, no clock, no randomness. An event that does not belong to the stat
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection, Iterable
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -66,10 +65,12 @@ def apply(state: State | None, entry: Entry) -> State:
             base=event.base,
             plan=None,
             steps=Steps(),
+            waiting=[],
+            artifacts=[],
         )
     if entry.revision != state.revision + 1:
         raise _illegal(state, event, f"its revision is {entry.revision}, after {state.revision}")
-    return dataclasses.replace(_spend(_apply(state, entry), event), revision=entry.revision)
+    return _spend(_apply(state, entry), event)._replace(revision=entry.revision)
 
 
 def fold(state: State | None, entries: Iterable[Entry]) -> State | None:
@@ -95,14 +96,14 @@ def _apply(state: State, entry: Entry) -> State:
     if row.is_of_step:
         return _apply_to_step(state, entry, row)
     if row.status is not None:
-        state = dataclasses.replace(state, status=row.status)
+        state = state._replace(status=row.status)
     match event:
         case ev.Created():
             raise _illegal(state, event, "it was created before")
         case ev.Planned():  # Imported and Forked too
             # What the planner still asked is not owed any more: the plan is there.
             owed = [wait for wait in state.waiting if wait.subject != event.subject]
-            state = dataclasses.replace(state, plan=event.plan, steps=_planned(event.steps), waiting=owed)
+            state = state._replace(plan=event.plan, steps=_planned(event.steps), waiting=owed)
             if isinstance(event, ev.Forked):
                 for slug, result in event.done.items():
                     state = _with_step(state, event, slug, status=StepStatus.COMPLETED, result=result)
@@ -127,7 +128,7 @@ def _apply(state: State, entry: Entry) -> State:
                     )
                 state = _started(_with_step(state, event, event.subject, status=_S.RUNNING))
             elif state.status is Status.PENDING:
-                state = dataclasses.replace(state, status=Status.PLANNING)
+                state = state._replace(status=Status.PLANNING)
             state = _wait(state, entry, event.kind)
         case ev.Answered():
             state = _unwait(state, event, event.wait, row.ends)
@@ -137,7 +138,7 @@ def _apply(state: State, entry: Entry) -> State:
             after = _where_it_was(state)
             if state.status is Status.FAILED and after in (Status.FAILED, Status.BLOCKED):
                 raise _illegal(state, event, f"{state.protocol} is {state.status}")
-            state = dataclasses.replace(state, status=after)
+            state = state._replace(status=after)
         case ev.Cancelled():
             if was is Status.CANCELLED and not event.spent:  # a second one is of the runner that was at work
                 raise _illegal(state, event, f"{state.protocol} is {was}")
@@ -170,12 +171,12 @@ def _step(state: State, event: Event) -> StepState:
 def _with_step(state: State, event: Event, slug: str, **changes: object) -> State:
     if slug not in state.steps:
         raise _illegal(state, event, f"there is no step {slug}")
-    step = dataclasses.replace(state.steps[slug], **changes)  # type: ignore[arg-type]
-    return dataclasses.replace(state, steps=state.steps.with_(slug, step))
+    step = state.steps[slug]._replace(**changes)  # type: ignore[arg-type]
+    return state._replace(steps=state.steps.with_(slug, step))
 
 
 def _started(state: State) -> State:
-    return dataclasses.replace(state, status=Status.RUNNING) if state.status is Status.PLANNED else state
+    return state._replace(status=Status.RUNNING) if state.status is Status.PLANNED else state
 
 
 def _where_it_was(state: State) -> Status:
@@ -195,7 +196,7 @@ def _wait(state: State, entry: Entry, kind: str) -> State:
     event: Any = entry.event
     name, digest_, by = f"w{entry.revision}", getattr(event, "digest", None), getattr(event, "by", "anyone")
     wait = Wait(id=name, kind=kind, subject=event.subject, digest=digest_, text=event.text, by=by, since=entry.time)
-    return dataclasses.replace(state, waiting=[*state.waiting, wait])
+    return state._replace(waiting=[*state.waiting, wait])
 
 
 def _unwait(state: State, event: Event, wait: str, kinds: Collection[str] | None = None) -> State:
@@ -205,7 +206,7 @@ def _unwait(state: State, event: Event, wait: str, kinds: Collection[str] | None
         raise _illegal(state, event, f"nothing waits as {wait}")
     if kinds is not None and (ended.kind not in kinds or ended.subject != event.subject):
         raise _illegal(state, event, f"{wait} waits for something else: {ended.kind} of {ended.subject}")
-    return dataclasses.replace(state, waiting=[found for found in state.waiting if found.id != wait])
+    return state._replace(waiting=[found for found in state.waiting if found.id != wait])
 
 
 _USD = pattern(r"(?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,12})?")
@@ -222,8 +223,7 @@ def _spend(state: State, event: Event) -> State:
         raise _illegal(state, event, "what it spent is no count")
     if not _USD.fullmatch(str(spent.get("usd", "0"))):
         raise _illegal(state, event, "what it spent is no amount")
-    return dataclasses.replace(
-        state,
+    return state._replace(
         spent=SpentTotal(
             usd=format(Decimal(total.usd) + Decimal(str(spent.get("usd", "0"))), "f"),
             input_tokens=total.input_tokens + int(spent.get("input_tokens", 0)),
@@ -240,7 +240,7 @@ def _made(state: State, entry: Entry, artifacts: list[ev.ArtifactFields], attemp
         )
         for number, artifact in enumerate(artifacts, 1)
     ]
-    return dataclasses.replace(state, artifacts=[*state.artifacts, *made])
+    return state._replace(artifacts=[*state.artifacts, *made])
 
 
 def _apply_to_step(state: State, entry: Entry, row: EventType) -> State:
@@ -290,11 +290,11 @@ def _apply_to_step(state: State, entry: Entry, row: EventType) -> State:
                 raise _illegal(state, event, "QA has not passed" if not owed else f"{owed[0].kind} is still owed")
         case ev.StepFailed() | ev.StepCancelled():  # StepBlocked too
             changes |= {"reason": event.reason}
-            state = dataclasses.replace(state, waiting=[wait for wait in state.waiting if wait not in owed])
+            state = state._replace(waiting=[wait for wait in state.waiting if wait not in owed])
         case ev.StepRetried():
             changes |= {"attempt": event.attempt, "passed": False, "result": None}
             if state.status in (Status.FAILED, Status.BLOCKED):
-                state = dataclasses.replace(state, status=Status.RUNNING)
+                state = state._replace(status=Status.RUNNING)
         case _:
             raise AssertionError(f"unreachable: {event.name} has a row and no case")
     return _with_step(state, event, event.subject, **changes)
@@ -304,12 +304,12 @@ def _edit(state: State, event: ev.PlanEdited) -> State:
     steps = dict(state.steps)
     for slug, planned in event.steps.items():
         old = steps.get(slug)
-        steps[slug] = dataclasses.replace(old, **planned, removed=False) if old else StepState(**planned)
+        steps[slug] = old._replace(**planned, removed=False) if old else StepState(**planned)
         if old and old.status is _S.NEEDS_QA:  # QA checked another version of the file
-            steps[slug] = dataclasses.replace(steps[slug], passed=False)
+            steps[slug] = steps[slug]._replace(passed=False)
         if old and old.removed and old.status is not _S.COMPLETED:
             again = {"status": _S.PENDING, "attempt": old.attempt + 1, "result": None, "reason": None, "passed": False}
-            steps[slug] = dataclasses.replace(steps[slug], **again)  # type: ignore[arg-type]
+            steps[slug] = steps[slug]._replace(**again)  # type: ignore[arg-type]
     for slug in event.removed:
         if slug not in steps or steps[slug].removed:
             raise _illegal(state, event, f"there is no step {slug}")
@@ -318,13 +318,12 @@ def _edit(state: State, event: ev.PlanEdited) -> State:
             del steps[slug]
         else:  # work that was done or started stays in the record: an attempt's number is given once
             status = gone.status if gone.status is _S.COMPLETED else _S.CANCELLED
-            steps[slug] = dataclasses.replace(gone, removed=True, status=status)
+            steps[slug] = gone._replace(removed=True, status=status)
     ids = [wait.id for wait in state.waiting]
     missing = [wait for wait in event.dropped if wait not in ids]
     if missing:
         raise _illegal(state, event, f"nothing waits as {missing[0]}")
-    return dataclasses.replace(
-        state,
+    return state._replace(
         plan=event.plan,
         steps=Steps(steps),
         waiting=[wait for wait in state.waiting if wait.id not in event.dropped],
@@ -353,8 +352,7 @@ def _undo(state: State, event: ev.Undone) -> State:
             passed=False,
             reason=None,
         )
-    return dataclasses.replace(
-        state,
+    return state._replace(
         status=Status(event.status),
         artifacts=[artifact for artifact in state.artifacts if artifact.id not in event.artifacts],
         waiting=[wait for wait in state.waiting if wait.id not in event.dropped],

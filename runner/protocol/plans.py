@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from typing import Annotated, Literal
@@ -42,7 +42,6 @@ from runner.protocol.strict_yaml import (
     Value,
     matching,
 )
-from runner.values import dataclass
 
 AGENT_NAME = pattern(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 TOOL_NAME = pattern(r"[A-Za-z_][A-Za-z0-9_.:/-]{0,127}")

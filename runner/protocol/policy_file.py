@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
 from runner.errors import MalformedFileError
@@ -35,7 +36,6 @@ from runner.protocol.strict_yaml import (
     Value,
     matching,
 )
-from runner.values import dataclass
 
 DAY: Final = 24 * 3600
 EXPIRES_LIMIT: Final = 30 * DAY

@@ -6,17 +6,16 @@ Sorted keys, two spaces, ASCII, a final newline, so that its diffs read well and
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import compress
 from json.encoder import encode_basestring_ascii as _text
-from operator import attrgetter, is_not
+from operator import is_not
 from types import NoneType
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, get_type_hints
 
 from runner.errors import IntegrityError, UnsupportedError
-from runner.values import dataclass
 
 Json = Any  # a value of JSON, never looked into by the machine
 SCHEMA = 2  # of new protocols; one keeps the schema that it was made with
@@ -66,8 +65,7 @@ ENDED = (StepStatus.COMPLETED, StepStatus.CANCELLED)  # steps that need such a s
 STOPPED = (StepStatus.FAILED, StepStatus.BLOCKED)  # a person decides what follows
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepState:
+class StepState(NamedTuple):
     """A step in the record. `needs`: slugs; `reason`: why it failed or is blocked; `removed`: its file is gone."""
 
     place: int
@@ -149,8 +147,7 @@ class Steps(dict[str, StepState]):
         return handler.generate_schema(dict[str, StepState])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wait:
+class Wait(NamedTuple):
     """Something that is owed: an approval, a call, an effect, a human step, a question or a budget."""
 
     id: str
@@ -196,8 +193,7 @@ def wait_type(kind: object) -> WaitType:
     return WAITS.get(str(kind), _UNKNOWN)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Artifact:
+class Artifact(NamedTuple):
     """A file or other thing that a step made."""
 
     id: str
@@ -210,8 +206,7 @@ class Artifact:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpentTotal:
+class SpentTotal(NamedTuple):
     """The costs so far. `usd`: a decimal string."""
 
     usd: str = "0"
@@ -220,8 +215,7 @@ class SpentTotal:
     seconds: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class State:
+class State(NamedTuple):
     """The whole of state.json. `log`: digest of log.md; `plan`: of plan.md and context.md."""
 
     protocol: str
@@ -232,8 +226,8 @@ class State:
     base: str
     plan: str | None
     steps: Steps
-    waiting: list[Wait] = field(default_factory=list)
-    artifacts: list[Artifact] = field(default_factory=list)
+    waiting: list[Wait]
+    artifacts: list[Artifact]
     spent: SpentTotal = SpentTotal()
     log: str = ""
     schema: int = 1
@@ -247,7 +241,7 @@ def _place(item: tuple[str, StepState]) -> int:
     return item[1].place
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Rendered:
     """What state.json was rendered with last. `lines`: each step's, in their order there; `at`: slug to the place among them."""
 
@@ -289,7 +283,7 @@ def _step(slug: str, step: StepState) -> bytes:
     """Return a step's lines, indented as in state.json."""
     plain = {
         key: value
-        for key, value in _plain(step).items()
+        for key, value in step._asdict().items()
         if (value is not None and value is not False) or key == "result"
     }
     return f"    {_text(slug)}: {_indented(plain, chr(10) + '    ')}".encode("ascii")
@@ -316,28 +310,17 @@ def _indented(value: Json, line: str = "\n") -> str:
 
 
 def plain(state: State) -> dict[str, Any]:
-    """Return a state as plain data that shares its lists; `asdict` would copy them, of each step."""
-    return {**_outside_steps(state), "steps": {slug: _plain(step) for slug, step in state.steps.items()}}
+    """Return a state as plain data that shares its lists."""
+    return {**_outside_steps(state), "steps": {slug: step._asdict() for slug, step in state.steps.items()}}
 
 
 def _outside_steps(state: State) -> dict[str, Any]:
     return {
-        **_plain(state),
-        "waiting": [_plain(wait) for wait in state.waiting],
-        "artifacts": [_plain(artifact) for artifact in state.artifacts],
-        "spent": _plain(state.spent),
+        **state._asdict(),
+        "waiting": [wait._asdict() for wait in state.waiting],
+        "artifacts": [artifact._asdict() for artifact in state.artifacts],
+        "spent": state.spent._asdict(),
     }
-
-
-def _plain(value: State | StepState | Wait | Artifact | SpentTotal) -> dict[str, Any]:
-    """Return a value's own fields; `asdict` would copy all that is below them, at each transition."""
-    kind = type(value)
-    if kind not in _getters:
-        _getters[kind] = attrgetter(*kind.__slots__)
-    return dict(zip(kind.__slots__, _getters[kind](value), strict=True))
-
-
-_getters: dict[type, Callable[[object], tuple[Any, ...]]] = {}
 
 
 def load(data: bytes, where: str) -> State:
@@ -387,15 +370,15 @@ def from_plain(value: Json, where: str) -> State:
 
 _STATUSES = {status.value: status for status in Status}
 _STEP_STATUSES = {status.value: status for status in StepStatus}
-_TYPES: dict[str, tuple[type, ...]] = {
-    "str": (str,),
-    "str | None": (str, NoneType),
-    "int": (int,),
-    "bool": (bool,),
-    "list[str]": (list,),
+_TYPES: dict[Any, tuple[type, ...]] = {
+    str: (str,),
+    str | None: (str, NoneType),
+    int: (int,),
+    bool: (bool,),
+    list[str]: (list,),
 }
 _FIELDS: dict[type, dict[str, tuple[type, ...]]] = {
-    kind: {name: _TYPES[of] for name, of in kind.__annotations__.items() if of in _TYPES}
+    kind: {name: _TYPES[of] for name, of in get_type_hints(kind).items() if of in _TYPES}
     for kind in (State, StepState, Wait, Artifact, SpentTotal)
 }
 _LISTS = {kind: [name for name, of in fields.items() if list in of] for kind, fields in _FIELDS.items()}

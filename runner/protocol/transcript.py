@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args
 
 from runner.errors import IntegrityError
 from runner.lines import pattern
@@ -28,7 +28,6 @@ from runner.protocol.file_models import (
     problem,
 )
 from runner.protocol.state import Json
-from runner.values import dataclass
 
 Count = Annotated[int, Between(0, 2**53)]
 Usd = Annotated[str, Pattern(r"(0|[1-9][0-9]{0,8})(\.[0-9]{1,12})?")]
@@ -203,8 +202,7 @@ KINDS: dict[object, type[Line]] = {kind.__name__.lower(): kind for kind in get_a
 _FIXED = ("kind", "outcome")  # fields whose values are the format's own
 
 
-@dataclass(frozen=True, slots=True)
-class Unknown:
+class Unknown(NamedTuple):
     """A record of a kind that this version does not know, as JSON has it."""
 
     row: Json

@@ -165,7 +165,7 @@ class Bubblewrap(Sandbox):
 
     def _spawn(self, command: Command, stdin: int, stdout: int, stderr: int) -> Group:
         bwrap, argv = shutil.which("bwrap"), program(command)
-        bounds = dataclasses.replace(self.limits, processes=self.limits.processes or MOST_PROCESSES)
+        bounds = self.limits._replace(processes=self.limits.processes or MOST_PROCESSES)
         limits = limited_by([*bounds.options(), "--core=0:0"], asked=self.limits != Limits())
         if bwrap is None:
             raise SandboxError("bubblewrap (bwrap) is not installed", where="PATH", hint="install bubblewrap")

@@ -25,6 +25,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
@@ -60,7 +61,6 @@ from runner.sandbox.process import (
     proxy,
     with_proxy,
 )
-from runner.values import dataclass
 
 ENGINES = ("podman", "docker", "nerdctl")
 ANSWERS_WITHIN = 60.0  # seconds for what an engine is asked beside a command

@@ -52,7 +52,7 @@ class Host(Sandbox):
 
     def limited(self, limits: Limits) -> Host:
         """Return a host whose commands may use no more than `limits`: but for processes, which are all of this user's here."""
-        return Host(dataclasses.replace(limits, processes=None))
+        return Host(limits._replace(processes=None))
 
     def placed(self, place: Place) -> Host:
         """Return this: on the host everything is where it is."""

@@ -20,11 +20,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from runner.sandbox.process import PROXY_PORT, Contact, Network, SandboxError
-from runner.values import dataclass
 
 AT_ONCE: Final = 128  # connections
 MOST_HEAD: Final = 64 * 1024  # bytes of a request before its body

@@ -21,14 +21,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from copy import copy
-from dataclasses import field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO, Protocol, Self, cast
+from typing import IO, TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, Self, cast
 
 from runner import signals
 from runner.errors import UsageError
 from runner.lines import lines_of, pattern
-from runner.values import dataclass
 
 if TYPE_CHECKING:
     import socket
@@ -53,8 +52,7 @@ class SandboxUnavailableError(SandboxError):
     """The chosen place to run commands in does not work on this machine."""
 
 
-@dataclass(frozen=True, slots=True)
-class Network:
+class Network(NamedTuple):
     """What a command can reach besides its own loopback. The host cannot hold anything back.
 
     `hosts`: HOST, *.HOST, an address or network, each with or without a port (without: 80 and 443), through a proxy that the variables
@@ -65,13 +63,12 @@ class Network:
 
     hosts: tuple[str, ...] = ()
     where: str = ""
-    via: Mapping[str, str] = field(default_factory=dict)
-    serves: Mapping[int, Callable[[socket.socket], None]] = field(default_factory=dict)
+    via: Mapping[str, str] = {}
+    serves: Mapping[int, Callable[[socket.socket], None]] = {}
     log: Callable[[Contact], None] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Contact:
+class Contact(NamedTuple):
     """A host that a command asked its proxy for. `refused`: why it was not reached; `sent`, `received`: bytes of all connections."""
 
     host: str
@@ -138,16 +135,15 @@ def _texts(command: Command) -> tuple[str, ...]:
     return (*command.argv, *command.env, *command.env.values(), *map(str, paths), *links)
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """What a sandbox shows elsewhere than at its own path. The host can show nothing elsewhere.
 
     `at`: where commands find a folder that they get, by the folder. `shown`: further read-only files, by their path inside;
     it is shown to commands that get the folder it is in.
     """
 
-    at: Mapping[Path, Path] = field(default_factory=dict)
-    shown: Mapping[Path, Path] = field(default_factory=dict)
+    at: Mapping[Path, Path] = {}
+    shown: Mapping[Path, Path] = {}
 
     def inside(self, path: Path) -> Path:
         """Return where commands find a path of the machine."""
@@ -157,8 +153,7 @@ class Place:
         return path
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """The most that each process of a command may use; None: as much as it wants.
 
     `memory`: bytes of its own data (RLIMIT_DATA); `cpu`: seconds on processors; `processes`: of the user in this sandbox; `disk`:
@@ -202,8 +197,7 @@ def limited_by(options: list[str], *, asked: bool) -> tuple[str, ...]:
     return ()
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How a command ended, and what it said."""
 
     code: int  # exit code; 128+N where signal N ended it; 124 where it ran out of time
@@ -221,8 +215,7 @@ class Outcome:
         return self.code == 0 and not self.timed_out
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(NamedTuple):
     """A container's image on this machine. `name` has its digest; `env`: its variables; `id`: the engine's own name of it."""
 
     name: str
@@ -297,8 +290,7 @@ TIMED_OUT = 124
 CHUNK = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(NamedTuple):
     """A line of the process table (proc(5), /proc/PID/stat)."""
 
     parent: int
@@ -654,7 +646,7 @@ class Sandbox(ABC):
             SandboxError: the command was not started.
         """
         return PipeSession(
-            self.limited(replace(self.limits, cpu=None))._spawn, command
+            self.limited(self.limits._replace(cpu=None))._spawn, command
         )  # a call has a time limit, their sum none
 
 

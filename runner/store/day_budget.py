@@ -7,7 +7,7 @@ its next request can cost, and twice as much as before each time that is used up
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -21,7 +21,6 @@ from runner.store import remote
 from runner.store.lease import ci_run
 from runner.store.project import Project
 from runner.store.remote import Mirror
-from runner.values import dataclass
 
 REF = "refs/runner/ledger"
 RACES = 200  # how often a lost race is run again before it is told

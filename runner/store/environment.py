@@ -9,16 +9,15 @@ import json
 import os
 import stat
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from runner.errors import UsageError
 from runner.git.objects import sync_folder
 from runner.protocol.ids import OID
-from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.protocol.transcript import Line
@@ -85,8 +84,7 @@ def _name(common: Path) -> str:
     return f"{named}-{hashlib.sha256(os.fsencode(real)).hexdigest()[:12]}"
 
 
-@dataclass(frozen=True, slots=True)
-class StateDir:
+class StateDir(NamedTuple):
     """`common`: the repository's common git directory; `state_home`: the person's own state folder for all repositories."""
 
     common: Path

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
+from typing import NamedTuple
 
 from runner.errors import InsufficientHistoryError
 from runner.git import BLOB, Commit, Git, Ident, Tree, TreeEntry
 from runner.protocol import paths
-from runner.values import dataclass
 
 _OUTPUT = "output/"
 FETCHED = "refs/runner-remote/"  # where `git fetch` puts the remote's refs/runner/
@@ -119,8 +119,7 @@ class Kind(StrEnum):
     REPLACED = "replaced"  # it lacks, or changed, what was published: it is not taken
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(NamedTuple):
     """The comparison, and what has to be filed on top of theirs: history commits of ours, each with the branch's, oldest first."""
 
     kind: Kind

@@ -17,7 +17,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from runner.errors import ConflictError, HeldError, RunnerError, UnreachableError
@@ -30,7 +30,6 @@ from runner.store import history, record, remote
 from runner.store.environment import Environment, write_atomically
 from runner.store.project import Project
 from runner.store.remote import Mirror
-from runner.values import dataclass
 
 RACES = 20  # how often an announcement makes way for people's commits
 LEAVE_SECONDS = 10.0  # what giving a lease up may take where nothing is published with it
@@ -42,7 +41,7 @@ Intents = Mapping[str, dict[str, Any]]
 IsOver = Callable[[str], bool]  # whether a CI says that its job, by its address, is over
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Held:
     """The lease that this process has. `oid`: its commit; `since`: when that was made, in seconds that include those of sleep.
 
@@ -306,7 +305,7 @@ def _beat(project: Project, held: Held) -> float:
             return held.every / 5
         git = project.git.another()  # what is held open there is for one thread
         try:
-            mirror = replace(mirror, git=git)
+            mirror = mirror._replace(git=git)
             _renew(project, held, mirror)
             held.renewed = True
             if _is_published_cancelled(project, held, mirror):
@@ -339,7 +338,7 @@ def _renew(
 
     def make() -> Changes:
         lease = held.lease.model_copy(update={"expires": project.env.timestamp(held.ttl)})
-        author = replace(held.author, time=int(project.env.now()))
+        author = held.author._replace(time=int(project.env.now()))
         new = _commit(mirror.git, author, held.protocol, lease, announced_now, held.oid)
         return {ref_of(held.protocol): (new, held.oid), **(beside or {})}
 

@@ -19,7 +19,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from runner.errors import UnreachableError
 from runner.git import Git, GitError
@@ -28,7 +28,6 @@ from runner.protocol import ids, paths
 from runner.protocol.ids import digest
 from runner.store import remote
 from runner.store.environment import matching
-from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.store.project import Project
@@ -37,8 +36,7 @@ MOST = 40  # packs; git looks into each of them for an object that it does not h
 LONG = 20_000  # commits; packing takes seconds from there on, and a message says so
 
 
-@dataclass(frozen=True, slots=True)
-class Pack:
+class Pack(NamedTuple):
     """One pack: the commit that it was made for, and its file's name without an ending."""
 
     commit: str

@@ -15,7 +15,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,7 +27,6 @@ from runner.protocol.ids import OID
 from runner.store import locks, transaction
 from runner.store.environment import Environment, StateDir, write_loosely
 from runner.store.transaction import RefUpdate
-from runner.values import dataclass
 
 MOST = 50  # transitions of a batch
 LONGEST = 0.1  # seconds from its first transition on
@@ -77,7 +76,7 @@ def parse(data: bytes) -> list[Record]:
     return found
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Batch:
     """Transitions on `base`, the tip of a protocol's branch. `until`: by the monotonic clock. For the holder of the protocol's lock.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,6 @@ from runner.protocol.log import actor as log_actor
 from runner.store import objects
 from runner.store.environment import Environment, StateDir, writable_state_home
 from runner.store.trusted import OnlyProtocolsError, Trusted, last_seen
-from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.git import TreeEntry
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from runner.store.worktree import Quiet
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Project:
     """`options`: those of the command line; they go before the environment and config.yaml."""
 

@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 from runner.errors import UsageError
 from runner.git import Git, GitError, Worktree
@@ -15,7 +16,6 @@ from runner.protocol import ids, paths
 from runner.store import locks, snapshot, transaction, trusted, workspace, worktree
 from runner.store.environment import Environment, StateDir, matching, write_atomically
 from runner.store.project import Project
-from runner.values import dataclass
 
 
 def base_of(project: Project, named: str | None) -> tuple[str, str]:
@@ -192,8 +192,7 @@ def _unmake_worktree(git: Git, dirs: StateDir, protocol: str, path: Path) -> Non
 UNDER_WAY = ("MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD", "BISECT_LOG", "rebase-merge", "rebase-apply")
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(NamedTuple):
     """`why`: why a worktree has to stay; `command`: what makes it removable without a loss."""
 
     why: str

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from dataclasses import dataclass
 
 from runner.errors import RefusedError, RunnerError
 from runner.git import BLOB, EXECUTABLE, Commit, Git
@@ -18,7 +19,6 @@ from runner.store import history, record, worktree
 from runner.store.environment import write_atomically
 from runner.store.project import Project
 from runner.store.remote import PushRefusedError
-from runner.values import dataclass
 
 _MOST_SAID = 4  # lines of the remote's that are shown
 

@@ -25,7 +25,6 @@ from runner.protocol.log import RawEntry
 from runner.protocol.state import read_json
 from runner.store import worktree
 from runner.store.environment import write_loosely
-from runner.values import dataclass
 
 Row = dict[str, Any]  # state.json as it stands; `protocol`, `status`, `title`, `revision`, `steps`, `waiting` are there
 UNREADABLE = "unreadable"
@@ -42,8 +41,7 @@ _NAMES: dict[type, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Outlook:
+class Outlook(NamedTuple):
     """What would follow. `action`: one of `_NAMES`, or `none`; `by`: who owes it, empty where nobody does; `waiting`: the
     ids of the waits; `reason`: why nothing can happen next, or what it is."""
 

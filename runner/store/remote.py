@@ -10,7 +10,7 @@ import contextlib
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from runner.errors import (
     ConflictError,
@@ -27,7 +27,6 @@ from runner.protocol import ref_files
 from runner.store import locks, trusted
 from runner.store.environment import Environment, StateDir, matching, timestamp, writable_state_home, write_atomically
 from runner.store.trusted import Pin, Trusted
-from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.protocol.ref_files import Lease
@@ -49,8 +48,7 @@ class PushRefusedError(UnreachableError):
         self.said = tuple(said)
 
 
-@dataclass(frozen=True, slots=True)
-class Mirror:
+class Mirror(NamedTuple):
     """The git directory that talks to one remote. `remote`: its name in the clone; `url`: where it is."""
 
     git: Git
@@ -70,7 +68,7 @@ class Mirror:
         if remote is None:
             return None
         mirror = cls(git, dirs, env, remote, trusted.remote_url(git, remote))
-        mirror._make()
+        mirror._make_ready()
         return mirror
 
     @property
@@ -78,7 +76,7 @@ class Mirror:
         """Where it lies."""
         return self.dirs.mirror
 
-    def _make(self) -> None:
+    def _make_ready(self) -> None:
         if self.url.lower().startswith(("ext::", "fd::")) or self.url.startswith("-"):
             raise UsageError(
                 f"the remote's address runs a command: {self.url}",
@@ -493,8 +491,7 @@ def _pushes(dirs: StateDir, now: float) -> list[float]:
 _LEASES = "refs/there/runner/leases"
 
 
-@dataclass(frozen=True, slots=True)
-class Away:
+class Away(NamedTuple):
     """Who works elsewhere. `where`: machine and CI job; `since`: when the lease was taken; `asked`: when the remote was last asked, or
     None: that is not known."""
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from runner.errors import IntegrityError, MalformedFileError
 from runner.git import BLOB, EXECUTABLE, LINK, SUBMODULE, TREE, Git, TreeEntry
 from runner.protocol import paths, state
 from runner.protocol.state import Rendered, State
-from runner.values import dataclass
 
 
 class Folder(dict[str, TreeEntry]):

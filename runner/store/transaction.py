@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import field
+from typing import NamedTuple
 
 from runner.errors import ConflictError
 from runner.git import BLOB, Git, Ident, TreeEntry, git_error
@@ -21,13 +21,11 @@ from runner.store import locks, remote, worktree
 from runner.store.environment import Environment, StateDir, matching
 from runner.store.snapshot import Snapshot
 from runner.store.trusted import policy_digest
-from runner.values import dataclass
 
 PUBLISH_WAIT = 30.0  # seconds that another process may take to move the same branch
 
 
-@dataclass(frozen=True, slots=True)
-class Transition:
+class Transition(NamedTuple):
     """A commit that is prepared and not published yet. `snapshot`: the protocol as it is in it."""
 
     commit: str
@@ -69,13 +67,12 @@ def record(
         files[f"log/{segments + 1:04d}.md"] = old_log
         old_log = b""
     files[paths.LOG] = log.append(old_log, entries, after.schema)
-    after = dataclasses.replace(after, log=digest(files[paths.LOG]))
+    after = after._replace(log=digest(files[paths.LOG]))
     files[paths.STATE] = state.render(after, rendered)
     return after, files
 
 
-@dataclass(frozen=True, slots=True)
-class Provenance:
+class Provenance(NamedTuple):
     """Who records a transition, when, and by which commit of the trusted branch.
 
     `actor`: as the log names them; `committer`: where it is not the author; `judged`: when the approvals that it uses were judged,
@@ -140,8 +137,7 @@ def prepare(
     return Transition(commit, after, entries, there)
 
 
-@dataclass(frozen=True, slots=True)
-class RefUpdate:
+class RefUpdate(NamedTuple):
     """A branch (full ref name) that moves from `old` (None: it is new) to `new`, and the refs that move with it.
 
     `reason`: for the reflog.
@@ -151,7 +147,7 @@ class RefUpdate:
     old: str | None
     new: str
     reason: str
-    also: Mapping[str, tuple[str | None, str | None]] = field(default_factory=dict)
+    also: Mapping[str, tuple[str | None, str | None]] = {}
 
 
 def publish(
@@ -223,8 +219,7 @@ def settle(git: Git, dirs: StateDir, env: Environment, branch: str) -> None:
             worktree.settle_all(git, dirs, branch, env)
 
 
-@dataclass(frozen=True, slots=True)
-class PersonEdit:
+class PersonEdit(NamedTuple):
     """A person's uncommitted files on a branch (full ref name) whose tip is `old`; None: the file is deleted."""
 
     branch: str

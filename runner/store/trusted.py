@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
+from typing import NamedTuple
 
 from runner.errors import IntegrityError, RefusedError, UsageError
 from runner.git import Git
 from runner.protocol import ids, paths
 from runner.store.environment import StateDir, write_atomically
-from runner.values import dataclass
 
 REF = "refs/runner/fetched/trusted"  # kept here so that no `git gc` takes its objects away
 
@@ -39,8 +39,7 @@ class OnlyProtocolsError(UsageError):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Pin:
+class Pin(NamedTuple):
     """The pinned commit. `time`: when the branch was last fetched, or empty."""
 
     remote: str
@@ -50,8 +49,7 @@ class Pin:
     time: str
 
 
-@dataclass(frozen=True, slots=True)
-class Trusted:
+class Trusted(NamedTuple):
     """`commit`: the trusted branch's; `note`: what a reader should know about it, or empty.
 
     `time`: when the remote was asked, where that was not just now and is known.
@@ -143,7 +141,7 @@ def read_pin(dirs: StateDir) -> Pin | None:
     """
     try:
         pin = Pin(**json.loads(dirs.pin.read_bytes()))
-        if all(isinstance(getattr(pin, name), str) for name in Pin.__slots__):
+        if all(isinstance(getattr(pin, name), str) for name in Pin._fields):
             return pin
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -159,9 +157,7 @@ def read_pin(dirs: StateDir) -> Pin | None:
 def write_pin(dirs: StateDir, pin: Pin) -> None:
     """Pin it; where the state cannot be written, it is first use again next time."""
     try:
-        write_atomically(
-            dirs.pin, json.dumps({name: getattr(pin, name) for name in Pin.__slots__}, indent=2).encode() + b"\n"
-        )
+        write_atomically(dirs.pin, json.dumps(pin._asdict(), indent=2).encode() + b"\n")
     except OSError:
         return
 

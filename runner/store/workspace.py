@@ -14,8 +14,9 @@ import shlex
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Unpack
+from typing import NamedTuple, Unpack
 
 from runner import beneath
 from runner.errors import InsufficientHistoryError, RefusedError, UsageError
@@ -40,7 +41,6 @@ from runner.protocol.ids import digest
 from runner.protocol.paths import POLICY, ROOT, is_record
 from runner.store import locks, objects, remote, worktree
 from runner.store.environment import Environment, StateDir, write_atomically, write_loosely
-from runner.values import dataclass
 
 EXCLUDES = "__pycache__/\n.pytest_cache/\nnode_modules/\n.venv/\n*.pyc\n.DS_Store\n"
 MOST_RECORD = 64 * 1024 * 1024  # bytes of a file of the record
@@ -341,7 +341,7 @@ def _make_way(git: Git, space: Workspace, tree: str) -> None:
                 beneath.remove(space.work, path)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Look:
     """What lies in a workspace: folders that hold a repository of their own; links; folders with files whose path is too long."""
 
@@ -406,8 +406,7 @@ def _make_repository(git: Git, space: Workspace, commit: str, protocol: str, wor
     beneath.put(work, ".git", repository)
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """What a step left: its tree, and the difference from its start."""
 
     tree: str
@@ -418,8 +417,7 @@ class TooMuchError(RefusedError):
     """A step left more than it may: it is for a person to say whether it should leave less, or may leave more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
+class Bounds(NamedTuple):
     """What a step may leave: bytes of a file and in all, also as people wrote them, and files. `left`: seconds to store it."""
 
     file: int = 50_000_000

@@ -16,6 +16,7 @@ import shutil
 import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from runner.errors import InTheWayError, RunnerError, UsageError
 from runner.git import BLOB, EXECUTABLE, LINK, SUBMODULE, Git, GitError, TreeEntry, Worktree, objects
@@ -23,7 +24,6 @@ from runner.git.objects import name_of
 from runner.lines import few
 from runner.store import locks
 from runner.store.environment import Environment, StateDir, matching, write_atomically
-from runner.values import dataclass
 
 EDITOR_WAIT = 5.0  # seconds that another git may hold a worktree's index
 COPY = "runner-index"
@@ -171,8 +171,7 @@ def locked(tree: Worktree, env: Environment) -> Iterator[Path]:
 Changes = Mapping[str, tuple[TreeEntry | None, TreeEntry | None]]  # path to (before, after)
 
 
-@dataclass(frozen=True, slots=True)
-class Rewrite:
+class Rewrite(NamedTuple):
     """A follow that gives a few plain files other bytes, as nearly every transition does: its log and its state.
 
     `files`: what each was when it had the bytes of the old commit, by path.
@@ -255,8 +254,7 @@ def _signature(at: str) -> Signature | None:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Follow:
+class Follow(NamedTuple):
     """A worktree that is ready to follow: its lock is held, and that it can was shown."""
 
     git: Git
@@ -508,8 +506,7 @@ def _bytes(path: str) -> bytes:
     return path.encode("utf-8", "surrogateescape")
 
 
-@dataclass(frozen=True, slots=True)
-class _Index:
+class _Index(NamedTuple):
     """What an index says: entries by path, those in conflict, and those that a person hid from git."""
 
     entries: dict[str, TreeEntry]
@@ -538,8 +535,7 @@ def _index(out: bytes) -> _Index:
     return index
 
 
-@dataclass(frozen=True, slots=True)
-class Disk:
+class Disk(NamedTuple):
     """A worktree's files, as `git add` would see them."""
 
     git: Git
@@ -692,8 +688,7 @@ def _is_untouched(git: Git, tree: Worktree, folder: str) -> bool:
     return not left
 
 
-@dataclass(frozen=True, slots=True)
-class Quiet:
+class Quiet(NamedTuple):
     """The worktrees of a branch in which a look found no edit of a person's.
 
     `until`: when to look again, by the monotonic clock; `folders`: the protocol's in each worktree; `files`: all that is in them, but

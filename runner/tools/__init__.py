@@ -13,11 +13,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from runner.protocol.state import read_json
-from runner.values import dataclass
 
 if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
@@ -85,8 +85,7 @@ class AsksError(ToolError):
     """The tool asks a person before it acts; `message` is the question. The call is made again with the answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tool:
+class Tool(NamedTuple):
     """A contract with its implementation, which raises a ToolError where it fails.
 
     `call(arguments)`: checks them, executes the call and returns its result. `probe(arguments)`: returns the result of an earlier call

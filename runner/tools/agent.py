@@ -21,6 +21,7 @@ import shutil
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
@@ -33,7 +34,6 @@ from runner.tools import Effect, Tool, ToolError, files, registry
 from runner.tools.commands import Commands, bounded
 from runner.tools.files import FileWorker, Ripgrep
 from runner.tools.registry import Given, contract_of
-from runner.values import dataclass
 
 if TYPE_CHECKING:
     import http.client

@@ -9,7 +9,6 @@ list is another one is not called. Its annotations, such as `readOnlyHint`, are 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import re
 import tomllib
@@ -308,7 +307,7 @@ class ServerTools:
             by = self.tools.get(f"mcp:{self._name}/{declared.probe}")
             if by is None or by.contract.effect != "read":
                 raise self._unfit(name, "a probed tool names under `probe` another one of its server that is `read`")
-            return dataclasses.replace(tool, probe=partial(_probed, by))
+            return tool._replace(probe=partial(_probed, by))
         return tool
 
     def _tool(self, contract: Contract, name: str) -> Tool:

@@ -8,6 +8,7 @@ time of that event. The conditions are checked in the order of `_CHECKS`; the fi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from runner.protocol import approval_file, paths
 from runner.protocol import events as ev
@@ -20,7 +21,6 @@ from runner.trust.manifest import Subject
 from runner.trust.requirements import ApprovalRequirement
 from runner.trust.transitions import commit_of
 from runner.trust.view import ApprovalFile, ApprovalRequest, RejectionReason, View
-from runner.values import dataclass
 
 # By a signature's outcome; of any other, its key is not trusted.
 _OF_SIGNATURES: dict[str, RejectionReason] = {
@@ -33,8 +33,7 @@ _OVERTAKEN = "it is older than what the same person decided since"
 AHEAD = 300  # seconds that a statement may have been issued after the present time: clocks differ
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
+class Extent(NamedTuple):
     """Which changes make an approval stale.
 
     `begun`: the step started on it, and the tree has its own work by now, which does not count; `whole`: a later step caused a retry,
@@ -48,8 +47,7 @@ class Extent:
 USUAL = Extent()  # any change of the subject
 
 
-@dataclass(frozen=True, slots=True)
-class _Case:
+class _Case(NamedTuple):
     """A requirement in a view, for which approvals are judged."""
 
     view: View
@@ -60,8 +58,7 @@ class _Case:
 _Check = Callable[[_Case, ApprovalFile], ApprovalFile | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Review:
+class Review(NamedTuple):
     """A review on the forge as far as git can judge it. `approver`: whose account it is, by the policy; else empty."""
 
     fields: ReviewFields
@@ -70,8 +67,7 @@ class Review:
     text: str = ""  # why it does not count
 
 
-@dataclass(frozen=True, slots=True)
-class ApprovalStatus:
+class ApprovalStatus(NamedTuple):
     """How far an approval requirement is met. `counted`: approvals that count, one a person.
 
     `rejected`: rejections in force by people whose approval counts; `refused`: files on this subject that do not count, and why;

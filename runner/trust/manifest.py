@@ -11,7 +11,8 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from runner.errors import InsufficientHistoryError
 from runner.git import BLOB, LINK, SUBMODULE, TREE, Git, TreeEntry
@@ -19,15 +20,13 @@ from runner.lines import pattern
 from runner.protocol import config, globs, ids, paths
 from runner.protocol.ids import digest
 from runner.protocol.state import State, StepStatus
-from runner.values import dataclass
 
 VERSION = 3  # what a new approval binds; 1 and 2 count for approvals that were issued up to `OLD_UNTIL` (design §4)
 OLD_UNTIL = 1_798_761_600  # 2027-01-01T00:00:00Z
 _TOGETHER = 256  # blobs that are read at once
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(NamedTuple):
     """The subject of a decision. `name`: a step's slug, a call's such as `deploy.1.3`, or empty; `attempt`: 0 where it has none."""
 
     kind: str
@@ -114,8 +113,7 @@ def _place(item: tuple[str, TreeEntry]) -> bytes:
     return (item[0] + "/" * (item[1].mode == TREE)).encode("utf-8", "surrogateescape")
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(NamedTuple):
     """What the trusted branch lends to steps. `modules`: of tools, as config.yaml names them; `prompts`: a model is asked.
 
     `tools`: a step may call tools, whichever file names their modules.
@@ -314,8 +312,7 @@ def is_plain(*entries: TreeEntry | None) -> bool:
     return all(entry is None or entry.mode == BLOB for entry in entries)
 
 
-@dataclass(frozen=True, slots=True)
-class _Named:
+class _Named(NamedTuple):
     """The paths that a text names: whole, by their last name with or without its ending, by a folder above, or by a glob."""
 
     everything: bool

@@ -7,9 +7,8 @@ counts are judged by `approval.status_of`.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from runner.errors import RefusedError
 from runner.protocol.decision import AskPerson, CheckStep, CompleteStep, RunStep, TakeWork
@@ -25,28 +24,24 @@ from runner.trust.requirements import ApprovalRequirement
 from runner.trust.transitions import StillValid
 from runner.trust.trusted_config import TrustedConfig
 from runner.trust.view import ApprovalRequest, View
-from runner.values import dataclass
 
 StepAction = RunStep | AskPerson | TakeWork | CheckStep | CompleteStep
 
 
-@dataclass(frozen=True, slots=True)
-class Allowed:
+class Allowed(NamedTuple):
     """Nothing is missing. `relies`: on an approval that an earlier transition counted."""
 
     relies: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """An approval is missing that is required. `relies`: as for `Allowed`; it may be that one which is no longer valid."""
 
     requirement: ApprovalRequirement
     relies: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Denied:
+class Denied(NamedTuple):
     """The policy denies it. `where`: the rule's line; `hint`: what a person can do."""
 
     what: str
@@ -65,8 +60,7 @@ class Denied:
         return RefusedError(self.what, self.where, self.hint)
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """The result of an action. `work`: (before, after) of changes that are not on the branch yet; None: all of the attempt's are.
 
     `then`: the step is `done` by it, its QA follows (`checked`), or it `waits` for a person.
@@ -237,7 +231,7 @@ def _is_unchanged(view: View, subject: Subject, told: RawEntry) -> bool:
         if any(view.covers(subject, path) for path in changed):
             return False
     if start <= end:
-        past.still_valid = dataclasses.replace(before, commit=view.tip)
+        past.still_valid = before._replace(commit=view.tip)
     return start <= end
 
 

@@ -15,16 +15,15 @@ import ipaddress
 import posixpath
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from runner.lines import pattern
 from runner.protocol import globs, paths
 from runner.protocol.plans import Budget
 from runner.protocol.strict_yaml import Path, shown
 from runner.trust import programs
-from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.protocol.policy_file import Effect, Isolation, Narrowing, PolicyFile, Rule, Verdict
@@ -66,8 +65,7 @@ def effect_of(tool: str) -> Effect | None:
 # --- what is asked ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
+class Subject(NamedTuple):
     """An action that a policy decides on.
 
     `kind`: `call` of a tool; `command`, a step's own; `change`, what a step has left at its paths; `engine`, the choice of
@@ -90,8 +88,7 @@ class Subject:
     configured: str = ""  # where the trusted branch names the hosts for this tool
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """A decision. `rule`: the one that decided; `file` and `line`: its place, empty and 0 for a built-in one."""
 
     verdict: Verdict
@@ -170,8 +167,7 @@ def _host_of(url: str) -> str:
 # --- a policy, ready to be asked -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Compiled:
+class _Compiled(NamedTuple):
     """A rule with its globs made ready; None where it says nothing."""
 
     said: Decision
@@ -192,8 +188,7 @@ class _Compiled:
     tails: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(NamedTuple):
     """A policy that was compiled once; `file`: None where there is no policy.yaml."""
 
     file: PolicyFile | None
@@ -210,8 +205,7 @@ class Policy:
         return self.file.digest if self.file else None
 
 
-@dataclass(frozen=True, slots=True)
-class More:
+class More(NamedTuple):
     """A narrowing, such as an agent file's `policies:`; `lines`: of its file, where it has the key `under`."""
 
     words: Narrowing
@@ -350,7 +344,7 @@ def evaluate(policy: Policy, subject: Subject, named: Collection[str] = (), *, l
     return found[0] if len(found) == 1 else max(found, key=lambda one: SEVERITY[one.verdict])
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _View:
     """A subject as rules look at it: one path, one host; folded for those that deny or ask."""
 
@@ -445,8 +439,8 @@ def _otherwise(subject: Subject, allowing: list[_Compiled]) -> Decision:
         if not still:
             reason = "the context has untrusted text"
             if allowing:
-                return replace(
-                    allowing[0].said, verdict="ask", reason=f"{reason}, and the rule has no `untrusted: allow`"
+                return allowing[0].said._replace(
+                    verdict="ask", reason=f"{reason}, and the rule has no `untrusted: allow`"
                 )
             return _built_in("ask", "default: external calls ask", reason)
         allowing = still
@@ -613,8 +607,7 @@ def protected(policy: Policy, changed: Iterable[str], named: Collection[str] = (
 # --- a step's diff ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class Change(NamedTuple):
     """One path of a step's diff. Modes as git writes them, such as `100644`; None where the path is not there.
 
     `lines`: added and removed ones; `size`: bytes afterwards; `binary`: whether it is, afterwards.
@@ -641,7 +634,7 @@ def judge(
         said = evaluate(policy, subject, named)
         if said.verdict != "allow":
             found.append(
-                replace(said, reason=" · ".join(dict.fromkeys(filter(None, (shown(change.path), said.reason)))))
+                said._replace(reason=" · ".join(dict.fromkeys(filter(None, (shown(change.path), said.reason)))))
             )
         elif change.after in LINKS:
             found += _moved(policy, change, step)
@@ -663,8 +656,8 @@ def _moved(policy: Policy, change: Change, step: str | None) -> Iterable[Decisio
         return
     view = _View(effect="workspace", step=None if step is None else globs.fold(step))
     for rule in policy.action[0]:
-        if any(globs.could_hold(glob, folded) for glob in rule.globs) and _first((replace(rule, path=None),), view):
-            yield replace(rule.said, reason=reason)
+        if any(globs.could_hold(glob, folded) for glob in rule.globs) and _first((rule._replace(path=None),), view):
+            yield rule.said._replace(reason=reason)
             return
     for _, glob, file, line in policy.guarded:
         if globs.could_hold(globs.fold(glob), folded):

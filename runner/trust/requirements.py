@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from runner.errors import MalformedFileError, RefusedError
 from runner.lines import few
@@ -14,7 +16,6 @@ from runner.protocol.state import OF_NO_STEP, Wait
 from runner.trust.manifest import Subject
 from runner.trust.trusted_config import TrustedConfig
 from runner.trust.view import View
-from runner.values import dataclass
 
 KEYBOARD = "keyboard"  # who said it where there is no policy: somebody at a terminal
 
@@ -32,8 +33,7 @@ class Threshold:
         return self.people <= other.people and self.count >= other.count
 
 
-@dataclass(frozen=True, slots=True)
-class ApprovalRequirement:
+class ApprovalRequirement(NamedTuple):
     """An approval that is required. `thresholds`: all of them; one person may serve several. `lasts`: seconds that one may be valid.
 
     `text`: the action that waits, for people. `signed`: whether a signature counts; `reviews`: whether a review on the forge does.

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from itertools import pairwise
@@ -33,7 +34,6 @@ from runner.lines import lines_of
 from runner.protocol.approval_file import NAMESPACE, PRINCIPAL, Form
 from runner.trust import signers as keys
 from runner.trust.signers import CURVES, ED25519, RSA, SK_ECDSA, SK_ED25519, PublicKey, Signers, Wire
-from runner.values import dataclass
 
 LIMIT = 8192  # bytes of an armoured signature
 

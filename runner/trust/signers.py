@@ -12,15 +12,14 @@ import binascii
 import hashlib
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import field
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from runner.errors import MalformedFileError
 from runner.lines import pattern
 from runner.protocol.approval_file import NAMESPACE as APPROVAL
 from runner.protocol.approval_file import PRINCIPAL
 from runner.protocol.paths import ROOT
-from runner.values import dataclass
 
 FILE = f"{ROOT}/allowed_signers"
 REVOKED = f"{ROOT}/revoked_keys"
@@ -96,8 +95,7 @@ class Wire:
             raise ValueError("there is something after its end")
 
 
-@dataclass(frozen=True, slots=True)
-class PublicKey:
+class PublicKey(NamedTuple):
     """A public SSH key of a type that is taken. `blob`: as on the wire, in its one canonical form; keys are the same by it."""
 
     type: str
@@ -113,8 +111,7 @@ class PublicKey:
         return f"{self.type} {base64.b64encode(self.blob).decode('ascii')}"
 
 
-@dataclass(frozen=True, slots=True)
-class Signer:
+class Signer(NamedTuple):
     """A line of allowed_signers. Times in seconds since 1970, both ends within; `line` counts from 1."""
 
     principal: str
@@ -125,8 +122,7 @@ class Signer:
     line: int
 
 
-@dataclass(frozen=True, slots=True)
-class Revoked:
+class Revoked(NamedTuple):
     """A line of revoked_keys. `since`: seconds since 1970 from when on the key does not count; None: it never did."""
 
     key: PublicKey
@@ -134,13 +130,12 @@ class Revoked:
     line: int
 
 
-@dataclass(frozen=True, slots=True)
-class Signers:
+class Signers(NamedTuple):
     """Every key that is listed. `openpgp`: principal to the bytes of their one key file."""
 
     ssh: tuple[Signer, ...] = ()
     revoked: tuple[Revoked, ...] = ()
-    openpgp: Mapping[str, bytes] = field(default_factory=dict)
+    openpgp: Mapping[str, bytes] = {}
 
     def of_key(self, key: PublicKey) -> Signer | None:
         """Return the one line that lists the key, or None."""

@@ -7,7 +7,7 @@ the chain is valid; `approval`, whether an approval in it counts.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from runner.errors import InsufficientHistoryError
 from runner.git import TREE, Commit, Git, TreeEntry
@@ -15,7 +15,6 @@ from runner.protocol import ids, log, paths
 from runner.protocol.event_types import event_type
 from runner.protocol.log import Trailers
 from runner.trust.manifest import Contents
-from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.trust.view import ApprovalFile
@@ -25,8 +24,7 @@ AHEAD = 16  # commits whose objects are asked for at once
 FAR = 256  # the same, of a long chain
 
 
-@dataclass(frozen=True, slots=True)
-class StillValid:
+class StillValid(NamedTuple):
     """That the approvals of a plan were valid for an earlier action at a commit.
 
     `revision`: of the entry that counted them; `trusted`: by which policy; `approvals`: the tree of all there were; `until`: when.
@@ -206,8 +204,7 @@ class Distances(Mapping[str, int]):
 # --- one transition -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Transition:
+class Transition(NamedTuple):
     """A transition of a protocol: its commit, and what its trailers say."""
 
     commit: Commit

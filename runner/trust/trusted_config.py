@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from runner.errors import InsufficientHistoryError, MalformedFileError
@@ -22,7 +22,6 @@ from runner.trust.manifest import HARMLESS, Cover, Loaded
 from runner.trust.policy import Change, Decision, Policy
 from runner.trust.signers import GIT, Signers
 from runner.trust.transitions import commit_of, missing, touched
-from runner.values import dataclass
 
 # What a step without a policy, tools or signatures does not need is loaded where it is used: it would take a third of its start.
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from runner.trust.signature import SshSignature, Verdict
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class TrustedConfig:
     """The trusted branch at `commit`. `policy`: None where there is none; `signers`: with the revocations of now."""
 
@@ -306,7 +305,7 @@ def changes(git: Git, protocol: str, pieces: Iterable[tuple[str, str]], *, measu
     for start, tree in pieces:
         for one in _changes(git, protocol, start, tree, measured=measured):
             later = made.get(one.path)
-            made[one.path] = replace(later, before=one.before, lines=later.lines + one.lines) if later else one
+            made[one.path] = later._replace(before=one.before, lines=later.lines + one.lines) if later else one
     return list(made.values())
 
 

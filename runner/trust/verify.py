@@ -37,7 +37,6 @@ A commit is a transition by its trailers alone. Where the policy asks for no sig
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import NamedTuple
@@ -111,7 +110,7 @@ def beside(git: Git, report: Report, evidence: Evidence) -> Report:
             raise
     if not findings and (sealed := ends.seal_note(git, report)):
         evidence.notes.append(sealed)
-    return dataclasses.replace(report, findings=tuple(findings), notes=(*report.notes, *evidence.notes))
+    return report._replace(findings=tuple(findings), notes=(*report.notes, *evidence.notes))
 
 
 def unknown(git: Git, protocol: str, finding: Finding) -> Report:
@@ -326,7 +325,7 @@ def take(walk: Walk, commit: Commit, read: Ahead) -> ParsedCommit:
         with contextlib.suppress(RunnerError):
             parsed.after = state.load(_record(walk.git, parsed, paths.STATE), where)
     if parsed.after is not None:
-        parsed.after = dataclasses.replace(parsed.after, log=f"sha256:{parsed.log_hash.hexdigest()}")
+        parsed.after = parsed.after._replace(log=f"sha256:{parsed.log_hash.hexdigest()}")
     return parsed
 
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import islice
+from typing import NamedTuple
 
 from runner.errors import InsufficientHistoryError, IntegrityError
 from runner.git import BLOB, Commit, Git, TreeEntry
@@ -37,7 +38,6 @@ from runner.trust.transitions import (
     unnumbered,
 )
 from runner.trust.trusted_config import TrustedConfig
-from runner.values import dataclass
 
 
 class RejectionReason(StrEnum):
@@ -59,8 +59,7 @@ class RejectionReason(StrEnum):
     UNSEEN = "unseen"  # of a commit that is not here: the branch is gone
 
 
-@dataclass(frozen=True, slots=True)
-class ApprovalFile:
+class ApprovalFile(NamedTuple):
     """A file below approvals/ in the branch. `commit`: the one that added it; `order`: its place among the approvals of the chain."""
 
     id: str
@@ -85,11 +84,10 @@ class ApprovalFile:
 
     def reject(self, rejection: RejectionReason, text: str) -> ApprovalFile:
         """Return the approval as one that does not count, and why."""
-        return replace(self, rejection=rejection, text=text)
+        return self._replace(rejection=rejection, text=text)
 
 
-@dataclass(frozen=True, slots=True)
-class ApprovalRequest:
+class ApprovalRequest(NamedTuple):
     """When something was asked for: the commit that asked, and the digest of what it was about; None where that is no manifest's."""
 
     commit: str
@@ -113,7 +111,7 @@ class ApprovalRequest:
         return None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class View:
     """A protocol at the commit `tip` of its chain, and by what its approvals are judged there: a trusted config, and a time.
 
@@ -197,15 +195,15 @@ class View:
             there = self._own(self.approvals_in)
             files = {own + name: entry for name, entry in there.items() if name.startswith(paths.APPROVALS)}
             if self.approvals_in is not None:
-                found = [replace(self._read(path, entry), commit="") for path, entry in sorted(files.items())]
+                found = [self._read(path, entry)._replace(commit="") for path, entry in sorted(files.items())]
                 found.sort(key=lambda word: word.signed.statement.issued_at if word.signed is not None else 0)
             else:
                 added = {path: self.branch.added(path, self.tip) for path in files}
                 # One that no commit added alone comes last, as it would where the tip had.
                 last = positions[self.tip]
                 order = sorted(files, key=lambda path: (positions.get(added[path] or "", last), path))
-                found = [replace(self._read(path, files[path]), commit=added[path] or "") for path in order]
-            self._approvals = [replace(word, order=number) for number, word in enumerate(found)]
+                found = [self._read(path, files[path])._replace(commit=added[path] or "") for path in order]
+            self._approvals = [word._replace(order=number) for number, word in enumerate(found)]
         return self._approvals
 
     def _own(self, commit: str | None = None) -> dict[str, TreeEntry]:
@@ -310,7 +308,7 @@ class View:
         if subject.kind in ("plan", "step", "call") and self.plan is not None:
             loaded = self.trusted.loaded(_steps_of(subject, self.plan, done), self.plan)
             if subject.kind == "call" and version > 1:  # no model is asked again
-                loaded = replace(loaded, prompts=False)
+                loaded = loaded._replace(prompts=False)
             found.append(("trusted", lines(self.trusted.files(self.git, loaded, version))))
             if version > 1:
                 found.append(("tools", self.trusted.tools(loaded)))

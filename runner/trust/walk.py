@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from runner.errors import InsufficientHistoryError, MalformedFileError, RunnerError
 from runner.git import BLOB, EXECUTABLE, SUBMODULE, TREE, Commit, Git, TreeEntry
@@ -22,7 +22,6 @@ from runner.trust import signers, trusted_config
 from runner.trust.transitions import History, commit_of, folder_of, missing
 from runner.trust.trusted_config import TrustedConfig
 from runner.trust.view import View
-from runner.values import dataclass
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -33,8 +32,7 @@ Said = Iterator[tuple[str, str]]  # (path from the tree's root, the finding in o
 # --- what is reported -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """A violation of a rule. `rule`: a name from `docs/verify.md`; `text`: one line."""
 
     rule: str
@@ -43,8 +41,7 @@ class Finding:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
+class Named(NamedTuple):
     """A transcript that an event names by its digest; `attempt`: of the step, 0 where the subject is none."""
 
     commit: str
@@ -54,8 +51,7 @@ class Named:
     digest: str
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """A protocol that a fork continues. `fork`: the fork's first commit; `named`: the transcripts up to there."""
 
     protocol: str
@@ -63,8 +59,7 @@ class Origin:
     named: tuple[Named, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """What verify found for one protocol up to the commit `tip`. `walk`: as the walk along its chain left it.
 
     `is_foreign`: nothing of the protocol is in the whole history; the branch only has its name.
@@ -121,7 +116,7 @@ class Report:
         return tuple(self.walk.origins)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Evidence:
     """The evidence beside a chain, for the rules that a chain alone does not answer.
 
@@ -196,7 +191,7 @@ def _part(
 # --- what is known so far -------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Walk:
     """A verification's way along a chain: the state by the fold, and the record's files as the last transition left them.
 
@@ -408,7 +403,7 @@ def _refuse_partial(git: Git, oid: str) -> None:
 # --- one commit -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class ParsedCommit:
     """One commit, taken apart. `trailers` is None for an ordinary commit; the fields after it are a transition's."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import subprocess
@@ -153,9 +152,9 @@ class Forge:
             after = machine.fold(before, entries)
         except (RunnerError, ValueError, ArithmeticError):  # an illegal one: the state says what the forger wants
             assert before is not None
-            after = dataclasses.replace(before, revision=entries[-1].revision)
+            after = before._replace(revision=entries[-1].revision)
         assert after is not None
-        after = dataclasses.replace(after, log=digest(new_log))
+        after = after._replace(log=digest(new_log))
         plain = json.loads(state.render(after))
         if edit_state is not None:
             edit_state(plain)

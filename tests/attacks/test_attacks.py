@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -387,7 +386,7 @@ def an_engine_that_the_trailers_alone_name(forge: Forge) -> None:
 
 @attack("message")
 def a_cost_that_the_trailers_alone_name(forge: Forge) -> None:
-    event = dataclasses.replace(finish(forge), engine="openai:gpt-5", spent={"usd": "12.5"})
+    event = finish(forge).model_copy(update={"engine": "openai:gpt-5", "spent": {"usd": "12.5"}})
     forge.imitate(event, code={"b.txt": "b\n"}, edit_text=lambda text: text.replace("Cost: $12.5", "Cost: $0.01"))
 
 
@@ -473,20 +472,20 @@ def a_transition_that_plants_a_report(forge: Forge) -> None:
 @attack("record")
 def a_report_that_is_not_the_one_that_qa_names(forge: Forge) -> None:
     forge.imitate(finish(forge), code={"b.txt": "b\n"})
-    told = dataclasses.replace(passed(forge), report=digest(b"FAIL"))
+    told = passed(forge).model_copy(update={"report": digest(b"FAIL")})
     forge.imitate(told, record={"reports/b.1.md": "PASS"})
 
 
 @attack("record")
 def a_report_that_qa_names_and_that_is_not_there(forge: Forge) -> None:
     forge.imitate(finish(forge), code={"b.txt": "b\n"})
-    forge.imitate(dataclasses.replace(passed(forge), report=digest(b"PASS")))
+    forge.imitate(passed(forge).model_copy(update={"report": digest(b"PASS")}))
 
 
 @attack("record")
 def a_report_that_qa_names_by_the_digest_of_nothing(forge: Forge) -> None:
     forge.imitate(finish(forge), code={"b.txt": "b\n"})
-    forge.imitate(dataclasses.replace(passed(forge), report=digest(b"")))
+    forge.imitate(passed(forge).model_copy(update={"report": digest(b"")}))
 
 
 @attack("record")
@@ -956,7 +955,7 @@ def undone(forge: Forge, to: int, **fields: Any) -> ev.Undone:
         then = state.load(data, "state.json") if data else None
         if then is not None and then.revision == to:
             found = machine.undone_of(forge.now, then)
-    return dataclasses.replace(found, **fields)
+    return found.model_copy(update=fields)
 
 
 @attack("undone")
@@ -1203,7 +1202,7 @@ def a_genesis_on_nothing(forge: Forge) -> None:
 def a_chain_that_begins_in_its_middle(forge: Forge) -> None:
     entries = [Entry(forge.now.revision + 1, TIME, "runner", paused(forge))]
     data = log.append(b"", entries, forge.now.schema)
-    after = dataclasses.replace(forge.now, log=digest(data), revision=entries[0].revision)
+    after = forge.now._replace(log=digest(data), revision=entries[0].revision)
     record = {"log.md": data, "state.json": state.render(after)}
     files: dict[str, Change] = {**_words(forge), **{f"{forge.folder}/{name}": data for name, data in record.items()}}
     text = forge.message(entries, after).decode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ def keys_of(model: type[Any]) -> set[str]:
     """The keys that a file of this model may have."""
     if issubclass(model, FileModel):
         return {field.alias or name for name, field in model.model_fields.items()}
-    return {field.name for field in dataclasses.fields(model)} | ({"schema"} if model is State else set())
+    return set(model._fields)
 
 
 def table(page: str, name: str) -> set[str]:
@@ -47,7 +46,7 @@ def events_table() -> str:
     """The table of events, from their classes."""
     lines = ["| event | fields | meaning |", "|---|---|---|"]
     for name, event in events.MODELS.items():
-        fields = ", ".join(f"`{field.name}`" for field in dataclasses.fields(event) if field.name != "subject")
+        fields = ", ".join(f"`{field}`" for field in event.model_fields if field != "subject")
         told = " ".join((event.__doc__ or "").strip().splitlines()[0].split())
         lines.append(f"| `{name}` | {fields} | {told} |")
     return "\n".join(lines) + "\n"

@@ -286,7 +286,7 @@ def test_what_a_long_call_gave_is_in_the_journal_before_the_next_call_starts(tmp
             bench.clock += seconds if arguments["n"] == 2 else 0
             return made(arguments)
 
-        loop.tools = {**loop.tools, "write": replace(loop.tools["write"], call=call)}
+        loop.tools = {**loop.tools, "write": loop.tools["write"]._replace(call=call)}
         assert loop.run().outcome == "finished"
         return seen
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import threading
 import time
@@ -259,7 +258,7 @@ def test_whatever_happens_a_budget_leaves_what_was_not_paid(
 
         journal = open_journal(project, protocol, at)
         spent = SpentTotal(usd=format(kept.usd, "f"), input_tokens=kept.input_tokens, output_tokens=kept.output_tokens)
-        state = dataclasses.replace(seen.state, spent=spent)
+        state = seen.state._replace(spent=spent)
         found = spending.limits(project, seen, plan, state, journal, spending.Own((), 60.0))
         used = spending.of(journal.records)
         assert found.usd is not None and found.tokens is not None

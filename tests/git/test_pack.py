@@ -168,6 +168,8 @@ def test_one_of_a_thousand_steps_that_are_alike_is_a_delta_of_a_few_bytes() -> N
             base="main",
             plan="",
             steps=Steps(steps),
+            waiting=[],
+            artifacts=[],
             log=sha256(b"%d" % done).hexdigest(),
         )
         return render(start)

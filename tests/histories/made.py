@@ -333,7 +333,7 @@ def a_call_that_waited_and_one_that_nobody_knows_of(desk: Desk) -> Made:
     forge.imitate(held, code={"b.txt": "half\n"}, record={"calls/b.1.1.json": said})
     forge.imitate(
         ev.ApprovalRefused(subject="b", reason="it ended", wait=f"w{forge.now.revision}"),
-        dataclasses.replace(held, call="b.1.2", transcript=None),
+        held.model_copy(update={"call": "b.1.2", "transcript": None}),
         record={"calls/b.1.2.json": said},
     )
     forge.imitate(
@@ -454,7 +454,7 @@ def what_ci_and_the_forge_said(desk: Desk) -> Made:
     reported = ev.CiReported(subject=forge.protocol, commit=forge.tip, outcome="failure", context="ci/build")
     forge.imitate(reported, ev.StepFailed(subject="b", attempt=1, reason="ci/build failed"))
     forge.imitate(ev.StepRetried(subject="b", attempt=2))
-    forge.imitate(dataclasses.replace(reported, outcome="success"))
+    forge.imitate(reported.model_copy(update={"outcome": "success"}))
     forge.imitate(ev.StepBlocked(subject="b", attempt=2, reason="x"), ev.Blocked(subject=forge.protocol, reason="x"))
     forge.imitate(ev.StepRetried(subject="b", attempt=3))
     forge.imitate(ev.StepFailed(subject="b", attempt=3, reason="x"), ev.Failed(subject=forge.protocol, reason="x"))
@@ -1324,16 +1324,16 @@ def work_under_a_policy_s_commit_that_the_remote_has(desk: Desk) -> Made:
 def what_models_did_and_what_it_cost(desk: Desk) -> Made:
     """Two engines in one transition, a cost of each, a verdict of each kind, and an engine that no trailer can name."""
     forge = desk.forge()
-    done = dataclasses.replace(finish(forge), engine="openai:gpt-5", spent={"usd": "0.07", "input_tokens": 900})
+    done = finish(forge).model_copy(update={"engine": "openai:gpt-5", "spent": {"usd": "0.07", "input_tokens": 900}})
     forge.imitate(done, code={"b.txt": "b\n"})
-    checked = dataclasses.replace(passed(forge), engine="gemini:g", spent={"usd": "0.0125", "output_tokens": 8})
-    failed = {field.name: getattr(checked, field.name) for field in dataclasses.fields(checked)}
+    checked = passed(forge).model_copy(update={"engine": "gemini:g", "spent": {"usd": "0.0125", "output_tokens": 8}})
+    failed = vars(checked)
     retry = ev.StepRetried(subject="b", attempt=2)
     reason = "`no` <!-- --> ü"
     broken = ev.StepFailed(subject="b", attempt=1, reason=reason)
     forge.imitate(ev.QaFailed(**failed, reason=reason), broken, retry)
-    forge.imitate(dataclasses.replace(finish(forge), engine="two words"), code={"b.txt": "bb\n"})
-    forge.imitate(dataclasses.replace(passed(forge), engine="gemini:g"), ev.StepCompleted(subject="b", attempt=2))
+    forge.imitate(finish(forge).model_copy(update={"engine": "two words"}), code={"b.txt": "bb\n"})
+    forge.imitate(passed(forge).model_copy(update={"engine": "gemini:g"}), ev.StepCompleted(subject="b", attempt=2))
     return of(forge)
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_type_hints
 
 from hypothesis import strategies as st
 
@@ -36,16 +35,20 @@ slugs = st.sampled_from(["a", "b", "c", "plan", PROTOCOL])
 def any_event(kind: type[Event]) -> st.SearchStrategy[Event]:
     """Events of one kind, their fields of the right type and else arbitrary."""
     given: dict[str, Any] = {"subject": slugs}
-    for field in dataclasses.fields(kind):
-        if field.type == "Json":
-            given[field.name] = values
-        elif field.type == "dict[str, Json]":
-            given[field.name] = st.dictionaries(texts, values, max_size=3)
-        elif field.type == "dict[str, UndoneStep]":
+    types = get_type_hints(kind)
+    for name in [*kind.model_fields][1:]:
+        type_ = types[name]
+        if type_ is Any:
+            given[name] = values
+        elif type_ == dict[str, Any]:
+            given[name] = st.dictionaries(texts, values, max_size=3)
+        elif type_ == dict[str, ev.UndoneStep]:
             step = st.fixed_dictionaries({"status": texts, "attempt": st.integers(), "result": values})
-            given[field.name] = st.dictionaries(texts, step, max_size=2)
-        elif field.type in ("str", "str | None") and field.name != "subject":
-            given[field.name] = texts if field.type == "str" else st.none() | texts
+            given[name] = st.dictionaries(texts, step, max_size=2)
+        elif type_ in (str, str | None):
+            given[name] = texts if type_ is str else st.none() | texts
+        elif name in kind.required:
+            given[name] = st.from_type(type_)
     return st.builds(kind, **given)
 
 
@@ -91,7 +94,7 @@ def state_with(steps: dict[str, StepState], status: Status = Status.RUNNING, **m
         base="main",
         plan=None if status in (Status.PENDING, Status.PLANNING) else DIGEST,
         steps=Steps(steps),
-        **more,
+        **{"waiting": [], "artifacts": [], **more},
     )
 
 

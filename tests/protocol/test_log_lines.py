@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from fractions import Fraction
 
@@ -152,8 +151,8 @@ def test_a_message_as_a_whole() -> None:
     work = ev.StepFinished(subject="a", attempt=2, digest=DIGEST, start=OID, executor="sandbox", engine="x:y")
     verdict = ev.QaFailed(subject="a", attempt=2, tree=OID, reason="no", evidence=[], engine="x:z")
     found = [
-        entry(12, dataclasses.replace(work, spent={"usd": "0.08"})),
-        entry(13, dataclasses.replace(verdict, spent={"usd": "0.0125"})),
+        entry(12, work.model_copy(update={"spent": {"usd": "0.08"}})),
+        entry(13, verdict.model_copy(update={"spent": {"usd": "0.0125"}})),
     ]
     told = log.render_message(PROTOCOL, found, OID, schema=2, plan=DIGEST, policy=DIGEST.replace("0", "1"))
     assert told.decode() == (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -113,7 +111,7 @@ def test_a_line_that_could_be_taken_for_a_trailer_is_seen(text: bytes, forged: b
 
 @given(histories.entries)
 def test_the_subject_is_one_short_line(one: Entry) -> None:
-    told = log.headline(PROTOCOL, [dataclasses.replace(one, revision=1)])
+    told = log.headline(PROTOCOL, [one._replace(revision=1)])
 
     assert told.startswith(f"{PROTOCOL}: ")
     assert told.isascii() and "\n" not in told and len(told) < 120

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import random
 import shutil
@@ -914,7 +913,7 @@ class World:
         seen = state.load(data, tip)
         entries = log.parse(git.blob(f"{tip}:{paths.folder(self.protocol)}/{paths.LOG}") or b"", tip)
         folded = machine.fold(None, entries)
-        if folded is None or dataclasses.replace(folded, log=seen.log) != seen:
+        if folded is None or folded._replace(log=seen.log) != seen:
             raise Violation(f"the state at {tip[:7]} is not the fold of its log")
         for parent in commit.parents:
             if parent in self.known and self.known[parent].revision > seen.revision:

@@ -433,7 +433,7 @@ def test_a_ref_that_another_process_here_moves_is_fetched_again(remote: Box) -> 
                 lock.unlink()
 
             try:
-                dataclasses.replace(mirror, env=dataclasses.replace(project.env, sleep=sleep)).fetch("refs/heads/*")
+                mirror._replace(env=dataclasses.replace(project.env, sleep=sleep)).fetch("refs/heads/*")
             finally:
                 other.kill()
         assert len(slept) == 1

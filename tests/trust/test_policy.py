@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -42,7 +42,7 @@ def write(path: str, tool: str = "write_file") -> Subject:
 
 
 def external(tool: str = "send", **more: object) -> Subject:
-    return replace(call(tool, {}, effect="external"), **more)  # type: ignore[arg-type]
+    return call(tool, {}, effect="external")._replace(**more)  # type: ignore[arg-type]
 
 
 # --- precedence ------------------------------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ words_ = st.sampled_from(["git", "sh", "env", "/usr/bin/git", "status", "-c", "c
 )
 PATHS = st.sampled_from(["src/a.py", "SRC/b", ".", "../x", ".git/config", ".github/x", "é"])
 subjects = st.builds(
-    Subject,
+    partial(Subject),  # whose defaults are not drawn
     kind=st.sampled_from(["call", "call", "command", "change", "engine", "isolation", "step"]),
     tool=st.sampled_from(["write_file", "run", "shell", "send", "mcp:a/b", "RUN", None]),
     effect=st.sampled_from(["read", "workspace", "external"]),
@@ -114,7 +114,7 @@ def test_a_rule_moves_the_answer_only_towards_what_it_says(some: list[str], rule
 def test_of_several_paths_the_strictest_answer_holds(some: list[str], subject: Subject) -> None:
     found = rules(*some)
     if subject.kind in ("call", "command", "change") and subject.paths:
-        each = [SEVERITY[evaluate(found, replace(subject, paths=(path,))).verdict] for path in subject.paths]
+        each = [SEVERITY[evaluate(found, subject._replace(paths=(path,))).verdict] for path in subject.paths]
         assert SEVERITY[evaluate(found, subject).verdict] == max(each)
 
 
@@ -167,18 +167,18 @@ def test_a_tool_that_a_coworker_s_file_lists_is_allowed_against_the_default_neve
     for strict in ("ask", "deny"):
         assert said(rules(f"{strict}: {{tool: send}}"), listed) == strict
     assert said(of("approval_required: [send]\n"), listed) == "ask"
-    assert said(NONE, replace(listed, untrusted=True)) == "ask"
+    assert said(NONE, listed._replace(untrusted=True)) == "ask"
 
 
 def test_once_untrusted_text_is_there_only_a_rule_that_says_so_allows_external_calls() -> None:
     subject = external(untrusted=True)
     plain, still = "allow: {tool: send}", "{allow: {tool: 's*'}, untrusted: allow}"
-    assert said(rules(plain), replace(subject, untrusted=False)) == "allow"
+    assert said(rules(plain), subject._replace(untrusted=False)) == "allow"
     decision = evaluate(rules(plain), subject)
     assert (decision.verdict, decision.where) == ("ask", "policy.yaml:4") and "untrusted" in decision.reason
     assert said(rules(plain, still), subject) == said(rules(still, plain), subject) == "allow"
     assert said(rules(still, "ask: {tool: send}"), subject) == "ask"
-    assert said(rules(plain), replace(subject, effect="workspace")) == "allow"
+    assert said(rules(plain), subject._replace(effect="workspace")) == "allow"
 
 
 # --- what is matched -------------------------------------------------------------------------------------------------
@@ -237,10 +237,10 @@ def test_a_rule_about_what_is_not_known_of_a_call_does_not_match() -> None:
 
 def test_every_key_of_a_rule_has_to_fit_and_any_of_its_values() -> None:
     found = rules("deny: {tool: [write_file, edit_file], path: [a, 'b/*'], step: 'build-*'}")
-    assert said(found, replace(write("b/c", "edit_file"), step="build-1")) == "deny"
+    assert said(found, write("b/c", "edit_file")._replace(step="build-1")) == "deny"
     for other in (
-        write("b/c"), replace(write("b/c"), step="build"), replace(write("c"), step="build-1"),
-        replace(write("a", "remember"), step="build-1"),
+        write("b/c"), write("b/c")._replace(step="build"), write("c")._replace(step="build-1"),
+        write("a", "remember")._replace(step="build-1"),
     ):  # fmt: skip
         assert said(found, other) == "allow"
 
@@ -249,7 +249,7 @@ def test_a_rule_with_a_step_alone_is_about_its_start() -> None:
     found = rules("ask: {step: '*release*'}", "deny: {step: 'drop-*'}")
     assert said(found, Subject(kind="step", step="the-release")) == "ask"
     assert said(found, Subject(kind="step", step="drop-all")) == "deny"
-    assert said(found, replace(write("a"), step="the-release")) == "allow"
+    assert said(found, write("a")._replace(step="the-release")) == "allow"
     assert said(found, command("make", step="drop-all")) == "allow"
 
 
@@ -425,8 +425,8 @@ def test_a_host_needs_somebody_who_names_it() -> None:
     assert said(rules("ask: {tool: fetch}"), subject) == "deny"
     assert said(rules("ask: {host: a.test}"), subject) == "ask"
     assert said(rules("allow: {tool: fetch, host: a.test}"), subject) == "allow"
-    assert said(NONE, replace(subject, configured="config.yaml")) == "allow"
-    assert said(of("network: {allow: [b.test]}\n"), replace(subject, configured="config.yaml")) == "deny"
+    assert said(NONE, subject._replace(configured="config.yaml")) == "allow"
+    assert said(of("network: {allow: [b.test]}\n"), subject._replace(configured="config.yaml")) == "deny"
     assert said(of("network: {allow: [a.test]}\nrules: [{deny: {host: '*.test'}}]\n"), subject) == "deny"
 
 

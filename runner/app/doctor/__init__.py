@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
@@ -21,7 +22,6 @@ from runner.store.project import Project
 from runner.store.remote import Mirror
 from runner.trust import verify
 from runner.trust.walk import Report
-from runner.values import dataclass
 
 REFETCH_SECONDS = 3600.0
 Kind = Literal["here", "integrity", "note"]

@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from runner.store.environment import Environment, StateDir, matching, writable_s
 from runner.store.project import Project
 from runner.store.remote import Mirror
 from runner.trust import signature
-from runner.values import dataclass
 
 ROOM = 200_000_000  # bytes on the disk below which work is likely to fail
 

@@ -14,6 +14,7 @@ import shlex
 import shutil
 import zlib
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from runner import beneath
@@ -25,7 +26,6 @@ from runner.lines import few, lines_of
 from runner.store import trusted
 from runner.store.environment import matching
 from runner.store.remote import Mirror
-from runner.values import dataclass
 
 MOST_READ = 1_000_000_000  # bytes of a file in a workspace: a step may leave one that never ends
 CHUNK = 1 << 20

@@ -11,6 +11,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from runner.app.doctor import REFETCH_SECONDS, Clone, Finding, fault, remark
@@ -20,7 +21,6 @@ from runner.protocol import ids
 from runner.store import history, locks, lookup, trusted
 from runner.store.environment import matching, read_checkpoint
 from runner.trust import transitions
-from runner.values import dataclass
 
 _CACHES = ("refs/remotes/", trusted.REF)  # a fetch makes them again
 

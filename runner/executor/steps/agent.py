@@ -54,7 +54,7 @@ def carry_out(run: StepRun) -> Outcome:
     if reviews.records:
         files[history.review_name(run.slug, run.attempt)] = reviews.transcript()
     outcome = _outcome(run, dataclasses.replace(ended, text=text, result=result), ran)
-    return dataclasses.replace(outcome, files=files)
+    return outcome._replace(files=files)
 
 
 def _outcome(run: StepRun, ended: Ended, ran: work.Ran) -> Outcome:
@@ -70,7 +70,7 @@ def _outcome(run: StepRun, ended: Ended, ran: work.Ran) -> Outcome:
         cannot = ended.result is not None and ended.result.get("status") == "cannot"
         outcome = work.failed(run, ended.text, ran, left.work)
         own = left.work is not None and not transaction.paths_outside(left.work.changed)
-        return dataclasses.replace(outcome, final=cannot, continues=own, keeps=so_far)
+        return outcome._replace(final=cannot, continues=own, keeps=so_far)
     is_waiting = ended.outcome in ("asked", "held", "unknown")
     done = left.work or (work.unchanged(run) if is_waiting else None)  # too much now may be less by the end
     if done is None:
@@ -88,7 +88,7 @@ def _outcome(run: StepRun, ended: Ended, ran: work.Ran) -> Outcome:
                 spent=ran.spent,
             )
             outcome = work.waits(run, asked, f"asks: {ended.text}", done)
-        return dataclasses.replace(outcome, keeps=so_far)
+        return outcome._replace(keeps=so_far)
     return work.finished(run, done, ran, ended.result, artifacts=ended.artifacts)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runner import qa
@@ -21,7 +22,6 @@ from runner.qa import CheckResult
 from runner.sandbox.process import Outcome as CommandOutcome
 from runner.store import history, record
 from runner.trust.permit import Result
-from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.executor.steps.review import Reviewed
@@ -57,12 +57,12 @@ def carry_out(run: StepRun) -> Outcome:
         if output
     }
     if not checked.verdict.passed or run.step.qa is not QaPolicy.FULL:
-        return dataclasses.replace(_outcome(run, checked), files=outputs)
+        return _outcome(run, checked)._replace(files=outputs)
     reviewed = review.of_step(run, checked.verdict.evidence)
     files = {history.review_name(run.slug, run.attempt): reviewed.transcript}
     if reviewed.verdict is not None:
         files |= outputs  # without a verdict the attempt's checks run again, and a file of the history never changes
-    return dataclasses.replace(_outcome(run, dataclasses.replace(checked, review=reviewed)), files=files)
+    return _outcome(run, dataclasses.replace(checked, review=reviewed))._replace(files=files)
 
 
 def _outcome(run: StepRun, checked: Checked) -> Outcome:
@@ -103,9 +103,8 @@ def _outcome(run: StepRun, checked: Checked) -> Outcome:
         return Outcome(
             kind=Kind.CHECKED, events=(passed,), step=run.step, asks=tuple(asks), summary=said, record=reports
         )
-    fields = {one.name: getattr(passed, one.name) for one in dataclasses.fields(passed)}
     failure = ev.StepFailed(subject=run.slug, attempt=run.attempt, reason=log.cut(f"QA: {reason}"))
-    events = (ev.QaFailed(reason=reason, **fields), failure)
+    events = (ev.QaFailed(reason=reason, **vars(passed)), failure)
     return Outcome(kind=Kind.FAILED, events=events, step=run.step, summary=reason, record=reports)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 from runner.errors import UsageError
@@ -23,7 +22,7 @@ def carry_out(run: StepRun) -> Outcome:
     assert line is not None
     ended, output = session.run_for(run, line, session.environment(run))
     files = {history.output_name(run.slug, run.attempt): output} if output else {}
-    return dataclasses.replace(_outcome(run, line, ended), files=files)
+    return _outcome(run, line, ended)._replace(files=files)
 
 
 def _outcome(run: StepRun, line: str | tuple[str, ...], ended: CommandOutcome) -> Outcome:

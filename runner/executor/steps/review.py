@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from runner import qa, resources
@@ -28,7 +29,6 @@ from runner.store import history, record
 from runner.tools import registry
 from runner.tools.commands import folded
 from runner.trust.transitions import transitions_below
-from runner.values import dataclass
 
 ANSWER: Final = "give_verdict"
 # What `review: {aspects: […]}` of config.yaml may name; any other text stands for itself.

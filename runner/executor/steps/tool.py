@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from contextlib import AbstractContextManager, nullcontext
 
 from runner.errors import WaitingError
@@ -67,7 +66,7 @@ def carry_out(run: StepRun) -> Outcome:
     if run.journal.records:
         transcript = run.journal.transcript()
         files[history.transcript_name(run.slug, run.attempt)] = transcript
-        ran = dataclasses.replace(ran, transcript=digest(transcript))
+        ran = ran._replace(transcript=digest(transcript))
     if problem is not None:
         problem = f"{run.step.header.tool}: {problem}"
     if isinstance(stop, DeniedError):
@@ -84,7 +83,7 @@ def carry_out(run: StepRun) -> Outcome:
             outcome = work.blocked(run, left.too_much, ran)
         else:
             outcome = work.finished(run, left.work, ran, result)
-    return dataclasses.replace(outcome, files=files)
+    return outcome._replace(files=files)
 
 
 def _session(run: StepRun) -> WorkspaceSession:

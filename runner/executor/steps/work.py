@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import field
+from typing import NamedTuple
 
 from runner import qa
 from runner.errors import RefusedError
@@ -19,11 +18,9 @@ from runner.protocol.state import Json
 from runner.store import history, transaction, workspace
 from runner.store.workspace import Work
 from runner.trust.permit import Allowed, Denied, Result
-from runner.values import dataclass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ran:
+class Ran(NamedTuple):
     """How an attempt ran, by its events' fields. `code`: a command's exit code; `output`: the digest of all that it printed."""
 
     executor: str | None = None
@@ -33,11 +30,10 @@ class Ran:
     output: str | None = None
     tail: str | None = None
     transcript: str | None = None
-    spent: ev.Spent = field(default_factory=ev.Spent)
+    spent: ev.Spent = ev.Spent()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Collected:
+class Collected(NamedTuple):
     """The work that an attempt left, or why there is none: git `refused` it, or it is `too_much`."""
 
     work: Work | None = None
@@ -68,7 +64,7 @@ def unchanged(run: StepRun) -> Work:
 
 def finished(run: StepRun, work: Work, ran: Ran, result: Json = None, *, artifacts: tuple[str, ...] = ()) -> Outcome:
     """Return the outcome of an attempt whose work the policy allows; `artifacts`: files beside the step's outputs."""
-    ran = dataclasses.replace(ran, code=None)  # it is 0, and no event records that
+    ran = ran._replace(code=None)  # it is 0, and no event records that
     forbidden = transaction.paths_outside(work.changed)
     if forbidden:
         return failed(run, f"it changed what only people may change: {', '.join(forbidden[:3])}", ran, work)
@@ -76,7 +72,7 @@ def finished(run: StepRun, work: Work, ran: Ran, result: Json = None, *, artifac
     verdict = permissions.judge_result(run, Result(now))
     if isinstance(verdict, Denied):
         return failed(run, f"{verdict.what} ({verdict.where})", ran, work)
-    told = dataclasses.asdict(ran)
+    told = ran._asdict()
     del told["code"]
     done = ev.StepFinished(
         subject=run.slug,
@@ -136,7 +132,7 @@ def _failure(run: StepRun, reason: str, ran: Ran, kept: str | None) -> ev.StepFa
         attempt=run.attempt,
         reason=log.cut(reason),
         kept=kept,
-        **dataclasses.asdict(ran),
+        **ran._asdict(),
     )
 
 

@@ -112,7 +112,7 @@ def _judged(
     if status is None:
         return f"no signed approval was required by the policy of {found.commit[:12]}"
     due = approval.decided(wait, status)
-    return None if dataclasses.replace(event, at=None) == due else _difference(event, due, status, view.approvals())
+    return None if event.model_copy(update={"at": None}) == due else _difference(event, due, status, view.approvals())
 
 
 def _difference(
@@ -309,7 +309,7 @@ def _prepared(walk: Walk, view: View, prefix: Sequence[Entry]) -> View:
             wait = next((one for one in state.waiting if one.id == entry.event.wait), None)
             if wait is not None and wait.type.ended_by == "approval":
                 granted.append(requirements.subject_of(dataclasses.replace(view, state=state, known=known), wait))
-        state = machine.apply(state, dataclasses.replace(entry, revision=state.revision + 1))
+        state = machine.apply(state, entry._replace(revision=state.revision + 1))
     return dataclasses.replace(view, state=state, known=known, granted=granted, loose=True)
 
 

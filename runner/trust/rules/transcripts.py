@@ -12,7 +12,6 @@ was not permitted; a person who reads the transcript may still object to others.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -374,8 +373,7 @@ def _call_wrong(
         is_listed = tool in listed or (modules and policy.effect_of(tool) is None)
         said = policy.evaluate(
             rules,
-            dataclasses.replace(
-                subject,
+            subject._replace(
                 paths=subject.paths if is_agents else (),
                 step=one.subject,
                 listed="the agent file" if is_listed else "",

@@ -4,7 +4,6 @@ the artifacts and evidence that it names, and the files that an undo restores.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 
 from runner.errors import MalformedFileError
@@ -355,7 +354,7 @@ def check_plan(walk: Walk, parsed: ParsedCommit) -> Said:
         if isinstance(created, ev.Created) and created.title != plan.header.title:
             yield walk.path(paths.PLAN), "`created` gives another title"
     elif isinstance(edit, ev.PlanEdited) and parsed.before is not None:
-        if dataclasses.replace(edit, transcript=None, spent={}) in [
+        if edit.model_copy(update={"transcript": None, "spent": {}}) in [
             machine.edit_of(parsed.before, one) for one in read
         ]:
             return  # what planning cost is the history's to show, which a clone may lack
