@@ -25,11 +25,12 @@ AGENT = {
     "01-a.md": b"---\ntitle: A\nkind: agent\nqa: skip\n---\nDo it.\n",
 }
 COMMAND = {**AGENT, "01-a.md": b"---\ntitle: A\nkind: command\nrun: echo a > a.txt\nqa: skip\n---\nDo it.\n"}
-# What a model calls each turn. `publish_artifact` is carried out by the loop: it is hardly any work of a tool.
-CALLS: Mapping[str, tuple[str, dict[str, Json]]] = {
-    "nothing": ("publish_artifact", {"path": "src/p00/q00/f0000.py"}),
-    "command": ("run", {"argv": ["true"]}),
-    "file": ("write_file", {"path": "a.txt", "content": "a\n"}),
+# What a model calls, by turns: one that repeats the same call ends its attempt. `publish_artifact` is carried out by the loop: it is
+# hardly any work of a tool.
+CALLS: Mapping[str, tuple[str, tuple[dict[str, Json], dict[str, Json]]]] = {
+    "nothing": ("publish_artifact", ({"path": "src/p00/q00/f0000.py"}, {"path": "src/p00/q00/f0001.py"})),
+    "command": ("run", ({"argv": ["true"]}, {"argv": ["true", "again"]})),
+    "file": ("write_file", ({"path": "a.txt", "content": "a\n"}, {"path": "a.txt", "content": "b\n"})),
 }
 
 
@@ -50,7 +51,10 @@ class Instant:
         """Call the tool once more, or finish."""
         if self._answered is not None:
             self.between.append(time.perf_counter() - self._answered)
-        name, arguments = self._call if self._left else ("finish", {"status": "done", "summary": "done"})
+        name, given = self._call
+        arguments: Mapping[str, Json] = given[self._left % 2]
+        if not self._left:
+            name, arguments = "finish", {"status": "done", "summary": "done"}
         self._left -= 1
         call = Call(id=f"c{self._left}", name=name, arguments=dict(arguments))
         turn = ModelTurn(text="", calls=(call,), provider=self.provider, raw={"call": name})
@@ -106,7 +110,10 @@ def _turns(ground: Ground, at: Path, executor: str, what: str) -> Spread:
     """Carry a step out here and return the times from an answer to the next question, without the first."""
     with Project.open(at, ground.environment(), {"engine": f"instant:{what}", "executor": executor}) as project:
         advance.step(project, create.create(project, "A plan", AGENT, where="plan").protocol)
-    return Spread(tuple(MADE[-1].between[1:]))
+    times = MADE[-1].between
+    if len(times) < int(what.partition("*")[2]):
+        raise SystemExit(f"{what}: the step ended after {len(times)} turns")
+    return Spread(tuple(times[1:]))
 
 
 def _processes(ground: Ground, at: Path, executors: list[str], rounds: int) -> Iterator[Figure]:
