@@ -359,7 +359,7 @@ def heed_open_questions(project: Project) -> None:
 
 def _tell_of_start(project: Project, base: str | None) -> str:
     """Return the commit that work starts at. Print how many tests fail there; and where no base is named, that the base's branch
-    here has commits that the remote's has not."""
+    here has commits that the remote's has not, or that the person is on another branch with commits of its own."""
     name, start = protocol_worktree.base_of(project, base)
     here, remote = project.git.resolve(f"refs/heads/{name}"), project.trusted.remote
     if not base and here is not None and remote is not None and not project.git.is_ancestor(here, start):
@@ -367,6 +367,13 @@ def _tell_of_start(project: Project, base: str | None) -> str:
         project.env.say(
             f"it starts from {remote}/{name}, without {counted(count, 'commit')} of your {name}: "
             f"`git push {remote} {name}` first, or `--base {name}`, takes {'them' if count > 1 else 'it'} along"
+        )
+    head = project.git.symbolic_ref("HEAD", project.git.git_dir) or ""
+    branch, at = head.removeprefix("refs/heads/"), project.git.resolve("HEAD")
+    is_other = bool(head) and branch != name and ids.protocol_of_branch(project.pattern, branch) is None
+    if not base and is_other and at is not None and not project.git.is_ancestor(at, start):
+        project.env.say(
+            f"it starts from {name}, and you are on {branch}: `--base {branch}` starts from that, and merges into it"
         )
     tell_failing(project, name, start)
     return start

@@ -42,6 +42,19 @@ def test_a_new_protocol_without_a_model_names_the_plan_by_hand(box: Box) -> None
 # --- what it starts from ------------------------------------------------------------------------------------------------
 
 
+def test_a_branch_that_a_new_protocol_does_not_start_from_is_named(pushed: Box) -> None:
+    pushed.git("remote", "set-head", "origin", "main")  # as a clone has it
+    plan = pushed.plan(STEPS)
+    pushed.git("switch", "-qc", "feature")
+    assert "it starts from" not in pushed.runner("new", "One", "--plan", plan, rc=0).err
+    pushed.write("x.txt", "x\n")
+    pushed.commit("of the feature")
+    words = "it starts from main, and you are on feature: `--base feature` starts from that, and merges into it\n"
+    assert words in pushed.runner("new", "Two", "--plan", plan, rc=0).err
+    told = pushed.runner("new", "Three", "--plan", plan, "--base", "feature", rc=0).err
+    assert "it starts from" not in told and "x.txt" in pushed.git("ls-tree", "--name-only", "0003-three")
+
+
 def test_commits_of_main_that_a_new_protocol_starts_without_are_said(pushed: Box) -> None:
     pushed.write("x.txt", "x\n")
     pushed.commit("not pushed")
