@@ -113,6 +113,8 @@ class Progress:
                     by_person = event.executor == "person"
                     if done.state.steps[slug].kind in ("tool", "command"):
                         said = "   ".join(filter(None, (said, _result(event.result))))
+                    elif not by_person and not event.artifacts and not _gives(event.result):
+                        said = said or "no file changed"  # a model may say that it did what it did not
                 case events.QaPassed():
                     said = done.said
                 case events.Asked() | events.ApprovalAsked() | events.CallHeld() | events.EffectUnknown():
@@ -251,6 +253,11 @@ class Progress:
                 stop()
             live.end()
             session.live = None
+
+
+def _gives(result: Json) -> bool:
+    """Return whether an agent's result holds more than its summary."""
+    return isinstance(result, dict) and not result.keys() <= {"summary"}
 
 
 def _result(value: Json) -> str:

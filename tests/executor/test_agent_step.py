@@ -128,6 +128,14 @@ def test_a_budget_stops_before_the_request_that_could_pass_it_and_a_higher_one_g
     sound(box, protocol)
 
 
+def test_work_that_changed_no_file_says_so(box: Box) -> None:
+    with mind(box, finish("NEWS.md is written"), say(write("a.txt", "a\n")), finish()):
+        protocol = box.new({"01-x": agent(), "02-y": agent()})
+        lines = box.runner("run", protocol, rc=0).err.splitlines()
+    first, second = (next(line for line in lines if line.startswith(name)) for name in ("01-x", "02-y"))
+    assert "no file changed" in first and second.endswith("a.txt")
+
+
 def test_a_budget_of_the_policy_is_named_and_raised_there_and_in_the_step(box: Box) -> None:
     def budget(usd: str) -> None:
         box.write(".protocols/policy.yaml", f"repo: {'6f0c' * 8}\nbudget: {{step: {{usd: {usd}}}}}\n")
