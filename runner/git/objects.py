@@ -262,7 +262,8 @@ _THREADS = 4  # that wait for the disk, whose journal serves them all at once; m
 
 def name_of(kind: str, data: bytes, algorithm: str) -> str:
     """Return the id that git gives an object. `algorithm`: sha1 or sha256."""
-    digest = hashlib.new(algorithm, b"%s %d\0" % (kind.encode(), len(data)), usedforsecurity=False)
+    make = hashlib.sha1 if algorithm == "sha1" else hashlib.sha256  # `hashlib.new` looks for it each time
+    digest = make(b"%s %d\0" % (kind.encode(), len(data)), usedforsecurity=False)
     digest.update(data)
     return digest.hexdigest()
 

@@ -234,6 +234,8 @@ def _spend(state: State, event: Event) -> State:
 
 
 def _made(state: State, entry: Entry, artifacts: list[ev.ArtifactFields], attempt: int) -> State:
+    if not artifacts:
+        return state
     made = [
         Artifact(
             id=f"a{entry.revision}.{number}", time=entry.time, step=entry.event.subject, attempt=attempt, **artifact

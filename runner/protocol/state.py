@@ -241,13 +241,18 @@ def _place(item: tuple[str, StepState]) -> int:
     return item[1].place
 
 
+BLOCK = 32  # steps whose lines are put together again if one of them changed
+
+
 @dataclass(slots=True, eq=False)
 class Rendered:
-    """What state.json was rendered with last. `lines`: each step's, in their order there; `at`: slug to the place among them."""
+    """What state.json was rendered with last. `lines`: each step's, in their order there; `at`: slug to the place among them;
+    `blocks`: BLOCK lines each, put together."""
 
     steps: Steps = field(default_factory=Steps)
     lines: list[bytes] = field(default_factory=list)
     at: dict[str, int] = field(default_factory=dict)
+    blocks: list[bytes] = field(default_factory=list)
 
     def take(self, steps: Steps) -> None:
         """Render the steps that are others than last."""
@@ -256,9 +261,13 @@ class Rendered:
             same = {slug: self.lines[at] for slug, at in self.at.items() if self.steps[slug] is steps.get(slug)}
             self.at = {slug: number for number, slug in enumerate(sorted(steps))}
             self.lines = [same.get(slug) or _step(slug, steps[slug]) for slug in self.at]
+            self.blocks = [b",\n".join(self.lines[at : at + BLOCK]) for at in range(0, len(self.lines), BLOCK)]
         else:
             for slug in changed:
-                self.lines[self.at[slug]] = _step(slug, steps[slug])
+                at = self.at[slug]
+                self.lines[at] = _step(slug, steps[slug])
+                begin = at - at % BLOCK
+                self.blocks[at // BLOCK] = b",\n".join(self.lines[begin : begin + BLOCK])
         self.steps = steps
 
 
@@ -273,10 +282,10 @@ def render(state: State, kept: Rendered | None = None) -> bytes:
         return data
     # No text holds a newline as it is, so this line is there once.
     before, _, after = data.partition(b'\n  "steps": {},\n')
-    lines = [*kept.lines]
-    lines[0] = before + b'\n  "steps": {\n' + lines[0]
-    lines[-1] += b"\n  },\n" + after
-    return b",\n".join(lines)  # put together once: a thousand steps are some 300 kB
+    blocks = [*kept.blocks]
+    blocks[0] = before + b'\n  "steps": {\n' + blocks[0]
+    blocks[-1] += b"\n  },\n" + after
+    return b",\n".join(blocks)  # put together once: a thousand steps are some 300 kB
 
 
 def _step(slug: str, step: StepState) -> bytes:

@@ -52,10 +52,12 @@ def record(
     segments: int,
     entries: Sequence[Entry],
     rendered: state.Rendered | None = None,
+    raws: Sequence[log.RawEntry] | None = None,
 ) -> tuple[State, dict[str, bytes]]:
     """Return the state after the entries, and the files of the record that change (name in the folder to bytes).
 
-    `segments`: how many whole segments of the log lie in log/ already; `rendered`: what state.json was made of before.
+    `segments`: how many whole segments of the log lie in log/ already; `rendered`: what state.json was made of before; `raws`: what
+    `raw_of` returned of each entry, where the caller has it.
 
     Raises:
         IllegalEventError: an event does not belong there.
@@ -66,7 +68,8 @@ def record(
     if len(old_log) > log.SEGMENT:
         files[f"log/{segments + 1:04d}.md"] = old_log
         old_log = b""
-    files[paths.LOG] = log.append(old_log, entries, after.schema)
+    raws = [log.raw_of(entry) for entry in entries] if raws is None else raws
+    files[paths.LOG] = old_log + log.added(raws, after.schema)
     after = after._replace(log=digest(files[paths.LOG]))
     files[paths.STATE] = state.render(after, rendered)
     return after, files
@@ -110,9 +113,8 @@ def prepare(
     record of `events` and the files `more`.
     """
     entries = entries_of(snapshot.state, events, by.time, by.actor, by.judged)
-    after, files = record(
-        snapshot.protocol, snapshot.state, snapshot.log, len(snapshot.files.parts), entries, snapshot.rendered
-    )
+    raws, parts = [log.raw_of(entry) for entry in entries], len(snapshot.files.parts)
+    after, files = record(snapshot.protocol, snapshot.state, snapshot.log, parts, entries, snapshot.rendered, raws)
     folder = paths.folder(snapshot.protocol)
     changes: dict[str, TreeEntry | None] = {}
     if tree is not None and tree != snapshot.tree:
@@ -129,7 +131,7 @@ def prepare(
     made = git.edited(tree or snapshot.tree, written)
     policy = policy_digest(git, by.trusted) if after.schema > 1 else None
     text = log.render_message(
-        snapshot.protocol, entries, by.trusted, schema=after.schema, plan=after.plan, policy=policy
+        snapshot.protocol, entries, by.trusted, schema=after.schema, plan=after.plan, policy=policy, raws=raws
     )
     commit = by.commit(git, made, snapshot.tip, text)
     folder_now = snapshot.files.with_({path.removeprefix(f"{folder}/"): entry for path, entry in written.items()})

@@ -657,8 +657,8 @@ def uncommitted(git: Git, tree: Worktree, folder: str) -> dict[str, TreeEntry | 
 def _is_untouched(git: Git, tree: Worktree, folder: str) -> bool:
     """Return whether all below `folder` is committed, by index and disk; False where only git can tell."""
     try:
-        changed = git.changed(None, f"{tree.branch}:{folder}")
-        committed = {f"{folder}/{path}": entry for path, (_, entry) in changed.items() if entry}
+        below = git.below(f"{tree.branch}:{folder}")
+        committed = {f"{folder}/{path}": entry for path, entry in below.items()}
         file = tree.git_dir / "index"
         when, data = file.stat().st_mtime_ns, file.read_bytes()
         listed = git.listed = objects.entries(data, committed, len(git.zero) // 2, git.listed)

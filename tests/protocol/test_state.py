@@ -87,6 +87,17 @@ def test_what_was_rendered_before_changes_nothing(found: list[State]) -> None:
     assert [render(state, kept) for state in [*found, *found]] == [render(state) for state in [*found, *found]]
 
 
+@given(st.lists(st.integers(0, 99), max_size=5))
+def test_of_many_steps_what_was_rendered_before_changes_nothing(changes: list[int]) -> None:
+    found = histories.state_with({f"s{number}": histories.step_state(place=number) for number in range(100)})
+    kept = Rendered()
+    render(found, kept)
+    for revision, number in enumerate(changes):
+        step = histories.step_state(StepStatus.COMPLETED, place=number, result=revision)
+        found = found._replace(steps=found.steps.with_(f"s{number}", step), revision=revision)
+        assert render(found, kept) == render(found) == render(load(render(found), "state.json"))
+
+
 @given(states)
 def test_it_is_what_json_writes_with_an_indent_and_sorted_keys(found: State) -> None:
     data = render(found)
