@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from runner import forge as forges
 from runner.errors import MalformedFileError, RefusedError
 from runner.executor.step_run import StepRun
-from runner.protocol import decision, ids, log
+from runner.protocol import approval_file, decision, ids, log
 from runner.protocol import events as ev
-from runner.protocol.approval_file import seconds
 from runner.protocol.decision import RunStep
 from runner.protocol.events import Event, ReviewFields
 from runner.protocol.plans import Plan
@@ -308,7 +307,7 @@ def _refuse_denied(verdict: Verdict) -> None:
 
 def view_of(project: Project, seen: Snapshot, plan: Plan | None, state: State, time: str | None = None) -> View:
     """Return the protocol as approvals are judged, by the trusted branch as last seen, at the present time or at `time`."""
-    now = seconds(time) if time else int(project.env.now())
+    now = approval_file.seconds(time) if time else int(project.env.now())
     return View(project.git, seen.protocol, seen.tip, state, plan, trusted_config(project), now)
 
 
@@ -412,7 +411,7 @@ def _decided(project: Project, wait: Wait, status: ApprovalStatus) -> list[Event
     done = approval.decided(wait, status)
     if done is not None:
         return [done]
-    if wait.kind == "call" and project.env.now() > seconds(wait.since) + status.requirement.lasts:
+    if wait.kind == "call" and project.env.now() > approval_file.seconds(wait.since) + status.requirement.lasts:
         hours = status.requirement.lasts // 3600
         assert wait.digest is not None
         return [

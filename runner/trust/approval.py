@@ -8,19 +8,21 @@ time of that event. The conditions are checked in the order of `_CHECKS`; the fi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from runner.protocol import approval_file, paths
 from runner.protocol import events as ev
 from runner.protocol.approval_file import Decision, Signed, Statement
-from runner.protocol.events import ReviewFields
-from runner.protocol.state import Wait
 from runner.protocol.strict_yaml import shown
 from runner.trust import manifest, requirements
-from runner.trust.manifest import Subject
-from runner.trust.requirements import ApprovalRequirement
 from runner.trust.transitions import commit_of
 from runner.trust.view import ApprovalFile, ApprovalRequest, RejectionReason, View
+
+if TYPE_CHECKING:
+    from runner.protocol.events import ReviewFields
+    from runner.protocol.state import Wait
+    from runner.trust.manifest import Subject
+    from runner.trust.requirements import ApprovalRequirement
 
 # By a signature's outcome; of any other, its key is not trusted.
 _OF_SIGNATURES: dict[str, RejectionReason] = {

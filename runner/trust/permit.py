@@ -8,22 +8,24 @@ counts are judged by `approval.status_of`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from runner.errors import RefusedError
 from runner.protocol.decision import AskPerson, CheckStep, CompleteStep, RunStep, TakeWork
-from runner.protocol.events import ReviewFields
-from runner.protocol.log import RawEntry
 from runner.protocol.plans import Kind, Plan, Step
 from runner.protocol.state import OF_WORK, StepStatus, Wait
-from runner.trust import approval, policy, requirements
-from runner.trust.approval import USUAL, ApprovalStatus, Extent
-from runner.trust.manifest import Subject
-from runner.trust.policy import Decision
-from runner.trust.requirements import ApprovalRequirement
-from runner.trust.transitions import StillValid
-from runner.trust.trusted_config import TrustedConfig
+from runner.trust import approval, policy, requirements, transitions
 from runner.trust.view import ApprovalRequest, View
+
+if TYPE_CHECKING:
+    from runner.protocol.events import ReviewFields
+    from runner.protocol.log import RawEntry
+    from runner.trust.approval import ApprovalStatus, Extent
+    from runner.trust.manifest import Subject
+    from runner.trust.policy import Decision
+    from runner.trust.requirements import ApprovalRequirement
+    from runner.trust.transitions import StillValid
+    from runner.trust.trusted_config import TrustedConfig
 
 StepAction = RunStep | AskPerson | TakeWork | CheckStep | CompleteStep
 
@@ -205,13 +207,15 @@ def _still_covers(view: View, one: ApprovalRequirement, step: Step, told: RawEnt
         return view.touched_by_people(one.subject, last) is None
     begun = one.subject.kind == "step" and (then.attempt > 1 or then.status is not StepStatus.PENDING)
     back = begun and _brought_back(one.subject, view.entries, last)
-    return judged_again(view, one, told, Extent(begun, back)).satisfied
+    return judged_again(view, one, told, approval.Extent(begun, back)).satisfied
 
 
 def _still_valid(view: View, told: RawEntry) -> StillValid:
     named = told.fields.get("approvals") or []
     ends = [one.signed.statement.expires_at for one in view.approvals() if one.signed and one.id in named]
-    return StillValid(told.revision, view.trusted.commit, view.approvals_tree, min(ends, default=2**63), view.tip)
+    return transitions.StillValid(
+        told.revision, view.trusted.commit, view.approvals_tree, min(ends, default=2**63), view.tip
+    )
 
 
 def _is_unchanged(view: View, subject: Subject, told: RawEntry) -> bool:
@@ -235,7 +239,7 @@ def _is_unchanged(view: View, subject: Subject, told: RawEntry) -> bool:
     return start <= end
 
 
-def judged_again(view: View, one: ApprovalRequirement, told: RawEntry, extent: Extent = USUAL) -> ApprovalStatus:
+def judged_again(view: View, one: ApprovalRequirement, told: RawEntry, extent: Extent | None = None) -> ApprovalStatus:
     """Return how far a requirement is met by now for which an earlier transition counted approvals or reviews."""
     reviews, asked = told.fields.get("reviews") or (), None
     if reviews:
@@ -243,7 +247,7 @@ def judged_again(view: View, one: ApprovalRequirement, told: RawEntry, extent: E
         words = {key: str(raw.fields.get(key)) for key in ("digest", "text", "by")}
         wait = Wait(id=f"w{raw.revision}", kind=one.subject.kind, subject=raw.subject, since=raw.time, **words)
         asked = ApprovalRequest.of(view, wait)
-    return approval.judge(view, one, reviews, asked, extent)
+    return approval.judge(view, one, reviews, asked, extent or approval.USUAL)
 
 
 def counted(subject: Subject, known: Iterable[RawEntry]) -> list[RawEntry]:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from runner.errors import MalformedFileError, RefusedError
 from runner.lines import few
-from runner.protocol import paths, policy_file
-from runner.protocol.approval_file import LONGEST, LONGEST_CALL
+from runner.protocol import approval_file, paths, policy_file
 from runner.protocol.file_models import meant
 from runner.protocol.plans import Approval, Plan, Step, seconds_of
 from runner.protocol.state import OF_NO_STEP, Wait
 from runner.trust.manifest import Subject
-from runner.trust.trusted_config import TrustedConfig
-from runner.trust.view import View
+
+if TYPE_CHECKING:
+    from runner.trust.trusted_config import TrustedConfig
+    from runner.trust.view import View
 
 KEYBOARD = "keyboard"  # who said it where there is no policy: somebody at a terminal
 
@@ -141,7 +142,7 @@ def unasked(trusted: TrustedConfig, subject: Subject) -> ApprovalRequirement:
 def _requirement(
     trusted: TrustedConfig, subject: Subject, asked: Approval | None, text: str, where: str = ""
 ) -> ApprovalRequirement:
-    longest = LONGEST_CALL if subject.kind == "call" else LONGEST
+    longest = approval_file.LONGEST_CALL if subject.kind == "call" else approval_file.LONGEST
     if trusted.policy is None:
         return ApprovalRequirement(subject, (Threshold("you, at a terminal", frozenset({KEYBOARD}), 1),), longest, text)
     kind = "step" if subject.kind == "result" else subject.kind

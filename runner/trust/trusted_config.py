@@ -16,12 +16,11 @@ from runner.git import BLOB, SUBMODULE, TREE, Commit, Git, TreeEntry, split_sign
 from runner.protocol import globs, log, paths, policy_file, strict_yaml
 from runner.protocol.ids import is_protocol_id
 from runner.protocol.plans import Kind, Plan, Step
-from runner.trust import manifest, programs, signature, signers
+from runner.trust import manifest, programs, signature, signers, transitions
 from runner.trust import policy as rules_
 from runner.trust.manifest import HARMLESS, Cover, Loaded
 from runner.trust.policy import Change, Decision, Policy
 from runner.trust.signers import GIT, Signers
-from runner.trust.transitions import commit_of, missing, touched
 
 # What a step without a policy, tools or signatures does not need is loaded where it is used: it would take a third of its start.
 if TYPE_CHECKING:
@@ -371,13 +370,13 @@ def is_below(git: Git, old: str, new: str) -> bool:
     if git.is_ancestor(old, new):
         return True
     if git.is_shallow():
-        raise missing(git, f"the history of {new[:12]}")
+        raise transitions.missing(git, f"the history of {new[:12]}")
     return False
 
 
 def there(git: Git, oid: str) -> None:
     if git.commit(oid) is None:
-        raise missing(git, f"commit {oid[:12]} of the trusted branch")
+        raise transitions.missing(git, f"commit {oid[:12]} of the trusted branch")
 
 
 def written_by_people(git: Git, trusted: str) -> frozenset[str]:
@@ -391,9 +390,9 @@ def written_by_people(git: Git, trusted: str) -> frozenset[str]:
         return frozenset()
     found: set[str] = set()
     try:
-        for oid in touched(git, ["--first-parent", trusted], [paths.MEMORY.rstrip("/")]):
-            commit = commit_of(git, oid)
-            before = commit_of(git, commit.parents[0]).oid if commit.parents else None
+        for oid in transitions.touched(git, ["--first-parent", trusted], [paths.MEMORY.rstrip("/")]):
+            commit = transitions.commit_of(git, oid)
+            before = transitions.commit_of(git, commit.parents[0]).oid if commit.parents else None
             changed = git.changed(before, oid)
             if log.parse_message(commit.message) is None and not any(_is_record(path) for path in changed):
                 found |= left & changed.keys()

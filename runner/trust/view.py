@@ -10,34 +10,24 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import islice
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from runner.errors import InsufficientHistoryError, IntegrityError
 from runner.git import BLOB, Commit, Git, TreeEntry
 from runner.protocol import approval_file, ids, log, paths
-from runner.protocol.approval_file import MalformedStatementError, Signed, Statement
 from runner.protocol.event_types import event_type
-from runner.protocol.log import RawEntry
-from runner.protocol.plans import Plan, Step
 from runner.protocol.state import ENDED, OF_WORK, State, Wait
 from runner.protocol.state import load as load_state
 from runner.store import record
-from runner.trust import manifest
+from runner.trust import manifest, transitions
 from runner.trust.manifest import Cover, Subject, is_plain
-from runner.trust.transitions import (
-    Distances,
-    History,
-    Transition,
-    commit_of,
-    folder_of,
-    is_transition,
-    missing,
-    touched,
-    transition_of,
-    transitions_below,
-    unnumbered,
-)
-from runner.trust.trusted_config import TrustedConfig
+
+if TYPE_CHECKING:
+    from runner.protocol.approval_file import Signed, Statement
+    from runner.protocol.log import RawEntry
+    from runner.protocol.plans import Plan, Step
+    from runner.trust.transitions import History, Transition
+    from runner.trust.trusted_config import TrustedConfig
 
 
 class RejectionReason(StrEnum):
@@ -96,7 +86,7 @@ class ApprovalRequest(NamedTuple):
     @classmethod
     def at_end(cls, view: View) -> ApprovalRequest | None:
         """Return when the merge of a completed protocol became a question: nothing in the record asks it."""
-        for one in transitions_below(view.git, view.protocol, view.tip):
+        for one in transitions.transitions_below(view.git, view.protocol, view.tip):
             if one.has("completed", view.protocol):
                 return cls(one.commit.oid, None)
         return None
@@ -105,7 +95,7 @@ class ApprovalRequest(NamedTuple):
     def of(cls, view: View, wait: Wait) -> ApprovalRequest | None:
         """Return when a wait of the view's branch was asked for."""
         revision = int(wait.id.removeprefix("w"))
-        for one in transitions_below(view.git, view.protocol, view.tip):
+        for one in transitions.transitions_below(view.git, view.protocol, view.tip):
             if revision in one.revisions:
                 return cls(one.commit.oid, None if wait.kind == "call" else wait.digest)
         return None
@@ -164,13 +154,13 @@ class View:
     def branch(self) -> History:
         """The branch's history."""
         if self.past is None:
-            self.past = History.walked(self.git, self.protocol, self.tip)
+            self.past = transitions.History.walked(self.git, self.protocol, self.tip)
         return self.past
 
     @property
     def chain(self) -> Mapping[str, int]:
         """The first-parent chain from the tip to the genesis: commit to its distance from the tip, newest first."""
-        return Distances(self.branch, self.tip)
+        return transitions.Distances(self.branch, self.tip)
 
     def step(self, slug: str) -> Step:
         """Return a step of the plan."""
@@ -185,7 +175,7 @@ class View:
         return entry.oid if entry is not None else ""
 
     def _folder(self) -> Mapping[str, TreeEntry]:
-        at = folder_of(self.git, self._root(self.tip), self.protocol)
+        at = transitions.folder_of(self.git, self._root(self.tip), self.protocol)
         return (self.git.tree(at) or {}) if at is not None else {}
 
     def approvals(self) -> list[ApprovalFile]:
@@ -208,7 +198,7 @@ class View:
 
     def _own(self, commit: str | None = None) -> dict[str, TreeEntry]:
         """Return the files of the protocol's folder at a commit or tree, the tip's where none is named, by name in it."""
-        at = folder_of(self.git, self._root(commit or self.tip), self.protocol)
+        at = transitions.folder_of(self.git, self._root(commit or self.tip), self.protocol)
         return self.git.below(at) if at is not None else {}
 
     def _root(self, name: str) -> str:
@@ -236,7 +226,7 @@ class View:
         try:
             signed = approval_file.parse(data, path)
             approval_file.check_name(signed, name, path)
-        except MalformedStatementError as error:
+        except approval_file.MalformedStatementError as error:
             return word.reject(RejectionReason.MALFORMED, error.what)
         return ApprovalFile(signed.id, path, "", 0, signed)
 
@@ -415,7 +405,9 @@ class View:
             start = self._start(done, slug) if kind == "human" else None
             now = (start if start is not None and start in self.chain else at, done.oid)
         found = [now]
-        for one in transitions_below(self.git, self.protocol, at) if at is not None and kind == "agent" else ():
+        for one in (
+            transitions.transitions_below(self.git, self.protocol, at) if at is not None and kind == "agent" else ()
+        ):
             parents = one.commit.parents
             told = [event_type(name) for name, about in one.events if about == slug]
             is_first = not parents or one.has("created", self.protocol)
@@ -443,7 +435,7 @@ class View:
             InsufficientHistoryError: the chain has no such work.
         """
         # Down from the tip: the whole chain may be long, and the work is mostly near.
-        for one in transitions_below(self.git, self.protocol, self.tip):
+        for one in transitions.transitions_below(self.git, self.protocol, self.tip):
             if one.has("step-finished", slug):
                 return one.commit
         raise InsufficientHistoryError(
@@ -493,15 +485,19 @@ class View:
         """
         cover = self.cover(subject, seen) if version > 1 else None
         for oid in reversed(list(islice(self.chain, self.chain[seen]))):
-            commit = commit_of(self.git, oid)
-            if not commit.parents or (by_people and is_transition(commit, self.protocol)):
+            commit = transitions.commit_of(self.git, oid)
+            if not commit.parents or (by_people and transitions.is_transition(commit, self.protocol)):
                 continue
             if cover is not None and self._keeps_base(cover, commit):
                 continue
             path = self._touches(subject, cover, commit, oid, whole=whole)
             if path is not None:
                 return oid, path
-            if cover is not None and is_transition(commit, self.protocol) and self._results_differ(subject, commit):
+            if (
+                cover is not None
+                and transitions.is_transition(commit, self.protocol)
+                and self._results_differ(subject, commit)
+            ):
                 return oid, "a result that it gets"
         return None
 
@@ -509,7 +505,7 @@ class View:
         """Return whether a merge of the trusted branch that changes nothing for the subject came after `seen`."""
         cover = self.cover(subject, seen)
         after = islice(self.chain, self.chain[seen])
-        return cover is not None and any(self._keeps_base(cover, commit_of(self.git, oid)) for oid in after)
+        return cover is not None and any(self._keeps_base(cover, transitions.commit_of(self.git, oid)) for oid in after)
 
     def _touches(self, subject: Subject, cover: Cover | None, commit: Commit, place: str, *, whole: bool) -> str | None:
         """Return a path that a commit changed and that the subject is about, or None. `place`: the commit of the chain that has it."""
@@ -553,15 +549,15 @@ class View:
         """
         if len(merge.parents) != 2:
             return False
-        for oid in touched(self.git, [merge.oid, f"^{merge.parents[0]}"], []):
-            commit = commit_of(self.git, oid)
+        for oid in transitions.touched(self.git, [merge.oid, f"^{merge.parents[0]}"], []):
+            commit = transitions.commit_of(self.git, oid)
             if oid != merge.oid and (
                 len(commit.parents) not in (1, 2)
                 or log.parse_message(commit.message) is not None
                 or self._touches(subject, cover, commit, merge.oid, whole=whole) is not None
             ):
                 if self.git.is_shallow():  # the first parent may have it too
-                    raise missing(self.git, f"the history of the merge {merge.oid[:12]}")
+                    raise transitions.missing(self.git, f"the history of the merge {merge.oid[:12]}")
                 return False
         return True
 
@@ -581,7 +577,7 @@ class View:
             return False
         is_plain_merge = self.git.plain_merge(ours, theirs) == commit.tree
         if not is_plain_merge and self.git.is_shallow():  # it may have another base here
-            raise missing(self.git, f"the history of the merge {commit.oid[:12]}")
+            raise transitions.missing(self.git, f"the history of the merge {commit.oid[:12]}")
         return is_plain_merge
 
     def _was_trusted(self, oid: str) -> bool:
@@ -590,15 +586,15 @@ class View:
         if oid == now:
             return True
         if self.git.is_shallow() and not self.git.is_ancestor(oid, now):
-            raise missing(self.git, f"the history of {now[:12]}")
+            raise transitions.missing(self.git, f"the history of {now[:12]}")
         between = self.git.first_parents(now, stop=oid)  # none where it goes on from now
-        return bool(between) and commit_of(self.git, between[-1]).parents[:1] == (oid,)
+        return bool(between) and transitions.commit_of(self.git, between[-1]).parents[:1] == (oid,)
 
     def _results_differ(self, subject: Subject, commit: Commit) -> bool:
         """Return whether a transition changed a result that the step gets, since the one before: a commit between may be damage."""
-        before = commit_of(self.git, commit.parents[0])
-        while before.parents and not is_transition(before, self.protocol):
-            before = commit_of(self.git, before.parents[0])
+        before = transitions.commit_of(self.git, commit.parents[0])
+        while before.parents and not transitions.is_transition(before, self.protocol):
+            before = transitions.commit_of(self.git, before.parents[0])
         now, then = (
             manifest.results(self._state_at(oid, self._own(oid)), subject.slug) for oid in (commit.oid, before.oid)
         )
@@ -611,8 +607,8 @@ class View:
         """
         found = None
         for oid in self.chain:
-            commit = commit_of(self.git, oid)
-            if (own := transition_of(commit, self.protocol)) is not None:
+            commit = transitions.commit_of(self.git, oid)
+            if (own := transitions.transition_of(commit, self.protocol)) is not None:
                 if own.revisions[0] <= revision:
                     break
             elif commit.parents and any(
@@ -647,10 +643,12 @@ class View:
             wanted = [name for name in names if self.covers(subject, own + name)]
         else:
             wanted = [path.removeprefix(own) for path in manifest.step_files(self.protocol, names, subject.slug)]
-        found = self.branch.wrote({unnumbered(name) for name in wanted}, self.tip)
+        found = self.branch.wrote({transitions.unnumbered(name) for name in wanted}, self.tip)
         if subject.kind in OF_WORK and subject.slug in self.state.steps:
             out = self.git.run("rev-list", self.tip, f"^{self.began(subject)}", f"^{self.trusted.commit}")
-            found += [commit for oid in out.decode().split() if self._is_work(commit := commit_of(self.git, oid))]
+            found += [
+                commit for oid in out.decode().split() if self._is_work(commit := transitions.commit_of(self.git, oid))
+            ]
         return found
 
     def _is_work(self, commit: Commit) -> bool:

@@ -9,8 +9,8 @@ from runner.executor.transition import Kind, Outcome
 from runner.protocol import events as ev
 from runner.protocol import ids, log
 from runner.store import record
+from runner.trust import transitions
 from runner.trust.permit import Result
-from runner.trust.transitions import transitions_below
 
 
 def carry_out(run: StepRun) -> Outcome:
@@ -57,5 +57,5 @@ def take_work(run: StepRun) -> Outcome:
 
 def _asked_at(run: StepRun) -> str | None:
     """Return the commit that asked for the work."""
-    below = transitions_below(run.project.git, run.view.protocol, run.view.tip)
+    below = transitions.transitions_below(run.project.git, run.view.protocol, run.view.tip)
     return next((one.commit.oid for one in below if one.has("asked", run.slug)), None)
