@@ -196,7 +196,7 @@ class LineEngine:
         except _PageError as error:
             hint = f"log in if it is the page of a proxy or network, or check {self._place.address}"
             raise self._place.malformed(
-                f"{self._place.host} sends a web page, and no answer of a model", hint
+                f"{self._place.host} sends a web page instead of a model's answer", hint
             ) from error
         except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
             words = self._readable(f"{type(error).__name__}: {error}")

@@ -150,7 +150,7 @@ def where_budgets_are(run: StepRun) -> str:
     if found.policy and stricter(found.policy.content.budget.step, found.policy.content.budget.protocol) != stricter():
         outside.append(f"{paths.POLICY} on {found.branch}")
     if outside and not files:  # an edit of the plan ends the wait
-        return f"raise `budget:` in {' and '.join(outside)}, then set it in {run.step.file} too"
+        return f"change `budget:` in {' and '.join(outside)}, then set one in {run.step.file} too"
     return f"see `budget:` in {' and '.join([*files, *outside] or [run.step.file])}"
 
 

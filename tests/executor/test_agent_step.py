@@ -145,7 +145,7 @@ def test_a_budget_of_the_policy_is_named_and_raised_there_and_in_the_step(box: B
     with mind(box, say(write("a.txt", "a\n"), tokens=(10_000, 16_000)), finish()) as wire:
         protocol = box.new({"01-x": agent()})
         assert (
-            "; raise `budget:` in .protocols/policy.yaml on main, then set it in 01-x.md too\n"
+            "; change `budget:` in .protocols/policy.yaml on main, then set one in 01-x.md too\n"
             in box.runner("run", protocol, rc=3).err
         )
         assert len(wire.bodies) == 1
