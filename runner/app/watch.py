@@ -9,7 +9,6 @@ is no plan, unless `adopt` says after how long it is one.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -412,5 +411,5 @@ def _changed_at(path: Path) -> float:
 
 def unattended(project: Project) -> Project:
     """Return the project with nobody at the terminal: a question is printed instead, and retried."""
-    project.env = dataclasses.replace(project.env, ask=lambda question, choices: None, ask_text=lambda question: None)
+    project.env = project.env._replace(ask=lambda question, choices: None, ask_text=lambda question: None)
     return project

@@ -324,7 +324,7 @@ def _facts(found: Look) -> str:
 
 
 def _silent(env: Environment) -> Environment:
-    return dataclasses.replace(env, ask=lambda question, choices: None, ask_text=lambda question: None)
+    return env._replace(ask=lambda question, choices: None, ask_text=lambda question: None)
 
 
 def _tell(session: Session, file: File, *, brief: bool, update: bool) -> None:

@@ -9,7 +9,6 @@ import json
 import os
 import stat
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from pathlib import Path
@@ -23,8 +22,7 @@ if TYPE_CHECKING:
     from runner.protocol.transcript import Line
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Environment:
+class Environment(NamedTuple):
     """`now`: seconds since the epoch; `monotonic`: seconds; `random_hex(n)`: n hex digits; `state_home`: the person's
     own state, `$XDG_STATE_HOME/protocol-runner`; `environ`: the person's environment, keys of models included;
     `hear`: a record of a running attempt, as it is made; `hear_output(what, output)`: the next part of what a step's command or check
@@ -43,7 +41,7 @@ class Environment:
     host: str
     pid: int
     state_home: Path
-    environ: Mapping[str, str] = field(default_factory=dict)
+    environ: Mapping[str, str] = {}
     hear: Callable[[Line], None] = lambda record: None
     hear_output: Callable[[str, bytes], None] = lambda what, output: None
     say: Callable[[str], None] = lambda line: None

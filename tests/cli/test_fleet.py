@@ -183,8 +183,6 @@ def test_what_another_runner_holds_is_tried_again_and_then_left(box: Box, tmp_pa
             self.order.append(one.protocol)
             self.ended.append(Ended(one.protocol, HELD, "held"))
 
-    import dataclasses
-
     now = [0.0]
 
     def sleep(seconds: float) -> None:
@@ -193,7 +191,7 @@ def test_what_another_runner_holds_is_tried_again_and_then_left(box: Box, tmp_pa
 
     hands = Stubborn(box)
     with box.project() as project:
-        project.env = dataclasses.replace(project.env, monotonic=lambda: now[0], sleep=sleep)
+        project.env = project.env._replace(monotonic=lambda: now[0], sleep=sleep)
         codes = fleet.run(project, hands, jobs=1, tell=quiet)
     assert codes == {held: HELD, free: 0}
     assert hands.order.count(held) == fleet.TRIES and slept == [1.0, 2.0, 4.0, 8.0]

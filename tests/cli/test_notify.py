@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import os
 import signal
@@ -77,7 +76,7 @@ def tell(box: Box, *protocols: str, later: float = 0.0, **environ: str) -> tuple
     said: list[str] = []
     with patch.dict(os.environ, box.environment()), box.project() as project:
         known = {**project.env.environ, **environ}
-        project.env = dataclasses.replace(project.env, now=lambda: time.time() + later, environ=known, say=said.append)
+        project.env = project.env._replace(now=lambda: time.time() + later, environ=known, say=said.append)
         return notify.tell(project, {name: project.tip(name) or "" for name in protocols}), said
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import signal
@@ -207,7 +206,7 @@ def test_a_person_at_a_terminal_is_asked_whether_to_start_where_tests_fail(box: 
             asked.append(question)
             return choices[1]
 
-        project.env = dataclasses.replace(project.env, ask=no)
+        project.env = project.env._replace(ask=no)
         with pytest.raises(WaitingError, match="nothing was made: 2 of 5 tests fail on main already"):
             create.create(project, "A", create.manual("A"), where="here")
         assert asked == ["start all the same?"] and project.protocols() == {}
@@ -323,7 +322,7 @@ def test_all_tries_together_have_ten_minutes(box: Box, sandbox: None) -> None:
     make(box, "touch ran; exit 1")
     later = iter(range(0, 10**6, 400))
     with box.project(executor="sandbox") as project:
-        project.env = dataclasses.replace(project.env, monotonic=lambda: float(next(later)))
+        project.env = project.env._replace(monotonic=lambda: float(next(later)))
         commit, every = project.git.resolve("HEAD"), [suite.Candidate("make test", "Makefile")] * 9
         assert commit is not None and suite.LIMIT == 600
         assert len(list(suite.tried(project, commit, every, lambda one: None))) < 2

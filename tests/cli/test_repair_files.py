@@ -5,7 +5,6 @@ What is not mended names a command: here it is typed as it stands, and nothing i
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import shutil
@@ -245,9 +244,7 @@ def test_a_worktree_that_git_is_removing_is_not_broken(box: Box, begun: str) -> 
     """Git removes one file after the other."""
     at(box, f"worktrees/{begun}/commondir").unlink()
     with box.project() as project:
-        removed = dataclasses.replace(
-            project.env, sleep=lambda seconds: shutil.rmtree(at(box, f"worktrees/{begun}/HEAD").parent)
-        )
+        removed = project.env._replace(sleep=lambda seconds: shutil.rmtree(at(box, f"worktrees/{begun}/HEAD").parent))
         assert len(list(clone.severed_worktrees(Clone(project.git, project.dirs, project.env)))) == 1
         assert list(clone.severed_worktrees(Clone(project.git, project.dirs, removed))) == []
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,7 +66,7 @@ def test_a_builtin_tool_needs_no_workspace(box: Box, tmp_path: Path) -> None:
 
 def running(project: Project, protocol: str) -> Iterator[str]:
     """Run a protocol while the clock stands still, so that one look for edits has to do; give what each transition made."""
-    project.env = dataclasses.replace(project.env, monotonic=lambda: 0.0)
+    project.env = project.env._replace(monotonic=lambda: 0.0)
     for done in run.run(project, protocol, max_steps=20, adopt=True, tell=lambda done: None):
         yield ", ".join(f"{one.name} {one.subject}" for one in done.events)
 

@@ -90,8 +90,7 @@ def fixed() -> Iterator[None]:
     real = Session.environment
 
     def environment(self: Session) -> Environment:
-        return dataclasses.replace(
-            real(self),
+        return real(self)._replace(
             now=lambda: float(next(ticks)),
             monotonic=lambda: next(spans) / 10_000,
             random_hex=lambda count: f"{next(digits):0{count}x}"[-count:],

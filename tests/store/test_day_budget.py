@@ -114,11 +114,9 @@ def test_several_clones_of_one_remote_never_pass_the_cap(remote: Box, tmp_path: 
 
 def opened(box: Box, now: list[float] | None = None, **options: str) -> Project:
     """Open a clone whose clock stands at `now`."""
-    import dataclasses
 
     project = box.project(**options)
-    project.env = dataclasses.replace(
-        project.env,
+    project.env = project.env._replace(
         now=lambda: (now or [1_700_000_000.0])[0],
         sleep=lambda seconds: None,
         random_hex=lambda count: os.urandom(count).hex()[:count],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -301,7 +300,7 @@ def test_who_is_at_work_elsewhere_is_told_as_it_was_last_seen(remote: Box) -> No
     protocol = remote.new({"01-a": "kind: human\n"})
     other = clone(remote, "bob")
     with remote.project() as project:
-        project.env = dataclasses.replace(project.env, now=time.time, host="workshop")
+        project.env = project.env._replace(now=time.time, host="workshop")
         publishing.look(project, f"refs/heads/{protocol}", history.ref_of(protocol), lease.ref_of(protocol))
         lease.take(project, protocol)
         held = project.lease

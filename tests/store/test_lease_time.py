@@ -49,8 +49,7 @@ class Machine:
             return lambda: self.beats.remove(beat)
 
         with self.box.project(publish="always", **options) as project:
-            project.env = dataclasses.replace(
-                project.env,
+            project.env = project.env._replace(
                 now=lambda: self.wall,
                 monotonic=lambda: 0.0,  # it stands still while a machine sleeps, so nothing here may depend on it
                 uptime=lambda: self.up,
@@ -300,7 +299,7 @@ def test_the_very_same_lease_pushed_twice_has_one_winner(remote: Box, protocol: 
     other = clone(remote, "bob")
     alice, bob = (Machine(box, hexes=lambda count: "7" * count) for box in (remote, other))
     with alice.command(protocol) as first, bob.command(protocol) as second:
-        second.env = dataclasses.replace(second.env, host=first.env.host)
+        second.env = second.env._replace(host=first.env.host)
         assert lease.take(first, protocol)
         assert lease.take(second, protocol) is False  # git says `=` and exits with 0
         with pytest.raises(HeldError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -46,7 +45,7 @@ def test_pushes_wait_and_none_is_lost(remote: Box, tmp_path: Path) -> None:
         head = remote.git("rev-parse", "HEAD").strip()
         for number in range(10):
             project = (one, two)[number % 2]
-            project.env = dataclasses.replace(project.env, now=lambda: now[0], sleep=sleep)
+            project.env = project.env._replace(now=lambda: now[0], sleep=sleep)
             mirror = Mirror.of(project.git, project.dirs, project.env)
             assert mirror is not None
             mirror.push({f"refs/heads/n{number}": (head, None)})
@@ -62,8 +61,8 @@ def test_a_clock_that_was_wrong_holds_up_nobody_for_long(remote: Box) -> None:
     remote.env[PUSHES_PER_MINUTE] = "1"
     with remote.project() as project:
         slept: list[float] = []
-        who = dataclasses.replace(project.env, now=lambda: 1000.0, sleep=slept.append)
-        ahead = dataclasses.replace(who, now=lambda: 1000.0 + 400 * 24 * 3600)
+        who = project.env._replace(now=lambda: 1000.0, sleep=slept.append)
+        ahead = who._replace(now=lambda: 1000.0 + 400 * 24 * 3600)
         keep_rate(project.dirs, ahead)
         keep_rate(project.dirs, who)
         assert slept == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 import subprocess
@@ -433,7 +432,7 @@ def test_a_ref_that_another_process_here_moves_is_fetched_again(remote: Box) -> 
                 lock.unlink()
 
             try:
-                mirror._replace(env=dataclasses.replace(project.env, sleep=sleep)).fetch("refs/heads/*")
+                mirror._replace(env=project.env._replace(sleep=sleep)).fetch("refs/heads/*")
             finally:
                 other.kill()
         assert len(slept) == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import json
 import os
@@ -562,7 +561,7 @@ def test_who_asks_for_a_moment_who_holds_a_lock_refuses_it_to_nobody(box: Box, t
     lock.touch()
     asking = lock.open()
     fcntl.flock(asking, fcntl.LOCK_SH)
-    who = dataclasses.replace(box.project().env, sleep=lambda seconds: fcntl.flock(asking, fcntl.LOCK_UN))
+    who = (box.project().env)._replace(sleep=lambda seconds: fcntl.flock(asking, fcntl.LOCK_UN))
     with locks.hold(lock, who, what="it"):
         assert locks.is_held(lock)
 

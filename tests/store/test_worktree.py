@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -448,7 +447,7 @@ def test_cut_where_the_disk_cannot_tell_modes(box: Box, desk: Desks, key: str) -
 def test_follow_that_fails_after_the_ref_moved_is_told_and_settled(desk: Desks) -> None:
     here = desk(OLD, NEW)
     said: list[str] = []
-    who = dataclasses.replace(here.project.env, say=said.append)
+    who = here.project.env._replace(say=said.append)
     with worktree.prepare(here.git, here.dirs, REF, here.old, here.new, who) as follows:
         here.git.update_refs({REF: (here.new, here.old)}, "test")
         here.box.write("edit", "in between\n")

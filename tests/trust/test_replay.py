@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from pathlib import Path
 
@@ -53,7 +52,7 @@ def test_a_word_that_expires_while_the_step_is_at_work(box: Box, alice: Person, 
     flag = tmp_path / "later"
     protocol = approved(box, alice, f"touch {flag}; echo ok > out.txt")
     project = box.project()
-    project.env = dataclasses.replace(project.env, now=lambda: time.time() + (7200 if flag.exists() else 0))
+    project.env = project.env._replace(now=lambda: time.time() + (7200 if flag.exists() else 0))
     advance.step(project, protocol)
     counted, finished = (entry(box, protocol, event) for event in ("approval-counted", "step-finished"))
     assert seconds(finished.time) - seconds(counted.time) >= 7200
