@@ -24,6 +24,7 @@ from runner.git.objects import (
     Tree,
     TreeEntry,
     commit_bytes,
+    entries_starting,
     parse_commit,
     parse_tree,
     read_loose,
@@ -116,8 +117,14 @@ class Database(Sealed):
         if not path:
             self.whole_tree(root)
         entry: TreeEntry | None = TreeEntry(TREE, root)
-        for part in filter(None, path.split("/")):
-            entry = self.whole_tree(entry.oid).get(part) if entry is not None and entry.mode == TREE else None
+        parts = [part for part in path.split("/") if part]
+        for at, part in enumerate(parts):
+            if entry is None or entry.mode != TREE:
+                return None
+            try:
+                entry = self.whole_tree(entry.oid, (part,)).get(part)
+            except InsufficientHistoryError as error:
+                raise self._missing_at(revision, "/".join(parts[:at])) if at else error from None
         return entry
 
     def _refuse_lost(self, name: str) -> None:
@@ -135,9 +142,11 @@ class Database(Sealed):
         with contextlib.suppress(PromisedError):
             if self.ref(entry.oid) is not None:
                 return
-        revision, _, path = name.partition(":")
+        raise self._missing_at(*name.split(":", 1))
+
+    def _missing_at(self, revision: str, path: str) -> InsufficientHistoryError:
         short = revision[:12] if len(revision) == self.oid_length else revision
-        raise self.missing(f"{path or 'the tree'} of {short}")
+        return self.missing(f"{path or 'the tree'} of {short}")
 
     def missing(self, what: str) -> InsufficientHistoryError:
         """Return the error for an object that is not in this clone, with the command that brings it. `what`: names it."""
@@ -314,14 +323,21 @@ class Database(Sealed):
         tree = self._tree(name)
         return dict(tree) if tree is not None else None
 
-    def _tree(self, name: str) -> Tree | None:
-        """Return what `tree` does, the very one that is remembered: nobody changes it."""
+    def starting(self, name: str, starts: Sequence[str]) -> Tree:
+        """Return the entries of a tree whose names start with one of `starts`; none where there is no such tree."""
+        tree = self._tree(name, starts) or {}
+        return {one: entry for one, entry in tree.items() if one.startswith(tuple(starts))}
+
+    def _tree(self, name: str, starts: Sequence[str] = ()) -> Tree | None:
+        """Return what `tree` does, the very one that is remembered: nobody changes it. `starts`: those entries are enough."""
         cached = self._trees.get(name)
         if cached is not None:
             return cached
         found = self.object(name)
         if found is None or found[1] != "tree":
             return None
+        if starts and len(found[2]) >= LONG:
+            return entries_starting(found[2], self.oid_length, starts)
         tree = self._parsed(found[0], found[2])
         if OID.fullmatch(name.partition(":")[0]):
             self._keep(name, tree)
@@ -508,8 +524,9 @@ class Database(Sealed):
                     found[path] = (files[0], files[1])
         return dict(sorted(found.items()))
 
-    def whole_tree(self, name: str | None) -> Tree:
-        """Return the entries of a commit's or a tree's tree (oid), which nobody changes; None: an empty one.
+    def whole_tree(self, name: str | None, starts: Sequence[str] = ()) -> Tree:
+        """Return the entries of a commit's or a tree's tree (oid), which nobody changes; None: an empty one. `starts`: if given,
+        those whose names start so are enough.
 
         Raises:
             InsufficientHistoryError: it is not in this clone.
@@ -517,10 +534,10 @@ class Database(Sealed):
         if name is None:
             return {}
         known = self._commits.get(name)
-        tree = self._tree(known.tree if known else name)
+        tree = self._tree(known.tree if known else name, starts)
         if tree is None:
             commit = self.commit(name)
-            tree = self._tree(commit.tree) if commit else None
+            tree = self._tree(commit.tree, starts) if commit else None
         if tree is None:
             raise self.missing(f"the tree {name[:12]}")
         return tree

@@ -24,9 +24,9 @@ def known(project: Project, number: int | None = None, *, branched: Mapping[str,
     found = dict(project.protocols(number) if branched is None else branched)
     count = len(found)
     for commit in _bases(project):
-        for name in project.git.tree(f"{commit}:{paths.ROOT}") or {}:
-            if number is not None and not name.lstrip("0").startswith(f"{number or ''}-"):
-                continue
+        there = f"{commit}:{paths.ROOT}"
+        names = project.git.tree(there) or {} if number is None else project.git.starting(there, ids.spellings(number))
+        for name in names:
             if name not in found and ids.is_protocol_id(name):
                 found[name] = commit
     return found if len(found) == count else ids.in_order(found)  # else they are

@@ -129,6 +129,7 @@ def _sources(git: Git, protocols: Mapping[str, str]) -> list[str]:
 # --- many rows, in brief -------------------------------------------------------------------------------------------------
 
 BRIEF = 3  # the schema of the file of briefs: another one's are dropped
+_FEW = 8  # protocols that a base is asked for one by one
 MANY = 100  # protocols from which on the file is worth its reading
 
 
@@ -548,11 +549,15 @@ def checks(entries: Sequence[RawEntry], slug: str) -> Iterator[tuple[RawEntry, d
 
 
 class Merges:
-    """Which protocols' records their bases hold, here or on the remote as last fetched; each base is looked at once."""
+    """Which protocols' records their bases hold, here or on the remote as last fetched; each base is looked at once.
+
+    `.protocols` of a base is read whole for the protocols after the first few, for each of which git is asked by its path.
+    """
 
     def __init__(self, git: Git, remote: str | None) -> None:
-        self._git, self._remote = git, remote
-        self._bases: dict[str, list[tuple[str, Tree]]] = {}
+        self._git, self._remote, self._asked = git, remote, 0
+        self._bases: dict[str, list[str]] = {}
+        self._folders: dict[str, Tree] = {}  # by commit
 
     def holds(self, row: Row, tip: str) -> bool:
         """Return whether the base of a row (its `protocol` and `base` are enough) holds its record as the commit `tip` has it."""
@@ -560,23 +565,30 @@ class Merges:
 
     def base_with(self, row: Row, tip: str) -> str | None:
         """Return the commit that a base is at which holds the row's record as the commit `tip` has it, or None."""
-        protocol = str(row["protocol"])
-        for commit, there in self._look(str(row.get("base", ""))):
-            at = there.get(protocol)
+        protocol, base = str(row["protocol"]), str(row.get("base", ""))
+        if base not in self._bases:
+            self._bases[base] = base_tips(self._git, base, self._remote) if base else []
+        self._asked += 1
+        for commit in self._bases[base]:
+            at = self._folder(protocol, commit)
             if at is None:
                 continue
             if tip == commit:  # the row was read there
                 return commit
-            state = (self._git.tree(at.oid) or {}).get(paths.STATE)
+            state = (self._git.tree(at) or {}).get(paths.STATE)
             if state is not None and state == folder(self._git, protocol, tip).get(paths.STATE):
                 return commit
         return None
 
-    def _look(self, name: str) -> list[tuple[str, Tree]]:
-        if name not in self._bases:
-            found = base_tips(self._git, name, self._remote) if name else []
-            self._bases[name] = [(commit, self._git.tree(f"{commit}:{paths.ROOT}") or {}) for commit in found]
-        return self._bases[name]
+    def _folder(self, protocol: str, commit: str) -> str | None:
+        """Return a name of the protocol's folder in a commit, or None where it has none."""
+        if self._asked > _FEW:
+            if commit not in self._folders:
+                self._folders[commit] = self._git.tree(f"{commit}:{paths.ROOT}") or {}
+            there = self._folders[commit].get(protocol)
+            return there.oid if there is not None else None
+        at = f"{commit}:{paths.folder(protocol)}"
+        return at if self._git.tree(at) is not None else None
 
 
 def worktree_paths(git: Git) -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from runner.errors import IntegrityError, RefusedError, UsageError
 from runner.git import Git
+from runner.lines import pattern
 from runner.protocol import ids, paths
 from runner.store.environment import StateDir, write_atomically
 
@@ -205,9 +206,15 @@ def _local_branch(git: Git) -> str:
     raise OnlyProtocolsError(str(git.cwd))
 
 
+_ID_START = pattern(r"(?=([0-9]{4,9}-))")
+
+
 def _is_own(git: Git, ref: str) -> bool:
     """Return whether a branch is that of a protocol whose folder it has: its name alone may be a year and a month."""
-    return any(name in ref and ids.is_protocol_id(name) for name in git.tree(f"{ref}:{paths.ROOT}") or {})
+    starts = _ID_START.findall(ref)  # `main` has none, and what it holds need not be read
+    return bool(starts) and any(
+        name in ref and ids.is_protocol_id(name) for name in git.starting(f"{ref}:{paths.ROOT}", starts)
+    )
 
 
 def _is_named(git: Git, ref: str) -> bool:

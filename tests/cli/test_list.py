@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from runner.git import Tree, database
+from runner.git.database import LONG
+from runner.git.objects import parse_tree
+from runner.store import lookup
 from tests.conftest import Box, command
 
 
@@ -56,6 +60,7 @@ def test_a_list_without_a_match_says_so(box: Box) -> None:
 def many(box: Box, four: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The same four, listed as many are: from what was kept of them."""
     monkeypatch.setattr("runner.store.record.MANY", 1)
+    monkeypatch.setattr("runner.store.record._FEW", 0)
     monkeypatch.setattr("runner.app.describe.FEW", 1)
     return four
 
@@ -189,3 +194,29 @@ def test_refs_are_read_once_and_records_by_one_git_if_they_are_new(
     assert sorted(git_calls(box)) == warm
     box.runner("run", many["ready"], rc=0)
     assert sorted(git_calls(box)) == [*warm, "rev-list"]  # one record: the git that is there reads it
+
+
+def test_one_among_many_folders_is_shown_and_their_tree_is_not_parsed(
+    box: Box, four: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a tree of many folders a command that is about one protocol reads the entries that have its number."""
+    record = box.git("show", f"main:.protocols/{four['merged']}/state.json")
+    for name in ["0004-other", "00004-another", "0044-not", *(f"{number:04d}-old" for number in range(100, 300))]:
+        box.write(f".protocols/{name}/state.json", record.replace(four["merged"], name))
+    box.commit("many folders")
+    parsed = list[int]()
+
+    def parse(data: bytes, oid_length: int) -> Tree:
+        parsed.append(len(data))
+        return parse_tree(data, oid_length)
+
+    monkeypatch.setattr(database, "parse_tree", parse)
+    assert "`4` is ambiguous: 00004-another, 0004-merged, 0004-other" in box.runner("status", "4").err
+    assert box.runner("status", "200", rc=0).out.startswith("0200-old  merged\n  completed · merged")
+    assert box.runner("status", four["done"], rc=0).out.count("waits for merge") == 1
+    assert box.runner("status", four["merged"], rc=0).out.count("completed · merged") == 1
+    assert parsed and max(parsed) < LONG
+    with box.project() as project:
+        assert len(lookup.known(project)) == 4 + 3 + 200
+        assert list(lookup.known(project, 4)) == ["00004-another", "0004-merged", "0004-other"]
+    assert max(parsed) > LONG

@@ -11,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.git import Git
-from runner.git.objects import TREE, LongTree, TreeEntry, parse_commit, parse_tree, tree_bytes, tree_bytes_with
+from runner.git.objects import (
+    SUBMODULE,
+    TREE,
+    LongTree,
+    TreeEntry,
+    entries_starting,
+    parse_commit,
+    parse_tree,
+    tree_bytes,
+    tree_bytes_with,
+)
 from runner.git.process import GitError
 from tests import second_verifier
 
@@ -56,6 +66,38 @@ def test_a_mode_is_the_one_that_git_takes_it_for(empty: Path, mode: str) -> None
 def test_a_tree_that_is_none(data: bytes) -> None:
     with pytest.raises(GitError):
         parse_tree(data, 40)
+    with pytest.raises(GitError):
+        entries_starting(data, 40, ["a", "."])
+
+
+@pytest.mark.parametrize(
+    "data", [b"x", b"100644 a\0" + b"\1" * 19, b"100644 \0" + b"\1" * 20, b"\xff a\0" + b"\1" * 20]
+)
+def test_a_tree_that_cannot_be_read_has_no_entries_that_start_so(data: bytes) -> None:
+    with pytest.raises(GitError):
+        entries_starting(data, 40, ["b"])
+
+
+@given(
+    st.dictionaries(
+        st.text("ab01-é\udc80\n ", min_size=1, max_size=6), st.binary(min_size=20, max_size=20), max_size=30
+    ),
+    st.lists(st.text("ab01-é\udc80.[", min_size=1, max_size=3), min_size=1, max_size=3),
+)
+def test_the_entries_that_start_so_are_those_of_all_entries(ids: dict[str, bytes], starts: list[str]) -> None:
+    tree = {name: TreeEntry(TREE, oid.hex()) for name, oid in ids.items()}
+    data = tree_bytes(tree)
+    wanted = {name: entry for name, entry in parse_tree(data, 40).items() if name.startswith(tuple(starts))}
+    assert entries_starting(data, 40, starts) == wanted
+
+
+def test_an_id_that_spells_an_entry_is_none() -> None:
+    """The id of a submodule is what somebody likes."""
+    spelt = (b"40000 0007-x\0" + b"\1" * 20)[:20]
+    data = tree_bytes({"0006-a": TreeEntry(SUBMODULE, spelt.hex()), "0008-b": TreeEntry(TREE, OID)})
+    assert spelt in data
+    assert entries_starting(data, 40, ["0007-"]) == {}
+    assert list(entries_starting(data, 40, ["0006-", "0008-"])) == ["0006-a", "0008-b"]
 
 
 def test_a_tree_of_odd_names_is_written_as_it_was() -> None:
