@@ -79,13 +79,13 @@ def test_a_limit_that_is_none_is_told(remote: Box, wrong: str) -> None:
 
 
 TAKER = """
-import dataclasses, sys
+import sys
 from pathlib import Path
 from runner.store.remote import PUSHES_PER_MINUTE, keep_rate
 from tests.conftest import Box
 with Box(Path(sys.argv[1]), Path(sys.argv[2]), {PUSHES_PER_MINUTE: "5"}).project() as project:
     waits = []
-    who = dataclasses.replace(project.env, now=lambda: 5000.0, sleep=waits.append)
+    who = project.env._replace(now=lambda: 5000.0, sleep=waits.append)
     for _ in range(20):
         keep_rate(project.dirs, who)
 """
