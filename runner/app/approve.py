@@ -73,7 +73,7 @@ def matter(project: Project, protocol: str, what: str | None) -> Matter:
             gone.
         UnreachableError: the remote that says lists the approvers does not answer.
     """
-    publishing.bring(project, protocol, load.checker(project, protocol))
+    publishing.bring(project, protocol, load.Checker(project, protocol))
     publishing.look_again(project, protocol)
     seen = load.view(project, protocol)
     if seen.state.status is Status.CANCELLED:

@@ -173,7 +173,7 @@ def _of(project: Project, protocol: str, tip: str | None, *, named: bool, held: 
     if ended:
         found += [
             Item(protocol, "worktree", str(tree.path), beneath.size(tree.path), why or _kept(git, tree))
-            for tree in (worktree.on_branch(git, branch) if tip else [])
+            for tree in (git.checked_out(branch) if tip else [])
         ]
     space = _workspace(project, protocol)
     if os.path.lexists(space.root):  # what is worth keeping is in commits: nobody looks whether git could take the rest
@@ -311,7 +311,7 @@ def discard(project: Project, protocol: str, *, check_only: bool = False) -> lis
         own = f"{paths.folder(protocol)}/"
         if git.resolve(start) is None or any(not path.startswith(own) for path in git.changed(start, tip)):
             raise refuse("its branch has work beside the plan", cancels)
-        trees = worktree.on_branch(git, branch)
+        trees = git.checked_out(branch)
         for tree in trees:
             if kept := protocol_worktree.keeps(git, tree):
                 raise InTheWayError(f"{protocol} is not discarded: {kept.why}", str(tree.path), kept.command)

@@ -31,7 +31,7 @@ from runner.protocol import events as ev
 from runner.protocol.ids import digest
 from runner.protocol.plans import TITLE_LIMIT, Kind
 from runner.protocol.state import SCHEMA, State
-from runner.store import history, locks, lookup, pending, protocol_worktree, publishing, transaction, worktree
+from runner.store import history, locks, lookup, pending, protocol_worktree, publishing, transaction
 from runner.store.environment import write_atomically, write_checkpoint
 from runner.store.project import Project
 from runner.store.transaction import RefUpdate
@@ -302,7 +302,7 @@ def _finish(project: Project, note: locks.RequestNote) -> Made | None:
     if note.told is None:
         return None
     git, (protocol, tip) = project.git, note.told
-    branch, check = project.branch(protocol), load.checker(project, protocol)
+    branch, check = project.branch(protocol), load.Checker(project, protocol)
     # The command may have been killed after the push, before the branch was made here.
     if git.ref(branch) is None and project.mirror is not None:
         project.mirror.fetch(branch)
@@ -312,7 +312,7 @@ def _finish(project: Project, note: locks.RequestNote) -> Made | None:
         return None
     with load.at_work(project, protocol):  # which finishes an interrupted worktree
         state = load.view(project, protocol).state
-    there = worktree.on_branch(git, branch)
+    there = git.checked_out(branch)
     path, why = (there[0].path, "") if there else protocol_worktree.add_worktree(project, protocol)
     project.env.say(f"{protocol} was not finished by an earlier, killed run of this command; it is now")
     start = commit_of(git, tip)

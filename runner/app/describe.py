@@ -327,7 +327,7 @@ def _following(judged: Judged, known: Recorded, *, decided: bool) -> Next:
     project, row, tip, name, typed = judged.project, known.row, judged.tip, known.name, known.command
     git, protocol = project.git, row["protocol"]
     if row["status"] in FAILED:
-        trees = worktree.on_branch(git, project.branch(protocol))
+        trees = git.checked_out(project.branch(protocol))
         if record.out_of_plan(git, protocol, tip, trees, list(known.stopped)):
             return Next.typed(f"runner resume {name}")  # that removes from the plan what failed
         return Next.typed(typed, f"runner retry {name}" if record.reopens(row) == "retry" else "")

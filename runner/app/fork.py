@@ -40,7 +40,6 @@ from runner.store import (
     record,
     snapshot,
     transaction,
-    worktree,
 )
 from runner.store.project import Project
 from runner.store.remote import Mirror, PushRefusedError
@@ -182,7 +181,7 @@ def _make(project: Project, origin: str, revision: int | str | None) -> create.M
         )
     if seen.state.status in decision.OPEN and load.pick_up_edits(project, origin, adopt=True):
         seen = load.view(project, origin)
-    trees = worktree.on_branch(git, branch)
+    trees = git.checked_out(branch)
     for tree in trees:
         if kept := protocol_worktree.keeps(git, tree):
             raise InTheWayError(
@@ -264,7 +263,7 @@ def _end(project: Project, note: divergence.Renumbering, made: create.Made | Non
         steer.cancel(project, protocol, f"as {note.origin} was, which it continues")
     if made is None:
         genesis = commit_of(project.git, note.genesis)
-        there = worktree.on_branch(project.git, project.branch(protocol))
+        there = project.git.checked_out(project.branch(protocol))
         done = sum(step.status is StepStatus.COMPLETED for _, step in seen.state.open_steps())
         made = create.Made(
             protocol,

@@ -561,7 +561,7 @@ def commit(git: Git, dirs: StateDir, env: Environment, files: list[File], author
     new = git.person_commit(tree, (), author, b"Set up protocol-runner\n")
     git.update_refs({branch: (new, None)}, "runner: init")
     nothing = git.write_tree({})
-    for there in worktree.on_branch(git, branch):
+    for there in git.checked_out(branch):
         worktree.settle(git, there, nothing, new, env)
     return Committed(new, tuple(changes), frozenset(edited))
 

@@ -22,7 +22,7 @@ from runner.executor.workspace_session import WorkspaceSession
 from runner.lines import with_ends
 from runner.protocol import config, ids, paths, plans, strict_yaml
 from runner.protocol.ids import digest
-from runner.store import lookup, snapshot, worktree
+from runner.store import lookup, snapshot
 from runner.store.project import Project
 from runner.tools import servers
 from runner.tools.servers import ASKS
@@ -162,7 +162,7 @@ def propose_edit(project: Project, protocol: str, file: str, text: str) -> str:
     patch = "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
     if not patch:
         raise RefusedError("nothing would change", path, "give the whole new text of the file")
-    trees = worktree.on_branch(project.git, project.branch(name))
+    trees = project.git.checked_out(project.branch(name))
     if not trees:
         raise UsageError(f"{name} has no worktree", path, f"a person can type `runner edit {steer.number(name)}`")
     at = project.dirs.beside / "proposals" / f"{name}-{digest(patch.encode())[7:13]}.patch"

@@ -170,7 +170,7 @@ def _shown(title: str) -> str:
 
 def _refuse_uncommitted(project: Project, protocol: str) -> None:
     """Refuse to merge what a person worked on beside the protocol's commits, and has not committed: it would be left behind."""
-    for tree in worktree.on_branch(project.git, project.branch(protocol)):
+    for tree in project.git.checked_out(project.branch(protocol)):
         names = worktree.unsaved(project.git, tree)
         if names:
             raise RefusedError(
@@ -197,7 +197,7 @@ def _refuse_behind(project: Project, seen: Snapshot, base: str) -> None:
         return
     name = ids.branch_of(project.pattern, seen.protocol)
     ref = seen.state.base if project.git.ref(f"refs/heads/{seen.state.base}") == base else base
-    tree = next(iter(worktree.on_branch(project.git, project.branch(seen.protocol))), None)
+    tree = next(iter(project.git.checked_out(project.branch(seen.protocol))), None)
     how = f"`git -C {shlex.quote(str(tree.path))} merge {ref}`" if tree else f"`git switch {name} && git merge {ref}`"
     raise RefusedError(
         f"{seen.state.base} has {counted(count, 'commit')} that {seen.protocol} does not have",

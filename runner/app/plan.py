@@ -18,7 +18,7 @@ from runner.executor import advance, load, planning
 from runner.git import BLOB, TreeEntry
 from runner.protocol import ids, model_answers, paths, plans, strict_yaml, workflow
 from runner.protocol.state import ENDED
-from runner.store import history, record, snapshot, worktree
+from runner.store import history, record, snapshot
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 
@@ -97,7 +97,7 @@ def propose(
 
 
 def _refuse_unsaved(project: Project, protocol: str) -> None:
-    for tree in worktree.on_branch(project.git, project.branch(protocol)):
+    for tree in project.git.checked_out(project.branch(protocol)):
         unsaved = record.unsaved(project.git, tree, protocol)
         if unsaved:
             raise InTheWayError(
@@ -196,7 +196,7 @@ def draft(project: Project, protocol: str, what: str | None) -> Draft:
             finished = known is not None and known.status in ENDED
     entry = seen.files.get(name)
     made = Draft(protocol, name, entry, (project.git.blob(entry.oid) or b"") if entry else b"", finished)
-    for tree in worktree.on_branch(project.git, project.branch(protocol)):
+    for tree in project.git.checked_out(project.branch(protocol)):
         if name in record.unsaved(project.git, tree, protocol):
             raise InTheWayError(
                 f"{name} has changes that are not committed",

@@ -142,7 +142,7 @@ def resume(project: Project, protocol: str) -> Steered:
         return [*([edit] if edit else []), ev.Resumed(subject=protocol)]
 
     seen, git = load.view(project, protocol), project.git
-    trees = worktree.on_branch(git, project.branch(protocol))
+    trees = git.checked_out(project.branch(protocol))
     is_stopped = seen.state.status in (Status.FAILED, Status.BLOCKED)
     if is_stopped and record.out_of_plan(git, protocol, seen.tip, trees, _stopped(seen.state)):
         load.pick_up_edits(project, protocol, adopt=True)
@@ -248,7 +248,7 @@ def _to_retry(project: Project, seen: Snapshot, name: str | None) -> str:
     stopped = _stopped(state)
     if name is None:
         if not stopped:
-            trees = worktree.on_branch(project.git, project.branch(seen.protocol))
+            trees = project.git.checked_out(project.branch(seen.protocol))
             can = state.status in decision.ACTIVE and not any(
                 worktree.uncommitted(project.git, tree, where) for tree in trees
             )
@@ -367,7 +367,7 @@ def left_out(project: Project, protocol: str) -> tuple[str, ...]:
 def _uncommitted(project: Project, protocol: str) -> Iterator[tuple[Worktree, list[str]]]:
     """Yield the worktrees of a protocol that have changes which are in no commit, with the paths."""
     git = project.git
-    for tree in worktree.on_branch(git, project.branch(protocol)):
+    for tree in git.checked_out(project.branch(protocol)):
         code, out, _ = git.try_run(
             "status", "--porcelain=v1", "-z", "--untracked-files=normal", "--no-renames",
             git_dir=tree.git_dir, work_tree=tree.path, config=worktree.conversions(git),

@@ -134,7 +134,7 @@ def _was_taken(project: Project, protocol: str, forge: Forge | None) -> Synced |
     if forge is None:
         return None
     with load.at_work(project, protocol):
-        left = publishing.follow(project, protocol, project.mirror, load.checker(project, protocol))
+        left = publishing.follow(project, protocol, project.mirror, load.Checker(project, protocol))
     if left is not None:
         project.env.say(f"{left.what}; {left.hint}")
         return Synced(protocol, tip, "merged")
@@ -225,7 +225,7 @@ def publish(project: Project, protocol: str, *, keep: bool = False) -> Synced:
     """
     git, name = project.git, project.branch(protocol)
     seen = project.tracking(name)
-    check = load.checker(project, protocol)
+    check = load.Checker(project, protocol)
     with load.at_work(project, protocol):
         lease.take_back(project, protocol)
         for _ in range(RACES):

@@ -115,7 +115,7 @@ def _take_out(project: Project, protocol: str, to: int | str | None) -> tuple[St
     for commit in since:
         if commit not in gone:
             new = _carried(project, protocol, commit, new)
-    load.checker(project, protocol)(new, None)
+    load.Checker(project, protocol)(new, None)
     then = snapshot.read(git, base, protocol).state
     lost = f"refs/runner/lost/{protocol}/{seen.tip[:12]}"
     also = {lost: (seen.tip, git.ref(lost)), **publishing.history_back(project, protocol, new)}

@@ -354,7 +354,7 @@ class _Watcher:
         """Return whether a person's edits are committed now, and in how many seconds to ask again where it is too early."""
         if self._wanted.adopt is None:
             return False, None
-        for tree in worktree.on_branch(project.git, project.branch(protocol)):
+        for tree in project.git.checked_out(project.branch(protocol)):
             changed = record.unsaved(project.git, tree, protocol)
             folder = tree.path / paths.folder(protocol)
             if not changed:
@@ -375,7 +375,7 @@ class _Watcher:
         same = before is not None and before.key == key and before.said == str(facts.get("reason"))
         delay = min(before.delay * 2, LONGEST) if same and before else FIRST
         after = wait if wait is not None else delay * (0.8 + 0.4 * _chance(project))
-        trees = worktree.on_branch(project.git, project.branch(protocol)) if kind == "held-up" else []
+        trees = project.git.checked_out(project.branch(protocol)) if kind == "held-up" else []
         folder = trees[0].path / paths.folder(protocol) if trees else None
         again = project.env.monotonic() + after
         self._known[protocol] = _Standing(key, again, delay, str(facts.get("reason")), folder)

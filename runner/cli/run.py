@@ -13,7 +13,7 @@ from runner.executor import advance, load
 from runner.executor.advance import Advanced
 from runner.protocol import decision, events, ids
 from runner.protocol.state import Status
-from runner.store import lookup, publishing, record, snapshot, worktree
+from runner.store import lookup, publishing, record, snapshot
 from runner.store.project import Project
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _until(project: Project, row: record.Row, name: str) -> str:
         UsageError: the plan has no such step.
     """
     git, protocol = project.git, row["protocol"]
-    trees = worktree.on_branch(git, project.branch(protocol))
+    trees = git.checked_out(project.branch(protocol))
     added = {slug for there in record.planned(git, protocol, lookup.tip(project, protocol), trees) for slug in there}
     return ids.find_step(name, row["steps"]) or ids.find_step(name, added) or lookup.find_step(project, protocol, name)
 
@@ -157,7 +157,7 @@ def _try_out(session: Session, protocol: str, only: str | None) -> int:
     tip = project.tip(protocol)
     if tip is None:
         raise load.branchless(project, protocol)
-    for tree in worktree.on_branch(git, branch):
+    for tree in git.checked_out(branch):
         unsaved = record.unsaved(git, tree, protocol)
         if unsaved:
             session.result(f"would first commit your changes of {', '.join(unsaved)}; they are not looked at here")

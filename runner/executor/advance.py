@@ -130,7 +130,7 @@ def step(
     with load.at_work(project, protocol, wait=wait):
         signals.begin_work()
         worktree.refuse_rebased(project.git, project.branch(protocol))  # before a model is paid for nothing
-        publishing.bring(project, protocol, load.checker(project, protocol))
+        publishing.bring(project, protocol, load.Checker(project, protocol))
         project.tell_unread_edits()
         for turn in range(load.RACES):
             try:
@@ -336,7 +336,7 @@ def _lease(project: Project, seen: Snapshot, forge: Forge | None) -> bool:
             return False
 
     if not lease.take(project, seen.protocol, is_over, decided=seen.tip):
-        publishing.settle(project, seen.protocol, project.mirror, load.checker(project, seen.protocol))
+        publishing.settle(project, seen.protocol, project.mirror, load.Checker(project, seen.protocol))
         return False
     return True
 
@@ -566,7 +566,7 @@ def _started_at(event: Event, old: str, new: str) -> Event:
 def _verify_again(project: Project, made: str, seen: Snapshot) -> None:
     """Re-verify a transition whose work started at another commit: the plan or the approvals may differ at the new base."""
     try:
-        load.checker(project, seen.protocol)(made, seen.tip)
+        load.Checker(project, seen.protocol)(made, seen.tip)
     except IntegrityError as error:
         raise IllegalEventError(error.what, error.where, error.hint) from error
 

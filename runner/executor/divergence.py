@@ -123,7 +123,7 @@ def finish_renumbering(project: Project, note: Renumbering, *, resumed: bool = F
         with locks.hold(dirs.publish_lock(branch), env, what=branch, wait=transaction.PUBLISH_WAIT):
             protocol_worktree.finish_worktree(git, dirs, env, branch, note.protocol)
             worktree.settle_all(git, dirs, branch, env)
-        if not worktree.on_branch(git, branch):
+        if not git.checked_out(branch):
             protocol_worktree.add_worktree(project, note.protocol)
     journal.put_aside(dirs, note.origin, note.old)
     forget_checkpoint(dirs, note.origin)

@@ -113,9 +113,17 @@ def view(project: Project, protocol: str) -> Snapshot:
         raise branchless(project, protocol)
     objects.ahead(project, protocol, tip)
     known = read_checkpoint(project.dirs, protocol)
-    if known == tip:
-        return _read(project, tip, protocol)
-    since = None
+    if known != tip:
+        _verify(project, protocol, tip, known)
+    # What this process read or made is not read again.
+    if project.snapshot is None or (project.snapshot.tip, project.snapshot.protocol) != (tip, protocol):
+        project.snapshot = snapshot.read(git, tip, protocol)
+    return project.snapshot
+
+
+def _verify(project: Project, protocol: str, tip: str, known: str | None) -> None:
+    """Verify the commits of a protocol that are new since `known`, and note that they are."""
+    git, since = project.git, None
     try:
         if known is not None:
             if git.commit(known) is None:
@@ -125,14 +133,6 @@ def view(project: Project, protocol: str) -> Snapshot:
     except IntegrityError as error:
         raise remedy.refused(project, protocol, tip, error) from error
     write_checkpoint(project.dirs, protocol, tip, state.genesis)
-    return _read(project, tip, protocol)
-
-
-def _read(project: Project, tip: str, protocol: str) -> Snapshot:
-    """Return the protocol at a verified commit; a view that this process read or made is not read again."""
-    if project.snapshot is None or (project.snapshot.tip, project.snapshot.protocol) != (tip, protocol):
-        project.snapshot = snapshot.read(project.git, tip, protocol)
-    return project.snapshot
 
 
 class Checker(NamedTuple):
@@ -168,14 +168,9 @@ class Checker(NamedTuple):
         divergence.tell(self.project, self.protocol, ours, theirs, kept)
 
 
-def checker(project: Project, protocol: str) -> Checker:
-    """Return the verification of a fetched tip, before the branch here moves to it."""
-    return Checker(project, protocol)
-
-
 def again(project: Project, protocol: str) -> None:
     """Fetch the commits that moved the branch, after a lost race."""
-    publishing.again(project, protocol, checker(project, protocol))
+    publishing.again(project, protocol, Checker(project, protocol))
 
 
 def views(project: Project, protocol: str) -> Iterator[Snapshot]:
@@ -203,7 +198,7 @@ def find_protocol(project: Project, name: str | None) -> str:
     if _unfinished(project, protocol):  # before a branch is brought that is another protocol's
         with at_work(project, protocol):
             pass
-    publishing.bring(project, protocol, checker(project, protocol))
+    publishing.bring(project, protocol, Checker(project, protocol))
     return protocol
 
 
@@ -237,7 +232,7 @@ def _located(project: Project, protocol: str) -> Iterator[None]:
         yield
     except (MalformedFileError, UnsupportedError) as error:
         branch = project.branch(protocol)
-        trees = [tree.path for tree in worktree.on_branch(project.git, branch)]
+        trees = [tree.path for tree in project.git.checked_out(branch)]
         if project.git.top in trees:
             raise
         where = f"{trees[0]}/{error.where}" if trees else f"{branch.removeprefix('refs/heads/')}:{error.where}"
@@ -284,7 +279,7 @@ def pick_up_edits(project: Project, protocol: str, *, adopt: bool) -> bool:
         project.quiet = known
         return False
     prefix = f"{paths.folder(protocol)}/"
-    taken, trees, quiet = False, worktree.on_branch(git, branch), None
+    taken, trees, quiet = False, git.checked_out(branch), None
     if project.batch:
         quiet, is_known = worktree.look(branch, trees, prefix.rstrip("/"), now, (paths.LOG, paths.STATE), known)
         if is_known:

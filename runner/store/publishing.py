@@ -653,7 +653,7 @@ def _by_hand(project: Project, protocol: str, ours: Sequence[Commit], there: str
     These have to stay on the chain of first parents, and a merge into the branch here would leave them beside it.
     """
     git, branch = project.git, project.branch(protocol)
-    trees = worktree.on_branch(git, branch)
+    trees = git.checked_out(branch)
     # Where no worktree has the branch, what is typed would go to the one that the person is in.
     at = (
         f"git -C {shlex.quote(str(trees[0].path))}"

@@ -191,7 +191,7 @@ def clash_error(project: Project, protocol: str, there: tuple[str, str]) -> Clas
     here, (where, tip) = project.git.ref(project.branch(protocol)) or "", there
     hint = f"`runner fork --renumber {protocol}` gives yours another number; completed steps stay completed"
     cwd = os.path.realpath(project.git.cwd)
-    trees = worktree.on_branch(project.git, project.branch(protocol))
+    trees = project.git.checked_out(project.branch(protocol))
     if any(os.path.commonpath([cwd, os.path.realpath(tree.path)]) == os.path.realpath(tree.path) for tree in trees):
         hint = f"in {project.git.worktrees()[0].path}: {hint}"  # the worktree goes, and nobody may stand in it
     return ClashError(

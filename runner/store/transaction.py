@@ -242,7 +242,7 @@ def adopt(git: Git, dirs: StateDir, env: Environment, edit: PersonEdit) -> str:
     tree = git.edited(commit.tree, edit.files)
     new = git.person_commit(tree, (old,), edit.author, edit.subject.encode() + b"\n")
     with locks.hold(dirs.publish_lock(branch), env, what=branch, wait=PUBLISH_WAIT):
-        for there in worktree.on_branch(git, branch):
+        for there in git.checked_out(branch):
             worktree.note(dirs, there, branch, old, new)
         git.update_refs({branch: (new, old)}, "runner: adopt")
         worktree.settle_all(git, dirs, branch, env)

@@ -39,14 +39,9 @@ _CONVERSIONS = (
 )
 
 
-def on_branch(git: Git, ref: str) -> list[Worktree]:
-    """Return the work trees that have the branch checked out."""
-    return git.checked_out(ref)
-
-
 def way_back(git: Git, branch: str, tip: str, old: str) -> str:
     """Return the command that puts a branch (full ref name) back from `tip` to `old`."""
-    there = on_branch(git, branch)
+    there = git.checked_out(branch)
     if there:
         return f"git -C {shlex.quote(str(there[0].path))} reset --keep {old}"
     return f"git update-ref {branch} {old} {tip}"
@@ -100,7 +95,7 @@ def under_way(git: Git, ref: str) -> str | None:
     """Return the unfinished operation of a person with the branch in a worktree (a rebase, a merge …), or None."""
     if (at := rebases(git).get(ref)) is not None:
         return f"a rebase of it is under way ({os.path.basename(at)})"
-    for tree in on_branch(git, ref):
+    for tree in git.checked_out(ref):
         for name, what in _UNFINISHED.items():
             if (tree.git_dir / name).exists():
                 return f"{what} is under way in {tree.path}"
@@ -307,7 +302,7 @@ def prepare(git: Git, dirs: StateDir, ref: str, old: str, new: str, env: Environ
     over: list[Path] = []
     with contextlib.ExitStack() as stack:
         follows = []
-        for tree in on_branch(git, ref):
+        for tree in git.checked_out(ref):
             copy = stack.enter_context(locked(tree, env))
             changed = git.changed(old, new)
             rewrite = _rewrite(git, tree, copy, changed)

@@ -249,7 +249,7 @@ def test_a_branch_that_another_process_moved_on_meanwhile_is_not_called_rewritte
         before = project.git.ref(project.branch(published))
         assert before is not None
         remote.runner("pause", published, rc=0)
-        assert publishing._refuse_rewritten(project, published, before, load.checker(project, published)) != before
+        assert publishing._refuse_rewritten(project, published, before, load.Checker(project, published)) != before
 
 
 def test_a_rewritten_history_that_the_remote_has_is_adopted_with_what_was_committed_on_it(

@@ -16,7 +16,7 @@ import pytest
 
 from runner.executor.journal import Journal
 from runner.git import Git
-from runner.store import locks, worktree
+from runner.store import locks
 from runner.store.environment import StateDir
 from runner.trust import verify
 from runner.trust.walk import Finding, Walk
@@ -561,7 +561,7 @@ def test_a_follow_that_was_cut_is_brought_to_its_end(box: Box) -> None:
     # As a kill between the ref and the files leaves it: the note, the moved ref, the files of before.
     box.git("read-tree", "-m", "-u", new, old, cwd=folder)
     with Git.open(box.path) as git:
-        tree = worktree.on_branch(git, f"refs/heads/{protocol}")[0]
+        tree = git.checked_out(f"refs/heads/{protocol}")[0]
         dirs = StateDir(git.common_dir, box.home / ".local/state/protocol-runner")
     dirs.follows.mkdir(parents=True, exist_ok=True)
     note = dirs.follows / "0123456789abcdef.json"

@@ -576,13 +576,13 @@ def test_adopting_that_is_cut_leaves_nothing_staged_backwards(box: Box) -> None:
     with box.project() as project:
         git, old = project.git, project.git.ref(ref)
         assert old is not None
-        there = worktree.on_branch(git, ref)[0]
+        there = git.checked_out(ref)[0]
         words = worktree.uncommitted(git, there, f".protocols/{protocol}")
         assert list(words) == [f".protocols/{protocol}/01-a.md"]
         made = git.commit(old)
         assert made is not None
         new = git.write_commit(git.edit_tree(made.tree, words) or "", (old,), WHO, WHO, b"edit\n")
-        for there in worktree.on_branch(git, ref):
+        for there in git.checked_out(ref):
             worktree.note(project.dirs, there, ref, old, new)
         git.update_refs({ref: (new, old)}, "test")
     assert "MM" in box.git("status", "--porcelain", cwd=tree) or "M " in box.git("status", "--porcelain", cwd=tree)
@@ -645,7 +645,7 @@ def test_an_edit_of_any_kind_is_seen_as_git_sees_it(box: Box, change: str) -> No
     box.write(".protocols/0001-a/01-a.md", "a step")
     box.commit()
     project = box.project()
-    [tree] = worktree.on_branch(project.git, REF)
+    [tree] = project.git.checked_out(REF)
     assert worktree.uncommitted(project.git, tree, ".protocols/0001-a") == {}
     box.git("update-index", "--refresh")
     subprocess.run(["sh", "-ec", change], cwd=box.path, env=box.environment(), check=True)
@@ -667,6 +667,6 @@ def test_what_only_looks_changed_or_is_only_in_the_index_is_no_edit(box: Box, ch
     box.write(".protocols/0001-a/plan.md", "A")
     box.commit()
     project = box.project()
-    [tree] = worktree.on_branch(project.git, REF)
+    [tree] = project.git.checked_out(REF)
     subprocess.run(["sh", "-ec", change], cwd=box.path, env=box.environment(), check=True)
     assert worktree.uncommitted(project.git, tree, ".protocols/0001-a") == {}

@@ -315,7 +315,7 @@ def _settle_with(
 ) -> None:
     """Bring the branch here, which has commits beside the damage, together with the repair, as with any tip that others published."""
     assert project.mirror is not None
-    check = load.checker(project, protocol)
+    check = load.Checker(project, protocol)
     # Before anything is pushed: the history here may have transcripts of transitions that are dropped.
     publishing.settle(project, protocol, project.mirror, check, there=made.commit)
     tell(done)

@@ -188,7 +188,7 @@ def uncommitted_record(one: Examined) -> Iterator[Finding]:
     if locks.is_held(project.dirs.lock(protocol)) or is_cut:
         return
     prefix = f"{paths.folder(protocol)}/"
-    for tree in worktree.on_branch(project.git, ref):
+    for tree in project.git.checked_out(ref):
         changed = worktree.uncommitted(project.git, tree, prefix.rstrip("/"))
         names = sorted(path for path in changed if paths.is_record(path.removeprefix(prefix)))
         if names and project.tip(protocol) == one.tip:
@@ -278,7 +278,7 @@ def _remaining(one: Examined, finding: walk.Finding) -> str:
     if finding in walked.damage:
         if paths.is_record(name_in(protocol, finding.path)):
             return "repair the other findings first"
-        there = worktree.on_branch(project.git, project.branch(protocol))
+        there = project.git.checked_out(project.branch(protocol))
         at = f" -C {there[0].path}" if there else ""
         return f"`git{at} rm -- {finding.path}` and commit that; a plan file is a person's to remove"
     commit = project.git.commit(finding.commit)
