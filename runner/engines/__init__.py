@@ -70,10 +70,22 @@ class NotStartedError(NetworkError):
     retryable = False
 
 
+class UnknownHostError(NetworkError):
+    """No machine has the name; waiting does not change it. A resolver that does not answer is a `NetworkError`."""
+
+    retryable = False
+
+
 class MalformedResponseError(EngineError):
     """The response is not in the provider's format."""
 
     retryable = True
+
+
+class WebPageError(MalformedResponseError):
+    """The response is a web page: the address is not an endpoint's, or a proxy or network wants a login."""
+
+    retryable = False
 
 
 class ContextTooLongError(EngineError):

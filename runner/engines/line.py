@@ -43,6 +43,8 @@ from runner.engines import (
     Request,
     RequestRefusedError,
     Response,
+    UnknownHostError,
+    WebPageError,
     without_picture,
 )
 
@@ -195,9 +197,8 @@ class LineEngine:
             raise self._place.cut_off() from error
         except _PageError as error:
             hint = f"log in if it is the page of a proxy or network, or check {self._place.address}"
-            raise self._place.malformed(
-                f"{self._place.host} sends a web page instead of a model's answer", hint
-            ) from error
+            what = f"{self._place.host} sends a web page instead of a model's answer"
+            raise WebPageError(what, self._place.where, hint) from error
         except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
             words = self._readable(f"{type(error).__name__}: {error}")
             raise self._place.malformed(f"the response is not {self._place.who}'s format ({words})") from error
@@ -209,9 +210,12 @@ class LineEngine:
             cause = cause.__cause__
         words, place = self._readable(f"{type(cause or error).__name__}: {cause or error}"), self._place
         root = cause
-        while root is not None and not isinstance(root, ConnectionRefusedError):
+        while root is not None and not isinstance(root, (ConnectionRefusedError, socket.gaierror)):
             root = root.__cause__ or root.__context__
-        if root is not None and _is_loopback(place.host):
+        if isinstance(root, socket.gaierror) and root.errno == socket.EAI_NONAME:
+            hint = f"check the network, and {place.address} and the address of a proxy if they are set"
+            return UnknownHostError(f"{place.host} cannot be found: there is no such name", place.where, hint)
+        if isinstance(root, ConnectionRefusedError) and _is_loopback(place.host):
             by = f"with `{place.start.format(model=place.model)}`" if place.start else "there"
             hint = f"start the server {by}, or set {place.address} to where it is"
             return NotStartedError(f"no server listens at {place.host}", place.where, hint)

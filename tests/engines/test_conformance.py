@@ -26,6 +26,7 @@ from runner.engines import (
     RequestRefusedError,
     Response,
     Usage,
+    WebPageError,
     registry,
 )
 from tests.conftest import slack
@@ -217,7 +218,7 @@ TOLD: dict[str, type[EngineError]] = {
     "503-html": OverloadedError,
     "error-in-stream": OverloadedError,
     "redirect": RequestRefusedError,
-    "html": MalformedResponseError,
+    "html": WebPageError,
     "not-utf8": MalformedResponseError,
     "no-object": MalformedResponseError,
     "empty": MalformedResponseError,
@@ -284,10 +285,11 @@ def test_an_account_without_credit_is_said_in_plain_words(wired: Bench) -> None:
 
 
 def test_a_web_page_instead_of_an_answer_is_said_to_be_one(wired: Bench) -> None:
-    with wired.failing("html") as stand, pytest.raises(MalformedResponseError) as told:
+    with wired.failing("html") as stand, pytest.raises(WebPageError) as told:
         stand.engine.ask(HELLO, timeout=20)
     assert "a web page" in told.value.what and "JSONDecodeError" not in told.value.what
     assert "_URL" in told.value.hint and "log in" in told.value.hint
+    assert not told.value.retryable
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -226,9 +227,21 @@ def test_a_server_of_this_machine_that_is_not_started_is_what_to_start(name: str
     assert not told.value.retryable
 
 
-def test_a_refused_connection_of_another_machine_is_tried_again() -> None:
+def test_a_name_that_no_machine_has_is_not_asked_for_again() -> None:
+    engine = registry.open_engine("compatible:m", {"RUNNER_COMPATIBLE_URL": "http://nosuch.invalid/v1"}, Path())
+    with pytest.raises(NetworkError) as told:
+        engine.ask(HELLO, timeout=20)
+    engine.close()
+    if "Temporary failure" in told.value.what:
+        pytest.skip("allowed: no resolver answers here")
+    assert "nosuch.invalid cannot be found" in told.value.what and "RUNNER_COMPATIBLE_URL" in told.value.hint
+    assert not told.value.retryable
+
+
+@pytest.mark.parametrize("error", [ConnectionRefusedError(111, "refused"), socket.gaierror(socket.EAI_AGAIN, "later")])
+def test_another_machine_that_cannot_be_reached_for_now_is_tried_again(error: OSError) -> None:
     place = Place(
         provider="openai", model="m", who="OpenAI", key="", variable="", base_url="", host="10.0.0.1:80", address=""
     )
-    told = LineEngine(chat.FORM, place)._told(ConnectionRefusedError(111, "refused"))
+    told = LineEngine(chat.FORM, place)._told(error)
     assert type(told) is NetworkError and told.retryable
