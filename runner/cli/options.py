@@ -42,7 +42,7 @@ def complete_protocols(ctx: click.Context, param: click.Parameter, incomplete: s
 
 def complete_steps(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Return the steps of the protocol typed before, or of the one that is meant without a name, whose slugs begin so."""
-    return _steps_of(ctx.params.get("protocol"), incomplete)
+    return _steps_of(ctx.params.get("protocol") or next(iter(ctx.params.get("words") or ()), None), incomplete)
 
 
 def _words(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -95,6 +95,13 @@ def looked_up(session: Session, name: str | None, find: Callable[[str | None], T
 protocol = click.argument("protocol", required=False, shell_complete=complete_protocols)
 protocols = click.argument("protocols", nargs=-1, metavar="[PROTOCOL]...", shell_complete=complete_protocols)
 step = click.argument("step", required=False, shell_complete=complete_steps)
+
+
+def a_step(*names: str, help: str, metavar: str = "STEP") -> Callable[[F], F]:
+    """Return an option that names a step."""
+    return click.option(*names, metavar=metavar, shell_complete=complete_steps, help=help)
+
+
 workflow = click.option(
     "--workflow",
     metavar="NAME",
@@ -114,9 +121,15 @@ def _keep(ctx: click.Context, param: click.Parameter, value: str | None) -> None
         session.options[str(param.name)] = value
 
 
-def _kept(name: str, metavar: str, told: str) -> Callable[[F], F]:
-    """Return an option that is kept among those of the session."""
-    return click.option(name, expose_value=False, callback=_keep, metavar=metavar, help=told)
+def _kept(name: str, metavar: str, told: str, *values: str) -> Callable[[F], F]:
+    """Return an option that is kept among those of the session. `values`: those that a shell completes; they are validated later."""
+
+    def offer(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+        return [value for value in values if value.startswith(incomplete)]
+
+    return click.option(
+        name, expose_value=False, callback=_keep, metavar=metavar, shell_complete=offer if values else None, help=told
+    )
 
 
 def flag(*names: str, help: str, **more: Any) -> Callable[[F], F]:
@@ -158,13 +171,16 @@ offline = flag(
     callback=_offline,
     help="Work without the remote: publish nothing, and print the commits left to publish.",
 )
-executor = _kept("--executor", "NAME", "Where commands run: sandbox, container or host.")
+executor = _kept(
+    "--executor", "NAME", "Where commands run: sandbox, container or host.", "sandbox", "container", "host"
+)
+publish = _kept("--publish", "WHEN", "When to publish: never, ask or always.", "never", "ask", "always")
 # What goes with every command that asks a model, and with every one that does work.
 model = together(
     _kept("--record", "FILE", "Append the model's answers to a cassette file."),
     _kept("--engine", "MODEL", "The model for agent steps."),
 )
-work = together(offline, executor, _kept("--publish", "WHEN", "When to publish: never, ask or always."), model)
+work = together(offline, executor, publish, model)
 
 
 def _of_job(name: str, told: str) -> Callable[[F], F]:

@@ -27,7 +27,7 @@ YES, EDIT, DROP = "yes", "edit", "drop"
 @click.command("plan")
 @options.protocol
 @click.option("-m", "--message", "wish", metavar="TEXT", default="", help="What to change in the plan.")
-@click.option("--split", metavar="STEP", help="Only split STEP, which has not started, into smaller steps.")
+@options.a_step("--split", help="Only split STEP, which has not started, into smaller steps.")
 @options.flag("-y", "--yes", help="Accept the proposal.")
 @options.flag("--no-questions", help="The model decides open questions itself.")
 @options.work
@@ -116,9 +116,9 @@ def edited_files(session: Session, files: Mapping[str, bytes], changed: Sequence
 @click.command("edit")
 @options.words("[PROTOCOL] [STEP]")
 @click.option("--add", "added", metavar="TITLE", help="Add a step instead, after --after, or as the last.")
-@click.option("--move", "moved", metavar="STEP", help="Move a step behind the one of --after.")
-@click.option("--remove", "removed", metavar="STEP", help="Remove a step.")
-@click.option("--after", metavar="STEP", help="Where a step is added or moved to; `plan` is before the first.")
+@options.a_step("--move", "moved", help="Move a step behind the one of --after.")
+@options.a_step("--remove", "removed", help="Remove a step.")
+@options.a_step("--after", help="Where a step is added or moved to; `plan` is before the first.")
 @click.option(
     "--kind", type=click.Choice(["agent", "command", "human"]), help="Of a step that is added. Default: agent."
 )

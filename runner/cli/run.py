@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.command("run")
 @options.protocol
 @options.number("--max-steps", default=100, show_default=True, help="The maximum number of transitions.")
-@click.option("--until", metavar="STEP", help="Stop when this step is done.")
+@options.a_step("--until", help="Stop when this step is done.")
 @options.flag("--step-at-a-time", "each", help="Stop after a step; at a terminal, ask before the next one.")
 @options.flag("--no-adopt", help="Refuse to run with uncommitted changes to plan files.")
 @options.verbose
@@ -102,7 +102,7 @@ def _end(session: Session, teller: progress.Progress, done: Advanced, forge: For
 
 @click.command("step")
 @options.protocol
-@click.option("--step", "only", metavar="SLUG", help="Run this step, if it can run now.")
+@options.a_step("--step", "only", metavar="SLUG", help="Run this step, if it can run now.")
 @options.flag("--dry-run", help="Print what would happen, and do nothing.")
 @options.flag("--no-adopt", help="Refuse to run with uncommitted changes to plan files.")
 @options.verbose

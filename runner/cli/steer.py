@@ -98,7 +98,7 @@ def cancel(session: Session, protocol: str | None, reason: str | None) -> None:
 @click.command("retry")
 @options.protocol
 @options.offline
-@click.option("--step", metavar="SLUG", help="Retry this step, whichever failed.")
+@options.a_step("--step", metavar="SLUG", help="Retry this step, whichever failed.")
 @click.option(
     "--keep/--clean",
     default=None,

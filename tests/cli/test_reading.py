@@ -610,6 +610,17 @@ def test_commands_protocols_and_steps_complete(box: Box, tmp_path: Path) -> None
     assert (
         complete("runner show 1 al") == complete("runner edit 1 al") == complete("runner undo 1 al") == ["plain,alpha"]
     )
+    for typed in (
+        "retry 1 --step",
+        "step 1 --step",
+        "run 1 --until",
+        "plan 1 --split",
+        "edit 1 --move",
+        "edit --after",
+    ):
+        assert complete(f"runner {typed} al") == ["plain,alpha"], typed
+    assert complete("runner run 1 --publish a") == ["plain,ask", "plain,always"]
+    assert complete("runner new --executor h") == ["plain,host"]
     assert complete("runner schema pol") == ["plain,policy"]
     assert complete("runner new --workflow bug") == complete("runner do --workflow bug") == ["plain,bugfix"]
     assert complete("runner show 00", tmp_path) == []
