@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from runner.app.pending import Pending, Unrecorded
+    from runner.executor.loop import Total
     from runner.git import Git
 
 REWRITTEN = "what verified here is not in its branch any more"
@@ -230,6 +231,8 @@ class Describer:
         said = [one for one in approvals.values() if one.wait in found.waiting]
         given = [each for one in said for each in one.approvals if not each.rejection]
         reason = " · ".join([reason, *(f"{each.approver} {SAID[each.statement.decision]}" for each in given)])
+        if found.action == "run-step" and (total := _not_recorded(project, protocol)):
+            reason = f"{reason} · {_price(total)} so far in this attempt"
         if to_merge:
             reason = f"waits for merge: {row['title']}"
         elif term == "works":
@@ -505,19 +508,25 @@ class Judged:
 
 def unrecorded_cost(project: Project, protocol: str) -> str:
     """Return the cost that is in no transition yet, such as that of a step that was killed; empty if there is none."""
-    if not matching(project.dirs.journal(protocol), "*.jsonl"):
+    total = _not_recorded(project, protocol)
+    if total is None:
         return ""
+    return f"{_price(total)}, {counted(total.turns, 'answer')}: kept here, so a step that resumes does not ask again"
 
+
+def _not_recorded(project: Project, protocol: str) -> Total | None:
+    """Return the usage that is in no transition yet; None if there is none."""
+    if not matching(project.dirs.journal(protocol), "*.jsonl"):
+        return None
     try:
         total = spending.unrecorded(project, protocol)
     except RunnerError:  # `doctor` names a damaged journal
-        return ""
-    price = money(total.usd) + (f" and {total.unpriced:,} tokens without a price" if total.unpriced else "")
-    return (
-        f"{price}, {counted(total.turns, 'answer')}: kept here, so a step that resumes does not ask again"
-        if total.turns
-        else ""
-    )
+        return None
+    return total if total.turns else None
+
+
+def _price(total: Total) -> str:
+    return money(total.usd) + (f" and {total.unpriced:,} tokens without a price" if total.unpriced else "")
 
 
 def edited(project: Project, row: Row, tip: str) -> str:
