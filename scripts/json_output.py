@@ -2,7 +2,8 @@
 
 `show --json` is one `Shown`, `status` and `list` a `Protocols`, `log` one entry of `events` a line, `verify` a `Verified`, `why` a
 `Why`, `watch` one `Watched` and `fleet` one `FleetEvent` a line, `check` a `Checked`; `show STEP` is a `NamedStep`, with `--output` an
-`Outputs`; `doctor` an `Examined`, with `--config` a `Values`. All other commands that act give an `Acted`.
+`Outputs`; `doctor` an `Examined`, with `--config` a `Values`; `engines` an `Engines`; `policy check` a `Decision`, `policy test`
+a `Tested`. All other commands that act give an `Acted`.
 Readers must expect further keys. Nothing is computed here.
 """
 
@@ -142,6 +143,55 @@ class Checked(TypedDict):
     """All that is wrong with plans, configuration, policy and agent files."""
 
     problems: list[Error]
+
+
+class Engine(TypedDict):
+    """An engine that `runner engines` lists. `missing`: what to do before it can be used, null if nothing."""
+
+    name: str
+    about: str
+    missing: str | None
+
+
+class Engines(TypedDict):
+    """The engines, and what each needs on this machine."""
+
+    engines: list[Engine]
+
+
+class Decision(TypedDict):
+    """What the policy decides. `at`: where the rule is; `why`: its reason; `needs`: whose approval, if it asks."""
+
+    verdict: Literal["allow", "ask", "deny"]
+    rule: str
+    at: str | None
+    why: str | None
+    needs: str | None
+
+
+class TriedExample(TypedDict):
+    """An example of the policy: it holds if `verdict` is `expected`. `rule_at`: where the rule is that decided."""
+
+    at: str
+    text: str
+    expected: Literal["allow", "ask", "deny"]
+    verdict: Literal["allow", "ask", "deny"]
+    why: str
+    rule_at: str
+
+
+class Remark(TypedDict):
+    """A rule that matches less than it seems to."""
+
+    at: str
+    text: str
+
+
+class Tested(TypedDict):
+    """The examples of the policy, and remarks about its rules."""
+
+    examples: list[TriedExample]
+    notes: list[Remark]
 
 
 class Problem(TypedDict):

@@ -110,8 +110,9 @@ def policy_command() -> None:
 @options.flag("--untrusted", help="The context contains untrusted text.")
 @live
 @from_file
+@options.as_json
 @click.pass_obj
-def policy_check(session: Session, /, live: bool, file: Path | None, **asked: Any) -> None:
+def policy_check(session: Session, /, live: bool, file: Path | None, as_json: bool, **asked: Any) -> None:
     """Print the decision and the rule behind it.
 
     Exit 0: allowed; 3: it would wait for an approval; 4: denied.
@@ -122,8 +123,12 @@ def policy_check(session: Session, /, live: bool, file: Path | None, **asked: An
     subject = question.subject(session)
     ready = policy.compiled(_policy(session, file))
     said = policy.evaluate(ready, subject)
+    where, why, needs = said.where or None, said.reason or None, check.origin_of(ready, subject, said) or None
+    if as_json:
+        session.json({"verdict": said.verdict, "rule": said.rule, "at": where, "why": why, "needs": needs})
+        raise SystemExit(CODES[said.verdict])
     session.line((said.verdict, COLOURS[said.verdict]), f"  {said.rule}")
-    for name, text in (("at", said.where), ("why", said.reason), ("from", check.origin_of(ready, subject, said))):
+    for name, text in (("at", where), ("why", why), ("from", needs)):
         if text:
             session.result(f"  {name.ljust(5)}{text}")
     raise SystemExit(CODES[said.verdict])
@@ -132,17 +137,35 @@ def policy_check(session: Session, /, live: bool, file: Path | None, **asked: An
 @policy_command.command("test", short_help="Test the examples of the policy.")
 @live
 @from_file
+@options.as_json
 @click.pass_obj
-def policy_test(session: Session, live: bool, file: Path | None) -> None:
+def policy_test(session: Session, live: bool, file: Path | None, as_json: bool) -> None:
     """Test the policy's `examples`, and point out rules that match less than they seem to. Exit 1: an example failed."""
     _look(session, "test", live=live, file=file)
     found = _policy(session, file)
     if found is None:
+        if as_json:
+            session.json({"examples": [], "notes": []})
         return
-    for line, text in policy.notes(found):
-        session.note(f"{found.where}:{line}  note: {text}")
+    notes = [(f"{found.where}:{line}", text) for line, text in policy.notes(found)]
     tried = list(check.examples(found, _effects(session)))
     failed = [one for one in tried if not one.holds]
+    if as_json:
+        told = [
+            {
+                "at": one.where,
+                "text": one.text,
+                "expected": one.expected,
+                "verdict": one.said.verdict,
+                "why": one.said.why,
+                "rule_at": one.said.where,
+            }
+            for one in tried
+        ]
+        session.json({"examples": told, "notes": [{"at": at, "text": text} for at, text in notes]})
+        raise SystemExit(1 if failed else 0)
+    for at, text in notes:
+        session.note(f"{at}  note: {text}")
     for one in failed:
         session.line(f"{one.where}  ", ("does not hold", "red"), f"  {one.text}")
         session.result(f"  expected {one.expected}, and it is {one.said.verdict}: {one.said.why} ({one.said.where})")

@@ -18,9 +18,14 @@ from runner.protocol.config import Config
 @click.option(
     "--timeout", default=30.0, show_default=True, type=click.FloatRange(1), help="Seconds to wait for an answer."
 )
+@options.as_json
 @click.pass_obj
-def command(session: Session, name: str | None, check_all: bool, timeout: float) -> None:
+def command(session: Session, name: str | None, check_all: bool, timeout: float, as_json: bool) -> None:
     """List the engines and what each needs on this machine; with NAME, such as openai:MODEL, send it one small request."""
+    if as_json and (name is not None or check_all):
+        raise click.UsageError(
+            "--json is of the list, without NAME and --check; their exit code says whether one answers"
+        )
     if name is not None:
         _check(session, name, timeout)
         return
@@ -28,6 +33,10 @@ def command(session: Session, name: str | None, check_all: bool, timeout: float)
         _check_all(session, timeout)
         return
     every = registry.listed(session.environ)
+    if as_json:
+        told = [{"name": one.form, "about": one.about, "missing": one.missing or None} for one in every]
+        session.json({"engines": told})
+        return
     form, about = max(len(one.form) for one in every), max(len(one.about) for one in every)
     for one in every:
         state = (one.missing, "yellow") if one.missing else (one.found, "green")

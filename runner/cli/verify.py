@@ -146,7 +146,7 @@ def audit_command(session: Session, protocol: str | None, output: str | None, at
     """
     project = session.project
     verify.fetch_nothing(project)
-    name = options.looked_up(session, protocol, partial(verify.find, project))
+    name = session.means(options.looked_up(session, protocol, partial(verify.find, project)))
     verify.take_histories(project, [name])
     report, code = verify.prove(project, name)
     if code == 5 and not project.git.is_shallow() and options.fetch_missing(session, [name], yes=yes):

@@ -14,7 +14,19 @@ from tests.conftest import Box, Result, command
 
 CHECK = "qa: {checks: [test -s done.txt]}\n"
 ONE = {"01-write": command("echo done > done.txt", CHECK), "02-read": "kind: human\n", "03-end": command("true")}
-OWN = {"check", "doctor", "fleet", "list", "log", "show", "status", "verify", "watch", "why"}  # a shape of their own
+OWN = {
+    "check",
+    "doctor",
+    "engines",
+    "fleet",
+    "list",
+    "log",
+    "show",
+    "status",
+    "verify",
+    "watch",
+    "why",
+}  # a shape of their own
 ECHO = ("do", "--workflow", "echo-add", "--input", "text=x", "--input", "a=1", "--input", "b=2")
 # Typed one after the other: the command, its exit code, whether it is about a protocol, and the first word of its lines.
 STORY: tuple[tuple[tuple[str, ...], int, bool, tuple[str, ...]], ...] = (
@@ -40,6 +52,7 @@ STORY: tuple[tuple[tuple[str, ...], int, bool, tuple[str, ...]], ...] = (
     (("skip", "2", "end"), 0, True, ()),
     (("cancel", "2"), 0, True, ()),
     (("retry", "2"), 4, False, ()),
+    (("audit", "9"), 2, False, ()),
     (("merge", "1", "--squash"), 0, True, ()),
     (ECHO, 0, True, ("0003-echo-and-add",)),
     (("clean", "--yes"), 0, False, ("removed",)),

@@ -89,6 +89,34 @@ def test_what_show_prints_of_a_step_and_doctor_of_a_clone_has_a_schema(box: Box)
     matches("doctor", found)
 
 
+def test_what_engines_and_the_policy_say_has_a_schema(box: Box) -> None:
+    engines = box.runner("engines", "--json", rc=0).json()
+    matches("engines", engines)
+    missing = {one["name"]: one["missing"] for one in engines["engines"]}
+    assert missing["recorded:FILE"] is None and missing["openai:MODEL"]
+    assert "without NAME" in box.runner("engines", "recorded:x", "--json", rc=2).err
+    assert box.runner("policy", "test", "--json", rc=0).json() == {"examples": [], "notes": []}
+    rules = "rules: [{deny: {path: .env}}]\nexamples: [{path: .env, expect: %s}]\n"
+    people = "repo: '0123456789abcdef0123456789abcdef'\nroles: {maintainer: [alice@example.test]}\n"
+    for expected, code in (("deny", 0), ("allow", 1)):
+        (box.path / "p.yaml").write_text(people + rules % expected)
+        tested = box.runner("policy", "test", "--json", "-f", "p.yaml", rc=code).json()
+        matches("policy-test", tested)
+        assert [(one["expected"], one["verdict"]) for one in tested["examples"]] == [(expected, "deny")]
+    for tool, verdict, code in (("read_file", "allow", 0), ("send_mail", "ask", 3)):
+        found = box.runner("policy", "check", "--tool", tool, "--json", "-f", "p.yaml", rc=code).json()
+        matches("policy-check", found)
+        assert found["verdict"] == verdict and bool(found["needs"]) == (verdict == "ask")
+
+
+def test_an_audit_says_as_json_where_its_page_is(box: Box) -> None:
+    protocol = box.new({"01-a": command("true")})
+    found = box.runner("audit", "1", "--json", rc=0).json()
+    matches("acted", found)
+    assert found["lines"] == [str(box.path / f"{protocol}.html")]
+    assert [one["protocol"] for one in found["protocols"]] == [protocol]
+
+
 # --- status ------------------------------------------------------------------------------------------------------------
 
 
