@@ -196,14 +196,13 @@ def fold(git: Git, dirs: StateDir, env: Environment) -> None:
     objects, the next smaller one is like it. If that fails, or another process does it, the packs stay for the next time. After a
     kill an object may be in two packs.
     """
-    made, git.packs = git.packs, []
-    if not made:
+    if not git.packs:
         return
     folder = git.common_dir / "objects/pack"
     with contextlib.suppress(HeldError, OSError), locks.hold(dirs.lock("packs"), env, what="the packs"):
         known = dirs.packs.read_text("ascii", "replace") if dirs.packs.exists() else ""
-        packs = [(int(level), name) for level, name in _PACK.findall(known) if (folder / f"{name}.idx").exists()]
-        packs += [(0, name) for name in made]
+        found = [*_PACK.findall(known), *(("0", name) for name in git.packs)]
+        packs = [(int(level), name) for level, name in found if (folder / f"{name}.idx").exists()]
         level = 0
         while len(few := [name for one, name in packs if one == level]) >= FEW:
             try:
@@ -212,17 +211,21 @@ def fold(git: Git, dirs: StateDir, env: Environment) -> None:
             except (OSError, ValueError):
                 break
             words = ("--quiet", "--delta-base-offset", "--window=2", "--threads=1")
-            code, out, _ = git.try_run("pack-objects", *words, str(folder / "pack"), data=objects.encode())
+            one_pack = ("pack.packSizeLimit=0", "pack.indexVersion=2")  # whatever the repository's configuration says
+            code, out, _ = git.try_run(
+                "pack-objects", *words, str(folder / "pack"), data=objects.encode(), config=one_pack
+            )
             if code:
                 break
             one = f"pack-{out.decode('ascii').strip()}"
             sync_folder(folder)
             for name in set(few) - {one}:
-                for ending in ("idx", "pack"):  # without the first git does not look for the second
+                for ending in ("idx", "rev", "pack"):  # without the first git does not look for the others
                     (folder / f"{name}.{ending}").unlink(missing_ok=True)
             level += 1
             packs = [pack for pack in packs if pack[1] not in few] + [(level, one)]
         write_loosely(dirs.packs, "".join(f"{one} {name}\n" for one, name in packs).encode())
+        git.packs = []
 
 
 def _packs(records: Sequence[Record]) -> Iterator[tuple[int, bytes]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import re
 import signal
 import subprocess
@@ -24,7 +26,7 @@ from runner.errors import RunnerError
 from runner.executor import advance, load
 from runner.executor.advance import Advanced
 from runner.git.process import GitError
-from runner.store import pending
+from runner.store import locks, pending
 from runner.store.pending import Record, parse
 from tests.conftest import Box, command, make_box
 
@@ -261,6 +263,40 @@ def test_packs_whose_index_cannot_be_read_stay(any_box: Box, monkeypatch: pytest
     assert packs(any_box) == 1
     work(any_box, many)
     sound(any_box, many)
+
+
+def test_packs_are_made_one_whatever_the_configuration_says_of_packs(
+    any_box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pending, "FEW", 3)
+    for setting in ("pack.writeReverseIndex true", "pack.indexVersion 1", "pack.packSizeLimit 1m"):
+        any_box.git("config", *setting.split())
+    with any_box.project() as project:
+        for number in range(9):
+            with project.git.collecting():
+                for part in range(10):
+                    project.git.write("blob", random.Random(f"{number} {part}").randbytes(20_000))
+            pending.fold(project.git, project.dirs, project.env)
+    assert packs(any_box) == 1
+    there = sorted(path.suffix for path in (any_box.path / ".git/objects/pack").iterdir())
+    assert there in ([".idx", ".pack"], [".idx", ".pack", ".rev"])
+
+
+def test_a_pack_that_is_made_as_another_process_makes_packs_one_is_made_one_later(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pending, "FEW", 3)
+    with box.project() as project:
+        before = packs(box)
+        for number in range(3):
+            with project.git.collecting():
+                for part in range(10):
+                    project.git.write("blob", f"{number} {part}".encode())
+            with contextlib.ExitStack() as stack:
+                if number < 2:
+                    stack.enter_context(locks.hold(project.dirs.lock("packs"), project.env, what="the packs"))
+                pending.fold(project.git, project.dirs, project.env)
+            assert packs(box) == before + (number + 1 if number < 2 else 1)
 
 
 @pytest.mark.timeout(600)
