@@ -111,6 +111,8 @@ class Database(Sealed):
             InsufficientHistoryError: a tree on the way is not in this clone.
         """
         revision, colon, path = name.partition(":")
+        if colon and OID.fullmatch(revision):
+            self.commit(revision)  # it is kept, and what it does not have need not be asked for again
         if not colon or (revision not in self._commits and self.ref(revision) is None):
             return None
         root = revision if revision in self._commits else self.resolve(revision) or revision
@@ -184,11 +186,7 @@ class Database(Sealed):
 
     def _answer(self, asked: bytes, reader: Held | None = None) -> tuple[str, str, bytes] | None:
         reader = reader or self._reader()
-        return self._answered(reader.ask(asked), reader)
-
-    @staticmethod
-    def _answered(header: bytes, reader: Held) -> tuple[str, str, bytes] | None:
-        parts = header.rsplit(b" ", 2)
+        parts = reader.ask(asked).rsplit(b" ", 2)
         if len(parts) != 3 or not parts[2].isdigit():  # `NAME missing`, `NAME ambiguous`
             return None
         size = int(parts[2])

@@ -606,14 +606,13 @@ class Sealed:
         """
         if not settled:
             self.settle()
-        argv = self.argv(args)
         held = self._held.get(name)
         if held is not None:
             is_open = not held.stdin.closed and held.process.poll() is None  # on the host a tool may have ended it
-            if is_open and held.argv == argv:
+            if is_open and held.argv[-len(args) :] == [*args]:
                 return held
             held.close()
-        held = self._held[name] = Held(argv, self.environment())
+        held = self._held[name] = Held(self.argv(args), self.environment())
         return held
 
     def settle(self) -> None:
