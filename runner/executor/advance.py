@@ -471,7 +471,7 @@ class _Work(NamedTuple):
 
     def merged(self, seen: Snapshot) -> _Merged:
         """Return the work on the commit of a view."""
-        project, began, outcome, aside = self.start.project, self.start.view, self.outcome, self.aside
+        project, began, outcome = self.start.project, self.start.view, self.outcome
         tree, conflict = outcome.tree, ""
         also: dict[str, tuple[str | None, str | None]] = {}
         if outcome.tree is not None and seen.tip != began.tip:
@@ -479,9 +479,9 @@ class _Work(NamedTuple):
             tree, conflicts = transaction.merge_work(project.git, began.protocol, work, seen.tip, project.runner())
             if tree is None:
                 conflict = f"its work conflicts with commits that came between: {', '.join(conflicts[:3])}"
-                also[aside] = (work, project.git.ref(aside))
+                also[self.aside] = (work, project.git.ref(self.aside))
         if outcome.kept is not None:
-            also[aside] = (_work_commit(project, began, outcome.kept), project.git.ref(aside))
+            also[self.aside] = (_work_commit(project, began, outcome.kept), project.git.ref(self.aside))
         return _Merged(tree, conflict, also)
 
     def prepared(self, seen: Snapshot, merged: _Merged, is_theirs: bool) -> transaction.Transition:
@@ -507,7 +507,9 @@ class _Work(NamedTuple):
             clash = ev.StepFailed(subject=slug, attempt=number, reason=reason, kept=self.aside)
             events = blocked(began.protocol, clash)
         else:
-            events = [_started_at(event, began.tip, base) for event in outcome_events(outcome, state)]
+            events = outcome_events(outcome, state)
+            if base != began.tip:
+                events = [_started_at(event, began.tip, base) for event in events]
         made = transition.prepare(
             project, seen, [*edits, *events], merged.tree, outcome=outcome, evaluated=self.start.evaluated
         )

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from runner.executor.journal import Journal
     from runner.executor.workspace_session import WorkspaceSession
     from runner.protocol.config import AgentFile
+    from runner.sandbox.process import Contact
 
 TIME_LIMIT = "1h"  # of a step that names none
 ROUNDS = 3  # of a model's work and its checks in an attempt, where nothing else is said
@@ -272,6 +273,10 @@ class KeptOutput:
         self._tail += data[room:]
         if len(self._tail) > 2 * self._part + _CHUNK:
             del self._tail[: -self._part]
+
+    def contact(self, one: Contact) -> None:
+        """Add which host the command asked its proxy for."""
+        self.take(f"[network] {one}\n".encode())
 
     def data(self) -> bytes:
         """Return the kept part; a line in the middle says where something is left out."""

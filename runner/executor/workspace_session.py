@@ -481,7 +481,7 @@ class WorkspaceSession:
         kept, file = KeptOutput(Redactor(who.environ, named)), self.project.dirs.own / "setup-output"
         take, declared = self._taking(kept, "setup"), self.project.config.workspace.network
         hosts = ("*",) if declared is True else declared or ()
-        network = self.network(hosts, f"`workspace.network` in {paths.CONFIG}", _log_to(kept))
+        network = self.network(hosts, f"`workspace.network` in {paths.CONFIG}", kept.contact)
         outcome = self.run(line, env, timeout=SETUP_TIMEOUT, cwd=cwd, network=network, on_output=take)
         output = kept.data()
         try:
@@ -557,7 +557,7 @@ class WorkspaceSession:
         def log(one: Contact) -> None:
             redactor = Redactor(self.project.env.environ)
             self.tools_output = self.tools_output or KeptOutput(redactor)
-            _log_to(self.tools_output)(one)
+            self.tools_output.contact(one)
             if whose and one.refused:
                 self.project.tell_once(redactor.text(f"{whose} refused {one.host}:{one.port}: {one.refused}"))
 
@@ -658,7 +658,7 @@ class WorkspaceSession:
         """
         kept = KeptOutput(run.redactor)
         take = self._taking(kept, f"{run.label} {part}".rstrip())
-        network = self.network(run.step.header.network, f"`network` of {run.where}", _log_to(kept))
+        network = self.network(run.step.header.network, f"`network` of {run.where}", kept.contact)
         outcome = self.run(line, env, timeout=run.timeout, cwd=cwd, network=network, on_output=take)
         asked = tuple(one._replace(host=run.redactor.text(one.host)) for one in outcome.network)
         return outcome._replace(tail=run.redactor.data(outcome.tail), network=asked), kept.data()
@@ -736,11 +736,6 @@ def start(run: StepRun) -> WorkspaceSession:
     )
     run.project.env.hear_output(run.label, b"")  # the setup may have been shown
     return run.workspace
-
-
-def _log_to(kept: KeptOutput) -> Callable[[Contact], None]:
-    """Return what adds to a command's output which hosts it asked its proxy for."""
-    return lambda one: kept.take(f"[network] {one}\n".encode())
 
 
 def _start_of(run: StepRun) -> str:

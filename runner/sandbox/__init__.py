@@ -40,9 +40,11 @@ def choose(
     if name == "container":
         return container.choose(image, user_namespaces=user_namespaces)
     # On the host toolchains are where they are.
-    sandbox: process.Sandbox = host.Host()
-    if name == "sandbox":
-        sandbox = bubblewrap.Bubblewrap(toolchains, user_namespaces=user_namespaces, memory=memory)
+    sandbox = (
+        host.Host()
+        if name == "host"
+        else bubblewrap.Bubblewrap(toolchains, user_namespaces=user_namespaces, memory=memory)
+    )
     if tries and (why := sandbox.check()) is not None:
         raise process.SandboxUnavailableError(
             f"commands cannot be run in a sandbox here: {why}",

@@ -32,7 +32,7 @@ import threading
 import time
 from collections.abc import Callable, Container, Iterator
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final
@@ -219,8 +219,10 @@ class Bubblewrap(Sandbox):
                 yield from ("--ro-bind", name, name)
         for name, status in _of_etc():
             yield from _copies(name, status, copied) or ("--ro-bind", os.path.realpath(name), name)
-        yield from ("--proc", "/proc", "--dev", "/dev")
-        yield from _of_proc()
+        # What of /proc is the machine's and not a process's is read-only; root does not see what no other user may read.
+        yield from ("--proc", "/proc", "--dev", "/dev", "--ro-bind", "/proc/sys", "/proc/sys")
+        for entry, is_secret in _entries_of_proc():
+            yield from ("--ro-bind-try", "/dev/null" if is_secret else entry, entry)
         for folder in ("/tmp", "/run", "/var/tmp", str(HOME)):
             yield from (*(("--size", str(self.limits.disk)) if self.limits.disk else ()), "--tmpfs", folder)
         for is_writable, path, there in binds(command, self.place, self.toolchains):
@@ -353,10 +355,8 @@ def toolchains(path: str, home: Path, known: tuple[Path, ...] = ()) -> tuple[Pat
     """
     found = set(known)
 
-    @cache  # for this call: most links of a folder lead into the same few, and what is installed may change before the next one
-    def installation(folder: Path) -> Path | None:
-        return _installation(folder, home)
-
+    # For this call: most links of a folder lead into the same few, and what is installed may change before the next one.
+    installation = cache(partial(_installation, home=home))
     for entry in map(Path, filter(None, path.split(os.pathsep))):
         if not entry.is_absolute() or not os.path.isdir(entry) or is_system(entry):
             continue
@@ -415,13 +415,6 @@ def _of_etc() -> Iterator[tuple[str, os.stat_result]]:
                 status = os.stat(f"/etc/{one}")
                 if status.st_mode & stat.S_IROTH:
                     yield f"/etc/{one}", status
-
-
-def _of_proc() -> Iterator[str]:
-    """Bind read-only what of /proc is the machine's and not a process's; hide from root what no other user may read."""
-    yield from ("--ro-bind", "/proc/sys", "/proc/sys")
-    for path, is_secret in _entries_of_proc():
-        yield from ("--ro-bind-try", "/dev/null" if is_secret else path, path)
 
 
 def hidden_of_proc() -> list[str]:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, Self, cast
 
@@ -119,7 +120,8 @@ class Command:
         if any(not name or "=" in name for name in self.env):
             raise ValueError("the name of an environment variable is empty or has a =")
         # Options reach bubblewrap separated by NUL: one inside a value would be an option of the value's making.
-        if any("\0" in text for text in _texts(self)):
+        texts = (*self.argv, *self.env, *self.env.values(), *map(str, (self.cwd, *paths)), *chain(*self.links))
+        if any("\0" in text for text in texts):
             raise ValueError("a command holds no NUL")
 
 
@@ -127,12 +129,6 @@ def not_started(command: Command, error: OSError) -> SandboxError:
     """Return the error of a command that the system did not start."""
     hint = "where it is too long, hand the text over in a file or by stdin"
     return SandboxError(f"the command could not be started: {error.strerror}", where=command.argv[0], hint=hint)
-
-
-def _texts(command: Command) -> tuple[str, ...]:
-    paths = (*command.writable, *command.readable, command.cwd)
-    links = [text for link in command.links for text in link]
-    return (*command.argv, *command.env, *command.env.values(), *map(str, paths), *links)
 
 
 class Place(NamedTuple):

@@ -59,16 +59,12 @@ class Environment(NamedTuple):
 
     def timestamp(self, more: float = 0) -> str:
         """Return the time, or that of so many seconds later, as the record writes it."""
-        return timestamp(self.now() + more)
-
-
-def timestamp(seconds: float) -> str:
-    """Return a time in seconds since the epoch as the record writes it: UTC, whole seconds."""
-    return _timestamp(int(seconds))
+        return timestamp(int(self.now() + more))
 
 
 @lru_cache(8)
-def _timestamp(seconds: int) -> str:
+def timestamp(seconds: int) -> str:
+    """Return a time in seconds since the epoch as the record writes it: in UTC."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -82,21 +78,28 @@ def _name(common: Path) -> str:
     return f"{named}-{hashlib.sha256(os.fsencode(real)).hexdigest()[:12]}"
 
 
-class StateDir(NamedTuple):
-    """`common`: the repository's common git directory; `state_home`: the person's own state folder for all repositories."""
+class StateDir:
+    """Where the notes about a clone and the person's state for it are: folders and files, by what they hold.
 
-    common: Path
-    state_home: Path
+    `common`: the repository's common git directory; `state_home`: the person's own state folder for all repositories.
+    """
 
-    @property
-    def beside(self) -> Path:
-        """What belongs to this clone: locks, notes."""
-        return self.common / "runner"
-
-    @property
-    def own(self) -> Path:
-        """The person's own state for this clone: mirror, marks, workspaces. Nothing in the repository can write there."""
-        return self.state_home / _name(self.common)
+    def __init__(self, common: Path, state_home: Path) -> None:
+        self.common, self.state_home = common, state_home
+        self.beside = common / "runner"  # what belongs to this clone: locks, notes
+        self.follows = self.beside / "follows"  # notes of worktrees that are about to follow a ref
+        self.setup = (
+            self.beside / "setup"
+        )  # the note of the files that `runner init` wrote into this clone, a path a line
+        self.packs = self.beside / "packs"  # the packs of batches, a line each: how often it was folded, and its name
+        self.damaged = self.beside / "damaged"  # where broken files of git's are put aside
+        # The answers of models while they plan a protocol that does not exist yet; names of protocols begin with a number.
+        self.planning = self.journal("planning")
+        # The person's own state for this clone: mirror, marks, workspaces. Nothing in the repository can write there.
+        self.own = state_home / _name(common)
+        self.pin = self.own / "trusted.json"  # which remote and branch are trusted
+        self.mirror = self.own / "mirror"  # the git directory that talks to the remote, with the person's configuration
+        self.briefs = self.own / "list"  # what `list` read of many protocols, kept by the ids of their commits
 
     def publish_lock(self, branch: str) -> Path:
         """The file whose `flock` says that a process moves this branch (its full ref name)."""
@@ -106,11 +109,6 @@ class StateDir(NamedTuple):
         """The file whose `flock` says that a process works on `name`."""
         return self.beside / "locks" / name
 
-    @property
-    def follows(self) -> Path:
-        """Notes of worktrees that are about to follow a ref."""
-        return self.beside / "follows"
-
     def lease(self, protocol: str) -> Path:
         """The note of the lease that this clone took on the remote."""
         return self.beside / "leases" / protocol
@@ -119,11 +117,6 @@ class StateDir(NamedTuple):
         """The folder of the journals of a protocol's attempts."""
         return self.beside / "journal" / protocol
 
-    @property
-    def setup(self) -> Path:
-        """The note of the files that `runner init` wrote into this clone, a path a line."""
-        return self.beside / "setup"
-
     def refused(self, protocol: str) -> Path:
         """The note that the remote's rules refused the unpublished commits of a protocol."""
         return self.beside / "refused" / protocol
@@ -131,11 +124,6 @@ class StateDir(NamedTuple):
     def lost(self, name: str) -> Path:
         """A folder of journals that are resumed by nothing any more."""
         return self.beside / "lost" / name
-
-    @property
-    def planning(self) -> Path:
-        """The folder of models' answers while they plan a protocol that does not exist yet."""
-        return self.journal("planning")  # the names of protocols begin with a number
 
     def making(self, protocol: str) -> Path:
         """The note that a protocol's worktree is being made."""
@@ -157,38 +145,13 @@ class StateDir(NamedTuple):
         """The file whose time says when the remote was last asked for a protocol's lease; of `*`, for all of them."""
         return self.mirror / "looked" / (protocol if protocol != "*" else "all")
 
-    @property
-    def packs(self) -> Path:
-        """The packs of batches, a line each: how often it was folded, and its name."""
-        return self.beside / "packs"
-
     def pending(self, protocol: str) -> Path:
         """The transitions of a protocol that are on the disk and not on its branch yet."""
         return self.beside / "pending" / protocol
 
-    @property
-    def damaged(self) -> Path:
-        """Where broken files of git's are put aside."""
-        return self.beside / "damaged"
-
     def checkpoint(self, protocol: str) -> Path:
         """The last tip of a protocol that verified here."""
         return self.own / "marks" / f"{protocol}.json"
-
-    @property
-    def briefs(self) -> Path:
-        """What `list` read of many protocols, kept by the ids of their commits."""
-        return self.own / "list"
-
-    @property
-    def mirror(self) -> Path:
-        """The git directory that talks to the remote, with the person's configuration and its own."""
-        return self.own / "mirror"
-
-    @property
-    def pin(self) -> Path:
-        """Which remote and branch are trusted."""
-        return self.own / "trusted.json"
 
 
 def writable_state_home(wanted: Path) -> Path:

@@ -269,14 +269,13 @@ def _let_go_if_taken_here(project: Project) -> None:
 
 
 def ensure(project: Project) -> None:
-    """See that the lease that is held, if any, is still ours and will be for a while: to be asked before anything is started.
+    """See that the lease that is held is still ours and will be for a while: to be asked before anything is started.
 
     Raises:
         HeldError: it is another runner's now. UnreachableError: it runs out, and cannot be renewed.
     """
     held = project.lease
-    if held is None:
-        return
+    assert held is not None
     if held.lost is None and project.env.lasting() - held.since <= held.ttl - held.every:
         return
     assert project.mirror is not None

@@ -88,17 +88,19 @@ def find(project: Project, name: str | None) -> str:
     """
     if name is None:
         return _here(project)
-    direct = (
-        name if ids.is_protocol_id(name) else ids.protocol_of_branch(project.pattern, name.removeprefix("refs/heads/"))
-    )
-    if direct is not None and _is_known(project, direct):
-        return direct
+    direct = None
     if _is_number(name):
         same = list(known(project, int(name)))
         if len(same) == 1:
             return same[0]
         if same:
             raise UsageError(f"`{name}` is ambiguous: {', '.join(same)}", "the protocol's name", "give the whole id")
+    elif ids.is_protocol_id(name):
+        direct = name
+    else:
+        direct = ids.protocol_of_branch(project.pattern, name.removeprefix("refs/heads/"))
+    if direct is not None and _is_known(project, direct):
+        return direct
     from difflib import get_close_matches
 
     everything = known(project)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from runner.store.project import Project
 
 MOST = 40  # packs; git looks into each of them for an object that it does not have yet
+BORROWED = "objects"  # the folder, beside a workspace, of the objects that it borrows
 LONG = 20_000  # commits; packing takes seconds from there on, and a message says so
 
 
@@ -41,11 +42,6 @@ class Pack(NamedTuple):
 
     commit: str
     name: str
-
-
-def objects(root: Path) -> Path:
-    """Return the folder of the objects that the workspace at `root` borrows."""
-    return root / "objects"
 
 
 def lend(git: Git, root: Path, commit: str, trusted: str | None, say: Callable[[str], None]) -> None:
@@ -57,7 +53,7 @@ def lend(git: Git, root: Path, commit: str, trusted: str | None, say: Callable[[
         GitError: an object of the history is damaged.
         OSError: the folder cannot be written.
     """
-    folder = objects(root) / "pack"
+    folder = root / BORROWED / "pack"
     folder.mkdir(parents=True, exist_ok=True)
     cut = _cut(git)
     kept = _of_history(git, _listed(root, cut), commit)
@@ -107,7 +103,7 @@ def _listed(root: Path, cut: str) -> list[Pack]:
         packs = [Pack(commit, name) for commit, name in listed["packs"]]
     except (OSError, ValueError, KeyError, TypeError):
         return []
-    folder = objects(root) / "pack"
+    folder = root / BORROWED / "pack"
     there = [
         pack
         for pack in packs
@@ -133,9 +129,9 @@ def _taken_over(git: Git, root: Path, cut: str, commit: str) -> list[Pack]:
             continue
         with contextlib.suppress(OSError):  # it was taken away meanwhile, or is on another file system
             for name in filter(None, (pack.name for pack in found)):
-                for path in matching(objects(other) / "pack", f"{name}.*"):
+                for path in matching(other / BORROWED / "pack", f"{name}.*"):
                     with contextlib.suppress(FileExistsError):
-                        os.link(path, objects(root) / "pack" / path.name)
+                        os.link(path, root / BORROWED / "pack" / path.name)
             return found
     return []
 
@@ -152,7 +148,7 @@ def _pack(git: Git, root: Path, commit: str, known: list[Pack]) -> Pack:
     revisions = [commit, *(f"^{pack.commit}" for pack in known)]
     if git.is_partial():  # pack-objects itself ends at a tree that is missing
         return Pack(commit, _packed(git, root, (), _present(git, *revisions)))
-    if known and (name := git.pack_new(objects(root), commit, known[-1].commit)):
+    if known and (name := git.pack_new(root / BORROWED, commit, known[-1].commit)):
         return Pack(commit, name)
     return Pack(commit, _packed(git, root, ("--revs",), "\n".join(revisions).encode() + b"\n"))
 
@@ -167,7 +163,7 @@ def _packed(git: Git, root: Path, how: tuple[str, ...], data: bytes) -> str:
     Git's temporary files are to be there too, not in the person's repository: that may be on another file system, and read-only.
     Deltas and compression are taken as they are; looking for better ones would take longer than all the rest.
     """
-    at = objects(root)
+    at = root / BORROWED
     env = {"GIT_OBJECT_DIRECTORY": str(at), "GIT_ALTERNATE_OBJECT_DIRECTORIES": quoted(git.common_dir / "objects")}
     words = ("--non-empty", "--quiet", "--delta-base-offset", "--window=0", "--missing=allow-any", *how)
     out = git.run("pack-objects", *words, str(at / "pack/pack"), data=data, env=env, config=["pack.compression=1"])

@@ -432,7 +432,8 @@ def ensure_lease(project: Project) -> None:
         StopRequested: the protocol was cancelled.
     """
     signals.check_stop()
-    lease.ensure(project)
+    if project.lease is not None:
+        lease.ensure(project)
 
 
 def drop_lease(project: Project) -> None:

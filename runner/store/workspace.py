@@ -46,46 +46,20 @@ EXCLUDES = "__pycache__/\n.pytest_cache/\nnode_modules/\n.venv/\n*.pyc\n.DS_Stor
 MOST_RECORD = 64 * 1024 * 1024  # bytes of a file of the record
 
 
-@dataclass(frozen=True, slots=True)
 class Workspace:
-    """`root` holds `work` (what commands see), `index` and `check` (QA's export); commands get `work` alone."""
+    """The folders and files of a workspace, all below `root`; commands get `work` alone."""
 
-    root: Path
-
-    @property
-    def work(self) -> Path:
-        """The folder that commands run in."""
-        return self.root / "work"
-
-    @property
-    def export(self) -> Path:
-        """The folder that checks run in."""
-        return self.root / "check"
-
-    @property
-    def home(self) -> Path:
-        """The HOME of commands, and of no other process."""
-        return self.root / "home"
-
-    @property
-    def check_home(self) -> Path:
-        """The HOME of checks, which has nothing of a step's."""
-        return self.root / "check-home"
-
-    @property
-    def index(self) -> Path:
-        """The runner's index of `work`."""
-        return self.root / "index"
-
-    @property
-    def empty(self) -> Path:
-        """An empty file, shown in the place of one that holds credentials."""
-        return self.root / "empty"
-
-    @property
-    def objects(self) -> Path:
-        """The objects of the commit's own history, which the repository in `work` borrows."""
-        return objects.objects(self.root)
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.work = root / "work"  # the folder that commands run in
+        self.home = root / "home"  # the HOME of commands, and of no other process
+        self.export = root / "check"  # the folder that checks run in
+        self.check_home = root / "check-home"  # the HOME of checks, which has nothing of a step's
+        self.index = root / "index"  # the runner's index of `work`
+        self.empty = root / "empty"  # an empty file, shown in the place of one that holds credentials
+        self.objects = (
+            root / objects.BORROWED
+        )  # those of the commit's own history, which the repository in `work` borrows
 
 
 def place(dirs: StateDir, protocol: str, configured: str | None) -> Workspace:

@@ -12,7 +12,6 @@ from runner.executor.workspace_session import start
 from runner.lines import headline
 from runner.protocol import events as ev
 from runner.protocol import log
-from runner.sandbox.process import Outcome as CommandOutcome
 from runner.store import history
 
 
@@ -21,12 +20,6 @@ def carry_out(run: StepRun) -> Outcome:
     session, line = start(run), run.step.header.run
     assert line is not None
     ended, output = session.run_for(run, line, session.environment(run))
-    files = {history.output_name(run.slug, run.attempt): output} if output else {}
-    return _outcome(run, line, ended)._replace(files=files)
-
-
-def _outcome(run: StepRun, line: str | tuple[str, ...], ended: CommandOutcome) -> Outcome:
-    session = run.workspace
     seconds = math.ceil(ended.seconds) if ended.seconds >= 0.5 else 0
     ran = work.Ran(
         executor=session.sandbox.name,
@@ -38,15 +31,18 @@ def _outcome(run: StepRun, line: str | tuple[str, ...], ended: CommandOutcome) -
     )
     left = work.collect(run)
     if left.refused:
-        return work.failed(run, left.refused, ran)
-    if not ended.ok:
+        outcome = work.failed(run, left.refused, ran)
+    elif not ended.ok:
         shown = headline(line) if isinstance(line, str) else " ".join(line)
         how = f"timed out after {run.time_limit}" if ended.timed_out else f"exit {ended.code}"
-        return work.failed(run, session.explain(line, ended) or f"{how}, `{shown}`", ran, left.work)
-    if left.work is None:
-        return work.blocked(run, left.too_much, ran)
-    try:
-        result = run.redactor.value(session.result())
-    except UsageError as error:
-        return work.failed(run, error.what, ran, left.work)
-    return work.finished(run, left.work, ran, result)
+        outcome = work.failed(run, session.explain(line, ended) or f"{how}, `{shown}`", ran, left.work)
+    elif left.work is None:
+        outcome = work.blocked(run, left.too_much, ran)
+    else:
+        try:
+            result = run.redactor.value(session.result())
+        except UsageError as error:
+            outcome = work.failed(run, error.what, ran, left.work)
+        else:
+            outcome = work.finished(run, left.work, ran, result)
+    return outcome._replace(files={history.output_name(run.slug, run.attempt): output} if output else {})
