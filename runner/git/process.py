@@ -386,6 +386,7 @@ _SEAL = (
     "core.alternateRefsCommand=true",
     "core.sparseCheckout=false",
     "core.splitIndex=false",
+    "core.ignoreStat=false",  # a changed file would count as unchanged
     "core.untrackedCache=false",
     "index.sparse=false",
     "core.quotePath=false",

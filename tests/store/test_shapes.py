@@ -242,6 +242,18 @@ def test_settings_of_the_repository(box: Box, key: str, value: str) -> None:
     assert shown(box, protocol) == ""
 
 
+def test_changes_are_seen_where_the_repository_says_not_to_look_for_them(box: Box) -> None:
+    box.git("config", "core.ignoreStat", "true")
+    protocol = box.new(
+        {"01-a": command("echo a > README.md"), "02-b": command("test $(cat README.md) = a && echo b > README.md")}
+    )
+    path = box.worktree(protocol) / f".protocols/{protocol}/02-b.md"
+    path.write_text(path.read_text().replace("echo b", "echo edited"))
+    box.runner("run", protocol, rc=0)
+    assert box.git("show", f"{protocol}:README.md") == "edited\n"
+    assert shown(box, protocol) == ""
+
+
 def test_modes_and_links_where_the_repository_says_it_has_none(box: Box) -> None:
     """`core.fileMode=false` is about the person's disk; the workspace stands on another one."""
     box.git("config", "core.fileMode", "false")
