@@ -187,7 +187,7 @@ class Describer:
         self._project, self._now = project, project.env.now()
         self._ref = project.git.ref if branches is None else branches.get
         self._merges = record.Merges(project.git, project.trusted.remote)
-        self._leases = remote.last_leases(project.dirs)
+        self._leases = remote.last_leases(project.dirs) if project.trusted.remote is not None else {}
         self._rebases = worktree.rebases(project.git)
         self._locks = _names(project.dirs.lock("")) if branches is not None else None
         self._checkpoints = _names(project.dirs.checkpoint("").parent) if branches is not None else None
@@ -301,11 +301,6 @@ def describe(project: Project, row: Row, tip: str, name: str) -> Description:
     return Describer(project).describe(row, tip, name)
 
 
-def row_of(state: State) -> Row:
-    """Return a state as `record.row` reads it from state.json."""
-    return plain(state)
-
-
 # --- the command to type next --------------------------------------------------------------------------------------------
 
 
@@ -316,7 +311,7 @@ def is_approve(typed: str | None) -> bool:
 
 def resuming(state: State) -> str:
     """Return the command by which a protocol resumes, as `Recorded.resuming`."""
-    return recorded(row_of(state), str(ids.number_of(state.protocol))).resuming
+    return recorded(plain(state), str(ids.number_of(state.protocol))).resuming
 
 
 def _merging(project: Project, row: Row, name: str) -> Next:
@@ -451,7 +446,7 @@ def at_work(project: Project, row: Row, name: str, leases: Mapping[str, str]) ->
     """Return the runner at work on a protocol, here or by the leases of the remote, and the command to look again."""
     protocol, now = row["protocol"], project.env.now()
     held = locks.is_held(project.dirs.lock(protocol))
-    away = None if held else remote.at_work_elsewhere(project, protocol, leases)
+    away = remote.at_work_elsewhere(project, protocol, leases) if not held and protocol in leases else None
     if away is None:
         return held, None
     seen = f"as seen {age_of(now - away.asked)} ago" if away.asked else "as the remote was last seen"

@@ -35,7 +35,7 @@ from runner.forge import (
 from runner.lines import counted, lines_of, pattern
 from runner.protocol import decision, ids, log, paths
 from runner.protocol import events as ev
-from runner.protocol.state import Status, StepStatus
+from runner.protocol.state import Status, StepStatus, plain
 from runner.store import lookup, record, trusted
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
@@ -172,7 +172,7 @@ def post(project: Project, forge: Forge, protocol: str, news: Fetched | None = N
         return Posted(there, ended=True)
     merge = _merge_missing(project, forge, seen)
     words = record.prose(project.git.blob(seen.files[paths.PLAN].oid)) if paths.PLAN in seen.files else ""
-    found = describe.recorded(describe.row_of(state), lookup.typed(project, protocol))
+    found = describe.recorded(plain(state), lookup.typed(project, protocol))
     shown = Page(state, found, _ways(project, seen), merge)
     text = redactor.text(page.body(shown, words))
     request = forge.propose(branch=name, base=state.base, title=redactor.text(page.title(state)), body=text)

@@ -22,7 +22,7 @@ from runner.protocol import decision, ids, log, paths, strict_yaml
 from runner.protocol import events as ev
 from runner.protocol.event_types import event_type
 from runner.protocol.plans import Kind, seconds_of
-from runner.protocol.state import OF_WORK, State, Status, StepStatus, Wait, phrased
+from runner.protocol.state import OF_WORK, State, Status, StepStatus, Wait, phrased, plain
 from runner.store import lease, locks, lookup, record, remote, transaction, worktree
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
@@ -51,7 +51,7 @@ def number(protocol: str) -> str:
 def steered(project: Project, state: State, tip: str, said: str, notes: Sequence[str] = ()) -> Steered:
     """Return what a command did, with the command to type next. `state`: the protocol's, at the commit `tip`."""
     name = lookup.typed(project, state.protocol)
-    found = describe.describe(project, describe.row_of(state), tip, name)
+    found = describe.describe(project, plain(state), tip, name)
     return Steered(state.protocol, said, found.next, tuple(notes))
 
 

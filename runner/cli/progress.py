@@ -15,6 +15,7 @@ from runner.cli.session import COLOURS, Session
 from runner.cli.streams import program
 from runner.lines import counted, headline, lines_of
 from runner.protocol import decision, events, paths
+from runner.protocol.state import plain
 from runner.store import lookup, record
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ class Progress:
             self._session.line(f"  {'its work':12}  kept at {failure.kept}", err=True)
 
     def _waits(self, state: State) -> None:
-        row, project = describe.row_of(state), self._session.project
+        row, project = plain(state), self._session.project
         for wait in row["waiting"]:
             if wait["id"] not in self._told_waits:
                 tip = lookup.tip(project, state.protocol)
@@ -201,7 +202,7 @@ class Progress:
         self.flush(done)
         session, state = self._session, done.state
         self._widen(state)
-        row, project = describe.row_of(state), session.project
+        row, project = plain(state), session.project
         name = lookup.typed(project, state.protocol, session.asked.get(state.protocol))
         found = describe.describe(project, row, done.commit, name)
         counted = " · ".join(filter(None, (describe.progress(row), describe.spent(row))))

@@ -93,7 +93,8 @@ def _end(session: Session, teller: progress.Progress, done: Advanced, forge: For
         tip = lookup.tip(project, name)
         if edited := describe.edited(project, record.row(project.git, name, tip), tip):
             session.note(f"  edited        {edited}")
-    sync.offer(project, name)
+    if project.trusted.remote is not None:
+        sync.offer(project, name)
     if forge is not None:
         request.post_quietly(project, forge, name)
     if waits:
@@ -117,7 +118,7 @@ def step_command(
     project = session.project
     session.enter(load.documents_kept(project.dirs))
     name = session.means(publishing.find(project, protocol), protocol)
-    slug = _slug(project, name, only)
+    slug = _slug(project, name, only) if only is not None else None
     if dry_run:
         raise SystemExit(_try_out(session, name, slug))
     forge = request.available(project) if project.config.forge else None
@@ -142,10 +143,8 @@ def _until(project: Project, row: record.Row, name: str) -> str:
     return ids.find_step(name, row["steps"]) or ids.find_step(name, added) or lookup.find_step(project, protocol, name)
 
 
-def _slug(project: Project, protocol: str, name: str | None) -> str | None:
+def _slug(project: Project, protocol: str, name: str) -> str:
     """Return the slug that a person means; one that is not in the record may be in an edit that is about to be picked up."""
-    if name is None:
-        return None
     row = record.row(project.git, protocol, lookup.tip(project, protocol))
     return ids.find_step(name, row["steps"]) or ids.step_slug(name) or name
 

@@ -167,21 +167,19 @@ class Session:
         streams.put(streams.fitted(text, sys.stdout) if breaks and not streams.keeps() else text)
 
     def _painted(self, cells: tuple[Cell, ...], *, err: bool = False) -> str:
-        told = (
-            one_line(cell) if isinstance(cell, str) else self.paint(one_line(cell[0]), cell[1], err=err)
-            for cell in cells
-        )
-        return "".join(told).rstrip()
+        found = ""
+        for cell in cells:
+            text, colour = (cell, "") if isinstance(cell, str) else cell
+            # As it is where a stream shows no colours, or `NO_COLOR` is set.
+            shown = one_line(text)
+            found += shown if not colour or self._is_plain(err=err) else click.style(shown, fg=colour)
+        return found.rstrip()
 
     def _err(self, text: str) -> None:
         if self.above is not None:
             self.above(streams.fitted(text, sys.stderr))
         else:
             streams.say(text)
-
-    def paint(self, text: str, colour: str, *, err: bool = False) -> str:
-        """Return text that a terminal shows in a colour; as it is where there is none, or `NO_COLOR` is set."""
-        return text if not colour or self._is_plain(err=err) else click.style(text, fg=colour)
 
     def _is_plain(self, *, err: bool) -> bool:
         """Return whether a stream shows no colours."""

@@ -61,11 +61,13 @@ def at_work(project: Project, protocol: str, *, wait: float = 0.0) -> Iterator[N
         with locks.hold(project.dirs.publish_lock(branch), project.env, what=branch, wait=transaction.PUBLISH_WAIT):
             for name in (branch, "packed-refs", history.ref_of(protocol), project.tracking(branch)):
                 locks.remove_dead(project.git.common_dir / f"{name}.lock", project.env)
-            protocol_worktree.finish_worktree(project.git, project.dirs, project.env, branch, protocol)
+            if project.dirs.making(protocol).exists():
+                protocol_worktree.finish_worktree(project.git, project.dirs, project.env, branch, protocol)
             worktree.settle_all(project.git, project.dirs, branch, project.env)
             if note := _unfinished(project, protocol):
                 note.resume(project)
-        pending.recover(project.git, project.dirs, project.env, branch, protocol)
+        if project.dirs.pending(protocol).exists():
+            pending.recover(project.git, project.dirs, project.env, branch, protocol)
         try:
             yield
         finally:

@@ -204,7 +204,7 @@ class WorkspaceSession:
             found = toolchains(path, home)
             environment = environments.find(project, space, found)
             programs = [str(at / "bin") for at in environment.folders.values()]
-            found = toolchains(os.pathsep.join(programs), home, found)
+            found = toolchains(os.pathsep.join(programs), home, found) if programs else found
         image = environments.image_of(project) if in_image else None
         limits = _limits(project.config.resources, resources)
         sandbox = _choose(project, found, image).limited(limits)

@@ -319,7 +319,7 @@ def _indented(value: Json, line: str = "\n") -> str:
 
 
 def plain(state: State) -> dict[str, Any]:
-    """Return a state as plain data that shares its lists."""
+    """Return a state as plain data, as `store.record.row` reads it from state.json; it shares the state's lists."""
     return {**_outside_steps(state), "steps": {slug: step._asdict() for slug, step in state.steps.items()}}
 
 

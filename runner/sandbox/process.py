@@ -382,10 +382,6 @@ class Group(ABC):
             SandboxError: it never was the command that ran.
         """
 
-    def contacts(self) -> tuple[Contact, ...]:
-        """Return the hosts that the command asked for."""
-        return self.proxy.contacts() if self.proxy else ()
-
     def end(self, wait: Callable[[float], None], grace: float = GRACE) -> None:
         """End them all: SIGTERM, `grace` seconds, SIGKILL; `wait` lets the given time pass meanwhile."""
         gone = False
@@ -460,7 +456,8 @@ class Output:
         seconds = time.monotonic() - started
         digest = "sha256:" + self._digest.hexdigest()
         code = TIMED_OUT if timed_out else group.code()
-        return Outcome(code, timed_out, seconds, digest, self._size, self.tail(), group.out_of_memory, group.contacts())
+        asked = group.proxy.contacts() if group.proxy else ()
+        return Outcome(code, timed_out, seconds, digest, self._size, self.tail(), group.out_of_memory, asked)
 
 
 class _Pump:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from runner import signals
 from runner.errors import ConflictError, InsufficientHistoryError, IntegrityError, RefusedError, UnreachableError
@@ -18,11 +18,13 @@ from runner.lines import counted
 from runner.protocol import ids, log, paths
 from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
-from runner.store import history, lease, locks, lookup, push_refusal, record, snapshot, transaction, worktree
+from runner.store import history, lease, locks, lookup, push_refusal, record, remote, snapshot, transaction, worktree
 from runner.store.environment import forget_checkpoint, lower_checkpoint, read_checkpoint
 from runner.store.project import Project
-from runner.store.remote import Mirror, PushRefusedError
 from runner.store.transaction import RefUpdate
+
+if TYPE_CHECKING:
+    from runner.store.remote import Mirror
 
 FRESH = 5.0  # seconds that a look at the remote serves
 
@@ -68,7 +70,7 @@ def _ask(project: Project, *patterns: str) -> Mirror | None:
     if project.looked:
         return project.mirror
     project.looked, project.looked_at = True, project.env.monotonic()
-    mirror = None if project.offline else Mirror.of(project.git, project.dirs, project.env)
+    mirror = None if project.offline else remote.Mirror.of(project.git, project.dirs, project.env)
     if mirror is not None:
         project.trust(mirror.look(*patterns))
         project.mirror = mirror
@@ -166,10 +168,10 @@ def bring(project: Project, protocol: str, check: Check) -> None:
         IntegrityError: the pushed commits do not verify; nothing here changed.
         ClashError: it is another protocol, and this one would be published.
     """
+    if project.trusted.remote is None:
+        return
     name = project.branch(protocol)
     mirror = look(project, name, history.ref_of(protocol), f"refs/runner/leases/{protocol}")
-    if mirror is None and not project.trusted.remote:
-        return
     other = push_refusal.clash(project, protocol)
     if other is not None:
         clashes = push_refusal.clash_error(project, protocol, other)
@@ -379,7 +381,7 @@ def push(
         ConflictError: somebody published first. HeldError: the lease was lost to another runner.
         UnreachableError: the remote did not answer, or refused. ClashError: it has another protocol with this id.
     """
-    mirror = project.mirror or Mirror.of(project.git, project.dirs, project.env)
+    mirror = project.mirror or remote.Mirror.of(project.git, project.dirs, project.env)
     if mirror is None:
         return
     project.mirror = mirror
@@ -410,7 +412,7 @@ def push(
             lease.push(project, changes, keep=keep)
         elif changes:
             mirror.push(changes)
-    except PushRefusedError as error:
+    except remote.PushRefusedError as error:
         if genesis is None:
             push_refusal.note(project, protocol, new)
         raise push_refusal.explain(project, protocol, error, new, there.get(name)) from error

@@ -91,12 +91,6 @@ class Provenance(NamedTuple):
     sign: bool = False
     sign_with: Callable[[bytes], bytes] | None = None
 
-    def commit(self, git: Git, tree: str, parent: str, text: bytes) -> str:
-        """Write a commit with one parent, signed as asked for."""
-        if self.sign and self.sign_with is None:
-            return git.person_commit(tree, (parent,), self.author, text)
-        return git.write_commit(tree, (parent,), self.author, self.committer or self.author, text, self.sign_with)
-
 
 def prepare(
     git: Git,
@@ -133,7 +127,10 @@ def prepare(
     text = log.render_message(
         snapshot.protocol, entries, by.trusted, schema=after.schema, plan=after.plan, policy=policy, raws=raws
     )
-    commit = by.commit(git, made, snapshot.tip, text)
+    if by.sign and by.sign_with is None:
+        commit = git.person_commit(made, (snapshot.tip,), by.author, text)
+    else:
+        commit = git.write_commit(made, (snapshot.tip,), by.author, by.committer or by.author, text, by.sign_with)
     folder_now = snapshot.files.with_({path.removeprefix(f"{folder}/"): entry for path, entry in written.items()})
     there = dataclasses.replace(snapshot, tip=commit, tree=made, files=folder_now, state=after, log=files[paths.LOG])
     return Transition(commit, after, entries, there)

@@ -296,7 +296,7 @@ def _make_way(git: Git, space: Workspace, tree: str) -> None:
 
     Git looks at the folder of a submodule through a link above it, and takes for ours what it finds there.
     """
-    known: dict[str, Tree | None] = {"": git.tree(f"{tree}:")}
+    known: dict[str, Tree | None] = {"": git.whole_tree(tree)}
 
     def folder(path: str) -> Tree | None:
         """Return what the tree has in a folder, by names as file systems that ignore case see them."""
@@ -353,7 +353,7 @@ def _mend(work: Path) -> None:
 
 def _submodules(git: Git, tree: str) -> list[str]:
     """Return the paths of a tree at which submodules are; none is checked out there."""
-    if git.blob(f"{tree}:.gitmodules") is None:
+    if ".gitmodules" not in git.whole_tree(tree):
         return []
     return [path for path, entry in git.files(tree).items() if entry.mode == SUBMODULE]
 
@@ -461,12 +461,13 @@ def _collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...], b
         )
     beneath.remove(space.work, ".git")
     look = _look(space.work)
-    for at in _submodules(git, start):
+    submodules = _submodules(git, start)
+    for at in submodules:
         if beneath.names(space.work, at):
             raise RefusedError(
                 f"the step left files in the submodule {at}", at, "change a submodule in a checkout of your own"
             )
-    if deep := _first_not_ignored(git, space, look.deep):
+    if look.deep and (deep := _first_not_ignored(git, space, look.deep)):
         raise RefusedError(
             f"folders are nested so deep that git cannot name the files in them: {deep[:60]}…",
             f"{deep[:200]}…",
@@ -476,7 +477,7 @@ def _collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...], b
     _refuse_too_much(git, space, start, filters, bounds, differing)
     try:
         try:
-            if differing or _submodules(git, start):
+            if differing or submodules:
                 _add(git, space, differing, config=_drivers(git, filters), timeout=bounds.timeout)
         except GitError as error:
             if isinstance(error, TooSlowError):

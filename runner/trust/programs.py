@@ -45,12 +45,12 @@ STARTING: Final[dict[str, tuple[str, ...]]] = {
 }
 # The same for options that count only before the first word that is none.
 LEADING: Final[dict[str, re.Pattern[str]]] = {
-    "git": re.compile("-c|--config-env|--exec-path"),
-    "python": re.compile("-[A-Za-z]*c"),
-    "perl": re.compile("-[A-Za-z]*[eE]"),
-    "php": re.compile("-r|--run"),
-    **dict.fromkeys(("ruby", "lua"), re.compile("-[A-Za-z]*e")),
-    **dict.fromkeys(("node", "bun", "deno"), re.compile("-[a-z]*[ep]|--eval|--print|eval")),
+    "git": pattern("-c|--config-env|--exec-path"),
+    "python": pattern("-[A-Za-z]*c"),
+    "perl": pattern("-[A-Za-z]*[eE]"),
+    "php": pattern("-r|--run"),
+    **dict.fromkeys(("ruby", "lua"), pattern("-[A-Za-z]*e")),
+    **dict.fromkeys(("node", "bun", "deno"), pattern("-[a-z]*[ep]|--eval|--print|eval")),
 }
 
 
@@ -90,9 +90,9 @@ STARTING_NOTHING: Final = frozenset({
 })  # fmt: skip
 # The arguments with which one of these starts another: GNU takes any beginning of a long option that is no other's.
 _OPTIONS: Final[dict[str, re.Pattern[str]]] = {
-    "find": re.compile("-exec|-ok"),
-    "rg": re.compile("--pre|--hostname-bin|--search-zip|-[A-Za-z0-9]*z"),
-    "sort": re.compile("--co"),
+    "find": pattern("-exec|-ok"),
+    "rg": pattern("--pre|--hostname-bin|--search-zip|-[A-Za-z0-9]*z"),
+    "sort": pattern("--co"),
 }
 _PLACES: Final = ("", "/bin/", "/usr/bin/")  # of a program that is the system's, and not a file of that name
 
@@ -193,7 +193,7 @@ def inputs(checks: Sequence[str]) -> re.Pattern[str]:
                     names.add(_literal(word.removeprefix("./")))
                 is_script = (is_script and "." not in word) or re.sub(r"[0-9.]+\Z", "", name) in _SCRIPTED
         found |= {globs.fold(f"{folder}{name}") for folder in folders for name in names}
-    return re.compile("|".join(map(fnmatch.translate, sorted(found))) or r"(?!)")
+    return pattern("|".join(map(fnmatch.translate, sorted(found))) or r"(?!)")
 
 
 def _literal(word: str) -> str:
