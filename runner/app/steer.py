@@ -240,7 +240,7 @@ def _continues(project: Project, seen: Snapshot, slug: str, oid: str | None) -> 
     if oid is None or seen.state.steps[slug].status is not StepStatus.FAILED:
         return False
     tree, _ = project.git.merge_trees(seen.tip, oid)
-    return tree is not None and not transaction.paths_outside(project.git.changed(seen.tip, tree))
+    return tree is not None and not any(map(paths.is_for_people, project.git.changed(seen.tip, tree)))
 
 
 def _to_retry(project: Project, seen: Snapshot, name: str | None) -> str:

@@ -11,6 +11,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import filterfalse
 
 from runner import qa
 from runner.errors import InsufficientHistoryError, RunnerError
@@ -27,7 +28,7 @@ from runner.protocol.model_answers import Verdict
 from runner.protocol.plans import QaPolicy
 from runner.protocol.state import read_json
 from runner.sandbox.process import Outcome
-from runner.store import history, transaction
+from runner.store import history
 from runner.store.environment import matching, write_atomically
 from runner.tools import Tool
 from runner.tools.commands import WorkspaceAlias, folded
@@ -111,9 +112,8 @@ def _files_of(run: StepRun, entries: Sequence[RawEntry]) -> dict[str, list[str]]
         for below in transitions_below(git, run.view.protocol, run.view.tip):
             for revision in below.revisions:
                 if revision in works and below.commit.parents:
-                    changed = set(git.changed(below.commit.parents[0], below.commit.oid))
-                    changed.difference_update(transaction.paths_outside(changed))
-                    found.setdefault(works[revision], set()).update(changed)
+                    changed = git.changed(below.commit.parents[0], below.commit.oid)
+                    found.setdefault(works[revision], set()).update(filterfalse(paths.is_for_people, changed))
     return {slug: sorted(names) for slug, names in found.items() if names}
 
 

@@ -240,6 +240,21 @@ def added(entries: Iterable[RawEntry], schema: int) -> bytes:
     return "".join([_render(raw) + "\n" if schema == 1 else _lines(raw) for raw in entries]).encode("ascii")
 
 
+def is_full(data: bytes) -> bool:
+    """Return whether a log is kept whole as a segment before the next entry, which starts it anew."""
+    return len(data) > SEGMENT
+
+
+def segment_name(before: int) -> str:
+    """Return the name in the folder of the segment that follows `before` others."""
+    return f"log/{before + 1:04d}.md"
+
+
+def continued(data: bytes, entries: Iterable[RawEntry], schema: int) -> bytes:
+    """Return log.md after the entries: they follow the log before, or start it anew where that one is full."""
+    return (b"" if is_full(data) else data) + added(entries, schema)
+
+
 def parse_raw(data: bytes, where: str) -> list[RawEntry]:
     """Return the entries of a log, or of a part of it. A log is of one schema: its first bytes say which.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from runner.protocol.ids import STEP_FILE
 
 ROOT = ".protocols"
@@ -53,3 +55,19 @@ def is_plan_file(name: str) -> bool:
 def is_record(name: str) -> bool:
     """Return whether `name`, relative to the protocol's folder, is written by the runner alone."""
     return name in (STATE, LOG) or name.startswith(("log/", "calls/", "reports/"))
+
+
+def is_for_people(path: str) -> bool:
+    """Return whether a step's work may not change a path: it is below `.protocols`, in whatever case, and not below memory/."""
+    return path.partition("/")[0].casefold() == ROOT and not path.startswith(MEMORY)
+
+
+def odd_names(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield the names that files of a protocol's folder cannot have: (one that is not plain ASCII, "") or (one, other) of two that
+    differ in case only."""
+    folded: dict[str, str] = {}
+    for name in names:
+        if not name.isascii() or not name.isprintable() or "\\" in name:
+            yield name, ""
+        if (other := folded.setdefault(name.lower(), name)) != name:
+            yield name, other

@@ -394,8 +394,7 @@ def outputs_among(glob: str, files: Iterable[str]) -> list[str]:
     return sorted(
         path
         for path in files
-        if (pattern.fullmatch(path) or path.startswith(glob.rstrip("/") + "/"))
-        and (not path.startswith(f"{paths.ROOT}/") or path.startswith(paths.MEMORY))
+        if (pattern.fullmatch(path) or path.startswith(glob.rstrip("/") + "/")) and not paths.is_for_people(path)
     )
 
 

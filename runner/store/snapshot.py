@@ -93,16 +93,14 @@ def refuse_odd_names(files: dict[str, TreeEntry], where: str) -> None:
     Raises:
         IntegrityError: naming it.
     """
-    folded: dict[str, str] = {}
     for path, entry in files.items():
         if entry.mode in (LINK, SUBMODULE):
             kind = "a symbolic link" if entry.mode == LINK else "a submodule"
             raise IntegrityError(f"{path!r} is {kind}", where, "remove it; files below .protocols are plain files")
-        if not path.isascii() or not path.isprintable() or "\\" in path:
-            raise IntegrityError(f"{path!r} is not plain ASCII", where, "rename it")
-        other = folded.setdefault(path.lower(), path)
-        if other != path:
+    for path, other in paths.odd_names(files):
+        if other:
             raise IntegrityError(f"{other} and {path} differ in case only", where, "rename one of them")
+        raise IntegrityError(f"{path!r} is not plain ASCII", where, "rename it")
 
 
 def read(git: Git, tip: str, protocol: str) -> Snapshot:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from runner.errors import ConflictError
@@ -64,12 +64,9 @@ def record(
     """
     after = machine.fold(before, entries)
     assert after is not None
-    files: dict[str, bytes] = {}
-    if len(old_log) > log.SEGMENT:
-        files[f"log/{segments + 1:04d}.md"] = old_log
-        old_log = b""
+    files = {log.segment_name(segments): old_log} if log.is_full(old_log) else {}
     raws = [log.raw_of(entry) for entry in entries] if raws is None else raws
-    files[paths.LOG] = old_log + log.added(raws, after.schema)
+    files[paths.LOG] = log.continued(old_log, raws, after.schema)
     after = after._replace(log=digest(files[paths.LOG]))
     files[paths.STATE] = state.render(after, rendered)
     return after, files
@@ -258,8 +255,3 @@ def merge_work(git: Git, protocol: str, work: str, onto: str, who: Ident) -> tup
     own = {paths.folder(protocol): (git.tree(f"{target.tree}:{paths.ROOT}") or {})[protocol]}
     trees = [git.edit_tree(commit.tree, own) or commit.tree for commit in (start, made)]
     return git.merge_onto(trees[0], target.tree, trees[1], who)
-
-
-def paths_outside(changed: Iterable[str]) -> list[str]:
-    """Return those paths below .protocols that a step's work may not touch: all but memory/."""
-    return sorted(path for path in changed if path.startswith(f"{paths.ROOT}/") and not path.startswith(paths.MEMORY))

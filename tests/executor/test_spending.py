@@ -118,8 +118,6 @@ def test_a_review_by_hand_counts_each_time(box: Box) -> None:
 @pytest.mark.slow
 def test_an_answer_is_found_also_where_the_log_began_anew_in_between(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runner.protocol.log.SEGMENT", 200)
-    monkeypatch.setattr("runner.store.transaction.log.SEGMENT", 200)
-    monkeypatch.setattr("runner.trust.rules.transition.log.SEGMENT", 200, raising=False)
     script = [say(ask("Which?"), tokens=DEAR), say(ask("Really?"), tokens=DEAR), finish()]
     with mind(box, *script) as wire:
         protocol = box.new({"01-x": agent()})

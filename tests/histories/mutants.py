@@ -24,12 +24,12 @@ from typing import Any
 MODULES = (
     "runner.trust.verify", "runner.trust.walk", "runner.trust.transitions", "runner.trust.permit", "runner.trust.view",
     "runner.trust.approval", "runner.trust.rules.transition", "runner.trust.rules.permissions",
-    "runner.trust.rules.transcripts", "runner.trust.rules.ends", "runner.app.verify",
+    "runner.trust.rules.transcripts", "runner.trust.rules.ends", "runner.app.verify", "runner.protocol.paths",
 )  # fmt: skip
 
 # What functions return that say what is wrong: texts, findings, and answers.
-SAYS = {"Said", "Iterator[str]", "Iterator[Finding]", "str | None", "View | str", "TrustedConfig | str", "bool",
-        "ApprovalFile | None", "ApprovalFile", "Review", "Verdict", "Iterator[Verdict]"}  # fmt: skip
+SAYS = {"Said", "Iterator[str]", "Iterator[tuple[str, str]]", "Iterator[Finding]", "str | None", "View | str",
+        "TrustedConfig | str", "bool", "ApprovalFile | None", "ApprovalFile", "Review", "Verdict", "Iterator[Verdict]"}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

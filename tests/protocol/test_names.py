@@ -97,6 +97,23 @@ def test_a_manifest_changes_with_each_of_its_files(files: dict[str, bytes], data
     assert (ids.manifest_digest(files) == ids.manifest_digest(other)) is (files == other)
 
 
+@pytest.mark.parametrize(
+    "path", [".protocols", ".protocols/policy.yaml", ".Protocols/memory/x", ".protocols/Memory/x", ".protocols/memory"]
+)
+def test_a_step_may_not_change_what_is_for_people(path: str) -> None:
+    assert paths.is_for_people(path)
+
+
+@pytest.mark.parametrize("path", [".protocols/memory/x.md", "src/.protocols/x", ".protocolsx", "a.py"])
+def test_a_step_may_change_memory_and_the_project(path: str) -> None:
+    assert not paths.is_for_people(path)
+
+
+def test_names_that_files_of_the_folder_cannot_have() -> None:
+    names = ["plan.md", "Plan.md", "ä.md", "a\\b", "a\x7f", "notes.md"]
+    assert list(paths.odd_names(names)) == [("Plan.md", "plan.md"), ("ä.md", ""), ("a\\b", ""), ("a\x7f", "")]
+
+
 def test_which_files_are_whose() -> None:
     for name in ("plan.md", "context.md", "01-a.md", "000001-a.md"):
         assert paths.is_plan_file(name) and not paths.is_record(name)

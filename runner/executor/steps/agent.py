@@ -20,7 +20,7 @@ from runner.executor.steps import check, review, tool, work
 from runner.executor.transition import Kind, Outcome
 from runner.executor.workspace_session import start
 from runner.protocol import events as ev
-from runner.protocol import log
+from runner.protocol import log, paths
 from runner.protocol.ids import digest
 from runner.protocol.plans import QaPolicy
 from runner.protocol.transcript import Results
@@ -69,13 +69,13 @@ def _outcome(run: StepRun, ended: Ended, ran: work.Ran) -> Outcome:
     if ended.outcome == "failed":
         cannot = ended.result is not None and ended.result.get("status") == "cannot"
         outcome = work.failed(run, ended.text, ran, left.work)
-        own = left.work is not None and not transaction.paths_outside(left.work.changed)
+        own = left.work is not None and not any(map(paths.is_for_people, left.work.changed))
         return outcome._replace(final=cannot, continues=own, keeps=so_far)
     is_waiting = ended.outcome in ("asked", "held", "unknown")
     done = left.work or (work.unchanged(run) if is_waiting else None)  # too much now may be less by the end
     if done is None:
         return work.blocked(run, left.too_much, ran)
-    if is_waiting and not transaction.paths_outside(done.changed):
+    if is_waiting and not any(map(paths.is_for_people, done.changed)):
         if ended.stop is not None:
             outcome = tool.waits(run, ended.stop, done, ran)
         else:
@@ -211,7 +211,7 @@ def _is_checkable(run: StepRun, commit: str) -> bool:
     if found is None:
         return False
     changed = git.changed(tip, commit)
-    if transaction.paths_outside(changed) or permissions.changes_setup(run, changed):
+    if any(map(paths.is_for_people, changed)) or permissions.changes_setup(run, changed):
         return False
     return not isinstance(permissions.judge_result(run, Result((tip, found.tree))), Denied)
 

@@ -15,7 +15,7 @@ from runner.protocol import events as ev
 from runner.protocol import log, paths
 from runner.protocol.ids import digest
 from runner.protocol.state import Json
-from runner.store import history, transaction, workspace
+from runner.store import history, workspace
 from runner.store.workspace import Work
 from runner.trust.permit import Allowed, Denied, Result
 
@@ -65,7 +65,7 @@ def unchanged(run: StepRun) -> Work:
 def finished(run: StepRun, work: Work, ran: Ran, result: Json = None, *, artifacts: tuple[str, ...] = ()) -> Outcome:
     """Return the outcome of an attempt whose work the policy allows; `artifacts`: files beside the step's outputs."""
     ran = ran._replace(code=None)  # it is 0, and no event records that
-    forbidden = transaction.paths_outside(work.changed)
+    forbidden = sorted(filter(paths.is_for_people, work.changed))
     if forbidden:
         return failed(run, f"it changed what only people may change: {', '.join(forbidden[:3])}", ran, work)
     git, now = run.project.git, (run.view.tip, work.tree)

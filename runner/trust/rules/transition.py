@@ -37,12 +37,8 @@ def check_paths(walk: Walk, parsed: ParsedCommit) -> Said:
         yield walk.path(name), f"it is {kinds.get(mode, f'of mode {mode}')}, not a plain file"
     if parsed.files.keys() == walk.folder.files.keys():
         return
-    folded: dict[str, str] = {}
-    for name in sorted(parsed.files):
-        if not name.isascii() or not name.isprintable() or "\\" in name:
-            yield walk.path(name), "its name is not plain ASCII"
-        if folded.setdefault(name.lower(), name) != name:
-            yield walk.path(name), f"it differs from {folded[name.lower()]} in case only"
+    for name, other in paths.odd_names(sorted(parsed.files)):
+        yield walk.path(name), f"it differs from {other} in case only" if other else "its name is not plain ASCII"
 
 
 def check_approvals(walk: Walk, parsed: ParsedCommit) -> Said:
@@ -133,15 +129,14 @@ def check_log(walk: Walk, parsed: ParsedCommit) -> Said:
     """8. The log is the one before with the entries added, as the runner writes them; a full one is kept, whole, in log/."""
     if parsed.trailers is None:
         return
-    before, due = walk.log, due_segment(walk)
+    due = due_segment(walk)
     if due is not None:
         kept = parsed.files.get(due)
         if kept is None or walk.git.blob(kept.oid) != walk.log:
             yield walk.path(due), "the full log was not kept whole under the next number"
-        before = b""
     schema = parsed.after.schema if parsed.after is not None else 1
-    if before + log.added(parsed.written, schema) != parsed.log:
-        goes_on = parsed.log.startswith(before)
+    if log.continued(walk.log, parsed.written, schema) != parsed.log:
+        goes_on = due is not None or parsed.log.startswith(walk.log)
         told = (
             "the entries are not written as the runner writes them"
             if goes_on
@@ -152,9 +147,7 @@ def check_log(walk: Walk, parsed: ParsedCommit) -> Said:
 
 def due_segment(walk: Walk) -> str | None:
     """Return the name under which the log is kept before the next entry, or None where the log continues."""
-    if len(walk.log) <= log.SEGMENT:
-        return None
-    return f"log/{1 + sum(name.startswith('log/') for name in walk.record):04d}.md"
+    return log.segment_name(sum(name.startswith("log/") for name in walk.record)) if log.is_full(walk.log) else None
 
 
 def check_record(walk: Walk, parsed: ParsedCommit) -> Said:
@@ -321,7 +314,7 @@ def check_work(walk: Walk, parsed: ParsedCommit) -> Said:
             continue
         if not works:
             yield path, "a transition without work changed this"
-        elif path.partition("/")[0].casefold() == paths.ROOT and not path.startswith(paths.MEMORY):
+        elif paths.is_for_people(path):
             yield path, "a step changed what only people may change"
 
 
@@ -455,8 +448,7 @@ def check_undone(walk: Walk, parsed: ParsedCommit) -> Said:
         return
     own, moved = walk.path() + "/", set(_changed(walk.git, parsed))
     for path in walk.git.changed(then.tree, parsed.commit.tree):
-        people = path.startswith(f"{paths.ROOT}/") and not path.startswith(paths.MEMORY)
-        if not path.startswith(own) and (not people or path in moved):
+        if not path.startswith(own) and (not paths.is_for_people(path) or path in moved):
             yield path, f"it is not as it was at revision {event.to}"
     where = walk.path(paths.STATE)
     old = state.load(walk.git.require(f"{then.oid}:{where}", f"state.json of commit {then.oid[:12]}"), where)
