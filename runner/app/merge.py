@@ -133,12 +133,20 @@ def _already(git: Git, seen: Snapshot, base: str) -> Merged:
 
 
 def _to_push(project: Project, seen: Snapshot) -> tuple[str, ...]:
-    """Return the base, and the history ref where no runner pushes it: without it another clone has nothing that proves a squash."""
+    """Return the base and, where no runner pushes them, a published branch that is behind and the history ref.
+
+    Without the one a colleague's clone goes on from where it was published, without the other it has nothing that proves a squash.
+    """
     if project.trusted.remote is None:
         return ()
-    ref = history.ref_of(seen.protocol)
-    alone = not project.is_shared and project.git.ref(ref) is not None
-    return (seen.state.base, ref) if alone else (seen.state.base,)
+    refs = [seen.state.base]
+    if not project.is_shared:
+        branch, ref = project.branch(seen.protocol), history.ref_of(seen.protocol)
+        if project.git.ref(project.tracking(branch)) not in (None, seen.tip):
+            refs.append(branch.removeprefix("refs/heads/"))
+        if project.git.ref(ref) is not None:
+            refs.append(ref)
+    return tuple(refs)
 
 
 def _message(seen: Snapshot, *, squash: bool) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from runner.cli.main import COMMANDS
@@ -59,6 +61,23 @@ def test_sync_names_what_is_new_on_the_remote_and_list_knows_it_then(remote: Box
     assert f"{protocol}  new  " in told and "Newer" in told
     assert "Newer" in other.runner("list", rc=0).out
     assert f"{protocol}  up to date" in other.runner("sync", rc=0).err
+
+
+def test_the_push_of_a_merge_tells_a_colleague_that_the_protocol_is_done(remote: Box) -> None:
+    other = clone(remote, "bob")
+    protocol = remote.new({"01-ask": "kind: human\n", "02-end": command("echo x > x.txt")})
+    remote.runner("run", protocol, rc=WAITS)
+    remote.runner("sync", protocol, rc=0)
+    other.runner("answer", "1", "fine", rc=0)
+    other.runner("sync", "1", rc=0)
+    remote.runner("sync", "1", rc=0)
+    remote.runner("run", "1", rc=0)
+    (push,) = re.findall(r"next +git (push .*)", remote.runner("merge", "1", "--squash", rc=0).err)
+    remote.git(*push.split())
+    other.git("pull", "-q")
+    assert "origin has 2 newer transitions  runner sync 1" in other.runner(rc=0).out
+    other.runner("sync", "1", rc=0)
+    assert "no protocol is open" in other.runner(rc=0).err
 
 
 @pytest.mark.parametrize("name", mostly_slow(["1", "0001-newer"], 1))
