@@ -264,6 +264,10 @@ def missing(text: str, session: WorkspaceSession, folder: Path) -> str:
         return f"{found[1]} is not installed in {where}"
     if found := re.search(r"(?m)^[\w./]+: (?:(?:line )?\d+: )?([\w./-]+): (?:command )?not found$", text):
         return f"{found[1]} is not installed{'' if own or '/' in found[1] else ', and there is no environment in the checkout'}"
+    if found := re.search(r"EROFS: read-only file system, mkdir '(?:[^'\n]*/)?(node_modules/[^'\n]+)'", text):
+        return (
+            f"it makes {found[1]}, which is read-only in a step: run it once in the checkout, where that folder stays"
+        )
     if re.search(r"Temporary failure in name resolution|Could not resolve host|ENOTFOUND|EAI_AGAIN", text):
         return "it needs the network, which a check does not have"
     return ""

@@ -135,6 +135,10 @@ def test_the_command_that_works_becomes_the_default_check(box: Box, sandbox: Non
         (["echo sh: 1: tape: not found; exit 127"], "tape is not installed, and there is no environment in the checkout"),
         (["echo \"Error: Cannot find module 'tape'\"; exit 1"], "tape is not installed in node_modules, which is not there"),
         (["echo getaddrinfo EAI_AGAIN registry; exit 1"], "it needs the network"),
+        (
+            ["echo \"Error: EROFS: read-only file system, mkdir '$PWD/node_modules/.cache'\"; exit 1"],
+            "it makes node_modules/.cache, which is read-only in a step: run it once in the checkout",
+        ),
         (["echo first; echo the end; exit 3"], "the end"),
         (["echo 'TypeError: x is no function'; echo '    at a.js:1'; echo Node.js v20.20.2; exit 1"], "TypeError: x is no function"),
         (["echo 2 failed, 3 passed in 0.01s"], "2 of 5 tests fail, and it exits with 0"),
