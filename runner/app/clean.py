@@ -306,7 +306,9 @@ def discard(project: Project, protocol: str, *, check_only: bool = False) -> lis
         entries = record.events(git, protocol, tip)
         done = next((one for one in entries if one.event not in _PLANNING), None)
         if done is not None:
-            raise refuse(f"its record has {done.event} {done.subject}, revision {done.revision}", cancels)
+            raise refuse(
+                f"it was run: `{done.event} {done.subject}` is revision {done.revision} of its record", cancels
+            )
         start = str(entries[0].fields.get("start"))
         own = f"{paths.folder(protocol)}/"
         if git.resolve(start) is None or any(not path.startswith(own) for path in git.changed(start, tip)):

@@ -81,7 +81,11 @@ def undo(project: Project, protocol: str, to: int | str | None = None) -> Steere
         if slug in _event(done.events).steps and step.status not in ENDED
     ]
     failed = [f"{slug} (attempt {step.attempt})" for slug, step in found if step.status in STOPPED]
-    again = [f"{slug} ({step.status}, attempt {step.attempt})" for slug, step in found if step.status not in STOPPED]
+    again = [
+        f"{slug} ({step.status.replace('_', ' ')}, attempt {step.attempt})"
+        for slug, step in found
+        if step.status not in STOPPED
+    ]
     notes = [f"open again: {', '.join(again)}"] if again else []
     notes += [f"failed again: {', '.join(failed)}"] if failed else []
     notes += [kept] if kept else []

@@ -162,7 +162,11 @@ class Commands(click.Group):
 @click.option("-q", "--quiet", is_flag=True, help="Print only results.")
 @click.pass_context
 def cli(ctx: click.Context, folder: Path | None, quiet: bool) -> None:
-    """Run AI work that is recorded in git: one commit per transition, approved by people."""
+    """Run AI work that is recorded in git: one commit per transition, approved by people.
+
+    PROTOCOL is a number (7), an id or a branch; leave it out in its worktree, or if only one is open. STEP is a slug (deploy), a
+    number (3) or both (03-deploy).
+    """
     from runner.cli.session import Session
 
     cwd = Path(os.path.abspath(folder)) if folder else Path.cwd()

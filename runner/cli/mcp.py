@@ -35,7 +35,7 @@ def command(ctx: click.Context) -> None:
         _serve(ctx.obj)
 
 
-@command.command()
+@command.command(short_help="Pin the list of tools of an MCP server, and show what changed.")
 @click.argument("name")
 @click.pass_obj
 def pin(session: Session, name: str) -> None:

@@ -72,8 +72,8 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
 def command(session: Session, /, poll: bool, as_json: bool, **wanted: Any) -> None:
     """Run each PROTOCOL (default: all with a branch in this clone) whenever it can advance, until Ctrl-C.
 
-    It reacts to commits: an edit, an approval, an answer. What waits for people it tells by the
-    command `runner.notify` and to the addresses `runner.mail` of your own git configuration, and as `notify:` of config.yaml says.
+    It reacts to commits: an edit, an approval, an answer. It notifies people of what waits, by the command `runner.notify` and
+    at the addresses `runner.mail` of your own git configuration, and as `notify:` of config.yaml says.
     A protocol with uncommitted edits of plan files waits, unless --adopt is given; so does one with an unfinished rebase or merge.
     """
     shown = _Shown(session, as_json)
@@ -220,7 +220,7 @@ def fleet_command(ctx: click.Context, jobs: int, max_steps: int, pushes: int | N
     """Run every protocol that can advance, in turns, until none can.
 
     A turn is `runner run` in its own process. The protocol that waited longest is first, so a busy protocol delays no other.
-    All state is in git: start a fleet that was killed again, and it continues.
+    All state is in git: after a kill, the same command continues.
     """
     if ctx.invoked_subcommand is not None:
         return

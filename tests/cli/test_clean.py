@@ -352,13 +352,13 @@ def test_a_fork_in_which_nothing_was_done_is_discarded_and_its_source_stays(box:
     box.runner("verify", source, rc=0)
     again = box.runner("fork", f"{source}@a", rc=0).out.strip()
     box.runner("run", again, rc=0)
-    assert "its record has" in box.runner("discard", again, "--yes", rc=4).err
+    assert "it was run: `" in box.runner("discard", again, "--yes", rc=4).err
 
 
 def test_what_was_run_written_or_published_is_not_discarded(remote: Box) -> None:
     ran = remote.new({"01-a": command("echo a > a.txt"), "02-b": "kind: human\n"}, title="Ran")
     remote.runner("run", ran, rc=3)
-    assert "its record has" in (told := remote.runner("discard", ran, "--yes", rc=4).err) and "runner cancel 1" in told
+    assert "it was run: `" in (told := remote.runner("discard", ran, "--yes", rc=4).err) and "runner cancel 1" in told
     wrote = remote.new({"01-a": command("true")}, title="Wrote")
     (remote.worktree(wrote) / "mine.txt").write_text("mine\n")
     remote.runner("discard", wrote, "--yes", rc=4)
