@@ -14,8 +14,8 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 LONGEST = 3_800  # bytes of a path in which other programs can still open any name (PATH_MAX is 4,096, NAME_MAX 255)
 OURS = 0o700  # the owner's rights to list a folder, enter it and change its content
@@ -24,8 +24,7 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _TRIES = 5  # to remove a folder that a process which is being ended still writes in
 
 
-@dataclass(slots=True)
-class Folder:
+class Folder(NamedTuple):
     """An open folder of a walk; a name that is taken out of `folders` is not looked into. `path` is cut where it `is_deep`."""
 
     fd: int

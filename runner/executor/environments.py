@@ -31,7 +31,7 @@ from runner.protocol import paths, strict_yaml
 from runner.protocol.ids import digest
 from runner.sandbox.bubblewrap import HOME
 from runner.sandbox.process import PROXIES, Place
-from runner.store import objects, worktree
+from runner.store import objects, workspace, worktree
 from runner.store.environment import write_atomically
 from runner.store.project import Project
 from runner.store.workspace import Workspace
@@ -422,13 +422,6 @@ _LONGEST = 1024  # bytes of a pointer
 FEW = 5
 
 
-def submodules(git: Git, commit: str) -> dict[str, str]:
-    """Return the commits of the submodules of a commit, by their paths."""
-    if git.blob(f"{commit}:.gitmodules") is None:
-        return {}
-    return {path: entry.oid for path, entry in git.files(commit).items() if entry.mode == SUBMODULE}
-
-
 def lfs_pointers(git: Git, commit: str) -> dict[str, str]:
     """Return the digests of the files whose content LFS holds, by their paths."""
     files = {path: entry.oid for path, entry in git.files(commit).items() if entry.mode in (BLOB, EXECUTABLE)}
@@ -454,7 +447,7 @@ def empty_submodules(project: Project, commit: str) -> Iterator[str]:
     """Yield what commands do not find in a commit's files although its project has it, with the setting that shows it."""
     config, on_host = project.config.workspace, project.source("executor")[0] == "host"
     for setting, what, find, is_shown in (
-        ("submodules", "empty in steps and checks: submodule", submodules, config.submodules),
+        ("submodules", "empty in steps and checks: submodule", workspace.submodules, config.submodules),
         ("lfs", "a pointer, not its content, in steps and checks: file of LFS", lfs_pointers, config.lfs),
     ):
         if found := [] if is_shown and not on_host else sorted(find(project.git, commit)):
@@ -472,7 +465,7 @@ def content_shown(project: Project, commit: str) -> dict[str, Path]:
         StepFailedError: this clone does not have a submodule.
     """
     git, config = project.git, project.config.workspace
-    found = dict(_checked_out(project, submodules(git, commit))) if config.submodules else {}
+    found = dict(_checked_out(project, workspace.submodules(git, commit))) if config.submodules else {}
     for path, oid in lfs_pointers(git, commit).items() if config.lfs else ():
         content = git.common_dir / "lfs/objects" / oid[:2] / oid[2:4] / oid
         if content.is_file() and not content.is_symlink():

@@ -117,14 +117,10 @@ def step_path(path: str) -> str:
 
     Where the system's own Python runs the runner, its folder holds the system's programs too, and stays.
     """
-    folders = [folder for folder in path.split(os.pathsep) if not _is_own(folder)]
+    own, folders = os.path.realpath(os.path.dirname(sys.executable)), path.split(os.pathsep)
+    if sys.prefix != sys.base_prefix or not is_system(Path(own)):
+        folders = [folder for folder in folders if not folder or os.path.realpath(folder) != own]
     return os.pathsep.join(folders) or _SYSTEM_PATH
-
-
-def _is_own(folder: str) -> bool:
-    is_venv = sys.prefix != sys.base_prefix
-    own = os.path.realpath(os.path.dirname(sys.executable))
-    return bool(folder) and os.path.realpath(folder) == own and (is_venv or not is_system(Path(own)))
 
 
 def _limits(*given: Resources | None) -> Limits:

@@ -84,25 +84,24 @@ class Database(Sealed):
         if "\n" in name:  # a path may hold what ends a line here; its trees are gone through instead
             entry = self._entry(name)
             return self.object(entry.oid) if entry is not None else None
-        found = None if name in self._absent else self._object(name)
-        if found is None and name not in self._absent:
-            self._refuse_lost(name)
-        return found
-
-    def _object(self, name: str) -> tuple[str, str, bytes] | None:
+        if name in self._absent:
+            return None
         if self._is_collected(name):
             assert self._pack is not None
-            entry = self._pack.entries[name]
-            return name, entry.kind, entry.data
+            collected = self._pack.entries[name]
+            return name, collected.kind, collected.data
         if self._loose is not None:
             self._loose.settle()
         if OID.fullmatch(name) and (found := read_loose(self.common_dir / "objects", name)) is not None:
             return name, *found
         asked = b"contents " + name.encode("utf-8", "surrogateescape") + b"\n"
         try:
-            return self._promised([name], lambda: self._answer(asked))
+            answer = self._promised([name], lambda: self._answer(asked))
         except PromisedError:  # and nothing here may bring it
-            return None
+            answer = None
+        if answer is None:
+            self._refuse_lost(name)
+        return answer
 
     def _entry(self, name: str) -> TreeEntry | None:
         """Return the entry that `REV:PATH` names, or None: no path, no such revision here, or it has no such path.

@@ -221,15 +221,6 @@ def read_checkpoint(dirs: StateDir, protocol: str) -> str | None:
     return tip if isinstance(tip, str) and OID.fullmatch(tip) else None
 
 
-def write_checkpoint(dirs: StateDir, protocol: str, tip: str, genesis: str) -> None:
-    """Remember a tip that verified; where the state cannot be written, or is lost, it is verified again next time."""
-    write_loosely(dirs.checkpoint(protocol), _checkpoint(tip, genesis))
-
-
-def _checkpoint(tip: str, genesis: str) -> bytes:
-    return json.dumps({"tip": tip, "genesis": genesis}).encode() + b"\n"
-
-
 def write_loosely(path: Path, data: bytes) -> None:
     """Put `data` at `path`, whole or not at all, where that can be done; a power cut may lose it. For what can be had again."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -241,12 +232,19 @@ def write_loosely(path: Path, data: bytes) -> None:
         return
 
 
+def write_checkpoint(
+    dirs: StateDir, protocol: str, tip: str, genesis: str, write: Callable[[Path, bytes], None] = write_loosely
+) -> None:
+    """Remember a tip that verified; where the state cannot be written, or is lost, it is verified again next time."""
+    write(dirs.checkpoint(protocol), json.dumps({"tip": tip, "genesis": genesis}).encode() + b"\n")
+
+
 def lower_checkpoint(dirs: StateDir, protocol: str, tip: str, genesis: str) -> None:
     """Remember an earlier tip, for certain: the later one comes back from no power cut, behind which the branch would seem to be.
 
     Raises OSError.
     """
-    write_atomically(dirs.checkpoint(protocol), _checkpoint(tip, genesis))
+    write_checkpoint(dirs, protocol, tip, genesis, write_atomically)
 
 
 def forget_checkpoint(dirs: StateDir, protocol: str) -> None:

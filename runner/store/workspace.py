@@ -14,7 +14,6 @@ import shlex
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Unpack
 
@@ -291,12 +290,12 @@ def _signature(path: Path) -> str:
     return f"{file.st_ino} {file.st_size} {file.st_mtime_ns} {file.st_ctime_ns}"
 
 
-def _make_way(git: Git, space: Workspace, tree: str) -> None:
-    """Take away what would lead git astray as it checks out a tree: links in place of folders, and the content of submodules.
+def _make_way(git: Git, space: Workspace, commit: str) -> None:
+    """Take away what would lead git astray as it checks out a commit: links in place of folders, and the content of submodules.
 
     Git looks at the folder of a submodule through a link above it, and takes for ours what it finds there.
     """
-    known: dict[str, Tree | None] = {"": git.whole_tree(tree)}
+    known: dict[str, Tree | None] = {"": git.whole_tree(commit)}
 
     def folder(path: str) -> Tree | None:
         """Return what the tree has in a folder, by names as file systems that ignore case see them."""
@@ -309,14 +308,13 @@ def _make_way(git: Git, space: Workspace, tree: str) -> None:
     for path in _look(space.work).links:
         if folder(path) is not None:
             beneath.remove(space.work, path)
-    for path in _submodules(git, tree):
+    for path in submodules(git, commit):
         with contextlib.suppress(NotADirectoryError):  # git replaces a file in the place of a folder above
             if beneath.target(space.work, path) is not None or beneath.names(space.work, path):
                 beneath.remove(space.work, path)
 
 
-@dataclass(slots=True, eq=False)
-class Look:
+class Look(NamedTuple):
     """What lies in a workspace: folders that hold a repository of their own; links; folders with files whose path is too long."""
 
     inner: list[str]
@@ -351,11 +349,11 @@ def _mend(work: Path) -> None:
             beneath.unlock(entry, at)
 
 
-def _submodules(git: Git, tree: str) -> list[str]:
-    """Return the paths of a tree at which submodules are; none is checked out there."""
-    if ".gitmodules" not in git.whole_tree(tree):
-        return []
-    return [path for path, entry in git.files(tree).items() if entry.mode == SUBMODULE]
+def submodules(git: Git, commit: str) -> dict[str, str]:
+    """Return the commits of the submodules of a commit, by their paths; none is checked out there."""
+    if ".gitmodules" not in git.whole_tree(commit):
+        return {}
+    return {path: entry.oid for path, entry in git.files(commit).items() if entry.mode == SUBMODULE}
 
 
 def _make_repository(git: Git, space: Workspace, commit: str, protocol: str, work: Path, index: Path) -> None:
@@ -461,8 +459,8 @@ def _collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...], b
         )
     beneath.remove(space.work, ".git")
     look = _look(space.work)
-    submodules = _submodules(git, start)
-    for at in submodules:
+    inner = submodules(git, start)
+    for at in inner:
         if beneath.names(space.work, at):
             raise RefusedError(
                 f"the step left files in the submodule {at}", at, "change a submodule in a checkout of your own"
@@ -477,7 +475,7 @@ def _collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...], b
     _refuse_too_much(git, space, start, filters, bounds, differing)
     try:
         try:
-            if differing or submodules:
+            if differing or inner:
                 _add(git, space, differing, config=_drivers(git, filters), timeout=bounds.timeout)
         except GitError as error:
             if isinstance(error, TooSlowError):

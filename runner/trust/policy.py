@@ -15,7 +15,6 @@ import ipaddress
 import posixpath
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
@@ -344,8 +343,7 @@ def evaluate(policy: Policy, subject: Subject, named: Collection[str] = (), *, l
     return found[0] if len(found) == 1 else max(found, key=lambda one: SEVERITY[one.verdict])
 
 
-@dataclass(slots=True, eq=False)
-class _View:
+class _View(NamedTuple):
     """A subject as rules look at it: one path, one host; folded for those that deny or ask."""
 
     tool: str | None = None
@@ -396,7 +394,7 @@ def _action(
     # A shell is its own class, whichever tool it is run with.
     disguised = (bool(shell) or unsure) and (view.tool == "run" or is_agents(subject.tool or ""))
     if disguised and (said is None or said.said.verdict != "deny"):
-        view.tool = "shell"
+        view = view._replace(tool="shell")
         both = (one for one in (said, _first(strict, view)) if one)
         said = max(both, key=lambda rule: SEVERITY[rule.said.verdict], default=None)
     if said is not None and said.said.verdict == "deny":
@@ -415,7 +413,7 @@ def _action(
     )
     allowing = _matching(lax, plain)
     if disguised and unsure:  # as a shell; or by a rule that names what is run
-        plain.tool = subject.tool
+        plain = plain._replace(tool=subject.tool)
         allowing += [rule for rule in _matching(lax, plain) if (rule.program or rule.argv) and rule not in allowing]
     # Other tools' network is their own, or what config.yaml gives them; that they are called at all is asked about.
     closed = policy.hosts is None and not subject.configured and (subject.tool in BUILT_IN or subject.kind == "command")

@@ -398,7 +398,7 @@ class MemoryGit(Git):
 
     def object(self, name: str) -> tuple[str, str, bytes] | None:
         if self._is_collected(name):
-            return self._object(name)
+            return super().object(name)
         oid = self._find(name)
         if oid is None or oid not in self.repository.objects:
             return None
