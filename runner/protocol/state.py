@@ -22,9 +22,9 @@ SCHEMA = 2  # of new protocols; one keeps the schema that it was made with
 
 
 def read_json(data: object) -> Any:
-    """Return the value of a JSON text; None where it is no text, or not JSON, or nested too deep."""
+    """Return the value of a JSON text, of which bytes are UTF-8; None where it is no text, or not JSON, or nested too deep."""
     try:
-        return json.loads(data) if isinstance(data, str | bytes) else None
+        return json.loads(data.decode() if isinstance(data, bytes) else data) if isinstance(data, str | bytes) else None
     except (ValueError, RecursionError):
         return None
 
