@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from runner.forge import Forge
 
 RACES = 20
-KEPT = "not published"
 
 
 class Synced(NamedTuple):
@@ -40,8 +39,7 @@ class Synced(NamedTuple):
 def sync(project: Project, protocols: list[str] | None = None, *, work: bool = True) -> list[Synced]:
     """Make the remote and this clone agree on the protocols (default: all that either has): fetched, settled, pushed.
 
-    With `publish: never` one that the remote never had is pushed only if it is named. `work`: whether a protocol advances if the
-    forge asks for that; in CI another job does it, which cannot write.
+    `work`: whether a protocol advances if the forge asks for that; in CI another job does it, which cannot write.
 
     Raises:
         UnreachableError: the remote did not answer; nothing was published.
@@ -58,7 +56,7 @@ def sync(project: Project, protocols: list[str] | None = None, *, work: bool = T
         with contextlib.suppress(HeldError):  # of a command that is at work
             if said := load.finish_renumbering(project, note.origin):
                 project.env.say(said)
-    before, is_named = project.protocols(), protocols is not None
+    before = project.protocols()
     protocols = _look(project, mirror, protocols)
     forge: Forge | None = None
     away: RunnerError | None = None
@@ -69,8 +67,7 @@ def sync(project: Project, protocols: list[str] | None = None, *, work: bool = T
     for protocol in protocols:
         try:
             push_refusal.refuse_clash(project, protocol)
-            one = None if is_named else _kept_private(project, protocol)
-            one = one or _was_taken(project, protocol, forge) or publish(project, protocol)
+            one = _was_taken(project, protocol, forge) or publish(project, protocol)
         except UnreachableError:
             raise
         except RunnerError as error:  # it keeps none of the others from being published
@@ -124,16 +121,6 @@ def _bases(project: Project, protocols: list[str]) -> list[str]:
     return sorted({f"refs/heads/{row['base']}" for row in rows if row.get("base")})
 
 
-def _kept_private(project: Project, protocol: str) -> Synced | None:
-    """Return the result for a protocol that the remote never had, where nothing is published unless it is named."""
-    assert project.mirror is not None
-    name, tip = ids.branch_of(project.pattern, protocol), project.git.ref(project.branch(protocol))
-    is_there = f"refs/heads/{name}" in project.mirror.refs() or project.git.ref(project.tracking(name)) is not None
-    if tip is None or is_there or project.setting("publish") != "never":
-        return None
-    return Synced(protocol, tip, KEPT)
-
-
 def _was_taken(project: Project, protocol: str, forge: Forge | None) -> Synced | None:
     """Return the result for a protocol whose branch the remote deleted after its request ended: it is not pushed again."""
     assert project.mirror is not None
@@ -168,8 +155,6 @@ def _was_taken(project: Project, protocol: str, forge: Forge | None) -> Synced |
 def _on_forge(project: Project, forge: Forge, done: Synced, work: bool) -> Synced:
     """Record the forge's news of a protocol, advance where it asks for that, publish the result, and post it to the forge."""
     protocol = done.protocol
-    if done.said == KEPT:
-        return done
     if done.said in ("merged", "closed") or request.is_merged(project, protocol):
         _track_base(project, protocol)  # a fact that git knows: the forge need not be asked
         return done

@@ -9,7 +9,6 @@ import click
 from runner.app import describe, request, run, sync
 from runner.cli import ci, options, progress
 from runner.cli.session import Session
-from runner.cli.streams import program
 from runner.executor import advance, load
 from runner.executor.advance import Advanced
 from runner.protocol import decision, events, ids
@@ -179,8 +178,6 @@ def _try_out(session: Session, protocol: str, only: str | None) -> int:
 def sync_command(session: Session, protocol: str | None, no_work: bool) -> None:
     """Fetch PROTOCOL (default: every protocol, here and on the remote), reconcile diverged branches, and push.
 
-    With `publish: never` a protocol that was never published is pushed only if you name it.
-
     With `forge:`, also read the request (reviews, comment commands, CI, close and merge), resume the protocol if they
     allow it, and update request, comment and statuses.
 
@@ -195,8 +192,6 @@ def sync_command(session: Session, protocol: str | None, no_work: bool) -> None:
         session.means(done.protocol)
         said = f"error: {done.error.what}" if done.error else done.said
         session.note("  ".join(filter(None, (done.protocol, said, done.tip[:7], done.title, done.url))))
-    if kept := [done.protocol for done in every if done.said == sync.KEPT]:
-        session.note(f"  {'next':12}  {program()} sync {lookup.typed(project, kept[0])} publishes it")
     for done in every:
         if done.error is not None:  # once the others are reported
             raise done.error

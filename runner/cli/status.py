@@ -96,7 +96,7 @@ def _status(session: Session, protocol: str | None, as_json: bool, *, mine_first
         show_all(session, found[::-1], known, mine_first=mine_first)
     if mine_first and (trusted := project.trusted).remote and trusted.time:
         old = describe.age(trusted.time, project.env.now())
-        session.note(f"{trusted.remote} as of {old} ago; `{program()} sync` looks again")
+        session.note(f"{trusted.remote} as of {old} ago; `{program()} sync` fetches and publishes")
 
 
 def tell_nothing(session: Session, as_json: bool, text: str) -> None:

@@ -209,7 +209,7 @@ def test_runner_alone_shows_what_waits_for_the_person_first(remote: Box) -> None
     assert mine.startswith("for you\n0001  waits") and "runner answer 1 TEXT" in mine and "0002" not in mine
     assert others.startswith("0002  ready")
     other.runner("sync", rc=0)
-    assert "`runner sync` looks again" in other.runner(rc=0).err
+    assert "`runner sync` fetches and publishes" in other.runner(rc=0).err
     assert "for you" not in remote.runner("status", rc=0).out
 
 
@@ -310,4 +310,4 @@ def test_runner_alone_in_a_repository_that_is_set_up_and_has_a_remote(remote: Bo
     remote.runner("sync", rc=0)
     told = remote.runner(rc=0).err
     assert "  runner new TITLE " in told and "runner init" not in told
-    assert "`runner sync` looks again" in told
+    assert "`runner sync` fetches and publishes" in told
