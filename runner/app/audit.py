@@ -16,10 +16,10 @@ import html
 import json
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from runner import __version__, resources
 from runner.app import timeline
@@ -36,6 +36,9 @@ from runner.protocol.state import read_json
 from runner.store import history, record
 from runner.store.project import Project
 from runner.trust.walk import Report
+
+if TYPE_CHECKING:
+    from runner.protocol.state import Row
 
 GENERATOR = "protocol-runner audit"
 DIFF_LINES = 20_000  # lines of the difference that are shown
@@ -156,9 +159,11 @@ def _verdict(chain: Timeline, report: Report, cannot_tell: bool) -> Html:
     )
 
 
-def _facts(chain: Timeline, row: Mapping[str, Any]) -> Html:
+def _facts(chain: Timeline, row: Row) -> Html:
     first = chain.entries[0] if chain.entries else None
-    merged = record.Merges(chain.git, chain.project.trusted.remote).base_with(dict(row), chain.tip)
+    merged = record.Merges(chain.git, chain.project.trusted.remote).base_with(
+        chain.protocol, row.get("base", ""), chain.tip
+    )
     pairs: list[tuple[str, Part]] = [
         ("status", f"{row['status']}, revision {row['revision']}"),
         ("started", f"{first.time} by {first.actor}" if first else "not known"),
@@ -178,13 +183,13 @@ def _facts(chain: Timeline, row: Mapping[str, Any]) -> Html:
 # --- plan --------------------------------------------------------------------------------------------------------------------
 
 
-def _plan(chain: Timeline, row: Mapping[str, Any]) -> Html:
+def _plan(chain: Timeline, row: Row) -> Html:
     folder = paths.folder(chain.protocol)
     parts: list[Part] = []
     for name in (paths.PLAN, paths.CONTEXT):
         data = chain.git.blob(f"{chain.tip}:{folder}/{name}")
         parts += [element("h3", f"{folder}/{name}"), _block(data)] if data is not None else []
-    for slug, step in record.open_steps(dict(row)):
+    for slug, step in record.open_steps(row):
         name, data = record.step_file(chain.git, chain.protocol, chain.tip, slug)
         attempt = count(step.get("attempt")) or 1
         told = [
@@ -195,7 +200,7 @@ def _plan(chain: Timeline, row: Mapping[str, Any]) -> Html:
         ]
         last = chain.last_of(slug, attempt)
         told += [str(last.fields[key]) for key in ("engine", "executor") if last and last.fields.get(key)]
-        parts.append(element("h3", f"{record.label(dict(row), slug)}: {step.get('title')}"))
+        parts.append(element("h3", f"{record.label(row, slug)}: {step.get('title')}"))
         parts.append(element("p", " · ".join(told), class_="good" if step["status"] == "completed" else "warn"))
         parts += [_block(data)] if name else []
         rows = [
@@ -317,9 +322,9 @@ def _money(usd: str | None) -> str:
     return "not known" if usd is None else f"${usd}"
 
 
-def _cost(chain: Timeline, row: Mapping[str, Any]) -> Html:
+def _cost(chain: Timeline, row: Row) -> Html:
     rows = []
-    for slug, _ in record.open_steps(dict(row)):
+    for slug, _ in record.open_steps(row):
         for attempt in chain.attempts(slug):
             told = chain.cost(slug, attempt)
             if chain.of(slug, attempt):
@@ -379,7 +384,7 @@ def _timeline(chain: Timeline) -> Html:
     return _table("Every event of the record, oldest first", ("rev.", "time", "event", "by", "what"), rows, (0,))
 
 
-def _difference(chain: Timeline, row: Mapping[str, Any]) -> Html:
+def _difference(chain: Timeline, row: Row) -> Html:
     try:
         before = _before(chain, row)
     except InsufficientHistoryError as error:
@@ -404,7 +409,7 @@ def _kind(line: str) -> dict[str, str]:
     return {"class_": named} if named else {}
 
 
-def _before(chain: Timeline, row: Mapping[str, Any]) -> str:
+def _before(chain: Timeline, row: Row) -> str:
     """Return the commit that the protocol's work is compared with: where it left the base, as `runner diff` has it.
 
     Raises:
@@ -492,7 +497,7 @@ def attest(project: Project, protocol: str) -> bytes:
         raise UsageError("in-toto-attestation is not installed", "runner audit --attest", installs("attest")) from error
     chain = Timeline(project, protocol)
     lines = []
-    for slug, step in record.open_steps(dict(chain.row)):
+    for slug, step in record.open_steps(chain.row):
         told = _Step(chain, slug, count(step.get("attempt")) or 1) if step["status"] == "completed" else None
         if told is None or told.finished is None:
             continue

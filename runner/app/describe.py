@@ -19,11 +19,11 @@ from runner.errors import RunnerError, UsageError
 from runner.executor import remedy, spending
 from runner.lines import counted, headline
 from runner.protocol import ids, paths
-from runner.protocol.state import State, plain, wait_type
+from runner.protocol.state import Json, State, plain, wait_type
 from runner.store import locks, lookup, push_refusal, record, remote, worktree
 from runner.store.environment import matching, read_checkpoint
 from runner.store.project import Project
-from runner.store.record import Brief, Outlook, Row
+from runner.store.record import Brief, Outlook
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from runner.app.pending import Pending, Unrecorded
     from runner.executor.loop import Total
     from runner.git import Git
+    from runner.protocol.state import Row, WaitRow
 
 REWRITTEN = "what verified here is not in its branch any more"
 SAID = {"approve": "approves", "reject": "rejects", "revoke": "revokes"}
@@ -75,7 +76,7 @@ class Recorded(NamedTuple):
     name: str
     word: str
     outlook: Outlook
-    waits: tuple[dict[str, Any], ...]
+    waits: tuple[WaitRow, ...]
 
     @property
     def stopped(self) -> tuple[str, ...]:
@@ -152,7 +153,7 @@ class Description(NamedTuple):
     word: str
     reason: str
     outlook: Outlook
-    waits: tuple[dict[str, Any], ...]
+    waits: tuple[WaitRow, ...]
     next: Next
     approvals: Mapping[str, Unrecorded]
     held: str | None
@@ -192,10 +193,13 @@ class Describer:
         self._locks = _names(project.dirs.lock("")) if branches is not None else None
         self._checkpoints = _names(project.dirs.checkpoint("").parent) if branches is not None else None
 
+    def _is_merged(self, row: Row, tip: str) -> bool:
+        return self._merges.holds(row["protocol"], row.get("base", ""), tip)
+
     def listed(self, protocol: str, found: Brief, tip: str, names: Names) -> Listed:
         """Describe a protocol in one line; `tip`: as for `describe`. No approval is judged, which reads its history."""
         project = self._project
-        is_merged = found.status == "completed" and self._merges.holds({"protocol": protocol, "base": found.base}, tip)
+        is_merged = found.status == "completed" and self._merges.holds(protocol, found.base, tip)
         is_held = False
         if not is_merged and (self._locks is None or protocol in self._locks):
             is_held = locks.is_held(project.dirs.lock(protocol)) is not None
@@ -213,12 +217,12 @@ class Describer:
         project, protocol, known = self._project, row["protocol"], recorded(row, name)
         found = known.outlook
         waits = tuple(
-            {**wait, "text": record.asked_now(project.git, protocol, tip, row["steps"], wait)}
+            wait | {"text": record.asked_now(project.git, protocol, tip, row["steps"], wait)}
             if wait.get("kind") == "human"
             else wait
             for wait in known.waits
         )
-        is_merged = row["status"] == "completed" and self._merges.holds(row, tip)
+        is_merged = row["status"] == "completed" and self._is_merged(row, tip)
         held, look = (None, None) if is_merged else at_work(project, row, name, self._leases)
         rewritten = self._is_rewritten(protocol)
         ahead = None if rewritten else self._remote_is_ahead(protocol, name)
@@ -263,7 +267,7 @@ class Describer:
         """Return what would follow, and what to type next as `--json` has it for many protocols: by the record and the plan files,
         approvals not judged."""
         project, protocol, known = self._project, row["protocol"], recorded(row, name)
-        if row["status"] == "completed" and not self._merges.holds(row, tip):
+        if row["status"] == "completed" and not self._is_merged(row, tip):
             return known.outlook, lookup.merging(project, row, name)
         if slug := _to_split(project.git, row, tip, known.outlook):
             return known.outlook, f"runner plan {name} --split {slug}"
@@ -340,7 +344,7 @@ def _following(judged: Judged, known: Recorded, *, decided: bool) -> Next:
 
 def _to_split(git: Git, row: Row, tip: str, found: Outlook) -> str | None:
     """Return the slug of the step that comes next if a model has to split it before it may start; by its file."""
-    step = row["steps"].get(found.step) if found.action == "run-step" else None
+    step = row["steps"].get(str(found.step)) if found.action == "run-step" else None
     if step is None or (step["kind"], step["status"], step["attempt"]) != ("agent", "pending", 1):
         return None
     _, data = record.step_file(git, row["protocol"], tip, str(found.step))
@@ -393,7 +397,7 @@ def situation(row: Row, found: Outlook, now: float) -> str:
     return f"{record.label(row, found.step)}{f' ({what})' if what else ''}: {title}, {progress(row)}"
 
 
-def wait_text(row: Row, wait: dict[str, Any], now: float) -> str:
+def wait_text(row: Row, wait: WaitRow, now: float) -> str:
     """Return what the protocol waits for: `for alice: step:deploy, since 4 min`."""
     kind, subject = str(wait.get("kind")), str(wait.get("subject"))
     named = record.label(row, subject) if subject in row["steps"] else subject
@@ -431,7 +435,7 @@ def standing(project: Project, row: Row) -> str:
     if status != "completed":
         return status
     merges = record.Merges(project.git, project.trusted.remote)
-    base = merges.base_with(row, lookup.tip(project, row["protocol"]))
+    base = merges.base_with(row["protocol"], row.get("base", ""), lookup.tip(project, row["protocol"]))
     if base is None:
         return f"{status} · waits for merge"
     commit = record.merged_in(project.git, row["protocol"], base)
@@ -598,9 +602,8 @@ def money(usd: str | Decimal) -> str:
     return f"${float(f'{amount:.1g}'):.5f}".rstrip("0") if amount >= 0.00001 else "<$0.00001"
 
 
-def spent(row: Row) -> str:
-    """Return what a protocol cost so far: `1m 40s · $0.08`; empty where nothing was counted."""
-    cost = row.get("spent")
+def spent(cost: Json) -> str:
+    """Return what a protocol cost so far: `1m 40s · $0.08`; empty where nothing was counted. `cost`: `spent` of its record."""
     if not isinstance(cost, dict):
         return ""
     parts = [duration(cost["seconds"])] if cost.get("seconds") else []

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from runner.executor import spending
 from runner.forge.gitlab import JOBS
@@ -20,7 +20,9 @@ from runner.protocol import ids
 from runner.protocol.ref_files import Day
 from runner.store import day_budget, lease, publishing, record
 from runner.store.project import Project
-from runner.store.record import Row
+
+if TYPE_CHECKING:
+    from runner.protocol.state import Row
 
 ACTIVE: Final = ("planning", "planned", "running")
 HELD: Final = 75
@@ -278,7 +280,7 @@ def reserve(project: Project, found: Sequence[Ready], usd: Decimal, tokens: int)
 
 def asks_a_model(row: Row, one: Ready) -> bool:
     """Return whether what would follow asks a model, by the record alone."""
-    step = row["steps"].get(one.step) or {}
+    step: Mapping[str, object] = row["steps"].get(one.step or "") or {}
     match one.action:
         case "write-plan" | "take-up":  # of the second nobody knows before it is taken up
             return True

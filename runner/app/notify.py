@@ -18,7 +18,7 @@ from datetime import datetime
 from email.message import EmailMessage
 from email.utils import formatdate
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from runner.app import describe
@@ -31,8 +31,10 @@ from runner.protocol.state import read_json
 from runner.store import locks, lookup, record
 from runner.store.environment import write_atomically
 from runner.store.project import Project
-from runner.store.record import Row
 from runner.trust import policy
+
+if TYPE_CHECKING:
+    from runner.protocol.state import Row
 
 LIMIT: Final = 10.0  # seconds that one way of telling may take
 PATIENCE: Final = 60.0  # seconds that another process may take for its message

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from runner.app import describe
 from runner.errors import RunnerError
@@ -23,6 +23,9 @@ from runner.protocol.state import OF_NO_STEP, Json
 from runner.store import history, record
 from runner.store.project import Project
 from runner.trust import transitions
+
+if TYPE_CHECKING:
+    from runner.protocol.state import Row
 
 _HASH = re.compile(r"\b(?:sha256:)?([0-9a-f]{12})[0-9a-f]{28,52}\b")
 
@@ -110,7 +113,7 @@ def _spent(value: Json) -> str:
     cost = value if isinstance(value, dict) else {}
     counts = [(count(cost.get("input_tokens")), "in"), (count(cost.get("output_tokens")), "out")]
     tokens = ", ".join(f"{number:,} tokens {way}" for number, way in counts if number)
-    shown = describe.spent({"spent": {**cost, "seconds": count(cost.get("seconds"))}})
+    shown = describe.spent({**cost, "seconds": count(cost.get("seconds"))})
     return " · ".join(filter(None, (shown, tokens)))
 
 
@@ -207,7 +210,7 @@ class Timeline:
                 yield oid
 
     @property
-    def row(self) -> Mapping[str, Any]:
+    def row(self) -> Row:
         """The protocol's state at its tip."""
         return record.row(self.git, self.protocol, self.tip)
 

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from runner.app import notify, request, run
 from runner.engines import RateLimitError
@@ -26,6 +26,9 @@ from runner.store import lookup, publishing, record, worktree
 from runner.store.changes import Changes, Why, is_being_edited
 from runner.store.project import Project
 from runner.store.remote import Mirror
+
+if TYPE_CHECKING:
+    from runner.protocol.state import Row
 
 TURN = 20  # transitions of one protocol before the others are looked at
 ROUND = 0.5  # seconds of work after which the refs are read anew before the next protocol
@@ -247,7 +250,7 @@ class _Watcher:
         ordered = {name: found[name] for name in keys if name in found}
         return dict(sorted(ordered.items(), key=lambda item: (not item[1], self._turns.get(item[0], 0))))
 
-    def _is_news(self, project: Project, row: record.Row, key: Key) -> bool:
+    def _is_news(self, project: Project, row: Row, key: Key) -> bool:
         """Return whether a protocol that rests has to be looked at: a person committed, others pushed, or the policy moved since."""
         tip, there, trusted = key
         if row["status"] in record.ENDED:

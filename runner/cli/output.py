@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from runner.cli.session import Session
     from runner.executor.step_run import Redactor
     from runner.protocol.log import RawEntry
+    from runner.protocol.state import Row
     from runner.store.project import Project
-    from runner.store.record import Row
 
 EVERY: Final = 60.0  # seconds between two lines about the running command, where there is no terminal
 _WINDOW: Final = 64 * 1024  # bytes in which the last line is looked for

@@ -205,7 +205,7 @@ class Progress:
         row, project = plain(state), session.project
         name = lookup.typed(project, state.protocol, session.asked.get(state.protocol))
         found = describe.describe(project, row, done.commit, name)
-        counted = " · ".join(filter(None, (describe.progress(row), describe.spent(row))))
+        counted = " · ".join(filter(None, (describe.progress(row), describe.spent(row.get("spent")))))
         if state.status in ("completed", "paused", "cancelled"):
             colour = COLOURS.get(state.status, "yellow")
             session.line("  ", (str(state.status).ljust(12), colour), f"  {counted}", err=True)

@@ -18,6 +18,7 @@ from runner.store.project import Project
 
 if TYPE_CHECKING:
     from runner.forge import Forge
+    from runner.protocol.state import Row
 
 
 @click.command("run")
@@ -45,7 +46,7 @@ def command(
     name = session.means(publishing.find(project, protocol), protocol)
     row = record.row(project.git, name, lookup.tip(project, name))
     last = _until(project, row, until) if until is not None else None
-    if last is not None and (status := row["steps"].get(last, {}).get("status")) in record.ENDED:
+    if last in row["steps"] and (status := row["steps"][last]["status"]) in record.ENDED:
         session.note(f"{name}  {last} is {status}")
         raise SystemExit(0)
     forge = request.available(project) if project.config.forge else None
@@ -130,7 +131,7 @@ def step_command(
     _end(session, teller, done, forge, waits=run.begins_to_wait(done))
 
 
-def _until(project: Project, row: record.Row, name: str) -> str:
+def _until(project: Project, row: Row, name: str) -> str:
     """Return the slug of a step of the plan, also of one that a person has just added: the run picks it up.
 
     Raises:

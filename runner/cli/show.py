@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,7 +18,9 @@ from runner.protocol.log import RawEntry
 from runner.protocol.state import STOPPED
 from runner.store import history, lookup, record
 from runner.store.project import Project
-from runner.store.record import Row
+
+if TYPE_CHECKING:
+    from runner.protocol.state import Row
 
 PLAN = "plan"  # no step can be called so
 
@@ -150,7 +153,8 @@ def show_transcript(
 
 def _none(project: Project, row: Row, slug: str, number: int, last: int) -> UsageError:
     """Return the error for an attempt without a transcript here, with what to type instead; `last`: the last attempt."""
-    protocol, step = row["protocol"], row["steps"].get(slug, {})
+    protocol = row["protocol"]
+    step: Mapping[str, object] = row["steps"].get(slug) or {}
     name = lookup.typed(project, protocol)
     earlier = (log.read_transcript(project, protocol, slug, number - 1, review=of) for of in (False, True))
     before = f"`--attempt {number - 1}` shows the attempt before" if number > 1 and any(earlier) else ""

@@ -25,12 +25,14 @@ from runner.cli.streams import program
 from runner.errors import RunnerError
 from runner.lines import counted, headline
 from runner.protocol import paths
+from runner.protocol.state import Json
 from runner.store import history, lookup, record
-from runner.store.record import Outlook, Row
+from runner.store.record import Outlook
 from runner.store.trusted import NoCommitsError
 
 if TYPE_CHECKING:
     from runner.app.pending import Unrecorded
+    from runner.protocol.state import Row
     from runner.store.project import Project
 
 REASON = 30  # columns that the reason has in a narrow terminal
@@ -79,7 +81,7 @@ def _status(session: Session, protocol: str | None, as_json: bool, *, mine_first
     found = []
     for row in record.rows(project.git, known):
         ended = row["status"] == "cancelled" or (
-            row["status"] == "completed" and merges.holds(row, known[row["protocol"]])
+            row["status"] == "completed" and merges.holds(row["protocol"], row.get("base", ""), known[row["protocol"]])
         )
         if not ended:
             found.append(row)
@@ -112,7 +114,7 @@ def tell_nothing(session: Session, as_json: bool, text: str) -> None:
 
 def plain_rows(
     project: Project, rows: Iterable[Row], known: Mapping[str, str], only: str | None = None
-) -> Iterator[Row]:
+) -> Iterator[dict[str, Json]]:
     """Yield rows as `--json` has them, one by one. `known`: the tip of each protocol that there is; `only`: as in `_is_listed`."""
     names, trees, describer = Names(known), record.worktree_paths(project.git), Describer(project)
     for row in rows:
@@ -131,7 +133,7 @@ def _is_listed(only: str | None, status: str, *, acts: bool, to_merge: bool) -> 
     return is_open and (only == "open" or (only == "ready") == acts)
 
 
-def as_plain(project: Project, row: Row, asked: str | None = None) -> Row:
+def as_plain(project: Project, row: Row, asked: str | None = None) -> dict[str, Json]:
     """Return one row as `--json` has it. `asked`: what its protocol was found by."""
     protocol, tip = row["protocol"], lookup.tip(project, row["protocol"])
     name = lookup.typed(project, protocol, asked)
@@ -143,7 +145,7 @@ def as_plain(project: Project, row: Row, asked: str | None = None) -> Row:
     return made
 
 
-def _plain(project: Project, row: Row, found: Outlook, typed: str | None, trees: Mapping[str, str]) -> Row:
+def _plain(project: Project, row: Row, found: Outlook, typed: str | None, trees: Mapping[str, str]) -> dict[str, Json]:
     protocol = row["protocol"]
     path = trees.get(project.branch(protocol))
     return {
@@ -202,8 +204,8 @@ def _spent(project: Project, row: Row, tip: str) -> str:
     if isinstance(cost, dict) and cost.get("input_tokens"):
         told = [raw.fields.get("spent") for raw in record.events(project.git, row["protocol"], tip)]
         counts = [one.get("cached_tokens") for one in told if isinstance(one, dict)]
-        row = {"spent": {**cost, "cached_tokens": sum(one for one in counts if isinstance(one, int))}}
-    return describe.spent(row)
+        cost = {**cost, "cached_tokens": sum(one for one in counts if isinstance(one, int))}
+    return describe.spent(cost)
 
 
 def show_one(session: Session, project: Project, row: Row, asked: str | None = None) -> None:

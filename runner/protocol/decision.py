@@ -5,11 +5,13 @@ Commands that only read decide too, and need none of `machine`, which has the ev
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, assert_never
+from typing import TYPE_CHECKING, NamedTuple, assert_never
 
 from runner.protocol.state import ENDED, State, Status, StepState, StepStatus, Wait, phrased
+
+if TYPE_CHECKING:
+    from runner.protocol.state import Row, StepRow
 
 OPEN = frozenset(
     {Status.PENDING, Status.PLANNING, Status.PLANNED, Status.RUNNING, Status.PAUSED, Status.BLOCKED, Status.FAILED}
@@ -116,7 +118,7 @@ def why(slug: str, step: StepState) -> str:
     return f"{slug} failed" if step.status is _S.FAILED else f"{slug} is blocked"
 
 
-def can_act(row: Mapping[str, Any], protocol: str) -> bool:
+def can_act(row: Row, protocol: str) -> bool:
     """Return whether `decide` finds an action for the state that state.json holds as plain data (`is_whole`)."""
     status, steps = row["status"], row["steps"]
     if status == "planning":
@@ -137,9 +139,8 @@ def can_act(row: Mapping[str, Any], protocol: str) -> bool:
     return not is_open
 
 
-def _place(item: tuple[str, dict[str, Any]]) -> int:
-    place: int = item[1]["place"]
-    return place
+def _place(item: tuple[str, StepRow]) -> int:
+    return item[1]["place"]
 
 
 def lacks(state: State, step: StepState) -> list[str]:

@@ -13,9 +13,12 @@ from itertools import compress
 from json.encoder import encode_basestring_ascii as _text
 from operator import is_not
 from types import NoneType
-from typing import Any, Literal, NamedTuple, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast, get_type_hints
 
 from runner.errors import IntegrityError, UnsupportedError
+
+if TYPE_CHECKING:
+    from typing import NotRequired, TypedDict, TypeGuard
 
 Json = Any  # a value of JSON, never looked into by the machine
 SCHEMA = 2  # of new protocols; one keeps the schema that it was made with
@@ -241,6 +244,55 @@ def _place(item: tuple[str, StepState]) -> int:
     return item[1].place
 
 
+# --- state.json as plain data, which commands that only show it read: nothing is made of it ---------------------------------
+
+if TYPE_CHECKING:  # only annotations name these
+
+    class StepRow(TypedDict):
+        """A step as state.json has it. Only `place`, `status` and `needs` are known to be there, and of their types."""
+
+        place: int
+        status: str
+        needs: list[str]
+        title: NotRequired[str]
+        kind: NotRequired[str]
+        qa: NotRequired[str]
+        digest: NotRequired[str]
+        attempt: NotRequired[int]
+        result: NotRequired[Json]
+        reason: NotRequired[str]
+        passed: NotRequired[bool]
+        removed: NotRequired[bool]
+
+    class WaitRow(TypedDict, total=False):
+        """A wait as state.json has it; an older or damaged one may lack anything."""
+
+        id: str
+        kind: str
+        subject: str
+        digest: str | None
+        text: str
+        by: str
+        since: str
+
+    class Row(TypedDict):
+        """state.json as it is (`store.record.row`). What may be left out is not there of one that cannot be read."""
+
+        protocol: str
+        status: str
+        title: str
+        revision: int
+        steps: dict[str, StepRow]
+        waiting: list[WaitRow]
+        base: NotRequired[str]
+        genesis: NotRequired[str]
+        plan: NotRequired[str | None]
+        artifacts: NotRequired[list[dict[str, Json]]]
+        spent: NotRequired[dict[str, Json]]
+        log: NotRequired[str]
+        schema: NotRequired[int]
+
+
 BLOCK = 32  # steps whose lines are put together again if one of them changed
 
 
@@ -318,9 +370,9 @@ def _indented(value: Json, line: str = "\n") -> str:
     return json.dumps(value, indent=2, sort_keys=True).replace("\n", line)  # fractions; what is no JSON
 
 
-def plain(state: State) -> dict[str, Any]:
+def plain(state: State) -> Row:
     """Return a state as plain data, as `store.record.row` reads it from state.json; it shares the state's lists."""
-    return {**_outside_steps(state), "steps": {slug: step._asdict() for slug, step in state.steps.items()}}
+    return cast("Row", {**_outside_steps(state), "steps": {slug: step._asdict() for slug, step in state.steps.items()}})
 
 
 def _outside_steps(state: State) -> dict[str, Any]:
@@ -397,7 +449,7 @@ _seen: set[tuple[object, ...]] = set()
 Value = TypeVar("Value")
 
 
-def is_whole(value: Json) -> bool:
+def is_whole(value: Json) -> TypeGuard[Row]:
     """Return whether `from_plain` takes a value, of which nothing is made: that is most of the time that thousands would take."""
     try:
         plain: dict[str, Any] = dict(value)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from runner.errors import UsageError
 from runner.git import Git
 from runner.protocol import ids, paths
 from runner.store import record, worktree
 from runner.store.project import Project
-from runner.store.record import Row
+
+if TYPE_CHECKING:
+    from runner.protocol.state import Row
 
 
 class UnknownProtocolError(UsageError):

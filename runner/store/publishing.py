@@ -306,9 +306,11 @@ def follow(project: Project, protocol: str, mirror: Mirror, check: Check) -> Ref
     branch from moving: something here that did not go in with it.
     """
     git, here, refs = project.git, project.git.ref(project.branch(protocol)), mirror.refs()
-    now = record.row(git, protocol, here) if here else {}
+    if here is None:
+        return None
+    now = record.row(git, protocol, here)
     base = refs.get(f"refs/heads/{now.get('base')}")
-    if here is None or base is None:
+    if base is None:
         return None
     ended = record.row(git, protocol, base)
     is_later = ended["status"] in record.ENDED and ended["revision"] > now["revision"]

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from runner import __version__
 from runner.errors import IntegrityError, MalformedFileError, RunnerError
@@ -26,7 +26,9 @@ from runner.protocol.state import read_json
 from runner.store import worktree
 from runner.store.environment import write_loosely
 
-Row = dict[str, Any]  # state.json as it stands; `protocol`, `status`, `title`, `revision`, `steps`, `waiting` are there
+if TYPE_CHECKING:
+    from runner.protocol.state import Row, StepRow
+
 UNREADABLE = "unreadable"
 ENDED = ("completed", "cancelled")
 
@@ -256,7 +258,7 @@ def label(row: Row, slug: str) -> str:
     return f"{row['steps'][slug]['place']:02d}-{slug}" if slug in row["steps"] else slug
 
 
-def open_steps(row: Row) -> list[tuple[str, dict[str, Any]]]:
+def open_steps(row: Row) -> list[tuple[str, StepRow]]:
     """Return the steps that still count, in the order of their places."""
     found = [(slug, step) for slug, step in row["steps"].items() if not step.get("removed")]
     return sorted(found, key=lambda item: int(item[1]["place"]))
@@ -451,17 +453,14 @@ def as_planned(git: Git, row: Row, tip: str) -> Row:
         plan = plans.parse({name: git.blob(entry.oid) or b"" for name, entry in names}, paths.folder(protocol))
     except MalformedFileError:
         return row
-    steps = {}
+    steps: dict[str, StepRow] = {}
     for step in plan.steps:
-        known = row["steps"].get(step.slug)
-        told = {
-            "place": step.number,
-            "title": step.header.title,
-            "kind": step.header.kind.value,
-            "needs": list(step.needs),
-        }
-        new = {"status": "pending", "attempt": 1, "qa": step.qa.value}
-        steps[step.slug] = {**(known or new), **told, "removed": False}
+        head, needs = step.header, list(step.needs)
+        new: StepRow = {"place": 0, "needs": [], "status": "pending", "attempt": 1, "qa": step.qa.value}
+        steps[step.slug] = {
+            **row["steps"].get(step.slug, new),
+            "place": step.number, "title": head.title, "kind": head.kind.value, "needs": needs, "removed": False,
+        }  # fmt: skip
     return {**row, "steps": steps}
 
 
@@ -559,13 +558,12 @@ class Merges:
         self._bases: dict[str, list[str]] = {}
         self._folders: dict[str, Tree] = {}  # by commit
 
-    def holds(self, row: Row, tip: str) -> bool:
-        """Return whether the base of a row (its `protocol` and `base` are enough) holds its record as the commit `tip` has it."""
-        return self.base_with(row, tip) is not None
+    def holds(self, protocol: str, base: str, tip: str) -> bool:
+        """Return whether a protocol's base holds its record as the commit `tip` has it."""
+        return self.base_with(protocol, base, tip) is not None
 
-    def base_with(self, row: Row, tip: str) -> str | None:
-        """Return the commit that a base is at which holds the row's record as the commit `tip` has it, or None."""
-        protocol, base = str(row["protocol"]), str(row.get("base", ""))
+    def base_with(self, protocol: str, base: str, tip: str) -> str | None:
+        """Return the commit that a base is at which holds a protocol's record as the commit `tip` has it, or None."""
         if base not in self._bases:
             self._bases[base] = base_tips(self._git, base, self._remote) if base else []
         self._asked += 1
@@ -573,7 +571,7 @@ class Merges:
             at = self._folder(protocol, commit)
             if at is None:
                 continue
-            if tip == commit:  # the row was read there
+            if tip == commit:  # the record was read there
                 return commit
             state = (self._git.tree(at) or {}).get(paths.STATE)
             if state is not None and state == folder(self._git, protocol, tip).get(paths.STATE):

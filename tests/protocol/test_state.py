@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -255,3 +257,10 @@ def test_plain_data_tells_whether_something_can_happen_as_the_machine_does(found
     assert is_whole(plain)
     decided = decision.decide(load(render(found), "state.json"))
     assert decision.can_act(plain, found.protocol) == (not isinstance(decided, decision.Halt))
+
+
+@pytest.mark.parametrize(("row", "value"), [("Row", State), ("StepRow", StepState), ("WaitRow", Wait)])
+def test_a_row_has_the_fields_of_its_value(row: str, value: Any) -> None:
+    tree = ast.parse(Path(state_file.__file__).read_text())
+    (found,) = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == row]
+    assert {ast.unparse(one.target) for one in found.body if isinstance(one, ast.AnnAssign)} == set(value._fields)
