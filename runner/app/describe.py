@@ -208,7 +208,7 @@ class Describer:
         is_rewritten = self._is_rewritten(protocol)
         ahead = None
         if not is_rewritten and project.trusted.remote is not None:
-            ahead = self._remote_is_ahead(protocol, names.short(protocol))
+            ahead = self._is_ahead(project.trusted.remote, protocol, names.short(protocol))
         term = "rewritten" if is_rewritten else word(found.status, acts=found.acts, held=is_held)
         return Listed(term, found.status == "completed" and not is_merged, ahead)
 
@@ -225,7 +225,9 @@ class Describer:
         is_merged = row["status"] == "completed" and self._is_merged(row, tip)
         held, look = (None, None) if is_merged else at_work(project, row, name, self._leases)
         rewritten = self._is_rewritten(protocol)
-        ahead = None if rewritten else self._remote_is_ahead(protocol, name)
+        ahead = None
+        if not rewritten and project.trusted.remote is not None:
+            ahead = self._is_ahead(project.trusted.remote, protocol, name)
         rebase = self._rebases.get(project.branch(protocol))
         to_merge = row["status"] == "completed" and not is_merged
         judged = Judged(project, row, tip, name)
@@ -282,14 +284,12 @@ class Describer:
         known = read_checkpoint(project.dirs, protocol) if tip is not None else None
         return known not in (None, tip) and not project.git.is_ancestor(str(known), str(tip))
 
-    def _remote_is_ahead(self, protocol: str, name: str) -> Ahead | None:
-        """Return what the remote, as last fetched, has that the branch here lacks; None if nothing. `name`: its name in commands.
+    def _is_ahead(self, remote: str, protocol: str, name: str) -> Ahead | None:
+        """Return what a remote, as last fetched, has that the branch here lacks; None if nothing. `name`: its name in commands.
 
         Not for a rewritten branch: transitions that it replaced are not newer, and `sync` refuses it.
         """
         project = self._project
-        if (remote := project.trusted.remote) is None:
-            return None
         branch = project.branch(protocol)
         there = self._ref(f"refs/remotes/{remote}/{branch.removeprefix('refs/heads/')}")
         count = record.newer(project.git, protocol, self._ref(branch), there)

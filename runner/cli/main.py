@@ -116,9 +116,9 @@ class Commands(click.Group):
                 if isinstance(error, click.UsageError) and error.ctx is None and ctx.invoked_subcommand:
                     # click's parser raises some without the command that it reads
                     error.ctx = click.Context(self, info_name=ctx.invoked_subcommand, parent=ctx)
-                _end(ctx.obj, _code(error), _wrong(error) if isinstance(error, click.ClickException) else error)
+                _end(ctx.obj, error)
                 raise
-            _end(ctx.obj, 0, None)
+            _end(ctx.obj)
             return found
         except BrokenPipeError:
             streams.drop(1)
@@ -340,9 +340,11 @@ def _json_option() -> click.Option:
     return click.Option(["--json"], is_flag=True, is_eager=True, expose_value=False, callback=start, help=told)
 
 
-def _end(session: Session | None, code: int, error: BaseException | None) -> None:
+def _end(session: Session | None, error: BaseException | None = None) -> None:
+    """End a command that acts with its JSON, where that is wanted."""
     if session is not None and session.acts:
-        import_module("runner.cli.status").end_acted(session, code, error)
+        told = _wrong(error) if isinstance(error, click.ClickException) else error
+        import_module("runner.cli.status").end_acted(session, 0 if error is None else _code(error), told)
 
 
 def _code(error: BaseException) -> int:

@@ -245,7 +245,7 @@ class Progress:
                     session.line(f"  {now}", err=True)
                 return output.EVERY
 
-            stop = session.environment().beside(output.EVERY, beat)
+            stop = session.project.env.beside(output.EVERY, beat)
         try:
             with session.waiting(protocol, live.now):
                 yield

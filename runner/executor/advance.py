@@ -282,7 +282,7 @@ def _step(
             return None
         return at_once(start, action, planning.write_plan(project, seen))
     assert plan is not None
-    outcome, run = recording("all done", [ev.Completed(subject=seen.protocol)]), None
+    run = None
     if not isinstance(action, Complete):
         step = plan.step(action.slug)
         assert step is not None, action.slug
@@ -303,11 +303,11 @@ def _step(
         return None
     # What is done is done by the policy of now, whatever the trusted branch says when it is recorded.
     start = Start(project, seen, first, evaluated or EvaluatedAt(time, project.trusted.commit))
-    if run is not None:
-        if isinstance(action, RunStep | CheckStep):
-            project.env.hear_output(run.label, b"")
-        outcome = steps.perform(action, run)
-    return commit(start, action, outcome)
+    if run is None:
+        return at_once(start, action, recording("all done", [ev.Completed(subject=seen.protocol)]))
+    if isinstance(action, RunStep | CheckStep):
+        project.env.hear_output(run.label, b"")
+    return commit(start, action, steps.perform(action, run))
 
 
 def _refuse_whole(run: StepRun) -> None:
@@ -493,17 +493,16 @@ class _Work(NamedTuple):
         project, began, first, slug = self.start.project, self.start.view, self.start.first, self.slug
         if is_theirs:
             raise IllegalEventError(f"{slug} ran elsewhere too", seen.where, "run `runner status`")
-        before = self.start.state
         base = began.tip if seen is began else publishing.shared(project.git, seen.tip, began.tip)
         edits = _edits_again(project, first, seen, base) if seen is not began else first
         state = load.applied(project, seen.state, edits)
         if slug not in state.steps:
             raise IllegalEventError(f"{slug} is gone", seen.where, "run `runner status`")
-        if edits is not first and _is_edited(state, before, edits, slug):
+        if edits is not first and _is_edited(state, self.start.state, edits, slug):
             raise IllegalEventError(f"{slug} was edited again", seen.where, "run `runner status`")
         outcome = None if merged.conflict else self.outcome
         if outcome is None:
-            number, reason = before.steps[slug].attempt, log.cut(merged.conflict)
+            number, reason = self.start.state.steps[slug].attempt, log.cut(merged.conflict)
             clash = ev.StepFailed(subject=slug, attempt=number, reason=reason, kept=self.aside)
             events = blocked(began.protocol, clash)
         else:

@@ -302,7 +302,8 @@ class WorkspaceSession:
                 self.space.empty.touch()
                 self._place(commit)
                 self.own.fill(self.space.home)
-                workspace.put_ignored(git, self.space, self.own.generated)
+                if self.own.generated:
+                    workspace.put_ignored(git, self.space, self.own.generated)
                 self._put_builds(self.space.work)
         except OSError as error:
             raise workspace.unusable(self.space, error) from error
