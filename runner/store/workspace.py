@@ -640,12 +640,29 @@ def _add(
             if isinstance(error, TooSlowError):
                 raise
     _run(git, space, "add", "-A", *options, ".", config=config, timeout=timeout)
+    _forget_times(git, space, differing)
 
 
 def _update(git: Git, space: Workspace, paths: Iterable[str], more: bytes = b"", **options: Unpack[Options]) -> None:
     """Have the index hold the files as they are: `paths`, and those that are named in `more`, each with a NUL."""
+    paths = list(paths)
     options["data"] = b"".join(os.fsencode(path) + b"\0" for path in paths) + more
     _run(git, space, "update-index", "--add", "--remove", "--replace", "-z", "--stdin", **options)
+    _forget_times(git, space, paths)
+
+
+def _forget_times(git: Git, space: Workspace, paths: Iterable[str]) -> None:
+    """Have git always read those of the files whose mtime was set back.
+
+    It compares a ctime by seconds: it would not see that one changed again in the second in which it was taken into the index.
+    """
+    old = {
+        os.fsencode(path) for path, file in beneath.statuses(space.work, paths) if file.st_mtime < int(file.st_ctime)
+    }
+    if old:
+        entries = _run(git, space, "ls-files", "--stage", "-z").split(b"\0")
+        data = b"".join(entry + b"\0" for entry in entries if entry.partition(b"\t")[2] in old)
+        _run(git, space, "update-index", "-z", "--index-info", data=data)  # it lists nothing of the files themselves
 
 
 def _repositories(git: Git, space: Workspace) -> list[bytes]:

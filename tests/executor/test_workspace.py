@@ -6,12 +6,14 @@ import itertools
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from runner.app.doctor import Clone, objects
+from runner.store import workspace
 from tests.conftest import Box, command, make_box, mostly_slow
 
 NEST = "import os\nfor n in range(300): os.mkdir('d' * 20); os.chdir('d' * 20)\nopen('last', 'w').close()"
@@ -187,6 +189,32 @@ def test_a_workspace_that_cannot_be_reset_twice_is_made_anew(box: Box, monkeypat
     box.runner("retry", protocol, rc=0)
     box.runner("run", protocol)
     assert not (folder / "work/x").exists()
+
+
+@pytest.mark.parametrize("look", ["collect", "tree_now"])
+def test_a_file_whose_time_is_set_back_is_seen_to_change_within_a_second(box: Box, look: str) -> None:
+    """git compares a file's ctime by seconds, and reads a file again by its mtime."""
+    protocol = box.new({"01-a": command("true")})
+    with box.project() as project:
+        git, tip = project.git, box.git("rev-parse", protocol).strip()
+        at = workspace.place(project.dirs, protocol, None)
+        workspace.reset(git, at, tip, protocol, project.env)
+
+        def left(text: str) -> tuple[str, int]:
+            file = at.work / "version"
+            file.write_text(text)
+            os.utime(file, (0, 0))
+            changed = int(file.stat().st_ctime)
+            tree = workspace.collect(git, at, tip, ()).tree if look == "collect" else workspace.tree_now(git, at)
+            return git.blobs([f"{tree}:version"])[0].decode(), changed
+
+        for number in range(0, 90, 2):
+            (first, begin), (second, end) = left(f"{number:02}"), left(f"{number + 1:02}")
+            assert (first, second) == (f"{number:02}", f"{number + 1:02}")
+            if begin == end == int(time.time()) and number > 8:
+                break
+        else:
+            pytest.fail("it takes more than a second here")
 
 
 @pytest.mark.parametrize("how", ["itself", "a link", "a link above"])
