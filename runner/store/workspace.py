@@ -633,7 +633,8 @@ def _add(
     filled = [path for path in _repositories(git, space) if _holds_something(space, os.fsdecode(path))]
     if filled:
         _run(git, space, "update-index", "--force-remove", "-z", "--stdin", data=b"\0".join(filled) + b"\0")
-    if differing and not filled and not any(path.endswith("/") for path in differing):
+    folders = (path for path, file in beneath.statuses(space.work, differing) if stat.S_ISDIR(file.st_mode))
+    if differing and not filled and not any(path.endswith("/") for path in differing) and not any(folders):
         try:
             return _update(git, space, differing, config=config, timeout=timeout)
         except GitError as error:  # a file that cannot be read, or is behind a link: git leaves it out below

@@ -191,6 +191,13 @@ def test_a_workspace_that_cannot_be_reset_twice_is_made_anew(box: Box, monkeypat
     assert not (folder / "work/x").exists()
 
 
+def test_a_repository_in_the_place_of_a_file_is_refused(box: Box) -> None:
+    make = "rm README.md; git init -q README.md; cd README.md; touch a; git add a"
+    protocol = box.new({"01-a": command(f"{make}; git -c user.name=a -c user.email=a@b.test commit -qm a")})
+    told = box.runner("run", protocol, rc=1)
+    assert "the work holds a repository of its own: README.md" in told.err
+
+
 @pytest.mark.parametrize("look", ["collect", "tree_now"])
 def test_a_file_whose_time_is_set_back_is_seen_to_change_within_a_second(box: Box, look: str) -> None:
     """git compares a file's ctime by seconds, and reads a file again by its mtime."""
