@@ -213,7 +213,7 @@ def test_a_file_whose_time_is_set_back_is_seen_to_change_within_a_second(box: Bo
             os.utime(file, (0, 0))
             changed = int(file.stat().st_ctime)
             tree = workspace.collect(git, at, tip, ()).tree if look == "collect" else workspace.tree_now(git, at)
-            return git.blobs([f"{tree}:version"])[0].decode(), changed
+            return git.require(f"{tree}:version", "version").decode(), changed
 
         for number in range(0, 90, 2):
             (first, begin), (second, end) = left(f"{number:02}"), left(f"{number + 1:02}")
