@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shlex
 import shutil
 import stat
@@ -87,7 +88,12 @@ def shell(space: Workspace, number: int) -> Workspace:
 
 
 def _run(git: Git, space: Workspace, *args: str, **options: Unpack[Options]) -> bytes:
-    """Run git in the workspace, with its own index, excludes and settings."""
+    """Run git in the workspace, with its own index, excludes and settings; return its output."""
+    return _ran(git, space, *args, **options)[0]
+
+
+def _ran(git: Git, space: Workspace, *args: str, **options: Unpack[Options]) -> tuple[bytes, str]:
+    """Do what `_run` does, and return what git says on stderr, too."""
     excludes = space.root / "excludes"
     if not excludes.exists() or excludes.stat().st_size != len(EXCLUDES):  # half a file would exclude nothing
         write_atomically(excludes, EXCLUDES.encode())
@@ -100,7 +106,7 @@ def _run(git: Git, space: Workspace, *args: str, **options: Unpack[Options]) -> 
         if is_full(err):
             raise GitError(error.what, str(space.root), _full(space), stderr=err, code=code)
         raise error
-    return out
+    return out, err
 
 
 def _filesystem(space: Workspace) -> list[str]:
@@ -487,6 +493,10 @@ def _collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...], b
     except GitError as error:
         if path := _first_not_ignored(git, space, look.inner):
             raise _nested(path) from error
+        if name := re.search("invalid path '(.+)'", error.stderr):
+            raise RefusedError(
+                f"git takes no file of the name {name[1]}", name[1], "name it otherwise, or ignore it in .gitignore"
+            ) from error
         _refuse_encoding(git, space, error)
         raise
     tree = None if differing else _tree_of_index(space)
@@ -636,7 +646,8 @@ def _add(
     folders = (path for path, file in beneath.statuses(space.work, differing) if stat.S_ISDIR(file.st_mode))
     if differing and not filled and not any(path.endswith("/") for path in differing) and not any(folders):
         try:
-            return _update(git, space, differing, config=config, timeout=timeout)
+            if _update(git, space, differing, config=config, timeout=timeout) or options:  # such as --ignore-errors
+                return
         except GitError as error:  # a file that cannot be read, or is behind a link: git leaves it out below
             if isinstance(error, TooSlowError):
                 raise
@@ -644,12 +655,16 @@ def _add(
     _forget_times(git, space, differing)
 
 
-def _update(git: Git, space: Workspace, paths: Iterable[str], more: bytes = b"", **options: Unpack[Options]) -> None:
-    """Have the index hold the files as they are: `paths`, and those that are named in `more`, each with a NUL."""
+def _update(git: Git, space: Workspace, paths: Iterable[str], more: bytes = b"", **options: Unpack[Options]) -> bool:
+    """Have the index hold the files as they are: `paths`, and those that are named in `more`, each with a NUL.
+
+    Returns whether it does: git passes over names that it does not take, such as `.GIT`.
+    """
     paths = list(paths)
     options["data"] = b"".join(os.fsencode(path) + b"\0" for path in paths) + more
-    _run(git, space, "update-index", "--add", "--remove", "--replace", "-z", "--stdin", **options)
+    _, err = _ran(git, space, "update-index", "--add", "--remove", "--replace", "-z", "--stdin", **options)
     _forget_times(git, space, paths)
+    return "Ignoring path" not in err
 
 
 def _forget_times(git: Git, space: Workspace, paths: Iterable[str]) -> None:

@@ -198,6 +198,14 @@ def test_a_repository_in_the_place_of_a_file_is_refused(box: Box) -> None:
     assert "the work holds a repository of its own: README.md" in told.err
 
 
+@pytest.mark.parametrize("name", ["git~1", "d/.GIT", ".Git/config"])
+def test_a_file_whose_name_git_does_not_take_is_not_passed_over(box: Box, name: str) -> None:
+    protocol = box.new({"01-a": command(f"echo a > a; mkdir -p $(dirname {name}); echo b > {name}")})
+    told = box.runner("run", protocol, rc=1)
+    assert f"git takes no file of the name {name}" in told.err
+    assert box.state(protocol)["status"] == "failed"
+
+
 @pytest.mark.parametrize("look", ["collect", "tree_now"])
 def test_a_file_whose_time_is_set_back_is_seen_to_change_within_a_second(box: Box, look: str) -> None:
     """git compares a file's ctime by seconds, and reads a file again by its mtime."""
