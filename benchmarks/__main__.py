@@ -7,7 +7,22 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from benchmarks import goals, job, loop, oneshot, policy, startup, status, step, steps, transition, verify, watch, why
+from benchmarks import (
+    goals,
+    house,
+    job,
+    loop,
+    oneshot,
+    policy,
+    startup,
+    status,
+    step,
+    steps,
+    transition,
+    verify,
+    watch,
+    why,
+)
 from benchmarks.ground import Ground
 from benchmarks.measure import Figure, table
 
@@ -20,6 +35,7 @@ BENCHMARKS: dict[str, Callable[[Ground], Iterator[Figure]]] = {
     "status": status.run,
     "step": step.run,
     "steps": steps.run,
+    "house": house.run,
     "loop": loop.run,
     "job": job.run,
     "policy": policy.run,

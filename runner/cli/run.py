@@ -42,7 +42,7 @@ def command(
 ) -> None:
     """Run PROTOCOL, step by step, until it is done, fails, or needs a person."""
     project = session.project
-    session.enter(load.documents_kept(project.dirs))
+    session.closing.enter_context(load.documents_kept(project.dirs))
     name = session.means(publishing.find(project, protocol), protocol)
     row = record.row(project.git, name, lookup.tip(project, name))
     last = _until(project, row, until) if until is not None else None
@@ -116,7 +116,7 @@ def step_command(
 ) -> None:
     """Advance PROTOCOL by one transition, one commit."""
     project = session.project
-    session.enter(load.documents_kept(project.dirs))
+    session.closing.enter_context(load.documents_kept(project.dirs))
     name = session.means(publishing.find(project, protocol), protocol)
     slug = _slug(project, name, only) if only is not None else None
     if dry_run:

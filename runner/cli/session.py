@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -68,7 +68,7 @@ class Session:
         self.live: Live | None = None  # the running command, where that is shown
         self.moving: Progress | None = None  # what moves on the terminal now, and must stand still for a question
         self._project: Project | None = None
-        self._closing = ExitStack()
+        self.closing = ExitStack()  # what lasts as long as the session
 
     def environment(self) -> Environment:
         """Return clock, randomness and names of this machine."""
@@ -121,13 +121,9 @@ class Session:
         self.asked[protocol] = asked
         return protocol
 
-    def enter(self, context: AbstractContextManager[None]) -> None:
-        """Have a context last as long as the session."""
-        self._closing.enter_context(context)
-
     def close(self) -> None:
         """Close all that is open."""
-        self._closing.close()
+        self.closing.close()
         if self._project is not None:
             self._project.close()
 

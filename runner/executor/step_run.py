@@ -103,14 +103,9 @@ class StepRun:
         return f"{paths.folder(self.view.protocol)}/{self.step.file}"
 
     @property
-    def time_limit(self) -> str:
-        """How long a command of the step may take, as its author wrote it."""
-        return self.step.header.timeout or TIME_LIMIT
-
-    @property
     def timeout(self) -> float:
-        """The time limit in seconds."""
-        return float(seconds_of(self.time_limit))
+        """How long a command of the step may take, in seconds."""
+        return float(seconds_of(self.step.header.timeout or TIME_LIMIT))
 
     @property
     def rounds(self) -> int:

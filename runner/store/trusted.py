@@ -68,7 +68,7 @@ class Trusted(NamedTuple):
 
     def config(self, git: Git) -> bytes | None:
         """Return the bytes of config.yaml, or None."""
-        return self.blob(git, paths.CONFIG)
+        return git.blob(f"{self.commit}:{paths.CONFIG}")
 
 
 def policy_digest(git: Git, commit: str) -> str | None:

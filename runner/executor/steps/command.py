@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from runner.errors import UsageError
-from runner.executor.step_run import StepRun
+from runner.executor.step_run import TIME_LIMIT, StepRun
 from runner.executor.steps import work
 from runner.executor.transition import Outcome
 from runner.executor.workspace_session import start
@@ -34,7 +34,7 @@ def carry_out(run: StepRun) -> Outcome:
         outcome = work.failed(run, left.refused, ran)
     elif not ended.ok:
         shown = headline(line) if isinstance(line, str) else " ".join(line)
-        how = f"timed out after {run.time_limit}" if ended.timed_out else f"exit {ended.code}"
+        how = f"timed out after {run.step.header.timeout or TIME_LIMIT}" if ended.timed_out else f"exit {ended.code}"
         outcome = work.failed(run, session.explain(line, ended) or f"{how}, `{shown}`", ran, left.work)
     elif left.work is None:
         outcome = work.blocked(run, left.too_much, ran)
