@@ -73,18 +73,19 @@ def text_of(text: str, what: str) -> str:
     return text
 
 
-def refuse_ended(state: State, verb: str) -> None:
-    """Refuse to steer a protocol that has ended.
+def refuse_ended(state: State, verb: str, step: str | None = None) -> None:
+    """Refuse to steer a protocol that has ended. `step`: the name of the one that is meant, where the command names one.
 
     Raises:
         RefusedError: saying how it ended.
     """
     if state.status not in decision.OPEN:
-        raise RefusedError(
-            f"{state.protocol} is {state.status}: there is nothing to {verb}",
-            f"revision {state.revision}",
-            f"`runner undo {number(state.protocol)}` reverts its last transition",
-        )
+        back = f"`runner undo {number(state.protocol)}` reverts its last transition"
+        if step is not None:
+            slug = load.find_step(state, step)
+            back = f"`runner undo {number(state.protocol)} {slug}` goes back to before {slug}"
+        what = f"{state.protocol} is {state.status}: there is nothing to {verb}"
+        raise RefusedError(what, f"revision {state.revision}", back)
 
 
 def refuse_unplanned(state: State, verb: str) -> None:
@@ -205,7 +206,7 @@ def retry(project: Project, protocol: str, *, step: str | None = None, keep: boo
     def build(seen: Snapshot) -> Sequence[ev.Event]:
         nonlocal made
         state = seen.state
-        refuse_ended(state, "retry")
+        refuse_ended(state, "retry", step)
         slug = _to_retry(project, seen, step)
         attempt, kept = state.steps[slug].attempt, None
         ref = attempt_ref(protocol, slug, attempt)

@@ -16,7 +16,12 @@ from runner.protocol.config import Config
 @click.argument("name", required=False)
 @options.flag("--check", "check_all", help="Send one small request to each engine that is configured here.")
 @click.option(
-    "--timeout", default=30.0, show_default=True, type=click.FloatRange(1), help="Seconds to wait for an answer."
+    "--timeout",
+    metavar="SECONDS",
+    default=30.0,
+    show_default=True,
+    type=click.FloatRange(1),
+    help="How long to wait for an answer.",
 )
 @options.as_json
 @click.pass_obj

@@ -142,9 +142,15 @@ def path(*names: str, help: str, **more: Any) -> Callable[[F], F]:
     return click.option(*names, type=click.Path(path_type=Path), help=help, **more)
 
 
+class Number(click.IntRange):
+    """A whole number, called so in help and errors."""
+
+    name = "number"
+
+
 def number(*names: str, help: str, **more: Any) -> Callable[[F], F]:
     """Return an option that is a whole number from 1 on."""
-    return click.option(*names, type=click.IntRange(1), help=help, **more)
+    return click.option(*names, type=Number(1), help=help, **more)
 
 
 def together(*options: Callable[[F], F]) -> Callable[[F], F]:

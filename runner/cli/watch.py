@@ -204,7 +204,7 @@ SAID = 65_536  # bytes of what a turn said that are read
     "--jobs",
     default=4,
     show_default=True,
-    type=click.IntRange(1, 1000),
+    type=options.Number(1, 1000),
     help="The number of protocols at a time.",
 )
 @options.number("--max-steps", default=10, show_default=True, help="The maximum number of transitions per turn.")

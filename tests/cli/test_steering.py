@@ -915,3 +915,13 @@ def test_what_the_person_wrote_for_a_step_is_committed_with_the_answer_and_nothi
         *("Alice", "D", "README.md", "A", "notes.txt"),
     ]
     assert box.git("status", "--porcelain", cwd=tree) == f"M  {plan}\n"
+
+
+def test_a_step_of_a_completed_protocol_is_done_again_after_what_retry_says(box: Box) -> None:
+    protocol = box.new({"01-a": command("echo x >> a.txt"), "02-b": command("true")})
+    box.runner("run", protocol, rc=0)
+    told = box.runner("retry", "1", "--step", "a", rc=4).err
+    assert "`runner undo 1 a` goes back to before a" in told
+    box.runner("undo", "1", "a", rc=0)
+    box.runner("run", "1", rc=0)
+    assert box.state(protocol)["status"] == "completed" and box.state(protocol)["steps"]["a"]["attempt"] == 2
