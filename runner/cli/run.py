@@ -9,9 +9,10 @@ import click
 from runner.app import describe, request, run, sync
 from runner.cli import ci, options, progress
 from runner.cli.session import Session
+from runner.errors import UsageError
 from runner.executor import advance, load
 from runner.executor.advance import Advanced
-from runner.protocol import decision, events, ids
+from runner.protocol import decision, events, ids, paths
 from runner.protocol.state import Status
 from runner.store import lookup, publishing, record, snapshot
 from runner.store.project import Project
@@ -135,12 +136,18 @@ def _until(project: Project, row: Row, name: str) -> str:
     """Return the slug of a step of the plan, also of one that a person has just added: the run picks it up.
 
     Raises:
-        UsageError: the plan has no such step.
+        UsageError: the plan has no such step, or a person has just taken it out.
     """
     git, protocol = project.git, row["protocol"]
     trees = git.checked_out(project.branch(protocol))
-    added = {slug for there in record.planned(git, protocol, lookup.tip(project, protocol), trees) for slug in there}
-    return ids.find_step(name, row["steps"]) or ids.find_step(name, added) or lookup.find_step(project, protocol, name)
+    planned = record.planned(git, protocol, lookup.tip(project, protocol), trees)
+    found = ids.find_step(name, row["steps"]) or ids.find_step(name, set().union(*planned))
+    found = found or lookup.find_step(project, protocol, name)
+    ended = row["steps"].get(found, {}).get("status") in record.ENDED
+    if not ended and any(found not in there for there in planned if there) and found in row["steps"]:
+        hint = f"`runner run {ids.number_of(protocol)}` runs the rest"
+        raise UsageError(f"{found} was taken out of the plan", paths.folder(protocol), hint)
+    return found
 
 
 def _slug(project: Project, protocol: str, name: str) -> str:

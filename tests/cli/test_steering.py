@@ -917,6 +917,13 @@ def test_what_the_person_wrote_for_a_step_is_committed_with_the_answer_and_nothi
     assert box.git("status", "--porcelain", cwd=tree) == f"M  {plan}\n"
 
 
+def test_a_run_until_a_step_that_was_just_skipped_is_refused_and_not_run_to_the_end(box: Box) -> None:
+    protocol = three(box)
+    box.runner("skip", "1", "b", rc=0)
+    assert "b was taken out of the plan" in box.runner("run", "1", "--until", "b", rc=2).err
+    assert box.state(protocol)["steps"]["c"]["status"] == "pending"
+
+
 def test_a_step_of_a_completed_protocol_is_done_again_after_what_retry_says(box: Box) -> None:
     protocol = box.new({"01-a": command("echo x >> a.txt"), "02-b": command("true")})
     box.runner("run", protocol, rc=0)
