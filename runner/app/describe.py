@@ -387,6 +387,8 @@ def situation(row: Row, found: Outlook, now: float) -> str:
         return f"{row['title']}, {progress(row)}"
     if found.action == "none":
         owed = [wait for wait in row["waiting"] if wait.get("id") in found.waiting]
+        if owed and owed[0].get("kind") == "question":  # who reads it knows whether the answer is theirs
+            return f"{wait_text(row, owed[0], now)}: {headline(str(owed[0].get('text') or ''))}"
         return wait_text(row, owed[0], now) if owed else found.reason
     if found.action == "write-plan":
         return f"a model writes the plan: {row['title']}"

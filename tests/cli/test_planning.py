@@ -111,6 +111,7 @@ def test_questions_with_nobody_here_wait_in_the_record(box: Box) -> None:
     with serving(says(QUESTIONS)) as wire:
         told = box.runner("new", "Greet\nand be kind", env=env(wire), rc=3)
     assert told.out == "0001-greet-and-be-kind\n"
+    assert ": Formal or not?  runner answer 1 " in box.runner(rc=0).out
     assert "planning · 2 questions" in told.err and "runner answer 1 w2 TEXT" in told.err
     protocol = told.out.strip()
     state = box.state(protocol)
