@@ -211,7 +211,7 @@ class Progress:
             session.line("  ", (str(state.status).ljust(12), colour), f"  {counted}", err=True)
         elif state.status in describe.FAILED:
             gone = record.reopens(row) == "resume"
-            why = "the plan no longer has the step that did" if gone else found.outlook.reason
+            why = "the step that failed is no longer in the plan" if gone else found.outlook.reason
             if gone or not done.entries:
                 session.line("  ", (str(state.status).ljust(12), "red"), f"  {why}", err=True)
         elif found.outlook.waiting:
@@ -247,7 +247,9 @@ class Progress:
 
             stop = session.project.env.beside(output.EVERY, beat)
         try:
-            with session.waiting(protocol, live.now):
+            with session.waiting(
+                protocol.partition("-")[0], live.now
+            ):  # at 80 columns its id would leave no room for the step
                 yield
         finally:
             if stop is not None:

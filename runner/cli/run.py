@@ -143,8 +143,9 @@ def _until(project: Project, row: Row, name: str) -> str:
     planned = record.planned(git, protocol, lookup.tip(project, protocol), trees)
     found = ids.find_step(name, row["steps"]) or ids.find_step(name, set().union(*planned))
     found = found or lookup.find_step(project, protocol, name)
-    ended = row["steps"].get(found, {}).get("status") in record.ENDED
-    if not ended and any(found not in there for there in planned if there) and found in row["steps"]:
+    known = row["steps"].get(found)
+    is_open = known is not None and known["status"] not in record.ENDED
+    if is_open and any(found not in there for there in planned if there):
         hint = f"`runner run {ids.number_of(protocol)}` runs the rest"
         raise UsageError(f"{found} was taken out of the plan", paths.folder(protocol), hint)
     return found
