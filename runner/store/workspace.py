@@ -668,13 +668,13 @@ def _update(git: Git, space: Workspace, paths: Iterable[str], more: bytes = b"",
 
 
 def _forget_times(git: Git, space: Workspace, paths: Iterable[str]) -> None:
-    """Have git always read those of the files whose mtime was set back.
+    """Have git always read those of the files whose mtime was set back in the second in which they were taken into the index.
 
-    It compares a ctime by seconds: it would not see that one changed again in the second in which it was taken into the index.
+    It compares a ctime by seconds: it would not see that such a file is changed once more in this second.
     """
-    old = {
-        os.fsencode(path) for path, file in beneath.statuses(space.work, paths) if file.st_mtime < int(file.st_ctime)
-    }
+    now = int(space.index.stat().st_mtime)
+    found = ((path, file) for path, file in beneath.statuses(space.work, paths) if int(file.st_ctime) >= now)
+    old = {os.fsencode(path) for path, file in found if file.st_mtime < int(file.st_ctime)}
     if old:
         entries = _run(git, space, "ls-files", "--stage", "-z").split(b"\0")
         data = b"".join(entry + b"\0" for entry in entries if entry.partition(b"\t")[2] in old)
