@@ -80,7 +80,7 @@ def refuse_ended(state: State, verb: str, step: str | None = None) -> None:
         RefusedError: saying how it ended.
     """
     if state.status not in decision.OPEN:
-        back = f"`runner undo {number(state.protocol)}` reverts its last transition"
+        back = f"`runner undo {number(state.protocol)}` opens it again"
         if step is not None:
             slug = load.find_step(state, step)
             back = f"`runner undo {number(state.protocol)} {slug}` goes back to before {slug}"
