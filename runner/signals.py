@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -42,6 +43,19 @@ def _on_stop(number: int, frame: object) -> None:
     first, _stop["requested"] = not _stop["requested"], True
     if _stop["waits"] and first:  # what tidies up after it is not cut again
         raise StopRequested
+
+
+def send_again(lost: sys.UnraisableHookArgs) -> None:
+    """Send a signal again whose exception came in a finalizer, where Python prints it and goes on. For `sys.unraisablehook`."""
+    if not issubclass(lost.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(lost)
+        return
+    number = signal.SIGINT
+    if issubclass(lost.exc_type, StopRequested):
+        number, _stop["requested"] = STOP, False
+    later = threading.Timer(0.01, os.kill, (os.getpid(), number))  # in this thread the finalizer is not over yet
+    later.daemon = True
+    later.start()
 
 
 def request_stop() -> None:

@@ -252,6 +252,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit."""
     # A command loads 40,000 objects that stay; Python would look for cycles among them sixty times, a twentieth of a `runner step`.
     gc.set_threshold(50_000)
+    sys.unraisablehook = signals.send_again
     streams.open_missing()
     try:
         code = call(argv)

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -391,6 +392,31 @@ def test_what_makes_no_sense_is_refused(box: Box) -> None:
     assert "publish" in box.runner("watch", "--all", rc=2).err
     assert "one is written as 30s" in box.runner("watch", "--fetch-every", "often", rc=2).err
     assert "there is no protocol `x`" in box.runner("watch", "x", rc=2).err
+
+
+LOST = """
+import os, signal, subprocess, sys, time
+
+def dying(self, real=subprocess.Popen.__del__):
+    real(self)
+    if sys.argv[2:] and sys.argv.pop():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+
+from runner.cli import main
+subprocess.Popen.__del__ = dying
+main.main(sys.argv[1:2])
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_finalizer_where_python_drops_it_is_not_lost(box: Box) -> None:
+    box.new({"01-a": command("echo a > a.txt", SKIP)})
+    env = {**box.environment(), "PYTHONPATH": str(Path(__file__).parents[2])}
+    words = [sys.executable, "-c", LOST, "watch", "once"]
+    done = subprocess.run(words, cwd=box.path, env=env, stderr=subprocess.PIPE, text=True, timeout=LONG)
+    assert done.returncode == 130
+    assert done.stderr.endswith("nothing is lost, the same command resumes\n") and "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
