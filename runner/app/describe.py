@@ -280,9 +280,13 @@ class Describer:
         """Return whether the branch no longer contains the checkpoint of this machine, so that every command refuses it."""
         if self._checkpoints is not None and f"{protocol}.json" not in self._checkpoints:
             return False
-        project, tip = self._project, self._ref(self._project.branch(protocol))
-        known = read_checkpoint(project.dirs, protocol) if tip is not None else None
-        return known not in (None, tip) and not project.git.is_ancestor(str(known), str(tip))
+        git, branch = self._project.git, self._project.branch(protocol)
+        tip = self._ref(branch)
+        known = read_checkpoint(self._project.dirs, protocol) if tip is not None else None
+        if known in (None, tip) or git.is_ancestor(str(known), str(tip)):
+            return False
+        tip = git.ref(branch)  # a runner that works here may have moved it since, and then the checkpoint
+        return tip is not None and not git.is_ancestor(str(known), tip)
 
     def _is_ahead(self, remote: str, protocol: str, name: str) -> Ahead | None:
         """Return what a remote, as last fetched, has that the branch here lacks; None if nothing. `name`: its name in commands.

@@ -110,11 +110,12 @@ def view(project: Project, protocol: str) -> Snapshot:
         IntegrityError: the record is not what the history says.
     """
     git = project.git
+    # Before the branch is looked at: a runner that works here moves the branch, and then this.
+    known = read_checkpoint(project.dirs, protocol)
     tip = git.ref(project.branch(protocol))
     if tip is None:
         raise branchless(project, protocol)
     objects.ahead(project, protocol, tip)
-    known = read_checkpoint(project.dirs, protocol)
     if known != tip:
         _verify(project, protocol, tip, known)
     # What this process read or made is not read again.

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runner.trust import view
+from runner.trust import transitions
 from runner.trust.transitions import touched
 from tests.conftest import Box, clone, command, mostly_slow
 from tests.people import Person, governed, person, push
@@ -465,7 +465,7 @@ def test_what_a_merge_brought_is_not_looked_at_for_each_file_that_it_changed(
         asked.append(args)
         return touched(*args)
 
-    monkeypatch.setattr(view, "touched", counted)
+    monkeypatch.setattr(transitions, "touched", counted)
     assert "approves" in ship.box.runner("status", ship.protocol, rc=0).out
     assert len(asked) < 4
 

@@ -7,15 +7,21 @@ import shlex
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from runner.app import run
+from runner.app import describe, run
+from runner.app.describe import Describer
 from runner.errors import HeldError
-from runner.store import locks
+from runner.executor import load
+from runner.git import Git
+from runner.store import locks, record
+from runner.store.environment import read_checkpoint
 from tests.conftest import Box, clone, command, mostly_slow
 
 
@@ -244,6 +250,43 @@ def test_many_at_once_lose_no_word(box: Box, gate: Gate) -> None:
     box.runner("run", protocol)
     assert box.state(protocol)["status"] == "completed"
     healthy(box, protocol)
+
+
+@pytest.mark.parametrize("look", ["ref", "read_checkpoint"])
+@pytest.mark.parametrize("verb", ["resume", "status", "list"])
+def test_a_runner_that_moves_on_between_two_looks_did_not_rewrite_the_history(
+    box: Box, monkeypatch: pytest.MonkeyPatch, look: str, verb: str
+) -> None:
+    protocol = box.new({"01-a": command("true"), "02-b": command("true")})
+    box.runner("pause", protocol, rc=0)
+    moved = list[bool]()
+
+    def moving(real: Callable[..., Any]) -> Callable[..., Any]:
+        def looked(*args: Any) -> Any:
+            found = real(*args)
+            if not moved and (look != "ref" or args[1] == f"refs/heads/{protocol}"):
+                moved.append(True)
+                box.runner("resume", protocol, rc=0)
+            return found
+
+        return looked
+
+    with box.project() as project:
+        if look == "ref":
+            monkeypatch.setattr(Git, "ref", moving(Git.ref))
+        else:
+            for module in (load, describe):
+                monkeypatch.setattr(module, look, moving(read_checkpoint))
+        if verb == "resume":
+            assert load.view(project, protocol).state.status in ("paused", "planned")
+        else:
+            row = record.row(project.git, protocol, str(project.tip(protocol)))
+            branches = project.branches() if verb == "list" else None
+            if branches and look == "ref":
+                box.runner("resume", protocol, rc=0)
+                moved.append(True)
+            assert Describer(project, branches).describe(row, str(project.tip(protocol)), "1").word != "rewritten"
+    assert moved
 
 
 # --- retry -------------------------------------------------------------------------------------------------------------
