@@ -7,6 +7,7 @@ the worked-on repository (ssh command, URL rewrites, hooks) has a say in how the
 from __future__ import annotations
 
 import contextlib
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -152,6 +153,19 @@ class Mirror(NamedTuple):
             if line.startswith("ref: refs/heads/"):
                 return line.removeprefix("ref: refs/heads/").split("\t")[0]
         return None
+
+    def _no_default(self) -> UnreachableError:
+        _, out, _ = self._run("ls-remote", "--heads", "origin", timeout=FETCH_SECONDS)
+        names = [line.partition("\t")[2] for line in lines_of(out.decode("utf-8", "replace"))]
+        if not names:
+            what, hint = "has no default branch yet", f"push one first: git push -u {self.remote} main"
+            return UnreachableError(f"{self.remote} {what}", self.url, hint)
+        name = "refs/heads/main" if "refs/heads/main" in names else names[0]
+        return UnreachableError(
+            f"{self.remote}'s default branch is one that it does not have",
+            self.url,
+            f"set it there: on the forge, or in the repository by `git symbolic-ref HEAD {shlex.quote(name)}`",
+        )
 
     def fetch(self, *patterns: str, timeout: float | None = None) -> None:
         """Bring the refs of the patterns (`refs/heads/main`, `refs/runner/numbers/*`), and forget those that are gone there.
@@ -345,9 +359,7 @@ class Mirror(NamedTuple):
         pin = trusted.read_pin(self.dirs)
         branch = pin.branch if pin else self.default_branch()
         if branch is None:
-            raise UnreachableError(
-                f"{self.remote} has no default branch yet", self.url, f"push one first: git push -u {self.remote} main"
-            )
+            raise self._no_default()
         name = f"refs/heads/{branch}"
         self.fetch(name, *patterns)
         there = self.refs()

@@ -47,6 +47,18 @@ def here(box: Box, ref: str) -> str:
     return box.git("rev-parse", ref).strip()
 
 
+def test_a_remote_whose_default_branch_is_not_there_is_told_from_one_without_branches(remote: Box) -> None:
+    protocol = remote.new(STEPS)
+    remote.git("symbolic-ref", "HEAD", "refs/heads/master", cwd=origin(remote))
+    with remote.project() as project:
+        project.dirs.pin.unlink()  # what it was when it was last asked
+    told = remote.runner("sync", protocol, rc=69).err
+    assert "origin's default branch is one that it does not have" in told
+    assert "git symbolic-ref HEAD refs/heads/main" in told and "push one first" not in told
+    remote.git("update-ref", "-d", "refs/heads/main", cwd=origin(remote))
+    assert "push one first: git push -u origin main" in remote.runner("sync", protocol, rc=69).err
+
+
 def test_nothing_leaves_the_machine_unasked(remote: Box) -> None:
     before = remote.git("for-each-ref", cwd=origin(remote))
     protocol = remote.new(STEPS)
