@@ -80,6 +80,21 @@ def test_the_push_of_a_merge_tells_a_colleague_that_the_protocol_is_done(remote:
     assert "no protocol is open" in other.runner(rc=0).err
 
 
+def test_a_merged_protocol_whose_branch_was_left_behind_on_the_remote_is_not_shown_as_open(remote: Box) -> None:
+    protocol = remote.new({"01-ask": "kind: human\n", "02-end": command("echo x > x.txt")})
+    remote.runner("run", protocol, rc=WAITS)
+    remote.runner("sync", protocol, rc=0)
+    remote.runner("answer", "1", "fine", rc=0)
+    remote.runner("run", "1", rc=0)
+    remote.runner("merge", "1", "--squash", rc=0)
+    remote.git("push", "-q", "origin", "main")
+    remote.runner("clean", "--yes", rc=0)
+    for one in (remote, clone(remote, "bob")):
+        assert "completed · merged" in one.runner("list", rc=0).out
+        assert "no protocol is open" in one.runner(rc=0).err
+        assert "completed · merged" in one.runner("status", "1", rc=0).out
+
+
 @pytest.mark.parametrize("name", mostly_slow(["1", "0001-newer"], 1))
 def test_sync_brings_a_protocol_that_only_the_remote_has_by_its_name(remote: Box, name: str) -> None:
     publish(remote)
