@@ -58,6 +58,10 @@ ELSEWHERE = {
     "trust.verify._damaged": "bytes of an object: tests/cli/test_verify_while_it_runs.py",
     "trust.verify._notes": "notes: tests/trust/test_verify.py",
     "app.verify.washed": "what `runner fork` refuses: tests/cli/test_fork.py",
+    "protocol.paths.is_for_people": "what a step may change; rule 15 says that it did: tests/protocol/test_names.py",
+    "app.verify.find": "which protocol a person means: tests/cli/test_history_here.py",
+    "app.verify.keep_histories_apart": "where git fetches histories to: tests/cli/test_history_here.py",
+    "app.verify.fetch_histories": "what `--yes` fetches: tests/cli/test_history_here.py",
     "trust.verify.advance": "a runner's own walk, which asks what verify asks: tests/trust/test_verify.py",
     "trust.verify._refuse_newer": "how a runner's own walk words what verify finds: tests/faults/test_others.py",
     "trust.verify._beside": "where a runner's own walk goes on after a merge: tests/store/test_remote.py",
@@ -202,7 +206,8 @@ def _is_report(statement: ast.stmt, returns: str) -> bool:
     match statement:
         case ast.Raise(exc=ast.Call()):
             return not re.match(
-                r"raise (AssertionError|InsufficientHistoryError|missing|_gone)\(", ast.unparse(statement)
+                r"raise (AssertionError|InsufficientHistoryError|(transitions\.)?missing|_gone)\(",
+                ast.unparse(statement),
             )
         case ast.Expr(value=ast.Yield() | ast.YieldFrom()):
             return returns in SAYS

@@ -68,7 +68,6 @@ NOT_SHOWN = {
     "trust.rules.ends.wrong_fork: or origin == walk.protocol": "its own record before its genesis is a finding",
     "trust.rules.ends.wrong_fork: or parsed.parent is None": "a genesis without a parent is a finding",
     "trust.rules.ends.wrong_fork: or report.state is None": "what verifies has a state",
-    "protocol.paths.is_for_people: and not path.startswith(MEMORY)": "what a step may change: tests/executor/test_memory.py",
     "trust.approval._is_seen: return word.reject(RejectionReason.UNSEEN": "a note and no verdict: test_merge_word",
 }
 
