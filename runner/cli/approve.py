@@ -13,7 +13,7 @@ from runner.app.approve import Matter, Offer
 from runner.app.describe import Next
 from runner.app.steer import Steered, number, text_of
 from runner.cli import options, progress, steer, streams
-from runner.cli.session import Session
+from runner.cli.console import Console
 from runner.cli.streams import program
 from runner.errors import UsageError, WaitingError
 from runner.executor import load
@@ -41,39 +41,39 @@ words = options.together(
 @options.flag("--print", "only_print", help="Print the statement, to sign it on another machine.")
 @options.path("--import", "file", metavar="FILE", help="Add a statement signed on another machine.")
 @click.pass_obj
-def command(session: Session, /, named: tuple[str, ...], reason: str, file: Path | None, **given: Any) -> None:
+def command(console: Console, /, named: tuple[str, ...], reason: str, file: Path | None, **given: Any) -> None:
     """Approve SUBJECT of PROTOCOL, or the one thing that waits. The approval is signed with your git's key, the commit is yours.
 
     SUBJECT is plan, step:SLUG, result:SLUG, call:SLUG.ATTEMPT.N, protected-path:SLUG or merge; a step's name is enough if it
     is clear.
     """
     if file is not None:
-        _bring(session, named, file)
+        _bring(console, named, file)
         return
-    _decide(session, "approve", named, reason, **given)
+    _decide(console, "approve", named, reason, **given)
 
 
 @click.command("reject")
 @words
 @click.pass_obj
-def reject(session: Session, named: tuple[str, ...], reason: str, yes: bool) -> None:
+def reject(console: Console, named: tuple[str, ...], reason: str, yes: bool) -> None:
     """Reject SUBJECT of PROTOCOL, or the one thing that waits.
 
     The rejection is in force until you approve the subject or revoke the rejection, or the subject changes. It does not expire.
     """
-    _decide(session, "reject", named, reason, yes=yes)
+    _decide(console, "reject", named, reason, yes=yes)
 
 
 @click.command("revoke")
 @words
 @click.pass_obj
-def revoke(session: Session, named: tuple[str, ...], reason: str, yes: bool) -> None:
+def revoke(console: Console, named: tuple[str, ...], reason: str, yes: bool) -> None:
     """Revoke your own approval or rejection of SUBJECT of PROTOCOL, if it was not used yet."""
-    _decide(session, "revoke", named, reason, yes=yes)
+    _decide(console, "revoke", named, reason, yes=yes)
 
 
 def _decide(
-    session: Session,
+    console: Console,
     verb: str,
     named: tuple[str, ...],
     reason: str,
@@ -83,9 +83,9 @@ def _decide(
     only_print: bool = False,
 ) -> None:
     """Carry the command out."""
-    project = session.project
-    protocol, rest = _named(session, named)
-    session.means(protocol)
+    project = console.project
+    protocol, rest = _named(console, named)
+    console.means(protocol)
     if len(rest) > 1:
         raise click.UsageError(f"name one subject: {program()} {verb} PROTOCOL [SUBJECT]")
     try:
@@ -96,51 +96,51 @@ def _decide(
     found = approve.matter(project, protocol, rest[0] if rest else None)
     decision = Decision(verb)
     if found.requirement.keyboard:
-        _at_keyboard(session, found, decision, yes)
+        _at_keyboard(console, found, decision, yes)
         return
     ready = approve.offer(project, found, decision, _ascii(reason), lasts=longest, here=not only_print)
     subject, short = ready.statement.subject, number(protocol)
     if ready.stands is not None:
         said = f"{subject}: you {SAID[verb]} it already, in {ready.stands.commit[:7]}; nothing was written"
         steer.tell(
-            session, Steered(protocol, said, Next.typed(f"runner run {short}" if found.wait else None)), decides=True
+            console, Steered(protocol, said, Next.typed(f"runner run {short}" if found.wait else None)), decides=True
         )
         return
     if only_print:
         streams.put(ready.text.decode("ascii"), nl=False)
-        session.note("sign a file of exactly these bytes, append the signature, and import the result:")
-        session.note("  ssh-keygen -Y sign -n runner-approval -f KEY FILE && cat FILE FILE.sig > SIGNED")
-        session.note(f"  next          runner approve {short} --import SIGNED")
+        console.note("sign a file of exactly these bytes, append the signature, and import the result:")
+        console.note("  ssh-keygen -Y sign -n runner-approval -f KEY FILE && cat FILE FILE.sig > SIGNED")
+        console.note(f"  next          runner approve {short} --import SIGNED")
         return
-    show(session, found, ready)
-    if not yes and session.ask(f"{verb} this?", ("no", "yes")) != "yes":
-        session.note("nothing was signed" + ("" if session.is_terminal() else "; without a terminal, add --yes"))
+    show(console, found, ready)
+    if not yes and console.ask(f"{verb} this?", ("no", "yes")) != "yes":
+        console.note("nothing was signed" + ("" if console.is_terminal() else "; without a terminal, add --yes"))
         raise SystemExit(3)
     made = approve.give(project, ready)
-    _given(session, found, decision, f"{subject}: {SAID[verb]} as {ready.statement.approver}, signed in {made[:7]}")
+    _given(console, found, decision, f"{subject}: {SAID[verb]} as {ready.statement.approver}, signed in {made[:7]}")
 
 
-def _given(session: Session, found: Matter, decision: Decision, said: str) -> None:
+def _given(console: Console, found: Matter, decision: Decision, said: str) -> None:
     """Print the decision, the approvals that are still missing, and what to type next."""
     protocol = found.seen.protocol
-    standing, short = approve.standing(session.project, found), number(protocol)
+    standing, short = approve.standing(console.project, found), number(protocol)
     missing = pending.missing(standing)
     notes = (f"still needed: {missing}",) if missing else ()
     done = found.state.status is Status.COMPLETED
     goes_on = None if notes or not (found.wait or done) else f"runner {'merge' if done else 'run'} {short}"
     if decision is Decision.REJECT and notes:
-        project = session.project
+        project = console.project
         goes_on = (
             pending.after_rejection(project.git, protocol, found.seen.tip, found.requirement.subject, short) or None
         )
-    steer.tell(session, Steered(protocol, said, Next.typed(goes_on), notes), decides=True)
+    steer.tell(console, Steered(protocol, said, Next.typed(goes_on), notes), decides=True)
 
 
-def _named(session: Session, named: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+def _named(console: Console, named: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     """Return the protocol and the rest of the arguments; a subject alone belongs to the default protocol."""
     if named and (":" in named[0] or named[0] in OF_NO_STEP):
-        return load.find_protocol(session.project, None), named
-    return steer.named(session, named)
+        return load.find_protocol(console.project, None), named
+    return steer.named(console, named)
 
 
 def _ascii(text: str) -> str:
@@ -148,32 +148,32 @@ def _ascii(text: str) -> str:
     return " ".join(text.split()).encode("ascii", "backslashreplace").decode("ascii")[:500]
 
 
-def _at_keyboard(session: Session, found: Matter, decision: Decision, yes: bool) -> None:
+def _at_keyboard(console: Console, found: Matter, decision: Decision, yes: bool) -> None:
     if found.wait is None or decision.value == "revoke":
-        raise approve.no_policy(session.project, found)
-    in_ci = session.environ.get("CI", "").lower() not in ("", "0", "false")
-    can_ask = session.is_terminal() and not in_ci and not yes
+        raise approve.no_policy(console.project, found)
+    in_ci = console.environ.get("CI", "").lower() not in ("", "0", "false")
+    can_ask = console.is_terminal() and not in_ci and not yes
     if can_ask:
-        _show_subject(session, found, None)
+        _show_subject(console, found, None)
     question = f"there is no policy, so nothing is signed: {decision.value} this?"
     if not can_ask:
         raise WaitingError(
             "without a policy, only a person at a terminal can decide, not CI and not --yes",
             str(found.requirement.subject),
-            approve.no_policy(session.project, found).hint,
+            approve.no_policy(console.project, found).hint,
         )
-    if session.ask(question, ("no", "yes")) != "yes":
-        session.note("nothing was decided")
+    if console.ask(question, ("no", "yes")) != "yes":
+        console.note("nothing was decided")
         raise SystemExit(3)
-    done = approve.answer(session.project, found, decision)
+    done = approve.answer(console.project, found, decision)
     if not done.entries:
-        session.note(f"{found.seen.protocol}  {found.requirement.subject}: not approved; it still waits")
+        console.note(f"{found.seen.protocol}  {found.requirement.subject}: not approved; it still waits")
         raise SystemExit(3)
-    session.note(f"{found.seen.protocol}  {found.requirement.subject}: {SAID[decision.value]}, without a signature")
-    progress.Progress(session, each=True).end(done)
+    console.note(f"{found.seen.protocol}  {found.requirement.subject}: {SAID[decision.value]}, without a signature")
+    progress.Progress(console, each=True).end(done)
 
 
-def _bring(session: Session, named: tuple[str, ...], file: Path) -> None:
+def _bring(console: Console, named: tuple[str, ...], file: Path) -> None:
     try:
         data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     except OSError as error:
@@ -181,39 +181,39 @@ def _bring(session: Session, named: tuple[str, ...], file: Path) -> None:
             f"it cannot be read: {error.strerror}", str(file), "name the file with the signed statement"
         ) from error
     said = approval_file.parse(data, str(file)).statement
-    protocol = _named(session, named)[0] if named else said.protocol
-    found, made = approve.bring(session.project, protocol, data, str(file))
-    _given(session, found, said.decision, f"{found.requirement.subject}: added in {made[:7]}")
+    protocol = _named(console, named)[0] if named else said.protocol
+    found, made = approve.bring(console.project, protocol, data, str(file))
+    _given(console, found, said.decision, f"{found.requirement.subject}: added in {made[:7]}")
 
 
 # --- the statement, shown ---------------------------------------------------------------------------------------------
 
 
-def show(session: Session, found: Matter, ready: Offer) -> None:
+def show(console: Console, found: Matter, ready: Offer) -> None:
     """Show the whole subject, the changes since the person's last decision, and the statement to be signed."""
-    _show_subject(session, found, ready.reviewed)
+    _show_subject(console, found, ready.reviewed)
     said = ready.statement
-    session.line("  ", ("decision".ljust(12), "cyan"), f"  {said.decision} {said.subject} as {said.approver}", err=True)
-    session.line(f"  {'digest':12}  {said.digest}", err=True)
+    console.line("  ", ("decision".ljust(12), "cyan"), f"  {said.decision} {said.subject} as {said.approver}", err=True)
+    console.line(f"  {'digest':12}  {said.digest}", err=True)
     until = said.expires if said.decision is Decision.APPROVE else "your next decision on it, or until it changes"
-    session.line(f"  {'valid until':12}  {until}", err=True)
+    console.line(f"  {'valid until':12}  {until}", err=True)
     if said.reason:
-        session.line(f"  {'reason':12}  {said.reason}", err=True)
+        console.line(f"  {'reason':12}  {said.reason}", err=True)
     assert ready.key is not None
-    session.line(f"  {'your key':12}  {ready.key.fingerprint}", err=True)
+    console.line(f"  {'your key':12}  {ready.key.fingerprint}", err=True)
 
 
-def _show_subject(session: Session, found: Matter, since: Statement | None) -> None:
-    for part in approve.shown(session.project, found, since):
-        session.line("  ", (part.title, "cyan"), err=True)
+def _show_subject(console: Console, found: Matter, since: Statement | None) -> None:
+    for part in approve.shown(console.project, found, since):
+        console.line("  ", (part.title, "cyan"), err=True)
         lines = lines_of(part.text)
         cut = SHOWN if part.command else len(lines)
         for line in lines[:cut]:
-            session.line(f"  | {line}", err=True)
+            console.line(f"  | {line}", err=True)
         if len(lines) > cut:
-            session.line(f"  | … {len(lines) - cut} more lines: `{part.command}` shows them", err=True)
-    for name in approve.not_committed(session.project, found):
-        session.line(
+            console.line(f"  | … {len(lines) - cut} more lines: `{part.command}` shows them", err=True)
+    for name in approve.not_committed(console.project, found):
+        console.line(
             f"  {'not covered':12}  your uncommitted edit of {name}; committing it makes this approval stale",
             err=True,
         )

@@ -19,7 +19,7 @@ from runner.app import by_hand, check, describe
 from runner.app.by_hand import Judged
 from runner.app.check import Effects
 from runner.cli import options, output, progress, streams
-from runner.cli.session import Session
+from runner.cli.console import Console
 from runner.errors import MalformedFileError, UsageError
 from runner.executor import load
 from runner.lines import LAST, WIDTH, counted, lines_of, lines_of_output
@@ -66,20 +66,20 @@ class _Question:
         if (self.given or self.effect) and self.tool is None:
             raise UsageError("--args and --effect go with --tool", "runner policy check", "name the tool")
 
-    def subject(self, session: Session) -> Subject:
+    def subject(self, console: Console) -> Subject:
         """Return the subject that the policy evaluates."""
         if self.tool is not None:
-            found = self._call(session, self.tool)
+            found = self._call(console, self.tool)
         else:
             found = check.subject_of(self.run, self.paths, self.isolation, self.engine)
         return found._replace(step=self.step, untrusted=self.untrusted)
 
-    def _call(self, session: Session, tool: str) -> Subject:
-        effects = _effects(session)
+    def _call(self, console: Console, tool: str) -> Subject:
+        effects = _effects(console)
         found = check.call_subject(tool, check.arguments(self.given), effects, self.effect)._replace(engine=self.engine)
-        found = found._replace(paths=self.paths) if self.paths else _followed(session, found)
+        found = found._replace(paths=self.paths) if self.paths else _followed(console, found)
         if self.effect is None and tool not in effects:
-            session.note(f"{tool} is not a known tool: treated as external, unless --effect says otherwise")
+            console.note(f"{tool} is not a known tool: treated as external, unless --effect says otherwise")
         return found
 
 
@@ -112,25 +112,25 @@ def policy_command() -> None:
 @from_file
 @options.as_json
 @click.pass_obj
-def policy_check(session: Session, /, live: bool, file: Path | None, as_json: bool, **asked: Any) -> None:
+def policy_check(console: Console, /, live: bool, file: Path | None, as_json: bool, **asked: Any) -> None:
     """Print the decision and the rule behind it.
 
     Exit 0: allowed; 3: it would wait for an approval; 4: denied.
     """
     question = _Question(**asked)
     question.refuse_unclear()
-    _look(session, "check", live=live, file=file)
-    subject = question.subject(session)
-    ready = policy.compiled(_policy(session, file))
+    _look(console, "check", live=live, file=file)
+    subject = question.subject(console)
+    ready = policy.compiled(_policy(console, file))
     said = policy.evaluate(ready, subject)
     where, why, needs = said.where or None, said.reason or None, check.origin_of(ready, subject, said) or None
     if as_json:
-        session.json({"verdict": said.verdict, "rule": said.rule, "at": where, "why": why, "needs": needs})
+        console.json({"verdict": said.verdict, "rule": said.rule, "at": where, "why": why, "needs": needs})
         raise SystemExit(CODES[said.verdict])
-    session.line((said.verdict, COLOURS[said.verdict]), f"  {said.rule}")
+    console.line((said.verdict, COLOURS[said.verdict]), f"  {said.rule}")
     for name, text in (("at", where), ("why", why), ("from", needs)):
         if text:
-            session.result(f"  {name.ljust(5)}{text}")
+            console.result(f"  {name.ljust(5)}{text}")
     raise SystemExit(CODES[said.verdict])
 
 
@@ -139,16 +139,16 @@ def policy_check(session: Session, /, live: bool, file: Path | None, as_json: bo
 @from_file
 @options.as_json
 @click.pass_obj
-def policy_test(session: Session, live: bool, file: Path | None, as_json: bool) -> None:
+def policy_test(console: Console, live: bool, file: Path | None, as_json: bool) -> None:
     """Test the policy's `examples`, and point out rules that match less than they seem to. Exit 1: an example failed."""
-    _look(session, "test", live=live, file=file)
-    found = _policy(session, file)
+    _look(console, "test", live=live, file=file)
+    found = _policy(console, file)
     if found is None:
         if as_json:
-            session.json({"examples": [], "notes": []})
+            console.json({"examples": [], "notes": []})
         return
     notes = [(f"{found.where}:{line}", text) for line, text in policy.notes(found)]
-    tried = list(check.examples(found, _effects(session)))
+    tried = list(check.examples(found, _effects(console)))
     failed = [one for one in tried if not one.holds]
     if as_json:
         told = [
@@ -162,85 +162,85 @@ def policy_test(session: Session, live: bool, file: Path | None, as_json: bool) 
             }
             for one in tried
         ]
-        session.json({"examples": told, "notes": [{"at": at, "text": text} for at, text in notes]})
+        console.json({"examples": told, "notes": [{"at": at, "text": text} for at, text in notes]})
         raise SystemExit(1 if failed else 0)
     for at, text in notes:
-        session.note(f"{at}  note: {text}")
+        console.note(f"{at}  note: {text}")
     for one in failed:
-        session.line(f"{one.where}  ", ("does not hold", "red"), f"  {one.text}")
-        session.result(f"  expected {one.expected}, and it is {one.said.verdict}: {one.said.why} ({one.said.where})")
+        console.line(f"{one.where}  ", ("does not hold", "red"), f"  {one.text}")
+        console.result(f"  expected {one.expected}, and it is {one.said.verdict}: {one.said.why} ({one.said.where})")
     if not tried:
-        session.note(f"{found.where} has no examples")
+        console.note(f"{found.where} has no examples")
     elif failed:
-        session.result(f"{len(failed)} of {len(tried)} examples do not hold")
+        console.result(f"{len(failed)} of {len(tried)} examples do not hold")
         raise SystemExit(1)
     else:
-        session.result("1 example holds" if len(tried) == 1 else f"{len(tried)} examples hold")
+        console.result("1 example holds" if len(tried) == 1 else f"{len(tried)} examples hold")
 
 
-def _look(session: Session, verb: str, *, live: bool, file: Path | None) -> None:
+def _look(console: Console, verb: str, *, live: bool, file: Path | None) -> None:
     """Fetch the trusted branch if that is wanted; else print the age of the last fetch."""
     if live:
-        check.fetch_trusted(session.project)
-    elif file is None and (remote := session.project.trusted.remote) is not None:
-        trusted, now = session.project.trusted, session.project.env.now()
+        check.fetch_trusted(console.project)
+    elif file is None and (remote := console.project.trusted.remote) is not None:
+        trusted, now = console.project.trusted, console.project.env.now()
         age = f"as of {describe.age(trusted.time, now)} ago" if trusted.time else "as git fetched it last"
-        session.note(f"{trusted.branch} {age}; `runner policy {verb} --live` asks {remote}")
+        console.note(f"{trusted.branch} {age}; `runner policy {verb} --live` asks {remote}")
 
 
-def _policy(session: Session, file: Path | None) -> PolicyFile | None:
+def _policy(console: Console, file: Path | None) -> PolicyFile | None:
     if file is not None:
-        return check.policy_in(session.cwd / file, str(file))
-    project = session.project
+        return check.policy_in(console.cwd / file, str(file))
+    project = console.project
     found = check.policy_in_force(project)
     if found is None:
-        session.note(f"there is no {paths.POLICY} on {project.trusted.branch}, the trusted branch: the defaults apply")
+        console.note(f"there is no {paths.POLICY} on {project.trusted.branch}, the trusted branch: the defaults apply")
     here = project.git.top / paths.POLICY if project.git.top else None
     if here is not None and here.is_file() and (found is None or digest(here.read_bytes()) != found.digest):
-        session.note(f"{paths.POLICY} here differs from it and has no effect: `--file {here}` asks it")
+        console.note(f"{paths.POLICY} here differs from it and has no effect: `--file {here}` asks it")
     return found
 
 
-def _followed(session: Session, subject: Subject) -> Subject:
+def _followed(console: Console, subject: Subject) -> Subject:
     """Follow the links of the checkout that a call's paths lead through, and say where they lead."""
-    top = session.here.git.top if session.here is not None else None
+    top = console.here.git.top if console.here is not None else None
     if top is None:
         return subject
     found = check.followed(subject, top)
     for path, real in zip(subject.paths, found.paths, strict=True):
         if path != real:
-            session.note(f"{path} leads to {real} here")
+            console.note(f"{path} leads to {real} here")
     return found
 
 
-def _effects(session: Session) -> Effects:
+def _effects(console: Console) -> Effects:
     """Return the effects of the tools that the repository's configuration knows; of ours alone outside of one."""
-    return check.effects_of(session.here.config if session.here is not None else Config())
+    return check.effects_of(console.here.config if console.here is not None else Config())
 
 
 @click.command("check")
 @click.argument("named", nargs=-1, metavar="[FOLDER|FILE|PROTOCOL]...")
 @options.as_json
 @click.pass_obj
-def command(session: Session, named: tuple[str, ...], as_json: bool) -> None:
+def command(console: Console, named: tuple[str, ...], as_json: bool) -> None:
     """Check plans, configuration, policy and agent files before they are used; print all that is wrong with them.
 
     A plan is checked with what the trusted branch has: agents, engines, tools, roles. Default: the files in .protocols of the
     checkout, but not the plans of protocols. Files that people do not write are ignored. Exit 2: something is wrong.
     """
-    project = session.project
+    project = console.project
     targets = check.targets(
-        project, session.cwd, named, lambda name: options.looked_up(session, name, partial(lookup.find, project))
+        project, console.cwd, named, lambda name: options.looked_up(console, name, partial(lookup.find, project))
     )
     found = [error for name, at in targets.items() for error in check.problems(project, name, at)]
     if as_json:
-        session.json({"problems": [{"what": one.what, "at": one.where, "next": one.hint} for one in found]})
+        console.json({"problems": [{"what": one.what, "at": one.where, "next": one.hint} for one in found]})
     else:
         for one in found:
-            session.line(f"{one.where}: ", (one.what, "red"))
-            session.line(f"  next: {one.hint}")
+            console.line(f"{one.where}: ", (one.what, "red"))
+            console.line(f"  next: {one.hint}")
         many = counted(len(found), "problem") if found else "no problems"
-        session.note(f"{many}; checked: {', '.join(targets) or 'nothing'}")
+        console.note(f"{many}; checked: {', '.join(targets) or 'nothing'}")
     raise SystemExit(MalformedFileError.exit_code if found else 0)
 
 
@@ -253,43 +253,43 @@ def command(session: Session, named: tuple[str, ...], as_json: bool) -> None:
 @options.flag("--full", help="Include a model's review, even if the step does not have one.")
 @options.work
 @click.pass_obj
-def qa_command(session: Session, protocol: str | None, step: str | None, full: bool) -> None:
+def qa_command(console: Console, protocol: str | None, step: str | None, full: bool) -> None:
     """Run the QA of STEP on its current work in PROTOCOL. After a failed attempt, that is the work that it left.
 
     Default: the step that waits for QA, else the one that failed, else the last that is done. Nothing is recorded. Exit 1: QA failed.
     """
-    project = session.project
-    name, slug = options.found(session, protocol, step)
-    load.find_protocol(session.project, session.means(name))  # a branch that only the remote has is brought here
-    with progress.Progress(session, each=True).at_work(name):
+    project = console.project
+    name, slug = options.found(console, protocol, step)
+    load.find_protocol(console.project, console.means(name))  # a branch that only the remote has is brought here
+    with progress.Progress(console, each=True).at_work(name):
         done = by_hand.judge(project, name, slug, full=full)
-    _tell(session, done)
+    _tell(console, done)
     raise SystemExit(0 if done.passed else 1)
 
 
-def _tell(session: Session, done: Judged) -> None:
+def _tell(console: Console, done: Judged) -> None:
     printed = {
         id(one): data
         for one, data in zip(output.commands(done.evidence, reviewed=bool(done.report)), done.outputs, strict=False)
     }
     for one in done.evidence:
         passed = one["code"] == 0
-        session.line(
+        console.line(
             ("passed " if passed else f"exit {one['code']} ", "green" if passed else "red"), f" {one['check']}"
         )
         if not passed:
             found = lines_of_output(printed[id(one)]) if id(one) in printed else lines_of(one["tail"])
             for line in found[-LAST:]:
-                session.line(f"        {line[:WIDTH]}")
+                console.line(f"        {line[:WIDTH]}")
     if done.report:
-        session.line("")
+        console.line("")
         for line in lines_of(done.report):
-            session.line(line)
-        session.line("")
+            console.line(line)
+        console.line("")
     word, colour = ("PASS", "green") if done.passed else ("FAIL", "red")
-    session.line((word, colour), f"  {done.step}, attempt {done.attempt}{f': {done.reason}' if done.reason else ''}")
+    console.line((word, colour), f"  {done.step}, attempt {done.attempt}{f': {done.reason}' if done.reason else ''}")
     if done.again and done.passed:
-        session.note(f"{done.step} is still recorded as failed; a new attempt from this work: `{done.again}`")
+        console.note(f"{done.step} is still recorded as failed; a new attempt from this work: `{done.again}`")
 
 
 class _WithCommand(click.Command):
@@ -320,21 +320,21 @@ def shell_command(ctx: click.Context, protocol: str | None, step: str | None, st
     recorded, and your changes are discarded at the end. After `--`, COMMAND runs instead of a shell, also without a terminal. The
     exit code is that of the shell or COMMAND.
     """
-    session: Session = ctx.obj
+    console: Console = ctx.obj
     argv, is_seen = ctx.meta[__name__], terminal.is_there()
-    name, slug = options.found(session, protocol, step)
-    load.find_protocol(session.project, name)  # a branch that only the remote has is brought here
+    name, slug = options.found(console, protocol, step)
+    load.find_protocol(console.project, name)  # a branch that only the remote has is brought here
     if slug is None and (start or check):
         raise UsageError(f"--{'start' if start else 'check'} is about a step", name, "name the step")
     if not argv and not is_seen:
         raise UsageError("there is no terminal for a shell", name, "add `-- COMMAND`, which needs none")
     wanted = by_hand.Wanted(slug=slug, argv=argv, start=start, check=check)
     if is_seen:
-        wanted = dataclasses.replace(wanted, term=session.environ.get("TERM"))
-    with by_hand.shell(session.project, name, wanted) as ready:
-        session.note(f"{ready.said}; your changes are discarded at the end")
+        wanted = dataclasses.replace(wanted, term=console.environ.get("TERM"))
+    with by_hand.shell(console.project, name, wanted) as ready:
+        console.note(f"{ready.said}; your changes are discarded at the end")
         if ready.line:
-            session.line(f"check {check}: {ready.line}", err=True)
+            console.line(f"check {check}: {ready.line}", err=True)
         done = ready.sandbox.attach(ready.command) if is_seen else ready.sandbox.run(ready.command, _printer())
     raise SystemExit(done.code)
 

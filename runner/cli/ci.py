@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from runner.cli import streams
-from runner.cli.session import Session
+from runner.cli.console import Console
 from runner.cli.streams import safe
 from runner.errors import HeldError, SpentError, UsageError
 from runner.protocol import state as state_file
@@ -31,13 +31,13 @@ WAITING = 3
 REPORT = "gl-code-quality-report.json"  # as the job on GitLab names it, in its own folder
 
 
-def is_on(session: Session) -> bool:
+def is_on(console: Console) -> bool:
     """Return whether `--ci` was given."""
-    return "ci" in session.options
+    return "ci" in console.options
 
 
 @contextmanager
-def job(session: Session, protocol: str) -> Iterator[None]:
+def job(console: Console, protocol: str) -> Iterator[None]:
     """In a job, end well where another runner has the protocol, or the day's budget is used up.
 
     Raises:
@@ -46,28 +46,28 @@ def job(session: Session, protocol: str) -> Iterator[None]:
     try:
         yield
     except (HeldError, SpentError) as error:
-        if not is_on(session):
+        if not is_on(console):
             raise
         held = isinstance(error, HeldError)
-        session.note(f"{'held' if held else 'waits'}: {error.what}")
+        console.note(f"{'held' if held else 'waits'}: {error.what}")
         _write(
-            session, {"protocol": protocol, "held": str(held).lower(), "waits": str(not held).lower(), "more": "false"}
+            console, {"protocol": protocol, "held": str(held).lower(), "waits": str(not held).lower(), "more": "false"}
         )
-        summarise(session, protocol, "held by another runner" if held else "waits: the day's budget is used up", [])
+        summarise(console, protocol, "held by another runner" if held else "waits: the day's budget is used up", [])
         raise SystemExit(0) from None
 
 
-def end(session: Session, done: Advanced, code: int) -> int:
+def end(console: Console, done: Advanced, code: int) -> int:
     """Report the status to the job, and return its exit code; without `--ci`, return `code`."""
-    if not is_on(session):
+    if not is_on(console):
         return code
     state = done.state
     found = record.outlook(state_file.plain(state))
     told = {"protocol": state.protocol, "status": str(state.status), "revision": str(state.revision)}
     flags = {"held": False, "waits": code == WAITING, "more": found.action not in ("none", "ask-person")}
-    _write(session, {**told, "commit": done.commit, **{name: str(flag).lower() for name, flag in flags.items()}})
+    _write(console, {**told, "commit": done.commit, **{name: str(flag).lower() for name, flag in flags.items()}})
     waits = [f"{wait.by}: {wait.text}" for wait in state.waiting]
-    summarise(session, state.protocol, str(state.status), waits or ([found.reason] if code and found.reason else []))
+    summarise(console, state.protocol, str(state.status), waits or ([found.reason] if code and found.reason else []))
     return 0 if code == WAITING else code
 
 
@@ -80,18 +80,18 @@ class Annotation(NamedTuple):
     text: str
 
 
-def annotate(session: Session, found: Sequence[Annotation]) -> None:
+def annotate(console: Console, found: Sequence[Annotation]) -> None:
     """Show findings beside the changes of a request: as annotations on GitHub, or in the report that GitLab reads.
 
     Raises:
         UsageError: the report cannot be written.
     """
-    if session.environ.get("GITHUB_ACTIONS") == "true":
+    if console.environ.get("GITHUB_ACTIONS") == "true":
         for one in found:
             where = f"file={_property(one.file)},line={one.line},title={_property(one.title)}"
             text = f"::error {where}::{_data(one.text)}"
             sys.stderr.command(text) if isinstance(sys.stderr, streams.Escaped) else streams.say(text)
-    if session.environ.get("GITLAB_CI") == "true":
+    if console.environ.get("GITLAB_CI") == "true":
         import hashlib
 
         told = [
@@ -104,7 +104,7 @@ def annotate(session: Session, found: Sequence[Annotation]) -> None:
             }
             for one in found
         ]
-        at = Path(session.environ.get("CI_PROJECT_DIR") or session.cwd) / REPORT
+        at = Path(console.environ.get("CI_PROJECT_DIR") or console.cwd) / REPORT
         try:
             # Never through a link that a branch has there.
             write_atomically(at, json.dumps(told, indent=2).encode("ascii"))
@@ -122,16 +122,16 @@ def _property(text: str) -> str:
     return _data(text).replace(":", "%3A").replace(",", "%2C")
 
 
-def _write(session: Session, values: dict[str, str]) -> None:
+def _write(console: Console, values: dict[str, str]) -> None:
     """Add outputs; the values are our own constants, ids and numbers, so each is one line."""
     assert not any("\n" in value for value in values.values())
-    _append(session, "GITHUB_OUTPUT", "".join(f"{name}={value}\n" for name, value in values.items()))
+    _append(console, "GITHUB_OUTPUT", "".join(f"{name}={value}\n" for name, value in values.items()))
 
 
-def summarise(session: Session, protocol: str, word: str, lines: list[str]) -> None:
+def summarise(console: Console, protocol: str, word: str, lines: list[str]) -> None:
     """Add the status of a protocol to the job's summary on GitHub."""
     told = "".join(f"- {plain(one)}\n" for one in lines)
-    _append(session, "GITHUB_STEP_SUMMARY", f"### {plain(protocol)}: {plain(word)}\n\n{told}\n")
+    _append(console, "GITHUB_STEP_SUMMARY", f"### {plain(protocol)}: {plain(word)}\n\n{told}\n")
 
 
 def plain(text: str) -> str:
@@ -140,8 +140,8 @@ def plain(text: str) -> str:
     return "".join(char if char.isalnum() or char == " " else f"&#{ord(char)};" for char in shown)
 
 
-def _append(session: Session, variable: str, text: str) -> None:
-    path = session.environ.get(variable)
+def _append(console: Console, variable: str, text: str) -> None:
+    path = console.environ.get(variable)
     if not path:
         return
     try:
@@ -157,21 +157,21 @@ def option(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     """`--ci` and `--ephemeral`: kept among the options; a job publishes its work, unless `--publish` says otherwise."""
     if not value:
         return
-    session: Session = ctx.find_root().obj
-    session.options[str(param.name)] = "yes"
-    refuse_offline(session)
+    console: Console = ctx.find_root().obj
+    console.options[str(param.name)] = "yes"
+    refuse_offline(console)
     if param.name == "ci":
-        session.options["ephemeral"] = "yes"
-        session.options.setdefault("publish", "always")
+        console.options["ephemeral"] = "yes"
+        console.options.setdefault("publish", "always")
 
 
-def refuse_offline(session: Session) -> None:
+def refuse_offline(console: Console) -> None:
     """Refuse to leave the remote alone where this machine may vanish, and what it did with it.
 
     Raises:
         UsageError: both were asked for.
     """
-    if session.options.get("offline") and session.options.get("ephemeral"):
+    if console.options.get("offline") and console.options.get("ephemeral"):
         raise UsageError(
             "`--offline` does not go together with `--ci` or `--ephemeral`",
             "the command line",

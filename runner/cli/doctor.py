@@ -13,7 +13,7 @@ from runner.app import clean
 from runner.app.describe import as_typed
 from runner.app.doctor import Finding, checks, fix, forge, machine, protocols
 from runner.cli import options
-from runner.cli.session import Session
+from runner.cli.console import Console
 from runner.cli.streams import program
 from runner.errors import RunnerError, UsageError
 from runner.protocol import ids
@@ -37,53 +37,53 @@ from runner.store import lookup, publishing
 @options.work
 @options.as_json
 @click.pass_obj
-def command(session: Session, protocol: str | None, action: str | None, as_json: bool) -> None:
+def command(console: Console, protocol: str | None, action: str | None, as_json: bool) -> None:
     """Check this machine, this clone and its protocols, or PROTOCOL alone; print each problem and its fix.
 
     Exit 0: no problem; 2: something is missing or in the way on this machine; 4: a record does not follow from its
     history. --fix does not decide about a change that a person may have intended (a rewritten history, a deleted
     branch), unless PROTOCOL is named.
     """
-    who = session.environment()
+    who = console.environment()
     if action == "repin":
-        session.note(machine.repin(session.cwd, who))
+        console.note(machine.repin(console.cwd, who))
         return
     if action == "config":
-        _config(session, as_json)
+        _config(console, as_json)
         return
     if action == "fix":
-        checks.fix_clone(session.cwd, who)
+        checks.fix_clone(console.cwd, who)
     if action == "forge":
-        _tell_all(session, forge.examine(session.project), as_json)
-    name = _find(session, protocol) if protocol is not None else None
+        _tell_all(console, forge.examine(console.project), as_json)
+    name = _find(console, protocol) if protocol is not None else None
     if action == "forget":
         if name is None:
             raise click.UsageError("--forget needs a PROTOCOL")
-        known = fix.forget(session.project, name)
-        session.note(
+        known = fix.forget(console.project, name)
+        console.note(
             f"{name}: its checkpoint is removed; its current history is accepted"
             if known
             else f"{name}: it has no checkpoint"
         )
         return
-    if action == "fix" and not _cannot_open(session):
-        checks.fix_protocols(session.project, name, session.note)
-    found = checks.examine(session.cwd, who, session.options, name)
+    if action == "fix" and not _cannot_open(console):
+        checks.fix_protocols(console.project, name, console.note)
+    found = checks.examine(console.cwd, who, console.options, name)
     with contextlib.suppress(RunnerError):  # the findings say why
-        if action is None and not as_json and (size := clean.taken(session.project)):
-            session.note(
+        if action is None and not as_json and (size := clean.taken(console.project)):
+            console.note(
                 f"worktrees, workspaces and environments take {_size(size)}; `{program()} clean` removes what is done"
             )
-    _tell_all(session, found, as_json)
+    _tell_all(console, found, as_json)
 
 
-def _find(session: Session, name: str) -> str:
+def _find(console: Console, name: str) -> str:
     """Return the id of the protocol that is meant, one whose branch is gone included."""
     try:
-        return options.looked_up(session, name, partial(lookup.find, session.project))
+        return options.looked_up(console, name, partial(lookup.find, console.project))
     except UsageError:
-        gone = protocols.gone(session.project)
-        branch = ids.protocol_of_branch(session.project.pattern, name.removeprefix("refs/heads/"))
+        gone = protocols.gone(console.project)
+        branch = ids.protocol_of_branch(console.project.pattern, name.removeprefix("refs/heads/"))
         number = int(name) if name.isdecimal() and name.isascii() else None
         meant = [one for one in gone if one in (name, branch) or ids.number_of(one) == number]
         if len(meant) > 1:
@@ -95,24 +95,24 @@ def _find(session: Session, name: str) -> str:
         return meant[0]
 
 
-def _tell_all(session: Session, found: list[Finding], as_json: bool) -> NoReturn:
+def _tell_all(console: Console, found: list[Finding], as_json: bool) -> NoReturn:
     """Print the findings, and exit."""
     if as_json:
         rows = [
             {key: getattr(one, key) for key in ("kind", "what", "where", "consequence", "command")} for one in found
         ]
-        session.json({"ok": _exit_code(found) == 0, "findings": rows})
+        console.json({"ok": _exit_code(found) == 0, "findings": rows})
     else:
         for one in found:
-            _tell(session, one)
-        session.note("all is well" if _exit_code(found) == 0 else f"{sum(one.kind != 'note' for one in found)} found")
+            _tell(console, one)
+        console.note("all is well" if _exit_code(found) == 0 else f"{sum(one.kind != 'note' for one in found)} found")
     raise SystemExit(_exit_code(found))
 
 
-def _cannot_open(session: Session) -> bool:
+def _cannot_open(console: Console) -> bool:
     """Return whether the project cannot be opened; the examination then says why."""
     try:
-        return session.project is None
+        return console.project is None
     except RunnerError:
         return True
 
@@ -122,7 +122,7 @@ def _exit_code(found: list[Finding]) -> int:
     return 4 if "integrity" in kinds else 2 if "here" in kinds else 0
 
 
-def _tell(session: Session, one: Finding) -> None:
+def _tell(console: Console, one: Finding) -> None:
     lines = [
         f"{'note' if one.kind == 'note' else 'found'}: {one.what}",
         f"  at:   {one.where}",
@@ -130,17 +130,17 @@ def _tell(session: Session, one: Finding) -> None:
     ]
     lines += [f"  next: {as_typed(one.command, program())}"] if one.command else []
     for line in lines:
-        session.result(line.replace("`runner ", f"`{program()} "))
+        console.result(line.replace("`runner ", f"`{program()} "))
 
 
-def _config(session: Session, as_json: bool) -> None:
-    found = machine.values(session.project)
+def _config(console: Console, as_json: bool) -> None:
+    found = machine.values(console.project)
     if as_json:
-        session.json({"config": [{"key": one.key, "value": one.value, "source": one.source} for one in found]})
+        console.json({"config": [{"key": one.key, "value": one.value, "source": one.source} for one in found]})
         return
     width = max(len(one.key) for one in found)
     for one in found:
-        session.result(
+        console.result(
             f"{one.key:<{width}}  {'not set' if one.value is None else json.dumps(one.value, ensure_ascii=False)}  ({one.source})"
         )
 
@@ -150,7 +150,7 @@ def _config(session: Session, as_json: bool) -> None:
 @options.flag("--dry-run", help="Print what would be removed, and remove nothing.")
 @options.flag("--yes", help="Remove without asking.")
 @click.pass_obj
-def clean_command(session: Session, protocol: str | None, dry_run: bool, yes: bool) -> None:
+def clean_command(console: Console, protocol: str | None, dry_run: bool, yes: bool) -> None:
     """Remove worktrees, workspaces, journals and branches of finished protocols, if git holds their contents.
 
     A worktree is removed if its files are committed, a branch if the base or the protocol's history contains its commits, a
@@ -159,50 +159,50 @@ def clean_command(session: Session, protocol: str | None, dry_run: bool, yes: bo
     is named, with the reason. With PROTOCOL, only its own are removed, and its workspace even if it is still open (it is
     created again when a step needs it).
     """
-    project = session.project
-    name = options.looked_up(session, protocol, partial(lookup.find, project)) if protocol else None
-    items = clean.look(project, session.means(name) if name else None)
+    project = console.project
+    name = options.looked_up(console, protocol, partial(lookup.find, project)) if protocol else None
+    items = clean.look(project, console.means(name) if name else None)
     going = [item for item in items if not item.why]
-    if going and not dry_run and not yes and session.is_terminal():
+    if going and not dry_run and not yes and console.is_terminal():
         for item in going:
-            session.note(f"  {item.kind:<9}  {item.name}  {_size(item.size)}")
+            console.note(f"  {item.kind:<9}  {item.name}  {_size(item.size)}")
         if not click.confirm("Remove these?", default=True, err=True):
-            session.note("nothing was removed")
+            console.note("nothing was removed")
             return
     freed = 0
     for item in items if dry_run else clean.remove(project, items, named=name is not None):
         if item.why:
-            session.note(f"left     {item.kind:<9}  {item.name}  {item.why}")
+            console.note(f"left     {item.kind:<9}  {item.name}  {item.why}")
             continue
         freed += item.size
-        session.result(
+        console.result(
             f"{'would go' if dry_run else 'removed'}  {item.kind:<9}  {item.name}  {_size(item.size)}".rstrip()
         )
-    session.note(f"{_size(freed) or 0} {'would be ' if dry_run else ''}freed" if going else "nothing to remove")
+    console.note(f"{_size(freed) or 0} {'would be ' if dry_run else ''}freed" if going else "nothing to remove")
 
 
 @click.command("discard")
 @options.protocol
 @options.flag("--yes", help="Discard without asking.")
 @click.pass_obj
-def discard_command(session: Session, protocol: str | None, yes: bool) -> None:
+def discard_command(console: Console, protocol: str | None, yes: bool) -> None:
     """Remove PROTOCOL, if nothing was done for it and nobody else has it: branch, number, worktree and workspace.
 
     You are asked first. One that was run or published is refused: `runner cancel` ends that one.
     """
-    project = session.project
-    name = session.means(publishing.find(project, protocol))
+    project = console.project
+    name = console.means(publishing.find(project, protocol))
     going = clean.discard(project, name, check_only=True)
     if not yes:
         for one in going:
-            session.note(f"  {one}")
-        if session.ask(f"Discard {name}?", ("no", "yes")) != "yes":
-            session.note(
-                "nothing was removed" + ("" if session.is_terminal() else "; add --yes where nobody can be asked")
+            console.note(f"  {one}")
+        if console.ask(f"Discard {name}?", ("no", "yes")) != "yes":
+            console.note(
+                "nothing was removed" + ("" if console.is_terminal() else "; add --yes where nobody can be asked")
             )
             return
     clean.discard(project, name)
-    session.result(f"discarded  {name}")
+    console.result(f"discarded  {name}")
 
 
 def _size(count: int) -> str:

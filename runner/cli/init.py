@@ -16,7 +16,7 @@ from runner.app import describe, init, suite, verify
 from runner.app.init import File, Look, Wanted
 from runner.app.suite import Candidate, Tried
 from runner.cli import options
-from runner.cli.session import Session
+from runner.cli.console import Console
 from runner.cli.streams import program
 from runner.engines import EngineError
 from runner.errors import RunnerError
@@ -51,7 +51,7 @@ from runner.store.project import Project
 @options.flag("--no-try", help="Do not run the project's tests to find the command that works.")
 @options.model
 @click.pass_obj
-def command(session: Session, /, **given: Any) -> None:
+def command(console: Console, /, **given: Any) -> None:
     """Write the files that a team shares into the checkout.
 
     These are .protocols/config.yaml, policy.yaml and .gitattributes. The first policy names you as maintainer, and
@@ -69,45 +69,45 @@ def command(session: Session, /, **given: Any) -> None:
     from. If neither is known, you are asked, and without an answer no jobs are written.
     """
     chosen = _Choices(**given)
-    cwd = _checkout(session, chosen)
+    cwd = _checkout(console, chosen)
     with Git.open(cwd) as git:
-        who = session.environment()
+        who = console.environment()
         author = git.person(int(who.now())) if chosen.commit else None
         dirs = StateDir(git.common_dir, writable_state_home(who.state_home))
-        looked = _look(session, git, dirs, cwd, chosen)
+        looked = _look(console, git, dirs, cwd, chosen)
         if looked is None:
-            session.note("nothing was written")
+            console.note("nothing was written")
             return
         found, unanswered, todo = looked
         init.write(git, dirs, found.files)
         if (remote := verify.keep_histories_apart(git)) is not None:
-            session.result(
+            console.result(
                 f"set    remote.{remote}.fetch: `git fetch {remote}` also fetches the histories of protocols"
             )
         for file in found.files:
-            _tell(session, file, brief=author is not None, update=chosen.update)
+            _tell(console, file, brief=author is not None, update=chosen.update)
         for text in unanswered:
-            session.note(f"open   {text}")
+            console.note(f"open   {text}")
         if unanswered:
-            session.note(f"       answer in .protocols/clarifications.yaml, or run `{program()} init` at a terminal")
+            console.note(f"       answer in .protocols/clarifications.yaml, or run `{program()} init` at a terminal")
         for text in todo:
-            session.note(f"to do  {text}")
+            console.note(f"to do  {text}")
         made = init.commit(git, dirs, who, found.files, author) if author is not None else None
         written = {file.path for file in found.files if file.is_new}
         if made is not None:
             shown = [path for path in made.paths if path not in written]
-            session.note(f"committed {counted(len(made.paths), 'file')} as {made.commit[:7]}{':' if shown else ''}")
+            console.note(f"committed {counted(len(made.paths), 'file')} as {made.commit[:7]}{':' if shown else ''}")
             for path in shown:
-                session.note(f"  {path}{', with your edits' if path in made.edited else ''}")
+                console.note(f"  {path}{', with your edits' if path in made.edited else ''}")
             if left_out := init.hooks(git):
-                session.note(f"{', '.join(left_out)} did not run: the runner runs no hook of a repository")
+                console.note(f"{', '.join(left_out)} did not run: the runner runs no hook of a repository")
                 if git.resolve(f"{made.commit}^"):
-                    session.note("  to run it: git reset --soft HEAD~1 && git commit -C ORIG_HEAD")
+                    console.note("  to run it: git reset --soft HEAD~1 && git commit -C ORIG_HEAD")
         elif author is not None:
-            session.note("there is nothing to commit")
+            console.note("there is nothing to commit")
         waits = author is None and any(git.blob(f"HEAD:{file.path}") is None for file in found.files)
         if made is not None or waits or (author is None and written):
-            _next(session, git, found.facts.base or "the default branch", committed=made is not None)
+            _next(console, git, found.facts.base or "the default branch", committed=made is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,48 +128,48 @@ class _Choices:
     no_try: bool
 
 
-def _checkout(session: Session, chosen: _Choices) -> Path:
+def _checkout(console: Console, chosen: _Choices) -> Path:
     """Return the folder to set up, cloned or made a repository if the options say so."""
-    cwd = session.cwd
+    cwd = console.cwd
     if chosen.url is not None:
-        cwd = init.clone(chosen.url, chosen.folder, cwd, session.environment())
-        session.note(f"cloned into {cwd}")
+        cwd = init.clone(chosen.url, chosen.folder, cwd, console.environment())
+        console.note(f"cloned into {cwd}")
     elif chosen.folder is not None:
         raise click.UsageError("FOLDER goes with --clone; to set another folder up, `runner -C FOLDER init`")
     if chosen.init_if_needed and repository.make(cwd):
-        session.note(f"made a git repository in {cwd}")
+        console.note(f"made a git repository in {cwd}")
     return cwd
 
 
 def _look(
-    session: Session, git: Git, dirs: StateDir, cwd: Path, chosen: _Choices
+    console: Console, git: Git, dirs: StateDir, cwd: Path, chosen: _Choices
 ) -> tuple[Look, list[str], list[str]] | None:
     """Return (what to write; questions without an answer; what a person has to do beside it), after the questions; None if the person
     decided to write nothing."""
-    silent = _silent(session.environment())
-    who = silent if chosen.yes else session.environment()
+    silent = _silent(console.environment())
+    who = silent if chosen.yes else console.environment()
     wanted = Wanted(
         chosen.ci or chosen.discover, chosen.ci, chosen.prompts, chosen.schemas, chosen.forge, chosen.update
     )
-    if not chosen.yes and session.is_terminal():
+    if not chosen.yes and console.is_terminal():
         known = init.look(git, dirs, silent, init.questions(git, silent), wanted)
-        session.note(_facts(known))
+        console.note(_facts(known))
         missing = [file.path for file in known.files if file.is_new]
         for path in missing:
-            session.note(f"  {path}")
+            console.note(f"  {path}")
         if missing and not click.confirm(f"Write {'these' if len(missing) > 1 else 'it'}?", default=True, err=True):
             return None
     asked = init.questions(git, who)
-    proposed = _proposed(session, cwd, asked, chosen.yes) if chosen.discover else {}
-    proved, lacks = _proved(session, git, cwd, asked) if not chosen.no_try else (None, [])
+    proposed = _proposed(console, cwd, asked, chosen.yes) if chosen.discover else {}
+    proved, lacks = _proved(console, git, cwd, asked) if not chosen.no_try else (None, [])
     wanted = dataclasses.replace(wanted, proposed=proposed, check=proved.line if proved else "")
     found = init.look(git, dirs, who, asked, wanted)
     if init.TESTS in asked.left:
         lacks = []  # the question says it
-    if chosen.yes or not session.is_terminal():
-        session.note(_facts(found))
+    if chosen.yes or not console.is_terminal():
+        console.note(_facts(found))
     if found.package:
-        session.note(f"jobs   install {found.package}")
+        console.note(f"jobs   install {found.package}")
     elif wanted.ci:
         lacks.append(
             f"name in {CLARIFICATIONS} or $RUNNER_PACKAGE what CI jobs install, and run `{program()} init --ci`"
@@ -180,7 +180,7 @@ def _look(
         todo.append(f"write into {CONFIG}: {init.checks_line(proved.line)}")
     if key.file is not None:
         is_listed = not key.fingerprint
-        if is_listed or chosen.yes or _confirms_key(session, key.fingerprint):
+        if is_listed or chosen.yes or _confirms_key(console, key.fingerprint):
             files.append(key.file)
         else:
             todo.append(f"list your key {key.fingerprint} for approvals: {program()} init --yes")
@@ -189,37 +189,37 @@ def _look(
     return dataclasses.replace(found, files=files), asked.left, todo
 
 
-def _proved(session: Session, git: Git, cwd: Path, asked: init.Questions) -> tuple[Tried | None, list[str]]:
+def _proved(console: Console, git: Git, cwd: Path, asked: init.Questions) -> tuple[Tried | None, list[str]]:
     """Return the command that runs the tests of the last commit, as tried in the sandbox, and what a person has to do where there is
     none. Nothing is run where the configuration names checks, or where commands run without a sandbox."""
     commit, named = git.resolve("HEAD"), init.configuration(git).checks
     if commit is None or (named and not init.is_untouched(git)):
         return None, []
     try:
-        with Project.open(cwd, _silent(session.environment()), session.options) as project:
+        with Project.open(cwd, _silent(console.environment()), console.options) as project:
             if project.setting("executor") == "host" or (named and not suite.failed(project, named[0])):
                 return None, []
             answer = asked.answers().get(init.TESTS)
             found = suite.candidates(git, commit, [answer] if answer else ())
-            if not found and session.is_terminal() and (answer := asked.ask(init.TESTS)):
+            if not found and console.is_terminal() and (answer := asked.ask(init.TESTS)):
                 found = [Candidate(answer, "your answer")]
             at, ended = commit[:7], list[Tried]()
             known = suite.noted(project, commit)
             if known is not None and known.passed and known.line in [one.line for one in found]:
                 ended.append(known)
             elif found:
-                _try(session, project, commit, found, ended)
+                _try(console, project, commit, found, ended)
             best = suite.best(ended)
             if best is not None:
                 suite.note(project, commit, best)
-                session.note(
+                console.note(
                     f"checks {best.line} · {best.text()} on {at}{'' if best.passed else ', before any change'}"
                 )
                 return best, []
     except RunnerError as error:
         return None, [f"name the command that runs the tests as `checks:` of {CONFIG}; none was tried: {error.what}"]
     for one in ended:
-        session.note(f"no check: `{one.line}` ({one.source}): {one.text()}")
+        console.note(f"no check: `{one.line}` ({one.source}): {one.text()}")
     if not found:
         return None, [f"no command that runs tests was found: name it as `checks:` of {CONFIG}"]
     return None, [
@@ -227,14 +227,14 @@ def _proved(session: Session, git: Git, cwd: Path, asked: init.Questions) -> tup
     ]
 
 
-def _try(session: Session, project: Project, commit: str, found: list[Candidate], ended: list[Tried]) -> None:
+def _try(console: Console, project: Project, commit: str, found: list[Candidate], ended: list[Tried]) -> None:
     """Try the candidates, at a terminal until the person types Ctrl-C."""
     now = [""]
 
     def starts(one: Candidate) -> None:
         now[0] = one.line
-        if not session.shows_progress():
-            session.note(f"trying `{one.line}` ({one.source}) in the sandbox")
+        if not console.shows_progress():
+            console.note(f"trying `{one.line}` ({one.source}) in the sandbox")
 
     def skip(number: int, frame: object) -> None:
         raise _Skipped
@@ -243,11 +243,11 @@ def _try(session: Session, project: Project, commit: str, found: list[Candidate]
     try:
         if before != signal.SIG_IGN:  # as in a job in the background
             signal.signal(signal.SIGINT, skip)
-        with session.waiting("trying the tests in the sandbox (Ctrl-C skips)", lambda: now[0]):
+        with console.waiting("trying the tests in the sandbox (Ctrl-C skips)", lambda: now[0]):
             for one in suite.tried(project, commit, found, starts):
                 ended.append(one)
     except _Skipped:
-        session.note("skipped: no more commands are tried")
+        console.note("skipped: no more commands are tried")
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -256,30 +256,30 @@ class _Skipped(KeyboardInterrupt):
     """The person wants no more tries. Whatever tidies up after Ctrl-C tidies up after this."""
 
 
-def _confirms_key(session: Session, fingerprint: str) -> bool:
-    return session.is_terminal() and click.confirm(
+def _confirms_key(console: Console, fingerprint: str) -> bool:
+    return console.is_terminal() and click.confirm(
         f"List your key {fingerprint} for approvals?", default=True, err=True
     )
 
 
-def _next(session: Session, git: Git, base: str, *, committed: bool) -> None:
+def _next(console: Console, git: Git, base: str, *, committed: bool) -> None:
     """Print what makes the files take effect."""
     remote, branch = trusted.remote_name(git), git.symbolic_ref("HEAD", git.git_dir) or "HEAD"
     steps = [] if committed else [f"{program()} init --commit"]
     steps += [f"git push {remote} {branch.removeprefix('refs/heads/')}"] if remote else []
-    lacks = _lacks_model(session, git) if committed else ""
+    lacks = _lacks_model(console, git) if committed else ""
     if lacks:
-        session.note(f"no model can write plans yet: {lacks}")
+        console.note(f"no model can write plans yet: {lacks}")
     if steps:
-        session.note(f"the files take effect once they are on {base}{f' of {remote}' if remote else ''}")
+        console.note(f"the files take effect once they are on {base}{f' of {remote}' if remote else ''}")
     steps += [f"{program()} new {'--manual ' if lacks else ''}TITLE"] if not steps else []
-    session.note(f"  next          {', then '.join(steps)}")
+    console.note(f"  next          {', then '.join(steps)}")
 
 
-def _lacks_model(session: Session, git: Git) -> str:
+def _lacks_model(console: Console, git: Git) -> str:
     """Return what a model lacks to write a plan; empty where that is nothing, or the configuration cannot be read yet."""
     try:
-        with Project.open(git.top or git.cwd, session.environment(), session.options) as project:
+        with Project.open(git.top or git.cwd, console.environment(), console.options) as project:
             planning.need_model(project)
     except EngineError as error:
         return error.hint
@@ -288,7 +288,7 @@ def _lacks_model(session: Session, git: Git) -> str:
     return ""
 
 
-def _proposed(session: Session, cwd: Path, asked: init.Questions, yes: bool) -> dict[str, bytes]:
+def _proposed(console: Console, cwd: Path, asked: init.Questions, yes: bool) -> dict[str, bytes]:
     """Return the scripts that a model proposes and the person accepts, having seen those that would be new.
 
     Raises:
@@ -296,19 +296,19 @@ def _proposed(session: Session, cwd: Path, asked: init.Questions, yes: bool) -> 
     """
 
     with contextlib.ExitStack() as stack:
-        project = stack.enter_context(Project.open(cwd, session.environment(), session.options))
-        with session.waiting("a model reads the repository"):
+        project = stack.enter_context(Project.open(cwd, console.environment(), console.options))
+        with console.waiting("a model reads the repository"):
             proposal = stack.enter_context(init.propose(project, asked))
         new = [file for file in proposal.files if file.here is None]
         cost = f" · {describe.money(proposal.usd)}" if proposal.usd else ""
-        session.note(f"{proposal.engine} proposes {len(new) or 'no'} new script{'s' if len(new) != 1 else ''}{cost}")
+        console.note(f"{proposal.engine} proposes {len(new) or 'no'} new script{'s' if len(new) != 1 else ''}{cost}")
         for file in new:
-            session.result(f"--- /dev/null\n+++ {file.path}")
+            console.result(f"--- /dev/null\n+++ {file.path}")
             for line in lines_of(file.data.decode()):
-                session.line(f"+{line}", verbatim=True)
-        said = "yes" if yes or not new else session.ask("use them?", ("yes", "no"))
+                console.line(f"+{line}", verbatim=True)
+        said = "yes" if yes or not new else console.ask("use them?", ("yes", "no"))
         if said is None:
-            session.note("nothing was written; `--yes` uses these scripts without asking a model again")
+            console.note("nothing was written; `--yes` uses these scripts without asking a model again")
             raise SystemExit(0)
         if said == "no":
             asked.drop(proposal.questions)
@@ -327,22 +327,22 @@ def _silent(env: Environment) -> Environment:
     return env._replace(ask=lambda question, choices: None, ask_text=lambda question: None)
 
 
-def _tell(session: Session, file: File, *, brief: bool, update: bool) -> None:
+def _tell(console: Console, file: File, *, brief: bool, update: bool) -> None:
     """Print what became of a file; nothing of one that is as it should be, if `brief`."""
     differs = file.here is not None and not file.own and _bare(file.here) != _bare(file.data)
     if file.is_new:
-        session.result(f"wrote  {file.path}")
+        console.result(f"wrote  {file.path}")
     elif not differs:
         if not brief:
-            session.result(f"kept   {file.path}")
+            console.result(f"kept   {file.path}")
     else:
-        session.result(f"kept   {file.path}, which differs from what `runner init` would write:")
+        console.result(f"kept   {file.path}, which differs from what `runner init` would write:")
     if differs and (update or not file.is_new):
         old, new = (lines_of(data.decode("utf-8", "replace")) for data in (file.here or b"", file.data))
         known = {_bare(line.encode()): line for line in old}
         new = [known.get(_bare(line.encode()), line) for line in new]
         for line in difflib.unified_diff(old, new, file.path, f"as `{program()} init` would write it", lineterm=""):
-            session.note(line)
+            console.note(line)
 
 
 def _bare(data: bytes) -> bytes:

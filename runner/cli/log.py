@@ -13,7 +13,7 @@ import click
 from runner.app import describe, timeline
 from runner.app.timeline import Account
 from runner.cli import options, streams
-from runner.cli.session import Session
+from runner.cli.console import Console
 from runner.errors import InsufficientHistoryError, RunnerError
 from runner.executor import journal
 from runner.lines import lines_of
@@ -39,32 +39,32 @@ POLL = 0.5  # seconds between two looks at the branch
 @click.option("--oneline", "form", flag_value="oneline", help="One line per commit: transitions, and edits.")
 @click.option("--graph", "form", flag_value="graph", help="The same as git draws it, with merges.")
 @click.pass_obj
-def command(session: Session, protocol: str | None, as_json: bool, follow: bool, form: str | None) -> None:
+def command(console: Console, protocol: str | None, as_json: bool, follow: bool, form: str | None) -> None:
     """Show the events of PROTOCOL, oldest first, one a line; at a terminal in local time, else in UTC.
 
     With --json, one object per line with all fields, as log.md has them.
     """
-    project = session.project
+    project = console.project
     if form and (as_json or follow):
         raise click.UsageError(f"--{form} goes neither with --json nor with --follow")
-    name, _ = options.found(session, protocol)
+    name, _ = options.found(console, protocol)
     if not as_json and not follow:
-        session.pages()
+        console.pages()
     if form:
-        _commits(session, name, graph=form == "graph")
+        _commits(console, name, graph=form == "graph")
         return
-    show: Show = _json if as_json else lambda session, entry: _line(session, name, entry)
+    show: Show = _json if as_json else lambda console, entry: _line(console, name, entry)
     tip = lookup.tip(project, name)
-    shown = _show(session, show, record.events(project.git, name, tip), 0)
-    at_work = _AtWork(session, project, name) if follow and not as_json else None
+    shown = _show(console, show, record.events(project.git, name, tip), 0)
+    at_work = _AtWork(console, project, name) if follow and not as_json else None
     while follow and record.row(project.git, name, tip)["status"] not in record.ENDED:
-        tip, shown = _next(session, name, tip, shown, show, at_work)
+        tip, shown = _next(console, name, tip, shown, show, at_work)
 
 
-def _commits(session: Session, name: str, *, graph: bool) -> None:
+def _commits(console: Console, name: str, *, graph: bool) -> None:
     """Print the commits of a protocol's branch since its start, a line each: with --oneline the oldest first, as the events."""
-    project, tip = session.project, lookup.tip(session.project, name)
-    start, has_branch = _start(session, name, tip), project.tip(name) is not None
+    project, tip = console.project, lookup.tip(console.project, name)
+    start, has_branch = _start(console, name, tip), project.tip(name) is not None
     way = ["--graph"] if graph else ["--reverse", *(["--first-parent"] if has_branch else [])]
     only = [tip] if has_branch else [tip, "--", paths.folder(name)]  # of the base: what touches it
     since = [f"^{start}"] if start else []
@@ -76,9 +76,9 @@ def _commits(session: Session, name: str, *, graph: bool) -> None:
             said = said.removeprefix(f"{name}: ")
             if said == "failed" and happened.startswith("step-failed "):
                 said = f"{happened.partition(',')[0].removeprefix('step-failed ')} failed"
-            session.line((left, "yellow"), f"  {said}  ({actor or author})")
+            console.line((left, "yellow"), f"  {said}  ({actor or author})")
         else:
-            session.line(left)
+            console.line(left)
 
 
 # Commit, subject, author, and of a transition: the person or program that caused it, and its events.
@@ -87,14 +87,14 @@ _COMMIT = "%x00".join(
 )
 
 
-Show = Callable[[Session, "RawEntry"], None]
+Show = Callable[[Console, "RawEntry"], None]
 
 
 class _AtWork:
     """The journals of a protocol's attempts, read beside the runner that writes them; no lock is taken."""
 
-    def __init__(self, session: Session, project: Project, protocol: str) -> None:
-        self._session, self._folder = session, project.dirs.journal(protocol)
+    def __init__(self, console: Console, project: Project, protocol: str) -> None:
+        self._console, self._folder = console, project.dirs.journal(protocol)
         self._sizes: dict[str, int] = {}
         self._shown: dict[str, int] = {}
         row = record.row(project.git, protocol, lookup.tip(project, protocol))
@@ -128,14 +128,14 @@ class _AtWork:
             found, before = self._records(path), self._shown.get(path.name, 0)
             if len(found) > before:
                 if before == 0:
-                    self._session.line("")
-                    self._session.line((path.name.removesuffix(".jsonl"), "yellow"), "  is at work")
-                show_records(self._session, found, after=before, brief=True)
+                    self._console.line("")
+                    self._console.line((path.name.removesuffix(".jsonl"), "yellow"), "  is at work")
+                show_records(self._console, found, after=before, brief=True)
                 self._shown[path.name] = len(found)
 
 
-def _next(session: Session, name: str, tip: str, shown: int, show: Show, at_work: _AtWork | None) -> tuple[str, int]:
-    project = session.project
+def _next(console: Console, name: str, tip: str, shown: int, show: Show, at_work: _AtWork | None) -> tuple[str, int]:
+    project = console.project
     while True:
         if at_work is not None:
             at_work.look()
@@ -144,45 +144,45 @@ def _next(session: Session, name: str, tip: str, shown: int, show: Show, at_work
         time.sleep(POLL)
     if at_work is not None:
         at_work.look()  # what was written between the two
-    return now, _show(session, show, record.events(project.git, name, now), shown)
+    return now, _show(console, show, record.events(project.git, name, now), shown)
 
 
-def _show(session: Session, show: Show, entries: Sequence[RawEntry], after: int) -> int:
+def _show(console: Console, show: Show, entries: Sequence[RawEntry], after: int) -> int:
     for entry in entries:
         if entry.revision > after:
-            show(session, entry)
+            show(console, entry)
     return max(after, entries[-1].revision) if entries else after
 
 
-def _json(session: Session, entry: RawEntry) -> None:
+def _json(console: Console, entry: RawEntry) -> None:
     told = {"revision": entry.revision, "event": entry.event, "subject": entry.subject}
     streams.put(json.dumps({**told, "time": entry.time, "actor": entry.actor, **entry.fields}))
 
 
-def _line(session: Session, protocol: str, entry: RawEntry) -> None:
+def _line(console: Console, protocol: str, entry: RawEntry) -> None:
     is_short = event_type(entry.event).about == "protocol" and entry.revision > 1
     name = entry.event if is_short else f"{entry.event} {entry.subject}"
     found = timeline.account(entry, protocol)
-    show_account(session, entry, found, name.ljust(24), actor=True)
+    show_account(console, entry, found, name.ljust(24), actor=True)
     for line in lines_of(found.tail):
-        session.line(f"          {line}")
+        console.line(f"          {line}")
 
 
-def show_account(session: Session, entry: RawEntry, found: Account, event: str, *, actor: bool = False) -> None:
+def show_account(console: Console, entry: RawEntry, found: Account, event: str, *, actor: bool = False) -> None:
     """Give what an entry says: a line, then its checks and texts of several lines. `event`: how the line names it."""
     who = f"  ({entry.actor})" if actor else ""
-    session.line(
-        (f"{entry.revision:>4}", "yellow"), f"  {session.when(entry.time)}  {event}  {' · '.join(found.parts)}{who}"
+    console.line(
+        (f"{entry.revision:>4}", "yellow"), f"  {console.when(entry.time)}  {event}  {' · '.join(found.parts)}{who}"
     )
     for check in found.checks:
         colour = "green" if check.passed else "red"
-        session.line(f"        {check.name}  ", (check.outcome, colour), f"  {check.took}")
+        console.line(f"        {check.name}  ", (check.outcome, colour), f"  {check.took}")
         for line in lines_of(check.tail):
-            session.line(f"          {line}")
+            console.line(f"          {line}")
     for name, text in found.texts:
-        session.line(f"        {name}:")
+        console.line(f"        {name}:")
         for line in lines_of(text):
-            session.line(f"          {line}")
+            console.line(f"          {line}")
 
 
 @click.command("diff")
@@ -191,31 +191,31 @@ def show_account(session: Session, entry: RawEntry, found: Account, event: str, 
 @options.flag("--stat", help="Print only the files and the number of lines.")
 @options.flag("--record", "with_record", help="Include the protocol's own folder.")
 @click.pass_obj
-def diff_command(session: Session, protocol: str | None, step: str | None, stat: bool, with_record: bool) -> None:
+def diff_command(console: Console, protocol: str | None, step: str | None, stat: bool, with_record: bool) -> None:
     """Show what PROTOCOL changed against its base, or what the last attempt of STEP changed, without the protocol's own folder."""
-    project = session.project
+    project = console.project
     git = project.git
-    name, slug = options.found(session, protocol, step)
-    session.pages()
+    name, slug = options.found(console, protocol, step)
+    console.pages()
     tip, squash = _end(project, name)
     if slug is not None:
         work = record.work_of(git, name, tip, slug)
         if work is None:
-            session.note(f"{slug} has no work to show")
+            console.note(f"{slug} has no work to show")
             return
         before, after = work
     else:
         row = record.row(git, name, tip)
         common = record.left_base(git, tip, str(row.get("base", "")), project.trusted.remote)
         if common == tip:  # merged: its work is what it had brought when it was
-            common = squash or _start(session, name, tip)
+            common = squash or _start(console, name, tip)
         if common is None:
             raise InsufficientHistoryError(
                 f"where {name} left {row.get('base')} is not known here", str(row.get("base")), "run `git fetch`"
             )
         before, after = common, tip
     without = "" if with_record else name
-    show_diff(session, record.diff(git, before, after, *(["--stat"] if stat else []), without=without))
+    show_diff(console, record.diff(git, before, after, *(["--stat"] if stat else []), without=without))
 
 
 def _end(project: Project, name: str) -> tuple[str, str | None]:
@@ -229,20 +229,20 @@ def _end(project: Project, name: str) -> tuple[str, str | None]:
     return brought.oid, None if parse_message(brought.message) else brought.parents[0]
 
 
-def _start(session: Session, name: str, tip: str) -> str | None:
+def _start(console: Console, name: str, tip: str) -> str | None:
     """Return the commit of the base that the protocol started from, by its first event."""
-    entries = record.events(session.project.git, name, tip)
+    entries = record.events(console.project.git, name, tip)
     start = entries[0].fields.get("start") if entries else None
-    return session.project.git.resolve(start) if isinstance(start, str) else None
+    return console.project.git.resolve(start) if isinstance(start, str) else None
 
 
-def show_diff(session: Session, out: bytes) -> None:
+def show_diff(console: Console, out: bytes) -> None:
     """Print a diff as it is; on a terminal nothing in it can steer the terminal, and it has colours."""
     colours = {"+": "green", "-": "red", "@": "cyan"}
 
     def show(out: bytes) -> None:
         for line in out.decode("utf-8", "replace").split("\n")[:-1]:
-            session.line((line, colours.get(line[:1], "")), verbatim=True)
+            console.line((line, colours.get(line[:1], "")), verbatim=True)
 
     streams.put_output(out, show)
 
@@ -277,7 +277,7 @@ def last_plan(project: Project, protocol: str) -> int:
     return count
 
 
-def show_records(session: Session, records: Sequence[Record], *, after: int = 0, brief: bool = False) -> None:
+def show_records(console: Console, records: Sequence[Record], *, after: int = 0, brief: bool = False) -> None:
     """Give the records but the first `after`; `brief`: as they are followed, thoughts left out and outputs short."""
     turn = 0
     for number, row in enumerate(records):
@@ -286,80 +286,80 @@ def show_records(session: Session, records: Sequence[Record], *, after: int = 0,
             continue
         match row["kind"]:
             case "response":
-                _response(session, row, turn, brief)
+                _response(console, row, turn, brief)
             case "summary":
-                session.line("")
-                session.line((f"turn {turn}", "yellow"), "  the conversation was summarized, and continues from this:")
-                _text(session, str(row["text"]), BRIEF if brief else LINES)
+                console.line("")
+                console.line((f"turn {turn}", "yellow"), "  the conversation was summarized, and continues from this:")
+                _text(console, str(row["text"]), BRIEF if brief else LINES)
             case "results":
-                _results(session, row, brief)
+                _results(console, row, brief)
             case "held":
-                session.line("  ", ("held", "yellow"), f"  {row['text']}"[:WIDTH])
-                session.line(f"      {row['decision']['why']} ({row['decision']['where']})"[:WIDTH])
+                console.line("  ", ("held", "yellow"), f"  {row['text']}"[:WIDTH])
+                console.line(f"      {row['decision']['why']} ({row['decision']['where']})"[:WIDTH])
             case "intent":
-                session.line("  ", ("starts", "yellow"), f"  {row['text']}"[:WIDTH])
+                console.line("  ", ("starts", "yellow"), f"  {row['text']}"[:WIDTH])
             case "outcome":
-                session.line("  ", ("ended", "yellow"), f"  {row['tool']}{', with an error' if row['error'] else ''}")
+                console.line("  ", ("ended", "yellow"), f"  {row['tool']}{', with an error' if row['error'] else ''}")
             case "settled":
-                session.line("  ", ("settled", "yellow"), f"  {row['how']}"[:WIDTH])
+                console.line("  ", ("settled", "yellow"), f"  {row['how']}"[:WIDTH])
             case "task":
-                session.line("")
-                session.line("its task")
-                _text(session, str(row["text"]), BRIEF if brief else LINES)
+                console.line("")
+                console.line("its task")
+                _text(console, str(row["text"]), BRIEF if brief else LINES)
             case "answers":
-                session.line("")
+                console.line("")
                 for asked, said in zip(row["questions"], row["answers"], strict=True):
-                    session.line("  ", ("answered", "green"), f"  {asked}  {said}")
+                    console.line("  ", ("answered", "green"), f"  {asked}  {said}")
             case "undecided":
-                session.line("")
+                console.line("")
                 problems = "; ".join(map(str, row.get("problems", ()))).replace("\n", " ")
-                session.line(("nothing was decided", "red"), f"  {problems}")
+                console.line(("nothing was decided", "red"), f"  {problems}")
             case _:
-                session.line(f"  {row['kind']}")
+                console.line(f"  {row['kind']}")
 
 
-def _response(session: Session, row: Record, turn: int, brief: bool) -> None:
+def _response(console: Console, row: Record, turn: int, brief: bool) -> None:
     usage = row["usage"]
     told = [str(row["engine"]), f"{usage['input']:,} in, {usage['output']:,} out"]
     told[-1] += f" ({usage['cached']:,} of the input cached)" if usage.get("cached") else ""
     told.append(describe.money(row["usd"]) if row["usd"] is not None else "price not known")
     told += [str(row["finish"])] if row["finish"] not in ("stop", "") else []
     if not brief or turn == 1:
-        session.line("")
-    session.line((f"turn {turn}", "yellow"), f"  {session.when(str(row['time']))}  {' · '.join(told)}")
+        console.line("")
+    console.line((f"turn {turn}", "yellow"), f"  {console.when(str(row['time']))}  {' · '.join(told)}")
     if row["thoughts"] and not brief:
-        session.line("  thinks")
-        _text(session, str(row["thoughts"]), LINES, "    ")
-    _text(session, _indented(str(row["text"])), BRIEF if brief else LINES)
+        console.line("  thinks")
+        _text(console, str(row["thoughts"]), LINES, "    ")
+    _text(console, _indented(str(row["text"])), BRIEF if brief else LINES)
     for call in row["calls"]:
         arguments = call["arguments"]
         if arguments is None:
-            session.line("  → ", (str(call["name"]), "cyan"), f"  malformed: {call['problem']}")
+            console.line("  → ", (str(call["name"]), "cyan"), f"  malformed: {call['problem']}")
             continue
         short, long = _apart(arguments)
-        session.line("  → ", (str(call["name"]), "cyan"), f"  {short}")
-        _blocks(session, long, brief)
+        console.line("  → ", (str(call["name"]), "cyan"), f"  {short}")
+        _blocks(console, long, brief)
 
 
-def _results(session: Session, row: Record, brief: bool) -> None:
+def _results(console: Console, row: Record, brief: bool) -> None:
     for one in row["results"]:
-        session.line(
+        console.line(
             "  ← ", (str(one["name"]), "red" if one["error"] else "green"), "  refused" if one["error"] else ""
         )
         if (decision := one.get("decision")) is not None:
             word = f"{decision['word']} by {decision['by']}: " if "word" in decision else f"{decision['verdict']}: "
-            session.line(f"      {word}{decision['why']} ({decision['where']})"[:WIDTH])
+            console.line(f"      {word}{decision['why']} ({decision['where']})"[:WIDTH])
         content = one["content"]
         if isinstance(content, dict):
             short, long = _apart({key: value for key, value in content.items() if value not in ("", None)})
             if short:
-                session.line(f"      {short}"[: WIDTH + 6])
-            _blocks(session, long, brief)
+                console.line(f"      {short}"[: WIDTH + 6])
+            _blocks(console, long, brief)
         else:
-            _text(session, _plain(content), BRIEF if brief else LINES, "      ")
+            _text(console, _plain(content), BRIEF if brief else LINES, "      ")
     ended = row.get("ended")
     if ended is not None:
-        session.line(
+        console.line(
             "  ended  ",
             (str(ended["outcome"]), "green" if ended["outcome"] == "finished" else "yellow"),
             f"  {ended['text']}"[:500],
@@ -376,10 +376,10 @@ def _apart(values: Mapping[str, object]) -> tuple[str, dict[str, object]]:
     return "  ".join(f"{key}={_plain(value)}" for key, value in values.items() if key not in long), long
 
 
-def _blocks(session: Session, values: Mapping[str, object], brief: bool) -> None:
+def _blocks(console: Console, values: Mapping[str, object], brief: bool) -> None:
     for key, value in values.items():
-        session.line(f"      {key}:")
-        _text(session, "\n".join(_spread(value)), BRIEF if brief else LINES, "        ")
+        console.line(f"      {key}:")
+        _text(console, "\n".join(_spread(value)), BRIEF if brief else LINES, "        ")
 
 
 def _spread(value: object) -> Iterator[str]:
@@ -402,13 +402,13 @@ def _has_parts(values: Sequence[object]) -> bool:
     return any(isinstance(value, dict | list) for value in values)
 
 
-def _text(session: Session, text: str, most: int, by: str = "  ") -> None:
+def _text(console: Console, text: str, most: int, by: str = "  ") -> None:
     lines = lines_of(text.strip("\n").rstrip())  # the first keeps its indentation: it may be a file's, with numbers
     shown = lines if len(lines) <= most + 1 else lines[:most]
     for line in shown:
-        session.line(f"{by}{line[:WIDTH]}{'…' if len(line) > WIDTH else ''}")
+        console.line(f"{by}{line[:WIDTH]}{'…' if len(line) > WIDTH else ''}")
     if len(shown) < len(lines):
-        session.line(f"{by}… {len(lines) - len(shown):,} more lines")
+        console.line(f"{by}… {len(lines) - len(shown):,} more lines")
 
 
 def _indented(text: str) -> str:

@@ -22,7 +22,7 @@ from runner.cli.streams import program
 from runner.errors import RunnerError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
-    from runner.cli.session import Session
+    from runner.cli.console import Console
 
 # The commands of `--help` by heading: name, help line, and where the command is below runner.cli: `module:attribute`, or
 # `command` in the module of its name. A module is loaded only when its command is run.
@@ -167,10 +167,10 @@ def cli(ctx: click.Context, folder: Path | None, quiet: bool) -> None:
     PROTOCOL is a number (7), an id or a branch; leave it out in its worktree, or if only one is open. STEP is a slug (deploy), a
     number (3) or both (03-deploy).
     """
-    from runner.cli.session import Session
+    from runner.cli.console import Console
 
     cwd = Path(os.path.abspath(folder)) if folder else Path.cwd()
-    ctx.obj = Session(cwd, dict(os.environ), quiet=quiet)
+    ctx.obj = Console(cwd, dict(os.environ), quiet=quiet)
     ctx.call_on_close(ctx.obj.close)
     if ctx.invoked_subcommand is None:
         import_module("runner.cli.status").home(ctx.obj)
@@ -223,15 +223,15 @@ HOW = {
 @click.command("completion")
 @click.argument("shell", type=click.Choice(list(HOW)))
 @click.pass_obj
-def completion_command(session: Session, shell: str) -> None:
+def completion_command(console: Console, shell: str) -> None:
     """Print the completion script for SHELL: commands, options, protocols and steps."""
     from click.shell_completion import get_completion_class
 
     kind = get_completion_class(shell)
     assert kind is not None
     streams.put(kind(cli, {}, "runner", "_RUNNER_COMPLETE").source())
-    if session.is_terminal():
-        session.note(f"# to have it in every shell: {HOW[shell]}")
+    if console.is_terminal():
+        console.note(f"# to have it in every shell: {HOW[shell]}")
 
 
 def _on_signal(number: int, frame: object) -> None:
@@ -341,11 +341,11 @@ def _json_option() -> click.Option:
     return click.Option(["--json"], is_flag=True, is_eager=True, expose_value=False, callback=start, help=told)
 
 
-def _end(session: Session | None, error: BaseException | None = None) -> None:
+def _end(console: Console | None, error: BaseException | None = None) -> None:
     """End a command that acts with its JSON, where that is wanted."""
-    if session is not None and session.acts:
+    if console is not None and console.acts:
         told = _wrong(error) if isinstance(error, click.ClickException) else error
-        import_module("runner.cli.status").end_acted(session, 0 if error is None else _code(error), told)
+        import_module("runner.cli.status").end_acted(console, 0 if error is None else _code(error), told)
 
 
 def _code(error: BaseException) -> int:

@@ -10,7 +10,7 @@ import click
 
 from runner import __version__, run_all
 from runner.app import mcp as app
-from runner.cli.session import Session
+from runner.cli.console import Console
 from runner.cli.streams import safe
 from runner.errors import RunnerError, UnsupportedError, installs
 from runner.store.project import Project
@@ -38,28 +38,28 @@ def command(ctx: click.Context) -> None:
 @command.command(short_help="Pin the list of tools of an MCP server, and show what changed.")
 @click.argument("name")
 @click.pass_obj
-def pin(session: Session, name: str) -> None:
+def pin(console: Console, name: str) -> None:
     """Show how the list of tools of the MCP server NAME differs from the pinned one, and write it into the checkout.
 
     It runs the command of the checkout's config.yaml. Read each line: a model will be shown these words. Nothing counts before you
     commit .protocols/mcp/NAME.json, and the digest in config.yaml, on the trusted branch.
     """
-    done = app.pin(session.project, name)
+    done = app.pin(console.project, name)
     for line in done.changed:
         sign = line.lstrip()[:1]
-        session.line((line, {"+": "green", "-": "red"}.get(sign, "bold")))
-    session.result(f"{name}: {done.count} tools, {done.digest}")
+        console.line((line, {"+": "green", "-": "red"}.get(sign, "bold")))
+    console.result(f"{name}: {done.count} tools, {done.digest}")
     if not done.written and done.line is None:
-        session.note("nothing changed")
+        console.note("nothing changed")
     for path in done.written:
-        session.note(f"written       {path}")
+        console.note(f"written       {path}")
     if done.line is not None:
-        session.note(f"add to the entry `{name}` under `mcp:` in config.yaml:  {done.line}")
+        console.note(f"add to the entry `{name}` under `mcp:` in config.yaml:  {done.line}")
     if done.written or done.line:
-        session.note("next          read the lines above, then commit both files on the trusted branch")
+        console.note("next          read the lines above, then commit both files on the trusted branch")
 
 
-def _serve(session: Session) -> None:
+def _serve(console: Console) -> None:
     try:
         from mcp.server.mcpserver import MCPServer
         from mcp.server.mcpserver.exceptions import ToolError
@@ -75,10 +75,10 @@ def _serve(session: Session) -> None:
 
     def read(*words: str) -> str:
         """Run a command that only reads, in a process of its own: this one's stdout is the protocol's."""
-        argv = [sys.executable, "-m", "runner", "-C", str(session.cwd), *words]
+        argv = [sys.executable, "-m", "runner", "-C", str(console.cwd), *words]
         try:
             done = subprocess.run(
-                argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, env=session.environ
+                argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, env=console.environ
             )
         except subprocess.TimeoutExpired:
             raise ToolError(f"timed out after {SECONDS} s") from None
@@ -89,7 +89,7 @@ def _serve(session: Session) -> None:
 
     def propose(make: Callable[[Project], str], told: str) -> str:
         try:
-            return told.format(make(session.reopen()))
+            return told.format(make(console.reopen()))
         except RunnerError as error:
             raise ToolError(_cut(str(error))) from error
 
@@ -133,7 +133,7 @@ def _serve(session: Session) -> None:
         return propose(lambda project: app.answer(project, protocol, question or None, text), "{}")
 
     if sys.stdin.isatty():
-        session.note(
+        console.note(
             "an editor or agent starts this and speaks MCP to it; docs/mcp.md has the line to add to yours; Ctrl-C ends it"
         )
     server.run("stdio")

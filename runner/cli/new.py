@@ -17,8 +17,8 @@ from runner.app import create, describe, fork, request
 from runner.app import run as running
 from runner.app.create import Made
 from runner.cli import options, run, steer, streams
+from runner.cli.console import Console
 from runner.cli.plan import edited_files
-from runner.cli.session import Session
 from runner.cli.streams import is_read_by_ci, program
 from runner.errors import RunnerError, UsageError
 from runner.git import GitError
@@ -65,22 +65,22 @@ class _Source:
         if self.inputs and not self.workflow:
             raise click.UsageError("--input goes with --workflow")
 
-    def about(self, session: Session) -> tuple[str, str]:
+    def about(self, console: Console) -> tuple[str, str]:
         """Return the text that the model plans from, as its reader sees it, and its name; both empty without one."""
         if self.text is not None:
-            return create.text_from(session.cwd, self.text), str(self.text)
+            return create.text_from(console.cwd, self.text), str(self.text)
         if self.issue is not None:
-            found, where = request.issue(session.project, self.issue)
+            found, where = request.issue(console.project, self.issue)
             title = " ".join(create.visible(found.title).split())  # by itself: what it opens would hide the body
             return f"# {title}\n\n{create.visible(found.body)}".strip(), where
         return "", ""
 
-    def files(self, session: Session, title: str | None) -> tuple[dict[str, bytes], str]:
+    def files(self, console: Console, title: str | None) -> tuple[dict[str, bytes], str]:
         """Return (name to bytes, their source for messages) of the plan's files."""
         if self.folder is not None:
-            return create.read_folder(session.cwd, self.folder), str(self.folder)
+            return create.read_folder(console.cwd, self.folder), str(self.folder)
         if self.workflow:
-            return create.instantiate(session.project, self.workflow, self.inputs)
+            return create.instantiate(console.project, self.workflow, self.inputs)
         if not title:
             raise click.UsageError("a plan of your own needs a TITLE")
         return create.manual(title), "the new plan"
@@ -110,7 +110,7 @@ class _Source:
 @options.work
 @click.pass_obj
 def command(
-    session: Session,
+    console: Console,
     /,
     title: str | None,
     base: str | None,
@@ -131,76 +131,76 @@ def command(
         plan = dataclasses.replace(plan, manual=True)
     if not plan.named and not plan.texts and not title:
         raise click.UsageError("give a title: runner new TITLE")
-    project = session.project
+    project = console.project
     create.fresh(project)
     if not plan.named:
-        about, of = plan.about(session)
-        with session.waiting("a model writes the plan"):
+        about, of = plan.about(console)
+        with console.waiting("a model writes the plan"):
             made = create.planned(project, title or "", base=base, questions=not no_questions, text=about, where=of)
     else:
-        files, where = plan.files(session, title)
-        files = dict(edited_files(session, files, sorted(files))) if edit else files
+        files, where = plan.files(console, title)
+        files = dict(edited_files(console, files, sorted(files))) if edit else files
         made = create.create(project, title or "", files, where=where, base=base)
-    _end(session, made, first="edit {} first" if plan.manual and not edit else "")
+    _end(console, made, first="edit {} first" if plan.manual and not edit else "")
     if made.questions and not plan.named:
         running.notify(project, made.protocol)
         raise SystemExit(3)
 
 
-def _end(session: Session, made: Made, *, first: str = "") -> None:
+def _end(console: Console, made: Made, *, first: str = "") -> None:
     """Print a new protocol and its id, and post it to the forge. `first`: a command to type before what follows."""
-    tell_made(session, made, first=first)
-    _give_id(session, made.protocol)
+    tell_made(console, made, first=first)
+    _give_id(console, made.protocol)
     made.printed()
-    request.post_published(session.project, made.protocol)
+    request.post_published(console.project, made.protocol)
 
 
-def _give_id(session: Session, protocol: str) -> None:
+def _give_id(console: Console, protocol: str) -> None:
     """Print the id alone, for programs: a person at a terminal has read it."""
     if streams.keeps() or not sys.stdout.isatty():
-        session.result(protocol)
+        console.result(protocol)
 
 
-def tell_made(session: Session, made: Made, *, runs: bool = False, first: str = "") -> None:
+def tell_made(console: Console, made: Made, *, runs: bool = False, first: str = "") -> None:
     """Print a new protocol; `runs`: it is run at once, so no command follows. `first`: as in `_end`, with `{}` for its name."""
-    session.means(made.protocol)
-    goes_out = session.project.setting("publish") == "always" and session.project.trusted.remote
+    console.means(made.protocol)
+    goes_out = console.project.setting("publish") == "always" and console.project.trusted.remote
     pushed = f" · published to {goes_out}" if goes_out else " · nothing was pushed"
     steps = counted(made.steps, "step")
     cost = f" · {describe.money(made.usd)}" if made.usd else ""
     if made.questions:
         count = counted(len(made.questions), "question")
-        session.note(f"{made.protocol}  planning · {count} · from {made.base[:12]} {made.start[:7]}{cost}{pushed}")
+        console.note(f"{made.protocol}  planning · {count} · from {made.base[:12]} {made.start[:7]}{cost}{pushed}")
         for wait, text in made.questions:
-            session.note(f"  {wait:12}  {text}")
+            console.note(f"  {wait:12}  {text}")
         which = f" {made.questions[0][0]}" if len(made.questions) > 1 else ""
-        name = lookup.typed(session.project, made.protocol)
-        session.note(f"  next          {program()} answer {name}{which} TEXT")
+        name = lookup.typed(console.project, made.protocol)
+        console.note(f"  next          {program()} answer {name}{which} TEXT")
         return
     if made.source:
         steps = f"{made.done} of {steps} done"
     begun = made.source or made.base[:12]
-    project = session.project
+    project = console.project
     row = record.row(project.git, made.protocol, lookup.tip(project, made.protocol))
-    session.note(f"{made.protocol}  {row['status']} · {steps} · from {begun} {made.start[:7]}{cost}{pushed}")
+    console.note(f"{made.protocol}  {row['status']} · {steps} · from {begun} {made.start[:7]}{cost}{pushed}")
     if _OID.fullmatch(made.base):
-        session.note(
+        console.note(
             f"  {'base':12}  a commit, as HEAD is on no branch; `runner new --base BRANCH` names where the work is to go"
         )
     for line in made.outline:
-        session.note(f"  {line}")
+        console.note(f"  {line}")
     if made.path:
-        path = os.path.relpath(made.path, session.cwd)
-        session.note(f"  read or edit  {path}/.protocols/{made.protocol}/")
+        path = os.path.relpath(made.path, console.cwd)
+        console.note(f"  read or edit  {path}/.protocols/{made.protocol}/")
     elif made.note:
-        session.note(f"  {made.note}")
+        console.note(f"  {made.note}")
     if made.source and ids.slug_of_title(str(row["title"])) != made.protocol.partition("-")[2]:
-        session.note(f"  title         {row['title']}, as its plan has it")
+        console.note(f"  title         {row['title']}, as its plan has it")
     if not runs:
         tip, name = lookup.tip(project, made.protocol), lookup.typed(project, made.protocol)
         if (follows := describe.describe(project, row, tip, name).next).text:
             before = f"{program()} {first.format(name)}, then " if first else ""
-            session.note(f"  next          {before}{follows.shown(program())}")
+            console.note(f"  next          {before}{follows.shown(program())}")
 
 
 @click.command("do")
@@ -236,7 +236,7 @@ def do_command(
 
     Prints the protocol's id and a summary of its changes. Exit codes are those of `run`.
     """
-    session: Session = ctx.obj
+    console: Console = ctx.obj
     if coworker is not None and workflow is not None:
         raise click.UsageError("-f goes without --workflow: the plan of a workflow names its agents")
     if checks and workflow is not None:
@@ -245,7 +245,7 @@ def do_command(
         raise click.UsageError("--input goes with --workflow")
     if text is None and workflow is None and coworker is None:
         raise UsageError("there is no task", "runner do", 'give one: `runner do "…"`, or --workflow NAME --input k=v')
-    project = session.project
+    project = console.project
     create.fresh(project)
     if workflow is not None:
         files, where = create.instantiate(project, workflow, inputs)
@@ -254,13 +254,13 @@ def do_command(
         agent, objective = (
             (None, "")
             if coworker is None
-            else create.agent_given(project, session.cwd / coworker, is_read_by_ci(session.environ))
+            else create.agent_given(project, console.cwd / coworker, is_read_by_ci(console.environ))
         )
         title, files = create.task(objective if text is None else text, agent, checks)
         where = "the task"
     create.need_engine(project, files, where)
     made = create.create(project, title, files, where=where, base=base)
-    tell_made(session, made, runs=True)
+    tell_made(console, made, runs=True)
     made.printed()
     try:
         ctx.invoke(run.command, protocol=made.protocol)
@@ -268,21 +268,21 @@ def do_command(
         resumes = f"{program()} run {lookup.typed(project, made.protocol)}"
         if type(error) is KeyboardInterrupt:
             raise KeyboardInterrupt(f"`{resumes}` resumes") from error
-        session.note(f"  created       {resumes} resumes it")
+        console.note(f"  created       {resumes} resumes it")
         raise
     finally:
-        _tell_changes(session, made.protocol, made.start)
-        _give_id(session, made.protocol)  # it is there, however the run ended
+        _tell_changes(console, made.protocol, made.start)
+        _give_id(console, made.protocol)  # it is there, however the run ended
 
 
-def _tell_changes(session: Session, protocol: str, start: str) -> None:
+def _tell_changes(console: Console, protocol: str, start: str) -> None:
     """Print the files that differ from the start of the protocol, with the number of lines."""
-    git = session.project.git
-    tip = git.resolve(session.project.branch(protocol))
+    git = console.project.git
+    tip = git.resolve(console.project.branch(protocol))
     with contextlib.suppress(GitError):
         stat = record.diff(git, start, tip, "--stat", without=protocol) if tip is not None else b""
         for line in lines_of(stat.decode("utf-8", "replace")):
-            session.note(f" {line}")
+            console.note(f" {line}")
 
 
 @click.command("fork")
@@ -296,7 +296,7 @@ def _tell_changes(session: Session, protocol: str, start: str) -> None:
 @options.flag("--renumber", help="Give PROTOCOL another number, if another protocol with its id was published first.")
 @options.offline
 @click.pass_obj
-def fork_command(session: Session, protocol: str | None, title: str, base: str | None, renumber: bool) -> None:
+def fork_command(console: Console, protocol: str | None, title: str, base: str | None, renumber: bool) -> None:
     """Create a protocol that continues from PROTOCOL at REVISION, or where STEP was completed (default: its last revision).
 
     Prints its id. It has its own number, branch and worktree, and the plan, code and finished steps of that revision; you can edit the
@@ -307,7 +307,7 @@ def fork_command(session: Session, protocol: str | None, title: str, base: str |
     protocol with that id, which `runner sync` fetches. The old history is kept under refs/runner/lost/.
     """
     name, revision = steer.at_revision(protocol)
-    project = session.project
+    project = console.project
     origin = publishing.find(project, name)
     if isinstance(revision, str):
         revision = lookup.find_step(project, origin, revision)
@@ -318,4 +318,4 @@ def fork_command(session: Session, protocol: str | None, title: str, base: str |
         if renumber
         else fork.fork(project, origin, revision, title=title, base=base)
     )
-    _end(session, made)
+    _end(console, made)

@@ -12,7 +12,7 @@ import click
 
 from runner.app import create, verify
 from runner.cli import ci
-from runner.cli.session import Session
+from runner.cli.console import Console
 from runner.errors import RunnerError, UnreachableError
 from runner.lines import few
 from runner.store import lookup, publishing, record
@@ -26,13 +26,13 @@ T = TypeVar("T")
 
 def _offer(look: Callable[[Project], list[str]]) -> list[str]:
     """Return completions for a shell; none if there is no project, since a shell cannot show the error."""
-    session = Session(Path.cwd(), dict(os.environ), quiet=True)
+    console = Console(Path.cwd(), dict(os.environ), quiet=True)
     try:
-        return look(session.project)
+        return look(console.project)
     except (RunnerError, OSError):
         return []
     finally:
-        session.close()
+        console.close()
 
 
 def complete_protocols(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -64,22 +64,22 @@ def _workflows(ctx: click.Context, param: click.Parameter, incomplete: str) -> l
     return _offer(lambda project: [name for name in create.workflow_names(project) if name.startswith(incomplete)])
 
 
-def found(session: Session, name: str | None, step: str | None = None) -> tuple[str, str | None]:
+def found(console: Console, name: str | None, step: str | None = None) -> tuple[str, str | None]:
     """Return (id of the protocol, slug of the step or None) that a person means; the remote is asked for one that is not known here.
 
     Raises:
         UsageError: there is none, or it is not clear which.
     """
-    return looked_up(session, name, lambda name: lookup.find_with_step(session.project, name, step))
+    return looked_up(console, name, lambda name: lookup.find_with_step(console.project, name, step))
 
 
-def looked_up(session: Session, name: str | None, find: Callable[[str | None], T]) -> T:
+def looked_up(console: Console, name: str | None, find: Callable[[str | None], T]) -> T:
     """Return what `find` finds by a protocol's name; the remote is asked for one that is not known here.
 
     Raises:
         UsageError: that of `find`.
     """
-    project = session.project
+    project = console.project
     try:
         return find(name)
     except lookup.UnknownProtocolError:
@@ -117,12 +117,12 @@ def words(metavar: str, *, name: str = "words", required: bool = False) -> Calla
 
 def _keep(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
     if value:
-        session: Session = ctx.find_root().obj
-        session.options[str(param.name)] = value
+        console: Console = ctx.find_root().obj
+        console.options[str(param.name)] = value
 
 
 def _kept(name: str, metavar: str, told: str, *values: str) -> Callable[[F], F]:
-    """Return an option that is kept among those of the session. `values`: those that a shell completes; they are validated later."""
+    """Return an option that is kept among those of the console. `values`: those that a shell completes; they are validated later."""
 
     def offer(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
         return [value for value in values if value.startswith(incomplete)]
@@ -165,9 +165,9 @@ def together(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 
 def _offline(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-    session: Session = ctx.find_root().obj
-    session.options["offline"] = "yes" if value else ""  # that it could be said is known by it, too
-    ci.refuse_offline(session)
+    console: Console = ctx.find_root().obj
+    console.options["offline"] = "yes" if value else ""  # that it could be said is known by it, too
+    ci.refuse_offline(console)
 
 
 # `--offline` goes with every command that makes a commit, `--executor` with every one that runs commands.
@@ -205,16 +205,16 @@ fetches = flag("--yes", help="Fetch missing objects from the remote without aski
 as_json = flag("--json", "as_json", help="Print JSON.")
 
 
-def fetch_missing(session: Session, protocols: Collection[str], *, yes: bool, about: str = "") -> bool:
+def fetch_missing(console: Console, protocols: Collection[str], *, yes: bool, about: str = "") -> bool:
     """Fetch missing objects of protocols if the person agrees; return whether they were fetched. `about`: what else lacks them.
 
     Raises:
         UnreachableError: the remote does not answer. IntegrityError: what it has is not taken.
     """
-    remote = session.project.trusted.remote
-    if not (protocols or about) or remote is None or session.project.mirror is not None:
+    remote = console.project.trusted.remote
+    if not (protocols or about) or remote is None or console.project.mirror is not None:
         return False
     question = f"{few(sorted(protocols)) or about}: part of the proof is not in this clone. Fetch it from {remote}?"
-    if not yes and session.ask(question, ("no", "yes")) != "yes":
+    if not yes and console.ask(question, ("no", "yes")) != "yes":
         return False
-    return verify.fetch_histories(session.project, protocols)
+    return verify.fetch_histories(console.project, protocols)

@@ -18,7 +18,7 @@ from runner.protocol.ids import digest
 from runner.store import history, lookup, record
 
 if TYPE_CHECKING:
-    from runner.cli.session import Session
+    from runner.cli.console import Console
     from runner.executor.step_run import Redactor
     from runner.protocol.log import RawEntry
     from runner.protocol.state import Row
@@ -59,7 +59,7 @@ def failed_check(about: Sequence[RawEntry]) -> int | None:
 
 
 def tell_last(
-    session: Session,
+    console: Console,
     place: tuple[str, str, int],
     check: int | None,
     printed: str,
@@ -73,24 +73,24 @@ def tell_last(
     `otherwise`: the record's part of an output that is not kept; `retried`: another attempt follows.
     """
     protocol, slug, attempt = place
-    project = session.project
+    project = console.project
     data = kept(project, protocol, slug, attempt, check)
     data = _network_of(data or b"") if printed == _NOTHING else data
     found = lines_of(otherwise) if data is None else lines_of_output(data)
     last = found[-LAST:]
     for line in last:
-        session.line(f"  | {line[:WIDTH]}", err=True)
+        console.line(f"  | {line[:WIDTH]}", err=True)
     if data is not None and (len(found) > LAST or any(len(line) > WIDTH for line in last)):
         which = f"{f' --check {check}' if check else ''}{f' --attempt {attempt}' if retried else ''}"
         told = f"{program()} show {lookup.typed(project, protocol)} {slug} --output{which}"
-        session.line(f"  {'all of it':12}  {told}", err=True)
+        console.line(f"  {'all of it':12}  {told}", err=True)
 
 
 # --- `show --output` ---------------------------------------------------------------------------------------------------
 
 
 def show(
-    session: Session,
+    console: Console,
     row: Row,
     slug: str,
     attempt: int | None,
@@ -104,7 +104,7 @@ def show(
     Raises:
         UsageError: there is none, or it was not kept.
     """
-    project, protocol, step = session.project, row["protocol"], row["steps"][slug]
+    project, protocol, step = console.project, row["protocol"], row["steps"][slug]
     verify.take_histories(project, [protocol])
     last = int(step.get("attempt", 1))
     number = attempt or (last - 1 if last > 1 and step.get("status") == "pending" else last)
@@ -121,7 +121,7 @@ def show(
 
     found = read()
     lacks = any(data is None and of in printed for of, data in found.items())
-    if lacks and options.fetch_missing(session, [protocol], yes=yes):
+    if lacks and options.fetch_missing(console, [protocol], yes=yes):
         found = read()
     for of, data in found.items():
         if data is None:
@@ -132,15 +132,15 @@ def show(
         )
     if as_json:
         told = [{"check": of, "output": (data or b"").decode("utf-8", "replace")} for of, data in found.items()]
-        session.json({"protocol": protocol, "step": slug, "attempt": number, "outputs": told})
+        console.json({"protocol": protocol, "step": slug, "attempt": number, "outputs": told})
         return
     for of, data in found.items():
         if len(found) > 1:
             what = f"check {of}" if of else "the network of the tools"
-            session.line(f"== {what} of {record.label(row, slug)}, attempt {number}")
+            console.line(f"== {what} of {record.label(row, slug)}, attempt {number}")
         if not data:
-            session.note("it printed nothing")
-        streams.put_output(data or b"", lambda data: session.lines([(line,) for line in lines_of_output(data)]))
+            console.note("it printed nothing")
+        streams.put_output(data or b"", lambda data: console.lines([(line,) for line in lines_of_output(data)]))
 
 
 def _printed(project: Project, protocol: str, slug: str, attempt: int) -> dict[int | None, str]:
@@ -198,13 +198,13 @@ def _none(
 # --- as it comes -------------------------------------------------------------------------------------------------------
 
 
-def live(session: Session, *, verbose: bool) -> Live:
+def live(console: Console, *, verbose: bool) -> Live:
     """Return what follows the commands of a session; `verbose`: their output is printed to stderr as it comes."""
 
     def stream(line: str) -> None:
-        session.line(line, err=True)
+        console.line(line, err=True)
 
-    return Live(step_run.Redactor(session.environ), time.monotonic, stream if verbose else None)
+    return Live(step_run.Redactor(console.environ), time.monotonic, stream if verbose else None)
 
 
 class Live:

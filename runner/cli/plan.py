@@ -15,7 +15,7 @@ import click
 from runner.app import create, describe, plan, request, sync
 from runner.app.plan import Draft, Proposal
 from runner.cli import log, options, steer, streams
-from runner.cli.session import Session
+from runner.cli.console import Console
 from runner.errors import RunnerError, UsageError
 from runner.executor import load
 from runner.protocol import strict_yaml
@@ -33,39 +33,39 @@ YES, EDIT, DROP = "yes", "edit", "drop"
 @options.work
 @click.pass_obj
 def command(
-    session: Session, protocol: str | None, wish: str, split: str | None, yes: bool, no_questions: bool
+    console: Console, protocol: str | None, wish: str, split: str | None, yes: bool, no_questions: bool
 ) -> None:
     """Let a model plan the pending steps of PROTOCOL again, and show the changes that it proposes.
 
     At a terminal you accept the proposal, edit it in your editor first, or discard it; without a terminal, --yes accepts it.
     The commit is yours.
     """
-    project = session.project
-    name = session.means(load.find_protocol(project, protocol))
+    project = console.project
+    name = console.means(load.find_protocol(project, protocol))
     wish = strict_yaml.decode(wish.encode("utf-8", "surrogateescape"), "TEXT").strip()
     with contextlib.ExitStack() as stack:
-        with session.waiting(f"a model splits {split}" if split else "a model plans the pending steps"):
+        with console.waiting(f"a model splits {split}" if split else "a model plans the pending steps"):
             made = plan.propose(project, name, wish, questions=not no_questions, split=split)
             proposal = stack.enter_context(made)
         if not proposal.changed(proposal.files):
-            session.note(f"{name}  the steps stay as they are")
+            console.note(f"{name}  the steps stay as they are")
             return
-        _show(session, proposal, proposal.files)
-        chosen = proposal.files if yes else _chosen(session, proposal)
+        _show(console, proposal, proposal.files)
+        chosen = proposal.files if yes else _chosen(console, proposal)
         if chosen is None:
             return
         commit = plan.take(project, proposal, chosen)
         cost = f" · {describe.money(proposal.usd)}" if proposal.usd else ""
-        session.note(f"{name}  replanned, committed as yours: {commit[:7]}{cost}")
+        console.note(f"{name}  replanned, committed as yours: {commit[:7]}{cost}")
         request.post_published(project, name)
 
 
-def _show(session: Session, proposal: Proposal, files: Mapping[str, bytes]) -> None:
-    tree = plan.tree_of(session.project, proposal, files)
-    log.show_diff(session, record.diff(session.project.git, proposal.seen.tree, tree))
+def _show(console: Console, proposal: Proposal, files: Mapping[str, bytes]) -> None:
+    tree = plan.tree_of(console.project, proposal, files)
+    log.show_diff(console, record.diff(console.project.git, proposal.seen.tree, tree))
 
 
-def _chosen(session: Session, proposal: Proposal) -> Mapping[str, bytes] | None:
+def _chosen(console: Console, proposal: Proposal) -> Mapping[str, bytes] | None:
     """Return what the person at the terminal takes; None where they drop it.
 
     Raises:
@@ -73,23 +73,23 @@ def _chosen(session: Session, proposal: Proposal) -> Mapping[str, bytes] | None:
     """
     files: Mapping[str, bytes] = proposal.files
     while True:
-        said = session.ask("use it?", (YES, EDIT, DROP))
+        said = console.ask("use it?", (YES, EDIT, DROP))
         if said is None:
-            session.note("nothing was changed; `--yes` uses it without asking a model again")
+            console.note("nothing was changed; `--yes` uses it without asking a model again")
             raise SystemExit(0)
         if said == YES:
             return files
         if said == DROP:
-            session.note("dropped: nothing was changed")
+            console.note("dropped: nothing was changed")
             return None
-        files = edited_files(session, files, proposal.changed(files))
+        files = edited_files(console, files, proposal.changed(files))
         if not proposal.changed(files):
-            session.note("nothing is left of it: nothing was changed")
+            console.note("nothing is left of it: nothing was changed")
             return None
-        _show(session, proposal, files)
+        _show(console, proposal, files)
 
 
-def edited_files(session: Session, files: Mapping[str, bytes], changed: Sequence[str]) -> Mapping[str, bytes]:
+def edited_files(console: Console, files: Mapping[str, bytes], changed: Sequence[str]) -> Mapping[str, bytes]:
     """Let the person edit those files of a plan, until all make one; return all."""
     folder = Path(tempfile.mkdtemp(prefix="runner-plan-"))
     for name in changed:
@@ -97,7 +97,7 @@ def edited_files(session: Session, files: Mapping[str, bytes], changed: Sequence
             (folder / name).write_bytes(files[name])
     try:
         while True:
-            _edit(session, sorted(folder.iterdir()), "nothing was changed; run the same command again")
+            _edit(console, sorted(folder.iterdir()), "nothing was changed; run the same command again")
             made = {name: data for name, data in files.items() if name not in changed} | create.read_folder(
                 folder, Path(".")
             )
@@ -125,46 +125,46 @@ def edited_files(session: Session, files: Mapping[str, bytes], changed: Sequence
 @click.option("--run", metavar="LINE", help="The command of a step that is added.")
 @options.offline
 @click.pass_obj
-def edit_command(session: Session, /, words: tuple[str, ...], **change: str | None) -> None:
+def edit_command(console: Console, /, words: tuple[str, ...], **change: str | None) -> None:
     """Edit plan.md of PROTOCOL, the file of STEP, or `context`, in your editor; the commit is yours.
 
     With --add, --move or --remove no editor is opened: steps that follow get new numbers where that is necessary. The file
     is validated before it is committed. No other file of your checkout changes.
     """
-    name, rest = steer.named(session, words)
-    session.means(name)
+    name, rest = steer.named(console, words)
+    console.means(name)
     if any(value is not None for value in change.values()):
         if rest:
             raise click.UsageError("name one step: runner edit PROTOCOL --move STEP --after STEP")
-        _tell_step(session, name, *_changed(session, name, **change))
+        _tell_step(console, name, *_changed(console, name, **change))
         return
     if len(rest) > 1:
         raise click.UsageError("name one step: runner edit PROTOCOL [STEP]")
-    draft = plan.draft(session.project, name, rest[0] if rest else None)
+    draft = plan.draft(console.project, name, rest[0] if rest else None)
     folder = Path(tempfile.mkdtemp(prefix="runner-edit-"))
     path = folder / draft.name
     path.write_bytes(draft.data)
     try:
-        made = _after_editing(session, draft, path)
+        made = _after_editing(console, draft, path)
     except BaseException:
         if path.is_file() and path.read_bytes() != draft.data:
-            session.note(f"your draft is kept at {path}")
+            console.note(f"your draft is kept at {path}")
         else:
             shutil.rmtree(folder, ignore_errors=True)
         raise
     shutil.rmtree(folder, ignore_errors=True)
     if made is None:
-        session.note(f"{draft.protocol}  {draft.name}: nothing changed")
+        console.note(f"{draft.protocol}  {draft.name}: nothing changed")
         return
-    session.note(f"{draft.protocol}  {draft.name} committed as yours: {made[:7]}")
+    console.note(f"{draft.protocol}  {draft.name} committed as yours: {made[:7]}")
     if draft.finished:
-        session.note("  this step is finished: the edit is recorded, and nothing is done again")
-    sync.offer(session.project, draft.protocol)
-    request.post_published(session.project, draft.protocol)
+        console.note("  this step is finished: the edit is recorded, and nothing is done again")
+    sync.offer(console.project, draft.protocol)
+    request.post_published(console.project, draft.protocol)
 
 
 def _changed(
-    session: Session,
+    console: Console,
     name: str,
     *,
     added: str | None,
@@ -179,77 +179,77 @@ def _changed(
     if (given["kind"] or given["run"]) and added is None:
         raise click.UsageError("--kind and --run go with --add")
     if added is not None:
-        commit, file = plan.add_step(session.project, name, added, after, kind=given["kind"], run=given["run"] or "")
+        commit, file = plan.add_step(console.project, name, added, after, kind=given["kind"], run=given["run"] or "")
         return commit, f"added {file}"
     if moved is not None:
         if after is None:
             raise click.UsageError("--move goes with --after STEP")
-        commit, file = plan.move_step(session.project, name, moved, after)
+        commit, file = plan.move_step(console.project, name, moved, after)
         return commit, f"moved to {file}"
     if after is not None:
         raise click.UsageError("--after goes with --add and --move")
-    commit, slug = plan.remove_step(session.project, name, str(removed))
+    commit, slug = plan.remove_step(console.project, name, str(removed))
     return commit, f"removed {slug}"
 
 
-def _tell_step(session: Session, name: str, commit: str, said: str) -> None:
-    session.note(f"{name}  {said}, committed as yours: {commit[:7]}")
-    sync.offer(session.project, name)
-    request.post_published(session.project, name)
+def _tell_step(console: Console, name: str, commit: str, said: str) -> None:
+    console.note(f"{name}  {said}, committed as yours: {commit[:7]}")
+    sync.offer(console.project, name)
+    request.post_published(console.project, name)
 
 
 @click.command("skip")
 @options.words("[PROTOCOL] STEP", required=True)
 @options.offline
 @click.pass_obj
-def skip_command(session: Session, words: tuple[str, ...]) -> None:
+def skip_command(console: Console, words: tuple[str, ...]) -> None:
     """Take STEP, which is not done, out of the plan of PROTOCOL; what follows runs without it. The commit is yours."""
-    name, rest = steer.named(session, words)
-    session.means(name)
+    name, rest = steer.named(console, words)
+    console.means(name)
     if len(rest) != 1:
         raise click.UsageError("name one step: runner skip PROTOCOL STEP")
-    commit, slug = plan.remove_step(session.project, name, rest[0], "skip")
-    _tell_step(session, name, commit, f"{slug} skipped")
+    commit, slug = plan.remove_step(console.project, name, rest[0], "skip")
+    _tell_step(console, name, commit, f"{slug} skipped")
 
 
-def _after_editing(session: Session, draft: Draft, path: Path) -> str | None:
+def _after_editing(console: Console, draft: Draft, path: Path) -> str | None:
     """Let the person edit until the file is valid or they give up; return the commit, or None where nothing changed."""
     while True:
-        _edit(session, [path], "nothing was committed; run the same command again")
+        _edit(console, [path], "nothing was committed; run the same command again")
         if not path.is_file() or (data := path.read_bytes()) == draft.data:
             return None
         try:
-            plan.check_draft(session.project, draft, data)
+            plan.check_draft(console.project, draft, data)
         except RunnerError as error:
-            if not session.is_terminal():
+            if not console.is_terminal():
                 raise
             streams.say(f"error: {error}")
             if not click.confirm("edit it again?", default=True, err=True):
                 raise
             continue
-        return plan.commit_draft(session.project, draft, data)
+        return plan.commit_draft(console.project, draft, data)
 
 
-def _edit(session: Session, files: Sequence[Path], hint: str) -> None:
+def _edit(console: Console, files: Sequence[Path], hint: str) -> None:
     """Open files in the person's editor. `hint`: of the error where it ends with one."""
-    line = editor(session)
+    line = editor(console)
     argv = ["sh", "-c", f'{line} "$@"', line, *map(str, files)]
     if code := subprocess.run(argv, check=False, stdout=streams.for_child()).returncode:
         raise UsageError(f"the editor ended with {code}", line, hint)
 
 
-def editor(session: Session) -> str:
+def editor(console: Console) -> str:
     """Return the person's editor, found as git finds it, but never in the repository's own configuration.
 
     Raises:
         UsageError: none is set, and there is no terminal for the default one.
     """
-    environ = session.environ
-    code, out, _ = session.project.git.personal("config", "--get", "core.editor")
+    environ = console.environ
+    code, out, _ = console.project.git.personal("config", "--get", "core.editor")
     configured = os.fsdecode(out).rstrip("\n") if code == 0 else ""
     found = environ.get("GIT_EDITOR") or configured or environ.get("VISUAL") or environ.get("EDITOR")
     if found:
         return found
-    if not session.is_terminal():
+    if not console.is_terminal():
         raise UsageError("no editor is set", "$VISUAL, $EDITOR", "set one, such as EDITOR=nano")
     return "vi"

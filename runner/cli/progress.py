@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from runner.app import describe, suite
 from runner.cli import output, status
-from runner.cli.session import COLOURS, Session
+from runner.cli.console import COLOURS, Console
 from runner.cli.streams import program
 from runner.lines import counted, headline, lines_of
 from runner.protocol import decision, events, paths
@@ -41,8 +41,8 @@ class Spent:
 class Progress:
     """`each`: print every transition when it is made; else a step that will be checked is printed together with its checks."""
 
-    def __init__(self, session: Session, *, each: bool) -> None:
-        self._session, self._each = session, each
+    def __init__(self, console: Console, *, each: bool) -> None:
+        self._console, self._each = console, each
         self._held: dict[str, tuple[Spent, str]] = {}  # what was said of steps that are still to be checked
         self._told_waits: set[str] = set()
         self._told_refused: list[str] = []  # why approvals do not count
@@ -95,7 +95,7 @@ class Progress:
             "plan", "planned", _spent_by([planned]), counted(len(planned.steps), "step"), counted=bool(planned.spent)
         )
         for line in lines_of(done.said) if planned.transcript else ():
-            self._session.line(f"  {line}", err=True)
+            self._console.line(f"  {line}", err=True)
 
     def _step(self, done: Advanced, slug: str, happened: Sequence[events.Event]) -> None:
         name = _label(done.state, slug)
@@ -146,7 +146,7 @@ class Progress:
         retried = any(isinstance(event, events.StepRetried) for event in happened)
         qa = next((event for event in happened if isinstance(event, events.QaFailed)), None)
         if qa is None and failure.output is not None:
-            output.tell_last(self._session, place, None, failure.output, failure.tail or "", retried=retried)
+            output.tell_last(self._console, place, None, failure.output, failure.tail or "", retried=retried)
         elif qa is not None:
             commands = output.commands(qa.evidence, reviewed=bool(qa.report))
             numbers = {id(check): number for number, check in enumerate(commands, 1)}
@@ -156,21 +156,21 @@ class Progress:
                     continue
                 if id(check) in numbers:
                     number, printed = numbers[id(check)], check["output"]
-                    output.tell_last(self._session, place, number, printed, otherwise, retried=retried)
+                    output.tell_last(self._console, place, number, printed, otherwise, retried=retried)
                 elif otherwise:  # a promised file that is not there, or a review
-                    self._session.line(f"  | {otherwise}", err=True)
-            before = suite.failed_before(self._session.project, protocol, {check["check"] for check in qa.evidence})
+                    self._console.line(f"  | {otherwise}", err=True)
+            before = suite.failed_before(self._console.project, protocol, {check["check"] for check in qa.evidence})
             if before:
-                self._session.line(f"  {'before':12}  {before}", err=True)
+                self._console.line(f"  {'before':12}  {before}", err=True)
         for event in happened:
             if isinstance(event, events.QaFailed) and event.report:
                 report = f"{paths.folder(protocol)}/{paths.report_file(event.subject, event.attempt)}"
-                self._session.line(f"  {'findings':12}  {report}", err=True)
+                self._console.line(f"  {'findings':12}  {report}", err=True)
         if failure.kept:
-            self._session.line(f"  {'its work':12}  kept at {failure.kept}", err=True)
+            self._console.line(f"  {'its work':12}  kept at {failure.kept}", err=True)
 
     def _waits(self, state: State) -> None:
-        row, project = plain(state), self._session.project
+        row, project = plain(state), self._console.project
         for wait in row["waiting"]:
             if wait["id"] not in self._told_waits:
                 tip = lookup.tip(project, state.protocol)
@@ -187,7 +187,7 @@ class Progress:
 
     def _line(self, name: str, word: str, text: str, *, narrow: bool = False) -> None:
         shown = (word.ljust(8 if narrow else 10), COLOURS.get(word, ""))
-        self._session.line(f"{name.ljust(self._width)}  ", shown, text, err=True)
+        self._console.line(f"{name.ljust(self._width)}  ", shown, text, err=True)
 
     # --- the end -------------------------------------------------------------------------------------------------------
 
@@ -200,54 +200,54 @@ class Progress:
     def end(self, done: Advanced) -> None:
         """Print the status, and what to type next."""
         self.flush(done)
-        session, state = self._session, done.state
+        console, state = self._console, done.state
         self._widen(state)
-        row, project = plain(state), session.project
-        name = lookup.typed(project, state.protocol, session.asked.get(state.protocol))
+        row, project = plain(state), console.project
+        name = lookup.typed(project, state.protocol, console.asked.get(state.protocol))
         found = describe.describe(project, row, done.commit, name)
         counted = " · ".join(filter(None, (describe.progress(row), describe.spent(row.get("spent")))))
         if state.status in ("completed", "paused", "cancelled"):
             colour = COLOURS.get(state.status, "yellow")
-            session.line("  ", (str(state.status).ljust(12), colour), f"  {counted}", err=True)
+            console.line("  ", (str(state.status).ljust(12), colour), f"  {counted}", err=True)
         elif state.status in describe.FAILED:
             gone = record.reopens(row) == "resume"
             why = "the step that failed is no longer in the plan" if gone else found.outlook.reason
             if gone or not done.entries:
-                session.line("  ", (str(state.status).ljust(12), "red"), f"  {why}", err=True)
+                console.line("  ", (str(state.status).ljust(12), "red"), f"  {why}", err=True)
         elif found.outlook.waiting:
             self._waits(state)
             for one in found.approvals.values():
-                status.show_approvals(session, one, err=True, told=self._told_refused)
+                status.show_approvals(console, one, err=True, told=self._told_refused)
         elif found.outlook.action == "none":
-            session.line("  ", ("waits".ljust(12), "yellow"), f"  {found.outlook.reason}", err=True)
+            console.line("  ", ("waits".ljust(12), "yellow"), f"  {found.outlook.reason}", err=True)
         elif not done.entries and done.said:
-            session.line(f"  {done.said}", err=True)
+            console.line(f"  {done.said}", err=True)
         if found.next.text:
-            session.line(f"  {'next':12}  {found.next.shown(program())}", err=True)
+            console.line(f"  {'next':12}  {found.next.shown(program())}", err=True)
         elif state.status == "cancelled":
-            session.line(f"  {'next':12}  {program()} undo {found.name}", err=True)
+            console.line(f"  {'next':12}  {program()} undo {found.name}", err=True)
 
     # --- while it lasts ------------------------------------------------------------------------------------------------
 
     @contextmanager
     def at_work(self, protocol: str, *, verbose: bool = False) -> Iterator[None]:
         """Show the running step: on a terminal all the time, elsewhere a line a minute. `verbose`: print its output as it comes."""
-        session = self._session
-        if session.quiet:
+        console = self._console
+        if console.quiet:
             yield
             return
-        live = output.live(session, verbose=verbose)
-        session.live, stop = live, None
-        if not session.shows_progress():
+        live = output.live(console, verbose=verbose)
+        console.live, stop = live, None
+        if not console.shows_progress():
 
             def beat() -> float:
                 if now := live.now():
-                    session.line(f"  {now}", err=True)
+                    console.line(f"  {now}", err=True)
                 return output.EVERY
 
-            stop = session.project.env.beside(output.EVERY, beat)
+            stop = console.project.env.beside(output.EVERY, beat)
         try:
-            with session.waiting(
+            with console.waiting(
                 protocol.partition("-")[0], live.now
             ):  # at 80 columns its id would leave no room for the step
                 yield
@@ -255,7 +255,7 @@ class Progress:
             if stop is not None:
                 stop()
             live.end()
-            session.live = None
+            console.live = None
 
 
 def _gives(result: Json) -> bool:

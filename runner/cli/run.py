@@ -8,7 +8,7 @@ import click
 
 from runner.app import describe, request, run, sync
 from runner.cli import ci, options, progress
-from runner.cli.session import Session
+from runner.cli.console import Console
 from runner.errors import UsageError
 from runner.executor import advance, load
 from runner.executor.advance import Advanced
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @options.work
 @click.pass_obj
 def command(
-    session: Session,
+    console: Console,
     protocol: str | None,
     max_steps: int,
     no_adopt: bool,
@@ -42,29 +42,29 @@ def command(
     each: bool,
 ) -> None:
     """Run PROTOCOL, step by step, until it is done, fails, or needs a person."""
-    project = session.project
-    session.closing.enter_context(load.documents_kept(project.dirs))
-    name = session.means(publishing.find(project, protocol), protocol)
+    project = console.project
+    console.closing.enter_context(load.documents_kept(project.dirs))
+    name = console.means(publishing.find(project, protocol), protocol)
     row = record.row(project.git, name, lookup.tip(project, name))
     last = _until(project, row, until) if until is not None else None
     if last in row["steps"] and (status := row["steps"][last]["status"]) in record.ENDED:
-        session.note(f"{name}  {last} is {status}")
+        console.note(f"{name}  {last} is {status}")
         raise SystemExit(0)
     forge = request.available(project) if project.config.forge else None
-    teller = progress.Progress(session, each=False)
+    teller = progress.Progress(console, each=False)
     done: Advanced | None = None
     waits = False
 
     def ask(done: Advanced) -> bool:
         """Ask about a plan that a model has just written; where nobody is here it is carried out."""
         if each and any(isinstance(event, events.StepCompleted) for event in done.events):
-            return session.ask("Run the next step?", ("yes", "no")) == "yes"
+            return console.ask("Run the next step?", ("yes", "no")) == "yes"
         if not any(isinstance(event, events.Planned) and event.engine for event in done.events):
             return True
-        return session.ask("Carry out this plan?", ("yes", "no")) != "no"
+        return console.ask("Carry out this plan?", ("yes", "no")) != "no"
 
     try:
-        with ci.job(session, name), teller.at_work(name, verbose=verbose):
+        with ci.job(console, name), teller.at_work(name, verbose=verbose):
             steps = run.run(
                 project,
                 name,
@@ -83,24 +83,24 @@ def command(
             sync.unpublished(project, name)
         raise
     assert done is not None  # --max-steps is at least one
-    _end(session, teller, done, forge, waits=waits)
+    _end(console, teller, done, forge, waits=waits)
 
 
-def _end(session: Session, teller: progress.Progress, done: Advanced, forge: Forge | None, *, waits: bool) -> NoReturn:
+def _end(console: Console, teller: progress.Progress, done: Advanced, forge: Forge | None, *, waits: bool) -> NoReturn:
     """Print how a protocol stands now, publish it or say how, and exit. `waits`: for people, who are notified."""
-    project, name = session.project, done.state.protocol
+    project, name = console.project, done.state.protocol
     teller.end(done)
     if done.state.status is Status.COMPLETED and isinstance(done.action, decision.Halt):
         tip = lookup.tip(project, name)
         if edited := describe.edited(project, record.row(project.git, name, tip), tip):
-            session.note(f"  edited        {edited}")
+            console.note(f"  edited        {edited}")
     if project.trusted.remote is not None:
         sync.offer(project, name)
     if forge is not None:
         request.post_quietly(project, forge, name)
     if waits:
         run.notify(project, name)
-    raise SystemExit(ci.end(session, done, run.exit_code(done)))
+    raise SystemExit(ci.end(console, done, run.exit_code(done)))
 
 
 @click.command("step")
@@ -113,23 +113,23 @@ def _end(session: Session, teller: progress.Progress, done: Advanced, forge: For
 @options.work
 @click.pass_obj
 def step_command(
-    session: Session, protocol: str | None, only: str | None, dry_run: bool, no_adopt: bool, verbose: bool
+    console: Console, protocol: str | None, only: str | None, dry_run: bool, no_adopt: bool, verbose: bool
 ) -> None:
     """Advance PROTOCOL by one transition, one commit."""
-    project = session.project
-    session.closing.enter_context(load.documents_kept(project.dirs))
-    name = session.means(publishing.find(project, protocol), protocol)
+    project = console.project
+    console.closing.enter_context(load.documents_kept(project.dirs))
+    name = console.means(publishing.find(project, protocol), protocol)
     slug = _slug(project, name, only) if only is not None else None
     if dry_run:
-        raise SystemExit(_try_out(session, name, slug))
+        raise SystemExit(_try_out(console, name, slug))
     forge = request.available(project) if project.config.forge else None
-    teller = progress.Progress(session, each=True)
-    with ci.job(session, name), teller.at_work(name, verbose=verbose):
+    teller = progress.Progress(console, each=True)
+    with ci.job(console, name), teller.at_work(name, verbose=verbose):
         done = advance.step(project, name, only=slug, adopt=not no_adopt, forge=forge)
     if only is not None and isinstance(done.action, decision.Halt) and slug not in done.state.steps:
         lookup.find_step(project, name, only)
     teller.advanced(done)
-    _end(session, teller, done, forge, waits=run.begins_to_wait(done))
+    _end(console, teller, done, forge, waits=run.begins_to_wait(done))
 
 
 def _until(project: Project, row: Row, name: str) -> str:
@@ -157,9 +157,9 @@ def _slug(project: Project, protocol: str, name: str) -> str:
     return ids.find_step(name, row["steps"]) or ids.step_slug(name) or name
 
 
-def _try_out(session: Session, protocol: str, only: str | None) -> int:
+def _try_out(console: Console, protocol: str, only: str | None) -> int:
     """Print what `step` would do; write nothing, and do not pick up a person's edits."""
-    project = session.project
+    project = console.project
     git, branch = project.git, project.branch(protocol)
     project.refuse_unsupported()
     tip = project.tip(protocol)
@@ -168,15 +168,15 @@ def _try_out(session: Session, protocol: str, only: str | None) -> int:
     for tree in git.checked_out(branch):
         unsaved = record.unsaved(git, tree, protocol)
         if unsaved:
-            session.result(f"would first commit your changes of {', '.join(unsaved)}; they are not looked at here")
+            console.result(f"would first commit your changes of {', '.join(unsaved)}; they are not looked at here")
     seen = snapshot.read(git, tip, protocol)
     _, edit, state, action = advance.consider(project, seen, only)
     if isinstance(edit, events.Planned):
-        session.result("would pick up the plan that people wrote")
+        console.result("would pick up the plan that people wrote")
         return 0
     if edit is not None:
-        session.result("would record the plan's edit")
-    session.result(progress.would(action, state))
+        console.result("would record the plan's edit")
+    console.result(progress.would(action, state))
     return run.exit_code(Advanced(state, action, (), tip))
 
 
@@ -184,7 +184,7 @@ def _try_out(session: Session, protocol: str, only: str | None) -> int:
 @options.protocol
 @options.flag("--no-work", help="Record approvals and answers, but leave the work that follows to `runner run`.")
 @click.pass_obj
-def sync_command(session: Session, protocol: str | None, no_work: bool) -> None:
+def sync_command(console: Console, protocol: str | None, no_work: bool) -> None:
     """Fetch PROTOCOL (default: every protocol, here and on the remote), reconcile diverged branches, and push.
 
     With `forge:`, also read the request (reviews, comment commands, CI, close and merge), resume the protocol if they
@@ -193,14 +193,14 @@ def sync_command(session: Session, protocol: str | None, no_work: bool) -> None:
     If both sides advanced, the remote's transitions are kept; those of this clone are saved under refs/runner/lost/ and are
     repeated. Commits and answers by people are kept on both sides; of two answers to one question, the remote's is used.
     """
-    project = session.project
+    project = console.project
     every = sync.sync(project, [publishing.find(project, protocol)] if protocol else None, work=not no_work)
     if not every:
-        session.note("there is no protocol to publish")
+        console.note("there is no protocol to publish")
     for done in every:
-        session.means(done.protocol)
+        console.means(done.protocol)
         said = f"error: {done.error.what}" if done.error else done.said
-        session.note("  ".join(filter(None, (done.protocol, said, done.tip[:7], done.title, done.url))))
+        console.note("  ".join(filter(None, (done.protocol, said, done.tip[:7], done.title, done.url))))
     for done in every:
         if done.error is not None:  # once the others are reported
             raise done.error

@@ -9,7 +9,7 @@ import click
 
 from runner.app import describe, timeline, verify
 from runner.cli import log, options, output, status, streams
-from runner.cli.session import COLOURS, Session
+from runner.cli.console import COLOURS, Console
 from runner.cli.streams import program
 from runner.errors import UsageError
 from runner.lines import lines_of, lines_of_output
@@ -41,7 +41,7 @@ PLAN = "plan"  # no step can be called so
 @options.as_json
 @click.pass_obj
 def command(
-    session: Session,
+    console: Console,
     protocol: str | None,
     step: str | None,
     transcript: bool,
@@ -52,9 +52,9 @@ def command(
     as_json: bool,
 ) -> None:
     """Show the plan, steps and results of PROTOCOL; or the text, attempts and check results of STEP."""
-    project = session.project
+    project = console.project
     of_plan = transcript and step == PLAN
-    name, slug = options.found(session, protocol, None if of_plan else step)
+    name, slug = options.found(console, protocol, None if of_plan else step)
     tip = lookup.tip(project, name)
     row = record.row(project.git, name, tip)
     if slug is not None and slug not in row["steps"]:
@@ -68,41 +68,41 @@ def command(
     if transcript and of_output:
         raise click.UsageError("--transcript and --output are shown one at a time")
     if not as_json:
-        session.pages()
+        console.pages()
     if of_output:
         if slug is None:
             steps = [name for name, _ in record.open_steps(row)]
             raise UsageError("no step is named", name, f"name the step whose output to show: {', '.join(steps)}")
-        output.show(session, row, slug, attempt, check, as_json=as_json, yes=yes)
+        output.show(console, row, slug, attempt, check, as_json=as_json, yes=yes)
     elif transcript:
-        show_transcript(session, row, slug, attempt, as_json=as_json, yes=yes)
+        show_transcript(console, row, slug, attempt, as_json=as_json, yes=yes)
     elif as_json:
         told = status.as_plain(project, row, protocol)
-        session.json(told if slug is None else {**row["steps"][slug], "protocol": name, "step": slug})
+        console.json(told if slug is None else {**row["steps"][slug], "protocol": name, "step": slug})
     elif slug is None:
-        show_protocol(session, project, row, tip, protocol)
+        show_protocol(console, project, row, tip, protocol)
     else:
-        show_step(session, project, row, tip, slug)
+        show_step(console, project, row, tip, slug)
 
 
-def show_protocol(session: Session, project: Project, row: Row, tip: str, asked: str | None) -> None:
+def show_protocol(console: Console, project: Project, row: Row, tip: str, asked: str | None) -> None:
     """Give the protocol's standing, its plan's prose and what it made. `asked`: what it was found by."""
-    status.show_one(session, project, row, asked)
+    status.show_one(console, project, row, asked)
     plan = record.prose(project.git.blob(f"{tip}:{paths.folder(row['protocol'])}/{paths.PLAN}"))
     if plan:
-        session.line("")
-        _indented(session, plan)
+        console.line("")
+        _indented(console, plan)
     made = [artifact for artifact in row.get("artifacts", []) if isinstance(artifact, dict)]
     if made:
-        session.line("")
+        console.line("")
     for artifact in made:
-        session.line(
+        console.line(
             f"  {artifact.get('id')}  {artifact.get('path')}  by {record.label(row, str(artifact.get('step')))}"
         )
 
 
 def show_transcript(
-    session: Session, row: Row, slug: str | None, attempt: int | None, *, as_json: bool, yes: bool
+    console: Console, row: Row, slug: str | None, attempt: int | None, *, as_json: bool, yes: bool
 ) -> None:
     """Give what the model said and called in an attempt, and then what the model said that judged it.
 
@@ -111,7 +111,7 @@ def show_transcript(
     """
     import json
 
-    project, protocol = session.project, row["protocol"]
+    project, protocol = console.project, row["protocol"]
     verify.take_histories(project, [protocol])
     if slug is None:
         asked = [name for name, step in record.open_steps(row) if step.get("kind") == "agent"]
@@ -132,7 +132,7 @@ def show_transcript(
         )
 
     last, number, found = read()
-    if not any(found.values()) and number <= last and options.fetch_missing(session, [protocol], yes=yes):
+    if not any(found.values()) and number <= last and options.fetch_missing(console, [protocol], yes=yes):
         last, number, found = read()
     if not any(found.values()):
         raise _none(project, row, slug, number, last)
@@ -141,14 +141,14 @@ def show_transcript(
             for one in records:
                 streams.put(json.dumps({"of": of, **one}, sort_keys=True))
         elif records:
-            session.line(
+            console.line(
                 f"{record.label(row, slug)} of {protocol}  attempt {number}{'  review' if of == 'review' else ''}"
             )
-            log.show_records(session, records)
+            log.show_records(console, records)
             told = lines_of_output(output.kept(project, protocol, str(slug), number) or b"") if of == "work" else []
             for line in [*told[: log.LINES], *(["… `--output` shows the rest"] if len(told) > log.LINES else [])]:
-                session.line(f"  {line[: log.WIDTH]}")
-            session.line("")
+                console.line(f"  {line[: log.WIDTH]}")
+            console.line("")
 
 
 def _none(project: Project, row: Row, slug: str, number: int, last: int) -> UsageError:
@@ -176,12 +176,12 @@ def _none(project: Project, row: Row, slug: str, number: int, last: int) -> Usag
     return UsageError(what, protocol, hint)
 
 
-def show_step(session: Session, project: Project, row: Row, tip: str, slug: str) -> None:
+def show_step(console: Console, project: Project, row: Row, tip: str, slug: str) -> None:
     """Give the step's standing, its prose, its attempts and what the last of them said."""
     protocol, step = row["protocol"], row["steps"][slug]
     entries = record.events(project.git, protocol, tip)
     name = lookup.typed(project, protocol)
-    session.line(f"{record.label(row, slug)} of {protocol}  {step.get('title')}")
+    console.line(f"{record.label(row, slug)} of {protocol}  {step.get('title')}")
     shown = str(step.get("status"))
     parts = [str(step.get("kind")), f"attempt {step.get('attempt', 1)}", f"qa {step.get('qa')}"]
     parts += [f"needs {', '.join(step['needs'])}"] if step.get("needs") else []
@@ -190,44 +190,44 @@ def show_step(session: Session, project: Project, row: Row, tip: str, slug: str)
         done = one.fields.get("done") if one.event == "forked" else None
         parts += [f"done at {one.fields.get('source')}"] if isinstance(done, dict) and slug in done else []
     colour = COLOURS.get(shown, "")
-    session.line("  ", (shown.replace("_", " "), colour), *(f" · {part}" for part in parts))
+    console.line("  ", (shown.replace("_", " "), colour), *(f" · {part}" for part in parts))
     file, data = record.step_file(project.git, protocol, tip, slug)
     if file:
-        session.line(f"  {paths.folder(protocol)}/{file}")
+        console.line(f"  {paths.folder(protocol)}/{file}")
         text = record.with_inputs(project.git, protocol, tip, record.prose(data))
         if text:
-            session.line("")
-            _indented(session, text)
+            console.line("")
+            _indented(console, text)
     found = describe.describe(project, row, tip, name)
     for wait in found.waits:
         if wait.get("subject") == slug:
-            session.line("")
-            session.line(f"  waits  {wait.get('id')} {describe.wait_text(row, wait, project.env.now())}")
-            session.line(f"         {wait.get('text')}")
+            console.line("")
+            console.line(f"  waits  {wait.get('id')} {describe.wait_text(row, wait, project.env.now())}")
+            console.line(f"         {wait.get('text')}")
             if wait.get("id") in found.approvals:
-                status.show_approvals(session, found.approvals[wait["id"]])
+                status.show_approvals(console, found.approvals[wait["id"]])
     about = [entry for entry in entries if entry.subject == slug]
     if about:
-        session.line("")
+        console.line("")
     for entry in about:
-        log.show_account(session, entry, timeline.account(entry, protocol), entry.event.ljust(16))
+        log.show_account(console, entry, timeline.account(entry, protocol), entry.event.ljust(16))
     last = next((entry for entry in reversed(about) if entry.fields.get("tail")), None)
     if last is not None:
-        session.line("")
-        session.line(f"  the end of its output, {entry_name(last)}:")
-        _indented(session, str(last.fields["tail"]), "    ")
+        console.line("")
+        console.line(f"  the end of its output, {entry_name(last)}:")
+        _indented(console, str(last.fields["tail"]), "    ")
     if output.is_kept(project, protocol, slug):
-        session.line("")
+        console.line("")
         check = output.failed_check(about)
-        session.line(f"  output  {program()} show {name} {slug} --output{f' --check {check}' if check else ''}")
+        console.line(f"  output  {program()} show {name} {slug} --output{f' --check {check}' if check else ''}")
     if step.get("result") is not None:
         import json
 
-        session.line("")
-        session.line(f"  result  {json.dumps(step['result'], sort_keys=True, ensure_ascii=False)}")
+        console.line("")
+        console.line(f"  result  {json.dumps(step['result'], sort_keys=True, ensure_ascii=False)}")
     if shown in STOPPED and row["status"] not in record.ENDED:
-        session.line(f"  shell   {program()} shell {name} {slug}")
-        session.line(f"  next    {program()} retry {name}")
+        console.line(f"  shell   {program()} shell {name} {slug}")
+        console.line(f"  next    {program()} retry {name}")
 
 
 def entry_name(entry: RawEntry) -> str:
@@ -235,6 +235,6 @@ def entry_name(entry: RawEntry) -> str:
     return f"{entry.revision} {entry.event}"
 
 
-def _indented(session: Session, text: str, by: str = "  ") -> None:
+def _indented(console: Console, text: str, by: str = "  ") -> None:
     for line in lines_of(text):
-        session.line(f"{by}{line}" if line.strip() else "")
+        console.line(f"{by}{line}" if line.strip() else "")

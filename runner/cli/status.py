@@ -20,7 +20,7 @@ from runner import signals
 from runner.app import describe
 from runner.app.describe import SAID, Describer, Names
 from runner.cli import options, streams
-from runner.cli.session import COLOURS, Session
+from runner.cli.console import COLOURS, Console
 from runner.cli.streams import program
 from runner.errors import RunnerError
 from runner.lines import counted, headline
@@ -42,17 +42,17 @@ REASON = 30  # columns that the reason has in a narrow terminal
 @options.protocol
 @options.as_json
 @click.pass_obj
-def command(session: Session, protocol: str | None, as_json: bool) -> None:
+def command(console: Console, protocol: str | None, as_json: bool) -> None:
     """Show which protocols wait, run or failed, one per line; or the status of PROTOCOL, step by step.
 
     Exits with 0, whatever the status is.
     """
-    _status(session, protocol, as_json)
+    _status(console, protocol, as_json)
 
 
-def home(session: Session) -> None:
+def home(console: Console) -> None:
     """Print what `runner` alone does: what waits for this person first, then what waits for others or can run."""
-    _status(session, None, as_json=False, mine_first=True)
+    _status(console, None, as_json=False, mine_first=True)
 
 
 FIRST = (
@@ -62,19 +62,19 @@ FIRST = (
 )
 
 
-def _status(session: Session, protocol: str | None, as_json: bool, *, mine_first: bool = False) -> None:
+def _status(console: Console, protocol: str | None, as_json: bool, *, mine_first: bool = False) -> None:
     try:
-        project = session.project
+        project = console.project
     except NoCommitsError as error:
-        tell_nothing(session, as_json, f"{error.what}; {error.hint}")
+        tell_nothing(console, as_json, f"{error.what}; {error.hint}")
         return
     if protocol is not None:
-        name, _ = options.found(session, protocol)
+        name, _ = options.found(console, protocol)
         row = record.row(project.git, name, lookup.tip(project, name))
         if as_json:
-            session.json_rows([as_plain(project, row, protocol)])
+            console.json_rows([as_plain(project, row, protocol)])
         else:
-            show_one(session, project, row, protocol)
+            show_one(console, project, row, protocol)
         return
     known = lookup.known(project)
     merges = record.Merges(project.git, project.trusted.remote)
@@ -86,27 +86,27 @@ def _status(session: Session, protocol: str | None, as_json: bool, *, mine_first
         if not ended:
             found.append(row)
     if as_json:
-        session.json_rows(plain_rows(project, found, known))
+        console.json_rows(plain_rows(project, found, known))
     elif not known:
-        tell_nothing(session, False, f"no protocols; `{program()} new` makes one")
+        tell_nothing(console, False, f"no protocols; `{program()} new` makes one")
         is_set_up = project.git.blob(f"{project.trusted.commit}:{paths.CONFIG}") is not None
         for typed, what in FIRST[is_set_up:] if mine_first else ():
-            session.note(f"  {describe.as_typed(typed, program()):22}  {what}")
+            console.note(f"  {describe.as_typed(typed, program()):22}  {what}")
     elif not found:
-        session.note(f"no protocol is open; `{program()} list` shows what has ended")
+        console.note(f"no protocol is open; `{program()} list` shows what has ended")
     else:
-        show_all(session, found[::-1], known, mine_first=mine_first)
+        show_all(console, found[::-1], known, mine_first=mine_first)
     if mine_first and (trusted := project.trusted).remote and trusted.time:
         old = describe.age(trusted.time, project.env.now())
-        session.note(f"{trusted.remote} as of {old} ago; `{program()} sync` fetches and publishes")
+        console.note(f"{trusted.remote} as of {old} ago; `{program()} sync` fetches and publishes")
 
 
-def tell_nothing(session: Session, as_json: bool, text: str) -> None:
+def tell_nothing(console: Console, as_json: bool, text: str) -> None:
     """Print that there is no protocol, and the command that creates one."""
     if as_json:
-        session.json_rows([])
+        console.json_rows([])
     else:
-        session.note(text)
+        console.note(text)
 
 
 # --- JSON ----------------------------------------------------------------------------------------------------------------
@@ -161,11 +161,11 @@ def _plain(project: Project, row: Row, found: Outlook, typed: str | None, trees:
 # --- for people ----------------------------------------------------------------------------------------------------------
 
 
-def show_all(session: Session, rows: list[Row], known: Mapping[str, str], *, mine_first: bool = False) -> None:
+def show_all(console: Console, rows: list[Row], known: Mapping[str, str], *, mine_first: bool = False) -> None:
     """Print one line per protocol: its status, the reason, and the command to type. `mine_first`: below headings, first those that
     wait for this person."""
-    branches = session.project.branches() if len(rows) > describe.FEW else None
-    names, describer, lines, waits = Names(known), Describer(session.project, branches), [], list[bool]()
+    branches = console.project.branches() if len(rows) > describe.FEW else None
+    names, describer, lines, waits = Names(known), Describer(console.project, branches), [], list[bool]()
     for row in rows:
         protocol = row["protocol"]
         found = describer.describe(row, known[protocol], names.short(protocol))
@@ -174,7 +174,7 @@ def show_all(session: Session, rows: list[Row], known: Mapping[str, str], *, min
         lines.append((names.shown(protocol), found.word, found.reason, typed))
         waits.append(found.next.command is not None and found.outlook.action == "none" and found.word != "works")
     widths = [max(len(line[at]) for line in lines) for at in range(4)]
-    if session.is_terminal():  # where a line that is wrapped breaks the table; the whole text is in `runner status N`
+    if console.is_terminal():  # where a line that is wrapped breaks the table; the whole text is in `runner status N`
         left = shutil.get_terminal_size().columns - widths[0] - widths[1] - widths[3] - 6
         widths[2] = min(widths[2], max(left, REASON))
     made = [
@@ -186,12 +186,12 @@ def show_all(session: Session, rows: list[Row], known: Mapping[str, str], *, min
         for number, word, text, typed in lines
     ]
     if not mine_first:
-        session.lines(made)
+        console.lines(made)
         return
     for heading, mine in (("for you", True), ("for others, or to run", False)):
         if shown := [line for line, its in zip(made, waits, strict=True) if its == mine]:
-            session.line(heading)
-            session.lines(shown)
+            console.line(heading)
+            console.lines(shown)
 
 
 def _fitted(text: str, width: int) -> str:
@@ -208,43 +208,43 @@ def _spent(project: Project, row: Row, tip: str) -> str:
     return describe.spent(cost)
 
 
-def show_one(session: Session, project: Project, row: Row, asked: str | None = None) -> None:
+def show_one(console: Console, project: Project, row: Row, asked: str | None = None) -> None:
     """Print the status of one protocol: steps, waits, the runner at work, the next command. `asked`: the name that was typed."""
     protocol, now = row["protocol"], project.env.now()
     name, tip = lookup.typed(project, protocol, asked), lookup.tip(project, protocol)
     found, planned = describe.describe(project, row, tip, name), record.as_planned(project.git, row, tip)
-    session.line(f"{protocol}  {row['title']}")
+    console.line(f"{protocol}  {row['title']}")
     parts = [describe.progress(planned), f"from {row['base']}" if row.get("base") else "", _spent(project, row, tip)]
     status = (describe.standing(project, row), COLOURS.get(row["status"], ""))
-    session.line("  ", status, *(f" · {part}" for part in parts if part))
+    console.line("  ", status, *(f" · {part}" for part in parts if part))
     for label, text in _facts(project, row, tip):
-        session.line(f"  {label:12}  {text}")
-    show_steps(session, planned)
+        console.line(f"  {label:12}  {text}")
+    show_steps(console, planned)
     for wait in found.waits:
-        session.line(f"  {'waits':12}  {wait.get('id')} {describe.wait_text(row, wait, now)}")
+        console.line(f"  {'waits':12}  {wait.get('id')} {describe.wait_text(row, wait, now)}")
         if wait.get("text"):
-            session.line(f"  {'':12}  {wait['text']}")
+            console.line(f"  {'':12}  {wait['text']}")
         if wait.get("id") in found.approvals:
-            show_approvals(session, found.approvals[wait["id"]])
+            show_approvals(console, found.approvals[wait["id"]])
     if found.held:
-        session.line(f"  {'works':12}  {found.held}")
-    for label, text in _places(session, project, row, tip):
-        session.line(f"  {label:12}  {text}")
+        console.line(f"  {'works':12}  {found.held}")
+    for label, text in _places(console, project, row, tip):
+        console.line(f"  {label:12}  {text}")
     if found.ahead is not None:
-        session.line(f"  {found.ahead.label:12}  {found.ahead.text}, as last fetched")
+        console.line(f"  {found.ahead.label:12}  {found.ahead.text}, as last fetched")
     if found.word == "rewritten":
-        session.line(f"  {'history':12}  ", ("rewritten", "red"), f": {describe.REWRITTEN}")
+        console.line(f"  {'history':12}  ", ("rewritten", "red"), f": {describe.REWRITTEN}")
     elif found.rebase is not None:
-        session.line(f"  {'rebase':12}  ", ("under way", "red"), f" in {found.rebase}: no command moves the branch")
+        console.line(f"  {'rebase':12}  ", ("under way", "red"), f" in {found.rebase}: no command moves the branch")
     since = project.trusted.time
-    note = project.trusted.note.replace(since, session.when(since)) if since else project.trusted.note
-    session.line(f"  {'trusted':12}  {note}")
+    note = project.trusted.note.replace(since, console.when(since)) if since else project.trusted.note
+    console.line(f"  {'trusted':12}  {note}")
     if found.next.text and not found.held:
-        session.line(f"  {'next':12}  {found.next.shown(program())}")
+        console.line(f"  {'next':12}  {found.next.shown(program())}")
     elif row["status"] == "cancelled" and project.git.ref(project.branch(protocol)) is not None:
-        session.line(f"  {'undo':12}  {describe.as_typed(f'runner undo {name}', program())} reverts it")
+        console.line(f"  {'undo':12}  {describe.as_typed(f'runner undo {name}', program())} reverts it")
     elif found.look:
-        session.line(f"  {'refresh':12}  {describe.as_typed(found.look, program())}")
+        console.line(f"  {'refresh':12}  {describe.as_typed(found.look, program())}")
 
 
 def _facts(project: Project, row: Row, tip: str) -> Iterator[tuple[str, str]]:
@@ -255,12 +255,12 @@ def _facts(project: Project, row: Row, tip: str) -> Iterator[tuple[str, str]]:
         yield "not recorded", more
 
 
-def _places(session: Session, project: Project, row: Row, tip: str) -> Iterator[tuple[str, str]]:
+def _places(console: Console, project: Project, row: Row, tip: str) -> Iterator[tuple[str, str]]:
     """Yield (label, text) of where the protocol is: its worktrees, edits that are not recorded, its branch and history."""
     protocol, branch, remote = row["protocol"], project.branch(row["protocol"]), project.trusted.remote
     for tree in project.git.worktrees():
         if tree.branch == branch:
-            yield "worktree", os.path.relpath(tree.path, session.cwd)
+            yield "worktree", os.path.relpath(tree.path, console.cwd)
     if edited := describe.edited(project, row, tip):
         yield "edited", edited
     if project.git.resolve(branch) is not None:
@@ -273,7 +273,7 @@ def _places(session: Session, project: Project, row: Row, tip: str) -> Iterator[
         yield "history", f"not here; {history.brings(protocol, remote)}"
 
 
-def show_approvals(session: Session, found: Unrecorded, *, err: bool = False, told: Collection[str] = ()) -> None:
+def show_approvals(console: Console, found: Unrecorded, *, err: bool = False, told: Collection[str] = ()) -> None:
     """Print one line per approval: who decided what, and the reason if it does not count. `told`: those that were printed before."""
     for one in found.approvals:
         why, said = one.rejection, one.statement
@@ -281,12 +281,12 @@ def show_approvals(session: Session, found: Unrecorded, *, err: bool = False, to
             continue
         text = f": {one.text}" if why else f": {said.reason}" if said.reason else ""
         who = f"  {'':12}  {one.approver} {SAID[said.decision]}"
-        session.line(who, (f": {why}", "red") if why else "", text, err=err)
+        console.line(who, (f": {why}", "red") if why else "", text, err=err)
     if found.missing:
-        session.line(f"  {'':12}  still needed: {found.missing}", err=err)
+        console.line(f"  {'':12}  still needed: {found.missing}", err=err)
 
 
-def show_steps(session: Session, row: Row) -> None:
+def show_steps(console: Console, row: Row) -> None:
     """Print one line per step: place and slug, status, attempt, title, why it failed or what it needs."""
     steps, waiting = record.open_steps(row), set[str]()
     if row["status"] not in record.ENDED:
@@ -303,7 +303,7 @@ def show_steps(session: Session, row: Row) -> None:
         again = f"attempt {step['attempt']}" if step.get("attempt", 1) > 1 else ""
         text = " · ".join(filter(None, (again, str(step.get("title") or ""), said)))
         word = "waits" if slug in waiting and status not in describe.FAILED else status.replace("_", " ")
-        session.line(
+        console.line(
             f"  {record.label(row, slug).ljust(width)}  ",
             (word.ljust(wide), COLOURS.get(word, COLOURS.get(status, ""))),
             f"  {text}",
@@ -331,17 +331,17 @@ def _is_open(row: Row, slug: str) -> bool:
 @options.as_json
 @click.pass_obj
 def list_command(
-    session: Session, as_json: bool, only: str | None, mine: bool, since: str | None, form: str | None
+    console: Console, as_json: bool, only: str | None, mine: bool, since: str | None, form: str | None
 ) -> None:
     """List all protocols, including finished ones: number, status, steps done, age of the last commit, title."""
     form = None if form is None else _format(form)
     try:
-        project = session.project
+        project = console.project
     except NoCommitsError as error:
-        tell_nothing(session, as_json, f"{error.what}; {error.hint}")
+        tell_nothing(console, as_json, f"{error.what}; {error.hint}")
         return
     if not as_json:
-        session.pages()
+        console.pages()
     branches = project.branches()
     branched, now = project.protocols(branches=branches), project.env.now()
     known = lookup.known(project, branched=branched)
@@ -361,10 +361,10 @@ def list_command(
 
     if as_json:
         rows = (row for row in record.stream(project.git, known) if wanted(row["protocol"]))
-        session.json_rows(plain_rows(project, rows, known, only))
+        console.json_rows(plain_rows(project, rows, known, only))
         return
     if not known:
-        tell_nothing(session, False, f"no protocols; `{program()} new` makes one")
+        tell_nothing(console, False, f"no protocols; `{program()} new` makes one")
         return
     names, is_filtered = Names(known), only is not None or mine or after is not None
     behind: list[str] = []
@@ -391,14 +391,14 @@ def list_command(
             shown |= {"branch": project.branch(protocol).removeprefix("refs/heads/")}
             cells = shown | dict(zip(("number", "status", "steps", "age"), lines[-1], strict=False))
             parts = re.split(r"%\((\w+)\)", form)
-            session.line("".join(cells[part] if at % 2 else part for at, part in enumerate(parts)))
+            console.line("".join(cells[part] if at % 2 else part for at, part in enumerate(parts)))
     if form is not None:
         return
     if not lines:
-        session.note(f"no match among {counted(len(known), 'protocol')}: `{program()} list` shows all")
+        console.note(f"no match among {counted(len(known), 'protocol')}: `{program()} list` shows all")
         return
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    session.lines(
+    console.lines(
         (
             (
                 f"{number.ljust(widths[0])}  ",
@@ -410,7 +410,7 @@ def list_command(
         breaks=True,
     )
     if behind:
-        session.note(
+        console.note(
             f"  next          {describe.as_typed(behind[0] if len(behind) == 1 else 'runner sync', program())}"
         )
 
@@ -449,10 +449,10 @@ def _creator(project: Project, protocol: str, tip: str) -> str:
         return ""
 
 
-def end_acted(session: Session, code: int, error: BaseException | None) -> None:
+def end_acted(console: Console, code: int, error: BaseException | None) -> None:
     """Print the object of a command that ends now; `error`: what ended it, where it did not end by itself."""
-    told: dict[str, Any] = {"command": session.acts, "code": code, "error": _error(error), "lines": streams.kept()}
-    session.json({**told, "protocols": _protocols(session)})
+    told: dict[str, Any] = {"command": console.acts, "code": code, "error": _error(error), "lines": streams.kept()}
+    console.json({**told, "protocols": _protocols(console)})
 
 
 def _error(error: BaseException | None) -> dict[str, str] | None:
@@ -466,12 +466,12 @@ def _error(error: BaseException | None) -> dict[str, str] | None:
     return {"what": f"{type(error).__name__}: {error}", "at": "", "next": ""}
 
 
-def _protocols(session: Session) -> list[Any]:
+def _protocols(console: Console) -> list[Any]:
     """Return what `show --json` prints of each protocol that the command was about, as it is now."""
     found = []
-    for name in dict.fromkeys(session.about):
+    for name in dict.fromkeys(console.about):
         with suppress(RunnerError):  # of one that cannot be shown, the command's own result is not lost
-            project = session.project
+            project = console.project
             if lookup.find(project, name) == name:
                 found.append(as_plain(project, record.row(project.git, name, lookup.tip(project, name))))
     return found

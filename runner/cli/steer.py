@@ -17,7 +17,7 @@ from runner.app.merge import merge as merge_protocol
 from runner.app.steer import Steered
 from runner.app.undo import undo as undo_transitions
 from runner.cli import options
-from runner.cli.session import Session
+from runner.cli.console import Console
 from runner.cli.streams import program
 from runner.errors import UsageError
 from runner.executor import load
@@ -34,13 +34,13 @@ reason_option = click.option("-m", "reason", metavar="TEXT", help="The reason, k
 @options.flag("--commit", help="Commit what you changed in PROTOCOL's worktree as yours, without asking.")
 @options.offline
 @click.pass_obj
-def answer(session: Session, words: tuple[str, ...], commit: bool) -> None:
+def answer(console: Console, words: tuple[str, ...], commit: bool) -> None:
     """Answer a question of PROTOCOL, or finish a step that a person does. The commit is yours.
 
     ID is the wait (w12) or its step; leave it out if only one thing waits. TEXT `-` is read from stdin. If it is unknown
     whether a call took effect, find out, and answer `happened` or `did-not`.
     """
-    project = session.project
+    project = console.project
     rest: tuple[str, ...]
     if len(words) == 1:
         with contextlib.suppress(UsageError):
@@ -48,19 +48,19 @@ def answer(session: Session, words: tuple[str, ...], commit: bool) -> None:
             raise click.UsageError(f"`{words[0]}` is the protocol {meant}: what is the answer?")
         name, rest = load.find_protocol(project, None), words
     else:
-        name, rest = named(session, words)
+        name, rest = named(console, words)
     if not 1 <= len(rest) <= 2:
         raise click.UsageError("give one text, in quotes: runner answer PROTOCOL [ID] TEXT")
     text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape") if rest[-1] == "-" else rest[-1]
     done = steer.answer(project, name, rest[0] if len(rest) == 2 else None, text)
-    if done.notes and (commit or session.is_terminal()):
-        session.note(f"  {done.notes[0]}")
-        if commit or session.ask("commit these changes as yours?", ("yes", "no")) == "yes":
+    if done.notes and (commit or console.is_terminal()):
+        console.note(f"  {done.notes[0]}")
+        if commit or console.ask("commit these changes as yours?", ("yes", "no")) == "yes":
             made = steer.commit_left(project, name, f"work for {done.said.removesuffix(' answered')}")
             done = dataclasses.replace(done, notes=(f"committed as yours: {made[:7]}",) if made else ())
         else:
             done = dataclasses.replace(done, notes=())
-    tell(session, done, decides=True)
+    tell(console, done, decides=True)
 
 
 @click.command("pause")
@@ -68,18 +68,18 @@ def answer(session: Session, words: tuple[str, ...], commit: bool) -> None:
 @options.offline
 @reason_option
 @click.pass_obj
-def pause(session: Session, protocol: str | None, reason: str | None) -> None:
+def pause(console: Console, protocol: str | None, reason: str | None) -> None:
     """Pause PROTOCOL. A step that is running finishes; no step starts after it."""
-    tell(session, steer.pause(session.project, load.find_protocol(session.project, protocol), reason))
+    tell(console, steer.pause(console.project, load.find_protocol(console.project, protocol), reason))
 
 
 @click.command("resume")
 @options.protocol
 @options.offline
 @click.pass_obj
-def resume(session: Session, protocol: str | None) -> None:
+def resume(console: Console, protocol: str | None) -> None:
     """Resume PROTOCOL where it was paused or blocked."""
-    tell(session, steer.resume(session.project, load.find_protocol(session.project, protocol)))
+    tell(console, steer.resume(console.project, load.find_protocol(console.project, protocol)))
 
 
 @click.command("cancel")
@@ -87,12 +87,12 @@ def resume(session: Session, protocol: str | None) -> None:
 @options.offline
 @reason_option
 @click.pass_obj
-def cancel(session: Session, protocol: str | None, reason: str | None) -> None:
+def cancel(console: Console, protocol: str | None, reason: str | None) -> None:
     """Cancel PROTOCOL and stop its work: on this machine at once, on another when its lease is next renewed.
 
     The cost is recorded. The branch stays; `runner undo` reverts the cancellation.
     """
-    tell(session, steer.cancel(session.project, load.find_protocol(session.project, protocol), reason))
+    tell(console, steer.cancel(console.project, load.find_protocol(console.project, protocol), reason))
 
 
 @click.command("retry")
@@ -105,13 +105,13 @@ def cancel(session: Session, protocol: str | None, reason: str | None) -> None:
     help="Start from the work of the last attempt, or from before it. [default: keep what an agent left that ended by itself]",
 )
 @click.pass_obj
-def retry(session: Session, protocol: str | None, step: str | None, keep: bool | None) -> None:
+def retry(console: Console, protocol: str | None, step: str | None, keep: bool | None) -> None:
     """Allow a new attempt of the failed or blocked step of PROTOCOL. `runner run` then runs it.
 
     A step whose work waits for an approval is refused: `runner undo` takes that work back.
     """
-    name = load.find_protocol(session.project, protocol)
-    tell(session, steer.retry(session.project, name, step=step, keep=keep))
+    name = load.find_protocol(console.project, protocol)
+    tell(console, steer.retry(console.project, name, step=step, keep=keep))
 
 
 @click.command("undo")
@@ -119,7 +119,7 @@ def retry(session: Session, protocol: str | None, step: str | None, keep: bool |
 @options.step
 @options.offline
 @click.pass_obj
-def undo(session: Session, protocol: str | None, step: str | None) -> None:
+def undo(console: Console, protocol: str | None, step: str | None) -> None:
     """Undo the last transition of PROTOCOL, or all since REVISION, or since STEP started: code and steps are as they were before.
 
     An undo is one more transition; no history is rewritten. The recorded cost and the plan files stay as they are.
@@ -130,10 +130,10 @@ def undo(session: Session, protocol: str | None, step: str | None) -> None:
     name, point = at_revision(protocol)
     if point is not None and step is not None:
         raise click.UsageError("give a revision or a step, not both")
-    found = load.find_protocol(session.project, name)
+    found = load.find_protocol(console.project, name)
     if isinstance(point or step, str):
-        point = lookup.find_step(session.project, found, str(point or step))
-    tell(session, undo_transitions(session.project, found, point))
+        point = lookup.find_step(console.project, found, str(point or step))
+    tell(console, undo_transitions(console.project, found, point))
 
 
 @click.command("merge")
@@ -153,7 +153,7 @@ def undo(session: Session, protocol: str | None, step: str | None) -> None:
 @options.offline
 @click.pass_obj
 def merge(
-    session: Session,
+    console: Console,
     protocol: str | None,
     squash: bool | None,
     message: str | None,
@@ -165,34 +165,34 @@ def merge(
 
     If it cannot be merged here, the message says how to merge it.
     """
-    project = session.project
+    project = console.project
     wanted = Wanted(squash=squash, message=message, local=local, leave=leave, dry_run=dry_run)
-    done = merge_protocol(project, session.means(load.find_protocol(project, protocol)), wanted)
+    done = merge_protocol(project, console.means(load.find_protocol(project, protocol)), wanted)
     changed = f"{counted(len(done.files), 'file')} changed"
     brings = f"{counted(done.commits, 'new commit')} in {done.base} · {changed}"
     if done.new and dry_run:
-        session.note(f"{done.protocol}  can be merged · {brings}")
-        session.lines((f"  {line}",) for line in lines_of(done.message))
+        console.note(f"{done.protocol}  can be merged · {brings}")
+        console.lines((f"  {line}",) for line in lines_of(done.message))
         return
-    session.note(f"{done.protocol}  completed · {'' if done.new else 'already '}merged in {done.commit[:7]}")
+    console.note(f"{done.protocol}  completed · {'' if done.new else 'already '}merged in {done.commit[:7]}")
     if done.new:
-        session.note(f"  {'history':12}  {brings}")
+        console.note(f"  {'history':12}  {brings}")
     if done.new and done.pushed:
-        session.note(f"  next          git push {project.trusted.remote} {' '.join(done.pushed)}")
+        console.note(f"  next          git push {project.trusted.remote} {' '.join(done.pushed)}")
 
 
 # --- shared with approve, edit and fork ---------------------------------------------------------------------------------
 
 
-def tell(session: Session, done: Steered, *, decides: bool = False) -> None:
+def tell(console: Console, done: Steered, *, decides: bool = False) -> None:
     """Print the result of a command and what to type next; publish it, or say how. `decides`: others may wait for it."""
-    session.note(f"{session.means(done.protocol)}  {done.said}")
+    console.note(f"{console.means(done.protocol)}  {done.said}")
     for line in done.notes:
-        session.note(f"  {line}")
+        console.note(f"  {line}")
     if done.next.text:
-        session.note(f"  next          {done.next.shown(program())}")
-    sync.offer(session.project, done.protocol, by_person=decides)
-    request.post_published(session.project, done.protocol)
+        console.note(f"  next          {done.next.shown(program())}")
+    sync.offer(console.project, done.protocol, by_person=decides)
+    request.post_published(console.project, done.protocol)
 
 
 def at_revision(words: str | None) -> tuple[str | None, int | str | None]:
@@ -212,7 +212,7 @@ def at_revision(words: str | None) -> tuple[str | None, int | str | None]:
     return name or None, (int(point) if is_number else point) if at else None
 
 
-def named(session: Session, words: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+def named(console: Console, words: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     """Return the protocol that the first argument names, with the commits that others pushed to it, and the other arguments.
 
     If the first argument names a step or a wait of the default protocol (its worktree, or the only open one), return that
@@ -221,7 +221,7 @@ def named(session: Session, words: tuple[str, ...]) -> tuple[str, tuple[str, ...
     Raises:
         UsageError: no protocol is meant, or it is not clear which.
     """
-    project = session.project
+    project = console.project
     if not words:
         return load.find_protocol(project, None), ()
     try:

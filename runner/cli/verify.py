@@ -10,7 +10,7 @@ import click
 
 from runner.app import audit, verify
 from runner.cli import ci, options, streams
-from runner.cli.session import Session
+from runner.cli.console import Console
 from runner.errors import InTheWayError, UsageError
 from runner.lines import counted
 from runner.trust.walk import Report
@@ -33,7 +33,7 @@ SIGNED = "each signed by a key that the policy lists"
 @options.as_json
 @click.pass_obj
 def command(
-    session: Session,
+    console: Console,
     protocols: tuple[str, ...],
     everything: bool,
     live: bool,
@@ -48,44 +48,44 @@ def command(
     Exit 0: all verify; 4: at least one does not; 5: cannot decide, because objects are missing in this clone. They are
     fetched if you agree, at the terminal or with --yes.
     """
-    project = session.project
+    project = console.project
     verify.fetch_nothing(project)
     if everything and protocols:
         raise UsageError("PROTOCOL and --all do not go together", "runner verify", "give one of them")
     names = (
         verify.known(project)
         if everything
-        else [options.looked_up(session, name, partial(verify.find, project)) for name in protocols or (None,)]
+        else [options.looked_up(console, name, partial(verify.find, project)) for name in protocols or (None,)]
     )
     if project.git.refs("refs/replace/"):
-        session.note("refs/replace/ exists: `git log` shows other objects than the ones verified here")
+        console.note("refs/replace/ exists: `git log` shows other objects than the ones verified here")
     live = live or from_work
     wanted = dict.fromkeys(names)
     judged = {name: verify.prove(project, name, live=live, from_work=from_work) for name in wanted}
     lacking = [name for name, (_, code) in judged.items() if code == 5]
-    if not project.git.is_shallow() and options.fetch_missing(session, lacking, yes=yes):
+    if not project.git.is_shallow() and options.fetch_missing(console, lacking, yes=yes):
         judged |= {name: verify.prove(project, name) for name in lacking}
     reports, codes = [report for report, _ in judged.values()], {0, *(code for _, code in judged.values())}
     for report in () if as_json else reports:
-        tell(session, report)
+        tell(console, report)
     if as_json:
-        session.json({"ok": codes == {0}, "protocols": [_plain(report) for report in reports]})
+        console.json({"ok": codes == {0}, "protocols": [_plain(report) for report in reports]})
     elif not names:
-        session.note("no protocols; `runner new` makes one")
+        console.note("no protocols; `runner new` makes one")
     if in_job:
-        _tell_ci(session, reports)
+        _tell_ci(console, reports)
     raise SystemExit(4 if 4 in codes else max(codes))
 
 
-def _tell_ci(session: Session, reports: Sequence[Report]) -> None:
+def _tell_ci(console: Console, reports: Sequence[Report]) -> None:
     found = []
     for report in reports:
         for one in report.findings:
-            file, line = verify.place_of(session.project, report, one)
+            file, line = verify.place_of(console.project, report, one)
             text = f"{one.text} ({'commit ' + one.commit[:12] if one.commit else one.path})"
             found.append(ci.Annotation(file, line, f"{report.protocol} {one.rule}", text))
-        ci.summarise(session, report.protocol, _verdict(report), [f"{one.rule}: {one.text}" for one in report.findings])
-    ci.annotate(session, found)
+        ci.summarise(console, report.protocol, _verdict(report), [f"{one.rule}: {one.text}" for one in report.findings])
+    ci.annotate(console, found)
 
 
 def _plain(report: Report) -> dict[str, Any]:
@@ -98,13 +98,13 @@ def _plain(report: Report) -> dict[str, Any]:
     }
 
 
-def tell(session: Session, report: Report) -> None:
+def tell(console: Console, report: Report) -> None:
     """Give what verify found, a line a finding, and the verdict."""
     for found in report.findings:
-        session.result(_line("  ".join(filter(None, [found.rule, found.commit[:12], found.path, found.text]))))
+        console.result(_line("  ".join(filter(None, [found.rule, found.commit[:12], found.path, found.text]))))
     for note in report.notes:
-        session.note(_line(f"{report.protocol}  {note}"))
-    session.result(f"{report.protocol}  {_verdict(report)}")
+        console.note(_line(f"{report.protocol}  {note}"))
+    console.result(f"{report.protocol}  {_verdict(report)}")
 
 
 def _line(text: str) -> str:
@@ -138,38 +138,38 @@ def _verdict(report: Report) -> str:
 )
 @options.fetches
 @click.pass_obj
-def audit_command(session: Session, protocol: str | None, output: str | None, attested: bool, yes: bool) -> None:
+def audit_command(console: Console, protocol: str | None, output: str | None, attested: bool, yes: bool) -> None:
     """Write one HTML page about PROTOCOL: verdict, plan, approvals, effects, cost, timeline, diff.
 
     The page is self-contained and has no scripts. Exit codes 0, 4 and 5 are those of `runner verify`: the page is written in
     each case, statements only with 0.
     """
-    project = session.project
+    project = console.project
     verify.fetch_nothing(project)
-    name = session.means(options.looked_up(session, protocol, partial(verify.find, project)))
+    name = console.means(options.looked_up(console, protocol, partial(verify.find, project)))
     verify.take_histories(project, [name])
     report, code = verify.prove(project, name)
-    if code == 5 and not project.git.is_shallow() and options.fetch_missing(session, [name], yes=yes):
+    if code == 5 and not project.git.is_shallow() and options.fetch_missing(console, [name], yes=yes):
         report, code = verify.prove(project, name)
     if not attested:
         now = project.env.timestamp()
         page = audit.audit(project, name, report, cannot_tell=code == 5, now=now)
-        if page.lacks and options.fetch_missing(session, [name], yes=yes):
+        if page.lacks and options.fetch_missing(console, [name], yes=yes):
             page = audit.audit(project, name, report, cannot_tell=code == 5, now=now)
         _put(
-            session, output or f"{name}.html", page.data, f'<meta name="generator" content="{audit.GENERATOR} '.encode()
+            console, output or f"{name}.html", page.data, f'<meta name="generator" content="{audit.GENERATOR} '.encode()
         )
         if page.lacks:
             hint = f"`runner audit {name} --yes` fetches it from {project.trusted.remote}"
-            session.note(f"the page has no difference, which is not in this clone: {hint}")
+            console.note(f"the page has no difference, which is not in this clone: {hint}")
     elif not code:
-        _put(session, output or "-", audit.attest(project, name), audit.BEGINS)
+        _put(console, output or "-", audit.attest(project, name), audit.BEGINS)
     if code:
-        tell(session, report)
+        tell(console, report)
     raise SystemExit(code)
 
 
-def _put(session: Session, name: str, data: bytes, mark: bytes) -> None:
+def _put(console: Console, name: str, data: bytes, mark: bytes) -> None:
     """Write a file and say which, or give it on stdout where its name is `-`; `mark`: a text near the start of an older page.
 
     Raises:
@@ -178,7 +178,7 @@ def _put(session: Session, name: str, data: bytes, mark: bytes) -> None:
     if name == "-":
         streams.put(data.decode(), nl=False)
         return
-    path = session.cwd / name
+    path = console.cwd / name
     try:
         # Through a link, which a branch may have there, nothing is written.
         if path.is_symlink() or (path.exists() and (not path.is_file() or mark not in path.read_bytes()[:4096])):
@@ -186,4 +186,4 @@ def _put(session: Session, name: str, data: bytes, mark: bytes) -> None:
         path.write_bytes(data)
     except OSError as error:
         raise UsageError(f"it cannot be written: {error.strerror}", str(path), "name another file with -o") from error
-    session.result(str(path))
+    console.result(str(path))

@@ -22,8 +22,8 @@ from runner.app import fleet, run, watch
 from runner.app.fleet import Ended, Ready
 from runner.app.watch import Happened
 from runner.cli import options, status, streams
+from runner.cli.console import Console
 from runner.cli.progress import Progress
-from runner.cli.session import Session
 from runner.errors import RunnerError, UsageError
 from runner.lines import counted, lines_of
 from runner.protocol import state as state_file
@@ -69,25 +69,25 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
 @options.as_json
 @options.work
 @click.pass_obj
-def command(session: Session, /, poll: bool, as_json: bool, **wanted: Any) -> None:
+def command(console: Console, /, poll: bool, as_json: bool, **wanted: Any) -> None:
     """Run each PROTOCOL (default: all with a branch in this clone) whenever it can advance, until Ctrl-C.
 
     It reacts to commits: an edit, an approval, an answer. It notifies people of what waits, by the command `runner.notify` and
     at the addresses `runner.mail` of your own git configuration, and as `notify:` of config.yaml says.
     A protocol with uncommitted edits of plan files waits, unless --adopt is given; so does one with an unfinished rebase or merge.
     """
-    shown = _Shown(session, as_json)
+    shown = _Shown(console, as_json)
     clocks = Clocks(time.monotonic, _boottime)
-    common = session.project.git.common_dir
+    common = console.project.git.common_dir
     # A worktree may go away while it is stood in.
-    session.cwd = next((tree.path for tree in session.project.git.worktrees() if tree.git_dir == common), common)
-    if "record" in session.options:
-        session.options["record"] = os.path.abspath(session.options["record"])
-    os.chdir(session.cwd)
+    console.cwd = next((tree.path for tree in console.project.git.worktrees() if tree.git_dir == common), common)
+    if "record" in console.options:
+        console.options["record"] = os.path.abspath(console.options["record"])
+    os.chdir(console.cwd)
     run_all()
 
     def reopen() -> Project:
-        return watch.unattended(session.reopen())
+        return watch.unattended(console.reopen())
 
     with Changes(common, clocks, events=not poll) as changes:
         try:
@@ -105,8 +105,8 @@ def _boottime() -> float:
 class _Shown:
     """Reports events: as JSON on stdout, one per line, or as text on stderr."""
 
-    def __init__(self, session: Session, as_json: bool) -> None:
-        self._session, self._as_json = session, as_json
+    def __init__(self, console: Console, as_json: bool) -> None:
+        self._console, self._as_json = console, as_json
         self._tellers: dict[str, Progress] = {}
         self._about: str | None = None  # the protocol that the lines before were about
 
@@ -122,7 +122,7 @@ class _Shown:
                 assert told.done is not None and told.protocol is not None
                 if self._about != told.protocol:
                     self._begin(told.protocol)
-                teller = self._tellers.setdefault(told.protocol, Progress(self._session, each=False))
+                teller = self._tellers.setdefault(told.protocol, Progress(self._console, each=False))
                 if told.kind == "advanced":
                     teller.advanced(told.done)
                 else:
@@ -130,11 +130,11 @@ class _Shown:
                     del self._tellers[told.protocol]
             case _:
                 self._about = None
-                self._session.note(_words(told))
+                self._console.note(_words(told))
 
     def _begin(self, protocol: str | None) -> None:
         self._about = protocol
-        self._session.line((str(protocol), "cyan"), err=True)
+        self._console.line((str(protocol), "cyan"), err=True)
 
     def ended(self, error: BaseException) -> None:
         """Report to a program that no more events follow, and why; a person sees the error itself."""
@@ -225,19 +225,19 @@ def fleet_command(ctx: click.Context, jobs: int, max_steps: int, pushes: int | N
     if ctx.invoked_subcommand is not None:
         return
     run_all()
-    session: Session = ctx.obj
-    project = session.project
+    console: Console = ctx.obj
+    project = console.project
     project.setting("publish"), project.setting("executor")  # a wrong one is told once, here
     argv = ["--max-steps", str(max_steps)]
     for name in ("engine", "executor", "publish", "record"):
-        if session.options.get(name):
-            argv += [f"--{name}", session.options[name]]
-    argv += ["--offline"] if session.options.get("offline") else []
-    environ = {**session.environ, run.TURN: "1", **({remote.PUSHES_PER_MINUTE: str(pushes)} if pushes else {})}
+        if console.options.get(name):
+            argv += [f"--{name}", console.options[name]]
+    argv += ["--offline"] if console.options.get("offline") else []
+    environ = {**console.environ, run.TURN: "1", **({remote.PUSHES_PER_MINUTE: str(pushes)} if pushes else {})}
     limits = f"{jobs} at a time" + (f", {pushes} push{'es' if pushes > 1 else ''} a minute" if pushes else "")
-    teller = _Teller(session, as_json, limits)
+    teller = _Teller(console, as_json, limits)
     folder = str(project.git.top or project.git.common_dir)
-    with session.waiting("fleet"), open_turns(folder, argv, environ) as turns:
+    with console.waiting("fleet"), open_turns(folder, argv, environ) as turns:
         try:
             codes = fleet.run(project, turns, jobs=jobs, tell=teller.tell)
         except KeyboardInterrupt:
@@ -249,11 +249,11 @@ def fleet_command(ctx: click.Context, jobs: int, max_steps: int, pushes: int | N
     if as_json:
         teller.line({"event": "done", "code": code, "protocols": dict(sorted(codes.items()))})
     elif not codes:
-        session.note("no protocol can advance")
+        console.note("no protocol can advance")
     else:
         sight = fleet.Sight(project)
         rows = sight.rows({name: tip for name, tip in sight.tips().items() if name in codes})
-        status.show_all(session, list(rows.values()), {name: "" for name in sight.tips()})
+        status.show_all(console, list(rows.values()), {name: "" for name in sight.tips()})
     raise SystemExit(code)
 
 
@@ -274,7 +274,7 @@ def fleet_command(ctx: click.Context, jobs: int, max_steps: int, pushes: int | N
 @options.number("--reserve-tokens", metavar="N", help="The same, for a day budget in tokens.")
 @click.pass_obj
 def plan(
-    session: Session,
+    console: Console,
     protocols: tuple[str, ...],
     as_json: bool,
     gitlab: bool,
@@ -294,27 +294,27 @@ def plan(
     if reserve is not None and not isfinite(reserve):  # click lets `nan` and `inf` pass
         raise UsageError(f"`{reserve}` is not an amount of money", "`--reserve`", "give US dollars, such as 0.50")
     if reserve or reserve_tokens:
-        session.options["publish"] = "always"
-    project = session.project
+        console.options["publish"] = "always"
+    project = console.project
     only = [lookup.find(project, name) for name in protocols] or None
     found = fleet.Sight(project).ready(only)
     if len(found) > limit:
-        session.note(f"{len(found) - limit} more can advance; they are first in the next plan")
+        console.note(f"{len(found) - limit} more can advance; they are first in the next plan")
     found = found[:limit]
     if reserve or reserve_tokens:
         found, left_out = fleet.reserve(project, found, Decimal(str(reserve or 0)), reserve_tokens or 0)
         for one in left_out:
-            session.note(f"{one.protocol} waits: the day budget has too little left to reserve for it")
+            console.note(f"{one.protocol} waits: the day budget has too little left to reserve for it")
     if as_json:
         streams.put(json.dumps({"include": [fleet.described(one) for one in found]}, separators=(",", ":")))
     elif gitlab:
         streams.put(fleet.child_pipeline(project, found), nl=False)
     elif not found:
-        session.note("no protocol can advance")
+        console.note("no protocol can advance")
     else:
         for one in found:
             about = f"{one.step}: {one.title}" if one.step else one.title
-            session.line(f"{one.protocol}  ", (one.action, "cyan"), f"  {about}")
+            console.line(f"{one.protocol}  ", (one.action, "cyan"), f"  {about}")
 
 
 def _apart(ended: Ended) -> list[str]:
@@ -333,8 +333,8 @@ def _apart(ended: Ended) -> list[str]:
 class _Teller:
     """Reports turns: to people, the start of each and its output at its end; else one line of JSON each."""
 
-    def __init__(self, session: Session, as_json: bool, limits: str) -> None:
-        self._session, self._json, self._limits = session, as_json, limits
+    def __init__(self, console: Console, as_json: bool, limits: str) -> None:
+        self._console, self._json, self._limits = console, as_json, limits
         self._said: dict[str, tuple[int, str]] = {}
         self._begun: dict[str, str] = {}  # at which tip
         self._at_work: list[str] = []  # the numbers
@@ -347,28 +347,28 @@ class _Teller:
             return
         number = one.protocol.partition("-")[0]
         (self._at_work.append if ended is None else self._at_work.remove)(number)
-        if self._session.moving is not None:
-            for task in self._session.moving.task_ids:
-                self._session.moving.update(task, description=", ".join(self._at_work) or "fleet")
+        if self._console.moving is not None:
+            for task in self._console.moving.task_ids:
+                self._console.moving.update(task, description=", ".join(self._at_work) or "fleet")
         # One that is held is tried again, and says the same again.
         if ended is None and self._begun.get(one.protocol) != one.tip:
             if not self._begun:
-                self._session.note(f"{self._limits}; Ctrl-C ends them, and nothing is lost")
+                self._console.note(f"{self._limits}; Ctrl-C ends them, and nothing is lost")
             self._begun[one.protocol] = one.tip
-            self._session.note(f"{number}  starts    {f'{one.step}: ' if one.step else ''}{one.title}")
+            self._console.note(f"{number}  starts    {f'{one.step}: ' if one.step else ''}{one.title}")
         elif ended is not None and self._said.get(one.protocol) != (ended.code, ended.said):
             self._said[one.protocol] = (ended.code, ended.said)
             for text in [*lines_of(ended.said), *_apart(ended)]:
-                self._session.note(f"{number}  {text}")
+                self._console.note(f"{number}  {text}")
 
     def interrupted(self) -> None:
         """Name the turns that are being ended, which may take a moment."""
         if self._at_work:
-            self._session.note(f"ending: {', '.join(self._at_work)}")
+            self._console.note(f"ending: {', '.join(self._at_work)}")
 
     def line(self, told: dict[str, Any]) -> None:
         """Give an event, with the time."""
-        time = self._session.project.env.timestamp()
+        time = self._console.project.env.timestamp()
         streams.put(json.dumps({**told, "time": time}, sort_keys=True))
 
 
@@ -385,7 +385,7 @@ class Turns:
     _at_work: dict[str, tuple[subprocess.Popen[bytes], IO[bytes]]] = field(default_factory=dict)
 
     def start(self, one: Ready) -> None:
-        """Start a turn in its own session, so that Ctrl-C at the terminal reaches it only through us."""
+        """Start a turn in its own console, so that Ctrl-C at the terminal reaches it only through us."""
         said = tempfile.TemporaryFile()  # noqa: SIM115 no pipe: it goes on to its end where we are killed
         # -P and another folder: nothing that lies in the project is imported. A turn is of the very code that we are.
         argv = [sys.executable, "-P", "-c", MAIN, ROOT, "-C", self.folder, "run", one.protocol, *self.argv]

@@ -10,7 +10,7 @@ import click
 
 from runner.app import describe, verify, why
 from runner.cli import options
-from runner.cli.session import Session
+from runner.cli.console import Console
 from runner.errors import InsufficientHistoryError, UsageError
 from runner.git import GitError
 from runner.lines import lines_of
@@ -26,7 +26,7 @@ Told = dict[str, Any]
 @options.fetches
 @options.as_json
 @click.pass_obj
-def command(session: Session, place: str, yes: bool, as_json: bool) -> None:
+def command(console: Console, place: str, yes: bool, as_json: bool) -> None:
     """Show which step, model and people wrote the line, or the lines of PATH:3-9.
 
     Follows squashes, moves and later edits by hand. The answer comes from the record in this clone, which `runner verify`
@@ -38,27 +38,27 @@ def command(session: Session, place: str, yes: bool, as_json: bool) -> None:
     last = int(match["last"] or first) if match else 0
     if match is None or last < first:
         raise UsageError(f"`{place}` names no line", "runner why", "write PATH:LINE, or PATH:FIRST-LAST")
-    verify.fetch_nothing(session.project)
-    verify.take_histories(session.project, verify.fetched_histories(session.project))
+    verify.fetch_nothing(console.project)
+    verify.take_histories(console.project, verify.fetched_histories(console.project))
     try:
-        told = why.why(session.project, session.cwd, match["path"], first, last)
+        told = why.why(console.project, console.cwd, match["path"], first, last)
     except (InsufficientHistoryError, GitError) as error:
-        if not session.project.git.is_partial() or session.project.trusted.remote is None:
+        if not console.project.git.is_partial() or console.project.trusted.remote is None:
             raise
-        if not options.fetch_missing(session, (), yes=yes, about=match["path"]):
-            hint = f"`runner why {place} --yes` fetches it from {session.project.trusted.remote}"
+        if not options.fetch_missing(console, (), yes=yes, about=match["path"]):
+            hint = f"`runner why {place} --yes` fetches it from {console.project.trusted.remote}"
             raise InsufficientHistoryError(
                 "part of the history behind this is not in this clone", match["path"], hint
             ) from error
-        told = why.why(session.project, session.cwd, match["path"], first, last)
-    if options.fetch_missing(session, set(_lacking(told["origins"])), yes=yes):
-        told = why.why(session.project, session.cwd, match["path"], first, last)
+        told = why.why(console.project, console.cwd, match["path"], first, last)
+    if options.fetch_missing(console, set(_lacking(told["origins"])), yes=yes):
+        told = why.why(console.project, console.cwd, match["path"], first, last)
     if as_json:
-        session.json(told)
+        console.json(told)
     for number, origin in enumerate(() if as_json else told["origins"]):
         if number:
-            session.line("")
-        _show(session, told["path"], origin)
+            console.line("")
+        _show(console, told["path"], origin)
     if any(origin["kind"] == "unknown" for origin in told["origins"]):
         raise SystemExit(InsufficientHistoryError.exit_code)
 
@@ -72,22 +72,22 @@ def _lacking(origins: list[Told]) -> Iterator[str]:
         yield from _lacking(told["replaced"])
 
 
-def _show(session: Session, path: str, told: Told) -> None:
+def _show(console: Console, path: str, told: Told) -> None:
     lines = f"{told['first']}" if told["first"] == told["last"] else f"{told['first']}-{told['last']}"
     shown = told["text"][0].strip() if len(told["text"]) == 1 else f"{len(told['text'])} lines"
-    session.line((f"{path}:{lines}", "yellow"), f"  {_cut(shown)}")
-    _give(session, told, "  ")
+    console.line((f"{path}:{lines}", "yellow"), f"  {_cut(shown)}")
+    _give(console, told, "  ")
 
 
-def _give(session: Session, told: Told, by: str) -> None:
-    for name, text, colour in _rows(session, told):
-        session.line(f"{by}{name.ljust(11)}", (text, colour))
+def _give(console: Console, told: Told, by: str) -> None:
+    for name, text, colour in _rows(console, told):
+        console.line(f"{by}{name.ljust(11)}", (text, colour))
     for below in told["replaced"]:
-        session.line(f"{by}before that, lines {below['first']}-{below['last']}, by")
-        _give(session, below, f"{by}  ")
+        console.line(f"{by}before that, lines {below['first']}-{below['last']}, by")
+        _give(console, below, f"{by}  ")
 
 
-def _rows(session: Session, told: Told) -> Iterator[tuple[str, str, str]]:
+def _rows(console: Console, told: Told) -> Iterator[tuple[str, str, str]]:
     """Yield (label, text, colour)."""
     step = f"{told['place']:02d}-{told['step']} of {told['protocol']}" if told["step"] else ""
     if told["kind"] == "step":
@@ -106,16 +106,16 @@ def _rows(session: Session, told: Told) -> Iterator[tuple[str, str, str]]:
             "green",
         )
     if told["commit"]:
-        yield "commit", f"{told['commit'][:12]}  {session.when(told['time'])}  {_cut(told['subject'])}", ""
+        yield "commit", f"{told['commit'][:12]}  {console.when(told['time'])}  {_cut(told['subject'])}", ""
         yield "line", f"{told['path']}:{told['line']}".replace("\n", "\\n"), ""
     if told["came_in"]:
         yield "merged in", f"{told['came_in'][:12]}, which has the protocol's work as a copy", ""
     if told["protocol"]:
         yield "protocol", f"{told['protocol']}: {_cut(str(told['title']))}", ""
-    yield from _work(session, told)
+    yield from _work(console, told)
 
 
-def _work(session: Session, told: Told) -> Iterator[tuple[str, str, str]]:
+def _work(console: Console, told: Told) -> Iterator[tuple[str, str, str]]:
     who = [text for text in (told.get("engine"), f"as {told['agent']}" if told.get("agent") else "") if text]
     said = told.get("transcript")
     if said and said["model"] and said["model"] not in " ".join(who):
@@ -131,7 +131,7 @@ def _work(session: Session, told: Told) -> Iterator[tuple[str, str, str]]:
         yield "step file", ": ".join(filter(None, (told["step_file"], _cut(" ".join(str(told["prose"]).split()))))), ""
     if said and said["turn"]:
         tool = f", {said['tool']}" if said["tool"] else ""
-        yield "transcript", f"{said['file']}, turn {said['turn']}{tool}, {session.when(said['time'])}", ""
+        yield "transcript", f"{said['file']}, turn {said['turn']}{tool}, {console.when(said['time'])}", ""
         for line in lines_of(said["text"]):
             yield "", f"| {_cut(line)}", ""
     elif said:
@@ -141,7 +141,7 @@ def _work(session: Session, told: Told) -> Iterator[tuple[str, str, str]]:
         outcome += f" in attempt {check['attempt']}" if check["attempt"] != told["attempt"] else ""
         yield (
             "check",
-            f"{_cut(check['check'])}  {outcome}  {session.when(check['time'])}",
+            f"{_cut(check['check'])}  {outcome}  {console.when(check['time'])}",
             "" if check["code"] == 0 else "red",
         )
     for word in told.get("approvals", ()):
@@ -149,7 +149,7 @@ def _work(session: Session, told: Told) -> Iterator[tuple[str, str, str]]:
         reasons = "; ".join(filter(None, word["reasons"]))
         yield (
             "approval",
-            f"{about} {word['decision']} by {', '.join(word['by'])}  {session.when(word['time'])}  {_cut(reasons)}",
+            f"{about} {word['decision']} by {', '.join(word['by'])}  {console.when(word['time'])}  {_cut(reasons)}",
             "",
         )
     if (cost := told.get("cost")) is not None:

@@ -122,10 +122,10 @@ def quiet(event: str, one: Ready, ended: Ended | None) -> None:
 
 
 def test_what_a_turn_says_again_is_shown_once(box: Box, capsys: pytest.CaptureFixture[str]) -> None:
-    from runner.cli.session import Session
+    from runner.cli.console import Console
     from runner.cli.watch import _Teller
 
-    teller = _Teller(Session(box.path, box.env), False, "4 at a time")
+    teller = _Teller(Console(box.path, box.env), False, "4 at a time")
     one = Ready("0001-a", "tip", "run-step", "a", "Add it", 0)
     for code, said in ((HELD, "held"), (HELD, "held"), (128 + signal.SIGKILL, ""), (0, "done")):
         teller.tell("started", one, None)

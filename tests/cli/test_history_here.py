@@ -41,7 +41,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch, answer: str) -> list[str]:
         asked.append(question)
         return answer
 
-    monkeypatch.setattr("runner.cli.session.Session.ask", ask)
+    monkeypatch.setattr("runner.cli.console.Console.ask", ask)
     return asked
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runner.cli.session import Session
+from runner.cli.console import Console
 from runner.protocol import events as ev
 from runner.protocol.ids import digest
 from runner.protocol.paths import folder as folder_of
@@ -87,9 +87,9 @@ class FixedKeys(Keys):
 def fixed() -> Iterator[None]:
     """Let the command line have a clock and random numbers of its own, which go on from one command to the next."""
     ticks, digits, spans = itertools.count(NOW), itertools.count(1), itertools.count(1)
-    real = Session.environment
+    real = Console.environment
 
-    def environment(self: Session) -> Environment:
+    def environment(self: Console) -> Environment:
         return real(self)._replace(
             now=lambda: float(next(ticks)),
             monotonic=lambda: next(spans) / 10_000,
@@ -98,11 +98,11 @@ def fixed() -> Iterator[None]:
             pid=1,
         )
 
-    Session.environment = environment  # type: ignore[method-assign]
+    Console.environment = environment  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Session.environment = real  # type: ignore[method-assign]
+        Console.environment = real  # type: ignore[method-assign]
 
 
 @dataclass(slots=True)

@@ -55,7 +55,7 @@ class _Beginning(click.Choice[str]):
         return super().convert(meant[0] if len(meant) == 1 else value, param, ctx)
 
 
-class Session:
+class Console:
     """One call of the command line."""
 
     def __init__(self, cwd: Path, environ: dict[str, str], *, quiet: bool = False) -> None:
@@ -68,7 +68,7 @@ class Session:
         self.live: Live | None = None  # the running command, where that is shown
         self.moving: Progress | None = None  # what moves on the terminal now, and must stand still for a question
         self._project: Project | None = None
-        self.closing = ExitStack()  # what lasts as long as the session
+        self.closing = ExitStack()  # what lasts as long as the console
 
     def environment(self) -> Environment:
         """Return clock, randomness and names of this machine."""
@@ -262,7 +262,7 @@ class Session:
         if not self.shows_progress():
             yield
             return
-        from rich.console import Console
+        from rich.console import Console as Terminal
         from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
         from rich.table import Column
         from rich.text import Text
@@ -273,7 +273,7 @@ class Session:
 
         last = Now(Column(no_wrap=True, overflow="ellipsis", ratio=1))
         columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn(), last)
-        console = Console(stderr=True)
+        console = Terminal(stderr=True)
         with Progress(*columns, console=console, transient=True, expand=True) as progress:
             progress.add_task(what)
             self.above = lambda text: console.print(Text.from_ansi(text), soft_wrap=True)
