@@ -25,7 +25,8 @@ from runner.protocol.plans import QaPolicy
 from runner.protocol.state import StepStatus
 from runner.sandbox.bubblewrap import is_system
 from runner.sandbox.process import Command, Sandbox, end_all
-from runner.store import locks, lookup, record, workspace
+from runner.store import locks, lookup, record
+from runner.store import workspace as workspaces
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.store.workspace import Workspace
@@ -177,19 +178,19 @@ def shell(project: Project, protocol: str, wanted: Wanted) -> Iterator[Opened]:
     run = _run(project, seen, wanted) if wanted.slug else None
     commit, attempt, said = _start(run, wanted) if run else (seen.tip, 0, f"{protocol} at {seen.tip[:7]}")
     with space_for(project, protocol) as space:
-        session = WorkspaceSession.open(project, protocol, run.step.header.resources if run else None, space)
-        session.prepare(commit)
+        workspace = WorkspaceSession.open(project, protocol, run.step.header.resources if run else None, space)
+        workspace.prepare(commit)
         line = run.step.checks[wanted.check - 1] if run and wanted.check else ""
-        folder = session.export(commit) if line else space.work
-        env = session.environment(run, folder)
+        folder = workspace.export(commit) if line else space.work
+        env = workspace.environment(run, folder)
         if run:
             env["RUNNER_ATTEMPT"] = str(attempt)
         if wanted.term:
             env["TERM"] = wanted.term
         if not wanted.argv:  # inside, the folder has the path of the person's own checkout
             env["PS1"] = f"({protocol}{f' {wanted.slug}' if wanted.slug else ''}) $ "
-        argv = wanted.argv or (_shell(session),)
-        yield Opened(session.sandbox, session.command(argv, env, timeout=None, cwd=folder), said, line)
+        argv = wanted.argv or (_shell(workspace),)
+        yield Opened(workspace.sandbox, workspace.command(argv, env, timeout=None, cwd=folder), said, line)
 
 
 def _run(project: Project, seen: Snapshot, wanted: Wanted) -> StepRun:
@@ -222,19 +223,19 @@ def _start(run: StepRun, wanted: Wanted) -> tuple[str, int, str]:
     return commit, attempt, f"{name} as attempt {attempt} left it"
 
 
-def _shell(session: WorkspaceSession) -> str:
+def _shell(workspace: WorkspaceSession) -> str:
     """Return the person's own shell, where the sandbox has it."""
-    given = Path(session.project.env.environ.get("SHELL", ""))
-    is_inside = session.sandbox.name == "host" or (is_system(given) and session.sandbox.image is None)
+    given = Path(workspace.project.env.environ.get("SHELL", ""))
+    is_inside = workspace.sandbox.name == "host" or (is_system(given) and workspace.sandbox.image is None)
     return str(given) if is_inside and given.name not in _NONE and os.access(given, os.X_OK) else "sh"
 
 
 @contextlib.contextmanager
 def space_for(project: Project, protocol: str) -> Iterator[Workspace]:
     """Yield an empty workspace for one shell; one that a killed runner left is taken."""
-    place = workspace.place(project.dirs, protocol, project.config.workspace.path)
+    place = workspaces.place(project.dirs, protocol, project.config.workspace.path)
     for number in range(1, MOST + 1):
-        space = workspace.shell(place, number)
+        space = workspaces.shell(place, number)
         with contextlib.ExitStack() as stack:
             try:
                 lock = project.dirs.lock(space.root.name)
@@ -244,14 +245,14 @@ def space_for(project: Project, protocol: str) -> Iterator[Workspace]:
             try:
                 if was_cut:  # on the host, its processes are still there
                     end_all(b"HOME=" + os.fsencode(space.home))
-                workspace.remove(space)
+                workspaces.remove(space)
             except OSError as error:
-                raise workspace.unusable(space, error) from error
+                raise workspaces.unusable(space, error) from error
             try:
                 yield space
             finally:
                 try:
-                    workspace.remove(space)
+                    workspaces.remove(space)
                 except OSError as error:
                     project.env.say(f"{space.root} is left: {error.strerror}")
             return

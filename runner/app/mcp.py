@@ -64,10 +64,10 @@ def pin(project: Project, name: str) -> Pinned:
         )
     commit = project.git.resolve("HEAD") or project.trusted.commit
     with by_hand.space_for(project, _NO_PROTOCOL) as space:
-        session = WorkspaceSession.open(project, _NO_PROTOCOL, None, space)
-        session.prepare(commit)
+        workspace = WorkspaceSession.open(project, _NO_PROTOCOL, None, space)
+        workspace.prepare(commit)
         connection = toolbox.connection_to(
-            session, name, found.mcp[name], lambda question: None, session.export(commit)
+            workspace, name, found.mcp[name], lambda question: None, workspace.export(commit)
         )
         try:
             words, version = servers.words_of(connection.tools()), connection.version

@@ -21,7 +21,8 @@ from runner.git import Git
 from runner.lines import counted, lines_of, lines_of_output
 from runner.protocol import log
 from runner.sandbox.process import Outcome
-from runner.store import locks, lookup, record, workspace
+from runner.store import locks, lookup, record
+from runner.store import workspace as workspaces
 from runner.store.environment import write_atomically
 from runner.store.project import Project
 
@@ -150,20 +151,20 @@ def tried(
         SandboxUnavailableError: commands cannot be run in a sandbox here. HeldError: another process tries some.
         StepFailedError: the workspace's setup failed.
     """
-    session = WorkspaceSession.open(project, "init")
+    workspace = WorkspaceSession.open(project, "init")
     until = project.env.monotonic() + LIMIT
     with (
         locks.hold(project.dirs.lock("init"), project.env, what="the try of test commands"),
         contextlib.ExitStack() as undo,
     ):
-        undo.callback(workspace.remove, session.space)
-        session.prepare(commit)
+        undo.callback(workspaces.remove, workspace.space)
+        workspace.prepare(commit)
         for one in found:
             left = until - project.env.monotonic()
             if left < 1:
                 return
             starts(one)
-            ended = _try(session, commit, one, left)
+            ended = _try(workspace, commit, one, left)
             yield ended
             if ended.passed and ended.ran and not ended.lacks:
                 return
@@ -178,16 +179,16 @@ def best(ended: Sequence[Tried]) -> Tried | None:
     return min(run, key=lambda one: (not one.passed, one.ran is None), default=None)
 
 
-def _try(session: WorkspaceSession, commit: str, one: Candidate, left: float) -> Tried:
-    kept, folder = KeptOutput(Redactor(session.project.env.environ)), session.export(commit)
-    env = session.base_environment(folder)
+def _try(workspace: WorkspaceSession, commit: str, one: Candidate, left: float) -> Tried:
+    kept, folder = KeptOutput(Redactor(workspace.project.env.environ)), workspace.export(commit)
+    env = workspace.base_environment(folder)
     ended: list[Outcome] = []
 
     def execute(line: str) -> Outcome:
-        ended.append(session.run(line, env, timeout=left, cwd=folder, on_output=kept.take))
+        ended.append(workspace.run(line, env, timeout=left, cwd=folder, on_output=kept.take))
         return ended[0]
 
-    result = qa.run_checks((), [one.line], files=(), changed=(), execute=execute, explain=session.explain)
+    result = qa.run_checks((), [one.line], files=(), changed=(), execute=execute, explain=workspace.explain)
     text = "\n".join(lines_of_output(kept.data()))
     counted = count(text)
     ran, failed, errors = (sum(counted), counted[1] + counted[2], counted[2]) if counted else (None, None, 0)
@@ -199,8 +200,8 @@ def _try(session: WorkspaceSession, commit: str, one: Candidate, left: float) ->
     elif result.passed and failed:
         lacks = f"{failed} of {ran} test{'s' if ran != 1 else ''} fail{'s' if failed == 1 else ''}, and it exits with 0"
     elif not result.passed and (ran is None or errors == ran):
-        lacks = missing(text, session, folder) or _last(text, result.reason)
-    cause = missing(text, session, folder) if failed and not lacks and "ModuleNotFoundError: " in text else ""
+        lacks = missing(text, workspace, folder) or _last(text, result.reason)
+    cause = missing(text, workspace, folder) if failed and not lacks and "ModuleNotFoundError: " in text else ""
     return Tried(one.line, one.source, result.passed, ran, failed, lacks, ended[0].code, cause)
 
 
@@ -248,12 +249,12 @@ _COUNTS = (
 )
 
 
-def missing(text: str, session: WorkspaceSession, folder: Path) -> str:
+def missing(text: str, workspace: WorkspaceSession, folder: Path) -> str:
     """Return what the output says that is missing in the environment, with the environment; empty where it says nothing of that.
 
     `folder`: where the command ran, which has what git tracks.
     """
-    own = session.own.folders if session.own is not None else {}
+    own = workspace.own.folders if workspace.own is not None else {}
     if found := re.search(r"No module named '?(\w+)", text):
         where = next((name for name, at in own.items() if (at / "pyvenv.cfg").is_file()), None)
         tracked = next((name for name in (".venv", "venv") if (folder / name).is_dir()), None)

@@ -33,7 +33,8 @@ from runner.protocol.file_models import Field
 from runner.protocol.ids import digest
 from runner.protocol.plans import Plan, Step
 from runner.protocol.transcript import Result, Results, Undecided
-from runner.store import publishing, workspace
+from runner.store import publishing
+from runner.store import workspace as workspaces
 from runner.store.project import Project
 from runner.tools import Contract, Tool, ToolError
 from runner.tools import registry as tool_registry
@@ -302,20 +303,20 @@ def open_tools(
     tools. A command is judged by the policy as an agent's shell; on the host it is one of the project's own checks.
     """
     try:
-        place = workspace.place(project.dirs, name, project.config.workspace.path)
-        session = WorkspaceSession.open(project, name, space=workspace.shell(place, 0))
+        place = workspaces.place(project.dirs, name, project.config.workspace.path)
+        workspace = WorkspaceSession.open(project, name, space=workspaces.shell(place, 0))
     except RunnerError:  # the steps say so; a plan can be written all the same
         yield False
         return
     with contextlib.ExitStack() as stack:
-        stack.callback(_remove, session)
+        stack.callback(_remove, workspace)
         opened: dict[str, Tool] = {}
 
         def call(tool: str) -> Callable[[Mapping[str, Any]], Any]:
             def made(arguments: Mapping[str, Any]) -> Any:
                 if not opened:
-                    workspace.reset(project.git, session.space, commit, name, project.env, clean=True)
-                    opened.update(stack.enter_context(_reading(session)).tools)
+                    workspaces.reset(project.git, workspace.space, commit, name, project.env, clean=True)
+                    opened.update(stack.enter_context(_reading(workspace)).tools)
                 return opened[tool].call(arguments)
 
             return made
@@ -326,12 +327,12 @@ def open_tools(
                 if not any_command:
                     raise ToolError(f"on this machine only these are run: {'; '.join(commands)}")
                 _refuse(project, line)
-            return _check(session, commit, line, loop.redactor)
+            return _check(workspace, commit, line, loop.redactor)
 
-        contracts = {one: tool.contract for one, tool in _reading(session).tools.items() if one in READING}
+        contracts = {one: tool.contract for one, tool in _reading(workspace).tools.items() if one in READING}
         tools: dict[str, Tool] = {one: Tool(contract, call(one)) for one, contract in contracts.items()}
         # Where nothing keeps a command in its place, it is one of the project's.
-        any_command = session.sandbox.name != "host"
+        any_command = workspace.sandbox.name != "host"
         if not any_command:
             commands = project.config.checks
         if commands:
@@ -365,14 +366,14 @@ def has_run(result: Result) -> bool:
     )
 
 
-def _remove(session: WorkspaceSession) -> None:
+def _remove(workspace: WorkspaceSession) -> None:
     with contextlib.suppress(OSError):  # `runner clean` removes what is left
-        workspace.remove(session.space)
+        workspaces.remove(workspace.space)
 
 
-def _reading(session: WorkspaceSession) -> AgentTools:
-    readable = (session.space.objects,)
-    commands = Commands(session.sandbox, session.space.work, session.base_environment(), readable, ())
+def _reading(workspace: WorkspaceSession) -> AgentTools:
+    readable = (workspace.space.objects,)
+    commands = Commands(workspace.sandbox, workspace.space.work, workspace.base_environment(), readable, ())
     return AgentTools(commands, default_timeout=CHECK_TIMEOUT)
 
 
@@ -388,20 +389,20 @@ def _refuse(project: Project, command: str) -> None:
         raise ToolError(f"the policy does not allow it: {said.why} ({said.where})")
 
 
-def _check(session: WorkspaceSession, commit: str, line: str, redactor: Redactor) -> dict[str, Any]:
+def _check(workspace: WorkspaceSession, commit: str, line: str, redactor: Redactor) -> dict[str, Any]:
     """Run a command in a clean export of the commit; return its exit code and the start and end of its output."""
-    project = session.project
+    project = workspace.project
     project.env.say(f"trying `{line}`")
     kept = KeptOutput(redactor)
     try:
-        session.prepare(commit)
-        folder = session.export(commit)
-        outcome = session.run(
-            line, session.base_environment(folder), timeout=CHECK_TIMEOUT, cwd=folder, on_output=kept.take
+        workspace.prepare(commit)
+        folder = workspace.export(commit)
+        outcome = workspace.run(
+            line, workspace.base_environment(folder), timeout=CHECK_TIMEOUT, cwd=folder, on_output=kept.take
         )
     except RunnerError as error:
         raise ToolError(f"it cannot be run here: {error.what}") from error
-    alias = WorkspaceAlias(folder, session.sandbox.place.inside(folder))
+    alias = WorkspaceAlias(folder, workspace.sandbox.place.inside(folder))
     text, _ = bounded(folded(alias.hide_all("\n".join(lines_of_output(kept.data())))))
-    why = alias.hide_all(session.explain(line, outcome) or ("timed out" if outcome.timed_out else ""))
+    why = alias.hide_all(workspace.explain(line, outcome) or ("timed out" if outcome.timed_out else ""))
     return {"exit_code": outcome.code, "output": "\n".join(filter(None, (text, why)))}

@@ -299,13 +299,13 @@ def judge_of(run: StepRun) -> Judge:
     A call is judged by its real effect: paths after links are followed, a URL's host, the program's arguments. `calls` checks whether
     an approval that a rule asks for was given.
     """
-    project, agent, session = run.project, run.agent, run.workspace
-    work = session.space.work
-    folders = session.own.folders if session.own else {}
+    project, agent, workspace = run.project, run.agent, run.workspace
+    work = workspace.space.work
+    folders = workspace.own.folders if workspace.own else {}
 
     @cache
     def names() -> tuple[str, ...]:
-        alias = WorkspaceAlias(work, session.sandbox.place.inside(work))
+        alias = WorkspaceAlias(work, workspace.sandbox.place.inside(work))
         return *alias.real, alias.name
 
     found = permissions.trusted_config(project)

@@ -146,9 +146,9 @@ class Place:
     @property
     def network(self) -> Network | None:
         """What it reaches."""
-        session, where = self.run.workspace, f"`network` of `{self.name}` in {paths.CONFIG}"
-        log = session.network_log()
-        found = session.network(self.row.hosts, where, log)
+        workspace, where = self.run.workspace, f"`network` of `{self.name}` in {paths.CONFIG}"
+        log = workspace.network_log()
+        found = workspace.network(self.row.hosts, where, log)
         reached = [one.network.serves for one in (self.meter, self.tools) if one is not None]
         serves = {port: answer for one in reached for port, answer in one.items()}
         return (found or Network(log=log))._replace(serves=serves) if serves else found
@@ -164,7 +164,7 @@ class Place:
 
     def environment(self) -> dict[str, str]:
         """Return the environment of the agent, with its files written below HOME."""
-        session, environ = self.run.workspace, self.run.project.env.environ
+        workspace, environ = self.run.workspace, self.run.project.env.environ
         words = {
             "{model}": agents.split(self.name)[2],
             "{endpoint}": self.meter.address if self.meter else "",
@@ -172,10 +172,10 @@ class Place:
         }
         for path, text in self.row.files.items():
             lines = (agents.filled(line, words) for line in with_ends(text))
-            _put(session.home(), path, "".join(filter(None, lines)))
+            _put(workspace.home(), path, "".join(filter(None, lines)))
         given = {name: agents.filled(text, words) for name, text in self.row.env.items()}
         return {
-            **session.environment(self.run),
+            **workspace.environment(self.run),
             **{name: text for name, text in given.items() if text is not None},
             **{one: environ[one] for one in self.row.passed if one in environ},
         }
@@ -187,8 +187,8 @@ class Place:
 
     @property
     def _alias(self) -> WorkspaceAlias:
-        session = self.run.workspace
-        return WorkspaceAlias(session.space.work, session.sandbox.place.inside(session.space.work))
+        workspace = self.run.workspace
+        return WorkspaceAlias(workspace.space.work, workspace.sandbox.place.inside(workspace.space.work))
 
     def plain(self, value: Any) -> Any:
         """Take the workspace's path out of JSON."""
@@ -200,8 +200,8 @@ class Place:
 
     def start(self) -> Session:
         """Start the agent, in the sandbox."""
-        session, environment = self.run.workspace, self.environment()
-        return session.sandbox.open(session.command(self.argv, environment, timeout=None, network=self.network))
+        workspace, environment = self.run.workspace, self.environment()
+        return workspace.sandbox.open(workspace.command(self.argv, environment, timeout=None, network=self.network))
 
     def read(self, path: str) -> str:
         """Return a file's text."""
@@ -299,7 +299,7 @@ class CliEngine:
 
     def ask(self, request: Request, *, timeout: float, on_bytes: Callable[[bytes], None] | None = None) -> Response:
         """Run the program to its end, with the task and what its checks found. See `Engine.ask`."""
-        run, session, first = self.place.run, self.place.run.workspace, request.turns[0]
+        run, workspace, first = self.place.run, self.place.run.workspace, request.turns[0]
         assert isinstance(first, UserTurn)
         found = [
             f"Your work is here already, and is not done:\n{one.content}"
@@ -308,11 +308,11 @@ class CliEngine:
             for one in turn.results
         ]
         prompt = "\n\n".join((first.text, request.system, *found))
-        env, kept, home = self.place.environment(), KeptOutput(run.redactor), session.home()
+        env, kept, home = self.place.environment(), KeptOutput(run.redactor), workspace.home()
         _put(home, PROMPT, prompt)
         words = {
             "{prompt}": prompt.encode()[:MOST_ARGUMENT].decode(errors="ignore"),
-            "{prompt_file}": os.path.join(session.sandbox.place.inside(home), PROMPT),
+            "{prompt_file}": os.path.join(workspace.sandbox.place.inside(home), PROMPT),
             "{model}": agents.split(self.name)[2],
         }
         argv = tuple(agents.filled(word, words) or word for word in self.place.argv)
@@ -323,14 +323,14 @@ class CliEngine:
                 on_bytes(data)
 
         seconds = max(1.0, self._until - time.monotonic())
-        outcome = session.run(argv, env, timeout=seconds, network=self.place.network, on_output=take)
+        outcome = workspace.run(argv, env, timeout=seconds, network=self.place.network, on_output=take)
         text, problem = kept.data().decode(errors="replace"), ""
         if outcome.timed_out:
             problem = f"{self.name}: its time is over"
         elif self.meter is not None and self.meter.refused:
             problem = f"{self.name}: {self.meter.refused}"
         elif not outcome.ok:
-            problem = f"{self.name}: exit {outcome.code}: {session.explain(argv, outcome) or _last(text)}"
+            problem = f"{self.name}: exit {outcome.code}: {workspace.explain(argv, outcome) or _last(text)}"
         elif not self._has_changed():
             problem = f"{self.name}: it ended, and changed no file"
         summary = _last(text) or "the program ended"

@@ -270,16 +270,16 @@ def _code(run: StepRun) -> str:
 
 def _try(run: StepRun) -> str | None:
     """Run the checks as the QA would, on the commit that the attempt starts at; None where they took too long."""
-    env, session = run.project.env, run.workspace.beside(run, run.view.tip)
-    folder, until = session.export(run.view.tip), env.monotonic() + SECONDS
-    alias = WorkspaceAlias(folder, session.sandbox.place.inside(folder))
+    env, workspace = run.project.env, run.workspace.beside(run, run.view.tip)
+    folder, until = workspace.export(run.view.tip), env.monotonic() + SECONDS
+    alias = WorkspaceAlias(folder, workspace.sandbox.place.inside(folder))
     outputs, slow = list[bytes](), False
 
     def execute(line: str) -> Outcome:
         nonlocal slow
         kept = KeptOutput(run.redactor)
         left = max(min(until - env.monotonic(), run.timeout), 0.1)
-        outcome = session.run(line, session.environment(run, folder), timeout=left, cwd=folder, on_output=kept.take)
+        outcome = workspace.run(line, workspace.environment(run, folder), timeout=left, cwd=folder, on_output=kept.take)
         slow = slow or outcome.timed_out
         outputs.append(folded(alias.hide_all(kept.data().decode("utf-8", "replace"))).encode())
         return outcome
@@ -291,7 +291,7 @@ def _try(run: StepRun) -> str | None:
         files=(),
         changed=(),
         execute=execute,
-        explain=lambda line, outcome: session.explain(line, outcome),
+        explain=lambda line, outcome: workspace.explain(line, outcome),
     )
     env.hear_output(f"{run.label} asks the model", b"")
     if slow:

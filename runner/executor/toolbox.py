@@ -15,7 +15,7 @@ from runner.executor.workspace_session import WorkspaceSession
 from runner.protocol import log, paths
 from runner.protocol.config import McpServer, ToolModule
 from runner.sandbox.process import Command
-from runner.store import workspace
+from runner.store import workspace as workspaces
 from runner.store.project import Project
 from runner.tools import Contract, Tool, ToolError, mcp_client, registry, servers
 from runner.tools.agent import CORE, WITHOUT_SHELL, AgentTools
@@ -94,10 +94,10 @@ def _of_loop(contract: Contract, opened: AgentTools) -> Tool:
 @contextlib.contextmanager
 def open_own_tools(run: StepRun) -> Iterator[AgentTools]:
     """Give the runner's own tools of an agent step, those that the loop carries out included."""
-    session = run.workspace
-    folders = (session.home(), session.out())
+    workspace = run.workspace
+    folders = (workspace.home(), workspace.out())
     commands = Commands(
-        session.sandbox, session.space.work, session.environment(run), (session.space.objects,), folders
+        workspace.sandbox, workspace.space.work, workspace.environment(run), (workspace.space.objects,), folders
     )
     with AgentTools(commands, default_timeout=DEFAULT_TIMEOUT, allowed=calls.hosts_of(run.project)) as opened:
         contracts = dict(registry.LOOP)
@@ -231,7 +231,7 @@ def _connects(run: StepRun, name: str, answered: Mapping[str, str]) -> Callable[
 
 
 def connection_to(
-    session: WorkspaceSession,
+    workspace: WorkspaceSession,
     name: str,
     server: McpServer,
     answers: Callable[[str], str | None],
@@ -252,70 +252,70 @@ def connection_to(
         what = f"the MCP server `{name}` needs the package {error.name}, which is not installed"
         raise ToolModuleError(what, f"mcp: {name}", installs("mcp")) from error
 
-    environ = session.project.env.environ
+    environ = workspace.project.env.environ
     lacking = [one for one in (*server.env, *((server.bearer,) if server.bearer else ())) if one not in environ]
     if lacking:
         what = f"the MCP server `{name}` gets the variable {lacking[0]}, which is not set"
         raise ToolModuleError(what, f"mcp: {name}", "set it, or remove it from the entry on the trusted branch")
     if server.url is not None:
         return opened(name, (server.url, environ[server.bearer] if server.bearer else None), CALL_TIMEOUT, answers)
-    code, work = code or _export_trusted(session), session.space.work
-    inside = session.sandbox.place.inside(work)
-    folders = session.own.folders if session.own else {}
+    code, work = code or _export_trusted(workspace), workspace.space.work
+    inside = workspace.sandbox.place.inside(work)
+    folders = workspace.own.folders if workspace.own else {}
 
     def argument(word: str) -> str:
         is_made = any(word == folder or word.startswith(f"{folder}/") for folder in folders)
         return str(inside / word) if is_made else word.replace("{workspace}", str(inside))
 
     # Its own HOME: what a step left in that of the steps could be run with the server's variables.
-    home = session.space.root / f"mcp-{name}"
+    home = workspace.space.root / f"mcp-{name}"
     home.mkdir(parents=True, exist_ok=True)
     command = Command(
         argv=tuple(map(argument, server.command)),
         cwd=code,
-        env={**session.base_environment(), "HOME": str(home), **{one: environ[one] for one in server.env}},
+        env={**workspace.base_environment(), "HOME": str(home), **{one: environ[one] for one in server.env}},
         writable=(work, home),
-        readable=(code, session.space.objects),
-        network=session.network(
+        readable=(code, workspace.space.objects),
+        network=workspace.network(
             server.network,
             f"`network` of {name} in {paths.CONFIG}",
-            session.network_log(f"the MCP server `{name}` was"),
+            workspace.network_log(f"the MCP server `{name}` was"),
         ),
     )
-    sandbox = session.sandbox
+    sandbox = workspace.sandbox
     return opened(name, lambda: sandbox.open(command), CALL_TIMEOUT, answers)
 
 
 @contextlib.contextmanager
-def _opened(session: WorkspaceSession, module: ToolModule) -> Iterator[PythonTools]:
-    project = session.project
+def _opened(workspace: WorkspaceSession, module: ToolModule) -> Iterator[PythonTools]:
+    project = workspace.project
     environ = project.env.environ
     command = command_of(
         module,
         (project.config.workspace.python or "python3",),
-        _export_trusted(session),
-        session.space.work,
-        {"PATH": session.path, **{name: environ[name] for name in module.env if name in environ}},
-        readable=(session.space.objects,),
-        network=session.network(
+        _export_trusted(workspace),
+        workspace.space.work,
+        {"PATH": workspace.path, **{name: environ[name] for name in module.env if name in environ}},
+        readable=(workspace.space.objects,),
+        network=workspace.network(
             module.network,
             f"`network` of {module.module} in {paths.CONFIG}",
-            session.network_log(f"the tools of {module.module} were"),
+            workspace.network_log(f"the tools of {module.module} were"),
         ),
     )
-    with PythonTools(session.sandbox, module, command, timeout=DEFAULT_TIMEOUT) as opened:
+    with PythonTools(workspace.sandbox, module, command, timeout=DEFAULT_TIMEOUT) as opened:
         yield opened
 
 
-def _export_trusted(session: WorkspaceSession) -> Path:
+def _export_trusted(workspace: WorkspaceSession) -> Path:
     """Return a folder that holds the trusted branch's tree, made anew where the branch has moved."""
-    folder = session.space.root / "trusted"
-    stamp = session.space.root / "trusted-commit"
-    commit = session.project.trusted.commit
+    folder = workspace.space.root / "trusted"
+    stamp = workspace.space.root / "trusted-commit"
+    commit = workspace.project.trusted.commit
     if stamp.exists() and stamp.read_text() == commit and folder.is_dir():
         return folder
     stamp.unlink(missing_ok=True)
-    made = workspace.export(session.project.git, session.space, commit, session.project.env)
+    made = workspaces.export(workspace.project.git, workspace.space, commit, workspace.project.env)
     beneath.remove(folder)
     made.rename(folder)
     stamp.write_text(commit)

@@ -24,7 +24,8 @@ from runner.protocol import log, paths
 from runner.protocol.ids import digest
 from runner.protocol.plans import QaPolicy
 from runner.protocol.transcript import Results
-from runner.store import history, publishing, record, transaction, workspace
+from runner.store import history, publishing, record, transaction
+from runner.store import workspace as workspaces
 from runner.tools import Tool
 from runner.tools.commands import WorkspaceAlias
 from runner.trust.permit import Denied, Result
@@ -222,8 +223,8 @@ def _reviews(run: StepRun) -> Journal:
 
 def _note(run: StepRun) -> str:
     """Return a commit of the workspace on the commit where the attempt started: on no branch, for `_restore`."""
-    git, who, session = run.project.git, run.project.runner(), run.workspace
-    tree = workspace.tree_now(git, session.space, session.bounds())
+    git, who, workspace = run.project.git, run.project.runner(), run.workspace
+    tree = workspaces.tree_now(git, workspace.space, workspace.bounds())
     return git.write_commit(tree, (run.view.tip,), who, who, b"work so far\n")
 
 
@@ -244,7 +245,7 @@ def _restore(run: StepRun, noted: str) -> None:
             "those calls",
         )
     if found.parents == (start,):
-        workspace.restore(git, run.workspace.space, found.tree)
+        workspaces.restore(git, run.workspace.space, found.tree)
         return
     tree, conflicts = transaction.merge_work(git, protocol, noted, start, run.project.runner())
     if tree is None:
@@ -253,7 +254,7 @@ def _restore(run: StepRun, noted: str) -> None:
             noted,
             "revert those commits, or remove the step and write it again: it restarts then",
         )
-    workspace.restore(git, run.workspace.space, tree)
+    workspaces.restore(git, run.workspace.space, tree)
 
 
 def _answers(run: StepRun) -> list[str]:

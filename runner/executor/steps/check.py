@@ -130,11 +130,11 @@ def check(run: StepRun) -> Checked:
     made = run.project.kept.pop(_key(run), None)
     if isinstance(made, Proposal) and made.checks == step.checks and _is_work_of(run, made.commit):
         return made.checked
-    session = None
+    workspace = None
     if step.checks:
-        run.workspace = session = WorkspaceSession.open(run.project, view.protocol, step.header.resources)
-        session.prepare(run.judged, approved=permissions.approved_changes(run))
-    return _checked(run, session, _changed(run) if step.header.outputs else ())
+        run.workspace = workspace = WorkspaceSession.open(run.project, view.protocol, step.header.resources)
+        workspace.prepare(run.judged, approved=permissions.approved_changes(run))
+    return _checked(run, workspace, _changed(run) if step.header.outputs else ())
 
 
 def propose(run: StepRun, commit: str) -> Checked | None:
@@ -144,9 +144,9 @@ def propose(run: StepRun, commit: str) -> Checked | None:
     """
     if run.step.qa is QaPolicy.SKIP or not run.step.has_checks:
         return None
-    session = run.workspace.beside(run, commit) if run.step.checks else None
+    workspace = run.workspace.beside(run, commit) if run.step.checks else None
     changed = list(run.project.git.changed(run.view.tip, commit))
-    found = _checked(dataclasses.replace(run, kept=commit), session, changed)
+    found = _checked(dataclasses.replace(run, kept=commit), workspace, changed)
     run.project.kept[_key(run)] = Proposal(commit, run.step.checks, dataclasses.replace(found, is_counted=True))
     return found
 
@@ -162,19 +162,19 @@ def _is_work_of(run: StepRun, commit: str) -> bool:
     return all(path.startswith(folder) and paths.is_record(path.removeprefix(folder)) for path in changed)
 
 
-def _checked(run: StepRun, session: WorkspaceSession | None, changed: Sequence[str]) -> Checked:
-    """Run the checks in a clean export of the commit that is judged. `session`: None where none is a command."""
+def _checked(run: StepRun, workspace: WorkspaceSession | None, changed: Sequence[str]) -> Checked:
+    """Run the checks in a clean export of the commit that is judged. `workspace`: None where none is a command."""
     step, git, folder = run.step, run.project.git, None
     env: dict[str, str] = {}
-    if session is not None:
-        folder = session.export(run.judged)
-        env = session.environment(run, folder)
+    if workspace is not None:
+        folder = workspace.export(run.judged)
+        env = workspace.environment(run, folder)
     outputs: list[bytes] = []
 
     def execute(line: str) -> CommandOutcome:
-        assert session is not None
+        assert workspace is not None
         part = f"check {len(outputs) + 1}/{len(step.checks)}"
-        outcome, output = session.run_for(run, line, env, cwd=folder, part=part)
+        outcome, output = workspace.run_for(run, line, env, cwd=folder, part=part)
         outputs.append(output)
         return outcome
 
@@ -184,9 +184,9 @@ def _checked(run: StepRun, session: WorkspaceSession | None, changed: Sequence[s
         files=git.files(run.judged) if step.header.outputs else (),
         changed=changed,
         execute=execute,
-        explain=lambda line, ended: session.explain(line, ended) if session else None,
+        explain=lambda line, ended: workspace.explain(line, ended) if workspace else None,
     )
-    executor, environment = (session.sandbox.name, session.environment_name) if session else (None, None)
+    executor, environment = (workspace.sandbox.name, workspace.environment_name) if workspace else (None, None)
     return Checked(verdict, executor, environment, tuple(outputs))
 
 

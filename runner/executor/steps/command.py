@@ -17,13 +17,13 @@ from runner.store import history
 
 def carry_out(run: StepRun) -> Outcome:
     """Run the command, and take what it left in the workspace as the step's work."""
-    session, line = start(run), run.step.header.run
+    workspace, line = start(run), run.step.header.run
     assert line is not None
-    ended, output = session.run_for(run, line, session.environment(run))
+    ended, output = workspace.run_for(run, line, workspace.environment(run))
     seconds = math.ceil(ended.seconds) if ended.seconds >= 0.5 else 0
     ran = work.Ran(
-        executor=session.sandbox.name,
-        environment=session.environment_name,
+        executor=workspace.sandbox.name,
+        environment=workspace.environment_name,
         code=ended.code,
         output=ended.digest,
         tail=log.cut_tail(ended.tail) or None,
@@ -35,12 +35,12 @@ def carry_out(run: StepRun) -> Outcome:
     elif not ended.ok:
         shown = headline(line) if isinstance(line, str) else " ".join(line)
         how = f"timed out after {run.step.header.timeout or TIME_LIMIT}" if ended.timed_out else f"exit {ended.code}"
-        outcome = work.failed(run, session.explain(line, ended) or f"{how}, `{shown}`", ran, left.work)
+        outcome = work.failed(run, workspace.explain(line, ended) or f"{how}, `{shown}`", ran, left.work)
     elif left.work is None:
         outcome = work.blocked(run, left.too_much, ran)
     else:
         try:
-            result = run.redactor.value(session.result())
+            result = run.redactor.value(workspace.result())
         except UsageError as error:
             outcome = work.failed(run, error.what, ran, left.work)
         else:

@@ -87,12 +87,12 @@ def carry_out(run: StepRun) -> Outcome:
 
 
 def _session(run: StepRun) -> WorkspaceSession:
-    """Return the session of a built-in tool: the same for all steps of a batch."""
+    """Return the workspace of a built-in tool: the same for all steps of a batch."""
     kept = run.project.pending.kept if run.project.pending is not None else {}
-    if "session" not in kept:
+    if "workspace" not in kept:
         runs_commands = bool(run.project.config.tools)
-        kept["session"] = WorkspaceSession.open(run.project, run.view.protocol, runs_commands=runs_commands)
-    found: WorkspaceSession = kept["session"]
+        kept["workspace"] = WorkspaceSession.open(run.project, run.view.protocol, runs_commands=runs_commands)
+    found: WorkspaceSession = kept["workspace"]
     return found
 
 
