@@ -129,9 +129,9 @@ def make(
     bob, agent = Key(), Key()
     at = ground.repository(files, bare=True)
     ground.git(at, "remote", "add", "origin", str(ground.at / "origin"))
-    with ground.project(at) as project:
-        protocol = create.create(project, "A plan", _plan(steps + waits, words=words or waits), where="plan").protocol
-        genesis = project.git.ref(project.branch(protocol))
+    with ground.session(at) as session:
+        protocol = create.create(session, "A plan", _plan(steps + waits, words=words or waits), where="plan").protocol
+        genesis = session.git.ref(session.project.branch(protocol))
         assert genesis is not None
     policy = f"repo: {REPO}\nroles:\n  maintainer: [{APPROVER}]\nagents: [{MACHINE}]\n"
     trusted = {

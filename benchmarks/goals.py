@@ -21,7 +21,7 @@ from benchmarks.plumbing import Object, written
 from benchmarks.startup import CLICK, copies
 from benchmarks.step import COMMIT
 from benchmarks.steps import PEERS, SCRIPTS
-from runner.store.project import Project
+from runner.store.project import Session
 
 DJANGO = "django==5.2.8"
 
@@ -175,9 +175,9 @@ def _many(ground: Ground) -> Iterator[Figure]:
     """Measure what a repository of ten thousand protocols takes, on branches and ended in main; packed, as git's own gc leaves it."""
     count = 1000 if ground.quick else 10_000
     few = ground.repository(50)
-    with ground.project(few) as project:
-        protocol = ground_.new(project)
-        moved, bare = _moved(ground, project, protocol)
+    with ground.session(few) as session:
+        protocol = ground_.new(session)
+        moved, bare = _moved(ground, session, protocol)
     yield row("a transition, few protocols", bare)
     yield row("a transition, few protocols, a person's worktree on the branch", moved)
     alone = {words: cpu(ground, ["runner", words, "1"], few) for words in ("status", "show")}
@@ -198,9 +198,9 @@ def _many(ground: Ground) -> Iterator[Figure]:
         for words, one in alone.items():
             took = cpu(ground, ["runner", words, "1"], at)
             yield row(f"{words} of one among {count:,} {of}, against few", took, goal=1.3, over=one[0])
-    with ground.project(at) as project:
-        protocol = ground_.new(project)
-        followed, took = _moved(ground, project, protocol)
+    with ground.session(at) as session:
+        protocol = ground_.new(session)
+        followed, took = _moved(ground, session, protocol)
     yield row(f"a transition among {count:,} ended, against few", took, goal=2, over=bare[0])
     yield row(f"the same, a worktree with all of them on the branch: {6 * count:,} files", followed, over=moved[0])
     new = ["runner", "new", "--plan", str(_plan(ground, 50))]
@@ -224,20 +224,20 @@ def _many(ground: Ground) -> Iterator[Figure]:
     yield row("and a fetch that brings nothing", cpu(ground, ["git", "fetch", "-q"], to))
 
 
-def _moved(ground: Ground, project: Project, protocol: str) -> tuple[tuple[float, float], tuple[float, float]]:
+def _moved(ground: Ground, session: Session, protocol: str) -> tuple[tuple[float, float], tuple[float, float]]:
     """Return what a transition takes with the worktree that `new` makes on the branch, and without one."""
-    followed = _transition(project, protocol)
-    for tree in project.git.checked_out(project.branch(protocol)):
+    followed = _transition(session, protocol)
+    for tree in session.git.checked_out(session.project.branch(protocol)):
         ground.git(tree.path, "worktree", "remove", "--force", str(tree.path))
-    return followed, _transition(project, protocol)
+    return followed, _transition(session, protocol)
 
 
-def _transition(project: Project, protocol: str) -> tuple[float, float]:
+def _transition(session: Session, protocol: str) -> tuple[float, float]:
     """Return the median CPU time of a recorded pause or resume in this process and its threads, and the wall time of that one."""
     found = []
     for _ in range(12):
         before, began = _used(), time.perf_counter()
-        ground_.record(project, protocol)
+        ground_.record(session, protocol)
         found.append((_used() - before, time.perf_counter() - began))
     return sorted(found)[len(found) // 2]
 

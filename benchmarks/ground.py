@@ -19,7 +19,7 @@ from runner.executor import advance
 from runner.executor.advance import Advanced
 from runner.protocol import events as ev
 from runner.store.environment import Environment
-from runner.store.project import Project
+from runner.store.project import Session
 
 PERSON = "alice@example.test"
 ROOT = Path(__file__).resolve().parents[1]
@@ -97,9 +97,9 @@ class Ground:
             environ=self.env,
         )
 
-    def project(self, at: Path) -> Project:
+    def session(self, at: Path) -> Session:
         """Open a repository, held open by the caller."""
-        return Project.open(at, self.environment())
+        return Session.open(at, self.environment())
 
     # --- the command line ----------------------------------------------------------------------------------------------
 
@@ -117,29 +117,29 @@ class Ground:
         return self.run(["runner", *args], at, env)
 
 
-def new(project: Project, steps: int = 3, line: str = "true", title: str = "A plan") -> str:
+def new(session: Session, steps: int = 3, line: str = "true", title: str = "A plan") -> str:
     """Make a protocol of so many command steps, and return its id."""
     files = {"plan.md": f"---\ntitle: {title}\n---\nWhat and why.\n".encode()}
     for number in range(1, steps + 1):
         text = f'---\ntitle: Step {number}\nkind: command\nrun: "{line}"\n---\nDo it.\n'
         files[f"{number:02d}-step-{number}.md"] = text.encode()
-    return create.create(project, title, files, where="plan").protocol
+    return create.create(session, title, files, where="plan").protocol
 
 
-def record(project: Project, protocol: str) -> Advanced:
+def record(session: Session, protocol: str) -> Advanced:
     """Record the smallest transition that there is: a pause, or the end of one."""
 
     def build(seen: object) -> list[ev.Event]:
         paused = getattr(getattr(seen, "state", None), "status", None) == "paused"
         return [ev.Resumed(subject=protocol)] if paused else [ev.Paused(subject=protocol)]
 
-    return advance.tell(project, protocol, build)
+    return advance.tell(session, protocol, build)
 
 
-def finish_step(project: Project, protocol: str, slug: str) -> Advanced:
+def finish_step(session: Session, protocol: str, slug: str) -> Advanced:
     """Record a step that left no work."""
     return advance.tell(
-        project,
+        session,
         protocol,
         lambda seen: [
             ev.StepFinished(

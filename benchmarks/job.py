@@ -104,8 +104,8 @@ def _install_by_uv(ground: Ground, uv: Path, at: Path, cache: Path, package: Pat
 
 def _runner(ground: Ground, wheel: Path, uv: Path | None, at: Path, cache: Path) -> Act:
     remote = ground.repository(50)
-    with ground.project(remote) as project:
-        protocol = ground_.new(project, steps=1)
+    with ground.session(remote) as session:
+        protocol = ground_.new(session, steps=1)
     bare = ground.twin(remote)
     before = ground.git(bare, "rev-parse", protocol)
 

@@ -17,7 +17,7 @@ from runner.engines import Call, Json, ModelTurn, Request, Response, Usage, regi
 from runner.executor import advance
 from runner.sandbox.bubblewrap import Bubblewrap, toolchains
 from runner.sandbox.process import Command
-from runner.store.project import Project
+from runner.store.project import Session
 
 FILES = 1000
 AGENT = {
@@ -108,8 +108,8 @@ def _bubblewrap(ground: Ground, turn: Spread, rounds: int) -> Iterator[Figure]:
 
 def _turns(ground: Ground, at: Path, executor: str, what: str) -> Spread:
     """Carry a step out here and return the times from an answer to the next question, without the first."""
-    with Project.open(at, ground.environment(), {"engine": f"instant:{what}", "executor": executor}) as project:
-        advance.step(project, create.create(project, "A plan", AGENT, where="plan").protocol)
+    with Session.open(at, ground.environment(), {"engine": f"instant:{what}", "executor": executor}) as session:
+        advance.step(session, create.create(session, "A plan", AGENT, where="plan").protocol)
     times = MADE[-1].between
     if len(times) < int(what.partition("*")[2]):
         raise SystemExit(f"{what}: the step ended after {len(times)} turns")
@@ -121,10 +121,10 @@ def _processes(ground: Ground, at: Path, executors: list[str], rounds: int) -> I
     for executor in executors:
         cassette = ground.at / f"{executor}.jsonl"
         options = {"engine": "instant:file*1", "executor": executor, "record": str(cassette)}
-        with Project.open(at, ground.environment(), options) as project:
-            advance.step(project, create.create(project, "A plan", AGENT, where="plan").protocol)
+        with Session.open(at, ground.environment(), options) as session:
+            advance.step(session, create.create(session, "A plan", AGENT, where="plan").protocol)
             made = {
-                kind: [create.create(project, "A plan", files, where="plan").protocol for _ in range(rounds + 2)]
+                kind: [create.create(session, "A plan", files, where="plan").protocol for _ in range(rounds + 2)]
                 for kind, files in (("agent", AGENT), ("command", COMMAND))
             }
         env = {"RUNNER_EXECUTOR": executor, "RUNNER_ENGINE": f"recorded:{cassette}"}

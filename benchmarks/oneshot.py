@@ -24,8 +24,8 @@ def run(ground: Ground) -> Iterator[Figure]:
         "plan.md": b"---\ntitle: A plan\n---\nWhat and why.\n",
         "01-a.md": b"---\ntitle: A\nkind: human\n---\nDo it.\n",
     }
-    with ground.project(at) as project:
-        made = [create.create(project, "A plan", files, where="plan") for _ in range(rounds + 1)]
+    with ground.session(at) as session:
+        made = [create.create(session, "A plan", files, where="plan") for _ in range(rounds + 1)]
     # A checkout of this very second is read whole at the first look, by whatever git looks: that is no cost of a step.
     time.sleep(1.1)
     for folder in (plain, *(one.path for one in made if one.path)):

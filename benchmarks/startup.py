@@ -19,8 +19,8 @@ def run(ground: Ground) -> Iterator[Figure]:
     """Measure `status` with one protocol, and `list` over many branches and over many protocols that main has."""
     rounds = 5 if ground.quick else 15
     at = ground.repository(50)
-    with ground.project(at) as project:
-        protocol = ground_.new(project)
+    with ground.session(at) as session:
+        protocol = ground_.new(session)
     found = in_turns(
         rounds,
         {
@@ -36,8 +36,8 @@ def run(ground: Ground) -> Iterator[Figure]:
         copies(ground, at, protocol, count)
         yield from _list(ground, at, count, 3 if ground.quick else 5, "branches")
     ended = ground.repository(50)
-    with ground.project(ended) as project:
-        protocol = ground_.new(project)
+    with ground.session(ended) as session:
+        protocol = ground_.new(session)
     ground.git(ended, "merge", "-q", protocol)
     copies(ground, ended, protocol, count, merged=True)
     yield from _list(ground, ended, count, 3 if ground.quick else 5, "folders in main")
@@ -47,8 +47,8 @@ def _list(ground: Ground, at: Path, count: int, rounds: int, of: str) -> Iterato
     listed = len(json.loads(ground.runner(at, "list", "--json"))["protocols"])
     assert listed >= count, f"{listed} protocols are listed, {count} were made"
     small = ground.repository(50)
-    with ground.project(small) as project:
-        ground_.new(project)
+    with ground.session(small) as session:
+        ground_.new(session)
     found = in_turns(
         rounds,
         {

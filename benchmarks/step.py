@@ -32,8 +32,8 @@ def run(ground: Ground) -> Iterator[Figure]:
     rounds = 3 if ground.quick else 10
     at, plain = ground.repository(5000), ground.repository(5000)
     executors = ["host", *(["sandbox"] if _sandbox(ground) else [])]
-    with ground.project(at) as project:
-        protocols = {name: ground_.new(project, rounds + 5) for name in executors}
+    with ground.session(at) as session:
+        protocols = {name: ground_.new(session, rounds + 5) for name in executors}
     # The first step makes the workspace: it is told by itself.
     first = {name: timed(partial(_step, ground, at, protocols[name], name)) for name in executors}
     found = in_turns(

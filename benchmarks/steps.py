@@ -17,7 +17,7 @@ from benchmarks.peers import installing
 from benchmarks.plumbing import Plumbing, written
 from runner.app import create
 from runner.app.run import run as run_protocol
-from runner.store.project import Project
+from runner.store.project import Session
 
 PEERS = Path(__file__).resolve().parents[1] / "build/peers"
 
@@ -107,10 +107,10 @@ def _ours(ground: Ground, count: int) -> tuple[float, Path, list[str]]:
     for number in range(1, count + 1):
         files[f"{number:04d}-s{number}.md"] = b"---\ntitle: S\nkind: tool\ntool: echo\nwith: {text: a}\n---\nDo it.\n"
     at = ground.repository(50, bare=True)
-    with Project.open(at, ground.environment(), {"executor": "host"}) as project:
-        protocol = create.create(project, "A plan", files, where="plan").protocol
+    with Session.open(at, ground.environment(), {"executor": "host"}) as session:
+        protocol = create.create(session, "A plan", files, where="plan").protocol
         began = time.perf_counter()
-        made = list(run_protocol(project, protocol, max_steps=count + 1, adopt=True, tell=lambda done: None))
+        made = list(run_protocol(session, protocol, max_steps=count + 1, adopt=True, tell=lambda done: None))
         took = time.perf_counter() - began
     assert made[-1].state.status == "completed", made[-1].state.status
     return took, at, [done.commit for done in made]

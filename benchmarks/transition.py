@@ -14,7 +14,7 @@ from benchmarks import ground as ground_
 from benchmarks.ground import Ground
 from benchmarks.measure import Figure, Spread, at_most, in_turns, timed
 from benchmarks.plumbing import Plumbing, written
-from runner.store.project import Project
+from runner.store.project import Session
 
 FILES = 5000
 
@@ -35,18 +35,18 @@ def _against_plumbing(ground: Ground, start: Path) -> Iterator[Figure]:
     at, other = ground.twin(start), ground.twin(start)
     library: list[float] = []
     bare: list[float] = []
-    with ground.project(at) as project:
-        protocol = ground_.new(project)
-        ref = project.branch(protocol)
+    with ground.session(at) as session:
+        protocol = ground_.new(session)
+        ref = session.project.branch(protocol)
         ground.git(other, "fetch", "-q", str(at), f"{ref}:{ref}")
-        tip = project.git.resolve(ref)
+        tip = session.git.resolve(ref)
         assert tip is not None
         with Plumbing(other) as plumbing:
             for turn in range(-1, turns):
                 tips, spent = [tip], []
                 for _ in range(each):
                     began = time.perf_counter()
-                    tips.append(ground_.record(project, protocol).commit)
+                    tips.append(ground_.record(session, protocol).commit)
                     spent.append(time.perf_counter() - began)
                 moves = [(written(at, old, new), ref, old) for old, new in pairwise(tips)]
                 again = [timed(partial(plumbing.write, *move)) for move in moves]
@@ -62,9 +62,9 @@ def _against_plumbing(ground: Ground, start: Path) -> Iterator[Figure]:
 
 
 def _following(ground: Ground, rounds: int, base: Spread) -> Iterator[Figure]:
-    with ground.project(ground.repository(FILES)) as project:
-        protocol = ground_.new(project)
-        found = in_turns(rounds, {"": lambda: ground_.record(project, protocol)}, warm=5)[""]
+    with ground.session(ground.repository(FILES)) as session:
+        protocol = ground_.new(session)
+        found = in_turns(rounds, {"": lambda: ground_.record(session, protocol)}, warm=5)[""]
     yield at_most(f"transition, {FILES:,} files: a worktree follows, against plumbing", found, base)
 
 
@@ -72,13 +72,13 @@ def _grown(ground: Ground, start: Path) -> Iterator[Figure]:
     """A transition with a long history behind it, in turns with one with a short history."""
     many = 200 if ground.quick else 1000
     rounds = 10 if ground.quick else 40
-    with ground.project(ground.twin(start)) as young, ground.project(ground.twin(start)) as old:
+    with ground.session(ground.twin(start)) as young, ground.session(ground.twin(start)) as old:
         acts: dict[str, Callable[[], object]] = {}
-        for name, project, count in (("young", young, 10), ("old", old, many)):
-            protocol = ground_.new(project)
+        for name, session, count in (("young", young, 10), ("old", old, many)):
+            protocol = ground_.new(session)
             for _ in range(count - rounds // 2 if count > rounds else 1):
-                ground_.record(project, protocol)
-            acts[name] = partial(ground_.record, project, protocol)
+                ground_.record(session, protocol)
+            acts[name] = partial(ground_.record, session, protocol)
         found = in_turns(rounds, acts)
     yield at_most(f"transition: the {many:,}th, against the 10th", found["old"], found["young"], 1.2)
 
@@ -96,7 +96,7 @@ def _siblings(ground: Ground, start: Path) -> Figure:
                 b"M 100644 inline .protocols/%04d-merged/%s\ndata 4\n%03d\n\n" % (number, name.encode(), number % 999)
             )
     ground.git(among, "fast-import", "--quiet", data=b"".join(lines))
-    with ground.project(alone) as one, ground.project(among) as other:
+    with ground.session(alone) as one, ground.session(among) as other:
         first, second = ground_.new(one), ground_.new(other)
         acts: dict[str, Callable[[], object]] = {
             "alone": lambda: ground_.record(one, first),
@@ -110,9 +110,9 @@ def _other_ways(ground: Ground, files: int) -> Iterator[Figure]:
     """The same two files of the record committed as a program would without plumbing of its own."""
     rounds = 5 if ground.quick else 15
     start = ground.repository(files)
-    with ground.project(start) as project:
-        protocol = ground_.new(project)
-        record = _records(project, protocol)
+    with ground.session(start) as session:
+        protocol = ground_.new(session)
+        record = _records(session, protocol)
         spawned, by_library = _Checkout(ground, start, protocol), _Checkout(ground, start, protocol)
         found = in_turns(
             rounds,
@@ -129,15 +129,15 @@ def _other_ways(ground: Ground, files: int) -> Iterator[Figure]:
 
 
 def _library(ground: Ground, start: Path) -> Callable[[], object]:
-    project = ground.project(ground.twin(start))
-    return partial(ground_.record, project, ground_.new(project))
+    session = ground.session(ground.twin(start))
+    return partial(ground_.record, session, ground_.new(session))
 
 
-def _records(project: Project, protocol: str) -> Iterator[dict[str, bytes]]:
+def _records(session: Session, protocol: str) -> Iterator[dict[str, bytes]]:
     """Return state.json and log.md as transition after transition leaves them."""
     folder = f".protocols/{protocol}"
-    log = project.git.blob(f"{project.branch(protocol)}:{folder}/log.md") or b""
-    state = project.git.blob(f"{project.branch(protocol)}:{folder}/state.json") or b""
+    log = session.git.blob(f"{session.project.branch(protocol)}:{folder}/log.md") or b""
+    state = session.git.blob(f"{session.project.branch(protocol)}:{folder}/state.json") or b""
     number = 2
     while True:
         number += 1

@@ -53,8 +53,8 @@ def run(ground: Ground) -> Iterator[Figure]:
 
 
 def _prove(ground: Ground, made: Made, *, approvals: int = 0, signed: int = 0) -> None:
-    with ground.project(made.at) as project:
-        report, code = verify.prove(project, made.protocol)
+    with ground.session(made.at) as session:
+        report, code = verify.prove(session, made.protocol)
     assert code == 0 and report.transitions == made.transitions, report
     assert (report.approvals, report.walk.signed) == (approvals, signed), report
 

@@ -20,7 +20,7 @@ from benchmarks import ground as ground_
 from benchmarks.ground import ROOT, Ground
 from benchmarks.measure import Figure, Spread
 from benchmarks.peers.installing import WATCHERS, Missing, install, pins
-from runner.store.project import Project
+from runner.store.project import Session
 
 LATEST = 600.0  # seconds that one event is waited for
 TICK = os.sysconf("SC_CLK_TCK")
@@ -110,11 +110,11 @@ def _latency(ground: Ground, count: int, executor: str) -> tuple[Spread, Spread]
     """
     at = ground.repository(100)
     ready: list[tuple[str, str]] = []
-    with Project.open(at, ground.environment()) as project:
+    with Session.open(at, ground.environment()) as session:
         for _ in range(count):
-            name = ground_.new(project, 1, "date +%s%N > began.txt")
-            paused, resumed = (ground_.record(project, name).commit for _ in range(2))
-            project.git.update_refs({project.branch(name): (paused, resumed)}, "bench")
+            name = ground_.new(session, 1, "date +%s%N > began.txt")
+            paused, resumed = (ground_.record(session, name).commit for _ in range(2))
+            session.git.update_refs({session.project.branch(name): (paused, resumed)}, "bench")
             ready.append((name, resumed))
     watching = Watching(ground, at, executor)
     begun, first = [], []
@@ -174,9 +174,9 @@ def _idle(ground: Ground) -> Iterator[Figure]:
     """Watch many protocols in which nothing happens, with the looks that the timer makes."""
     count, seconds = (50, 15) if ground.quick else (1000, 180)
     at = ground.repository(100)
-    with Project.open(at, ground.environment()) as project:
+    with Session.open(at, ground.environment()) as session:
         for _ in range(count):
-            ground_.record(project, ground_.new(project, 1))
+            ground_.record(session, ground_.new(session, 1))
     watching = Watching(ground, at)
     try:
         time.sleep(2)

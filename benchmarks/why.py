@@ -60,8 +60,8 @@ def _commits(ground: Ground, at: Path, count: int) -> None:
 
 def _squashed(ground: Ground, at: Path) -> str:
     """Run a protocol that makes a file, squash it onto main, delete its branch, and return its id."""
-    with ground.project(at) as project:
-        protocol = ground_.new(project, 1, "seq 9 > made.txt")
+    with ground.session(at) as session:
+        protocol = ground_.new(session, 1, "seq 9 > made.txt")
     ground.runner(at, "run", protocol, "--executor", "host")
     ground.git(at, "checkout", "-q", "-f", "main")
     ground.git(at, "merge", "-q", "--squash", protocol)

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ import pytest
 from runner.protocol.ids import is_protocol_id
 from runner.store import remote as remote_
 from runner.store.environment import Environment
-from runner.store.project import Project
+from runner.store.project import Session
 from tests.gate import AGREEMENT_PARTS, FURTHER_PARTS, LONG_PARTS, WHOLE, is_due, long_tests, turn, write_long_tests
 
 hypothesis.settings.register_profile(
@@ -367,7 +367,7 @@ class Box:
         assert done.returncode == 0, done.stderr[-600:]
         return done.stdout, set(done.stderr.splitlines()[-1].split())
 
-    def project(self, **options: str) -> Project:
+    def session(self, **options: str) -> Session:
         """Open the repository through the library, with a fixed clock that ticks and fixed randomness."""
         ticks = iter(range(START, START + 10_000_000))
         digits = iter(range(1, 1_000_000))
@@ -387,7 +387,7 @@ class Box:
                 **self.env,
             },
         )
-        return Project.open(self.path, env, options)
+        return Session.open(self.path, env, options)
 
     def write(self, path: str, text: str | bytes) -> Path:
         """Write a file below the repository."""
@@ -527,3 +527,8 @@ def clone(box: Box, name: str) -> Box:
     )
     other.git("clone", "-q", box.path.parent / "origin.git", path, cwd=box.path.parent)
     return other
+
+
+def set_env(session: Session, **changes: Any) -> None:
+    """Have the session go on with another clock, host, …"""
+    session.project = replace(session.project, env=session.env._replace(**changes))

@@ -25,7 +25,7 @@ from runner.protocol.plans import Plan
 from runner.protocol.state import State, Status, Wait
 from runner.store import history, publishing, record
 from runner.store.environment import timestamp
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.store.snapshot import Snapshot
 from runner.trust import approval, requirements, signature, signers
 from runner.trust.approval import ApprovalStatus
@@ -65,7 +65,7 @@ class Offer:
     stands: ApprovalFile | None  # the same approval by this person, if it counts already
 
 
-def matter(project: Project, protocol: str, what: str | None) -> Matter:
+def matter(session: Session, protocol: str, what: str | None) -> Matter:
     """Return the subject that waits for approval: the only one, or `what` (`step:deploy`, `deploy`, `plan`, `merge`, `call:…`, `w12`).
 
     Raises:
@@ -73,20 +73,20 @@ def matter(project: Project, protocol: str, what: str | None) -> Matter:
             gone.
         UnreachableError: the remote that says lists the approvers does not answer.
     """
-    publishing.bring(project, protocol, load.Checker(project, protocol))
-    publishing.look_again(project, protocol)
-    seen = load.view(project, protocol)
+    publishing.bring(session, protocol, load.Checker(session, protocol))
+    publishing.look_again(session, protocol)
+    seen = load.view(session, protocol)
     if seen.state.status is Status.CANCELLED:
         raise RefusedError(
             f"{protocol} is cancelled: nothing waits for an approval",
             paths.folder(protocol),
             f"`runner undo {number(protocol)}` reverts it",
         )
-    plan, _, state, _ = advance.consider(project, seen)
+    plan, _, state, _ = advance.consider(session, seen)
     if plan is None:
         raise _no_plan(protocol)
-    found = permissions.trusted_config(project)
-    view = permissions.view_of(project, seen, plan, state)
+    found = permissions.trusted_config(session.project)
+    view = permissions.view_of(session.project, seen, plan, state)
     waits = {wait.id: wait for wait in state.waiting if wait.type.ended_by == "approval"}
     subjects = {one: requirements.subject_of(view, wait) for one, wait in waits.items()}
     chosen, subject = _choose(state, subjects, what, view.entries)
@@ -95,7 +95,7 @@ def matter(project: Project, protocol: str, what: str | None) -> Matter:
     if needed is None:
         needed = requirements.unasked(found, subject)
     if needed.keyboard:
-        _refuse_where_one_was(project, view)
+        _refuse_where_one_was(session.project, view)
     return Matter(seen, plan, state, found, needed, wait, view.digest(subject, seen.tip))
 
 
@@ -156,7 +156,7 @@ def _decided(state: State, known: Sequence[RawEntry], *which: str | None) -> str
 
 
 def offer(
-    project: Project, found: Matter, decision: Decision, reason: str, *, lasts: int | None = None, here: bool = True
+    session: Session, found: Matter, decision: Decision, reason: str, *, lasts: int | None = None, here: bool = True
 ) -> Offer:
     """Return the approval that the person would give. `here`: signed with their own key now; else on another machine.
 
@@ -167,11 +167,11 @@ def offer(
     """
     policy = found.trusted.policy
     assert policy is not None
-    key = signature.signing_key(project.git) if here else None
-    email = project.person().email.lower()
-    approver = listed(project, found.trusted, key, email) if key else email
-    now = int(project.env.now())
-    view = permissions.view_of(project, found.seen, found.plan, found.state)
+    key = signature.signing_key(session.git) if here else None
+    email = session.person().email.lower()
+    approver = listed(session.project, found.trusted, key, email) if key else email
+    now = int(session.env.now())
+    view = permissions.view_of(session.project, found.seen, found.plan, found.state)
     subject = found.requirement.subject
     same = [  # also of an earlier attempt
         word.signed.statement
@@ -203,7 +203,7 @@ def offer(
         # Not before their last one, which may come from a machine whose clock is ahead.
         issued=timestamp(max([now, *(one.issued_at for one in own if one.issued_at <= now + approval.AHEAD)])),
         expires=timestamp(now + min(found.requirement.lasts, lasts or WEEK)),
-        nonce=project.env.random_hex(32),
+        nonce=session.env.random_hex(32),
         reason=reason,
     )
     text = approval_file.render(said)
@@ -212,7 +212,7 @@ def offer(
     if foreseen.rejection is not None and not (
         decision is Decision.REVOKE and foreseen.rejection is RejectionReason.ROLE
     ):
-        raise _would_not_count(found, foreseen.rejection, foreseen.text, without_force(project, paths.POLICY))
+        raise _would_not_count(found, foreseen.rejection, foreseen.text, without_force(session.project, paths.POLICY))
     stands = approval.judge(view, found.requirement)
     given = {Decision.APPROVE: stands.counted, Decision.REJECT: stands.rejected}.get(decision, ())
     again = next((word for word in given if word.approver == approver), None)
@@ -236,7 +236,7 @@ def _would_not_count(found: Matter, fault: RejectionReason, text: str, no_force:
     )
 
 
-def give(project: Project, ready: Offer) -> str:
+def give(session: Session, ready: Offer) -> str:
     """Sign the approval, commit it in the person's name, and return the commit.
 
     Raises:
@@ -244,29 +244,29 @@ def give(project: Project, ready: Offer) -> str:
         RefusedError: its subject changed meanwhile.
     """
     assert ready.key is not None
-    return add(project, ready.matter, approval_file.join(ready.text, signature.sign(ready.key, ready.text)))
+    return add(session, ready.matter, approval_file.join(ready.text, signature.sign(ready.key, ready.text)))
 
 
-def bring(project: Project, protocol: str, data: bytes, where: str) -> tuple[Matter, str]:
+def bring(session: Session, protocol: str, data: bytes, where: str) -> tuple[Matter, str]:
     """Import an approval that was signed on another machine, and return (its subject, the commit).
 
     Raises:
         MalformedFileError: it is no approval. RefusedError: it would not count.
     """
     signed = approval_file.parse(data, where)
-    found = matter(project, protocol, signed.statement.subject)
+    found = matter(session, protocol, signed.statement.subject)
     if found.requirement.keyboard:
-        raise no_policy(project, found)
-    return found, add(project, found, data)
+        raise no_policy(session.project, found)
+    return found, add(session, found, data)
 
 
-def add(project: Project, found: Matter, data: bytes) -> str:
+def add(session: Session, found: Matter, data: bytes) -> str:
     """Commit an approval's file, alone, as the person's, and return the commit.
 
     Raises:
         RefusedError: it would not count; nothing was written.
     """
-    git, protocol = project.git, found.seen.protocol
+    git, protocol = session.git, found.seen.protocol
     signed = approval_file.parse(data, "the approval")
     name = f"{paths.folder(protocol)}/{paths.APPROVALS}{approval_file.file_name(signed.text)}"
     verb = {Decision.APPROVE: "approves", Decision.REJECT: "rejects", Decision.REVOKE: "revokes its decision on"}
@@ -275,7 +275,7 @@ def add(project: Project, found: Matter, data: bytes) -> str:
     sign = git.setting("user.signingkey") is not None
 
     def make(seen: Snapshot) -> advance.Commit:
-        view = permissions.view_of(project, seen, found.plan, seen.state)
+        view = permissions.view_of(session.project, seen, found.plan, seen.state)
         verdict = signature.verify(
             signed.signature,
             signed.text,
@@ -286,7 +286,7 @@ def add(project: Project, found: Matter, data: bytes) -> str:
         )
         if not verdict.ok:
             raise _would_not_count(
-                found, RejectionReason.UNTRUSTED, verdict.reason, without_force(project, signers.FILE)
+                found, RejectionReason.UNTRUSTED, verdict.reason, without_force(session.project, signers.FILE)
             )
         foreseen = approval.foresee(view, found.requirement, signed, verdict.fingerprint)
         if foreseen.rejection is not None and said.decision is not Decision.REVOKE:
@@ -294,16 +294,16 @@ def add(project: Project, found: Matter, data: bytes) -> str:
         tree = git.edited(seen.tree, {name: TreeEntry(BLOB, git.write("blob", data))})
         if tree == seen.tree:
             return advance.Commit(seen.tip)
-        new = git.person_commit(tree, (seen.tip,), project.person(), message, sign=sign)
+        new = git.person_commit(tree, (seen.tip,), session.person(), message, sign=sign)
         if said.subject != "merge":
             return advance.Commit(new)
         # No transition comes after it that the history would be filed beside, and a squash would leave it out.
-        return advance.Commit(new, history.add(git, protocol, {}, new, project.runner()))
+        return advance.Commit(new, history.add(git, protocol, {}, new, session.project.runner()))
 
-    return advance.put(project, protocol, "runner: approval", make)
+    return advance.put(session, protocol, "runner: approval", make)
 
 
-def answer(project: Project, found: Matter, decision: Decision) -> Advanced:
+def answer(session: Session, found: Matter, decision: Decision) -> Advanced:
     """Record a decision that was made at a terminal, if there is no policy.
 
     Raises:
@@ -311,7 +311,7 @@ def answer(project: Project, found: Matter, decision: Decision) -> Advanced:
     """
     wait = found.wait
     if wait is None or decision is Decision.REVOKE:
-        raise no_policy(project, found)
+        raise no_policy(session.project, found)
     by = [requirements.KEYBOARD]
 
     def build(seen: Snapshot) -> Sequence[Event]:
@@ -328,7 +328,7 @@ def answer(project: Project, found: Matter, decision: Decision) -> Advanced:
             return []
         return [ev.ApprovalCounted(subject=wait.subject, wait=wait.id, approvals=[], by=by)]
 
-    return advance.tell(project, found.seen.protocol, build)
+    return advance.tell(session, found.seen.protocol, build)
 
 
 def no_policy(project: Project, found: Matter) -> RefusedError:
@@ -355,15 +355,15 @@ def _refuse_where_one_was(project: Project, view: View) -> None:
             )
 
 
-def standing(project: Project, found: Matter) -> ApprovalStatus:
+def standing(session: Session, found: Matter) -> ApprovalStatus:
     """Return the status of the required approval now, with the approvals that arrived since."""
-    seen = load.view(project, found.seen.protocol)
-    plan, _, state, _ = advance.consider(project, seen)
+    seen = load.view(session, found.seen.protocol)
+    plan, _, state, _ = advance.consider(session, seen)
     if plan is None:
         raise _no_plan(seen.protocol)
     is_counted = found.wait is not None and all(one.id != found.wait.id for one in state.waiting)
     again = approval.USUAL if is_counted else None
-    return approval.judge(permissions.view_of(project, seen, plan, state), found.requirement, again=again)
+    return approval.judge(permissions.view_of(session.project, seen, plan, state), found.requirement, again=again)
 
 
 # --- what a person is shown ------------------------------------------------------------------------------------------

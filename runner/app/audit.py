@@ -34,7 +34,7 @@ from runner.protocol.ids import digest as digest_of
 from runner.protocol.log import RawEntry
 from runner.protocol.state import read_json
 from runner.store import history, record
-from runner.store.project import Project
+from runner.store.project import Session
 from runner.trust.walk import Report
 
 if TYPE_CHECKING:
@@ -54,20 +54,20 @@ class Page:
     lacks: bool
 
 
-def audit(project: Project, protocol: str, report: Report, *, cannot_tell: bool, now: str) -> Page:
+def audit(session: Session, protocol: str, report: Report, *, cannot_tell: bool, now: str) -> Page:
     """Return the page. `report`: the verdict of verify; `cannot_tell`: verify lacks objects; `now`: the time, for its foot."""
-    chain = Timeline(project, protocol)
+    chain = Timeline(session, protocol)
     if not chain.tips:
-        chain.tip = project.trusted.commit
+        chain.tip = session.project.trusted.commit
     row = chain.row
     lacks = False
     try:
         difference = _difference(chain, row)
     except GitError:
-        if not project.git.is_partial() or project.mirror is not None:
+        if not session.git.is_partial() or session.mirror is not None:
             raise
         lacks = True
-        hint = f"`runner audit {protocol} --yes` fetches it from {project.trusted.remote}"
+        hint = f"`runner audit {protocol} --yes` fetches it from {session.project.trusted.remote}"
         difference = element("p", f"The difference is not in this clone: {hint}.", class_="warn")
     sections = (
         ("Verdict", "verdict", _verdict(chain, report, cannot_tell)),
@@ -161,7 +161,7 @@ def _verdict(chain: Timeline, report: Report, cannot_tell: bool) -> Html:
 
 def _facts(chain: Timeline, row: Row) -> Html:
     first = chain.entries[0] if chain.entries else None
-    merged = record.Merges(chain.git, chain.project.trusted.remote).base_with(
+    merged = record.Merges(chain.git, chain.session.project.trusted.remote).base_with(
         chain.protocol, row.get("base", ""), chain.tip
     )
     pairs: list[tuple[str, Part]] = [
@@ -173,10 +173,10 @@ def _facts(chain: Timeline, row: Row) -> Html:
         ),
         ("commit", _code(chain.tip)),
         ("genesis", _code(row.get("genesis", "not known"))),
-        ("trusted branch", f"{chain.project.trusted.branch} at {chain.project.trusted.commit}"),
+        ("trusted branch", f"{chain.session.project.trusted.branch} at {chain.session.project.trusted.commit}"),
     ]
-    if chain.project.trusted.note:
-        pairs.append(("", chain.project.trusted.note))
+    if chain.session.project.trusted.note:
+        pairs.append(("", chain.session.project.trusted.note))
     return _list(pairs)
 
 
@@ -417,7 +417,7 @@ def _before(chain: Timeline, row: Row) -> str:
     """
     start = chain.entries[0].fields.get("start") if chain.entries else None
     begun = chain.git.resolve(start) if isinstance(start, str) else None
-    base, remote = str(row.get("base", "")), chain.project.trusted.remote
+    base, remote = str(row.get("base", "")), chain.session.project.trusted.remote
     common = record.left_base(chain.git, chain.tip, base, remote) if chain.tips else None
     found = begun if common in (None, chain.tip) else common
     if found is None or not chain.tips:
@@ -483,7 +483,7 @@ TYPE: Final = "urn:protocol-runner:step:v1"
 Resource = dict[str, Any]
 
 
-def attest(project: Project, protocol: str) -> bytes:
+def attest(session: Session, protocol: str) -> bytes:
     """Return the statements, a line each, in the order of the steps.
 
     Raises:
@@ -495,7 +495,7 @@ def attest(project: Project, protocol: str) -> bytes:
         from in_toto_attestation.v1 import statement, statement_pb2
     except ImportError as error:
         raise UsageError("in-toto-attestation is not installed", "runner audit --attest", installs("attest")) from error
-    chain = Timeline(project, protocol)
+    chain = Timeline(session, protocol)
     lines = []
     for slug, step in record.open_steps(chain.row):
         told = _Step(chain, slug, count(step.get("attempt")) or 1) if step["status"] == "completed" else None

@@ -27,7 +27,7 @@ from runner.sandbox.bubblewrap import is_system
 from runner.sandbox.process import Command, Sandbox, end_all
 from runner.store import locks, lookup, record
 from runner.store import workspace as workspaces
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.store.snapshot import Snapshot
 from runner.store.workspace import Workspace
 from runner.trust import requirements
@@ -57,7 +57,7 @@ class Judged:
         return not self.reason
 
 
-def judge(project: Project, protocol: str, slug: str | None, *, full: bool) -> Judged:
+def judge(session: Session, protocol: str, slug: str | None, *, full: bool) -> Judged:
     """Judge a step's work; `slug` None: that of the step that waits for it, else of the one that failed, else the last.
 
     It is judged as the branch's tip has it, with the kept work of an attempt that failed.
@@ -67,13 +67,13 @@ def judge(project: Project, protocol: str, slug: str | None, *, full: bool) -> J
         RefusedError: the policy denies the step or its checks, a budget does not allow the review, or kept work conflicts.
         EngineError: the model cannot be asked, or gave no verdict.
     """
-    project.refuse_unsupported()
-    with load.at_work(project, protocol):
-        seen = load.view(project, protocol)
-        plan = load.read_plan(project, seen)
-        found = slug or _step_of(project, seen)
+    session.project.refuse_unsupported()
+    with load.at_work(session, protocol):
+        seen = load.view(session, protocol)
+        plan = load.read_plan(session, seen)
+        found = slug or _step_of(session.project, seen)
         step = plan.step(found) if found else None
-        work = work_of(project, seen, found) if found is not None and found in seen.state.steps else None
+        work = work_of(session.project, seen, found) if found is not None and found in seen.state.steps else None
         if step is None or found is None or work is None:
             raise UsageError(
                 f"{found} has no work to judge" if found else "no step has work to judge",
@@ -81,17 +81,17 @@ def judge(project: Project, protocol: str, slug: str | None, *, full: bool) -> J
                 f"`runner status {protocol}` shows its status",
             )
         # What the policy denies is not run by hand either.
-        requirements.of_start(permissions.trusted_config(project), step, paths.folder(protocol))
+        requirements.of_start(permissions.trusted_config(session.project), step, paths.folder(protocol))
         if full:
             step = dataclasses.replace(step, qa=QaPolicy.FULL)
-        run = StepRun(project, seen, plan, step, seen.state, kept=work if work != seen.tip else None)
-        attempt, checked, again = run.attempt, check.check(run), _again(project, run)
+        run = StepRun(session, seen, plan, step, seen.state, kept=work if work != seen.tip else None)
+        attempt, checked, again = run.attempt, check.check(run), _again(session.project, run)
         verdict, outputs = checked.verdict, checked.outputs
         if not verdict.passed or step.qa is not QaPolicy.FULL:
             return Judged(found, attempt, verdict.evidence, verdict.reason, outputs=outputs, again=again)
-        journal = open_journal(project, protocol, f"{found}.{attempt}.hand")  # what it costs counts in the budgets
+        journal = open_journal(session, protocol, f"{found}.{attempt}.hand")  # what it costs counts in the budgets
         if journal.records:
-            journal.undecided(project.env.timestamp(), "it is judged again")
+            journal.undecided(session.env.timestamp(), "it is judged again")
         reviewed = review.of_step(run, verdict.evidence, journal)
         if reviewed.verdict is None:
             raise RefusedError(reviewed.stopped, f"{protocol}, {found}", "raise it, and run the same command again")
@@ -164,7 +164,7 @@ class Opened:
 
 
 @contextlib.contextmanager
-def shell(project: Project, protocol: str, wanted: Wanted) -> Iterator[Opened]:
+def shell(session: Session, protocol: str, wanted: Wanted) -> Iterator[Opened]:
     """Make a workspace as a step had it, and remove it afterwards. The protocol may be at work: no lock or lease of it is taken.
 
     It has the work that the step's last attempt left, failed or not; with `start`, or where there is none, what the step starts from.
@@ -174,11 +174,11 @@ def shell(project: Project, protocol: str, wanted: Wanted) -> Iterator[Opened]:
         RefusedError: the policy does not allow this executor, or kept work conflicts with newer commits.
         StepFailedError: the workspace's setup failed.
     """
-    seen = load.view(project, protocol)
-    run = _run(project, seen, wanted) if wanted.slug else None
+    seen = load.view(session, protocol)
+    run = _run(session, seen, wanted) if wanted.slug else None
     commit, attempt, said = _start(run, wanted) if run else (seen.tip, 0, f"{protocol} at {seen.tip[:7]}")
-    with space_for(project, protocol) as space:
-        workspace = WorkspaceSession.open(project, protocol, run.step.header.resources if run else None, space)
+    with space_for(session.project, protocol) as space:
+        workspace = WorkspaceSession.open(session, protocol, run.step.header.resources if run else None, space)
         workspace.prepare(commit)
         line = run.step.checks[wanted.check - 1] if run and wanted.check else ""
         folder = workspace.export(commit) if line else space.work
@@ -193,16 +193,16 @@ def shell(project: Project, protocol: str, wanted: Wanted) -> Iterator[Opened]:
         yield Opened(workspace.sandbox, workspace.command(argv, env, timeout=None, cwd=folder), said, line)
 
 
-def _run(project: Project, seen: Snapshot, wanted: Wanted) -> StepRun:
-    plan, slug = load.read_plan(project, seen), wanted.slug or ""
+def _run(session: Session, seen: Snapshot, wanted: Wanted) -> StepRun:
+    plan, slug = load.read_plan(session, seen), wanted.slug or ""
     step = plan.step(slug)
     if step is None or slug not in seen.state.steps:
         raise UsageError(f"{slug} is not in the plan", seen.where, "leave the step out: the shell is at the tip then")
     if wanted.check and wanted.check > len(step.checks):
         count = counted(len(step.checks), "check")
-        shows = f"`runner show {lookup.typed(project, seen.protocol)} {slug}` shows the step"
+        shows = f"`runner show {lookup.typed(session.project, seen.protocol)} {slug}` shows the step"
         raise UsageError(f"{slug} has {count}", f"{seen.where}, {step.file}", shows)
-    return StepRun(project, seen, plan, step, seen.state)
+    return StepRun(session, seen, plan, step, seen.state)
 
 
 def _start(run: StepRun, wanted: Wanted) -> tuple[str, int, str]:

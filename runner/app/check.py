@@ -30,7 +30,7 @@ from runner.protocol.plans import Kind, Plan, Step
 from runner.protocol.policy_file import Effect, Example, Isolation, PolicyFile
 from runner.protocol.state import read_json
 from runner.store import lookup, record
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.store.remote import Mirror
 from runner.tools import ToolError, files
 from runner.tools import registry as tools
@@ -330,15 +330,15 @@ class Tried:
         return self.said.verdict == self.expected
 
 
-def fetch_trusted(project: Project) -> None:
+def fetch_trusted(session: Session) -> None:
     """Ask the remote for the trusted branch.
 
     Raises:
         UnreachableError: it does not answer.
     """
-    mirror = Mirror.of(project.git, project.dirs, project.env)
+    mirror = Mirror.of(session.git, session.dirs, session.env)
     if mirror is not None:
-        project.trust(mirror.look())
+        session.trust(mirror.look())
 
 
 def policy_in_force(project: Project) -> PolicyFile | None:

@@ -33,7 +33,7 @@ from runner.protocol.plans import TITLE_LIMIT, Kind
 from runner.protocol.state import SCHEMA, State
 from runner.store import history, locks, lookup, pending, protocol_worktree, publishing, transaction
 from runner.store.environment import write_atomically, write_checkpoint
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.store.transaction import RefUpdate
 from runner.store.trusted import policy_digest
 from runner.trust.transitions import commit_of
@@ -74,15 +74,16 @@ class Made:
     printed: Callable[[], None] = _no_note
 
 
-def fresh(project: Project) -> None:
+def fresh(session: Session) -> None:
     """Fetch from the remote, as `run` does, before the trusted branch is used.
 
     Raises:
         UnreachableError: it does not answer, and protocols are published as they are made.
     """
-    mirror = publishing.look(project)
+    mirror = publishing.look(session)
     if mirror is not None:  # the base is read there too
-        publishing.track(project, mirror.remote, {f"refs/heads/{project.trusted.branch}": project.trusted.commit})
+        trusted = session.project.trusted
+        publishing.track(session.project, mirror.remote, {f"refs/heads/{trusted.branch}": trusted.commit})
 
 
 _HIDDEN = re.compile(r"<!--.*?(?:-->|\Z)|^[ \t]*\[[^\]\n]*\]:[ \t]*#[^\n]*$", re.DOTALL | re.MULTILINE)
@@ -113,7 +114,7 @@ def visible(text: str) -> str:
 
 
 def planned(
-    project: Project, title: str, *, base: str | None = None, questions: bool = True, text: str = "", where: str = ""
+    session: Session, title: str, *, base: str | None = None, questions: bool = True, text: str = "", where: str = ""
 ) -> Made:
     """Create a protocol whose plan a model writes; the commit is the person's who asked for it. `text`: what it is about, quoted as
     untrusted, from `where`; its first line is the title if that is empty.
@@ -123,35 +124,35 @@ def planned(
     Raises:
         EngineError: there is no plan. Nothing was made. WaitingError: as `create`.
     """
-    project.refuse_unsupported()
-    heed_open_questions(project)
+    session.project.refuse_unsupported()
+    heed_open_questions(session)
     title = title or (text.splitlines()[0].lstrip("#").strip() or "Plan from a text" if text else "")
     request = strict_yaml.decode(title.encode("utf-8", "surrogateescape"), "TITLE").strip()
     if not request:
         raise UsageError("TITLE is empty", "the command line", "describe the task")
-    project.person()  # an unknown identity is reported before a model is paid
-    planning.need_model(project, _headline(request), where if text else "")
-    start = _tell_of_start(project, base)
-    task = planning.task_of_new(project, request, start, text=text, where=where)
-    commands = tuple(one.line for one in candidates(project.git, start))
-    named = "" if text else planning.named_command(request, (*project.config.checks, *commands))
+    session.person()  # an unknown identity is reported before a model is paid
+    planning.need_model(session.project, _headline(request), where if text else "")
+    start = _tell_of_start(session.project, base)
+    task = planning.task_of_new(session.project, request, start, text=text, where=where)
+    commands = tuple(one.line for one in candidates(session.git, start))
+    named = "" if text else planning.named_command(request, (*session.project.config.checks, *commands))
     seen = planning.Base(start, commands[:COMMANDS], named=named)
-    with planning.written(project, task, questions=questions, waits=True, base=seen) as made_plan:
+    with planning.written(session, task, questions=questions, waits=True, base=seen) as made_plan:
         usd = made_plan.spent.get("usd", "0")
         if isinstance(made_plan, planning.Asking):
             asked = made_plan.events()
             genesis = Genesis(_headline(request), asked, {}, title.strip(), base, made_plan.transcript)
-            made = make(project, genesis)
+            made = make(session, genesis)
             waits = tuple((f"w{number}", event.text) for number, event in enumerate(asked, 2))
             return dataclasses.replace(made, usd=usd if usd != "0" else "", questions=waits)
-        made = create(project, title, made_plan.files, where="the model's plan", base=base, by=made_plan)
+        made = create(session, title, made_plan.files, where="the model's plan", base=base, by=made_plan)
         return dataclasses.replace(
             made, usd=usd if usd != "0" else "", outline=tuple(planning.outline(made_plan.files, made_plan.untried))
         )
 
 
 def create(
-    project: Project,
+    session: Session,
     title: str,
     files: Mapping[str, bytes],
     *,
@@ -168,10 +169,10 @@ def create(
         MalformedFileError: a file is not valid; nothing was made.
         WaitingError: the project has an open question, and the configuration asks for its answer first.
     """
-    project.refuse_unsupported()
+    session.project.refuse_unsupported()
     if by is None:  # else they were checked before the model was asked
-        heed_open_questions(project)
-    plan = plans.parse(files, where, project.config.checks)
+        heed_open_questions(session)
+    plan = plans.parse(files, where, session.project.config.checks)
     plans.refuse_unsupported(plan, where)
     for error in (*plans.unchecked(plan, where), *workflow.undeclared(plan, where)):
         raise error
@@ -186,8 +187,8 @@ def create(
     transcript = by.transcript if by else None
     base = base or plan.header.base
     if by is None:
-        _tell_of_start(project, base)
-    return make(project, Genesis(plan.header.title, [planned], files, title.strip(), base, transcript))
+        _tell_of_start(session.project, base)
+    return make(session, Genesis(plan.header.title, [planned], files, title.strip(), base, transcript))
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,42 +211,42 @@ class Genesis:
 Then = Callable[[str, str], tuple[str, Refs]]
 
 
-def make(project: Project, genesis: Genesis, then: Then | None = None) -> Made:
+def make(session: Session, genesis: Genesis, then: Then | None = None) -> Made:
     """Make the branch of a protocol, with its genesis commit and the claim of its number.
 
     `then(id, genesis)` returns the commit that the branch moves on to, and refs that move in the same transaction; it notes them,
     so that they are finished after a kill.
     """
-    git, env = project.git, project.env
-    project.person()
-    base_name, base_tip = protocol_worktree.base_of(project, genesis.base)
+    git, env = session.git, session.env
+    session.person()
+    base_name, base_tip = protocol_worktree.base_of(session.project, genesis.base)
     if genesis.start is None:
-        _warn_of_untrusted_rules(project, base_tip)
+        _warn_of_untrusted_rules(session, base_tip)
         genesis = dataclasses.replace(genesis, start=base_tip)
     start = str(genesis.start)
     trunk = {**(git.tree(f"{base_tip}:{paths.ROOT}") or {}), **(git.tree(f"{start}:{paths.ROOT}") or {})}
     slug = ids.slug_of_title(genesis.name or genesis.title)
     nonce = env.random_hex(32)
-    note = _note(project, genesis, base_name) if then is None else None  # `then` writes its own
-    if note is not None and (made := _finish(project, note)) is not None:
+    note = _note(session, genesis, base_name) if then is None else None  # `then` writes its own
+    if note is not None and (made := _finish(session, note)) is not None:
         return made
-    claimed = publishing.look_at_numbers(project, always=then is not None)
+    claimed = publishing.look_at_numbers(session, always=then is not None)
     for _ in range(RACES):
-        number = max(lookup.numbers_taken(git, base_tip, project.pattern) | claimed, default=0) + 1
+        number = max(lookup.numbers_taken(git, base_tip, session.project.pattern) | claimed, default=0) + 1
         protocol = ids.protocol_id(number, slug)
         if protocol in trunk:
             continue
-        tests = f"{one.text()} (`{one.line}`)" if (one := failing(project, start)) else None
+        tests = f"{one.text()} (`{one.line}`)" if (one := failing(session.project, start)) else None
         created = ev.Created(
             subject=protocol, title=genesis.title, base=base_name, start=start, nonce=nonce, tests=tests, schema=SCHEMA
         )
         with git.collecting() if len(genesis.files) > MANY else contextlib.nullcontext():
-            commit, state = _commit(project, genesis, created)
+            commit, state = _commit(session, genesis, created)
         also: dict[str, tuple[str | None, str | None]] = {lookup.claim_ref(number): (commit, None)}
         filed = None
         if genesis.transcript is not None:
             said = {history.transcript_name("plan", 1): genesis.transcript}
-            filed, before = history.add(git, protocol, said, commit, project.runner())
+            filed, before = history.add(git, protocol, said, commit, session.project.runner())
             also[history.ref_of(protocol)] = (filed, before)
         tip = commit
         if then is not None:
@@ -255,66 +256,66 @@ def make(project: Project, genesis: Genesis, then: Then | None = None) -> Made:
         if note is not None:
             note.write(protocol, tip)
         try:
-            push = publishing.pusher(project, protocol, tip, genesis=commit, filed=filed)
-            update = RefUpdate(project.branch(protocol), None, tip, "runner: created", also)
-            transaction.publish(git, project.dirs, env, update, push)
+            push = publishing.pusher(session, protocol, tip, genesis=commit, filed=filed)
+            update = RefUpdate(session.project.branch(protocol), None, tip, "runner: created", also)
+            transaction.publish(git, session.dirs, env, update, push)
         except ConflictError:
             if then is not None and any(git.ref(name) == new for name, (new, old) in also.items() if new != old):
                 raise  # a git died amid the refs: `then` noted them, and another number would be a second protocol
-            claimed = publishing.look_at_numbers(project, always=then is not None)
+            claimed = publishing.look_at_numbers(session, always=then is not None)
             continue
-        write_checkpoint(project.dirs, protocol, commit, state.genesis)
-        pending.fold(git, project.dirs, env)
-        path, why = protocol_worktree.add_worktree(project, protocol)
+        write_checkpoint(session.dirs, protocol, commit, state.genesis)
+        pending.fold(git, session.dirs, env)
+        path, why = protocol_worktree.add_worktree(session.project, protocol)
         printed = note.remove if note is not None else _no_note
         return Made(protocol, len(state.steps), base_name, start, path, why, printed=printed)
     raise ConflictError("no number could be claimed", lookup.NUMBERS, "run the same command again")
 
 
-def _note(project: Project, genesis: Genesis, base: str) -> locks.RequestNote:
+def _note(session: Session, genesis: Genesis, base: str) -> locks.RequestNote:
     """Return the note by which the same command finishes this protocol after a kill."""
     files = sorted((name, digest(data)) for name, data in genesis.files.items())
-    asked = repr((genesis.name or genesis.title, base, genesis.events, files, project.person().email))
+    asked = repr((genesis.name or genesis.title, base, genesis.events, files, session.person().email))
     key = digest(asked.encode("utf-8", "surrogateescape")).removeprefix("sha256:")
-    return locks.RequestNote(project.dirs.unfinished(key))
+    return locks.RequestNote(session.dirs.unfinished(key))
 
 
-def _commit(project: Project, genesis: Genesis, created: ev.Created) -> tuple[str, State]:
+def _commit(session: Session, genesis: Genesis, created: ev.Created) -> tuple[str, State]:
     """Write the genesis commit of a protocol on its start; return it, and the state that it records."""
-    git, protocol, person = project.git, created.subject, project.person()
-    entries = transaction.entries_of(None, [created, *genesis.events], project.env.timestamp(), project.actor())
+    git, protocol, person = session.git, created.subject, session.person()
+    entries = transaction.entries_of(None, [created, *genesis.events], session.env.timestamp(), session.actor())
     state, record = transaction.record(protocol, None, b"", 0, entries)
     start, folder = commit_of(git, created.start), paths.folder(protocol)
     files = {**genesis.files, **record}
     written = {f"{folder}/{name}": TreeEntry(BLOB, git.write("blob", data)) for name, data in files.items()}
     tree = git.edited(start.tree, written)
-    trusted = project.trusted.commit
+    trusted = session.project.trusted.commit
     policy = policy_digest(git, trusted)
     text = log.render_message(protocol, entries, trusted, schema=state.schema, plan=state.plan, policy=policy)
-    sign = transition.signer(project, genesis.events)
+    sign = transition.signer(session.project, genesis.events)
     if sign is None:
         return git.person_commit(tree, (start.oid,), person, text), state
     return git.write_commit(tree, (start.oid,), person, person, text, sign), state
 
 
-def _finish(project: Project, note: locks.RequestNote) -> Made | None:
+def _finish(session: Session, note: locks.RequestNote) -> Made | None:
     """Finish the protocol that the same command was creating when it was killed; None if there is none, or it has advanced since."""
     if note.told is None:
         return None
-    git, (protocol, tip) = project.git, note.told
-    branch, check = project.branch(protocol), load.Checker(project, protocol)
+    git, (protocol, tip) = session.git, note.told
+    branch, check = session.project.branch(protocol), load.Checker(session, protocol)
     # The command may have been killed after the push, before the branch was made here.
-    if git.ref(branch) is None and project.mirror is not None:
-        project.mirror.fetch(branch)
-        if tip in project.mirror.refs().values():
-            publishing.bring(project, protocol, check)
+    if git.ref(branch) is None and session.mirror is not None:
+        session.mirror.fetch(branch)
+        if tip in session.mirror.refs().values():
+            publishing.bring(session, protocol, check)
     if git.ref(branch) != tip:
         return None
-    with load.at_work(project, protocol):  # which finishes an interrupted worktree
-        state = load.view(project, protocol).state
+    with load.at_work(session, protocol):  # which finishes an interrupted worktree
+        state = load.view(session, protocol).state
     there = git.checked_out(branch)
-    path, why = (there[0].path, "") if there else protocol_worktree.add_worktree(project, protocol)
-    project.env.say(f"{protocol} was not finished by an earlier, killed run of this command; it is now")
+    path, why = (there[0].path, "") if there else protocol_worktree.add_worktree(session.project, protocol)
+    session.env.say(f"{protocol} was not finished by an earlier, killed run of this command; it is now")
     start = commit_of(git, tip)
     waits = tuple((wait.id, wait.text) for wait in state.waiting)
     return Made(
@@ -322,7 +323,7 @@ def _finish(project: Project, note: locks.RequestNote) -> Made | None:
     )
 
 
-def heed_open_questions(project: Project) -> None:
+def heed_open_questions(session: Session) -> None:
     """Print each open question of the project, or refuse to start anything before its answer, as `clarifications:` says.
 
     Raises:
@@ -330,28 +331,28 @@ def heed_open_questions(project: Project) -> None:
     """
 
     def still() -> list[clarifications.Question]:
-        data = project.trusted.blob(project.git, paths.CLARIFICATIONS)
+        data = session.project.trusted.blob(session.git, paths.CLARIFICATIONS)
         return [one for one in clarifications.parse(data, where) if one.answer is None]
 
-    where = f"{paths.CLARIFICATIONS} on {project.trusted.branch}"
-    if still() and project.trusted.remote:
-        publishing.look(project)  # the answers may have been pushed since this clone last looked
+    where = f"{paths.CLARIFICATIONS} on {session.project.trusted.branch}"
+    if still() and session.project.trusted.remote:
+        publishing.look(session)  # the answers may have been pushed since this clone last looked
     found = still()
-    if found and project.config.clarifications == "block":
+    if found and session.project.config.clarifications == "block":
         many = "a question is" if len(found) == 1 else f"{len(found)} questions are"
-        remote, branch = project.trusted.remote, project.trusted.branch
+        remote, branch = session.project.trusted.remote, session.project.trusted.branch
         raise WaitingError(
             f"{many} open, and no protocol starts before:" + "".join(f"\n  - {one.text}" for one in found),
             f"{where}:{found[0].line}",
             "write the answers there, or run `runner init` at a terminal, which asks; then commit the file"
             + (f" and `git push {remote} {branch}`" if remote else f" on {branch}"),
         )
-    known, text = project.dirs.beside / "questions", "".join(f"{one.text}\n" for one in found)
+    known, text = session.dirs.beside / "questions", "".join(f"{one.text}\n" for one in found)
     with contextlib.suppress(OSError):
         if not found or known.read_text("utf-8") == text:
             return  # this clone's person has read them
     for one in found:
-        project.env.say(f"open question: {one.text} ({where}:{one.line})")
+        session.env.say(f"open question: {one.text} ({where}:{one.line})")
     with contextlib.suppress(OSError):
         known.parent.mkdir(exist_ok=True)
         write_atomically(known, text.encode())
@@ -379,23 +380,23 @@ def _tell_of_start(project: Project, base: str | None) -> str:
     return start
 
 
-def _warn_of_untrusted_rules(project: Project, start: str) -> None:
+def _warn_of_untrusted_rules(session: Session, start: str) -> None:
     """Print which rules of the base are not on the trusted branch yet: the person who committed them may think that they apply."""
 
     def differing() -> list[str]:
         rules = (paths.CONFIG, paths.POLICY, f"{paths.ROOT}/allowed_signers")
-        here = {path: project.git.blob(f"{start}:{path}") for path in rules}
-        return [path for path, data in here.items() if data not in (None, project.trusted.blob(project.git, path))]
+        here, there = {path: session.git.blob(f"{start}:{path}") for path in rules}, session.project.trusted
+        return [path for path, data in here.items() if data not in (None, there.blob(session.git, path))]
 
-    if differing() and project.trusted.remote:
-        publishing.look(project)  # it may have been pushed since this clone last looked
+    if differing() and session.project.trusted.remote:
+        publishing.look(session)  # it may have been pushed since this clone last looked
     found = differing()
     if not found:
-        project.tell_unread_edits()
+        session.tell_unread_edits()
     for path in found:
-        trusted = project.trusted
+        trusted = session.project.trusted
         remote = f"{trusted.branch} of {trusted.remote}" if trusted.remote else trusted.branch
-        project.env.say(f"{path} differs from {remote}: this version takes effect once it is there")
+        session.env.say(f"{path} differs from {remote}: this version takes effect once it is there")
 
 
 def read_folder(cwd: Path, named: Path) -> dict[str, bytes]:

@@ -22,7 +22,7 @@ from runner.protocol import ids, paths
 from runner.protocol.state import Json, State, plain, wait_type
 from runner.store import locks, lookup, push_refusal, record, remote, worktree
 from runner.store.environment import matching, read_checkpoint
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.store.record import Brief, Outlook
 
 if TYPE_CHECKING:
@@ -184,60 +184,60 @@ class Describer:
     `branches`: those of the protocols, as `Project.branches` returns them, where there are many to describe.
     """
 
-    def __init__(self, project: Project, branches: Mapping[str, str] | None = None) -> None:
-        self._project, self._now = project, project.env.now()
-        self._ref = project.git.ref if branches is None else branches.get
-        self._merges = record.Merges(project.git, project.trusted.remote)
-        self._leases = remote.last_leases(project.dirs) if project.trusted.remote is not None else {}
-        self._rebases = worktree.rebases(project.git)
-        self._locks = _names(project.dirs.lock("")) if branches is not None else None
-        self._checkpoints = _names(project.dirs.checkpoint("").parent) if branches is not None else None
+    def __init__(self, session: Session, branches: Mapping[str, str] | None = None) -> None:
+        self._session, self._now = session, session.env.now()
+        self._ref = session.git.ref if branches is None else branches.get
+        self._merges = record.Merges(session.git, session.project.trusted.remote)
+        self._leases = remote.last_leases(session.dirs) if session.project.trusted.remote is not None else {}
+        self._rebases = worktree.rebases(session.git)
+        self._locks = _names(session.dirs.lock("")) if branches is not None else None
+        self._checkpoints = _names(session.dirs.checkpoint("").parent) if branches is not None else None
 
     def _is_merged(self, row: Row, tip: str) -> bool:
         return self._merges.holds(row["protocol"], row.get("base", ""), tip)
 
     def listed(self, protocol: str, found: Brief, tip: str, names: Names) -> Listed:
         """Describe a protocol in one line; `tip`: as for `describe`. No approval is judged, which reads its history."""
-        project = self._project
+        session = self._session
         is_merged = found.status == "completed" and self._merges.holds(protocol, found.base, tip)
         is_held = False
         if not is_merged and (self._locks is None or protocol in self._locks):
-            is_held = locks.is_held(project.dirs.lock(protocol)) is not None
+            is_held = locks.is_held(session.dirs.lock(protocol)) is not None
         if not is_merged and not is_held and protocol in self._leases:
-            is_held = remote.at_work_elsewhere(project, protocol, self._leases) is not None
+            is_held = remote.at_work_elsewhere(session.project, protocol, self._leases) is not None
         is_rewritten = self._is_rewritten(protocol)
         ahead = None
-        if not is_rewritten and project.trusted.remote is not None:
-            ahead = self._is_ahead(project.trusted.remote, protocol, names.short(protocol))
+        if not is_rewritten and session.project.trusted.remote is not None:
+            ahead = self._is_ahead(session.project.trusted.remote, protocol, names.short(protocol))
         term = "rewritten" if is_rewritten else word(found.status, acts=found.acts, held=is_held)
         return Listed(term, found.status == "completed" and not is_merged, ahead)
 
     def describe(self, row: Row, tip: str, name: str) -> Description:
         """Describe a protocol whose record is `row` at the commit `tip`; `name`: its name in commands."""
-        project, protocol, known = self._project, row["protocol"], recorded(row, name)
+        session, protocol, known = self._session, row["protocol"], recorded(row, name)
         found = known.outlook
         waits = tuple(
-            wait | {"text": record.asked_now(project.git, protocol, tip, row["steps"], wait)}
+            wait | {"text": record.asked_now(session.git, protocol, tip, row["steps"], wait)}
             if wait.get("kind") == "human"
             else wait
             for wait in known.waits
         )
         is_merged = row["status"] == "completed" and self._is_merged(row, tip)
-        held, look = (None, None) if is_merged else at_work(project, row, name, self._leases)
+        held, look = (None, None) if is_merged else at_work(session.project, row, name, self._leases)
         rewritten = self._is_rewritten(protocol)
         ahead = None
-        if not rewritten and project.trusted.remote is not None:
-            ahead = self._is_ahead(project.trusted.remote, protocol, name)
-        rebase = self._rebases.get(project.branch(protocol))
+        if not rewritten and session.project.trusted.remote is not None:
+            ahead = self._is_ahead(session.project.trusted.remote, protocol, name)
+        rebase = self._rebases.get(session.project.branch(protocol))
         to_merge = row["status"] == "completed" and not is_merged
-        judged = Judged(project, row, tip, name)
+        judged = Judged(session, row, tip, name)
         approvals = {one.wait: one for one in judged.unrecorded()} if waits else {}
         term = word(row["status"], acts=found.action != "none", held=held is not None)
         reason = situation(row, found, self._now)
         said = [one for one in approvals.values() if one.wait in found.waiting]
         given = [each for one in said for each in one.approvals if not each.rejection]
         reason = " · ".join([reason, *(f"{each.approver} {SAID[each.statement.decision]}" for each in given)])
-        if found.action == "run-step" and (total := _not_recorded(project, protocol)):
+        if found.action == "run-step" and (total := _not_recorded(session.project, protocol)):
             reason = f"{reason} · {_price(total)} so far in this attempt"
         if to_merge:
             reason = f"waits for merge: {row['title']}"
@@ -250,13 +250,13 @@ class Describer:
         elif ahead is not None:
             reason = f"{reason} · {ahead.text}"
         if rewritten:
-            follows = Next.typed(f"runner doctor{' --fix' if _can_adopt(project, protocol, tip) else ''} {name}")
+            follows = Next.typed(f"runner doctor{' --fix' if _can_adopt(session, protocol, tip) else ''} {name}")
         elif rebase is not None:
             follows = Next(text="git rebase --continue, or git rebase --abort")
         elif ahead is not None:
             follows = Next.typed(ahead.command)
         elif to_merge:
-            follows = _merging(project, row, name)
+            follows = _merging(session.project, row, name)
         elif held is not None:
             follows = Next.typed(known.command)
         else:
@@ -268,7 +268,7 @@ class Describer:
     def command(self, row: Row, tip: str, name: str) -> tuple[Outlook, str | None]:
         """Return what would follow, and what to type next as `--json` has it for many protocols: by the record and the plan files,
         approvals not judged."""
-        project, protocol, known = self._project, row["protocol"], recorded(row, name)
+        project, protocol, known = self._session.project, row["protocol"], recorded(row, name)
         if row["status"] == "completed" and not self._is_merged(row, tip):
             return known.outlook, lookup.merging(project, row, name)
         if slug := _to_split(project.git, row, tip, known.outlook):
@@ -280,9 +280,9 @@ class Describer:
         """Return whether the branch no longer contains the checkpoint of this machine, so that every command refuses it."""
         if self._checkpoints is not None and f"{protocol}.json" not in self._checkpoints:
             return False
-        git, branch = self._project.git, self._project.branch(protocol)
+        git, branch = self._session.git, self._session.project.branch(protocol)
         tip = self._ref(branch)
-        known = read_checkpoint(self._project.dirs, protocol) if tip is not None else None
+        known = read_checkpoint(self._session.dirs, protocol) if tip is not None else None
         if known in (None, tip) or git.is_ancestor(str(known), str(tip)):
             return False
         tip = git.ref(branch)  # a runner that works here may have moved it since, and then the checkpoint
@@ -293,20 +293,20 @@ class Describer:
 
         Not for a rewritten branch: transitions that it replaced are not newer, and `sync` refuses it.
         """
-        project = self._project
-        branch = project.branch(protocol)
+        session = self._session
+        branch = session.project.branch(protocol)
         there = self._ref(f"refs/remotes/{remote}/{branch.removeprefix('refs/heads/')}")
-        count = record.newer(project.git, protocol, self._ref(branch), there)
+        count = record.newer(session.git, protocol, self._ref(branch), there)
         if not count:
             return None
-        if push_refusal.clash(project, protocol) is not None:
+        if push_refusal.clash(session, protocol) is not None:
             return Ahead("clash", f"{remote} has another protocol with this id", f"runner fork --renumber {protocol}")
         return Ahead("behind", f"{remote} has {counted(count, 'newer transition')}", f"runner sync {name}")
 
 
-def describe(project: Project, row: Row, tip: str, name: str) -> Description:
+def describe(session: Session, row: Row, tip: str, name: str) -> Description:
     """Describe one protocol; see `Describer.describe`."""
-    return Describer(project).describe(row, tip, name)
+    return Describer(session).describe(row, tip, name)
 
 
 # --- the command to type next --------------------------------------------------------------------------------------------
@@ -330,10 +330,10 @@ def _merging(project: Project, row: Row, name: str) -> Next:
 
 def _following(judged: Judged, known: Recorded, *, decided: bool) -> Next:
     """Return what follows by the record, the branch and its worktrees. `decided`: an approval only has to be recorded."""
-    project, row, tip, name, typed = judged.project, known.row, judged.tip, known.name, known.command
-    git, protocol = project.git, row["protocol"]
+    session, row, tip, name, typed = judged.session, known.row, judged.tip, known.name, known.command
+    git, protocol = session.git, row["protocol"]
     if row["status"] in FAILED:
-        trees = git.checked_out(project.branch(protocol))
+        trees = git.checked_out(session.project.branch(protocol))
         if record.out_of_plan(git, protocol, tip, trees, list(known.stopped)):
             return Next.typed(f"runner resume {name}")  # that removes from the plan what failed
         return Next.typed(typed, f"runner retry {name}" if record.reopens(row) == "retry" else "")
@@ -448,8 +448,8 @@ def standing(project: Project, row: Row) -> str:
     return f"{status} · merged in {commit[:7]}" if commit else f"{status} · merged"
 
 
-def _can_adopt(project: Project, protocol: str, tip: str) -> bool:
-    return remedy.can_adopt(project, protocol, tip)
+def _can_adopt(session: Session, protocol: str, tip: str) -> bool:
+    return remedy.can_adopt(session, protocol, tip)
 
 
 def at_work(project: Project, row: Row, name: str, leases: Mapping[str, str]) -> tuple[str | None, str | None]:
@@ -468,14 +468,14 @@ def at_work(project: Project, row: Row, name: str, leases: Mapping[str, str]) ->
 class Judged:
     """The approvals of a protocol at the commit `tip`, judged once, and only if they are asked for. `name`: its name in commands."""
 
-    def __init__(self, project: Project, row: Row, tip: str, name: str) -> None:
-        self.project, self.tip, self._row, self._name = project, tip, row, name
+    def __init__(self, session: Session, row: Row, tip: str, name: str) -> None:
+        self.session, self.tip, self._row, self._name = session, tip, row, name
         self._found: Pending | None = None
 
     def _pending(self) -> Pending:
         from runner.app.pending import Pending  # it loads policies and keys, which most rows do without
 
-        self._found = self._found or Pending(self.project, self._row["protocol"], self.tip, self._name)
+        self._found = self._found or Pending(self.session, self._row["protocol"], self.tip, self._name)
         return self._found
 
     def unrecorded(self) -> list[Unrecorded]:
@@ -483,26 +483,26 @@ class Judged:
 
         They are judged only if the branch has an approval that the log does not name.
         """
-        project, protocol = self.project, self._row["protocol"]
+        session, protocol = self.session, self._row["protocol"]
         if not any(wait_type(wait.get("kind")).ended_by == "approval" for wait in self._row["waiting"]):
             return []
         at = f"{self.tip}:{paths.folder(protocol)}"
-        there = project.git.tree(f"{at}/{paths.APPROVALS.rstrip('/')}")
+        there = session.git.tree(f"{at}/{paths.APPROVALS.rstrip('/')}")
         if not there:
             return []
-        log = project.git.blob(f"{at}/{paths.LOG}") or b""
+        log = session.git.blob(f"{at}/{paths.LOG}") or b""
         if all(name.partition(".")[0].encode() in log for name in there):
             return []
         try:
             return self._pending().unrecorded()
         except RunnerError as error:
-            project.env.say(f"{protocol}: its approvals cannot be judged: {error.what} ({error.where})")
+            session.env.say(f"{protocol}: its approvals cannot be judged: {error.what} ({error.where})")
             return []
 
     def approving(self, found: Outlook, typed: str) -> Next:
         """Return who can give the approval that waits, or what else to do; `typed` if the person here can."""
         try:
-            self.project.person()
+            self.session.person()
             other = self._pending().instead(found.waiting[0]) if found.waiting else ""
         except UsageError:
             return Next(text=f"set user.name and user.email in git, then {typed}")

@@ -19,7 +19,7 @@ from runner.lines import lines_of
 from runner.protocol import ids
 from runner.protocol.ref_files import Day
 from runner.store import day_budget, lease, publishing, record
-from runner.store.project import Project
+from runner.store.project import Project, Session
 
 if TYPE_CHECKING:
     from runner.protocol.state import Row
@@ -72,13 +72,13 @@ Tell = Callable[[str, Ready, Ended | None], None]
 class Sight:
     """The protocols as their tips show them; each is read again where its tip moved."""
 
-    project: Project
+    session: Session
     _found: dict[str, tuple[tuple[str, str | None], Ready | None]] = field(default_factory=dict)
     _there: dict[str, str] = field(default_factory=dict)  # the remote's tips, where what is here is published
 
     def tips(self) -> dict[str, tuple[str, int]]:
         """Return id to (commit, its time): the branch's, or the remote's as last fetched where that is ahead of it."""
-        project = self.project
+        project = self.session.project
         remote = project.trusted.remote
         roots = ["refs/heads/", *([f"refs/remotes/{remote}/"] if remote else [])]
         form = "--format=%(objectname) %(committerdate:unix) %(refname)"
@@ -99,7 +99,7 @@ class Sight:
 
     def rows(self, tips: dict[str, tuple[str, int]]) -> dict[str, Row]:
         """Return the record of each."""
-        found = record.rows(self.project.git, {name: tip for name, (tip, _) in tips.items()})
+        found = record.rows(self.session.git, {name: tip for name, (tip, _) in tips.items()})
         return dict(zip(tips, found, strict=True))
 
     def ready(self, only: Iterable[str] | None = None) -> list[Ready]:
@@ -129,34 +129,34 @@ class Sight:
 
     def _has_news(self, protocol: str, tip: str) -> bool:
         """Return whether people committed something since the last transition: an approval, an edit, or one that only looks so."""
-        commit = self.project.git.commit(tip)
+        commit = self.session.git.commit(tip)
         return commit is not None and not publishing.is_transition(commit, protocol)
 
 
-def look(project: Project) -> None:
+def look(session: Session) -> None:
     """Look at what the remote has of protocols; if it does not answer, at this clone."""
-    project.looked = False
-    mirror = publishing.look(project, "refs/heads/*")
+    session.looked = False
+    mirror = publishing.look(session, "refs/heads/*")
     if mirror is None:
         return
-    git, seen = project.git, mirror.refs()
+    git, seen = session.git, mirror.refs()
     before = git.refs(f"refs/remotes/{mirror.remote}/")
     moved = {
         name: oid
         for name, oid in seen.items()
         if name.startswith("refs/heads/")
-        and ids.protocol_of_branch(project.pattern, name.removeprefix("refs/heads/"))
+        and ids.protocol_of_branch(session.project.pattern, name.removeprefix("refs/heads/"))
         and before.get(f"refs/remotes/{mirror.remote}/{name.removeprefix('refs/heads/')}") != oid
     }
-    publishing.track(project, mirror.remote, moved)
+    publishing.track(session.project, mirror.remote, moved)
 
 
-def run(project: Project, crew: Crew, *, jobs: int, tell: Tell) -> dict[str, int]:
+def run(session: Session, crew: Crew, *, jobs: int, tell: Tell) -> dict[str, int]:
     """Give turns, `jobs` at a time, until nothing is ready; return how the last turn of each protocol ended.
 
     Where that was held by another runner, which has brought it so far since that it is not ready, there was nothing to do.
     """
-    sight, env = Sight(project), project.env
+    sight, env = Sight(session), session.env
     served: dict[str, int] = {}  # in which order they had their last turn
     settled: dict[str, str] = {}  # the tip at which a turn changed nothing
     tries: dict[str, int] = {}
@@ -164,7 +164,7 @@ def run(project: Project, crew: Crew, *, jobs: int, tell: Tell) -> dict[str, int
     working: dict[str, Ready] = {}
     codes: dict[str, int] = {}
     turns, is_fresh = 0, True
-    look(project)
+    look(session)
     while True:
         now = env.monotonic()
         ready = [one for one in sight.ready() if one.protocol not in working and settled.get(one.protocol) != one.tip]
@@ -182,7 +182,7 @@ def run(project: Project, crew: Crew, *, jobs: int, tell: Tell) -> dict[str, int
             if is_fresh:
                 left = {one.protocol for one in sight.ready()}
                 return {name: 0 if code == HELD and name not in left else code for name, code in codes.items()}
-            look(project)
+            look(session)
             is_fresh = True
             continue
         resting = [rests[one.protocol] - now for one in ready if one not in waiting]
@@ -244,7 +244,7 @@ def child_pipeline(project: Project, found: Sequence[Ready]) -> str:
     return json.dumps(told, indent=2) + "\n"
 
 
-def reserve(project: Project, found: Sequence[Ready], usd: Decimal, tokens: int) -> tuple[list[Ready], list[Ready]]:
+def reserve(session: Session, found: Sequence[Ready], usd: Decimal, tokens: int) -> tuple[list[Ready], list[Ready]]:
     """Reserve a part of the day's budget for each that asks a model next, to be spent by jobs that may not push.
 
     Returns those that advance, and those for which too little is left.
@@ -252,13 +252,13 @@ def reserve(project: Project, found: Sequence[Ready], usd: Decimal, tokens: int)
     Raises:
         UnreachableError: the ledger is on a remote that does not answer.
     """
-    cap = spending.day(project)
+    cap = spending.day(session.project)
     if cap.usd is None and cap.tokens is None:
         return list(found), []
-    publishing.look(project)
+    publishing.look(session)
     given: list[Ready] = []
-    nonces = {one.protocol: project.env.random_hex(32) for one in found}
-    rows = Sight(project).rows({one.protocol: (one.tip, 0) for one in found})
+    nonces = {one.protocol: session.env.random_hex(32) for one in found}
+    rows = Sight(session).rows({one.protocol: (one.tip, 0) for one in found})
 
     def make(day: Day) -> Day:
         given.clear()
@@ -270,11 +270,11 @@ def reserve(project: Project, found: Sequence[Ready], usd: Decimal, tokens: int)
                 if left_tokens is not None and left_tokens < tokens:
                     continue
                 part = (usd if left_usd is not None else Decimal(0), tokens if left_tokens is not None else 0)
-                day = day.reserve(nonces[one.protocol], day_budget.reserved(project, *part, one.protocol))
+                day = day.reserve(nonces[one.protocol], day_budget.reserved(session, *part, one.protocol))
             given.append(one)
         return day
 
-    day_budget.change(project, day_budget.day_of(project), make)
+    day_budget.change(session, day_budget.day_of(session.project), make)
     return given, [one for one in found if one not in given]
 
 

@@ -41,7 +41,7 @@ from runner.store import (
     snapshot,
     transaction,
 )
-from runner.store.project import Project
+from runner.store.project import Session
 from runner.store.remote import Mirror, PushRefusedError
 from runner.trust import verify, walk
 from runner.trust.rules.ends import completed, differs, unfinished
@@ -54,7 +54,7 @@ Then = Callable[[str, str, str], tuple[str, create.Refs]]
 
 
 def fork(
-    project: Project,
+    session: Session,
     origin: str,
     revision: int | str | None = None,
     *,
@@ -72,11 +72,11 @@ def fork(
         UsageError: no transition ends at the revision. IntegrityError: the other protocol does not verify.
         RefusedError: it had no plan then, or unfinished work. InsufficientHistoryError: its history is not here.
     """
-    git = project.git
-    create.fresh(project)
-    project.refuse_unsupported()
-    create.heed_open_questions(project)
-    transitions = _transitions(project, origin)
+    git = session.git
+    create.fresh(session)
+    session.project.refuse_unsupported()
+    create.heed_open_questions(session)
+    transitions = _transitions(session, origin)
     at = (
         _completed_at(git, origin, transitions, revision)
         if isinstance(revision, str)
@@ -89,9 +89,10 @@ def fork(
         hint = f"near ones: {_named(origin, near)}; `runner log {origin}` shows all"
         raise UsageError(f"no transition of {origin} ends at revision {at}", paths.folder(origin), hint)
     start = transitions[at]
-    report = verify.verify(git, origin, start, project.trusted)
-    stood = report.state if report.ok and report.state else verify.advance(git, origin, start, None, project.trusted)
-    _refuse_washing(project, report)
+    trusted = session.project.trusted
+    report = verify.verify(git, origin, start, trusted)
+    stood = report.state if report.ok and report.state else verify.advance(git, origin, start, None, trusted)
+    _refuse_washing(session, report)
     seen, source = snapshot.read(git, start, origin), f"{origin}@{at}"
     if stood.plan is None:
         raise RefusedError(
@@ -111,7 +112,7 @@ def fork(
             ),
         )
     files, where = snapshot.plan_files(git, seen), f"{paths.folder(origin)} at revision {at}"
-    plan = plans.parse(files, where, project.config.checks)
+    plan = plans.parse(files, where, session.project.config.checks)
     plans.refuse_unsupported(plan, where)
     event = ev.Forked(
         subject="plan",
@@ -124,7 +125,7 @@ def fork(
     if why := next(differs(event, stood, entries), None):
         raise RefusedError(why, seen.where, "fork the next revision, which records the edits")
     genesis = create.Genesis(plan.header.title, [event], files, title.strip(), base or stood.base, start=start)
-    made = create.make(project, genesis, partial(then, start) if then is not None else None)
+    made = create.make(session, genesis, partial(then, start) if then is not None else None)
     return dataclasses.replace(made, source=source, done=len(event.done))
 
 
@@ -142,7 +143,7 @@ def _completed_at(git: Git, origin: str, transitions: dict[int, str], slug: str)
 # --- another number ----------------------------------------------------------------------------------------------------
 
 
-def renumber(project: Project, origin: str, revision: int | str | None = None) -> create.Made:
+def renumber(session: Session, origin: str, revision: int | str | None = None) -> create.Made:
     """Give a protocol another number, if another one with its id was published first: fork its last transition, with the commits
     by people since. The old branch is removed: its commits stay in the fork's history, and under `refs/runner/lost/`.
 
@@ -154,33 +155,33 @@ def renumber(project: Project, origin: str, revision: int | str | None = None) -
             files in no commit. UnreachableError: the remote does not answer.
     """
     try:
-        with load.at_work(project, origin):
-            note = divergence.renumbering_of(project.dirs, origin)
-            if note is not None and push_refusal.clash(project, origin) is not None:
+        with load.at_work(session, origin):
+            note = divergence.renumbering_of(session.dirs, origin)
+            if note is not None and push_refusal.clash(session, origin) is not None:
                 note = None  # it is another one of this id that is given a number now
-            made = _make(project, origin, revision) if note is None else None
+            made = _make(session, origin, revision) if note is None else None
     except divergence.RenumberedError as done:
         note, made = done.note, None
-        project.env.say(f"{note.protocol} was not finished by an earlier, killed run of this command; it is now")
-    note = note or divergence.renumbering_of(project.dirs, origin)
+        session.env.say(f"{note.protocol} was not finished by an earlier, killed run of this command; it is now")
+    note = note or divergence.renumbering_of(session.dirs, origin)
     assert note is not None
-    return _end(project, note, made)
+    return _end(session, note, made)
 
 
-def _make(project: Project, origin: str, revision: int | str | None) -> create.Made:
+def _make(session: Session, origin: str, revision: int | str | None) -> create.Made:
     """Make the fork that replaces `origin`; the caller holds its lock."""
-    git, branch = project.git, project.branch(origin)
-    _look(project)
-    seen = load.view(project, origin)
-    clashes = push_refusal.clash(project, origin)
+    git, branch = session.git, session.project.branch(origin)
+    _look(session)
+    seen = load.view(session, origin)
+    clashes = push_refusal.clash(session, origin)
     if clashes is None:
         raise RefusedError(
             f"no other protocol has the id {origin}",
             f"{branch} at {seen.tip[:12]}",
             f"`runner fork {origin}` creates another protocol that continues it",
         )
-    if seen.state.status in decision.OPEN and load.pick_up_edits(project, origin, adopt=True):
-        seen = load.view(project, origin)
+    if seen.state.status in decision.OPEN and load.pick_up_edits(session, origin, adopt=True):
+        seen = load.view(session, origin)
     trees = git.checked_out(branch)
     for tree in trees:
         if kept := protocol_worktree.keeps(git, tree):
@@ -195,13 +196,13 @@ def _make(project: Project, origin: str, revision: int | str | None) -> create.M
         if git.ref(branch) != seen.tip:
             raise ConflictError(f"{branch} moved meanwhile", f"expected {seen.tip[:12]}", "run the same command again")
         since = git.first_parents(seen.tip, stop=start)[::-1] if revision is None else []
-        tip = _without_folder(project, origin, protocol, genesis)
+        tip = _without_folder(session, origin, protocol, genesis)
         for oid in since:
-            tip = _moved(project, origin, protocol, genesis, oid, tip)
+            tip = _moved(session, origin, protocol, genesis, oid, tip)
         if stood in _STOPPED:  # in the same push: no one may run it unasked, wherever this process ends
             paused = ev.Paused(subject=protocol, reason=f"{origin}, which it continues, was {stood}")
-            tip = transition.prepare(project, snapshot.read(git, tip, protocol), [paused], None).commit
-        refs = _make_way(project, origin, protocol, genesis, seen.tip, clashes[1])
+            tip = transition.prepare(session, snapshot.read(git, tip, protocol), [paused], None).commit
+        refs = _make_way(session, origin, protocol, genesis, seen.tip, clashes[1])
         claim = {lookup.claim_ref(ids.number_of(protocol)): (genesis, None)}
         divergence.Renumbering(
             origin=origin,
@@ -210,36 +211,36 @@ def _make(project: Project, origin: str, revision: int | str | None) -> create.M
             genesis=genesis,
             tip=tip,
             source=_source(git, origin, start),
-            refs={**claim, **refs, project.branch(protocol): (tip, None)},
+            refs={**claim, **refs, session.project.branch(protocol): (tip, None)},
             trees=tuple((str(tree.path), str(tree.git_dir)) for tree in trees),
             ends=stood if stood in (Status.COMPLETED, Status.CANCELLED) else "",
-        ).write(project.dirs)
+        ).write(session.dirs)
         return tip, refs
 
-    journal.refuse_unknown(project.dirs, origin)
-    journal.refuse_unrecorded(project.dirs, origin, seen.state)
-    with locks.hold(project.dirs.publish_lock(branch), project.env, what=branch, wait=transaction.PUBLISH_WAIT):
+    journal.refuse_unknown(session.dirs, origin)
+    journal.refuse_unrecorded(session.dirs, origin, seen.state)
+    with locks.hold(session.dirs.publish_lock(branch), session.env, what=branch, wait=transaction.PUBLISH_WAIT):
         try:
-            made = fork(project, origin, revision, then=then)
+            made = fork(session, origin, revision, then=then)
         except RunnerError as error:
-            note = divergence.renumbering_of(project.dirs, origin)
+            note = divergence.renumbering_of(session.dirs, origin)
             # A push without an answer may have arrived; all else was refused, and here nothing moved.
             is_known = not isinstance(error, UnreachableError) or isinstance(error, PushRefusedError)
-            is_begun = note is not None and _is_begun(project, note)
+            is_begun = note is not None and _is_begun(session, note)
             if is_known and not is_begun:
-                divergence.forget_renumbering(project.dirs, origin)
+                divergence.forget_renumbering(session.dirs, origin)
             raise
-        note = divergence.renumbering_of(project.dirs, origin)
+        note = divergence.renumbering_of(session.dirs, origin)
         assert note is not None
-        divergence.finish_renumbering(project, note)
+        divergence.finish_renumbering(session, note)
     return made
 
 
-def _is_begun(project: Project, note: divergence.Renumbering) -> bool:
+def _is_begun(session: Session, note: divergence.Renumbering) -> bool:
     """Return whether a ref of the note has moved, here or on the remote."""
-    if project.above(project.branch(note.protocol)) == note.tip:
+    if session.above(session.project.branch(note.protocol)) == note.tip:
         return True
-    return any(project.git.ref(one) == new for one, (new, old) in note.refs.items() if new != old)
+    return any(session.git.ref(one) == new for one, (new, old) in note.refs.items() if new != old)
 
 
 def _source(git: Git, origin: str, start: str) -> str:
@@ -248,22 +249,22 @@ def _source(git: Git, origin: str, start: str) -> str:
     return f"{origin}@{at.trailers.revision}"
 
 
-def _end(project: Project, note: divergence.Renumbering, made: create.Made | None) -> create.Made:
+def _end(session: Session, note: divergence.Renumbering, made: create.Made | None) -> create.Made:
     """Publish the protocol with its new number, and end it as the old one had ended; `made`: this command made it."""
     protocol = note.protocol
-    if made is None and project.setting("publish") == "always":
-        _look(project)
-        sync.publish(project, protocol)
-    with load.at_work(project, protocol):
-        seen = load.view(project, protocol)
+    if made is None and session.project.setting("publish") == "always":
+        _look(session)
+        sync.publish(session, protocol)
+    with load.at_work(session, protocol):
+        seen = load.view(session, protocol)
     is_as_made = seen.tip == note.tip  # else another command has advanced it since
     if is_as_made and note.ends == Status.COMPLETED:  # nothing is left to do: record that again
-        advance.step(project, protocol)
+        advance.step(session, protocol)
     elif is_as_made and note.ends == Status.CANCELLED:
-        steer.cancel(project, protocol, f"as {note.origin} was, which it continues")
+        steer.cancel(session, protocol, f"as {note.origin} was, which it continues")
     if made is None:
-        genesis = commit_of(project.git, note.genesis)
-        there = project.git.checked_out(project.branch(protocol))
+        genesis = commit_of(session.git, note.genesis)
+        there = session.git.checked_out(session.project.branch(protocol))
         done = sum(step.status is StepStatus.COMPLETED for _, step in seen.state.open_steps())
         made = create.Made(
             protocol,
@@ -275,29 +276,29 @@ def _end(project: Project, note: divergence.Renumbering, made: create.Made | Non
             source=note.source,
             done=done,
         )
-    return dataclasses.replace(made, printed=lambda: divergence.forget_renumbering(project.dirs, note.origin))
+    return dataclasses.replace(made, printed=lambda: divergence.forget_renumbering(session.dirs, note.origin))
 
 
-def _look(project: Project) -> None:
-    mirror = Mirror.of(project.git, project.dirs, project.env)
+def _look(session: Session) -> None:
+    mirror = Mirror.of(session.git, session.dirs, session.env)
     if mirror is None:
-        raise UsageError("there is no remote", str(project.git.common_dir), "`runner fork` needs none")
-    project.trust(mirror.look("refs/heads/*", f"{lookup.NUMBERS}*"))
-    project.looked, project.mirror = True, mirror
+        raise UsageError("there is no remote", str(session.git.common_dir), "`runner fork` needs none")
+    session.trust(mirror.look("refs/heads/*", f"{lookup.NUMBERS}*"))
+    session.looked, session.mirror = True, mirror
 
 
-def _without_folder(project: Project, origin: str, protocol: str, genesis: str) -> str:
+def _without_folder(session: Session, origin: str, protocol: str, genesis: str) -> str:
     """Return a commit by the person that removes the old folder: merged, it would clash with that of the other protocol."""
-    git = project.git
+    git = session.git
     commit = commit_of(git, genesis)
     tree = git.edited(commit.tree, {paths.folder(origin): None})
     text = f"{protocol}: remove the folder of {origin}, whose id another protocol has\n"
-    return git.person_commit(tree, (genesis,), project.person(), text.encode())
+    return git.person_commit(tree, (genesis,), session.person(), text.encode())
 
 
-def _moved(project: Project, origin: str, protocol: str, genesis: str, oid: str, onto: str) -> str:
+def _moved(session: Session, origin: str, protocol: str, genesis: str, oid: str, onto: str) -> str:
     """Return a commit by a person, copied from the old branch onto `onto`; its changes of the old plan are made in the new one."""
-    git = project.git
+    git = session.git
     commit, below, folder = commit_of(git, oid), commit_of(git, onto), paths.folder(protocol)
     own = git.tree(f"{genesis}:{paths.ROOT}") or {}
     words = {name: entry for name, entry in git.files(oid, paths.folder(origin)).items() if _is_plan(origin, name)}
@@ -308,7 +309,7 @@ def _moved(project: Project, origin: str, protocol: str, genesis: str, oid: str,
     tree = git.edited(tree, {**gone, **there})
     if tree == below.tree and len(commit.parents) == 1:
         return onto  # it added an approval of the old id, which does not count here
-    return publishing.done_again(project, commit, tree, (onto, *commit.parents[1:]))
+    return publishing.done_again(session, commit, tree, (onto, *commit.parents[1:]))
 
 
 def _is_plan(protocol: str, path: str) -> bool:
@@ -316,12 +317,12 @@ def _is_plan(protocol: str, path: str) -> bool:
 
 
 def _make_way(
-    project: Project, origin: str, protocol: str, genesis: str, tip: str, other: str
+    session: Session, origin: str, protocol: str, genesis: str, tip: str, other: str
 ) -> dict[str, tuple[str | None, str | None]]:
     """Return how the refs of the old id move: each is kept under `refs/runner/lost/`, and the fork's history keeps the old one."""
-    git, old = project.git, history.ref_of(origin)
+    git, old = session.git, history.ref_of(origin)
     attempts = attempt_ref(origin, "", 0).rpartition("/")[0]
-    kept = {project.branch(origin): tip[:12]}
+    kept = {session.project.branch(origin): tip[:12]}
     if (filed := git.ref(old)) is not None:
         kept[old] = f"history-{filed[:12]}"
     kept |= {name: f"attempt-{name.rpartition('/')[2]}" for name in git.refs(f"{attempts}/")}
@@ -330,26 +331,26 @@ def _make_way(
         lost, oid = f"refs/runner/lost/{origin}/{short}", git.ref(name)
         refs |= {lost: (oid, git.ref(lost)), name: (None, oid)}
     claim = lookup.claim_ref(ids.number_of(origin))
-    assert project.mirror is not None
+    assert session.mirror is not None
     if (mine := git.ref(claim)) is not None:
-        refs[claim] = (project.mirror.refs().get(claim), mine)
+        refs[claim] = (session.mirror.refs().get(claim), mine)
     if filed is not None:  # the transcripts of what counts as done
-        refs[history.ref_of(protocol)] = history.add(git, protocol, {}, genesis, project.runner(), [filed])
+        refs[history.ref_of(protocol)] = history.add(git, protocol, {}, genesis, session.project.runner(), [filed])
     return refs
 
 
-def _refuse_washing(project: Project, report: walk.Report) -> None:
+def _refuse_washing(session: Session, report: walk.Report) -> None:
     """Refuse a fork that transcripts contradict; those that are not here are left to `verify` of the fork."""
     with contextlib.suppress(InsufficientHistoryError):
         for one in (walk.Origin(report.protocol, report.tip, report.transcripts), *report.origins):
-            for found in judging.washed(project, report.protocol, one):
+            for found in judging.washed(session, report.protocol, one):
                 where = f"{found.path}, commit {report.tip[:12]}"
                 raise IntegrityError(found.text, where, f"run `runner verify {report.protocol}` to see all of it")
 
 
-def _transitions(project: Project, origin: str) -> dict[int, str]:
+def _transitions(session: Session, origin: str) -> dict[int, str]:
     """Return the protocol's transitions as far as they are here: last revision to commit."""
-    git, chain = project.git, Timeline(project, origin)
+    git, chain = session.git, Timeline(session, origin)
     found: dict[int, str] = {}
     for tip in chain.tips:
         for one in transitions_below(git, origin, tip):

@@ -36,7 +36,7 @@ from runner.trust import signature, signers
 
 if TYPE_CHECKING:
     from runner.app.scaffold import Discovered
-    from runner.store.project import Project
+    from runner.store.project import Session
 
 TEMPLATES = {
     paths.CONFIG: "init/config.yaml",
@@ -197,7 +197,7 @@ class Proposal:
 
 
 @contextlib.contextmanager
-def propose(project: Project, asked: Questions) -> Iterator[Proposal]:
+def propose(session: Session, asked: Questions) -> Iterator[Proposal]:
     """Let a model read the commit, and yield its proposal; nothing is written. Its questions are asked, and after answers it reads
     once more.
 
@@ -206,16 +206,16 @@ def propose(project: Project, asked: Questions) -> Iterator[Proposal]:
     Raises:
         EngineError: there is no model, or no answer of its that can be taken.
     """
-    commit = project.git.resolve("HEAD") or project.trusted.commit
+    commit = session.git.resolve("HEAD") or session.project.trusted.commit
     with contextlib.ExitStack() as stack:
-        found: Discovered = stack.enter_context(scaffold.discovered(project, commit, asked.answers()))
+        found: Discovered = stack.enter_context(scaffold.discovered(session, commit, asked.answers()))
         before, usd = len(asked.said), found.usd
         for text in found.questions:
             asked.ask(text)
         if len(asked.said) > before:
-            found = stack.enter_context(scaffold.discovered(project, commit, asked.answers()))
+            found = stack.enter_context(scaffold.discovered(session, commit, asked.answers()))
             usd += found.usd
-        top, files = _top(project.git), []
+        top, files = _top(session.git), []
         for name, run in found.commands.items():
             path, data = scaffold.hook(name), scaffold.script(name, run, "as a model proposed it")
             here = _here(top, path)

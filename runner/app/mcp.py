@@ -23,7 +23,7 @@ from runner.lines import with_ends
 from runner.protocol import config, ids, paths, plans, strict_yaml
 from runner.protocol.ids import digest
 from runner.store import lookup, snapshot
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.tools import servers
 from runner.tools.servers import ASKS
 
@@ -42,7 +42,7 @@ class Pinned:
     line: str | None
 
 
-def pin(project: Project, name: str) -> Pinned:
+def pin(session: Session, name: str) -> Pinned:
     """Ask a server for its list, and write it and its digest into the checkout, where a person commits them.
 
     The entry is that of the checkout's config.yaml, the program that of its last commit.
@@ -50,10 +50,10 @@ def pin(project: Project, name: str) -> Pinned:
     Raises:
         UsageError: there is no checkout, or no such entry. ToolModuleError: the server does not start, or has no list.
     """
-    top = project.git.top
+    top = session.git.top
     if top is None:
         raise UsageError(
-            "a digest is written into a checkout, and there is none here", str(project.git.at), "run it in a checkout"
+            "a digest is written into a checkout, and there is none here", str(session.git.at), "run it in a checkout"
         )
     at = top / paths.CONFIG
     found = config.parse(at.read_bytes() if at.is_file() else None, paths.CONFIG)
@@ -62,9 +62,9 @@ def pin(project: Project, name: str) -> Pinned:
         raise UsageError(
             f"there is no MCP server `{name}`; there is {known}", f"{at}, mcp", "docs/mcp.md shows an entry"
         )
-    commit = project.git.resolve("HEAD") or project.trusted.commit
-    with by_hand.space_for(project, _NO_PROTOCOL) as space:
-        workspace = WorkspaceSession.open(project, _NO_PROTOCOL, None, space)
+    commit = session.git.resolve("HEAD") or session.project.trusted.commit
+    with by_hand.space_for(session.project, _NO_PROTOCOL) as space:
+        workspace = WorkspaceSession.open(session, _NO_PROTOCOL, None, space)
         workspace.prepare(commit)
         connection = toolbox.connection_to(
             workspace, name, found.mcp[name], lambda question: None, workspace.export(commit)
@@ -137,20 +137,20 @@ def propose_plan(project: Project, title: str, files: Mapping[str, str]) -> str:
     return f"runner new --plan {shlex.quote(str(folder))}"
 
 
-def propose_edit(project: Project, protocol: str, file: str, text: str) -> str:
+def propose_edit(session: Session, protocol: str, file: str, text: str) -> str:
     """Keep an edit of a plan file as a patch; return what a person types to have it in their worktree.
 
     Raises:
         UsageError: it is no plan file, or there is no worktree. MalformedFileError: the plan would not be valid.
     """
-    name = load.find_protocol(project, protocol)
+    name = load.find_protocol(session, protocol)
     if not paths.is_plan_file(file):
         raise UsageError(f"`{file}` is no plan file", name, f"give {paths.PLAN}, {paths.CONTEXT} or a step file's name")
-    seen = load.view(project, name)
-    before = snapshot.plan_files(project.git, seen)
+    seen = load.view(session, name)
+    before = snapshot.plan_files(session.git, seen)
     new = text if text.endswith("\n") else f"{text}\n"
     after = {**before, file: new.encode("utf-8", "surrogateescape")}
-    plans.refuse_unsupported(plans.parse(after, "the proposal", project.config.checks), "the proposal")
+    plans.refuse_unsupported(plans.parse(after, "the proposal", session.project.config.checks), "the proposal")
     old = strict_yaml.decode(before[file], file) if file in before else ""
     path = f"{paths.folder(name)}/{file}"
     lines = difflib.unified_diff(
@@ -162,32 +162,32 @@ def propose_edit(project: Project, protocol: str, file: str, text: str) -> str:
     patch = "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
     if not patch:
         raise RefusedError("nothing would change", path, "give the whole new text of the file")
-    trees = project.git.checked_out(project.branch(name))
+    trees = session.git.checked_out(session.project.branch(name))
     if not trees:
         raise UsageError(f"{name} has no worktree", path, f"a person can type `runner edit {steer.number(name)}`")
-    at = project.dirs.beside / "proposals" / f"{name}-{digest(patch.encode())[7:13]}.patch"
+    at = session.dirs.beside / "proposals" / f"{name}-{digest(patch.encode())[7:13]}.patch"
     at.parent.mkdir(parents=True, exist_ok=True)
     at.write_text(patch)
     return f"git -C {shlex.quote(str(trees[0].path))} apply {shlex.quote(str(at))}"
 
 
-def answer(project: Project, protocol: str, which: str | None, text: str) -> str:
+def answer(session: Session, protocol: str, which: str | None, text: str) -> str:
     """Answer a model's question, and record through which program it came; return the recorded text.
 
     Raises:
         RefusedError: it is a person's: a human step, an unknown effect, a held call, an approval, or what an MCP server asks.
     """
-    name = load.find_protocol(project, protocol)
-    state = load.view(project, name).state
+    name = load.find_protocol(session, protocol)
+    state = load.view(session, name).state
     waits = [wait for wait in state.waiting if which in (None, wait.id, wait.subject)]
     questions = [wait for wait in waits if wait.kind == "question" and not wait.text.startswith(ASKS)]
     if len(questions) != 1 or len(waits) != 1:
         there = "; ".join(f"{wait.id} ({wait.kind})" for wait in waits) or "nothing"
-        typed = lookup.typed(project, name)
+        typed = lookup.typed(session.project, name)
         hint = f"name the question by its id; a person types `runner status {typed}` for the rest"
         raise RefusedError(f"only a model's question is answered here, one at a time; {there} waits", name, hint)
-    before, project.speaker = project.speaker, f"{THROUGH}/{project.actor()}"
+    before, session.speaker = session.speaker, f"{THROUGH}/{session.actor()}"
     try:
-        return steer.answer(project, name, questions[0].id, text).said
+        return steer.answer(session, name, questions[0].id, text).said
     finally:
-        project.speaker = before
+        session.speaker = before

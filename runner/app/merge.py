@@ -20,7 +20,7 @@ from runner.lines import counted, few, is_harmless
 from runner.protocol import ids, log, paths
 from runner.protocol.state import State, Status, phrased
 from runner.store import history, protocol_worktree, publishing, record, transaction, worktree
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.store.snapshot import Snapshot
 from runner.trust import permit
 from runner.trust.transitions import commit_of
@@ -60,7 +60,7 @@ class Merged:
     pushed: tuple[str, ...] = ()
 
 
-def merge(project: Project, protocol: str, wanted: Wanted | None = None) -> Merged:
+def merge(session: Session, protocol: str, wanted: Wanted | None = None) -> Merged:
     """Merge the branch of a completed protocol into its base, in this clone, and update the worktrees of the base.
 
     Raises:
@@ -70,36 +70,36 @@ def merge(project: Project, protocol: str, wanted: Wanted | None = None) -> Merg
         UnreachableError: the policy requires an approval, and the remote, which has the current approvers, does not answer.
         InTheWayError: uncommitted files of a person would be overwritten.
     """
-    git, wanted = project.git, wanted or Wanted()
-    squash = project.config.merge.as_ == "squash" if wanted.squash is None else wanted.squash
-    with load.at_work(project, protocol):
-        seen = load.view(project, protocol)
+    git, wanted = session.git, wanted or Wanted()
+    squash = session.project.config.merge.as_ == "squash" if wanted.squash is None else wanted.squash
+    with load.at_work(session, protocol):
+        seen = load.view(session, protocol)
         for _ in range(RACES):
             branch = f"refs/heads/{seen.state.base}"
-            transaction.settle(git, project.dirs, project.env, branch)  # a merge that was interrupted may have moved it
+            transaction.settle(git, session.dirs, session.env, branch)  # a merge that was interrupted may have moved it
             here = git.ref(branch)
             # A base that was never checked out here, or is behind, is merged as the remote has it, so that it can be pushed.
             base = None if ids.OID.fullmatch(seen.state.base) else protocol_worktree.tip_of(git, seen.state.base)
-            _refuse_unready(project, seen.state)
+            _refuse_unready(session.project, seen.state)
             if base is not None and git.is_ancestor(seen.tip, base):
                 return _already(git, seen, base)
-            if base is None or (project.has_requests and not wanted.local):
-                raise _elsewhere(project, seen.state)
-            if project.config.merge.base == "up-to-date":
-                _refuse_behind(project, seen, base)
-            _refuse_unapproved(project, seen)
+            if base is None or (session.project.has_requests and not wanted.local):
+                raise _elsewhere(session.project, seen.state)
+            if session.project.config.merge.base == "up-to-date":
+                _refuse_behind(session.project, seen, base)
+            _refuse_unapproved(session, seen)
             tree, conflicts = git.merge_trees(base, seen.tip)
             if tree is None:
-                raise _conflict(project, protocol, seen.state.base, conflicts)
+                raise _conflict(session.project, protocol, seen.state.base, conflicts)
             there = commit_of(git, base)
             if tree == there.tree and record.is_merged(git, protocol, seen.tip, base):  # squashed, or picked
                 return _already(git, seen, base)
             if not wanted.leave:
-                _refuse_uncommitted(project, protocol)
+                _refuse_uncommitted(session.project, protocol)
             if wanted.message is not None and not wanted.message.strip():
                 raise UsageError("the message is empty", "-m", "write one, or leave -m out")
             text = wanted.message or _message(seen, squash=squash)
-            if project.config.merge.assisted_by:
+            if session.project.config.merge.assisted_by:
                 text = _with_trailers(text, _assistants(git, seen))
             own = f"{paths.folder(protocol)}/"
             made = Merged(
@@ -110,15 +110,15 @@ def merge(project: Project, protocol: str, wanted: Wanted | None = None) -> Merg
                 text,
                 1 if squash else 1 + int(git.text("rev-list", "--count", seen.tip, f"^{base}")),
                 tuple(sorted(path for path in git.changed(base, tree) if not path.startswith(own))),
-                _to_push(project, seen),
+                _to_push(session.project, seen),
             )
             if wanted.dry_run:
                 return made
             parents = (base,) if squash else (base, seen.tip)
-            new = git.person_commit(tree, parents, project.person(), f"{text}\n".encode())
+            new = git.person_commit(tree, parents, session.person(), f"{text}\n".encode())
             try:
                 update = transaction.RefUpdate(branch, here, new, f"runner: merge {protocol}")
-                transaction.publish(git, project.dirs, project.env, update)
+                transaction.publish(git, session.dirs, session.env, update)
             except ConflictError:
                 continue
             return dataclasses.replace(made, commit=new)
@@ -214,14 +214,14 @@ def _refuse_behind(project: Project, seen: Snapshot, base: str) -> None:
     )
 
 
-def _refuse_unapproved(project: Project, seen: Snapshot) -> None:
+def _refuse_unapproved(session: Session, seen: Snapshot) -> None:
     """Refuse a merge that lacks an approval that the policy requires, or that an approver rejected."""
-    if permissions.trusted_config(project).policy is None:
+    if permissions.trusted_config(session.project).policy is None:
         return
-    if permissions.trusted_config(project).requires("merge"):
-        publishing.look_again(project, seen.protocol)
-    found = permissions.trusted_config(project)
-    view = permissions.view_of(project, seen, None, seen.state)
+    if permissions.trusted_config(session.project).requires("merge"):
+        publishing.look_again(session, seen.protocol)
+    found = permissions.trusted_config(session.project)
+    view = permissions.view_of(session.project, seen, None, seen.state)
     standing = permit.merge_status(view)
     if not (standing.rejected or (found.requires("merge") and standing.missing)):
         return

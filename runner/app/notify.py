@@ -30,7 +30,7 @@ from runner.protocol.plans import seconds_of
 from runner.protocol.state import read_json
 from runner.store import locks, lookup, record
 from runner.store.environment import write_atomically
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.trust import policy
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Ways:
         return cls(command, mail, smtp, webhooks) if command or mail or webhooks else None
 
 
-def tell(project: Project, tips: Mapping[str, str]) -> float:
+def tell(session: Session, tips: Mapping[str, str]) -> float:
     """Tell people of the protocols (id to tip) that wait for a person now, or still wait when a reminder is due.
 
     Of two processes that see the same wait, the first reports it: the other waits for its turn.
@@ -74,25 +74,25 @@ def tell(project: Project, tips: Mapping[str, str]) -> float:
     Returns in how many seconds it should be called again although nothing changed. An error is printed, and stops nothing.
     """
     try:
-        ways = Ways.of(project)
+        ways = Ways.of(session.project)
         if ways is None:
             return math.inf
-        with locks.hold(project.dirs.beside / "notified.lock", project.env, what="notifying", wait=PATIENCE):
-            return _tell(project, ways, tips)
+        with locks.hold(session.dirs.beside / "notified.lock", session.env, what="notifying", wait=PATIENCE):
+            return _tell(session, ways, tips)
     except (RunnerError, OSError) as error:
-        project.env.say(f"nobody was notified: {error.what if isinstance(error, RunnerError) else error}")
+        session.env.say(f"nobody was notified: {error.what if isinstance(error, RunnerError) else error}")
         return AGAIN
 
 
-def _tell(project: Project, ways: Ways, tips: Mapping[str, str]) -> float:
-    now, notify = project.env.now(), project.config.notify
+def _tell(session: Session, ways: Ways, tips: Mapping[str, str]) -> float:
+    now, project, notify = session.env.now(), session.project, session.project.config.notify
     after = float(seconds_of(notify.after)) if notify.after else math.inf
-    path = project.dirs.beside / "notified"
+    path = session.dirs.beside / "notified"
     known = read_json(path.read_bytes()) if path.is_file() else None
     sent = known if isinstance(known, dict) else {}
     before = dict(sent)
     new, old, again = dict[str, str](), dict[str, str](), math.inf
-    for row in record.rows(project.git, tips):
+    for row in record.rows(session.git, tips):
         protocol = str(row["protocol"])
         key = _key(row)
         if not key:
@@ -115,8 +115,8 @@ def _tell(project: Project, ways: Ways, tips: Mapping[str, str]) -> float:
             _keep(project, sent)
         return again
     people = _people(project)
-    lines = [_line(project, protocol, tips[protocol]) for protocol in new.keys() - old.keys()]
-    reminders = [f"reminder: {_line(project, protocol, tips[protocol])}{people[0]}" for protocol in old]
+    lines = [_line(session, protocol, tips[protocol]) for protocol in new.keys() - old.keys()]
+    reminders = [f"reminder: {_line(session, protocol, tips[protocol])}{people[0]}" for protocol in old]
     if _send(project, ways, sorted(lines), sorted(reminders), people[1]):
         _keep(project, sent)
         return again
@@ -146,11 +146,11 @@ def _since(row: Row, now: float) -> float:
     return now
 
 
-def _line(project: Project, protocol: str, tip: str) -> str:
+def _line(session: Session, protocol: str, tip: str) -> str:
     """Return who is waited for and what to type."""
-    row = record.row(project.git, protocol, tip)
+    row = record.row(session.git, protocol, tip)
     try:
-        found = describe.describe(project, row, tip, lookup.typed(project, protocol))
+        found = describe.describe(session, row, tip, lookup.typed(session.project, protocol))
         then = found.next.shown("runner") or f"runner show {protocol}"
         return _plain(f"{protocol} {found.word} {found.reason}; {then}")
     except RunnerError as error:

@@ -15,7 +15,7 @@ from runner.protocol import approval_file
 from runner.protocol.approval_file import Form
 from runner.protocol.state import OF_WORK, Wait
 from runner.store import snapshot
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.trust import approval, signature, signers
 from runner.trust.approval import ApprovalStatus
 from runner.trust.manifest import Subject
@@ -38,10 +38,10 @@ class Unrecorded:
 class Pending:
     """The approvals of a protocol at the commit `tip` that no transition has recorded. `name`: the protocol's, in commands."""
 
-    def __init__(self, project: Project, protocol: str, tip: str, name: str) -> None:
-        seen = snapshot.read(project.git, tip, protocol)
-        self._project, self._name, self._state = project, name, seen.state
-        self._view: View = permissions.view_of(project, seen, advance.consider(project, seen)[0], seen.state)
+    def __init__(self, session: Session, protocol: str, tip: str, name: str) -> None:
+        seen = snapshot.read(session.git, tip, protocol)
+        self._session, self._name, self._state = session, name, seen.state
+        self._view: View = permissions.view_of(session.project, seen, advance.consider(session, seen)[0], seen.state)
         self._trusted = self._view.trusted
 
     def unrecorded(self) -> list[Unrecorded]:
@@ -77,7 +77,7 @@ class Pending:
                 f"or change `own_work` in {trusted.where}"
             )
         left = sorted(wanted - authors - given)
-        if (me := _me(self._project, trusted)) in left:
+        if (me := _me(self._session, trusted)) in left:
             return self._unsigned(status.requirement, me)
         unable = {one: why for one in left if (why := self._why_unable(status.requirement, one)) is not None}
         if left and len(unable) == len(left):
@@ -93,7 +93,7 @@ class Pending:
         if trusted.policy is None or (needed.reviews and any(me in of for of in trusted.policy.content.forge.values())):
             return ""
         try:
-            listed(self._project, trusted, signature.signing_key(self._project.git), me)
+            listed(self._session.project, trusted, signature.signing_key(self._session.git), me)
         except RunnerError as error:
             return f"{error.hint}, then runner approve {self._name}"
         return ""
@@ -157,7 +157,7 @@ class Pending:
 
     def _authors(self, subject: Subject) -> tuple[str, set[str]]:
         """Return (a commit that is not signed as the policy asks, or empty; who wrote the subject and may not approve it)."""
-        trusted, git, view = self._trusted, self._project.git, self._view
+        trusted, git, view = self._trusted, self._session.git, self._view
         authors: set[str] = set()
         for commit in view.authors(subject) if trusted.own_work != "allow" else ():
             if trusted.own_work == "signed" and not trusted.vouches_for(git, commit, view.at):
@@ -176,10 +176,10 @@ class Pending:
 
     def _withdrawn(self, status: ApprovalStatus) -> str:
         """Return what ends a rejection; empty if it is only the person's here, who can approve instead."""
-        me, subject = _me(self._project, self._trusted), status.requirement.subject
+        me, subject = _me(self._session, self._trusted), status.requirement.subject
         unsigned, authors = self._authors(subject)
         others = sorted({word.approver for word in status.rejected} - {me})
-        instead = after_rejection(self._project.git, self._state.protocol, self._view.tip, subject, self._name)
+        instead = after_rejection(self._session.git, self._state.protocol, self._view.tip, subject, self._name)
         if not others and (unsigned or me in authors):  # their approval would not count
             return f"runner revoke {self._name}{f', or {instead}' if instead else ''}"
         if not others:
@@ -207,11 +207,11 @@ def missing(stands: ApprovalStatus) -> str:
     return stands.missing
 
 
-def _me(project: Project, found: TrustedConfig) -> str:
+def _me(session: Session, found: TrustedConfig) -> str:
     """Return whose approval the person's here would be: by their key, else by their address."""
-    email = project.person().email.lower()
+    email = session.person().email.lower()
     try:
-        return listed(project, found, signature.signing_key(project.git), email)
+        return listed(session.project, found, signature.signing_key(session.git), email)
     except RunnerError:
         return email
 

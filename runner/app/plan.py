@@ -19,7 +19,7 @@ from runner.git import BLOB, TreeEntry
 from runner.protocol import ids, model_answers, paths, plans, strict_yaml, workflow
 from runner.protocol.state import ENDED
 from runner.store import history, record, snapshot
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.store.snapshot import Snapshot
 
 
@@ -41,7 +41,7 @@ class Proposal:
 
 @contextlib.contextmanager
 def propose(
-    project: Project, protocol: str, wish: str = "", *, questions: bool = True, split: str | None = None
+    session: Session, protocol: str, wish: str = "", *, questions: bool = True, split: str | None = None
 ) -> Iterator[Proposal]:
     """Have the pending steps planned anew, and give what comes of it; nothing is changed. `wish`: what should be different.
 
@@ -51,14 +51,14 @@ def propose(
         RefusedError: nothing is pending, or not that step. HeldError: a step is at work. InTheWayError: words that are not committed.
         WaitingError: the model has questions and nobody is here. EngineError: there is no plan.
     """
-    project.refuse_unsupported()
-    project.person()
-    with load.at_work(project, protocol):
-        seen = load.view(project, protocol)
+    session.project.refuse_unsupported()
+    session.person()
+    with load.at_work(session, protocol):
+        seen = load.view(session, protocol)
         refuse_ended(seen.state, "replan")
         refuse_unplanned(seen.state, "replan")
-        _refuse_unsaved(project, protocol)
-        plan, _, state, _ = advance.consider(project, seen)
+        _refuse_unsaved(session.project, protocol)
+        plan, _, state, _ = advance.consider(session, seen)
         assert plan is not None
     again = planning.pending(plan, state)
     if not again:
@@ -67,7 +67,7 @@ def propose(
             paths.folder(protocol),
             f"write a step file of your own, or `runner edit {number(protocol)}`",
         )
-    before = snapshot.plan_files(project.git, seen)
+    before = snapshot.plan_files(session.git, seen)
     if split is not None:
         step = plan.step(load.find_step(state, split))
         if step is None or step.slug not in again or step.header.kind is not plans.Kind.AGENT:
@@ -76,7 +76,7 @@ def propose(
                 paths.folder(protocol),
                 f"`runner show {number(protocol)}` lists the steps",
             )
-        task = planning.task_again(project, wish, plan, before, state, seen.tip, step)
+        task = planning.task_again(session.project, wish, plan, before, state, seen.tip, step)
         make: planning.Make = functools.partial(planning.split, step=step, plan=plan, before=before)
         base = planning.Base(seen.tip, phase="decompose")
     else:
@@ -86,11 +86,11 @@ def propose(
             if name not in {step.file for step in plan.steps if step.slug in again}
         }
         first = 1 + max((step.number for step in plan.steps if step.slug not in again), default=0)
-        task = planning.task_again(project, wish, plan, before, state, seen.tip)
+        task = planning.task_again(session.project, wish, plan, before, state, seen.tip)
         replaced = {step.slug: (step, before[step.file]) for step in plan.steps if step.slug in again}
         make = lambda draft: {**kept, **model_answers.step_files(draft.steps, first, replaced)}  # noqa: E731
         base = planning.Base(seen.tip)
-    with planning.written(project, task, make, questions=questions, of=(seen, plan, state), base=base) as told:
+    with planning.written(session, task, make, questions=questions, of=(seen, plan, state), base=base) as told:
         assert isinstance(told, planning.Written)  # its questions do not wait
         usd = told.spent.get("usd", "0")
         yield Proposal(protocol, seen, before, told.files, told.transcript, usd if usd != "0" else "")
@@ -130,17 +130,17 @@ def tree_of(project: Project, proposal: Proposal, files: Mapping[str, bytes], se
     return git.edited(seen.tree, changes)
 
 
-def take(project: Project, proposal: Proposal, files: Mapping[str, bytes]) -> str:
+def take(session: Session, proposal: Proposal, files: Mapping[str, bytes]) -> str:
     """Commit the files on the branch, as the person; return the commit. What the model said is filed in the history.
 
     Raises:
         InTheWayError: the plan changed, or a step advanced, meanwhile. MalformedFileError: as `check`.
     """
-    git, protocol = project.git, proposal.protocol
+    git, protocol = session.git, proposal.protocol
     check(files)
 
     def make(seen: Snapshot) -> advance.Commit:
-        _refuse_unsaved(project, protocol)
+        _refuse_unsaved(session.project, protocol)
         if snapshot.plan_files(git, seen) != proposal.before or seen.state.steps != proposal.seen.state.steps:
             raise InTheWayError(
                 "the plan changed or a step advanced meanwhile",
@@ -148,13 +148,13 @@ def take(project: Project, proposal: Proposal, files: Mapping[str, bytes]) -> st
                 f"run `runner plan {number(protocol)}` again",
             )
         message = f"{protocol}: plan anew\n".encode()
-        tree = tree_of(project, proposal, files, seen)
-        new = git.person_commit(tree, (seen.tip,), project.person(), message)
+        tree = tree_of(session.project, proposal, files, seen)
+        new = git.person_commit(tree, (seen.tip,), session.person(), message)
         said = {history.next_plan(git, protocol): proposal.transcript}
-        return advance.Commit(new, history.add(git, protocol, said, new, project.runner()))
+        return advance.Commit(new, history.add(git, protocol, said, new, session.project.runner()))
 
-    with load.at_work(project, protocol):
-        return advance.put(project, protocol, "runner: plan", make)
+    with load.at_work(session, protocol):
+        return advance.put(session, protocol, "runner: plan", make)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,14 +173,14 @@ class Draft:
         return f"{paths.folder(self.protocol)}/{self.name}"
 
 
-def draft(project: Project, protocol: str, what: str | None) -> Draft:
+def draft(session: Session, protocol: str, what: str | None) -> Draft:
     """Return the file to be edited: plan.md, a step's (by slug, `02-deploy` or file name), or context.md for `context`.
 
     Raises:
         UsageError: there is no such step. RefusedError: the protocol has ended, or its plan is still asked about.
         InTheWayError: the file has changes in a worktree that are not committed.
     """
-    seen = load.view(project, protocol)
+    seen = load.view(session, protocol)
     refuse_ended(seen.state, "edit")
     refuse_unplanned(seen.state, "edit")
     name, finished = what or paths.PLAN, False
@@ -195,9 +195,9 @@ def draft(project: Project, protocol: str, what: str | None) -> Draft:
             known = seen.state.steps.get(slug)
             finished = known is not None and known.status in ENDED
     entry = seen.files.get(name)
-    made = Draft(protocol, name, entry, (project.git.blob(entry.oid) or b"") if entry else b"", finished)
-    for tree in project.git.checked_out(project.branch(protocol)):
-        if name in record.unsaved(project.git, tree, protocol):
+    made = Draft(protocol, name, entry, (session.git.blob(entry.oid) or b"") if entry else b"", finished)
+    for tree in session.git.checked_out(session.project.branch(protocol)):
+        if name in record.unsaved(session.git, tree, protocol):
             raise InTheWayError(
                 f"{name} has changes that are not committed",
                 str(tree.path / made.path),
@@ -206,44 +206,44 @@ def draft(project: Project, protocol: str, what: str | None) -> Draft:
     return made
 
 
-def check_draft(project: Project, draft: Draft, data: bytes, tip: str | None = None) -> None:
+def check_draft(session: Session, draft: Draft, data: bytes, tip: str | None = None) -> None:
     """Say whether the draft makes a plan that can be carried out.
 
     Raises:
         MalformedFileError: it does not; with the line. UnsupportedError: it asks for what this version does not do.
     """
-    seen = snapshot.read(project.git, tip or load.view(project, draft.protocol).tip, draft.protocol)
+    seen = snapshot.read(session.git, tip or load.view(session, draft.protocol).tip, draft.protocol)
     folder = paths.folder(draft.protocol)
-    plans.refuse_unsupported(plans.parse({**snapshot.plan_files(project.git, seen), draft.name: data}, folder), folder)
+    plans.refuse_unsupported(plans.parse({**snapshot.plan_files(session.git, seen), draft.name: data}, folder), folder)
 
 
-def commit_draft(project: Project, draft: Draft, data: bytes) -> str:
+def commit_draft(session: Session, draft: Draft, data: bytes) -> str:
     """Commit the draft on the branch, that one file, as the person; return the commit. Worktrees follow.
 
     Raises:
         InTheWayError: the file changed meanwhile. MalformedFileError: as `check`.
     """
-    git = project.git
+    git = session.git
 
     def make(seen: Snapshot) -> advance.Commit:
         if seen.files.get(draft.name) != draft.entry:
             raise InTheWayError(
                 f"{draft.name} changed on the branch meanwhile", seen.where, "put your changes into the new version"
             )
-        check_draft(project, draft, data, seen.tip)
+        check_draft(session, draft, data, seen.tip)
         mode = draft.entry.mode if draft.entry else BLOB
         tree = git.edited(seen.tree, {draft.path: TreeEntry(mode, git.write("blob", data))})
         message = f"{draft.protocol}: edit {draft.name}\n".encode()
-        return advance.Commit(git.person_commit(tree, (seen.tip,), project.person(), message))
+        return advance.Commit(git.person_commit(tree, (seen.tip,), session.person(), message))
 
-    return advance.put(project, draft.protocol, "runner: edit", make)
+    return advance.put(session, draft.protocol, "runner: edit", make)
 
 
 # --- steps, added, moved and removed ----------------------------------------------------------------------------------------
 
 
 def add_step(
-    project: Project, protocol: str, title: str, after: str | None, *, kind: str | None = None, run: str = ""
+    session: Session, protocol: str, title: str, after: str | None, *, kind: str | None = None, run: str = ""
 ) -> tuple[str, str]:
     """Add a step after another one, by default as the last; return (the person's commit, the new file's name).
 
@@ -268,11 +268,11 @@ def add_step(
         files[made] = f"---\n{head}---\n{title}\n".encode()
         return made
 
-    commit, _, name = _rearranged(project, protocol, "add", change)
+    commit, _, name = _rearranged(session, protocol, "add", change)
     return commit, name
 
 
-def move_step(project: Project, protocol: str, step: str, after: str) -> tuple[str, str]:
+def move_step(session: Session, protocol: str, step: str, after: str) -> tuple[str, str]:
     """Move a step behind another one; `after`: that one, or `plan` for the first place. Return as `add_step`."""
 
     def change(steps: _Steps) -> str:
@@ -284,13 +284,13 @@ def move_step(project: Project, protocol: str, step: str, after: str) -> tuple[s
         steps.numbers[moved] = 0  # it gets the number of its place
         return moved
 
-    commit, _, name = _rearranged(project, protocol, "move", change)
+    commit, _, name = _rearranged(session, protocol, "move", change)
     return commit, name
 
 
-def remove_step(project: Project, protocol: str, step: str, verb: str = "remove") -> tuple[str, str]:
+def remove_step(session: Session, protocol: str, step: str, verb: str = "remove") -> tuple[str, str]:
     """Remove a step that is not done; return as `add_step`. `verb`: what the commit's subject calls it."""
-    seen = load.view(project, protocol)
+    seen = load.view(session, protocol)
 
     def change(steps: _Steps) -> str:
         gone = steps.find(step)
@@ -304,7 +304,7 @@ def remove_step(project: Project, protocol: str, step: str, verb: str = "remove"
         steps.order.remove(gone)
         return gone
 
-    return _rearranged(project, protocol, verb, change)[:2]
+    return _rearranged(session, protocol, verb, change)[:2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,20 +332,20 @@ class _Steps:
         return 0 if after == "plan" else self.order.index(self.find(after)) + 1
 
 
-def _rearranged(project: Project, protocol: str, verb: str, change: Callable[[_Steps], str]) -> tuple[str, str, str]:
+def _rearranged(session: Session, protocol: str, verb: str, change: Callable[[_Steps], str]) -> tuple[str, str, str]:
     """Commit, as the person, the plan with its steps changed; return the commit, and slug and file of the step that `change` returns;
     no file of one that is gone. `verb`: what the commit's subject says of it.
 
     A step keeps its number where that still is its place.
     """
-    git, folder = project.git, paths.folder(protocol)
+    git, folder = session.git, paths.folder(protocol)
     slug, names = "", dict[str, str]()
 
     def make(seen: Snapshot) -> advance.Commit:
         nonlocal slug
         refuse_ended(seen.state, "edit")
         refuse_unplanned(seen.state, "edit")
-        _refuse_unsaved(project, protocol)
+        _refuse_unsaved(session.project, protocol)
         words = snapshot.plan_files(git, seen)
         places = plans.names(words, folder)
         numbers = {slug: number for slug, (number, _) in sorted(places.items(), key=lambda item: item[1])}
@@ -358,13 +358,13 @@ def _rearranged(project: Project, protocol: str, verb: str, change: Callable[[_S
             names[one] = f"{last:02d}-{one}.md"
         made = {name: data for name, data in words.items() if name in (paths.PLAN, paths.CONTEXT)}
         made |= {names[one]: steps.files[one] for one in steps.order}
-        plans.refuse_unsupported(plans.parse(made, folder, project.config.checks), folder)
+        plans.refuse_unsupported(plans.parse(made, folder, session.project.config.checks), folder)
         entries: dict[str, TreeEntry | None] = {f"{folder}/{name}": None for name in words if name not in made}
         for name, data in made.items():
             if words.get(name) != data:
                 entries[f"{folder}/{name}"] = TreeEntry(BLOB, git.write("blob", data))
         tree = git.edited(seen.tree, entries)
         message = f"{protocol}: {verb} {slug}\n".encode()
-        return advance.Commit(git.person_commit(tree, (seen.tip,), project.person(), message))
+        return advance.Commit(git.person_commit(tree, (seen.tip,), session.person(), message))
 
-    return advance.put(project, protocol, "runner: edit", make), slug, names.get(slug, "")
+    return advance.put(session, protocol, "runner: edit", make), slug, names.get(slug, "")

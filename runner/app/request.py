@@ -37,7 +37,7 @@ from runner.protocol import decision, ids, log, paths
 from runner.protocol import events as ev
 from runner.protocol.state import Status, StepStatus, plain
 from runner.store import lookup, record, trusted
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.store.snapshot import Snapshot
 from runner.trust import permit, requirements
 from runner.trust.manifest import is_code
@@ -132,28 +132,28 @@ def available(project: Project) -> Forge | None:
         return None
 
 
-def post_quietly(project: Project, forge: Forge | None, protocol: str) -> None:
+def post_quietly(session: Session, forge: Forge | None, protocol: str) -> None:
     """Post a transition that was just published, and print the request's address, or why posting failed."""
     if forge is None:
         return
     try:
-        posted = post(project, forge, protocol)
+        posted = post(session, forge, protocol)
         if posted is not None and not posted.ended:
-            project.env.say(f"  request       {posted.request.url}")
+            session.env.say(f"  request       {posted.request.url}")
     except ForgeError as error:
-        project.env.say(f"posting to the forge failed: {error.what}; `runner sync {protocol}` does it later")
+        session.env.say(f"posting to the forge failed: {error.what}; `runner sync {protocol}` does it later")
 
 
-def post_published(project: Project, protocol: str) -> None:
+def post_published(session: Session, protocol: str) -> None:
     """Post a person's change of a protocol where the remote has it, and print the request's address, or why posting failed."""
-    if project.config.forge is not None and _is_there(project, protocol):
-        post_quietly(project, available(project), protocol)
+    if session.project.config.forge is not None and _is_there(session, protocol):
+        post_quietly(session, available(session.project), protocol)
 
 
 # --- posting ---------------------------------------------------------------------------------------------------------------
 
 
-def post(project: Project, forge: Forge, protocol: str, news: Fetched | None = None) -> Posted | None:
+def post(session: Session, forge: Forge, protocol: str, news: Fetched | None = None) -> Posted | None:
     """Update the request, its comment and the statuses to the protocol's status; None where its tip is not on the remote.
 
     A request that a person closed or merged is left unchanged, and no other is opened.
@@ -161,29 +161,29 @@ def post(project: Project, forge: Forge, protocol: str, news: Fetched | None = N
     Raises:
         ForgeError: the next call posts the rest.
     """
-    name = ids.branch_of(project.pattern, protocol)
-    tip = project.git.ref(project.branch(protocol))
-    if tip is None or not _is_there(project, protocol):
+    name = ids.branch_of(session.project.pattern, protocol)
+    tip = session.git.ref(session.project.branch(protocol))
+    if tip is None or not _is_there(session, protocol):
         return None
-    seen = load.view(project, protocol)
-    state, redactor = seen.state, Redactor(project.env.environ)
+    seen = load.view(session, protocol)
+    state, redactor = seen.state, Redactor(session.env.environ)
     there = forge.request_of(name, state.base)
     if there is not None and there.state is not RequestState.OPEN:
         return Posted(there, ended=True)
-    merge = _merge_missing(project, forge, seen)
-    words = record.prose(project.git.blob(seen.files[paths.PLAN].oid)) if paths.PLAN in seen.files else ""
-    found = describe.recorded(plain(state), lookup.typed(project, protocol))
-    shown = Page(state, found, _ways(project, seen), merge)
+    merge = _merge_missing(session, forge, seen)
+    words = record.prose(session.git.blob(seen.files[paths.PLAN].oid)) if paths.PLAN in seen.files else ""
+    found = describe.recorded(plain(state), lookup.typed(session.project, protocol))
+    shown = Page(state, found, _ways(session, seen), merge)
     text = redactor.text(page.body(shown, words))
     request = forge.propose(branch=name, base=state.base, title=redactor.text(page.title(state)), body=text)
-    read = (news.seen, news.answers) if news is not None else _last_read(project, forge, protocol, request.number)
+    read = (news.seen, news.answers) if news else _last_read(session.project, forge, protocol, request.number)
     comment = page.comment(shown, seen=read[0], said=read[1])
     forge.keep_comment(request.number, KEY, redactor.text(comment))
-    forge.report(tip, page.statuses(shown, wrong=verify_summary(project, protocol)), branch=name)
+    forge.report(tip, page.statuses(shown, wrong=verify_summary(session, protocol)), branch=name)
     # Last: it calls people, who should find the rest there; and it needs a right that the rest does not.
     if state.status is Status.COMPLETED and request.draft:
         request = forge.mark_ready(request.number)
-    elif state.status is not Status.COMPLETED and not request.draft and _was_completed(project, protocol, tip):
+    elif state.status is not Status.COMPLETED and not request.draft and _was_completed(session.project, protocol, tip):
         request = forge.mark_draft(request.number)
     return Posted(request)
 
@@ -193,16 +193,16 @@ def _was_completed(project: Project, protocol: str, tip: str) -> bool:
     return any(raw.event == "completed" for raw in record.events(project.git, protocol, tip))
 
 
-def _is_there(project: Project, protocol: str) -> bool:
+def _is_there(session: Session, protocol: str) -> bool:
     """Return whether the remote had this tip of the branch when it was last read."""
-    branch = project.branch(protocol)
-    return (tip := project.git.ref(branch)) is not None and project.above(branch) == tip
+    branch = session.project.branch(protocol)
+    return (tip := session.git.ref(branch)) is not None and session.above(branch) == tip
 
 
-def verify_summary(project: Project, protocol: str) -> str:
+def verify_summary(session: Session, protocol: str) -> str:
     """Return what `runner verify` finds, in a few words for the status `runner/verify`; empty where the record holds."""
     try:
-        report, code = verify.prove(project, protocol)
+        report, code = verify.prove(session, protocol)
     except RunnerError as error:
         return f"it cannot be verified: {error.what}"
     if code == InsufficientHistoryError.exit_code:
@@ -211,32 +211,32 @@ def verify_summary(project: Project, protocol: str) -> str:
     return f"{count}; `runner verify {protocol}` names them" if code else ""
 
 
-def _merge_missing(project: Project, forge: Forge, seen: Snapshot) -> str:
+def _merge_missing(session: Session, forge: Forge, seen: Snapshot) -> str:
     """Return whose approval of the merge is missing, where the policy requires one; before the last step all are."""
-    found = permissions.trusted_config(project)
+    found = permissions.trusted_config(session.project)
     if found.policy is None or not found.requires("merge"):
         return ""
     wanted = requirements.of_merge(found)
     if seen.state.status is not Status.COMPLETED:
         return wanted.who
-    view = permissions.view_of(project, seen, None, seen.state)
+    view = permissions.view_of(session.project, seen, None, seen.state)
     fetched = (
-        permissions.fetch_reviews(project, forge, view, wanted, None) if wanted.reviews else permissions.NO_REVIEWS
+        permissions.fetch_reviews(session, forge, view, wanted, None) if wanted.reviews else permissions.NO_REVIEWS
     )
     standing = permit.merge_status(view, fetched.approvals)
     against = [word.approver for word in standing.rejected] + list(fetched.objections)
     return f"{', '.join(against)}, who rejected" if against else standing.missing
 
 
-def _ways(project: Project, seen: Snapshot) -> dict[str, list[str]]:
+def _ways(session: Session, seen: Snapshot) -> dict[str, list[str]]:
     """Return how the policy lets each wait be approved: by a review, by a signature, or both."""
-    found = permissions.trusted_config(project)
+    found = permissions.trusted_config(session.project)
     if found.policy is None or seen.state.plan is None:
         return {}
     wanted: dict[str, requirements.ApprovalRequirement | None] = {page.MERGE: requirements.of_merge(found)}
     waits = [wait for wait in seen.state.waiting if wait.type.ended_by == "approval"]
     if waits:
-        view = permissions.view_of(project, seen, load.read_plan(project, seen), seen.state)
+        view = permissions.view_of(session.project, seen, load.read_plan(session, seen), seen.state)
         for wait in waits:
             subject = requirements.subject_of(view, wait)
             wanted[wait.id] = requirements.requirement_of(view, subject, wait.text)
@@ -250,7 +250,7 @@ def _ways(project: Project, seen: Snapshot) -> dict[str, list[str]]:
 # --- fetching ---------------------------------------------------------------------------------------------------------------
 
 
-def fetch(project: Project, forge: Forge, protocol: str) -> Fetched:
+def fetch(session: Session, forge: Forge, protocol: str) -> Fetched:
     """Record news from the forge: the request's end, commands, reviews, CI.
 
     Each is one transition, made once: the record has the ids of the comments whose commands were executed.
@@ -258,35 +258,35 @@ def fetch(project: Project, forge: Forge, protocol: str) -> Fetched:
     Raises:
         ForgeError: the next call records the rest.
     """
-    name = ids.branch_of(project.pattern, protocol)
-    request = forge.request_of(name, load.view(project, protocol).state.base)
+    name = ids.branch_of(session.project.pattern, protocol)
+    request = forge.request_of(name, load.view(session, protocol).state.base)
     if request is None:
         return Fetched(None)
-    _note_request(project, forge, protocol, request)
+    _note_request(session, forge, protocol, request)
     if request.state is not RequestState.OPEN:
         return Fetched(request)
-    seen, answers, steps = _commands(project, forge, protocol, request)
-    _record_approvals(project, forge, protocol)
-    return Fetched(request, answers, seen, steps, _ci(project, forge, protocol))
+    seen, answers, steps = _commands(session, forge, protocol, request)
+    _record_approvals(session, forge, protocol)
+    return Fetched(request, answers, seen, steps, _ci(session, forge, protocol))
 
 
-def is_merged(project: Project, protocol: str) -> bool:
+def is_merged(session: Session, protocol: str) -> bool:
     """Return whether the remote's base has the protocol's ended record. This is read from git and is no event, so that the record on
     the base stays equal to that of the branch."""
-    tip = project.git.ref(project.branch(protocol))
-    if tip is None or project.mirror is None:
+    tip = session.git.ref(session.project.branch(protocol))
+    if tip is None or session.mirror is None:
         return False
-    row = record.row(project.git, protocol, tip)
-    base = project.above(f"refs/heads/{row.get('base', '')}") if row["status"] in record.ENDED else None
-    return base is not None and record.is_merged(project.git, protocol, tip, base)
+    row = record.row(session.git, protocol, tip)
+    base = session.above(f"refs/heads/{row.get('base', '')}") if row["status"] in record.ENDED else None
+    return base is not None and record.is_merged(session.git, protocol, tip, base)
 
 
-def _note_request(project: Project, forge: Forge, protocol: str, request: Request) -> None:
+def _note_request(session: Session, forge: Forge, protocol: str, request: Request) -> None:
     """Record that people closed, reopened or merged the request, once each."""
     by = f"{request.ended_by.host}/{request.ended_by.id}" if request.ended_by else None
 
     def build(seen: Snapshot) -> Sequence[ev.Event]:
-        past = [raw for raw in record.events(project.git, seen.protocol, seen.tip) if raw.event == "request-changed"]
+        past = [raw for raw in record.events(session.git, seen.protocol, seen.tip) if raw.event == "request-changed"]
         before = (
             str(past[-1].fields.get("change")) if past and past[-1].fields.get("url") == log.cut(request.url) else ""
         )
@@ -300,7 +300,7 @@ def _note_request(project: Project, forge: Forge, protocol: str, request: Reques
             )
         ]
 
-    advance.tell(project, protocol, build)
+    advance.tell(session, protocol, build)
 
 
 def _last_read(
@@ -347,12 +347,12 @@ def _last_done(project: Project, forge: Forge, protocol: str) -> int:
 
 
 def _commands(
-    project: Project, forge: Forge, protocol: str, request: Request
+    session: Session, forge: Forge, protocol: str, request: Request
 ) -> tuple[int, tuple[str, ...], tuple[Comment, ...]]:
     """Execute the commands of people with write access, and of bots that the policy lists, each once; return the id of the last
     comment read, the answers, and the comments that ask for a step."""
     found = forge.comments(request.number)
-    seen, before = _last_read(project, forge, protocol, request.number, found)
+    seen, before = _last_read(session.project, forge, protocol, request.number, found)
     answers, steps, me = list(before), [], forge.me()
     for one in sorted(found, key=lambda each: each.id):
         if one.id <= seen or one.by == me:
@@ -362,15 +362,15 @@ def _commands(
         if match is None or one.edited:
             continue
         verb, rest = match[1], match[2].strip()
-        if why := _refused(project, forge, one.by, verb):
+        if why := _refused(session.project, forge, one.by, verb):
             answer = f"not done: {why}"
-        elif _is_done(project, protocol, one):
+        elif _is_done(session.project, protocol, one):
             answer = "done"
         elif verb == "step" and not rest:
             steps.append(one)
             continue
         else:
-            answer = _execute(project, protocol, verb, rest, _speaker(one))
+            answer = _execute(session, protocol, verb, rest, _speaker(one))
         answers.append(_answer(one, verb, answer))
     return seen, tuple(answers[-ANSWERS:]), tuple(steps)
 
@@ -389,23 +389,23 @@ def _refused(project: Project, forge: Forge, who: Identity, verb: str) -> str:
     return "a person answers" if verb == "answer" else ""
 
 
-def step(project: Project, forge: Forge, protocol: str, asked: Comment | None) -> str:
+def step(session: Session, forge: Forge, protocol: str, asked: Comment | None) -> str:
     """Advance by one transition, as the author of a comment or because CI is green; return the answer to the comment.
 
     Raises:
         ForgeError: the next call posts the rest.
     """
-    before, project.speaker = project.speaker, _speaker(asked) if asked else ""
+    before, session.speaker = session.speaker, _speaker(asked) if asked else ""
     try:
-        done = advance.step(project, protocol, adopt=False, forge=forge)
+        done = advance.step(session, protocol, adopt=False, forge=forge)
         answer = "a step was taken" if done.entries else "nothing can continue now"
     except ForgeError:
         raise
     except RunnerError as error:
-        project.env.say(f"{protocol}: {error.what}; {error.hint}")
+        session.env.say(f"{protocol}: {error.what}; {error.hint}")
         answer = f"not done: {_quoted(error.what)}"
     finally:
-        project.speaker = before
+        session.speaker = before
     return _answer(asked, "step", answer) if asked else ""
 
 
@@ -423,32 +423,32 @@ def _is_done(project: Project, protocol: str, one: Comment) -> bool:
     return tip is not None and any(raw.actor == _speaker(one) for raw in record.events(project.git, protocol, tip))
 
 
-def _execute(project: Project, protocol: str, verb: str, rest: str, speaker: str) -> str:
+def _execute(session: Session, protocol: str, verb: str, rest: str, speaker: str) -> str:
     """Execute one command as its author; return the answer."""
     if verb in ("approve", "reject"):
         return (
             f"a comment is no {'approval' if verb == 'approve' else 'rejection'}: give it in a review of this request, "
-            f"or sign it with `runner {verb} {lookup.typed(project, protocol)}`"
+            f"or sign it with `runner {verb} {lookup.typed(session.project, protocol)}`"
         )
     if verb not in page.COMMENTS or (rest and verb in ("resume", "step")):
         return f"not done: there are {', '.join(f'`/runner {one}`' for one in page.COMMENTS)}"
-    before, project.speaker = project.speaker, speaker
+    before, session.speaker = session.speaker, speaker
     try:
         match verb:
             case "pause":
-                done = steer.pause(project, protocol, rest or None)
+                done = steer.pause(session, protocol, rest or None)
             case "resume":
-                done = steer.resume(project, protocol)
+                done = steer.resume(session, protocol)
             case "retry":
-                done = steer.retry(project, protocol, step=rest or None)
+                done = steer.retry(session, protocol, step=rest or None)
             case _:
                 first, _, text = rest.partition(" ")
                 which = first if re.fullmatch(r"w[1-9][0-9]*", first) else None
-                done = steer.answer(project, protocol, which, text if which else rest)
+                done = steer.answer(session, protocol, which, text if which else rest)
     except RunnerError as error:
         return f"not done: {_quoted(error.what)}"
     finally:
-        project.speaker = before
+        session.speaker = before
     return _quoted(done.said)
 
 
@@ -456,34 +456,34 @@ def _quoted(text: str) -> str:
     return page.code(text if len(text) <= ANSWER_TEXT else f"{text[: ANSWER_TEXT - 1]}…")
 
 
-def _record_approvals(project: Project, forge: Forge, protocol: str) -> None:
+def _record_approvals(session: Session, forge: Forge, protocol: str) -> None:
     """Record the approvals, reviews among them, of the open waits."""
 
     def build(seen: Snapshot) -> Sequence[ev.Event]:
         state = seen.state
         if state.plan is None or state.status not in decision.ACTIVE:
             return []
-        plan, edit, after, _ = advance.consider(project, seen)
+        plan, edit, after, _ = advance.consider(session, seen)
         if plan is None or edit is not None:
             return []  # the next step picks the edit up first
-        return permissions.settle(project, seen, plan, after, project.env.timestamp(), forge)
+        return permissions.settle(session, seen, plan, after, session.env.timestamp(), forge)
 
-    advance.tell(project, protocol, build)
+    advance.tell(session, protocol, build)
 
 
 # --- CI --------------------------------------------------------------------------------------------------------------------
 
 
-def _ci(project: Project, forge: Forge, protocol: str) -> bool:
+def _ci(session: Session, forge: Forge, protocol: str) -> bool:
     """Record the result of CI for the code at the tip, once each, and act on a failure as `ci:` says. Return whether QA may start."""
-    config = project.config
+    config = session.project.config
     if config.ci is None and not config.qa.on_ci:
         return False
-    git = project.git
-    branch = project.branch(protocol)
-    tip, there = git.ref(branch), project.above(branch)
+    git = session.git
+    branch = session.project.branch(protocol)
+    tip, there = git.ref(branch), session.above(branch)
     assert tip is not None
-    same = _same_code(project, protocol, tip)
+    same = _same_code(session.project, protocol, tip)
     found: tuple[str, Outcome, Check] | None = None
     # What was recorded just now, the forge does not know.
     for commit in same[same.index(there) :] if there in same else ():
@@ -496,10 +496,10 @@ def _ci(project: Project, forge: Forge, protocol: str) -> bool:
     commit, outcome, check = found
 
     def build(seen: Snapshot) -> Sequence[ev.Event]:
-        same = set(_same_code(project, protocol, seen.tip))
+        same = set(_same_code(session.project, protocol, seen.tip))
         if commit not in same:
             return []
-        for raw in reversed(record.events(project.git, seen.protocol, seen.tip)):
+        for raw in reversed(record.events(session.git, seen.protocol, seen.tip)):
             if raw.event == "ci-reported":
                 if raw.fields.get("commit") in same and raw.fields.get("outcome") == outcome.value:
                     return []
@@ -507,9 +507,9 @@ def _ci(project: Project, forge: Forge, protocol: str) -> bool:
         reported = ev.CiReported(
             subject=protocol, commit=commit, outcome=outcome.value, context=log.cut(check.name), url=_link(check.url)
         )
-        return [reported, *(_consequence(project, seen, check) if outcome is Outcome.FAILURE else ())]
+        return [reported, *(_consequence(session, seen, check) if outcome is Outcome.FAILURE else ())]
 
-    now = advance.tell(project, protocol, build)
+    now = advance.tell(session, protocol, build)
     waits = [step for _, step in now.state.open_steps() if step.status is StepStatus.NEEDS_QA and not step.passed]
     return config.qa.on_ci and outcome is Outcome.SUCCESS and bool(waits)
 
@@ -519,9 +519,9 @@ def _link(url: str) -> str | None:
     return url if re.fullmatch(r"https?://[!-~]{1,480}", url) else None
 
 
-def _consequence(project: Project, seen: Snapshot, check: Check) -> Sequence[ev.Event]:
+def _consequence(session: Session, seen: Snapshot, check: Check) -> Sequence[ev.Event]:
     """Return the events of a CI failure, by `ci:`: the step that waits for its QA ends, else the protocol stops."""
-    state, rule = seen.state, project.config.ci
+    state, rule = seen.state, session.project.config.ci
     if rule not in ("fail", "block") or state.status not in decision.ACTIVE:
         return []
     reason = log.cut(f"CI: {check.name} failed")
@@ -532,7 +532,7 @@ def _consequence(project: Project, seen: Snapshot, check: Check) -> Sequence[ev.
     ended = ev.StepFailed(subject=slug, attempt=state.steps[slug].attempt, reason=reason)
     if rule == "block":
         return blocked(seen.protocol, ended)
-    step = load.read_plan(project, seen).step(slug)
+    step = load.read_plan(session, seen).step(slug)
     assert step is not None
     return failed(state, step, ended)
 

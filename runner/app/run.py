@@ -11,7 +11,7 @@ from runner.executor.advance import Advanced
 from runner.protocol import decision, state
 from runner.protocol.decision import Halt
 from runner.store import lease, publishing, transaction
-from runner.store.project import Project
+from runner.store.project import Session
 
 if TYPE_CHECKING:
     from runner.forge import Forge
@@ -35,7 +35,7 @@ TURN = "RUNNER_FLEET_TURN"  # set for the processes that `fleet` starts
 
 
 def run(
-    project: Project,
+    session: Session,
     protocol: str,
     *,
     max_steps: int,
@@ -51,7 +51,7 @@ def run(
     Raises:
         RunnerError: as `step` does; everything until then is recorded here.
     """
-    project.batch = True
+    session.batch = True
     pace = pace or Pace()
     left, wait = max_steps, 0.0
 
@@ -60,7 +60,7 @@ def run(
 
     try:
         while left:
-            done = advance.step(project, protocol, adopt=adopt, forge=forge, wait=wait, more=more)
+            done = advance.step(session, protocol, adopt=adopt, forge=forge, wait=wait, more=more)
             wait = transaction.PUBLISH_WAIT  # for a `sync` or an `undo` that comes in between
             for one in (*done.before, done):
                 left -= 1
@@ -69,17 +69,17 @@ def run(
                 yield one
             ended = isinstance(done.action, Halt) or done.state.status not in decision.ACTIVE or not left
             ended = ended or pace.is_over(done) or not pace.ask(done)
-            if not ended and (project.lease is None or not lease.is_due(project)):
+            if not ended and (session.lease is None or not lease.is_due(session)):
                 continue
-            if project.setting("publish") == "always" and project.mirror is not None:
+            if session.project.setting("publish") == "always" and session.mirror is not None:
                 acts = isinstance(decision.decide(done.state), decision.RunStep | decision.CheckStep)
-                published = sync.publish(project, protocol, keep=not ended and acts)
+                published = sync.publish(session, protocol, keep=not ended and acts)
                 if published.tip != done.commit:
                     continue  # somebody was first: their transitions stand, ours are done again
             if ended:
                 return
     finally:
-        publishing.drop_lease(project)
+        publishing.drop_lease(session)
 
 
 def begins_to_wait(done: Advanced) -> bool:
@@ -88,15 +88,15 @@ def begins_to_wait(done: Advanced) -> bool:
     return any(one.type.opens for one in done.events) or (stops and bool(done.entries))
 
 
-def notify(project: Project, *protocols: str) -> None:
+def notify(session: Session, *protocols: str) -> None:
     """Notify people of what waits in protocols, as `watch` does. A turn of `fleet` leaves it to the fleet, which sends one message."""
-    own = project.git.personal_settings()
-    ways = own.get("runner.notify") or own.get("runner.mail") or project.config.notify.webhooks
-    if not ways or project.env.environ.get(TURN):
+    own = session.git.personal_settings()
+    ways = own.get("runner.notify") or own.get("runner.mail") or session.project.config.notify.webhooks
+    if not ways or session.env.environ.get(TURN):
         return
     from runner.app import notify  # HTTP, mail and TLS, which nobody needs who set no way
 
-    notify.tell(project, {name: tip for name in protocols if (tip := project.tip(name))})
+    notify.tell(session, {name: tip for name in protocols if (tip := session.project.tip(name))})
 
 
 def exit_code(done: Advanced) -> int:

@@ -33,7 +33,7 @@ from runner.protocol import model_answers, paths
 from runner.protocol.ids import digest
 from runner.protocol.model_answers import Discovery, UnfitError
 from runner.store import locks, trusted
-from runner.store.project import Project
+from runner.store.project import Project, Session
 
 # The files at the top of a checkout that identify a stack; the first stack found is the default.
 STACKS: Final = {
@@ -245,7 +245,7 @@ class Discovered:
 
 
 @contextlib.contextmanager
-def discovered(project: Project, commit: str, answers: Mapping[str, str]) -> Iterator[Discovered]:
+def discovered(session: Session, commit: str, answers: Mapping[str, str]) -> Iterator[Discovered]:
     """Let a model examine the commit, and yield its findings. `answers`: people's answers to earlier questions.
 
     The model's answers are kept for the same command, unless the block ends without an error.
@@ -254,14 +254,14 @@ def discovered(project: Project, commit: str, answers: Mapping[str, str]) -> Ite
         EngineError: there is no model, it gave no answer, or none that can be taken. HeldError: another process asks the same.
         WaitingError: it takes too long.
     """
-    redactor = Redactor(project.env.environ)
-    task = redactor.text(_task(project, commit, answers))
-    names = asking.engine_names(project, None, None, None, "plan")
+    redactor = Redactor(session.env.environ)
+    task = redactor.text(_task(session.project, commit, answers))
+    names = asking.engine_names(session.project, None, None, None, "plan")
     key = digest(f"{' '.join(names)}\n{task}".encode()).removeprefix("sha256:")[:32]
-    with locks.hold(project.dirs.lock(f"planning-{key}"), project.env, what="this look at the repository"):
-        kept = journal.Journal(project.dirs.planning / f"{key}.jsonl")
-        with asking.open_engines(project, names) as engines:
-            consultation = asking.questioner(project, kept, engines, redactor, planning.UNBOUNDED)
+    with locks.hold(session.dirs.lock(f"planning-{key}"), session.env, what="this look at the repository"):
+        kept = journal.Journal(session.dirs.planning / f"{key}.jsonl")
+        with asking.open_engines(session.project, names) as engines:
+            consultation = asking.questioner(session, kept, engines, redactor, planning.UNBOUNDED)
             try:
                 told, engine = _told(consultation, task)
             except loop.BudgetStop as stop:

@@ -24,7 +24,7 @@ from runner.protocol.event_types import event_type
 from runner.protocol.plans import Kind, seconds_of
 from runner.protocol.state import OF_WORK, State, Status, StepStatus, Wait, phrased, plain
 from runner.store import lease, locks, lookup, record, remote, transaction, worktree
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.store.snapshot import Snapshot
 from runner.trust.transitions import before_work
 
@@ -48,10 +48,10 @@ def number(protocol: str) -> str:
     return str(ids.number_of(protocol))
 
 
-def steered(project: Project, state: State, tip: str, said: str, notes: Sequence[str] = ()) -> Steered:
+def steered(session: Session, state: State, tip: str, said: str, notes: Sequence[str] = ()) -> Steered:
     """Return what a command did, with the command to type next. `state`: the protocol's, at the commit `tip`."""
-    name = lookup.typed(project, state.protocol)
-    found = describe.describe(project, plain(state), tip, name)
+    name = lookup.typed(session.project, state.protocol)
+    found = describe.describe(session, plain(state), tip, name)
     return Steered(state.protocol, said, found.next, tuple(notes))
 
 
@@ -102,7 +102,7 @@ def refuse_unplanned(state: State, verb: str) -> None:
         )
 
 
-def pause(project: Project, protocol: str, reason: str | None = None) -> Steered:
+def pause(session: Session, protocol: str, reason: str | None = None) -> Steered:
     """Stop the protocol for now. A step that is at work ends and is recorded; nothing follows it."""
     reason = text_of(reason, "the reason") if reason is not None else None
 
@@ -110,15 +110,15 @@ def pause(project: Project, protocol: str, reason: str | None = None) -> Steered
         refuse_ended(seen.state, "pause")
         return [] if seen.state.status is Status.PAUSED else [ev.Paused(subject=protocol, reason=reason)]
 
-    done = advance.tell(project, protocol, build)
+    done = advance.tell(session, protocol, build)
     if not done.entries:
-        return steered(project, done.state, done.commit, "already paused")
-    at_work = locks.is_held(project.dirs.lock(protocol)) is not None
+        return steered(session, done.state, done.commit, "already paused")
+    at_work = locks.is_held(session.dirs.lock(protocol)) is not None
     notes = ("the running step finishes and is recorded; no other step starts",) if at_work else ()
-    return steered(project, done.state, done.commit, "paused", notes)
+    return steered(session, done.state, done.commit, "paused", notes)
 
 
-def resume(project: Project, protocol: str) -> Steered:
+def resume(session: Session, protocol: str) -> Steered:
     """Resume a protocol that is paused, or that failed or is blocked although none of its steps is.
 
     A step whose file was deleted, committed or not, is no longer in the plan.
@@ -133,7 +133,7 @@ def resume(project: Project, protocol: str) -> Steered:
         if state.status not in (Status.PAUSED, Status.BLOCKED, Status.FAILED):
             return []
         if state.status is not Status.PAUSED and _stopped(state):
-            _, edit, state, _ = advance.consider(project, seen)
+            _, edit, state, _ = advance.consider(session, seen)
         if state.status is not Status.PAUSED and (stopped := _stopped(state)):
             raise RefusedError(
                 f"{protocol} {phrased(state.status)}: {decision.why(stopped[0], state.steps[stopped[0]])}",
@@ -142,21 +142,21 @@ def resume(project: Project, protocol: str) -> Steered:
             )
         return [*([edit] if edit else []), ev.Resumed(subject=protocol)]
 
-    seen, git = load.view(project, protocol), project.git
-    trees = git.checked_out(project.branch(protocol))
+    seen, git = load.view(session, protocol), session.git
+    trees = git.checked_out(session.project.branch(protocol))
     is_stopped = seen.state.status in (Status.FAILED, Status.BLOCKED)
     if is_stopped and record.out_of_plan(git, protocol, seen.tip, trees, _stopped(seen.state)):
-        load.pick_up_edits(project, protocol, adopt=True)
-    done = advance.tell(project, protocol, build)
+        load.pick_up_edits(session, protocol, adopt=True)
+    done = advance.tell(session, protocol, build)
     said = str(done.state.status) if done.entries else "it is not paused"
-    return steered(project, done.state, done.commit, said)
+    return steered(session, done.state, done.commit, said)
 
 
 def _stopped(state: State) -> list[str]:
     return [slug for slug, step in state.open_steps() if step.status in _STOPPED]
 
 
-def cancel(project: Project, protocol: str, reason: str | None = None) -> Steered:
+def cancel(session: Session, protocol: str, reason: str | None = None) -> Steered:
     """End the protocol and stop its work: here at once, on other machines as they renew their lease. Its cost is recorded."""
     reason = text_of(reason, "the reason") if reason is not None else None
 
@@ -166,18 +166,18 @@ def cancel(project: Project, protocol: str, reason: str | None = None) -> Steere
         refuse_ended(seen.state, "cancel")
         return [ev.Cancelled(subject=protocol, reason=reason)]
 
-    done = advance.tell(project, protocol, build)
+    done = advance.tell(session, protocol, build)
     said = "cancelled" if done.entries else "already cancelled"
-    return Steered(protocol, said, notes=tuple(_stop(project, protocol)))
+    return Steered(protocol, said, notes=tuple(_stop(session, protocol)))
 
 
-def _stop(project: Project, protocol: str) -> Iterator[str]:
+def _stop(session: Session, protocol: str) -> Iterator[str]:
     """Stop the runner of a cancelled protocol, and record its cost; yield the lines to print."""
-    lock = project.dirs.lock(protocol)
-    stopped = locks.signal_holder(lock, project.env, signals.STOP)
+    lock = session.dirs.lock(protocol)
+    stopped = locks.signal_holder(lock, session.env, signals.STOP)
     try:
-        with load.at_work(project, protocol, wait=STOPS_WITHIN if stopped else 0.0):
-            paid = advance.record_paid(project, protocol)
+        with load.at_work(session, protocol, wait=STOPS_WITHIN if stopped else 0.0):
+            paid = advance.record_paid(session, protocol)
     except HeldError as error:
         yield f"{error.what}: it stops when its step ends, and discards the result"
         return
@@ -185,16 +185,16 @@ def _stop(project: Project, protocol: str) -> Iterator[str]:
         yield "the running step was stopped"
     if paid:
         yield f"its cost so far, {paid}, is now recorded"
-    if project.mirror is not None and project.setting("publish") == "always":
+    if session.mirror is not None and session.project.setting("publish") == "always":
         with contextlib.suppress(UnreachableError):
-            project.mirror.fetch(lease.ref_of(protocol))
-        away = remote.at_work_elsewhere(project, protocol, remote.last_leases(project.dirs))
+            session.mirror.fetch(lease.ref_of(protocol))
+        away = remote.at_work_elsewhere(session.project, protocol, remote.last_leases(session.dirs))
         if away is not None:
-            within = seconds_of(project.config.lease.ttl) // 3
+            within = seconds_of(session.project.config.lease.ttl) // 3
             yield f"{away.who} is running it elsewhere, and stops within {within} s, when it renews its lease"
 
 
-def retry(project: Project, protocol: str, *, step: str | None = None, keep: bool | None = None) -> Steered:
+def retry(session: Session, protocol: str, *, step: str | None = None, keep: bool | None = None) -> Steered:
     """Start a new attempt of a step: the failed or blocked one, or `step`. `keep`: from the work of the last attempt; without it,
     that of an agent that ended by itself, where it fits.
 
@@ -207,32 +207,32 @@ def retry(project: Project, protocol: str, *, step: str | None = None, keep: boo
         nonlocal made
         state = seen.state
         refuse_ended(state, "retry", step)
-        slug = _to_retry(project, seen, step)
+        slug = _to_retry(session.project, seen, step)
         attempt, kept = state.steps[slug].attempt, None
         ref = attempt_ref(protocol, slug, attempt)
-        oid = project.git.ref(ref)
-        if keep is False and record.work_of(project.git, protocol, seen.tip, slug) and not oid:
+        oid = session.git.ref(ref)
+        if keep is False and record.work_of(session.git, protocol, seen.tip, slug) and not oid:
             back = (
-                f"`runner undo {number(protocol)}@{before_work(project.git, protocol, seen.tip, slug)}` takes it back"
+                f"`runner undo {number(protocol)}@{before_work(session.git, protocol, seen.tip, slug)}` takes it back"
             )
             raise RefusedError(f"the work of attempt {attempt} of {slug} is on the branch", seen.where, back)
-        if keep is None and state.steps[slug].kind == Kind.AGENT and _continues(project, seen, slug, oid):
+        if keep is None and state.steps[slug].kind == Kind.AGENT and _continues(session.project, seen, slug, oid):
             kept = ref
         if keep:
             kept, anew = ref, f"`runner retry {number(protocol)}` without --keep starts over"
-            if oid is None and record.work_of(project.git, protocol, seen.tip, slug):
+            if oid is None and record.work_of(session.git, protocol, seen.tip, slug):
                 what = f"the work of attempt {attempt} of {slug} is on the branch, where every retry starts"
                 raise RefusedError(what, seen.where, f"`runner retry {number(protocol)}` without --keep starts from it")
             if oid is None:
                 raise RefusedError(f"attempt {attempt} of {slug} left no work to start from", kept, anew)
-            tree, conflicts = project.git.merge_trees(seen.tip, oid)
+            tree, conflicts = session.git.merge_trees(seen.tip, oid)
             if tree is None:
                 raise RefusedError(f"the work of attempt {attempt} conflicts: {', '.join(conflicts[:5])}", kept, anew)
         made = f"{slug} will be retried (attempt {attempt + 1}{', from the work of the last one' if kept else ''})"
         return [ev.StepRetried(subject=slug, attempt=attempt + 1, kept=kept)]
 
-    done = advance.tell(project, protocol, build)
-    return steered(project, done.state, done.commit, made)
+    done = advance.tell(session, protocol, build)
+    return steered(session, done.state, done.commit, made)
 
 
 def _continues(project: Project, seen: Snapshot, slug: str, oid: str | None) -> bool:
@@ -285,7 +285,7 @@ def _is_retriable(state: State, slug: str) -> bool:
     return state.steps[slug].status in event_type("step-retried").steps and not waits
 
 
-def answer(project: Project, protocol: str, which: str | None, text: str) -> Steered:
+def answer(session: Session, protocol: str, which: str | None, text: str) -> Steered:
     """Answer what waits for a person: `which` names the wait (w12) or its step; None where one thing waits.
 
     For an effect without a known outcome, `text` is `happened` or `did-not`.
@@ -299,20 +299,20 @@ def answer(project: Project, protocol: str, which: str | None, text: str) -> Ste
     def build(seen: Snapshot) -> Sequence[ev.Event]:
         nonlocal answered
         if seen.state.status not in decision.OPEN and (
-            earlier := divergence.last_answer(project, seen, _subject(seen, which))
+            earlier := divergence.last_answer(session.project, seen, _subject(seen, which))
         ):
             where, hint = f"revision {seen.state.revision}", f"`runner log {number(protocol)}` shows it"
             raise RefusedError(f"{protocol} {phrased(seen.state.status)}; {earlier}", where, hint)
         refuse_ended(seen.state, "answer")
-        answered = _to_answer(project, seen, which)
+        answered = _to_answer(session.project, seen, which)
         if answered.kind == "effect":
-            return [_decided(answered, text, project.actor())]
-        return [ev.Answered(subject=answered.subject, wait=answered.id, text=text, by=project.actor())]
+            return [_decided(answered, text, session.actor())]
+        return [ev.Answered(subject=answered.subject, wait=answered.id, text=text, by=session.actor())]
 
-    done = advance.tell(project, protocol, build, as_person=True)
+    done = advance.tell(session, protocol, build, as_person=True)
     assert answered is not None
-    notes = left_out(project, protocol) if answered.kind == "human" else ()
-    return steered(project, done.state, done.commit, f"{answered.subject} answered", notes)
+    notes = left_out(session.project, protocol) if answered.kind == "human" else ()
+    return steered(session, done.state, done.commit, f"{answered.subject} answered", notes)
 
 
 def _decided(wait: Wait, text: str, by: str) -> ev.EffectDecided:
@@ -378,7 +378,7 @@ def _uncommitted(project: Project, protocol: str) -> Iterator[tuple[Worktree, li
             yield tree, changed
 
 
-def commit_left(project: Project, protocol: str, text: str) -> str | None:
+def commit_left(session: Session, protocol: str, text: str) -> str | None:
     """Commit, as the person, what they wrote in the protocol's worktree but for plan files, which are picked up by themselves.
 
     None where there is nothing. What else is staged stays staged.
@@ -386,21 +386,21 @@ def commit_left(project: Project, protocol: str, text: str) -> str | None:
     Raises:
         ConflictError: the branch moved meanwhile.
     """
-    git, branch = project.git, project.branch(protocol)
-    for tree, changed in _uncommitted(project, protocol):
+    git, branch = session.git, session.project.branch(protocol)
+    for tree, changed in _uncommitted(session.project, protocol):
         named = [path for path in changed if not path.startswith(f"{paths.ROOT}/")]
         old = git.ref(branch)
         if not named or old is None:
             continue
         at = Options(git_dir=tree.git_dir, work_tree=tree.path, config=worktree.conversions(git))
         git.run("add", "--all", "--", *named, **at)
-        with worktree.locked(tree, project.env) as index:  # without what else is staged
+        with worktree.locked(tree, session.env) as index:  # without what else is staged
             apart = Options(git_dir=tree.git_dir, work_tree=tree.path, config=at["config"], index=index)
             git.run("read-tree", old, **apart)
             git.run("add", "--all", "--", *named, **apart)
             made = git.run("write-tree", **apart).decode().strip()
-        new = git.person_commit(made, (old,), project.person(), f"{protocol}: {text}\n".encode())
-        with locks.hold(project.dirs.publish_lock(branch), project.env, what=branch, wait=transaction.PUBLISH_WAIT):
+        new = git.person_commit(made, (old,), session.person(), f"{protocol}: {text}\n".encode())
+        with locks.hold(session.dirs.publish_lock(branch), session.env, what=branch, wait=transaction.PUBLISH_WAIT):
             git.update_refs({branch: (new, old)}, "runner: answer")
         return new
     return None

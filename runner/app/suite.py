@@ -24,7 +24,7 @@ from runner.sandbox.process import Outcome
 from runner.store import locks, lookup, record
 from runner.store import workspace as workspaces
 from runner.store.environment import write_atomically
-from runner.store.project import Project
+from runner.store.project import Project, Session
 
 LIMIT = 600.0  # seconds that all candidates have
 MOST = 12  # candidates
@@ -143,7 +143,7 @@ def _script(text: str) -> str:
 
 
 def tried(
-    project: Project, commit: str, found: Sequence[Candidate], starts: Callable[[Candidate], None]
+    session: Session, commit: str, found: Sequence[Candidate], starts: Callable[[Candidate], None]
 ) -> Iterator[Tried]:
     """Yield the outcome of each candidate on a clean export of the commit, up to the first that says how many tests passed.
 
@@ -151,16 +151,16 @@ def tried(
         SandboxUnavailableError: commands cannot be run in a sandbox here. HeldError: another process tries some.
         StepFailedError: the workspace's setup failed.
     """
-    workspace = WorkspaceSession.open(project, "init")
-    until = project.env.monotonic() + LIMIT
+    workspace = WorkspaceSession.open(session, "init")
+    until = session.env.monotonic() + LIMIT
     with (
-        locks.hold(project.dirs.lock("init"), project.env, what="the try of test commands"),
+        locks.hold(session.dirs.lock("init"), session.env, what="the try of test commands"),
         contextlib.ExitStack() as undo,
     ):
         undo.callback(workspaces.remove, workspace.space)
         workspace.prepare(commit)
         for one in found:
-            left = until - project.env.monotonic()
+            left = until - session.env.monotonic()
             if left < 1:
                 return
             starts(one)

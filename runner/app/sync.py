@@ -13,7 +13,7 @@ from runner.executor import divergence, load, spending
 from runner.lines import counted
 from runner.protocol import ids, policy_file
 from runner.store import day_budget, history, lease, lookup, publishing, push_refusal, record
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.store.remote import Mirror
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Synced(NamedTuple):
     error: RunnerError | None = None
 
 
-def sync(project: Project, protocols: list[str] | None = None, *, work: bool = True) -> list[Synced]:
+def sync(session: Session, protocols: list[str] | None = None, *, work: bool = True) -> list[Synced]:
     """Make the remote and this clone agree on the protocols (default: all that either has): fetched, settled, pushed.
 
     `work`: whether a protocol advances if the forge asks for that; in CI another job does it, which cannot write.
@@ -47,69 +47,70 @@ def sync(project: Project, protocols: list[str] | None = None, *, work: bool = T
         UsageError: there is no remote.
         RunnerError: why the only one that was asked for is left as it is; of several, each tells its own.
     """
-    mirror = Mirror.of(project.git, project.dirs, project.env)
+    mirror = Mirror.of(session.git, session.dirs, session.env)
     if mirror is None:
-        raise UsageError("there is no remote", str(project.git.common_dir), "add one: git remote add origin URL")
-    project.looked, project.mirror = True, mirror
+        raise UsageError("there is no remote", str(session.git.common_dir), "add one: git remote add origin URL")
+    session.looked, session.mirror = True, mirror
     done = []
-    for note in divergence.unfinished_renumberings(project.dirs):
+    for note in divergence.unfinished_renumberings(session.dirs):
         with contextlib.suppress(HeldError):  # of a command that is at work
-            if said := load.finish_renumbering(project, note.origin):
-                project.env.say(said)
-    before = project.protocols()
-    protocols = _look(project, mirror, protocols)
+            if said := load.finish_renumbering(session, note.origin):
+                session.env.say(said)
+    before = session.project.protocols()
+    protocols = _look(session, mirror, protocols)
     forge: Forge | None = None
     away: RunnerError | None = None
     try:
-        forge = request.opened(project)
+        forge = request.opened(session.project)
     except (forges.ForgeError, UsageError) as error:
         away = error  # commits of this clone are published all the same
     for protocol in protocols:
         try:
-            push_refusal.refuse_clash(project, protocol)
-            one = _was_taken(project, protocol, forge) or publish(project, protocol)
+            push_refusal.refuse_clash(session, protocol)
+            one = _was_taken(session, protocol, forge) or publish(session, protocol)
         except UnreachableError:
             raise
         except RunnerError as error:  # it keeps none of the others from being published
             if len(protocols) == 1:
                 raise
-            one = Synced(protocol, project.tip(protocol) or "", "", error=error)
+            one = Synced(protocol, session.project.tip(protocol) or "", "", error=error)
         if protocol not in before and one.said == "brought":
-            row = record.row(project.git, protocol, one.tip)
+            row = record.row(session.git, protocol, one.tip)
             one = one._replace(said="new", title=str(row["title"]))
         done.append(one)
-    _settle_reserved(project, mirror, protocols)
+    _settle_reserved(session, mirror, protocols)
     if away is not None:
         raise away
     if forge is not None:
         with contextlib.closing(forge):
-            done = [one if one.error else _on_forge(project, forge, one, work) for one in done]
+            done = [one if one.error else _on_forge(session, forge, one, work) for one in done]
     return done
 
 
-def _look(project: Project, mirror: Mirror, protocols: list[str] | None) -> list[str]:
+def _look(session: Session, mirror: Mirror, protocols: list[str] | None) -> list[str]:
     """Look at what the remote has of the protocols, and return them: without any, all that have a branch here or there."""
     if protocols is not None:
-        wanted = [ref for protocol in protocols for ref in publishing.refs_of(project, protocol)]
-        project.trust(mirror.look(*wanted, *_bases(project, protocols), "refs/runner/numbers/*"))
+        wanted = [ref for protocol in protocols for ref in publishing.refs_of(session.project, protocol)]
+        session.trust(mirror.look(*wanted, *_bases(session.project, protocols), "refs/runner/numbers/*"))
         return protocols
-    here = [protocol for protocol in project.protocols() if project.git.ref(project.branch(protocol))]
-    project.trust(mirror.look(*publishing.patterns(project), *_bases(project, here), "refs/runner/numbers/*"))
-    new = [protocol for protocol in publishing.track_protocols(project, mirror) if protocol not in here]
-    if bases := _bases(project, new):
+    project = session.project
+    here = [protocol for protocol in project.protocols() if session.git.ref(project.branch(protocol))]
+    session.trust(mirror.look(*publishing.patterns(project), *_bases(project, here), "refs/runner/numbers/*"))
+    new = [protocol for protocol in publishing.track_protocols(session.project, mirror) if protocol not in here]
+    if bases := _bases(session.project, new):
         mirror.fetch(*bases)
     return sorted([*here, *new], key=lambda protocol: (ids.number_of(protocol), protocol))
 
 
-def _settle_reserved(project: Project, mirror: Mirror, protocols: list[str]) -> None:
+def _settle_reserved(session: Session, mirror: Mirror, protocols: list[str]) -> None:
     """Settle the reservations of this CI run's jobs, which could not: their work is published now."""
-    if lease.ci_run(project.env.environ) is None:
+    if lease.ci_run(session.env.environ) is None:
         return
     try:
-        if spending.day(project) != policy_file.DayBudget():
-            day_budget.use(project, mirror, protocols)
+        if spending.day(session.project) != policy_file.DayBudget():
+            day_budget.use(session, mirror, protocols)
     except RunnerError as error:
-        project.env.say(f"the reservation of this run is not settled, and stays counted: {error.what}")
+        session.env.say(f"the reservation of this run is not settled, and stays counted: {error.what}")
 
 
 def _bases(project: Project, protocols: list[str]) -> list[str]:
@@ -121,66 +122,66 @@ def _bases(project: Project, protocols: list[str]) -> list[str]:
     return sorted({f"refs/heads/{row['base']}" for row in rows if row.get("base")})
 
 
-def _was_taken(project: Project, protocol: str, forge: Forge | None) -> Synced | None:
+def _was_taken(session: Session, protocol: str, forge: Forge | None) -> Synced | None:
     """Return the result for a protocol whose branch the remote deleted after its request ended: it is not pushed again."""
-    assert project.mirror is not None
-    name, tip = ids.branch_of(project.pattern, protocol), project.git.ref(project.branch(protocol))
-    if f"refs/heads/{name}" in project.mirror.refs():
+    assert session.mirror is not None
+    name, tip = ids.branch_of(session.project.pattern, protocol), session.git.ref(session.project.branch(protocol))
+    if f"refs/heads/{name}" in session.mirror.refs():
         return None
     if tip is None:  # never here: the base tells of it, or nothing does
-        base = project.trusted.commit
-        is_ended = record.row(project.git, protocol, base)["status"] in record.ENDED
+        base = session.project.trusted.commit
+        is_ended = record.row(session.git, protocol, base)["status"] in record.ENDED
         return Synced(protocol, base, "merged") if is_ended else None
     if forge is None:
         return None
-    with load.at_work(project, protocol):
-        left = publishing.follow(project, protocol, project.mirror, load.Checker(project, protocol))
+    with load.at_work(session, protocol):
+        left = publishing.follow(session.project, protocol, session.mirror, load.Checker(session, protocol))
     if left is not None:
-        project.env.say(f"{left.what}; {left.hint}")
+        session.env.say(f"{left.what}; {left.hint}")
         return Synced(protocol, tip, "merged")
-    tip = project.git.ref(project.branch(protocol))
+    tip = session.git.ref(session.project.branch(protocol))
     assert tip is not None
-    if request.is_merged(project, protocol):
+    if request.is_merged(session, protocol):
         return Synced(protocol, tip, "merged")
-    if project.git.ref(project.tracking(name)) is None:
+    if session.git.ref(session.project.tracking(name)) is None:
         return None  # it was never there
-    there = forge.request_of(name, str(record.row(project.git, protocol, tip).get("base")))
+    there = forge.request_of(name, str(record.row(session.git, protocol, tip).get("base")))
     if there is None or there.state is forges.RequestState.OPEN:
         return None
     said = "merged" if there.state is forges.RequestState.MERGED else "closed"
-    project.env.say(f"{protocol} was {said} on the forge and its branch deleted there: it is not pushed again")
+    session.env.say(f"{protocol} was {said} on the forge and its branch deleted there: it is not pushed again")
     return Synced(protocol, tip, said)
 
 
-def _on_forge(project: Project, forge: Forge, done: Synced, work: bool) -> Synced:
+def _on_forge(session: Session, forge: Forge, done: Synced, work: bool) -> Synced:
     """Record the forge's news of a protocol, advance where it asks for that, publish the result, and post it to the forge."""
     protocol = done.protocol
-    if done.said in ("merged", "closed") or request.is_merged(project, protocol):
-        _track_base(project, protocol)  # a fact that git knows: the forge need not be asked
+    if done.said in ("merged", "closed") or request.is_merged(session, protocol):
+        _track_base(session, protocol)  # a fact that git knows: the forge need not be asked
         return done
-    project.batch = True
-    news = request.fetch(project, forge, protocol)
+    session.batch = True
+    news = request.fetch(session, forge, protocol)
     wanted = (*news.steps, *((None,) if news.green and not news.steps else ()))
     try:
         for asked in wanted if work else ():
-            answer = request.step(project, forge, protocol, asked)
+            answer = request.step(session, forge, protocol, asked)
             news = dataclasses.replace(news, answers=(*news.answers, answer)) if answer else news
-        if project.git.ref(project.branch(protocol)) != done.tip:
-            done = publish(project, protocol)
+        if session.git.ref(session.project.branch(protocol)) != done.tip:
+            done = publish(session, protocol)
     finally:
-        publishing.drop_lease(project)
-    _track_base(project, protocol)
-    posted = request.post(project, forge, protocol, news if news.seen else None)
+        publishing.drop_lease(session)
+    _track_base(session, protocol)
+    posted = request.post(session, forge, protocol, news if news.seen else None)
     return done if posted is None else done._replace(url=posted.request.url)
 
 
-def _track_base(project: Project, protocol: str) -> None:
+def _track_base(session: Session, protocol: str) -> None:
     """Let the person's own git see where the base is, as its own fetch would: `status` then knows whether a protocol is merged."""
-    tip, remote = project.git.ref(project.branch(protocol)), project.trusted.remote
-    base = record.row(project.git, protocol, tip).get("base") if tip else None
-    there = project.above(f"refs/heads/{base}") if base else None
+    tip, remote = session.git.ref(session.project.branch(protocol)), session.project.trusted.remote
+    base = record.row(session.git, protocol, tip).get("base") if tip else None
+    there = session.above(f"refs/heads/{base}") if base else None
     if there is not None and remote is not None:
-        publishing.track(project, remote, {f"refs/heads/{base}": there})
+        publishing.track(session.project, remote, {f"refs/heads/{base}": there})
 
 
 def unpublished(project: Project, protocol: str, *, by_person: bool = False) -> None:
@@ -198,58 +199,58 @@ def unpublished(project: Project, protocol: str, *, by_person: bool = False) -> 
         project.env.say(f"not published: {count} of {protocol}; `runner sync {typed}` publishes {them} to {remote}")
 
 
-def offer(project: Project, protocol: str, *, by_person: bool = False) -> None:
+def offer(session: Session, protocol: str, *, by_person: bool = False) -> None:
     """With `publish: ask`, ask the person at the terminal whether to push new commits; elsewhere print the command.
 
     `by_person`: the new commit is a person's decision, for which others may wait.
     """
-    unpublished(project, protocol, by_person=by_person)
-    if project.setting("publish") != "ask" or project.trusted.remote is None:
+    unpublished(session.project, protocol, by_person=by_person)
+    if session.project.setting("publish") != "ask" or session.project.trusted.remote is None:
         return
-    branch = project.branch(protocol)
-    if project.git.ref(project.tracking(branch)) == project.git.ref(branch):
+    branch = session.project.branch(protocol)
+    if session.git.ref(session.project.tracking(branch)) == session.git.ref(branch):
         return
-    answer = project.env.ask(f"Publish {protocol} to {project.trusted.remote}?", ("no", "yes"))
+    answer = session.env.ask(f"Publish {protocol} to {session.project.trusted.remote}?", ("no", "yes"))
     if answer == "yes":
-        for done in sync(project, [protocol]):
-            project.env.say(f"{done.protocol}  {done.said}  {done.tip[:7]}")
+        for done in sync(session, [protocol]):
+            session.env.say(f"{done.protocol}  {done.said}  {done.tip[:7]}")
     elif answer is None:
-        project.env.say(f"not published; `runner sync {lookup.typed(project, protocol)}` publishes it")
+        session.env.say(f"not published; `runner sync {lookup.typed(session.project, protocol)}` publishes it")
 
 
-def publish(project: Project, protocol: str, *, keep: bool = False) -> Synced:
+def publish(session: Session, protocol: str, *, keep: bool = False) -> Synced:
     """Settle one protocol with what the remote was seen to have, and push it. `keep`: more is to come, the lease is renewed.
 
     Raises:
         UnreachableError: the remote did not answer, or refused.
     """
-    git, name = project.git, project.branch(protocol)
-    seen = project.tracking(name)
-    check = load.Checker(project, protocol)
-    with load.at_work(project, protocol):
-        lease.take_back(project, protocol)
+    git, name = session.git, session.project.branch(protocol)
+    seen = session.project.tracking(name)
+    check = load.Checker(session, protocol)
+    with load.at_work(session, protocol):
+        lease.take_back(session, protocol)
         for _ in range(RACES):
-            assert project.mirror is not None
-            there, here = project.mirror.refs().get(name), git.ref(name)
+            assert session.mirror is not None
+            there, here = session.mirror.refs().get(name), git.ref(name)
             if here is None:
                 if there is None:
                     raise UsageError(
                         f"{protocol} has no branch here or there", name, "`runner list` shows what there is"
                     )
-                publishing.forward(project, protocol, None, there, check)
-            publishing.settle(project, protocol, project.mirror, check)
+                publishing.forward(session.project, protocol, None, there, check)
+            publishing.settle(session, protocol, session.mirror, check)
             tip = git.ref(name)
             assert tip is not None
-            load.view(project, protocol)
-            if there is None and git.ref(seen) is not None and request.is_merged(project, protocol):
+            load.view(session, protocol)
+            if there is None and git.ref(seen) is not None and request.is_merged(session, protocol):
                 return Synced(protocol, tip, "merged")  # it was there, and was deleted after the merge
             filed = git.ref(history.ref_of(protocol))
-            is_filed = filed is None or project.mirror.refs().get(history.ref_of(protocol)) == filed
-            if project.mirror.refs().get(name) == tip and is_filed and project.lease is None:
+            is_filed = filed is None or session.mirror.refs().get(history.ref_of(protocol)) == filed
+            if session.mirror.refs().get(name) == tip and is_filed and session.lease is None:
                 return Synced(protocol, tip, "brought" if tip != here else "up to date")
             try:
-                publishing.push(project, protocol, tip, keep=keep)
+                publishing.push(session, protocol, tip, keep=keep)
                 return Synced(protocol, tip, "published")
             except ConflictError:
-                project.trust(project.mirror.look(name, history.ref_of(protocol)))
+                session.trust(session.mirror.look(name, history.ref_of(protocol)))
     raise UnreachableError(f"{protocol} moves all the time on the remote", name, "run `runner sync` again")

@@ -21,7 +21,7 @@ from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
 from runner.protocol.state import OF_NO_STEP, Json
 from runner.store import history, record
-from runner.store.project import Project
+from runner.store.project import Session
 from runner.trust import transitions
 
 if TYPE_CHECKING:
@@ -188,10 +188,10 @@ _USD = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,12})?")
 class Timeline:
     """A protocol's own commits and events, as far as they are here: by its branch, its history ref, or the base's folder."""
 
-    def __init__(self, project: Project, protocol: str) -> None:
-        self.project, self.git, self.protocol = project, project.git, protocol
+    def __init__(self, session: Session, protocol: str) -> None:
+        self.session, self.git, self.protocol = session, session.git, protocol
         self.tips = list(self._tips())
-        self.tip = self.tips[0] if self.tips else project.trusted.commit
+        self.tip = self.tips[0] if self.tips else session.project.trusted.commit
         try:
             self.entries = record.events(self.git, protocol, self.tip)
         except RunnerError:  # `verify` says what is wrong with it
@@ -200,7 +200,7 @@ class Timeline:
         self._above: dict[str, list[str]] = {}
 
     def _tips(self) -> Iterator[str]:
-        if (tip := self.project.tip(self.protocol)) is not None:
+        if (tip := self.session.project.tip(self.protocol)) is not None:
             yield tip
         at = self.git.resolve(history.ref_of(self.protocol))
         filed = self.git.commit(at) if at else None
@@ -217,8 +217,8 @@ class Timeline:
     @property
     def fetch(self) -> str:
         """What brings histories that are not here."""
-        project = self.project
-        return history.brings(self.protocol, None if project.mirror is not None else project.trusted.remote)
+        session = self.session
+        return history.brings(self.protocol, None if session.mirror is not None else session.project.trusted.remote)
 
     def why_not(self) -> str:
         """Return why a copy of its work cannot be looked into, and what brings the missing part."""

@@ -21,7 +21,7 @@ from runner.protocol import machine, paths
 from runner.protocol.state import ENDED, STOPPED
 from runner.store import publishing, push_refusal, record, snapshot, transaction
 from runner.store.environment import lower_checkpoint
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.store.snapshot import Snapshot
 from runner.trust.transitions import commit_of, first_parents, transition_of
 
@@ -35,7 +35,7 @@ class _History:
     others: list[tuple[int, Commit]]
 
 
-def undo(project: Project, protocol: str, to: int | str | None = None) -> Steered:
+def undo(session: Session, protocol: str, to: int | str | None = None) -> Steered:
     """Revert the last transition, or all since revision `to`, or since the step `to` (its slug) first started. Repeated, the
     first goes further back.
 
@@ -51,12 +51,12 @@ def undo(project: Project, protocol: str, to: int | str | None = None) -> Steere
 
     def build(seen: Snapshot) -> Sequence[ev.Event]:
         nonlocal target, kept
-        history = _walk(project.git, seen)
-        revision = _target(project.git, seen, history, to)
+        history = _walk(session.git, seen)
+        revision = _target(session.git, seen, history, to)
         if revision == seen.state.revision:
             return []
-        _refuse_lost(project.git, seen, history, revision)
-        target = snapshot.read(project.git, history.transitions[revision].oid, protocol)
+        _refuse_lost(session.git, seen, history, revision)
+        target = snapshot.read(session.git, history.transitions[revision].oid, protocol)
         if target.state.plan is None:
             raise RefusedError(
                 f"at revision {revision} {protocol} had no plan yet: its questions of that time are not asked again",
@@ -65,14 +65,14 @@ def undo(project: Project, protocol: str, to: int | str | None = None) -> Steere
                 if seen.state.plan
                 else f"`{describe.resuming(seen.state)}` resumes, `runner cancel {number(protocol)}` ends it",
             )
-        kept = _kept_by_base(project, seen)
+        kept = _kept_by_base(session.project, seen)
         return [machine.undone_of(seen.state, target.state)]
 
-    with load.at_work(project, protocol):
-        out, is_whole = _take_out(project, protocol, to)
+    with load.at_work(session, protocol):
+        out, is_whole = _take_out(session, protocol, to)
         if out is not None and (to is None or is_whole):
             return out
-        done = advance.tell(project, protocol, build, tree=lambda seen: target.tree if target else None)
+        done = advance.tell(session, protocol, build, tree=lambda seen: target.tree if target else None)
     if not done.entries or target is None:
         return Steered(protocol, f"it is at revision {done.state.revision}: nothing was reverted")
     found = [
@@ -89,22 +89,22 @@ def undo(project: Project, protocol: str, to: int | str | None = None) -> Steere
     notes = [f"open again: {', '.join(again)}"] if again else []
     notes += [f"failed again: {', '.join(failed)}"] if failed else []
     notes += [kept] if kept else []
-    return steered(project, done.state, done.commit, f"restored to revision {target.state.revision}", notes)
+    return steered(session, done.state, done.commit, f"restored to revision {target.state.revision}", notes)
 
 
-def _take_out(project: Project, protocol: str, to: int | str | None) -> tuple[Steered | None, bool]:
+def _take_out(session: Session, protocol: str, to: int | str | None) -> tuple[Steered | None, bool]:
     """Remove the unpublished transitions that the remote refused from branch and history; return (None if there are none; whether
     none that should go was published).
 
     Raises:
         RefusedError: a commit by a person builds on them. UsageError: no such revision.
     """
-    git, branch, env = project.git, project.branch(protocol), project.env
-    mirror = Clone(git, project.dirs, env).remote() if push_refusal.is_noted(project, protocol) else None
+    git, branch, env = session.git, session.project.branch(protocol), session.env
+    mirror = Clone(git, session.dirs, env).remote() if push_refusal.is_noted(session.project, protocol) else None
     if mirror is None:
         return None, False
-    project.mirror = mirror
-    seen = load.view(project, protocol)
+    session.mirror = mirror
+    seen = load.view(session, protocol)
     history = _walk(git, seen)
     revision = _target(git, seen, history, to)
     there = mirror.refs().get(branch)
@@ -118,41 +118,41 @@ def _take_out(project: Project, protocol: str, to: int | str | None) -> tuple[St
     new = base
     for commit in since:
         if commit not in gone:
-            new = _carried(project, protocol, commit, new)
-    load.Checker(project, protocol)(new, None)
+            new = _carried(session, protocol, commit, new)
+    load.Checker(session, protocol)(new, None)
     then = snapshot.read(git, base, protocol).state
     lost = f"refs/runner/lost/{protocol}/{seen.tip[:12]}"
-    also = {lost: (seen.tip, git.ref(lost)), **publishing.history_back(project, protocol, new)}
+    also = {lost: (seen.tip, git.ref(lost)), **publishing.history_back(session, protocol, new)}
     if any(wait.kind == "effect" for wait in seen.state.waiting):
         raise RefusedError(
             "whether an effect happened is not known, and would be forgotten",
             seen.where,
             f"`{describe.resuming(seen.state)}` says what happened; then the same command once more",
         )
-    journal.refuse_unknown(project.dirs, protocol)
+    journal.refuse_unknown(session.dirs, protocol)
     # Before the branch moves, or it would seem to be rewritten.
-    lower_checkpoint(project.dirs, protocol, base, then.genesis)
+    lower_checkpoint(session.dirs, protocol, base, then.genesis)
     update = transaction.RefUpdate(branch, seen.tip, new, "runner: taken out", also)
-    transaction.publish(git, project.dirs, env, update)
-    journal.put_aside(project.dirs, protocol, seen.tip)  # the attempts start again
+    transaction.publish(git, session.dirs, env, update)
+    journal.put_aside(session.dirs, protocol, seen.tip)  # the attempts start again
     first = then.revision + 1
     what = f"revisions {first} to {seen.state.revision}" if first < seen.state.revision else f"revision {first}"
     notes = [f"removed from branch and history: {what}, which {mirror.remote} never had; kept at {lost}"]
     notes.append("external effects of its steps are not undone, and happen again with them")
     if new != base:
         notes.append("commits by people since are carried over")
-    now = load.view(project, protocol)
-    said = steered(project, now.state, now.tip, f"restored to revision {then.revision}", notes)
+    now = load.view(session, protocol)
+    said = steered(session, now.state, now.tip, f"restored to revision {then.revision}", notes)
     return said, then.revision <= revision
 
 
-def _carried(project: Project, protocol: str, commit: Commit, onto: str) -> str:
+def _carried(session: Session, protocol: str, commit: Commit, onto: str) -> str:
     try:
-        return publishing.carry(project, commit, onto, protocol)
+        return publishing.carry(session, commit, onto, protocol)
     except RefusedError as error:
         raise RefusedError(
             f"commit {commit.oid[:12]} builds on what would be removed: {error.what}",
-            project.branch(protocol),
+            session.project.branch(protocol),
             f"`git revert {commit.oid[:12]}` in its worktree first, or undo less",
         ) from error
 

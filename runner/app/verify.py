@@ -17,7 +17,7 @@ from runner.git import Git
 from runner.protocol import ids, log, paths
 from runner.store import history, lookup, objects, publishing, record, remote, trusted
 from runner.store.environment import read_checkpoint, write_checkpoint
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.trust import rules, verify, walk
 
 
@@ -29,33 +29,33 @@ def known(project: Project) -> list[str]:
     return sorted(found, key=lambda name: (ids.number_of(name), name))
 
 
-def find(project: Project, name: str | None) -> str:
+def find(session: Session, name: str | None) -> str:
     """Return the id of the protocol that a person means, one that only the base's past or a history has included.
 
     Raises:
         UsageError: there is none, or it is not clear which.
     """
     try:
-        return lookup.find(project, name)
+        return lookup.find(session, name)
     except UsageError as error:
         if name is None:
-            every = known(project)
+            every = known(session.project)
             if len(every) == 1:
                 return every[0]
             if every:
                 raise UsageError(error.what, error.where, "name one, or `runner verify --all`") from None
             raise
         number = int(name) if name.isdigit() else -1
-        same = [one for one in known(project) if name == one or ids.number_of(one) == number]
+        same = [one for one in known(session.project) if name == one or ids.number_of(one) == number]
         if len(same) == 1:
             return same[0]
-        if ids.is_protocol_id(name) and rules.ends.was_there(project.git, name, project.trusted.commit):
+        if ids.is_protocol_id(name) and rules.ends.was_there(session.git, name, session.project.trusted.commit):
             return name
         raise
 
 
 def examine(
-    project: Project, protocol: str, *, live: bool = False, from_work: bool = False, walked: walk.Report | None = None
+    session: Session, protocol: str, *, live: bool = False, from_work: bool = False, walked: walk.Report | None = None
 ) -> walk.Report:
     """Return what holds and what does not of a protocol. `live`: the remote is asked first for what it has.
 
@@ -67,14 +67,14 @@ def examine(
         UnreachableError: `live`, and the remote does not answer.
     """
     # Before the branch is looked at: a runner that works here moves both meanwhile.
-    seen = read_checkpoint(project.dirs, protocol)
-    git, place = project.git, _place(project, protocol, live=live)
-    trusted = project.trusted
+    seen = read_checkpoint(session.dirs, protocol)
+    git, place = session.git, _place(session, protocol, live=live)
+    trusted = session.project.trusted
     if walked is None or walked.tip != place.tip:
         walked = verify.verify(git, protocol, place.tip, trusted)
     report = walked
     if not place.kept:
-        rules.ends.refuse_copy(git, report, trusted.commit, _asks(project))
+        rules.ends.refuse_copy(git, report, trusted.commit, _asks(session))
     if report.state is None:
         return report
     bases = [trusted.commit, *record.base_tips(git, report.state.base, trusted.remote)]
@@ -87,7 +87,7 @@ def examine(
             walk.Finding("handed-over", place.tip, paths.folder(protocol), "the remote has no branch of it")
         )
     if place.replaced is not None:
-        error = publishing.history_replaced(project, protocol, place.replaced)
+        error = publishing.history_replaced(session.project, protocol, place.replaced)
         findings.append(
             walk.Finding("transcript", place.replaced, history.ref_of(protocol), f"{error.what}; {error.hint}")
         )
@@ -105,44 +105,44 @@ def examine(
             notes.append(
                 "freshness not proven: this machine has not seen it before; `runner verify --live` asks the remote"
             )
-    evidence = _evidence(project, protocol, live=live, bases=bases, filed=place.filed)
+    evidence = _evidence(session, protocol, live=live, bases=bases, filed=place.filed)
     report = verify.beside(git, report._replace(findings=tuple(findings), notes=tuple(notes)), evidence)
-    if report.state is not None and not report.findings and project.git.ref(project.branch(protocol)) == place.tip:
-        write_checkpoint(project.dirs, protocol, place.tip, report.state.genesis)
+    if report.state is not None and not report.findings and git.ref(session.project.branch(protocol)) == place.tip:
+        write_checkpoint(session.dirs, protocol, place.tip, report.state.genesis)
     return report
 
 
 def _evidence(
-    project: Project, protocol: str, *, live: bool = False, bases: Sequence[str] = (), filed: str | None = None
+    session: Session, protocol: str, *, live: bool = False, bases: Sequence[str] = (), filed: str | None = None
 ) -> walk.Evidence:
     """Return what lies beside a protocol's chain. `live`: the remote is asked for the histories of a fork's origins."""
-    git = project.git
+    git = session.git
 
     def history_of(origin: walk.Origin) -> str | None:
         ref = history.ref_of(origin.protocol)
         kept = git.ref(ref)
-        if live and origin.named and project.mirror is not None:
-            project.mirror.fetch(ref)
-            above = project.mirror.refs().get(ref)
+        if live and origin.named and session.mirror is not None:
+            session.mirror.fetch(ref)
+            above = session.mirror.refs().get(ref)
             if above is not None and (kept is None or history.follows(git, origin.protocol, kept, above)):
                 kept = above
         own = git.ref(history.ref_of(protocol)) if origin.named else None
         return (history.of_other(git, own, origin.protocol) if own is not None else None) or kept
 
-    return walk.Evidence(project.trusted, bases, filed, history_of, _asks(project))
+    return walk.Evidence(session.project.trusted, bases, filed, history_of, _asks(session))
 
 
-def washed(project: Project, protocol: str, origin: walk.Origin) -> Iterator[walk.Finding]:
+def washed(session: Session, protocol: str, origin: walk.Origin) -> Iterator[walk.Finding]:
     """Yield what the transcripts of a protocol that a fork continues show against it, as findings of the fork's.
 
     Raises:
         InsufficientHistoryError: one is not in this clone, and the others hold.
     """
-    yield from rules.ends.of_origin(project.git, protocol, origin, _evidence(project, protocol))
+    yield from rules.ends.of_origin(session.git, protocol, origin, _evidence(session, protocol))
 
 
 def prove(
-    project: Project, protocol: str, *, live: bool = False, from_work: bool = False, walked: walk.Report | None = None
+    session: Session, protocol: str, *, live: bool = False, from_work: bool = False, walked: walk.Report | None = None
 ) -> tuple[walk.Report, int]:
     """Return what `examine` says and the exit code that means it; 5, with a report that names the missing objects, if it cannot tell.
 
@@ -150,13 +150,13 @@ def prove(
         UnreachableError: `live`, and the remote does not answer.
     """
     try:
-        report = examine(project, protocol, live=live, from_work=from_work, walked=walked)
+        report = examine(session, protocol, live=live, from_work=from_work, walked=walked)
     except InsufficientHistoryError as error:
-        hint, remote = error.hint, project.trusted.remote
-        if project.git.is_partial() and not project.git.is_shallow() and remote and project.mirror is None:
+        hint, remote = error.hint, session.project.trusted.remote
+        if session.git.is_partial() and not session.git.is_shallow() and remote and session.mirror is None:
             hint = f"`runner verify {protocol} --yes` fetches it from {remote}"
         missing = walk.Finding("history", "", error.where, f"{error.what}: {hint}")
-        return verify.unknown(project.git, protocol, missing), error.exit_code
+        return verify.unknown(session.git, protocol, missing), error.exit_code
     return report, 0 if report.ok else 4
 
 
@@ -176,9 +176,9 @@ def place_of(project: Project, report: walk.Report, found: walk.Finding) -> tupl
     return f"{folder}/{paths.LOG}", next(lines, 1)
 
 
-def _asks(project: Project) -> str | None:
+def _asks(session: Session) -> str | None:
     """Return the remote that may have the missing objects; None if there is none, or this process has asked it."""
-    return None if project.mirror is not None else project.trusted.remote
+    return None if session.mirror is not None else session.project.trusted.remote
 
 
 class _Place(NamedTuple):
@@ -195,21 +195,21 @@ class _Place(NamedTuple):
     notes: tuple[str, ...]
 
 
-def _place(project: Project, protocol: str, *, live: bool) -> _Place:
-    git, name, ref = project.git, ids.branch_of(project.pattern, protocol), history.ref_of(protocol)
+def _place(session: Session, protocol: str, *, live: bool) -> _Place:
+    git, name, ref = session.git, ids.branch_of(session.project.pattern, protocol), history.ref_of(protocol)
     notes: list[str] = []
     there = above = None
     if live:
-        project.looked = False  # each protocol is asked for by its own refs
-        publishing.look_again(project, protocol)
-        refs = project.mirror.refs() if project.mirror is not None else {}
+        session.looked = False  # each protocol is asked for by its own refs
+        publishing.look_again(session, protocol)
+        refs = session.mirror.refs() if session.mirror is not None else {}
         there, above = refs.get(f"refs/heads/{name}"), refs.get(ref)
-        if project.mirror is None:
+        if session.mirror is None:
             notes.append("there is no remote to ask")
-    branch, kept, replaced = project.protocols().get(protocol), git.ref(ref), None
+    branch, kept, replaced = session.project.protocols().get(protocol), git.ref(ref), None
     published = there
     if above is None:  # what git fetched beside ours
-        above, published = git.ref(history.fetched(protocol)), git.ref(project.tracking(name))
+        above, published = git.ref(history.fetched(protocol)), git.ref(session.project.tracking(name))
     if above is not None:
         offer = history.compare(git, protocol, above, tip=branch or there or above, published=published)
         if offer.kind is history.Kind.NEWER:
@@ -220,13 +220,13 @@ def _place(project: Project, protocol: str, *, live: bool) -> _Place:
     if there is not None and there != branch:
         if branch is None or git.is_ancestor(branch, there):
             tip = there
-            notes.append(f"judged as {project.trusted.remote} has it, at {there[:12]}: this clone is behind")
+            notes.append(f"judged as {session.project.trusted.remote} has it, at {there[:12]}: this clone is behind")
         elif git.is_ancestor(there, branch):
-            notes.append(f"{project.trusted.remote} is behind: it has {there[:12]}")
+            notes.append(f"{session.project.trusted.remote} is behind: it has {there[:12]}")
         else:
-            notes.append(f"{project.trusted.remote} diverged from this clone: it has {there[:12]}")
-    elif live and there is None and branch is not None and project.mirror is not None:
-        notes.append(f"{project.trusted.remote} has no branch {name}")
+            notes.append(f"{session.project.trusted.remote} diverged from this clone: it has {there[:12]}")
+    elif live and there is None and branch is not None and session.mirror is not None:
+        notes.append(f"{session.project.trusted.remote} has no branch {name}")
     last = rules.transcripts.last_commit(git, protocol, kept) if kept is not None and there is None else None
     if last is not None and last != tip and (tip is None or git.is_ancestor(tip, last)):
         if tip is not None:
@@ -234,7 +234,7 @@ def _place(project: Project, protocol: str, *, live: bool) -> _Place:
         tip = last
     found = tip is not None
     if tip is None:
-        tip = rules.ends.tip_of(git, protocol, project.trusted.commit, _asks(project))
+        tip = rules.ends.tip_of(git, protocol, session.project.trusted.commit, _asks(session))
     return _Place(tip, branch or there, there, kept, replaced, found, tuple(notes))
 
 
@@ -278,7 +278,7 @@ def take_histories(project: Project, protocols: Iterable[str]) -> None:
             project.env.say(f"{error.what}; {error.hint}")
 
 
-def fetch_histories(project: Project, protocols: Iterable[str]) -> bool:
+def fetch_histories(session: Session, protocols: Iterable[str]) -> bool:
     """Fetch the histories of protocols from the remote, and take them; what a partial clone lacks is brought from now on.
 
     Returns whether there is a remote.
@@ -287,15 +287,15 @@ def fetch_histories(project: Project, protocols: Iterable[str]) -> bool:
         UnreachableError: it does not answer. IntegrityError: what it has is not taken.
     """
     wanted = list(protocols)
-    mirror = remote.Mirror.of(project.git, project.dirs, project.env)
+    mirror = remote.Mirror.of(session.git, session.dirs, session.env)
     if mirror is None:
         return False
-    branches = {one: project.branch(one) for one in wanted}
+    branches = {one: session.project.branch(one) for one in wanted}
     if wanted:
         mirror.fetch(*branches.values(), *map(history.ref_of, wanted))
-    project.mirror, there = mirror, mirror.refs()
-    objects.install(project)
+    session.mirror, there = mirror, mirror.refs()
+    objects.install(session)
     for one in wanted:
         if (theirs := there.get(history.ref_of(one))) is not None:
-            publishing.take_history(project, one, theirs, published=there.get(branches[one]))
+            publishing.take_history(session.project, one, theirs, published=there.get(branches[one]))
     return True

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -24,7 +24,7 @@ from runner.protocol import decision, ids, log, paths
 from runner.protocol.decision import Halt
 from runner.store import lookup, publishing, record, worktree
 from runner.store.changes import Changes, Why, is_being_edited
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.store.remote import Mirror
 
 if TYPE_CHECKING:
@@ -80,9 +80,9 @@ class _Standing:
 
 
 def watch(
-    reopen: Callable[[], Project], changes: Changes, wanted: Wanted, tell: Callable[[Happened], None]
+    reopen: Callable[[], Session], changes: Changes, wanted: Wanted, tell: Callable[[Happened], None]
 ) -> NoReturn:
-    """Advance the protocols that can advance, for ever. `reopen` gives the project anew; it is closed here.
+    """Advance the protocols that can advance, for ever. `reopen` gives the session anew; it is closed here.
 
     Raises:
         UsageError: the repository is gone.
@@ -109,7 +109,7 @@ def gone(changes: Changes) -> UsageError:
 
 class _Watcher:
     def __init__(
-        self, reopen: Callable[[], Project], changes: Changes, wanted: Wanted, tell: Callable[[Happened], None]
+        self, reopen: Callable[[], Session], changes: Changes, wanted: Wanted, tell: Callable[[Happened], None]
     ) -> None:
         self._reopen, self._changes, self._wanted, self._tell = reopen, changes, wanted, tell
         self._known: dict[str, _Standing] = {}
@@ -143,7 +143,7 @@ class _Watcher:
         if self._changes.is_gone():
             raise gone(self._changes)
         try:
-            project = self._reopen()
+            session = self._reopen()
         except RunnerError as error:
             if self._ids is None or self._changes.is_gone():
                 raise
@@ -153,54 +153,54 @@ class _Watcher:
             self._said = error.what
             return delay
         self._broken, self._said = FIRST, ""
-        with project:
-            return self._look(project)
+        with session:
+            return self._look(session)
 
-    def _look(self, project: Project) -> float:
-        env = project.env
+    def _look(self, session: Session) -> float:
+        env = session.env
         began, self._time = env.monotonic(), env.timestamp()
         # Before the refs are read: what moves after this is noticed.
-        self._changes.arm(self._folders(project))
+        self._changes.arm(self._folders(session.project))
         if self._ids is None:
-            self._ids = tuple(lookup.find(project, name) for name in self._wanted.protocols)
+            self._ids = tuple(lookup.find(session, name) for name in self._wanted.protocols)
         for kind in self._woken:
-            self._happened(project, kind)
+            self._happened(session.project, kind)
         self._woken = []
         if self._changes.polls != self._polls:
             self._polls = self._changes.polls
-            self._happened(project, "polling", reason=self._polls)
-        publishes = self._fetch(project)
-        keys = self._keys(project)
+            self._happened(session.project, "polling", reason=self._polls)
+        publishes = self._fetch(session)
+        keys = self._keys(session.project)
         for protocol in self._known.keys() - keys.keys():
             del self._known[protocol]
             self._turns.pop(protocol, None)
         for protocol in self._changes.edited():
             if protocol in self._known and (self._wanted.adopt or self._known[protocol].folder):
                 self._known[protocol].again = -math.inf
-        due = self._due(project, keys)
+        due = self._due(session, keys)
         if self._is_first:
             self._is_first = False
             by, fetches = (
                 "polling" if self._changes.polls else "events",
                 self._wanted.fetch_every if publishes else None,
             )
-            self._happened(project, "watching", protocols=len(keys), due=len(due), by=by, fetches=fetches)
+            self._happened(session.project, "watching", protocols=len(keys), due=len(due), by=by, fetches=fetches)
         if publishes and self._away:
-            return self._pause(project)
-        forge = request.available(project) if publishes and due else None
+            return self._pause(session)
+        forge = request.available(session.project) if publishes and due else None
         with contextlib.closing(forge) if forge else contextlib.nullcontext():
             for protocol, acts in due.items():
-                self._go(project, protocol, keys[protocol], forge, acts)
+                self._go(session, protocol, keys[protocol], forge, acts)
                 if env.monotonic() - began > ROUND:
                     return 0.0
-        return self._pause(project)
+        return self._pause(session)
 
-    def _pause(self, project: Project) -> float:
+    def _pause(self, session: Session) -> float:
         """Notify people of what waits for them now, and return the seconds until something is due by itself."""
         tips = {name: one.key[0] for name, one in self._known.items() if one.key is not None}
-        if tips != self._tips or project.env.monotonic() >= self._remind_at:
-            self._tips, self._remind_at = tips, project.env.monotonic() + notify.tell(project, tips)
-        now = project.env.monotonic()
+        if tips != self._tips or session.env.monotonic() >= self._remind_at:
+            self._tips, self._remind_at = tips, session.env.monotonic() + notify.tell(session, tips)
+        now = session.env.monotonic()
         again = min((self._remind_at, *(one.again for one in self._known.values())))
         return max(0.0, min(self._wanted.look_every, self._fetch_at - now, again - now))
 
@@ -232,17 +232,17 @@ class _Watcher:
                 found[protocol] = (here.get(name) or there[name], there.get(name), project.trusted.commit)
         return dict(sorted(found.items(), key=lambda item: (ids.number_of(item[0]), item[0])))
 
-    def _due(self, project: Project, keys: Mapping[str, Key]) -> dict[str, bool]:
+    def _due(self, session: Session, keys: Mapping[str, Key]) -> dict[str, bool]:
         """Return the protocols to advance, those with work first, and whether each has work by its record."""
-        now = project.env.monotonic()
+        now = session.env.monotonic()
         again = {name for name in keys if name in self._known and self._known[name].again <= now}
         new = {name: key for name, key in keys.items() if name not in self._known or self._known[name].key != key}
-        project.git.warm([key[0] for key in new.values()])
+        session.git.warm([key[0] for key in new.values()])
         found: dict[str, bool] = dict.fromkeys(again, False)
-        for row in record.rows(project.git, {name: key[0] for name, key in new.items()}):
+        for row in record.rows(session.git, {name: key[0] for name, key in new.items()}):
             name = str(row["protocol"])
             acts = record.outlook(row).action != "none"
-            if acts or name in again or self._is_news(project, row, keys[name]):
+            if acts or name in again or self._is_news(session, row, keys[name]):
                 found[name] = acts
             else:
                 self._known[name] = _Standing(keys[name])
@@ -250,52 +250,52 @@ class _Watcher:
         ordered = {name: found[name] for name in keys if name in found}
         return dict(sorted(ordered.items(), key=lambda item: (not item[1], self._turns.get(item[0], 0))))
 
-    def _is_news(self, project: Project, row: Row, key: Key) -> bool:
+    def _is_news(self, session: Session, row: Row, key: Key) -> bool:
         """Return whether a protocol that rests has to be looked at: a person committed, others pushed, or the policy moved since."""
         tip, there, trusted = key
         if row["status"] in record.ENDED:
             return there is not None and there != tip
-        commit = project.git.commit(tip)
+        commit = session.git.commit(tip)
         told = log.parse_message(commit.message) if commit else None
         if told is None or told.protocol != row["protocol"] or there not in (tip, None):
             return True
-        return told.trusted != trusted or (there is None and project.mirror is not None)
+        return told.trusted != trusted or (there is None and session.mirror is not None)
 
     # --- the remote --------------------------------------------------------------------------------------------------
 
-    def _fetch(self, project: Project) -> bool:
+    def _fetch(self, session: Session) -> bool:
         """Ask the remote where it is time to, and return whether protocols are published at all: else it is left alone."""
-        env = project.env
-        project.looked = True  # what was fetched last serves; `run` does not ask on its own
-        if project.setting("publish") != "always" or project.trusted.remote is None:
+        env = session.env
+        session.looked = True  # what was fetched last serves; `run` does not ask on its own
+        if session.project.setting("publish") != "always" or session.project.trusted.remote is None:
             self._fetch_at, self._there, self._away = math.inf, {}, ""
             if self._wanted.everything:
                 where = "where `publish` is `always`, and there is a remote"
                 raise UsageError("there is nothing to fetch", "`--all`", f"it has a use only {where}")
             return False
-        mirror = Mirror.of(project.git, project.dirs, env)
+        mirror = Mirror.of(session.git, session.dirs, env)
         assert mirror is not None
-        project.mirror = mirror
+        session.mirror = mirror
         if env.monotonic() < self._fetch_at:
             self._there = _heads(mirror)
             return True
         before = _heads(mirror)
         try:
-            project.trust(mirror.look(*self._patterns(project)))
+            session.trust(mirror.look(*self._patterns(session.project)))
         except UnreachableError as error:
             self._fetch_delay = min(self._fetch_delay * 2, max(LONGEST, self._wanted.fetch_every))
             if self._away != error.what:
                 self._away = error.what
-                self._happened(project, "unreachable", **_words(error))
+                self._happened(session.project, "unreachable", **_words(error))
         else:
             self._fetch_delay, self._away = self._wanted.fetch_every, ""
-            project.looked_at = env.monotonic()
+            session.looked_at = env.monotonic()
         self._there = _heads(mirror)
         moved = [name for name, oid in self._there.items() if before.get(name) != oid]
-        found = [ids.protocol_of_branch(project.pattern, name.removeprefix("refs/heads/")) for name in moved]
+        found = [ids.protocol_of_branch(session.project.pattern, name.removeprefix("refs/heads/")) for name in moved]
         if not self._is_first and any(found):
-            self._happened(project, "fetched", protocols=sorted(filter(None, found)))
-        self._fetch_at = env.monotonic() + self._fetch_delay * (0.8 + 0.4 * _chance(project))
+            self._happened(session.project, "fetched", protocols=sorted(filter(None, found)))
+        self._fetch_at = env.monotonic() + self._fetch_delay * (0.8 + 0.4 * _chance(session.project))
         return True
 
     def _patterns(self, project: Project) -> Iterator[str]:
@@ -306,13 +306,14 @@ class _Watcher:
 
     # --- going on ----------------------------------------------------------------------------------------------------
 
-    def _go(self, project: Project, protocol: str, key: Key, forge: Forge | None, acts: bool) -> None:
+    def _go(self, session: Session, protocol: str, key: Key, forge: Forge | None, acts: bool) -> None:
         """Advance one protocol for a turn, and remember the result."""
         self._turn += 1
         self._turns[protocol] = self._turn
         was_told = acts or (protocol in self._known and bool(self._known[protocol].said))
+        project = session.project
         adopt, wait = self._adopts(project, protocol)
-        why = worktree.under_way(project.git, project.branch(protocol)) if wait is None else "it is being edited"
+        why = worktree.under_way(session.git, project.branch(protocol)) if wait is None else "it is being edited"
         if why is not None:
             self._later(project, protocol, key, "held-up", {"reason": why}, wait=wait)
             return
@@ -324,10 +325,10 @@ class _Watcher:
         def tell(done: Advanced) -> None:
             nonlocal made
             made += 1
-            self._happened(project, "advanced", protocol, done)
+            self._happened(session.project, "advanced", protocol, done)
 
         try:
-            for done in run.run(project, protocol, max_steps=TURN, adopt=adopt, tell=tell, forge=forge):
+            for done in run.run(session, protocol, max_steps=TURN, adopt=adopt, tell=tell, forge=forge):
                 last = done
         except RunnerError as error:
             if self._changes.is_gone():
@@ -338,20 +339,20 @@ class _Watcher:
             facts = {"reason": error.what} | _words(error)
             if asked is not None and asked > DAY:
                 asked, facts["hint"] = DAY, f"{error.hint}; `watch` waits a day at most"
-            self._later(project, protocol, key, kind, facts, wait=asked)
+            self._later(session.project, protocol, key, kind, facts, wait=asked)
             return
         finally:
-            project.batch = False
+            session.batch = False
         assert last is not None
-        request.post_quietly(project, forge if made else None, protocol)
+        request.post_quietly(session, forge if made else None, protocol)
         if isinstance(last.action, Halt) or last.state.status not in decision.ACTIVE:
-            self._known[protocol] = _Standing((last.commit, key[1], project.trusted.commit))
+            self._known[protocol] = _Standing((last.commit, key[1], session.project.trusted.commit))
             if made or was_told:
-                self._happened(project, "rests", protocol, last)
+                self._happened(session.project, "rests", protocol, last)
         elif made:
             self._known[protocol] = _Standing()
         else:
-            self._later(project, protocol, key, "held-up", {"reason": "nothing came of it"})
+            self._later(session.project, protocol, key, "held-up", {"reason": "nothing came of it"})
 
     def _adopts(self, project: Project, protocol: str) -> tuple[bool, float | None]:
         """Return whether a person's edits are committed now, and in how many seconds to ask again where it is too early."""
@@ -412,7 +413,8 @@ def _changed_at(path: Path) -> float:
         return 0.0
 
 
-def unattended(project: Project) -> Project:
-    """Return the project with nobody at the terminal: a question is printed instead, and retried."""
-    project.env = project.env._replace(ask=lambda question, choices: None, ask_text=lambda question: None)
-    return project
+def unattended(session: Session) -> Session:
+    """Return the session with nobody at the terminal: a question is printed instead, and retried."""
+    env = session.env._replace(ask=lambda question, choices: None, ask_text=lambda question: None)
+    session.project = replace(session.project, env=env)
+    return session

@@ -26,7 +26,7 @@ from runner.protocol.log import RawEntry
 from runner.protocol.state import read_json
 from runner.store import history, record, worktree
 from runner.store.environment import timestamp
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.trust.transitions import commit_of
 
 DEEP = 8  # edits by hand, one over the other, that are looked through
@@ -36,14 +36,14 @@ _QUIET = ("read_file", "list_files", "search_text", "finish", "ask_person", "pub
 _AGENT = re.compile(rb"^agent:[ \t]*[\"']?([a-z0-9-]+)[\"']?[ \t]*(?:#.*)?\r?$", re.MULTILINE)
 
 
-def why(project: Project, cwd: Path, path: str, first: int, last: int) -> Told:
+def why(session: Session, cwd: Path, path: str, first: int, last: int) -> Told:
     """Return where the lines `first` to `last` of a file come from; `path`: as seen from `cwd`, as it is there now.
 
     Raises:
         UsageError: there is no such file, it is not committed, or has fewer lines.
     """
-    inside = _inside(project, cwd, path)
-    return {"path": inside, "origins": _Look(project).now(inside, first, last)}
+    inside = _inside(session.project, cwd, path)
+    return {"path": inside, "origins": _Look(session).now(inside, first, last)}
 
 
 def _inside(project: Project, cwd: Path, path: str) -> str:
@@ -59,8 +59,8 @@ def _inside(project: Project, cwd: Path, path: str) -> str:
 class _Look:
     """One question. Facts about protocols and commits are kept, since many lines come from few."""
 
-    def __init__(self, project: Project) -> None:
-        self.project, self.git = project, project.git
+    def __init__(self, session: Session) -> None:
+        self.session, self.git = session, session.git
         self._chains: dict[str, Timeline] = {}
         self._grafts: dict[str, tuple[str, ...]] = {}
         self._looked: dict[str, tuple[str, ...]] = {}
@@ -154,7 +154,7 @@ class _Look:
 
     def _chain(self, protocol: str) -> Timeline:
         if protocol not in self._chains:
-            self._chains[protocol] = Timeline(self.project, protocol)
+            self._chains[protocol] = Timeline(self.session, protocol)
         return self._chains[protocol]
 
     # --- what is told of lines ----------------------------------------------------------------------------------------------
@@ -274,7 +274,7 @@ class _Look:
 
     def _near(self, oid: str) -> list[str]:
         """Return the protocols on whose branch a commit may be: those whose folder in it differs from the present one."""
-        there, now = (self.git.tree(f"{at}:{paths.ROOT}") or {} for at in (oid, self.project.trusted.commit))
+        there, now = (self.git.tree(f"{at}:{paths.ROOT}") or {} for at in (oid, self.session.project.trusted.commit))
         found = [name for name, entry in there.items() if ids.is_protocol_id(name) and now.get(name) != entry]
         return found[-DEEP:]
 

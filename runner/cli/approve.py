@@ -83,7 +83,7 @@ def _decide(
     only_print: bool = False,
 ) -> None:
     """Carry the command out."""
-    project = console.project
+    session = console.session
     protocol, rest = _named(console, named)
     console.means(protocol)
     if len(rest) > 1:
@@ -93,12 +93,12 @@ def _decide(
     except ValueError as error:
         raise click.UsageError(f"--for: {error}; one is written as 90m, 24h or 168h") from error
     reason = text_of(reason, "the reason") if reason else ""
-    found = approve.matter(project, protocol, rest[0] if rest else None)
+    found = approve.matter(session, protocol, rest[0] if rest else None)
     decision = Decision(verb)
     if found.requirement.keyboard:
         _at_keyboard(console, found, decision, yes)
         return
-    ready = approve.offer(project, found, decision, _ascii(reason), lasts=longest, here=not only_print)
+    ready = approve.offer(session, found, decision, _ascii(reason), lasts=longest, here=not only_print)
     subject, short = ready.statement.subject, number(protocol)
     if ready.stands is not None:
         said = f"{subject}: you {SAID[verb]} it already, in {ready.stands.commit[:7]}; nothing was written"
@@ -116,22 +116,22 @@ def _decide(
     if not yes and console.ask(f"{verb} this?", ("no", "yes")) != "yes":
         console.note("nothing was signed" + ("" if console.is_terminal() else "; without a terminal, add --yes"))
         raise SystemExit(3)
-    made = approve.give(project, ready)
+    made = approve.give(session, ready)
     _given(console, found, decision, f"{subject}: {SAID[verb]} as {ready.statement.approver}, signed in {made[:7]}")
 
 
 def _given(console: Console, found: Matter, decision: Decision, said: str) -> None:
     """Print the decision, the approvals that are still missing, and what to type next."""
     protocol = found.seen.protocol
-    standing, short = approve.standing(console.project, found), number(protocol)
+    standing, short = approve.standing(console.session, found), number(protocol)
     missing = pending.missing(standing)
     notes = (f"still needed: {missing}",) if missing else ()
     done = found.state.status is Status.COMPLETED
     goes_on = None if notes or not (found.wait or done) else f"runner {'merge' if done else 'run'} {short}"
     if decision is Decision.REJECT and notes:
-        project = console.project
+        session = console.session
         goes_on = (
-            pending.after_rejection(project.git, protocol, found.seen.tip, found.requirement.subject, short) or None
+            pending.after_rejection(session.git, protocol, found.seen.tip, found.requirement.subject, short) or None
         )
     steer.tell(console, Steered(protocol, said, Next.typed(goes_on), notes), decides=True)
 
@@ -139,7 +139,7 @@ def _given(console: Console, found: Matter, decision: Decision, said: str) -> No
 def _named(console: Console, named: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     """Return the protocol and the rest of the arguments; a subject alone belongs to the default protocol."""
     if named and (":" in named[0] or named[0] in OF_NO_STEP):
-        return load.find_protocol(console.project, None), named
+        return load.find_protocol(console.session, None), named
     return steer.named(console, named)
 
 
@@ -165,7 +165,7 @@ def _at_keyboard(console: Console, found: Matter, decision: Decision, yes: bool)
     if console.ask(question, ("no", "yes")) != "yes":
         console.note("nothing was decided")
         raise SystemExit(3)
-    done = approve.answer(console.project, found, decision)
+    done = approve.answer(console.session, found, decision)
     if not done.entries:
         console.note(f"{found.seen.protocol}  {found.requirement.subject}: not approved; it still waits")
         raise SystemExit(3)
@@ -182,7 +182,7 @@ def _bring(console: Console, named: tuple[str, ...], file: Path) -> None:
         ) from error
     said = approval_file.parse(data, str(file)).statement
     protocol = _named(console, named)[0] if named else said.protocol
-    found, made = approve.bring(console.project, protocol, data, str(file))
+    found, made = approve.bring(console.session, protocol, data, str(file))
     _given(console, found, said.decision, f"{found.requirement.subject}: added in {made[:7]}")
 
 

@@ -181,7 +181,7 @@ def policy_test(console: Console, live: bool, file: Path | None, as_json: bool) 
 def _look(console: Console, verb: str, *, live: bool, file: Path | None) -> None:
     """Fetch the trusted branch if that is wanted; else print the age of the last fetch."""
     if live:
-        check.fetch_trusted(console.project)
+        check.fetch_trusted(console.session)
     elif file is None and (remote := console.project.trusted.remote) is not None:
         trusted, now = console.project.trusted, console.project.env.now()
         age = f"as of {describe.age(trusted.time, now)} ago" if trusted.time else "as git fetched it last"
@@ -228,11 +228,10 @@ def command(console: Console, named: tuple[str, ...], as_json: bool) -> None:
     A plan is checked with what the trusted branch has: agents, engines, tools, roles. Default: the files in .protocols of the
     checkout, but not the plans of protocols. Files that people do not write are ignored. Exit 2: something is wrong.
     """
-    project = console.project
-    targets = check.targets(
-        project, console.cwd, named, lambda name: options.looked_up(console, name, partial(lookup.find, project))
-    )
-    found = [error for name, at in targets.items() for error in check.problems(project, name, at)]
+    session = console.session
+    find = partial(lookup.find, session)
+    targets = check.targets(session.project, console.cwd, named, lambda name: options.looked_up(console, name, find))
+    found = [error for name, at in targets.items() for error in check.problems(session.project, name, at)]
     if as_json:
         console.json({"problems": [{"what": one.what, "at": one.where, "next": one.hint} for one in found]})
     else:
@@ -258,11 +257,11 @@ def qa_command(console: Console, protocol: str | None, step: str | None, full: b
 
     Default: the step that waits for QA, else the one that failed, else the last that is done. Nothing is recorded. Exit 1: QA failed.
     """
-    project = console.project
+    session = console.session
     name, slug = options.found(console, protocol, step)
-    load.find_protocol(console.project, console.means(name))  # a branch that only the remote has is brought here
+    load.find_protocol(console.session, console.means(name))  # a branch that only the remote has is brought here
     with progress.Progress(console, each=True).at_work(name):
-        done = by_hand.judge(project, name, slug, full=full)
+        done = by_hand.judge(session, name, slug, full=full)
     _tell(console, done)
     raise SystemExit(0 if done.passed else 1)
 
@@ -323,7 +322,7 @@ def shell_command(ctx: click.Context, protocol: str | None, step: str | None, st
     console: Console = ctx.obj
     argv, is_seen = ctx.meta[__name__], terminal.is_there()
     name, slug = options.found(console, protocol, step)
-    load.find_protocol(console.project, name)  # a branch that only the remote has is brought here
+    load.find_protocol(console.session, name)  # a branch that only the remote has is brought here
     if slug is None and (start or check):
         raise UsageError(f"--{'start' if start else 'check'} is about a step", name, "name the step")
     if not argv and not is_seen:
@@ -331,7 +330,7 @@ def shell_command(ctx: click.Context, protocol: str | None, step: str | None, st
     wanted = by_hand.Wanted(slug=slug, argv=argv, start=start, check=check)
     if is_seen:
         wanted = dataclasses.replace(wanted, term=console.environ.get("TERM"))
-    with by_hand.shell(console.project, name, wanted) as ready:
+    with by_hand.shell(console.session, name, wanted) as ready:
         console.note(f"{ready.said}; your changes are discarded at the end")
         if ready.line:
             console.line(f"check {check}: {ready.line}", err=True)

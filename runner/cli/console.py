@@ -23,7 +23,7 @@ from runner.errors import UsageError
 from runner.lines import lines_of
 from runner.protocol import model_answers
 from runner.store.environment import Environment
-from runner.store.project import Project
+from runner.store.project import Project, Session
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -67,7 +67,7 @@ class Console:
         self.above: Callable[[str], None] | None = None  # prints above what moves on the terminal, where something does
         self.live: Live | None = None  # the running command, where that is shown
         self.moving: Progress | None = None  # what moves on the terminal now, and must stand still for a question
-        self._project: Project | None = None
+        self._session: Session | None = None
         self.closing = ExitStack()  # what lasts as long as the console
 
     def environment(self) -> Environment:
@@ -93,11 +93,16 @@ class Console:
         )
 
     @property
+    def session(self) -> Session:
+        """The session with the project of the folder that the command runs in."""
+        if self._session is None:
+            self._session = Session.open(self.cwd, self.environment(), self.options)
+        return self._session
+
+    @property
     def project(self) -> Project:
-        """The project of the folder that the command runs in."""
-        if self._project is None:
-            self._project = Project.open(self.cwd, self.environment(), self.options)
-        return self._project
+        """That project, as the session has it now."""
+        return self.session.project
 
     @property
     def here(self) -> Project | None:
@@ -107,13 +112,13 @@ class Console:
         except UsageError:
             return None
 
-    def reopen(self) -> Project:
+    def reopen(self) -> Session:
         """Return the project opened anew: configuration, remote and trusted branch may be others by now."""
-        git = self._project.git if self._project is not None else None
+        git = self._session.git if self._session is not None else None
         self.close()
         at = git.at if git is not None and git.cwd == self.cwd else None  # where it is, git need not be asked again
-        self._project = Project.open(self.cwd, self.environment(), self.options, at)
-        return self._project
+        self._session = Session.open(self.cwd, self.environment(), self.options, at)
+        return self._session
 
     def means(self, protocol: str, asked: str | None = None) -> str:
         """Return the protocol, which the command is about. `asked`: how the person named it."""
@@ -124,8 +129,8 @@ class Console:
     def close(self) -> None:
         """Close all that is open."""
         self.closing.close()
-        if self._project is not None:
-            self._project.close()
+        if self._session is not None:
+            self._session.close()
 
     def note(self, line: str) -> None:
         """Print a message to stderr, with commands as they are typed."""

@@ -67,7 +67,7 @@ def command(console: Console, protocol: str | None, action: str | None, as_json:
         )
         return
     if action == "fix" and not _cannot_open(console):
-        checks.fix_protocols(console.project, name, console.note)
+        checks.fix_protocols(console.session, name, console.note)
     found = checks.examine(console.cwd, who, console.options, name)
     with contextlib.suppress(RunnerError):  # the findings say why
         if action is None and not as_json and (size := clean.taken(console.project)):
@@ -80,7 +80,7 @@ def command(console: Console, protocol: str | None, action: str | None, as_json:
 def _find(console: Console, name: str) -> str:
     """Return the id of the protocol that is meant, one whose branch is gone included."""
     try:
-        return options.looked_up(console, name, partial(lookup.find, console.project))
+        return options.looked_up(console, name, partial(lookup.find, console.session))
     except UsageError:
         gone = protocols.gone(console.project)
         branch = ids.protocol_of_branch(console.project.pattern, name.removeprefix("refs/heads/"))
@@ -159,9 +159,9 @@ def clean_command(console: Console, protocol: str | None, dry_run: bool, yes: bo
     is named, with the reason. With PROTOCOL, only its own are removed, and its workspace even if it is still open (it is
     created again when a step needs it).
     """
-    project = console.project
-    name = options.looked_up(console, protocol, partial(lookup.find, project)) if protocol else None
-    items = clean.look(project, console.means(name) if name else None)
+    session = console.session
+    name = options.looked_up(console, protocol, partial(lookup.find, session)) if protocol else None
+    items = clean.look(session.project, console.means(name) if name else None)
     going = [item for item in items if not item.why]
     if going and not dry_run and not yes and console.is_terminal():
         for item in going:
@@ -170,7 +170,7 @@ def clean_command(console: Console, protocol: str | None, dry_run: bool, yes: bo
             console.note("nothing was removed")
             return
     freed = 0
-    for item in items if dry_run else clean.remove(project, items, named=name is not None):
+    for item in items if dry_run else clean.remove(session.project, items, named=name is not None):
         if item.why:
             console.note(f"left     {item.kind:<9}  {item.name}  {item.why}")
             continue
@@ -190,9 +190,9 @@ def discard_command(console: Console, protocol: str | None, yes: bool) -> None:
 
     You are asked first. One that was run or published is refused: `runner cancel` ends that one.
     """
-    project = console.project
-    name = console.means(publishing.find(project, protocol))
-    going = clean.discard(project, name, check_only=True)
+    session = console.session
+    name = console.means(publishing.find(session, protocol))
+    going = clean.discard(session.project, name, check_only=True)
     if not yes:
         for one in going:
             console.note(f"  {one}")
@@ -201,7 +201,7 @@ def discard_command(console: Console, protocol: str | None, yes: bool) -> None:
                 "nothing was removed" + ("" if console.is_terminal() else "; add --yes where nobody can be asked")
             )
             return
-    clean.discard(project, name)
+    clean.discard(session.project, name)
     console.result(f"discarded  {name}")
 
 

@@ -27,7 +27,7 @@ from runner.lines import counted, lines_of
 from runner.protocol.paths import CLARIFICATIONS, CONFIG
 from runner.store import trusted
 from runner.store.environment import Environment, StateDir, writable_state_home
-from runner.store.project import Project
+from runner.store.project import Session
 
 
 @click.command("init")
@@ -196,22 +196,22 @@ def _proved(console: Console, git: Git, cwd: Path, asked: init.Questions) -> tup
     if commit is None or (named and not init.is_untouched(git)):
         return None, []
     try:
-        with Project.open(cwd, _silent(console.environment()), console.options) as project:
-            if project.setting("executor") == "host" or (named and not suite.failed(project, named[0])):
+        with Session.open(cwd, _silent(console.environment()), console.options) as session:
+            if session.project.setting("executor") == "host" or (named and not suite.failed(session.project, named[0])):
                 return None, []
             answer = asked.answers().get(init.TESTS)
             found = suite.candidates(git, commit, [answer] if answer else ())
             if not found and console.is_terminal() and (answer := asked.ask(init.TESTS)):
                 found = [Candidate(answer, "your answer")]
             at, ended = commit[:7], list[Tried]()
-            known = suite.noted(project, commit)
+            known = suite.noted(session.project, commit)
             if known is not None and known.passed and known.line in [one.line for one in found]:
                 ended.append(known)
             elif found:
-                _try(console, project, commit, found, ended)
+                _try(console, session, commit, found, ended)
             best = suite.best(ended)
             if best is not None:
-                suite.note(project, commit, best)
+                suite.note(session.project, commit, best)
                 console.note(
                     f"checks {best.line} · {best.text()} on {at}{'' if best.passed else ', before any change'}"
                 )
@@ -227,7 +227,7 @@ def _proved(console: Console, git: Git, cwd: Path, asked: init.Questions) -> tup
     ]
 
 
-def _try(console: Console, project: Project, commit: str, found: list[Candidate], ended: list[Tried]) -> None:
+def _try(console: Console, session: Session, commit: str, found: list[Candidate], ended: list[Tried]) -> None:
     """Try the candidates, at a terminal until the person types Ctrl-C."""
     now = [""]
 
@@ -244,7 +244,7 @@ def _try(console: Console, project: Project, commit: str, found: list[Candidate]
         if before != signal.SIG_IGN:  # as in a job in the background
             signal.signal(signal.SIGINT, skip)
         with console.waiting("trying the tests in the sandbox (Ctrl-C skips)", lambda: now[0]):
-            for one in suite.tried(project, commit, found, starts):
+            for one in suite.tried(session, commit, found, starts):
                 ended.append(one)
     except _Skipped:
         console.note("skipped: no more commands are tried")
@@ -279,8 +279,8 @@ def _next(console: Console, git: Git, base: str, *, committed: bool) -> None:
 def _lacks_model(console: Console, git: Git) -> str:
     """Return what a model lacks to write a plan; empty where that is nothing, or the configuration cannot be read yet."""
     try:
-        with Project.open(git.top or git.cwd, console.environment(), console.options) as project:
-            planning.need_model(project)
+        with Session.open(git.top or git.cwd, console.environment(), console.options) as session:
+            planning.need_model(session.project)
     except EngineError as error:
         return error.hint
     except RunnerError:
@@ -296,9 +296,9 @@ def _proposed(console: Console, cwd: Path, asked: init.Questions, yes: bool) -> 
     """
 
     with contextlib.ExitStack() as stack:
-        project = stack.enter_context(Project.open(cwd, console.environment(), console.options))
+        session = stack.enter_context(Session.open(cwd, console.environment(), console.options))
         with console.waiting("a model reads the repository"):
-            proposal = stack.enter_context(init.propose(project, asked))
+            proposal = stack.enter_context(init.propose(session, asked))
         new = [file for file in proposal.files if file.here is None]
         cost = f" · {describe.money(proposal.usd)}" if proposal.usd else ""
         console.note(f"{proposal.engine} proposes {len(new) or 'no'} new script{'s' if len(new) != 1 else ''}{cost}")

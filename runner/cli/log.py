@@ -44,7 +44,7 @@ def command(console: Console, protocol: str | None, as_json: bool, follow: bool,
 
     With --json, one object per line with all fields, as log.md has them.
     """
-    project = console.project
+    session = console.session
     if form and (as_json or follow):
         raise click.UsageError(f"--{form} goes neither with --json nor with --follow")
     name, _ = options.found(console, protocol)
@@ -54,10 +54,10 @@ def command(console: Console, protocol: str | None, as_json: bool, follow: bool,
         _commits(console, name, graph=form == "graph")
         return
     show: Show = _json if as_json else lambda console, entry: _line(console, name, entry)
-    tip = lookup.tip(project, name)
-    shown = _show(console, show, record.events(project.git, name, tip), 0)
-    at_work = _AtWork(console, project, name) if follow and not as_json else None
-    while follow and record.row(project.git, name, tip)["status"] not in record.ENDED:
+    tip = lookup.tip(session.project, name)
+    shown = _show(console, show, record.events(session.git, name, tip), 0)
+    at_work = _AtWork(console, session.project, name) if follow and not as_json else None
+    while follow and record.row(session.git, name, tip)["status"] not in record.ENDED:
         tip, shown = _next(console, name, tip, shown, show, at_work)
 
 
@@ -193,11 +193,11 @@ def show_account(console: Console, entry: RawEntry, found: Account, event: str, 
 @click.pass_obj
 def diff_command(console: Console, protocol: str | None, step: str | None, stat: bool, with_record: bool) -> None:
     """Show what PROTOCOL changed against its base, or what the last attempt of STEP changed, without the protocol's own folder."""
-    project = console.project
-    git = project.git
+    session = console.session
+    git = session.git
     name, slug = options.found(console, protocol, step)
     console.pages()
-    tip, squash = _end(project, name)
+    tip, squash = _end(session.project, name)
     if slug is not None:
         work = record.work_of(git, name, tip, slug)
         if work is None:
@@ -206,7 +206,7 @@ def diff_command(console: Console, protocol: str | None, step: str | None, stat:
         before, after = work
     else:
         row = record.row(git, name, tip)
-        common = record.left_base(git, tip, str(row.get("base", "")), project.trusted.remote)
+        common = record.left_base(git, tip, str(row.get("base", "")), session.project.trusted.remote)
         if common == tip:  # merged: its work is what it had brought when it was
             common = squash or _start(console, name, tip)
         if common is None:

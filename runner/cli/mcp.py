@@ -13,7 +13,7 @@ from runner.app import mcp as app
 from runner.cli.console import Console
 from runner.cli.streams import safe
 from runner.errors import RunnerError, UnsupportedError, installs
-from runner.store.project import Project
+from runner.store.project import Session
 
 MOST = 100_000  # characters of an answer
 SECONDS = 120
@@ -44,7 +44,7 @@ def pin(console: Console, name: str) -> None:
     It runs the command of the checkout's config.yaml. Read each line: a model will be shown these words. Nothing counts before you
     commit .protocols/mcp/NAME.json, and the digest in config.yaml, on the trusted branch.
     """
-    done = app.pin(console.project, name)
+    done = app.pin(console.session, name)
     for line in done.changed:
         sign = line.lstrip()[:1]
         console.line((line, {"+": "green", "-": "red"}.get(sign, "bold")))
@@ -87,7 +87,7 @@ def _serve(console: Console) -> None:
             raise ToolError(_cut(err))
         return _cut("\n".join(filter(None, (out, err))))
 
-    def propose(make: Callable[[Project], str], told: str) -> str:
+    def propose(make: Callable[[Session], str], told: str) -> str:
         try:
             return told.format(make(console.reopen()))
         except RunnerError as error:
@@ -118,19 +118,19 @@ def _serve(console: Console) -> None:
         """Propose a protocol. Without `files` it has one agent step that does `task`; else these plan files, by name: plan.md, and
         step files such as 01-parse.md, each with front matter between lines of ---. Nothing runs: show the person the command."""
         told = "Proposed, and not made yet. A person reads the plan and types:\n{}"
-        return propose(lambda project: app.propose_plan(project, task, files or {}), told)
+        return propose(lambda session: app.propose_plan(session.project, task, files or {}), told)
 
     @server.tool(annotations=writes, structured_output=False)
     def propose_edit(protocol: str, file: str, text: str) -> str:
         """Propose the whole new text of a plan file of a protocol: plan.md, context.md or a step file. Show the person the command."""
         told = "Proposed as a patch, and not applied. A person reads it, types this, and commits:\n{}"
-        return propose(lambda project: app.propose_edit(project, protocol, file, text), told)
+        return propose(lambda session: app.propose_edit(session, protocol, file, text), told)
 
     @server.tool(annotations=writes, structured_output=False)
     def answer(protocol: str, text: str, question: str = "") -> str:
         """Answer the question that a step's model asked, by its id (such as w12) or step. The record says that it came through MCP.
         What waits for a person (approvals, human steps, held calls, unknown effects) cannot be answered here."""
-        return propose(lambda project: app.answer(project, protocol, question or None, text), "{}")
+        return propose(lambda session: app.answer(session, protocol, question or None, text), "{}")
 
     if sys.stdin.isatty():
         console.note(

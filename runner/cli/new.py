@@ -131,19 +131,19 @@ def command(
         plan = dataclasses.replace(plan, manual=True)
     if not plan.named and not plan.texts and not title:
         raise click.UsageError("give a title: runner new TITLE")
-    project = console.project
-    create.fresh(project)
+    session = console.session
+    create.fresh(session)
     if not plan.named:
         about, of = plan.about(console)
         with console.waiting("a model writes the plan"):
-            made = create.planned(project, title or "", base=base, questions=not no_questions, text=about, where=of)
+            made = create.planned(session, title or "", base=base, questions=not no_questions, text=about, where=of)
     else:
         files, where = plan.files(console, title)
         files = dict(edited_files(console, files, sorted(files))) if edit else files
-        made = create.create(project, title or "", files, where=where, base=base)
+        made = create.create(session, title or "", files, where=where, base=base)
     _end(console, made, first="edit {} first" if plan.manual and not edit else "")
     if made.questions and not plan.named:
-        running.notify(project, made.protocol)
+        running.notify(session, made.protocol)
         raise SystemExit(3)
 
 
@@ -152,7 +152,7 @@ def _end(console: Console, made: Made, *, first: str = "") -> None:
     tell_made(console, made, first=first)
     _give_id(console, made.protocol)
     made.printed()
-    request.post_published(console.project, made.protocol)
+    request.post_published(console.session, made.protocol)
 
 
 def _give_id(console: Console, protocol: str) -> None:
@@ -180,8 +180,8 @@ def tell_made(console: Console, made: Made, *, runs: bool = False, first: str = 
     if made.source:
         steps = f"{made.done} of {steps} done"
     begun = made.source or made.base[:12]
-    project = console.project
-    row = record.row(project.git, made.protocol, lookup.tip(project, made.protocol))
+    session = console.session
+    row = record.row(session.git, made.protocol, lookup.tip(session.project, made.protocol))
     console.note(f"{made.protocol}  {row['status']} · {steps} · from {begun} {made.start[:7]}{cost}{pushed}")
     if _OID.fullmatch(made.base):
         console.note(
@@ -197,8 +197,8 @@ def tell_made(console: Console, made: Made, *, runs: bool = False, first: str = 
     if made.source and ids.slug_of_title(str(row["title"])) != made.protocol.partition("-")[2]:
         console.note(f"  title         {row['title']}, as its plan has it")
     if not runs:
-        tip, name = lookup.tip(project, made.protocol), lookup.typed(project, made.protocol)
-        if (follows := describe.describe(project, row, tip, name).next).text:
+        tip, name = lookup.tip(session.project, made.protocol), lookup.typed(session.project, made.protocol)
+        if (follows := describe.describe(session, row, tip, name).next).text:
             before = f"{program()} {first.format(name)}, then " if first else ""
             console.note(f"  next          {before}{follows.shown(program())}")
 
@@ -245,27 +245,27 @@ def do_command(
         raise click.UsageError("--input goes with --workflow")
     if text is None and workflow is None and coworker is None:
         raise UsageError("there is no task", "runner do", 'give one: `runner do "…"`, or --workflow NAME --input k=v')
-    project = console.project
-    create.fresh(project)
+    session = console.session
+    create.fresh(session)
     if workflow is not None:
-        files, where = create.instantiate(project, workflow, inputs)
+        files, where = create.instantiate(session.project, workflow, inputs)
         title = text or ""
     else:
         agent, objective = (
             (None, "")
             if coworker is None
-            else create.agent_given(project, console.cwd / coworker, is_read_by_ci(console.environ))
+            else create.agent_given(session.project, console.cwd / coworker, is_read_by_ci(console.environ))
         )
         title, files = create.task(objective if text is None else text, agent, checks)
         where = "the task"
-    create.need_engine(project, files, where)
-    made = create.create(project, title, files, where=where, base=base)
+    create.need_engine(session.project, files, where)
+    made = create.create(session, title, files, where=where, base=base)
     tell_made(console, made, runs=True)
     made.printed()
     try:
         ctx.invoke(run.command, protocol=made.protocol)
     except (KeyboardInterrupt, RunnerError) as error:  # typed again, the same command would make another one
-        resumes = f"{program()} run {lookup.typed(project, made.protocol)}"
+        resumes = f"{program()} run {lookup.typed(session.project, made.protocol)}"
         if type(error) is KeyboardInterrupt:
             raise KeyboardInterrupt(f"`{resumes}` resumes") from error
         console.note(f"  created       {resumes} resumes it")
@@ -307,15 +307,15 @@ def fork_command(console: Console, protocol: str | None, title: str, base: str |
     protocol with that id, which `runner sync` fetches. The old history is kept under refs/runner/lost/.
     """
     name, revision = steer.at_revision(protocol)
-    project = console.project
-    origin = publishing.find(project, name)
+    session = console.session
+    origin = publishing.find(session, name)
     if isinstance(revision, str):
-        revision = lookup.find_step(project, origin, revision)
+        revision = lookup.find_step(session.project, origin, revision)
     if renumber and (title or base):
         raise click.UsageError("--renumber keeps title and base")
     made = (
-        fork.renumber(project, origin, revision)
+        fork.renumber(session, origin, revision)
         if renumber
-        else fork.fork(project, origin, revision, title=title, base=base)
+        else fork.fork(session, origin, revision, title=title, base=base)
     )
     _end(console, made)

@@ -18,17 +18,17 @@ from runner.lines import few
 from runner.store import lookup, publishing, record
 
 if TYPE_CHECKING:
-    from runner.store.project import Project
+    from runner.store.project import Session
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
 
-def _offer(look: Callable[[Project], list[str]]) -> list[str]:
+def _offer(look: Callable[[Session], list[str]]) -> list[str]:
     """Return completions for a shell; none if there is no project, since a shell cannot show the error."""
     console = Console(Path.cwd(), dict(os.environ), quiet=True)
     try:
-        return look(console.project)
+        return look(console.session)
     except (RunnerError, OSError):
         return []
     finally:
@@ -37,7 +37,7 @@ def _offer(look: Callable[[Project], list[str]]) -> list[str]:
 
 def complete_protocols(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Return the protocols whose ids begin so."""
-    return _offer(lambda project: [name for name in lookup.known(project) if name.startswith(incomplete)])
+    return _offer(lambda session: [name for name in lookup.known(session.project) if name.startswith(incomplete)])
 
 
 def complete_steps(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -51,17 +51,17 @@ def _words(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
 
 
 def _steps_of(protocol: str | None, incomplete: str) -> list[str]:
-    def look(project: Project) -> list[str]:
-        name = lookup.find(project, protocol)
-        tip = lookup.tip(project, name)
-        row = record.as_planned(project.git, record.row(project.git, name, tip), tip)
+    def look(session: Session) -> list[str]:
+        name = lookup.find(session, protocol)
+        tip = lookup.tip(session.project, name)
+        row = record.as_planned(session.git, record.row(session.git, name, tip), tip)
         return [slug for slug, _ in record.open_steps(row) if slug.startswith(incomplete)]
 
     return _offer(look)
 
 
 def _workflows(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    return _offer(lambda project: [name for name in create.workflow_names(project) if name.startswith(incomplete)])
+    return _offer(lambda session: [one for one in create.workflow_names(session.project) if one.startswith(incomplete)])
 
 
 def found(console: Console, name: str | None, step: str | None = None) -> tuple[str, str | None]:
@@ -70,7 +70,7 @@ def found(console: Console, name: str | None, step: str | None = None) -> tuple[
     Raises:
         UsageError: there is none, or it is not clear which.
     """
-    return looked_up(console, name, lambda name: lookup.find_with_step(console.project, name, step))
+    return looked_up(console, name, lambda name: lookup.find_with_step(console.session, name, step))
 
 
 def looked_up(console: Console, name: str | None, find: Callable[[str | None], T]) -> T:
@@ -79,15 +79,15 @@ def looked_up(console: Console, name: str | None, find: Callable[[str | None], T
     Raises:
         UsageError: that of `find`.
     """
-    project = console.project
+    session = console.session
     try:
         return find(name)
     except lookup.UnknownProtocolError:
-        if name is None or project.trusted.remote is None or not lookup.beginnings(project, name):
+        if name is None or session.project.trusted.remote is None or not lookup.beginnings(session.project, name):
             raise
 
     with contextlib.suppress(UnreachableError):
-        publishing.find(project, name)
+        publishing.find(session, name)
     return find(name)
 
 
@@ -212,9 +212,9 @@ def fetch_missing(console: Console, protocols: Collection[str], *, yes: bool, ab
         UnreachableError: the remote does not answer. IntegrityError: what it has is not taken.
     """
     remote = console.project.trusted.remote
-    if not (protocols or about) or remote is None or console.project.mirror is not None:
+    if not (protocols or about) or remote is None or console.session.mirror is not None:
         return False
     question = f"{few(sorted(protocols)) or about}: part of the proof is not in this clone. Fetch it from {remote}?"
     if not yes and console.ask(question, ("no", "yes")) != "yes":
         return False
-    return verify.fetch_histories(console.project, protocols)
+    return verify.fetch_histories(console.session, protocols)

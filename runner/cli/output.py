@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from runner.executor.step_run import Redactor
     from runner.protocol.log import RawEntry
     from runner.protocol.state import Row
-    from runner.store.project import Project
+    from runner.store.project import Project, Session
 
 EVERY: Final = 60.0  # seconds between two lines about the running command, where there is no terminal
 _WINDOW: Final = 64 * 1024  # bytes in which the last line is looked for
@@ -104,19 +104,19 @@ def show(
     Raises:
         UsageError: there is none, or it was not kept.
     """
-    project, protocol, step = console.project, row["protocol"], row["steps"][slug]
-    verify.take_histories(project, [protocol])
+    session, protocol, step = console.session, row["protocol"], row["steps"][slug]
+    verify.take_histories(session.project, [protocol])
     last = int(step.get("attempt", 1))
     number = attempt or (last - 1 if last > 1 and step.get("status") == "pending" else last)
-    printed = _printed(project, protocol, slug, number)
+    printed = _printed(session.project, protocol, slug, number)
 
     def read() -> dict[int | None, bytes | None]:
-        there = history.outputs(project.git, history.ref_of(protocol))
+        there = history.outputs(session.git, history.ref_of(protocol))
         checks = sorted(of for of in {*printed, *_checks_in(there, slug, number)} if of is not None)
         wanted: list[int | None] = [check] if check else [None] if step.get("kind") == "command" else [*checks]
-        if not check and wanted != [None] and kept(project, protocol, slug, number):
+        if not check and wanted != [None] and kept(session.project, protocol, slug, number):
             wanted.insert(0, None)
-        found = {of: kept(project, protocol, slug, number, of) for of in wanted}
+        found = {of: kept(session.project, protocol, slug, number, of) for of in wanted}
         return {of: _network_of(data or b"") if printed.get(of) == _NOTHING else data for of, data in found.items()}
 
     found = read()
@@ -125,7 +125,7 @@ def show(
         found = read()
     for of, data in found.items():
         if data is None:
-            raise _none(project, row, slug, number, of, printed)
+            raise _none(session, row, slug, number, of, printed)
     if not found:
         raise UsageError(
             f"attempt {number} of {slug} ran no checks", protocol, f"`runner show {protocol} {slug}` shows what it did"
@@ -171,13 +171,13 @@ def _checks_in(names: Mapping[str, object], slug: str, attempt: int) -> list[int
 
 
 def _none(
-    project: Project, row: Row, slug: str, number: int, check: int | None, printed: Mapping[int | None, str]
+    session: Session, row: Row, slug: str, number: int, check: int | None, printed: Mapping[int | None, str]
 ) -> UsageError:
     """Return why an output is not here, and what can be done."""
     protocol, last = row["protocol"], int(row["steps"][slug].get("attempt", 1))
     if check in printed:
-        again = f"`runner show {protocol} {slug} --output --yes` fetches it from {project.trusted.remote}"
-        brings = again if project.trusted.remote and project.mirror is None else history.brings(protocol, None)
+        again = f"`runner show {protocol} {slug} --output --yes` fetches it from {session.project.trusted.remote}"
+        brings = again if session.project.trusted.remote and session.mirror is None else history.brings(protocol, None)
         what = f"the output of {f'check {check} of ' if check else ''}{slug}, attempt {number}, was not kept here"
         hint = f"if another clone made it, {brings}; `runner show {protocol} {slug}` shows the end of it"
         return UsageError(what, protocol, hint)

@@ -40,12 +40,12 @@ def command(
     At a terminal you accept the proposal, edit it in your editor first, or discard it; without a terminal, --yes accepts it.
     The commit is yours.
     """
-    project = console.project
-    name = console.means(load.find_protocol(project, protocol))
+    session = console.session
+    name = console.means(load.find_protocol(session, protocol))
     wish = strict_yaml.decode(wish.encode("utf-8", "surrogateescape"), "TEXT").strip()
     with contextlib.ExitStack() as stack:
         with console.waiting(f"a model splits {split}" if split else "a model plans the pending steps"):
-            made = plan.propose(project, name, wish, questions=not no_questions, split=split)
+            made = plan.propose(session, name, wish, questions=not no_questions, split=split)
             proposal = stack.enter_context(made)
         if not proposal.changed(proposal.files):
             console.note(f"{name}  the steps stay as they are")
@@ -54,10 +54,10 @@ def command(
         chosen = proposal.files if yes else _chosen(console, proposal)
         if chosen is None:
             return
-        commit = plan.take(project, proposal, chosen)
+        commit = plan.take(session, proposal, chosen)
         cost = f" · {describe.money(proposal.usd)}" if proposal.usd else ""
         console.note(f"{name}  replanned, committed as yours: {commit[:7]}{cost}")
-        request.post_published(project, name)
+        request.post_published(session, name)
 
 
 def _show(console: Console, proposal: Proposal, files: Mapping[str, bytes]) -> None:
@@ -140,7 +140,7 @@ def edit_command(console: Console, /, words: tuple[str, ...], **change: str | No
         return
     if len(rest) > 1:
         raise click.UsageError("name one step: runner edit PROTOCOL [STEP]")
-    draft = plan.draft(console.project, name, rest[0] if rest else None)
+    draft = plan.draft(console.session, name, rest[0] if rest else None)
     folder = Path(tempfile.mkdtemp(prefix="runner-edit-"))
     path = folder / draft.name
     path.write_bytes(draft.data)
@@ -159,8 +159,8 @@ def edit_command(console: Console, /, words: tuple[str, ...], **change: str | No
     console.note(f"{draft.protocol}  {draft.name} committed as yours: {made[:7]}")
     if draft.finished:
         console.note("  this step is finished: the edit is recorded, and nothing is done again")
-    sync.offer(console.project, draft.protocol)
-    request.post_published(console.project, draft.protocol)
+    sync.offer(console.session, draft.protocol)
+    request.post_published(console.session, draft.protocol)
 
 
 def _changed(
@@ -179,23 +179,23 @@ def _changed(
     if (given["kind"] or given["run"]) and added is None:
         raise click.UsageError("--kind and --run go with --add")
     if added is not None:
-        commit, file = plan.add_step(console.project, name, added, after, kind=given["kind"], run=given["run"] or "")
+        commit, file = plan.add_step(console.session, name, added, after, kind=given["kind"], run=given["run"] or "")
         return commit, f"added {file}"
     if moved is not None:
         if after is None:
             raise click.UsageError("--move goes with --after STEP")
-        commit, file = plan.move_step(console.project, name, moved, after)
+        commit, file = plan.move_step(console.session, name, moved, after)
         return commit, f"moved to {file}"
     if after is not None:
         raise click.UsageError("--after goes with --add and --move")
-    commit, slug = plan.remove_step(console.project, name, str(removed))
+    commit, slug = plan.remove_step(console.session, name, str(removed))
     return commit, f"removed {slug}"
 
 
 def _tell_step(console: Console, name: str, commit: str, said: str) -> None:
     console.note(f"{name}  {said}, committed as yours: {commit[:7]}")
-    sync.offer(console.project, name)
-    request.post_published(console.project, name)
+    sync.offer(console.session, name)
+    request.post_published(console.session, name)
 
 
 @click.command("skip")
@@ -208,7 +208,7 @@ def skip_command(console: Console, words: tuple[str, ...]) -> None:
     console.means(name)
     if len(rest) != 1:
         raise click.UsageError("name one step: runner skip PROTOCOL STEP")
-    commit, slug = plan.remove_step(console.project, name, rest[0], "skip")
+    commit, slug = plan.remove_step(console.session, name, rest[0], "skip")
     _tell_step(console, name, commit, f"{slug} skipped")
 
 
@@ -219,7 +219,7 @@ def _after_editing(console: Console, draft: Draft, path: Path) -> str | None:
         if not path.is_file() or (data := path.read_bytes()) == draft.data:
             return None
         try:
-            plan.check_draft(console.project, draft, data)
+            plan.check_draft(console.session, draft, data)
         except RunnerError as error:
             if not console.is_terminal():
                 raise
@@ -227,7 +227,7 @@ def _after_editing(console: Console, draft: Draft, path: Path) -> str | None:
             if not click.confirm("edit it again?", default=True, err=True):
                 raise
             continue
-        return plan.commit_draft(console.project, draft, data)
+        return plan.commit_draft(console.session, draft, data)
 
 
 def _edit(console: Console, files: Sequence[Path], hint: str) -> None:

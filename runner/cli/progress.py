@@ -202,9 +202,9 @@ class Progress:
         self.flush(done)
         console, state = self._console, done.state
         self._widen(state)
-        row, project = plain(state), console.project
-        name = lookup.typed(project, state.protocol, console.asked.get(state.protocol))
-        found = describe.describe(project, row, done.commit, name)
+        row, session = plain(state), console.session
+        name = lookup.typed(session.project, state.protocol, console.asked.get(state.protocol))
+        found = describe.describe(session, row, done.commit, name)
         counted = " · ".join(filter(None, (describe.progress(row), describe.spent(row.get("spent")))))
         if state.status in ("completed", "paused", "cancelled"):
             colour = COLOURS.get(state.status, "yellow")

@@ -42,15 +42,15 @@ def command(
     each: bool,
 ) -> None:
     """Run PROTOCOL, step by step, until it is done, fails, or needs a person."""
-    project = console.project
-    console.closing.enter_context(load.documents_kept(project.dirs))
-    name = console.means(publishing.find(project, protocol), protocol)
-    row = record.row(project.git, name, lookup.tip(project, name))
-    last = _until(project, row, until) if until is not None else None
+    session = console.session
+    console.closing.enter_context(load.documents_kept(session.dirs))
+    name = console.means(publishing.find(session, protocol), protocol)
+    row = record.row(session.git, name, lookup.tip(session.project, name))
+    last = _until(session.project, row, until) if until is not None else None
     if last in row["steps"] and (status := row["steps"][last]["status"]) in record.ENDED:
         console.note(f"{name}  {last} is {status}")
         raise SystemExit(0)
-    forge = request.available(project) if project.config.forge else None
+    forge = request.available(session.project) if session.project.config.forge else None
     teller = progress.Progress(console, each=False)
     done: Advanced | None = None
     waits = False
@@ -66,7 +66,7 @@ def command(
     try:
         with ci.job(console, name), teller.at_work(name, verbose=verbose):
             steps = run.run(
-                project,
+                session,
                 name,
                 max_steps=max_steps,
                 adopt=not no_adopt,
@@ -80,7 +80,7 @@ def command(
     except BaseException:
         if done is not None:
             teller.flush(done)
-            sync.unpublished(project, name)
+            sync.unpublished(session.project, name)
         raise
     assert done is not None  # --max-steps is at least one
     _end(console, teller, done, forge, waits=waits)
@@ -88,18 +88,18 @@ def command(
 
 def _end(console: Console, teller: progress.Progress, done: Advanced, forge: Forge | None, *, waits: bool) -> NoReturn:
     """Print how a protocol stands now, publish it or say how, and exit. `waits`: for people, who are notified."""
-    project, name = console.project, done.state.protocol
+    session, name = console.session, done.state.protocol
     teller.end(done)
     if done.state.status is Status.COMPLETED and isinstance(done.action, decision.Halt):
-        tip = lookup.tip(project, name)
-        if edited := describe.edited(project, record.row(project.git, name, tip), tip):
+        tip = lookup.tip(session.project, name)
+        if edited := describe.edited(session.project, record.row(session.git, name, tip), tip):
             console.note(f"  edited        {edited}")
-    if project.trusted.remote is not None:
-        sync.offer(project, name)
+    if session.project.trusted.remote is not None:
+        sync.offer(session, name)
     if forge is not None:
-        request.post_quietly(project, forge, name)
+        request.post_quietly(session, forge, name)
     if waits:
-        run.notify(project, name)
+        run.notify(session, name)
     raise SystemExit(ci.end(console, done, run.exit_code(done)))
 
 
@@ -116,18 +116,18 @@ def step_command(
     console: Console, protocol: str | None, only: str | None, dry_run: bool, no_adopt: bool, verbose: bool
 ) -> None:
     """Advance PROTOCOL by one transition, one commit."""
-    project = console.project
-    console.closing.enter_context(load.documents_kept(project.dirs))
-    name = console.means(publishing.find(project, protocol), protocol)
-    slug = _slug(project, name, only) if only is not None else None
+    session = console.session
+    console.closing.enter_context(load.documents_kept(session.dirs))
+    name = console.means(publishing.find(session, protocol), protocol)
+    slug = _slug(session.project, name, only) if only is not None else None
     if dry_run:
         raise SystemExit(_try_out(console, name, slug))
-    forge = request.available(project) if project.config.forge else None
+    forge = request.available(session.project) if session.project.config.forge else None
     teller = progress.Progress(console, each=True)
     with ci.job(console, name), teller.at_work(name, verbose=verbose):
-        done = advance.step(project, name, only=slug, adopt=not no_adopt, forge=forge)
+        done = advance.step(session, name, only=slug, adopt=not no_adopt, forge=forge)
     if only is not None and isinstance(done.action, decision.Halt) and slug not in done.state.steps:
-        lookup.find_step(project, name, only)
+        lookup.find_step(session.project, name, only)
     teller.advanced(done)
     _end(console, teller, done, forge, waits=run.begins_to_wait(done))
 
@@ -159,18 +159,18 @@ def _slug(project: Project, protocol: str, name: str) -> str:
 
 def _try_out(console: Console, protocol: str, only: str | None) -> int:
     """Print what `step` would do; write nothing, and do not pick up a person's edits."""
-    project = console.project
-    git, branch = project.git, project.branch(protocol)
-    project.refuse_unsupported()
-    tip = project.tip(protocol)
+    session = console.session
+    git, branch = session.git, session.project.branch(protocol)
+    session.project.refuse_unsupported()
+    tip = session.project.tip(protocol)
     if tip is None:
-        raise load.branchless(project, protocol)
+        raise load.branchless(session.project, protocol)
     for tree in git.checked_out(branch):
         unsaved = record.unsaved(git, tree, protocol)
         if unsaved:
             console.result(f"would first commit your changes of {', '.join(unsaved)}; they are not looked at here")
     seen = snapshot.read(git, tip, protocol)
-    _, edit, state, action = advance.consider(project, seen, only)
+    _, edit, state, action = advance.consider(session, seen, only)
     if isinstance(edit, events.Planned):
         console.result("would pick up the plan that people wrote")
         return 0
@@ -193,8 +193,8 @@ def sync_command(console: Console, protocol: str | None, no_work: bool) -> None:
     If both sides advanced, the remote's transitions are kept; those of this clone are saved under refs/runner/lost/ and are
     repeated. Commits and answers by people are kept on both sides; of two answers to one question, the remote's is used.
     """
-    project = console.project
-    every = sync.sync(project, [publishing.find(project, protocol)] if protocol else None, work=not no_work)
+    session = console.session
+    every = sync.sync(session, [publishing.find(session, protocol)] if protocol else None, work=not no_work)
     if not every:
         console.note("there is no protocol to publish")
     for done in every:

@@ -17,7 +17,7 @@ from runner.protocol import paths
 from runner.protocol.log import RawEntry
 from runner.protocol.state import STOPPED
 from runner.store import history, lookup, record
-from runner.store.project import Project
+from runner.store.project import Session
 
 if TYPE_CHECKING:
     from runner.protocol.state import Row
@@ -52,13 +52,13 @@ def command(
     as_json: bool,
 ) -> None:
     """Show the plan, steps and results of PROTOCOL; or the text, attempts and check results of STEP."""
-    project = console.project
+    session = console.session
     of_plan = transcript and step == PLAN
     name, slug = options.found(console, protocol, None if of_plan else step)
-    tip = lookup.tip(project, name)
-    row = record.row(project.git, name, tip)
+    tip = lookup.tip(session.project, name)
+    row = record.row(session.git, name, tip)
     if slug is not None and slug not in row["steps"]:
-        row = record.as_planned(project.git, row, tip)
+        row = record.as_planned(session.git, row, tip)
     if of_plan or (transcript and row["status"] == "planning"):
         slug = PLAN
     if attempt is not None and not (transcript or of_output):
@@ -77,18 +77,18 @@ def command(
     elif transcript:
         show_transcript(console, row, slug, attempt, as_json=as_json, yes=yes)
     elif as_json:
-        told = status.as_plain(project, row, protocol)
+        told = status.as_plain(session, row, protocol)
         console.json(told if slug is None else {**row["steps"][slug], "protocol": name, "step": slug})
     elif slug is None:
-        show_protocol(console, project, row, tip, protocol)
+        show_protocol(console, session, row, tip, protocol)
     else:
-        show_step(console, project, row, tip, slug)
+        show_step(console, session, row, tip, slug)
 
 
-def show_protocol(console: Console, project: Project, row: Row, tip: str, asked: str | None) -> None:
+def show_protocol(console: Console, session: Session, row: Row, tip: str, asked: str | None) -> None:
     """Give the protocol's standing, its plan's prose and what it made. `asked`: what it was found by."""
-    status.show_one(console, project, row, asked)
-    plan = record.prose(project.git.blob(f"{tip}:{paths.folder(row['protocol'])}/{paths.PLAN}"))
+    status.show_one(console, session, row, asked)
+    plan = record.prose(session.git.blob(f"{tip}:{paths.folder(row['protocol'])}/{paths.PLAN}"))
     if plan:
         console.line("")
         _indented(console, plan)
@@ -111,7 +111,7 @@ def show_transcript(
     """
     import json
 
-    project, protocol = console.project, row["protocol"]
+    session, project, protocol = console.session, console.project, row["protocol"]
     verify.take_histories(project, [protocol])
     if slug is None:
         asked = [name for name, step in record.open_steps(row) if step.get("kind") == "agent"]
@@ -135,7 +135,7 @@ def show_transcript(
     if not any(found.values()) and number <= last and options.fetch_missing(console, [protocol], yes=yes):
         last, number, found = read()
     if not any(found.values()):
-        raise _none(project, row, slug, number, last)
+        raise _none(session, row, slug, number, last)
     for of, records in found.items():
         if as_json:
             for one in records:
@@ -151,9 +151,9 @@ def show_transcript(
             console.line("")
 
 
-def _none(project: Project, row: Row, slug: str, number: int, last: int) -> UsageError:
+def _none(session: Session, row: Row, slug: str, number: int, last: int) -> UsageError:
     """Return the error for an attempt without a transcript here, with what to type instead; `last`: the last attempt."""
-    protocol = row["protocol"]
+    project, protocol = session.project, row["protocol"]
     step: Mapping[str, object] = row["steps"].get(slug) or {}
     name = lookup.typed(project, protocol)
     earlier = (log.read_transcript(project, protocol, slug, number - 1, review=of) for of in (False, True))
@@ -170,17 +170,17 @@ def _none(project: Project, row: Row, slug: str, number: int, last: int) -> Usag
         hint = before or hint
     else:
         again = f"`runner show {name} {slug} --transcript --yes` fetches it from {project.trusted.remote}"
-        brings = again if project.trusted.remote and project.mirror is None else history.brings(protocol, None)
+        brings = again if project.trusted.remote and session.mirror is None else history.brings(protocol, None)
         what = f"attempt {number} of {slug} has no transcript here"
         hint = "; ".join(filter(None, (f"if it was made elsewhere, {brings}", before)))
     return UsageError(what, protocol, hint)
 
 
-def show_step(console: Console, project: Project, row: Row, tip: str, slug: str) -> None:
+def show_step(console: Console, session: Session, row: Row, tip: str, slug: str) -> None:
     """Give the step's standing, its prose, its attempts and what the last of them said."""
     protocol, step = row["protocol"], row["steps"][slug]
-    entries = record.events(project.git, protocol, tip)
-    name = lookup.typed(project, protocol)
+    entries = record.events(session.git, protocol, tip)
+    name = lookup.typed(session.project, protocol)
     console.line(f"{record.label(row, slug)} of {protocol}  {step.get('title')}")
     shown = str(step.get("status"))
     parts = [str(step.get("kind")), f"attempt {step.get('attempt', 1)}", f"qa {step.get('qa')}"]
@@ -191,18 +191,18 @@ def show_step(console: Console, project: Project, row: Row, tip: str, slug: str)
         parts += [f"done at {one.fields.get('source')}"] if isinstance(done, dict) and slug in done else []
     colour = COLOURS.get(shown, "")
     console.line("  ", (shown.replace("_", " "), colour), *(f" · {part}" for part in parts))
-    file, data = record.step_file(project.git, protocol, tip, slug)
+    file, data = record.step_file(session.git, protocol, tip, slug)
     if file:
         console.line(f"  {paths.folder(protocol)}/{file}")
-        text = record.with_inputs(project.git, protocol, tip, record.prose(data))
+        text = record.with_inputs(session.git, protocol, tip, record.prose(data))
         if text:
             console.line("")
             _indented(console, text)
-    found = describe.describe(project, row, tip, name)
+    found = describe.describe(session, row, tip, name)
     for wait in found.waits:
         if wait.get("subject") == slug:
             console.line("")
-            console.line(f"  waits  {wait.get('id')} {describe.wait_text(row, wait, project.env.now())}")
+            console.line(f"  waits  {wait.get('id')} {describe.wait_text(row, wait, session.env.now())}")
             console.line(f"         {wait.get('text')}")
             if wait.get("id") in found.approvals:
                 status.show_approvals(console, found.approvals[wait["id"]])
@@ -216,7 +216,7 @@ def show_step(console: Console, project: Project, row: Row, tip: str, slug: str)
         console.line("")
         console.line(f"  the end of its output, {entry_name(last)}:")
         _indented(console, str(last.fields["tail"]), "    ")
-    if output.is_kept(project, protocol, slug):
+    if output.is_kept(session.project, protocol, slug):
         console.line("")
         check = output.failed_check(about)
         console.line(f"  output  {program()} show {name} {slug} --output{f' --check {check}' if check else ''}")

@@ -33,7 +33,7 @@ from runner.store.trusted import NoCommitsError
 if TYPE_CHECKING:
     from runner.app.pending import Unrecorded
     from runner.protocol.state import Row
-    from runner.store.project import Project
+    from runner.store.project import Project, Session
 
 REASON = 30  # columns that the reason has in a narrow terminal
 
@@ -64,40 +64,40 @@ FIRST = (
 
 def _status(console: Console, protocol: str | None, as_json: bool, *, mine_first: bool = False) -> None:
     try:
-        project = console.project
+        session = console.session
     except NoCommitsError as error:
         tell_nothing(console, as_json, f"{error.what}; {error.hint}")
         return
     if protocol is not None:
         name, _ = options.found(console, protocol)
-        row = record.row(project.git, name, lookup.tip(project, name))
+        row = record.row(session.git, name, lookup.tip(session.project, name))
         if as_json:
-            console.json_rows([as_plain(project, row, protocol)])
+            console.json_rows([as_plain(session, row, protocol)])
         else:
-            show_one(console, project, row, protocol)
+            show_one(console, session, row, protocol)
         return
-    known = lookup.known(project)
-    merges = record.Merges(project.git, project.trusted.remote)
+    known = lookup.known(session.project)
+    merges = record.Merges(session.git, session.project.trusted.remote)
     found = []
-    for row in record.rows(project.git, known):
+    for row in record.rows(session.git, known):
         ended = row["status"] == "cancelled" or (
             row["status"] == "completed" and merges.holds(row["protocol"], row.get("base", ""), known[row["protocol"]])
         )
         if not ended:
             found.append(row)
     if as_json:
-        console.json_rows(plain_rows(project, found, known))
+        console.json_rows(plain_rows(session, found, known))
     elif not known:
         tell_nothing(console, False, f"no protocols; `{program()} new` makes one")
-        is_set_up = project.git.blob(f"{project.trusted.commit}:{paths.CONFIG}") is not None
+        is_set_up = session.git.blob(f"{session.project.trusted.commit}:{paths.CONFIG}") is not None
         for typed, what in FIRST[is_set_up:] if mine_first else ():
             console.note(f"  {describe.as_typed(typed, program()):22}  {what}")
     elif not found:
         console.note(f"no protocol is open; `{program()} list` shows what has ended")
     else:
         show_all(console, found[::-1], known, mine_first=mine_first)
-    if mine_first and (trusted := project.trusted).remote and trusted.time:
-        old = describe.age(trusted.time, project.env.now())
+    if mine_first and (trusted := session.project.trusted).remote and trusted.time:
+        old = describe.age(trusted.time, session.env.now())
         console.note(f"{trusted.remote} as of {old} ago; `{program()} sync` fetches and publishes")
 
 
@@ -113,15 +113,15 @@ def tell_nothing(console: Console, as_json: bool, text: str) -> None:
 
 
 def plain_rows(
-    project: Project, rows: Iterable[Row], known: Mapping[str, str], only: str | None = None
+    session: Session, rows: Iterable[Row], known: Mapping[str, str], only: str | None = None
 ) -> Iterator[dict[str, Json]]:
     """Yield rows as `--json` has them, one by one. `known`: the tip of each protocol that there is; `only`: as in `_is_listed`."""
-    names, trees, describer = Names(known), record.worktree_paths(project.git), Describer(project)
+    names, trees, describer = Names(known), record.worktree_paths(session.git), Describer(session)
     for row in rows:
         found, typed = describer.command(row, known[row["protocol"]], names.short(row["protocol"]))
         to_merge = row["status"] == "completed" and typed is not None
         if _is_listed(only, row["status"], acts=found.action != "none", to_merge=to_merge):
-            yield _plain(project, row, found, typed, trees)
+            yield _plain(session.project, row, found, typed, trees)
 
 
 def _is_listed(only: str | None, status: str, *, acts: bool, to_merge: bool) -> bool:
@@ -133,14 +133,14 @@ def _is_listed(only: str | None, status: str, *, acts: bool, to_merge: bool) -> 
     return is_open and (only == "open" or (only == "ready") == acts)
 
 
-def as_plain(project: Project, row: Row, asked: str | None = None) -> dict[str, Json]:
+def as_plain(session: Session, row: Row, asked: str | None = None) -> dict[str, Json]:
     """Return one row as `--json` has it. `asked`: what its protocol was found by."""
-    protocol, tip = row["protocol"], lookup.tip(project, row["protocol"])
-    name = lookup.typed(project, protocol, asked)
-    found = describe.describe(project, row, tip, name)
-    made = _plain(project, row, found.outlook, found.next.command, record.worktree_paths(project.git))
+    protocol, tip = row["protocol"], lookup.tip(session.project, row["protocol"])
+    name = lookup.typed(session.project, protocol, asked)
+    found = describe.describe(session, row, tip, name)
+    made = _plain(session.project, row, found.outlook, found.next.command, record.worktree_paths(session.git))
     if row["status"] == "cancelled":
-        made["reason"] = describe.cancelled_for(project, protocol, tip) or made["reason"]
+        made["reason"] = describe.cancelled_for(session.project, protocol, tip) or made["reason"]
         made["undo"] = f"runner undo {name}"
     return made
 
@@ -165,7 +165,7 @@ def show_all(console: Console, rows: list[Row], known: Mapping[str, str], *, min
     """Print one line per protocol: its status, the reason, and the command to type. `mine_first`: below headings, first those that
     wait for this person."""
     branches = console.project.branches() if len(rows) > describe.FEW else None
-    names, describer, lines, waits = Names(known), Describer(console.project, branches), [], list[bool]()
+    names, describer, lines, waits = Names(known), Describer(console.session, branches), [], list[bool]()
     for row in rows:
         protocol = row["protocol"]
         found = describer.describe(row, known[protocol], names.short(protocol))
@@ -208,11 +208,11 @@ def _spent(project: Project, row: Row, tip: str) -> str:
     return describe.spent(cost)
 
 
-def show_one(console: Console, project: Project, row: Row, asked: str | None = None) -> None:
+def show_one(console: Console, session: Session, row: Row, asked: str | None = None) -> None:
     """Print the status of one protocol: steps, waits, the runner at work, the next command. `asked`: the name that was typed."""
-    protocol, now = row["protocol"], project.env.now()
+    project, protocol, now = session.project, row["protocol"], session.env.now()
     name, tip = lookup.typed(project, protocol, asked), lookup.tip(project, protocol)
-    found, planned = describe.describe(project, row, tip, name), record.as_planned(project.git, row, tip)
+    found, planned = describe.describe(session, row, tip, name), record.as_planned(session.git, row, tip)
     console.line(f"{protocol}  {row['title']}")
     parts = [describe.progress(planned), f"from {row['base']}" if row.get("base") else "", _spent(project, row, tip)]
     status = (describe.standing(project, row), COLOURS.get(row["status"], ""))
@@ -241,7 +241,7 @@ def show_one(console: Console, project: Project, row: Row, asked: str | None = N
     console.line(f"  {'trusted':12}  {note}")
     if found.next.text and not found.held:
         console.line(f"  {'next':12}  {found.next.shown(program())}")
-    elif row["status"] == "cancelled" and project.git.ref(project.branch(protocol)) is not None:
+    elif row["status"] == "cancelled" and session.git.ref(project.branch(protocol)) is not None:
         console.line(f"  {'undo':12}  {describe.as_typed(f'runner undo {name}', program())} reverts it")
     elif found.look:
         console.line(f"  {'refresh':12}  {describe.as_typed(found.look, program())}")
@@ -336,18 +336,18 @@ def list_command(
     """List all protocols, including finished ones: number, status, steps done, age of the last commit, title."""
     form = None if form is None else _format(form)
     try:
-        project = console.project
+        session = console.session
     except NoCommitsError as error:
         tell_nothing(console, as_json, f"{error.what}; {error.hint}")
         return
     if not as_json:
         console.pages()
-    branches = project.branches()
-    branched, now = project.protocols(branches=branches), project.env.now()
-    known = lookup.known(project, branched=branched)
-    describer = Describer(project, branches if len(known) > describe.FEW else None)
-    made = cache(lambda: record.times(project.git, known.values()))
-    me = project.actor() if mine else ""
+    branches = session.project.branches()
+    branched, now = session.project.protocols(branches=branches), session.env.now()
+    known = lookup.known(session.project, branched=branched)
+    describer = Describer(session, branches if len(known) > describe.FEW else None)
+    made = cache(lambda: record.times(session.git, known.values()))
+    me = session.actor() if mine else ""
     after = now - _seconds(since) if since is not None else None
 
     def when_of(protocol: str) -> int | None:
@@ -357,11 +357,11 @@ def list_command(
     def wanted(protocol: str) -> bool:
         if after is not None and (when_of(protocol) or 0) < after:
             return False
-        return not mine or _creator(project, protocol, known[protocol]) == me
+        return not mine or _creator(session.project, protocol, known[protocol]) == me
 
     if as_json:
-        rows = (row for row in record.stream(project.git, known) if wanted(row["protocol"]))
-        console.json_rows(plain_rows(project, rows, known, only))
+        rows = (row for row in record.stream(session.git, known) if wanted(row["protocol"]))
+        console.json_rows(plain_rows(session, rows, known, only))
         return
     if not known:
         tell_nothing(console, False, f"no protocols; `{program()} new` makes one")
@@ -369,7 +369,7 @@ def list_command(
     names, is_filtered = Names(known), only is not None or mine or after is not None
     behind: list[str] = []
     lines = []
-    for protocol, row in record.briefs(project.git, known, project.dirs.briefs):
+    for protocol, row in record.briefs(session.git, known, session.dirs.briefs):
         found = describer.listed(protocol, row, known[protocol], names)
         if is_filtered and not (
             _is_listed(only, row.status, acts=row.acts, to_merge=found.to_merge) and wanted(protocol)
@@ -388,7 +388,7 @@ def list_command(
         lines.append((names.shown(protocol), word, f"{row.done}/{row.steps}", old, title))
         if form is not None:
             shown = {"id": protocol, "base": row.base, "title": row.title}
-            shown |= {"branch": project.branch(protocol).removeprefix("refs/heads/")}
+            shown |= {"branch": session.project.branch(protocol).removeprefix("refs/heads/")}
             cells = shown | dict(zip(("number", "status", "steps", "age"), lines[-1], strict=False))
             parts = re.split(r"%\((\w+)\)", form)
             console.line("".join(cells[part] if at % 2 else part for at, part in enumerate(parts)))
@@ -471,7 +471,7 @@ def _protocols(console: Console) -> list[Any]:
     found = []
     for name in dict.fromkeys(console.about):
         with suppress(RunnerError):  # of one that cannot be shown, the command's own result is not lost
-            project = console.project
-            if lookup.find(project, name) == name:
-                found.append(as_plain(project, record.row(project.git, name, lookup.tip(project, name))))
+            session = console.session
+            if lookup.find(session, name) == name:
+                found.append(as_plain(session, record.row(session.git, name, lookup.tip(session.project, name))))
     return found

@@ -24,7 +24,7 @@ from runner.executor import load
 from runner.lines import counted, lines_of
 from runner.protocol import ids
 from runner.store import lookup, record
-from runner.store.project import Project
+from runner.store.project import Session
 
 reason_option = click.option("-m", "reason", metavar="TEXT", help="The reason, kept in the record.")
 
@@ -40,23 +40,23 @@ def answer(console: Console, words: tuple[str, ...], commit: bool) -> None:
     ID is the wait (w12) or its step; leave it out if only one thing waits. TEXT `-` is read from stdin. If it is unknown
     whether a call took effect, find out, and answer `happened` or `did-not`.
     """
-    project = console.project
+    session = console.session
     rest: tuple[str, ...]
     if len(words) == 1:
         with contextlib.suppress(UsageError):
-            meant = lookup.find(project, words[0])
+            meant = lookup.find(session, words[0])
             raise click.UsageError(f"`{words[0]}` is the protocol {meant}: what is the answer?")
-        name, rest = load.find_protocol(project, None), words
+        name, rest = load.find_protocol(session, None), words
     else:
         name, rest = named(console, words)
     if not 1 <= len(rest) <= 2:
         raise click.UsageError("give one text, in quotes: runner answer PROTOCOL [ID] TEXT")
     text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape") if rest[-1] == "-" else rest[-1]
-    done = steer.answer(project, name, rest[0] if len(rest) == 2 else None, text)
+    done = steer.answer(session, name, rest[0] if len(rest) == 2 else None, text)
     if done.notes and (commit or console.is_terminal()):
         console.note(f"  {done.notes[0]}")
         if commit or console.ask("commit these changes as yours?", ("yes", "no")) == "yes":
-            made = steer.commit_left(project, name, f"work for {done.said.removesuffix(' answered')}")
+            made = steer.commit_left(session, name, f"work for {done.said.removesuffix(' answered')}")
             done = dataclasses.replace(done, notes=(f"committed as yours: {made[:7]}",) if made else ())
         else:
             done = dataclasses.replace(done, notes=())
@@ -70,7 +70,7 @@ def answer(console: Console, words: tuple[str, ...], commit: bool) -> None:
 @click.pass_obj
 def pause(console: Console, protocol: str | None, reason: str | None) -> None:
     """Pause PROTOCOL. A step that is running finishes; no step starts after it."""
-    tell(console, steer.pause(console.project, load.find_protocol(console.project, protocol), reason))
+    tell(console, steer.pause(console.session, load.find_protocol(console.session, protocol), reason))
 
 
 @click.command("resume")
@@ -79,7 +79,7 @@ def pause(console: Console, protocol: str | None, reason: str | None) -> None:
 @click.pass_obj
 def resume(console: Console, protocol: str | None) -> None:
     """Resume PROTOCOL where it was paused or blocked."""
-    tell(console, steer.resume(console.project, load.find_protocol(console.project, protocol)))
+    tell(console, steer.resume(console.session, load.find_protocol(console.session, protocol)))
 
 
 @click.command("cancel")
@@ -92,7 +92,7 @@ def cancel(console: Console, protocol: str | None, reason: str | None) -> None:
 
     The cost is recorded. The branch stays; `runner undo` reverts the cancellation.
     """
-    tell(console, steer.cancel(console.project, load.find_protocol(console.project, protocol), reason))
+    tell(console, steer.cancel(console.session, load.find_protocol(console.session, protocol), reason))
 
 
 @click.command("retry")
@@ -110,8 +110,8 @@ def retry(console: Console, protocol: str | None, step: str | None, keep: bool |
 
     A step whose work waits for an approval is refused: `runner undo` takes that work back.
     """
-    name = load.find_protocol(console.project, protocol)
-    tell(console, steer.retry(console.project, name, step=step, keep=keep))
+    name = load.find_protocol(console.session, protocol)
+    tell(console, steer.retry(console.session, name, step=step, keep=keep))
 
 
 @click.command("undo")
@@ -130,10 +130,10 @@ def undo(console: Console, protocol: str | None, step: str | None) -> None:
     name, point = at_revision(protocol)
     if point is not None and step is not None:
         raise click.UsageError("give a revision or a step, not both")
-    found = load.find_protocol(console.project, name)
+    found = load.find_protocol(console.session, name)
     if isinstance(point or step, str):
         point = lookup.find_step(console.project, found, str(point or step))
-    tell(console, undo_transitions(console.project, found, point))
+    tell(console, undo_transitions(console.session, found, point))
 
 
 @click.command("merge")
@@ -165,9 +165,9 @@ def merge(
 
     If it cannot be merged here, the message says how to merge it.
     """
-    project = console.project
+    session = console.session
     wanted = Wanted(squash=squash, message=message, local=local, leave=leave, dry_run=dry_run)
-    done = merge_protocol(project, console.means(load.find_protocol(project, protocol)), wanted)
+    done = merge_protocol(session, console.means(load.find_protocol(session, protocol)), wanted)
     changed = f"{counted(len(done.files), 'file')} changed"
     brings = f"{counted(done.commits, 'new commit')} in {done.base} · {changed}"
     if done.new and dry_run:
@@ -178,7 +178,7 @@ def merge(
     if done.new:
         console.note(f"  {'history':12}  {brings}")
     if done.new and done.pushed:
-        console.note(f"  next          git push {project.trusted.remote} {' '.join(done.pushed)}")
+        console.note(f"  next          git push {session.project.trusted.remote} {' '.join(done.pushed)}")
 
 
 # --- shared with approve, edit and fork ---------------------------------------------------------------------------------
@@ -191,8 +191,8 @@ def tell(console: Console, done: Steered, *, decides: bool = False) -> None:
         console.note(f"  {line}")
     if done.next.text:
         console.note(f"  next          {done.next.shown(program())}")
-    sync.offer(console.project, done.protocol, by_person=decides)
-    request.post_published(console.project, done.protocol)
+    sync.offer(console.session, done.protocol, by_person=decides)
+    request.post_published(console.session, done.protocol)
 
 
 def at_revision(words: str | None) -> tuple[str | None, int | str | None]:
@@ -221,24 +221,24 @@ def named(console: Console, words: tuple[str, ...]) -> tuple[str, tuple[str, ...
     Raises:
         UsageError: no protocol is meant, or it is not clear which.
     """
-    project = console.project
+    session = console.session
     if not words:
-        return load.find_protocol(project, None), ()
+        return load.find_protocol(session, None), ()
     try:
-        lookup.find(project, words[0])
+        lookup.find(session, words[0])
     except lookup.UnknownProtocolError:
-        if (here := _of_this(project, words[0])) is not None:
-            return load.find_protocol(project, here), words
-    return load.find_protocol(project, words[0]), words[1:]
+        if (here := _of_this(session, words[0])) is not None:
+            return load.find_protocol(session, here), words
+    return load.find_protocol(session, words[0]), words[1:]
 
 
-def _of_this(project: Project, word: str) -> str | None:
+def _of_this(session: Session, word: str) -> str | None:
     """Return the default protocol if the argument names a step or a wait of it."""
     try:
-        here = lookup.find(project, None)
+        here = lookup.find(session, None)
     except UsageError:
         return None
-    row = record.row(project.git, here, lookup.known(project)[here])
+    row = record.row(session.git, here, lookup.known(session.project)[here])
     plain = word.removesuffix(".md")
     is_its = word in [wait["id"] for wait in row["waiting"]] or plain in ("plan", "context")
     return here if is_its or ids.find_step(plain, row["steps"]) else None

@@ -48,23 +48,23 @@ def command(
     Exit 0: all verify; 4: at least one does not; 5: cannot decide, because objects are missing in this clone. They are
     fetched if you agree, at the terminal or with --yes.
     """
-    project = console.project
-    verify.fetch_nothing(project)
+    session = console.session
+    verify.fetch_nothing(session.project)
     if everything and protocols:
         raise UsageError("PROTOCOL and --all do not go together", "runner verify", "give one of them")
     names = (
-        verify.known(project)
+        verify.known(session.project)
         if everything
-        else [options.looked_up(console, name, partial(verify.find, project)) for name in protocols or (None,)]
+        else [options.looked_up(console, name, partial(verify.find, session)) for name in protocols or (None,)]
     )
-    if project.git.refs("refs/replace/"):
+    if session.git.refs("refs/replace/"):
         console.note("refs/replace/ exists: `git log` shows other objects than the ones verified here")
     live = live or from_work
     wanted = dict.fromkeys(names)
-    judged = {name: verify.prove(project, name, live=live, from_work=from_work) for name in wanted}
+    judged = {name: verify.prove(session, name, live=live, from_work=from_work) for name in wanted}
     lacking = [name for name, (_, code) in judged.items() if code == 5]
-    if not project.git.is_shallow() and options.fetch_missing(console, lacking, yes=yes):
-        judged |= {name: verify.prove(project, name) for name in lacking}
+    if not session.git.is_shallow() and options.fetch_missing(console, lacking, yes=yes):
+        judged |= {name: verify.prove(session, name) for name in lacking}
     reports, codes = [report for report, _ in judged.values()], {0, *(code for _, code in judged.values())}
     for report in () if as_json else reports:
         tell(console, report)
@@ -144,26 +144,26 @@ def audit_command(console: Console, protocol: str | None, output: str | None, at
     The page is self-contained and has no scripts. Exit codes 0, 4 and 5 are those of `runner verify`: the page is written in
     each case, statements only with 0.
     """
-    project = console.project
-    verify.fetch_nothing(project)
-    name = console.means(options.looked_up(console, protocol, partial(verify.find, project)))
-    verify.take_histories(project, [name])
-    report, code = verify.prove(project, name)
-    if code == 5 and not project.git.is_shallow() and options.fetch_missing(console, [name], yes=yes):
-        report, code = verify.prove(project, name)
+    session = console.session
+    verify.fetch_nothing(session.project)
+    name = console.means(options.looked_up(console, protocol, partial(verify.find, session)))
+    verify.take_histories(session.project, [name])
+    report, code = verify.prove(session, name)
+    if code == 5 and not session.git.is_shallow() and options.fetch_missing(console, [name], yes=yes):
+        report, code = verify.prove(session, name)
     if not attested:
-        now = project.env.timestamp()
-        page = audit.audit(project, name, report, cannot_tell=code == 5, now=now)
+        now = session.env.timestamp()
+        page = audit.audit(session, name, report, cannot_tell=code == 5, now=now)
         if page.lacks and options.fetch_missing(console, [name], yes=yes):
-            page = audit.audit(project, name, report, cannot_tell=code == 5, now=now)
+            page = audit.audit(session, name, report, cannot_tell=code == 5, now=now)
         _put(
             console, output or f"{name}.html", page.data, f'<meta name="generator" content="{audit.GENERATOR} '.encode()
         )
         if page.lacks:
-            hint = f"`runner audit {name} --yes` fetches it from {project.trusted.remote}"
+            hint = f"`runner audit {name} --yes` fetches it from {session.project.trusted.remote}"
             console.note(f"the page has no difference, which is not in this clone: {hint}")
     elif not code:
-        _put(console, output or "-", audit.attest(project, name), audit.BEGINS)
+        _put(console, output or "-", audit.attest(session, name), audit.BEGINS)
     if code:
         tell(console, report)
     raise SystemExit(code)

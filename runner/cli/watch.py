@@ -30,7 +30,7 @@ from runner.protocol import state as state_file
 from runner.protocol.plans import seconds_of
 from runner.store import lookup, record, remote
 from runner.store.changes import Changes, Clocks
-from runner.store.project import Project
+from runner.store.project import Session
 
 
 def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
@@ -86,7 +86,7 @@ def command(console: Console, /, poll: bool, as_json: bool, **wanted: Any) -> No
     os.chdir(console.cwd)
     run_all()
 
-    def reopen() -> Project:
+    def reopen() -> Session:
         return watch.unattended(console.reopen())
 
     with Changes(common, clocks, events=not poll) as changes:
@@ -226,8 +226,8 @@ def fleet_command(ctx: click.Context, jobs: int, max_steps: int, pushes: int | N
         return
     run_all()
     console: Console = ctx.obj
-    project = console.project
-    project.setting("publish"), project.setting("executor")  # a wrong one is told once, here
+    session = console.session
+    session.project.setting("publish"), session.project.setting("executor")  # a wrong one is told once, here
     argv = ["--max-steps", str(max_steps)]
     for name in ("engine", "executor", "publish", "record"):
         if console.options.get(name):
@@ -236,22 +236,22 @@ def fleet_command(ctx: click.Context, jobs: int, max_steps: int, pushes: int | N
     environ = {**console.environ, run.TURN: "1", **({remote.PUSHES_PER_MINUTE: str(pushes)} if pushes else {})}
     limits = f"{jobs} at a time" + (f", {pushes} push{'es' if pushes > 1 else ''} a minute" if pushes else "")
     teller = _Teller(console, as_json, limits)
-    folder = str(project.git.top or project.git.common_dir)
+    folder = str(session.git.top or session.git.common_dir)
     with console.waiting("fleet"), open_turns(folder, argv, environ) as turns:
         try:
-            codes = fleet.run(project, turns, jobs=jobs, tell=teller.tell)
+            codes = fleet.run(session, turns, jobs=jobs, tell=teller.tell)
         except KeyboardInterrupt:
             teller.interrupted()
             raise
     code = fleet.exit_code(codes.values())
     if waiting := [name for name, code in codes.items() if code in (1, 3)]:
-        run.notify(project, *waiting)
+        run.notify(session, *waiting)
     if as_json:
         teller.line({"event": "done", "code": code, "protocols": dict(sorted(codes.items()))})
     elif not codes:
         console.note("no protocol can advance")
     else:
-        sight = fleet.Sight(project)
+        sight = fleet.Sight(session)
         rows = sight.rows({name: tip for name, tip in sight.tips().items() if name in codes})
         status.show_all(console, list(rows.values()), {name: "" for name in sight.tips()})
     raise SystemExit(code)
@@ -295,20 +295,20 @@ def plan(
         raise UsageError(f"`{reserve}` is not an amount of money", "`--reserve`", "give US dollars, such as 0.50")
     if reserve or reserve_tokens:
         console.options["publish"] = "always"
-    project = console.project
-    only = [lookup.find(project, name) for name in protocols] or None
-    found = fleet.Sight(project).ready(only)
+    session = console.session
+    only = [lookup.find(session, name) for name in protocols] or None
+    found = fleet.Sight(session).ready(only)
     if len(found) > limit:
         console.note(f"{len(found) - limit} more can advance; they are first in the next plan")
     found = found[:limit]
     if reserve or reserve_tokens:
-        found, left_out = fleet.reserve(project, found, Decimal(str(reserve or 0)), reserve_tokens or 0)
+        found, left_out = fleet.reserve(session, found, Decimal(str(reserve or 0)), reserve_tokens or 0)
         for one in left_out:
             console.note(f"{one.protocol} waits: the day budget has too little left to reserve for it")
     if as_json:
         streams.put(json.dumps({"include": [fleet.described(one) for one in found]}, separators=(",", ":")))
     elif gitlab:
-        streams.put(fleet.child_pipeline(project, found), nl=False)
+        streams.put(fleet.child_pipeline(session.project, found), nl=False)
     elif not found:
         console.note("no protocol can advance")
     else:

@@ -41,7 +41,7 @@ def command(console: Console, place: str, yes: bool, as_json: bool) -> None:
     verify.fetch_nothing(console.project)
     verify.take_histories(console.project, verify.fetched_histories(console.project))
     try:
-        told = why.why(console.project, console.cwd, match["path"], first, last)
+        told = why.why(console.session, console.cwd, match["path"], first, last)
     except (InsufficientHistoryError, GitError) as error:
         if not console.project.git.is_partial() or console.project.trusted.remote is None:
             raise
@@ -50,9 +50,9 @@ def command(console: Console, place: str, yes: bool, as_json: bool) -> None:
             raise InsufficientHistoryError(
                 "part of the history behind this is not in this clone", match["path"], hint
             ) from error
-        told = why.why(console.project, console.cwd, match["path"], first, last)
+        told = why.why(console.session, console.cwd, match["path"], first, last)
     if options.fetch_missing(console, set(_lacking(told["origins"])), yes=yes):
-        told = why.why(console.project, console.cwd, match["path"], first, last)
+        told = why.why(console.session, console.cwd, match["path"], first, last)
     if as_json:
         console.json(told)
     for number, origin in enumerate(() if as_json else told["origins"]):

@@ -38,7 +38,7 @@ from runner.protocol.plans import Plan
 from runner.protocol.state import State, Status, StepStatus
 from runner.store import history, lease, pending, publishing, record, transaction, worktree
 from runner.store.environment import write_checkpoint
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.store.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Start(NamedTuple):
     """Where a transition starts. `first`: the events that it records before its action; `evaluated`: None where no approval was
     judged."""
 
-    project: Project
+    session: Session
     view: Snapshot
     first: list[Event]
     evaluated: EvaluatedAt | None = None
@@ -77,14 +77,14 @@ class Start(NamedTuple):
     @property
     def state(self) -> State:
         """The state after the first events."""
-        return load.applied(self.project, self.view.state, self.first)
+        return load.applied(self.session.project, self.view.state, self.first)
 
 
 Considered = tuple[Plan | None, ev.PlanEdited | ev.Planned | None, State, Action]
 More = Callable[[Sequence[Advanced]], bool]
 
 
-def consider(project: Project, seen: Snapshot, only: str | None = None) -> Considered:
+def consider(session: Session, seen: Snapshot, only: str | None = None) -> Considered:
     """Return the plan, the edit that the next transition records, the state after it, and the next action.
 
     There is no plan while a planner's questions are open; a plan that people write then is the edit (`planned`).
@@ -93,16 +93,16 @@ def consider(project: Project, seen: Snapshot, only: str | None = None) -> Consi
     if state.plan is None:
         if state.status is not Status.PLANNING or not load.is_written(seen):
             return None, None, state, _decide(state, only)
-        plan = load.read_plan(project, seen)
+        plan = load.read_plan(session, seen)
         planned = ev.Planned(subject="plan", plan=plan.digest, steps=machine.planned_steps(plan))
-        state = load.applied(project, state, [planned])
+        state = load.applied(session.project, state, [planned])
         return plan, planned, state, decision.decide(state)
-    plan = load.read_plan(project, seen)
+    plan = load.read_plan(session, seen)
     edit = None
     if state.status in decision.OPEN:
-        edit = load.edit_of(project, seen, plan)
+        edit = load.edit_of(session, seen, plan)
         if edit is not None:
-            state = load.applied(project, state, [edit])
+            state = load.applied(session.project, state, [edit])
     return plan, edit, state, _decide(state, only)
 
 
@@ -111,7 +111,7 @@ def _decide(state: State, only: str | None) -> Action:
 
 
 def step(
-    project: Project,
+    session: Session,
     protocol: str,
     *,
     only: str | None = None,
@@ -126,41 +126,41 @@ def step(
     Raises:
         RunnerError: nothing was recorded; the message says what to do.
     """
-    project.refuse_unsupported()
-    with load.at_work(project, protocol, wait=wait):
+    session.project.refuse_unsupported()
+    with load.at_work(session, protocol, wait=wait):
         signals.begin_work()
-        worktree.refuse_rebased(project.git, project.branch(protocol))  # before a model is paid for nothing
-        publishing.bring(project, protocol, load.Checker(project, protocol))
-        project.tell_unread_edits()
+        worktree.refuse_rebased(session.git, session.project.branch(protocol))  # before a model is paid for nothing
+        publishing.bring(session, protocol, load.Checker(session, protocol))
+        session.tell_unread_edits()
         for turn in range(load.RACES):
             try:
-                seen = load.view(project, protocol)
-                if seen.state.status in decision.OPEN and load.pick_up_edits(project, protocol, adopt=adopt):
-                    seen = load.view(project, protocol)
+                seen = load.view(session, protocol)
+                if seen.state.status in decision.OPEN and load.pick_up_edits(session, protocol, adopt=adopt):
+                    seen = load.view(session, protocol)
             except ConflictError:  # a person was faster
                 continue
             try:
-                considered = consider(project, seen, only)
+                considered = consider(session, seen, only)
                 # After a lost race one alone: a batch takes longer, and would lose the next one too.
-                if more is not None and project.batch and not turn and _is_pure(project, considered):
-                    done = _batch(project, seen, considered, forge, more)
+                if more is not None and session.batch and not turn and _is_pure(session.project, considered):
+                    done = _batch(session, seen, considered, forge, more)
                 else:
-                    done = _step(project, seen, considered, only, forge)
+                    done = _step(session, seen, considered, only, forge)
             except signals.StopRequested as stop:
-                project.batch = False  # what came of it is published at once, and what others published is looked at
-                load.again(project, protocol)
-                if record.is_cancelled(project.git, protocol, project.git.ref(project.branch(protocol))):
-                    raise _cancelled(protocol, record_paid(project, protocol)) from stop
+                session.batch = False  # what came of it is published at once, and what others published is looked at
+                load.again(session, protocol)
+                if record.is_cancelled(session.git, protocol, session.git.ref(session.project.branch(protocol))):
+                    raise _cancelled(protocol, record_paid(session, protocol)) from stop
                 signals.begin_work()  # it was meant for another protocol, and came too late
                 continue
             except RefusedError:
-                if record.is_cancelled(project.git, protocol, project.git.ref(project.branch(protocol))):
-                    record_paid(project, protocol)
+                if record.is_cancelled(session.git, protocol, session.git.ref(session.project.branch(protocol))):
+                    record_paid(session, protocol)
                 raise
             if done is not None:
                 return done
-            load.again(project, protocol)
-    raise load.moves(project, protocol)
+            load.again(session, protocol)
+    raise load.moves(session.project, protocol)
 
 
 def _cancelled(protocol: str, paid: str) -> RefusedError:
@@ -172,7 +172,7 @@ def _cancelled(protocol: str, paid: str) -> RefusedError:
     )
 
 
-def record_paid(project: Project, protocol: str) -> str:
+def record_paid(session: Session, protocol: str) -> str:
     """Record the unrecorded cost of a cancelled protocol; return it as people read it, empty for none.
 
     The caller holds the protocol's lock.
@@ -180,16 +180,16 @@ def record_paid(project: Project, protocol: str) -> str:
     Raises:
         IntegrityError: a journal or the record is damaged. UnreachableError: it is to be published, and the remote does not answer.
     """
-    total, files = spending.to_record(project, protocol)
+    total, files = spending.to_record(session.project, protocol)
     if not files:
         return ""
-    project.batch = False  # nothing follows that it could be published with
-    for seen in load.views(project, protocol):
+    session.batch = False  # nothing follows that it could be published with
+    for seen in load.views(session, protocol):
         paid = ev.Cancelled(subject=protocol, spent=spending.told(total))
         outcome = Outcome(kind=Kind.RECORDED, events=(paid,), files=files)
-        made = transition.prepare(project, seen, outcome.events)
+        made = transition.prepare(session, seen, outcome.events)
         with contextlib.suppress(ConflictError):
-            transition.publish(project, seen, made, outcome=outcome)
+            transition.publish(session, seen, made, outcome=outcome)
             break
     return f"${total.usd:f}"
 
@@ -207,25 +207,25 @@ def _is_pure(project: Project, considered: Considered) -> bool:
 
 
 def _batch(
-    project: Project, seen: Snapshot, considered: Considered, forge: Forge | None, more: More
+    session: Session, seen: Snapshot, considered: Considered, forge: Forge | None, more: More
 ) -> Advanced | None:
     """Carry out pure steps and publish their transitions together (ADR 0019). None: as for `_step`, and nothing was published."""
-    protocol, dirs, env = seen.protocol, project.dirs, project.env
+    protocol, dirs, env, branch = seen.protocol, session.dirs, session.env, session.project.branch(seen.protocol)
     done: list[Advanced] = []
-    batch = project.pending = pending.Batch.begin(project.git, dirs, env, project.branch(protocol), protocol, seen.tip)
+    batch = session.pending = pending.Batch.begin(session.git, dirs, env, branch, protocol, seen.tip)
     try:
-        while _is_pure(project, considered):
+        while _is_pure(session.project, considered):
             batch.note()
-            one = _step(project, seen, considered, None, forge)
+            one = _step(session, seen, considered, None, forge)
             if one is not None:
                 done.append(one)
             if one is None or one.commit != batch.tip:
                 break
             if len(done) == pending.MOST or env.monotonic() >= batch.until or not more(done):
                 break
-            assert project.snapshot is not None
-            seen = project.snapshot
-            considered = consider(project, seen)
+            assert session.snapshot is not None
+            seen = session.snapshot
+            considered = consider(session, seen)
     except GitError:
         batch.close()
         raise
@@ -238,7 +238,7 @@ def _batch(
             batch.end(dirs, env)
         raise
     finally:
-        project.pending = None
+        session.pending = None
     try:
         batch.end(dirs, env)
     except ConflictError:
@@ -251,42 +251,42 @@ def _batch(
 
 
 def _step(
-    project: Project, seen: Snapshot, considered: Considered, only: str | None, forge: Forge | None
+    session: Session, seen: Snapshot, considered: Considered, only: str | None, forge: Forge | None
 ) -> Advanced | None:
     """Carry out the next action; None where the branch or the trusted one moved meanwhile, and it has to be decided again."""
-    trusted = project.trusted.commit
+    trusted = session.project.trusted.commit
     plan, edit, state, action = considered
-    if not load.is_quiet(project, plan, action):
+    if not load.is_quiet(session, plan, action):
         return None
     if isinstance(edit, ev.Planned):
         outcome = recording("the plan that people wrote is recorded")
-        return at_once(Start(project, seen, [edit]), WritePlan(), outcome)
+        return at_once(Start(session, seen, [edit]), WritePlan(), outcome)
     first: list[Event] = [edit] if edit else []
-    time = project.env.timestamp()
-    approvals = permissions.settle(project, seen, plan, state, time, forge) if plan else []
-    if project.trusted.commit != trusted:  # whose default checks the plan was read with
+    time = session.env.timestamp()
+    approvals = permissions.settle(session, seen, plan, state, time, forge) if plan else []
+    if session.project.trusted.commit != trusted:  # whose default checks the plan was read with
         return None
     evaluated = EvaluatedAt(time, trusted) if approvals else None
     if approvals:
         first += approvals
-        state = load.applied(project, state, approvals)
+        state = load.applied(session.project, state, approvals)
         action = _decide(state, only)
-    start = Start(project, seen, first, evaluated)
+    start = Start(session, seen, first, evaluated)
     if isinstance(action, Halt):
         if not first:
             return Advanced(state, action, (), seen.tip, action.reason)
         said = "the plan's edit is recorded" if edit else "it is recorded who said what"
         return at_once(start, action, recording(said))
     if isinstance(action, WritePlan):
-        if not _lease(project, seen, forge):
+        if not _lease(session, seen, forge):
             return None
-        return at_once(start, action, planning.write_plan(project, seen))
+        return at_once(start, action, planning.write_plan(session, seen))
     assert plan is not None
     run = None
     if not isinstance(action, Complete):
         step = plan.step(action.slug)
         assert step is not None, action.slug
-        run = StepRun(project, seen, plan, step, state, approvals)
+        run = StepRun(session, seen, plan, step, state, approvals)
         if (
             step.header.decompose
             and isinstance(action, RunStep)
@@ -294,19 +294,19 @@ def _step(
         ):
             _refuse_whole(run)
         held = permissions.hold(run, action)
-        if project.trusted.commit != trusted:
+        if session.project.trusted.commit != trusted:
             return None
         if held is not None:
             return at_once(start, action, recording(f"waits: {held.text}", [held]))
-    transition.signer(project)  # before anything is done that nobody could sign
-    if isinstance(action, RunStep | CheckStep) and not _lease(project, seen, forge):
+    transition.signer(session.project)  # before anything is done that nobody could sign
+    if isinstance(action, RunStep | CheckStep) and not _lease(session, seen, forge):
         return None
     # What is done is done by the policy of now, whatever the trusted branch says when it is recorded.
-    start = Start(project, seen, first, evaluated or EvaluatedAt(time, project.trusted.commit))
+    start = Start(session, seen, first, evaluated or EvaluatedAt(time, session.project.trusted.commit))
     if run is None:
         return at_once(start, action, recording("all done", [ev.Completed(subject=seen.protocol)]))
     if isinstance(action, RunStep | CheckStep):
-        project.env.hear_output(run.label, b"")
+        session.env.hear_output(run.label, b"")
     return commit(start, action, steps.perform(action, run))
 
 
@@ -324,9 +324,9 @@ def _refuse_whole(run: StepRun) -> None:
         )
 
 
-def _lease(project: Project, seen: Snapshot, forge: Forge | None) -> bool:
+def _lease(session: Session, seen: Snapshot, forge: Forge | None) -> bool:
     """Take the lease before something acts; False where others published meanwhile: their commits are here now."""
-    if project.mirror is None:
+    if session.mirror is None:
         return True
 
     def is_over(job: str) -> bool:
@@ -335,8 +335,8 @@ def _lease(project: Project, seen: Snapshot, forge: Forge | None) -> bool:
         except forges.ForgeError:  # then it is waited for, as where there is none
             return False
 
-    if not lease.take(project, seen.protocol, is_over, decided=seen.tip):
-        publishing.settle(project, seen.protocol, project.mirror, load.Checker(project, seen.protocol))
+    if not lease.take(session, seen.protocol, is_over, decided=seen.tip):
+        publishing.settle(session, seen.protocol, session.mirror, load.Checker(session, seen.protocol))
         return False
     return True
 
@@ -348,30 +348,30 @@ class Commit(NamedTuple):
     filed: tuple[str, str | None] | None = None
 
 
-def put(project: Project, protocol: str, reason: str, make: Callable[[Snapshot], Commit]) -> str:
+def put(session: Session, protocol: str, reason: str, make: Callable[[Snapshot], Commit]) -> str:
     """Publish a commit of a person's, made anew by `make(snapshot)` wherever the branch has moved; return its id.
 
     One that is the tip itself says that there is nothing to publish.
     """
-    for seen in load.views(project, protocol):
+    for seen in load.views(session, protocol):
         made = make(seen)
         if made.oid == seen.tip:
             return made.oid
         try:
             also = {history.ref_of(protocol): made.filed} if made.filed else {}
-            update = transaction.RefUpdate(project.branch(protocol), seen.tip, made.oid, reason, also)
-            push = publishing.pusher(project, protocol, made.oid, filed=made.filed[0] if made.filed else None)
-            transaction.publish(project.git, project.dirs, project.env, update, push)
+            update = transaction.RefUpdate(session.project.branch(protocol), seen.tip, made.oid, reason, also)
+            push = publishing.pusher(session, protocol, made.oid, filed=made.filed[0] if made.filed else None)
+            transaction.publish(session.git, session.dirs, session.env, update, push)
         except ConflictError:
             continue
         # An approval, a rejection or an edit is no transition: rolled back to before it, the branch would look as it was.
-        write_checkpoint(project.dirs, protocol, made.oid, seen.state.genesis)
+        write_checkpoint(session.dirs, protocol, made.oid, seen.state.genesis)
         return made.oid
     raise AssertionError("unreachable: `views` ends with an error")
 
 
 def tell(
-    project: Project,
+    session: Session,
     protocol: str,
     build: Callable[[Snapshot], Sequence[Event]],
     *,
@@ -383,14 +383,14 @@ def tell(
     `build(view)` returns the events, none if they are recorded already, or raises the error for the person; `tree(view)` returns the
     tree of their commit.
     """
-    project.refuse_unsupported()
-    for seen in load.views(project, protocol):
+    session.project.refuse_unsupported()
+    for seen in load.views(session, protocol):
         events = build(seen)
         if not events:
             return Advanced(seen.state, decision.decide(seen.state), (), seen.tip)
-        made = transition.prepare(project, seen, events, tree(seen), as_person=as_person)
+        made = transition.prepare(session, seen, events, tree(seen), as_person=as_person)
         with contextlib.suppress(ConflictError):
-            transition.publish(project, seen, made)
+            transition.publish(session, seen, made)
             return Advanced(made.state, decision.decide(made.state), made.entries, made.commit)
     raise AssertionError("unreachable: `views` ends with an error")
 
@@ -410,23 +410,23 @@ def commit(start: Start, action: Action, outcome: Outcome) -> Advanced | None:
     """
     if not isinstance(action, RunStep):
         return at_once(start, action, outcome)
-    project, seen, work = start.project, start.view, _Work(start, action.slug, outcome)
+    session, seen, work = start.session, start.view, _Work(start, action.slug, outcome)
     for _ in range(load.RACES):
         merged = work.merged(seen)
-        is_theirs = seen is not start.view and _is_done_elsewhere(project, start.view, seen, action.slug)
+        is_theirs = seen is not start.view and _is_done_elsewhere(session.project, start.view, seen, action.slug)
         try:
             made = work.prepared(seen, merged, is_theirs)
         except (IllegalEventError, MalformedFileError, UnsupportedError) as error:
             if work.is_done(seen, is_theirs):
-                project.env.say(f"{action.slug} was done elsewhere meanwhile{work.kept('; its work here')}")
+                session.env.say(f"{action.slug} was done elsewhere meanwhile{work.kept('; its work here')}")
                 return None
             raise work.refused(seen) from error
         try:
-            transition.publish(project, seen, made, merged.also, outcome)
+            transition.publish(session, seen, made, merged.also, outcome)
         except ConflictError:
             seen = work.newer()
         except InTheWayError as error:
-            project.git.update_refs({work.aside: (made.commit, project.git.ref(work.aside))}, "runner: kept")
+            session.git.update_refs({work.aside: (made.commit, session.git.ref(work.aside))}, "runner: kept")
             raise InTheWayError(error.what, error.where, f"{error.hint}; the result is kept at {work.aside}") from error
         except HeldError as error:
             raise HeldError(error.what, error.where, f"{error.hint}{work.kept('; its work')}") from error
@@ -434,16 +434,16 @@ def commit(start: Start, action: Action, outcome: Outcome) -> Advanced | None:
             said, failed = merged.conflict or outcome.summary, outcome.failed or bool(merged.conflict)
             return Advanced(made.state, action, made.entries, made.commit, said, failed)
     work.kept()
-    raise load.moves(project, start.view.protocol)
+    raise load.moves(session.project, start.view.protocol)
 
 
 def at_once(start: Start, action: Action, outcome: Outcome) -> Advanced | None:
     """Publish an outcome; None where the branch moved since, and the action has to be decided again."""
-    project, view, evaluated = start.project, start.view, start.evaluated
+    session, view, evaluated = start.session, start.view, start.evaluated
     events = [*start.first, *outcome_events(outcome, start.state)]
-    made = transition.prepare(project, view, events, outcome.tree, outcome=outcome, evaluated=evaluated)
+    made = transition.prepare(session, view, events, outcome.tree, outcome=outcome, evaluated=evaluated)
     try:
-        transition.publish(project, view, made, outcome=outcome)
+        transition.publish(session, view, made, outcome=outcome)
     except ConflictError:
         return None
     return Advanced(made.state, action, made.entries, made.commit, outcome.summary, outcome.failed)
@@ -471,7 +471,7 @@ class _Work(NamedTuple):
 
     def merged(self, seen: Snapshot) -> _Merged:
         """Return the work on the commit of a view."""
-        project, began, outcome = self.start.project, self.start.view, self.outcome
+        project, began, outcome = self.start.session.project, self.start.view, self.outcome
         tree, conflict = outcome.tree, ""
         also: dict[str, tuple[str | None, str | None]] = {}
         if outcome.tree is not None and seen.tip != began.tip:
@@ -490,12 +490,12 @@ class _Work(NamedTuple):
         Raises:
             IllegalEventError, MalformedFileError, UnsupportedError: the work does not belong there any more.
         """
-        project, began, first, slug = self.start.project, self.start.view, self.start.first, self.slug
+        session, began, first, slug = self.start.session, self.start.view, self.start.first, self.slug
         if is_theirs:
             raise IllegalEventError(f"{slug} ran elsewhere too", seen.where, "run `runner status`")
-        base = began.tip if seen is began else publishing.shared(project.git, seen.tip, began.tip)
-        edits = _edits_again(project, first, seen, base) if seen is not began else first
-        state = load.applied(project, seen.state, edits)
+        base = began.tip if seen is began else publishing.shared(session.git, seen.tip, began.tip)
+        edits = _edits_again(session, first, seen, base) if seen is not began else first
+        state = load.applied(session.project, seen.state, edits)
         if slug not in state.steps:
             raise IllegalEventError(f"{slug} is gone", seen.where, "run `runner status`")
         if edits is not first and _is_edited(state, self.start.state, edits, slug):
@@ -510,10 +510,10 @@ class _Work(NamedTuple):
             if base != began.tip:
                 events = [_started_at(event, began.tip, base) for event in events]
         made = transition.prepare(
-            project, seen, [*edits, *events], merged.tree, outcome=outcome, evaluated=self.start.evaluated
+            session, seen, [*edits, *events], merged.tree, outcome=outcome, evaluated=self.start.evaluated
         )
         if base != began.tip:
-            _verify_again(project, made.commit, seen)
+            _verify_again(session, made.commit, seen)
         return made
 
     def is_done(self, seen: Snapshot, is_theirs: bool) -> bool:
@@ -536,19 +536,19 @@ class _Work(NamedTuple):
         Raises:
             IntegrityError, RefusedError: a person has to repair the commits that were published first; the work is kept.
         """
-        project, protocol = self.start.project, self.start.view.protocol
+        session, protocol = self.start.session, self.start.view.protocol
         try:
-            load.again(project, protocol)
+            load.again(session, protocol)
         except (IntegrityError, RefusedError) as error:
             raise type(error)(error.what, error.where, f"{error.hint}{self.kept('; its work')}") from error
-        return load.view(project, protocol)
+        return load.view(session, protocol)
 
     def kept(self, what: str = "") -> str:
         """Keep the work beside the branch, and return where for people, after `what`; empty where there is none."""
-        git, tree, aside = self.start.project.git, self.outcome.tree or self.outcome.kept, self.aside
+        git, tree, aside = self.start.session.git, self.outcome.tree or self.outcome.kept, self.aside
         if tree is None:
             return ""
-        work = _work_commit(self.start.project, self.start.view, tree)
+        work = _work_commit(self.start.session.project, self.start.view, tree)
         git.update_refs({aside: (work, git.ref(aside))}, "runner: kept")
         return f"{what} is kept at {aside}"
 
@@ -564,15 +564,15 @@ def _started_at(event: Event, old: str, new: str) -> Event:
     return event
 
 
-def _verify_again(project: Project, made: str, seen: Snapshot) -> None:
+def _verify_again(session: Session, made: str, seen: Snapshot) -> None:
     """Re-verify a transition whose work started at another commit: the plan or the approvals may differ at the new base."""
     try:
-        load.Checker(project, seen.protocol)(made, seen.tip)
+        load.Checker(session, seen.protocol)(made, seen.tip)
     except IntegrityError as error:
         raise IllegalEventError(error.what, error.where, error.hint) from error
 
 
-def _edits_again(project: Project, first: list[Event], seen: Snapshot, start: str) -> list[Event]:
+def _edits_again(session: Session, first: list[Event], seen: Snapshot, start: str) -> list[Event]:
     """Return the events before the work as they are recorded at `seen`: the plan's edit that the work is based on (the next
     transition records later ones), and the counted approvals, with the commit at which they were judged."""
     if not first:
@@ -584,7 +584,7 @@ def _edits_again(project: Project, first: list[Event], seen: Snapshot, start: st
     ]
     if len(words) == len(first):
         return words
-    edit = load.edit_of(project, seen, load.read_plan(project, seen))
+    edit = load.edit_of(session, seen, load.read_plan(session, seen))
     return [edit, *words] if edit else words
 
 

@@ -35,7 +35,7 @@ from runner.protocol.plans import Plan, Step
 from runner.protocol.transcript import Result, Results, Undecided
 from runner.store import publishing
 from runner.store import workspace as workspaces
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.tools import Contract, Tool, ToolError
 from runner.tools import registry as tool_registry
 from runner.tools.agent import AgentTools
@@ -203,7 +203,7 @@ def need(project: Project, names: tuple[str, ...]) -> None:
 
 
 def questioner(
-    project: Project,
+    session: Session,
     journal: Journal,
     engines: tuple[Engine, ...],
     redactor: Redactor,
@@ -218,11 +218,11 @@ def questioner(
         redactor=redactor,
         price=price,
         most_output=most_output,
-        settings=settings_of(project),
-        env=project.env,
-        ensure=lambda: publishing.ensure_lease(project),
+        settings=settings_of(session),
+        env=session.env,
+        ensure=lambda: publishing.ensure_lease(session),
         total=spending.of(journal.records),
-        shared_budget=spending.shared_budget(project, protocol),
+        shared_budget=spending.shared_budget(session, protocol),
     )
 
 
@@ -231,16 +231,16 @@ def price(engine: Engine, usage: Usage) -> Decimal | None:
     return registry.cost_usd(engine.provider, engine.model, usage)
 
 
-def settings_of(project: Project) -> Callable[[Engine], EngineSettings]:
+def settings_of(session: Session) -> Callable[[Engine], EngineSettings]:
     """Return a function that gives how config.yaml wants an engine to be asked."""
-    return lambda engine: project.config.engine.settings.get(engine.name, EngineSettings())
+    return lambda engine: session.project.config.engine.settings.get(engine.name, EngineSettings())
 
 
-def context_of(project: Project, engines: Sequence[Engine]) -> int:
+def context_of(session: Session, engines: Sequence[Engine]) -> int:
     """Return the tokens that a conversation may have: by config.yaml, else what each of the models takes, `CONTEXT` at most."""
     found = []
     for engine in engines:
-        said = settings_of(project)(engine)
+        said = settings_of(session)(engine)
         room = registry.window(engine.provider, engine.model) or 2 * CONTEXT
         left = max(int(room * 0.8) - (said.output or MOST_OUTPUT), room // 4)  # the size is an estimate
         found.append(said.context or min(CONTEXT, left))
@@ -290,7 +290,7 @@ class Proposal:
 
 @contextlib.contextmanager
 def open_tools(
-    project: Project,
+    session: Session,
     name: str,
     commit: str,
     loop: Consultation,
@@ -303,8 +303,8 @@ def open_tools(
     tools. A command is judged by the policy as an agent's shell; on the host it is one of the project's own checks.
     """
     try:
-        place = workspaces.place(project.dirs, name, project.config.workspace.path)
-        workspace = WorkspaceSession.open(project, name, space=workspaces.shell(place, 0))
+        place = workspaces.place(session.dirs, name, session.project.config.workspace.path)
+        workspace = WorkspaceSession.open(session, name, space=workspaces.shell(place, 0))
     except RunnerError:  # the steps say so; a plan can be written all the same
         yield False
         return
@@ -315,7 +315,7 @@ def open_tools(
         def call(tool: str) -> Callable[[Mapping[str, Any]], Any]:
             def made(arguments: Mapping[str, Any]) -> Any:
                 if not opened:
-                    workspaces.reset(project.git, workspace.space, commit, name, project.env, clean=True)
+                    workspaces.reset(session.git, workspace.space, commit, name, session.env, clean=True)
                     opened.update(stack.enter_context(_reading(workspace)).tools)
                 return opened[tool].call(arguments)
 
@@ -323,10 +323,10 @@ def open_tools(
 
         def check(arguments: Mapping[str, Any]) -> Any:
             line = tool_registry.read_arguments(contract, RunCheckInput, arguments).command.strip()
-            if line not in project.config.checks:
+            if line not in session.project.config.checks:
                 if not any_command:
                     raise ToolError(f"on this machine only these are run: {'; '.join(commands)}")
-                _refuse(project, line)
+                _refuse(session.project, line)
             return _check(workspace, commit, line, loop.redactor)
 
         contracts = {one: tool.contract for one, tool in _reading(workspace).tools.items() if one in READING}
@@ -334,7 +334,7 @@ def open_tools(
         # Where nothing keeps a command in its place, it is one of the project's.
         any_command = workspace.sandbox.name != "host"
         if not any_command:
-            commands = project.config.checks
+            commands = session.project.config.checks
         if commands:
             told = " or ".join(f"`{line}`" for line in commands)
             more = "or another command that is to be a check, " if any_command else ""
@@ -391,8 +391,8 @@ def _refuse(project: Project, command: str) -> None:
 
 def _check(workspace: WorkspaceSession, commit: str, line: str, redactor: Redactor) -> dict[str, Any]:
     """Run a command in a clean export of the commit; return its exit code and the start and end of its output."""
-    project = workspace.project
-    project.env.say(f"trying `{line}`")
+    session = workspace.session
+    session.env.say(f"trying `{line}`")
     kept = KeptOutput(redactor)
     try:
         workspace.prepare(commit)

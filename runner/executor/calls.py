@@ -104,7 +104,7 @@ class Calls:
 
     def make(self, number: int, tool: Tool, arguments: Mapping[str, Any], untrusted: bool) -> Made:
         """See `Gate.make`; a runner that lost its lease makes none."""
-        publishing.ensure_lease(self.run.project)
+        publishing.ensure_lease(self.run.session)
         contract, name = tool.contract, f"{self.run.name}.{number}"
         last = self.effects.last(name) if contract.effect == "external" else None
         if isinstance(last, Outcome):
@@ -220,7 +220,7 @@ class Calls:
 
 def _was_asked(run: StepRun) -> bool:
     """Return whether the log has an event about a call or an effect; if not, the log, which grows with every step, is not parsed."""
-    quiet = run.project.kept.setdefault("log parts without a call", set())
+    quiet = run.session.kept.setdefault("log parts without a call", set())
     parts = [oid for oid in run.view.files.parts if oid not in quiet]
     for oid, part in zip(("", *parts), (run.view.log, *run.project.git.blobs(parts)), strict=True):
         if part is None or b" call-" in part or b" effect-" in part:
@@ -325,7 +325,7 @@ def judge_of(run: StepRun) -> Judge:
         subject = subject._replace(
             step=run.slug,
             untrusted=untrusted,
-            hosts=(*subject.hosts, *_reached(project, contract)),
+            hosts=(*subject.hosts, *_reached(run.project, contract)),
             listed=at if listed(contract) else "",
             vouched=True,  # agent files are read from the trusted branch alone
             configured=paths.CONFIG if contract.network else "",

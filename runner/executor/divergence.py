@@ -31,7 +31,7 @@ from runner.protocol.log import RawEntry
 from runner.protocol.state import Wait
 from runner.store import locks, protocol_worktree, publishing, record, snapshot, transaction, workspace, worktree
 from runner.store.environment import StateDir, forget_checkpoint, matching, write_atomically
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.store.remote import Mirror
 from runner.store.snapshot import Snapshot
 from runner.trust.requirements import KEYBOARD
@@ -74,17 +74,17 @@ class Renumbering:
         """Note it; it is on the disk when this returns."""
         write_atomically(dirs.renumbering(self.origin), json.dumps(dataclasses.asdict(self)).encode() + b"\n")
 
-    def resume(self, project: Project) -> None:
+    def resume(self, session: Session) -> None:
         """Finish it after a kill; the caller holds the lock of the old id and the publish lock of its branch.
 
         Raises:
             RenumberedError: it is finished now, so the caller's command names another protocol.
         """
-        git = project.git
-        if git.ref(project.branch(self.protocol)) is None and git.ref(project.branch(self.origin)) != self.old:
-            forget_renumbering(project.dirs, self.origin)  # its branch moved before any ref of the note did
+        git, branch = session.git, session.project.branch
+        if git.ref(branch(self.protocol)) is None and git.ref(branch(self.origin)) != self.old:
+            forget_renumbering(session.dirs, self.origin)  # its branch moved before any ref of the note did
             return
-        finish_renumbering(project, self, resumed=True)
+        finish_renumbering(session, self, resumed=True)
         raise RenumberedError(self)
 
 
@@ -110,9 +110,9 @@ def forget_renumbering(dirs: StateDir, origin: str) -> None:
     dirs.renumbering(origin).unlink(missing_ok=True)
 
 
-def finish_renumbering(project: Project, note: Renumbering, *, resumed: bool = False) -> None:
+def finish_renumbering(session: Session, note: Renumbering, *, resumed: bool = False) -> None:
     """Move the refs that have not moved, make the new worktree where it is missing, and take away what lies here by the old id."""
-    git, dirs, env = project.git, project.dirs, project.env
+    git, project, dirs, env = session.git, session.project, session.dirs, session.env
     moves = {name: (new, old) for name, (new, old) in note.refs.items() if new != old and git.ref(name) == old}
     if moves:
         for name in moves:
@@ -131,7 +131,7 @@ def finish_renumbering(project: Project, note: Renumbering, *, resumed: bool = F
         _remove(project, note, Worktree(Path(path), Path(git_dir), None), resumed=resumed)
     workspace.remove(workspace.place(dirs, note.origin, project.config.workspace.path))
     dataclasses.replace(note, is_finished=True).write(dirs)
-    mirror = project.mirror or Mirror.of(git, dirs, env)
+    mirror = session.mirror or Mirror.of(git, dirs, env)
     name = project.branch(note.origin)
     if mirror is not None and (there := mirror.refs().get(name)) is not None:
         publishing.track(project, mirror.remote, {name: there})
@@ -167,9 +167,9 @@ def _index_is(git: Git, tree: Worktree, commit: str) -> bool:
 _SHOWN = 60  # characters of an answer in a message
 
 
-def answer_again(project: Project, protocol: str, commit: Commit, onto: str, theirs: Sequence[Commit]) -> str:
+def answer_again(session: Session, protocol: str, commit: Commit, onto: str, theirs: Sequence[Commit]) -> str:
     """Return the commit on `onto` that keeps the answer of `commit`, a transition. `theirs`: the commits that were published first."""
-    git = project.git
+    git = session.git
     first = log.entry_of(publishing.entries_of(git, commit, protocol)[0], commit.oid[:12])
     event = first.event
     assert isinstance(event, ev.Answered | ev.EffectDecided)
@@ -180,11 +180,11 @@ def answer_again(project: Project, protocol: str, commit: Commit, onto: str, the
     is_open = now.state.status in decision.OPEN
     if is_open and asked in now.state.waiting:
         try:
-            made = transition.prepare(project, now, [event], None, as_person=True)
+            made = transition.prepare(session, now, [event], None, as_person=True)
         except IllegalEventError:
             pass
         else:
-            project.env.say(f"your answer to {what} is recorded again, after the transitions that were published first")
+            session.env.say(f"your answer to {what} is recorded again, after the transitions that were published first")
             return made.commit
     entries = [entry for their in theirs for entry in publishing.entries_of(git, their, protocol)]
     anew = [wait.id for wait in now.state.waiting if is_open and asked and _is_alike(wait, asked)]
@@ -194,8 +194,8 @@ def answer_again(project: Project, protocol: str, commit: Commit, onto: str, the
     body = log.render(first).encode("ascii")
     subject = f"{protocol}: {event.subject} was answered elsewhere first\n\n".encode()
     kept = commit._replace(message=subject + body)
-    new = publishing.done_again(project, kept, now.tree, (onto,))
-    project.env.say(f"{why}; yours decides nothing, and the history keeps it as commit {new[:7]}")
+    new = publishing.done_again(session, kept, now.tree, (onto,))
+    session.env.say(f"{why}; yours decides nothing, and the history keeps it as commit {new[:7]}")
     return new
 
 

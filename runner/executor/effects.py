@@ -181,7 +181,7 @@ class ExternalCalls:
         for intent in again:  # after it, so that its key is known wherever this process ends
             self._settle(intent, SAME_KEY)
         try:
-            lease.announce(self.run.project, transcript.plain(begun))
+            lease.announce(self.run.session, transcript.plain(begun))
         except RunnerError:
             self._settle(Announced.of(begun), "not begun: it could not be announced on the remote")
             raise
@@ -224,7 +224,7 @@ class ExternalCalls:
         vanishes = bool(project.options.get("ephemeral"))
         publishes = project.trusted.remote is not None and project.setting("publish") == "always"
         publishes = publishes or (project.offline and project.is_shared)
-        if project.lease is not None or not (vanishes or publishes):
+        if self.run.session.lease is not None or not (vanishes or publishes):
             return None
         why = "this machine may vanish" if vanishes else "another clone may make the same call"
         what = f"`{contract.name}` reaches outside, and {why}: that has to be on the remote first"
@@ -320,9 +320,9 @@ class ExternalCalls:
     def _announced(self) -> list[Announced]:
         """Return another machine's announcements on the remote whose outcome is unknown."""
         if self._elsewhere is None:
-            project, protocol = self.run.project, self.run.view.protocol
-            filed = project.git.ref(history.ref_of(protocol))
-            found = lease.unknown(project, protocol, lease.announced(project, protocol), self.run.view.tip, filed)
+            session, project, protocol = self.run.session, self.run.project, self.run.view.protocol
+            filed = session.git.ref(history.ref_of(protocol))
+            found = lease.unknown(project, protocol, lease.announced(session, protocol), self.run.view.tip, filed)
             known = {
                 (one.call, one.of if isinstance(one, Settled) else one.time)
                 for records in (*self._journals(), self.run.journal.noted())

@@ -33,7 +33,7 @@ from runner.sandbox.bubblewrap import HOME
 from runner.sandbox.process import PROXIES, Place
 from runner.store import objects, workspace, worktree
 from runner.store.environment import write_atomically
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.store.workspace import Workspace
 
 # Folders of environments, by what makes one of them sure.
@@ -456,7 +456,7 @@ def empty_submodules(project: Project, commit: str) -> Iterator[str]:
             yield f"{what} {names}; {'the sandbox alone can show it' if is_shown else how}"
 
 
-def content_shown(project: Project, commit: str) -> dict[str, Path]:
+def content_shown(session: Session, commit: str) -> dict[str, Path]:
     """Return what the configuration says is shown of them: folders and files of the machine, by their paths in the commit.
 
     A pointer to what the clone lacks stays one, and a line says so: a step may have written it.
@@ -464,14 +464,14 @@ def content_shown(project: Project, commit: str) -> dict[str, Path]:
     Raises:
         StepFailedError: this clone does not have a submodule.
     """
-    git, config = project.git, project.config.workspace
-    found = dict(_checked_out(project, workspace.submodules(git, commit))) if config.submodules else {}
+    git, config = session.git, session.project.config.workspace
+    found = dict(_checked_out(session.project, workspace.submodules(git, commit))) if config.submodules else {}
     for path, oid in lfs_pointers(git, commit).items() if config.lfs else ():
         content = git.common_dir / "lfs/objects" / oid[:2] / oid[2:4] / oid
         if content.is_file() and not content.is_symlink():
             found[path] = content
         else:
-            project.tell_once(
+            session.tell_once(
                 f"{strict_yaml.shown(path)} stays a pointer: this clone does not have its content; `git lfs fetch` brings it"
             )
     return found

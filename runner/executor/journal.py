@@ -25,7 +25,7 @@ from runner.protocol.state import Json, State, StepStatus
 from runner.protocol.transcript import Intent, Outcome, Record, Settled
 from runner.store import history, record
 from runner.store.environment import StateDir, matching
-from runner.store.project import Project
+from runner.store.project import Project, Session
 
 Noted = Intent | Outcome | Settled  # the records about effects
 
@@ -320,29 +320,29 @@ def _effects(dirs: StateDir, protocol: str) -> Iterator[tuple[Path, list[Noted]]
         yield path, Journal(path).noted()
 
 
-def open_journal(project: Project, protocol: str, name: str, then: Sequence[Record] = ()) -> Journal:
+def open_journal(session: Session, protocol: str, name: str, then: Sequence[Record] = ()) -> Journal:
     """Return a journal of the protocol's, `SLUG.ATTEMPT` or the like, with what the history has of it.
 
     `then`: follows the records that this clone had not.
     """
-    journal = Journal(project.dirs.journal(protocol) / f"{name}.jsonl")
-    filed = _filed(project, protocol, f"{name}.jsonl")
+    journal = Journal(session.dirs.journal(protocol) / f"{name}.jsonl")
+    filed = _filed(session, protocol, f"{name}.jsonl")
     transcript.parse(filed, f"runs/{name}.jsonl of {history.ref_of(protocol)}")
     journal.take_up(filed, then)
     if filed:
-        journal.filed = journal.alike(recorded_part(project, protocol, name))
+        journal.filed = journal.alike(recorded_part(session.project, protocol, name))
     return journal
 
 
-def _filed(project: Project, protocol: str, file: str) -> bytes:
+def _filed(session: Session, protocol: str, file: str) -> bytes:
     """Return what the history has of a journal. No transition of a batch adds to the history, so it is looked at once for all."""
-    if project.pending is not None:
-        kept = project.pending.kept
+    if session.pending is not None:
+        kept = session.pending.kept
         if "runs" not in kept:
-            kept["runs"] = project.git.tree(f"{history.ref_of(protocol)}:runs") or {}
+            kept["runs"] = session.git.tree(f"{history.ref_of(protocol)}:runs") or {}
         if file not in kept["runs"]:
             return b""
-    return history.read(project.git, protocol, f"runs/{file}") or b""
+    return history.read(session.git, protocol, f"runs/{file}") or b""
 
 
 def recorded_part(project: Project, protocol: str, name: str) -> bytes:

@@ -38,7 +38,7 @@ from runner.store import (
     worktree,
 )
 from runner.store.environment import StateDir, read_checkpoint, write_checkpoint, write_loosely
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.store.snapshot import Snapshot
 from runner.trust import verify
 
@@ -46,33 +46,33 @@ RACES = 20  # how often a lost race is started again before it is told
 
 
 @contextlib.contextmanager
-def at_work(project: Project, protocol: str, *, wait: float = 0.0) -> Iterator[None]:
+def at_work(session: Session, protocol: str, *, wait: float = 0.0) -> Iterator[None]:
     """Hold the protocol while it is worked on.
 
     Raises:
         HeldError: another runner has it, still after `wait` seconds.
         RenumberedError: it has another id now: a command that gave it one was killed, and that is finished.
     """
-    branch = project.branch(protocol)
-    with locks.hold(project.dirs.lock(protocol), project.env, what=protocol, wait=wait) as was_cut:
+    branch = session.project.branch(protocol)
+    with locks.hold(session.dirs.lock(protocol), session.env, what=protocol, wait=wait) as was_cut:
         if was_cut:
-            workspace_session.end_left(project, protocol)
+            workspace_session.end_left(session.project, protocol)
         # Whoever records a person's word does so beside us: a lock or a note of theirs is neither dead nor cut off.
-        with locks.hold(project.dirs.publish_lock(branch), project.env, what=branch, wait=transaction.PUBLISH_WAIT):
-            for name in (branch, "packed-refs", history.ref_of(protocol), project.tracking(branch)):
-                locks.remove_dead(project.git.common_dir / f"{name}.lock", project.env)
-            if project.dirs.making(protocol).exists():
-                protocol_worktree.finish_worktree(project.git, project.dirs, project.env, branch, protocol)
-            worktree.settle_all(project.git, project.dirs, branch, project.env)
-            if note := _unfinished(project, protocol):
-                note.resume(project)
-        if project.dirs.pending(protocol).exists():
-            pending.recover(project.git, project.dirs, project.env, branch, protocol)
+        with locks.hold(session.dirs.publish_lock(branch), session.env, what=branch, wait=transaction.PUBLISH_WAIT):
+            for name in (branch, "packed-refs", history.ref_of(protocol), session.project.tracking(branch)):
+                locks.remove_dead(session.git.common_dir / f"{name}.lock", session.env)
+            if session.dirs.making(protocol).exists():
+                protocol_worktree.finish_worktree(session.git, session.dirs, session.env, branch, protocol)
+            worktree.settle_all(session.git, session.dirs, branch, session.env)
+            if note := _unfinished(session.project, protocol):
+                note.resume(session)
+        if session.dirs.pending(protocol).exists():
+            pending.recover(session.git, session.dirs, session.env, branch, protocol)
         try:
             yield
         finally:
-            if not project.batch:
-                publishing.drop_lease(project)
+            if not session.batch:
+                publishing.drop_lease(session)
 
 
 def _unfinished(project: Project, protocol: str) -> divergence.Renumbering | None:
@@ -83,14 +83,14 @@ def _unfinished(project: Project, protocol: str) -> divergence.Renumbering | Non
     return note if note is not None and not note.is_finished else None
 
 
-def finish_renumbering(project: Project, protocol: str) -> str:
+def finish_renumbering(session: Session, protocol: str) -> str:
     """Finish the change of a protocol's number that a killed command left unfinished; return the message about it.
 
     Raises:
         HeldError: another process works on it.
     """
     try:
-        with at_work(project, protocol):
+        with at_work(session, protocol):
             return ""
     except divergence.RenumberedError as done:
         return done.what
@@ -103,80 +103,80 @@ def branchless(project: Project, protocol: str) -> RefusedError:
     return RefusedError(f"{protocol} has no branch here", project.branch(protocol), hint)
 
 
-def view(project: Project, protocol: str) -> Snapshot:
+def view(session: Session, protocol: str) -> Snapshot:
     """Return the protocol as its branch has it, checked as far as it is new here.
 
     Raises:
         IntegrityError: the record is not what the history says.
     """
-    git = project.git
+    git = session.git
     # Before the branch is looked at: a runner that works here moves the branch, and then this.
-    known = read_checkpoint(project.dirs, protocol)
-    tip = git.ref(project.branch(protocol))
+    known = read_checkpoint(session.dirs, protocol)
+    tip = git.ref(session.project.branch(protocol))
     if tip is None:
-        raise branchless(project, protocol)
-    objects.ahead(project, protocol, tip)
+        raise branchless(session.project, protocol)
+    objects.ahead(session.project, protocol, tip)
     if known != tip:
-        _verify(project, protocol, tip, known)
+        _verify(session, protocol, tip, known)
     # What this process read or made is not read again.
-    if project.snapshot is None or (project.snapshot.tip, project.snapshot.protocol) != (tip, protocol):
-        project.snapshot = snapshot.read(git, tip, protocol)
-    return project.snapshot
+    if session.snapshot is None or (session.snapshot.tip, session.snapshot.protocol) != (tip, protocol):
+        session.snapshot = snapshot.read(git, tip, protocol)
+    return session.snapshot
 
 
-def _verify(project: Project, protocol: str, tip: str, known: str | None) -> None:
+def _verify(session: Session, protocol: str, tip: str, known: str | None) -> None:
     """Verify the commits of a protocol that are new since `known`, and note that they are."""
-    git, since = project.git, None
+    git, since = session.git, None
     try:
         if known is not None:
             if git.commit(known) is None:
                 raise verify.went_back(protocol, known, tip)
             since = (known, snapshot.read(git, known, protocol).state)
-        state = verify.advance(git, protocol, tip, since, project.trusted)
+        state = verify.advance(git, protocol, tip, since, session.project.trusted)
     except IntegrityError as error:
-        raise remedy.refused(project, protocol, tip, error) from error
-    write_checkpoint(project.dirs, protocol, tip, state.genesis)
+        raise remedy.refused(session, protocol, tip, error) from error
+    write_checkpoint(session.dirs, protocol, tip, state.genesis)
 
 
 class Checker(NamedTuple):
     """Verifies a protocol's commits that were fetched, before the branch here moves to them."""
 
-    project: Project
+    session: Session
     protocol: str
 
     def __call__(self, tip: str, since: str | None) -> None:
         """Verify a tip. `since`: an ancestor that is verified already."""
-        project, protocol, git = self.project, self.protocol, self.project.git
-        objects.ahead(project, protocol, tip)
+        session, protocol, git = self.session, self.protocol, self.session.git
+        objects.ahead(session.project, protocol, tip)
         known = (
             snapshot.read(git, since, protocol).state if since and snapshot.folder_files(git, since, protocol) else None
         )
         try:
             if since is not None and git.commit(since) is None:
                 raise verify.went_back(protocol, since, tip)
-            verify.advance(git, protocol, tip, (since, known) if since and known else None, project.trusted)
+            verify.advance(git, protocol, tip, (since, known) if since and known else None, session.project.trusted)
         except IntegrityError as error:
-            if since and known and not verify.verify(git, protocol, since, project.trusted).ok:
+            if since and known and not verify.verify(git, protocol, since, session.project.trusted).ok:
                 with contextlib.suppress(IntegrityError):  # what did not hold here was repaired elsewhere
-                    verify.advance(git, protocol, tip, None, project.trusted)
+                    verify.advance(git, protocol, tip, None, session.project.trusted)
                     return
-            raise remedy.refused(project, protocol, tip, error) from error
+            raise remedy.refused(session, protocol, tip, error) from error
 
     def give_again(self, commit: Commit, onto: str, theirs: Sequence[Commit]) -> str:
         """Return the commit on `onto` that keeps a person's answer, as `answers.give_again` does."""
-        return divergence.answer_again(self.project, self.protocol, commit, onto, theirs)
+        return divergence.answer_again(self.session, self.protocol, commit, onto, theirs)
 
     def tell(self, ours: Sequence[Commit], theirs: Sequence[Commit], kept: str | None) -> None:
         """Say what of ours does not count as it was made, as `answers.tell` does."""
-        divergence.tell(self.project, self.protocol, ours, theirs, kept)
+        divergence.tell(self.session.project, self.protocol, ours, theirs, kept)
 
 
-def again(project: Project, protocol: str) -> None:
+def again(session: Session, protocol: str) -> None:
     """Fetch the commits that moved the branch, after a lost race."""
-    publishing.again(project, protocol, Checker(project, protocol))
+    publishing.again(session, protocol, Checker(session, protocol))
 
 
-def views(project: Project, protocol: str) -> Iterator[Snapshot]:
+def views(session: Session, protocol: str) -> Iterator[Snapshot]:
     """Yield the protocol for a publication by compare-and-swap, and again after each lost race.
 
     Raises:
@@ -184,28 +184,28 @@ def views(project: Project, protocol: str) -> Iterator[Snapshot]:
     """
     for turn in range(RACES):
         if turn:
-            again(project, protocol)
-        yield view(project, protocol)
-    again(project, protocol)
-    raise moves(project, protocol)
+            again(session, protocol)
+        yield view(session, protocol)
+    again(session, protocol)
+    raise moves(session.project, protocol)
 
 
-def find_protocol(project: Project, name: str | None) -> str:
+def find_protocol(session: Session, name: str | None) -> str:
     """Return the id of the protocol that a command which writes is about, once what others pushed of it is picked up.
 
     Raises:
         UsageError: there is none, here or on the remote, or it is not clear which.
         IntegrityError: the pushed commits do not verify; nothing here changed.
     """
-    protocol = publishing.find(project, name)
-    if _unfinished(project, protocol):  # before a branch is brought that is another protocol's
-        with at_work(project, protocol):
+    protocol = publishing.find(session, name)
+    if _unfinished(session.project, protocol):  # before a branch is brought that is another protocol's
+        with at_work(session, protocol):
             pass
-    publishing.bring(project, protocol, Checker(project, protocol))
+    publishing.bring(session, protocol, Checker(session, protocol))
     return protocol
 
 
-def read_plan(project: Project, seen: Snapshot) -> Plan:
+def read_plan(session: Session, seen: Snapshot) -> Plan:
     """Return the plan at the view's commit.
 
     Raises:
@@ -219,13 +219,13 @@ def read_plan(project: Project, seen: Snapshot) -> Plan:
             where,
             f"`runner status {seen.protocol}` says what it waits for",
         )
-    files = (where, seen.files.plan_files, project.config.checks)
-    if project.plan is None or project.plan[0] != files:
-        with _located(project, seen.protocol):
-            plan = plans.parse(snapshot.plan_files(project.git, seen), where, project.config.checks)
+    files = (where, seen.files.plan_files, session.project.config.checks)
+    if session.plan is None or session.plan[0] != files:
+        with _located(session.project, seen.protocol):
+            plan = plans.parse(snapshot.plan_files(session.git, seen), where, session.project.config.checks)
             plans.refuse_unsupported(plan, where)
-        project.plan = files, plan
-    return project.plan[1]
+        session.plan = files, plan
+    return session.plan[1]
 
 
 @contextlib.contextmanager
@@ -242,7 +242,7 @@ def _located(project: Project, protocol: str) -> Iterator[None]:
         raise type(error)(error.what, where, error.hint) from error
 
 
-def edit_of(project: Project, seen: Snapshot, plan: Plan) -> ev.PlanEdited | None:
+def edit_of(session: Session, seen: Snapshot, plan: Plan) -> ev.PlanEdited | None:
     """Return the edit that the next transition records, with the cost of the model that planned it, if one did."""
     edit = machine.edit_of(seen.state, plan)
     for slug in edit.steps if edit is not None else ():
@@ -250,10 +250,10 @@ def edit_of(project: Project, seen: Snapshot, plan: Plan) -> ev.PlanEdited | Non
         kind = edit.steps[slug]["kind"] if edit is not None else ""
         if step is not None and step.status is StepStatus.RUNNING and step.kind == "human" != kind:
             why = f"{slug} was asked of a person before this edit"
-            project.tell_once(f"{why}; `runner undo {number} {slug}` starts it as {kind}")
-    if edit is None or next(history.transcripts(project.git, seen.protocol, "plan."), None) is None:
+            session.tell_once(f"{why}; `runner undo {number} {slug}` starts it as {kind}")
+    if edit is None or next(history.transcripts(session.git, seen.protocol, "plan."), None) is None:
         return edit
-    return spending.planned_anew(project, seen, edit)
+    return spending.planned_anew(session.project, seen, edit)
 
 
 def applied(project: Project, state: State, edits: Sequence[Event]) -> State:
@@ -268,7 +268,7 @@ def is_written(seen: Snapshot) -> bool:
     return any(paths.is_plan_file(name) and name != paths.CONTEXT for name in seen.files)
 
 
-def pick_up_edits(project: Project, protocol: str, *, adopt: bool) -> bool:
+def pick_up_edits(session: Session, protocol: str, *, adopt: bool) -> bool:
     """Commit, as the person, their uncommitted edits of plan files in a worktree; return whether there were any.
 
     A run of steps looks once in `LOOK_SECONDS`, and `is_quiet` at what a step uses.
@@ -276,17 +276,17 @@ def pick_up_edits(project: Project, protocol: str, *, adopt: bool) -> bool:
     Raises:
         InTheWayError: there are some, and `adopt` is False.
     """
-    git, branch, now = project.git, project.branch(protocol), project.env.monotonic()
-    known, project.quiet = project.quiet, None
-    if project.batch and known is not None and known.branch == branch and now < known.until:
-        project.quiet = known
+    git, branch, now = session.git, session.project.branch(protocol), session.env.monotonic()
+    known, session.quiet = session.quiet, None
+    if session.batch and known is not None and known.branch == branch and now < known.until:
+        session.quiet = known
         return False
     prefix = f"{paths.folder(protocol)}/"
     taken, trees, quiet = False, git.checked_out(branch), None
-    if project.batch:
+    if session.batch:
         quiet, is_known = worktree.look(branch, trees, prefix.rstrip("/"), now, (paths.LOG, paths.STATE), known)
         if is_known:
-            project.quiet = quiet
+            session.quiet = quiet
             return False
     for tree in trees:
         changed = worktree.uncommitted(git, tree, prefix.rstrip("/"))
@@ -317,26 +317,26 @@ def pick_up_edits(project: Project, protocol: str, *, adopt: bool) -> bool:
             )
         old = git.ref(branch)
         assert old is not None
-        _refuse_malformed(project, protocol, old, words)
+        _refuse_malformed(session.project, protocol, old, words)
         shown = ", ".join(sorted(path.removeprefix(prefix) for path in words))
         subject = log.cut(f"{protocol}: edit {shown}")
-        edit = transaction.PersonEdit(branch, old, words, project.person(), subject)
-        transaction.adopt(git, project.dirs, project.env, edit)
-        project.env.say(f"picked up your changes of {shown}")
+        edit = transaction.PersonEdit(branch, old, words, session.person(), subject)
+        transaction.adopt(git, session.dirs, session.env, edit)
+        session.env.say(f"picked up your changes of {shown}")
         taken = True
-    project.quiet = None if taken else quiet
+    session.quiet = None if taken else quiet
     return taken
 
 
-def is_quiet(project: Project, plan: Plan | None, action: Action) -> bool:
+def is_quiet(session: Session, plan: Plan | None, action: Action) -> bool:
     """Return whether no person's edit came since the last look: in the files that a tool step uses, or in any for another action."""
-    if project.quiet is None:
+    if session.quiet is None:
         return True  # this very step looked, and asked git
     step = plan.step(action.slug) if plan is not None and isinstance(action, RunStep) else None
     is_tool = step is not None and step.header.kind is plans.Kind.TOOL
-    if project.quiet.holds([paths.PLAN, paths.CONTEXT, step.file] if step is not None and is_tool else None):
+    if session.quiet.holds([paths.PLAN, paths.CONTEXT, step.file] if step is not None and is_tool else None):
         return True
-    project.quiet = None
+    session.quiet = None
     return False
 
 

@@ -27,7 +27,7 @@ from runner.protocol.events import Event, ReviewFields
 from runner.protocol.plans import Plan
 from runner.protocol.state import State, StepStatus, Wait
 from runner.store import publishing
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.store.snapshot import Snapshot
 from runner.trust import approval, manifest, permit, requirements, transitions
 from runner.trust.manifest import Subject
@@ -145,7 +145,7 @@ def _in_force(review: Review, fresh: Collection[str]) -> bool:
 
 
 def fetch_reviews(
-    project: Project,
+    session: Session,
     forge: Forge,
     view: View,
     requirement: ApprovalRequirement,
@@ -163,7 +163,7 @@ def fetch_reviews(
     fresh = _fresh(view, requirement, asked)
     principals = {forges.Identity(host=forge.host, id=one, login=""): who for who, one in people.items()}
     try:
-        request = forge.request_of(ids.branch_of(project.pattern, view.protocol), view.state.base)
+        request = forge.request_of(ids.branch_of(session.project.pattern, view.protocol), view.state.base)
         if request is None or (wait is not None and request.state is not forges.RequestState.OPEN):
             return NO_REVIEWS
         found = forge.reviews(request.number)
@@ -173,10 +173,10 @@ def fetch_reviews(
         listed = {one.by for one in found if one.by in principals}
         members = {one: forge.membership(one) for one in listed}
     except forges.ForgeError as error:
-        project.tell_once(f"reviews could not be read: {error.what}; signed approvals still count")
+        session.tell_once(f"reviews could not be read: {error.what}; signed approvals still count")
         return NO_REVIEWS
     if authors is None:
-        project.tell_once(
+        session.tell_once(
             f"who pushed {requirement.subject} is no longer known, so no review counts; signed approvals do"
         )
     counted = count_reviews(
@@ -190,11 +190,11 @@ def fetch_reviews(
     for review, reason in counted.refused:
         if review.state is forges.ReviewState.APPROVED and reason is not Reason.SUPERSEDED:
             by = f"{review.by.login} (id {review.by.id})"
-            project.tell_once(f"the review of {by} does not count for {requirement.subject}: {reason}")
+            session.tell_once(f"the review of {by} does not count for {requirement.subject}: {reason}")
     role = {who for need in requirement.thresholds for who in need.people}
     objections = [who for who in counted.objections if who in role]
     for who in objections:
-        project.tell_once(f"{who} asks for changes in the request, which goes before approvals")
+        session.tell_once(f"{who} asks for changes in the request, which goes before approvals")
     approvals = [
         ReviewFields(host=forge.host, user=one.by.id, request=request.number, review=one.id, commit=one.commit or "")
         for one in counted.approvals.values()
@@ -323,7 +323,7 @@ def view_of_run(run: StepRun) -> View:
 
 
 def settle(
-    project: Project, seen: Snapshot, plan: Plan, state: State, time: str, forge: Forge | None = None
+    session: Session, seen: Snapshot, plan: Plan, state: State, time: str, forge: Forge | None = None
 ) -> list[Event]:
     """Return the events of the approvals that came in: counted, decided, or refused with the reason, each recorded once.
 
@@ -337,30 +337,30 @@ def settle(
     if not waits or state.status not in decision.ACTIVE:
         return []
     made: list[Event] = []
-    view = view_of(project, seen, plan, state, time)
+    view = view_of(session.project, seen, plan, state, time)
     refused = {raw.fields.get("approval") for raw in view.entries if raw.event == "approval-refused"}
     for wait in waits:
         subject = requirements.subject_of(view, wait)
         fetched = NO_REVIEWS
         status = approval.status_of(view, wait)
         if status is not None and forge is not None and status.requirement.reviews and not status.requirement.keyboard:
-            fetched = fetch_reviews(project, forge, view, status.requirement, wait)
-            if project.options.get("ephemeral") and project.setting("publish") == "never":
+            fetched = fetch_reviews(session, forge, view, status.requirement, wait)
+            if session.project.options.get("ephemeral") and session.project.setting("publish") == "never":
                 # The work of such a job is handed over, and its report of a review is not trusted: `sync` counts it.
                 fetched = fetched._replace(approvals=())
             status = approval.status_of(view, wait, fetched.approvals)
             for one in status.reviews if status else ():
                 if one.rejection is not None:
-                    project.tell_once(f"the review of {one.approver} does not count for {subject}: {one.text}")
+                    session.tell_once(f"the review of {one.approver} does not count for {subject}: {one.text}")
         if status is None:
             gone = ev.ApprovalRefused(subject=wait.subject, reason="no approval is required any more", wait=wait.id)
             made.append(gone)
             continue
         if status.counted or status.rejected or status.refused or status.reviews:
-            if _refresh(project, seen.protocol):
-                view = dataclasses.replace(view, config=trusted_config(project))
+            if _refresh(session, seen.protocol):
+                view = dataclasses.replace(view, config=trusted_config(session.project))
                 status = approval.status_of(view, wait, fetched.approvals) or status
-            _refuse_rolled_back(project, seen)
+            _refuse_rolled_back(session, seen)
             given = (*status.counted, *status.rejected, *status.refused)
             last = {word.approver: word.order for word in sorted(given, key=lambda word: word.order)}
             made += [
@@ -376,11 +376,11 @@ def settle(
                 and word.order == last[word.approver]
             ]
         if status.rejected or not fetched.objections:
-            made += _decided(project, wait, status)
+            made += _decided(session.project, wait, status)
     return made
 
 
-def _refuse_rolled_back(project: Project, seen: Snapshot, *, used: bool = True) -> None:
+def _refuse_rolled_back(session: Session, seen: Snapshot, *, used: bool = True) -> None:
     """Refuse to act under an older policy than one that the record names: verify would refuse the transition.
 
     `used`: whether approvals are counted by it; if not, only the entries since the last action are looked at.
@@ -388,18 +388,18 @@ def _refuse_rolled_back(project: Project, seen: Snapshot, *, used: bool = True) 
     Raises:
         RefusedError: the trusted branch went back. UnreachableError: it may be newer on the remote, which does not answer.
     """
-    remote = project.trusted.remote
+    remote = session.project.trusted.remote
     if remote is None:
         return
-    told = list(transitions.trusted_commits(project.git, seen.protocol, seen.tip, whole=used))
-    if not used and any(differs(project.git, one, project.trusted.commit) for one in told):
-        _refresh(project, seen.protocol)
-        told = [one for one in told if differs(project.git, one, project.trusted.commit)]
+    told = list(transitions.trusted_commits(session.git, seen.protocol, seen.tip, whole=used))
+    if not used and any(differs(session.git, one, session.project.trusted.commit) for one in told):
+        _refresh(session, seen.protocol)
+        told = [one for one in told if differs(session.git, one, session.project.trusted.commit)]
     elif not used:
         return
-    trusted = project.trusted
+    trusted = session.project.trusted
     for newer in told:
-        if newer != trusted.commit and not is_below(project.git, newer, trusted.commit):
+        if newer != trusted.commit and not is_below(session.git, newer, trusted.commit):
             raise RefusedError(
                 f"{trusted.branch} went back: it was at {newer[:12]}, and is at {trusted.commit[:12]}",
                 trusted.note,
@@ -427,11 +427,11 @@ def _decided(project: Project, wait: Wait, status: ApprovalStatus) -> list[Event
     return []
 
 
-def _refresh(project: Project, protocol: str) -> bool:
+def _refresh(session: Session, protocol: str) -> bool:
     """Fetch the trusted branch just before an approval is used; return whether it moved."""
-    before = project.trusted.commit
-    publishing.look_again(project, protocol)
-    return project.trusted.commit != before
+    before = session.project.trusted.commit
+    publishing.look_again(session, protocol)
+    return session.project.trusted.commit != before
 
 
 def hold(run: StepRun, action: StepAction) -> ev.ApprovalAsked | None:
@@ -443,10 +443,10 @@ def hold(run: StepRun, action: StepAction) -> ev.ApprovalAsked | None:
         RefusedError: the policy denies it, or is older than the one that the record names.
         UnreachableError: an approval would be used, and the remote that has the policy does not answer.
     """
-    _refuse_rolled_back(run.project, run.view, used=False)
+    _refuse_rolled_back(run.session, run.view, used=False)
     view = view_of_run(run)
     verdict = permit.permit(view, action)
-    if not isinstance(verdict, Denied) and verdict.relies and _refresh(run.project, view.protocol):
+    if not isinstance(verdict, Denied) and verdict.relies and _refresh(run.session, view.protocol):
         view = dataclasses.replace(view, config=trusted_config(run.project))
         verdict = permit.permit(view, action)
     _refuse_denied(verdict)
@@ -550,9 +550,9 @@ def is_call_approved(run: StepRun, call: str, by: str) -> bool:
     Raises:
         UnreachableError: the remote that has the policy does not answer.
     """
-    project = run.project
-    _refresh(project, run.view.protocol)
-    found = trusted_config(project)
+    session = run.session
+    _refresh(session, run.view.protocol)
+    found = trusted_config(session.project)
     required = requirements.of_call(found, call, int(call.split(".")[1]), "")
     if required.keyboard:
         return by == requirements.KEYBOARD

@@ -35,7 +35,7 @@ from runner.protocol.plans import Plan, Step
 from runner.protocol.state import State
 from runner.protocol.transcript import Answers, Response, Results, Task, Undecided
 from runner.store import history, locks, record, snapshot
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.store.snapshot import Snapshot
 from runner.tools import ToolError
 from runner.tools import registry as tools
@@ -221,7 +221,7 @@ def _help(answer: Answer, why: str) -> UserTurn:
 
 @contextlib.contextmanager
 def written(
-    project: Project,
+    session: Session,
     task: str,
     make: Make = model_answers.plan_files,
     *,
@@ -241,64 +241,64 @@ def written(
         WaitingError: the model has questions and nobody is here, or the budget is used up. EngineError: there is no plan.
         HeldError: the same is being planned by another process.
     """
-    redactor = Redactor(project.env.environ)
+    redactor = Redactor(session.env.environ)
     task = redactor.text(task)
-    names = asking.engine_names(project, of[1] if of else None, None, None, base.phase)
+    names = asking.engine_names(session.project, of[1] if of else None, None, None, base.phase)
     asked = Request(system=" ".join(names), turns=(UserTurn(text=f"{questions}\n{task}"),))
     key = of[0].protocol if of else asked.digest().removeprefix("sha256:")[:32]
-    with locks.hold(project.dirs.lock(f"planning-{key}"), project.env, what="this plan"):
+    with locks.hold(session.dirs.lock(f"planning-{key}"), session.env, what="this plan"):
         if of is not None:
-            name = history.next_plan(project.git, key).removeprefix("runs/").removesuffix(".jsonl")
-            journal = open_journal(project, key, name)
+            name = history.next_plan(session.git, key).removeprefix("runs/").removesuffix(".jsonl")
+            journal = open_journal(session, key, name)
         else:
-            journal = Journal(project.dirs.planning / f"{key}.jsonl")
-        with asking.open_engines(project, names) as engines:
-            limits = UNBOUNDED if of is None else spending.limits(project, *of, journal, spending.Own((), SECONDS))
-            loop = asking.questioner(project, journal, engines, redactor, limits)
-            answer = _asker(project, journal, redactor, waits) if questions else None
+            journal = Journal(session.dirs.planning / f"{key}.jsonl")
+        with asking.open_engines(session.project, names) as engines:
+            limits = spending.limits(session.project, *of, journal, spending.Own((), SECONDS)) if of else UNBOUNDED
+            loop = asking.questioner(session, journal, engines, redactor, limits)
+            answer = _asker(session.project, journal, redactor, waits) if questions else None
             try:
-                made = _planned(project, loop, task, base, key, functools.partial(converse, make=make, answer=answer))
+                made = _planned(session, loop, task, base, key, functools.partial(converse, make=make, answer=answer))
             except BudgetStop as stop:
                 raise WaitingError(
                     f"the budget does not allow planning: {stop}", "plan.md, budget", "raise it, and run the same again"
                 ) from stop
             except NoPlanError as error:
-                journal.undecided(project.env.timestamp(), error.what)
+                journal.undecided(session.env.timestamp(), error.what)
                 raise
         yield made
-        if of and history.read(project.git, key, f"runs/{journal.path.name}") is None:
-            journal.undecided(project.env.timestamp(), "nobody took it")
+        if of and history.read(session.git, key, f"runs/{journal.path.name}") is None:
+            journal.undecided(session.env.timestamp(), "nobody took it")
         else:
             journal.path.unlink(missing_ok=True)
 
 
 def _planned(
-    project: Project, loop: Consultation, task: str, base: Base, key: str, hold: Callable[..., tuple[Draft, Files]]
+    session: Session, loop: Consultation, task: str, base: Base, key: str, hold: Callable[..., tuple[Draft, Files]]
 ) -> Written | Asking:
     """Return the plan that a conversation leads to, or the questions at which it stops. `hold`: `converse`, with what is known."""
-    journal, began = loop.journal, project.env.monotonic()
+    journal, began = loop.journal, session.env.monotonic()
     try:
-        with _looking(project, f"planning-{key}", loop, base) as untried:
-            task = _with_named(project, loop, task, base.named)
+        with _looking(session, f"planning-{key}", loop, base) as untried:
+            task = _with_named(session.project, loop, task, base.named)
             draft, files = hold(loop.consult, task, untried=untried)
     except _Open as left:
         if _task_of(journal, task) is None:
-            journal.append(Task(kind="task", time=project.env.timestamp(), text=task))
-        cost = spending.since(journal, round(project.env.monotonic() - began))
+            journal.append(Task(kind="task", time=session.env.timestamp(), text=task))
+        cost = spending.since(journal, round(session.env.monotonic() - began))
         return Asking(left.questions, journal.transcript(), cost)
-    cost = spending.since(journal, round(project.env.monotonic() - began))
+    cost = spending.since(journal, round(session.env.monotonic() - began))
     last = next(one for one in reversed(journal.records) if isinstance(one, Response))
     return Written(draft, files, last.engine, journal.transcript(), cost, tuple(untried(draft)))
 
 
 @contextlib.contextmanager
-def _looking(project: Project, name: str, loop: Consultation, base: Base) -> Iterator[Callable[[Draft], list[str]]]:
+def _looking(session: Session, name: str, loop: Consultation, base: Base) -> Iterator[Callable[[Draft], list[str]]]:
     """Let the loop's model look at the base; yield what finds the checks of a draft that it did not see run, where it can run any."""
-    commands = tuple(dict.fromkeys((*project.config.checks, *base.commands)))
+    commands = tuple(dict.fromkeys((*session.project.config.checks, *base.commands)))
     proposal = asking.Proposal(*ANSWER, tools.schema_of(Draft))
-    with asking.open_tools(project, name, base.commit, loop, proposal, commands) as any_command:
+    with asking.open_tools(session, name, base.commit, loop, proposal, commands) as any_command:
         is_able = any_command and "run_check" in loop.tools
-        yield lambda draft: _untried({*project.config.checks, base.named}, loop.journal, draft) if is_able else []
+        yield lambda one: _untried({*session.project.config.checks, base.named}, loop.journal, one) if is_able else []
 
 
 def _with_named(project: Project, loop: Consultation, task: str, line: str) -> str:
@@ -371,20 +371,20 @@ def _asker(project: Project, journal: Journal, redactor: Redactor, waits: bool) 
     return answer
 
 
-def write_plan(project: Project, seen: Snapshot) -> Outcome:
+def write_plan(session: Session, seen: Snapshot) -> Outcome:
     """Continue the planning of a protocol with the answers to its questions: a plan or more questions are the outcome.
 
     Raises:
         RefusedError: the planner's task is not in this clone. EngineError: no engine answered; its earlier answers are kept.
         WaitingError: it takes too long.
     """
-    told = _resume(project, seen)
+    told = _resume(session, seen)
     files = {history.transcript_name("plan", 1): told.transcript}
     if isinstance(told, Asking):
         summary = f"asks: {' '.join(told.questions)}"
         return Outcome(kind=Kind.WAITS, events=tuple(told.events()), summary=summary, files=files)
-    words = {**snapshot.plan_files(project.git, seen), **told.files}
-    plan = plans.parse(words, seen.where, project.config.checks)
+    words = {**snapshot.plan_files(session.git, seen), **told.files}
+    plan = plans.parse(words, seen.where, session.project.config.checks)
     planned = ev.Planned(
         subject="plan",
         plan=plan.digest,
@@ -399,7 +399,7 @@ def write_plan(project: Project, seen: Snapshot) -> Outcome:
         summary="\n".join(outline(words, told.untried)),
         files=files,
         record=told.files,
-        author=_creator(project, seen),
+        author=_creator(session.project, seen),
     )
 
 
@@ -429,10 +429,10 @@ def need_model(project: Project, title: str = "TITLE", source: str = "") -> None
         raise KeyMissingError(error.what, error.where, f"{error.hint}; without a model, {by_hand}") from error
 
 
-def _resume(project: Project, seen: Snapshot) -> Written | Asking:
+def _resume(session: Session, seen: Snapshot) -> Written | Asking:
     """Continue the conversation from its journal."""
-    redactor = Redactor(project.env.environ)
-    journal = open_journal(project, seen.protocol, "plan.1")
+    redactor = Redactor(session.env.environ)
+    journal = open_journal(session, seen.protocol, "plan.1")
     task = next((one.text for one in reversed(journal.records) if isinstance(one, Task)), None)
     if task is None:
         raise RefusedError(
@@ -440,14 +440,14 @@ def _resume(project: Project, seen: Snapshot) -> Written | Asking:
             f"runs/plan.1.jsonl of {history.ref_of(seen.protocol)}",
             f"`runner sync {seen.protocol}` in the clone where it was asked publishes it, and here brings it",
         )
-    names = asking.engine_names(project, None, None, None, "plan")
-    known = {name: data for name, data in snapshot.plan_files(project.git, seen).items() if name == paths.CONTEXT}
-    with asking.open_engines(project, names) as engines:
-        loop = asking.questioner(project, journal, engines, redactor, UNBOUNDED, seen.protocol)
-        answers = _answers(project, seen, redactor)
+    names = asking.engine_names(session.project, None, None, None, "plan")
+    known = {name: data for name, data in snapshot.plan_files(session.git, seen).items() if name == paths.CONTEXT}
+    with asking.open_engines(session.project, names) as engines:
+        loop = asking.questioner(session, journal, engines, redactor, UNBOUNDED, seen.protocol)
+        answers = _answers(session.project, seen, redactor)
         hold = functools.partial(converse, make=model_answers.plan_files, answer=answers, helped=True, known=known)
         try:
-            return _planned(project, loop, task, Base(seen.tip), seen.protocol, hold)
+            return _planned(session, loop, task, Base(seen.tip), seen.protocol, hold)
         except BudgetStop as stop:
             raise WaitingError(f"the planning stopped: {stop}", seen.where, "run the same command again") from stop
 

@@ -7,7 +7,7 @@ import contextlib
 from runner.errors import IntegrityError, RunnerError
 from runner.store import worktree
 from runner.store.environment import read_checkpoint
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.trust import verify
 from runner.trust.verify import RewrittenError, is_rebased
 from runner.trust.walk import Report
@@ -20,36 +20,36 @@ def way_back(project: Project, protocol: str, tip: str, old: str) -> str:
     return worktree.way_back(project.git, project.branch(protocol), tip, old)
 
 
-def of_rewritten(project: Project, protocol: str, judged: Report, old: str) -> str:
+def of_rewritten(session: Session, protocol: str, judged: Report, old: str) -> str:
     """Return what helps where the branch's history was rewritten, of which `old` verified here last."""
     fix = f"`runner doctor --fix {protocol}`"
-    if is_adoptable(project, protocol, judged, old):
-        return f"{fix} adopts it as a merge into the old history, {why_merged(project, judged)}; {GIVEN_AGAIN}"
+    if is_adoptable(session, protocol, judged, old):
+        return f"{fix} adopts it as a merge into the old history, {why_merged(session.project, judged)}; {GIVEN_AGAIN}"
     if judged.ok or judged.is_repairable:
         return f"{fix} adopts it as it is, and keeps the old one; {GIVEN_AGAIN}"
-    if project.git.commit(old) is None:
+    if session.git.commit(old) is None:
         return f"the old one, {old[:12]}, is not in this clone; fetch it from where it is"
-    return f"`{way_back(project, protocol, judged.tip, old)}` puts the old one back"
+    return f"`{way_back(session.project, protocol, judged.tip, old)}` puts the old one back"
 
 
-def can_adopt(project: Project, protocol: str, tip: str) -> bool:
+def can_adopt(session: Session, protocol: str, tip: str) -> bool:
     """Return whether `doctor --fix` adopts the rewritten history at `tip`, as it is or as a merge; False if nobody can tell here."""
-    old = read_checkpoint(project.dirs, protocol)
+    old = read_checkpoint(session.dirs, protocol)
     try:
-        judged = verify.verify(project.git, protocol, tip, project.trusted)
+        judged = verify.verify(session.git, protocol, tip, session.project.trusted)
         sound = judged.ok or judged.is_repairable
-        return sound or (old is not None and is_adoptable(project, protocol, judged, old))
+        return sound or (old is not None and is_adoptable(session, protocol, judged, old))
     except RunnerError:
         return False
 
 
-def is_adoptable(project: Project, protocol: str, judged: Report, old: str) -> bool:
+def is_adoptable(session: Session, protocol: str, judged: Report, old: str) -> bool:
     """Return whether a rewritten history is adopted as a merge into `old`, which verified: it has the same transitions, and does not
     verify itself, or lacks commits that are published."""
     sound = judged.ok or judged.is_repairable
-    if project.git.commit(old) is None or (sound and not _lacks_published(project, protocol, old, judged.tip)):
+    if session.git.commit(old) is None or (sound and not _lacks_published(session, protocol, old, judged.tip)):
         return False
-    return is_rebased(project.git, protocol, old, judged.tip)
+    return is_rebased(session.git, protocol, old, judged.tip)
 
 
 def why_merged(project: Project, judged: Report) -> str:
@@ -59,17 +59,17 @@ def why_merged(project: Project, judged: Report) -> str:
     return "whose approvals and verdicts were for other commits"
 
 
-def published(project: Project, protocol: str, tip: str) -> str | None:
+def published(session: Session, protocol: str, tip: str) -> str | None:
     """Return the newest commit that `tip` and the remote, as it was seen last, both have; None where there is none."""
-    git, branch = project.git, project.branch(protocol)
-    there = project.above(branch) if project.mirror else git.ref(project.tracking(branch))
+    git, branch = session.git, session.project.branch(protocol)
+    there = session.above(branch) if session.mirror else git.ref(session.project.tracking(branch))
     return git.merge_base(tip, there) if there is not None and git.commit(there) is not None else None
 
 
-def _lacks_published(project: Project, protocol: str, old: str, tip: str) -> bool:
+def _lacks_published(session: Session, protocol: str, old: str, tip: str) -> bool:
     """Return whether the remote, as it was seen last, has commits of `old` that `tip` replaced."""
-    there = published(project, protocol, old)
-    return there is not None and not project.git.is_ancestor(there, tip)
+    there = published(session, protocol, old)
+    return there is not None and not session.git.is_ancestor(there, tip)
 
 
 def of_damaged(project: Project, protocol: str, judged: Report) -> str:
@@ -79,21 +79,21 @@ def of_damaged(project: Project, protocol: str, judged: Report) -> str:
     return f"`runner doctor {protocol}` says what remains possible"
 
 
-def of_remote(project: Project, protocol: str, judged: Report) -> str:
+def of_remote(session: Session, protocol: str, judged: Report) -> str:
     """Return what helps where the remote has a tip that does not verify: any clone can repair it, or who has to."""
-    git, remote, there = project.git, project.trusted.remote, judged.tip
-    here, fix = good_tip(project, protocol), f"`runner doctor --fix {protocol}`"
-    goes_out = project.setting("publish") == "always"
+    git, remote, there = session.git, session.project.trusted.remote, judged.tip
+    here, fix = good_tip(session.project, protocol), f"`runner doctor --fix {protocol}`"
+    goes_out = session.project.setting("publish") == "always"
     if judged.is_repairable:
         return f"{fix} repairs it" + (
             " and publishes that" if goes_out else f" here; `runner sync {protocol}` then publishes that"
         )
-    if here is not None and is_adoptable(project, protocol, judged, here):
+    if here is not None and is_adoptable(session, protocol, judged, here):
         return f"{fix} adopts it as a merge; {GIVEN_AGAIN}" + (
             "" if goes_out else f"; `runner sync {protocol}` then publishes that"
         )
     if here is not None:
-        name = project.branch(protocol)
+        name = session.project.branch(protocol)
         return f"`git push --force-with-lease={name}:{there} {remote} {here}:{name}` restores the tip of this clone, which verifies"
     commit = git.commit(judged.findings[0].commit if judged.findings else there)
     told = commit.committer.decode("utf-8", "replace").partition(" <")[0] if commit is not None else ""
@@ -111,19 +111,19 @@ def good_tip(project: Project, protocol: str) -> str | None:
     return None
 
 
-def refused(project: Project, protocol: str, tip: str, error: IntegrityError) -> IntegrityError:
+def refused(session: Session, protocol: str, tip: str, error: IntegrityError) -> IntegrityError:
     """Return an error of verification with what helps: of the branch here, or of what the remote has at `tip`."""
     try:
-        judged = verify.verify(project.git, protocol, tip, project.trusted)
-        name = project.branch(protocol)
-        if tip != project.git.ref(project.branch(protocol)):
-            if project.mirror is None or project.above(name) != tip or judged.ok:
+        judged = verify.verify(session.git, protocol, tip, session.project.trusted)
+        name = session.project.branch(protocol)
+        if tip != session.git.ref(session.project.branch(protocol)):
+            if session.mirror is None or session.above(name) != tip or judged.ok:
                 return error
-            what = f"what {project.mirror.remote} has does not hold: {error.what}"
-            return type(error)(what, error.where, of_remote(project, protocol, judged))
+            what = f"what {session.mirror.remote} has does not hold: {error.what}"
+            return type(error)(what, error.where, of_remote(session, protocol, judged))
         if isinstance(error, RewrittenError):
-            old = read_checkpoint(project.dirs, protocol)
-            return type(error)(error.what, error.where, of_rewritten(project, protocol, judged, old)) if old else error
-        return type(error)(error.what, error.where, of_damaged(project, protocol, judged))
+            old = read_checkpoint(session.dirs, protocol)
+            return type(error)(error.what, error.where, of_rewritten(session, protocol, judged, old)) if old else error
+        return type(error)(error.what, error.where, of_damaged(session.project, protocol, judged))
     except RunnerError:  # then what was found first is said as it is
         return error

@@ -25,7 +25,7 @@ from runner.protocol.state import State
 from runner.protocol.transcript import Record, Response, Summary
 from runner.store import day_budget, history, record
 from runner.store.environment import matching
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.store.snapshot import Snapshot
 from runner.trust.policy import stricter
 
@@ -75,14 +75,14 @@ def since(journal: Journal, seconds: int, *more: Journal) -> ev.Spent:
     return told(of([line for one in (journal, *more) for line in one.records[one.filed :]]), seconds)
 
 
-def shared_budget(project: Project, protocol: str = "") -> SharedBudget | None:
+def shared_budget(session: Session, protocol: str = "") -> SharedBudget | None:
     """Return what this process has of the day's budget, for the work of a protocol; None where there is no such budget."""
-    if project.shared_budget is None:
-        if day(project) == DayBudget():
+    if session.shared_budget is None:
+        if day(session.project) == DayBudget():
             return None
-        project.shared_budget = day_budget.Reservation(project, lambda: day(project))
-    project.shared_budget.protocol = protocol
-    return project.shared_budget
+        session.shared_budget = day_budget.Reservation(session, lambda: day(session.project))
+    session.shared_budget.protocol = protocol
+    return session.shared_budget
 
 
 def day(project: Project) -> DayBudget:

@@ -21,7 +21,7 @@ from runner.protocol import config, paths
 from runner.protocol.events import Event
 from runner.protocol.plans import Plan, Step, seconds_of
 from runner.protocol.state import State, StepStatus
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.store.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class StepRun:
     proposes, which says `proposed` of itself.
     """
 
-    project: Project
+    session: Session
     view: Snapshot
     plan: Plan
     step: Step
@@ -66,6 +66,11 @@ class StepRun:
     kept: str | None = None
     proposed: dict[str, Any] | None = None
     _agent: AgentFile | None = None
+
+    @property
+    def project(self) -> Project:
+        """The project as the session has it now."""
+        return self.session.project
 
     @property
     def slug(self) -> str:

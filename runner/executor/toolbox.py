@@ -288,11 +288,11 @@ def connection_to(
 
 @contextlib.contextmanager
 def _opened(workspace: WorkspaceSession, module: ToolModule) -> Iterator[PythonTools]:
-    project = workspace.project
-    environ = project.env.environ
+    session = workspace.session
+    environ = session.env.environ
     command = command_of(
         module,
-        (project.config.workspace.python or "python3",),
+        (session.project.config.workspace.python or "python3",),
         _export_trusted(workspace),
         workspace.space.work,
         {"PATH": workspace.path, **{name: environ[name] for name in module.env if name in environ}},

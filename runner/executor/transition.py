@@ -22,7 +22,7 @@ from runner.protocol.plans import Step
 from runner.protocol.state import State, Status, StepStatus
 from runner.store import history, pending, publishing, transaction
 from runner.store.environment import write_checkpoint
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.store.snapshot import Snapshot
 from runner.store.transaction import RefUpdate
 from runner.trust import signature, signers
@@ -151,7 +151,7 @@ class EvaluatedAt(NamedTuple):
 
 
 def prepare(
-    project: Project,
+    session: Session,
     seen: Snapshot,
     events: Sequence[Event],
     tree: str | None = None,
@@ -163,18 +163,18 @@ def prepare(
     """Write the commit of a transition. `outcome`: has its author and more files; `evaluated`: None where no approval was judged."""
     author = outcome.author if outcome else None
     return transaction.prepare(
-        project.git,
+        session.git,
         seen,
         events,
         transaction.Provenance(
-            time=project.env.timestamp(),
-            actor=project.actor(),
-            trusted=evaluated.trusted if evaluated else project.trusted.commit,
+            time=session.env.timestamp(),
+            actor=session.actor(),
+            trusted=evaluated.trusted if evaluated else session.project.trusted.commit,
             judged=evaluated.time if evaluated else None,
-            author=project.person() if as_person else author or project.runner(),
-            committer=project.runner() if author else None,
-            sign=as_person and not project.speaker,
-            sign_with=signer(project, events),
+            author=session.person() if as_person else author or session.project.runner(),
+            committer=session.project.runner() if author else None,
+            sign=as_person and not session.speaker,
+            sign_with=signer(session.project, events),
         ),
         tree=tree,
         more=outcome.record if outcome else None,
@@ -182,7 +182,7 @@ def prepare(
 
 
 def publish(
-    project: Project,
+    session: Session,
     seen: Snapshot,
     made: transaction.Transition,
     also: dict[str, tuple[str | None, str | None]] | None = None,
@@ -194,20 +194,20 @@ def publish(
         ConflictError: the branch moved since `seen`. InTheWayError, HeldError: as for `commit`.
         UnfitError: it follows transitions of a batch, and cannot be in one.
     """
-    branch, batch = project.branch(seen.protocol), project.pending
-    filed = file(project, seen.protocol, made, outcome)
+    branch, batch = session.project.branch(seen.protocol), session.pending
+    filed = file(session.project, seen.protocol, made, outcome)
     if batch is not None:
         if not (also or filed or made.state.waiting) and made.state.status in ACTIVE:
             batch.add(made.commit)
-            project.snapshot = made.snapshot
+            session.snapshot = made.snapshot
             return
         if batch.tips:
             raise pending.UnfitError
     update = RefUpdate(branch, seen.tip, made.commit, "runner: transition", {**(also or {}), **filed})
-    push = publishing.pusher(project, seen.protocol, made.commit, filed=next((new for new, _ in filed.values()), None))
-    transaction.publish(project.git, project.dirs, project.env, update, push)
-    write_checkpoint(project.dirs, seen.protocol, made.commit, made.state.genesis)
-    project.snapshot = made.snapshot
+    push = publishing.pusher(session, seen.protocol, made.commit, filed=next((new for new, _ in filed.values()), None))
+    transaction.publish(session.git, session.dirs, session.env, update, push)
+    write_checkpoint(session.dirs, seen.protocol, made.commit, made.state.genesis)
+    session.snapshot = made.snapshot
 
 
 def file(

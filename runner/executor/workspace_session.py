@@ -39,7 +39,7 @@ from runner.sandbox.process import (
 )
 from runner.store import history, publishing, record, workspace
 from runner.store.environment import write_atomically
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.store.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def end_left(project: Project, protocol: str) -> None:
 class WorkspaceSession:
     """A workspace and the sandbox that its commands run in."""
 
-    project: Project
+    session: Session
     protocol: str
     space: Workspace
     sandbox: Sandbox
@@ -168,7 +168,7 @@ class WorkspaceSession:
     @classmethod
     def open(
         cls,
-        project: Project,
+        session: Session,
         protocol: str,
         resources: Resources | None = None,
         space: Workspace | None = None,
@@ -183,16 +183,17 @@ class WorkspaceSession:
         Raises:
             SandboxUnavailableError: there is no working sandbox here.
         """
+        project = session.project
         project.refuse_unsupported()
-        environ, found, environment = project.env.environ, tuple[Path, ...](), None
-        space = space or workspace.place(project.dirs, protocol, project.config.workspace.path)
+        environ, found, environment = session.env.environ, tuple[Path, ...](), None
+        space = space or workspace.place(session.dirs, protocol, project.config.workspace.path)
         in_image = project.setting("executor") == "container"
         if not runs_commands and not in_image:
             untried = choose(
                 project.setting("executor"), user_namespaces=project.config.workspace.user_namespaces, tries=False
             )
             permissions.refuse_isolation(project, untried.name)
-            return cls(project, protocol, space, untried, None, Limits())
+            return cls(session, protocol, space, untried, None, Limits())
         if in_image:
             environment = environments.find(project, space, in_image=True)
         elif project.setting("executor") != "host":
@@ -207,7 +208,12 @@ class WorkspaceSession:
         permissions.refuse_isolation(project, sandbox.name)
         if environment and sandbox.image:
             environment = environment._replace(image=sandbox.image.name)
-        return cls(project, protocol, space, sandbox, environment if sandbox.name != "host" else None, limits)
+        return cls(session, protocol, space, sandbox, environment if sandbox.name != "host" else None, limits)
+
+    @property
+    def project(self) -> Project:
+        """The project as the session has it now."""
+        return self.session.project
 
     @property
     def environment_name(self) -> str | None:
@@ -285,7 +291,7 @@ class WorkspaceSession:
         )
         if is_first:  # a partial clone has its files now
             for line in environments.empty_submodules(self.project, commit):
-                self.project.tell_once(line)
+                self.session.tell_once(line)
         made = self._made(commit, approved) if self.own and config.setup else None
         try:
             if clean:
@@ -328,7 +334,7 @@ class WorkspaceSession:
             except shutil.Error:
                 why = "it changes, or has something that cannot be read"
             if why:
-                self.project.tell_once(f"steps and checks do not have {source}: {why}")
+                self.session.tell_once(f"steps and checks do not have {source}: {why}")
 
     def _place(self, commit: str) -> None:
         """Have the sandbox show the environment, and what the commit only names.
@@ -337,12 +343,12 @@ class WorkspaceSession:
             StepFailedError: this clone does not have that.
         """
         assert self.own is not None
-        self.own = self.own._replace(outside=environments.content_shown(self.project, commit))
+        self.own = self.own._replace(outside=environments.content_shown(self.session, commit))
         self.sandbox = self.sandbox.placed(self.own.place(self.space))
 
     def beside(self, run: StepRun, commit: str) -> WorkspaceSession:
         """Return a session for checks of `commit` while the step is at work in the workspace, whose files stay as they are."""
-        git, other = self.project.git, WorkspaceSession.open(self.project, self.protocol, run.step.header.resources)
+        git, other = self.project.git, WorkspaceSession.open(self.session, self.protocol, run.step.header.resources)
         if other.own:
             made = (
                 other._made(commit, permissions.approved_changes(run)) if self.project.config.workspace.setup else None
@@ -386,7 +392,7 @@ class WorkspaceSession:
                 folder, base = anew, self._with(base, {path: now.get(path) for path in differ})
             else:
                 verb = "is" if len(differ) == 1 else "are"
-                project.tell_once(
+                self.session.tell_once(
                     f"{', '.join(differ)} {verb} not as on {project.trusted.branch}, from which the environment was made"
                 )
         making = folder.with_name(f"making-{project.env.pid}")
@@ -402,7 +408,7 @@ class WorkspaceSession:
                     one.mkdir(parents=True)
                 self._empty(self.out(space.export))
                 workspace.export(git, space, base, project.env)
-                outside = environments.content_shown(project, base)
+                outside = environments.content_shown(self.session, base)
                 place = self.own.at(git, base)._replace(outside=outside).place(space)
                 self.sandbox = self.sandbox.placed(Place({**place.at, home: HOME}, place.shown))
                 env = {**self.base_environment(space.export), "HOME": str(home)}
@@ -556,7 +562,7 @@ class WorkspaceSession:
             self.tools_output = self.tools_output or KeptOutput(redactor)
             self.tools_output.contact(one)
             if whose and one.refused:
-                self.project.tell_once(redactor.text(f"{whose} refused {one.host}:{one.port}: {one.refused}"))
+                self.session.tell_once(redactor.text(f"{whose} refused {one.host}:{one.port}: {one.refused}"))
 
         return log
 
@@ -575,7 +581,7 @@ class WorkspaceSession:
                 except FileExistsError:
                     pass
                 except OSError as error:  # the step, or its project, has no folder above it
-                    self.project.tell_once(f"`share: {name}` is left out of {cwd}: {error.strerror}")
+                    self.session.tell_once(f"`share: {name}` is left out of {cwd}: {error.strerror}")
         return tuple(found)
 
     def bounds(self, timeout: float | None = None) -> workspace.Bounds:
@@ -630,7 +636,7 @@ class WorkspaceSession:
         Raises:
             HeldError: the lease was lost; it did not start.
         """
-        publishing.ensure_lease(self.project)
+        publishing.ensure_lease(self.session)
         ready = self.command(run, env, timeout=timeout, cwd=cwd, network=network)
         with signals.stoppable():
             return self.sandbox.run(ready, on_output)
@@ -721,7 +727,7 @@ def start(run: StepRun) -> WorkspaceSession:
     Raises:
         RunnerError: it cannot be made ready; nothing is recorded.
     """
-    run.workspace = WorkspaceSession.open(run.project, run.view.protocol, run.step.header.resources)
+    run.workspace = WorkspaceSession.open(run.session, run.view.protocol, run.step.header.resources)
     resumes = (run.project.dirs.journal(run.view.protocol) / f"{run.name}.jsonl").exists()
     run.started = _start_of(run)
     run.workspace.prepare(
@@ -753,7 +759,7 @@ def _start_of(run: StepRun) -> str:
     except RefusedError as error:
         if not at or entries[at].revision != entries[at - 1].revision + 1 or entries[at - 1].event != "step-failed":
             raise
-        run.project.tell_once(f"{error.what}: attempt {run.attempt} of {run.slug} starts without it")
+        run.session.tell_once(f"{error.what}: attempt {run.attempt} of {run.slug} starts without it")
         return tip
 
 

@@ -19,7 +19,7 @@ from runner.protocol.policy_file import DayBudget
 from runner.protocol.ref_files import Day, Reserved, printable
 from runner.store import remote
 from runner.store.lease import ci_run
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.store.remote import Mirror
 
 REF = "refs/runner/ledger"
@@ -39,7 +39,7 @@ class Reservation:
     `day`: of the reservation; `usd`, `tokens`: reserved; `paid_usd`, `paid_tokens`, `unpriced`: spent of it.
     """
 
-    project: Project
+    session: Session
     cap: Callable[[], DayBudget]
     protocol: str = ""
     day: str = ""
@@ -61,7 +61,7 @@ class Reservation:
             return
         if cap.usd is not None and usd is None:
             raise self._over(f"the price of {engine} is not known, so a budget in money cannot be kept")
-        today = day_of(self.project)
+        today = day_of(self.session.project)
         if self.day and self.day != today and not self._is_given():
             self.close()
         need_usd = Decimal(0) if cap.usd is None or usd is None else self.paid_usd + usd
@@ -94,9 +94,9 @@ class Reservation:
         if self._nonce:
             spent = (self.paid_usd, self.paid_tokens, self.unpriced)
             try:
-                change(self.project, self.day, lambda day: day.settle(self._nonce, *spent))
+                change(self.session, self.day, lambda day: day.settle(self._nonce, *spent))
             except RunnerError as error:
-                self.project.env.say(
+                self.session.env.say(
                     f"the spending is not settled: {error.what}; ${ref_files.amount(self.usd)} and {self.tokens:,} tokens"
                     f" of the budget of {self.day} stay reserved"
                 )
@@ -105,7 +105,7 @@ class Reservation:
         self.tokens = self.paid_tokens = self.unpriced = 0
 
     def _reserve(self, today: str, cap: DayBudget, usd: Decimal, tokens: int) -> None:
-        nonce = self._nonce or self.project.env.random_hex(32)
+        nonce = self._nonce or self.session.env.random_hex(32)
         granted = (Decimal(0), 0)
 
         def make(day: Day) -> Day:
@@ -136,20 +136,20 @@ class Reservation:
                 Decimal(0) if left_usd is None else min(max(usd, 2 * self.usd), left_usd),
                 0 if left_tokens is None else min(max(tokens, 2 * self.tokens), left_tokens),
             )
-            return day.reserve(nonce, reserved(self.project, *granted))
+            return day.reserve(nonce, reserved(self.session, *granted))
 
-        change(self.project, today, make)
+        change(self.session, today, make)
         self._nonce, self.day = nonce, today
         self.usd, self.tokens = granted
 
     def _is_given(self) -> bool:
         """Return whether another job reserves for this one, which may not push."""
-        project = self.project
+        project = self.session.project
         publishes = project.setting("publish") == "always"
         return not publishes and "ephemeral" in project.options and project.trusted.remote is not None
 
     def _take_given(self) -> None:
-        project = self.project
+        project = self.session.project
         mirror = Mirror.of(project.git, project.dirs, project.env)
         assert mirror is not None
         for day, _, one in _given(project, mirror, [self.protocol]):
@@ -169,27 +169,27 @@ class Reservation:
         )
 
 
-def reserved(project: Project, usd: Decimal, tokens: int, protocol: str | None = None) -> Reserved:
+def reserved(session: Session, usd: Decimal, tokens: int, protocol: str | None = None) -> Reserved:
     """Return a reservation of this process. `protocol`: the one that it is for alone, in another job of this run."""
     return Reserved(
-        by=printable(project.actor()),
-        host=printable(project.env.host),
-        ci=ci_run(project.env.environ),
+        by=printable(session.actor()),
+        host=printable(session.env.host),
+        ci=ci_run(session.env.environ),
         protocol=protocol,
-        time=project.env.timestamp(),
+        time=session.env.timestamp(),
         usd=ref_files.amount(usd),
         tokens=tokens,
     )
 
 
-def use(project: Project, mirror: Mirror, protocols: Sequence[str]) -> None:
+def use(session: Session, mirror: Mirror, protocols: Sequence[str]) -> None:
     """Settle the reservations for jobs of this run as spent whole, so that a repeated job finds none.
 
     Raises:
         ConflictError, UnreachableError, IntegrityError: as `change`.
     """
-    for day, nonce, one in _given(project, mirror, protocols):
-        change(project, day, partial(_used, nonce, one), mirror)
+    for day, nonce, one in _given(session.project, mirror, protocols):
+        change(session, day, partial(_used, nonce, one), mirror)
 
 
 def _used(nonce: str, one: Reserved, day: Day) -> Day:
@@ -207,7 +207,7 @@ def _given(project: Project, mirror: Mirror, protocols: Sequence[str]) -> Iterat
                 yield day, nonce, one
 
 
-def change(project: Project, day: str, make: Callable[[Day], Day], at: Mirror | None = None) -> None:
+def change(session: Session, day: str, make: Callable[[Day], Day], at: Mirror | None = None) -> None:
     """Move the ledger from what it says of the day to what `make` makes of that; a lost race is run again from the new state.
 
     `at`: the remote that has it, where that is known without the setting.
@@ -218,7 +218,7 @@ def change(project: Project, day: str, make: Callable[[Day], Day], at: Mirror | 
         ConflictError: it was lost each time. UnreachableError: it is on a remote that does not answer. IntegrityError: no runner
             wrote it.
     """
-    git, mirror, env, pause = project.git, at or _mirror(project), project.env, PAUSE
+    git, mirror, env, pause = session.git, at or _mirror(session), session.env, PAUSE
     is_fresh = mirror is None
     for _ in range(RACES):
         old = mirror.refs().get(REF) if mirror else git.ref(REF)
@@ -227,7 +227,7 @@ def change(project: Project, day: str, make: Callable[[Day], Day], at: Mirror | 
                 if is_fresh:
                     raise ref_files.unreadable_day("it is not a commit", REF)
                 old = None  # of an earlier clone
-            made = make(read(project, old, day))
+            made = make(read(session.project, old, day))
         except (SpentError, IntegrityError):
             if is_fresh:
                 raise
@@ -235,7 +235,7 @@ def change(project: Project, day: str, make: Callable[[Day], Day], at: Mirror | 
             mirror.fetch(REF)
             is_fresh = True
             continue
-        new = _commit(project, made, old)
+        new = _commit(session.project, made, old)
         try:
             if mirror is not None:
                 mirror.push({REF: (new, old)})
@@ -279,21 +279,21 @@ def _commit(project: Project, day: Day, old: str | None) -> str:
     return remote.write_files(git, kept, old, who, f"ledger: {day.day}")
 
 
-def _mirror(project: Project) -> Mirror | None:
+def _mirror(session: Session) -> Mirror | None:
     """Return the remote where the ledger is, or None where it is this clone's.
 
     Raises:
         UnreachableError: it is the remote's, which is not to be asked.
     """
-    if project.offline and project.is_shared:
+    if session.project.offline and session.project.is_shared:
         raise UnreachableError(
-            f"the day's budget is kept on {project.trusted.remote}, which is not asked",
+            f"the day's budget is kept on {session.project.trusted.remote}, which is not asked",
             REF,
             "run the same command again without --offline",
         )
-    if project.setting("publish") != "always":
+    if session.project.setting("publish") != "always":
         return None
-    return project.mirror or Mirror.of(project.git, project.dirs, project.env)
+    return session.mirror or Mirror.of(session.git, session.dirs, session.env)
 
 
 def day_of(project: Project, days: int = 0) -> str:

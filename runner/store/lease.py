@@ -28,7 +28,7 @@ from runner.protocol.plans import seconds_of
 from runner.protocol.ref_files import Lease
 from runner.store import history, record, remote
 from runner.store.environment import Environment, write_atomically
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.store.remote import Mirror
 
 RACES = 20  # how often an announcement makes way for people's commits
@@ -69,7 +69,7 @@ class Held:
         return self.ttl / 3
 
 
-def take(project: Project, protocol: str, is_over: IsOver = lambda job: False, *, decided: str | None = None) -> bool:
+def take(session: Session, protocol: str, is_over: IsOver = lambda job: False, *, decided: str | None = None) -> bool:
     """Have the lease, where the protocol is published; False where the branch has moved on the remote: look at it, and decide again.
 
     `decided`: the tip here that was decided on. Another process of this clone may have fetched a later one into the mirror since, and
@@ -81,34 +81,34 @@ def take(project: Project, protocol: str, is_over: IsOver = lambda job: False, *
     Raises:
         HeldError: another runner has it. UnreachableError: it could not be taken; nothing was started.
     """
-    assert project.lease is None or project.lease.protocol == protocol
-    mirror, publishes = project.mirror, project.setting("publish") == "always"
-    _let_go_if_taken_here(project)
-    if project.lease is not None:
-        ensure(project)
+    assert session.lease is None or session.lease.protocol == protocol
+    mirror, publishes = session.mirror, session.project.setting("publish") == "always"
+    _let_go_if_taken_here(session)
+    if session.lease is not None:
+        ensure(session)
         return True
-    if mirror is None or not (publishes or "ephemeral" in project.options):
+    if mirror is None or not (publishes or "ephemeral" in session.project.options):
         return True
-    ref, branch = ref_of(protocol), project.branch(protocol)
-    old = _left(project, mirror, protocol, is_over)
+    ref, branch = ref_of(protocol), session.project.branch(protocol)
+    old = _left(session.project, mirror, protocol, is_over)
     if not publishes:
         return True
     there = mirror.refs().get(branch)
-    if there is not None and decided is not None and not project.git.is_ancestor(there, decided):
+    if there is not None and decided is not None and not session.git.is_ancestor(there, decided):
         return False
-    last, intents = _read(project.git, old, ref, project.env) if old is not None else (None, {})
-    ttl, since = float(seconds_of(project.config.lease.ttl)), project.env.lasting()
+    last, intents = _read(session.git, old, ref, session.env) if old is not None else (None, {})
+    ttl, since = float(seconds_of(session.project.config.lease.ttl)), session.env.lasting()
     lease = Lease(
-        holder=ref_files.printable(project.actor()),
-        host=_host(project),
-        ci=ci_job(project.env.environ),
-        expires=project.env.timestamp(ttl),
-        nonce=project.env.random_hex(32),
+        holder=ref_files.printable(session.actor()),
+        host=_host(session.project),
+        ci=ci_job(session.env.environ),
+        expires=session.env.timestamp(ttl),
+        nonce=session.env.random_hex(32),
     )
     # Till this one is there, the last one is still ours: whoever dies in between is not locked out by itself.
-    before = _mine(project, last) if last is not None and _is_mine(project, protocol, last) else ""
-    write_atomically(project.dirs.lease(protocol), f"{before}{_mine(project, lease)}".encode())
-    new = _commit(project.git, project.runner(), protocol, lease, intents, old)
+    before = _mine(session.project, last) if last is not None and _is_mine(session.project, protocol, last) else ""
+    write_atomically(session.dirs.lease(protocol), f"{before}{_mine(session.project, lease)}".encode())
+    new = _commit(session.git, session.project.runner(), protocol, lease, intents, old)
     changes: dict[str, tuple[str | None, str | None]] = {ref: (new, old)}
     if there is not None:
         changes[branch] = (there, there)
@@ -116,10 +116,10 @@ def take(project: Project, protocol: str, is_over: IsOver = lambda job: False, *
         mirror.push(changes)
     except ConflictError:
         if before:
-            write_atomically(project.dirs.lease(protocol), before.encode())
+            write_atomically(session.dirs.lease(protocol), before.encode())
         else:
-            _forget_note(project, protocol, lease)
-        project.trust(mirror.look(branch, history.ref_of(protocol), ref))
+            _forget_note(session.project, protocol, lease)
+        session.trust(mirror.look(branch, history.ref_of(protocol), ref))
         return False
     except UnreachableError as error:
         raise UnreachableError(
@@ -127,13 +127,13 @@ def take(project: Project, protocol: str, is_over: IsOver = lambda job: False, *
             error.where,
             "nothing was started; `--publish never` works here alone, and `runner sync` publishes it",
         ) from error
-    project.lease = held = Held(protocol, lease, new, since, ttl, project.runner(), intents, there)
-    held.stop = project.env.beside(held.every, lambda: _beat(project, held))
+    session.lease = held = Held(protocol, lease, new, since, ttl, session.project.runner(), intents, there)
+    held.stop = session.env.beside(held.every, lambda: _beat(session, held))
     with contextlib.suppress(OSError):
-        project.dirs.seen_lease(protocol).unlink()
+        session.dirs.seen_lease(protocol).unlink()
     if last is not None and (intents or last.expires is not None):
         carried = f", with what it announced: {', '.join(sorted(intents))}" if intents else ""
-        project.env.say(f"took over the lease of {protocol}{carried}")
+        session.env.say(f"took over the lease of {protocol}{carried}")
     return True
 
 
@@ -231,59 +231,59 @@ def _seems_left(project: Project, lease: Lease) -> bool:
 # --- ours --------------------------------------------------------------------------------------------------------------
 
 
-def take_back(project: Project, protocol: str) -> None:
+def take_back(session: Session, protocol: str) -> None:
     """Have the lease again that this clone took and whose process is gone, so that it is given up in the next push.
 
     Called within the protocol's `flock`: nobody here is at work. What another clone has is left alone.
     """
-    mirror, note = project.mirror, project.dirs.lease(protocol)
-    _let_go_if_taken_here(project)
-    if project.lease is not None or mirror is None or not note.exists():
+    mirror, note = session.mirror, session.dirs.lease(protocol)
+    _let_go_if_taken_here(session)
+    if session.lease is not None or mirror is None or not note.exists():
         return
     refs = mirror.refs()
     oid = refs.get(ref_of(protocol))
     if oid is None:
         return
-    lease, intents = _read(project.git, oid, ref_of(protocol), project.env)
-    if _is_mine(project, protocol, lease):
-        ttl, since = float(seconds_of(project.config.lease.ttl)), project.env.lasting()
-        tip = refs.get(project.branch(protocol))
-        project.lease = Held(protocol, lease, oid, since, ttl, project.runner(), intents, tip)
+    lease, intents = _read(session.git, oid, ref_of(protocol), session.env)
+    if _is_mine(session.project, protocol, lease):
+        ttl, since = float(seconds_of(session.project.config.lease.ttl)), session.env.lasting()
+        tip = refs.get(session.project.branch(protocol))
+        session.lease = Held(protocol, lease, oid, since, ttl, session.project.runner(), intents, tip)
 
 
-def _let_go_if_taken_here(project: Project) -> None:
+def _let_go_if_taken_here(session: Session) -> None:
     """Hold a lease no more that another process of this clone took over, or gave up, between two steps of ours.
 
     Called within the protocol's `flock`, which is what has a say among the processes of a clone; the note's last line is the lease
     that the last of them took.
     """
-    held = project.lease
+    held = session.lease
     if held is None:
         return
     try:
-        note = project.dirs.lease(held.protocol).read_text()
+        note = session.dirs.lease(held.protocol).read_text()
     except OSError:
         note = ""
-    if not note.endswith(_mine(project, held.lease)):
-        _let_go(project, held)
+    if not note.endswith(_mine(session.project, held.lease)):
+        _let_go(session, held)
 
 
-def ensure(project: Project) -> None:
+def ensure(session: Session) -> None:
     """See that the lease that is held is still ours and will be for a while: to be asked before anything is started.
 
     Raises:
         HeldError: it is another runner's now. UnreachableError: it runs out, and cannot be renewed.
     """
-    held = project.lease
+    held = session.lease
     assert held is not None
-    if held.lost is None and project.env.lasting() - held.since <= held.ttl - held.every:
+    if held.lost is None and session.env.lasting() - held.since <= held.ttl - held.every:
         return
-    assert project.mirror is not None
-    with held.lock, _let_go_if_lost(project, held):
-        if project.env.lasting() - held.since <= held.ttl - held.every:
+    assert session.mirror is not None
+    with held.lock, _let_go_if_lost(session, held):
+        if session.env.lasting() - held.since <= held.ttl - held.every:
             return  # a renewal was under way
         try:
-            _renew(project, held, project.mirror)
+            _renew(session.project, held, session.mirror)
         except UnreachableError as error:
             raise UnreachableError(
                 f"the lease of {held.protocol} runs out and cannot be renewed, so nothing more is started: {error.what}",
@@ -292,22 +292,22 @@ def ensure(project: Project) -> None:
             ) from error
 
 
-def _beat(project: Project, held: Held) -> float:
+def _beat(session: Session, held: Held) -> float:
     """Renew the lease beside the work, in another thread than it; return in how many seconds to come back."""
-    env = project.env
+    env = session.env
     with held.lock:
         due = held.since + held.every - env.lasting()
-        if held.lost is not None or project.lease is not held or due > 0:
+        if held.lost is not None or session.lease is not held or due > 0:
             return max(due, held.every / 5)
-        mirror = project.mirror
+        mirror = session.mirror
         if mirror is None:  # the remote is being looked at anew
             return held.every / 5
-        git = project.git.another()  # what is held open there is for one thread
+        git = session.git.another()  # what is held open there is for one thread
         try:
             mirror = mirror._replace(git=git)
-            _renew(project, held, mirror)
+            _renew(session.project, held, mirror)
             held.renewed = True
-            if _is_published_cancelled(project, held, mirror):
+            if _is_published_cancelled(session.project, held, mirror):
                 env.interrupt()
         except HeldError as error:
             held.lost = error
@@ -346,24 +346,24 @@ def _renew(
 
 
 @contextlib.contextmanager
-def _let_go_if_lost(project: Project, held: Held) -> Iterator[None]:
+def _let_go_if_lost(session: Session, held: Held) -> Iterator[None]:
     """Release a lease that is found to be another runner's, by then or in the block."""
     try:
         if held.lost is not None:
             raise held.lost
         yield
     except HeldError:
-        _let_go(project, held)
+        _let_go(session, held)
         raise
 
 
-def announced(project: Project, protocol: str) -> Intents:
+def announced(session: Session, protocol: str) -> Intents:
     """Return the effects that are announced on the remote, as far as it was looked at."""
-    if project.lease is not None:
-        return project.lease.intents
+    if session.lease is not None:
+        return session.lease.intents
     ref = ref_of(protocol)
-    oid = project.above(ref)
-    return _read(project.git, oid, ref, project.env)[1] if oid is not None else {}
+    oid = session.above(ref)
+    return _read(session.git, oid, ref, session.env)[1] if oid is not None else {}
 
 
 def unknown(project: Project, protocol: str, intents: Intents, tip: str | None, filed: str | None) -> Intents:
@@ -393,7 +393,7 @@ def unknown(project: Project, protocol: str, intents: Intents, tip: str | None, 
     }
 
 
-def announce(project: Project, intent: dict[str, Any]) -> None:
+def announce(session: Session, intent: dict[str, Any]) -> None:
     """Announce an effect in the lease before it starts: a runner that takes the lease over has no other way to know of it.
 
     The push also shows once more that no runner did the step since its branch was looked at: a push that takes a lease is no proof
@@ -403,26 +403,26 @@ def announce(project: Project, intent: dict[str, Any]) -> None:
         HeldError: it is another runner's now; nothing may start. UnreachableError: the remote did not answer.
         ConflictError: the step was done elsewhere, or is no longer to be done.
     """
-    held, mirror = project.lease, project.mirror
+    held, mirror = session.lease, session.mirror
     if held is None:
         return
     assert mirror is not None
-    with held.lock, _let_go_if_lost(project, held):
-        branch = project.branch(held.protocol)
-        asked = _asked(project.git, held.protocol, project.git.ref(branch), str(intent["call"]))
+    with held.lock, _let_go_if_lost(session, held):
+        branch = session.project.branch(held.protocol)
+        asked = _asked(session.git, held.protocol, session.git.ref(branch), str(intent["call"]))
         for _ in range(RACES):
             tip = held.tip
-            revision = max(len(record.events(project.git, held.protocol, tip)) if tip else 0, asked)
+            revision = max(len(record.events(session.git, held.protocol, tip)) if tip else 0, asked)
             intents = {**held.intents, str(intent["call"]): {**intent, "revision": revision}}
             try:
-                _renew(project, held, mirror, intents, {branch: (tip, tip)} if tip else {})
-                if project.env.lasting() - held.since <= held.ttl - held.every:
+                _renew(session.project, held, mirror, intents, {branch: (tip, tip)} if tip else {})
+                if session.env.lasting() - held.since <= held.ttl - held.every:
                     return
                 continue  # it stood still on its way: the lease may have been taken over, and the effect asked about, since
             except ConflictError:
                 mirror.fetch(branch)
                 there = mirror.refs().get(branch)
-                if there == tip or _concerns(project, str(intent["call"]).partition(".")[0], there, tip):
+                if there == tip or _concerns(session.project, str(intent["call"]).partition(".")[0], there, tip):
                     raise
                 held.tip = there
     raise ConflictError(f"{branch} moves all the time", mirror.url, "run the same command again")
@@ -446,14 +446,14 @@ def _concerns(project: Project, slug: str, there: str | None, tip: str | None) -
     return any(about == slug or event_type(name).stops for name, about in events)
 
 
-def is_due(project: Project) -> bool:
+def is_due(session: Session) -> bool:
     """Return whether the work should be published now: it ends an effect that was announced, or the lease was renewed for it."""
-    held = project.lease
+    held = session.lease
     assert held is not None
-    return bool(held.intents) or held.renewed or project.env.lasting() - held.since > held.every
+    return bool(held.intents) or held.renewed or session.env.lasting() - held.since > held.every
 
 
-def push(project: Project, changes: Changes, *, keep: bool = False) -> None:
+def push(session: Session, changes: Changes, *, keep: bool = False) -> None:
     """Publish: move refs on the remote, and in the same push give up the lease, or renew it where more is to come (`keep`).
 
     Announced effects whose outcome is not in the published commits stay there, for the next holder.
@@ -462,34 +462,34 @@ def push(project: Project, changes: Changes, *, keep: bool = False) -> None:
         ConflictError: somebody published first. HeldError: the lease is another runner's now; nothing was published.
         UnreachableError: the remote did not answer, or refused.
     """
-    held, mirror = project.lease, project.mirror
+    project, held, mirror = session.project, session.lease, session.mirror
     assert held is not None and mirror is not None
-    with held.lock, _let_go_if_lost(project, held):
-        since, left = project.env.lasting(), _unknown_after(project, held, changes)
+    with held.lock, _let_go_if_lost(session, held):
+        since, left = session.env.lasting(), _unknown_after(session, held, changes)
         moved = _push(project, held, mirror, lambda: {**changes, **_moved_on(project, held, left, keep)})
         if keep:
             held.oid, held.since = str(moved[ref_of(held.protocol)][0]), since
             held.intents, held.renewed = left, False
-            branch = project.branch(held.protocol)
+            branch = session.project.branch(held.protocol)
             held.tip = changes[branch][0] if branch in changes else held.tip
         else:
-            _forget(project, held)
+            _forget(session, held)
 
 
-def drop(project: Project) -> None:
+def drop(session: Session) -> None:
     """Give up the lease though there is nothing to publish; where that fails it runs out."""
-    held, mirror = project.lease, project.mirror
+    project, held, mirror = session.project, session.lease, session.mirror
     assert held is not None and mirror is not None
     if held.lock.acquire(timeout=LEAVE_SECONDS):  # a renewal may be under way
         try:
             with contextlib.suppress(RunnerError):
-                left = _unknown_after(project, held, {})
+                left = _unknown_after(session, held, {})
                 if held.lost is None:
                     _push(project, held, mirror, lambda: _moved_on(project, held, left, False), timeout=LEAVE_SECONDS)
-                    _forget(project, held)
+                    _forget(session, held)
         finally:
             held.lock.release()
-    _let_go(project, held)
+    _let_go(session, held)
 
 
 def ref_of(protocol: str) -> str:
@@ -497,14 +497,14 @@ def ref_of(protocol: str) -> str:
     return f"refs/runner/leases/{protocol}"
 
 
-def _unknown_after(project: Project, held: Held, changes: Changes) -> Intents:
+def _unknown_after(session: Session, held: Held, changes: Changes) -> Intents:
     """Return the announced effects whose outcome is unknown once `changes` are published."""
     if not held.intents:
         return {}
-    assert project.mirror is not None
-    after = {**project.mirror.refs(), **{name: new for name, (new, _) in changes.items()}}
-    tip = after.get(project.branch(held.protocol))
-    return unknown(project, held.protocol, held.intents, tip, after.get(history.ref_of(held.protocol)))
+    assert session.mirror is not None
+    after = {**session.mirror.refs(), **{name: new for name, (new, _) in changes.items()}}
+    tip = after.get(session.project.branch(held.protocol))
+    return unknown(session.project, held.protocol, held.intents, tip, after.get(history.ref_of(held.protocol)))
 
 
 def _moved_on(project: Project, held: Held, left: Intents, keep: bool) -> Changes:
@@ -582,15 +582,15 @@ def _is_mine(project: Project, protocol: str, lease: Lease) -> bool:
         return False
 
 
-def _let_go(project: Project, held: Held) -> None:
-    if project.lease is held:
+def _let_go(session: Session, held: Held) -> None:
+    if session.lease is held:
         held.stop()
-        project.lease = None
+        session.lease = None
 
 
-def _forget(project: Project, held: Held) -> None:
-    _let_go(project, held)
-    _forget_note(project, held.protocol, held.lease)
+def _forget(session: Session, held: Held) -> None:
+    _let_go(session, held)
+    _forget_note(session.project, held.protocol, held.lease)
 
 
 def _forget_note(project: Project, protocol: str, lease: Lease) -> None:

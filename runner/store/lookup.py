@@ -9,7 +9,7 @@ from runner.errors import UsageError
 from runner.git import Git
 from runner.protocol import ids, paths
 from runner.store import record, worktree
-from runner.store.project import Project
+from runner.store.project import Project, Session
 
 if TYPE_CHECKING:
     from runner.protocol.state import Row
@@ -101,12 +101,13 @@ def _is_known(project: Project, protocol: str) -> bool:
     return project.tip(protocol) is not None or _base_with(project, protocol) is not None
 
 
-def find(project: Project, name: str | None) -> str:
+def find(session: Session, name: str | None) -> str:
     """Return the id of the protocol that a person means.
 
     Raises:
         UsageError: there is none, or it is not clear which; near ones are offered.
     """
+    project = session.project
     if name is None:
         return _here(project)
     direct = None
@@ -129,7 +130,7 @@ def find(project: Project, name: str | None) -> str:
     near = [] if _is_number(name) else slugs or get_close_matches(name, everything, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else "`runner list` shows all" if everything else ""
     what, remote = f"there is no protocol `{name}`", project.trusted.remote
-    if project.mirror is not None:
+    if session.mirror is not None:
         what += f", here or on {remote}"
     elif remote and beginnings(project, name):
         hint = "; ".join(filter(None, (hint if near else "", f"`runner sync {name}` brings it where {remote} has it")))
@@ -137,10 +138,10 @@ def find(project: Project, name: str | None) -> str:
         hint = "; ".join(filter(None, (hint, "`runner sync` brings what others pushed since")))
     number = ids.number_of(direct) if direct else int(name) if _is_number(name) else None
     is_taken = any(ids.number_of(protocol) == number for protocol in everything)
-    if number is not None and not is_taken and project.git.ref(claim_ref(number)) is not None:
+    if number is not None and not is_taken and session.git.ref(claim_ref(number)) is not None:
         was = "there was one with that number: `runner doctor` says whether its branch was lost"
         hint = "; else ".join(filter(None, (was, hint)))
-    raise UnknownProtocolError(what, str(project.git.top or project.git.common_dir), hint or "`runner new` creates one")
+    raise UnknownProtocolError(what, str(session.git.top or session.git.common_dir), hint or "`runner new` creates one")
 
 
 def beginnings(project: Project, name: str) -> list[str]:
@@ -153,26 +154,26 @@ def beginnings(project: Project, name: str) -> list[str]:
     return [direct] if direct else []
 
 
-def find_with_step(project: Project, name: str | None, step: str | None) -> tuple[str, str | None]:
+def find_with_step(session: Session, name: str | None, step: str | None) -> tuple[str, str | None]:
     """Return (id of the protocol, slug of the step or None) that a person means; one name alone may be a step of this one.
 
     Raises:
         UsageError: there is none, or it is not clear which.
     """
     try:
-        protocol = find(project, name)
+        protocol = find(session, name)
     except UsageError as error:
         if name is None or step is not None:
             raise
         try:
-            here = _here(project)
+            here = _here(session.project)
         except UsageError:
             raise error from None
-        slug = ids.find_step(name, record.row(project.git, here, tip(project, here))["steps"])
+        slug = ids.find_step(name, record.row(session.git, here, tip(session.project, here))["steps"])
         if slug is None:
             raise
         return here, slug
-    return protocol, None if step is None else find_step(project, protocol, step)
+    return protocol, None if step is None else find_step(session.project, protocol, step)
 
 
 def find_step(project: Project, protocol: str, name: str) -> str:

@@ -30,7 +30,7 @@ from runner.store import remote
 from runner.store.environment import matching
 
 if TYPE_CHECKING:
-    from runner.store.project import Project
+    from runner.store.project import Project, Session
 
 MOST = 40  # packs; git looks into each of them for an object that it does not have yet
 BORROWED = "objects"  # the folder, beside a workspace, of the objects that it borrows
@@ -180,10 +180,10 @@ def quoted(path: Path) -> str:
 ROUNDS = 32  # how often it is looked what is missing below what has come: a round a level, where trees are missing too
 
 
-def install(project: Project) -> None:
+def install(session: Session) -> None:
     """Let the project's git fetch missing objects, where it is a partial clone."""
-    if project.git.is_partial():
-        project.git.fetch_promised = lambda oid, names: bring(project, oid, names)
+    if session.git.is_partial():
+        session.git.fetch_promised = lambda oid, names: bring(session.project, oid, names)
 
 
 def bring(project: Project, oid: str, names: Sequence[str]) -> None:

@@ -1,9 +1,11 @@
-"""A repository as the runner sees it: its git, where its things lie, which branch is trusted, how it is configured."""
+"""A repository as the runner sees it: its git, where its things lie, which branch is trusted, how it is configured; and the session
+of a process that works with it. Who only reads the repository takes the `Project`; who depends on what this process did, or changes
+that (the remote's answer, the lease, the day's budget), takes the `Session`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,86 +30,19 @@ if TYPE_CHECKING:
     from runner.store.worktree import Quiet
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Project:
-    """`options`: those of the command line; they go before the environment and config.yaml."""
+    """`options`: those of the command line; they go before the environment and config.yaml.
+
+    It is at one commit of the trusted branch: where that moves, the session goes on with another project.
+    """
 
     git: Git
     dirs: StateDir
     env: Environment
     trusted: Trusted
     options: Mapping[str, str] = field(default_factory=dict)
-    looked: bool = False  # whether the remote was asked in this process
-    mirror: Mirror | None = None  # the remote, where it answered
-    lease: Held | None = None  # the remote's, while this process has it
-    shared_budget: Reservation | None = None  # what this process has of the day's budget, once it asks a model
-    batch: bool = False  # `run` pushes once, when it ends
-    pending: Batch | None = None  # transitions that the branch does not show yet
-    looked_at: float = 0.0  # by the monotonic clock
-    speaker: str = ""  # who said it on the forge, where somebody there did: `HOST/ID/comment/ID`
-    snapshot: Snapshot | None = None  # the protocol that was read last
-    quiet: Quiet | None = None  # the last look for a person's edits, where it found none
-    # The plan that was read last, and of which files and default checks.
-    plan: tuple[tuple[str, Mapping[str, TreeEntry], tuple[str, ...]], Plan] | None = None
-    kept: dict[str, Any] = field(default_factory=dict)  # what other rooms keep until the trusted branch moves
-    _told: set[str] = field(default_factory=set)  # what was said once
-    _asked: str = ""  # the trusted commit that asks for nothing unsupported
-    _edits: str = ""  # the trusted commit that the checkout's rules were compared with
-    _config: Config | None = None
-    _pattern: str | None = None
-
-    @classmethod
-    def open(
-        cls, cwd: Path, env: Environment, options: Mapping[str, str] | None = None, at: Location | None = None
-    ) -> Project:
-        """Open the repository that `cwd` is in, or `at` where it was found already. The network is not asked, but by a clone of
-        nothing but protocols' branches, once: their policy is no policy.
-
-        Raises:
-            UsageError: there is none, or it cannot be used.
-            RefusedError: its remote is not the pinned one.
-            UnreachableError: it has to be asked, and does not answer.
-        """
-        git = Git.open(cwd, env.state_home) if at is None else Git(at)
-        try:
-            dirs = StateDir(git.common_dir, writable_state_home(env.state_home))
-            try:
-                trusted = last_seen(git, dirs)
-            except OnlyProtocolsError:
-                from runner.store.remote import Mirror
-
-                mirror = Mirror.of(git, dirs, env)
-                if mirror is None:
-                    raise
-                trusted = mirror.look()
-            project = cls(git, dirs, env, trusted, dict(options or {}))
-            if git.is_partial():
-                objects.install(project)
-            return project
-        except BaseException:
-            git.close()
-            raise
-
-    def close(self) -> None:
-        """Close the open processes and settle the day's budget."""
-        try:
-            if self.shared_budget is not None:
-                self.shared_budget.close()
-        finally:
-            self.git.close()
-
-    def __enter__(self) -> Project:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def trust(self, trusted: Trusted) -> None:
-        """Continue with a trusted branch that was fetched just now."""
-        if trusted.commit != self.trusted.commit:
-            self._config = self._pattern = None
-            self.kept.clear()
-        self.trusted = trusted
+    kept: dict[str, Any] = field(default_factory=dict)  # what was derived from the trusted commit
 
     # --- configuration -----------------------------------------------------------------------------------------------
 
@@ -118,12 +53,13 @@ class Project:
         Raises:
             MalformedFileError: it is not valid; UnsupportedError: it asks for what this version does not do.
         """
-        if self._config is None:
+        if "config" not in self.kept:
             from runner.protocol import config
 
             where = f"{paths.CONFIG} on {self.trusted.branch}"
-            self._config = config.parse(self.trusted.config(self.git), where)
-        return self._config
+            self.kept["config"] = config.parse(self.trusted.config(self.git), where)
+        found: Config = self.kept["config"]
+        return found
 
     def refuse_unsupported(self) -> None:
         """Refuse by name what the trusted branch asks for and this version does not do.
@@ -131,8 +67,6 @@ class Project:
         Raises:
             UnsupportedError: naming the file.
         """
-        if self._asked == self.trusted.commit:
-            return
         if (self.config.ci or self.config.qa.on_ci) and not self.config.has_requests:
             key = "ci" if self.config.ci else "qa"
             raise UnsupportedError(
@@ -140,7 +74,6 @@ class Project:
                 f"{paths.CONFIG} on {self.trusted.branch}",
                 f"set `forge:`, or remove `{key}:`",
             )
-        self._asked = self.trusted.commit
 
     @property
     def has_requests(self) -> bool:
@@ -185,9 +118,10 @@ class Project:
     @property
     def pattern(self) -> str:
         """The pattern of protocols' branches; read without loading models."""
-        if self._pattern is None:
-            self._pattern = ids.branch_pattern(self.trusted.config(self.git))
-        return self._pattern
+        if "pattern" not in self.kept:
+            self.kept["pattern"] = ids.branch_pattern(self.trusted.config(self.git))
+        found: str = self.kept["pattern"]
+        return found
 
     def branch(self, protocol: str) -> str:
         """Return the full name of a protocol's branch."""
@@ -202,10 +136,6 @@ class Project:
     def tracking(self, branch: str) -> str:
         """Return the ref by which the person's own git sees a branch, by its full name, on the remote."""
         return f"refs/remotes/{self.trusted.remote}/{branch.removeprefix('refs/heads/')}"
-
-    def above(self, ref: str) -> str | None:
-        """Return what a ref is on the remote, as this command last read it; None where it has none, or was not read."""
-        return self.mirror.refs().get(ref) if self.mirror is not None else None
 
     def branches(self, number: int | None = None) -> dict[str, str]:
         """Return full ref name to tip of the branches that may be protocols', here and at the remote as last fetched.
@@ -232,6 +162,108 @@ class Project:
                 found[protocol] = oid
         return ids.in_order(found)
 
+    def runner(self) -> Ident:
+        """Return who commits of work and record are by."""
+        identity = self.config.identity
+        return Ident(
+            self.env.environ.get("RUNNER_NAME") or identity.name,
+            self.env.environ.get("RUNNER_EMAIL") or identity.email,
+            int(self.env.now()),
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """What this process has of a project, and what it was told."""
+
+    project: Project
+    looked: bool = False  # whether the remote was asked in this process
+    mirror: Mirror | None = None  # the remote, where it answered
+    lease: Held | None = None  # the remote's, while this process has it
+    shared_budget: Reservation | None = None  # what this process has of the day's budget, once it asks a model
+    batch: bool = False  # `run` pushes once, when it ends
+    pending: Batch | None = None  # transitions that the branch does not show yet
+    looked_at: float = 0.0  # by the monotonic clock
+    speaker: str = ""  # who said it on the forge, where somebody there did: `HOST/ID/comment/ID`
+    snapshot: Snapshot | None = None  # the protocol that was read last
+    quiet: Quiet | None = None  # the last look for a person's edits, where it found none
+    # The plan that was read last, and of which files and default checks.
+    plan: tuple[tuple[str, Mapping[str, TreeEntry], tuple[str, ...]], Plan] | None = None
+    kept: dict[str, Any] = field(default_factory=dict)  # what other rooms keep until the trusted branch moves
+    _told: set[str] = field(default_factory=set)  # what was said once
+    _edits: str = ""  # the trusted commit that the checkout's rules were compared with
+
+    @classmethod
+    def open(
+        cls, cwd: Path, env: Environment, options: Mapping[str, str] | None = None, at: Location | None = None
+    ) -> Session:
+        """Open the repository that `cwd` is in, or `at` where it was found already. The network is not asked, but by a clone of
+        nothing but protocols' branches, once: their policy is no policy.
+
+        Raises:
+            UsageError: there is none, or it cannot be used.
+            RefusedError: its remote is not the pinned one.
+            UnreachableError: it has to be asked, and does not answer.
+        """
+        git = Git.open(cwd, env.state_home) if at is None else Git(at)
+        try:
+            dirs = StateDir(git.common_dir, writable_state_home(env.state_home))
+            try:
+                trusted = last_seen(git, dirs)
+            except OnlyProtocolsError:
+                from runner.store.remote import Mirror
+
+                mirror = Mirror.of(git, dirs, env)
+                if mirror is None:
+                    raise
+                trusted = mirror.look()
+            session = cls(Project(git, dirs, env, trusted, dict(options or {})))
+            objects.install(session)
+            return session
+        except BaseException:
+            git.close()
+            raise
+
+    def close(self) -> None:
+        """Close the open processes and settle the day's budget."""
+        try:
+            if self.shared_budget is not None:
+                self.shared_budget.close()
+        finally:
+            self.git.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def git(self) -> Git:
+        """The project's git."""
+        return self.project.git
+
+    @property
+    def dirs(self) -> StateDir:
+        """Where the project's things lie."""
+        return self.project.dirs
+
+    @property
+    def env(self) -> Environment:
+        """The environment of the process."""
+        return self.project.env
+
+    def trust(self, trusted: Trusted) -> None:
+        """Continue with a trusted branch that was fetched just now."""
+        moved = trusted.commit != self.project.trusted.commit
+        if moved:
+            self.kept.clear()
+        self.project = replace(self.project, trusted=trusted, kept={} if moved else self.project.kept)
+
+    def above(self, ref: str) -> str | None:
+        """Return what a ref is on the remote, as this command last read it; None where it has none, or was not read."""
+        return self.mirror.refs().get(ref) if self.mirror is not None else None
+
     def tell_once(self, line: str) -> None:
         """Say something to the person that stays true however often it is found out."""
         if line not in self._told:
@@ -243,7 +275,7 @@ class Project:
 
         An edit is in no commit, or in one on top of the trusted branch's. A checkout that is only older has none.
         """
-        git, trusted = self.git, self.trusted
+        git, trusted = self.git, self.project.trusted
         if git.top is None or self._edits == trusted.commit:
             return
         self._edits, differing = trusted.commit, dict[str, bytes]()
@@ -265,17 +297,6 @@ class Project:
                 f"{', '.join(found)} as edited here: not read before it is committed on {there}, the trusted branch"
             )
 
-    # --- people ------------------------------------------------------------------------------------------------------
-
-    def runner(self) -> Ident:
-        """Return who commits of work and record are by."""
-        identity = self.config.identity
-        return Ident(
-            self.env.environ.get("RUNNER_NAME") or identity.name,
-            self.env.environ.get("RUNNER_EMAIL") or identity.email,
-            int(self.env.now()),
-        )
-
     def person(self) -> Ident:
         """Return the person at the keyboard; in CI, and for somebody on the forge, the runner's identity stands for them.
 
@@ -283,7 +304,7 @@ class Project:
             UsageError: git does not know who they are.
         """
         if self.speaker or self.env.environ.get("RUNNER_EMAIL"):
-            return self.runner()
+            return self.project.runner()
         return self.git.person(int(self.env.now()))
 
     def actor(self) -> str:

@@ -20,7 +20,7 @@ from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
 from runner.store import history, lease, locks, lookup, push_refusal, record, remote, snapshot, transaction, worktree
 from runner.store.environment import forget_checkpoint, lower_checkpoint, read_checkpoint
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.store.transaction import RefUpdate
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Check(Protocol):
         """Say what of ours does not count as it was made. `kept`: the ref of our transitions, where they gave way."""
 
 
-def look(project: Project, *patterns: str) -> Mirror | None:
+def look(session: Session, *patterns: str) -> Mirror | None:
     """Look at the remote once a process: the trusted branch, and `patterns`.
 
     Unreachable, work continues with the local state where it is not published as it advances.
@@ -51,91 +51,92 @@ def look(project: Project, *patterns: str) -> Mirror | None:
         UnreachableError: it is, and without the remote there is no lease: another clone would do the same.
     """
     try:
-        return _ask(project, *patterns)
+        return _ask(session, *patterns)
     except UnreachableError as error:
-        if project.setting("publish") == "always":
-            project.looked = False
+        if session.project.setting("publish") == "always":
+            session.looked = False
             alone = "; with `--offline` it works here alone, and `runner sync` publishes that later"
             raise UnreachableError(
                 f"{error.what}; nothing was started: `publish` is `always`",
                 error.where,
-                f"run the same command again when it answers{alone if 'offline' in project.options else ''}",
+                f"run the same command again when it answers{alone if 'offline' in session.project.options else ''}",
             ) from error
-        project.env.say(f"{error.what}; continuing with the local state, {project.trusted.note}")
+        session.env.say(f"{error.what}; continuing with the local state, {session.project.trusted.note}")
         return None
 
 
-def _ask(project: Project, *patterns: str) -> Mirror | None:
+def _ask(session: Session, *patterns: str) -> Mirror | None:
     """Look at the remote once a process; offline, and where there is none, at nothing."""
-    if project.looked:
-        return project.mirror
-    project.looked, project.looked_at = True, project.env.monotonic()
-    mirror = None if project.offline else remote.Mirror.of(project.git, project.dirs, project.env)
+    if session.looked:
+        return session.mirror
+    session.looked, session.looked_at = True, session.env.monotonic()
+    mirror = None if session.project.offline else remote.Mirror.of(session.git, session.dirs, session.env)
     if mirror is not None:
-        project.trust(mirror.look(*patterns))
-        project.mirror = mirror
-    return project.mirror
+        session.trust(mirror.look(*patterns))
+        session.mirror = mirror
+    return session.mirror
 
 
-def look_again(project: Project, protocol: str) -> None:
+def look_again(session: Session, protocol: str) -> None:
     """Look at the remote just before something of the trusted branch is used; a look of a few seconds ago is one.
 
     Raises:
         UnreachableError: the trusted branch is the remote's, which does not answer.
     """
-    if project.trusted.remote is None:
+    if session.project.trusted.remote is None:
         return
-    if not project.looked or project.env.monotonic() - project.looked_at > FRESH:
-        known, project.looked, project.mirror = project.mirror, False, None
+    if not session.looked or session.env.monotonic() - session.looked_at > FRESH:
+        known, session.looked, session.mirror = session.mirror, False, None
         try:
             with contextlib.suppress(UnreachableError):  # raised below
-                _ask(project, project.branch(protocol), history.ref_of(protocol))
+                _ask(session, session.project.branch(protocol), history.ref_of(protocol))
         finally:
-            answers = project.mirror is not None
-            project.mirror = project.mirror or known  # a lease that was taken is given up by it, whatever was raised
+            answers = session.mirror is not None
+            session.mirror = session.mirror or known  # a lease that was taken is given up by it, whatever was raised
     else:
-        answers = project.mirror is not None
+        answers = session.mirror is not None
     if not answers:
-        project.looked = False
-        why, then = ("is not asked", "without --offline") if project.offline else ("does not answer", "when it does")
+        session.looked = False
+        offline = session.project.offline
+        why, then = ("is not asked", "without --offline") if offline else ("does not answer", "when it does")
         raise UnreachableError(
-            f"{project.trusted.remote} {why}, and its {project.trusted.branch} says whose approvals count",
-            project.trusted.note,
+            f"{session.project.trusted.remote} {why}, and its {session.project.trusted.branch} says whose approvals count",
+            session.project.trusted.note,
             f"run the same command again {then}; nothing was recorded",
         )
 
 
-def look_at_numbers(project: Project, *, always: bool = False) -> set[int]:
+def look_at_numbers(session: Session, *, always: bool = False) -> set[int]:
     """Return the numbers that are claimed on the remote, where protocols are published there as they are made (or `always`).
 
     Raises:
         UnreachableError: the remote does not answer.
     """
-    if not always and project.setting("publish") != "always":
+    if not always and session.project.setting("publish") != "always":
         return set()
-    project.looked = False
-    mirror = look(project, f"{lookup.NUMBERS}*", "refs/heads/*")
+    session.looked = False
+    mirror = look(session, f"{lookup.NUMBERS}*", "refs/heads/*")
     refs = mirror.refs() if mirror else {}
     return lookup.numbers_of(
-        (name for name in refs if name.startswith(("refs/heads/", lookup.NUMBERS))), project.pattern
+        (name for name in refs if name.startswith(("refs/heads/", lookup.NUMBERS))), session.project.pattern
     )
 
 
-def find(project: Project, name: str | None) -> str:
+def find(session: Session, name: str | None) -> str:
     """Return the id of the protocol that a person means; asks the remote for one that this clone does not have.
 
     Raises:
         UsageError: there is none, or it is not clear which.
     """
     try:
-        return lookup.find(project, name)
+        return lookup.find(session, name)
     except lookup.UnknownProtocolError:
-        begins = lookup.beginnings(project, name) if name is not None else []
-        mirror = look(project, *patterns(project, begins)) if begins else None
+        begins = lookup.beginnings(session.project, name) if name is not None else []
+        mirror = look(session, *patterns(session.project, begins)) if begins else None
         if mirror is None or name is None:
             raise
-    track_protocols(project, mirror)
-    return lookup.find(project, name)
+    track_protocols(session.project, mirror)
+    return lookup.find(session, name)
 
 
 def refs_of(project: Project, protocol: str) -> tuple[str, ...]:
@@ -161,66 +162,66 @@ def track_protocols(project: Project, mirror: Mirror) -> list[str]:
     return list(found)
 
 
-def bring(project: Project, protocol: str, check: Check) -> None:
+def bring(session: Session, protocol: str, check: Check) -> None:
     """Fast-forward to the commits that others pushed of the protocol; report where the branches have diverged.
 
     Raises:
         IntegrityError: the pushed commits do not verify; nothing here changed.
         ClashError: it is another protocol, and this one would be published.
     """
-    if project.trusted.remote is None:
+    if session.project.trusted.remote is None:
         return
-    name = project.branch(protocol)
-    mirror = look(project, name, history.ref_of(protocol), f"refs/runner/leases/{protocol}")
-    other = push_refusal.clash(project, protocol)
+    name = session.project.branch(protocol)
+    mirror = look(session, name, history.ref_of(protocol), f"refs/runner/leases/{protocol}")
+    other = push_refusal.clash(session, protocol)
     if other is not None:
-        clashes = push_refusal.clash_error(project, protocol, other)
-        if project.setting("publish") == "always":
+        clashes = push_refusal.clash_error(session.project, protocol, other)
+        if session.project.setting("publish") == "always":
             raise clashes
-        project.tell_once(f"{clashes.what}: work continues here; {clashes.hint}")
+        session.tell_once(f"{clashes.what}: work continues here; {clashes.hint}")
         return
-    here, there = project.git.ref(name), mirror.refs().get(name) if mirror else None
+    here, there = session.git.ref(name), mirror.refs().get(name) if mirror else None
     if mirror is None and here is None:  # never looked at here, and the remote is away
-        there = project.git.ref(project.tracking(name))
-    _notice(project, protocol)
+        there = session.git.ref(session.project.tracking(name))
+    _notice(session, protocol)
     if there is None and here is not None and mirror is not None:
-        left = follow(project, protocol, mirror, check)
+        left = follow(session.project, protocol, mirror, check)
         if left is not None:
             raise left
     elif there is None or there == here:
         pass
-    elif here is None or project.git.is_ancestor(here, there):
-        forward(project, protocol, here, there, check)
-    elif mirror is not None and not project.git.is_ancestor(there, here):
-        _refuse_rewritten(project, protocol, here, check)
-        if project.setting("publish") == "always":
-            settle(project, protocol, mirror, check)
+    elif here is None or session.git.is_ancestor(here, there):
+        forward(session.project, protocol, here, there, check)
+    elif mirror is not None and not session.git.is_ancestor(there, here):
+        _refuse_rewritten(session.project, protocol, here, check)
+        if session.project.setting("publish") == "always":
+            settle(session, protocol, mirror, check)
         else:
-            project.env.say(
+            session.env.say(
                 f"{protocol} has diverged from {mirror.remote}: work continues here; `runner sync {protocol}` settles it"
             )
         return  # the histories are apart as the branches are
-    bring_history(project, protocol)
+    bring_history(session, protocol)
 
 
-def _notice(project: Project, protocol: str) -> None:
+def _notice(session: Session, protocol: str) -> None:
     """Note since when the lease that is on the remote is seen there."""
-    oid = project.above(lease.ref_of(protocol))
-    if oid is not None and project.lease is None:
-        lease.notice(project, protocol, oid)
+    oid = session.above(lease.ref_of(protocol))
+    if oid is not None and session.lease is None:
+        lease.notice(session.project, protocol, oid)
 
 
-def bring_history(project: Project, protocol: str) -> None:
+def bring_history(session: Session, protocol: str) -> None:
     """Take the history that the remote was seen to have, by the rule of `history.compare`; the branch here is settled already.
 
     Raises:
         IntegrityError: it is refused: a push replaced published commits.
     """
-    there = project.mirror.refs() if project.mirror else {}
+    there = session.mirror.refs() if session.mirror else {}
     theirs = there.get(history.ref_of(protocol))
     if theirs is not None:
-        published = there.get(project.branch(protocol))
-        take_history(project, protocol, theirs, published=published)
+        published = there.get(session.project.branch(protocol))
+        take_history(session.project, protocol, theirs, published=published)
 
 
 def take_history(project: Project, protocol: str, theirs: str, *, published: str | None) -> bool:
@@ -260,7 +261,7 @@ def _history_changes(
 
 
 def history_back(
-    project: Project, protocol: str, tip: str, now: Mapping[str, str] | None = None
+    session: Session, protocol: str, tip: str, now: Mapping[str, str] | None = None
 ) -> dict[str, tuple[str | None, str | None]]:
     """Return how the history ref follows a branch that was reset or rewritten to `tip`.
 
@@ -268,8 +269,8 @@ def history_back(
     it leaves is kept under refs/runner/lost/. `now`: rewritten commits, to those that replaced them: the files of the former are
     filed again beside the latter.
     """
-    git, name = project.git, history.ref_of(protocol)
-    ours, theirs = git.ref(name), project.above(name)
+    git, name = session.git, history.ref_of(protocol)
+    ours, theirs = git.ref(name), session.above(name)
     if ours is None:
         return {}
     back, again = None, list[tuple[Commit, str]]()
@@ -285,7 +286,7 @@ def history_back(
     if theirs is not None and git.commit(theirs) is not None and (back is None or git.is_ancestor(back, theirs)):
         again = [one for one in again if not git.is_ancestor(one[0].oid, theirs)]
         back = theirs
-    new = history.file_again(git, protocol, again[::-1], back, project.runner(), now) if again else back
+    new = history.file_again(git, protocol, again[::-1], back, session.project.runner(), now) if again else back
     return {} if new == ours else {name: (new, ours), **_lost(git, protocol, ours, f"history-{ours[:12]}")}
 
 
@@ -334,16 +335,16 @@ def follow(project: Project, protocol: str, mirror: Mirror, check: Check) -> Ref
     )
 
 
-def again(project: Project, protocol: str, check: Check) -> None:
+def again(session: Session, protocol: str, check: Check) -> None:
     """After a lost race: where it was lost on the remote, fetch the winner's commits.
 
     Raises:
         UnreachableError: the remote does not answer any more.
     """
-    if project.mirror is None or project.batch or project.setting("publish") != "always":
+    if session.mirror is None or session.batch or session.project.setting("publish") != "always":
         return
-    project.trust(project.mirror.look(project.branch(protocol), history.ref_of(protocol)))
-    settle(project, protocol, project.mirror, check)
+    session.trust(session.mirror.look(session.project.branch(protocol), history.ref_of(protocol)))
+    settle(session, protocol, session.mirror, check)
 
 
 def forward(project: Project, protocol: str, here: str | None, there: str, check: Check) -> None:
@@ -355,19 +356,19 @@ def forward(project: Project, protocol: str, here: str | None, there: str, check
 
 
 def pusher(
-    project: Project, protocol: str, new: str, *, genesis: str | None = None, filed: str | None = None
+    session: Session, protocol: str, new: str, *, genesis: str | None = None, filed: str | None = None
 ) -> Callable[[], None] | None:
     """Return what pushes the new commit before the local ref moves, or None where publishing is not `always`.
 
     `genesis`: of a new protocol, whose number is claimed in the same push; `filed`: the history's commit that goes with it.
     """
-    if project.batch or project.setting("publish") != "always":
+    if session.batch or session.project.setting("publish") != "always":
         return None
-    return lambda: push(project, protocol, new, genesis=genesis, filed=filed)
+    return lambda: push(session, protocol, new, genesis=genesis, filed=filed)
 
 
 def push(
-    project: Project,
+    session: Session,
     protocol: str,
     new: str,
     *,
@@ -383,35 +384,35 @@ def push(
         ConflictError: somebody published first. HeldError: the lease was lost to another runner.
         UnreachableError: the remote did not answer, or refused. ClashError: it has another protocol with this id.
     """
-    mirror = project.mirror or remote.Mirror.of(project.git, project.dirs, project.env)
+    project, mirror = session.project, session.mirror or remote.Mirror.of(session.git, session.dirs, session.env)
     if mirror is None:
         return
-    project.mirror = mirror
-    push_refusal.refuse_clash(project, protocol)
+    session.mirror = mirror
+    push_refusal.refuse_clash(session, protocol)
     there = mirror.refs()
     name = project.branch(protocol)
     changes: dict[str, tuple[str | None, str | None]] = {}
     if there.get(name) != new:
         changes[name] = (new, there.get(name))
     claim = lookup.claim_ref(ids.number_of(protocol))
-    mine = project.git.ref(claim)
+    mine = session.git.ref(claim)
     if genesis is not None:
         changes[claim] = (genesis, None)
     elif mine is not None and claim not in there:
         changes[claim] = (mine, None)
     kept = history.ref_of(protocol)
-    filed = filed or project.git.ref(kept)
+    filed = filed or session.git.ref(kept)
     if filed is not None and there.get(kept) != filed:
         changes[kept] = (filed, there.get(kept))
     # What is expected is what was seen last, and the mirror may have been looked at since this was prepared.
     for moved in (name, kept):
-        if moved in changes and not _goes_on(project.git, *changes[moved]):
+        if moved in changes and not _goes_on(session.git, *changes[moved]):
             raise ConflictError(
                 f"{moved} moved on {mirror.remote}", mirror.url, "run the same command again, or `runner sync`"
             )
     try:
-        if project.lease is not None and project.lease.protocol == protocol:
-            lease.push(project, changes, keep=keep)
+        if session.lease is not None and session.lease.protocol == protocol:
+            lease.push(session, changes, keep=keep)
         elif changes:
             mirror.push(changes)
     except remote.PushRefusedError as error:
@@ -428,7 +429,7 @@ def _goes_on(git: Git, new: str | None, old: str | None) -> bool:
     return old is None or (commit is not None and (old in commit.parents or git.is_ancestor(old, commit.oid)))
 
 
-def ensure_lease(project: Project) -> None:
+def ensure_lease(session: Session) -> None:
     """See that the lease, where one is held, is still ours: asked before a command, a call or a request to a model starts.
 
     Raises:
@@ -436,14 +437,14 @@ def ensure_lease(project: Project) -> None:
         StopRequested: the protocol was cancelled.
     """
     signals.check_stop()
-    if project.lease is not None:
-        lease.ensure(project)
+    if session.lease is not None:
+        lease.ensure(session)
 
 
-def drop_lease(project: Project) -> None:
+def drop_lease(session: Session) -> None:
     """Give up a lease that is still held though there is nothing more to publish; where that fails it runs out."""
-    if project.lease is not None:
-        lease.drop(project)
+    if session.lease is not None:
+        lease.drop(session)
 
 
 def track(project: Project, remote: str, pushed: Mapping[str, str]) -> None:
@@ -474,7 +475,7 @@ def entries_of(git: Git, commit: Commit, protocol: str) -> list[RawEntry]:
         return []
 
 
-def settle(project: Project, protocol: str, mirror: Mirror, check: Check, *, there: str | None = None) -> None:
+def settle(session: Session, protocol: str, mirror: Mirror, check: Check, *, there: str | None = None) -> None:
     """Reconcile two clones that have diverged, here. `there`: a tip to be taken for the remote's.
 
     People's commits are merged in. Where both sides hold transitions, those of this side are kept under refs/runner/lost/ and
@@ -485,16 +486,16 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check, *, the
         RefusedError: people's commits conflict; both sides stay as they are. ClashError: the remote has another protocol.
         IntegrityError: the branch here no longer has the commit that verified last; both sides stay as they are.
     """
-    push_refusal.refuse_clash(project, protocol)
-    git, branch = project.git, project.branch(protocol)
+    push_refusal.refuse_clash(session, protocol)
+    git, project, branch = session.git, session.project, session.project.branch(protocol)
     here, name = git.ref(branch), project.branch(protocol)
     there = there or mirror.refs().get(name)
     if there is None or here is None or here == there or git.is_ancestor(there, here):
-        bring_history(project, protocol)
+        bring_history(session, protocol)
         return
     if git.is_ancestor(here, there):
         forward(project, protocol, here, there, check)
-        bring_history(project, protocol)
+        bring_history(session, protocol)
         return
     known = _refuse_rewritten(project, protocol, here, check)
     theirs, common = record.since(git, there, here)
@@ -506,15 +507,15 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check, *, the
     decided = not is_work_there and _decides(git, ours, protocol) and not _decides(git, theirs, protocol)
     try:
         if not is_work_here and not decided:
-            new = _merge(project, there, here, protocol)
+            new = _merge(session, there, here, protocol)
         elif not is_work_there:
-            new = _merge(project, here, there, protocol)
+            new = _merge(session, here, there, protocol)
             common = left  # theirs may have come to this chain by a merge alone
         else:
             new = there
             for commit in ours:
                 if not is_transition(commit, protocol):
-                    new = carry(project, commit, new, protocol)
+                    new = carry(session, commit, new, protocol)
                 elif any(event_type(entry.event).role == "answer" for entry in entries_of(git, commit, protocol)[:1]):
                     new = check.give_again(commit, new, theirs)
     except _MergeConflictError as error:
@@ -527,18 +528,18 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check, *, the
         # from transcripts whose work they do not have.
         filed, mine = mirror.refs().get(history.ref_of(protocol)), git.ref(history.ref_of(protocol))
         if filed is None or (mine is not None and git.is_ancestor(filed, mine)):
-            lost |= history_back(project, protocol, new)
+            lost |= history_back(session, protocol, new)
         else:
             lost |= _history_changes(project, protocol, filed, new, there)
     check(new, _verified(project, protocol, common))
     if known is None or not git.is_ancestor(known, new):
         _lower_mark(project, protocol, common)
-    transaction.publish(git, project.dirs, project.env, RefUpdate(branch, here, new, "runner: settled", lost))
+    transaction.publish(git, session.dirs, session.env, RefUpdate(branch, here, new, "runner: settled", lost))
     if lost:
         check.tell(ours, theirs, next(iter(lost)))
     else:
-        bring_history(project, protocol)
-        project.env.say(f"merged what others pushed of {protocol}: {new[:7]}")
+        bring_history(session, protocol)
+        session.env.say(f"merged what others pushed of {protocol}: {new[:7]}")
         check.tell(ours, theirs, None)
 
 
@@ -603,22 +604,22 @@ def shared(git: Git, tip: str, other: str) -> str:
     return other if found is None else found
 
 
-def _merge(project: Project, first: str, second: str, protocol: str) -> str:
+def _merge(session: Session, first: str, second: str, protocol: str) -> str:
     """Return a merge commit of the person's; its first parent continues the chain."""
-    tree, conflicts = project.git.merge_trees(first, second)
+    tree, conflicts = session.git.merge_trees(first, second)
     if tree is None:
         raise _conflict(protocol, conflicts)
-    who = project.person()
-    return project.git.person_commit(tree, (first, second), who, f"Merge {second[:12]} into {protocol}\n".encode())
+    who = session.person()
+    return session.git.person_commit(tree, (first, second), who, f"Merge {second[:12]} into {protocol}\n".encode())
 
 
-def carry(project: Project, commit: Commit, onto: str, protocol: str) -> str:
+def carry(session: Session, commit: Commit, onto: str, protocol: str) -> str:
     """Return the person's commit done again on `onto`, with its author, date and message; a merge with what it brought.
 
     Of a merge of what `onto` has already, only the files that a person changed in it by hand; where that is nothing, it is
     `onto` itself.
     """
-    git = project.git
+    git = session.git
     brought = [parent for parent in commit.parents[1:] if not git.is_ancestor(parent, onto)]
     parent, target = git.commit(commit.parents[0]), git.commit(onto)
     assert parent is not None and target is not None
@@ -627,17 +628,17 @@ def carry(project: Project, commit: Commit, onto: str, protocol: str) -> str:
         before = git.merge_trees(*commit.parents)[0] or before
         if before == commit.tree:
             return onto
-    tree, conflicts = git.merge_onto(before, target.tree, commit.tree, project.runner())
+    tree, conflicts = git.merge_onto(before, target.tree, commit.tree, session.project.runner())
     if tree is None:
         raise _conflict(protocol, conflicts)
-    return done_again(project, commit, tree, (onto, *brought))
+    return done_again(session, commit, tree, (onto, *brought))
 
 
-def done_again(project: Project, commit: Commit, tree: str, parents: Sequence[str]) -> str:
+def done_again(session: Session, commit: Commit, tree: str, parents: Sequence[str]) -> str:
     """Return a person's commit with another tree and other parents: its author, date and message, committed by who is here."""
     head = [f"tree {tree}".encode(), *(f"parent {one}".encode() for one in parents), b"author " + commit.author]
-    lines = [*head, b"committer " + project.person().line(), b"", commit.message]
-    return project.git.write("commit", b"\n".join(lines))
+    lines = [*head, b"committer " + session.person().line(), b"", commit.message]
+    return session.git.write("commit", b"\n".join(lines))
 
 
 class _MergeConflictError(RefusedError):

@@ -17,7 +17,7 @@ from runner.git import BLOB, EXECUTABLE, Commit, Git
 from runner.protocol import log
 from runner.store import history, record, worktree
 from runner.store.environment import write_atomically
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.store.remote import PushRefusedError
 
 _MOST_SAID = 4  # lines of the remote's that are shown
@@ -165,17 +165,17 @@ def genesis(git: Git, protocol: str, tip: str) -> str | None:
     return str(found) if found is not None else None
 
 
-def clash(project: Project, protocol: str) -> tuple[str, str] | None:
+def clash(session: Session, protocol: str) -> tuple[str, str] | None:
     """Return (where, commit) of another protocol with this id, on the remote as it was last looked at or merged into the trusted
     branch; None where there is none."""
-    git, remote, branch = project.git, project.trusted.remote, project.branch(protocol)
+    git, trusted, branch = session.git, session.project.trusted, session.project.branch(protocol)
     here = git.ref(branch)
-    if here is None or remote is None:
+    if here is None or trusted.remote is None:
         return None
     name = branch.removeprefix("refs/heads/")
-    there = project.above(branch) if project.mirror else git.ref(project.tracking(branch))
+    there = session.above(branch) if session.mirror else git.ref(session.project.tracking(branch))
     ours: str | None = None
-    for where, tip in ((f"{name} of {remote}", there), (project.trusted.branch, project.trusted.commit)):
+    for where, tip in ((f"{name} of {trusted.remote}", there), (trusted.branch, trusted.commit)):
         if tip in (None, here):
             continue
         assert tip is not None
@@ -201,12 +201,12 @@ def clash_error(project: Project, protocol: str, there: tuple[str, str]) -> Clas
     )
 
 
-def refuse_clash(project: Project, protocol: str) -> None:
+def refuse_clash(session: Session, protocol: str) -> None:
     """Refuse where another protocol with this id is published.
 
     Raises:
         ClashError: with the command that gives this one another number.
     """
-    there = clash(project, protocol)
+    there = clash(session, protocol)
     if there is not None:
-        raise clash_error(project, protocol, there)
+        raise clash_error(session.project, protocol, there)

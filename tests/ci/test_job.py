@@ -66,7 +66,7 @@ def test_to_wait_is_no_failure_of_a_job_and_to_fail_is(job: Box) -> None:
 
 def test_held_by_another_runner_is_no_failure_of_a_job(job: Box) -> None:
     protocol = job.new({"01-a": command("true")})
-    with job.project() as project, locks.hold(project.dirs.lock(protocol), project.env, what=protocol):
+    with job.session() as session, locks.hold(session.dirs.lock(protocol), session.env, what=protocol):
         assert job.runner("step", protocol).code == 75
         job.runner("step", protocol, "--ci", rc=0)
         job.runner("run", protocol, "--ci", rc=0)
@@ -141,12 +141,12 @@ def test_what_a_transition_lacks_is_shown_at_its_entry_in_the_log(job: Box) -> N
 
     protocol = job.new({"01-a": command("true")})
     job.runner("run", protocol, rc=0)
-    with job.project() as project:
-        report, _ = verify.prove(project, protocol)
-        file, line = verify.place_of(project, report, Finding("needed", report.tip, "", "no word"))
+    with job.session() as session:
+        report, _ = verify.prove(session, protocol)
+        file, line = verify.place_of(session.project, report, Finding("needed", report.tip, "", "no word"))
         assert file == f".protocols/{protocol}/log.md"
         assert job.git("show", f"{protocol}:{file}").splitlines()[line - 1].endswith(f"Z {protocol} completed")
-        assert verify.place_of(project, report, Finding("history", "", "refs/runner/x", "gone"))[1] == 1
+        assert verify.place_of(session.project, report, Finding("history", "", "refs/runner/x", "gone"))[1] == 1
 
 
 def test_gitlab_gets_a_report_and_no_link_of_a_branch_leads_it_away(remote: Box, tmp_path: Path) -> None:

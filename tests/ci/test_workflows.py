@@ -206,12 +206,12 @@ def test_a_bundle_that_tells_what_people_said_or_did_is_not_published(github: Bo
             wait, by = seen.state.waiting[0].id, ["bob@example.test"]
             return [ev.ApprovalCounted(subject="a", wait=wait, approvals=[], by=by, reviews=[one])]
 
-        with other.project() as project:
-            advance_.tell(project, protocol, build)
+        with other.session() as session:
+            advance_.tell(session, protocol, build)
     elif what == "a cancelled step":
-        with other.project() as project:
+        with other.session() as session:
             gone = [ev.StepCancelled(subject="b", reason="x"), ev.Cancelled(subject=protocol)]
-            advance_.tell(project, protocol, lambda seen: gone)
+            advance_.tell(session, protocol, lambda seen: gone)
     else:
         other.git("switch", "-q", protocol)
         other.write(".github/workflows/evil.yml", "on: push\n")

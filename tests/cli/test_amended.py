@@ -244,12 +244,14 @@ def test_what_settles_a_conflict_leaves_the_branch_alone_that_is_checked_out(
 
 def test_a_branch_that_another_process_moved_on_meanwhile_is_not_called_rewritten(remote: Box, published: str) -> None:
     """What a person says is recorded beside a runner that holds the protocol and has read the branch already."""
-    with remote.project() as project:
-        project.mirror = publishing.look(project, f"refs/heads/{published}")
-        before = project.git.ref(project.branch(published))
+    with remote.session() as session:
+        session.mirror = publishing.look(session, f"refs/heads/{published}")
+        before = session.git.ref(session.project.branch(published))
         assert before is not None
         remote.runner("pause", published, rc=0)
-        assert publishing._refuse_rewritten(project, published, before, load.Checker(project, published)) != before
+        assert (
+            publishing._refuse_rewritten(session.project, published, before, load.Checker(session, published)) != before
+        )
 
 
 def test_a_rewritten_history_that_the_remote_has_is_adopted_with_what_was_committed_on_it(

@@ -794,8 +794,8 @@ def test_an_approval_that_a_transition_counts_does_not_cover_the_work_that_comes
     def build(seen: Snapshot) -> list[ev.Event]:
         return [ev.StepRetried(subject="c", attempt=2)]
 
-    with gov.project() as project:
-        advance.tell(project, protocol, build)
+    with gov.session() as session:
+        advance.tell(session, protocol, build)
     says(gov, people.alice, "approve", protocol, "--yes")
     gov.runner("run", protocol, rc=3)
     assert gov.state(protocol)["steps"]["c"]["attempt"] == 2

@@ -16,8 +16,8 @@ from tests.executor.minds import ENGINE, agent, finish, mind, say
 
 
 def workspace(box: Box, protocol: str) -> Path:
-    with box.project() as project:
-        return project.dirs.own / protocol
+    with box.session() as session:
+        return session.dirs.own / protocol
 
 
 def branches(box: Box) -> list[str]:
@@ -137,8 +137,8 @@ def test_an_open_protocol_keeps_everything_unless_it_is_named(box: Box) -> None:
 
 def test_a_held_protocol_is_left(box: Box, merged: str) -> None:
     space = workspace(box, merged)
-    project = box.project()
-    with project, locks.hold(project.dirs.lock(merged), project.env, what=merged):
+    session = box.session()
+    with session, locks.hold(session.dirs.lock(merged), session.env, what=merged):
         told = box.runner("clean", rc=0)
         assert told.out == "" and "held by" in told.err
         assert "held by another runner" in box.runner("clean", merged, rc=75).err
@@ -312,8 +312,8 @@ def test_a_workspace_deeper_than_the_stack_is_removed(box: Box) -> None:
 
 
 def test_environments_that_no_step_has_used_for_30_days_are_removed(box: Box) -> None:
-    with box.project() as project:
-        made = project.dirs.own / "environments"
+    with box.session() as session:
+        made = session.dirs.own / "environments"
     for name, days in (("old", 31), ("recent", 29)):
         (made / name).mkdir(parents=True)
         (made / name / "made").write_text("[]")
@@ -374,7 +374,7 @@ def test_what_was_run_written_or_published_is_not_discarded(remote: Box) -> None
 def test_the_workspace_of_a_plan_that_was_killed_is_removed_unless_it_is_written(box: Box, done: str) -> None:
     space = workspace(box, done).with_name("planning-0123456789abcdef0123456789abcdef")
     (space / "work").mkdir(parents=True)
-    with box.project() as project, locks.hold(project.dirs.lock(space.name), project.env, what="a plan"):
+    with box.session() as session, locks.hold(session.dirs.lock(space.name), session.env, what="a plan"):
         assert f"{space}  a plan is written in it" in box.runner("clean", "--yes").err
     assert space.is_dir()
     assert f"removed  workspace  {space}" in box.runner("clean", "--yes", rc=0).out

@@ -632,8 +632,8 @@ def test_a_clone_of_a_protocol_s_branch_alone_asks_the_remote_whom_it_trusts(box
 
 def test_a_held_protocol_is_not_mended_under_its_runner(box: Box, begun: str) -> None:
     forged = forge(box, begun)
-    project = box.project()
-    with project, locks.hold(project.dirs.lock(begun), project.env, what=begun):
+    session = box.session()
+    with session, locks.hold(session.dirs.lock(begun), session.env, what=begun):
         assert "held by another runner" in box.runner("doctor", "--fix", begun, rc=75).err
     assert tip(box, begun) == forged
 

@@ -18,7 +18,7 @@ from runner.app import fleet
 from runner.app.fleet import Ended, Ready
 from runner.cli.watch import open_turns
 from runner.store.remote import RATE_WINDOW
-from tests.conftest import Box, clone, command
+from tests.conftest import Box, clone, command, set_env
 from tests.executor.minds import sound
 from tests.protocol.test_schema import validator
 from tests.store.test_lease import count
@@ -147,8 +147,8 @@ def test_a_busy_protocol_starves_nobody(box: Box, tmp_path: Path) -> None:
     busy = box.new({f"{step:02d}-s{step}": command(f"echo {step} > f.txt") for step in range(1, 7)}, title="Busy")
     others = many(box, 4, 2, tmp_path / "told")
     hands = Hands(box, "--max-steps", "1")
-    with box.project() as project:
-        codes = fleet.run(project, hands, jobs=2, tell=quiet)
+    with box.session() as session:
+        codes = fleet.run(session, hands, jobs=2, tell=quiet)
     assert set(codes.values()) == {0} and hands.most == 2
     assert hands.order[:5] == [busy, *others]
     turns = [at for at, name in enumerate(hands.order) if name == others[-1]]
@@ -166,8 +166,8 @@ def test_what_another_runner_held_and_brought_to_its_end_is_no_failure(box: Box,
             super().start(one)
             self.ended[-1] = Ended(one.protocol, HELD, "held")
 
-    with box.project() as project:
-        assert fleet.run(project, Late(box), jobs=1, tell=quiet) == {name: 0}
+    with box.session() as session:
+        assert fleet.run(session, Late(box), jobs=1, tell=quiet) == {name: 0}
 
 
 def test_what_another_runner_holds_is_tried_again_and_then_left(box: Box, tmp_path: Path) -> None:
@@ -190,9 +190,9 @@ def test_what_another_runner_holds_is_tried_again_and_then_left(box: Box, tmp_pa
         now[0] += seconds
 
     hands = Stubborn(box)
-    with box.project() as project:
-        project.env = project.env._replace(monotonic=lambda: now[0], sleep=sleep)
-        codes = fleet.run(project, hands, jobs=1, tell=quiet)
+    with box.session() as session:
+        set_env(session, monotonic=lambda: now[0], sleep=sleep)
+        codes = fleet.run(session, hands, jobs=1, tell=quiet)
     assert codes == {held: HELD, free: 0}
     assert hands.order.count(held) == fleet.TRIES and slept == [1.0, 2.0, 4.0, 8.0]
     assert fleet.exit_code(codes.values()) == HELD

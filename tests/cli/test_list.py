@@ -67,7 +67,7 @@ def many(box: Box, four: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> dic
 
 def kept(box: Box) -> Path:
     """Return where the briefs of a clone's protocols are kept."""
-    return box.project().dirs.briefs
+    return box.session().dirs.briefs
 
 
 def listed(box: Box, *options: str) -> str:
@@ -124,7 +124,7 @@ def test_a_branch_that_is_gone_or_shares_a_commit_is_listed_as_without_anything_
 
 def test_a_held_protocol_works_in_a_list_that_is_kept(box: Box, many: dict[str, str]) -> None:
     before = listed(box)
-    path = box.project().dirs.lock(many["ready"])
+    path = box.session().dirs.lock(many["ready"])
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -216,7 +216,7 @@ def test_one_among_many_folders_is_shown_and_their_tree_is_not_parsed(
     assert box.runner("status", four["done"], rc=0).out.count("waits for merge") == 1
     assert box.runner("status", four["merged"], rc=0).out.count("completed · merged") == 1
     assert parsed and max(parsed) < LONG
-    with box.project() as project:
-        assert len(lookup.known(project)) == 4 + 3 + 200
-        assert list(lookup.known(project, 4)) == ["00004-another", "0004-merged", "0004-other"]
+    with box.session() as session:
+        assert len(lookup.known(session.project)) == 4 + 3 + 200
+        assert list(lookup.known(session.project, 4)) == ["00004-another", "0004-merged", "0004-other"]
     assert max(parsed) > LONG

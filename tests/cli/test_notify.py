@@ -15,7 +15,7 @@ from unittest.mock import patch
 import pytest
 
 from runner.app import notify
-from tests.conftest import Box, command, slack
+from tests.conftest import Box, command, set_env, slack
 from tests.forge.serving import Answer, Asked, Server
 
 HUMAN = "kind: human\n"
@@ -74,10 +74,10 @@ def post_office() -> Iterator[tuple[int, list[str]]]:
 def tell(box: Box, *protocols: str, later: float = 0.0, **environ: str) -> tuple[float, list[str]]:
     """Tell people as `watch` does, `later` seconds from now; return (the seconds until again, what the person here is told)."""
     said: list[str] = []
-    with patch.dict(os.environ, box.environment()), box.project() as project:
-        known = {**project.env.environ, **environ}
-        project.env = project.env._replace(now=lambda: time.time() + later, environ=known, say=said.append)
-        return notify.tell(project, {name: project.tip(name) or "" for name in protocols}), said
+    with patch.dict(os.environ, box.environment()), box.session() as session:
+        known = {**session.env.environ, **environ}
+        set_env(session, now=lambda: time.time() + later, environ=known, say=said.append)
+        return notify.tell(session, {name: session.project.tip(name) or "" for name in protocols}), said
 
 
 def configured(box: Box, text: str, *, policy: str = "") -> None:

@@ -16,7 +16,7 @@ from runner.app import create, suite
 from runner.errors import WaitingError
 from runner.git import Git
 from runner.sandbox.bubblewrap import Bubblewrap
-from tests.conftest import Box, command
+from tests.conftest import Box, command, set_env
 from tests.executor.minds import sound
 
 SANDBOX = {"RUNNER_EXECUTOR": "sandbox"}
@@ -200,20 +200,20 @@ def test_a_person_at_a_terminal_is_asked_whether_to_start_where_tests_fail(box: 
     make(box, "true")
     box.write(CONFIG, 'checks: ["make test"]\n')
     box.commit("check")
-    with box.project() as project:
-        commit = project.git.resolve("HEAD")
+    with box.session() as session:
+        commit = session.git.resolve("HEAD")
         assert commit is not None
-        suite.note(project, commit, suite.Tried("make test", "", False, 5, 2, "", 1))
+        suite.note(session.project, commit, suite.Tried("make test", "", False, 5, 2, "", 1))
         asked: list[str] = []
 
         def no(question: str, choices: tuple[str, ...]) -> str:
             asked.append(question)
             return choices[1]
 
-        project.env = project.env._replace(ask=no)
+        set_env(session, ask=no)
         with pytest.raises(WaitingError, match="nothing was made: 2 of 5 tests fail on main already"):
-            create.create(project, "A", create.manual("A"), where="here")
-        assert asked == ["start all the same?"] and project.protocols() == {}
+            create.create(session, "A", create.manual("A"), where="here")
+        assert asked == ["start all the same?"] and session.project.protocols() == {}
 
 
 def test_tests_that_pass_in_a_command_that_fails_are_said_so(box: Box, sandbox: None) -> None:
@@ -325,11 +325,11 @@ def sleeps() -> bool:
 def test_all_tries_together_have_ten_minutes(box: Box, sandbox: None) -> None:
     make(box, "touch ran; exit 1")
     later = iter(range(0, 10**6, 400))
-    with box.project(executor="sandbox") as project:
-        project.env = project.env._replace(monotonic=lambda: float(next(later)))
-        commit, every = project.git.resolve("HEAD"), [suite.Candidate("make test", "Makefile")] * 9
+    with box.session(executor="sandbox") as session:
+        set_env(session, monotonic=lambda: float(next(later)))
+        commit, every = session.git.resolve("HEAD"), [suite.Candidate("make test", "Makefile")] * 9
         assert commit is not None and suite.LIMIT == 600
-        assert len(list(suite.tried(project, commit, every, lambda one: None))) < 2
+        assert len(list(suite.tried(session, commit, every, lambda one: None))) < 2
 
 
 def test_ctrl_c_skips_the_tries_and_the_files_are_written(box: Box, sandbox: None) -> None:

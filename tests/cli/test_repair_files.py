@@ -243,10 +243,10 @@ def test_what_git_keeps_of_a_worktree_is_written_again(box: Box, begun: str) -> 
 def test_a_worktree_that_git_is_removing_is_not_broken(box: Box, begun: str) -> None:
     """Git removes one file after the other."""
     at(box, f"worktrees/{begun}/commondir").unlink()
-    with box.project() as project:
-        removed = project.env._replace(sleep=lambda seconds: shutil.rmtree(at(box, f"worktrees/{begun}/HEAD").parent))
-        assert len(list(clone.severed_worktrees(Clone(project.git, project.dirs, project.env)))) == 1
-        assert list(clone.severed_worktrees(Clone(project.git, project.dirs, removed))) == []
+    with box.session() as session:
+        removed = session.env._replace(sleep=lambda seconds: shutil.rmtree(at(box, f"worktrees/{begun}/HEAD").parent))
+        assert len(list(clone.severed_worktrees(Clone(session.git, session.dirs, session.env)))) == 1
+        assert list(clone.severed_worktrees(Clone(session.git, session.dirs, removed))) == []
 
 
 @pytest.mark.slow
@@ -597,13 +597,13 @@ def git(box: Box) -> Iterator[Git]:
 
 
 def test_a_runner_that_moves_a_branch_meanwhile_rewrites_no_history(box: Box, begun: str) -> None:
-    with box.project() as project:
-        before = project.protocols()[begun]
+    with box.session() as session:
+        before = session.project.protocols()[begun]
         box.runner("step", begun, rc=0)
-        assert list(checks.of_protocol(project, begun, before)) == []
-        assert rewritten_from(project, begun, before) is None
+        assert list(checks.of_protocol(session, begun, before)) == []
+        assert rewritten_from(session.project, begun, before) is None
         box.git("update-ref", f"refs/heads/{begun}", before)
-        assert rewritten_from(project, begun, before) is not None
+        assert rewritten_from(session.project, begun, before) is not None
 
 
 def test_a_ref_that_somebody_mended_meanwhile_is_left_as_they_did(box: Box, begun: str, git: Git) -> None:
@@ -612,8 +612,8 @@ def test_a_ref_that_somebody_mended_meanwhile_is_left_as_they_did(box: Box, begu
     now = path.read_bytes()
     box.git("branch", "-f", "mine", "main")
     path.write_bytes(b"")
-    with box.project() as project:
-        here = Clone(git, project.dirs, project.env)
+    with box.session() as session:
+        here = Clone(git, session.dirs, session.env)
         finding = next(refs.find(here))
         assert finding.about is not None
         path.write_bytes(now)
@@ -636,10 +636,10 @@ def test_refs_that_come_and_go_meanwhile_are_not_broken(box: Box, begun: str, gi
 def test_a_worktree_that_follows_just_now_was_not_cut_off(box: Box, begun: str, git: Git) -> None:
     note = at(box, "runner/follows/x.json")
     note.write_text(f'{{"ref": "refs/heads/{begun}"}}')
-    with box.project() as project:
-        with locks.hold(project.dirs.publish_lock(f"refs/heads/{begun}"), project.env, what=begun):
-            assert list(clone.cut_follows(Clone(git, project.dirs, project.env))) == []
-        assert len(list(clone.cut_follows(Clone(git, project.dirs, project.env)))) == 1
+    with box.session() as session:
+        with locks.hold(session.dirs.publish_lock(f"refs/heads/{begun}"), session.env, what=begun):
+            assert list(clone.cut_follows(Clone(git, session.dirs, session.env))) == []
+        assert len(list(clone.cut_follows(Clone(git, session.dirs, session.env)))) == 1
 
 
 @pytest.mark.slow

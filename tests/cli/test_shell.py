@@ -134,8 +134,8 @@ def test_it_opens_beside_a_running_step_and_beside_another_shell(box: Box) -> No
         while not list(box.home.glob("**/going.txt")) and time.monotonic() < until:
             time.sleep(0.02)
         with (
-            box.project() as project,
-            locks.hold(project.dirs.lock(f"{protocol}.shell-1"), project.env, what="a shell"),
+            box.session() as session,
+            locks.hold(session.dirs.lock(f"{protocol}.shell-1"), session.env, what="a shell"),
         ):
             done = box.runner("shell", protocol, "a", "--", "sh", "-c", "pwd; ls; touch mine.txt", rc=0)
     finally:

@@ -271,21 +271,23 @@ def test_a_runner_that_moves_on_between_two_looks_did_not_rewrite_the_history(
 
         return looked
 
-    with box.project() as project:
+    with box.session() as session:
         if look == "ref":
             monkeypatch.setattr(Git, "ref", moving(Git.ref))
         else:
             for module in (load, describe):
                 monkeypatch.setattr(module, look, moving(read_checkpoint))
         if verb == "resume":
-            assert load.view(project, protocol).state.status in ("paused", "planned")
+            assert load.view(session, protocol).state.status in ("paused", "planned")
         else:
-            row = record.row(project.git, protocol, str(project.tip(protocol)))
-            branches = project.branches() if verb == "list" else None
+            row = record.row(session.git, protocol, str(session.project.tip(protocol)))
+            branches = session.project.branches() if verb == "list" else None
             if branches and look == "ref":
                 box.runner("resume", protocol, rc=0)
                 moved.append(True)
-            assert Describer(project, branches).describe(row, str(project.tip(protocol)), "1").word != "rewritten"
+            assert (
+                Describer(session, branches).describe(row, str(session.project.tip(protocol)), "1").word != "rewritten"
+            )
     assert moved
 
 
@@ -824,11 +826,11 @@ def test_a_base_that_is_no_branch_is_not_merged_here_and_next_says_what_does(box
 
 def test_a_run_waits_for_who_comes_in_between_two_transitions(box: Box) -> None:
     protocol = box.new({"01-a": command("echo a > a.txt"), "02-b": command("echo b > b.txt")})
-    with box.project(executor="host") as project:
-        place, env = project.dirs.lock(protocol), project.env
+    with box.session(executor="host") as session:
+        place, env = session.dirs.lock(protocol), session.env
         with locks.hold(place, env, what="a sync"), pytest.raises(HeldError, match="held by another runner"):
-            next(run.run(project, protocol, max_steps=9, adopt=True, tell=lambda done: None))
-        made = run.run(project, protocol, max_steps=9, adopt=True, tell=lambda done: None)
+            next(run.run(session, protocol, max_steps=9, adopt=True, tell=lambda done: None))
+        made = run.run(session, protocol, max_steps=9, adopt=True, tell=lambda done: None)
         next(made)
         with ExitStack() as between:
             between.enter_context(locks.hold(place, env, what="a sync"))

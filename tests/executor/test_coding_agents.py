@@ -567,7 +567,7 @@ def test_engines_tells_whether_an_agents_program_is_there(agents: Box) -> None:
 )
 def test_verify_refuses_a_call_that_the_policy_does_not_allow(agents: Box, call: tuple[str, Any], words: str) -> None:
     protocol = made(agents, "say hello")
-    git, commit = agents.project().git, agents.git("rev-parse", protocol).strip()
+    git, commit = agents.session().git, agents.git("rev-parse", protocol).strip()
     named = Named(commit, "step-finished", "do", 1, "")
     trusted = agents.git("rev-parse", "main").strip()
     found = transcripts._call_wrong(git, protocol, named, [(*call, False)], set(), trusted, "main")

@@ -77,8 +77,8 @@ def test_without_a_checkout_it_is_the_workspaces_own_path(box: Box, tmp_path: Pa
     bare = Box(tmp_path / "bare.git", box.home, box.env)
     bare.git("remote", "remove", "origin")
     protocol = ran(bare, "pwd -P > where.txt")
-    with bare.project() as project:
-        space = workspace.place(project.dirs, protocol, None)
+    with bare.session() as session:
+        space = workspace.place(session.dirs, protocol, None)
     assert bare.git("show", f"{protocol}:where.txt").strip() == str(space.work.resolve())
 
 

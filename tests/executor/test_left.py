@@ -184,8 +184,8 @@ def test_an_agent_that_leaves_too_much_is_blocked_with_what_it_paid(box: Box, sm
 
 
 def space(box: Box, protocol: str) -> Workspace:
-    with box.project() as project:
-        return Workspace(project.dirs.own / protocol)
+    with box.session() as session:
+        return Workspace(session.dirs.own / protocol)
 
 
 def test_work_so_far_leaves_out_what_is_too_big(box: Box) -> None:
@@ -197,8 +197,8 @@ def test_work_so_far_leaves_out_what_is_too_big(box: Box) -> None:
     (at.work / "big").write_bytes(b"x" * 101)
     for number in range(5):
         (at.work / f"f{number}").write_bytes(b"x" * (10 + number))
-    with box.project() as project:
-        tree = workspace.tree_now(project.git, at, Bounds(file=100, total=40))
+    with box.session() as session:
+        tree = workspace.tree_now(session.git, at, Bounds(file=100, total=40))
         names = box.git("ls-tree", "-r", "--name-only", tree).split()
         assert [name for name in names if not name.startswith(".protocols")] == ["f0", "f1", "f2", "src/app.py"]
         assert box.git("show", f"{tree}:src/app.py") == "print('hello')\n"
@@ -210,11 +210,11 @@ def test_too_many_files_are_refused_too(box: Box) -> None:
     at = space(box, protocol)
     for number in range(5):
         (at.work / f"f{number}").touch()
-    with box.project() as project:
-        start = project.git.resolve(f"{protocol}~1") or ""
+    with box.session() as session:
+        start = session.git.resolve(f"{protocol}~1") or ""
         with pytest.raises(TooMuchError, match="5 new or changed files"):
-            workspace.collect(project.git, at, start, (), Bounds(files=4))
-        assert len(workspace.collect(project.git, at, start, (), Bounds(files=5)).changed) == 5
+            workspace.collect(session.git, at, start, (), Bounds(files=4))
+        assert len(workspace.collect(session.git, at, start, (), Bounds(files=5)).changed) == 5
 
 
 NAMES = ("README.md", "src/app.py", "src", "new", "new/a", "d/e/f", "x.pyc", "crlf.txt", "\udcff")
@@ -256,9 +256,9 @@ def test_work_so_far_is_what_git_adds_when_it_looks_at_every_file(
 ) -> None:
     root = tmp_path_factory.mktemp("at") / "root"
     whole = root / "whole"
-    with shared.project() as project:
-        git, at = project.git, Workspace(root)
-        workspace.reset(git, at, git.resolve("main") or "", "0001-x", project.env)
+    with shared.session() as session:
+        git, at = session.git, Workspace(root)
+        workspace.reset(git, at, git.resolve("main") or "", "0001-x", session.env)
         old = time.time() - 10
         os.utime(root / "checked-out", (old, old))  # as when the index was written later than all files
         for acts in rounds:

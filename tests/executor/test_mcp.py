@@ -87,8 +87,8 @@ def test_a_rule_about_a_path_holds_however_a_server_is_given_it(box: Box, alice:
     allow(box, alice, 'rules: [{deny: {tool: "mcp:docs/*", path: "secrets/**"}, reason: not those}]\n')
     with mind(box) as wire:
         protocol = box.new({"01-a": agent()})
-        with box.project() as project:
-            work = workspace.place(project.dirs, protocol, None).work
+        with box.session() as session:
+            work = workspace.place(session.dirs, protocol, None).work
         name, arguments = call("look", "well")
         wire.script = Script(say((name, {**arguments, "path": path.format(work=work)})), finish())
         box.runner("run", protocol, rc=0)
@@ -115,8 +115,8 @@ def test_what_a_step_left_in_its_home_is_not_run_by_a_server(box: Box) -> None:
         protocol = box.new({"01-a": agent()})
         box.runner("run", protocol, rc=0)
     (look,) = results(box, protocol, "a.1")[:1]
-    with box.project() as project:
-        space = workspace.place(project.dirs, protocol, None)
+    with box.session() as session:
+        space = workspace.place(session.dirs, protocol, None)
     assert look["content"] == str(space.root / "mcp-docs") != str(space.home)
 
 
@@ -149,8 +149,8 @@ def test_a_servers_question_is_a_persons_and_its_answer_resumes_the_call(box: Bo
         assert lines(ledger) == []
         sound(box, protocol)
         box.runner("run", protocol, rc=WAITS)  # nobody answered
-        with box.project() as project, pytest.raises(RefusedError, match="only a model's question"):
-            mcp.answer(project, protocol, None, "3")  # what another program says is no person's answer to a server
+        with box.session() as session, pytest.raises(RefusedError, match="only a model's question"):
+            mcp.answer(session, protocol, None, "3")  # what another program says is no person's answer to a server
         box.runner("answer", protocol, "3", rc=0)
         box.runner("run", protocol, rc=0)
         assert wire.wrong == [] and len(wire.bodies) == 2

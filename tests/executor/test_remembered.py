@@ -12,44 +12,44 @@ from runner.app import run
 from runner.executor import advance
 from runner.protocol import state
 from runner.store import pending, snapshot
-from runner.store.project import Project
-from tests.conftest import Box, mostly_slow
+from runner.store.project import Session
+from tests.conftest import Box, mostly_slow, set_env
 
 ECHO = "kind: tool\ntool: echo\nwith: {text: a}\n"
 PROTOCOL = {"01-a": ECHO, "02-b": ECHO, "03-c": "kind: command\nrun: echo c > c.txt\n", "04-d": ECHO}
 
 
-def agrees(project: Project, tip: str, protocol: str) -> None:
+def agrees(session: Session, tip: str, protocol: str) -> None:
     """What is kept is the snapshot that a fresh look gives, down to the bytes of state.json."""
-    kept, fresh = project.snapshot, snapshot.read(project.git, tip, protocol)
+    kept, fresh = session.snapshot, snapshot.read(session.git, tip, protocol)
     assert kept is not None and kept == fresh
     assert (kept.files.plan_files, kept.files.parts) == (fresh.files.plan_files, fresh.files.parts)
-    assert project.git.blob(fresh.files["state.json"].oid) == state.render(kept.state, kept.rendered)
+    assert session.git.blob(fresh.files["state.json"].oid) == state.render(kept.state, kept.rendered)
 
 
 def test_what_is_kept_after_each_transition_is_what_a_fresh_look_gives(box: Box) -> None:
     protocol = box.new(PROTOCOL)
-    with box.project() as project:
+    with box.session() as session:
         for _ in range(2):
-            agrees(project, advance.step(project, protocol).commit, protocol)
-        plan = project.plan
+            agrees(session, advance.step(session, protocol).commit, protocol)
+        plan = session.plan
         path = box.worktree(protocol) / f".protocols/{protocol}/04-d.md"
         path.write_text(path.read_text().replace("text: a", "text: b"))
         box.commit("another text", cwd=box.worktree(protocol))
-        done = advance.step(project, protocol)
-        assert [event.name for event in done.events][:1] == ["plan-edited"] and project.plan != plan
-        agrees(project, done.commit, protocol)
-        done = advance.step(project, protocol)
+        done = advance.step(session, protocol)
+        assert [event.name for event in done.events][:1] == ["plan-edited"] and session.plan != plan
+        agrees(session, done.commit, protocol)
+        done = advance.step(session, protocol)
         assert done.state.status == "completed" and done.state.steps["d"].result == {"text": "b"}
-        agrees(project, done.commit, protocol)
+        agrees(session, done.commit, protocol)
     box.runner("verify", protocol, rc=0)
 
 
 def test_two_protocols_of_one_process_are_not_taken_for_each_other(box: Box) -> None:
     one, other = box.new(PROTOCOL), box.new({"01-a": ECHO})
-    with box.project() as project:
+    with box.session() as session:
         for protocol in (one, other, one):
-            agrees(project, advance.step(project, protocol).commit, protocol)
+            agrees(session, advance.step(session, protocol).commit, protocol)
 
 
 def test_a_builtin_tool_needs_no_workspace(box: Box, tmp_path: Path) -> None:
@@ -64,10 +64,10 @@ def test_a_builtin_tool_needs_no_workspace(box: Box, tmp_path: Path) -> None:
 # --- a run's looks for a person's edits ------------------------------------------------------------------------------------
 
 
-def running(project: Project, protocol: str) -> Iterator[str]:
+def running(session: Session, protocol: str) -> Iterator[str]:
     """Run a protocol while the clock stands still, so that one look for edits has to do; give what each transition made."""
-    project.env = project.env._replace(monotonic=lambda: 0.0)
-    for done in run.run(project, protocol, max_steps=20, adopt=True, tell=lambda done: None):
+    set_env(session, monotonic=lambda: 0.0)
+    for done in run.run(session, protocol, max_steps=20, adopt=True, tell=lambda done: None):
         yield ", ".join(f"{one.name} {one.subject}" for one in done.events)
 
 
@@ -106,14 +106,14 @@ def test_an_edit_between_two_transitions_of_a_run_is_picked_up_before_a_step_use
     monkeypatch.setattr(pending, "MOST", 1)  # each is reported before the next
     protocol = box.new({"01-a": ECHO, "02-b": ECHO, "03-c": ECHO})
     at = box.worktree(protocol)
-    with box.project() as project:
+    with box.session() as session:
         made = []
-        for told in running(project, protocol):
+        for told in running(session, protocol):
             made.append(told)
             if len(made) == 1:
                 edit(at / f".protocols/{protocol}")
-        assert project.snapshot is not None
-        results = {slug: step.result for slug, step in project.snapshot.state.steps.items()}
+        assert session.snapshot is not None
+        results = {slug: step.result for slug, step in session.snapshot.state.steps.items()}
     b = {"text": "b" if edit in (_next, _renamed_over) else "a"}
     c = {"text": "b" if edit is _later else "a"}
     d = {"d": {"text": "a"}} if edit is _new else {}
@@ -128,9 +128,9 @@ def test_an_edit_between_two_transitions_of_a_run_is_picked_up_before_a_step_use
 def test_an_edit_of_what_is_done_is_found_before_a_run_reports_its_end(box: Box) -> None:
     protocol = box.new({"01-a": ECHO, "02-b": "kind: human\n"})
     at = box.worktree(protocol) / f".protocols/{protocol}/01-a.md"
-    with box.project() as project:
+    with box.session() as session:
         made = []
-        for told in running(project, protocol):
+        for told in running(session, protocol):
             made.append(told)
             at.write_text(at.read_text().replace("Do it.", "Do it well."))
     assert len(made) >= 2 and "plan-edited plan" in made[1], made
@@ -151,10 +151,10 @@ def test_a_run_lists_the_folder_once_a_batch(box: Box) -> None:
     protocol = box.new({f"{number:02d}-s{number}": ECHO for number in range(1, 11)})
     at = f"{box.worktree(protocol)}/.protocols/{protocol}"
     sys.addaudithook(_hear)
-    with box.project() as project:
+    with box.session() as session:
         _listening = True
         try:
-            made = list(running(project, protocol))
+            made = list(running(session, protocol))
         finally:
             _listening = False
     assert len(made) == 10

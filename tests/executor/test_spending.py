@@ -220,22 +220,22 @@ def test_whatever_happens_a_budget_leaves_what_was_not_paid(
     ground: tuple[Box, str], happened: list[tuple[str, str, int]], at: str
 ) -> None:
     box, protocol = ground
-    with box.project() as project:
-        git = project.git
-        seen = load.view(project, protocol)
-        plan = load.read_plan(project, seen)
-        folder = project.dirs.journal(protocol)
+    with box.session() as session:
+        git = session.git
+        seen = load.view(session, protocol)
+        plan = load.read_plan(session, seen)
+        folder = session.dirs.journal(protocol)
         git.update_refs({history.ref_of(protocol): (None, git.ref(history.ref_of(protocol)))}, "test: again")
         for path in folder.glob("*"):
             path.unlink()
         kept, here = Total(), Total()  # what the record has; what only this clone knows of
 
         def file(name: str, data: bytes) -> None:
-            made, before = history.add(git, protocol, {f"runs/{name}.jsonl": data}, seen.tip, project.runner())
+            made, before = history.add(git, protocol, {f"runs/{name}.jsonl": data}, seen.tip, session.project.runner())
             git.update_refs({history.ref_of(protocol): (made, before)}, "test: filed")
 
         for what, name, cents in happened:
-            journal = open_journal(project, protocol, name)  # each time anew: as after a kill
+            journal = open_journal(session, protocol, name)  # each time anew: as after a kill
             if what == "answer":
                 journal.append(record_of(answer(cents)))
                 here += spending.of(journal.records[-1:])
@@ -254,10 +254,10 @@ def test_whatever_happens_a_budget_leaves_what_was_not_paid(
                 kept += spending.of(theirs.records[-1:])
                 file(name, theirs.transcript())
 
-        journal = open_journal(project, protocol, at)
+        journal = open_journal(session, protocol, at)
         spent = SpentTotal(usd=format(kept.usd, "f"), input_tokens=kept.input_tokens, output_tokens=kept.output_tokens)
         state = seen.state._replace(spent=spent)
-        found = spending.limits(project, seen, plan, state, journal, spending.Own((), 60.0))
+        found = spending.limits(session.project, seen, plan, state, journal, spending.Own((), 60.0))
         used = spending.of(journal.records)
         assert found.usd is not None and found.tokens is not None
         assert found.usd == max(Decimal(10) - kept.usd - here.usd + used.usd, 0)

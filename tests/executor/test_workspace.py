@@ -25,8 +25,8 @@ def nest(folder: str) -> str:
 
 
 def space(box: Box, protocol: str) -> Path:
-    with box.project() as project:
-        return project.dirs.own / protocol
+    with box.session() as session:
+        return session.dirs.own / protocol
 
 
 @pytest.fixture
@@ -210,10 +210,10 @@ def test_a_file_whose_name_git_does_not_take_is_not_passed_over(box: Box, name: 
 def test_a_file_whose_time_is_set_back_is_seen_to_change_within_a_second(box: Box, look: str) -> None:
     """git compares a file's ctime by seconds, and reads a file again by its mtime."""
     protocol = box.new({"01-a": command("true")})
-    with box.project() as project:
-        git, tip = project.git, box.git("rev-parse", protocol).strip()
-        at = workspace.place(project.dirs, protocol, None)
-        workspace.reset(git, at, tip, protocol, project.env)
+    with box.session() as session:
+        git, tip = session.git, box.git("rev-parse", protocol).strip()
+        at = workspace.place(session.dirs, protocol, None)
+        workspace.reset(git, at, tip, protocol, session.env)
 
         def left(text: str) -> tuple[str, int]:
             file = at.work / "version"
@@ -248,8 +248,8 @@ def test_doctor_looks_for_lost_objects_below_the_workspace_alone(box: Box, perso
         (path / "src/app.py").write_text("another\n")
     oid = box.git("rev-parse", f"{protocol}:src/app.py").strip()
     (box.path / ".git/objects" / oid[:2] / oid[2:]).unlink()
-    with box.project() as project:
-        found = objects.from_work_trees(Clone(project.git, project.dirs, project.env), {oid})
+    with box.session() as session:
+        found = objects.from_work_trees(Clone(session.git, session.dirs, session.env), {oid})
     assert found == ([oid] if how == "itself" else [])
     box.git("hash-object", "-w", persons / ("src/app.py" if how == "a link above" else "app.py"))
 

@@ -251,8 +251,8 @@ def test_what_is_settled_while_pushes_are_heard_twice_counts_once(tmp_path: Path
     (bare / "hooks/post-receive").chmod(0o755)
     with repeating(tmp_path, *TWICE["heard, the last answer"]) as (url, answered):
         box.git("remote", "add", "origin", f"{url}/origin.git")
-        with opened(box, publish="always") as project:
-            spends = shared_budget(project, usd=Decimal(1))
+        with opened(box, publish="always") as session:
+            spends = shared_budget(session, usd=Decimal(1))
             spends.reserve("model", Decimal("0.5"), 10)
             spends.charge(Decimal("0.2"), 7)
             spends.close()

@@ -28,7 +28,7 @@ from runner.errors import InsufficientHistoryError
 from runner.git import Git
 from runner.store.environment import Environment, write_checkpoint
 from runner.store.history import fetched
-from runner.store.project import Project
+from runner.store.project import Session
 from runner.store.trusted import Trusted
 from runner.trust import verify
 from runner.trust.walk import Finding, Report
@@ -105,7 +105,7 @@ class Shelf:
         folder.mkdir(parents=True, exist_ok=True)
         self._held = contextlib.ExitStack()
         self._gits: dict[str, Git] = {}
-        self._projects: dict[str, Project] = {}
+        self._projects: dict[str, Session] = {}
         self._kinds: dict[str, str] = {}
         if bundles == HERE and _taken_in:  # once in each process: to take in 39 bundles takes seconds
             shutil.copytree(_taken_in[0], folder, dirs_exist_ok=True)
@@ -129,8 +129,8 @@ class Shelf:
 
     def close(self) -> None:
         """End what is held open."""
-        for project in self._projects.values():
-            project.close()
+        for session in self._projects.values():
+            session.close()
         self._held.close()
 
     def path(self, case: Case) -> Path:
@@ -160,7 +160,7 @@ class Shelf:
             InsufficientHistoryError: it cannot tell.
         """
         if case.whole:
-            return app_verify.examine(self.project(case), case.protocol, live=case.job, from_work=case.job)
+            return app_verify.examine(self.session(case), case.protocol, live=case.job, from_work=case.job)
         tip = self.ref(case, "tip")
         assert tip is not None
         return verify.verify(self.objects(case), case.protocol, tip, self.trusted(case))
@@ -211,7 +211,7 @@ class Shelf:
         text = git("log", "--format=%(trailers:key=Runner-Event,valueonly)", tip, at=self.path(case))
         return {line.partition(" ")[0] for line in text.split("\n") if line}
 
-    def project(self, case: Case) -> Project:
+    def session(self, case: Case) -> Session:
         """Return a repository that has the case's refs where a clone has them, and nothing else."""
         if case.name not in self._projects:
             at = self.folder / "whole" / case.name
@@ -232,10 +232,10 @@ class Shelf:
             git("update-ref", "--stdin", at=at, data="".join(f"update {ref} {oid}\n" for ref, oid in refs).encode())
             if case.job:
                 self._publish(case, at)
-            project = Project.open(at, _surroundings(at), {})
+            session = Session.open(at, _surroundings(at), {})
             if case.seen:
-                write_checkpoint(project.dirs, case.protocol, case.seen, "")
-            self._projects[case.name] = project
+                write_checkpoint(session.dirs, case.protocol, case.seen, "")
+            self._projects[case.name] = session
         return self._projects[case.name]
 
     def _publish(self, case: Case, at: Path) -> None:

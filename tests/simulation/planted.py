@@ -69,13 +69,13 @@ def _drops_all(project: Any, held: Any, left: Any, keep: bool) -> Changes:
     return _moved_on(project, held, {}, keep)
 
 
-def _unfenced(project: Any, changes: Changes, *, keep: bool = False) -> None:
-    held, mirror = project.lease, project.mirror
+def _unfenced(session: Any, changes: Changes, *, keep: bool = False) -> None:
+    held, mirror = session.lease, session.mirror
     mirror.push(changes)
     if not keep:
         with contextlib.suppress(RunnerError):
-            _push_lease(project, {}, keep=False)
-        lease._let_go(project, held)
+            _push_lease(session, {}, keep=False)
+        lease._let_go(session, held)
 
 
 _push_lease = lease.push
@@ -93,14 +93,14 @@ def _unsynced(self: Journal, lines: bytes) -> None:
 
 Planted = tuple[tuple[object, str, Callable[..., Any]], ...]
 PLANTED: Mapping[str, Planted] = {
-    "a call is not announced before it begins": ((lease, "announce", lambda project, intent: None),),
+    "a call is not announced before it begins": ((lease, "announce", lambda session, intent: None),),
     "a push moves a ref wherever it is": ((Mirror, "push", _blind_push),),
     "a lost answer of a tool is taken for a failure": ((python, "OutcomeUnknownError", ToolError),),
-    "people's commits are not carried over": ((publishing, "carry", lambda project, commit, onto, protocol: onto),),
+    "people's commits are not carried over": ((publishing, "carry", lambda session, commit, onto, protocol: onto),),
     "a local ref moves wherever it is": ((Git, "update_refs", _blind_update),),
     "a push that moved nothing is taken for done": ((remote, "_up_to_date", lambda out: []),),
     "an effect is not in the journal before it begins": ((effects.ExternalCalls, "append", _append_without_intent),),
-    "the lease is not looked at before something begins": ((lease, "ensure", lambda project: None),),
+    "the lease is not looked at before something begins": ((lease, "ensure", lambda session: None),),
     "an announcement does not look at what the branch says": ((lease, "_concerns", lambda *about: False),),
     "the torn end of a journal is taken for damage": ((Journal, "_is_torn", lambda self, data, at: False),),
     "a lease is taken over at once": ((lease, "notice", _never_waits),),

@@ -24,7 +24,7 @@ from runner.protocol import log, machine, paths, state, transcript
 from runner.protocol.approval_file import Decision
 from runner.store import history, lease, record, trusted
 from runner.store.environment import Environment, StateDir
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.trust import verify
 from tests.simulation import outside
 from tests.simulation.disk import Disk, Unsynced
@@ -167,7 +167,7 @@ class Process:
     host: Host
     batches: bool = False
     beat: tuple[float, Callable[[], float]] | None = None  # when the lease is renewed beside the work, and how
-    project: Project | None = None
+    session: Session | None = None
     patience: float = 120.0  # seconds till the next one, at most
     is_unanswered: bool = False  # its last push: it was not told what came of it
     saw: str | None = None  # where the branch was on the remote when its last push began
@@ -218,14 +218,14 @@ class Process:
         """Renew no lease any more."""
         self.beat = None
 
-    def open(self) -> Project:
+    def open(self) -> Session:
         """Return the project as a new process finds it."""
         world, host, who = self.world, self.host, self.environment()
         git = MemoryGit(host.repository, host.folder / "shop.git", world.line, world.scheduler.seam)
         dirs = StateDir(git.common_dir, who.state_home)
         options = {"ephemeral": "yes"} if host.vanishes else {}
-        self.project = Project(git, dirs, who, trusted.last_seen(git, dirs), options)
-        return self.project
+        self.session = Session(Project(git, dirs, who, trusted.last_seen(git, dirs), options))
+        return self.session
 
 
 @dataclass(frozen=True, slots=True)
@@ -448,8 +448,8 @@ class World:
         else:
             desk = staying[0]
         self.desk = Process(desk)
-        with self.desk.open() as project:
-            self.protocol = create.create(project, "Work", self._plan(), where="plan").protocol
+        with self.desk.open() as session:
+            self.protocol = create.create(session, "Work", self._plan(), where="plan").protocol
         self.ref = f"refs/heads/{self.protocol}"
         for host in self.hosts:
             for number in range(1 if host.vanishes else rng.choice((1, 2, 2))):
@@ -509,7 +509,7 @@ class World:
                         self._doctor(process)
                     self._command(process)
                 except Crash:
-                    process.project = process.beat = None
+                    process.session = process.beat = None
                     if scheduler.ending:
                         raise
                     task.dying = False
@@ -523,18 +523,18 @@ class World:
         """Be one process: `runner run` or `runner step`."""
         scheduler = self.scheduler
         try:
-            with process.open() as project:
+            with process.open() as session:
                 if not process.batches:
-                    advance.step(project, self.protocol)
+                    advance.step(session, self.protocol)
                 else:
                     most = scheduler.rng.choice((1, 3, 100))
-                    steps = run.run(project, self.protocol, max_steps=most, adopt=True, tell=self._told)
+                    steps = run.run(session, self.protocol, max_steps=most, adopt=True, tell=self._told)
                     assert isinstance(steps, Generator)
                     with contextlib.closing(steps):
                         for _ in steps:
                             scheduler.seam("word", "a transition")
                 if self.publish == "ask":
-                    sync.offer(project, self.protocol)
+                    sync.offer(session, self.protocol)
         except RunnerError as error:
             if not self._may_end_so(process, error):
                 raise
@@ -545,7 +545,7 @@ class World:
             scheduler.tell("ends")
             process.patience = 120.0
         finally:
-            process.project = process.beat = None
+            process.session = process.beat = None
 
     def _told(self, done: Advanced) -> None:
         if done.commit not in self._running().host.repository.objects:
@@ -580,13 +580,13 @@ class World:
                     self._doctor(self.desk)
                 tip = self.desk.host.repository.refs.get(self.ref)
                 if not woken and self.publish == "always" and tip is not None and not self._is_kept(tip):
-                    self._said("sync", lambda project: None)
+                    self._said("sync", lambda session: None)
                 if not woken:
                     self._say_what_is_owed()
                     if self.publish != "always" and rng.random() < 0.2:
-                        self._said("sync", lambda project: sync.sync(project, [self.protocol]))
+                        self._said("sync", lambda session: sync.sync(session, [self.protocol]))
             except Crash:
-                self.desk.project = self.desk.beat = None
+                self.desk.session = self.desk.beat = None
                 if scheduler.ending:
                     raise
                 task.dying = False
@@ -613,23 +613,23 @@ class World:
         found: dict[str, Any] = json.loads(self.home.objects[oid][1])
         return found
 
-    def _said(self, what: str, word: Callable[[Project], object]) -> None:
+    def _said(self, what: str, word: Callable[[Session], object]) -> None:
         """Have the person type a command at the desk."""
         self.scheduler.tell(f"the person: {what}")
         desk = self.desk
         try:
             if self.publish == "always":
-                with desk.open() as project:
-                    sync.sync(project, [self.protocol])
-            with desk.open() as project:
-                word(project)
-                seen = project.snapshot
+                with desk.open() as session:
+                    sync.sync(session, [self.protocol])
+            with desk.open() as session:
+                word(session)
+                seen = session.snapshot
         except RunnerError as error:
             self.scheduler.tell(f"told: {type(error).__name__}: {error.what}")
             desk.is_wrong = isinstance(error, IntegrityError)
             return
         finally:
-            desk.project = desk.beat = None
+            desk.session = desk.beat = None
         if seen is not None and self._is_a_word(seen.tip):
             self.said.append((what, seen.tip))
             if self.publish == "always" and not self._is_kept(seen.tip):
@@ -654,13 +654,13 @@ class World:
             self._look_whether_all_is_over()
             return
         if now["status"] == "paused":
-            self._said("resume", lambda project: steer.resume(project, self.protocol))
+            self._said("resume", lambda session: steer.resume(session, self.protocol))
         elif now["status"] in ("failed", "blocked"):
             stopped = [slug for slug, step in now["steps"].items() if step["status"] in ("failed", "blocked")]
             if stopped:
-                self._said("retry", lambda project: steer.retry(project, self.protocol, step=stopped[0]))
+                self._said("retry", lambda session: steer.retry(session, self.protocol, step=stopped[0]))
             else:
-                self._said("resume", lambda project: steer.resume(project, self.protocol))
+                self._said("resume", lambda session: steer.resume(session, self.protocol))
         for wait in now["waiting"]:
             self._answer(wait)
 
@@ -668,8 +668,8 @@ class World:
         name, text = str(wait["id"]), "done"
         if wait["kind"] in ("call", "approval"):
 
-            def approves(project: Project) -> object:
-                return approve.answer(project, approve.matter(project, self.protocol, name), Decision.APPROVE)
+            def approves(session: Session) -> object:
+                return approve.answer(session, approve.matter(session, self.protocol, name), Decision.APPROVE)
 
             self._said(f"approve {name}", approves)
             return
@@ -684,7 +684,7 @@ class World:
             return
         elif wait["kind"] not in ("human", "question"):
             raise Violation(f"nobody knows what to say to {wait}")
-        self._said(f"answer {name} {text}", lambda project: steer.answer(project, self.protocol, name, text))
+        self._said(f"answer {name} {text}", lambda session: steer.answer(session, self.protocol, name, text))
 
     @staticmethod
     def _is_about(about: str, text: str) -> bool:
@@ -765,7 +765,7 @@ class World:
 
     def _pause(self) -> None:
         if self.state()["status"] == "running":
-            self._said("pause", lambda project: steer.pause(project, self.protocol))
+            self._said("pause", lambda session: steer.pause(session, self.protocol))
 
     # --- people who rewrite ----------------------------------------------------------------------------------------------
 
@@ -789,7 +789,7 @@ class World:
 
     def _is_quiet(self) -> bool:
         """Return whether nothing runs in the person's clone: who rewrites looks for that at least."""
-        return not any(one.project for one in self.at.values() if one.host is self.desk.host)
+        return not any(one.session for one in self.at.values() if one.host is self.desk.host)
 
     def _damage(self) -> None:
         """The record is changed by hand, in a commit that is pushed; what is told of it is `doctor --fix`."""
@@ -818,15 +818,15 @@ class World:
         self.scheduler.tell("a person: doctor --fix")
         process.is_wrong = False
         try:
-            with process.open() as project:
-                checks.fix_protocols(project, self.protocol, lambda line: self.scheduler.tell(f"says: {line}"))
+            with process.open() as session:
+                checks.fix_protocols(session, self.protocol, lambda line: self.scheduler.tell(f"says: {line}"))
             if self.publish == "always":
-                with process.open() as project:
-                    sync.sync(project, [self.protocol])
+                with process.open() as session:
+                    sync.sync(session, [self.protocol])
         except RunnerError as error:
             self.scheduler.tell(f"told: {type(error).__name__}: {error.what}")
         finally:
-            process.project = process.beat = None
+            process.session = process.beat = None
 
     def forget_local_words(self, host: Host) -> None:
         """What was committed in a clone alone goes with it."""
@@ -857,11 +857,11 @@ class World:
     def check_begins(self, what: str) -> None:
         """A command, a call or a question to a model begins: where all is published, under a lease that is this process's."""
         process = self._running()
-        project = process.project
-        assert project is not None
+        session = process.session
+        assert session is not None
         if self.publish != "always":
             return
-        there, held = self._lease(self.remote.refs.get(lease.ref_of(self.protocol))), project.lease
+        there, held = self._lease(self.remote.refs.get(lease.ref_of(self.protocol))), session.lease
         if held is None or there is None or there["nonce"] != held.lease.nonce:
             raise Violation(f"{what} begins on {process.host.name}, which has no lease: {there}")
 
@@ -870,7 +870,7 @@ class World:
         process = self.process
         if process is None:
             return Sent(None, "", 0, None)
-        held = process.project.lease if process.project else None
+        held = process.session.lease if process.session else None
         return Sent(process, process.host.name, process.host.life, held.lease.nonce if held else None, process.saw)
 
     def check_answer(self, changes: Mapping[str, tuple[str | None, str | None]]) -> None:
@@ -996,12 +996,12 @@ class World:
 
     def _at_the_end(self) -> None:
         for host in (self.desk.host, *self.hosts):
-            with Process(host).open() as project:
+            with Process(host).open() as session:
                 try:
-                    sync.sync(project, [self.protocol])
+                    sync.sync(session, [self.protocol])
                 except verify.RewrittenError:  # the person was told to type this, while the remote was away
-                    checks.fix_protocols(project, self.protocol, lambda line: self.scheduler.tell(f"says: {line}"))
-                    sync.sync(project, [self.protocol])
+                    checks.fix_protocols(session, self.protocol, lambda line: self.scheduler.tell(f"says: {line}"))
+                    sync.sync(session, [self.protocol])
                 except (
                     RefusedError
                 ) as error:  # it has the commit that was amended, and a later edit is in the same lines

@@ -22,7 +22,7 @@ from typing import Any
 
 from runner.app import create, steer
 from runner.errors import ConflictError, HeldError
-from runner.store.project import Project
+from runner.store.project import Session
 from tests.conftest import Box, make_box
 
 EACH = 10  # transitions of the watcher's a protocol
@@ -94,8 +94,8 @@ def _median(samples: list[Sample]) -> Sample:
 
 def soak(box: Box, protocols: int, say: Any = lambda line: None) -> Soaked:
     """Make the protocols, watch them to their end, and maintain the repository."""
-    with box.project() as project:
-        names = [create.create(project, "Soak", PLAN, where="plan").protocol for _ in range(protocols)]
+    with box.session() as session:
+        names = [create.create(session, "Soak", PLAN, where="plan").protocol for _ in range(protocols)]
     say(f"{protocols:,} protocols made")
     process = subprocess.Popen(
         [sys.executable, "-m", "runner", "watch", "--json"],
@@ -111,7 +111,7 @@ def soak(box: Box, protocols: int, say: Any = lambda line: None) -> Soaked:
     hang = threading.Timer(SILENT, process.kill)
     try:
         completed, every = 0, max(1, protocols * EACH // 200)
-        with box.project() as project:
+        with box.session() as session:
             assert process.stdout is not None
             for line in process.stdout:
                 row = json.loads(line)
@@ -126,7 +126,7 @@ def soak(box: Box, protocols: int, say: Any = lambda line: None) -> Soaked:
                     if found.transitions % (protocols * EACH // 10) == 0:
                         say(f"{found.transitions:,} transitions, {found.samples[-1].memory / 1024:.1f} MiB")
                 elif row["event"] == "rests" and row["status"] == "running":
-                    _answer(project, row["protocol"])
+                    _answer(session, row["protocol"])
                 elif row["event"] == "rests" and row["status"] == "completed":
                     completed += 1
                     if completed == protocols:
@@ -152,11 +152,11 @@ def soak(box: Box, protocols: int, say: Any = lambda line: None) -> Soaked:
     return found
 
 
-def _answer(project: Project, protocol: str) -> None:
+def _answer(session: Session, protocol: str) -> None:
     """Do a person's part, beside the watcher."""
     for _ in range(100):
         try:
-            steer.answer(project, protocol, None, "done")
+            steer.answer(session, protocol, None, "done")
             return
         except (ConflictError, HeldError):
             time.sleep(0.05)

@@ -17,8 +17,8 @@ from runner.errors import IntegrityError, SpentError, UnreachableError
 from runner.git import BLOB, TreeEntry
 from runner.protocol.policy_file import DayBudget
 from runner.store import day_budget
-from runner.store.project import Project
-from tests.conftest import Box, clone
+from runner.store.project import Session
+from tests.conftest import Box, clone, set_env
 from tests.protocol.test_schema import validator
 
 DAY = "2023-11-14"  # of the fixed clock
@@ -32,7 +32,7 @@ from pathlib import Path
 from runner.errors import SpentError
 from runner.protocol.policy_file import DayBudget
 from runner.store import day_budget
-from runner.store.project import Project
+from runner.store.project import Session
 from runner.store.environment import Environment
 
 path, home, publish, seed, told = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5]
@@ -41,17 +41,17 @@ who = Environment(
     now=lambda: 1_700_000_000.0, monotonic=time.monotonic, sleep=time.sleep, host=f"host-{seed}", pid=os.getpid(), state_home=home,
     random_hex=lambda count: os.urandom(count).hex()[:count], environ=dict(os.environ) | {"RUNNER_EMAIL": "r@example.test"},
 )
-with Project.open(Path(path), who, {"publish": publish}) as project, open(told, "a", buffering=1) as paid:
-    project.shared_budget = day_budget.Reservation(project, lambda: DayBudget(usd="1", tokens="5000"))
+with Session.open(Path(path), who, {"publish": publish}) as session, open(told, "a", buffering=1) as paid:
+    session.shared_budget = day_budget.Reservation(session, lambda: DayBudget(usd="1", tokens="5000"))
     try:
         for _ in range(dice.randrange(5, 40)):
             most = dice.randrange(1, 60)
-            project.shared_budget.reserve("model", Decimal(most) / 1000, most)
+            session.shared_budget.reserve("model", Decimal(most) / 1000, most)
             if dice.random() < 0.04:
                 os._exit(9)
             really = dice.randrange(0, most + 1)
             paid.write(f"{really}\\n")
-            project.shared_budget.charge(Decimal(really) / 1000, really)
+            session.shared_budget.charge(Decimal(really) / 1000, really)
     except SpentError as error:
         print(error.what, flush=True)
         if dice.random() < 0.5:
@@ -112,26 +112,27 @@ def test_several_clones_of_one_remote_never_pass_the_cap(remote: Box, tmp_path: 
     run_all([remote, clone(remote, "bob"), clone(remote, "carol")], "always", 9, tmp_path)
 
 
-def opened(box: Box, now: list[float] | None = None, **options: str) -> Project:
+def opened(box: Box, now: list[float] | None = None, **options: str) -> Session:
     """Open a clone whose clock stands at `now`."""
 
-    project = box.project(**options)
-    project.env = project.env._replace(
+    session = box.session(**options)
+    set_env(
+        session,
         now=lambda: (now or [1_700_000_000.0])[0],
         sleep=lambda seconds: None,
         random_hex=lambda count: os.urandom(count).hex()[:count],
     )
-    return project
+    return session
 
 
-def shared_budget(project: Project, **cap: Any) -> day_budget.Reservation:
-    project.shared_budget = day_budget.Reservation(project, lambda: DayBudget.model_construct(**cap))
-    return project.shared_budget
+def shared_budget(session: Session, **cap: Any) -> day_budget.Reservation:
+    session.shared_budget = day_budget.Reservation(session, lambda: DayBudget.model_construct(**cap))
+    return session.shared_budget
 
 
 def test_parts_grow_so_that_pushes_are_few_and_the_rest_is_given_back(remote: Box, tmp_path: Path) -> None:
-    with opened(remote, publish="always") as project:
-        mine = shared_budget(project, usd=Decimal(10))
+    with opened(remote, publish="always") as session:
+        mine = shared_budget(session, usd=Decimal(10))
         for _ in range(1000):
             mine.reserve("model", PAID, 10)
             mine.charge(PAID / 2, 10)
@@ -144,8 +145,8 @@ def test_parts_grow_so_that_pushes_are_few_and_the_rest_is_given_back(remote: Bo
 
 
 def test_without_a_days_budget_there_is_no_ledger(box: Box) -> None:
-    with opened(box) as project:
-        mine = shared_budget(project, usd=None, tokens=None)
+    with opened(box) as session:
+        mine = shared_budget(session, usd=None, tokens=None)
         mine.reserve("model", None, 10**9)
         mine.charge(None, 10**9)
     assert box.git("for-each-ref", day_budget.REF) == ""
@@ -156,8 +157,8 @@ def test_what_a_dead_runner_reserved_counts_till_midnight(box: Box) -> None:
     with opened(box, now) as dead:
         shared_budget(dead, usd=Decimal(1)).reserve("model", Decimal("0.7"), 10)
         dead.shared_budget = None  # it was killed
-    with opened(box, now) as project:
-        mine = shared_budget(project, usd=Decimal(1))
+    with opened(box, now) as session:
+        mine = shared_budget(session, usd=Decimal(1))
         with pytest.raises(
             SpentError, match=r"\$0\.3 of \$1 are left .*, \$0\.7 more are reserved by others, and .*\n.*\n.* gave back"
         ):
@@ -174,20 +175,20 @@ def test_what_a_dead_runner_reserved_counts_till_midnight(box: Box) -> None:
 
 
 def test_tokens_without_a_price_keep_money_from_being_spent_and_tokens_not(box: Box) -> None:
-    with opened(box) as project:
-        mine = shared_budget(project, usd=Decimal(1))
+    with opened(box) as session:
+        mine = shared_budget(session, usd=Decimal(1))
         with pytest.raises(SpentError, match="the price of nobody is not known"):
             mine.reserve("nobody", None, 10)
         mine.reserve("model", Decimal("0.1"), 10)
         mine.charge(None, 10)
         with pytest.raises(SpentError, match="the price of 10 tokens"):
             mine.reserve("model", Decimal("0.1"), 10)
-    with opened(box) as project, pytest.raises(SpentError, match="the price of 10 tokens"):
-        shared_budget(project, usd=Decimal(1)).reserve("model", Decimal("0.1"), 10)
-    with opened(box) as project:
-        shared_budget(project, tokens=100).reserve("nobody", None, 90)
+    with opened(box) as session, pytest.raises(SpentError, match="the price of 10 tokens"):
+        shared_budget(session, usd=Decimal(1)).reserve("model", Decimal("0.1"), 10)
+    with opened(box) as session:
+        shared_budget(session, tokens=100).reserve("nobody", None, 90)
         with pytest.raises(SpentError, match="of 100 tokens are left"):
-            shared_budget(project, tokens=100).reserve("nobody", None, 91)
+            shared_budget(session, tokens=100).reserve("nobody", None, 91)
 
 
 def test_a_stale_sight_of_the_ledger_refuses_nobody(remote: Box) -> None:
@@ -195,8 +196,8 @@ def test_a_stale_sight_of_the_ledger_refuses_nobody(remote: Box) -> None:
     with opened(other, publish="always") as bob:
         theirs = shared_budget(bob, usd=Decimal(1))
         theirs.reserve("model", Decimal("0.9"), 1)
-        with opened(remote, publish="always") as project:
-            mine = shared_budget(project, usd=Decimal(1))
+        with opened(remote, publish="always") as session:
+            mine = shared_budget(session, usd=Decimal(1))
             with pytest.raises(SpentError):
                 mine.reserve("model", Decimal("0.5"), 1)
             theirs.charge(Decimal("0.1"), 1)
@@ -207,19 +208,19 @@ def test_a_stale_sight_of_the_ledger_refuses_nobody(remote: Box) -> None:
 
 def test_a_remote_that_is_away_lets_nothing_be_spent(remote: Box, tmp_path: Path) -> None:
     (tmp_path / "origin.git").rename(tmp_path / "away.git")
-    with opened(remote, publish="always") as project, pytest.raises(UnreachableError):
-        shared_budget(project, usd=Decimal(1)).reserve("model", Decimal("0.1"), 1)
+    with opened(remote, publish="always") as session, pytest.raises(UnreachableError):
+        shared_budget(session, usd=Decimal(1)).reserve("model", Decimal("0.1"), 1)
 
 
 def test_a_job_that_may_not_push_spends_what_another_reserved_for_it(remote: Box) -> None:
     env = {"RUNNER_RUN": "https://forge.test/runs/7"}
     remote.env |= env
-    with opened(remote, publish="always") as project:
-        given = day_budget.reserved(project, Decimal("0.5"), 0, "0001-a")
-        day_budget.change(project, DAY, lambda day: day.reserve("0" * 32, given))
+    with opened(remote, publish="always") as session:
+        given = day_budget.reserved(session, Decimal("0.5"), 0, "0001-a")
+        day_budget.change(session, DAY, lambda day: day.reserve("0" * 32, given))
     for protocol, ok in (("0001-a", True), ("0002-b", False)):
-        with opened(remote, publish="never", ephemeral="yes") as project:
-            mine = shared_budget(project, usd=Decimal(1))
+        with opened(remote, publish="never", ephemeral="yes") as session:
+            mine = shared_budget(session, usd=Decimal(1))
             mine.protocol = protocol
             if ok:
                 mine.reserve("model", Decimal("0.5"), 1)
@@ -231,10 +232,10 @@ def test_a_job_that_may_not_push_spends_what_another_reserved_for_it(remote: Box
                     mine.reserve("model", Decimal("0.1"), 1)
     remote.env["RUNNER_RUN"] = "https://forge.test/runs/8"
     with (
-        opened(remote, publish="never", ephemeral="yes") as project,
+        opened(remote, publish="never", ephemeral="yes") as session,
         pytest.raises(SpentError, match="no budget left: none was reserved"),
     ):
-        mine = shared_budget(project, usd=Decimal(1))
+        mine = shared_budget(session, usd=Decimal(1))
         mine.protocol = "0001-a"
         mine.reserve("model", Decimal("0.1"), 1)
 
@@ -243,8 +244,8 @@ def test_a_job_that_may_not_push_spends_what_another_reserved_for_it(remote: Box
 def test_old_days_leave_the_tree_and_stay_in_the_history(box: Box) -> None:
     now = [1_700_000_000.0]
     for _ in range(35):
-        with opened(box, now) as project:
-            mine = shared_budget(project, usd=Decimal(1))
+        with opened(box, now) as session:
+            mine = shared_budget(session, usd=Decimal(1))
             mine.reserve("model", Decimal("0.1"), 1)
             mine.charge(Decimal("0.1"), 1)
         now[0] += 24 * 3600
@@ -271,8 +272,8 @@ def push(remote: Box, at: Path, files: dict[str, str], *, tag: bool = False) -> 
 
 
 def pay(box: Box) -> None:
-    with opened(box, publish="always") as project:
-        mine = shared_budget(project, usd=Decimal(1))
+    with opened(box, publish="always") as session:
+        mine = shared_budget(session, usd=Decimal(1))
         mine.reserve("model", Decimal("0.5"), 1)
         mine.charge(Decimal("0.5"), 1)
 
@@ -308,10 +309,10 @@ def test_days_to_come_that_somebody_pushed_do_not_crowd_this_one_out(remote: Box
 
 
 def test_a_folder_in_place_of_the_days_file_is_no_budget(box: Box) -> None:
-    with box.project() as project:
-        git, who = project.git, project.runner()
+    with box.session() as session:
+        git, who = session.git, session.project.runner()
         tree = git.edit_tree(None, {f"{DAY}.json/inner": TreeEntry(BLOB, git.write("blob", b"{}"))})
         assert tree is not None
         commit = git.write_commit(tree, (), who, who, b"ledger\n")
         with pytest.raises(IntegrityError, match="too large, or not here"):
-            day_budget.read(project, commit, DAY)
+            day_budget.read(session.project, commit, DAY)

@@ -256,8 +256,8 @@ def test_after_a_kill_what_needs_no_workspace_needs_none(box: Box) -> None:
     protocol = box.new({"01-a": "kind: human\n"})
     box.write(".protocols/config.yaml", f"workspace: {{path: {box.path}/.git/inside}}\n")
     box.commit("a workspace that cannot be")
-    with box.project() as project:
-        lock = project.dirs.lock(protocol)
+    with box.session() as session:
+        lock = session.dirs.lock(protocol)
     lock.parent.mkdir(parents=True, exist_ok=True)
     lock.write_text("a runner that was killed\n")
     assert "inside a git directory" not in box.runner("step", protocol, rc=3).err
@@ -493,7 +493,7 @@ def test_a_renumbering_that_sync_finished_keeps_nobody_out_of_the_other_protocol
     dying.dies("push --porcelain", 'real "$@" > /dev/null; kill -9 $PPID')
     killed(bob, "fork", "--renumber", OLD)
     bob.runner("sync", rc=0)
-    with bob.project() as project, locks.hold(project.dirs.lock(OLD), project.env, what="a runner at work"):
+    with bob.session() as session, locks.hold(session.dirs.lock(OLD), session.env, what="a runner at work"):
         bob.runner("pause", OLD, rc=0)
 
 

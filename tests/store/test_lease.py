@@ -18,7 +18,7 @@ from runner.app import run
 from runner.errors import RefusedError
 from runner.executor import advance
 from runner.store import history, lease, publishing
-from tests.conftest import Box, clone, command, waits_for
+from tests.conftest import Box, clone, command, set_env, waits_for
 from tests.executor.minds import Script, agent, finish, mind, say, sound, write
 from tests.protocol.test_schema import validator
 
@@ -68,8 +68,8 @@ def count(box: Box) -> list[list[list[str]]]:
 
 def outlast(box: Box, protocol: str) -> None:
     """Let this machine have seen the lease that is there for long enough to take it over."""
-    with box.project() as project:
-        note = project.dirs.seen_lease(protocol)
+    with box.session() as session:
+        note = session.dirs.seen_lease(protocol)
     boot, up = Path("/proc/sys/kernel/random/boot_id").read_text().strip(), time.clock_gettime(time.CLOCK_BOOTTIME)
     note.parent.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps({"lease": there(box, lease.ref_of(protocol)), "boot": boot, "since": up - 100_000}))
@@ -198,8 +198,8 @@ def test_a_run_has_a_lease_again_where_another_process_of_its_clone_came_in_betw
     seen = remote.path.parent / "seen"
     look = f"git -C {origin(remote)} for-each-ref refs/runner/leases > {seen}"
     protocol = remote.new({"01-a": command("true"), "02-b": command("true"), "03-c": command(look)})
-    with remote.project() as project, remote.project() as other:
-        steps = run.run(project, protocol, max_steps=9, adopt=True, tell=lambda done: None)
+    with remote.session() as session, remote.session() as other:
+        steps = run.run(session, protocol, max_steps=9, adopt=True, tell=lambda done: None)
         next(steps)
         other.env.random_hex(32)  # its nonces are others
         advance.step(other, protocol)  # takes the lease of its own clone, and gives it up
@@ -270,10 +270,10 @@ def test_what_was_published_since_the_remote_was_looked_at_is_not_done_again(rem
     steps = {f"0{n}-s{n}": command(f"echo {n} >> {ran}") for n in (1, 2, 3)}
     protocol = remote.new(steps)
     other = clone(remote, "bob")
-    with remote.project() as project:
-        publishing.look(project, f"refs/heads/{protocol}", history.ref_of(protocol), lease.ref_of(protocol))
+    with remote.session() as session:
+        publishing.look(session, f"refs/heads/{protocol}", history.ref_of(protocol), lease.ref_of(protocol))
         other.runner("step", protocol, rc=0)
-        advance.step(project, protocol)
+        advance.step(session, protocol)
     assert ran.read_text() == "1\n2\n"
     assert leased(remote, protocol) is None and there(remote, protocol) == remote.git("rev-parse", protocol).strip()
 
@@ -286,11 +286,11 @@ def test_one_that_was_given_up_since_the_remote_was_looked_at_holds_nobody(remot
     other = clone(remote, "bob")
     at_work = other.start("step", protocol)
     until(remote, protocol)
-    with remote.project() as project:
-        publishing.look(project, f"refs/heads/{protocol}", history.ref_of(protocol), lease.ref_of(protocol))
+    with remote.session() as session:
+        publishing.look(session, f"refs/heads/{protocol}", history.ref_of(protocol), lease.ref_of(protocol))
         ends.touch()
         at_work.communicate(timeout=100)
-        assert advance.step(project, protocol).state.revision > 4
+        assert advance.step(session, protocol).state.revision > 4
     sound(remote, protocol)
 
 
@@ -299,14 +299,14 @@ def test_who_is_at_work_elsewhere_is_told_as_it_was_last_seen(remote: Box) -> No
     settle_on(remote)
     protocol = remote.new({"01-a": "kind: human\n"})
     other = clone(remote, "bob")
-    with remote.project() as project:
-        project.env = project.env._replace(now=time.time, host="workshop")
-        publishing.look(project, f"refs/heads/{protocol}", history.ref_of(protocol), lease.ref_of(protocol))
-        lease.take(project, protocol)
-        held = project.lease
+    with remote.session() as session:
+        set_env(session, now=time.time, host="workshop")
+        publishing.look(session, f"refs/heads/{protocol}", history.ref_of(protocol), lease.ref_of(protocol))
+        lease.take(session, protocol)
+        held = session.lease
         assert held is not None
         held.since -= 1000
-        lease.ensure(project)  # renewed: it has been at work since before that
+        lease.ensure(session)  # renewed: it has been at work since before that
         other.runner("run", protocol, rc=WAITS)  # what only records needs none, and sees it
         away = origin(remote).rename(origin(remote).with_suffix(".away"))
         looked = next(other.home.glob(f".local/state/protocol-runner/*/mirror/looked/{protocol}"))
@@ -326,11 +326,11 @@ def test_who_is_at_work_elsewhere_is_told_as_it_was_last_seen(remote: Box) -> No
             assert "workshop" not in other.runner("show", protocol, "--json", rc=0).out
             other.git("pack-refs", "--all", cwd=next(other.home.glob(".local/state/protocol-runner/*/mirror")))
         assert "'s runner" not in remote.runner("status", protocol, rc=0).out
-        noted = project.dirs.lease(protocol)  # cut as it took its own again: the last one stands before it
+        noted = session.dirs.lease(protocol)  # cut as it took its own again: the last one stands before it
         noted.write_text(f"{'0' * 64} {remote.path}\n{noted.read_text()}")
         assert "'s runner" not in remote.runner("status", protocol, rc=0).out
         away.rename(origin(remote))
-        lease.drop(project)
+        lease.drop(session)
     other.runner("sync", protocol, rc=0)
     assert "'s runner" not in other.runner("status", protocol, rc=0).out
 
@@ -437,44 +437,44 @@ def steal(box: Box, protocol: str) -> str:
 def test_a_renewal_that_meets_a_look_at_the_remote_comes_back(remote: Box) -> None:
     settle_on(remote)
     protocol = remote.new({"01-a": command("true")})
-    with remote.project() as project:
-        publishing.look(project, f"refs/heads/{protocol}")
-        assert lease.take(project, protocol)
-        held, mirror = project.lease, project.mirror
+    with remote.session() as session:
+        publishing.look(session, f"refs/heads/{protocol}")
+        assert lease.take(session, protocol)
+        held, mirror = session.lease, session.mirror
         assert held is not None
         held.since -= held.ttl
-        project.mirror = None  # as `publishing.look_again` has it for a while
-        assert lease._beat(project, held) == held.every / 5
-        project.mirror, before = mirror, held.oid
-        assert lease._beat(project, held) == held.every and held.oid != before == there(remote, f"{held.oid}^")
-        lease.drop(project)
+        session.mirror = None  # as `publishing.look_again` has it for a while
+        assert lease._beat(session, held) == held.every / 5
+        session.mirror, before = mirror, held.oid
+        assert lease._beat(session, held) == held.every and held.oid != before == there(remote, f"{held.oid}^")
+        lease.drop(session)
 
 
 def test_it_is_not_taken_for_a_tip_that_another_process_of_the_clone_has_seen_replaced(remote: Box) -> None:
     settle_on(remote)
     protocol = remote.new({"01-a": command("true"), "02-b": command("true")})
     branch = f"refs/heads/{protocol}"
-    with remote.project() as project:
-        publishing.look(project, branch)
-        decided = project.git.ref(branch)
+    with remote.session() as session:
+        publishing.look(session, branch)
+        decided = session.git.ref(branch)
         clone(remote, "bob").runner("step", protocol, rc=0)
-        assert project.mirror is not None
-        project.mirror.fetch(branch)  # the mirror is the clone's: another process looks
-        assert not lease.take(project, protocol, decided=decided)
+        assert session.mirror is not None
+        session.mirror.fetch(branch)  # the mirror is the clone's: another process looks
+        assert not lease.take(session, protocol, decided=decided)
     assert leased(remote, protocol) is None
 
 
 def test_it_is_given_up_where_a_look_at_the_remote_amid_the_work_is_refused(remote: Box) -> None:
     settle_on(remote)
     protocol = remote.new({"01-a": command("true")})
-    with remote.project() as project:
-        publishing.look(project, f"refs/heads/{protocol}")
-        assert lease.take(project, protocol)
+    with remote.session() as session:
+        publishing.look(session, f"refs/heads/{protocol}")
+        assert lease.take(session, protocol)
         remote.git("update-ref", "-d", "refs/heads/main", cwd=origin(remote))  # the trusted branch is gone
-        project.looked = False
+        session.looked = False
         with pytest.raises(RefusedError):
-            publishing.look_again(project, protocol)
-        lease.drop(project)
+            publishing.look_again(session, protocol)
+        lease.drop(session)
     assert leased(remote, protocol) is None
 
 

@@ -6,14 +6,14 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from runner.errors import ConflictError, HeldError, UnreachableError
 from runner.store import history, lease, publishing
-from runner.store.project import Project
-from tests.conftest import START, Box, clone, command, mostly_slow
+from runner.store.project import Session
+from tests.conftest import START, Box, clone, command, mostly_slow, set_env
 from tests.store.test_lease import hook, leased, origin, settle_on, there
 
 TTL, GRACE = 900.0, 300.0
@@ -41,15 +41,16 @@ class Machine:
         self.slept()
 
     @contextlib.contextmanager
-    def command(self, protocol: str, **options: str) -> Iterator[Project]:
+    def command(self, protocol: str, **options: str) -> Iterator[Session]:
         """Begin a command that has looked at the remote."""
 
         def beside(seconds: float, beat: Callable[[], float]) -> Callable[[], None]:
             self.beats.append(beat)
             return lambda: self.beats.remove(beat)
 
-        with self.box.project(publish="always", **options) as project:
-            project.env = project.env._replace(
+        with self.box.session(publish="always", **options) as session:
+            set_env(
+                session,
                 now=lambda: self.wall,
                 monotonic=lambda: 0.0,  # it stands still while a machine sleeps, so nothing here may depend on it
                 uptime=lambda: self.up,
@@ -60,14 +61,14 @@ class Machine:
                 host=self.box.path.name,
             )
             names = (f"refs/heads/{protocol}", history.ref_of(protocol), lease.ref_of(protocol))
-            assert publishing.look(project, *names) is not None
-            yield project
+            assert publishing.look(session, *names) is not None
+            yield session
 
     def takes(self, protocol: str, **options: str) -> bool:
         """Return whether a command that begins now gets the lease; it keeps it."""
-        with self.command(protocol, **options) as project:
+        with self.command(protocol, **options) as session:
             try:
-                return lease.take(project, protocol)
+                return lease.take(session, protocol)
             except HeldError:
                 return False
 
@@ -99,8 +100,8 @@ def test_however_far_clocks_are_apart_nobody_is_robbed_early_and_none_waits_for_
 @pytest.mark.parametrize("jump", [10 * 365 * DAY, -DAY])
 def test_a_clock_that_is_set_meanwhile_changes_nothing(remote: Box, protocol: str, jump: float) -> None:
     alice, bob = Machine(remote), Machine(clone(remote, "bob"))
-    with alice.command(protocol) as project:
-        assert lease.take(project, protocol)
+    with alice.command(protocol) as session:
+        assert lease.take(session, protocol)
         assert not bob.takes(protocol)
         bob.wall += jump
         assert not bob.takes(protocol)
@@ -129,8 +130,8 @@ def test_another_start_of_the_machine_begins_to_look_anew(remote: Box, protocol:
 @pytest.mark.slow
 def test_who_cannot_remember_watches_one_that_seems_left_and_no_other(remote: Box, protocol: str) -> None:
     alice, job = Machine(remote), Machine(clone(remote, "job"), boot="")
-    with alice.command(protocol) as project:
-        assert lease.take(project, protocol)
+    with alice.command(protocol) as session:
+        assert lease.take(session, protocol)
         before = job.up
         assert (
             not job.takes(protocol, ephemeral="yes") and job.up == before
@@ -151,13 +152,13 @@ def test_a_job_that_publishes_nothing_stands_back_while_one_may_be_alive_and_spe
 ) -> None:
     alice, job = Machine(remote), Machine(clone(remote, "job"), boot="")
     assert alice.takes(protocol)
-    with job.command(protocol, ephemeral="yes") as project:
-        project.options = {"publish": "never", "ephemeral": "yes"}
+    with job.command(protocol, ephemeral="yes") as session:
+        session.project = replace(session.project, options={"publish": "never", "ephemeral": "yes"})
         with pytest.raises(HeldError):
-            lease.take(project, protocol)
+            lease.take(session, protocol)
         job.pass_by(TTL + GRACE + 2)
         before = job.up
-        assert lease.take(project, protocol) and project.lease is None and job.up == before
+        assert lease.take(session, protocol) and session.lease is None and job.up == before
     assert leased(remote, protocol)["host"] == "repo"
 
 
@@ -184,10 +185,10 @@ def test_one_of_a_job_that_is_over_is_taken_at_once_and_of_one_that_may_run_it_i
         del bob.box.env[name]
     assert Machine(remote).takes(protocol)
     asked = []
-    with bob.command(protocol) as project:
+    with bob.command(protocol) as session:
         with pytest.raises(HeldError, match="actions/runs/7"):
-            lease.take(project, protocol, lambda address: asked.append(address) is not None)  # type: ignore[func-returns-value]
-        assert lease.take(project, protocol, lambda address: address == job)
+            lease.take(session, protocol, lambda address: asked.append(address) is not None)  # type: ignore[func-returns-value]
+        assert lease.take(session, protocol, lambda address: address == job)
     assert set(asked) == {job}
 
 
@@ -196,8 +197,8 @@ def test_one_of_a_job_that_is_over_is_taken_at_once_and_of_one_that_may_run_it_i
 
 def test_it_is_renewed_while_the_work_goes_on_and_not_before_it_is_due(remote: Box, protocol: str) -> None:
     alice, bob = Machine(remote), Machine(clone(remote, "bob"))
-    with alice.command(protocol) as project:
-        assert lease.take(project, protocol)
+    with alice.command(protocol) as session:
+        assert lease.take(session, protocol)
         first = there(remote, lease.ref_of(protocol))
         assert 0 < alice.beats[0]() <= TTL / 3 and there(remote, lease.ref_of(protocol)) == first
         for _ in range(6):
@@ -205,60 +206,60 @@ def test_it_is_renewed_while_the_work_goes_on_and_not_before_it_is_due(remote: B
             bob.pass_by(TTL / 3)
             assert alice.beats[0]() == TTL / 3
             assert not bob.takes(protocol)
-        assert project.lease is not None and project.lease.renewed and lease.is_due(project)
-        assert leased(remote, protocol)["nonce"] == project.lease.lease.nonce
-        lease.push(project, {}, keep=True)  # published on the way
-        assert not lease.is_due(project) and leased(remote, protocol)["expires"] is not None
-        lease.push(project, {})
-        assert leased(remote, protocol) is None and alice.beats == [] and project.lease is None
+        assert session.lease is not None and session.lease.renewed and lease.is_due(session)
+        assert leased(remote, protocol)["nonce"] == session.lease.lease.nonce
+        lease.push(session, {}, keep=True)  # published on the way
+        assert not lease.is_due(session) and leased(remote, protocol)["expires"] is not None
+        lease.push(session, {})
+        assert leased(remote, protocol) is None and alice.beats == [] and session.lease is None
 
 
 def test_who_cannot_renew_it_begins_nothing_in_its_last_third_and_goes_on_when_the_remote_answers(
     remote: Box, protocol: str
 ) -> None:
     alice = Machine(remote)
-    with alice.command(protocol) as project:
-        assert lease.take(project, protocol)
+    with alice.command(protocol) as session:
+        assert lease.take(session, protocol)
         away = origin(remote).rename(origin(remote).with_suffix(".away"))
         alice.pass_by(TTL * 2 / 3 - 1)
         assert alice.beats[0]() < TTL / 3  # tried, and soon again
-        publishing.ensure_lease(project)
+        publishing.ensure_lease(session)
         alice.pass_by(2)
         with pytest.raises(UnreachableError, match="so nothing more is started"):
-            publishing.ensure_lease(project)
+            publishing.ensure_lease(session)
         away.rename(origin(remote))
-        publishing.ensure_lease(project)
+        publishing.ensure_lease(session)
         alice.pass_by(TTL / 2)
-        publishing.ensure_lease(project)
-        lease.drop(project)
+        publishing.ensure_lease(session)
+        lease.drop(session)
     assert leased(remote, protocol) is None
 
 
 @pytest.mark.parametrize("found", ["by the renewal", pytest.param("by who begins something", marks=pytest.mark.slow)])
 def test_who_lost_it_begins_nothing_and_publishes_nothing(remote: Box, protocol: str, found: str) -> None:
     alice, bob = Machine(remote), Machine(clone(remote, "bob"))
-    with alice.command(protocol) as project:
-        assert lease.take(project, protocol)
+    with alice.command(protocol) as session:
+        assert lease.take(session, protocol)
         alice.pass_by(TTL * 3)  # a laptop that slept
         bob.takes(protocol)
         bob.pass_by(TTL + GRACE)
         assert bob.takes(protocol)
         if found == "by the renewal":
             alice.beats[0]()
-            assert project.lease is not None
+            assert session.lease is not None
         with pytest.raises(HeldError, match="another runner has taken it"):
-            publishing.ensure_lease(project)
-        assert project.lease is None and leased(remote, protocol)["host"] == "bob"
+            publishing.ensure_lease(session)
+        assert session.lease is None and leased(remote, protocol)["host"] == "bob"
 
 
 @pytest.mark.slow
 def test_one_that_slept_and_was_not_robbed_goes_on(remote: Box, protocol: str) -> None:
     alice = Machine(remote)
-    with alice.command(protocol) as project:
-        assert lease.take(project, protocol)
+    with alice.command(protocol) as session:
+        assert lease.take(session, protocol)
         alice.pass_by(TTL * 10)
-        publishing.ensure_lease(project)
-        lease.push(project, {})
+        publishing.ensure_lease(session)
+        lease.push(session, {})
     assert leased(remote, protocol) is None
 
 
@@ -269,18 +270,18 @@ def test_one_that_slept_and_was_not_robbed_goes_on(remote: Box, protocol: str) -
 @pytest.mark.parametrize("then", ["publishes", "renews"])
 def test_a_renewal_whose_answer_was_lost_is_ones_own(remote: Box, protocol: str, then: str) -> None:
     alice = Machine(remote)
-    with alice.command(protocol) as project:
-        assert lease.take(project, protocol)
-        held, mirror = project.lease, project.mirror
+    with alice.command(protocol) as session:
+        assert lease.take(session, protocol)
+        held, mirror = session.lease, session.mirror
         assert held is not None and mirror is not None
         unheard = dataclasses.replace(held)
-        lease._renew(project, unheard, mirror)
+        lease._renew(session.project, unheard, mirror)
         assert unheard.oid == there(remote, lease.ref_of(protocol)) != held.oid
         if then == "renews":
             alice.pass_by(TTL)
-            publishing.ensure_lease(project)
+            publishing.ensure_lease(session)
             assert held.oid == there(remote, lease.ref_of(protocol)) != unheard.oid
-        lease.push(project, {})
+        lease.push(session, {})
     assert leased(remote, protocol) is None
 
 
@@ -288,10 +289,10 @@ def test_a_renewal_whose_answer_was_lost_is_ones_own(remote: Box, protocol: str,
 def test_a_push_whose_answer_was_cut_off_is_looked_up(remote: Box, protocol: str) -> None:
     hook(remote, "post-receive", "kill -9 $PPID\n")
     alice = Machine(remote)
-    with alice.command(protocol) as project:
-        assert lease.take(project, protocol)
-        assert project.lease is not None and project.lease.oid == there(remote, lease.ref_of(protocol))
-        lease.push(project, {})
+    with alice.command(protocol) as session:
+        assert lease.take(session, protocol)
+        assert session.lease is not None and session.lease.oid == there(remote, lease.ref_of(protocol))
+        lease.push(session, {})
     assert leased(remote, protocol) is None
 
 
@@ -299,7 +300,7 @@ def test_the_very_same_lease_pushed_twice_has_one_winner(remote: Box, protocol: 
     other = clone(remote, "bob")
     alice, bob = (Machine(box, hexes=lambda count: "7" * count) for box in (remote, other))
     with alice.command(protocol) as first, bob.command(protocol) as second:
-        second.env = second.env._replace(host=first.env.host)
+        set_env(second, host=first.env.host)
         assert lease.take(first, protocol)
         assert lease.take(second, protocol) is False  # git says `=` and exits with 0
         with pytest.raises(HeldError):
@@ -310,8 +311,8 @@ def test_the_very_same_lease_pushed_twice_has_one_winner(remote: Box, protocol: 
 
 @pytest.mark.slow
 def test_what_git_calls_up_to_date_is_a_lost_race(remote: Box, protocol: str) -> None:
-    with Machine(remote).command(protocol) as project:
-        mirror, tip = project.mirror, there(remote, protocol)
+    with Machine(remote).command(protocol) as session:
+        mirror, tip = session.mirror, there(remote, protocol)
         assert mirror is not None
         mirror.push({"refs/runner/leases/x": (tip, None)})
         mirror.push({"refs/runner/leases/x": (tip, tip)})  # that it stays is no race

@@ -95,12 +95,12 @@ def test_a_commit_whose_tree_is_lost_is_not_an_empty_one(box: Box) -> None:
 
 
 def test_a_day_budget_whose_tree_is_lost_does_not_start_at_nothing(box: Box) -> None:
-    with box.project() as project:
-        day_budget.change(project, "2026-11-22", lambda day: day)
+    with box.session() as session:
+        day_budget.change(session, "2026-11-22", lambda day: day)
         lose(box, f"{day_budget.REF}^{{tree}}")
     before = box.git("rev-parse", day_budget.REF)
-    with box.project() as project, pytest.raises(InsufficientHistoryError, match="is not in this clone"):
-        day_budget.change(project, "2026-11-22", lambda day: day)
+    with box.session() as session, pytest.raises(InsufficientHistoryError, match="is not in this clone"):
+        day_budget.change(session, "2026-11-22", lambda day: day)
     assert box.git("rev-parse", day_budget.REF) == before
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from runner.errors import UsageError
 from runner.store.remote import PUSHES_PER_MINUTE, RATE_WINDOW, Mirror, keep_rate, next_push
-from tests.conftest import Box
+from tests.conftest import Box, set_env
 
 
 def keeps(times: list[float], limit: int) -> bool:
@@ -41,12 +41,12 @@ def test_pushes_wait_and_none_is_lost(remote: Box, tmp_path: Path) -> None:
         now[0] += seconds
 
     remote.env[PUSHES_PER_MINUTE] = "3"
-    with remote.project() as one, remote.project() as two:
+    with remote.session() as one, remote.session() as two:
         head = remote.git("rev-parse", "HEAD").strip()
         for number in range(10):
-            project = (one, two)[number % 2]
-            project.env = project.env._replace(now=lambda: now[0], sleep=sleep)
-            mirror = Mirror.of(project.git, project.dirs, project.env)
+            session = (one, two)[number % 2]
+            set_env(session, now=lambda: now[0], sleep=sleep)
+            mirror = Mirror.of(session.git, session.dirs, session.env)
             assert mirror is not None
             mirror.push({f"refs/heads/n{number}": (head, None)})
             times.append(now[0])
@@ -59,23 +59,23 @@ def test_pushes_wait_and_none_is_lost(remote: Box, tmp_path: Path) -> None:
 
 def test_a_clock_that_was_wrong_holds_up_nobody_for_long(remote: Box) -> None:
     remote.env[PUSHES_PER_MINUTE] = "1"
-    with remote.project() as project:
+    with remote.session() as session:
         slept: list[float] = []
-        who = project.env._replace(now=lambda: 1000.0, sleep=slept.append)
+        who = session.env._replace(now=lambda: 1000.0, sleep=slept.append)
         ahead = who._replace(now=lambda: 1000.0 + 400 * 24 * 3600)
-        keep_rate(project.dirs, ahead)
-        keep_rate(project.dirs, who)
+        keep_rate(session.dirs, ahead)
+        keep_rate(session.dirs, who)
         assert slept == []
-        (project.dirs.beside / "pushes").write_bytes(b"\xff torn")
-        keep_rate(project.dirs, who)
+        (session.dirs.beside / "pushes").write_bytes(b"\xff torn")
+        keep_rate(session.dirs, who)
         assert slept == []
 
 
 @pytest.mark.parametrize("wrong", ["0", "-1", "many", "1.5"])
 def test_a_limit_that_is_none_is_told(remote: Box, wrong: str) -> None:
     remote.env[PUSHES_PER_MINUTE] = wrong
-    with remote.project() as project, pytest.raises(UsageError, match="not a number of pushes"):
-        keep_rate(project.dirs, project.env)
+    with remote.session() as session, pytest.raises(UsageError, match="not a number of pushes"):
+        keep_rate(session.dirs, session.env)
 
 
 TAKER = """
@@ -83,11 +83,11 @@ import sys
 from pathlib import Path
 from runner.store.remote import PUSHES_PER_MINUTE, keep_rate
 from tests.conftest import Box
-with Box(Path(sys.argv[1]), Path(sys.argv[2]), {PUSHES_PER_MINUTE: "5"}).project() as project:
+with Box(Path(sys.argv[1]), Path(sys.argv[2]), {PUSHES_PER_MINUTE: "5"}).session() as session:
     waits = []
-    who = project.env._replace(now=lambda: 5000.0, sleep=waits.append)
+    who = session.env._replace(now=lambda: 5000.0, sleep=waits.append)
     for _ in range(20):
-        keep_rate(project.dirs, who)
+        keep_rate(session.dirs, who)
 """
 
 

@@ -48,8 +48,8 @@ def work(box: Box, protocol: str, most: int = 100) -> list[Advanced]:
         box.git("merge-base", "--is-ancestor", done.commit, protocol)  # it is reported: the branch has it
         told.append(done)
 
-    with box.project() as project:
-        made = list(run.run(project, protocol, max_steps=most, adopt=True, tell=tell))
+    with box.session() as session:
+        made = list(run.run(session, protocol, max_steps=most, adopt=True, tell=tell))
     assert [one for one in made if one.entries] == told
     return made
 
@@ -109,8 +109,8 @@ def killed_at(box: Box, protocol: str, at: int) -> str:
     """Run a protocol, as `killed`."""
 
     def act() -> None:
-        with box.project() as project:
-            list(run.run(project, protocol, max_steps=100, adopt=True, tell=lambda done: None))
+        with box.session() as session:
+            list(run.run(session, protocol, max_steps=100, adopt=True, tell=lambda done: None))
 
     return killed(act, at)
 
@@ -172,8 +172,8 @@ def test_killed_at_any_call_the_next_holder_of_the_lock_has_what_was_on_the_disk
         file = box.path / ".git/runner/pending" / protocol
         records = parse(file.read_bytes()) if file.exists() else []
         began = box.count(protocol)
-        with box.project() as project, load.at_work(project, protocol):
-            tip = project.git.ref(f"refs/heads/{protocol}")
+        with box.session() as session, load.at_work(session, protocol):
+            tip = session.git.ref(f"refs/heads/{protocol}")
         if records and began == box.count("main") + 1:
             assert tip == records[-1].tip and box.count(protocol) == began + len(records), where
         else:
@@ -271,12 +271,12 @@ def test_packs_are_made_one_whatever_the_configuration_says_of_packs(
     monkeypatch.setattr(pending, "FEW", 3)
     for setting in ("pack.writeReverseIndex true", "pack.indexVersion 1", "pack.packSizeLimit 1m"):
         any_box.git("config", *setting.split())
-    with any_box.project() as project:
+    with any_box.session() as session:
         for number in range(9):
-            with project.git.collecting():
+            with session.git.collecting():
                 for part in range(10):
-                    project.git.write("blob", random.Random(f"{number} {part}").randbytes(20_000))
-            pending.fold(project.git, project.dirs, project.env)
+                    session.git.write("blob", random.Random(f"{number} {part}").randbytes(20_000))
+            pending.fold(session.git, session.dirs, session.env)
     assert packs(any_box) == 1
     there = sorted(path.suffix for path in (any_box.path / ".git/objects/pack").iterdir())
     assert there in ([".idx", ".pack"], [".idx", ".pack", ".rev"])
@@ -286,16 +286,16 @@ def test_a_pack_that_is_made_as_another_process_makes_packs_one_is_made_one_late
     box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pending, "FEW", 3)
-    with box.project() as project:
+    with box.session() as session:
         before = packs(box)
         for number in range(3):
-            with project.git.collecting():
+            with session.git.collecting():
                 for part in range(10):
-                    project.git.write("blob", f"{number} {part}".encode())
+                    session.git.write("blob", f"{number} {part}".encode())
             with contextlib.ExitStack() as stack:
                 if number < 2:
-                    stack.enter_context(locks.hold(project.dirs.lock("packs"), project.env, what="the packs"))
-                pending.fold(project.git, project.dirs, project.env)
+                    stack.enter_context(locks.hold(session.dirs.lock("packs"), session.env, what="the packs"))
+                pending.fold(session.git, session.dirs, session.env)
             assert packs(box) == before + (number + 1 if number < 2 else 1)
 
 
@@ -387,7 +387,7 @@ def test_a_disk_that_takes_no_record_ends_the_run_and_loses_nothing_before(
         patched.setattr(os, name, full)
         with pytest.raises(GitError, match="No space left"):
             work(box, protocol)
-    with box.project() as project, load.at_work(project, protocol):
+    with box.session() as session, load.at_work(session, protocol):
         assert box.count(protocol) >= box.count("main") + 3
     assert work(box, protocol)[-1].state.status == "completed"
     sound(box, protocol)
@@ -406,9 +406,9 @@ def test_an_error_in_a_batch_comes_after_what_was_done_before_it(box: Box) -> No
         return real(*args)
 
     told = list[Advanced]()
-    with pytest.MonkeyPatch.context() as patched, box.project() as project:
+    with pytest.MonkeyPatch.context() as patched, box.session() as session:
         patched.setattr(advance, "consider", broken)
-        told += run.run(project, protocol, max_steps=3, adopt=True, tell=lambda done: None)
+        told += run.run(session, protocol, max_steps=3, adopt=True, tell=lambda done: None)
     assert len(told) == 3 and moves(box, protocol) == 1 and path.exists()
     assert work(box, protocol)[-1].state.status == "completed"
     sound(box, protocol)
@@ -542,7 +542,7 @@ def test_a_file_of_records_that_are_published_changes_nothing(box: Box) -> None:
     work(box, protocol)
     before = subprocess.run(["git", "rev-parse", protocol], cwd=box.path, capture_output=True, check=True).stdout
     file.write_bytes(kept)  # as a power cut gives back what was removed
-    with box.project() as project, load.at_work(project, protocol):
+    with box.session() as session, load.at_work(session, protocol):
         pass
     assert box.git("rev-parse", protocol).encode() == before and not file.exists()
 

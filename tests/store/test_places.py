@@ -33,13 +33,13 @@ def test_a_signal_at_the_rename_is_told_as_that_and_leaves_nothing(
 
 
 def test_a_lock_that_is_given_up_is_free_though_a_child_still_has_it_open(box: Box, tmp_path: Path) -> None:
-    with box.project() as project:
-        with locks.hold(tmp_path / "lock", project.env, what="it"):
+    with box.session() as session:
+        with locks.hold(tmp_path / "lock", session.env, what="it"):
             child = os.fork()  # a program that another thread starts, before it is executed
             if child == 0:
                 signal.pause()
         try:
-            with locks.hold(tmp_path / "lock", project.env, what="it"):
+            with locks.hold(tmp_path / "lock", session.env, what="it"):
                 pass
         finally:
             os.kill(child, signal.SIGKILL)

@@ -50,8 +50,8 @@ def here(box: Box, ref: str) -> str:
 def test_a_remote_whose_default_branch_is_not_there_is_told_from_one_without_branches(remote: Box) -> None:
     protocol = remote.new(STEPS)
     remote.git("symbolic-ref", "HEAD", "refs/heads/master", cwd=origin(remote))
-    with remote.project() as project:
-        project.dirs.pin.unlink()  # what it was when it was last asked
+    with remote.session() as session:
+        session.dirs.pin.unlink()  # what it was when it was last asked
     told = remote.runner("sync", protocol, rc=69).err
     assert "origin's default branch is one that it does not have" in told
     assert "git symbolic-ref HEAD refs/heads/main" in told and "push one first" not in told
@@ -429,8 +429,8 @@ def test_peoples_commits_that_were_merged_and_not_published_are_no_hindrance(rem
 
 def test_a_ref_that_another_process_here_moves_is_fetched_again(remote: Box) -> None:
     """Processes of a clone share one mirror: that one of them holds a ref's lock is no remote that cannot be reached."""
-    with remote.project() as project:
-        mirror = Mirror.of(project.git, project.dirs, project.env)
+    with remote.session() as session:
+        mirror = Mirror.of(session.git, session.dirs, session.env)
         assert mirror is not None
         mirror.fetch("refs/heads/*")
         remote.commit("more")
@@ -444,7 +444,7 @@ def test_a_ref_that_another_process_here_moves_is_fetched_again(remote: Box) -> 
                 lock.unlink()
 
             try:
-                mirror._replace(env=project.env._replace(sleep=sleep)).fetch("refs/heads/*")
+                mirror._replace(env=session.env._replace(sleep=sleep)).fetch("refs/heads/*")
             finally:
                 other.kill()
         assert len(slept) == 1

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import click
@@ -531,7 +532,7 @@ def test_lock_of_our_own_is_not_dead(box: Box) -> None:
     from runner.git import Git
     from runner.store import worktree
 
-    with Git.open(box.path) as git, worktree.locked(git.worktrees()[0], box.project().env) as copy:
+    with Git.open(box.path) as git, worktree.locked(git.worktrees()[0], box.session().env) as copy:
         lines = (
             "import pathlib, sys; from runner.store import locks; print(locks.is_dead(pathlib.Path(sys.argv[1]), 2e9))"
         )
@@ -549,7 +550,7 @@ def test_lock_of_our_own_is_not_dead(box: Box) -> None:
 
 
 def test_a_lock_that_is_given_up_in_an_error_is_not_one_that_was_cut(box: Box, tmp_path: Path) -> None:
-    lock, env = tmp_path / "lock", box.project().env
+    lock, env = tmp_path / "lock", box.session().env
     with pytest.raises(KeyError), locks.hold(lock, env, what="it"):
         raise KeyError
     with locks.hold(lock, env, what="it") as was_cut:
@@ -561,7 +562,7 @@ def test_who_asks_for_a_moment_who_holds_a_lock_refuses_it_to_nobody(box: Box, t
     lock.touch()
     asking = lock.open()
     fcntl.flock(asking, fcntl.LOCK_SH)
-    who = (box.project().env)._replace(sleep=lambda seconds: fcntl.flock(asking, fcntl.LOCK_UN))
+    who = (box.session().env)._replace(sleep=lambda seconds: fcntl.flock(asking, fcntl.LOCK_UN))
     with locks.hold(lock, who, what="it"):
         assert locks.is_held(lock)
 
@@ -660,3 +661,21 @@ def test_killed_while_it_held_the_lock(box: Box, tmp_path: Path) -> None:
     process.communicate()
     box.runner("step", protocol, rc=0)
     assert json.loads(box.git("show", f"{protocol}:.protocols/{protocol}/state.json"))["status"] == "completed"
+
+
+def test_a_project_stays_what_it_is_when_the_trusted_branch_moves(box: Box) -> None:
+    with box.session() as session:
+        before, config = session.project, session.project.config
+        session.trust(before.trusted._replace(note="asked again"))
+        assert (
+            session.project.trusted.note == "asked again" and session.project.config is config
+        )  # it is not read again
+        session.kept["proposal"] = 1
+        box.write(".protocols/config.yaml", "publish: ask\n")
+        box.git("add", "-A")
+        box.git("commit", "-qm", "another configuration")
+        session.trust(before.trusted._replace(commit=box.git("rev-parse", "HEAD").strip()))
+        assert session.project.config.publish == "ask" and session.kept == {}
+        assert before.config is config and config.publish == "never" and before.trusted.note != "asked again"
+        with pytest.raises(FrozenInstanceError):
+            before.trusted = session.project.trusted  # type: ignore[misc]

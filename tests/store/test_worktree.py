@@ -43,8 +43,8 @@ class Desk:
     """A repository whose main work tree is on a branch that moves from `old` to `new`."""
 
     def __init__(self, box: Box, old: Content, new: Content) -> None:
-        self.box, self.project = box, box.project()
-        self.git: Git = self.project.git
+        self.box, self.session = box, box.session()
+        self.git: Git = self.session.git
         self.old = commit(self.git, old)
         self.new = commit(self.git, new, self.old)
         box.git("update-ref", REF, self.old)
@@ -54,11 +54,11 @@ class Desk:
     @property
     def dirs(self) -> StateDir:
         """Where notes lie."""
-        return self.project.dirs
+        return self.session.dirs
 
     def follow(self) -> None:
         """Move the branch and follow, as a transition does."""
-        env = self.project.env
+        env = self.session.env
         with worktree.prepare(self.git, self.dirs, REF, self.old, self.new, env) as follows:
             self.git.update_refs({REF: (self.new, self.old)}, "test")
             for follow in follows:
@@ -66,14 +66,14 @@ class Desk:
 
     def cut(self, moves: bool = True, between: Callable[[], object] = lambda: None) -> None:
         """Prepare, move the branch, and die."""
-        with worktree.prepare(self.git, self.dirs, REF, self.old, self.new, self.project.env):
+        with worktree.prepare(self.git, self.dirs, REF, self.old, self.new, self.session.env):
             if moves:
                 self.git.update_refs({REF: (self.new, self.old)}, "test")
             between()
 
     def settle(self) -> None:
         """Do what the next start does."""
-        worktree.settle_all(self.git, self.dirs, REF, self.project.env)
+        worktree.settle_all(self.git, self.dirs, REF, self.session.env)
 
     def status(self) -> str:
         """What the person's git says."""
@@ -88,7 +88,7 @@ class Desk:
 
     def close(self) -> None:
         """End what is held open."""
-        self.project.close()
+        self.session.close()
 
 
 @pytest.fixture
@@ -447,7 +447,7 @@ def test_cut_where_the_disk_cannot_tell_modes(box: Box, desk: Desks, key: str) -
 def test_follow_that_fails_after_the_ref_moved_is_told_and_settled(desk: Desks) -> None:
     here = desk(OLD, NEW)
     said: list[str] = []
-    who = here.project.env._replace(say=said.append)
+    who = here.session.env._replace(say=said.append)
     with worktree.prepare(here.git, here.dirs, REF, here.old, here.new, who) as follows:
         here.git.update_refs({REF: (here.new, here.old)}, "test")
         here.box.write("edit", "in between\n")
@@ -573,8 +573,8 @@ def test_adopting_that_is_cut_leaves_nothing_staged_backwards(box: Box) -> None:
     path = tree / f".protocols/{protocol}/01-a.md"
     path.write_text(path.read_text() + "More.\n")
     ref = f"refs/heads/{protocol}"
-    with box.project() as project:
-        git, old = project.git, project.git.ref(ref)
+    with box.session() as session:
+        git, old = session.git, session.git.ref(ref)
         assert old is not None
         there = git.checked_out(ref)[0]
         words = worktree.uncommitted(git, there, f".protocols/{protocol}")
@@ -583,7 +583,7 @@ def test_adopting_that_is_cut_leaves_nothing_staged_backwards(box: Box) -> None:
         assert made is not None
         new = git.write_commit(git.edit_tree(made.tree, words) or "", (old,), WHO, WHO, b"edit\n")
         for there in git.checked_out(ref):
-            worktree.note(project.dirs, there, ref, old, new)
+            worktree.note(session.dirs, there, ref, old, new)
         git.update_refs({ref: (new, old)}, "test")
     assert "MM" in box.git("status", "--porcelain", cwd=tree) or "M " in box.git("status", "--porcelain", cwd=tree)
     count = box.count(protocol)
@@ -644,12 +644,12 @@ def test_an_edit_of_any_kind_is_seen_as_git_sees_it(box: Box, change: str) -> No
     box.write(".protocols/0001-a/plan.md", "A")
     box.write(".protocols/0001-a/01-a.md", "a step")
     box.commit()
-    project = box.project()
-    [tree] = project.git.checked_out(REF)
-    assert worktree.uncommitted(project.git, tree, ".protocols/0001-a") == {}
+    session = box.session()
+    [tree] = session.git.checked_out(REF)
+    assert worktree.uncommitted(session.git, tree, ".protocols/0001-a") == {}
     box.git("update-index", "--refresh")
     subprocess.run(["sh", "-ec", change], cwd=box.path, env=box.environment(), check=True)
-    seen = worktree.uncommitted(project.git, tree, ".protocols/0001-a")
+    seen = worktree.uncommitted(session.git, tree, ".protocols/0001-a")
     assert bool(seen) == (box.git("status", "--porcelain", "-uall", "--", ".protocols") != "")
 
 
@@ -666,7 +666,7 @@ def test_an_edit_of_any_kind_is_seen_as_git_sees_it(box: Box, change: str) -> No
 def test_what_only_looks_changed_or_is_only_in_the_index_is_no_edit(box: Box, change: str) -> None:
     box.write(".protocols/0001-a/plan.md", "A")
     box.commit()
-    project = box.project()
-    [tree] = project.git.checked_out(REF)
+    session = box.session()
+    [tree] = session.git.checked_out(REF)
     subprocess.run(["sh", "-ec", change], cwd=box.path, env=box.environment(), check=True)
-    assert worktree.uncommitted(project.git, tree, ".protocols/0001-a") == {}
+    assert worktree.uncommitted(session.git, tree, ".protocols/0001-a") == {}

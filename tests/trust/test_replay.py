@@ -12,7 +12,7 @@ from runner.git import Git
 from runner.protocol import log
 from runner.protocol.approval_file import seconds
 from runner.trust import trusted_config
-from tests.conftest import Box, command
+from tests.conftest import Box, command, set_env
 from tests.people import Person, govern, person
 
 WAITS = 3
@@ -51,9 +51,9 @@ def verified(box: Box, protocol: str) -> None:
 def test_a_word_that_expires_while_the_step_is_at_work(box: Box, alice: Person, tmp_path: Path) -> None:
     flag = tmp_path / "later"
     protocol = approved(box, alice, f"touch {flag}; echo ok > out.txt")
-    project = box.project()
-    project.env = project.env._replace(now=lambda: time.time() + (7200 if flag.exists() else 0))
-    advance.step(project, protocol)
+    session = box.session()
+    set_env(session, now=lambda: time.time() + (7200 if flag.exists() else 0))
+    advance.step(session, protocol)
     counted, finished = (entry(box, protocol, event) for event in ("approval-counted", "step-finished"))
     assert seconds(finished.time) - seconds(counted.time) >= 7200
     verified(box, protocol)

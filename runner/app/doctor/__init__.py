@@ -18,7 +18,7 @@ from runner.executor import remedy
 from runner.git import Git, GitError
 from runner.store import trusted
 from runner.store.environment import Environment, StateDir, read_checkpoint
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.store.remote import Mirror
 from runner.trust import verify
 from runner.trust.walk import Report
@@ -93,32 +93,32 @@ class Clone:
 class Selection:
     """A project, and the id of the one protocol that was asked about; None: all of them."""
 
-    project: Project
+    session: Session
     only: str | None
 
 
 class Examined:
     """A protocol whose branch is here, and what verify says of it at `tip`."""
 
-    def __init__(self, project: Project, protocol: str, tip: str) -> None:
-        self.project, self.protocol, self.tip = project, protocol, tip
+    def __init__(self, session: Session, protocol: str, tip: str) -> None:
+        self.session, self.protocol, self.tip = session, protocol, tip
         self.has_transcripts = True  # `transcripts_missing` says so otherwise
 
     @cached_property
     def judged(self) -> Report:
         """What verify says of the branch."""
-        return verify.verify(self.project.git, self.protocol, self.tip, self.project.trusted)
+        return verify.verify(self.session.git, self.protocol, self.tip, self.session.project.trusted)
 
     @cached_property
     def old(self) -> str | None:
         """The commit that verified here last, where the branch's history no longer has it."""
-        return rewritten_from(self.project, self.protocol, self.tip)
+        return rewritten_from(self.session.project, self.protocol, self.tip)
 
     @cached_property
     def is_adoptable(self) -> bool:
         """Whether the history was rewritten, and is adopted as a merge into the old one."""
         old = self.old
-        return old is not None and remedy.is_adoptable(self.project, self.protocol, self.judged, old)
+        return old is not None and remedy.is_adoptable(self.session, self.protocol, self.judged, old)
 
 
 def rewritten_from(project: Project, protocol: str, tip: str) -> str | None:

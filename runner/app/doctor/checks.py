@@ -30,7 +30,7 @@ from runner.app.doctor import (
 from runner.errors import InsufficientHistoryError, RunnerError, UnreachableError
 from runner.git import Git
 from runner.store.environment import Environment, StateDir, writable_state_home
-from runner.store.project import Project
+from runner.store.project import Session
 from runner.store.trusted import Trusted
 
 MACHINE: tuple[Check[Machine], ...] = (
@@ -107,9 +107,9 @@ def examine(cwd: Path, env: Environment, options: Mapping[str, str], only: str |
         try:
             for finding in _run(CLONE, here):
                 found.append(finding)
-            with Project.open(cwd, env, options) as project:
-                _use_fetched_trust(project)
-                for finding in _in_project(project, only):
+            with Session.open(cwd, env, options) as session:
+                _use_fetched_trust(session)
+                for finding in _in_project(session, only):
                     found.append(finding)
         except RunnerError as error:
             if all(one.kind == "note" for one in found[before:]):  # else git stopped at what was found already
@@ -122,26 +122,26 @@ def _run(checks: tuple[Check[Scope], ...], scope: Scope) -> Iterator[Finding]:
         yield from check.find(scope)
 
 
-def _in_project(project: Project, only: str | None) -> Iterator[Finding]:
-    yield from _run(PROJECT, Selection(project, only))
-    for protocol, tip in project.protocols().items():
+def _in_project(session: Session, only: str | None) -> Iterator[Finding]:
+    yield from _run(PROJECT, Selection(session, only))
+    for protocol, tip in session.project.protocols().items():
         if only in (None, protocol):
-            yield from of_protocol(project, protocol, tip)
+            yield from of_protocol(session, protocol, tip)
 
 
-def _use_fetched_trust(project: Project) -> None:
+def _use_fetched_trust(session: Session) -> None:
     """Examine with the trusted branch as git fetched it, where that is ahead of the runner's own copy; nothing is changed."""
-    trusted = project.trusted
-    there = project.git.resolve(f"refs/remotes/{trusted.remote}/{trusted.branch}") if trusted.remote else None
-    if there not in (None, trusted.commit) and project.git.is_ancestor(trusted.commit, str(there)):
+    trusted = session.project.trusted
+    there = session.git.resolve(f"refs/remotes/{trusted.remote}/{trusted.branch}") if trusted.remote else None
+    if there not in (None, trusted.commit) and session.git.is_ancestor(trusted.commit, str(there)):
         own = f"; the runner's own copy is {trusted.commit[:12]}"
         note = f"trusted branch as last fetched by git{own}{f', as of {trusted.time}' if trusted.time else ''}"
-        project.trust(Trusted(str(there), trusted.branch, trusted.remote, note, trusted.time))
+        session.trust(Trusted(str(there), trusted.branch, trusted.remote, note, trusted.time))
 
 
-def of_protocol(project: Project, protocol: str, tip: str) -> Iterator[Finding]:
+def of_protocol(session: Session, protocol: str, tip: str) -> Iterator[Finding]:
     """Yield the findings of a protocol whose branch is here."""
-    one = Examined(project, protocol, tip)
+    one = Examined(session, protocol, tip)
     try:
         _ = one.judged, one.old  # these raise, and every check needs them
     except InsufficientHistoryError as error:
@@ -190,19 +190,19 @@ def _carry_out(finding: Finding, fix: Callable[[], str], tell: Callable[[str], N
         tell(done)
 
 
-def fix_protocols(project: Project, only: str | None, tell: Callable[[str], None]) -> None:
+def fix_protocols(session: Session, only: str | None, tell: Callable[[str], None]) -> None:
     """Repair every protocol here, or `only`; a failure is reported with `tell`, and raised with `only`.
 
     Raises:
         RunnerError: `only` cannot be repaired; nothing was changed.
     """
-    _fix(tuple(check for check in PROJECT if check.fix), Selection(project, only), tell)
-    for protocol, tip in project.protocols().items():
+    _fix(tuple(check for check in PROJECT if check.fix), Selection(session, only), tell)
+    for protocol, tip in session.project.protocols().items():
         if only not in (None, protocol):
             continue
         try:
-            fix.fix(project, protocol, tell, by_name=only is not None)
-            one = Examined(project, protocol, project.tip(protocol) or tip)
+            fix.fix(session, protocol, tell, by_name=only is not None)
+            one = Examined(session, protocol, session.project.tip(protocol) or tip)
             is_whole = one.judged.ok
         except RunnerError as error:
             if only is not None:

@@ -106,7 +106,7 @@ def finish_follow(clone: Clone, about: tuple[Path, str]) -> str:
 
 def unfinished_worktrees(chosen: Selection) -> Iterator[Finding]:
     """Yield the worktrees whose creation was interrupted before they had files."""
-    project = chosen.project
+    project = chosen.session.project
     for protocol, tip in project.protocols().items():
         ref = project.branch(protocol)
         if not project.dirs.making(protocol).exists() or locks.is_held(project.dirs.publish_lock(ref)):
@@ -122,7 +122,7 @@ def unfinished_worktrees(chosen: Selection) -> Iterator[Finding]:
 
 def finish_worktree(chosen: Selection, protocol: str) -> str:
     """Finish a worktree."""
-    project = chosen.project
+    project = chosen.session.project
     ref = project.branch(protocol)
     with locks.hold(project.dirs.publish_lock(ref), project.env, what=ref, wait=transaction.PUBLISH_WAIT):
         protocol_worktree.finish_worktree(project.git, project.dirs, project.env, ref, protocol)
@@ -131,7 +131,7 @@ def finish_worktree(chosen: Selection, protocol: str) -> str:
 
 def unfinished_renumberings(chosen: Selection) -> Iterator[Finding]:
     """Yield the protocols that a killed command was giving another number."""
-    dirs = chosen.project.dirs
+    dirs = chosen.session.dirs
     for note in divergence.unfinished_renumberings(dirs):
         if locks.is_held(dirs.lock(note.origin)):
             continue
@@ -146,7 +146,7 @@ def unfinished_renumberings(chosen: Selection) -> Iterator[Finding]:
 
 def finish_renumbering(chosen: Selection, origin: str) -> str:
     """Finish giving a protocol another number."""
-    return load.finish_renumbering(chosen.project, origin)
+    return load.finish_renumbering(chosen.session, origin)
 
 
 def severed_worktrees(clone: Clone) -> Iterator[Finding]:
@@ -296,7 +296,7 @@ def of_ended(chosen: Selection) -> Iterator[Finding]:
     """Yield that protocols which ended, or have no branch any more, have workspaces or journals that were not used for long."""
     if chosen.only is not None:
         return
-    project = chosen.project
+    project = chosen.session.project
     old, here = [], project.protocols()
     for protocol, folder in clean.with_something(project):
         with contextlib.suppress(OSError):
@@ -357,7 +357,7 @@ def _size(size: float) -> str:
 
 def shallow(chosen: Selection) -> Iterator[Finding]:
     """Yield that the history is cut off in this clone."""
-    git, remote = chosen.project.git, chosen.project.trusted.remote
+    git, remote = chosen.session.git, chosen.session.project.trusted.remote
     if git.is_shallow():
         yield (fault if remote else remark)(
             "history is cut off in this clone",
@@ -370,7 +370,7 @@ def shallow(chosen: Selection) -> Iterator[Finding]:
 
 def deepen(chosen: Selection, remote: str) -> str:
     """Fetch the history that is cut off in this clone."""
-    clone = Clone(chosen.project.git, chosen.project.dirs, chosen.project.env)
+    clone = Clone(chosen.session.git, chosen.session.dirs, chosen.session.env)
     mirror, shallow = clone.remote(), clone.git.common_dir / "shallow"
     if mirror is None:
         return ""
@@ -388,7 +388,7 @@ def deepen(chosen: Selection, remote: str) -> str:
 
 def partial(chosen: Selection) -> Iterator[Finding]:
     """Yield that this clone has left objects, or other branches, at the remote."""
-    git, remote = chosen.project.git, chosen.project.trusted.remote
+    git, remote = chosen.session.git, chosen.session.project.trusted.remote
     if git.is_partial():
         yield remark(
             "this is a partial clone: objects stay on the remote until something needs them",
@@ -397,7 +397,7 @@ def partial(chosen: Selection) -> Iterator[Finding]:
             "`runner verify --all --yes` fetches what a proof needs, `git fetch --refetch --no-filter` everything",
         )
     specs = git.settings().get(f"remote.{remote}.fetch", []) if remote else []
-    wanted = f"refs/heads/{ids.branch_of(chosen.project.pattern, '0001-x')}".partition("0001-x")[0]
+    wanted = f"refs/heads/{ids.branch_of(chosen.session.project.pattern, '0001-x')}".partition("0001-x")[0]
     if specs and not any("*" in spec and wanted.startswith(spec.lstrip("+").partition("*")[0]) for spec in specs):
         yield remark(
             f"this clone follows only some branches of {remote}: {', '.join(specs)}",

@@ -18,7 +18,7 @@ from runner.protocol import events as ev
 from runner.protocol import log, paths
 from runner.store import history, publishing, record, snapshot, transaction
 from runner.store.environment import forget_checkpoint, read_checkpoint, write_checkpoint
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.store.snapshot import Folder, Snapshot
 from runner.trust import transitions, verify
 from runner.trust.transitions import commit_of
@@ -28,7 +28,7 @@ from runner.trust.walk import Report, name_in
 LOST = "refs/runner/lost"
 
 
-def fix(project: Project, protocol: str, tell: Callable[[str], None], *, by_name: bool) -> None:
+def fix(session: Session, protocol: str, tell: Callable[[str], None], *, by_name: bool) -> None:
     """Repair a protocol's damaged record, if it verifies afterwards; `by_name`, adopt its rewritten history too.
 
     Raises:
@@ -36,54 +36,55 @@ def fix(project: Project, protocol: str, tell: Callable[[str], None], *, by_name
         HeldError: another runner is at work on it.
         InTheWayError: the repaired files would overwrite a person's.
     """
-    with load.at_work(project, protocol):
-        git, branch = project.git, project.branch(protocol)
+    with load.at_work(session, protocol):
+        git, branch = session.git, session.project.branch(protocol)
         if by_name:
-            publishing.look(project, branch, history.ref_of(protocol))
+            publishing.look(session, branch, history.ref_of(protocol))
         here = git.ref(branch)
-        tip = here or project.above(project.branch(protocol)) or project.protocols()[protocol]
-        judged, old = verify.verify(git, protocol, tip, project.trusted), rewritten_from(project, protocol, tip)
+        tip = here or session.above(branch) or session.project.protocols()[protocol]
+        judged = verify.verify(git, protocol, tip, session.project.trusted)
+        old = rewritten_from(session.project, protocol, tip)
         if judged.is_foreign and old is None:
             return
         if here is None and not by_name:
             return  # a branch is made here only where it is asked for
         if old is not None and not by_name:
             return  # whether that was meant is asked about each
-        if old is not None and remedy.is_adoptable(project, protocol, judged, old):
-            _merge(project, protocol, _whole_of(project, protocol, old, tip), judged, tell)
+        if old is not None and remedy.is_adoptable(session, protocol, judged, old):
+            _merge(session, protocol, _whole_of(session.project, protocol, old, tip), judged, tell)
             return
         if not (judged.ok or judged.is_repairable):
-            raise _refused(project, protocol, judged, old)
+            raise _refused(session.project, protocol, judged, old)
         back: Mapping[str, tuple[str | None, str | None]] = {}
         is_left = False  # whether journals have what the record no longer has
         if old is not None and not judged.is_repairable:
             is_here = git.commit(old) is not None
             now = replaced(git, protocol, old, tip) if is_here else None
-            back = publishing.history_back(project, protocol, tip, now)
-            is_left = now is None and (is_here or bool(back)) and not _gives_way(project, protocol, old, tip)
+            back = publishing.history_back(session, protocol, tip, now)
+            is_left = now is None and (is_here or bool(back)) and not _gives_way(session, protocol, old, tip)
             if is_left:
-                _refuse_forgetting(project, protocol, tip, old)
-        adopted = _keep(project, protocol, old, tip, judged) if old is not None else ""
+                _refuse_forgetting(session.project, protocol, tip, old)
+        adopted = _keep(session, protocol, old, tip, judged) if old is not None else ""
         if judged.is_repairable:
-            _repair(project, protocol, judged, tell)
+            _repair(session, protocol, judged, tell)
         elif old is not None:
             assert judged.walk.state is not None
             if is_left:
-                journal.put_aside(project.dirs, protocol, old)
+                journal.put_aside(session.dirs, protocol, old)
             if back:  # it would keep what was taken out, and be published with it
                 git.update_refs(back, "runner: lost")
-            write_checkpoint(project.dirs, protocol, tip, judged.walk.state.genesis)
+            write_checkpoint(session.dirs, protocol, tip, judged.walk.state.genesis)
         if adopted:
             tell(adopted)
         if by_name and here is not None:
-            _fix_there(project, protocol, tell)
+            _fix_there(session, protocol, tell)
 
 
-def _gives_way(project: Project, protocol: str, old: str, tip: str) -> bool:
+def _gives_way(session: Session, protocol: str, old: str, tip: str) -> bool:
     """Return whether `tip` has transitions that others published beside those of `old`, which are done again, as after a sync of
     diverged clones: the journals stay, so no model is asked again and no effect happens again.
     """
-    git, there = project.git, remedy.published(project, protocol, tip)
+    git, there = session.git, remedy.published(session, protocol, tip)
     if there is None or git.commit(old) is None:
         return False
     return any(publishing.is_transition(one, protocol) for one in record.since(git, there, old)[0])
@@ -104,38 +105,38 @@ def _refuse_forgetting(project: Project, protocol: str, tip: str, old: str) -> N
     journal.refuse_unrecorded(project.dirs, protocol, snapshot.read(project.git, old, protocol).state, way)
 
 
-def _fix_there(project: Project, protocol: str, tell: Callable[[str], None]) -> None:
+def _fix_there(session: Session, protocol: str, tell: Callable[[str], None]) -> None:
     """Repair what the remote has, where that does not verify and is no descendant of the branch here.
 
     Raises:
         IntegrityError: it cannot be repaired from here; the hint says who has to.
     """
-    git, here = project.git, project.git.ref(project.branch(protocol))
+    git, here = session.git, session.git.ref(session.project.branch(protocol))
     assert here is not None
-    there = seen_there(project, protocol, here)
-    judged = verify.verify(git, protocol, there, project.trusted) if there is not None else None
+    there = seen_there(session, protocol, here)
+    judged = verify.verify(git, protocol, there, session.project.trusted) if there is not None else None
     if there is None or judged is None or judged.ok or judged.is_foreign:
         return
     if judged.is_repairable:
-        _repair(project, protocol, judged, tell)
-    elif remedy.is_adoptable(project, protocol, judged, here):
-        _merge(project, protocol, here, judged, tell)
+        _repair(session, protocol, judged, tell)
+    elif remedy.is_adoptable(session, protocol, judged, here):
+        _merge(session, protocol, here, judged, tell)
     else:
-        remote = project.trusted.remote
+        remote = session.project.trusted.remote
         raise IntegrityError(
             f"what {remote} has of {protocol} cannot be repaired: {judged.findings[0].text}",
-            f"{judged.findings[0].path or project.branch(protocol)}, commit {judged.findings[0].commit[:12]}",
-            remedy.of_remote(project, protocol, judged),
+            f"{judged.findings[0].path or session.project.branch(protocol)}, commit {judged.findings[0].commit[:12]}",
+            remedy.of_remote(session, protocol, judged),
         )
 
 
-def _merge(project: Project, protocol: str, old: str, rewritten: Report, tell: Callable[[str], None]) -> None:
+def _merge(session: Session, protocol: str, old: str, rewritten: Report, tell: Callable[[str], None]) -> None:
     """Adopt a rebased or amended history that lacks commits which approvals are for, or which are published.
 
     `old` has them and verifies: a merge by the person continues it, with its record, and all other files of the new history.
     """
-    git, tip, folder = project.git, rewritten.tip, paths.folder(protocol)
-    here = git.ref(project.branch(protocol))
+    git, tip, folder = session.git, rewritten.tip, paths.folder(protocol)
+    here = git.ref(session.project.branch(protocol))
     was, now = commit_of(git, old), commit_of(git, tip)
     files = [
         {path: entry for path, entry in git.files(oid, folder).items() if _is_proof(protocol, path)}
@@ -148,27 +149,27 @@ def _merge(project: Project, protocol: str, old: str, rewritten: Report, tell: C
         if path in files[0] or not _is_approval(protocol, path)
     }
     tree = git.edited(now.tree, record)
-    onto = _side(project, protocol, old, tip)
+    onto = _side(session, protocol, old, tip)
     new = old
     if tree != was.tree or onto is not None:
         parents = (old, onto) if onto is not None else (old,)
         text = f"{protocol}: take over what the rewritten history changed\n"
-        new = git.person_commit(tree, parents, project.person(), text.encode())
-    judged = verify.verify(git, protocol, new, project.trusted)
+        new = git.person_commit(tree, parents, session.person(), text.encode())
+    judged = verify.verify(git, protocol, new, session.project.trusted)
     if not judged.ok:
-        raise _refused(project, protocol, judged, old)
+        raise _refused(session.project, protocol, judged, old)
     lost = f"{LOST}/{protocol}/{tip[:12]}"
-    why = remedy.why_merged(project, rewritten)
-    _publish(project, judged, here, "runner: adopted", {lost: (tip, git.ref(lost))})
+    why = remedy.why_merged(session.project, rewritten)
+    _publish(session, judged, here, "runner: adopted", {lost: (tip, git.ref(lost))})
     tell(
         f"{protocol}: adopted as a merge into the old history, {why}, at {new[:12]}; {remedy.GIVEN_AGAIN};"
         f" the rewritten history is kept at {lost}"
     )
-    _tell_unpublished(project, protocol, new, tell)
+    _tell_unpublished(session, protocol, new, tell)
 
 
 def _publish(
-    project: Project,
+    session: Session,
     repaired: Report,
     here: str | None,
     reason: str,
@@ -177,13 +178,13 @@ def _publish(
 ) -> None:
     """Move the branch from `here` to the tip that repairs it; on the remote too, where that is a fast-forward."""
     protocol, new, state = repaired.walk.protocol, repaired.tip, repaired.walk.state
-    git, branch, there = project.git, project.branch(protocol), project.above(project.branch(protocol))
+    git, branch, there = session.git, session.project.branch(protocol), session.above(session.project.branch(protocol))
     assert state is not None
     is_out = there is not None and git.is_ancestor(there, new)
-    push = publishing.pusher(project, protocol, new, filed=filed) if is_out else None
+    push = publishing.pusher(session, protocol, new, filed=filed) if is_out else None
     update = transaction.RefUpdate(branch, here, new, reason, also)
-    transaction.publish(git, project.dirs, project.env, update, push)
-    write_checkpoint(project.dirs, protocol, new, state.genesis)
+    transaction.publish(git, session.dirs, session.env, update, push)
+    write_checkpoint(session.dirs, protocol, new, state.genesis)
 
 
 def _whole_of(project: Project, protocol: str, old: str, tip: str) -> str:
@@ -198,12 +199,12 @@ def _whole_of(project: Project, protocol: str, old: str, tip: str) -> str:
     return old
 
 
-def _side(project: Project, protocol: str, old: str, tip: str) -> str | None:
+def _side(session: Session, protocol: str, old: str, tip: str) -> str | None:
     """Return the commit to merge into `old`: the new history where it was pushed, else what it was put on; None: nothing."""
-    git = project.git
+    git = session.git
     first = git.commit(transitions.chain_of(git, protocol, tip)[0])
     onto = first.parents[0] if first is not None and first.parents else None
-    there = project.above(project.branch(protocol))
+    there = session.above(session.project.branch(protocol))
     if there is not None and git.is_ancestor(there, tip) and not git.is_ancestor(there, old):
         onto = there
     return onto if onto is not None and not git.is_ancestor(onto, old) else None
@@ -237,9 +238,9 @@ def _refused(project: Project, protocol: str, judged: Report, old: str | None) -
     )
 
 
-def _keep(project: Project, protocol: str, old: str, tip: str, judged: Report) -> str:
+def _keep(session: Session, protocol: str, old: str, tip: str, judged: Report) -> str:
     """Keep the history that is no longer in the branch, and return what the protocol loses with it."""
-    git, now = project.git, judged.walk.state
+    git, now = session.git, judged.walk.state
     assert now is not None
     if git.commit(old) is None:
         return f"{protocol}: adopted as it is at {tip[:12]}; the old history, {old[:12]}, is not in this clone any more"
@@ -248,7 +249,7 @@ def _keep(project: Project, protocol: str, old: str, tip: str, judged: Report) -
     before = snapshot.read(git, old, protocol).state
     if before.genesis != now.genesis:
         lost = "it is another protocol of the same name now"
-    elif _gives_way(project, protocol, old, tip):
+    elif _gives_way(session, protocol, old, tip):
         lost = "transitions made here beside the published ones are made again"
     elif before.revision > now.revision:
         gone = range(now.revision + 1, before.revision + 1)
@@ -259,17 +260,17 @@ def _keep(project: Project, protocol: str, old: str, tip: str, judged: Report) -
     return f"{protocol}: adopted as it is at {tip[:12]}; {lost}; the old history is kept at {ref}"
 
 
-def _repair(project: Project, protocol: str, judged: Report, tell: Callable[[str], None]) -> None:
+def _repair(session: Session, protocol: str, judged: Report, tell: Callable[[str], None]) -> None:
     """Commit the record as its events make it; where the folder was deleted, first the plan files, in the person's name."""
-    git, walk, tip = project.git, judged.walk, judged.tip
+    git, project, walk, tip = session.git, session.project, judged.walk, judged.tip
     assert walk.state is not None
-    here, there = git.ref(project.branch(protocol)), project.above(project.branch(protocol))
+    here, there = git.ref(project.branch(protocol)), session.above(project.branch(protocol))
     if here is None and there == tip:
-        publishing.bring_history(project, protocol)
+        publishing.bring_history(session, protocol)
     folder = paths.folder(protocol)
     commits = list(walk.damaged_by)
     if not judged.walk.folder.files:
-        tip = _restore_plan_files(project, protocol, judged)
+        tip = _restore_plan_files(session, protocol, judged)
         commits.append(tip)
     commit = commit_of(git, tip)
     now = {path.removeprefix(f"{folder}/"): entry for path, entry in git.files(tip, folder).items()}
@@ -288,8 +289,8 @@ def _repair(project: Project, protocol: str, judged: Report, tell: Callable[[str
         Snapshot(protocol, tip, tree, Folder(files), walk.state, walk.log),
         [repaired],
         transaction.Provenance(
-            time=project.env.timestamp(),
-            actor=project.actor(),
+            time=session.env.timestamp(),
+            actor=session.actor(),
             trusted=project.trusted.commit,
             author=project.runner(),
             sign_with=transition.signer(project, [repaired]),
@@ -301,40 +302,40 @@ def _repair(project: Project, protocol: str, judged: Report, tell: Callable[[str
     by = ", ".join(oid[:12] for oid in walk.damaged_by)
     done = f"{protocol}: the record is repaired, {reason} ({by}); the code is unchanged"
     if here not in (None, judged.tip) and not git.is_ancestor(here or "", judged.tip):
-        _settle_with(project, protocol, made, tell, done)
+        _settle_with(session, protocol, made, tell, done)
         return
     filed = transition.file(project, protocol, made)
     history_tip = next((new for new, _ in filed.values()), None)
-    _publish(project, left, here, "runner: record-repaired", filed, history_tip)
+    _publish(session, left, here, "runner: record-repaired", filed, history_tip)
     tell(done)
-    _tell_unpublished(project, protocol, made.commit, tell)
+    _tell_unpublished(session, protocol, made.commit, tell)
 
 
 def _settle_with(
-    project: Project, protocol: str, made: transaction.Transition, tell: Callable[[str], None], done: str
+    session: Session, protocol: str, made: transaction.Transition, tell: Callable[[str], None], done: str
 ) -> None:
     """Bring the branch here, which has commits beside the damage, together with the repair, as with any tip that others published."""
-    assert project.mirror is not None
-    check = load.Checker(project, protocol)
+    assert session.mirror is not None
+    check = load.Checker(session, protocol)
     # Before anything is pushed: the history here may have transcripts of transitions that are dropped.
-    publishing.settle(project, protocol, project.mirror, check, there=made.commit)
+    publishing.settle(session, protocol, session.mirror, check, there=made.commit)
     tell(done)
-    if project.setting("publish") == "always":
-        tip = project.git.ref(project.branch(protocol))
+    if session.project.setting("publish") == "always":
+        tip = session.git.ref(session.project.branch(protocol))
         assert tip is not None
-        publishing.push(project, protocol, tip)
-    _tell_unpublished(project, protocol, made.commit, tell)
+        publishing.push(session, protocol, tip)
+    _tell_unpublished(session, protocol, made.commit, tell)
 
 
-def _tell_unpublished(project: Project, protocol: str, oid: str, tell: Callable[[str], None]) -> None:
-    there = project.above(project.branch(protocol))
-    if there is not None and not project.git.is_ancestor(oid, there):
+def _tell_unpublished(session: Session, protocol: str, oid: str, tell: Callable[[str], None]) -> None:
+    there = session.above(session.project.branch(protocol))
+    if there is not None and not session.git.is_ancestor(oid, there):
         tell(f"{protocol}: the repair is here alone; `runner sync {protocol}` publishes it")
 
 
-def _restore_plan_files(project: Project, protocol: str, judged: Report) -> str:
+def _restore_plan_files(session: Session, protocol: str, judged: Report) -> str:
     """Commit, in the person's name, the plan files of a folder that a commit deleted."""
-    git, folder = project.git, paths.folder(protocol)
+    git, folder = session.git, paths.folder(protocol)
     tip = commit_of(git, judged.tip)
     had: str | None = tip.oid
     while had is not None and git.tree(f"{had}:{folder}") is None:
@@ -345,7 +346,7 @@ def _restore_plan_files(project: Project, protocol: str, judged: Report) -> str:
         path: entry for path, entry in git.files(had, folder).items() if not paths.is_record(name_in(protocol, path))
     }
     tree = git.edited(tip.tree, files)
-    return git.person_commit(tree, (tip.oid,), project.person(), f"{protocol}: put plan and steps back\n".encode())
+    return git.person_commit(tree, (tip.oid,), session.person(), f"{protocol}: put plan and steps back\n".encode())
 
 
 def forget(project: Project, protocol: str) -> bool:

@@ -128,9 +128,9 @@ def readable(clone: Clone) -> Iterator[Finding]:
 
 def identity(chosen: Selection) -> Iterator[Finding]:
     """Yield why nothing can be committed in the person's name."""
-    git = chosen.project.git
+    git = chosen.session.git
     try:
-        chosen.project.person()
+        chosen.session.person()
     except RunnerError as error:
         yield of_error(error, "nothing can be committed in your name")
     if git.signs_commits():
@@ -143,7 +143,7 @@ def identity(chosen: Selection) -> Iterator[Finding]:
 
 def executor(chosen: Selection) -> Iterator[Finding]:
     """Yield that commands of steps cannot be run, or are run without a sandbox."""
-    project = chosen.project
+    project = chosen.session.project
     try:
         project.refuse_unsupported()
         name = project.setting("executor")
@@ -170,12 +170,12 @@ def executor(chosen: Selection) -> Iterator[Finding]:
 
 def ignored_sources(chosen: Selection) -> Iterator[Finding]:
     """Yield the ignored files in folders of the source that tests may need, and that no step is shown."""
-    on_host = chosen.project.source("executor")[0] == "host"  # where `generated` brings nothing in
-    if not on_host and (missing := environments.left_out(chosen.project)):
+    on_host = chosen.session.project.source("executor")[0] == "host"  # where `generated` brings nothing in
+    if not on_host and (missing := environments.left_out(chosen.session.project)):
         names = [*map(strict_yaml.shown, missing)]
         yield remark(
             f"{counted(len(missing), 'file')} in the source that git ignores: {few(names, 5)}",
-            str(environments.main_worktree(chosen.project)),
+            str(environments.main_worktree(chosen.session.project)),
             "steps and checks do not have them",
             f"name those that tests need in {paths.CONFIG}: `workspace: {{generated: [GLOB]}}`",
         )
@@ -183,15 +183,16 @@ def ignored_sources(chosen: Selection) -> Iterator[Finding]:
 
 def empty_content(chosen: Selection) -> Iterator[Finding]:
     """Yield the submodules and files of LFS whose content no step is shown."""
-    partial = chosen.project.git.is_partial()  # its files may have to be fetched to know
-    for line in () if partial else environments.empty_submodules(chosen.project, chosen.project.trusted.commit):
+    project = chosen.session.project
+    partial = project.git.is_partial()  # its files may have to be fetched to know
+    for line in () if partial else environments.empty_submodules(project, project.trusted.commit):
         what, _, how = line.partition("; ")
-        yield remark(what, chosen.project.trusted.branch, "tests that need them fail", how)
+        yield remark(what, project.trusted.branch, "tests that need them fail", how)
 
 
 def trusted_branch(chosen: Selection) -> Iterator[Finding]:
     """Yield where configuration is read from, and that there is none."""
-    project, trusts = chosen.project, chosen.project.trusted
+    project, trusts = chosen.session.project, chosen.session.project.trusted
     if trusts.note:
         yield remark(
             f"the trusted branch is {trusts.note}",
@@ -209,7 +210,7 @@ def trusted_branch(chosen: Selection) -> Iterator[Finding]:
 def policy(chosen: Selection) -> Iterator[Finding]:
     """Yield why policy, keys or configuration of the trusted branch cannot be carried out."""
     try:
-        found = permissions.trusted_config(chosen.project).policy
+        found = permissions.trusted_config(chosen.session.project).policy
     except RunnerError as error:
         yield of_error(error, "no step starts, and no approval counts")
         return
@@ -219,7 +220,7 @@ def policy(chosen: Selection) -> Iterator[Finding]:
 
 def tests(chosen: Selection) -> Iterator[Finding]:
     """Yield that the trusted branch names no default check for tests that are there, or that tests are known to fail on it."""
-    project, trusts = chosen.project, chosen.project.trusted
+    project, trusts = chosen.session.project, chosen.session.project.trusted
     try:
         named = project.config.checks
     except RunnerError:
@@ -235,7 +236,7 @@ def tests(chosen: Selection) -> Iterator[Finding]:
 
 def questions(chosen: Selection) -> Iterator[Finding]:
     """Yield the open questions about the project."""
-    project = chosen.project
+    project = chosen.session.project
     where = f"{paths.CLARIFICATIONS} on {project.trusted.branch}"
     try:
         known = clarifications.parse(project.trusted.blob(project.git, paths.CLARIFICATIONS), where)
@@ -266,7 +267,7 @@ def _setup(project: Project) -> tuple[str, str]:
 def shared_numbers(chosen: Selection) -> Iterator[Finding]:
     """Yield the numbers that several protocols have."""
     by_number: dict[int, list[str]] = {}
-    for protocol in chosen.project.protocols():
+    for protocol in chosen.session.project.protocols():
         by_number.setdefault(ids.number_of(protocol), []).append(protocol)
     for number, sharing in by_number.items():
         if len(sharing) > 1:
@@ -280,7 +281,7 @@ def shared_numbers(chosen: Selection) -> Iterator[Finding]:
 
 def workspaces(chosen: Selection) -> Iterator[Finding]:
     """Yield the workspaces that cannot be reset, since they have folders of other users."""
-    project, configured = chosen.project, chosen.project.config.workspace.path
+    project, configured = chosen.session.project, chosen.session.project.config.workspace.path
     try:
         folder = workspace.place(project.dirs, "0000-none", configured).root.parent
     except RunnerError as error:

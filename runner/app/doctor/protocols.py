@@ -33,7 +33,7 @@ from runner.protocol import ids, paths
 from runner.protocol.decision import OPEN
 from runner.store import history, locks, lookup, publishing, push_refusal, record, worktree
 from runner.store.environment import matching
-from runner.store.project import Project
+from runner.store.project import Project, Session
 from runner.store.remote import Mirror
 from runner.trust import transitions, verify, walk
 from runner.trust.rules import ends
@@ -43,7 +43,7 @@ from runner.trust.walk import Named, Walk, name_in
 
 def gone_branches(chosen: Selection) -> Iterator[Finding]:
     """Yield the protocols that had not ended and whose branch is gone."""
-    project, only = chosen.project, chosen.only
+    project, only = chosen.session.project, chosen.only
     if only is not None and only not in project.protocols():
         what = f"{only} has no branch here"
         yield remark(what, project.branch(only), "it can only be looked at", "`git fetch`")
@@ -71,7 +71,7 @@ def gone_branches(chosen: Selection) -> Iterator[Finding]:
 def restore_branch(chosen: Selection, about: tuple[str, str, str]) -> str:
     """Restore the branch of a protocol."""
     protocol, oid, where = about
-    chosen.project.git.update_refs({chosen.project.branch(protocol): (oid, None)}, "runner: put back")
+    chosen.session.git.update_refs({chosen.session.project.branch(protocol): (oid, None)}, "runner: put back")
     return f"{protocol}: restored its branch at {oid[:12]}, from {where}"
 
 
@@ -90,7 +90,7 @@ def gone(project: Project) -> list[str]:
 
 def unclaimed_numbers(chosen: Selection) -> Iterator[Finding]:
     """Yield the protocols whose number another one could be given."""
-    project = chosen.project
+    project = chosen.session.project
     if project.trusted.remote is not None:
         return
     for protocol, tip in project.protocols().items():
@@ -109,16 +109,16 @@ def unclaimed_numbers(chosen: Selection) -> Iterator[Finding]:
 def claim_number(chosen: Selection, about: tuple[str, str]) -> str:
     """Claim the number of a protocol."""
     claim, genesis = about
-    chosen.project.git.update_refs({claim: (genesis, None)}, "runner: claimed")
+    chosen.session.git.update_refs({claim: (genesis, None)}, "runner: claimed")
     return f"{claim} claims its number again"
 
 
 def name_clashes(chosen: Selection) -> Iterator[Finding]:
     """Yield the protocols of which the remote has another one with the same id."""
-    for protocol in chosen.project.protocols():
-        other = push_refusal.clash(chosen.project, protocol) if chosen.only in (None, protocol) else None
+    for protocol in chosen.session.project.protocols():
+        other = push_refusal.clash(chosen.session, protocol) if chosen.only in (None, protocol) else None
         if other is not None:
-            error = push_refusal.clash_error(chosen.project, protocol, other)
+            error = push_refusal.clash_error(chosen.session.project, protocol, other)
             yield contradiction(error.what, error.where, "its work here cannot be published", error.hint)
 
 
@@ -130,9 +130,9 @@ def rewritten_history(one: Examined) -> Iterator[Finding]:
     if one.old is not None:
         yield contradiction(
             f"the history of {one.protocol} was rewritten: {one.old[:12]} is no longer in it",
-            f"{one.project.branch(one.protocol)} at {one.tip[:12]}",
+            f"{one.session.project.branch(one.protocol)} at {one.tip[:12]}",
             "it does not run until a person decides that this was meant",
-            remedy.of_rewritten(one.project, one.protocol, one.judged, one.old),
+            remedy.of_rewritten(one.session, one.protocol, one.judged, one.old),
         )
 
 
@@ -140,39 +140,39 @@ def remote_record(one: Examined) -> Iterator[Finding]:
     """Yield that the remote, as it was last seen, has a tip that does not verify."""
     if one.is_adoptable or not one.judged.ok:
         return
-    project, protocol, there = one.project, one.protocol, seen_there(one.project, one.protocol, one.tip)
+    session, protocol, there = one.session, one.protocol, seen_there(one.session, one.protocol, one.tip)
     if there is None:
         return
     try:
-        judged = verify.verify(project.git, protocol, there, project.trusted)
+        judged = verify.verify(session.git, protocol, there, session.project.trusted)
     except RunnerError:
         return  # it is not all here
     if not (judged.ok or judged.is_foreign):
         finding = judged.findings[0]
         yield contradiction(
-            f"{protocol} does not verify on {project.trusted.remote}: {finding.text} ({finding.rule})",
-            f"{finding.path or project.branch(protocol)}, commit {finding.commit[:12]}",
+            f"{protocol} does not verify on {session.project.trusted.remote}: {finding.text} ({finding.rule})",
+            f"{finding.path or session.project.branch(protocol)}, commit {finding.commit[:12]}",
             "nothing is fetched from there, and nothing that is here can be published; here it verifies",
-            remedy.of_remote(project, protocol, judged),
+            remedy.of_remote(session, protocol, judged),
         )
 
 
-def seen_there(project: Project, protocol: str, tip: str) -> str | None:
+def seen_there(session: Session, protocol: str, tip: str) -> str | None:
     """Return the tip of a protocol on the remote, as it was last seen, where that is not in the history of `tip`; else None."""
-    git, name = project.git, ids.branch_of(project.pattern, protocol)
-    mirror = project.mirror
-    if mirror is None and (project.dirs.mirror / "HEAD").exists():
-        mirror = Clone(git, project.dirs, project.env).remote()
+    git, name = session.git, ids.branch_of(session.project.pattern, protocol)
+    mirror = session.mirror
+    if mirror is None and (session.dirs.mirror / "HEAD").exists():
+        mirror = Clone(git, session.dirs, session.env).remote()
     there = mirror.refs().get(f"refs/heads/{name}") if mirror else None
     if there is None or git.commit(there) is None or git.is_ancestor(there, tip):
         return None
-    return there if push_refusal.clash(project, protocol) is None else None
+    return there if push_refusal.clash(session, protocol) is None else None
 
 
 def rebases(selection: Selection) -> Iterator[Finding]:
     """Yield rebases of protocols' branches that their person has not finished."""
-    for ref, at in worktree.rebases(selection.project.git).items():
-        protocol = ids.protocol_of_branch(selection.project.pattern, ref.removeprefix("refs/heads/"))
+    for ref, at in worktree.rebases(selection.session.git).items():
+        protocol = ids.protocol_of_branch(selection.session.project.pattern, ref.removeprefix("refs/heads/"))
         if protocol is not None and selection.only in (None, protocol):
             hint = "`git rebase --continue` or `git rebase --abort` there"
             yield fault(f"a rebase of {protocol} is under way", at, "no command moves its branch", hint)
@@ -180,18 +180,18 @@ def rebases(selection: Selection) -> Iterator[Finding]:
 
 def uncommitted_record(one: Examined) -> Iterator[Finding]:
     """Yield changes of the record in a worktree that are in no commit, except those that a runner is making."""
-    project, protocol, ref = one.project, one.protocol, one.project.branch(one.protocol)
+    session, protocol, ref = one.session, one.protocol, one.session.project.branch(one.protocol)
     if one.is_adoptable or not one.judged.ok:
         return
     # An interrupted update of the worktree has a finding of its own.
-    is_cut = project.dirs.making(protocol).exists() or worktree.is_cut(project.dirs, ref)
-    if locks.is_held(project.dirs.lock(protocol)) or is_cut:
+    is_cut = session.dirs.making(protocol).exists() or worktree.is_cut(session.dirs, ref)
+    if locks.is_held(session.dirs.lock(protocol)) or is_cut:
         return
     prefix = f"{paths.folder(protocol)}/"
-    for tree in project.git.checked_out(ref):
-        changed = worktree.uncommitted(project.git, tree, prefix.rstrip("/"))
+    for tree in session.git.checked_out(ref):
+        changed = worktree.uncommitted(session.git, tree, prefix.rstrip("/"))
         names = sorted(path for path in changed if paths.is_record(path.removeprefix(prefix)))
-        if names and project.tip(protocol) == one.tip:
+        if names and session.project.tip(protocol) == one.tip:
             yield fault(
                 f"the runner's record was changed by hand: {', '.join(names[:3])}",
                 str(tree.path),
@@ -202,11 +202,11 @@ def uncommitted_record(one: Examined) -> Iterator[Finding]:
 
 def proven(one: Examined) -> Iterator[Finding]:
     """Yield what `runner verify` finds besides the transitions, where these verify."""
-    project, protocol = one.project, one.protocol
+    session, protocol = one.session, one.protocol
     if one.is_adoptable or not one.judged.ok:
         return
     try:
-        report, code = proof.prove(project, protocol, walked=one.judged)
+        report, code = proof.prove(session, protocol, walked=one.judged)
     except RunnerError as error:
         yield of_error(error, f"{protocol} cannot be verified here")
         return
@@ -233,7 +233,7 @@ def unattainable_approvals(one: Examined) -> Iterator[Finding]:
         return
     short = str(ids.number_of(one.protocol))
     try:
-        for error in Pending(one.project, one.protocol, one.tip, short).unattainable():
+        for error in Pending(one.session, one.protocol, one.tip, short).unattainable():
             yield of_error(error, f"{one.protocol} waits, and nobody can end that")
     except RunnerError:
         return  # the policy cannot be carried out, which is a finding of its own
@@ -241,7 +241,7 @@ def unattainable_approvals(one: Examined) -> Iterator[Finding]:
 
 def damaged_record(one: Examined) -> Iterator[Finding]:
     """Yield what does not verify in the branch here."""
-    protocol, judged, branch = one.protocol, one.judged, one.project.branch(one.protocol)
+    protocol, judged, branch = one.protocol, one.judged, one.session.project.branch(one.protocol)
     if one.is_adoptable or judged.ok:
         return
     if judged.is_foreign:
@@ -274,7 +274,7 @@ def damaged_record(one: Examined) -> Iterator[Finding]:
 
 
 def _remaining(one: Examined, finding: walk.Finding) -> str:
-    project, protocol, walked = one.project, one.protocol, one.judged.walk
+    project, protocol, walked = one.session.project, one.protocol, one.judged.walk
     if finding in walked.damage:
         if paths.is_record(name_in(protocol, finding.path)):
             return "repair the other findings first"
@@ -291,7 +291,7 @@ def _remaining(one: Examined, finding: walk.Finding) -> str:
 
 def damaged_journals(chosen: Selection) -> Iterator[Finding]:
     """Yield the journals that cannot be read completely."""
-    for path in matching(chosen.project.dirs.journal(chosen.only or ""), "**/*.jsonl"):
+    for path in matching(chosen.session.dirs.journal(chosen.only or ""), "**/*.jsonl"):
         try:
             _ = Journal(path).records
         except DamagedJournalError as error:
@@ -323,7 +323,7 @@ def transcripts_missing(one: Examined) -> Iterator[Finding]:
 
 def transcripts(one: Examined) -> Finding | None:
     """Return that the history lacks transcripts that the log names: it was not fetched, or went back."""
-    git, ref, remote = one.project.git, history.ref_of(one.protocol), one.project.trusted.remote
+    git, ref, remote = one.session.git, history.ref_of(one.protocol), one.session.project.trusted.remote
     try:
         for wrong in wrong_transcripts(git, one.protocol, one.judged.walk.named, git.ref(ref), remote, []):
             return contradiction(
@@ -350,7 +350,7 @@ def _mirror(project: Project) -> Mirror | None:
 
 def fetch_history(one: Examined) -> str:
     """Fetch the history of a protocol, where the remote's has more of the transcripts that the log names."""
-    project, protocol, walk = one.project, one.protocol, one.judged.walk
+    project, protocol, walk = one.session.project, one.protocol, one.judged.walk
     git, mirror, ref = project.git, _mirror(project), history.ref_of(protocol)
     if mirror is None:
         return ""
@@ -378,7 +378,7 @@ def replaced(one: Examined, *, ask: bool = False) -> Finding | None:
     Raises:
         UnreachableError: `ask`, and the remote does not answer.
     """
-    project, protocol = one.project, one.protocol
+    project, protocol = one.session.project, one.protocol
     mirror = _mirror(project) if ask or (project.dirs.mirror / "HEAD").exists() else None
     if mirror is None:
         return None
@@ -416,7 +416,7 @@ def settle_history(one: Examined) -> str:
     Raises:
         UnreachableError: the remote did not answer, or refused. ConflictError: it moved meanwhile.
     """
-    project, protocol, walk = one.project, one.protocol, one.judged.walk
+    project, protocol, walk = one.session.project, one.protocol, one.judged.walk
     git, ref, mirror = project.git, history.ref_of(protocol), _mirror(project)
     if mirror is None:
         return ""

@@ -99,31 +99,31 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
     Raises:
         EngineError: no engine answered; its answers are in the journal, and no attempt is used up.
     """
-    project, agent = run.project, run.agent
-    names = asking.engine_names(project, run.plan, run.step, agent)
-    run.journal = open_journal(project, run.view.protocol, run.name)
+    session, agent = run.session, run.agent
+    names = asking.engine_names(session.project, run.plan, run.step, agent)
+    run.journal = open_journal(session, run.view.protocol, run.name)
     own = (run.step.header.budget, agent.budget if agent else None)
     answered: dict[str, str] = {}
     about = f"You are {agent.name}. {agent.objective}\n{agent.instructions}" if agent else None
     with _opened(run, names, answered) as (engines, tools, gate, meter):
         is_agent = agents.is_agent(names[0])
         is_first = run.attempt == 1 and not any(result is not None for result in run.results.values())
-        entries = () if is_first else record.events(project.git, run.view.protocol, run.view.tip)
+        entries = () if is_first else record.events(session.git, run.view.protocol, run.view.tip)
         before = review.start_of_work(run, entries) if run.attempt > 1 else run.view.tip
         work = run.workspace.space.work
         alias = WorkspaceAlias(work, run.workspace.sandbox.place.inside(work))
-        guides = prompting.Instructions(project, (*alias.real, alias.name))
+        guides = prompting.Instructions(session.project, (*alias.real, alias.name))
         words = f"{run.plan.header.title}\n{run.step.header.title}\n{run.step.prose}"
         told = [
             *guides.of([*prompting.named_in(words), *run.step.header.outputs]),
-            *prompting.memory(project, words),
+            *prompting.memory(session.project, words),
             *([] if is_agent else feedback.of_start(run, tools)),
         ]
         task = prompting.task(run, [*told, *feedback.of_earlier(run, entries, before)])
 
         def limits() -> Limits:  # a review within the attempt is paid from the same budgets
             paid = spending.Own(own, run.timeout, spending.of(_reviews(run).records))
-            return spending.limits(project, run.view, run.plan, run.state, run.journal, paid)
+            return spending.limits(session.project, run.view, run.plan, run.state, run.journal, paid)
 
         def check_work(result: dict[str, Any]) -> str:
             found = _found_wrong(run, run.redactor.value(result))
@@ -139,7 +139,7 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
             tools=tools,
             offered=frozenset() if is_agent else toolbox.offered(run, tools),
             system=prompting.system(about, "coding-agent" if is_agent else "execute"),
-            context=None if is_agent else functools.cache(lambda: asking.context_of(project, engines)),
+            context=None if is_agent else functools.cache(lambda: asking.context_of(session, engines)),
             task=task,
             summarize=resources.prompt("summarize").strip(),
             limits=limits(),
@@ -148,14 +148,14 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
             restore=lambda noted: _restore(run, noted),
             price=meter.price if meter else asking.price,
             most_output=asking.most_output,
-            settings=asking.settings_of(project),
-            env=project.env,
-            told=project.env.hear,
-            ensure=lambda: publishing.ensure_lease(project),
+            settings=asking.settings_of(session),
+            env=session.env,
+            told=session.env.hear,
+            ensure=lambda: publishing.ensure_lease(session),
             check=check_work,
             rounds=run.rounds,
             guide=lambda places: "\n\n".join(guides.of(places)),
-            shared_budget=spending.shared_budget(project, run.view.protocol),
+            shared_budget=spending.shared_budget(session, run.view.protocol),
         )
         if meter is not None:
             meter.stop = lambda: coding_agents.used_up(loop.limits, loop.total, meter)
@@ -218,7 +218,7 @@ def _is_checkable(run: StepRun, commit: str) -> bool:
 
 
 def _reviews(run: StepRun) -> Journal:
-    return open_journal(run.project, run.view.protocol, f"{run.name}.qa")
+    return open_journal(run.session, run.view.protocol, f"{run.name}.qa")
 
 
 def _note(run: StepRun) -> str:

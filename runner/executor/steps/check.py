@@ -127,12 +127,12 @@ def check(run: StepRun) -> Checked:
         )
     if not step.has_checks:
         raise UsageError(f"the QA of {run.slug} has nothing to check", run.where, NO_CHECKS)
-    made = run.project.kept.pop(_key(run), None)
+    made = run.session.kept.pop(_key(run), None)
     if isinstance(made, Proposal) and made.checks == step.checks and _is_work_of(run, made.commit):
         return made.checked
     workspace = None
     if step.checks:
-        run.workspace = workspace = WorkspaceSession.open(run.project, view.protocol, step.header.resources)
+        run.workspace = workspace = WorkspaceSession.open(run.session, view.protocol, step.header.resources)
         workspace.prepare(run.judged, approved=permissions.approved_changes(run))
     return _checked(run, workspace, _changed(run) if step.header.outputs else ())
 
@@ -147,7 +147,7 @@ def propose(run: StepRun, commit: str) -> Checked | None:
     workspace = run.workspace.beside(run, commit) if run.step.checks else None
     changed = list(run.project.git.changed(run.view.tip, commit))
     found = _checked(dataclasses.replace(run, kept=commit), workspace, changed)
-    run.project.kept[_key(run)] = Proposal(commit, run.step.checks, dataclasses.replace(found, is_counted=True))
+    run.session.kept[_key(run)] = Proposal(commit, run.step.checks, dataclasses.replace(found, is_counted=True))
     return found
 
 

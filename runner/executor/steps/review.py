@@ -74,21 +74,21 @@ def of_step(run: StepRun, evidence: Sequence[ev.CheckEvidence], journal: Journal
     Raises:
         EngineError: no engine answered, or its answer is no verdict; the answers are in the journal.
     """
-    project, view, step = run.project, run.view, run.step
-    entries = record.events(project.git, view.protocol, view.tip)
+    session, view, step = run.session, run.view, run.step
+    entries = record.events(session.git, view.protocol, view.tip)
     if journal is None:
         journal = _journal(run, entries)
-    started = project.env.monotonic()
-    seen = qa.change(project.git, view.protocol, start_of_work(run, entries), run.judged, step.checks)
-    reviewers = project.config.review.reviewers or (Reviewer(aspects=project.config.review.aspects),)
+    started = session.env.monotonic()
+    seen = qa.change(session.git, view.protocol, start_of_work(run, entries), run.judged, step.checks)
+    reviewers = session.project.config.review.reviewers or (Reviewer(aspects=session.project.config.review.aspects),)
     reviews, own = _earlier(run, len(reviewers)), _rounds(_verdicts(journal.records), len(reviewers))
     stopped, found = "", None
     said, judges = dict[str, Verdict](), dict[str, str]()  # by reviewer
     before: dict[str, Finding] = {}
     for at, reviewer in enumerate(reviewers):
-        with asking.open_engines(project, _judges(run, reviewer), run.slug) as engines:
-            loop = asking.questioner(project, journal, engines, run.redactor, _limits(run, journal), view.protocol)
-            loop.told = project.env.hear
+        with asking.open_engines(session.project, _judges(run, reviewer), run.slug) as engines:
+            loop = asking.questioner(session, journal, engines, run.redactor, _limits(run, journal), view.protocol)
+            loop.told = session.env.hear
             # A review that was made is found by what it was asked, which had the ones before it.
             for rounds in range(len(own) + 1) if at == 0 else ():
                 before = _open_findings([*reviews, *own[:rounds]])
@@ -96,7 +96,7 @@ def of_step(run: StepRun, evidence: Sequence[ev.CheckEvidence], journal: Journal
                     break
             task = run.redactor.text(_task(run, reviewer, evidence, seen, before))
             try:
-                with asking.open_tools(project, view.protocol, run.judged, loop, _proposal(before)):
+                with asking.open_tools(session, view.protocol, run.judged, loop, _proposal(before)):
                     verdict, engine = _judged(loop, task, run.where, before)
             except BudgetStop as stop:
                 stopped = f"QA: {stop}; {spending.where_budgets_are(run)}"
@@ -107,12 +107,12 @@ def of_step(run: StepRun, evidence: Sequence[ev.CheckEvidence], journal: Journal
             said[name], judges[name] = verdict, engine
     else:
         found = model_answers.merged(said)
-    seconds = round(project.env.monotonic() - started)
+    seconds = round(session.env.monotonic() - started)
     report = b""
     if found:
         ended = (raw for raw in reversed(entries) if raw.subject == run.slug and raw.event == "step-finished")
         author = next((str(raw.fields["engine"]) for raw in ended if raw.fields.get("engine")), "")
-        commit = project.git.commit(run.judged)
+        commit = session.git.commit(run.judged)
         tree = commit.tree if commit else ""
         made = qa.Report(
             run.slug, run.attempt, found, judges=judges, author=author, tree=tree, evidence=evidence, seen=seen
@@ -131,7 +131,7 @@ def _journal(run: StepRun, entries: Sequence[log.RawEntry]) -> Journal:
     if run.proposed is None and last == "step-finished":
         why = ["the reviews before were made in another clone, during the attempt"]
         then = [transcript.Undecided(kind="undecided", time=run.project.env.timestamp(), problems=why)]
-    return open_journal(run.project, run.view.protocol, f"{run.name}.qa", then)
+    return open_journal(run.session, run.view.protocol, f"{run.name}.qa", then)
 
 
 def _request(*turns: Turn) -> Request:

@@ -47,7 +47,7 @@ def carry_out(run: StepRun) -> Outcome:
     untrusted = any(references.split(name, where)[0] == "steps" for name in names)
     problem, result = None, None
     stop: DeniedError | HeldError | EffectError | None = None
-    run.journal = open_journal(run.project, run.view.protocol, run.name)
+    run.journal = open_journal(run.session, run.view.protocol, run.name)
     calls = Calls.of(run)
     with _opened(run) as tool:
         try:
@@ -88,10 +88,10 @@ def carry_out(run: StepRun) -> Outcome:
 
 def _session(run: StepRun) -> WorkspaceSession:
     """Return the workspace of a built-in tool: the same for all steps of a batch."""
-    kept = run.project.pending.kept if run.project.pending is not None else {}
+    kept = run.session.pending.kept if run.session.pending is not None else {}
     if "workspace" not in kept:
         runs_commands = bool(run.project.config.tools)
-        kept["workspace"] = WorkspaceSession.open(run.project, run.view.protocol, runs_commands=runs_commands)
+        kept["workspace"] = WorkspaceSession.open(run.session, run.view.protocol, runs_commands=runs_commands)
     found: WorkspaceSession = kept["workspace"]
     return found
 
