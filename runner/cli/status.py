@@ -76,10 +76,11 @@ def _status(console: Console, protocol: str | None, as_json: bool, *, mine_first
         else:
             show_one(console, session, row, protocol)
         return
-    known = lookup.known(session.project)
+    branches = session.project.branches()
+    known = lookup.known(session.project, branched=session.project.protocols(branches=branches))
     merges = record.Merges(session.git, session.project.trusted.remote)
     found = []
-    for row in record.rows(session.git, known):
+    for row in _rows(session, known, branches):
         ended = row["status"] == "cancelled" or (
             row["status"] == "completed" and merges.holds(row["protocol"], row.get("base", ""), known[row["protocol"]])
         )
@@ -99,6 +100,16 @@ def _status(console: Console, protocol: str | None, as_json: bool, *, mine_first
     if mine_first and (trusted := session.project.trusted).remote and trusted.time:
         old = describe.age(trusted.time, session.env.now())
         console.note(f"{trusted.remote} as of {old} ago; `{program()} sync` fetches and publishes")
+
+
+def _rows(session: Session, known: dict[str, str], branches: Mapping[str, str]) -> Iterator[Row]:
+    """Yield the rows of protocols one by one. What is shown as a base has it is moved there in `known`."""
+    ended_on = lookup.ends(session.project, branches)
+    for row in record.stream(session.git, known):
+        if row["status"] not in record.ENDED and (base := ended_on(row["protocol"], known[row["protocol"]])):
+            known[row["protocol"]] = base
+            row = record.row(session.git, row["protocol"], base)
+        yield row
 
 
 def tell_nothing(console: Console, as_json: bool, text: str) -> None:
@@ -360,7 +371,7 @@ def list_command(
         return not mine or _creator(session.project, protocol, known[protocol]) == me
 
     if as_json:
-        rows = (row for row in record.stream(session.git, known) if wanted(row["protocol"]))
+        rows = (row for row in _rows(session, known, branches) if wanted(row["protocol"]))
         console.json_rows(plain_rows(session, rows, known, only))
         return
     if not known:
@@ -368,8 +379,11 @@ def list_command(
         return
     names, is_filtered = Names(known), only is not None or mine or after is not None
     behind: list[str] = []
-    lines = []
+    lines, ended_on = [], lookup.ends(session.project, branches)
     for protocol, row in record.briefs(session.git, known, session.dirs.briefs):
+        if row.status not in record.ENDED and (base := ended_on(protocol, known[protocol])):
+            known[protocol] = base
+            [(_, row)] = record.briefs(session.git, {protocol: base}, session.dirs.briefs)
         found = describer.listed(protocol, row, known[protocol], names)
         if is_filtered and not (
             _is_listed(only, row.status, acts=row.acts, to_merge=found.to_merge) and wanted(protocol)

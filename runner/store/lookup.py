@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from runner.errors import UsageError
@@ -25,17 +25,12 @@ def known(project: Project, number: int | None = None, *, branched: Mapping[str,
     `number`: as for `Project.protocols`; `branched`: what that returned, where the caller has it.
     """
     found = dict(project.protocols(number) if branched is None else branched)
-    count, branches = len(found), dict[str, str]()
+    count = len(found)
     for commit in _bases(project):
         there = f"{commit}:{paths.ROOT}"
         names = project.git.tree(there) or {} if number is None else project.git.starting(there, ids.spellings(number))
         for name in names:
-            if name in found:
-                branches = branches or project.branches(number)
-                is_here = project.branch(name) in branches
-                if is_here or not _is_left_behind(project, name, found[name], commit):
-                    continue
-            if ids.is_protocol_id(name):
+            if name not in found and ids.is_protocol_id(name):
                 found[name] = commit
     return found if len(found) == count else ids.in_order(found)  # else they are
 
@@ -72,15 +67,29 @@ def tip(project: Project, protocol: str) -> str:
     """Return the commit that shows a protocol that is known: its branch's, else the trusted branch's, or that of its branch here."""
     found = project.tip(protocol)
     if found is not None and project.git.ref(project.branch(protocol)) is None:
-        return next((one for one in _bases(project) if _is_left_behind(project, protocol, found, one)), found)
+        return next((one for one in _bases(project) if _is_left_behind(project.git, protocol, found, one)), found)
     return found or _base_with(project, protocol) or project.trusted.commit
 
 
-def _is_left_behind(project: Project, protocol: str, tip: str, base: str) -> bool:
-    """Return whether a base has a protocol's end, and `tip`, of a branch that the remote alone has, was left behind."""
-    git = project.git
-    if tip == base or record.is_merged(git, protocol, tip, base):
-        return False
+def ends(project: Project, branches: Mapping[str, str]) -> Callable[[str, str], str | None]:
+    """Return what gives, for an open protocol and the tip of its branch, the base that has its end; None where none has.
+
+    So it is where only the remote has a branch, and the merge was pushed without it. `branches`: as `Project.branches` returns them.
+    """
+    bases = _bases(project) if project.trusted.remote is not None else []
+    names = {commit: project.git.tree(f"{commit}:{paths.ROOT}") or {} for commit in bases}
+
+    def ended_on(protocol: str, tip: str) -> str | None:
+        if project.branch(protocol) in branches:
+            return None
+        there = (commit for commit, known in names.items() if protocol in known)
+        return next((one for one in there if _is_left_behind(project.git, protocol, tip, one)), None)
+
+    return ended_on
+
+
+def _is_left_behind(git: Git, protocol: str, tip: str, base: str) -> bool:
+    """Return whether a base has a protocol's end, and `tip` an earlier state of it."""
     there, behind = record.row(git, protocol, base), record.row(git, protocol, tip)
     is_same = there.get("genesis") is not None and there.get("genesis") == behind.get("genesis")
     return is_same and there["status"] in record.ENDED and there["revision"] > behind["revision"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -93,6 +94,9 @@ def test_a_merged_protocol_whose_branch_was_left_behind_on_the_remote_is_not_sho
         assert "completed · merged" in one.runner("list", rc=0).out
         assert "no protocol is open" in one.runner(rc=0).err
         assert "completed · merged" in one.runner("status", "1", rc=0).out
+        rows = json.loads(one.runner("list", "--json", rc=0).out)["protocols"]
+        assert [(row["status"], row["command"]) for row in rows] == [("completed", None)]
+        assert json.loads(one.runner("status", "--json", rc=0).out) == {"protocols": []}
 
 
 @pytest.mark.parametrize("name", mostly_slow(["1", "0001-newer"], 1))
