@@ -338,6 +338,7 @@ class World:
     tokens: dict[str, tuple[Host | None, int]] = field(
         default_factory=dict
     )  # people's commits, and where they were made
+    made: dict[str, tuple[str, str]] = field(default_factory=dict)  # those commits, and the file that each is of
     words: int = 0  # how many commits people made
     deeds: int = 0  # how often they did something unasked
     said: list[tuple[str, str]] = field(default_factory=list)  # what people were told is done, and its commit
@@ -701,7 +702,9 @@ class World:
         files = repository.files(commit.tree)
         files[path] = TreeEntry(BLOB, repository.put("blob", text.encode()))
         bob = Ident("Bob", "bob@example.test", int(self.scheduler.now))
-        return repository.put("commit", commit_bytes(repository.tree_of(files), (tip,), bob, bob, said))
+        new = repository.put("commit", commit_bytes(repository.tree_of(files), (tip,), bob, bob, said))
+        self.made[said.decode().strip()] = (new, path)
+        return new
 
     def _push_a_commit(self, path: str, text: str) -> None:
         """A commit of a person's, pushed by plain git."""
@@ -1012,7 +1015,10 @@ class World:
         report = verify.verify(git, self.protocol, tip)
         if not report.ok:
             raise Violation(f"verify: {report.findings}")
-        lost = sorted(set(self.tokens) - self._tokens_at_remote())
+        files = self.remote.files(parse_commit(tip, self.remote.objects[tip][1]).tree)
+        lost = sorted(
+            token for token in set(self.tokens) - self._tokens_at_remote() if not self._is_taken_over(token, files)
+        )
         if lost:
             raise Violation(f"commits of people are lost: {lost}")
         gone = [what for what, tip in self.said if not self._is_kept(tip)]
@@ -1022,6 +1028,14 @@ class World:
         for slug, (tool, arguments) in EFFECTS.items():
             if slug in self.slugs and self.state()["status"] == "completed" and self.ledger.count(tool, arguments) != 1:
                 raise Violation(f"{slug} is done, and {tool} happened {self.ledger.count(tool, arguments)} times")
+
+    def _is_taken_over(self, token: str, files: Mapping[str, TreeEntry]) -> bool:
+        """Return whether a commit of a rewritten history is kept, and its file came with the merge that adopted it."""
+        host, made = self.tokens[token][0], self.made.get(token)
+        if host is None or made is None or made[1] not in files:
+            return False
+        kept = [oid for ref, oid in host.repository.refs.items() if ref.startswith("refs/runner/lost/")]
+        return any(made[0] in host.repository.ancestors(oid) for oid in kept)
 
     def _count_once(self, git: MemoryGit, tip: str) -> None:
         """What models were paid is in the record once, and so is how each attempt ended."""
