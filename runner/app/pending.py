@@ -234,16 +234,14 @@ def listed(project: Project, found: TrustedConfig, key: SigningKey, email: str) 
     line = found.signers.of_key(public)
     where = f"{signers.FILE} on {found.branch}"
     if line is None:
-        is_first = project.trusted.blob(project.git, signers.FILE) is None
+        lists = ""
+        if project.trusted.blob(project.git, signers.FILE) is None:  # what `init` does once
+            lists = "`runner init --commit --yes` lists it in the branch that you are on, if it is yours to change; or "
         raise RefusedError(
             f"your key {key.fingerprint} is not listed",
             where,
             without_force(project, signers.FILE)
-            or (
-                "`runner init --commit --yes` lists it in the branch that you are on, if it is yours to change; or "
-                * is_first
-            )
-            + f'have this line added there: {email} namespaces="git,{approval_file.NAMESPACE}" {public}',
+            or f'{lists}have this line added there: {email} namespaces="git,{approval_file.NAMESPACE}" {public}',
         )
     if approval_file.NAMESPACE not in line.namespaces:
         raise RefusedError(

@@ -16,6 +16,7 @@ from runner.cli.console import Console
 from runner.errors import RunnerError, UnreachableError
 from runner.lines import few
 from runner.store import lookup, publishing, record
+from runner.store.project import SETTINGS
 
 if TYPE_CHECKING:
     from runner.store.project import Session
@@ -177,10 +178,8 @@ offline = flag(
     callback=_offline,
     help="Work without the remote: publish nothing, and print the commits left to publish.",
 )
-executor = _kept(
-    "--executor", "NAME", "Where commands run: sandbox, container or host.", "sandbox", "container", "host"
-)
-publish = _kept("--publish", "WHEN", "When to publish: never, ask or always.", "never", "ask", "always")
+executor = _kept("--executor", "NAME", "Where commands run: sandbox, container or host.", *SETTINGS["executor"])
+publish = _kept("--publish", "WHEN", "When to publish: never, ask or always.", *SETTINGS["publish"])
 # What goes with every command that asks a model, and with every one that does work.
 model = together(
     _kept("--record", "FILE", "Append the model's answers to a cassette file."),

@@ -247,9 +247,8 @@ class Progress:
 
             stop = console.project.env.beside(output.EVERY, beat)
         try:
-            with console.waiting(
-                protocol.partition("-")[0], live.now
-            ):  # at 80 columns its id would leave no room for the step
+            # Its number: at 80 columns its id would leave no room for the step.
+            with console.waiting(protocol.partition("-")[0], live.now):
                 yield
         finally:
             if stop is not None:

@@ -104,12 +104,10 @@ def _status(console: Console, protocol: str | None, as_json: bool, *, mine_first
 
 def _rows(session: Session, known: dict[str, str], branches: Mapping[str, str]) -> Iterator[Row]:
     """Yield the rows of protocols one by one. What is shown as a base has it is moved there in `known`."""
-    ended_on = lookup.ends(session.project, branches)
+    follow = lookup.follower(session.project, known, branches)
     for row in record.stream(session.git, known):
-        if row["status"] not in record.ENDED and (base := ended_on(row["protocol"], known[row["protocol"]])):
-            known[row["protocol"]] = base
-            row = record.row(session.git, row["protocol"], base)
-        yield row
+        protocol = row["protocol"]
+        yield record.row(session.git, protocol, known[protocol]) if follow(protocol, row["status"]) else row
 
 
 def tell_nothing(console: Console, as_json: bool, text: str) -> None:
@@ -379,11 +377,10 @@ def list_command(
         return
     names, is_filtered = Names(known), only is not None or mine or after is not None
     behind: list[str] = []
-    lines, ended_on = [], lookup.ends(session.project, branches)
+    lines, follow = [], lookup.follower(session.project, known, branches)
     for protocol, row in record.briefs(session.git, known, session.dirs.briefs):
-        if row.status not in record.ENDED and (base := ended_on(protocol, known[protocol])):
-            known[protocol] = base
-            [(_, row)] = record.briefs(session.git, {protocol: base}, session.dirs.briefs)
+        if follow(protocol, row.status):
+            [(_, row)] = record.briefs(session.git, {protocol: known[protocol]}, session.dirs.briefs)
         found = describer.listed(protocol, row, known[protocol], names)
         if is_filtered and not (
             _is_listed(only, row.status, acts=row.acts, to_merge=found.to_merge) and wanted(protocol)

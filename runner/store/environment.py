@@ -88,9 +88,7 @@ class StateDir:
         self.common, self.state_home = common, state_home
         self.beside = common / "runner"  # what belongs to this clone: locks, notes
         self.follows = self.beside / "follows"  # notes of worktrees that are about to follow a ref
-        self.setup = (
-            self.beside / "setup"
-        )  # the note of the files that `runner init` wrote into this clone, a path a line
+        self.setup = self.beside / "setup"  # the files that `runner init` wrote into this clone, a path a line
         self.packs = self.beside / "packs"  # the packs of batches, a line each: how often it was folded, and its name
         self.damaged = self.beside / "damaged"  # where broken files of git's are put aside
         # The answers of models while they plan a protocol that does not exist yet; names of protocols begin with a number.

@@ -71,21 +71,23 @@ def tip(project: Project, protocol: str) -> str:
     return found or _base_with(project, protocol) or project.trusted.commit
 
 
-def ends(project: Project, branches: Mapping[str, str]) -> Callable[[str, str], str | None]:
-    """Return what gives, for an open protocol and the tip of its branch, the base that has its end; None where none has.
+def follower(project: Project, known: dict[str, str], branches: Mapping[str, str]) -> Callable[[str, str], bool]:
+    """Return what has `known` show a protocol, given its id and status, as a base has it that has its end; it returns whether it did.
 
     So it is where only the remote has a branch, and the merge was pushed without it. `branches`: as `Project.branches` returns them.
     """
     bases = _bases(project) if project.trusted.remote is not None else []
     names = {commit: project.git.tree(f"{commit}:{paths.ROOT}") or {} for commit in bases}
 
-    def ended_on(protocol: str, tip: str) -> str | None:
-        if project.branch(protocol) in branches:
-            return None
-        there = (commit for commit, known in names.items() if protocol in known)
-        return next((one for one in there if _is_left_behind(project.git, protocol, tip, one)), None)
+    def follow(protocol: str, status: str) -> bool:
+        if status in record.ENDED or project.branch(protocol) in branches:
+            return False
+        there = (commit for commit, folders in names.items() if protocol in folders)
+        base = next((one for one in there if _is_left_behind(project.git, protocol, known[protocol], one)), None)
+        known[protocol] = base or known[protocol]
+        return base is not None
 
-    return ended_on
+    return follow
 
 
 def _is_left_behind(git: Git, protocol: str, tip: str, base: str) -> bool:

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from runner.store.worktree import Quiet
 
 
+SETTINGS = {"executor": ("sandbox", "container", "host"), "publish": ("never", "ask", "always")}
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Project:
     """`options`: those of the command line; they go before the environment and config.yaml.
@@ -87,9 +90,8 @@ class Project:
             UsageError: a value that there is not.
         """
         value, where = ("never", "--offline") if key == "publish" and self.offline else self.source(key)
-        known = {"executor": ("sandbox", "container", "host"), "publish": ("never", "ask", "always")}[key]
-        if value not in known:
-            raise UsageError(f"`{value}` is not a value of `{key}`", where, f"use {', '.join(known)}")
+        if value not in SETTINGS[key]:
+            raise UsageError(f"`{value}` is not a value of `{key}`", where, f"use {', '.join(SETTINGS[key])}")
         return value
 
     def source(self, key: str) -> tuple[str, str]:

@@ -57,9 +57,7 @@ class Workspace:
         self.check_home = root / "check-home"  # the HOME of checks, which has nothing of a step's
         self.index = root / "index"  # the runner's index of `work`
         self.empty = root / "empty"  # an empty file, shown in the place of one that holds credentials
-        self.objects = (
-            root / objects.BORROWED
-        )  # those of the commit's own history, which the repository in `work` borrows
+        self.objects = root / objects.BORROWED  # of the commit's own history: the repository in `work` borrows them
 
 
 def place(dirs: StateDir, protocol: str, configured: str | None) -> Workspace:
