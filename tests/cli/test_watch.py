@@ -419,6 +419,33 @@ def test_ctrl_c_in_a_finalizer_where_python_drops_it_is_not_lost(box: Box) -> No
     assert done.stderr.endswith("nothing is lost, the same command resumes\n") and "Traceback" not in done.stderr
 
 
+STOPPED = """
+import os, sys, time
+from runner import signals
+
+class Dying:
+    def __del__(self):
+        os.kill(os.getpid(), signals.STOP)
+        time.sleep(1)
+
+sys.unraisablehook = signals.send_again
+signals.listen()
+try:
+    with signals.stoppable():
+        Dying()
+        time.sleep(60)
+except signals.StopRequested:
+    print("stopped")
+"""
+
+
+def test_so_is_a_request_to_stop_the_work(box: Box) -> None:
+    env = {**box.environment(), "PYTHONPATH": str(Path(__file__).parents[2])}
+    words = [sys.executable, "-c", STOPPED]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "stopped\n", "")
+
+
 @pytest.mark.slow
 def test_a_person_reads_lines_and_json_is_kept_apart(box: Box) -> None:
     name = box.new({"01-a": command("echo a > a.txt", SKIP)})
