@@ -20,10 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner import resources
-from runner.app.suite import candidates, failing, tell_failing
+from runner.app import suite
 from runner.errors import ConflictError, MalformedFileError, UnsupportedError, UsageError, WaitingError
-from runner.executor import asking, load, planning, transition
-from runner.executor.step_run import agent_of
+from runner.executor import asking, load, planning, step_run, transition
 from runner.git import BLOB, EXECUTABLE, TREE, TreeEntry
 from runner.lines import counted, is_harmless
 from runner.protocol import clarifications, config, ids, log, machine, paths, plans, strict_yaml, workflow
@@ -134,7 +133,7 @@ def planned(
     planning.need_model(session.project, _headline(request), where if text else "")
     start = _tell_of_start(session.project, base)
     task = planning.task_of_new(session.project, request, start, text=text, where=where)
-    commands = tuple(one.line for one in candidates(session.git, start))
+    commands = tuple(one.line for one in suite.candidates(session.git, start))
     named = "" if text else planning.named_command(request, (*session.project.config.checks, *commands))
     seen = planning.Base(start, commands[:COMMANDS], named=named)
     with planning.written(session, task, questions=questions, waits=True, base=seen) as made_plan:
@@ -236,7 +235,7 @@ def make(session: Session, genesis: Genesis, then: Then | None = None) -> Made:
         protocol = ids.protocol_id(number, slug)
         if protocol in trunk:
             continue
-        tests = f"{one.text()} (`{one.line}`)" if (one := failing(session.project, start)) else None
+        tests = f"{one.text()} (`{one.line}`)" if (one := suite.failing(session.project, start)) else None
         created = ev.Created(
             subject=protocol, title=genesis.title, base=base_name, start=start, nonce=nonce, tests=tests, schema=SCHEMA
         )
@@ -376,7 +375,7 @@ def _tell_of_start(project: Project, base: str | None) -> str:
         project.env.say(
             f"it starts from {name}, and you are on {branch}: `--base {branch}` starts from that, and merges into it"
         )
-    tell_failing(project, name, start)
+    suite.tell_failing(project, name, start)
     return start
 
 
@@ -512,7 +511,7 @@ def need_engine(project: Project, files: Mapping[str, bytes], where: str) -> Non
     plan = plans.parse(files, where)
     step = next(iter(plan.steps), None)
     if step is not None and step.header.kind is Kind.AGENT:
-        names = asking.engine_names(project, plan, step, agent_of(project, plan, step, where))
+        names = asking.engine_names(project, plan, step, step_run.agent_of(project, plan, step, where))
         asking.need(project, names)
 
 

@@ -15,12 +15,11 @@ from typing import Any
 
 from runner import qa
 from runner.errors import WaitingError
-from runner.executor.step_run import KeptOutput, Redactor
-from runner.executor.workspace_session import WorkspaceSession
+from runner.executor import step_run, workspace_session
 from runner.git import Git
 from runner.lines import counted, lines_of, lines_of_output
 from runner.protocol import log
-from runner.sandbox.process import Outcome
+from runner.sandbox import process
 from runner.store import locks, lookup, record
 from runner.store import workspace as workspaces
 from runner.store.environment import write_atomically
@@ -151,7 +150,7 @@ def tried(
         SandboxUnavailableError: commands cannot be run in a sandbox here. HeldError: another process tries some.
         StepFailedError: the workspace's setup failed.
     """
-    workspace = WorkspaceSession.open(session, "init")
+    workspace = workspace_session.WorkspaceSession.open(session, "init")
     until = session.env.monotonic() + LIMIT
     with (
         locks.hold(session.dirs.lock("init"), session.env, what="the try of test commands"),
@@ -179,12 +178,12 @@ def best(ended: Sequence[Tried]) -> Tried | None:
     return min(run, key=lambda one: (not one.passed, one.ran is None), default=None)
 
 
-def _try(workspace: WorkspaceSession, commit: str, one: Candidate, left: float) -> Tried:
-    kept, folder = KeptOutput(Redactor(workspace.project.env.environ)), workspace.export(commit)
+def _try(workspace: workspace_session.WorkspaceSession, commit: str, one: Candidate, left: float) -> Tried:
+    kept, folder = step_run.KeptOutput(step_run.Redactor(workspace.project.env.environ)), workspace.export(commit)
     env = workspace.base_environment(folder)
-    ended: list[Outcome] = []
+    ended: list[process.Outcome] = []
 
-    def execute(line: str) -> Outcome:
+    def execute(line: str) -> process.Outcome:
         ended.append(workspace.run(line, env, timeout=left, cwd=folder, on_output=kept.take))
         return ended[0]
 
@@ -249,7 +248,7 @@ _COUNTS = (
 )
 
 
-def missing(text: str, workspace: WorkspaceSession, folder: Path) -> str:
+def missing(text: str, workspace: workspace_session.WorkspaceSession, folder: Path) -> str:
     """Return what the output says that is missing in the environment, with the environment; empty where it says nothing of that.
 
     `folder`: where the command ran, which has what git tracks.

@@ -152,7 +152,8 @@ def _end(console: Console, made: Made, *, first: str = "") -> None:
     tell_made(console, made, first=first)
     _give_id(console, made.protocol)
     made.printed()
-    request.post_published(console.session, made.protocol)
+    if console.project.config.forge is not None:  # else a forge's modules are not loaded
+        request.post_published(console.session, made.protocol)
 
 
 def _give_id(console: Console, protocol: str) -> None:

@@ -129,7 +129,7 @@ def _make_worktree(git: Git, dirs: StateDir, ref: str, protocol: str, path: Path
     if code:
         _unmake_worktree(git, dirs, protocol, path)
         return None, f"no worktree: {lines_of(err)[0] if err else code}"
-    tree = next((tree for tree in git.worktrees() if tree.path == path or tree.path == path.resolve()), None)
+    tree = next((tree for tree in git.checked_out(ref) if tree.path in (path, path.resolve())), None)
     tip = git.ref(ref)
     if tree is None or tip is None:
         _unmake_worktree(git, dirs, protocol, path)
@@ -156,6 +156,11 @@ def _make_worktree(git: Git, dirs: StateDir, ref: str, protocol: str, path: Path
 
 def _be_sparse(git: Git, tree: Worktree, protocol: str) -> None:
     """Have a new worktree leave out what a sparse checkout leaves out of the main one, but not the protocol's own folder."""
+    folders = (str(git.common_dir), *git.worktree_folders())
+    if not any(
+        os.path.exists(f"{folder}/info/sparse-checkout") for folder in folders
+    ):  # else git looks at every worktree
+        return
     main = git.worktrees()[0]
     said = git.settings(main.git_dir).get("core.sparsecheckout", ("false",))[-1].lower()
     with contextlib.suppress(FileNotFoundError):
