@@ -278,15 +278,14 @@ class Describer:
 
     def _is_rewritten(self, protocol: str) -> bool:
         """Return whether the branch no longer contains the checkpoint of this machine, so that every command refuses it."""
-        if self._checkpoints is not None and f"{protocol}.json" not in self._checkpoints:
-            return False
-        git, branch = self._session.git, self._session.project.branch(protocol)
-        tip = self._ref(branch)
-        known = read_checkpoint(self._session.dirs, protocol) if tip is not None else None
-        if known in (None, tip) or git.is_ancestor(str(known), str(tip)):
-            return False
-        tip = git.ref(branch)  # a runner that works here may have moved it since, and then the checkpoint
-        return tip is not None and not git.is_ancestor(str(known), tip)
+        git, project = self._session.git, self._session.project
+        if self._checkpoints is not None:  # of many: most are told without asking git
+            if f"{protocol}.json" not in self._checkpoints:
+                return False
+            if read_checkpoint(project.dirs, protocol) == self._ref(project.branch(protocol)):
+                return False
+        known, tip = project.checkpoint_and_tip(protocol)
+        return known not in (None, tip) and tip is not None and not git.is_ancestor(str(known), tip)
 
     def _is_ahead(self, remote: str, protocol: str, name: str) -> Ahead | None:
         """Return what a remote, as last fetched, has that the branch here lacks; None if nothing. `name`: its name in commands.

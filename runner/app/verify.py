@@ -16,7 +16,7 @@ from runner.errors import InsufficientHistoryError, IntegrityError, UsageError
 from runner.git import Git
 from runner.protocol import ids, log, paths
 from runner.store import history, lookup, objects, publishing, record, remote, trusted
-from runner.store.environment import read_checkpoint, write_checkpoint
+from runner.store.environment import write_checkpoint
 from runner.store.project import Project, Session
 from runner.trust import rules, verify, walk
 
@@ -66,8 +66,6 @@ def examine(
         InsufficientHistoryError: this clone does not have enough to tell, and what it has holds.
         UnreachableError: `live`, and the remote does not answer.
     """
-    # Before the branch is looked at: a runner that works here moves both meanwhile.
-    seen = read_checkpoint(session.dirs, protocol)
     git, place = session.git, _place(session, protocol, live=live)
     trusted = session.project.trusted
     if walked is None or walked.tip != place.tip:
@@ -95,6 +93,7 @@ def examine(
         notes.append(f"its folder was removed from {trusted.branch} again")
     if place.branch is not None:
         head = place.there if place.there is not None and git.is_ancestor(place.branch, place.there) else place.branch
+        seen = place.checkpoint
         if seen is not None and not (git.commit(seen) is not None and verify.has(git, protocol, head, seen)):
             text = (
                 f"the history went back: this machine has seen {seen[:12]}, which is not in it any more;"
@@ -182,11 +181,12 @@ def _asks(session: Session) -> str | None:
 
 
 class _Place(NamedTuple):
-    """Where a protocol's chain is. `branch`: the branch's commit here; `there`: the remote's, where it was asked; `filed`: the
-    history's; `replaced`: the remote's, if it does not continue the one here; `kept`: whether a branch or the history has
-    the chain, not the base alone."""
+    """Where a protocol's chain is. `checkpoint`: the commit that verified here last; `branch`: the branch's commit here; `there`: the
+    remote's, where it was asked; `filed`: the history's; `replaced`: the remote's, if it does not continue the one here; `kept`:
+    whether a branch or the history has the chain, not the base alone."""
 
     tip: str
+    checkpoint: str | None
     branch: str | None
     there: str | None
     filed: str | None
@@ -206,7 +206,8 @@ def _place(session: Session, protocol: str, *, live: bool) -> _Place:
         there, above = refs.get(f"refs/heads/{name}"), refs.get(ref)
         if session.mirror is None:
             notes.append("there is no remote to ask")
-    branch, kept, replaced = session.project.protocols().get(protocol), git.ref(ref), None
+    checkpoint, here = session.project.checkpoint_and_tip(protocol)
+    branch, kept, replaced = here or session.project.tip(protocol), git.ref(ref), None
     published = there
     if above is None:  # what git fetched beside ours
         above, published = git.ref(history.fetched(protocol)), git.ref(session.project.tracking(name))
@@ -235,7 +236,7 @@ def _place(session: Session, protocol: str, *, live: bool) -> _Place:
     found = tip is not None
     if tip is None:
         tip = rules.ends.tip_of(git, protocol, session.project.trusted.commit, _asks(session))
-    return _Place(tip, branch or there, there, kept, replaced, found, tuple(notes))
+    return _Place(tip, checkpoint, branch or there, there, kept, replaced, found, tuple(notes))
 
 
 # --- histories that a proof needs and this clone does not have --------------------------------------------------------

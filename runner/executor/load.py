@@ -37,7 +37,7 @@ from runner.store import (
     transaction,
     worktree,
 )
-from runner.store.environment import StateDir, read_checkpoint, write_checkpoint, write_loosely
+from runner.store.environment import StateDir, write_checkpoint, write_loosely
 from runner.store.project import Project, Session
 from runner.store.snapshot import Snapshot
 from runner.trust import verify
@@ -109,10 +109,7 @@ def view(session: Session, protocol: str) -> Snapshot:
     Raises:
         IntegrityError: the record is not what the history says.
     """
-    git = session.git
-    # Before the branch is looked at: a runner that works here moves the branch, and then this.
-    known = read_checkpoint(session.dirs, protocol)
-    tip = git.ref(session.project.branch(protocol))
+    git, (known, tip) = session.git, session.project.checkpoint_and_tip(protocol)
     if tip is None:
         raise branchless(session.project, protocol)
     objects.ahead(session.project, protocol, tip)

@@ -103,8 +103,8 @@ def of_remote(session: Session, protocol: str, judged: Report) -> str:
 
 def good_tip(project: Project, protocol: str) -> str | None:
     """Return the commit of the branch here where it verifies; None where there is none, or it does not."""
-    here = project.git.ref(project.branch(protocol))
-    if here is None or here == read_checkpoint(project.dirs, protocol):
+    known, here = project.checkpoint_and_tip(protocol)
+    if here is None or here == known:
         return here
     with contextlib.suppress(RunnerError):
         return here if verify.verify(project.git, protocol, here, project.trusted).ok else None

@@ -14,7 +14,7 @@ from runner.git import Git, Ident
 from runner.protocol import ids, paths
 from runner.protocol.log import actor as log_actor
 from runner.store import objects
-from runner.store.environment import Environment, StateDir, writable_state_home
+from runner.store.environment import Environment, StateDir, read_checkpoint, writable_state_home
 from runner.store.trusted import OnlyProtocolsError, Trusted, last_seen
 
 if TYPE_CHECKING:
@@ -134,6 +134,15 @@ class Project:
         branch = self.branch(protocol)
         here = self.git.resolve(branch)
         return self.git.resolve(self.tracking(branch)) if here is None and self.trusted.remote else here
+
+    def checkpoint_and_tip(self, protocol: str) -> tuple[str | None, str | None]:
+        """Return the commit of a protocol that verified here last, and the one that its branch here is at, read in this order.
+
+        A runner that works beside moves the branch, and then the checkpoint: read the other way round, the branch would seem to lack
+        a commit that verified, as if its history was rewritten.
+        """
+        checkpoint = read_checkpoint(self.dirs, protocol)
+        return checkpoint, self.git.ref(self.branch(protocol))
 
     def tracking(self, branch: str) -> str:
         """Return the ref by which the person's own git sees a branch, by its full name, on the remote."""

@@ -546,15 +546,14 @@ def settle(session: Session, protocol: str, mirror: Mirror, check: Check, *, the
 def _refuse_rewritten(project: Project, protocol: str, here: str, check: Check) -> str | None:
     """Refuse a branch that no longer has the commit that verified last; return that commit, or None where there is none.
 
-    `here`: where the branch was. Another process may have moved it since, and then the mark: so it is read again, after the mark.
+    `here`: where the branch was, if it is gone meanwhile.
 
     Raises:
         IntegrityError: with what adopts the branch.
     """
-    known = read_checkpoint(project.dirs, protocol)
-    tip = project.git.ref(project.branch(protocol)) or here
-    if known is not None and not project.git.is_ancestor(known, tip):
-        check(tip, known)
+    known, tip = project.checkpoint_and_tip(protocol)
+    if known is not None and not project.git.is_ancestor(known, tip or here):
+        check(tip or here, known)
     return known
 
 

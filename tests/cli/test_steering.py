@@ -20,7 +20,7 @@ from runner.app.describe import Describer
 from runner.errors import HeldError
 from runner.executor import load
 from runner.git import Git
-from runner.store import locks, record
+from runner.store import locks, project, record
 from runner.store.environment import read_checkpoint
 from tests.conftest import Box, clone, command, mostly_slow
 
@@ -275,7 +275,7 @@ def test_a_runner_that_moves_on_between_two_looks_did_not_rewrite_the_history(
         if look == "ref":
             monkeypatch.setattr(Git, "ref", moving(Git.ref))
         else:
-            for module in (load, describe):
+            for module in (project, describe):
                 monkeypatch.setattr(module, look, moving(read_checkpoint))
         if verb == "resume":
             assert load.view(session, protocol).state.status in ("paused", "planned")

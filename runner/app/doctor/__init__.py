@@ -17,7 +17,7 @@ from runner.errors import RunnerError
 from runner.executor import remedy
 from runner.git import Git, GitError
 from runner.store import trusted
-from runner.store.environment import Environment, StateDir, read_checkpoint
+from runner.store.environment import Environment, StateDir
 from runner.store.project import Project, Session
 from runner.store.remote import Mirror
 from runner.trust import verify
@@ -123,8 +123,8 @@ class Examined:
 
 def rewritten_from(project: Project, protocol: str, tip: str) -> str | None:
     """Return the commit that verified here last where the branch's history no longer has it, else None."""
-    known = read_checkpoint(project.dirs, protocol)
-    tip = project.tip(protocol) or tip  # a running runner may have moved it since, and then the checkpoint
+    known, here = project.checkpoint_and_tip(protocol)
+    tip = here or tip
     if known is None or known == tip:
         return None
     if project.git.commit(known) is None:
