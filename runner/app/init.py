@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 from runner import resources
 from runner.app import scaffold
 from runner.errors import InTheWayError, MalformedFileError, RefusedError, RunnerError, UnreachableError, UsageError
-from runner.executor.step_run import Redactor
 from runner.forge import ForgeProject
 from runner.forge.registry import FORGES, configured, is_project
 from runner.git import BLOB, EXECUTABLE, Git, Ident, TreeEntry, repository
@@ -31,7 +30,7 @@ from runner.protocol import approval_file, clarifications, config, paths, strict
 from runner.protocol.clarifications import Question
 from runner.protocol.config import Config
 from runner.store import transaction, worktree
-from runner.store.environment import Environment, StateDir, write_atomically
+from runner.store.environment import Environment, Redactor, StateDir, write_atomically
 from runner.trust import signature, signers
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ from runner.app import describe, page, steer, verify
 from runner.app.page import Page
 from runner.errors import InsufficientHistoryError, RefusedError, RunnerError, UnreachableError, UsageError
 from runner.executor import advance, load, permissions
-from runner.executor.step_run import Redactor
 from runner.executor.transition import blocked, failed
 from runner.forge import (
     Access,
@@ -166,7 +165,7 @@ def post(session: Session, forge: Forge, protocol: str, news: Fetched | None = N
     if tip is None or not _is_there(session, protocol):
         return None
     seen = load.view(session, protocol)
-    state, redactor = seen.state, Redactor(session.env.environ)
+    state, redactor = seen.state, session.redactor
     there = forge.request_of(name, state.base)
     if there is not None and there.state is not RequestState.OPEN:
         return Posted(there, ended=True)

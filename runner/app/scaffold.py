@@ -25,7 +25,6 @@ from runner import resources
 from runner.engines import EngineError, Request, Turn, UserTurn
 from runner.errors import RunnerError, WaitingError
 from runner.executor import asking, journal, loop, planning, prompting, spending
-from runner.executor.step_run import Redactor
 from runner.forge import ForgeProject
 from runner.forge.registry import guess
 from runner.git import Git
@@ -254,7 +253,7 @@ def discovered(session: Session, commit: str, answers: Mapping[str, str]) -> Ite
         EngineError: there is no model, it gave no answer, or none that can be taken. HeldError: another process asks the same.
         WaitingError: it takes too long.
     """
-    redactor = Redactor(session.env.environ)
+    redactor = session.redactor
     task = redactor.text(_task(session.project, commit, answers))
     names = asking.engine_names(session.project, None, None, None, "plan")
     key = digest(f"{' '.join(names)}\n{task}".encode()).removeprefix("sha256:")[:32]

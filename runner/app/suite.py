@@ -179,7 +179,7 @@ def best(ended: Sequence[Tried]) -> Tried | None:
 
 
 def _try(workspace: workspace_session.WorkspaceSession, commit: str, one: Candidate, left: float) -> Tried:
-    kept, folder = step_run.KeptOutput(step_run.Redactor(workspace.project.env.environ)), workspace.export(commit)
+    kept, folder = step_run.KeptOutput(workspace.session.redactor), workspace.export(commit)
     env = workspace.base_environment(folder)
     ended: list[process.Outcome] = []
 

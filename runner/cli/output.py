@@ -11,7 +11,6 @@ from runner.app import describe, verify
 from runner.cli import options, streams
 from runner.cli.streams import program
 from runner.errors import UsageError
-from runner.executor import step_run
 from runner.lines import LAST, WIDTH, counted, lines_of, lines_of_output
 from runner.protocol.event_types import event_type
 from runner.protocol.ids import digest
@@ -19,9 +18,9 @@ from runner.store import history, lookup, record
 
 if TYPE_CHECKING:
     from runner.cli.console import Console
-    from runner.executor.step_run import Redactor
     from runner.protocol.log import RawEntry
     from runner.protocol.state import Row
+    from runner.store.environment import Redactor
     from runner.store.project import Project, Session
 
 EVERY: Final = 60.0  # seconds between two lines about the running command, where there is no terminal
@@ -204,7 +203,7 @@ def live(console: Console, *, verbose: bool) -> Live:
     def stream(line: str) -> None:
         console.line(line, err=True)
 
-    return Live(step_run.Redactor(console.environ), time.monotonic, stream if verbose else None)
+    return Live(console.session.redactor, time.monotonic, stream if verbose else None)
 
 
 class Live:

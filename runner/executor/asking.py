@@ -24,7 +24,7 @@ from runner.executor import permissions, spending
 from runner.executor.effects import Made
 from runner.executor.journal import Journal
 from runner.executor.loop import CONTEXT, BudgetStop, Limits, Loop, turn_of
-from runner.executor.step_run import KeptOutput, Redactor
+from runner.executor.step_run import KeptOutput
 from runner.executor.workspace_session import WorkspaceSession, step_path
 from runner.lines import lines_of_output
 from runner.protocol import paths, transcript
@@ -35,6 +35,7 @@ from runner.protocol.plans import Plan, Step
 from runner.protocol.transcript import Result, Results, Undecided
 from runner.store import publishing
 from runner.store import workspace as workspaces
+from runner.store.environment import Redactor
 from runner.store.project import Project, Session
 from runner.tools import Contract, Tool, ToolError
 from runner.tools import registry as tool_registry

@@ -220,7 +220,7 @@ class Calls:
 
 def _was_asked(run: StepRun) -> bool:
     """Return whether the log has an event about a call or an effect; if not, the log, which grows with every step, is not parsed."""
-    quiet = run.session.kept.setdefault("log parts without a call", set())
+    quiet = run.session.quiet_parts
     parts = [oid for oid in run.view.files.parts if oid not in quiet]
     for oid, part in zip(("", *parts), (run.view.log, *run.project.git.blobs(parts)), strict=True):
         if part is None or b" call-" in part or b" effect-" in part:

@@ -337,10 +337,9 @@ def open_journal(session: Session, protocol: str, name: str, then: Sequence[Reco
 def _filed(session: Session, protocol: str, file: str) -> bytes:
     """Return what the history has of a journal. No transition of a batch adds to the history, so it is looked at once for all."""
     if session.pending is not None:
-        kept = session.pending.kept
-        if "runs" not in kept:
-            kept["runs"] = session.git.tree(f"{history.ref_of(protocol)}:runs") or {}
-        if file not in kept["runs"]:
+        if session.pending.runs is None:
+            session.pending.runs = session.git.tree(f"{history.ref_of(protocol)}:runs") or {}
+        if file not in session.pending.runs:
             return b""
     return history.read(session.git, protocol, f"runs/{file}") or b""
 

@@ -43,11 +43,10 @@ from runner.errors import RefusedError
 from runner.executor.calls import DeniedError, Gate, HeldError, Open
 from runner.executor.effects import EffectError
 from runner.executor.journal import Journal
-from runner.executor.step_run import Redactor
 from runner.protocol import aliases, transcript
 from runner.protocol.config import EngineSettings
 from runner.protocol.transcript import Result, Results, Summary, Typed
-from runner.store.environment import Environment
+from runner.store.environment import Environment, Redactor
 from runner.tools import AsksError, Tool, ToolError, registry
 
 READERS = 4  # calls that run at the same time

@@ -270,15 +270,17 @@ def may_write(forge: Forge, who: Identity) -> bool:
 
 def is_read(project: Project) -> bool:
     """Return whether `trusted_config` was called before, so that it costs nothing now."""
-    return "authority" in project.kept
+    return "trusted_config" in project.derived
 
 
 def trusted_config(project: Project) -> TrustedConfig:
     """Return the policy and keys of the trusted branch, as this process last saw it."""
     if not is_read(project):
         trusted = project.trusted
-        project.kept["authority"] = load_trusted_config(project.git, trusted.commit, trusted.branch, project.config)
-    found: TrustedConfig = project.kept["authority"]
+        project.derived["trusted_config"] = load_trusted_config(
+            project.git, trusted.commit, trusted.branch, project.config
+        )
+    found: TrustedConfig = project.derived["trusted_config"]
     return found
 
 

@@ -23,7 +23,6 @@ from runner.executor import asking, prompting, spending
 from runner.executor.asking import Consultation
 from runner.executor.journal import Journal, open_journal
 from runner.executor.loop import BudgetStop, Limits
-from runner.executor.step_run import Redactor
 from runner.executor.transition import Kind, Outcome
 from runner.git import Ident
 from runner.lines import lines_of
@@ -35,6 +34,7 @@ from runner.protocol.plans import Plan, Step
 from runner.protocol.state import State
 from runner.protocol.transcript import Answers, Response, Results, Task, Undecided
 from runner.store import history, locks, record, snapshot
+from runner.store.environment import Redactor
 from runner.store.project import Project, Session
 from runner.store.snapshot import Snapshot
 from runner.tools import ToolError
@@ -241,7 +241,7 @@ def written(
         WaitingError: the model has questions and nobody is here, or the budget is used up. EngineError: there is no plan.
         HeldError: the same is being planned by another process.
     """
-    redactor = Redactor(session.env.environ)
+    redactor = session.redactor
     task = redactor.text(task)
     names = asking.engine_names(session.project, of[1] if of else None, None, None, base.phase)
     asked = Request(system=" ".join(names), turns=(UserTurn(text=f"{questions}\n{task}"),))
@@ -431,7 +431,7 @@ def need_model(project: Project, title: str = "TITLE", source: str = "") -> None
 
 def _resume(session: Session, seen: Snapshot) -> Written | Asking:
     """Continue the conversation from its journal."""
-    redactor = Redactor(session.env.environ)
+    redactor = session.redactor
     journal = open_journal(session, seen.protocol, "plan.1")
     task = next((one.text for one in reversed(journal.records) if isinstance(one, Task)), None)
     if task is None:

@@ -1,26 +1,18 @@
-"""One attempt of a step: all that it works on and with, as one value.
-
-The redactor takes secrets out of everything before it is written: as they are, and in base64, hex, URL and JSON form. Of a
-command's output, `KeptOutput` holds all of it.
-"""
+"""One attempt of a step: all that it works on and with, as one value; and what is kept of a command's output."""
 
 from __future__ import annotations
 
-import base64
-import json
-import re
 from bisect import bisect_left
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote
 
 from runner.errors import MalformedFileError
-from runner.lines import pattern
 from runner.protocol import config, paths
 from runner.protocol.events import Event
 from runner.protocol.plans import Plan, Step, seconds_of
 from runner.protocol.state import State, StepStatus
+from runner.store.environment import Redactor
 from runner.store.project import Project, Session
 from runner.store.snapshot import Snapshot
 
@@ -34,14 +26,6 @@ TIME_LIMIT = "1h"  # of a step that names none
 ROUNDS = 3  # of a model's work and its checks in an attempt, where nothing else is said
 OUTPUT_LIMIT = 1024 * 1024  # bytes of a command's output that are kept
 _CHUNK = 64 * 1024
-SHORTEST = 8  # a shorter value would take words out of ordinary text
-# The password of an address, or what stands there alone, as tokens do over HTTP; and headers that authenticate.
-_IN_ADDRESSES = pattern(r"\b(?:[a-z][a-z0-9+.-]*://[^\s/:@]*:([^\s/@]+)@|https?://([^\s/:@]+)@)", re.IGNORECASE)
-_IN_HEADERS = pattern(
-    r"^[\w-]*(?:auth|key|token|secret|password|cookie|credential)[\w-]*[ \t]*:[ \t]*(?:(?:Bearer|Basic)[ \t]+)?(\S.*?)[ \t\r]*$",
-    re.IGNORECASE | re.MULTILINE,
-)
-_NAMES = pattern(r"(?:^|_)(?:API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:$|_)", re.IGNORECASE)
 
 
 @dataclass(slots=True, eq=False)
@@ -126,11 +110,7 @@ class StepRun:
     @property
     def redactor(self) -> Redactor:
         """Removes the secrets of the runner's own environment from text that is written."""
-        kept = self.project.kept
-        if "redactor" not in kept:
-            kept["redactor"] = Redactor(self.project.env.environ)
-        found: Redactor = kept["redactor"]
-        return found
+        return self.session.redactor
 
     @property
     def agent(self) -> AgentFile | None:
@@ -166,91 +146,6 @@ def agent_of(project: Project, plan: Plan, step: Step, where: str) -> AgentFile 
             f"agent file `{name}` does not exist", where, f"write {path} on {branch}, the trusted branch"
         )
     return config.parse_agent(data, f"{path} on {branch}")
-
-
-# --- secrets ---------------------------------------------------------------------------------------------------------------
-
-
-class Redactor:
-    """Knows the values that must not be written: those of variables whose names say what they hold, or that are `named`; in all
-    others the passwords of addresses, in `*_CUSTOM_HEADERS` the headers that authenticate.
-
-    `forms`: the texts by which a value is known, and its variable's name.
-    """
-
-    def __init__(self, environ: Mapping[str, str], named: Collection[str] = ()) -> None:
-        forms: dict[str, str] = {}
-        for name, value in environ.items():
-            secrets = [value] if name in named or _NAMES.search(name) else _inside(name, value)
-            for secret in secrets:
-                if len(secret) < SHORTEST:
-                    continue
-                raw = secret.encode("utf-8", "surrogateescape")
-                for form in (
-                    secret,
-                    json.dumps(secret)[1:-1],
-                    *_urls(secret),
-                    raw.hex(),
-                    raw.hex().upper(),
-                    *_base64(raw),
-                ):
-                    if len(form) >= SHORTEST:
-                        forms[form] = name
-        self.forms = forms
-        longest_first = sorted(forms, key=len, reverse=True)
-        self.longest = max((len(form.encode("utf-8", "surrogateescape")) for form in forms), default=0)  # bytes
-        self.lines = max((form.count("\n") for form in forms), default=0)  # ends of lines that a secret has inside
-        self._pattern = re.compile("|".join(map(re.escape, longest_first))) if forms else None
-
-    def text(self, text: str) -> str:
-        """Return the text with each secret replaced by the name of its variable."""
-        if self._pattern is None:
-            return text
-        return self._pattern.sub(lambda match: f"[{self.forms[match[0]]}]", text)
-
-    def data(self, data: bytes) -> bytes:
-        """Return the bytes without secrets."""
-        if self._pattern is None:
-            return data
-        return self.text(data.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
-
-    def value(self, value: Any) -> Any:
-        """Return a JSON value without secrets, keys of objects included."""
-        if isinstance(value, str):
-            return self.text(value)
-        if isinstance(value, dict):
-            return {self.text(key): self.value(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [self.value(item) for item in value]
-        return value
-
-
-def _inside(name: str, value: str) -> list[str]:
-    """Return the secrets in a variable that is not one as a whole; what an address quotes, also unquoted."""
-    found = [hit[1] or hit[2] for hit in _IN_ADDRESSES.finditer(value)] if "@" in value else []
-    found += [unquote(secret) for secret in found]
-    if name.upper().endswith("_CUSTOM_HEADERS"):  # of the providers' SDKs
-        found += _IN_HEADERS.findall(value)
-    return found
-
-
-def _urls(value: str) -> list[str]:
-    """Return the forms of a value in a URL: as a part of it, or as a path; programs differ in the case of the digits."""
-    found = [quote(value, safe=safe, errors="surrogateescape") for safe in ("", "/")]
-    return [*found, *(re.sub("%..", lambda match: match[0].lower(), form) for form in found)]
-
-
-def _base64(raw: bytes) -> list[str]:
-    """Return the forms of a secret in base64 text, one an offset: the part that does not depend on its neighbours."""
-    found = []
-    for shift in range(3):
-        for encode in (base64.b64encode, base64.urlsafe_b64encode):
-            text = encode(b"\0" * shift + raw).decode().rstrip("=")
-            # The first characters mix with what stands before, the last with what comes after.
-            begin = (0, 2, 3)[shift]
-            end = len(text) if (shift + len(raw)) % 3 == 0 else len(text) - 1
-            found.append(text[begin:end])
-    return found
 
 
 class KeptOutput:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from runner import beneath, signals
 from runner.errors import RefusedError, RunnerError, StepFailedError, UsageError
 from runner.executor import environments, permissions
-from runner.executor.step_run import KeptOutput, Redactor, StepRun
+from runner.executor.step_run import KeptOutput, StepRun
 from runner.git import TreeEntry
 from runner.lines import LAST, WIDTH, headline, lines_of, lines_of_output
 from runner.protocol import paths, references
@@ -38,7 +38,7 @@ from runner.sandbox.process import (
     found_outside,
 )
 from runner.store import history, publishing, record, workspace
-from runner.store.environment import write_atomically
+from runner.store.environment import Redactor, write_atomically
 from runner.store.project import Project, Session
 from runner.store.workspace import Workspace
 
@@ -558,7 +558,7 @@ class WorkspaceSession:
         """Return what keeps which hosts a tool's process asked for; of `whose`, the refused ones are printed."""
 
         def log(one: Contact) -> None:
-            redactor = Redactor(self.project.env.environ)
+            redactor = self.session.redactor
             self.tools_output = self.tools_output or KeptOutput(redactor)
             self.tools_output.contact(one)
             if whose and one.refused:

@@ -1,21 +1,26 @@
-"""The environment of a runner that no history records: clock, randomness, prompts; where locks, notes and the person's own state lie;
-and the checkpoints, the tips that verified on this machine. The outside comes in as arguments so that a test can drive it."""
+"""The environment of a runner that no history records: clock, randomness, prompts, and the secrets in its variables; where locks,
+notes and the person's own state lie; and the checkpoints, the tips that verified on this machine. The outside comes in as arguments
+so that a test can drive it."""
 
 from __future__ import annotations
 
+import binascii
 import contextlib
 import glob
 import json
 import os
+import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote, unquote
 
 from runner.errors import UsageError
 from runner.git.objects import sync_folder
+from runner.lines import pattern
 from runner.protocol.ids import OID
 
 if TYPE_CHECKING:
@@ -66,6 +71,106 @@ class Environment(NamedTuple):
 def timestamp(seconds: int) -> str:
     """Return a time in seconds since the epoch as the record writes it: in UTC."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+# --- secrets ---------------------------------------------------------------------------------------------------------------
+
+SHORTEST = 8  # a shorter value would take words out of ordinary text
+# The password of an address, or what stands there alone, as tokens do over HTTP; and headers that authenticate.
+_IN_ADDRESSES = pattern(r"\b(?:[a-z][a-z0-9+.-]*://[^\s/:@]*:([^\s/@]+)@|https?://([^\s/:@]+)@)", re.IGNORECASE)
+_IN_HEADERS = pattern(
+    r"^[\w-]*(?:auth|key|token|secret|password|cookie|credential)[\w-]*[ \t]*:[ \t]*(?:(?:Bearer|Basic)[ \t]+)?(\S.*?)[ \t\r]*$",
+    re.IGNORECASE | re.MULTILINE,
+)
+_FOR_URLS = str.maketrans("+/", "-_")  # of the digits of base64
+_NAMES = pattern(r"(?:^|_)(?:API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:$|_)", re.IGNORECASE)
+
+
+class Redactor:
+    """Takes secrets out of what is written: as they are, and in base64, hex, URL and JSON form.
+
+    Secrets are the values of variables whose names say what they hold, or that are `named`; in all
+    others the passwords of addresses, in `*_CUSTOM_HEADERS` the headers that authenticate.
+
+    `forms`: the texts by which a value is known, and its variable's name.
+    """
+
+    def __init__(self, environ: Mapping[str, str], named: Collection[str] = ()) -> None:
+        forms: dict[str, str] = {}
+        for name, value in environ.items():
+            secrets = [value] if name in named or _NAMES.search(name) else _inside(name, value)
+            for secret in secrets:
+                if len(secret) < SHORTEST:
+                    continue
+                raw = secret.encode("utf-8", "surrogateescape")
+                for form in (
+                    secret,
+                    json.dumps(secret)[1:-1],
+                    *_urls(secret),
+                    raw.hex(),
+                    raw.hex().upper(),
+                    *_base64(raw),
+                ):
+                    if len(form) >= SHORTEST:
+                        forms[form] = name
+        self.forms = forms
+        longest_first = sorted(forms, key=len, reverse=True)
+        self.longest = max((len(form.encode("utf-8", "surrogateescape")) for form in forms), default=0)  # bytes
+        self.lines = max((form.count("\n") for form in forms), default=0)  # ends of lines that a secret has inside
+        self._pattern = re.compile("|".join(map(re.escape, longest_first))) if forms else None
+
+    def text(self, text: str) -> str:
+        """Return the text with each secret replaced by the name of its variable."""
+        if self._pattern is None:
+            return text
+        return self._pattern.sub(lambda match: f"[{self.forms[match[0]]}]", text)
+
+    def data(self, data: bytes) -> bytes:
+        """Return the bytes without secrets."""
+        if self._pattern is None:
+            return data
+        return self.text(data.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+
+    def value(self, value: Any) -> Any:
+        """Return a JSON value without secrets, keys of objects included."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, dict):
+            return {self.text(key): self.value(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.value(item) for item in value]
+        return value
+
+
+def _inside(name: str, value: str) -> list[str]:
+    """Return the secrets in a variable that is not one as a whole; what an address quotes, also unquoted."""
+    found = [hit[1] or hit[2] for hit in _IN_ADDRESSES.finditer(value)] if "@" in value else []
+    found += [unquote(secret) for secret in found]
+    if name.upper().endswith("_CUSTOM_HEADERS"):  # of the providers' SDKs
+        found += _IN_HEADERS.findall(value)
+    return found
+
+
+def _urls(value: str) -> list[str]:
+    """Return the forms of a value in a URL: as a part of it, or as a path; programs differ in the case of the digits."""
+    found = [quote(value, safe=safe, errors="surrogateescape") for safe in ("", "/")]
+    return [*found, *(re.sub("%..", lambda match: match[0].lower(), form) for form in found)]
+
+
+def _base64(raw: bytes) -> list[str]:
+    """Return the forms of a secret in base64 text, one an offset: the part that does not depend on its neighbours."""
+    found = []
+    for shift in range(3):
+        plain = binascii.b2a_base64(b"\0" * shift + raw, newline=False).decode().rstrip("=")
+        for text in (plain, plain.translate(_FOR_URLS)):
+            # The first characters mix with what stands before, the last with what comes after.
+            begin = (0, 2, 3)[shift]
+            end = len(text) if (shift + len(raw)) % 3 == 0 else len(text) - 1
+            found.append(text[begin:end])
+    return found
+
+
+# --- where things lie --------------------------------------------------------------------------------------------------------
 
 
 @cache

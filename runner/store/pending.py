@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from runner.errors import ConflictError, HeldError, InTheWayError
-from runner.git import Git, GitError
+from runner.git import Git, GitError, Tree
 from runner.git.objects import sync_folder
 from runner.git.pack import listed
 from runner.protocol.ids import OID
@@ -80,7 +80,8 @@ def parse(data: bytes) -> list[Record]:
 class Batch:
     """Transitions on `base`, the tip of a protocol's branch. `until`: by the monotonic clock. For the holder of the protocol's lock.
 
-    Until it ends, `git` collects the objects that are written. `kept`: what its steps find unchanged, by name.
+    Until it ends, `git` collects the objects that are written. `workspace`: the one of its built-in tools; `runs`: the history's
+    folder of transcripts. The first step that needs one finds it for all.
     """
 
     git: Git
@@ -89,7 +90,8 @@ class Batch:
     base: str
     until: float
     tips: list[str] = field(default_factory=list)
-    kept: dict[str, Any] = field(default_factory=dict)
+    workspace: Any = None
+    runs: Tree | None = None
     _noted: int = 0  # of the tips
     _length: int = 0  # of the file
     _handle: int = -1

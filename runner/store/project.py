@@ -14,7 +14,7 @@ from runner.git import Git, Ident
 from runner.protocol import ids, paths
 from runner.protocol.log import actor as log_actor
 from runner.store import objects
-from runner.store.environment import Environment, StateDir, read_checkpoint, writable_state_home
+from runner.store.environment import Environment, Redactor, StateDir, read_checkpoint, writable_state_home
 from runner.store.trusted import OnlyProtocolsError, Trusted, last_seen
 
 if TYPE_CHECKING:
@@ -45,7 +45,9 @@ class Project:
     env: Environment
     trusted: Trusted
     options: Mapping[str, str] = field(default_factory=dict)
-    kept: dict[str, Any] = field(default_factory=dict)  # what was derived from the trusted commit
+    derived: dict[str, Any] = field(
+        default_factory=dict
+    )  # from the trusted commit: the configuration, the policy and keys …
 
     # --- configuration -----------------------------------------------------------------------------------------------
 
@@ -56,12 +58,12 @@ class Project:
         Raises:
             MalformedFileError: it is not valid; UnsupportedError: it asks for what this version does not do.
         """
-        if "config" not in self.kept:
+        if "config" not in self.derived:
             from runner.protocol import config
 
             where = f"{paths.CONFIG} on {self.trusted.branch}"
-            self.kept["config"] = config.parse(self.trusted.config(self.git), where)
-        found: Config = self.kept["config"]
+            self.derived["config"] = config.parse(self.trusted.config(self.git), where)
+        found: Config = self.derived["config"]
         return found
 
     def refuse_unsupported(self) -> None:
@@ -120,9 +122,9 @@ class Project:
     @property
     def pattern(self) -> str:
         """The pattern of protocols' branches; read without loading models."""
-        if "pattern" not in self.kept:
-            self.kept["pattern"] = ids.branch_pattern(self.trusted.config(self.git))
-        found: str = self.kept["pattern"]
+        if "pattern" not in self.derived:
+            self.derived["pattern"] = ids.branch_pattern(self.trusted.config(self.git))
+        found: str = self.derived["pattern"]
         return found
 
     def branch(self, protocol: str) -> str:
@@ -200,7 +202,9 @@ class Session:
     quiet: Quiet | None = None  # the last look for a person's edits, where it found none
     # The plan that was read last, and of which files and default checks.
     plan: tuple[tuple[str, Mapping[str, TreeEntry], tuple[str, ...]], Plan] | None = None
-    kept: dict[str, Any] = field(default_factory=dict)  # what other rooms keep until the trusted branch moves
+    proposals: dict[str, object] = field(default_factory=dict)  # what checks found of an attempt's work before its QA
+    quiet_parts: set[str] = field(default_factory=set)  # the ids of parts of logs without a call or an effect
+    _redactor: Redactor | None = None
     _told: set[str] = field(default_factory=set)  # what was said once
     _edits: str = ""  # the trusted commit that the checkout's rules were compared with
 
@@ -264,12 +268,19 @@ class Session:
         """The environment of the process."""
         return self.project.env
 
+    @property
+    def redactor(self) -> Redactor:
+        """Removes the secrets of the runner's own environment from text that is written."""
+        if self._redactor is None:
+            self._redactor = Redactor(self.env.environ)
+        return self._redactor
+
     def trust(self, trusted: Trusted) -> None:
         """Continue with a trusted branch that was fetched just now."""
         moved = trusted.commit != self.project.trusted.commit
         if moved:
-            self.kept.clear()
-        self.project = replace(self.project, trusted=trusted, kept={} if moved else self.project.kept)
+            self.proposals.clear()
+        self.project = replace(self.project, trusted=trusted, derived={} if moved else self.project.derived)
 
     def above(self, ref: str) -> str | None:
         """Return what a ref is on the remote, as this command last read it; None where it has none, or was not read."""

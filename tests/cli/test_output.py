@@ -9,7 +9,7 @@ import pytest
 
 from runner.cli import output
 from runner.cli.output import Live
-from runner.executor.step_run import Redactor
+from runner.store.environment import Redactor
 from tests.conftest import Box, clone, command
 from tests.people import at_terminal
 

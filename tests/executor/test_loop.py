@@ -33,10 +33,9 @@ from runner.engines import (
 )
 from runner.executor.journal import Journal
 from runner.executor.loop import CHARACTERS_A_TOKEN, Limits, Loop
-from runner.executor.step_run import Redactor
 from runner.protocol.config import EngineSettings
 from runner.protocol.transcript import Response as Answer
-from runner.store.environment import Environment
+from runner.store.environment import Environment, Redactor
 from runner.tools import Contract, Tool, ToolError
 
 Said = Response | EngineError

@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from runner.executor.step_run import OUTPUT_LIMIT, KeptOutput, Redactor
+from runner.executor.step_run import OUTPUT_LIMIT, KeptOutput
+from runner.store.environment import Redactor
 from tests.conftest import Box, command
 
 SECRET = "sk-0123456789-abcdefghij"

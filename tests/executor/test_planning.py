@@ -17,10 +17,9 @@ from runner.executor.asking import Consultation
 from runner.executor.journal import Journal
 from runner.executor.loop import Limits
 from runner.executor.planning import NoPlanError, converse
-from runner.executor.step_run import Redactor
 from runner.protocol import ids, model_answers, plans
 from runner.protocol.model_answers import Draft, DraftStep, UnfitError, plan_files
-from runner.store.environment import Environment
+from runner.store.environment import Environment, Redactor
 from tests.executor.test_loop import Scripted
 
 STEP = {"slug": "fix", "title": "Fix it", "kind": "agent", "checks": ["make test"], "prose": "Mend the sign."}

@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from runner.executor.step_run import Redactor
+from runner.store.environment import Redactor
 
 SECRET = "sk-very/secret+canary=42"
 

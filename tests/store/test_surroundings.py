@@ -670,12 +670,12 @@ def test_a_project_stays_what_it_is_when_the_trusted_branch_moves(box: Box) -> N
         assert (
             session.project.trusted.note == "asked again" and session.project.config is config
         )  # it is not read again
-        session.kept["proposal"] = 1
+        session.proposals["0001-a 1"] = 1
         box.write(".protocols/config.yaml", "publish: ask\n")
         box.git("add", "-A")
         box.git("commit", "-qm", "another configuration")
         session.trust(before.trusted._replace(commit=box.git("rev-parse", "HEAD").strip()))
-        assert session.project.config.publish == "ask" and session.kept == {}
+        assert session.project.config.publish == "ask" and session.proposals == {}
         assert before.config is config and config.publish == "never" and before.trusted.note != "asked again"
         with pytest.raises(FrozenInstanceError):
             before.trusted = session.project.trusted  # type: ignore[misc]

@@ -127,7 +127,7 @@ def check(run: StepRun) -> Checked:
         )
     if not step.has_checks:
         raise UsageError(f"the QA of {run.slug} has nothing to check", run.where, NO_CHECKS)
-    made = run.session.kept.pop(_key(run), None)
+    made = run.session.proposals.pop(_key(run), None)
     if isinstance(made, Proposal) and made.checks == step.checks and _is_work_of(run, made.commit):
         return made.checked
     workspace = None
@@ -147,12 +147,12 @@ def propose(run: StepRun, commit: str) -> Checked | None:
     workspace = run.workspace.beside(run, commit) if run.step.checks else None
     changed = list(run.project.git.changed(run.view.tip, commit))
     found = _checked(dataclasses.replace(run, kept=commit), workspace, changed)
-    run.session.kept[_key(run)] = Proposal(commit, run.step.checks, dataclasses.replace(found, is_counted=True))
+    run.session.proposals[_key(run)] = Proposal(commit, run.step.checks, dataclasses.replace(found, is_counted=True))
     return found
 
 
 def _key(run: StepRun) -> str:
-    return f"proposal of {run.view.protocol} {run.name}"
+    return f"{run.view.protocol} {run.name}"
 
 
 def _is_work_of(run: StepRun, commit: str) -> bool:

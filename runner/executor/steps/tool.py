@@ -88,11 +88,12 @@ def carry_out(run: StepRun) -> Outcome:
 
 def _session(run: StepRun) -> WorkspaceSession:
     """Return the workspace of a built-in tool: the same for all steps of a batch."""
-    kept = run.session.pending.kept if run.session.pending is not None else {}
-    if "workspace" not in kept:
-        runs_commands = bool(run.project.config.tools)
-        kept["workspace"] = WorkspaceSession.open(run.session, run.view.protocol, runs_commands=runs_commands)
-    found: WorkspaceSession = kept["workspace"]
+    batch = run.session.pending
+    found: WorkspaceSession | None = batch.workspace if batch is not None else None
+    if found is None:
+        found = WorkspaceSession.open(run.session, run.view.protocol, runs_commands=bool(run.project.config.tools))
+        if batch is not None:
+            batch.workspace = found
     return found
 
 
