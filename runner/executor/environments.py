@@ -161,7 +161,7 @@ def find(
     `tools`: installations on PATH; environments among them that lie in the checkout are shown too. `in_image`: whether commands run
     in containers, where programs of this machine do not run.
     """
-    top, config = main_worktree(project), project.config.workspace
+    top, config = project.git.main_worktree(), project.config.workspace
     if top is None:
         return ProjectEnvironment(None, {}, {})
     policy = permissions.trusted_config(project).policy
@@ -197,7 +197,7 @@ def left_out(project: Project) -> list[str]:
 
     The .gitignore by which a cache such as .pytest_cache ignores itself is among them.
     """
-    top, git = main_worktree(project), project.git
+    top, git = project.git.main_worktree(), project.git
     if top is None:
         return []
     given = ("ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory")
@@ -322,18 +322,6 @@ def unused(project: Project) -> list[Path]:
 
 def _in(folder: Path | None) -> list[Path]:
     return sorted(folder.iterdir()) if folder is not None and folder.is_dir() else []
-
-
-def main_worktree(project: Project) -> Path | None:
-    """Return the main worktree; None where the repository has none."""
-    git = project.git
-    if git.top is not None and git.git_dir == git.common_dir:
-        top = git.top
-    elif git.common_dir.name == ".git":
-        top = git.common_dir.parent
-    else:
-        return None
-    return Path(os.path.realpath(top))
 
 
 def _is_plain(top: Path, name: str) -> bool:

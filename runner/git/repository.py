@@ -100,7 +100,7 @@ class Git(Database):
             path: Path | None = Path(fields["worktree"])
             git_dir = self.common_dir if number == 0 else private.get(Path(fields["worktree"]))
             if number == 0:
-                path = self._main_worktree()
+                path = self.main_worktree()
             if git_dir is not None and path is not None and path.is_dir():
                 found.append(Worktree(path, git_dir, fields.get("branch")))
         return found
@@ -140,7 +140,7 @@ class Git(Database):
         except OSError:
             return []
 
-    def _main_worktree(self) -> Path | None:
+    def main_worktree(self) -> Path | None:
         """Return the main work tree; git itself names the git directory where it is a submodule's or a separate one.
 
         What configuration names as a work tree is one only where a `.git` in it leads back here.

@@ -90,10 +90,10 @@ def remote_name(git: Git) -> str | None:
 
 
 def remote_url(git: Git, remote: str) -> str:
-    """Return the remote's address as configured; a relative path is made absolute."""
+    """Return the remote's address as configured; a relative path is made absolute, by the main worktree from every other."""
     url = git.settings().get(f"remote.{remote}.url", [""])[-1]
     if url and "://" not in url and not url.startswith("/") and ":" not in url.split("/", 1)[0]:
-        return str(((git.top or git.common_dir) / url).resolve())
+        return str(((git.main_worktree() or git.common_dir) / url).resolve())
     return url
 
 

@@ -664,6 +664,18 @@ def test_every_setting_says_where_it_came_from(box: Box) -> None:
     assert "publish" in box.runner("doctor", "--config", rc=0).out
 
 
+def test_a_trusted_branch_that_git_fetched_since_is_named_beside_the_runner_s_own_copy(remote: Box) -> None:
+    remote.runner("sync", remote.new({"01-a": command("true")}), rc=0)  # the runner has a copy of its own from now on
+    before = remote.git("rev-parse", "main").strip()
+    remote.git("commit", "-qm", "more", "--allow-empty")
+    remote.git("push", "-q", "origin", "main")
+    said = remote.runner("doctor", rc=0).out
+    assert (
+        f"the trusted branch is main of origin, as last fetched by git; the runner's own copy is {before[:12]}, as of 20"
+        in said
+    )
+
+
 def test_repin_trusts_the_remote_at_its_new_address(remote: Box, tmp_path: Path) -> None:
     protocol = remote.new(STEPS)
     remote.runner("step", protocol, rc=0)

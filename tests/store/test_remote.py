@@ -338,6 +338,16 @@ def test_a_relative_address_and_one_with_spaces_work(remote: Box) -> None:
     assert remote.git("rev-parse", protocol, cwd=spaced).strip() == here(remote, protocol)
 
 
+def test_a_relative_address_is_the_same_in_each_worktree_and_folder(remote: Box) -> None:
+    remote.git("remote", "set-url", "origin", "../origin.git")
+    protocol = remote.new({"01-a": command("echo a > a.txt")})
+    remote.runner("sync", protocol, rc=0)  # pins the address
+    for folder in (remote.worktree(protocol), remote.worktree(protocol) / ".protocols", remote.path / ".git"):
+        assert remote.runner("status", protocol, cwd=folder, rc=0).err.count("error") == 0
+    remote.runner("run", "--publish", "always", cwd=remote.worktree(protocol), rc=0)
+    assert there(remote, f"refs/heads/{protocol}") == here(remote, f"refs/heads/{protocol}")
+
+
 def test_ask_publishes_only_at_a_persons_word(remote: Box) -> None:
     from tests.cli.test_sandbox_question import asked
 

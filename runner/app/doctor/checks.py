@@ -134,8 +134,8 @@ def _use_fetched_trust(session: Session) -> None:
     trusted = session.project.trusted
     there = session.git.resolve(f"refs/remotes/{trusted.remote}/{trusted.branch}") if trusted.remote else None
     if there not in (None, trusted.commit) and session.git.is_ancestor(trusted.commit, str(there)):
-        own = f"; the runner's own copy is {trusted.commit[:12]}"
-        note = f"trusted branch as last fetched by git{own}{f', as of {trusted.time}' if trusted.time else ''}"
+        own = f"; the runner's own copy is {trusted.commit[:12]}{f', as of {trusted.time}' if trusted.time else ''}"
+        note = f"{trusted.branch} of {trusted.remote}, as last fetched by git{own}"
         session.trust(Trusted(str(there), trusted.branch, trusted.remote, note, trusted.time))
 
 

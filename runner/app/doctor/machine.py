@@ -175,7 +175,7 @@ def ignored_sources(chosen: Selection) -> Iterator[Finding]:
         names = [*map(strict_yaml.shown, missing)]
         yield remark(
             f"{counted(len(missing), 'file')} in the source that git ignores: {few(names, 5)}",
-            str(environments.main_worktree(chosen.session.project)),
+            str(chosen.session.git.main_worktree()),
             "steps and checks do not have them",
             f"name those that tests need in {paths.CONFIG}: `workspace: {{generated: [GLOB]}}`",
         )
