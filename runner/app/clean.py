@@ -186,6 +186,8 @@ def _of(project: Project, protocol: str, tip: str | None, *, named: bool, held: 
     journal = project.dirs.journal(protocol)
     if ended and journal.is_dir():
         found.append(Item(protocol, "journal", str(journal), beneath.size(journal), why or _unfiled(project, protocol)))
+    if git.ref(branch) is None:  # what follows is about the branch here, not about the remote's
+        return found
     kept = git.ref(history.ref_of(protocol))
     if ended and tip and merged and (git.is_ancestor(tip, merged) or (kept and git.is_ancestor(tip, kept))):
         left = [item for item in found if item.kind == "worktree" and item.why]

@@ -268,6 +268,17 @@ def test_merged_on_the_remote_counts(remote: Box) -> None:
     assert protocol not in branches(remote)
 
 
+def test_a_branch_that_only_the_remote_has_is_not_taken_away_again_and_again(remote: Box) -> None:
+    protocol = remote.new({"01-a": command("echo a > a.txt")})
+    remote.runner("run", protocol, rc=0)
+    remote.runner("merge", protocol, "--squash", rc=0)
+    remote.git("push", "-q", "origin", "main", protocol)
+    assert f"removed  branch     {protocol}" in remote.runner("clean", rc=0).out
+    again = remote.runner("clean", rc=0)
+    assert (again.out, "nothing" in again.err) == ("", True)
+    assert remote.git("ls-remote", "origin", f"refs/heads/{protocol}") != ""
+
+
 def test_a_workspace_whose_branch_is_gone_is_taken_away(box: Box) -> None:
     protocol = box.new({"01-a": command("true"), "02-b": command("true")})
     box.runner("step", protocol, rc=0)
