@@ -32,7 +32,7 @@ import threading
 import time
 from collections.abc import Callable, Container, Iterator
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final
@@ -126,6 +126,7 @@ class Bubblewrap(Sandbox):
     ) -> None:
         """`memory`: the file that says what worked when it was tried by an earlier process."""
         self.toolchains, self.user_namespaces, self.memory = toolchains, user_namespaces, memory
+        self._bwrap = shutil.which("bwrap")
         self.name = "sandbox+user-namespaces" if user_namespaces else "sandbox"
 
     def attach(self, command: Command) -> Outcome:
@@ -145,10 +146,9 @@ class Bubblewrap(Sandbox):
         """Return None where bubblewrap works here, else why not; see `Sandbox.check`."""
         if sys.platform != "linux":
             return "bubblewrap is for Linux"
-        bwrap = shutil.which("bwrap")
-        known = (bwrap, self.toolchains, self.user_namespaces)
-        fact = _fact("works", bwrap, *self.toolchains, self.user_namespaces)
-        if time.monotonic() < _WORKS.get(known, 0.0) or fact in _remembered(self.memory):
+        known = (self._bwrap, self.toolchains, self.user_namespaces)
+        fact = ("works", *self.toolchains, self.user_namespaces)
+        if time.monotonic() < _WORKS.get(known, 0.0) or self._facts.holds(*fact):
             return None
         try:
             outcome = self.run(
@@ -160,11 +160,39 @@ class Bubblewrap(Sandbox):
             why = "" if outcome.ok else f"bubblewrap cannot run `true`: {last_line(outcome.tail)}"
         if not why:
             _WORKS[known] = time.monotonic() + _TRIED_AGAIN
-            _remember(self.memory, fact)
+            self._facts.note(*fact)
         return why or None
 
+    @cached_property
+    def _facts(self) -> _Facts:
+        return _Facts(self.memory, self._bwrap)
+
+    @cached_property
+    def _can_disable_userns(self) -> bool:
+        """Whether this bwrap can forbid user namespaces here: from 0.8 on, by a sysctl that has to be writable."""
+        fact, bwrap = "--disable-userns", str(self._bwrap)
+        try:
+            if os.statvfs("/proc/sys/user").f_flag & os.ST_RDONLY:
+                return False  # in a container, such as Docker's
+            if Path("/proc/sys/user/max_user_namespaces").read_text().strip() == "0":
+                return False  # there are none; root has a sandbox without
+            if os.stat(bwrap).st_mode & stat.S_ISUID:
+                return False  # it refuses the option then
+            if self._facts.holds(fact):
+                return True
+            asked = (bwrap, "--help")
+            said = subprocess.run(
+                asked, stdin=subprocess.DEVNULL, capture_output=True, env={}, timeout=STARTS_WITHIN, check=False
+            )
+        except (OSError, subprocess.SubprocessError):
+            return False
+        if b"--disable-userns" not in said.stdout + said.stderr:
+            return False
+        self._facts.note(fact)
+        return True
+
     def _spawn(self, command: Command, stdin: int, stdout: int, stderr: int) -> Group:
-        bwrap, argv = shutil.which("bwrap"), program(command)
+        bwrap, argv = self._bwrap, program(command)
         bounds = self.limits._replace(processes=self.limits.processes or MOST_PROCESSES)
         limits = limited_by([*bounds.options(), "--core=0:0"], asked=self.limits != Limits())
         if bwrap is None:
@@ -177,7 +205,7 @@ class Bubblewrap(Sandbox):
         go = _gate(copied) if command.network else None
         try:
             with open(options, "wb", closefd=False) as file:
-                file.write(b"".join(os.fsencode(option) + b"\0" for option in self._options(command, copied, bwrap)))
+                file.write(b"".join(os.fsencode(option) + b"\0" for option in self._options(command, copied)))
             os.lseek(options, 0, os.SEEK_SET)
             process = _started(
                 lambda: subprocess.Popen(
@@ -201,10 +229,10 @@ class Bubblewrap(Sandbox):
             _close(options, status, *copied)
         return _BubblewrapGroup(process, report, command.network, go, is_bounded=bool(scope), memory=self.memory)
 
-    def _options(self, command: Command, copied: list[int], bwrap: str) -> Iterator[str]:
+    def _options(self, command: Command, copied: list[int]) -> Iterator[str]:
         """Yield bwrap's options; `copied` gets the files that they name by descriptor, for the caller to close."""
         yield from ("--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL")
-        if not self.user_namespaces and _can_disable_userns(bwrap, self.memory):
+        if not self.user_namespaces and self._can_disable_userns:
             yield from ("--unshare-user", "--disable-userns")
         if (calls := filter_for(_machine(), user_namespaces=self.user_namespaces)) is not None:
             copied.append(os.memfd_create("seccomp"))
@@ -437,66 +465,55 @@ def _entries_of_proc() -> Iterator[tuple[str, bool]]:
                     yield entry.path, False
 
 
-@cache
-def _can_disable_userns(bwrap: str, memory: Path | None = None) -> bool:
-    """Return whether this bwrap can forbid user namespaces here: from 0.8 on, by a sysctl that has to be writable."""
-    try:
-        if os.statvfs("/proc/sys/user").f_flag & os.ST_RDONLY:
-            return False  # in a container, such as Docker's
-        if Path("/proc/sys/user/max_user_namespaces").read_text().strip() == "0":
-            return False  # there are none; root has a sandbox without
-        if os.stat(bwrap).st_mode & stat.S_ISUID:
-            return False  # it refuses the option then
-        if (fact := _fact("--disable-userns", bwrap)) in _remembered(memory):
-            return True
-        said = subprocess.run(
-            (bwrap, "--help"), stdin=subprocess.DEVNULL, capture_output=True, env={}, timeout=STARTS_WITHIN, check=False
-        )
-    except (OSError, subprocess.SubprocessError):
-        return False
-    if b"--disable-userns" not in said.stdout + said.stderr:
-        return False
-    _remember(memory, fact)
-    return True
-
-
 # --- what was tried ----------------------------------------------------------------------------------------------------
 
 
-def _fact(*parts: object) -> str:
-    """Return the digest of what holds for a bwrap, whose path is the second part, on this boot of the machine and in this container.
+class _Facts:
+    """What held when it was tried by this process or an earlier one, with this bwrap, on this boot of the machine, in this container.
 
-    It is another one where the program was replaced, or a setting of the kernel by which it would no longer work.
+    Nothing is known where the program was replaced, or a setting of the kernel by which it would no longer work. `memory`: the file
+    of earlier processes, a digest a line.
     """
-    told = [str(part) for part in (*parts, os.geteuid(), *os.uname())]
-    for name in ("self/ns/user", "self/ns/mnt"):
+
+    def __init__(self, memory: Path | None, bwrap: str | None) -> None:
+        self._memory, self._machine = memory, [str(part) for part in (bwrap, os.geteuid(), *os.uname())]
+        for name in ("self/ns/user", "self/ns/mnt"):
+            with suppress(OSError):
+                self._machine.append(os.readlink(f"/proc/{name}"))
+        for name in ("kernel/random/boot_id", *(name for name, *_ in _FORBIDS)):
+            with suppress(OSError):
+                self._machine.append(Path(f"/proc/sys/{name}").read_text())
         with suppress(OSError):
-            told.append(os.readlink(f"/proc/{name}"))
-    for name in ("kernel/random/boot_id", *(name for name, *_ in _FORBIDS)):
+            status = os.stat(str(bwrap))
+            self._machine += map(
+                str, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_mode)
+            )
+        self._known = self._noted()
+
+    def _noted(self) -> list[str]:
+        try:
+            return self._memory.read_text("ascii").split() if self._memory else []
+        except (OSError, ValueError):
+            return []
+
+    def _digest(self, fact: tuple[object, ...]) -> str:
+        told = "\0".join([*map(str, fact), *self._machine])
+        return hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()
+
+    def holds(self, *fact: object) -> bool:
+        """Return whether a fact is known to hold."""
+        return self._digest(fact) in self._known
+
+    def note(self, *fact: object) -> None:
+        """Note a fact; where that cannot be written, the next process tries again."""
+        self._known.append(self._digest(fact))
+        if self._memory is None:
+            return
+        made = self._memory.with_name(f"{self._memory.name}.{os.getpid()}")
         with suppress(OSError):
-            told.append(Path(f"/proc/sys/{name}").read_text())
-    with suppress(OSError):
-        status = os.stat(str(parts[1]))
-        told += map(str, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_mode))
-    return hashlib.sha256("\0".join(told).encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _remembered(memory: Path | None) -> list[str]:
-    try:
-        return memory.read_text("ascii").split() if memory else []
-    except (OSError, ValueError):
-        return []
-
-
-def _remember(memory: Path | None, fact: str) -> None:
-    """Note a fact; where that cannot be written, the next process tries again."""
-    if memory is None:
-        return
-    made = memory.with_name(f"{memory.name}.{os.getpid()}")
-    with suppress(OSError):
-        memory.parent.mkdir(0o700, parents=True, exist_ok=True)
-        made.write_text("\n".join([*_remembered(memory)[1 - _FACTS :], fact]) + "\n", "ascii")
-        os.replace(made, memory)
+            self._memory.parent.mkdir(0o700, parents=True, exist_ok=True)
+            made.write_text("\n".join([*self._noted()[1 - _FACTS :], self._known[-1]]) + "\n", "ascii")
+            os.replace(made, self._memory)
 
 
 def _forget(memory: Path | None) -> None:

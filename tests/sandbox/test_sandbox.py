@@ -29,7 +29,6 @@ from runner.sandbox.bubblewrap import (
     MACHINES,
     REFUSED,
     Bubblewrap,
-    _can_disable_userns,
     remedy,
     toolchains,
 )
@@ -736,23 +735,24 @@ def test_a_command_makes_no_user_namespace_unless_it_may(work: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["unshare", "clone"])
-def test_no_user_namespace_where_bubblewrap_cannot_forbid_it(
-    work: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_no_user_namespace_where_bubblewrap_cannot_forbid_it(work: Path, name: str) -> None:
     bubblewrap()
-    monkeypatch.setattr("runner.sandbox.bubblewrap._can_disable_userns", lambda *given: False)
     old = Bubblewrap(TOOLCHAINS)
+    old.__dict__["_can_disable_userns"] = False  # as of an older one
     assert system_call(old, work, own_number(name), 0x10000000 | (17 if name == "clone" else 0), 0, 0, 0, 0) == "EPERM"
     assert system_call(old, work, own_number("clone3"), 0, 0) == "ENOSYS"
     threads = "import threading, subprocess; t = threading.Thread(target=print, args=['ran']); t.start(); t.join()"
     assert old.run(command(work, PYTHON, "-c", f"{threads}; subprocess.run(['true'], check=True)")).tail == b"ran\n"
 
 
-def test_a_setuid_bubblewrap_is_not_given_an_option_that_it_refuses(tmp_path: Path) -> None:
+def test_a_setuid_bubblewrap_is_not_given_an_option_that_it_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake = tmp_path / "bwrap"
     fake.write_text("#!/bin/sh\necho '    --disable-userns   Disable further use of user namespaces'\n")
     fake.chmod(0o4755)
-    assert not _can_disable_userns(str(fake))
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert not Bubblewrap()._can_disable_userns
 
 
 @pytest.mark.parametrize("change", ["nothing", "program", "setting", "toolchain", "damage"])
@@ -769,7 +769,6 @@ def test_what_worked_is_tried_again_only_where_something_is_another(
     def asked(*toolchains: Path) -> list[str]:
         """Return bwrap's first words as a new process asks whether it works."""
         monkeypatch.setattr("runner.sandbox.bubblewrap._WORKS", {})
-        _can_disable_userns.cache_clear()
         told.write_text("")
         assert Bubblewrap(toolchains, memory=memory).check() is None
         return told.read_text().split()
@@ -792,13 +791,12 @@ def test_a_sandbox_that_could_not_be_made_is_tried_again(
     bubblewrap()
     memory = tmp_path / "sandbox"
     monkeypatch.setattr("runner.sandbox.bubblewrap._WORKS", {})  # of an earlier test in this process
-    known = Bubblewrap(memory=memory)
-    assert known.check() is None and memory.exists()
+    assert Bubblewrap(memory=memory).check() is None and memory.exists()
     (tmp_path / "bwrap").write_text("#!/bin/sh\necho 'setting up uid map: Permission denied' >&2; exit 1\n")
     (tmp_path / "bwrap").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with pytest.raises(SandboxError, match="could not make the sandbox: setting up uid map"):
-        known.run(sh(work, "true"))
+        Bubblewrap(memory=memory).run(sh(work, "true"))
     assert not memory.exists()
 
 
