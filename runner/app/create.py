@@ -22,19 +22,20 @@ from pathlib import Path
 from runner import resources
 from runner.app import suite
 from runner.errors import ConflictError, MalformedFileError, UnsupportedError, UsageError, WaitingError
-from runner.executor import asking, load, planning, step_run, transition
+from runner.executor import asking, load, permissions, planning, step_run, transition
 from runner.git import BLOB, EXECUTABLE, TREE, TreeEntry
 from runner.lines import counted, is_harmless
 from runner.protocol import clarifications, config, ids, log, machine, paths, plans, strict_yaml, workflow
 from runner.protocol import events as ev
 from runner.protocol.ids import digest
-from runner.protocol.plans import TITLE_LIMIT, Kind
+from runner.protocol.plans import TITLE_LIMIT, Kind, Plan
 from runner.protocol.state import SCHEMA, State
 from runner.store import history, locks, lookup, pending, protocol_worktree, publishing, transaction
 from runner.store.environment import write_atomically, write_checkpoint
 from runner.store.project import Project, Session
 from runner.store.transaction import RefUpdate
 from runner.store.trusted import policy_digest
+from runner.trust import requirements
 from runner.trust.transitions import commit_of
 
 RACES = 50
@@ -175,6 +176,7 @@ def create(
     plans.refuse_unsupported(plan, where)
     for error in (*plans.unchecked(plan, where), *workflow.undeclared(plan, where)):
         raise error
+    _refuse_unattainable(session.project, plan, where)
     planned = ev.Planned(
         subject="plan",
         plan=plan.digest,
@@ -188,6 +190,18 @@ def create(
     if by is None:
         _tell_of_start(session.project, base)
     return make(session, Genesis(plan.header.title, [planned], files, title.strip(), base, transcript))
+
+
+def _refuse_unattainable(project: Project, plan: Plan, where: str) -> None:
+    """Refuse a plan that asks for an approval that nobody can give; without one the policy is not read."""
+    steps = [step for step in plan.steps if step.header.approval]
+    if not steps and not plan.header.approval:
+        return
+    trusted = permissions.trusted_config(project)
+    requirements.of_plan(trusted, plan, where)
+    for step in steps:
+        requirements.of_start(trusted, step, where)
+        requirements.of_result(trusted, step, 1, where)
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,21 @@ def test_a_role_that_nobody_has_is_found_before_the_protocol_waits_for_it(tmp_pa
     assert any("nobody is in the role `ops`" in one["what"] for one in found(box, plan(box, {"01-a": step})))
 
 
+@pytest.mark.parametrize(
+    ("approval", "why"),
+    [("{when: before, roles: [ops]}", "nobody is in the role `ops`"), ("{when: after, count: 3}", "3 approvals")],
+)
+def test_a_plan_with_an_approval_that_nobody_can_give_is_not_made(tmp_path: Path, approval: str, why: str) -> None:
+    box = governed(tmp_path / "repo", [person(tmp_path, "alice")])
+    refs = box.git("for-each-ref")
+    step = GOOD.replace("run:", f"approval: {approval}\nrun:")
+    told = box.runner("new", "--plan", plan(box, {"01-a": GOOD, "02-b": step}), rc=2)
+    assert why in told.err and "02-b.md:" in told.err and told.out == ""
+    assert box.git("for-each-ref") == refs
+    [same] = found(box, "plan")
+    assert same["what"] in told.err
+
+
 def test_the_hook_of_pre_commit_runs_this_command_for_files_of_protocols() -> None:
     (hook,) = yaml.safe_load((Path(__file__).parents[2] / ".pre-commit-hooks.yaml").read_text())
     assert hook["id"] == "runner-check" and hook["entry"].split() == ["runner", "check"]
