@@ -17,7 +17,7 @@ from runner.errors import HeldError, RefusedError, UnreachableError, UsageError
 from runner.executor import advance, divergence, load
 from runner.executor.transition import attempt_ref
 from runner.git import Options, Worktree
-from runner.lines import few
+from runner.lines import few, headline
 from runner.protocol import decision, ids, log, paths, strict_yaml
 from runner.protocol import events as ev
 from runner.protocol.event_types import event_type
@@ -347,7 +347,9 @@ def _to_answer(project: Project, seen: Snapshot, which: str | None) -> Wait:
             f"what waits: {there}" if there else f"run `runner status {number(state.protocol)}` to see its status",
         )
     if len(found) > 1:
-        raise UsageError(f"{len(found)} questions wait for an answer", where, f"name one: {there}")
+        answers = f"runner answer {number(state.protocol)}"
+        named = "; ".join(f"`{answers} {one.id} TEXT` (`{one.subject}`: {headline(one.text)})" for one in found)
+        raise UsageError(f"{len(found)} questions wait for an answer", where, named)
     if found[0].type.ended_by != "answer":
         raise RefusedError(f"{found[0].id} waits for {found[0].kind}, not for an answer", where, found[0].text)
     return found[0]

@@ -128,7 +128,11 @@ def test_questions_with_nobody_here_wait_in_the_record(box: Box) -> None:
     assert box.runner("show", protocol, "--json", rc=0).json()["command"] == "runner answer 1 w2 TEXT"
     assert "Formal or not?" in box.runner("run", protocol, rc=3).err
     assert "would do nothing" in box.runner("step", protocol, "--dry-run", rc=3).out
-    assert "name one: " in box.runner("answer", protocol, "yes", rc=2).err
+    unclear = box.runner("answer", protocol, "yes", rc=2).err
+    assert (
+        "next: `runner answer 1 w2 TEXT` (`plan`: Formal or not?); `runner answer 1 w3 TEXT` (`plan`: In which"
+        in unclear
+    )
     assert box.runner("verify", protocol, rc=0) and second(box.path, protocol)[0] == 0
 
 
