@@ -61,8 +61,7 @@ def parse(data: bytes | None, where: str) -> tuple[Question, ...]:
     """
     if data is None:
         return ()
-    value, lines = strict_yaml.load_yaml(strict_yaml.decode(data, where), where)
-    found = strict_yaml.validate(Clarifications, value if value not in (None, "") else {}, lines, where)
+    found, lines = strict_yaml.read(Clarifications, data, where, may_be_empty=True)
     return tuple(
         Question(one.question, one.answer, lines.get(("questions", at, "answer"), lines[("questions", at)]))
         for at, one in enumerate(found.questions)

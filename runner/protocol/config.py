@@ -440,8 +440,7 @@ def parse(data: bytes | None, where: str) -> Config:
     """
     if data is None:
         return Config.model_construct()
-    value, lines = strict_yaml.load_yaml(strict_yaml.decode(data, where), where)
-    found = strict_yaml.validate(Config, value if value not in (None, "") else {}, lines, where)
+    found, lines = strict_yaml.read(Config, data, where, may_be_empty=True)
     if ids.branch_pattern(data) != found.branch:  # commands that only read look for a line of that form
         raise MalformedFileError(
             "`branch` is not on a line of its own",
@@ -482,5 +481,4 @@ def parse_agent(data: bytes, where: str) -> AgentFile:
     Raises:
         MalformedFileError: with the line.
     """
-    value, lines = strict_yaml.load_yaml(strict_yaml.decode(data, where), where)
-    return strict_yaml.validate(AgentFile, value, lines, where)
+    return strict_yaml.read(AgentFile, data, where)[0]

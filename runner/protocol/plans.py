@@ -473,10 +473,7 @@ def parse(files: Mapping[str, bytes], where: str, checks: tuple[str, ...] = ()) 
     if paths.PLAN not in files:
         raise MalformedFileError("there is no plan.md", where, "write one: front matter with `title: …`, and prose")
     plan_where = f"{where}/{paths.PLAN}"
-    text = strict_yaml.decode(files[paths.PLAN], plan_where)
-    front, prose = strict_yaml.split_front_matter(text, plan_where)
-    value, lines = strict_yaml.load_yaml(front, plan_where)
-    header = strict_yaml.validate(PlanHeader, value, lines, plan_where)
+    header, lines, prose = strict_yaml.read_front_matter(PlanHeader, files[paths.PLAN], plan_where)
     context = None
     if paths.CONTEXT in files:
         context = strict_yaml.decode(files[paths.CONTEXT], f"{where}/{paths.CONTEXT}")
@@ -566,9 +563,7 @@ def _steps(files: Mapping[str, bytes], where: str, plan: PlanHeader) -> Iterator
     made = []
     for slug, (number, name) in order.items():
         at = f"{where}/{name}"
-        front, prose = strict_yaml.split_front_matter(strict_yaml.decode(files[name], at), at)
-        value, lines = strict_yaml.load_yaml(front, at)
-        header = strict_yaml.validate(StepHeader, value, lines, at)
+        header, lines, prose = strict_yaml.read_front_matter(StepHeader, files[name], at)
         needs: tuple[str, ...] = (before,) if before else ()
         if header.needs is not None:
             needs, where_of[slug] = (), _at(at, lines, ("needs",))

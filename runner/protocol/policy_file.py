@@ -495,8 +495,8 @@ def parse(data: bytes, where: str) -> PolicyFile:
     Raises:
         MalformedFileError: with the line.
     """
-    value, lines = strict_yaml.load_yaml(strict_yaml.decode(data, where), where)
-    found = PolicyFile(strict_yaml.validate(Policy, value, lines, where), where, digest(data), lines)
+    content, lines = strict_yaml.read(Policy, data, where)
+    found = PolicyFile(content, where, digest(data), lines)
     for path, what, hint in _impossible(found.content):
         raise MalformedFileError(what, found.at(*path), hint)
     return found

@@ -407,6 +407,28 @@ def validate(model: type[Model], value: Any, lines: Mapping[Path, int], where: s
         raise MalformedFileError(what + more, f"{where}:{line}", hint, others) from error
 
 
+def read(model: type[Model], data: bytes, where: str, *, may_be_empty: bool = False) -> tuple[Model, Lines]:
+    """Return the YAML of a file as the model, and the line of each of its keys and items. `may_be_empty`: a file without any has the
+    defaults.
+
+    Raises:
+        MalformedFileError: with the line.
+    """
+    value, lines = load_yaml(decode(data, where), where)
+    return validate(model, {} if may_be_empty and value in (None, "") else value, lines, where), lines
+
+
+def read_front_matter(model: type[Model], data: bytes, where: str) -> tuple[Model, Lines, str]:
+    """Return a file's front matter as the model, the line of each of its keys and items, and the text below it.
+
+    Raises:
+        MalformedFileError: with the line.
+    """
+    front, text = split_front_matter(decode(data, where), where)
+    value, lines = load_yaml(front, where)
+    return validate(model, value, lines, where), lines, text
+
+
 def _explain_all(faults: Iterable[Fault], lines: Mapping[Path, int]) -> list[tuple[int, str, str]]:
     """Return (line, what, hint) of each fault: one a key, also where a union reports one for each of its members."""
     by_key: dict[Path, list[Fault]] = {}
