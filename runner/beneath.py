@@ -53,11 +53,11 @@ def remove(root: Path, path: str = "") -> None:
     Raises:
         OSError: it cannot be removed.
     """
-    try:
-        fd, name = _open_above(root, path)
-    except FileNotFoundError:
-        return
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            fd, name = stack.enter_context(_above(root, path))
+        except FileNotFoundError:
+            return
         for left in reversed(range(_TRIES)):
             try:
                 _remove(fd, name)
@@ -65,8 +65,6 @@ def remove(root: Path, path: str = "") -> None:
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.ENOENT, errno.ESTALE) or not left:
                     raise
-    finally:
-        os.close(fd)
 
 
 def ensure(root: Path, path: str) -> bool:
@@ -341,18 +339,15 @@ def _opened(root: Path, path: str) -> Iterator[int]:
         os.close(fd)
 
 
-def _open_above(root: Path, path: str, *, make: bool = False) -> tuple[int, str]:
-    """Open the folder that the path's last name is in, of the root itself the one that it is in; return that name too."""
-    if not path:
-        return os.open(root.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), root.name
-    _parts(path)
-    folder, _, name = path.rpartition("/")
-    return _open(root, folder, make=make), name
-
-
 @contextlib.contextmanager
 def _above(root: Path, path: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
-    fd, name = _open_above(root, path, make=make)
+    """Open the folder that the path's last name is in, of the root itself the one that it is in; give that name too."""
+    if path:
+        _parts(path)
+        folder, _, name = path.rpartition("/")
+        fd = _open(root, folder, make=make)
+    else:
+        fd, name = os.open(root.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), root.name
     try:
         yield fd, name
     finally:

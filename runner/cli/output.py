@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -195,15 +194,6 @@ def _none(
 
 
 # --- as it comes -------------------------------------------------------------------------------------------------------
-
-
-def live(console: Console, *, verbose: bool) -> Live:
-    """Return what follows the commands of a session; `verbose`: their output is printed to stderr as it comes."""
-
-    def stream(line: str) -> None:
-        console.line(line, err=True)
-
-    return Live(console.session.redactor, time.monotonic, stream if verbose else None)
 
 
 class Live:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING
 
 from runner.app import describe, suite
@@ -236,7 +237,8 @@ class Progress:
         if console.quiet:
             yield
             return
-        live = output.live(console, verbose=verbose)
+        session, stream = console.session, partial(console.line, err=True) if verbose else None
+        live = output.Live(session.redactor, session.env.monotonic, stream)
         console.live, stop = live, None
         if not console.shows_progress():
 
@@ -245,7 +247,7 @@ class Progress:
                     console.line(f"  {now}", err=True)
                 return output.EVERY
 
-            stop = console.project.env.beside(output.EVERY, beat)
+            stop = session.env.beside(output.EVERY, beat)
         try:
             # Its number: at 80 columns its id would leave no room for the step.
             with console.waiting(protocol.partition("-")[0], live.now):

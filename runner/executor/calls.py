@@ -290,7 +290,7 @@ MOST_LINKS = 40  # as the tools follow
 # (contract, arguments, whether the conversation has untrusted text) -> the decision about the call
 Judge = Callable[[Contract, Mapping[str, Any], bool], Decision]
 
-ALLOWED = Decision("allow", "default: it does nothing by itself", "", 0, "")
+ALLOWED = Decision("allow", "default: it does nothing by itself")
 
 
 def judge_of(run: StepRun) -> Judge:

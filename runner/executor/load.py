@@ -59,7 +59,8 @@ def at_work(session: Session, protocol: str, *, wait: float = 0.0) -> Iterator[N
             workspace_session.end_left(session.project, protocol)
         # Whoever records a person's word does so beside us: a lock or a note of theirs is neither dead nor cut off.
         with locks.hold(session.dirs.publish_lock(branch), session.env, what=branch, wait=transaction.PUBLISH_WAIT):
-            for name in (branch, "packed-refs", history.ref_of(protocol), session.project.tracking(branch)):
+            seen = [session.project.tracking(branch)] if session.project.trusted.remote else []
+            for name in (branch, "packed-refs", history.ref_of(protocol), *seen):
                 locks.remove_dead(session.git.common_dir / f"{name}.lock", session.env)
             if session.dirs.making(protocol).exists():
                 protocol_worktree.finish_worktree(session.git, session.dirs, session.env, branch, protocol)

@@ -90,6 +90,7 @@ _FACTS = 50  # that are remembered
 _TRIED_AGAIN = 60.0  # seconds that a sandbox which worked is not tested: steps of a run do not each start one for that
 _WORKS: dict[tuple[str | None, tuple[Path, ...], bool], float] = {}  # until when it counts as tried
 
+_MACHINE = os.uname().machine if sys.maxsize > 2**32 else ""  # the kernel's; none where this userland is a 32-bit one
 _KEYCTL = {"x86_64": 250, "aarch64": 219}  # the system call's number
 _JOIN_SESSION_KEYRING = 1  # linux/keyctl.h
 
@@ -234,7 +235,7 @@ class Bubblewrap(Sandbox):
         yield from ("--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL")
         if not self.user_namespaces and self._can_disable_userns:
             yield from ("--unshare-user", "--disable-userns")
-        if (calls := filter_for(_machine(), user_namespaces=self.user_namespaces)) is not None:
+        if (calls := filter_for(_MACHINE, user_namespaces=self.user_namespaces)) is not None:
             copied.append(os.memfd_create("seccomp"))
             os.pwrite(copied[-1], calls, 0)
             yield from ("--seccomp", str(copied[-1]))
@@ -524,11 +525,6 @@ def _forget(memory: Path | None) -> None:
             memory.unlink()
 
 
-def _machine() -> str:
-    """Return the kernel's machine, or nothing where this userland is a 32-bit one."""
-    return os.uname().machine if sys.maxsize > 2**32 else ""
-
-
 def _started(start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
     """Return the process that `start` starts with a new, empty session keyring, in a thread that lives as long as this process.
 
@@ -572,7 +568,7 @@ def _leave_keyring() -> None:
     Raises:
         SandboxError: the kernel gives none.
     """
-    if (number := _KEYCTL.get(_machine())) is None:
+    if (number := _KEYCTL.get(_MACHINE)) is None:
         return
     import ctypes  # here, because most uses of this package never come by
 

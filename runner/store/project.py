@@ -62,7 +62,7 @@ class Project:
             from runner.protocol import config
 
             where = f"{paths.CONFIG} on {self.trusted.branch}"
-            self.derived["config"] = config.parse(self.trusted.config(self.git), where)
+            self.derived["config"] = config.parse(self.trusted.blob(self.git, paths.CONFIG), where)
         found: Config = self.derived["config"]
         return found
 
@@ -123,7 +123,7 @@ class Project:
     def pattern(self) -> str:
         """The pattern of protocols' branches; read without loading models."""
         if "pattern" not in self.derived:
-            self.derived["pattern"] = ids.branch_pattern(self.trusted.config(self.git))
+            self.derived["pattern"] = ids.branch_pattern(self.trusted.blob(self.git, paths.CONFIG))
         found: str = self.derived["pattern"]
         return found
 

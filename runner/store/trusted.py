@@ -66,10 +66,6 @@ class Trusted(NamedTuple):
         """Return a file of the trusted branch, or None. Links are not followed."""
         return git.blob(f"{self.commit}:{path}")
 
-    def config(self, git: Git) -> bytes | None:
-        """Return the bytes of config.yaml, or None."""
-        return git.blob(f"{self.commit}:{paths.CONFIG}")
-
 
 def policy_digest(git: Git, commit: str) -> str | None:
     """Return the digest of the policy that a commit has, or None where it has none."""

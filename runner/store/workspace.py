@@ -290,8 +290,7 @@ def _is_older_than_index(space: Workspace) -> bool:
 
 
 def _signature(path: Path) -> str:
-    file = path.stat()
-    return f"{file.st_ino} {file.st_size} {file.st_mtime_ns} {file.st_ctime_ns}"
+    return " ".join(map(str, worktree.signature(path.stat())))
 
 
 def _make_way(git: Git, space: Workspace, commit: str) -> None:

@@ -182,7 +182,7 @@ class Rewrite(NamedTuple):
     def done(self) -> bool:
         """Write the files, and the index with the time that it had: git compares newer files by content. False where a file changed
         since it was looked at; then nothing was written. Their folder stays as it is: a change is a person's."""
-        if any(_signature(f"{self.tree.path}/{path}") != _known(file) for path, file in self.files.items()):
+        if any(_signature(f"{self.tree.path}/{path}") != signature(file) for path, file in self.files.items()):
             return False
         content = {path: self.git.blob(oid) for path, oid in self.new.items()}
         if None in content.values():
@@ -238,13 +238,14 @@ def _crosses_a_link(root: Path, path: str) -> bool:
 Signature = tuple[int, ...]  # what a file is known by, as long as nobody writes it
 
 
-def _known(file: os.stat_result) -> Signature:
+def signature(file: os.stat_result) -> Signature:
+    """Return what a file is known by."""
     return file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns
 
 
 def _signature(at: str) -> Signature | None:
     try:
-        return _known(os.lstat(at))
+        return signature(os.lstat(at))
     except OSError:
         return None
 

@@ -92,9 +92,9 @@ class Decision(NamedTuple):
 
     verdict: Verdict
     rule: str
-    file: str
-    line: int
-    reason: str
+    file: str = ""
+    line: int = 0
+    reason: str = ""
 
     @property
     def where(self) -> str:
@@ -328,13 +328,9 @@ def evaluate(policy: Policy, subject: Subject, named: Collection[str] = (), *, l
         case "engine":
             return _engine(policy, subject)
         case "step":
-            view = _View(step=globs.fold(subject.step or ""))
-            said = _first(policy.step[0], view)
-            return (
-                said.said
-                if said
-                else _allowed(policy.step[1], _View(step=subject.step)) or _default("a step may start")
-            )
+            strict, lax = policy.step
+            rule = _first(strict, _View(step=globs.fold(subject.step or ""))) or _first(lax, _View(step=subject.step))
+            return rule.said if rule else _default("a step may start")
     found = [
         _action(policy, subject, path, host, named, loose)
         for path in (dict.fromkeys(subject.paths) or (None,))
@@ -372,7 +368,8 @@ def _action(
         address = _plain_host(host)
         own = subject.tool in BUILT_IN or subject.kind == "command"
         if address is None and (own or policy.hosts or any(rule.host for rule in policy.action[0])):
-            return _built_in("deny", "a host is named by its plain name or address", shown(host) or "no host is named")
+            what = shown(host) or "no host is named"
+            return Decision("deny", "a host is named by its plain name or address", reason=what)
         if address is not None and policy.hosts is not None and not policy.hosts(address):
             return _at(
                 policy, "deny", "network: {allow: …}", ("network", "allow"), f"{shown(address)} is not one of them"
@@ -418,9 +415,8 @@ def _action(
     # Other tools' network is their own, or what config.yaml gives them; that they are called at all is asked about.
     closed = policy.hosts is None and not subject.configured and (subject.tool in BUILT_IN or subject.kind == "command")
     if address is not None and closed and not any(rule.host for rule in (*allowing, *([said] if said else []))):
-        return _built_in(
-            "deny", "default: no host is reached", f"name {shown(address)} under `network: {{allow: […]}}`"
-        )
+        hint = f"name {shown(address)} under `network: {{allow: […]}}`"
+        return Decision("deny", "default: no host is reached", reason=hint)
     if said is not None:
         return said.said
     if path is not None and subject.effect != "read":
@@ -440,7 +436,7 @@ def _otherwise(subject: Subject, allowing: list[_Compiled]) -> Decision:
                 return allowing[0].said._replace(
                     verdict="ask", reason=f"{reason}, and the rule has no `untrusted: allow`"
                 )
-            return _built_in("ask", "default: external calls ask", reason)
+            return Decision("ask", "default: external calls ask", reason=reason)
         allowing = still
     if allowing:
         return allowing[0].said
@@ -451,9 +447,9 @@ def _otherwise(subject: Subject, allowing: list[_Compiled]) -> Decision:
             "a step may change files" if subject.kind == "change" else f"{subject.effect} calls are allowed"
         )
     if subject.listed and subject.vouched:
-        return Decision("allow", "the agent file lists it", subject.listed, 1, "")
+        return Decision("allow", "the agent file lists it", subject.listed, 1)
     reason = f"{subject.listed} differs on the trusted branch" if subject.listed else ""
-    return _built_in("ask", "default: external calls ask", reason)
+    return Decision("ask", "default: external calls ask", reason=reason)
 
 
 def _engine(policy: Policy, subject: Subject) -> Decision:
@@ -465,7 +461,8 @@ def _engine(policy: Policy, subject: Subject) -> Decision:
         return said.said
     if policy.engines is not None and not policy.engines(name):
         return _at(policy, "deny", "engines: {allow: …}", ("engines", "allow"), f"{shown(name)} is not one of them")
-    return _allowed(policy.engine[1], _View(engine=name, step=step)) or _default("any engine may be chosen")
+    allowing = _first(policy.engine[1], _View(engine=name, step=step))
+    return allowing.said if allowing else _default("any engine may be chosen")
 
 
 def _isolation(policy: Policy, subject: Subject) -> Decision:
@@ -532,17 +529,8 @@ def _matching(rules: tuple[_Compiled, ...], view: _View) -> list[_Compiled]:
     return [rule for rule in rules if _first((rule,), view)]
 
 
-def _allowed(rules: tuple[_Compiled, ...], view: _View) -> Decision | None:
-    found = _first(rules, view)
-    return found.said if found else None
-
-
-def _built_in(verdict: Verdict, rule: str, reason: str = "") -> Decision:
-    return Decision(verdict, rule, "", 0, reason)
-
-
 def _default(what: str) -> Decision:
-    return _built_in("allow", f"default: {what}")
+    return Decision("allow", f"default: {what}")
 
 
 def _at(policy: Policy, verdict: Verdict, rule: str, key: tuple[str, ...], reason: str) -> Decision:
@@ -559,12 +547,12 @@ def _wrong_path(path: str, effect: Effect) -> Decision | None:
     """Return why nothing may happen at this path, whatever a policy says."""
     parts = path.split("/")
     if path != "." and (path.startswith("/") or "\0" in path or any(part in ("", ".", "..") for part in parts)):
-        return _built_in("deny", "a path stays inside the repository", shown(path))
+        return Decision("deny", "a path stays inside the repository", reason=shown(path))
     folded = globs.fold(path).split("/")
     if any(part in (".git", "git~1") for part in folded):
-        return _built_in("deny", "git's own folders are out of reach", shown(path))
+        return Decision("deny", "git's own folders are out of reach", reason=shown(path))
     if effect != "read" and folded[0] == paths.ROOT and not (folded[1:2] == ["memory"] and parts[0] == paths.ROOT):
-        return _built_in("deny", "below .protocols a step changes memory/ alone", shown(path))
+        return Decision("deny", "below .protocols a step changes memory/ alone", reason=shown(path))
     return None
 
 
@@ -581,7 +569,7 @@ def _plain_host(host: str) -> str | None:
 
 def read_by_setup(path: str) -> Decision:
     """Return that a changed file needs an approval because the setup reads it: another environment is made from it."""
-    return _built_in("ask", "workspace.on_change: the setup reads it", shown(path))
+    return Decision("ask", "workspace.on_change: the setup reads it", reason=shown(path))
 
 
 def protected(policy: Policy, changed: Iterable[str], named: Collection[str] = ()) -> list[Decision]:
@@ -593,7 +581,7 @@ def protected(policy: Policy, changed: Iterable[str], named: Collection[str] = (
     for path in changed:
         folded = globs.fold(path)
         if folded in named or path in named:
-            found.append(_built_in("ask", "protected: a check names or reads it", shown(path)))
+            found.append(Decision("ask", "protected: a check names or reads it", reason=shown(path)))
             continue
         for fits, glob, file, line in policy.guarded:
             if fits(folded):
@@ -637,7 +625,7 @@ def judge(
         elif change.after in LINKS:
             found += _moved(policy, change, step)
         if change.after == "160000" != change.before:
-            found.append(_built_in("ask", "a submodule is new", shown(change.path)))
+            found.append(Decision("ask", "a submodule is new", reason=shown(change.path)))
     if policy.file:
         found += _over(policy, changes)
     return sorted(found, key=lambda one: -SEVERITY[one.verdict])
@@ -650,7 +638,7 @@ def _moved(policy: Policy, change: Change, step: str | None) -> Iterable[Decisio
     """Yield the decisions on a link or submodule that takes the place of a folder with paths of a rule, or protected ones."""
     folded, reason = globs.fold(change.path), f"{shown(change.path)} is a link in its place"
     if folded.split("/")[0] == paths.ROOT:
-        yield _built_in("deny", "below .protocols there are no links", shown(change.path))
+        yield Decision("deny", "below .protocols there are no links", reason=shown(change.path))
         return
     view = _View(effect="workspace", step=None if step is None else globs.fold(step))
     for rule in policy.action[0]:

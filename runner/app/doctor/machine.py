@@ -202,7 +202,7 @@ def trusted_branch(chosen: Selection) -> Iterator[Finding]:
             if trusts.remote
             else "push to a remote that protects its default branch, so that changes to them are reviewed",
         )
-    if trusts.config(project.git) is None:
+    if trusts.blob(project.git, paths.CONFIG) is None:
         what, command = _setup(project)
         yield remark(what, f"{paths.CONFIG} on {trusts.branch}", "the defaults apply", command)
 
@@ -229,7 +229,11 @@ def tests(chosen: Selection) -> Iterator[Finding]:
     if named and known is not None and not known.passed and known.line in named:
         what = f"{known.text()} on {trusts.branch}, by `{known.line}` when `runner init` tried it"
         yield remark(what, where, "steps that it checks fail until they pass", "make them pass there")
-    elif not named and trusts.config(project.git) is not None and suite.candidates(project.git, trusts.commit):
+    elif (
+        not named
+        and trusts.blob(project.git, paths.CONFIG) is not None
+        and suite.candidates(project.git, trusts.commit)
+    ):
         what = "no command that runs the tests is named as `checks:`"
         yield remark(what, where, "an agent step that names no check is not checked", "`runner init` finds it")
 
