@@ -74,18 +74,6 @@ class Made:
     printed: Callable[[], None] = _no_note
 
 
-def fresh(session: Session) -> None:
-    """Fetch from the remote, as `run` does, before the trusted branch is used.
-
-    Raises:
-        UnreachableError: it does not answer, and protocols are published as they are made.
-    """
-    mirror = publishing.look(session)
-    if mirror is not None:  # the base is read there too
-        trusted = session.project.trusted
-        publishing.track(session.project, mirror.remote, {f"refs/heads/{trusted.branch}": trusted.commit})
-
-
 _HIDDEN = re.compile(r"<!--.*?(?:-->|\Z)|^[ \t]*\[[^\]\n]*\]:[ \t]*#[^\n]*$", re.DOTALL | re.MULTILINE)
 
 

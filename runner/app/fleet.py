@@ -148,7 +148,7 @@ def look(session: Session) -> None:
         and ids.protocol_of_branch(session.project.pattern, name.removeprefix("refs/heads/"))
         and before.get(f"refs/remotes/{mirror.remote}/{name.removeprefix('refs/heads/')}") != oid
     }
-    publishing.track(session.project, mirror.remote, moved)
+    mirror.track(moved)
 
 
 def run(session: Session, crew: Crew, *, jobs: int, tell: Tell) -> dict[str, int]:

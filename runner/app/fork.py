@@ -73,7 +73,7 @@ def fork(
         RefusedError: it had no plan then, or unfinished work. InsufficientHistoryError: its history is not here.
     """
     git = session.git
-    create.fresh(session)
+    publishing.look(session)
     session.project.refuse_unsupported()
     create.heed_open_questions(session)
     transitions = _transitions(session, origin)

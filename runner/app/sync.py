@@ -177,11 +177,11 @@ def _on_forge(session: Session, forge: Forge, done: Synced, work: bool) -> Synce
 
 def _track_base(session: Session, protocol: str) -> None:
     """Let the person's own git see where the base is, as its own fetch would: `status` then knows whether a protocol is merged."""
-    tip, remote = session.git.ref(session.project.branch(protocol)), session.project.trusted.remote
+    tip = session.git.ref(session.project.branch(protocol))
     base = record.row(session.git, protocol, tip).get("base") if tip else None
     there = session.above(f"refs/heads/{base}") if base else None
-    if there is not None and remote is not None:
-        publishing.track(session.project, remote, {f"refs/heads/{base}": there})
+    if there is not None and session.mirror is not None:
+        session.mirror.track({f"refs/heads/{base}": there})
 
 
 def unpublished(project: Project, protocol: str, *, by_person: bool = False) -> None:

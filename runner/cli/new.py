@@ -132,7 +132,7 @@ def command(
     if not plan.named and not plan.texts and not title:
         raise click.UsageError("give a title: runner new TITLE")
     session = console.session
-    create.fresh(session)
+    publishing.look(session)
     if not plan.named:
         about, of = plan.about(console)
         with console.waiting("a model writes the plan"):
@@ -247,7 +247,7 @@ def do_command(
     if text is None and workflow is None and coworker is None:
         raise UsageError("there is no task", "runner do", 'give one: `runner do "…"`, or --workflow NAME --input k=v')
     session = console.session
-    create.fresh(session)
+    publishing.look(session)
     if workflow is not None:
         files, where = create.instantiate(session.project, workflow, inputs)
         title = text or ""

@@ -134,7 +134,7 @@ def finish_renumbering(session: Session, note: Renumbering, *, resumed: bool = F
     mirror = session.mirror or Mirror.of(git, dirs, env)
     name = project.branch(note.origin)
     if mirror is not None and (there := mirror.refs().get(name)) is not None:
-        publishing.track(project, mirror.remote, {name: there})
+        mirror.track({name: there})
 
 
 def _remove(project: Project, note: Renumbering, tree: Worktree, *, resumed: bool) -> None:

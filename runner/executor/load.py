@@ -29,10 +29,12 @@ from runner.protocol.state import State, StepStatus, phrased
 from runner.store import (
     history,
     locks,
+    lookup,
     objects,
     pending,
     protocol_worktree,
     publishing,
+    record,
     snapshot,
     transaction,
     worktree,
@@ -99,9 +101,15 @@ def finish_renumbering(session: Session, protocol: str) -> str:
 
 def branchless(project: Project, protocol: str) -> RefusedError:
     """Return the error for a protocol that is known by something else than a branch of this clone."""
-    brings = f"; `runner sync {protocol}` brings a branch that the remote has" if project.trusted.remote else ""
-    hint = f"`runner show {protocol}` shows its status{brings}"
-    return RefusedError(f"{protocol} has no branch here", project.branch(protocol), hint)
+    at, name, remote = lookup.tip(project, protocol), lookup.typed(project, protocol), project.trusted.remote
+    if base := record.holder(project.git, protocol, at, remote):
+        merge = (record.merged_in(project.git, protocol, base) or base)[:7]
+        what, hint = f"{protocol} is merged in {merge}: it has no branch here any more", ""
+    else:
+        what, hint = f"{protocol} has no branch here", f"; `runner sync {name}` brings a branch that the remote has"
+    return RefusedError(
+        what, project.branch(protocol), f"`runner show {name}` shows its status{hint if remote else ''}"
+    )
 
 
 def view(session: Session, protocol: str) -> Snapshot:

@@ -158,7 +158,7 @@ def track_protocols(project: Project, mirror: Mirror) -> list[str]:
         protocol = ids.protocol_of_branch(project.pattern, name.removeprefix("refs/heads/"))
         if protocol is not None and name.startswith("refs/heads/"):
             found[protocol] = name, oid
-    track(project, mirror.remote, dict(found.values()))
+    mirror.track(dict(found.values()))
     return list(found)
 
 
@@ -190,6 +190,8 @@ def bring(session: Session, protocol: str, check: Check) -> None:
             raise left
     elif there is None or there == here:
         pass
+    elif here is None and record.holder(session.git, protocol, there, session.project.trusted.remote):
+        return  # it is merged: `runner sync` alone brings the branch that was left behind
     elif here is None or session.git.is_ancestor(here, there):
         forward(session.project, protocol, here, there, check)
     elif mirror is not None and not session.git.is_ancestor(there, here):
@@ -320,7 +322,7 @@ def follow(project: Project, protocol: str, mirror: Mirror, check: Check) -> Ref
     kept = refs.get(history.ref_of(protocol))
     filed = git.commit(kept) if kept else None
     ends = [one for one in (filed.parents if filed else ()) if record.is_merged(git, protocol, one, base)]
-    track(project, mirror.remote, {f"refs/heads/{now['base']}": base})
+    mirror.track({f"refs/heads/{now['base']}": base})
     for end in ends:
         if git.is_ancestor(here, end):
             forward(project, protocol, here, end, check)
@@ -421,7 +423,7 @@ def push(
         raise push_refusal.explain(project, protocol, error, new, there.get(name)) from error
     if changes:
         push_refusal.forget(project, protocol)
-        track(project, mirror.remote, {ref: oid for ref, (oid, _) in changes.items() if oid})
+        mirror.track({ref: oid for ref, (oid, _) in changes.items() if oid})
 
 
 def _goes_on(git: Git, new: str | None, old: str | None) -> bool:
@@ -445,20 +447,6 @@ def drop_lease(session: Session) -> None:
     """Give up a lease that is still held though there is nothing more to publish; where that fails it runs out."""
     if session.lease is not None:
         lease.drop(session)
-
-
-def track(project: Project, remote: str, pushed: Mapping[str, str]) -> None:
-    """Let the person's own git see where branches are on the remote, as its own push or fetch would."""
-    for name, oid in pushed.items():
-        if name.startswith("refs/heads/"):
-            tracking = f"refs/remotes/{remote}/{name.removeprefix('refs/heads/')}"
-            if project.git.ref(tracking) == oid:
-                continue
-            locks.remove_dead(project.git.common_dir / f"{tracking}.lock", project.env)
-            try:
-                project.git.update_refs({tracking: (oid, project.git.ref(tracking))}, "runner: push")
-            except ConflictError:
-                continue
 
 
 def is_transition(commit: Commit, protocol: str) -> bool:
@@ -520,7 +508,7 @@ def settle(session: Session, protocol: str, mirror: Mirror, check: Check, *, the
                     new = check.give_again(commit, new, theirs)
     except _MergeConflictError as error:
         if mirror.refs().get(name) == there:  # so that `status` and the person's git see that it is there
-            track(project, mirror.remote, {name: there})
+            mirror.track({name: there})
         raise RefusedError(error.what, error.where, _by_hand(project, protocol, ours, there, is_work_there)) from error
     if is_work_here and is_work_there:
         lost = _lost(git, protocol, here, here[:12])

@@ -589,6 +589,12 @@ class Merges:
         return at if self._git.tree(at) is not None else None
 
 
+def holder(git: Git, protocol: str, tip: str, remote: str | None) -> str | None:
+    """Return the commit of its base that holds the end of a protocol as the commit `tip` has it, or None."""
+    there = row(git, protocol, tip)
+    return Merges(git, remote).base_with(protocol, there.get("base", ""), tip) if there["status"] in ENDED else None
+
+
 def worktree_paths(git: Git) -> dict[str, str]:
     """Return full branch name to the path of the worktree that has it checked out."""
     return {tree.branch: str(tree.path) for tree in git.worktrees() if tree.branch}

@@ -379,7 +379,19 @@ class Mirror(NamedTuple):
         if kept[trusted.REF][1] != oid:
             locks.remove_dead(self.git.common_dir / f"{trusted.REF}.lock", self.env)
             self.git.update_refs(kept, "runner: fetched")
+        self.track({name: oid})  # `status` then knows what is merged
         return Trusted(oid, branch, self.remote, "")
+
+    def track(self, seen: Mapping[str, str]) -> None:
+        """Let the person's own git see where branches are on the remote, as its own push or fetch would."""
+        for name, oid in seen.items():
+            if name.startswith("refs/heads/"):
+                tracking = f"refs/remotes/{self.remote}/{name.removeprefix('refs/heads/')}"
+                if (known := self.git.ref(tracking)) == oid:
+                    continue
+                locks.remove_dead(self.git.common_dir / f"{tracking}.lock", self.env)
+                with contextlib.suppress(ConflictError):
+                    self.git.update_refs({tracking: (oid, known)}, "runner: fetched")
 
     def _refuse_going_back(self, pin: Pin | None, oid: str) -> None:
         """The policy may not be rolled back: a force push of the trusted branch is a person's decision."""

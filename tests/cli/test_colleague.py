@@ -99,6 +99,38 @@ def test_a_merged_protocol_whose_branch_was_left_behind_on_the_remote_is_not_sho
         assert json.loads(one.runner("status", "--json", rc=0).out) == {"protocols": []}
 
 
+def test_what_was_merged_and_cleaned_is_not_brought_back_by_a_command_that_would_do_nothing(remote: Box) -> None:
+    protocol = remote.new({"01-a": command("echo x > x.txt")})
+    remote.runner("run", protocol, rc=0)
+    remote.runner("sync", protocol, rc=0)
+    remote.runner("merge", protocol, rc=0)
+    remote.git("push", "-q", "origin", "main")
+    remote.runner("clean", rc=0)
+    for one in (remote, clone(remote, "bob")):
+        for words in (("run", "1"), ("answer", "1", "fine"), ("retry", "1"), ("pause", "1"), ("step", protocol)):
+            said = one.runner(*words, rc=4).err
+            assert f"{protocol} is merged in " in said and "next: `runner show 1` shows its status\n" in said
+        assert one.git("branch", "--list", protocol) == ""
+        one.runner("sync", "1", rc=0)
+        assert one.git("branch", "--list", protocol) != ""
+        one.runner("clean", rc=0)
+
+
+@pytest.mark.parametrize("words", ["sync 1", "sync", "run 1"])
+def test_a_merge_whose_main_alone_was_pushed_is_known_after_any_look_at_the_remote(remote: Box, words: str) -> None:
+    other = clone(remote, "bob")
+    protocol = remote.new({"01-a": command("echo x > x.txt")})
+    remote.runner("run", protocol, rc=0)
+    remote.runner("sync", protocol, rc=0)
+    other.runner("sync", "1", rc=0)
+    assert "waits for merge" in other.runner(rc=0).out
+    remote.runner("merge", protocol, rc=0)
+    remote.git("push", "-q", "origin", "main")
+    assert "runner merge" not in other.runner(*words.split(), rc=0).err
+    assert "no protocol is open" in other.runner(rc=0).err
+    assert other.git("rev-parse", "origin/main") == remote.git("rev-parse", "main")
+
+
 @pytest.mark.parametrize("name", mostly_slow(["1", "0001-newer"], 1))
 def test_sync_brings_a_protocol_that_only_the_remote_has_by_its_name(remote: Box, name: str) -> None:
     publish(remote)
