@@ -46,10 +46,13 @@ def cpu(ground: Ground, argv: Sequence[str | Path], at: Path, rounds: int = 3) -
     return min(found)
 
 
-def row(name: str, took: tuple[float, float], *, goal: float | None = None, over: float | None = None) -> Figure:
-    """Return a row of CPU and wall time. `goal`: of the CPU time in seconds or, with `over`, of its ratio to that."""
+def row(
+    name: str, took: tuple[float, float], *, goal: float | None = None, over: float | None = None, waits: bool = False
+) -> Figure:
+    """Return a row of CPU and wall time. `goal`: of the CPU time in seconds, or of the wall time where a person `waits`, as git reads
+    beside Python there; with `over`, of the CPU time's ratio to that."""
     told, ratio = f"CPU {duration(took[0])}, wall {duration(took[1])}", took[0] / over if over else None
-    judged = took[0] if ratio is None else ratio
+    judged = took[1 if waits else 0] if ratio is None else ratio
     shown = "" if goal is None else f"≤ {duration(goal) if ratio is None else f'{goal:g}x'}"
     return Figure(f"goals: {name}", told, ratio, shown, None if goal is None else judged <= goal)
 
@@ -62,6 +65,16 @@ def _plan(ground: Ground, count: int) -> Path:
         for number in range(1, count + 1):
             text = f"---\ntitle: S{number}\nkind: tool\ntool: echo\nwith: {{text: a}}\n---\nDo it.\n"
             (at / f"{number:04d}-s{number}.md").write_text(text)
+    return at
+
+
+def _commands(ground: Ground) -> Path:
+    at = ground.at / "plan-of-commands"
+    at.mkdir()
+    (at / "plan.md").write_text("---\ntitle: Commands\n---\nWhat and why.\n")
+    for number in range(1, 6):
+        text = f"---\ntitle: C{number}\nkind: command\nrun: echo {number} > file-{number}\n---\nDo it.\n"
+        (at / f"{number:02d}-c{number}.md").write_text(text)
     return at
 
 
@@ -191,8 +204,7 @@ def _many(ground: Ground) -> Iterator[Figure]:
         copies(ground, at, protocol, count, merged=of != "branches")
         ground.git(at, "reset", "-q", "--hard")
         ground.git(at, "gc", "-q")
-        cold = cpu(ground, ["runner", "list"], at, 1)
-        yield row(f"list, {count:,} {of}, the first time", cold, goal=0.6)
+        yield row(f"list, {count:,} {of}, the first time", _first_list(ground, at), goal=0.6, waits=True)
         yield row(f"list, {count:,} {of}, again", cpu(ground, ["runner", "list"], at), goal=0.25)
         yield row(f"list --json, {count:,} {of}", cpu(ground, ["runner", "list", "--json"], at, 2))
         for words, one in alone.items():
@@ -222,6 +234,16 @@ def _many(ground: Ground) -> Iterator[Figure]:
     cloned = cpu(ground, ["git", "clone", "-q", "--no-local", str(at), str(to)], ground.at, 1)
     yield row(f"a newcomer's clone, {count:,} ended protocols", cloned)
     yield row("and a fetch that brings nothing", cpu(ground, ["git", "fetch", "-q"], to))
+
+
+def _first_list(ground: Ground, at: Path) -> tuple[float, float]:
+    """Return what a list takes that finds no briefs of an earlier one: CPU and wall time of the round that was waited for least."""
+    found = []
+    for _ in range(3):
+        with ground.session(at) as session:
+            session.dirs.briefs.unlink(missing_ok=True)
+        found.append(cpu(ground, ["runner", "list"], at, 1))
+    return min(found, key=lambda took: took[1])
 
 
 def _moved(ground: Ground, session: Session, protocol: str) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -279,3 +301,7 @@ def _monorepo(ground: Ground) -> Iterator[Figure]:
     ground.runner(at, "step", "1")
     yield row(f"{DJANGO}: status", cpu(ground, ["runner", "status", "1"], at))
     yield row(f"{DJANGO}: step, a built-in tool", cpu(ground, ["runner", "step", "1"], at))
+    ground.runner(at, "new", "--plan", str(_commands(ground)))
+    ground.runner(at, "step", "2")  # it makes the workspace
+    yield row(f"{DJANGO}: git status", cpu(ground, ["git", "status", "--porcelain"], at))
+    yield row(f"{DJANGO}: step, a command that writes a file", cpu(ground, ["runner", "step", "2"], at))
