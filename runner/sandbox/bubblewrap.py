@@ -228,7 +228,7 @@ class Bubblewrap(Sandbox):
             raise
         finally:
             _close(options, status, *copied)
-        return _BubblewrapGroup(process, report, command.network, go, is_bounded=bool(scope), memory=self.memory)
+        return _BubblewrapGroup(process, report, command.network, go, is_bounded=bool(scope), facts=self._facts)
 
     def _options(self, command: Command, copied: list[int]) -> Iterator[str]:
         """Yield bwrap's options; `copied` gets the files that they name by descriptor, for the caller to close."""
@@ -277,11 +277,11 @@ class _BubblewrapGroup(Group):
         go: int | None,
         *,
         is_bounded: bool,
-        memory: Path | None,
+        facts: _Facts,
     ) -> None:
         """`go`: the end of a pipe to which one byte is written when the network is there; `is_bounded`: by a cgroup of its own."""
         self.process, self._report, self._said = process, report, b""
-        self._memory = memory
+        self._facts = facts
         self._events: int | None = None
         self._first: int | None = None
         self._handle: int | None = None
@@ -354,7 +354,7 @@ class _BubblewrapGroup(Group):
             with suppress(ChildProcessError):  # ours only while a host command made us adopt orphans
                 os.waitpid(self._first or 0, os.WNOHANG)
         if not ended and not self._was_ended and self.process.returncode == 1:
-            _forget(self._memory)
+            self._facts.forget()
             raise SandboxError(
                 f"bubblewrap could not make the sandbox: {last_line(said)}",
                 where="executor: sandbox",
@@ -516,13 +516,13 @@ class _Facts:
             made.write_text("\n".join([*self._noted()[1 - _FACTS :], self._known[-1]]) + "\n", "ascii")
             os.replace(made, self._memory)
 
-
-def _forget(memory: Path | None) -> None:
-    """Forget all facts: a sandbox could not be made."""
-    _WORKS.clear()
-    if memory is not None:
-        with suppress(OSError):
-            memory.unlink()
+    def forget(self) -> None:
+        """Forget all facts: a sandbox could not be made."""
+        _WORKS.clear()
+        self._known.clear()
+        if self._memory is not None:
+            with suppress(OSError):
+                self._memory.unlink()
 
 
 def _started(start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:

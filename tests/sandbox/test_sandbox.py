@@ -800,6 +800,24 @@ def test_a_sandbox_that_could_not_be_made_is_tried_again(
     assert not memory.exists()
 
 
+def test_a_sandbox_that_worked_and_could_not_be_made_is_tried_again_by_the_same_run(
+    tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bubblewrap()
+    program, real = tmp_path / "bin/bwrap", shutil.which("bwrap")
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {real} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr("runner.sandbox.bubblewrap._WORKS", {})
+    sandbox = Bubblewrap(memory=tmp_path / "sandbox")
+    assert sandbox.check() is None
+    program.write_text("#!/bin/sh\necho 'setting up uid map: Permission denied' >&2; exit 1\n")
+    with pytest.raises(SandboxError, match="could not make the sandbox: setting up uid map"):
+        sandbox.run(sh(work, "true"))
+    assert "setting up uid map" in str(sandbox.check())
+
+
 SESSION = """
 import ctypes, sys
 call = ctypes.CDLL(None, use_errno=True).syscall
