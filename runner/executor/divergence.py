@@ -146,6 +146,7 @@ def _remove(project: Project, note: Renumbering, tree: Worktree, *, resumed: boo
         if theirs is not None and _index_is(git, tree, theirs):
             return  # it follows the other protocol already
         # Its branch is gone, and git could not tell what is in it, nor whether it is the other protocol's.
+        locks.remove_dead(tree.git_dir / "HEAD.lock", project.env)
         git.run("update-ref", "--no-deref", "HEAD", note.old, git_dir=tree.git_dir)
         if kept := protocol_worktree.keeps(git, tree, resumed=resumed):
             project.env.say(f"{tree.path} stays, at {note.old[:12]}: {kept.why}; {kept.command}")

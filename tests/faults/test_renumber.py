@@ -12,8 +12,8 @@ import pytest
 
 from tests.conftest import Box, clone, command
 from tests.faults import ground as ground_
-from tests.faults.ground import ENDED, ROOT, STRIKE, left_over
-from tests.faults.points import points
+from tests.faults.ground import AT, ENDED, ROOT, STRIKE, left_over
+from tests.faults.points import Place, always, points
 from tests.faults.test_kill import POINTS
 from tests.gate import turn
 
@@ -35,6 +35,13 @@ def strike(box: Box, *how: str) -> dict[str, object]:
     )
     told: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
     return told
+
+
+HOT = (
+    Place(
+        "git", "write", r"/worktrees/[^/]*/HEAD\.lock$", "the old worktree's HEAD is locked, and nothing is in the lock"
+    ),
+)
 
 
 @pytest.mark.faults
@@ -69,7 +76,8 @@ def test_a_renumbering_that_is_killed_anywhere_is_finished_when_it_is_typed_agai
     struck, wrong = 0, []
     late = {f"{who}:{call}:{sum(one[:2] == (who, call) for one in calls[:at + 1])}"
             for at, (who, call, _) in enumerate(calls) if at >= begins}  # fmt: skip
-    chosen = [one for one in points(calls, 40 * POINTS, ("runner", "git"), turn=turn()) if one in late][:POINTS]
+    further = [one for one in points(calls, 40 * POINTS, ("runner", "git"), turn=turn()) if one in late][:POINTS]
+    chosen = AT or list(dict.fromkeys([*always(calls, HOT), *further]))
     for point in chosen:
         copy(kept, tmp_path)
         told = strike(bob, "--signal", "KILL", "--at", point)
