@@ -250,7 +250,7 @@ class Describer:
         elif ahead is not None:
             reason = f"{reason} · {ahead.text}"
         if rewritten:
-            follows = Next.typed(f"runner doctor{' --fix' if _can_adopt(session, protocol, tip) else ''} {name}")
+            follows = Next.typed(f"runner doctor{' --fix' if remedy.can_adopt(session, protocol, tip) else ''} {name}")
         elif rebase is not None:
             follows = Next(text="git rebase --continue, or git rebase --abort")
         elif ahead is not None:
@@ -445,10 +445,6 @@ def standing(project: Project, row: Row) -> str:
         return f"{status} · waits for merge"
     commit = record.merged_in(project.git, row["protocol"], base)
     return f"{status} · merged in {commit[:7]}" if commit else f"{status} · merged"
-
-
-def _can_adopt(session: Session, protocol: str, tip: str) -> bool:
-    return remedy.can_adopt(session, protocol, tip)
 
 
 def at_work(project: Project, row: Row, name: str, leases: Mapping[str, str]) -> tuple[str | None, str | None]:

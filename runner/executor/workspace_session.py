@@ -187,22 +187,20 @@ class WorkspaceSession:
         project.refuse_unsupported()
         environ, found, environment = session.env.environ, tuple[Path, ...](), None
         space = space or workspace.place(session.dirs, protocol, project.config.workspace.path)
-        in_image = project.setting("executor") == "container"
-        if not runs_commands and not in_image:
-            untried = choose(
-                project.setting("executor"), user_namespaces=project.config.workspace.user_namespaces, tries=False
-            )
+        executor = project.setting("executor")
+        if not runs_commands and executor != "container":
+            untried = choose(executor, user_namespaces=project.config.workspace.user_namespaces, tries=False)
             permissions.refuse_isolation(project, untried.name)
             return cls(session, protocol, space, untried, None, Limits())
-        if in_image:
+        if executor == "container":
             environment = environments.find(project, space, in_image=True)
-        elif project.setting("executor") != "host":
+        elif executor != "host":
             path, home = step_path(environ.get("PATH", "")), Path(environ.get("HOME", "/nonexistent"))
             found = toolchains(path, home)
             environment = environments.find(project, space, found)
             programs = [str(at / "bin") for at in environment.folders.values()]
             found = toolchains(os.pathsep.join(programs), home, found) if programs else found
-        image = environments.image_of(project) if in_image else None
+        image = environments.image_of(project) if executor == "container" else None
         limits = _limits(project.config.resources, resources)
         sandbox = _choose(project, found, image).limited(limits)
         permissions.refuse_isolation(project, sandbox.name)

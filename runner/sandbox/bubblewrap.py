@@ -65,6 +65,7 @@ STARTS_WITHIN = 60.0  # seconds; signals wait for it, since an unknown process c
 
 # /nix/store, not /nix: the socket of the Nix daemon is beside it.
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/nix/store")
+_IN_SYSTEM = tuple(f"{name}/" for name in SYSTEM)
 
 # What programs need of /etc. Of ssl, pki and maven only parts: private keys and passwords are in the rest.
 ETC = (
@@ -432,7 +433,7 @@ def _hops(link: Path) -> Iterator[Path]:
 
 def is_system(path: Path) -> bool:
     """Return whether a folder is one of the system's, which every command sees."""
-    return any(path.is_relative_to(name) for name in SYSTEM)
+    return f"{path}/".startswith(_IN_SYSTEM)
 
 
 def _of_etc() -> Iterator[tuple[str, os.stat_result]]:
