@@ -115,14 +115,13 @@ def refused(session: Session, protocol: str, tip: str, error: IntegrityError) ->
     """Return an error of verification with what helps: of the branch here, or of what the remote has at `tip`."""
     try:
         judged = verify.verify(session.git, protocol, tip, session.project.trusted)
-        name = session.project.branch(protocol)
-        if tip != session.git.ref(session.project.branch(protocol)):
-            if session.mirror is None or session.above(name) != tip or judged.ok:
+        old, here = session.project.checkpoint_and_tip(protocol)
+        if tip != here:
+            if session.mirror is None or session.above(session.project.branch(protocol)) != tip or judged.ok:
                 return error
             what = f"what {session.mirror.remote} has does not hold: {error.what}"
             return type(error)(what, error.where, of_remote(session, protocol, judged))
         if isinstance(error, RewrittenError):
-            old = read_checkpoint(session.dirs, protocol)
             return type(error)(error.what, error.where, of_rewritten(session, protocol, judged, old)) if old else error
         return type(error)(error.what, error.where, of_damaged(session.project, protocol, judged))
     except RunnerError:  # then what was found first is said as it is
