@@ -408,13 +408,23 @@ def _foreign(root: Path, path: str, gone: set[str]) -> str | None:
 # --- settling ----------------------------------------------------------------------------------------------------------
 
 
-def is_cut(dirs: StateDir, ref: str) -> bool:
-    """Return whether a worktree of `ref` was cut off while it followed."""
+class Cut(NamedTuple):
+    """A follow that a crash cut, or that is under way, by its note: the worktree moves from the commit `old` to `new`."""
+
+    tree: Worktree
+    old: str
+    new: str
+
+
+def cut_follows(dirs: StateDir) -> Iterator[tuple[Path, Cut | None]]:
+    """Give each note of a follow that is not finished, and what it says; None of one that cannot be read."""
     for note in matching(dirs.follows, "*.json"):
+        found = None
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            if json.loads(note.read_bytes())["ref"] == ref:
-                return True
-    return False
+            noted = json.loads(note.read_bytes())
+            tree = Worktree(Path(noted["worktree"]), Path(noted["git_dir"]), str(noted["ref"]))
+            found = Cut(tree, str(noted["old"]), str(noted["new"]))
+        yield note, found
 
 
 def settle_all(git: Git, dirs: StateDir, ref: str, env: Environment) -> None:
@@ -422,21 +432,16 @@ def settle_all(git: Git, dirs: StateDir, ref: str, env: Environment) -> None:
 
     The caller holds the branch's publish lock: the note of a living process is not to be taken for one that was cut.
     """
-    for note in matching(dirs.follows, "*.json"):
-        try:
-            noted = json.loads(note.read_bytes())
-            tree = Worktree(Path(noted["worktree"]), Path(noted["git_dir"]), noted["ref"])
-            if noted["ref"] != ref:
-                continue
-        except (OSError, ValueError, KeyError, TypeError):
+    for note, cut in cut_follows(dirs):
+        if cut is None or cut.tree.branch != ref:
             continue
-        tip = git.ref(ref)
+        tip, tree = git.ref(ref), cut.tree
         code, head, _ = git.try_run("symbolic-ref", "--quiet", "HEAD", git_dir=tree.git_dir)
         if code > 1 and tree.git_dir.is_dir():
             continue  # git could not say (a full disk, say), so what was cut is still to be finished
-        if tip is not None and tip != noted["old"] and tree.path.is_dir() and head.decode().strip() == ref:
-            if git.is_ancestor(noted["new"], tip):
-                left = settle(git, tree, noted["old"], noted["new"], env)
+        if tip is not None and tip != cut.old and tree.path.is_dir() and head.decode().strip() == ref:
+            if git.is_ancestor(cut.new, tip):
+                left = settle(git, tree, cut.old, cut.new, env)
                 if left:
                     env.say(f"left as they are in {tree.path}, changed since: {', '.join(left[:5])}")
         else:

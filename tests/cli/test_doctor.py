@@ -574,6 +574,17 @@ def test_a_follow_that_was_cut_is_brought_to_its_end(box: Box) -> None:
     goes_on(box, protocol)
 
 
+def test_a_note_of_a_follow_that_lacks_what_a_fix_needs_is_removed(box: Box) -> None:
+    protocol = box.new(STEPS)
+    note = StateDir(box.path / ".git", box.home / ".local/state/protocol-runner").follows / "0123456789abcdef.json"
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps({"ref": f"refs/heads/{protocol}"}) + "\n")
+    assert "was interrupted" in box.runner("doctor", rc=2).out
+    box.runner("doctor", "--fix", rc=0)
+    assert not note.exists()
+    goes_on(box, protocol)
+
+
 def test_a_worktree_whose_folder_is_gone_is_forgotten(box: Box, begun: str) -> None:
     folder = box.worktree(begun)
     shutil.rmtree(folder)

@@ -5,6 +5,7 @@ What is not mended names a command: here it is typed as it stands, and nothing i
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -635,7 +636,8 @@ def test_refs_that_come_and_go_meanwhile_are_not_broken(box: Box, begun: str, gi
 
 def test_a_worktree_that_follows_just_now_was_not_cut_off(box: Box, begun: str, git: Git) -> None:
     note = at(box, "runner/follows/x.json")
-    note.write_text(f'{{"ref": "refs/heads/{begun}"}}')
+    told = {"worktree": str(box.path), "git_dir": str(box.path / ".git"), "ref": f"refs/heads/{begun}"}
+    note.write_text(json.dumps({**told, "old": "0" * 40, "new": "1" * 40}))
     with box.session() as session:
         with locks.hold(session.dirs.publish_lock(f"refs/heads/{begun}"), session.env, what=begun):
             assert list(clone.cut_follows(Clone(git, session.dirs, session.env))) == []

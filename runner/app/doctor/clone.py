@@ -5,7 +5,6 @@ temporary files, too many loose objects, history that was cut off.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shlex
 import shutil
@@ -78,10 +77,8 @@ def remove_lock(clone: Clone, lock: Path) -> str:
 
 def cut_follows(clone: Clone) -> Iterator[Finding]:
     """Yield the worktrees whose update to a new tip of their branch was interrupted."""
-    for note in matching(clone.dirs.follows, "*.json"):
-        ref = ""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            ref = str(json.loads(note.read_bytes())["ref"])
+    for note, cut in worktree.cut_follows(clone.dirs):
+        ref = (cut.tree.branch or "") if cut is not None else ""
         if ref and locks.is_held(clone.dirs.publish_lock(ref)):
             continue  # a runner is doing it
         yield fault(

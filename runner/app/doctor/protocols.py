@@ -184,8 +184,8 @@ def uncommitted_record(one: Examined) -> Iterator[Finding]:
     if one.is_adoptable or not one.judged.ok:
         return
     # An interrupted update of the worktree has a finding of its own.
-    is_cut = session.dirs.making(protocol).exists() or worktree.is_cut(session.dirs, ref)
-    if locks.is_held(session.dirs.lock(protocol)) or is_cut:
+    is_cut = any(cut is not None and cut.tree.branch == ref for _, cut in worktree.cut_follows(session.dirs))
+    if is_cut or session.dirs.making(protocol).exists() or locks.is_held(session.dirs.lock(protocol)):
         return
     prefix = f"{paths.folder(protocol)}/"
     for tree in session.git.checked_out(ref):
