@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import pty
 import signal
+import subprocess
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,3 +97,15 @@ def test_a_closed_terminal_is_none_of_what_nohup_started(box: Box) -> None:
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, known)
+
+
+def test_ctrl_c_while_the_first_modules_are_read_ends_without_a_word(tmp_path: Path) -> None:
+    """`click`, which the command line imports first, stands for any of them; both programs start at the same function."""
+    (tmp_path / "click").mkdir()
+    (tmp_path / "click/__init__.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    path = f"{tmp_path}:{Path(__file__).parents[1]}"
+    programs = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["scripts"]
+    assert set(programs.values()) == {"runner.__main__:main"}
+    for start in (("-m", "runner"), ("-c", "from runner.__main__ import main; main()")):
+        done = subprocess.run([sys.executable, *start, "status"], env={"PYTHONPATH": path}, capture_output=True)
+        assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
