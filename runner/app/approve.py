@@ -42,7 +42,8 @@ NOUNS = {Decision.APPROVE: "approval", Decision.REJECT: "rejection", Decision.RE
 
 @dataclass(frozen=True, slots=True)
 class Matter:
-    """The subject of an approval. `wait`: None for a plan or a merge for which no approval is pending."""
+    """The subject of an approval. `wait`: None for a plan or a merge for which no approval is pending; `is_required`: whether plan or
+    policy ask for one."""
 
     seen: Snapshot
     plan: Plan
@@ -51,6 +52,7 @@ class Matter:
     requirement: ApprovalRequirement
     wait: Wait | None
     digest: str
+    is_required: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +93,12 @@ def matter(session: Session, protocol: str, what: str | None) -> Matter:
     subjects = {one: requirements.subject_of(view, wait) for one, wait in waits.items()}
     chosen, subject = _choose(state, subjects, what, view.entries)
     wait = waits.get(chosen)
-    needed = requirements.requirement_of(view, subject, wait.text if wait else "")
-    if needed is None:
-        needed = requirements.unasked(found, subject)
+    required = requirements.requirement_of(view, subject, wait.text if wait else "")
+    needed = required or requirements.unasked(found, subject)
     if needed.keyboard:
         _refuse_where_one_was(session.project, view)
-    return Matter(seen, plan, state, found, needed, wait, view.digest(subject, seen.tip))
+    is_required = required is not None and (wait is not None or subject.kind != "merge" or found.requires("merge"))
+    return Matter(seen, plan, state, found, needed, wait, view.digest(subject, seen.tip), is_required)
 
 
 def _no_plan(protocol: str) -> UsageError:

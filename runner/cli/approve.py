@@ -124,7 +124,7 @@ def _given(console: Console, found: Matter, decision: Decision, said: str) -> No
     """Print the decision, the approvals that are still missing, and what to type next."""
     protocol = found.seen.protocol
     standing, short = approve.standing(console.session, found), number(protocol)
-    missing = pending.missing(standing)
+    missing = pending.missing(standing) if found.is_required or standing.rejected else ""
     notes = (f"still needed: {missing}",) if missing else ()
     done = found.state.status is Status.COMPLETED
     goes_on = None if notes or not (found.wait or done) else f"runner {'merge' if done else 'run'} {short}"

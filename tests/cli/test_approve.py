@@ -682,6 +682,15 @@ def test_a_policy_that_was_there_and_is_gone_makes_it_no_easier(gov: Box) -> Non
 MERGE = "  step: {roles: [maintainer]}\n  merge: {roles: [maintainer], required: true}\n"
 
 
+def test_nothing_is_still_needed_of_an_approval_that_nothing_requires(gov: Box, people: People) -> None:
+    protocol = gov.new({"01-a": command("echo a > a.txt")})
+    gov.runner("run", protocol, rc=0)
+    for verb, needed in (("approve", False), ("revoke", False), ("reject", True), ("revoke", False)):
+        told = says(gov, people.alice, verb, protocol, "merge", "--yes").err
+        assert ("still needed" in told) is needed and ("next          runner merge 1\n" in told) is not needed
+    gov.runner("merge", protocol, rc=0)
+
+
 def test_a_merge_that_needs_a_word_is_not_taken_without(tmp_path: Path, people: People) -> None:
     box = governed(tmp_path / "repo", [people.alice, people.bob], approvals=MERGE)
     protocol = box.new({"01-a": command("echo a > a.txt")})
