@@ -123,32 +123,33 @@ def _bases(project: Project, protocols: list[str]) -> list[str]:
 
 
 def _was_taken(session: Session, protocol: str, forge: Forge | None) -> Synced | None:
-    """Return the result for a protocol whose branch the remote deleted after its request ended: it is not pushed again."""
+    """Return the result for a protocol that was merged, whose branch the remote deleted or left behind: it is not pushed again."""
     assert session.mirror is not None
     name, tip = ids.branch_of(session.project.pattern, protocol), session.git.ref(session.project.branch(protocol))
-    if f"refs/heads/{name}" in session.mirror.refs():
+    there = session.mirror.refs().get(f"refs/heads/{name}")
+    if there is not None and there != tip:
         return None
     if tip is None:  # never here: the base tells of it, or nothing does
         base = session.project.trusted.commit
         is_ended = record.row(session.git, protocol, base)["status"] in record.ENDED
         return Synced(protocol, base, "merged") if is_ended else None
-    if forge is None:
-        return None
     with load.at_work(session, protocol):
         left = publishing.follow(session.project, protocol, session.mirror, load.Checker(session, protocol))
+        if left is None:
+            publishing.bring_history(session, protocol)
     if left is not None:
         session.env.say(f"{left.what}; {left.hint}")
         return Synced(protocol, tip, "merged")
-    tip = session.git.ref(session.project.branch(protocol))
+    before, tip = tip, session.git.ref(session.project.branch(protocol))
     assert tip is not None
-    if request.is_merged(session, protocol):
+    if tip != before or (forge is not None and there is None and request.is_merged(session, protocol)):
         return Synced(protocol, tip, "merged")
-    if session.git.ref(session.project.tracking(name)) is None:
-        return None  # it was never there
-    there = forge.request_of(name, str(record.row(session.git, protocol, tip).get("base")))
-    if there is None or there.state is forges.RequestState.OPEN:
+    if forge is None or there is not None or session.git.ref(session.project.tracking(name)) is None:
+        return None  # it is there, or was never there
+    asked = forge.request_of(name, str(record.row(session.git, protocol, tip).get("base")))
+    if asked is None or asked.state is forges.RequestState.OPEN:
         return None
-    said = "merged" if there.state is forges.RequestState.MERGED else "closed"
+    said = "merged" if asked.state is forges.RequestState.MERGED else "closed"
     session.env.say(f"{protocol} was {said} on the forge and its branch deleted there: it is not pushed again")
     return Synced(protocol, tip, said)
 

@@ -65,29 +65,43 @@ def _is_number(name: str) -> bool:
 
 def tip(project: Project, protocol: str) -> str:
     """Return the commit that shows a protocol that is known: its branch's, else the trusted branch's, or that of its branch here."""
-    found = project.tip(protocol)
-    if found is not None and project.git.ref(project.branch(protocol)) is None:
-        return next((one for one in _bases(project) if _is_left_behind(project.git, protocol, found, one)), found)
+    found, branch = project.tip(protocol), project.branch(protocol)
+    if found is not None:
+        here, there = project.git.ref(branch), project.git.ref(project.tracking(branch))
+        for base in _bases(project) if project.trusted.remote is not None else []:
+            if not _has_own(project.git, here, there, base) and _is_left_behind(project.git, protocol, found, base):
+                return base
     return found or _base_with(project, protocol) or project.trusted.commit
 
 
 def follower(project: Project, known: dict[str, str], branches: Mapping[str, str]) -> Callable[[str, str], bool]:
     """Return what has `known` show a protocol, given its id and status, as a base has it that has its end; it returns whether it did.
 
-    So it is where only the remote has a branch, and the merge was pushed without it. `branches`: as `Project.branches` returns them.
+    So it is where the merge was pushed without the branch, and the branch here has nothing else. `branches`: as `Project.branches`
+    returns them.
     """
     bases = _bases(project) if project.trusted.remote is not None else []
     names = {commit: project.git.tree(f"{commit}:{paths.ROOT}") or {} for commit in bases}
 
     def follow(protocol: str, status: str) -> bool:
-        if status in record.ENDED or project.branch(protocol) in branches:
+        if status in record.ENDED:
             return False
-        there = (commit for commit, folders in names.items() if protocol in folders)
-        base = next((one for one in there if _is_left_behind(project.git, protocol, known[protocol], one)), None)
-        known[protocol] = base or known[protocol]
-        return base is not None
+        branch = project.branch(protocol)
+        here, there = branches.get(branch), branches.get(project.tracking(branch))
+        for base in (commit for commit, folders in names.items() if protocol in folders):
+            if not _has_own(project.git, here, there, base) and _is_left_behind(
+                project.git, protocol, known[protocol], base
+            ):
+                known[protocol] = base
+                return True
+        return False
 
     return follow
+
+
+def _has_own(git: Git, here: str | None, there: str | None, base: str) -> bool:
+    """Return whether a branch has commits that neither its remote, where that is `there`, nor a base has."""
+    return here is not None and here != there and not git.is_ancestor(here, base)
 
 
 def _is_left_behind(git: Git, protocol: str, tip: str, base: str) -> bool:

@@ -184,11 +184,11 @@ def bring(session: Session, protocol: str, check: Check) -> None:
     if mirror is None and here is None:  # never looked at here, and the remote is away
         there = session.git.ref(session.project.tracking(name))
     _notice(session, protocol)
-    if there is None and here is not None and mirror is not None:
-        left = follow(session.project, protocol, mirror, check)
+    if here is not None and there in (None, here):
+        left = follow(session.project, protocol, mirror, check) if mirror is not None else None
         if left is not None:
             raise left
-    elif there is None or there == here:
+    elif there is None:
         pass
     elif here is None and record.holder(session.git, protocol, there, session.project.trusted.remote):
         return  # it is merged: `runner sync` alone brings the branch that was left behind
@@ -303,10 +303,10 @@ def history_replaced(project: Project, protocol: str, theirs: str) -> IntegrityE
 
 
 def follow(project: Project, protocol: str, mirror: Mirror, check: Check) -> RefusedError | None:
-    """Move the branch here to the end of a protocol that others ended and merged, whose branch is gone from the remote since.
+    """Move the branch here to the end of a protocol that others merged, and whose branch the remote deleted or left behind.
 
-    The base, as the remote was seen to have it, tells that it ended, and the history's ref keeps the commit. Returns what keeps the
-    branch from moving: something here that did not go in with it.
+    The base, as the remote was seen to have it, tells that it ended; the merge, or the history's ref, keeps the commit. Returns what
+    keeps the branch from moving: something here that did not go in with it, or that the end is not there.
     """
     git, here, refs = project.git, project.git.ref(project.branch(protocol)), mirror.refs()
     if here is None:
@@ -319,19 +319,25 @@ def follow(project: Project, protocol: str, mirror: Mirror, check: Check) -> Ref
     is_later = ended["status"] in record.ENDED and ended["revision"] > now["revision"]
     if not is_later or ended.get("genesis") != now.get("genesis"):
         return None
-    kept = refs.get(history.ref_of(protocol))
-    filed = git.commit(kept) if kept else None
-    ends = [one for one in (filed.parents if filed else ()) if record.is_merged(git, protocol, one, base)]
+    merge, kept = record.merged_in(git, protocol, base), history.ref_of(protocol)
+    at = [commit for oid in (merge, refs.get(kept)) if oid and (commit := git.commit(oid)) is not None]
+    may_be = [oid for one in at for oid in (*one.parents, *([one.oid] if is_transition(one, protocol) else []))]
+    ends = [end for end in may_be if record.is_merged(git, protocol, end, base)]
     mirror.track({f"refs/heads/{now['base']}": base})
     for end in ends:
         if git.is_ancestor(here, end):
             forward(project, protocol, here, end, check)
             return None
     name, into = ids.branch_of(project.pattern, protocol), f"{mirror.remote}/{now['base']}"
-    count = len(record.since(git, here, ends[0] if ends else base)[0])
+    what = f"{protocol} ended and was merged into {now['base']}"
+    if not ends:
+        hint = (
+            f"who merged it types `git push {mirror.remote} {kept}`; until then `runner show {protocol}` shows its end"
+        )
+        return RefusedError(f"{what}; its last commits are not on {mirror.remote}", name, hint)
+    count = len(record.since(git, here, ends[0])[0])
     return RefusedError(
-        f"{protocol} ended and was merged into {now['base']}, without {counted(count, 'commit')} that "
-        f"{'are' if count != 1 else 'is'} here",
+        f"{what}, without {counted(count, 'commit')} that {'are' if count != 1 else 'is'} here",
         name,
         f"`git log {into}..{name}` shows them; take over what you need, then `git branch -D {name}`",
     )

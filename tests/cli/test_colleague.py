@@ -131,6 +131,69 @@ def test_a_merge_whose_main_alone_was_pushed_is_known_after_any_look_at_the_remo
     assert other.git("rev-parse", "origin/main") == remote.git("rev-parse", "main")
 
 
+@pytest.mark.parametrize("how", mostly_slow(["--no-ff", "--squash", "--ff-only"], 3))
+@pytest.mark.parametrize("left", mostly_slow(["behind", "deleted"], 1))
+def test_a_protocol_that_ended_on_main_is_not_open_in_a_clone_with_an_earlier_state_of_it(
+    remote: Box, how: str, left: str
+) -> None:
+    """The one who merged pushed main alone, and the branch is on the remote as it was, or was deleted there."""
+    other = clone(remote, "bob")
+    protocol = remote.new({"01-ask": "kind: human\n", "02-end": command("echo x > x.txt")})
+    remote.runner("run", protocol, rc=WAITS)
+    remote.runner("sync", protocol, rc=0)
+    other.runner("sync", rc=0)
+    remote.runner("answer", "1", "fine", rc=0)
+    remote.runner("run", "1", rc=0)
+    end = remote.git("rev-parse", protocol)
+    remote.git("merge", "-q", how, protocol)
+    if how == "--squash":
+        remote.git("commit", "-qm", "squashed")
+    remote.git("push", "-q", "origin", "main", *([f":{protocol}"] if left == "deleted" else []))
+    other.git("fetch", "-q", "--prune")
+    if (how, left) != (
+        "--squash",
+        "deleted",
+    ):  # whether the branch here has commits that nobody else has is not known then
+        assert "no protocol is open" in other.runner("status", rc=0).err
+        assert "completed · merged" in other.runner("list", rc=0).out
+        assert "completed · merged" in other.runner("show", "1", rc=0).out
+    for words in (("answer", "1", "mine"), ("run", "1")):
+        if how == "--squash":  # its end is in no commit that was pushed
+            said = other.runner(*words, rc=4).err
+            assert f"{protocol} ended and was merged into main; its last commits are not on origin" in said
+        else:
+            said = other.runner(*words).err
+            assert other.git("rev-parse", protocol) == end
+        assert "waits" not in said
+    if how == "--squash":
+        (push,) = re.findall(r"types `git (push .*?)`", said)
+        remote.git(*push.split())
+        assert f"{protocol}  merged" in other.runner("sync", "1", rc=0).err
+        assert other.git("rev-parse", protocol) == end
+    other.runner("verify", "1", rc=0)
+    other.runner("clean", rc=0)
+    assert other.git("branch", "--list", protocol) == ""
+
+
+@pytest.mark.slow
+def test_a_protocol_that_ended_on_main_is_shown_where_a_person_has_work_of_their_own_on_its_branch(remote: Box) -> None:
+    other = clone(remote, "bob")
+    protocol = remote.new({"01-ask": "kind: human\n"})
+    remote.runner("run", protocol, rc=WAITS)
+    remote.runner("sync", protocol, rc=0)
+    other.runner("sync", rc=0)
+    other.git("switch", "-q", protocol)
+    other.write("mine.txt", "mine\n")
+    other.commit("mine")
+    other.git("switch", "-q", "main")
+    remote.runner("answer", "1", "fine", rc=0)
+    remote.runner("run", "1", rc=0)
+    remote.runner("merge", "1", rc=0)
+    remote.git("push", "-q", "origin", "main")
+    other.git("fetch", "-q")
+    assert "waits" in other.runner("status", rc=0).out
+
+
 @pytest.mark.parametrize("name", mostly_slow(["1", "0001-newer"], 1))
 def test_sync_brings_a_protocol_that_only_the_remote_has_by_its_name(remote: Box, name: str) -> None:
     publish(remote)
