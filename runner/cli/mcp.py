@@ -13,6 +13,7 @@ from runner.app import mcp as app
 from runner.cli.console import Console
 from runner.cli.streams import safe
 from runner.errors import RunnerError, UnsupportedError, installs
+from runner.lines import counted
 from runner.store.project import Session
 
 MOST = 100_000  # characters of an answer
@@ -48,7 +49,7 @@ def pin(console: Console, name: str) -> None:
     for line in done.changed:
         sign = line.lstrip()[:1]
         console.line((line, {"+": "green", "-": "red"}.get(sign, "bold")))
-    console.result(f"{name}: {done.count} tools, {done.digest}")
+    console.result(f"{name}: {counted(done.count, 'tool')}, {done.digest}")
     if not done.written and done.line is None:
         console.note("nothing changed")
     for path in done.written:
