@@ -346,6 +346,21 @@ class Why(TypedDict):
     origins: list[Origin]
 
 
+class ChangedFile(TypedDict):
+    """A file that differs. `added`, `removed`: lines; null where it is binary."""
+
+    path: str
+    added: int | None
+    removed: int | None
+
+
+# What a protocol, or the last attempt of its step, changed. `from`, `to`: commits; null where the step has no work.
+Changed = TypedDict(
+    "Changed",
+    {"protocol": str, "step": str | None, "from": str | None, "to": str | None, "files": list[ChangedFile]},
+)
+
+
 class WatchedEvent(TypedDict):
     """An event of a transition's."""
 

@@ -57,6 +57,7 @@ _OUTPUT: dict[str, tuple[Any, str]] = {
     "policy-check": (json_output.Decision, "What `runner policy check --json` prints."),
     "policy-test": (json_output.Tested, "What `runner policy test --json` prints."),
     "verify": (json_output.Verified, "What `runner verify --json` prints."),
+    "diff": (json_output.Changed, "What `runner diff --json` prints."),
     "why": (json_output.Why, "What `runner why --json` prints."),
     "watch": (json_output.Watched, "A line of what `runner watch --json` prints: something that happened."),
     "fleet": (json_output.FleetEvent, "A line of what `runner fleet --json` prints."),

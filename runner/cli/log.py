@@ -190,18 +190,29 @@ def show_account(console: Console, entry: RawEntry, found: Account, event: str, 
 @options.step
 @options.flag("--stat", help="Print only the files and the number of lines.")
 @options.flag("--record", "with_record", help="Include the protocol's own folder.")
+@options.as_json
 @click.pass_obj
-def diff_command(console: Console, protocol: str | None, step: str | None, stat: bool, with_record: bool) -> None:
-    """Show what PROTOCOL changed against its base, or what the last attempt of STEP changed, without the protocol's own folder."""
+def diff_command(
+    console: Console, protocol: str | None, step: str | None, stat: bool, with_record: bool, as_json: bool
+) -> None:
+    """Show what PROTOCOL changed against its base, or what the last attempt of STEP changed, without the protocol's own folder.
+
+    With --json, the two commits and the files that differ between them, with the number of lines added and removed.
+    """
+    if stat and as_json:
+        raise click.UsageError("--stat does not go with --json, which has the numbers of lines")
     session = console.session
     git = session.git
     name, slug = options.found(console, protocol, step)
-    console.pages()
+    if not as_json:
+        console.pages()
     tip, squash = _end(session.project, name)
     if slug is not None:
         work = record.work_of(git, name, tip, slug)
         if work is None:
             console.note(f"{slug} has no work to show")
+            if as_json:
+                console.json({"protocol": name, "step": slug, "from": None, "to": None, "files": []})
             return
         before, after = work
     else:
@@ -215,7 +226,19 @@ def diff_command(console: Console, protocol: str | None, step: str | None, stat:
             )
         before, after = common, tip
     without = "" if with_record else name
+    if as_json:
+        out = record.diff(git, before, after, "--numstat", "--no-renames", "-z", without=without)
+        console.json({"protocol": name, "step": slug, "from": before, "to": after, "files": list(_changed(out))})
+        return
     show_diff(console, record.diff(git, before, after, *(["--stat"] if stat else []), without=without))
+
+
+def _changed(numstat: bytes) -> Iterator[dict[str, str | int | None]]:
+    """Yield the files of `git diff --numstat -z`, with the lines added and removed; None where a file is binary."""
+    for row in numstat.decode("utf-8", "replace").split("\0")[:-1]:
+        added, removed, path = row.split("\t", 2)
+        is_binary = added == "-"
+        yield {"path": path, "added": None if is_binary else int(added), "removed": None if is_binary else int(removed)}
 
 
 def _end(project: Project, name: str) -> tuple[str, str | None]:

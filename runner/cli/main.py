@@ -85,7 +85,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], ...]] = {
 COMMANDS = {name: where[0] if where else f"{name}:command" for rows in GROUPS.values() for name, _, *where in rows}
 LATER = {"serve", "tui"}  # the rest of design §9, refused by name until it is there
 # Those that do not act and have no `--json` of their own: what they print is for people, or has a format of its own.
-PLAIN = {"completion", "diff", "help", "mcp", "policy", "schema", "shell"}
+PLAIN = {"completion", "help", "mcp", "policy", "schema", "shell"}
 PIPE_CLOSED = 141  # as in a shell: 128 + SIGPIPE
 
 

@@ -16,6 +16,7 @@ CHECK = "qa: {checks: [test -s done.txt]}\n"
 ONE = {"01-write": command("echo done > done.txt", CHECK), "02-read": "kind: human\n", "03-end": command("true")}
 OWN = {
     "check",
+    "diff",
     "doctor",
     "engines",
     "fleet",

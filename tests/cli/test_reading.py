@@ -388,6 +388,30 @@ def test_following_ends_with_the_protocol(box: Box) -> None:
 # --- diff --------------------------------------------------------------------------------------------------------------
 
 
+def test_diff_as_json_names_the_files_with_their_lines(box: Box) -> None:
+    work = "printf 'one\\ntwo\\n' > 'a b.txt'; head -c 9 /dev/zero > zero.bin; rm README.md"
+    protocol = box.new({"01-a": command(work), "02-b": command("true")})
+    gone = len(box.git("show", "main:README.md").splitlines())
+    box.runner("run", protocol, rc=0)
+    told = box.runner("diff", protocol, "--json", rc=0).json()
+    matches("diff", told)
+    assert (told["protocol"], told["step"]) == (protocol, None)
+    assert [told["from"], told["to"]] == box.git("rev-parse", "main", protocol).split()
+    assert [(one["path"], one["added"], one["removed"]) for one in told["files"]] == [
+        ("README.md", 0, gone),
+        ("a b.txt", 2, 0),
+        ("zero.bin", None, None),
+    ]
+    of_step = box.runner("diff", protocol, "a", "--json", rc=0).json()
+    matches("diff", of_step)
+    assert (of_step["step"], of_step["files"]) == ("a", told["files"])
+    pending = box.new({"01-a": command("true")})
+    none = box.runner("diff", pending, "a", "--json", rc=0).json()
+    matches("diff", none)
+    assert (none["from"], none["to"], none["files"]) == (None, None, [])
+    assert "--stat does not go with --json" in box.runner("diff", protocol, "--stat", "--json", rc=2).err
+
+
 def test_the_diff_is_the_work_without_the_record(box: Box) -> None:
     protocol = box.new({"01-a": command("echo a > a.txt"), "02-b": command("echo b > b.txt")})
     box.runner("run", protocol, rc=0)
