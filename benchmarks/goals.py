@@ -221,6 +221,10 @@ def _many(ground: Ground) -> Iterator[Figure]:
     made = cpu(ground, new, at, 1)
     yield row(f"git worktree add among {count:,} folders, which checks them out", floor)
     yield row(f"new among {count:,} folders, its worktree with all of them", made)
+    ground.git(at, "sparse-checkout", "set", "--no-cone", "/*", "!/.protocols/[0-9]*/")
+    leaner = f"new among {count:,} folders, its worktree without them by a sparse checkout of the person's"
+    yield row(leaner, cpu(ground, new, at), goal=0.7)
+    ground.git(at, "sparse-checkout", "disable")
     alone_at = ground.at / "without-a-worktree"
     ground.git(ground.at, "clone", "-q", "--bare", str(at), str(alone_at))
     ground.git(alone_at, "config", "--remove-section", "remote.origin")

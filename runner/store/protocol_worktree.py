@@ -162,17 +162,20 @@ def _be_sparse(git: Git, tree: Worktree, protocol: str) -> None:
     ):  # else git looks at every worktree
         return
     main = git.worktrees()[0]
-    said = git.settings(main.git_dir).get("core.sparsecheckout", ("false",))[-1].lower()
+    settings = git.settings(main.git_dir)
+    if settings.get("core.sparsecheckout", ("false",))[-1].lower() != "true":
+        return
     with contextlib.suppress(FileNotFoundError):
-        wanted = (main.git_dir / "info/sparse-checkout").read_text("utf-8", "surrogateescape") if said == "true" else ""
-        if not wanted:
-            return
-        root = f"/{paths.ROOT}/"
-        if root not in wanted.split("\n"):
-            wanted = wanted.rstrip("\n") + f"\n{root}\n!{root}*/\n{root}{protocol}/\n"
+        lines = (main.git_dir / "info/sparse-checkout").read_text("utf-8", "surrogateescape").rstrip("\n").split("\n")
+        root, others = f"/{paths.ROOT}/", f"!/{paths.ROOT}/*/"
+        is_cone = settings.get("core.sparsecheckoutcone", ("false",))[-1].lower() == "true"
+        if is_cone and root not in lines:  # a cone names each folder above
+            lines += [root, others]
+        if not is_cone or others in lines:
+            lines.append(f"{root}{protocol}/")
         at = tree.git_dir / "info/sparse-checkout"
         at.parent.mkdir(exist_ok=True)
-        at.write_text(wanted, "utf-8", "surrogateescape")
+        at.write_text("\n".join([*lines, ""]), "utf-8", "surrogateescape")
 
 
 def _unmake_worktree(git: Git, dirs: StateDir, protocol: str, path: Path) -> None:

@@ -289,6 +289,36 @@ def test_sparse_checkout_of_the_person_stays_sparse(box: Box) -> None:
     assert box.git("show", f"{protocol}:other/file.txt") == "new\n"
 
 
+@pytest.mark.parametrize(
+    ("patterns", "shown_there"),
+    [
+        (("src", ".protocols/agents"), {"agents"}),
+        (("src", ".protocols"), {"agents", "workflows", "0001-a-plan"}),
+        (("--no-cone", "/*", "!/.protocols/[0-9]*/"), {"agents", "workflows"}),
+        (("--no-cone", "src/"), set()),
+    ],
+)
+def test_a_sparse_worktree_has_its_own_protocol_and_what_the_person_s_has(
+    box: Box, patterns: tuple[str, ...], shown_there: set[str]
+) -> None:
+    box.write(".protocols/agents/reader.yaml", "name: reader\n")
+    box.write(".protocols/workflows/w/plan.md", "---\ntitle: W\n---\nx\n")
+    box.commit()
+    ended = box.new({"01-a": command("true")})
+    box.runner("run", ended, rc=0)
+    box.git("merge", "-q", ended)
+    box.git("worktree", "remove", box.worktree(ended))
+    box.git("branch", "-D", ended)
+    box.git("sparse-checkout", "set", *patterns)
+    protocol = box.new({"01-b": command("echo b > src/b.txt")}, title="Two")
+    there = box.worktree(protocol)
+    assert {path.name for path in (there / ".protocols").iterdir() if path.is_dir()} == {protocol, *shown_there}
+    box.runner("run", protocol, rc=0)
+    assert (there / "src/b.txt").exists() and shown(box, protocol) == ""
+    box.runner("merge", protocol, rc=0)
+    assert box.git("status", "--porcelain") == "" and (box.path / "src/b.txt").exists()
+
+
 def test_signing_person_signs_words_and_the_runner_does_not(box: Box) -> None:
     key = box.home / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
