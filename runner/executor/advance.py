@@ -66,18 +66,14 @@ class Advanced(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Where a transition starts. `first`: the events that it records before its action; `evaluated`: None where no approval was
-    judged."""
+    """Where a transition starts. `first`: the events that it records before its action; `state`: after these; `evaluated`: None where
+    no approval was judged."""
 
     session: Session
     view: Snapshot
     first: list[Event]
+    state: State
     evaluated: EvaluatedAt | None = None
-
-    @property
-    def state(self) -> State:
-        """The state after the first events."""
-        return load.applied(self.session.project, self.view.state, self.first)
 
 
 Considered = tuple[Plan | None, ev.PlanEdited | ev.Planned | None, State, Action]
@@ -260,7 +256,7 @@ def _step(
         return None
     if isinstance(edit, ev.Planned):
         outcome = recording("the plan that people wrote is recorded")
-        return at_once(Start(session, seen, [edit]), WritePlan(), outcome)
+        return at_once(Start(session, seen, [edit], state), WritePlan(), outcome)
     first: list[Event] = [edit] if edit else []
     time = session.env.timestamp()
     approvals = permissions.settle(session, seen, plan, state, time, forge) if plan else []
@@ -271,7 +267,7 @@ def _step(
         first += approvals
         state = load.applied(session.project, state, approvals)
         action = _decide(state, only)
-    start = Start(session, seen, first, evaluated)
+    start = Start(session, seen, first, state, evaluated)
     if isinstance(action, Halt):
         if not first:
             return Advanced(state, action, (), seen.tip, action.reason)
@@ -302,7 +298,7 @@ def _step(
     if isinstance(action, RunStep | CheckStep) and not _lease(session, seen, forge):
         return None
     # What is done is done by the policy of now, whatever the trusted branch says when it is recorded.
-    start = Start(session, seen, first, evaluated or EvaluatedAt(time, session.project.trusted.commit))
+    start = start._replace(evaluated=evaluated or EvaluatedAt(time, session.project.trusted.commit))
     if run is None:
         return at_once(start, action, recording("all done", [ev.Completed(subject=seen.protocol)]))
     if isinstance(action, RunStep | CheckStep):
@@ -493,9 +489,11 @@ class _Work(NamedTuple):
         session, began, first, slug = self.start.session, self.start.view, self.start.first, self.slug
         if is_theirs:
             raise IllegalEventError(f"{slug} ran elsewhere too", seen.where, "run `runner status`")
-        base = began.tip if seen is began else publishing.shared(session.git, seen.tip, began.tip)
-        edits = _edits_again(session, first, seen, base) if seen is not began else first
-        state = load.applied(session.project, seen.state, edits)
+        base, edits, state = began.tip, first, self.start.state
+        if seen is not began:
+            base = publishing.shared(session.git, seen.tip, began.tip)
+            edits = _edits_again(session, first, seen, base)
+            state = load.applied(session.project, seen.state, edits)
         if slug not in state.steps:
             raise IllegalEventError(f"{slug} is gone", seen.where, "run `runner status`")
         if edits is not first and _is_edited(state, self.start.state, edits, slug):
