@@ -215,7 +215,7 @@ def _proved(console: Console, git: Git, cwd: Path, asked: init.Questions) -> tup
                 console.note(
                     f"checks {best.line} · {best.text()} on {at}{'' if best.passed else ', before any change'}"
                 )
-                return best, []
+                return best, [f"install what is missing and run `{program()} init` again"] if best.cause else []
     except RunnerError as error:
         return None, [f"name the command that runs the tests as `checks:` of {CONFIG}; none was tried: {error.what}"]
     for one in ended:

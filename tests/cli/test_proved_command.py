@@ -170,7 +170,8 @@ def test_tests_that_fail_as_something_is_not_installed_are_said_to(box: Box, san
         "echo \"E   ModuleNotFoundError: No module named 'text_unidecode'\"; echo 20 failed, 119 passed in 1.00s; exit 1",
     )
     why = "20 of 139 tests fail, and text_unidecode is not installed in python3, and there is no .venv"
-    assert why in box.runner("init", "--yes", "--commit", env=SANDBOX, rc=0).err
+    told = box.runner("init", "--yes", "--commit", env=SANDBOX, rc=0).err
+    assert why in told and "to do  install what is missing and run `runner init` again" in told
     assert why in box.runner("new", "--manual", "X", env=SANDBOX, rc=0).err
 
 
