@@ -207,6 +207,8 @@ class Progress:
         name = lookup.typed(session.project, state.protocol, console.asked.get(state.protocol))
         found = describe.describe(session, row, done.commit, name)
         counted = " · ".join(filter(None, (describe.progress(row), describe.spent(row.get("spent")))))
+        if state.status == "completed" and not found.to_merge:
+            counted += f" · {describe.standing(session.project, row).partition(' · ')[2]}"
         if state.status in ("completed", "paused", "cancelled"):
             colour = COLOURS.get(state.status, "yellow")
             console.line("  ", (str(state.status).ljust(12), colour), f"  {counted}", err=True)
