@@ -17,7 +17,7 @@ from runner.errors import InTheWayError, RefusedError, UsageError
 from runner.executor import advance, load, planning
 from runner.git import BLOB, TreeEntry
 from runner.protocol import ids, model_answers, paths, plans, strict_yaml, workflow
-from runner.protocol.state import ENDED
+from runner.protocol.state import ENDED, StepStatus
 from runner.store import history, record, snapshot
 from runner.store.project import Project, Session
 from runner.store.snapshot import Snapshot
@@ -305,6 +305,19 @@ def remove_step(session: Session, protocol: str, step: str, verb: str = "remove"
         return gone
 
     return _rearranged(session, protocol, verb, change)[:2]
+
+
+def left_work(session: Session, protocol: str) -> list[str]:
+    """Return the steps that are no longer in the plan, whose work, which failed its checks or was not checked, is on the branch."""
+    seen = load.view(session, protocol)
+    there = plans.names(seen.files, paths.folder(protocol))
+    open_ = [one for one, step in seen.state.steps.items() if step.status not in (StepStatus.PENDING, *ENDED)]
+    found = []
+    for slug in (one for one in open_ if one not in there):
+        work = record.work_of(session.git, protocol, seen.tip, slug)
+        if work is not None and session.git.is_ancestor(work[1], seen.tip):
+            found.append(slug)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

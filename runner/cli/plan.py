@@ -14,8 +14,10 @@ import click
 
 from runner.app import create, describe, plan, request, sync
 from runner.app.plan import Draft, Proposal
+from runner.app.steer import number
 from runner.cli import log, options, steer, streams
 from runner.cli.console import Console
+from runner.cli.streams import program
 from runner.errors import RunnerError, UsageError
 from runner.executor import load
 from runner.protocol import strict_yaml
@@ -194,6 +196,9 @@ def _changed(
 
 def _tell_step(console: Console, name: str, commit: str, said: str) -> None:
     console.note(f"{name}  {said}, committed as yours: {commit[:7]}")
+    for slug in plan.left_work(console.session, name):
+        undoes = f"{program()} undo {number(name)} {slug}"
+        console.note(f"  the work of {slug} is still on the branch; `{undoes}` takes it back")
     sync.offer(console.session, name)
     request.post_published(console.session, name)
 

@@ -197,3 +197,21 @@ def test_the_only_step_is_not_skipped_and_a_failed_one_without_a_reason_is_said_
     box.runner("undo", protocol, rc=0)
     assert "a failed\n" in box.runner("run", protocol, rc=1).err
     assert "has failed: a failed\n" in box.runner("resume", protocol, rc=4).err
+
+
+def test_the_work_that_a_skipped_step_left_on_the_branch_is_said_with_what_takes_it_back(box: Box) -> None:
+    """It failed its checks, so what follows would run on it."""
+    steps = {"01-a": command("echo bad > a.txt", "qa: {checks: ['false']}\n"), "02-b": command("test ! -e a.txt")}
+    protocol = box.new(steps)
+    box.runner("run", protocol, rc=1)
+    told = box.runner("skip", protocol, "a", rc=0).err
+    assert "  the work of a is still on the branch; `runner undo 1 a` takes it back\n" in told
+    box.runner("undo", "1", "a", rc=0)
+    assert "done" in box.runner("run", "1", rc=0).err
+    other = box.new({"01-a": command("echo bad > a.txt; false"), "02-b": command("test ! -e a.txt")})
+    box.runner("run", other, rc=1)
+    assert (
+        "still on the branch" not in box.runner("skip", other, "a", rc=0).err
+    )  # it failed at its work, which is nowhere
+    box.runner("resume", other, rc=0)
+    box.runner("run", other, rc=0)
