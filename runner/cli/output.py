@@ -138,6 +138,11 @@ def show(
             console.line(f"== {what} of {record.label(row, slug)}, attempt {number}")
         if not data:
             console.note("it printed nothing")
+            shows = f"{program()} show {lookup.typed(session.project, protocol)} {slug} --output"
+            said = (one for one, text in printed.items() if one is not None and text != _NOTHING)
+            for one in sorted(said) if of is None else ():
+                which = f"--check {one}{f' --attempt {attempt}' if attempt else ''}"
+                console.note(f"  {f'check {one}':12}  {shows} {which}")
         streams.put_output(data or b"", lambda data: console.lines([(line,) for line in lines_of_output(data)]))
 
 

@@ -90,6 +90,14 @@ def test_nothing_printed_is_said(box: Box) -> None:
     assert (done.out, done.err) == ("", "it printed nothing\n")
 
 
+def test_where_the_command_printed_nothing_its_checks_that_did_are_named(box: Box) -> None:
+    protocol = box.new({"01-say": command("true", "qa: {checks: ['true', 'echo why; false']}\n")})
+    box.runner("run", protocol, rc=1)
+    done = box.runner("show", protocol, "say", "--output", rc=0)
+    assert (done.out, done.err) == ("", "it printed nothing\n  check 2       runner show 1 say --output --check 2\n")
+    assert box.runner("show", "1", "say", "--output", "--check", "2", rc=0).out == "why\n"
+
+
 @pytest.mark.parametrize(
     ("args", "why"),
     [
