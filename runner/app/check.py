@@ -336,7 +336,7 @@ def fetch_trusted(session: Session) -> None:
     Raises:
         UnreachableError: it does not answer.
     """
-    mirror = Mirror.of(session.git, session.dirs, session.env)
+    mirror = Mirror.of(session.project)
     if mirror is not None:
         session.trust(mirror.look())
 

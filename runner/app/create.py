@@ -259,14 +259,14 @@ def make(session: Session, genesis: Genesis, then: Then | None = None) -> Made:
         try:
             push = publishing.pusher(session, protocol, tip, genesis=commit, filed=filed)
             update = RefUpdate(session.project.branch(protocol), None, tip, "runner: created", also)
-            transaction.publish(git, session.dirs, env, update, push)
+            transaction.publish(session.project, update, push)
         except ConflictError:
             if then is not None and any(git.ref(name) == new for name, (new, old) in also.items() if new != old):
                 raise  # a git died amid the refs: `then` noted them, and another number would be a second protocol
             claimed = publishing.look_at_numbers(session, always=then is not None)
             continue
         write_checkpoint(session.dirs, protocol, commit, state.genesis)
-        pending.fold(git, session.dirs, env)
+        pending.fold(session.project)
         path, why = protocol_worktree.add_worktree(session.project, protocol)
         printed = note.remove if note is not None else _no_note
         return Made(protocol, len(state.steps), base_name, start, path, why, printed=printed)

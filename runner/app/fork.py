@@ -280,7 +280,7 @@ def _end(session: Session, note: divergence.Renumbering, made: create.Made | Non
 
 
 def _look(session: Session) -> None:
-    mirror = Mirror.of(session.git, session.dirs, session.env)
+    mirror = Mirror.of(session.project)
     if mirror is None:
         raise UsageError("there is no remote", str(session.git.common_dir), "`runner fork` needs none")
     session.trust(mirror.look("refs/heads/*", f"{lookup.NUMBERS}*"))

@@ -30,7 +30,7 @@ from runner.protocol import approval_file, clarifications, config, paths, strict
 from runner.protocol.clarifications import Question
 from runner.protocol.config import Config
 from runner.store import transaction, worktree
-from runner.store.environment import Environment, Redactor, StateDir, write_atomically
+from runner.store.environment import Clone, Environment, Redactor, StateDir, write_atomically
 from runner.trust import signature, signers
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ def propose(session: Session, asked: Questions) -> Iterator[Proposal]:
         yield Proposal(files, found.questions, found.engine, format(usd, "f") if usd else "")
 
 
-def look(git: Git, dirs: StateDir, env: Environment, asked: Questions, wanted: Wanted) -> Look:
+def look(clone: Clone, asked: Questions, wanted: Wanted) -> Look:
     """Return the files that a team shares, and the files of the checkout in their place.
 
     The first policy names the person as its one maintainer; where git does not know who that is, it is left out. One that is
@@ -236,7 +236,8 @@ def look(git: Git, dirs: StateDir, env: Environment, asked: Questions, wanted: W
         InTheWayError: one of these paths is no plain file, or questions cannot be added to their file.
         MalformedFileError: clarifications.yaml is not valid, or has no requirement of pip as the answer to `PACKAGE`.
     """
-    top, better = _top(git), dict(wanted.proposed)
+    git, env, better = clone.git, clone.env, dict(wanted.proposed)
+    top = _top(git)
     known, facts = configuration(git), scaffold.facts(git, top)
     check = wanted.check or (known.checks[0] if len(known.checks) == 1 else "")
     named = f"{known.forge.name} {known.forge.url or ''}".strip() if known.forge else None
@@ -290,7 +291,7 @@ def look(git: Git, dirs: StateDir, env: Environment, asked: Questions, wanted: W
         if here is not None or path.startswith(paths.ROOT) or wanted.scripts:
             found.append(File(path, data, here, executable=executable))
     if wanted.update:
-        written = _written(dirs)
+        written = _written(clone.dirs)
         found = [replace(file, over=True) if _is_outdated(written, file) else file for file in found]
     kept = asked.file()
     if kept is not None:
@@ -448,7 +449,7 @@ def listing(git: Git) -> Listing:
     return Listing(fingerprint=key.fingerprint, todo=f"add this line to {signers.FILE}: {line}")
 
 
-def write(git: Git, dirs: StateDir, files: list[File]) -> None:
+def write(clone: Clone, files: list[File]) -> None:
     """Write those files of `look` that are not there yet, and those that the person answered: all of them or, where that is
     interrupted, none. Their paths are noted: `commit` takes those files along, edited or not.
 
@@ -456,7 +457,7 @@ def write(git: Git, dirs: StateDir, files: list[File]) -> None:
         UsageError: the checkout cannot be written.
         InTheWayError: a file that the person answered was changed meanwhile.
     """
-    top = _top(git)
+    top = _top(clone.git)
     made: list[File] = []
     with contextlib.ExitStack() as undo:
         undo.callback(_take_back, top, made)
@@ -465,9 +466,9 @@ def write(git: Git, dirs: StateDir, files: list[File]) -> None:
                 _write(top, file, made)
         with contextlib.suppress(OSError):  # a clone that is another user's: then edited files are left to git
             if made:
-                known = _written(dirs) | {file.path: hashlib.sha256(file.data).hexdigest() for file in made}
+                known = _written(clone.dirs) | {file.path: hashlib.sha256(file.data).hexdigest() for file in made}
                 lines = [f"{digest}  {path}\n" for path, digest in sorted(known.items())]
-                write_atomically(dirs.setup, "".join(lines).encode())
+                write_atomically(clone.dirs.setup, "".join(lines).encode())
         undo.pop_all()
 
 
@@ -520,7 +521,7 @@ class Committed:
     edited: frozenset[str]
 
 
-def commit(git: Git, dirs: StateDir, env: Environment, files: list[File], author: Ident) -> Committed | None:
+def commit(clone: Clone, files: list[File], author: Ident) -> Committed | None:
     """Commit, as the person, those of the files that differ from HEAD: files that `write` wrote in this clone, edited or not, and
     uncommitted ones that are in the checkout as given.
 
@@ -530,6 +531,7 @@ def commit(git: Git, dirs: StateDir, env: Environment, files: list[File], author
         RefusedError: no branch is checked out.
         ConflictError: the branch moved meanwhile.
     """
+    git = clone.git
     top = _top(git)
     branch = git.symbolic_ref("HEAD", git.git_dir)
     if branch is None:
@@ -538,7 +540,7 @@ def commit(git: Git, dirs: StateDir, env: Environment, files: list[File], author
         )
     old = git.ref(branch)
     known = git.commit(old) if old else None
-    written, edited = _written(dirs), set()
+    written, edited = _written(clone.dirs), set()
     changes: dict[str, TreeEntry | None] = {}
     for file in files:
         at = top / file.path
@@ -554,14 +556,14 @@ def commit(git: Git, dirs: StateDir, env: Environment, files: list[File], author
         return None
     if old is not None and known is not None:
         edit = transaction.PersonEdit(branch, old, changes, author, "Set up protocol-runner")
-        new = transaction.adopt(git, dirs, env, edit)
+        new = transaction.adopt(clone, edit)
         return Committed(new, tuple(changes), frozenset(edited))
     tree = git.edited(None, changes)
     new = git.person_commit(tree, (), author, b"Set up protocol-runner\n")
     git.update_refs({branch: (new, None)}, "runner: init")
     nothing = git.write_tree({})
     for there in git.checked_out(branch):
-        worktree.settle(git, there, nothing, new, env)
+        worktree.settle(git, there, nothing, new, clone.env)
     return Committed(new, tuple(changes), frozenset(edited))
 
 

@@ -47,7 +47,7 @@ def sync(session: Session, protocols: list[str] | None = None, *, work: bool = T
         UsageError: there is no remote.
         RunnerError: why the only one that was asked for is left as it is; of several, each tells its own.
     """
-    mirror = Mirror.of(session.git, session.dirs, session.env)
+    mirror = Mirror.of(session.project)
     if mirror is None:
         raise UsageError("there is no remote", str(session.git.common_dir), "add one: git remote add origin URL")
     session.looked, session.mirror = True, mirror

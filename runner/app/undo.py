@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runner.app import describe
-from runner.app.doctor import Clone
+from runner.app.doctor import pinned_remote
 from runner.app.steer import Steered, number, steered
 from runner.errors import InsufficientHistoryError, RefusedError, UsageError
 from runner.executor import advance, journal, load
@@ -99,8 +99,8 @@ def _take_out(session: Session, protocol: str, to: int | str | None) -> tuple[St
     Raises:
         RefusedError: a commit by a person builds on them. UsageError: no such revision.
     """
-    git, branch, env = session.git, session.project.branch(protocol), session.env
-    mirror = Clone(git, session.dirs, env).remote() if push_refusal.is_noted(session.project, protocol) else None
+    git, branch = session.git, session.project.branch(protocol)
+    mirror = pinned_remote(session.project) if push_refusal.is_noted(session.project, protocol) else None
     if mirror is None:
         return None, False
     session.mirror = mirror
@@ -133,7 +133,7 @@ def _take_out(session: Session, protocol: str, to: int | str | None) -> tuple[St
     # Before the branch moves, or it would seem to be rewritten.
     lower_checkpoint(session.dirs, protocol, base, then.genesis)
     update = transaction.RefUpdate(branch, seen.tip, new, "runner: taken out", also)
-    transaction.publish(git, session.dirs, env, update)
+    transaction.publish(session.project, update)
     journal.put_aside(session.dirs, protocol, seen.tip)  # the attempts start again
     first = then.revision + 1
     what = f"revisions {first} to {seen.state.revision}" if first < seen.state.revision else f"revision {first}"

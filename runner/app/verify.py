@@ -288,7 +288,7 @@ def fetch_histories(session: Session, protocols: Iterable[str]) -> bool:
         UnreachableError: it does not answer. IntegrityError: what it has is not taken.
     """
     wanted = list(protocols)
-    mirror = remote.Mirror.of(session.git, session.dirs, session.env)
+    mirror = remote.Mirror.of(session.project)
     if mirror is None:
         return False
     branches = {one: session.project.branch(one) for one in wanted}

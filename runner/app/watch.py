@@ -273,7 +273,7 @@ class _Watcher:
                 where = "where `publish` is `always`, and there is a remote"
                 raise UsageError("there is nothing to fetch", "`--all`", f"it has a use only {where}")
             return False
-        mirror = Mirror.of(session.git, session.dirs, env)
+        mirror = Mirror.of(session.project)
         assert mirror is not None
         session.mirror = mirror
         if env.monotonic() < self._fetch_at:

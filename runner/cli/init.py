@@ -26,7 +26,7 @@ from runner.git import Git, repository
 from runner.lines import counted, lines_of
 from runner.protocol.paths import CLARIFICATIONS, CONFIG
 from runner.store import trusted
-from runner.store.environment import Environment, StateDir, writable_state_home
+from runner.store.environment import Clone, Environment
 from runner.store.project import Session
 
 
@@ -73,13 +73,13 @@ def command(console: Console, /, **given: Any) -> None:
     with Git.open(cwd) as git:
         who = console.environment()
         author = git.person(int(who.now())) if chosen.commit else None
-        dirs = StateDir(git.common_dir, writable_state_home(who.state_home))
-        looked = _look(console, git, dirs, cwd, chosen)
+        clone = Clone.of(git, who)
+        looked = _look(console, clone, cwd, chosen)
         if looked is None:
             console.note("nothing was written")
             return
         found, unanswered, todo = looked
-        init.write(git, dirs, found.files)
+        init.write(clone, found.files)
         if (remote := verify.keep_histories_apart(git)) is not None:
             console.result(
                 f"set    remote.{remote}.fetch: `git fetch {remote}` also fetches the histories of protocols"
@@ -92,7 +92,7 @@ def command(console: Console, /, **given: Any) -> None:
             console.note(f"       answer in .protocols/clarifications.yaml, or run `{program()} init` at a terminal")
         for text in todo:
             console.note(f"to do  {text}")
-        made = init.commit(git, dirs, who, found.files, author) if author is not None else None
+        made = init.commit(clone, found.files, author) if author is not None else None
         written = {file.path for file in found.files if file.is_new}
         if made is not None:
             shown = [path for path in made.paths if path not in written]
@@ -141,29 +141,27 @@ def _checkout(console: Console, chosen: _Choices) -> Path:
     return cwd
 
 
-def _look(
-    console: Console, git: Git, dirs: StateDir, cwd: Path, chosen: _Choices
-) -> tuple[Look, list[str], list[str]] | None:
+def _look(console: Console, clone: Clone, cwd: Path, chosen: _Choices) -> tuple[Look, list[str], list[str]] | None:
     """Return (what to write; questions without an answer; what a person has to do beside it), after the questions; None if the person
     decided to write nothing."""
-    silent = _silent(console.environment())
-    who = silent if chosen.yes else console.environment()
+    git, silent = clone.git, dataclasses.replace(clone, env=_silent(console.environment()))
+    asks = silent if chosen.yes else dataclasses.replace(clone, env=console.environment())
     wanted = Wanted(
         chosen.ci or chosen.discover, chosen.ci, chosen.prompts, chosen.schemas, chosen.forge, chosen.update
     )
     if not chosen.yes and console.is_terminal():
-        known = init.look(git, dirs, silent, init.questions(git, silent), wanted)
+        known = init.look(silent, init.questions(git, silent.env), wanted)
         console.note(_facts(known))
         missing = [file.path for file in known.files if file.is_new]
         for path in missing:
             console.note(f"  {path}")
         if missing and not click.confirm(f"Write {'these' if len(missing) > 1 else 'it'}?", default=True, err=True):
             return None
-    asked = init.questions(git, who)
+    asked = init.questions(git, asks.env)
     proposed = _proposed(console, cwd, asked, chosen.yes) if chosen.discover else {}
     proved, lacks = _proved(console, git, cwd, asked) if not chosen.no_try else (None, [])
     wanted = dataclasses.replace(wanted, proposed=proposed, check=proved.line if proved else "")
-    found = init.look(git, dirs, who, asked, wanted)
+    found = init.look(asks, asked, wanted)
     if init.TESTS in asked.left:
         lacks = []  # the question says it
     if chosen.yes or not console.is_terminal():

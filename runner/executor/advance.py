@@ -206,9 +206,9 @@ def _batch(
     session: Session, seen: Snapshot, considered: Considered, forge: Forge | None, more: More
 ) -> Advanced | None:
     """Carry out pure steps and publish their transitions together (ADR 0019). None: as for `_step`, and nothing was published."""
-    protocol, dirs, env, branch = seen.protocol, session.dirs, session.env, session.project.branch(seen.protocol)
+    protocol, env, branch = seen.protocol, session.env, session.project.branch(seen.protocol)
     done: list[Advanced] = []
-    batch = session.pending = pending.Batch.begin(session.git, dirs, env, branch, protocol, seen.tip)
+    batch = session.pending = pending.Batch.begin(session.project, branch, protocol, seen.tip)
     try:
         while _is_pure(session.project, considered):
             batch.note()
@@ -231,18 +231,18 @@ def _batch(
             raise  # else it comes up again, once the others are published
     except BaseException:  # Ctrl-C, or a cancel, which has moved the branch
         with contextlib.suppress(RunnerError):
-            batch.end(dirs, env)
+            batch.end()
         raise
     finally:
         session.pending = None
     try:
-        batch.end(dirs, env)
+        batch.end()
     except ConflictError:
         return None
     if not done:
         return None
     if batch.tips:
-        write_checkpoint(dirs, protocol, batch.tip, done[-1].state.genesis)
+        write_checkpoint(session.dirs, protocol, batch.tip, done[-1].state.genesis)
     return done[-1]._replace(before=tuple(done[:-1]))
 
 
@@ -357,7 +357,7 @@ def put(session: Session, protocol: str, reason: str, make: Callable[[Snapshot],
             also = {history.ref_of(protocol): made.filed} if made.filed else {}
             update = transaction.RefUpdate(session.project.branch(protocol), seen.tip, made.oid, reason, also)
             push = publishing.pusher(session, protocol, made.oid, filed=made.filed[0] if made.filed else None)
-            transaction.publish(session.git, session.dirs, session.env, update, push)
+            transaction.publish(session.project, update, push)
         except ConflictError:
             continue
         # An approval, a rejection or an edit is no transition: rolled back to before it, the branch would look as it was.

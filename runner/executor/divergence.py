@@ -121,8 +121,8 @@ def finish_renumbering(session: Session, note: Renumbering, *, resumed: bool = F
     if resumed:
         branch = project.branch(note.protocol)
         with locks.hold(dirs.publish_lock(branch), env, what=branch, wait=transaction.PUBLISH_WAIT):
-            protocol_worktree.finish_worktree(git, dirs, env, branch, note.protocol)
-            worktree.settle_all(git, dirs, branch, env)
+            protocol_worktree.finish_worktree(project, branch, note.protocol)
+            worktree.settle_all(project, branch)
         if not git.checked_out(branch):
             protocol_worktree.add_worktree(project, note.protocol)
     journal.put_aside(dirs, note.origin, note.old)
@@ -131,7 +131,7 @@ def finish_renumbering(session: Session, note: Renumbering, *, resumed: bool = F
         _remove(project, note, Worktree(Path(path), Path(git_dir), None), resumed=resumed)
     workspace.remove(workspace.place(dirs, note.origin, project.config.workspace.path))
     dataclasses.replace(note, is_finished=True).write(dirs)
-    mirror = session.mirror or Mirror.of(git, dirs, env)
+    mirror = session.mirror or Mirror.of(project)
     name = project.branch(note.origin)
     if mirror is not None and (there := mirror.refs().get(name)) is not None:
         mirror.track({name: there})

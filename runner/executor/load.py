@@ -65,12 +65,12 @@ def at_work(session: Session, protocol: str, *, wait: float = 0.0) -> Iterator[N
             for name in (branch, "packed-refs", history.ref_of(protocol), *seen):
                 locks.remove_dead(session.git.common_dir / f"{name}.lock", session.env)
             if session.dirs.making(protocol).exists():
-                protocol_worktree.finish_worktree(session.git, session.dirs, session.env, branch, protocol)
-            worktree.settle_all(session.git, session.dirs, branch, session.env)
+                protocol_worktree.finish_worktree(session.project, branch, protocol)
+            worktree.settle_all(session.project, branch)
             if note := _unfinished(session.project, protocol):
                 note.resume(session)
         if session.dirs.pending(protocol).exists():
-            pending.recover(session.git, session.dirs, session.env, branch, protocol)
+            pending.recover(session.project, branch, protocol)
         try:
             yield
         finally:
@@ -327,7 +327,7 @@ def pick_up_edits(session: Session, protocol: str, *, adopt: bool) -> bool:
         shown = ", ".join(sorted(path.removeprefix(prefix) for path in words))
         subject = log.cut(f"{protocol}: edit {shown}")
         edit = transaction.PersonEdit(branch, old, words, session.person(), subject)
-        transaction.adopt(git, session.dirs, session.env, edit)
+        transaction.adopt(session.project, edit)
         session.env.say(f"picked up your changes of {shown}")
         taken = True
     session.quiet = None if taken else quiet

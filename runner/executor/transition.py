@@ -205,7 +205,7 @@ def publish(
             raise pending.UnfitError
     update = RefUpdate(branch, seen.tip, made.commit, "runner: transition", {**(also or {}), **filed})
     push = publishing.pusher(session, seen.protocol, made.commit, filed=next((new for new, _ in filed.values()), None))
-    transaction.publish(session.git, session.dirs, session.env, update, push)
+    transaction.publish(session.project, update, push)
     write_checkpoint(session.dirs, seen.protocol, made.commit, made.state.genesis)
     session.snapshot = made.snapshot
 

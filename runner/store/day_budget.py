@@ -150,7 +150,7 @@ class Reservation:
 
     def _take_given(self) -> None:
         project = self.session.project
-        mirror = Mirror.of(project.git, project.dirs, project.env)
+        mirror = Mirror.of(project)
         assert mirror is not None
         for day, _, one in _given(project, mirror, [self.protocol]):
             self.day, self.usd, self.tokens = day, Decimal(one.usd), one.tokens
@@ -293,7 +293,7 @@ def _mirror(session: Session) -> Mirror | None:
         )
     if session.project.setting("publish") != "always":
         return None
-    return session.mirror or Mirror.of(session.git, session.dirs, session.env)
+    return session.mirror or Mirror.of(session.project)
 
 
 def day_of(project: Project, days: int = 0) -> str:

@@ -12,6 +12,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from pathlib import Path
@@ -24,6 +25,7 @@ from runner.lines import pattern
 from runner.protocol.ids import OID
 
 if TYPE_CHECKING:
+    from runner.git import Git
     from runner.protocol.transcript import Line
 
 
@@ -255,6 +257,24 @@ class StateDir:
     def checkpoint(self, protocol: str) -> Path:
         """The last tip of a protocol that verified here."""
         return self.own / "marks" / f"{protocol}.json"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Clone:
+    """A repository, with the runner's own files for it and its environment: what is there where no project can be opened."""
+
+    git: Git
+    dirs: StateDir
+    env: Environment
+
+    @classmethod
+    def of(cls, git: Git, env: Environment) -> Clone:
+        """Return the clone of an opened repository.
+
+        Raises:
+            UsageError: no folder for the person's state can be written.
+        """
+        return cls(git, StateDir(git.common_dir, writable_state_home(env.state_home)), env)
 
 
 def writable_state_home(wanted: Path) -> Path:

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from runner.errors import ConflictError, HeldError, InTheWayError
-from runner.git import Git, GitError, Tree
+from runner.git import GitError, Tree
 from runner.git.objects import sync_folder
 from runner.git.pack import listed
 from runner.protocol.ids import OID
 from runner.store import locks, transaction
-from runner.store.environment import Environment, StateDir, write_loosely
+from runner.store.environment import Clone, write_loosely
 from runner.store.transaction import RefUpdate
 
 MOST = 50  # transitions of a batch
@@ -80,11 +80,11 @@ def parse(data: bytes) -> list[Record]:
 class Batch:
     """Transitions on `base`, the tip of a protocol's branch. `until`: by the monotonic clock. For the holder of the protocol's lock.
 
-    Until it ends, `git` collects the objects that are written. `workspace`: the one of its built-in tools; `runs`: the history's
-    folder of transcripts. The first step that needs one finds it for all.
+    Until it ends, the git of `clone` collects the objects that are written. `workspace`: the one of its built-in tools; `runs`: the
+    history's folder of transcripts. The first step that needs one finds it for all.
     """
 
-    git: Git
+    clone: Clone
     path: Path
     branch: str
     base: str
@@ -97,10 +97,10 @@ class Batch:
     _handle: int = -1
 
     @classmethod
-    def begin(cls, git: Git, dirs: StateDir, env: Environment, branch: str, protocol: str, base: str) -> Batch:
+    def begin(cls, clone: Clone, branch: str, protocol: str, base: str) -> Batch:
         """Start a batch on `base`."""
-        git.collect()
-        return cls(git, dirs.pending(protocol), branch, base, env.monotonic() + LONGEST)
+        clone.git.collect()
+        return cls(clone, clone.dirs.pending(protocol), branch, base, clone.env.monotonic() + LONGEST)
 
     @property
     def tip(self) -> str:
@@ -120,7 +120,7 @@ class Batch:
         """
         if self._noted == len(self.tips):
             return
-        first, count, objects = self.git.newly_collected()
+        first, count, objects = self.clone.git.newly_collected()
         parent = self.tips[-2] if len(self.tips) > 1 else self.base
         data = memoryview(Record(self.tip, parent, first, count, objects).render())
         try:
@@ -138,7 +138,7 @@ class Batch:
             _refused(self.path, error)
         self._noted = len(self.tips)
 
-    def end(self, dirs: StateDir, env: Environment) -> None:
+    def end(self) -> None:
         """Write the pack, and move the branch to the last transition.
 
         Raises:
@@ -146,27 +146,27 @@ class Batch:
             ConflictError, InTheWayError: the branch moved, or a person's files are in the way. The batch is thrown away.
         """
         try:
-            self.git.collected()
+            self.clone.git.collected()
             if self.tips:
                 update = RefUpdate(self.branch, self.base, self.tip, "runner: transition")
-                transaction.publish(self.git, dirs, env, update)
+                transaction.publish(self.clone, update)
         except (ConflictError, InTheWayError):
             _remove(self.path)
             raise
         finally:
             self.close()
         _remove(self.path)
-        fold(self.git, dirs, env)
+        fold(self.clone)
 
     def close(self) -> None:
         """Stop collecting. The next holder of the lock applies the records."""
-        self.git.drop()
+        self.clone.git.drop()
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
 
 
-def recover(git: Git, dirs: StateDir, env: Environment, branch: str, protocol: str) -> None:
+def recover(clone: Clone, branch: str, protocol: str) -> None:
     """Apply the records of a batch that was killed. None of its transitions was reported.
 
     If the branch has moved since, they are thrown away, and their steps are done again.
@@ -174,7 +174,7 @@ def recover(git: Git, dirs: StateDir, env: Environment, branch: str, protocol: s
     Raises:
         GitError: the repository cannot be written; nothing moved.
     """
-    path = dirs.pending(protocol)
+    git, path = clone.git, clone.dirs.pending(protocol)
     try:
         records = parse(path.read_bytes())
     except FileNotFoundError:
@@ -187,21 +187,22 @@ def recover(git: Git, dirs: StateDir, env: Environment, branch: str, protocol: s
                 git.unpack(count, objects)
         update = RefUpdate(branch, records[0].parent, records[-1].tip, "runner: transition")
         with contextlib.suppress(ConflictError, InTheWayError):
-            transaction.publish(git, dirs, env, update)
+            transaction.publish(clone, update)
     _remove(path)
 
 
-def fold(git: Git, dirs: StateDir, env: Environment) -> None:
+def fold(clone: Clone) -> None:
     """Make ten packs of batches one, and ten of those one: git searches every pack for an object, and each has a whole state.json.
 
     git is given the objects: from the names of packs it would read every tree. What they have as a delta stays one; of a few whole
     objects, the next smaller one is like it. If that fails, or another process does it, the packs stay for the next time. After a
     kill an object may be in two packs.
     """
+    git, dirs = clone.git, clone.dirs
     if not git.packs:
         return
     folder = git.common_dir / "objects/pack"
-    with contextlib.suppress(HeldError, OSError), locks.hold(dirs.lock("packs"), env, what="the packs"):
+    with contextlib.suppress(HeldError, OSError), locks.hold(dirs.lock("packs"), clone.env, what="the packs"):
         known = dirs.packs.read_text("ascii", "replace") if dirs.packs.exists() else ""
         found = [*_PACK.findall(known), *(("0", name) for name in git.packs)]
         packs = [(int(level), name) for level, name in found if (folder / f"{name}.idx").exists()]

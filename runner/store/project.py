@@ -14,7 +14,7 @@ from runner.git import Git, Ident
 from runner.protocol import ids, paths
 from runner.protocol.log import actor as log_actor
 from runner.store import objects
-from runner.store.environment import Environment, Redactor, StateDir, read_checkpoint, writable_state_home
+from runner.store.environment import Clone, Environment, Redactor, StateDir, read_checkpoint
 from runner.store.trusted import OnlyProtocolsError, Trusted, last_seen
 
 if TYPE_CHECKING:
@@ -34,15 +34,12 @@ SETTINGS = {"executor": ("sandbox", "container", "host"), "publish": ("never", "
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Project:
+class Project(Clone):
     """`options`: those of the command line; they go before the environment and config.yaml.
 
     It is at one commit of the trusted branch: where that moves, the session goes on with another project.
     """
 
-    git: Git
-    dirs: StateDir
-    env: Environment
     trusted: Trusted
     options: Mapping[str, str] = field(default_factory=dict)
     derived: dict[str, Any] = field(
@@ -222,17 +219,17 @@ class Session:
         """
         git = Git.open(cwd, env.state_home) if at is None else Git(at)
         try:
-            dirs = StateDir(git.common_dir, writable_state_home(env.state_home))
+            clone = Clone.of(git, env)
             try:
-                trusted = last_seen(git, dirs)
+                trusted = last_seen(git, clone.dirs)
             except OnlyProtocolsError:
                 from runner.store.remote import Mirror
 
-                mirror = Mirror.of(git, dirs, env)
+                mirror = Mirror.of(clone)
                 if mirror is None:
                     raise
                 trusted = mirror.look()
-            session = cls(Project(git, dirs, env, trusted, dict(options or {})))
+            session = cls(Project(git, clone.dirs, env, trusted, dict(options or {})))
             objects.install(session)
             return session
         except BaseException:

@@ -14,7 +14,7 @@ from runner.git import Git, GitError, Worktree
 from runner.lines import few, lines_of
 from runner.protocol import ids, paths
 from runner.store import locks, snapshot, transaction, trusted, workspace, worktree
-from runner.store.environment import Environment, StateDir, matching, write_atomically
+from runner.store.environment import Clone, matching, write_atomically
 from runner.store.project import Project
 
 
@@ -97,14 +97,15 @@ def add_worktree(project: Project, protocol: str) -> tuple[Path | None, str]:
     workspace.fetch_missing(git, branch, project.env)
     ref = f"refs/heads/{branch}"
     with locks.hold(project.dirs.publish_lock(ref), project.env, what=branch, wait=transaction.PUBLISH_WAIT):
-        return _make_worktree(git, project.dirs, ref, protocol, path)
+        return _make_worktree(project, ref, protocol, path)
 
 
-def finish_worktree(git: Git, dirs: StateDir, env: Environment, ref: str, protocol: str) -> None:
+def finish_worktree(clone: Clone, ref: str, protocol: str) -> None:
     """Make the worktree again whose making a crash cut; git cannot read an incomplete one.
 
     The caller holds the branch's publish lock.
     """
+    dirs = clone.dirs
     try:
         note = dirs.making(protocol).read_bytes()
     except OSError:
@@ -113,13 +114,14 @@ def finish_worktree(git: Git, dirs: StateDir, env: Environment, ref: str, protoc
     if b"\0" in note or not path.is_absolute():  # the power went, and nobody knows where it was
         dirs.making(protocol).unlink()
         return
-    _unmake_worktree(git, dirs, protocol, path)
-    if git.ref(ref) is not None and not path.exists():
-        made, why = _make_worktree(git, dirs, ref, protocol, path)
-        env.say(why or f"made the worktree that was not finished: {made}")
+    _unmake_worktree(clone, protocol, path)
+    if clone.git.ref(ref) is not None and not path.exists():
+        made, why = _make_worktree(clone, ref, protocol, path)
+        clone.env.say(why or f"made the worktree that was not finished: {made}")
 
 
-def _make_worktree(git: Git, dirs: StateDir, ref: str, protocol: str, path: Path) -> tuple[Path | None, str]:
+def _make_worktree(clone: Clone, ref: str, protocol: str, path: Path) -> tuple[Path | None, str]:
+    git, dirs = clone.git, clone.dirs
     # A crash before the files are written is known by one note, while they are by that of a worktree that follows its branch.
     write_atomically(dirs.making(protocol), os.fsencode(path))
     branch = ref.removeprefix("refs/heads/")
@@ -127,12 +129,12 @@ def _make_worktree(git: Git, dirs: StateDir, ref: str, protocol: str, path: Path
         "worktree", "add", "--quiet", "--no-checkout", str(path), branch, env={"GIT_LITERAL_PATHSPECS": "0"}
     )
     if code:
-        _unmake_worktree(git, dirs, protocol, path)
+        _unmake_worktree(clone, protocol, path)
         return None, f"no worktree: {lines_of(err)[0] if err else code}"
     tree = next((tree for tree in git.checked_out(ref) if tree.path in (path, path.resolve())), None)
     tip = git.ref(ref)
     if tree is None or tip is None:
-        _unmake_worktree(git, dirs, protocol, path)
+        _unmake_worktree(clone, protocol, path)
         return None, f"no worktree: {path} was not made"
     _be_sparse(git, tree, protocol)
     note = worktree.note(dirs, tree, ref, git.write("tree", b""), tip)
@@ -178,21 +180,21 @@ def _be_sparse(git: Git, tree: Worktree, protocol: str) -> None:
         at.write_text("\n".join([*lines, ""]), "utf-8", "surrogateescape")
 
 
-def _unmake_worktree(git: Git, dirs: StateDir, protocol: str, path: Path) -> None:
+def _unmake_worktree(clone: Clone, protocol: str, path: Path) -> None:
     """Remove an incomplete worktree, whose making was cut, before it had files: nobody can have worked in it."""
     with contextlib.suppress(FileNotFoundError):
         if set(os.listdir(path)) - {".git"}:
-            dirs.making(protocol).unlink(missing_ok=True)
+            clone.dirs.making(protocol).unlink(missing_ok=True)
             return
     wanted = os.fsencode(path / ".git")
-    for private in matching(git.common_dir, f"worktrees/{protocol}*"):
+    for private in matching(clone.git.common_dir, f"worktrees/{protocol}*"):
         gitdir = private / "gitdir"
         if not gitdir.exists() or wanted.startswith(gitdir.read_bytes().rstrip(b"\n")):
             shutil.rmtree(private)
     with contextlib.suppress(OSError):
         (path / ".git").unlink(missing_ok=True)
         path.rmdir()
-    dirs.making(protocol).unlink(missing_ok=True)
+    clone.dirs.making(protocol).unlink(missing_ok=True)
 
 
 # --- why it has to stay ----------------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ def _ask(session: Session, *patterns: str) -> Mirror | None:
     if session.looked:
         return session.mirror
     session.looked, session.looked_at = True, session.env.monotonic()
-    mirror = None if session.project.offline else remote.Mirror.of(session.git, session.dirs, session.env)
+    mirror = None if session.project.offline else remote.Mirror.of(session.project)
     if mirror is not None:
         session.trust(mirror.look(*patterns))
         session.mirror = mirror
@@ -359,7 +359,7 @@ def forward(project: Project, protocol: str, here: str | None, there: str, check
     """Move the branch here to the pushed commit, having verified it."""
     check(there, here)
     update = RefUpdate(project.branch(protocol), here, there, "runner: fetched")
-    transaction.publish(project.git, project.dirs, project.env, update)
+    transaction.publish(project, update)
     project.env.say(f"fast-forwarded {protocol} to what others pushed: {there[:7]}")
 
 
@@ -392,7 +392,7 @@ def push(
         ConflictError: somebody published first. HeldError: the lease was lost to another runner.
         UnreachableError: the remote did not answer, or refused. ClashError: it has another protocol with this id.
     """
-    project, mirror = session.project, session.mirror or remote.Mirror.of(session.git, session.dirs, session.env)
+    project, mirror = session.project, session.mirror or remote.Mirror.of(session.project)
     if mirror is None:
         return
     session.mirror = mirror
@@ -528,7 +528,7 @@ def settle(session: Session, protocol: str, mirror: Mirror, check: Check, *, the
     check(new, _verified(project, protocol, common))
     if known is None or not git.is_ancestor(known, new):
         _lower_mark(project, protocol, common)
-    transaction.publish(git, session.dirs, session.env, RefUpdate(branch, here, new, "runner: settled", lost))
+    transaction.publish(session.project, RefUpdate(branch, here, new, "runner: settled", lost))
     if lost:
         check.tell(ours, theirs, next(iter(lost)))
     else:

@@ -26,7 +26,14 @@ from runner.git.repository import token_settings
 from runner.lines import lines_of
 from runner.protocol import ref_files
 from runner.store import locks, trusted
-from runner.store.environment import Environment, StateDir, matching, timestamp, writable_state_home, write_atomically
+from runner.store.environment import (
+    Clone,
+    Environment,
+    StateDir,
+    matching,
+    timestamp,
+    write_atomically,
+)
 from runner.store.trusted import Pin, Trusted
 
 if TYPE_CHECKING:
@@ -59,16 +66,16 @@ class Mirror(NamedTuple):
     url: str
 
     @classmethod
-    def of(cls, git: Git, dirs: StateDir, env: Environment) -> Mirror | None:
+    def of(cls, clone: Clone) -> Mirror | None:
         """Return the clone's mirror, made ready, or None where there is no remote.
 
         Raises:
             UsageError: the person's state cannot be written, or the address is of a kind that runs commands.
         """
-        remote = trusted.remote_name(git)
+        remote = trusted.remote_name(clone.git)
         if remote is None:
             return None
-        mirror = cls(git, dirs, env, remote, trusted.remote_url(git, remote))
+        mirror = cls(clone.git, clone.dirs, clone.env, remote, trusted.remote_url(clone.git, remote))
         mirror._make_ready()
         return mirror
 
@@ -418,7 +425,7 @@ def fetch_objects(git: Git, oids: list[str], env: Environment) -> None:
     Raises:
         UnreachableError: the remote did not answer.
     """
-    mirror = Mirror.of(git, StateDir(git.common_dir, writable_state_home(env.state_home)), env)
+    mirror = Mirror.of(Clone.of(git, env))
     if mirror is None:
         raise UnreachableError(
             "objects are missing and there is no remote", str(git.common_dir), "run `git fetch --refetch`"

@@ -18,7 +18,7 @@ from runner.protocol.events import Entry, Event
 from runner.protocol.ids import digest
 from runner.protocol.state import State
 from runner.store import locks, remote, worktree
-from runner.store.environment import Environment, StateDir, matching
+from runner.store.environment import Clone, matching
 from runner.store.snapshot import Snapshot
 from runner.store.trusted import policy_digest
 
@@ -146,9 +146,7 @@ class RefUpdate(NamedTuple):
     also: Mapping[str, tuple[str | None, str | None]] = {}
 
 
-def publish(
-    git: Git, dirs: StateDir, env: Environment, update: RefUpdate, push: Callable[[], None] | None = None
-) -> None:
+def publish(clone: Clone, update: RefUpdate, push: Callable[[], None] | None = None) -> None:
     """Move the refs of an update by compare-and-swap, and let the worktrees on the branch follow.
 
     `push` is called when everything here is shown to be possible, before anything moves.
@@ -158,9 +156,9 @@ def publish(
         ConflictError: the branch is not at `old`; nothing was published.
         InTheWayError: a person's files, or a rebase that is not finished, are in the way; nothing was published.
     """
-    branch, old, new = update.branch, update.old, update.new
-    with locks.hold(dirs.publish_lock(branch), env, what=branch, wait=PUBLISH_WAIT):
-        worktree.settle_all(git, dirs, branch, env)
+    git, env, branch, old, new = clone.git, clone.env, update.branch, update.old, update.new
+    with locks.hold(clone.dirs.publish_lock(branch), env, what=branch, wait=PUBLISH_WAIT):
+        worktree.settle_all(clone, branch)
         for name in (*update.also, branch, "HEAD", "packed-refs"):
             locks.remove_dead(git.common_dir / f"{name}.lock", env)
         if old is not None and git.ref(branch) != old:
@@ -177,7 +175,7 @@ def publish(
             _sync(git, branch)
             return
         refused: remote.PushRefusedError | None = None
-        with worktree.prepare(git, dirs, branch, old, new, env) as follows:
+        with worktree.prepare(clone, branch, old, new) as follows:
             try:
                 if push:
                     push()
@@ -208,11 +206,11 @@ def _sync(git: Git, branch: str) -> None:
         raise git_error(["git", "update-ref"], 128, f"fatal: {folder}: {error.strerror}") from error
 
 
-def settle(git: Git, dirs: StateDir, env: Environment, branch: str) -> None:
+def settle(clone: Clone, branch: str) -> None:
     """Bring the worktrees on a branch along that a crash left behind it, where nothing is to be published on it."""
-    if matching(dirs.follows, "*.json"):
-        with locks.hold(dirs.publish_lock(branch), env, what=branch, wait=PUBLISH_WAIT):
-            worktree.settle_all(git, dirs, branch, env)
+    if matching(clone.dirs.follows, "*.json"):
+        with locks.hold(clone.dirs.publish_lock(branch), clone.env, what=branch, wait=PUBLISH_WAIT):
+            worktree.settle_all(clone, branch)
 
 
 class PersonEdit(NamedTuple):
@@ -225,21 +223,21 @@ class PersonEdit(NamedTuple):
     subject: str
 
 
-def adopt(git: Git, dirs: StateDir, env: Environment, edit: PersonEdit) -> str:
+def adopt(clone: Clone, edit: PersonEdit) -> str:
     """Commit a person's own uncommitted files, exactly those, as the person, and return the commit.
 
     The bytes are in their worktree already; only its index follows.
     """
-    branch, old = edit.branch, edit.old
+    git, branch, old = clone.git, edit.branch, edit.old
     commit = git.commit(old)
     assert commit is not None
     tree = git.edited(commit.tree, edit.files)
     new = git.person_commit(tree, (old,), edit.author, edit.subject.encode() + b"\n")
-    with locks.hold(dirs.publish_lock(branch), env, what=branch, wait=PUBLISH_WAIT):
+    with locks.hold(clone.dirs.publish_lock(branch), clone.env, what=branch, wait=PUBLISH_WAIT):
         for there in git.checked_out(branch):
-            worktree.note(dirs, there, branch, old, new)
+            worktree.note(clone.dirs, there, branch, old, new)
         git.update_refs({branch: (new, old)}, "runner: adopt")
-        worktree.settle_all(git, dirs, branch, env)
+        worktree.settle_all(clone, branch)
     return new
 
 

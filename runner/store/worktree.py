@@ -23,7 +23,7 @@ from runner.git import BLOB, EXECUTABLE, LINK, SUBMODULE, Git, GitError, TreeEnt
 from runner.git.objects import name_of
 from runner.lines import few
 from runner.store import locks
-from runner.store.environment import Environment, StateDir, matching, write_atomically
+from runner.store.environment import Clone, Environment, StateDir, matching, write_atomically
 
 EDITOR_WAIT = 5.0  # seconds that another git may hold a worktree's index
 COPY = "runner-index"
@@ -294,13 +294,13 @@ class Follow(NamedTuple):
 
 
 @contextlib.contextmanager
-def prepare(git: Git, dirs: StateDir, ref: str, old: str, new: str, env: Environment) -> Iterator[list[Follow]]:
+def prepare(clone: Clone, ref: str, old: str, new: str) -> Iterator[list[Follow]]:
     """Lock each worktree on `ref` and show that it can follow from `old` to `new`.
 
     Raises:
         InTheWayError: files of a person's are in the way; they are named, and nothing was changed.
     """
-    over: list[Path] = []
+    git, dirs, env, over = clone.git, clone.dirs, clone.env, list[Path]()
     with contextlib.ExitStack() as stack:
         follows = []
         for tree in git.checked_out(ref):
@@ -427,12 +427,13 @@ def cut_follows(dirs: StateDir) -> Iterator[tuple[Path, Cut | None]]:
         yield note, found
 
 
-def settle_all(git: Git, dirs: StateDir, ref: str, env: Environment) -> None:
+def settle_all(clone: Clone, ref: str) -> None:
     """Finish the follows of `ref` that a crash cut, path by path by their bytes; say which files were left to the person.
 
     The caller holds the branch's publish lock: the note of a living process is not to be taken for one that was cut.
     """
-    for note, cut in cut_follows(dirs):
+    git, env = clone.git, clone.env
+    for note, cut in cut_follows(clone.dirs):
         if cut is None or cut.tree.branch != ref:
             continue
         tip, tree = git.ref(ref), cut.tree

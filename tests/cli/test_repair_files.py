@@ -5,6 +5,7 @@ What is not mended names a command: here it is typed as it stands, and nothing i
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.app.doctor import Clone, checks, clone, refs, rewritten_from
+from runner.app.doctor import checks, clone, refs, rewritten_from
 from runner.git import Git
 from runner.store import locks
 from tests.conftest import Box, command
@@ -246,8 +247,8 @@ def test_a_worktree_that_git_is_removing_is_not_broken(box: Box, begun: str) -> 
     at(box, f"worktrees/{begun}/commondir").unlink()
     with box.session() as session:
         removed = session.env._replace(sleep=lambda seconds: shutil.rmtree(at(box, f"worktrees/{begun}/HEAD").parent))
-        assert len(list(clone.severed_worktrees(Clone(session.git, session.dirs, session.env)))) == 1
-        assert list(clone.severed_worktrees(Clone(session.git, session.dirs, removed))) == []
+        assert len(list(clone.severed_worktrees(session.project))) == 1
+        assert list(clone.severed_worktrees(dataclasses.replace(session.project, env=removed))) == []
 
 
 @pytest.mark.slow
@@ -614,7 +615,7 @@ def test_a_ref_that_somebody_mended_meanwhile_is_left_as_they_did(box: Box, begu
     box.git("branch", "-f", "mine", "main")
     path.write_bytes(b"")
     with box.session() as session:
-        here = Clone(git, session.dirs, session.env)
+        here = session.project
         finding = next(refs.find(here))
         assert finding.about is not None
         path.write_bytes(now)
@@ -640,8 +641,8 @@ def test_a_worktree_that_follows_just_now_was_not_cut_off(box: Box, begun: str, 
     note.write_text(json.dumps({**told, "old": "0" * 40, "new": "1" * 40}))
     with box.session() as session:
         with locks.hold(session.dirs.publish_lock(f"refs/heads/{begun}"), session.env, what=begun):
-            assert list(clone.cut_follows(Clone(git, session.dirs, session.env))) == []
-        assert len(list(clone.cut_follows(Clone(git, session.dirs, session.env)))) == 1
+            assert list(clone.cut_follows(session.project)) == []
+        assert len(list(clone.cut_follows(session.project))) == 1
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.app.doctor import Clone, objects
+from runner.app.doctor import objects
 from runner.store import workspace
 from tests.conftest import Box, command, make_box, mostly_slow
 
@@ -249,7 +249,7 @@ def test_doctor_looks_for_lost_objects_below_the_workspace_alone(box: Box, perso
     oid = box.git("rev-parse", f"{protocol}:src/app.py").strip()
     (box.path / ".git/objects" / oid[:2] / oid[2:]).unlink()
     with box.session() as session:
-        found = objects.from_work_trees(Clone(session.git, session.dirs, session.env), {oid})
+        found = objects.from_work_trees(session.project, {oid})
     assert found == ([oid] if how == "itself" else [])
     box.git("hash-object", "-w", persons / ("src/app.py" if how == "a link above" else "app.py"))
 

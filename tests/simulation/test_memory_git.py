@@ -13,7 +13,7 @@ import pytest
 from runner.errors import RunnerError
 from runner.git import BLOB, Git, Ident, TreeEntry
 from runner.store import workspace
-from runner.store.environment import Environment, StateDir
+from runner.store.environment import Clone, Environment, StateDir
 from runner.store.remote import Mirror
 from runner.store.workspace import Workspace
 from tests.simulation.memory_git import Line, MemoryGit, Repository
@@ -51,7 +51,7 @@ class Both:
             settings = {"remote.origin.url": [str(folder / "origin.git")]}
             memory = MemoryGit(Repository(settings=settings), folder / f"memory-{name}", Line(self.remote))
             self.clones.append((memory, real))
-            made = [Mirror.of(one, StateDir(one.common_dir, folder / "state"), env) for one in (memory, real)]
+            made = [Mirror.of(Clone(one, StateDir(one.common_dir, folder / "state"), env)) for one in (memory, real)]
             assert made[0] is not None and made[1] is not None
             self.mirrors.append((made[0], made[1]))
 

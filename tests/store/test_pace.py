@@ -46,7 +46,7 @@ def test_pushes_wait_and_none_is_lost(remote: Box, tmp_path: Path) -> None:
         for number in range(10):
             session = (one, two)[number % 2]
             set_env(session, now=lambda: now[0], sleep=sleep)
-            mirror = Mirror.of(session.git, session.dirs, session.env)
+            mirror = Mirror.of(session.project)
             assert mirror is not None
             mirror.push({f"refs/heads/n{number}": (head, None)})
             times.append(now[0])

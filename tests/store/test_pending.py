@@ -276,7 +276,7 @@ def test_packs_are_made_one_whatever_the_configuration_says_of_packs(
             with session.git.collecting():
                 for part in range(10):
                     session.git.write("blob", random.Random(f"{number} {part}").randbytes(20_000))
-            pending.fold(session.git, session.dirs, session.env)
+            pending.fold(session.project)
     assert packs(any_box) == 1
     there = sorted(path.suffix for path in (any_box.path / ".git/objects/pack").iterdir())
     assert there in ([".idx", ".pack"], [".idx", ".pack", ".rev"])
@@ -295,7 +295,7 @@ def test_a_pack_that_is_made_as_another_process_makes_packs_one_is_made_one_late
             with contextlib.ExitStack() as stack:
                 if number < 2:
                     stack.enter_context(locks.hold(session.dirs.lock("packs"), session.env, what="the packs"))
-                pending.fold(session.git, session.dirs, session.env)
+                pending.fold(session.project)
             assert packs(box) == before + (number + 1 if number < 2 else 1)
 
 

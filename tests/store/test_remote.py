@@ -440,7 +440,7 @@ def test_peoples_commits_that_were_merged_and_not_published_are_no_hindrance(rem
 def test_a_ref_that_another_process_here_moves_is_fetched_again(remote: Box) -> None:
     """Processes of a clone share one mirror: that one of them holds a ref's lock is no remote that cannot be reached."""
     with remote.session() as session:
-        mirror = Mirror.of(session.git, session.dirs, session.env)
+        mirror = Mirror.of(session.project)
         assert mirror is not None
         mirror.fetch("refs/heads/*")
         remote.commit("more")

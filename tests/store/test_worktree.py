@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from runner.errors import InTheWayError
 from runner.git import BLOB, EXECUTABLE, LINK, Git, Ident, TreeEntry
 from runner.store import worktree
-from runner.store.environment import StateDir
+from runner.store.environment import Clone, StateDir
 from tests.conftest import Box, command, make_box
 from tests.store.test_shapes import fingerprint
 
@@ -59,21 +59,21 @@ class Desk:
     def follow(self) -> None:
         """Move the branch and follow, as a transition does."""
         env = self.session.env
-        with worktree.prepare(self.git, self.dirs, REF, self.old, self.new, env) as follows:
+        with worktree.prepare(Clone(self.git, self.dirs, env), REF, self.old, self.new) as follows:
             self.git.update_refs({REF: (self.new, self.old)}, "test")
             for follow in follows:
                 follow.finish()
 
     def cut(self, moves: bool = True, between: Callable[[], object] = lambda: None) -> None:
         """Prepare, move the branch, and die."""
-        with worktree.prepare(self.git, self.dirs, REF, self.old, self.new, self.session.env):
+        with worktree.prepare(self.session.project, REF, self.old, self.new):
             if moves:
                 self.git.update_refs({REF: (self.new, self.old)}, "test")
             between()
 
     def settle(self) -> None:
         """Do what the next start does."""
-        worktree.settle_all(self.git, self.dirs, REF, self.session.env)
+        worktree.settle_all(self.session.project, REF)
 
     def status(self) -> str:
         """What the person's git says."""
@@ -448,7 +448,7 @@ def test_follow_that_fails_after_the_ref_moved_is_told_and_settled(desk: Desks) 
     here = desk(OLD, NEW)
     said: list[str] = []
     who = here.session.env._replace(say=said.append)
-    with worktree.prepare(here.git, here.dirs, REF, here.old, here.new, who) as follows:
+    with worktree.prepare(Clone(here.git, here.dirs, who), REF, here.old, here.new) as follows:
         here.git.update_refs({REF: (here.new, here.old)}, "test")
         here.box.write("edit", "in between\n")
         for follow in follows:

@@ -15,9 +15,9 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from runner.errors import RunnerError
 from runner.executor import remedy
-from runner.git import Git, GitError
+from runner.git import GitError
 from runner.store import trusted
-from runner.store.environment import Environment, StateDir
+from runner.store.environment import Clone, Environment
 from runner.store.project import Project, Session
 from runner.store.remote import Mirror
 from runner.trust import verify
@@ -52,41 +52,35 @@ class Machine:
     folders: tuple[Path, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Clone:
-    """A repository with the runner's own files for it: the scope of checks that work where no project can be opened."""
+def pinned_remote(clone: Clone) -> Mirror | None:
+    """Return a clone's remote, if there is one and its address is the pinned one."""
+    name, pin = trusted.remote_name(clone.git), trusted.read_pin(clone.dirs)
+    if name is None or (pin is not None and (pin.remote, pin.url) != (name, trusted.remote_url(clone.git, name))):
+        return None
+    return Mirror.of(clone)
 
-    git: Git
-    dirs: StateDir
-    env: Environment
 
-    def remote(self) -> Mirror | None:
-        """Return the remote, if there is one and its address is the pinned one."""
-        name, pin = trusted.remote_name(self.git), trusted.read_pin(self.dirs)
-        if name is None or (pin is not None and (pin.remote, pin.url) != (name, trusted.remote_url(self.git, name))):
-            return None
-        return Mirror.of(self.git, self.dirs, self.env)
+def has(clone: Clone, oid: str) -> bool:
+    """Return whether an object can be read."""
+    try:
+        return clone.git.object(oid) is not None
+    except GitError:
+        return False
 
-    def has(self, oid: str) -> bool:
-        """Return whether an object can be read."""
-        try:
-            return self.git.object(oid) is not None
-        except GitError:
-            return False
 
-    def put_aside(self, path: Path, *, stays: bool = False) -> Path:
-        """Move a broken file to `runner/damaged/`, and return where it is now. `stays`: copy it, since a rename replaces it."""
-        damaged = self.dirs.damaged
-        damaged.mkdir(parents=True, exist_ok=True)
-        name = path.parent.name + path.name if len(path.parent.name) == 2 else path.name
-        aside, count = damaged / name, 1
-        while aside.exists():
-            aside, count = damaged / f"{name}.{count}", count + 1
-        if stays:
-            shutil.copyfile(path, aside)
-        else:
-            shutil.move(path, aside)  # the objects may be on a disk of their own
-        return aside
+def put_aside(clone: Clone, path: Path, *, stays: bool = False) -> Path:
+    """Move a broken file to `runner/damaged/`, and return where it is now. `stays`: copy it, since a rename replaces it."""
+    damaged = clone.dirs.damaged
+    damaged.mkdir(parents=True, exist_ok=True)
+    name = path.parent.name + path.name if len(path.parent.name) == 2 else path.name
+    aside, count = damaged / name, 1
+    while aside.exists():
+        aside, count = damaged / f"{name}.{count}", count + 1
+    if stays:
+        shutil.copyfile(path, aside)
+    else:
+        shutil.move(path, aside)  # the objects may be on a disk of their own
+    return aside
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from runner.app.doctor import (
     Check,
-    Clone,
     Examined,
     Finding,
     Machine,
@@ -29,7 +28,7 @@ from runner.app.doctor import (
 )
 from runner.errors import InsufficientHistoryError, RunnerError, UnreachableError
 from runner.git import Git
-from runner.store.environment import Environment, StateDir, writable_state_home
+from runner.store.environment import Clone, Environment
 from runner.store.project import Session
 from runner.store.trusted import Trusted
 
@@ -101,7 +100,7 @@ def examine(cwd: Path, env: Environment, options: Mapping[str, str], only: str |
         return [*_run(MACHINE, Machine(env, (env.state_home,))), why]
     found: list[Finding] = []
     with git:
-        here = Clone(git, StateDir(git.common_dir, writable_state_home(env.state_home)), env)
+        here = Clone.of(git, env)
         found += _run(MACHINE, Machine(env, (git.common_dir, here.dirs.state_home)))
         before = len(found)
         try:
@@ -165,7 +164,7 @@ def fix_clone(cwd: Path, env: Environment) -> None:
     except RunnerError:
         return  # `examine` says why
     with git:
-        here = Clone(git, StateDir(git.common_dir, writable_state_home(env.state_home)), env)
+        here = Clone.of(git, env)
         try:
             _fix(CLONE, here, env.say)
         except RunnerError:

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from runner import beneath
 from runner.app import clean
-from runner.app.doctor import REFETCH_SECONDS, Clone, Finding, Selection, fault, remark
+from runner.app.doctor import REFETCH_SECONDS, Finding, Selection, fault, has, pinned_remote, remark
 from runner.app.doctor.refs import write_locked
 from runner.executor import divergence, load
 from runner.git import Git
 from runner.lines import counted, few, lines_of
 from runner.protocol import ids
 from runner.store import locks, protocol_worktree, record, transaction, worktree
-from runner.store.environment import matching
+from runner.store.environment import Clone, matching
 
 ABANDONED = 3600.0  # seconds after which a temporary file that nobody has open is abandoned
 UNUSED = 14 * 86400.0  # seconds after which doctor mentions what an ended protocol left
@@ -97,7 +97,7 @@ def finish_follow(clone: Clone, about: tuple[Path, str]) -> str:
         note.unlink(missing_ok=True)
         return "removed a note that cannot be read"
     with locks.hold(clone.dirs.publish_lock(ref), clone.env, what=ref, wait=transaction.PUBLISH_WAIT):
-        worktree.settle_all(clone.git, clone.dirs, ref, clone.env)
+        worktree.settle_all(clone, ref)
     return f"updated the worktree of {ref.removeprefix('refs/heads/')}"
 
 
@@ -122,7 +122,7 @@ def finish_worktree(chosen: Selection, protocol: str) -> str:
     project = chosen.session.project
     ref = project.branch(protocol)
     with locks.hold(project.dirs.publish_lock(ref), project.env, what=ref, wait=transaction.PUBLISH_WAIT):
-        protocol_worktree.finish_worktree(project.git, project.dirs, project.env, ref, protocol)
+        protocol_worktree.finish_worktree(project, ref, protocol)
     return f"finished the worktree of {protocol}"
 
 
@@ -367,14 +367,14 @@ def shallow(chosen: Selection) -> Iterator[Finding]:
 
 def deepen(chosen: Selection, remote: str) -> str:
     """Fetch the history that is cut off in this clone."""
-    clone = Clone(chosen.session.git, chosen.session.dirs, chosen.session.env)
-    mirror, shallow = clone.remote(), clone.git.common_dir / "shallow"
+    clone = chosen.session.project
+    mirror, shallow = pinned_remote(clone), clone.git.common_dir / "shallow"
     if mirror is None:
         return ""
     mirror.unshallow(REFETCH_SECONDS)
     cut = shallow.read_text().split()
     commits = ((oid, clone.git.commit(oid)) for oid in cut)
-    still = [oid for oid, commit in commits if commit and not all(map(clone.has, commit.parents))]
+    still = [oid for oid, commit in commits if commit and not all(has(clone, parent) for parent in commit.parents)]
     if still:
         write_locked(shallow, "".join(f"{oid}\n" for oid in still).encode())
     else:

@@ -225,7 +225,7 @@ def _reviews(project: Project, forge: Forge, me: Identity) -> Iterator[Finding]:
 def _push(project: Project) -> Iterator[Finding]:
     """Try a push of a protocol's branch that moves nothing."""
     try:
-        mirror = Mirror.of(project.git, project.dirs, project.env)
+        mirror = Mirror.of(project)
         if mirror is None:
             return
         name = ids.branch_of(project.pattern, "9999-doctor")

@@ -13,14 +13,14 @@ from typing import Any
 
 from runner import sandbox
 from runner.app import suite
-from runner.app.doctor import Clone, Finding, Machine, Selection, fault, of_error, remark
+from runner.app.doctor import Finding, Machine, Selection, fault, of_error, remark
 from runner.errors import RunnerError, UnreachableError, shown
 from runner.executor import environments, permissions
 from runner.git import Git, GitError
 from runner.lines import counted, few
 from runner.protocol import clarifications, ids, paths, strict_yaml
 from runner.store import trusted, workspace
-from runner.store.environment import Environment, StateDir, matching, writable_state_home
+from runner.store.environment import Clone, Environment, matching, writable_state_home
 from runner.store.project import Project
 from runner.store.remote import Mirror
 from runner.trust import signature
@@ -322,12 +322,13 @@ def repin(cwd: Path, env: Environment) -> str:
         RunnerError: there is no remote branch to trust; the pin is unchanged.
     """
     with Git.open(cwd) as git:
-        dirs = StateDir(git.common_dir, writable_state_home(env.state_home))
+        clone = Clone.of(git, env)
+        dirs = clone.dirs
         before = dirs.pin.with_name(f"{dirs.pin.name}.before")
         with contextlib.suppress(FileNotFoundError):
             os.replace(dirs.pin, before)  # as it is: it may be damaged
         try:
-            trusts = _pin_anew(git, dirs, env)
+            trusts = _pin_anew(clone)
         except BaseException:  # Ctrl-C too, while the remote is asked
             with contextlib.suppress(FileNotFoundError):
                 os.replace(before, dirs.pin)
@@ -336,12 +337,13 @@ def repin(cwd: Path, env: Environment) -> str:
         return trusts
 
 
-def _pin_anew(git: Git, dirs: StateDir, env: Environment) -> str:
+def _pin_anew(clone: Clone) -> str:
+    git = clone.git
     remote = trusted.remote_name(git)
     if remote is None:
-        return f"there is no remote: {trusted.last_seen(git, dirs).note}"
+        return f"there is no remote: {trusted.last_seen(git, clone.dirs).note}"
     try:
-        mirror = Mirror.of(git, dirs, env)
+        mirror = Mirror.of(clone)
         assert mirror is not None
         now = mirror.look()
     except UnreachableError:

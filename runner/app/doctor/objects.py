@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner import beneath
-from runner.app.doctor import REFETCH_SECONDS, Clone, Finding, fault, refs
+from runner.app.doctor import REFETCH_SECONDS, Finding, fault, has, pinned_remote, put_aside, refs
 from runner.errors import RunnerError, UnreachableError
 from runner.git import Git, GitError
 from runner.git.repository import token_settings
 from runner.lines import few, lines_of
 from runner.store import trusted
-from runner.store.environment import matching
+from runner.store.environment import Clone, matching
 from runner.store.remote import Mirror
 
 MOST_READ = 1_000_000_000  # bytes of a file in a workspace: a step may leave one that never ends
@@ -205,7 +205,7 @@ def fix_index(clone: Clone, about: tuple[Path, str]) -> str:
     """Write an index anew from the last commit."""
     (git_dir, where), git = about, clone.git
     # A copy is put aside: without an index, git takes all files for deleted.
-    aside = clone.put_aside(git_dir / "index", stays=True)
+    aside = put_aside(clone, git_dir / "index", stays=True)
     git.run("read-tree", "HEAD", git_dir=git_dir, index=git_dir / "index")
     git.try_run("update-index", "-q", "--refresh", git_dir=git_dir, work_tree=Path(where), index=git_dir / "index")
     return f"rebuilt the index of {where} from its last commit; the broken one is {aside}"
@@ -258,7 +258,7 @@ def fix_loose(clone: Clone, broken: list[BrokenObject]) -> str:
     """Move broken objects aside, and restore those that something needs."""
     git, dirs = clone.git, clone.dirs
     for one in broken:
-        clone.put_aside(one.path)
+        put_aside(clone, one.path)
     git.close()
     left = _restore(clone, {one.oid for one in broken})
     needed = {one.oid for one in _missing(git)} & left
@@ -344,10 +344,10 @@ def fix_missing(clone: Clone, wanted: set[str]) -> str:
 
 def _restore(clone: Clone, oids: set[str]) -> set[str]:
     """Restore objects from packs, work trees and the remote; return those that none of them has."""
-    left = {oid for oid in oids if not clone.has(oid)}
+    left = {oid for oid in oids if not has(clone, oid)}
     left -= set(from_work_trees(clone, left)) if left else set()
     if left and _refetch(clone):
-        left = {oid for oid in left if not clone.has(oid)}
+        left = {oid for oid in left if not has(clone, oid)}
         left -= set(from_work_trees(clone, left)) if left else set()
     return left
 
@@ -355,7 +355,7 @@ def _restore(clone: Clone, oids: set[str]) -> set[str]:
 def _refetch(clone: Clone) -> bool:
     """Fetch everything again from the remote, and return whether it came."""
     try:
-        mirror = clone.remote()
+        mirror = pinned_remote(clone)
         if mirror is None:
             return False
         refetch(mirror)
@@ -420,7 +420,7 @@ def from_work_trees(clone: Clone, oids: Collection[str]) -> list[str]:
             git.run("update-index", "-z", "--index-info", data=out, index=fresh)
             git.run("write-tree", index=fresh)
             fresh.unlink()
-    return [*found, *(oid for oid in oids if oid not in found and clone.has(oid))]
+    return [*found, *(oid for oid in oids if oid not in found and has(clone, oid))]
 
 
 def _read(work: Path, path: str) -> bytes | None:

@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from runner.app import verify as proof
 from runner.app.doctor import (
     REFETCH_SECONDS,
-    Clone,
     Examined,
     Finding,
     Selection,
     contradiction,
     fault,
     of_error,
+    pinned_remote,
     refs,
     remark,
 )
@@ -53,7 +53,7 @@ def gone_branches(chosen: Selection) -> Iterator[Finding]:
         branch, common = project.branch(protocol), project.git.common_dir
         if (common / branch).is_file() or (common / "logs" / branch).is_file():
             continue  # one that is broken, or only half deleted (`refs.find`)
-        known = refs.best(Clone(project.git, project.dirs, project.env), branch)
+        known = refs.best(project, branch)
         if known is None:
             continue
         row = record.row(project.git, protocol, known[0])
@@ -162,7 +162,7 @@ def seen_there(session: Session, protocol: str, tip: str) -> str | None:
     git, name = session.git, ids.branch_of(session.project.pattern, protocol)
     mirror = session.mirror
     if mirror is None and (session.dirs.mirror / "HEAD").exists():
-        mirror = Clone(git, session.dirs, session.env).remote()
+        mirror = pinned_remote(session.project)
     there = mirror.refs().get(f"refs/heads/{name}") if mirror else None
     if there is None or git.commit(there) is None or git.is_ancestor(there, tip):
         return None
@@ -345,7 +345,7 @@ def transcripts(one: Examined) -> Finding | None:
 
 
 def _mirror(project: Project) -> Mirror | None:
-    return Clone(project.git, project.dirs, project.env).remote()
+    return pinned_remote(project)
 
 
 def fetch_history(one: Examined) -> str:

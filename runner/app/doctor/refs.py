@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.app.doctor import REFETCH_SECONDS, Clone, Finding, fault, remark
+from runner.app.doctor import REFETCH_SECONDS, Finding, fault, has, pinned_remote, put_aside, remark
 from runner.errors import IntegrityError, RunnerError
 from runner.git import Git, GitError
 from runner.protocol import ids
 from runner.store import history, locks, lookup, trusted
-from runner.store.environment import matching, read_checkpoint
+from runner.store.environment import Clone, matching, read_checkpoint
 from runner.trust import transitions
 
 _CACHES = ("refs/remotes/", trusted.REF)  # a fetch makes them again
@@ -57,7 +57,7 @@ def fix_packed(clone: Clone, path: Path) -> str:
     """Write the readable lines of packed-refs again, and restore the other refs from their reflogs."""
     git = clone.git
     found, _ = _packed_refs(git.common_dir, git.oid_length)
-    clone.put_aside(path)
+    put_aside(clone, path)
     lines = ["# pack-refs with: sorted ", *(f"{oid} {name}" for name, oid in sorted(found.items()))]
     write_locked(path, "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"))
     git.close()
@@ -85,7 +85,7 @@ def cut(clone: Clone) -> Iterator[Finding]:
 
 def fix_cut(clone: Clone, path: Path) -> str:
     """Move the broken list aside; the commits missing without it are found afterwards."""
-    aside = clone.put_aside(path)
+    aside = put_aside(clone, path)
     clone.git.close()
     return f"moved {path} aside: {aside}"
 
@@ -293,7 +293,7 @@ def _set_from_remote(clone: Clone, one: BrokenRef) -> str:
     if found:
         return _set(clone, one, found, "its branch")
     try:
-        mirror = clone.remote()
+        mirror = pinned_remote(clone)
         if mirror is None:
             return ""
         mirror.fetch(one.name, timeout=REFETCH_SECONDS)
@@ -357,7 +357,7 @@ def best(clone: Clone, name: str) -> tuple[str, str] | None:
     for oid, where in _sources(clone, name):
         if where == "its reflog" and reflogged:
             continue
-        if not clone.has(oid) or (found and (found[0] == oid or not clone.git.is_ancestor(found[0], oid))):
+        if not has(clone, oid) or (found and (found[0] == oid or not clone.git.is_ancestor(found[0], oid))):
             continue
         reflogged = reflogged or where == "its reflog"
         if found is None or not where.startswith(("what", "packed")):
