@@ -68,6 +68,8 @@ def sync(session: Session, protocols: list[str] | None = None, *, work: bool = T
         try:
             push_refusal.refuse_clash(session, protocol)
             one = _was_taken(session, protocol, forge) or publish(session, protocol)
+            if one.said == "brought":  # the remote's branch may be an earlier state of what ended on the base
+                one = _was_taken(session, protocol, forge) or one
         except UnreachableError:
             raise
         except RunnerError as error:  # it keeps none of the others from being published
@@ -134,13 +136,14 @@ def _was_taken(session: Session, protocol: str, forge: Forge | None) -> Synced |
         is_ended = record.row(session.git, protocol, base)["status"] in record.ENDED
         return Synced(protocol, base, "merged") if is_ended else None
     with load.at_work(session, protocol):
+        before = session.git.ref(session.project.branch(protocol))  # a runner here may have moved it
         left = publishing.follow(session.project, protocol, session.mirror, load.Checker(session, protocol))
         if left is None:
             publishing.bring_history(session, protocol)
+        tip = session.git.ref(session.project.branch(protocol))
     if left is not None:
         session.env.say(f"{left.what}; {left.hint}")
-        return Synced(protocol, tip, "merged")
-    before, tip = tip, session.git.ref(session.project.branch(protocol))
+        return Synced(protocol, str(tip), "merged")
     assert tip is not None
     if tip != before or (forge is not None and there is None and request.is_merged(session, protocol)):
         return Synced(protocol, tip, "merged")

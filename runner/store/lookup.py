@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from runner.errors import UsageError
@@ -68,10 +68,20 @@ def tip(project: Project, protocol: str) -> str:
     found, branch = project.tip(protocol), project.branch(protocol)
     if found is not None:
         here, there = project.git.ref(branch), project.git.ref(project.tracking(branch))
-        for base in _bases(project) if project.trusted.remote is not None else []:
-            if not _has_own(project.git, here, there, base) and _is_left_behind(project.git, protocol, found, base):
-                return base
-    return found or _base_with(project, protocol) or project.trusted.commit
+        return next(
+            (one for one in _ahead(project, protocol, found) if not _has_own(project.git, here, there, one)), found
+        )
+    return _base_with(project, protocol) or project.trusted.commit
+
+
+def ended_in(project: Project, protocol: str, tip: str) -> str | None:
+    """Return the commit of a base that has the end of a protocol of which `tip` is an earlier state, or None."""
+    return next(_ahead(project, protocol, tip), None)
+
+
+def _ahead(project: Project, protocol: str, tip: str) -> Iterator[str]:
+    bases = _bases(project) if project.trusted.remote is not None else []
+    return (one for one in bases if _is_left_behind(project.git, protocol, tip, one))
 
 
 def follower(project: Project, known: dict[str, str], branches: Mapping[str, str]) -> Callable[[str, str], bool]:

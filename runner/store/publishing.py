@@ -184,16 +184,19 @@ def bring(session: Session, protocol: str, check: Check) -> None:
     if mirror is None and here is None:  # never looked at here, and the remote is away
         there = session.git.ref(session.project.tracking(name))
     _notice(session, protocol)
+    if here is None and there is not None and _is_over(session.project, protocol, there):
+        return  # `runner sync` alone brings the branch that was left behind
+    if there is not None and there != here and (here is None or session.git.is_ancestor(here, there)):
+        forward(session.project, protocol, here, there, check)
+        here = there
+        if mirror is not None:
+            mirror.track({name: there})
     if here is not None and there in (None, here):
-        left = follow(session.project, protocol, mirror, check) if mirror is not None else None
+        left = follow(session.project, protocol, mirror, check)
         if left is not None:
             raise left
-    elif there is None:
+    elif there is None or here is None:
         pass
-    elif here is None and record.holder(session.git, protocol, there, session.project.trusted.remote):
-        return  # it is merged: `runner sync` alone brings the branch that was left behind
-    elif here is None or session.git.is_ancestor(here, there):
-        forward(session.project, protocol, here, there, check)
     elif mirror is not None and not session.git.is_ancestor(there, here):
         _refuse_rewritten(session.project, protocol, here, check)
         if session.project.setting("publish") == "always":
@@ -204,6 +207,12 @@ def bring(session: Session, protocol: str, check: Check) -> None:
             )
         return  # the histories are apart as the branches are
     bring_history(session, protocol)
+
+
+def _is_over(project: Project, protocol: str, there: str) -> bool:
+    """Return whether a base has the end of a protocol, as the remote's branch has it or beyond that."""
+    is_merged = record.holder(project.git, protocol, there, project.trusted.remote) is not None
+    return is_merged or lookup.ended_in(project, protocol, there) is not None
 
 
 def _notice(session: Session, protocol: str) -> None:
@@ -302,39 +311,41 @@ def history_replaced(project: Project, protocol: str, theirs: str) -> IntegrityE
     )
 
 
-def follow(project: Project, protocol: str, mirror: Mirror, check: Check) -> RefusedError | None:
+def follow(project: Project, protocol: str, mirror: Mirror | None, check: Check) -> RefusedError | None:
     """Move the branch here to the end of a protocol that others merged, and whose branch the remote deleted or left behind.
 
-    The base, as the remote was seen to have it, tells that it ended; the merge, or the history's ref, keeps the commit. Returns what
-    keeps the branch from moving: something here that did not go in with it, or that the end is not there.
+    The base, as the remote was seen to have it, or was last fetched where it is not asked, tells that it ended; the merge, or the
+    history's ref, keeps the commit. Returns what keeps the branch from moving: something here that did not go in with it, or that
+    the end is not there.
     """
-    git, here, refs = project.git, project.git.ref(project.branch(protocol)), mirror.refs()
+    git, here, remote = project.git, project.git.ref(project.branch(protocol)), project.trusted.remote
     if here is None:
         return None
-    now = record.row(git, protocol, here)
-    base = refs.get(f"refs/heads/{now.get('base')}")
+    now, kept = record.row(git, protocol, here), history.ref_of(protocol)
+    name, there = f"refs/heads/{now.get('base')}", mirror.refs() if mirror is not None else None
+    base = git.ref(project.tracking(name)) if there is None else there.get(name)
     if base is None:
         return None
     ended = record.row(git, protocol, base)
     is_later = ended["status"] in record.ENDED and ended["revision"] > now["revision"]
     if not is_later or ended.get("genesis") != now.get("genesis"):
         return None
-    merge, kept = record.merged_in(git, protocol, base), history.ref_of(protocol)
-    at = [commit for oid in (merge, refs.get(kept)) if oid and (commit := git.commit(oid)) is not None]
+    merge = record.merged_in(git, protocol, base)
+    filed = git.ref(history.fetched(protocol)) if there is None else there.get(kept)
+    at = [commit for oid in (merge, filed) if oid and (commit := git.commit(oid)) is not None]
     may_be = [oid for one in at for oid in (*one.parents, *([one.oid] if is_transition(one, protocol) else []))]
     ends = [end for end in may_be if record.is_merged(git, protocol, end, base)]
-    mirror.track({f"refs/heads/{now['base']}": base})
+    if mirror is not None:
+        mirror.track({name: base})
     for end in ends:
         if git.is_ancestor(here, end):
             forward(project, protocol, here, end, check)
             return None
-    name, into = ids.branch_of(project.pattern, protocol), f"{mirror.remote}/{now['base']}"
+    name, into = ids.branch_of(project.pattern, protocol), f"{remote}/{now['base']}"
     what = f"{protocol} ended and was merged into {now['base']}"
     if not ends:
-        hint = (
-            f"who merged it types `git push {mirror.remote} {kept}`; until then `runner show {protocol}` shows its end"
-        )
-        return RefusedError(f"{what}; its last commits are not on {mirror.remote}", name, hint)
+        hint = f"who merged it types `git push {remote} {kept}`; until then `runner show {protocol}` shows its end"
+        return RefusedError(f"{what}; its last commits are not on {remote}", name, hint)
     count = len(record.since(git, here, ends[0])[0])
     return RefusedError(
         f"{what}, without {counted(count, 'commit')} that {'are' if count != 1 else 'is'} here",

@@ -21,7 +21,7 @@ from runner.errors import (
     UnreachableError,
     UsageError,
 )
-from runner.git import BLOB, TIMED_OUT, Git, Ident, TreeEntry
+from runner.git import BLOB, TIMED_OUT, Git, GitError, Ident, TreeEntry
 from runner.git.repository import token_settings
 from runner.lines import lines_of
 from runner.protocol import ref_files
@@ -397,7 +397,9 @@ class Mirror(NamedTuple):
                 if (known := self.git.ref(tracking)) == oid:
                     continue
                 locks.remove_dead(self.git.common_dir / f"{tracking}.lock", self.env)
-                with contextlib.suppress(ConflictError):
+                with contextlib.suppress(
+                    ConflictError, GitError
+                ):  # such as one of a branch `main/x` that is gone there
                     self.git.update_refs({tracking: (oid, known)}, "runner: fetched")
 
     def _refuse_going_back(self, pin: Pin | None, oid: str) -> None:

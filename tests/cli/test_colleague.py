@@ -195,6 +195,70 @@ def test_a_protocol_that_ended_on_main_is_shown_where_a_person_has_work_of_their
     assert "waits" in other.runner("status", rc=0).out
 
 
+@pytest.mark.parametrize("words", mostly_slow(["answer 1 mine", "run 1", "sync 1"], 1))
+@pytest.mark.parametrize("here", mostly_slow(["older", "none"], 2))
+@pytest.mark.parametrize("how", mostly_slow(["--no-ff", "--squash"], 1))
+def test_what_ended_on_main_is_not_done_again_from_the_earlier_state_that_the_remote_has(
+    remote: Box, how: str, here: str, words: str
+) -> None:
+    """The branch that was left behind on the remote is itself ahead of the one here, or there is none here."""
+    other = clone(remote, "bob")
+    steps = {"01-ask": "kind: human\n", "02-b": command("echo x > x.txt"), "03-again": "kind: human\n"}
+    protocol = remote.new(steps)
+    remote.runner("run", protocol, rc=WAITS)
+    remote.runner("sync", protocol, rc=0)
+    if here == "older":
+        other.runner("sync", rc=0)
+    remote.runner("answer", "1", "fine", rc=0)
+    remote.runner("run", "1", rc=WAITS)
+    remote.runner("sync", "1", rc=0)
+    behind = remote.git("rev-parse", protocol)
+    remote.runner("answer", "1", "fine", rc=0)
+    remote.runner("run", "1", rc=0)
+    end = remote.git("rev-parse", protocol)
+    remote.git("merge", "-q", how, protocol)
+    if how == "--squash":
+        remote.git("commit", "-qm", "squashed")
+    remote.git("push", "-q", "origin", "main")
+    said = other.runner(*words.split())
+    assert "waits" not in said.out + said.err and "answered\n" not in said.err
+    if words != "sync 1" and here == "none":
+        assert said.code == 4 and f"{protocol} is merged in " in said.err
+        assert other.git("branch", "--list", protocol) == ""
+    else:
+        assert other.git("rev-parse", protocol) == (end if how == "--no-ff" else behind)
+        assert how == "--no-ff" or "its last commits are not on origin" in said.err
+        assert words != "sync 1" or f"{protocol}  merged" in said.err
+    assert "no protocol is open" in other.runner("status", rc=0).err
+
+
+def test_what_ended_on_main_as_last_fetched_is_not_done_again_while_the_remote_is_away(remote: Box) -> None:
+    other = clone(remote, "bob")
+    protocol = remote.new({"01-ask": "kind: human\n"})
+    remote.runner("run", protocol, rc=WAITS)
+    remote.runner("sync", protocol, rc=0)
+    other.runner("sync", rc=0)
+    remote.runner("answer", "1", "fine", rc=0)
+    remote.runner("run", "1", rc=0)
+    remote.runner("merge", "1", rc=0)
+    remote.git("push", "-q", "origin", "main")
+    other.git("fetch", "-q")
+    (other.path.parent / "origin.git").rename(other.path.parent / "away.git")
+    assert "is completed" in other.runner("answer", "1", "mine", rc=4).err
+    assert other.git("rev-parse", protocol) == remote.git("rev-parse", protocol)
+
+
+def test_a_look_at_the_remote_is_made_where_git_cannot_be_told_where_main_is(remote: Box) -> None:
+    """A branch `main/x` that the remote had once leaves no place for `main`."""
+    other = clone(remote, "bob")
+    protocol = published(remote)
+    remote.runner("sync", protocol, rc=0)
+    other.git("update-ref", "-d", "refs/remotes/origin/main")
+    other.git("update-ref", "refs/remotes/origin/main/x", "HEAD")
+    other.runner("sync", "1", rc=0)
+    assert other.git("rev-parse", protocol) == remote.git("rev-parse", protocol)
+
+
 @pytest.mark.parametrize("name", mostly_slow(["1", "0001-newer"], 1))
 def test_sync_brings_a_protocol_that_only_the_remote_has_by_its_name(remote: Box, name: str) -> None:
     publish(remote)
