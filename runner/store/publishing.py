@@ -191,7 +191,8 @@ def bring(session: Session, protocol: str, check: Check) -> None:
         here = there
         if mirror is not None:
             mirror.track({name: there})
-    if here is not None and there in (None, here):
+    seen = there if mirror is not None else session.git.ref(session.project.tracking(name))
+    if here is not None and seen in (None, here):
         left = follow(session.project, protocol, mirror, check)
         if left is not None:
             raise left

@@ -193,6 +193,9 @@ def test_a_protocol_that_ended_on_main_is_shown_where_a_person_has_work_of_their
     remote.git("push", "-q", "origin", "main")
     other.git("fetch", "-q")
     assert "waits" in other.runner("status", rc=0).out
+    other.runner("run", "1", rc=WAITS)
+    (other.path.parent / "origin.git").rename(other.path.parent / "away.git")
+    other.runner("run", "1", rc=WAITS)  # as while the remote answers
 
 
 @pytest.mark.parametrize("words", mostly_slow(["answer 1 mine", "run 1", "sync 1"], 1))
