@@ -131,5 +131,5 @@ def test_a_protocol_whose_branch_is_gone_names_what_helps(box: Box) -> None:
     box.runner("clean", "--yes", rc=0)
     for args in (["run", "1"], ["step", "1", "--dry-run"], ["undo", "1"]):
         told = box.runner(*args, rc=4).err
-        assert f"next: `runner show {protocol}` shows its status" in told and "git fetch" not in told
+        assert "next: `runner show 1` shows its status" in told and "git fetch" not in told
     assert "merged" in box.runner("show", protocol, rc=0).out

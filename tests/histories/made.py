@@ -258,6 +258,8 @@ def checked_by_the_default_of_the_trusted_branch(desk: Desk) -> Made:
     """The default is another one when the second step is checked, and an agent's step that was planned before has it too."""
     box = desk.box()
     with fixed():
+        box.write(".protocols/config.yaml", "checks: ['true']\n")  # without a default there would be no plan
+        box.commit("checks")
         protocol = box.new(
             {
                 "01-a": command("echo a > a.txt", "qa: light\n"),
