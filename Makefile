@@ -19,8 +19,8 @@ PACK_STAMP = .venv-pack/.stamp
 # In CI a test that was skipped is a failure, unless its reason begins with "allowed:".
 PYTEST = $(PY) -m pytest $(if $(RUNNER_CI),-p tests.no_skips -rsfE)
 WITH_SLOW = not (faults or simulate or peers or nightly)
-# Three on two cores: many tests wait for processes.
-JOBS = 3
+# Five on two cores: many tests wait, for processes and for time.
+JOBS = 5
 # Of fuzzing, all targets together. `make test` replays the corpus, which is all that a change is judged by; luck is looked for at night.
 SECONDS = 60
 
@@ -147,7 +147,7 @@ soak: $(DEV_STAMP)
 	$(PY) -m tests.slow.soak $(PROTOCOLS)
 
 forge: $(DEV_STAMP) $(FORGE_STAMP)
-	$(PYTEST) -n 2 --dist worksteal -m peers tests/forge tests/ci tests/docs tests/test_demo.py
+	$(PYTEST) -n 3 --dist worksteal -m peers tests/forge tests/ci tests/docs tests/test_demo.py
 
 containers: $(DEV_STAMP)
 	$(PYTEST) -m peers tests/sandbox tests/cli/test_container.py
