@@ -15,7 +15,8 @@ from benchmarks.measure import Figure, Spread, at_most, in_turns, within
 from runner.app import create
 from runner.engines import Call, Json, ModelTurn, Request, Response, Usage, registry
 from runner.executor import advance
-from runner.sandbox.bubblewrap import Bubblewrap, toolchains
+from runner.sandbox.bubblewrap import Bubblewrap
+from runner.sandbox.mounts import toolchains
 from runner.sandbox.process import Command
 from runner.store.project import Session
 

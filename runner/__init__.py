@@ -44,7 +44,7 @@ def _run(module: ModuleType) -> None:
 
 
 def run_all() -> None:
-    """Run what is imported and did not run yet: a process that lasts for days is of one version, whatever is installed meanwhile."""
+    """Run what was imported and did not run yet: a process that lasts for days is of one version, whatever is installed meanwhile."""
     while unused := [one for one in sys.modules.values() if type(one) is Unused]:
         for one in unused:
             _run(one)

@@ -44,6 +44,14 @@ class UsageError(RunnerError):
     exit_code = 2
 
 
+class SandboxError(UsageError):
+    """The command could not be started as asked; nothing of it ran."""
+
+
+class SandboxUnavailableError(SandboxError):
+    """The chosen place to run commands in does not work on this machine."""
+
+
 class MalformedFileError(RunnerError):
     """A file that a person wrote is not in its format; `where` is `path:line`, `others` what else is wrong with that file."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Any, AnyStr, Final, cast
 
@@ -52,6 +53,11 @@ def headline(text: str) -> str:
     return f"{first.rstrip()} …" if more else first
 
 
+def one_line(text: str, most: int) -> str:
+    """Return somebody else's text on one line of at most so many characters, without what is not printable."""
+    return cut(" ".join("".join(char if char.isprintable() else " " for char in text).split()), most)
+
+
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun: `1 step`, `2 steps`."""
     return f"{number} {noun}{'s' if number != 1 else ''}"
@@ -62,9 +68,31 @@ def few(names: Sequence[object], most: int = 3, between: str = ", ") -> str:
     return between.join(map(str, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+def cut(text: str, most: int) -> str:
+    """Return a text of at most so many characters; a longer one ends with an ellipsis."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def is_harmless(char: str) -> bool:
     """Return whether a character is shown as itself: it neither steers a terminal nor turns the direction of a text round."""
     return char.isprintable() and not "\u202a" <= char <= "\u202e" and not "\u2066" <= char <= "\u2069"
+
+
+_ANSI = pattern(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
+_SEEN = frozenset("\n\t\ufe0e\ufe0f")  # with an emoji before them, the last two are seen
+_UNSEEN = pattern(r"[\u034f\u115f\u1160\u17b4\u17b5\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]")
+
+
+def visible(text: str) -> str:
+    r"""Return a text without terminal colours, and with each character that a person would not see as its number: `\u{200b}`."""
+    text = _ANSI.sub("", text.replace("\r\n", "\n"))
+    return "".join(f"\\u{{{ord(one):x}}}" if _is_hidden(one) else one for one in text)
+
+
+def _is_hidden(one: str) -> bool:
+    if (one.isascii() and one.isprintable()) or one in _SEEN:
+        return False
+    return _UNSEEN.match(one) is not None or unicodedata.category(one) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
 
 
 def lines_of_output(data: bytes) -> list[str]:

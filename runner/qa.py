@@ -55,10 +55,11 @@ def run_checks(
     changed: Iterable[str],
     execute: Callable[[str], Outcome],
     explain: Callable[[str, Outcome], str | None],
+    ignored: Callable[[], Iterable[str]] = tuple,
 ) -> CheckResult:
     """Look for the outputs among `files` (or `changed`, where one was deleted), then run the commands, in order.
 
-    All of them run, so that a person sees everything that is wrong at once.
+    All of them run, so that a person sees everything that is wrong at once. `ignored`: the files that the step left and git ignores.
     """
     known, touched = list(files), list(changed)
     evidence: list[CheckEvidence] = []
@@ -67,7 +68,9 @@ def run_checks(
         found = outputs_among(glob, known) or outputs_among(glob, touched)
         check, tail = log.output_check(glob), ", ".join(found[:5])
         evidence.append(CheckEvidence(check=check, code=0 if found else 1, seconds=0, output="", tail=tail))
-        if not found:
+        if not found and outputs_among(glob, ignored()):
+            reasons.append(f"git ignores the output `{glob}`, so no commit has it")
+        elif not found:
             reasons.append(f"the output `{glob}` is not there")
     for command in commands:
         outcome = execute(command)
@@ -185,7 +188,7 @@ def _compared(git: Git, pairs: dict[str, tuple[TreeEntry | None, TreeEntry | Non
         sizes = [size or 0 for size in git.sizes(oids)]
         if max(sizes) > BLOB_LIMIT or total + sum(sizes) > BLOBS_LIMIT:
             left_out.append(f"{path}: too big to be shown, {max(sizes):,} bytes")
-        elif any(b"\0" in (git.blob(oid) or b"")[:8000] for oid in oids):
+        elif any(size and b"\0" in git.require(oid, path)[:8000] for oid, size in zip(oids, sizes, strict=True)):
             left_out.append(f"{path}: binary, {sizes[-1]:,} bytes")
         else:
             kept.append(path)

@@ -46,7 +46,7 @@ def _on_stop(number: int, frame: object) -> None:
 
 
 def send_again(lost: sys.UnraisableHookArgs) -> None:
-    """Send a signal again whose exception came in a finalizer, where Python prints it and goes on. For `sys.unraisablehook`."""
+    """Send a signal again whose exception came in a finalizer, where Python prints it and continues. For `sys.unraisablehook`."""
     if not issubclass(lost.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(lost)
         return

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from types import FunctionType
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from pydantic._internal import _generate_schema
 
-from runner.protocol.file_models import FileModel
+from runner.protocol import state, strict_yaml
+from runner.protocol.file_models import AfterValidator, BeforeValidator, Between, FileModel, WithJsonSchema
 
 # Before Python 3.12 it asks for typing_extensions' TypedDict, for keys that are read-only; ours has none, and takes 3 ms to load.
 _generate_schema._SUPPORTS_TYPEDDICT = True
@@ -57,4 +58,41 @@ def _as_pydantic(cls: type[FileModel], source: Any, handler: Any) -> Any:
     return handler.generate_schema(model_of(cls))
 
 
-FileModel.__get_pydantic_core_schema__ = classmethod(_as_pydantic)  # type: ignore[attr-defined]
+def _before(self: BeforeValidator, source: Any, handler: Any) -> dict[str, Any]:
+    given = get_args(source)[0] | source if self is _ONE_OR_MANY else self.input
+    schema = {"type": "function-before", "function": _plain(self), "schema": handler(source)}
+    return schema | ({"json_schema_input_schema": handler.generate_schema(given)} if given else {})
+
+
+def _after(self: AfterValidator, source: Any, handler: Any) -> dict[str, Any]:
+    return {"type": "function-after", "function": _plain(self), "schema": handler(source)}
+
+
+def _between(self: Between, source: Any, handler: Any) -> dict[str, Any]:
+    bound: dict[str, Any] = {"type": source.__name__.lower(), "gt" if self.above else "ge": self.least}
+    bound |= {"le": self.most} if self.most is not None else {}
+    inner = handler(source)
+    return inner | bound if inner["type"] == bound["type"] else {"type": "chain", "steps": [inner, bound]}
+
+
+def _plain(mark: BeforeValidator | AfterValidator) -> dict[str, Any]:
+    return {"type": "no-info", "function": mark.function}
+
+
+def _shown(self: AfterValidator | WithJsonSchema, schema: Any, handler: Any) -> dict[str, Any]:
+    return dict(self.schema) if self.schema is not None else handler(schema)
+
+
+_ONE_OR_MANY = get_args(strict_yaml.OneOrMany)[1]
+_AS_PYDANTIC: dict[Any, Any] = {
+    FileModel: classmethod(_as_pydantic),
+    BeforeValidator: _before,
+    AfterValidator: _after,
+    Between: _between,
+    state.Steps: lambda source, handler: handler.generate_schema(dict[str, state.StepState]),
+}
+for kind, made_by in _AS_PYDANTIC.items():
+    kind.__get_pydantic_core_schema__ = made_by
+marks: tuple[Any, ...] = (AfterValidator, WithJsonSchema)
+for mark in marks:
+    mark.__get_pydantic_json_schema__ = _shown

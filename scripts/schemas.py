@@ -15,13 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, with_config
+from pydantic import ConfigDict, Field, TypeAdapter, with_config
 
 from runner.protocol import events, state, transcript
 from runner.protocol.clarifications import Clarifications
 from runner.protocol.config import AgentFile, Config
 from runner.protocol.file_models import FileModel
-from runner.protocol.model_answers import Discovery, Draft, qa_verdict, without_null
+from runner.protocol.model_answers import Discovery, Draft, Verdict
 from runner.protocol.plans import PlanHeader, StepHeader
 from runner.protocol.policy_file import Policy
 from runner.protocol.ref_files import Day, Lease
@@ -32,7 +32,7 @@ from scripts.pydantic_models import model_of
 
 Schema = dict[str, Any]
 
-_FILES: dict[str, tuple[type[BaseModel | FileModel], str]] = {
+_FILES: dict[str, tuple[type[FileModel], str]] = {
     "plan": (PlanHeader, "The front matter of plan.md."),
     "step": (StepHeader, "The front matter of a step file, NN-slug.md."),
     "config": (Config, "The whole of .protocols/config.yaml."),
@@ -41,6 +41,7 @@ _FILES: dict[str, tuple[type[BaseModel | FileModel], str]] = {
     "policy": (Policy, "The whole of .protocols/policy.yaml."),
     "discovery": (Discovery, "What a model answers that looks at a repository for `runner init --discover`."),
     "planning": (Draft, "What a model answers that is asked for a plan."),
+    "qa-verdict": (Verdict, "What a model that judges a change has to answer."),
     "workflow": (WorkflowHeader, "The front matter of plan.md in .protocols/workflows/NAME/."),
 }
 _OUTPUT: dict[str, tuple[Any, str]] = {
@@ -68,9 +69,7 @@ def schemas() -> dict[str, Schema]:
     """Return every schema by its name, such as `step` for `schemas/step.schema.json`."""
     found = {}
     for name, (model, text) in _FILES.items():
-        of = model_of(model) if issubclass(model, FileModel) else model
-        found[name] = _finish(name, without_null(of.model_json_schema(by_alias=True)), text)
-    found["qa-verdict"] = _finish("qa-verdict", qa_verdict(), "What a model that judges a change has to answer.")
+        found[name] = _finish(name, _without_null(model_of(model).model_json_schema(by_alias=True)), text)
     called = model_of(HeldCall).model_json_schema(mode="validation", by_alias=True)
     called["required"] = list(called["properties"])  # `render` leaves none out
     found["call"] = _finish(
@@ -175,6 +174,24 @@ def _finish(name: str, schema: Schema, text: str) -> Schema:
         "description": text,
         **plain,
     }
+
+
+def _without_null(node: Any) -> Any:
+    """Return the schema of a people's file: a key that may be left out may not be null."""
+    if isinstance(node, list):
+        return [_without_null(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        if key in ("properties", "$defs"):
+            found[key] = {name: _without_null(item) for name, item in value.items()}
+        elif key != "default":
+            found[key] = _without_null(value)
+        elif isinstance(value, str | bool | int):
+            found[key] = value
+    options = [option for option in found.pop("anyOf", []) if option != {"type": "null"}]
+    return {**options[0], **found} if len(options) == 1 else {**({"anyOf": options} if options else {}), **found}
 
 
 def _without_titles(node: Any) -> Any:

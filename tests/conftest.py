@@ -51,6 +51,10 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, handler)
 
+# What `make -j` tells those that it starts, and every make that the tests start would take for itself.
+for name in ("MAKEFLAGS", "MFLAGS"):
+    os.environ.pop(name, None)
+
 START = 1_700_000_000
 PERSON = {
     "GIT_AUTHOR_NAME": "Alice",
@@ -84,6 +88,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "window(parts): one of so many cases is tried a commit, all of them at night (tests/gate.py)"
     )
+    config.addinivalue_line(
+        "markers", "together: tests of a file that share what takes long to make: one worker begins with all"
+    )
     config.addinivalue_line("markers", "no_agreement(reason): the two verifiers are not compared after this test")
 
 
@@ -99,12 +106,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=left_out)
     time = {item: mark.args[0] for item in items if (mark := item.get_closest_marker("timeout"))}
     long = sorted((item for item in items if time.get(item, 0) >= LONG), key=lambda item: -time[item])
+    parts = dict.fromkeys(item.path if item.get_closest_marker("together") else item for item in long)
+    turns = {part: at for at, part in enumerate(parts)}
     rest = [item for item in items if time.get(item, 0) < LONG]
     count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))  # each gets a part of the list, one after the other
     size = -(-len(items) // count)
     items.clear()
     for at in range(count):
-        mine = long[at::count]
+        mine = [item for item in long if turns.get(item, turns.get(item.path, 0)) % count == at]
         fill = max(size - len(mine), 0) if at + 1 < count else len(rest)
         items += [*mine, *rest[:fill]]
         rest = rest[fill:]

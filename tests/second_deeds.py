@@ -55,6 +55,7 @@ def may_begin(repo, before, name, steps, kind, about):  # a step begins once wha
     for oid in reversed(before):
         files = dict(repo.flat(repo.folder(repo.get(oid)[0], name)))
         try:
+            need(files["state.json"][0] != "160000", "no state")
             then = json.loads(repo.get(files["state.json"][1]))["steps"]
             fronts = {match[2]: repo.get(files[path][1]).decode().split("---")[1] for path in sorted(files, key=lambda path: (len(path.partition("-")[0]), path)) if (match := re.fullmatch(r"(\d{2,6})-([a-z0-9-]+)\.md", path))}
             need("plan.md" in files and repo.get(files["plan.md"][1]).lstrip(b"\xef\xbb\xbf")[:3] == b"---", "no plan")

@@ -56,6 +56,7 @@ def test_each_package_has_a_patch_and_thoughts_that_undo_it() -> None:
 
 @pytest.mark.parametrize("name", ["h11-bug", "inflection-ordinal", "click-duration"])
 @pytest.mark.slow
+@pytest.mark.window(3)
 def test_a_package_fails_before_and_passes_with_its_reference_solution(name: str, tmp_path: Path) -> None:
     task = next(task for task in packages() if task.name == name)
     scratch = Scratch(tmp_path, "host", {})

@@ -1,1 +1,1 @@
-"""The use cases, one function each, that every surface calls."""
+"""Use cases, one function each, called by every user interface."""

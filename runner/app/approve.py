@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from runner.app import describe
 from runner.app.pending import listed, without_force
-from runner.app.steer import number
 from runner.errors import RefusedError, UsageError
 from runner.executor import advance, load, permissions
 from runner.executor.advance import Advanced
@@ -23,17 +22,18 @@ from runner.protocol.events import Event
 from runner.protocol.log import RawEntry
 from runner.protocol.plans import Plan
 from runner.protocol.state import State, Status, Wait
-from runner.store import history, publishing, record
+from runner.store import history, lookup, publishing, record
 from runner.store.environment import timestamp
 from runner.store.project import Project, Session
 from runner.store.snapshot import Snapshot
-from runner.trust import approval, requirements, signature, signers
+from runner.trust import approval, requirements, signature, signers, trusted_config
 from runner.trust.approval import ApprovalStatus
 from runner.trust.manifest import Subject
 from runner.trust.requirements import ApprovalRequirement
 from runner.trust.signature import SigningKey
+from runner.trust.transitions import ApprovalFile, RejectionReason
 from runner.trust.trusted_config import TrustedConfig
-from runner.trust.view import ApprovalFile, RejectionReason, View
+from runner.trust.view import View
 
 WEEK = 7 * 24 * 3600
 PATHS = 500  # that are named to git diff
@@ -82,16 +82,16 @@ def matter(session: Session, protocol: str, what: str | None) -> Matter:
         raise RefusedError(
             f"{protocol} is cancelled: nothing waits for an approval",
             paths.folder(protocol),
-            f"`runner undo {number(protocol)}` reverts it",
+            f"`runner undo {lookup.typed(session.project, protocol)}` reverts it",
         )
     plan, _, state, _ = advance.consider(session, seen)
     if plan is None:
-        raise _no_plan(protocol)
-    found = permissions.trusted_config(session.project)
+        raise _no_plan(session.project, protocol)
+    found = trusted_config.of(session.project)
     view = permissions.view_of(session.project, seen, plan, state)
     waits = {wait.id: wait for wait in state.waiting if wait.type.ended_by == "approval"}
     subjects = {one: requirements.subject_of(view, wait) for one, wait in waits.items()}
-    chosen, subject = _choose(state, subjects, what, view.entries)
+    chosen, subject = _choose(session.project, state, subjects, what, view.entries)
     wait = waits.get(chosen)
     required = requirements.requirement_of(view, subject, wait.text if wait else "")
     needed = required or requirements.unasked(found, subject)
@@ -101,14 +101,14 @@ def matter(session: Session, protocol: str, what: str | None) -> Matter:
     return Matter(seen, plan, state, found, needed, wait, view.digest(subject, seen.tip), is_required)
 
 
-def _no_plan(protocol: str) -> UsageError:
-    short = number(protocol)
+def _no_plan(project: Project, protocol: str) -> UsageError:
+    short = lookup.typed(project, protocol)
     hint = f"`runner status {short}` shows the open questions"
     return UsageError("there is no plan yet: nothing waits for an approval", paths.folder(protocol), hint)
 
 
 def _choose(
-    state: State, subjects: dict[str, Subject], what: str | None, known: Sequence[RawEntry]
+    project: Project, state: State, subjects: dict[str, Subject], what: str | None, known: Sequence[RawEntry]
 ) -> tuple[str, Subject]:
     """Return (id of the wait or empty, subject) of what a person means. `known`: the record's entries."""
     where = paths.folder(state.protocol)
@@ -116,8 +116,9 @@ def _choose(
     if state.status is Status.COMPLETED:
         hint = "`merge` can be approved: it is completed"
     else:
-        next_ = describe.resuming(state)
-        hint = f"what waits: {there}" if there else f"`{next_}` continues until an approval is needed"
+        next_ = describe.resuming(project, state)
+        follows = "continues until an approval is needed" if next_.startswith("runner run ") else "comes first"
+        hint = f"what waits: {there}" if there else f"`{next_}` {follows}"
     if what is None:
         if len(subjects) == 1:
             return next(iter(subjects.items()))
@@ -169,9 +170,18 @@ def offer(
     """
     policy = found.trusted.policy
     assert policy is not None
-    key = signature.signing_key(session.git) if here else None
     email = session.person().email.lower()
-    approver = listed(session.project, found.trusted, key, email) if key else email
+    try:
+        key = signature.signing_key(session.git) if here else None
+        approver = listed(session.project, found.trusted, key, email) if key else email
+    except (UsageError, RefusedError) as error:
+        if decision is Decision.REVOKE or any(email in need.people for need in found.requirement.thresholds):
+            raise
+        # Nobody has to make a key, or have one listed, for an approval that does not count.
+        why = f"{email} is not {found.requirement.who}"
+        raise _would_not_count(
+            session.project, found, decision, RejectionReason.ROLE, why, without_force(session.project, paths.POLICY)
+        ) from error
     now = int(session.env.now())
     view = permissions.view_of(session.project, found.seen, found.plan, found.state)
     subject = found.requirement.subject
@@ -189,7 +199,7 @@ def offer(
         raise RefusedError(
             f"{approver} has no approval or rejection of it to revoke",
             str(subject),
-            f"`runner status {number(found.seen.protocol)}` shows the approvals",
+            f"`runner status {lookup.typed(session.project, found.seen.protocol)}` shows the approvals",
         )
     said = Statement(
         repo=policy.content.repo,
@@ -214,15 +224,19 @@ def offer(
     if foreseen.rejection is not None and not (
         decision is Decision.REVOKE and foreseen.rejection is RejectionReason.ROLE
     ):
-        raise _would_not_count(found, foreseen.rejection, foreseen.text, without_force(session.project, paths.POLICY))
+        no_force = without_force(session.project, paths.POLICY)
+        raise _would_not_count(session.project, found, decision, foreseen.rejection, foreseen.text, no_force)
     stands = approval.judge(view, found.requirement)
     given = {Decision.APPROVE: stands.counted, Decision.REJECT: stands.rejected}.get(decision, ())
     again = next((word for word in given if word.approver == approver), None)
     return Offer(found, said, text, key, same[-1] if same else None, again)
 
 
-def _would_not_count(found: Matter, fault: RejectionReason, text: str, no_force: str = "") -> RefusedError:
-    short = number(found.seen.protocol)
+def _would_not_count(
+    project: Project, found: Matter, decision: Decision, fault: RejectionReason, text: str, no_force: str = ""
+) -> RefusedError:
+    short = lookup.typed(project, found.seen.protocol)
+    what = "rejection" if decision is Decision.REJECT else "approval"
     hints = {
         RejectionReason.ROLE: no_force or f"ask one of them; `roles` in {found.trusted.where} says who they are",
         RejectionReason.AGENT: f"a person has to approve it: {found.requirement.who}",
@@ -234,7 +248,7 @@ def _would_not_count(found: Matter, fault: RejectionReason, text: str, no_force:
     }
     hint = hints.get(fault, f"`runner approve {short} {found.requirement.subject}` makes one that counts")
     return RefusedError(
-        f"the approval would not count: {text}", str(found.requirement.subject), f"{hint}; nothing was written"
+        f"the {what} would not count: {text}", str(found.requirement.subject), f"{hint}; nothing was written"
     )
 
 
@@ -288,11 +302,16 @@ def add(session: Session, found: Matter, data: bytes) -> str:
         )
         if not verdict.ok:
             raise _would_not_count(
-                found, RejectionReason.UNTRUSTED, verdict.reason, without_force(session.project, signers.FILE)
+                session.project,
+                found,
+                said.decision,
+                RejectionReason.UNTRUSTED,
+                verdict.reason,
+                without_force(session.project, signers.FILE),
             )
         foreseen = approval.foresee(view, found.requirement, signed, verdict.fingerprint)
         if foreseen.rejection is not None and said.decision is not Decision.REVOKE:
-            raise _would_not_count(found, foreseen.rejection, foreseen.text)
+            raise _would_not_count(session.project, found, said.decision, foreseen.rejection, foreseen.text)
         tree = git.edited(seen.tree, {name: TreeEntry(BLOB, git.write("blob", data))})
         if tree == seen.tree:
             return advance.Commit(seen.tip)
@@ -351,7 +370,7 @@ def _refuse_where_one_was(project: Project, view: View) -> None:
     for trusted in sorted(told):
         if git.blob(f"{trusted}:{paths.POLICY}") is not None:
             raise RefusedError(
-                f"there was a policy, at {trusted[:12]}, and it is gone: no approval counts without it",
+                f"the policy was deleted after {trusted[:12]}; no approval counts without it",
                 view.trusted.where,
                 f"put it back on {view.trusted.branch}: `git checkout {trusted[:12]} -- {paths.POLICY}`, and commit that",
             )
@@ -362,7 +381,7 @@ def standing(session: Session, found: Matter) -> ApprovalStatus:
     seen = load.view(session, found.seen.protocol)
     plan, _, state, _ = advance.consider(session, seen)
     if plan is None:
-        raise _no_plan(seen.protocol)
+        raise _no_plan(session.project, seen.protocol)
     is_counted = found.wait is not None and all(one.id != found.wait.id for one in state.waiting)
     again = approval.USUAL if is_counted else None
     return approval.judge(permissions.view_of(session.project, seen, plan, state), found.requirement, again=again)
@@ -403,7 +422,7 @@ def shown(project: Project, found: Matter, since: Statement | None) -> list[Part
         parts.append(
             Part(
                 f"the whole tree, changed since {born[:7]}",
-                diff(project, born, seen.tip, seen.protocol, "--stat") or "nothing",
+                _diff(project, seen, born, "--stat") or "nothing",
                 f"git diff {born[:12]} {seen.tip[:12]}",
             )
         )
@@ -422,33 +441,29 @@ def shown(project: Project, found: Matter, since: Statement | None) -> list[Part
 def _changes(project: Project, title: str, start: str, seen: Snapshot, only: Sequence[str] | None = None) -> Part:
     """Return a diff, of the paths in `only` alone where they are given."""
     if only is not None and len(only) <= PATHS:
-        text = diff(project, start, seen.tip, seen.protocol, only=only) if only else ""
+        text = _diff(project, seen, start, only=only) if only else ""
         return Part(title, text or "nothing that the signature covers", f"git diff {start[:12]} {seen.tip[:12]}")
-    text = diff(project, start, seen.tip, seen.protocol) or "nothing but the record"
+    text = _diff(project, seen, start) or "nothing but the record"
     return Part(title, text, f"git diff {start[:12]} {seen.tip[:12]}")
 
 
 def not_committed(project: Project, found: Matter) -> list[str]:
     """Return the plan files that are changed in a worktree and not committed: the next step picks them up."""
-    branch, made = project.branch(found.seen.protocol), []
-    for tree in project.git.worktrees():
-        if tree.branch == branch:
-            made += record.unsaved(project.git, tree, found.seen.protocol)
-    return made
+    protocol = found.seen.protocol
+    return [name for _, names in record.unsaved(project.git, project.branch(protocol), protocol) for name in names]
 
 
 def _text(data: bytes) -> str:
     return data.decode("utf-8", "backslashreplace")
 
 
-def diff(project: Project, old: str, new: str, protocol: str, *options: str, only: Sequence[str] = ()) -> str:
-    """Return the changes between two commits but those of the protocol's record and approvals, as a diff; `only`: of these paths."""
-    plain = ("diff", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames", *options, old, new, "--")
-    if only:
-        return project.git.run(*plain, *only).decode("utf-8", "backslashreplace")
-    folder = paths.folder(protocol)
-    left_out = ("state.json", "log.md", "log", "calls", "reports", "approvals")
-    out = project.git.run(
-        *plain, ":(top)", *(f":(exclude,top){folder}/{name}" for name in left_out), env={"GIT_LITERAL_PATHSPECS": "0"},
-    )  # fmt: skip
+# The parts of a protocol's folder that a signature does not cover.
+_RECORD = ("state.json", "log.md", "log", "calls", "reports", "approvals")
+
+
+def _diff(project: Project, seen: Snapshot, old: str, *options: str, only: Sequence[str] = ()) -> str:
+    """Return the changes up to a snapshot but those of its protocol's record and approvals, as a diff; `only`: of these paths."""
+    without, parts = ("", ()) if only else (seen.protocol, _RECORD)
+    words = ("--no-renames", *options)
+    out = record.diff(project.git, old, seen.tip, *words, without=without, parts=parts, only=only)
     return out.decode("utf-8", "backslashreplace")

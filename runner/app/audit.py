@@ -22,8 +22,9 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 from runner import __version__, resources
-from runner.app import timeline
-from runner.app.timeline import Timeline, count
+from runner.app import timeline, verify
+from runner.app.describe import count
+from runner.app.timeline import Timeline
 from runner.errors import InsufficientHistoryError, RunnerError, UsageError, installs
 from runner.git import GitError
 from runner.lines import counted
@@ -48,29 +49,26 @@ _OUTSIDE = ("held", "intent", "outcome", "settled")
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """The page of a protocol. `lacks`: its difference is not in this partial clone, and the page says so."""
+    """The page of a protocol. `lacks`: what brings its difference, where that is not in this partial clone; the page says so."""
 
     data: bytes
-    lacks: bool
+    lacks: str
 
 
 def audit(session: Session, protocol: str, report: Report, *, cannot_tell: bool, now: str) -> Page:
     """Return the page. `report`: the verdict of verify; `cannot_tell`: verify lacks objects; `now`: the time, for its foot."""
     chain = Timeline(session, protocol)
-    if not chain.tips:
-        chain.tip = session.project.trusted.commit
     row = chain.row
-    lacks = False
+    lacks = ""
     try:
         difference = _difference(chain, row)
     except GitError:
         if not session.git.is_partial() or session.mirror is not None:
             raise
-        lacks = True
-        hint = f"`runner audit {protocol} --yes` fetches it from {session.project.trusted.remote}"
-        difference = element("p", f"The difference is not in this clone: {hint}.", class_="warn")
+        lacks = history.brings(protocol, session.to_ask, f"audit {protocol}")
+        difference = element("p", f"The difference is not in this clone: {lacks}.", class_="warn")
     sections = (
-        ("Verdict", "verdict", _verdict(chain, report, cannot_tell)),
+        ("Verdict", "verdict", _verdict(chain, report)),
         ("Plan and steps", "plan", _plan(chain, row)),
         ("Approvals and answers", "approvals", _approvals(chain)),
         ("Effects", "effects", _effects(chain)),
@@ -135,13 +133,13 @@ def _banner(report: Report, cannot_tell: bool) -> Html:
     if cannot_tell:
         return element("p", "It cannot be verified here: history or objects are missing.", class_="verdict warn")
     if report.ok:
-        told = f"The record verifies: {counted(report.transitions, 'transition')}, {counted(report.approvals, 'approval')}."
-        return element("p", told, class_="verdict good")
+        told = f"{counted(report.transitions, 'transition')}, {counted(report.approvals, 'approval')}; {verify.signed(report)}"
+        return element("p", f"The record verifies: {told}.", class_="verdict good")
     findings = counted(len(report.findings), "finding")
     return element("p", f"The record does NOT verify: {findings}.", class_="verdict bad")
 
 
-def _verdict(chain: Timeline, report: Report, cannot_tell: bool) -> Html:
+def _verdict(chain: Timeline, report: Report) -> Html:
     rows = [(found.rule, _code(found.commit[:12]), _code(found.path), found.text) for found in report.findings]
     known = report.walk.signed == report.transitions > 0
     proves = (
@@ -255,13 +253,9 @@ def _statements(chain: Timeline) -> Iterator[Sequence[Part]]:
         named = entry.fields.get("approvals")
         for name in named if isinstance(named, list) else ():
             used.setdefault(str(name), []).append(entry.revision)
-    folder = f"{paths.folder(chain.protocol)}/{paths.APPROVALS}"
-    for name in chain.git.tree(f"{chain.tip}:{folder.rstrip('/')}") or {}:
-        data = chain.git.blob(f"{chain.tip}:{folder}{name}")
-        try:
-            said = approval_file.parse(data or b"", name).statement
-        except RunnerError as error:
-            yield ("?", element("span", error.what, class_="bad"), _code(name), "", "", "", "never")
+    for name, said in chain.statements.items():
+        if isinstance(said, RunnerError):
+            yield ("?", element("span", said.what, class_="bad"), _code(name), "", "", "", "never")
             continue
         revisions = ", ".join(f"revision {one}" for one in used.get(name.removesuffix(approval_file.SUFFIX), ()))
         yield (

@@ -1,6 +1,6 @@
-"""A step's work judged by hand, by its checks and review, and a shell as the step had it, in a workspace of its own.
+"""Judge a step's work by hand (checks, review), or open a shell in the step's sandbox, in a workspace of its own.
 
-Nothing of either is recorded, and nothing of the shell's is kept.
+Neither records anything, and the shell's changes are discarded.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import HeldError, RefusedError, UsageError
-from runner.executor import load, permissions
+from runner.executor import load
 from runner.executor.journal import open_journal
 from runner.executor.step_run import StepRun
 from runner.executor.steps import check, review
-from runner.executor.workspace_session import WorkspaceSession, with_kept
+from runner.executor.steps.work import with_kept
+from runner.executor.workspace_session import WorkspaceSession
 from runner.lines import counted
-from runner.protocol import decision, paths
+from runner.protocol import paths
 from runner.protocol.events import CheckEvidence
 from runner.protocol.plans import QaPolicy
-from runner.protocol.state import StepStatus
-from runner.sandbox.bubblewrap import is_system
+from runner.protocol.state import OPEN, STOPPED, StepStatus
+from runner.sandbox.mounts import is_system
 from runner.sandbox.process import Command, Sandbox, end_all
 from runner.store import locks, lookup, record
 from runner.store import workspace as workspaces
 from runner.store.project import Project, Session
 from runner.store.snapshot import Snapshot
 from runner.store.workspace import Workspace
-from runner.trust import requirements
+from runner.trust import requirements, trusted_config
 
 _HAS_WORK = (StepStatus.NEEDS_QA, StepStatus.COMPLETED)
-_STOPPED = (StepStatus.FAILED, StepStatus.BLOCKED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def judge(session: Session, protocol: str, slug: str | None, *, full: bool) -> J
                 f"`runner status {protocol}` shows its status",
             )
         # What the policy denies is not run by hand either.
-        requirements.of_start(permissions.trusted_config(session.project), step, paths.folder(protocol))
+        requirements.of_start(trusted_config.of(session.project), step, paths.folder(protocol))
         if full:
             step = dataclasses.replace(step, qa=QaPolicy.FULL)
         run = StepRun(session, seen, plan, step, seen.state, kept=work if work != seen.tip else None)
@@ -104,7 +104,7 @@ def judge(session: Session, protocol: str, slug: str | None, *, full: bool) -> J
 def _step_of(project: Project, seen: Snapshot) -> str | None:
     steps = seen.state.open_steps()
     waiting = [slug for slug, step in steps if step.status is StepStatus.NEEDS_QA]
-    failed = [slug for slug, step in steps if step.status in _STOPPED and work_of(project, seen, slug)]
+    failed = [slug for slug, step in steps if step.status in STOPPED and work_of(project, seen, slug)]
     done = [slug for slug, step in steps if step.status is StepStatus.COMPLETED]
     return next(iter([*waiting, *failed, *reversed(done)]), None)
 
@@ -120,7 +120,7 @@ def work_of(project: Project, seen: Snapshot, slug: str) -> str | None:
     status = seen.state.steps[slug].status
     if status in _HAS_WORK:
         return seen.tip
-    found = record.work_of(project.git, seen.protocol, seen.tip, slug) if status in _STOPPED else None
+    found = record.work_of(project.git, seen.protocol, seen.tip, slug) if status in STOPPED else None
     if found is None or project.git.is_ancestor(found[1], seen.tip):
         return seen.tip if found else None
     hint = f"`runner diff {lookup.typed(project, seen.protocol)} {slug}` shows it"
@@ -128,8 +128,8 @@ def work_of(project: Project, seen: Snapshot, slug: str) -> str | None:
 
 
 def _again(project: Project, run: StepRun) -> str:
-    stopped = [slug for slug, step in run.state.open_steps() if step.status in _STOPPED]
-    if run.slug not in stopped or run.state.status not in decision.OPEN:
+    stopped = run.state.stopped
+    if run.slug not in stopped or run.state.status not in OPEN:
         return ""
     name = f"runner retry {lookup.typed(project, run.view.protocol)}"
     return f"{name}{f' --step {run.slug}' if len(stopped) > 1 else ''}{' --keep' if run.kept else ''}"
@@ -182,7 +182,7 @@ def shell(session: Session, protocol: str, wanted: Wanted) -> Iterator[Opened]:
         workspace.prepare(commit)
         line = run.step.checks[wanted.check - 1] if run and wanted.check else ""
         folder = workspace.export(commit) if line else space.work
-        env = workspace.environment(run, folder)
+        env = run.environment(workspace, folder) if run else workspace.environment(folder)
         if run:
             env["RUNNER_ATTEMPT"] = str(attempt)
         if wanted.term:
@@ -233,7 +233,7 @@ def _shell(workspace: WorkspaceSession) -> str:
 @contextlib.contextmanager
 def space_for(project: Project, protocol: str) -> Iterator[Workspace]:
     """Yield an empty workspace for one shell; one that a killed runner left is taken."""
-    place = workspaces.place(project.dirs, protocol, project.config.workspace.path)
+    place = workspaces.place(project, protocol, project.config.workspace.path)
     for number in range(1, MOST + 1):
         space = workspaces.shell(place, number)
         with contextlib.ExitStack() as stack:

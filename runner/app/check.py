@@ -1,6 +1,6 @@
-"""Files that people write, checked before they are used: all mistakes in plans, configuration, policy and agents.
+"""Check files that people write before they are used: all mistakes in plans, configuration, policy and agents.
 
-And the policy, asked beforehand: what would it say of an action, and does it say what its examples expect. Nothing is changed.
+It also returns the policy's decision about one action, and runs the policy's examples. Nothing is changed.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Any
 from runner.app import create
 from runner.engines import registry as engines
 from runner.errors import MalformedFileError, RunnerError, UsageError
-from runner.executor import permissions, toolbox
+from runner.executor import toolbox
 from runner.executor.step_run import agent_of
 from runner.protocol import clarifications, config, paths, plans, policy_file, workflow
 from runner.protocol.config import Config
 from runner.protocol.file_models import nearest
 from runner.protocol.ids import STEP_FILE
-from runner.protocol.plans import Kind, Plan, Step
+from runner.protocol.plans import Kind, Plan, QaPolicy, Step
 from runner.protocol.policy_file import Effect, Example, Isolation, PolicyFile
 from runner.protocol.state import read_json
 from runner.store import lookup, record
@@ -34,7 +34,7 @@ from runner.store.project import Project, Session
 from runner.store.remote import Mirror
 from runner.tools import ToolError, files
 from runner.tools import registry as tools
-from runner.trust import policy, requirements
+from runner.trust import policy, requirements, trusted_config
 from runner.trust.policy import Decision, Policy, Subject
 
 _STUBS = {paths.PLAN: b"---\ntitle: A plan\n---\n", "": b"---\ntitle: A step\nkind: human\n---\n"}
@@ -50,7 +50,7 @@ def targets(project: Project, cwd: Path, named: tuple[str, ...], find: Callable[
 
     Of a plan's file the whole folder is checked.
     `find`: returns the id of the protocol that a person means. Without a name: all that people write in
-    the checkout's `.protocols`.
+    the checkout's `.protocols`, and in a protocol's worktree its plan.
 
     Raises:
         UsageError: a name is no folder, file or protocol.
@@ -75,25 +75,31 @@ def targets(project: Project, cwd: Path, named: tuple[str, ...], find: Callable[
         found[str((at.parent if at.name == paths.PLAN else at).relative_to(project.git.top))] = (
             at.parent if at.name == paths.PLAN else at
         )
-    return found
+    here = lookup.of_worktree(project)
+    return found | ({here: None} if here else {})
 
 
 def problems(project: Project, name: str, at: Path | None) -> Iterator[RunnerError]:
     """Yield each mistake in one of the `targets`."""
-    if at is None:
-        tip = lookup.tip(project, name)
-        there = record.folder(project.git, name, tip)
-        data = {file: project.git.blob(entry.oid) for file, entry in there.items() if paths.is_plan_file(file)}
-        yield from _of_plan(project, {file: found or b"" for file, found in data.items()}, paths.folder(name))
-    elif at.is_dir():
-        try:
-            files = create.read_folder(at, Path())
-        except RunnerError as error:
-            yield error
-            return
-        yield from _of_plan(project, files, name)
-    else:
+    if at is not None and not at.is_dir():
         yield from _of_file(at, name)
+        return
+    try:
+        files = _of_protocol(project, name) if at is None else create.read_folder(at, Path())
+    except RunnerError as error:
+        yield error
+        return
+    yield from _of_plan(project, files, paths.folder(name) if at is None else name)
+
+
+def _of_protocol(project: Project, protocol: str) -> dict[str, bytes]:
+    """Return a protocol's plan files: those of its worktree, whose edits the next step picks up, else those of its branch."""
+    folder = paths.folder(protocol)
+    for tree in project.git.checked_out(project.branch(protocol)):
+        if (tree.path / folder).is_dir():
+            return create.read_folder(tree.path, Path(folder))
+    there = record.folder(project.git, protocol, lookup.tip(project, protocol))
+    return {file: project.git.content(entry) or b"" for file, entry in there.items() if paths.is_plan_file(file)}
 
 
 def _parser(at: Path) -> Callable[[bytes, str], object] | None:
@@ -176,7 +182,7 @@ def _found_in(
     for step in plan.steps:
         if step.file not in seen:
             yield from _of_step(project, plan, step, f"{where}/{step.file}")
-    yield from _wrong(lambda: requirements.of_plan(permissions.trusted_config(project), plan, where))
+    yield from _wrong(lambda: requirements.of_plan(trusted_config.of(project), plan, where))
 
 
 def _without(data: bytes, numbers: list[int]) -> bytes | None:
@@ -220,7 +226,7 @@ def _of_step(project: Project, plan: Plan, step: Step, where: str) -> Iterator[R
         found += _wrong(lambda: _of_server(project, tool), line("tool"))
     elif tool and (known := _tools(project)) is not None and tool not in known:
         found += _wrong(lambda: tools.find(tool, dict.fromkeys(known, tools.BUILTIN["echo"])), line("tool"))
-    trusted, folder = permissions.trusted_config(project), where.rpartition("/")[0]
+    trusted, folder = trusted_config.of(project), where.rpartition("/")[0]
     start = _wrong(lambda: requirements.of_start(trusted, step, folder))
     start = start or _wrong(lambda: requirements.of_result(trusted, step, 1, folder))
     found += _references(plan, step, where)
@@ -236,11 +242,18 @@ def _references(plan: Plan, step: Step, where: str) -> Iterator[RunnerError]:
 
 
 def _checks(project: Project, plan: Plan, step: Step, where: str) -> Iterator[RunnerError]:
-    """Yield the checks whose program is a file that is neither on the trusted branch nor named by what a step does.
+    """Yield the checks whose program is a file that is neither on the trusted branch nor named by what a step does, and the checks
+    of plan.md that a step leaves out.
 
     A step that is a model's or a person's may write one that nothing names, so there only a near miss of a file is an error.
     """
-    qa = step.header.qa
+    qa, of_plan = step.header.qa, plan.header.qa
+    if qa and of_plan and of_plan.checks and "checks" not in qa.model_fields_set and step.qa is not QaPolicy.SKIP:
+        named = f"name the checks here too: `qa: {{policy: {step.qa}, checks: […]}}`"
+        hint = f"{named}; `checks: []` if none of them should run; or `qa: skip`"
+        yield MalformedFileError(
+            "this `qa` replaces that of plan.md, so the checks named there do not run", where, hint
+        )
     for check in qa.checks if qa else ():
         name = _file_run_by(check)
         if name is None or (project.git.top and (project.git.top / name).exists()):

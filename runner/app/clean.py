@@ -70,21 +70,8 @@ def remove(project: Project, items: list[Item], *, named: bool) -> Iterator[Item
         HeldError: with `named`, if a runner has started to work on the protocol.
     """
     for item in items:
-        if item.why:
-            yield item
-            continue
-        path = Path(item.name)
-        if item.kind == "environment":
-            why = "" if path in environments.unused(project) else "a step uses it by now"
-            yield dataclasses.replace(item, why=why or _remove_folder(path))
-            continue
         try:
-            with locks.hold(project.dirs.lock(item.protocol or path.name), project.env, what=item.protocol or "a plan"):
-                yield (
-                    _remove(project, item, named)
-                    if item.protocol
-                    else dataclasses.replace(item, why=_remove_folder(path))
-                )
+            yield dataclasses.replace(item, why=item.why or _remove(project, item, named))
         except HeldError as error:
             if named:
                 raise
@@ -97,24 +84,35 @@ def _held(project: Project, protocol: str, holder: str) -> HeldError:
     )
 
 
-def _remove(project: Project, item: Item, named: bool) -> Item:
-    tip = project.protocols().get(item.protocol)
-    # A question may have stood between the look and this: what holds now decides.
-    there = _of(project, item.protocol, tip, named=named, held=None)
-    now = [one for one in there if (one.kind, one.name) == (item.kind, item.name)]
-    why = now[0].why if now else "it is gone already"
-    if not why:
-        path = Path(item.name)
-        match item.kind:
-            case "worktree":
-                why = _remove_worktree(project.git, path)
-            case "branch":
-                why = _remove_branch(project, project.branch(item.protocol), tip)
-            case "journal":
-                why = _remove_journal(path)
-            case _:
-                why = _remove_folder(path)
-    return dataclasses.replace(item, why=why)
+def _remove(project: Project, item: Item, named: bool) -> str:
+    """Take an item away; return why it is left, or nothing."""
+    path, protocol = Path(item.name), item.protocol
+    if item.kind == "environment":
+        return _remove_folder(path) if path in environments.unused(project) else "a step uses it by now"
+    with locks.hold(project.dirs.lock(protocol or path.name), project.env, what=protocol or "a plan"):
+        if not protocol:
+            return _remove_folder(path)
+        tip = project.protocols().get(protocol)
+        # A question may have stood between the look and this: what holds now decides.
+        there = _of(project, protocol, tip, named=named, held=None)
+        now = [one for one in there if (one.kind, one.name) == (item.kind, item.name)]
+        if not now or now[0].why:
+            return now[0].why if now else "it is gone already"
+        try:
+            match item.kind:
+                case "worktree":
+                    return _remove_worktree(project.git, path)
+                case "branch":
+                    project.git.update_refs({project.branch(protocol): (None, tip)}, "runner: clean")
+                case "journal":
+                    shutil.rmtree(path)
+                case _:
+                    return _remove_folder(path)
+        except ConflictError as error:
+            return error.what
+        except OSError as error:
+            return f"{error.filename}: {error.strerror}"
+    return ""
 
 
 def _remove_worktree(git: Git, path: Path) -> str:
@@ -132,22 +130,6 @@ def _remove_folder(folder: Path) -> str:
         beneath.remove(folder)
     except OSError as error:
         return f"its files cannot be removed: {error.strerror}; `sudo rm -r {shlex.quote(str(folder))}` does"
-    return ""
-
-
-def _remove_branch(project: Project, branch: str, tip: str | None) -> str:
-    try:
-        project.git.update_refs({branch: (None, tip)}, "runner: clean")
-    except ConflictError as error:
-        return error.what
-    return ""
-
-
-def _remove_journal(journal: Path) -> str:
-    try:
-        shutil.rmtree(journal)
-    except OSError as error:
-        return f"{error.filename}: {error.strerror}"
     return ""
 
 
@@ -200,7 +182,7 @@ def _of(project: Project, protocol: str, tip: str | None, *, named: bool, held: 
         stays = f"its last commits are neither in {row['base']} nor in its history"
         found.append(Item(protocol, "branch", branch.removeprefix("refs/heads/"), 0, stays))
     elif row["status"] == "cancelled" and tip and (found or named):
-        stays = "it was cancelled, and its base does not have its commits"
+        stays = f"it was cancelled, and its base does not have its commits; {_gives_up(branch)}"
         found.append(Item(protocol, "branch", branch.removeprefix("refs/heads/"), 0, why or stays))
     return found
 
@@ -217,6 +199,11 @@ def _of_planning(project: Project) -> list[Item]:
             for at in spaces
         ),
     ]
+
+
+def _gives_up(branch: str) -> str:
+    """Return the command that deletes the branch of a cancelled protocol with its work, for people."""
+    return f"`git branch -D {shlex.quote(branch.removeprefix('refs/heads/'))}` gives up its branch"
 
 
 def _unfiled(project: Project, protocol: str) -> str:
@@ -252,7 +239,7 @@ def taken(project: Project) -> int:
 
 
 def _workspace(project: Project, protocol: str) -> workspace.Workspace:
-    return workspace.place(project.dirs, protocol, project.config.workspace.path)
+    return workspace.place(project, protocol, project.config.workspace.path)
 
 
 def _workspaces(project: Project) -> Path:
@@ -291,18 +278,24 @@ def discard(project: Project, protocol: str, *, check_only: bool = False) -> lis
         RefusedError: something was done, or others may have it. InTheWayError: its worktree has something that git does not hold.
         HeldError: a runner has it.
     """
-    git, branch, number = project.git, project.branch(protocol), ids.number_of(protocol)
+    git, branch, number = project.git, project.branch(protocol), lookup.typed(project, protocol)
 
     def refuse(what: str, hint: str) -> RefusedError:
         return RefusedError(f"{protocol} is not discarded: {what}", branch, hint)
 
     with locks.hold(project.dirs.lock(protocol), project.env, what=protocol):
         tip, cancels = git.ref(branch), f"`runner cancel {number}` ends it, and its history stays"
+        shows = f"`runner show {number}` shows it"
         if tip is not None and record.row(git, protocol, tip)["status"] in record.ENDED:
-            cancels = f"`runner clean {number}` removes its folders; its branch and history stay"
+            has_folders = git.checked_out(branch) or os.path.lexists(_workspace(project, protocol).root)
+            cleans = f"`runner clean {number}` removes its folders" if has_folders else _gives_up(branch)
+            cancels = f"{cleans}; its history stays"
         remote = project.trusted.remote
-        if tip is None or git.tree(f"{project.trusted.commit}:{paths.folder(protocol)}") is not None:
-            raise refuse("it has no branch here, or its base has it", f"`runner show {number}` shows it")
+        if git.tree(f"{project.trusted.commit}:{paths.folder(protocol)}") is not None:
+            hint = f"`runner clean {number}` removes what is left of it here" if tip is not None else shows
+            raise refuse(f"it is merged in {project.trusted.branch}, which has its record", hint)
+        if tip is None:
+            raise refuse("it has no branch here", shows)
         if remote and git.ref(project.tracking(branch)) is not None:
             raise refuse(f"{remote} has it, and others may work on it", cancels)
         entries = record.events(git, protocol, tip)
@@ -319,7 +312,8 @@ def discard(project: Project, protocol: str, *, check_only: bool = False) -> lis
         for tree in trees:
             if kept := protocol_worktree.keeps(git, tree):
                 raise InTheWayError(f"{protocol} is not discarded: {kept.why}", str(tree.path), kept.command)
-        space, refs = _workspace(project, protocol), (branch, lookup.claim_ref(number), history.ref_of(protocol))
+        space = _workspace(project, protocol)
+        refs = (branch, lookup.claim_ref(ids.number_of(protocol)), history.ref_of(protocol))
         moves = {name: (None, oid) for name in refs if (oid := git.ref(name)) is not None}
         folders = [str(tree.path) for tree in trees] + ([str(space.root)] if os.path.lexists(space.root) else [])
         if check_only:

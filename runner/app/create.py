@@ -16,26 +16,26 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from runner import resources
 from runner.app import suite
 from runner.errors import ConflictError, MalformedFileError, UnsupportedError, UsageError, WaitingError
-from runner.executor import asking, load, permissions, planning, step_run, transition
+from runner.executor import asking, load, planning, step_run, transition
 from runner.git import BLOB, EXECUTABLE, TREE, TreeEntry
-from runner.lines import counted, is_harmless
+from runner.lines import counted, cut, is_harmless
 from runner.protocol import clarifications, config, ids, log, machine, paths, plans, strict_yaml, workflow
 from runner.protocol import events as ev
 from runner.protocol.ids import digest
 from runner.protocol.plans import TITLE_LIMIT, Kind, Plan
 from runner.protocol.state import SCHEMA, State
-from runner.store import history, locks, lookup, pending, protocol_worktree, publishing, transaction
+from runner.store import batch, history, locks, lookup, protocol_worktree, publishing, transaction
 from runner.store.environment import write_atomically, write_checkpoint
 from runner.store.project import Project, Session
 from runner.store.transaction import RefUpdate
 from runner.store.trusted import policy_digest
-from runner.trust import requirements
+from runner.trust import requirements, trusted_config
 from runner.trust.transitions import commit_of
 
 RACES = 50
@@ -55,7 +55,7 @@ def _no_note() -> None:
 class Made:
     """A new protocol. `path`: the person's worktree, or None.
 
-    If a model wrote its plan: `usd`, the known cost; `outline`, its steps with their commands; `questions`, wait (w2) and text of
+    If a model wrote its plan: `spent`, what that cost; `outline`, its steps with their commands; `questions`, wait (w2) and text of
     each question that it has before it can plan. Of a fork: `source`, PROTOCOL@REVISION; `done`, the number of completed steps.
     `printed()` has to be called once the id is printed: until then the same command finishes this protocol and makes no other.
     """
@@ -66,7 +66,7 @@ class Made:
     start: str
     path: Path | None
     note: str
-    usd: str = ""
+    spent: ev.Spent = field(default_factory=ev.Spent)
     outline: tuple[str, ...] = ()
     questions: tuple[tuple[str, str], ...] = ()
     source: str = ""
@@ -126,17 +126,15 @@ def planned(
     named = "" if text else planning.named_command(request, (*session.project.config.checks, *commands))
     seen = planning.Base(start, commands[:COMMANDS], named=named)
     with planning.written(session, task, questions=questions, waits=True, base=seen) as made_plan:
-        usd = made_plan.spent.get("usd", "0")
         if isinstance(made_plan, planning.Asking):
             asked = made_plan.events()
             genesis = Genesis(_headline(request), asked, {}, title.strip(), base, made_plan.transcript)
             made = make(session, genesis)
             waits = tuple((f"w{number}", event.text) for number, event in enumerate(asked, 2))
-            return dataclasses.replace(made, usd=usd if usd != "0" else "", questions=waits)
+            return dataclasses.replace(made, spent=made_plan.spent, questions=waits)
         made = create(session, title, made_plan.files, where="the model's plan", base=base, by=made_plan)
-        return dataclasses.replace(
-            made, usd=usd if usd != "0" else "", outline=tuple(planning.outline(made_plan.files, made_plan.untried))
-        )
+        outline = tuple(planning.outline(made_plan.files, made_plan.untried))
+        return dataclasses.replace(made, spent=made_plan.spent, outline=outline)
 
 
 def create(
@@ -168,7 +166,7 @@ def create(
     planned = ev.Planned(
         subject="plan",
         plan=plan.digest,
-        steps=machine.planned_steps(plan),
+        steps=machine.planned_steps(plan.steps),
         engine=by.engine if by else None,
         transcript=digest(by.transcript) if by else None,
         spent=by.spent if by else {},
@@ -181,11 +179,11 @@ def create(
 
 
 def _refuse_unattainable(project: Project, plan: Plan, where: str) -> None:
-    """Refuse a plan that asks for an approval that nobody can give; without one the policy is not read."""
+    """Refuse a plan that asks for an approval no one can give; without one the policy is not read."""
     steps = [step for step in plan.steps if step.header.approval]
     if not steps and not plan.header.approval:
         return
-    trusted = permissions.trusted_config(project)
+    trusted = trusted_config.of(project)
     requirements.of_plan(trusted, plan, where)
     for step in steps:
         requirements.of_start(trusted, step, where)
@@ -266,7 +264,7 @@ def make(session: Session, genesis: Genesis, then: Then | None = None) -> Made:
             claimed = publishing.look_at_numbers(session, always=then is not None)
             continue
         write_checkpoint(session.dirs, protocol, commit, state.genesis)
-        pending.fold(session.project)
+        batch.fold(session.project)
         path, why = protocol_worktree.add_worktree(session.project, protocol)
         printed = note.remove if note is not None else _no_note
         return Made(protocol, len(state.steps), base_name, start, path, why, printed=printed)
@@ -285,7 +283,7 @@ def _commit(session: Session, genesis: Genesis, created: ev.Created) -> tuple[st
     """Write the genesis commit of a protocol on its start; return it, and the state that it records."""
     git, protocol, person = session.git, created.subject, session.person()
     entries = transaction.entries_of(None, [created, *genesis.events], session.env.timestamp(), session.actor())
-    state, record = transaction.record(protocol, None, b"", 0, entries)
+    state, record = transaction.record(None, b"", 0, entries)
     start, folder = commit_of(git, created.start), paths.folder(protocol)
     files = {**genesis.files, **record}
     written = {f"{folder}/{name}": TreeEntry(BLOB, git.write("blob", data)) for name, data in files.items()}
@@ -316,7 +314,7 @@ def _finish(session: Session, note: locks.RequestNote) -> Made | None:
         state = load.view(session, protocol).state
     there = git.checked_out(branch)
     path, why = (there[0].path, "") if there else protocol_worktree.add_worktree(session.project, protocol)
-    session.env.say(f"{protocol} was not finished by an earlier, killed run of this command; it is now")
+    session.env.say(f"{protocol} was left unfinished by an earlier, killed run of this command; it is complete now")
     start = commit_of(git, tip)
     waits = tuple((wait.id, wait.text) for wait in state.waiting)
     return Made(
@@ -464,8 +462,7 @@ def task(
 
 def _headline(said: str) -> str:
     """Return the title of a task: its first line, shortened if it is long."""
-    title = said.splitlines()[0].strip()
-    return title if len(title) <= TITLE_LIMIT else f"{title[: TITLE_LIMIT - 1]}…"
+    return cut(said.splitlines()[0].strip(), TITLE_LIMIT)
 
 
 def agent_given(project: Project, path: Path, in_ci: bool) -> tuple[str | config.AgentFile, str]:
@@ -485,7 +482,7 @@ def agent_given(project: Project, path: Path, in_ci: bool) -> tuple[str | config
     given = config.parse_agent(data, str(path))
     folder = project.git.tree(f"{project.trusted.commit}:{paths.AGENTS}") or {}
     for name, entry in folder.items():
-        if name.endswith(".yaml") and project.git.blob(entry.oid) == data:
+        if name.endswith(".yaml") and project.git.content(entry) == data:
             return name.removesuffix(".yaml"), given.objective
     why = "this is a CI job" if in_ci else ""
     # Their code would be loaded, and their rules would not hold.
@@ -499,7 +496,7 @@ def agent_given(project: Project, path: Path, in_ci: bool) -> tuple[str | config
             f"commit it as {paths.agent_file(path.stem)} on {project.trusted.branch}, then run the same command again",
         )
     project.env.say(
-        f"{path.name} is not on {project.trusted.branch}: its words are the plan's, and it lists no tools; external ones ask"
+        f"{path.name} is not on {project.trusted.branch}: its text is used, but not its list of tools; external tools need approval"
     )
     return given, given.objective
 
@@ -557,7 +554,7 @@ def _workflow(project: Project, name: str) -> tuple[dict[str, bytes], str]:
     for file, entry in tree.items():
         if not file.endswith(".md"):
             continue
-        data = git.blob(entry.oid) if entry.mode in (BLOB, EXECUTABLE) else None
+        data = git.content(entry) if entry.mode in (BLOB, EXECUTABLE) else None
         if data is None:
             raise MalformedFileError(
                 f"{file} is not a plain file", f"{folder}/{file} on {project.trusted.branch}", "replace it by one"

@@ -15,12 +15,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from runner.app import pending
 from runner.errors import RunnerError, UsageError
-from runner.executor import remedy, spending
+from runner.executor import load, spending
 from runner.lines import counted, headline
-from runner.protocol import ids, paths
-from runner.protocol.state import Json, State, plain, wait_type
-from runner.store import locks, lookup, push_refusal, record, remote, worktree
+from runner.protocol import ids
+from runner.protocol.state import STOPPED, Json, State, plain, wait_type
+from runner.store import lease, locks, lookup, record, remote, worktree
 from runner.store.environment import matching, read_checkpoint
 from runner.store.project import Project, Session
 from runner.store.record import Brief, Outlook
@@ -33,10 +34,10 @@ if TYPE_CHECKING:
     from runner.git import Git
     from runner.protocol.state import Row, WaitRow
 
-REWRITTEN = "what verified here is not in its branch any more"
-SAID = {"approve": "approves", "reject": "rejects", "revoke": "revokes"}
-FAILED = ("failed", "blocked")
+REWRITTEN = "its branch no longer contains the commit that verified here"
+SAID = {"approve": "approved", "reject": "rejected", "revoke": "revoked"}
 FEW = 100  # protocols whose branches are asked for one by one
+_USD = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,12})?")
 _COMMAND = r"(?:^|(?<=then )|(?<=or ))runner "  # where a command starts in `Next.text`
 
 
@@ -83,7 +84,7 @@ class Recorded(NamedTuple):
         """The slugs of the steps that failed or are blocked, and can be retried."""
         if self.row["status"] in record.ENDED:
             return ()
-        return tuple(slug for slug, step in record.open_steps(self.row) if step["status"] in FAILED)
+        return tuple(slug for slug, step in record.open_steps(self.row) if step["status"] in STOPPED)
 
     def ending(self, wait: Mapping[str, Any], *, later: bool = False) -> str:
         """Return the command that ends one of the waits. `later`: it may be typed when another one waits, so it names this one."""
@@ -102,7 +103,7 @@ class Recorded(NamedTuple):
     def resuming(self) -> str:
         """The command by which it resumes: where a step failed, the one that retries it. Empty for one that is cancelled."""
         status = self.row["status"]
-        if status in FAILED:
+        if status in STOPPED:
             return f"runner {record.reopens(self.row)} {self.name}"
         if status == "completed":
             return f"runner show {self.name}"
@@ -120,10 +121,15 @@ class Recorded(NamedTuple):
             return f"runner doctor {name}"
         if status == "paused":
             return f"runner resume {name}"
-        if status in FAILED:
+        if status in STOPPED:
             if record.reopens(self.row) == "resume":
                 return f"runner resume {name}"
-            return f"runner show {name} {found.step}" if found.step else f"runner show {name}"
+            if not found.step:
+                return f"runner show {name}"
+            step = self.row["steps"][found.step]
+            # A person fixes the work on the branch, and its QA as it is there by now says whether a retry would pass.
+            is_persons = step.get("kind") == "human" and str(step.get("reason")).startswith("QA: ")
+            return f"runner {'qa' if is_persons else 'show'} {name} {found.step}"
         if status in record.ENDED:
             return None
         if found.action != "none":
@@ -188,27 +194,24 @@ class Describer:
         self._session, self._now = session, session.env.now()
         self._ref = session.git.ref if branches is None else branches.get
         self._merges = record.Merges(session.git, session.project.trusted.remote)
-        self._leases = remote.last_leases(session.dirs) if session.project.trusted.remote is not None else {}
+        self._leases = remote.last_leases(session.project) if session.project.trusted.remote is not None else {}
         self._rebases = worktree.rebases(session.git)
         self._locks = _names(session.dirs.lock("")) if branches is not None else None
         self._checkpoints = _names(session.dirs.checkpoint("").parent) if branches is not None else None
 
-    def _is_merged(self, row: Row, tip: str) -> bool:
-        return self._merges.holds(row["protocol"], row.get("base", ""), tip)
+    def _is_merged(self, protocol: str, status: str, base: str, tip: str) -> bool:
+        return status == "completed" and self._merges.holds(protocol, base, tip)
 
     def listed(self, protocol: str, found: Brief, tip: str, names: Names) -> Listed:
         """Describe a protocol in one line; `tip`: as for `describe`. No approval is judged, which reads its history."""
         session = self._session
-        is_merged = found.status == "completed" and self._merges.holds(protocol, found.base, tip)
-        is_held = False
+        is_merged, is_held = self._is_merged(protocol, found.status, found.base, tip), False
         if not is_merged and (self._locks is None or protocol in self._locks):
             is_held = locks.is_held(session.dirs.lock(protocol)) is not None
         if not is_merged and not is_held and protocol in self._leases:
-            is_held = remote.at_work_elsewhere(session.project, protocol, self._leases) is not None
+            is_held = lease.at_work_elsewhere(session.project, protocol, self._leases) is not None
         is_rewritten = self._is_rewritten(protocol)
-        ahead = None
-        if not is_rewritten and session.project.trusted.remote is not None:
-            ahead = self._is_ahead(session.project.trusted.remote, protocol, names.short(protocol))
+        ahead = None if is_rewritten else self._ahead(protocol, names.short(protocol))
         term = "rewritten" if is_rewritten else word(found.status, acts=found.acts, held=is_held)
         return Listed(term, found.status == "completed" and not is_merged, ahead)
 
@@ -222,23 +225,22 @@ class Describer:
             else wait
             for wait in known.waits
         )
-        is_merged = row["status"] == "completed" and self._is_merged(row, tip)
+        is_merged = self._is_merged(protocol, row["status"], row.get("base", ""), tip)
         held, look = (None, None) if is_merged else at_work(session.project, row, name, self._leases)
         rewritten = self._is_rewritten(protocol)
-        ahead = None
-        if not rewritten and session.project.trusted.remote is not None:
-            ahead = self._is_ahead(session.project.trusted.remote, protocol, name)
+        ahead = None if rewritten else self._ahead(protocol, name)
         rebase = self._rebases.get(session.project.branch(protocol))
         to_merge = row["status"] == "completed" and not is_merged
-        judged = Judged(session, row, tip, name)
-        approvals = {one.wait: one for one in judged.unrecorded()} if waits else {}
+        asks = any(wait_type(wait.get("kind")).ended_by == "approval" for wait in waits)
+        judged = pending.Pending(session, protocol, tip, name) if asks else None
+        approvals = {one.wait: one for one in judged.unrecorded()} if judged else {}
         term = word(row["status"], acts=found.action != "none", held=held is not None)
         reason = situation(row, found, self._now)
         said = [one for one in approvals.values() if one.wait in found.waiting]
         given = [each for one in said for each in one.approvals if not each.rejection]
         reason = " · ".join([reason, *(f"{each.approver} {SAID[each.statement.decision]}" for each in given)])
         if found.action == "run-step" and (total := _not_recorded(session.project, protocol)):
-            reason = f"{reason} · {_price(total)} so far in this attempt"
+            reason = f"{reason} · this attempt so far: {price_of(total)}"
         if to_merge:
             reason = f"waits for merge: {row['title']}"
         elif term == "works":
@@ -250,7 +252,7 @@ class Describer:
         elif ahead is not None:
             reason = f"{reason} · {ahead.text}"
         if rewritten:
-            follows = Next.typed(f"runner doctor{' --fix' if remedy.can_adopt(session, protocol, tip) else ''} {name}")
+            follows = Next.typed(f"runner doctor{' --fix' if load.can_adopt(session, protocol, tip) else ''} {name}")
         elif rebase is not None:
             follows = Next(text="git rebase --continue, or git rebase --abort")
         elif ahead is not None:
@@ -260,7 +262,7 @@ class Describer:
         elif held is not None:
             follows = Next.typed(known.command)
         else:
-            follows = _following(judged, known, decided=any(not one.missing for one in said))
+            follows = _following(session, known, tip, judged, decided=any(not one.missing for one in said))
         return Description(
             row, name, term, reason, found, waits, follows, approvals, held, look, to_merge, ahead, rebase
         )
@@ -268,13 +270,10 @@ class Describer:
     def command(self, row: Row, tip: str, name: str) -> tuple[Outlook, str | None]:
         """Return what would follow, and what to type next as `--json` has it for many protocols: by the record and the plan files,
         approvals not judged."""
-        project, protocol, known = self._session.project, row["protocol"], recorded(row, name)
-        if row["status"] == "completed" and not self._is_merged(row, tip):
-            return known.outlook, lookup.merging(project, row, name)
-        if slug := _to_split(project.git, row, tip, known.outlook):
-            return known.outlook, f"runner plan {name} --split {slug}"
-        is_edited = is_approve(known.command) and record.untaken(project.git, protocol, tip)
-        return known.outlook, f"runner run {name}" if is_edited else known.command
+        known = recorded(row, name)
+        if row["status"] == "completed" and not self._is_merged(row["protocol"], "completed", row.get("base", ""), tip):
+            return known.outlook, lookup.merging(self._session.project, row, name)
+        return known.outlook, _following(self._session, known, tip, None, decided=False).command
 
     def _is_rewritten(self, protocol: str) -> bool:
         """Return whether the branch no longer contains the checkpoint of this machine, so that every command refuses it."""
@@ -287,18 +286,20 @@ class Describer:
         known, tip = project.checkpoint_and_tip(protocol)
         return known not in (None, tip) and tip is not None and not git.is_ancestor(str(known), tip)
 
-    def _is_ahead(self, remote: str, protocol: str, name: str) -> Ahead | None:
-        """Return what a remote, as last fetched, has that the branch here lacks; None if nothing. `name`: its name in commands.
+    def _ahead(self, protocol: str, name: str) -> Ahead | None:
+        """Return what the remote, as last fetched, has that the branch here lacks; None if nothing. `name`: its name in commands.
 
         Not for a rewritten branch: transitions that it replaced are not newer, and `sync` refuses it.
         """
-        session = self._session
+        session, remote = self._session, self._session.project.trusted.remote
+        if remote is None:
+            return None
         branch = session.project.branch(protocol)
-        there = self._ref(f"refs/remotes/{remote}/{branch.removeprefix('refs/heads/')}")
+        there = self._ref(session.project.tracking(branch))
         count = record.newer(session.git, protocol, self._ref(branch), there)
         if not count:
             return None
-        if push_refusal.clash(session, protocol) is not None:
+        if lookup.clash(session, protocol) is not None:
             return Ahead("clash", f"{remote} has another protocol with this id", f"runner fork --renumber {protocol}")
         return Ahead("behind", f"{remote} has {counted(count, 'newer transition')}", f"runner sync {name}")
 
@@ -316,9 +317,9 @@ def is_approve(typed: str | None) -> bool:
     return typed is not None and typed.startswith("runner approve ")
 
 
-def resuming(state: State) -> str:
+def resuming(project: Project, state: State) -> str:
     """Return the command by which a protocol resumes, as `Recorded.resuming`."""
-    return recorded(plain(state), str(ids.number_of(state.protocol))).resuming
+    return recorded(plain(state), lookup.typed(project, state.protocol)).resuming
 
 
 def _merging(project: Project, row: Row, name: str) -> Next:
@@ -327,22 +328,30 @@ def _merging(project: Project, row: Row, name: str) -> Next:
     return Next(typed, f"merge its request, then {typed}" if typed.startswith("runner sync") else typed)
 
 
-def _following(judged: Judged, known: Recorded, *, decided: bool) -> Next:
-    """Return what follows by the record, the branch and its worktrees. `decided`: an approval only has to be recorded."""
-    session, row, tip, name, typed = judged.session, known.row, judged.tip, known.name, known.command
+def _following(session: Session, known: Recorded, tip: str, judged: Pending | None, *, decided: bool) -> Next:
+    """Return what follows by the record, the branch and its worktrees. `judged`: the approvals, where one is waited for and they are
+    judged; `decided`: one only has to be recorded."""
+    row, name, typed = known.row, known.name, known.command
     git, protocol = session.git, row["protocol"]
-    if row["status"] in FAILED:
+    if row["status"] in STOPPED:
         trees = git.checked_out(session.project.branch(protocol))
         if record.out_of_plan(git, protocol, tip, trees, list(known.stopped)):
             return Next.typed(f"runner resume {name}")  # that removes from the plan what failed
         return Next.typed(typed, f"runner retry {name}" if record.reopens(row) == "retry" else "")
     if slug := _to_split(git, row, tip, known.outlook):
         return Next.typed(f"runner plan {name} --split {slug}", typed or "")
-    if not is_approve(typed):
-        return Next.typed(typed)
-    if decided or record.untaken(git, protocol, tip):
+    if is_approve(typed) and (decided or record.untaken(git, protocol, tip)):
         return Next.typed(f"runner run {name}")  # it is counted, or what was asked about was edited and is asked anew
-    return judged.approving(known.outlook, str(typed))
+    if judged is None or not is_approve(typed):
+        return Next.typed(typed)
+    try:
+        session.person()
+        other = judged.instead(known.outlook.waiting[0])
+    except UsageError:
+        return Next(text=f"set user.name and user.email in git, then {typed}")
+    except RunnerError:
+        other = ""
+    return Next(text=other) if other else Next.typed(typed)
 
 
 def _to_split(git: Git, row: Row, tip: str, found: Outlook) -> str | None:
@@ -379,7 +388,7 @@ def situation(row: Row, found: Outlook, now: float) -> str:
         return "its record is damaged, or not in this clone"
     if status in record.ENDED:
         return f"{row['title']}"
-    if status in FAILED:
+    if status in STOPPED:
         if found.step is None:
             return f"{row['title']}, {progress(row)}"
         step = steps[found.step]
@@ -397,7 +406,7 @@ def situation(row: Row, found: Outlook, now: float) -> str:
         return f"a model writes the plan: {row['title']}"
     if found.step is None:
         return progress(row)
-    what = {"check-step": "its checks", "take-work": "answered", "ask-person": "a person's"}.get(found.action, "")
+    what = {"check-step": "its checks", "take-work": "answered", "ask-person": "for a person"}.get(found.action, "")
     title = steps[found.step].get("title") or ""
     return f"{record.label(row, found.step)}{f' ({what})' if what else ''}: {title}, {progress(row)}"
 
@@ -451,7 +460,7 @@ def at_work(project: Project, row: Row, name: str, leases: Mapping[str, str]) ->
     """Return the runner at work on a protocol, here or by the leases of the remote, and the command to look again."""
     protocol, now = row["protocol"], project.env.now()
     held = locks.is_held(project.dirs.lock(protocol))
-    away = remote.at_work_elsewhere(project, protocol, leases) if not held and protocol in leases else None
+    away = lease.at_work_elsewhere(project, protocol, leases) if not held and protocol in leases else None
     if away is None:
         return held, None
     seen = f"as seen {age_of(now - away.asked)} ago" if away.asked else "as the remote was last seen"
@@ -460,58 +469,17 @@ def at_work(project: Project, row: Row, name: str, leases: Mapping[str, str]) ->
     return f"{away.who}'s runner {what}, since {age(away.since, now)} ({away.where}, {seen})", f"runner sync {name}"
 
 
-class Judged:
-    """The approvals of a protocol at the commit `tip`, judged once, and only if they are asked for. `name`: its name in commands."""
-
-    def __init__(self, session: Session, row: Row, tip: str, name: str) -> None:
-        self.session, self.tip, self._row, self._name = session, tip, row, name
-        self._found: Pending | None = None
-
-    def _pending(self) -> Pending:
-        from runner.app.pending import Pending  # it loads policies and keys, which most rows do without
-
-        self._found = self._found or Pending(self.session, self._row["protocol"], self.tip, self._name)
-        return self._found
-
-    def unrecorded(self) -> list[Unrecorded]:
-        """Return the approvals of current waits that no transition has recorded yet, with their status; none if it is unknown.
-
-        They are judged only if the branch has an approval that the log does not name.
-        """
-        session, protocol = self.session, self._row["protocol"]
-        if not any(wait_type(wait.get("kind")).ended_by == "approval" for wait in self._row["waiting"]):
-            return []
-        at = f"{self.tip}:{paths.folder(protocol)}"
-        there = session.git.tree(f"{at}/{paths.APPROVALS.rstrip('/')}")
-        if not there:
-            return []
-        log = session.git.blob(f"{at}/{paths.LOG}") or b""
-        if all(name.partition(".")[0].encode() in log for name in there):
-            return []
-        try:
-            return self._pending().unrecorded()
-        except RunnerError as error:
-            session.env.say(f"{protocol}: its approvals cannot be judged: {error.what} ({error.where})")
-            return []
-
-    def approving(self, found: Outlook, typed: str) -> Next:
-        """Return who can give the approval that waits, or what else to do; `typed` if the person here can."""
-        try:
-            self.session.person()
-            other = self._pending().instead(found.waiting[0]) if found.waiting else ""
-        except UsageError:
-            return Next(text=f"set user.name and user.email in git, then {typed}")
-        except RunnerError:
-            other = ""
-        return Next(text=other) if other else Next.typed(typed)
-
-
 def unrecorded_cost(project: Project, protocol: str) -> str:
     """Return the cost that is in no transition yet, such as that of a step that was killed; empty if there is none."""
     total = _not_recorded(project, protocol)
     if total is None:
         return ""
-    return f"{_price(total)}, {counted(total.turns, 'answer')}: kept here, so a step that resumes does not ask again"
+    return f"{price_of(total)}, {counted(total.turns, 'answer')}: kept here, so a step that resumes does not ask again"
+
+
+def price_of(total: Total) -> str:
+    """Return what models cost, also where that is nothing: `$0.00`."""
+    return price(spending.told(total)) or money(total.usd)
 
 
 def _not_recorded(project: Project, protocol: str) -> Total | None:
@@ -525,19 +493,14 @@ def _not_recorded(project: Project, protocol: str) -> Total | None:
     return total if total.turns else None
 
 
-def _price(total: Total) -> str:
-    return money(total.usd) + (f" and {total.unpriced:,} tokens without a price" if total.unpriced else "")
-
-
 def edited(project: Project, row: Row, tip: str) -> str:
     """Return which plan files people changed since the last transition, and what becomes of that; empty where there are none."""
     git, protocol = project.git, row["protocol"]
-    trees = [tree for tree in git.worktrees() if tree.branch == project.branch(protocol)]
-    found = {name for tree in trees for name in record.unsaved(git, tree, protocol)}
+    found = {name for _, names in record.unsaved(git, project.branch(protocol), protocol) for name in names}
     names = ", ".join(sorted(found.union(record.untaken(git, protocol, tip))))
     if not names or row["status"] not in record.ENDED:
         return f"{names}: the next step picks these edits up" if names else ""
-    return f"{names}: no step picks these edits up; `runner undo {ids.number_of(protocol)}` opens the protocol again"
+    return f"{names}: no step picks these edits up; `runner undo {lookup.typed(project, protocol)}` opens the protocol again"
 
 
 # --- names and times -----------------------------------------------------------------------------------------------------
@@ -603,16 +566,48 @@ def money(usd: str | Decimal) -> str:
     return f"${float(f'{amount:.1g}'):.5f}".rstrip("0") if amount >= 0.00001 else "<$0.00001"
 
 
-def spent(cost: Json) -> str:
-    """Return what a protocol cost so far: `1m 40s · $0.08`; empty where nothing was counted. `cost`: `spent` of its record."""
+# What an amount of work cost has the fields of `spent` of an event; see `runner.protocol.events.Spent`.
+_COUNTS = ("seconds", "input_tokens", "cached_tokens", "output_tokens", "unpriced")
+
+
+def together(costs: Iterable[object]) -> dict[str, Any]:
+    """Return what costs amount to together. Nobody validated them: what is no count or no amount is left out."""
+    from decimal import Decimal  # which a command that only reads need not load
+
+    told = [one for one in costs if isinstance(one, dict)]
+    amounts = [one["usd"] for one in told if isinstance(one.get("usd"), str) and _USD.fullmatch(one["usd"])]
+    usd = sum(map(Decimal, amounts), Decimal(0))
+    return {key: sum(count(one.get(key)) for one in told) for key in _COUNTS} | {
+        "usd": format(usd, "f") if usd else "0"
+    }
+
+
+def price(cost: Mapping[str, Any]) -> str:
+    """Return the price of a cost: `$0.08`, `$0.08 and a price not known`; empty where nothing was asked or it cost nothing."""
+    known = money(cost["usd"]) if cost.get("usd") not in (None, "0") else ""
+    return " and a ".join(filter(None, (known, "price not known" if cost.get("unpriced") else "")))
+
+
+def spent(cost: Json, *, tokens: bool = False) -> str:
+    """Return what work cost: `1m 40s · $0.08`, with `tokens` also `1,200 tokens in, 60 out`; empty where nothing was counted."""
     if not isinstance(cost, dict):
         return ""
-    parts = [duration(cost["seconds"])] if cost.get("seconds") else []
-    if cost.get("usd") not in (None, "0"):
-        parts.append(money(cost["usd"]))
-    elif cost.get("input_tokens"):
-        parts.append("price not known")
-    cached, whole = cost.get("cached_tokens"), cost.get("input_tokens")
-    if isinstance(cached, int) and isinstance(whole, int) and cached > 0 and whole > 0:
-        parts.append(f"{100 * cached // whole} % of the input cached")
-    return " · ".join(parts)
+    seconds, whole, cached = (count(cost.get(key)) for key in ("seconds", "input_tokens", "cached_tokens"))
+    parts = [duration(seconds) if seconds else "", price(cost)]
+    parts += [f"{100 * cached // whole} % of the input cached"] if cached and whole else []
+    if tokens and (out := count(cost.get("output_tokens"))) + whole:
+        parts.append(f"{whole:,} tokens in, {out:,} out")
+    return " · ".join(filter(None, parts))
+
+
+def spent_of(row: Row) -> str:
+    """Return what a protocol cost by its state.json, which does not say how many tokens have no price: all, where nothing has one."""
+    cost = row.get("spent")
+    if isinstance(cost, dict) and cost.get("usd") == "0":
+        cost = {**cost, "unpriced": count(cost.get("input_tokens"))}
+    return spent(cost)
+
+
+def count(value: object) -> int:
+    """Return a count as the record has it; 0 for anything else: nobody validated the entry, which may be forged."""
+    return value if isinstance(value, int) and value >= 0 else 0

@@ -130,25 +130,14 @@ class Sight:
     def _has_news(self, protocol: str, tip: str) -> bool:
         """Return whether people committed something since the last transition: an approval, an edit, or one that only looks so."""
         commit = self.session.git.commit(tip)
-        return commit is not None and not publishing.is_transition(commit, protocol)
+        return commit is not None and not record.is_transition(commit, protocol)
 
 
 def look(session: Session) -> None:
     """Look at what the remote has of protocols; if it does not answer, at this clone."""
     session.looked = False
-    mirror = publishing.look(session, "refs/heads/*")
-    if mirror is None:
-        return
-    git, seen = session.git, mirror.refs()
-    before = git.refs(f"refs/remotes/{mirror.remote}/")
-    moved = {
-        name: oid
-        for name, oid in seen.items()
-        if name.startswith("refs/heads/")
-        and ids.protocol_of_branch(session.project.pattern, name.removeprefix("refs/heads/"))
-        and before.get(f"refs/remotes/{mirror.remote}/{name.removeprefix('refs/heads/')}") != oid
-    }
-    mirror.track(moved)
+    if (mirror := publishing.look(session, "refs/heads/*")) is not None:
+        publishing.track_protocols(session.project, mirror)
 
 
 def run(session: Session, crew: Crew, *, jobs: int, tell: Tell) -> dict[str, int]:

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 
-from runner.app import create, steer, sync
+from runner.app import create, steer, sync, timeline
 from runner.app import verify as judging
 from runner.app.timeline import Timeline
 from runner.errors import (
@@ -26,26 +26,26 @@ from runner.errors import (
 from runner.executor import advance, divergence, journal, load, transition
 from runner.executor.transition import attempt_ref
 from runner.git import Git, TreeEntry
-from runner.protocol import decision, ids, machine, paths, plans
 from runner.protocol import events as ev
+from runner.protocol import ids, machine, paths, plans
 from runner.protocol.log import RawEntry
-from runner.protocol.state import Status, StepStatus
+from runner.protocol.state import OPEN, Status, StepStatus
 from runner.store import (
     history,
     locks,
     lookup,
     protocol_worktree,
     publishing,
-    push_refusal,
     record,
     snapshot,
     transaction,
 )
 from runner.store.project import Session
+from runner.store.record import transition_of
 from runner.store.remote import Mirror, PushRefusedError
 from runner.trust import verify, walk
 from runner.trust.rules.ends import completed, differs, unfinished
-from runner.trust.transitions import commit_of, transition_of, transitions_below
+from runner.trust.transitions import commit_of, transitions_below
 
 _STOPPED = (Status.CANCELLED, Status.PAUSED, Status.BLOCKED, Status.FAILED)
 
@@ -85,9 +85,7 @@ def fork(
         else revision
     )
     if at not in transitions:
-        near = sorted(sorted(transitions, key=lambda known: (abs(known - at), known))[:4])
-        hint = f"near ones: {_named(origin, near)}; `runner log {origin}` shows all"
-        raise UsageError(f"no transition of {origin} ends at revision {at}", paths.folder(origin), hint)
+        raise timeline.no_such_revision(session.project, origin, at, transitions)
     start = transitions[at]
     trusted = session.project.trusted
     report = verify.verify(git, origin, start, trusted)
@@ -117,7 +115,7 @@ def fork(
     event = ev.Forked(
         subject="plan",
         plan=plan.digest,
-        steps=machine.planned_steps(plan),
+        steps=machine.planned_steps(plan.steps),
         source=source,
         genesis=stood.genesis,
         done=completed(stood),
@@ -157,12 +155,14 @@ def renumber(session: Session, origin: str, revision: int | str | None = None) -
     try:
         with load.at_work(session, origin):
             note = divergence.renumbering_of(session.dirs, origin)
-            if note is not None and push_refusal.clash(session, origin) is not None:
+            if note is not None and lookup.clash(session, origin) is not None:
                 note = None  # it is another one of this id that is given a number now
             made = _make(session, origin, revision) if note is None else None
     except divergence.RenumberedError as done:
         note, made = done.note, None
-        session.env.say(f"{note.protocol} was not finished by an earlier, killed run of this command; it is now")
+        session.env.say(
+            f"{note.protocol} was left unfinished by an earlier, killed run of this command; it is complete now"
+        )
     note = note or divergence.renumbering_of(session.dirs, origin)
     assert note is not None
     return _end(session, note, made)
@@ -173,14 +173,13 @@ def _make(session: Session, origin: str, revision: int | str | None) -> create.M
     git, branch = session.git, session.project.branch(origin)
     _look(session)
     seen = load.view(session, origin)
-    clashes = push_refusal.clash(session, origin)
-    if clashes is None:
+    if lookup.clash(session, origin) is None:
         raise RefusedError(
             f"no other protocol has the id {origin}",
             f"{branch} at {seen.tip[:12]}",
             f"`runner fork {origin}` creates another protocol that continues it",
         )
-    if seen.state.status in decision.OPEN and load.pick_up_edits(session, origin, adopt=True):
+    if seen.state.status in OPEN and load.pick_up_edits(session, origin, adopt=True):
         seen = load.view(session, origin)
     trees = git.checked_out(branch)
     for tree in trees:
@@ -188,7 +187,7 @@ def _make(session: Session, origin: str, revision: int | str | None) -> create.M
             raise InTheWayError(
                 f"the worktree of {origin} cannot be removed: {kept.why}",
                 str(tree.path),
-                f"{kept.command}; then the same command once more",
+                f"{kept.command}; then run the same command again",
             )
     stood = seen.state.status if revision is None else None
 
@@ -202,7 +201,7 @@ def _make(session: Session, origin: str, revision: int | str | None) -> create.M
         if stood in _STOPPED:  # in the same push: no one may run it unasked, wherever this process ends
             paused = ev.Paused(subject=protocol, reason=f"{origin}, which it continues, was {stood}")
             tip = transition.prepare(session, snapshot.read(git, tip, protocol), [paused], None).commit
-        refs = _make_way(session, origin, protocol, genesis, seen.tip, clashes[1])
+        refs = _make_way(session, origin, protocol, genesis, seen.tip)
         claim = {lookup.claim_ref(ids.number_of(protocol)): (genesis, None)}
         divergence.Renumbering(
             origin=origin,
@@ -317,7 +316,7 @@ def _is_plan(protocol: str, path: str) -> bool:
 
 
 def _make_way(
-    session: Session, origin: str, protocol: str, genesis: str, tip: str, other: str
+    session: Session, origin: str, protocol: str, genesis: str, tip: str
 ) -> dict[str, tuple[str | None, str | None]]:
     """Return how the refs of the old id move: each is kept under `refs/runner/lost/`, and the fork's history keeps the old one."""
     git, old = session.git, history.ref_of(origin)
@@ -333,7 +332,7 @@ def _make_way(
     claim = lookup.claim_ref(ids.number_of(origin))
     assert session.mirror is not None
     if (mine := git.ref(claim)) is not None:
-        refs[claim] = (session.mirror.refs().get(claim), mine)
+        refs[claim] = (session.mirror.ref(claim), mine)
     if filed is not None:  # the transcripts of what counts as done
         refs[history.ref_of(protocol)] = history.add(git, protocol, {}, genesis, session.project.runner(), [filed])
     return refs
@@ -378,8 +377,5 @@ def _whole(
         )
     if renumber:
         return f"finish the step first: `runner run --publish never {origin}`"
-    return f"fork {_named(origin, near)}" if near else f"finish the step first: `runner run {origin}`"
-
-
-def _named(origin: str, revisions: list[int]) -> str:
-    return " or ".join(f"{origin}@{number}" for number in revisions)
+    commands = " or ".join(f"`runner fork {origin}@{number}`" for number in near)
+    return commands or f"finish the step first: `runner run {origin}`"

@@ -270,9 +270,7 @@ def look(clone: Clone, asked: Questions, wanted: Wanted) -> Look:
         if path == paths.CONFIG:
             data = _config(has_schemas, facts.base, said, check)
             # as it was written before the forge was named, the tests worked or schemas were there, and nobody edited it
-            forges, lines = {said, named, None}, {check, "", *known.checks}
-            each = [(has, one, line) for has in (True, False) for one in forges for line in lines]
-            over = here != data and here in [_config(has, facts.base, one, line) for has, one, line in each]
+            over = here != data and _is_as_written(here, {said, named, None}, {check, "", *known.checks})
         elif path == paths.POLICY:
             data = _policy(git, env, data or b"", known, here)
             own = here is not None and here != data
@@ -351,8 +349,14 @@ def is_untouched(git: Git) -> bool:
     """Return whether config.yaml is still as it was written here, with the one check that it names."""
     top, known = _top(git), configuration(git)
     said = f"{known.forge.name} {known.forge.url or ''}".strip() if known.forge else None
-    base, here = scaffold.facts(git, top).base, _here(top, paths.CONFIG)
-    return len(known.checks) == 1 and here in [_config(has, base, said, known.checks[0]) for has in (True, False)]
+    return len(known.checks) == 1 and _is_as_written(_here(top, paths.CONFIG), {said}, set(known.checks))
+
+
+def _is_as_written(here: bytes | None, forges: set[str | None], checks: set[str]) -> bool:
+    """Return whether config.yaml is as `_config` writes it with one of these, whichever base its comment names."""
+    named = re.search(rb"(?m)^# base: (\S+)$", here or b"")
+    base = named[1].decode("utf-8", "replace") if named else None
+    return here in [_config(has, base, one, line) for has in (True, False) for one in forges for line in checks]
 
 
 def configuration(git: Git) -> Config:

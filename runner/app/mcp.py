@@ -19,13 +19,12 @@ from runner.app import by_hand, create, steer
 from runner.errors import RefusedError, UsageError
 from runner.executor import load, toolbox
 from runner.executor.workspace_session import WorkspaceSession
-from runner.lines import with_ends
+from runner.lines import visible, with_ends
 from runner.protocol import config, ids, paths, plans, strict_yaml
 from runner.protocol.ids import digest
 from runner.store import lookup, snapshot
 from runner.store.project import Project, Session
-from runner.tools import servers
-from runner.tools.servers import ASKS
+from runner.tools import ASKS, servers
 
 _NO_PROTOCOL = "0000-mcp"  # whose workspace the server sees: that of no protocol, which is discarded
 
@@ -53,7 +52,9 @@ def pin(session: Session, name: str) -> Pinned:
     top = session.git.top
     if top is None:
         raise UsageError(
-            "a digest is written into a checkout, and there is none here", str(session.git.at), "run it in a checkout"
+            "a digest is written into a checkout, and there is none here",
+            str(session.git.common_dir),
+            "run it in a checkout",
         )
     at = top / paths.CONFIG
     found = config.parse(at.read_bytes() if at.is_file() else None, paths.CONFIG)
@@ -75,7 +76,7 @@ def pin(session: Session, name: str) -> Pinned:
             connection.close()
     wanted = found.mcp[name].version
     if wanted is not None and version != wanted:
-        what = f"the MCP server `{name}` says that it is version {servers.visible(version)[:40]}, not {wanted}"
+        what = f"the MCP server `{name}` says that it is version {visible(version)[:40]}, not {wanted}"
         raise UsageError(what, f"{at}, mcp: {name}", "install the declared version, or declare this one")
     return _write(top, name, words, found.mcp[name].tools)
 
@@ -124,7 +125,7 @@ def propose_plan(project: Project, title: str, files: Mapping[str, str]) -> str:
         title, said = create.task(title)
     if len(said) > MOST_FILES or not all(paths.is_plan_file(name) for name in said):
         hint = f"give {paths.PLAN}, {paths.CONTEXT} and step files such as 01-do.md, at most {MOST_FILES}"
-        raise UsageError("these are no plan files", ", ".join(sorted(said))[:200], hint)
+        raise UsageError("these are not plan files", ", ".join(sorted(said))[:200], hint)
     read = plans.parse(said, "the proposal", project.config.checks)
     plans.refuse_unsupported(read, "the proposal")
     name = f"{ids.slug_of_title(title or read.header.title)}-{digest(repr(sorted(said.items())).encode())[7:13]}"
@@ -145,7 +146,9 @@ def propose_edit(session: Session, protocol: str, file: str, text: str) -> str:
     """
     name = load.find_protocol(session, protocol)
     if not paths.is_plan_file(file):
-        raise UsageError(f"`{file}` is no plan file", name, f"give {paths.PLAN}, {paths.CONTEXT} or a step file's name")
+        raise UsageError(
+            f"`{file}` is not a plan file", name, f"give {paths.PLAN}, {paths.CONTEXT} or a step file's name"
+        )
     seen = load.view(session, name)
     before = snapshot.plan_files(session.git, seen)
     new = text if text.endswith("\n") else f"{text}\n"
@@ -164,7 +167,9 @@ def propose_edit(session: Session, protocol: str, file: str, text: str) -> str:
         raise RefusedError("nothing would change", path, "give the whole new text of the file")
     trees = session.git.checked_out(session.project.branch(name))
     if not trees:
-        raise UsageError(f"{name} has no worktree", path, f"a person can type `runner edit {steer.number(name)}`")
+        raise UsageError(
+            f"{name} has no worktree", path, f"a person can type `runner edit {lookup.typed(session.project, name)}`"
+        )
     at = session.dirs.beside / "proposals" / f"{name}-{digest(patch.encode())[7:13]}.patch"
     at.parent.mkdir(parents=True, exist_ok=True)
     at.write_text(patch)

@@ -12,18 +12,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runner.app import describe
-from runner.app.steer import number
 from runner.errors import ConflictError, RefusedError, UsageError
 from runner.executor import load, permissions
 from runner.git import Git
 from runner.lines import counted, few, is_harmless
 from runner.protocol import ids, log, paths
-from runner.protocol.state import State, Status, phrased
-from runner.store import history, protocol_worktree, publishing, record, transaction, worktree
+from runner.protocol.state import ACTIVE, State, Status, phrased
+from runner.store import history, lookup, protocol_worktree, publishing, record, transaction, worktree
 from runner.store.project import Project, Session
 from runner.store.snapshot import Snapshot
-from runner.trust import permit
-from runner.trust.transitions import commit_of
+from runner.trust import permit, trusted_config
+from runner.trust.rules import ends
+from runner.trust.transitions import commit_of, transitions_below
 
 RACES = 20
 _TRAILER = re.compile(r"[A-Za-z][A-Za-z0-9-]*: ")
@@ -47,7 +47,8 @@ class Merged:
     """`commit`: the commit of the base that has the work; `new`: whether this call made it, or would have made it.
 
     `message`, `commits`, `files`: of what it made: the commit's message, how many commits the base gets, and the paths that changed
-    outside the protocol's own folder; `pushed`: the refs to push for others to have it, and its proof.
+    outside the protocol's own folder; `pushed`: the refs to push for others to have it, and its proof; `older`: a note on the policy
+    that its history is judged by.
     """
 
     protocol: str
@@ -58,6 +59,7 @@ class Merged:
     commits: int = 0
     files: tuple[str, ...] = ()
     pushed: tuple[str, ...] = ()
+    older: str | None = None
 
 
 def merge(session: Session, protocol: str, wanted: Wanted | None = None) -> Merged:
@@ -89,8 +91,15 @@ def merge(session: Session, protocol: str, wanted: Wanted | None = None) -> Merg
                 _refuse_behind(session.project, seen, base)
             _refuse_unapproved(session, seen)
             tree, conflicts = git.merge_trees(base, seen.tip)
+            if f"{paths.folder(protocol)}/{paths.STATE}" in conflicts:
+                # A squash has no parent that says what of the branch it brought; the record that it brought does.
+                before = (one for one in git.first_parents(seen.tip) if record.is_merged(git, protocol, one, base))
+                if (end := next(before, None)) is None:
+                    raise _two_ends(session.project, seen)
+                brought, ours, theirs = (commit_of(git, one).tree for one in (end, base, seen.tip))
+                tree, conflicts = git.merge_onto(brought, ours, theirs, session.project.runner())
             if tree is None:
-                raise _conflict(session.project, protocol, seen.state.base, conflicts)
+                raise _conflict(session.project, protocol, seen.state.base, conflicts, squash=squash)
             there = commit_of(git, base)
             if tree == there.tree and record.is_merged(git, protocol, seen.tip, base):  # squashed, or picked
                 return _already(git, seen, base)
@@ -102,6 +111,7 @@ def merge(session: Session, protocol: str, wanted: Wanted | None = None) -> Merg
             if session.project.config.merge.assisted_by:
                 text = _with_trailers(text, _assistants(git, seen))
             own = f"{paths.folder(protocol)}/"
+            told = (one.trailers.trusted for one in transitions_below(git, protocol, seen.tip))
             made = Merged(
                 protocol,
                 seen.state.base,
@@ -111,6 +121,7 @@ def merge(session: Session, protocol: str, wanted: Wanted | None = None) -> Merg
                 1 if squash else 1 + int(git.text("rev-list", "--count", seen.tip, f"^{base}")),
                 tuple(sorted(path for path in git.changed(base, tree) if not path.startswith(own))),
                 _to_push(session.project, seen),
+                ends.older_policies(git, protocol, seen.tip, session.project.trusted, told),
             )
             if wanted.dry_run:
                 return made
@@ -135,7 +146,7 @@ def _already(git: Git, seen: Snapshot, base: str) -> Merged:
 def _to_push(project: Project, seen: Snapshot) -> tuple[str, ...]:
     """Return the base and, where no runner pushes them, a published branch that is behind and the history ref.
 
-    Without the one a colleague's clone goes on from where it was published, without the other it has nothing that proves a squash.
+    Without the one a colleague's clone continues from where it was published, without the other it has nothing that proves a squash.
     """
     if project.trusted.remote is None:
         return ()
@@ -184,17 +195,20 @@ def _refuse_uncommitted(project: Project, protocol: str) -> None:
             raise RefusedError(
                 f"changes in its worktree are in no commit: {few(names, 5)}",
                 str(tree.path),
-                f"commit them there, or `runner merge {number(protocol)} --leave` merges without them",
+                f"commit them there, or `runner merge {lookup.typed(project, protocol)} --leave` merges without them",
             )
 
 
 def _refuse_unready(project: Project, state: State) -> None:
     if state.status is not Status.COMPLETED:
-        command, name = describe.resuming(state), ids.branch_of(project.pattern, state.protocol)
+        command, name = describe.resuming(project, state), ids.branch_of(project.pattern, state.protocol)
+        hint = f"`{command}` continues" if command else f"`git merge {name}` merges it without the runner"
+        if state.waiting and state.status in ACTIVE:
+            hint = f"`runner status {lookup.typed(project, state.protocol)}` shows what it waits for"
         raise RefusedError(
             f"{state.protocol} {phrased(state.status)}: only a completed protocol can be merged",
             f"revision {state.revision}",
-            f"`{command}` continues" if command else f"`git merge {name}` merges it without the runner",
+            hint,
         )
 
 
@@ -210,17 +224,17 @@ def _refuse_behind(project: Project, seen: Snapshot, base: str) -> None:
     raise RefusedError(
         f"{seen.state.base} has {counted(count, 'commit')} that {seen.protocol} does not have",
         f"`merge: {{base: up-to-date}}` in {paths.CONFIG} on {project.trusted.branch}",
-        f"{how}, then `runner merge {number(seen.protocol)}`",
+        f"{how}, then `runner merge {lookup.typed(project, seen.protocol)}`",
     )
 
 
 def _refuse_unapproved(session: Session, seen: Snapshot) -> None:
     """Refuse a merge that lacks an approval that the policy requires, or that an approver rejected."""
-    if permissions.trusted_config(session.project).policy is None:
+    if trusted_config.of(session.project).policy is None:
         return
-    if permissions.trusted_config(session.project).requires("merge"):
+    if trusted_config.of(session.project).requires("merge"):
         publishing.look_again(session, seen.protocol)
-    found = permissions.trusted_config(session.project)
+    found = trusted_config.of(session.project)
     view = permissions.view_of(session.project, seen, None, seen.state)
     standing = permit.merge_status(view)
     if not (standing.rejected or (found.requires("merge") and standing.missing)):
@@ -232,13 +246,13 @@ def _refuse_unapproved(session: Session, seen: Snapshot) -> None:
     raise RefusedError(
         f"the merge of {seen.protocol} is {why}; it needs {standing.requirement.who}{''.join(f'; {one}' for one in said)}",
         found.where,
-        f"`runner {'revoke' if standing.rejected else 'approve'} {number(seen.protocol)} merge`, by "
+        f"`runner {'revoke' if standing.rejected else 'approve'} {lookup.typed(session.project, seen.protocol)} merge`, by "
         + (", ".join(word.approver for word in standing.rejected) or standing.missing),
     )
 
 
 def _elsewhere(project: Project, state: State) -> RefusedError:
-    short, name = number(state.protocol), ids.branch_of(project.pattern, state.protocol)
+    short, name = lookup.typed(project, state.protocol), ids.branch_of(project.pattern, state.protocol)
     where = f"base `{state.base}`"
     if project.has_requests:
         opens = "" if project.setting("publish") == "always" else f"`runner sync {short}` opens its request; "
@@ -252,10 +266,24 @@ def _elsewhere(project: Project, state: State) -> RefusedError:
     )
 
 
-def _conflict(project: Project, protocol: str, base: str, conflicts: list[str]) -> RefusedError:
-    name = ids.branch_of(project.pattern, protocol)
+def _two_ends(project: Project, seen: Snapshot) -> RefusedError:
+    """Return the error for a protocol that others merged, while the branch here moved without them: no record has both."""
+    base, name = seen.state.base, ids.branch_of(project.pattern, seen.protocol)
+    return RefusedError(
+        f"{seen.protocol} was already merged into {base}, and has newer commits here",
+        name,
+        f"`git log {base}..{name}` shows them; `git cherry-pick` those that you need onto {base}",
+    )
+
+
+def _conflict(project: Project, protocol: str, base: str, conflicts: list[str], *, squash: bool) -> RefusedError:
+    name, typed = ids.branch_of(project.pattern, protocol), lookup.typed(project, protocol)
+    merge = f"git merge --squash {name}" if squash else f"git merge {name}"
+    # Git has a branch in one worktree at a time: in another one it refuses to switch to it.
+    trees = [tree.path for tree in project.git.checked_out(f"refs/heads/{base}") if tree.path != project.git.top]
+    go = f"cd {shlex.quote(str(trees[0]))}" if trees else f"git switch {base}"
     return RefusedError(
         f"{protocol} and {base} conflict: {few(conflicts, 5)}",
         f"nothing was changed; base `{base}`",
-        f"`git switch {base} && git merge {name}`, resolve it, commit; `runner status {number(protocol)}` then shows it as merged",
+        f"`{go} && {merge}`, resolve it, commit; `runner status {typed}` then shows it as merged",
     )

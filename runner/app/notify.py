@@ -23,15 +23,14 @@ from urllib.parse import urlsplit
 
 from runner.app import describe
 from runner.errors import RunnerError
-from runner.executor import permissions
 from runner.git.process import answer
-from runner.lines import counted, is_harmless
+from runner.lines import counted, cut, is_harmless
 from runner.protocol.plans import seconds_of
 from runner.protocol.state import read_json
 from runner.store import locks, lookup, record
 from runner.store.environment import write_atomically
 from runner.store.project import Project, Session
-from runner.trust import policy
+from runner.trust import policy, trusted_config
 
 if TYPE_CHECKING:
     from runner.protocol.state import Row
@@ -159,7 +158,7 @@ def _line(session: Session, protocol: str, tip: str) -> str:
 
 def _plain(text: str) -> str:
     line = "".join(filter(is_harmless, " ".join(text.split())))
-    return line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…"
+    return cut(line, WIDTH)
 
 
 def _people(project: Project) -> tuple[str, tuple[str, ...]]:
@@ -167,7 +166,7 @@ def _people(project: Project) -> tuple[str, tuple[str, ...]]:
     also = project.config.notify.also
     if not also:
         return "", ()
-    trusted = permissions.trusted_config(project)
+    trusted = trusted_config.of(project)
     roles = trusted.policy.content.roles if trusted.policy is not None else {}
     words = [f"{role} ({', '.join(roles.get(role, ())) or 'nobody has this role'})" for role in also]
     names = dict.fromkeys(name for role in also for name in roles.get(role, ()))
@@ -212,7 +211,7 @@ def _post(project: Project, name: str, text: str) -> None:
     host = parts.hostname or ""
     if parts.scheme != "https" and not (parts.scheme == "http" and host in LOCAL):
         raise ValueError("its address should begin with https://")
-    decision = policy.evaluate(permissions.trusted_config(project).rules, policy.reached(host, step="notify"))
+    decision = policy.evaluate(trusted_config.of(project).rules, policy.reached(host, step="notify"))
     if decision.verdict != "allow":
         raise ValueError(f"the policy does not allow {host}; name it under `network: {{allow: […]}}` of policy.yaml")
     for char, written in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):

@@ -16,7 +16,7 @@ from runner.app.describe import Recorded
 from runner.forge import BODY_TEXT, Status, StatusState, status_text
 from runner.lines import counted, pattern
 from runner.protocol import paths
-from runner.protocol.state import ENDED, State, StepState, StepStatus, wait_type
+from runner.protocol.state import ENDED, STOPPED, State, StepState, StepStatus, wait_type
 from runner.store import record
 
 PLAN_TEXT: Final = 20_000  # characters of the plan that are shown; the branch has it whole
@@ -25,7 +25,6 @@ MERGE: Final = "merge"  # the key of the merge in `Page.ways`; no wait of a reco
 REVIEW, SIGNED = "review", "signed"  # how an approval is given, as `from:` of the policy has it
 COMMENTS: Final = ("retry", "pause", "resume", "answer", "step")  # commands that a comment can give
 _STEPS: Final = 100
-_STOPPED: Final = (StepStatus.FAILED, StepStatus.BLOCKED)
 _WORDS: Final = pattern(r"[A-Za-z]+(?:[ ,()]{1,2}[A-Za-z]+)*\)?")
 _PLAIN: Final = frozenset(" .,:;'\"()+-_/?=")  # beside letters and digits: nothing that a forge takes for a reference
 
@@ -60,12 +59,13 @@ def body(page: Page, plan: str) -> str:
         rows.append(f"| `{step.place:02d}-{slug}` | {code(step.title)} | {step.kind} | {status} | {_checked(step)} |")
     if len(steps) > _STEPS:
         rows.append(f"| … | {len(steps) - _STEPS} more | | | |")
+    cost = describe.spent(page.found.row.get("spent"), tokens=True)
     table = ["| step | title | kind | status | checks |", "|---|---|---|---|---|", *rows]
     parts = [
         *asked(page),
         f"### {describe.progress(page.found.row)}" if rows else "There is no plan yet.",
         "\n".join(table) if rows else "",
-        f"Cost so far: {_spent(state)}." if _spent(state) else "",
+        f"Cost so far: {cost}." if cost else "",
         f"<details><summary>The plan</summary>\n\n{block(plan, PLAN_TEXT)}\n\n</details>" if plan else "",
         f"The step files are in `{paths.folder(state.protocol)}/`, among the changes; the runner picks up an edit there. "
         "Written by [protocol-runner](https://pypi.org/project/protocol-runner/).",
@@ -101,25 +101,25 @@ def asked(page: Page) -> list[str]:
     match found.word:
         case "failed" | "blocked":
             parts += [] if found.stopped else [f"### {found.word.capitalize()}"]
-            parts.append(f"- When the cause is fixed: {_typed(page, found.resuming)}")
+            parts.append(f"- When the cause is fixed: {_typed(found.resuming)}")
         case "paused":
-            parts += ["### Paused", f"- To resume: {_typed(page, found.resuming)}"]
+            parts += ["### Paused", f"- To resume: {_typed(found.resuming)}"]
         case "cancelled":
             parts.append("### Cancelled")
         case "completed" if page.merge:
             parts += [f"### The merge waits for the approval of {_words(page.merge)}", *_approve(page, MERGE)]
         case "completed":
             parts.append("### Every step is done: merge this request")
-    return parts or ["### Waits for nobody", f"- To continue: {_typed(page, found.resuming)}"]
+    return parts or ["### Waits for nobody", f"- To continue: {_typed(found.resuming)}"]
 
 
 def _how(page: Page, wait: Mapping[str, Any]) -> list[str]:
     """Return how to end a wait, as a list; for an approval it adds that a comment is none."""
     match wait_type(wait["kind"]).ended_by:
         case "answer":
-            return [f"- Answer: {_typed(page, page.found.ending(wait, later=True))}"]
+            return [f"- Answer: {_typed(page.found.ending(wait, later=True))}"]
         case "edit":
-            return [f"- Raise `budget` in the step file: {_typed(page, page.found.ending(wait))}"]
+            return [f"- Raise `budget` in the step file: {_typed(page.found.ending(wait))}"]
     return _approve(page, str(wait["id"]), page.found.ending(wait))
 
 
@@ -132,7 +132,7 @@ def _approve(page: Page, wait: str, typed: str = "") -> list[str]:
     return [f"- To approve: {', or '.join(yes)}\n- To reject: {', or '.join(no)}", "A comment is no approval."]
 
 
-def _typed(page: Page, command: str) -> str:
+def _typed(command: str) -> str:
     """Return how people give a command: in a comment, where one can give it, or in a terminal."""
     _, verb, rest = command.split(" ", 2)
     said = " ".join(["/runner", verb, *rest.split(" ")[1:]])
@@ -156,7 +156,7 @@ def _plan(page: Page) -> tuple[StatusState, str]:
         return StatusState.PENDING, f"waits for {asked['by']}"
     if page.state.plan is not None:
         return StatusState.SUCCESS, counted(len(page.state.open_steps()), "step")
-    if found.word in (*describe.FAILED, "cancelled"):
+    if found.word in (*STOPPED, "cancelled"):
         return StatusState.FAILURE, f"{found.word} before there was a plan"
     return StatusState.PENDING, "there is no plan yet"
 
@@ -164,7 +164,7 @@ def _plan(page: Page) -> tuple[StatusState, str]:
 def _step(found: Recorded) -> tuple[StatusState, str]:
     if found.word == "completed":
         return StatusState.SUCCESS, describe.progress(found.row)
-    if found.word in (*describe.FAILED, "cancelled"):
+    if found.word in (*STOPPED, "cancelled"):
         return StatusState.FAILURE, ": ".join([found.word, *found.stopped[:1]])
     paused = ["paused"] if found.word == "paused" else []
     waits = [f"waits for {wait['by']}" for wait in found.waits[:1]]
@@ -195,7 +195,7 @@ def _status(step: StepState, waits: bool) -> str:
     word = _word(step)
     if step.status is StepStatus.COMPLETED:
         return f"✔ {word}"
-    if step.status in _STOPPED:
+    if step.status in STOPPED:
         return f"✘ **{word}**"
     if waits:
         return "▸ **waits**"
@@ -206,7 +206,7 @@ def _checked(step: StepState) -> str:
     """Return what the step's QA says."""
     if step.passed:
         return "✔ passed"
-    if step.status in _STOPPED and (step.reason or "").startswith("QA:"):
+    if step.status in STOPPED and (step.reason or "").startswith("QA:"):
         return "✘ **failed**"
     return "none" if step.qa == "skip" else "to come" if step.status not in ENDED else ""
 
@@ -216,18 +216,9 @@ def _words(text: str) -> str:
     return text if _WORDS.fullmatch(text) else code(text)
 
 
-def _spent(state: State) -> str:
-    spent = state.spent
-    tokens = spent.input_tokens + spent.output_tokens
-    parts = [describe.money(spent.usd)] if spent.usd != "0" else []
-    parts += [f"{tokens:,} tokens"] if tokens else []
-    parts += [f"{spent.seconds} s"] if spent.seconds else []
-    return " · ".join(parts)
-
-
 def _qa(steps: Sequence[tuple[str, StepState]]) -> tuple[StatusState, str]:
     asked = [(slug, step) for slug, step in steps if step.qa != "skip" and step.status is not StepStatus.CANCELLED]
-    failed = [slug for slug, step in asked if step.status in _STOPPED and (step.reason or "").startswith("QA:")]
+    failed = [slug for slug, step in asked if step.status in STOPPED and (step.reason or "").startswith("QA:")]
     passed = sum(step.passed for _, step in asked)
     if failed:
         return StatusState.FAILURE, f"failed: {failed[0]}"

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from runner.errors import MalformedFileError, RefusedError, RunnerError
 from runner.executor import advance, permissions
 from runner.git import Git
-from runner.protocol import approval_file
+from runner.protocol import approval_file, paths
+from runner.protocol import events as ev
 from runner.protocol.approval_file import Form
-from runner.protocol.state import OF_WORK, Wait
+from runner.protocol.state import ACTIVE, OF_WORK, State, Wait
 from runner.store import snapshot
 from runner.store.project import Project, Session
 from runner.trust import approval, signature, signers
@@ -21,9 +23,9 @@ from runner.trust.approval import ApprovalStatus
 from runner.trust.manifest import Subject
 from runner.trust.requirements import ApprovalRequirement
 from runner.trust.signature import SigningKey
-from runner.trust.transitions import before_work
+from runner.trust.transitions import ApprovalFile, before_work
 from runner.trust.trusted_config import TrustedConfig
-from runner.trust.view import ApprovalFile, View
+from runner.trust.view import View
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +41,39 @@ class Pending:
     """The approvals of a protocol at the commit `tip` that no transition has recorded. `name`: the protocol's, in commands."""
 
     def __init__(self, session: Session, protocol: str, tip: str, name: str) -> None:
-        seen = snapshot.read(session.git, tip, protocol)
-        self._session, self._name, self._state = session, name, seen.state
-        self._view: View = permissions.view_of(session.project, seen, advance.consider(session, seen)[0], seen.state)
-        self._trusted = self._view.trusted
+        self._session, self._protocol, self._tip, self._name = session, protocol, tip, name
+
+    @cached_property
+    def _view(self) -> View:
+        seen = snapshot.read(self._session.git, self._tip, self._protocol)
+        plan = advance.consider(self._session, seen)[0]
+        return permissions.view_of(self._session.project, seen, plan, seen.state)
+
+    @property
+    def _state(self) -> State:
+        return self._view.state
+
+    @property
+    def _trusted(self) -> TrustedConfig:
+        return self._view.trusted
 
     def unrecorded(self) -> list[Unrecorded]:
-        """Return the unrecorded approvals of each wait that has some."""
+        """Return the unrecorded approvals of each wait that has some; none if that is unknown.
+
+        They are judged only if the branch has an approval that the log does not name.
+        """
+        git, at = self._session.git, f"{self._tip}:{paths.folder(self._protocol)}"
+        there = git.tree(f"{at}/{paths.APPROVALS.rstrip('/')}") or {}
+        log = (git.blob(f"{at}/{paths.LOG}") or b"") if there else b""
+        if all(name.partition(".")[0].encode() in log for name in there):
+            return []
+        try:
+            return self._judged()
+        except RunnerError as error:
+            self._session.env.say(f"{self._protocol}: its approvals cannot be judged: {error.what} ({error.where})")
+            return []
+
+    def _judged(self) -> list[Unrecorded]:
         made = []
         for wait in self._state.waiting:
             if (status := self._status(wait)) is None:
@@ -56,6 +84,13 @@ class Pending:
                 given = (word for word in words if word.rejection is None or word.order == last[word.approver])
                 made.append(Unrecorded(wait.id, tuple(given), missing(status)))
         return made
+
+    def decided(self) -> list[ev.ApprovalCounted | ev.CallDecided]:
+        """Return the events by which the next transition records the waits that have all their approvals."""
+        if self._state.status not in ACTIVE:
+            return []
+        judged = ((wait, self._status(wait)) for wait in self._state.waiting)
+        return [event for wait, status in judged if status and (event := approval.decided(wait, status)) is not None]
 
     def instead(self, wait: str) -> str:
         """Return who can give the approval that waits, or how another person's could count; empty if the person here can."""
@@ -114,7 +149,7 @@ class Pending:
         """Return the error of an approval that too few people can give; None where enough can."""
         given, needed = {word.approver for word in status.counted}, status.requirement
         authors = self._authors(needed.subject)[1]
-        for need in needed.thresholds:
+        for need in needed.binding:
             left = sorted(need.people - given)
             unable = [why for one in left if (why := self._why_unable(needed, one, authors)) is not None]
             if len(need.people) - len(unable) < need.count:
@@ -183,7 +218,7 @@ class Pending:
         if not others and (unsigned or me in authors):  # their approval would not count
             return f"runner revoke {self._name}{f', or {instead}' if instead else ''}"
         if not others:
-            return f"{instead}, or runner approve {self._name}" if instead.startswith("runner undo") else ""
+            return f"{instead}, or runner approve {self._name}" if instead else ""
         return f"runner revoke {self._name}, by {' and '.join(others)}{f', or {instead}' if instead else ''}"
 
 
@@ -266,7 +301,10 @@ def without_force(project: Project, path: str) -> str:
         here = git.resolve(f"refs/heads/{trusted.branch}")
         how = f"`git push {trusted.remote} {trusted.branch}`"
     data = git.blob(f"{here}:{path}") if here else None
-    if data is None or data == trusted.blob(git, path):
+    if here is None or data is None or data == trusted.blob(git, path):
         return ""
+    shared = git.merge_base(here, trusted.commit)
+    if shared is not None and data == git.blob(f"{shared}:{path}"):
+        return ""  # it was changed there since, not here: this checkout is behind
     there = f"{trusted.branch} of {trusted.remote}" if trusted.remote else trusted.branch
     return f"{path} as committed here has no effect until it is on {there}: {how}"

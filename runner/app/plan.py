@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from runner.app.steer import number, refuse_ended, refuse_unplanned
+from runner.app.steer import Steered, refuse_ended, refuse_unplanned, steered
 from runner.errors import InTheWayError, RefusedError, UsageError
 from runner.executor import advance, load, planning
-from runner.git import BLOB, TreeEntry
+from runner.git import BLOB, Git, TreeEntry
+from runner.protocol import events as ev
 from runner.protocol import ids, model_answers, paths, plans, strict_yaml, workflow
 from runner.protocol.state import ENDED, StepStatus
-from runner.store import history, record, snapshot
+from runner.store import history, lookup, record, snapshot
 from runner.store.project import Project, Session
 from runner.store.snapshot import Snapshot
 
@@ -32,11 +33,11 @@ class Proposal:
     before: Mapping[str, bytes]
     files: Mapping[str, bytes]
     transcript: bytes
-    usd: str
+    spent: ev.Spent
 
     def changed(self, files: Mapping[str, bytes]) -> list[str]:
         """Return the names of the files that `files` would add, change or take away."""
-        return sorted(name for name in {*self.before, *files} if self.before.get(name) != files.get(name))
+        return _changed(self.before, files)
 
 
 @contextlib.contextmanager
@@ -53,10 +54,11 @@ def propose(
     """
     session.project.refuse_unsupported()
     session.person()
+    name = lookup.typed(session.project, protocol)
     with load.at_work(session, protocol):
         seen = load.view(session, protocol)
-        refuse_ended(seen.state, "replan")
-        refuse_unplanned(seen.state, "replan")
+        refuse_ended(session.project, seen.state, "replan")
+        refuse_unplanned(session.project, seen.state, "replan")
         _refuse_unsaved(session.project, protocol)
         plan, _, state, _ = advance.consider(session, seen)
         assert plan is not None
@@ -65,16 +67,16 @@ def propose(
         raise RefusedError(
             "every step is done or under way: there is none to replan",
             paths.folder(protocol),
-            f"write a step file of your own, or `runner edit {number(protocol)}`",
+            f"write a step file of your own, or `runner edit {name}`",
         )
     before = snapshot.plan_files(session.git, seen)
     if split is not None:
         step = plan.step(load.find_step(state, split))
         if step is None or step.slug not in again or step.header.kind is not plans.Kind.AGENT:
             raise RefusedError(
-                f"{split} cannot be split: it is no step of kind agent that has not started",
+                f"{split} cannot be split: only agent steps that have not started can be",
                 paths.folder(protocol),
-                f"`runner show {number(protocol)}` lists the steps",
+                f"`runner show {name}` lists the steps",
             )
         task = planning.task_again(session.project, wish, plan, before, state, seen.tip, step)
         make: planning.Make = functools.partial(planning.split, step=step, plan=plan, before=before)
@@ -92,42 +94,45 @@ def propose(
         base = planning.Base(seen.tip)
     with planning.written(session, task, make, questions=questions, of=(seen, plan, state), base=base) as told:
         assert isinstance(told, planning.Written)  # its questions do not wait
-        usd = told.spent.get("usd", "0")
-        yield Proposal(protocol, seen, before, told.files, told.transcript, usd if usd != "0" else "")
+        yield Proposal(protocol, seen, before, told.files, told.transcript, told.spent)
 
 
 def _refuse_unsaved(project: Project, protocol: str) -> None:
-    for tree in project.git.checked_out(project.branch(protocol)):
-        unsaved = record.unsaved(project.git, tree, protocol)
-        if unsaved:
-            raise InTheWayError(
-                f"changes that are not committed: {', '.join(unsaved)}",
-                str(tree.path / paths.folder(protocol)),
-                "commit them, then run the same command again",
-            )
+    for tree, unsaved in record.unsaved(project.git, project.branch(protocol), protocol):
+        raise InTheWayError(
+            f"changes that are not committed: {', '.join(unsaved)}",
+            str(tree.path / paths.folder(protocol)),
+            "commit them, then run the same command again",
+        )
 
 
-def check(files: Mapping[str, bytes]) -> None:
+def check(files: Mapping[str, bytes], where: str = "the plan") -> None:
     """Say whether the files make a plan that can be carried out.
 
     Raises:
         MalformedFileError, UnsupportedError: they do not.
     """
-    plans.refuse_unsupported(plans.parse(files, "the plan"), "the plan")
+    plans.refuse_unsupported(plans.parse(files, where), where)
 
 
-def tree_of(project: Project, proposal: Proposal, files: Mapping[str, bytes], seen: Snapshot | None = None) -> str:
-    """Return the tree of the branch with these files in the place of the plan's."""
-    git, seen = project.git, seen or proposal.seen
+def _changed(before: Mapping[str, bytes], files: Mapping[str, bytes]) -> list[str]:
+    return sorted(name for name in {*before, *files} if before.get(name) != files.get(name))
+
+
+def tree_of(git: Git, seen: Snapshot, files: Mapping[str, bytes]) -> str:
+    """Return the tree of a branch with these files in the place of its plan's."""
     changes: dict[str, TreeEntry | None] = {}
-    for name in proposal.changed(files):
-        data = files.get(name)
-        entry = seen.files.get(name)
-        mode = entry.mode if entry else BLOB
-        changes[f"{paths.folder(proposal.protocol)}/{name}"] = (
-            None if data is None else TreeEntry(mode, git.write("blob", data))
-        )
+    for name in _changed(snapshot.plan_files(git, seen), files):
+        mode = seen.files[name].mode if name in seen.files else BLOB
+        entry = TreeEntry(mode, git.write("blob", files[name])) if name in files else None
+        changes[f"{paths.folder(seen.protocol)}/{name}"] = entry
     return git.edited(seen.tree, changes)
+
+
+def _committed(session: Session, seen: Snapshot, files: Mapping[str, bytes], subject: str) -> str:
+    """Commit these files in the place of the plan's, as the person; return the commit, which no branch has yet."""
+    tree, text = tree_of(session.git, seen, files), f"{seen.protocol}: {subject}\n".encode()
+    return session.git.person_commit(tree, (seen.tip,), session.person(), text)
 
 
 def take(session: Session, proposal: Proposal, files: Mapping[str, bytes]) -> str:
@@ -145,11 +150,9 @@ def take(session: Session, proposal: Proposal, files: Mapping[str, bytes]) -> st
             raise InTheWayError(
                 "the plan changed or a step advanced meanwhile",
                 seen.where,
-                f"run `runner plan {number(protocol)}` again",
+                f"run `runner plan {lookup.typed(session.project, protocol)}` again",
             )
-        message = f"{protocol}: plan anew\n".encode()
-        tree = tree_of(session.project, proposal, files, seen)
-        new = git.person_commit(tree, (seen.tip,), session.person(), message)
+        new = _committed(session, seen, files, "plan anew")
         said = {history.next_plan(git, protocol): proposal.transcript}
         return advance.Commit(new, history.add(git, protocol, said, new, session.project.runner()))
 
@@ -181,8 +184,8 @@ def draft(session: Session, protocol: str, what: str | None) -> Draft:
         InTheWayError: the file has changes in a worktree that are not committed.
     """
     seen = load.view(session, protocol)
-    refuse_ended(seen.state, "edit")
-    refuse_unplanned(seen.state, "edit")
+    refuse_ended(session.project, seen.state, "edit")
+    refuse_unplanned(session.project, seen.state, "edit")
     name, finished = what or paths.PLAN, False
     if name not in (paths.PLAN, paths.CONTEXT):
         files = plans.names(seen.files, paths.folder(protocol))
@@ -195,9 +198,9 @@ def draft(session: Session, protocol: str, what: str | None) -> Draft:
             known = seen.state.steps.get(slug)
             finished = known is not None and known.status in ENDED
     entry = seen.files.get(name)
-    made = Draft(protocol, name, entry, (session.git.blob(entry.oid) or b"") if entry else b"", finished)
-    for tree in session.git.checked_out(session.project.branch(protocol)):
-        if name in record.unsaved(session.git, tree, protocol):
+    made = Draft(protocol, name, entry, session.git.content(entry) or b"", finished)
+    for tree, unsaved in record.unsaved(session.git, session.project.branch(protocol), protocol):
+        if name in unsaved:
             raise InTheWayError(
                 f"{name} has changes that are not committed",
                 str(tree.path / made.path),
@@ -206,15 +209,15 @@ def draft(session: Session, protocol: str, what: str | None) -> Draft:
     return made
 
 
-def check_draft(session: Session, draft: Draft, data: bytes, tip: str | None = None) -> None:
-    """Say whether the draft makes a plan that can be carried out.
+def check_draft(session: Session, draft: Draft, data: bytes, seen: Snapshot | None = None) -> Mapping[str, bytes]:
+    """Return the plan that the draft makes, if it can be carried out.
 
     Raises:
-        MalformedFileError: it does not; with the line. UnsupportedError: it asks for what this version does not do.
+        MalformedFileError: it cannot; with the line. UnsupportedError: it asks for what this version does not do.
     """
-    seen = snapshot.read(session.git, tip or load.view(session, draft.protocol).tip, draft.protocol)
-    folder = paths.folder(draft.protocol)
-    plans.refuse_unsupported(plans.parse({**snapshot.plan_files(session.git, seen), draft.name: data}, folder), folder)
+    files = {**snapshot.plan_files(session.git, seen or load.view(session, draft.protocol)), draft.name: data}
+    check(files, paths.folder(draft.protocol))
+    return files
 
 
 def commit_draft(session: Session, draft: Draft, data: bytes) -> str:
@@ -223,18 +226,13 @@ def commit_draft(session: Session, draft: Draft, data: bytes) -> str:
     Raises:
         InTheWayError: the file changed meanwhile. MalformedFileError: as `check`.
     """
-    git = session.git
 
     def make(seen: Snapshot) -> advance.Commit:
         if seen.files.get(draft.name) != draft.entry:
             raise InTheWayError(
                 f"{draft.name} changed on the branch meanwhile", seen.where, "put your changes into the new version"
             )
-        check_draft(session, draft, data, seen.tip)
-        mode = draft.entry.mode if draft.entry else BLOB
-        tree = git.edited(seen.tree, {draft.path: TreeEntry(mode, git.write("blob", data))})
-        message = f"{draft.protocol}: edit {draft.name}\n".encode()
-        return advance.Commit(git.person_commit(tree, (seen.tip,), session.person(), message))
+        return advance.Commit(_committed(session, seen, check_draft(session, draft, data, seen), f"edit {draft.name}"))
 
     return advance.put(session, draft.protocol, "runner: edit", make)
 
@@ -291,15 +289,16 @@ def move_step(session: Session, protocol: str, step: str, after: str) -> tuple[s
 def remove_step(session: Session, protocol: str, step: str, verb: str = "remove") -> tuple[str, str]:
     """Remove a step that is not done; return as `add_step`. `verb`: what the commit's subject calls it."""
     seen = load.view(session, protocol)
+    name = lookup.typed(session.project, protocol)
 
     def change(steps: _Steps) -> str:
         gone = steps.find(step)
         known = seen.state.steps.get(gone)
         if known is not None and known.status in ENDED:
-            hint = f"`runner undo {number(protocol)} {gone}` takes it back"
+            hint = f"`runner undo {name} {gone}` reverts it"
             raise RefusedError(f"{gone} is {known.status}: there is nothing to {verb}", paths.folder(protocol), hint)
         if len(steps.order) == 1:
-            hint = f"`runner cancel {number(protocol)}` ends the protocol"
+            hint = f"`runner cancel {name}` ends the protocol"
             raise RefusedError(f"{gone} is the only step of the plan", paths.folder(protocol), hint)
         steps.order.remove(gone)
         return gone
@@ -307,13 +306,20 @@ def remove_step(session: Session, protocol: str, step: str, verb: str = "remove"
     return _rearranged(session, protocol, verb, change)[:2]
 
 
+def committed(session: Session, protocol: str, commit: str, said: str, notes: Sequence[str] = ()) -> Steered:
+    """Return what a commit of the person's did, with the command to type next. `said`: what is committed."""
+    seen = load.view(session, protocol)
+    return steered(session, seen.state, seen.tip, f"{said} committed as yours: {commit[:7]}", notes)
+
+
 def left_work(session: Session, protocol: str) -> list[str]:
     """Return the steps that are no longer in the plan, whose work, which failed its checks or was not checked, is on the branch."""
     seen = load.view(session, protocol)
     there = plans.names(seen.files, paths.folder(protocol))
-    open_ = [one for one, step in seen.state.steps.items() if step.status not in (StepStatus.PENDING, *ENDED)]
     found = []
-    for slug in (one for one in open_ if one not in there):
+    for slug, step in seen.state.steps.items():
+        if slug in there or step.status in (StepStatus.PENDING, *ENDED):
+            continue
         work = record.work_of(session.git, protocol, seen.tip, slug)
         if work is not None and session.git.is_ancestor(work[1], seen.tip):
             found.append(slug)
@@ -351,15 +357,14 @@ def _rearranged(session: Session, protocol: str, verb: str, change: Callable[[_S
 
     A step keeps its number where that still is its place.
     """
-    git, folder = session.git, paths.folder(protocol)
-    slug, names = "", dict[str, str]()
+    folder, slug, names = paths.folder(protocol), "", dict[str, str]()
 
     def make(seen: Snapshot) -> advance.Commit:
         nonlocal slug
-        refuse_ended(seen.state, "edit")
-        refuse_unplanned(seen.state, "edit")
+        refuse_ended(session.project, seen.state, "edit")
+        refuse_unplanned(session.project, seen.state, "edit")
         _refuse_unsaved(session.project, protocol)
-        words = snapshot.plan_files(git, seen)
+        words = snapshot.plan_files(session.git, seen)
         places = plans.names(words, folder)
         numbers = {slug: number for slug, (number, _) in sorted(places.items(), key=lambda item: item[1])}
         steps = _Steps({slug: words[places[slug][1]] for slug in numbers}, numbers, list(numbers))
@@ -371,13 +376,7 @@ def _rearranged(session: Session, protocol: str, verb: str, change: Callable[[_S
             names[one] = f"{last:02d}-{one}.md"
         made = {name: data for name, data in words.items() if name in (paths.PLAN, paths.CONTEXT)}
         made |= {names[one]: steps.files[one] for one in steps.order}
-        plans.refuse_unsupported(plans.parse(made, folder, session.project.config.checks), folder)
-        entries: dict[str, TreeEntry | None] = {f"{folder}/{name}": None for name in words if name not in made}
-        for name, data in made.items():
-            if words.get(name) != data:
-                entries[f"{folder}/{name}"] = TreeEntry(BLOB, git.write("blob", data))
-        tree = git.edited(seen.tree, entries)
-        message = f"{protocol}: {verb} {slug}\n".encode()
-        return advance.Commit(git.person_commit(tree, (seen.tip,), session.person(), message))
+        check(made, folder)
+        return advance.Commit(_committed(session, seen, made, f"{verb} {slug}"))
 
     return advance.put(session, protocol, "runner: edit", make), slug, names.get(slug, "")

@@ -9,37 +9,26 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+import runner.forge.registry
+from runner import forge as forges
 from runner.app import describe, page, steer, verify
-from runner.app.page import Page
 from runner.errors import InsufficientHistoryError, RefusedError, RunnerError, UnreachableError, UsageError
 from runner.executor import advance, load, permissions
 from runner.executor.transition import blocked, failed
-from runner.forge import (
-    Access,
-    Check,
-    Comment,
-    Forge,
-    ForgeError,
-    Identity,
-    Issue,
-    Kind,
-    Outcome,
-    Request,
-    RequestState,
-    marker,
-    registry,
-)
-from runner.lines import counted, lines_of, pattern
-from runner.protocol import decision, ids, log, paths
+from runner.lines import counted, cut, lines_of, pattern
 from runner.protocol import events as ev
-from runner.protocol.state import Status, StepStatus, plain
+from runner.protocol import ids, log, paths
+from runner.protocol.state import ACTIVE, Status, StepStatus, plain
 from runner.store import lookup, record, trusted
 from runner.store.project import Project, Session
 from runner.store.snapshot import Snapshot
-from runner.trust import permit, requirements
+from runner.trust import permit, requirements, trusted_config
 from runner.trust.manifest import is_code
+
+if TYPE_CHECKING:
+    from runner.forge import Check, Comment, Forge, Identity, Issue, Outcome, Request
 
 KEY: Final = "protocol"  # of the one comment
 ANSWERS: Final = 20  # commands whose answers the comment keeps
@@ -90,8 +79,8 @@ def opened(project: Project) -> Forge | None:
         return None
     remote = trusted.remote_name(project.git)
     url = trusted.remote_url(project.git, remote) if remote else None
-    there, env = registry.configured(f"{key.name} {key.url or ''}".strip(), url), project.env
-    return registry.open_forge(there, env.environ, env.now, env.sleep) if there else None
+    there, env = runner.forge.registry.configured(f"{key.name} {key.url or ''}".strip(), url), project.env
+    return runner.forge.registry.open_forge(there, env.environ, env.now, env.sleep) if there else None
 
 
 def issue(project: Project, number: int) -> tuple[Issue, str]:
@@ -103,7 +92,9 @@ def issue(project: Project, number: int) -> tuple[Issue, str]:
     """
     name = f"issue {number}"
     if project.offline:
-        raise UnreachableError(f"{name} is on the forge, which is not asked", "--offline", "leave --offline out")
+        raise UnreachableError(
+            f"{name} is on the forge, and --offline does not contact it", "--offline", "leave --offline out"
+        )
     forge = opened(project)
     if forge is None:
         where = f"`forge:` in {paths.CONFIG} on {project.trusted.branch}"
@@ -126,7 +117,7 @@ def available(project: Project) -> Forge | None:
         return None
     try:
         return opened(project)
-    except (ForgeError, UsageError) as error:
+    except (forges.ForgeError, UsageError) as error:
         project.env.say(f"nothing is posted to the forge: {error.what}; {error.hint}")
         return None
 
@@ -139,7 +130,7 @@ def post_quietly(session: Session, forge: Forge | None, protocol: str) -> None:
         posted = post(session, forge, protocol)
         if posted is not None and not posted.ended:
             session.env.say(f"  request       {posted.request.url}")
-    except ForgeError as error:
+    except forges.ForgeError as error:
         session.env.say(f"posting to the forge failed: {error.what}; `runner sync {protocol}` does it later")
 
 
@@ -167,12 +158,12 @@ def post(session: Session, forge: Forge, protocol: str, news: Fetched | None = N
     seen = load.view(session, protocol)
     state, redactor = seen.state, session.redactor
     there = forge.request_of(name, state.base)
-    if there is not None and there.state is not RequestState.OPEN:
+    if there is not None and there.state is not forges.RequestState.OPEN:
         return Posted(there, ended=True)
     merge = _merge_missing(session, forge, seen)
-    words = record.prose(session.git.blob(seen.files[paths.PLAN].oid)) if paths.PLAN in seen.files else ""
+    words = record.prose(session.git.content(seen.files.get(paths.PLAN)))
     found = describe.recorded(plain(state), lookup.typed(session.project, protocol))
-    shown = Page(state, found, _ways(session, seen), merge)
+    shown = page.Page(state, found, _ways(session, seen), merge)
     text = redactor.text(page.body(shown, words))
     request = forge.propose(branch=name, base=state.base, title=redactor.text(page.title(state)), body=text)
     read = (news.seen, news.answers) if news else _last_read(session.project, forge, protocol, request.number)
@@ -181,9 +172,9 @@ def post(session: Session, forge: Forge, protocol: str, news: Fetched | None = N
     forge.report(tip, page.statuses(shown, wrong=verify_summary(session, protocol)), branch=name)
     # Last: it calls people, who should find the rest there; and it needs a right that the rest does not.
     if state.status is Status.COMPLETED and request.draft:
-        request = forge.mark_ready(request.number)
+        request = forge.mark(request.number, draft=False)
     elif state.status is not Status.COMPLETED and not request.draft and _was_completed(session.project, protocol, tip):
-        request = forge.mark_draft(request.number)
+        request = forge.mark(request.number, draft=True)
     return Posted(request)
 
 
@@ -212,7 +203,7 @@ def verify_summary(session: Session, protocol: str) -> str:
 
 def _merge_missing(session: Session, forge: Forge, seen: Snapshot) -> str:
     """Return whose approval of the merge is missing, where the policy requires one; before the last step all are."""
-    found = permissions.trusted_config(session.project)
+    found = trusted_config.of(session.project)
     if found.policy is None or not found.requires("merge"):
         return ""
     wanted = requirements.of_merge(found)
@@ -229,7 +220,7 @@ def _merge_missing(session: Session, forge: Forge, seen: Snapshot) -> str:
 
 def _ways(session: Session, seen: Snapshot) -> dict[str, list[str]]:
     """Return how the policy lets each wait be approved: by a review, by a signature, or both."""
-    found = permissions.trusted_config(session.project)
+    found = trusted_config.of(session.project)
     if found.policy is None or seen.state.plan is None:
         return {}
     wanted: dict[str, requirements.ApprovalRequirement | None] = {page.MERGE: requirements.of_merge(found)}
@@ -261,8 +252,8 @@ def fetch(session: Session, forge: Forge, protocol: str) -> Fetched:
     request = forge.request_of(name, load.view(session, protocol).state.base)
     if request is None:
         return Fetched(None)
-    _note_request(session, forge, protocol, request)
-    if request.state is not RequestState.OPEN:
+    _note_request(session, protocol, request)
+    if request.state is not forges.RequestState.OPEN:
         return Fetched(request)
     seen, answers, steps = _commands(session, forge, protocol, request)
     _record_approvals(session, forge, protocol)
@@ -280,7 +271,7 @@ def is_merged(session: Session, protocol: str) -> bool:
     return base is not None and record.is_merged(session.git, protocol, tip, base)
 
 
-def _note_request(session: Session, forge: Forge, protocol: str, request: Request) -> None:
+def _note_request(session: Session, protocol: str, request: Request) -> None:
     """Record that people closed, reopened or merged the request, once each."""
     by = f"{request.ended_by.host}/{request.ended_by.id}" if request.ended_by else None
 
@@ -289,7 +280,7 @@ def _note_request(session: Session, forge: Forge, protocol: str, request: Reques
         before = (
             str(past[-1].fields.get("change")) if past and past[-1].fields.get("url") == log.cut(request.url) else ""
         )
-        now = {RequestState.CLOSED: "closed", RequestState.MERGED: "merged"}.get(request.state)
+        now = {forges.RequestState.CLOSED: "closed", forges.RequestState.MERGED: "merged"}.get(request.state)
         now = now or ("reopened" if before == "closed" else before)
         if now == before:
             return []
@@ -315,7 +306,7 @@ def _last_read(
     answers: tuple[str, ...] = ()
     for one in found if found is not None else forge.comments(number):
         body = lines_of(one.body.replace("\r\n", "\n"))
-        if body[:1] != [marker(KEY)]:
+        if body[:1] != [forges.marker(KEY)]:
             continue
         last = _SEEN.search(one.body.replace("\r\n", "\n"))
         if last and (one.by == me or _is_program(forge, one.by)):
@@ -332,9 +323,9 @@ def _is_program(forge: Forge, who: Identity) -> bool:
     other projects can comment too.
     """
     if who.kind is not None:
-        return who.kind is Kind.BOT
+        return who.kind is forges.Kind.BOT
     member = forge.membership(who)
-    return member.kind is Kind.BOT and member.access >= Access.WRITE
+    return member.kind is forges.Kind.BOT and member.access >= forges.Access.WRITE
 
 
 def _last_done(project: Project, forge: Forge, protocol: str) -> int:
@@ -381,7 +372,7 @@ def _refused(project: Project, forge: Forge, who: Identity, verb: str) -> str:
     """
     if permissions.may_write(forge, who):
         return ""
-    policy = permissions.trusted_config(project).policy
+    policy = trusted_config.of(project).policy
     listed = policy.content.forge.get(forge.host, {}).values() if policy else ()
     if who.id not in listed or not _is_program(forge, who):
         return "only people who may write to the repository, and bots that the policy lists, give commands"
@@ -398,7 +389,7 @@ def step(session: Session, forge: Forge, protocol: str, asked: Comment | None) -
     try:
         done = advance.step(session, protocol, adopt=False, forge=forge)
         answer = "a step was taken" if done.entries else "nothing can continue now"
-    except ForgeError:
+    except forges.ForgeError:
         raise
     except RunnerError as error:
         session.env.say(f"{protocol}: {error.what}; {error.hint}")
@@ -452,7 +443,7 @@ def _execute(session: Session, protocol: str, verb: str, rest: str, speaker: str
 
 
 def _quoted(text: str) -> str:
-    return page.code(text if len(text) <= ANSWER_TEXT else f"{text[: ANSWER_TEXT - 1]}…")
+    return page.code(cut(text, ANSWER_TEXT))
 
 
 def _record_approvals(session: Session, forge: Forge, protocol: str) -> None:
@@ -460,7 +451,7 @@ def _record_approvals(session: Session, forge: Forge, protocol: str) -> None:
 
     def build(seen: Snapshot) -> Sequence[ev.Event]:
         state = seen.state
-        if state.plan is None or state.status not in decision.ACTIVE:
+        if state.plan is None or state.status not in ACTIVE:
             return []
         plan, edit, after, _ = advance.consider(session, seen)
         if plan is None or edit is not None:
@@ -490,7 +481,7 @@ def _ci(session: Session, forge: Forge, protocol: str) -> bool:
         if verdict is not None:
             found = (commit, *verdict)
             break
-    if found is None or found[1] not in (Outcome.SUCCESS, Outcome.FAILURE):
+    if found is None or found[1] not in (forges.Outcome.SUCCESS, forges.Outcome.FAILURE):
         return False
     commit, outcome, check = found
 
@@ -506,11 +497,11 @@ def _ci(session: Session, forge: Forge, protocol: str) -> bool:
         reported = ev.CiReported(
             subject=protocol, commit=commit, outcome=outcome.value, context=log.cut(check.name), url=_link(check.url)
         )
-        return [reported, *(_consequence(session, seen, check) if outcome is Outcome.FAILURE else ())]
+        return [reported, *(_consequence(session, seen, check) if outcome is forges.Outcome.FAILURE else ())]
 
     now = advance.tell(session, protocol, build)
     waits = [step for _, step in now.state.open_steps() if step.status is StepStatus.NEEDS_QA and not step.passed]
-    return config.qa.on_ci and outcome is Outcome.SUCCESS and bool(waits)
+    return config.qa.on_ci and outcome is forges.Outcome.SUCCESS and bool(waits)
 
 
 def _link(url: str) -> str | None:
@@ -521,7 +512,7 @@ def _link(url: str) -> str | None:
 def _consequence(session: Session, seen: Snapshot, check: Check) -> Sequence[ev.Event]:
     """Return the events of a CI failure, by `ci:`: the step that waits for its QA ends, else the protocol stops."""
     state, rule = seen.state, session.project.config.ci
-    if rule not in ("fail", "block") or state.status not in decision.ACTIVE:
+    if rule not in ("fail", "block") or state.status not in ACTIVE:
         return []
     reason = log.cut(f"CI: {check.name} failed")
     slug = next((slug for slug, step in state.open_steps() if step.status is StepStatus.NEEDS_QA), None)
@@ -553,8 +544,8 @@ def _same_code(project: Project, protocol: str, tip: str) -> list[str]:
 
 def _verdict(checks: Sequence[Check]) -> tuple[Outcome, Check] | None:
     """Return the outcome of CI as a whole; None where it has none. The runner's own jobs do not count."""
-    found = [one for one in checks if not _OWN_JOB.match(one.name) and one.outcome is not Outcome.NEUTRAL]
-    for outcome in (Outcome.FAILURE, Outcome.PENDING, Outcome.CANCELLED, Outcome.SUCCESS):
+    found = [one for one in checks if not _OWN_JOB.match(one.name) and one.outcome is not forges.Outcome.NEUTRAL]
+    for outcome in (forges.Outcome.FAILURE, forges.Outcome.PENDING, forges.Outcome.CANCELLED, forges.Outcome.SUCCESS):
         named = next((one for one in found if one.outcome is outcome), None)
         if named is not None:
             return outcome, named

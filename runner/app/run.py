@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from runner.app import sync
 from runner.executor import advance
 from runner.executor.advance import Advanced
-from runner.protocol import decision, state
-from runner.protocol.decision import Halt
+from runner.protocol import machine, state
+from runner.protocol.machine import Halt
+from runner.protocol.state import ACTIVE
 from runner.store import lease, publishing, transaction
 from runner.store.project import Session
 
@@ -67,12 +68,12 @@ def run(
                 if one.entries:
                     tell(one)
                 yield one
-            ended = isinstance(done.action, Halt) or done.state.status not in decision.ACTIVE or not left
+            ended = isinstance(done.action, Halt) or done.state.status not in ACTIVE or not left
             ended = ended or pace.is_over(done) or not pace.ask(done)
             if not ended and (session.lease is None or not lease.is_due(session)):
                 continue
             if session.project.setting("publish") == "always" and session.mirror is not None:
-                acts = isinstance(decision.decide(done.state), decision.RunStep | decision.CheckStep)
+                acts = isinstance(machine.decide(done.state), machine.RunStep | machine.CheckStep)
                 published = sync.publish(session, protocol, keep=not ended and acts)
                 if published.tip != done.commit:
                     continue  # somebody was first: their transitions stand, ours are done again
@@ -106,9 +107,9 @@ def exit_code(done: Advanced) -> int:
         return 1
     if status in (state.Status.PAUSED, state.Status.BLOCKED):
         return 3
-    owes = isinstance(done.action, Halt | decision.AskPerson) or any(one.type.opens for one in done.events)
+    owes = isinstance(done.action, Halt | machine.AskPerson) or any(one.type.opens for one in done.events)
     if done.state.waiting and owes:
         return 3
-    if isinstance(done.action, Halt) and status in decision.ACTIVE:
+    if isinstance(done.action, Halt) and status in ACTIVE:
         return 3
     return 0

@@ -1,5 +1,6 @@
-"""The files of a repository that not everybody wants, filled in for it: scripts and jobs for its CI, templates for its requests,
-prompts for other agents, and schemas for editors. `runner init --ci`, `--prompts` and `--schemas` write them.
+"""Make a project's optional files: CI scripts and jobs, request templates, prompts for other agents, and schemas for editors.
+
+`runner init --ci`, `--prompts` and `--schemas` write them.
 
 `--discover` lets a model find out how the project is set up, checked, tested and built. Everything in its prompt comes from the
 repository and is quoted as untrusted. The errors of an answer are fed back once; each answer is journaled, so that the same command
@@ -22,7 +23,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from runner import resources
-from runner.engines import EngineError, Request, Turn, UserTurn
+from runner.engines import EngineError, Request, Turn, UserTurn, registry
 from runner.errors import RunnerError, WaitingError
 from runner.executor import asking, journal, loop, planning, prompting, spending
 from runner.forge import ForgeProject
@@ -131,7 +132,8 @@ PACKAGE: Final = re.compile(r"[A-Za-z0-9./][A-Za-z0-9._\[\],@ +:/=~%#&?<>!-]{0,5
 def package(project: ForgeProject | None) -> str | None:
     """Return pip's requirement for this very runner, by the address and commit that it was installed from; None where another machine
     could not reach them. That an index has the name proves nothing: anybody can register it."""
-    extras = ",".join(("gemini", "openai", "anthropic", *([project.kind.name] if project else ())))
+    providers = dict.fromkeys(row.extra for row in registry.ROWS.values())
+    extras = ",".join((*providers, *([project.kind.name] if project else ())))
     try:
         told = json.loads(importlib.metadata.distribution("protocol-runner").read_text("direct_url.json") or "")
         url, commit = str(told["url"]), str(told.get("vcs_info", {}).get("commit_id", ""))
@@ -286,7 +288,7 @@ def _told(consultation: asking.Consultation, task: str) -> tuple[Discovery, str]
             why = error.problems
         turns.append(loop.turn_of(record))
         reasons = "\n".join(f"- {one}" for one in why)
-        turns.append(UserTurn(text=f"This cannot be taken:\n{reasons}\nGive the whole answer again, with that mended."))
+        turns.append(UserTurn(text=f"This cannot be taken:\n{reasons}\nGive the whole answer again, with that fixed."))
     consultation.undecided(*why)
     raise EngineError(
         "the model proposed no usable commands:" + "".join(f"\n- {one}" for one in why),

@@ -7,6 +7,7 @@ transitions, `edit` changes the plan.
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -18,11 +19,11 @@ from runner.executor import advance, divergence, load
 from runner.executor.transition import attempt_ref
 from runner.git import Options, Worktree
 from runner.lines import few, headline
-from runner.protocol import decision, ids, log, paths, strict_yaml
 from runner.protocol import events as ev
+from runner.protocol import ids, log, machine, paths, strict_yaml
 from runner.protocol.event_types import event_type
 from runner.protocol.plans import Kind, seconds_of
-from runner.protocol.state import OF_WORK, State, Status, StepStatus, Wait, phrased, plain
+from runner.protocol.state import ACTIVE, OF_WORK, OPEN, State, Status, StepStatus, Wait, phrased, plain
 from runner.store import lease, locks, lookup, record, remote, transaction, worktree
 from runner.store.project import Project, Session
 from runner.store.snapshot import Snapshot
@@ -30,7 +31,6 @@ from runner.trust.transitions import before_work
 
 EFFECT = {"happened": True, "did-not": False}  # the answers about an effect without a known outcome
 STOPS_WITHIN = 8.0  # seconds in which a runner that gets the stop signal has ended its command and recorded its cost
-_STOPPED = (StepStatus.FAILED, StepStatus.BLOCKED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +41,6 @@ class Steered:
     said: str
     next: Next = field(default_factory=Next)
     notes: tuple[str, ...] = ()
-
-
-def number(protocol: str) -> str:
-    """Return what a person types for the protocol."""
-    return str(ids.number_of(protocol))
 
 
 def steered(session: Session, state: State, tip: str, said: str, notes: Sequence[str] = ()) -> Steered:
@@ -73,22 +68,23 @@ def text_of(text: str, what: str) -> str:
     return text
 
 
-def refuse_ended(state: State, verb: str, step: str | None = None) -> None:
+def refuse_ended(project: Project, state: State, verb: str, step: str | None = None) -> None:
     """Refuse to steer a protocol that has ended. `step`: the name of the one that is meant, where the command names one.
 
     Raises:
         RefusedError: saying how it ended.
     """
-    if state.status not in decision.OPEN:
-        back = f"`runner undo {number(state.protocol)}` opens it again"
+    if state.status not in OPEN:
+        name = lookup.typed(project, state.protocol)
+        back = f"`runner undo {name}` opens it again"
         if step is not None:
             slug = load.find_step(state, step)
-            back = f"`runner undo {number(state.protocol)} {slug}` goes back to before {slug}"
+            back = f"`runner undo {name} {slug}` goes back to before {slug}"
         what = f"{state.protocol} is {state.status}: there is nothing to {verb}"
         raise RefusedError(what, f"revision {state.revision}", back)
 
 
-def refuse_unplanned(state: State, verb: str) -> None:
+def refuse_unplanned(project: Project, state: State, verb: str) -> None:
     """Refuse a command about the plan while the planner's questions are open.
 
     Raises:
@@ -98,7 +94,7 @@ def refuse_unplanned(state: State, verb: str) -> None:
         raise RefusedError(
             f"{state.protocol} has no plan yet: there is nothing to {verb}",
             paths.folder(state.protocol),
-            f"`{describe.resuming(state)}` resumes; or write plan.md and step files there yourself",
+            f"`{describe.resuming(project, state)}` resumes; or write plan.md and step files there yourself",
         )
 
 
@@ -107,7 +103,7 @@ def pause(session: Session, protocol: str, reason: str | None = None) -> Steered
     reason = text_of(reason, "the reason") if reason is not None else None
 
     def build(seen: Snapshot) -> Sequence[ev.Event]:
-        refuse_ended(seen.state, "pause")
+        refuse_ended(session.project, seen.state, "pause")
         return [] if seen.state.status is Status.PAUSED else [ev.Paused(subject=protocol, reason=reason)]
 
     done = advance.tell(session, protocol, build)
@@ -129,31 +125,27 @@ def resume(session: Session, protocol: str) -> Steered:
 
     def build(seen: Snapshot) -> Sequence[ev.Event]:
         state, edit = seen.state, None
-        refuse_ended(state, "resume")
+        refuse_ended(session.project, state, "resume")
         if state.status not in (Status.PAUSED, Status.BLOCKED, Status.FAILED):
             return []
-        if state.status is not Status.PAUSED and _stopped(state):
+        if state.status is not Status.PAUSED and state.stopped:
             _, edit, state, _ = advance.consider(session, seen)
-        if state.status is not Status.PAUSED and (stopped := _stopped(state)):
+        if state.status is not Status.PAUSED and (stopped := state.stopped):
             raise RefusedError(
-                f"{protocol} {phrased(state.status)}: {decision.why(stopped[0], state.steps[stopped[0]])}",
+                f"{protocol} {phrased(state.status)}: {machine.why(stopped[0], state.steps[stopped[0]])}",
                 paths.folder(protocol),
-                f"fix the cause, then `runner retry {number(protocol)}`",
+                f"fix the cause, then `runner retry {lookup.typed(session.project, protocol)}`",
             )
         return [*([edit] if edit else []), ev.Resumed(subject=protocol)]
 
     seen, git = load.view(session, protocol), session.git
     trees = git.checked_out(session.project.branch(protocol))
     is_stopped = seen.state.status in (Status.FAILED, Status.BLOCKED)
-    if is_stopped and record.out_of_plan(git, protocol, seen.tip, trees, _stopped(seen.state)):
+    if is_stopped and record.out_of_plan(git, protocol, seen.tip, trees, seen.state.stopped):
         load.pick_up_edits(session, protocol, adopt=True)
     done = advance.tell(session, protocol, build)
-    said = str(done.state.status) if done.entries else "it is not paused"
+    said = "resumed" if done.entries else "it is not paused"
     return steered(session, done.state, done.commit, said)
-
-
-def _stopped(state: State) -> list[str]:
-    return [slug for slug, step in state.open_steps() if step.status in _STOPPED]
 
 
 def cancel(session: Session, protocol: str, reason: str | None = None) -> Steered:
@@ -163,7 +155,7 @@ def cancel(session: Session, protocol: str, reason: str | None = None) -> Steere
     def build(seen: Snapshot) -> Sequence[ev.Event]:
         if seen.state.status is Status.CANCELLED:
             return []
-        refuse_ended(seen.state, "cancel")
+        refuse_ended(session.project, seen.state, "cancel")
         return [ev.Cancelled(subject=protocol, reason=reason)]
 
     done = advance.tell(session, protocol, build)
@@ -188,7 +180,7 @@ def _stop(session: Session, protocol: str) -> Iterator[str]:
     if session.mirror is not None and session.project.setting("publish") == "always":
         with contextlib.suppress(UnreachableError):
             session.mirror.fetch(lease.ref_of(protocol))
-        away = remote.at_work_elsewhere(session.project, protocol, remote.last_leases(session.dirs))
+        away = lease.at_work_elsewhere(session.project, protocol, remote.last_leases(session.project))
         if away is not None:
             within = seconds_of(session.project.config.lease.ttl) // 3
             yield f"{away.who} is running it elsewhere, and stops within {within} s, when it renews its lease"
@@ -206,23 +198,22 @@ def retry(session: Session, protocol: str, *, step: str | None = None, keep: boo
     def build(seen: Snapshot) -> Sequence[ev.Event]:
         nonlocal made
         state = seen.state
-        refuse_ended(state, "retry", step)
+        name = lookup.typed(session.project, protocol)
+        refuse_ended(session.project, state, "retry", step)
         slug = _to_retry(session.project, seen, step)
         attempt, kept = state.steps[slug].attempt, None
         ref = attempt_ref(protocol, slug, attempt)
         oid = session.git.ref(ref)
         if keep is False and record.work_of(session.git, protocol, seen.tip, slug) and not oid:
-            back = (
-                f"`runner undo {number(protocol)}@{before_work(session.git, protocol, seen.tip, slug)}` takes it back"
-            )
+            back = f"`runner undo {name}@{before_work(session.git, protocol, seen.tip, slug)}` reverts it"
             raise RefusedError(f"the work of attempt {attempt} of {slug} is on the branch", seen.where, back)
         if keep is None and state.steps[slug].kind == Kind.AGENT and _continues(session.project, seen, slug, oid):
             kept = ref
         if keep:
-            kept, anew = ref, f"`runner retry {number(protocol)}` without --keep starts over"
+            kept, anew = ref, f"`runner retry {name}` without --keep starts over"
             if oid is None and record.work_of(session.git, protocol, seen.tip, slug):
                 what = f"the work of attempt {attempt} of {slug} is on the branch, where every retry starts"
-                raise RefusedError(what, seen.where, f"`runner retry {number(protocol)}` without --keep starts from it")
+                raise RefusedError(what, seen.where, f"`runner retry {name}` without --keep starts from it")
             if oid is None:
                 raise RefusedError(f"attempt {attempt} of {slug} left no work to start from", kept, anew)
             tree, conflicts = session.git.merge_trees(seen.tip, oid)
@@ -246,18 +237,19 @@ def _continues(project: Project, seen: Snapshot, slug: str, oid: str | None) -> 
 
 def _to_retry(project: Project, seen: Snapshot, name: str | None) -> str:
     state, where = seen.state, paths.folder(seen.protocol)
-    stopped = _stopped(state)
+    stopped = state.stopped
+    typed = lookup.typed(project, state.protocol)
     if name is None:
         if not stopped:
             trees = project.git.checked_out(project.branch(seen.protocol))
-            can = state.status in decision.ACTIVE and not any(
-                worktree.uncommitted(project.git, tree, where) for tree in trees
-            )
+            can = state.status in ACTIVE and not any(worktree.uncommitted(project.git, tree, where) for tree in trees)
             known = state.open_steps() if can else ()
             again = [slug for slug, _ in known if _is_retriable(state, slug)]
-            more = f"; `runner retry {number(state.protocol)} --step {again[-1]}` does that step again" if again else ""
+            more = f"; `runner retry {typed} --step {again[-1]}` does that step again" if again else ""
             raise RefusedError(
-                "nothing failed: there is no step to retry", where, f"`{describe.resuming(state)}` resumes{more}"
+                "nothing failed: there is no step to retry",
+                where,
+                f"`{describe.resuming(project, state)}` resumes{more}",
             )
         if len(stopped) > 1:
             raise UsageError(f"{len(stopped)} steps failed: {', '.join(stopped)}", where, "name one: --step SLUG")
@@ -266,15 +258,15 @@ def _to_retry(project: Project, seen: Snapshot, name: str | None) -> str:
     status = state.steps[slug].status
     if status not in event_type("step-retried").steps:
         wait = next((one for one in state.waiting if one.subject == slug), None)
-        ends = f"runner answer {number(state.protocol)} {slug} {wait.type.answer}" if wait and wait.type.answer else ""
+        ends = f"runner answer {typed} {slug} {wait.type.answer}" if wait and wait.type.answer else ""
         what = f"{slug} waits for {wait.by}" if wait else f"{slug} is {status}"
-        hint = f"`{ends or describe.resuming(state)}` continues it"
+        hint = f"`{ends or describe.resuming(project, state)}` continues it"
         if stopped:
-            hint = f"`runner retry {number(state.protocol)}` without --step retries {stopped[0]}, which failed"
+            hint = f"`runner retry {typed}` without --step retries {stopped[0]}, which failed"
         raise RefusedError(f"{what}: it did not fail", where, hint)
     if not _is_retriable(state, slug):
         revision = before_work(project.git, state.protocol, seen.tip, slug)
-        back = f"`runner undo {number(state.protocol)}@{revision}` takes it back, and the next run does the step again"
+        back = f"`runner undo {typed}@{revision}` reverts it, and the next run does the step again"
         raise RefusedError(f"the work of {slug} waits for an approval", where, back)
     return slug
 
@@ -298,12 +290,13 @@ def answer(session: Session, protocol: str, which: str | None, text: str) -> Ste
 
     def build(seen: Snapshot) -> Sequence[ev.Event]:
         nonlocal answered
-        if seen.state.status not in decision.OPEN and (
+        if seen.state.status not in OPEN and (
             earlier := divergence.last_answer(session.project, seen, _subject(seen, which))
         ):
-            where, hint = f"revision {seen.state.revision}", f"`runner log {number(protocol)}` shows it"
+            where = f"revision {seen.state.revision}"
+            hint = f"`runner log {lookup.typed(session.project, protocol)}` shows it"
             raise RefusedError(f"{protocol} {phrased(seen.state.status)}; {earlier}", where, hint)
-        refuse_ended(seen.state, "answer")
+        refuse_ended(session.project, seen.state, "answer")
         answered = _to_answer(session.project, seen, which)
         if answered.kind == "effect":
             return [_decided(answered, text, session.actor())]
@@ -328,6 +321,7 @@ def _decided(wait: Wait, text: str, by: str) -> ev.EffectDecided:
 def _to_answer(project: Project, seen: Snapshot, which: str | None) -> Wait:
     state, where = seen.state, paths.folder(seen.protocol)
     subject = _subject(seen, which)
+    typed = lookup.typed(project, state.protocol)
     if which is None:
         found = [wait for wait in state.waiting if wait.type.ended_by == "answer"]
     else:
@@ -337,17 +331,20 @@ def _to_answer(project: Project, seen: Snapshot, which: str | None) -> Wait:
     there = ", ".join(f"{wait.id} ({wait.subject})" for wait in state.waiting if wait.type.ended_by == "answer")
     others = [f"{wait.id} waits for {wait.kind} {wait.subject}" for wait in state.waiting]
     if not found and which is None and others and not there:
-        hint = f"`runner status {number(state.protocol)}` shows what to type"
+        hint = f"`runner status {typed}` shows what to type"
         raise RefusedError(f"{', '.join(others)}, not for an answer", where, hint)
     if not found:
+        next_ = describe.resuming(project, state)
+        shows = f"run `runner status {typed}` to see its status"
+        runs = f"`{next_}` continues until one is asked for" if next_.startswith("runner run ") else shows
         raise UsageError(
             divergence.last_answer(project, seen, subject)
             or f"nothing waits for an answer{f' as `{which}`' if which else ''}",
             where,
-            f"what waits: {there}" if there else f"run `runner status {number(state.protocol)}` to see its status",
+            f"what waits: {there}" if there else runs,
         )
     if len(found) > 1:
-        answers = f"runner answer {number(state.protocol)}"
+        answers = f"runner answer {typed}"
         named = "; ".join(f"`{answers} {one.id} TEXT` (`{one.subject}`: {headline(one.text)})" for one in found)
         raise UsageError(f"{len(found)} questions wait for an answer", where, named)
     if found[0].type.ended_by != "answer":
@@ -363,7 +360,8 @@ def _subject(seen: Snapshot, which: str | None) -> str | None:
 def left_out(project: Project, protocol: str) -> tuple[str, ...]:
     """Return a line about the person's changes that are in no commit, so no part of the step that they have just ended."""
     for tree, changed in _uncommitted(project, protocol):
-        return (f"not committed, so not a part of it: {few(changed)}; commit before the next step, in {tree.path}",)
+        at = shlex.quote(str(tree.path))
+        return (f"not committed, so not part of it: {few(changed)}; `cd {at} && git add -A && git commit` adds it",)
     return ()
 
 

@@ -1,4 +1,4 @@
-"""The project's own test suite: its command, found in its files and tried on a commit as a step's check is, before any change.
+"""Find the project's test command in its files, and try it on a commit, as a step's check would run, before any change.
 
 How it ends is noted in the person's own state, so that `new` and `do` can say it.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 from runner import qa
 from runner.errors import WaitingError
-from runner.executor import step_run, workspace_session
+from runner.executor import workspace_session
 from runner.git import Git
 from runner.lines import counted, lines_of, lines_of_output
 from runner.protocol import log
@@ -44,17 +44,18 @@ class Tried:
     code: int
     cause: str = ""
 
-    def text(self) -> str:
-        """Return the outcome, for people: `120 tests passed`, `3 of 120 tests fail`."""
+    def text(self, where: str = "") -> str:
+        """Return the outcome, for people: `120 tests passed`, `3 of 120 tests fail`. `where`: ` on main`."""
         if self.lacks:
             return self.lacks
         tests = counted(self.ran, "test") if self.ran is not None else "tests"
         if self.passed:
-            return f"{tests} passed" if self.ran is not None else "passed; its output does not say how many tests ran"
+            unknown = "" if self.ran is not None else "; its output does not say how many tests ran"
+            return f"{tests if self.ran is not None else ''} passed{where}{unknown}".lstrip()
         if self.failed == 0:
-            return f"{tests} passed, and it ends with exit {self.code}"
-        fail = f"{self.failed} of {tests} fail{'s' if self.failed == 1 else ''}"
-        return f"{fail}, and {self.cause}" if self.cause else fail
+            return f"{tests} passed{where}, and it ends with exit {self.code}"
+        fail = f"{self.failed} of {tests} fail{'s' if self.failed == 1 else ''}{where}"
+        return f"{fail}: {self.cause}" if self.cause else fail
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +180,7 @@ def best(ended: Sequence[Tried]) -> Tried | None:
 
 
 def _try(workspace: workspace_session.WorkspaceSession, commit: str, one: Candidate, left: float) -> Tried:
-    kept, folder = step_run.KeptOutput(workspace.session.redactor), workspace.export(commit)
+    kept, folder = workspace_session.KeptOutput(workspace.session.redactor), workspace.export(commit)
     env = workspace.base_environment(folder)
     ended: list[process.Outcome] = []
 
@@ -263,7 +264,7 @@ def missing(text: str, workspace: workspace_session.WorkspaceSession, folder: Pa
         where = "node_modules" if "node_modules" in own else "node_modules, which is not there"
         return f"{found[1]} is not installed in {where}"
     if found := re.search(r"(?m)^[\w./]+: (?:(?:line )?\d+: )?([\w./-]+): (?:command )?not found$", text):
-        return f"{found[1]} is not installed{'' if own or '/' in found[1] else ', and there is no environment in the checkout'}"
+        return f"{found[1]} is not installed{'' if own or '/' in found[1] else ', and the checkout has no .venv or node_modules'}"
     if found := re.search(r"EROFS: read-only file system, mkdir '(?:[^'\n]*/)?(node_modules/[^'\n]+)'", text):
         return (
             f"it makes {found[1]}, which is read-only in a step: run it once in the checkout, where that folder stays"
@@ -333,7 +334,7 @@ def failed_before(project: Project, protocol: str, lines: Container[str]) -> str
     """Return how one of these checks failed where the protocol starts, if that is noted; else nothing."""
     events = record.events(project.git, protocol, lookup.tip(project, protocol))
     one = failing(project, str(events[0].fields.get("start"))) if events else None
-    return f"{one.text()} without the protocol, too" if one and one.line in lines else ""
+    return one.text(" without the protocol, too") if one and one.line in lines else ""
 
 
 def tell_failing(project: Project, branch: str, start: str) -> None:
@@ -343,7 +344,7 @@ def tell_failing(project: Project, branch: str, start: str) -> None:
         WaitingError: they do not want that.
     """
     if one := failing(project, start):
-        text = f"{one.text()} on {branch} already (`{one.line}`, tried at {start[:7]})"
+        text = f"{one.text(f' on {branch} already')} (`{one.line}`, tried at {start[:7]})"
         project.env.say(text)
         if project.env.ask("start all the same?", ("yes", "no")) == "no":
             raise WaitingError(

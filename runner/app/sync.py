@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from runner import forge as forges
 from runner.app import request
@@ -12,7 +12,7 @@ from runner.errors import ConflictError, HeldError, RunnerError, UnreachableErro
 from runner.executor import divergence, load, spending
 from runner.lines import counted
 from runner.protocol import ids, policy_file
-from runner.store import day_budget, history, lease, lookup, publishing, push_refusal, record
+from runner.store import day_budget, history, lease, lookup, publishing, record
 from runner.store.project import Project, Session
 from runner.store.remote import Mirror
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from runner.forge import Forge
 
 RACES = 20
+
+
+Action = Literal["closed", "failed", "fetched", "merged", "new", "published", "up to date"]
 
 
 class Synced(NamedTuple):
@@ -30,7 +33,7 @@ class Synced(NamedTuple):
 
     protocol: str
     tip: str
-    said: str
+    action: Action
     url: str = ""
     title: str = ""
     error: RunnerError | None = None
@@ -66,19 +69,20 @@ def sync(session: Session, protocols: list[str] | None = None, *, work: bool = T
         away = error  # commits of this clone are published all the same
     for protocol in protocols:
         try:
-            push_refusal.refuse_clash(session, protocol)
+            lookup.refuse_clash(session, protocol)
             one = _was_taken(session, protocol, forge) or publish(session, protocol)
-            if one.said == "brought":  # the remote's branch may be an earlier state of what ended on the base
+            # The remote's branch may be an earlier state of what ended on the base.
+            if one.action in ("fetched", "published"):
                 one = _was_taken(session, protocol, forge) or one
         except UnreachableError:
             raise
         except RunnerError as error:  # it keeps none of the others from being published
             if len(protocols) == 1:
                 raise
-            one = Synced(protocol, session.project.tip(protocol) or "", "", error=error)
-        if protocol not in before and one.said == "brought":
+            one = Synced(protocol, session.project.tip(protocol) or "", "failed", error=error)
+        if protocol not in before and one.action == "fetched":
             row = record.row(session.git, protocol, one.tip)
-            one = one._replace(said="new", title=str(row["title"]))
+            one = one._replace(action="new", title=str(row["title"]))
         done.append(one)
     _settle_reserved(session, mirror, protocols)
     if away is not None:
@@ -94,6 +98,8 @@ def _look(session: Session, mirror: Mirror, protocols: list[str] | None) -> list
     if protocols is not None:
         wanted = [ref for protocol in protocols for ref in publishing.refs_of(session.project, protocol)]
         session.trust(mirror.look(*wanted, *_bases(session.project, protocols), "refs/runner/numbers/*"))
+        branches = [session.project.branch(protocol) for protocol in protocols]
+        mirror.track({name: oid for name in branches if (oid := mirror.ref(name))})
         return protocols
     project = session.project
     here = [protocol for protocol in project.protocols() if session.git.ref(project.branch(protocol))]
@@ -112,7 +118,7 @@ def _settle_reserved(session: Session, mirror: Mirror, protocols: list[str]) -> 
         if spending.day(session.project) != policy_file.DayBudget():
             day_budget.use(session, mirror, protocols)
     except RunnerError as error:
-        session.env.say(f"the reservation of this run is not settled, and stays counted: {error.what}")
+        session.env.say(f"the reservation of this run is not settled and still counts: {error.what}")
 
 
 def _bases(project: Project, protocols: list[str]) -> list[str]:
@@ -128,7 +134,7 @@ def _was_taken(session: Session, protocol: str, forge: Forge | None) -> Synced |
     """Return the result for a protocol that was merged, whose branch the remote deleted or left behind: it is not pushed again."""
     assert session.mirror is not None
     name, tip = ids.branch_of(session.project.pattern, protocol), session.git.ref(session.project.branch(protocol))
-    there = session.mirror.refs().get(f"refs/heads/{name}")
+    there = session.mirror.ref(f"refs/heads/{name}")
     if there is not None and there != tip:
         return None
     if tip is None:  # never here: the base tells of it, or nothing does
@@ -152,15 +158,15 @@ def _was_taken(session: Session, protocol: str, forge: Forge | None) -> Synced |
     asked = forge.request_of(name, str(record.row(session.git, protocol, tip).get("base")))
     if asked is None or asked.state is forges.RequestState.OPEN:
         return None
-    said = "merged" if asked.state is forges.RequestState.MERGED else "closed"
-    session.env.say(f"{protocol} was {said} on the forge and its branch deleted there: it is not pushed again")
-    return Synced(protocol, tip, said)
+    ended: Action = "merged" if asked.state is forges.RequestState.MERGED else "closed"
+    session.env.say(f"{protocol} was {ended} on the forge and its branch deleted there: it is not pushed again")
+    return Synced(protocol, tip, ended)
 
 
 def _on_forge(session: Session, forge: Forge, done: Synced, work: bool) -> Synced:
     """Record the forge's news of a protocol, advance where it asks for that, publish the result, and post it to the forge."""
     protocol = done.protocol
-    if done.said in ("merged", "closed") or request.is_merged(session, protocol):
+    if done.action in ("merged", "closed") or request.is_merged(session, protocol):
         _track_base(session, protocol)  # a fact that git knows: the forge need not be asked
         return done
     session.batch = True
@@ -217,7 +223,7 @@ def offer(session: Session, protocol: str, *, by_person: bool = False) -> None:
     answer = session.env.ask(f"Publish {protocol} to {session.project.trusted.remote}?", ("no", "yes"))
     if answer == "yes":
         for done in sync(session, [protocol]):
-            session.env.say(f"{done.protocol}  {done.said}  {done.tip[:7]}")
+            session.env.say(f"{done.protocol}  {done.action}  {done.tip[:7]}")
     elif answer is None:
         session.env.say(f"not published; `runner sync {lookup.typed(session.project, protocol)}` publishes it")
 
@@ -235,7 +241,7 @@ def publish(session: Session, protocol: str, *, keep: bool = False) -> Synced:
         lease.take_back(session, protocol)
         for _ in range(RACES):
             assert session.mirror is not None
-            there, here = session.mirror.refs().get(name), git.ref(name)
+            there, here = session.mirror.ref(name), git.ref(name)
             if here is None:
                 if there is None:
                     raise UsageError(
@@ -249,12 +255,12 @@ def publish(session: Session, protocol: str, *, keep: bool = False) -> Synced:
             if there is None and git.ref(seen) is not None and request.is_merged(session, protocol):
                 return Synced(protocol, tip, "merged")  # it was there, and was deleted after the merge
             filed = git.ref(history.ref_of(protocol))
-            is_filed = filed is None or session.mirror.refs().get(history.ref_of(protocol)) == filed
-            if session.mirror.refs().get(name) == tip and is_filed and session.lease is None:
-                return Synced(protocol, tip, "brought" if tip != here else "up to date")
+            is_filed = filed is None or session.mirror.ref(history.ref_of(protocol)) == filed
+            if session.mirror.ref(name) == tip and is_filed and session.lease is None:
+                return Synced(protocol, tip, "fetched" if tip != here else "up to date")
             try:
                 publishing.push(session, protocol, tip, keep=keep)
                 return Synced(protocol, tip, "published")
             except ConflictError:
                 session.trust(session.mirror.look(name, history.ref_of(protocol)))
-    raise UnreachableError(f"{protocol} moves all the time on the remote", name, "run `runner sync` again")
+    raise UnreachableError(f"{protocol} keeps moving on the remote", name, "run `runner sync` again")

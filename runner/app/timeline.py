@@ -1,4 +1,4 @@
-"""A protocol's entries and commits as this clone has them, and what an entry says to people: for reports, long after too.
+"""Read a protocol's entries and commits in this clone, and describe an entry to people, for reports.
 
 `runner log`, `runner show` and the page of `runner audit` print an entry in one line, with its checks and the end of an output that
 failed; log.md and `--json` have every field. `why` and `audit` read all of a protocol, by its branch, its history ref or the base's
@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from runner.app import describe
-from runner.errors import RunnerError
+from runner.app.describe import count
+from runner.errors import RunnerError, UsageError
 from runner.lines import lines_of
 from runner.protocol import approval_file, paths
+from runner.protocol.approval_file import Statement
 from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
 from runner.protocol.state import OF_NO_STEP, Json
-from runner.store import history, record
-from runner.store.project import Session
-from runner.trust import transitions
+from runner.store import history, lookup, record
+from runner.store.project import Project, Session
 
 if TYPE_CHECKING:
     from runner.protocol.state import Row
@@ -92,8 +94,14 @@ def _plain(value: Json) -> str:
     return _HASH.sub(r"\1", text)
 
 
+def environment(value: Json) -> str:
+    """Return the name of a step's environment for people."""
+    return f"with {value}".replace("found ", "the checkout's ").replace("made ", "environment ")
+
+
 def _commit(label: str) -> Callable[[Json], str]:
-    return lambda value: f"{label} {str(value)[:7]}"
+    """Return what names a commit after a label, in short, or the ref that keeps one."""
+    return lambda value: f"{label} {value if str(value).startswith('refs/') else str(value)[:7]}"
 
 
 def _names(label: str) -> Callable[[Json], str]:
@@ -111,10 +119,7 @@ def _steps(value: Json) -> str:
 
 def _spent(value: Json) -> str:
     cost = value if isinstance(value, dict) else {}
-    counts = [(count(cost.get("input_tokens")), "in"), (count(cost.get("output_tokens")), "out")]
-    tokens = ", ".join(f"{number:,} tokens {way}" for number, way in counts if number)
-    shown = describe.spent({**cost, "seconds": count(cost.get("seconds"))})
-    return " · ".join(filter(None, (shown, tokens)))
+    return describe.spent({**cost, "unpriced": count(cost.get("unpriced"))}, tokens=True)
 
 
 def _reviews(value: Json) -> str:
@@ -167,7 +172,7 @@ _SHOWN: Final[Mapping[str, Callable[[Json], str]]] = {
     "reviews": _reviews,
     "engine": str,
     "executor": str,
-    "environment": lambda value: f"with {value}",
+    "environment": environment,
 }
 _ORDER: Final = {key: number for number, key in enumerate(_SHOWN)}
 # Fields that are part of another one's text, and digests of what `show` and git have.
@@ -181,8 +186,6 @@ _ELSEWHERE: Final = {
 
 
 Told = dict[str, Any]
-
-_USD = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,12})?")
 
 
 class Timeline:
@@ -217,8 +220,7 @@ class Timeline:
     @property
     def fetch(self) -> str:
         """What brings histories that are not here."""
-        session = self.session
-        return history.brings(self.protocol, None if session.mirror is not None else session.project.trusted.remote)
+        return history.brings(self.protocol, self.session.to_ask)
 
     def why_not(self) -> str:
         """Return why a copy of its work cannot be looked into, and what brings the missing part."""
@@ -255,7 +257,7 @@ class Timeline:
     def _transitions(self, tip: str) -> Iterator[tuple[int, str]]:
         """Yield (last revision, commit) of the transitions from `tip` down, newest first."""
         for oid in self._commits(tip):
-            if (one := transitions.transition_of(self.git.commit(oid), self.protocol)) is not None:
+            if (one := record.transition_of(self.git.commit(oid), self.protocol)) is not None:
                 yield one.trailers.revision, oid
 
     def _commits(self, tip: str) -> list[str]:
@@ -382,40 +384,40 @@ class Timeline:
             })  # fmt: skip
         return found + list(self._merge())
 
+    @cached_property
+    def statements(self) -> dict[str, Statement | RunnerError]:
+        """The signed statements in approvals/, by the names of their files; the error of one that cannot be read."""
+        folder = f"{paths.folder(self.protocol)}/{paths.APPROVALS}"
+        found: dict[str, Statement | RunnerError] = {}
+        for name in self.git.tree(f"{self.tip}:{folder.rstrip('/')}") or {}:
+            try:
+                found[name] = approval_file.parse(self.git.blob(f"{self.tip}:{folder}{name}") or b"", name).statement
+            except RunnerError as error:
+                found[name] = error
+        return found
+
     def _reason(self, name: str) -> str:
-        signed = self._word(f"{name}.approval")
-        return str(signed.statement.reason) if signed is not None else ""
+        said = self.statements.get(f"{name}{approval_file.SUFFIX}")
+        return said.reason if isinstance(said, Statement) else ""
 
     def _merge(self) -> Iterator[Told]:
-        for name in self.git.tree(f"{self.tip}:{paths.folder(self.protocol)}/approvals") or {}:
-            signed = self._word(name)
-            if signed is not None and signed.statement.subject == "merge":
-                said = signed.statement
+        for said in self.statements.values():
+            if isinstance(said, Statement) and said.subject == "merge":
                 decision = {"approve": "approved", "reject": "rejected"}.get(said.decision, "taken back")
                 yield {"kind": "merge", "subject": "merge", "time": said.issued, "decision": decision,
                        "by": [said.approver], "reasons": [said.reason]}  # fmt: skip
 
-    def _word(self, name: str) -> Any:
-        data = self.git.blob(f"{self.tip}:{paths.folder(self.protocol)}/{paths.APPROVALS}{name}")
-        try:
-            return approval_file.parse(data, name) if data is not None else None
-        except RunnerError:
-            return None
-
 
 def cost_of(entries: Sequence[RawEntry]) -> Told:
     """Return what events cost together; `usd` is null where nobody knows the price of a part."""
-    from decimal import Decimal
-
-    spent = [told for entry in entries if isinstance(told := entry.fields.get("spent"), dict)]
-    whole: Told = {
-        key: sum(count(told.get(key)) for told in spent) for key in ("input_tokens", "output_tokens", "seconds")
-    }
-    amounts = [told["usd"] for told in spent if isinstance(told.get("usd"), str) and _USD.fullmatch(told["usd"])]
-    usd = sum(map(Decimal, amounts), Decimal(0))
-    return whole | {"usd": None if any(told.get("unpriced") for told in spent) else format(usd, "f")}
+    whole = describe.together(entry.fields.get("spent") for entry in entries)
+    counts = {key: whole[key] for key in ("input_tokens", "output_tokens", "seconds")}
+    return counts | {"usd": None if whole["unpriced"] else whole["usd"]}
 
 
-def count(value: object) -> int:
-    """Return a count as the record has it; 0 for anything else: nobody validated the entry, which may be forged."""
-    return value if isinstance(value, int) and value >= 0 else 0
+def no_such_revision(project: Project, protocol: str, revision: int, known: Collection[int]) -> UsageError:
+    """Return the error of a revision that no transition ends at; the nearest of the `known` ones are offered."""
+    near = sorted(sorted(known, key=lambda one: (abs(one - revision), one))[:4])
+    hint = f"near ones: {', '.join(f'{protocol}@{one}' for one in near)}"
+    what, typed = f"no transition of {protocol} ends at revision {revision}", lookup.typed(project, protocol)
+    return UsageError(what, paths.folder(protocol), f"{hint}; `runner log {typed}` shows all")

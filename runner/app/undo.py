@@ -10,20 +10,22 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from runner.app import describe
+from runner.app import describe, timeline
 from runner.app.doctor import pinned_remote
-from runner.app.steer import Steered, number, steered
+from runner.app.steer import Steered, steered
 from runner.errors import InsufficientHistoryError, RefusedError, UsageError
 from runner.executor import advance, journal, load
 from runner.git import Commit, Git, TreeEntry
 from runner.protocol import events as ev
 from runner.protocol import machine, paths
 from runner.protocol.state import ENDED, STOPPED
-from runner.store import publishing, push_refusal, record, snapshot, transaction
+from runner.store import lookup, publishing, record, snapshot, transaction
 from runner.store.environment import lower_checkpoint
+from runner.store.history import kept_as_lost
 from runner.store.project import Project, Session
+from runner.store.record import transition_of
 from runner.store.snapshot import Snapshot
-from runner.trust.transitions import commit_of, first_parents, transition_of
+from runner.trust.transitions import commit_of, first_parents
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +54,19 @@ def undo(session: Session, protocol: str, to: int | str | None = None) -> Steere
     def build(seen: Snapshot) -> Sequence[ev.Event]:
         nonlocal target, kept
         history = _walk(session.git, seen)
-        revision = _target(session.git, seen, history, to)
+        revision = _target(session.project, seen, history, to)
         if revision == seen.state.revision:
             return []
         _refuse_lost(session.git, seen, history, revision)
         target = snapshot.read(session.git, history.transitions[revision].oid, protocol)
         if target.state.plan is None:
+            name = lookup.typed(session.project, protocol)
             raise RefusedError(
                 f"at revision {revision} {protocol} had no plan yet: its questions of that time are not asked again",
                 seen.where,
-                f"`runner plan {number(protocol)}` replans the pending steps, `runner cancel {number(protocol)}` ends it"
+                f"`runner plan {name}` replans the pending steps, `runner cancel {name}` ends it"
                 if seen.state.plan
-                else f"`{describe.resuming(seen.state)}` resumes, `runner cancel {number(protocol)}` ends it",
+                else f"`{describe.resuming(session.project, seen.state)}` resumes, `runner cancel {name}` ends it",
             )
         kept = _kept_by_base(session.project, seen)
         return [machine.undone_of(seen.state, target.state)]
@@ -100,19 +103,19 @@ def _take_out(session: Session, protocol: str, to: int | str | None) -> tuple[St
         RefusedError: a commit by a person builds on them. UsageError: no such revision.
     """
     git, branch = session.git, session.project.branch(protocol)
-    mirror = pinned_remote(session.project) if push_refusal.is_noted(session.project, protocol) else None
+    mirror = pinned_remote(session.project) if publishing.was_refused(session.project, protocol) else None
     if mirror is None:
         return None, False
     session.mirror = mirror
     seen = load.view(session, protocol)
     history = _walk(git, seen)
-    revision = _target(git, seen, history, to)
-    there = mirror.refs().get(branch)
+    revision = _target(session.project, seen, history, to)
+    there = mirror.ref(branch)
     base = history.transitions[revision].oid
     if there is not None and not git.is_ancestor(there, base):
         base = there  # what is published stays
     since = [commit for oid in reversed(git.first_parents(seen.tip, stop=base)) if (commit := git.commit(oid))]
-    gone = [commit for commit in since if publishing.is_transition(commit, protocol)]
+    gone = [commit for commit in since if record.is_transition(commit, protocol)]
     if not gone or since[0].parents[:1] != (base,):
         return None, False
     new = base
@@ -121,13 +124,13 @@ def _take_out(session: Session, protocol: str, to: int | str | None) -> tuple[St
             new = _carried(session, protocol, commit, new)
     load.Checker(session, protocol)(new, None)
     then = snapshot.read(git, base, protocol).state
-    lost = f"refs/runner/lost/{protocol}/{seen.tip[:12]}"
-    also = {lost: (seen.tip, git.ref(lost)), **publishing.history_back(session, protocol, new)}
+    lost = kept_as_lost(git, protocol, seen.tip)
+    also = {**lost, **publishing.history_back(session, protocol, new)}
     if any(wait.kind == "effect" for wait in seen.state.waiting):
         raise RefusedError(
-            "whether an effect happened is not known, and would be forgotten",
+            "it is unknown whether an effect happened, and an undo would drop the question",
             seen.where,
-            f"`{describe.resuming(seen.state)}` says what happened; then the same command once more",
+            f"answer with `{describe.resuming(session.project, seen.state)}`; then run the same command again",
         )
     journal.refuse_unknown(session.dirs, protocol)
     # Before the branch moves, or it would seem to be rewritten.
@@ -137,7 +140,7 @@ def _take_out(session: Session, protocol: str, to: int | str | None) -> tuple[St
     journal.put_aside(session.dirs, protocol, seen.tip)  # the attempts start again
     first = then.revision + 1
     what = f"revisions {first} to {seen.state.revision}" if first < seen.state.revision else f"revision {first}"
-    notes = [f"removed from branch and history: {what}, which {mirror.remote} never had; kept at {lost}"]
+    notes = [f"removed from branch and history: {what}, which {mirror.remote} never had; kept at {next(iter(lost))}"]
     notes.append("external effects of its steps are not undone, and happen again with them")
     if new != base:
         notes.append("commits by people since are carried over")
@@ -187,25 +190,27 @@ def _walk(git: Git, seen: Snapshot) -> _History:
     )
 
 
-def _target(git: Git, seen: Snapshot, history: _History, to: int | str | None) -> int:
+def _target(project: Project, seen: Snapshot, history: _History, to: int | str | None) -> int:
     """Return the revision that an undo goes back to; `to` as in `undo`."""
     if to is None:
-        return _before(git, seen, history)
+        return _before(project, seen, history)
     if isinstance(to, int):
-        return _named(seen, history, to)
-    for entry in record.standing(record.events(git, seen.protocol, seen.tip)):
+        if to not in history.transitions:
+            raise timeline.no_such_revision(project, seen.protocol, to, history.transitions)
+        return to
+    for entry in record.standing(record.events(project.git, seen.protocol, seen.tip)):
         if entry.subject.partition(".")[0] == to:
             return max(revision for revision in history.transitions if revision < entry.revision)
     raise UsageError(
         f"{to} has not started: there is nothing of it to revert",
         seen.where,
-        f"`runner undo {number(seen.protocol)}` reverts the last transition",
+        f"`runner undo {lookup.typed(project, seen.protocol)}` reverts the last transition",
     )
 
 
-def _before(git: Git, seen: Snapshot, history: _History) -> int:
+def _before(project: Project, seen: Snapshot, history: _History) -> int:
     """Return the revision before the last transition that is not reverted yet."""
-    entries = {raw.revision: raw for raw in record.events(git, seen.protocol, seen.tip)}
+    entries = {raw.revision: raw for raw in record.events(project.git, seen.protocol, seen.tip)}
     at = seen.state.revision
     while entries[at].event == ev.Undone.name:
         at = int(entries[at].fields["to"])
@@ -216,20 +221,9 @@ def _before(git: Git, seen: Snapshot, history: _History) -> int:
         raise RefusedError(
             f"{seen.protocol} has only just started: there is nothing to revert",
             seen.where,
-            f"`runner cancel {number(seen.protocol)}` ends it",
+            f"`runner cancel {lookup.typed(project, seen.protocol)}` ends it",
         )
     return max(earlier)
-
-
-def _named(seen: Snapshot, history: _History, revision: int) -> int:
-    if revision in history.transitions:
-        return revision
-    near = sorted(sorted(history.transitions, key=lambda known: (abs(known - revision), known))[:4])
-    raise UsageError(
-        f"no transition of {seen.protocol} ends at revision {revision}",
-        seen.where,
-        f"near ones: {', '.join(f'{seen.protocol}@{known}' for known in near)}; `runner log {number(seen.protocol)}` shows all",
-    )
 
 
 def _refuse_lost(git: Git, seen: Snapshot, history: _History, to: int) -> None:

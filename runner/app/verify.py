@@ -1,10 +1,10 @@
-"""Whether a protocol holds, wherever its chain is by now: a branch, the history that outlives it, or the base that it was merged into.
+"""Verify a protocol wherever its history is now: on its branch, in its history ref, or in the base that it was merged into.
 
-The chain is `trust.verify`'s to judge. Here it is found, and what lies beside it is compared: the transcripts with the digests that
-the log names, and the record that a base holds with the chain's.
+`trust.verify` judges the history. This module finds it, and compares the files beside it: the transcripts with the digests that the
+log names, and the record of a base with that of the history.
 
-`runner init` has git fetch what others filed into refs/runner-remote/, which is theirs; ours is never overwritten by a fetch.
-From there as from the remote a history is taken by one rule, `history.compare`.
+After `runner init`, git fetches the histories of others into refs/runner-remote/, so a fetch never overwrites our own. One rule,
+`history.compare`, decides whether a history from there, or from the remote, is used.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 from runner.errors import InsufficientHistoryError, IntegrityError, UsageError
 from runner.git import Git
 from runner.protocol import ids, log, paths
-from runner.store import history, lookup, objects, publishing, record, remote, trusted
+from runner.store import history, lookup, publishing, record, remote, trusted
 from runner.store.environment import write_checkpoint
 from runner.store.project import Project, Session
 from runner.trust import rules, verify, walk
@@ -72,7 +72,7 @@ def examine(
         walked = verify.verify(git, protocol, place.tip, trusted)
     report = walked
     if not place.kept:
-        rules.ends.refuse_copy(git, report, trusted.commit, _asks(session))
+        rules.ends.refuse_copy(git, report, trusted.commit, session.to_ask)
     if report.state is None:
         return report
     bases = [trusted.commit, *record.base_tips(git, report.state.base, trusted.remote)]
@@ -122,13 +122,13 @@ def _evidence(
         kept = git.ref(ref)
         if live and origin.named and session.mirror is not None:
             session.mirror.fetch(ref)
-            above = session.mirror.refs().get(ref)
+            above = session.mirror.ref(ref)
             if above is not None and (kept is None or history.follows(git, origin.protocol, kept, above)):
                 kept = above
         own = git.ref(history.ref_of(protocol)) if origin.named else None
         return (history.of_other(git, own, origin.protocol) if own is not None else None) or kept
 
-    return walk.Evidence(session.project.trusted, bases, filed, history_of, _asks(session))
+    return walk.Evidence(session.project.trusted, bases, filed, history_of, session.to_ask)
 
 
 def washed(session: Session, protocol: str, origin: walk.Origin) -> Iterator[walk.Finding]:
@@ -151,12 +151,19 @@ def prove(
     try:
         report = examine(session, protocol, live=live, from_work=from_work, walked=walked)
     except InsufficientHistoryError as error:
-        hint, remote = error.hint, session.project.trusted.remote
-        if session.git.is_partial() and not session.git.is_shallow() and remote and session.mirror is None:
-            hint = f"`runner verify {protocol} --yes` fetches it from {remote}"
+        hint = error.hint
+        if session.git.is_partial() and not session.git.is_shallow() and session.to_ask:
+            hint = history.brings(protocol, session.to_ask)
         missing = walk.Finding("history", "", error.where, f"{error.what}: {hint}")
         return verify.unknown(session.git, protocol, missing), error.exit_code
     return report, 0 if report.ok else 4
+
+
+def signed(report: walk.Report) -> str:
+    """Return who signed the transitions of a protocol that verifies, as far as the policy wanted signatures."""
+    if report.walk.signed == report.transitions:
+        return "each signed by a key that the policy lists"
+    return "unsigned: proves consistency, not who ran them"
 
 
 def place_of(project: Project, report: walk.Report, found: walk.Finding) -> tuple[str, int]:
@@ -173,11 +180,6 @@ def place_of(project: Project, report: walk.Report, found: walk.Finding) -> tupl
         number - line.startswith(b" ") for number, line in enumerate(text.split(b"\n"), 1) if line.startswith(heads)
     )
     return f"{folder}/{paths.LOG}", next(lines, 1)
-
-
-def _asks(session: Session) -> str | None:
-    """Return the remote that may have the missing objects; None if there is none, or this process has asked it."""
-    return None if session.mirror is not None else session.project.trusted.remote
 
 
 class _Place(NamedTuple):
@@ -235,7 +237,7 @@ def _place(session: Session, protocol: str, *, live: bool) -> _Place:
         tip = last
     found = tip is not None
     if tip is None:
-        tip = rules.ends.tip_of(git, protocol, session.project.trusted.commit, _asks(session))
+        tip = rules.ends.tip_of(git, protocol, session.project.trusted.commit, session.to_ask)
     return _Place(tip, checkpoint, branch or there, there, kept, replaced, found, tuple(notes))
 
 
@@ -295,7 +297,7 @@ def fetch_histories(session: Session, protocols: Iterable[str]) -> bool:
     if wanted:
         mirror.fetch(*branches.values(), *map(history.ref_of, wanted))
     session.mirror, there = mirror, mirror.refs()
-    objects.install(session)
+    session.fetch_promised()
     for one in wanted:
         if (theirs := there.get(history.ref_of(one))) is not None:
             publishing.take_history(session.project, one, theirs, published=there.get(branches[one]))

@@ -20,8 +20,9 @@ from runner.engines import RateLimitError
 from runner.errors import HeldError, InTheWayError, RunnerError, UnreachableError, UsageError
 from runner.executor.advance import Advanced
 from runner.forge import Forge
-from runner.protocol import decision, ids, log, paths
-from runner.protocol.decision import Halt
+from runner.protocol import ids, log, paths
+from runner.protocol.machine import Halt
+from runner.protocol.state import ACTIVE
 from runner.store import lookup, publishing, record, worktree
 from runner.store.changes import Changes, Why, is_being_edited
 from runner.store.project import Project, Session
@@ -271,7 +272,7 @@ class _Watcher:
             self._fetch_at, self._there, self._away = math.inf, {}, ""
             if self._wanted.everything:
                 where = "where `publish` is `always`, and there is a remote"
-                raise UsageError("there is nothing to fetch", "`--all`", f"it has a use only {where}")
+                raise UsageError("nothing can be fetched", "`--all`", f"use it only {where}")
             return False
         mirror = Mirror.of(session.project)
         assert mirror is not None
@@ -345,7 +346,7 @@ class _Watcher:
             session.batch = False
         assert last is not None
         request.post_quietly(session, forge if made else None, protocol)
-        if isinstance(last.action, Halt) or last.state.status not in decision.ACTIVE:
+        if isinstance(last.action, Halt) or last.state.status not in ACTIVE:
             self._known[protocol] = _Standing((last.commit, key[1], session.project.trusted.commit))
             if made or was_told:
                 self._happened(session.project, "rests", protocol, last)
@@ -358,11 +359,8 @@ class _Watcher:
         """Return whether a person's edits are committed now, and in how many seconds to ask again where it is too early."""
         if self._wanted.adopt is None:
             return False, None
-        for tree in project.git.checked_out(project.branch(protocol)):
-            changed = record.unsaved(project.git, tree, protocol)
+        for tree, changed in record.unsaved(project.git, project.branch(protocol), protocol):
             folder = tree.path / paths.folder(protocol)
-            if not changed:
-                continue
             if is_being_edited(folder):
                 return False, self._wanted.adopt
             at = [_changed_at(folder / name) for name in changed]

@@ -7,17 +7,17 @@ result is plain data, of the shape of `schemas/why.schema.json`.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.app.timeline import Timeline, Told, cost_of, count
+from runner.app.describe import count
+from runner.app.timeline import Timeline, Told, cost_of
 from runner.errors import UsageError
 from runner.git import Commit
-from runner.git.blame import Blamed, blame, hunks
+from runner.git.repository import Blamed, blame, hunks
 from runner.lines import lines_of
 from runner.protocol import ids, log, paths
 from runner.protocol.event_types import event_type
@@ -90,7 +90,7 @@ class _Look:
         """Return where lines come from, as seen from the commit that seemed to have brought them."""
         first, last = group[0], group[-1]
         found = blame(self.git, first.path, [(first.old, last.old)], commit=commit, grafts=self._grafts)
-        return [dataclasses.replace(line, line=line.line + first.line - first.old) for line in found]
+        return [line._replace(line=line.line + first.line - first.old) for line in found]
 
     def _parents(self, oid: str) -> tuple[str, ...]:
         """Return the parents that a copy shall have in further questions; empty where a commit is no copy."""
@@ -327,7 +327,7 @@ def _filed(chain: Timeline, prefix: str, digest: str, lines: Sequence[str], path
         if digest_of(data) == digest:
             wanted = max((line.strip() for line in lines), key=len, default="")
             found = _part(data, wanted, path)
-            note = "" if found else "no call of it has the line: a command that it ran has written it"
+            note = "" if found else "no call has the whole line: a command wrote it, or an edit of a part of it"
             return told | {"file": file, "note": note} | (found or {})
     what = "the one in this clone is not the one that the record names" if there else "it is not here"
     return told | {"note": f"{what}; {chain.fetch}"}

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from runner.app import approve, pending
+from runner.app import steer as steering
 from runner.app.approve import Matter, Offer
-from runner.app.describe import Next
-from runner.app.steer import Steered, number, text_of
+from runner.app.describe import SAID, Next
+from runner.app.steer import Steered, text_of
 from runner.cli import options, progress, steer, streams
 from runner.cli.console import Console
 from runner.cli.streams import program
@@ -20,10 +22,9 @@ from runner.executor import load
 from runner.lines import lines_of
 from runner.protocol import approval_file
 from runner.protocol.approval_file import Decision, Statement
-from runner.protocol.plans import seconds_of
 from runner.protocol.state import OF_NO_STEP, Status
+from runner.store import lookup
 
-SAID = {"approve": "approved", "reject": "rejected", "revoke": "revoked"}
 SHOWN = 400  # lines of a diff that are shown; the command that prints the rest is named
 
 
@@ -37,7 +38,9 @@ words = options.together(
 
 @click.command("approve")
 @words
-@click.option("--for", "lasts", metavar="TIME", help="How long the approval is valid, such as 24h. Default: 7 days.")
+@options.time(
+    "--for", "lasts", like="90m, 24h or 168h", help="How long the approval is valid, such as 24h. Default: 7 days."
+)
 @options.flag("--print", "only_print", help="Print the statement, to sign it on another machine.")
 @options.path("--import", "file", metavar="FILE", help="Add a statement signed on another machine.")
 @click.pass_obj
@@ -79,7 +82,7 @@ def _decide(
     reason: str,
     *,
     yes: bool,
-    lasts: str | None = None,
+    lasts: int | None = None,
     only_print: bool = False,
 ) -> None:
     """Carry the command out."""
@@ -88,18 +91,14 @@ def _decide(
     console.means(protocol)
     if len(rest) > 1:
         raise click.UsageError(f"name one subject: {program()} {verb} PROTOCOL [SUBJECT]")
-    try:
-        longest = seconds_of(lasts) if lasts else None
-    except ValueError as error:
-        raise click.UsageError(f"--for: {error}; one is written as 90m, 24h or 168h") from error
     reason = text_of(reason, "the reason") if reason else ""
     found = approve.matter(session, protocol, rest[0] if rest else None)
     decision = Decision(verb)
     if found.requirement.keyboard:
         _at_keyboard(console, found, decision, yes)
         return
-    ready = approve.offer(session, found, decision, _ascii(reason), lasts=longest, here=not only_print)
-    subject, short = ready.statement.subject, number(protocol)
+    ready = approve.offer(session, found, decision, _ascii(reason), lasts=lasts, here=not only_print)
+    subject, short = ready.statement.subject, lookup.typed(session.project, protocol)
     if ready.stands is not None:
         said = f"{subject}: you {SAID[verb]} it already, in {ready.stands.commit[:7]}; nothing was written"
         steer.tell(
@@ -110,30 +109,25 @@ def _decide(
         streams.put(ready.text.decode("ascii"), nl=False)
         console.note("sign a file of exactly these bytes, append the signature, and import the result:")
         console.note("  ssh-keygen -Y sign -n runner-approval -f KEY FILE && cat FILE FILE.sig > SIGNED")
-        console.note(f"  next          runner approve {short} --import SIGNED")
+        console.fact("next", f"{program()} approve {short} --import SIGNED", err=True)
         return
     show(console, found, ready)
     if not yes and console.ask(f"{verb} this?", ("no", "yes")) != "yes":
         console.note("nothing was signed" + ("" if console.is_terminal() else "; without a terminal, add --yes"))
         raise SystemExit(3)
     made = approve.give(session, ready)
-    _given(console, found, decision, f"{subject}: {SAID[verb]} as {ready.statement.approver}, signed in {made[:7]}")
+    _given(console, found, made, f"{subject}: {SAID[verb]} as {ready.statement.approver}, signed in {made[:7]}")
 
 
-def _given(console: Console, found: Matter, decision: Decision, said: str) -> None:
-    """Print the decision, the approvals that are still missing, and what to type next."""
-    protocol = found.seen.protocol
-    standing, short = approve.standing(console.session, found), number(protocol)
+def _given(console: Console, found: Matter, tip: str, said: str) -> None:
+    """Print the decision, which the commit `tip` has, the approvals that are still missing, and what to type next, as status does."""
+    session = console.session
+    standing = approve.standing(session, found)
     missing = pending.missing(standing) if found.is_required or standing.rejected else ""
-    notes = (f"still needed: {missing}",) if missing else ()
-    done = found.state.status is Status.COMPLETED
-    goes_on = None if notes or not (found.wait or done) else f"runner {'merge' if done else 'run'} {short}"
-    if decision is Decision.REJECT and notes:
-        session = console.session
-        goes_on = (
-            pending.after_rejection(session.git, protocol, found.seen.tip, found.requirement.subject, short) or None
-        )
-    steer.tell(console, Steered(protocol, said, Next.typed(goes_on), notes), decides=True)
+    done = steering.steered(session, found.state, tip, said, (f"still needed: {missing}",) if missing else ())
+    if missing and found.state.status is Status.COMPLETED:
+        done = replace(done, next=Next())  # not to be merged yet
+    steer.tell(console, done, decides=True)
 
 
 def _named(console: Console, named: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
@@ -151,8 +145,7 @@ def _ascii(text: str) -> str:
 def _at_keyboard(console: Console, found: Matter, decision: Decision, yes: bool) -> None:
     if found.wait is None or decision.value == "revoke":
         raise approve.no_policy(console.project, found)
-    in_ci = console.environ.get("CI", "").lower() not in ("", "0", "false")
-    can_ask = console.is_terminal() and not in_ci and not yes
+    can_ask = console.is_terminal() and not streams.is_read_by_ci(console.environ) and not yes
     if can_ask:
         _show_subject(console, found, None)
     question = f"there is no policy, so nothing is signed: {decision.value} this?"
@@ -183,7 +176,7 @@ def _bring(console: Console, named: tuple[str, ...], file: Path) -> None:
     said = approval_file.parse(data, str(file)).statement
     protocol = _named(console, named)[0] if named else said.protocol
     found, made = approve.bring(console.session, protocol, data, str(file))
-    _given(console, found, said.decision, f"{found.requirement.subject}: added in {made[:7]}")
+    _given(console, found, made, f"{found.requirement.subject}: added in {made[:7]}")
 
 
 # --- the statement, shown ---------------------------------------------------------------------------------------------
@@ -194,13 +187,13 @@ def show(console: Console, found: Matter, ready: Offer) -> None:
     _show_subject(console, found, ready.reviewed)
     said = ready.statement
     console.line("  ", ("decision".ljust(12), "cyan"), f"  {said.decision} {said.subject} as {said.approver}", err=True)
-    console.line(f"  {'digest':12}  {said.digest}", err=True)
+    console.fact("digest", said.digest, err=True)
     until = said.expires if said.decision is Decision.APPROVE else "your next decision on it, or until it changes"
-    console.line(f"  {'valid until':12}  {until}", err=True)
+    console.fact("valid until", until, err=True)
     if said.reason:
-        console.line(f"  {'reason':12}  {said.reason}", err=True)
+        console.fact("reason", said.reason, err=True)
     assert ready.key is not None
-    console.line(f"  {'your key':12}  {ready.key.fingerprint}", err=True)
+    console.fact("your key", ready.key.fingerprint, err=True)
 
 
 def _show_subject(console: Console, found: Matter, since: Statement | None) -> None:
@@ -213,7 +206,8 @@ def _show_subject(console: Console, found: Matter, since: Statement | None) -> N
         if len(lines) > cut:
             console.line(f"  | … {len(lines) - cut} more lines: `{part.command}` shows them", err=True)
     for name in approve.not_committed(console.project, found):
-        console.line(
-            f"  {'not covered':12}  your uncommitted edit of {name}; committing it makes this approval stale",
+        console.fact(
+            "not covered",
+            f"your uncommitted edit of {name}; committing it makes this approval stale",
             err=True,
         )

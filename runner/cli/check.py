@@ -18,7 +18,7 @@ import click
 from runner.app import by_hand, check, describe
 from runner.app.by_hand import Judged
 from runner.app.check import Effects
-from runner.cli import options, output, progress, streams
+from runner.cli import options, progress, show, streams
 from runner.cli.console import Console
 from runner.errors import MalformedFileError, UsageError
 from runner.executor import load
@@ -96,11 +96,17 @@ def policy_command() -> None:
 
 @policy_command.command("check", short_help="Ask for a decision, and the rule behind it.")
 @click.option("--tool", help="A call to this tool.")
-@click.option("--args", "given", multiple=True, metavar="JSON|NAME=VALUE", help="Its arguments; can be repeated.")
+@click.option(
+    "--args",
+    "given",
+    multiple=True,
+    metavar="JSON|NAME=VALUE",
+    help="An argument of the call, or all as JSON; repeatable.",
+)
 @click.option(
     "--effect",
     type=click.Choice(["read", "workspace", "external"]),
-    help="Its effect, if it is neither built in nor in config.yaml. On the host, `run` and `shell` are external.",
+    help="The effect of the call, if the tool is neither built in nor in config.yaml. On the host, `run` and `shell` are external.",
 )
 @click.option("--command", "run", metavar="LINE", help="The line of a command step.")
 @click.option("--path", "paths", multiple=True, help="A step's change to this file; with --tool, a resolved path.")
@@ -184,8 +190,8 @@ def _look(console: Console, verb: str, *, live: bool, file: Path | None) -> None
         check.fetch_trusted(console.session)
     elif file is None and (remote := console.project.trusted.remote) is not None:
         trusted, now = console.project.trusted, console.project.env.now()
-        age = f"as of {describe.age(trusted.time, now)} ago" if trusted.time else "as git fetched it last"
-        console.note(f"{trusted.branch} {age}; `runner policy {verb} --live` asks {remote}")
+        age = f"as of {describe.age(trusted.time, now)} ago" if trusted.time else "as last fetched"
+        console.note(f"{trusted.branch} of {remote} {age}; `runner policy {verb} --live` fetches it first")
 
 
 def _policy(console: Console, file: Path | None) -> PolicyFile | None:
@@ -197,7 +203,9 @@ def _policy(console: Console, file: Path | None) -> PolicyFile | None:
         console.note(f"there is no {paths.POLICY} on {project.trusted.branch}, the trusted branch: the defaults apply")
     here = project.git.top / paths.POLICY if project.git.top else None
     if here is not None and here.is_file() and (found is None or digest(here.read_bytes()) != found.digest):
-        console.note(f"{paths.POLICY} here differs from it and has no effect: `--file {here}` asks it")
+        there = project.trusted.branch
+        differs = f"{paths.POLICY} here differs from {there}: this version takes effect once it is there"
+        console.note(f"{differs}; `--file {here}` uses it now")
     return found
 
 
@@ -223,14 +231,15 @@ def _effects(console: Console) -> Effects:
 @options.as_json
 @click.pass_obj
 def command(console: Console, named: tuple[str, ...], as_json: bool) -> None:
-    """Check plans, configuration, policy and agent files before they are used; print all that is wrong with them.
+    """Check plans, configuration, policy and agent files before they are used; print every mistake.
 
     A plan is checked with what the trusted branch has: agents, engines, tools, roles. Default: the files in .protocols of the
-    checkout, but not the plans of protocols. Files that people do not write are ignored. Exit 2: something is wrong.
+    checkout; in a protocol's worktree, its plan too. PROTOCOL is checked with the edits in its worktree. Generated files are
+    ignored. Exit 2: something is wrong.
     """
     session = console.session
-    find = partial(lookup.find, session)
-    targets = check.targets(session.project, console.cwd, named, lambda name: options.looked_up(console, name, find))
+    find = partial(options.looked_up, console, find=lookup.find)
+    targets = check.targets(session.project, console.cwd, named, find)
     found = [error for name, at in targets.items() for error in check.problems(session.project, name, at)]
     if as_json:
         console.json({"problems": [{"what": one.what, "at": one.where, "next": one.hint} for one in found]})
@@ -269,7 +278,7 @@ def qa_command(console: Console, protocol: str | None, step: str | None, full: b
 def _tell(console: Console, done: Judged) -> None:
     printed = {
         id(one): data
-        for one, data in zip(output.commands(done.evidence, reviewed=bool(done.report)), done.outputs, strict=False)
+        for one, data in zip(show.commands_of(done.evidence, reviewed=bool(done.report)), done.outputs, strict=False)
     }
     for one in done.evidence:
         passed = one["code"] == 0
@@ -313,7 +322,7 @@ class _WithCommand(click.Command):
 @options.executor
 @click.pass_context
 def shell_command(ctx: click.Context, protocol: str | None, step: str | None, start: bool, check: int | None) -> None:
-    """Open a shell in the sandbox as STEP had it, with the work that its last attempt left. Default: at the tip of PROTOCOL.
+    """Open a shell in the sandbox of STEP, with the work of its last attempt. Default: at the tip of PROTOCOL.
 
     It has the environment of STEP, without secrets (in the sandbox also without network), and a workspace of its own: nothing is
     recorded, and your changes are discarded at the end. After `--`, COMMAND runs instead of a shell, also without a terminal. The

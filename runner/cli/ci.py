@@ -20,7 +20,6 @@ from runner.cli import streams
 from runner.cli.console import Console
 from runner.cli.streams import safe
 from runner.errors import HeldError, SpentError, UsageError
-from runner.protocol import state as state_file
 from runner.store import record
 from runner.store.environment import write_atomically
 
@@ -62,7 +61,7 @@ def end(console: Console, done: Advanced, code: int) -> int:
     if not is_on(console):
         return code
     state = done.state
-    found = record.outlook(state_file.plain(state))
+    found = record.outlook_of(state)
     told = {"protocol": state.protocol, "status": str(state.status), "revision": str(state.revision)}
     flags = {"held": False, "waits": code == WAITING, "more": found.action not in ("none", "ask-person")}
     _write(console, {**told, "commit": done.commit, **{name: str(flag).lower() for name, flag in flags.items()}})
@@ -175,5 +174,5 @@ def refuse_offline(console: Console) -> None:
         raise UsageError(
             "`--offline` does not go together with `--ci` or `--ephemeral`",
             "the command line",
-            "what such a machine does has to be published from there",
+            "such a machine has to publish its work itself",
         )

@@ -1,4 +1,4 @@
-"""What every command needs: the project, opened once; words for people on stderr, results on stdout."""
+"""The shared part of all commands: the project, opened once; messages for people on stderr, results on stdout."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from functools import partial
@@ -18,9 +18,9 @@ import click
 
 from runner import signals
 from runner.cli import streams
-from runner.cli.streams import one_line, program, safe
+from runner.cli.streams import program, safe, safe_line
 from runner.errors import UsageError
-from runner.lines import lines_of
+from runner.lines import cut, lines_of
 from runner.protocol import model_answers
 from runner.store.environment import Environment
 from runner.store.project import Project, Session
@@ -28,7 +28,6 @@ from runner.store.project import Project, Session
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from runner.cli.output import Live
     from runner.protocol.transcript import Line
 
 Cell = str | tuple[str, str]  # text, or (text, colour)
@@ -45,6 +44,17 @@ def state_home(environ: dict[str, str]) -> Path:
         return Path(given) / "protocol-runner"
     home = environ.get("HOME") or "/nonexistent"
     return Path(home) / ".local/state/protocol-runner"
+
+
+def in_columns(rows: Collection[tuple[Cell, ...]], by: str = "") -> Iterator[tuple[Cell, ...]]:
+    """Yield rows whose cells, but for the last ones, are as wide as their column. `by`: what each starts with."""
+    columns = list(zip(*rows, strict=True))[:-1]
+    widths = [max(len(cell if isinstance(cell, str) else cell[0]) for cell in column) for column in columns]
+    for row in rows:
+        cells: list[Cell] = [by]
+        for cell, width in zip(row, widths, strict=False):
+            cells += (cell.ljust(width), "  ") if isinstance(cell, str) else ((cell[0].ljust(width), cell[1]), "  ")
+        yield (*cells, row[-1])
 
 
 class _Beginning(click.Choice[str]):
@@ -65,7 +75,9 @@ class Console:
         self.about: list[str] = []  # the protocols that it is about
         self.asked: dict[str, str | None] = {}  # how the person named each
         self.above: Callable[[str], None] | None = None  # prints above what moves on the terminal, where something does
-        self.live: Live | None = None  # the running command, where that is shown
+        self.on_output: Callable[[str, bytes], None] | None = (
+            None  # takes what the running command prints, where it is shown
+        )
         self.moving: Progress | None = None  # what moves on the terminal now, and must stand still for a question
         self._session: Session | None = None
         self.closing = ExitStack()  # what lasts as long as the console
@@ -155,13 +167,22 @@ class Console:
             text = self._painted(cells)
             streams.put(text if verbatim or streams.keeps() else streams.fitted(text, sys.stdout))
 
+    def fact(self, label: str, *cells: Cell, err: bool = False) -> None:
+        """Give a labelled line below what it is about: `  next          runner run 7`. Cells are those of `line`."""
+        self.line(f"  {label:12}  ", *cells, err=err)
+
     def lines(self, lines: Iterable[tuple[Cell, ...]], *, breaks: bool = False) -> None:
-        """Give lines as `line` does, in one go: quick where there are thousands. `breaks`: those that are longer than the terminal,
-        which a command at their end should not be."""
+        """Give lines as `line` does, in one go: quick where there are thousands; nothing where there are none.
+
+        `breaks`: those that are longer than the terminal, which a command at their end should not be.
+        """
+        lines = list(lines)
+        if not lines:
+            return
         if self._is_plain(err=False):
             texts = ["".join([cell if isinstance(cell, str) else cell[0] for cell in cells]) for cells in lines]
             if not "".join(texts).isprintable():
-                texts = list(map(one_line, texts))
+                texts = list(map(safe_line, texts))
             text = "\n".join([text.rstrip() for text in texts])
         else:
             text = "\n".join(map(self._painted, lines))
@@ -172,7 +193,7 @@ class Console:
         for cell in cells:
             text, colour = (cell, "") if isinstance(cell, str) else cell
             # As it is where a stream shows no colours, or `NO_COLOR` is set.
-            shown = one_line(text)
+            shown = safe_line(text)
             found += shown if not colour or self._is_plain(err=err) else click.style(shown, fg=colour)
         return found.rstrip()
 
@@ -228,20 +249,20 @@ class Console:
             text = _verdict(record.text) or record.text
             first = next((line.strip() for line in lines_of(text) if line.strip()), "")
             if first:
-                self.note(f"  {_cut(first, 160)}")
+                self.note(f"  {cut(first, 160)}")
             for call in record.calls:
                 self.note(
-                    f"  · {call.name}  {_cut(_told(call.name, call.arguments or {}), 120)}".rstrip().replace("\n", " ")
+                    f"  · {call.name}  {cut(_told(call.name, call.arguments or {}), 120)}".rstrip().replace("\n", " ")
                 )
         elif record.kind == "results":
             for one in record.results:
                 if one.error:
-                    self.note(f"    {one.name}: {_cut(_why(one.content), 160)}".replace("\n", " "))
+                    self.note(f"    {one.name}: {cut(_why(one.content), 160)}".replace("\n", " "))
 
     def hear_output(self, what: str, output: bytes) -> None:
         """Take what a command or check printed, where it is shown."""
-        if self.live is not None:
-            self.live.hear(what, output)
+        if self.on_output is not None:
+            self.on_output(what, output)
 
     def ask(self, question: str, choices: tuple[str, ...]) -> str | None:
         """Ask the person at the terminal for one of `choices`, the first being what Enter means; None where nobody is."""
@@ -274,7 +295,7 @@ class Console:
 
         class Now(ProgressColumn):
             def render(self, task: Task) -> Text:
-                return Text(one_line(now()))
+                return Text(safe_line(now()))
 
         last = Now(Column(no_wrap=True, overflow="ellipsis", ratio=1))
         columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn(), last)
@@ -343,10 +364,6 @@ def _why(content: Any) -> str:
     return str(content)
 
 
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
 def _plain(value: object) -> str:
     """Return an argument on one line, a command's words too; nothing where it has parts of its own."""
     words = value if isinstance(value, list) else [value]
@@ -357,7 +374,8 @@ def _told(name: str, arguments: Mapping[str, object]) -> str:
     """Return a call's arguments on one line; of `finish` the status only where it is not `done`."""
     if name == "finish" and arguments.get("status") == "done":
         arguments = {key: value for key, value in arguments.items() if key != "status"}
-    return ", ".join(_cut(text, 80) for text in map(_plain, arguments.values()) if text)
+    named = ((f"{key}=" if isinstance(value, int) else "", _plain(value)) for key, value in arguments.items())
+    return ", ".join(f"{key}{cut(text, 80)}" for key, text in named if text)
 
 
 def _verdict(text: str) -> str:

@@ -1,23 +1,22 @@
-"""`runner doctor` and `runner clean`."""
+"""`runner doctor`, `engines`, `clean` and `discard`: check this machine and clone, and remove leftovers."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-from functools import partial
 from typing import NoReturn
 
 import click
 
-from runner.app import clean
-from runner.app.describe import as_typed
+from runner.app import clean, describe
 from runner.app.doctor import Finding, checks, fix, forge, machine, protocols
 from runner.cli import options
-from runner.cli.console import Console
+from runner.cli.console import Console, in_columns
 from runner.cli.streams import program
+from runner.engines import EngineError, agents, registry
 from runner.errors import RunnerError, UsageError
-from runner.protocol import ids
-from runner.store import lookup, publishing
+from runner.protocol import config, ids
+from runner.store import lookup, publishing, record
 
 
 @click.command("doctor")
@@ -67,12 +66,12 @@ def command(console: Console, protocol: str | None, action: str | None, as_json:
         )
         return
     if action == "fix" and not _cannot_open(console):
-        checks.fix_protocols(console.session, name, console.note)
+        checks.fix_protocols(console.session, name)
     found = checks.examine(console.cwd, who, console.options, name)
     with contextlib.suppress(RunnerError):  # the findings say why
         if action is None and not as_json and (size := clean.taken(console.project)):
             console.note(
-                f"worktrees, workspaces and environments take {_size(size)}; `{program()} clean` removes what is done"
+                f"worktrees, workspaces and environments take {_size(size)}; `{program()} clean` removes those not in use"
             )
     _tell_all(console, found, as_json)
 
@@ -80,7 +79,7 @@ def command(console: Console, protocol: str | None, action: str | None, as_json:
 def _find(console: Console, name: str) -> str:
     """Return the id of the protocol that is meant, one whose branch is gone included."""
     try:
-        return options.looked_up(console, name, partial(lookup.find, console.session))
+        return options.looked_up(console, name, lookup.find)
     except UsageError:
         gone = protocols.gone(console.project)
         branch = ids.protocol_of_branch(console.project.pattern, name.removeprefix("refs/heads/"))
@@ -128,7 +127,7 @@ def _tell(console: Console, one: Finding) -> None:
         f"  at:   {one.where}",
         f"  so:   {one.consequence}",
     ]
-    lines += [f"  next: {as_typed(one.command, program())}"] if one.command else []
+    lines += [f"  next: {describe.as_typed(one.command, program())}"] if one.command else []
     for line in lines:
         console.result(line.replace("`runner ", f"`{program()} "))
 
@@ -138,11 +137,9 @@ def _config(console: Console, as_json: bool) -> None:
     if as_json:
         console.json({"config": [{"key": one.key, "value": one.value, "source": one.source} for one in found]})
         return
-    width = max(len(one.key) for one in found)
-    for one in found:
-        console.result(
-            f"{one.key:<{width}}  {'not set' if one.value is None else json.dumps(one.value, ensure_ascii=False)}  ({one.source})"
-        )
+    values = ["not set" if one.value is None else json.dumps(one.value, ensure_ascii=False) for one in found]
+    rows = [(one.key, f"{value}  ({one.source})") for one, value in zip(found, values, strict=True)]
+    console.lines(in_columns(rows), breaks=True)
 
 
 @click.command("clean")
@@ -160,7 +157,10 @@ def clean_command(console: Console, protocol: str | None, dry_run: bool, yes: bo
     created again when a step needs it).
     """
     session = console.session
-    name = options.looked_up(console, protocol, partial(lookup.find, session)) if protocol else None
+    name = options.looked_up(console, protocol, lookup.find) if protocol else None
+    # Read before anything is removed: where the branch is gone, its tip is not found.
+    row = record.row(session.git, name, lookup.tip(session.project, name)) if name else None
+    is_open = row is not None and row["status"] not in record.ENDED
     items = clean.look(session.project, console.means(name) if name else None)
     going = [item for item in items if not item.why]
     if going and not dry_run and not yes and console.is_terminal():
@@ -179,6 +179,8 @@ def clean_command(console: Console, protocol: str | None, dry_run: bool, yes: bo
             f"{'would go' if dry_run else 'removed'}  {item.kind:<9}  {item.name}  {_size(item.size)}".rstrip()
         )
     console.note(f"{_size(freed) or 0} {'would be ' if dry_run else ''}freed" if going else "nothing to remove")
+    if is_open:
+        console.note(f"{name} has not ended: its worktree and branch stay")
 
 
 @click.command("discard")
@@ -186,9 +188,9 @@ def clean_command(console: Console, protocol: str | None, dry_run: bool, yes: bo
 @options.flag("--yes", help="Discard without asking.")
 @click.pass_obj
 def discard_command(console: Console, protocol: str | None, yes: bool) -> None:
-    """Remove PROTOCOL, if nothing was done for it and nobody else has it: branch, number, worktree and workspace.
+    """Remove PROTOCOL, if it has no work and was never published: its branch, number, worktree and workspace.
 
-    You are asked first. One that was run or published is refused: `runner cancel` ends that one.
+    You are asked first. Any other protocol is refused: `runner cancel` ends it.
     """
     session = console.session
     name = console.means(publishing.find(session, protocol))
@@ -213,3 +215,91 @@ def _size(count: int) -> str:
         ((unit, factor) for unit, factor in (("kB", 1e3), ("MB", 1e6)) if count < 1000 * factor), ("GB", 1e9)
     )
     return f"{count / factor:.1f} {unit}"
+
+
+@click.command("engines")
+@click.argument("name", required=False)
+@options.flag("--check", "check_all", help="Send one small request to each engine that is configured here.")
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    default=30.0,
+    show_default=True,
+    type=click.FloatRange(1),
+    help="How long to wait for an answer.",
+)
+@options.as_json
+@click.pass_obj
+def engines_command(console: Console, name: str | None, check_all: bool, timeout: float, as_json: bool) -> None:
+    """List the engines and what each needs on this machine; with NAME, such as openai:MODEL, send it one small request."""
+    if as_json and (name is not None or check_all):
+        raise click.UsageError(
+            "--json goes with the list, not with NAME or --check; their exit code says whether the engine answers"
+        )
+    if name is not None:
+        _check(console, name, timeout)
+        return
+    if check_all:
+        _check_all(console, timeout)
+        return
+    every = registry.listed(console.environ)
+    if as_json:
+        told = [{"name": one.form, "about": one.about, "missing": one.missing or None} for one in every]
+        console.json({"engines": told})
+        return
+    states = [(one.missing, "yellow") if one.missing else (one.found, "green") for one in every]
+    rows = [(one.form, one.about, state) for one, state in zip(every, states, strict=True)]
+    console.lines(in_columns(rows), breaks=True)
+
+
+def _check_all(console: Console, timeout: float) -> None:
+    """Ask each configured engine; print what each says, and end with the first error."""
+    names = _configured(console)
+    if not names:
+        raise UsageError(
+            "no engine is configured",
+            "option, environment and .protocols/config.yaml",
+            "set RUNNER_ENGINE or a provider's key; `runner engines` lists them",
+        )
+    failed: EngineError | None = None
+    for name in names:
+        try:
+            _check(console, name, timeout)
+        except EngineError as error:
+            console.line(f"{name}  ", (f"does not answer: {error.what}", "red"))
+            failed = failed or error
+    if failed is not None:
+        raise failed
+
+
+def _configured(console: Console) -> list[str]:
+    """Return the engines that this machine would ask: of option, environment, phases and reviewers, and of the keys here."""
+    named = [console.options.get("engine"), console.environ.get("RUNNER_ENGINE")]
+    if (project := console.here) is not None:
+        engine, review = project.config.engine, project.config.review
+        named += [*engine.plan, *engine.decompose, *engine.execute, *engine.review]
+        named += [*(name for one in review.reviewers for name in one.engine), *engine.default]
+    named += registry.defaults(console.environ)
+    return list(dict.fromkeys(filter(None, named)))
+
+
+def _check(console: Console, name: str, timeout: float) -> None:
+    import time
+
+    if agents.is_agent(name):
+        own = console.here.config if console.here is not None else config.Config.model_construct()
+        row = agents.need(name, own, console.environ.get("PATH", ""))
+        console.result(f"{name}  is there  {' '.join(row.command[:2])}")
+        return
+    began = time.monotonic()
+    git = console.here.git if console.here is not None else None
+    base = (git.top or git.cwd) if git is not None else console.cwd  # that files are relative to
+    response = registry.check(name, console.environ, base, timeout=timeout)
+    if response is None:
+        console.result(f"{name}  is readable")
+        return
+    took = time.monotonic() - began
+    cost = registry.cost_usd(response.turn.provider, name.partition(":")[2], response.usage)
+    told = describe.money(cost) if cost is not None else "its price is not known: a budget in money cannot be kept"
+    usage = response.usage
+    console.result(f"{name}  answers  {took:.1f} s · {usage.input:,} tokens in, {usage.output:,} out · {told}")

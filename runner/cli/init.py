@@ -39,11 +39,15 @@ from runner.store.project import Session
 @options.flag("--ci", help="Also write scripts/ci/, and CI jobs and a request template for the forge.")
 @options.flag("--prompts", help="Also write prompts for other agents, into .protocols/prompts/.")
 @options.flag("--schemas", help="Also write JSON Schemas for editors, into .protocols/schemas/.")
-@options.flag("--update", help="Replace the files that are as init wrote them; show how the others would differ.")
+@options.flag(
+    "--update", help="Replace the files that are unchanged since init wrote them; show how the others differ."
+)
 @options.flag("--init-if-needed", help="Create a git repository first, if there is none.")
 @click.option("--clone", "url", metavar="URL", help="Clone URL into FOLDER first, and set up the clone.")
 @click.option(
-    "--forge", metavar="NAME", help=f"{', '.join(FORGES)} or none, with an address if the remote does not have it."
+    "--forge",
+    metavar="NAME",
+    help=f"{', '.join(FORGES)} or none, with the project's address if the remote's URL does not give it.",
 )
 @options.flag(
     "--discover", help="Write scripts/ci/ with commands that a model finds; you see them before they are written."
@@ -61,12 +65,12 @@ def command(console: Console, /, **given: Any) -> None:
     All other commands work without this set-up, and the files take effect once they are on the trusted branch. Your answers are
     kept in .protocols/clarifications.yaml.
 
-    The command that runs the project's tests becomes `checks:` of config.yaml, the default check of steps. To find it, the
-    candidates in the project's files are run on the last commit in the sandbox, as a check is: ten minutes at most, and
-    Ctrl-C skips it. A config.yaml that is still as it was written gets the command later, too.
+    The command that runs the project's tests becomes `checks:` of config.yaml, the default check of steps. To find it,
+    `init` runs the candidates in the project's files on the last commit in the sandbox, as a check would run: for ten minutes
+    at most, and Ctrl-C skips this. A later `init` can add the command too, if nobody has edited config.yaml.
 
-    CI jobs install the runner from what $RUNNER_PACKAGE names, else from the address and commit that this runner was installed
-    from. If neither is known, you are asked, and without an answer no jobs are written.
+    CI jobs install the runner from the source in $RUNNER_PACKAGE, else from the address and commit that this runner was
+    installed from. If neither is known, you are asked, and without an answer no jobs are written.
     """
     chosen = _Choices(**given)
     cwd = _checkout(console, chosen)
@@ -100,7 +104,7 @@ def command(console: Console, /, **given: Any) -> None:
             for path in shown:
                 console.note(f"  {path}{', with your edits' if path in made.edited else ''}")
             if left_out := init.hooks(git):
-                console.note(f"{', '.join(left_out)} did not run: the runner runs no hook of a repository")
+                console.note(f"{', '.join(left_out)} did not run: the runner does not run a repository's hooks")
                 if git.resolve(f"{made.commit}^"):
                     console.note("  to run it: git reset --soft HEAD~1 && git commit -C ORIG_HEAD")
         elif author is not None:
@@ -159,7 +163,13 @@ def _look(console: Console, clone: Clone, cwd: Path, chosen: _Choices) -> tuple[
             return None
     asked = init.questions(git, asks.env)
     proposed = _proposed(console, cwd, asked, chosen.yes) if chosen.discover else {}
-    proved, lacks = _proved(console, git, cwd, asked) if not chosen.no_try else (None, [])
+    if chosen.no_try:
+        unnamed = (
+            [] if init.configuration(git).checks else [f"name the command that runs the tests: `checks:` of {CONFIG}"]
+        )
+        proved, lacks = None, unnamed
+    else:
+        proved, lacks = _proved(console, git, cwd, asked)
     wanted = dataclasses.replace(wanted, proposed=proposed, check=proved.line if proved else "")
     found = init.look(asks, asked, wanted)
     if init.TESTS in asked.left:
@@ -191,7 +201,9 @@ def _proved(console: Console, git: Git, cwd: Path, asked: init.Questions) -> tup
     """Return the command that runs the tests of the last commit, as tried in the sandbox, and what a person has to do where there is
     none. Nothing is run where the configuration names checks, or where commands run without a sandbox."""
     commit, named = git.resolve("HEAD"), init.configuration(git).checks
-    if commit is None or (named and not init.is_untouched(git)):
+    if commit is None:
+        return None, [f"commit your project and run `{program()} init` again: it tries the tests on the last commit"]
+    if named and not init.is_untouched(git):
         return None, []
     try:
         with Session.open(cwd, _silent(console.environment()), console.options) as session:
@@ -210,9 +222,8 @@ def _proved(console: Console, git: Git, cwd: Path, asked: init.Questions) -> tup
             best = suite.best(ended)
             if best is not None:
                 suite.note(session.project, commit, best)
-                console.note(
-                    f"checks {best.line} · {best.text()} on {at}{'' if best.passed else ', before any change'}"
-                )
+                where = f" on {at}{'' if best.passed else ', before any change'}"
+                console.note(f"checks {best.line} · {best.text(where)}")
                 return best, [f"install what is missing and run `{program()} init` again"] if best.cause else []
     except RunnerError as error:
         return None, [f"name the command that runs the tests as `checks:` of {CONFIG}; none was tried: {error.what}"]
@@ -271,7 +282,7 @@ def _next(console: Console, git: Git, base: str, *, committed: bool) -> None:
     if steps:
         console.note(f"the files take effect once they are on {base}{f' of {remote}' if remote else ''}")
     steps += [f"{program()} new {'--manual ' if lacks else ''}TITLE"] if not steps else []
-    console.note(f"  next          {', then '.join(steps)}")
+    console.fact("next", ", then ".join(steps), err=True)
 
 
 def _lacks_model(console: Console, git: Git) -> str:

@@ -1,26 +1,29 @@
-"""`runner log` and `runner diff`, and the transcript of an attempt for people: messages, calls and results, turn by turn."""
+"""`runner log`, `diff` and `why`, and the transcript of an attempt for people: messages, calls and results, turn by turn."""
 
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from runner.app import describe, timeline
+from runner.app import describe, timeline, verify, why
 from runner.app.timeline import Account
 from runner.cli import options, streams
 from runner.cli.console import Console
-from runner.errors import InsufficientHistoryError, RunnerError
+from runner.errors import InsufficientHistoryError, RunnerError, UsageError
 from runner.executor import journal
-from runner.lines import lines_of
+from runner.git import GitError
+from runner.lines import cut, lines_of
 from runner.protocol import paths
 from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry, parse_message
-from runner.protocol.state import read_json
+from runner.protocol.state import OF_NO_STEP, read_json
 from runner.store import history, lookup, record
 from runner.store.environment import matching
 from runner.store.project import Project
@@ -37,7 +40,7 @@ POLL = 0.5  # seconds between two looks at the branch
 @options.as_json
 @options.flag("--follow", help="Print new events, and the turns of a running step, until the protocol ends.")
 @click.option("--oneline", "form", flag_value="oneline", help="One line per commit: transitions, and edits.")
-@click.option("--graph", "form", flag_value="graph", help="The same as git draws it, with merges.")
+@click.option("--graph", "form", flag_value="graph", help="As --oneline, with git's graph and merges.")
 @click.pass_obj
 def command(console: Console, protocol: str | None, as_json: bool, follow: bool, form: str | None) -> None:
     """Show the events of PROTOCOL, oldest first, one a line; at a terminal in local time, else in UTC.
@@ -53,12 +56,17 @@ def command(console: Console, protocol: str | None, as_json: bool, follow: bool,
     if form:
         _commits(console, name, graph=form == "graph")
         return
-    show: Show = _json if as_json else lambda console, entry: _line(console, name, entry)
+    show: Show = _json if as_json else partial(_line, console, name)
     tip = lookup.tip(session.project, name)
-    shown = _show(console, show, record.events(session.git, name, tip), 0)
-    at_work = _AtWork(console, session.project, name) if follow and not as_json else None
+    shown = _show(show, record.events(session.git, name, tip), 0)
+    look = _AtWork(console, session.project, name).look if follow and not as_json else lambda: None
     while follow and record.row(session.git, name, tip)["status"] not in record.ENDED:
-        tip, shown = _next(console, name, tip, shown, show, at_work)
+        while (now := lookup.tip(session.project, name)) == tip:
+            look()
+            time.sleep(POLL)
+        look()  # what was written between the two
+        tip = now
+        shown = _show(show, record.events(session.git, name, tip), shown)
 
 
 def _commits(console: Console, name: str, *, graph: bool) -> None:
@@ -87,7 +95,7 @@ _COMMIT = "%x00".join(
 )
 
 
-Show = Callable[[Console, "RawEntry"], None]
+Show = Callable[[RawEntry], None]
 
 
 class _AtWork:
@@ -134,27 +142,14 @@ class _AtWork:
                 self._shown[path.name] = len(found)
 
 
-def _next(console: Console, name: str, tip: str, shown: int, show: Show, at_work: _AtWork | None) -> tuple[str, int]:
-    project = console.project
-    while True:
-        if at_work is not None:
-            at_work.look()
-        if (now := lookup.tip(project, name)) != tip:
-            break
-        time.sleep(POLL)
-    if at_work is not None:
-        at_work.look()  # what was written between the two
-    return now, _show(console, show, record.events(project.git, name, now), shown)
-
-
-def _show(console: Console, show: Show, entries: Sequence[RawEntry], after: int) -> int:
+def _show(show: Show, entries: Sequence[RawEntry], after: int) -> int:
     for entry in entries:
         if entry.revision > after:
-            show(console, entry)
+            show(entry)
     return max(after, entries[-1].revision) if entries else after
 
 
-def _json(console: Console, entry: RawEntry) -> None:
+def _json(entry: RawEntry) -> None:
     told = {"revision": entry.revision, "event": entry.event, "subject": entry.subject}
     streams.put(json.dumps({**told, "time": entry.time, "actor": entry.actor, **entry.fields}))
 
@@ -230,7 +225,10 @@ def diff_command(
         out = record.diff(git, before, after, "--numstat", "--no-renames", "-z", without=without)
         console.json({"protocol": name, "step": slug, "from": before, "to": after, "files": list(_changed(out))})
         return
-    show_diff(console, record.diff(git, before, after, *(["--stat"] if stat else []), without=without))
+    out = record.diff(git, before, after, *(["--stat"] if stat else []), without=without)
+    if not out:
+        console.note(f"{slug or name} changed nothing")
+    show_diff(console, out)
 
 
 def _changed(numstat: bytes) -> Iterator[dict[str, str | int | None]]:
@@ -442,3 +440,150 @@ def _indented(text: str) -> str:
 
 def _plain(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+# --- which step, model and people wrote a line ------------------------------------------------------------------------
+
+_PLACE = re.compile(r"(?P<path>.+):(?P<first>[1-9][0-9]{0,8})(?:-(?P<last>[1-9][0-9]{0,8}))?")
+Told = dict[str, Any]
+_short = partial(cut, most=120)
+
+
+@click.command("why")
+@click.argument("place", metavar="PATH:LINE")
+@options.fetches
+@options.as_json
+@click.pass_obj
+def why_command(console: Console, place: str, yes: bool, as_json: bool) -> None:
+    """Show which step, model and people wrote the line, or the lines of PATH:3-9.
+
+    Follows squashes, moves and later edits by hand. The answer comes from the record in this clone, which `runner verify`
+    verifies. Exit 5: objects about a line are missing in this clone. They are fetched if you agree, at the terminal or with
+    --yes.
+    """
+    match = _PLACE.fullmatch(place)
+    first = int(match["first"]) if match else 0
+    last = int(match["last"] or first) if match else 0
+    if match is None or last < first:
+        raise UsageError(f"`{place}` names no line", "runner why", "write PATH:LINE, or PATH:FIRST-LAST")
+    verify.fetch_nothing(console.project)
+    verify.take_histories(console.project, verify.fetched_histories(console.project))
+    try:
+        told = why.why(console.session, console.cwd, match["path"], first, last)
+    except (InsufficientHistoryError, GitError) as error:
+        if not console.project.git.is_partial() or console.project.trusted.remote is None:
+            raise
+        if not options.fetch_missing(console, (), yes=yes, about=match["path"]):
+            hint = history.brings("", console.project.trusted.remote, f"why {place}")
+            raise InsufficientHistoryError(
+                "part of the history behind this is not in this clone", match["path"], hint
+            ) from error
+        told = why.why(console.session, console.cwd, match["path"], first, last)
+    if options.fetch_missing(console, set(_lacking(told["origins"])), yes=yes):
+        told = why.why(console.session, console.cwd, match["path"], first, last)
+    if as_json:
+        console.json(told)
+    for number, origin in enumerate(() if as_json else told["origins"]):
+        if number:
+            console.line("")
+        _show_origin(console, told["path"], origin)
+    if any(origin["kind"] == "unknown" for origin in told["origins"]):
+        raise SystemExit(InsufficientHistoryError.exit_code)
+
+
+def _lacking(origins: list[Told]) -> Iterator[str]:
+    """Yield the protocols of which something is not in this clone."""
+    for told in origins:
+        said = told.get("transcript")
+        if told["protocol"] and (told["kind"] == "unknown" or (said and not said["turn"])):
+            yield told["protocol"]
+        yield from _lacking(told["replaced"])
+
+
+def _show_origin(console: Console, path: str, told: Told) -> None:
+    lines = f"{told['first']}" if told["first"] == told["last"] else f"{told['first']}-{told['last']}"
+    shown = told["text"][0].strip() if len(told["text"]) == 1 else f"{len(told['text'])} lines"
+    console.line((f"{path}:{lines}", "yellow"), f"  {_short(shown)}")
+    _show_facts(console, told, "  ")
+
+
+def _show_facts(console: Console, told: Told, by: str) -> None:
+    for name, text, colour in _facts(console, told):
+        console.line(f"{by}{name.ljust(11)}", (text, colour))
+    for below in told["replaced"]:
+        console.line(f"{by}before that, lines {below['first']}-{below['last']}, by")
+        _show_facts(console, below, f"{by}  ")
+
+
+def _facts(console: Console, told: Told) -> Iterator[tuple[str, str, str]]:
+    """Yield (label, text, colour)."""
+    step = f"{told['place']:02d}-{told['step']} of {told['protocol']}" if told["step"] else ""
+    if told["kind"] == "step":
+        yield "step", f"{step}, attempt {told['attempt']}: {_short(str(told['step_title']))}", "green"
+    elif told["kind"] == "uncommitted":
+        yield "by hand", "not committed yet", "red"
+    elif told["kind"] == "person":
+        during = f"on the branch of {told['protocol']}" if told["protocol"] else "in no protocol"
+        yield "by hand", f"{told['author']}, {f'for {step}' if step else during}", "red"
+    elif told["kind"] == "unknown":
+        yield "not known", f"{told['protocol']}: {told['note']}" if told["protocol"] else str(told["note"]), "red"
+    else:
+        yield (
+            str(told["kind"]),
+            f"{told['protocol']}, revision {told['revision']}: {', '.join(told['events'])}",
+            "green",
+        )
+    if told["commit"]:
+        yield "commit", f"{told['commit'][:12]}  {console.when(told['time'])}  {_short(told['subject'])}", ""
+        yield "line", f"{told['path']}:{told['line']}".replace("\n", "\\n"), ""
+    if told["came_in"]:
+        yield "merged in", f"{told['came_in'][:12]}, which has the protocol's work as a copy", ""
+    if told["protocol"]:
+        yield "protocol", f"{told['protocol']}: {_short(str(told['title']))}", ""
+    yield from _work_facts(console, told)
+
+
+def _work_facts(console: Console, told: Told) -> Iterator[tuple[str, str, str]]:
+    who = [text for text in (told.get("engine"), f"as {told['agent']}" if told.get("agent") else "") if text]
+    said = told.get("transcript")
+    if said and said["model"] and said["model"] not in " ".join(who):
+        who.append(f"model {said['model']}")
+    if told.get("actor"):
+        who.append(f"started by {told['actor']}")
+    if told.get("executor"):
+        environment = f" {timeline.environment(told['environment'])}" if told.get("environment") else ""
+        who.append(f"on {told['executor']}{environment}")
+    if who:
+        yield "by", ", ".join(who), ""
+    if told.get("step_file"):
+        yield (
+            "step file",
+            ": ".join(filter(None, (told["step_file"], _short(" ".join(str(told["prose"]).split()))))),
+            "",
+        )
+    if said and said["turn"]:
+        tool = f", {said['tool']}" if said["tool"] else ""
+        yield "transcript", f"{said['file']}, turn {said['turn']}{tool}, {console.when(said['time'])}", ""
+        for line in lines_of(said["text"]):
+            yield "", f"| {_short(line)}", ""
+    elif said:
+        yield "transcript", str(said["note"]), "yellow"
+    for check in told.get("checks", ()):
+        outcome = "passed" if check["code"] == 0 else f"exit {check['code']}"
+        outcome += f" in attempt {check['attempt']}" if check["attempt"] != told["attempt"] else ""
+        yield (
+            "check",
+            f"{_short(check['check'])}  {outcome}  {console.when(check['time'])}",
+            "" if check["code"] == 0 else "red",
+        )
+    for word in told.get("approvals", ()):
+        about = word["kind"] if word["kind"] in OF_NO_STEP else f"{word['kind']} {word['subject']}"
+        reasons = "; ".join(filter(None, word["reasons"]))
+        yield (
+            "approval",
+            f"{about} {word['decision']} by {', '.join(word['by'])}  {console.when(word['time'])}  {_short(reasons)}",
+            "",
+        )
+    cost = told.get("cost")
+    if cost is not None and (text := describe.spent({**cost, "unpriced": cost["usd"] is None}, tokens=True)):
+        yield "cost", text, ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import gc
 import os
 import signal
@@ -44,12 +45,12 @@ GROUPS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("show", "Show a protocol, or one of its steps."),
         ("log", "Show the events of a protocol."),
         ("diff", "Show what a protocol changed.", "log:diff_command"),
-        ("why", "Show which step, model and people wrote a line."),
+        ("why", "Show which step, model and people wrote a line.", "log:why_command"),
     ),
     "Steer and decide": (
         ("plan", "Let a model plan the pending steps again."),
         ("edit", "Edit a plan file in $EDITOR, and commit it as yours.", "plan:edit_command"),
-        ("skip", "Take a step out of the plan.", "plan:skip_command"),
+        ("skip", "Remove a step from the plan.", "plan:skip_command"),
         ("answer", "Answer a question of a protocol.", "steer:answer"),
         ("approve", "Approve what waits, with a signature."),
         ("reject", "Reject what waits, with a signature.", "approve:reject"),
@@ -57,7 +58,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("pause", "Pause a protocol.", "steer:pause"),
         ("resume", "Resume a protocol that is paused or blocked.", "steer:resume"),
         ("cancel", "Cancel a protocol.", "steer:cancel"),
-        ("discard", "Remove a protocol for which nothing was done.", "doctor:discard_command"),
+        ("discard", "Remove a protocol that has no work yet.", "doctor:discard_command"),
         ("retry", "Allow a new attempt of a failed step.", "steer:retry"),
         ("undo", "Undo the last transition, or all since a revision.", "steer:undo"),
     ),
@@ -73,7 +74,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], ...]] = {
     "Set up and repair": (
         ("init", "Write the files that a team shares into the checkout."),
         ("policy", "Ask the policy for a decision, or test its examples.", "check:policy_command"),
-        ("engines", "List the models that can be used, or test one."),
+        ("engines", "List the models that can be used, or test one.", "doctor:engines_command"),
         ("mcp", "Serve protocols to editors and agents by MCP, or pin a server's tools."),
         ("clean", "Remove finished worktrees, workspaces and branches.", "doctor:clean_command"),
         ("doctor", "Find problems on this machine and in this clone, and fix them."),
@@ -139,7 +140,7 @@ class Commands(click.Group):
             from difflib import get_close_matches
 
             if args[0] in LATER:
-                hint = "`runner --help` lists the commands that there are"
+                hint = "`runner --help` lists the commands"
                 raise UnsupportedError(f"`runner {args[0]}` is not supported by this version", "the command line", hint)
             close = get_close_matches(args[0], COMMANDS, n=1)
             hint = f"did you mean `runner {close[0]}`?" if close else "`runner --help` lists the commands"
@@ -203,7 +204,7 @@ def _schemas(ctx: click.Context, param: click.Parameter, incomplete: str) -> lis
 @click.command("schema")
 @click.argument("name", required=False, shell_complete=_schemas)
 def schema_command(name: str | None) -> None:
-    """Print the JSON Schema NAME; without NAME, the names that there are."""
+    """Print the JSON Schema NAME; without NAME, list the names."""
     names = resources.schemas()
     if name is None:
         streams.put("\n".join(names))
@@ -300,32 +301,17 @@ def _call(argv: list[str] | None) -> int:
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as `nohup` has it
         signal.signal(signal.SIGHUP, _on_signal)
     # git exports these to hooks and aliases, and they point at the caller's repository.
-    for name in [
-        name
-        for name in os.environ
-        if name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
-    ]:
-        del os.environ[name]
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX"):
+        os.environ.pop(name, None)
     # What other packages plug into pydantic is looked for on disk at its first use, and would run in our process.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         cli.main(args=argv, prog_name=program(), standalone_mode=False)
-    except click.exceptions.Exit as ended:
-        return ended.exit_code
-    except (click.exceptions.Abort, KeyboardInterrupt) as error:
-        return _say(", ".join(signals.told(error)), 130)
-    except click.ClickException as error:
-        return _tell(_wrong(error))
-    except RunnerError as error:
-        return _tell(error)
-    except FileNotFoundError as error:
-        if not _folder_exists():
-            return _say("error: this folder is gone\n  next: change to a folder that exists", 2)
-        return _bug(error)
-    except OSError as error:
-        return _disk(error)
-    except Exception as error:
-        return _bug(error)
+    except (Exception, KeyboardInterrupt) as error:
+        code, text = _ended(error)
+        if text:
+            streams.say(text)
+        return code
     return 0
 
 
@@ -345,21 +331,41 @@ def _end(console: Console | None, error: BaseException | None = None) -> None:
     """End a command that acts with its JSON, where that is wanted."""
     if console is not None and console.acts:
         told = _wrong(error) if isinstance(error, click.ClickException) else error
-        import_module("runner.cli.status").end_acted(console, 0 if error is None else _code(error), told)
+        import_module("runner.cli.status").end_acted(console, _code(error), told)
 
 
-def _code(error: BaseException) -> int:
+def _code(error: BaseException | None) -> int:
     """Return the exit code of a command that an exception ends."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    return 0 if error is None else _ended(error)[0]
+
+
+def _ended(error: BaseException) -> tuple[int, str]:
+    """Return the exit code of a command that an exception ends (design §9), and what a person reads of it."""
     match error:
-        case SystemExit():
-            return error.code if isinstance(error.code, int) else int(error.code is not None)
-        case click.exceptions.Exit() | RunnerError():
-            return error.exit_code
+        case click.exceptions.Exit():
+            return error.exit_code, ""
         case click.exceptions.Abort() | KeyboardInterrupt():
-            return 130
-        case click.ClickException() | OSError():
-            return UsageError.exit_code
-    return 70
+            return 130, ", ".join(signals.told(error))
+        case click.ClickException():
+            return _ended(_wrong(error))
+        case RunnerError():
+            text = streams.safe(f"error: {error}").replace("`runner ", f"`{program()} ")
+            return error.exit_code, text.replace("at:   runner ", f"at:   {program()} ")
+        case FileNotFoundError() if not _folder_exists():
+            return UsageError.exit_code, "error: this folder is gone\n  next: change to a folder that exists"
+        case OSError() if not isinstance(error, FileNotFoundError):
+            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            hint = "make room on the disk" if is_full else "fix that, and run the same command again"
+            text = f"error: {error.strerror}\n  at:   {error.filename or 'this machine'}\n  next: {hint}; nothing was published"
+            return UsageError.exit_code, text
+    import platform
+    import traceback
+
+    text = f"This is a bug in protocol-runner {__version__} (Python {platform.python_version()}, {platform.system()})."
+    hint = "report it with the lines above; nothing incomplete was published"
+    return 70, f"{''.join(traceback.format_exception(error))}\n{text}\n  next: {hint}"
 
 
 def _folder_exists() -> bool:
@@ -370,50 +376,30 @@ def _folder_exists() -> bool:
     return True
 
 
+def _meant_option(error: click.NoSuchOption, where: str) -> str:
+    """Return the hint about an option that the command `where` does not have."""
+    from difflib import SequenceMatcher
+
+    name = error.option_name
+    option = next((one for one in cli.params if isinstance(one, click.Option) and name in one.opts), None)
+    if option is not None and " " in where:
+        typed = name if option.is_flag else f"{name} {str(option.name).upper()}"
+        return f"write it before the command: `{where.replace(' ', f' {typed} ', 1)}`"
+    # Click compares the dashes too: with them, `--into` is like `--no-ff`.
+    near = [
+        f"`{one}`"
+        for one in error.possibilities or ()
+        if SequenceMatcher(None, one.strip("-"), name.strip("-")).ratio() >= 0.6
+    ]
+    return f"did you mean {' or '.join(near)}?" if near else f"`{where} --help` lists them"
+
+
 def _wrong(error: click.ClickException) -> UsageError:
     """Return an error of click in the form that every error has."""
     context = error.ctx if isinstance(error, click.UsageError) else None
     where = "runner" if context is None else context.command_path.replace(program(), "runner", 1)
     if isinstance(error, click.NoSuchOption):
-        near = " or ".join(f"`{name}`" for name in error.possibilities or ())
         what = f"there is no option `{error.option_name}`"
-        return UsageError(what, f"`{where}`", f"did you mean {near}?" if near else f"`{where} --help` lists them")
+        return UsageError(what, f"`{where}`", _meant_option(error, where))
     what = " ".join(error.format_message().split()).removesuffix(".")
     return UsageError(what[:1].lower() + what[1:], f"`{where}`", f"`{where} --help` describes it")
-
-
-def _tell(error: RunnerError) -> int:
-    told = (
-        streams.safe(str(error)).replace("`runner ", f"`{program()} ").replace("at:   runner ", f"at:   {program()} ")
-    )
-    return _say(f"error: {told}", error.exit_code)
-
-
-def _say(text: str, code: int) -> int:
-    streams.say(text)
-    return code
-
-
-def _disk(error: OSError) -> int:
-    import errno
-
-    hint = (
-        "make room on the disk"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT)
-        else "fix that, and run the same command again"
-    )
-    return _say(
-        f"error: {error.strerror}\n  at:   {error.filename or 'this machine'}\n  next: {hint}; nothing was published", 2
-    )
-
-
-def _bug(error: BaseException) -> int:
-    import platform
-    import traceback
-
-    text = "".join(traceback.format_exception(error))
-    return _say(
-        f"{text}\nThis is a bug in protocol-runner {__version__} (Python {platform.python_version()}, {platform.system()}).\n"
-        "  next: report it with the lines above; nothing was published that is not whole",
-        70,
-    )

@@ -42,7 +42,7 @@ def command(ctx: click.Context) -> None:
 def pin(console: Console, name: str) -> None:
     """Show how the list of tools of the MCP server NAME differs from the pinned one, and write it into the checkout.
 
-    It runs the command of the checkout's config.yaml. Read each line: a model will be shown these words. Nothing counts before you
+    It runs the command of the checkout's config.yaml. Read each line: a model will see this text. The list takes effect once you
     commit .protocols/mcp/NAME.json, and the digest in config.yaml, on the trusted branch.
     """
     done = app.pin(console.session, name)
@@ -66,9 +66,7 @@ def _serve(console: Console) -> None:
         from mcp.server.mcpserver.exceptions import ToolError
         from mcp_types import ToolAnnotations
     except ModuleNotFoundError as error:
-        raise UnsupportedError(
-            f"the package {error.name} is needed, which is not installed", "runner mcp", installs("mcp")
-        ) from error
+        raise UnsupportedError(f"the package {error.name} is not installed", "runner mcp", installs("mcp")) from error
     run_all()
     server = MCPServer("protocol-runner", version=__version__, instructions=ABOUT, log_level="CRITICAL")
     reads = ToolAnnotations(read_only_hint=True, open_world_hint=False)

@@ -96,7 +96,7 @@ class _Source:
     "--from",
     "text",
     metavar="FILE",
-    help="A spec or an issue that the model plans from; it is quoted as untrusted, without what a reader does not see.",
+    help="A spec or an issue that the model plans from; it is quoted as untrusted, without invisible text.",
 )
 @options.number(
     "--from-issue",
@@ -104,7 +104,9 @@ class _Source:
     metavar="NUMBER",
     help="An issue of the forge in config.yaml, quoted in the same way; its title is TITLE unless you give one.",
 )
-@options.flag("--edit", help="Edit the plan before it is created; without another source as with --manual.")
+@options.flag(
+    "--edit", help="Edit the plan before it is created; without another source, start from the plan of --manual."
+)
 @click.option("--base", metavar="BRANCH", help="The branch to start from and to merge into.")
 @options.flag("--no-questions", help="The model decides open questions itself.")
 @options.work
@@ -152,8 +154,7 @@ def _end(console: Console, made: Made, *, first: str = "") -> None:
     tell_made(console, made, first=first)
     _give_id(console, made.protocol)
     made.printed()
-    if console.project.config.forge is not None:  # else a forge's modules are not loaded
-        request.post_published(console.session, made.protocol)
+    request.post_published(console.session, made.protocol)
 
 
 def _give_id(console: Console, protocol: str) -> None:
@@ -168,7 +169,7 @@ def tell_made(console: Console, made: Made, *, runs: bool = False, first: str = 
     goes_out = console.project.setting("publish") == "always" and console.project.trusted.remote
     pushed = f" · published to {goes_out}" if goes_out else " · nothing was pushed"
     steps = counted(made.steps, "step")
-    cost = f" · {describe.money(made.usd)}" if made.usd else ""
+    cost = f" · {price}" if (price := describe.price(describe.together([made.spent]))) else ""
     if made.questions:
         count = counted(len(made.questions), "question")
         console.note(f"{made.protocol}  planning · {count} · from {made.base[:12]} {made.start[:7]}{cost}{pushed}")
@@ -176,7 +177,7 @@ def tell_made(console: Console, made: Made, *, runs: bool = False, first: str = 
             console.note(f"  {wait:12}  {text}")
         which = f" {made.questions[0][0]}" if len(made.questions) > 1 else ""
         name = lookup.typed(console.project, made.protocol)
-        console.note(f"  next          {program()} answer {name}{which} TEXT")
+        console.fact("next", f"{program()} answer {name}{which} TEXT", err=True)
         return
     if made.source:
         steps = f"{made.done} of {steps} done"
@@ -185,9 +186,8 @@ def tell_made(console: Console, made: Made, *, runs: bool = False, first: str = 
     row = record.row(session.git, made.protocol, lookup.tip(session.project, made.protocol))
     console.note(f"{made.protocol}  {row['status']} · {steps} · from {begun} {made.start[:7]}{cost}{pushed}")
     if _OID.fullmatch(made.base):
-        console.note(
-            f"  {'base':12}  a commit, as HEAD is on no branch; `runner new --base BRANCH` names where the work is to go"
-        )
+        sets = f"`{program()} new --base BRANCH` sets the branch to merge into"
+        console.fact("base", f"a commit, as HEAD is on no branch; {sets}", err=True)
     for line in made.outline:
         console.note(f"  {line}")
     if made.path:
@@ -196,12 +196,12 @@ def tell_made(console: Console, made: Made, *, runs: bool = False, first: str = 
     elif made.note:
         console.note(f"  {made.note}")
     if made.source and ids.slug_of_title(str(row["title"])) != made.protocol.partition("-")[2]:
-        console.note(f"  title         {row['title']}, as its plan has it")
+        console.fact("title", f"{row['title']}, as its plan has it", err=True)
     if not runs:
         tip, name = lookup.tip(session.project, made.protocol), lookup.typed(session.project, made.protocol)
         if (follows := describe.describe(session, row, tip, name).next).text:
             before = f"{program()} {first.format(name)}, then " if first else ""
-            console.note(f"  next          {before}{follows.shown(program())}")
+            console.fact("next", f"{before}{follows.shown(program())}", err=True)
 
 
 @click.command("do")
@@ -212,7 +212,8 @@ def tell_made(console: Console, made: Made, *, runs: bool = False, first: str = 
     "-f",
     "--file",
     "coworker",
-    help="An agent file. Without TEXT its objective is the task. One that the trusted branch lacks lists no tools: external ones ask.",
+    help="An agent file; without TEXT, its objective is the task. External tools need approval if this file is not on the trusted "
+    "branch.",
 )
 @click.option(
     "--check",
@@ -262,6 +263,8 @@ def do_command(
     create.need_engine(session.project, files, where)
     made = create.create(session, title, files, where=where, base=base)
     tell_made(console, made, runs=True)
+    if workflow is None and not (checks or session.project.config.checks):
+        console.fact("checks", f"none; `--check CMD` names one, `{program()} init` finds the project's", err=True)
     made.printed()
     try:
         ctx.invoke(run.command, protocol=made.protocol)
@@ -269,7 +272,7 @@ def do_command(
         resumes = f"{program()} run {lookup.typed(session.project, made.protocol)}"
         if type(error) is KeyboardInterrupt:
             raise KeyboardInterrupt(f"`{resumes}` resumes") from error
-        console.note(f"  created       {resumes} resumes it")
+        console.fact("created", f"{resumes} resumes it", err=True)
         raise
     finally:
         _tell_changes(console, made.protocol, made.start)

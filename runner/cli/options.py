@@ -15,6 +15,7 @@ from runner.cli import ci
 from runner.cli.console import Console
 from runner.errors import RunnerError, UnreachableError
 from runner.lines import few
+from runner.protocol import plans
 from runner.store import lookup, publishing, record
 from runner.store.project import SETTINGS
 
@@ -37,12 +38,12 @@ def _offer(look: Callable[[Session], list[str]]) -> list[str]:
 
 
 def complete_protocols(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Return the protocols whose ids begin so."""
+    """Return the protocols whose ids start so."""
     return _offer(lambda session: [name for name in lookup.known(session.project) if name.startswith(incomplete)])
 
 
 def complete_steps(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Return the steps of the protocol typed before, or of the one that is meant without a name, whose slugs begin so."""
+    """Return the steps of the protocol typed before, or of the one that is meant without a name, whose slugs start so."""
     return _steps_of(ctx.params.get("protocol") or next(iter(ctx.params.get("words") or ()), None), incomplete)
 
 
@@ -71,10 +72,10 @@ def found(console: Console, name: str | None, step: str | None = None) -> tuple[
     Raises:
         UsageError: there is none, or it is not clear which.
     """
-    return looked_up(console, name, lambda name: lookup.find_with_step(console.session, name, step))
+    return looked_up(console, name, lambda session, name: lookup.find_with_step(session, name, step))
 
 
-def looked_up(console: Console, name: str | None, find: Callable[[str | None], T]) -> T:
+def looked_up(console: Console, name: str | None, find: Callable[[Session, str | None], T]) -> T:
     """Return what `find` finds by a protocol's name; the remote is asked for one that is not known here.
 
     Raises:
@@ -82,14 +83,14 @@ def looked_up(console: Console, name: str | None, find: Callable[[str | None], T
     """
     session = console.session
     try:
-        return find(name)
+        return find(session, name)
     except lookup.UnknownProtocolError:
         if name is None or session.project.trusted.remote is None or not lookup.beginnings(session.project, name):
             raise
 
     with contextlib.suppress(UnreachableError):
         publishing.find(session, name)
-    return find(name)
+    return find(session, name)
 
 
 # The protocol: id, number, branch, or nothing where it is clear; several of them, or none; its step: `deploy` or `02-deploy`.
@@ -154,6 +155,26 @@ def number(*names: str, help: str, **more: Any) -> Callable[[F], F]:
     return click.option(*names, type=Number(1), help=help, **more)
 
 
+class _Time(click.ParamType[int]):
+    """A time such as 90m, in seconds. `like`: how one is written, for the error."""
+
+    name = "time"
+
+    def __init__(self, like: str) -> None:
+        self.like = like
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return plans.seconds_of(value) if isinstance(value, str) else value
+        except ValueError as error:
+            self.fail(f"{error}; one is written as {self.like}", param, ctx)
+
+
+def time(*names: str, like: str, help: str, **more: Any) -> Callable[[F], F]:
+    """Return an option that is a time, in seconds. `like`: how one is written."""
+    return click.option(*names, metavar="TIME", type=_Time(like), help=help, **more)
+
+
 def together(*options: Callable[[F], F]) -> Callable[[F], F]:
     """Return several options as one; the help lists the last one first."""
 
@@ -196,7 +217,7 @@ def _of_job(name: str, told: str) -> Callable[[F], F]:
 job = together(
     _of_job("--ephemeral", "This machine may disappear: announce external calls on the remote before they are made."),
     _of_job(
-        "--ci", "In a CI job: as --ephemeral, and publish; waiting is not a failure; write job summary and outputs."
+        "--ci", "For a CI job: imply --ephemeral, publish, exit 0 if a person is needed, write job summary and outputs."
     ),
 )
 verbose = flag("-v", "--verbose", help="Print the output of commands and checks as it comes.")

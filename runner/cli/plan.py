@@ -7,23 +7,24 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import click
 
-from runner.app import create, describe, plan, request, sync
-from runner.app.plan import Draft, Proposal
-from runner.app.steer import number
+from runner.app import create, describe, plan, request
+from runner.app.plan import Proposal
 from runner.cli import log, options, steer, streams
 from runner.cli.console import Console
 from runner.cli.streams import program
 from runner.errors import RunnerError, UsageError
 from runner.executor import load
 from runner.protocol import strict_yaml
-from runner.store import record
+from runner.store import lookup, record
 
 YES, EDIT, DROP = "yes", "edit", "drop"
+Made = TypeVar("Made")
 
 
 @click.command("plan")
@@ -57,13 +58,13 @@ def command(
         if chosen is None:
             return
         commit = plan.take(session, proposal, chosen)
-        cost = f" · {describe.money(proposal.usd)}" if proposal.usd else ""
+        cost = f" · {price}" if (price := describe.price(describe.together([proposal.spent]))) else ""
         console.note(f"{name}  replanned, committed as yours: {commit[:7]}{cost}")
         request.post_published(session, name)
 
 
 def _show(console: Console, proposal: Proposal, files: Mapping[str, bytes]) -> None:
-    tree = plan.tree_of(console.project, proposal, files)
+    tree = plan.tree_of(console.project.git, proposal.seen, files)
     log.show_diff(console, record.diff(console.project.git, proposal.seen.tree, tree))
 
 
@@ -86,52 +87,59 @@ def _chosen(console: Console, proposal: Proposal) -> Mapping[str, bytes] | None:
             return None
         files = edited_files(console, files, proposal.changed(files))
         if not proposal.changed(files):
-            console.note("nothing is left of it: nothing was changed")
+            console.note("the edited plan has no changes: nothing was changed")
             return None
         _show(console, proposal, files)
 
 
 def edited_files(console: Console, files: Mapping[str, bytes], changed: Sequence[str]) -> Mapping[str, bytes]:
     """Let the person edit those files of a plan, until all make one; return all."""
-    folder = Path(tempfile.mkdtemp(prefix="runner-plan-"))
-    for name in changed:
-        if name in files:
-            (folder / name).write_bytes(files[name])
-    try:
-        while True:
-            _edit(console, sorted(folder.iterdir()), "nothing was changed; run the same command again")
-            made = {name: data for name, data in files.items() if name not in changed} | create.read_folder(
-                folder, Path(".")
-            )
-            try:
-                plan.check(made)
-            except RunnerError as error:
-                streams.say(f"error: {error}")
-                if not click.confirm("edit it again?", default=True, err=True):
-                    raise
-                continue
-            return made
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="runner-plan-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        for name in changed:
+            if name in files:
+                (folder / name).write_bytes(files[name])
+
+        def made() -> Mapping[str, bytes]:
+            kept = {name: data for name, data in files.items() if name not in changed}
+            all_ = kept | create.read_folder(folder, Path("."))
+            plan.check(all_)
+            return all_
+
+        return _edited(console, folder, "nothing was changed; run the same command again", made)
+
+
+def _edited(console: Console, folder: Path, hint: str, made: Callable[[], Made]) -> Made:
+    """Have the person edit the files of a folder until `made` takes them, or they give up. `hint`: where the editor fails."""
+    while True:
+        _edit(console, sorted(folder.glob("*.md")), hint)
+        try:
+            return made()
+        except RunnerError as error:
+            if not console.is_terminal():
+                raise
+            streams.say(f"error: {error}")
+            if not click.confirm("edit it again?", default=True, err=True):
+                raise
 
 
 @click.command("edit")
 @options.words("[PROTOCOL] [STEP]")
-@click.option("--add", "added", metavar="TITLE", help="Add a step instead, after --after, or as the last.")
-@options.a_step("--move", "moved", help="Move a step behind the one of --after.")
+@click.option("--add", "added", metavar="TITLE", help="Add a step, after the one of --after, or at the end.")
+@options.a_step("--move", "moved", help="Move a step after the one of --after.")
 @options.a_step("--remove", "removed", help="Remove a step.")
-@options.a_step("--after", help="Where a step is added or moved to; `plan` is before the first.")
+@options.a_step("--after", help="Add or move after this step; `plan` is before the first one.")
 @click.option(
-    "--kind", type=click.Choice(["agent", "command", "human"]), help="Of a step that is added. Default: agent."
+    "--kind", type=click.Choice(["agent", "command", "human"]), help="The kind of the added step. Default: agent."
 )
-@click.option("--run", metavar="LINE", help="The command of a step that is added.")
+@click.option("--run", metavar="LINE", help="The command of the added step.")
 @options.offline
 @click.pass_obj
 def edit_command(console: Console, /, words: tuple[str, ...], **change: str | None) -> None:
     """Edit plan.md of PROTOCOL, the file of STEP, or `context`, in your editor; the commit is yours.
 
-    With --add, --move or --remove no editor is opened: steps that follow get new numbers where that is necessary. The file
-    is validated before it is committed. No other file of your checkout changes.
+    With --add, --move or --remove, no editor opens, and later steps are renumbered if necessary. The file is validated before
+    it is committed. No other file of your checkout changes.
     """
     name, rest = steer.named(console, words)
     console.means(name)
@@ -146,8 +154,16 @@ def edit_command(console: Console, /, words: tuple[str, ...], **change: str | No
     folder = Path(tempfile.mkdtemp(prefix="runner-edit-"))
     path = folder / draft.name
     path.write_bytes(draft.data)
+
+    def checked() -> bytes | None:
+        if not path.is_file() or (data := path.read_bytes()) == draft.data:
+            return None
+        plan.check_draft(console.session, draft, data)
+        return data
+
     try:
-        made = _after_editing(console, draft, path)
+        data = _edited(console, folder, "nothing was committed; run the same command again", checked)
+        made = plan.commit_draft(console.session, draft, data) if data is not None else None
     except BaseException:
         if path.is_file() and path.read_bytes() != draft.data:
             console.note(f"your draft is kept at {path}")
@@ -158,11 +174,8 @@ def edit_command(console: Console, /, words: tuple[str, ...], **change: str | No
     if made is None:
         console.note(f"{draft.protocol}  {draft.name}: nothing changed")
         return
-    console.note(f"{draft.protocol}  {draft.name} committed as yours: {made[:7]}")
-    if draft.finished:
-        console.note("  this step is finished: the edit is recorded, and nothing is done again")
-    sync.offer(console.session, draft.protocol)
-    request.post_published(console.session, draft.protocol)
+    notes = ("this step is finished: the edit is recorded, and nothing is done again",) if draft.finished else ()
+    steer.tell(console, plan.committed(console.session, draft.protocol, made, draft.name, notes))
 
 
 def _changed(
@@ -195,12 +208,10 @@ def _changed(
 
 
 def _tell_step(console: Console, name: str, commit: str, said: str) -> None:
-    console.note(f"{name}  {said}, committed as yours: {commit[:7]}")
-    for slug in plan.left_work(console.session, name):
-        undoes = f"{program()} undo {number(name)} {slug}"
-        console.note(f"  the work of {slug} is still on the branch; `{undoes}` takes it back")
-    sync.offer(console.session, name)
-    request.post_published(console.session, name)
+    left = plan.left_work(console.session, name)
+    undo = f"`{program()} undo {lookup.typed(console.project, name)}"
+    notes = tuple(f"the work of {slug} is still on the branch; {undo} {slug}` reverts it" for slug in left)
+    steer.tell(console, plan.committed(console.session, name, commit, f"{said},", notes))
 
 
 @click.command("skip")
@@ -208,31 +219,13 @@ def _tell_step(console: Console, name: str, commit: str, said: str) -> None:
 @options.offline
 @click.pass_obj
 def skip_command(console: Console, words: tuple[str, ...]) -> None:
-    """Take STEP, which is not done, out of the plan of PROTOCOL; what follows runs without it. The commit is yours."""
+    """Remove STEP from the plan of PROTOCOL, if it is not done; the steps after it still run. The commit is yours."""
     name, rest = steer.named(console, words)
     console.means(name)
     if len(rest) != 1:
         raise click.UsageError("name one step: runner skip PROTOCOL STEP")
     commit, slug = plan.remove_step(console.session, name, rest[0], "skip")
     _tell_step(console, name, commit, f"{slug} skipped")
-
-
-def _after_editing(console: Console, draft: Draft, path: Path) -> str | None:
-    """Let the person edit until the file is valid or they give up; return the commit, or None where nothing changed."""
-    while True:
-        _edit(console, [path], "nothing was committed; run the same command again")
-        if not path.is_file() or (data := path.read_bytes()) == draft.data:
-            return None
-        try:
-            plan.check_draft(console.session, draft, data)
-        except RunnerError as error:
-            if not console.is_terminal():
-                raise
-            streams.say(f"error: {error}")
-            if not click.confirm("edit it again?", default=True, err=True):
-                raise
-            continue
-        return plan.commit_draft(console.session, draft, data)
 
 
 def _edit(console: Console, files: Sequence[Path], hint: str) -> None:

@@ -3,40 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from decimal import Decimal
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from runner.app import describe, suite
-from runner.cli import output, status
+from runner.app.describe import together
+from runner.cli import show, status
 from runner.cli.console import COLOURS, Console
 from runner.cli.streams import program
-from runner.lines import counted, headline, lines_of
-from runner.protocol import decision, events, paths
-from runner.protocol.state import plain
+from runner.lines import WIDTH, counted, headline, lines_of, lines_of_output
+from runner.protocol import events, machine, paths
+from runner.protocol.state import STOPPED, plain
 from runner.store import lookup, record
 
 if TYPE_CHECKING:
     from runner.executor.advance import Advanced
     from runner.protocol.state import Json, State
+    from runner.store.environment import Redactor
 
 WAITING = "waits"
 RESULT = 60  # characters of a result that is printed on its step's line
+EVERY: Final = 60.0  # seconds between two lines about the running command, where there is no terminal
+_WINDOW: Final = 64 * 1024  # bytes in which the last line is looked for
 
 
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """What a step cost. `usd`: US dollars; `unpriced`: tokens whose price is not known."""
-
-    seconds: int = 0
-    usd: Decimal = Decimal(0)
-    unpriced: int = 0
-
-    def __add__(self, other: Spent) -> Spent:
-        return Spent(self.seconds + other.seconds, self.usd + other.usd, self.unpriced + other.unpriced)
+Cost = dict[str, Any]  # as `describe.together` returns it
 
 
 class Progress:
@@ -44,7 +37,7 @@ class Progress:
 
     def __init__(self, console: Console, *, each: bool) -> None:
         self._console, self._each = console, each
-        self._held: dict[str, tuple[Spent, str]] = {}  # what was said of steps that are still to be checked
+        self._held: dict[str, tuple[Cost, str]] = {}  # what was said of steps that are still to be checked
         self._told_waits: set[str] = set()
         self._told_refused: list[str] = []  # why approvals do not count
         self._width = 0
@@ -93,7 +86,11 @@ class Progress:
 
     def _planned(self, done: Advanced, planned: events.Planned) -> None:
         self._took(
-            "plan", "planned", _spent_by([planned]), counted(len(planned.steps), "step"), counted=bool(planned.spent)
+            "plan",
+            "planned",
+            together([planned.spent]),
+            counted(len(planned.steps), "step"),
+            counted=bool(planned.spent),
         )
         for line in lines_of(done.said) if planned.transcript else ():
             self._console.line(f"  {line}", err=True)
@@ -101,7 +98,7 @@ class Progress:
     def _step(self, done: Advanced, slug: str, happened: Sequence[events.Event]) -> None:
         name = _label(done.state, slug)
         said = ended = ""
-        spent, by_person = _spent_by(happened), False
+        spent, by_person = together(getattr(event, "spent", None) for event in happened), False
         for event in happened:
             match event:
                 case events.StepBlocked():
@@ -124,18 +121,18 @@ class Progress:
         if ended == "finished" and not self._each:
             self._held[slug] = (spent, said)
             return
-        if ended in ("done", *describe.FAILED) and slug in self._held:
+        if ended in ("done", *STOPPED) and slug in self._held:
             before, earlier = self._held.pop(slug)
-            spent, said = before + spent, "   ".join(filter(None, (earlier, said)))
-        if ended in describe.FAILED:
+            spent, said = together((before, spent)), "   ".join(filter(None, (earlier, said)))
+        if ended in STOPPED:
             self._failed(done.state.protocol, name, ended, happened)
         elif ended == WAITING:
             if slug in self._held:  # its checks passed
                 before, earlier = self._held.pop(slug)
-                self._took(name, "finished", before + spent, "   ".join(filter(None, (earlier, said))))
+                self._took(name, "finished", together((before, spent)), "   ".join(filter(None, (earlier, said))))
             self._waits(done.state)
         elif ended:
-            self._took(name, ended, spent, said, counted=not by_person or spent.seconds > 0)
+            self._took(name, ended, spent, said, counted=not by_person or spent["seconds"] > 0)
         for event in happened:
             if isinstance(event, events.StepRetried):
                 self._line(name, "retries", f"attempt {event.attempt}")
@@ -147,9 +144,9 @@ class Progress:
         retried = any(isinstance(event, events.StepRetried) for event in happened)
         qa = next((event for event in happened if isinstance(event, events.QaFailed)), None)
         if qa is None and failure.output is not None:
-            output.tell_last(self._console, place, None, failure.output, failure.tail or "", retried=retried)
+            show.tell_last(self._console, place, None, failure.output, failure.tail or "", retried=retried)
         elif qa is not None:
-            commands = output.commands(qa.evidence, reviewed=bool(qa.report))
+            commands = show.commands_of(qa.evidence, reviewed=bool(qa.report))
             numbers = {id(check): number for number, check in enumerate(commands, 1)}
             for check in qa.evidence:
                 otherwise = "" if check["tail"] in failure.reason else check["tail"]
@@ -157,18 +154,18 @@ class Progress:
                     continue
                 if id(check) in numbers:
                     number, printed = numbers[id(check)], check["output"]
-                    output.tell_last(self._console, place, number, printed, otherwise, retried=retried)
+                    show.tell_last(self._console, place, number, printed, otherwise, retried=retried)
                 elif otherwise:  # a promised file that is not there, or a review
                     self._console.line(f"  | {otherwise}", err=True)
             before = suite.failed_before(self._console.project, protocol, {check["check"] for check in qa.evidence})
             if before:
-                self._console.line(f"  {'before':12}  {before}", err=True)
+                self._console.fact("before", before, err=True)
         for event in happened:
             if isinstance(event, events.QaFailed) and event.report:
                 report = f"{paths.folder(protocol)}/{paths.report_file(event.subject, event.attempt)}"
-                self._console.line(f"  {'findings':12}  {report}", err=True)
+                self._console.fact("findings", report, err=True)
         if failure.kept:
-            self._console.line(f"  {'its work':12}  kept at {failure.kept}", err=True)
+            self._console.fact("its work", f"kept at {failure.kept}", err=True)
 
     def _waits(self, state: State) -> None:
         row, project = plain(state), self._console.project
@@ -179,12 +176,10 @@ class Progress:
                 self._line(_label(state, wait["subject"]), WAITING, f"for {wait['by']}: {text}")
                 self._told_waits.add(wait["id"])
 
-    def _took(self, name: str, word: str, spent: Spent, said: str, *, counted: bool = True) -> None:
-        took = describe.duration(spent.seconds) if counted else ""
-        cost = describe.money(spent.usd) if spent.usd else ""
-        if spent.unpriced:
-            cost = f"{cost} and a price not known".removeprefix(" and a ")
-        self._line(name, word, "   ".join(filter(None, (took.rjust(6), cost, said))), narrow=True)
+    def _took(self, name: str, word: str, spent: Cost, said: str, *, counted: bool = True) -> None:
+        took = describe.duration(spent["seconds"]) if counted else ""
+        parts = (took.rjust(6), describe.price(spent), said)
+        self._line(name, word, "   ".join(filter(None, parts)), narrow=True)
 
     def _line(self, name: str, word: str, text: str, *, narrow: bool = False) -> None:
         shown = (word.ljust(8 if narrow else 10), COLOURS.get(word, ""))
@@ -206,13 +201,13 @@ class Progress:
         row, session = plain(state), console.session
         name = lookup.typed(session.project, state.protocol, console.asked.get(state.protocol))
         found = describe.describe(session, row, done.commit, name)
-        counted = " · ".join(filter(None, (describe.progress(row), describe.spent(row.get("spent")))))
+        counted = " · ".join(filter(None, (describe.progress(row), describe.spent_of(row))))
         if state.status == "completed" and not found.to_merge:
             counted += f" · {describe.standing(session.project, row).partition(' · ')[2]}"
         if state.status in ("completed", "paused", "cancelled"):
             colour = COLOURS.get(state.status, "yellow")
             console.line("  ", (str(state.status).ljust(12), colour), f"  {counted}", err=True)
-        elif state.status in describe.FAILED:
+        elif state.status.value in STOPPED:
             gone = record.reopens(row) == "resume"
             why = "the step that failed is no longer in the plan" if gone else found.outlook.reason
             if gone or not done.entries:
@@ -226,9 +221,9 @@ class Progress:
         elif not done.entries and done.said:
             console.line(f"  {done.said}", err=True)
         if found.next.text:
-            console.line(f"  {'next':12}  {found.next.shown(program())}", err=True)
+            console.fact("next", found.next.shown(program()), err=True)
         elif state.status == "cancelled":
-            console.line(f"  {'next':12}  {program()} undo {found.name}", err=True)
+            console.fact("next", f"{program()} undo {found.name}", err=True)
 
     # --- while it lasts ------------------------------------------------------------------------------------------------
 
@@ -240,16 +235,16 @@ class Progress:
             yield
             return
         session, stream = console.session, partial(console.line, err=True) if verbose else None
-        live = output.Live(session.redactor, session.env.monotonic, stream)
-        console.live, stop = live, None
+        live = Live(session.redactor, session.env.monotonic, stream)
+        console.on_output, stop = live.hear, None
         if not console.shows_progress():
 
             def beat() -> float:
                 if now := live.now():
                     console.line(f"  {now}", err=True)
-                return output.EVERY
+                return EVERY
 
-            stop = session.env.beside(output.EVERY, beat)
+            stop = session.env.beside(EVERY, beat)
         try:
             # Its number: at 80 columns its id would leave no room for the step.
             with console.waiting(protocol.partition("-")[0], live.now):
@@ -258,7 +253,83 @@ class Progress:
             if stop is not None:
                 stop()
             live.end()
-            console.live = None
+            console.on_output = None
+
+
+class Live:
+    """The command or check of a step that runs now: its start, and the last line that it printed.
+
+    Secrets are taken out of whole lines; of those at the end that may be the first ones of a longer secret nothing is shown yet.
+    """
+
+    def __init__(
+        self, redactor: Redactor, monotonic: Callable[[], float], stream: Callable[[str], None] | None = None
+    ) -> None:
+        """`stream`: gets each line as it comes, a line that names what prints it before."""
+        self._redactor, self._monotonic, self._stream = redactor, monotonic, stream
+        self._what, self._since, self._rest = "", 0.0, b""
+        # Whether the first line of the rest lacks its beginning, and may have the end of a secret.
+        self._is_torn = False
+
+    def hear(self, what: str, data: bytes) -> None:
+        """Take the next part of what `what` printed; empty where it starts."""
+        if what != self._what:
+            self.end()
+            self._what, self._since = what, self._monotonic()
+            if self._stream is not None:
+                self._stream(what)
+        rest = self._rest + data
+        if self._stream is not None:
+            whole, rest = self._whole(rest)
+            self._is_torn = self._is_torn and whole in ([], ["..."])
+            for line in whole:
+                self._show(line)
+        self._is_torn = self._is_torn or len(rest) > _WINDOW
+        self._rest = rest[-_WINDOW:]
+
+    def end(self) -> None:
+        """Show the rest of the output; nothing runs now."""
+        rest = self._without_torn(self._redactor.data(self._rest))
+        self._what, self._rest, self._is_torn = "", b"", False
+        if self._stream is not None:
+            for line in rest:
+                self._show(line)
+
+    def now(self) -> str:
+        """Return name, place, time and last line of the running command on one line; empty where nothing runs."""
+        what, rest = self._what, self._rest
+        if not what:
+            return ""
+        took = describe.duration(self._monotonic() - self._since)
+        said = "" if self._stream is not None else next(filter(None, map(_end_of, reversed(self._whole(rest)[0]))), "")
+        return "  ".join(filter(None, (what, took, said)))
+
+    def _whole(self, data: bytes) -> tuple[list[str], bytes]:
+        """Return the lines of `data` that are whole, secrets taken out, and the bytes after them as they are.
+
+        A possible start of a secret is among the latter, and a line that a secret continues from.
+        """
+        redact, parts = self._redactor.data, data.split(b"\n")
+        all_ = redact(data)
+        for count in range(len(parts) - 1 - self._redactor.lines, 0, -1):
+            head, rest = redact(b"\n".join([*parts[:count], b""])), b"\n".join(parts[count:])
+            if head + redact(rest) == all_:
+                return self._without_torn(head), rest
+        return [], data
+
+    def _without_torn(self, data: bytes) -> list[str]:
+        """Return the lines of redacted `data`, without the first ones that may have the end of a secret."""
+        found = lines_of_output(data)
+        return ["...", *found[1 + self._redactor.lines :]] if self._is_torn and found else found
+
+    def _show(self, line: str) -> None:
+        assert self._stream is not None
+        self._stream(f"  | {line[:WIDTH]}")
+
+
+def _end_of(line: str) -> str:
+    """Return what a terminal would show of a line that a progress bar wrote anew again and again."""
+    return line.rstrip("\r").rpartition("\r")[2].strip()
 
 
 def _gives(result: Json) -> bool:
@@ -278,18 +349,6 @@ def _label(state: State, slug: str) -> str:
     return f"{state.steps[slug].place:02d}-{slug}" if slug in state.steps else slug
 
 
-def _spent_by(happened: Sequence[events.Event]) -> Spent:
-    found = Spent()
-    for event in happened:
-        if isinstance(
-            event, events.StepFinished | events.StepFailed | events.QaPassed | events.QaFailed | events.Planned
-        ):
-            told = event.spent
-            usd, unpriced = Decimal(told.get("usd", "0")), int(told.get("unpriced", 0))
-            found = found + Spent(int(told.get("seconds", 0)), usd, unpriced)
-    return found
-
-
 def _edited(state: State, edit: events.PlanEdited) -> str:
     parts = [", ".join(_label(state, slug) for slug in edit.steps)] if edit.steps else []
     parts += [f"{', '.join(edit.removed)} removed"] if edit.removed else []
@@ -299,23 +358,23 @@ def _edited(state: State, edit: events.PlanEdited) -> str:
 # --- what would happen -----------------------------------------------------------------------------------------------
 
 
-def would(action: decision.Action, state: State) -> str:
+def would(action: machine.Action, state: State) -> str:
     """Return what an action would do, for `--dry-run`."""
     match action:
-        case decision.WritePlan():
+        case machine.WritePlan():
             return "would have the plan written, with the answers"
-        case decision.RunStep(slug):
+        case machine.RunStep(slug):
             return f"would run {_label(state, slug)}: {state.steps[slug].title}, attempt {state.steps[slug].attempt}"
-        case decision.AskPerson(slug):
+        case machine.AskPerson(slug):
             return f"would ask for the work of {_label(state, slug)}: {state.steps[slug].title}"
-        case decision.TakeWork(slug):
+        case machine.TakeWork(slug):
             return f"would record the commits since it was asked for as the work of {_label(state, slug)}"
-        case decision.CheckStep(slug):
+        case machine.CheckStep(slug):
             return f"would check {_label(state, slug)}: qa {state.steps[slug].qa}"
-        case decision.CompleteStep(slug):
+        case machine.CompleteStep(slug):
             return f"would record that {_label(state, slug)} is done"
-        case decision.Complete():
+        case machine.Complete():
             return "would record that every step is done"
-        case decision.Halt():
+        case machine.Halt():
             return f"would do nothing: {action.reason}"
     raise AssertionError(f"unreachable: {action}")

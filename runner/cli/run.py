@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from runner.app import describe, request, run, sync
+from runner.app import describe, pending, request, run, sync
 from runner.cli import ci, options, progress
 from runner.cli.console import Console
+from runner.cli.streams import program
 from runner.errors import UsageError
-from runner.executor import advance, load
+from runner.executor import advance, load, permissions
 from runner.executor.advance import Advanced
-from runner.protocol import decision, events, ids, paths
-from runner.protocol.state import Status
+from runner.protocol import events, ids, machine, paths
+from runner.protocol.state import Status, plain
 from runner.store import lookup, publishing, record, snapshot
 from runner.store.project import Project
+from runner.trust import permit
 
 if TYPE_CHECKING:
     from runner.forge import Forge
@@ -87,10 +89,10 @@ def command(
 
 
 def _end(console: Console, teller: progress.Progress, done: Advanced, forge: Forge | None, *, waits: bool) -> NoReturn:
-    """Print how a protocol stands now, publish it or say how, and exit. `waits`: for people, who are notified."""
+    """Print a protocol's status now, publish it or say how, and exit. `waits`: for people, who are notified."""
     session, name = console.session, done.state.protocol
     teller.end(done)
-    if done.state.status is Status.COMPLETED and isinstance(done.action, decision.Halt):
+    if done.state.status is Status.COMPLETED and isinstance(done.action, machine.Halt):
         tip = lookup.tip(session.project, name)
         if edited := describe.edited(session.project, record.row(session.git, name, tip), tip):
             console.note(f"  edited        {edited}")
@@ -126,7 +128,7 @@ def step_command(
     teller = progress.Progress(console, each=True)
     with ci.job(console, name), teller.at_work(name, verbose=verbose):
         done = advance.step(session, name, only=slug, adopt=not no_adopt, forge=forge)
-    if only is not None and isinstance(done.action, decision.Halt) and slug not in done.state.steps:
+    if only is not None and isinstance(done.action, machine.Halt) and slug not in done.state.steps:
         lookup.find_step(session.project, name, only)
     teller.advanced(done)
     _end(console, teller, done, forge, waits=run.begins_to_wait(done))
@@ -146,7 +148,7 @@ def _until(project: Project, row: Row, name: str) -> str:
     known = row["steps"].get(found)
     is_open = known is not None and known["status"] not in record.ENDED
     if is_open and any(found not in there for there in planned if there):
-        hint = f"`runner run {ids.number_of(protocol)}` runs the rest"
+        hint = f"`runner run {lookup.typed(project, protocol)}` runs the rest"
         raise UsageError(f"{found} was taken out of the plan", paths.folder(protocol), hint)
     return found
 
@@ -160,23 +162,41 @@ def _slug(project: Project, protocol: str, name: str) -> str:
 def _try_out(console: Console, protocol: str, only: str | None) -> int:
     """Print what `step` would do; write nothing, and do not pick up a person's edits."""
     session = console.session
-    git, branch = session.git, session.project.branch(protocol)
+    git = session.git
     session.project.refuse_unsupported()
     tip = session.project.tip(protocol)
     if tip is None:
         raise load.branchless(session.project, protocol)
-    for tree in git.checked_out(branch):
-        unsaved = record.unsaved(git, tree, protocol)
-        if unsaved:
-            console.result(f"would first commit your changes of {', '.join(unsaved)}; they are not looked at here")
+    for _, unsaved in record.unsaved(git, session.project.branch(protocol), protocol):
+        console.result(f"would first commit your changes of {', '.join(unsaved)}; they are not looked at here")
     seen = snapshot.read(git, tip, protocol)
-    _, edit, state, action = advance.consider(session, seen, only)
+    plan, edit, state, action = advance.consider(session, seen, only)
     if isinstance(edit, events.Planned):
         console.result("would pick up the plan that people wrote")
         return 0
+    given: list[events.ApprovalCounted | events.CallDecided] = []
     if edit is not None:
         console.result("would record the plan's edit")
+    elif state.waiting:
+        given += pending.Pending(session, protocol, tip, protocol).decided()
+    for one in given:
+        by = one.by if isinstance(one.by, str) else ", ".join(one.by)
+        console.result(f"would record the decision of {by} on {one.subject}")
+    if given:
+        state = load.applied(session.project, state, given)
+        action = machine.decide(state, load.find_step(state, only) if only is not None else None)
+    if plan is not None and not isinstance(action, machine.WritePlan | machine.Complete | machine.Halt):
+        attempt = advance.attempt(advance.Start(session, seen, [*given], state), plan, action, given)
+        verdict = permit.permit(permissions.view_of_run(attempt), action)
+        permit.refuse_denied(verdict)
+        if isinstance(verdict, permit.Ask):
+            console.result(f"would ask {verdict.requirement.who} for {verdict.requirement.text}")
+            return 0
     console.result(progress.would(action, state))
+    if isinstance(action, machine.Halt):
+        found = describe.describe(session, plain(state), tip, lookup.typed(session.project, protocol))
+        if found.next.text:
+            console.fact("next", found.next.shown(program()), err=True)
     return run.exit_code(Advanced(state, action, (), tip))
 
 
@@ -199,7 +219,7 @@ def sync_command(console: Console, protocol: str | None, no_work: bool) -> None:
         console.note("there is no protocol to publish")
     for done in every:
         console.means(done.protocol)
-        said = f"error: {done.error.what}" if done.error else done.said
+        said = f"error: {done.error.what}" if done.error else done.action
         console.note("  ".join(filter(None, (done.protocol, said, done.tip[:7], done.title, done.url))))
     for done in every:
         if done.error is not None:  # once the others are reported

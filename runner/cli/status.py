@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
@@ -20,12 +21,12 @@ from runner import signals
 from runner.app import describe
 from runner.app.describe import SAID, Describer, Names
 from runner.cli import options, streams
-from runner.cli.console import COLOURS, Console
+from runner.cli.console import COLOURS, Cell, Console, in_columns
 from runner.cli.streams import program
 from runner.errors import RunnerError
-from runner.lines import counted, headline
+from runner.lines import counted, cut, headline
 from runner.protocol import paths
-from runner.protocol.state import Json
+from runner.protocol.state import STOPPED, Json
 from runner.store import history, lookup, record
 from runner.store.record import Outlook
 from runner.store.trusted import NoCommitsError
@@ -99,7 +100,7 @@ def _status(console: Console, protocol: str | None, as_json: bool, *, mine_first
         show_all(console, found[::-1], known, mine_first=mine_first)
     if mine_first and (trusted := session.project.trusted).remote and trusted.time:
         old = describe.age(trusted.time, session.env.now())
-        console.note(f"{trusted.remote} as of {old} ago; `{program()} sync` fetches and publishes")
+        console.note(f"{trusted.branch} of {trusted.remote} as of {old} ago; `{program()} sync` fetches and publishes")
 
 
 def _rows(session: Session, known: dict[str, str], branches: Mapping[str, str]) -> Iterator[Row]:
@@ -182,38 +183,27 @@ def show_all(console: Console, rows: list[Row], known: Mapping[str, str], *, min
         typed = describe.as_typed(found.look or "" if is_works else found.next.text, program())
         lines.append((names.shown(protocol), found.word, found.reason, typed))
         waits.append(found.next.command is not None and found.outlook.action == "none" and found.word != "works")
-    widths = [max(len(line[at]) for line in lines) for at in range(4)]
+    most = sys.maxsize
     if console.is_terminal():  # where a line that is wrapped breaks the table; the whole text is in `runner status N`
-        left = shutil.get_terminal_size().columns - widths[0] - widths[1] - widths[3] - 6
-        widths[2] = min(widths[2], max(left, REASON))
-    made = [
-        (
-            f"{number.ljust(widths[0])}  ",
-            (word.ljust(widths[1]), COLOURS.get(word, "")),
-            f"  {_fitted(text, widths[2])}  {typed}",
-        )
-        for number, word, text, typed in lines
-    ]
+        taken = sum(max(len(line[at]) for line in lines) for at in (0, 1, 3))
+        most = max(shutil.get_terminal_size().columns - taken - 6, REASON)
+    cells = [(number, (word, COLOURS.get(word, "")), cut(text, most), typed) for number, word, text, typed in lines]
+    made = list(in_columns(cells))
     if not mine_first:
         console.lines(made)
         return
-    for heading, mine in (("for you", True), ("for others, or to run", False)):
+    for heading, mine in (("for you", True), ("for others, or ready to run", False)):
         if shown := [line for line, its in zip(made, waits, strict=True) if its == mine]:
             console.line(heading)
             console.lines(shown)
 
 
-def _fitted(text: str, width: int) -> str:
-    return text.ljust(width) if len(text) <= width else f"{text[: width - 1]}…"
-
-
 def _spent(project: Project, row: Row, tip: str) -> str:
-    """Return what a protocol cost, with the share of cached input, which the log alone has."""
+    """Return what a protocol cost, with what the log alone has: the share of cached input, tokens without a price."""
     cost = row.get("spent")
     if isinstance(cost, dict) and cost.get("input_tokens"):
-        told = [raw.fields.get("spent") for raw in record.events(project.git, row["protocol"], tip)]
-        counts = [one.get("cached_tokens") for one in told if isinstance(one, dict)]
-        cost = {**cost, "cached_tokens": sum(one for one in counts if isinstance(one, int))}
+        whole = describe.together(raw.fields.get("spent") for raw in record.events(project.git, row["protocol"], tip))
+        cost = {**cost, "cached_tokens": whole["cached_tokens"], "unpriced": whole["unpriced"]}
     return describe.spent(cost)
 
 
@@ -224,36 +214,37 @@ def show_one(console: Console, session: Session, row: Row, asked: str | None = N
     found, planned = describe.describe(session, row, tip, name), record.as_planned(session.git, row, tip)
     console.line(f"{protocol}  {row['title']}")
     parts = [describe.progress(planned), f"from {row['base']}" if row.get("base") else "", _spent(project, row, tip)]
-    status = (describe.standing(project, row), COLOURS.get(row["status"], ""))
+    acts = found.word in ("waits", "ready", "works")
+    status = (found.word if acts else describe.standing(project, row), COLOURS.get(found.word, ""))
     console.line("  ", status, *(f" · {part}" for part in parts if part))
     for label, text in _facts(project, row, tip):
-        console.line(f"  {label:12}  {text}")
+        console.fact(label, text)
     show_steps(console, planned)
     for wait in found.waits:
-        console.line(f"  {'waits':12}  {wait.get('id')} {describe.wait_text(row, wait, now)}")
+        console.fact("waits", f"{wait.get('id')} {describe.wait_text(planned, wait, now)}")
         if wait.get("text"):
-            console.line(f"  {'':12}  {wait['text']}")
+            console.fact("", wait["text"])
         if wait.get("id") in found.approvals:
             show_approvals(console, found.approvals[wait["id"]])
     if found.held:
-        console.line(f"  {'works':12}  {found.held}")
+        console.fact("works", found.held)
     for label, text in _places(console, project, row, tip):
-        console.line(f"  {label:12}  {text}")
+        console.fact(label, text)
     if found.ahead is not None:
-        console.line(f"  {found.ahead.label:12}  {found.ahead.text}, as last fetched")
+        console.fact(found.ahead.label, f"{found.ahead.text}, as last fetched")
     if found.word == "rewritten":
-        console.line(f"  {'history':12}  ", ("rewritten", "red"), f": {describe.REWRITTEN}")
+        console.fact("history", ("rewritten", "red"), f": {describe.REWRITTEN}")
     elif found.rebase is not None:
-        console.line(f"  {'rebase':12}  ", ("under way", "red"), f" in {found.rebase}: no command moves the branch")
+        console.fact("rebase", ("under way", "red"), f" in {found.rebase}: no command moves the branch")
     since = project.trusted.time
     note = project.trusted.note.replace(since, console.when(since)) if since else project.trusted.note
-    console.line(f"  {'trusted':12}  {note}")
+    console.fact("trusted", note)
     if found.next.text and not found.held:
-        console.line(f"  {'next':12}  {found.next.shown(program())}")
+        console.fact("next", found.next.shown(program()))
     elif row["status"] == "cancelled" and session.git.ref(project.branch(protocol)) is not None:
-        console.line(f"  {'undo':12}  {describe.as_typed(f'runner undo {name}', program())} reverts it")
+        console.fact("undo", f"{describe.as_typed(f'runner undo {name}', program())} reverts it")
     elif found.look:
-        console.line(f"  {'refresh':12}  {describe.as_typed(found.look, program())}")
+        console.fact("refresh", describe.as_typed(found.look, program()))
 
 
 def _facts(project: Project, row: Row, tip: str) -> Iterator[tuple[str, str]]:
@@ -277,7 +268,7 @@ def _places(console: Console, project: Project, row: Row, tip: str) -> Iterator[
     if project.tip(protocol) is not None:
         yield "branch", f"on {remote}, as last fetched; none here yet"
         return
-    yield "branch", f"deleted; shown as {project.trusted.branch} has it"
+    yield "branch", f"not here; shown as {project.trusted.branch} has it"
     if project.git.ref(history.ref_of(protocol)) is None:
         yield "history", f"not here; {history.brings(protocol, remote)}"
 
@@ -289,10 +280,9 @@ def show_approvals(console: Console, found: Unrecorded, *, err: bool = False, to
         if any(text.startswith(f"{one.approver}: {why or ''}") for text in told):
             continue
         text = f": {one.text}" if why else f": {said.reason}" if said.reason else ""
-        who = f"  {'':12}  {one.approver} {SAID[said.decision]}"
-        console.line(who, (f": {why}", "red") if why else "", text, err=err)
+        console.fact("", f"{one.approver} {SAID[said.decision]}", (f": {why}", "red") if why else "", text, err=err)
     if found.missing:
-        console.line(f"  {'':12}  still needed: {found.missing}", err=err)
+        console.fact("", f"still needed: {found.missing}", err=err)
 
 
 def show_steps(console: Console, row: Row) -> None:
@@ -300,9 +290,7 @@ def show_steps(console: Console, row: Row) -> None:
     steps, waiting = record.open_steps(row), set[str]()
     if row["status"] not in record.ENDED:
         waiting = {str(wait.get("subject")) for wait in row["waiting"]}
-    width = max((len(record.label(row, slug)) for slug, _ in steps), default=0)
-    wide = max((len(str(step["status"])) for slug, step in steps if slug not in waiting), default=0)
-    wide = max(wide, 10)
+    shown: list[tuple[Cell, ...]] = []
     for slug, step in steps:
         status = str(step["status"])
         said = headline(str(step.get("reason") or "")) if status in ("failed", "blocked", "cancelled") else ""
@@ -311,12 +299,11 @@ def show_steps(console: Console, row: Row) -> None:
             said = f"needs {', '.join(missing)}"
         again = f"attempt {step['attempt']}" if step.get("attempt", 1) > 1 else ""
         text = " · ".join(filter(None, (again, str(step.get("title") or ""), said)))
-        word = "waits" if slug in waiting and status not in describe.FAILED else status.replace("_", " ")
-        console.line(
-            f"  {record.label(row, slug).ljust(width)}  ",
-            (word.ljust(wide), COLOURS.get(word, COLOURS.get(status, ""))),
-            f"  {text}",
-        )
+        word = "waits" if slug in waiting and status not in STOPPED else status.replace("_", " ")
+        if status == "running" and step.get("kind") == "human" and slug not in waiting:
+            word = "answered"
+        shown.append((record.label(row, slug), (word.ljust(10), COLOURS.get(word, COLOURS.get(status, ""))), text))
+    console.lines(in_columns(shown, "  "), breaks=True)
 
 
 def _is_open(row: Row, slug: str) -> bool:
@@ -330,7 +317,7 @@ def _is_open(row: Row, slug: str) -> bool:
     "--waiting", "only", flag_value="waiting", help="Only those that wait for a person: an answer, a retry, a merge."
 )
 @options.flag("--mine", help="Only those that you created.")
-@click.option("--since", metavar="TIME", help="Only those with a commit in this time, such as 90m or 72h.")
+@options.time("--since", like="90m or 72h", help="Only those with a commit in this time, such as 90m or 72h.")
 @click.option(
     "--format",
     "form",
@@ -340,7 +327,7 @@ def _is_open(row: Row, slug: str) -> bool:
 @options.as_json
 @click.pass_obj
 def list_command(
-    console: Console, as_json: bool, only: str | None, mine: bool, since: str | None, form: str | None
+    console: Console, as_json: bool, only: str | None, mine: bool, since: int | None, form: str | None
 ) -> None:
     """List all protocols, including finished ones: number, status, steps done, age of the last commit, title."""
     form = None if form is None else _format(form)
@@ -357,7 +344,7 @@ def list_command(
     describer = Describer(session, branches if len(known) > describe.FEW else None)
     made = cache(lambda: record.times(session.git, known.values()))
     me = session.actor() if mine else ""
-    after = now - _seconds(since) if since is not None else None
+    after = now - since if since is not None else None
 
     def when_of(protocol: str) -> int | None:
         """Return when the last commit of the protocol's branch was made; None where only the base has it."""
@@ -408,22 +395,15 @@ def list_command(
     if not lines:
         console.note(f"no match among {counted(len(known), 'protocol')}: `{program()} list` shows all")
         return
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    console.lines(
-        (
-            (
-                f"{number.ljust(widths[0])}  ",
-                (word.ljust(widths[1]), COLOURS.get(word.partition(" ")[0], "")),
-                f"  {steps.rjust(widths[2])}  {old.ljust(widths[3])}  {title}",
-            )
-            for number, word, steps, old, title in lines
-        ),
-        breaks=True,
-    )
+    most = max(len(line[2]) for line in lines)
+    table = [
+        (number, (word, COLOURS.get(word.partition(" ")[0], "")), steps.rjust(most), old, title)
+        for number, word, steps, old, title in lines
+    ]
+    console.lines(in_columns(table), breaks=True)
     if behind:
-        console.note(
-            f"  next          {describe.as_typed(behind[0] if len(behind) == 1 else 'runner sync', program())}"
-        )
+        typed = behind[0] if len(behind) == 1 else "runner sync"
+        console.fact("next", describe.as_typed(typed, program()), err=True)
 
 
 _COLUMNS = ("id", "number", "status", "steps", "age", "title", "base", "branch")
@@ -441,15 +421,6 @@ def _format(form: str) -> str:
     if "%(" not in form:
         raise click.UsageError(f"--format names no column; write %(NAME), with one of {', '.join(_COLUMNS)}")
     return form
-
-
-def _seconds(text: str) -> int:
-    from runner.protocol.plans import seconds_of  # it loads pydantic
-
-    try:
-        return seconds_of(text)
-    except ValueError as error:
-        raise click.UsageError(f"--since: {error}; write it such as 90m or 72h") from error
 
 
 def _creator(project: Project, protocol: str, tip: str) -> str:

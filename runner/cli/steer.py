@@ -21,8 +21,8 @@ from runner.cli.console import Console
 from runner.cli.streams import program
 from runner.errors import UsageError
 from runner.executor import load
-from runner.lines import counted, lines_of
-from runner.protocol import ids
+from runner.lines import counted, few, lines_of
+from runner.protocol import ids, paths
 from runner.store import lookup, record
 from runner.store.project import Session
 
@@ -43,9 +43,13 @@ def answer(console: Console, words: tuple[str, ...], commit: bool) -> None:
     session = console.session
     rest: tuple[str, ...]
     if len(words) == 1:
+        meant = None
         with contextlib.suppress(UsageError):
             meant = lookup.find(session, words[0])
-            raise click.UsageError(f"`{words[0]}` is the protocol {meant}: what is the answer?")
+        if meant is not None:
+            what = f"`{words[0]}` is the protocol {meant}: what is the answer?"
+            hint = f"runner answer {words[0]} TEXT; or, if that is the answer, runner answer PROTOCOL {words[0]}"
+            raise UsageError(what, "`runner answer`", hint)
         name, rest = load.find_protocol(session, None), words
     else:
         name, rest = named(console, words)
@@ -54,12 +58,10 @@ def answer(console: Console, words: tuple[str, ...], commit: bool) -> None:
     text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape") if rest[-1] == "-" else rest[-1]
     done = steer.answer(session, name, rest[0] if len(rest) == 2 else None, text)
     if done.notes and (commit or console.is_terminal()):
-        console.note(f"  {done.notes[0]}")
+        console.note(f"  {done.notes[0].partition(';')[0]}")
         if commit or console.ask("commit these changes as yours?", ("yes", "no")) == "yes":
             made = steer.commit_left(session, name, f"work for {done.said.removesuffix(' answered')}")
             done = dataclasses.replace(done, notes=(f"committed as yours: {made[:7]}",) if made else ())
-        else:
-            done = dataclasses.replace(done, notes=())
     tell(console, done, decides=True)
 
 
@@ -98,17 +100,17 @@ def cancel(console: Console, protocol: str | None, reason: str | None) -> None:
 @click.command("retry")
 @options.protocol
 @options.offline
-@options.a_step("--step", metavar="SLUG", help="Retry this step, whichever failed.")
+@options.a_step("--step", metavar="SLUG", help="Retry this step. Default: the one that failed or is blocked.")
 @click.option(
     "--keep/--clean",
     default=None,
-    help="Start from the work of the last attempt, or from before it. [default: keep what an agent left that ended by itself]",
+    help="Start from the work of the last attempt, or from before it. [default: keep the work of an agent that ended by itself]",
 )
 @click.pass_obj
 def retry(console: Console, protocol: str | None, step: str | None, keep: bool | None) -> None:
     """Allow a new attempt of the failed or blocked step of PROTOCOL. `runner run` then runs it.
 
-    A step whose work waits for an approval is refused: `runner undo` takes that work back.
+    A step whose work waits for an approval is refused: revert that work with `runner undo`.
     """
     name = load.find_protocol(console.session, protocol)
     tell(console, steer.retry(console.session, name, step=step, keep=keep))
@@ -149,7 +151,7 @@ def undo(console: Console, protocol: str | None, step: str | None) -> None:
 )
 @options.flag("--dry-run", help="Change nothing; print the commit that would be made.")
 @options.flag("--local", help="Merge here, even if PROTOCOL has a request on the forge.")
-@options.flag("--leave", help="Leave out uncommitted changes in PROTOCOL's worktree, which stay there.")
+@options.flag("--leave", help="Merge without the uncommitted changes in PROTOCOL's worktree; they stay there.")
 @options.offline
 @click.pass_obj
 def merge(
@@ -168,17 +170,22 @@ def merge(
     session = console.session
     wanted = Wanted(squash=squash, message=message, local=local, leave=leave, dry_run=dry_run)
     done = merge_protocol(session, console.means(load.find_protocol(session, protocol)), wanted)
-    changed = f"{counted(len(done.files), 'file')} changed"
+    trusted = [
+        path for path in done.files if paths.is_for_people(path)
+    ]  # what the runner reads from the trusted branch
+    changed = f"{counted(len(done.files), 'file')} changed{f', {few(trusted)} among them' if trusted else ''}"
     brings = f"{counted(done.commits, 'new commit')} in {done.base} · {changed}"
+    if done.older:
+        console.note(f"{done.protocol}  {done.older}")
     if done.new and dry_run:
         console.note(f"{done.protocol}  can be merged · {brings}")
         console.lines((f"  {line}",) for line in lines_of(done.message))
         return
     console.note(f"{done.protocol}  completed · {'' if done.new else 'already '}merged in {done.commit[:7]}")
     if done.new:
-        console.note(f"  {'history':12}  {brings}")
+        console.fact("history", brings, err=True)
     if done.new and done.pushed:
-        console.note(f"  next          git push {session.project.trusted.remote} {' '.join(done.pushed)}")
+        console.fact("next", f"git push {session.project.trusted.remote} {' '.join(done.pushed)}", err=True)
 
 
 # --- shared with approve, edit and fork ---------------------------------------------------------------------------------
@@ -190,7 +197,7 @@ def tell(console: Console, done: Steered, *, decides: bool = False) -> None:
     for line in done.notes:
         console.note(f"  {line}")
     if done.next.text:
-        console.note(f"  next          {done.next.shown(program())}")
+        console.fact("next", done.next.shown(program()), err=True)
     sync.offer(console.session, done.protocol, by_person=decides)
     request.post_published(console.session, done.protocol)
 

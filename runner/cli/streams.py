@@ -40,7 +40,7 @@ def safe(text: str) -> str:
     )
 
 
-def one_line(text: str) -> str:
+def safe_line(text: str) -> str:
     """Return text as `safe` does, its line ends as escapes too."""
     return safe(text).replace("\n", "\\n")
 
@@ -169,7 +169,9 @@ def put(text: str | bytes, *, nl: bool = True) -> None:
     except OSError as error:
         drop(1)
         what = f"the result could not be written: {error.strerror}"
-        raise LostResultError(what, "stdout", "write it somewhere else; what the command did stays done") from error
+        raise LostResultError(
+            what, "stdout", "write the result somewhere else; the command itself has completed"
+        ) from error
 
 
 _page: list[str] | None = None  # the output, where a pager is to show it

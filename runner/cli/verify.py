@@ -1,9 +1,8 @@
-"""`runner verify` and `runner audit`: what verify finds in a protocol, in lines or beside all of it on a page."""
+"""`runner verify` and `runner audit`: print the findings of verify, or write one page about the whole protocol."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import click
@@ -11,12 +10,10 @@ import click
 from runner.app import audit, verify
 from runner.cli import ci, options, streams
 from runner.cli.console import Console
+from runner.cli.streams import safe_line
 from runner.errors import InTheWayError, UsageError
 from runner.lines import counted
 from runner.trust.walk import Report
-
-UNSIGNED = "unsigned: proves consistency, not who ran them"
-SIGNED = "each signed by a key that the policy lists"
 
 
 @click.command("verify")
@@ -45,7 +42,7 @@ def command(
     """Verify that the state of each PROTOCOL follows from its history; offline, except with --live or for one that is not in this
     clone.
 
-    Exit 0: all verify; 4: at least one does not; 5: cannot decide, because objects are missing in this clone. They are
+    Exit 0: all verify; 4: at least one does not; 5: cannot tell, because objects are missing in this clone. They are
     fetched if you agree, at the terminal or with --yes.
     """
     session = console.session
@@ -55,7 +52,7 @@ def command(
     names = (
         verify.known(session.project)
         if everything
-        else [options.looked_up(console, name, partial(verify.find, session)) for name in protocols or (None,)]
+        else [options.looked_up(console, name, verify.find) for name in protocols or (None,)]
     )
     if session.git.refs("refs/replace/"):
         console.note("refs/replace/ exists: `git log` shows other objects than the ones verified here")
@@ -99,24 +96,18 @@ def _plain(report: Report) -> dict[str, Any]:
 
 
 def tell(console: Console, report: Report) -> None:
-    """Give what verify found, a line a finding, and the verdict."""
+    """Give what verify found, a line a finding, whatever a file is called, and the verdict."""
     for found in report.findings:
-        console.result(_line("  ".join(filter(None, [found.rule, found.commit[:12], found.path, found.text]))))
+        console.result(safe_line("  ".join(filter(None, [found.rule, found.commit[:12], found.path, found.text]))))
     for note in report.notes:
-        console.note(_line(f"{report.protocol}  {note}"))
+        console.note(safe_line(f"{report.protocol}  {note}"))
     console.result(f"{report.protocol}  {_verdict(report)}")
-
-
-def _line(text: str) -> str:
-    """Return text on one line: a file's name may contain a line break and a text that looks like a verdict."""
-    return text.replace("\n", "\\n")
 
 
 def _verdict(report: Report) -> str:
     if report.ok:
-        hand = SIGNED if report.walk.signed == report.transitions else UNSIGNED
         words = f" · {counted(report.approvals, 'approval')}" if report.approvals else ""
-        return f"verified · {counted(report.transitions, 'transition')}{words} · {hand}"
+        return f"verified · {counted(report.transitions, 'transition')}{words} · {verify.signed(report)}"
     if not report.tip:
         return "cannot tell"
     return f"does not verify · {counted(len(report.findings), 'finding')}"
@@ -146,7 +137,7 @@ def audit_command(console: Console, protocol: str | None, output: str | None, at
     """
     session = console.session
     verify.fetch_nothing(session.project)
-    name = console.means(options.looked_up(console, protocol, partial(verify.find, session)))
+    name = console.means(options.looked_up(console, protocol, verify.find))
     verify.take_histories(session.project, [name])
     report, code = verify.prove(session, name)
     if code == 5 and not session.git.is_shallow() and options.fetch_missing(console, [name], yes=yes):
@@ -160,8 +151,7 @@ def audit_command(console: Console, protocol: str | None, output: str | None, at
             console, output or f"{name}.html", page.data, f'<meta name="generator" content="{audit.GENERATOR} '.encode()
         )
         if page.lacks:
-            hint = f"`runner audit {name} --yes` fetches it from {session.project.trusted.remote}"
-            console.note(f"the page has no difference, which is not in this clone: {hint}")
+            console.note(f"the page has no diff, because objects are missing in this clone: {page.lacks}")
     elif not code:
         _put(console, output or "-", audit.attest(session, name), audit.BEGINS)
     if code:

@@ -26,43 +26,33 @@ from runner.cli.console import Console
 from runner.cli.progress import Progress
 from runner.errors import RunnerError, UsageError
 from runner.lines import counted, lines_of
-from runner.protocol import state as state_file
-from runner.protocol.plans import seconds_of
 from runner.store import lookup, record, remote
 from runner.store.changes import Changes, Clocks
 from runner.store.project import Session
 
-
-def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    try:
-        return float(seconds_of(value)) if value is not None else None
-    except ValueError as error:
-        raise click.BadParameter(f"{error}; one is written as 30s, 5m or 1h") from error
+LIKE = "30s, 5m or 1h"
 
 
 @click.command("watch")
 @options.protocols
 @options.flag("--all", "everything", help="Include protocols that are only on the remote (with publish: always).")
-@click.option(
+@options.time(
     "--fetch-every",
-    metavar="TIME",
+    like=LIKE,
     default="60s",
     show_default=True,
-    callback=_seconds,
     help="How often to fetch, give or take a fifth (with publish: always).",
 )
-@click.option(
+@options.time(
     "--look-every",
-    metavar="TIME",
+    like=LIKE,
     default="60s",
     show_default=True,
-    callback=_seconds,
     help="How often to check all files without a file event.",
 )
-@click.option(
+@options.time(
     "--adopt",
-    metavar="TIME",
-    callback=_seconds,
+    like=LIKE,
     help="Commit your edits of plan files once they are unchanged for this long.",
 )
 @options.flag("--poll", help="Poll the files instead of using the system's file events.")
@@ -72,9 +62,9 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
 def command(console: Console, /, poll: bool, as_json: bool, **wanted: Any) -> None:
     """Run each PROTOCOL (default: all with a branch in this clone) whenever it can advance, until Ctrl-C.
 
-    It reacts to commits: an edit, an approval, an answer. It notifies people of what waits, by the command `runner.notify` and
-    at the addresses `runner.mail` of your own git configuration, and as `notify:` of config.yaml says.
-    A protocol with uncommitted edits of plan files waits, unless --adopt is given; so does one with an unfinished rebase or merge.
+    It reacts to commits: an edit, an approval, an answer. It notifies people of waits: by `runner.notify` and
+    `runner.mail` of your git configuration, and by `notify:` of config.yaml. A protocol with an unfinished rebase or merge waits;
+    so does one with uncommitted plan edits, unless you give --adopt.
     """
     shown = _Shown(console, as_json)
     clocks = Clocks(time.monotonic, _boottime)
@@ -159,7 +149,7 @@ def _plain(told: Happened) -> dict[str, Any]:
                 for one in done.entries
             ]
         else:
-            found = record.outlook(state_file.plain(done.state))
+            found = record.outlook_of(done.state)
             row |= {"next": {"action": found.action, "step": found.step, "by": found.by}, "reason": found.reason}
     return row | dict(told.facts)
 
@@ -282,7 +272,7 @@ def plan(
     reserve: float | None,
     reserve_tokens: int | None,
 ) -> None:
-    """Print the protocols that can advance, the longest wait first; without PROTOCOL, of all protocols.
+    """Print which of the protocols (default: all) can advance, the longest wait first.
 
     Changes nothing and does not use the network, except to reserve.
     """
@@ -319,8 +309,6 @@ def plan(
 
 def _apart(ended: Ended) -> list[str]:
     """Return the reason for the end of a turn that could not print it."""
-    import signal
-
     found = []
     if ended.code > 128 and ended.code not in (130, 141):  # those two it says, or nobody reads
         with contextlib.suppress(ValueError):

@@ -23,7 +23,6 @@ from typing import Any, Final, Protocol
 
 from runner.engines import (
     Call,
-    EngineError,
     Json,
     KeyRefusedError,
     ModelTurn,
@@ -63,8 +62,12 @@ _LIMIT: Final = re.compile(
 )
 
 
+class NotDoneError(Exception):
+    """The runner does not do what the agent asks of it; the agent gets the message."""
+
+
 class Client(Protocol):
-    """Where the agent works, and what it has the runner do there, by the runner's own tools."""
+    """Where the agent works, and what it has the runner do there, by the runner's own tools, which may raise a `NotDoneError`."""
 
     @property
     def cwd(self) -> str:
@@ -80,15 +83,11 @@ class Client(Protocol):
         """Return a file's text.
 
         Raises:
-            EngineError: it cannot. FileNotFoundError: there is none.
+            FileNotFoundError: there is none.
         """
 
     def write(self, path: str, text: str) -> None:
-        """Write a file.
-
-        Raises:
-            EngineError: it cannot.
-        """
+        """Write a file."""
 
     def now(self) -> float:
         """Return the time, in seconds since the epoch."""
@@ -204,7 +203,7 @@ class AcpEngine:
         except TimeoutError:
             if time.monotonic() >= self._until:
                 return self._ended(finish="length", problem="its time is over")
-            return self._failed(f"it said nothing for {timeout:g} s")
+            return self._failed(f"it sent no message for {timeout:g} s")
         except EndedError as error:
             return self._failed(f"{error}{self._last_words()}")
 
@@ -222,7 +221,7 @@ class AcpEngine:
                 elif isinstance(one, Asked) and one.number is not None:
                     pipe.reply(one.number, {"outcome": {"outcome": "cancelled"}})
             pipe.notify("session/cancel", {"sessionId": self._session})
-            pipe.flush()
+            pipe.flush(1.0)
         pipe.session.close(1.0)
         self._release()
 
@@ -256,7 +255,7 @@ class AcpEngine:
         return made | ({"ran": self._plain(told)} if told else {})
 
     def _status(self, asked: Asked) -> str:
-        """Return how a permitted call ended; empty while it goes on."""
+        """Return how a permitted call ended; empty while it runs."""
         ran = [one for one in self._terminals.values() if one.call == asked.id]
         if asked.does is not None:
             return "" if any(one.ended is None for one in ran) else "completed"
@@ -271,7 +270,9 @@ class AcpEngine:
         Raises:
             EngineError: it does not start, or is not logged in. UsageError: it does not have the mode.
         """
-        self._pipe = Pipe(self._client.start(), self._tools.wake if self._tools else None)
+        self._pipe = Pipe(self._client.start())
+        if self._tools is not None:
+            self._pipe.beside[self._tools.wake] = lambda: None  # `_take_message` takes its calls
         by = time.monotonic() + STARTING
         self._listen(on_bytes)
         before = next(
@@ -326,7 +327,7 @@ class AcpEngine:
         if not (can and can.mcp_capabilities and can.mcp_capabilities.http):
             hint = "give the step an agent file that lists none of their tools, or another engine"
             raise UsageError(
-                f"{self.prefix} takes no MCP servers over HTTP, and the project has some", self._where, hint
+                f"{self.prefix} does not support MCP servers over HTTP, and the project has some", self._where, hint
             )
         self._servers = self._tools.servers()
 
@@ -553,11 +554,11 @@ class AcpEngine:
         """Start a command for the agent; return what it asks about that by.
 
         Raises:
-            EngineError: it does not start.
+            NotDoneError: it does not start.
         """
         assert self._pipe is not None
         if sum(one.ended is None for one in self._terminals.values()) >= _MOST_TERMINALS:
-            raise EngineError(f"there are {_MOST_TERMINALS} commands at once at most", "", "")
+            raise NotDoneError(f"there are {_MOST_TERMINALS} commands at once at most")
         # The line that was judged, and so not the request's own.
         made = Terminal(self._client.shell(str(asked.arguments["command"]), folder), asked.id, most)
         name, fd, beside = f"terminal-{asked.number}", made.session.stdout.fileno(), self._pipe.beside
@@ -696,8 +697,8 @@ class AcpEngine:
             except FileNotFoundError as error:
                 self._pipe.refuse(asked.number, _NO_FILE, f"Resource not found: {error}")
                 return False
-            except EngineError as error:
-                self._pipe.refuse(asked.number, _NOT_DONE, error.what)
+            except NotDoneError as error:
+                self._pipe.refuse(asked.number, _NOT_DONE, str(error))
                 return False
             return True
         if allowed:

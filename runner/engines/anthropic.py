@@ -225,4 +225,11 @@ def _connect(key: str, base_url: str, hooks: Hooks) -> tuple[Send, Callable[[], 
     return send, client.close
 
 
-FORM: Final = Form(body=body, response=response, failed=_failed, kind=_kind, connect=_connect)
+FORM: Final = Form(
+    body=body,
+    response=response,
+    failed=_failed,
+    kind=_kind,
+    connect=_connect,
+    headers=lambda key: {"x-api-key": key},
+)

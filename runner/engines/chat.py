@@ -24,7 +24,11 @@ _FINISH: Final = {
 # Fields of a message that go back beside its text and calls: DeepSeek's and vLLM's, and OpenRouter's.
 _CARRIED: Final = ("reasoning_content", "reasoning_details")
 _WHOLE: Final = ("id", "type", "role", "name")  # come at once, by some servers with every piece
-_STATUS: Final = {"rate_limit_exceeded": 429, "insufficient_quota": 429, "invalid_api_key": 401}
+# Of an error that came as an event; another one is the server's own.
+STATUS: Final = {
+    **{"rate_limit_exceeded": 429, "insufficient_quota": 429, "invalid_api_key": 401},
+    **{"invalid_prompt": 400, "context_length_exceeded": 400},
+}
 
 
 def body(request: Request, model: str, provider: str) -> dict[str, Json]:
@@ -192,7 +196,7 @@ def failed(event: Json) -> tuple[int, Json] | None:
     if not error:
         return None
     code = error.get("code") if isinstance(error, dict) else None
-    return code if isinstance(code, int) else _STATUS.get(str(code), 500), event
+    return code if isinstance(code, int) else STATUS.get(str(code), 500), event
 
 
 def kind(error: Json) -> str:

@@ -29,8 +29,7 @@ from urllib.parse import urlsplit
 from runner.engines import Engine, Json, RateLimitError, ToolResult, ToolSpec, Usage, agents, registry
 from runner.engines.line import as_text, duration, wait_of
 from runner.errors import UsageError
-from runner.sandbox.network import proxy_for
-from runner.sandbox.process import Network
+from runner.sandbox.network import Network, proxy_for
 
 PORT: Final = 3129  # on the sandbox's loopback
 TOOLS_PORT: Final = 3130
@@ -92,7 +91,7 @@ class Egress:
         """
         self.provider, self.upstream, self.key, self.via = provider, urlsplit(upstream.rstrip("/")), key, via
         if self.upstream.scheme != "https" and self.upstream.hostname not in ("127.0.0.1", "localhost", "::1"):
-            raise UsageError("a model's endpoint is asked over https", upstream, "name it with https://")
+            raise UsageError("a model's endpoint has to use https", upstream, "name it with https://")
         self.address, self.network = f"http://127.0.0.1:{PORT}", _serving(PORT, _Answer, self)
         self.answers, self.refused = list[Answered](), ""
         self.stop: Callable[[], str | None] = lambda: None

@@ -31,22 +31,15 @@ _API_VERSION: Final = "v1beta"
 
 # What a reason of Gemini's means here. One that is not listed (OTHER, or newer than this table) is `malformed`: nobody can
 # say that the answer is complete, and asking again is what helps most often.
+_REFUSED: Final = (
+    *("SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "IMAGE_SAFETY", "MODEL_ARMOR"),
+    *("IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION", "ESCALATION", "PUP_LIMITED_DISABLED"),
+)
 _FINISH: Final = {
     "STOP": "stop",
     "MAX_TOKENS": "length",
     "CONTINUATION": "length",
-    "SAFETY": "refused",
-    "RECITATION": "refused",
-    "LANGUAGE": "refused",
-    "BLOCKLIST": "refused",
-    "PROHIBITED_CONTENT": "refused",
-    "SPII": "refused",
-    "IMAGE_SAFETY": "refused",
-    "IMAGE_PROHIBITED_CONTENT": "refused",
-    "IMAGE_RECITATION": "refused",
-    "ESCALATION": "refused",
-    "PUP_LIMITED_DISABLED": "refused",
-    "MODEL_ARMOR": "refused",
+    **dict.fromkeys(_REFUSED, "refused"),
 }
 
 # Google's documented stand-in (base64 of `skip_thought_signature_validator`) for the signature of a call that another
@@ -260,4 +253,12 @@ def _typed(error: Json) -> list[Json]:
     return [detail for detail in found if isinstance(detail, dict)] if isinstance(found, list) else []
 
 
-FORM: Final = Form(body=body, response=response, failed=_failed, kind=_kind, connect=_connect, wait=_wait)
+FORM: Final = Form(
+    body=body,
+    response=response,
+    failed=_failed,
+    kind=_kind,
+    connect=_connect,
+    wait=_wait,
+    headers=lambda key: {"x-goog-api-key": key},
+)

@@ -1,4 +1,4 @@
-"""The way to a model's endpoint, the same for every provider: an engine made of a wire format (`Form`) and a place (`Place`).
+"""Send requests to a model's endpoint, for every provider: an engine is a wire format (`Form`) and an address (`Place`).
 
 A provider's SDK authenticates, finds the address and connects. From there on the body is the form's and the answer is ours: the hook
 of its HTTP client reads the response before the SDK would, hands every byte on before anybody parses it, and lets the SDK see none.
@@ -47,6 +47,7 @@ from runner.engines import (
     WebPageError,
     without_picture,
 )
+from runner.lines import one_line
 
 JSON: Final[Mapping[str, Json]] = {"headers": {"Content-Type": "application/json"}}
 AGAIN: Final = "run the same command again"
@@ -79,7 +80,8 @@ class Form:
     `body(request, model, provider)`: the body; `response(events, request, provider)`: the whole answer, or a ValueError (`TornError`
     where it stops before its end);
     `failed(event)`: the status and JSON of an error that came as an event, else None; `kind(error)`: what an error's JSON says that
-    its status does not: key, quota, long or nothing; `wait(error)`: the seconds that it asks to wait; `connect`: opens the SDK.
+    its status does not: key, quota, long or nothing; `wait(error)`: the seconds that it asks to wait; `connect`: opens the SDK;
+    `headers(key)`: those that carry the key where a coding agent's requests are passed on, without the SDK.
     """
 
     body: Callable[[Request, str, str], dict[str, Json]]
@@ -88,6 +90,7 @@ class Form:
     kind: Callable[[Json], str]
     connect: Connect
     wait: Callable[[Json], float | None] = lambda error: None
+    headers: Callable[[str], dict[str, str]] = lambda key: {"authorization": f"Bearer {key}"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,9 +266,7 @@ class LineEngine:
 
     def _readable(self, words: str) -> str:
         """Return a provider's message on one line, cut, and without the key."""
-        words = words.replace(self._place.key, "[key]") if self._place.key else words
-        words = " ".join("".join(c if c.isprintable() else " " for c in words).split())
-        return words if len(words) <= 300 else words[:299] + "…"
+        return one_line(words.replace(self._place.key, "[key]") if self._place.key else words, 300)
 
 
 class Line:

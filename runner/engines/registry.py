@@ -231,7 +231,8 @@ def parts_of(name: str) -> tuple[str, str]:
         hint = f"did you mean {hint}?" if near else f"there is {', '.join(FORMS.values())}"
         raise UsageError(f"there is no engine `{provider}`", where, hint)
     if not colon or not what:
-        raise UsageError(f"`{name}` does not say which", where, f"write it as {FORMS[provider]}")
+        kind = FORMS[provider].partition(":")[2].lower()
+        raise UsageError(f"`{name}` does not say which {kind}", where, f"write it as {FORMS[provider]}")
     return provider, what
 
 
@@ -249,9 +250,7 @@ def open_engine(name: str, environ: Mapping[str, str], base: Path) -> Engine:
         return RecordedEngine(base / what, name)
     if provider in agents.TABLES:
         hint = "name a model for it: `engine: {plan: …, review: …}` in config.yaml, or --engine"
-        raise UsageError(
-            f"`{name}` is a coding agent, which does the work of a step and answers no question", where, hint
-        )
+        raise UsageError(f"`{name}` is a coding agent: it can do steps, but not plan or review", where, hint)
     row = ROWS[provider]
     if not _is_installed(row):
         raise KeyMissingError(
@@ -259,13 +258,10 @@ def open_engine(name: str, environ: Mapping[str, str], base: Path) -> Engine:
         )
     if not _MODEL.fullmatch(what) or ".." in what:
         raise UsageError(f"`{what}` is not the name of a model", where, f"write it as {FORMS[provider]}")
-    key, variable = _first(row.keys, environ)
+    key, variable = _key(row, environ)
     if not key and not row.is_open:
         looked = _listed(tuple(reversed(row.keys)), "and")
         raise KeyMissingError(f"no key for {row.who} is set", f"looked for {looked}", f"set {row.keys[-1]}")
-    if key and (not re.fullmatch(r"[!-~]+", key) or key.startswith("auth_tokens/")):
-        hint = f"set {variable} to an API key"
-        raise KeyRefusedError(f"the value is not an API key of {row.who}", variable, hint)
     base_url, host, address = _address(row, environ)
     place = Place(
         provider=provider,
@@ -285,12 +281,24 @@ def upstream(provider: str, environ: Mapping[str, str]) -> tuple[str, dict[str, 
     """Return the address of a provider, and the headers with its key; None where no key is set.
 
     Raises:
-        UsageError: a variable holds no address.
+        UsageError: a variable holds no address. KeyRefusedError: the key cannot be one.
     """
     row = ROWS[provider]
-    key, _ = _first(row.keys, environ)
-    headers = {"anthropic": {"x-api-key": key}, "gemini": {"x-goog-api-key": key}}
-    return (_address(row, environ)[0], headers.get(provider, {"authorization": f"Bearer {key}"})) if key else None
+    key, _ = _key(row, environ)
+    return (_address(row, environ)[0], row.wire.headers(key)) if key else None
+
+
+def _key(row: Row, environ: Mapping[str, str]) -> tuple[str, str]:
+    """Return the key of a provider and the variable that has it, both empty where none is set.
+
+    Raises:
+        KeyRefusedError: the key cannot be one.
+    """
+    key, variable = _first(row.keys, environ)
+    if key and (not re.fullmatch(r"[!-~]+", key) or key.startswith("auth_tokens/")):
+        hint = f"set {variable} to an API key"
+        raise KeyRefusedError(f"the value is not an API key of {row.who}", variable, hint)
+    return key, variable
 
 
 def _address(row: Row, environ: Mapping[str, str]) -> tuple[str, str, str]:
@@ -318,7 +326,7 @@ def _address(row: Row, environ: Mapping[str, str]) -> tuple[str, str, str]:
         raise UsageError("the address of the endpoint is no http:// or https:// URL", variable, f"correct {variable}")
     if "@" in parts.netloc:  # it would be sent in the key's place, and no record would leave it out
         hint = f"take it out of {variable}; a key has its own variable, {row.keys[-1]}"
-        raise UsageError("the address of the endpoint holds a user or a password", variable, hint)
+        raise UsageError("the address of the endpoint contains a user or a password", variable, hint)
     return url, host if port is None else f"{host}:{port}", variable
 
 

@@ -11,18 +11,11 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from runner.engines import Json, ModelTurn, Request, Response, ToolTurn, Usage, UserTurn, picture_of, sees
-from runner.engines.chat import connect, kind
+from runner.engines.chat import STATUS, connect, kind
 from runner.engines.line import Form, TornError, as_text, called, count, numbered
 
 _ENCRYPTED: Final = "reasoning.encrypted_content"
 _WITHOUT_REASONING: Final = re.compile(r"gpt-[34]|chatgpt|.*-chat-latest")  # these refuse to be asked for it
-_STATUS: Final = {
-    "rate_limit_exceeded": 429,
-    "insufficient_quota": 429,
-    "invalid_api_key": 401,
-    "invalid_prompt": 400,
-    "context_length_exceeded": 400,
-}
 
 
 def body(request: Request, model: str, provider: str) -> dict[str, Json]:
@@ -163,7 +156,7 @@ def _failed(event: Json) -> tuple[int, Json] | None:
         error = event["error"]
     if error is None:
         return None
-    return _STATUS.get(str(error.get("code")), 500), {"error": error}
+    return STATUS.get(str(error.get("code")), 500), {"error": error}
 
 
 FORM: Final = Form(

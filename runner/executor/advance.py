@@ -29,17 +29,19 @@ from runner.executor.step_run import StepRun
 from runner.executor.transition import EvaluatedAt, Kind, Outcome, attempt_ref, blocked, recording
 from runner.executor.transition import record as outcome_events
 from runner.git import GitError
-from runner.protocol import decision, ids, log, machine, paths
 from runner.protocol import events as ev
-from runner.protocol.decision import Action, CheckStep, Complete, Halt, RunStep, WritePlan
+from runner.protocol import log, machine, paths
 from runner.protocol.event_types import event_type
 from runner.protocol.events import Entry, Event
+from runner.protocol.machine import Action, CheckStep, Complete, Halt, RunStep, WritePlan
 from runner.protocol.plans import Plan
-from runner.protocol.state import State, Status, StepStatus
-from runner.store import history, lease, pending, publishing, record, transaction, worktree
+from runner.protocol.state import OPEN, State, Status, StepStatus
+from runner.store import batch as batches
+from runner.store import history, lease, lookup, publishing, record, transaction, worktree
 from runner.store.environment import write_checkpoint
 from runner.store.project import Project, Session
 from runner.store.snapshot import Snapshot
+from runner.trust.permit import StepAction
 
 if TYPE_CHECKING:
     from runner.forge import Forge
@@ -90,12 +92,12 @@ def consider(session: Session, seen: Snapshot, only: str | None = None) -> Consi
         if state.status is not Status.PLANNING or not load.is_written(seen):
             return None, None, state, _decide(state, only)
         plan = load.read_plan(session, seen)
-        planned = ev.Planned(subject="plan", plan=plan.digest, steps=machine.planned_steps(plan))
+        planned = ev.Planned(subject="plan", plan=plan.digest, steps=machine.planned_steps(plan.steps))
         state = load.applied(session.project, state, [planned])
-        return plan, planned, state, decision.decide(state)
+        return plan, planned, state, machine.decide(state)
     plan = load.read_plan(session, seen)
     edit = None
-    if state.status in decision.OPEN:
+    if state.status in OPEN:
         edit = load.edit_of(session, seen, plan)
         if edit is not None:
             state = load.applied(session.project, state, [edit])
@@ -103,7 +105,7 @@ def consider(session: Session, seen: Snapshot, only: str | None = None) -> Consi
 
 
 def _decide(state: State, only: str | None) -> Action:
-    return decision.decide(state, load.find_step(state, only) if only is not None else None)
+    return machine.decide(state, load.find_step(state, only) if only is not None else None)
 
 
 def step(
@@ -131,7 +133,7 @@ def step(
         for turn in range(load.RACES):
             try:
                 seen = load.view(session, protocol)
-                if seen.state.status in decision.OPEN and load.pick_up_edits(session, protocol, adopt=adopt):
+                if seen.state.status in OPEN and load.pick_up_edits(session, protocol, adopt=adopt):
                     seen = load.view(session, protocol)
             except ConflictError:  # a person was faster
                 continue
@@ -146,7 +148,7 @@ def step(
                 session.batch = False  # what came of it is published at once, and what others published is looked at
                 load.again(session, protocol)
                 if record.is_cancelled(session.git, protocol, session.git.ref(session.project.branch(protocol))):
-                    raise _cancelled(protocol, record_paid(session, protocol)) from stop
+                    raise _cancelled(session.project, protocol, record_paid(session, protocol)) from stop
                 signals.begin_work()  # it was meant for another protocol, and came too late
                 continue
             except RefusedError:
@@ -159,8 +161,8 @@ def step(
     raise load.moves(session.project, protocol)
 
 
-def _cancelled(protocol: str, paid: str) -> RefusedError:
-    short = ids.number_of(protocol)
+def _cancelled(project: Project, protocol: str, paid: str) -> RefusedError:
+    short = lookup.typed(project, protocol)
     return RefusedError(
         f"{protocol} was cancelled, and its work was stopped{f'; the {paid} that it had cost is recorded' if paid else ''}",
         paths.folder(protocol),
@@ -208,7 +210,7 @@ def _batch(
     """Carry out pure steps and publish their transitions together (ADR 0019). None: as for `_step`, and nothing was published."""
     protocol, env, branch = seen.protocol, session.env, session.project.branch(seen.protocol)
     done: list[Advanced] = []
-    batch = session.pending = pending.Batch.begin(session.project, branch, protocol, seen.tip)
+    batch = session.pending = batches.Batch.begin(session.project, branch, protocol, seen.tip)
     try:
         while _is_pure(session.project, considered):
             batch.note()
@@ -217,7 +219,7 @@ def _batch(
                 done.append(one)
             if one is None or one.commit != batch.tip:
                 break
-            if len(done) == pending.MOST or env.monotonic() >= batch.until or not more(done):
+            if len(done) == batches.MOST or env.monotonic() >= batch.until or not more(done):
                 break
             assert session.snapshot is not None
             seen = session.snapshot
@@ -225,7 +227,7 @@ def _batch(
     except GitError:
         batch.close()
         raise
-    except (RunnerError, pending.UnfitError):
+    except (RunnerError, batches.UnfitError):
         if not done:
             batch.close()
             raise  # else it comes up again, once the others are published
@@ -280,15 +282,7 @@ def _step(
     assert plan is not None
     run = None
     if not isinstance(action, Complete):
-        step = plan.step(action.slug)
-        assert step is not None, action.slug
-        run = StepRun(session, seen, plan, step, state, approvals)
-        if (
-            step.header.decompose
-            and isinstance(action, RunStep)
-            and state.steps[step.slug].status is StepStatus.PENDING
-        ):
-            _refuse_whole(run)
+        run = attempt(start, plan, action, approvals)
         held = permissions.hold(run, action)
         if session.project.trusted.commit != trusted:
             return None
@@ -306,18 +300,24 @@ def _step(
     return commit(start, action, steps.perform(action, run))
 
 
-def _refuse_whole(run: StepRun) -> None:
-    """Refuse to start a step that is to be split: nothing is paid, or asked of people, for the whole of it.
+def attempt(start: Start, plan: Plan, action: StepAction, approvals: Sequence[Event]) -> StepRun:
+    """Return the attempt that an action on a step is about. `approvals`: the events of `start` that approvals made.
 
     Raises:
-        WaitingError: unless an attempt was made before `decompose` was written.
+        WaitingError: the step is to be split first. Nothing is paid, or asked of people, for the whole of it, unless an attempt was
+            made before `decompose` was written.
     """
-    if run.attempt == 1:
+    step = plan.step(action.slug)
+    assert step is not None, action.slug
+    run = StepRun(start.session, start.view, plan, step, start.state, approvals)
+    starts = isinstance(action, RunStep) and start.state.steps[step.slug].status is StepStatus.PENDING
+    if step.header.decompose and starts and run.attempt == 1:
         raise WaitingError(
             f"{run.slug} has to be split before it starts: its file says `decompose: true`",
-            f"{paths.folder(run.view.protocol)}/{run.step.file}:{run.step.lines.get('decompose', 1)}",
-            f"`runner plan {ids.number_of(run.view.protocol)} --split {run.slug}`, or remove the key",
+            f"{paths.folder(run.view.protocol)}/{step.file}:{step.lines.get('decompose', 1)}",
+            f"`runner plan {lookup.typed(run.project, run.view.protocol)} --split {run.slug}`, or remove the key",
         )
+    return run
 
 
 def _lease(session: Session, seen: Snapshot, forge: Forge | None) -> bool:
@@ -383,11 +383,11 @@ def tell(
     for seen in load.views(session, protocol):
         events = build(seen)
         if not events:
-            return Advanced(seen.state, decision.decide(seen.state), (), seen.tip)
+            return Advanced(seen.state, machine.decide(seen.state), (), seen.tip)
         made = transition.prepare(session, seen, events, tree(seen), as_person=as_person)
         with contextlib.suppress(ConflictError):
             transition.publish(session, seen, made)
-            return Advanced(made.state, decision.decide(made.state), made.entries, made.commit)
+            return Advanced(made.state, machine.decide(made.state), made.entries, made.commit)
     raise AssertionError("unreachable: `views` ends with an error")
 
 
@@ -552,7 +552,7 @@ class _Work(NamedTuple):
 
 
 def _has_ended(seen: Snapshot) -> bool:
-    return seen.state.status not in (*decision.OPEN, Status.COMPLETED)
+    return seen.state.status not in (*OPEN, Status.COMPLETED)
 
 
 def _started_at(event: Event, old: str, new: str) -> Event:

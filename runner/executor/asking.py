@@ -1,10 +1,10 @@
-"""The engines of a phase, opened as the policy allows, and the loop that asks one of them single questions.
+"""Open the engines of a phase as the policy allows, and ask one of them single questions.
 
-Single questions stand for themselves; before its answer the model may call tools, for a plan or a verdict: to read the files and the
-history of a commit, and to run commands that may be checks. They read in a workspace of their own, which the first call makes and the
-end removes; a command runs in the sandbox, in a clean export of the commit, as a check does. The answer is a call too, so that every
-model can give it after others. Each answer is found in the journal by the digest of its question, so that no question is asked, and no
-call made, twice.
+Each question is a conversation of its own. Before its answer the model may call tools, for a plan or a verdict: to read the
+files and the history of a commit, and to run commands that may be checks. They read in a workspace of their own, which the
+first call makes and the end removes; a command runs in the sandbox, in a clean export of the commit, as a check does. The
+answer is a call too, so that every model can give it after others. Each answer is found in the journal by the digest of its
+question, so that no question is asked, and no call made, twice.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ from runner import resources
 from runner.engines import MOST_OUTPUT, Engine, Request, Turn, Usage, agents, registry
 from runner.engines.recorded import Recorder
 from runner.errors import RunnerError, UsageError
-from runner.executor import permissions, spending
+from runner.executor import spending
 from runner.executor.effects import Made
 from runner.executor.journal import Journal
 from runner.executor.loop import CONTEXT, BudgetStop, Limits, Loop, turn_of
-from runner.executor.step_run import KeptOutput
-from runner.executor.workspace_session import WorkspaceSession, step_path
+from runner.executor.workspace_session import KeptOutput, WorkspaceSession, step_path
 from runner.lines import lines_of_output
 from runner.protocol import paths, transcript
 from runner.protocol.config import AgentFile, EngineSettings
@@ -41,7 +40,7 @@ from runner.tools import Contract, Tool, ToolError
 from runner.tools import registry as tool_registry
 from runner.tools.agent import AgentTools
 from runner.tools.commands import Commands, WorkspaceAlias, bounded, folded
-from runner.trust import policy
+from runner.trust import permit, policy, trusted_config
 
 LOOKS = 12  # rounds of calls before a plan or a verdict
 
@@ -95,6 +94,14 @@ class Consultation(Loop):
                     return found
                 found = []
         return []
+
+    def make(self, number: int, tool: Tool, arguments: Mapping[str, Any], untrusted: bool) -> Made:
+        """Make a call until the model has to answer: the gate of its calls. What it answers with is judged by the caller."""
+        if tool.contract.name == self.proposal:
+            return Made({"received": True})
+        if self.looked > LOOKS or self.total.input_tokens > TOKENS:
+            raise ToolError(f"not done: there are no more calls than these; answer now, with `{self.proposal}`")
+        return Made(tool.call(arguments))
 
     def question(self, request: Request, sent: Request | None = None) -> transcript.Response:
         """Return the answer to a request that stands for itself, journaled; one that the journal has is not asked again,
@@ -179,7 +186,7 @@ def open_engines(project: Project, names: tuple[str, ...], step: str | None = No
     with contextlib.ExitStack() as stack:
         found = []
         for name in names:
-            permissions.refuse_engine(project, name, step)
+            permit.refuse_denied(permit.engine(trusted_config.of(project), name, step))
             engine = registry.open_engine(name, project.env.environ, top)
             if record:
                 engine = Recorder(engine, top / record, price, Redactor(project.env.environ).value)
@@ -195,7 +202,7 @@ def need(project: Project, names: tuple[str, ...]) -> None:
         EngineError: something that one needs is missing. RefusedError: the policy does not allow it.
     """
     if agents.is_agent(names[0]):
-        permissions.refuse_engine(project, names[0])
+        permit.refuse_denied(permit.engine(trusted_config.of(project), names[0], None))
         path = step_path(project.env.environ.get("PATH", ""))
         agents.need(names[0], project.config, None if project.setting("executor") == "container" else path)
         return
@@ -264,29 +271,12 @@ class RunCheckInput(tool_registry.Given):
     command: str = Field(min_length=1, description="a line of shell")
 
 
-@dataclass(slots=True)
-class Gate:
-    """Lets a call be made until the model has to answer; what it answers with is judged by the caller."""
-
-    loop: Consultation
-
-    def make(self, number: int, tool: Tool, arguments: Mapping[str, Any], untrusted: bool) -> Made:
-        """See `calls.Gate.make`."""
-        loop = self.loop
-        if tool.contract.name == loop.proposal:
-            return Made({"received": True})
-        if loop.looked > LOOKS or loop.total.input_tokens > TOKENS:
-            raise ToolError(f"not done: there are no more calls than these; answer now, with `{loop.proposal}`")
-        return Made(tool.call(arguments))
-
-
-@dataclass(frozen=True, slots=True)
-class Proposal:
-    """The tool that a model answers with: `name` and `description` for the model, and the schema of what it takes."""
-
-    name: str
-    description: str
-    takes: Mapping[str, Any]
+def proposal(name: str, description: str, takes: Mapping[str, Any]) -> Contract:
+    """Return the tool that a model answers with. `takes`: the schema of the answer."""
+    takes = tool_registry.inlined(takes)
+    return Contract(
+        name=name, description=description, effect="read", parameters=takes, returns=None, source="built in"
+    )
 
 
 @contextlib.contextmanager
@@ -295,16 +285,16 @@ def open_tools(
     name: str,
     commit: str,
     loop: Consultation,
-    proposal: Proposal,
+    answers: Contract,
     commands: Sequence[str] = (),
 ) -> Iterator[bool]:
-    """Give the loop what it can look with at the commit, and a tool to answer with; yield whether it can try any command there.
+    """Give the loop what it can look with at the commit, and the tool `answers`; yield whether it can try any command there.
 
     `name`: of the workspace; the caller holds its lock. `commands`: what may run the tests. Where no command can be run, there are no
     tools. A command is judged by the policy as an agent's shell; on the host it is one of the project's own checks.
     """
     try:
-        place = workspaces.place(session.dirs, name, session.project.config.workspace.path)
+        place = workspaces.place(session.project, name, session.project.config.workspace.path)
         workspace = WorkspaceSession.open(session, name, space=workspaces.shell(place, 0))
     except RunnerError:  # the steps say so; a plan can be written all the same
         yield False
@@ -316,7 +306,7 @@ def open_tools(
         def call(tool: str) -> Callable[[Mapping[str, Any]], Any]:
             def made(arguments: Mapping[str, Any]) -> Any:
                 if not opened:
-                    workspaces.reset(session.git, workspace.space, commit, name, session.env, clean=True)
+                    workspaces.reset(workspace.space, commit, name, clean=True)
                     opened.update(stack.enter_context(_reading(workspace)).tools)
                 return opened[tool].call(arguments)
 
@@ -342,16 +332,8 @@ def open_tools(
             about = f"Run {told}, {more}in a clean checkout, without network."
             contract = tool_registry.contract_of("run_check", about, "workspace", RunCheckInput)
             tools["run_check"] = Tool(contract, check)
-        answers = Contract(
-            name=proposal.name,
-            description=proposal.description,
-            effect="read",
-            parameters=proposal.takes,
-            returns=None,
-            source="built in",
-        )
-        tools[proposal.name] = Tool(answers, dict)
-        loop.tools, loop.proposal, loop.gate = tools, proposal.name, Gate(loop)
+        tools[answers.name] = Tool(answers, dict)
+        loop.tools, loop.proposal, loop.gate = tools, answers.name, loop
         loop.offered = frozenset(tools) - {"list_files"}  # the names of the files are in the request
         yield any_command
 
@@ -385,7 +367,7 @@ def _refuse(project: Project, command: str) -> None:
         ToolError: with the rule.
     """
     subject = policy.call("shell", {"command": command}, effect="workspace", paths=())
-    said = policy.evaluate(permissions.trusted_config(project).rules, subject._replace(untrusted=True))
+    said = policy.evaluate(trusted_config.of(project).rules, subject._replace(untrusted=True))
     if said.verdict != "allow":
         raise ToolError(f"the policy does not allow it: {said.why} ({said.where})")
 

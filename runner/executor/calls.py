@@ -30,7 +30,7 @@ from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.tools import AsksError, Contract, Tool, ToolError, check_arguments, files, registry
 from runner.tools.commands import WorkspaceAlias
-from runner.trust import policy
+from runner.trust import policy, trusted_config
 from runner.trust.policy import Decision
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class Calls:
         data = transcript.render_call(held)
         there = self.run.view.files.get(paths.call_file(name))
         if there is not None:
-            data = self.run.project.git.blob(there.oid) or b""
+            data = self.run.project.git.content(there) or b""
             held = transcript.parse_call(data, f"{self.run.view.where}/{paths.call_file(name)}")
         last = next((one for one in reversed(self.run.journal.records) if isinstance(one, Held)), None)
         if last is None or (last.call, last.digest) != (name, digest(data)):
@@ -202,9 +202,9 @@ class Calls:
         """
         where = f"{self.run.view.where}/{paths.call_file(name)}"
         there = self.run.view.files.get(paths.call_file(name))
-        data = self.run.project.git.blob(there.oid) if there else None
+        data = self.run.project.git.content(there)
         if data is None or digest(data) != decided.digest:
-            raise IntegrityError("the held call is not the one that was decided about", where, "run `runner verify`")
+            raise IntegrityError("the decision is for another call", where, "run `runner verify`")
         held = transcript.parse_call(data, where)
         if (held.name, held.tool) != (name, contract.name):
             raise IntegrityError(
@@ -212,8 +212,8 @@ class Calls:
             )
         if (held.effect, held.source) != (contract.effect, contract.source):
             raise DeniedError(
-                f"not done: `{held.tool}` is not what it was when the call was approved",
-                {"verdict": "deny", "why": "the tool was declared anew since", "where": contract.source},
+                f"`{held.tool}` has changed since the approval; the call was not made",
+                {"verdict": "deny", "why": "its declaration changed", "where": contract.source},
             )
         return held.arguments
 
@@ -238,7 +238,7 @@ def code_digest(git: Git, commit: str, module: str) -> str:
     """Return the digest of a module's code in a commit: of everything below its first name, since it may import the rest."""
     root = module.partition(".")[0]
     files = {
-        path: git.blob(entry.oid) or b""
+        path: git.content(entry) or b""
         for path, entry in git.files(commit).items()
         if path.partition("/")[0] == root or path == f"{root}.py"
     }
@@ -279,7 +279,7 @@ def _reason(git: Git, snapshot: Snapshot, approvals: Sequence[str]) -> str:
     found = []
     for one in approvals:
         entry = snapshot.files.get(f"{paths.APPROVALS}{one}{approval_file.SUFFIX}")
-        data = git.blob(entry.oid) if entry else None
+        data = git.content(entry)
         if data is not None:
             found.append(approval_file.parse(data, one).statement.reason)
     return "; ".join(reason for reason in dict.fromkeys(found) if reason)
@@ -308,7 +308,7 @@ def judge_of(run: StepRun) -> Judge:
         alias = WorkspaceAlias(work, workspace.sandbox.place.inside(work))
         return *alias.real, alias.name
 
-    found = permissions.trusted_config(project)
+    found = trusted_config.of(project)
     at = f"{run.agent_file} on {project.trusted.branch}" if agent else ""
     data = project.trusted.blob(project.git, run.agent_file) if agent else None
     rules = found.rules_of(agent, data or b"", at)
@@ -343,7 +343,7 @@ def _reached(project: Project, contract: Contract) -> tuple[str, ...]:
 
 def hosts_of(project: Project) -> Callable[[str], str | None]:
     """Return a function that gives the policy's reason against fetching from a host, or None."""
-    rules = permissions.trusted_config(project).rules
+    rules = trusted_config.of(project).rules
 
     def wrong(host: str) -> str | None:
         said = policy.evaluate(rules, policy.Subject(tool="fetch", effect="read", hosts=(host,)))

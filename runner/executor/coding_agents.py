@@ -20,7 +20,6 @@ from runner import beneath
 from runner.engines import (
     Call,
     Engine,
-    EngineError,
     KeyMissingError,
     ModelTurn,
     Request,
@@ -32,23 +31,24 @@ from runner.engines import (
     agents,
     registry,
 )
-from runner.engines.acp import KINDS, AcpEngine
+from runner.engines.acp import KINDS, AcpEngine, NotDoneError
 from runner.engines.agents import Agent
 from runner.engines.endpoints import Egress, Tools
 from runner.errors import RunnerError, UnsupportedError
-from runner.executor import environments, permissions, toolbox
+from runner.executor import environments, toolbox
 from runner.executor.calls import Calls, DeniedError, Gate, Judge, judge_of
 from runner.executor.effects import Made
 from runner.executor.loop import Limits, Total
-from runner.executor.step_run import KeptOutput, StepRun
-from runner.executor.workspace_session import step_path
+from runner.executor.step_run import StepRun
+from runner.executor.workspace_session import KeptOutput, step_path
 from runner.lines import lines_of, with_ends
 from runner.protocol import paths
-from runner.sandbox.process import Network, Session
+from runner.sandbox.network import Network
+from runner.sandbox.process import Session
 from runner.tools import Contract, Tool, ToolError
 from runner.tools.agent import AgentTools
 from runner.tools.commands import MOST_ARGUMENT, WorkspaceAlias
-from runner.trust import policy
+from runner.trust import permit, policy, trusted_config
 
 PROMPT: Final = "task.txt"  # in HOME
 _ARGUMENTS: Final = {
@@ -76,12 +76,12 @@ def open_agent(
     Raises:
         RefusedError: the policy does not allow it. UnsupportedError: commands do not run in a sandbox. See `agents.need`.
     """
-    permissions.refuse_engine(run.project, name, run.slug)
+    permit.refuse_denied(permit.engine(trusted_config.of(run.project), name, run.slug))
     path = step_path(run.project.env.environ.get("PATH", ""))
     row = agents.need(name, run.project.config, None if run.workspace.sandbox.image else path)
     if run.workspace.sandbox.name == "host":
         raise UnsupportedError(
-            "a coding agent runs in the sandbox alone: nothing else holds it",
+            "a coding agent runs only in a sandbox, because nothing else confines it",
             "executor: host",
             "use `--executor sandbox`",
         )
@@ -117,7 +117,7 @@ def _metered(run: StepRun, name: str, row: Agent) -> Egress | None:
     """Return what counts the requests to the agent's model; None where it has no endpoint, or the trusted branch lets a key in.
 
     Raises:
-        KeyMissingError: there is no key for it.
+        KeyMissingError: there is no key for it. KeyRefusedError: what there is cannot be one.
     """
     environ = run.project.env.environ
     if not row.speaks or row.passed:
@@ -175,7 +175,7 @@ class Place:
             _put(workspace.home(), path, "".join(filter(None, lines)))
         given = {name: agents.filled(text, words) for name, text in self.row.env.items()}
         return {
-            **workspace.environment(self.run),
+            **self.run.environment(workspace),
             **{name: text for name, text in given.items() if text is not None},
             **{one: environ[one] for one in self.row.passed if one in environ},
         }
@@ -205,27 +205,30 @@ class Place:
 
     def read(self, path: str) -> str:
         """Return a file's text."""
-        try:
+        with _refusing():
             text = self.own.text(path)
-        except ToolError as error:
-            raise EngineError(str(error), path, "") from error
         if text is None:
             raise FileNotFoundError(path)
         return text
 
     def write(self, path: str, text: str) -> None:
         """Write a file."""
-        try:
+        with _refusing():
             self.own.tools["write_file"].call({"path": path, "content": text})
-        except ToolError as error:
-            raise EngineError(str(error), path, "") from error
 
     def shell(self, command: str, folder: str) -> Session:
         """Start a line of the shell in a folder of the workspace."""
-        try:
+        with _refusing():
             return self.own.start(command, folder)
-        except ToolError as error:
-            raise EngineError(str(error), command[:100], "") from error
+
+
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+    """Have the agent read what a tool refuses."""
+    try:
+        yield
+    except ToolError as error:
+        raise NotDoneError(str(error)) from error
 
 
 def _spec(name: str, tool: Tool) -> ToolSpec:

@@ -1,4 +1,4 @@
-"""Two clones did the same without each other: they answered one question, or gave two protocols one id (design §2, §3).
+"""Resolve conflicts of two clones that worked apart: two answers to one question, or one id for two protocols (design §2, §3).
 
 An answer whose question still waits is recorded again on top of the transitions that were published first. If it does not wait any
 more, the answer stays in the history as its author's commit, which changes nothing, and its author reads who answered. An approval's
@@ -22,14 +22,24 @@ from pathlib import Path
 from runner.errors import IllegalEventError, MalformedFileError, RefusedError
 from runner.executor import journal, transition
 from runner.git import Commit, Git, Worktree
-from runner.lines import lines_of
-from runner.protocol import approval_file, decision, ids, log, paths
+from runner.lines import cut, lines_of
+from runner.protocol import approval_file, log, paths
 from runner.protocol import events as ev
 from runner.protocol.approval_file import Signed, statement_id
 from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
-from runner.protocol.state import Wait
-from runner.store import locks, protocol_worktree, publishing, record, snapshot, transaction, workspace, worktree
+from runner.protocol.state import OPEN, Wait
+from runner.store import (
+    locks,
+    lookup,
+    protocol_worktree,
+    publishing,
+    record,
+    snapshot,
+    transaction,
+    workspace,
+    worktree,
+)
 from runner.store.environment import StateDir, forget_checkpoint, matching, write_atomically
 from runner.store.project import Project, Session
 from runner.store.remote import Mirror
@@ -129,11 +139,11 @@ def finish_renumbering(session: Session, note: Renumbering, *, resumed: bool = F
     forget_checkpoint(dirs, note.origin)
     for path, git_dir in note.trees:
         _remove(project, note, Worktree(Path(path), Path(git_dir), None), resumed=resumed)
-    workspace.remove(workspace.place(dirs, note.origin, project.config.workspace.path))
+    workspace.remove(workspace.place(project, note.origin, project.config.workspace.path))
     dataclasses.replace(note, is_finished=True).write(dirs)
     mirror = session.mirror or Mirror.of(project)
     name = project.branch(note.origin)
-    if mirror is not None and (there := mirror.refs().get(name)) is not None:
+    if mirror is not None and (there := mirror.ref(name)) is not None:
         mirror.track({name: there})
 
 
@@ -178,7 +188,7 @@ def answer_again(session: Session, protocol: str, commit: Commit, onto: str, the
     asked = next((wait for wait in before.state.waiting if wait.id == event.wait), None)
     what = record.label(record.row(git, protocol, onto), event.subject)
     # Equal in everything, its time included: a question that was asked anew may not be answered by what was said before.
-    is_open = now.state.status in decision.OPEN
+    is_open = now.state.status in OPEN
     if is_open and asked in now.state.waiting:
         try:
             made = transition.prepare(session, now, [event], None, as_person=True)
@@ -191,12 +201,13 @@ def answer_again(session: Session, protocol: str, commit: Commit, onto: str, the
     anew = [wait.id for wait in now.state.waiting if is_open and asked and _is_alike(wait, asked)]
     why = answered(entries, event.wait, event.subject, what) or f"{what} does not wait for that answer any more"
     if anew:
-        why = f"{what} was asked again elsewhere, and waits: `runner answer {ids.number_of(protocol)} {anew[0]} TEXT` answers it"
+        answers = f"runner answer {lookup.typed(session.project, protocol)} {anew[0]} TEXT"
+        why = f"{what} was asked again elsewhere, and waits: `{answers}` answers it"
     body = log.render(first).encode("ascii")
     subject = f"{protocol}: {event.subject} was answered elsewhere first\n\n".encode()
     kept = commit._replace(message=subject + body)
     new = publishing.done_again(session, kept, now.tree, (onto,))
-    session.env.say(f"{why}; yours decides nothing, and the history keeps it as commit {new[:7]}")
+    session.env.say(f"{why}; yours has no effect, and the history keeps it as commit {new[:7]}")
     return new
 
 
@@ -226,14 +237,13 @@ def last_answer(project: Project, seen: Snapshot, which: str | None) -> str:
 
 def _shown(entry: RawEntry, what: str) -> str:
     text = entry.fields.get("text") or ("happened" if entry.fields.get("happened") else "did-not")
-    shown = lines_of(str(text))[0]
-    shown = shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN - 1]}…"
+    shown = cut(lines_of(str(text))[0], _SHOWN)
     return f"{what} was answered already, by {entry.fields.get('by')}: {shown}"
 
 
 def tell(project: Project, protocol: str, ours: Sequence[Commit], theirs: Sequence[Commit], kept: str | None) -> None:
     """Say what of this clone's the runner does again, and what only its author can say again. `kept`: the ref of our transitions."""
-    first, short = project.trusted.remote, ids.number_of(protocol)
+    first, short = project.trusted.remote, lookup.typed(project, protocol)
     transitions = [
         entries for commit in ours if kept and (entries := publishing.entries_of(project.git, commit, protocol))
     ]
@@ -282,7 +292,7 @@ def _tell_decided(project: Project, protocol: str, ours: Sequence[Commit], their
         if by and statement_id(one.text) not in counted:
             project.env.say(
                 f"{said.subject} was decided already, by {', '.join(dict.fromkeys(by))};"
-                f" what {said.approver} says is kept as a commit, and decides nothing any more"
+                f" the decision of {said.approver} is kept as a commit and has no effect"
             )
 
 
@@ -299,5 +309,5 @@ def _approvals(project: Project, protocol: str, tree: str, before: str | None) -
     for name, entry in (git.tree(f"{tree}:{folder}") or {}).items():
         if name not in known:
             with contextlib.suppress(MalformedFileError):  # `status` says that it does not count
-                found.append(approval_file.parse(git.blob(entry.oid) or b"", name))
+                found.append(approval_file.parse(git.content(entry) or b"", name))
     return found

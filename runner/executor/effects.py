@@ -183,7 +183,7 @@ class ExternalCalls:
         try:
             lease.announce(self.run.session, transcript.plain(begun))
         except RunnerError:
-            self._settle(Announced.of(begun), "not begun: it could not be announced on the remote")
+            self._settle(Announced.of(begun), "not started: the remote did not accept the announcement")
             raise
         arguments = effect.arguments
         try:
@@ -196,7 +196,7 @@ class ExternalCalls:
             self._settle(Announced.of(begun), "not done: it asks a person first")
             raise
         except python.ToolModuleError:
-            self._settle(Announced.of(begun), "not begun: its module, or its server, could not be loaded")
+            self._settle(Announced.of(begun), "not started: its module or server could not be loaded")
             raise
         except ToolError as error:
             return self._conclude(effect, self.run.redactor.text(str(error)), is_error=True)
@@ -207,7 +207,7 @@ class ExternalCalls:
         tool, of = effect.what
         intent = Intent(
             kind="intent",
-            time=self.now(),
+            time=self._unused_second(effect.name),
             call=effect.name,
             tool=tool,
             digest=of,
@@ -217,6 +217,16 @@ class ExternalCalls:
             key=key if effect.contract.key is not None else None,
         )
         return self.append(intent)
+
+    def _unused_second(self, call: str) -> str:
+        """Return the time, in a second in which the call was not announced before: an announcement is known by its call and time."""
+        env = self.run.project.env
+        journals = (*self._journals(), self.run.journal.noted())
+        used = {one.time for records in journals for one in records if isinstance(one, Intent) and one.call == call}
+        used |= {one.time for one in self._announced() if one.call == call}
+        while (now := self.now()) in used:
+            env.sleep(0.05)
+        return now
 
     def _unannounced(self, contract: Contract) -> UnsupportedError | UnreachableError | None:
         """Return the error for an effect that another clone could repeat, where it cannot be announced on the remote first."""
@@ -237,7 +247,7 @@ class ExternalCalls:
         alone = "" if vanishes else "; `--publish never` makes it for this clone alone"
         if project.offline:
             hint = "run the same command again without --offline"
-            return UnreachableError(f"{what}, which is not asked", project.trusted.note, hint)
+            return UnreachableError(f"{what}, and --offline does not contact it", project.trusted.note, hint)
         return UnreachableError(
             f"{what}, which does not answer", project.trusted.note, f"run the same command again when it does{alone}"
         )
@@ -247,9 +257,9 @@ class ExternalCalls:
         for wait in self.run.state.waiting:
             if wait.kind == "effect":
                 raise WaitingError(
-                    f"`{contract.name}` is not called while nobody knows whether an earlier call happened",
+                    f"`{contract.name}` is not called while the outcome of an earlier call is unknown",
                     wait.text,
-                    f"look, then say `runner answer {self.run.view.protocol} {wait.id} happened`, or did-not",
+                    f"check whether it happened, then type `runner answer {self.run.view.protocol} {wait.id} happened`, or `did-not`",
                 )
 
     def _probe(self, probe: Callable[[Mapping[str, Any]], Any], arguments: Mapping[str, Any], intent: Announced) -> Any:

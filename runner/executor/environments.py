@@ -1,4 +1,4 @@
-"""What the sandbox shows beside the commit's own files: the project's environment, its submodules and its files of LFS (design §6).
+"""Find what the sandbox adds to the commit's files: the project's environment, its submodules and its LFS files (design §6).
 
 A virtual environment, node_modules and what a build wrote are ignored by git, so a workspace lacks them, and they hold the checkout's
 path. Therefore the workspace appears at that path, and such folders are bound into it, read-only. What a step could have
@@ -24,17 +24,18 @@ from typing import Any, NamedTuple
 
 from runner import beneath
 from runner.errors import StepFailedError, UsageError
-from runner.executor import permissions
 from runner.git import BLOB, EXECUTABLE, SUBMODULE, Git, GitError, TreeEntry
 from runner.lines import few, pattern
 from runner.protocol import paths, strict_yaml
 from runner.protocol.ids import digest
-from runner.sandbox.bubblewrap import HOME
-from runner.sandbox.process import PROXIES, Place
+from runner.sandbox import network
+from runner.sandbox.mounts import HOME
+from runner.sandbox.process import Place
 from runner.store import objects, workspace, worktree
 from runner.store.environment import write_atomically
 from runner.store.project import Project, Session
 from runner.store.workspace import Workspace
+from runner.trust import trusted_config
 
 # Folders of environments, by what makes one of them sure.
 KINDS = {".venv": "pyvenv.cfg", "venv": "pyvenv.cfg", "node_modules": "", "vendor/bundle": "ruby"}
@@ -164,7 +165,7 @@ def find(
     top, config = project.git.main_worktree(), project.config.workspace
     if top is None:
         return ProjectEnvironment(None, {}, {})
-    policy = permissions.trusted_config(project).policy
+    policy = trusted_config.of(project).policy
     said = policy.content.environment if policy else None
     # In CI, where other jobs may have made what lies there, only the policy can allow what nobody named.
     looks = not config.setup and not in_image and (said == "found" or (said is None and "ci" not in project.options))
@@ -276,7 +277,7 @@ def for_setup(environ: Mapping[str, str], named: Iterable[str]) -> tuple[dict[st
 
 def proxies(environ: Mapping[str, str]) -> dict[str, str]:
     """Return a person's variables that name proxies. In the sandbox they are only the runner's, which asks them for others."""
-    return {name: value for name, value in environ.items() if PROXIES.fullmatch(name)}
+    return {name: value for name, value in environ.items() if network.PROXIES.fullmatch(name)}
 
 
 def certificates(env: Mapping[str, str]) -> list[Path]:
@@ -306,6 +307,24 @@ def holding(folder: Path, forms: Mapping[str, str]) -> tuple[str, str] | None:
                 if data.find(text) >= 0:
                     return name, os.path.relpath(path, folder)
     return None
+
+
+@contextlib.contextmanager
+def making(project: Project, folder: Path) -> Iterator[Path]:
+    """Give a folder whose content is that of `folder` afterwards, unless another runner made it meanwhile."""
+    made = folder.with_name(f"making-{folder.name}-{project.env.pid}")
+    beneath.remove(folder)
+    try:
+        beneath.remove(made)
+        made.mkdir(parents=True)
+        yield made
+        try:
+            os.rename(made, folder)
+        except OSError:
+            if not is_whole(folder):
+                raise
+    finally:
+        beneath.remove(made)
 
 
 def unused(project: Project) -> list[Path]:
@@ -490,22 +509,12 @@ def _checked_out(project: Project, named: dict[str, str], above: str = "") -> It
 
 
 def _check_out(project: Project, commit: str, folder: Path, env: dict[str, str]) -> None:
-    making = folder.with_name(f"making-submodule-{project.env.pid}")
-    beneath.remove(folder)
-    try:
-        beneath.remove(making)
-        (making / "work").mkdir(parents=True)
-        git, index = project.git, making / "index"
+    with making(project, folder) as made:
+        git, work = project.git, made / "work"
+        work.mkdir()
         given = worktree.conversions(git)
-        git.run("read-tree", "--reset", "-u", commit, work_tree=making / "work", index=index, env=env, config=given)
-        write_atomically(making / MADE, b"[]")
-        try:
-            os.rename(making, folder)
-        except OSError:
-            if not is_whole(folder):  # else another runner made it meanwhile
-                raise
-    finally:
-        beneath.remove(making)
+        git.run("read-tree", "--reset", "-u", commit, work_tree=work, index=made / "index", env=env, config=given)
+        write_atomically(made / MADE, b"[]")
 
 
 def _stores(folder: Path) -> Iterator[Path]:

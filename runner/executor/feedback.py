@@ -15,8 +15,9 @@ from itertools import filterfalse
 
 from runner import qa
 from runner.errors import InsufficientHistoryError, RunnerError
-from runner.executor import prompting
-from runner.executor.step_run import KeptOutput, StepRun
+from runner.executor import permissions, prompting
+from runner.executor.step_run import StepRun
+from runner.executor.workspace_session import KeptOutput
 from runner.git import BLOB, EXECUTABLE, TreeEntry
 from runner.lines import few, lines_of
 from runner.protocol import log, paths
@@ -176,7 +177,7 @@ def _findings(run: StepRun, entries: Sequence[RawEntry]) -> str:
 def _report(run: StepRun, raw: RawEntry) -> list[str]:
     """Return the findings of the review that an event names, from its report; nothing where it is not that report any more."""
     entry = run.view.files.get(paths.report_file(raw.subject, int(raw.fields.get("attempt", 0))))
-    data = run.project.git.blob(entry.oid) if entry and raw.fields.get("report") else None
+    data = run.project.git.content(entry) if raw.fields.get("report") else None
     if data is None or digest(data) != raw.fields["report"]:
         return []
     return [data.decode("utf-8", "replace")[:REPORT_LIMIT]]
@@ -222,7 +223,7 @@ def _lines(run: StepRun, files: Mapping[str, TreeEntry]) -> Iterator[str]:
 def _tests(run: StepRun, files: Mapping[str, TreeEntry]) -> str:
     """Return the first part of a manifest that is about tests."""
     for name, part in (("pyproject.toml", _PYTEST), ("tox.ini", _PYTEST), ("Makefile", _MAKE), ("package.json", None)):
-        data = run.project.git.blob(files[name].oid) if name in files else None
+        data = run.project.git.content(files.get(name))
         text = (data or b"").decode("utf-8", "replace")
         if part is None:
             manifest = read_json(text)
@@ -270,7 +271,8 @@ def _code(run: StepRun) -> str:
 
 def _try(run: StepRun) -> str | None:
     """Run the checks as the QA would, on the commit that the attempt starts at; None where they took too long."""
-    env, workspace = run.project.env, run.workspace.beside(run, run.view.tip)
+    env, approved = run.project.env, permissions.approved_changes(run)
+    workspace = run.workspace.beside(run.view.tip, run.step.header.resources, approved)
     folder, until = workspace.export(run.view.tip), env.monotonic() + SECONDS
     alias = WorkspaceAlias(folder, workspace.sandbox.place.inside(folder))
     outputs, slow = list[bytes](), False
@@ -279,7 +281,7 @@ def _try(run: StepRun) -> str | None:
         nonlocal slow
         kept = KeptOutput(run.redactor)
         left = max(min(until - env.monotonic(), run.timeout), 0.1)
-        outcome = workspace.run(line, workspace.environment(run, folder), timeout=left, cwd=folder, on_output=kept.take)
+        outcome = workspace.run(line, run.environment(workspace, folder), timeout=left, cwd=folder, on_output=kept.take)
         slow = slow or outcome.timed_out
         outputs.append(folded(alias.hide_all(kept.data().decode("utf-8", "replace"))).encode())
         return outcome
@@ -291,9 +293,8 @@ def _try(run: StepRun) -> str | None:
         files=(),
         changed=(),
         execute=execute,
-        explain=lambda line, outcome: workspace.explain(line, outcome),
+        explain=workspace.explain,
     )
-    env.hear_output(f"{run.label} asks the model", b"")
     if slow:
         return None
     if verdict.passed:

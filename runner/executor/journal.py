@@ -178,7 +178,7 @@ class Journal:
             raise self._failed
         lines, last = b"", self._last
         for row in rows:
-            body = json.dumps(row, ensure_ascii=True, sort_keys=True, separators=(",", ":")).encode()
+            body = json.dumps(row, ensure_ascii=True, separators=(",", ":")).encode()
             last = self._digest(body, last)
             lines += b"%d %s %s\n" % (len(body), last.encode(), body)
         try:
@@ -260,7 +260,7 @@ def _sync(folder: Path) -> None:
 
 
 def _line(row: Json) -> bytes:
-    return json.dumps(row, ensure_ascii=True, sort_keys=True).encode() + b"\n"
+    return json.dumps(row, ensure_ascii=True).encode() + b"\n"
 
 
 def put_aside(dirs: StateDir, protocol: str, tip: str) -> None:
@@ -291,7 +291,7 @@ def refuse_unknown(dirs: StateDir, protocol: str, hint: str = "") -> None:
                 f"whether {started[0]} happened is not known",
                 str(path),
                 hint
-                or f"`runner run --publish never {protocol}` finds out, or asks a person; then the same command once more",
+                or f"`runner run --publish never {protocol}` finds out, or asks a person; then run the same command again",
             )
 
 
@@ -311,7 +311,7 @@ def refuse_unrecorded(dirs: StateDir, protocol: str, state: State, hint: str = "
                     f"{one.call} is an external call whose step has not ended, so it would be repeated",
                     str(path),
                     hint
-                    or f"end the step first: `runner run --publish never {protocol}`; then the same command once more",
+                    or f"end the step first: `runner run --publish never {protocol}`; then run the same command again",
                 )
 
 

@@ -1,4 +1,7 @@
-"""Load a protocol for work: lock it, verify new commits, read the plan, commit the person's unsaved edits."""
+"""Load a protocol for work: lock it, verify new commits, read the plan, commit the person's unsaved edits.
+
+Where its history does not verify, here or on the remote, the error has what the person can type: only what will not be refused.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from runner import __version__
 from runner.errors import (
@@ -15,23 +18,24 @@ from runner.errors import (
     InTheWayError,
     MalformedFileError,
     RefusedError,
+    RunnerError,
     UnsupportedError,
     UsageError,
 )
-from runner.executor import divergence, remedy, spending, workspace_session
-from runner.git import Commit, TreeEntry
+from runner.executor import divergence, spending, workspace_session
+from runner.git import Commit, Git, TreeEntry
+from runner.lines import few
 from runner.protocol import events as ev
 from runner.protocol import ids, log, machine, paths, plans, strict_yaml
-from runner.protocol.decision import Action, RunStep
 from runner.protocol.events import Entry, Event
+from runner.protocol.machine import Action, RunStep
 from runner.protocol.plans import Plan
 from runner.protocol.state import State, StepStatus, phrased
 from runner.store import (
+    batch,
     history,
     locks,
     lookup,
-    objects,
-    pending,
     protocol_worktree,
     publishing,
     record,
@@ -39,10 +43,13 @@ from runner.store import (
     transaction,
     worktree,
 )
-from runner.store.environment import StateDir, write_checkpoint, write_loosely
+from runner.store.environment import StateDir, read_checkpoint, write_checkpoint, write_loosely
 from runner.store.project import Project, Session
 from runner.store.snapshot import Snapshot
 from runner.trust import verify
+
+if TYPE_CHECKING:
+    from runner.trust.walk import Report
 
 RACES = 20  # how often a lost race is started again before it is told
 
@@ -70,7 +77,7 @@ def at_work(session: Session, protocol: str, *, wait: float = 0.0) -> Iterator[N
             if note := _unfinished(session.project, protocol):
                 note.resume(session)
         if session.dirs.pending(protocol).exists():
-            pending.recover(session.project, branch, protocol)
+            batch.recover(session.project, branch, protocol)
         try:
             yield
         finally:
@@ -104,12 +111,11 @@ def branchless(project: Project, protocol: str) -> RefusedError:
     at, name, remote = lookup.tip(project, protocol), lookup.typed(project, protocol), project.trusted.remote
     if base := record.holder(project.git, protocol, at, remote):
         merge = (record.merged_in(project.git, protocol, base) or base)[:7]
-        what, hint = f"{protocol} is merged in {merge}: it has no branch here any more", ""
+        what, brings = f"{protocol} is merged in {merge}: it has no branch here any more", ""
     else:
-        what, hint = f"{protocol} has no branch here", f"; `runner sync {name}` brings a branch that the remote has"
-    return RefusedError(
-        what, project.branch(protocol), f"`runner show {name}` shows its status{hint if remote else ''}"
-    )
+        what = f"{protocol} has no branch here"
+        brings = f"; `runner sync {name}` brings a branch that the remote has" if remote else ""
+    return RefusedError(what, project.branch(protocol), f"`runner show {name}` shows its status{brings}")
 
 
 def view(session: Session, protocol: str) -> Snapshot:
@@ -121,7 +127,7 @@ def view(session: Session, protocol: str) -> Snapshot:
     git, (known, tip) = session.git, session.project.checkpoint_and_tip(protocol)
     if tip is None:
         raise branchless(session.project, protocol)
-    objects.ahead(session.project, protocol, tip)
+    session.project.promised.ahead(protocol, tip)
     if known != tip:
         _verify(session, protocol, tip, known)
     # What this process read or made is not read again.
@@ -140,7 +146,7 @@ def _verify(session: Session, protocol: str, tip: str, known: str | None) -> Non
             since = (known, snapshot.read(git, known, protocol).state)
         state = verify.advance(git, protocol, tip, since, session.project.trusted)
     except IntegrityError as error:
-        raise remedy.refused(session, protocol, tip, error) from error
+        raise refused(session, protocol, tip, error) from error
     write_checkpoint(session.dirs, protocol, tip, state.genesis)
 
 
@@ -153,7 +159,7 @@ class Checker(NamedTuple):
     def __call__(self, tip: str, since: str | None) -> None:
         """Verify a tip. `since`: an ancestor that is verified already."""
         session, protocol, git = self.session, self.protocol, self.session.git
-        objects.ahead(session.project, protocol, tip)
+        session.project.promised.ahead(protocol, tip)
         known = (
             snapshot.read(git, since, protocol).state if since and snapshot.folder_files(git, since, protocol) else None
         )
@@ -166,14 +172,14 @@ class Checker(NamedTuple):
                 with contextlib.suppress(IntegrityError):  # what did not hold here was repaired elsewhere
                     verify.advance(git, protocol, tip, None, session.project.trusted)
                     return
-            raise remedy.refused(session, protocol, tip, error) from error
+            raise refused(session, protocol, tip, error) from error
 
     def give_again(self, commit: Commit, onto: str, theirs: Sequence[Commit]) -> str:
-        """Return the commit on `onto` that keeps a person's answer, as `answers.give_again` does."""
+        """Return the commit on `onto` that keeps a person's answer, as `divergence.answer_again` does."""
         return divergence.answer_again(self.session, self.protocol, commit, onto, theirs)
 
     def tell(self, ours: Sequence[Commit], theirs: Sequence[Commit], kept: str | None) -> None:
-        """Say what of ours does not count as it was made, as `answers.tell` does."""
+        """Say what of ours does not count as it was made, as `divergence.tell` does."""
         divergence.tell(self.session.project, self.protocol, ours, theirs, kept)
 
 
@@ -252,7 +258,7 @@ def edit_of(session: Session, seen: Snapshot, plan: Plan) -> ev.PlanEdited | Non
     """Return the edit that the next transition records, with the cost of the model that planned it, if one did."""
     edit = machine.edit_of(seen.state, plan)
     for slug in edit.steps if edit is not None else ():
-        step, number = seen.state.steps.get(slug), ids.number_of(seen.protocol)
+        step, number = seen.state.steps.get(slug), lookup.typed(session.project, seen.protocol)
         kind = edit.steps[slug]["kind"] if edit is not None else ""
         if step is not None and step.status is StepStatus.RUNNING and step.kind == "human" != kind:
             why = f"{slug} was asked of a person before this edit"
@@ -300,9 +306,9 @@ def pick_up_edits(session: Session, protocol: str, *, adopt: bool) -> bool:
         record = sorted(prefix + name for name in names if paths.is_record(name))
         if record:
             raise InTheWayError(
-                f"a change of the runner's own record that is not committed: {', '.join(record)}",
+                f"an uncommitted change of the runner's own record: {', '.join(record)}",
                 str(tree.path),
-                f"run `git -C {tree.path} restore --staged --worktree -- {record[0]}`; people steer by plan and steps",
+                f"run `git -C {tree.path} restore --staged --worktree -- {record[0]}`; to steer, edit plan and steps",
             )
         stray = [
             name
@@ -358,7 +364,7 @@ def _refuse_malformed(project: Project, protocol: str, tip: str, words: dict[str
             files[path.removeprefix(f"{folder}/")] = entry
     snapshot.refuse_odd_names(files, folder)
     told = {
-        name: git.blob(entry.oid) or b""
+        name: git.content(entry) or b""
         for name, entry in files.items()
         if "/" not in name and name.endswith(".md") and name != paths.LOG
     }
@@ -388,7 +394,7 @@ def find_step(state: State, name: str) -> str:
 def moves(project: Project, protocol: str) -> ConflictError:
     """Return the error for a branch that moved under every try."""
     return ConflictError(
-        f"the branch of {protocol} moves all the time", project.branch(protocol), "run the same command again"
+        f"the branch of {protocol} keeps moving", project.branch(protocol), "run the same command again"
     )
 
 
@@ -416,3 +422,142 @@ def documents_kept(dirs: StateDir) -> Iterator[None]:
         strict_yaml.known = None
         if len(found) != count:
             write_loosely(path, json.dumps({"reader": read_by, "documents": found}).encode())
+
+
+# --- what helps where a history does not verify -----------------------------------------------------------------------
+
+GIVEN_AGAIN = "approvals of what it changed have to be given again"
+
+
+def way_back(project: Project, protocol: str, tip: str, old: str) -> str:
+    """Return the command that puts the branch back to `old`."""
+    return worktree.way_back(project.git, project.branch(protocol), tip, old)
+
+
+def hint_of_rewritten(session: Session, protocol: str, judged: Report, old: str) -> str:
+    """Return what helps where the branch's history was rewritten, of which `old` verified here last."""
+    fix = f"`runner doctor --fix {protocol}`"
+    if is_adoptable(session, protocol, judged, old):
+        return f"{fix} adopts it as a merge into the old history, {why_merged(session.project, judged)}; {GIVEN_AGAIN}"
+    if judged.ok or judged.is_repairable:
+        return f"{fix} adopts it as it is, and keeps the old one; {GIVEN_AGAIN}"
+    return hint_of_old(session.project, protocol, judged.tip, old)
+
+
+def hint_of_old(project: Project, protocol: str, tip: str, old: str) -> str:
+    """Return what brings the history back that the one at `tip` replaced."""
+    if project.git.commit(old) is None:
+        return f"the old one, {old[:12]}, is not in this clone; fetch it from where it is"
+    return f"`{way_back(project, protocol, tip, old)}` puts the old one back"
+
+
+def can_adopt(session: Session, protocol: str, tip: str) -> bool:
+    """Return whether `doctor --fix` adopts the rewritten history at `tip`, as it is or as a merge; False if nobody can tell here."""
+    old = read_checkpoint(session.dirs, protocol)
+    try:
+        judged = verify.verify(session.git, protocol, tip, session.project.trusted)
+        sound = judged.ok or judged.is_repairable
+        return sound or (old is not None and is_adoptable(session, protocol, judged, old))
+    except RunnerError:
+        return False
+
+
+def is_adoptable(session: Session, protocol: str, judged: Report, old: str) -> bool:
+    """Return whether a rewritten history is adopted as a merge into `old`, which verified: it has the same transitions, and does not
+    verify itself, or lacks commits that are published."""
+    sound = judged.ok or judged.is_repairable
+    if _is_odd_file(session.git, judged, old):
+        return False
+    if session.git.commit(old) is None or (sound and not _lacks_published(session, protocol, old, judged.tip)):
+        return False
+    return verify.is_rebased(session.git, protocol, old, judged.tip)
+
+
+def _is_odd_file(git: Git, judged: Report, old: str | None) -> bool:
+    """Return whether all that is wrong is a file that people added, or changed, onto `old`: merged, it would be there again."""
+    onto = old is None or (git.commit(old) is not None and git.is_ancestor(old, judged.tip))
+    return onto and bool(judged.findings) and all(found.rule == "paths" for found in judged.findings)
+
+
+def why_merged(project: Project, judged: Report) -> str:
+    """Return why a rewritten history is adopted as a merge, as an attribute of the old one."""
+    if judged.ok or judged.is_repairable:
+        return f"which {project.trusted.remote} has"
+    return "whose approvals and verdicts were for other commits"
+
+
+def published(session: Session, protocol: str, tip: str) -> str | None:
+    """Return the newest commit that `tip` and the remote, as it was seen last, both have; None where there is none."""
+    git, branch = session.git, session.project.branch(protocol)
+    there = session.above(branch) if session.mirror else git.ref(session.project.tracking(branch))
+    return git.merge_base(tip, there) if there is not None and git.commit(there) is not None else None
+
+
+def _lacks_published(session: Session, protocol: str, old: str, tip: str) -> bool:
+    """Return whether the remote, as it was seen last, has commits of `old` that `tip` replaced."""
+    there = published(session, protocol, old)
+    return there is not None and not session.git.is_ancestor(there, tip)
+
+
+def hint_of_damaged(protocol: str, judged: Report) -> str:
+    """Return what helps where the branch here does not verify."""
+    if judged.is_repairable:
+        return f"run `runner verify {protocol}` to see all of it, `runner doctor --fix {protocol}` to repair the record"
+    return f"`runner doctor {protocol}` says what remains possible"
+
+
+def hint_of_remote(session: Session, protocol: str, judged: Report) -> str:
+    """Return what helps where the remote has a tip that does not verify: any clone can repair it, or who has to."""
+    git, remote, there = session.git, session.project.trusted.remote, judged.tip
+    here, fix = good_tip(session.project, protocol), f"`runner doctor --fix {protocol}`"
+    goes_out = session.project.setting("publish") == "always"
+    if judged.is_repairable:
+        return f"{fix} repairs it" + (
+            " and publishes that" if goes_out else f" here; `runner sync {protocol}` then publishes that"
+        )
+    if _is_odd_file(git, judged, here):
+        files, name = few([found.path for found in judged.findings]), ids.branch_of(session.project.pattern, protocol)
+        return f"a commit on {name}, pushed to {remote}, that puts {files} back or removes it"
+    if here is not None and is_adoptable(session, protocol, judged, here):
+        return f"{fix} adopts it as a merge; {GIVEN_AGAIN}" + (
+            "" if goes_out else f"; `runner sync {protocol}` then publishes that"
+        )
+    if here is not None:
+        name = session.project.branch(protocol)
+        return f"`git push --force-with-lease={name}:{there} {remote} {here}:{name}` restores the tip of this clone, which verifies"
+    commit = git.commit(judged.findings[0].commit if judged.findings else there)
+    told = commit.committer.decode("utf-8", "replace").partition(" <")[0] if commit is not None else ""
+    by = "".join(filter(str.isprintable, told)) or "its committer"
+    return f"this clone cannot repair it: {by} made that commit and has to push the earlier tip again, or a clone that has that tip"
+
+
+def good_tip(project: Project, protocol: str) -> str | None:
+    """Return the commit of the branch here where it verifies; None where there is none, or it does not."""
+    known, here = project.checkpoint_and_tip(protocol)
+    if here is None or here == known:
+        return here
+    with contextlib.suppress(RunnerError):
+        return here if verify.verify(project.git, protocol, here, project.trusted).ok else None
+    return None
+
+
+def refused(session: Session, protocol: str, tip: str, error: IntegrityError) -> IntegrityError:
+    """Return an error of verification with what helps: of the branch here, or of what the remote has at `tip`."""
+    try:
+        judged = verify.verify(session.git, protocol, tip, session.project.trusted)
+        old, here = session.project.checkpoint_and_tip(protocol)
+        if tip != here:
+            if session.mirror is None or session.above(session.project.branch(protocol)) != tip or judged.ok:
+                return error
+            found = error.what.removeprefix(f"{protocol} does not verify: ")
+            what = f"{protocol} does not verify on {session.mirror.remote}: {found}"
+            return type(error)(what, error.where, hint_of_remote(session, protocol, judged))
+        if isinstance(error, verify.RewrittenError):
+            return (
+                type(error)(error.what, error.where, hint_of_rewritten(session, protocol, judged, old))
+                if old
+                else error
+            )
+        return type(error)(error.what, error.where, hint_of_damaged(protocol, judged))
+    except RunnerError:  # then what was found first is said as it is
+        return error

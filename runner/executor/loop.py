@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import astuple, dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from runner import signals
 from runner.engines import (
@@ -47,6 +47,7 @@ from runner.protocol import aliases, transcript
 from runner.protocol.config import EngineSettings
 from runner.protocol.transcript import Result, Results, Summary, Typed
 from runner.store.environment import Environment, Redactor
+from runner.store.project import SharedBudget
 from runner.tools import AsksError, Tool, ToolError, registry
 
 READERS = 4  # calls that run at the same time
@@ -128,16 +129,6 @@ class Ended:
     result: dict[str, Any] | None = None
     artifacts: tuple[str, ...] = ()
     stop: HeldError | EffectError | None = None
-
-
-class SharedBudget(Protocol):
-    """What others share with this loop: the day's budget."""
-
-    def reserve(self, engine: str, usd: Decimal | None, tokens: int) -> None:
-        """Have enough for a request, or refuse it by a RunnerError: nothing is recorded then, and the loop resumes later."""
-
-    def charge(self, usd: Decimal | None, tokens: int) -> None:
-        """Note what it did cost."""
 
 
 class BudgetStop(Exception):
@@ -406,8 +397,8 @@ class Loop:
             EngineError: none did.
         """
         problem: EngineError | None = None
-        self.ensure()
         for engine in self.engines:
+            self.ensure()
             wanted = self._widened(engine, self._set(engine, request))
             try:
                 response = self._insist(engine, wanted, is_last=engine is self.engines[-1])
@@ -459,6 +450,7 @@ class Loop:
                     at = f", at {self._at(wait)}" if wait >= PATIENCE else ""
                     self.env.say(f"  {error.what}; asked again in {wait:g} s{at}")
                     self.env.sleep(wait)
+                    self.ensure()  # another runner may have the work by now
         raise AssertionError("unreachable: the last try returns or raises")
 
     def _at(self, seconds: float) -> str:

@@ -20,21 +20,21 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from runner import forge as forges
 from runner.errors import MalformedFileError, RefusedError
 from runner.executor.step_run import StepRun
-from runner.protocol import approval_file, decision, ids, log
+from runner.protocol import approval_file, ids, log
 from runner.protocol import events as ev
-from runner.protocol.decision import RunStep
 from runner.protocol.events import Event, ReviewFields
+from runner.protocol.machine import RunStep
 from runner.protocol.plans import Plan
-from runner.protocol.state import State, StepStatus, Wait
+from runner.protocol.state import ACTIVE, State, StepStatus, Wait
 from runner.store import publishing
 from runner.store.project import Project, Session
 from runner.store.snapshot import Snapshot
-from runner.trust import approval, manifest, permit, requirements, transitions
+from runner.trust import approval, manifest, permit, requirements, transitions, trusted_config
 from runner.trust.manifest import Subject
 from runner.trust.permit import Ask, Denied, Result, StepAction, Verdict
-from runner.trust.trusted_config import TrustedConfig, differs, is_below
-from runner.trust.trusted_config import load as load_trusted_config
-from runner.trust.view import ApprovalRequest, RejectionReason, View
+from runner.trust.transitions import RejectionReason
+from runner.trust.trusted_config import differs, is_below
+from runner.trust.view import ApprovalRequest, View
 
 if TYPE_CHECKING:
     from runner.forge import Forge, Identity, Membership, Review
@@ -268,60 +268,17 @@ def may_write(forge: Forge, who: Identity) -> bool:
     return member.access >= forges.Access.WRITE and forges.Kind.PERSON in kinds and forges.Kind.BOT not in kinds
 
 
-def is_read(project: Project) -> bool:
-    """Return whether `trusted_config` was called before, so that it costs nothing now."""
-    return "trusted_config" in project.derived
-
-
-def trusted_config(project: Project) -> TrustedConfig:
-    """Return the policy and keys of the trusted branch, as this process last saw it."""
-    if not is_read(project):
-        trusted = project.trusted
-        project.derived["trusted_config"] = load_trusted_config(
-            project.git, trusted.commit, trusted.branch, project.config
-        )
-    found: TrustedConfig = project.derived["trusted_config"]
-    return found
-
-
-def refuse_isolation(project: Project, executor: str) -> None:
-    """Refuse to run commands on an executor that the policy does not allow.
-
-    Raises:
-        RefusedError: naming the rule.
-    """
-    _refuse_denied(permit.executor(trusted_config(project), executor))
-
-
-def refuse_engine(project: Project, engine: str, step: str | None = None) -> None:
-    """Refuse to ask a model that the policy does not allow.
-
-    Raises:
-        RefusedError: naming the rule.
-    """
-    _refuse_denied(permit.engine(trusted_config(project), engine, step))
-
-
-def _refuse_denied(verdict: Verdict) -> None:
-    if isinstance(verdict, Denied):
-        raise verdict.error
-
-
 def view_of(project: Project, seen: Snapshot, plan: Plan | None, state: State, time: str | None = None) -> View:
     """Return the protocol as approvals are judged, by the trusted branch as last seen, at the present time or at `time`."""
     now = approval_file.seconds(time) if time else int(project.env.now())
-    return View(project.git, seen.protocol, seen.tip, state, plan, trusted_config(project), now)
+    return View(project.git, seen.protocol, seen.tip, state, plan, trusted_config.of(project), now)
 
 
 def view_of_run(run: StepRun) -> View:
     """Return the protocol as the approvals of a step's attempt are judged, at the present time."""
     view, waits = view_of(run.project, run.view, run.plan, run.state), {one.id: one for one in run.view.state.waiting}
     counted = [waits[one.wait] for one in run.approvals if isinstance(one, ev.ApprovalCounted)]
-    return (
-        dataclasses.replace(view, granted=[requirements.subject_of(view, wait) for wait in counted])
-        if counted
-        else view
-    )
+    return dataclasses.replace(view, granted=[requirements.subject_of(view, wait) for wait in counted])
 
 
 def settle(
@@ -336,7 +293,7 @@ def settle(
         UnreachableError: an approval would be used, and the remote that has the policy does not answer.
     """
     waits = [wait for wait in state.waiting if wait.type.ended_by == "approval"]
-    if not waits or state.status not in decision.ACTIVE:
+    if not waits or state.status not in ACTIVE:
         return []
     made: list[Event] = []
     view = view_of(session.project, seen, plan, state, time)
@@ -360,7 +317,7 @@ def settle(
             continue
         if status.counted or status.rejected or status.refused or status.reviews:
             if _refresh(session, seen.protocol):
-                view = dataclasses.replace(view, config=trusted_config(session.project))
+                view = dataclasses.replace(view, config=trusted_config.of(session.project))
                 status = approval.status_of(view, wait, fetched.approvals) or status
             _refuse_rolled_back(session, seen)
             given = (*status.counted, *status.rejected, *status.refused)
@@ -405,7 +362,7 @@ def _refuse_rolled_back(session: Session, seen: Snapshot, *, used: bool = True) 
             raise RefusedError(
                 f"{trusted.branch} went back: it was at {newer[:12]}, and is at {trusted.commit[:12]}",
                 trusted.note,
-                f"have somebody put {newer[:12]} back onto {trusted.branch} of {remote}, or merge it there",
+                f"ask someone to restore {newer[:12]} on {trusted.branch} of {remote}, or to merge it there",
             )
 
 
@@ -449,9 +406,9 @@ def hold(run: StepRun, action: StepAction) -> ev.ApprovalAsked | None:
     view = view_of_run(run)
     verdict = permit.permit(view, action)
     if not isinstance(verdict, Denied) and verdict.relies and _refresh(run.session, view.protocol):
-        view = dataclasses.replace(view, config=trusted_config(run.project))
+        view = dataclasses.replace(view, config=trusted_config.of(run.project))
         verdict = permit.permit(view, action)
-    _refuse_denied(verdict)
+    permit.refuse_denied(verdict)
     if not isinstance(verdict, Ask):
         return None
     _refuse_unreachable(view, verdict.requirement)
@@ -460,7 +417,7 @@ def hold(run: StepRun, action: StepAction) -> ev.ApprovalAsked | None:
 
 def is_approved(run: StepRun) -> bool:
     """Return whether the step starts on an approval: then its workspace may hold no file that git does not track."""
-    return requirements.of_start(trusted_config(run.project), run.step, run.where) is not None
+    return requirements.of_start(trusted_config.of(run.project), run.step, run.where) is not None
 
 
 def judge_result(run: StepRun, result: Result) -> Verdict:
@@ -477,7 +434,7 @@ def asks(run: StepRun, verdict: Verdict, work: tuple[str, str] | None = None) ->
     Raises:
         RefusedError: the policy denies the work.
     """
-    _refuse_denied(verdict)
+    permit.refuse_denied(verdict)
     if not isinstance(verdict, Ask):
         return ()
     view, subject = view_of_run(run), verdict.requirement.subject
@@ -487,7 +444,7 @@ def asks(run: StepRun, verdict: Verdict, work: tuple[str, str] | None = None) ->
 
 def changes_setup(run: StepRun, changed: Iterable[str]) -> bool:
     """Return whether a person is asked for another environment, because a step changed a file that the setup reads."""
-    return trusted_config(run.project).asks_on_change and any(
+    return trusted_config.of(run.project).asks_on_change and any(
         map(run.project.config.workspace.is_read_by_setup, changed)
     )
 
@@ -554,7 +511,7 @@ def is_call_approved(run: StepRun, call: str, by: str) -> bool:
     """
     session = run.session
     _refresh(session, run.view.protocol)
-    found = trusted_config(session.project)
+    found = trusted_config.of(session.project)
     required = requirements.of_call(found, call, int(call.split(".")[1]), "")
     if required.keyboard:
         return by == requirements.KEYBOARD

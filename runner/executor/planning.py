@@ -38,7 +38,6 @@ from runner.store.environment import Redactor
 from runner.store.project import Project, Session
 from runner.store.snapshot import Snapshot
 from runner.tools import ToolError
-from runner.tools import registry as tools
 from runner.trust.transitions import transitions_below
 
 ROUNDS = 3  # how often the model may ask questions
@@ -151,7 +150,8 @@ def converse(
     """Return the model's plan and its files. `answer`: gives people's answers to its questions; None: it may ask none.
 
     `helped`: without a plan, people get the reason and are asked what should be different. `known`: plan files that exist already.
-    `untried`: the checks of a draft that were not seen to run; the model gets them once.
+    `untried`: the checks of a draft that were not seen to run; the model gets them once. If what it answers is no plan, the plan
+    that they are of is taken.
 
     Raises:
         NoPlanError: it gave no valid plan, even after its errors were fed back. EngineError: it refused, or did not answer.
@@ -160,11 +160,14 @@ def converse(
     turns: list[Turn] = [
         UserTurn(text=task if answer else f"{task}\n\nAsk no questions: decide what is open yourself.")
     ]
-    rounds, told, tried = 0, False, False
+    rounds, told = 0, False
+    valid: tuple[Draft, dict[str, bytes]] | None = None
     helps = answer if helped else None
     while True:
         record, heard = ask(Request(system=system, turns=tuple(turns), schema=schema))
         turns += heard
+        if valid is not None and record.finish == "refused":
+            return valid
         if record.finish == "refused":
             why = f"the model refused to plan: {record.text[:300] or 'no reason given'}"
             if helps is None:
@@ -191,16 +194,18 @@ def converse(
                 plans.refuse_unsupported(plans.parse({**(known or {}), **files}, "the plan"), "the plan")
             except (MalformedFileError, UnsupportedError) as error:
                 raise UnfitError([f"{error.where}: {error.what}; {error.hint}"]) from error
-            if tried or not (unseen := untried(draft)):
+            if valid is not None or not (unseen := untried(draft)):
                 return draft, files
-            tried = True
+            valid = draft, files
             turns.append(UserTurn(text=UNTRIED.format("; ".join(f"`{line}`" for line in unseen))))
         except UnfitError as error:
             reasons = "\n".join(f"- {one}" for one in error.problems)
             if not told:
                 turns.append(
-                    UserTurn(text=f"This is no plan yet:\n{reasons}\nGive the whole plan again, with that mended.")
+                    UserTurn(text=f"This is no plan yet:\n{reasons}\nGive the whole plan again, with that fixed.")
                 )
+            elif valid is not None:
+                return valid
             elif helps is not None:
                 why = f"the model gave no plan that can be carried out: {'; '.join(error.problems)}"
                 turns.append(_help(helps, why))
@@ -295,8 +300,8 @@ def _planned(
 def _looking(session: Session, name: str, loop: Consultation, base: Base) -> Iterator[Callable[[Draft], list[str]]]:
     """Let the loop's model look at the base; yield what finds the checks of a draft that it did not see run, where it can run any."""
     commands = tuple(dict.fromkeys((*session.project.config.checks, *base.commands)))
-    proposal = asking.Proposal(*ANSWER, tools.schema_of(Draft))
-    with asking.open_tools(session, name, base.commit, loop, proposal, commands) as any_command:
+    answers = asking.proposal(*ANSWER, asking.answer_schema("planning"))
+    with asking.open_tools(session, name, base.commit, loop, answers, commands) as any_command:
         is_able = any_command and "run_check" in loop.tools
         yield lambda one: _untried({*session.project.config.checks, base.named}, loop.journal, one) if is_able else []
 
@@ -388,7 +393,7 @@ def write_plan(session: Session, seen: Snapshot) -> Outcome:
     planned = ev.Planned(
         subject="plan",
         plan=plan.digest,
-        steps=machine.planned_steps(plan),
+        steps=machine.planned_steps(plan.steps),
         engine=told.engine,
         transcript=digest(told.transcript),
         spent=told.spent,
@@ -438,7 +443,7 @@ def _resume(session: Session, seen: Snapshot) -> Written | Asking:
         raise RefusedError(
             "the planner's task is not in this clone",
             f"runs/plan.1.jsonl of {history.ref_of(seen.protocol)}",
-            f"`runner sync {seen.protocol}` in the clone where it was asked publishes it, and here brings it",
+            f"run `runner sync {seen.protocol}` in the clone that asked the model, then here",
         )
     names = asking.engine_names(session.project, None, None, None, "plan")
     known = {name: data for name, data in snapshot.plan_files(session.git, seen).items() if name == paths.CONTEXT}

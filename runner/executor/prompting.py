@@ -318,7 +318,7 @@ def _subjects(project: Project, commit: str) -> list[str]:
 def text_of(project: Project, entry: TreeEntry) -> str | None:
     """Return the text of a file; None where it is binary or large."""
     size = project.git.sizes([entry.oid])[0]
-    data = project.git.blob(entry.oid) if size is not None and size <= BLOB_MOST else None
+    data = project.git.content(entry) if size is not None and size <= BLOB_MOST else None
     return None if data is None or b"\0" in data else data.decode("utf-8", "replace")
 
 
@@ -370,7 +370,7 @@ class Instructions:
             entry = self._files.get(path)
             if entry is None:
                 return ""
-            text = (self._git.blob(entry.oid) or b"").decode("utf-8", "replace").strip()
+            text = (self._git.content(entry) or b"").decode("utf-8", "replace").strip()
             named = _IMPORT.fullmatch(text)
             target = text if entry.mode == LINK else named[1] if named else ""
             other = posixpath.normpath(posixpath.join(posixpath.dirname(path), target)) if target else ""
@@ -407,7 +407,7 @@ def memory(project: Project, about: str) -> Iterator[str]:
     wanted = {word.lower() for word in WORD.findall(about) if len(word) > 2} - STOP
     facts: list[tuple[int, str, str]] = []
     for name in sorted(files):
-        data = project.git.blob(files[name].oid) if name.endswith(".md") else None
+        data = project.git.content(files[name]) if name.endswith(".md") else None
         if data:
             text = cut(f"- {name.removesuffix('.md')}: {data.decode('utf-8', 'replace').strip()}", MEMORY_LIMIT // 2)
             facts.append((-len(wanted & {word.lower() for word in WORD.findall(text)}), name, text))

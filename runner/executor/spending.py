@@ -1,4 +1,4 @@
-"""The cost of models, and the rest of the budgets (design §3, §5).
+"""Compute the cost of models, and the remaining budgets (design §3, §5).
 
 A journal's records that the history has are in the record's `spent`: both are published together. The others are in the
 journals of this clone alone (a killed attempt or one without a model, a plan that was not taken, a review by hand, the work of a
@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 
-from runner.executor import permissions
 from runner.executor.journal import Journal, recorded_part
-from runner.executor.loop import Limits, SharedBudget, Total
+from runner.executor.loop import Limits, Total
 from runner.executor.step_run import StepRun
 from runner.protocol import events as ev
 from runner.protocol import paths, transcript
@@ -25,8 +24,9 @@ from runner.protocol.state import State
 from runner.protocol.transcript import Record, Response, Summary
 from runner.store import day_budget, history, record
 from runner.store.environment import matching
-from runner.store.project import Project, Session
+from runner.store.project import Project, Session, SharedBudget
 from runner.store.snapshot import Snapshot
+from runner.trust import trusted_config
 from runner.trust.policy import stricter
 
 TURNS = 200  # of an attempt, where no budget of its own says how many
@@ -87,7 +87,7 @@ def shared_budget(session: Session, protocol: str = "") -> SharedBudget | None:
 
 def day(project: Project) -> DayBudget:
     """Return what the policy lets all runners together spend on a day."""
-    ruled = permissions.trusted_config(project).policy
+    ruled = trusted_config.of(project).policy
     return ruled.content.budget.day if ruled else DayBudget()
 
 
@@ -105,7 +105,7 @@ def limits(project: Project, snapshot: Snapshot, plan: Plan, state: State, journ
 
     The plan's budget is that of the protocol, which pays everything else too.
     """
-    ruled = permissions.trusted_config(project).policy
+    ruled = trusted_config.of(project).policy
     whole = stricter(plan.header.budget, ruled.content.budget.protocol if ruled else None)
     filed, before = of(journal.records[: journal.filed]), own.used
     mine = [one for one in (*own.budgets, ruled.content.budget.step if ruled else None) if one]
@@ -146,7 +146,7 @@ def where_budgets_are(run: StepRun) -> str:
     files = [run.step.file] if run.step.header.budget else []
     files += [paths.PLAN] if run.plan.header.budget else []
     outside = [run.agent_file] if run.agent and run.agent.budget else []
-    found = permissions.trusted_config(run.project)
+    found = trusted_config.of(run.project)
     if found.policy and stricter(found.policy.content.budget.step, found.policy.content.budget.protocol) != stricter():
         outside.append(f"{paths.POLICY} on {found.branch}")
     if outside and not files:  # an edit of the plan ends the wait

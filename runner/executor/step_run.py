@@ -1,31 +1,30 @@
-"""One attempt of a step: all that it works on and with, as one value; and what is kept of a command's output."""
+"""One attempt of a step, with everything that it uses, as one value."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import MalformedFileError
-from runner.protocol import config, paths
+from runner.executor.workspace_session import KeptOutput, WorkspaceSession
+from runner.protocol import config, paths, references
 from runner.protocol.events import Event
 from runner.protocol.plans import Plan, Step, seconds_of
 from runner.protocol.state import State, StepStatus
+from runner.sandbox.process import Outcome
 from runner.store.environment import Redactor
 from runner.store.project import Project, Session
 from runner.store.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from runner.executor.journal import Journal
-    from runner.executor.workspace_session import WorkspaceSession
     from runner.protocol.config import AgentFile
-    from runner.sandbox.process import Contact
 
 TIME_LIMIT = "1h"  # of a step that names none
 ROUNDS = 3  # of a model's work and its checks in an attempt, where nothing else is said
-OUTPUT_LIMIT = 1024 * 1024  # bytes of a command's output that are kept
-_CHUNK = 64 * 1024
 
 
 @dataclass(slots=True, eq=False)
@@ -102,6 +101,37 @@ class StepRun:
         own = [one.rounds for one in (self.step.header.qa, self.plan.header.qa) if one and one.rounds]
         return next(iter(own), self.project.config.qa.rounds or ROUNDS)
 
+    def environment(self, workspace: WorkspaceSession, cwd: Path | None = None) -> dict[str, str]:
+        """Return the whole environment of its commands in a workspace, or of its checks where `cwd` is the export."""
+        return {
+            **workspace.environment(cwd),
+            **references.environment(self.plan.header.inputs, self.results),
+            "RUNNER_STEP": self.slug,
+            "RUNNER_ATTEMPT": str(self.attempt),
+            "RUNNER_RESULT": str(workspace.out(cwd) / "result"),
+        }
+
+    def execute(
+        self, workspace: WorkspaceSession, line: str | tuple[str, ...], *, cwd: Path | None = None, part: str = ""
+    ) -> tuple[Outcome, bytes]:
+        """Run a command of the step's in a workspace, within the step's time; return how it ended, and its output as the history
+        keeps it.
+
+        `part`: what it is of the step, where it is not all of it: `check 2/3`.
+
+        The secrets of our own environment are taken out of both.
+
+        Raises:
+            HeldError: the lease was lost; it did not start.
+        """
+        kept = KeptOutput(self.redactor)
+        take = workspace.taking(kept, f"{self.label} {part}".rstrip())
+        network = workspace.network(self.step.header.network, f"`network` of {self.where}", kept.contact)
+        env = self.environment(workspace, cwd)
+        outcome = workspace.run(line, env, timeout=self.timeout, cwd=cwd, network=network, on_output=take)
+        asked = tuple(one._replace(host=self.redactor.text(one.host)) for one in outcome.network)
+        return outcome._replace(tail=self.redactor.data(outcome.tail), network=asked), kept.data()
+
     @property
     def results(self) -> dict[str, Any]:
         """The results of the completed steps, by slug."""
@@ -146,44 +176,3 @@ def agent_of(project: Project, plan: Plan, step: Step, where: str) -> AgentFile 
             f"agent file `{name}` does not exist", where, f"write {path} on {branch}, the trusted branch"
         )
     return config.parse_agent(data, f"{path} on {branch}")
-
-
-class KeptOutput:
-    """Collects a command's output as it comes, for the history; of a long one it holds the first and the last half of `limit`.
-
-    A secret that a cut divides would not be recognized in either part. Each part therefore holds as much more as the longest
-    secret, which is dropped at the cut after the secrets are taken out.
-    """
-
-    def __init__(self, redactor: Redactor, limit: int = OUTPUT_LIMIT) -> None:
-        self._redactor, self._half = redactor, limit // 2
-        self._head, self._tail, self._size = bytearray(), bytearray(), 0
-        self._part = self._half + redactor.longest
-
-    def take(self, data: bytes) -> None:
-        """Add the next part of the output."""
-        self._size += len(data)
-        room = self._part - len(self._head)
-        self._head += data[:room]
-        self._tail += data[room:]
-        if len(self._tail) > 2 * self._part + _CHUNK:
-            del self._tail[: -self._part]
-
-    def contact(self, one: Contact) -> None:
-        """Add which host the command asked its proxy for."""
-        self.take(f"[network] {one}\n".encode())
-
-    def data(self) -> bytes:
-        """Return the kept part; a line in the middle says where something is left out."""
-        if len(self._head) + len(self._tail) == self._size:
-            head = tail = self._redactor.data(bytes(self._head + self._tail))
-            if len(head) <= 2 * self._half:
-                return head
-        else:
-            head, tail = self._redactor.data(bytes(self._head)), self._redactor.data(bytes(self._tail))
-            head, tail = head[: len(head) - self._redactor.longest], tail[self._redactor.longest :]
-        head, tail = head[: self._half], tail[-self._half :]
-        end, start = head.rfind(b"\n") + 1, tail.find(b"\n") + 1
-        head = head[:end] if end > len(head) // 2 else head + b"\n"
-        tail = tail[start:] if start <= len(tail) // 2 else tail
-        return head + b"[... the middle of %d bytes is left out ...]\n" % self._size + tail

@@ -1,4 +1,4 @@
-"""The tools of a step, built in or functions of Python modules that the trusted branch names, and the policy's verdict on a call."""
+"""The tools of a step: built in, functions of Python modules that the trusted branch names, and those of MCP servers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from runner import beneath
 from runner.errors import MalformedFileError, UsageError, installs
-from runner.executor import calls, permissions
+from runner.executor import calls
 from runner.executor.step_run import StepRun
 from runner.executor.workspace_session import WorkspaceSession
 from runner.protocol import log, paths
@@ -22,6 +22,7 @@ from runner.tools.agent import CORE, WITHOUT_SHELL, AgentTools
 from runner.tools.commands import Commands
 from runner.tools.python import PythonTools, ToolModuleError, command_of
 from runner.tools.servers import ServerTools
+from runner.trust import trusted_config
 
 DEFAULT_TIMEOUT = 600.0
 CALL_TIMEOUT = 120.0  # of an MCP server: for its start, and for each call
@@ -97,7 +98,7 @@ def open_own_tools(run: StepRun) -> Iterator[AgentTools]:
     workspace = run.workspace
     folders = (workspace.home(), workspace.out())
     commands = Commands(
-        workspace.sandbox, workspace.space.work, workspace.environment(run), (workspace.space.objects,), folders
+        workspace.sandbox, workspace.space.work, run.environment(workspace), (workspace.space.objects,), folders
     )
     with AgentTools(commands, default_timeout=DEFAULT_TIMEOUT, allowed=calls.hosts_of(run.project)) as opened:
         contracts = dict(registry.LOOP)
@@ -134,7 +135,7 @@ def open_agent_tools(run: StepRun, answered: Mapping[str, str]) -> Iterator[dict
             own |= stack.enter_context(_opened(run.workspace, module)).tools
         named = _named(run)
         outside = stack.enter_context(open_server_tools(run, answered))
-        rules = permissions.trusted_config(run.project).policy
+        rules = trusted_config.of(run.project).policy
         if rules is None or rules.content.network is None:  # there is no host that it could ask
             del tools["fetch"]
         tools = (
@@ -164,7 +165,7 @@ def offered(run: StepRun, tools: Mapping[str, Tool]) -> frozenset[str]:
     wanted = {*CORE, *ALWAYS, "fetch"}
     if _named(run):
         return frozenset(tools)
-    rules = permissions.trusted_config(run.project).policy
+    rules = trusted_config.of(run.project).policy
     shell = tools.get("shell")
     if shell is None or calls.judge_of(run)(shell.contract, {"command": "true"}, False).verdict != "allow":
         wanted |= {*WITHOUT_SHELL}
@@ -315,7 +316,7 @@ def _export_trusted(workspace: WorkspaceSession) -> Path:
     if stamp.exists() and stamp.read_text() == commit and folder.is_dir():
         return folder
     stamp.unlink(missing_ok=True)
-    made = workspaces.export(workspace.project.git, workspace.space, commit, workspace.project.env)
+    made = workspaces.export(workspace.space, commit)
     beneath.remove(folder)
     made.rename(folder)
     stamp.write_text(commit)

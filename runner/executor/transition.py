@@ -1,4 +1,4 @@
-"""A transition: what carrying out an action led to, the events that record it, and their commit.
+"""A transition: the outcome of an action, the events that record it, and their commit.
 
 An outcome is data. Its commit is prepared with the project's identities, signed where the policy says so, and published.
 RUNNER_SIGNING_KEY names the key that signs, a file like that of `user.signingkey`; the default is the key that the person's git signs
@@ -12,20 +12,19 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from runner.errors import UsageError
-from runner.executor import permissions
 from runner.git import Ident
 from runner.protocol import approval_file, log, paths
 from runner.protocol import events as ev
-from runner.protocol.decision import ACTIVE
 from runner.protocol.events import Event
 from runner.protocol.plans import Step
-from runner.protocol.state import State, Status, StepStatus
-from runner.store import history, pending, publishing, transaction
+from runner.protocol.state import ACTIVE, State, Status, StepStatus
+from runner.store import batch as batches
+from runner.store import history, publishing, transaction
 from runner.store.environment import write_checkpoint
 from runner.store.project import Project, Session
 from runner.store.snapshot import Snapshot
 from runner.store.transaction import RefUpdate
-from runner.trust import signature, signers
+from runner.trust import signature, signers, trusted_config
 
 KEY = "RUNNER_SIGNING_KEY"
 
@@ -202,7 +201,7 @@ def publish(
             session.snapshot = made.snapshot
             return
         if batch.tips:
-            raise pending.UnfitError
+            raise batches.UnfitError
     update = RefUpdate(branch, seen.tip, made.commit, "runner: transition", {**(also or {}), **filed})
     push = publishing.pusher(session, seen.protocol, made.commit, filed=next((new for new, _ in filed.values()), None))
     transaction.publish(session.project, update, push)
@@ -239,25 +238,34 @@ def signer(project: Project, events: Sequence[Event] | None = None) -> Callable[
     Raises:
         UsageError: there is no such key here, or it is not listed for that.
     """
-    if not permissions.is_read(project) and project.trusted.blob(project.git, paths.POLICY) is None:
+    if not trusted_config.is_loaded(project) and project.trusted.blob(project.git, paths.POLICY) is None:
         return None
-    found = permissions.trusted_config(project)
+    found = trusted_config.of(project)
     if found.policy is None or found.policy.content.transitions != "signed":
         return None
     from runner.trust.rules.permissions import is_said  # loads the rules of verify
 
     named = project.env.environ.get(KEY)
-    key = signature.ssh_key(project.git, named) if named else signature.signing_key(project.git)
+    key = _runner_key(project, named) if named else signature.signing_key(project.git)
     lines = [one for one in found.signers.ssh if signers.GIT in one.namespaces and str(one.key) == key.public]
     said = events is not None and all(map(is_said, events))
     if not any(one.principal in found.agents or said for one in lines):
         whose = f"is {lines[0].principal}'s" if lines else "is not listed"
         raise UsageError(
-            f"what a runner does has to be signed by one of `agents`, and the key {key.fingerprint} {whose}",
+            f"transitions have to be signed by one of `agents`, and the key {key.fingerprint} {whose}",
             f"{found.policy.at('transitions')}; {KEY if named else 'user.signingkey'}",
             f'name a key in {KEY} that .protocols/allowed_signers has for one of `agents`, with namespaces="git"',
         )
     return lambda data: signature.sign(key, data, namespace=signers.GIT)
+
+
+def _runner_key(project: Project, named: str) -> signature.SigningKey:
+    """Return the key that RUNNER_SIGNING_KEY names; what cannot be read there is no matter of git's configuration."""
+    try:
+        return signature.ssh_key(project.git, named)
+    except signature.SigningError as error:
+        hint = f"name in {KEY} the file of a key that {paths.SIGNERS} has for one of `agents`, or unset it"
+        raise UsageError(error.what, f"{KEY} {named[:80]}", hint) from error
 
 
 def seal(project: Project, protocol: str, tip: str) -> dict[str, bytes]:
@@ -270,8 +278,8 @@ def seal(project: Project, protocol: str, tip: str) -> dict[str, bytes]:
         return {}
     from runner.trust.rules import ends  # loads the rules of verify
 
-    found = permissions.trusted_config(project)
-    key = signature.ssh_key(project.git, named)
+    found = trusted_config.of(project)
+    key = _runner_key(project, named)
     lines = [one for one in found.signers.ssh if signers.SEAL in one.namespaces and str(one.key) == key.public]
     who = next((one.principal for one in lines if one.principal in found.agents), None)
     if who is None:

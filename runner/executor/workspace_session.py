@@ -15,42 +15,41 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner import beneath, signals
-from runner.errors import RefusedError, RunnerError, StepFailedError, UsageError
-from runner.executor import environments, permissions
-from runner.executor.step_run import KeptOutput, StepRun
+from runner.errors import RunnerError, SandboxUnavailableError, StepFailedError, UsageError
+from runner.executor import environments
 from runner.git import TreeEntry
 from runner.lines import LAST, WIDTH, headline, lines_of, lines_of_output
-from runner.protocol import paths, references
+from runner.protocol import paths
 from runner.protocol.plans import Resources, bytes_of, seconds_of
-from runner.sandbox import choose, container
-from runner.sandbox.bubblewrap import HOME, is_system, toolchains
+from runner.sandbox import choose, container, network
+from runner.sandbox.mounts import HOME, is_system, toolchains
 from runner.sandbox.process import (
     Command,
-    Contact,
     Limits,
-    Network,
     Outcome,
     Place,
     Sandbox,
-    SandboxUnavailableError,
     end_all,
     explain,
     found_outside,
 )
-from runner.store import history, publishing, record, workspace
+from runner.store import publishing, workspace
 from runner.store.environment import Redactor, write_atomically
 from runner.store.project import Project, Session
 from runner.store.workspace import Workspace
+from runner.trust import permit, trusted_config
 
 if TYPE_CHECKING:
     from runner.executor.environments import ProjectEnvironment
+    from runner.sandbox.network import Contact, Network
 
 SETUP_TIMEOUT = 3600.0  # seconds
 MOST_BUILT = 2_000_000_000  # bytes of a build folder that is copied
+OUTPUT_LIMIT = 1024 * 1024  # bytes of a command's output that are kept
+_CHUNK = 64 * 1024
 COLLECTING = 30.0  # seconds, the least that git has to store what a step left
 
 
-_WITHOUT = "`runner undo` takes the retry back; then `runner retry --clean` starts without it"
 _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 # Exit codes of a command that a signal ended. What a program does where it gets no memory is its own; it says so in its output.
 _RAN_OUT = {
@@ -141,7 +140,7 @@ def end_left(project: Project, protocol: str) -> None:
     by the folder.
     """
     try:
-        space = workspace.place(project.dirs, protocol, project.config.workspace.path)
+        space = workspace.place(project, protocol, project.config.workspace.path)
     except RunnerError:  # it is told by what needs one; nothing of ours ran there by this configuration
         return
     count = end_all(b"HOME=" + os.fsencode(space.home))
@@ -151,6 +150,47 @@ def end_left(project: Project, protocol: str) -> None:
         project.env.say(
             f"ended {count} process{'es' if count != 1 else ''} that a runner of {protocol} had left when it was killed"
         )
+
+
+class KeptOutput:
+    """Collects a command's output as it comes, for the history; of a long one it holds the first and the last half of `limit`.
+
+    A secret that a cut divides would not be recognized in either part. Each part therefore holds as much more as the longest
+    secret, which is dropped at the cut after the secrets are taken out.
+    """
+
+    def __init__(self, redactor: Redactor, limit: int = OUTPUT_LIMIT) -> None:
+        self._redactor, self._half = redactor, limit // 2
+        self._head, self._tail, self._size = bytearray(), bytearray(), 0
+        self._part = self._half + redactor.longest
+
+    def take(self, data: bytes) -> None:
+        """Add the next part of the output."""
+        self._size += len(data)
+        room = self._part - len(self._head)
+        self._head += data[:room]
+        self._tail += data[room:]
+        if len(self._tail) > 2 * self._part + _CHUNK:
+            del self._tail[: -self._part]
+
+    def contact(self, one: Contact) -> None:
+        """Add which host the command asked its proxy for."""
+        self.take(f"[network] {one}\n".encode())
+
+    def data(self) -> bytes:
+        """Return the kept part; a line in the middle says where something is left out."""
+        if len(self._head) + len(self._tail) == self._size:
+            head = tail = self._redactor.data(bytes(self._head + self._tail))
+            if len(head) <= 2 * self._half:
+                return head
+        else:
+            head, tail = self._redactor.data(bytes(self._head)), self._redactor.data(bytes(self._tail))
+            head, tail = head[: len(head) - self._redactor.longest], tail[self._redactor.longest :]
+        head, tail = head[: self._half], tail[-self._half :]
+        end, start = head.rfind(b"\n") + 1, tail.find(b"\n") + 1
+        head = head[:end] if end > len(head) // 2 else head + b"\n"
+        tail = tail[start:] if start <= len(tail) // 2 else tail
+        return head + b"[... the middle of %d bytes is left out ...]\n" % self._size + tail
 
 
 @dataclass(slots=True, eq=False)
@@ -186,11 +226,11 @@ class WorkspaceSession:
         project = session.project
         project.refuse_unsupported()
         environ, found, environment = session.env.environ, tuple[Path, ...](), None
-        space = space or workspace.place(session.dirs, protocol, project.config.workspace.path)
+        space = space or workspace.place(session.project, protocol, project.config.workspace.path)
         executor = project.setting("executor")
         if not runs_commands and executor != "container":
             untried = choose(executor, user_namespaces=project.config.workspace.user_namespaces, tries=False)
-            permissions.refuse_isolation(project, untried.name)
+            permit.refuse_denied(permit.executor(trusted_config.of(project), untried.name))
             return cls(session, protocol, space, untried, None, Limits())
         if executor == "container":
             environment = environments.find(project, space, in_image=True)
@@ -203,7 +243,7 @@ class WorkspaceSession:
         image = environments.image_of(project) if executor == "container" else None
         limits = _limits(project.config.resources, resources)
         sandbox = _choose(project, found, image).limited(limits)
-        permissions.refuse_isolation(project, sandbox.name)
+        permit.refuse_denied(permit.executor(trusted_config.of(project), sandbox.name))
         if environment and sandbox.image:
             environment = environment._replace(image=sandbox.image.name)
         return cls(session, protocol, space, sandbox, environment if sandbox.name != "host" else None, limits)
@@ -226,21 +266,9 @@ class WorkspaceSession:
         """Return where a command may leave its result."""
         return self.space.root / ("check-out" if self.own and cwd == self.space.export else "out")
 
-    def environment(self, run: StepRun | None, cwd: Path | None = None) -> dict[str, str]:
-        """Return the whole environment of a step's commands, or of its checks where `cwd` is the export.
-
-        Without `run`, it is the part that every step of the protocol has.
-        """
-        if run is None:
-            return {**self.base_environment(cwd), "RUNNER_PROTOCOL": self.protocol}
-        return {
-            **self.base_environment(cwd),
-            **references.environment(run.plan.header.inputs, run.results),
-            "RUNNER_PROTOCOL": self.protocol,
-            "RUNNER_STEP": run.slug,
-            "RUNNER_ATTEMPT": str(run.attempt),
-            "RUNNER_RESULT": str(self.out(cwd) / "result"),
-        }
+    def environment(self, cwd: Path | None = None) -> dict[str, str]:
+        """Return the environment that commands of each step of the protocol have, or of its checks where `cwd` is the export."""
+        return {**self.base_environment(cwd), "RUNNER_PROTOCOL": self.protocol}
 
     def base_environment(self, cwd: Path | None = None) -> dict[str, str]:
         """Return the environment of commands that belong to no step."""
@@ -284,9 +312,7 @@ class WorkspaceSession:
         """
         git, config = self.project.git, self.project.config.workspace
         is_first = not os.path.exists(self.space.index)  # also where nobody may look
-        workspace.reset(
-            git, self.space, commit, self.protocol, self.project.env, clean=clean, trusted=self.project.trusted.commit
-        )
+        workspace.reset(self.space, commit, self.protocol, clean=clean, trusted=self.project.trusted.commit)
         if is_first:  # a partial clone has its files now
             for line in environments.empty_submodules(self.project, commit):
                 self.session.tell_once(line)
@@ -307,7 +333,7 @@ class WorkspaceSession:
                 self._place(commit)
                 self.own.fill(self.space.home)
                 if self.own.generated:
-                    workspace.put_ignored(git, self.space, self.own.generated)
+                    workspace.put_ignored(self.space, self.own.generated)
                 self._put_builds(self.space.work)
         except OSError as error:
             raise workspace.unusable(self.space, error) from error
@@ -328,7 +354,7 @@ class WorkspaceSession:
             why = f"it has more than {MOST_BUILT / 1e9:g} GB" if beneath.size(source) > MOST_BUILT else ""
             try:
                 if not why:
-                    workspace.put_build(self.project.git, self.space, name, source, folder)
+                    workspace.put_build(self.space, name, source, folder)
             except shutil.Error:
                 why = "it changes, or has something that cannot be read"
             if why:
@@ -344,13 +370,14 @@ class WorkspaceSession:
         self.own = self.own._replace(outside=environments.content_shown(self.session, commit))
         self.sandbox = self.sandbox.placed(self.own.place(self.space))
 
-    def beside(self, run: StepRun, commit: str) -> WorkspaceSession:
-        """Return a session for checks of `commit` while the step is at work in the workspace, whose files stay as they are."""
-        git, other = self.project.git, WorkspaceSession.open(self.session, self.protocol, run.step.header.resources)
+    def beside(self, commit: str, resources: Resources | None, approved: Iterable[tuple[str, str]]) -> WorkspaceSession:
+        """Return a session for checks of `commit` while the step is at work in the workspace, whose files stay as they are.
+
+        `resources`, `approved`: as in `open` and `prepare`.
+        """
+        git, other = self.project.git, WorkspaceSession.open(self.session, self.protocol, resources)
         if other.own:
-            made = (
-                other._made(commit, permissions.approved_changes(run)) if self.project.config.workspace.setup else None
-            )
+            made = other._made(commit, approved) if self.project.config.workspace.setup else None
             other.own = (environments.with_made(other.own, made) if made else other.own).at(git, commit)
             other._place(commit)
         return other
@@ -375,17 +402,15 @@ class WorkspaceSession:
         Raises:
             StepFailedError: the setup failed.
         """
-        git, project, config, space = self.project.git, self.project, self.project.config.workspace, self.space
-        assert self.own is not None and config.setup is not None
+        git, project, space = self.project.git, self.project, self.space
+        assert self.own is not None
         base = git.merge_base(commit, project.trusted.commit) or project.trusted.commit
         top = self.own.top or space.export
         now, before = environments.manifests(project, commit), environments.manifests(project, base)
         folder = environments.made_in(project, before, top, self.own.image)
         if differ := sorted(path for path in {*now, *before} if now.get(path) != before.get(path)):
-            anew, asks = (
-                environments.made_in(project, now, top, self.own.image),
-                permissions.trusted_config(project).asks_on_change,
-            )
+            anew = environments.made_in(project, now, top, self.own.image)
+            asks = trusted_config.of(project).asks_on_change
             if asks and (environments.is_whole(anew) or self._are_approved(now, differ, approved)):
                 folder, base = anew, self._with(base, {path: now.get(path) for path in differ})
             else:
@@ -393,45 +418,42 @@ class WorkspaceSession:
                 self.session.tell_once(
                     f"{', '.join(differ)} {verb} not as on {project.trusted.branch}, from which the environment was made"
                 )
-        making = folder.with_name(f"making-{project.env.pid}")
         try:
             if not environments.is_whole(folder):
-                beneath.remove(folder)
                 for one in environments.unused(project):
                     with contextlib.suppress(OSError):
                         beneath.remove(one)
-                beneath.remove(making)
-                home, work = making / "home", making / "work"
-                for one in (home, work):
-                    one.mkdir(parents=True)
-                self._empty(self.out(space.export))
-                workspace.export(git, space, base, project.env)
-                outside = environments.content_shown(self.session, base)
-                place = self.own.at(git, base)._replace(outside=outside).place(space)
-                self.sandbox = self.sandbox.placed(Place({**place.at, home: HOME}, place.shown))
-                env = {**self.base_environment(space.export), "HOME": str(home)}
-                workspace.put_repository(git, space, base, self.protocol)
-                self._set_up(config.setup, env, cwd=space.export)
-                beneath.remove(space.export, ".git")
-                beneath.remove(home, environments.CACHE)  # no step is shown it
-                names = [name for name in workspace.beside(git, space, base) if name not in self.own.folders]
-                for name in names:
-                    (work / name).parent.mkdir(parents=True, exist_ok=True)
-                    beneath.is_folder(space.export, name)  # one that is locked is opened to be moved
-                    shutil.move(space.export / name, work / name)
-                self._refuse_secret(making)
-                write_atomically(making / environments.MADE, json.dumps(names).encode())
-                try:
-                    os.rename(making, folder)
-                except OSError:
-                    if not environments.is_whole(folder):  # else another runner made it meanwhile
-                        raise
+                with environments.making(project, folder) as making:
+                    self._make(making, base)
             os.utime(folder / environments.MADE, (project.env.now(),) * 2)
         except OSError as error:
             raise workspace.unusable(space, error) from error
-        finally:
-            beneath.remove(making)
         return folder
+
+    def _make(self, making: Path, base: str) -> None:
+        """Run the setup in an export of a commit, and keep below `making` what it leaves there and in its HOME."""
+        git, space, setup = self.project.git, self.space, self.project.config.workspace.setup
+        assert self.own is not None and setup is not None
+        home, work = making / "home", making / "work"
+        for one in (home, work):
+            one.mkdir()
+        self._empty(self.out(space.export))
+        workspace.export(space, base)
+        outside = environments.content_shown(self.session, base)
+        place = self.own.at(git, base)._replace(outside=outside).place(space)
+        self.sandbox = self.sandbox.placed(Place({**place.at, home: HOME}, place.shown))
+        env = {**self.base_environment(space.export), "HOME": str(home)}
+        workspace.put_repository(space, base, self.protocol)
+        self._set_up(setup, env, cwd=space.export)
+        beneath.remove(space.export, ".git")
+        beneath.remove(home, environments.CACHE)  # no step is shown it
+        names = [name for name in workspace.beside(space, base) if name not in self.own.folders]
+        for name in names:
+            (work / name).parent.mkdir(parents=True, exist_ok=True)
+            beneath.is_folder(space.export, name)  # one that is locked is opened to be moved
+            shutil.move(space.export / name, work / name)
+        self._refuse_secret(making)
+        write_atomically(making / environments.MADE, json.dumps(names).encode())
 
     def _are_approved(
         self, now: Mapping[str, TreeEntry], differ: Iterable[str], approved: Iterable[tuple[str, str]]
@@ -480,7 +502,7 @@ class WorkspaceSession:
         env = {**given, **env}
         who.say(f"setting up the workspace: {line}")
         kept, file = KeptOutput(Redactor(who.environ, named)), self.project.dirs.own / "setup-output"
-        take, declared = self._taking(kept, "setup"), self.project.config.workspace.network
+        take, declared = self.taking(kept, "setup"), self.project.config.workspace.network
         hosts = ("*",) if declared is True else declared or ()
         network = self.network(hosts, f"`workspace.network` in {paths.CONFIG}", kept.contact)
         outcome = self.run(line, env, timeout=SETUP_TIMEOUT, cwd=cwd, network=network, on_output=take)
@@ -507,7 +529,7 @@ class WorkspaceSession:
 
     def export(self, commit: str) -> Path:
         """Make the folder that checks run in: a clean export of the prepared commit, and the files that its build generates."""
-        own, folder = self.own, workspace.export(self.project.git, self.space, commit, self.project.env)
+        own, folder = self.own, workspace.export(self.space, commit)
         try:
             if own:
                 for one in (self.home(folder), self.out(folder)):
@@ -550,7 +572,7 @@ class WorkspaceSession:
 
     def network(self, hosts: tuple[str, ...], where: str, log: Callable[[Contact], None]) -> Network | None:
         """Return what a command reaches that may reach these hosts; `where`: the key that names them; `log`: as in `Network`."""
-        return Network(hosts, where, environments.proxies(self.project.env.environ), log=log) if hosts else None
+        return network.Network(hosts, where, environments.proxies(self.project.env.environ), log=log) if hosts else None
 
     def network_log(self, whose: str = "") -> Callable[[Contact], None]:
         """Return what keeps which hosts a tool's process asked for; of `whose`, the refused ones are printed."""
@@ -587,21 +609,19 @@ class WorkspaceSession:
 
         As many again are there to collect it, and `COLLECTING` at least: a machine may be busy.
         """
-        policy = permissions.trusted_config(self.project).policy
-        left = None
+        policy, most = trusted_config.of(self.project).policy, workspace.Bounds()
         if timeout is not None:
             monotonic, until = self.project.env.monotonic, self.project.env.monotonic() + max(timeout, COLLECTING)
-            left = lambda: until - monotonic()  # noqa: E731
+            most = most._replace(left=lambda: until - monotonic())
         if policy is None:
-            return workspace.Bounds(left=left)
-        limits, most = policy.content.limits, workspace.Bounds(left=left)
-        return workspace.Bounds(
+            return most
+        limits = policy.content.limits
+        return most._replace(
             file=most.file if limits.file_bytes is None else limits.file_bytes,
             file_said=limits.file_size or most.file_said,
             total=most.total if limits.total_bytes is None else limits.total_bytes,
             total_said=limits.total or most.total_said,
             files=max(most.files, limits.files or 0),
-            left=left,
         )
 
     def collect(self, start: str, timeout: float | None = None) -> workspace.Work:
@@ -617,7 +637,7 @@ class WorkspaceSession:
             if beneath.target(self.space.work, name) == str(top / name):
                 beneath.remove(self.space.work, name)
         filters = self.project.config.filters
-        return workspace.collect(self.project.git, self.space, start, filters, self.bounds(timeout))
+        return workspace.collect(self.space, start, filters, self.bounds(timeout))
 
     def run(
         self,
@@ -639,32 +659,7 @@ class WorkspaceSession:
         with signals.stoppable():
             return self.sandbox.run(ready, on_output)
 
-    def run_for(
-        self,
-        run: StepRun,
-        line: str | tuple[str, ...],
-        env: Mapping[str, str],
-        *,
-        cwd: Path | None = None,
-        part: str = "",
-    ) -> tuple[Outcome, bytes]:
-        """Run a command of a step's within the step's time; return how it ended, and its output as the history keeps it.
-
-        `part`: what it is of the step, where it is not all of it: `check 2/3`.
-
-        The secrets of our own environment are taken out of both.
-
-        Raises:
-            HeldError: as `run` does.
-        """
-        kept = KeptOutput(run.redactor)
-        take = self._taking(kept, f"{run.label} {part}".rstrip())
-        network = self.network(run.step.header.network, f"`network` of {run.where}", kept.contact)
-        outcome = self.run(line, env, timeout=run.timeout, cwd=cwd, network=network, on_output=take)
-        asked = tuple(one._replace(host=run.redactor.text(one.host)) for one in outcome.network)
-        return outcome._replace(tail=run.redactor.data(outcome.tail), network=asked), kept.data()
-
-    def _taking(self, kept: KeptOutput, what: str) -> Callable[[bytes], None]:
+    def taking(self, kept: KeptOutput, what: str) -> Callable[[bytes], None]:
         """Return what takes the output of a command that starts now: it is kept, and shown to the person as it comes."""
         show = self.project.env.hear_output
 
@@ -717,69 +712,3 @@ class WorkspaceSession:
                 )
             found[key] = value
         return found
-
-
-def start(run: StepRun) -> WorkspaceSession:
-    """Open the workspace, and make it hold the commit that the attempt starts at.
-
-    Raises:
-        RunnerError: it cannot be made ready; nothing is recorded.
-    """
-    run.workspace = WorkspaceSession.open(run.session, run.view.protocol, run.step.header.resources)
-    resumes = (run.project.dirs.journal(run.view.protocol) / f"{run.name}.jsonl").exists()
-    run.started = _start_of(run)
-    run.workspace.prepare(
-        run.started,
-        clean=permissions.is_approved(run),
-        attempt=run.name,
-        resumes=resumes,
-        approved=permissions.approved_changes(run),
-    )
-    run.project.env.hear_output(run.label, b"")  # the setup may have been shown
-    return run.workspace
-
-
-def _start_of(run: StepRun) -> str:
-    """Return the commit that the attempt starts at: the tip, with the work of the attempt before where the retry says so.
-
-    Where nobody chose that, and that work conflicts by now or is not in this clone, it is the tip.
-    """
-    git, tip = run.project.git, run.view.tip
-    if run.attempt == 1:  # no retry: the log, which grows with every step, need not be read
-        return tip
-    entries = [raw for raw in record.events(git, run.view.protocol, tip) if raw.subject == run.slug]
-    at = max((at for at, raw in enumerate(entries) if raw.event == "step-retried"), default=-1)
-    kept = entries[at].fields.get("kept") if at >= 0 and entries[at].fields.get("attempt") == run.attempt else None
-    if not isinstance(kept, str):
-        return tip
-    try:
-        return with_kept(run.project, tip, kept if git.resolve(kept) else _work_noted(run) or kept, _WITHOUT)
-    except RefusedError as error:
-        if not at or entries[at].revision != entries[at - 1].revision + 1 or entries[at - 1].event != "step-failed":
-            raise
-        run.session.tell_once(f"{error.what}: attempt {run.attempt} of {run.slug} starts without it")
-        return tip
-
-
-def _work_noted(run: StepRun) -> str | None:
-    """Return the commit of the work that the attempt before left, as its transcript names it and the history keeps it."""
-    name = history.transcript_name(run.slug, run.attempt - 1)
-    rows = (history.read(run.project.git, run.view.protocol, name) or b"").splitlines()
-    noted = next((row["tree"] for row in map(json.loads, reversed(rows)) if row.get("tree")), None)
-    return str(noted) if noted and run.project.git.commit(str(noted)) else None
-
-
-def with_kept(project: Project, tip: str, kept: str, hint: str) -> str:
-    """Return a commit, on no branch, that is the tip with the work that was kept of a failed attempt.
-
-    Raises:
-        RefusedError: the work is gone, or conflicts with newer commits; `hint`: what helps.
-    """
-    oid = project.git.resolve(kept)
-    if oid is None:
-        raise RefusedError(f"the work of the last attempt is gone: {kept}", kept, hint)
-    tree, conflicts = project.git.merge_trees(tip, oid)
-    if tree is None:
-        raise RefusedError(f"the work of the last attempt conflicts: {', '.join(conflicts)}", kept, hint)
-    who = project.runner()
-    return project.git.write_commit(tree, (tip,), who, who, b"kept\n")

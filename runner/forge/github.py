@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from runner import forge
-from runner.forge.response import Failures, Fields, check_page, malformed, objects
+from runner.forge import Failures, Fields, check_page, malformed, objects
 
 if TYPE_CHECKING:
     from github import GithubException
@@ -263,7 +263,8 @@ class GitHub(forge.Forge):
         found = self._client.one(f"{self._repo}/issues/{number}")
         return forge.Issue(number=found.number("number"), title=found.text("title"), body=found.maybe("body") or "")
 
-    def _mark(self, number: int, *, draft: bool) -> forge.Request:
+    def mark(self, number: int, *, draft: bool) -> forge.Request:
+        """Return the request, made a draft or no longer one."""
         found = self._client.one(f"{self._repo}/pulls/{number}")
         if found.flag("draft") != draft:  # REST cannot
             act = "convertPullRequestToDraft" if draft else "markPullRequestReadyForReview"

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
 
 from runner import forge
-from runner.forge.response import Failures, Fields, check_page, malformed, objects
+from runner.forge import Failures, Fields, check_page, malformed, objects
 
 if TYPE_CHECKING:
     import gitlab
@@ -236,7 +236,8 @@ class GitLab(forge.Forge):
             confidential=found.flag("confidential"),
         )
 
-    def _mark(self, number: int, *, draft: bool) -> forge.Request:
+    def mark(self, number: int, *, draft: bool) -> forge.Request:
+        """Return the request, made a draft or no longer one."""
         there = self.request(number)
         if there.draft == draft:
             return there

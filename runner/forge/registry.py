@@ -1,4 +1,4 @@
-"""Which forges there are, which project a remote's address or `forge:` of config.yaml names, its token, and how it is opened.
+"""Find the forge, project and token that a remote's address or `forge:` of config.yaml names, and open the forge.
 
 A guess is offered and never used: without `forge:` nothing is posted anywhere (design §6).
 
@@ -13,35 +13,27 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Final, cast
 from urllib.parse import unquote, urlsplit
 
 from runner.errors import UsageError
 from runner.forge import (
     Forge,
-    ForgeError,
     ForgeKind,
     ForgeProject,
-    RateLimitError,
     Token,
     TokenMissingError,
     github,
     gitlab,
 )
+from runner.forge.retry import Retrying
 from runner.git.process import answer, personal_environment
 from runner.git.repository import credential
-
-if TYPE_CHECKING:
-    from tenacity import RetryCallState
-
 
 FORGES: Final[Mapping[str, ForgeKind]] = {kind.name: kind for kind in (github.KIND, gitlab.KIND)}
 SETTINGS: Final = tuple(f"`forge: {name}`" for name in FORGES)
 OWN_VARIABLE: Final = "RUNNER_FORGE_TOKEN"
 PROGRAM_SECONDS: Final = 10.0  # for a forge's own program
-ATTEMPTS: Final = 4
-LONGEST: Final = 60.0  # seconds; a rate limit that lasts longer is raised
-_FIRST: Final = 1.0
 _LOCAL: Final = ("localhost", "127.0.0.1", "::1")
 _PATH: Final = re.compile(r"[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)+")
 _HINT: Final = (
@@ -179,41 +171,3 @@ def _ask_program(argv: list[str], environ: Mapping[str, str]) -> str | None:
     # Not in the repository, whose own settings these programs would read.
     out = answer([at, *argv[1:]], env=env, cwd=Path("/"), timeout=PROGRAM_SECONDS)
     return None if out is None else out.decode("utf-8", "replace")
-
-
-class Retrying:
-    """A forge each of whose methods is retried; the last `ForgeError` is raised, at once where waiting cannot help.
-
-    A rate limit is waited out where it ends soon. Whole methods of `Forge` are retried and never single HTTP requests: each method
-    looks at the forge before it writes, so one whose response was lost is not done twice.
-    """
-
-    def __init__(self, forge: Forge, now: Callable[[], float], sleep: Callable[[float], None]) -> None:
-        """`now`: seconds since the epoch; `sleep`: waits so many seconds."""
-        self._forge, self._now, self._sleep = forge, now, sleep
-        self.close = forge.close
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._forge, name)
-        if not callable(found):
-            return found
-        from tenacity import Retrying, retry_if_exception, stop_after_attempt  # a tenth of a command's start
-
-        return Retrying(
-            stop=stop_after_attempt(ATTEMPTS),
-            retry=retry_if_exception(self._is_worth),
-            wait=self._wait,
-            sleep=self._sleep,
-            reraise=True,
-        ).wraps(found)
-
-    def _is_worth(self, error: BaseException) -> bool:
-        if isinstance(error, RateLimitError):
-            return error.retry_at - self._now() <= LONGEST
-        return isinstance(error, ForgeError) and error.retryable
-
-    def _wait(self, state: RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        if isinstance(error, RateLimitError):
-            return max(0.0, error.retry_at - self._now())
-        return float(_FIRST * 2 ** (state.attempt_number - 1))

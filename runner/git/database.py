@@ -1,4 +1,4 @@
-"""The object database of a repository: objects read and written, and what a history or two trees have between them.
+"""The object database of a repository: read and write objects, walk histories, and compare trees.
 
 Objects are read through one held-open `cat-file --batch-command`, written as loose ones, and those that
 never change (commits, trees) are remembered. Nothing here moves a ref.
@@ -48,7 +48,7 @@ TREES_KEPT = 50_000  # entries of trees that are remembered
 LONG = 4096  # bytes from which on a tree is read by what differs from the last one of its length
 LONG_KEPT = 8
 SPELT_KEPT = 16  # trees whose bytes are remembered, too
-NAMED_KEPT = 16  # short blobs that are remembered by a commit and a path, as policy.yaml is read for each transition
+ABSENT_KEPT = 1024  # paths that a commit does not have
 LOOSE = 6  # objects, of one transition, that are not worth a pack of their own
 MOST_PACKED = 4_000_000  # bytes of new objects that no git is started for to pack them
 MOST_COLLECTED = 64 * 1024 * 1024  # bytes of a pack in the making, in memory with what it is made of
@@ -62,12 +62,11 @@ class Database(Sealed):
         self._commits: dict[str, Commit] = {}
         self._trees: dict[str, Tree] = {}
         self._kept = 0  # entries in _trees
-        self._absent: set[str] = set()  # `COMMIT:PATH` that no tree of a commit in _commits has: it never will
         self._long: dict[int, LongTree] = {}  # by the number of their bytes
         self._near: dict[
             str, tuple[str, tuple[str, ...]]
         ] = {}  # a tree: another one, and the names with other ids there
-        self._named: dict[str, bytes] = {}
+        self._absent: set[str] = set()  # `COMMIT:PATH`, by a commit's id, which is for ever
         self._spelt: dict[str, bytes] = {}  # the bytes of trees that were written last, until they are edited
         self._loose: Loose | None = None
         self._pack: Pack | None = None  # what is collected
@@ -81,11 +80,11 @@ class Database(Sealed):
         Raises:
             InsufficientHistoryError: a revision that is here has the path, and this clone lacks an object of it.
         """
+        if name in self._absent:
+            return None
         if "\n" in name:  # a path may hold what ends a line here; its trees are gone through instead
             entry = self._entry(name)
             return self.object(entry.oid) if entry is not None else None
-        if name in self._absent:
-            return None
         if self._is_collected(name):
             assert self._pack is not None
             collected = self._pack.entries[name]
@@ -133,10 +132,12 @@ class Database(Sealed):
 
         What a partial clone has left at a remote that may not be asked is not lost: the caller says how to fetch it.
         """
-        if ":" not in name or (self.fetch_promised is None and self.is_partial()):
+        if ":" not in name or name in self._absent or (self.fetch_promised is None and self.is_partial()):
             return
         entry = self._entry(name)
         if entry is None and name.partition(":")[0] in self._commits:
+            if len(self._absent) >= ABSENT_KEPT:
+                self._absent.clear()
             self._absent.add(name)
         if entry is None or entry.mode == SUBMODULE:
             return
@@ -195,17 +196,31 @@ class Database(Sealed):
         return parts[0].decode(), parts[1].decode(), data[:-1]
 
     def blobs(self, names: Sequence[str]) -> list[bytes | None]:
-        """Return the bytes of many blobs, or None where there is none of that name; asked for ahead of the answers."""
-        if len(names) <= 1 or any("\n" in name or self._is_collected(name) for name in names):
-            return [self.blob(name) for name in names]
+        """Return what `blob` does of many names; asked for ahead of the answers."""
+        found = self._objects(names)
+        return [self._content(name, one, "blob") for name, one in zip(names, found, strict=True)]
 
-        def read() -> list[bytes | None]:
+    def require_all(self, names: Mapping[str, str]) -> dict[str, bytes]:
+        """Return the bytes of many blobs by their names, as `require` does of one. `names`: of each, what names it in the error."""
+        read: dict[str, bytes] = {}
+        for (name, what), found in zip(names.items(), self._objects([*names]), strict=True):
+            if found is None or found[1] != "blob":
+                raise self.missing(what)
+            read[name] = found[2]
+        return read
+
+    def _objects(self, names: Sequence[str]) -> list[tuple[str, str, bytes] | None]:
+        """Return what `object` does of many names; asked for ahead of the answers."""
+        if len(names) <= 1 or any("\n" in name or self._is_collected(name) for name in names):
+            return [self.object(name) for name in names]
+
+        def read() -> list[tuple[str, str, bytes] | None]:
             with contextlib.closing(self._answers(names, self._reader())) as answers:
-                return [self._blob_of(found) for found in answers]
+                return list(answers)
 
         found = self._promised(names, read)
-        for name, data in zip(names, found, strict=True):
-            if data is None:
+        for name, one in zip(names, found, strict=True):
+            if one is None:
                 self._refuse_lost(name)
         return found
 
@@ -267,9 +282,14 @@ class Database(Sealed):
             if not whole:  # nobody else may take what it still answers for an answer of theirs
                 reader.close()
 
-    @staticmethod
-    def _blob_of(found: tuple[str, str, bytes] | None) -> bytes | None:
-        return found[2] if found and found[1] == "blob" else None
+    def _content(self, name: str, found: tuple[str, str, bytes] | None, kind: str) -> bytes | None:
+        """Return the bytes of an object of a kind, None where the name leads to nothing, or to another kind.
+
+        `found`: what `object` says, or would say. Who has an id read it somewhere: no object of that id is one that is lost.
+        """
+        if found is None and OID.fullmatch(name):
+            raise self.missing(f"the {kind} {name[:12]}")
+        return found[2] if found is not None and found[1] == kind else None
 
     def _info(self, name: str) -> list[bytes] | None:
         """Return [oid, type, size] of what a name means, or None where there is none."""
@@ -293,16 +313,16 @@ class Database(Sealed):
         return self.ref(f"{revision}^{{commit}}")
 
     def blob(self, name: str) -> bytes | None:
-        """Return a blob's bytes, or None where there is none of that name."""
-        if name in self._named:
-            return self._named[name]
-        data = self._blob_of(self.object(name))
-        commit, is_path, _ = name.partition(":")
-        if data is not None and len(data) < LONG and is_path and OID.fullmatch(commit):
-            if len(self._named) >= NAMED_KEPT:
-                self._named.clear()
-            self._named[name] = data
-        return data
+        """Return a blob's bytes, or None where the name (`REV:PATH`, a ref, an id) leads to nothing, or to no blob.
+
+        Raises:
+            InsufficientHistoryError: it is not in this clone: an id names an object that is there, or lost.
+        """
+        return self._content(name, self.object(name), "blob")
+
+    def content(self, entry: TreeEntry | None) -> bytes | None:
+        """Return the bytes of a tree's entry as `blob` does; None for a submodule too, whose id is a commit elsewhere."""
+        return None if entry is None or entry.mode == SUBMODULE else self.blob(entry.oid)
 
     def require(self, name: str, what: str) -> bytes:
         """Return a blob's bytes. `what`: names it in the error.
@@ -310,13 +330,13 @@ class Database(Sealed):
         Raises:
             InsufficientHistoryError: it is not in this clone.
         """
-        data = self.blob(name)
-        if data is None:
+        found = self.object(name)
+        if found is None or found[1] != "blob":
             raise self.missing(what)
-        return data
+        return found[2]
 
     def tree(self, name: str) -> Tree | None:
-        """Return a tree's entries by name, or None where there is no such tree. Names are text by surrogateescape."""
+        """Return a tree's entries by name, or None as `blob` does. Names are text by surrogateescape."""
         tree = self._tree(name)
         return dict(tree) if tree is not None else None
 
@@ -331,11 +351,12 @@ class Database(Sealed):
         if cached is not None:
             return cached
         found = self.object(name)
-        if found is None or found[1] != "tree":
+        data = self._content(name, found, "tree")
+        if found is None or data is None:
             return None
-        if starts and len(found[2]) >= LONG:
-            return entries_starting(found[2], self.oid_length, starts)
-        tree = self._parsed(found[0], found[2])
+        if starts and len(data) >= LONG:
+            return entries_starting(data, self.oid_length, starts)
+        tree = self._parsed(found[0], data)
         if OID.fullmatch(name.partition(":")[0]):
             self._keep(name, tree)
         return tree
@@ -423,7 +444,6 @@ class Database(Sealed):
     def _keep_commit(self, commit: Commit) -> None:
         if len(self._commits) >= COMMITS_KEPT:
             self._commits.clear()
-            self._absent.clear()
         self._commits[commit.oid] = commit
 
     def files(self, tree_ish: str, *paths: str) -> dict[str, TreeEntry]:
@@ -522,7 +542,7 @@ class Database(Sealed):
         return dict(sorted(found.items()))
 
     def whole_tree(self, name: str | None, starts: Sequence[str] = ()) -> Tree:
-        """Return the entries of a commit's or a tree's tree (oid), which nobody changes; None: an empty one. `starts`: if given,
+        """Return the entries of a commit's or a tree's tree (oid), which no caller changes; None: an empty one. `starts`: if given,
         those whose names start so are enough.
 
         Raises:
@@ -586,13 +606,13 @@ class Database(Sealed):
         self._pack = Pack(self.object_format)
 
     def newly_collected(self) -> tuple[bool, int, bytes]:
-        """Return what was collected since this was called last and is not written yet: whether a pack begins with it, how many
+        """Return what was collected since this was called last and is not written yet: whether a pack starts with it, how many
         objects it has, and their bytes in that pack."""
         assert self._pack is not None
         return self._pack.since()
 
     def collected(self) -> None:
-        """Write what is collected, and end collecting."""
+        """Write the collected objects, and end collecting."""
         try:
             self.settle()
         finally:
@@ -600,7 +620,7 @@ class Database(Sealed):
 
     @contextlib.contextmanager
     def collecting(self) -> Iterator[None]:
-        """Collect what is written inside, and write it at the end; nothing of it after an error."""
+        """Collect the objects written inside, and write it at the end; nothing of it after an error."""
         self.collect()
         try:
             yield
@@ -609,7 +629,7 @@ class Database(Sealed):
             self.drop()
 
     def drop(self) -> None:
-        """End collecting; what is not written is gone."""
+        """End collecting; objects not written are gone."""
         self._pack = None
 
     def pack_new(self, objects: Path, commit: str, known: str) -> str | None:

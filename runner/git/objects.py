@@ -270,6 +270,7 @@ def commit_bytes(tree: str, parents: Sequence[str], author: Ident, committer: Id
 # --- loose objects ------------------------------------------------------------------------------------------------------
 
 
+_TRIES = 5  # `git repack -d` removes folders that it emptied
 LEVEL = 1  # of zlib, git's own for loose objects: they are packed later
 _SHORT = 32 * 1024  # bytes for which a window of 4 kB does
 _LARGE_TREE = (
@@ -417,14 +418,14 @@ class Loose:
 
     def _open(self, folder: str, temporary: str) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        try:
-            return os.open(temporary, flags, 0o444)
-        except FileNotFoundError:
+        for _ in range(_TRIES):
+            with contextlib.suppress(FileNotFoundError):
+                return os.open(temporary, flags, 0o444)
             with contextlib.suppress(FileExistsError):
                 os.mkdir(folder)
                 if self._bits:
                     self._share(folder, 0o777)
-            return os.open(temporary, flags, 0o444)
+        return os.open(temporary, flags, 0o444)
 
     def _share(self, at: int | str, most: int) -> None:
         """Let those read a file (`most`: 0o444), and use a folder (0o777), whom the repository is shared with."""
@@ -556,11 +557,14 @@ class Entries(NamedTuple):
         return self._replace(data=data, forgotten=folders.union(self.forgotten))
 
 
-def entries(data: bytes, paths: Collection[str], size: int, known: Entries | None = None) -> Entries | None:
+def entries(
+    data: bytes, paths: Collection[str], size: int, known: Entries | None = None, *, free: Collection[str] = ()
+) -> Entries | None:
     """Return the entries of `paths` in an index's bytes, None where git has to do it. `size`: of an object's name, in bytes; `known`:
-    what was found or made before, in which paths are not looked for again where the bytes are the same."""
+    what was found or made before, in which paths are not looked for again where the bytes are the same. `free`: paths at which, below
+    which and on the way to which the index has to have nothing; nothing may be in conflict then."""
     known = known if known is not None and known.data == data else None
-    if known is not None and all(path in known.at for path in paths):
+    if known is not None and not free and all(path in known.at for path in paths):
         return known
     if len(data) < 12 + size or data[:4] != b"DIRC" or int.from_bytes(data[4:8], "big") not in (2, 3):
         return None
@@ -572,6 +576,9 @@ def entries(data: bytes, paths: Collection[str], size: int, known: Entries | Non
     at, found, last = 12, dict[str, int](), len(data) - size
     wanted = {path.encode("utf-8", "surrogateescape"): path for path in paths}
     lengths, to_name = set(map(len, wanted)), _STAT + size + 2
+    new = [path.encode("utf-8", "surrogateescape") for path in free]
+    taken = {path[:end] for path in new for end, sign in enumerate(path + b"/") if sign == 0x2F}
+    below = tuple(path + b"/" for path in new)
     for _ in range(int.from_bytes(data[8:12], "big")):
         if at + to_name >= last:
             return None
@@ -585,6 +592,10 @@ def entries(data: bytes, paths: Collection[str], size: int, known: Entries | Non
             if flags & 0xB000:  # assumed to be unchanged, or in conflict
                 return None
             found[path] = at
+        if new:
+            name = data[at + to_name : at + to_name + length]
+            if flags & 0x3000 or name in taken or name.startswith(below):  # a merge that is not finished; in the way
+                return None
         at += (to_name + length + 8) & ~7
     names = {name for name, _ in _extensions(data[at:last])}
     plain = names <= {_CACHED_TREES, *_OFFSETS, *_HARMLESS, b""} and b"" not in names

@@ -130,7 +130,7 @@ def _number(rest: int, first: int | None = None) -> bytes:
 
 
 def _distance(back: int) -> bytes:
-    """Return how far before a delta its base begins."""
+    """Return how far before a delta its base starts."""
     found = [back & 127]
     while back := back >> 7:
         back -= 1

@@ -275,7 +275,7 @@ def git_error(argv: Sequence[str], code: int, stderr: str) -> GitError:
     elif "bad config" in stderr:
         hint = "fix that line in an editor; of a file that is empty or zeros: `mv` it away, and `git init` writes a new one"
     elif "invalid gitfile" in stderr:
-        hint = "`runner doctor --fix` in the main worktree writes it again"
+        hint = "`git worktree repair` in the main worktree writes it again"
     elif ".lock" in stderr and "File exists" in stderr:
         hint = "another git is at work there, or one died: run `runner doctor --fix`"
     kind = PromisedError if "promisor remote" in stderr else GitError
@@ -369,7 +369,7 @@ def locate(cwd: Path, state: Path | None = None) -> Location:
     if code:
         text = err.decode("utf-8", "replace").strip()
         if b"not a git repository" in err or b"safe.bareRepository" in err:
-            raise UsageError("this is not a git repository", str(cwd), "change to one, or run `git init`")
+            raise UsageError("this is not a git repository", str(cwd), "`cd` to a repository, or run `git init`")
         raise git_error(["git", "rev-parse"], code, text)
     answer = out.decode("utf-8", "surrogateescape")
     git_dir, common, object_format, inside, shown = answer.split("\n", 4)
@@ -429,13 +429,16 @@ class Sealed:
         self.object_format = at.object_format
         self.oid_length = 64 if at.object_format == "sha256" else 40
         self.zero = "0" * self.oid_length
-        self._at = at
         self._trusted = at.trusted
         self._empty = sealed_environment()
         self._seals: dict[Path, dict[str, str]] = {}
         self._settings: dict[str, list[str]] | None = None
         self._personal: dict[str, list[str]] | None = None
         self._held: dict[str, Held] = {}
+        self._packed: dict[
+            str, tuple[int, int, int] | None
+        ] = {}  # by the name of a held process: the packed refs at its start
+        self._packed_file = os.fspath(self.common_dir / "packed-refs")
         # Brings objects (the one that git wants, names of what is read with it) that a partial clone has left at its remote; None:
         # they are missing, for nothing here reaches the network by itself.
         self.fetch_promised: Callable[[str, Sequence[str]], None] | None = None
@@ -454,7 +457,7 @@ class Sealed:
 
     def another(self) -> Self:
         """Return the same repository for another thread, with nothing held open yet."""
-        return type(self)(self._at)
+        return type(self)(self.at)
 
     def close(self) -> None:
         """End the processes that are held open."""
@@ -572,7 +575,7 @@ class Sealed:
                 code, out, err = spawn(argv, env=env, cwd=work_tree, data=data, timeout=timeout)
             except subprocess.TimeoutExpired as error:
                 what = f"git {args[0]} did not end within {error.timeout:.0f} s"
-                raise TooSlowError(what, "git", "run the same command again where the machine is less busy") from error
+                raise TooSlowError(what, "git", "run the same command again when the machine is less busy") from error
             errors = err.decode("utf-8", "replace").strip()
             if (
                 code == 0
@@ -601,20 +604,31 @@ class Sealed:
         return out
 
     def _hold(self, name: str, *args: str, settled: bool = False) -> Held:
-        """Return the sealed process that is held open under `name`; it is started anew where it ended or had other arguments.
+        """Return the sealed process that is held open under `name`; it is started anew where it ended, had other arguments, or may
+        answer by refs that were packed since.
 
         `settled`: it may be asked at once.
         """
         if not settled:
             self.settle()
-        held = self._held.get(name)
+        held, packed = self._held.get(name), self._packed_refs()
         if held is not None:
             is_open = not held.stdin.closed and held.process.poll() is None  # on the host a tool may have ended it
-            if is_open and held.argv[-len(args) :] == [*args]:
+            if is_open and held.argv[-len(args) :] == [*args] and self._packed[name] == packed:
                 return held
             held.close()
         held = self._held[name] = Held(self.argv(args), self.environment())
+        self._packed[name] = packed
         return held
+
+    def _packed_refs(self) -> tuple[int, int, int] | None:
+        """Return what tells one file of packed refs from the next. git compares its time in whole seconds, so a process that has read
+        one takes a second one after it for the same, where that got its size and its inode."""
+        try:
+            found = os.stat(self._packed_file)
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ino, found.st_size
 
     def settle(self) -> None:
         """Make written objects readable for git; called before a git is started or asked."""

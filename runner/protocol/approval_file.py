@@ -22,9 +22,8 @@ VERSION = "runner-approval/v1"
 NAMESPACE = "runner-approval"
 SUFFIX = ".approval"
 LIMIT = 8192  # bytes of a file
-DAY = 24 * 60 * 60
-LONGEST = 30 * DAY  # seconds from issued to expires
-LONGEST_CALL = DAY
+LONGEST_CALL = 24 * 60 * 60  # seconds from issued to expires
+LONGEST = 30 * LONGEST_CALL
 
 
 class Decision(StrEnum):

@@ -18,7 +18,7 @@ from runner.protocol.file_models import (
     BeforeValidator,
     Field,
     FileModel,
-    WithJsonSchema,
+    Pattern,
     model_validator,
     problem,
 )
@@ -36,7 +36,7 @@ from runner.protocol.plans import (
     ToolName,
     branch_name,
 )
-from runner.protocol.strict_yaml import Amount, Bool, Line, OneOrMany, Positive, Script, Text, matching
+from runner.protocol.strict_yaml import NOT_EMPTY, Amount, Bool, Line, OneOrMany, Positive, Script, Text
 
 _MODULE = r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*"
 _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
@@ -81,7 +81,7 @@ def _endpoint(text: str) -> str:
 
 Image = Annotated[
     Text,
-    *matching(
+    Pattern(
         _IMAGE,
         "should be an image by its digest",
         "write it as NAME@sha256:DIGEST; `podman image inspect --format '{{.RepoDigests}}' NAME` prints it",
@@ -89,12 +89,11 @@ Image = Annotated[
 ]
 Variable = Annotated[
     Text,
-    *matching(_VARIABLE, "should be an environment variable's name", "write the name alone, such as DEPLOY_TOKEN"),
+    Pattern(_VARIABLE, "should be an environment variable's name", "write the name alone, such as DEPLOY_TOKEN"),
 ]
 BranchPattern = Annotated[
     Text,
-    AfterValidator(_branch),
-    WithJsonSchema({"type": "string", "pattern": r"^[A-Za-z0-9._/-]*\{id\}[A-Za-z0-9._/-]*$"}),
+    AfterValidator(_branch, {"type": "string", "pattern": r"^[A-Za-z0-9._/-]*\{id\}[A-Za-z0-9._/-]*$"}),
 ]
 Who = Annotated[Line, AfterValidator(_who)]
 
@@ -168,7 +167,7 @@ class ToolModule(FileModel):
     """A Python module whose functions are tools."""
 
     module: Annotated[
-        Text, *matching(_MODULE, "should be a Python module", "write it as it is imported, such as tools.deploy")
+        Text, Pattern(_MODULE, "should be a Python module", "write it as it is imported, such as tools.deploy")
     ]
     effects: dict[Text, Literal["read", "workspace"] | ToolEffect] = Field(default_factory=dict)
     env: tuple[Variable, ...] = ()
@@ -177,11 +176,11 @@ class ToolModule(FileModel):
 
 Package = Annotated[
     Text,
-    *matching(_PACKAGE, "should be a package in one exact version", "write npm:NAME@1.2.3 or pypi:NAME@1.2.3"),
+    Pattern(_PACKAGE, "should be a package in one exact version", "write npm:NAME@1.2.3 or pypi:NAME@1.2.3"),
 ]
 ToolsDigest = Annotated[
     Text,
-    *matching(_DIGEST, "should be a digest", "write the line that `runner mcp pin NAME` prints: sha256: and 64 digits"),
+    Pattern(_DIGEST, "should be a digest", "write the line that `runner mcp pin NAME` prints: sha256: and 64 digits"),
 ]
 
 
@@ -194,7 +193,7 @@ class McpServer(FileModel):
     """
 
     command: tuple[Line, ...] = ()
-    url: Annotated[Line, AfterValidator(_endpoint), WithJsonSchema({"type": "string", "minLength": 1})] | None = None
+    url: Annotated[Line, AfterValidator(_endpoint, NOT_EMPTY)] | None = None
     bearer: Variable | None = None
     env: tuple[Variable, ...] = ()
     network: NetworkHosts = ()
@@ -211,7 +210,8 @@ class McpServer(FileModel):
                 "has a command or a URL", "write `command: [PROGRAM, ARGUMENT]` or `url: https://…`, not both"
             )
         if (self.package is None) != (self.lock is None):
-            raise problem("goes with `lock`, and `lock` with it", "write both, or neither", "package")
+            given, other = ("package", "lock") if self.package is not None else ("lock", "package")
+            raise problem(f"and `{other}` must be set together", "write both, or neither", given)
         for key in ("env", "network", "package", "lock") if self.url else ("bearer",):
             if key in self.model_fields_set:
                 raise problem(f"goes with `{'command' if self.url else 'url'}`", "remove it", key)
@@ -220,7 +220,7 @@ class McpServer(FileModel):
 
 ServerName = Annotated[
     Text,
-    *matching(_SERVER, "should be a short name", "write lower case letters, digits and single -, such as docs"),
+    Pattern(_SERVER, "should be a short name", "write lower case letters, digits and single -, such as docs"),
 ]
 
 
@@ -291,7 +291,7 @@ _NAME = r"[a-z0-9][a-z0-9._-]{0,31}"
 
 AgentName = Annotated[
     Text,
-    *matching(_NAME, "should be a name of lower case letters, digits and . _ -", "write it as in acp:NAME"),
+    Pattern(_NAME, "should be a name of lower case letters, digits and . _ -", "write it as in acp:NAME"),
 ]
 
 
@@ -313,7 +313,8 @@ class CodingAgent(FileModel):
     @model_validator(mode="after")
     def _both(self) -> CodingAgent:
         if bool(self.endpoint) != bool(self.speaks):
-            raise problem("goes with `endpoint`" if self.speaks else "goes with `speaks`", "write both", "speaks")
+            given, other = ("speaks", "endpoint") if self.speaks else ("endpoint", "speaks")
+            raise problem(f"and `{other}` must be set together", "write both, or neither", given)
         return self
 
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from runner.protocol.decision import ACTIVE, OPEN
-from runner.protocol.state import WAITS, Status, StepStatus
+from runner.protocol.state import ACTIVE, OPEN, WAITS, Status, StepStatus
 
 
 class EventType(NamedTuple):

@@ -31,6 +31,8 @@ from typing import (
     get_type_hints,
 )
 
+from runner.lines import counted
+
 Key = str | int | None  # None: a member of a union, which is no key of the file
 Read = Callable[[Any], Any]
 _NOTHING: Any = object()
@@ -100,23 +102,16 @@ class BeforeValidator:
         """Return the reader with this one before it."""
         return lambda value: read(_called(self.function, value, value))
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> dict[str, Any]:
-        schema = {"type": "function-before", "function": _plain(self.function), "schema": handler(source)}
-        return schema | ({"json_schema_input_schema": handler.generate_schema(self.input)} if self.input else {})
-
 
 class AfterValidator:
-    """Changes or refuses a value that its type has read."""
+    """Changes or refuses a value that its type has read. `schema`: the JSON Schema of what is left; None: that of the type."""
 
-    def __init__(self, function: Callable[[Any], Any]) -> None:
-        self.function = function
+    def __init__(self, function: Callable[[Any], Any], schema: Mapping[str, Any] | None = None) -> None:
+        self.function, self.schema = function, schema
 
     def over(self, read: Read) -> Read:
         """Return the reader with this one after it."""
         return lambda value: _called(self.function, read(value), value)
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> dict[str, Any]:
-        return {"type": "function-after", "function": _plain(self.function), "schema": handler(source)}
 
 
 class Between(AfterValidator):
@@ -135,27 +130,18 @@ class Between(AfterValidator):
             raise problem(f"should be at most {self.most}", f"write {self.most} or less")
         return found
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> dict[str, Any]:
-        bound: dict[str, Any] = {"type": source.__name__.lower(), "gt" if self.above else "ge": self.least}
-        bound |= {"le": self.most} if self.most is not None else {}
-        inner = handler(source)
-        return inner | bound if inner["type"] == bound["type"] else {"type": "chain", "steps": [inner, bound]}
-
 
 class Pattern(AfterValidator):
-    """Refuses a text that is not, as a whole, as the expression says."""
+    """Refuses a text that is not, as a whole, as the expression says. `shown`: how the JSON Schema has the expression."""
 
-    def __init__(self, pattern: str) -> None:
-        super().__init__(self._checked)
-        self.pattern = pattern
+    def __init__(self, pattern: str, what: str = "", hint: str = "correct the value", shown: str = "^{}$") -> None:
+        super().__init__(self._checked, {"type": "string", "pattern": shown.replace("{}", pattern)})
+        self.pattern, self.what, self.hint = pattern, what or f"should match {pattern}", hint
 
     def _checked(self, found: Any) -> Any:
         if not re.fullmatch(self.pattern, found):
-            raise problem(f"should match {self.pattern}", "correct the value")
+            raise problem(self.what, self.hint)
         return found
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> dict[str, Any]:
-        return {**handler(source), "pattern": f"^{self.pattern}$"}
 
 
 class WithJsonSchema:
@@ -167,13 +153,6 @@ class WithJsonSchema:
     def over(self, read: Read) -> Read:
         """Return the reader."""
         return read
-
-    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
-        return dict(self.schema)
-
-
-def _plain(function: Callable[[Any], Any]) -> dict[str, Any]:
-    return {"type": "no-info", "function": function}
 
 
 # --- models ------------------------------------------------------------------------------------------------------------------
@@ -229,6 +208,7 @@ class FileModel:
 
     model_fields: ClassVar[dict[str, FieldInfo]] = {}
     model_validators: ClassVar[dict[str, str]] = {}  # name of a method to its mode, those of its bases first
+    elsewhere: ClassVar[Mapping[str, str]] = {}  # a key that belongs elsewhere to what to write instead
 
     def __init_subclass__(cls) -> None:
         marks = {name: getattr(getattr(one, "__func__", one), "__validates__", "") for name, one in vars(cls).items()}
@@ -351,7 +331,9 @@ def _read_keys(kind: Any, value: Any) -> dict[str, Any]:
             faults.append(Fault((key,), value, "is missing", hint, "missing"))
     for key in value:
         if key not in keys:
-            hint = meant(str(key), sorted(keys), f"known keys: {', '.join(sorted(keys))}")
+            hint = getattr(kind, "elsewhere", {}).get(key) or meant(
+                str(key), sorted(keys), f"known keys: {', '.join(sorted(keys))}"
+            )
             faults.append(Fault((key,), value[key], "unknown key", hint, "unknown"))
     if faults:
         raise UnfitError(faults)
@@ -423,16 +405,12 @@ def _read_list(kind: Any, read: Read, least: int, most: int | None, value: Any) 
         except UnfitError as error:
             faults += error.below(at)
         if most is not None and len(found) > most:
-            raise _unfit(value, _length("most", most, len(value)))
+            raise _unfit(value, f"should have at most {counted(most, 'item')}, not {len(value)}", "remove some")
     if faults:
         raise UnfitError(faults)
     if len(found) < least:
-        raise _unfit(value, _length("least", least, len(value)))
+        raise _unfit(value, f"should have at least {counted(least, 'item')}", "add one")
     return kind(found)
-
-
-def _length(which: str, bound: int, there: int) -> str:
-    return f"Tuple should have at {which} {bound} item{'s' * (bound != 1)} after validation, not {there}"
 
 
 def _read_dict(read_key: Read, read: Read, most: int | None, value: Any) -> dict[Any, Any]:

@@ -46,7 +46,10 @@ def slug_of_title(title: str) -> str:
     """
     ascii_only = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode().lower()
     words = re.findall(r"[a-z0-9]+", ascii_only)
-    slug = "-".join(words)[:SLUG_LIMIT].strip("-")
+    slug = "-".join(words)
+    if len(slug) > SLUG_LIMIT:  # without half a word, unless that is most of it
+        whole = slug[: SLUG_LIMIT + 1].rpartition("-")[0]
+        slug = whole if len(whole) > SLUG_LIMIT // 2 else slug[:SLUG_LIMIT]
     return slug or "task"
 
 

@@ -27,6 +27,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from runner.errors import IntegrityError, UsageError
+from runner.lines import cut as cut_at
 from runner.lines import lines_of, pattern
 from runner.protocol.state import Json
 
@@ -58,7 +59,7 @@ class RawEntry(NamedTuple):
 
 def cut(text: str) -> str:
     """Return `text` as the log keeps it: its first 500 characters."""
-    return text if len(text) <= TEXT_LIMIT else text[: TEXT_LIMIT - 1] + "…"
+    return cut_at(text, TEXT_LIMIT)
 
 
 def cut_tail(data: bytes) -> str:
@@ -382,8 +383,6 @@ _FORGED = pattern(r"^runner-[a-z]+[ \t]*[:=]", re.IGNORECASE | re.MULTILINE)
 
 # What a headline says of an event, after the subject's name; events that are not here are named as they are.
 _SAYS = {
-    "created": "created",
-    "planned": "planned",
     "step-finished": "finished",
     "step-completed": "completed",
     "step-failed": "failed",

@@ -1,24 +1,26 @@
 """The rules about order, all of them: what an event makes of a state, and what may happen next (design §3).
 
-Pure: no I/O, no clock, no randomness. An event that does not belong to the state raises and changes nothing.
+Pure: no I/O, no clock, no randomness. An event that does not belong to the state raises and changes nothing. `decide` needs no
+events, so commands that only read do not load them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
 from runner.errors import IllegalEventError
 from runner.lines import pattern
 from runner.protocol import events as ev
-from runner.protocol.decision import ACTIVE, OPEN
 from runner.protocol.event_types import EventType
-from runner.protocol.events import Entry, Event
 from runner.protocol.ids import digest
 from runner.protocol.state import (
+    ACTIVE,
     ENDED,
+    OPEN,
     SCHEMA,
+    STOPPED,
     Artifact,
     SpentTotal,
     State,
@@ -27,10 +29,13 @@ from runner.protocol.state import (
     StepState,
     StepStatus,
     Wait,
+    phrased,
 )
 
 if TYPE_CHECKING:
+    from runner.protocol.events import Entry, Event
     from runner.protocol.plans import Plan, Step
+    from runner.protocol.state import Row, StepRow
 
 # A step that was at work when somebody paused the protocol still ends: its work is done and would be lost.
 WORKING = ACTIVE | {Status.PAUSED}
@@ -214,6 +219,8 @@ _MOST = 2**53  # what every reader of JSON keeps exactly
 
 
 def _spend(state: State, event: Event) -> State:
+    from decimal import Decimal  # which a command that only reads need not load
+
     spent = getattr(event, "spent", None)
     if not spent:
         return state
@@ -403,12 +410,8 @@ def _again(now: StepState, then: StepState | None, *, same: bool) -> ev.UndoneSt
 # --- the plan, as events record it ------------------------------------------------------------------------------------
 
 
-def planned_steps(plan: Plan) -> dict[str, ev.PlannedStep]:
-    """Return the steps of a plan as `planned` records them."""
-    return _as_planned(plan.steps)
-
-
-def _as_planned(steps: Iterable[Step]) -> dict[str, ev.PlannedStep]:
+def planned_steps(steps: Iterable[Step]) -> dict[str, ev.PlannedStep]:
+    """Return steps of a plan as `planned` records them."""
     return {
         step.slug: {
             "place": step.number,
@@ -443,7 +446,7 @@ def edit_of(state: State, plan: Plan) -> ev.PlanEdited | None:
     few = [plan.step(slug) for slug in differ or ()]
     every = differ is None or None in few  # one that is not in the plan was removed, perhaps
     fresh = plan.steps if every else [step for step in few if step is not None]
-    changed = _as_planned(step for step in fresh if not _is_as_planned(state.steps.get(step.slug), step))
+    changed = planned_steps(step for step in fresh if not _is_as_planned(state.steps.get(step.slug), step))
     now = {step.slug for step in plan.steps} if every else ()
     removed = [slug for slug, _ in state.open_steps() if slug not in now] if every and state.steps.keys() - now else []
     if not changed and not removed:
@@ -460,3 +463,134 @@ def edit_of(state: State, plan: Plan) -> ev.PlanEdited | None:
         or (wait.digest is not None and wait.kind != "call" and wait.subject in stale)
     ]
     return ev.PlanEdited(subject="plan", plan=plan.digest, steps=changed, removed=removed, dropped=dropped)
+
+
+# --- what may happen next ---------------------------------------------------------------------------------------------
+
+
+class WritePlan:
+    """Let the planner continue: its questions are answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class _OfStep:
+    slug: str
+
+
+class RunStep(_OfStep):
+    """Carry out the step's attempt: a command, a tool, an agent."""
+
+
+class AskPerson(_OfStep):
+    """Ask for the work of a `human` step."""
+
+
+class TakeWork(_OfStep):
+    """A person ended their step: what they committed is its work."""
+
+
+class CheckStep(_OfStep):
+    """Run the step's QA."""
+
+
+class CompleteStep(_OfStep):
+    """Record that a step whose QA passed, or is skipped by now, is done."""
+
+
+class Complete:
+    """Record that every step is done."""
+
+
+class Halt(NamedTuple):
+    """No action is possible now. `status`: of the protocol; `waiting`: the open waits."""
+
+    status: Status
+    waiting: tuple[Wait, ...]
+    reason: str
+
+
+Action = WritePlan | RunStep | AskPerson | TakeWork | CheckStep | CompleteStep | Complete | Halt
+
+
+def decide(state: State, only: str | None = None) -> Action:
+    """Return the next action for a state that has picked up the plan's last edit.
+
+    `only` asks for one step: the action is that step's where it can continue now.
+    """
+    if state.status is Status.PLANNING:
+        owed = tuple(state.waiting)
+        return Halt(state.status, owed, owed[0].text) if owed else WritePlan()
+    if state.status not in ACTIVE:
+        failed = [why(slug, state.steps[slug]) for slug in state.stopped]
+        return Halt(state.status, tuple(state.waiting), failed[0] if failed else f"it {phrased(state.status)}")
+    for slug, step in state.steps.left():
+        if only is not None and slug != only:
+            continue
+        owed = tuple(wait for wait in state.waiting if wait.subject in (slug, "plan", state.protocol))
+        match step.status:
+            case _S.NEEDS_QA:
+                if owed:
+                    return Halt(state.status, owed, owed[0].text)
+                return CompleteStep(slug) if step.passed or step.qa == "skip" else CheckStep(slug)
+            case _S.RUNNING | _S.AWAITING_APPROVAL:
+                if owed:
+                    return Halt(state.status, owed, owed[0].text)
+                return TakeWork(slug) if step.kind == "human" else RunStep(slug)
+            case _S.PENDING:
+                if lacks(state, step):
+                    continue
+                if owed:
+                    return Halt(state.status, owed, owed[0].text)
+                return AskPerson(slug) if step.kind == "human" else RunStep(slug)
+            case _S.FAILED | _S.BLOCKED:
+                return Halt(state.status, (), why(slug, step))
+            case _S.COMPLETED | _S.CANCELLED:
+                raise AssertionError(f"unreachable: {slug} has ended")
+            case _:
+                assert_never(step.status)
+    if any(state.steps.left()):
+        return Halt(
+            state.status,
+            tuple(state.waiting),
+            f"{only} cannot continue yet"
+            if only
+            else "no step can continue: the steps that they need are not completed",
+        )
+    return Complete()
+
+
+def why(slug: str, step: StepState) -> str:
+    """Return why a step that failed or is blocked does not continue; an undone retry leaves no reason."""
+    if step.reason:
+        return f"{slug}: {step.reason}"
+    return f"{slug} failed" if step.status is _S.FAILED else f"{slug} is blocked"
+
+
+def can_act(row: Row, protocol: str) -> bool:
+    """Return whether `decide` finds an action for the state that state.json holds as plain data (`is_whole`)."""
+    status, steps = row["status"], row["steps"]
+    if status == "planning":
+        return not row["waiting"]
+    if status not in ACTIVE:
+        return False
+    owed = {wait["subject"] for wait in row["waiting"]}
+    is_open = False
+    for slug, step in sorted(steps.items(), key=_place):
+        if step["status"] in ENDED or step.get("removed"):
+            continue
+        is_open = True
+        if step["status"] == "pending" and any(
+            need not in steps or steps[need]["status"] not in ENDED for need in step["needs"]
+        ):
+            continue
+        return step["status"] not in STOPPED and owed.isdisjoint((slug, "plan", protocol))
+    return not is_open
+
+
+def _place(item: tuple[str, StepRow]) -> int:
+    return item[1]["place"]
+
+
+def lacks(state: State, step: StepState) -> list[str]:
+    """Return the steps that a step needs and that are neither completed nor cancelled."""
+    return [need for need in step.needs if need not in state.steps or state.steps[need].status not in ENDED]

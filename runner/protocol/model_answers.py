@@ -13,14 +13,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
 from runner.errors import MalformedFileError
 from runner.lines import lines_of
-from runner.protocol import ids, paths, strict_yaml
-from runner.protocol.file_models import AfterValidator, ProblemError, WithJsonSchema, problem
+from runner.protocol import file_models, ids, paths, strict_yaml
+from runner.protocol.file_models import AfterValidator, Between, Field, FileModel, model_validator, problem
 from runner.protocol.plans import RelativePath, Step, StepReference, Title
-from runner.protocol.strict_yaml import FORBIDDEN, Line, Script, Text
+from runner.protocol.strict_yaml import FORBIDDEN, NOT_EMPTY, Line, Script, Text
 from runner.protocol.workflow import Type, written
 
 STEPS_MOST = 30
@@ -47,21 +45,13 @@ def _slug(text: str) -> str:
     return text
 
 
-Slug = Annotated[
-    Text, AfterValidator(_slug), WithJsonSchema({"type": "string", "pattern": f"^{ids.SLUG}$", "maxLength": 60})
-]
+Slug = Annotated[Text, AfterValidator(_slug, {"type": "string", "pattern": f"^{ids.SLUG}$", "maxLength": 60})]
 
 
-class Answer(BaseModel):
-    """Base of the answers that a model gives with the keys of plan files."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+Model = TypeVar("Model", bound=FileModel)
 
 
-Model = TypeVar("Model", bound=Answer)
-
-
-class DraftStep(Answer):
+class DraftStep(FileModel):
     """A step of a model's plan."""
 
     slug: Slug
@@ -71,23 +61,25 @@ class DraftStep(Answer):
     outputs: tuple[RelativePath, ...] = ()
     checks: tuple[Script, ...] = ()
     needs: tuple[StepReference, ...] | None = None
-    files: Annotated[tuple[Line, ...], Field(max_length=FILES_MOST)] = Field(
-        default=(), description="The files that matter, with lines: src/app.py:10-40: what is there."
+    files: tuple[Line, ...] = Field(
+        default=(),
+        max_length=FILES_MOST,
+        description="The files that matter, with lines: src/app.py:10-40: what is there.",
     )
     prose: Script
 
 
-class Draft(Answer):
+class Draft(FileModel):
     """The whole of a model's plan, or its questions instead of one."""
 
     title: Title = Field(description="What is to be done, in one line.")
     prose: Text = Field(default="", description="Why, what belongs to it and what does not.")
     acceptance: tuple[Line, ...] = Field(default=(), description="What has to hold at the end, each in one line.")
-    steps: Annotated[tuple[DraftStep, ...], Field(max_length=STEPS_MOST)] = Field(
-        default=(), description="What is done, in this order."
-    )
-    questions: Annotated[tuple[Line, ...], Field(max_length=QUESTIONS_MOST)] = Field(
-        default=(), description="What has to be known before there can be a plan; without steps then."
+    steps: tuple[DraftStep, ...] = Field(default=(), max_length=STEPS_MOST, description="What is done, in this order.")
+    questions: tuple[Line, ...] = Field(
+        default=(),
+        max_length=QUESTIONS_MOST,
+        description="What has to be known before there can be a plan; without steps then.",
     )
 
     @model_validator(mode="after")
@@ -97,8 +89,8 @@ class Draft(Answer):
         return self
 
 
-def parse(model: type[Model], text: str) -> Model:
-    """Return the `model` that a model's answer holds, as JSON.
+def parse(model: type[Model], text: str, *, is_shown: bool = False) -> Model:
+    """Return the `model` that a model's answer holds, as JSON. `is_shown`: it only is shown, and may quote what a terminal obeys.
 
     Raises:
         UnfitError: it is none; with every reason.
@@ -106,14 +98,13 @@ def parse(model: type[Model], text: str) -> Model:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UnfitError([f"it is not JSON: {error}"]) from error
-    odd = next(_odd(value), None)
-    if odd:
+        raise UnfitError([f"the answer is not JSON: {error}"]) from error
+    if not is_shown and (odd := next(_odd(value), None)):
         raise UnfitError([f"it holds a control or bidi character, U+{ord(odd):04X}"])
     try:
         return model.model_validate(value)
-    except ValidationError as error:
-        raise UnfitError(_problems(error)) from error
+    except file_models.UnfitError as error:
+        raise UnfitError(map(_told, error.faults[:_PROBLEMS_MOST])) from error
 
 
 def _odd(value: Any) -> Iterator[str]:
@@ -126,14 +117,9 @@ def _odd(value: Any) -> Iterator[str]:
             yield from _odd(item)
 
 
-def _problems(error: ValidationError) -> Iterator[str]:
-    for item in error.errors(include_url=False)[:_PROBLEMS_MOST]:
-        at = ".".join(str(part) for part in item["loc"])
-        context: dict[str, Any] = item.get("ctx", {})
-        if isinstance(found := context.get("error"), ProblemError):
-            yield f"{'.'.join(filter(None, (at, found.key)))} {found.what}: {found.hint}"
-        else:
-            yield f"{at or 'the answer'}: {item['msg']}"
+def _told(fault: file_models.Fault) -> str:
+    at = ".".join(str(part) for part in (*fault.at, fault.key) if part is not None)
+    return f"{at or 'the answer'} {fault.what}: {fault.hint}"
 
 
 def step_files(
@@ -255,13 +241,11 @@ def _question(text: str) -> str:
     return text
 
 
-Command = Annotated[Text, AfterValidator(_command), WithJsonSchema({"type": "string", "minLength": 1})]
-Asked = Annotated[
-    Line, AfterValidator(_question), WithJsonSchema({"type": "string", "minLength": 1, "maxLength": QUESTION_LIMIT})
-]
+Command = Annotated[Text, AfterValidator(_command, NOT_EMPTY)]
+Asked = Annotated[Line, AfterValidator(_question, {"type": "string", "minLength": 1, "maxLength": QUESTION_LIMIT})]
 
 
-class Discovery(Answer):
+class Discovery(FileModel):
     """The commands that a model found; None where the project has no such command."""
 
     bootstrap: Command | None = Field(default=None, description="Lines of shell that make a fresh checkout ready.")
@@ -269,36 +253,36 @@ class Discovery(Answer):
     typecheck: Command | None = Field(default=None, description="Lines of shell that check the types.")
     test: Command | None = Field(default=None, description="Lines of shell that run the tests.")
     build: Command | None = Field(default=None, description="Lines of shell that build what is shipped.")
-    questions: Annotated[tuple[Asked, ...], Field(max_length=DISCOVERY_QUESTIONS_MOST)] = Field(
-        default=(), description="What the material does not tell, and what would change the commands."
+    questions: tuple[Asked, ...] = Field(
+        default=(),
+        max_length=DISCOVERY_QUESTIONS_MOST,
+        description="What the material does not tell, and what would change the commands.",
     )
 
     def commands(self) -> dict[str, str]:
         """Return the commands that the project has: name to lines of shell."""
-        return {name: run for name, run in self if name != "questions" and run is not None}
+        return {name: run for name in self.model_fields if name != "questions" and (run := getattr(self, name))}
 
 
 FINDINGS_MOST = 100  # findings of one verdict
 
 
-class Finding(BaseModel):
+class Finding(FileModel):
     """Something about the change. What is not about a file, a line or a criterion leaves that out."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     severity: Literal["blocker", "major", "minor", "note"] = Field(
         description="blocker and major: it cannot stay so; minor and note: it may."
     )
     text: str = Field(min_length=1, description="What is wrong, and what would be right.")
     file: str | None = Field(default=None, description="The file, from the top of the repository.")
-    line: int | None = Field(default=None, ge=1, description="The line in the file as it is after the change.")
+    line: Annotated[int, Between(1)] | None = Field(
+        default=None, description="The line in the file as it is after the change."
+    )
     criterion: str | None = Field(default=None, description="The number of the acceptance criterion, or its words.")
 
 
-class Earlier(BaseModel):
+class Earlier(FileModel):
     """What became of a finding of an earlier review."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     id: str = Field(min_length=1, description="The id of the finding, such as 1.2.")
     closed: bool = Field(description="Whether the change does what the finding asks for.")
@@ -306,12 +290,11 @@ class Earlier(BaseModel):
 
 
 _GRAVITY = ("blocker", "major", "minor", "note")
+_EITHER = "say FAIL, or call it closed or minor"
 
 
-class Verdict(BaseModel):
+class Verdict(FileModel):
     """PASS or FAIL, why in a few words, and the findings."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     verdict: Literal["PASS", "FAIL"] = Field(
         description="FAIL where a criterion does not hold or a finding cannot stay."
@@ -328,11 +311,11 @@ class Verdict(BaseModel):
     def _agrees(self) -> Verdict:
         grave = [one for one in self.findings if one.severity in ("blocker", "major")]
         if self.verdict == "PASS" and grave:
-            raise ValueError(f"PASS does not go with a finding of severity {grave[0].severity}")
+            raise problem(f"is PASS beside a finding of severity {grave[0].severity}", _EITHER, "verdict")
         if self.verdict == "PASS" and (left := [one.id for one in self.earlier or () if not one.closed]):
-            raise ValueError(f"PASS does not go with the open finding {left[0]}")
+            raise problem(f"is PASS beside the open finding {left[0]}", _EITHER, "verdict")
         if self.verdict == "FAIL" and not self.findings and all(one.closed for one in self.earlier or ()):
-            raise ValueError("FAIL needs at least one finding that says what does not hold")
+            raise problem("FAIL needs at least one finding", "add it, or say PASS", "verdict")
         return self
 
     @property
@@ -364,37 +347,10 @@ def read_verdict(text: str, open_ids: Collection[str] = ()) -> tuple[Verdict | N
     `open_ids`: of the findings of earlier reviews, each of which it has to answer.
     """
     try:
-        found = Verdict.model_validate_json(text)
-        said = [one.id for one in found.earlier or ()]
-        wrong = [f"earlier: say of the finding {one} whether it is closed" for one in open_ids if one not in said]
-        wrong += [f"earlier: there is no open finding {one}" for one in said if one not in open_ids]
-        return (None, tuple(wrong)) if wrong else (found, ())
-    except ValidationError as error:
-        errors = error.errors(include_url=False, include_input=False, include_context=False)
-        return None, tuple(
-            f"{'.'.join(str(part) for part in one['loc']) or 'the answer'}: {one['msg']}" for one in errors[:10]
-        )
-
-
-def qa_verdict() -> dict[str, Any]:
-    """Return the schema of a verdict, as a model is given it."""
-    made: dict[str, Any] = without_null(Verdict.model_json_schema())
-    return made
-
-
-def without_null(node: Any) -> Any:
-    """Return the schema of a people's file: a key that may be left out may not be null."""
-    if isinstance(node, list):
-        return [without_null(item) for item in node]
-    if not isinstance(node, dict):
-        return node
-    found: dict[str, Any] = {}
-    for key, value in node.items():
-        if key in ("properties", "$defs"):
-            found[key] = {name: without_null(item) for name, item in value.items()}
-        elif key != "default":
-            found[key] = without_null(value)
-        elif isinstance(value, str | bool | int):
-            found[key] = value
-    options = [option for option in found.pop("anyOf", []) if option != {"type": "null"}]
-    return {**options[0], **found} if len(options) == 1 else {**({"anyOf": options} if options else {}), **found}
+        found = parse(Verdict, text, is_shown=True)
+    except UnfitError as error:
+        return None, error.problems
+    said = [one.id for one in found.earlier or ()]
+    wrong = [f"earlier: say of the finding {one} whether it is closed" for one in open_ids if one not in said]
+    wrong += [f"earlier: there is no open finding {one}" for one in said if one not in open_ids]
+    return (None, tuple(wrong)) if wrong else (found, ())

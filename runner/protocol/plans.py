@@ -11,8 +11,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cache
-from typing import Annotated, Literal
+from functools import cache, reduce
+from graphlib import CycleError, TopologicalSorter
+from operator import or_
+from typing import Annotated, ClassVar, Literal
 
 from runner.errors import MalformedFileError, UnsupportedError
 from runner.lines import pattern
@@ -23,7 +25,7 @@ from runner.protocol.file_models import (
     Between,
     Field,
     FileModel,
-    WithJsonSchema,
+    Pattern,
     meant,
     model_validator,
     problem,
@@ -31,6 +33,7 @@ from runner.protocol.file_models import (
 from runner.protocol.ids import SLUG_LIMIT, step_slug
 from runner.protocol.state import Steps
 from runner.protocol.strict_yaml import (
+    NOT_EMPTY,
     Amount,
     Bool,
     Count,
@@ -40,7 +43,6 @@ from runner.protocol.strict_yaml import (
     Script,
     Text,
     Value,
-    matching,
 )
 
 AGENT_NAME = pattern(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -153,17 +155,13 @@ def input_names(inputs: dict[str, Value]) -> dict[str, Value]:
     return inputs
 
 
-Duration = Annotated[Text, AfterValidator(_duration), WithJsonSchema({"type": "string", "pattern": "^([0-9]+[hms])+$"})]
-Bytes = Annotated[Text, *matching(AMOUNT.pattern, "should be an amount of bytes", "write it as 512M or 4G")]
-RelativePath = Annotated[Text, AfterValidator(_relative), WithJsonSchema({"type": "string", "minLength": 1})]
-StepReference = Annotated[
-    Text,
-    AfterValidator(_reference),
-    WithJsonSchema({"type": "string", "pattern": "^[a-z0-9]+(-[a-z0-9]+)*$"}),
-]
+Duration = Annotated[Text, AfterValidator(_duration, {"type": "string", "pattern": "^([0-9]+[hms])+$"})]
+Bytes = Annotated[Text, Pattern(AMOUNT.pattern, "should be an amount of bytes", "write it as 512M or 4G")]
+RelativePath = Annotated[Text, AfterValidator(_relative, NOT_EMPTY)]
+StepReference = Annotated[Text, AfterValidator(_reference, {"type": "string", "pattern": "^[a-z0-9]+(-[a-z0-9]+)*$"})]
 AgentName = Annotated[
     Text,
-    *matching(
+    Pattern(
         AGENT_NAME.pattern,
         "should be the name of an agent file",
         "write the name of a file in .protocols/agents, without .yaml",
@@ -171,18 +169,16 @@ AgentName = Annotated[
 ]
 ToolName = Annotated[
     Text,
-    *matching(TOOL_NAME.pattern, "should be a tool's name", "write a name such as echo: letters, digits and _ . : / -"),
+    Pattern(TOOL_NAME.pattern, "should be a tool's name", "write a name such as echo: letters, digits and _ . : / -"),
 ]
-Title = Annotated[
-    Text, AfterValidator(_title), WithJsonSchema({"type": "string", "minLength": 1, "maxLength": TITLE_LIMIT})
-]
-Branch = Annotated[Text, AfterValidator(branch_name), WithJsonSchema({"type": "string", "minLength": 1})]
+Title = Annotated[Text, AfterValidator(_title, {"type": "string", "minLength": 1, "maxLength": TITLE_LIMIT})]
+Branch = Annotated[Text, AfterValidator(branch_name, NOT_EMPTY)]
 Paths = OneOrMany[RelativePath]
 Texts = OneOrMany[Script]
 Needs = OneOrMany[StepReference]
 NetworkHost = Annotated[
     Text,
-    *matching(
+    Pattern(
         _NETWORK_HOST,
         "should be a host that may be reached",
         "write a name in lower case, such as example.test, *.example.test, example.test:8443 or localhost:5432",
@@ -257,8 +253,13 @@ ApprovalKey = Annotated[
 ]
 
 
+BELOW_QA = {"checks": "write `qa: {checks: [COMMAND]}`"}  # config.yaml has `checks` at its top
+
+
 class PlanHeader(FileModel):
     """The front matter of plan.md. Agent, engine and qa are the steps' defaults; budget is the protocol's."""
+
+    elsewhere: ClassVar[Mapping[str, str]] = BELOW_QA
 
     title: Title = Field(description="The task, in one line.")
     base: Branch | None = Field(default=None, description="The branch to start from and to merge into.")
@@ -281,6 +282,8 @@ class PlanHeader(FileModel):
 
 class StepHeader(FileModel):
     """The front matter of a step file."""
+
+    elsewhere: ClassVar[Mapping[str, str]] = BELOW_QA
 
     title: Title = Field(description="The task, in one line.")
     kind: Kind = Field(default=Kind.AGENT, description="What carries the step out.")
@@ -641,22 +644,11 @@ def _texts(run: str | tuple[str, ...] | None) -> tuple[str, ...]:
 
 
 def _refuse_jumps(needs: Mapping[str, tuple[str, ...]], goto: Mapping[str, tuple[str, str]]) -> None:
-    """Refuse a `goto` to a step that is not done whenever this one has failed: it goes back, or to itself."""
-    if not goto:
-        return
+    """Refuse a `goto` to a step that is not done whenever this one has failed: it goes back, or to itself. No step needs itself."""
     bit = {slug: 1 << index for index, slug in enumerate(needs)}
     before: dict[str, int] = {}  # each step and all steps that it needs
-    for start in needs:
-        stack = [start]
-        while stack:
-            missing = [need for need in needs[stack[-1]] if need not in before]
-            if missing:
-                stack += missing
-                continue
-            slug = stack.pop()
-            before[slug] = bit[slug]
-            for need in needs[slug]:
-                before[slug] |= before[need]
+    for slug in TopologicalSorter(needs).static_order() if goto else ():
+        before[slug] = reduce(or_, (before[need] for need in needs[slug]), bit[slug])
     for slug, (target, where) in goto.items():
         if not before[slug] & bit[target]:
             raise MalformedFileError(
@@ -665,30 +657,15 @@ def _refuse_jumps(needs: Mapping[str, tuple[str, ...]], goto: Mapping[str, tuple
 
 
 def _refuse_cycles(needs: Mapping[str, tuple[str, ...]], where: Mapping[str, str]) -> None:
-    done: set[str] = set()
-    for start in needs:
-        if start in done:
-            continue
-        path = {start: None}  # in order
-        stack = [(start, iter(needs[start]))]
-        while stack:
-            slug, rest = stack[-1]
-            following = next(rest, None)
-            if following is None:
-                done.add(slug)
-                path.popitem()
-                stack.pop()
-            elif following in path:
-                circle = list(path)[list(path).index(following) :]
-                shown = [*circle[:5], "…"] if len(circle) > 6 else circle
-                what = f"the steps need each other: {' → '.join([*shown, following])}"
-                at = next(
-                    where[name] for name in reversed(circle) if name in where
-                )  # the others have the default, the step before
-                raise MalformedFileError(what, at, "remove one of the needs")
-            elif following not in done:
-                path[following] = None
-                stack.append((following, iter(needs[following])))
+    try:
+        TopologicalSorter(needs).prepare()
+    except CycleError as error:
+        *circle, first = reversed(error.args[1])  # each needs the next
+        shown = [*circle[:5], "…"] if len(circle) > 6 else circle
+        what = f"the steps need each other: {' → '.join([*shown, first])}"
+        # The others have the default, the step before.
+        at = next(where[name] for name in reversed(circle) if name in where)
+        raise MalformedFileError(what, at, "remove one of the needs") from error
 
 
 def unchecked(plan: Plan, where: str) -> Iterator[MalformedFileError]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from runner.errors import MalformedFileError
 from runner.protocol import approval_file, globs, strict_yaml
@@ -17,7 +17,7 @@ from runner.protocol.file_models import (
     AfterValidator,
     Field,
     FileModel,
-    WithJsonSchema,
+    Pattern,
     meant,
     model_validator,
     problem,
@@ -25,6 +25,7 @@ from runner.protocol.file_models import (
 from runner.protocol.ids import digest
 from runner.protocol.plans import Budget, Duration, seconds_of
 from runner.protocol.strict_yaml import (
+    NOT_EMPTY,
     Amount,
     Bool,
     Count,
@@ -34,12 +35,8 @@ from runner.protocol.strict_yaml import (
     Script,
     Text,
     Value,
-    matching,
 )
 
-DAY: Final = 24 * 3600
-EXPIRES_LIMIT: Final = 30 * DAY
-CALL_EXPIRES_LIMIT: Final = DAY
 ROLE = r"[a-z0-9][a-z0-9_-]{0,63}"
 # Tools of ours that run a program: nobody knows beforehand which files or hosts it touches.
 RUNNING: Final = ("run", "shell")
@@ -62,13 +59,13 @@ _HOST = rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*|\*|[0-9a-f:]*:[0-9a-f:.]+"
 _ONE = "^(?:{})$"  # how the JSON Schema has an expression that may be several
 
 
-def _glob(wrong: Callable[[str], tuple[str, str] | None]) -> tuple[Any, Any]:
+def _glob(wrong: Callable[[str], tuple[str, str] | None]) -> AfterValidator:
     def check(text: str) -> str:
         if found := wrong(text):
             raise problem(*found)
         return text
 
-    return AfterValidator(check), WithJsonSchema({"type": "string", "minLength": 1, "maxLength": globs.LIMIT})
+    return AfterValidator(check, {"type": "string", "minLength": 1, "maxLength": globs.LIMIT})
 
 
 def _plain_path(text: str) -> str:
@@ -85,19 +82,15 @@ def _argument(text: str) -> str:
 
 RepoId = Annotated[
     Text,
-    *matching(
-        "[0-9a-f]{32}", "should be 32 hex digits", "write what `openssl rand -hex 16` prints, once for ever", _ONE
-    ),
+    Pattern("[0-9a-f]{32}", "should be 32 hex digits", "write what `openssl rand -hex 16` prints, once for ever", _ONE),
 ]
 RoleName = Annotated[
     Text,
-    *matching(
-        ROLE, "should be the name of a role", "use lower case letters, digits, _ and -, such as maintainer", _ONE
-    ),
+    Pattern(ROLE, "should be the name of a role", "use lower case letters, digits, _ and -, such as maintainer", _ONE),
 ]
 Principal = Annotated[
     Text,
-    *matching(
+    Pattern(
         approval_file.PRINCIPAL,
         "should be a principal of allowed_signers",
         "write the address as in allowed_signers, in lower case, such as alice@example.test",
@@ -106,24 +99,22 @@ Principal = Annotated[
 ]
 Host = Annotated[
     Text,
-    *matching(
-        _HOST, "should be the name of a host", "write it in lower case without port, such as *.example.test", _ONE
-    ),
+    Pattern(_HOST, "should be the name of a host", "write it in lower case without port, such as *.example.test", _ONE),
 ]
 ForgeHost = Annotated[
     Text,
-    *matching(
+    Pattern(
         rf"{_LABEL}(?:\.{_LABEL})*(?::[1-9][0-9]{{0,4}})?",
         "should be a forge's host",
         "write it in lower case, with the port where it is not the usual one, such as github.com",
         _ONE,
     ),
 ]
-PlainPath = Annotated[Line, AfterValidator(_plain_path), WithJsonSchema({"type": "string", "minLength": 1})]
-NameGlob = Annotated[Text, *_glob(globs.wrong)]
-PathGlob = Annotated[Text, *_glob(globs.wrong_path)]
-Argument = Annotated[Text, AfterValidator(_argument), WithJsonSchema({"type": "string", "minLength": 1})]
-Size = Annotated[Text, *matching(_SIZE, "should be a size", "write it as 5MB, 200KB or 1GiB")]
+PlainPath = Annotated[Line, AfterValidator(_plain_path, NOT_EMPTY)]
+NameGlob = Annotated[Text, _glob(globs.wrong)]
+PathGlob = Annotated[Text, _glob(globs.wrong_path)]
+Argument = Annotated[Text, AfterValidator(_argument, NOT_EMPTY)]
+Size = Annotated[Text, Pattern(_SIZE, "should be a size", "write it as 5MB, 200KB or 1GiB")]
 
 NameGlobs = OneOrMany[NameGlob]
 PathGlobs = OneOrMany[PathGlob]
@@ -277,7 +268,7 @@ class Approval(FileModel):
 
     @model_validator(mode="after")
     def _lasts(self) -> Approval:
-        if seconds_of(self.expires) > EXPIRES_LIMIT:
+        if seconds_of(self.expires) > approval_file.LONGEST:
             raise problem("should be 30 days at most", "write 720h or less", "expires")
         return self
 
@@ -290,7 +281,7 @@ class CallApproval(Approval):
 
     @model_validator(mode="after")
     def _lasts_a_day(self) -> CallApproval:
-        if seconds_of(self.expires) > CALL_EXPIRES_LIMIT:
+        if seconds_of(self.expires) > approval_file.LONGEST_CALL:
             raise problem("should be a day at most", "write 24h or less", "expires")
         return self
 

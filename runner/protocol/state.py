@@ -51,6 +51,12 @@ def phrased(status: Status) -> str:
     return "has failed" if status is Status.FAILED else f"is {status}"
 
 
+OPEN = frozenset(
+    {Status.PENDING, Status.PLANNING, Status.PLANNED, Status.RUNNING, Status.PAUSED, Status.BLOCKED, Status.FAILED}
+)
+ACTIVE = frozenset({Status.PLANNED, Status.RUNNING})
+
+
 class StepStatus(StrEnum):
     """The status of a step, within its attempt."""
 
@@ -144,11 +150,6 @@ class Steps(dict[str, StepState]):
             return None
         return list(compress(self, map(is_not, self.values(), before.values())))
 
-    @classmethod
-    def __get_pydantic_core_schema__(cls, kind: object, handler: Any) -> Any:
-        """Return what the schema of state.json says of it: it is an object like another."""
-        return handler.generate_schema(dict[str, StepState])
-
 
 class Wait(NamedTuple):
     """Something that is owed: an approval, a call, an effect, a human step, a question or a budget."""
@@ -238,6 +239,11 @@ class State(NamedTuple):
     def open_steps(self) -> list[tuple[str, StepState]]:
         """Return the steps that still count, in the order of their places."""
         return [(slug, self.steps[slug]) for slug in self.steps.order[0]]
+
+    @property
+    def stopped(self) -> list[str]:
+        """The slugs of the steps that failed or are blocked, in the order of their places."""
+        return [slug for slug, step in self.open_steps() if step.status in STOPPED]
 
 
 def _place(item: tuple[str, StepState]) -> int:
@@ -351,7 +357,7 @@ def _step(slug: str, step: StepState) -> bytes:
 
 
 def _indented(value: Json, line: str = "\n") -> str:
-    """Return `json.dumps(value, indent=2, sort_keys=True)`, slow with an indent. `line`: what begins a line there."""
+    """Return `json.dumps(value, indent=2, sort_keys=True)`, slow with an indent. `line`: what starts a line there."""
     kind = type(value)
     if kind is str:
         return _text(value)

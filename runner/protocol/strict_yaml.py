@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from typing import Annotated, Any, Final, TypeVar, get_args
+from typing import Annotated, Any, Final, TypeVar
 
 from runner.errors import MalformedFileError
 from runner.lines import pattern
@@ -254,8 +254,14 @@ def parse_yaml(text: str, where: str, *, python: bool = False) -> tuple[Any, Lin
             min(mark.line + 1, len(rows)) if mark else 1
         )  # the parser may report the end of the text as a line after it
         hint = "quote the value, or correct the line"
+        if mark and problem.startswith("mapping values") and 0 <= rows[line - 1].find(": ") < mark.column:
+            problem = "a colon and a space in a value without quotes"
+            hint = "quote the whole value; or write `|` in its place, and the value indented on the next line"
         if "\t" in rows[line - 1][:80]:
             hint = "indent with spaces; YAML takes no tabs there"
+        # libyaml 0.2.6 stops at 1,000 while it reads ahead, before the parser has the 33rd.
+        if problem == "exceeded maximum nesting depth":
+            raise refuse(f"nested deeper than {DEPTH_LIMIT}", line, "flatten the value") from error
         raise refuse(f"not YAML: {problem}", line, hint) from error
     except (
         ValueError,
@@ -334,19 +340,9 @@ def resolve(value: Any) -> Any:
     return value
 
 
-class _OneOrMany(BeforeValidator):
-    """Reads a text as a list of it, for keys where `a` and `[a]` mean the same."""
-
-    def __init__(self) -> None:
-        super().__init__(lambda value: [value] if isinstance(value, str) else value)
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> dict[str, Any]:
-        self.input = get_args(source)[0] | source
-        return super().__get_pydantic_core_schema__(source, handler)
-
-
 _Item = TypeVar("_Item")
-OneOrMany = Annotated[tuple[_Item, ...], _OneOrMany()]
+# For keys where `a` and `[a]` mean the same.
+OneOrMany = Annotated[tuple[_Item, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 
 
 def _line(text: str) -> str:
@@ -361,20 +357,10 @@ def _script(text: str) -> str:
     return text
 
 
-def matching(form: str, what: str, hint: str, shown: str = "^{}$") -> tuple[AfterValidator, WithJsonSchema]:
-    """Return what refuses a text that is not, as a whole, as `form` says. `shown`: how the JSON Schema has the expression."""
-
-    def check(text: str) -> str:
-        if not re.fullmatch(form, text):
-            raise problem(what, hint)
-        return text
-
-    return AfterValidator(check), WithJsonSchema({"type": "string", "pattern": shown.replace("{}", form)})
-
-
+NOT_EMPTY: Final = {"type": "string", "minLength": 1}
 Text = Annotated[str, BeforeValidator(_text)]
-Line = Annotated[Text, AfterValidator(_line), WithJsonSchema({"type": "string", "minLength": 1})]
-Script = Annotated[Text, AfterValidator(_script), WithJsonSchema({"type": "string", "minLength": 1})]
+Line = Annotated[Text, AfterValidator(_line, NOT_EMPTY)]
+Script = Annotated[Text, AfterValidator(_script, NOT_EMPTY)]
 Positive = Annotated[int, BeforeValidator(integer), Between(1), WithJsonSchema({"type": "integer", "minimum": 1})]
 Count = Annotated[int, BeforeValidator(integer), Between(0), WithJsonSchema({"type": "integer", "minimum": 0})]
 Bool = Annotated[bool, BeforeValidator(_bool)]

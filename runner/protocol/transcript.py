@@ -16,14 +16,13 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args
 
 from runner.errors import IntegrityError
-from runner.lines import pattern
+from runner.lines import cut, pattern
 from runner.protocol.file_models import (
     AfterValidator,
     Between,
     Field,
     FileModel,
     Pattern,
-    WithJsonSchema,
     first_fault,
     problem,
 )
@@ -46,8 +45,8 @@ def _object(value: object) -> object:
 
 
 # Whatever JSON can say: a model may say half a character, which no file of text may hold.
-Text = Annotated[Any, AfterValidator(_text), WithJsonSchema({"type": "string"})]
-Object = Annotated[Any, AfterValidator(_object), WithJsonSchema({"type": "object"})]
+Text = Annotated[Any, AfterValidator(_text, {"type": "string"})]
+Object = Annotated[Any, AfterValidator(_object, {"type": "object"})]
 
 
 class Call(FileModel):
@@ -307,7 +306,7 @@ def call_line(tool: str, arguments: Mapping[str, Any]) -> str:
 
 def _short(value: Any) -> str:
     shown = value if isinstance(value, str) and _PLAIN.fullmatch(value) else json.dumps(value, ensure_ascii=True)
-    return shown if len(shown) <= SHOWN else f"{shown[: SHOWN - 1]}…"
+    return cut(shown, SHOWN)
 
 
 def render_call(call: HeldCall) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runner.errors import UsageError
+from runner.errors import SandboxUnavailableError, UsageError
 from runner.sandbox import bubblewrap, container, host, process
 
 EXECUTORS = ("sandbox", "container", "host")
@@ -46,7 +46,7 @@ def choose(
         else bubblewrap.Bubblewrap(toolchains, user_namespaces=user_namespaces, memory=memory)
     )
     if tries and (why := sandbox.check()) is not None:
-        raise process.SandboxUnavailableError(
+        raise SandboxUnavailableError(
             f"commands cannot be run in a sandbox here: {why}",
             where=f"executor: {name}",
             hint=f"{bubblewrap.remedy(Path('/proc/sys'))}; or run commands without a sandbox: `--executor host`, or"

@@ -1,16 +1,14 @@
 """Commands run in bubblewrap: a file system, a process table and a network of their own.
 
-A command sees the system's programs read-only, the toolchains it is given, and the folders that it names; HOME, /tmp,
+A command sees the system's programs read-only, the toolchains it is given, and the folders that it names (`mounts`); HOME, /tmp,
 /run and /var/tmp are empty and its own; nothing else of the machine is there: no agent's or docker's socket, no
-credentials, no other process. It has no capabilities, and it ends with the runner whatever ends that. Of /etc only what
-programs need is there, since the runner may be root and could read the secrets in the rest. For the same reason nothing of
-/proc but processes can be written: the kernel lets uid 0 write its settings without any capability. A command has no key
-of the kernel's keyrings, no user namespace of its own (unless asked for), and not the system calls that a seccomp filter refuses.
+credentials, no other process. It has no capabilities, and it ends with the runner whatever ends that. A command has no key of the
+kernel's keyrings, no user namespace of its own (unless asked for), and not the system calls that a filter refuses (`seccomp`).
 
 A fork bomb is bounded by RLIMIT_NPROC, which the kernel counts per user namespace from Linux 5.14 on (before: all
 processes of the user's). The kernel exempts root from it: where the runner is root, the pids limit of the container or
 service around it is what bounds one. `Limits` bound a process's memory, its time on the processors, its files and /tmp; what all
-processes of a command use together is bounded only where systemd makes a scope (`cgroup`). With `network`, the runner answers on the
+processes of a command use together is bounded only where systemd makes a scope (`scope_of`). With `network`, the runner answers on the
 sandbox's loopback (`network`); the machine's own network is never there.
 """
 
@@ -25,71 +23,48 @@ import select
 import shutil
 import signal
 import stat
-import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Final
+from typing import Any
 
-from runner import beneath
-from runner.sandbox import cgroup, terminal
+from runner.errors import SandboxError
+from runner.sandbox import mounts, network, terminal
 from runner.sandbox.process import (
     Command,
     Group,
     Limits,
-    Network,
     Outcome,
-    Place,
     Sandbox,
-    SandboxError,
+    Stdio,
+    asked,
     descendants,
+    has_killed,
     last_line,
     limited_by,
     not_started,
+    open_events,
     processes,
     program,
-    proxy,
-    with_proxy,
+    scope_environment,
+    scope_of,
+    started,
 )
+from runner.sandbox.seccomp import filter_for
 
-HOME = Path("/run/runner/home")  # nobody's own: what lies in a person's HOME keeps its path
 MOST_PROCESSES = 4096
 _SETSID = "/usr/bin/setsid"
 STARTS_WITHIN = 60.0  # seconds; signals wait for it, since an unknown process cannot be ended
 
-# /nix/store, not /nix: the socket of the Nix daemon is beside it.
-SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/nix/store")
-_IN_SYSTEM = tuple(f"{name}/" for name in SYSTEM)
-
-# What programs need of /etc. Of ssl, pki and maven only parts: private keys and passwords are in the rest.
-ETC = (
-    *("passwd", "group", "nsswitch.conf", "hosts", "host.conf", "gai.conf", "resolv.conf", "protocols", "services"),
-    *("ssl/certs", "ssl/cert.pem", "ssl/openssl.cnf", "ca-certificates", "ca-certificates.conf", "crypto-policies"),
-    *("pki/ca-trust", "pki/tls/certs", "pki/tls/cert.pem", "pki/tls/openssl.cnf", "pki/java"),
-    *("alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "timezone", "locale.alias"),
-    *("locale.conf", "mime.types", "magic", "terminfo", "fonts", "os-release", "debian_version", "shells"),
-    *("python*", "java*", "perl", "php", "maven/m2.conf", "maven/logging"),
-)
-
-# Version managers, whose folder as a whole holds programs and no credentials.
-MANAGERS = (
-    *(".pyenv", ".rbenv", ".nodenv", ".goenv", ".jenv", ".asdf", ".nvm", ".volta", ".sdkman/candidates", ".rustup"),
-    *(".local/share/mise/installs", ".local/share/mise/shims", ".local/share/uv/python", ".local/share/uv/tools"),
-)
-_MANAGERS = tuple(Path(manager).parts for manager in MANAGERS)
 COPIED = 256 * 1024  # bytes; each mount makes bwrap read the whole table of mounts again, a copy costs next to nothing
 FEW = 8  # files of a folder that are copied
-BESIDE = {".cargo/bin": ".rustup"}  # folders whose programs need another one; .cargo itself holds the registry's token
-
 _FACTS = 50  # that are remembered
-_TRIED_AGAIN = 60.0  # seconds that a sandbox which worked is not tested: steps of a run do not each start one for that
-_WORKS: dict[tuple[str | None, tuple[Path, ...], bool], float] = {}  # until when it counts as tried
 
 _MACHINE = os.uname().machine if sys.maxsize > 2**32 else ""  # the kernel's; none where this userland is a 32-bit one
 _KEYCTL = {"x86_64": 250, "aarch64": 219}  # the system call's number
@@ -148,9 +123,8 @@ class Bubblewrap(Sandbox):
         """Return None where bubblewrap works here, else why not; see `Sandbox.check`."""
         if sys.platform != "linux":
             return "bubblewrap is for Linux"
-        known = (self._bwrap, self.toolchains, self.user_namespaces)
         fact = ("works", *self.toolchains, self.user_namespaces)
-        if time.monotonic() < _WORKS.get(known, 0.0) or self._facts.holds(*fact):
+        if self._facts.holds(*fact):
             return None
         try:
             outcome = self.run(
@@ -161,7 +135,6 @@ class Bubblewrap(Sandbox):
         else:
             why = "" if outcome.ok else f"bubblewrap cannot run `true`: {last_line(outcome.tail)}"
         if not why:
-            _WORKS[known] = time.monotonic() + _TRIED_AGAIN
             self._facts.note(*fact)
         return why or None
 
@@ -182,18 +155,14 @@ class Bubblewrap(Sandbox):
                 return False  # it refuses the option then
             if self._facts.holds(fact):
                 return True
-            asked = (bwrap, "--help")
-            said = subprocess.run(
-                asked, stdin=subprocess.DEVNULL, capture_output=True, env={}, timeout=STARTS_WITHIN, check=False
-            )
-        except (OSError, subprocess.SubprocessError):
+        except OSError:
             return False
-        if b"--disable-userns" not in said.stdout + said.stderr:
+        if b"--disable-userns" not in asked((bwrap, "--help"), STARTS_WITHIN, env={})[1]:
             return False
         self._facts.note(fact)
         return True
 
-    def _spawn(self, command: Command, stdin: int, stdout: int, stderr: int) -> Group:
+    def _spawn(self, command: Command, stdio: Stdio) -> Group:
         bwrap, argv = self._bwrap, program(command)
         bounds = self.limits._replace(processes=self.limits.processes or MOST_PROCESSES)
         limits = limited_by([*bounds.options(), "--core=0:0"], asked=self.limits != Limits())
@@ -202,23 +171,20 @@ class Bubblewrap(Sandbox):
         # By descriptor: an argument can be read by every user of the machine, and environment variables are secrets.
         # Nor may they be bwrap's own environment: LD_PRELOAD would be obeyed outside the sandbox.
         options, copied = os.memfd_create("options"), list[int]()
-        scope = cgroup.scope(self.limits)
+        scope = scope_of(self.limits)
         report, status = os.pipe()
         go = _gate(copied) if command.network else None
         try:
             with open(options, "wb", closefd=False) as file:
                 file.write(b"".join(os.fsencode(option) + b"\0" for option in self._options(command, copied)))
             os.lseek(options, 0, os.SEEK_SET)
-            process = _started(
-                lambda: subprocess.Popen(
+            process = _beside_keyring(
+                lambda: started(
                     (*scope, bwrap, "--args", str(options), "--json-status-fd", str(status), "--", *limits, *argv),
-                    stdin=stdin,
-                    stdout=stdout,
-                    stderr=stderr,
+                    stdio,
                     cwd="/",
-                    env=cgroup.environment() if scope else {},
+                    env=scope_environment() if scope else {},
                     pass_fds=(options, status, *copied),
-                    start_new_session=True,
                 )
             )
         except OSError as error:
@@ -242,29 +208,29 @@ class Bubblewrap(Sandbox):
             yield from ("--seccomp", str(copied[-1]))
         if command.network:  # `_gate` made it: nothing of the command runs before the proxy listens
             yield from ("--block-fd", str(copied[0]))
-        for name in SYSTEM:
+        for name in mounts.SYSTEM:
             if os.path.islink(name):
                 yield from ("--symlink", os.readlink(name), name)
             elif os.path.exists(name):
                 yield from ("--ro-bind", name, name)
-        for name, status in _of_etc():
+        for name, status in mounts.of_etc():
             yield from _copies(name, status, copied) or ("--ro-bind", os.path.realpath(name), name)
         # What of /proc is the machine's and not a process's is read-only; root does not see what no other user may read.
         yield from ("--proc", "/proc", "--dev", "/dev", "--ro-bind", "/proc/sys", "/proc/sys")
-        for entry, is_secret in _entries_of_proc():
+        for entry, is_secret in mounts.entries_of_proc():
             yield from ("--ro-bind-try", "/dev/null" if is_secret else entry, entry)
-        for folder in ("/tmp", "/run", "/var/tmp", str(HOME)):
+        for folder in ("/tmp", "/run", "/var/tmp", str(mounts.HOME)):
             yield from (*(("--size", str(self.limits.disk)) if self.limits.disk else ()), "--tmpfs", folder)
-        for is_writable, path, there in binds(command, self.place, self.toolchains):
+        for is_writable, path, there in mounts.binds(command, self.place, self.toolchains):
             yield from ("--bind" if is_writable else "--ro-bind", str(path), str(there))
         for link, target in command.links:
             if not any(self.place.inside(path).is_relative_to(link) for path in (*command.writable, *command.readable)):
                 yield from ("--symlink", target, link)
         yield from ("--remount-ro", "/", "--chdir", str(self.place.inside(command.cwd)))
-        for name, value in (with_proxy(command.env) if command.network else command.env).items():
+        for name, value in (network.with_proxy(command.env) if command.network else command.env).items():
             if name != "HOME":
                 yield from ("--setenv", name, value)
-        yield from ("--setenv", "HOME", str(self.place.inside(home_of(command))))
+        yield from ("--setenv", "HOME", str(self.place.inside(mounts.home_of(command))))
 
 
 class _BubblewrapGroup(Group):
@@ -274,7 +240,7 @@ class _BubblewrapGroup(Group):
         self,
         process: subprocess.Popen[bytes],
         report: int,
-        network: Network | None,
+        reached: network.Network | None,
         go: int | None,
         *,
         is_bounded: bool,
@@ -297,7 +263,7 @@ class _BubblewrapGroup(Group):
                     raise SandboxError(
                         f"bubblewrap started nothing within {STARTS_WITHIN:g} s",
                         where="executor: sandbox",
-                        hint="look whether a folder that it is to show hangs, such as a network's; nothing was run",
+                        hint="check whether a folder that it binds hangs, such as a network folder; nothing was run",
                     )
                 if not (data := os.read(report, 4096)):
                     break
@@ -306,9 +272,9 @@ class _BubblewrapGroup(Group):
                 self._first = int(self._said.partition(b'"child-pid":')[2].split(b",")[0].strip(b" }\n"))
                 with suppress(ProcessLookupError):
                     self._handle = os.pidfd_open(self._first)
-                self._events = cgroup.open_events(self._first) if is_bounded else None
-                if self._first and network is not None and go is not None:
-                    self.proxy = proxy(network, self._first)
+                self._events = open_events(self._first) if is_bounded else None
+                if self._first and reached is not None and go is not None:
+                    self.proxy = network.Proxy(reached, self._first)
                     os.write(go, b".")
         except BaseException:
             self.send(signal.SIGKILL)  # before its pipe ends, which lets the command start
@@ -343,10 +309,8 @@ class _BubblewrapGroup(Group):
                 os.kill(pid, number)
 
     def release(self, said: bytes) -> None:
-        if self.proxy:
-            self.proxy.close()
         if self._events is not None:
-            self.out_of_memory = self.process.returncode != 0 and cgroup.has_killed(self._events)
+            self.out_of_memory = self.process.returncode != 0 and has_killed(self._events)
             os.close(self._events)
         with open(self._report, "rb") as report:
             ended = b'"exit-code"' in self._said + report.read()
@@ -374,97 +338,6 @@ def _close(*handles: int | None) -> None:
     for handle in handles:
         if handle is not None:
             os.close(handle)
-
-
-def toolchains(path: str, home: Path, known: tuple[Path, ...] = ()) -> tuple[Path, ...]:
-    """Return the folders to bind so that programs on `path` (a PATH) that are not the system's can run inside.
-
-    Below `home`: version managers, the installations (virtual environments too) whose `bin` is on the path
-    or that a link there leads to, else the folder on the path alone. Never `home` itself, nor a folder that holds it.
-    `known`: those of another path, which are returned too.
-    """
-    found = set(known)
-
-    # For this call: most links of a folder lead into the same few, and what is installed may change before the next one.
-    installation = cache(partial(_installation, home=home))
-    for entry in map(Path, filter(None, path.split(os.pathsep))):
-        if not entry.is_absolute() or not os.path.isdir(entry) or is_system(entry):
-            continue
-        found.update((installation(entry) or entry, *_needed_beside(entry)))
-        with suppress(OSError), os.scandir(entry) as entries:
-            for link in entries:
-                if link.is_symlink() and link.is_file():
-                    found.update(installation(hop.parent) or hop for hop in _hops(Path(link.path)))
-    kept = [root for root in found if not home.is_relative_to(root) and not is_system(root) and root.exists()]
-    return tuple(sorted(root for root in kept if not any(root != r and root.is_relative_to(r) for r in kept)))
-
-
-def _installation(folder: Path, home: Path) -> Path | None:
-    """Return the installation that `folder`, which holds programs, is of; None where it does not look like one."""
-    for place in (folder, *folder.parents):  # HOME may be another one than the one it was installed in
-        if any(place.parts[-len(manager) :] == manager for manager in _MANAGERS):
-            return place
-    root = folder.parent
-    if (root.name, folder.name) == ("node_modules", ".bin"):  # its programs are in the packages beside it
-        return root
-    if folder.name not in ("bin", "sbin", "Scripts") or root == home / ".local" or home.is_relative_to(root):
-        return None
-    if (root / "pyvenv.cfg").is_file() or ((root / "lib").is_dir() and not (root / ".git").exists()):
-        return root
-    return None
-
-
-def _needed_beside(folder: Path) -> list[Path]:  # HOME may be another one here, too
-    return [
-        Path(str(folder).removesuffix(name)) / other
-        for name, other in BESIDE.items()
-        if str(folder).endswith(f"/{name}")
-    ]
-
-
-def _hops(link: Path) -> Iterator[Path]:
-    """Yield where `link` leads, link by link, and the file at the end by its real name."""
-    hop, seen = link, 0
-    while hop.is_symlink() and seen < 16:
-        hop, seen = Path(os.path.normpath(hop.parent / os.readlink(hop))), seen + 1
-        yield hop
-    yield link.resolve()
-
-
-def is_system(path: Path) -> bool:
-    """Return whether a folder is one of the system's, which every command sees."""
-    return f"{path}/".startswith(_IN_SYSTEM)
-
-
-def _of_etc() -> Iterator[tuple[str, os.stat_result]]:
-    """Yield what of /etc is shown, and its status: of the names in `ETC` those that everybody may read."""
-    there = os.listdir("/etc")
-    for name in ETC:
-        for one in [at for at in there if at.startswith(name[:-1])] if name.endswith("*") else (name,):
-            with suppress(OSError):
-                status = os.stat(f"/etc/{one}")
-                if status.st_mode & stat.S_IROTH:
-                    yield f"/etc/{one}", status
-
-
-def hidden_of_proc() -> list[str]:
-    """Return what of /proc an engine has to hide, if it cannot show it read-only: secrets, and writable files."""
-    return [path for path, _ in _entries_of_proc()] if sys.platform == "linux" else []
-
-
-def _entries_of_proc() -> Iterator[tuple[str, bool]]:
-    """Yield what of /proc could be written, or read by root alone, and whether it is the latter."""
-    is_root = os.geteuid() == 0
-    with os.scandir("/proc") as entries:
-        for entry in entries:
-            if entry.name.isdigit() or entry.name == "sys" or entry.is_symlink():
-                continue
-            with suppress(OSError):
-                mode = entry.stat().st_mode
-                if is_root and not stat.S_ISDIR(mode) and (entry.name == "keys" or not mode & stat.S_IROTH):
-                    yield entry.path, True
-                elif stat.S_ISDIR(mode) or mode & 0o222:
-                    yield entry.path, False
 
 
 # --- what was tried ----------------------------------------------------------------------------------------------------
@@ -519,14 +392,13 @@ class _Facts:
 
     def forget(self) -> None:
         """Forget all facts: a sandbox could not be made."""
-        _WORKS.clear()
         self._known.clear()
         if self._memory is not None:
             with suppress(OSError):
                 self._memory.unlink()
 
 
-def _started(start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+def _beside_keyring(start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
     """Return the process that `start` starts with a new, empty session keyring, in a thread that lives as long as this process.
 
     bwrap ends with the thread that started it. A keyring is a thread's, and its children have it: a `preexec_fn` that made one in
@@ -545,7 +417,7 @@ def _started(start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[b
 
 @cache
 def _starter(pid: int) -> SimpleQueue[tuple[Callable[[], subprocess.Popen[bytes]], SimpleQueue[Any]]]:
-    """Start the thread of `_started` in this process, `pid`; return what it takes its work from."""
+    """Start the thread of `_beside_keyring` in this process, `pid`; return what it takes its work from."""
     asked = SimpleQueue[tuple[Callable[[], subprocess.Popen[bytes]], SimpleQueue[Any]]]()
 
     def work() -> None:
@@ -612,154 +484,3 @@ def _is_small(status: os.stat_result) -> bool:
     """Return whether it is a small file that every user may read, and that is no program: what a copy of it is, too."""
     mode = status.st_mode
     return stat.S_ISREG(mode) and status.st_size <= COPIED and bool(mode & stat.S_IROTH) and not mode & 0o111
-
-
-def binds(command: Command, place: Place, toolchains: tuple[Path, ...] = ()) -> Iterator[tuple[bool, Path, Path]]:
-    """Yield what a command is shown: whether it may write there, the path, and its path inside.
-
-    Outer folders come first, so that an inner folder's own binding holds.
-
-    Raises:
-        SandboxError: a link or a file is in the way, or a folder leads elsewhere.
-    """
-    inside = place.inside
-    given = {inside(path): path for path in (*command.writable, *command.readable)}
-    found = [(True, path, inside(path)) for path in command.writable]
-    found += [(False, path, inside(path)) for path in command.readable]
-    for path in toolchains:
-        # What of the checkout is below it has the commit's own files there, or is shown.
-        if path.exists() and not any(path.is_relative_to(folder) for folder in given):
-            found.append((False, path, path))
-    for there, path in place.shown.items():
-        is_inner = any(parent in place.shown for parent in there.parents)
-        folder = _above(there, given)
-        if folder is not None and (is_inner or _has_place(given[folder], str(there.relative_to(folder)), path)):
-            found.append((False, path, there))
-    for is_writable, path, there in sorted(found, key=lambda bind: len(bind[2].parts)):
-        _refuse_detour(path, command.writable)
-        if there not in place.shown and (folder := _above(there, given)) is not None:
-            _make_way(given[folder], str(there.relative_to(folder)), path)
-        yield is_writable, path, there
-
-
-def home_of(command: Command) -> Path:
-    """Return the HOME of a command: the one in its environment, where that may be written."""
-    home = Path(command.env.get("HOME") or HOME)
-    if any(home.is_relative_to(folder) for folder in command.writable) and ".." not in home.parts:
-        return home
-    return HOME
-
-
-def _above(there: Path, given: Container[Path]) -> Path | None:
-    """Return the innermost of the folders that are shown that a path inside is below, if any."""
-    return next((parent for parent in there.parents if parent in given), None)
-
-
-def _has_place(folder: Path, name: str, source: Path) -> bool:
-    """Return whether a folder has a plain place to show `source`: a folder, made where nothing is, or a file."""
-    return beneath.make(folder, name) if source.is_dir() else beneath.read(folder, name, 0) is not None
-
-
-def _make_way(folder: Path, name: str, source: Path) -> None:
-    """See that bubblewrap finds a plain place to show `source` in a folder that commands may have written: it would follow a link.
-
-    Raises:
-        SandboxError: a link or a file is in the way.
-    """
-    above = name if source.is_dir() else os.path.dirname(name)
-    try:
-        is_plain = (not above or beneath.make(folder, above)) and beneath.target(folder, name) is None
-    except OSError:
-        is_plain = False
-    if not is_plain:
-        raise SandboxError(
-            "a link or a file is in the way of what the sandbox has to show", where=str(folder / name), hint="remove it"
-        )
-
-
-def _refuse_detour(path: Path, writable: tuple[Path, ...]) -> None:
-    """Refuse to bind what a command before this one may have turned into a link to somewhere else.
-
-    Raises:
-        SandboxError: `path` is below a writable folder, but leads out of it.
-    """
-    for folder in writable:
-        if path != folder and path.is_relative_to(folder) and not path.resolve().is_relative_to(folder.resolve()):
-            raise SandboxError(
-                f"a folder to bind leads out of {folder}", where=str(path), hint="remove the link; it was not bound"
-            )
-
-
-# --- the seccomp filter -----------------------------------------------------------------------------------------------
-
-
-# It refuses calls that widen the part of the kernel in reach of a command and that no build or test needs: kernel keys (they belong
-# to the user, not to the sandbox), bpf, userfaultfd, perf events, io_uring, user namespaces (unless asked for), and the machine's
-# other ABIs, whose calls have numbers that the table does not know.
-
-# linux/filter.h, linux/seccomp.h, linux/audit.h
-_LOAD: Final = 0x20  # BPF_LD | BPF_W | BPF_ABS
-_EQUAL: Final = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
-_AT_LEAST: Final = 0x35  # BPF_JMP | BPF_JGE | BPF_K
-_ANY_BIT: Final = 0x45  # BPF_JMP | BPF_JSET | BPF_K
-_RETURN: Final = 0x06  # BPF_RET | BPF_K
-_ALLOW: Final = 0x7FFF0000
-_ERRNO: Final = 0x00050000
-# struct seccomp_data: the call's number, the ABI it was made by, the low half of its first argument (both machines are little-endian).
-_NUMBER: Final = 0
-_ABI: Final = 4
-_FIRST_ARGUMENT: Final = 16
-
-_X32: Final = 0x40000000  # set in the number of an x32 call, which has the ABI of x86-64
-NEW_USER_NAMESPACE: Final = 0x10000000  # CLONE_NEWUSER
-
-
-# What `uname -m` says of a kernel whose programs are 64-bit ones: the machine's own ABI (linux/audit.h), and its column of `REFUSED`.
-MACHINES: Final = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
-
-# Name: number on x86-64, number on arm64, answer. ENOSYS, as a kernel without it, where programs then do without.
-REFUSED: Final = {
-    "add_key": (248, 217, errno.EPERM),
-    "request_key": (249, 218, errno.EPERM),
-    "keyctl": (250, 219, errno.EPERM),
-    "perf_event_open": (298, 241, errno.EPERM),
-    "bpf": (321, 280, errno.EPERM),
-    "userfaultfd": (323, 282, errno.EPERM),
-    "io_uring_setup": (425, 425, errno.ENOSYS),
-    "io_uring_enter": (426, 426, errno.ENOSYS),
-    "io_uring_register": (427, 427, errno.ENOSYS),
-}
-# The same of user namespaces. clone3 has its flags in memory, where a filter cannot look; C libraries fall back on clone.
-CLONE3: Final = (435, 435, errno.ENOSYS)
-BY_FLAG: Final = {"clone": (56, 220, errno.EPERM), "unshare": (272, 97, errno.EPERM)}
-
-
-@cache
-def filter_for(machine: str, *, user_namespaces: bool = False) -> bytes | None:
-    """Return the filter for `machine` (as uname calls it), or None where the table has no column for it.
-
-    `user_namespaces`: whether commands may make some, for sandboxes of their own.
-    """
-    if machine not in MACHINES:
-        return None
-    abi, column = MACHINES[machine]
-    lines = [
-        (_LOAD, 0, 0, _ABI),
-        (_EQUAL, 1, 0, abi),
-        (_RETURN, 0, 0, _ERRNO | errno.ENOSYS),
-        (_LOAD, 0, 0, _NUMBER),
-        (_AT_LEAST, 0, 1, _X32),
-        (_RETURN, 0, 0, _ERRNO | errno.ENOSYS),
-    ]
-    for call in (*REFUSED.values(), *(() if user_namespaces else (CLONE3,))):
-        lines += [(_EQUAL, 0, 1, call[column]), (_RETURN, 0, 0, _ERRNO | call[2])]
-    for call in () if user_namespaces else BY_FLAG.values():
-        lines += [
-            (_EQUAL, 0, 4, call[column]),
-            (_LOAD, 0, 0, _FIRST_ARGUMENT),
-            (_ANY_BIT, 0, 1, NEW_USER_NAMESPACE),
-            (_RETURN, 0, 0, _ERRNO | call[2]),
-            (_RETURN, 0, 0, _ALLOW),
-        ]
-    lines.append((_RETURN, 0, 0, _ALLOW))
-    return b"".join(struct.pack("<HBBI", *line) for line in lines)

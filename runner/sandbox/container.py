@@ -29,38 +29,28 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-from runner.errors import UsageError
+from runner.errors import SandboxError, SandboxUnavailableError, UsageError
 from runner.lines import lines_of, pattern
-from runner.sandbox import terminal
-from runner.sandbox.bubblewrap import (
-    BY_FLAG,
-    HOME,
-    MOST_PROCESSES,
-    NEW_USER_NAMESPACE,
-    REFUSED,
-    Bubblewrap,
-    binds,
-    hidden_of_proc,
-    home_of,
-)
+from runner.sandbox import network, terminal
+from runner.sandbox.bubblewrap import MOST_PROCESSES, Bubblewrap
 from runner.sandbox.host import Host
+from runner.sandbox.mounts import HOME, binds, hidden_of_proc, home_of
 from runner.sandbox.process import (
     Command,
     Group,
     Image,
     Limits,
-    Network,
     Outcome,
     Place,
     Sandbox,
-    SandboxError,
-    SandboxUnavailableError,
+    Stdio,
+    asked,
     last_line,
     not_started,
     program,
-    proxy,
-    with_proxy,
+    started,
 )
+from runner.sandbox.seccomp import BY_FLAG, NEW_USER_NAMESPACE, REFUSED
 
 ENGINES = ("podman", "docker", "nerdctl")
 ANSWERS_WITHIN = 60.0  # seconds for what an engine is asked beside a command
@@ -158,14 +148,14 @@ class Container(Sandbox):
             return error.what
         return None
 
-    def _spawn(self, command: Command, stdin: int, stdout: int, stderr: int, *, has_terminal: bool = False) -> Group:
+    def _spawn(self, command: Command, stdio: Stdio, *, has_terminal: bool = False) -> Group:
         import tempfile  # here, because most commands run in no container
 
         argv = program(command, ("PWD", "OLDPWD", "SHLVL", "_"))
         folder, name = Path(tempfile.mkdtemp(prefix="runner-")), f"runner-{os.urandom(8).hex()}"
         try:
             (folder / "first").write_bytes(
-                _FIRST % (1 if stderr == subprocess.STDOUT else 2)
+                _FIRST % (1 if stdio[2] == subprocess.STDOUT else 2)
             )  # one stream keeps its order
             (folder / "killed").touch()
             (folder / "command").write_bytes(b"\n".join(_script(command, self.place)))
@@ -176,9 +166,7 @@ class Container(Sandbox):
             words = (*self.engine.argv, "run", *self.options(command, name, folder), *first)
             if has_terminal:
                 words = (sys.executable, "-I", "-S", "-c", terminal.TAKE, *words)
-            process = subprocess.Popen(
-                words, stdin=stdin, stdout=stdout, stderr=stderr, cwd="/", start_new_session=True
-            )
+            process = started(words, stdio, cwd="/")
             return _ContainerGroup(self.engine, process, name, folder, command.network)
         except OSError as error:
             shutil.rmtree(folder)
@@ -244,29 +232,22 @@ class _ContainerGroup(Group):
     """The engine's client, and the container with all that runs in it; a shell beside the runner acts on that."""
 
     def __init__(
-        self, engine: Engine, process: subprocess.Popen[bytes], name: str, folder: Path, network: Network | None
+        self, engine: Engine, process: subprocess.Popen[bytes], name: str, folder: Path, reached: network.Network | None
     ) -> None:
         self.process, self._engine, self._name, self._folder = process, engine, name, folder
         self._was_ended = False
         self._gate: int | None = None
         words = ("/bin/sh", "-c", _WATCH, "sh", engine.path, str(process.pid), name, str(folder), *engine.removal)
         try:
-            self._watch = subprocess.Popen(
-                words,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                start_new_session=True,
-            )
+            self._watch = started(words, (subprocess.PIPE, subprocess.DEVNULL, subprocess.DEVNULL), cwd="/")
         except BaseException:
             process.kill()
             process.wait()
             raise
 
         try:
-            if network:
-                self._let_go(network)
+            if reached:
+                self._let_go(reached)
         except BaseException:
             self._was_ended = True
             self._tell(b"KILL\n")
@@ -274,7 +255,7 @@ class _ContainerGroup(Group):
             process.wait()
             raise
 
-    def _let_go(self, network: Network) -> None:
+    def _let_go(self, reached: network.Network) -> None:
         """Start the proxy in the container's network, then its command, which waits at the gate.
 
         Raises:
@@ -286,7 +267,7 @@ class _ContainerGroup(Group):
             code, said = _ask(self._engine, "inspect", "--format", "{{.State.Pid}}", self._name)
             pid = said.strip() if code == 0 else ""
         if pid.isdecimal() and pid != "0":
-            self.proxy = proxy(network, int(pid))
+            self.proxy = network.Proxy(reached, int(pid))
             self._gate = os.open(self._folder / "gate", os.O_RDWR)
             os.write(self._gate, b"\n")
         elif self.process.poll() is None:
@@ -311,8 +292,6 @@ class _ContainerGroup(Group):
 
     def release(self, said: bytes) -> None:
         code, why = self.process.poll(), ""
-        if self.proxy:
-            self.proxy.close()
         if self._gate is not None:
             os.close(self._gate)
         try:
@@ -500,7 +479,7 @@ def _script(command: Command, place: Place) -> Iterator[bytes]:
     Raises:
         SandboxError: a shell has no variable of that name.
     """
-    env = with_proxy(command.env) if command.network else command.env
+    env = network.with_proxy(command.env) if command.network else command.env
     for name, value in {**env, "HOME": str(place.inside(home_of(command)))}.items():
         if not _NAME.fullmatch(name):
             raise SandboxError(
@@ -513,10 +492,5 @@ def _script(command: Command, place: Place) -> Iterator[bytes]:
 
 def _ask(engine: Engine, *words: str) -> tuple[int, str]:
     """Ask an engine something: its exit code, and what it said."""
-    try:
-        done = subprocess.run(
-            (*engine.argv, *words), stdin=subprocess.DEVNULL, capture_output=True, timeout=ANSWERS_WITHIN, check=False
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        return 127, str(error)
-    return done.returncode, (done.stdout + (done.stderr if done.returncode else b"")).decode(errors="replace")
+    code, said = asked((*engine.argv, *words), ANSWERS_WITHIN)
+    return code, said.decode(errors="replace")

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
+from typing import Self
 
 from runner.sandbox import terminal
 from runner.sandbox.process import (
@@ -28,12 +29,14 @@ from runner.sandbox.process import (
     Outcome,
     Place,
     Sandbox,
+    Stdio,
     descendants,
     limited_by,
     not_started,
     process_of,
     processes,
     program,
+    started,
 )
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
@@ -47,14 +50,11 @@ class Host(Sandbox):
 
     name = "host"
 
-    def __init__(self, limits: Limits | None = None) -> None:
-        self.limits = limits or Limits()
-
-    def limited(self, limits: Limits) -> Host:
+    def limited(self, limits: Limits) -> Self:
         """Return a host whose commands may use no more than `limits`: but for processes, which are all of this user's here."""
-        return Host(limits._replace(processes=None))
+        return super().limited(limits._replace(processes=None))
 
-    def placed(self, place: Place) -> Host:
+    def placed(self, place: Place) -> Self:
         """Return this: on the host everything is where it is."""
         return self
 
@@ -63,9 +63,21 @@ class Host(Sandbox):
         argv = (sys.executable, "-I", "-S", "-c", terminal.TAKE, "/usr/bin/env", "--", *command.argv)
         return terminal.attach(self._spawn, dataclasses.replace(command, argv=argv))
 
-    def _spawn(self, command: Command, stdin: int, stdout: int, stderr: int) -> Group:
-        prefix = limited_by(self.limits.options(), asked=True)
-        return _spawn((*prefix, *program(command)), command, (stdin, stdout, stderr))
+    def _spawn(self, command: Command, stdio: Stdio) -> Group:
+        argv = (*limited_by(self.limits.options(), asked=True), *program(command))
+        with _live_lock:
+            if not _live:
+                _adopt(True)
+            me = os.getpid()
+            before = {(pid, process.started) for pid, process in processes().items() if process.parent == me}
+            try:
+                process = started(argv, stdio, cwd=command.cwd, env=dict(command.env))
+            except OSError as error:
+                if not _live:
+                    _adopt(False)
+                raise not_started(command, error) from error
+            _live.add(process.pid)
+        return _HostGroup(process, before)
 
     def check(self) -> str | None:
         """Return None: a machine that runs the runner runs commands."""
@@ -121,30 +133,6 @@ class _HostGroup(Group):
             _live.discard(self.process.pid)
             if not _live:
                 _adopt(False)
-
-
-def _spawn(argv: tuple[str, ...], command: Command, stdio: tuple[int, int, int]) -> Group:
-    with _live_lock:
-        if not _live:
-            _adopt(True)
-        me = os.getpid()
-        before = {(pid, process.started) for pid, process in processes().items() if process.parent == me}
-        try:
-            process = subprocess.Popen(
-                argv,
-                stdin=stdio[0],
-                stdout=stdio[1],
-                stderr=stdio[2],
-                cwd=command.cwd,
-                env=dict(command.env),
-                start_new_session=True,
-            )
-        except OSError as error:
-            if not _live:
-                _adopt(False)
-            raise not_started(command, error) from error
-        _live.add(process.pid)
-    return _HostGroup(process, before)
 
 
 def _adopt(on: bool) -> None:

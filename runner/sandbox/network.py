@@ -21,11 +21,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from runner.sandbox.process import PROXY_PORT, Contact, Network, SandboxError
+from runner.errors import SandboxError
+from runner.lines import pattern
 
+PROXY_PORT: Final = 3128  # of the proxy, on a sandbox's loopback
+PROXIES = pattern(r"(npm_config_)?(https?|all|no)?_?proxy", re.I)  # variables that name one
 AT_ONCE: Final = 128  # connections
 MOST_HEAD: Final = 64 * 1024  # bytes of a request before its body
 PATIENCE: Final = 30.0  # seconds for a request's head, and for connecting
@@ -60,6 +63,49 @@ for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 said = " ".join(str(port) for port, _ in found).encode()
 socket.send_fds(socket.socket(fileno=back), [said], [one.fileno() for _, one in found])
 """
+
+
+class Network(NamedTuple):
+    """What a command can reach besides its own loopback. The host cannot hold anything back.
+
+    `hosts`: HOST, *.HOST, an address or network, each with or without a port (without: 80 and 443), through a proxy that the variables
+    name; `localhost:PORT`: the machine's, at the same port; `*`: every host but the machine's own. `where`: the key that would allow
+    more, for messages. `via`: variables that name the person's own proxy. `serves`: ports of its loopback, and what answers them.
+    `log`: gets each host that it asked for, at its end.
+    """
+
+    hosts: tuple[str, ...] = ()
+    where: str = ""
+    via: Mapping[str, str] = {}
+    serves: Mapping[int, Callable[[socket.socket], None]] = {}
+    log: Callable[[Contact], None] | None = None
+
+
+class Contact(NamedTuple):
+    """A host that a command asked its proxy for. `refused`: why it was not reached; `sent`, `received`: bytes of all connections."""
+
+    host: str
+    port: int
+    refused: str
+    times: int
+    sent: int
+    received: int
+
+    def __str__(self) -> str:
+        """Return a line for people."""
+        again = f", {self.times} times" if self.times > 1 else ""
+        how = f"refused{again}: {self.refused}"
+        if not self.refused:
+            how = f"reached{again}: {self.sent} bytes sent, {self.received} received"
+        return f"{self.host}:{self.port} {how}"
+
+
+def with_proxy(env: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment whose programs find the proxy, and no other. The sandbox's own loopback is reached without it."""
+    address, own = f"http://127.0.0.1:{PROXY_PORT}", "localhost,127.0.0.1,::1"
+    names = {"HTTP_PROXY": address, "HTTPS_PROXY": address, "ALL_PROXY": address, "NO_PROXY": own}
+    kept = {name: value for name, value in env.items() if not PROXIES.fullmatch(name)}
+    return {**kept, **names, **{name.lower(): value for name, value in names.items()}, "NODE_USE_ENV_PROXY": "1"}
 
 
 class RefusedError(Exception):

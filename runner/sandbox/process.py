@@ -8,8 +8,8 @@ environment and the time limit of a command. People choose where commands run, b
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-import re
 import resource
 import selectors
 import shutil
@@ -22,70 +22,24 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Self, cast
 
 from runner import signals
-from runner.errors import UsageError
+from runner.errors import SandboxError
 from runner.lines import lines_of, pattern
 
 if TYPE_CHECKING:
-    import socket
-
-    from runner.sandbox.network import Proxy
+    from runner.sandbox.network import Contact, Network, Proxy
 
 PRLIMIT = "/usr/bin/prlimit"
-PROXY_PORT = 3128  # of the proxy, on a sandbox's loopback
-PROXIES = pattern(r"(npm_config_)?(https?|all|no)?_?proxy", re.I)  # variables that name one
 CPU_GRACE = 5  # seconds between SIGXCPU and SIGKILL
 # How shells, env and make name a program that they could not start: "sh: 1: foo: not found", "env: 'foo': No such …".
 _NOT_STARTED = pattern(
     rb"([\w.+@/-]+)['\"\xe2\x80\x99]*: (?:command not found|not found|No such file or directory|Permission denied)"
 )
-
-
-class SandboxError(UsageError):
-    """The command could not be started as asked; nothing of it ran."""
-
-
-class SandboxUnavailableError(SandboxError):
-    """The chosen place to run commands in does not work on this machine."""
-
-
-class Network(NamedTuple):
-    """What a command can reach besides its own loopback. The host cannot hold anything back.
-
-    `hosts`: HOST, *.HOST, an address or network, each with or without a port (without: 80 and 443), through a proxy that the variables
-    name; `localhost:PORT`: the machine's, at the same port; `*`: every host but the machine's own. `where`: the key that would allow
-    more, for messages. `via`: variables that name the person's own proxy. `serves`: ports of its loopback, and what answers them.
-    `log`: gets each host that it asked for, at its end.
-    """
-
-    hosts: tuple[str, ...] = ()
-    where: str = ""
-    via: Mapping[str, str] = {}
-    serves: Mapping[int, Callable[[socket.socket], None]] = {}
-    log: Callable[[Contact], None] | None = None
-
-
-class Contact(NamedTuple):
-    """A host that a command asked its proxy for. `refused`: why it was not reached; `sent`, `received`: bytes of all connections."""
-
-    host: str
-    port: int
-    refused: str
-    times: int
-    sent: int
-    received: int
-
-    def __str__(self) -> str:
-        """Return a line for people."""
-        again = f", {self.times} times" if self.times > 1 else ""
-        how = f"refused{again}: {self.refused}"
-        if not self.refused:
-            how = f"reached{again}: {self.sent} bytes sent, {self.received} received"
-        return f"{self.host}:{self.port} {how}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +53,13 @@ class Command:
     argv: tuple[str, ...]  # run as it is, no shell
     cwd: Path  # absolute; below one of `writable` or `readable`
     env: Mapping[str, str]  # the whole environment, nothing is inherited
-    timeout: float | None = None  # seconds
+    timeout: float | None = None  # seconds, in `Sandbox.run`
     writable: tuple[Path, ...] = ()  # folders bound read-write at the same path
     readable: tuple[Path, ...] = ()  # folders or files bound read-only at the same path
     links: tuple[
         tuple[str, str], ...
     ] = ()  # name and target of links that the sandbox shows besides; the host has none
     network: Network | None = None
-    stdin: bytes = b""
     keep: int = 64 * 1024  # bytes of the output's tail that Outcome.tail holds
 
     def __post_init__(self) -> None:
@@ -127,7 +80,7 @@ class Command:
 
 def not_started(command: Command, error: OSError) -> SandboxError:
     """Return the error of a command that the system did not start."""
-    hint = "where it is too long, hand the text over in a file or by stdin"
+    hint = "where it is too long, hand the text over in a file"
     return SandboxError(f"the command could not be started: {error.strerror}", where=command.argv[0], hint=hint)
 
 
@@ -217,35 +170,6 @@ class Image(NamedTuple):
     name: str
     id: str
     env: Mapping[str, str]
-
-
-class Session(Protocol):
-    """A child with pipes to it. The caller flushes `stdin` after writing."""
-
-    stdin: BinaryIO
-    stdout: BinaryIO
-
-    def close(self, grace: float = 2.0) -> Outcome:
-        """Close stdin, wait `grace` seconds, then end the whole group; the outcome's output is that of stderr.
-
-        A second call gives the first one's outcome. A session that outlived the command's `timeout` was ended then:
-        its stdout is at its end, and the outcome says `timed_out`.
-        """
-
-
-def with_proxy(env: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment whose programs find the proxy, and no other. The sandbox's own loopback is reached without it."""
-    address, own = f"http://127.0.0.1:{PROXY_PORT}", "localhost,127.0.0.1,::1"
-    names = {"HTTP_PROXY": address, "HTTPS_PROXY": address, "ALL_PROXY": address, "NO_PROXY": own}
-    kept = {name: value for name, value in env.items() if not PROXIES.fullmatch(name)}
-    return {**kept, **names, **{name.lower(): value for name, value in names.items()}, "NODE_USE_ENV_PROXY": "1"}
-
-
-def proxy(network: Network, pid: int) -> Proxy:
-    """Start the proxy of a sandbox, by a process in it; see `Proxy`."""
-    from runner.sandbox.network import Proxy  # most commands have no network
-
-    return Proxy(network, pid)
 
 
 def last_line(said: bytes) -> str:
@@ -408,8 +332,24 @@ class Group(ABC):
         return code if code >= 0 else 128 - code
 
 
-# Starts a command with the given stdin, stdout and stderr (as Popen takes them).
-Spawn = Callable[[Command, int, int, int], Group]
+Stdio = tuple[int, int, int]  # stdin, stdout and stderr, as Popen takes them
+Spawn = Callable[[Command, Stdio], Group]
+
+
+def started(argv: tuple[str, ...], stdio: Stdio, **more: Any) -> subprocess.Popen[bytes]:
+    """Start a program in a session of its own. `more`: as `Popen` has it."""
+    return subprocess.Popen(argv, stdin=stdio[0], stdout=stdio[1], stderr=stdio[2], start_new_session=True, **more)
+
+
+def asked(argv: tuple[str, ...], seconds: float, env: Mapping[str, str] | None = None) -> tuple[int, bytes]:
+    """Ask a program something, such as what it can; return its exit code and what it said, of errors only where it failed."""
+    try:
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, env=env, timeout=seconds, check=False
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return 127, str(error).encode()
+    return done.returncode, done.stdout + (done.stderr if done.returncode else b"")
 
 
 def program(command: Command, unset: tuple[str, ...] = ("PWD",)) -> tuple[str, ...]:
@@ -461,20 +401,13 @@ class Output:
 
 
 class _Pump:
-    """Carries a command's stdin in and its output out, a turn at a time, without ever blocking on either."""
+    """Carries a command's output out, a turn at a time, without ever blocking on it."""
 
-    def __init__(
-        self, process: subprocess.Popen[bytes], stdin: bytes, listeners: list[Callable[[bytes], None]]
-    ) -> None:
-        self.listeners = listeners
-        self._process, self._left = process, memoryview(stdin)
-        self._selector = selectors.DefaultSelector()
+    def __init__(self, process: subprocess.Popen[bytes], listeners: list[Callable[[bytes], None]]) -> None:
         assert process.stdout is not None
-        self._stdout = process.stdout
+        self.listeners, self._process, self._stdout = listeners, process, process.stdout
+        self._selector = selectors.DefaultSelector()
         self._selector.register(self._stdout, selectors.EVENT_READ)
-        if process.stdin is not None:
-            os.set_blocking(process.stdin.fileno(), False)
-            self._selector.register(process.stdin, selectors.EVENT_WRITE, data=process.stdin)
 
     @property
     def is_open(self) -> bool:
@@ -483,42 +416,25 @@ class _Pump:
 
     def turn(self, seconds: float) -> None:
         """Carry what can be carried now; wait for it, or for the command's end, at most `seconds`."""
-        if not self._selector.get_map():
-            if self._process.poll() is None:
-                with suppress(subprocess.TimeoutExpired):
-                    self._process.wait(seconds)
-            else:
-                time.sleep(seconds)
-            return
-        for key, _ in self._selector.select(seconds):
-            if key.data is not None:
-                self._feed(key.data)
-            else:
-                data = os.read(key.fd, CHUNK)
-                if not data:
-                    self._drop(self._stdout)
-                for listener in self.listeners if data else ():
-                    listener(data)
+        if self.is_open:
+            if self._selector.select(seconds):
+                self._read()
+        elif self._process.poll() is None:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(seconds)
+        else:
+            time.sleep(seconds)
 
-    def _feed(self, stdin: IO[bytes]) -> None:
-        try:
-            self._left = self._left[os.write(stdin.fileno(), self._left[:CHUNK]) :]
-        except BlockingIOError:
-            return
-        except BrokenPipeError:
-            self._left = self._left[:0]  # the command does not read all of it, which is its business
-        if not self._left:
-            self._drop(stdin)
-
-    def _drop(self, stream: IO[bytes]) -> None:
-        self._selector.unregister(stream)
-        stream.close()
+    def _read(self) -> None:
+        data = os.read(self._stdout.fileno(), CHUNK)
+        if not data:
+            self.close()
+        for listener in self.listeners if data else ():
+            listener(data)
 
     def close(self) -> None:
         self._selector.close()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                stream.close()
+        self._stdout.close()
 
 
 def _to_its_end(
@@ -530,7 +446,7 @@ def _to_its_end(
     try:
         try:
             let()
-            pump = _Pump(group.process, command.stdin, [output.take, *([on_output] if on_output else [])])
+            pump = _Pump(group.process, [output.take, *([on_output] if on_output else [])])
             while group.process.poll() is None and not timed_out:
                 left = TICK if by is None else by - time.monotonic()
                 timed_out = left <= 0
@@ -554,6 +470,16 @@ def _to_its_end(
     return output.outcome(group, timed_out, started)
 
 
+def _feed(stdin: int, left: bytearray) -> None:
+    """Write what a pipe takes now of what is left."""
+    try:
+        del left[: os.write(stdin, left[:CHUNK])]
+    except BlockingIOError:
+        return
+    except BrokenPipeError:
+        left.clear()  # it does not read all of it, which is its business, or is gone, which its stdout says too
+
+
 def _drain(pump: _Pump, seconds: float) -> None:
     by = time.monotonic() + seconds
     while pump.is_open and time.monotonic() < by:
@@ -562,6 +488,8 @@ def _drain(pump: _Pump, seconds: float) -> None:
 
 def release(group: Group, output: Output) -> SandboxError | None:
     """Release a group; return why it never was the command that ran, or None."""
+    if group.proxy is not None:
+        group.proxy.close()
     try:
         group.release(output.tail())
     except SandboxError as error:
@@ -599,8 +527,8 @@ class Sandbox(ABC):
         return found
 
     @abstractmethod
-    def _spawn(self, command: Command, stdin: int, stdout: int, stderr: int) -> Group:
-        """Start `command` with these, as `subprocess.Popen` takes them."""
+    def _spawn(self, command: Command, stdio: Stdio) -> Group:
+        """Start `command` with these."""
 
     @abstractmethod
     def check(self) -> str | None:
@@ -610,7 +538,7 @@ class Sandbox(ABC):
     def attach(self, command: Command) -> Outcome:
         """Run `command` at a terminal of its own, connected with that of this process, to its end; see `terminal`.
 
-        Stdin and stdout are terminals here (`terminal.is_there`). There is no time limit, and `stdin` is not used.
+        Stdin and stdout are terminals here (`terminal.is_there`). There is no time limit.
 
         Raises:
             SandboxError: the command was not started.
@@ -627,24 +555,22 @@ class Sandbox(ABC):
         Raises:
             SandboxError: the command was not started.
         """
-        stdin = subprocess.PIPE if command.stdin else subprocess.DEVNULL
         with signals.held() as let:
-            group = self._spawn(command, stdin, subprocess.PIPE, subprocess.STDOUT)
+            group = self._spawn(command, (subprocess.DEVNULL, subprocess.PIPE, subprocess.STDOUT))
             return _to_its_end(group, command, on_output, let)
 
     def open(self, command: Command) -> Session:
-        """Start `command` and leave its pipes to the caller, who must `close` it; `stdin` and `keep` as in `run`.
+        """Start `command` and leave its pipes to the caller, who must `close` it. There is no time limit.
 
         Raises:
             SandboxError: the command was not started.
         """
-        return PipeSession(
-            self.limited(self.limits._replace(cpu=None))._spawn, command
-        )  # a call has a time limit, their sum none
+        # A call has a time limit, their sum none.
+        return Session(self.limited(self.limits._replace(cpu=None))._spawn, command)
 
 
-class PipeSession:
-    """A `Session` over the pipes of a group."""
+class Session:
+    """A child with pipes to it. The caller flushes `stdin` after writing."""
 
     stdin: BinaryIO
     stdout: BinaryIO
@@ -652,17 +578,13 @@ class PipeSession:
     def __init__(self, spawn: Spawn, command: Command) -> None:
         self._started = time.monotonic()
         with signals.held() as let:
-            self._group = spawn(command, subprocess.PIPE, subprocess.PIPE, subprocess.PIPE)
+            self._group = spawn(command, (subprocess.PIPE, subprocess.PIPE, subprocess.PIPE))
             process = self._group.process
-            self.stdin, self.stdout = cast(BinaryIO, process.stdin), cast(BinaryIO, process.stdout)
-            self._stderr, self._output = cast(BinaryIO, process.stderr), Output(command.keep)
-            self._lock, self._timed_out, self._outcome = threading.Lock(), False, cast("Outcome | None", None)
+            self.stdin, self.stdout = cast("BinaryIO", process.stdin), cast("BinaryIO", process.stdout)
+            self._stderr, self._output = cast("BinaryIO", process.stderr), Output(command.keep)
+            self._outcome: Outcome | None = None
             self._listener = threading.Thread(target=self._listen, daemon=True)
             self._listener.start()
-            self._timer = None if command.timeout is None else threading.Timer(command.timeout, self._expire)
-            if self._timer is not None:
-                self._timer.daemon = True
-                self._timer.start()
             try:
                 let()
             except BaseException:
@@ -674,32 +596,165 @@ class PipeSession:
             while data := os.read(self._stderr.fileno(), CHUNK):
                 self._output.take(data)
 
-    def _expire(self) -> None:
-        with self._lock:
-            if self._outcome is None and self._group.process.poll() is None:
-                self._timed_out = True
-                self._group.end(time.sleep)
-
     def close(self, grace: float = 2.0) -> Outcome:
-        """Close stdin, wait `grace` seconds, then end the whole group; see `Session.close`."""
+        """Close stdin, wait `grace` seconds, then end the whole group; the outcome's output is that of stderr.
+
+        A second call gives the first one's outcome.
+        """
+        if self._outcome is not None:
+            return self._outcome
         with suppress(OSError):  # data that was not flushed, or that a dead child did not read
             self.stdin.close()
-        if self._timer is not None:
-            self._timer.cancel()
-        with self._lock:
-            if self._outcome is not None:
-                return self._outcome
-            try:
-                with suppress(subprocess.TimeoutExpired):
-                    self._group.process.wait(grace)
-            finally:
-                self._group.end(time.sleep)
-                self._listener.join(LINGER)
-                self.stdout.close()
-                failure = release(self._group, self._output)
-            self._outcome = self._output.outcome(self._group, self._timed_out, self._started)
-            if not self._listener.is_alive():
-                self._stderr.close()
-            if failure is not None:
-                raise failure
-            return self._outcome
+        try:
+            with suppress(subprocess.TimeoutExpired):
+                self._group.process.wait(grace)
+        finally:
+            self._group.end(time.sleep)
+            self._listener.join(LINGER)
+            self.stdout.close()
+            failure = release(self._group, self._output)
+        self._outcome = self._output.outcome(self._group, False, self._started)
+        if not self._listener.is_alive():
+            self._stderr.close()
+        if failure is not None:
+            raise failure
+        return self._outcome
+
+
+class TooLongError(Exception):
+    """A child sent a line with more bytes than one may have."""
+
+
+class Pipes:
+    """The pipes to and from a child, a line at a time, without ever blocking on either.
+
+    `take` gets its output before it is parsed; `beside`: what else ends a wait, and what is called where that can be read.
+    """
+
+    def __init__(self, session: Session, most: int) -> None:
+        """`most`: bytes of a line."""
+        self.session, self._most = session, most
+        self.take: Callable[[bytes], None] = lambda data: None
+        self.beside: dict[int, Callable[[], None]] = {}
+        self._in, self._out = bytearray(), bytearray()
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Have JSON sent as a line, by the next wait."""
+        self._out += json.dumps(message, allow_nan=False).encode() + b"\n"
+
+    def line(self, timeout: float) -> bytes | None:
+        """Send what waits to be sent, and return the child's next line; None where something beside could be read.
+
+        Raises:
+            TimeoutError: neither happened in time. EOFError: the child ended. TooLongError: the line is too long.
+        """
+        by, searched = time.monotonic() + timeout, 0
+        while (end := self._in.find(b"\n", searched)) < 0 and len(self._in) <= self._most:
+            searched = len(self._in)
+            if not self._exchange(by):
+                return None
+        if not 0 <= end <= self._most:
+            raise TooLongError(f"more than {self._most:,} bytes")
+        line = bytes(self._in[:end])
+        del self._in[: end + 1]
+        return line
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the child has sent more than the lines that were returned."""
+        return bool(self._in)
+
+    def _exchange(self, by: float) -> bool:
+        """Send and receive until there is output, or something beside can be read; return whether there is output."""
+        stdin, stdout = self.session.stdin, self.session.stdout
+        with selectors.DefaultSelector() as selector:
+            for number in (stdout.fileno(), *self.beside):
+                selector.register(number, selectors.EVENT_READ)
+            if self._out:
+                os.set_blocking(stdin.fileno(), False)
+                selector.register(stdin, selectors.EVENT_WRITE)
+            while (wait := by - time.monotonic()) > 0:
+                for key, _ in selector.select(wait):
+                    if key.fd == stdout.fileno():
+                        data = os.read(key.fd, CHUNK)
+                        if not data:
+                            raise EOFError
+                        self._in += data
+                        self.take(data)
+                        return True
+                    if key.fd in self.beside:
+                        self.beside[key.fd]()
+                        return False
+                    _feed(key.fd, self._out)
+                    if not self._out:
+                        selector.unregister(stdin)
+        raise TimeoutError
+
+    def flush(self, seconds: float) -> None:
+        """Send the rest, for so long at most."""
+        by = time.monotonic() + seconds
+        self.beside.clear()
+        with suppress(OSError, EOFError):  # a TimeoutError is an OSError
+            while self._out:
+                self._exchange(by)
+
+
+# --- bounds on all processes of a command together ---------------------------------------------------------------------
+# systemd makes a cgroup for it: a scope of the user's own manager, or root's. It is used only where one that was made for the
+# purpose had the bounds that it was given (cgroups version 2). Elsewhere what each process may use (`Limits.options`) is all
+# that holds.
+
+_TRIAL = 20.0  # seconds for the trial
+_CGROUPS = "/sys/fs/cgroup"
+_READ_BOUNDS = (
+    f'read -r own </proc/self/cgroup && cat "{_CGROUPS}${{own#0::}}/memory.max" "{_CGROUPS}${{own#0::}}/pids.max"'
+)
+
+
+def scope_of(limits: Limits) -> tuple[str, ...]:
+    """Return the arguments before a command that put it into a scope, with no environment; none where nothing is bounded.
+
+    systemd-run, which needs `scope_environment`, becomes the command, so that this is the caller's own child.
+    """
+    if limits.memory is None and limits.processes is None:
+        return ()
+    systemd = shutil.which("systemd-run")
+    trial = Limits(memory=64 << 20, processes=64)
+    return _scoped(systemd, limits) if systemd and _shown(_scoped(systemd, trial)) == b"67108864\n64\n" else ()
+
+
+def scope_environment() -> dict[str, str]:
+    """Return the variables by which systemd-run finds the user's manager."""
+    return {name: os.environ[name] for name in ("XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS") if name in os.environ}
+
+
+def open_events(pid: int) -> int | None:
+    """Open what counts the kills for want of memory in a process's cgroup; None where there is none. The caller closes it."""
+    with suppress(OSError):
+        own = Path(f"/proc/{pid}/cgroup").read_text().strip().rpartition("0::")[2]
+        return os.open(f"{_CGROUPS}{own}/memory.events", os.O_RDONLY | os.O_CLOEXEC)
+    return None
+
+
+def has_killed(events: int) -> bool:
+    """Return whether a process was killed; not where systemd has removed the cgroup already."""
+    try:
+        data = os.pread(events, 4096, 0)
+    except OSError:
+        return False
+    return any(line.startswith(b"oom_kill ") and line.split()[1] != b"0" for line in data.split(b"\n"))
+
+
+def _scoped(systemd: str, limits: Limits) -> tuple[str, ...]:
+    bounds = (
+        [f"--property=MemoryMax={limits.memory}", "--property=MemorySwapMax=0"] if limits.memory is not None else []
+    )
+    bounds += [f"--property=TasksMax={limits.processes}"] if limits.processes is not None else []
+    manager = () if os.geteuid() == 0 else ("--user",)
+    return (systemd, *manager, "--scope", "--quiet", "--collect", *bounds, "--", "/usr/bin/env", "-i")
+
+
+@cache
+def _shown(words: tuple[str, ...]) -> bytes:
+    """Return the bounds that a process has in a scope."""
+    return asked((*words, "/bin/sh", "-c", _READ_BOUNDS), _TRIAL, scope_environment())[1]

@@ -38,7 +38,7 @@ def attach(spawn: Spawn, command: Command) -> Outcome:
         _resize(own)
         with signals.held() as let:
             try:
-                group = spawn(command, other, other, other)
+                group = spawn(command, (other, other, other))
             finally:
                 os.close(other)
             try:

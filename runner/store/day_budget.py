@@ -199,7 +199,7 @@ def _used(nonce: str, one: Reserved, day: Day) -> Day:
 def _given(project: Project, mirror: Mirror, protocols: Sequence[str]) -> Iterator[tuple[str, str, Reserved]]:
     """Give what another job of this run reserved for each of the protocols alone: its day, nonce and amount."""
     mirror.fetch(REF)
-    oid, run, found = mirror.refs().get(REF), ci_run(project.env.environ), set[str | None]()
+    oid, run, found = mirror.ref(REF), ci_run(project.env.environ), set[str | None]()
     for day in (day_of(project), day_of(project, -1)) if oid else ():
         for nonce, one in read(project, oid, day).open.items():
             if one.ci == run and one.protocol in protocols and one.protocol not in found:
@@ -221,7 +221,7 @@ def change(session: Session, day: str, make: Callable[[Day], Day], at: Mirror | 
     git, mirror, env, pause = session.git, at or _mirror(session), session.env, PAUSE
     is_fresh = mirror is None
     for _ in range(RACES):
-        old = mirror.refs().get(REF) if mirror else git.ref(REF)
+        old = mirror.ref(REF) if mirror else git.ref(REF)
         try:
             if old is not None and git.commit(old) is None:
                 if is_fresh:
@@ -248,10 +248,10 @@ def change(session: Session, day: str, make: Callable[[Day], Day], at: Mirror | 
             if mirror is not None:
                 mirror.fetch(REF)
                 is_fresh = True
-                there = mirror.refs().get(REF)
+                there = mirror.ref(REF)
                 if there is not None and git.commit(there) is not None and git.is_ancestor(new, there):
                     return  # heard twice, and answered by what came of the second; others may have gone on from it since
-    raise ConflictError(f"{REF} moves all the time", mirror.url if mirror else REF, "run the same command again")
+    raise ConflictError(f"{REF} keeps moving", mirror.url if mirror else REF, "run the same command again")
 
 
 def read(project: Project, oid: str | None, day: str) -> Day:
@@ -265,7 +265,7 @@ def read(project: Project, oid: str | None, day: str) -> Day:
     if entry is None:
         return Day(day=day)
     where = f"{name} of {REF}"
-    data = remote.read_files(git, [entry], ref_files.DAY_SIZE, project.env)
+    data = remote.read_files(project, [entry], ref_files.DAY_SIZE)
     if data is None:
         raise ref_files.unreadable_day("it is too large, or not here", where)
     return ref_files.parse_day(data[0], day, where)
@@ -287,7 +287,7 @@ def _mirror(session: Session) -> Mirror | None:
     """
     if session.project.offline and session.project.is_shared:
         raise UnreachableError(
-            f"the day's budget is kept on {session.project.trusted.remote}, which is not asked",
+            f"the day's budget is kept on {session.project.trusted.remote}, and --offline does not contact it",
             REF,
             "run the same command again without --offline",
         )

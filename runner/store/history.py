@@ -27,10 +27,11 @@ def fetched(protocol: str) -> str:
     return f"{FETCHED}{ref_of(protocol).removeprefix('refs/runner/')}"
 
 
-def brings(protocol: str, remote: str | None) -> str:
-    """Return what brings a history that is not here; `remote`: None where there is none, or it was asked already."""
+def brings(protocol: str, remote: str | None, command: str = "") -> str:
+    """Return what brings the parts of a history that are not here. `remote`: None where there is none, or it was asked already;
+    `command`: one that fetches them with `--yes`, by default `verify`."""
     if remote is not None:
-        return f"`runner verify {protocol} --yes` fetches it from {remote}"
+        return f"`runner {command or f'verify {protocol}'} --yes` fetches it from {remote}"
     return (
         f"`git fetch CLONE '+refs/runner/*:{FETCHED}*'` brings it from a clone that has it; then the same command again"
     )
@@ -83,8 +84,8 @@ def add(
     filed_before = outputs(git, old.tree) if old else {}
     for name, data in files.items():
         there = filed_before.get(name.removeprefix(_OUTPUT))
-        filed = b"" if there is None else git.blob(there.oid)
-        if filed is not None and data != filed:  # None: a partial clone does not have it, and cannot extend it
+        filed = b"" if there is None else git.require(there.oid, name)
+        if data != filed:
             changes[name] = TreeEntry(BLOB, git.write("blob", filed + AGAIN + data if filed else data))
     tree = git.edit_tree(old.tree if old else None, changes) or git.write_tree({})
     parents = (*([before] if before else []), commit, *keeps)
@@ -108,6 +109,12 @@ def commits(git: Git, protocol: str, tip: str) -> Iterator[tuple[Commit, str]]:
         goes_on = before.message == _message(protocol) and len(commit.parents) > 1
         yield commit, commit.parents[1 if goes_on else 0]
         at = before.oid if goes_on else None
+
+
+def kept_as_lost(git: Git, protocol: str, oid: str, kind: str = "") -> dict[str, tuple[str | None, str | None]]:
+    """Return how a ref keeps a commit that gives way, below refs/runner/lost/. `kind`: what it is, before the id in the name."""
+    ref = f"refs/runner/lost/{protocol}/{kind}{oid[:12]}"
+    return {ref: (oid, git.ref(ref))}
 
 
 class Kind(StrEnum):
@@ -194,9 +201,11 @@ def _keeps(git: Git, old: str, new: str) -> bool:
             return False
         if kept.oid == entry.oid or name == paths.SEAL:
             continue
-        before, after = git.blobs([entry.oid, kept.oid])
-        # One that a partial clone left at its remote cannot be compared here; rule 24 of verify will.
-        if before is not None and after is not None and not after.startswith(before):
+        try:
+            before, after = (git.require(oid, name) for oid in (entry.oid, kept.oid))
+        except InsufficientHistoryError:  # a partial clone left it at its remote; rule 24 of verify compares them
+            continue
+        if not after.startswith(before):
             return False
     return True
 

@@ -15,20 +15,26 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import threading
+import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from runner.errors import ConflictError, HeldError, RunnerError, UnreachableError
+from runner.errors import (
+    ConflictError,
+    HeldError,
+    InsufficientHistoryError,
+    IntegrityError,
+    RunnerError,
+    UnreachableError,
+)
 from runner.git import Git, Ident
 from runner.protocol import log, ref_files, transcript
 from runner.protocol.event_types import event_type
 from runner.protocol.plans import seconds_of
 from runner.protocol.ref_files import Lease
 from runner.store import history, record, remote
-from runner.store.environment import Environment, write_atomically
-from runner.store.project import Project, Session
+from runner.store.environment import Clone, timestamp, write_atomically
+from runner.store.project import Held, Intents, Project, Session
 from runner.store.remote import Mirror
 
 RACES = 20  # how often an announcement makes way for people's commits
@@ -37,36 +43,7 @@ RENEW_SECONDS = 30.0  # what a renewal may take
 LOOKS = 10  # how often a lease that seems left is looked at while it is waited for
 
 Changes = Mapping[str, tuple[str | None, str | None]]
-Intents = Mapping[str, dict[str, Any]]
 IsOver = Callable[[str], bool]  # whether a CI says that its job, by its address, is over
-
-
-@dataclass(slots=True, eq=False)
-class Held:
-    """The lease that this process has. `oid`: its commit; `since`: when that was made, in seconds that include those of sleep.
-
-    `ttl`: how long it lasts without being renewed; `intents`: the effects that it announces, by their calls' names; `tip`: the
-    branch's commit on the remote that was looked at. It is renewed beside the work: a thread that moves it, or reads more than one of
-    these, holds `lock`.
-    """
-
-    protocol: str
-    lease: Lease
-    oid: str
-    since: float
-    ttl: float
-    author: Ident
-    intents: Intents = field(default_factory=dict)
-    tip: str | None = None
-    renewed: bool = False  # since it was taken, or something was published
-    lost: HeldError | None = None  # it was found to be another runner's
-    lock: threading.RLock = field(default_factory=threading.RLock)
-    stop: Callable[[], None] = lambda: None  # ends the renewals
-
-    @property
-    def every(self) -> float:
-        """How long after it was moved it is renewed."""
-        return self.ttl / 3
 
 
 def take(session: Session, protocol: str, is_over: IsOver = lambda job: False, *, decided: str | None = None) -> bool:
@@ -93,10 +70,10 @@ def take(session: Session, protocol: str, is_over: IsOver = lambda job: False, *
     old = _left(session.project, mirror, protocol, is_over)
     if not publishes:
         return True
-    there = mirror.refs().get(branch)
+    there = mirror.ref(branch)
     if there is not None and decided is not None and not session.git.is_ancestor(there, decided):
         return False
-    last, intents = _read(session.git, old, ref, session.env) if old is not None else (None, {})
+    last, intents = _read(session.project, old, ref) if old is not None else (None, {})
     ttl, since = float(seconds_of(session.project.config.lease.ttl)), session.env.lasting()
     lease = Lease(
         holder=ref_files.printable(session.actor()),
@@ -147,14 +124,14 @@ def _left(project: Project, mirror: Mirror, protocol: str, is_over: IsOver) -> s
         HeldError: it is another runner's, which may be alive.
     """
     ref, env = ref_of(protocol), project.env
-    old = mirror.refs().get(ref)
+    old = mirror.ref(ref)
     if old is None or _may_take(project, protocol, old, is_over):
         return old
     mirror.fetch(ref)  # it may have been given up since
-    old = mirror.refs().get(ref)
+    old = mirror.ref(ref)
     if old is None or _may_take(project, protocol, old, is_over):
         return old
-    lease = _read(project.git, old, ref, project.env)[0]
+    lease = _read(project, old, ref)[0]
     patience, left = _patience(project), _seems_left(project, lease)
     if left and project.setting("publish") != "always":
         return old  # such a job takes none, and what it makes decides nothing before another publishes it
@@ -176,12 +153,12 @@ def _left(project: Project, mirror: Mirror, protocol: str, is_over: IsOver) -> s
     while env.lasting() - began < patience:
         env.sleep(patience / LOOKS)
         mirror.fetch(ref)
-        now = mirror.refs().get(ref)
+        now = mirror.ref(ref)
         if now is None or (now != old and _may_take(project, protocol, now, is_over)):
             return now
         if now != old:
             raise HeldError(
-                f"{protocol} is held by another runner: {_read(project.git, now, ref, project.env)[0].text()}",
+                f"{protocol} is held by another runner: {_read(project, now, ref)[0].text()}",
                 mirror.url,
                 "wait for it: it is running",
             )
@@ -206,7 +183,7 @@ def notice(project: Project, protocol: str, oid: str) -> float:
 
 def _may_take(project: Project, protocol: str, oid: str, is_over: IsOver) -> bool:
     """Return whether a lease is nobody's: given up, of a dead process of this clone, of a job that is over, or seen too long."""
-    lease, _ = _read(project.git, oid, ref_of(protocol), project.env)
+    lease, _ = _read(project, oid, ref_of(protocol))
     if lease.expires is None:
         return True
     if _is_mine(project, protocol, lease) and lease.host == _host(project):
@@ -228,6 +205,50 @@ def _seems_left(project: Project, lease: Lease) -> bool:
     return not project.env.timestamp(-grace) <= lease.expires <= project.env.timestamp(patience)
 
 
+# --- another runner's, as the remote was last seen -----------------------------------------------------------------------
+# Read from the mirror's files, without the network, for display only. Whether a lease may be taken is `take`'s to say.
+
+
+class Away(NamedTuple):
+    """Who works elsewhere. `where`: machine and CI job; `since`: when the lease was taken; `asked`: when the remote was last asked, or
+    None: that is not known."""
+
+    who: str
+    where: str
+    since: str
+    asked: float | None
+
+
+def at_work_elsewhere(clone: Clone, protocol: str, leases: Mapping[str, str]) -> Away | None:
+    """Return who works on a protocol elsewhere by the leases that are there (`remote.last_leases`); None where nobody does.
+
+    One that has run out by this clock is of nobody who is known to work, and one that this clone took is no one else's.
+    """
+    git, oid = clone.git, leases.get(protocol)
+    with contextlib.suppress(IntegrityError, InsufficientHistoryError):
+        lease, since = _shown(clone, oid, protocol), oid
+        if lease is None or lease.expires is None or lease.expires < clone.env.timestamp():
+            return None
+        if _is_mine(clone, protocol, lease):
+            return None
+        first = None
+        while since is not None and (commit := git.commit(since)) is not None:
+            first, since = commit, commit.parents[0] if commit.parents else None
+            before = _shown(clone, since, protocol)
+            if before is None or before.nonce != lease.nonce:
+                break
+        committed = re.search(rb"> (\d{1,11}) ", first.committer) if first is not None else None
+        taken = int(committed[1]) if committed else 0  # of a commit that no runner made
+        return Away(lease.holder, lease.where(), timestamp(taken), remote.last_looked(clone.dirs, protocol))
+    return None
+
+
+def _shown(clone: Clone, oid: str | None, protocol: str) -> Lease | None:
+    """Return what a commit says of a lease, without what it announces."""
+    data = clone.git.blob(f"{oid}:{ref_files.FILE}") if oid is not None else None
+    return ref_files.parse(data, ref_of(protocol)) if data is not None and len(data) <= ref_files.SIZE else None
+
+
 # --- ours --------------------------------------------------------------------------------------------------------------
 
 
@@ -244,7 +265,7 @@ def take_back(session: Session, protocol: str) -> None:
     oid = refs.get(ref_of(protocol))
     if oid is None:
         return
-    lease, intents = _read(session.git, oid, ref_of(protocol), session.env)
+    lease, intents = _read(session.project, oid, ref_of(protocol))
     if _is_mine(session.project, protocol, lease):
         ttl, since = float(seconds_of(session.project.config.lease.ttl)), session.env.lasting()
         tip = refs.get(session.project.branch(protocol))
@@ -286,7 +307,7 @@ def ensure(session: Session) -> None:
             _renew(session.project, held, session.mirror)
         except UnreachableError as error:
             raise UnreachableError(
-                f"the lease of {held.protocol} runs out and cannot be renewed, so nothing more is started: {error.what}",
+                f"the lease of {held.protocol} expires and could not be renewed; no further work starts: {error.what}",
                 error.where,
                 "run the same command again when the remote answers; answers and work are kept here",
             ) from error
@@ -304,7 +325,7 @@ def _beat(session: Session, held: Held) -> float:
             return held.every / 5
         git = session.git.another()  # what is held open there is for one thread
         try:
-            mirror = mirror._replace(git=git)
+            mirror = mirror._replace(clone=Clone(git, mirror.dirs, env))
             _renew(session.project, held, mirror)
             held.renewed = True
             if _is_published_cancelled(session.project, held, mirror):
@@ -322,7 +343,7 @@ def _is_published_cancelled(project: Project, held: Held, mirror: Mirror) -> boo
     """Return whether the protocol is cancelled by what others have published."""
     branch = project.branch(held.protocol)
     mirror.fetch(branch, timeout=RENEW_SECONDS)
-    there = mirror.refs().get(branch)
+    there = mirror.ref(branch)
     if there is None or held.tip is None or not mirror.git.is_ancestor(held.tip, there):
         return False
     return record.is_cancelled(mirror.git, held.protocol, there)
@@ -341,7 +362,7 @@ def _renew(
         new = _commit(mirror.git, author, held.protocol, lease, announced_now, held.oid)
         return {ref_of(held.protocol): (new, held.oid), **(beside or {})}
 
-    changes = _push(project, held, mirror, make, timeout=RENEW_SECONDS)
+    changes = _push(held, mirror, make, timeout=RENEW_SECONDS)
     held.oid, held.since, held.intents = str(changes[ref_of(held.protocol)][0]), since, announced_now
 
 
@@ -363,7 +384,7 @@ def announced(session: Session, protocol: str) -> Intents:
         return session.lease.intents
     ref = ref_of(protocol)
     oid = session.above(ref)
-    return _read(session.git, oid, ref, session.env)[1] if oid is not None else {}
+    return _read(session.project, oid, ref)[1] if oid is not None else {}
 
 
 def unknown(project: Project, protocol: str, intents: Intents, tip: str | None, filed: str | None) -> Intents:
@@ -421,11 +442,11 @@ def announce(session: Session, intent: dict[str, Any]) -> None:
                 continue  # it stood still on its way: the lease may have been taken over, and the effect asked about, since
             except ConflictError:
                 mirror.fetch(branch)
-                there = mirror.refs().get(branch)
+                there = mirror.ref(branch)
                 if there == tip or _concerns(session.project, str(intent["call"]).partition(".")[0], there, tip):
                     raise
                 held.tip = there
-    raise ConflictError(f"{branch} moves all the time", mirror.url, "run the same command again")
+    raise ConflictError(f"{branch} keeps moving", mirror.url, "run the same command again")
 
 
 def _asked(git: Git, protocol: str, tip: str | None, call: str) -> int:
@@ -466,7 +487,7 @@ def push(session: Session, changes: Changes, *, keep: bool = False) -> None:
     assert held is not None and mirror is not None
     with held.lock, _let_go_if_lost(session, held):
         since, left = session.env.lasting(), _unknown_after(session, held, changes)
-        moved = _push(project, held, mirror, lambda: {**changes, **_moved_on(project, held, left, keep)})
+        moved = _push(held, mirror, lambda: {**changes, **_moved_on(project, held, left, keep)})
         if keep:
             held.oid, held.since = str(moved[ref_of(held.protocol)][0]), since
             held.intents, held.renewed = left, False
@@ -485,7 +506,7 @@ def drop(session: Session) -> None:
             with contextlib.suppress(RunnerError):
                 left = _unknown_after(session, held, {})
                 if held.lost is None:
-                    _push(project, held, mirror, lambda: _moved_on(project, held, left, False), timeout=LEAVE_SECONDS)
+                    _push(held, mirror, lambda: _moved_on(project, held, left, False), timeout=LEAVE_SECONDS)
                     _forget(session, held)
         finally:
             held.lock.release()
@@ -514,9 +535,7 @@ def _moved_on(project: Project, held: Held, left: Intents, keep: bool) -> Change
     return {ref_of(held.protocol): (new, held.oid)}
 
 
-def _push(
-    project: Project, held: Held, mirror: Mirror, make: Callable[[], Changes], timeout: float = remote.PUSH_SECONDS
-) -> Changes:
+def _push(held: Held, mirror: Mirror, make: Callable[[], Changes], timeout: float = remote.PUSH_SECONDS) -> Changes:
     """Push what `make()` gives, which moves the lease from `held.oid`; return it.
 
     Raises:
@@ -529,10 +548,10 @@ def _push(
     except ConflictError:
         ref = ref_of(held.protocol)
         mirror.fetch(ref)
-        now = mirror.refs().get(ref)
+        now = mirror.ref(ref)
         if now == held.oid:
             raise
-        lease = _read(mirror.git, now, ref, project.env)[0] if now is not None else None
+        lease = _read(mirror.clone, now, ref)[0] if now is not None else None
         if now is None or lease is None or lease.nonce != held.lease.nonce or lease.expires is None:
             raise HeldError(
                 f"the lease of {held.protocol} ran out here, and another runner has taken it"
@@ -570,14 +589,14 @@ def _github_run(environ: Mapping[str, str]) -> str | None:
     return f"{place}/actions/runs/{run}" if run else None
 
 
-def _mine(project: Project, lease: Lease) -> str:
+def _mine(clone: Clone, lease: Lease) -> str:
     """Return what this clone's note says of a lease that it took; a copy of the clone is another one."""
-    return f"{lease.nonce} {os.path.realpath(project.dirs.common)}\n"
+    return f"{lease.nonce} {os.path.realpath(clone.dirs.common)}\n"
 
 
-def _is_mine(project: Project, protocol: str, lease: Lease) -> bool:
+def _is_mine(clone: Clone, protocol: str, lease: Lease) -> bool:
     try:
-        return _mine(project, lease) in project.dirs.lease(protocol).read_text()
+        return _mine(clone, lease) in clone.dirs.lease(protocol).read_text()
     except OSError:
         return False
 
@@ -605,18 +624,19 @@ def _commit(git: Git, author: Ident, protocol: str, lease: Lease, intents: Inten
     return remote.write_files(git, files, old, author, f"{protocol}: lease")
 
 
-def _read(git: Git, oid: str, ref: str, env: Environment) -> tuple[Lease, Intents]:
+def _read(clone: Clone, oid: str, ref: str) -> tuple[Lease, Intents]:
     """Return what a lease says, and the effects that it announces.
 
     Raises:
         IntegrityError: no runner wrote it.
     """
+    git = clone.git
     found = git.tree(f"{oid}:")
     below = found.get(ref_files.INTENTS) if found else None
     entries = git.tree(below.oid) if below else {}
     if not found or ref_files.FILE not in found or entries is None or len(entries) > ref_files.MOST:
         raise ref_files.unreadable("it is not a folder of lease.json and intents", ref)
-    data = remote.read_files(git, [found[ref_files.FILE], *entries.values()], ref_files.SIZE, env)
+    data = remote.read_files(clone, [found[ref_files.FILE], *entries.values()], ref_files.SIZE)
     if data is None:
         raise ref_files.unreadable("a file of it is too large, or not here", ref)
     intents = {

@@ -177,17 +177,6 @@ def _is_written(path: Path) -> bool:
     return False
 
 
-def opened() -> set[str]:
-    """Return the real paths of the files that processes have open, as far as this user may see."""
-    found = set()
-    for folder in matching(Path("/proc"), "[0-9]*/fd"):
-        with contextlib.suppress(OSError):
-            for handle in folder.iterdir():
-                with contextlib.suppress(OSError):
-                    found.add(os.readlink(handle))
-    return found
-
-
 def _ancestors() -> set[int]:
     """Return this process and those that started it: `git runner step` is a git that waits for us."""
     found, pid = set(), os.getpid()

@@ -1,11 +1,13 @@
-"""Protocols by name and number: which one a command means, and which numbers are claimed (refs/runner/numbers/NNNN, design §2)."""
+"""Protocols by name and number: which one a command means, which numbers are claimed (refs/runner/numbers/NNNN, design §2), and
+whether another clone published another protocol by the same id."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from runner.errors import UsageError
+from runner.errors import RefusedError, UsageError
 from runner.git import Git
 from runner.protocol import ids, paths
 from runner.store import record, worktree
@@ -66,22 +68,15 @@ def _is_number(name: str) -> bool:
 def tip(project: Project, protocol: str) -> str:
     """Return the commit that shows a protocol that is known: its branch's, else the trusted branch's, or that of its branch here."""
     found, branch = project.tip(protocol), project.branch(protocol)
-    if found is not None:
-        here, there = project.git.ref(branch), project.git.ref(project.tracking(branch))
-        return next(
-            (one for one in _ahead(project, protocol, found) if not _has_own(project.git, here, there, one)), found
-        )
-    return _base_with(project, protocol) or project.trusted.commit
+    if found is None:
+        return _base_with(project, protocol) or project.trusted.commit
+    here, there = project.git.ref(branch), project.git.ref(project.tracking(branch))
+    return _with_end(project.git, protocol, found, _shared_bases(project), here, there) or found
 
 
 def ended_in(project: Project, protocol: str, tip: str) -> str | None:
     """Return the commit of a base that has the end of a protocol of which `tip` is an earlier state, or None."""
-    return next(_ahead(project, protocol, tip), None)
-
-
-def _ahead(project: Project, protocol: str, tip: str) -> Iterator[str]:
-    bases = _bases(project) if project.trusted.remote is not None else []
-    return (one for one in bases if _is_left_behind(project.git, protocol, tip, one))
+    return _with_end(project.git, protocol, tip, _shared_bases(project))
 
 
 def follower(project: Project, known: dict[str, str], branches: Mapping[str, str]) -> Callable[[str, str], bool]:
@@ -90,35 +85,47 @@ def follower(project: Project, known: dict[str, str], branches: Mapping[str, str
     So it is where the merge was pushed without the branch, and the branch here has nothing else. `branches`: as `Project.branches`
     returns them.
     """
-    bases = _bases(project) if project.trusted.remote is not None else []
-    names = {commit: project.git.tree(f"{commit}:{paths.ROOT}") or {} for commit in bases}
+    names = {commit: project.git.tree(f"{commit}:{paths.ROOT}") or {} for commit in _shared_bases(project)}
 
     def follow(protocol: str, status: str) -> bool:
-        if status in record.ENDED:
-            return False
+        bases = (
+            [commit for commit, folders in names.items() if protocol in folders] if status not in record.ENDED else []
+        )
         branch = project.branch(protocol)
         here, there = branches.get(branch), branches.get(project.tracking(branch))
-        for base in (commit for commit, folders in names.items() if protocol in folders):
-            if not _has_own(project.git, here, there, base) and _is_left_behind(
-                project.git, protocol, known[protocol], base
-            ):
-                known[protocol] = base
-                return True
-        return False
+        base = _with_end(project.git, protocol, known[protocol], bases, here, there)
+        known[protocol] = base or known[protocol]
+        return base is not None
 
     return follow
 
 
-def _has_own(git: Git, here: str | None, there: str | None, base: str) -> bool:
-    """Return whether a branch has commits that neither its remote, where that is `there`, nor a base has."""
-    return here is not None and here != there and not git.is_ancestor(here, base)
+def _with_end(
+    git: Git, protocol: str, tip: str, bases: Iterable[str], here: str | None = None, there: str | None = None
+) -> str | None:
+    """Return the first of the bases that has a protocol's end, of which `tip` is an earlier state; None where there is none.
+
+    `here`: its branch, which counts only if all that it has is in the base or on the remote, where it is at `there`.
+    """
+    for base in bases:
+        # In this order: whether a commit is in another's history is asked of a git that is started for it.
+        if is_left_behind(git, protocol, tip, base) and (here in (None, there) or git.is_ancestor(str(here), base)):
+            return base
+    return None
 
 
-def _is_left_behind(git: Git, protocol: str, tip: str, base: str) -> bool:
+def is_left_behind(git: Git, protocol: str, tip: str, base: str) -> bool:
     """Return whether a base has a protocol's end, and `tip` an earlier state of it."""
-    there, behind = record.row(git, protocol, base), record.row(git, protocol, tip)
-    is_same = there.get("genesis") is not None and there.get("genesis") == behind.get("genesis")
-    return is_same and there["status"] in record.ENDED and there["revision"] > behind["revision"]
+    there = record.row(git, protocol, base)
+    if there["status"] not in record.ENDED or there.get("genesis") is None:
+        return False
+    behind = record.row(git, protocol, tip)
+    return there.get("genesis") == behind.get("genesis") and there["revision"] > behind["revision"]
+
+
+def _shared_bases(project: Project) -> list[str]:
+    """Return the commits at which others may have ended a protocol; none without a remote."""
+    return _bases(project) if project.trusted.remote is not None else []
 
 
 def _bases(project: Project) -> list[str]:
@@ -233,14 +240,15 @@ def find_step(project: Project, protocol: str, name: str) -> str:
     raise UsageError(f"there is no step `{name}`", protocol, hint)
 
 
-def _of_worktree(project: Project) -> str | None:
+def of_worktree(project: Project) -> str | None:
+    """Return the protocol whose branch this worktree has checked out, or is rebasing; None for another checkout."""
     head = project.git.symbolic_ref("HEAD", project.git.git_dir) or worktree.rebased_at(project.git.git_dir)
     protocol = ids.protocol_of_branch(project.pattern, head.removeprefix("refs/heads/")) if head else None
     return protocol if protocol and _is_known(project, protocol) else None
 
 
 def _here(project: Project) -> str:
-    protocol = _of_worktree(project)
+    protocol = of_worktree(project)
     if protocol:
         return protocol
     every = record.rows(project.git, project.protocols())
@@ -293,3 +301,69 @@ def numbers_taken(git: Git, base: str, branch_pattern: str) -> set[int]:
 def claim_ref(number: int) -> str:
     """Return the ref that claims a number."""
     return f"{NUMBERS}{number:04d}"
+
+
+# --- another protocol with the same id --------------------------------------------------------------------------------
+# Clones that create protocols without publishing give the same number to two of them, and with one title the same id. Their genesis
+# tells them apart; neither ever replaces the other, and the one that is published second is refused until it has another number
+# (design §2, ids).
+
+
+class ClashError(RefusedError):
+    """Another protocol with the same id is published."""
+
+
+def genesis(git: Git, protocol: str, tip: str) -> str | None:
+    """Return the genesis of the protocol's record at a commit: by the newest of its history that can be read; None without one."""
+    found = record.row(git, protocol, tip).get("genesis")
+    if found is None:  # damaged at the tip, or no protocol at all
+        rows = (record.row(git, protocol, oid).get("genesis") for oid in git.first_parents(tip))
+        found = next(filter(None, rows), None)
+    return str(found) if found is not None else None
+
+
+def clash(session: Session, protocol: str) -> tuple[str, str] | None:
+    """Return (where, commit) of another protocol with this id, on the remote as it was last looked at or merged into the trusted
+    branch; None where there is none."""
+    git, trusted, branch = session.git, session.project.trusted, session.project.branch(protocol)
+    here = git.ref(branch)
+    if here is None or trusted.remote is None:
+        return None
+    name = branch.removeprefix("refs/heads/")
+    there = session.above(branch) if session.mirror else git.ref(session.project.tracking(branch))
+    ours: str | None = None
+    for where, tip in ((f"{name} of {trusted.remote}", there), (trusted.branch, trusted.commit)):
+        if tip in (None, here):
+            continue
+        assert tip is not None
+        theirs = record.row(git, protocol, tip).get("genesis")
+        ours = ours or genesis(git, protocol, here) if theirs else None
+        if ours and theirs and theirs != ours:
+            return where, tip
+    return None
+
+
+def clash_error(project: Project, protocol: str, there: tuple[str, str]) -> ClashError:
+    """Return the error for a clash, with the one command that ends it."""
+    here, (where, tip) = project.git.ref(project.branch(protocol)) or "", there
+    hint = f"`runner fork --renumber {protocol}` gives yours another number; completed steps stay completed"
+    cwd = os.path.realpath(project.git.cwd)
+    trees = project.git.checked_out(project.branch(protocol))
+    if any(os.path.commonpath([cwd, os.path.realpath(tree.path)]) == os.path.realpath(tree.path) for tree in trees):
+        hint = f"in {project.git.worktrees()[0].path}: {hint}"  # the worktree goes, and nobody may stand in it
+    return ClashError(
+        f"{project.trusted.remote} has another protocol with the id {protocol}; yours is not published, and nothing was replaced",
+        f"here {here[:12]}, {where} {tip[:12]}",
+        hint,
+    )
+
+
+def refuse_clash(session: Session, protocol: str) -> None:
+    """Refuse where another protocol with this id is published.
+
+    Raises:
+        ClashError: with the command that gives this one another number.
+    """
+    there = clash(session, protocol)
+    if there is not None:
+        raise clash_error(session.project, protocol, there)

@@ -1,4 +1,4 @@
-"""The objects that a repository has: those that a workspace gets, and those that a partial clone left at its remote (design §7).
+"""Pack the objects that a workspace gets, and fetch those that a partial clone left at its remote (design §7).
 
 The repository of a clone holds more than a workspace may see: deleted branches, other protocols, unpublished commits. A command in
 the sandbox could read it all. So the runner packs what a commit reaches into a folder of its own beside the workspace, and that
@@ -17,9 +17,8 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from runner.errors import UnreachableError
 from runner.git import Git, GitError
@@ -27,10 +26,7 @@ from runner.lines import lines_of
 from runner.protocol import ids, paths
 from runner.protocol.ids import digest
 from runner.store import remote
-from runner.store.environment import matching
-
-if TYPE_CHECKING:
-    from runner.store.project import Project, Session
+from runner.store.environment import Clone, matching, write_loosely
 
 MOST = 40  # packs; git looks into each of them for an object that it does not have yet
 BORROWED = "objects"  # the folder, beside a workspace, of the objects that it borrows
@@ -73,17 +69,10 @@ def lend(git: Git, root: Path, commit: str, trusted: str | None, say: Callable[[
         # The files of this commit may have come after the packs that should have them.
         names.add(_packed(git, root, (), _present(git, "--no-walk", commit)))
     listed = {"cut": cut, "packs": [[pack.commit, pack.name] for pack in kept]}
-    _write(root / "packs.json", json.dumps(listed).encode())
+    write_loosely(root / "packs.json", json.dumps(listed).encode())  # without it the packs are made again
     for path in folder.iterdir():
         if path.stem not in names:
             path.unlink()
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Put `data` at `path`, whole or not at all; where a crash of the machine takes it back, the packs are made again."""
-    aside = path.with_name(f".{path.name}")
-    aside.write_bytes(data)
-    aside.replace(path)
 
 
 def _cut(git: Git) -> str:
@@ -180,45 +169,80 @@ def quoted(path: Path) -> str:
 ROUNDS = 32  # how often it is looked what is missing below what has come: a round a level, where trees are missing too
 
 
-def install(session: Session) -> None:
-    """Let the project's git fetch missing objects, where it is a partial clone."""
-    if session.git.is_partial():
-        session.git.fetch_promised = lambda oid, names: bring(session.project, oid, names)
+class Promised(NamedTuple):
+    """The objects that a partial clone has left at its remote. `base`: the trusted commit, nothing of whose history is brought
+    with a protocol; `offline`: the remote is not asked."""
 
+    clone: Clone
+    base: str
+    offline: bool
 
-def bring(project: Project, oid: str, names: Sequence[str]) -> None:
-    """Bring an object that is missing and those that are read with it. `names`: oids and `REVISION:PATH`, or a command's words.
+    def bring(self, oid: str, names: Sequence[str]) -> None:
+        """Bring an object that is missing and those that are read with it. `names`: oids and `REVISION:PATH`, or a command's words.
 
-    Raises:
-        UnreachableError: the remote does not answer.
-    """
-    with _by_hand(project):
-        if all(ids.OID.fullmatch(name) for name in names):
-            _fetch(project, [oid, *(name for name in names if name != oid)])  # those that are here already cost little
-            return
-        if oid not in bring_all(project.git, partial(_fetch, project), *_scope(project, names)):
-            _fetch(project, [oid])
+        Raises:
+            UnreachableError: the remote does not answer.
+        """
+        with self._by_hand():
+            if all(ids.OID.fullmatch(name) for name in names):
+                self._fetch([oid, *(name for name in names if name != oid)])  # those that are here already cost little
+                return
+            if oid not in bring_all(self.clone.git, self._fetch, *self._scope(names)):
+                self._fetch([oid])
 
+    def ahead(self, protocol: str, tip: str) -> None:
+        """In a partial clone, bring every version of a protocol's folder along its branch: a verification reads them all.
 
-def ahead(project: Project, protocol: str, tip: str) -> None:
-    """In a partial clone, bring every version of a protocol's folder along its branch: a verification reads them all.
+        Raises:
+            UnreachableError: the remote does not answer.
+        """
+        if self.clone.git.fetch_promised is not None:
+            with self._by_hand():
+                bring_all(self.clone.git, self._fetch, *self._chain(protocol, [tip]))
 
-    Raises:
-        UnreachableError: the remote does not answer.
-    """
-    if project.git.fetch_promised is not None:
-        with _by_hand(project):
-            bring_all(project.git, partial(_fetch, project), *_chain(project, protocol, [tip]))
+    @contextlib.contextmanager
+    def _by_hand(self) -> Iterator[None]:
+        """Let nothing be fetched unasked meanwhile: the block only asks which objects are missing."""
+        git = self.clone.git
+        usual, git.fetch_promised = git.fetch_promised, None
+        try:
+            yield
+        finally:
+            git.fetch_promised = usual
 
+    def _fetch(self, oids: list[str]) -> None:
+        if self.offline:
+            raise UnreachableError(
+                "this is a partial clone, and the objects that are needed are on its remote, which --offline does not contact",
+                oids[0],
+                "run the same command again without --offline",
+            )
+        try:
+            remote.fetch_objects(self.clone, oids)
+        except UnreachableError as error:
+            raise UnreachableError(
+                f"this is a partial clone, and the objects that are needed are on its remote: {error.what}",
+                error.where,
+                error.hint,
+            ) from error
 
-@contextlib.contextmanager
-def _by_hand(project: Project) -> Iterator[None]:
-    """Let nothing be fetched unasked meanwhile: the block only asks which objects are missing."""
-    usual, project.git.fetch_promised = project.git.fetch_promised, None
-    try:
-        yield
-    finally:
-        project.git.fetch_promised = usual
+    def _scope(self, names: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Return (commits, paths) of all that comes along with the objects that are read."""
+        git = self.clone.git
+        split = [name.partition(":") for name in names if ":" in name and "\n" not in name]
+        pairs = {(revision, path) for revision, _, path in split if _is_commit(git, revision)}
+        if not pairs:  # a git command: the whole trees of the commits that it is about
+            return [name for name in names if ids.OID.fullmatch(name) and _is_commit(git, name)], []
+        folders = {path.split("/")[1] for _, path in pairs if path.startswith(f"{paths.ROOT}/") and path.count("/") > 1}
+        tips = sorted({revision for revision, _ in pairs})
+        if len(folders) == 1 and ids.is_protocol_id(name := folders.pop()):
+            return self._chain(name, tips)
+        return tips, sorted({path for _, path in pairs})
+
+    def _chain(self, protocol: str, tips: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Return (commits, paths) of every version of a protocol's folder that the trusted branch has not."""
+        commits = self.clone.git.try_run("rev-list", *tips, f"^{self.base}", "--")[1].decode()
+        return [*tips, *commits.split()], [paths.folder(protocol)]
 
 
 def bring_all(
@@ -231,7 +255,7 @@ def bring_all(
     asked: set[str] = set()
     for only in (("--filter=blob:none",), ()):
         for _ in range(ROUNDS):
-            wanted = missing(git, revisions, below, *only)
+            wanted = _missing(git, revisions, below, *only)
             if not wanted or asked.issuperset(wanted):
                 break
             fetch(wanted)
@@ -239,24 +263,7 @@ def bring_all(
     return asked
 
 
-def _fetch(project: Project, oids: list[str]) -> None:
-    if project.offline:
-        raise UnreachableError(
-            "this is a partial clone, and the objects that are needed are on its remote, which is not asked",
-            oids[0],
-            "run the same command again without --offline",
-        )
-    try:
-        remote.fetch_objects(project.git, oids, project.env)
-    except UnreachableError as error:
-        raise UnreachableError(
-            f"this is a partial clone, and the objects that are needed are on its remote: {error.what}",
-            error.where,
-            error.hint,
-        ) from error
-
-
-def missing(git: Git, revisions: Sequence[str], below: Sequence[str] = (), *options: str) -> list[str]:
+def _missing(git: Git, revisions: Sequence[str], below: Sequence[str] = (), *options: str) -> list[str]:
     """Return the objects of these commits' trees that are not here, those below the paths alone where there are any."""
     if not revisions:
         return []
@@ -265,27 +272,6 @@ def missing(git: Git, revisions: Sequence[str], below: Sequence[str] = (), *opti
     code, out, _ = git.try_run(*args, data=lines_in)
     lines = lines_of(out.decode("utf-8", "surrogateescape")) if code == 0 else []
     return [line[1:] for line in lines if line.startswith("?")]
-
-
-def _scope(project: Project, names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return (commits, paths) of all that comes along with the objects that are read."""
-    git = project.git
-    split = [name.partition(":") for name in names if ":" in name and "\n" not in name]
-    pairs = {(revision, path) for revision, _, path in split if _is_commit(git, revision)}
-    if not pairs:  # a git command: the whole trees of the commits that it is about
-        return [name for name in names if ids.OID.fullmatch(name) and _is_commit(git, name)], []
-    folders = {path.split("/")[1] for _, path in pairs if path.startswith(f"{paths.ROOT}/") and path.count("/") > 1}
-    tips = sorted({revision for revision, _ in pairs})
-    for name in folders:
-        if len(folders) == 1 and ids.is_protocol_id(name):
-            return _chain(project, name, tips)
-    return tips, sorted({path for _, path in pairs})
-
-
-def _chain(project: Project, protocol: str, tips: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return (commits, paths) of every version of a protocol's folder that the trusted branch has not."""
-    commits = project.git.try_run("rev-list", *tips, f"^{project.trusted.commit}", "--")[1].decode()
-    return [*tips, *commits.split()], [paths.folder(protocol)]
 
 
 def _is_commit(git: Git, revision: str) -> bool:

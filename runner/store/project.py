@@ -4,28 +4,29 @@ that (the remote's answer, the lease, the day's budget), takes the `Session`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from runner.errors import UnsupportedError, UsageError
+from runner.errors import HeldError, UnsupportedError, UsageError
 from runner.git import Git, Ident
 from runner.protocol import ids, paths
 from runner.protocol.log import actor as log_actor
-from runner.store import objects
+from runner.store import objects, remote
 from runner.store.environment import Clone, Environment, Redactor, StateDir, read_checkpoint
 from runner.store.trusted import OnlyProtocolsError, Trusted, last_seen
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from runner.git import TreeEntry
     from runner.git.process import Location
     from runner.protocol.config import Config
     from runner.protocol.plans import Plan
-    from runner.store.day_budget import Reservation
-    from runner.store.lease import Held
-    from runner.store.pending import Batch
-    from runner.store.remote import Mirror
+    from runner.protocol.ref_files import Lease
+    from runner.store.batch import Batch
     from runner.store.snapshot import Snapshot
     from runner.store.worktree import Quiet
 
@@ -37,14 +38,13 @@ SETTINGS = {"executor": ("sandbox", "container", "host"), "publish": ("never", "
 class Project(Clone):
     """`options`: those of the command line; they go before the environment and config.yaml.
 
-    It is at one commit of the trusted branch: where that moves, the session goes on with another project.
+    It is at one commit of the trusted branch: where that moves, the session continues with another project.
     """
 
     trusted: Trusted
     options: Mapping[str, str] = field(default_factory=dict)
-    derived: dict[str, Any] = field(
-        default_factory=dict
-    )  # from the trusted commit: the configuration, the policy and keys …
+    # From the trusted commit: the configuration, the policy and keys …
+    derived: dict[str, Any] = field(default_factory=dict)
 
     # --- configuration -----------------------------------------------------------------------------------------------
 
@@ -114,6 +114,11 @@ class Project(Clone):
         """Whether others do this project's work too, by the remote: offline as well, where they are only not asked."""
         return self.trusted.remote is not None and self.source("publish")[0] == "always"
 
+    @property
+    def promised(self) -> objects.Promised:
+        """The objects that a partial clone has left at its remote."""
+        return objects.Promised(self, self.trusted.commit, self.offline)
+
     # --- names -------------------------------------------------------------------------------------------------------
 
     @property
@@ -182,15 +187,61 @@ class Project(Clone):
         )
 
 
+Intents = Mapping[str, dict[str, Any]]  # effects that a lease announces, by their calls' names
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """The lease that this process has. `oid`: its commit; `since`: when that was made, in seconds that include those of sleep.
+
+    `ttl`: how long it lasts without being renewed; `intents`: the effects that it announces, by their calls' names; `tip`: the
+    branch's commit on the remote that was looked at. It is renewed beside the work: a thread that moves it, or reads more than one of
+    these, holds `lock`.
+    """
+
+    protocol: str
+    lease: Lease
+    oid: str
+    since: float
+    ttl: float
+    author: Ident
+    intents: Intents = field(default_factory=dict)
+    tip: str | None = None
+    renewed: bool = False  # since it was taken, or something was published
+    lost: HeldError | None = None  # it was found to be another runner's
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    stop: Callable[[], None] = lambda: None  # ends the renewals
+
+    @property
+    def every(self) -> float:
+        """How long after it was moved it is renewed."""
+        return self.ttl / 3
+
+
+class SharedBudget(Protocol):
+    """What a process has of the day's budget (`day_budget.Reservation`). `protocol`: whose work it pays for."""
+
+    protocol: str
+
+    def reserve(self, engine: str, usd: Decimal | None, tokens: int) -> None:
+        """Have enough for a request, or refuse it by a RunnerError: nothing is recorded then, and the work resumes later."""
+
+    def charge(self, usd: Decimal | None, tokens: int) -> None:
+        """Note what it did cost."""
+
+    def close(self) -> None:
+        """Give back what was not spent."""
+
+
 @dataclass(slots=True, eq=False)
 class Session:
     """What this process has of a project, and what it was told."""
 
     project: Project
     looked: bool = False  # whether the remote was asked in this process
-    mirror: Mirror | None = None  # the remote, where it answered
+    mirror: remote.Mirror | None = None  # the remote, where it answered
     lease: Held | None = None  # the remote's, while this process has it
-    shared_budget: Reservation | None = None  # what this process has of the day's budget, once it asks a model
+    shared_budget: SharedBudget | None = None  # what this process has of the day's budget, once it asks a model
     batch: bool = False  # `run` pushes once, when it ends
     pending: Batch | None = None  # transitions that the branch does not show yet
     looked_at: float = 0.0  # by the monotonic clock
@@ -223,18 +274,21 @@ class Session:
             try:
                 trusted = last_seen(git, clone.dirs)
             except OnlyProtocolsError:
-                from runner.store.remote import Mirror
-
-                mirror = Mirror.of(clone)
+                mirror = remote.Mirror.of(clone)
                 if mirror is None:
                     raise
                 trusted = mirror.look()
             session = cls(Project(git, clone.dirs, env, trusted, dict(options or {})))
-            objects.install(session)
+            session.fetch_promised()
             return session
         except BaseException:
             git.close()
             raise
+
+    def fetch_promised(self) -> None:
+        """Let git fetch the objects that a partial clone has left at its remote."""
+        if self.git.is_partial():
+            self.git.fetch_promised = lambda oid, names: self.project.promised.bring(oid, names)
 
     def close(self) -> None:
         """Close the open processes and settle the day's budget."""
@@ -279,9 +333,14 @@ class Session:
             self.proposals.clear()
         self.project = replace(self.project, trusted=trusted, derived={} if moved else self.project.derived)
 
+    @property
+    def to_ask(self) -> str | None:
+        """The remote that may have what is not here; None if there is none, or this process has asked it."""
+        return self.project.trusted.remote if self.mirror is None else None
+
     def above(self, ref: str) -> str | None:
         """Return what a ref is on the remote, as this command last read it; None where it has none, or was not read."""
-        return self.mirror.refs().get(ref) if self.mirror is not None else None
+        return self.mirror.ref(ref) if self.mirror is not None else None
 
     def tell_once(self, line: str) -> None:
         """Say something to the person that stays true however often it is found out."""

@@ -83,7 +83,6 @@ def worktree_path(project: Project, protocol: str) -> Path | None:
 
 def add_worktree(project: Project, protocol: str) -> tuple[Path | None, str]:
     """Make the person's worktree and return (its path, a note for them); a machine that cannot have one works without."""
-    git = project.git
     path = worktree_path(project, protocol)
     if path is None:
         return None, "a bare repository has no worktrees"
@@ -94,7 +93,7 @@ def add_worktree(project: Project, protocol: str) -> tuple[Path | None, str]:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         return None, f"no worktree: {path.parent}: {error.strerror}"
-    workspace.fetch_missing(git, branch, project.env)
+    workspace.fetch_missing(project, branch)
     ref = f"refs/heads/{branch}"
     with locks.hold(project.dirs.publish_lock(ref), project.env, what=branch, wait=transaction.PUBLISH_WAIT):
         return _make_worktree(project, ref, protocol, path)
@@ -151,7 +150,7 @@ def _make_worktree(clone: Clone, ref: str, protocol: str, path: Path) -> tuple[P
             config=worktree.settings_of(git, tree),
         )
     except GitError as error:
-        return path, f"{path} is not complete ({error.what}); the next command brings it along"
+        return path, f"{path} is not complete ({error.what}); the next command completes it"
     note.unlink(missing_ok=True)
     return path, ""
 
@@ -159,10 +158,8 @@ def _make_worktree(clone: Clone, ref: str, protocol: str, path: Path) -> tuple[P
 def _be_sparse(git: Git, tree: Worktree, protocol: str) -> None:
     """Have a new worktree leave out what a sparse checkout leaves out of the main one, but not the protocol's own folder."""
     folders = (str(git.common_dir), *git.worktree_folders())
-    if not any(
-        os.path.exists(f"{folder}/info/sparse-checkout") for folder in folders
-    ):  # else git looks at every worktree
-        return
+    if not any(os.path.exists(f"{folder}/info/sparse-checkout") for folder in folders):
+        return  # else git looks at every worktree
     main = git.worktrees()[0]
     settings = git.settings(main.git_dir)
     if settings.get("core.sparsecheckout", ("false",))[-1].lower() != "true":

@@ -7,19 +7,28 @@ second loses: its people's commits are carried over, its transitions are kept un
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from runner import signals
-from runner.errors import ConflictError, InsufficientHistoryError, IntegrityError, RefusedError, UnreachableError
-from runner.git import Commit, Git
+from runner.errors import (
+    ConflictError,
+    InsufficientHistoryError,
+    IntegrityError,
+    RefusedError,
+    RunnerError,
+    UnreachableError,
+)
+from runner.git import BLOB, EXECUTABLE, Commit, Git
 from runner.lines import counted
-from runner.protocol import ids, log, paths
+from runner.protocol import ids, paths
 from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
-from runner.store import history, lease, locks, lookup, push_refusal, record, remote, snapshot, transaction, worktree
-from runner.store.environment import forget_checkpoint, lower_checkpoint, read_checkpoint
+from runner.store import history, lease, locks, lookup, record, remote, snapshot, transaction, worktree
+from runner.store.environment import forget_checkpoint, lower_checkpoint, read_checkpoint, write_atomically
 from runner.store.project import Project, Session
 from runner.store.transaction import RefUpdate
 
@@ -173,14 +182,14 @@ def bring(session: Session, protocol: str, check: Check) -> None:
         return
     name = session.project.branch(protocol)
     mirror = look(session, name, history.ref_of(protocol), f"refs/runner/leases/{protocol}")
-    other = push_refusal.clash(session, protocol)
+    other = lookup.clash(session, protocol)
     if other is not None:
-        clashes = push_refusal.clash_error(session.project, protocol, other)
+        clashes = lookup.clash_error(session.project, protocol, other)
         if session.project.setting("publish") == "always":
             raise clashes
         session.tell_once(f"{clashes.what}: work continues here; {clashes.hint}")
         return
-    here, there = session.git.ref(name), mirror.refs().get(name) if mirror else None
+    here, there = session.git.ref(name), mirror.ref(name) if mirror else None
     if mirror is None and here is None:  # never looked at here, and the remote is away
         there = session.git.ref(session.project.tracking(name))
     _notice(session, protocol)
@@ -203,9 +212,9 @@ def bring(session: Session, protocol: str, check: Check) -> None:
         if session.project.setting("publish") == "always":
             settle(session, protocol, mirror, check)
         else:
-            session.env.say(
-                f"{protocol} has diverged from {mirror.remote}: work continues here; `runner sync {protocol}` settles it"
-            )
+            mirror.track({name: there})  # `status` then says so too
+            settles = f"`runner sync {protocol}` settles it"
+            session.tell_once(f"{protocol} has diverged from {mirror.remote}: work continues here; {settles}")
         return  # the histories are apart as the branches are
     bring_history(session, protocol)
 
@@ -268,7 +277,7 @@ def _history_changes(
     if offer.kind is history.Kind.REPLACED:
         raise history_replaced(project, protocol, theirs)
     new = history.file_again(git, protocol, offer.ours, theirs, project.runner())
-    lost = {} if ours is None or git.is_ancestor(ours, new) else _lost(git, protocol, ours, f"history-{ours[:12]}")
+    lost = {} if ours is None or git.is_ancestor(ours, new) else history.kept_as_lost(git, protocol, ours, "history-")
     return {name: (new, ours), **lost}
 
 
@@ -299,7 +308,7 @@ def history_back(
         again = [one for one in again if not git.is_ancestor(one[0].oid, theirs)]
         back = theirs
     new = history.file_again(git, protocol, again[::-1], back, session.project.runner(), now) if again else back
-    return {} if new == ours else {name: (new, ours), **_lost(git, protocol, ours, f"history-{ours[:12]}")}
+    return {} if new == ours else {name: (new, ours), **history.kept_as_lost(git, protocol, ours, "history-")}
 
 
 def history_replaced(project: Project, protocol: str, theirs: str) -> IntegrityError:
@@ -325,16 +334,12 @@ def follow(project: Project, protocol: str, mirror: Mirror | None, check: Check)
     now, kept = record.row(git, protocol, here), history.ref_of(protocol)
     name, there = f"refs/heads/{now.get('base')}", mirror.refs() if mirror is not None else None
     base = git.ref(project.tracking(name)) if there is None else there.get(name)
-    if base is None:
-        return None
-    ended = record.row(git, protocol, base)
-    is_later = ended["status"] in record.ENDED and ended["revision"] > now["revision"]
-    if not is_later or ended.get("genesis") != now.get("genesis"):
+    if base is None or not lookup.is_left_behind(git, protocol, here, base):
         return None
     merge = record.merged_in(git, protocol, base)
     filed = git.ref(history.fetched(protocol)) if there is None else there.get(kept)
     at = [commit for oid in (merge, filed) if oid and (commit := git.commit(oid)) is not None]
-    may_be = [oid for one in at for oid in (*one.parents, *([one.oid] if is_transition(one, protocol) else []))]
+    may_be = [oid for one in at for oid in (*one.parents, *([one.oid] if record.is_transition(one, protocol) else []))]
     ends = [end for end in may_be if record.is_merged(git, protocol, end, base)]
     if mirror is not None:
         mirror.track({name: base})
@@ -345,7 +350,8 @@ def follow(project: Project, protocol: str, mirror: Mirror | None, check: Check)
     name, into = ids.branch_of(project.pattern, protocol), f"{remote}/{now['base']}"
     what = f"{protocol} ended and was merged into {now['base']}"
     if not ends:
-        hint = f"who merged it types `git push {remote} {kept}`; until then `runner show {protocol}` shows its end"
+        hint = f"ask the person who merged it to type `git push {remote} {kept}`"
+        hint += f"; until then, `runner show {protocol}` shows its final status"
         return RefusedError(f"{what}; its last commits are not on {remote}", name, hint)
     count = len(record.since(git, here, ends[0])[0])
     return RefusedError(
@@ -372,7 +378,12 @@ def forward(project: Project, protocol: str, here: str | None, there: str, check
     check(there, here)
     update = RefUpdate(project.branch(protocol), here, there, "runner: fetched")
     transaction.publish(project, update)
-    project.env.say(f"fast-forwarded {protocol} to what others pushed: {there[:7]}")
+    how = (
+        f"fetched {protocol}, which others pushed"
+        if here is None
+        else f"fast-forwarded {protocol} to what others pushed"
+    )
+    project.env.say(f"{how}: {there[:7]}")
 
 
 def pusher(
@@ -408,7 +419,7 @@ def push(
     if mirror is None:
         return
     session.mirror = mirror
-    push_refusal.refuse_clash(session, protocol)
+    lookup.refuse_clash(session, protocol)
     there = mirror.refs()
     name = project.branch(protocol)
     changes: dict[str, tuple[str | None, str | None]] = {}
@@ -437,10 +448,10 @@ def push(
             mirror.push(changes)
     except remote.PushRefusedError as error:
         if genesis is None:
-            push_refusal.note(project, protocol, new)
-        raise push_refusal.explain(project, protocol, error, new, there.get(name)) from error
+            note_refusal(project, protocol, new)
+        raise explain_refusal(project, protocol, error, new, there.get(name)) from error
     if changes:
-        push_refusal.forget(project, protocol)
+        forget_refusal(project, protocol)
         mirror.track({ref: oid for ref, (oid, _) in changes.items() if oid})
 
 
@@ -467,12 +478,6 @@ def drop_lease(session: Session) -> None:
         lease.drop(session)
 
 
-def is_transition(commit: Commit, protocol: str) -> bool:
-    """Return whether a commit is one of the runner's for this protocol."""
-    trailers = log.parse_message(commit.message)
-    return trailers is not None and trailers.protocol == protocol
-
-
 def entries_of(git: Git, commit: Commit, protocol: str) -> list[RawEntry]:
     """Return the entries that a transition's commit added; none of another commit, or of one whose log is damaged."""
     try:
@@ -492,10 +497,10 @@ def settle(session: Session, protocol: str, mirror: Mirror, check: Check, *, the
         RefusedError: people's commits conflict; both sides stay as they are. ClashError: the remote has another protocol.
         IntegrityError: the branch here no longer has the commit that verified last; both sides stay as they are.
     """
-    push_refusal.refuse_clash(session, protocol)
+    lookup.refuse_clash(session, protocol)
     git, project, branch = session.git, session.project, session.project.branch(protocol)
     here, name = git.ref(branch), project.branch(protocol)
-    there = there or mirror.refs().get(name)
+    there = there or mirror.ref(name)
     if there is None or here is None or here == there or git.is_ancestor(there, here):
         bring_history(session, protocol)
         return
@@ -508,7 +513,7 @@ def settle(session: Session, protocol: str, mirror: Mirror, check: Check, *, the
     ours, left = record.since(git, here, there)
     check(there, _verified(project, protocol, common))
     lost: dict[str, tuple[str | None, str | None]] = {}
-    is_work_here, is_work_there = (any(is_transition(one, protocol) for one in side) for side in (ours, theirs))
+    is_work_here, is_work_there = (any(record.is_transition(one, protocol) for one in side) for side in (ours, theirs))
     # An approval has to come by a commit of the chain that brings nothing else (`approval._is_placed`).
     decided = not is_work_there and _decides(git, ours, protocol) and not _decides(git, theirs, protocol)
     try:
@@ -520,19 +525,19 @@ def settle(session: Session, protocol: str, mirror: Mirror, check: Check, *, the
         else:
             new = there
             for commit in ours:
-                if not is_transition(commit, protocol):
+                if not record.is_transition(commit, protocol):
                     new = carry(session, commit, new, protocol)
                 elif any(event_type(entry.event).role == "answer" for entry in entries_of(git, commit, protocol)[:1]):
                     new = check.give_again(commit, new, theirs)
     except _MergeConflictError as error:
-        if mirror.refs().get(name) == there:  # so that `status` and the person's git see that it is there
+        if mirror.ref(name) == there:  # so that `status` and the person's git see that it is there
             mirror.track({name: there})
         raise RefusedError(error.what, error.where, _by_hand(project, protocol, ours, there, is_work_there)) from error
     if is_work_here and is_work_there:
-        lost = _lost(git, protocol, here, here[:12])
+        lost = history.kept_as_lost(git, protocol, here)
         # In the same transaction: ours tells of transitions that give way, as if they stood. Others would publish that, and go on
         # from transcripts whose work they do not have.
-        filed, mine = mirror.refs().get(history.ref_of(protocol)), git.ref(history.ref_of(protocol))
+        filed, mine = mirror.ref(history.ref_of(protocol)), git.ref(history.ref_of(protocol))
         if filed is None or (mine is not None and git.is_ancestor(filed, mine)):
             lost |= history_back(session, protocol, new)
         else:
@@ -569,7 +574,7 @@ def _lower_mark(project: Project, protocol: str, commit: str | None) -> None:
     Not to `commit` itself, which may be a person's that damaged the record, before a transition repaired it.
     """
     git, at = project.git, commit
-    while at is not None and (found := git.commit(at)) is not None and not is_transition(found, protocol):
+    while at is not None and (found := git.commit(at)) is not None and not record.is_transition(found, protocol):
         at = found.parents[0] if found.parents else None
     if at is not None and snapshot.folder_files(git, at, protocol):
         lower_checkpoint(project.dirs, protocol, at, snapshot.read(git, at, protocol).state.genesis)
@@ -596,11 +601,6 @@ def _verified(project: Project, protocol: str, commit: str | None) -> str | None
     if project.git.is_ancestor(commit, known):
         return commit
     return known if project.git.is_ancestor(known, commit) else None
-
-
-def _lost(git: Git, protocol: str, oid: str, name: str) -> dict[str, tuple[str | None, str | None]]:
-    ref = f"refs/runner/lost/{protocol}/{name}"
-    return {ref: (oid, git.ref(ref))}
 
 
 def shared(git: Git, tip: str, other: str) -> str:
@@ -674,7 +674,7 @@ def _by_hand(project: Project, protocol: str, ours: Sequence[Commit], there: str
     if not advanced:
         return f"`{at} merge {there[:12]}`, resolve the conflict and commit, then `runner sync {protocol}`"
     tip = git.ref(branch) or ""
-    mine = [commit for commit in ours if not is_transition(commit, protocol)]
+    mine = [commit for commit in ours if not record.is_transition(commit, protocol)]
     own = [commit.oid[:12] for commit in mine if len(commit.parents) == 1]
     brought = [one[:12] for commit in mine for one in commit.parents[1:] if not git.is_ancestor(one, there)]
     back = [f"`{at} cherry-pick {' '.join(own)}`"] if own else []
@@ -682,3 +682,132 @@ def _by_hand(project: Project, protocol: str, ours: Sequence[Commit], there: str
     return f"`{worktree.way_back(git, branch, tip, there)}` takes theirs, then `runner doctor --fix {protocol}`" + (
         f"; {', '.join(back)} brings yours back, for you to resolve the conflict" if back else ""
     )
+
+
+# --- a push that the remote's rules refuse ----------------------------------------------------------------------------
+
+_MOST_SAID = 4  # lines of the remote's that are shown
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file that a push brings. `commit`: the branch's that brings it; `before`: the revision of the last transition below that."""
+
+    path: str
+    size: int
+    commit: Commit
+    before: int | None
+
+
+def note_refusal(project: Project, protocol: str, tip: str) -> None:
+    """Remember that the remote refused this branch: `runner undo` then removes the unpublished commits from it."""
+    with contextlib.suppress(OSError):
+        write_atomically(project.dirs.refused(protocol), f"{tip}\n".encode())
+
+
+def forget_refusal(project: Project, protocol: str) -> None:
+    """Forget it: a push of the protocol went through."""
+    with contextlib.suppress(OSError):
+        project.dirs.refused(protocol).unlink(missing_ok=True)
+
+
+def was_refused(project: Project, protocol: str) -> bool:
+    """Return whether the remote refused the commits here."""
+    return project.dirs.refused(protocol).exists()
+
+
+def explain_refusal(
+    project: Project, protocol: str, error: remote.PushRefusedError, new: str, old: str | None
+) -> remote.PushRefusedError:
+    """Return the error with the step, file and commit that it is about, as far as that is known, and the way out.
+
+    `new`: the refused commit; `old`: the one that the remote has.
+    """
+    git, branch = project.git, project.branch(protocol)
+    try:
+        found = _files(git, protocol, new, old or project.trusted.commit)
+    except RunnerError:  # the history is cut off here, or broken: the remote's own words have to do
+        return error
+    if not found:
+        return error
+    said = "\n".join(error.said)
+    named = [one for one in found if re.search(rf"(?<![\w./-]){re.escape(one.path)}(?![\w/-]|\.\w)", said)]
+    one = max(named or found, key=lambda file: len(file.path) if named else file.size)
+    step = _step(git, protocol, one)
+    by = f"which {step} made" if step else f"which {_author(one.commit)} committed"
+    what = error.what.partition(": ")[2] if not error.said else " ".join(error.said[:_MOST_SAID])
+    guess = "" if named else "it names no file; the largest that is new is "
+    at = project.trusted.remote
+    tip = git.ref(branch) or new
+    if one.before is None:
+        hint = f"take it out of the plan, `runner new` with that, and give this one up: `git update-ref -d {branch}`"
+    elif step:
+        hint = f"`runner undo {protocol}@{one.before}` takes out of branch and history again what {at} does not have"
+    else:
+        parent = one.commit.parents[0]
+        back = worktree.way_back(git, branch, tip, parent)
+        hint = f"`{back}` goes back to before it, and `runner doctor --fix {protocol}` adopts that"
+    others = ""
+    if project.setting("publish") == "always":
+        others = "; until it is published, others may do the same steps"
+    return remote.PushRefusedError(
+        f"{at} refused the push: {what}; {guess}{one.path} ({_size(one.size)}), {by} in commit {one.commit.oid[:12]}",
+        error.where,
+        f"{hint}; or ask the administrator of {at}. Nothing is lost{others}",
+        error.said,
+    )
+
+
+def _files(git: Git, protocol: str, new: str, old: str) -> list[_File]:
+    """Return the files that the branch's commits bring which `old` does not have, with those that its history files beside them."""
+    chain, at = record.since(git, new, old)
+    before = int(record.row(git, protocol, at)["revision"]) or None if at is not None else None
+    found: list[_File] = []
+    revisions: dict[str, int | None] = {}
+    for commit in chain:
+        revisions[commit.oid] = before
+        parent = git.commit(commit.parents[0]) if commit.parents else None
+        found += _of(git, parent.tree if parent else None, commit.tree, commit, before)
+        own = record.transition_of(commit, protocol)
+        before = own.trailers.revision if own is not None else before
+    filed = git.ref(history.ref_of(protocol))
+    seen: set[str] = set()
+    for entry, beside in history.commits(git, protocol, filed) if filed is not None else ():
+        owner = git.commit(beside) if beside in revisions else None
+        if owner is not None and beside not in seen:
+            seen.add(beside)
+            parent = git.commit(entry.parents[0]) if entry.parents else None
+            old_tree = parent.tree if parent is not None and parent.message == entry.message else None
+            found += _of(git, old_tree, entry.tree, owner, revisions[beside])
+    return found
+
+
+def _of(git: Git, old: str | None, new: str, commit: Commit, before: int | None) -> list[_File]:
+    changed = {
+        path: entry.oid
+        for path, (_, entry) in git.changed(old, new).items()
+        if entry is not None and entry.mode in (BLOB, EXECUTABLE)
+    }
+    sizes = git.sizes(list(changed.values()))
+    return [_File(path, size or 0, commit, before) for path, size in zip(changed, sizes, strict=True)]
+
+
+def _step(git: Git, protocol: str, one: _File) -> str:
+    """Return the step (`02-model`) whose transition a commit is; empty where it is a person's."""
+    own = record.transition_of(one.commit, protocol)
+    if own is None:
+        return ""
+    steps = record.row(git, protocol, one.commit.oid)["steps"]
+    slug = next((about for _, about in own.events if about in steps), "")
+    return f"{steps[slug]['place']:02d}-{slug}" if slug else protocol
+
+
+def _author(commit: Commit) -> str:
+    return "".join(filter(str.isprintable, commit.author.decode("utf-8", "replace").partition(" <")[0]))
+
+
+def _size(size: int) -> str:
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= factor:
+            return f"{size / factor:.3g} {unit}"
+    return f"{size} bytes"

@@ -18,28 +18,28 @@ from runner import __version__
 from runner.errors import IntegrityError, MalformedFileError, RunnerError
 from runner.git import Commit, Git, Tree, Worktree
 from runner.lines import lines_of
-from runner.protocol import decision, log, paths, plans, references, state, strict_yaml
-from runner.protocol.decision import Halt
+from runner.protocol import log, machine, paths, plans, references, state, strict_yaml
 from runner.protocol.ids import STEP_FILE
-from runner.protocol.log import RawEntry
+from runner.protocol.log import RawEntry, Trailers
+from runner.protocol.machine import Halt
 from runner.protocol.state import read_json
 from runner.store import worktree
 from runner.store.environment import write_loosely
 
 if TYPE_CHECKING:
-    from runner.protocol.state import Row, StepRow
+    from runner.protocol.state import Row, State, StepRow
 
 UNREADABLE = "unreadable"
 ENDED = ("completed", "cancelled")
 
 _NAMES: dict[type, str] = {
-    decision.WritePlan: "write-plan",
-    decision.RunStep: "run-step",
-    decision.AskPerson: "ask-person",
-    decision.TakeWork: "take-work",
-    decision.CheckStep: "check-step",
-    decision.CompleteStep: "complete-step",
-    decision.Complete: "complete",
+    machine.WritePlan: "write-plan",
+    machine.RunStep: "run-step",
+    machine.AskPerson: "ask-person",
+    machine.TakeWork: "take-work",
+    machine.CheckStep: "check-step",
+    machine.CompleteStep: "complete-step",
+    machine.Complete: "complete",
 }
 
 
@@ -197,7 +197,7 @@ def _brief(protocol: str, data: bytes | None, when: int) -> Brief:
     if isinstance(found, dict) and found.get("status") in ENDED:  # nothing follows, whatever else it has
         row, acts = _shown(protocol, found), False
     elif state.is_whole(found) and isinstance(found["waiting"], list):
-        row, acts = found, decision.can_act(found, protocol)
+        row, acts = found, machine.can_act(found, protocol)
     else:
         row = _shown(protocol, found)
         acts = outlook(row).action != "none"
@@ -209,7 +209,7 @@ def _made_by() -> str:
     """Return what decides a brief: the version, and the code, which a checkout changes without one."""
     made = [str(BRIEF), __version__]
     with contextlib.suppress(OSError):  # there are no files of it
-        files = [module.__file__ or "" for module in (decision, state)] + [__file__]
+        files = [module.__file__ or "" for module in (machine, state)] + [__file__]
         made += [str(os.stat(file).st_mtime_ns) for file in files]
     return " ".join(made)
 
@@ -237,20 +237,24 @@ def outlook(row: Row) -> Outlook:
         now = state.from_plain(row, str(row["protocol"]))
     except RunnerError as error:
         return Outlook("none", None, "anyone", f"{error.what}; {error.hint}")
-    action = decision.decide(now)
+    return outlook_of(now)
+
+
+def outlook_of(now: State) -> Outlook:
+    """Return what would follow a state."""
+    if now.status in ENDED:
+        return Outlook("none", None, "", f"it is {now.status}")
+    action = machine.decide(now)
     if isinstance(action, Halt):
         owed = action.waiting or tuple(now.waiting)
-        failed = next((slug for slug, step in now.open_steps() if step.status in _STUCK), None)
+        failed = next(iter(now.stopped), None)
         step = owed[0].subject if owed and owed[0].subject in now.steps else failed
         by = ", ".join(dict.fromkeys(wait.by for wait in owed)) or "anyone"
         return Outlook("none", step, by, action.reason, tuple(wait.id for wait in owed))
     slug = getattr(action, "slug", None)
-    by = "anyone" if isinstance(action, decision.AskPerson) else "runner"
-    done = "the questions are answered" if isinstance(action, decision.WritePlan) else "every step is done"
+    by = "anyone" if isinstance(action, machine.AskPerson) else "runner"
+    done = "the questions are answered" if isinstance(action, machine.WritePlan) else "every step is done"
     return Outlook(_NAMES[type(action)], slug, by, now.steps[slug].title if slug else done)
-
-
-_STUCK = (state.StepStatus.FAILED, state.StepStatus.BLOCKED)
 
 
 def label(row: Row, slug: str) -> str:
@@ -262,6 +266,44 @@ def open_steps(row: Row) -> list[tuple[str, StepRow]]:
     """Return the steps that still count, in the order of their places."""
     found = [(slug, step) for slug, step in row["steps"].items() if not step.get("removed")]
     return sorted(found, key=lambda item: int(item[1]["place"]))
+
+
+# --- transitions ----------------------------------------------------------------------------------------------------
+
+
+class Transition(NamedTuple):
+    """A transition of a protocol: its commit, and what its trailers say."""
+
+    commit: Commit
+    trailers: Trailers
+
+    @property
+    def revisions(self) -> range:
+        """The revisions of its events."""
+        last = self.trailers.revision + 1
+        return range(last - len(self.trailers.events), last)
+
+    @property
+    def events(self) -> list[tuple[str, str]]:
+        """The name of each event, and what it is about."""
+        return [(name, about) for name, _, about in (event.partition(" ") for event in self.trailers.events)]
+
+    def has(self, event: str, about: str) -> bool:
+        """Return whether it has an event, by its name, on a step, the plan or the protocol."""
+        return f"{event} {about}" in self.trailers.events
+
+
+def transition_of(commit: Commit | None, protocol: str) -> Transition | None:
+    """Return the transition of a protocol that a commit is by its trailers, or None."""
+    trailers = log.parse_message(commit.message) if commit is not None else None
+    if commit is None or trailers is None or trailers.protocol != protocol:
+        return None
+    return Transition(commit, trailers)
+
+
+def is_transition(commit: Commit, protocol: str) -> bool:
+    """Return whether a commit is a transition of the protocol by its trailers."""
+    return transition_of(commit, protocol) is not None
 
 
 # --- events ----------------------------------------------------------------------------------------------------------
@@ -295,21 +337,20 @@ def added(git: Git, protocol: str, commit: Commit) -> list[RawEntry]:
         IntegrityError: the log does not have exactly the entries that the commit's trailers name.
         InsufficientHistoryError: the log is not in this clone.
     """
-    trailers = log.parse_message(commit.message)
-    if trailers is None or trailers.protocol != protocol:
+    own = transition_of(commit, protocol)
+    if own is None:
         return []
     at = f"{paths.folder(protocol)}/{paths.LOG}"
     now, *old = git.blobs([f"{oid}:{at}" for oid in (commit.oid, *commit.parents[:1])])
     where, before = f"{at} in {commit.oid[:12]}", (old[0] if old else None) or b""
-    after = trailers.revision - len(trailers.events)
     if now is None and paths.LOG in folder(git, protocol, commit.oid):
         raise git.missing(f"{paths.LOG} of commit {commit.oid[:12]}")
     now = now or b""
     if before and now.startswith(before):
         found = log.parse_raw(now[len(before) :], where)
     else:  # a new segment, or the log before was damaged
-        found = [entry for entry in log.parse_raw(now, where) if entry.revision > after]
-    told = [(after + place, event) for place, event in enumerate(trailers.events, 1)]
+        found = [entry for entry in log.parse_raw(now, where) if entry.revision >= own.revisions[0]]
+    told = list(zip(own.revisions, own.trailers.events, strict=True))
     if [(entry.revision, f"{entry.event} {entry.subject}") for entry in found] != told:
         raise IntegrityError(
             "the log has other entries than the commit's trailers say", where, f"run `runner verify {protocol}`"
@@ -372,11 +413,9 @@ def newer(git: Git, protocol: str, here: str | None, there: str | None) -> int:
     if here is None or there is None or here == there:
         return 0
     try:
-        commits = [git.commit(oid) for oid in git.first_parents(there, stop=here)]
+        return sum(transition_of(git.commit(oid), protocol) is not None for oid in git.first_parents(there, stop=here))
     except RunnerError:
         return 0
-    trailers = [log.parse_message(commit.message) for commit in commits if commit is not None]
-    return sum(one is not None and one.protocol == protocol for one in trailers)
 
 
 def is_merged(git: Git, protocol: str, tip: str, base: str) -> bool:
@@ -386,10 +425,16 @@ def is_merged(git: Git, protocol: str, tip: str, base: str) -> bool:
 
 
 def merged_in(git: Git, protocol: str, base: str) -> str | None:
-    """Return the commit of the base's own line that brought the protocol's record as it is there now."""
+    """Return the commit of the base's own line that brought the protocol's record as it is there now.
+
+    Raises:
+        InsufficientHistoryError: that line, or a tree of it, is not in this clone.
+    """
     path = f"{paths.folder(protocol)}/{paths.STATE}"
     code, out, _ = git.try_run("rev-list", "-1", "--first-parent", base, "--", path)
-    return out.decode().strip() or None if code == 0 else None
+    if code:
+        raise git.missing(f"the history of {path}")
+    return out.decode().strip() or None
 
 
 def work_of(git: Git, protocol: str, tip: str, slug: str) -> tuple[str, str] | None:
@@ -413,20 +458,17 @@ def work_of(git: Git, protocol: str, tip: str, slug: str) -> tuple[str, str] | N
         commit = git.commit(git.resolve(kept) or "") if isinstance(kept, str) else None
         return (commit.parents[0], commit.oid) if commit and commit.parents else None
     for oid in git.first_parents(tip):
-        commit = git.commit(oid)
-        trailers = log.parse_message(commit.message) if commit else None
-        if commit is None or trailers is None or trailers.revision < last.revision:
-            continue
-        if trailers.revision - len(trailers.events) < last.revision:
+        own = transition_of(git.commit(oid), protocol)
+        if own is not None and last.revision in own.revisions:
             start = last.fields.get("start")
             by_person = last.fields.get("executor") == "person" and isinstance(start, str)
-            return (str(start) if by_person else commit.parents[0], oid)
+            return (str(start) if by_person else own.commit.parents[0], oid)
     return None
 
 
 def reopens(row: Row) -> str:
     """Return the command that opens a failed or blocked protocol again: `retry` where a step did, else `resume`."""
-    return "retry" if any(step.get("status") in ("failed", "blocked") for _, step in open_steps(row)) else "resume"
+    return "retry" if any(step.get("status") in state.STOPPED for _, step in open_steps(row)) else "resume"
 
 
 def untaken(git: Git, protocol: str, tip: str) -> list[str]:
@@ -450,7 +492,7 @@ def as_planned(git: Git, row: Row, tip: str) -> Row:
 
     names = [(name, entry) for name, entry in folder(git, protocol, tip).items() if paths.is_plan_file(name)]
     try:
-        plan = plans.parse({name: git.blob(entry.oid) or b"" for name, entry in names}, paths.folder(protocol))
+        plan = plans.parse({name: git.content(entry) or b"" for name, entry in names}, paths.folder(protocol))
     except MalformedFileError:
         return row
     steps: dict[str, StepRow] = {}
@@ -464,11 +506,16 @@ def as_planned(git: Git, row: Row, tip: str) -> Row:
     return {**row, "steps": steps}
 
 
-def unsaved(git: Git, tree: Worktree, protocol: str) -> list[str]:
-    """Return the names of the protocol's words that a person changed in a worktree and did not commit."""
+def unsaved(git: Git, branch: str, protocol: str) -> list[tuple[Worktree, list[str]]]:
+    """Return the worktrees of the branch in which a person changed plan files of the protocol and did not commit them, with the
+    names of these."""
     at = paths.folder(protocol)
-    names = (name.removeprefix(f"{at}/") for name in worktree.unsaved(git, tree, at))
-    return sorted(name for name in names if paths.is_plan_file(name))
+    found = []
+    for tree in git.checked_out(branch):
+        names = (name.removeprefix(f"{at}/") for name in worktree.unsaved(git, tree, at))
+        if edited := sorted(name for name in names if paths.is_plan_file(name)):
+            found.append((tree, edited))
+    return found
 
 
 def out_of_plan(git: Git, protocol: str, tip: str, trees: Sequence[Worktree], slugs: Sequence[str]) -> bool:
@@ -614,7 +661,17 @@ def times(git: Git, commits: Collection[str]) -> dict[str, int]:
 PLAIN = ("--no-ext-diff", "--no-textconv", "--no-color", "--submodule=short", "--src-prefix=a/", "--dst-prefix=b/")
 
 
-def diff(git: Git, old: str, new: str, *options: str, without: str = "") -> bytes:
-    """Return the difference of two trees as git prints it for everybody. `without`: a protocol whose folder is left out."""
-    leave = ("--", f":(top,exclude){paths.folder(without)}") if without else ()
-    return git.run("diff", *PLAIN, *options, old, new, *leave, env={"GIT_LITERAL_PATHSPECS": "0"})
+def diff(
+    git: Git,
+    old: str,
+    new: str,
+    *options: str,
+    without: str = "",
+    parts: Sequence[str] = ("",),
+    only: Sequence[str] = (),
+) -> bytes:
+    """Return the difference of two trees as git prints it for everybody. `without`: a protocol whose folder is left out, or these
+    `parts` of it; `only`: the paths that are compared, all where none is named."""
+    leave = [f":(top,exclude){paths.folder(without)}{part and '/'}{part}" for part in parts] if without else ()
+    where = [*(f":(top,literal){path}" for path in only), *leave]
+    return git.run("diff", *PLAIN, *options, old, new, "--", *where, env={"GIT_LITERAL_PATHSPECS": "0"})

@@ -11,12 +11,10 @@ import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from runner.errors import (
     ConflictError,
-    InsufficientHistoryError,
-    IntegrityError,
     RefusedError,
     UnreachableError,
     UsageError,
@@ -24,21 +22,15 @@ from runner.errors import (
 from runner.git import BLOB, TIMED_OUT, Git, GitError, Ident, TreeEntry
 from runner.git.repository import token_settings
 from runner.lines import lines_of
-from runner.protocol import ref_files
 from runner.store import locks, trusted
 from runner.store.environment import (
     Clone,
     Environment,
     StateDir,
     matching,
-    timestamp,
     write_atomically,
 )
 from runner.store.trusted import Pin, Trusted
-
-if TYPE_CHECKING:
-    from runner.protocol.ref_files import Lease
-    from runner.store.project import Project
 
 FETCH_SECONDS = 5.0  # what a look at the remote may take before it counts as away
 SLOW_SECONDS = 1800.0  # what a fetch may take from a remote that answers: it has much that is new, or the link is slow
@@ -59,9 +51,7 @@ class PushRefusedError(UnreachableError):
 class Mirror(NamedTuple):
     """The git directory that talks to one remote. `remote`: its name in the clone; `url`: where it is."""
 
-    git: Git
-    dirs: StateDir
-    env: Environment
+    clone: Clone
     remote: str
     url: str
 
@@ -75,9 +65,24 @@ class Mirror(NamedTuple):
         remote = trusted.remote_name(clone.git)
         if remote is None:
             return None
-        mirror = cls(clone.git, clone.dirs, clone.env, remote, trusted.remote_url(clone.git, remote))
+        mirror = cls(clone, remote, trusted.remote_url(clone.git, remote))
         mirror._make_ready()
         return mirror
+
+    @property
+    def git(self) -> Git:
+        """The clone's git, whose objects it uses."""
+        return self.clone.git
+
+    @property
+    def dirs(self) -> StateDir:
+        """Where the clone's things lie."""
+        return self.clone.dirs
+
+    @property
+    def env(self) -> Environment:
+        """The environment of the process."""
+        return self.clone.env
 
     @property
     def path(self) -> Path:
@@ -141,11 +146,11 @@ class Mirror(NamedTuple):
 
     def refs(self) -> dict[str, str]:
         """Return what the remote had when it was last fetched: full ref name there to oid."""
-        code, out, _ = self._run(
-            "for-each-ref", "--format=%(objectname) %(refname)", "refs/there/", timeout=PUSH_SECONDS
-        )
-        lines = lines_of(out.decode("utf-8", "replace")) if code == 0 else []
-        return {f"refs/{name.removeprefix('refs/there/')}": oid for oid, name in (line.split(" ", 1) for line in lines)}
+        return seen(self.clone, "refs")
+
+    def ref(self, name: str) -> str | None:
+        """Return the commit that a ref had there, or None where it had none."""
+        return seen(self.clone, name).get(name)
 
     def default_branch(self) -> str | None:
         """Ask the remote for its default branch; None where it has none.
@@ -215,20 +220,6 @@ class Mirror(NamedTuple):
             at.parent.mkdir(exist_ok=True)
             at.touch()
 
-    def unshallow(self, timeout: float) -> None:
-        """Bring the whole history of all branches there.
-
-        Raises:
-            UnreachableError: the remote did not answer, or refused.
-        """
-        specs = [f"+refs/{name}/*:refs/there/{name}/*" for name in ("heads", "runner/history")]
-        code, _, err = self._run(
-            "fetch", "--quiet", "--unshallow", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "origin", *specs,
-            timeout=timeout,
-        )  # fmt: skip
-        if code:
-            raise self._unreachable(code, err)
-
     def _forget_other_clone(self) -> bool:
         """Start anew where the refs are those of an earlier clone at this path, whose objects went with it; return whether."""
         if all(self.git.commit(oid) is not None for oid in set(self.refs().values())):
@@ -254,10 +245,9 @@ class Mirror(NamedTuple):
             if again < LOCKED:  # another push may be under way there
                 self.env.sleep(0.1 * 2**again)
         raise UnreachableError(
-            f"{self.remote} could not move a ref though no other process moved it: {' '.join(said[:2]) or 'it did not say why'}",
+            f"{self.remote} could not update a ref that is unchanged: {' '.join(said[:2]) or 'it did not say why'}",
             self.url,
-            "a git that was killed there may have left the lock that is named: the remote's administrator removes it;"
-            " nothing was published and nothing is lost",
+            "a killed git there may have left this lock; ask the administrator to remove it. Nothing was published or lost",
         )
 
     def _push(self, changes: Mapping[str, tuple[str | None, str | None]], timeout: float) -> list[str] | None:
@@ -277,15 +267,15 @@ class Mirror(NamedTuple):
             twice = moving & set(_up_to_date(out))
             if twice and twice == moving:
                 raise ConflictError(
-                    f"{', '.join(sorted(twice))} on {self.remote} was moved there by somebody else, or by a push of ours"
-                    " that was given up",
+                    f"{', '.join(sorted(twice))} on {self.remote} was moved by somebody else, or by an earlier push"
+                    " of this clone that was given up",
                     self.url,
                     "run the same command again, or `runner sync`",
                 )
             return None
         rejected = [line.split("\t") for line in lines_of(out.decode("utf-8", "replace")) if line.startswith("!")]
         # The answer was lost, not the push; or something between here and there sent it twice, and this came of the second.
-        there = self._there(changes)
+        there = self._ask(changes)
         if there is not None and all(there.get(name) == new for name, (new, _) in changes.items()):
             self._note(changes)
             return None
@@ -299,7 +289,7 @@ class Mirror(NamedTuple):
             raise PushRefusedError(
                 f"{self.remote} refused the push: {refused[0].removeprefix('[remote rejected] ')} {' '.join(said[:2])}".strip(),
                 self.url,
-                "nothing was published and nothing is lost; ask who keeps the remote, or push from an account that may",
+                "nothing was published and nothing is lost; ask the remote's administrator, or push from an account that may",
                 said,
             )
         if rejected and there is not None and all(there.get(name) == old for name, (_, old) in changes.items()):
@@ -328,7 +318,7 @@ class Mirror(NamedTuple):
         if code:
             raise self._unreachable(code, err)
 
-    def _there(self, changes: Mapping[str, object]) -> dict[str, str] | None:
+    def _ask(self, changes: Mapping[str, object]) -> dict[str, str] | None:
         """Ask the remote where these refs are; None where it does not answer."""
         code, out, _ = self._run("ls-remote", "origin", *changes, timeout=FETCH_SECONDS)
         if code:
@@ -397,9 +387,8 @@ class Mirror(NamedTuple):
                 if (known := self.git.ref(tracking)) == oid:
                     continue
                 locks.remove_dead(self.git.common_dir / f"{tracking}.lock", self.env)
-                with contextlib.suppress(
-                    ConflictError, GitError
-                ):  # such as one of a branch `main/x` that is gone there
+                # Such as one of a branch `main/x` that is gone there.
+                with contextlib.suppress(ConflictError, GitError):
                     self.git.update_refs({tracking: (oid, known)}, "runner: fetched")
 
     def _refuse_going_back(self, pin: Pin | None, oid: str) -> None:
@@ -415,29 +404,49 @@ class Mirror(NamedTuple):
         )
 
 
+def seen(clone: Clone, name: str) -> dict[str, str]:
+    """Return a ref of the remote's, or all below it, as it was last fetched: full name there to oid. No git is started."""
+    known = clone.git.refs_in(clone.dirs.mirror, f"refs/there{name.removeprefix('refs')}")
+    return {f"refs{one.removeprefix('refs/there')}": oid for one, oid in known.items()}
+
+
+def last_leases(clone: Clone) -> dict[str, str]:
+    """Return protocol to the commit of its lease, of those that the remote was last seen to have."""
+    return {name.rpartition("/")[2]: oid for name, oid in seen(clone, "refs/runner/leases").items()}
+
+
+def last_looked(dirs: StateDir, protocol: str) -> float | None:
+    """Return when the remote was last asked for a protocol's lease, in seconds since the epoch; None: that is not known."""
+    times = []
+    for file in (dirs.looked(protocol), dirs.looked("*")):
+        with contextlib.suppress(OSError):
+            times.append(file.stat().st_mtime)
+    return max(times, default=None)
+
+
 def _up_to_date(out: bytes) -> list[str]:
     """Return the refs of which `push --porcelain` says that nothing had to be done."""
     lines = [line.split("\t") for line in lines_of(out.decode("utf-8", "replace")) if line.startswith("=\t")]
     return [line[1].rpartition(":")[2] for line in lines]
 
 
-def fetch_objects(git: Git, oids: list[str], env: Environment) -> None:
+def fetch_objects(clone: Clone, oids: list[str]) -> None:
     """Bring objects that a partial clone has left at its remote.
 
     Raises:
         UnreachableError: the remote did not answer.
     """
-    mirror = Mirror.of(Clone.of(git, env))
+    mirror = Mirror.of(clone)
     if mirror is None:
         raise UnreachableError(
-            "objects are missing and there is no remote", str(git.common_dir), "run `git fetch --refetch`"
+            "objects are missing and there is no remote", str(clone.git.common_dir), "run `git fetch --refetch`"
         )
-    code, _, err = git.transport(
+    code, _, err = clone.git.transport(
         mirror.path,
         "-c", "fetch.negotiationAlgorithm=noop", "fetch", "--quiet", "--no-tags", "--no-write-fetch-head",
         "--no-recurse-submodules", "--filter=blob:none", "--stdin", "origin",
         data="".join(f"{oid}\n" for oid in oids).encode(), timeout=PUSH_SECONDS * 5,
-        env=token_settings(mirror.url, env.environ),
+        env=token_settings(mirror.url, clone.env.environ),
     )  # fmt: skip
     if code:
         raise mirror._unreachable(code, err)
@@ -446,7 +455,7 @@ def fetch_objects(git: Git, oids: list[str], env: Environment) -> None:
 # --- small files on a ref, such as a lease or a day's budget: replaced whole, by compare-and-swap of the ref --------------
 
 
-def read_files(git: Git, entries: Sequence[TreeEntry], limit: int, env: Environment) -> list[bytes] | None:
+def read_files(clone: Clone, entries: Sequence[TreeEntry], limit: int) -> list[bytes] | None:
     """Return the bytes of such files, or None: one is no file, has more than `limit` bytes, or is not here.
 
     A partial clone fetches them.
@@ -454,9 +463,9 @@ def read_files(git: Git, entries: Sequence[TreeEntry], limit: int, env: Environm
     Raises:
         UnreachableError: they are at a remote that does not answer.
     """
-    oids = [entry.oid for entry in entries]
-    if git.is_partial() and (missing := [oid for oid in oids if git.blob(oid) is None]):
-        fetch_objects(git, missing, env)
+    git, oids = clone.git, [entry.oid for entry in entries]
+    if git.is_partial() and (missing := [oid for oid in oids if git.object(oid) is None]):
+        fetch_objects(clone, missing)
     if any(size is None or size > limit for size in git.sizes(oids)):
         return None
     found = [data for data in git.blobs(oids) if data is not None]
@@ -516,85 +525,3 @@ def _pushes(dirs: StateDir, now: float) -> list[float]:
         lines = (dirs.beside / "pushes").read_text().split()
         return sorted(time for time in map(float, lines) if now - RATE_WINDOW < time < now + FAR)
     return []
-
-
-# --- who works in another clone, as the remote was last seen ----------------------------------------------------------
-# Read from the mirror's files, without the network, for display only. Whether a lease may be taken is `lease`'s to say.
-
-_LEASES = "refs/there/runner/leases"
-
-
-class Away(NamedTuple):
-    """Who works elsewhere. `where`: machine and CI job; `since`: when the lease was taken; `asked`: when the remote was last asked, or
-    None: that is not known."""
-
-    who: str
-    where: str
-    since: str
-    asked: float | None
-
-
-def last_leases(dirs: StateDir) -> dict[str, str]:
-    """Return protocol to the commit of its lease, of those that the remote was last seen to have. No git is started."""
-    found: dict[str, str] = {}
-    with contextlib.suppress(OSError):
-        for line in lines_of((dirs.mirror / "packed-refs").read_text()):
-            oid, _, name = line.partition(" ")
-            if name.startswith(f"{_LEASES}/"):
-                found[name.removeprefix(f"{_LEASES}/")] = oid
-    with contextlib.suppress(OSError):
-        for file in (dirs.mirror / _LEASES).iterdir():
-            if file.suffix != ".lock":
-                found[file.name] = file.read_text().strip()
-    return found
-
-
-def at_work_elsewhere(project: Project, protocol: str, leases: Mapping[str, str]) -> Away | None:
-    """Return who works on a protocol elsewhere by the leases that are `there`; None where nobody does.
-
-    One that has run out by this clock is of nobody who is known to work, and one that this clone took is no one else's.
-    """
-    oid = leases.get(protocol)
-    if oid is None:
-        return None
-    git, where = project.git, f"refs/runner/leases/{protocol}"
-    with contextlib.suppress(IntegrityError, InsufficientHistoryError):
-        lease, now = _lease_at(project, oid, where), project.env.timestamp()
-        if (
-            lease is None
-            or lease.expires is None
-            or lease.expires < now
-            or _is_own_lease(project, protocol, lease.nonce)
-        ):
-            return None
-        since = oid
-        commit = git.commit(oid)
-        while commit is not None:
-            since = commit.oid
-            parent = _lease_at(project, commit.parents[0], where) if commit.parents else None
-            commit = git.commit(commit.parents[0]) if parent is not None and parent.nonce == lease.nonce else None
-        first = git.commit(since)
-        then = int(first.committer.rpartition(b"> ")[2].split()[0]) if first else 0
-        return Away(lease.holder, lease.where(), timestamp(then), _last_looked(project.dirs, protocol))
-    return None
-
-
-def _last_looked(dirs: StateDir, protocol: str) -> float | None:
-    times = []
-    for file in (dirs.looked(protocol), dirs.looked("*")):
-        with contextlib.suppress(OSError):
-            times.append(file.stat().st_mtime)
-    return max(times, default=None)
-
-
-def _lease_at(project: Project, oid: str, where: str) -> Lease | None:
-    data = project.git.blob(f"{oid}:{ref_files.FILE}")
-    return ref_files.parse(data, where) if data is not None and len(data) <= ref_files.SIZE else None
-
-
-def _is_own_lease(project: Project, protocol: str, nonce: str) -> bool:
-    try:
-        noted = lines_of(project.dirs.lease(protocol).read_text())
-    except OSError:
-        return False
-    return any(line.split(" ")[0] == nonce for line in noted)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from runner.errors import IntegrityError, MalformedFileError
-from runner.git import BLOB, EXECUTABLE, LINK, SUBMODULE, TREE, Git, TreeEntry
+from runner.git import BLOB, EXECUTABLE, LINK, SUBMODULE, Git, TreeEntry
 from runner.protocol import paths, state
 from runner.protocol.state import Rendered, State
 
@@ -67,22 +67,9 @@ def folder_files(git: Git, tip: str, protocol: str) -> dict[str, TreeEntry] | No
     Raises:
         IntegrityError: a symbolic link, a submodule or names that differ in case only.
     """
-    root = git.tree(f"{tip}:{paths.folder(protocol)}")
-    if root is None:
+    if git.tree(f"{tip}:{paths.folder(protocol)}") is None:
         return None
-    found: dict[str, TreeEntry] = {}
-    stack = [("", root)]
-    while stack:
-        prefix, tree = stack.pop()
-        for name, entry in tree.items():
-            path = prefix + name
-            if entry.mode == TREE:
-                inner = git.tree(entry.oid)
-                if inner is None:
-                    raise IntegrityError(f"{path}/ is missing", f"commit {tip[:12]}", "run `git fsck`, or `git fetch`")
-                stack.append((f"{path}/", inner))
-            else:
-                found[path] = entry
+    found = git.below(f"{tip}:{paths.folder(protocol)}")
     refuse_odd_names(found, f"{paths.folder(protocol)} in {tip[:12]}")
     return found
 
@@ -116,10 +103,7 @@ def read(git: Git, tip: str, protocol: str) -> Snapshot:
         raise IntegrityError(
             f"there is no record of {protocol}", where, "run `runner doctor`, or `git log` to see who took it away"
         )
-    data = git.blob(files[paths.STATE].oid)
-    log = git.blob(files[paths.LOG].oid)
-    if data is None or log is None:
-        raise IntegrityError("the record's objects are missing", where, "run `git fsck`, or `git fetch`")
+    data, log = (git.require(files[name].oid, f"{name} of commit {tip[:12]}") for name in (paths.STATE, paths.LOG))
     return Snapshot(protocol, commit.oid, commit.tree, Folder(files), state.load(data, f"{where}/{paths.STATE}"), log)
 
 
@@ -127,15 +111,12 @@ def plan_files(git: Git, snapshot: Snapshot) -> dict[str, bytes]:
     """Return the plan files of a snapshot: name in the folder to bytes.
 
     Raises:
-        MalformedFileError: a file is executable or too big to be read.
+        MalformedFileError: a file is a link or a submodule. InsufficientHistoryError: it is not in this clone.
     """
-    found = {}
     files = snapshot.files.plan_files
     for name, entry in files.items():
         if entry.mode not in (BLOB, EXECUTABLE):
             raise MalformedFileError(f"{name} is not a plain file", snapshot.where, "replace it by one")
-    for name, data in zip(files, git.blobs([entry.oid for entry in files.values()]), strict=True):
-        if data is None:
-            raise IntegrityError(f"{name} is missing", snapshot.where, "run `git fsck`, or `git fetch`")
-        found[name] = data
-    return found
+    at = f"of commit {snapshot.tip[:12]}"
+    found = git.require_all({entry.oid: f"{name} {at}" for name, entry in files.items()})
+    return {name: found[entry.oid] for name, entry in files.items()}

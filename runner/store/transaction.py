@@ -46,7 +46,6 @@ def entries_of(
 
 
 def record(
-    protocol: str,
     before: State | None,
     old_log: bytes,
     segments: int,
@@ -105,14 +104,12 @@ def prepare(
     """
     entries = entries_of(snapshot.state, events, by.time, by.actor, by.judged)
     raws, parts = [log.raw_of(entry) for entry in entries], len(snapshot.files.parts)
-    after, files = record(snapshot.protocol, snapshot.state, snapshot.log, parts, entries, snapshot.rendered, raws)
+    after, files = record(snapshot.state, snapshot.log, parts, entries, snapshot.rendered, raws)
     folder = paths.folder(snapshot.protocol)
-    changes: dict[str, TreeEntry | None] = {}
     if tree is not None and tree != snapshot.tree:
         own = git.tree(f"{snapshot.tip}:{paths.ROOT}")
         assert own is not None
-        changes[folder] = own[snapshot.protocol]
-        tree = git.edit_tree(tree, changes)
+        tree = git.edit_tree(tree, {folder: own[snapshot.protocol]})
     written = {
         f"{folder}/{name}": TreeEntry(
             BLOB, git.write("blob", data, before.oid if (before := snapshot.files.get(name)) else None)

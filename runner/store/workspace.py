@@ -1,4 +1,4 @@
-"""Where work is done: a checkout of the runner's own, outside every repository, that an agent may write (design §6).
+"""The workspace: the runner's own checkout, outside every repository, where steps work and agents may write (design §6).
 
 It has a repository of its own, with the objects of its commit's history and without a remote; the runner never runs git in it. The
 runner reads the files with its own index and git directory. Nothing of it is ever taken for a person's, or the other way round.
@@ -40,17 +40,17 @@ from runner.protocol import globs
 from runner.protocol.ids import digest
 from runner.protocol.paths import POLICY, ROOT, is_record
 from runner.store import locks, objects, remote, worktree
-from runner.store.environment import Environment, StateDir, write_atomically, write_loosely
+from runner.store.environment import Clone, write_atomically, write_loosely
 
 EXCLUDES = "__pycache__/\n.pytest_cache/\nnode_modules/\n.venv/\n*.pyc\n.DS_Store\n"
 MOST_RECORD = 64 * 1024 * 1024  # bytes of a file of the record
 
 
 class Workspace:
-    """The folders and files of a workspace, all below `root`; commands get `work` alone."""
+    """The folders and files of a workspace of a clone, all below `root`; commands get `work` alone."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, clone: Clone, root: Path) -> None:
+        self.clone, self.git, self.root = clone, clone.git, root
         self.work = root / "work"  # the folder that commands run in
         self.home = root / "home"  # the HOME of commands, and of no other process
         self.export = root / "check"  # the folder that checks run in
@@ -60,16 +60,16 @@ class Workspace:
         self.objects = root / objects.BORROWED  # of the commit's own history: the repository in `work` borrows them
 
 
-def place(dirs: StateDir, protocol: str, configured: str | None) -> Workspace:
+def place(clone: Clone, protocol: str, configured: str | None) -> Workspace:
     """Return where the protocol's workspace lies; never below a `.git`, where test runners see nothing and pass.
 
     Raises:
         UsageError: the configured place is below a `.git`.
     """
-    own = dirs.own
+    own = clone.dirs.own
     if configured:
         given = Path(configured).expanduser() if configured.startswith("~/") else Path(configured)
-        own = dirs.common.parent / given / own.name
+        own = clone.dirs.common.parent / given / own.name
     root = Path(os.path.realpath(own / protocol))  # sandboxes want paths without `..`
     if ".git" in root.parts or any(
         os.path.exists(f"{parent}/HEAD") and os.path.isdir(f"{parent}/objects") for parent in root.parents
@@ -77,28 +77,28 @@ def place(dirs: StateDir, protocol: str, configured: str | None) -> Workspace:
         raise UsageError(
             "the workspace would lie inside a git directory", str(root), "set `workspace: {path: …}` elsewhere"
         )
-    return Workspace(root)
+    return Workspace(clone, root)
 
 
 def shell(space: Workspace, number: int) -> Workspace:
     """Return where one of the shells that people open in a protocol's sandbox has a workspace of its own."""
-    return Workspace(space.root.with_name(f"{space.root.name}.shell-{number}"))
+    return Workspace(space.clone, space.root.with_name(f"{space.root.name}.shell-{number}"))
 
 
-def _run(git: Git, space: Workspace, *args: str, **options: Unpack[Options]) -> bytes:
+def _run(space: Workspace, *args: str, **options: Unpack[Options]) -> bytes:
     """Run git in the workspace, with its own index, excludes and settings; return its output."""
-    return _ran(git, space, *args, **options)[0]
+    return _ran(space, *args, **options)[0]
 
 
-def _ran(git: Git, space: Workspace, *args: str, **options: Unpack[Options]) -> tuple[bytes, str]:
+def _ran(space: Workspace, *args: str, **options: Unpack[Options]) -> tuple[bytes, str]:
     """Do what `_run` does, and return what git says on stderr, too."""
     excludes = space.root / "excludes"
     if not excludes.exists() or excludes.stat().st_size != len(EXCLUDES):  # half a file would exclude nothing
         write_atomically(excludes, EXCLUDES.encode())
-    own = [f"core.excludesFile={excludes}", *worktree.conversions(git), *_filesystem(space)]
+    own = [f"core.excludesFile={excludes}", *worktree.conversions(space.git), *_filesystem(space)]
     at: Options = {"index": space.index, "work_tree": space.work, **options}
     at["config"] = [*own, *options.get("config", ())]
-    code, out, err = git.try_run(*args, **at)
+    code, out, err = space.git.try_run(*args, **at)
     if code:
         error = git_error(["git", *args], code, err)
         if is_full(err):
@@ -128,11 +128,9 @@ def _filesystem(space: Workspace) -> list[str]:
 
 
 def reset(
-    git: Git,
     space: Workspace,
     commit: str,
     protocol: str,
-    env: Environment,
     *,
     clean: bool = False,
     trusted: str | None = None,
@@ -153,28 +151,28 @@ def reset(
         beneath.remove(space.work, ".git")
     except OSError as error:
         raise unusable(space, error) from error
-    locks.remove_dead(space.root / "index.lock", env)
-    fetch_missing(git, commit, env)
+    locks.remove_dead(space.root / "index.lock", space.clone.env)
+    fetch_missing(space.clone, commit)
     fresh = not space.index.exists()
     try:
         if fresh:
             _empty(space)
         try:
-            _check_out(git, space, commit, clean=clean)
+            _check_out(space, commit, clean=clean)
         except (GitError, OSError):
             if fresh:
                 raise
             try:
                 _mend(space.work)  # a step that was cut short may have locked what it left
-                _check_out(git, space, commit, clean=clean)
+                _check_out(space, commit, clean=clean)
             except (GitError, OSError):
                 remove(space)
                 space.root.mkdir()
                 _empty(space)
-                _check_out(git, space, commit, clean=clean)
-                env.say(f"the workspace of {protocol} could not be reset: it was deleted and made again")
-        objects.lend(git, space.root, commit, trusted, env.say)
-        _make_repository(git, space, commit, protocol, space.work, space.index)
+                _check_out(space, commit, clean=clean)
+                space.clone.env.say(f"the workspace of {protocol} could not be reset: it was deleted and made again")
+        objects.lend(space.git, space.root, commit, trusted, space.clone.env.say)
+        _make_repository(space, commit, protocol, space.work, space.index)
     except OSError as error:
         raise unusable(space, error) from error
 
@@ -202,35 +200,35 @@ def _empty(space: Workspace) -> None:
     forget_setup(space)
 
 
-def _check_out(git: Git, space: Workspace, commit: str, *, clean: bool) -> None:
+def _check_out(space: Workspace, commit: str, *, clean: bool) -> None:
     fresh = not space.index.exists()
     if not fresh:
-        _make_way(git, space, commit)
-        if not clean and _follow(git, space, commit):
+        _make_way(space, commit)
+        if not clean and _follow(space, commit):
             return
-    _read_tree(git, space, commit)
+    _read_tree(space, commit)
     if not fresh:
-        _run(git, space, "clean", "-ffdq", *(["-x"] if clean else []))
-    _note_index(space, _tree_of(git, commit))
+        _run(space, "clean", "-ffdq", *(["-x"] if clean else []))
+    _note_index(space, _tree_of(space.git, commit))
 
 
-def _read_tree(git: Git, space: Workspace, tree: str) -> None:
+def _read_tree(space: Workspace, tree: str) -> None:
     """Have git write the files of a tree, and note when the last of them was written."""
     # What the index and a file's times agree on is left as it is; of those a step cannot set all back (`_filesystem`).
-    _run(git, space, "read-tree", "--reset", "-u", tree)
+    _run(space, "read-tree", "--reset", "-u", tree)
     write_loosely(space.root / "checked-out", b"")
 
 
-def _follow(git: Git, space: Workspace, commit: str) -> bool:
+def _follow(space: Workspace, commit: str) -> bool:
     """Bring a workspace that holds what the last step left to a commit that only has another record, as most have.
 
     False: git has to do it, since something else differs or lies there. git looks at every file once here, and would do so thrice.
     """
-    tree, wanted = _tree_of_index(space), _tree_of(git, commit)
+    tree, wanted = _tree_of_index(space), _tree_of(space.git, commit)
     if tree is None:
         return False
     try:
-        changed = git.changed(tree, wanted)
+        changed = space.git.changed(tree, wanted)
     except InsufficientHistoryError:  # work that was refused long ago
         return False
     if not all(is_record(path.rpartition("/")[2]) and path.startswith(f"{ROOT}/") for path in changed):
@@ -238,17 +236,17 @@ def _follow(git: Git, space: Workspace, commit: str) -> bool:
     if any({entry.mode if entry else "" for entry in pair} != {BLOB} for pair in changed.values()):
         return False
     given = ("ls-files", "-z", "--others", "--exclude-standard", "--directory", "--modified", "--deleted")
-    index = entries(space.index.read_bytes(), changed, git.oid_length // 2)
-    if index is None or _run(git, space, *given):
+    index = entries(space.index.read_bytes(), changed, space.git.oid_length // 2)
+    if index is None or _run(space, *given):
         return False
     aside, files = space.root / "record", {}
     for path, (before, after) in changed.items():
         assert before is not None and after is not None
-        here, data = beneath.read(space.work, path, MOST_RECORD), git.blob(after.oid)
+        here = beneath.read(space.work, path, MOST_RECORD) or b""
         # A file that git converts as it writes it has other bytes.
-        if data is None or {before.oid} != {index.entry(path).oid, name_of("blob", here or b"", git.object_format)}:
+        if {before.oid} != {index.entry(path).oid, name_of("blob", here, space.git.object_format)}:
             return False
-        aside.write_bytes(data)
+        aside.write_bytes(space.git.require(after.oid, path))
         beneath.copy(space.work, path, aside)
         files[path] = after.oid
     if files:
@@ -293,25 +291,25 @@ def _signature(path: Path) -> str:
     return " ".join(map(str, worktree.signature(path.stat())))
 
 
-def _make_way(git: Git, space: Workspace, commit: str) -> None:
+def _make_way(space: Workspace, commit: str) -> None:
     """Take away what would lead git astray as it checks out a commit: links in place of folders, and the content of submodules.
 
     Git looks at the folder of a submodule through a link above it, and takes for ours what it finds there.
     """
-    known: dict[str, Tree | None] = {"": git.whole_tree(commit)}
+    known: dict[str, Tree | None] = {"": space.git.whole_tree(commit)}
 
     def folder(path: str) -> Tree | None:
         """Return what the tree has in a folder, by names as file systems that ignore case see them."""
         if path not in known:
             above, _, name = path.rpartition("/")
             entry = {globs.fold(one): entry for one, entry in (folder(above) or {}).items()}.get(globs.fold(name))
-            known[path] = git.tree(entry.oid) if entry and entry.mode == TREE else None
+            known[path] = space.git.tree(entry.oid) if entry and entry.mode == TREE else None
         return known[path]
 
     for path in _look(space.work).links:
         if folder(path) is not None:
             beneath.remove(space.work, path)
-    for path in submodules(git, commit):
+    for path in submodules(space.git, commit):
         with contextlib.suppress(NotADirectoryError):  # git replaces a file in the place of a folder above
             if beneath.target(space.work, path) is not None or beneath.names(space.work, path):
                 beneath.remove(space.work, path)
@@ -359,13 +357,13 @@ def submodules(git: Git, commit: str) -> dict[str, str]:
     return {path: entry.oid for path, entry in git.files(commit).items() if entry.mode == SUBMODULE}
 
 
-def _make_repository(git: Git, space: Workspace, commit: str, protocol: str, work: Path, index: Path) -> None:
+def _make_repository(space: Workspace, commit: str, protocol: str, work: Path, index: Path) -> None:
     """Write the workspace's own repository, by hand and beside it, and move it there: no git runs where an agent may write."""
     repository = space.root / "repository"
     beneath.remove(repository)
     for folder in ("objects/info", "objects/pack", "refs/heads", "refs/tags", "info"):
         (repository / folder).mkdir(parents=True)
-    sha256 = git.object_format == "sha256"
+    sha256 = space.git.object_format == "sha256"
     (repository / "config").write_text(
         f"[core]\n\trepositoryformatversion = {int(sha256)}\n\tfilemode = true\n\tbare = false\n\tlogallrefupdates = true\n"
         + ("[extensions]\n\tobjectFormat = sha256\n" if sha256 else "")
@@ -375,8 +373,8 @@ def _make_repository(git: Git, space: Workspace, commit: str, protocol: str, wor
     (repository / f"refs/heads/{protocol}").write_text(commit + "\n")
     (repository / "objects/info/alternates").write_text(f"{space.objects}\n")
     (repository / "info/exclude").write_text(EXCLUDES)
-    if git.is_shallow():
-        shutil.copyfile(git.common_dir / "shallow", repository / "shallow")
+    if space.git.is_shallow():
+        shutil.copyfile(space.git.common_dir / "shallow", repository / "shallow")
     shutil.copyfile(index, repository / "index")
     beneath.put(work, ".git", repository)
 
@@ -432,7 +430,7 @@ class Bounds(NamedTuple):
         raise TooMuchError(what, name, f"{hint} on the trusted branch; then `runner retry`")
 
 
-def collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...], bounds: Bounds | None = None) -> Work:
+def collect(space: Workspace, start: str, filters: tuple[str, ...], bounds: Bounds | None = None) -> Work:
     """Return the workspace's files as a tree: tracked files that changed, and new ones that git does not ignore.
 
     Raises:
@@ -441,7 +439,7 @@ def collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...], bo
     """
     bounds = bounds or Bounds()
     try:
-        return _collect(git, space, start, filters, bounds)
+        return _collect(space, start, filters, bounds)
     except OSError as error:
         raise unusable(space, error) from error
     except TooSlowError as error:
@@ -455,58 +453,58 @@ def collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...], bo
         ) from error
 
 
-def _collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...], bounds: Bounds) -> Work:
+def _collect(space: Workspace, start: str, filters: tuple[str, ...], bounds: Bounds) -> Work:
     if not beneath.is_folder(space.root, "work"):
         raise RefusedError(
             "the step removed its own workspace", str(space.work), "leave the folder that it runs in where it is"
         )
     beneath.remove(space.work, ".git")
     look = _look(space.work)
-    inner = submodules(git, start)
+    inner = submodules(space.git, start)
     for at in inner:
         if beneath.names(space.work, at):
             raise RefusedError(
                 f"the step left files in the submodule {at}", at, "change a submodule in a checkout of your own"
             )
-    if look.deep and (deep := _first_not_ignored(git, space, look.deep)):
+    if look.deep and (deep := _first_not_ignored(space, look.deep)):
         raise RefusedError(
             f"folders are nested so deep that git cannot name the files in them: {deep[:60]}…",
             f"{deep[:200]}…",
             "remove them in the step, or ignore them in .gitignore",
         )
-    differing = _differing(git, space, bounds)
-    _refuse_too_much(git, space, start, filters, bounds, differing)
+    differing = _differing(space, bounds)
+    _refuse_too_much(space, start, filters, bounds, differing)
     try:
         try:
             if differing or inner:
-                _add(git, space, differing, config=_drivers(git, filters), timeout=bounds.timeout)
+                _add(space, differing, config=_drivers(space.git, filters), timeout=bounds.timeout)
         except GitError as error:
             if isinstance(error, TooSlowError):
                 raise
             _mend(space.work)
-            _add(git, space, config=_drivers(git, filters), timeout=bounds.timeout)
+            _add(space, config=_drivers(space.git, filters), timeout=bounds.timeout)
     except TooSlowError:
         raise
     except GitError as error:
-        if path := _first_not_ignored(git, space, look.inner):
+        if path := _first_not_ignored(space, look.inner):
             raise _nested(path) from error
         if name := re.search("invalid path '(.+)'", error.stderr):
             raise RefusedError(
                 f"git takes no file of the name {name[1]}", name[1], "name it otherwise, or ignore it in .gitignore"
             ) from error
-        _refuse_encoding(git, space, error)
+        _refuse_encoding(space, error)
         raise
     tree = None if differing else _tree_of_index(space)
     if tree is None:
-        tree = _run(git, space, "write-tree").decode().strip()
+        tree = _run(space, "write-tree").decode().strip()
         _note_index(space, tree)
-    changed = git.changed(start, tree)
+    changed = space.git.changed(start, tree)
     left = {
         path: after.oid
         for path, (before, after) in changed.items()
         if after and after.mode != SUBMODULE and (before is None or before.oid != after.oid)
     }
-    bounds.refuse({path: size or 0 for path, size in zip(left, git.sizes(list(left.values())), strict=True)})
+    bounds.refuse({path: size or 0 for path, size in zip(left, space.git.sizes(list(left.values())), strict=True)})
     nested = [
         path for path, (before, after) in changed.items() if after and after.mode == SUBMODULE and before != after
     ]
@@ -518,10 +516,10 @@ def _collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...], b
     if links:
         raise RefusedError(f"{links[0]} is a symbolic link", links[0], "files below .protocols are plain files")
     named = [path for path, (_, after) in changed.items() if after and after.mode != LINK]
-    if named and _has_attributes(git, space):
+    if named and _has_attributes(space):
         data = b"\0".join(path.encode("utf-8", "surrogateescape") for path in named) + b"\0"
-        for path, value in _attribute(git, space, "filter", data, "--cached"):
-            if value in filters and not _drivers(git, (value,)):
+        for path, value in _attribute(space, "filter", data, "--cached"):
+            if value in filters and not _drivers(space.git, (value,)):
                 raise RefusedError(
                     f"{path} goes through the filter `{value}`, which is not set up on this machine",
                     path,
@@ -536,7 +534,7 @@ def _collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...], b
     return Work(tree, changed)
 
 
-def tree_now(git: Git, space: Workspace, bounds: Bounds | None = None) -> str:
+def tree_now(space: Workspace, bounds: Bounds | None = None) -> str:
     """Return the workspace's files as a tree, in the middle of a step: so that it can be gone back to, not as its work.
 
     What git cannot take is left out: a repository without a commit, a file that its owner locked; and work that is more than a step
@@ -548,33 +546,31 @@ def tree_now(git: Git, space: Workspace, bounds: Bounds | None = None) -> str:
     bounds = bounds or Bounds()
     _look(space.work)
     try:
-        differing = _differing(git, space, bounds)
-        is_known = not (differing or _repositories(git, space)) and _is_older_than_index(space)
+        differing = _differing(space, bounds)
+        is_known = not (differing or _repositories(space)) and _is_older_than_index(space)
         if is_known and (tree := _tree_of_index(space)) is not None:
             return tree
         sizes = _sizes_of(space, differing)
         try:
             bounds.refuse(sizes)
-            _add(git, space, differing, "--ignore-errors")
+            _add(space, differing, "--ignore-errors")
         except TooMuchError:
-            _add_some(git, space, sizes, bounds)
+            _add_some(space, sizes, bounds)
     except GitError as error:
         if error.code != 1:
-            _refuse_encoding(git, space, error)
+            _refuse_encoding(space, error)
             raise
-        if any(
-            beneath.read(space.work, path, 0) is not None for path in _sizes_of(space, _differing(git, space, bounds))
-        ):
+        if any(beneath.read(space.work, path, 0) is not None for path in _sizes_of(space, _differing(space, bounds))):
             raise  # git can read the file and could not store it: its work would be gone with the workspace
-    tree = _run(git, space, "write-tree").decode().strip()
+    tree = _run(space, "write-tree").decode().strip()
     _note_index(space, tree)
     return tree
 
 
-def _differing(git: Git, space: Workspace, bounds: Bounds) -> list[str]:
+def _differing(space: Workspace, bounds: Bounds) -> list[str]:
     """Return the new files, those that differ from the index and those that are gone; of a repository its folder, with a `/`."""
     given = ("ls-files", "-z", "--others", "--exclude-standard", "--modified", "--deleted")
-    out = _run(git, space, *given, timeout=bounds.timeout)
+    out = _run(space, *given, timeout=bounds.timeout)
     return sorted({os.fsdecode(path) for path in out.split(b"\0") if path})
 
 
@@ -587,7 +583,7 @@ def _sizes_of(space: Workspace, differing: Iterable[str]) -> dict[str, int]:
 
 
 def _refuse_too_much(
-    git: Git, space: Workspace, start: str, filters: tuple[str, ...], bounds: Bounds, differing: Iterable[str]
+    space: Workspace, start: str, filters: tuple[str, ...], bounds: Bounds, differing: Iterable[str]
 ) -> None:
     """Refuse what would take too long to store, or too much room, by the files' sizes alone.
 
@@ -600,17 +596,17 @@ def _refuse_too_much(
         return
     except TooMuchError:
         plain = [path for path in sizes if "\n" not in path]
-        before = dict(zip(plain, git.sizes([f"{start}:{path}" for path in plain]), strict=True))
+        before = dict(zip(plain, space.git.sizes([f"{start}:{path}" for path in plain]), strict=True))
     # What has the size of what is there already may be just that; if not, it is found when it is stored.
     sizes = {path: size for path, size in sizes.items() if before.get(path) != size}
-    if drivers := [name for name in filters if _drivers(git, (name,))]:  # these store something else
+    if drivers := [name for name in filters if _drivers(space.git, (name,))]:  # these store something else
         data = b"".join(os.fsencode(path) + b"\0" for path in sizes)
-        through = {path for path, value in _attribute(git, space, "filter", data) if value in drivers}
+        through = {path for path, value in _attribute(space, "filter", data) if value in drivers}
         sizes = {path: size for path, size in sizes.items() if path not in through}
     bounds.refuse(sizes)
 
 
-def _add_some(git: Git, space: Workspace, sizes: dict[str, int], bounds: Bounds) -> None:
+def _add_some(space: Workspace, sizes: dict[str, int], bounds: Bounds) -> None:
     """Take as many of the files into the index as a step may leave, the smallest first."""
     total, some = 0, list[str]()
     for path, size in sorted(sizes.items(), key=lambda one: one[1]):
@@ -618,13 +614,12 @@ def _add_some(git: Git, space: Workspace, sizes: dict[str, int], bounds: Bounds)
         if size > bounds.file or total > bounds.total or len(some) >= bounds.files:
             break
         some.append(path)
-    gone = _run(git, space, "diff-files", "-z", "--name-only", "--diff-filter=D", "--ignore-submodules=all")
+    gone = _run(space, "diff-files", "-z", "--name-only", "--diff-filter=D", "--ignore-submodules=all")
     _mend(space.work)
-    _update(git, space, some, gone)
+    _update(space, some, gone)
 
 
 def _add(
-    git: Git,
     space: Workspace,
     differing: Sequence[str] = (),
     *options: str,
@@ -637,34 +632,34 @@ def _add(
     filters that its author chose. What we set to prevent that, git keeps from submodules. `differing`: the files that differ, if they
     were looked for (`_differing`); git looks at all of them only if it cannot take just these.
     """
-    filled = [path for path in _repositories(git, space) if _holds_something(space, os.fsdecode(path))]
+    filled = [path for path in _repositories(space) if _holds_something(space, os.fsdecode(path))]
     if filled:
-        _run(git, space, "update-index", "--force-remove", "-z", "--stdin", data=b"\0".join(filled) + b"\0")
+        _run(space, "update-index", "--force-remove", "-z", "--stdin", data=b"\0".join(filled) + b"\0")
     folders = (path for path, file in beneath.statuses(space.work, differing) if stat.S_ISDIR(file.st_mode))
     if differing and not filled and not any(path.endswith("/") for path in differing) and not any(folders):
         try:
-            if _update(git, space, differing, config=config, timeout=timeout) or options:  # such as --ignore-errors
+            if _update(space, differing, config=config, timeout=timeout) or options:  # such as --ignore-errors
                 return
         except GitError as error:  # a file that cannot be read, or is behind a link: git leaves it out below
             if isinstance(error, TooSlowError):
                 raise
-    _run(git, space, "add", "-A", *options, ".", config=config, timeout=timeout)
-    _forget_times(git, space, differing)
+    _run(space, "add", "-A", *options, ".", config=config, timeout=timeout)
+    _forget_times(space, differing)
 
 
-def _update(git: Git, space: Workspace, paths: Iterable[str], more: bytes = b"", **options: Unpack[Options]) -> bool:
+def _update(space: Workspace, paths: Iterable[str], more: bytes = b"", **options: Unpack[Options]) -> bool:
     """Have the index hold the files as they are: `paths`, and those that are named in `more`, each with a NUL.
 
     Returns whether it does: git passes over names that it does not take, such as `.GIT`.
     """
     paths = list(paths)
     options["data"] = b"".join(os.fsencode(path) + b"\0" for path in paths) + more
-    _, err = _ran(git, space, "update-index", "--add", "--remove", "--replace", "-z", "--stdin", **options)
-    _forget_times(git, space, paths)
+    _, err = _ran(space, "update-index", "--add", "--remove", "--replace", "-z", "--stdin", **options)
+    _forget_times(space, paths)
     return "Ignoring path" not in err
 
 
-def _forget_times(git: Git, space: Workspace, paths: Iterable[str]) -> None:
+def _forget_times(space: Workspace, paths: Iterable[str]) -> None:
     """Have git always read those of the files whose mtime was set back in the second in which they were taken into the index.
 
     It compares a ctime by seconds: it would not see that such a file is changed once more in this second.
@@ -673,16 +668,16 @@ def _forget_times(git: Git, space: Workspace, paths: Iterable[str]) -> None:
     found = ((path, file) for path, file in beneath.statuses(space.work, paths) if int(file.st_ctime) >= now)
     old = {os.fsencode(path) for path, file in found if file.st_mtime < int(file.st_ctime)}
     if old:
-        entries = _run(git, space, "ls-files", "--stage", "-z").split(b"\0")
+        entries = _run(space, "ls-files", "--stage", "-z").split(b"\0")
         data = b"".join(entry + b"\0" for entry in entries if entry.partition(b"\t")[2] in old)
-        _run(git, space, "update-index", "-z", "--index-info", data=data)  # it lists nothing of the files themselves
+        _run(space, "update-index", "-z", "--index-info", data=data)  # it lists nothing of the files themselves
 
 
-def _repositories(git: Git, space: Workspace) -> list[bytes]:
+def _repositories(space: Workspace) -> list[bytes]:
     """Return the paths at which the index has a repository."""
     if b"\0\0\xe0\0" not in space.index.read_bytes():  # the mode of one, 160000
         return []
-    entries = _run(git, space, "ls-files", "--stage", "-z").split(b"\0")
+    entries = _run(space, "ls-files", "--stage", "-z").split(b"\0")
     return [entry.partition(b"\t")[2] for entry in entries if entry.startswith(b"160000 ")]
 
 
@@ -693,11 +688,11 @@ def _holds_something(space: Workspace, path: str) -> bool:
         return True
 
 
-def restore(git: Git, space: Workspace, tree: str) -> None:
+def restore(space: Workspace, tree: str) -> None:
     """Make the workspace hold a tree that `tree_now` gave; ignored files stay."""
-    _make_way(git, space, tree)
-    _read_tree(git, space, tree)
-    _run(git, space, "clean", "-ffdq")
+    _make_way(space, tree)
+    _read_tree(space, tree)
+    _run(space, "clean", "-ffdq")
 
 
 def _drivers(git: Git, filters: tuple[str, ...]) -> list[str]:
@@ -719,14 +714,14 @@ def _nested(path: str) -> RefusedError:
     )
 
 
-def _refuse_encoding(git: Git, space: Workspace, error: GitError) -> None:
+def _refuse_encoding(space: Workspace, error: GitError) -> None:
     """Add to git's refusal what the step can do about it, where files shall be stored in another encoding.
 
     Raises:
         RefusedError: there is such a file.
     """
-    names = _run(git, space, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-    for path, value in _attribute(git, space, "working-tree-encoding", names):
+    names = _run(space, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    for path, value in _attribute(space, "working-tree-encoding", names):
         if value not in ("unspecified", "unset", ""):
             raise RefusedError(
                 f"git cannot take the files, which .gitattributes wants to be {value}: {error.what}",
@@ -735,21 +730,21 @@ def _refuse_encoding(git: Git, space: Workspace, error: GitError) -> None:
             ) from error
 
 
-def _has_attributes(git: Git, space: Workspace) -> bool:
+def _has_attributes(space: Workspace) -> bool:
     """Return whether a file of the index may have an attribute: git finds them there, and in the repository's own files."""
     data = space.index.read_bytes()
     if int.from_bytes(data[4:8], "big") not in (2, 3) or b".gitattributes" in data:  # others have names in parts
         return True
-    return (git.common_dir / "info/attributes").exists() or git.config("attr.tree") is not None
+    return (space.git.common_dir / "info/attributes").exists() or space.git.config("attr.tree") is not None
 
 
-def _attribute(git: Git, space: Workspace, name: str, paths: bytes, *options: str) -> Iterator[tuple[str, str]]:
+def _attribute(space: Workspace, name: str, paths: bytes, *options: str) -> Iterator[tuple[str, str]]:
     """Yield (path, value) of an attribute of each of the paths, which end with a NUL each."""
-    parts = os.fsdecode(_run(git, space, "check-attr", *options, "-z", "--stdin", name, data=paths)).split("\0")
+    parts = os.fsdecode(_run(space, "check-attr", *options, "-z", "--stdin", name, data=paths)).split("\0")
     yield from zip(parts[0::3], parts[2::3], strict=False)
 
 
-def _ignored(git: Git, space: Workspace, paths: Iterable[str]) -> set[str]:
+def _ignored(space: Workspace, paths: Iterable[str]) -> set[str]:
     """Return those of the paths that git ignores; none where it cannot judge one of them, which is behind a link, say."""
     named = {f"./{path}": path for path in paths}  # a colon at the beginning would mean something
     if not named:
@@ -757,25 +752,32 @@ def _ignored(git: Git, space: Workspace, paths: Iterable[str]) -> set[str]:
     data = b"".join(os.fsencode(path) + b"\0" for path in named)
     literal = {"GIT_LITERAL_PATHSPECS": "0"}  # it knows none
     try:
-        out = _run(git, space, "check-ignore", "-z", "--stdin", "--no-index", data=data, env=literal)
+        out = _run(space, "check-ignore", "-z", "--stdin", "--no-index", data=data, env=literal)
     except GitError:  # code 1: none of them
         return set()
     return {named[path] for path in os.fsdecode(out).split("\0")[:-1]}
 
 
-def _first_not_ignored(git: Git, space: Workspace, paths: Sequence[str]) -> str | None:
-    ignored = _ignored(git, space, paths)
+def left_ignored(space: Workspace) -> list[str]:
+    """Return the files in the workspace that git ignores; none where there is no workspace."""
+    if not space.index.exists():
+        return []
+    return os.fsdecode(_run(space, "ls-files", "-z", "--others", "--ignored", "--exclude-standard")).split("\0")[:-1]
+
+
+def _first_not_ignored(space: Workspace, paths: Sequence[str]) -> str | None:
+    ignored = _ignored(space, paths)
     return next((path for path in paths if path not in ignored), None)
 
 
-def put_ignored(git: Git, space: Workspace, files: Mapping[str, Path]) -> None:
+def put_ignored(space: Workspace, files: Mapping[str, Path]) -> None:
     """Put copies of files into the workspace that the project's own .gitignore ignores; others would be taken for the step's work."""
-    ignored = _ignored(git, space, files) or {path for path in files if _ignored(git, space, [path])}
+    ignored = _ignored(space, files) or {path for path in files if _ignored(space, [path])}
     for path in sorted(ignored):
         beneath.copy(space.work, path, files[path])
 
 
-def put_build(git: Git, space: Workspace, name: str, source: Path, folder: Path) -> None:
+def put_build(space: Workspace, name: str, source: Path, folder: Path) -> None:
     """Put a copy of a folder that a build writes, with its times, into the workspace or the export.
 
     Not into a workspace whose .gitignore does not ignore it: it would be taken for the step's work.
@@ -783,7 +785,7 @@ def put_build(git: Git, space: Workspace, name: str, source: Path, folder: Path)
     Raises:
         OSError: it cannot be read or written; shutil.Error: some of it.
     """
-    if folder == space.work and not _ignored(git, space, [f"{name}/x"]):
+    if folder == space.work and not _ignored(space, [f"{name}/x"]):
         return
     aside = space.root / "build"
     beneath.remove(aside)
@@ -795,47 +797,46 @@ def put_build(git: Git, space: Workspace, name: str, source: Path, folder: Path)
         beneath.remove(aside)
 
 
-def export(git: Git, space: Workspace, commit: str, env: Environment) -> Path:
+def export(space: Workspace, commit: str) -> Path:
     """Make a clean export of a commit's tree for checks, and return its folder."""
     beneath.remove(space.export)
     space.export.mkdir(parents=True)
-    locks.remove_dead(space.root / "check-index.lock", env)
-    fetch_missing(git, commit, env)
-    with _indexed(git, space, commit, "--reset", "-u"):
+    locks.remove_dead(space.root / "check-index.lock", space.clone.env)
+    fetch_missing(space.clone, commit)
+    with _indexed(space, commit, "--reset", "-u"):
         return space.export
 
 
-def put_repository(git: Git, space: Workspace, commit: str, protocol: str) -> None:
+def put_repository(space: Workspace, commit: str, protocol: str) -> None:
     """Put a repository into the export, for a setup."""
-    with _indexed(git, space, commit) as index:
-        _make_repository(git, space, commit, protocol, space.export, index)
+    with _indexed(space, commit) as index:
+        _make_repository(space, commit, protocol, space.export, index)
 
 
-def beside(git: Git, space: Workspace, commit: str) -> list[str]:
+def beside(space: Workspace, commit: str) -> list[str]:
     """Return what lies in the export beside the commit's own files: files, and folders of nothing else."""
-    with _indexed(git, space, commit) as index:
-        out = _run(git, space, "ls-files", "-z", "--others", "--directory", work_tree=space.export, index=index)
+    with _indexed(space, commit) as index:
+        out = _run(space, "ls-files", "-z", "--others", "--directory", work_tree=space.export, index=index)
     return [os.fsdecode(path).rstrip("/") for path in out.split(b"\0") if path]
 
 
 @contextlib.contextmanager
-def _indexed(git: Git, space: Workspace, commit: str, *options: str) -> Iterator[Path]:
+def _indexed(space: Workspace, commit: str, *options: str) -> Iterator[Path]:
     """Give an index of the commit for the export, having read it there with `options`; it is removed afterwards."""
     index = space.root / "check-index"
     index.unlink(missing_ok=True)
-    _run(git, space, "read-tree", *options, commit, work_tree=space.export, index=index)
+    _run(space, "read-tree", *options, commit, work_tree=space.export, index=index)
     yield index
     index.unlink(missing_ok=True)
 
 
-def fetch_missing(git: Git, commit: str, env: Environment) -> None:
+def fetch_missing(clone: Clone, commit: str) -> None:
     """In a partial clone, bring the objects of a commit's tree here before they are needed.
 
     They come through the repository's promisor remote, with the person's own transport settings.
     """
-    if not git.is_partial():
-        return
-    objects.bring_all(git, lambda oids: remote.fetch_objects(git, oids, env), [commit])
+    if clone.git.is_partial():
+        objects.bring_all(clone.git, lambda oids: remote.fetch_objects(clone, oids), [commit])
 
 
 def remove(space: Workspace) -> None:

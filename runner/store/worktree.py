@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import stat
@@ -29,6 +30,8 @@ EDITOR_WAIT = 5.0  # seconds that another git may hold a worktree's index
 COPY = "runner-index"
 LOOK_SECONDS = 0.5  # in which a person's edit may wait to be found, but of the files that a step uses
 _FEW = 8  # files that are written here; of more, git tells faster
+# Of such a path git makes a file on each file system.
+_PLAIN_PATH = re.compile(r"(?:(?!\.git|git~)[\w .+-]+(?:/|$))+", re.ASCII | re.IGNORECASE)
 _CONVERSIONS = (
     "core.autocrlf",
     "core.eol",
@@ -167,9 +170,9 @@ Changes = Mapping[str, tuple[TreeEntry | None, TreeEntry | None]]  # path to (be
 
 
 class Rewrite(NamedTuple):
-    """A follow that gives a few plain files other bytes, as nearly every transition does: its log and its state.
+    """A follow that gives a few plain files other bytes, as nearly every transition does, its log and its state; or adds a few.
 
-    `files`: what each was when it had the bytes of the old commit, by path.
+    `files`: what each was when it had the bytes of the old commit, by path; `added`: what is new, at paths where nothing was.
     """
 
     git: Git
@@ -178,19 +181,23 @@ class Rewrite(NamedTuple):
     entries: objects.Entries
     files: Mapping[str, os.stat_result]
     new: Mapping[str, str]  # path to object
+    added: Mapping[str, TreeEntry]
 
     def done(self) -> bool:
         """Write the files, and the index with the time that it had: git compares newer files by content. False where a file changed
-        since it was looked at; then nothing was written. Their folder stays as it is: a change is a person's."""
+        since it was looked at; then nothing was written. Their folder stays as it is: a change is a person's.
+
+        Files that are `added` are left for git to write, which may convert them.
+        """
         if any(_signature(f"{self.tree.path}/{path}") != signature(file) for path, file in self.files.items()):
             return False
-        content = {path: self.git.blob(oid) for path, oid in self.new.items()}
-        if None in content.values():
+        if not all(_is_free(self.tree.path, path) for path in self.added):
             return False
+        content = {path: self.git.require(oid, path) for path, oid in self.new.items()}
         written = {}
         for path, data in content.items():
             at = self.tree.path / path
-            at.write_bytes(data or b"")
+            at.write_bytes(data)
             written[path] = (self.new[path], at.lstat())
         before = self.copy.stat()
         self.git.listed = self.entries.replaced(written)
@@ -198,21 +205,38 @@ class Rewrite(NamedTuple):
         os.utime(self.copy, ns=(before.st_atime_ns, before.st_mtime_ns))
         return True
 
+    def listed(self) -> bytes:
+        """Return what is added, as `git update-index --index-info` reads it."""
+        rows = (f"{entry.mode} {entry.oid} 0\t".encode() + _bytes(path) for path, entry in self.added.items())
+        return b"".join(row + b"\0" for row in rows)
+
 
 def _rewrite(git: Git, tree: Worktree, copy: Path, changed: Changes) -> Rewrite | None:
-    """Return how to follow without git, None where it has to look: at new and gone files, links, converted or changed content."""
+    """Return how to follow without git looking at all files, None where it has to: at files that are gone, links, converted or changed
+    content."""
+    added = {path: after for path, (before, after) in changed.items() if before is None and after is not None}
+    others = {path: pair for path, pair in changed.items() if path not in added}
     if len(changed) > _FEW or any(
-        {entry.mode if entry else "" for entry in pair} != {BLOB} for pair in changed.values()
+        {entry.mode if entry else "" for entry in pair} != {BLOB} for pair in others.values()
+    ):
+        return None
+    if added and (
+        any(entry.mode not in (BLOB, EXECUTABLE) for entry in added.values())
+        or not all(map(_PLAIN_PATH.fullmatch, added))
+        or any(path.rpartition("/")[2] == ".gitattributes" for path in changed)  # it says how the others are written
+        or (tree.git_dir / "info/sparse-checkout").exists()
+        or not all(_is_free(tree.path, path) for path in added)
     ):
         return None
     try:
-        entries = git.listed = objects.entries(copy.read_bytes(), changed, len(git.zero) // 2, git.listed)
+        data = copy.read_bytes()
+        entries = git.listed = objects.entries(data, others, len(git.zero) // 2, git.listed, free=added)
     except (OSError, ValueError):
         return None
     if entries is None:
         return None
     files, new = {}, {}
-    for path, (before, after) in changed.items():
+    for path, (before, after) in others.items():
         assert before is not None and after is not None
         at = tree.path / path
         try:
@@ -228,7 +252,7 @@ def _rewrite(git: Git, tree: Worktree, copy: Path, changed: Changes) -> Rewrite 
         ):
             return None
         files[path], new[path] = file, after.oid
-    return Rewrite(git, tree, copy, entries, files, new)
+    return Rewrite(git, tree, copy, entries, files, new, added)
 
 
 def _crosses_a_link(root: Path, path: str) -> bool:
@@ -269,10 +293,15 @@ class Follow(NamedTuple):
         try:
             if self.rewrite is None or not self.rewrite.done():
                 self._run("read-tree", "-m", "-u", self.old, self.new)
+            elif self.rewrite.added:
+                self._run("update-index", "-z", "--index-info", data=self.rewrite.listed())
+                # It writes over nothing: a file that a person has put there since stays, and is left to them.
+                names = b"".join(_bytes(path) + b"\0" for path in self.rewrite.added)
+                self._run("checkout-index", "-u", "-z", "--stdin", data=names)
             os.replace(self.copy, self.tree.git_dir / "index")
-        except (GitError, OSError) as error:
-            why = error.what if isinstance(error, GitError) else error.strerror
-            self.env.say(f"{self.tree.path} could not follow ({why}); the next command brings it along")
+        except (RunnerError, OSError) as error:
+            why = error.what if isinstance(error, RunnerError) else error.strerror
+            self.env.say(f"{self.tree.path} could not be updated ({why}); the next command updates it")
             return
         self.over.append(self.note)
 
@@ -280,9 +309,9 @@ class Follow(NamedTuple):
         """The ref did not move: nothing is to be settled."""
         self.note.unlink(missing_ok=True)
 
-    def _run(self, *args: str) -> bytes:
+    def _run(self, *args: str, data: bytes = b"") -> bytes:
         return self.git.run(
-            *args, git_dir=self.tree.git_dir, index=self.copy, work_tree=self.tree.path, config=self.settings
+            *args, data=data, git_dir=self.tree.git_dir, index=self.copy, work_tree=self.tree.path, config=self.settings
         )
 
     def _can(self) -> bool:
@@ -380,6 +409,11 @@ def _names(out: bytes) -> set[str]:
     return set(filter(None, out.decode("utf-8", "surrogateescape").split("\0")))
 
 
+def _is_free(root: Path, path: str) -> bool:
+    """Return whether nothing is at `path`, and only folders, or nothing, on the way to it."""
+    return not os.path.lexists(root / path) and _foreign(root, path, set()) is None
+
+
 def _foreign(root: Path, path: str, gone: set[str]) -> str | None:
     """Return the file that is where a new file goes and is not among the files that go away (`gone`), or None.
 
@@ -444,7 +478,7 @@ def settle_all(clone: Clone, ref: str) -> None:
             if git.is_ancestor(cut.new, tip):
                 left = settle(git, tree, cut.old, cut.new, env)
                 if left:
-                    env.say(f"left as they are in {tree.path}, changed since: {', '.join(left[:5])}")
+                    env.say(f"not updated in {tree.path}, because they have changed since: {', '.join(left[:5])}")
         else:
             locks.remove_dead(tree.git_dir / "index.lock", env)
         note.unlink(missing_ok=True)
@@ -482,6 +516,8 @@ def settle(git: Git, tree: Worktree, old: str, new: str, env: Environment) -> li
                 continue
             if here is not None and here != before and not (after and disk.begins(path, after)):
                 left.append(path)
+            elif here is None and after is not None and _foreign(tree.path, path, set()):
+                left.append(path)  # a person's file is in the place of one of its folders
             elif after is None:
                 (tree.path / path).unlink()
                 _prune(tree.path, path)
@@ -648,7 +684,7 @@ def uncommitted(git: Git, tree: Worktree, folder: str) -> dict[str, TreeEntry | 
         raise InTheWayError(
             f"a merge left conflicts: {', '.join(conflicts[:5])}",
             str(tree.path),
-            "settle them and commit the merge (`git merge --continue`), and run the same command again",
+            "resolve them and commit the merge (`git merge --continue`), and run the same command again",
         )
     committed = git.files(tree.branch or "HEAD", folder)
     disk = Disk(git, tree, settings)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Effect = Literal["read", "workspace", "external"]
 Repeat = Literal["never", "keyed", "probed"]
 
+ASKS = "The MCP server "  # how a server's question to a person starts
 SHOWN = 5  # problems in one message
 WORDS = {
     "string": "text",

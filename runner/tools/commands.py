@@ -2,25 +2,21 @@
 
 A model sees the workspace under one name on every machine, and texts cut to a usable size.
 
-`exchange` is for a child that stays: JSON lines over a session's pipes, one request, one response, within a time limit. The caller
-starts the child, defines the lines' meaning, and ends a child that does not respond.
+A `Child` stays: JSON lines over a session's pipes, one request, one response, within a time limit. The caller defines their meaning.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
-import selectors
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from runner import beneath
 from runner.lines import pattern
-from runner.sandbox.process import Command, Outcome, Sandbox, Session, explain
+from runner.sandbox.process import Command, Outcome, Pipes, Sandbox, Session, TooLongError, explain
 from runner.tools import ToolError
 
 WORKSPACE = "/workspace"
@@ -244,39 +240,71 @@ def _refuse_argv(argv: tuple[str, ...]) -> None:
         raise ToolError(f"it is {sum(sizes):,} bytes long, too much for a command; write it to a file and name that")
 
 
-CHUNK = 64 * 1024
 ANSWER_LIMIT = 16 * 1024 * 1024  # bytes of one line; what a child may answer is far below
 
 
-def exchange(session: Session, request: Mapping[str, Any] | None, timeout: float) -> dict[str, Any] | None:
+class Child:
+    """A process in the sandbox that is started by a request to it, and ended by one that it does not answer.
+
+    `outcome`: how the last one ended.
+    """
+
+    def __init__(self, sandbox: Sandbox, command: Command) -> None:
+        self._sandbox, self.command = sandbox, command
+        self._pipes: Pipes | None = None
+        self.outcome: Outcome | None = None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it was started, and not ended."""
+        return self._pipes is not None
+
+    @property
+    def printed(self) -> str:
+        """The end of what the last one printed to stderr."""
+        return self.outcome.tail.decode(errors="replace").strip() if self.outcome is not None else ""
+
+    def ask(self, request: Mapping[str, Any] | None, timeout: float) -> dict[str, Any] | None:
+        """Send a request, or none, and return the next line; None where it ended instead.
+
+        Raises:
+            TimeoutError, ToolError: as `exchange`.
+        """
+        self._pipes = pipes = self._pipes or Pipes(self._sandbox.open(self.command), ANSWER_LIMIT)
+        try:
+            answer = exchange(pipes, request, timeout)
+        except BaseException:
+            self.end(0.0)
+            raise
+        if answer is None:
+            self.end(2.0)
+        return answer
+
+    def end(self, grace: float) -> None:
+        """End it where it is there."""
+        pipes, self._pipes = self._pipes, None
+        if pipes is not None:
+            self.outcome = pipes.session.close(grace)
+
+
+def exchange(pipes: Pipes, request: Mapping[str, Any] | None, timeout: float) -> dict[str, Any] | None:
     """Send a request and return the child's next line; None where the child ended instead.
 
     Raises:
         TimeoutError: neither happened in time.
-        ToolError: the line is not a JSON object, or too long.
+        ToolError: the line is not a JSON object, or too long, or more follows it.
     """
-    left = memoryview(b"" if request is None else json.dumps(request, allow_nan=False).encode() + b"\n")
-    by, said = time.monotonic() + timeout, bytearray()
-    with selectors.DefaultSelector() as selector:
-        selector.register(session.stdout, selectors.EVENT_READ)
-        if left:
-            os.set_blocking(session.stdin.fileno(), False)
-            selector.register(session.stdin, selectors.EVENT_WRITE)
-        while not said.endswith(b"\n"):
-            if (wait := by - time.monotonic()) <= 0:
-                raise TimeoutError
-            for key, _ in selector.select(wait):
-                if key.fileobj is session.stdin:
-                    left = _feed(key.fd, left)
-                    if not left:
-                        selector.unregister(session.stdin)
-                    continue
-                data = os.read(key.fd, CHUNK)
-                if not data:
-                    return None
-                said += data
-                if len(said) > ANSWER_LIMIT:
-                    raise ToolError(f"it answered with more than {ANSWER_LIMIT:,} bytes")
+    if request is not None:
+        pipes.send(request)
+    try:
+        said = pipes.line(timeout)
+    except EOFError:
+        return None
+    except TooLongError as error:
+        raise ToolError(f"it answered with {error}") from error
+    assert said is not None, "there is nothing beside it"
+    if pipes.has_more:  # the next request would have it for its answer
+        raise ToolError("it answered with more than one line")
     try:
         answer = json.loads(said)
     except ValueError as error:
@@ -284,12 +312,3 @@ def exchange(session: Session, request: Mapping[str, Any] | None, timeout: float
     if not isinstance(answer, dict):
         raise ToolError("its answer is not an object")
     return answer
-
-
-def _feed(stdin: int, left: memoryview) -> memoryview:
-    try:
-        return left[os.write(stdin, left[:CHUNK]) :]
-    except BlockingIOError:
-        return left
-    except BrokenPipeError:
-        return left[:0]  # the child is gone, which its stdout says too

@@ -15,14 +15,16 @@ import os
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from runner.errors import SandboxUnavailableError
 from runner.lines import lines_of, pattern
-from runner.sandbox.process import Command, Sandbox, SandboxUnavailableError, Session
+from runner.sandbox.process import Command, Sandbox
 from runner.tools import ToolError
-from runner.tools.commands import Commands, WorkspaceAlias, exchange
-from runner.tools.worker import MOST_OF_MATCH, MOST_SHOWN, SKIPPED, RefusedError, matcher
+from runner.tools.commands import Child, Commands, WorkspaceAlias
+from runner.tools.worker import SKIPPED, Matches, RefusedError, matcher
 
 WORKER = Path(__file__).with_name("worker.py").resolve()
 START = 30.0  # seconds for its start
@@ -34,11 +36,10 @@ class FileWorker:
 
     def __init__(self, sandbox: Sandbox, work: Path, alias: WorkspaceAlias) -> None:
         interpreter, needed = interpreter_and_library()
-        self._sandbox, self._alias = sandbox.helper, alias
-        folder = alias.path if self._sandbox is sandbox else self._sandbox.place.inside(work)
-        self._session: Session | None = None
+        self._alias, helper = alias, sandbox.helper
+        folder = alias.path if helper is sandbox else helper.place.inside(work)
         self._lock = threading.Lock()  # one exchange at a time
-        self._command = Command(
+        command = Command(
             argv=(str(interpreter), "-I", "-S", "-B", str(WORKER), str(folder), *alias.real, alias.name),
             cwd=work,
             env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
@@ -46,6 +47,7 @@ class FileWorker:
             readable=(WORKER, *needed),
             links=((alias.name, str(folder)),),
         )
+        self._child = Child(helper, command)
 
     def ask(self, call: str, arguments: Mapping[str, Any], timeout: float) -> dict[str, Any]:
         """Send a call and return its result.
@@ -54,20 +56,12 @@ class FileWorker:
             ToolError: the worker refused it, or it timed out.
         """
         with self._lock:
-            return self._ask(call, arguments, timeout)
-
-    def _ask(self, call: str, arguments: Mapping[str, Any], timeout: float) -> dict[str, Any]:
-        if self._session is None:
-            self._start()
-        assert self._session is not None
-        try:
-            answer = exchange(self._session, {"call": call, "arguments": dict(arguments)}, timeout)
-        except TimeoutError:
-            self.close(0.0)
-            raise ToolError(f"timed out after {timeout:g} s; ask for less at once") from None
-        except BaseException:
-            self.close(0.0)
-            raise
+            if not self._child.is_there:
+                self._start()
+            try:
+                answer = self._child.ask({"call": call, "arguments": dict(arguments)}, timeout)
+            except TimeoutError:
+                raise ToolError(f"timed out after {timeout:g} s; ask for less at once") from None
         if answer is None:
             raise self._death("the worker for files ended")
         if "error" in answer:
@@ -77,28 +71,20 @@ class FileWorker:
         result: dict[str, Any] = self._alias.hide(answer["result"])
         return result
 
-    def close(self, grace: float = 2.0) -> bytes:
-        """End the worker if it runs; return the end of its stderr."""
-        session, self._session = self._session, None
-        return session.close(grace).tail if session is not None else b""
+    def close(self, grace: float) -> None:
+        """End the worker if it runs."""
+        self._child.end(grace)
 
     def _start(self) -> None:
-        self._session = self._sandbox.open(self._command)
-        try:
-            ready = exchange(self._session, None, START)
-        except TimeoutError:
-            ready = None
-        except BaseException:
-            self.close(0.0)
-            raise
-        if ready is None:
-            raise self._death("the worker for files could not be started")
+        with suppress(TimeoutError):
+            if self._child.ask(None, START) is not None:
+                return
+        raise self._death("the worker for files could not be started")
 
     def _death(self, what: str) -> SandboxUnavailableError:
-        said = lines_of(self.close(0.5).decode(errors="replace").strip())
         return SandboxUnavailableError(
-            f"{what}: {said[-1] if said else 'it said nothing'}",
-            where=self._command.argv[0],
+            f"{what}: {lines_of(self._child.printed)[-1] if self._child.printed else 'it said nothing'}",
+            where=self._child.command.argv[0],
             hint="look whether the workspace is there and memory is left; `runner doctor` shows whether the sandbox works",
         )
 
@@ -146,8 +132,7 @@ class Ripgrep:
         Raises:
             ToolError: it timed out.
         """
-        most, found, said, size = given["max"] or 100, list[str](), bytearray(), 0
-        notes: list[str] = []
+        matches, said = Matches(given["max"] or 100), bytearray()
         inside = given["path"] + "/" if given["path"] != "." else ""
         try:
             fits = matcher(given["glob"])
@@ -155,7 +140,6 @@ class Ripgrep:
             return None
 
         def take(data: bytes) -> None:
-            nonlocal size
             said.extend(data)
             *lines, rest = bytes(said).split(b"\n")
             said[:] = rest[-1_000_000:]
@@ -167,23 +151,18 @@ class Ripgrep:
                 if name != given["path"] and not (fits(name.removeprefix(inside)) or fits(name)):
                     continue
                 number, _, text = match.decode(errors="replace").rstrip("\r").partition(":")
-                if len(found) >= most or size > MOST_SHOWN:
+                if not matches.add(name, number, text):
                     raise _EnoughError
-                more = "…" if len(text) > MOST_OF_MATCH else ""
-                found.append(f"{name}:{number}:{text[:MOST_OF_MATCH]}{more}")
-                size += len(found[-1])
 
         try:
             outcome = self._commands.listen(tuple(_argv(given)), timeout, take)
-        except _EnoughError:
-            notes.append(f"there are more than {len(found)} matches; narrow the pattern, path or glob")
-        else:
             if outcome.timed_out:
                 raise ToolError(f"timed out after {timeout:g} s; narrow the path or glob")
             if outcome.code not in (0, 1):
                 return None
-        alias = self._commands.alias
-        return {"matches": [alias.hide(line) for line in found], "note": "; ".join(notes)}
+        except _EnoughError:
+            pass
+        return {**matches.result(), "matches": self._commands.alias.hide(matches.found)}
 
 
 def _argv(given: dict[str, Any]) -> list[str]:

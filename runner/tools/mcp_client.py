@@ -20,15 +20,14 @@ import anyio
 import anyio.from_thread
 import httpx2
 import mcp_types as types
-from anyio.from_thread import BlockingPortal
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.message import SessionMessage
 
+from runner.lines import visible
 from runner.sandbox.process import Outcome, Session
-from runner.tools import AsksError, OutcomeUnknownError, ToolError
+from runner.tools import ASKS, AsksError, OutcomeUnknownError, ToolError
 from runner.tools.python import ToolModuleError
-from runner.tools.servers import ASKS, visible
 
 CHUNK = 64 * 1024
 MOST = 16 * 1024 * 1024  # bytes that a server may send for one request
@@ -60,8 +59,6 @@ class Connection:
         self._received, self._why = 0, ""
         self._stack = contextlib.ExitStack()
         self._session: Session | None = None
-        self._portal: BlockingPortal | None = None
-        self._client: Client | None = None
         self._outcome: Outcome | None = None
         try:
             if callable(open_):
@@ -69,7 +66,8 @@ class Connection:
                 transport = self._pipes(self._session)
             else:
                 transport = self._http(*open_)
-            self._portal = self._stack.enter_context(anyio.from_thread.start_blocking_portal())
+            self._loop = self._stack.enter_context(anyio.from_thread.start_blocking_portal())
+            self._stack.callback(self._loop.call, self._loop.stop, True)  # it may hang in its first answer
             client = Client(
                 transport,
                 read_timeout_seconds=timeout,
@@ -78,7 +76,7 @@ class Connection:
                 cache=None,
                 client_info=types.Implementation(name="protocol-runner", version="1"),
             )
-            self._client = self._stack.enter_context(self._portal.wrap_async_context_manager(self._opened(client)))
+            self._client = self._stack.enter_context(self._loop.wrap_async_context_manager(self._opened(client)))
         except (Exception, ExceptionGroup) as error:
             self.close()
             raise self._refusal(f"it does not answer as an MCP server: {self._told(error)}") from error
@@ -87,19 +85,9 @@ class Connection:
             raise
 
     @property
-    def _open(self) -> Client:
-        assert self._client is not None
-        return self._client
-
-    @property
-    def _loop(self) -> BlockingPortal:
-        assert self._portal is not None
-        return self._portal
-
-    @property
     def version(self) -> str:
         """The version that the server says it has."""
-        info = self._open.server_info
+        info = self._client.server_info
         return str(info.version) if info is not None else ""
 
     def tools(self) -> list[dict[str, Any]]:
@@ -114,7 +102,7 @@ class Connection:
             cursor: str | None = None
             with anyio.fail_after(self._timeout):
                 for _ in range(MOST_PAGES):
-                    page = await self._open.list_tools(cursor=cursor)
+                    page = await self._client.list_tools(cursor=cursor)
                     found += [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in page.tools]
                     cursor = page.next_cursor
                     if cursor is None:
@@ -139,7 +127,7 @@ class Connection:
 
         async def call() -> types.CallToolResult:
             with anyio.fail_after(self._timeout):
-                return await self._open.call_tool(tool, dict(arguments))
+                return await self._client.call_tool(tool, dict(arguments))
 
         self._received, self._question, self._called = 0, None, tool
         try:
@@ -177,8 +165,6 @@ class Connection:
                 with contextlib.suppress(OSError):
                     self._session.stdin.close()
             with contextlib.suppress(Exception, ExceptionGroup, concurrent.futures.CancelledError):
-                if self._client is None and self._portal is not None:  # it may hang in its first answer
-                    self._portal.call(self._portal.stop, True)
                 self._stack.close()
         finally:
             if self._session is not None and self._outcome is None:

@@ -7,17 +7,18 @@ that it does not list is external, never repeated. Calls are made one at a time,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from runner.errors import UsageError
-from runner.lines import lines_of
+from runner.lines import few, lines_of
 from runner.protocol.config import ToolEffect, ToolModule
-from runner.sandbox.process import Command, Outcome, Sandbox, Session
+from runner.sandbox.process import Command, Sandbox
 from runner.tools import Contract, Effect, OutcomeUnknownError, Repeat, Tool, ToolError, check_arguments, check_result
-from runner.tools.commands import exchange
+from runner.tools.commands import Child
 
 CHILD = Path(__file__).with_name("child.py").resolve()
 LAST_LINES, LAST_CHARACTERS = 12, 2000  # of what the child said
@@ -49,8 +50,7 @@ class PythonTools:
     """
 
     def __init__(self, sandbox: Sandbox, module: ToolModule, command: Command, *, timeout: float) -> None:
-        self._sandbox, self._module, self._command, self._timeout = sandbox, module, command, timeout
-        self._session: Session | None = None
+        self._module, self._child, self._timeout = module, Child(sandbox, command), timeout
         self._open = False
         self.tools: dict[str, Tool] = {}
         self.refused: dict[str, str] = {}
@@ -60,14 +60,14 @@ class PythonTools:
         try:
             self._offer(hello)
         except BaseException:
-            self._end(0.0)
+            self._child.end(0.0)
             raise
         self._open = True
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._open = False
-        self._end(2.0 if kind is None else 0.0)
+        self._child.end(2.0 if kind is None else 0.0)
 
     def _start(self) -> dict[str, Any]:
         """Start the child and return its first message, which offers its functions.
@@ -75,23 +75,17 @@ class PythonTools:
         Raises:
             ToolModuleError: it offers none.
         """
-        self._session = self._sandbox.open(self._command)
         try:
-            hello = exchange(self._session, None, self._timeout)
+            hello = self._child.ask(None, self._timeout)
         except TimeoutError:
-            raise self._refusal(f"timed out after {self._timeout:g} s", self._end(0.0)) from None
+            raise self._refusal(f"timed out after {self._timeout:g} s", self._last_lines()) from None
         except ToolError as error:
-            raise self._refusal(error.message, self._end(0.0)) from error
-        except BaseException:
-            self._end(0.0)
-            raise
+            raise self._refusal(error.message, self._last_lines()) from error
         if hello is None:
-            outcome = self._end(2.0)
-            assert outcome is not None
-            raise self._refusal(f"its process ended with exit code {outcome.code}", outcome)
+            raise self._refusal(f"its process ended with exit code {self._code}", self._last_lines())
         if "error" in hello:
-            self._end(2.0)
-            raise self._refusal(hello["error"], None, hello.get("where"))
+            self._child.end(2.0)
+            raise self._refusal(hello["error"], "", hello.get("where"))
         return hello
 
     def _offer(self, hello: dict[str, Any]) -> None:
@@ -120,19 +114,19 @@ class PythonTools:
                 network=self._module.network,
             )
             self.tools[name] = self._tool(contract)
-        self._check_entry()
-        for name, declared in self._module.effects.items():
-            if isinstance(declared, ToolEffect) and name in self.tools:
-                self.tools[name] = self._repeatable(self.tools[name].contract, declared)
+        known = {name: tool.contract for name, tool in self.tools.items()}
+        effects = {name: declared for name, declared in self._module.effects.items() if name not in self.refused}
+        none = "no public function `{}` is defined in it".format
+        for name, declared in repeatable(effects, known, none, self._unfit):
+            if declared.external == "keyed":
+                self.tools[name] = self._tool(known[name].keyed(str(declared.key)))
+            elif declared.external == "probed":
+                self.tools[name] = self._tool(known[name], partial(self._looked_up, known[str(declared.probe)]))
 
-    def _repeatable(self, contract: Contract, declared: ToolEffect) -> Tool:
-        """Return an external tool that is repeatable as its entry says."""
-        if contract.repeat == "probed":
-            assert declared.probe is not None
-            by, takes = declared.probe, _properties(self.tools[declared.probe])
-            return self._tool(contract, lambda given: self._ask(by, {key: given[key] for key in takes if key in given}))
-        is_keyed = contract.repeat == "keyed" and declared.key is not None
-        return self._tool(contract.keyed(str(declared.key)) if is_keyed else contract)
+    def _looked_up(self, probe: Contract, arguments: Mapping[str, Any]) -> Any:
+        """Return what the probe finds, which takes some of a call's arguments."""
+        taken = probe.parameters["properties"]
+        return self._ask(probe.name, {key: value for key, value in arguments.items() if key in taken})
 
     def _tool(self, contract: Contract, probe: Callable[[Mapping[str, Any]], Any] | None = None) -> Tool:
         """Return one function as a tool; the idempotency key of a keyed one is among its arguments."""
@@ -145,54 +139,11 @@ class PythonTools:
 
         return Tool(contract, call, probe)
 
-    def _check_entry(self) -> None:
-        """Check that the effects in the configuration name functions of the module.
-
-        Raises:
-            ToolModuleError: it names a missing function; the one that was meant would stay external, never repeated.
-        """
-        for name, declared in self._module.effects.items():
-            if name not in self.tools and name not in self.refused:
-                raise self._misfit(f"no public function `{name}` is defined in it", name, name, self.tools)
-            if not isinstance(declared, ToolEffect) or name in self.refused:
-                continue
-            arguments = _properties(self.tools[name])
-            needs = {"keyed": ("key", declared.key), "probed": ("probe", declared.probe)}.get(declared.external)
-            if needs is not None and needs[1] is None:
-                what = f"`{name}` is {declared.external} and names no `{needs[0]}`"
-                raise self._unfit(what, name, f"add `{needs[0]}: …` beside `external: {declared.external}`")
-            if declared.key is not None and declared.key not in arguments:
-                raise self._misfit(f"`{name}` has no argument `{declared.key}`", f"{name}.key", declared.key, arguments)
-            if declared.key is not None and arguments[declared.key].get("type") != "string":
-                raise self._unfit(
-                    f"`{declared.key}` of `{name}` is no text, as a key is", f"{name}.key", "annotate it as `str`"
-                )
-            if declared.probe is not None:
-                self._check_probe(name, declared.probe, arguments)
-
-    def _check_probe(self, name: str, probe: str, arguments: Mapping[str, Any]) -> None:
-        where = f"{name}.probe"
-        if probe not in self.tools:
-            raise self._misfit(f"no public function `{probe}` is defined in it", where, probe, self.tools)
-        if self.tools[probe].contract.effect != "read":
-            raise self._unfit(f"`{probe}` looks up what `{name}` did, and is not `read`", where, f"add `{probe}: read`")
-        needed = self.tools[probe].contract.parameters.get("required", ())
-        if unknown := [one for one in needed if one not in arguments]:
-            hint = f"give `{unknown[0]}` a default, or take the arguments of `{name}` alone"
-            raise self._unfit(f"`{probe}` takes `{unknown[0]}`, which `{name}` is not given", where, hint)
-
-    def _misfit(self, what: str, key: str, name: str, known: Mapping[str, object]) -> ToolModuleError:
-        from difflib import get_close_matches  # here, because few names have a mistake
-
-        near = get_close_matches(name, known, n=1)
-        return self._unfit(what, key, f"did you mean {near[0]}?" if near else f"there is {', '.join(known) or 'none'}")
-
     def _unfit(self, what: str, key: str, hint: str) -> ToolModuleError:
         what = f"the entry of the module {self._module.module} does not fit it: {what}"
         return ToolModuleError(what, where=f"tools: {self._module.module}, effects.{key}", hint=hint)
 
-    def _refusal(self, what: str, outcome: Outcome | None, where: str | None = None) -> ToolModuleError:
-        said = _last_lines(outcome)
+    def _refusal(self, what: str, said: str, where: str | None = None) -> ToolModuleError:
         return ToolModuleError(
             f"the tools of the module {self._module.module} cannot be loaded: {what}" + (f"\n{said}" if said else ""),
             where=f"{where}, on the trusted branch" if where else f"tools: {self._module.module}",
@@ -208,32 +159,28 @@ class PythonTools:
         """
         if not self._open:
             raise RuntimeError(f"the tools of {self._module.module} are closed")
-        if self._session is None:
+        if not self._child.is_there:
             self._start()
-        assert self._session is not None
         try:
-            answer = exchange(self._session, {"call": name, "arguments": dict(arguments)}, self._timeout)
+            answer = self._child.ask({"call": name, "arguments": dict(arguments)}, self._timeout)
         except TimeoutError:
-            said = _last_lines(self._end(0.0))
-            raise OutcomeUnknownError(f"timed out after {self._timeout:g} s; it was ended", said) from None
+            what = f"timed out after {self._timeout:g} s; it was ended"
+            raise OutcomeUnknownError(what, self._last_lines()) from None
         except ToolError as error:
-            self._end(0.0)
             raise OutcomeUnknownError(error.message) from error
-        except BaseException:
-            self._end(0.0)
-            raise
         if answer is None:
-            outcome = self._end(2.0)
-            assert outcome is not None
-            raise OutcomeUnknownError(f"it ended its process, with exit code {outcome.code}", _last_lines(outcome))
+            raise OutcomeUnknownError(f"it ended its process, with exit code {self._code}", self._last_lines())
         if "error" in answer:
             raise ToolError(answer["error"], _cut(answer.get("trace", "")))
         return answer["result"]
 
-    def _end(self, grace: float) -> Outcome | None:
-        """End the child where there is one; return how it ended."""
-        session, self._session = self._session, None
-        return session.close(grace) if session is not None else None
+    @property
+    def _code(self) -> int:
+        assert self._child.outcome is not None
+        return self._child.outcome.code
+
+    def _last_lines(self) -> str:
+        return _cut(self._child.printed)
 
 
 def effect_of(declared: Effect | ToolEffect | None) -> tuple[Effect, Repeat]:
@@ -243,13 +190,50 @@ def effect_of(declared: Effect | ToolEffect | None) -> tuple[Effect, Repeat]:
     return ("external", declared.external) if isinstance(declared, ToolEffect) else (declared, "never")
 
 
-def _properties(tool: Tool) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = tool.contract.parameters["properties"]
-    return found
+def repeatable(
+    effects: Mapping[str, Effect | ToolEffect],
+    known: Mapping[str, Contract],
+    none: Callable[[str], str],
+    unfit: Callable[[str, str, str], ToolModuleError],
+) -> Iterator[tuple[str, ToolEffect]]:
+    """Yield what an entry declares of external tools, if it fits the tools: one that is misspelt would never be repeated.
+
+    `none(name)`: that there is no tool of a name; `unfit(what, key, hint)`: the error, which names the key below `effects`.
+    """
+    for name, declared in effects.items():
+        if name not in known:
+            raise unfit(none(name), name, _nearest(name, known))
+        if not isinstance(declared, ToolEffect):
+            continue
+        arguments, key, probe = known[name].parameters["properties"], declared.key, declared.probe
+        needs = {"keyed": ("key", key), "probed": ("probe", probe)}.get(declared.external)
+        if needs is not None and needs[1] is None:
+            what = f"`{name}` is {declared.external} and names no `{needs[0]}`"
+            raise unfit(what, name, f"add `{needs[0]}: …` beside `external: {declared.external}`")
+        if key is not None and key not in arguments:
+            raise unfit(f"`{name}` has no argument `{key}`", f"{name}.key", _nearest(key, arguments))
+        # A schema may be `true`, too, for any value.
+        if key is not None and (not isinstance(arguments[key], dict) or arguments[key].get("type") != "string"):
+            raise unfit(
+                f"`{key}` of `{name}` is no text, as a key is", f"{name}.key", "name an argument that is text (`str`)"
+            )
+        if probe is not None and probe not in known:
+            raise unfit(none(probe), f"{name}.probe", _nearest(probe, known))
+        if probe is not None and known[probe].effect != "read":
+            what = f"`{probe}`, the `probe` of `{name}`, is not `read`"
+            raise unfit(what, f"{name}.probe", f"add `{probe}: read`")
+        needed = known[probe].parameters.get("required", ()) if probe is not None else ()
+        if unknown := [one for one in needed if one not in arguments]:
+            hint = f"name a probe that needs only arguments of `{name}`; one with a default is not needed"
+            raise unfit(f"`{probe}` takes `{unknown[0]}`, which `{name}` is not given", f"{name}.probe", hint)
+        yield name, declared
 
 
-def _last_lines(outcome: Outcome | None) -> str:
-    return _cut(outcome.tail.decode(errors="replace")) if outcome is not None else ""
+def _nearest(name: str, known: Iterable[str]) -> str:
+    from difflib import get_close_matches  # here, because few names have a mistake
+
+    near = get_close_matches(name, [*known], n=1)
+    return f"did you mean {near[0]}?" if near else f"there is {few([*known]) or 'none'}"
 
 
 def _cut(text: str) -> str:

@@ -11,7 +11,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from runner.errors import UsageError
 from runner.protocol import aliases
@@ -26,10 +26,6 @@ from runner.protocol.file_models import (
     first_fault,
 )
 from runner.tools import Contract, Effect, Tool, ToolError, check_arguments, typed
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel
-
 
 Taken = TypeVar("Taken", bound="Given")
 
@@ -148,12 +144,16 @@ class FinishInput(Given):
     result: dict[str, Any] | None = Field(default=None, description="values for later steps")
 
 
-def schema_of(model: type[Given] | type[BaseModel]) -> dict[str, Any]:
-    """Return the model's JSON schema as a caller sees it: without titles and docstrings, with references resolved.
+def schema_of(model: type[Given]) -> dict[str, Any]:
+    """Return the JSON schema of what a tool takes."""
+    return inlined(_schema(model))
+
+
+def inlined(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON schema as a caller of a tool sees it: without titles and docstrings, with references resolved.
 
     An argument that may be left out is not declared nullable as well.
     """
-    schema = _schema(model) if issubclass(model, FileModel) else model.model_json_schema()
     shown: dict[str, Any] = _shown({**schema, "description": None}, schema.get("$defs", {}))
     return shown
 

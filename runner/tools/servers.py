@@ -12,19 +12,19 @@ import contextlib
 import json
 import re
 import tomllib
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from runner.errors import MalformedFileError
+from runner.lines import visible
 from runner.protocol import aliases, ids
-from runner.protocol.config import McpServer, ToolEffect
+from runner.protocol.config import McpServer
 from runner.protocol.plans import TOOL_NAME
 from runner.protocol.state import read_json
 from runner.tools import Contract, Tool, ToolError, check_arguments
-from runner.tools.python import ToolModuleError, effect_of
+from runner.tools.python import ToolModuleError, effect_of, repeatable
 
 if TYPE_CHECKING:
     from runner.tools.mcp_client import Connection
@@ -34,25 +34,7 @@ Words = Mapping[str, Any]  # of one tool, as the server says them
 WORDS = ("name", "title", "description", "inputSchema", "outputSchema", "annotations")
 MOST_WORDS = 2 * 1024 * 1024  # bytes of a pinned list
 WIRE_NAME = 64  # characters of a tool's name that every provider takes
-ASKS = "The MCP server "  # how a server's question to a person starts
 MOST_SHOWN = 30_000  # characters of a result
-_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
-_SEEN = frozenset("\n\t\ufe0e\ufe0f")  # with an emoji before them, the last two are seen
-_UNSEEN = frozenset(
-    (*range(0xFE00, 0xFE10), 0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0, *range(0xE0000, 0xE1000))
-)
-
-
-def visible(text: str) -> str:
-    r"""Return a text without terminal colours, and with each character that a person would not see as its number: `\u{200b}`."""
-    text = _ANSI.sub("", text.replace("\r\n", "\n"))
-    return "".join(f"\\u{{{ord(one):x}}}" if _is_hidden(one) else one for one in text)
-
-
-def _is_hidden(one: str) -> bool:
-    if (one.isascii() and one.isprintable()) or one in _SEEN:
-        return False
-    return ord(one) in _UNSEEN or unicodedata.category(one) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
 
 
 def plain(value: Any) -> Any:
@@ -259,12 +241,18 @@ class ServerTools:
                 self.refused[f"mcp:{self._name}/{one['name']}"] = said
             else:
                 self.tools[said.name] = self._tool(said, str(one["name"]))
-        for name, declared in self._server.effects.items():
-            tool = self.tools.get(f"mcp:{self._name}/{name}")
-            if tool is None:
-                raise self._unfit(name, self.refused.get(f"mcp:{self._name}/{name}", "it has no such tool"))
-            if isinstance(declared, ToolEffect):
-                self.tools[tool.contract.name] = self._repeatable(tool, name, declared)
+        prefix = f"mcp:{self._name}/"
+        known = {name.removeprefix(prefix): tool.contract for name, tool in self.tools.items()}
+
+        def none(name: str) -> str:
+            return f"`{name}`: {self.refused.get(prefix + name, 'it has no such tool')}"
+
+        for name, declared in repeatable(self._server.effects, known, none, self._unfit):
+            if declared.external == "keyed":
+                self.tools[prefix + name] = self._tool(known[name].keyed(str(declared.key)), name)
+            elif declared.external == "probed":
+                by = self.tools[f"{prefix}{declared.probe}"]
+                self.tools[prefix + name] = self.tools[prefix + name]._replace(probe=partial(_probed, by))
 
     def _contract(self, name: str, words: Words) -> Contract | str:
         """Return the contract of a tool, or why it cannot be one."""
@@ -295,21 +283,6 @@ class ServerTools:
             network=(urlsplit(self._server.url).hostname or "",) if self._server.url else self._server.network,
         )
 
-    def _repeatable(self, tool: Tool, name: str, declared: ToolEffect) -> Tool:
-        """Return an external tool that is repeatable as its entry says."""
-        contract = tool.contract
-        if declared.external == "keyed":
-            said = contract.parameters["properties"].get(declared.key, {})
-            if declared.key is None or said.get("type") != "string":
-                raise self._unfit(name, "a keyed tool names under `key` an argument that is a text")
-            return self._tool(contract.keyed(declared.key), name)
-        if declared.external == "probed":
-            by = self.tools.get(f"mcp:{self._name}/{declared.probe}")
-            if by is None or by.contract.effect != "read":
-                raise self._unfit(name, "a probed tool names under `probe` another one of its server that is `read`")
-            return tool._replace(probe=partial(_probed, by))
-        return tool
-
     def _tool(self, contract: Contract, name: str) -> Tool:
         """Return one tool of the server, whose own name for it is `name`."""
 
@@ -319,12 +292,10 @@ class ServerTools:
 
         return Tool(contract, call)
 
-    def _unfit(self, name: str, why: str) -> ToolModuleError:
-        return ToolModuleError(
-            f"the entry of the MCP server `{self._name}` does not fit its tools: `{visible(name)}`: {why}",
-            f"mcp: {self._name}, effects.{visible(name)}",
-            f"change the entry on the trusted branch; `runner mcp pin {self._name}` shows the tools",
-        )
+    def _unfit(self, what: str, key: str, hint: str) -> ToolModuleError:
+        what = f"the entry of the MCP server `{self._name}` does not fit its tools: {visible(what)}"
+        hint = f"{visible(hint)}; `runner mcp pin {self._name}` shows the tools"
+        return ToolModuleError(what, f"mcp: {self._name}, effects.{visible(key)}", hint)
 
 
 def _probed(by: Tool, arguments: Mapping[str, Any]) -> Any:

@@ -686,14 +686,14 @@ def search_text(
         finds = re.compile(pattern, re.IGNORECASE if ignore_case else 0).search
     except (re.error, OverflowError, RecursionError) as error:
         raise RefusedError(f"the pattern is no regular expression: {error}") from None
-    fits, search = matcher(glob), Search(root, finds, max or 100)
+    fits, matches = matcher(glob), Matches(max or 100)
     own = ".protocols" not in f"{path} {glob}"  # not asked for by name
     with root.walk(path or ".", writing=False) as place:
         if place.mode is None:
             raise _missing(root, place)
         if not stat.S_ISDIR(place.mode):
-            search.add(place)
-            return search.result()
+            _search(root, place, finds, matches)
+            return matches.result()
         with _opened(place) as fd:
             for name, folder, is_folder in _below(fd, place.at):
                 at = name.split("/")
@@ -701,46 +701,43 @@ def search_text(
                     continue  # records and plans of protocols quote the task, and say nothing of the code
                 if is_folder or not (fits("/".join(at[len(place.at) :])) or fits(name)):
                     continue
-                if not search.add(Place(folder, at, stat.S_IFREG)):
+                if not _search(root, Place(folder, at, stat.S_IFREG), finds, matches):
                     break
-    return search.result()
+    return matches.result()
 
 
-class Search:
-    """The matches so far."""
+class Matches:
+    """The lines that a search found so far, `most` of them."""
 
-    def __init__(self, root: Root, finds: Callable[[str], Any], most: int) -> None:
-        self.root, self.finds, self.most = root, finds, most
-        self.found: list[str] = []
-        self.notes: list[str] = []
-        self.size = 0
+    def __init__(self, most: int) -> None:
+        self.most, self.found, self.notes, self.size = most, list[str](), list[str](), 0
 
-    def add(self, place: Place) -> bool:
-        """Add a file's lines that fit; return whether more may be added."""
-        try:
-            data = _read(place, self.root, MOST_SEARCHED)
-        except RefusedError as error:
-            if "bytes" in str(error) and len(self.notes) < 5:
-                self.notes.append(f"{place.path} was not searched, it is too large")
-            return True
-        except OSError:
-            return True  # a link, or gone
-        if b"\0" in data:
-            return True
-        for number, line in enumerate(data.decode(errors="replace").split("\n"), 1):
-            if self.finds(line := line.rstrip("\r")):
-                if len(self.found) >= self.most or self.size > MOST_SHOWN:
-                    self.notes.append(
-                        f"there are more than {len(self.found)} matches; narrow the pattern, path or glob"
-                    )
-                    return False
-                more = "…" if len(line) > MOST_OF_MATCH else ""
-                self.found.append(f"{place.path}:{number}:{line[:MOST_OF_MATCH]}{more}")
-                self.size += len(self.found[-1])
+    def add(self, path: str, number: object, line: str) -> bool:
+        """Add a line of a file; return whether there was room."""
+        if len(self.found) >= self.most or self.size > MOST_SHOWN:
+            self.notes.append(f"there are more than {len(self.found)} matches; narrow the pattern, path or glob")
+            return False
+        self.found.append(f"{path}:{number}:{line[:MOST_OF_MATCH]}{'…' if len(line) > MOST_OF_MATCH else ''}")
+        self.size += len(self.found[-1])
         return True
 
     def result(self) -> dict[str, Any]:
         return {"matches": self.found, "note": "; ".join(self.notes)}
+
+
+def _search(root: Root, place: Place, finds: Callable[[str], Any], matches: Matches) -> bool:
+    """Add a file's lines that fit; return whether there was room."""
+    try:
+        data = _read(place, root, MOST_SEARCHED)
+    except RefusedError as error:
+        if "bytes" in str(error) and len(matches.notes) < 5:
+            matches.notes.append(f"{place.path} was not searched, it is too large")
+        return True
+    except OSError:
+        return True  # a link, or gone
+    lines = data.decode(errors="replace").split("\n") if b"\0" not in data else []
+    fits = ((number, line) for number, one in enumerate(lines, 1) if finds(line := one.rstrip("\r")))
+    return all(matches.add(place.path, number, line) for number, line in fits)
 
 
 def check_paths(root: Root, paths: list[str], repository: bool = False) -> dict[str, Any]:

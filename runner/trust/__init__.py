@@ -1,1 +1,1 @@
-"""Who may, and did: the check of a history against itself, and later signatures, approvals and policy."""
+"""Permissions and proof: verify histories, and judge signatures, approvals and policy."""

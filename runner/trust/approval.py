@@ -15,8 +15,8 @@ from runner.protocol import events as ev
 from runner.protocol.approval_file import Decision, Signed, Statement
 from runner.protocol.strict_yaml import shown
 from runner.trust import manifest, requirements
-from runner.trust.transitions import commit_of
-from runner.trust.view import ApprovalFile, ApprovalRequest, RejectionReason, View
+from runner.trust.transitions import ApprovalFile, RejectionReason, commit_of
+from runner.trust.view import ApprovalRequest, View
 
 if TYPE_CHECKING:
     from runner.protocol.events import ReviewFields

@@ -14,7 +14,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from runner.errors import InsufficientHistoryError
 from runner.git import BLOB, LINK, SUBMODULE, TREE, Git, TreeEntry
 from runner.lines import pattern
 from runner.protocol import config, globs, ids, paths
@@ -71,9 +70,7 @@ class Contents:
         return b"".join(out)
 
     def _folder(self, prefix: str, oid: str) -> list[bytes | tuple[str, str]]:
-        tree = self._git.tree(oid)
-        if tree is None:
-            raise InsufficientHistoryError(f"the tree {oid[:12]} is not in this clone", oid, "run `git fetch`")
+        tree = self._git.whole_tree(oid)
         items: list[bytes | tuple[str, str]] = []
         files: dict[str, TreeEntry] = {}
         for name, entry in sorted(tree.items(), key=_place):
@@ -97,10 +94,7 @@ class Contents:
         read: dict[str, tuple[str, int]] = {}
         for start in range(0, len(todo), _TOGETHER):
             names = todo[start : start + _TOGETHER]
-            for oid, data in zip(names, self._git.blobs(names), strict=True):
-                if data is None:
-                    what = f"the object {oid[:12]} is not in this clone"
-                    raise InsufficientHistoryError(what, oid, "run `git fsck`, or `git fetch`")
+            for oid, data in self._git.require_all({oid: f"the blob {oid[:12]}" for oid in names}).items():
                 read[oid] = (hashlib.sha256(data).hexdigest(), len(data))
         for path, entry in new:
             hash_, size = (entry.oid, 0) if entry.mode == SUBMODULE else read[entry.oid]
@@ -147,8 +141,7 @@ def trusted_files(git: Git, commit: str, loaded: Loaded, version: int = VERSION)
     agents = {paths.agent_file(name) for name in loaded.agents}
     modules = set(loaded.modules)
     for path in sorted(agents & files.keys()):
-        data = git.blob(files[path].oid)
-        if data is not None:
+        if (data := git.content(files[path])) is not None:
             modules |= {module.module for module in config.parse_agent(data, path).tool_modules()}
     roots = {module.partition(".")[0] for module in modules}
     beside = importable(files) if modules and version > 1 else frozenset()

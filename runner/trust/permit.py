@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from runner.errors import RefusedError
-from runner.protocol.decision import AskPerson, CheckStep, CompleteStep, RunStep, TakeWork
+from runner.protocol.machine import AskPerson, CheckStep, CompleteStep, RunStep, TakeWork
 from runner.protocol.plans import Kind, Plan, Step
 from runner.protocol.state import OF_WORK, StepStatus, Wait
 from runner.trust import approval, policy, requirements, transitions
@@ -128,6 +128,16 @@ def engine(found: TrustedConfig, name: str, step: str | None) -> Verdict:
     """Return whether a model may be asked, for a step or for none."""
     said = policy.evaluate(found.rules, policy.Subject(kind="engine", engine=name, step=step))
     return _unless_allowed(said, f"the engine `{name}`", "use another `--engine`, or change the policy")
+
+
+def refuse_denied(verdict: Verdict) -> None:
+    """Refuse what the policy denies.
+
+    Raises:
+        RefusedError: naming the rule.
+    """
+    if isinstance(verdict, Denied):
+        raise verdict.error
 
 
 def _unless_allowed(said: Decision, what: str, hint: str) -> Verdict:

@@ -30,7 +30,7 @@ class Threshold:
     count: int
 
     def implies(self, other: Threshold) -> bool:
-        """Return whether whoever meets this one meets the other."""
+        """Return whether those who meet this one meet the other."""
         return self.people <= other.people and self.count >= other.count
 
 
@@ -48,15 +48,19 @@ class ApprovalRequirement(NamedTuple):
     reviews: bool = False
 
     @property
-    def who(self) -> str:
-        """The people who can approve, as people read it; without the thresholds that another one implies."""
-        told = self.thresholds
-        kept = (
+    def binding(self) -> tuple[Threshold, ...]:
+        """The thresholds without those that another one implies."""
+        every = self.thresholds
+        return tuple(
             one
-            for at, one in enumerate(told)
-            if not any(more.implies(one) and (not one.implies(more) or told.index(more) > at) for more in told)
+            for at, one in enumerate(every)
+            if not any(more.implies(one) and (not one.implies(more) or every.index(more) > at) for more in every)
         )
-        return " and ".join(dict.fromkeys(one.who for one in kept))
+
+    @property
+    def who(self) -> str:
+        """The people who can approve, as people read it."""
+        return " and ".join(dict.fromkeys(one.who for one in self.binding))
 
     @property
     def keyboard(self) -> bool:

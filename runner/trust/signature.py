@@ -91,10 +91,6 @@ class SshSignature:
     flags: bytes
     counter: bytes
 
-    def holds_for(self, text: bytes) -> bool:
-        """Return whether the mathematics holds for `text` and the namespace that the signature names."""
-        return holds_for(self, text)
-
 
 def verify(
     signature: bytes,

@@ -7,21 +7,68 @@ the chain is valid; `approval`, whether an approval in it counts.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
-from runner.errors import InsufficientHistoryError
-from runner.git import TREE, Commit, Git, TreeEntry
-from runner.protocol import ids, log, paths
+from runner.git import BLOB, TREE, Commit, Git, TreeEntry
+from runner.protocol import approval_file, ids, paths
 from runner.protocol.event_types import event_type
-from runner.protocol.log import Trailers
+from runner.store.record import Transition, is_transition, transition_of
 from runner.trust.manifest import Contents
 
 if TYPE_CHECKING:
-    from runner.trust.view import ApprovalFile
+    from runner.protocol.approval_file import Signed, Statement
 
 
 AHEAD = 16  # commits whose objects are asked for at once
 FAR = 256  # the same, of a long chain
+
+
+class RejectionReason(StrEnum):
+    """Why an approval does not count."""
+
+    MALFORMED = "malformed"
+    MISPLACED = "misplaced"
+    OTHER = "other"  # of another repository, protocol or life of it
+    FUTURE = "future"
+    EXPIRED = "expired"
+    BAD = "bad"
+    UNTRUSTED = "untrusted"
+    REVOKED_KEY = "revoked-key"
+    STALE = "stale"
+    AGENT = "agent"
+    ROLE = "wrong-role"
+    OWN_WORK = "own-work"
+    USED = "used"
+    UNSEEN = "unseen"  # of a commit that is not here: the branch is gone
+
+
+class ApprovalFile(NamedTuple):
+    """A file below approvals/ in the branch. `commit`: the one that added it; `order`: its place among the approvals of the chain."""
+
+    id: str
+    path: str
+    commit: str
+    order: int
+    signed: Signed | None
+    fingerprint: str = ""
+    rejection: RejectionReason | None = None
+    text: str = ""  # why it does not count
+
+    @property
+    def statement(self) -> Statement:
+        """The statement of one that can be read."""
+        assert self.signed is not None
+        return self.signed.statement
+
+    @property
+    def approver(self) -> str:
+        """Whom the statement names, or empty where it cannot be read."""
+        return self.signed.statement.approver if self.signed else ""
+
+    def reject(self, rejection: RejectionReason, text: str) -> ApprovalFile:
+        """Return the approval as one that does not count, and why."""
+        return self._replace(rejection=rejection, text=text)
 
 
 class StillValid(NamedTuple):
@@ -46,7 +93,7 @@ class History:
         self.positions: dict[str, int] = {}
         self.told: dict[str, int] = {}
         self.contents = Contents(git, protocol)
-        self.read: dict[tuple[str, TreeEntry], ApprovalFile] = {}  # words, by path and file
+        self._approvals: dict[tuple[str, TreeEntry], ApprovalFile] = {}  # by path and file
         self.doubted: set[int] = set()  # revisions of the approval events that verify found invalid
         self.still_valid: StillValid | None = None  # of the plan's approvals
         self._walked = 0  # how many commits `walked` found; those that are added later are looked at one by one
@@ -115,6 +162,32 @@ class History:
                         self._worked.setdefault(one, place)
         self._worked_to = max(self._worked_to, last + 1)
         return self._worked.get(path, last + 1) <= last
+
+    def approval(self, path: str, entry: TreeEntry) -> ApprovalFile:
+        """Return what a file of approvals/ says, read and not judged; the commit and the order are the caller's.
+
+        Raises:
+            InsufficientHistoryError: it is not in this clone.
+        """
+        if (path, entry) not in self._approvals:
+            self._approvals[path, entry] = self._parsed(path, entry)
+        return self._approvals[path, entry]
+
+    def _parsed(self, path: str, entry: TreeEntry) -> ApprovalFile:
+        name = path.rpartition("/")[2]
+        word = ApprovalFile(name.removesuffix(approval_file.SUFFIX)[:64], path, "", 0, None)
+        if entry.mode != BLOB:
+            return word.reject(RejectionReason.MISPLACED, "it is not a plain file")
+        size = self.git.sizes([entry.oid])[0]
+        if size is not None and size > approval_file.LIMIT:  # never read: it may be as big as its writer likes
+            return word.reject(RejectionReason.MALFORMED, f"{size} bytes, {approval_file.LIMIT} at most")
+        data = self.git.require(entry.oid, path)
+        try:
+            signed = approval_file.parse(data, path)
+            approval_file.check_name(signed, name, path)
+        except approval_file.MalformedStatementError as error:
+            return word.reject(RejectionReason.MALFORMED, error.what)
+        return ApprovalFile(signed.id, path, "", 0, signed)
 
     # --- what a commit did -----------------------------------------------------------------------------------------------
 
@@ -204,36 +277,6 @@ class Distances(Mapping[str, int]):
 # --- one transition -------------------------------------------------------------------------------------------------------
 
 
-class Transition(NamedTuple):
-    """A transition of a protocol: its commit, and what its trailers say."""
-
-    commit: Commit
-    trailers: Trailers
-
-    @property
-    def revisions(self) -> range:
-        """The revisions of its events."""
-        last = self.trailers.revision + 1
-        return range(last - len(self.trailers.events), last)
-
-    @property
-    def events(self) -> list[tuple[str, str]]:
-        """The name of each event, and what it is about."""
-        return [(name, about) for name, _, about in (event.partition(" ") for event in self.trailers.events)]
-
-    def has(self, event: str, about: str) -> bool:
-        """Return whether it has an event, by its name, on a step, the plan or the protocol."""
-        return f"{event} {about}" in self.trailers.events
-
-
-def transition_of(commit: Commit | None, protocol: str) -> Transition | None:
-    """Return the transition of a protocol that a commit is by its trailers, or None."""
-    trailers = log.parse_message(commit.message) if commit is not None else None
-    if commit is None or trailers is None or trailers.protocol != protocol:
-        return None
-    return Transition(commit, trailers)
-
-
 def first_parents(git: Git, tip: str) -> Iterator[Commit]:
     """Yield the first-parent chain from `tip`, newest first.
 
@@ -247,7 +290,7 @@ def first_parents(git: Git, tip: str) -> Iterator[Commit]:
             git.warm(git.try_run("rev-list", "--first-parent", f"--max-count={FAR}", at)[1].decode().split())
         commit = git.commit(at)
         if commit is None:
-            raise missing(git, f"commit {at[:12]}, {count} commits below {tip[:12]}")
+            raise git.missing(f"commit {at[:12]}, {count} commits below {tip[:12]}")
         yield commit
         count, at = count + 1, commit.parents[0] if commit.parents else None
 
@@ -278,11 +321,6 @@ def transitions_below(git: Git, protocol: str, tip: str) -> Iterator[Transition]
 # --- what they are made of -------------------------------------------------------------------------------------------------
 
 
-def missing(git: Git, what: str) -> InsufficientHistoryError:
-    """Return the error for an object that this clone does not have, with what to type to have it."""
-    return git.missing(what)
-
-
 def commit_of(git: Git, oid: str) -> Commit:
     """Return a commit of a history that has to be here.
 
@@ -291,7 +329,7 @@ def commit_of(git: Git, oid: str) -> Commit:
     """
     commit = git.commit(oid)
     if commit is None:
-        raise missing(git, f"commit {oid[:12]}")
+        raise git.missing(f"commit {oid[:12]}")
     return commit
 
 
@@ -319,7 +357,7 @@ def touched(git: Git, revisions: Sequence[str], names: Sequence[str]) -> list[st
     """
     code, out, _ = git.try_run("rev-list", *revisions, "--", *names)
     if code:
-        raise missing(git, f"the history of {', '.join(names) or 'the branch'}")
+        raise git.missing(f"the history of {', '.join(names) or 'the branch'}")
     return out.decode().split()
 
 
@@ -335,7 +373,7 @@ def brought(git: Git, merge: Commit, protocol: str) -> set[tuple[str, TreeEntry]
     new = (merge.oid, f"^{merge.parents[0]}")
     told = touched(git, ["--full-history", *new], [where])
     if git.is_shallow() and any(commit_of(git, oid).parents for oid in touched(git, ["--max-parents=0", *new], [])):
-        raise missing(git, f"the history that the merge {merge.oid[:12]} brought")
+        raise git.missing(f"the history that the merge {merge.oid[:12]} brought")
     found: set[tuple[str, TreeEntry]] = set()
     for oid in told:
         folder = folder_of(git, commit_of(git, oid).tree, protocol)
@@ -388,11 +426,6 @@ def chain_of(git: Git, protocol: str, tip: str) -> list[str]:
             stop = None
         found.append(commit.oid)
     return found[::-1]
-
-
-def is_transition(commit: Commit, protocol: str) -> bool:
-    """Return whether a commit is a transition of the protocol by its trailers."""
-    return transition_of(commit, protocol) is not None
 
 
 def _older(git: Git, tip: str, protocol: str) -> str | None:

@@ -1,6 +1,6 @@
-"""What the trusted branch says, at one commit: the policy, whose keys count, what it lends to steps. Loaded once, asked often.
+"""Load the policy, the keys, and the files that steps get, from the trusted branch at one commit.
 
-Nothing here looks at a branch that an agent can write. Without a policy.yaml only the defaults apply, and words are given at a
+It never reads a branch that an agent can write. Without a policy.yaml only the defaults apply, and approvals are given at a
 keyboard.
 """
 
@@ -26,6 +26,7 @@ from runner.trust.signers import GIT, Signers
 if TYPE_CHECKING:
     from runner.protocol.config import AgentFile, Config
     from runner.protocol.policy_file import Approval, PolicyFile
+    from runner.store.project import Project
     from runner.trust.signature import SshSignature, Verdict
 
 
@@ -262,6 +263,20 @@ def load(
     return TrustedConfig(commit, branch, file, keys, config or config_of(git, commit, branch), rules_.compiled(file))
 
 
+def is_loaded(project: Project) -> bool:
+    """Return whether `of` was called before, so that it costs nothing now."""
+    return "trusted_config" in project.derived
+
+
+def of(project: Project) -> TrustedConfig:
+    """Return the policy and keys of the trusted branch, as this process last saw it."""
+    if not is_loaded(project):
+        trusted = project.trusted
+        project.derived["trusted_config"] = load(project.git, trusted.commit, trusted.branch, project.config)
+    found: TrustedConfig = project.derived["trusted_config"]
+    return found
+
+
 def config_of(git: Git, commit: str, branch: str) -> Config:
     """Return the configuration at a commit.
 
@@ -370,13 +385,13 @@ def is_below(git: Git, old: str, new: str) -> bool:
     if git.is_ancestor(old, new):
         return True
     if git.is_shallow():
-        raise transitions.missing(git, f"the history of {new[:12]}")
+        raise git.missing(f"the history of {new[:12]}")
     return False
 
 
 def there(git: Git, oid: str) -> None:
     if git.commit(oid) is None:
-        raise transitions.missing(git, f"commit {oid[:12]} of the trusted branch")
+        raise git.missing(f"commit {oid[:12]}, which the record says was the trusted branch's,")
 
 
 def written_by_people(git: Git, trusted: str) -> frozenset[str]:

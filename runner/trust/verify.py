@@ -50,10 +50,11 @@ from runner.protocol import log, machine, paths, state
 from runner.protocol.log import RawEntry
 from runner.protocol.state import State
 from runner.store import record
+from runner.store.record import is_transition, transition_of
 from runner.store.trusted import Trusted
 from runner.trust import rules
 from runner.trust.rules import ends
-from runner.trust.transitions import AHEAD, History, chain_of, commit_of, first_parents, is_transition, missing
+from runner.trust.transitions import AHEAD, History, chain_of, commit_of, first_parents
 from runner.trust.walk import Evidence, Finding, Named, ParsedCommit, Report, Walk, folder_in
 
 SMALL = 512 * 1024  # bytes of a record's file that is read ahead
@@ -90,7 +91,7 @@ def verify(git: Git, protocol: str, tip: str, trusted: Trusted | None = None) ->
 def _damaged(walk: Walk, tip: str) -> Iterator[Finding]:
     """Yield a finding if state.json of the last commit, which every command shows, has other bytes than its id says."""
     oid = walk.record[paths.STATE].oid
-    if name_of("blob", walk.git.blob(oid) or b"", walk.git.object_format) != oid:
+    if name_of("blob", walk.git.require(oid, walk.path(paths.STATE)), walk.git.object_format) != oid:
         told = "its bytes are not those of its id; `git fsck` says which objects are damaged"
         yield Finding("fold", tip, walk.path(paths.STATE), told)
 
@@ -110,6 +111,9 @@ def beside(git: Git, report: Report, evidence: Evidence) -> Report:
             raise
     if not findings and (sealed := ends.seal_note(git, report)):
         evidence.notes.append(sealed)
+    told = report.walk.past.told if report.walk.past is not None else ()
+    if not findings and (older := ends.older_policies(git, report.protocol, report.tip, evidence.trusted, told)):
+        evidence.notes.append(older)
     return report._replace(findings=tuple(findings), notes=(*report.notes, *evidence.notes))
 
 
@@ -130,7 +134,7 @@ def _notes(walk: Walk) -> Iterator[str]:
         count = "an ordinary commit" if walk.repaired == 1 else f"{walk.repaired} ordinary commits"
         yield f"the record was damaged by {count}, and repaired"
     if walk.put_back:
-        yield "the record was damaged by ordinary commits, and put back by hand"
+        yield "ordinary commits damaged the record, and a person reverted them"
     if walk.moved:
         yield f"the branch was moved: it was started on {walk.moved[:12]}"
     yield from walk.taken_over
@@ -166,12 +170,10 @@ def walk_commits(walk: Walk, commits: Sequence[str]) -> list[Finding]:
             commit = commit_of(walk.git, oid)
             found = _check(walk, commit, read)
             if walk.past is not None:
-                trailers = log.parse_message(commit.message)
-                own = trailers is not None and trailers.protocol == walk.protocol
-                walk.past.add(commit.oid, trailers.trusted if trailers is not None and own else None)
-        except InsufficientHistoryError as error:
-            what = error.what.removesuffix(" is not in this clone")
-            raise error if what == error.what else missing(walk.git, what) from error
+                own = transition_of(commit, walk.protocol)
+                walk.past.add(commit.oid, own.trailers.trusted if own is not None else None)
+        except InsufficientHistoryError:
+            raise
         except (RunnerError, *_UNREADABLE) as error:
             _refuse_missing(walk.git, error, oid)
             found = [_unreadable(walk, oid, error)]
@@ -227,7 +229,7 @@ def _refuse_missing(git: Git, error: BaseException, oid: str) -> None:
     if isinstance(error, GitError):
         _, out, _ = git.try_run("rev-list", "--objects", "--missing=print", "--no-object-names", oid)
         if b"\n?" in out:
-            raise missing(git, "an object of its history") from error
+            raise git.missing("an object of its history") from error
 
 
 def _unreadable(walk: Walk, commit: str, error: BaseException) -> Finding:
@@ -285,12 +287,12 @@ def take(walk: Walk, commit: Commit, read: Ahead) -> ParsedCommit:
     """
     parent = walk.git.commit(commit.parents[0]) if commit.parents else None
     if commit.parents and parent is None:
-        raise missing(walk.git, f"commit {commit.parents[0][:12]}")
+        raise walk.git.missing(f"commit {commit.parents[0][:12]}")
     parsed = ParsedCommit(commit, parent, *folder_in(walk.git, commit, walk.protocol, walk.folder))
-    trailers = log.parse_message(commit.message)
-    if trailers is None or trailers.protocol != walk.protocol:
+    own = transition_of(commit, walk.protocol)
+    if own is None:
         return parsed
-    parsed.trailers, parsed.before = trailers, walk.state
+    parsed.trailers, parsed.before = own.trailers, walk.state
     for name in (paths.LOG, paths.STATE):
         if name not in parsed.files:
             told = f"{name}, commit {commit.oid[:12]}"
@@ -299,7 +301,7 @@ def take(walk: Walk, commit: Commit, read: Ahead) -> ParsedCommit:
     parsed.log = read.logs[there] if there in read.logs else _record(walk.git, parsed, paths.LOG)
     there = parsed.files[paths.STATE].oid
     if there not in read.states and walk.git.sizes([there])[0] is None:
-        raise missing(walk.git, f"{paths.STATE} of commit {commit.oid[:12]}")
+        raise walk.git.missing(f"{paths.STATE} of commit {commit.oid[:12]}")
     where = f"{walk.path(paths.LOG)} in {commit.oid[:12]}"
     known = walk.state.revision if walk.state else 0
     if walk.log and parsed.log.startswith(walk.log):
@@ -334,10 +336,7 @@ def _record(git: Git, parsed: ParsedCommit, name: str) -> bytes:
     size = git.sizes([entry.oid])[0]
     if size is not None and size > RECORD_MOST:
         raise IntegrityError(f"{size:,} bytes are not read", where, "run `git log` to see who wrote them")
-    data = git.blob(entry.oid) if size is not None else None
-    if data is None:
-        raise missing(git, f"{name} of commit {parsed.commit.oid[:12]}")
-    return data
+    return git.require(entry.oid, f"{name} of commit {parsed.commit.oid[:12]}")
 
 
 # --- what is new since a tip that verified ---------------------------------------------------------------------------
@@ -452,9 +451,9 @@ def resume(git: Git, protocol: str, tip: str, known: State, trusted: Trusted | N
     assert commit is not None
     walk.folder, _ = folder_in(git, commit, protocol)
     walk.record = walk.folder.record
-    data = git.blob(walk.record[paths.LOG].oid) if paths.LOG in walk.record else None
+    data = git.content(walk.record.get(paths.LOG))
     if data is None:
-        raise missing(git, f"{paths.LOG} of commit {tip[:12]}")
+        raise git.missing(f"{paths.LOG} of commit {tip[:12]}")
     walk.log, walk.log_hash = data, sha256(data)
     return walk
 
@@ -494,9 +493,9 @@ def _are_alike(git: Git, protocol: str, before: Sequence[Commit], after: Sequenc
 
 def _of(git: Git, protocol: str, commit: Commit) -> tuple[str, list[RawEntry]]:
     """Return what a transition says: its trusted commit and its entries."""
-    trailers = log.parse_message(commit.message)
-    assert trailers is not None
-    return trailers.trusted, record.added(git, protocol, commit)
+    own = transition_of(commit, protocol)
+    assert own is not None
+    return own.trailers.trusted, record.added(git, protocol, commit)
 
 
 def _transitions(git: Git, protocol: str, tip: str) -> list[Commit]:

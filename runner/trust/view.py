@@ -8,13 +8,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from runner.errors import InsufficientHistoryError, IntegrityError
-from runner.git import BLOB, Commit, Git, TreeEntry
-from runner.protocol import approval_file, ids, log, paths
+from runner.git import Commit, Git, TreeEntry
+from runner.protocol import ids, log, paths
 from runner.protocol.event_types import event_type
 from runner.protocol.state import ENDED, OF_WORK, State, Wait
 from runner.protocol.state import load as load_state
@@ -23,58 +22,11 @@ from runner.trust import manifest, transitions
 from runner.trust.manifest import Cover, Subject, is_plain
 
 if TYPE_CHECKING:
-    from runner.protocol.approval_file import Signed, Statement
     from runner.protocol.log import RawEntry
     from runner.protocol.plans import Plan, Step
-    from runner.trust.transitions import History, Transition
+    from runner.store.record import Transition
+    from runner.trust.transitions import ApprovalFile, History
     from runner.trust.trusted_config import TrustedConfig
-
-
-class RejectionReason(StrEnum):
-    """Why an approval does not count."""
-
-    MALFORMED = "malformed"
-    MISPLACED = "misplaced"
-    OTHER = "other"  # of another repository, protocol or life of it
-    FUTURE = "future"
-    EXPIRED = "expired"
-    BAD = "bad"
-    UNTRUSTED = "untrusted"
-    REVOKED_KEY = "revoked-key"
-    STALE = "stale"
-    AGENT = "agent"
-    ROLE = "wrong-role"
-    OWN_WORK = "own-work"
-    USED = "used"
-    UNSEEN = "unseen"  # of a commit that is not here: the branch is gone
-
-
-class ApprovalFile(NamedTuple):
-    """A file below approvals/ in the branch. `commit`: the one that added it; `order`: its place among the approvals of the chain."""
-
-    id: str
-    path: str
-    commit: str
-    order: int
-    signed: Signed | None
-    fingerprint: str = ""
-    rejection: RejectionReason | None = None
-    text: str = ""  # why it does not count
-
-    @property
-    def statement(self) -> Statement:
-        """The statement of one that can be read."""
-        assert self.signed is not None
-        return self.signed.statement
-
-    @property
-    def approver(self) -> str:
-        """Whom the statement names, or empty where it cannot be read."""
-        return self.signed.statement.approver if self.signed else ""
-
-    def reject(self, rejection: RejectionReason, text: str) -> ApprovalFile:
-        """Return the approval as one that does not count, and why."""
-        return self._replace(rejection=rejection, text=text)
 
 
 class ApprovalRequest(NamedTuple):
@@ -185,14 +137,14 @@ class View:
             there = self._own(self.approvals_in)
             files = {own + name: entry for name, entry in there.items() if name.startswith(paths.APPROVALS)}
             if self.approvals_in is not None:
-                found = [self._read(path, entry)._replace(commit="") for path, entry in sorted(files.items())]
+                found = [self.branch.approval(path, entry)._replace(commit="") for path, entry in sorted(files.items())]
                 found.sort(key=lambda word: word.signed.statement.issued_at if word.signed is not None else 0)
             else:
                 added = {path: self.branch.added(path, self.tip) for path in files}
                 # One that no commit added alone comes last, as it would where the tip had.
                 last = positions[self.tip]
                 order = sorted(files, key=lambda path: (positions.get(added[path] or "", last), path))
-                found = [self._read(path, files[path])._replace(commit=added[path] or "") for path in order]
+                found = [self.branch.approval(path, files[path])._replace(commit=added[path] or "") for path in order]
             self._approvals = [word._replace(order=number) for number, word in enumerate(found)]
         return self._approvals
 
@@ -205,30 +157,6 @@ class View:
         """Return the tree of a commit; a tree is its own."""
         commit = self.git.commit(name)
         return commit.tree if commit is not None else name
-
-    def _read(self, path: str, entry: TreeEntry) -> ApprovalFile:
-        read = self.branch.read
-        if (path, entry) not in read:
-            read[path, entry] = self._parsed(path, entry)
-        return read[path, entry]
-
-    def _parsed(self, path: str, entry: TreeEntry) -> ApprovalFile:
-        name = path.rpartition("/")[2]
-        word = ApprovalFile(name.removesuffix(approval_file.SUFFIX)[:64], path, "", 0, None)
-        if entry.mode != BLOB:
-            return word.reject(RejectionReason.MISPLACED, "it is not a plain file")
-        size = self.git.sizes([entry.oid])[0]
-        if size is not None and size > approval_file.LIMIT:  # never read: it may be as big as its writer likes
-            return word.reject(RejectionReason.MALFORMED, f"{size} bytes, {approval_file.LIMIT} at most")
-        data = self.git.blob(entry.oid)
-        if data is None:
-            raise InsufficientHistoryError(f"{path} is not in this clone", entry.oid, "run `git fetch --refetch`")
-        try:
-            signed = approval_file.parse(data, path)
-            approval_file.check_name(signed, name, path)
-        except approval_file.MalformedStatementError as error:
-            return word.reject(RejectionReason.MALFORMED, error.what)
-        return ApprovalFile(signed.id, path, "", 0, signed)
 
     # --- what words are about --------------------------------------------------------------------------------------------
 
@@ -386,7 +314,7 @@ class View:
         """Return the steps whose files have dropped out of the plan at a commit: those that were done there."""
         if commit == self.tip:
             return {slug for slug, step in self.state.steps.items() if step.status in ENDED}
-        data = self.git.blob(files[paths.STATE].oid) if paths.STATE in files else None
+        data = self.git.content(files.get(paths.STATE))
         if data is None:
             return set()
         then = load_state(data, f"{paths.STATE} in {commit[:12]}")
@@ -486,7 +414,7 @@ class View:
         cover = self.cover(subject, seen) if version > 1 else None
         for oid in reversed(list(islice(self.chain, self.chain[seen]))):
             commit = transitions.commit_of(self.git, oid)
-            if not commit.parents or (by_people and transitions.is_transition(commit, self.protocol)):
+            if not commit.parents or (by_people and record.is_transition(commit, self.protocol)):
                 continue
             if cover is not None and self._keeps_base(cover, commit):
                 continue
@@ -495,7 +423,7 @@ class View:
                 return oid, path
             if (
                 cover is not None
-                and transitions.is_transition(commit, self.protocol)
+                and record.is_transition(commit, self.protocol)
                 and self._results_differ(subject, commit)
             ):
                 return oid, "a result that it gets"
@@ -557,7 +485,7 @@ class View:
                 or self._touches(subject, cover, commit, merge.oid, whole=whole) is not None
             ):
                 if self.git.is_shallow():  # the first parent may have it too
-                    raise transitions.missing(self.git, f"the history of the merge {merge.oid[:12]}")
+                    raise self.git.missing(f"the history of the merge {merge.oid[:12]}")
                 return False
         return True
 
@@ -577,7 +505,7 @@ class View:
             return False
         is_plain_merge = self.git.plain_merge(ours, theirs) == commit.tree
         if not is_plain_merge and self.git.is_shallow():  # it may have another base here
-            raise transitions.missing(self.git, f"the history of the merge {commit.oid[:12]}")
+            raise self.git.missing(f"the history of the merge {commit.oid[:12]}")
         return is_plain_merge
 
     def _was_trusted(self, oid: str) -> bool:
@@ -586,14 +514,14 @@ class View:
         if oid == now:
             return True
         if self.git.is_shallow() and not self.git.is_ancestor(oid, now):
-            raise transitions.missing(self.git, f"the history of {now[:12]}")
+            raise self.git.missing(f"the history of {now[:12]}")
         between = self.git.first_parents(now, stop=oid)  # none where it goes on from now
         return bool(between) and transitions.commit_of(self.git, between[-1]).parents[:1] == (oid,)
 
     def _results_differ(self, subject: Subject, commit: Commit) -> bool:
         """Return whether a transition changed a result that the step gets, since the one before: a commit between may be damage."""
         before = transitions.commit_of(self.git, commit.parents[0])
-        while before.parents and not transitions.is_transition(before, self.protocol):
+        while before.parents and not record.is_transition(before, self.protocol):
             before = transitions.commit_of(self.git, before.parents[0])
         now, then = (
             manifest.results(self._state_at(oid, self._own(oid)), subject.slug) for oid in (commit.oid, before.oid)
@@ -608,7 +536,7 @@ class View:
         found = None
         for oid in self.chain:
             commit = transitions.commit_of(self.git, oid)
-            if (own := transitions.transition_of(commit, self.protocol)) is not None:
+            if (own := record.transition_of(commit, self.protocol)) is not None:
                 if own.revisions[0] <= revision:
                     break
             elif commit.parents and any(

@@ -1,4 +1,4 @@
-"""What a verification knows of a chain so far, and one commit taken apart: what the rules are asked about (`runner.trust.rules`)."""
+"""The state of a verification as it walks a history, and one parsed commit: the input of the rules (`runner.trust.rules`)."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 from runner.errors import InsufficientHistoryError, MalformedFileError, RunnerError
-from runner.git import BLOB, EXECUTABLE, SUBMODULE, TREE, Commit, Git, TreeEntry
-from runner.protocol import decision, log, machine, paths, plans, state
+from runner.git import BLOB, EXECUTABLE, TREE, Commit, Git, TreeEntry
 from runner.protocol import events as ev
+from runner.protocol import log, machine, paths, plans, state
 from runner.protocol.events import Entry, Event
 from runner.protocol.ids import digest
 from runner.protocol.log import RawEntry, Trailers
 from runner.protocol.plans import Plan
-from runner.protocol.state import Rendered, State
+from runner.protocol.state import OPEN, Rendered, State
 from runner.store.trusted import Trusted, policy_digest
 from runner.trust import signers, trusted_config
-from runner.trust.transitions import History, commit_of, folder_of, missing
+from runner.trust.transitions import History, commit_of, folder_of
 from runner.trust.trusted_config import TrustedConfig
 from runner.trust.view import View
 
@@ -282,7 +282,7 @@ class Walk:
         folder, then = self.folder, parsed.before
         if commit != parsed.below.oid:
             folder = folder.next(git, folder_of(git, commit_of(git, commit).tree, self.protocol))
-            data = git.blob(folder.files[paths.STATE].oid) if paths.STATE in folder.files else None
+            data = git.content(folder.files.get(paths.STATE))
             if data is None:
                 return f"there is no state in {commit[:12]}"
             then = state.load(data, where)
@@ -298,13 +298,12 @@ class Walk:
             MalformedFileError: the plan cannot be read.
         """
         if self._read is None or self._read[0] != folder.texts:
-            texts, digests = {}, {}
-            read = self.git.blobs([file.oid for file in folder.texts.values()])
-            for (name, file), text in zip(folder.texts.items(), read, strict=True):
-                if text is None:
-                    raise missing(self.git, f"{name} of commit {commit[:12]}")
-                texts[name], digests[file.oid] = text, digest(text)
-            self.digests, self._read = digests, (folder.texts, plans.parse(texts, where))
+            read = self.git.require_all(
+                {file.oid: f"{name} of commit {commit[:12]}" for name, file in folder.texts.items()}
+            )
+            texts = {name: read[file.oid] for name, file in folder.texts.items()}
+            self.digests = {oid: digest(text) for oid, text in read.items()}
+            self._read = (folder.texts, plans.parse(texts, where))
         return self._read[1]
 
     # --- the trusted branch -----------------------------------------------------------------------------------------------
@@ -389,15 +388,12 @@ def _refuse_partial(git: Git, oid: str) -> None:
     trusted_config.there(git, oid)
     commit = git.commit(oid)
     assert commit is not None
-    root = git.tree(commit.tree)
-    entry = root.get(paths.ROOT) if root is not None else None
-    if root is None or (entry is not None and entry.mode == TREE and git.tree(entry.oid) is None):
-        raise missing(git, f"the tree of {oid[:12]}")
-    files = (git.tree(entry.oid) or {}) if entry is not None and entry.mode == TREE else {}
+    entry = git.whole_tree(commit.tree).get(paths.ROOT)
+    files = git.whole_tree(entry.oid) if entry is not None and entry.mode == TREE else {}
     for path in (paths.POLICY, paths.SIGNERS, paths.REVOKED, paths.CONFIG):
         file = files.get(path.rpartition("/")[2])
         if file is not None and file.mode == BLOB and git.sizes([file.oid])[0] is None:
-            raise missing(git, f"{path} of {oid[:12]}")
+            raise git.missing(f"{path} of {oid[:12]}")
 
 
 # --- one commit -----------------------------------------------------------------------------------------------------------
@@ -490,7 +486,7 @@ class ParsedCommit:
 def edited(view: View) -> View:
     """Return the view with the edit picked up that a transition there would start with."""
     assert view.plan is not None
-    edit = machine.edit_of(view.state, view.plan) if view.state.status in decision.OPEN else None
+    edit = machine.edit_of(view.state, view.plan) if view.state.status in OPEN else None
     if edit is None:
         return view
     return dataclasses.replace(view, state=machine.apply(view.state, Entry(view.state.revision + 1, "", "", edit)))
@@ -512,10 +508,3 @@ def folder_in(git: Git, commit: Commit, protocol: str, before: Folder | None = N
     lookalikes += [f"{paths.ROOT}/{name}" for name in beside if name != protocol and name.casefold() == protocol]
     entry = beside.get(protocol)
     return (before or Folder()).next(git, entry.oid if entry is not None and entry.mode == TREE else None), lookalikes
-
-
-def bytes_of(git: Git, entry: TreeEntry | None) -> bytes:
-    """Return a file's bytes; empty where it is not there, or is none."""
-    if entry is None or entry.mode == SUBMODULE:
-        return b""
-    return git.require(entry.oid, f"the object {entry.oid[:12]}")

@@ -1688,6 +1688,20 @@ def a_step_completed_without_the_qa_that_people_added_to_the_plan(forge: Forge) 
     forge.imitate(finish_edited(forge), ev.StepCompleted(subject="b", attempt=1), code={"b.txt": "b\n"})
 
 
+@attack("paths")
+def a_full_log_kept_as_a_submodule(forge: Forge) -> None:
+    forge.imitate(ev.StepFailed(subject="b", attempt=1, reason="x" * 70_000))
+    forge.imitate(ev.StepRetried(subject="b", attempt=2), record={"log/0001.md": ("160000", "1" * 40)}, rotate=True)
+
+
+@attack("legality")
+def a_step_too_early_above_a_state_that_was_a_submodule(forge: Forge) -> None:
+    kept = forge.box.git("show", f"{forge.tip}:{forge.folder}/state.json")
+    forge.commit({f"{forge.folder}/state.json": ("160000", "1" * 40)})
+    forge.commit({f"{forge.folder}/state.json": kept})
+    forge.imitate(finish(forge, "c"), code={"c.txt": "c\n"})
+
+
 def edited_to_an_agent(forge: Forge) -> ev.PlanEdited:
     """Let people make the second step an agent's that names no check; return the event that records it."""
     forge.commit({f"{forge.folder}/02-b.md": "---\ntitle: b\nkind: agent\n---\nDo it.\n"})
@@ -1705,6 +1719,7 @@ ALSO = {
     "work_in_the_name_of_a_person": ("legality",),
     "two_steps_done_in_one_commit": ("legality",),
     "one_transition_of_two_steps": ("legality",),
+    "a_full_log_kept_as_a_submodule": ("log",),
     "the_folder_deleted_and_made_again": ("legality", "repair", "words", "record-changed"),
     "a_transition_that_hides_damage": ("record-changed",),
     "a_repair_that_names_other_commits": ("record-changed",),

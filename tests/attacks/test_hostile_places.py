@@ -241,6 +241,47 @@ def test_a_policy_that_the_remote_took_back_is_refused(waits: Clone) -> None:
     assert not waits.is_done()
 
 
+def test_a_protocol_that_says_it_was_made_before_the_policy(waits: Clone, tmp_path: Path) -> None:
+    """Nothing proves when commits were made: one that starts on an old main is judged by the policy of then. It is said."""
+    box = waits.box
+    old = box.git("rev-list", "--max-parents=0", "main").strip()
+    assert not box.git("ls-tree", old, POLICY), "main had no policy there"
+    shutil.copytree(tmp_path / "origin.git", tmp_path / "older.git")
+    box.git("--git-dir", tmp_path / "older.git", "update-ref", "refs/heads/main", old)
+    box.git("clone", "-q", tmp_path / "older.git", tmp_path / "mallory-works")
+    other = Box(tmp_path / "mallory-works", tmp_path / "mallory-home", {**box.env, **waits.mallory.env})
+    made = other.new({"01-a": command("echo evil > evil.txt")}, title="Old")
+    other.runner("run", made, rc=0)
+    other.git("push", "-q", tmp_path / "origin.git", made)
+    box.git("fetch", "-q")
+    told = (
+        f"judged by the policy at {old[:12]}, which main has changed since; nothing proves that it was made before that"
+    )
+    for command_line in (("verify", made), ("verify", made, "--live"), ("merge", made, "--dry-run"), ("merge", made)):
+        assert told in box.runner(*command_line, rc=0).err, command_line
+    # One that was merged while its policy was main's is proven by main's own order.
+    box.runner("approve", waits.protocol, "--yes", env=waits.alice.env, rc=0)
+    box.runner("run", waits.protocol, rc=0)
+    box.runner("merge", waits.protocol, rc=0)
+    box.write(POLICY, box.git("show", f"main:{POLICY}") + "# changed\n")
+    box.commit("another policy")
+    box.git("push", "-q", "origin", "main")
+    assert told in box.runner("verify", made, "--live", rc=0).err
+    assert "judged by the policy" not in box.runner("verify", waits.protocol, "--live", rc=0).err
+
+
+def test_a_policy_that_a_branch_changes_is_named_when_it_is_merged(waits: Clone) -> None:
+    """A person's commit on the branch may change it, and no step's approval is about that: who merges reads it."""
+    box = waits.box
+    made = box.new({"01-a": command("echo a > a.txt")}, title="Also")
+    tree = box.worktree(made)
+    (tree / POLICY).write_text((tree / POLICY).read_text() + "# mine\n")
+    box.git("commit", "-qam", "policy", cwd=tree)
+    box.runner("run", made, rc=0)
+    for options in (("--dry-run",), ()):
+        assert f"2 files changed, {POLICY} among them" in box.runner("merge", made, *options, rc=0).err
+
+
 def test_a_step_that_writes_the_next_step_s_file(waits: Clone) -> None:
     box = waits.box
     text = "---\\ntitle: x\\nkind: command\\nrun: echo pwned > d.txt\\n---\\n"

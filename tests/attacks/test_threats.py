@@ -115,7 +115,7 @@ def test_a_commit_graph_is_not_believed(forge: Forge) -> None:
     file.write_bytes(data)
     assert forged not in forge.box.git("rev-list", tip), "git itself does not believe it: the test shows nothing"
     forge.commit({"y": "y"})
-    assert forge.holds().notes[0] == "the record was damaged by ordinary commits, and put back by hand"
+    assert forge.holds().notes[0] == "ordinary commits damaged the record, and a person reverted them"
 
 
 def test_a_repository_within_the_tree_is_not_asked(forge: Forge, tmp_path: Path) -> None:

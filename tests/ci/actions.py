@@ -201,6 +201,7 @@ class Machine:
         if name == "actions/upload-artifact":
             folder, _, pattern = given["path"].rpartition("/")
             for path in Path(folder).glob(pattern):
+                assert given.get("overwrite") or not (store / given["name"] / path.name).exists(), "it exists already"
                 (store / given["name"]).mkdir(parents=True, exist_ok=True)
                 shutil.copy(path, store / given["name"])
             return {}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +57,10 @@ def loaded(path: str) -> Any:
 
 
 # The targets of `.ci/run` without arguments.
-EVERY = re.search(r"set -- (.+)$", (ROOT / ".ci/run").read_text(), re.MULTILINE)
-# Minutes: `.ci/run` takes half an hour on two cores for all of them, one after the other.
+RUN = (ROOT / ".ci/run").read_text()
+EVERY = re.search(r"set -- (.+)$", RUN, re.MULTILINE)
+PATH = os.environ["PATH"]
+# Minutes: `.ci/run` takes half an hour on two cores for all of them.
 GATE, NIGHT = 30, 240
 
 
@@ -65,6 +70,29 @@ def test_what_ci_runs_are_targets_of_make() -> None:
     assert EVERY[1].split()[:2] == ["check", "test"]
     assert {"faults", "simulate", "forge", "peers"} < set(EVERY[1].split())
     assert [target for target in [*EVERY[1].split(), "nightly"] if f"\n{target}: " not in makefile] == []
+
+
+def test_each_target_is_made_once_some_beside_others_and_one_that_fails_ends_it(tmp_path: Path) -> None:
+    if needed := [
+        one for one in re.findall(r"\[([\w-]+)\]=", RUN) if shutil.which(one, path=f"{PATH}:/usr/sbin") is None
+    ]:
+        pytest.skip(f"allowed: .ci/run would install {', '.join(needed)}")
+    made = tmp_path / "made"
+    (tmp_path / "make").write_text(f'#!/bin/sh\necho "$*" >> {made}\n[ "$1" != faults ]\n')
+    (tmp_path / "make").chmod(0o755)
+    given = ["check", "test", "faults", "simulate", "demo", "nightly"]
+    done = subprocess.run(
+        [ROOT / ".ci/run", *given], env={**os.environ, "PATH": f"{tmp_path}:{PATH}"}, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "== faults: failed after " in done.stdout, done.stderr
+    at_once, *others = made.read_text().splitlines()
+    assert at_once.split()[:4] == ["check", "demo", "-j", "2"]
+    assert others == ["test SLOW=1", "simulate", "faults"]
+    (tmp_path / "make").write_text(f'#!/bin/sh\necho "$*" >> {made}\n')
+    made.unlink()
+    subprocess.run([ROOT / ".ci/run", *given], env={**os.environ, "PATH": f"{tmp_path}:{PATH}"}, check=True)
+    words = made.read_text().split()
+    assert [words.count(target) for target in given] == [1] * len(given)
 
 
 def test_the_jobs_of_both_forges_run_those_targets_and_hold_no_logic() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.forge.registry import FORGES
 from tests.ci.actions import ROOT
 from tests.conftest import JOBS, Box, command, make_box
 from tests.forge.serving import Answer, Asked, Server
@@ -276,7 +277,7 @@ def api() -> Iterator[Api]:
     found.close()
 
 
-@pytest.mark.parametrize("forge", ["github", "gitlab"])
+@pytest.mark.parametrize("forge", FORGES)
 @pytest.mark.parametrize("state", ["success", "failure"])
 def test_another_ci_reports_to_the_forge(tmp_path: Path, api: Api, forge: str, state: str) -> None:
     box = make_box(tmp_path / "repo")

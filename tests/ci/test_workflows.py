@@ -298,6 +298,17 @@ def test_the_required_check(github: Box, tmp_path: Path) -> None:
     state = github.path / f".protocols/{protocol}/state.json"
     state.write_text(state.read_text().replace('"seconds": 0', '"seconds": 9'))
     github.git("commit", "-qam", "edited")
+    # A file whose name git quotes, and a link in the place of a folder, are changes of a record too.
+    for name, target in (("odd", f"{protocol}/é.md"), ("link", "0077-link")):
+        github.git("switch", "-qc", name, f"origin/{protocol}")
+        (github.path / ".protocols" / target).symlink_to("x")
+        github.git("add", ".protocols")
+        github.git("commit", "-qm", name)
+        github.git("push", "-q", "origin", name)
+        one = machine(github, tmp_path, "pull_request", pull_request=request(github, name))
+        bad = one.job("protocol-verify", "verify")
+        assert bad.result == "failure" and "changed outside its own branch" in bad.printed, bad.printed
+    github.git("switch", "-q", "fix")
     # Branches that are called nearly as the protocol's is: one is found before it, by those who look for names.
     github.git("push", "-q", "origin", "fix", f"fix:refs/heads/x/{protocol}", f"fix:refs/heads/0/{protocol}")
     for branch, said in (("fix", "changed outside its own branch"), (f"x/{protocol}", "error")):

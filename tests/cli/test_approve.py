@@ -95,6 +95,35 @@ def test_a_step_waits_for_a_word_and_goes_on_with_it(gov: Box, people: People) -
     gov.runner("verify", protocol, rc=0)
 
 
+def test_a_dry_run_counts_an_approval_that_was_given(gov: Box, people: People) -> None:
+    protocol = waiting(gov)
+    told = gov.runner("step", protocol, "--dry-run", rc=3)
+    assert "approval before it starts" in told.out
+    assert told.err == "  next          runner approve 1, by alice@example.test or bob@example.test\n"
+    says(gov, people.alice, "approve", protocol, "--yes")
+    tip = gov.git("rev-parse", protocol)
+    assert gov.runner("step", protocol, "--dry-run", rc=0).out.splitlines() == [
+        "would record the decision of alice@example.test on deploy",
+        "would run 01-deploy: 01-deploy, attempt 1",
+    ]
+    assert gov.git("rev-parse", protocol) == tip
+
+
+def test_a_dry_run_asks_for_the_approval_that_the_step_would_ask_for(gov: Box, people: People) -> None:
+    protocol = gov.new(BEFORE, front="approval: before\n")
+
+    def would(rc: int = 0) -> list[str]:
+        return gov.runner("step", protocol, "--dry-run", rc=rc).out.splitlines()
+
+    assert would() == ["would ask a maintainer (alice, bob) for approval of the plan"]
+    gov.runner("step", protocol, rc=3)
+    says(gov, people.alice, "approve", protocol, "--yes")
+    assert would() == [
+        "would record the decision of alice@example.test on plan",
+        "would ask a maintainer (alice, bob) for approval before it starts",
+    ]
+
+
 def test_the_word_on_a_result_comes_after_the_work(gov: Box, people: People) -> None:
     protocol = waiting(gov, {"01-deploy": command("echo deployed > d.txt", "approval: after\n")})
     assert done(gov, protocol)
@@ -170,7 +199,8 @@ def test_two_have_to_say_it_and_one_twice_is_not_two(gov: Box, people: People, t
     for at, statement in enumerate(statements):
         (tmp_path / f"{at}").write_text(people.alice.sign(statement))
         told = says(gov, people.alice, "approve", "--import", tmp_path / f"{at}").err
-        assert "still needed: 2 of maintainer (alice, bob), 1 so far" in told and "next" not in told
+        assert "still needed: 2 of maintainer (alice, bob), 1 so far" in told
+        assert "next          runner approve 1, by bob@example.test" in told
     gov.runner("run", protocol, rc=3)
     assert not done(gov, protocol)
     assert "runner run 1" in says(gov, people.bob, "approve", protocol, "--yes").err
@@ -187,7 +217,8 @@ def test_an_approval_that_a_failed_start_used_up_is_still_needed_after_another_s
     gov.runner("retry", protocol)
     gov.runner("step", protocol, rc=3)
     told = says(gov, people.alice, "approve", protocol, "--yes").err
-    assert "still needed: 2 of maintainer (alice, bob), 1 so far" in told and "next" not in told
+    assert "still needed: 2 of maintainer (alice, bob), 1 so far" in told
+    assert "next          runner approve 1, by bob@example.test" in told
 
 
 def test_two_that_can_never_be_reached_are_refused_before_anything_waits(gov: Box, people: People) -> None:
@@ -234,11 +265,17 @@ def test_of_somebodys_words_the_last_alone_is_told(gov: Box, people: People) -> 
     assert "an approval does not count: alice@example.test: stale: " in told
     says(gov, people.alice, "reject", protocol, "--yes", "-m", "not like this")
     told = gov.runner("status", protocol).out
-    assert "alice@example.test rejects: not like this" in told and "stale" not in told
+    assert "alice@example.test rejected: not like this" in told and "stale" not in told
     assert "not needed: approvals/" in gov.runner("verify", protocol, rc=0).err
     says(gov, people.alice, "approve", protocol, "--yes")
     gov.runner("run", protocol, rc=0)
     assert "approval-counted  approved by alice@example.test" in gov.runner("show", protocol, "deploy").out
+
+
+def test_a_rejection_by_somebody_without_the_role_is_said_not_to_count(gov: Box, people: People) -> None:
+    protocol = waiting(gov)
+    said = says(gov, people.carol, "reject", protocol, "--yes", "-m", "no", rc=4).err
+    assert "error: the rejection would not count: carol@example.test is not" in said
 
 
 def test_a_rejection_stands_till_it_is_taken_back(gov: Box, people: People) -> None:
@@ -246,7 +283,7 @@ def test_a_rejection_stands_till_it_is_taken_back(gov: Box, people: People) -> N
     says(gov, people.alice, "approve", protocol, "--yes")
     told = says(gov, people.bob, "reject", protocol, "--yes", "-m", "not on a friday").err
     assert "still needed: a revocation by bob@example.test, or an edit" in told
-    assert "bob@example.test rejects: not on a friday" in gov.runner("run", protocol, rc=3).err
+    assert "bob@example.test rejected: not on a friday" in gov.runner("run", protocol, rc=3).err
     assert not done(gov, protocol)
     says(gov, people.bob, "revoke", protocol, "--yes")
     assert "runner run 1" in gov.runner("status", protocol).out
@@ -258,11 +295,15 @@ def test_a_rejection_stands_till_it_is_taken_back(gov: Box, people: People) -> N
 def test_a_step_that_somebody_else_rejected_is_not_to_be_approved_next(gov: Box, people: People) -> None:
     protocol = waiting(gov)
     own = says(gov, people.bob, "reject", protocol, "--yes").err
+    given = says(gov, people.alice, "approve", protocol, "--yes").err
+    assert "next          runner revoke 1, by bob@example.test, or runner edit 1 deploy\n" in given
     told = [says(gov, people.alice, verb, protocol, rc=rc) for verb, rc in (("run", 3), ("status", 0))]
     for one in told:
         assert "runner revoke 1, by bob@example.test, or runner edit 1 deploy" in one.out + one.err
         assert "runner approve" not in one.out + one.err
-    assert "runner approve 1" in says(gov, people.bob, "status", protocol).out, own
+    assert (
+        "next          runner edit 1 deploy, or runner approve 1\n" in says(gov, people.bob, "status", protocol).out
+    ), own
     assert "runner revoke 1, by bob@example.test" in says(gov, people.alice, "status").out
 
 
@@ -383,7 +424,7 @@ def test_a_word_that_an_edit_made_stale_is_told_with_the_commit_and_the_diff(gov
     gov.git("commit", "-qam", "a small change", cwd=at)
     commit = gov.git("rev-parse", protocol).strip()[:12]
     status = gov.runner("status", protocol).out
-    assert "alice@example.test approves: stale" in status and commit in status and "a small change" in status
+    assert "alice@example.test approved: stale" in status and commit in status and "a small change" in status
     assert "runner run 1" in status
     told = gov.runner("run", protocol, rc=3).err
     assert "refused" in told and "stale" in told and commit in told
@@ -417,18 +458,50 @@ def test_windows_line_ends_do_not_make_a_word_stale(gov: Box, people: People) ->
     gov.runner("verify", protocol, rc=0)
 
 
-def test_a_key_that_is_not_listed_gets_the_line_to_add(gov: Box, people: People) -> None:
+def test_a_key_that_is_not_listed_gets_the_line_to_add(gov: Box, people: People, tmp_path: Path) -> None:
     protocol = waiting(gov)
-    error = says(gov, people.mallory, "approve", protocol, "--yes", rc=4).err
+    alice = person(tmp_path, "alice")  # with another key
+    error = says(gov, alice, "approve", protocol, "--yes", rc=4).err
     assert "is not listed" in error and ".protocols/allowed_signers on main" in error
-    assert people.mallory.line().strip() in error
+    assert alice.line().strip() in error
     assert approvals(gov, protocol) == []
+
+
+def test_what_comes_before_the_next_approval_is_named(gov: Box, people: People) -> None:
+    protocol = gov.new({"01-a": "kind: human\n", "02-b": command("true", "approval: before\n")})
+    hint = "next: `runner run 1` continues until an approval is needed\n"
+    assert hint in says(gov, people.alice, "approve", protocol, rc=2).err
+    gov.runner("run", protocol, rc=3)
+    assert "next: `runner answer 1 TEXT` comes first\n" in says(gov, people.alice, "approve", protocol, rc=2).err
+
+
+def test_a_checkout_that_is_behind_has_no_list_of_keys_to_push(shared: Box, people: People, tmp_path: Path) -> None:
+    keys = shared.path / ".protocols/allowed_signers"
+    shared.write(".protocols/allowed_signers", f"{keys.read_text()}# all\n")
+    shared.commit("more keys")
+    shared.git("push", "-q", "origin", "main")
+    shared.git("reset", "-q", "--hard", "HEAD~1")
+    protocol = waiting(shared)
+    alice = person(tmp_path, "alice")  # with another key
+    error = says(shared, alice, "approve", protocol, "--yes", rc=4).err
+    assert "is not listed" in error and alice.line().strip() in error and "git push" not in error
+    shared.write(".protocols/allowed_signers", alice.line())
+    shared.commit("my key")
+    assert "`git push origin main`" in says(shared, alice, "approve", protocol, "--yes", rc=4).err
 
 
 def test_a_person_without_the_role_is_told_who_has_it(gov: Box, people: People) -> None:
     protocol = waiting(gov)
     error = says(gov, people.carol, "approve", protocol, "--yes", rc=4).err
     assert "carol@example.test is not a maintainer (alice, bob)" in error and "policy.yaml" in error
+
+
+@pytest.mark.parametrize("signs", [False, True])
+def test_who_is_no_approver_is_not_asked_for_a_key(gov: Box, people: People, tmp_path: Path, signs: bool) -> None:
+    protocol = waiting(gov)
+    error = says(gov, person(tmp_path, "erin", signs=signs), "approve", protocol, "--yes", rc=4).err
+    assert "erin@example.test is not a maintainer (alice, bob)" in error and "ask one of them" in error
+    assert "key" not in error and approvals(gov, protocol) == []
 
 
 def test_who_cannot_approve_is_told_who_can(gov: Box, people: People) -> None:
@@ -463,13 +536,13 @@ def test_nobody_approves_their_own_work(gov: Box, people: People) -> None:
 
 def test_without_a_signing_key_the_commands_that_make_one_are_said(gov: Box, people: People, tmp_path: Path) -> None:
     protocol = waiting(gov)
-    error = gov.runner("approve", protocol, "--yes", rc=2).err
+    alice = person(tmp_path, "alice", signs=False)
+    error = says(gov, alice, "approve", protocol, "--yes", rc=2).err
     assert "your git has no signing key" in error and "ssh-keygen -t ed25519" in error and "user.signingkey" in error
-    erin = person(tmp_path, "erin", signs=False)
-    (erin.home / ".ssh").mkdir()
+    (alice.home / ".ssh").mkdir()
     for suffix in ("", ".pub"):
-        Path(f"{erin.key}{suffix}").rename(erin.home / ".ssh" / f"id_ed25519{suffix}")
-    error = says(gov, erin, "approve", protocol, "--yes", rc=2).err
+        Path(f"{alice.key}{suffix}").rename(alice.home / ".ssh" / f"id_ed25519{suffix}")
+    error = says(gov, alice, "approve", protocol, "--yes", rc=2).err
     assert "ssh-keygen" not in error and "user.signingkey ~/.ssh/id_ed25519.pub" in error
 
 
@@ -547,12 +620,12 @@ def test_a_policy_that_is_not_on_the_remote_yet_is_named(remote: Box, people: Pe
     assert fields(remote, protocol, "approval-counted")[0]["by"] == ["bob@example.test"]
 
 
-def test_a_key_that_is_not_on_the_remote_yet_is_named(shared: Box, people: People) -> None:
-    protocol = waiting(shared)
+def test_a_key_that_is_not_on_the_remote_yet_is_named(shared: Box, people: People, tmp_path: Path) -> None:
+    protocol, alice = waiting(shared), person(tmp_path, "alice")  # with another key
     signers = shared.path / ".protocols/allowed_signers"
-    signers.write_text(signers.read_text() + people.mallory.line())
-    shared.commit("Mallory is one of us")
-    error = says(shared, people.mallory, "approve", protocol, "--yes", rc=4).err
+    signers.write_text(signers.read_text() + alice.line())
+    shared.commit("Alice has a new key")
+    error = says(shared, alice, "approve", protocol, "--yes", rc=4).err
     assert "allowed_signers as committed here has no effect" in error and "git push origin main" in error
 
 
@@ -672,7 +745,7 @@ def test_a_policy_that_was_there_and_is_gone_makes_it_no_easier(gov: Box) -> Non
     gov.commit("no policy any more")
     gov.runner("run", protocol, rc=3)
     code, said = at_terminal(gov, {b"]:": b"yes\n"}, "approve", protocol)
-    assert code == 4 and "there was a policy" in said and "it is gone" in said and "git checkout" in said
+    assert code == 4 and "the policy was deleted after" in said and "git checkout" in said
     assert not done(gov, protocol)
     gov.runner("verify", protocol, rc=0)
 
@@ -737,10 +810,10 @@ def test_status_judges_words_that_nothing_took_up_yet(gov: Box, people: People, 
     gov.commit("by hand", cwd=at)
     for args in (("status", protocol), ("show", protocol), ("show", protocol, "deploy")):
         told = gov.runner(*args, rc=0).out
-        assert "alice@example.test approves\n" in told
-        assert "carol@example.test approves: wrong-role: carol@example.test is not a maintainer (alice, bob)" in told
+        assert "alice@example.test approved\n" in told
+        assert "carol@example.test approved: wrong-role: carol@example.test is not a maintainer (alice, bob)" in told
     (line,) = gov.runner("status", rc=0).out.splitlines()
-    assert "alice@example.test approves" in line and line.endswith("runner run 1") and "carol" not in line
+    assert "alice@example.test approved" in line and line.endswith("runner run 1") and "carol" not in line
     assert gov.runner("status", "--json").out == before
     assert "wrong-role" in gov.runner("run", protocol, rc=0).err
 
@@ -786,7 +859,7 @@ def test_a_step_whose_result_waits_is_not_retried(gov: Box, people: People) -> N
         if decision:
             says(gov, people.alice, decision, protocol, "--yes")
         refused = gov.runner("retry", protocol, "--step", "c", rc=4).err
-        assert "the work of c waits for an approval" in refused and "`runner undo 1@2` takes it back" in refused
+        assert "the work of c waits for an approval" in refused and "`runner undo 1@2` reverts it" in refused
     gov.runner("undo", protocol, rc=0)
     gov.runner("run", protocol, rc=3)
     says(gov, people.alice, "approve", protocol, "--yes")
@@ -847,3 +920,13 @@ def test_tools_in_flow_form_are_not_judged_by_the_second_verifier(gov: Box, peop
     gov.runner("verify", protocol, rc=0)
     ((code, why),) = second_verdicts(gov.path / ".git", [(f"refs/heads/{protocol}", protocol)])
     assert (code, why.partition(", ")[0]) == (0, "verified") and "tools that are not written plainly" in why
+
+
+def test_files_whose_ids_begin_alike_are_each_covered(gov: Box, people: People) -> None:
+    alike = ("x=b316e2c64f40", "x=96112fd18683")  # in git, two blobs whose ids have their first twelve digits in common
+    write = "; ".join(f"echo {text} > {name}.txt" for name, text in zip("ab", alike, strict=True))
+    protocol = gov.new({"01-write": command(write), "02-deploy": BEFORE["01-deploy"]}, title="Alike")
+    gov.runner("run", protocol, rc=3)
+    says(gov, people.alice, "approve", protocol, "--yes")
+    gov.runner("run", protocol, rc=0)
+    gov.runner("verify", protocol, rc=0)

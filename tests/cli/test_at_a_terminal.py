@@ -148,3 +148,13 @@ def test_rows_of_the_list_break_between_words_below_the_title(box: Box, told: st
 def test_an_id_stands_alone_for_programs_and_not_for_people(box: Box) -> None:
     assert "\n0001-say-hello\n" not in terminal(box, PLAIN, "new", "Say hello", "--manual")[1]
     assert box.runner("new", "Say hello", "--manual", rc=0).out == "0002-say-hello\n"
+
+
+def test_the_lines_of_steps_break_too(box: Box) -> None:
+    plan = box.plan({"01-a": command("true")})
+    (plan / "01-a.md").write_text(f"---\ntitle: {LONG}\nkind: command\nrun: 'true'\n---\nDo it.\n")
+    protocol = box.runner("new", "--plan", str(plan), rc=0).out.strip()
+    for words in (("status", protocol), ("show", protocol)):
+        shown = terminal(box, PLAIN, *words)[1]
+        assert " ".join(LONG.split()) in " ".join(shown.split())
+        assert max(map(len, shown.split("\n"))) <= 80, shown

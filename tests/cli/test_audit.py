@@ -117,7 +117,8 @@ def test_everything_stands_on_the_page(box: Box) -> None:
     digest = re.search(r'"transcript":"(sha256:[0-9a-f]+)"', box.log(protocol))
     assert digest is not None
     for part in (
-        f"{protocol}: Limit it", "The record verifies: ", "status running, revision", "trusted branch main at",
+        f"{protocol}: Limit it", "The record verifies: ", "approvals; unsigned: proves consistency, not who ran them.",
+        "status running, revision", "trusted branch main at",
         f"runner verify {protocol}", "transitions are not signed", "What and why.", "01-limit: 01-limit",
         "grep -q 42 lib.py passed", '"n": 1', "200 40 $", f"limit gemini:gemini-2.5-flash {digest[1]} runs/limit.1.jsonl",
         "planned", "asked ask alice@example.test", "Do it.", "+LIMIT = 42", "lib.py | 1 +",

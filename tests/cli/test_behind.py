@@ -79,3 +79,21 @@ def test_doctor_does_not_look_with_a_fetched_branch_that_went_back(remote: Box) 
     remote.runner("policy", "test", "--live", rc=0)
     remote.git("update-ref", "refs/remotes/origin/main", "main~1")
     assert "`publish` should be" in remote.runner("doctor", rc=2).out
+
+
+@pytest.mark.parametrize("is_fetched", mostly_slow([False, True]))
+def test_a_branch_that_diverged_is_said_to_lack_the_newer_transitions(remote: Box, is_fetched: bool) -> None:
+    protocol = remote.new(STEPS)
+    remote.runner("sync", protocol, rc=0)
+    other = clone(remote, "bob")
+    other.runner("sync", protocol, rc=0)
+    for box in (other, remote):
+        box.runner("step", protocol, rc=0)
+    other.runner("sync", protocol, rc=0)
+    if is_fetched:
+        remote.git("fetch", "-q", "origin")
+    elsewhere = remote.runner(rc=0).err  # its main was asked for by `step`; its branches are as git fetched them
+    assert "\nmain of origin as of " in f"\n{elsewhere}"
+    assert "has diverged from origin" in remote.runner("run", protocol, rc=3).err
+    told = remote.runner("status", rc=0).out
+    assert "origin has 1 newer transition" in told and told.rstrip().endswith("runner sync 1")

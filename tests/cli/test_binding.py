@@ -466,7 +466,7 @@ def test_what_a_merge_brought_is_not_looked_at_for_each_file_that_it_changed(
         return touched(*args)
 
     monkeypatch.setattr(transitions, "touched", counted)
-    assert "approves" in ship.box.runner("status", ship.protocol, rc=0).out
+    assert "approved" in ship.box.runner("status", ship.protocol, rc=0).out
     assert len(asked) < 4
 
 

@@ -36,6 +36,20 @@ def test_a_plan_without_mistakes_is_fine_and_nothing_is_made(box: Box) -> None:
     assert box.git("for-each-ref") == refs
 
 
+@pytest.mark.parametrize(
+    ("qa", "is_told"), [("light", True), ("full", True), ("skip", False), ("{policy: light, checks: []}", False)]
+)
+def test_a_step_that_leaves_out_the_checks_of_its_plan_is_named(box: Box, qa: str, is_told: bool) -> None:
+    step = f"---\ntitle: Fine\nkind: command\nrun: echo > a.txt\noutputs: a.txt\nqa: {qa}\n---\n"
+    problems = found(box, plan(box, {"01-a": step, "02-b": GOOD}, "title: A plan\nqa: {checks: [make test]}"))
+    told = [(one["at"], one["what"]) for one in problems]
+    assert told == (
+        [("plan/01-a.md:6", "this `qa` replaces that of plan.md, so the checks named there do not run")]
+        if is_told
+        else []
+    )
+
+
 def test_all_mistakes_of_a_plan_are_named_with_file_and_line(box: Box) -> None:
     at = plan(
         box,
@@ -114,11 +128,39 @@ def test_the_hook_of_pre_commit_runs_this_command_for_files_of_protocols() -> No
     assert re.search(hook["files"], ".protocols/config.yaml") and not re.search(hook["files"], "src/app.py")
 
 
+def test_a_protocol_is_checked_with_the_edits_that_the_next_step_picks_up(box: Box) -> None:
+    protocol = box.new({"01-a": command("true")})
+    worktree = box.worktree(protocol)
+    step = worktree / f".protocols/{protocol}/01-a.md"
+    step.write_text("---\ntitle: A\nkind: comand\n---\n")
+    refused = box.runner("run", protocol, rc=2).err
+    at = f".protocols/{protocol}/01-a.md:3"
+    assert at in refused
+    assert [one["at"] for one in found(box, protocol)] == [at]
+    for named in ([], ["."]):
+        told = box.runner("check", *named, cwd=worktree if not named else step.parent, rc=2)
+        assert "01-a.md:3: `kind` should be" in told.out
+    assert protocol in box.runner("check", cwd=worktree, rc=2).err
+    assert box.runner("check", rc=0).out == ""  # another checkout: not the plans of protocols
+
+
 def test_a_protocol_is_checked_by_its_name(box: Box) -> None:
     protocol = box.new({"01-a": command("true")})
     assert box.runner("check", protocol, rc=0).out == ""
     assert "there is no protocol" in box.runner("check", "77", rc=2).err
     assert "there is no folder or file `../plans`" in box.runner("check", "../plans", rc=2).err
+
+
+def test_a_step_file_that_is_a_submodule_is_named_and_the_protocol_can_be_read(box: Box) -> None:
+    protocol = box.new({"01-a": GOOD, "02-b": GOOD}, title="A plan")
+    path = f".protocols/{protocol}/02-b.md"
+    tree = box.worktree(protocol)
+    box.git("update-index", "--cacheinfo", f"160000,{'1' * 40},{path}", cwd=tree)
+    box.git("commit", "-qm", "a submodule in place of a step", cwd=tree)
+    box.git("worktree", "remove", "--force", tree)
+    for name in ("status", "show"):
+        box.runner(name, protocol, rc=0)
+    assert [one["at"] for one in found(box, protocol)] == [f"{path}:1"]
 
 
 def test_a_mistake_hides_neither_the_next_of_its_file_nor_the_second_of_two_files_with_one_number(box: Box) -> None:

@@ -29,6 +29,14 @@ def published(box: Box, title: str = "Shared") -> str:
     return protocol
 
 
+def asks(remote: Box, steps: dict[str, str] | None = None) -> str:
+    """Make a protocol whose first step is a person's, run it to that step, and push it."""
+    protocol = remote.new(steps or {"01-ask": "kind: human\n", "02-end": command("echo x > x.txt")})
+    remote.runner("run", protocol, rc=WAITS)
+    remote.runner("sync", protocol, rc=0)
+    return protocol
+
+
 def there(box: Box, ref: str) -> str:
     """What a ref of the remote points at, or nothing."""
     return box.git("rev-parse", "--verify", "-q", ref, cwd=box.path.parent / "origin.git", check=False).strip()
@@ -50,7 +58,7 @@ def test_a_merged_protocol_whose_branch_was_deleted_is_said_to_be_gone(remote: B
     remote.runner("run", protocol, rc=0)
     remote.git("merge", "-q", "--no-ff", "-m", "merged", protocol)
     remote.git("push", "-q", "origin", "main", f":{protocol}")
-    assert "deleted; shown as main has it" in clone(remote, "bob").runner("status", protocol, rc=0).out
+    assert "not here; shown as main has it" in clone(remote, "bob").runner("status", protocol, rc=0).out
 
 
 def test_sync_names_what_is_new_on_the_remote_and_list_knows_it_then(remote: Box) -> None:
@@ -66,9 +74,7 @@ def test_sync_names_what_is_new_on_the_remote_and_list_knows_it_then(remote: Box
 
 def test_the_push_of_a_merge_tells_a_colleague_that_the_protocol_is_done(remote: Box) -> None:
     other = clone(remote, "bob")
-    protocol = remote.new({"01-ask": "kind: human\n", "02-end": command("echo x > x.txt")})
-    remote.runner("run", protocol, rc=WAITS)
-    remote.runner("sync", protocol, rc=0)
+    asks(remote)
     other.runner("answer", "1", "fine", rc=0)
     other.runner("sync", "1", rc=0)
     remote.runner("sync", "1", rc=0)
@@ -82,9 +88,7 @@ def test_the_push_of_a_merge_tells_a_colleague_that_the_protocol_is_done(remote:
 
 
 def test_a_merged_protocol_whose_branch_was_left_behind_on_the_remote_is_not_shown_as_open(remote: Box) -> None:
-    protocol = remote.new({"01-ask": "kind: human\n", "02-end": command("echo x > x.txt")})
-    remote.runner("run", protocol, rc=WAITS)
-    remote.runner("sync", protocol, rc=0)
+    asks(remote)
     remote.runner("answer", "1", "fine", rc=0)
     remote.runner("run", "1", rc=0)
     remote.runner("merge", "1", "--squash", rc=0)
@@ -139,9 +143,7 @@ def test_a_protocol_that_ended_on_main_is_not_open_in_a_clone_with_an_earlier_st
 ) -> None:
     """The one who merged pushed main alone, and the branch is on the remote as it was, or was deleted there."""
     other = clone(remote, "bob")
-    protocol = remote.new({"01-ask": "kind: human\n", "02-end": command("echo x > x.txt")})
-    remote.runner("run", protocol, rc=WAITS)
-    remote.runner("sync", protocol, rc=0)
+    protocol = asks(remote)
     other.runner("sync", rc=0)
     remote.runner("answer", "1", "fine", rc=0)
     remote.runner("run", "1", rc=0)
@@ -151,10 +153,8 @@ def test_a_protocol_that_ended_on_main_is_not_open_in_a_clone_with_an_earlier_st
         remote.git("commit", "-qm", "squashed")
     remote.git("push", "-q", "origin", "main", *([f":{protocol}"] if left == "deleted" else []))
     other.git("fetch", "-q", "--prune")
-    if (how, left) != (
-        "--squash",
-        "deleted",
-    ):  # whether the branch here has commits that nobody else has is not known then
+    unknown = how == "--squash" and left == "deleted"  # if the branch here has commits that nobody else has
+    if not unknown:
         assert "no protocol is open" in other.runner("status", rc=0).err
         assert "completed · merged" in other.runner("list", rc=0).out
         assert "completed · merged" in other.runner("show", "1", rc=0).out
@@ -167,7 +167,7 @@ def test_a_protocol_that_ended_on_main_is_not_open_in_a_clone_with_an_earlier_st
             assert other.git("rev-parse", protocol) == end
         assert "waits" not in said
     if how == "--squash":
-        (push,) = re.findall(r"types `git (push .*?)`", said)
+        (push,) = re.findall(r"type `git (push .*?)`", said)
         remote.git(*push.split())
         assert f"{protocol}  merged" in other.runner("sync", "1", rc=0).err
         assert other.git("rev-parse", protocol) == end
@@ -179,9 +179,7 @@ def test_a_protocol_that_ended_on_main_is_not_open_in_a_clone_with_an_earlier_st
 @pytest.mark.slow
 def test_a_protocol_that_ended_on_main_is_shown_where_a_person_has_work_of_their_own_on_its_branch(remote: Box) -> None:
     other = clone(remote, "bob")
-    protocol = remote.new({"01-ask": "kind: human\n"})
-    remote.runner("run", protocol, rc=WAITS)
-    remote.runner("sync", protocol, rc=0)
+    protocol = asks(remote, {"01-ask": "kind: human\n"})
     other.runner("sync", rc=0)
     other.git("switch", "-q", protocol)
     other.write("mine.txt", "mine\n")
@@ -198,6 +196,52 @@ def test_a_protocol_that_ended_on_main_is_shown_where_a_person_has_work_of_their
     other.runner("run", "1", rc=WAITS)  # as while the remote answers
 
 
+def test_a_protocol_that_is_new_here_is_fetched_and_one_that_is_not_asked_for_yet_is_run_first(remote: Box) -> None:
+    protocol = remote.new({"01-ask": "kind: human\n"})
+    remote.runner("sync", protocol, rc=0)
+    other = clone(remote, "bob")
+    told = other.runner("sync", rc=0).err
+    assert f"fetched {protocol}, which others pushed: " in told and "fast-forwarded" not in told
+    assert "next: `runner run 1` continues until one is asked for" in other.runner("answer", "1", "mine", rc=2).err
+    remote.runner("run", "1", rc=WAITS)
+    remote.runner("sync", "1", rc=0)
+    assert f"fast-forwarded {protocol} to what others pushed: " in other.runner("sync", rc=0).err
+
+
+def test_a_second_end_of_a_merged_protocol_is_not_merged(remote: Box) -> None:
+    other = clone(remote, "bob")
+    asks(remote, {"01-ask": "kind: human\n"})
+    other.runner("sync", rc=0)
+    other.runner("answer", "1", "mine", rc=0)
+    other.runner("run", "1", rc=0)
+    remote.runner("answer", "1", "fine", rc=0)
+    remote.runner("run", "1", rc=0)
+    remote.runner("merge", "1", rc=0)
+    remote.git("push", "-q", "origin", "main")
+    other.git("pull", "-q")
+    error = other.runner("merge", "1", rc=4).err
+    assert "was already merged into main" in error and "`git log main..0001-" in error and "git merge " not in error
+
+
+def test_sync_that_pushes_a_history_meets_the_end_in_the_same_call(remote: Box) -> None:
+    other = clone(remote, "bob")
+    protocol = asks(
+        remote, {"01-a": command("echo x | tee x.txt"), "02-ask": "kind: human\n", "03-again": "kind: human\n"}
+    )
+    other.runner("sync", rc=0)
+    kept = f"refs/runner/history/{protocol}"
+    remote.runner("answer", "1", "fine", rc=0)
+    remote.runner("run", "1", rc=WAITS)
+    remote.git("push", "-q", "origin", protocol, f":{kept}")
+    remote.runner("answer", "1", "fine", rc=0)
+    remote.runner("run", "1", rc=0)
+    remote.runner("merge", "1", rc=0)
+    remote.git("push", "-q", "origin", "main")
+    assert other.git("rev-parse", "--verify", kept)
+    assert f"{protocol}  merged" in other.runner("sync", "1", rc=0).err
+    assert other.git("rev-parse", protocol) == remote.git("rev-parse", protocol)
+
+
 @pytest.mark.parametrize("words", mostly_slow(["answer 1 mine", "run 1", "sync 1"], 1))
 @pytest.mark.parametrize("here", mostly_slow(["older", "none"], 2))
 @pytest.mark.parametrize("how", mostly_slow(["--no-ff", "--squash"], 1))
@@ -207,9 +251,7 @@ def test_what_ended_on_main_is_not_done_again_from_the_earlier_state_that_the_re
     """The branch that was left behind on the remote is itself ahead of the one here, or there is none here."""
     other = clone(remote, "bob")
     steps = {"01-ask": "kind: human\n", "02-b": command("echo x > x.txt"), "03-again": "kind: human\n"}
-    protocol = remote.new(steps)
-    remote.runner("run", protocol, rc=WAITS)
-    remote.runner("sync", protocol, rc=0)
+    protocol = asks(remote, steps)
     if here == "older":
         other.runner("sync", rc=0)
     remote.runner("answer", "1", "fine", rc=0)
@@ -237,9 +279,7 @@ def test_what_ended_on_main_is_not_done_again_from_the_earlier_state_that_the_re
 
 def test_what_ended_on_main_as_last_fetched_is_not_done_again_while_the_remote_is_away(remote: Box) -> None:
     other = clone(remote, "bob")
-    protocol = remote.new({"01-ask": "kind: human\n"})
-    remote.runner("run", protocol, rc=WAITS)
-    remote.runner("sync", protocol, rc=0)
+    protocol = asks(remote, {"01-ask": "kind: human\n"})
     other.runner("sync", rc=0)
     remote.runner("answer", "1", "fine", rc=0)
     remote.runner("run", "1", rc=0)
@@ -387,7 +427,7 @@ def test_runner_alone_shows_what_waits_for_the_person_first(remote: Box) -> None
     remote.new({"01-a": command("true")}, title="Ready")
     other = clone(remote, "bob")
     told = other.runner(rc=0)
-    mine, others = told.out.split("for others, or to run\n")
+    mine, others = told.out.split("for others, or ready to run\n")
     assert mine.startswith("for you\n0001  waits") and "runner answer 1 TEXT" in mine and "0002" not in mine
     assert others.startswith("0002  ready")
     other.runner("sync", rc=0)

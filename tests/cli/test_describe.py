@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
+from runner.app import describe
+from runner.executor.loop import Total
+from runner.protocol.state import Json
 from tests.conftest import Box, add_origin, command
 from tests.people import Person, governed, person
 
@@ -134,3 +138,37 @@ def test_a_late_answer_says_who_answered(box: Box) -> None:
     box.runner("run", protocol, rc=0)
     told = box.runner("answer", protocol, "do", "late", rc=4).err
     assert "is completed" in told and "01-do was answered already, by" in told and "it is done" in told
+
+
+@pytest.mark.parametrize(
+    ("cost", "text"),
+    [
+        ({"seconds": 100, "usd": "0.08"}, "1m 40s · $0.08"),
+        ({"usd": "0.08", "unpriced": 500}, "$0.08 and a price not known"),
+        ({"usd": "0", "unpriced": 500}, "price not known"),
+        ({"usd": "0", "unpriced": 0, "input_tokens": 500}, "500 tokens in, 0 out"),
+        ({"usd": "0", "input_tokens": 500, "output_tokens": 20}, "500 tokens in, 20 out"),
+        ({"input_tokens": 1000, "cached_tokens": 250, "usd": "0.001"}, "$0.001 · 25 % of the input cached · 1,000 tokens in, 0 out"),
+        ({"seconds": "4", "usd": None}, ""),
+        (None, ""),
+    ],
+)  # fmt: skip
+def test_a_cost_never_hides_tokens_whose_price_is_not_known(cost: Json, text: str) -> None:
+    assert describe.spent(cost, tokens=True) == text
+
+
+def test_a_model_that_costs_nothing_has_a_price_and_one_whose_price_is_not_known_has_none() -> None:
+    free = Total(input_tokens=1000, turns=2)
+    assert describe.price_of(free) == "$0.00"
+    assert describe.price_of(dataclasses.replace(free, unpriced=1000)) == "price not known"
+
+
+def test_costs_of_forged_entries_are_left_out_of_a_sum() -> None:
+    costs = (
+        {"usd": "0.10", "seconds": 2},
+        None,
+        {"usd": "-1", "seconds": -2, "unpriced": "x"},
+        {"usd": "0.02", "unpriced": 7},
+    )
+    whole = describe.together(costs)
+    assert (whole["usd"], whole["seconds"], whole["unpriced"], whole["input_tokens"]) == ("0.12", 2, 7, 0)

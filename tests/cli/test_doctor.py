@@ -585,16 +585,6 @@ def test_a_note_of_a_follow_that_lacks_what_a_fix_needs_is_removed(box: Box) -> 
     goes_on(box, protocol)
 
 
-def test_a_worktree_whose_folder_is_gone_is_forgotten(box: Box, begun: str) -> None:
-    folder = box.worktree(begun)
-    shutil.rmtree(folder)
-    told = box.runner("doctor", rc=0).out
-    assert str(folder) in told
-    box.runner("doctor", "--fix", rc=0)
-    assert str(folder) not in box.git("worktree", "list")
-    goes_on(box, begun)
-
-
 @pytest.mark.slow
 def test_a_branch_that_is_gone_is_named_by_its_number_too(box: Box, begun: str) -> None:
     tip = box.git("rev-parse", begun)

@@ -100,6 +100,21 @@ def test_an_approval_for_which_nobody_has_a_key_is_found(
     assert next_ in gov.runner("status", protocol, rc=0).out
 
 
+def test_an_approval_by_a_role_of_the_step_is_described_as_status_does(tmp_path: Path, alice: Person) -> None:
+    text = policy([alice]).partition("approvals:")[0].replace("agents:", "  ops: [carol@example.test]\nagents:")
+    box = governed(tmp_path / "repo", [alice])
+    box.write(".protocols/policy.yaml", text)
+    box.commit("carol")
+    plan = box.plan({"01-deploy": command("true", "approval: {when: before, roles: [ops]}\n")})
+    protocol = box.runner("new", "Mine", "--plan", plan, rc=0, env=alice.env).out.strip()
+    box.runner("run", protocol, rc=3)
+    told, add = box.runner("doctor", rc=2).out, "add the line `carol@example.test namespaces="
+    assert "step:deploy waits for an ops (carol): no key of carol@example.test is listed" in told
+    assert f"  next: {add}" in told and "wrote it" not in told
+    shown = box.runner("status", protocol, rc=0).out
+    assert "for an ops (carol)" in shown and add in shown
+
+
 def test_an_approval_that_a_cancelled_protocol_waited_for_is_no_finding(gov: Box) -> None:
     protocol = waiting(gov)
     gov.write(ALLOWED, "# nobody yet\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -471,6 +472,33 @@ def test_a_persons_step_whose_check_fails_is_asked_for_again(box: Box) -> None:
     box.runner("run", protocol, rc=0)
     assert box.state(protocol)["steps"]["review"]["attempt"] == 2
     healthy(box, protocol)
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_step_that_is_inserted_before_a_persons_is_no_work_of_theirs(box: Box, first: bool) -> None:
+    """Where the person committed before the inserted step ran, nothing of that is left out."""
+    protocol = box.new({"05-mine": "kind: human\n"})
+    box.runner("run", protocol, rc=3)
+    tree = box.worktree(protocol)
+
+    def work() -> None:
+        (tree / "work.txt").write_text("x\n")
+        box.commit("my work", cwd=tree)
+
+    if first:
+        work()
+    added = tree / f".protocols/{protocol}/01-early.md"
+    added.write_text("---\ntitle: Early\nkind: command\nrun: echo e > early.txt\n---\n")
+    assert "01-early  done" in box.runner("run", protocol, rc=3).err
+    if not first:
+        work()
+    box.runner("answer", protocol, "done", rc=0)
+    told = box.runner("run", protocol, rc=0).err
+    files = box.runner("diff", protocol, "mine", "--stat", rc=0).out
+    assert "work.txt" in files
+    if not first:
+        assert "early.txt" not in files and re.search(r"05-mine +done +work\.txt\n", told)
+    box.runner("verify", protocol, rc=0)
 
 
 @pytest.mark.parametrize("committed", [False, True])

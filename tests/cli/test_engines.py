@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.engines import agents
+from runner.engines import agents, registry
 from tests.cli.test_planning import PLAN, says
 from tests.conftest import Box
 from tests.engines.scenarios import Asked, Said
@@ -30,12 +30,10 @@ def test_what_is_there_and_what_is_missing(box: Box) -> None:
 
 
 def test_every_prefix_is_listed_and_has_a_row_of_its_page(box: Box) -> None:
-    models = ["gemini", "openai", "anthropic", "compatible", "ollama", "vllm", "lmstudio", "openrouter", "deepseek"]
-    models += ["azure", "bedrock", "vertex"]
     told = box.runner("engines", rc=0).out.splitlines()
-    assert [line.partition(":")[0] for line in told] == [*models, "acp", "cli", "recorded"]
+    assert [line.partition(":")[0] for line in told] == [*registry.ROWS, "acp", "cli", "recorded"]
     page = (Path(__file__).parents[2] / "docs/engines.md").read_text()
-    for row in (*(f"| `{name}:" for name in models), *(f"| `acp:{name}" for name in agents.ACP), "`cli:NAME`"):
+    for row in (*(f"| `{name}:" for name in registry.ROWS), *(f"| `acp:{name}" for name in agents.ACP), "`cli:NAME`"):
         assert row in page, row
     for table in agents.TABLES.values():
         assert any(", ".join(table) in line for line in told)

@@ -93,7 +93,10 @@ def test_what_is_said_of_a_fork_is_what_its_record_says(box: Box, origin: str) -
 def test_between_a_step_s_work_and_its_end_it_is_refused_and_what_can_be_forked_is_named(box: Box, origin: str) -> None:
     done, work = revision(box, origin, "step-completed", "a"), revision(box, origin, "step-finished", "a")
     told = box.runner("fork", f"1@{work}", rc=4).err
-    assert "the work of a was not checked yet" in told and f"fork {origin}@2 or {origin}@{done}" in told
+    assert (
+        "the work of a was not checked yet" in told
+        and f"`runner fork {origin}@2` or `runner fork {origin}@{done}`" in told
+    )
     assert box.git("branch", "--list", "0002-*") == ""
 
 
@@ -124,7 +127,7 @@ def test_work_that_a_check_refused_does_not_come_along(box: Box) -> None:
     box.runner("run", protocol, rc=1)
     told = box.runner("fork", protocol, rc=4).err
     at = revision(box, protocol, "step-completed", "a")
-    assert "the work of b" in told and f"fork {protocol}@{at}" in told
+    assert "the work of b" in told and f"`runner fork {protocol}@{at}`" in told
     other = forked(box, f"{protocol}@{at}")
     assert box.git("ls-tree", "--name-only", other, "b.txt") == ""
 

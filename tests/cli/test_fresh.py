@@ -57,10 +57,14 @@ def test_the_policy_is_said_to_be_as_old_as_it_is_and_how_to_ask_for_the_newest(
     other = behind(remote)
     words = ("policy", verb, *(("--tool", "shell") if verb == "check" else ()))
     told = other.runner(*words).err
-    assert "main as of " in told and " ago" in told and f"`runner policy {verb} --live`" in told
+    assert "main of origin as of " in told and f" ago; `runner policy {verb} --live` fetches it first" in told
+    other.write(".protocols/policy.yaml", "roles: {}\n")
+    told = other.runner(*words).err
+    differs = "policy.yaml here differs from main: this version takes effect once it is there"
+    assert f"{differs}; `--file {other.path}/.protocols/policy.yaml` uses it now" in told
     told = other.runner(*words, "--live", rc=4 if verb == "check" else 0).err
     assert " ago" not in told
-    assert "main as of" in other.runner(*words, rc=4 if verb == "check" else 0).err
+    assert "main of origin as of" in other.runner(*words, rc=4 if verb == "check" else 0).err
 
 
 def test_a_policy_of_a_local_branch_or_of_a_file_has_no_age(box: Box) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -63,16 +64,17 @@ def test_a_rejection_of_a_result_names_undo_and_one_of_a_start_the_edit(tmp_path
         }
     )
     box.runner("run", protocol, rc=3)
-    assert "next          runner edit 1 a\n" in box.runner("reject", protocol, "--yes", rc=0, env=alice.env).err
+    said = box.runner("reject", protocol, "--yes", rc=0, env=alice.env).err
+    assert "next          runner edit 1 a, or runner approve 1\n" in said
     box.runner("approve", protocol, "--yes", rc=0, env=alice.env)
     box.runner("run", protocol, rc=3)
-    hint = "next          runner undo 1@6\n"
+    hint = "next          runner undo 1@6, or runner approve 1\n"
     assert hint in box.runner("reject", protocol, "--yes", rc=0, env=alice.env).err
     assert "runner undo 1@6, or runner approve 1" in box.runner("status", protocol, env=alice.env).out
     for one in ("run", "status"):
         told = box.runner(one, protocol, env=bob.env)
         assert "runner revoke 1, by alice@example.test, or runner undo 1@6" in told.out + told.err
-    assert "`runner undo 1@6` takes it back" in box.runner("retry", protocol, "--step", "b", rc=4).err
+    assert "`runner undo 1@6` reverts it" in box.runner("retry", protocol, "--step", "b", rc=4).err
     box.runner("undo", f"{protocol}@6", rc=0)
     assert [box.state(protocol)["steps"]["b"][name] for name in ("status", "attempt")] == ["pending", 2]
     box.runner("run", protocol, rc=3)
@@ -139,7 +141,40 @@ def test_what_is_cancelled_and_cannot_be_discarded_is_not_to_be_cancelled_again(
     assert "next: `runner cancel 1`" in box.runner("discard", "1", "--yes", rc=4).err
     box.runner("cancel", "1", rc=0)
     assert "next: `runner clean 1`" in box.runner("discard", "1", "--yes", rc=4).err
-    box.runner("clean", "1", "--yes", rc=0)
+    gives_up = f"`git branch -D {protocol}` gives up its branch"
+    assert gives_up in box.runner("clean", "1", "--yes", rc=0).err
+    assert f"next: {gives_up}; its history stays" in box.runner("discard", "1", "--yes", rc=4).err
+    box.git("branch", "-D", protocol)
+    assert "all is well" in box.runner("doctor", rc=0).err and protocol not in box.runner("list", rc=0).out
+
+
+def test_what_is_merged_and_cleaned_is_not_discarded(box: Box) -> None:
+    protocol = box.new({"01-a": command("echo a > a.txt")})
+    box.runner("run", protocol, rc=0)
+    box.runner("merge", protocol, rc=0)
+    assert "next: `runner clean 1` removes" in box.runner("discard", "1", "--yes", rc=4).err
+    box.runner("clean", "--yes", rc=0)
+    left = box.runner("discard", "1", "--yes", rc=4).err
+    assert "is not discarded: it is merged in main, which has its record" in left and "runner clean" not in left
+
+
+def test_clean_says_that_the_protocol_which_it_was_given_is_open(box: Box) -> None:
+    box.new({"01-a": command("true")})
+    said = box.runner("clean", "1", "--yes", rc=0).err
+    assert "0001-a-plan has not ended: its worktree and branch stay" in said
+
+
+def test_the_work_of_a_person_that_failed_is_judged_again_before_it_is_asked_for_again(box: Box) -> None:
+    protocol = box.new({"01-a": "kind: human\nqa: {checks: ['test -f done.txt']}\n"})
+    box.runner("run", protocol, rc=3)
+    box.runner("answer", protocol, "done", rc=0)
+    assert "next          runner qa 1 a, then runner retry 1\n" in box.runner("run", protocol, rc=1).err
+    assert "runner qa 1 a, then runner retry 1\n" in box.runner("status", protocol, rc=0).out
+    assert "test -f done.txt" in box.runner("qa", "1", "a", rc=1).out
+    (box.worktree(protocol) / "done.txt").write_text("x\n")
+    box.git("add", "-A", cwd=box.worktree(protocol))
+    box.git("commit", "-q", "-m", "done", cwd=box.worktree(protocol))
+    assert "runner retry 1" in box.runner("qa", "1", "a", rc=0).err
 
 
 def test_init_is_named_for_a_key_only_where_it_lists_the_key(box: Box, tmp_path: Path) -> None:
@@ -169,3 +204,29 @@ def test_a_team_of_one_whose_key_is_not_listed_yet_is_led_to_an_approval(box: Bo
     box.runner("init", "--commit", "--yes", rc=0)
     box.runner("approve", protocol, "--yes", rc=0)
     box.runner("run", protocol, rc=0)
+
+
+def test_where_two_protocols_have_one_number_each_error_names_a_command_that_is_not_ambiguous(box: Box) -> None:
+    protocol = box.new({"01-a": command("true"), "02-b": "kind: human\n"})
+    box.write(".protocols/0001-another/state.json", "{}\n")
+    box.commit("a folder with the same number")
+    assert "is ambiguous" in box.runner("pause", "1", rc=2).err
+
+    def refused(*words: str) -> None:
+        told = box.runner(*words).err
+        named = re.findall(r"`runner [a-z]+ ([^ `@]+)", told)
+        assert named and set(named) == {protocol}, (words, told)
+
+    refused("retry", protocol)
+    refused("answer", protocol, "x")
+    refused("undo", protocol)
+    refused("undo", f"{protocol}@99")
+    refused("merge", protocol)
+    refused("approve", protocol)
+    box.runner("run", protocol, rc=3)
+    refused("skip", protocol, "a")
+    refused("discard", protocol)
+    refused("retry", protocol, "--step", "b")
+    box.runner("cancel", protocol, rc=0)
+    for words in (["pause"], ["edit"], ["approve"], ["answer", "x"], ["retry", "--step", "a"]):
+        refused(words[0], protocol, *words[1:])

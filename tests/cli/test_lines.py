@@ -26,7 +26,7 @@ SPLIT = {
     "resources.py": "bytes of our own files",
     "protocol/transcript.py": "bytes of JSON, which escapes CR",
     "executor/journal.py": "bytes of JSON, which escapes CR",
-    "executor/workspace_session.py": "bytes of JSON, which escapes CR",
+    "executor/steps/work.py": "bytes of JSON, which escapes CR",
     "git/objects.py": "bytes of a commit's parents, which are hexadecimal",
     "trust/programs.py": "setup.cfg, of which pytest takes the lines so",
     "store/worktree.py": "bytes of a file of git's",

@@ -295,7 +295,7 @@ def test_a_second_review_within_an_attempt_knows_the_first_and_qa_takes_it_over(
 
 def test_an_open_finding_is_no_pass() -> None:
     assert read_verdict(json.dumps({**PASS, "earlier": [OPEN]}), ["1.1"])[1] == (
-        "the answer: Value error, PASS does not go with the open finding 1.1",
+        "verdict is PASS beside the open finding 1.1: say FAIL, or call it closed or minor",
     )
     assert read_verdict(json.dumps({**FAIL, "findings": [], "earlier": [OPEN]}), ["1.1"])[0] is not None
     assert read_verdict(json.dumps({**FAIL, "earlier": [OPEN]}))[1] == ("earlier: there is no open finding 1.1",)

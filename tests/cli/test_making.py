@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from runner import resources
+from runner.forge.registry import FORGES
 from runner.protocol import plans
 from tests.conftest import JOBS, Box, command, make_box
 
@@ -208,7 +209,7 @@ def templates() -> list[Path]:
         for path in root.rglob("*")
         if path.is_file() and path.suffix != ".gitattributes" and path.name not in ("README.md", "gitattributes")
     )
-    return sorted(path for path in ours if not {"audit", "ci", "github", "gitlab"} & set(path.relative_to(root).parts))
+    return sorted(path for path in ours if not {"audit", "ci", *FORGES} & set(path.relative_to(root).parts))
 
 
 @pytest.mark.parametrize("path", templates(), ids=lambda path: f"{path.parent.name}/{path.name}")

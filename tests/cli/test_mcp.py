@@ -68,9 +68,9 @@ def test_protocols_are_read_and_proposals_are_a_persons_to_make(box: Box, served
         file="02-b.md",
         text="---\ntitle: B\nkind: command\nrun: echo better\n---\nBetter.\n",
     )
-    with pytest.raises(ToolError, match="no plan file"):
+    with pytest.raises(ToolError, match="not a plan file"):
         call("propose_edit", protocol="1", file="../../../x.md", text="x")
-    with pytest.raises(ToolError, match="no plan file"):
+    with pytest.raises(ToolError, match="not plan files"):
         call("propose_protocol", task="x", files={"plan.md": "---\ntitle: x\n---\n", "../01-a.md": "x"})
     with pytest.raises(ToolError, match="kind"):
         call("propose_edit", protocol="1", file="02-b.md", text="---\ntitle: B\nkind: magic\n---\n")
@@ -125,3 +125,10 @@ def test_only_a_models_question_is_answered_and_the_record_says_through_what(
         call("answer", protocol="1", text="done")
     assert box.state(protocol)["steps"]["b"]["status"] == "running"
     sound(box, protocol)
+
+
+def test_a_digest_needs_a_checkout_and_the_error_names_the_repository(box: Box, tmp_path: Path) -> None:
+    bare = tmp_path / "bare.git"
+    box.git("clone", "-q", "--bare", box.path, bare)
+    told = box.runner("mcp", "pin", "docs", cwd=bare, rc=2).err
+    assert "there is none here" in told and f"at:   {bare}\n" in told

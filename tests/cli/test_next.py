@@ -343,3 +343,10 @@ def test_what_is_to_be_typed_next_is_not_refused(
             box.runner(*words)
         ground.put_back()
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("name", ["planned", "failed", "failed_and_its_file_is_deleted", "completed", "merged"])
+def test_list_names_the_command_that_show_names(box: Box, name: str) -> None:
+    protocol = STATES[name](box)
+    (row,) = box.runner("list", "--json", rc=0).json()["protocols"]
+    assert row["command"] == box.runner("show", protocol, "--json", rc=0).json()["command"]

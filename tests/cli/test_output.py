@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
-from runner.cli import output
-from runner.cli.output import Live
+from runner.cli import progress
+from runner.cli.progress import Live
+from runner.store import workspace
 from runner.store.environment import Redactor
 from tests.conftest import Box, clone, command
 from tests.people import at_terminal
@@ -66,6 +68,27 @@ def test_each_failed_check_prints_its_last_lines(box: Box) -> None:
     assert shown.startswith("line 1\n") and shown.endswith("line 100\n")
 
 
+def test_an_output_that_git_ignores_is_said_to_be_ignored(box: Box) -> None:
+    box.write(".gitignore", "dist\n")
+    box.commit("ignore")
+    protocol = box.new(
+        {"01-a": command("mkdir -p dist/x; echo a > dist/x/a.txt", "outputs: ['dist/**/*.txt', other.txt]\n")}
+    )
+    said = box.runner("run", protocol, rc=1).err
+    assert (
+        "QA: git ignores the output `dist/**/*.txt`, so no commit has it; the output `other.txt` is not there" in said
+    )
+
+
+def test_an_output_that_a_person_did_not_make_fails_qa_also_where_the_workspace_was_deleted(box: Box) -> None:
+    protocol = box.new({"01-a": command("echo a > a.txt"), "02-b": "kind: human\noutputs: [not-there.txt]\n"})
+    box.runner("run", protocol, rc=3)
+    with box.session() as session:
+        shutil.rmtree(workspace.place(session.project, protocol, None).work)
+    box.runner("answer", protocol, "b", "done", rc=0)
+    assert "QA: the output `not-there.txt` is not there" in box.runner("run", protocol, rc=1).err
+
+
 def test_promised_outputs_do_not_count_as_checks(box: Box) -> None:
     checks = 'outputs: [x.txt]\nqa: {checks: ["echo the first; exit 1"]}\n'
     protocol = box.new({"01-say": command("true", checks)})
@@ -104,7 +127,7 @@ def test_where_the_command_printed_nothing_its_checks_that_did_are_named(box: Bo
         (["say", "--output", "--check", "2"], "its QA ran 1 check"),
         (["say", "--output", "--attempt", "2"], "it is at attempt 1"),
         (["later", "--output"], "attempt 1 of later ran no command"),
-        (["--output"], "name the step whose output to show: say, later"),
+        (["--output"], "next: `runner show 1 say --output`\n"),
         (["say", "--check", "1"], "--check goes with --output"),
         (["say", "--output", "--transcript"], "one at a time"),
     ],
@@ -153,7 +176,7 @@ def test_a_terminal_sees_the_step_its_place_and_the_last_line(box: Box) -> None:
 
 
 def test_elsewhere_there_is_a_line_now_and_then(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output, "EVERY", 0.3)
+    monkeypatch.setattr(progress, "EVERY", 0.3)
     protocol = box.new({"01-one": command("true", 'qa: {checks: ["echo checking; sleep 1"]}\n')})
     told = box.runner("run", protocol, rc=0).err
     assert re.search(r"^  01-one 1/1 check 1/1  (<1|1) s  checking$", told, re.MULTILINE)

@@ -123,6 +123,7 @@ def test_questions_with_nobody_here_wait_in_the_record(box: Box) -> None:
     assert state["spent"]["input_tokens"] == 100
     assert box.git("log", "-1", "--format=%an", protocol).strip() == "Alice" and words(box, protocol) == []
     for shown in (box.runner("status", protocol, rc=0).out, box.runner("show", protocol, rc=0).out):
+        assert "" not in shown.rstrip("\n").split("\n")[:3], "a line for the steps, of which there are none"
         assert "Formal or not?" in shown and "no steps yet" in shown
     assert "waits" in box.runner("status", rc=0).out
     assert box.runner("show", protocol, "--json", rc=0).json()["command"] == "runner answer 1 w2 TEXT"
@@ -316,7 +317,7 @@ def test_a_protocol_that_is_asked_about_can_be_steered(box: Box) -> None:
     box.runner("answer", protocol, "w2", "formal", rc=0)
     box.runner("answer", protocol, "English", rc=0)
     box.runner("run", protocol, rc=3)
-    assert "planning" in box.runner("resume", protocol, rc=0).err
+    assert "resumed" in box.runner("resume", protocol, rc=0).err
     assert "had no plan yet" in box.runner("undo", protocol, rc=4).err
     assert "no step" in box.runner("step", protocol, "--step", "look", rc=2).err
     box.runner("cancel", protocol, rc=0)
@@ -557,6 +558,7 @@ def test_do_lets_an_agent_do_it_and_tells_what_changed(box: Box) -> None:
     protocol = done.out.splitlines()[-1]
     assert protocol == "0001-greet-politely"
     assert "src/app.py | 2 +-" in done.err and "runner merge 1" in done.err
+    assert "  checks        none; `--check CMD` names one, `runner init` finds the project's\n" in done.err
     assert box.git("show", f"{protocol}:src/app.py") == "print('good day')\n"
     box.runner("verify", protocol, rc=0)
     box.runner("merge", protocol, rc=0)
@@ -569,7 +571,10 @@ def test_do_with_a_coworker_says_whether_the_trusted_branch_has_it(box: Box) -> 
     box.write("greeter.yaml", COWORKER)
     before = refs(box)
     refused = box.runner("do", "-f", "greeter.yaml", "Greet", rc=2).err
-    assert "greeter.yaml is not on main: its words are the plan's" in refused and "there is no m" in refused
+    assert (
+        "greeter.yaml is not on main: its text is used, but not its list of tools" in refused
+        and "there is no m" in refused
+    )
     assert refs(box) == before
     box.write(".protocols/agents/greeter.yaml", COWORKER)
     box.commit("a coworker")

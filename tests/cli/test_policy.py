@@ -95,7 +95,7 @@ def test_the_trusted_branch_s_policy_is_asked_and_the_folder_s_only_when_it_is_n
     put(box, WHOLE)
     box.write(".protocols/policy.yaml", WHOLE.replace("migrations/**", "db/**"))
     done = box.runner("policy", *WRITE, "path=db/x", rc=0)
-    assert "here differs from it and has no effect" in done.err
+    assert "here differs from main: this version takes effect once it is there" in done.err
     assert "at   .protocols/policy.yaml:14" in box.runner(
         "policy", *WRITE, "path=db/x", "--file", ".protocols/policy.yaml", rc=4
     ).out  # fmt: skip

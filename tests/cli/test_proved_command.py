@@ -132,7 +132,7 @@ def test_the_command_that_works_becomes_the_default_check(box: Box, sandbox: Non
         (["echo no tests ran in 0.01s"], "it ran no test"),
         (["echo Ran 0 tests in 0.000s"], "it ran no test"),
         (["echo /usr/bin/python3: No module named pytest; exit 1"], "pytest is not installed in python3, and there is no .venv"),
-        (["echo sh: 1: tape: not found; exit 127"], "tape is not installed, and there is no environment in the checkout"),
+        (["echo sh: 1: tape: not found; exit 127"], "tape is not installed, and the checkout has no .venv or node_modules"),
         (["echo \"Error: Cannot find module 'tape'\"; exit 1"], "tape is not installed in node_modules, which is not there"),
         (["echo getaddrinfo EAI_AGAIN registry; exit 1"], "it needs the network"),
         (
@@ -169,10 +169,13 @@ def test_tests_that_fail_as_something_is_not_installed_are_said_to(box: Box, san
         box,
         "echo \"E   ModuleNotFoundError: No module named 'text_unidecode'\"; echo 20 failed, 119 passed in 1.00s; exit 1",
     )
-    why = "20 of 139 tests fail, and text_unidecode is not installed in python3, and there is no .venv"
+    why = "text_unidecode is not installed in python3, and there is no .venv\n"
+    at = box.git("rev-parse", "--short=7", "HEAD").strip()
     told = box.runner("init", "--yes", "--commit", env=SANDBOX, rc=0).err
-    assert why in told and "to do  install what is missing and run `runner init` again" in told
-    assert why in box.runner("new", "--manual", "X", env=SANDBOX, rc=0).err
+    assert f"20 of 139 tests fail on {at}, before any change: {why}" in told
+    assert "to do  install what is missing and run `runner init` again" in told
+    said = box.runner("new", "--manual", "X", env=SANDBOX, rc=0).err
+    assert f"20 of 139 tests fail on main already: {why.strip()} (`make test`" in said
 
 
 def test_one_whose_tests_fail_before_any_change_is_kept_and_people_are_told(box: Box, sandbox: None) -> None:
@@ -220,7 +223,10 @@ def test_a_person_at_a_terminal_is_asked_whether_to_start_where_tests_fail(box: 
 def test_tests_that_pass_in_a_command_that_fails_are_said_so(box: Box, sandbox: None) -> None:
     make(box, "echo 5 passed in 0.01s; exit 1")
     told = box.runner("init", "--yes", "--commit", env=SANDBOX, rc=0)
-    assert "checks make test · 5 tests passed, and it ends with exit 2 on " in told.err
+    assert (
+        "checks make test · 5 tests passed on " in told.err
+        and ", before any change, and it ends with exit 2\n" in told.err
+    )
     assert "5 tests passed, and it ends with exit 2 on main, by" in box.runner("doctor", env=SANDBOX, rc=0).out
 
 
@@ -268,14 +274,19 @@ def test_what_is_tried_is_the_last_commit_and_not_the_checkout(box: Box, sandbox
 def test_nothing_is_run_without_a_sandbox_or_where_nobody_wants_it(box: Box, options: tuple[str, ...]) -> None:
     make(box, f"touch {box.path}/ran")
     given = {"RUNNER_EXECUTOR": options[1]} if options[0] == "--executor" else SANDBOX
-    box.runner("init", "--yes", *(() if options[0] == "--executor" else options), env=given, rc=0)
+    told = box.runner("init", "--yes", *(() if options[0] == "--executor" else options), env=given, rc=0)
     assert check_of(box) == "" and not (box.path / "ran").exists()
+    assert (
+        options[0] == "--executor" or f"to do  name the command that runs the tests: `checks:` of {CONFIG}" in told.err
+    )
 
 
 def test_a_repository_without_a_commit_is_set_up_as_before(box: Box) -> None:
     box.git("update-ref", "-d", "HEAD")
+    box.write("pyproject.toml", "")
     told = box.runner("init", "--yes", env=SANDBOX, rc=0)
     assert "checks" not in told.err and check_of(box) == ""
+    assert "to do  commit your project and run `runner init` again: it tries the tests on the last commit" in told.err
 
 
 def test_a_configuration_of_the_persons_own_is_left_and_the_line_to_add_is_said(box: Box, sandbox: None) -> None:

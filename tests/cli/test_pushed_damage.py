@@ -116,6 +116,31 @@ def test_what_cannot_be_repaired_names_who_pushed_it_and_what_puts_it_back(remot
 
 
 @pytest.mark.slow
+def test_a_file_that_a_folder_cannot_have_is_put_back_by_a_commit_and_the_advice_says_so(
+    remote: Box, protocol: str
+) -> None:
+    """`doctor --fix` cannot adopt it: the commit would bring the link along."""
+    bob = clone(remote, "bob")
+    bob.git("checkout", "-q", protocol)
+    name = f".protocols/{protocol}/context.md"
+    (bob.path / name).symlink_to("/etc/passwd")
+    bob.commit("notes")
+    bob.git("push", "-q", "origin", protocol)
+    advice = f"a commit on {protocol}, pushed to origin, that puts {name} back or removes it"
+    for at in (remote, clone(remote, "carol")):
+        refused = at.runner("run", protocol, rc=4)
+        assert "a symbolic link" in refused.err and advice in refused.err, refused.err
+        assert "doctor --fix" not in refused.err
+        assert "cannot be repaired" in at.runner("doctor", "--fix", protocol, rc=4).err
+        found = at.runner("doctor", protocol, rc=4).out
+        assert advice in found or f"`git rm -- {name}` and commit that" in found
+    bob.git("rm", "-q", name)
+    bob.git("commit", "-qm", "sorry")
+    bob.git("push", "-q", "origin", protocol)
+    remote.runner("run", protocol, rc=0)
+    remote.runner("verify", protocol, rc=0)
+
+
 def test_an_amended_transition_is_taken_as_a_persons_change(remote: Box, protocol: str) -> None:
     """Its message is that of the transition still, and its record is not: the one here holds, and goes on with the rest."""
     good = here(remote, protocol)

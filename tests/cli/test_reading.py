@@ -94,7 +94,7 @@ def test_what_engines_and_the_policy_say_has_a_schema(box: Box) -> None:
     matches("engines", engines)
     missing = {one["name"]: one["missing"] for one in engines["engines"]}
     assert missing["recorded:FILE"] is None and missing["openai:MODEL"]
-    assert "without NAME" in box.runner("engines", "recorded:x", "--json", rc=2).err
+    assert "not with NAME" in box.runner("engines", "recorded:x", "--json", rc=2).err
     assert box.runner("policy", "test", "--json", rc=0).json() == {"examples": [], "notes": []}
     rules = "rules: [{deny: {path: .env}}]\nexamples: [{path: .env, expect: %s}]\n"
     people = "repo: '0123456789abcdef0123456789abcdef'\nroles: {maintainer: [alice@example.test]}\n"
@@ -166,7 +166,7 @@ def test_one_protocol_is_shown_step_by_step(box: Box) -> None:
     shown = box.runner("status", protocol, rc=0).out
     assert shown.startswith(f"{protocol}  Three steps\n")
     lines = [" ".join(line.split()) for line in shown.splitlines()]
-    assert "running · 1 of 3 steps done · from main" in lines[1]
+    assert "waits · 1 of 3 steps done · from main" in lines[1]
     assert "01-a completed 01-a" in lines and "02-ask waits 02-ask" in lines
     assert "03-c pending 03-c · needs ask" in lines
     assert any(line.startswith("waits w") and "for anyone: 02-ask, since" in line for line in lines)
@@ -435,7 +435,7 @@ def test_the_diff_of_a_failed_attempt_is_what_was_kept_of_it(box: Box) -> None:
     assert "+half" in box.runner("diff", protocol, "b", rc=0).out
     assert box.runner("diff", protocol, rc=0).out == ""
     told = box.runner("diff", protocol, "a", rc=0)
-    assert (told.out, told.err) == ("", "")
+    assert (told.out, told.err) == ("", "a changed nothing\n")
 
 
 def test_the_diff_of_a_persons_step_is_what_they_committed(box: Box) -> None:
@@ -567,6 +567,8 @@ def test_a_failure_is_told_with_the_end_of_its_output(box: Box) -> None:
     assert "01-a  retries   attempt 2\n" in told
     assert "its work      kept at refs/runner/attempts/0001-a-plan/a.2" in told
     assert told.endswith("  next          runner show 1 a, then runner retry 1\n")
+    for words in (("log", protocol), ("show", protocol, "a")):
+        assert "kept at refs/runner/attempts/0001-a-plan/a.2" in box.runner(*words, rc=0).out
     assert "failed        a: exit 3" in box.runner("run", protocol, rc=1).err
 
 
@@ -592,7 +594,7 @@ def test_a_dry_run_says_what_would_happen(box: Box) -> None:
     assert would() == ["would ask for the work of 02-ask: 02-ask"]
     box.runner("step", protocol, rc=3)
     assert would() == ["would do nothing: 02-ask: Do it."]
-    assert box.runner("step", protocol, "--dry-run", rc=3).err == ""
+    assert box.runner("step", protocol, "--dry-run", rc=3).err == "  next          runner answer 1 TEXT\n"
     box.runner("answer", protocol, "yes", rc=0)
     assert would() == ["would record the commits since it was asked for as the work of 02-ask"]
     folder = box.worktree(protocol) / f".protocols/{protocol}"

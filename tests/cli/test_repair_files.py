@@ -216,9 +216,10 @@ def test_a_worktree_that_lost_its_way_back_finds_it_again(box: Box, begun: str, 
     else:
         link.write_bytes(b"" if how == "empty" else bytes(60))
         inside = box.runner("doctor", cwd=folder, rc=2).out
-        assert "`runner doctor --fix` in the main worktree" in inside
-    assert "does not know which repository" in (said := found(box)) and "folder is gone" not in said
-    box.runner("doctor", "--fix", rc=0)
+        assert "`git worktree repair` in the main worktree" in inside
+    assert "does not name its repository" in (said := found(box)) and "folder is gone" not in said
+    box.runner("doctor", "--fix", rc=2)
+    typed(box, told(box, "does not name its repository")[0])
     assert box.git("status", "--porcelain", cwd=folder) == "A  mine.txt\n"
     is_well(box, begun)
 
@@ -230,15 +231,14 @@ def test_a_folder_that_others_use_by_now_is_made_no_worktree_again(box: Box, beg
     (folder / "unpacked").mkdir(parents=True)
     box.runner("doctor", "--fix", rc=2)
     assert not (folder / ".git").exists()
-    typed(box, told(box, "does not know which repository")[0])
+    typed(box, told(box, "does not name its repository")[1])
     is_well(box, begun)
 
 
 @pytest.mark.slow
 def test_what_git_keeps_of_a_worktree_is_written_again(box: Box, begun: str) -> None:
     at(box, f"worktrees/{begun}/commondir").write_bytes(b"")
-    assert "git's record of a worktree is broken" in found(box)
-    box.runner("doctor", "--fix", rc=0)
+    typed(box, told(box, "git's record of a worktree is broken")[0])
     is_well(box, begun)
 
 
@@ -280,6 +280,67 @@ def test_a_note_of_a_worktree_that_holds_zeros_stops_nothing(box: Box, begun: st
         assert not note.exists()
 
 
+@pytest.mark.slow
+def test_a_head_that_says_nothing_is_written_again_by_what_is_typed(box: Box, begun: str) -> None:
+    box.worktree(begun)
+    box.git("switch", "-q", "-c", "topic")
+    box.commit("on it")
+    for head, branch in ((at(box, "HEAD"), "topic"), (at(box, f"worktrees/{begun}/HEAD"), begun)):
+        was = head.read_bytes()
+        head.write_bytes(b"")
+        box.runner("doctor", "--fix", rc=2)
+        write, show = told(box, "HEAD is broken")
+        shown = subprocess.run(show, shell=True, capture_output=True, text=True).stdout
+        assert f"/logs/refs/heads/{branch}\n" in shown and "/logs/refs/heads/main\n" not in shown
+        typed(box, write.replace("BRANCH", branch))
+        assert head.read_bytes() == was
+    is_well(box, begun)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", [b"", bytes(100), b"DIRC"], ids=["empty", "zeros", "cut"])
+def test_a_broken_index_is_rewritten_by_what_is_typed_and_files_stay_as_they_are(
+    box: Box, begun: str, data: bytes
+) -> None:
+    folder = box.worktree(begun)
+    (folder / "src/app.py").write_text("changed\n")
+    at(box, f"worktrees/{begun}/index").write_bytes(data)
+    box.runner("doctor", "--fix", rc=2)
+    typed(box, told(box, "index of a work tree is broken")[0])
+    assert (folder / "src/app.py").read_text() == "changed\n"
+    assert box.git("status", "--porcelain", cwd=folder) == " M src/app.py\n"
+    is_well(box, begun)
+
+
+def test_worktrees_without_a_folder_are_forgotten_by_what_is_typed(box: Box, begun: str) -> None:
+    folder = box.worktree(begun)
+    shutil.rmtree(folder)
+    _, prune = told(box, "folder is gone", rc=0)
+    typed(box, prune)
+    assert str(folder) not in box.git("worktree", "list")
+    box.runner("run", begun, rc=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("named", [True, False], ids=["of-a-branch", "of-no-ref"])
+def test_loose_objects_that_build_up_are_packed_by_what_is_typed_and_none_is_lost(
+    box: Box, begun: str, named: bool
+) -> None:
+    lines = "".join(f"blob\nmark :{number}\ndata 9\n{number:09}\n" for number in range(1, 7001))
+    tree = "".join(f"M 100644 :{number} many/{number}\n" for number in range(1, 7001))
+    stream = f"{lines}commit refs/heads/many\ncommitter A <a@b.test> 1 +0000\ndata 4\nmany\n{tree}\n"
+    box.git("-c", "fastimport.unpackLimit=1000000", "fast-import", "--quiet", data=stream)
+    if not named:
+        box.git("update-ref", "-d", "refs/heads/many")
+    unneeded = box.git("hash-object", "-w", "--stdin", data="nobody's\n").strip()
+    assert int(box.git("count-objects").split()[0]) > 7000
+    of_refs, of_none = told(box, "loose objects", rc=0)
+    typed(box, of_refs if named else of_none)
+    assert "loose objects" not in found(box, rc=0)
+    assert box.git("cat-file", "blob", unneeded) == "nobody's\n"
+    is_well(box, begun)
+
+
 # --- what git complains about, and repairs with a command of its own -------------------------------------------------------
 
 
@@ -307,6 +368,12 @@ def test_what_git_only_keeps_to_be_faster_is_repaired_by_what_is_typed(
     typed(box, told(box, "git reports: ")[0])
     assert complaint(box) == ""
     is_well(box, begun)
+
+
+def test_a_lock_beside_the_packs_is_no_broken_file(box: Box, begun: str) -> None:
+    at(box, "objects/pack/multi-pack-index.lock").write_bytes(b"")
+    said = box.runner("doctor", rc=2).out
+    assert "found: a git process that died left its lock" in said and "git reports" not in said
 
 
 def complaint(box: Box) -> str:
@@ -457,16 +524,20 @@ def test_a_damaged_pin_does_not_keep_refs_from_being_mended(remote: Box) -> None
 
 
 @pytest.mark.slow
-def test_a_note_of_the_cut_that_holds_zeros_costs_no_history(remote: Box, tmp_path: Path) -> None:
+@pytest.mark.parametrize("here", [True, False], ids=["with-its-branch", "as-cloned"])
+def test_a_note_of_the_cut_that_holds_zeros_costs_no_history(remote: Box, tmp_path: Path, here: bool) -> None:
     begun = remote.new(STEPS)
     remote.git("push", "-q", "origin", "--all")
     remote.git("push", "-q", "origin", "refs/runner/*:refs/runner/*")
     path = tmp_path / "cut"
     remote.git("clone", "-q", "--depth=1", "--no-single-branch", (tmp_path / "origin.git").as_uri(), path)
     cut = Box(path, remote.home, remote.env)
-    cut.git("branch", "-q", begun, f"origin/{begun}")
+    if here:
+        cut.git("branch", "-q", begun, f"origin/{begun}")
     spoil(at(cut, "shallow"))
-    assert "where this clone's history is cut off is broken" in found(cut)
+    cut.runner("doctor", "--fix", rc=2)
+    move, fetch = told(cut, "bad shallow line")
+    typed(cut, f"{move} && {fetch}")
     cut.runner("doctor", "--fix", rc=0)
     is_well(cut, begun)
 
@@ -536,7 +607,7 @@ def test_a_broken_mirror_of_the_remote_is_made_anew(remote: Box) -> None:
 def test_a_file_where_our_folder_belongs_is_told(box: Box, begun: str) -> None:
     shutil.rmtree(at(box, "runner/locks"))
     at(box, "runner/locks").write_text("")
-    typed(box, told(box, "a file is in the place of a folder")[-1])
+    typed(box, told(box, "a file is where the runner needs a folder")[-1])
     is_well(box, begun)
 
 
@@ -668,8 +739,8 @@ def test_doctors_beside_a_runner_and_a_busy_git_find_and_break_nothing(remote: B
                 looked += 1
         finally:
             (remote.path / "stop").touch()
-        assert git.stderr is not None
+        assert git.stderr is not None and run.stderr is not None
         assert (git.wait(), git.stderr.read()) == (0, b"")
-    assert looked > 1 and run.returncode == 0
+        assert looked > 1 and run.returncode == 0, run.stderr.read()
     (remote.path / "stop").unlink()
     is_well(remote, begun)

@@ -117,6 +117,15 @@ def test_a_checkout_that_the_runner_was_installed_from_counts_once_it_is_pushed(
     assert scaffold.package(None) is None
 
 
+def test_a_config_that_nobody_edited_gets_the_forge_though_its_comment_names_another_base(box: Box) -> None:
+    box.git("branch", "-q", "-m", "main", "trunk")
+    box.runner("init", "--yes", "--commit", "--no-try", rc=0)
+    box.git("branch", "-q", "-m", "trunk", "main")
+    told = box.runner("init", "--yes", "--no-try", "--forge", "none", rc=0)
+    text = (box.path / CONFIG).read_text()
+    assert f"wrote  {CONFIG}" in told.out and "\nforge: none\n" in text and "\n# base: main\n" in text
+
+
 def test_an_answer_by_option_closes_the_question(box: Box) -> None:
     box.git("remote", "add", "origin", ELSEWHERE)
     box.runner("init", "--yes", "--commit", rc=0)

@@ -329,7 +329,7 @@ def test_retry_keep_that_conflicts_by_now_is_refused_and_can_be_taken_back(box: 
     (tree / "README.md").write_text("mine\n")
     (tree / "ok").touch()
     box.commit("mine", cwd=tree)
-    assert "`runner undo` takes the retry back" in box.runner("run", protocol, rc=4).err
+    assert "`runner undo` reverts the retry" in box.runner("run", protocol, rc=4).err
     box.git("revert", "--no-edit", "HEAD", cwd=tree)
     box.runner("undo", protocol, rc=0)
     assert box.state(protocol)["status"] == "failed"
@@ -392,6 +392,7 @@ def test_an_answer_ends_a_human_step(box: Box, which: list[str]) -> None:
     protocol = asked(box)
     told = box.runner("answer", protocol, *which, "looks good", rc=0)
     assert "review answered" in told.err
+    assert "  01-review  answered " in box.runner("status", protocol, rc=0).out
     assert box.git("log", "-1", "--format=%an", protocol) == "Alice\n"
     box.runner("run", protocol, rc=0)
     assert box.git("show", f"{protocol}:b.txt") == "looks good\n"
@@ -400,7 +401,9 @@ def test_an_answer_ends_a_human_step(box: Box, which: list[str]) -> None:
 
 def test_an_answer_needs_no_protocol_where_one_is_open(box: Box) -> None:
     protocol = asked(box)
-    assert "is the protocol" in box.runner("answer", "1", rc=2).err
+    told = box.runner("answer", "1", rc=2).err
+    assert f"`1` is the protocol {protocol}: what is the answer?" in told
+    assert "next: runner answer 1 TEXT; or, if that is the answer, runner answer PROTOCOL 1\n" in told
     box.runner("answer", "review", "fine", rc=0)
     assert box.state(protocol)["waiting"] == []
 
@@ -435,7 +438,7 @@ def test_an_answer_where_nothing_waits(box: Box) -> None:
 def test_an_answer_says_what_is_not_committed(box: Box) -> None:
     protocol = asked(box)
     (box.worktree(protocol) / "notes.txt").write_text("mine\n")
-    assert "not committed, so not a part of it: notes.txt" in box.runner("answer", protocol, "done", rc=0).err
+    assert "not committed, so not part of it: notes.txt" in box.runner("answer", protocol, "done", rc=0).err
 
 
 def test_an_answer_is_signed_where_the_person_signs(box: Box, tmp_path: Path) -> None:
@@ -633,6 +636,21 @@ def test_of_a_cancelled_protocol_status_shows_why_and_how_to_take_it_back(box: B
 # --- merge -------------------------------------------------------------------------------------------------------------
 
 
+def test_merge_of_one_that_waits_names_the_command_that_shows_for_what(box: Box) -> None:
+    protocol = box.new({"01-review": human()})
+    box.runner("run", protocol, rc=3)
+    told = box.runner("merge", protocol, rc=4).err
+    assert "only a completed protocol can be merged" in told
+    assert "next: `runner status 1` shows what it waits for" in told
+
+
+def test_merge_of_one_that_was_cancelled_while_it_waited_names_gits_merge(box: Box) -> None:
+    protocol = box.new({"01-review": human()})
+    box.runner("run", protocol, rc=3)
+    box.runner("cancel", protocol, rc=0)
+    assert f"next: `git merge {protocol}` merges it without the runner" in box.runner("merge", protocol, rc=4).err
+
+
 def test_merge_merges_into_the_base_and_its_checkout_follows(box: Box) -> None:
     protocol = three(box)
     assert "only a completed protocol can be merged" in box.runner("merge", protocol, rc=4).err
@@ -669,6 +687,21 @@ def test_merge_by_squash_makes_one_commit_that_verifies(box: Box) -> None:
     assert f"already merged in {made[:7]}" in box.runner("merge", protocol, rc=0).err
     assert "completed · merged" in box.runner("list", rc=0).out
     assert protocol in box.runner("why", "all.txt:2", rc=0).out
+    healthy(box, protocol)
+
+
+def test_what_was_squashed_undone_and_done_again_is_merged_again(box: Box) -> None:
+    protocol = box.new({"01-a": command("date +%N > a.txt; echo x | tee b.txt")})
+    box.runner("run", protocol, rc=0)
+    box.runner("merge", protocol, "--squash", rc=0)
+    box.write("c.txt", "main goes on\n")
+    box.commit("main goes on")
+    first = box.git("show", "main:a.txt")
+    assert "until this is merged again" in box.runner("undo", protocol, "a", rc=0).err
+    box.runner("run", protocol, rc=0)
+    assert "1 new commit in main" in box.runner("merge", protocol, "--squash", rc=0).err
+    assert box.git("show", "main:a.txt") == box.git("show", f"{protocol}:a.txt") != first
+    assert box.git("show", "main:c.txt") and "completed · merged" in box.runner("list", rc=0).out
     healthy(box, protocol)
 
 
@@ -728,6 +761,8 @@ def test_merge_names_conflicts_and_changes_nothing(box: Box) -> None:
     base = box.commit("meanwhile")
     told = box.runner("merge", protocol, rc=4)
     assert "conflict: README.md" in told.err and f"git switch main && git merge {protocol}" in told.err
+    squash = box.runner("merge", protocol, "--squash", rc=4, cwd=box.worktree(protocol)).err
+    assert f"next: `cd {box.path} && git merge --squash {protocol}`, resolve it, commit; `runner status 1`" in squash
     assert box.git("rev-parse", "main").strip() == base
     assert box.git("status", "--porcelain") == ""
     box.git("merge", "-q", protocol, "-X", "ours")

@@ -205,13 +205,13 @@ def test_the_work_that_a_skipped_step_left_on_the_branch_is_said_with_what_takes
     protocol = box.new(steps)
     box.runner("run", protocol, rc=1)
     told = box.runner("skip", protocol, "a", rc=0).err
-    assert "  the work of a is still on the branch; `runner undo 1 a` takes it back\n" in told
+    assert "  the work of a is still on the branch; `runner undo 1 a` reverts it\n" in told
     box.runner("undo", "1", "a", rc=0)
     assert "done" in box.runner("run", "1", rc=0).err
     other = box.new({"01-a": command("echo bad > a.txt; false"), "02-b": command("test ! -e a.txt")})
     box.runner("run", other, rc=1)
-    assert (
-        "still on the branch" not in box.runner("skip", other, "a", rc=0).err
-    )  # it failed at its work, which is nowhere
+    told = box.runner("skip", other, "a", rc=0).err
+    assert "still on the branch" not in told  # it failed at its work, which is nowhere
+    assert "next          runner resume 2\n" in told
     box.runner("resume", other, rc=0)
     box.runner("run", other, rc=0)

@@ -84,8 +84,8 @@ def test_several_edits_and_matches_stand_below_each_other(box: Box) -> None:
         protocol = box.new({"01-a": agent()})
         told = box.runner("run", protocol, rc=0).err
     shown = box.runner("show", protocol, "a", "--transcript", rc=0).out
-    assert "        - new:\n            1\n            2\n          old:\n            one\n            two\n" in shown
-    assert "        - new: II\n          old: 2\n" in shown
+    assert "        - old:\n            one\n            two\n          new:\n            1\n            2\n" in shown
+    assert "        - old: 2\n          new: II\n" in shown
     assert "  · run  cat two.txt\n" in told and "  · edit_file  two.txt\n" in told
 
 

@@ -530,3 +530,19 @@ def test_a_record_of_nonsense_is_no_crash(box: Box) -> None:
         box.commit("nonsense", cwd=tree)
         assert box.runner("why", "a.txt:1-3", cwd=tree).code in (0, 5), value
         assert box.runner("audit", protocol, "-o", "page.html", rc=4).out
+
+
+def test_of_a_command_that_cost_nothing_no_cost_is_told(box: Box) -> None:
+    protocol = box.new({"01-a": command("echo one > a.txt")})
+    box.runner("run", protocol, rc=0)
+    told = box.runner("why", "a.txt:1", cwd=box.worktree(protocol), rc=0).out
+    assert "  step       01-a" in told and "  cost" not in told
+
+
+def test_where_a_call_wrote_a_part_of_the_line_why_says_no_more_than_it_knows(box: Box) -> None:
+    part = {"path": "a.txt", "edits": [{"old": "uno", "new": "one"}]}
+    with mind(box, say(write("a.txt", "number uno\n")), say(("edit_file", part)), finish()):
+        protocol = box.new({"01-a": agent()})
+        box.runner("run", protocol, rc=0)
+    told = box.runner("why", "a.txt:1", cwd=box.worktree(protocol), rc=0).out
+    assert "no call has the whole line: a command wrote it, or an edit of a part of it" in told

@@ -18,10 +18,15 @@ TWO = {"01-a": command("echo a > a.txt"), "02-b": command("true")}
         (["stauts"], "there is no command `stauts`", "did you mean `runner status`?"),
         (["xyz"], "there is no command `xyz`", "`runner --help` lists the commands"),
         (["run", "--max-stesp", "3"], "there is no option `--max-stesp`", "did you mean `--max-steps`?"),
+        (["merge", "--into", "x"], "there is no option `--into`", "`runner merge --help` lists them"),
+        (["new", "-q", "x"], "there is no option `-q`", "write it before the command: `runner -q new`"),
+        (["status", "-C", "x"], "there is no option `-C`", "write it before the command: `runner -C FOLDER status`"),
         (["run", "--zzz"], "there is no option `--zzz`", "`runner run --help` lists them"),
         (["run", "--max-steps", "0"], "invalid value for '--max-steps'", "`runner run --help` describes it"),
         (["run", "1", "2"], "got unexpected extra argument", "`runner run --help` describes it"),
         (["edit", "--remove"], "option '--remove' requires an argument", "`runner edit --help` describes it"),
+        (["engines", "openai"], "`openai` does not say which model", "write it as openai:MODEL"),
+        (["engines", "recorded:"], "`recorded:` does not say which file", "write it as recorded:FILE"),
         (["completion"], "missing argument", "`runner completion --help` describes it"),
         (["new", "--input", "a=1"], "--input goes with --workflow", "`runner new --help` describes it"),
         (["-C", "nowhere", "status"], "invalid value for '-C'", "`runner --help` describes it"),
@@ -66,7 +71,7 @@ def test_clean_says_that_the_branch_of_a_cancelled_protocol_stays(box: Box) -> N
     protocol = box.new(TWO)
     box.runner("step", protocol, rc=0)
     box.runner("cancel", protocol, rc=0)
-    stays = f"left     branch     {protocol}  it was cancelled, and its base does not have its commits"
+    stays = f"left     branch     {protocol}  it was cancelled, and its base does not have its commits; `git branch -D"
     assert stays in box.runner("clean", "--yes", rc=0).err
     assert box.git("rev-parse", protocol)
     assert "nothing to remove" in (told := box.runner("clean", "--yes", rc=0).err) and "branch" not in told

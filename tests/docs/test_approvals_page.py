@@ -71,7 +71,7 @@ def test_a_word_given_by_hand_counts_and_both_say_so(scene: Scene) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the runner asks about the same" in done.stdout
     assert 'Good "runner-approval" signature for alice@example.test' in done.stdout
-    assert "alice@example.test approves: it does what the ticket says\n" in scene.status()
+    assert "alice@example.test approved: it does what the ticket says\n" in scene.status()
     scene.box.runner("run", scene.protocol, rc=0)
     assert "deployed" in scene.box.git("show", f"{scene.protocol}:d.txt")
     scene.box.runner("verify", scene.protocol, rc=0)
@@ -81,7 +81,7 @@ def test_a_stale_word_is_stale_by_hand_and_by_the_runner(scene: Scene) -> None:
     sneak = "echo 'echo pwned' > deploy.sh; git commit -qam sneak; git push -q origin HEAD:$protocol\n"
     done = scene.sh(page("hand") + sneak + page("check"))
     assert done.returncode == 1 and "Good" in done.stdout  # the signature holds; what it names is not there any more
-    assert "alice@example.test approves: stale: deploy.sh was changed since" in scene.status()
+    assert "alice@example.test approved: stale: deploy.sh was changed since" in scene.status()
     scene.box.runner("run", scene.protocol, rc=3)
 
 
@@ -91,7 +91,7 @@ def test_a_word_under_anothers_name_is_none_by_hand_and_by_the_runner(scene: Sce
     assert by_hand != page("hand")
     done = scene.sh(by_hand + page("check"))
     assert done.returncode != 0 and "Good" not in done.stdout
-    assert "bob@example.test approves: untrusted" in scene.status()
+    assert "bob@example.test approved: untrusted" in scene.status()
     scene.box.runner("run", scene.protocol, rc=3)
 
 

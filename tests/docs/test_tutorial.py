@@ -92,9 +92,9 @@ def person(folder: Path, name: str, shared: Path, *, cloned: bool, more: dict[st
     (home / "shared.git").symlink_to(shared)
     if cloned:
         subprocess.run(["git", "clone", "-q", shared, home / "your-project"], env=env, check=True)
-        subprocess.run([sys.executable, "-m", "venv", home / "your-project/.venv"], check=True)
-        install = [str(home / "your-project/.venv/bin/python"), "-m", "pip", "install", "-q", NEEDS]
-        subprocess.run(install, check=True)
+        at = home / "your-project/.venv"
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", at], check=True)
+        subprocess.run([sys.executable, "-m", "pip", "--python", at / "bin/python", "install", "-q", NEEDS], check=True)
     return Typist(home, env)
 
 

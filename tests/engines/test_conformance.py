@@ -56,6 +56,11 @@ def play(bench: Bench, scenario: str, tmp: Path) -> list[Response]:
         return SCENARIOS[scenario].play(stand.engine)
 
 
+def test_every_wire_format_has_a_bench() -> None:
+    held = {registry.ROWS[one.engine.partition(":")[0]].wire for one in FORMATS.values()}
+    assert {row.wire for row in registry.ROWS.values()} == held | {registry.ROWS["gemini"].wire}
+
+
 def test_an_answer_comes_with_its_thoughts_apart(bench: Bench, tmp_path: Path) -> None:
     (response,) = play(bench, "answer", tmp_path)
     assert (response.turn.text, response.thoughts) == ("Hello, world.", "A greeting.")
@@ -230,6 +235,7 @@ TOLD: dict[str, type[EngineError]] = {
     "too-long": ContextTooLongError,
     "529": OverloadedError,
     "failed-in-stream": RateLimitError,
+    "refused-in-stream": RequestRefusedError,
     "error-instead-of-a-stream": OverloadedError,
     "silence": NetworkError,
     "silence-after-headers": NetworkError,

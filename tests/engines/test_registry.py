@@ -140,7 +140,7 @@ def test_a_part_of_an_address_that_is_missing_is_named() -> None:
 def test_an_address_with_a_password_is_refused_and_not_shown() -> None:
     """It would be sent in the key's place, and stand in what an endpoint says back."""
     environ = {"RUNNER_COMPATIBLE_URL": "http://bob:hunter2secret@127.0.0.1:1/v1"}
-    with pytest.raises(UsageError, match="holds a user or a password") as told:
+    with pytest.raises(UsageError, match="contains a user or a password") as told:
         registry.open_engine("compatible:m", environ, Path())
     assert "hunter2secret" not in str(told.value) and "RUNNER_COMPATIBLE_KEY" in told.value.hint
 
@@ -186,3 +186,14 @@ def test_a_check_of_a_cassette_reads_it(tmp_path: Path) -> None:
 )
 def test_the_most_that_a_model_says_at_once(model: str, most: int | None) -> None:
     assert registry.most_output(model) == most
+
+
+@pytest.mark.parametrize("key", ["sk-ü", "a b", "auth_tokens/x"])
+def test_what_is_no_key_is_refused_for_a_coding_agent_as_for_a_model(key: str, tmp_path: Path) -> None:
+    environ = {"GEMINI_API_KEY": key}
+    for ask in (
+        lambda: registry.open_engine("gemini:gemini-3.8-flash", environ, tmp_path),
+        lambda: registry.upstream("gemini", environ),
+    ):
+        with pytest.raises(KeyRefusedError, match="the value is not an API key of Gemini"):
+            ask()

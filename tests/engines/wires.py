@@ -401,6 +401,7 @@ FORMATS = {
         errors={
             **_OPENAI,
             "error-in-stream": _raw(_CHAT, {"error": {"code": 503, "message": "overloaded"}}),
+            "refused-in-stream": _raw(_CHAT, {"error": {"code": "invalid_prompt", "message": "no"}}),
             "error-instead-of-a-stream": Raw(data=b'{"error": {"code": 502, "message": "no provider"}}'),
         },
     ),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -292,7 +294,13 @@ def test_what_a_person_said_of_a_call_is_not_taken_for_a_later_one_like_it(remot
 
 
 @pytest.mark.slow
-def test_one_that_was_asked_about_here_alone_and_made_again_stays_announced(remote: Box) -> None:
+@pytest.mark.parametrize("clock", ["", "@2030-01-01 00:00:00 x0.5"])
+def test_one_that_was_asked_about_here_alone_and_made_again_stays_announced(remote: Box, clock: str) -> None:
+    if clock:  # of each process, so both calls start in the same second
+        if shutil.which("faketime") is None:
+            pytest.skip("faketime is not installed")
+        preload = subprocess.check_output(["faketime", "-f", "+0", "sh", "-c", 'printf %s "$LD_PRELOAD"'], text=True)
+        remote.env |= {"LD_PRELOAD": preload, "FAKETIME": clock}
     ledger = outside(remote, coworker="TOOLS\n", config="publish: always\n")
     protocol = remote.new({"01-tell": tool(REPORT[0], "agent: analyst\n", **REPORT[1])})
     kill(remote, ledger, "in-runner", "run", protocol)

@@ -104,7 +104,7 @@ def test_clean_is_refused_where_the_work_is_on_the_branch(box: Box) -> None:
         protocol = box.new({"01-a": agent('qa: {checks: ["exit 1"], rounds: 1}\n')})
         box.runner("run", protocol, rc=1)
     told = box.runner("retry", protocol, "--clean", rc=4).err
-    (undo,) = re.findall("`runner (undo .*?)` takes it back", told)
+    (undo,) = re.findall("`runner (undo .*?)` reverts it", told)
     box.runner(*undo.split(), rc=0)
     assert "a.txt" not in box.git("ls-tree", "--name-only", protocol)
 

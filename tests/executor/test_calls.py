@@ -186,7 +186,7 @@ def test_a_rejected_call_is_told_to_the_model_with_the_reason_and_not_made(box: 
         box.runner("run", protocol, rc=WAITS)
         said = box.runner("reject", protocol, "--yes", "-m", "not on a Friday", env=alice.env, rc=0).err
         assert "next          runner run 1" in said and "still needed" not in said
-        assert "carol@example.test rejects: not on a Friday" in box.runner("status", protocol).out
+        assert "carol@example.test rejected: not on a Friday" in box.runner("status", protocol).out
         box.runner("run", protocol, rc=0)
         assert "rejected by carol@example.test" in box.runner("show", protocol, "tell", rc=0).out
         assert wire.wrong == []

@@ -461,7 +461,7 @@ def test_a_call_that_only_seems_to_be_of_a_servers_tool_is_judged_as_what_it_is(
 def test_an_agent_that_cannot_reach_the_servers_is_refused(agents: Box) -> None:
     serve(agents)
     result = agents.runner("run", made(agents, "say hello", engine="acp:deaf"))
-    assert result.code == 2 and "takes no MCP servers over HTTP" in result.err
+    assert result.code == 2 and "does not support MCP servers over HTTP" in result.err
 
 
 KEY = "sk-a-key-that-stays-outside"
@@ -582,7 +582,7 @@ def test_verify_compares_the_calls_with_the_agents_own_output(agents: Box) -> No
         ('"docs/a.txt"', '"docs/b.txt"', "is another one in the agent's own output"),
         ('"acp:fake/edit"', '"acp:fake/execute"', "is another one in the agent's own output"),
         ('"content": "hello"', '"content": "other"', "is another one in the agent's own output"),
-        ('"id": "call-', '"id": "all-', "says nothing"),
+        ('"id": "call-', '"id": "all-', "is missing from"),
         ("a", "a", ""),
     ):
         forged = [

@@ -78,7 +78,7 @@ def test_without_a_checkout_it_is_the_workspaces_own_path(box: Box, tmp_path: Pa
     bare.git("remote", "remove", "origin")
     protocol = ran(bare, "pwd -P > where.txt")
     with bare.session() as session:
-        space = workspace.place(session.dirs, protocol, None)
+        space = workspace.place(session.project, protocol, None)
     assert bare.git("show", f"{protocol}:where.txt").strip() == str(space.work.resolve())
 
 
@@ -110,7 +110,7 @@ def test_where_the_environment_may_come_from(
 def test_the_record_and_show_name_the_environment(installed: Box) -> None:
     protocol = ran(installed, "touch done.txt", "true")
     assert installed.log(protocol).count('"environment":"found .venv"') == 2  # of the step, and of its check
-    assert "with found .venv" in installed.runner("show", protocol, "work", rc=0).out
+    assert "with the checkout's .venv" in installed.runner("show", protocol, "work", rc=0).out
 
 
 def test_the_environment_cannot_be_changed_by_a_step(installed: Box) -> None:
@@ -247,7 +247,7 @@ def test_it_is_made_once_for_all_protocols(made: Box) -> None:
         assert made.git("show", f"{protocol}:times.txt") == "x\n"
     (folder,) = made.home.glob(".local/state/protocol-runner/*/environments/*")
     assert (folder / "home/tools/needs").is_file()
-    assert f"with made {folder.name[:12]}" in made.runner("show", protocol, "work", rc=0).out
+    assert f"with environment {folder.name[:12]}" in made.runner("show", protocol, "work", rc=0).out
 
 
 def test_a_step_that_changes_what_the_setup_reads_makes_no_other_environment(made: Box) -> None:
@@ -614,7 +614,7 @@ def test_a_step_and_its_checks_each_write_into_a_copy_of_what_a_build_made(built
     assert "target" not in built.git("ls-tree", "-r", "--name-only", protocol)
     assert (built.path / "target/debug/lib.rlib").read_text() == "of the checkout\n"
     assert not (built.path / "target/new").exists()
-    assert "found target" in built.runner("show", protocol, "work", rc=0).out
+    assert "the checkout's target" in built.runner("show", protocol, "work", rc=0).out
 
 
 def test_a_folder_of_builds_that_the_step_s_commit_does_not_ignore_is_none_of_its_work(built: Box) -> None:

@@ -231,6 +231,12 @@ def test_what_is_shown_while_a_model_is_asked_is_not_the_check_before(box: Box) 
     assert before < asked < told.index("01-x 1/1 check 1/1\n")
 
 
+def test_what_is_shown_while_a_model_is_asked_says_so_without_checks_too(box: Box) -> None:
+    with mind(box, finish()):
+        told = box.runner("run", box.new({"01-x": agent("")}), "--verbose", rc=0).err
+    assert "01-x 1/1 asks the model\n" in told
+
+
 def test_without_checks_the_manifest_says_how_the_project_is_tested(box: Box) -> None:
     box.write(
         "pyproject.toml", "[project]\nname = 'x'\n\n[tool.pytest.ini_options]\ntestpaths = 'checks'\n\n[tool.ruff]\n"

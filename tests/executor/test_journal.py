@@ -28,7 +28,8 @@ def test_what_was_written_is_read(tmp_path_factory: pytest.TempPathFactory, reco
     journal = Journal(path)
     for record in records:
         journal.append(Unknown(record))
-    assert Journal(path).rows == records
+    # In the order of their keys too: a result whose keys had moved would be a request that no provider has in its cache.
+    assert json.dumps(Journal(path).rows) == json.dumps(records)
 
 
 def test_a_torn_last_record_is_cut_off_at_every_byte_and_written_over(tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def test_an_agent_that_leaves_too_much_is_blocked_with_what_it_paid(box: Box, sm
 
 def space(box: Box, protocol: str) -> Workspace:
     with box.session() as session:
-        return Workspace(session.dirs.own / protocol)
+        return Workspace(session.project, session.dirs.own / protocol)
 
 
 def test_work_so_far_leaves_out_what_is_too_big(box: Box) -> None:
@@ -198,7 +198,7 @@ def test_work_so_far_leaves_out_what_is_too_big(box: Box) -> None:
     for number in range(5):
         (at.work / f"f{number}").write_bytes(b"x" * (10 + number))
     with box.session() as session:
-        tree = workspace.tree_now(session.git, at, Bounds(file=100, total=40))
+        tree = workspace.tree_now(Workspace(session.project, at.root), Bounds(file=100, total=40))
         names = box.git("ls-tree", "-r", "--name-only", tree).split()
         assert [name for name in names if not name.startswith(".protocols")] == ["f0", "f1", "f2", "src/app.py"]
         assert box.git("show", f"{tree}:src/app.py") == "print('hello')\n"
@@ -213,8 +213,8 @@ def test_too_many_files_are_refused_too(box: Box) -> None:
     with box.session() as session:
         start = session.git.resolve(f"{protocol}~1") or ""
         with pytest.raises(TooMuchError, match="5 new or changed files"):
-            workspace.collect(session.git, at, start, (), Bounds(files=4))
-        assert len(workspace.collect(session.git, at, start, (), Bounds(files=5)).changed) == 5
+            workspace.collect(Workspace(session.project, at.root), start, (), Bounds(files=4))
+        assert len(workspace.collect(Workspace(session.project, at.root), start, (), Bounds(files=5)).changed) == 5
 
 
 NAMES = ("README.md", "src/app.py", "src", "new", "new/a", "d/e/f", "x.pyc", "crlf.txt", "\udcff")
@@ -257,8 +257,8 @@ def test_work_so_far_is_what_git_adds_when_it_looks_at_every_file(
     root = tmp_path_factory.mktemp("at") / "root"
     whole = root / "whole"
     with shared.session() as session:
-        git, at = session.git, Workspace(root)
-        workspace.reset(git, at, git.resolve("main") or "", "0001-x", session.env)
+        git, at = session.git, Workspace(session.project, root)
+        workspace.reset(at, git.resolve("main") or "", "0001-x")
         old = time.time() - 10
         os.utime(root / "checked-out", (old, old))  # as when the index was written later than all files
         for acts in rounds:
@@ -269,7 +269,7 @@ def test_work_so_far_is_what_git_adds_when_it_looks_at_every_file(
                 path.parent.mkdir(parents=True, exist_ok=True)
                 act(how, path)
             shutil.copy2(at.index, whole)
-            found = workspace.tree_now(git, at)
+            found = workspace.tree_now(at)
             with contextlib.suppress(GitError):  # it names what it left out
-                workspace._run(git, at, "add", "-A", "--ignore-errors", ".", index=whole)
-            assert found == workspace._run(git, at, "write-tree", index=whole).decode().strip()
+                workspace._run(at, "add", "-A", "--ignore-errors", ".", index=whole)
+            assert found == workspace._run(at, "write-tree", index=whole).decode().strip()

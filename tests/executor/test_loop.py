@@ -31,6 +31,7 @@ from runner.engines import (
     Usage,
     UserTurn,
 )
+from runner.errors import HeldError
 from runner.executor.journal import Journal
 from runner.executor.loop import CHARACTERS_A_TOKEN, Limits, Loop
 from runner.protocol.config import EngineSettings
@@ -380,6 +381,24 @@ def test_the_next_engine_is_asked_where_the_first_does_not_answer(tmp_path: Path
     first, second = Scripted([KeyRefusedError("no", "there", "set it")]), Scripted([FINISH])
     bench = Bench(tmp_path, [])
     assert bench.loop(first, second).run().outcome == "finished"
+
+
+@pytest.mark.parametrize("refusal", [overloaded(), KeyRefusedError("no", "there", "set it")])
+def test_no_model_is_asked_again_by_a_runner_that_lost_its_lease_meanwhile(
+    tmp_path: Path, refusal: OverloadedError | KeyRefusedError
+) -> None:
+    """Neither the same one after a wait nor the next one."""
+    first, second = Scripted([refusal, FINISH]), Scripted([FINISH])
+    loop = Bench(tmp_path, []).loop(first, second)
+
+    def ensure() -> None:
+        if first.asked:
+            raise HeldError("held by another runner", "there", "wait")
+
+    loop.ensure = ensure
+    with pytest.raises(HeldError):
+        loop.run()
+    assert (len(first.asked), len(second.asked)) == (1, 0)
 
 
 def test_a_long_wait_is_for_the_last_engine_alone(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_a_rule_about_a_path_holds_however_a_server_is_given_it(box: Box, alice:
     with mind(box) as wire:
         protocol = box.new({"01-a": agent()})
         with box.session() as session:
-            work = workspace.place(session.dirs, protocol, None).work
+            work = workspace.place(session.project, protocol, None).work
         name, arguments = call("look", "well")
         wire.script = Script(say((name, {**arguments, "path": path.format(work=work)})), finish())
         box.runner("run", protocol, rc=0)
@@ -116,7 +116,7 @@ def test_what_a_step_left_in_its_home_is_not_run_by_a_server(box: Box) -> None:
         box.runner("run", protocol, rc=0)
     (look,) = results(box, protocol, "a.1")[:1]
     with box.session() as session:
-        space = workspace.place(session.dirs, protocol, None)
+        space = workspace.place(session.project, protocol, None)
     assert look["content"] == str(space.root / "mcp-docs") != str(space.home)
 
 

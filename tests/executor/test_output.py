@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from runner.executor.step_run import OUTPUT_LIMIT, KeptOutput
+from runner.executor.workspace_session import OUTPUT_LIMIT, KeptOutput
 from runner.store.environment import Redactor
 from tests.conftest import Box, command
 

@@ -85,7 +85,7 @@ def test_a_plan_becomes_the_files_that_a_person_would_write(tmp_path: Path) -> N
     [
         ("no json", "not JSON"),
         ('{"title": "x"', "not JSON"),
-        ("[1]", "Input should be"),
+        ("[1]", "the answer should be keys and values"),
         ({**PLAN, "colour": "red"}, "colour"),
         ({**PLAN, "steps": []}, "give at least one step"),
         ({**PLAN, "title": "two\nlines"}, "title should be one line"),
@@ -131,6 +131,16 @@ def test_a_refusal_is_told(tmp_path: Path) -> None:
     _, loop = asked(tmp_path, says("I will not", finish="refused"))
     with pytest.raises(NoPlanError, match="I will not"):
         converse(loop.consult, "task", plan_files, None)
+
+
+@pytest.mark.parametrize("answer", [says("They are right as they are."), says("I will not", finish="refused")])
+def test_a_valid_plan_is_kept_where_the_question_about_its_checks_gets_no_plan(
+    tmp_path: Path, answer: Response
+) -> None:
+    engine, loop = asked(tmp_path, says(PLAN), answer, answer)
+    draft, files = converse(loop.consult, "task", plan_files, None, untried=lambda draft: ["make test"])
+    assert draft.title == PLAN["title"] and files == plan_files(draft)
+    assert "`make test`" in last(engine) or "This is no plan yet" in last(engine)
 
 
 def test_questions_come_first_and_their_answers_go_to_the_model(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from runner.app import run
 from runner.executor import advance
 from runner.protocol import state
-from runner.store import pending, snapshot
+from runner.store import batch, snapshot
 from runner.store.project import Session
 from tests.conftest import Box, mostly_slow, set_env
 
@@ -103,7 +103,7 @@ def _gone(at: Path) -> None:
 def test_an_edit_between_two_transitions_of_a_run_is_picked_up_before_a_step_uses_it(
     box: Box, edit: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pending, "MOST", 1)  # each is reported before the next
+    monkeypatch.setattr(batch, "MOST", 1)  # each is reported before the next
     protocol = box.new({"01-a": ECHO, "02-b": ECHO, "03-c": ECHO})
     at = box.worktree(protocol)
     with box.session() as session:

@@ -138,7 +138,8 @@ def test_status_shows_what_a_killed_step_has_cost(box: Box) -> None:
         (line,) = [line for line in box.runner("status", protocol, rc=0).out.split("\n") if "not recorded" in line]
         assert "2 answers" in line and "$0.0" in line
         cost = line.split()[2].rstrip(",")
-        assert f"{cost} so far" in box.runner(rc=0).out and f"{cost} so far" in box.runner("status", rc=0).out
+        assert f"this attempt so far: {cost}" in box.runner(rc=0).out
+        assert f"this attempt so far: {cost}" in box.runner("status", rc=0).out
         box.runner("run", protocol, rc=0)
     assert "not recorded" not in box.runner("status", protocol, rc=0).out
     assert "so far" not in box.runner("status", rc=0).out

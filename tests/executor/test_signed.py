@@ -29,12 +29,18 @@ def people(box: Box, tmp_path: Path) -> tuple[Person, Person]:
 
 
 def test_nothing_is_done_that_nobody_could_sign(box: Box, people: tuple[Person, Person]) -> None:
-    alice, _ = people
+    alice, runner = people
     assert "your git has no signing key" in box.runner("new", "X", "--plan", box.plan(STEPS), rc=2).err
     protocol = box.runner("new", "X", "--plan", box.plan(STEPS), env=alice.env, rc=0).out.strip()
     told = box.runner("step", protocol, env=alice.env, rc=2).err
     assert "is alice@example.test's" in told and "RUNNER_SIGNING_KEY" in told
+    told = box.runner("step", protocol, env={**alice.env, "RUNNER_SIGNING_KEY": "/nowhere/key"}, rc=2).err
+    assert "at:   RUNNER_SIGNING_KEY /nowhere/key\n" in told and "user.signingkey" not in told
     assert box.state(protocol)["revision"] == 2
+    told = box.runner("doctor", env=alice.env, rc=0).out
+    assert "is alice@example.test's" in told and "no step can be run here" in told
+    key = {"RUNNER_SIGNING_KEY": str(runner.key)}
+    assert "no step can be run" not in box.runner("doctor", env={**alice.env, **key}, rc=0).out
 
 
 @pytest.mark.parametrize("form", mostly_slow(["sha1", "sha256"], 1))

@@ -212,15 +212,15 @@ def test_a_file_whose_time_is_set_back_is_seen_to_change_within_a_second(box: Bo
     protocol = box.new({"01-a": command("true")})
     with box.session() as session:
         git, tip = session.git, box.git("rev-parse", protocol).strip()
-        at = workspace.place(session.dirs, protocol, None)
-        workspace.reset(git, at, tip, protocol, session.env)
+        at = workspace.place(session.project, protocol, None)
+        workspace.reset(at, tip, protocol)
 
         def left(text: str) -> tuple[str, int]:
             file = at.work / "version"
             file.write_text(text)
             os.utime(file, (0, 0))
             changed = int(file.stat().st_ctime)
-            tree = workspace.collect(git, at, tip, ()).tree if look == "collect" else workspace.tree_now(git, at)
+            tree = workspace.collect(at, tip, ()).tree if look == "collect" else workspace.tree_now(at)
             return git.require(f"{tree}:version", "version").decode(), changed
 
         for number in range(0, 90, 2):

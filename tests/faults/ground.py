@@ -352,6 +352,12 @@ _ground: Ground
 def _begin(folder: Path, port: int, options: tuple[str, ...], config: str) -> None:
     global _ground
     _ground = Ground.make(folder / f"ground-{os.getpid()}", port, *options, config=config)
+    _can_be_ended()
+
+
+def _can_be_ended() -> None:
+    """Let SIGTERM, by which the pool ends its processes, end this one: a command line that ran in it takes the signal for itself."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _try(told: tuple[Callable[[Ground, str], bool], str]) -> tuple[str, bool, str]:
@@ -361,6 +367,8 @@ def _try(told: tuple[Callable[[Ground, str], bool], str]) -> tuple[str, bool, st
         return point, attempt(_ground, point), ""
     except Exception:
         return point, True, traceback.format_exc()
+    finally:
+        _can_be_ended()
 
 
 Key = tuple[tuple[str, ...], str]  # options of `runner run`, and the project's configuration

@@ -73,9 +73,13 @@ def not_synced(ground: Ground, point: str) -> bool:
     noted = "/mirror/" in done.where and done.code == 0
     # Where the workspace's files could not be added they are added again from the start: into new files, which are synced.
     noted = noted or (done.where.startswith("git fsync ") and "/objects/" in done.where and done.code == 0)
+    # Where a branch is on the remote is noted for the person's own git: it is set again by what fetches or pushes it next.
+    noted = noted or (done.where.startswith("git fsync ") and "/refs/remotes/" in done.where and done.code == 0)
     # The note of the trusted branch is made again by the next command where it was not kept.
     noted = noted or (
-        re.search(r"^runner fsync \S+/protocol-runner/repo-[0-9a-f]+$", done.where) is not None and done.code == 0
+        re.search(r"^runner fsync \S+/protocol-runner/repo-[0-9a-f]+(/\.trusted\.json\.[0-9a-f]+)?$", done.where)
+        is not None
+        and done.code == 0
     )
     assert noted or done.code in (2, 69), f"exit {done.code}: {done.err}"
     assert noted or ("Traceback" not in done.err and "error: " in done.err), done.err

@@ -87,7 +87,7 @@ def test_a_renumbering_that_is_killed_anywhere_is_finished_when_it_is_typed_agai
             continue
         again = bob.runner("fork", "--renumber", OLD)
         left = list((tmp_path / "origin.git").rglob("*.lock"))
-        if again.code == UNREACHABLE and "the remote's administrator removes it" in again.err and left:
+        if again.code == UNREACHABLE and "ask the administrator to remove it" in again.err and left:
             for path in left:  # a git that was killed on the remote's side left it
                 path.unlink()
             again = bob.runner("fork", "--renumber", OLD)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from runner.cli.main import main
-from runner.store import pending
+from runner.store import batch
 
 if __name__ == "__main__":
-    pending.LONGEST = 3600.0
+    batch.LONGEST = 3600.0
     main()

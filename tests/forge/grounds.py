@@ -12,7 +12,8 @@ from typing import Protocol, cast
 from runner.forge import Forge, ForgeProject, Identity, Outcome, Token
 from runner.forge.github import GitHub
 from runner.forge.gitlab import GitLab
-from runner.forge.registry import Retrying, configured
+from runner.forge.registry import configured
+from runner.forge.retry import Retrying
 from tests.forge.github_front import HERE, REPO, GitHubFront, Known, emulated
 from tests.forge.gitlab_fake import PATH, Account, GitLabFake, like
 from tests.forge.gitlab_fake import PROTECTED as GITLAB_PROTECTED

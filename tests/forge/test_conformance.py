@@ -28,8 +28,9 @@ from runner.forge import (
     StatusState,
     TokenRefusedError,
 )
-from runner.forge.registry import ATTEMPTS, LONGEST
-from tests.forge.grounds import START, TOKEN, Ground
+from runner.forge.registry import FORGES
+from runner.forge.retry import ATTEMPTS, LONGEST
+from tests.forge.grounds import START, TOKEN, GitHubGround, GitLabGround, Ground
 from tests.forge.serving import Fault
 
 BRANCH = "0007-rate-limit"
@@ -40,6 +41,10 @@ DONE = Status(context="runner/step", state=StatusState.SUCCESS, text="3 of 3 ste
 def proposed(ground: Ground, branch: str = BRANCH) -> Request:
     ground.push("runner", branch)
     return ground.forge().propose(branch=branch, base="main", title="Rate limit the API", body="plan\n\nhow")
+
+
+def test_every_forge_has_a_ground() -> None:
+    assert {*FORGES} == {one.name for one in (GitHubGround, GitLabGround)}
 
 
 # requests
@@ -72,22 +77,22 @@ def test_a_request_into_another_branch_is_another_one(ground: Ground) -> None:
 
 def test_a_draft_is_made_ready_once(ground: Ground) -> None:
     request = proposed(ground)
-    ready = ground.forge().mark_ready(request.number)
+    ready = ground.forge().mark(request.number, draft=False)
     assert not ready.draft and ready.title == request.title
     written = len(ground.server.writes())
-    assert ground.forge().mark_ready(request.number) == ready and len(ground.server.writes()) == written
+    assert ground.forge().mark(request.number, draft=False) == ready and len(ground.server.writes()) == written
     changed = ground.forge().propose(branch=BRANCH, base="main", title="T", body="b")
     assert (changed.draft, changed.title) == (False, "T")
 
 
 def test_what_was_ready_is_made_a_draft_once_and_ready_again(ground: Ground) -> None:
     request = proposed(ground)
-    ground.forge().mark_ready(request.number)
-    draft = ground.forge().mark_draft(request.number)
+    ground.forge().mark(request.number, draft=False)
+    draft = ground.forge().mark(request.number, draft=True)
     assert draft.draft and draft.title == request.title
     written = len(ground.server.writes())
-    assert ground.forge().mark_draft(request.number) == draft and len(ground.server.writes()) == written
-    assert not ground.forge().mark_ready(request.number).draft
+    assert ground.forge().mark(request.number, draft=True) == draft and len(ground.server.writes()) == written
+    assert not ground.forge().mark(request.number, draft=False).draft
 
 
 def test_a_closed_request_is_told_and_a_new_one_is_opened_where_the_caller_wants_it(ground: Ground) -> None:
@@ -104,7 +109,7 @@ def test_a_closed_request_is_told_and_a_new_one_is_opened_where_the_caller_wants
 
 def test_a_merge_is_told_with_its_commit_and_who(ground: Ground) -> None:
     request = proposed(ground)
-    ground.forge().mark_ready(request.number)
+    ground.forge().mark(request.number, draft=False)
     oid = ground.merge("alice", request.number)
     merged = ground.forge().request(request.number)
     assert (merged.state, merged.merged, merged.ended_by) == (RequestState.MERGED, oid, ground.identity("alice"))
@@ -115,7 +120,7 @@ def test_the_head_follows_the_branch_and_outlives_it(ground: Ground) -> None:
     request = proposed(ground)
     head = ground.push("alice", BRANCH)
     assert ground.forge().request(request.number).head == head
-    ground.merge("alice", ground.forge().mark_ready(request.number).number)
+    ground.merge("alice", ground.forge().mark(request.number, draft=False).number)
     ground.delete_branch("alice", BRANCH)
     assert ground.forge().request(request.number).branch == BRANCH
     last = ground.forge().pushes(BRANCH)[0]
@@ -454,7 +459,7 @@ def test_another_answer_than_the_forges_is_named(ground: Ground) -> None:
 
 
 def test_a_list_without_end_is_refused(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.forge.response.MOST_PAGES", 3)
+    monkeypatch.setattr("runner.forge.MOST_PAGES", 3)
     number = proposed(ground).number
     again = {"X-Next-Page": "2", "Link": f'<{ground.server.url}/x?page=2>; rel="next"'}
     ground.server.faults[:] = [Fault("GET", 200, again, [], times=9)]

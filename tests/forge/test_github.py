@@ -77,8 +77,8 @@ def test_where_drafts_are_not_to_be_had_an_open_request_is_made(github: GitHubGr
     github.front.drafts_allowed = False
     number = proposed(github)
     assert not github.forge().request(number).draft
-    assert github.forge().mark_ready(number).number == number
-    assert not github.forge().mark_draft(number).draft  # and it is not told as something wrong
+    assert github.forge().mark(number, draft=False).number == number
+    assert not github.forge().mark(number, draft=True).draft  # and it is not told as something wrong
 
 
 def test_what_cannot_be_proposed_is_told_in_githubs_words(github: GitHubGround) -> None:
@@ -92,7 +92,7 @@ def test_marking_ready_needs_both_of_its_rights(github: GitHubGround, lacks: str
     rights = {"metadata=read", "pull_requests=write", "contents=write", "pull_requests=read"} - {lacks}
     github.front.tokens["lacks"] = Known("runner", rights)
     with pytest.raises(ScopeMissingError):
-        github.forge("lacks").mark_ready(number)
+        github.forge("lacks").mark(number, draft=False)
     assert github.forge().request(number).draft
 
 
@@ -110,7 +110,7 @@ def test_a_secondary_limit_is_waited_out_and_told_apart_from_a_missing_right(git
     github.server.faults.append(
         Fault("/graphql", 200, {}, {"errors": [{"type": "RATE_LIMITED", "message": "API rate limit exceeded"}]})
     )
-    assert not github.forge().mark_ready(number).draft
+    assert not github.forge().mark(number, draft=False).draft
     assert github.hours.slept == [3.0, 60.0, 60.0]
     github.server.faults.append(Fault("", 429, {"Retry-After": "3600"}))
     with pytest.raises(RateLimitError) as limited:

@@ -27,7 +27,7 @@ def test_each_request_is_as_github_describes_it_and_its_examples_are_read(prism:
     assert there is not None and there.state is RequestState.OPEN and there.branch == "new-topic"
     assert forge.propose(branch="new-topic", base="master", title="T", body="b").number == there.number
     assert forge.propose(branch="not-there-yet", base="main", title="T", body="b").state is RequestState.OPEN
-    assert forge.mark_ready(there.number).number == there.number
+    assert forge.mark(there.number, draft=False).number == there.number
     (comment,) = forge.comments(1)
     assert comment.by == me
     assert forge.keep_comment(1, "k", "words").id == comment.id

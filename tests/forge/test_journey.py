@@ -505,7 +505,7 @@ def test_reviews_that_do_not_count(place: Town, case: str) -> None:
 )
 @pytest.mark.slow
 def test_work_goes_on_where_the_forge_does_not(place: Town, fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.forge.registry._FIRST", 0.0)
+    monkeypatch.setattr("runner.forge.retry._FIRST", 0.0)
     protocol = place.box.new(ONE)
     place.fake.faults.append(fault)
     done = place.box.runner("run", protocol, rc=0)

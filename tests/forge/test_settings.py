@@ -24,7 +24,7 @@ def test_nothing_is_wrong_where_all_is_set(place: Town) -> None:
         ("squash", 0, "merged by squash alone"),
         ("open", 0, "main is not protected"),
         ("pipelines", 0, "tick `Pipelines must succeed`"),
-        ("stale", 0, "a push takes approvals back"),
+        ("stale", 0, "the forge dismisses approvals after a push"),
         ("mine", 2, "the token is alice@example.test's own account"),
         ("bot", 0, "is a bot's"),
         ("guest", 0, "may not write"),

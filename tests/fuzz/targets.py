@@ -21,7 +21,6 @@ from runner.protocol import (
     approval_file,
     clarifications,
     config,
-    decision,
     ids,
     log,
     machine,
@@ -207,7 +206,7 @@ def fuzz_state(data: bytes) -> bool:
     if found is None:
         return False
     assert state.load(state.render(found), "state.json") == found
-    taken(lambda: decision.decide(found), RunnerError)
+    taken(lambda: machine.decide(found), RunnerError)
     return True
 
 

@@ -118,3 +118,20 @@ def test_a_damaged_index_is_left_to_git(tmp_path_factory: pytest.TempPathFactory
         data[at] = byte
         assert objects.entries(bytes(data), ["README.md"], 20) is None
     assert objects.entries(bytes(data[:at]), ["README.md"], 20) is None
+
+
+@pytest.mark.parametrize("path", ["src/app.py", "src", "src/app.py/x", "README.md/a/b"])
+def test_a_path_that_the_index_has_is_not_free(box: Box, path: str) -> None:
+    assert objects.entries((box.path / ".git/index").read_bytes(), ["README.md"], 20, free=[path]) is None
+
+
+@pytest.mark.parametrize("path", ["src/app.pyx", "src/app", "sr", "app.py", "src.py/app.py"])
+def test_a_path_that_only_looks_like_one_of_the_index_is_free(box: Box, path: str) -> None:
+    data = (box.path / ".git/index").read_bytes()
+    known = objects.entries(data, ["README.md"], 20)
+    assert objects.entries(data, ["README.md"], 20, known, free=[path]) == known
+    box.write("src/app.py", "theirs")
+    box.git("update-index", "-z", "--index-info", data="".join(
+        f"100644 {box.git('rev-parse', 'HEAD:src/app.py').strip()} {stage}\tsrc/app.py\0" for stage in (2, 3)
+    ))  # fmt: skip
+    assert objects.entries((box.path / ".git/index").read_bytes(), ["README.md"], 20, free=[path]) is None

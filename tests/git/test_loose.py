@@ -199,14 +199,14 @@ def test_a_shared_repository_can_be_read_by_those_it_is_shared_with(
 
 
 def test_a_store_that_cannot_be_written_is_told(box: Box) -> None:
-    oid = git_says(box, "blob", b"no")
-    there = box.path / f".git/objects/{oid[:2]}"
+    folders = (
+        (data, box.path / f".git/objects/{git_says(box, 'blob', data)[:2]}") for data in (b"no", b"nor", b"not", b"now")
+    )
+    data, there = next(one for one in folders if not one[1].exists())
     with Git.open(box.path) as git:
-        if there.exists():
-            pytest.fail("take another content")
         there.write_bytes(b"")  # where a folder would have to be
         with pytest.raises(GitError, match="Not a directory") as told:
-            git.write("blob", b"no")
+            git.write("blob", data)
         assert "runner doctor" in told.value.hint
 
 
@@ -249,3 +249,22 @@ def test_a_loose_object_is_read_without_git_and_a_damaged_one_by_it(box: Box) ->
         head = box.git("rev-parse", "HEAD").strip()
         found = git.object(head)
         assert found is not None and found[1] == "commit"
+
+
+def test_a_folder_that_a_repack_removes_before_the_object_is_in_it_is_made_again(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`git repack -d` removes a folder as soon as it is empty."""
+    made, mkdir = list[str](), os.mkdir
+
+    def removed_twice(path: str, mode: int = 0o777) -> None:
+        mkdir(path, mode)
+        made.append(path)
+        if len(made) < 3:
+            os.rmdir(path)
+
+    with Git.open(box.path) as git:
+        monkeypatch.setattr(os, "mkdir", removed_twice)
+        oid = git.write("blob", b"between two repacks")
+        git.settle()
+    assert len(made) == 3 and box.git("cat-file", "blob", oid) == "between two repacks"

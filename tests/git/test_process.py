@@ -6,7 +6,9 @@ import os
 
 import pytest
 
+from runner.git import Git
 from runner.git.process import GitError, Held, git_error
+from tests.conftest import Box
 
 
 def held(script: str) -> Held:
@@ -37,3 +39,23 @@ def test_one_that_died_says_why() -> None:
 )
 def test_a_full_disk_has_one_hint_whatever_git_calls_it(said: str) -> None:
     assert git_error(["git", "read-tree"], 128, said).hint == "make room on the disk; nothing was published"
+
+
+def test_refs_that_were_packed_twice_within_a_second_are_not_taken_for_the_first_ones(box: Box) -> None:
+    """On a disk that gives the inode of a file that is gone to the next one, as ext4 does; here it is written in place."""
+    old, new = box.commit("one"), box.commit("two")
+    box.git("update-ref", "refs/heads/other", old)
+    box.git("pack-refs", "--all")
+    packed = box.path / ".git/packed-refs"
+    with Git.open(box.path) as git:
+        while True:
+            stamp = int(packed.stat().st_mtime)
+            assert git.ref("refs/heads/other") == old
+            packed.write_text(packed.read_text().replace(f"{old} refs/heads/other", f"{new} refs/heads/other"))
+            if int(packed.stat().st_mtime) == stamp:
+                break
+            box.git("update-ref", "refs/heads/other", old)
+            box.git("pack-refs", "--all")
+        assert git.ref("refs/heads/other") == new
+        git.update_refs({"refs/heads/other": (old, new)}, "test")
+    assert box.git("rev-parse", "refs/heads/other").strip() == old

@@ -206,7 +206,7 @@ def _is_report(statement: ast.stmt, returns: str) -> bool:
     match statement:
         case ast.Raise(exc=ast.Call()):
             return not re.match(
-                r"raise (AssertionError|InsufficientHistoryError|(transitions\.)?missing|_gone)\(",
+                r"raise (AssertionError|InsufficientHistoryError|([\w.]+\.)?missing|_gone)\(",
                 ast.unparse(statement),
             )
         case ast.Expr(value=ast.Yield() | ast.YieldFrom()):

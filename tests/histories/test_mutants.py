@@ -54,7 +54,7 @@ NOT_SHOWN = {
     "trust.rules.permissions._off_branch: or last is None": "a commit between two that are here is here",
     "trust.rules.permissions._starts: if judged and judged[0] is not None": "the same commit is among those that are tried next",
     "trust.rules.permissions.unsigned: in *(email.casefold()": "OpenPGP, whose keys cannot be made the same each time",
-    "trust.view.View._parsed: if size is not None": "a bound on what is read; a statement is shorter",
+    "trust.transitions.History._parsed: if size is not None": "a bound on what is read; a statement is shorter",
     "trust.approval._judge_review: if not who": "nobody is in no role: a better word for it",
     "trust.approval._judge_review: if who in case.view.trusted.agents": "a policy with an agent in a role is refused whole",
     "trust.approval._judge_review: or asked is None": "what waits in the record was asked; a live caller may not know",
@@ -68,6 +68,7 @@ NOT_SHOWN = {
     "trust.rules.ends.wrong_fork: or origin == walk.protocol": "its own record before its genesis is a finding",
     "trust.rules.ends.wrong_fork: or parsed.parent is None": "a genesis without a parent is a finding",
     "trust.rules.ends.wrong_fork: or report.state is None": "what verifies has a state",
+    "trust.rules.ends.older_policies: return f": "a note and no verdict: tests/attacks/test_hostile_places.py",
     "trust.approval._is_seen: return word.reject(RejectionReason.UNSEEN": "a note and no verdict: test_merge_word",
 }
 

@@ -46,6 +46,6 @@ def test_all_surfaces_agree(name: str, shelf: Shelf) -> None:
     code = verify.prove(session, case.protocol)[1]
     found = checks.of_protocol(session, case.protocol, session.project.protocols()[case.protocol])
     # That nobody has the key or role for an open wait is about the people of now, and not about the history.
-    kinds = {one.kind for one in found if not one.consequence.endswith("nobody can end that")}
+    kinds = {one.kind for one in found if not one.consequence.endswith("nobody can end the wait")}
     assert ("integrity" in kinds, "here" in kinds and "integrity" not in kinds) == (code == 4, code == 5), kinds
     assert bool(request.verify_summary(session, case.protocol)) == (code != 0)

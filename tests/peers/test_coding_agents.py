@@ -246,7 +246,7 @@ def test_an_agent_that_takes_no_servers_is_refused_where_the_project_has_some(
     serve(box)
     allow(box, alice, "")
     result = box.runner("run", box.new({"01-do": agent(engine=engine)}))
-    assert result.code == 2 and "takes no MCP servers over HTTP" in result.err and not model.number
+    assert result.code == 2 and "does not support MCP servers over HTTP" in result.err and not model.number
 
 
 @pytest.mark.parametrize(("engine", "pin"), by_turns(OVER_ACP.items()))

@@ -90,6 +90,18 @@ def test_an_engine_is_written_in_four_ways(written: str) -> None:
         ("publish: no\n", 1, "`publish` should be 'never', 'ask' or 'always'", "write one of"),
         ("executor: sandox\n", 1, "`executor` should be 'sandbox', 'container' or 'host'", "did you mean `sandbox`?"),
         ("- a\n", 1, "keys and values are expected here", "write lines"),
+        (
+            "mcp:\n  a: {command: [x], lock: l.json}\n",
+            2,
+            "`mcp.a.lock` and `package` must be set together",
+            "write both, or neither",
+        ),
+        (
+            "acp:\n  a: {command: [x], endpoint: [URL]}\n",
+            2,
+            "`acp.a.endpoint` and `speaks` must be set together",
+            "write both, or neither",
+        ),
         ("base: -x\n", 1, "`base` should be the name of a branch", "write a name that git allows"),
         ("base: a b\n", 1, "`base` should be the name of a branch", "write a name that git allows"),
         ("base: x.lock\n", 1, "`base` should be the name of a branch", "write a name that git allows"),
@@ -167,3 +179,10 @@ def test_a_bad_coworker_is_told_by_line(text: str, line: int, what: str) -> None
 
     assert refused.value.where == f"a.yaml:{line}"
     assert refused.value.what.startswith(what)
+
+
+def test_what_there_is_too_much_of_is_refused_in_plain_words() -> None:
+    with pytest.raises(MalformedFileError) as refused:
+        config.parse(b"review: {reviewers: [{}, {}, {}, {}, {}, {}]}\n", "config.yaml")
+    assert refused.value.what == "`review.reviewers` should have at most 5 items, not 6"
+    assert refused.value.hint == "remove some"

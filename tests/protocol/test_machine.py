@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.errors import IllegalEventError
-from runner.protocol import decision, machine
 from runner.protocol import events as ev
+from runner.protocol import machine
 from runner.protocol.event_types import EVENTS
 from runner.protocol.events import Event
 from runner.protocol.state import WAITS, SpentTotal, State, Status, StepState, StepStatus, Wait, load, render
@@ -370,11 +370,8 @@ def test_what_is_picked_to_begin_has_what_it_needs(data: st.DataObject) -> None:
         for place, slug in enumerate(SLUGS, 1)
     }
     for only in (None, *SLUGS):
-        action = decision.decide(histories.state_with(steps), only)
-        if (
-            isinstance(action, decision.RunStep | decision.AskPerson)
-            and steps[action.slug].status is StepStatus.PENDING
-        ):
+        action = machine.decide(histories.state_with(steps), only)
+        if isinstance(action, machine.RunStep | machine.AskPerson) and steps[action.slug].status is StepStatus.PENDING:
             there = {steps[need].status if need in steps else None for need in steps[action.slug].needs}
             assert there <= {StepStatus.COMPLETED, StepStatus.CANCELLED}
 
@@ -416,14 +413,14 @@ def test_a_planner_goes_on_when_its_questions_are_answered() -> None:
     history = [created(), asked(2, "Formal?"), asked(3, "When?")]
     state = fold(history)
     assert (state.status, [wait.id for wait in state.waiting]) == (Status.PLANNING, ["w2", "w3"])
-    action = decision.decide(state)
-    assert isinstance(action, decision.Halt) and action.reason == "Formal?" and len(action.waiting) == 2
+    action = machine.decide(state)
+    assert isinstance(action, machine.Halt) and action.reason == "Formal?" and len(action.waiting) == 2
     history += [answered(4, "w3"), entry(5, ev.Paused(subject=PROTOCOL)), answered(6, "w2")]
-    assert isinstance(decision.decide(fold(history)), decision.Halt)
+    assert isinstance(machine.decide(fold(history)), machine.Halt)
     history += [entry(7, ev.Resumed(subject=PROTOCOL))]
-    assert fold(history).status is Status.PLANNING and isinstance(decision.decide(fold(history)), decision.WritePlan)
+    assert fold(history).status is Status.PLANNING and isinstance(machine.decide(fold(history)), machine.WritePlan)
     history += [asked(8, "Where?"), answered(9, "w8"), entry(10, PLANNED)]
-    assert (fold(history).status, decision.decide(fold(history))) == (Status.PLANNED, decision.RunStep("a"))
+    assert (fold(history).status, machine.decide(fold(history))) == (Status.PLANNED, machine.RunStep("a"))
 
 
 def test_what_was_asked_ends_with_the_plan_and_the_plan_is_not_taken_back() -> None:

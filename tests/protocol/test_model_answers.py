@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -46,3 +48,12 @@ def test_anything_else_is_refused_with_a_reason(value: Any) -> None:
     with pytest.raises(UnfitError) as refused:
         parse(Discovery, json.dumps(value))
     assert refused.value.problems and all(refused.value.problems)
+
+
+def test_no_answer_needs_pydantic() -> None:
+    """The base install has one reader of models, and no compiled library for another."""
+    read = "from runner.protocol.model_answers import Draft, parse, read_verdict\n"
+    read += "from runner.app import plan, scaffold\nfrom runner.executor import planning\nfrom runner.executor.steps import review\n"
+    read += "read_verdict('{}'), review.of_step, planning.converse, plan, scaffold\n"
+    code = f"import sys\n{read}assert 'pydantic' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

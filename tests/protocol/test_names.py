@@ -29,6 +29,9 @@ def test_a_title_gives_an_id(title: str, number: int) -> None:
         ("日本", "task"),
         ("a" * 59 + " bc", "a" * 59),
         ("x" * 100, "x" * 60),
+        ("A " + "x" * 100, "a-" + "x" * 58),
+        ("ab " * 20 + "end", "-".join(["ab"] * 20)),
+        ("a" * 50 + " of the function", "a" * 50 + "-of-the"),
     ],
 )
 def test_slug_of_a_title(title: str, slug: str) -> None:

@@ -39,6 +39,7 @@ KINDS = f"`kind` should be {', '.join(FIRST)} or {LAST}"
         ("kind: human\nwith_: {}", 4, "unknown key `with_`", "did you mean `with`?"),
         ("kind: human\napproval: {roles: [x]}", 4, "the key `when` is missing", "add `when: …`, 'none', 'before' or 'after'"),
         ("kind: human\nzzzzzz: 1", 4, "unknown key `zzzzzz`", "known keys: agent, approval, budget, decompose, engine, kind"),
+        ("kind: human\nchecks: [x]", 4, "unknown key `checks`", "write `qa: {checks: [COMMAND]}`"),
         ("kind: human\nqa: {polcy: light}", 4, "unknown key `qa.polcy`", "did you mean `policy`?"),
         ("kind: human\nbudget:\n  usd: 1\n  token: 2", 6, "unknown key `budget.token`", "did you mean `tokens`?"),
         ("kind: human\non_failure: {retyr: 1}", 4, "unknown key `on_failure.retyr`", "did you mean `retry`?"),
@@ -160,6 +161,7 @@ def test_a_title_is_one_line(title: str, what: str) -> None:
         ("---\n- title\n---\n", 1, "keys and values are expected here", "write lines"),
         ("---\nbase: main\n---\n", 2, "the key `title` is missing", "add `title: …`"),
         ("---\ntitel: x\n---\n", 2, "unknown key `titel` (and 1 more)", "did you mean `title`?"),
+        ("---\ntitle: t\nchecks: x\n---\n", 3, "unknown key `checks`", "write `qa: {checks: [COMMAND]}`"),
         ("---\r\ntitle: t\r\nbas: main\r\n---\r\n", 3, "unknown key `bas`", "did you mean `base`?"),
         ("\ufeff---\ntitle: t\nbas: main\n---\n", 3, "unknown key `bas`", "did you mean `base`?"),
         (

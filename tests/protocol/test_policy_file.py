@@ -113,7 +113,7 @@ def test_without_a_word_beyond_the_project_s_id() -> None:
         (PEOPLE + "approvals: {call: {expires: 25h}}\n", 3, "`approvals.call.expires` should be a day", "24h or less"),
         (PEOPLE + "approvals: {plan: {expires: 721h}}\n", 3, "`approvals.plan.expires` should be 30 days", "720h"),
         (PEOPLE + "approvals: {step: {required: true}}\n", 3, "`approvals.step` has no `required`", "ask: {step:"),
-        (PEOPLE + "approvals: {plan: {from: []}}\n", 3, "`approvals.plan.from`", "correct"),
+        (PEOPLE + "approvals: {plan: {from: []}}\n", 3, "`approvals.plan.from` should have at least 1", "add one"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(text: str, line: int, what: str, hint: str) -> None:

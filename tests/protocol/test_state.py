@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import IntegrityError, RunnerError, UnsupportedError
-from runner.protocol import decision
+from runner.protocol import machine
 from runner.protocol import state as state_file
 from runner.protocol.state import (
     Artifact,
@@ -255,8 +255,8 @@ def test_what_steps_share_is_what_each_would_find_alone(
 def test_plain_data_tells_whether_something_can_happen_as_the_machine_does(found: State) -> None:
     plain = json.loads(render(found))
     assert is_whole(plain)
-    decided = decision.decide(load(render(found), "state.json"))
-    assert decision.can_act(plain, found.protocol) == (not isinstance(decided, decision.Halt))
+    decided = machine.decide(load(render(found), "state.json"))
+    assert machine.can_act(plain, found.protocol) == (not isinstance(decided, machine.Halt))
 
 
 @pytest.mark.parametrize(("row", "value"), [("Row", State), ("StepRow", StepState), ("WaitRow", Wait)])

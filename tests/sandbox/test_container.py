@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from runner.errors import SandboxError, SandboxUnavailableError
 from runner.sandbox.container import LABEL, Container, Engine, choose, end_left
-from runner.sandbox.process import Command, Image, Limits, SandboxError, SandboxUnavailableError
+from runner.sandbox.process import Command, Image, Limits
 from tests.sandbox import image
 from tests.sandbox.test_sandbox import BEAT, assert_stopped, command, containers, sh
 

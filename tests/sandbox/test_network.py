@@ -16,7 +16,8 @@ from uuid import uuid4
 
 import pytest
 
-from runner.sandbox.process import Command, Network, Outcome, Sandbox
+from runner.sandbox.network import Network
+from runner.sandbox.process import Command, Outcome, Sandbox
 from tests.sandbox.test_sandbox import CONTAINER, PLACES
 
 PUBLIC = "93.184.215.14"

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from runner.sandbox import bubblewrap
+from runner.sandbox import seccomp
 
 ALLOWED = 0x7FFF0000
 X86_64, I386, AARCH64, ARM = 0xC000003E, 0x40000003, 0xC00000B7, 0x40000028
@@ -38,47 +38,47 @@ def refused(code: int) -> int:
 
 
 @BOTH
-@pytest.mark.parametrize("name", bubblewrap.REFUSED)
+@pytest.mark.parametrize("name", seccomp.REFUSED)
 def test_what_is_in_the_table_is_refused(machine: str, name: str) -> None:
-    *numbers, code = bubblewrap.REFUSED[name]
-    number = numbers[bubblewrap.MACHINES[machine][1]]
-    assert answer(bubblewrap.filter_for(machine), OWN[machine], number) == refused(code)
-    assert answer(bubblewrap.filter_for(machine, user_namespaces=True), OWN[machine], number) == refused(code)
+    *numbers, code = seccomp.REFUSED[name]
+    number = numbers[seccomp.MACHINES[machine][1]]
+    assert answer(seccomp.filter_for(machine), OWN[machine], number) == refused(code)
+    assert answer(seccomp.filter_for(machine, user_namespaces=True), OWN[machine], number) == refused(code)
 
 
 @BOTH
 def test_what_is_not_in_the_table_is_allowed(machine: str) -> None:
-    column = bubblewrap.MACHINES[machine][1]
-    table = {call[column] for call in (*bubblewrap.REFUSED.values(), bubblewrap.CLONE3)}
-    program = bubblewrap.filter_for(machine)
+    column = seccomp.MACHINES[machine][1]
+    table = {call[column] for call in (*seccomp.REFUSED.values(), seccomp.CLONE3)}
+    program = seccomp.filter_for(machine)
     assert {n for n in range(1000) if answer(program, OWN[machine], n) != ALLOWED} == table
 
 
 @BOTH
 def test_user_namespaces_are_refused_and_other_processes_are_not(machine: str) -> None:
-    column, new = bubblewrap.MACHINES[machine][1], 0x10000000
-    strict, open_ = bubblewrap.filter_for(machine), bubblewrap.filter_for(machine, user_namespaces=True)
-    for *numbers, code in bubblewrap.BY_FLAG.values():
+    column, new = seccomp.MACHINES[machine][1], 0x10000000
+    strict, open_ = seccomp.filter_for(machine), seccomp.filter_for(machine, user_namespaces=True)
+    for *numbers, code in seccomp.BY_FLAG.values():
         for other in (0, 17, 0x00020000, 0xFFFFFFFF_00000000):
             assert answer(strict, OWN[machine], numbers[column], other) == ALLOWED
             assert answer(strict, OWN[machine], numbers[column], new | other) == refused(code)
             assert answer(open_, OWN[machine], numbers[column], new | other) == ALLOWED
-    assert answer(strict, OWN[machine], bubblewrap.CLONE3[column]) == refused(errno.ENOSYS)
-    assert answer(open_, OWN[machine], bubblewrap.CLONE3[column]) == ALLOWED
+    assert answer(strict, OWN[machine], seccomp.CLONE3[column]) == refused(errno.ENOSYS)
+    assert answer(open_, OWN[machine], seccomp.CLONE3[column]) == ALLOWED
 
 
 @BOTH
 @pytest.mark.parametrize("abi", [I386, ARM, X86_64, AARCH64, 0])
 def test_every_call_of_another_abi_is_refused(machine: str, abi: int) -> None:
-    said = answer(bubblewrap.filter_for(machine), abi, 1)
+    said = answer(seccomp.filter_for(machine), abi, 1)
     assert said == (ALLOWED if abi == OWN[machine] else refused(errno.ENOSYS))
 
 
 @pytest.mark.parametrize("number", [0x40000000, 0x40000000 + 250, 0x40000000 + 520, 0xFFFFFFFF])
 def test_x32_is_refused(number: int) -> None:
-    assert answer(bubblewrap.filter_for("x86_64"), X86_64, number) == refused(errno.ENOSYS)
+    assert answer(seccomp.filter_for("x86_64"), X86_64, number) == refused(errno.ENOSYS)
 
 
 def test_a_machine_without_a_column_has_no_filter() -> None:
-    assert bubblewrap.filter_for("riscv64") is None
-    assert bubblewrap.filter_for("") is None
+    assert seccomp.filter_for("riscv64") is None
+    assert seccomp.filter_for("") is None

@@ -407,6 +407,9 @@ class MemoryGit(Git):
     def blobs(self, names: Sequence[str]) -> list[bytes | None]:
         return [self.blob(name) for name in names]
 
+    def _objects(self, names: Sequence[str]) -> list[tuple[str, str, bytes] | None]:
+        return [self.object(name) for name in names]
+
     def stream(self, names: Sequence[str]) -> Iterator[bytes | None]:
         return map(self.blob, names)
 
@@ -579,9 +582,10 @@ class MemoryGit(Git):
         self.seam("written", f"git {args[0]}")
         return done
 
-    def _at_for_each_ref(self, refs: dict[str, str], args: Sequence[str], data: bytes) -> tuple[int, bytes, str]:
-        lines = [f"{oid} {name}\n" for name, oid in sorted(refs.items()) if _below(name, args[1:])]
-        return 0, "".join(lines).encode(), ""
+    def refs_in(self, git_dir: Path, name: str) -> dict[str, str]:
+        self.seam("read", "refs")
+        refs = self.repository.mirrors.get(git_dir, {})
+        return {one: oid for one, oid in sorted(refs.items()) if _below(one, [name])}
 
     def _at_update_ref(self, refs: dict[str, str], args: Sequence[str], data: bytes) -> tuple[int, bytes, str]:
         for line in data.decode().splitlines():

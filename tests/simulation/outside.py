@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from runner.engines import Call, ModelTurn, NetworkError, Request, Response, ToolTurn, Usage, registry
 from runner.sandbox import process
-from runner.sandbox.process import Command, Group, Limits, Outcome, Place
+from runner.sandbox.process import Command, Group, Limits, Outcome, Pipes, Place, Stdio
 from runner.store.remote import Mirror
 
 if TYPE_CHECKING:
@@ -41,15 +41,14 @@ TOOLS: Mapping[str, tuple[Mapping[str, Any], tuple[str, ...]]] = {
 SCRIPT = "sim:script"
 
 
-class Child:
+class Child(process.Session):
     """A session whose requests are answered at once."""
 
     def __init__(
         self, answer: Callable[[Mapping[str, Any] | None], dict[str, Any] | None], ended: Callable[[], None]
     ) -> None:
         self.answer, self._ended = answer, ended
-        self.stdin: BinaryIO = io.BytesIO()
-        self.stdout: BinaryIO = io.BytesIO()
+        self.stdin, self.stdout = io.BytesIO(), io.BytesIO()
 
     def close(self, grace: float = 2.0) -> Outcome:
         """See `Session.close`."""
@@ -62,9 +61,10 @@ def outcome(code: int = 0, said: bytes = b"") -> Outcome:
     return Outcome(code, False, 0.0, "sha256:" + hashlib.sha256(said).hexdigest(), len(said), said)
 
 
-def exchange(session: Child, request: Mapping[str, Any] | None, timeout: float) -> dict[str, Any] | None:
+def exchange(pipes: Pipes, request: Mapping[str, Any] | None, timeout: float) -> dict[str, Any] | None:
     """Ask a child; see `runner.tools.commands.exchange`."""
-    return session.answer(request)
+    assert isinstance(pipes.session, Child)
+    return pipes.session.answer(request)
 
 
 @dataclass(slots=True)
@@ -82,7 +82,7 @@ class Sandbox(process.Sandbox):
         """See `Sandbox.limited`: nothing here uses much."""
         return self
 
-    def _spawn(self, command: Command, stdin: int, stdout: int, stderr: int) -> Group:
+    def _spawn(self, command: Command, stdio: Stdio) -> Group:
         raise AssertionError(command)
 
     def attach(self, command: Command) -> Outcome:
@@ -267,9 +267,10 @@ def laid(world: World) -> Iterator[None]:
     with (
         mock.patch("runner.sandbox.bubblewrap.Bubblewrap", lambda toolchains, user_namespaces, memory=None: place),
         mock.patch.object(registry, "open_engine", lambda name, environ, base: Script(world)),
-        mock.patch("runner.tools.files.exchange", exchange),
-        mock.patch("runner.tools.python.exchange", exchange),
+        mock.patch("runner.tools.commands.exchange", exchange),
         mock.patch("runner.executor.workspace_session.toolchains", lambda path, home, known=(): ()),
+        # The files of a workspace have real times, and a second of those may end anywhere in a seed.
+        mock.patch("runner.store.workspace._is_older_than_index", lambda space: False),
         mock.patch("runner.store.objects.lend", lambda *_: None),  # no git runs in these workspaces
         mock.patch("runner.executor.workspace_session.end_all", lambda word: 0),
         mock.patch("runner.store.locks.fcntl", Locks(world)),

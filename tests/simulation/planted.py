@@ -22,7 +22,7 @@ from runner.store.remote import Mirror
 from runner.tools import ToolError, python
 
 Changes = Mapping[str, tuple[str | None, str | None]]
-MOST = 200  # seeds within which each is found
+MOST = 300  # seeds within which each is found
 
 _push, _append, _notice, _moved_on = Mirror.push, effects.ExternalCalls.append, lease.notice, lease._moved_on
 
@@ -58,8 +58,8 @@ def _without_grace(project: Any) -> float:
     return float(seconds_of(project.config.lease.ttl))
 
 
-def _takes_without_intents(git: Any, oid: str, ref: str, who: Any) -> tuple[Any, Mapping[str, Any]]:
-    return _read(git, oid, ref, who)[0], {}
+def _takes_without_intents(clone: Any, oid: str, ref: str) -> tuple[Any, Mapping[str, Any]]:
+    return _read(clone, oid, ref)[0], {}
 
 
 _read = lease._read

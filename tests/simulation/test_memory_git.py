@@ -214,12 +214,12 @@ def test_a_workspace_is_made_and_looked_through_as_git_does(
 
     def work(git: Git) -> list[Any]:
         kind = "memory" if isinstance(git, MemoryGit) else "real"
-        space = Workspace(tmp_path / f"work-{kind}")
+        space = Workspace(Clone.of(git, env), tmp_path / f"work-{kind}")
         files = {"a.txt": b"a\n", "d/b.txt": b"b\n", "run": b"#!/bin/sh\n"}
         tree = git.edit_tree(None, {path: TreeEntry(BLOB, git.write("blob", data)) for path, data in files.items()})
         assert tree is not None
         start = git.write_commit(tree, (), ALICE, ALICE, b"begin\n")
-        workspace.reset(git, space, start, "0001-x", env)
+        workspace.reset(space, start, "0001-x")
         (space.work / "a.txt").write_text("changed\n")
         (space.work / "d/b.txt").unlink()
         (space.work / "new").mkdir()
@@ -227,11 +227,11 @@ def test_a_workspace_is_made_and_looked_through_as_git_does(
         (space.work / "run").chmod(0o755)
         (space.work / "__pycache__").mkdir()
         (space.work / "__pycache__/x.pyc").write_text("x")
-        now = workspace.tree_now(git, space)
-        found = workspace.collect(git, space, start, ())
-        workspace.restore(git, space, tree)
-        again = workspace.tree_now(git, space)
-        workspace.reset(git, space, start, "0001-x", env)
+        now = workspace.tree_now(space)
+        found = workspace.collect(space, start, ())
+        workspace.restore(space, tree)
+        again = workspace.tree_now(space)
+        workspace.reset(space, start, "0001-x")
         left = sorted(str(path.relative_to(space.work)) for path in space.work.rglob("*") if ".git" not in path.parts)
         return [start, now, found, again, left]
 

@@ -822,7 +822,7 @@ class World:
         process.is_wrong = False
         try:
             with process.open() as session:
-                checks.fix_protocols(session, self.protocol, lambda line: self.scheduler.tell(f"says: {line}"))
+                checks.fix_protocols(session, self.protocol)
             if self.publish == "always":
                 with process.open() as session:
                     sync.sync(session, [self.protocol])
@@ -1003,7 +1003,7 @@ class World:
                 try:
                     sync.sync(session, [self.protocol])
                 except verify.RewrittenError:  # the person was told to type this, while the remote was away
-                    checks.fix_protocols(session, self.protocol, lambda line: self.scheduler.tell(f"says: {line}"))
+                    checks.fix_protocols(session, self.protocol)
                     sync.sync(session, [self.protocol])
                 except (
                     RefusedError

@@ -67,6 +67,16 @@ RECIPES = (
         more=".venv/bin/pip install -q freezegun && test -f src/humanize/_version.py",
         tests="tests/test_filesize.py",
     ),
+    Recipe(
+        "Python, C extension",
+        "markupsafe==3.0.2",
+        "sed -i 's/def striptags/def strip_tags/' src/markupsafe/__init__.py",
+        more="test -e src/markupsafe/_speedups.*.so",
+        tests="-k speedups -rs",  # skipped where the step does not have the compiled module
+        first="mkdir .protocols && echo '*.so' >> .gitignore && "
+        "echo 'workspace: {generated: [\"src/**/*.so\"]}' > .protocols/config.yaml",
+        needs="gcc",
+    ),
     Recipe("Python, uv", "idna==3.10", IDNA, tests="tests/test_idna.py", first=GROUP, tool="uv"),
     Recipe(
         "Python, poetry",

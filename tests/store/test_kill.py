@@ -52,6 +52,8 @@ def dying(box: Box, tmp_path: Path) -> Iterator[DyingGit]:
     yield DyingGit(box, tmp_path / "bin")
 
 
+# Where a file goes, git looks at all files; where some only come, it is given those.
+WAYS = {"read-tree -m -u": "; rm README.md", "checkout-index -u -z --stdin": ""}
 # A dry run only asks whether a worktree can follow: it is answered, and the next one dies.
 NOT_YET = f"""case " $* " in *" -n "*) rmdir "${{0%/*}}/died"; exec {shutil.which("git")} "$@";; esac"""
 
@@ -82,30 +84,35 @@ def test_a_check_whose_clean_export_was_cut_is_no_hindrance(box: Box, dying: Dyi
 
 
 @pytest.mark.parametrize(
-    ("path", "size"),
+    ("words", "path", "size"),
     mostly_slow(
         [
-            *(("big.txt", 0), (".protocols/{}/state.json", 40), ("big.txt", 40), (".protocols/{}/state.json", 0)),
-            *((".protocols/{}/log.md", 0), (".protocols/{}/log.md", 40)),
-        ]
+            *(("read-tree -m -u", "big.txt", 0), ("read-tree -m -u", ".protocols/{}/state.json", 40)),
+            ("checkout-index -u -z --stdin", "big.txt", 40),
+            *(("read-tree -m -u", "big.txt", 40), ("read-tree -m -u", ".protocols/{}/state.json", 0)),
+            *(("read-tree -m -u", ".protocols/{}/log.md", 0), ("read-tree -m -u", ".protocols/{}/log.md", 40)),
+            ("checkout-index -u -z --stdin", "big.txt", 0),
+        ],
+        keep=3,
     ),
 )
 def test_a_file_that_a_killed_git_had_begun_to_write_is_not_taken_for_a_persons(
-    box: Box, dying: DyingGit, path: str, size: int
+    box: Box, dying: DyingGit, words: str, path: str, size: int
 ) -> None:
-    protocol = box.new({"01-a": command("seq 1 500 > big.txt"), "02-b": command("echo b > b.txt")})
+    protocol = box.new({"01-a": command(f"seq 1 500 > big.txt{WAYS[words]}"), "02-b": command("echo b > b.txt")})
     at = box.worktree(protocol) / path.format(protocol)
-    dying.dies("read-tree -m -u", f'{NOT_YET}; real "$@"; head -c {size} {at} > {at}.cut; mv {at}.cut {at}')
+    dying.dies(words, f'{NOT_YET}; real "$@"; head -c {size} {at} > {at}.cut; mv {at}.cut {at}')
     said = box.runner("step", protocol, rc=0).err
-    assert dying.is_dead() and "could not follow" in said
+    assert dying.is_dead() and "could not be updated" in said
     assert at.stat().st_size == size
     clean_and_done(box, protocol)
 
 
-def test_what_is_not_a_part_of_the_new_file_is_a_persons(box: Box, dying: DyingGit) -> None:
-    protocol = box.new({"01-a": command("seq 1 500 > big.txt"), "02-b": command("echo b > b.txt")})
+@pytest.mark.parametrize("words", WAYS)
+def test_what_is_not_a_part_of_the_new_file_is_a_persons(box: Box, dying: DyingGit, words: str) -> None:
+    protocol = box.new({"01-a": command(f"seq 1 500 > big.txt{WAYS[words]}"), "02-b": command("echo b > b.txt")})
     at = box.worktree(protocol) / "big.txt"
-    dying.dies("read-tree -m -u", f'{NOT_YET}; real "$@"; echo mine > {at}')
+    dying.dies(words, f'{NOT_YET}; real "$@"; echo mine > {at}')
     box.runner("step", protocol, rc=0)
     assert dying.is_dead()
     assert "big.txt" in box.runner("run", protocol, rc=0).err
@@ -170,7 +177,7 @@ def test_a_sync_that_is_cut_between_the_branch_and_the_mark_goes_on(remote: Box)
     mark = next((remote.home / ".local/state/protocol-runner").glob(f"*/marks/{protocol}.json"))
     before = json.loads(mark.read_text())["tip"]
     dying = DyingGit(remote, remote.path.parent / "bin")
-    dying.dies("read-tree -m -u", f"{NOT_YET}; kill -9 $PPID")  # the first that is run once the branch has moved
+    dying.dies("update-index -z --index-info", "kill -9 $PPID")  # the first that is run once the branch has moved
     done = remote.start("sync", protocol)
     said = done.communicate(timeout=100)[1]
     assert dying.is_dead() and done.returncode == -9, said
@@ -217,12 +224,13 @@ def test_a_follow_that_is_cut_as_it_lets_go_leaves_no_lock_that_nobody_knows_of(
     assert left_over(box) == []
 
 
+@pytest.mark.parametrize("words", WAYS)
 def test_a_take_that_is_cut_before_the_checkout_followed_brings_it_along_the_next_time(
-    box: Box, dying: DyingGit
+    box: Box, dying: DyingGit, words: str
 ) -> None:
-    protocol = box.new({"01-a": command("echo a > a.txt")})
+    protocol = box.new({"01-a": command(f"echo a > a.txt{WAYS[words]}")})
     box.runner("run", protocol, rc=0)
-    dying.dies("read-tree -m -u", f"{NOT_YET}; kill -9 $PPID")
+    dying.dies(words, f"{NOT_YET}; kill -9 $PPID")
     done = box.start("merge", protocol)
     said = done.communicate(timeout=100)[1]
     assert dying.is_dead() and done.returncode == -9, said
@@ -396,7 +404,7 @@ RENUMBERED = {
     "amid the old worktree": ("worktree remove", 'for last; do :; done; rm "$last"/README.md'),
     "amid the old worktree, which git knows no more": ("worktree remove", 'for last; do :; done; rm "$last"/.git'),
     "after the old worktree": ("worktree remove", 'real "$@"'),
-    "before the push was noted": ("update-ref -m runner: push --stdin", ":"),
+    "before the push was noted": ("update-ref --stdin", ":"),
 }
 QUICK = ("after the push", "amid the old worktree")
 

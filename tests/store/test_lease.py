@@ -17,6 +17,7 @@ import pytest
 from runner.app import run
 from runner.errors import RefusedError
 from runner.executor import advance
+from runner.protocol import ref_files
 from runner.store import history, lease, publishing
 from tests.conftest import Box, clone, command, set_env, waits_for
 from tests.executor.minds import Script, agent, finish, mind, say, sound, write
@@ -330,6 +331,10 @@ def test_who_is_at_work_elsewhere_is_told_as_it_was_last_seen(remote: Box) -> No
         noted.write_text(f"{'0' * 64} {remote.path}\n{noted.read_text()}")
         assert "'s runner" not in remote.runner("status", protocol, rc=0).out
         away.rename(origin(remote))
+        copied = Box(remote.path.with_name("copied"), remote.home, remote.env)
+        shutil.copytree(remote.path, copied.path)  # the note of what the first one took comes along
+        copied.runner("sync", protocol, rc=0)
+        assert "'s runner works" in copied.runner("status", protocol, rc=0).out
         lease.drop(session)
     other.runner("sync", protocol, rc=0)
     assert "'s runner" not in other.runner("status", protocol, rc=0).out
@@ -566,3 +571,19 @@ def test_a_job_takes_over_from_a_machine_that_was_thrown_away(remote: Box) -> No
     assert "took over the lease" in done.err and leased(remote, protocol) is None
     assert job.state(protocol)["status"] == "completed"
     sound(job, protocol)
+
+
+@pytest.mark.parametrize("committer", [None, "x <x@y> nope"])
+def test_a_lease_that_no_runner_made_stops_nothing_that_only_reads(remote: Box, committer: str | None) -> None:
+    settle_on(remote)
+    protocol = remote.new({"01-a": command("true"), "02-b": "kind: human\n"})
+    held = ref_files.Lease(holder="x", host="h", ci=None, expires="2999-01-01T00:00:00Z", nonce="0" * 32)
+    blob = remote.git("hash-object", "-w", "--stdin", data=ref_files.render(held).decode()).strip()
+    made = remote.git("mktree", data=f"100644 blob {blob}\tlease.json\n").strip()
+    if committer is not None:
+        text = f"tree {made}\nauthor a <a@b> 1 +0000\ncommitter {committer}\n\nx\n"
+        made = remote.git("hash-object", "-w", "-t", "commit", "--literally", "--stdin", data=text).strip()
+    remote.git("push", "-q", "origin", f"{made}:{lease.ref_of(protocol)}")
+    remote.runner("sync", protocol)
+    for words in (("status",), ("status", protocol), ("list",)):
+        assert "  works  " in remote.runner(*words, rc=0).out

@@ -225,7 +225,7 @@ def test_who_cannot_renew_it_begins_nothing_in_its_last_third_and_goes_on_when_t
         assert alice.beats[0]() < TTL / 3  # tried, and soon again
         publishing.ensure_lease(session)
         alice.pass_by(2)
-        with pytest.raises(UnreachableError, match="so nothing more is started"):
+        with pytest.raises(UnreachableError, match="no further work starts"):
             publishing.ensure_lease(session)
         away.rename(origin(remote))
         publishing.ensure_lease(session)

@@ -104,6 +104,57 @@ def test_a_day_budget_whose_tree_is_lost_does_not_start_at_nothing(box: Box) -> 
     assert box.git("rev-parse", day_budget.REF) == before
 
 
+def test_a_record_that_is_lost_is_not_a_damaged_one(box: Box) -> None:
+    protocol = box.new(STEP)
+    for name in ("log.md", "01-a.md"):
+        oid = box.git("rev-parse", f"{protocol}:.protocols/{protocol}/{name}").strip()
+        kept = box.git("cat-file", "blob", oid)
+        lose(box, oid)
+        assert f"error: {name} of commit " in box.runner("step", protocol, rc=5).err
+        assert box.git("hash-object", "-w", "--stdin", data=kept).strip() == oid
+
+
+@pytest.mark.no_agreement  # git reads no such tree for the second verifier
+@pytest.mark.parametrize("name", ["{}/context.md", "{}/02-b.md", "evil.txt"])
+def test_a_tree_in_the_place_of_a_file_is_not_read_as_an_empty_one(box: Box, tmp_path: Path, name: str) -> None:
+    """No git writes such a tree, and a server takes one from anybody."""
+    alice = person(tmp_path, "alice")
+    govern(box, [alice])
+    protocol = box.new({"01-a": command("true"), "02-b": command("true", "approval: {when: before}\n")})
+    box.runner("run", protocol, rc=3)
+    box.git("worktree", "remove", box.worktree(protocol))
+    path = name.format(f".protocols/{protocol}")
+    with box.session() as session:
+        git = session.git
+        tip = git.commit(git.resolve(protocol) or "")
+        assert tip is not None
+        src = box.git("rev-parse", "HEAD:src").strip()
+        tree, who = git.edited(tip.tree, {path: TreeEntry(BLOB, src)}), session.person()
+        made = git.write_commit(tree, (tip.oid,), who, who, b"evil\n")
+        git.settle()
+        box.git("update-ref", f"refs/heads/{protocol}", made)
+    told = box.runner("approve", protocol, "--yes", env=alice.env, rc=5).err
+    assert "is not in this clone\n" in told and (
+        path == "evil.txt" or f"error: {path.rpartition('/')[2]} of commit" in told
+    )
+    assert box.git("rev-parse", protocol).strip() == made
+
+
+def test_what_an_id_names_is_there_or_lost(box: Box) -> None:
+    blob, tree = (box.git("rev-parse", f"HEAD:{path}").strip() for path in ("src/app.py", "src"))
+    with Git.open(box.path) as git:
+        assert (git.blob(tree), git.tree(blob), git.blobs([tree, blob])[0]) == (None, None, None)
+        assert git.commit(git.zero) is None
+    lose(box, blob)
+    lose(box, tree)
+    with Git.open(box.path) as git:
+        for read in (git.blob, lambda oid: git.blobs([oid, oid]), lambda oid: git.require(oid, "the blob of app.py")):
+            with pytest.raises(InsufficientHistoryError, match=r"the blob .* is not in this clone"):
+                read(blob)
+        with pytest.raises(InsufficientHistoryError, match=r"the tree .* is not in this clone"):
+            git.tree(tree)
+
+
 def test_a_path_that_never_was_is_none(box: Box) -> None:
     with Git.open(box.path) as git:
         for name in (

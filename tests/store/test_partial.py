@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Box, command, mostly_slow
+from tests.people import govern, person, policy
+from tests.trust.test_merge_word import WANTED
+from tests.trust.test_merged import no_ff
 
 HUMAN = {"01-a": command("echo a > a.txt"), "02-look": "kind: human\n"}
 FILTERS = mostly_slow(["blob:none", "tree:0"], 1)
@@ -118,6 +121,23 @@ def test_verify_brings_nothing_unasked(remote: Box) -> None:
     box.runner("verify", protocol, "--yes", rc=0)
 
 
+def test_a_policy_that_was_left_at_the_remote_is_not_one_that_never_was(remote: Box, tmp_path: Path) -> None:
+    """A merge that the policy of then wanted approved, judged without that policy."""
+    people = [person(tmp_path, name) for name in ("alice", "bob")]
+    govern(remote, people, text=policy(people, approvals=WANTED))
+    remote.git("push", "-q", "origin", "main")
+    protocol = remote.new({"01-a": command("echo a > a.txt")})
+    remote.runner("run", protocol, rc=0)
+    remote.write("other.txt", "x\n")
+    remote.commit("main goes on")
+    no_ff(remote, protocol)
+    remote.git("push", "-q", "origin", "main", protocol, "refs/runner/*:refs/runner/*")
+    box = partial(remote, "tree:0")
+    box.runner("sync", protocol, rc=0)
+    assert f"`runner verify {protocol} --yes` fetches it" in box.runner("verify", protocol, rc=5).out
+    assert "without the approval of" in box.runner("verify", protocol, "--yes", rc=4).out
+
+
 def test_the_page_of_an_audit_says_what_fetches_what_it_shows(remote: Box) -> None:
     (protocol,) = published(remote, 1)
     box = partial(remote, "blob:none")
@@ -165,7 +185,7 @@ def test_audit_writes_a_page_that_says_what_is_missing_and_fetches_it_on_demand(
     assert "--yes` fetches it from origin" in told.out and "It cannot be verified here" in page.read_text()
     box.runner("verify", protocol, "--yes", rc=0)
     told = box.runner("audit", protocol, rc=0)  # the record is here now, the work is not
-    assert "the page has no difference" in told.err and "difference is not in this clone" in page.read_text()
+    assert "the page has no diff" in told.err and "difference is not in this clone" in page.read_text()
     told = box.runner("audit", protocol, "--yes", rc=0)
     assert "no difference" not in told.err and "difference is not in this clone" not in page.read_text()
     assert "a.txt" in page.read_text()

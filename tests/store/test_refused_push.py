@@ -213,7 +213,7 @@ def test_a_lock_that_was_left_on_the_remote_is_told_with_gits_words(remote: Box,
     lock = origin(remote) / f"refs/heads/{protocol}.lock"
     lock.touch()
     told = remote.runner(*command_line, protocol, rc=69).err
-    assert f"{protocol}.lock" in told and "moves all the time" not in told and "File exists" in told
+    assert f"{protocol}.lock" in told and "keeps moving" not in told and "File exists" in told
     lock.unlink()
     remote.runner(*command_line, protocol, rc=0)
     assert there(remote, protocol) == here(remote, protocol)

@@ -114,13 +114,107 @@ NEW = {
     "mode": "*m\n",
     "link": "@edit",
 }
+# A few files change or come, and none goes: git does not have to look at all others.
+MORE = {**OLD, "edit": "new\n", "added": "added\n", "d/new": "*n\n", "e/f/g": "g\n"}
 
 
-def test_follows(desk: Desks) -> None:
-    here = desk(OLD, NEW)
+def looks(here: Desk, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that gets each git command that follows."""
+    seen: list[str] = []
+    run = worktree.Follow._run
+
+    def watched(at: worktree.Follow, *args: str, data: bytes = b"") -> bytes:
+        seen.append(args[0])
+        return run(at, *args, data=data)
+
+    monkeypatch.setattr(worktree.Follow, "_run", watched)
+    return seen
+
+
+@pytest.mark.parametrize("new", [NEW, MORE], ids=["some-go", "some-come"])
+def test_follows(desk: Desks, new: Content, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = desk(OLD, new)
+    seen = looks(here, monkeypatch)
     here.follow()
     assert here.matches(here.new)
+    assert seen == (["read-tree"] * 2 if new == NEW else ["update-index", "checkout-index"])
     assert not list(here.dirs.follows.glob("*")) and not (here.box.path / ".git/index.lock").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        (".gitattributes", "edit text eol=crlf\n"),
+        ("é", "not ASCII\n"),
+        (".GitHub/x", "git alone knows which names are its own\n"),
+        ("link2", "@keep"),
+        ("keep/x", "x\n"),
+    ],
+)
+def test_what_comes_and_is_not_plain_is_left_to_a_git_that_looks_at_all(
+    desk: Desks, path: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = desk(OLD, {**{name: one for name, one in OLD.items() if not path.startswith(f"{name}/")}, path: text})
+    seen = looks(here, monkeypatch)
+    here.follow()
+    assert here.matches(here.new) and seen == ["read-tree"] * 2
+
+
+def test_what_comes_to_a_sparse_worktree_is_left_to_a_git_that_looks_at_all(
+    box: Box, desk: Desks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box.git("sparse-checkout", "set", "d")
+    here = desk({"d/x": "x\n"}, {"d/x": "x\n", "e/new": "n\n"})
+    seen = looks(here, monkeypatch)
+    here.follow()
+    assert seen == ["read-tree"] * 2 and here.matches(here.new) and not (here.box.path / "e").exists()
+
+
+def test_what_comes_is_converted_as_the_attributes_say(desk: Desks, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = {"keep": "keep\n", ".gitattributes": "a.txt text eol=crlf\n"}
+    here = desk(old, {**old, "a.txt": "a\n", "a.md": "a\n"})
+    seen = looks(here, monkeypatch)
+    here.follow()
+    assert here.matches(here.new) and "read-tree" not in seen
+    assert (here.box.path / "a.txt").read_bytes() == b"a\r\n" and (here.box.path / "a.md").read_bytes() == b"a\n"
+
+
+def test_what_a_person_puts_there_meanwhile_is_not_written_over(desk: Desks) -> None:
+    """A file comes once the branch has moved, where a new one goes: after the last look, and before git writes."""
+    here = desk(OLD, MORE)
+    said: list[str] = []
+    who = here.session.env._replace(say=said.append)
+    with worktree.prepare(Clone(here.git, here.dirs, who), REF, here.old, here.new) as follows:
+        here.git.update_refs({REF: (here.new, here.old)}, "test")
+        (follow,) = follows
+        assert follow.rewrite is not None and follow.rewrite.done()
+        here.box.write("added", "mine\n")
+        follow._replace(rewrite=_Done(*follow.rewrite)).finish()
+    assert "could not be updated" in said[0] and (here.box.path / "added").read_text() == "mine\n"
+    here.settle()
+    assert (here.box.path / "added").read_text() == "mine\n"
+    assert here.status() == " M added\n" and (here.box.path / "e/f/g").read_text() == "g\n"
+
+
+class _Done(worktree.Rewrite):
+    """One whose files were looked at for the last time."""
+
+    def done(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("meanwhile", ["added", "e", "edit"])
+def test_what_changed_since_it_could_follow_is_found(desk: Desks, meanwhile: str) -> None:
+    here = desk(OLD, MORE)
+    said: list[str] = []
+    who = here.session.env._replace(say=said.append)
+    with worktree.prepare(Clone(here.git, here.dirs, who), REF, here.old, here.new) as follows:
+        here.git.update_refs({REF: (here.new, here.old)}, "test")
+        here.box.write(meanwhile, "mine\n")
+        follows[0].finish()
+    assert "could not be updated" in said[0]
+    here.settle()
+    assert (here.box.path / meanwhile).read_text() == "mine\n"
 
 
 # --- states of a person's worktree -------------------------------------------------------------------------------------
@@ -225,21 +319,23 @@ def picture(box: Box) -> tuple[str, str, dict[str, bytes]]:
 
 
 @pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__)
-@pytest.mark.parametrize("way", ["follow", "crash"])
+@pytest.mark.parametrize("way", ["follow", "crash", "some-come"])
 def test_what_is_not_in_the_way_stays(desk: Desks, state: Callable[[Box], None], way: str) -> None:
-    here = desk(OLD, NEW)
+    new = MORE if way == "some-come" else NEW
+    here = desk(OLD, new)
     state(here.box)
     before = picture(here.box)
-    if way == "follow":
-        here.follow()
-    else:
+    if way == "crash":
         here.cut()
         here.settle()
+    else:
+        here.follow()
     assert picture(here.box) == before
-    for name, text in NEW.items():
+    for name, text in new.items():
         if name != "keep" and not text.startswith("@"):
             assert (here.box.path / name).read_text() == text.removeprefix("*")
-    assert not (here.box.path / "gone").exists() and os.readlink(here.box.path / "link") == "edit"
+    assert (here.box.path / "gone").exists() == ("gone" in new)
+    assert os.readlink(here.box.path / "link") == new["link"].removeprefix("@")
 
 
 def dirty(path: str, text: str = "mine\n", *, add: bool = False, flag: str = "") -> Callable[[Box], None]:
@@ -299,10 +395,13 @@ IN_THE_WAY = {
 }
 
 
+@pytest.mark.parametrize("new", [NEW, MORE], ids=["some-go", "some-come"])
 @pytest.mark.parametrize("name", IN_THE_WAY)
-def test_what_is_in_the_way_is_named_and_nothing_moves(desk: Desks, name: str) -> None:
-    here = desk(OLD, NEW)
+def test_what_is_in_the_way_is_named_and_nothing_moves(desk: Desks, name: str, new: Content) -> None:
     state, path = IN_THE_WAY[name]
+    if path == "gone" and "gone" in new:
+        return  # it stays
+    here = desk(OLD, new)
     state(here.box)
     before = here.status(), here.box.git("ls-files", "-v", "-s")
     with pytest.raises(InTheWayError, match=path):
@@ -453,7 +552,7 @@ def test_follow_that_fails_after_the_ref_moved_is_told_and_settled(desk: Desks) 
         here.box.write("edit", "in between\n")
         for follow in follows:
             follow.finish()
-    assert "could not follow" in said[0]
+    assert "could not be updated" in said[0]
     here.settle()
     assert (here.box.path / "edit").read_text() == "in between\n"
     assert here.status() == " M edit\n"
@@ -613,7 +712,7 @@ def test_where_git_cannot_refresh_the_index_no_work_of_a_persons_is_said_to_be_i
     box: Box, tmp_path: Path
 ) -> None:
     """A sweep found it: on a bad disk what only looks changed, by its times, was taken for a person's edit."""
-    protocol = box.new({"01-a": command("echo a > a.txt")})
+    protocol = box.new({"01-a": command("echo a > a.txt; rm README.md")})
     os.utime(box.worktree(protocol) / f".protocols/{protocol}/log.md", (1_600_000_000, 1_600_000_000))
     (tmp_path / "bin").mkdir()
     fake = tmp_path / "bin/git"

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from runner.sandbox.bubblewrap import Bubblewrap, toolchains
+from runner.sandbox.bubblewrap import Bubblewrap
 from runner.sandbox.host import Host
+from runner.sandbox.mounts import toolchains
 from runner.sandbox.process import Sandbox
 from runner.tools import ToolError
 from runner.tools.agent import AgentTools

@@ -19,11 +19,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner.engines.child import Pipe
 from runner.errors import UsageError
 from runner.protocol.config import ToolEffect, ToolModule
-from runner.sandbox.bubblewrap import Bubblewrap, toolchains
+from runner.sandbox.bubblewrap import Bubblewrap
 from runner.sandbox.host import Host
-from runner.sandbox.process import Network, Sandbox
+from runner.sandbox.mounts import toolchains
+from runner.sandbox.network import Network
+from runner.sandbox.process import Command, Sandbox
 from runner.tools import (
     Contract,
     OutcomeUnknownError,
@@ -33,7 +36,7 @@ from runner.tools import (
     plainly_fits,
     registry,
 )
-from runner.tools.commands import WorkspaceAlias
+from runner.tools.commands import Child, WorkspaceAlias
 from runner.tools.python import PythonTools, ToolModuleError, command_of
 from tests.conftest import slack
 
@@ -902,3 +905,34 @@ def test_the_checkouts_path_is_hidden_where_it_is_a_path_and_in_no_file() -> Non
         "/workspace/x.py:3 in src/app/y, https://x.org/app/v1, /workspace/z"
     )
     assert alias.hide({"text": "WORKDIR /app\n/state/ws/work/z"}) == {"text": "WORKDIR /app\n/workspace/z"}
+
+
+@pytest.mark.parametrize(
+    ("says", "what"),
+    [
+        (r"'{\"a\": 1}\n{\"a\": 2}\n'", "more than one line"),
+        (r"'{\"a\": 1}\n{\"a'", "more than one line"),
+        (r"'x' * 17_000_000 + '\n'", "more than 16,777,216 bytes"),
+        (r"'[]\n'", "not an object"),
+        (r"'no\n'", "not JSON"),
+    ],
+)
+def test_a_child_that_answers_anything_but_one_line_is_ended(tmp_path: Path, says: str, what: str) -> None:
+    code = f"import sys, time; sys.stdin.readline(); sys.stdout.write({says}); sys.stdout.flush(); time.sleep(60)"
+    child = Child(Host(), Command((sys.executable, "-c", code), tmp_path, {}, 60, readable=(tmp_path,)))
+    with pytest.raises(ToolError, match=what):
+        child.ask({}, 20)
+    assert not child.is_there and child.outcome is not None
+
+
+def test_a_listener_that_fails_is_no_fault_of_the_childs(tmp_path: Path) -> None:
+    def failing(data: bytes) -> None:
+        raise ValueError("of the journal")
+
+    pipes = Pipe(Host().open(Command(("echo", "{}"), tmp_path, {"PATH": os.environ["PATH"]}, 60, readable=(tmp_path,))))
+    pipes.take = failing
+    try:
+        with pytest.raises(ValueError, match="of the journal"):
+            pipes.next(20)
+    finally:
+        pipes.session.close()

@@ -69,7 +69,7 @@ def test_what_verified_verifies_and_what_nobody_used_is_expired(scene: Scene) ->
     scene.box.runner("run", every, rc=0)
     told = scene.later("verify", "--all", rc=0)
     assert "timestamps are unproven" in told.out + told.err
-    assert "alice@example.test approves: expired" in scene.later("status", scene.open, rc=0).out
+    assert "alice@example.test approved: expired" in scene.later("status", scene.open, rc=0).out
     scene.later("run", scene.open, rc=3)
     scene.later("merge", scene.ended, rc=0)
     scene.later("verify", scene.ended, rc=0)
@@ -81,7 +81,7 @@ def test_a_key_that_is_revoked_today_takes_its_words_with_it(scene: Scene, since
     for verify in (lambda *args, rc: scene.box.runner(*args, rc=rc), scene.later):
         told = verify("verify", scene.ended, rc=4)
         assert "counted" in told.out and "revoked" in told.out
-    assert "alice@example.test approves: revoked-key" in scene.box.runner("status", scene.open, rc=0).out
+    assert "alice@example.test approved: revoked-key" in scene.box.runner("status", scene.open, rc=0).out
     scene.box.runner("run", scene.open, rc=3)
     error = scene.box.runner("reject", scene.open, "--yes", rc=4, env=scene.alice.env).err
     assert "is revoked" in error and "use your new key" in error
@@ -92,13 +92,13 @@ def test_what_a_colleague_who_left_approved_was_right_then(scene: Scene) -> None
     scene.change(".protocols/allowed_signers", scene.bob.line())
     scene.later("verify", scene.ended, rc=0)
     scene.box.runner("verify", scene.ended, rc=0)
-    assert "alice@example.test approves: untrusted" in scene.box.runner("status", scene.open, rc=0).out
+    assert "alice@example.test approved: untrusted" in scene.box.runner("status", scene.open, rc=0).out
     scene.box.runner("run", scene.open, rc=3)
 
 
 def test_a_colleague_without_the_role_is_told_apart_from_one_without_a_key(scene: Scene) -> None:
     scene.change(".protocols/policy.yaml", policy([scene.bob]))
-    assert "alice@example.test approves: wrong-role" in scene.box.runner("status", scene.open, rc=0).out
+    assert "alice@example.test approved: wrong-role" in scene.box.runner("status", scene.open, rc=0).out
     scene.box.runner("run", scene.open, rc=3)
     scene.later("verify", scene.ended, rc=0)
 

@@ -163,7 +163,7 @@ def test_of_a_review_is_said_that_it_cannot_be_proved(tmp_path: Path, people: Si
     protocol = completed(box)
     merged(box, protocol, squash)
     told = box.runner("verify", protocol, rc=0).err
-    assert "its merge needed a maintainer (alice): a review may have said it; said by the forge" in told
+    assert "its merge required a maintainer (alice); a review may have given it (said by the forge" in told
 
 
 def test_the_word_on_a_merge_is_in_the_history_and_its_branch_can_go(gov: Box, people: SimpleNamespace) -> None:

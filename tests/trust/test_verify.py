@@ -57,7 +57,7 @@ def test_damage_that_is_repaired_by_name_or_put_back(forge: Forge) -> None:
     assert any("repaired" in note for note in forge.holds().notes)
     forge.commit({path: None})
     forge.commit({path: good})
-    assert any("put back" in note for note in forge.holds().notes)
+    assert any("a person reverted them" in note for note in forge.holds().notes)
 
 
 def test_an_odd_name_that_was_taken_away_again(forge: Forge) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from runner.errors import RunnerError
-from runner.executor import remedy
+from runner.executor import load
 from runner.git import GitError
 from runner.store import trusted
 from runner.store.environment import Clone, Environment
@@ -68,19 +68,15 @@ def has(clone: Clone, oid: str) -> bool:
         return False
 
 
-def put_aside(clone: Clone, path: Path, *, stays: bool = False) -> Path:
-    """Move a broken file to `runner/damaged/`, and return where it is now. `stays`: copy it, since a rename replaces it."""
+def put_aside(clone: Clone, path: Path) -> None:
+    """Move a broken file to `runner/damaged/`."""
     damaged = clone.dirs.damaged
     damaged.mkdir(parents=True, exist_ok=True)
     name = path.parent.name + path.name if len(path.parent.name) == 2 else path.name
     aside, count = damaged / name, 1
     while aside.exists():
         aside, count = damaged / f"{name}.{count}", count + 1
-    if stays:
-        shutil.copyfile(path, aside)
-    else:
-        shutil.move(path, aside)  # the objects may be on a disk of their own
-    return aside
+    shutil.move(path, aside)  # the objects may be on a disk of their own
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +88,12 @@ class Selection:
 
 
 class Examined:
-    """A protocol whose branch is here, and what verify says of it at `tip`."""
+    """A protocol whose branch is here, and what verify says of it at `tip`. `asks`: the remote is asked what it has, and its history
+    settled with it."""
 
-    def __init__(self, session: Session, protocol: str, tip: str) -> None:
-        self.session, self.protocol, self.tip = session, protocol, tip
-        self.has_transcripts = True  # `transcripts_missing` says so otherwise
+    def __init__(self, session: Session, protocol: str, tip: str, *, asks: bool = False) -> None:
+        self.session, self.protocol, self.tip, self.asks = session, protocol, tip, asks
+        self.has_transcripts = True  # `transcripts` says so otherwise
 
     @cached_property
     def judged(self) -> Report:
@@ -112,7 +109,7 @@ class Examined:
     def is_adoptable(self) -> bool:
         """Whether the history was rewritten, and is adopted as a merge into the old one."""
         old = self.old
-        return old is not None and remedy.is_adoptable(self.session, self.protocol, self.judged, old)
+        return old is not None and load.is_adoptable(self.session, self.protocol, self.judged, old)
 
 
 def rewritten_from(project: Project, protocol: str, tip: str) -> str | None:
@@ -132,12 +129,14 @@ Scope = TypeVar("Scope")
 class Check(NamedTuple, Generic[Scope]):
     """A row of the table: `find` yields the faults in its scope, `fix` repairs a finding that it yielded.
 
-    `fix` is called with the scope and with `Finding.about`; it returns what it did, empty where nothing was possible.
+    `fix` is called with the scope and with `Finding.about`; it returns what it did, empty where nothing was possible. `so`: what
+    follows where `find` fails, which is a finding then; empty: no later check can work.
     """
 
     name: str
     find: Callable[[Scope], Iterator[Finding]]
     fix: Callable[[Scope, Any], str] | None = None
+    so: str = ""
 
 
 def of_error(error: RunnerError, consequence: str) -> Finding:

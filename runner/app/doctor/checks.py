@@ -6,8 +6,7 @@ ones before it found, or fixed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from runner.app.doctor import (
@@ -26,7 +25,7 @@ from runner.app.doctor import (
     protocols,
     refs,
 )
-from runner.errors import InsufficientHistoryError, RunnerError, UnreachableError
+from runner.errors import InsufficientHistoryError, RunnerError
 from runner.git import Git
 from runner.store.environment import Clone, Environment
 from runner.store.project import Session
@@ -42,34 +41,34 @@ CLONE: tuple[Check[Clone], ...] = (
     Check("permission to read", machine.readable),
     Check("dead locks", clone.dead_locks, clone.remove_lock),
     Check("packed refs", refs.packed, refs.fix_packed),
-    Check("end of a shallow clone", refs.cut, refs.fix_cut),
-    Check("HEAD", refs.heads, refs.fix_head),
-    Check("links of worktrees", clone.severed_worktrees, clone.write_link),
+    Check("HEAD", refs.heads),
+    Check("links of worktrees", clone.severed_worktrees),
     Check("complaints of git", objects.complaints),
-    Check("indexes", objects.indexes, objects.fix_index),
+    Check("indexes", objects.indexes),
     Check("loose objects", objects.loose, objects.fix_loose),
     Check("missing objects", objects.missing, objects.fix_missing),
     Check("reftable", refs.tables),
     Check("refs", refs.find, refs.fix),
     Check("mirror of the remote", refs.mirror, refs.fix_mirror),
     Check("interrupted updates of worktrees", clone.cut_follows, clone.finish_follow),
-    Check("worktrees without a folder", clone.vanished_worktrees, clone.forget_worktree),
+    Check("worktrees without a folder", clone.vanished_worktrees),
     Check("temporary files", clone.temporary, clone.remove_temporary),
-    Check("number of loose objects", clone.many_loose_objects, clone.pack),
+    Check("number of loose objects", clone.many_loose_objects),
 )
 PROJECT: tuple[Check[Selection], ...] = (
     Check("identity", machine.identity),
-    Check("executor", machine.executor),
+    Check("executor", machine.executor, so="steps that run commands cannot be run"),
     Check("ignored files in the source", machine.ignored_sources),
     Check("submodules and files of LFS", machine.empty_content),
     Check("trusted branch", machine.trusted_branch),
-    Check("policy and keys", machine.policy),
+    Check("policy and keys", machine.policy, so="no step starts, and no approval counts"),
+    Check("the runner's key", machine.runner_key),
     Check("tests", machine.tests),
-    Check("open questions", machine.questions),
+    Check("open questions", machine.questions, so="`runner new` is refused"),
     Check("shared numbers", machine.shared_numbers),
     Check("interrupted renumbering", clone.unfinished_renumberings, clone.finish_renumbering),
     Check("unfinished worktrees", clone.unfinished_worktrees, clone.finish_worktree),
-    Check("shallow clone", clone.shallow, clone.deepen),
+    Check("shallow clone", clone.shallow),
     Check("partial clone", clone.partial),
     Check("branches that are gone", protocols.gone_branches, protocols.restore_branch),
     Check("unclaimed numbers", protocols.unclaimed_numbers, protocols.claim_number),
@@ -79,15 +78,14 @@ PROJECT: tuple[Check[Selection], ...] = (
     Check("name clashes", protocols.name_clashes),
     Check("unfinished rebases", protocols.rebases),
 )
-# The record itself is repaired by `fix.fix`, which verifies it again under the protocol's lock; its history by `_fix_history`.
+# A record that does not verify is repaired by `fix.fix`, which verifies it again under the protocol's lock; these are for one
+# that verifies, and is not adopted as a merge.
 PROTOCOL: tuple[Check[Examined], ...] = (
-    Check("rewritten history", protocols.rewritten_history),
     Check("record on the remote", protocols.remote_record),
     Check("uncommitted changes of the record", protocols.uncommitted_record),
-    Check("transcripts", protocols.transcripts_missing),
+    Check("transcripts", protocols.transcripts, protocols.fetch_history),
+    Check("history on the remote", protocols.replaced, protocols.settle_history),
     Check("proof", protocols.proven),
-    Check("record", protocols.damaged_record),
-    Check("approvals", protocols.unattainable_approvals),
 )
 
 
@@ -118,7 +116,12 @@ def examine(cwd: Path, env: Environment, options: Mapping[str, str], only: str |
 
 def _run(checks: tuple[Check[Scope], ...], scope: Scope) -> Iterator[Finding]:
     for check in checks:
-        yield from check.find(scope)
+        try:
+            yield from check.find(scope)
+        except RunnerError as error:
+            if not check.so:
+                raise
+            yield of_error(error, check.so)
 
 
 def _in_project(session: Session, only: str | None) -> Iterator[Finding]:
@@ -148,7 +151,10 @@ def of_protocol(session: Session, protocol: str, tip: str) -> Iterator[Finding]:
     except RunnerError as error:
         yield contradiction(error.what, error.where, f"{protocol} cannot be worked on", error.hint)
     else:
-        yield from _run(PROTOCOL, one)
+        yield from protocols.rewritten_history(one)
+        if not one.is_adoptable:
+            yield from _run(PROTOCOL, one) if one.judged.ok else protocols.damaged_record(one)
+        yield from protocols.unattainable_approvals(one)
 
 
 # --- fixing ------------------------------------------------------------------------------------------------------------
@@ -156,9 +162,6 @@ def of_protocol(session: Session, protocol: str, tip: str) -> Iterator[Finding]:
 
 def fix_clone(cwd: Path, env: Environment) -> None:
     """Fix the clone itself, and print each fix; `examine` reports the rest."""
-    headless = refs.headless(cwd)
-    if headless is not None and headless.about is not None:
-        env.say(refs.fix_head(None, headless.about))
     try:
         git = Git.open(cwd)
     except RunnerError:
@@ -166,63 +169,44 @@ def fix_clone(cwd: Path, env: Environment) -> None:
     with git:
         here = Clone.of(git, env)
         try:
-            _fix(CLONE, here, env.say)
+            _fix(CLONE, here, env)
         except RunnerError:
             return  # git cannot read its objects: `examine` says why
 
 
-def _fix(checks: tuple[Check[Scope], ...], scope: Scope, tell: Callable[[str], None]) -> None:
+def _fix(checks: Iterable[Check[Scope]], scope: Scope, env: Environment) -> None:
     for check in checks:
         for finding in check.find(scope):
-            if check.fix is not None and finding.about is not None:
-                _carry_out(finding, partial(check.fix, scope, finding.about), tell)
+            if check.fix is None or finding.about is None:
+                continue
+            try:
+                done = check.fix(scope, finding.about)
+            except RunnerError as error:
+                done = f"{finding.where}: {error.what}\n  next: {error.hint}"
+            except OSError as error:  # a running git has it locked, or the disk refuses
+                done = f"{finding.where}: {error.strerror}: {error.filename}"
+            if done:
+                env.say(done)
 
 
-def _carry_out(finding: Finding, fix: Callable[[], str], tell: Callable[[str], None]) -> None:
-    try:
-        done = fix()
-    except RunnerError as error:
-        done = f"{finding.where}: {error.what}\n  next: {error.hint}"
-    except OSError as error:  # a running git has it locked, or the disk refuses
-        done = f"{finding.where}: {error.strerror}: {error.filename}"
-    if done:
-        tell(done)
-
-
-def fix_protocols(session: Session, only: str | None, tell: Callable[[str], None]) -> None:
-    """Repair every protocol here, or `only`; a failure is reported with `tell`, and raised with `only`.
+def fix_protocols(session: Session, only: str | None) -> None:
+    """Repair every protocol here, or `only`; a failure is printed, and raised with `only`.
 
     Raises:
         RunnerError: `only` cannot be repaired; nothing was changed.
     """
-    _fix(tuple(check for check in PROJECT if check.fix), Selection(session, only), tell)
+    _fix((check for check in PROJECT if check.fix), Selection(session, only), session.env)
     for protocol, tip in session.project.protocols().items():
         if only not in (None, protocol):
             continue
         try:
-            fix.fix(session, protocol, tell, by_name=only is not None)
-            one = Examined(session, protocol, session.project.tip(protocol) or tip)
+            fix.fix(session, protocol, by_name=only is not None)
+            one = Examined(session, protocol, session.project.tip(protocol) or tip, asks=only is not None)
             is_whole = one.judged.ok
         except RunnerError as error:
             if only is not None:
                 raise
-            tell(f"{protocol}: {error.what}\n  at:   {error.where}\n  next: {error.hint}")
+            session.env.say(f"{protocol}: {error.what}\n  at:   {error.where}\n  next: {error.hint}")
             continue
         if is_whole:
-            _fix_history(one, tell, ask=only is not None)
-
-
-def _fix_history(one: Examined, tell: Callable[[str], None], *, ask: bool) -> None:
-    """Fetch missing transcripts; `ask`: publish the right history where another one was pushed over it."""
-    lacking = protocols.transcripts(one)
-    if lacking is not None and lacking.about is not None:
-        _carry_out(lacking, partial(lacking.about, one), tell)
-    if not ask:
-        return
-    try:
-        replaced = protocols.replaced(one, ask=True)
-    except UnreachableError as error:
-        tell(f"{error.what}; whether its history is as it was published is not known")
-        return
-    if replaced is not None:
-        _carry_out(replaced, partial(replaced.about, one), tell)
+            _fix((check for check in PROTOCOL if check.fix), one, session.env)

@@ -1,5 +1,5 @@
-"""Leftovers of processes that died, and what a clone was made without: locks, interrupted updates, worktrees without a folder,
-temporary files, too many loose objects, history that was cut off.
+"""Find leftovers of dead processes, and parts that a clone lacks: locks, interrupted updates, worktrees without a folder,
+temporary files of the runner's, too many loose objects, history that was cut off.
 """
 
 from __future__ import annotations
@@ -7,14 +7,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from runner import beneath
 from runner.app import clean
-from runner.app.doctor import REFETCH_SECONDS, Finding, Selection, fault, has, pinned_remote, remark
-from runner.app.doctor.refs import write_locked
+from runner.app.doctor import Finding, Selection, fault, remark
 from runner.executor import divergence, load
 from runner.git import Git
 from runner.lines import counted, few, lines_of
@@ -22,7 +21,7 @@ from runner.protocol import ids
 from runner.store import locks, protocol_worktree, record, transaction, worktree
 from runner.store.environment import Clone, matching
 
-ABANDONED = 3600.0  # seconds after which a temporary file that nobody has open is abandoned
+ABANDONED = 3600.0  # seconds after which nobody still writes a temporary file
 UNUSED = 14 * 86400.0  # seconds after which doctor mentions what an ended protocol left
 LOOSE = 6700  # objects: git's own gc.auto
 _REMOVED_WITHIN = 0.2  # seconds
@@ -79,8 +78,10 @@ def cut_follows(clone: Clone) -> Iterator[Finding]:
     """Yield the worktrees whose update to a new tip of their branch was interrupted."""
     for note, cut in worktree.cut_follows(clone.dirs):
         ref = (cut.tree.branch or "") if cut is not None else ""
-        if ref and locks.is_held(clone.dirs.publish_lock(ref)):
-            continue  # a runner is doing it
+        lock = clone.dirs.publish_lock(ref)
+        # A runner may be at it: it has the lock, or has ended since the note was read, or is at the next one already.
+        if ref and (locks.is_held(lock) or not note.exists() or locks.is_held(lock)):
+            continue
         yield fault(
             f"the update of a worktree of {ref or 'a branch'} was interrupted",
             str(note),
@@ -165,35 +166,23 @@ def _severed(clone: Clone) -> Iterator[Finding]:
                 "git's record of a worktree is broken",
                 str(private / "commondir"),
                 "git stops at it, here and in every worktree",
-                "`runner doctor --fix` writes it again",
-                (private / "commondir", b"../..\n"),
+                f"`echo ../.. > {shlex.quote(str(private / 'commondir'))}`",
             )
         link, forget = _link(private), f"`rm -r {shlex.quote(str(private))}`"
         if link is None:
             yield fault(
                 "git no longer knows where a worktree is",
                 str(private / "gitdir"),
-                "it is not seen from here, and does not follow its branch",
+                "it is not visible from here, and does not follow its branch",
                 f"`git worktree repair FOLDER` with its folder; where that is gone, {forget}",
             )
         elif _is_left(link):
-            known = _is_known(clone.git, private, link.parent)
             yield fault(
-                "a worktree does not know which repository it is of",
+                "a worktree does not name its repository",
                 str(link),
                 "git does not work in it, and it does not follow its branch",
-                "`runner doctor --fix` writes it again, as `git worktree repair` does"
-                if known
-                else f"the files there do not seem to be the worktree's: {forget} makes git forget it",
-                (link, b"gitdir: " + os.fsencode(private) + b"\n") if known else None,
+                f"`git worktree repair` writes it again; if the files there now belong to something else, {forget}",
             )
-
-
-def write_link(clone: Clone, about: tuple[Path, bytes]) -> str:
-    """Write a file between a worktree and its repository again."""
-    path, data = about
-    write_locked(path, data)
-    return f"wrote {path} again"
 
 
 def _line(path: Path) -> str:
@@ -215,77 +204,47 @@ def _is_left(link: Path) -> bool:
     return not link.is_dir() and not _line(link) and link.parent.is_dir() and bool(matching(link.parent, "*"))
 
 
-def _is_known(git: Git, private: Path, folder: Path) -> bool:
-    """Return whether the files in a folder are the worktree's, by its index: other files may be there since."""
-    code, out, _ = git.try_run("ls-files", "-z", git_dir=private, index=private / "index")
-    names = [os.fsdecode(name) for name in out.split(b"\0") if name][:1000]
-    there = sum(os.path.lexists(folder / name) for name in names)
-    return code == 0 and there * 2 > len(names)
-
-
 def vanished_worktrees(clone: Clone) -> Iterator[Finding]:
-    """Yield the worktrees that git knows and whose folders are gone; the fix forgets those of protocols."""
+    """Yield the worktrees that git knows and whose folders are gone."""
     for private in matching(clone.git.common_dir, "worktrees/*/gitdir"):
         with contextlib.suppress(OSError):
             pointed = _link(private.parent)
-            head = (private.parent / "HEAD").read_text("utf-8", "surrogateescape").strip().rpartition("/")[2]
             if pointed is None or pointed.exists() or _is_left(pointed) or (private.parent / "locked").exists():
                 continue
-            ours = ids.is_protocol_id(head)
             yield remark(
                 "a worktree's folder is gone",
                 str(pointed.parent),
                 "git still counts its branch as checked out there",
-                "`git worktree repair FOLDER` where it was moved; else "
-                + ("`runner doctor --fix` forgets it" if ours else "`git worktree prune` forgets it"),
-                (private.parent, pointed.parent) if ours else None,
+                "`git worktree repair FOLDER` where it was moved; else `git worktree prune` forgets it",
             )
-
-
-def forget_worktree(clone: Clone, about: tuple[Path, Path]) -> str:
-    """Remove what git keeps of a worktree whose folder is gone."""
-    private, folder = about
-    shutil.rmtree(private)
-    with contextlib.suppress(OSError):
-        private.parent.rmdir()  # git has none where there are no worktrees
-    return f"forgot a worktree whose folder is gone: {folder}"
 
 
 # --- what takes room ---------------------------------------------------------------------------------------------------
 
 
 def temporary(clone: Clone) -> Iterator[Finding]:
-    """Yield that there are temporary files of processes that died."""
-    patterns = ("??/tmp_obj_*", "pack/tmp_*", "pack/.tmp-*", "tmp_objdir-*", "incoming-*")
-    found = matching(clone.git.common_dir / "objects", *patterns)
-    found += [path for folder in (clone.dirs.beside, clone.dirs.own) for path in matching(folder, ".*.*", "*/.*.*")]
-    old = []
-    for path in found:
-        with contextlib.suppress(OSError):
-            status = path.lstat()
-            if clone.env.now() - status.st_mtime > ABANDONED:
-                old.append((path, status.st_size))
-    opened = locks.opened() if old else set()
-    opened |= {str(folder) for path in opened for folder in Path(path).parents}  # folders that a process writes in too
-    left = [(path, size) for path, size in old if os.path.realpath(path) not in opened]
+    """Yield that processes which died left temporary files of the runner's; git removes its own by `git gc`."""
+    left = []
+    for folder in (clone.dirs.beside, clone.dirs.own):
+        for path in matching(folder, ".*.*", "*/.*.*"):
+            with contextlib.suppress(OSError):
+                status = path.lstat()
+                if stat.S_ISREG(status.st_mode) and clone.env.now() - status.st_mtime > ABANDONED:
+                    left.append(path)
     if left:
-        files = counted(len(left), "temporary file")
         yield fault(
-            f"{files} of processes that died, {_size(sum(size for _, size in left))}",
-            str(left[0][0]),
+            f"{counted(len(left), 'temporary file')} of processes that died",
+            few(left),
             "they take up space, and nothing reads them",
             "`runner doctor --fix` removes them",
-            [path for path, _ in left],
+            left,
         )
 
 
-def remove_temporary(clone: Clone, paths: list[Path]) -> str:
+def remove_temporary(_: Clone, paths: Sequence[Path]) -> str:
     """Remove temporary files."""
     for path in paths:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
     return f"removed {counted(len(paths), 'temporary file')}"
 
 
@@ -307,8 +266,8 @@ def of_ended(chosen: Selection) -> Iterator[Finding]:
             f"{kept} of protocols that ended, or whose branch is gone, {_size(sum(map(beneath.size, old)))}",
             few(old),
             f"they take up space; they were not used for {UNUSED / 86400:.0f} days",
-            "`runner clean` removes what git holds, and names the rest with the reason: "
-            "`rm -r` what you do not need of that",
+            "`runner clean` removes those whose contents git has, and names the others with the reason: "
+            "`rm -r` those that you do not need",
         )
 
 
@@ -320,23 +279,9 @@ def many_loose_objects(clone: Clone) -> Iterator[Finding]:
             f"{count} loose objects, {_size(size)}",
             str(clone.git.common_dir / "objects"),
             "each is a file of its own, which makes git slower, and every fetch",
-            "`runner doctor --fix` packs them and deletes nothing; so does `git maintenance run --task=loose-objects`",
-            count,
+            "`git repack -d` packs them, and deletes nothing;"
+            " `git maintenance run --task=loose-objects && git prune-packed` packs those that no ref has",
         )
-
-
-def pack(clone: Clone, about: int) -> str:
-    """Pack loose objects."""
-    git, before = clone.git, _counted(clone.git)
-    git.run("pack-refs", "--all")
-    git.run("repack", "-d", "-l", "-q")
-    if _counted(git)[0] > LOOSE:  # objects that no ref has; they are kept too
-        git.run("maintenance", "run", "--task=loose-objects", "--quiet")
-        git.run("prune-packed", "-q")
-    git.close()
-    after = _counted(git)
-    packed = beneath.size(git.common_dir / "objects/pack")
-    return f"packed {before[0] - after[0]} loose objects: {_size(before[1])} before, {_size(packed + after[1])} now with all packs"
 
 
 def _counted(git: Git) -> tuple[int, int]:
@@ -360,27 +305,8 @@ def shallow(chosen: Selection) -> Iterator[Finding]:
             "history is cut off in this clone",
             str(git.common_dir / "shallow"),
             "earlier commits are not here, so no protocol can be verified",
-            "`runner doctor --fix` fetches the rest, as `git fetch --unshallow` does; in CI: `fetch-depth: 0`",
-            remote,
+            "`git fetch --unshallow` fetches the rest; in CI: `fetch-depth: 0`",
         )
-
-
-def deepen(chosen: Selection, remote: str) -> str:
-    """Fetch the history that is cut off in this clone."""
-    clone = chosen.session.project
-    mirror, shallow = pinned_remote(clone), clone.git.common_dir / "shallow"
-    if mirror is None:
-        return ""
-    mirror.unshallow(REFETCH_SECONDS)
-    cut = shallow.read_text().split()
-    commits = ((oid, clone.git.commit(oid)) for oid in cut)
-    still = [oid for oid, commit in commits if commit and not all(has(clone, parent) for parent in commit.parents)]
-    if still:
-        write_locked(shallow, "".join(f"{oid}\n" for oid in still).encode())
-    else:
-        shallow.unlink()
-    clone.git.close()
-    return f"fetched the history that was cut off: {len(cut) - len(still)} commits had no parents here"
 
 
 def partial(chosen: Selection) -> Iterator[Finding]:

@@ -6,13 +6,13 @@ had damaged it. Where a repair would have to guess, it is refused, with the comm
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from runner.app.doctor import rewritten_from
 from runner.app.doctor.protocols import seen_there
 from runner.app.doctor.refs import reflog
 from runner.errors import IntegrityError
-from runner.executor import journal, load, remedy, transition
+from runner.executor import journal, load, transition
 from runner.git import TreeEntry
 from runner.protocol import events as ev
 from runner.protocol import log, paths
@@ -25,10 +25,8 @@ from runner.trust.transitions import commit_of
 from runner.trust.verify import is_rebased, replaced
 from runner.trust.walk import Report, name_in
 
-LOST = "refs/runner/lost"
 
-
-def fix(session: Session, protocol: str, tell: Callable[[str], None], *, by_name: bool) -> None:
+def fix(session: Session, protocol: str, *, by_name: bool) -> None:
     """Repair a protocol's damaged record, if it verifies afterwards; `by_name`, adopt its rewritten history too.
 
     Raises:
@@ -46,48 +44,52 @@ def fix(session: Session, protocol: str, tell: Callable[[str], None], *, by_name
         old = rewritten_from(session.project, protocol, tip)
         if judged.is_foreign and old is None:
             return
-        if here is None and not by_name:
-            return  # a branch is made here only where it is asked for
-        if old is not None and not by_name:
-            return  # whether that was meant is asked about each
-        if old is not None and remedy.is_adoptable(session, protocol, judged, old):
-            _merge(session, protocol, _whole_of(session.project, protocol, old, tip), judged, tell)
+        if not by_name and (here is None or old is not None):
+            return  # a branch is made here only where it is asked for; whether a rewriting was meant is asked about each
+        if old is not None and load.is_adoptable(session, protocol, judged, old):
+            _merge(session, protocol, _whole_of(session.project, protocol, old, tip), judged)
             return
         if not (judged.ok or judged.is_repairable):
             raise _refused(session.project, protocol, judged, old)
-        back: Mapping[str, tuple[str | None, str | None]] = {}
-        is_left = False  # whether journals have what the record no longer has
-        if old is not None and not judged.is_repairable:
-            is_here = git.commit(old) is not None
-            now = replaced(git, protocol, old, tip) if is_here else None
-            back = publishing.history_back(session, protocol, tip, now)
-            is_left = now is None and (is_here or bool(back)) and not _gives_way(session, protocol, old, tip)
-            if is_left:
-                _refuse_forgetting(session.project, protocol, tip, old)
-        adopted = _keep(session, protocol, old, tip, judged) if old is not None else ""
         if judged.is_repairable:
-            _repair(session, protocol, judged, tell)
-        elif old is not None:
-            assert judged.walk.state is not None
-            if is_left:
-                journal.put_aside(session.dirs, protocol, old)
-            if back:  # it would keep what was taken out, and be published with it
-                git.update_refs(back, "runner: lost")
-            write_checkpoint(session.dirs, protocol, tip, judged.walk.state.genesis)
+            adopted = _keep(session, protocol, old, judged) if old is not None else ""
+            _repair(session, protocol, judged)
+        else:
+            adopted = _adopt(session, protocol, old, judged) if old is not None else ""
         if adopted:
-            tell(adopted)
+            session.env.say(adopted)
         if by_name and here is not None:
-            _fix_there(session, protocol, tell)
+            _fix_there(session, protocol)
+
+
+def _adopt(session: Session, protocol: str, old: str, judged: Report) -> str:
+    """Accept a rewritten history that verifies as it is, and return what the protocol loses with it."""
+    git, tip = session.git, judged.tip
+    is_here = git.commit(old) is not None
+    now = replaced(git, protocol, old, tip) if is_here else None
+    back = publishing.history_back(session, protocol, tip, now)
+    # Whether journals have what the record no longer has.
+    is_left = now is None and (is_here or bool(back)) and not _gives_way(session, protocol, old, tip)
+    if is_left:
+        _refuse_forgetting(session.project, protocol, tip, old)
+    adopted = _keep(session, protocol, old, judged)
+    if is_left:
+        journal.put_aside(session.dirs, protocol, old)
+    if back:  # it would keep what was taken out, and be published with it
+        git.update_refs(back, "runner: lost")
+    assert judged.walk.state is not None
+    write_checkpoint(session.dirs, protocol, tip, judged.walk.state.genesis)
+    return adopted
 
 
 def _gives_way(session: Session, protocol: str, old: str, tip: str) -> bool:
     """Return whether `tip` has transitions that others published beside those of `old`, which are done again, as after a sync of
     diverged clones: the journals stay, so no model is asked again and no effect happens again.
     """
-    git, there = session.git, remedy.published(session, protocol, tip)
+    git, there = session.git, load.published(session, protocol, tip)
     if there is None or git.commit(old) is None:
         return False
-    return any(publishing.is_transition(one, protocol) for one in record.since(git, there, old)[0])
+    return any(record.is_transition(one, protocol) for one in record.since(git, there, old)[0])
 
 
 def _refuse_forgetting(project: Project, protocol: str, tip: str, old: str) -> None:
@@ -100,12 +102,12 @@ def _refuse_forgetting(project: Project, protocol: str, tip: str, old: str) -> N
     if project.git.commit(old) is None:
         journal.refuse_unknown(project.dirs, protocol, way)
         return
-    way = f"`{remedy.way_back(project, protocol, tip, old)}` puts the old history back, where `runner run {protocol}` resumes"
+    way = f"`{load.way_back(project, protocol, tip, old)}` puts the old history back, where `runner run {protocol}` resumes"
     journal.refuse_unknown(project.dirs, protocol, way)
     journal.refuse_unrecorded(project.dirs, protocol, snapshot.read(project.git, old, protocol).state, way)
 
 
-def _fix_there(session: Session, protocol: str, tell: Callable[[str], None]) -> None:
+def _fix_there(session: Session, protocol: str) -> None:
     """Repair what the remote has, where that does not verify and is no descendant of the branch here.
 
     Raises:
@@ -118,19 +120,19 @@ def _fix_there(session: Session, protocol: str, tell: Callable[[str], None]) -> 
     if there is None or judged is None or judged.ok or judged.is_foreign:
         return
     if judged.is_repairable:
-        _repair(session, protocol, judged, tell)
-    elif remedy.is_adoptable(session, protocol, judged, here):
-        _merge(session, protocol, here, judged, tell)
+        _repair(session, protocol, judged)
+    elif load.is_adoptable(session, protocol, judged, here):
+        _merge(session, protocol, here, judged)
     else:
         remote = session.project.trusted.remote
         raise IntegrityError(
             f"what {remote} has of {protocol} cannot be repaired: {judged.findings[0].text}",
             f"{judged.findings[0].path or session.project.branch(protocol)}, commit {judged.findings[0].commit[:12]}",
-            remedy.of_remote(session, protocol, judged),
+            load.hint_of_remote(session, protocol, judged),
         )
 
 
-def _merge(session: Session, protocol: str, old: str, rewritten: Report, tell: Callable[[str], None]) -> None:
+def _merge(session: Session, protocol: str, old: str, rewritten: Report) -> None:
     """Adopt a rebased or amended history that lacks commits which approvals are for, or which are published.
 
     `old` has them and verifies: a merge by the person continues it, with its record, and all other files of the new history.
@@ -158,14 +160,14 @@ def _merge(session: Session, protocol: str, old: str, rewritten: Report, tell: C
     judged = verify.verify(git, protocol, new, session.project.trusted)
     if not judged.ok:
         raise _refused(session.project, protocol, judged, old)
-    lost = f"{LOST}/{protocol}/{tip[:12]}"
-    why = remedy.why_merged(session.project, rewritten)
-    _publish(session, judged, here, "runner: adopted", {lost: (tip, git.ref(lost))})
-    tell(
-        f"{protocol}: adopted as a merge into the old history, {why}, at {new[:12]}; {remedy.GIVEN_AGAIN};"
-        f" the rewritten history is kept at {lost}"
+    lost = history.kept_as_lost(git, protocol, tip)
+    why = load.why_merged(session.project, rewritten)
+    _publish(session, judged, here, "runner: adopted", lost)
+    session.env.say(
+        f"{protocol}: adopted as a merge into the old history, {why}, at {new[:12]}; {load.GIVEN_AGAIN};"
+        f" the rewritten history is kept at {next(iter(lost))}"
     )
-    _tell_unpublished(session, protocol, new, tell)
+    _tell_unpublished(session, protocol, new)
 
 
 def _publish(
@@ -222,30 +224,21 @@ def _refused(project: Project, protocol: str, judged: Report, old: str | None) -
     where = f"{project.branch(protocol)} at {judged.tip[:12]}"
     why = judged.findings[0].text if judged.findings else "there is no folder of it"
     if old is None:
-        return IntegrityError(
-            f"{protocol} cannot be repaired: {why}", where, f"`runner doctor {protocol}` says what remains possible"
-        )
-    if project.git.commit(old) is None:
-        return IntegrityError(
-            f"the rewritten history of {protocol} does not verify: {why}",
-            where,
-            f"the old one, {old[:12]}, is not in this clone; fetch it from where it is",
-        )
-    return IntegrityError(
-        f"the rewritten history of {protocol} does not verify, so it is not adopted: {why}",
-        where,
-        f"`{remedy.way_back(project, protocol, judged.tip, old)}` puts the old one back",
-    )
+        what, hint = f"{protocol} cannot be repaired", f"`runner doctor {protocol}` says what remains possible"
+    else:
+        what = f"the rewritten history of {protocol} does not verify, so it is not adopted"
+        hint = load.hint_of_old(project, protocol, judged.tip, old)
+    return IntegrityError(f"{what}: {why}", where, hint)
 
 
-def _keep(session: Session, protocol: str, old: str, tip: str, judged: Report) -> str:
+def _keep(session: Session, protocol: str, old: str, judged: Report) -> str:
     """Keep the history that is no longer in the branch, and return what the protocol loses with it."""
-    git, now = session.git, judged.walk.state
+    git, tip, now = session.git, judged.tip, judged.walk.state
     assert now is not None
     if git.commit(old) is None:
         return f"{protocol}: adopted as it is at {tip[:12]}; the old history, {old[:12]}, is not in this clone any more"
-    ref = f"{LOST}/{protocol}/{old[:12]}"
-    git.update_refs({ref: (old, git.ref(ref))}, "runner: lost")
+    kept = history.kept_as_lost(git, protocol, old)
+    git.update_refs(kept, "runner: lost")
     before = snapshot.read(git, old, protocol).state
     if before.genesis != now.genesis:
         lost = "it is another protocol of the same name now"
@@ -257,10 +250,10 @@ def _keep(session: Session, protocol: str, old: str, tip: str, judged: Report) -
         lost += " no longer in it"
     else:
         lost = "no revision was lost"
-    return f"{protocol}: adopted as it is at {tip[:12]}; {lost}; the old history is kept at {ref}"
+    return f"{protocol}: adopted as it is at {tip[:12]}; {lost}; the old history is kept at {next(iter(kept))}"
 
 
-def _repair(session: Session, protocol: str, judged: Report, tell: Callable[[str], None]) -> None:
+def _repair(session: Session, protocol: str, judged: Report) -> None:
     """Commit the record as its events make it; where the folder was deleted, first the plan files, in the person's name."""
     git, project, walk, tip = session.git, session.project, judged.walk, judged.tip
     assert walk.state is not None
@@ -302,35 +295,33 @@ def _repair(session: Session, protocol: str, judged: Report, tell: Callable[[str
     by = ", ".join(oid[:12] for oid in walk.damaged_by)
     done = f"{protocol}: the record is repaired, {reason} ({by}); the code is unchanged"
     if here not in (None, judged.tip) and not git.is_ancestor(here or "", judged.tip):
-        _settle_with(session, protocol, made, tell, done)
+        _settle_with(session, protocol, made, done)
         return
     filed = transition.file(project, protocol, made)
     history_tip = next((new for new, _ in filed.values()), None)
     _publish(session, left, here, "runner: record-repaired", filed, history_tip)
-    tell(done)
-    _tell_unpublished(session, protocol, made.commit, tell)
+    session.env.say(done)
+    _tell_unpublished(session, protocol, made.commit)
 
 
-def _settle_with(
-    session: Session, protocol: str, made: transaction.Transition, tell: Callable[[str], None], done: str
-) -> None:
+def _settle_with(session: Session, protocol: str, made: transaction.Transition, done: str) -> None:
     """Bring the branch here, which has commits beside the damage, together with the repair, as with any tip that others published."""
     assert session.mirror is not None
     check = load.Checker(session, protocol)
     # Before anything is pushed: the history here may have transcripts of transitions that are dropped.
     publishing.settle(session, protocol, session.mirror, check, there=made.commit)
-    tell(done)
+    session.env.say(done)
     if session.project.setting("publish") == "always":
         tip = session.git.ref(session.project.branch(protocol))
         assert tip is not None
         publishing.push(session, protocol, tip)
-    _tell_unpublished(session, protocol, made.commit, tell)
+    _tell_unpublished(session, protocol, made.commit)
 
 
-def _tell_unpublished(session: Session, protocol: str, oid: str, tell: Callable[[str], None]) -> None:
+def _tell_unpublished(session: Session, protocol: str, oid: str) -> None:
     there = session.above(session.project.branch(protocol))
     if there is not None and not session.git.is_ancestor(oid, there):
-        tell(f"{protocol}: the repair is here alone; `runner sync {protocol}` publishes it")
+        session.env.say(f"{protocol}: the repair is here alone; `runner sync {protocol}` publishes it")
 
 
 def _restore_plan_files(session: Session, protocol: str, judged: Report) -> str:

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from runner.app import request
 from runner.app.doctor import Finding, fault, of_error, remark
 from runner.errors import RunnerError
-from runner.executor import permissions
 from runner.forge import OUR_CONTEXTS, Access, Forge, ForgeError, Identity, Kind, MergeMethod, NotFoundError, Settings
 from runner.forge.registry import SETTINGS, guess
 from runner.protocol import ids
 from runner.store import trusted
 from runner.store.project import Project
 from runner.store.remote import Mirror
+from runner.trust import trusted_config
 
 _WHOLE = {MergeMethod.MERGE, MergeMethod.FAST_FORWARD}  # ways to merge that keep the commits
 
@@ -75,7 +75,7 @@ def _token(project: Project, forge: Forge, me: Identity, found: Settings) -> Ite
         yield remark(
             f"the forge's default branch is {found.default_branch}",
             f"{project.trusted.branch} is trusted here",
-            "workflows of events run from the forge's; policy is read from the one that is trusted here",
+            "event workflows run from the forge's default branch; the policy is read from the branch that is trusted here",
             "`runner doctor --repin`",
         )
 
@@ -86,14 +86,14 @@ def _merging(base: str, found: Settings) -> Iterator[Finding]:
         yield remark(
             "the token may not see how requests are merged",
             base,
-            "a merge that rewrites the commits is not foreseen",
+            "doctor cannot tell whether a merge rewrites the commits",
             "",
         )
     elif not found.methods & _WHOLE:
         yield remark(
             f"requests are merged by {methods} alone",
             base,
-            "the base gets other commits than those that were verified: the chain is then kept by refs/runner/history/* alone",
+            "the base gets other commits than those that were verified; only refs/runner/history/* then keep the verified history",
             "allow merge commits, and do not delete refs/runner/*",
         )
     if MergeMethod.REBASE in found.methods:
@@ -139,9 +139,9 @@ def _guards(forge: Forge, base: str, found: Settings, me: Identity) -> Iterator[
         )
     if guard.dismisses_stale:
         yield remark(
-            "a push takes approvals back",
+            "the forge dismisses approvals after a push",
             base,
-            "a review counts for what waits although the runner's record came after it; the forge's own rule wants a new one "
+            "the runner counts a review even if the record was pushed after it; the forge's own rule requires a new one "
             "after the last push",
             "approve again when the request is ready",
         )
@@ -168,22 +168,22 @@ def _branches(project: Project, forge: Forge) -> Iterator[Finding]:
                     yield fault(
                         "protocols' branches are protected",
                         name,
-                        "protected variables, tokens that may write among them, are given to the pipeline of a branch whose "
-                        ".gitlab-ci.yml is an agent's to change",
+                        "the pipelines of these branches get protected variables, such as tokens that may write, and an agent "
+                        "can change their .gitlab-ci.yml",
                         "leave them unprotected, and the default branch protected",
                     )
             elif guard.forced_pushes or guard.deletions:
                 yield remark(
                     "protocols' branches may be deleted or rewritten there",
                     name,
-                    "a history that went back is noticed only where it was seen before",
+                    "only clones that saw a history before notice that it was rewound",
                     f"forbid both for `{project.pattern.replace('{id}', '[0-9]*')}`",
                 )
         return
 
 
 def _reviews(project: Project, forge: Forge, me: Identity) -> Iterator[Finding]:
-    found = permissions.trusted_config(project)
+    found = trusted_config.of(project)
     if found.policy is None:
         yield remark(
             "there is no policy.yaml",

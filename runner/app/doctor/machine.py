@@ -14,8 +14,8 @@ from typing import Any
 from runner import sandbox
 from runner.app import suite
 from runner.app.doctor import Finding, Machine, Selection, fault, of_error, remark
-from runner.errors import RunnerError, UnreachableError, shown
-from runner.executor import environments, permissions
+from runner.errors import RunnerError, UnreachableError, UsageError, shown
+from runner.executor import environments, transition
 from runner.git import Git, GitError
 from runner.lines import counted, few
 from runner.protocol import clarifications, ids, paths, strict_yaml
@@ -23,7 +23,7 @@ from runner.store import trusted, workspace
 from runner.store.environment import Clone, Environment, matching, writable_state_home
 from runner.store.project import Project
 from runner.store.remote import Mirror
-from runner.trust import signature
+from runner.trust import signature, trusted_config
 
 ROOM = 200_000_000  # bytes on the disk below which work is likely to fail
 
@@ -72,7 +72,7 @@ def bytecode(machine: Machine) -> Iterator[Finding]:
         yield remark(
             "Python's bytecode of the runner is not kept",
             str(Path(cached).parent),
-            "each command compiles its sources anew, which takes more than half as long again",
+            "each command recompiles its sources and takes over 50 % longer",
             "unset PYTHONDONTWRITEBYTECODE for one command"
             if switched_off
             else "run `python -m compileall` on that folder as its owner",
@@ -90,7 +90,7 @@ def writable(clone: Clone) -> Iterator[Finding]:
     closed += [path for path in matching(ours[1], "*") if path.is_file() and not os.access(path, os.W_OK)]
     for path in wrong:
         yield fault(
-            "a file is in the place of a folder of the runner's",
+            "a file is where the runner needs a folder",
             str(path),
             "nothing can be run or recorded in this clone",
             f"`mv {shlex.quote(str(path))} {shlex.quote(f'{path}.old')}`",
@@ -142,16 +142,12 @@ def identity(chosen: Selection) -> Iterator[Finding]:
 
 
 def executor(chosen: Selection) -> Iterator[Finding]:
-    """Yield that commands of steps cannot be run, or are run without a sandbox."""
+    """Yield that commands of steps are run without a sandbox; fail where they cannot be run."""
     project = chosen.session.project
-    try:
-        project.refuse_unsupported()
-        name = project.setting("executor")
-        image = environments.image_of(project) if name == "container" else None
-        sandbox.choose(name, user_namespaces=project.config.workspace.user_namespaces, image=image)
-    except RunnerError as error:
-        yield of_error(error, "steps that run commands cannot be run")
-        return
+    project.refuse_unsupported()
+    name = project.setting("executor")
+    image = environments.image_of(project) if name == "container" else None
+    sandbox.choose(name, user_namespaces=project.config.workspace.user_namespaces, image=image)
     if image and "@sha256:" not in image:
         yield remark(
             f"commands of steps run in an image that is named without its digest: {image}",
@@ -208,14 +204,20 @@ def trusted_branch(chosen: Selection) -> Iterator[Finding]:
 
 
 def policy(chosen: Selection) -> Iterator[Finding]:
-    """Yield why policy, keys or configuration of the trusted branch cannot be carried out."""
-    try:
-        found = permissions.trusted_config(chosen.session.project).policy
-    except RunnerError as error:
-        yield of_error(error, "no step starts, and no approval counts")
-        return
+    """Yield what the policy does not do as it reads; fail where policy or keys of the trusted branch cannot be carried out."""
+    found = trusted_config.of(chosen.session.project).policy
     if found is not None and (wrong := found.misread()):
         yield of_error(wrong, "merges pass without them")
+
+
+def runner_key(chosen: Selection) -> Iterator[Finding]:
+    """Yield why no step can be run here, where the policy wants what a runner does to be signed."""
+    try:
+        transition.signer(chosen.session.project)
+    except UsageError as error:
+        yield remark(error.what, error.where, "no step can be run here; people can approve and merge", error.hint)
+    except RunnerError:
+        return  # `policy` says why
 
 
 def tests(chosen: Selection) -> Iterator[Finding]:
@@ -242,12 +244,8 @@ def questions(chosen: Selection) -> Iterator[Finding]:
     """Yield the open questions about the project."""
     project = chosen.session.project
     where = f"{paths.CLARIFICATIONS} on {project.trusted.branch}"
-    try:
-        known = clarifications.parse(project.trusted.blob(project.git, paths.CLARIFICATIONS), where)
-        so = "no protocol starts before" if project.config.clarifications == "block" else "nothing waits for it"
-    except RunnerError as error:
-        yield of_error(error, "`runner new` is refused")
-        return
+    known = clarifications.parse(project.trusted.blob(project.git, paths.CLARIFICATIONS), where)
+    so = "no protocol starts before" if project.config.clarifications == "block" else "nothing waits for it"
     for one in known:
         if one.answer is None:
             hint = "`runner init` at a terminal asks it, or write the answer there; then commit the file"
@@ -287,7 +285,7 @@ def workspaces(chosen: Selection) -> Iterator[Finding]:
     """Yield the workspaces that cannot be reset, since they have folders of other users."""
     project, configured = chosen.session.project, chosen.session.project.config.workspace.path
     try:
-        folder = workspace.place(project.dirs, "0000-none", configured).root.parent
+        folder = workspace.place(project, "0000-none", configured).root.parent
     except RunnerError as error:
         yield of_error(error, "steps that run commands cannot be run")
         return
@@ -299,7 +297,7 @@ def workspaces(chosen: Selection) -> Iterator[Finding]:
         if not ids.is_protocol_id(path.name) or chosen.only not in (None, path.name):
             continue
         try:
-            closed: str | None = workspace.not_ours(workspace.Workspace(path))
+            closed: str | None = workspace.not_ours(workspace.Workspace(project, path))
             why = "you may not change the files of a folder in it"
         except OSError as error:
             closed, why = str(path), str(error.strerror)

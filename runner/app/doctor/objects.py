@@ -1,4 +1,4 @@
-"""Objects and indexes that a crash of the machine broke: restored from work trees or the remote, else named.
+"""Find objects and indexes that a machine crash broke; restore them from work trees or the remote, or report them.
 
 Broken packs, and what git only keeps to be faster, are left to git's own commands: git's complaint is shown with the command.
 Broken files are moved to `runner/damaged/` beside the repository before anything takes its place.
@@ -82,6 +82,8 @@ def _complaints(clone: Clone) -> dict[str, Finding]:
     found: dict[str, Finding] = {}
     for probe in _PROBES:
         for line in lines_of(clone.git.try_run(*probe)[2]):
+            if line.endswith(".lock"):
+                continue  # `clone.dead_locks` judges locks
             for pattern, advise in _ADVICE:
                 if said := re.search(pattern, line):
                     key, where, consequence, command = advise(clone, said)
@@ -129,6 +131,12 @@ def _pack(clone: Clone, said: re.Match[str]) -> _Advice:
     return f"{pack}", str(pack), "git cannot read the objects in this pack", _moved(clone, said[1], save)
 
 
+def _cut(clone: Clone, said: re.Match[str]) -> _Advice:
+    path = clone.git.common_dir / "shallow"
+    command = f"`mv {_quoted(path)} {_quoted(path)}.broken`; then `git fetch --refetch` fetches the missing commits"
+    return str(path), str(path), "git does not know where the history of this clone ends, and does not work", command
+
+
 def _folder(clone: Clone, said: re.Match[str]) -> _Advice:
     path = clone.git.common_dir / "objects" / said[1]
     command = _moved(clone, said[1])
@@ -157,6 +165,7 @@ _ADVICE = (
     (r"ignoring ref with broken name (.+)", _ref_name),
     (r"(pack-[0-9a-f]+)\.idx|no corresponding \.idx: .*(pack-[0-9a-f]+)\.pack", _pack_index),
     (r"(pack-[0-9a-f]+)\.pack", _pack),
+    (r"bad shallow line", _cut),
     (r"unable to open .*objects/([0-9a-f]{2}|pack): Not a directory", _folder),
 )
 
@@ -173,8 +182,7 @@ def indexes(clone: Clone) -> Iterator[Finding]:
                 f"the index of a work tree is broken: {why}",
                 str(tree.path),
                 "git refuses to work there; the staged changes are lost, the files are unchanged",
-                "`runner doctor --fix` rewrites it from the last commit",
-                (tree.git_dir, str(tree.path)),
+                f"`git -C {_quoted(tree.path)} read-tree HEAD` rewrites it from the last commit",
             )
 
 
@@ -199,16 +207,6 @@ def _has_digest(git: Git, path: Path) -> bool:
     except OSError:
         return False
     return hashlib.new(git.object_format, data[:-width]).digest() == data[-width:]
-
-
-def fix_index(clone: Clone, about: tuple[Path, str]) -> str:
-    """Write an index anew from the last commit."""
-    (git_dir, where), git = about, clone.git
-    # A copy is put aside: without an index, git takes all files for deleted.
-    aside = put_aside(clone, git_dir / "index", stays=True)
-    git.run("read-tree", "HEAD", git_dir=git_dir, index=git_dir / "index")
-    git.try_run("update-index", "-q", "--refresh", git_dir=git_dir, work_tree=Path(where), index=git_dir / "index")
-    return f"rebuilt the index of {where} from its last commit; the broken one is {aside}"
 
 
 # --- loose objects -----------------------------------------------------------------------------------------------------

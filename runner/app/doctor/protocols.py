@@ -1,4 +1,4 @@
-"""Protocols: those of which the branch or the number is gone, records that contradict their history, and their history refs.
+"""Check protocols: missing branches and numbers, records that contradict their history, and history refs.
 
 A record is repaired by `fix`. A branch is restored only where its protocol is named: a person may have deleted it. Of a history,
 transcripts were not fetched, or another push replaced it on the remote. A damaged journal has the answers and calls of a step, so
@@ -25,13 +25,12 @@ from runner.app.doctor import (
     remark,
 )
 from runner.app.pending import Pending
-from runner.errors import InsufficientHistoryError, RunnerError
-from runner.executor import remedy
+from runner.errors import InsufficientHistoryError, RunnerError, UnreachableError
+from runner.executor import load
 from runner.executor.journal import DamagedJournalError, Journal
-from runner.git import Git
 from runner.protocol import ids, paths
-from runner.protocol.decision import OPEN
-from runner.store import history, locks, lookup, publishing, push_refusal, record, worktree
+from runner.protocol.state import OPEN
+from runner.store import history, locks, lookup, publishing, record, worktree
 from runner.store.environment import matching
 from runner.store.project import Project, Session
 from runner.store.remote import Mirror
@@ -46,7 +45,7 @@ def gone_branches(chosen: Selection) -> Iterator[Finding]:
     project, only = chosen.session.project, chosen.only
     if only is not None and only not in project.protocols():
         what = f"{only} has no branch here"
-        yield remark(what, project.branch(only), "it can only be looked at", "`git fetch`")
+        yield remark(what, project.branch(only), "only commands that read it work", "`git fetch`")
     for protocol in gone(project):
         if only not in (None, protocol):
             continue
@@ -116,9 +115,9 @@ def claim_number(chosen: Selection, about: tuple[str, str]) -> str:
 def name_clashes(chosen: Selection) -> Iterator[Finding]:
     """Yield the protocols of which the remote has another one with the same id."""
     for protocol in chosen.session.project.protocols():
-        other = push_refusal.clash(chosen.session, protocol) if chosen.only in (None, protocol) else None
+        other = lookup.clash(chosen.session, protocol) if chosen.only in (None, protocol) else None
         if other is not None:
-            error = push_refusal.clash_error(chosen.session.project, protocol, other)
+            error = lookup.clash_error(chosen.session.project, protocol, other)
             yield contradiction(error.what, error.where, "its work here cannot be published", error.hint)
 
 
@@ -132,14 +131,12 @@ def rewritten_history(one: Examined) -> Iterator[Finding]:
             f"the history of {one.protocol} was rewritten: {one.old[:12]} is no longer in it",
             f"{one.session.project.branch(one.protocol)} at {one.tip[:12]}",
             "it does not run until a person decides that this was meant",
-            remedy.of_rewritten(one.session, one.protocol, one.judged, one.old),
+            load.hint_of_rewritten(one.session, one.protocol, one.judged, one.old),
         )
 
 
 def remote_record(one: Examined) -> Iterator[Finding]:
     """Yield that the remote, as it was last seen, has a tip that does not verify."""
-    if one.is_adoptable or not one.judged.ok:
-        return
     session, protocol, there = one.session, one.protocol, seen_there(one.session, one.protocol, one.tip)
     if there is None:
         return
@@ -153,7 +150,7 @@ def remote_record(one: Examined) -> Iterator[Finding]:
             f"{protocol} does not verify on {session.project.trusted.remote}: {finding.text} ({finding.rule})",
             f"{finding.path or session.project.branch(protocol)}, commit {finding.commit[:12]}",
             "nothing is fetched from there, and nothing that is here can be published; here it verifies",
-            remedy.of_remote(session, protocol, judged),
+            load.hint_of_remote(session, protocol, judged),
         )
 
 
@@ -163,10 +160,10 @@ def seen_there(session: Session, protocol: str, tip: str) -> str | None:
     mirror = session.mirror
     if mirror is None and (session.dirs.mirror / "HEAD").exists():
         mirror = pinned_remote(session.project)
-    there = mirror.refs().get(f"refs/heads/{name}") if mirror else None
+    there = mirror.ref(f"refs/heads/{name}") if mirror else None
     if there is None or git.commit(there) is None or git.is_ancestor(there, tip):
         return None
-    return there if push_refusal.clash(session, protocol) is None else None
+    return there if lookup.clash(session, protocol) is None else None
 
 
 def rebases(selection: Selection) -> Iterator[Finding]:
@@ -181,8 +178,6 @@ def rebases(selection: Selection) -> Iterator[Finding]:
 def uncommitted_record(one: Examined) -> Iterator[Finding]:
     """Yield changes of the record in a worktree that are in no commit, except those that a runner is making."""
     session, protocol, ref = one.session, one.protocol, one.session.project.branch(one.protocol)
-    if one.is_adoptable or not one.judged.ok:
-        return
     # An interrupted update of the worktree has a finding of its own.
     is_cut = any(cut is not None and cut.tree.branch == ref for _, cut in worktree.cut_follows(session.dirs))
     if is_cut or session.dirs.making(protocol).exists() or locks.is_held(session.dirs.lock(protocol)):
@@ -203,8 +198,6 @@ def uncommitted_record(one: Examined) -> Iterator[Finding]:
 def proven(one: Examined) -> Iterator[Finding]:
     """Yield what `runner verify` finds besides the transitions, where these verify."""
     session, protocol = one.session, one.protocol
-    if one.is_adoptable or not one.judged.ok:
-        return
     try:
         report, code = proof.prove(session, protocol, walked=one.judged)
     except RunnerError as error:
@@ -231,10 +224,10 @@ def unattainable_approvals(one: Examined) -> Iterator[Finding]:
     """Yield the approvals that the protocol waits for and no person can give, by the trusted branch as it is now."""
     if not one.judged.ok or one.judged.state is None or one.judged.state.status not in OPEN:
         return
-    short = str(ids.number_of(one.protocol))
+    short = lookup.typed(one.session.project, one.protocol)
     try:
         for error in Pending(one.session, one.protocol, one.tip, short).unattainable():
-            yield of_error(error, f"{one.protocol} waits, and nobody can end that")
+            yield of_error(error, f"{one.protocol} waits, and nobody can end the wait")
     except RunnerError:
         return  # the policy cannot be carried out, which is a finding of its own
 
@@ -242,8 +235,6 @@ def unattainable_approvals(one: Examined) -> Iterator[Finding]:
 def damaged_record(one: Examined) -> Iterator[Finding]:
     """Yield what does not verify in the branch here."""
     protocol, judged, branch = one.protocol, one.judged, one.session.project.branch(one.protocol)
-    if one.is_adoptable or judged.ok:
-        return
     if judged.is_foreign:
         if one.old is None:
             name = branch.removeprefix("refs/heads/")
@@ -285,7 +276,7 @@ def _remaining(one: Examined, finding: walk.Finding) -> str:
     good = commit.parents[0] if commit and commit.parents and walked.state is not None else None
     if good is None:
         return f"it cannot be repaired; `git log {project.branch(protocol)}` shows what happened"
-    back = remedy.way_back(project, protocol, one.tip, good)
+    back = load.way_back(project, protocol, one.tip, good)
     return f"`{back}` goes back to before that commit, and `runner doctor --fix {protocol}` adopts that"
 
 
@@ -310,90 +301,72 @@ def damaged_journals(chosen: Selection) -> Iterator[Finding]:
 # --- history refs ------------------------------------------------------------------------------------------------------
 
 
-def transcripts_missing(one: Examined) -> Iterator[Finding]:
-    """Yield that transcripts are missing here, or else that the remote's history may not replace the one here."""
-    if one.is_adoptable or not one.judged.ok:
-        return
-    lacking = transcripts(one)
-    one.has_transcripts = lacking is None
-    found = lacking or replaced(one)
-    if found is not None:
-        yield found
-
-
-def transcripts(one: Examined) -> Finding | None:
-    """Return that the history lacks transcripts that the log names: it was not fetched, or went back."""
+def transcripts(one: Examined) -> Iterator[Finding]:
+    """Yield that the history lacks transcripts that the log names: it was not fetched, or went back."""
     git, ref, remote = one.session.git, history.ref_of(one.protocol), one.session.project.trusted.remote
     try:
         for wrong in wrong_transcripts(git, one.protocol, one.judged.walk.named, git.ref(ref), remote, []):
-            return contradiction(
+            one.has_transcripts = False
+            yield contradiction(
                 f"{one.protocol} does not verify: {wrong.text} ({wrong.rule})",
                 wrong.path,
                 "the transcript is not the one that the log names",
                 f"`runner doctor --fix {one.protocol}` where the remote has the right one; else in a clone that has it",
             )
+            return
     except InsufficientHistoryError as error:
         elsewhere = f"there is no remote; where another clone has it: `git fetch CLONE '{ref}:{ref}'`"
-        return fault(
+        one.has_transcripts = False
+        yield fault(
             error.what,
             ref,
-            "it can be neither shown nor verified, and a budget does not know what it cost",
+            "it can be neither shown nor verified, and budgets do not include its cost",
             "`runner doctor --fix` fetches it" if remote else f"{elsewhere}; else it is lost, and the record remains",
-            fetch_history if remote else None,
+            remote,
         )
-    return None
 
 
-def _mirror(project: Project) -> Mirror | None:
-    return pinned_remote(project)
-
-
-def fetch_history(one: Examined) -> str:
+def fetch_history(one: Examined, about: str) -> str:
     """Fetch the history of a protocol, where the remote's has more of the transcripts that the log names."""
     project, protocol, walk = one.session.project, one.protocol, one.judged.walk
-    git, mirror, ref = project.git, _mirror(project), history.ref_of(protocol)
+    git, mirror, ref = project.git, pinned_remote(project), history.ref_of(protocol)
     if mirror is None:
         return ""
     _fetch(project, mirror, protocol)
-    here, there = git.ref(ref), mirror.refs().get(ref)
+    here, there = git.ref(ref), mirror.ref(ref)
     if there is None or there == here:
         return ""
     changes: dict[str, tuple[str | None, str | None]] = {ref: (there, here)}
     if here is not None and not history.follows(git, protocol, here, there):
         if _worth(project, protocol, walk, there)[0] <= _worth(project, protocol, walk, here)[0]:
             return ""
-        changes |= _lost(git, protocol, here)
+        changes |= history.kept_as_lost(git, protocol, here, "history-")
     git.update_refs(changes, "runner: fetched")
     return f"fetched {ref} from {mirror.remote}: {there[:12]}"
 
 
-def _lost(git: Git, protocol: str, tip: str) -> dict[str, tuple[str | None, str | None]]:
-    ref = f"refs/runner/lost/{protocol}/history-{tip[:12]}"
-    return {ref: (tip, git.ref(ref))}
-
-
-def replaced(one: Examined, *, ask: bool = False) -> Finding | None:
-    """Return that the remote's history may not replace the one here. `ask`: fetch it, else as it was last seen.
-
-    Raises:
-        UnreachableError: `ask`, and the remote does not answer.
-    """
+def replaced(one: Examined) -> Iterator[Finding]:
+    """Yield that the remote's history, as it was last seen, may not replace the one here."""
     project, protocol = one.session.project, one.protocol
-    mirror = _mirror(project) if ask or (project.dirs.mirror / "HEAD").exists() else None
-    if mirror is None:
-        return None
-    if ask:
-        _fetch(project, mirror, protocol)
-    theirs = mirror.refs().get(history.ref_of(protocol))
+    mirror = pinned_remote(project) if one.asks or (project.dirs.mirror / "HEAD").exists() else None
+    if mirror is None or not (one.asks or one.has_transcripts):
+        return
+    try:
+        if one.asks:
+            _fetch(project, mirror, protocol)
+    except UnreachableError as error:
+        project.env.say(f"{error.what}; whether its history is as it was published is not known")
+        return
+    theirs = mirror.ref(history.ref_of(protocol))
     if theirs is None or _compare(project, mirror, protocol, theirs).kind is not history.Kind.REPLACED:
-        return None
-    error = publishing.history_replaced(project, protocol, theirs)
-    return contradiction(
-        error.what,
-        error.where,
+        return
+    wrong = publishing.history_replaced(project, protocol, theirs)
+    yield contradiction(
+        wrong.what,
+        wrong.where,
         "nothing of it is published or fetched, and other clones may lack its transcripts",
         f"`runner doctor --fix {protocol}` compares both with the log, and publishes the right one",
-        settle_history,
+        theirs if one.asks else None,
     )
 
 
@@ -403,12 +376,12 @@ def _fetch(project: Project, mirror: Mirror, protocol: str) -> None:
 
 def _compare(project: Project, mirror: Mirror, protocol: str, theirs: str) -> history.Offer:
     branch = project.branch(protocol)
-    published = mirror.refs().get(branch)
+    published = mirror.ref(branch)
     tip = project.git.ref(branch) or published or theirs
     return history.compare(project.git, protocol, theirs, tip=tip, published=published)
 
 
-def settle_history(one: Examined) -> str:
+def settle_history(one: Examined, about: str) -> str:
     """Publish the history here again in place of the remote's, or fetch the remote's: the one that has what the log names.
 
     Where each has some of it, theirs is added on top of ours. The replaced one is kept under refs/runner/lost/.
@@ -417,11 +390,11 @@ def settle_history(one: Examined) -> str:
         UnreachableError: the remote did not answer, or refused. ConflictError: it moved meanwhile.
     """
     project, protocol, walk = one.session.project, one.protocol, one.judged.walk
-    git, ref, mirror = project.git, history.ref_of(protocol), _mirror(project)
+    git, ref, mirror = project.git, history.ref_of(protocol), pinned_remote(project)
     if mirror is None:
         return ""
     _fetch(project, mirror, protocol)
-    ours, theirs = git.ref(ref), mirror.refs().get(ref)
+    ours, theirs = git.ref(ref), mirror.ref(ref)
     if ours is None or theirs is None or _compare(project, mirror, protocol, theirs).kind is not history.Kind.REPLACED:
         return ""
     (mine, my_files), (hers, her_files) = (_worth(project, protocol, walk, tip) for tip in (ours, theirs))
@@ -430,7 +403,7 @@ def settle_history(one: Examined) -> str:
     if more and my_files - her_files:
         new = _joined(project, protocol, ours, theirs, more)
     gone = ours if new == theirs else theirs
-    lost = _lost(git, protocol, gone)
+    lost = history.kept_as_lost(git, protocol, gone, "history-")
     git.update_refs(lost, "runner: lost")  # before the remote lets go of it
     if new != theirs:
         mirror.push({ref: (new, theirs)})

@@ -1,4 +1,4 @@
-"""Refs that name nothing: restored from reflogs, checkpoints, histories and the remote, else named with the loss.
+"""Find broken refs; restore them from reflogs, checkpoints, histories and the remote, or report the loss.
 
 git stops at the first broken one, or ignores it. After a power cut, files are found empty, cut short or full of zeros.
 """
@@ -22,6 +22,7 @@ from runner.store import history, locks, lookup, trusted
 from runner.store.environment import Clone, matching, read_checkpoint
 from runner.trust import transitions
 
+_MADE_WITHIN = 0.3  # seconds that git may take to write the HEAD of a worktree, or to remove the worktree
 _CACHES = ("refs/remotes/", trusted.REF)  # a fetch makes them again
 
 
@@ -70,32 +71,14 @@ def fix_packed(clone: Clone, path: Path) -> str:
     return f"packed-refs was rewritten, with {len(found)} refs; the broken one is {clone.dirs.damaged / path.name}"
 
 
-def cut(clone: Clone) -> Iterator[Finding]:
-    """Yield that the list of commits where this clone's history is cut off is broken."""
-    if not _has_whole_cut(clone.git.common_dir, clone.git.oid_length):
-        path = clone.git.common_dir / "shallow"
-        yield fault(
-            "the list of commits where this clone's history is cut off is broken",
-            str(path),
-            "git does not work here at all",
-            "`runner doctor --fix` moves it aside, and fetches the missing commits from the remote",
-            path,
-        )
-
-
-def fix_cut(clone: Clone, path: Path) -> str:
-    """Move the broken list aside; the commits missing without it are found afterwards."""
-    aside = put_aside(clone, path)
-    clone.git.close()
-    return f"moved {path} aside: {aside}"
-
-
 def heads(clone: Clone) -> Iterator[Finding]:
     """Yield the HEADs, of the repository and of its worktrees, that name nothing."""
     common = clone.git.common_dir
-    # A worktree that is being made or removed does not have all its files.
-    trees = [path.parent for path in matching(common, "worktrees/*/HEAD") if (path.parent / "gitdir").exists()]
-    yield from (_head(tree, common) for tree in (common, *trees) if _has_broken_head(tree))
+    trees = (path.parent for path in matching(common, "worktrees/*/HEAD") if (path.parent / "gitdir").exists())
+    broken = [tree for tree in (common, *trees) if _has_broken_head(tree)]
+    if broken:  # a worktree that is being made or removed does not have all its files
+        clone.env.sleep(_MADE_WITHIN)
+    yield from (_head(tree, common) for tree in broken if _has_broken_head(tree))
 
 
 def headless(cwd: Path) -> Finding | None:
@@ -114,45 +97,13 @@ def headless(cwd: Path) -> Finding | None:
 
 
 def _head(git_dir: Path, common: Path) -> Finding:
-    found, path = _branch_of(git_dir, common), git_dir / "HEAD"
-    return fault(
-        "HEAD is broken",
-        str(path),
-        "git does not know which branch is checked out there",
-        f"`runner doctor --fix` makes it name {found.removeprefix('refs/heads/')} again"
-        if found
-        else f"write the branch's name into it: `echo 'ref: refs/heads/BRANCH' > {shlex.quote(str(path))}`",
-        (path, found) if found else None,
-    )
-
-
-def _branch_of(git_dir: Path, common: Path) -> str:
-    """Return the branch that a broken HEAD named, by its reflog; empty where that does not show it.
-
-    A HEAD whose last commit the branch never was at was detached from it since, by a rebase or a person.
-    """
-    heads = common / "logs/refs/heads"
-    were = {
-        name: [oid for oid, _ in lines]
-        for path in matching(heads, "**/*")
-        if path.is_file() and (lines := reflog(common, name := f"refs/heads/{path.relative_to(heads).as_posix()}"))
-    }
-    last = reflog(git_dir, "HEAD")
-    moves = [found[1] for _, said in last if (found := re.fullmatch(r"checkout: moving from \S+ to (\S+)", said))]
-    if moves:
-        name = f"refs/heads/{moves[0]}"
-        return name if last[0][0] in were.get(name, ()) else ""
-    # Never moved: a worktree of a protocol is named like it; else the one branch that is where HEAD was.
-    named = [name for name in were if ids.is_protocol_id(git_dir.name) and name.endswith(f"/{git_dir.name}")]
-    same = named or [name for name, oids in were.items() if last and oids[0] == last[0][0]]
-    return same[0] if len(same) == 1 else ""
-
-
-def fix_head(clone: object, about: tuple[Path, str]) -> str:
-    """Make a HEAD name a branch."""
-    path, name = about
-    write_locked(path, f"ref: {name}\n".encode())
-    return f"{path} names {name.removeprefix('refs/heads/')} again"
+    path, log, heads = git_dir / "HEAD", git_dir / "logs/HEAD", os.path.normpath(common / "logs/refs/heads")
+    command = f"write the branch's name into it: `echo 'ref: refs/heads/BRANCH' > {shlex.quote(str(path))}`"
+    if log.exists():
+        last, at = f"tail -n 1 {shlex.quote(str(log))}", f"awk 'END {{print $2}}' {shlex.quote(str(log))}"
+        # Where the last move was no checkout, it names no branch: the one that had the commit is the one.
+        command += f'; `{last} && grep -rl "$({at})" {shlex.quote(heads)}` shows its last move, and the branches that were there'
+    return fault("HEAD is broken", str(path), "git does not know which branch is checked out there", command)
 
 
 # --- refs --------------------------------------------------------------------------------------------------------------
@@ -297,7 +248,7 @@ def _set_from_remote(clone: Clone, one: BrokenRef) -> str:
         if mirror is None:
             return ""
         mirror.fetch(one.name, timeout=REFETCH_SECONDS)
-        there = mirror.refs().get(one.name)
+        there = mirror.ref(one.name)
     except RunnerError as error:
         clone.env.say(f"{error.what}; {one.name} is unchanged")
         return ""
@@ -503,11 +454,6 @@ def reflog(folder: Path, name: str) -> list[tuple[str, str]]:
 def _is_reftable(folder: Path) -> bool:
     """Return whether the refs are in tables, and not in files."""
     return (folder / "reftable").is_dir()
-
-
-def _has_whole_cut(folder: Path, oid_length: int) -> bool:
-    """Return whether the list of commits where the history is cut off can be read, if there is one."""
-    return re.fullmatch(rb"(?:[0-9a-f]{%d}\n)*" % oid_length, _read(folder / "shallow")) is not None
 
 
 def _read(path: Path) -> bytes:

@@ -12,7 +12,7 @@ from typing import Final
 from runner.executor.step_run import StepRun
 from runner.executor.transition import Kind as Ended
 from runner.executor.transition import Outcome
-from runner.protocol.decision import Action, AskPerson, CheckStep, CompleteStep, RunStep, TakeWork
+from runner.protocol.machine import Action, AskPerson, CheckStep, CompleteStep, RunStep, TakeWork
 from runner.protocol.plans import Kind, Step
 
 # Kind to module. A module is imported when a step of its kind runs; its `carry_out(run)` makes one attempt.
@@ -26,11 +26,13 @@ QA: Final = "runner.executor.steps.check"  # of every kind
 
 
 def is_pure(step: Step) -> bool:
-    """Return whether a step only reads and computes: it needs no workspace, reaches nothing outside, and can be done again."""
+    """Return whether a step calls a built-in tool that only reads: it needs no workspace, and can be done again."""
     if step.header.kind is not Kind.TOOL:
         return False
-    pure: bool = importlib.import_module(STEP_KINDS[Kind.TOOL]).is_pure(step)
-    return pure
+    from runner.tools import registry  # the other kinds need none of it
+
+    tool = registry.BUILTIN.get(step.header.tool or "")
+    return tool is not None and tool.contract.effect == "read"
 
 
 def perform(action: Action, run: StepRun) -> Outcome:

@@ -18,7 +18,6 @@ from runner.executor.loop import Ended, Limits, Loop
 from runner.executor.step_run import StepRun
 from runner.executor.steps import check, review, tool, work
 from runner.executor.transition import Kind, Outcome
-from runner.executor.workspace_session import start
 from runner.protocol import events as ev
 from runner.protocol import log, paths
 from runner.protocol.ids import digest
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 
 def carry_out(run: StepRun) -> Outcome:
     """Let the model do the step: its work, a wait, a budget that is used up or a failure is the outcome."""
-    start(run)
+    work.start(run)
     env = run.project.env
     started = env.monotonic()
     ended, engine = _loop(run)
@@ -125,9 +124,13 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
             paid = spending.Own(own, run.timeout, spending.of(_reviews(run).records))
             return spending.limits(session.project, run.view, run.plan, run.state, run.journal, paid)
 
+        def asks() -> None:
+            session.env.hear_output(f"{run.label} asks the model", b"")
+
         def check_work(result: dict[str, Any]) -> str:
             found = _found_wrong(run, run.redactor.value(result))
             loop.limits = limits()
+            asks()
             return found
 
         loop = Loop(
@@ -159,6 +162,7 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
         )
         if meter is not None:
             meter.stop = lambda: coding_agents.used_up(loop.limits, loop.total, meter)
+        asks()
         ended = loop.run(_answers(run) if run.journal.records else ())
     return ended, names[0]
 
@@ -224,7 +228,7 @@ def _reviews(run: StepRun) -> Journal:
 def _note(run: StepRun) -> str:
     """Return a commit of the workspace on the commit where the attempt started: on no branch, for `_restore`."""
     git, who, workspace = run.project.git, run.project.runner(), run.workspace
-    tree = workspaces.tree_now(git, workspace.space, workspace.bounds())
+    tree = workspaces.tree_now(workspace.space, workspace.bounds())
     return git.write_commit(tree, (run.view.tip,), who, who, b"work so far\n")
 
 
@@ -245,7 +249,7 @@ def _restore(run: StepRun, noted: str) -> None:
             "those calls",
         )
     if found.parents == (start,):
-        workspaces.restore(git, run.workspace.space, found.tree)
+        workspaces.restore(run.workspace.space, found.tree)
         return
     tree, conflicts = transaction.merge_work(git, protocol, noted, start, run.project.runner())
     if tree is None:
@@ -254,7 +258,7 @@ def _restore(run: StepRun, noted: str) -> None:
             noted,
             "revert those commits, or remove the step and write it again: it restarts then",
         )
-    workspaces.restore(git, run.workspace.space, tree)
+    workspaces.restore(run.workspace.space, tree)
 
 
 def _answers(run: StepRun) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runner import qa
-from runner.errors import UsageError
+from runner.errors import RunnerError, UsageError
 from runner.executor import permissions
 from runner.executor.step_run import StepRun
 from runner.executor.steps import review
@@ -21,6 +21,7 @@ from runner.protocol.plans import NO_CHECKS, QaPolicy
 from runner.qa import CheckResult
 from runner.sandbox.process import Outcome as CommandOutcome
 from runner.store import history, record
+from runner.store.workspace import left_ignored, place
 from runner.trust.permit import Result
 
 if TYPE_CHECKING:
@@ -144,7 +145,10 @@ def propose(run: StepRun, commit: str) -> Checked | None:
     """
     if run.step.qa is QaPolicy.SKIP or not run.step.has_checks:
         return None
-    workspace = run.workspace.beside(run, commit) if run.step.checks else None
+    workspace = None
+    if run.step.checks:
+        approved = permissions.approved_changes(run)
+        workspace = run.workspace.beside(commit, run.step.header.resources, approved)
     changed = list(run.project.git.changed(run.view.tip, commit))
     found = _checked(dataclasses.replace(run, kept=commit), workspace, changed)
     run.session.proposals[_key(run)] = Proposal(commit, run.step.checks, dataclasses.replace(found, is_counted=True))
@@ -164,17 +168,14 @@ def _is_work_of(run: StepRun, commit: str) -> bool:
 
 def _checked(run: StepRun, workspace: WorkspaceSession | None, changed: Sequence[str]) -> Checked:
     """Run the checks in a clean export of the commit that is judged. `workspace`: None where none is a command."""
-    step, git, folder = run.step, run.project.git, None
-    env: dict[str, str] = {}
-    if workspace is not None:
-        folder = workspace.export(run.judged)
-        env = workspace.environment(run, folder)
+    step, git = run.step, run.project.git
+    folder = workspace.export(run.judged) if workspace else None
     outputs: list[bytes] = []
 
     def execute(line: str) -> CommandOutcome:
         assert workspace is not None
         part = f"check {len(outputs) + 1}/{len(step.checks)}"
-        outcome, output = workspace.run_for(run, line, env, cwd=folder, part=part)
+        outcome, output = run.execute(workspace, line, cwd=folder, part=part)
         outputs.append(output)
         return outcome
 
@@ -183,11 +184,20 @@ def _checked(run: StepRun, workspace: WorkspaceSession | None, changed: Sequence
         step.checks,
         files=git.files(run.judged) if step.header.outputs else (),
         changed=changed,
+        ignored=lambda: _left_ignored(run),
         execute=execute,
         explain=lambda line, ended: workspace.explain(line, ended) if workspace else None,
     )
     executor, environment = (workspace.sandbox.name, workspace.environment_name) if workspace else (None, None)
     return Checked(verdict, executor, environment, tuple(outputs))
+
+
+def _left_ignored(run: StepRun) -> list[str]:
+    """Return the files that git ignores in the step's workspace; none where it is gone or broken, as only a message names them."""
+    try:
+        return left_ignored(place(run.project, run.view.protocol, run.project.config.workspace.path))
+    except (RunnerError, OSError):
+        return []
 
 
 def _changed(run: StepRun) -> list[str]:

@@ -8,7 +8,6 @@ from runner.errors import UsageError
 from runner.executor.step_run import TIME_LIMIT, StepRun
 from runner.executor.steps import work
 from runner.executor.transition import Outcome
-from runner.executor.workspace_session import start
 from runner.lines import headline
 from runner.protocol import events as ev
 from runner.protocol import log
@@ -17,9 +16,9 @@ from runner.store import history
 
 def carry_out(run: StepRun) -> Outcome:
     """Run the command, and take what it left in the workspace as the step's work."""
-    workspace, line = start(run), run.step.header.run
+    workspace, line = work.start(run), run.step.header.run
     assert line is not None
-    ended, output = workspace.run_for(run, line, workspace.environment(run))
+    ended, output = run.execute(workspace, line)
     seconds = math.ceil(ended.seconds) if ended.seconds >= 0.5 else 0
     ran = work.Ran(
         executor=workspace.sandbox.name,

@@ -7,7 +7,7 @@ from runner.executor.step_run import StepRun
 from runner.executor.steps import work
 from runner.executor.transition import Kind, Outcome
 from runner.protocol import events as ev
-from runner.protocol import ids, log
+from runner.protocol import ids, log, paths
 from runner.store import record
 from runner.trust import transitions
 from runner.trust.permit import Result
@@ -21,7 +21,7 @@ def carry_out(run: StepRun) -> Outcome:
 
 
 def take_work(run: StepRun) -> Outcome:
-    """Take the commits since the question as the step's work."""
+    """Take what people committed since the question as the step's work."""
     git, view = run.project.git, run.view
     entries = record.events(git, view.protocol, view.tip)
     if not log.is_answered(
@@ -34,7 +34,7 @@ def take_work(run: StepRun) -> Outcome:
         raw.fields.get("text") for raw in reversed(entries) if raw.event == "answered" and raw.subject == run.slug
     )
     answer = next(answers, None)
-    start = _asked_at(run) or view.tip
+    start = _start_of_work(run)
     now = (start, view.tip)
     verdict = permissions.judge_result(run, Result(now))
     done = ev.StepFinished(
@@ -55,7 +55,26 @@ def take_work(run: StepRun) -> Outcome:
     )
 
 
-def _asked_at(run: StepRun) -> str | None:
-    """Return the commit that asked for the work."""
-    below = transitions.transitions_below(run.project.git, run.view.protocol, run.view.tip)
-    return next((one.commit.oid for one in below if one.has("asked", run.slug)), None)
+def _start_of_work(run: StepRun) -> str:
+    """Return the commit that asked for the work, or that of later work by a step which the plan got before this one since.
+
+    Where the person had committed something before that other work, the question's: nothing of theirs is left out.
+    """
+    git, protocol, tip = run.project.git, run.view.protocol, run.view.tip
+    own, later = f"{paths.folder(protocol)}/", []
+    for one in transitions.transitions_below(git, protocol, tip):
+        if one.has("asked", run.slug):
+            break
+        later.append(one.commit)
+    else:
+        return tip
+    start = one.commit.oid
+    for commit in reversed(later):
+        before = commit.parents[0]
+        is_work, is_theirs = (
+            any(not path.startswith(own) for path in git.changed(old, new))
+            for old, new in ((before, commit.oid), (start, before))
+        )
+        if is_work and not is_theirs:
+            start = commit.oid
+    return start

@@ -26,8 +26,9 @@ from runner.protocol.config import Reviewer
 from runner.protocol.ids import digest
 from runner.protocol.model_answers import Finding, Verdict
 from runner.store import history, record
-from runner.tools import registry
+from runner.tools import Contract
 from runner.tools.commands import folded
+from runner.tools.registry import without_nulls
 from runner.trust.transitions import transitions_below
 
 ANSWER: Final = "give_verdict"
@@ -63,9 +64,14 @@ class Reviewed:
             "check": log.REVIEW,
             "code": 0 if self.verdict.passed else 1,
             "seconds": self.seconds,
-            "output": digest(self.verdict.model_dump_json(exclude_none=True).encode()),
+            "output": digest(_compact(self.verdict)),
             "tail": log.cut(qa.plain(self.verdict.summary)),
         }
+
+
+def _compact(verdict: Verdict) -> bytes:
+    """Return the verdict as JSON, without what it leaves out."""
+    return json.dumps(without_nulls(verdict.model_dump()), separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def of_step(run: StepRun, evidence: Sequence[ev.CheckEvidence], journal: Journal | None = None) -> Reviewed:
@@ -124,7 +130,7 @@ def of_step(run: StepRun, evidence: Sequence[ev.CheckEvidence], journal: Journal
 
 def _journal(run: StepRun, entries: Sequence[log.RawEntry]) -> Journal:
     """Return the journal of the attempt's reviews. QA takes one over that this clone was given: one that another clone filed with the
-    step's work is paid for, and does not judge it here. What another clone's QA was told is resumed from."""
+    step's work is paid for, and does not judge it here. The answers of another clone's QA are resumed from."""
     ends = ("step-finished", "budget-reached")
     last = next((raw.event for raw in reversed(entries) if raw.subject == run.slug and raw.event in ends), "")
     then: list[transcript.Record] = []
@@ -135,15 +141,15 @@ def _journal(run: StepRun, entries: Sequence[log.RawEntry]) -> Journal:
 
 
 def _request(*turns: Turn) -> Request:
-    return Request(system=resources.prompt("review").strip(), turns=turns, schema=model_answers.qa_verdict())
+    return Request(system=resources.prompt("review").strip(), turns=turns, schema=asking.answer_schema("qa-verdict"))
 
 
-def _proposal(before: Collection[str]) -> asking.Proposal:
+def _proposal(before: Collection[str]) -> Contract:
     """Return the tool that a reviewer answers with; without findings of earlier reviews it cannot answer any."""
-    takes = registry.schema_of(Verdict)
+    takes = asking.answer_schema("qa-verdict")
     if not before:
         del takes["properties"]["earlier"]
-    return asking.Proposal(ANSWER, "Answer with the verdict.", takes)
+    return asking.proposal(ANSWER, "Answer with the verdict.", takes)
 
 
 def _judged(loop: Consultation, task: str, where: str, before: Collection[str]) -> tuple[Verdict, str]:
@@ -273,8 +279,8 @@ def _said(line: transcript.Record) -> Verdict | None:
         return None
     calls = [json.dumps(call.arguments) for call in line.calls if call.name == ANSWER]
     try:
-        return Verdict.model_validate_json(calls[0] if calls else line.text)
-    except ValueError:
+        return model_answers.parse(Verdict, calls[0] if calls else line.text, is_shown=True)
+    except model_answers.UnfitError:
         return None
 
 

@@ -5,28 +5,21 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 from runner.errors import WaitingError
-from runner.executor import permissions, toolbox
+from runner.executor import toolbox
 from runner.executor.calls import Calls, DeniedError, HeldError
 from runner.executor.effects import EffectError
 from runner.executor.journal import open_journal
 from runner.executor.step_run import StepRun
 from runner.executor.steps import work
 from runner.executor.transition import Outcome
-from runner.executor.workspace_session import WorkspaceSession, start
+from runner.executor.workspace_session import WorkspaceSession
 from runner.protocol import events as ev
 from runner.protocol import log, paths, references
 from runner.protocol.ids import digest
-from runner.protocol.plans import Step
 from runner.store import history
 from runner.store.workspace import Work
 from runner.tools import AsksError, Tool, ToolError, registry, typed
-from runner.trust import requirements
-
-
-def is_pure(step: Step) -> bool:
-    """Return whether the tool is a built-in one that only reads."""
-    tool = registry.BUILTIN.get(step.header.tool or "")
-    return tool is not None and tool.contract.effect == "read"
+from runner.trust import requirements, trusted_config
 
 
 def carry_out(run: StepRun) -> Outcome:
@@ -35,7 +28,7 @@ def carry_out(run: StepRun) -> Outcome:
     if is_builtin:
         run.workspace = _session(run)
     else:
-        start(run)
+        work.start(run)
     started, given, where = run.project.env.monotonic(), run.step.header.with_, run.where
     names = references.names_in(given, where)
     try:
@@ -118,7 +111,7 @@ def waits(run: StepRun, stop: HeldError | EffectError, left: Work, ran: work.Ran
             spent=ran.spent,
         )
         return work.waits(run, unknown, stop.text, left)
-    held, found = stop.call, permissions.trusted_config(run.project)
+    held, found = stop.call, trusted_config.of(run.project)
     event = ev.CallHeld(
         subject=run.slug,
         call=held.name,

@@ -1,7 +1,8 @@
-"""The outcome of an attempt, by what it left in the workspace."""
+"""Start an attempt's work in the workspace, and make its outcome from the files that it left there."""
 
 from __future__ import annotations
 
+import json
 from typing import NamedTuple
 
 from runner import qa
@@ -10,14 +11,84 @@ from runner.executor import permissions
 from runner.executor.step_run import StepRun
 from runner.executor.transition import Kind, Outcome, attempt_ref
 from runner.executor.transition import blocked as blocked_events
+from runner.executor.workspace_session import WorkspaceSession
 from runner.git import Git
 from runner.protocol import events as ev
 from runner.protocol import log, paths
 from runner.protocol.ids import digest
 from runner.protocol.state import Json
-from runner.store import history, workspace
+from runner.store import history, record, workspace
+from runner.store.project import Project
 from runner.store.workspace import Work
 from runner.trust.permit import Allowed, Denied, Result
+
+_WITHOUT = "`runner undo` reverts the retry; then `runner retry --clean` starts without it"
+
+
+def start(run: StepRun) -> WorkspaceSession:
+    """Open the workspace, and make it hold the commit that the attempt starts at.
+
+    Raises:
+        RunnerError: it cannot be made ready; nothing is recorded.
+    """
+    run.workspace = WorkspaceSession.open(run.session, run.view.protocol, run.step.header.resources)
+    resumes = (run.project.dirs.journal(run.view.protocol) / f"{run.name}.jsonl").exists()
+    run.started = _start_of(run)
+    run.workspace.prepare(
+        run.started,
+        clean=permissions.is_approved(run),
+        attempt=run.name,
+        resumes=resumes,
+        approved=permissions.approved_changes(run),
+    )
+    run.project.env.hear_output(run.label, b"")  # the setup may have been shown
+    return run.workspace
+
+
+def _start_of(run: StepRun) -> str:
+    """Return the commit that the attempt starts at: the tip, with the work of the attempt before where the retry says so.
+
+    Where nobody chose that, and that work conflicts by now or is not in this clone, it is the tip.
+    """
+    git, tip = run.project.git, run.view.tip
+    if run.attempt == 1:  # no retry: the log, which grows with every step, need not be read
+        return tip
+    entries = [raw for raw in record.events(git, run.view.protocol, tip) if raw.subject == run.slug]
+    at = max((at for at, raw in enumerate(entries) if raw.event == "step-retried"), default=-1)
+    kept = entries[at].fields.get("kept") if at >= 0 and entries[at].fields.get("attempt") == run.attempt else None
+    if not isinstance(kept, str):
+        return tip
+    try:
+        return with_kept(run.project, tip, kept if git.resolve(kept) else _work_noted(run) or kept, _WITHOUT)
+    except RefusedError as error:
+        if not at or entries[at].revision != entries[at - 1].revision + 1 or entries[at - 1].event != "step-failed":
+            raise
+        run.session.tell_once(f"{error.what}: attempt {run.attempt} of {run.slug} starts without it")
+        return tip
+
+
+def _work_noted(run: StepRun) -> str | None:
+    """Return the commit of the work that the attempt before left, as its transcript names it and the history keeps it."""
+    name = history.transcript_name(run.slug, run.attempt - 1)
+    rows = (history.read(run.project.git, run.view.protocol, name) or b"").splitlines()
+    noted = next((row["tree"] for row in map(json.loads, reversed(rows)) if row.get("tree")), None)
+    return str(noted) if noted and run.project.git.commit(str(noted)) else None
+
+
+def with_kept(project: Project, tip: str, kept: str, hint: str) -> str:
+    """Return a commit, on no branch, that is the tip with the work that was kept of a failed attempt.
+
+    Raises:
+        RefusedError: the work is gone, or conflicts with newer commits; `hint`: what helps.
+    """
+    oid = project.git.resolve(kept)
+    if oid is None:
+        raise RefusedError(f"the work of the last attempt is gone: {kept}", kept, hint)
+    tree, conflicts = project.git.merge_trees(tip, oid)
+    if tree is None:
+        raise RefusedError(f"the work of the last attempt conflicts: {', '.join(conflicts)}", kept, hint)
+    who = project.runner()
+    return project.git.write_commit(tree, (tip,), who, who, b"kept\n")
 
 
 class Ran(NamedTuple):
@@ -72,6 +143,7 @@ def finished(run: StepRun, work: Work, ran: Ran, result: Json = None, *, artifac
     verdict = permissions.judge_result(run, Result(now))
     if isinstance(verdict, Denied):
         return failed(run, f"{verdict.what} ({verdict.where})", ran, work)
+    assert ran.executor is not None, "verify refuses work without it: give the sandbox's name, or `runner`"
     told = ran._asdict()
     del told["code"]
     done = ev.StepFinished(

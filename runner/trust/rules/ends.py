@@ -19,10 +19,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from runner.errors import InsufficientHistoryError, IntegrityError, RunnerError
 from runner.git import Git
+from runner.lines import few
 from runner.protocol import approval_file, ids, log, paths, state
 from runner.protocol import events as ev
 from runner.protocol.approval_file import Seal, seconds
@@ -31,13 +32,14 @@ from runner.protocol.ids import digest
 from runner.protocol.log import RawEntry
 from runner.protocol.state import Json, State, StepStatus
 from runner.store import history, record
+from runner.store.record import is_transition, transition_of
 from runner.store.trusted import Trusted
 from runner.trust import permit, trusted_config
 from runner.trust.requirements import ApprovalRequirement
 from runner.trust.rules import transcripts
-from runner.trust.transitions import chain_of, is_transition, missing, transition_of, transitions_below
+from runner.trust.transitions import RejectionReason, chain_of, transitions_below
 from runner.trust.trusted_config import TrustedConfig
-from runner.trust.view import RejectionReason, View
+from runner.trust.view import View
 from runner.trust.walk import Evidence, Finding, Named, Origin, ParsedCommit, Report, Said, Walk, record_of
 
 LOOK_BACK = 100  # commits of a base that touched the record
@@ -62,7 +64,7 @@ def tip_of(git: Git, protocol: str, base: str, remote: str | None) -> str:
         if there and there == (here or there):
             return oid
     if git.is_shallow() or git.is_partial():
-        raise missing(git, f"the history of {paths.folder(protocol)}")
+        raise git.missing(f"the history of {paths.folder(protocol)}")
     raise _gone(protocol, base, remote)
 
 
@@ -170,7 +172,7 @@ def check_merge(git: Git, report: Report, evidence: Evidence) -> Iterator[Findin
     if ruled is None:
         return
     if git.commit(ruled) is None:
-        raise missing(git, f"commit {ruled[:12]} of {trusted.branch}")
+        raise git.missing(f"commit {ruled[:12]} of {trusted.branch}")
     where = paths.folder(protocol)
     try:
         found = trusted_config.load(git, ruled, trusted.branch, revoked_at=trusted.commit)
@@ -195,7 +197,7 @@ def check_merge(git: Git, report: Report, evidence: Evidence) -> Iterator[Findin
         notes.append(f"its merge was approved by {said}")
     elif standing.requirement.reviews and _has_accounts(found, standing.requirement):
         notes.append(
-            f"its merge needed {standing.missing}: a review may have said it; said by the forge, not provable offline"
+            f"its merge required {standing.missing}; a review may have given it (said by the forge, not provable offline)"
         )
     elif any(word.rejection is RejectionReason.UNSEEN for word in standing.refused):
         notes.append("whether its merge was approved is unknown: the reviewed commit is not in this clone")
@@ -261,7 +263,7 @@ def _wrong_seal(git: Git, report: Report, trusted: Trusted, data: bytes, where: 
     assert own is not None  # `of` read it
     ruled = own.trailers.trusted
     if git.commit(ruled) is None:
-        raise missing(git, f"commit {ruled[:12]} of the trusted branch")
+        raise git.missing(f"commit {ruled[:12]} of the trusted branch")
     found = trusted_config.load(git, ruled, trusted.branch, revoked_at=trusted.commit)
     if found.repo != said.repo:
         yield "it is of another repository"
@@ -280,6 +282,30 @@ def seal_note(git: Git, report: Report) -> str | None:
         return None
     said, _, _ = approval_file.parse_seal(data, paths.SEAL)
     return f"sealed by {said.signer} at revision {said.revision}, {said.time} by its own account"
+
+
+def older_policies(git: Git, protocol: str, tip: str, trusted: Trusted, told: Iterable[str]) -> str | None:
+    """Return a note on transitions that are judged by another policy than the trusted branch has, or had when it got the record.
+
+    `told`: the trusted commits that they name.
+    Nothing in a history proves when it was made: one that starts on an old commit is judged by the policy of then. Where the
+    trusted branch got the record while that policy was its own, its order is the proof.
+    """
+    now = trusted.commit
+    if record.is_merged(git, protocol, tip, now):
+        merge = git.commit(record.merged_in(git, protocol, now) or "")
+        now = next(iter(merge.parents), now) if merge is not None else now
+    current = trusted_config.rules_of(git, now)
+    if current is None or current[0] is None:
+        return None
+    then = {oid: trusted_config.rules_of(git, oid) for oid in dict.fromkeys(told)}
+    older = [oid[:12] for oid, rules in then.items() if rules is not None and rules[0] != current[0]]
+    if not older:
+        return None
+    return (
+        f"judged by the policy at {few(older)}, which {trusted.branch} has changed since;"
+        " nothing proves that it was made before that"
+    )
 
 
 def wrong_fork(walk: Walk, parsed: ParsedCommit) -> Iterator[str]:

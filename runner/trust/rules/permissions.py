@@ -22,22 +22,23 @@ from runner.errors import InsufficientHistoryError, IntegrityError, MalformedFil
 from runner.git import Git
 from runner.lines import pattern
 from runner.protocol import events as ev
-from runner.protocol import log, machine, paths
+from runner.protocol import machine, paths
 from runner.protocol.approval_file import seconds
-from runner.protocol.decision import CompleteStep, RunStep
 from runner.protocol.event_types import event_type
 from runner.protocol.events import Entry
 from runner.protocol.log import RawEntry
+from runner.protocol.machine import CompleteStep, RunStep
 from runner.store import record
-from runner.trust import approval, permit, requirements, trusted_config
+from runner.store.record import transition_of
+from runner.trust import approval, permit, requirements, signature, trusted_config
 from runner.trust.approval import ApprovalStatus
 from runner.trust.manifest import Subject
 from runner.trust.permit import Ask, Denied, Result, StepAction, Verdict
 from runner.trust.requirements import KEYBOARD
 from runner.trust.rules.transition import check_work
-from runner.trust.transitions import first_parents, is_done, missing, transition_of
+from runner.trust.transitions import ApprovalFile, first_parents, is_done
 from runner.trust.trusted_config import TrustedConfig, raw_signature
-from runner.trust.view import ApprovalFile, View
+from runner.trust.view import View
 from runner.trust.walk import Finding, ParsedCommit, Said, Walk
 
 ApprovalEvent = ev.ApprovalCounted | ev.CallDecided
@@ -209,12 +210,12 @@ def _off_branch(git: Git, seen: str, now: str, branch: str) -> Iterator[str]:
             yield f"the policy is that of {now[:12]}, which {branch} never was at"
     elif git.is_ancestor(seen, now):
         raise InsufficientHistoryError(
-            f"{branch} was last seen here at {seen[:12]}, before the policy of {now[:12]} held",
+            f"{branch} was last seen here at {seen[:12]}, which does not have {now[:12]}, whose policy the record names",
             f"{branch}, last seen",
-            "run `runner sync` to look at it again, then `runner verify`",
+            "run `runner sync` to look at it again, then `runner verify`; if it never gets that commit, the record is forged",
         )
     elif git.is_shallow():
-        raise missing(git, f"the history of {branch}")
+        raise git.missing(f"the history of {branch}")
     else:
         yield f"the policy is that of {now[:12]}, which {branch} never was at"
 
@@ -366,7 +367,7 @@ def unsigned(walk: Walk, parsed: ParsedCommit) -> Iterator[str]:
     text, armour = raw_signature(walk.git, parsed.commit) if parsed.commit.signed else (b"", b"")
     # One that cannot be read is nobody's.
     made = trusted_config.read_ssh(armour) if armour.startswith(b"-----BEGIN SSH") else None
-    if made is not None and not made.holds_for(text):
+    if made is not None and not signature.holds_for(made, text):
         yield "the commit's signature is bad: the mathematics fails"
         return
     if parsed.trailers is None or parsed.illegal is not None:
@@ -426,8 +427,7 @@ def not_handed_over(git: Git, protocol: str, tip: str, published: str) -> Iterat
     for oid in git.run("rev-list", "--reverse", tip, f"^{published}").decode().split():
         commit = git.commit(oid)
         assert commit is not None
-        told = log.parse_message(commit.message)
-        if told is None or told.protocol != protocol:
+        if not record.is_transition(commit, protocol):
             yield Finding("handed-over", oid, paths.folder(protocol), "a commit that only a person makes")
             continue
         try:

@@ -29,7 +29,7 @@ from runner.protocol.plans import Plan, Step
 from runner.store import history, record
 from runner.store.trusted import Trusted
 from runner.trust import policy, trusted_config
-from runner.trust.transitions import missing, transitions_below
+from runner.trust.transitions import transitions_below
 from runner.trust.trusted_config import TrustedConfig
 from runner.trust.walk import Evidence, Finding, Named, Report
 
@@ -123,10 +123,7 @@ def _files(git: Git, protocol: str, tip: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     seen: set[str] = set()
     for commit, _ in history.commits(git, protocol, tip):
-        tree = git.tree(commit.tree)
-        if tree is None:
-            raise missing(git, f"a tree of {history.ref_of(protocol)}")
-        runs = tree.get("runs")
+        runs = git.whole_tree(commit.tree).get("runs")
         if runs is None or runs.oid in seen:
             continue
         seen.add(runs.oid)
@@ -222,7 +219,7 @@ def _unsaid(lines: Sequence[Line]) -> Iterator[str]:
     calls = [call for turn in turns for call in turn.calls]
     for call in (call for call in calls if policy.is_agents(call.name)):
         if call.id not in said:
-            yield f"its transcript has a call of {call.name} of which the agent's own output says nothing"
+            yield f"its transcript has a call of {call.name} that is missing from the agent's output"
         elif not _is_said(call, *said[call.id]):
             yield f"its transcript has a call of {call.name} that is another one in the agent's own output"
     ends = [number for number, turn in enumerate(turns, 1) if any(call.name == "finish" for call in turn.calls)]
@@ -358,7 +355,7 @@ def _call_wrong(
         return None  # the chain's own walk tells of that
     found = trusted_config.load(git, trusted, branch)
     files = git.tree(f"{one.commit}:{paths.folder(protocol)}") or {}
-    words = {name: git.blob(entry.oid) or b"" for name, entry in files.items() if paths.is_plan_file(name)}
+    words = {name: git.content(entry) or b"" for name, entry in files.items() if paths.is_plan_file(name)}
     plan = plans.parse(words, f"{paths.folder(protocol)} in {one.commit[:12]}")
     step = plan.step(one.subject)
     if step is None:

@@ -10,16 +10,17 @@ from runner.errors import MalformedFileError
 from runner.git import LINK, SUBMODULE, Commit, Git, TreeEntry
 from runner.git.objects import name_of
 from runner.lines import pattern
-from runner.protocol import decision, log, machine, paths, plans, state
 from runner.protocol import events as ev
+from runner.protocol import log, machine, paths, plans, state
 from runner.protocol.event_types import may_follow
 from runner.protocol.events import Event
 from runner.protocol.ids import digest
 from runner.protocol.plans import Step, outputs_among
 from runner.protocol.state import State, StepStatus
-from runner.trust.transitions import brought, first_parents, transition_of
+from runner.store.record import transition_of
+from runner.trust.transitions import brought, first_parents
 from runner.trust.view import View
-from runner.trust.walk import ParsedCommit, Said, Walk, bytes_of
+from runner.trust.walk import ParsedCommit, Said, Walk
 
 NONCE = pattern(r"[0-9a-f]{32}")
 
@@ -132,7 +133,7 @@ def check_log(walk: Walk, parsed: ParsedCommit) -> Said:
     due = due_segment(walk)
     if due is not None:
         kept = parsed.files.get(due)
-        if kept is None or walk.git.blob(kept.oid) != walk.log:
+        if walk.git.content(kept) != walk.log:
             yield walk.path(due), "the full log was not kept whole under the next number"
     schema = parsed.after.schema if parsed.after is not None else 1
     if log.continued(walk.log, parsed.written, schema) != parsed.log:
@@ -159,14 +160,14 @@ def check_record(walk: Walk, parsed: ParsedCommit) -> Said:
         if isinstance(event, ev.CallHeld):
             name = paths.call_file(event.call)
             free.add(name)
-            if name not in now or digest(bytes_of(walk.git, now[name])) != event.digest:
+            if name not in now or digest(walk.git.content(now[name]) or b"") != event.digest:
                 yield walk.path(name), "it is not the call that `call-held` names"
             if event.call.rpartition(".")[0] != f"{event.subject}.{parsed.attempt(event.subject)}":
                 yield walk.path(name), "it is no call of the step's attempt"
         elif isinstance(event, ev.QaPassed | ev.QaFailed) and event.report:
             report = paths.report_file(event.subject, event.attempt)
             free.add(report)
-            if report not in now or digest(bytes_of(walk.git, now[report])) != event.report:
+            if report not in now or digest(walk.git.content(now[report]) or b"") != event.report:
                 yield walk.path(report), f"it is not the report that `{event.name}` names"
     for name in sorted({*now, *walk.record}):
         if name in walk.record and name not in (paths.LOG, paths.STATE) and now.get(name) != walk.record[name]:
@@ -231,7 +232,7 @@ def _begun_early(walk: Walk, parsed: ParsedCommit, before: State) -> Said:
         row = event.type  # work that moves a step which was pending until then has started it
         then = machine.fold(before, parsed.entries[:number]) if row.role == "work" and row.step else None
         step = then.steps.get(event.subject) if then is not None else None
-        if then is not None and step is not None and step.status is StepStatus.PENDING and decision.lacks(then, step):
+        if then is not None and step is not None and step.status is StepStatus.PENDING and machine.lacks(then, step):
             for text in _unready(walk, parsed, then, event.subject):
                 yield walk.path(paths.LOG), text
 
@@ -270,9 +271,9 @@ def _unready(walk: Walk, parsed: ParsedCommit, then: State, slug: str) -> Iterat
         now = view.state.steps.get(slug)
         if now is None or (now.status, now.attempt) != (step.status, step.attempt):
             break
-        if not decision.lacks(view.state, now):
+        if not machine.lacks(view.state, now):
             return
-    yield f"{slug} started, and {', '.join(decision.lacks(then, step))}, which it needs, was not done"
+    yield f"{slug} started, and {', '.join(machine.lacks(then, step))}, which it needs, was not done"
 
 
 PLAN_FILE_LIMIT = 2 * 1024 * 1024  # bytes; the parser allows less
@@ -341,7 +342,7 @@ def check_plan(walk: Walk, parsed: ParsedCommit) -> Said:
         return
     read = [plans.with_default_checks(plan, checks) for checks in walk.default_checks(parsed)]
     if isinstance(planned, ev.Planned):
-        if (planned.plan, planned.steps) not in [(one.digest, machine.planned_steps(one)) for one in read]:
+        if (planned.plan, planned.steps) not in [(one.digest, machine.planned_steps(one.steps)) for one in read]:
             yield walk.path(paths.PLAN), "`planned` does not say what the plan's files say"
         created = parsed.first(ev.Created)
         if isinstance(created, ev.Created) and created.title != plan.header.title:
@@ -375,7 +376,7 @@ def check_digest(walk: Walk, parsed: ParsedCommit) -> Said:
                 entry = walk.git.files(parsed.commit.tree, path).get(path)
                 if entry is None:
                     yield path, "the artifact is not there"
-                data = bytes_of(walk.git, entry)
+                data = walk.git.content(entry) or b""
             if digest(data) != artifact["digest"]:
                 yield path, "the artifact has another digest"
 

@@ -162,7 +162,7 @@ verify() {
     branch=$1 commit=$2 base=$3 checked='' from=''
     git rev-parse -q --verify "$commit^{commit}" >/dev/null || die "the commit was not fetched" 5
     ids=$(git -c core.quotePath=true diff --name-only --no-renames "$base...$commit" -- .protocols |
-        sed -nE 's#^\.protocols/([0-9]{4,9}-[a-z0-9-]+)/.*#\1#p' | sort -u)
+        sed -nE 's#^"?\.protocols/([0-9]{4,9}-[a-z0-9-]+)(/.*)?$#\1#p' | sort -u) # git quotes odd names; a link has no file below
     for id in $ids; do
         is_id "$id" || die "a folder in .protocols is not named like a protocol" 4
         if [ "$branch" = "$(name_of "$id")" ]; then

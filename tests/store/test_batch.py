@@ -26,8 +26,8 @@ from runner.errors import RunnerError
 from runner.executor import advance, load
 from runner.executor.advance import Advanced
 from runner.git.process import GitError
-from runner.store import locks, pending
-from runner.store.pending import Record, parse
+from runner.store import batch, locks
+from runner.store.batch import Record, parse
 from tests.conftest import Box, command, make_box
 
 ECHO = "kind: tool\ntool: echo\nwith: {text: a}\n"
@@ -38,7 +38,7 @@ ENDS = len(BATCH) + 1  # commits of the whole protocol
 @pytest.fixture(autouse=True)
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """However busy the machine is, a batch ends with its steps."""
-    monkeypatch.setattr(pending, "LONGEST", 3600.0)
+    monkeypatch.setattr(batch, "LONGEST", 3600.0)
 
 
 def work(box: Box, protocol: str, most: int = 100) -> list[Advanced]:
@@ -205,7 +205,7 @@ def test_a_plan_of_many_files_is_one_pack(any_box: Box, monkeypatch: pytest.Monk
     made = {path for path in (any_box.path / ".git/objects").rglob("*") if path.is_file()} - before
     assert packs(any_box) == 1 and len(made) == 2, made
     assert sum(path.stat().st_size for path in made) < 32 * 1024
-    monkeypatch.setattr(pending, "FEW", 3)
+    monkeypatch.setattr(batch, "FEW", 3)
     for _ in range(2):
         any_box.new({f"{number:03d}-s{number}": ECHO for number in range(1, 101)}, title="Another one")
     assert packs(any_box) == 1
@@ -235,7 +235,7 @@ def test_a_new_protocol_that_is_killed_as_its_pack_is_written_is_made_once(box: 
 
 
 def test_packs_of_many_runs_are_made_one(any_box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pending, "FEW", 3)
+    monkeypatch.setattr(batch, "FEW", 3)
     many = any_box.new({f"{number:03d}-s{number}": ECHO for number in range(1, 50)})
     counts = []
     for _ in range(12):
@@ -248,7 +248,7 @@ def test_packs_of_many_runs_are_made_one(any_box: Box, monkeypatch: pytest.Monke
 
 
 def test_packs_whose_index_cannot_be_read_stay(any_box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pending, "FEW", 3)
+    monkeypatch.setattr(batch, "FEW", 3)
     many = any_box.new({f"{number:03d}-s{number}": ECHO for number in range(1, 50)})
     work(any_box, many, most=4)
     name = (any_box.path / ".git/runner/packs").read_text().split()[-1]
@@ -268,7 +268,7 @@ def test_packs_whose_index_cannot_be_read_stay(any_box: Box, monkeypatch: pytest
 def test_packs_are_made_one_whatever_the_configuration_says_of_packs(
     any_box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pending, "FEW", 3)
+    monkeypatch.setattr(batch, "FEW", 3)
     for setting in ("pack.writeReverseIndex true", "pack.indexVersion 1", "pack.packSizeLimit 1m"):
         any_box.git("config", *setting.split())
     with any_box.session() as session:
@@ -276,7 +276,7 @@ def test_packs_are_made_one_whatever_the_configuration_says_of_packs(
             with session.git.collecting():
                 for part in range(10):
                     session.git.write("blob", random.Random(f"{number} {part}").randbytes(20_000))
-            pending.fold(session.project)
+            batch.fold(session.project)
     assert packs(any_box) == 1
     there = sorted(path.suffix for path in (any_box.path / ".git/objects/pack").iterdir())
     assert there in ([".idx", ".pack"], [".idx", ".pack", ".rev"])
@@ -285,7 +285,7 @@ def test_packs_are_made_one_whatever_the_configuration_says_of_packs(
 def test_a_pack_that_is_made_as_another_process_makes_packs_one_is_made_one_later(
     box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pending, "FEW", 3)
+    monkeypatch.setattr(batch, "FEW", 3)
     with box.session() as session:
         before = packs(box)
         for number in range(3):
@@ -295,7 +295,7 @@ def test_a_pack_that_is_made_as_another_process_makes_packs_one_is_made_one_late
             with contextlib.ExitStack() as stack:
                 if number < 2:
                     stack.enter_context(locks.hold(session.dirs.lock("packs"), session.env, what="the packs"))
-                pending.fold(session.project)
+                batch.fold(session.project)
             assert packs(box) == before + (number + 1 if number < 2 else 1)
 
 
@@ -303,7 +303,7 @@ def test_a_pack_that_is_made_as_another_process_makes_packs_one_is_made_one_late
 def test_a_run_that_is_killed_as_packs_are_made_one_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pending, "FEW", 2)
+    monkeypatch.setattr(batch, "FEW", 2)
     seen = []
     for at in range(21, 60, 2):
         box = make_box(tmp_path / f"{at}/repo")
@@ -336,14 +336,14 @@ def test_what_people_recorded_after_a_kill_comes_first(box: Box) -> None:
 
 def test_what_people_commit_beside_a_batch_comes_first(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     protocol = box.new(BATCH)
-    tree, note, done = box.worktree(protocol), pending.Batch.note, list[str]()
+    tree, note, done = box.worktree(protocol), batch.Batch.note, list[str]()
 
-    def beside(self: pending.Batch) -> None:
+    def beside(self: batch.Batch) -> None:
         note(self)
         if len(self.tips) == 3 and not done:
             done.append(box.commit("a person's", cwd=tree))
 
-    monkeypatch.setattr(pending.Batch, "note", beside)
+    monkeypatch.setattr(batch.Batch, "note", beside)
     assert work(box, protocol)[-1].state.status == "completed"
     assert box.git("rev-list", protocol).split()[-1 - box.count("main") - 1] == done[0]
     assert box.count(protocol) - box.count("main") == ENDS + 1
@@ -354,15 +354,15 @@ def test_what_people_edit_beside_a_batch_is_picked_up_before_the_step_that_uses_
     box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     protocol = box.new(BATCH)
-    tree, note = box.worktree(protocol), pending.Batch.note
+    tree, note = box.worktree(protocol), batch.Batch.note
 
-    def beside(self: pending.Batch) -> None:
+    def beside(self: batch.Batch) -> None:
         note(self)
         if len(self.tips) == 2:
             path = tree / f".protocols/{protocol}/03-s3.md"
             path.write_text(path.read_text().replace("text: a", "text: b"))
 
-    monkeypatch.setattr(pending.Batch, "note", beside)
+    monkeypatch.setattr(batch.Batch, "note", beside)
     made = work(box, protocol)
     assert made[-1].state.steps["s3"].result == {"text": "b"} and made[-1].state.steps["s4"].result == {"text": "a"}
     assert box.count(protocol) - box.count("main") == ENDS + 1  # the edit is a commit of the person's
@@ -420,9 +420,9 @@ STOPS = """
 import sys, time
 from pathlib import Path
 from runner.cli.main import main
-from runner.store import pending
+from runner.store import batch
 
-note, mark = pending.Batch.note, Path(sys.argv.pop(1))
+note, mark = batch.Batch.note, Path(sys.argv.pop(1))
 
 def noted(self):
     note(self)
@@ -430,7 +430,7 @@ def noted(self):
         mark.touch()
         time.sleep(300)
 
-pending.Batch.note, pending.LONGEST = noted, 3600.0
+batch.Batch.note, batch.LONGEST = noted, 3600.0
 main()
 """
 
@@ -471,16 +471,16 @@ def test_others_see_the_branch_before_a_batch_and_ctrl_c_keeps_what_is_done(any_
 
 def test_a_cancel_in_the_middle_of_a_batch_throws_the_batch_away(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     protocol = box.new(BATCH)
-    note, started = pending.Batch.note, list[subprocess.Popen[str]]()
+    note, started = batch.Batch.note, list[subprocess.Popen[str]]()
 
-    def beside(self: pending.Batch) -> None:
+    def beside(self: batch.Batch) -> None:
         note(self)
         if len(self.tips) == 3 and not started:
             started.append(box.start("cancel", protocol))
             while box.state(protocol)["status"] != "cancelled" or not signals._stop["requested"]:
                 time.sleep(0.02)
 
-    monkeypatch.setattr(pending.Batch, "note", beside)
+    monkeypatch.setattr(batch.Batch, "note", beside)
     said = box.runner("run", protocol, rc=4).err
     assert "was cancelled, and its work was stopped" in said
     assert started[0].wait(60) == 0
@@ -494,14 +494,14 @@ def test_a_cancel_in_the_middle_of_a_batch_throws_the_batch_away(box: Box, monke
 def test_what_loses_a_race_goes_on_alone(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     """A person who commits all the time delays a run, and does not stop it."""
     protocol = box.new(BATCH)
-    tree, end, calls = box.worktree(protocol), pending.Batch.end, list[int]()
+    tree, end, calls = box.worktree(protocol), batch.Batch.end, list[int]()
 
-    def beside(self: pending.Batch, *args: Any) -> None:
+    def beside(self: batch.Batch, *args: Any) -> None:
         calls.append(len(self.tips))
         box.commit("a person's", cwd=tree)
         end(self, *args)
 
-    monkeypatch.setattr(pending.Batch, "end", beside)
+    monkeypatch.setattr(batch.Batch, "end", beside)
     assert work(box, protocol)[-1].state.status == "completed"
     assert len(calls) == len(BATCH) - 1 and moves(box, protocol) == 2 * len(BATCH) - 1
     sound(box, protocol)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.sandbox import cgroup
+from runner.sandbox import process
 from runner.sandbox.process import Limits
 from tests.sandbox.test_sandbox import bubblewrap, sh
 
@@ -31,9 +31,9 @@ case "$*" in *memory.max*) test -e {tmp_path}/useless || printf '67108864\\n64\\
     monkeypatch.setenv("PATH", f"{fake.parent}:/usr/bin:/bin")
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1")
     log.touch()
-    cgroup._shown.cache_clear()
+    process._shown.cache_clear()
     yield log
-    cgroup._shown.cache_clear()
+    process._shown.cache_clear()
 
 
 def test_memory_and_processes_are_bounded_together(asked: Path, tmp_path: Path) -> None:
@@ -76,4 +76,4 @@ def test_the_end_of_the_group_is_the_end_of_all_of_it(asked: Path, tmp_path: Pat
 def test_a_kill_for_want_of_memory_is_read_from_the_cgroup(tmp_path: Path, said: str, killed: bool) -> None:
     (tmp_path / "memory.events").write_text(said)
     with (tmp_path / "memory.events").open() as events:
-        assert cgroup.has_killed(events.fileno()) is killed
+        assert process.has_killed(events.fileno()) is killed
