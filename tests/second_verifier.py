@@ -90,6 +90,7 @@ def fold(s, number, name, about, f, protocol):
         step |= {"status": STEP[name][1], "attempt": step["attempt"] + again}
         step |= ({"result": f.get("result")} if again or name == "step-finished" else {}) | ({"passed": name == "qa-passed"} if again or name[:3] == "qa-" else {})
         s["status"] = "running" if status == "planned" or (again and status in ("failed", "blocked")) else status
+        if again: ask_again(steps)
     elif name in PLANS:
         for slug, told in f["steps"].items():
             old = steps.get(slug, {"status": "pending", "attempt": 1, "result": None, "passed": False, **told})
@@ -99,7 +100,7 @@ def fold(s, number, name, about, f, protocol):
         for slug in f.get("removed", []):
             if ((gone := steps.pop(slug))["status"], gone["attempt"]) != ("pending", 1):
                 steps[slug] = {**gone, "removed": True, "status": "completed" if gone["status"] == "completed" else "cancelled"}
-        s["plan"] = f["plan"]
+        s["plan"] = ask_again(steps) or f["plan"]
     elif name == "asked":
         need(f["kind"] != "human" or (step["status"] == "pending" and status in ("planned", "running")), "asked")
         s["status"] = {"planned": "running"}.get(status, status) if step else {"pending": "planning"}.get(status, status)
@@ -112,6 +113,10 @@ def fold(s, number, name, about, f, protocol):
         s |= {"status": f["status"], "steps": steps | {slug: {**steps[slug], **told, "passed": False} for slug, told in f["steps"].items()}}
     elif name == "completed": need(all(step["removed"] or step["status"] in ("completed", "cancelled") for step in steps.values()), "not done")
     return s
+def ask_again(steps):
+    for step in steps.values():
+        if step["kind"] == "human" and step["status"] == "running" and not step["removed"] and any(steps.get(one, step)["status"] not in ("completed", "cancelled") for one in step["needs"]):
+            step |= {"status": "pending", "attempt": step["attempt"] + 1}
 def plan_holds(repo, files, state, title, trusted):
     told = {path: repo.get(oid) for path, (_, oid) in files.items() if path in ("plan.md", "context.md") or STEP_FILE.fullmatch(path)}
     lines = "".join(f"100644 {sha(told[p])[7:]} {len(told[p])} {p}\n" for p in ("context.md", "plan.md") if p in told)

@@ -304,9 +304,22 @@ def _apply_to_step(state: State, entry: Entry, row: EventType) -> State:
             changes |= {"attempt": event.attempt, "passed": False, "result": None}
             if state.status in (Status.FAILED, Status.BLOCKED):
                 state = state._replace(status=Status.RUNNING)
+            return _to_ask_again(_with_step(state, event, event.subject, **changes), event)
         case _:
             raise AssertionError(f"unreachable: {event.name} has a row and no case")
     return _with_step(state, event, event.subject, **changes)
+
+
+def _to_ask_again(state: State, event: Event) -> State:
+    """Return the state in which a `human` step whose needs are open again is to be asked again: what it asks about is not there.
+
+    An answer counts for the attempt that it was given in, not for the next one.
+    """
+    for slug, step in [*state.steps.left()]:
+        if step.kind == "human" and step.status is _S.RUNNING and lacks(state, step):
+            state = _with_step(state, event, slug, status=_S.PENDING, attempt=step.attempt + 1)
+            state = state._replace(waiting=[wait for wait in state.waiting if wait.subject != slug])
+    return state
 
 
 def _edit(state: State, event: ev.PlanEdited) -> State:
@@ -332,11 +345,12 @@ def _edit(state: State, event: ev.PlanEdited) -> State:
     missing = [wait for wait in event.dropped if wait not in ids]
     if missing:
         raise _illegal(state, event, f"nothing waits as {missing[0]}")
-    return state._replace(
+    edited = state._replace(
         plan=event.plan,
         steps=Steps(steps),
         waiting=[wait for wait in state.waiting if wait.id not in event.dropped],
     )
+    return _to_ask_again(edited, event)
 
 
 def _undo(state: State, event: ev.Undone) -> State:

@@ -435,6 +435,27 @@ def test_an_answer_where_nothing_waits(box: Box) -> None:
     box.runner("answer", protocol, "yes", rc=2)
 
 
+@pytest.mark.parametrize("answered", [False, True], ids=["waits", "answered"])
+@pytest.mark.parametrize("reopened", ["retry --step a", "edit --add New --kind command --run true --after a"])
+def test_a_person_is_asked_again_where_what_they_look_at_is_made_again(box: Box, reopened: str, answered: bool) -> None:
+    """Seen: their answer of before counted for work that was made after it."""
+    protocol = box.new({"01-a": command("true"), "02-h": human()})
+    box.runner("run", protocol, rc=3)
+    if answered:
+        box.runner("answer", protocol, "good", rc=0)
+    verb, *options = reopened.split()
+    box.runner(verb, protocol, *options, rc=0)
+    box.runner("step", protocol, rc=0)
+    box.runner("answer", protocol, "too early", rc=2)
+    box.runner("run", protocol, rc=3)
+    state = box.state(protocol)
+    assert [wait["subject"] for wait in state["waiting"]] == ["h"] and state["steps"]["h"]["attempt"] == 2
+    box.runner("answer", protocol, "good as it is now", rc=0)
+    box.runner("run", protocol, rc=0)
+    assert box.state(protocol)["steps"]["h"]["result"] == {"answer": "good as it is now"}
+    healthy(box, protocol)
+
+
 def test_an_answer_says_what_is_not_committed(box: Box) -> None:
     protocol = asked(box)
     (box.worktree(protocol) / "notes.txt").write_text("mine\n")

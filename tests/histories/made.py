@@ -309,6 +309,25 @@ def a_step_of_a_person_s(desk: Desk) -> Made:
 
 
 @good
+def a_person_asked_again_as_what_they_look_at_is_made_again(desk: Desk) -> Made:
+    """By a retry while the question waits, and after its answer; and by a step that is put in between."""
+    box = desk.box()
+    with fixed():
+        protocol = box.new({"01-make": command("echo a >> a.txt"), "02-look": "kind: human\n"})
+        box.runner("run", protocol, rc=3)
+        box.runner("retry", protocol, "--step", "make", rc=0)
+        box.runner("run", protocol, rc=3)
+        box.runner("answer", protocol, "good", rc=0)
+        box.runner("retry", protocol, "--step", "make", rc=0)
+        box.runner("run", protocol, rc=3)
+        box.runner("edit", protocol, "--add", "more", "--kind", "command", *["--run", "true", "--after", "make"], rc=0)
+        box.runner("run", protocol, rc=3)
+        box.runner("answer", protocol, "better", rc=0)
+        box.runner("run", protocol, rc=0)
+    return taken(box, protocol)
+
+
+@good
 def a_record_that_was_damaged_and_repaired(desk: Desk) -> Made:
     box = desk.box()
     with fixed():
