@@ -6,6 +6,7 @@ not count is refused before it is signed. Without a policy an approval is an ans
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -65,6 +66,22 @@ class Offer:
     key: SigningKey | None
     reviewed: Statement | None  # the same person's last decision on the subject, to show the changes since
     stands: ApprovalFile | None  # the same approval by this person, if it counts already
+
+
+def waits_here(session: Session, name: str | None) -> frozenset[tuple[str, str, str]]:
+    """Return (id, subject, digest) of what waits as far as `status` can have shown it: by the branch here, or as last fetched.
+
+    `name`: as a person typed it; of the default protocol where it names none. To be asked before anything is fetched.
+    """
+    project = session.project
+    for typed in (name, None):
+        with contextlib.suppress(UsageError):
+            protocol = lookup.find(session, typed)
+            branch = project.branch(protocol)
+            tips = filter(None, map(project.git.ref, (branch, project.tracking(branch))))
+            waits = [wait for tip in tips for wait in record.row(project.git, protocol, tip)["waiting"]]
+            return frozenset((str(wait.get("id")), str(wait.get("subject")), str(wait.get("digest"))) for wait in waits)
+    return frozenset()
 
 
 def matter(session: Session, protocol: str, what: str | None) -> Matter:

@@ -19,7 +19,7 @@ from runner.app import pending
 from runner.errors import RunnerError, UsageError
 from runner.executor import load, spending
 from runner.lines import counted, headline
-from runner.protocol import ids
+from runner.protocol import ids, paths
 from runner.protocol.state import STOPPED, Json, State, plain, wait_type
 from runner.store import lease, locks, lookup, record, remote, worktree
 from runner.store.environment import matching, read_checkpoint
@@ -93,11 +93,10 @@ class Recorded(NamedTuple):
         which = self.name if alone else f"{self.name} {wait.get('id')}"
         if kind.answer:
             return f"runner answer {which} {kind.answer}"
-        return (
-            f"runner edit {self.name} {wait.get('subject', '')}".rstrip()
-            if kind.ended_by == "edit"
-            else f"runner approve {which}"
-        )
+        if kind.ended_by == "edit":
+            is_plan = str(wait.get("text")).endswith(f" {paths.PLAN}")  # the budget that was reached is there
+            return f"runner edit {self.name} {'' if is_plan else wait.get('subject', '')}".rstrip()
+        return f"runner approve {which}"
 
     @property
     def resuming(self) -> str:

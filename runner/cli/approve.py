@@ -87,6 +87,7 @@ def _decide(
 ) -> None:
     """Carry the command out."""
     session = console.session
+    known = approve.waits_here(session, named[0] if named else None) if yes else frozenset()
     protocol, rest = _named(console, named)
     console.means(protocol)
     if len(rest) > 1:
@@ -112,6 +113,13 @@ def _decide(
         console.fact("next", f"{program()} approve {short} --import SIGNED", err=True)
         return
     show(console, found, ready)
+    wait = found.wait
+    if yes and not rest and wait is not None and (wait.id, wait.subject, str(wait.digest)) not in known:
+        raise WaitingError(
+            "it came with the fetch just now, so nothing was signed",
+            str(found.requirement.subject),
+            f"read what is shown above, then name it: `{program()} {verb} {short} {subject} --yes`",
+        )
     if not yes and console.ask(f"{verb} this?", ("no", "yes")) != "yes":
         console.note("nothing was signed" + ("" if console.is_terminal() else "; without a terminal, add --yes"))
         raise SystemExit(3)

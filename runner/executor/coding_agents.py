@@ -38,7 +38,7 @@ from runner.errors import RunnerError, UnsupportedError
 from runner.executor import environments, toolbox
 from runner.executor.calls import Calls, DeniedError, Gate, Judge, judge_of
 from runner.executor.effects import Made
-from runner.executor.loop import Limits, Total
+from runner.executor.loop import Limits, Total, money
 from runner.executor.step_run import StepRun
 from runner.executor.workspace_session import KeptOutput, step_path
 from runner.lines import lines_of, with_ends
@@ -105,11 +105,11 @@ def used_up(limits: Limits, total: Total, meter: Egress) -> str | None:
     """Return why an agent's model is asked no more. `total`: what its attempt has used, but for what the meter has since."""
     usage, usd = meter.since()
     if limits.tokens is not None and total.tokens + usage.input + usage.output >= limits.tokens:
-        return f"the budget of {limits.tokens:,} tokens is used up"
+        return limits.reached("tokens", f"the budget of {limits.tokens:,} tokens is used up")
     if limits.usd is not None and usd is None:
-        return "the price of the model is not known, so a budget in money cannot be kept"
+        return limits.reached("usd", "the price of the model is not known, so a budget in money cannot be kept")
     if limits.usd is not None and usd is not None and total.usd + usd >= limits.usd:
-        return f"the budget of ${limits.usd} is used up"
+        return limits.reached("usd", f"the budget of {money(limits.usd)} is used up")
     return None
 
 

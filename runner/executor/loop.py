@@ -73,7 +73,8 @@ VOUCHED = frozenset(("finish", "ask_person", "publish_artifact", "write_file", "
 class Limits:
     """What an attempt may use in all; None is no limit.
 
-    `unpriced`: tokens that count against `usd` beside the attempt's own, and whose price nobody knows.
+    `unpriced`: tokens that count against `usd` beside the attempt's own, and whose price nobody knows; `where`: by limit, a hint that
+    names the file that sets it.
     """
 
     usd: Decimal | None = None
@@ -82,6 +83,11 @@ class Limits:
     calls: int | None = None
     seconds: float = 3600.0
     unpriced: int = 0
+    where: Mapping[str, str] = field(default_factory=dict)
+
+    def reached(self, kind: str, text: str) -> str:
+        """Return why work stops at the limit `kind` (usd, tokens …), and where a person can change it."""
+        return "; ".join(filter(None, (text, self.where.get(kind))))
 
 
 @dataclass(slots=True)
@@ -103,6 +109,9 @@ class Total:
 
     def __add__(self, other: Total) -> Total:
         return Total(*map(operator.add, astuple(self), astuple(other)))
+
+    def __sub__(self, other: Total) -> Total:
+        return Total(*map(operator.sub, astuple(self), astuple(other)))
 
     def add(self, record: transcript.Response | Summary) -> None:
         """Count a response of the journal."""
@@ -466,33 +475,33 @@ class Loop:
         """Refuse a request that could go past a limit, before it is made."""
         limits, total = self.limits, self.total
         if limits.turns is not None and total.turns >= limits.turns:
-            raise BudgetStop(f"{total.turns} of {limits.turns} turns are used up")
+            raise BudgetStop(limits.reached("turns", f"{total.turns} of {limits.turns} turns are used up"))
         if self._seconds_left() <= 0:
-            raise BudgetStop(
-                f"the {limits.seconds:g} s of `timeout:` or a budget are used up"
-                if limits.seconds
-                else "no time is left"
-            )
+            why = f"the time of {limits.seconds:g} s is used up" if limits.seconds else "no time is left"
+            raise BudgetStop(limits.reached("seconds", why))
         weight = self._weight(request)
         # What is written to a cache costs most.
         asked = Usage(input=weight, output=request.max_output, cache_write=weight)
-        used = total.tokens
-        if limits.tokens is not None and used + asked.input + asked.output > limits.tokens:
-            raise BudgetStop(
-                f"{used:,} of {limits.tokens:,} tokens are used, and the next request could need {asked.input + asked.output:,}"
-            )
+        used, more = total.tokens, asked.input + asked.output
+        if limits.tokens is not None and used + more > limits.tokens:
+            why = f"{used:,} of {limits.tokens:,} tokens are used, and the next request could need {more:,}"
+            raise BudgetStop(limits.reached("tokens", why))
         if limits.usd is not None:
-            cost = self.price(engine, asked)
+            cost, unpriced = self.price(engine, asked), total.unpriced + limits.unpriced
             if cost is None:
-                raise BudgetStop(f"the price of {engine.name} is not known, so a budget in money cannot be kept")
-            if unpriced := total.unpriced + limits.unpriced:
-                raise BudgetStop(
+                why = f"the price of {engine.name} is not known, so a budget in money cannot be kept"
+            elif unpriced:
+                why = (
                     f"the price of {unpriced:,} tokens that were used is not known, so a budget in money cannot be kept"
                 )
-            if total.usd + cost > limits.usd:
-                raise BudgetStop(
-                    f"{_money(total.usd)} of ${limits.usd} are used, and the next request could cost {_money(cost)}"
+            elif total.usd + cost > limits.usd:
+                why = (
+                    f"{money(total.usd)} of {money(limits.usd)} are used, and the next request could cost {money(cost)}"
                 )
+            else:
+                why = ""
+            if why:
+                raise BudgetStop(limits.reached("usd", why))
         if self.shared_budget is not None:
             self.shared_budget.reserve(engine.name, self.price(engine, asked), asked.input + asked.output)
 
@@ -655,7 +664,7 @@ class Loop:
         if ended is not None:
             return refused("not done: an earlier call of this turn ended the work"), None
         if self.limits.calls is not None and self.total.calls > self.limits.calls:
-            text = f"{self.limits.calls} calls are used up"
+            text = self.limits.reached("calls", f"{self.limits.calls} calls are used up")
             return refused("not done: the budget of calls is used up"), Ended("budget", text)
         given = call.arguments
         failed = next((one.name for one in earlier if one.error), None)
@@ -758,8 +767,10 @@ def turn_of(record: transcript.Response) -> ModelTurn:
     return ModelTurn(text=record.text, calls=calls, provider=record.provider, raw=record.turn)
 
 
-def _money(usd: Decimal) -> str:
-    return f"${usd:.2f}" if usd >= 1 else f"${usd:.4f}"
+def money(usd: Decimal) -> str:
+    """Return an amount for people, of less than a dollar to a hundredth of a cent: `$1.50`, `$0.05`, `$0.0012`."""
+    whole, _, cents = f"{usd:.{2 if usd >= 1 else 4}f}".partition(".")
+    return f"${whole}.{cents.rstrip('0').ljust(2, '0')}"
 
 
 def _answered(result: Result, answer: str | None) -> Result:

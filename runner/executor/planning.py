@@ -258,7 +258,11 @@ def written(
         else:
             journal = Journal(session.dirs.planning / f"{key}.jsonl")
         with asking.open_engines(session.project, names) as engines:
-            limits = spending.limits(session.project, *of, journal, spending.Own((), SECONDS)) if of else UNBOUNDED
+            limits = (
+                spending.limits(session.project, *of, journal, spending.Own(paths.PLAN, (), SECONDS))
+                if of
+                else UNBOUNDED
+            )
             loop = asking.questioner(session, journal, engines, redactor, limits)
             answer = _asker(session.project, journal, redactor, waits) if questions else None
             try:

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from runner.executor.journal import Journal, recorded_part
 from runner.executor.loop import Limits, Total
-from runner.executor.step_run import StepRun
 from runner.protocol import events as ev
 from runner.protocol import paths, transcript
 from runner.protocol.ids import digest
@@ -93,10 +93,15 @@ def day(project: Project) -> DayBudget:
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """What a journal's work may use by itself: the `budgets` of its step and agent, of which `used` is gone already, and `seconds`."""
+    """What a journal's work may use by itself: `seconds`, and its `budgets`, each with its file, of which `used` is gone already.
 
-    budgets: Sequence[Budget | None]
+    `file`: the plan file in which a person sets a budget; `timeout`: where `seconds` is set, empty where it is fixed.
+    """
+
+    file: str
+    budgets: Sequence[tuple[str, Budget | None]]
     seconds: float
+    timeout: str = ""
     used: Total = field(default_factory=Total)
 
 
@@ -105,53 +110,50 @@ def limits(project: Project, snapshot: Snapshot, plan: Plan, state: State, journ
 
     The plan's budget is that of the protocol, which pays everything else too.
     """
-    ruled = trusted_config.of(project).policy
-    whole = stricter(plan.header.budget, ruled.content.budget.protocol if ruled else None)
-    filed, before = of(journal.records[: journal.filed]), own.used
-    mine = [one for one in (*own.budgets, ruled.content.budget.step if ruled else None) if one]
-    usd = [one.usd - before.usd for one in mine if one.usd is not None]
-    tokens = [one.tokens - before.tokens for one in mine if one.tokens is not None]
-    turns = [one.turns - before.turns for one in mine if one.turns is not None] or [TURNS]
-    calls = [one.calls - before.calls for one in mine if one.calls is not None]
-    seconds = [own.seconds, *(60.0 * one.minutes for one in mine if one.minutes is not None)]
-    unpriced = before.unpriced if usd else 0
-    if whole != stricter():
-        others = unrecorded(project, snapshot.protocol, journal.path)
-        if whole.turns is not None or whole.calls is not None:
-            every = _recorded(project, snapshot.protocol)
-            if whole.turns is not None:
-                turns.append(whole.turns - every.turns - others.turns + filed.turns)
-            if whole.calls is not None:
-                calls.append(whole.calls - every.calls - others.calls + filed.calls)
-        if whole.usd is not None:
-            usd.append(whole.usd - Decimal(state.spent.usd) - others.usd + filed.usd)
-            unpriced += others.unpriced + _unpriced(project, snapshot)
-        if whole.tokens is not None:
-            recorded = state.spent.input_tokens + state.spent.output_tokens
-            tokens.append(whole.tokens - recorded - others.tokens + filed.tokens)
-        if whole.minutes is not None:
-            seconds.append(60.0 * whole.minutes - state.spent.seconds)
-    return Limits(
-        usd=max(min(usd), Decimal(0)) if usd else None,
-        tokens=max(min(tokens), 0) if tokens else None,
-        turns=max(min(turns), 0),
-        calls=max(min(calls), 0) if calls else None,
-        seconds=max(min(seconds), 0.0),
-        unpriced=unpriced,
+    found = trusted_config.of(project)
+    ruled, policy = found.policy, f"{paths.POLICY} on {found.branch}"
+    least: dict[str, tuple[Any, str]] = {"seconds": (own.seconds, own.timeout)}
+
+    def at_most(where: str, budget: Budget, used: Total, seconds: float = 0) -> None:
+        gone = {"minutes": seconds / 60, **{key: getattr(used, key) for key in ("usd", "tokens", "turns", "calls")}}
+        for key in Budget.model_fields:
+            if (most := getattr(budget, key)) is not None:
+                kind, left = ("seconds", 60 * (most - gone[key])) if key == "minutes" else (key, most - gone[key])
+                if kind not in least or left < least[kind][0]:
+                    least[kind] = left, _where_to_change(where, own.file)
+
+    for where, budget in (*own.budgets, (policy, ruled.content.budget.step if ruled else None)):
+        if budget is not None:
+            at_most(where, budget, own.used)
+    least.setdefault("turns", (TURNS, _where_to_change(own.file, own.file)))
+    unpriced = own.used.unpriced if "usd" in least else 0
+    whole = {paths.PLAN: plan.header.budget, policy: ruled.content.budget.protocol if ruled else None}
+    both = stricter(*whole.values())
+    if both != stricter():
+        total = _of_protocol(project, snapshot, state, both) + unrecorded(project, snapshot.protocol, journal.path)
+        used = total - of(journal.records[: journal.filed])
+        for where, budget in whole.items():
+            if budget is not None:
+                at_most(where, budget, used, state.spent.seconds)
+        unpriced += 0 if both.usd is None else total.unpriced
+    most = {kind: max(left, type(left)(0)) for kind, (left, _) in least.items()}
+    return Limits(**most, unpriced=unpriced, where={kind: where for kind, (_, where) in least.items()})
+
+
+def _where_to_change(where: str, file: str) -> str:
+    """Return a hint that names the file with a budget. `file`: the plan file whose edit ends the wait where that is no plan file."""
+    is_here = where in (paths.PLAN, file)
+    return f"see `budget:` in {where}" if is_here else f"change `budget:` in {where}, then set one in {file} too"
+
+
+def _of_protocol(project: Project, snapshot: Snapshot, state: State, budget: Budget) -> Total:
+    """Return what the protocol has used by its record. Turns and calls are in transcripts alone, read only for a `budget` of them."""
+    total = Total() if budget.turns is None and budget.calls is None else _recorded(project, snapshot.protocol)
+    spent = state.spent
+    unpriced = 0 if budget.usd is None else _unpriced(project, snapshot)
+    return Total(
+        Decimal(spent.usd), unpriced, spent.input_tokens, spent.output_tokens, turns=total.turns, calls=total.calls
     )
-
-
-def where_budgets_are(run: StepRun) -> str:
-    """Return a hint that names the files with the budgets of a step."""
-    files = [run.step.file] if run.step.header.budget else []
-    files += [paths.PLAN] if run.plan.header.budget else []
-    outside = [run.agent_file] if run.agent and run.agent.budget else []
-    found = trusted_config.of(run.project)
-    if found.policy and stricter(found.policy.content.budget.step, found.policy.content.budget.protocol) != stricter():
-        outside.append(f"{paths.POLICY} on {found.branch}")
-    if outside and not files:  # an edit of the plan ends the wait
-        return f"change `budget:` in {' and '.join(outside)}, then set one in {run.step.file} too"
-    return f"see `budget:` in {' and '.join([*files, *outside] or [run.step.file])}"
 
 
 def unrecorded(project: Project, protocol: str, but: Path | None = None) -> Total:

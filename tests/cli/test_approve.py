@@ -656,6 +656,19 @@ def test_another_clone_goes_on_with_the_word(shared: Box, people: People) -> Non
     assert shared.git("rev-parse", protocol) == other.git("rev-parse", protocol)
 
 
+def test_yes_signs_nothing_that_only_the_fetch_brought(shared: Box, people: People) -> None:
+    """Seen: the step that was shown had been approved elsewhere, and another one's approval was signed unseen."""
+    protocol = waiting(shared, {f"0{at}-s{at}": command("true", "approval: before\n") for at in (1, 2)})
+    other = clone(shared, "second")
+    says(shared, people.alice, "approve", protocol, "--yes")
+    shared.runner("run", protocol, rc=3)
+    tip = shared.git("rev-parse", protocol)
+    told = other.runner("approve", protocol, "--yes", rc=3, env=people.bob.env).err
+    assert "approve step:s2 as bob" in told and "nothing was signed" in told
+    assert "`runner approve 1 step:s2 --yes`" in told and other.git("rev-parse", protocol) == tip
+    other.runner("approve", protocol, "step:s2", "--yes", rc=0, env=people.bob.env)
+
+
 def test_approvals_are_verified_one_transition_after_another(gov: Box, people: People) -> None:
     steps = {f"0{at}-s{at}": command("true", "approval: before\n") for at in (1, 2)}
     protocol = waiting(gov, steps)

@@ -171,6 +171,22 @@ def test_a_budget_in_money_is_kept(box: Box) -> None:
     sound(box, protocol)
 
 
+@pytest.mark.parametrize(
+    ("step", "plan", "file", "typed"),
+    [("", "{tokens: 9000}", "plan.md", "1"), ("{tokens: 9000}", "{usd: 9, tokens: 90000}", "01-x.md", "1 x"),
+     ("{tokens: 90000}", "{turns: 1}", "plan.md", "1"), ("{turns: 1}", "{turns: 1}", "01-x.md", "1 x")],
+)  # fmt: skip
+def test_a_budget_that_is_reached_names_its_own_file_and_that_alone(
+    box: Box, step: str, plan: str, file: str, typed: str
+) -> None:
+    """Seen: with the limit in plan.md, what to type opened the step's file, again and again."""
+    with mind(box, say(write("a.txt", "a\n"), tokens=(5_000, 500)), finish()):
+        protocol = box.new({"01-x": agent(f"budget: {step}\n" if step else "")}, front=f"budget: {plan}\n")
+        stopped = box.runner("run", protocol, rc=3).err
+        assert f"; see `budget:` in {file}\n" in stopped and f"next          runner edit {typed}\n" in stopped
+        assert box.runner("status", protocol, rc=0).out.endswith(f"  runner edit {typed}\n")
+
+
 def test_turns_that_nobody_limited_end_too_and_the_step_may_be_given_more(
     box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:

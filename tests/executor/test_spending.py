@@ -257,7 +257,7 @@ def test_whatever_happens_a_budget_leaves_what_was_not_paid(
         journal = open_journal(session, protocol, at)
         spent = SpentTotal(usd=format(kept.usd, "f"), input_tokens=kept.input_tokens, output_tokens=kept.output_tokens)
         state = seen.state._replace(spent=spent)
-        found = spending.limits(session.project, seen, plan, state, journal, spending.Own((), 60.0))
+        found = spending.limits(session.project, seen, plan, state, journal, spending.Own("01-a.md", (), 60.0))
         used = spending.of(journal.records)
         assert found.usd is not None and found.tokens is not None
         assert found.usd == max(Decimal(10) - kept.usd - here.usd + used.usd, 0)

@@ -60,7 +60,7 @@ def carry_out(run: StepRun) -> Outcome:
 def _outcome(run: StepRun, ended: Ended, ran: work.Ran) -> Outcome:
     so_far = tuple(one.tree for one in run.journal.records if isinstance(one, Results))[-1:]
     if ended.outcome == "budget":
-        text = log.cut(f"{ended.text}; {spending.where_budgets_are(run)}")
+        text = log.cut(ended.text)
         reached = ev.BudgetReached(subject=run.slug, text=text, by="anyone", spent=ran.spent)
         return Outcome(kind=Kind.OVER_BUDGET, events=(reached,), step=run.step, summary=text, keeps=so_far)
     left = work.collect(run)
@@ -101,7 +101,7 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
     session, agent = run.session, run.agent
     names = asking.engine_names(session.project, run.plan, run.step, agent)
     run.journal = open_journal(session, run.view.protocol, run.name)
-    own = (run.step.header.budget, agent.budget if agent else None)
+    own = ((run.step.file, run.step.header.budget), (run.agent_file, agent.budget if agent else None))
     answered: dict[str, str] = {}
     about = f"You are {agent.name}. {agent.objective}\n{agent.instructions}" if agent else None
     with _opened(run, names, answered) as (engines, tools, gate, meter):
@@ -121,7 +121,8 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
         task = prompting.task(run, [*told, *feedback.of_earlier(run, entries, before)])
 
         def limits() -> Limits:  # a review within the attempt is paid from the same budgets
-            paid = spending.Own(own, run.timeout, spending.of(_reviews(run).records))
+            used = spending.of(_reviews(run).records)
+            paid = spending.Own(run.step.file, own, run.timeout, f"see `timeout:` in {run.step.file}", used)
             return spending.limits(session.project, run.view, run.plan, run.state, run.journal, paid)
 
         def asks() -> None:

@@ -105,7 +105,7 @@ def of_step(run: StepRun, evidence: Sequence[ev.CheckEvidence], journal: Journal
                 with asking.open_tools(session, view.protocol, run.judged, loop, _proposal(before)):
                     verdict, engine = _judged(loop, task, run.where, before)
             except BudgetStop as stop:
-                stopped = f"QA: {stop}; {spending.where_budgets_are(run)}"
+                stopped = f"QA: {stop}"
                 break
             name = (
                 engine if len(reviewers) == 1 else f"{at + 1}: {engine} ({', '.join(reviewer.aspects) or 'everything'})"
@@ -192,7 +192,7 @@ def _limits(run: StepRun, journal: Journal) -> Limits:
     else:
         data = history.read(run.project.git, protocol, name) or b""
         work = spending.of(transcript.parse(data, f"{name} of {history.ref_of(protocol)}"))
-    own = spending.Own((run.step.header.budget,), TIMEOUT, work)
+    own = spending.Own(run.step.file, ((run.step.file, run.step.header.budget),), TIMEOUT, used=work)
     return spending.limits(run.project, run.view, run.plan, run.state, journal, own)
 
 
