@@ -473,7 +473,7 @@ def unrecorded_cost(project: Project, protocol: str) -> str:
     total = _not_recorded(project, protocol)
     if total is None:
         return ""
-    return f"{price_of(total)}, {counted(total.turns, 'answer')}: kept here, so a step that resumes does not ask again"
+    return f"{price_of(total)}, {counted(total.turns, 'answer')}: in no transition yet; a resumed step asks only what has no answer"
 
 
 def price_of(total: Total) -> str:

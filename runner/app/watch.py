@@ -19,6 +19,7 @@ from runner.app import notify, request, run
 from runner.engines import RateLimitError
 from runner.errors import HeldError, InTheWayError, RunnerError, UnreachableError, UsageError
 from runner.executor.advance import Advanced
+from runner.executor.steps.review import UndecidedError
 from runner.forge import Forge
 from runner.protocol import ids, log, paths
 from runner.protocol.machine import Halt
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 TURN = 20  # transitions of one protocol before the others are looked at
 ROUND = 0.5  # seconds of work after which the refs are read anew before the next protocol
 FIRST, LONGEST = 2.0, 300.0  # seconds until what failed is tried again: at first, at most
-DAY = 86_400.0  # seconds that a provider is waited for at most, whatever it asks for
+DAY = 86_400.0  # seconds that a provider is waited for at most, whatever it asks for, and a review that gave no verdict
 
 Kind = Literal[
     "watching", "polling", "lost", "woke", "fetched", "unreachable", "started", "advanced", "rests", "held-up", "failed"
@@ -337,6 +338,8 @@ class _Watcher:
             kind: Kind = "held-up" if isinstance(error, InTheWayError | HeldError | RateLimitError) else "failed"
             # A provider that says until when it takes no more requests is waited for, and not asked before.
             asked = error.retry_after if isinstance(error, RateLimitError) else None
+            if isinstance(error, UndecidedError):
+                asked = DAY  # it was paid; a person names another model, or runs it again
             facts = {"reason": error.what} | _words(error)
             if asked is not None and asked > DAY:
                 asked, facts["hint"] = DAY, f"{error.hint}; `watch` waits a day at most"

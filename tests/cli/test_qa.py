@@ -98,6 +98,19 @@ def test_a_fail_is_recorded_with_its_findings_and_the_retry_gets_them(box: Box) 
     sound(box, protocol)
 
 
+def test_a_review_without_a_verdict_is_not_paid_again_by_the_same_run(box: Box) -> None:
+    """Seen: QA asked the same two things again, at once."""
+    with mind(box, made(), finish(), word("Fine."), word("Just fine."), word(PASS)) as wire:
+        protocol = box.new({"01-greet": agent(FULL)})
+        told = box.runner("run", protocol, rc=69).err
+        assert len(wire.bodies) == 4 and "error: the model's verdict is not valid, also when asked again" in told
+        assert box.state(protocol)["steps"]["greet"]["status"] == "needs_qa"
+        assert "does not ask again" not in box.runner("status", protocol, rc=0).out
+        box.runner("run", protocol, rc=0)
+        assert len(wire.bodies) == 5
+    sound(box, protocol)
+
+
 def test_failed_checks_cost_no_review(box: Box) -> None:
     with mind(box, made(), finish(), finish(), finish()) as wire:
         protocol = box.new({"01-greet": agent('qa: {policy: full, checks: ["exit 3"]}')})

@@ -22,7 +22,7 @@ from runner import resources
 from runner.store.environment import matching
 from tests.conftest import Box, clone, command
 from tests.engines.wire_gemini import Refusal, error
-from tests.executor.minds import agent, mind
+from tests.executor.minds import ENGINE, agent, mind, say
 
 LONG = 90.0  # seconds; nothing here takes as long unless it is broken
 SKIP = "qa: skip\n"
@@ -316,6 +316,13 @@ def test_a_provider_that_asks_for_years_is_asked_again_after_a_day(box: Box) -> 
             assert re.fullmatch(
                 r"wait 277777 h 47 min, until \d{4}-\S+ \S+ UTC; `watch` waits a day at most", row["hint"]
             )
+
+
+def test_a_review_that_gave_no_verdict_is_not_paid_again_every_few_minutes(box: Box) -> None:
+    with mind(box, say(text="Fine."), say(text="Just fine.")) as wire:
+        box.new({"01-a": command("echo a > a.txt", f"qa: full\nengine: {ENGINE}\n")})
+        with watching(box) as found:
+            assert found.until("failed")["again"] == 86400 and len(wire.bodies) == 2
 
 
 @pytest.mark.slow

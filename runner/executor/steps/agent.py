@@ -204,6 +204,9 @@ def _found_wrong(run: StepRun, result: dict[str, Any]) -> str:
     proposed.journal = run.journal
     try:
         verdict = review.of_step(proposed, checked.verdict.evidence).verdict
+    except review.UndecidedError as error:
+        check.note_undecided(proposed, error)
+        return ""
     except EngineError:  # QA asks again, once the work is on the branch
         return ""
     return "" if verdict is None or verdict.passed else feedback.of_review(verdict)

@@ -25,12 +25,13 @@ from runner.store.workspace import left_ignored, place
 from runner.trust.permit import Result
 
 if TYPE_CHECKING:
-    from runner.executor.steps.review import Reviewed
+    from runner.executor.steps.review import Reviewed, UndecidedError
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What QA found. `executor`, `environment`: of the checks; `outputs`: what each printed; `review`: of a model that judged it."""
+    """What QA found. `executor`, `environment`: of the checks; `outputs`: what each printed; `review`: of a model that judged it;
+    `undecided`: it was asked as the attempt ended, and gave no verdict."""
 
     verdict: CheckResult
     executor: str | None
@@ -38,6 +39,7 @@ class Checked:
     outputs: tuple[bytes, ...] = ()
     is_counted: bool = False  # the attempt's time has that of the checks
     review: Reviewed | None = None
+    undecided: UndecidedError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +52,14 @@ class Proposal:
 
 
 def carry_out(run: StepRun) -> Outcome:
-    """Check the step's work; with `full`, a model judges it after the checks passed."""
+    """Check the step's work; with `full`, a model judges it after the checks passed.
+
+    Raises:
+        UndecidedError: its answer is no verdict. It is not asked again in the process in which that was so.
+    """
     checked = check(run)
+    if checked.undecided is not None:
+        raise checked.undecided
     outputs = {
         history.output_name(run.slug, run.attempt, number): output
         for number, output in enumerate(checked.outputs, 1)
@@ -153,6 +161,14 @@ def propose(run: StepRun, commit: str) -> Checked | None:
     found = _checked(dataclasses.replace(run, kept=commit), workspace, changed)
     run.session.proposals[_key(run)] = Proposal(commit, run.step.checks, dataclasses.replace(found, is_counted=True))
     return found
+
+
+def note_undecided(run: StepRun, error: UndecidedError) -> None:
+    """Keep for the QA of the work proposed last that its review gave no verdict."""
+    made = run.session.proposals[_key(run)]
+    assert isinstance(made, Proposal)
+    checked = dataclasses.replace(made.checked, undecided=error)
+    run.session.proposals[_key(run)] = dataclasses.replace(made, checked=checked)
 
 
 def _key(run: StepRun) -> str:
