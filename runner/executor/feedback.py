@@ -31,6 +31,7 @@ from runner.protocol.state import read_json
 from runner.sandbox.process import Outcome
 from runner.store import history
 from runner.store.environment import matching, write_atomically
+from runner.store.workspace import place
 from runner.tools import Tool
 from runner.tools.commands import WorkspaceAlias, folded
 from runner.trust.transitions import transitions_below
@@ -41,13 +42,24 @@ NAMES_MOST = 50  # files of an earlier step, or of an earlier attempt
 OUTPUT_LIMIT = 4_000  # characters of one command's output
 
 
-def of_checks(evidence: Sequence[CheckEvidence], reason: str, outputs: Sequence[bytes]) -> str:
+def for_model(run: StepRun, output: str) -> str:
+    """Return a command's output as a model gets it: the folders of the checkout, the work and the checks are `/workspace`."""
+    project = run.project
+    space = place(project, run.view.protocol, project.config.workspace.path)
+    for folder in (space.export, space.work):
+        output = WorkspaceAlias(folder, project.git.top or folder).hide_all(output)
+    return output
+
+
+def of_checks(run: StepRun, evidence: Sequence[CheckEvidence], reason: str, outputs: Sequence[bytes]) -> str:
     """Return which checks failed, each with the end of its output. `outputs`: of those that are commands, in their order."""
     commands = len(evidence) - len(outputs)  # promised files come first
     parts = [reason]
     for number, check in enumerate(evidence):
         if check["code"]:
-            printed = outputs[number - commands].decode("utf-8", "replace") if number >= commands else ""
+            printed = (
+                for_model(run, outputs[number - commands].decode("utf-8", "replace")) if number >= commands else ""
+            )
             parts.append(f"{check['check']}: exit {check['code']}\n{end_of(printed)}".strip())
     return prompting.fence("\n\n".join(parts), "what the checks found")
 
@@ -168,7 +180,7 @@ def _findings(run: StepRun, entries: Sequence[RawEntry]) -> str:
                 if check["code"]:
                     name = history.output_name(run.slug, int(raw.fields["attempt"]), number)
                     data = history.read(run.project.git, run.view.protocol, name) if is_command else None
-                    printed = end_of(data.decode("utf-8", "replace")) if data else check["tail"]
+                    printed = for_model(run, end_of(data.decode("utf-8", "replace")) if data else check["tail"])
                     told.append(f"{check['check']}: exit {check['code']}\n{printed}")
             return "\n\n".join([*told, *_report(run, raw)])
     return ""
@@ -274,7 +286,6 @@ def _try(run: StepRun) -> str | None:
     env, approved = run.project.env, permissions.approved_changes(run)
     workspace = run.workspace.beside(run.view.tip, run.step.header.resources, approved)
     folder, until = workspace.export(run.view.tip), env.monotonic() + SECONDS
-    alias = WorkspaceAlias(folder, workspace.sandbox.place.inside(folder))
     outputs, slow = list[bytes](), False
 
     def execute(line: str) -> Outcome:
@@ -283,7 +294,7 @@ def _try(run: StepRun) -> str | None:
         left = max(min(until - env.monotonic(), run.timeout), 0.1)
         outcome = workspace.run(line, run.environment(workspace, folder), timeout=left, cwd=folder, on_output=kept.take)
         slow = slow or outcome.timed_out
-        outputs.append(folded(alias.hide_all(kept.data().decode("utf-8", "replace"))).encode())
+        outputs.append(folded(kept.data().decode("utf-8", "replace")).encode())
         return outcome
 
     env.hear_output(f"{run.label} checks before the work", b"")
@@ -299,4 +310,4 @@ def _try(run: StepRun) -> str | None:
         return None
     if verdict.passed:
         return "Before your work, all the step's checks pass."
-    return "Before your work, the step's checks fail:\n" + of_checks(verdict.evidence, verdict.reason, outputs)
+    return "Before your work, the step's checks fail:\n" + of_checks(run, verdict.evidence, verdict.reason, outputs)

@@ -54,6 +54,20 @@ def test_a_failing_check_comes_back_in_the_conversation_and_qa_takes_its_last_ru
     sound(box, protocol)
 
 
+@pytest.mark.parametrize("executor", ["host", "sandbox"])
+def test_no_request_names_a_folder_of_this_machine(box: Box, executor: str) -> None:
+    """Seen: the output of checks after `finish` did, and so did the next attempt's first request and the reviewer's."""
+    step = agent('qa: {policy: full, checks: ["pwd >&2; test -e b.txt"]}\non_failure: {retry: 1, then: block}\n')
+    script = [finish(), finish(), finish(), say(write("b.txt", "b\n")), finish(), say(text=PASS)]
+    with mind(box, *script) as wire:
+        protocol = box.new({"01-a": step})
+        box.runner("run", protocol, "--executor", executor, rc=0)
+        assert len(wire.bodies) == 6
+    said = "".join(texts(body) for body in wire.bodies)
+    assert "/workspace" in said and str(box.path.parent) not in said and "/var/tmp" not in said
+    sound(box, protocol)
+
+
 def test_the_terminal_says_which_check_failed_and_shows_nothing_internal(box: Box, tmp_path: Path) -> None:
     step, _ = checked(tmp_path)
     with mind(box, say(write("a.txt", "wrong\n")), finish("I think"), say(write("a.txt", "right\n")), finish("fixed")):

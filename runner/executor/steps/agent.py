@@ -197,7 +197,7 @@ def _found_wrong(run: StepRun, result: dict[str, Any]) -> str:
     if checked is None:
         return ""
     if not checked.verdict.passed:
-        return feedback.of_checks(checked.verdict.evidence, checked.verdict.reason, checked.outputs)
+        return feedback.of_checks(run, checked.verdict.evidence, checked.verdict.reason, checked.outputs)
     if run.step.qa is not QaPolicy.FULL:
         return ""
     proposed = dataclasses.replace(run, kept=commit, proposed=result)

@@ -15,7 +15,7 @@ from typing import Final
 
 from runner import qa, resources
 from runner.engines import EngineError, Request, Turn, UserTurn, masked
-from runner.executor import asking, prompting, spending
+from runner.executor import asking, feedback, prompting, spending
 from runner.executor.asking import Consultation
 from runner.executor.journal import Journal, open_journal
 from runner.executor.loop import BudgetStop, Limits
@@ -316,7 +316,9 @@ def _task(
         parts.append("Checks that passed: " + "; ".join(f"`{check['check']}`" for check in evidence))
         # What differs from run to run is left out: a review that was made is found by what it was asked.
         told = "\n\n".join(
-            f"$ {check['check']}\n{masked(folded(check['tail']))}" for check in evidence if check["tail"]
+            f"$ {check['check']}\n{feedback.for_model(run, masked(folded(check['tail'])))}"
+            for check in evidence
+            if check["tail"]
         )
         parts.append(prompting.fence(told, "the ends of what they printed") if told else "")
     if before:
