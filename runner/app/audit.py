@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 from runner import __version__, resources
 from runner.app import timeline, verify
 from runner.app.describe import count
-from runner.app.timeline import Timeline
+from runner.app.timeline import Timeline, cost_of
 from runner.errors import InsufficientHistoryError, RunnerError, UsageError, installs
 from runner.git import GitError
 from runner.lines import counted
@@ -324,10 +324,9 @@ def _cost(chain: Timeline, row: Row) -> Html:
             if chain.of(slug, attempt):
                 rows.append((slug, str(attempt), str(told["seconds"]), f"{told['input_tokens']:,}",
                              f"{told['output_tokens']:,}", _money(told["usd"])))  # fmt: skip
-    spent = row.get("spent")
-    if isinstance(spent, dict):
-        rows.append(("all, planning too", "", str(count(spent.get("seconds"))), f"{count(spent.get('input_tokens')):,}",
-                     f"{count(spent.get('output_tokens')):,}", f"${spent.get('usd', '0')}"))  # fmt: skip
+    whole = cost_of(chain.entries)
+    rows.append(("all, planning too", "", str(whole["seconds"]), f"{whole['input_tokens']:,}",
+                 f"{whole['output_tokens']:,}", _money(whole["usd"])))  # fmt: skip
     head = ("step", "attempt", "seconds", "tokens in", "tokens out", "money")
     return _table("What each attempt cost, its checks included", head, rows, (1, 2, 3, 4, 5))
 

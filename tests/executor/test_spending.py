@@ -177,6 +177,9 @@ def test_what_has_no_known_price_is_said_and_bars_a_budget_in_money_for_good(box
         done = box.runner("step", protocol, rc=0)
         assert "price not known" in done.err + done.out
         assert '"unpriced":120' in box.log(protocol)
+        box.runner("audit", protocol, "-o", box.path.parent / "audit.html", rc=0)
+        total = (box.path.parent / "audit.html").read_text().partition("all, planning too")[2].partition("</tr>")[0]
+        assert "not known" in total and "$" not in total
         plan = box.worktree(protocol) / ".protocols" / protocol / "plan.md"
         plan.write_text(plan.read_text().replace("title: A plan\n", "title: A plan\nbudget: {usd: 5}\n"))
         stopped = box.runner("step", protocol, rc=3)
