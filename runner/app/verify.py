@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from runner.errors import InsufficientHistoryError, IntegrityError, UsageError
+from runner.executor import load
 from runner.git import Git
 from runner.protocol import ids, log, paths
 from runner.store import history, lookup, publishing, record, remote, trusted
@@ -235,6 +236,9 @@ def _place(session: Session, protocol: str, *, live: bool) -> _Place:
         if tip is not None:
             notes.append(f"judged as its history has it, at {last[:12]}: the branch here is behind")
         tip = last
+    if tip is not None and (end := load.end_below(session.project, protocol, tip)):
+        notes.append(f"judged at its end, {end[:12]}: the branch was moved to its base, which has merged it")
+        tip = branch = end
     found = tip is not None
     if tip is None:
         tip = rules.ends.tip_of(git, protocol, session.project.trusted.commit, session.to_ask)

@@ -46,7 +46,7 @@ from runner.store import (
 from runner.store.environment import StateDir, read_checkpoint, write_checkpoint, write_loosely
 from runner.store.project import Project, Session
 from runner.store.snapshot import Snapshot
-from runner.trust import verify
+from runner.trust import rules, verify
 
 if TYPE_CHECKING:
     from runner.trust.walk import Report
@@ -429,6 +429,32 @@ def documents_kept(dirs: StateDir) -> Iterator[None]:
 GIVEN_AGAIN = "approvals of what it changed have to be given again"
 
 
+def end_below(project: Project, protocol: str, tip: str) -> str | None:
+    """Return the commit of a protocol's end where a fast-forward to the base that merged it took its branch, at `tip`; else None.
+
+    `git merge main` in its worktree does that. Nothing is lost: the base has all of it.
+
+    Raises:
+        InsufficientHistoryError: this clone does not have enough to tell.
+    """
+    git, row = project.git, record.row(project.git, protocol, tip)
+    commit = git.commit(tip)
+    if row["status"] not in record.ENDED or commit is None or record.is_transition(commit, protocol):
+        return None
+    if not any(
+        git.is_ancestor(tip, base) for base in record.base_tips(git, row.get("base", ""), project.trusted.remote)
+    ):
+        return None
+    known, filed = project.checkpoint_and_tip(protocol)[0], git.ref(history.ref_of(protocol))
+    ends = (known, filed and rules.transcripts.last_commit(git, protocol, filed))
+    return next((end for end in ends if end and _is_beside(git, protocol, end, tip)), None)
+
+
+def _is_beside(git: Git, protocol: str, end: str, tip: str) -> bool:
+    there = git.commit(end) is not None and git.is_ancestor(end, tip)
+    return there and not verify.has(git, protocol, tip, end)
+
+
 def way_back(project: Project, protocol: str, tip: str, old: str) -> str:
     """Return the command that puts the branch back to `old`."""
     return worktree.way_back(project.git, project.branch(protocol), tip, old)
@@ -552,6 +578,11 @@ def refused(session: Session, protocol: str, tip: str, error: IntegrityError) ->
             found = error.what.removeprefix(f"{protocol} does not verify: ")
             what = f"{protocol} does not verify on {session.mirror.remote}: {found}"
             return type(error)(what, error.where, hint_of_remote(session, protocol, judged))
+        if isinstance(error, verify.RewrittenError) and (end := end_below(session.project, protocol, tip)):
+            what = f"the branch of {protocol} was moved to its base, which has merged it"
+            return type(error)(
+                what, error.where, f"`{way_back(session.project, protocol, tip, end)}` moves it back to its end"
+            )
         if isinstance(error, verify.RewrittenError):
             return (
                 type(error)(error.what, error.where, hint_of_rewritten(session, protocol, judged, old))

@@ -138,3 +138,21 @@ def test_a_clone_that_has_the_old_history_adopts_what_another_one_pushed(box: Bo
     for at in (box, other):
         at.runner("verify", protocol, rc=0)
         at.runner("run", protocol, rc=3)
+
+
+def test_a_branch_that_git_fast_forwarded_to_the_base_that_merged_it_is_no_rewritten_one(box: Box) -> None:
+    """Seen: `git merge main` after `runner merge`; verify 4, and two findings of doctor that contradict each other."""
+    protocol = box.new({"01-a": command("echo a > a.txt")})
+    box.runner("run", protocol, rc=0)
+    end = box.git("rev-parse", protocol).strip()
+    box.runner("merge", protocol, rc=0)
+    box.git("merge", "-q", "main", cwd=box.worktree(protocol))
+    told = box.runner("verify", protocol, rc=0)
+    assert f"judged at its end, {end[:12]}" in told.out + told.err
+    told = box.runner("doctor", rc=None)
+    assert "was moved to its base, which has merged it" in told.out + told.err
+    assert "rewritten" not in told.out + told.err and "does not verify" not in told.out + told.err
+    refused = box.runner("undo", protocol, rc=None)
+    assert refused.code in (3, 4) and "was moved to its base" in refused.err and "reset --keep" in refused.err
+    box.git("reset", "-q", "--keep", end, cwd=box.worktree(protocol))
+    box.runner("undo", protocol, rc=0)

@@ -26,6 +26,7 @@ from runner.app.doctor import (
     refs,
 )
 from runner.errors import InsufficientHistoryError, RunnerError
+from runner.executor import load
 from runner.git import Git
 from runner.store.environment import Clone, Environment
 from runner.store.project import Session
@@ -145,6 +146,10 @@ def of_protocol(session: Session, protocol: str, tip: str) -> Iterator[Finding]:
     """Yield the findings of a protocol whose branch is here."""
     one = Examined(session, protocol, tip)
     try:
+        end = load.end_below(session.project, protocol, tip)
+        if end is not None:
+            yield protocols.moved_to_base(session, protocol, tip, end)
+            return
         _ = one.judged, one.old  # these raise, and every check needs them
     except InsufficientHistoryError as error:
         yield of_error(error, f"{protocol} cannot be verified here")

@@ -124,6 +124,16 @@ def name_clashes(chosen: Selection) -> Iterator[Finding]:
 # --- a protocol --------------------------------------------------------------------------------------------------------
 
 
+def moved_to_base(session: Session, protocol: str, tip: str, end: str) -> Finding:
+    """Return that a fast-forward to the base that merged it took the branch along."""
+    return remark(
+        f"the branch of {protocol} was moved to its base, which has merged it",
+        f"{session.project.branch(protocol)} at {tip[:12]}",
+        "nothing is lost, and nothing runs there",
+        f"`{load.way_back(session.project, protocol, tip, end)}` moves it back to its end; `runner clean` removes it",
+    )
+
+
 def rewritten_history(one: Examined) -> Iterator[Finding]:
     """Yield that the history was rewritten: a person decides whether that was meant."""
     if one.old is not None:
