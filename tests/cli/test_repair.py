@@ -485,6 +485,21 @@ def test_a_branch_that_is_gone_comes_back_where_it_is_named(box: Box, begun: str
     mended(box, begun)
 
 
+def test_a_branch_that_is_gone_with_completed_work_that_nobody_merged_is_not_well(box: Box) -> None:
+    protocol = box.new({"01-a": command("echo a > a.txt")})
+    box.runner("run", protocol, rc=0)
+    was = tip(box, protocol)
+    box.git("worktree", "remove", "--force", box.worktree(protocol))
+    box.git("branch", "-qD", protocol)
+    assert f"the branch of {protocol} is gone, and it was not merged: completed" in box.runner("doctor", rc=0).out
+    box.runner("doctor", "--fix", protocol, rc=0)
+    assert tip(box, protocol) == was
+    box.runner("merge", protocol, rc=0)
+    box.runner("clean", "--yes", rc=0)
+    box.git("branch", "-qD", protocol, check=False)
+    assert "is gone" not in box.runner("doctor", rc=0).out
+
+
 @pytest.mark.slow
 def test_a_number_that_nobody_claims_is_claimed_again(box: Box, begun: str) -> None:
     was = tip(box, "refs/runner/numbers/0001")

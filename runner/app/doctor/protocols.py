@@ -41,7 +41,7 @@ from runner.trust.walk import Named, Walk, name_in
 
 
 def gone_branches(chosen: Selection) -> Iterator[Finding]:
-    """Yield the protocols that had not ended and whose branch is gone."""
+    """Yield the protocols whose branch is gone, and that were neither cancelled nor merged."""
     project, only = chosen.session.project, chosen.only
     if only is not None and only not in project.protocols():
         what = f"{only} has no branch here"
@@ -56,10 +56,11 @@ def gone_branches(chosen: Selection) -> Iterator[Finding]:
         if known is None:
             continue
         row = record.row(project.git, protocol, known[0])
-        if row["status"] in record.ENDED:
+        is_merged = record.holder(project.git, protocol, known[0], project.trusted.remote) is not None
+        if row["status"] == "cancelled" or is_merged:
             continue
         yield remark(
-            f"the branch of {protocol} is gone, and it had not ended: {row['status']} at revision {row['revision']}",
+            f"the branch of {protocol} is gone, and it was not merged: {row['status']} at revision {row['revision']}",
             branch,
             "it is not listed and does not run; its number stays taken",
             f"`runner doctor --fix {protocol}` restores it at {known[0][:12]}, from {known[1]}",
