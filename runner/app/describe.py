@@ -25,6 +25,7 @@ from runner.store import lease, locks, lookup, record, remote, worktree
 from runner.store.environment import matching, read_checkpoint
 from runner.store.project import Project, Session
 from runner.store.record import Brief, Outlook
+from runner.trust import trusted_config
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -240,8 +241,9 @@ class Describer:
         reason = " · ".join([reason, *(f"{each.approver} {SAID[each.statement.decision]}" for each in given)])
         if found.action == "run-step" and (total := _not_recorded(session.project, protocol)):
             reason = f"{reason} · this attempt so far: {price_of(total)}"
+        before = _before_merge(session, protocol, tip, name) if to_merge else Next()
         if to_merge:
-            reason = f"waits for merge: {row['title']}"
+            reason = f"waits for {'an approval of its ' if before.text else ''}merge: {row['title']}"
         elif term == "works":
             reason = f"{reason} · {held}"
         if rewritten:
@@ -257,7 +259,7 @@ class Describer:
         elif ahead is not None:
             follows = Next.typed(ahead.command)
         elif to_merge:
-            follows = _merging(session.project, row, name)
+            follows = before if before.text else _merging(session.project, row, name)
         elif held is not None:
             follows = Next.typed(known.command)
         else:
@@ -319,6 +321,21 @@ def is_approve(typed: str | None) -> bool:
 def resuming(project: Project, state: State) -> str:
     """Return the command by which a protocol resumes, as `Recorded.resuming`."""
     return recorded(plain(state), lookup.typed(project, state.protocol)).resuming
+
+
+def _before_merge(session: Session, protocol: str, tip: str, name: str) -> Next:
+    """Return the approval of the merge that is missing and who gives it, where the policy requires one; else an empty one."""
+    git = session.git
+    if git.blob(f"{session.project.trusted.commit}:{paths.POLICY}") is None:
+        return Next()
+    try:
+        is_required = trusted_config.of(session.project).requires("merge")
+        if not (is_required or record.has_unrecorded_approvals(git, protocol, tip)):
+            return Next()
+        text = pending.Pending(session, protocol, tip, name).before_merge()
+    except RunnerError:  # `merge` says what is wrong
+        return Next()
+    return Next.typed(text) if text == f"runner approve {name}" else Next(text=text)
 
 
 def _merging(project: Project, row: Row, name: str) -> Next:

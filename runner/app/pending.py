@@ -12,13 +12,13 @@ from functools import cached_property
 from runner.errors import MalformedFileError, RefusedError, RunnerError
 from runner.executor import advance, permissions
 from runner.git import Git
-from runner.protocol import approval_file, paths
+from runner.protocol import approval_file
 from runner.protocol import events as ev
 from runner.protocol.approval_file import Form
 from runner.protocol.state import ACTIVE, OF_WORK, State, Wait
-from runner.store import snapshot
+from runner.store import record, snapshot
 from runner.store.project import Project, Session
-from runner.trust import approval, signature, signers
+from runner.trust import approval, permit, signature, signers
 from runner.trust.approval import ApprovalStatus
 from runner.trust.manifest import Subject
 from runner.trust.requirements import ApprovalRequirement
@@ -62,10 +62,7 @@ class Pending:
 
         They are judged only if the branch has an approval that the log does not name.
         """
-        git, at = self._session.git, f"{self._tip}:{paths.folder(self._protocol)}"
-        there = git.tree(f"{at}/{paths.APPROVALS.rstrip('/')}") or {}
-        log = (git.blob(f"{at}/{paths.LOG}") or b"") if there else b""
-        if all(name.partition(".")[0].encode() in log for name in there):
+        if not record.has_unrecorded_approvals(self._session.git, self._protocol, self._tip):
             return []
         try:
             return self._judged()
@@ -94,10 +91,20 @@ class Pending:
 
     def instead(self, wait: str) -> str:
         """Return who can give the approval that waits, or how another person's could count; empty if the person here can."""
-        trusted, name = self._trusted, self._name
         waits = next((one for one in self._state.waiting if one.id == wait), None)
-        if waits is None or trusted.policy is None or (status := self._status(waits)) is None:
+        status = None if waits is None or self._trusted.policy is None else self._status(waits)
+        return "" if status is None else self._instead(status)
+
+    def before_merge(self) -> str:
+        """Return who can approve the merge, where the policy requires that, or end its rejection; empty if it can be merged."""
+        trusted = self._trusted
+        status = permit.merge_status(self._view)
+        if not (status.rejected or (trusted.requires("merge") and status.missing)):
             return ""
+        return self._instead(status) or f"runner approve {self._name}"
+
+    def _instead(self, status: ApprovalStatus) -> str:
+        trusted, name = self._trusted, self._name
         if status.rejected:
             return self._withdrawn(status)
         given = {word.approver for word in status.counted}

@@ -358,6 +358,14 @@ def added(git: Git, protocol: str, commit: Commit) -> list[RawEntry]:
     return found
 
 
+def has_unrecorded_approvals(git: Git, protocol: str, commit: str) -> bool:
+    """Return whether a protocol has an approval that its log does not name."""
+    at = f"{commit}:{paths.folder(protocol)}"
+    there = git.tree(f"{at}/{paths.APPROVALS.rstrip('/')}") or {}
+    log = (git.blob(f"{at}/{paths.LOG}") or b"") if there else b""
+    return any(name.partition(".")[0].encode() not in log for name in there)
+
+
 def standing(entries: Sequence[RawEntry]) -> list[RawEntry]:
     """Return the entries of a log that no undo reverted, oldest first."""
     found: list[RawEntry] = []

@@ -793,6 +793,23 @@ def test_a_merge_that_needs_a_word_is_not_taken_without(tmp_path: Path, people: 
     assert done(box, "main", "a.txt")
 
 
+def test_what_comes_next_is_the_approval_that_the_merge_needs(tmp_path: Path, people: People) -> None:
+    """Seen: `runner merge 1` was next, also for the author, whose approval does not count."""
+    box = governed(tmp_path / "repo", [people.alice, people.bob], approvals=MERGE)
+    folder = box.plan({"01-a": command("echo a > a.txt")}, title="A plan")
+    protocol = says(box, people.alice, "new", "A plan", "--plan", folder).out.strip()
+    ran = says(box, people.alice, "run", protocol).err
+    status = says(box, people.alice, "status", protocol).out
+    for told in (ran, status):
+        assert "next          runner approve 1, by bob@example.test\n" in told
+    listed = says(box, people.alice, "status").out
+    assert "waits for an approval of its merge" in listed and "runner approve 1, by bob@example.test" in listed
+    assert says(box, people.bob, "status", protocol).out.endswith("  runner approve 1\n")
+    says(box, people.bob, "approve", protocol, "--yes")
+    assert says(box, people.alice, "status", protocol).out.endswith("  runner merge 1\n")
+    box.runner("merge", protocol, rc=0)
+
+
 @pytest.mark.slow
 def test_a_word_on_a_merge_is_stale_when_code_comes_after_it(tmp_path: Path, people: People) -> None:
     box = governed(tmp_path / "repo", [people.alice, people.bob], approvals=MERGE)
