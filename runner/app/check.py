@@ -32,6 +32,7 @@ from runner.protocol.state import read_json
 from runner.store import lookup, record
 from runner.store.project import Project, Session
 from runner.store.remote import Mirror
+from runner.store.trusted import Trusted
 from runner.tools import ToolError, files
 from runner.tools import registry as tools
 from runner.trust import policy, requirements, trusted_config
@@ -352,6 +353,16 @@ def fetch_trusted(session: Session) -> None:
     mirror = Mirror.of(session.project)
     if mirror is not None:
         session.trust(mirror.look())
+
+
+def use_fetched_trust(session: Session) -> None:
+    """Go on with the trusted branch as git fetched it, where that is ahead of the runner's own copy; nothing is changed."""
+    trusted = session.project.trusted
+    there = session.git.resolve(f"refs/remotes/{trusted.remote}/{trusted.branch}") if trusted.remote else None
+    if there not in (None, trusted.commit) and session.git.is_ancestor(trusted.commit, str(there)):
+        own = f"; the runner's own copy is {trusted.commit[:12]}{f', as of {trusted.time}' if trusted.time else ''}"
+        note = f"{trusted.branch} of {trusted.remote}, as last fetched by git{own}"
+        session.trust(Trusted(str(there), trusted.branch, trusted.remote, note, trusted.time))
 
 
 def policy_in_force(project: Project) -> PolicyFile | None:

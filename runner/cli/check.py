@@ -189,7 +189,12 @@ def _look(console: Console, verb: str, *, live: bool, file: Path | None) -> None
     if live:
         check.fetch_trusted(console.session)
     elif file is None and (remote := console.project.trusted.remote) is not None:
-        trusted, now = console.project.trusted, console.project.env.now()
+        own, now = console.project.trusted.commit, console.project.env.now()
+        check.use_fetched_trust(console.session)
+        trusted = console.project.trusted
+        if trusted.commit != own:
+            console.note(trusted.note)
+            return
         age = f"as of {describe.age(trusted.time, now)} ago" if trusted.time else "as last fetched"
         console.note(f"{trusted.branch} of {remote} {age}; `runner policy {verb} --live` fetches it first")
 

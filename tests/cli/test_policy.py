@@ -153,3 +153,18 @@ def test_approvals_of_a_merge_that_are_counted_and_not_required_are_named(box: B
     assert says in box.runner("doctor").out
     box.write(path, f"{repo}{people}approvals:\n  merge: {{count: 2, required: true}}\n")
     assert box.runner("check", path, rc=0)
+
+
+def test_the_policy_that_git_fetched_is_the_one_that_is_asked(remote: Box) -> None:
+    """Seen: pushed and fetched, and still the answer of the policy before."""
+    put(remote, "repo: " + "6f0c" * 8 + "\n")
+    remote.git("push", "-q", "origin", "main")
+    remote.runner("policy", *WRITE, "path=src/a.py", "--live", rc=0)
+    put(
+        remote,
+        "repo: " + "6f0c" * 8 + "\nrules:\n  - {deny: {tool: write_file}, reason: never}\n",
+    )
+    remote.git("push", "-q", "origin", "main")
+    remote.git("fetch", "-q")
+    told = remote.runner("policy", *WRITE, "path=src/a.py", rc=4)
+    assert "as last fetched by git" in told.err

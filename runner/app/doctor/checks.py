@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from runner.app.check import use_fetched_trust
 from runner.app.doctor import (
     Check,
     Examined,
@@ -30,7 +31,6 @@ from runner.executor import load
 from runner.git import Git
 from runner.store.environment import Clone, Environment
 from runner.store.project import Session
-from runner.store.trusted import Trusted
 
 MACHINE: tuple[Check[Machine], ...] = (
     Check("room on the disk", machine.room),
@@ -106,7 +106,7 @@ def examine(cwd: Path, env: Environment, options: Mapping[str, str], only: str |
             for finding in _run(CLONE, here):
                 found.append(finding)
             with Session.open(cwd, env, options) as session:
-                _use_fetched_trust(session)
+                use_fetched_trust(session)
                 for finding in _in_project(session, only):
                     found.append(finding)
         except RunnerError as error:
@@ -130,16 +130,6 @@ def _in_project(session: Session, only: str | None) -> Iterator[Finding]:
     for protocol, tip in session.project.protocols().items():
         if only in (None, protocol):
             yield from of_protocol(session, protocol, tip)
-
-
-def _use_fetched_trust(session: Session) -> None:
-    """Examine with the trusted branch as git fetched it, where that is ahead of the runner's own copy; nothing is changed."""
-    trusted = session.project.trusted
-    there = session.git.resolve(f"refs/remotes/{trusted.remote}/{trusted.branch}") if trusted.remote else None
-    if there not in (None, trusted.commit) and session.git.is_ancestor(trusted.commit, str(there)):
-        own = f"; the runner's own copy is {trusted.commit[:12]}{f', as of {trusted.time}' if trusted.time else ''}"
-        note = f"{trusted.branch} of {trusted.remote}, as last fetched by git{own}"
-        session.trust(Trusted(str(there), trusted.branch, trusted.remote, note, trusted.time))
 
 
 def of_protocol(session: Session, protocol: str, tip: str) -> Iterator[Finding]:
