@@ -129,7 +129,7 @@ def plan_holds(repo, files, state, title, trusted):
         need((place, sha(data)) == (step["place"], step["digest"]) and not (asks and step["qa"] == "skip"), f"{slug} is not its file")
 
 def verify(repo, tip, name):
-    own, s, log, record, words, damaged, revisions, chain, notes, recorded = f".protocols/{name}/", None, b"", {}, {}, [], {}, repo.chain(tip, name), [], {}
+    own, s, log, record, words, damaged, revisions, starts, chain, notes, recorded = f".protocols/{name}/", None, b"", {}, {}, [], {}, {}, repo.chain(tip, name), [], {}
     for oid in chain:
         (tree, parents, message, plain, _), told = repo.get(oid), ours(repo.get(oid)[2], name)
         files = dict(repo.flat(repo.folder(tree, name)))
@@ -146,6 +146,7 @@ def verify(repo, tip, name):
         due = {f"log/{1 + sum(path[:4] == 'log/' for path in record):04d}.md"} if len(log) > 65536 else set()
         new, log = repo.get(now["log.md"][1]), b"" if [need(repo.get(now[path][1]) == log, path) for path in due] else log
         added, before, was, free = list(entries(new[len(log):])), s, repo.get(parents[0])[0], {"log.md", "state.json", *due}
+        if s: starts[s["revision"]] = was
         named = {f"reports/{a}.{f['attempt']}.md": f["report"] for _, k, a, f, _ in added if k[:3] == "qa-" and "report" in f} | {f"calls/{f['call']}.json": f["digest"] for _, k, a, f, _ in added if k == "call-held" and f["call"].split(".")[0] == a}
         kept = [now.get(path) == record[path] for path in record.keys() - {"log.md", "state.json"}] + [sha(repo.get(now[path][1])) == told for path, told in named.items()]
         need(new.startswith(log) and all(kept) and added and now.keys() <= record.keys() | free | named.keys(), f"{oid[:12]}: the record's other files")
@@ -167,7 +168,7 @@ def verify(repo, tip, name):
             need((kind[:3] != "qa-" or f["tree"] == was) and sorted(f.get("commits", damaged)) == sorted(damaged), f"{oid[:12]}: {kind}")
             if kind == "undone":
                 then, (now_, was_) = revisions[f["to"]], (json.loads(repo.get(dict(repo.flat(repo.folder(at, name)))["state.json"][1])) for at in (was, revisions[f["to"]]))
-                need(all(path.startswith(".protocols/") for path in repo.changed(then, tree)) and len(added) == 1 and taken_back(now_, was_) == {key: f[key] for key in ("to", "status", "steps", "artifacts", "dropped")}, f"{oid[:12]}: undone")
+                need(any(all(path.startswith(".protocols/") for path in repo.changed(one, tree)) for one in (then, starts[f["to"]])) and len(added) == 1 and taken_back(now_, was_) == {key: f[key] for key in ("to", "status", "steps", "artifacts", "dropped")}, f"{oid[:12]}: undone")
         need(body == rest(repo, told, name, added, s) and all((one[4][:3] == "## ") == (s["schema"] == 1) for one in added), f"{oid[:12]}: its message, or how its entries are written")
         works = need((not damaged or "record-repaired" in kinds) and ("step-cancelled" not in kinds or kinds[-1] == "cancelled"), f"{oid[:12]}: {damaged} changed the record, or a step is cancelled and its protocol not") or any((f.get("executor", "person") != "person" and kind == "step-finished") or (kind in ("asked", "call-held", "effect-unknown") and "transcript" in f and about != "plan") for _, kind, about, f, _ in added)
         for path in repo.changed(was, tree):

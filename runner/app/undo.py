@@ -36,6 +36,11 @@ class _History:
     transitions: dict[int, Commit]
     others: list[tuple[int, Commit]]
 
+    def tree_before(self, git: Git, revision: int) -> str:
+        """Return the tree that the first transition after a revision started from: with what people committed until then."""
+        first = self.transitions[min(one for one in self.transitions if one > revision)]
+        return commit_of(git, first.parents[0]).tree
+
 
 def undo(session: Session, protocol: str, to: int | str | None = None) -> Steered:
     """Revert the last transition, or all since revision `to`, or since the step `to` (its slug) first started. Repeated, the
@@ -49,10 +54,11 @@ def undo(session: Session, protocol: str, to: int | str | None = None) -> Steere
             did not start.
     """
     target: Snapshot | None = None
+    tree: str | None = None
     kept = ""
 
     def build(seen: Snapshot) -> Sequence[ev.Event]:
-        nonlocal target, kept
+        nonlocal target, tree, kept
         history = _walk(session.git, seen)
         revision = _target(session.project, seen, history, to)
         if revision == seen.state.revision:
@@ -68,6 +74,7 @@ def undo(session: Session, protocol: str, to: int | str | None = None) -> Steere
                 if seen.state.plan
                 else f"`{describe.resuming(session.project, seen.state)}` resumes, `runner cancel {name}` ends it",
             )
+        tree = history.tree_before(session.git, revision)
         kept = _kept_by_base(session.project, seen)
         return [machine.undone_of(seen.state, target.state)]
 
@@ -75,7 +82,7 @@ def undo(session: Session, protocol: str, to: int | str | None = None) -> Steere
         out, is_whole = _take_out(session, protocol, to)
         if out is not None and (to is None or is_whole):
             return out
-        done = advance.tell(session, protocol, build, tree=lambda seen: target.tree if target else None)
+        done = advance.tell(session, protocol, build, tree=lambda seen: tree)
     if not done.entries or target is None:
         return Steered(protocol, f"it is at revision {done.state.revision}: nothing was reverted")
     found = [
@@ -227,12 +234,12 @@ def _before(project: Project, seen: Snapshot, history: _History) -> int:
 
 
 def _refuse_lost(git: Git, seen: Snapshot, history: _History, to: int) -> None:
-    """Refuse to lose code of people: their commits since then that changed code and were not reverted."""
+    """Refuse to lose code of people: their commits after the first transition since then that changed code and were not reverted."""
     own = f"{paths.folder(seen.protocol)}/"
     standing: dict[str, list[tuple[Commit, TreeEntry | None, TreeEntry | None]]] = {}
     for revision, commit in history.others:
-        if revision < to:
-            continue
+        if revision <= to:
+            continue  # it came before what is undone
         parent = commit_of(git, commit.parents[0])
         for path, (before, after) in git.changed(parent.tree, commit.tree).items():
             if path.startswith(own):

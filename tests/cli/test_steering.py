@@ -608,10 +608,23 @@ def test_undo_refuses_to_take_peoples_code_away_until_they_reverted_it(box: Box)
     told = box.runner("undo", f"{protocol}@2", rc=4)
     assert f"{mine[:7]} (my own file)" in told.err and f"git revert {mine[:7]}" in told.err
     assert box.git("rev-parse", protocol) == tip
-    box.runner("undo", protocol, rc=4)  # the commit came after what would be restored
     box.git("revert", "--no-edit", mine, cwd=tree)
     box.runner("undo", f"{protocol}@2", rc=0)
     assert not (tree / "all.txt").exists()
+    healthy(box, protocol)
+
+
+def test_undo_keeps_what_people_committed_before_the_step_that_it_takes_back(box: Box) -> None:
+    """Seen: they were to revert it first."""
+    protocol = three(box)
+    box.runner("step", protocol, rc=0)
+    tree = box.worktree(protocol)
+    (tree / "mine.txt").write_text("mine\n")
+    box.commit("my own file", cwd=tree)
+    before = box.git("rev-parse", f"{protocol}:mine.txt")
+    box.runner("step", protocol, rc=0)
+    box.runner("undo", protocol, rc=0)
+    assert box.git("rev-parse", f"{protocol}:mine.txt") == before and (tree / "mine.txt").exists()
     healthy(box, protocol)
 
 

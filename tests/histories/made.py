@@ -295,6 +295,21 @@ def edited_by_people_and_undone(desk: Desk) -> Made:
 
 
 @good
+def undone_with_what_people_committed_before_it_kept(desk: Desk) -> Made:
+    box = desk.box()
+    with fixed():
+        protocol = box.new({"01-a": command("echo a > a.txt"), "02-b": command("echo b > b.txt")})
+        box.runner("step", protocol, rc=0)
+        tree = box.worktree(protocol)
+        (tree / "mine.txt").write_text("mine\n")
+        box.commit("mine", cwd=tree)
+        box.runner("step", protocol, rc=0)
+        box.runner("undo", protocol, rc=0)
+        box.runner("run", protocol, rc=0)
+    return taken(box, protocol)
+
+
+@good
 def a_step_of_a_person_s(desk: Desk) -> Made:
     box = desk.box()
     with fixed():

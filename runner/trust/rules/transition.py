@@ -4,6 +4,7 @@ the artifacts and evidence that it names, and the files that an undo restores.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 from runner.errors import MalformedFileError
@@ -439,7 +440,8 @@ def check_evidence(walk: Walk, parsed: ParsedCommit) -> Said:
 
 
 def check_undone(walk: Walk, parsed: ParsedCommit) -> Said:
-    """19. After `undone` the tree outside the folder, and all that the record says, are those of the revision that it names."""
+    """19. After `undone` all that the record says is as at the revision that it names. So is the tree outside the folder, or it is
+    that from which the next transition started, with what people committed between."""
     event = parsed.first(ev.Undone)
     if not isinstance(event, ev.Undone) or parsed.after is None:
         return
@@ -448,15 +450,30 @@ def check_undone(walk: Walk, parsed: ParsedCommit) -> Said:
         yield walk.path(paths.LOG), f"no transition ended at revision {event.to}"
         return
     own, moved = walk.path() + "/", set(_changed(walk.git, parsed))
-    for path in walk.git.changed(then.tree, parsed.commit.tree):
-        if not path.startswith(own) and (not paths.is_for_people(path) or path in moved):
-            yield path, f"it is not as it was at revision {event.to}"
+
+    def others(tree: str) -> list[str]:
+        changed = walk.git.changed(tree, parsed.commit.tree)
+        return [
+            path for path in changed if not path.startswith(own) and (not paths.is_for_people(path) or path in moved)
+        ]
+
+    if wrong := others(then.tree) and others(_tree_after(walk, parsed.commit, then)):
+        yield from ((path, f"it is not as it was at revision {event.to}") for path in wrong)
     where = walk.path(paths.STATE)
     old = state.load(walk.git.require(f"{then.oid}:{where}", f"state.json of commit {then.oid[:12]}"), where)
     before = machine.fold(parsed.before, parsed.entries[: parsed.events.index(event)])
     assert before is not None
     if event != machine.undone_of(before, old):
         yield walk.path(paths.LOG), f"it does not list what an undo to this revision takes back: {event.to}"
+
+
+def _tree_after(walk: Walk, tip: Commit, then: Commit) -> str:
+    """Return the tree from which the first transition after `then` started, in the chain below `tip`."""
+    tree, at = then.tree, [tip, *itertools.takewhile(lambda one: one.oid != then.oid, _back(walk, tip))]
+    for below, commit in zip([*at[1:], then], at, strict=True):
+        if transition_of(commit, walk.protocol) is not None:
+            tree = below.tree
+    return tree
 
 
 def _transition_at(walk: Walk, tip: Commit, revision: int) -> Commit | None:
