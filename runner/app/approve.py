@@ -145,7 +145,7 @@ def _choose(
             return "", Subject("merge")
         raise UsageError(_decided(state, known, None) or "nothing waits for an approval", where, hint)
     kind, colon, name = what.removesuffix(".md").rpartition(":")
-    slug = ids.find_step(name, state.steps) or name
+    slug = ids.step_at(name, {slug: step.place for slug, step in state.steps.items()}) or name
     found = [
         (wait, subject)
         for wait, subject in subjects.items()

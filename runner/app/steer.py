@@ -354,7 +354,8 @@ def _to_answer(project: Project, seen: Snapshot, which: str | None) -> Wait:
 
 def _subject(seen: Snapshot, which: str | None) -> str | None:
     """Return the slug of the step that `which` names, or `which` itself if it names a wait."""
-    return which and (ids.find_step(which, seen.state.steps) or which)
+    places = {slug: step.place for slug, step in seen.state.steps.items()}
+    return which and (ids.step_at(which, places) or which)
 
 
 def left_out(project: Project, protocol: str) -> tuple[str, ...]:

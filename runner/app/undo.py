@@ -99,6 +99,8 @@ def undo(session: Session, protocol: str, to: int | str | None = None) -> Steere
     notes = [f"open again: {', '.join(again)}"] if again else []
     notes += [f"failed again: {', '.join(failed)}"] if failed else []
     notes += [kept] if kept else []
+    left = [slug for slug in target.state.steps if slug not in dict(done.state.open_steps())]
+    notes += [f"the plan stays as it is now, without {', '.join(left)}"] if left else []
     return steered(session, done.state, done.commit, f"restored to revision {target.state.revision}", notes)
 
 

@@ -14,7 +14,7 @@ from runner.cli import options
 from runner.cli.console import Console, in_columns
 from runner.cli.streams import program
 from runner.engines import EngineError, agents, registry
-from runner.errors import RunnerError, UsageError
+from runner.errors import RunnerError, UsageError, WaitingError
 from runner.protocol import config, ids
 from runner.store import lookup, publishing, record
 
@@ -199,10 +199,12 @@ def discard_command(console: Console, protocol: str | None, yes: bool) -> None:
         for one in going:
             console.note(f"  {one}")
         if console.ask(f"Discard {name}?", ("no", "yes")) != "yes":
-            console.note(
-                "nothing was removed" + ("" if console.is_terminal() else "; add --yes where nobody can be asked")
+            if console.is_terminal():
+                console.note("nothing was removed")
+                return
+            raise WaitingError(
+                "it was not confirmed, so nothing was removed", name, "add --yes where nobody can be asked"
             )
-            return
     clean.discard(session.project, name)
     console.result(f"discarded  {name}")
 

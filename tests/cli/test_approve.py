@@ -95,6 +95,11 @@ def test_a_step_waits_for_a_word_and_goes_on_with_it(gov: Box, people: People) -
     gov.runner("verify", protocol, rc=0)
 
 
+@pytest.mark.parametrize("name", ["1", "01", "01-deploy", "01-deploy.md"])
+def test_a_step_is_approved_by_its_number_too(gov: Box, people: People, name: str) -> None:
+    assert "step:deploy: approved" in says(gov, people.alice, "approve", waiting(gov), name, "--yes").err
+
+
 def test_a_dry_run_counts_an_approval_that_was_given(gov: Box, people: People) -> None:
     protocol = waiting(gov)
     told = gov.runner("step", protocol, "--dry-run", rc=3)

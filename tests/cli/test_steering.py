@@ -387,7 +387,7 @@ def asked(box: Box) -> str:
     return protocol
 
 
-@pytest.mark.parametrize("which", [[], ["w3"], ["review"], ["01-review"]])
+@pytest.mark.parametrize("which", [[], ["w3"], ["review"], ["01-review"], ["1"]])
 def test_an_answer_ends_a_human_step(box: Box, which: list[str]) -> None:
     protocol = asked(box)
     told = box.runner("answer", protocol, *which, "looks good", rc=0)
@@ -626,6 +626,14 @@ def test_undo_keeps_what_people_committed_before_the_step_that_it_takes_back(box
     box.runner("undo", protocol, rc=0)
     assert box.git("rev-parse", f"{protocol}:mine.txt") == before and (tree / "mine.txt").exists()
     healthy(box, protocol)
+
+
+def test_undo_says_that_a_step_that_was_skipped_stays_out_of_the_plan(box: Box) -> None:
+    protocol = box.new({f"0{at}-s{at}": command("true") for at in (1, 2, 3)})
+    box.runner("step", protocol, rc=0)
+    box.runner("skip", protocol, "s2", rc=0)
+    box.runner("step", protocol, rc=0)
+    assert "the plan stays as it is now, without s2\n" in box.runner("undo", f"{protocol}@4", rc=0).err
 
 
 def test_undo_leaves_uncommitted_work_alone(box: Box) -> None:
