@@ -23,7 +23,7 @@ from runner.lines import counted
 from runner.protocol import paths
 from runner.protocol.events import CheckEvidence
 from runner.protocol.plans import QaPolicy
-from runner.protocol.state import OPEN, STOPPED, StepStatus
+from runner.protocol.state import ENDED, STOPPED, StepStatus
 from runner.sandbox.mounts import is_system
 from runner.sandbox.process import Command, Sandbox, end_all
 from runner.store import locks, lookup, record
@@ -129,7 +129,7 @@ def work_of(project: Project, seen: Snapshot, slug: str) -> str | None:
 
 def _again(project: Project, run: StepRun) -> str:
     stopped = run.state.stopped
-    if run.slug not in stopped or run.state.status not in OPEN:
+    if run.slug not in stopped or run.state.status in ENDED:
         return ""
     name = f"runner retry {lookup.typed(project, run.view.protocol)}"
     return f"{name}{f' --step {run.slug}' if len(stopped) > 1 else ''}{' --keep' if run.kept else ''}"

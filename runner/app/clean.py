@@ -25,6 +25,7 @@ from runner.executor.journal import Journal
 from runner.git import Git, Worktree
 from runner.lines import few, lines_of
 from runner.protocol import ids, paths
+from runner.protocol.state import ENDED
 from runner.store import history, locks, lookup, protocol_worktree, record, trusted, workspace, worktree
 from runner.store.environment import matching
 from runner.store.project import Project
@@ -144,7 +145,7 @@ def _kept(git: Git, tree: Worktree) -> str:
 def _of(project: Project, protocol: str, tip: str | None, *, named: bool, held: str | None) -> list[Item]:
     git = project.git
     row = record.row(git, protocol, tip or project.trusted.commit)
-    ended = row["status"] in record.ENDED or (tip is None and row["status"] == "unreadable")
+    ended = row["status"] in ENDED or (tip is None and row["status"] == "unreadable")
     merged = _base_with(project, protocol, tip, str(row.get("base", ""))) if tip else None
     if not (ended or named):
         return []
@@ -286,7 +287,7 @@ def discard(project: Project, protocol: str, *, check_only: bool = False) -> lis
     with locks.hold(project.dirs.lock(protocol), project.env, what=protocol):
         tip, cancels = git.ref(branch), f"`runner cancel {number}` ends it, and its history stays"
         shows = f"`runner show {number}` shows it"
-        if tip is not None and record.row(git, protocol, tip)["status"] in record.ENDED:
+        if tip is not None and record.row(git, protocol, tip)["status"] in ENDED:
             has_folders = git.checked_out(branch) or os.path.lexists(_workspace(project, protocol).root)
             cleans = f"`runner clean {number}` removes its folders" if has_folders else _gives_up(branch)
             cancels = f"{cleans}; its history stays"

@@ -20,7 +20,7 @@ from runner.errors import RunnerError, UsageError
 from runner.executor import load, spending
 from runner.lines import counted, headline
 from runner.protocol import ids, paths
-from runner.protocol.state import STOPPED, Json, State, plain, wait_type
+from runner.protocol.state import ENDED, STOPPED, Json, State, plain, wait_type
 from runner.store import lease, locks, lookup, record, remote, worktree
 from runner.store.environment import matching, read_checkpoint
 from runner.store.project import Project, Session
@@ -83,7 +83,7 @@ class Recorded(NamedTuple):
     @property
     def stopped(self) -> tuple[str, ...]:
         """The slugs of the steps that failed or are blocked, and can be retried."""
-        if self.row["status"] in record.ENDED:
+        if self.row["status"] in ENDED:
             return ()
         return tuple(slug for slug, step in record.open_steps(self.row) if step["status"] in STOPPED)
 
@@ -130,7 +130,7 @@ class Recorded(NamedTuple):
             # A person fixes the work on the branch, and its QA as it is there by now says whether a retry would pass.
             is_persons = step.get("kind") == "human" and str(step.get("reason")).startswith("QA: ")
             return f"runner {'qa' if is_persons else 'show'} {name} {found.step}"
-        if status in record.ENDED:
+        if status in ENDED:
             return None
         if found.action != "none":
             return f"runner run {name}"
@@ -141,7 +141,7 @@ class Recorded(NamedTuple):
 def recorded(row: Row, name: str) -> Recorded:
     """Return the status of a protocol by its record `row`; `name`: its name in commands."""
     found = record.outlook(row)
-    waits = () if row["status"] in record.ENDED else tuple(row["waiting"])
+    waits = () if row["status"] in ENDED else tuple(row["waiting"])
     return Recorded(row, name, word(row["status"], acts=found.action != "none"), found, waits)
 
 
@@ -402,7 +402,7 @@ def situation(row: Row, found: Outlook, now: float) -> str:
     steps, status = row["steps"], row["status"]
     if status == record.UNREADABLE:
         return "its record is damaged, or not in this clone"
-    if status in record.ENDED:
+    if status in ENDED:
         return f"{row['title']}"
     if status in STOPPED:
         if found.step is None:
@@ -443,7 +443,7 @@ def wait_text(row: Row, wait: WaitRow, now: float) -> str:
 def progress(row: Row) -> str:
     """Return how many steps are done: `1 of 3 steps done`."""
     every = record.open_steps(row)
-    done = sum(step.get("status") in record.ENDED for _, step in every)
+    done = sum(step.get("status") in ENDED for _, step in every)
     return f"{done} of {counted(len(every), 'step')} done" if every else "no steps yet"
 
 
@@ -514,7 +514,7 @@ def edited(project: Project, row: Row, tip: str) -> str:
     git, protocol = project.git, row["protocol"]
     found = {name for _, names in record.unsaved(git, project.branch(protocol), protocol) for name in names}
     names = ", ".join(sorted(found.union(record.untaken(git, protocol, tip))))
-    if not names or row["status"] not in record.ENDED:
+    if not names or row["status"] not in ENDED:
         return f"{names}: the next step picks these edits up" if names else ""
     return f"{names}: no step picks these edits up; `runner undo {lookup.typed(project, protocol)}` opens the protocol again"
 

@@ -24,7 +24,7 @@ from runner.store.project import Project, Session
 if TYPE_CHECKING:
     from runner.protocol.state import Row
 
-ACTIVE: Final = ("planning", "planned", "running")
+CAN_ADVANCE: Final = ("planning", "planned", "running")
 HELD: Final = 75
 AGAIN: Final = (HELD, 69)  # held by another runner, or the network is away: it may be otherwise in a moment
 TRIES: Final = 5  # turns of one protocol that end so, one after the other, before it is left
@@ -117,7 +117,7 @@ class Sight:
 
     def _judge(self, row: Row, name: str, tip: str, since: int) -> Ready | None:
         what = record.outlook(row)
-        if row["status"] in ACTIVE:
+        if row["status"] in CAN_ADVANCE:
             if what.action != "none":
                 return Ready(name, tip, what.action, what.step, what.reason, since)
             if self._has_news(name, tip):

@@ -29,7 +29,7 @@ from runner.git import Git, TreeEntry
 from runner.protocol import events as ev
 from runner.protocol import ids, machine, paths, plans
 from runner.protocol.log import RawEntry
-from runner.protocol.state import OPEN, Status, StepStatus
+from runner.protocol.state import ENDED, OPEN, Status, StepStatus
 from runner.store import (
     history,
     locks,
@@ -212,7 +212,7 @@ def _make(session: Session, origin: str, revision: int | str | None) -> create.M
             source=_source(git, origin, start),
             refs={**claim, **refs, session.project.branch(protocol): (tip, None)},
             trees=tuple((str(tree.path), str(tree.git_dir)) for tree in trees),
-            ends=stood if stood in (Status.COMPLETED, Status.CANCELLED) else "",
+            ends=stood if stood in ENDED else "",
         ).write(session.dirs)
         return tip, refs
 

@@ -26,7 +26,7 @@ from runner.errors import RunnerError
 from runner.git.process import answer
 from runner.lines import counted, cut, is_harmless
 from runner.protocol.plans import seconds_of
-from runner.protocol.state import read_json
+from runner.protocol.state import ENDED, read_json
 from runner.store import locks, lookup, record
 from runner.store.environment import write_atomically
 from runner.store.project import Project, Session
@@ -129,7 +129,7 @@ def _keep(project: Project, sent: Mapping[str, object]) -> None:
 
 def _key(row: Row) -> str:
     """Return what tells one wait of a protocol from the next; empty where it waits for nobody, or only for who paused it."""
-    if row["status"] in record.ENDED or row["status"] == "paused":
+    if row["status"] in ENDED or row["status"] == "paused":
         return ""
     found = record.outlook(row)
     if found.action != "none":

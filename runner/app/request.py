@@ -20,7 +20,7 @@ from runner.executor.transition import blocked, failed
 from runner.lines import counted, cut, lines_of, pattern
 from runner.protocol import events as ev
 from runner.protocol import ids, log, paths
-from runner.protocol.state import ACTIVE, Status, StepStatus, plain
+from runner.protocol.state import ACTIVE, ENDED, Status, StepStatus, plain
 from runner.store import lookup, record, trusted
 from runner.store.project import Project, Session
 from runner.store.snapshot import Snapshot
@@ -267,7 +267,7 @@ def is_merged(session: Session, protocol: str) -> bool:
     if tip is None or session.mirror is None:
         return False
     row = record.row(session.git, protocol, tip)
-    base = session.above(f"refs/heads/{row.get('base', '')}") if row["status"] in record.ENDED else None
+    base = session.above(f"refs/heads/{row.get('base', '')}") if row["status"] in ENDED else None
     return base is not None and record.is_merged(session.git, protocol, tip, base)
 
 

@@ -10,7 +10,7 @@ from runner.executor import advance
 from runner.executor.advance import Advanced
 from runner.protocol import machine, state
 from runner.protocol.machine import Halt
-from runner.protocol.state import ACTIVE
+from runner.protocol.state import ACTIVE, ENDED
 from runner.store import lease, publishing, transaction
 from runner.store.project import Session
 
@@ -29,7 +29,7 @@ class Pace(NamedTuple):
     def is_over(self, done: Advanced) -> bool:
         """Return whether the step is done that ends the run."""
         known = done.state.steps.get(self.until) if self.until is not None else None
-        return known is not None and known.status in state.ENDED
+        return known is not None and known.status in ENDED
 
 
 TURN = "RUNNER_FLEET_TURN"  # set for the processes that `fleet` starts

@@ -23,7 +23,7 @@ from runner.protocol import events as ev
 from runner.protocol import ids, log, machine, paths, strict_yaml
 from runner.protocol.event_types import event_type
 from runner.protocol.plans import Kind, seconds_of
-from runner.protocol.state import ACTIVE, OF_WORK, OPEN, State, Status, StepStatus, Wait, phrased, plain
+from runner.protocol.state import ACTIVE, ENDED, OF_WORK, State, Status, StepStatus, Wait, phrased, plain
 from runner.store import lease, locks, lookup, record, remote, transaction, worktree
 from runner.store.project import Project, Session
 from runner.store.snapshot import Snapshot
@@ -74,7 +74,7 @@ def refuse_ended(project: Project, state: State, verb: str, step: str | None = N
     Raises:
         RefusedError: saying how it ended.
     """
-    if state.status not in OPEN:
+    if state.status in ENDED:
         name = lookup.typed(project, state.protocol)
         back = f"`runner undo {name}` opens it again"
         if step is not None:
@@ -290,7 +290,7 @@ def answer(session: Session, protocol: str, which: str | None, text: str) -> Ste
 
     def build(seen: Snapshot) -> Sequence[ev.Event]:
         nonlocal answered
-        if seen.state.status not in OPEN and (
+        if seen.state.status in ENDED and (
             earlier := divergence.last_answer(session.project, seen, _subject(seen, which))
         ):
             where = f"revision {seen.state.revision}"

@@ -12,6 +12,7 @@ from runner.errors import ConflictError, HeldError, RunnerError, UnreachableErro
 from runner.executor import divergence, load, spending
 from runner.lines import counted
 from runner.protocol import ids, policy_file
+from runner.protocol.state import ENDED
 from runner.store import day_budget, history, lease, lookup, publishing, record
 from runner.store.project import Project, Session
 from runner.store.remote import Mirror
@@ -139,7 +140,7 @@ def _was_taken(session: Session, protocol: str, forge: Forge | None) -> Synced |
         return None
     if tip is None:  # never here: the base tells of it, or nothing does
         base = session.project.trusted.commit
-        is_ended = record.row(session.git, protocol, base)["status"] in record.ENDED
+        is_ended = record.row(session.git, protocol, base)["status"] in ENDED
         return Synced(protocol, base, "merged") if is_ended else None
     with load.at_work(session, protocol):
         before = session.git.ref(session.project.branch(protocol))  # a runner here may have moved it

@@ -23,7 +23,7 @@ from runner.executor.steps.review import UndecidedError
 from runner.forge import Forge
 from runner.protocol import ids, log, paths
 from runner.protocol.machine import Halt
-from runner.protocol.state import ACTIVE
+from runner.protocol.state import ACTIVE, ENDED
 from runner.store import lookup, publishing, record, worktree
 from runner.store.changes import Changes, Why, is_being_edited
 from runner.store.project import Project, Session
@@ -255,7 +255,7 @@ class _Watcher:
     def _is_news(self, session: Session, row: Row, key: Key) -> bool:
         """Return whether a protocol that rests has to be looked at: a person committed, others pushed, or the policy moved since."""
         tip, there, trusted = key
-        if row["status"] in record.ENDED:
+        if row["status"] in ENDED:
             return there is not None and there != tip
         commit = session.git.commit(tip)
         told = log.parse_message(commit.message) if commit else None

@@ -16,6 +16,7 @@ from runner.cli.streams import program
 from runner.engines import EngineError, agents, registry
 from runner.errors import RunnerError, UsageError, WaitingError
 from runner.protocol import config, ids
+from runner.protocol.state import ENDED
 from runner.store import lookup, publishing, record
 
 
@@ -160,7 +161,7 @@ def clean_command(console: Console, protocol: str | None, dry_run: bool, yes: bo
     name = options.looked_up(console, protocol, lookup.find) if protocol else None
     # Read before anything is removed: where the branch is gone, its tip is not found.
     row = record.row(session.git, name, lookup.tip(session.project, name)) if name else None
-    is_open = row is not None and row["status"] not in record.ENDED
+    is_open = row is not None and row["status"] not in ENDED
     items = clean.look(session.project, console.means(name) if name else None)
     going = [item for item in items if not item.why]
     if going and not dry_run and not yes and console.is_terminal():

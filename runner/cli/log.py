@@ -23,7 +23,7 @@ from runner.lines import cut, lines_of
 from runner.protocol import paths
 from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry, parse_message
-from runner.protocol.state import OF_NO_STEP, read_json
+from runner.protocol.state import ENDED, OF_NO_STEP, read_json
 from runner.store import history, lookup, record
 from runner.store.environment import matching
 from runner.store.project import Project
@@ -60,7 +60,7 @@ def command(console: Console, protocol: str | None, as_json: bool, follow: bool,
     tip = lookup.tip(session.project, name)
     shown = _show(show, record.events(session.git, name, tip), 0)
     look = _AtWork(console, session.project, name).look if follow and not as_json else lambda: None
-    while follow and record.row(session.git, name, tip)["status"] not in record.ENDED:
+    while follow and record.row(session.git, name, tip)["status"] not in ENDED:
         while (now := lookup.tip(session.project, name)) == tip:
             look()
             time.sleep(POLL)

@@ -14,7 +14,7 @@ from runner.errors import UsageError
 from runner.executor import advance, load, permissions
 from runner.executor.advance import Advanced
 from runner.protocol import events, ids, machine, paths
-from runner.protocol.state import Status, plain
+from runner.protocol.state import ENDED, Status, plain
 from runner.store import lookup, publishing, record, snapshot
 from runner.store.project import Project
 from runner.trust import permit
@@ -49,7 +49,7 @@ def command(
     name = console.means(publishing.find(session, protocol), protocol)
     row = record.row(session.git, name, lookup.tip(session.project, name))
     last = _until(session.project, row, until) if until is not None else None
-    if last in row["steps"] and (status := row["steps"][last]["status"]) in record.ENDED:
+    if last in row["steps"] and (status := row["steps"][last]["status"]) in ENDED:
         console.note(f"{name}  {last} is {status}")
         raise SystemExit(0)
     forge = request.available(session.project) if session.project.config.forge else None
@@ -146,7 +146,7 @@ def _until(project: Project, row: Row, name: str) -> str:
     found = ids.find_step(name, row["steps"]) or ids.find_step(name, set().union(*planned))
     found = found or lookup.find_step(project, protocol, name)
     known = row["steps"].get(found)
-    is_open = known is not None and known["status"] not in record.ENDED
+    is_open = known is not None and known["status"] not in ENDED
     if is_open and any(found not in there for there in planned if there):
         hint = f"`runner run {lookup.typed(project, protocol)}` runs the rest"
         raise UsageError(f"{found} was taken out of the plan", paths.folder(protocol), hint)

@@ -18,7 +18,7 @@ from runner.protocol import paths
 from runner.protocol.event_types import event_type
 from runner.protocol.ids import digest
 from runner.protocol.log import RawEntry
-from runner.protocol.state import STOPPED
+from runner.protocol.state import ENDED, STOPPED
 from runner.store import history, lookup, record
 from runner.store.project import Project, Session
 
@@ -229,7 +229,7 @@ def show_step(console: Console, session: Session, row: Row, tip: str, slug: str)
 
         console.line("")
         console.line(f"  result  {json.dumps(step['result'], sort_keys=True, ensure_ascii=False)}")
-    if shown in STOPPED and row["status"] not in record.ENDED:
+    if shown in STOPPED and row["status"] not in ENDED:
         console.line(f"  shell   {program()} shell {name} {slug}")
         console.line(f"  next    {program()} retry {name}")
 

@@ -26,7 +26,7 @@ from runner.cli.streams import program
 from runner.errors import RunnerError
 from runner.lines import counted, cut, headline
 from runner.protocol import paths
-from runner.protocol.state import STOPPED, Json
+from runner.protocol.state import ENDED, STOPPED, Json
 from runner.store import history, lookup, record
 from runner.store.record import Outlook
 from runner.store.trusted import NoCommitsError
@@ -139,7 +139,7 @@ def _is_listed(only: str | None, status: str, *, acts: bool, to_merge: bool) -> 
     these `ready` or `waiting`."""
     if only is None:
         return True
-    is_open = status not in record.ENDED or to_merge
+    is_open = status not in ENDED or to_merge
     return is_open and (only == "open" or (only == "ready") == acts)
 
 
@@ -160,7 +160,7 @@ def _plain(project: Project, row: Row, found: Outlook, typed: str | None, trees:
     path = trees.get(project.branch(protocol))
     return {
         **row,
-        "done": row["status"] in record.ENDED,
+        "done": row["status"] in ENDED,
         "next": {"action": found.action, "step": found.step, "by": found.by},
         "reason": found.reason,
         "command": typed,
@@ -288,7 +288,7 @@ def show_approvals(console: Console, found: Unrecorded, *, err: bool = False, to
 def show_steps(console: Console, row: Row) -> None:
     """Print one line per step: place and slug, status, attempt, title, why it failed or what it needs."""
     steps, waiting = record.open_steps(row), set[str]()
-    if row["status"] not in record.ENDED:
+    if row["status"] not in ENDED:
         waiting = {str(wait.get("subject")) for wait in row["waiting"]}
     shown: list[tuple[Cell, ...]] = []
     for slug, step in steps:
@@ -307,7 +307,7 @@ def show_steps(console: Console, row: Row) -> None:
 
 
 def _is_open(row: Row, slug: str) -> bool:
-    return slug not in row["steps"] or row["steps"][slug]["status"] not in record.ENDED
+    return slug not in row["steps"] or row["steps"][slug]["status"] not in ENDED
 
 
 @click.command("list")

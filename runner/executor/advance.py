@@ -517,12 +517,12 @@ class _Work(NamedTuple):
     def is_done(self, seen: Snapshot, is_theirs: bool) -> bool:
         """Return whether the step was done elsewhere, and the protocol continues."""
         is_over = self.slug in seen.state.steps and seen.state.steps[self.slug].status not in _AT_WORK
-        return seen is not self.start.view and not _has_ended(seen) and (is_theirs or is_over)
+        return seen is not self.start.view and seen.state.status is not Status.CANCELLED and (is_theirs or is_over)
 
     def refused(self, seen: Snapshot) -> RefusedError:
         """Return the error for work that does not belong on the branch any more. The work is kept."""
         protocol, where = self.start.view.protocol, self.kept("its work") or "it left no work"
-        if _has_ended(seen):
+        if seen.state.status is Status.CANCELLED:
             what = f"{protocol} was {seen.state.status} while {self.slug} was at work: it is not recorded"
             return RefusedError(what, where, f"`runner undo {protocol}` reverts it")
         what = f"{protocol} changed while {self.slug} was at work, and its result no longer belongs there"
@@ -549,10 +549,6 @@ class _Work(NamedTuple):
         work = _work_commit(self.start.session.project, self.start.view, tree)
         git.update_refs({aside: (work, git.ref(aside))}, "runner: kept")
         return f"{what} is kept at {aside}"
-
-
-def _has_ended(seen: Snapshot) -> bool:
-    return seen.state.status not in (*OPEN, Status.COMPLETED)
 
 
 def _started_at(event: Event, old: str, new: str) -> Event:

@@ -30,7 +30,7 @@ from runner.protocol import ids, log, machine, paths, plans, strict_yaml
 from runner.protocol.events import Entry, Event
 from runner.protocol.machine import Action, RunStep
 from runner.protocol.plans import Plan
-from runner.protocol.state import State, StepStatus, phrased
+from runner.protocol.state import ENDED, State, StepStatus, phrased
 from runner.store import (
     batch,
     history,
@@ -439,7 +439,7 @@ def end_below(project: Project, protocol: str, tip: str) -> str | None:
     """
     git, row = project.git, record.row(project.git, protocol, tip)
     commit = git.commit(tip)
-    if row["status"] not in record.ENDED or commit is None or record.is_transition(commit, protocol):
+    if row["status"] not in ENDED or commit is None or record.is_transition(commit, protocol):
         return None
     if not any(
         git.is_ancestor(tip, base) for base in record.base_tips(git, row.get("base", ""), project.trusted.remote)

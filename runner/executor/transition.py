@@ -17,7 +17,7 @@ from runner.protocol import approval_file, log, paths
 from runner.protocol import events as ev
 from runner.protocol.events import Event
 from runner.protocol.plans import Step
-from runner.protocol.state import ACTIVE, State, Status, StepStatus
+from runner.protocol.state import ACTIVE, ENDED, State, StepStatus
 from runner.store import batch as batches
 from runner.store import history, publishing, transaction
 from runner.store.environment import write_checkpoint
@@ -219,7 +219,7 @@ def file(
 
     There is one for the outcome's files, and beside every transition of a protocol that has ended, each of which may be the last.
     """
-    ended = made.state.status in (Status.COMPLETED, Status.CANCELLED)
+    ended = made.state.status in ENDED
     files, keeps = (outcome.files, outcome.keeps) if outcome else ({}, ())
     if ended:
         files = {**files, **seal(project, protocol, made.commit)}

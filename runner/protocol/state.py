@@ -70,7 +70,8 @@ class StepStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
-ENDED = (StepStatus.COMPLETED, StepStatus.CANCELLED)  # steps that need such a step may start
+# A protocol of which no transition is to come; a step of which that is so, and that lets those start that need it.
+ENDED = frozenset({"completed", "cancelled"})
 STOPPED = (StepStatus.FAILED, StepStatus.BLOCKED)  # a person decides what follows
 
 

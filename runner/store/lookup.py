@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from runner.errors import RefusedError, UsageError
 from runner.git import Git
 from runner.protocol import ids, paths
+from runner.protocol.state import ENDED
 from runner.store import record, worktree
 from runner.store.project import Project, Session
 
@@ -88,9 +89,7 @@ def follower(project: Project, known: dict[str, str], branches: Mapping[str, str
     names = {commit: project.git.tree(f"{commit}:{paths.ROOT}") or {} for commit in _shared_bases(project)}
 
     def follow(protocol: str, status: str) -> bool:
-        bases = (
-            [commit for commit, folders in names.items() if protocol in folders] if status not in record.ENDED else []
-        )
+        bases = [commit for commit, folders in names.items() if protocol in folders] if status not in ENDED else []
         branch = project.branch(protocol)
         here, there = branches.get(branch), branches.get(project.tracking(branch))
         base = _with_end(project.git, protocol, known[protocol], bases, here, there)
@@ -117,7 +116,7 @@ def _with_end(
 def is_left_behind(git: Git, protocol: str, tip: str, base: str) -> bool:
     """Return whether a base has a protocol's end, and `tip` an earlier state of it."""
     there = record.row(git, protocol, base)
-    if there["status"] not in record.ENDED or there.get("genesis") is None:
+    if there["status"] not in ENDED or there.get("genesis") is None:
         return False
     behind = record.row(git, protocol, tip)
     return there.get("genesis") == behind.get("genesis") and there["revision"] > behind["revision"]
@@ -252,7 +251,7 @@ def _here(project: Project) -> str:
     if protocol:
         return protocol
     every = record.rows(project.git, project.protocols())
-    there = [row["protocol"] for row in every if row["status"] not in record.ENDED]
+    there = [row["protocol"] for row in every if row["status"] not in ENDED]
     if not there and len(every) == 1:
         return str(every[0]["protocol"])
     if len(there) == 1:

@@ -22,7 +22,7 @@ from runner.protocol import log, machine, paths, plans, references, state, stric
 from runner.protocol.ids import STEP_FILE
 from runner.protocol.log import RawEntry, Trailers
 from runner.protocol.machine import Halt
-from runner.protocol.state import read_json
+from runner.protocol.state import ENDED, read_json
 from runner.store import worktree
 from runner.store.environment import write_loosely
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from runner.protocol.state import Row, State, StepRow
 
 UNREADABLE = "unreadable"
-ENDED = ("completed", "cancelled")
 
 _NAMES: dict[type, str] = {
     machine.WritePlan: "write-plan",

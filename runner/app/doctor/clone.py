@@ -18,6 +18,7 @@ from runner.executor import divergence, load
 from runner.git import Git
 from runner.lines import counted, few, lines_of
 from runner.protocol import ids
+from runner.protocol.state import ENDED
 from runner.store import locks, protocol_worktree, record, transaction, worktree
 from runner.store.environment import Clone, matching
 
@@ -257,7 +258,7 @@ def of_ended(chosen: Selection) -> Iterator[Finding]:
     for protocol, folder in clean.with_something(project):
         with contextlib.suppress(OSError):
             if project.env.now() - folder.stat().st_mtime > UNUSED and (
-                protocol not in here or record.row(project.git, protocol, here[protocol])["status"] in record.ENDED
+                protocol not in here or record.row(project.git, protocol, here[protocol])["status"] in ENDED
             ):
                 old.append(folder)
     if old:

@@ -29,7 +29,7 @@ from runner.errors import InsufficientHistoryError, RunnerError, UnreachableErro
 from runner.executor import load
 from runner.executor.journal import DamagedJournalError, Journal
 from runner.protocol import ids, paths
-from runner.protocol.state import OPEN
+from runner.protocol.state import ENDED
 from runner.store import history, locks, lookup, publishing, record, worktree
 from runner.store.environment import matching
 from runner.store.project import Project, Session
@@ -233,7 +233,7 @@ def proven(one: Examined) -> Iterator[Finding]:
 
 def unattainable_approvals(one: Examined) -> Iterator[Finding]:
     """Yield the approvals that the protocol waits for and no person can give, by the trusted branch as it is now."""
-    if not one.judged.ok or one.judged.state is None or one.judged.state.status not in OPEN:
+    if not one.judged.ok or one.judged.state is None or one.judged.state.status in ENDED:
         return
     short = lookup.typed(one.session.project, one.protocol)
     try:

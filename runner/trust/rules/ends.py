@@ -30,7 +30,7 @@ from runner.protocol.approval_file import Seal, seconds
 from runner.protocol.event_types import event_type
 from runner.protocol.ids import digest
 from runner.protocol.log import RawEntry
-from runner.protocol.state import Json, State, StepStatus
+from runner.protocol.state import ENDED, Json, State, StepStatus
 from runner.store import history, record
 from runner.store.record import is_transition, transition_of
 from runner.store.trusted import Trusted
@@ -120,7 +120,7 @@ def check_base(git: Git, report: Report, evidence: Evidence) -> Iterator[Finding
         there = record_of(git, commit, protocol) if commit is not None else {}
         if not there or any(there == one for one in _records(git, protocol, tip)):
             continue
-        if record.row(git, protocol, tip)["status"] not in record.ENDED and _goes_on(git, protocol, tip, base):
+        if record.row(git, protocol, tip)["status"] not in ENDED and _goes_on(git, protocol, tip, base):
             raise InsufficientHistoryError(
                 f"{protocol} ends at an older commit here than what {base[:12]} holds of it",
                 f"commit {tip[:12]}",
