@@ -90,7 +90,7 @@ class Sight:
             protocol = ids.protocol_of_branch(project.pattern, name.removeprefix(root))
             if protocol is not None and when.isdigit():
                 (here if root == "refs/heads/" else there)[protocol] = (oid, int(when))
-        self._there = {name: oid for name, (oid, _) in there.items()} if project.setting("publish") == "always" else {}
+        self._there = {name: oid for name, (oid, _) in there.items()} if project.publishes else {}
         for protocol, seen in there.items():
             mine = here.get(protocol)
             if mine is None or (mine[0] != seen[0] and project.git.is_ancestor(mine[0], seen[0])):

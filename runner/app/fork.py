@@ -251,7 +251,7 @@ def _source(git: Git, origin: str, start: str) -> str:
 def _end(session: Session, note: divergence.Renumbering, made: create.Made | None) -> create.Made:
     """Publish the protocol with its new number, and end it as the old one had ended; `made`: this command made it."""
     protocol = note.protocol
-    if made is None and session.project.setting("publish") == "always":
+    if made is None and session.project.publishes:
         _look(session)
         sync.publish(session, protocol)
     with load.at_work(session, protocol):

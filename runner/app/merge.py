@@ -255,7 +255,7 @@ def _elsewhere(project: Project, state: State) -> RefusedError:
     short, name = lookup.typed(project, state.protocol), ids.branch_of(project.pattern, state.protocol)
     where = f"base `{state.base}`"
     if project.has_requests:
-        opens = "" if project.setting("publish") == "always" else f"`runner sync {short}` opens its request; "
+        opens = "" if project.publishes else f"`runner sync {short}` opens its request; "
         return RefusedError(
             f"{state.protocol} is merged by its request on the forge",
             where,

@@ -72,7 +72,7 @@ def run(
             ended = ended or pace.is_over(done) or not pace.ask(done)
             if not ended and (session.lease is None or not lease.is_due(session)):
                 continue
-            if session.project.setting("publish") == "always" and session.mirror is not None:
+            if session.project.publishes and session.mirror is not None:
                 acts = isinstance(machine.decide(done.state), machine.RunStep | machine.CheckStep)
                 published = sync.publish(session, protocol, keep=not ended and acts)
                 if published.tip != done.commit:

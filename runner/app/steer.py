@@ -177,7 +177,7 @@ def _stop(session: Session, protocol: str) -> Iterator[str]:
         yield "the running step was stopped"
     if paid:
         yield f"its cost so far, {paid}, is now recorded"
-    if session.mirror is not None and session.project.setting("publish") == "always":
+    if session.mirror is not None and session.project.publishes:
         with contextlib.suppress(UnreachableError):
             session.mirror.fetch(lease.ref_of(protocol))
         away = lease.at_work_elsewhere(session.project, protocol, remote.last_leases(session.project))

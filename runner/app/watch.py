@@ -269,7 +269,7 @@ class _Watcher:
         """Ask the remote where it is time to, and return whether protocols are published at all: else it is left alone."""
         env = session.env
         session.looked = True  # what was fetched last serves; `run` does not ask on its own
-        if session.project.setting("publish") != "always" or session.project.trusted.remote is None:
+        if not session.project.publishes or session.project.trusted.remote is None:
             self._fetch_at, self._there, self._away = math.inf, {}, ""
             if self._wanted.everything:
                 where = "where `publish` is `always`, and there is a remote"

@@ -166,7 +166,7 @@ def _give_id(console: Console, protocol: str) -> None:
 def tell_made(console: Console, made: Made, *, runs: bool = False, first: str = "") -> None:
     """Print a new protocol; `runs`: it is run at once, so no command follows. `first`: as in `_end`, with `{}` for its name."""
     console.means(made.protocol)
-    goes_out = console.project.setting("publish") == "always" and console.project.trusted.remote
+    goes_out = console.project.publishes and console.project.trusted.remote
     pushed = f" · published to {goes_out}" if goes_out else " · nothing was pushed"
     steps = counted(made.steps, "step")
     cost = f" · {price}" if (price := describe.price(describe.together([made.spent]))) else ""

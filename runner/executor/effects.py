@@ -231,8 +231,8 @@ class ExternalCalls:
     def _unannounced(self, contract: Contract) -> UnsupportedError | UnreachableError | None:
         """Return the error for an effect that another clone could repeat, where it cannot be announced on the remote first."""
         project, number = self.run.project, self.run.view.protocol
-        vanishes = bool(project.options.get("ephemeral"))
-        publishes = project.trusted.remote is not None and project.setting("publish") == "always"
+        vanishes = project.is_ephemeral
+        publishes = project.trusted.remote is not None and project.publishes
         publishes = publishes or (project.offline and project.is_shared)
         if self.run.session.lease is not None or not (vanishes or publishes):
             return None

@@ -536,7 +536,7 @@ def hint_of_remote(session: Session, protocol: str, judged: Report) -> str:
     """Return what helps where the remote has a tip that does not verify: any clone can repair it, or who has to."""
     git, remote, there = session.git, session.project.trusted.remote, judged.tip
     here, fix = good_tip(session.project, protocol), f"`runner doctor --fix {protocol}`"
-    goes_out = session.project.setting("publish") == "always"
+    goes_out = session.project.publishes
     if judged.is_repairable:
         return f"{fix} repairs it" + (
             " and publishes that" if goes_out else f" here; `runner sync {protocol}` then publishes that"

@@ -304,8 +304,7 @@ def settle(
         status = approval.status_of(view, wait)
         if status is not None and forge is not None and status.requirement.reviews and not status.requirement.keyboard:
             fetched = fetch_reviews(session, forge, view, status.requirement, wait)
-            if session.project.options.get("ephemeral") and session.project.setting("publish") == "never":
-                # The work of such a job is handed over, and its report of a review is not trusted: `sync` counts it.
+            if session.project.hands_over:  # its report of a review is not trusted: `sync` counts it
                 fetched = fetched._replace(approvals=())
             status = approval.status_of(view, wait, fetched.approvals)
             for one in status.reviews if status else ():

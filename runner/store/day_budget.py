@@ -62,11 +62,11 @@ class Reservation:
         if cap.usd is not None and usd is None:
             raise self._over(f"the price of {engine} is not known, so a budget in money cannot be kept")
         today = day_of(self.session.project)
-        if self.day and self.day != today and not self._is_given():
+        if self.day and self.day != today and not self.session.project.hands_over:
             self.close()
         need_usd = Decimal(0) if cap.usd is None or usd is None else self.paid_usd + usd
         need_tokens = 0 if cap.tokens is None else self.paid_tokens + tokens
-        if self._is_given() and not self.day:
+        if self.session.project.hands_over and not self.day:
             self._take_given()
         if (
             self.day
@@ -75,7 +75,7 @@ class Reservation:
             and not (self.unpriced and cap.usd is not None)
         ):
             return
-        if self._is_given():
+        if self.session.project.hands_over:
             raise self._over(
                 f"this job may spend ${ref_files.amount(self.usd)} and {self.tokens:,} tokens, and needs more"
             )
@@ -141,12 +141,6 @@ class Reservation:
         change(self.session, today, make)
         self._nonce, self.day = nonce, today
         self.usd, self.tokens = granted
-
-    def _is_given(self) -> bool:
-        """Return whether another job reserves for this one, which may not push."""
-        project = self.session.project
-        publishes = project.setting("publish") == "always"
-        return not publishes and "ephemeral" in project.options and project.trusted.remote is not None
 
     def _take_given(self) -> None:
         project = self.session.project
@@ -291,7 +285,7 @@ def _mirror(session: Session) -> Mirror | None:
             REF,
             "run the same command again without --offline",
         )
-    if session.project.setting("publish") != "always":
+    if not session.project.publishes:
         return None
     return session.mirror or Mirror.of(session.project)
 

@@ -59,12 +59,12 @@ def take(session: Session, protocol: str, is_over: IsOver = lambda job: False, *
         HeldError: another runner has it. UnreachableError: it could not be taken; nothing was started.
     """
     assert session.lease is None or session.lease.protocol == protocol
-    mirror, publishes = session.mirror, session.project.setting("publish") == "always"
+    mirror, publishes = session.mirror, session.project.publishes
     _let_go_if_taken_here(session)
     if session.lease is not None:
         ensure(session)
         return True
-    if mirror is None or not (publishes or "ephemeral" in session.project.options):
+    if mirror is None or not (publishes or session.project.is_ephemeral):
         return True
     ref, branch = ref_of(protocol), session.project.branch(protocol)
     old = _left(session.project, mirror, protocol, is_over)
@@ -133,9 +133,9 @@ def _left(project: Project, mirror: Mirror, protocol: str, is_over: IsOver) -> s
         return old
     lease = _read(project, old, ref)[0]
     patience, left = _patience(project), _seems_left(project, lease)
-    if left and project.setting("publish") != "always":
+    if left and not project.publishes:
         return old  # such a job takes none, and what it makes decides nothing before another publishes it
-    remembers = bool("ephemeral" not in project.options and env.boot())
+    remembers = bool(not project.is_ephemeral and env.boot())
     if remembers or not left:
         until = project.env.timestamp(patience - notice(project, protocol, old))
         raise HeldError(

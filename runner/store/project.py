@@ -82,6 +82,21 @@ class Project(Clone):
         """Whether work is merged by a request on the forge, not here."""
         return self.trusted.remote is not None and self.config.has_requests and self.setting("publish") != "never"
 
+    @property
+    def publishes(self) -> bool:
+        """Whether each transition is pushed at once (`publish: always`)."""
+        return self.setting("publish") == "always"
+
+    @property
+    def is_ephemeral(self) -> bool:
+        """Whether this machine may vanish, as a CI job's does (`--ephemeral`, `--ci`)."""
+        return "ephemeral" in self.options
+
+    @property
+    def hands_over(self) -> bool:
+        """Whether this is a job that may not push: another job publishes what it made, and judges it first."""
+        return self.is_ephemeral and self.trusted.remote is not None and not self.publishes
+
     def setting(self, key: str) -> str:
         """Return `executor` or `publish`: option, else environment, else config.yaml. Offline nothing is published.
 

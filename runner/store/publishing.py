@@ -62,7 +62,7 @@ def look(session: Session, *patterns: str) -> Mirror | None:
     try:
         return _ask(session, *patterns)
     except UnreachableError as error:
-        if session.project.setting("publish") == "always":
+        if session.project.publishes:
             session.looked = False
             alone = "; with `--offline` it works here alone, and `runner sync` publishes that later"
             raise UnreachableError(
@@ -121,7 +121,7 @@ def look_at_numbers(session: Session, *, always: bool = False) -> set[int]:
     Raises:
         UnreachableError: the remote does not answer.
     """
-    if not always and session.project.setting("publish") != "always":
+    if not (always or session.project.publishes):
         return set()
     session.looked = False
     mirror = look(session, f"{lookup.NUMBERS}*", "refs/heads/*")
@@ -185,7 +185,7 @@ def bring(session: Session, protocol: str, check: Check) -> None:
     other = lookup.clash(session, protocol)
     if other is not None:
         clashes = lookup.clash_error(session.project, protocol, other)
-        if session.project.setting("publish") == "always":
+        if session.project.publishes:
             raise clashes
         session.tell_once(f"{clashes.what}: work continues here; {clashes.hint}")
         return
@@ -209,7 +209,7 @@ def bring(session: Session, protocol: str, check: Check) -> None:
         pass
     elif mirror is not None and not session.git.is_ancestor(there, here):
         _refuse_rewritten(session.project, protocol, here, check)
-        if session.project.setting("publish") == "always":
+        if session.project.publishes:
             settle(session, protocol, mirror, check)
         else:
             mirror.track({name: there})  # `status` then says so too
@@ -367,7 +367,7 @@ def again(session: Session, protocol: str, check: Check) -> None:
     Raises:
         UnreachableError: the remote does not answer any more.
     """
-    if session.mirror is None or session.batch or session.project.setting("publish") != "always":
+    if session.mirror is None or session.batch or not session.project.publishes:
         return
     session.trust(session.mirror.look(session.project.branch(protocol), history.ref_of(protocol)))
     settle(session, protocol, session.mirror, check)
@@ -393,7 +393,7 @@ def pusher(
 
     `genesis`: of a new protocol, whose number is claimed in the same push; `filed`: the history's commit that goes with it.
     """
-    if session.batch or session.project.setting("publish") != "always":
+    if session.batch or not session.project.publishes:
         return None
     return lambda: push(session, protocol, new, genesis=genesis, filed=filed)
 
@@ -748,7 +748,7 @@ def explain_refusal(
         back = worktree.way_back(git, branch, tip, parent)
         hint = f"`{back}` goes back to before it, and `runner doctor --fix {protocol}` adopts that"
     others = ""
-    if project.setting("publish") == "always":
+    if project.publishes:
         others = "; until it is published, others may do the same steps"
     return remote.PushRefusedError(
         f"{at} refused the push: {what}; {guess}{one.path} ({_size(one.size)}), {by} in commit {one.commit.oid[:12]}",

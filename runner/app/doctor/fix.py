@@ -313,7 +313,7 @@ def _settle_with(session: Session, protocol: str, made: transaction.Transition, 
     # Before anything is pushed: the history here may have transcripts of transitions that are dropped.
     publishing.settle(session, protocol, session.mirror, check, there=made.commit)
     session.env.say(done)
-    if session.project.setting("publish") == "always":
+    if session.project.publishes:
         tip = session.git.ref(session.project.branch(protocol))
         assert tip is not None
         publishing.push(session, protocol, tip)
