@@ -21,7 +21,7 @@ from runner.protocol.plans import outputs_among
 
 if TYPE_CHECKING:  # outputs are found without a sandbox
     from runner.protocol.model_answers import Verdict
-    from runner.sandbox.process import Outcome
+    from runner.sandbox.process import CommandOutcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,8 @@ def run_checks(
     *,
     files: Iterable[str],
     changed: Iterable[str],
-    execute: Callable[[str], Outcome],
-    explain: Callable[[str, Outcome], str | None],
+    execute: Callable[[str], CommandOutcome],
+    explain: Callable[[str, CommandOutcome], str | None],
     ignored: Callable[[], Iterable[str]] = tuple,
 ) -> CheckResult:
     """Look for the outputs among `files` (or `changed`, where one was deleted), then run the commands, in order.

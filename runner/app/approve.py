@@ -94,7 +94,7 @@ def matter(session: Session, protocol: str, what: str | None) -> Matter:
     """
     publishing.bring(session, protocol, load.Checker(session, protocol))
     publishing.look_again(session, protocol)
-    seen = load.view(session, protocol)
+    seen = load.read(session, protocol)
     if seen.state.status is Status.CANCELLED:
         raise RefusedError(
             f"{protocol} is cancelled: nothing waits for an approval",
@@ -395,7 +395,7 @@ def _refuse_where_one_was(project: Project, view: View) -> None:
 
 def standing(session: Session, found: Matter) -> ApprovalStatus:
     """Return the status of the required approval now, with the approvals that arrived since."""
-    seen = load.view(session, found.seen.protocol)
+    seen = load.read(session, found.seen.protocol)
     plan, _, state, _ = advance.consider(session, seen)
     if plan is None:
         raise _no_plan(session.project, seen.protocol)

@@ -69,7 +69,7 @@ def judge(session: Session, protocol: str, slug: str | None, *, full: bool) -> J
     """
     session.project.refuse_unsupported()
     with load.at_work(session, protocol):
-        seen = load.view(session, protocol)
+        seen = load.read(session, protocol)
         plan = load.read_plan(session, seen)
         found = slug or _step_of(session.project, seen)
         step = plan.step(found) if found else None
@@ -131,7 +131,7 @@ def _again(project: Project, run: StepRun) -> str:
     stopped = run.state.stopped
     if run.slug not in stopped or run.state.status in ENDED:
         return ""
-    name = f"runner retry {lookup.typed(project, run.view.protocol)}"
+    name = f"runner retry {lookup.typed(project, run.snapshot.protocol)}"
     return f"{name}{f' --step {run.slug}' if len(stopped) > 1 else ''}{' --keep' if run.kept else ''}"
 
 
@@ -174,7 +174,7 @@ def shell(session: Session, protocol: str, wanted: Wanted) -> Iterator[Opened]:
         RefusedError: the policy does not allow this executor, or kept work conflicts with newer commits.
         StepFailedError: the workspace's setup failed.
     """
-    seen = load.view(session, protocol)
+    seen = load.read(session, protocol)
     run = _run(session, seen, wanted) if wanted.slug else None
     commit, attempt, said = _start(run, wanted) if run else (seen.tip, 0, f"{protocol} at {seen.tip[:7]}")
     with space_for(session.project, protocol) as space:
@@ -207,7 +207,7 @@ def _run(session: Session, seen: Snapshot, wanted: Wanted) -> StepRun:
 
 def _start(run: StepRun, wanted: Wanted) -> tuple[str, int, str]:
     """Return the commit that the shell starts at, the attempt whose it is, and both for people."""
-    git, seen, slug, attempt = run.project.git, run.view, run.slug, run.attempt
+    git, seen, slug, attempt = run.project.git, run.snapshot, run.slug, run.attempt
     name, status = f"{seen.protocol}, {run.state.steps[slug].place:02d}-{slug}", run.state.steps[slug].status
     found = record.work_of(git, seen.protocol, seen.tip, slug)
     if status is StepStatus.PENDING and attempt > 1 and found:

@@ -26,7 +26,7 @@ from runner.protocol import clarifications, config, paths, plans, policy_file, w
 from runner.protocol.config import Config
 from runner.protocol.file_models import nearest
 from runner.protocol.ids import STEP_FILE
-from runner.protocol.plans import Kind, Plan, QaPolicy, Step
+from runner.protocol.plans import Plan, QaPolicy, Step, StepKind
 from runner.protocol.policy_file import Effect, Example, Isolation, PolicyFile
 from runner.protocol.state import read_json
 from runner.store import lookup, record
@@ -218,7 +218,7 @@ def _of_step(project: Project, plan: Plan, step: Step, where: str) -> Iterator[R
     def line(key: str) -> str:
         return f"{where}:{step.lines.get(key, 1)}"
 
-    if step.header.kind is Kind.AGENT:
+    if step.header.kind is StepKind.AGENT:
         found += _wrong(lambda: agent_of(project, plan, step, line("agent")))
     if engine := step.header.engine:
         found += _wrong(lambda: engines.parts_of(engine), line("engine"))
@@ -270,7 +270,7 @@ def _checks(project: Project, plan: Plan, step: Step, where: str) -> Iterator[Ru
         ):
             continue
         near = difflib.get_close_matches(base, there, n=1, cutoff=0.75)
-        if near or all(one.header.kind in (Kind.COMMAND, Kind.TOOL) for one in done):
+        if near or all(one.header.kind in (StepKind.COMMAND, StepKind.TOOL) for one in done):
             hint = (
                 f"did you mean `{folder}/{near[0]}`?"
                 if near
@@ -490,7 +490,7 @@ def origin_of(ready: Policy, subject: Subject, said: Decision) -> str:
         return ""
     if ready.file is None:
         return "you, at a terminal"
-    kind: policy_file.Kind = "call"
+    kind: policy_file.SubjectKind = "call"
     if subject.kind in ("step", "change"):
         kind = "step" if subject.kind == "step" else "protected-path"
     of = ready.file.content.approvals.of(kind)

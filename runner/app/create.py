@@ -28,7 +28,7 @@ from runner.lines import counted, cut, is_harmless
 from runner.protocol import clarifications, config, ids, log, machine, paths, plans, strict_yaml, workflow
 from runner.protocol import events as ev
 from runner.protocol.ids import digest
-from runner.protocol.plans import TITLE_LIMIT, Kind, Plan
+from runner.protocol.plans import TITLE_LIMIT, Plan, StepKind
 from runner.protocol.state import SCHEMA, State
 from runner.store import batch, history, locks, lookup, protocol_worktree, publishing, transaction
 from runner.store.environment import write_atomically, write_checkpoint
@@ -257,7 +257,7 @@ def make(session: Session, genesis: Genesis, then: Then | None = None) -> Made:
         try:
             push = publishing.pusher(session, protocol, tip, genesis=commit, filed=filed)
             update = RefUpdate(session.project.branch(protocol), None, tip, "runner: created", also)
-            transaction.publish(session.project, update, push)
+            transaction.move_refs(session.project, update, push)
         except ConflictError:
             if then is not None and any(git.ref(name) == new for name, (new, old) in also.items() if new != old):
                 raise  # a git died amid the refs: `then` noted them, and another number would be a second protocol
@@ -283,7 +283,7 @@ def _commit(session: Session, genesis: Genesis, created: ev.Created) -> tuple[st
     """Write the genesis commit of a protocol on its start; return it, and the state that it records."""
     git, protocol, person = session.git, created.subject, session.person()
     entries = transaction.entries_of(None, [created, *genesis.events], session.env.timestamp(), session.actor())
-    state, record = transaction.record(None, b"", 0, entries)
+    state, record = transaction.render_record(None, b"", 0, entries)
     start, folder = commit_of(git, created.start), paths.folder(protocol)
     files = {**genesis.files, **record}
     written = {f"{folder}/{name}": TreeEntry(BLOB, git.write("blob", data)) for name, data in files.items()}
@@ -311,7 +311,7 @@ def _finish(session: Session, note: locks.RequestNote) -> Made | None:
     if git.ref(branch) != tip:
         return None
     with load.at_work(session, protocol):  # which finishes an interrupted worktree
-        state = load.view(session, protocol).state
+        state = load.read(session, protocol).state
     there = git.checked_out(branch)
     path, why = (there[0].path, "") if there else protocol_worktree.add_worktree(session.project, protocol)
     session.env.say(f"{protocol} was left unfinished by an earlier, killed run of this command; it is complete now")
@@ -509,7 +509,7 @@ def need_engine(project: Project, files: Mapping[str, bytes], where: str) -> Non
     """
     plan = plans.parse(files, where)
     step = next(iter(plan.steps), None)
-    if step is not None and step.header.kind is Kind.AGENT:
+    if step is not None and step.header.kind is StepKind.AGENT:
         names = asking.engine_names(project, plan, step, step_run.agent_of(project, plan, step, where))
         asking.need(project, names)
 

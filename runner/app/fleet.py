@@ -47,7 +47,7 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class EndedTurn:
     """How a turn ended. `said`: its last words, where it ended with an error."""
 
     protocol: str
@@ -61,11 +61,11 @@ class Crew(Protocol):
     def start(self, one: Ready) -> None:
         """Start a turn."""
 
-    def next(self, timeout: float) -> Ended | None:
+    def next(self, timeout: float) -> EndedTurn | None:
         """Return a turn that ended; None where none does within so many seconds."""
 
 
-Tell = Callable[[str, Ready, Ended | None], None]
+Tell = Callable[[str, Ready, EndedTurn | None], None]
 
 
 @dataclass(slots=True)
@@ -191,7 +191,7 @@ def run(session: Session, crew: Crew, *, jobs: int, tell: Tell) -> dict[str, int
             settled[ended.protocol] = tip
 
 
-def is_tried_again(ended: Ended) -> bool:
+def is_tried_again(ended: EndedTurn) -> bool:
     """Return whether a turn that ended so may end otherwise in a moment."""
     return ended.code in AGAIN or ended.code > 128
 

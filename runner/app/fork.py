@@ -172,7 +172,7 @@ def _make(session: Session, origin: str, revision: int | str | None) -> create.M
     """Make the fork that replaces `origin`; the caller holds its lock."""
     git, branch = session.git, session.project.branch(origin)
     _look(session)
-    seen = load.view(session, origin)
+    seen = load.read(session, origin)
     if lookup.clash(session, origin) is None:
         raise RefusedError(
             f"no other protocol has the id {origin}",
@@ -180,7 +180,7 @@ def _make(session: Session, origin: str, revision: int | str | None) -> create.M
             f"`runner fork {origin}` creates another protocol that continues it",
         )
     if seen.state.status in OPEN and load.pick_up_edits(session, origin, adopt=True):
-        seen = load.view(session, origin)
+        seen = load.read(session, origin)
     trees = git.checked_out(branch)
     for tree in trees:
         if kept := protocol_worktree.keeps(git, tree):
@@ -253,9 +253,9 @@ def _end(session: Session, note: divergence.Renumbering, made: create.Made | Non
     protocol = note.protocol
     if made is None and session.project.publishes:
         _look(session)
-        sync.publish(session, protocol)
+        sync.settle_and_push(session, protocol)
     with load.at_work(session, protocol):
-        seen = load.view(session, protocol)
+        seen = load.read(session, protocol)
     is_as_made = seen.tip == note.tip  # else another command has advanced it since
     if is_as_made and note.ends == Status.COMPLETED:  # nothing is left to do: record that again
         advance.step(session, protocol)

@@ -567,7 +567,7 @@ def commit(clone: Clone, files: list[File], author: Ident) -> Committed | None:
     git.update_refs({branch: (new, None)}, "runner: init")
     nothing = git.write_tree({})
     for there in git.checked_out(branch):
-        worktree.settle(git, there, nothing, new, clone.env)
+        worktree.finish_follow(git, there, nothing, new, clone.env)
     return Committed(new, tuple(changes), frozenset(edited))
 
 

@@ -149,7 +149,7 @@ def propose_edit(session: Session, protocol: str, file: str, text: str) -> str:
         raise UsageError(
             f"`{file}` is not a plan file", name, f"give {paths.PLAN}, {paths.CONTEXT} or a step file's name"
         )
-    seen = load.view(session, name)
+    seen = load.read(session, name)
     before = snapshot.plan_files(session.git, seen)
     new = text if text.endswith("\n") else f"{text}\n"
     after = {**before, file: new.encode("utf-8", "surrogateescape")}
@@ -183,7 +183,7 @@ def answer(session: Session, protocol: str, which: str | None, text: str) -> str
         RefusedError: it is a person's: a human step, an unknown effect, a held call, an approval, or what an MCP server asks.
     """
     name = load.find_protocol(session, protocol)
-    state = load.view(session, name).state
+    state = load.read(session, name).state
     waits = [wait for wait in state.waiting if which in (None, wait.id, wait.subject)]
     questions = [wait for wait in waits if wait.kind == "question" and not wait.text.startswith(ASKS)]
     if len(questions) != 1 or len(waits) != 1:

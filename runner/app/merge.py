@@ -75,10 +75,10 @@ def merge(session: Session, protocol: str, wanted: Wanted | None = None) -> Merg
     git, wanted = session.git, wanted or Wanted()
     squash = session.project.config.merge.as_ == "squash" if wanted.squash is None else wanted.squash
     with load.at_work(session, protocol):
-        seen = load.view(session, protocol)
+        seen = load.read(session, protocol)
         for _ in range(RACES):
             branch = f"refs/heads/{seen.state.base}"
-            transaction.settle(session.project, branch)  # a merge that was interrupted may have moved it
+            transaction.finish_follows(session.project, branch)  # a merge that was interrupted may have moved it
             here = git.ref(branch)
             # A base that was never checked out here, or is behind, is merged as the remote has it, so that it can be pushed.
             base = None if ids.OID.fullmatch(seen.state.base) else protocol_worktree.tip_of(git, seen.state.base)
@@ -129,7 +129,7 @@ def merge(session: Session, protocol: str, wanted: Wanted | None = None) -> Merg
             new = git.person_commit(tree, parents, session.person(), f"{text}\n".encode())
             try:
                 update = transaction.RefUpdate(branch, here, new, f"runner: merge {protocol}")
-                transaction.publish(session.project, update)
+                transaction.move_refs(session.project, update)
             except ConflictError:
                 continue
             return dataclasses.replace(made, commit=new)

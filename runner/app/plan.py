@@ -56,7 +56,7 @@ def propose(
     session.person()
     name = lookup.typed(session.project, protocol)
     with load.at_work(session, protocol):
-        seen = load.view(session, protocol)
+        seen = load.read(session, protocol)
         refuse_ended(session.project, seen.state, "replan")
         refuse_unplanned(session.project, seen.state, "replan")
         _refuse_unsaved(session.project, protocol)
@@ -72,7 +72,7 @@ def propose(
     before = snapshot.plan_files(session.git, seen)
     if split is not None:
         step = plan.step(load.find_step(state, split))
-        if step is None or step.slug not in again or step.header.kind is not plans.Kind.AGENT:
+        if step is None or step.slug not in again or step.header.kind is not plans.StepKind.AGENT:
             raise RefusedError(
                 f"{split} cannot be split: only agent steps that have not started can be",
                 paths.folder(protocol),
@@ -183,7 +183,7 @@ def draft(session: Session, protocol: str, what: str | None) -> Draft:
         UsageError: there is no such step. RefusedError: the protocol has ended, or its plan is still asked about.
         InTheWayError: the file has changes in a worktree that are not committed.
     """
-    seen = load.view(session, protocol)
+    seen = load.read(session, protocol)
     refuse_ended(session.project, seen.state, "edit")
     refuse_unplanned(session.project, seen.state, "edit")
     name, finished = what or paths.PLAN, False
@@ -215,7 +215,7 @@ def check_draft(session: Session, draft: Draft, data: bytes, seen: Snapshot | No
     Raises:
         MalformedFileError: it cannot; with the line. UnsupportedError: it asks for what this version does not do.
     """
-    files = {**snapshot.plan_files(session.git, seen or load.view(session, draft.protocol)), draft.name: data}
+    files = {**snapshot.plan_files(session.git, seen or load.read(session, draft.protocol)), draft.name: data}
     check(files, paths.folder(draft.protocol))
     return files
 
@@ -288,7 +288,7 @@ def move_step(session: Session, protocol: str, step: str, after: str) -> tuple[s
 
 def remove_step(session: Session, protocol: str, step: str, verb: str = "remove") -> tuple[str, str]:
     """Remove a step that is not done; return as `add_step`. `verb`: what the commit's subject calls it."""
-    seen = load.view(session, protocol)
+    seen = load.read(session, protocol)
     name = lookup.typed(session.project, protocol)
 
     def change(steps: _Steps) -> str:
@@ -308,13 +308,13 @@ def remove_step(session: Session, protocol: str, step: str, verb: str = "remove"
 
 def committed(session: Session, protocol: str, commit: str, said: str, notes: Sequence[str] = ()) -> Steered:
     """Return what a commit of the person's did, with the command to type next. `said`: what is committed."""
-    seen = load.view(session, protocol)
+    seen = load.read(session, protocol)
     return steered(session, seen.state, seen.tip, f"{said} committed as yours: {commit[:7]}", notes)
 
 
 def left_work(session: Session, protocol: str) -> list[str]:
     """Return the steps that are no longer in the plan, whose work, which failed its checks or was not checked, is on the branch."""
-    seen = load.view(session, protocol)
+    seen = load.read(session, protocol)
     there = plans.names(seen.files, paths.folder(protocol))
     found = []
     for slug, step in seen.state.steps.items():

@@ -16,7 +16,7 @@ from runner import forge as forges
 from runner.app import describe, page, steer, verify
 from runner.errors import InsufficientHistoryError, RefusedError, RunnerError, UnreachableError, UsageError
 from runner.executor import advance, load, permissions
-from runner.executor.transition import blocked, failed
+from runner.executor.transition import blocked_events, failed_events
 from runner.lines import counted, cut, lines_of, pattern
 from runner.protocol import events as ev
 from runner.protocol import ids, log, paths
@@ -28,7 +28,7 @@ from runner.trust import permit, requirements, trusted_config
 from runner.trust.manifest import is_code
 
 if TYPE_CHECKING:
-    from runner.forge import Check, Comment, Forge, Identity, Issue, Outcome, Request
+    from runner.forge import Check, CheckOutcome, Comment, Forge, Identity, Issue, Request
 
 KEY: Final = "protocol"  # of the one comment
 ANSWERS: Final = 20  # commands whose answers the comment keeps
@@ -155,7 +155,7 @@ def post(session: Session, forge: Forge, protocol: str, news: Fetched | None = N
     tip = session.git.ref(session.project.branch(protocol))
     if tip is None or not _is_there(session, protocol):
         return None
-    seen = load.view(session, protocol)
+    seen = load.read(session, protocol)
     state, redactor = seen.state, session.redactor
     there = forge.request_of(name, state.base)
     if there is not None and there.state is not forges.RequestState.OPEN:
@@ -249,7 +249,7 @@ def fetch(session: Session, forge: Forge, protocol: str) -> Fetched:
         ForgeError: the next call records the rest.
     """
     name = ids.branch_of(session.project.pattern, protocol)
-    request = forge.request_of(name, load.view(session, protocol).state.base)
+    request = forge.request_of(name, load.read(session, protocol).state.base)
     if request is None:
         return Fetched(None)
     _note_request(session, protocol, request)
@@ -323,9 +323,9 @@ def _is_program(forge: Forge, who: Identity) -> bool:
     other projects can comment too.
     """
     if who.kind is not None:
-        return who.kind is forges.Kind.BOT
+        return who.kind is forges.AccountKind.BOT
     member = forge.membership(who)
-    return member.kind is forges.Kind.BOT and member.access >= forges.Access.WRITE
+    return member.kind is forges.AccountKind.BOT and member.access >= forges.Access.WRITE
 
 
 def _last_done(project: Project, forge: Forge, protocol: str) -> int:
@@ -456,7 +456,7 @@ def _record_approvals(session: Session, forge: Forge, protocol: str) -> None:
         plan, edit, after, _ = advance.consider(session, seen)
         if plan is None or edit is not None:
             return []  # the next step picks the edit up first
-        return permissions.settle(session, seen, plan, after, session.env.timestamp(), forge)
+        return permissions.count_approvals(session, seen, plan, after, session.env.timestamp(), forge)
 
     advance.tell(session, protocol, build)
 
@@ -474,14 +474,14 @@ def _ci(session: Session, forge: Forge, protocol: str) -> bool:
     tip, there = git.ref(branch), session.above(branch)
     assert tip is not None
     same = _same_code(session.project, protocol, tip)
-    found: tuple[str, Outcome, Check] | None = None
+    found: tuple[str, CheckOutcome, Check] | None = None
     # What was recorded just now, the forge does not know.
     for commit in same[same.index(there) :] if there in same else ():
         verdict = _verdict(forge.checks(commit))
         if verdict is not None:
             found = (commit, *verdict)
             break
-    if found is None or found[1] not in (forges.Outcome.SUCCESS, forges.Outcome.FAILURE):
+    if found is None or found[1] not in (forges.CheckOutcome.SUCCESS, forges.CheckOutcome.FAILURE):
         return False
     commit, outcome, check = found
 
@@ -497,11 +497,11 @@ def _ci(session: Session, forge: Forge, protocol: str) -> bool:
         reported = ev.CiReported(
             subject=protocol, commit=commit, outcome=outcome.value, context=log.cut(check.name), url=_link(check.url)
         )
-        return [reported, *(_consequence(session, seen, check) if outcome is forges.Outcome.FAILURE else ())]
+        return [reported, *(_consequence(session, seen, check) if outcome is forges.CheckOutcome.FAILURE else ())]
 
     now = advance.tell(session, protocol, build)
     waits = [step for _, step in now.state.open_steps() if step.status is StepStatus.NEEDS_QA and not step.passed]
-    return config.qa.on_ci and outcome is forges.Outcome.SUCCESS and bool(waits)
+    return config.qa.on_ci and outcome is forges.CheckOutcome.SUCCESS and bool(waits)
 
 
 def _link(url: str) -> str | None:
@@ -521,10 +521,10 @@ def _consequence(session: Session, seen: Snapshot, check: Check) -> Sequence[ev.
         return [kind(subject=seen.protocol, reason=reason)]
     ended = ev.StepFailed(subject=slug, attempt=state.steps[slug].attempt, reason=reason)
     if rule == "block":
-        return blocked(seen.protocol, ended)
+        return blocked_events(seen.protocol, ended)
     step = load.read_plan(session, seen).step(slug)
     assert step is not None
-    return failed(state, step, ended)
+    return failed_events(state, step, ended)
 
 
 def _same_code(project: Project, protocol: str, tip: str) -> list[str]:
@@ -542,10 +542,15 @@ def _same_code(project: Project, protocol: str, tip: str) -> list[str]:
     return found
 
 
-def _verdict(checks: Sequence[Check]) -> tuple[Outcome, Check] | None:
+def _verdict(checks: Sequence[Check]) -> tuple[CheckOutcome, Check] | None:
     """Return the outcome of CI as a whole; None where it has none. The runner's own jobs do not count."""
-    found = [one for one in checks if not _OWN_JOB.match(one.name) and one.outcome is not forges.Outcome.NEUTRAL]
-    for outcome in (forges.Outcome.FAILURE, forges.Outcome.PENDING, forges.Outcome.CANCELLED, forges.Outcome.SUCCESS):
+    found = [one for one in checks if not _OWN_JOB.match(one.name) and one.outcome is not forges.CheckOutcome.NEUTRAL]
+    for outcome in (
+        forges.CheckOutcome.FAILURE,
+        forges.CheckOutcome.PENDING,
+        forges.CheckOutcome.CANCELLED,
+        forges.CheckOutcome.SUCCESS,
+    ):
         named = next((one for one in found if one.outcome is outcome), None)
         if named is not None:
             return outcome, named

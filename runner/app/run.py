@@ -74,7 +74,7 @@ def run(
                 continue
             if session.project.publishes and session.mirror is not None:
                 acts = isinstance(machine.decide(done.state), machine.RunStep | machine.CheckStep)
-                published = sync.publish(session, protocol, keep=not ended and acts)
+                published = sync.settle_and_push(session, protocol, keep=not ended and acts)
                 if published.tip != done.commit:
                     continue  # somebody was first: their transitions stand, ours are done again
             if ended:

@@ -22,7 +22,7 @@ from runner.lines import few, headline
 from runner.protocol import events as ev
 from runner.protocol import ids, log, machine, paths, strict_yaml
 from runner.protocol.event_types import event_type
-from runner.protocol.plans import Kind, seconds_of
+from runner.protocol.plans import StepKind, seconds_of
 from runner.protocol.state import ACTIVE, ENDED, OF_WORK, State, Status, StepStatus, Wait, phrased, plain
 from runner.store import lease, locks, lookup, record, remote, transaction, worktree
 from runner.store.project import Project, Session
@@ -138,7 +138,7 @@ def resume(session: Session, protocol: str) -> Steered:
             )
         return [*([edit] if edit else []), ev.Resumed(subject=protocol)]
 
-    seen, git = load.view(session, protocol), session.git
+    seen, git = load.read(session, protocol), session.git
     trees = git.checked_out(session.project.branch(protocol))
     is_stopped = seen.state.status in (Status.FAILED, Status.BLOCKED)
     if is_stopped and record.out_of_plan(git, protocol, seen.tip, trees, seen.state.stopped):
@@ -207,7 +207,7 @@ def retry(session: Session, protocol: str, *, step: str | None = None, keep: boo
         if keep is False and record.work_of(session.git, protocol, seen.tip, slug) and not oid:
             back = f"`runner undo {name}@{before_work(session.git, protocol, seen.tip, slug)}` reverts it"
             raise RefusedError(f"the work of attempt {attempt} of {slug} is on the branch", seen.where, back)
-        if keep is None and state.steps[slug].kind == Kind.AGENT and _continues(session.project, seen, slug, oid):
+        if keep is None and state.steps[slug].kind == StepKind.AGENT and _continues(session.project, seen, slug, oid):
             kept = ref
         if keep:
             kept, anew = ref, f"`runner retry {name}` without --keep starts over"

@@ -182,9 +182,9 @@ def best(ended: Sequence[Tried]) -> Tried | None:
 def _try(workspace: workspace_session.WorkspaceSession, commit: str, one: Candidate, left: float) -> Tried:
     kept, folder = workspace_session.KeptOutput(workspace.session.redactor), workspace.export(commit)
     env = workspace.base_environment(folder)
-    ended: list[process.Outcome] = []
+    ended: list[process.CommandOutcome] = []
 
-    def execute(line: str) -> process.Outcome:
+    def execute(line: str) -> process.CommandOutcome:
         ended.append(workspace.run(line, env, timeout=left, cwd=folder, on_output=kept.take))
         return ended[0]
 

@@ -71,7 +71,7 @@ def sync(session: Session, protocols: list[str] | None = None, *, work: bool = T
     for protocol in protocols:
         try:
             lookup.refuse_clash(session, protocol)
-            one = _was_taken(session, protocol, forge) or publish(session, protocol)
+            one = _was_taken(session, protocol, forge) or settle_and_push(session, protocol)
             # The remote's branch may be an earlier state of what ended on the base.
             if one.action in ("fetched", "published"):
                 one = _was_taken(session, protocol, forge) or one
@@ -178,7 +178,7 @@ def _on_forge(session: Session, forge: Forge, done: Synced, work: bool) -> Synce
             answer = request.step(session, forge, protocol, asked)
             news = dataclasses.replace(news, answers=(*news.answers, answer)) if answer else news
         if session.git.ref(session.project.branch(protocol)) != done.tip:
-            done = publish(session, protocol)
+            done = settle_and_push(session, protocol)
     finally:
         publishing.drop_lease(session)
     _track_base(session, protocol)
@@ -229,7 +229,7 @@ def offer(session: Session, protocol: str, *, by_person: bool = False) -> None:
         session.env.say(f"not published; `runner sync {lookup.typed(session.project, protocol)}` publishes it")
 
 
-def publish(session: Session, protocol: str, *, keep: bool = False) -> Synced:
+def settle_and_push(session: Session, protocol: str, *, keep: bool = False) -> Synced:
     """Settle one protocol with what the remote was seen to have, and push it. `keep`: more is to come, the lease is renewed.
 
     Raises:
@@ -252,7 +252,7 @@ def publish(session: Session, protocol: str, *, keep: bool = False) -> Synced:
             publishing.settle(session, protocol, session.mirror, check)
             tip = git.ref(name)
             assert tip is not None
-            load.view(session, protocol)
+            load.read(session, protocol)
             if there is None and git.ref(seen) is not None and request.is_merged(session, protocol):
                 return Synced(protocol, tip, "merged")  # it was there, and was deleted after the merge
             filed = git.ref(history.ref_of(protocol))

@@ -116,7 +116,7 @@ def _take_out(session: Session, protocol: str, to: int | str | None) -> tuple[St
     if mirror is None:
         return None, False
     session.mirror = mirror
-    seen = load.view(session, protocol)
+    seen = load.read(session, protocol)
     history = _walk(git, seen)
     revision = _target(session.project, seen, history, to)
     there = mirror.ref(branch)
@@ -145,7 +145,7 @@ def _take_out(session: Session, protocol: str, to: int | str | None) -> tuple[St
     # Before the branch moves, or it would seem to be rewritten.
     lower_checkpoint(session.dirs, protocol, base, then.genesis)
     update = transaction.RefUpdate(branch, seen.tip, new, "runner: taken out", also)
-    transaction.publish(session.project, update)
+    transaction.move_refs(session.project, update)
     journal.put_aside(session.dirs, protocol, seen.tip)  # the attempts start again
     first = then.revision + 1
     what = f"revisions {first} to {seen.state.revision}" if first < seen.state.revision else f"revision {first}"
@@ -153,7 +153,7 @@ def _take_out(session: Session, protocol: str, to: int | str | None) -> tuple[St
     notes.append("external effects of its steps are not undone, and happen again with them")
     if new != base:
         notes.append("commits by people since are carried over")
-    now = load.view(session, protocol)
+    now = load.read(session, protocol)
     said = steered(session, now.state, now.tip, f"restored to revision {then.revision}", notes)
     return said, then.revision <= revision
 

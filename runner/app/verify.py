@@ -216,9 +216,9 @@ def _place(session: Session, protocol: str, *, live: bool) -> _Place:
         above, published = git.ref(history.fetched(protocol)), git.ref(session.project.tracking(name))
     if above is not None:
         offer = history.compare(git, protocol, above, tip=branch or there or above, published=published)
-        if offer.kind is history.Kind.NEWER:
+        if offer.kind is history.Comparison.NEWER:
             kept = above
-        elif offer.kind is history.Kind.REPLACED:
+        elif offer.kind is history.Comparison.REPLACED:
             replaced = above
     tip = branch
     if there is not None and there != branch:

@@ -37,7 +37,7 @@ ROUND = 0.5  # seconds of work after which the refs are read anew before the nex
 FIRST, LONGEST = 2.0, 300.0  # seconds until what failed is tried again: at first, at most
 DAY = 86_400.0  # seconds that a provider is waited for at most, whatever it asks for, and a review that gave no verdict
 
-Kind = Literal[
+HappenedKind = Literal[
     "watching", "polling", "lost", "woke", "fetched", "unreachable", "started", "advanced", "rests", "held-up", "failed"
 ]
 
@@ -60,7 +60,7 @@ class Wanted:
 class Happened:
     """Something to tell. `done`: the transition, or how a protocol rests; `facts`: what else there is to it."""
 
-    kind: Kind
+    kind: HappenedKind
     time: str
     protocol: str | None = None
     done: Advanced | None = None
@@ -122,7 +122,7 @@ class _Watcher:
         self._away = ""  # what the remote was told to be wrong with
         self._polls: str | None = None
         self._broken = FIRST
-        self._woken: list[Kind] = []
+        self._woken: list[HappenedKind] = []
         self._is_first = True
         self._turns: dict[str, int] = {}  # protocol to the number of its last turn
         self._turn = 0
@@ -137,7 +137,7 @@ class _Watcher:
         """Note why the watch looks again."""
         if "woke" in why:
             self._fetch_at = -math.inf
-        kinds: tuple[Kind, ...] = ("lost", "woke")
+        kinds: tuple[HappenedKind, ...] = ("lost", "woke")
         self._woken = [kind for kind in kinds if kind in why]
 
     def look(self) -> float:
@@ -335,7 +335,9 @@ class _Watcher:
         except RunnerError as error:
             if self._changes.is_gone():
                 raise
-            kind: Kind = "held-up" if isinstance(error, InTheWayError | HeldError | RateLimitError) else "failed"
+            kind: HappenedKind = (
+                "held-up" if isinstance(error, InTheWayError | HeldError | RateLimitError) else "failed"
+            )
             # A provider that says until when it takes no more requests is waited for, and not asked before.
             asked = error.retry_after if isinstance(error, RateLimitError) else None
             if isinstance(error, UndecidedError):
@@ -373,7 +375,13 @@ class _Watcher:
         return True, None
 
     def _later(
-        self, project: Project, protocol: str, key: Key, kind: Kind, facts: Mapping[str, Any], wait: float | None = None
+        self,
+        project: Project,
+        protocol: str,
+        key: Key,
+        kind: HappenedKind,
+        facts: Mapping[str, Any],
+        wait: float | None = None,
     ) -> None:
         """Remember to try a protocol again, and tell why, once."""
         before = self._known.get(protocol)
@@ -390,7 +398,12 @@ class _Watcher:
             self._happened(project, kind, protocol, **facts, again=round(after))
 
     def _happened(
-        self, project: Project, kind: Kind, protocol: str | None = None, done: Advanced | None = None, **facts: Any
+        self,
+        project: Project,
+        kind: HappenedKind,
+        protocol: str | None = None,
+        done: Advanced | None = None,
+        **facts: Any,
     ) -> None:
         self._tell(Happened(kind, project.env.timestamp(), protocol, done, facts))
 

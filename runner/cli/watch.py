@@ -19,7 +19,7 @@ import click
 
 from runner import run_all, signals
 from runner.app import fleet, run, watch
-from runner.app.fleet import Ended, Ready
+from runner.app.fleet import EndedTurn, Ready
 from runner.app.watch import Happened
 from runner.cli import options, status, streams
 from runner.cli.console import Console
@@ -307,7 +307,7 @@ def plan(
             console.line(f"{one.protocol}  ", (one.action, "cyan"), f"  {about}")
 
 
-def _apart(ended: Ended) -> list[str]:
+def _apart(ended: EndedTurn) -> list[str]:
     """Return the reason for the end of a turn that could not print it."""
     found = []
     if ended.code > 128 and ended.code not in (130, 141):  # those two it says, or nobody reads
@@ -327,7 +327,7 @@ class _Teller:
         self._begun: dict[str, str] = {}  # at which tip
         self._at_work: list[str] = []  # the numbers
 
-    def tell(self, event: str, one: Ready, ended: Ended | None) -> None:
+    def tell(self, event: str, one: Ready, ended: EndedTurn | None) -> None:
         """Report the start or the end of a turn."""
         if self._json:
             more = {"action": one.action, "step": one.step} if ended is None else {"code": ended.code}
@@ -389,14 +389,14 @@ class Turns:
             )
             self._at_work[one.protocol] = (process, said)
 
-    def next(self, timeout: float) -> Ended | None:
+    def next(self, timeout: float) -> EndedTurn | None:
         """Return a turn that ended; None where none does within so many seconds."""
         until = time.monotonic() + timeout
         while True:
             for protocol, (process, said) in self._at_work.items():
                 if process.poll() is not None:
                     del self._at_work[protocol]
-                    return Ended(protocol, _code(process.returncode), _numbered(said))
+                    return EndedTurn(protocol, _code(process.returncode), _numbered(said))
             if time.monotonic() >= until:
                 return None
             time.sleep(TICK)

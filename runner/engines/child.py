@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from runner.engines import Json
-from runner.sandbox.process import CHUNK, Outcome, Pipes, Session, TooLongError
+from runner.sandbox.process import CHUNK, CommandOutcome, Pipes, Session, TooLongError
 
 MOST_LINE: Final = 64 * 1024 * 1024  # bytes of one message
 
@@ -76,7 +76,7 @@ class Terminal:
     most: int
     output: bytearray = field(default_factory=bytearray)
     is_cut: bool = False
-    ended: Outcome | None = None
+    ended: CommandOutcome | None = None
     waits: list[Json] = field(default_factory=list)
 
     def take(self) -> bool:

@@ -26,7 +26,7 @@ from runner.errors import (
 )
 from runner.executor import load, permissions, planning, spending, steps, transition
 from runner.executor.step_run import StepRun
-from runner.executor.transition import EvaluatedAt, Kind, Outcome, attempt_ref, blocked, recording
+from runner.executor.transition import EvaluatedAt, Outcome, OutcomeKind, attempt_ref, blocked_events, recording
 from runner.executor.transition import record as outcome_events
 from runner.git import GitError
 from runner.protocol import events as ev
@@ -72,7 +72,7 @@ class Start(NamedTuple):
     no approval was judged."""
 
     session: Session
-    view: Snapshot
+    snapshot: Snapshot
     first: list[Event]
     state: State
     evaluated: EvaluatedAt | None = None
@@ -132,9 +132,9 @@ def step(
         session.tell_unread_edits()
         for turn in range(load.RACES):
             try:
-                seen = load.view(session, protocol)
+                seen = load.read(session, protocol)
                 if seen.state.status in OPEN and load.pick_up_edits(session, protocol, adopt=adopt):
-                    seen = load.view(session, protocol)
+                    seen = load.read(session, protocol)
             except ConflictError:  # a person was faster
                 continue
             try:
@@ -182,9 +182,9 @@ def record_paid(session: Session, protocol: str) -> str:
     if not files:
         return ""
     session.batch = False  # nothing follows that it could be published with
-    for seen in load.views(session, protocol):
+    for seen in load.snapshots(session, protocol):
         paid = ev.Cancelled(subject=protocol, spent=spending.told(total))
-        outcome = Outcome(kind=Kind.RECORDED, events=(paid,), files=files)
+        outcome = Outcome(kind=OutcomeKind.RECORDED, events=(paid,), files=files)
         made = transition.prepare(session, seen, outcome.events)
         with contextlib.suppress(ConflictError):
             transition.publish(session, seen, made, outcome=outcome)
@@ -261,7 +261,7 @@ def _step(
         return at_once(Start(session, seen, [edit], state), WritePlan(), outcome)
     first: list[Event] = [edit] if edit else []
     time = session.env.timestamp()
-    approvals = permissions.settle(session, seen, plan, state, time, forge) if plan else []
+    approvals = permissions.count_approvals(session, seen, plan, state, time, forge) if plan else []
     if session.project.trusted.commit != trusted:  # whose default checks the plan was read with
         return None
     evaluated = EvaluatedAt(time, trusted) if approvals else None
@@ -309,13 +309,13 @@ def attempt(start: Start, plan: Plan, action: StepAction, approvals: Sequence[Ev
     """
     step = plan.step(action.slug)
     assert step is not None, action.slug
-    run = StepRun(start.session, start.view, plan, step, start.state, approvals)
+    run = StepRun(start.session, start.snapshot, plan, step, start.state, approvals)
     starts = isinstance(action, RunStep) and start.state.steps[step.slug].status is StepStatus.PENDING
     if step.header.decompose and starts and run.attempt == 1:
         raise WaitingError(
             f"{run.slug} has to be split before it starts: its file says `decompose: true`",
-            f"{paths.folder(run.view.protocol)}/{step.file}:{step.lines.get('decompose', 1)}",
-            f"`runner plan {lookup.typed(run.project, run.view.protocol)} --split {run.slug}`, or remove the key",
+            f"{paths.folder(run.snapshot.protocol)}/{step.file}:{step.lines.get('decompose', 1)}",
+            f"`runner plan {lookup.typed(run.project, run.snapshot.protocol)} --split {run.slug}`, or remove the key",
         )
     return run
 
@@ -349,7 +349,7 @@ def put(session: Session, protocol: str, reason: str, make: Callable[[Snapshot],
 
     One that is the tip itself says that there is nothing to publish.
     """
-    for seen in load.views(session, protocol):
+    for seen in load.snapshots(session, protocol):
         made = make(seen)
         if made.oid == seen.tip:
             return made.oid
@@ -357,13 +357,13 @@ def put(session: Session, protocol: str, reason: str, make: Callable[[Snapshot],
             also = {history.ref_of(protocol): made.filed} if made.filed else {}
             update = transaction.RefUpdate(session.project.branch(protocol), seen.tip, made.oid, reason, also)
             push = publishing.pusher(session, protocol, made.oid, filed=made.filed[0] if made.filed else None)
-            transaction.publish(session.project, update, push)
+            transaction.move_refs(session.project, update, push)
         except ConflictError:
             continue
         # An approval, a rejection or an edit is no transition: rolled back to before it, the branch would look as it was.
         write_checkpoint(session.dirs, protocol, made.oid, seen.state.genesis)
         return made.oid
-    raise AssertionError("unreachable: `views` ends with an error")
+    raise AssertionError("unreachable: `snapshots` ends with an error")
 
 
 def tell(
@@ -376,11 +376,11 @@ def tell(
 ) -> Advanced:
     """Record a person's event (pause, answer, retry …), by compare-and-swap, beside a runner that may be at work.
 
-    `build(view)` returns the events, none if they are recorded already, or raises the error for the person; `tree(view)` returns the
-    tree of their commit.
+    `build(snapshot)` returns the events, none if they are recorded already, or raises the error for the person; `tree(snapshot)`
+    returns the tree of their commit.
     """
     session.project.refuse_unsupported()
-    for seen in load.views(session, protocol):
+    for seen in load.snapshots(session, protocol):
         events = build(seen)
         if not events:
             return Advanced(seen.state, machine.decide(seen.state), (), seen.tip)
@@ -388,7 +388,7 @@ def tell(
         with contextlib.suppress(ConflictError):
             transition.publish(session, seen, made)
             return Advanced(made.state, machine.decide(made.state), made.entries, made.commit)
-    raise AssertionError("unreachable: `views` ends with an error")
+    raise AssertionError("unreachable: `snapshots` ends with an error")
 
 
 # --- from an outcome to a transition -----------------------------------------------------------------------------------
@@ -406,10 +406,12 @@ def commit(start: Start, action: Action, outcome: Outcome) -> Advanced | None:
     """
     if not isinstance(action, RunStep):
         return at_once(start, action, outcome)
-    session, seen, work = start.session, start.view, _Work(start, action.slug, outcome)
+    session, seen, work = start.session, start.snapshot, _Work(start, action.slug, outcome)
     for _ in range(load.RACES):
         merged = work.merged(seen)
-        is_theirs = seen is not start.view and _is_done_elsewhere(session.project, start.view, seen, action.slug)
+        is_theirs = seen is not start.snapshot and _is_done_elsewhere(
+            session.project, start.snapshot, seen, action.slug
+        )
         try:
             made = work.prepared(seen, merged, is_theirs)
         except (IllegalEventError, MalformedFileError, UnsupportedError) as error:
@@ -430,16 +432,16 @@ def commit(start: Start, action: Action, outcome: Outcome) -> Advanced | None:
             said, failed = merged.conflict or outcome.summary, outcome.failed or bool(merged.conflict)
             return Advanced(made.state, action, made.entries, made.commit, said, failed)
     work.kept()
-    raise load.moves(session.project, start.view.protocol)
+    raise load.moves(session.project, start.snapshot.protocol)
 
 
 def at_once(start: Start, action: Action, outcome: Outcome) -> Advanced | None:
     """Publish an outcome; None where the branch moved since, and the action has to be decided again."""
-    session, view, evaluated = start.session, start.view, start.evaluated
+    session, seen, evaluated = start.session, start.snapshot, start.evaluated
     events = [*start.first, *outcome_events(outcome, start.state)]
-    made = transition.prepare(session, view, events, outcome.tree, outcome=outcome, evaluated=evaluated)
+    made = transition.prepare(session, seen, events, outcome.tree, outcome=outcome, evaluated=evaluated)
     try:
-        transition.publish(session, view, made, outcome=outcome)
+        transition.publish(session, seen, made, outcome=outcome)
     except ConflictError:
         return None
     return Advanced(made.state, action, made.entries, made.commit, outcome.summary, outcome.failed)
@@ -463,11 +465,11 @@ class _Work(NamedTuple):
     @property
     def aside(self) -> str:
         """The ref that keeps the work beside the branch."""
-        return attempt_ref(self.start.view.protocol, self.slug, self.start.state.steps[self.slug].attempt)
+        return attempt_ref(self.start.snapshot.protocol, self.slug, self.start.state.steps[self.slug].attempt)
 
     def merged(self, seen: Snapshot) -> _Merged:
-        """Return the work on the commit of a view."""
-        project, began, outcome = self.start.session.project, self.start.view, self.outcome
+        """Return the work on the commit of a snapshot."""
+        project, began, outcome = self.start.session.project, self.start.snapshot, self.outcome
         tree, conflict = outcome.tree, ""
         also: dict[str, tuple[str | None, str | None]] = {}
         if outcome.tree is not None and seen.tip != began.tip:
@@ -481,12 +483,12 @@ class _Work(NamedTuple):
         return _Merged(tree, conflict, also)
 
     def prepared(self, seen: Snapshot, merged: _Merged, is_theirs: bool) -> transaction.Transition:
-        """Write the transition on a view. `is_theirs`: the record has other work at the step since.
+        """Write the transition on a snapshot. `is_theirs`: the record has other work at the step since.
 
         Raises:
             IllegalEventError, MalformedFileError, UnsupportedError: the work does not belong there any more.
         """
-        session, began, first, slug = self.start.session, self.start.view, self.start.first, self.slug
+        session, began, first, slug = self.start.session, self.start.snapshot, self.start.first, self.slug
         if is_theirs:
             raise IllegalEventError(f"{slug} ran elsewhere too", seen.where, "run `runner status`")
         base, edits, state = began.tip, first, self.start.state
@@ -502,7 +504,7 @@ class _Work(NamedTuple):
         if outcome is None:
             number, reason = self.start.state.steps[slug].attempt, log.cut(merged.conflict)
             clash = ev.StepFailed(subject=slug, attempt=number, reason=reason, kept=self.aside)
-            events = blocked(began.protocol, clash)
+            events = blocked_events(began.protocol, clash)
         else:
             events = outcome_events(outcome, state)
             if base != began.tip:
@@ -517,11 +519,11 @@ class _Work(NamedTuple):
     def is_done(self, seen: Snapshot, is_theirs: bool) -> bool:
         """Return whether the step was done elsewhere, and the protocol continues."""
         is_over = self.slug in seen.state.steps and seen.state.steps[self.slug].status not in _AT_WORK
-        return seen is not self.start.view and seen.state.status is not Status.CANCELLED and (is_theirs or is_over)
+        return seen is not self.start.snapshot and seen.state.status is not Status.CANCELLED and (is_theirs or is_over)
 
     def refused(self, seen: Snapshot) -> RefusedError:
         """Return the error for work that does not belong on the branch any more. The work is kept."""
-        protocol, where = self.start.view.protocol, self.kept("its work") or "it left no work"
+        protocol, where = self.start.snapshot.protocol, self.kept("its work") or "it left no work"
         if seen.state.status is Status.CANCELLED:
             what = f"{protocol} was {seen.state.status} while {self.slug} was at work: it is not recorded"
             return RefusedError(what, where, f"`runner undo {protocol}` reverts it")
@@ -534,19 +536,19 @@ class _Work(NamedTuple):
         Raises:
             IntegrityError, RefusedError: a person has to repair the commits that were published first; the work is kept.
         """
-        session, protocol = self.start.session, self.start.view.protocol
+        session, protocol = self.start.session, self.start.snapshot.protocol
         try:
             load.again(session, protocol)
         except (IntegrityError, RefusedError) as error:
             raise type(error)(error.what, error.where, f"{error.hint}{self.kept('; its work')}") from error
-        return load.view(session, protocol)
+        return load.read(session, protocol)
 
     def kept(self, what: str = "") -> str:
         """Keep the work beside the branch, and return where for people, after `what`; empty where there is none."""
         git, tree, aside = self.start.session.git, self.outcome.tree or self.outcome.kept, self.aside
         if tree is None:
             return ""
-        work = _work_commit(self.start.session.project, self.start.view, tree)
+        work = _work_commit(self.start.session.project, self.start.snapshot, tree)
         git.update_refs({aside: (work, git.ref(aside))}, "runner: kept")
         return f"{what} is kept at {aside}"
 

@@ -24,7 +24,7 @@ from runner.protocol import events as ev
 from runner.protocol.event_types import event_type
 from runner.protocol.events import Event
 from runner.protocol.ids import digest, manifest_digest
-from runner.protocol.transcript import Held, HeldCall, Intent, Outcome
+from runner.protocol.transcript import CallOutcome, Held, HeldCall, Intent
 from runner.store import publishing, record
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from runner.protocol.config import AgentFile
 
 
-class HeldError(Exception):
+class CallHeldError(Exception):
     """The call waits for approval. `data`: the bytes of its file."""
 
     def __init__(self, call: HeldCall, data: bytes) -> None:
@@ -97,7 +97,7 @@ class Calls:
     @classmethod
     def of(cls, run: StepRun) -> Calls:
         """Return the gate of a step's attempt, which has its journal and workspace."""
-        git, view = run.project.git, run.view
+        git, view = run.project.git, run.snapshot
         known = record.events(git, view.protocol, view.tip) if _was_asked(run) else []
         decisions = decisions_of(git, view, known, run.slug, run.approvals)
         return cls(run, judge_of(run), decisions, ExternalCalls.of(run, known))
@@ -107,7 +107,7 @@ class Calls:
         publishing.ensure_lease(self.run.session)
         contract, name = tool.contract, f"{self.run.name}.{number}"
         last = self.effects.last(name) if contract.effect == "external" else None
-        if isinstance(last, Outcome):
+        if isinstance(last, CallOutcome):
             return made_of(last)
         if isinstance(last, Intent):
             # It started with permission, and its outcome is unknown; where the policy denies it now, it is not made again.
@@ -169,10 +169,10 @@ class Calls:
             network=contract.network,
         )
         data = transcript.render_call(held)
-        there = self.run.view.files.get(paths.call_file(name))
+        there = self.run.snapshot.files.get(paths.call_file(name))
         if there is not None:
             data = self.run.project.git.content(there) or b""
-            held = transcript.parse_call(data, f"{self.run.view.where}/{paths.call_file(name)}")
+            held = transcript.parse_call(data, f"{self.run.snapshot.where}/{paths.call_file(name)}")
         last = next((one for one in reversed(self.run.journal.records) if isinstance(one, Held)), None)
         if last is None or (last.call, last.digest) != (name, digest(data)):
             noted = Held(
@@ -185,7 +185,7 @@ class Calls:
                 text=held.text(),
             )
             self.effects.append(noted)
-        raise HeldError(held, data)
+        raise CallHeldError(held, data)
 
     def _code(self, source: str) -> str | None:
         """Return the digest of a tool's code on the trusted branch; of an MCP server's, that of its pinned list."""
@@ -200,8 +200,8 @@ class Calls:
         Raises:
             IntegrityError: the file is not the one that was held.
         """
-        where = f"{self.run.view.where}/{paths.call_file(name)}"
-        there = self.run.view.files.get(paths.call_file(name))
+        where = f"{self.run.snapshot.where}/{paths.call_file(name)}"
+        there = self.run.snapshot.files.get(paths.call_file(name))
         data = self.run.project.git.content(there)
         if data is None or digest(data) != decided.digest:
             raise IntegrityError("the decision is for another call", where, "run `runner verify`")
@@ -221,8 +221,8 @@ class Calls:
 def _was_asked(run: StepRun) -> bool:
     """Return whether the log has an event about a call or an effect; if not, the log, which grows with every step, is not parsed."""
     quiet = run.session.quiet_parts
-    parts = [oid for oid in run.view.files.parts if oid not in quiet]
-    for oid, part in zip(("", *parts), (run.view.log, *run.project.git.blobs(parts)), strict=True):
+    parts = [oid for oid in run.snapshot.files.parts if oid not in quiet]
+    for oid, part in zip(("", *parts), (run.snapshot.log, *run.project.git.blobs(parts)), strict=True):
         if part is None or b" call-" in part or b" effect-" in part:
             return True
         quiet.add(oid)

@@ -352,7 +352,7 @@ class CliEngine:
     def _has_changed(self) -> bool:
         """Return whether there is any work; what cannot be taken is reported when it is collected."""
         try:
-            return bool(self.place.run.workspace.collect(self.place.run.view.tip).changed)
+            return bool(self.place.run.workspace.collect(self.place.run.snapshot.tip).changed)
         except RunnerError:
             return True
 

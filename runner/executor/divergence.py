@@ -132,7 +132,7 @@ def finish_renumbering(session: Session, note: Renumbering, *, resumed: bool = F
         branch = project.branch(note.protocol)
         with locks.hold(dirs.publish_lock(branch), env, what=branch, wait=transaction.PUBLISH_WAIT):
             protocol_worktree.finish_worktree(project, branch, note.protocol)
-            worktree.settle_all(project, branch)
+            worktree.finish_follows(project, branch)
         if not git.checked_out(branch):
             protocol_worktree.add_worktree(project, note.protocol)
     journal.put_aside(dirs, note.origin, note.old)

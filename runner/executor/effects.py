@@ -20,7 +20,7 @@ from runner.executor.step_run import StepRun
 from runner.lines import lines_of
 from runner.protocol import log, transcript
 from runner.protocol.ids import digest
-from runner.protocol.transcript import Intent, Outcome, Settled, Typed
+from runner.protocol.transcript import CallOutcome, Intent, Settled, Typed
 from runner.store import history, lease
 from runner.store.environment import matching
 from runner.tools import AsksError, Contract, OutcomeUnknownError, Tool, ToolError, python
@@ -230,7 +230,7 @@ class ExternalCalls:
 
     def _unannounced(self, contract: Contract) -> UnsupportedError | UnreachableError | None:
         """Return the error for an effect that another clone could repeat, where it cannot be announced on the remote first."""
-        project, number = self.run.project, self.run.view.protocol
+        project, number = self.run.project, self.run.snapshot.protocol
         vanishes = project.is_ephemeral
         publishes = project.trusted.remote is not None and project.publishes
         publishes = publishes or (project.offline and project.is_shared)
@@ -259,7 +259,8 @@ class ExternalCalls:
                 raise WaitingError(
                     f"`{contract.name}` is not called while the outcome of an earlier call is unknown",
                     wait.text,
-                    f"check whether it happened, then type `runner answer {self.run.view.protocol} {wait.id} happened`, or `did-not`",
+                    f"check whether it happened, then type `runner answer {self.run.snapshot.protocol} {wait.id} happened`, "
+                    "or `did-not`",
                 )
 
     def _probe(self, probe: Callable[[Mapping[str, Any]], Any], arguments: Mapping[str, Any], intent: Announced) -> Any:
@@ -270,7 +271,7 @@ class ExternalCalls:
 
     def _conclude(self, effect: Effect, content: Any, *, is_error: bool = False, wait: str = "") -> Made:
         tool, of = effect.what
-        outcome = Outcome(
+        outcome = CallOutcome(
             kind="outcome",
             time=self.now(),
             call=effect.name,
@@ -318,7 +319,7 @@ class ExternalCalls:
     def last(self, name: str) -> Noted | None:
         """Return the last record of a call's effect in this attempt's journal; an outcome is final."""
         found = [one for one in self.run.journal.noted() if one.call == name]
-        return next((one for one in reversed(found) if isinstance(one, Outcome)), found[-1] if found else None)
+        return next((one for one in reversed(found) if isinstance(one, CallOutcome)), found[-1] if found else None)
 
     def _journals(self) -> list[list[Noted]]:
         """Return the records about effects of the other journals of the protocol's; nobody else writes to them now."""
@@ -330,14 +331,14 @@ class ExternalCalls:
     def _announced(self) -> list[Announced]:
         """Return another machine's announcements on the remote whose outcome is unknown."""
         if self._elsewhere is None:
-            session, project, protocol = self.run.session, self.run.project, self.run.view.protocol
+            session, project, protocol = self.run.session, self.run.project, self.run.snapshot.protocol
             filed = session.git.ref(history.ref_of(protocol))
-            found = lease.unknown(project, protocol, lease.announced(session, protocol), self.run.view.tip, filed)
+            found = lease.unknown(project, protocol, lease.announced(session, protocol), self.run.snapshot.tip, filed)
             known = {
                 (one.call, one.of if isinstance(one, Settled) else one.time)
                 for records in (*self._journals(), self.run.journal.noted())
                 for one in records
-                if not isinstance(one, Outcome)
+                if not isinstance(one, CallOutcome)
             }
             rows = [one for name, one in found.items() if (name, one["time"]) not in known]
             keys = ("call", "tool", "digest", "text", "time", "key", "revision")
@@ -369,12 +370,12 @@ class ExternalCalls:
 
     def _filed(self) -> set[str]:
         """Return the waits whose decisions a committed transcript has used: perhaps in another clone, for an earlier call."""
-        found = history.transcripts(self.run.project.git, self.run.view.protocol)
+        found = history.transcripts(self.run.project.git, self.run.snapshot.protocol)
         records = (one for name, data in found for one in transcript.parse(data, name))
-        return {str(one.wait) for one in records if isinstance(one, Outcome | Settled) and one.wait}
+        return {str(one.wait) for one in records if isinstance(one, CallOutcome | Settled) and one.wait}
 
 
-def made_of(outcome: Outcome) -> Made:
+def made_of(outcome: CallOutcome) -> Made:
     """Return the outcome of a call that the journal has."""
     return Made(outcome.content, outcome.error, outcome.decision, known=outcome.wait is None)
 

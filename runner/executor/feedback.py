@@ -28,7 +28,7 @@ from runner.protocol.log import RawEntry
 from runner.protocol.model_answers import Verdict
 from runner.protocol.plans import QaPolicy
 from runner.protocol.state import read_json
-from runner.sandbox.process import Outcome
+from runner.sandbox.process import CommandOutcome
 from runner.store import history
 from runner.store.environment import matching, write_atomically
 from runner.store.workspace import place
@@ -45,7 +45,7 @@ OUTPUT_LIMIT = 4_000  # characters of one command's output
 def for_model(run: StepRun, output: str) -> str:
     """Return a command's output as a model gets it: the folders of the checkout, the work and the checks are `/workspace`."""
     project = run.project
-    space = place(project, run.view.protocol, project.config.workspace.path)
+    space = place(project, run.snapshot.protocol, project.config.workspace.path)
     for folder in (space.export, space.work):
         output = WorkspaceAlias(folder, project.git.top or folder).hide_all(output)
     return output
@@ -122,7 +122,7 @@ def _files_of(run: StepRun, entries: Sequence[RawEntry]) -> dict[str, list[str]]
     git, found = run.project.git, dict[str, set[str]]()
     works = {raw.revision: raw.subject for raw in entries if event_type(raw.event).role == "work"}
     with contextlib.suppress(InsufficientHistoryError):  # in a shallow clone, those that are here
-        for below in transitions_below(git, run.view.protocol, run.view.tip):
+        for below in transitions_below(git, run.snapshot.protocol, run.snapshot.tip):
             for revision in below.revisions:
                 if revision in works and below.commit.parents:
                     changed = git.changed(below.commit.parents[0], below.commit.oid)
@@ -133,7 +133,7 @@ def _files_of(run: StepRun, entries: Sequence[RawEntry]) -> dict[str, list[str]]
 def _of_attempts(run: StepRun, entries: Sequence[RawEntry], before: str) -> Iterator[str]:
     """Yield the state of the step after its earlier attempts: their changes, the last summary, the failure."""
     found = _findings(run, entries)
-    seen = qa.change(run.project.git, run.view.protocol, before, run.started, run.step.checks)
+    seen = qa.change(run.project.git, run.snapshot.protocol, before, run.started, run.step.checks)
     state = f"The work of {'attempt 1' if run.attempt == 2 else 'the attempts before'} is in the files: fix it there."
     if not seen.files:
         state = "The files are as they were before the step: nothing of earlier attempts is in them."
@@ -179,7 +179,7 @@ def _findings(run: StepRun, entries: Sequence[RawEntry]) -> str:
                 number += is_command
                 if check["code"]:
                     name = history.output_name(run.slug, int(raw.fields["attempt"]), number)
-                    data = history.read(run.project.git, run.view.protocol, name) if is_command else None
+                    data = history.read(run.project.git, run.snapshot.protocol, name) if is_command else None
                     printed = for_model(run, end_of(data.decode("utf-8", "replace")) if data else check["tail"])
                     told.append(f"{check['check']}: exit {check['code']}\n{printed}")
             return "\n\n".join([*told, *_report(run, raw)])
@@ -188,7 +188,7 @@ def _findings(run: StepRun, entries: Sequence[RawEntry]) -> str:
 
 def _report(run: StepRun, raw: RawEntry) -> list[str]:
     """Return the findings of the review that an event names, from its report; nothing where it is not that report any more."""
-    entry = run.view.files.get(paths.report_file(raw.subject, int(raw.fields.get("attempt", 0))))
+    entry = run.snapshot.files.get(paths.report_file(raw.subject, int(raw.fields.get("attempt", 0))))
     data = run.project.git.content(entry) if raw.fields.get("report") else None
     if data is None or digest(data) != raw.fields["report"]:
         return []
@@ -210,7 +210,7 @@ def of_start(run: StepRun, tools: Mapping[str, Tool]) -> list[str]:
     """Return the parts of the first request, which are the same whenever the attempt is resumed in this clone."""
     if any(tool.contract.effect == "external" for tool in tools.values()):
         return []
-    files = prompting.files_of(run.project, run.view.tip)
+    files = prompting.files_of(run.project, run.snapshot.tip)
     parts = [
         prompting.tree_listing(list(files), TREE_LIMIT),
         "" if run.step.checks else _tests(run, files)[:MANIFEST_LIMIT],
@@ -276,7 +276,7 @@ def _before(run: StepRun) -> list[str]:
 
 def _code(run: StepRun) -> str:
     """Return a name for the files that checks see, which the record is not among."""
-    tree = run.project.git.tree(run.view.tip) or {}
+    tree = run.project.git.tree(run.snapshot.tip) or {}
     known = sorted((name, entry.mode, entry.oid) for name, entry in tree.items() if name != paths.ROOT)
     return digest(json.dumps(known).encode()).removeprefix("sha256:")[:24]
 
@@ -284,11 +284,11 @@ def _code(run: StepRun) -> str:
 def _try(run: StepRun) -> str | None:
     """Run the checks as the QA would, on the commit that the attempt starts at; None where they took too long."""
     env, approved = run.project.env, permissions.approved_changes(run)
-    workspace = run.workspace.beside(run.view.tip, run.step.header.resources, approved)
-    folder, until = workspace.export(run.view.tip), env.monotonic() + SECONDS
+    workspace = run.workspace.beside(run.snapshot.tip, run.step.header.resources, approved)
+    folder, until = workspace.export(run.snapshot.tip), env.monotonic() + SECONDS
     outputs, slow = list[bytes](), False
 
-    def execute(line: str) -> Outcome:
+    def execute(line: str) -> CommandOutcome:
         nonlocal slow
         kept = KeptOutput(run.redactor)
         left = max(min(until - env.monotonic(), run.timeout), 0.1)

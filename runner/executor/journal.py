@@ -22,12 +22,12 @@ from runner.lines import pattern
 from runner.protocol import transcript
 from runner.protocol.ids import digest
 from runner.protocol.state import Json, State, StepStatus
-from runner.protocol.transcript import Intent, Outcome, Record, Settled
+from runner.protocol.transcript import CallOutcome, Intent, Record, Settled
 from runner.store import history, record
 from runner.store.environment import StateDir, matching
 from runner.store.project import Project, Session
 
-Noted = Intent | Outcome | Settled  # the records about effects
+Noted = Intent | CallOutcome | Settled  # the records about effects
 
 _OPEN = (StepStatus.PENDING, StepStatus.RUNNING, StepStatus.AWAITING_APPROVAL)  # no transition has ended the attempt
 _SECTOR = 512  # bytes that a disk writes whole or not at all
@@ -306,7 +306,7 @@ def refuse_unrecorded(dirs: StateDir, protocol: str, state: State, hint: str = "
             slug, attempt, _ = one.call.rsplit(".", 2)
             step = state.steps.get(slug)
             is_open = step is not None and str(step.attempt) == attempt and step.status in _OPEN
-            if isinstance(one, Outcome) and is_open:
+            if isinstance(one, CallOutcome) and is_open:
                 raise RefusedError(
                     f"{one.call} is an external call whose step has not ended, so it would be repeated",
                     str(path),

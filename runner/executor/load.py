@@ -73,7 +73,7 @@ def at_work(session: Session, protocol: str, *, wait: float = 0.0) -> Iterator[N
                 locks.remove_dead(session.git.common_dir / f"{name}.lock", session.env)
             if session.dirs.making(protocol).exists():
                 protocol_worktree.finish_worktree(session.project, branch, protocol)
-            worktree.settle_all(session.project, branch)
+            worktree.finish_follows(session.project, branch)
             if note := _unfinished(session.project, protocol):
                 note.resume(session)
         if session.dirs.pending(protocol).exists():
@@ -118,7 +118,7 @@ def branchless(project: Project, protocol: str) -> RefusedError:
     return RefusedError(what, project.branch(protocol), f"`runner show {name}` shows its status{brings}")
 
 
-def view(session: Session, protocol: str) -> Snapshot:
+def read(session: Session, protocol: str) -> Snapshot:
     """Return the protocol as its branch has it, checked as far as it is new here.
 
     Raises:
@@ -188,7 +188,7 @@ def again(session: Session, protocol: str) -> None:
     publishing.again(session, protocol, Checker(session, protocol))
 
 
-def views(session: Session, protocol: str) -> Iterator[Snapshot]:
+def snapshots(session: Session, protocol: str) -> Iterator[Snapshot]:
     """Yield the protocol for a publication by compare-and-swap, and again after each lost race.
 
     Raises:
@@ -197,7 +197,7 @@ def views(session: Session, protocol: str) -> Iterator[Snapshot]:
     for turn in range(RACES):
         if turn:
             again(session, protocol)
-        yield view(session, protocol)
+        yield read(session, protocol)
     again(session, protocol)
     raise moves(session.project, protocol)
 
@@ -345,7 +345,7 @@ def is_quiet(session: Session, plan: Plan | None, action: Action) -> bool:
     if session.quiet is None:
         return True  # this very step looked, and asked git
     step = plan.step(action.slug) if plan is not None and isinstance(action, RunStep) else None
-    is_tool = step is not None and step.header.kind is plans.Kind.TOOL
+    is_tool = step is not None and step.header.kind is plans.StepKind.TOOL
     if session.quiet.holds([paths.PLAN, paths.CONTEXT, step.file] if step is not None and is_tool else None):
         return True
     session.quiet = None

@@ -40,7 +40,7 @@ from runner.engines import (
 )
 from runner.engines.recorded import dump_response
 from runner.errors import RefusedError
-from runner.executor.calls import DeniedError, Gate, HeldError, Open
+from runner.executor.calls import CallHeldError, DeniedError, Gate, Open
 from runner.executor.effects import EffectError
 from runner.executor.journal import Journal
 from runner.protocol import aliases, transcript
@@ -137,7 +137,7 @@ class Ended:
     text: str
     result: dict[str, Any] | None = None
     artifacts: tuple[str, ...] = ()
-    stop: HeldError | EffectError | None = None
+    stop: CallHeldError | EffectError | None = None
 
 
 class BudgetStop(Exception):
@@ -563,10 +563,10 @@ class Loop:
             began = began if reads else self.env.monotonic()
             try:
                 result, said = self._carry_out(call, tool, before + at + 1, ended, [*done, *fresh])
-            except (HeldError, EffectError) as stop:
+            except (CallHeldError, EffectError) as stop:
                 self._wait(reads, fresh)
                 stopped = self._note(done, fresh, None)[1] if fresh else None
-                return stopped or Ended("held" if isinstance(stop, HeldError) else "unknown", str(stop), stop=stop)
+                return stopped or Ended("held" if isinstance(stop, CallHeldError) else "unknown", str(stop), stop=stop)
             except AsksError as asks:
                 self._wait(reads, fresh)
                 return self._note(done, fresh, Ended("asked", self.redactor.text(asks.message)))[1]
@@ -622,7 +622,7 @@ class Loop:
         except RefusedError as error:
             tree, ended = "", Ended("failed", f"{error.what}; {error.hint}")
         how = {"outcome": ended.outcome, "text": ended.text, "result": ended.result} if ended else None
-        told = transcript.Ended.model_validate(how) if how else None
+        told = transcript.EndOfWork.model_validate(how) if how else None
         self._noted(Results(kind="results", time=self.env.timestamp(), results=fresh, tree=tree, ended=told))
         return [*done, *fresh], ended
 

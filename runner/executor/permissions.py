@@ -1,7 +1,7 @@
 """Ask `trust.permit` about the next action, and record the approvals that people gave, in files or in reviews (design §4).
 
-`settle` turns the approvals that came in into events; `hold` returns the question that the next action has to wait for. An approval
-is only used after the trusted branch was fetched, if there is a remote.
+`count_approvals` turns the approvals that came in into events; `hold` returns the question that the next action has to wait for. An
+approval is only used after the trusted branch was fetched, if there is a remote.
 
 A review counts where it is its author's newest one, the author is a person of the policy's list who may write to the repository now
 and wrote none of the subject, and the reviewed commit has the subject unchanged. `trust.approval` then judges whose it is by the
@@ -31,7 +31,7 @@ from runner.store.project import Project, Session
 from runner.store.snapshot import Snapshot
 from runner.trust import approval, manifest, permit, requirements, transitions, trusted_config
 from runner.trust.manifest import Subject
-from runner.trust.permit import Ask, Denied, Result, StepAction, Verdict
+from runner.trust.permit import ActionResult, Ask, Denied, StepAction, Verdict
 from runner.trust.transitions import RejectionReason
 from runner.trust.trusted_config import differs, is_below
 from runner.trust.view import ApprovalRequest, View
@@ -118,7 +118,7 @@ def _author_refused(
     review: Review, principals: Mapping[Identity, str], agents: Collection[Identity], member: Membership | None
 ) -> Reason | None:
     kinds = (review.by.kind, member.kind if member else None)
-    if forges.Kind.BOT in kinds:
+    if forges.AccountKind.BOT in kinds:
         return Reason.BOT
     if review.by in agents:
         return Reason.AGENT
@@ -126,7 +126,7 @@ def _author_refused(
         return Reason.UNLISTED
     if member is None or member.access < forges.Access.WRITE:
         return Reason.NO_ACCESS
-    return None if forges.Kind.PERSON in kinds else Reason.BOT
+    return None if forges.AccountKind.PERSON in kinds else Reason.BOT
 
 
 def _approval_refused(review: Review, fresh: Collection[str], authors: Collection[Identity]) -> Reason | None:
@@ -265,7 +265,11 @@ def may_write(forge: Forge, who: Identity) -> bool:
     """Return whether an account is a person's and may write to the repository now."""
     member = forge.membership(who)
     kinds = (who.kind, member.kind)
-    return member.access >= forges.Access.WRITE and forges.Kind.PERSON in kinds and forges.Kind.BOT not in kinds
+    return (
+        member.access >= forges.Access.WRITE
+        and forges.AccountKind.PERSON in kinds
+        and forges.AccountKind.BOT not in kinds
+    )
 
 
 def view_of(project: Project, seen: Snapshot, plan: Plan | None, state: State, time: str | None = None) -> View:
@@ -276,12 +280,15 @@ def view_of(project: Project, seen: Snapshot, plan: Plan | None, state: State, t
 
 def view_of_run(run: StepRun) -> View:
     """Return the protocol as the approvals of a step's attempt are judged, at the present time."""
-    view, waits = view_of(run.project, run.view, run.plan, run.state), {one.id: one for one in run.view.state.waiting}
+    view, waits = (
+        view_of(run.project, run.snapshot, run.plan, run.state),
+        {one.id: one for one in run.snapshot.state.waiting},
+    )
     counted = [waits[one.wait] for one in run.approvals if isinstance(one, ev.ApprovalCounted)]
     return dataclasses.replace(view, granted=[requirements.subject_of(view, wait) for wait in counted])
 
 
-def settle(
+def count_approvals(
     session: Session, seen: Snapshot, plan: Plan, state: State, time: str, forge: Forge | None = None
 ) -> list[Event]:
     """Return the events of the approvals that came in: counted, decided, or refused with the reason, each recorded once.
@@ -401,7 +408,7 @@ def hold(run: StepRun, action: StepAction) -> ev.ApprovalAsked | None:
         RefusedError: the policy denies it, or is older than the one that the record names.
         UnreachableError: an approval would be used, and the remote that has the policy does not answer.
     """
-    _refuse_rolled_back(run.session, run.view, used=False)
+    _refuse_rolled_back(run.session, run.snapshot, used=False)
     view = view_of_run(run)
     verdict = permit.permit(view, action)
     if not isinstance(verdict, Denied) and verdict.relies and _refresh(run.session, view.protocol):
@@ -419,7 +426,7 @@ def is_approved(run: StepRun) -> bool:
     return requirements.of_start(trusted_config.of(run.project), run.step, run.where) is not None
 
 
-def judge_result(run: StepRun, result: Result) -> Verdict:
+def judge_result(run: StepRun, result: ActionResult) -> Verdict:
     """Return whether what an action on the run's step led to may be recorded; which action it was makes no difference.
 
     No earlier approval counts for it: one is used only after the trusted branch was fetched again, as `hold` does.
@@ -509,7 +516,7 @@ def is_call_approved(run: StepRun, call: str, by: str) -> bool:
         UnreachableError: the remote that has the policy does not answer.
     """
     session = run.session
-    _refresh(session, run.view.protocol)
+    _refresh(session, run.snapshot.protocol)
     found = trusted_config.of(session.project)
     required = requirements.of_call(found, call, int(call.split(".")[1]), "")
     if required.keyboard:

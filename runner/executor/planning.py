@@ -23,7 +23,7 @@ from runner.executor import asking, prompting, spending
 from runner.executor.asking import Consultation
 from runner.executor.journal import Journal, open_journal
 from runner.executor.loop import BudgetStop, Limits
-from runner.executor.transition import Kind, Outcome
+from runner.executor.transition import Outcome, OutcomeKind
 from runner.git import Ident
 from runner.lines import lines_of
 from runner.protocol import events as ev
@@ -391,7 +391,7 @@ def write_plan(session: Session, seen: Snapshot) -> Outcome:
     files = {history.transcript_name("plan", 1): told.transcript}
     if isinstance(told, Asking):
         summary = f"asks: {' '.join(told.questions)}"
-        return Outcome(kind=Kind.WAITS, events=tuple(told.events()), summary=summary, files=files)
+        return Outcome(kind=OutcomeKind.WAITS, events=tuple(told.events()), summary=summary, files=files)
     words = {**snapshot.plan_files(session.git, seen), **told.files}
     plan = plans.parse(words, seen.where, session.project.config.checks)
     planned = ev.Planned(
@@ -403,7 +403,7 @@ def write_plan(session: Session, seen: Snapshot) -> Outcome:
         spent=told.spent,
     )
     return Outcome(
-        kind=Kind.RECORDED,
+        kind=OutcomeKind.RECORDED,
         events=(planned,),
         summary="\n".join(outline(words, told.untried)),
         files=files,

@@ -14,7 +14,7 @@ from runner.protocol import config, paths, references
 from runner.protocol.events import Event
 from runner.protocol.plans import Plan, Step, seconds_of
 from runner.protocol.state import State, StepStatus
-from runner.sandbox.process import Outcome
+from runner.sandbox.process import CommandOutcome
 from runner.store.environment import Redactor
 from runner.store.project import Project, Session
 from runner.store.snapshot import Snapshot
@@ -29,16 +29,16 @@ ROUNDS = 3  # of a model's work and its checks in an attempt, where nothing else
 
 @dataclass(slots=True, eq=False)
 class StepRun:
-    """One attempt of a step. `view`: the protocol at the commit where the attempt starts.
+    """One attempt of a step. `snapshot`: the protocol at the commit where the attempt starts.
 
-    `state`: that of `view` after the events that the same transition records first; `approvals`: those of them that approvals made.
+    `state`: that of `snapshot` after the events that the same transition records first; `approvals`: those of them by approvals.
     `workspace`, `journal` and `started`, the commit that the workspace started with, are set by the step kind that uses them. `kept`:
-    a commit with the work of a failed attempt that is judged by hand, in the place of the view's, or with the work that an attempt
+    a commit with the work of a failed attempt that is judged by hand, in the place of the snapshot's, or with the work that an attempt
     proposes, which says `proposed` of itself.
     """
 
     session: Session
-    view: Snapshot
+    snapshot: Snapshot
     plan: Plan
     step: Step
     state: State
@@ -68,7 +68,7 @@ class StepRun:
     @property
     def judged(self) -> str:
         """The commit whose tree its QA checks."""
-        return self.kept or self.view.tip
+        return self.kept or self.snapshot.tip
 
     @property
     def name(self) -> str:
@@ -88,7 +88,7 @@ class StepRun:
     @property
     def where(self) -> str:
         """The path of the step's file, for messages."""
-        return f"{paths.folder(self.view.protocol)}/{self.step.file}"
+        return f"{paths.folder(self.snapshot.protocol)}/{self.step.file}"
 
     @property
     def timeout(self) -> float:
@@ -113,7 +113,7 @@ class StepRun:
 
     def execute(
         self, workspace: WorkspaceSession, line: str | tuple[str, ...], *, cwd: Path | None = None, part: str = ""
-    ) -> tuple[Outcome, bytes]:
+    ) -> tuple[CommandOutcome, bytes]:
         """Run a command of the step's in a workspace, within the step's time; return how it ended, and its output as the history
         keeps it.
 

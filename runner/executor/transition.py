@@ -29,7 +29,7 @@ from runner.trust import signature, signers, trusted_config
 KEY = "RUNNER_SIGNING_KEY"
 
 
-class Kind(StrEnum):
+class OutcomeKind(StrEnum):
     """How carrying out an action ended."""
 
     FINISHED = "finished"  # the step's work is in the tree
@@ -49,7 +49,7 @@ class Outcome(NamedTuple):
     that only records; `kept`: a tree that is kept beside the branch.
     """
 
-    kind: Kind
+    kind: OutcomeKind
     events: tuple[Event, ...] = ()
     step: Step | None = None  # None: no step's
     asks: tuple[Event, ...] = ()
@@ -67,27 +67,27 @@ class Outcome(NamedTuple):
     @property
     def failed(self) -> bool:
         """Whether the step, its check or its review failed."""
-        return self.kind in (Kind.FAILED, Kind.BLOCKED)
+        return self.kind in (OutcomeKind.FAILED, OutcomeKind.BLOCKED)
 
 
 def recording(summary: str, events: Sequence[Event] = ()) -> Outcome:
     """Return the outcome of an action that only records events."""
-    return Outcome(kind=Kind.RECORDED, events=tuple(events), summary=summary)
+    return Outcome(kind=OutcomeKind.RECORDED, events=tuple(events), summary=summary)
 
 
 def record(outcome: Outcome, state: State) -> list[Event]:
     """Return the events of an outcome. `state`: at the time of publishing, after what people recorded while the step ran."""
     events, step = [*outcome.events], outcome.step
     match outcome.kind:
-        case Kind.FINISHED | Kind.CHECKED | Kind.COMPLETED:
+        case OutcomeKind.FINISHED | OutcomeKind.CHECKED | OutcomeKind.COMPLETED:
             assert step is not None
-            if outcome.kind is Kind.FINISHED and state.steps[step.slug].qa != "skip":
+            if outcome.kind is OutcomeKind.FINISHED and state.steps[step.slug].qa != "skip":
                 return [*events, *(outcome.asks if outcome.asks_first else ())]
             return [*events, *(outcome.asks or completed(state, step.slug))]
-        case Kind.FAILED:
+        case OutcomeKind.FAILED:
             failure = events.pop()
             assert step is not None and isinstance(failure, ev.StepFailed)
-            return [*events, *failed(state, step, failure, final=outcome.final, continues=outcome.continues)]
+            return [*events, *failed_events(state, step, failure, final=outcome.final, continues=outcome.continues)]
     return events
 
 
@@ -105,7 +105,7 @@ def completed(state: State, slug: str) -> list[Event]:
     return found
 
 
-def failed(
+def failed_events(
     state: State, step: Step, failure: ev.StepFailed, *, final: bool = False, continues: bool = False
 ) -> list[Event]:
     """Return the events of an attempt that failed, as the step's `on_failure` says; `final`, `continues`: as in `Outcome`."""
@@ -120,11 +120,11 @@ def failed(
             *(ev.StepRetried(subject=slug, attempt=state.steps[slug].attempt + 1, kept=kept) for slug in again),
         ]
     if step.header.on_failure.then == "block":
-        return blocked(state.protocol, failure)
+        return blocked_events(state.protocol, failure)
     return [failure, ev.Failed(subject=state.protocol, reason=reason)]
 
 
-def blocked(protocol: str, failure: ev.StepFailed) -> list[Event]:
+def blocked_events(protocol: str, failure: ev.StepFailed) -> list[Event]:
     """Return the events of an attempt that a person has to look at."""
     reason = log.cut(f"{failure.subject}: {failure.reason}")
     return [ev.StepBlocked(**vars(failure)), ev.Blocked(subject=protocol, reason=reason)]
@@ -204,7 +204,7 @@ def publish(
             raise batches.UnfitError
     update = RefUpdate(branch, seen.tip, made.commit, "runner: transition", {**(also or {}), **filed})
     push = publishing.pusher(session, seen.protocol, made.commit, filed=next((new for new, _ in filed.values()), None))
-    transaction.publish(session.project, update, push)
+    transaction.move_refs(session.project, update, push)
     write_checkpoint(session.dirs, seen.protocol, made.commit, made.state.genesis)
     session.snapshot = made.snapshot
 

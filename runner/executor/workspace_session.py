@@ -25,8 +25,8 @@ from runner.sandbox import choose, container, network
 from runner.sandbox.mounts import HOME, is_system, toolchains
 from runner.sandbox.process import (
     Command,
+    CommandOutcome,
     Limits,
-    Outcome,
     Place,
     Sandbox,
     end_all,
@@ -648,7 +648,7 @@ class WorkspaceSession:
         cwd: Path | None = None,
         network: Network | None = None,
         on_output: Callable[[bytes], None] | None = None,
-    ) -> Outcome:
+    ) -> CommandOutcome:
         """Run a command in the workspace (or `cwd`) to its end.
 
         Raises:
@@ -670,7 +670,7 @@ class WorkspaceSession:
         show(what, b"")
         return take
 
-    def explain(self, run: str | tuple[str, ...], outcome: Outcome) -> str | None:
+    def explain(self, run: str | tuple[str, ...], outcome: CommandOutcome) -> str | None:
         """Return which resource ran out, why a program was found outside alone, or what host was refused."""
         failed = f"exit {outcome.code}, `{headline(run) if isinstance(run, str) else ' '.join(run)}`"
         why = _MEMORY if outcome.out_of_memory else _RAN_OUT.get(outcome.code)

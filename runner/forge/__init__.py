@@ -139,7 +139,7 @@ class Token:
     where: str
 
 
-class Kind(StrEnum):
+class AccountKind(StrEnum):
     """Whether an account is a person's. Only a person's review can count."""
 
     PERSON = "person"
@@ -153,7 +153,7 @@ class Identity:
     host: str
     id: int
     login: str = field(compare=False)
-    kind: Kind | None = field(default=None, compare=False)
+    kind: AccountKind | None = field(default=None, compare=False)
 
 
 class Access(IntEnum):
@@ -170,7 +170,7 @@ class Membership:
     """What an account may do now, and its kind; with None, which the forge does not report, no review of it counts."""
 
     access: Access
-    kind: Kind | None
+    kind: AccountKind | None
 
 
 class RequestState(StrEnum):
@@ -277,7 +277,7 @@ class Status:
             raise AssertionError(f"unreachable: no status of ours: {self.context!r}, {self.text!r}")
 
 
-class Outcome(StrEnum):
+class CheckOutcome(StrEnum):
     """The outcome of a CI check. `neutral`: nothing waits for it; `cancelled`: it ended without a verdict."""
 
     PENDING = "pending"
@@ -292,7 +292,7 @@ class Check:
     """The result of CI for a commit; our own statuses are left out. Everybody who may write a status could have set one."""
 
     name: str
-    outcome: Outcome
+    outcome: CheckOutcome
     url: str
 
 

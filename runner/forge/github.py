@@ -172,12 +172,12 @@ _REVIEWS: Final = {
 }
 _STATES: Final = {"pending": forge.StatusState.PENDING, "success": forge.StatusState.SUCCESS}
 _OUTCOMES: Final = {
-    "success": forge.Outcome.SUCCESS,
-    "neutral": forge.Outcome.NEUTRAL,
-    "skipped": forge.Outcome.NEUTRAL,
-    "cancelled": forge.Outcome.CANCELLED,
-    "stale": forge.Outcome.CANCELLED,
-    "action_required": forge.Outcome.PENDING,
+    "success": forge.CheckOutcome.SUCCESS,
+    "neutral": forge.CheckOutcome.NEUTRAL,
+    "skipped": forge.CheckOutcome.NEUTRAL,
+    "cancelled": forge.CheckOutcome.CANCELLED,
+    "stale": forge.CheckOutcome.CANCELLED,
+    "action_required": forge.CheckOutcome.PENDING,
 }
 
 
@@ -213,7 +213,7 @@ class GitHub(forge.Forge):
             data = self._client.graphql("query { viewer { login databaseId } }", {})
             viewer = data.inner("viewer")
             return forge.Identity(
-                host=self.host, id=viewer.number("databaseId"), login=viewer.text("login"), kind=forge.Kind.BOT
+                host=self.host, id=viewer.number("databaseId"), login=viewer.text("login"), kind=forge.AccountKind.BOT
             )
 
     def _find_membership(self, who: forge.Identity) -> forge.Membership:
@@ -324,7 +324,7 @@ class GitHub(forge.Forge):
         statuses = [
             forge.Check(
                 name=each.text("context"),
-                outcome=forge.Outcome(_STATES.get(each.text("state"), forge.StatusState.FAILURE).value),
+                outcome=forge.CheckOutcome(_STATES.get(each.text("state"), forge.StatusState.FAILURE).value),
                 url=each.maybe("target_url") or "",
             )
             for each in self._all_statuses(commit)
@@ -488,7 +488,7 @@ class GitHub(forge.Forge):
     # reading responses
 
     def _identity(self, user: Fields) -> forge.Identity:
-        kind = forge.Kind.PERSON if user.maybe("type") == "User" else forge.Kind.BOT
+        kind = forge.AccountKind.PERSON if user.maybe("type") == "User" else forge.AccountKind.BOT
         return forge.Identity(host=self.host, id=user.number("id"), login=user.text("login"), kind=kind)
 
     def _account(self, found: Fields, key: str) -> forge.Identity | None:
@@ -537,7 +537,9 @@ class GitHub(forge.Forge):
         is_over = found.text("status") == "completed" and conclusion is not None
         return forge.Check(
             name=found.text("name"),
-            outcome=_OUTCOMES.get(conclusion or "", forge.Outcome.FAILURE) if is_over else forge.Outcome.PENDING,
+            outcome=_OUTCOMES.get(conclusion or "", forge.CheckOutcome.FAILURE)
+            if is_over
+            else forge.CheckOutcome.PENDING,
             url=found.maybe("html_url") or found.maybe("details_url") or "",
         )
 

@@ -148,11 +148,11 @@ _STATES: Final = {
     "success": forge.StatusState.SUCCESS,
 }
 _OUTCOMES: Final = {
-    "success": forge.Outcome.SUCCESS,
-    "failed": forge.Outcome.FAILURE,
-    "canceled": forge.Outcome.CANCELLED,
-    "skipped": forge.Outcome.NEUTRAL,
-    "manual": forge.Outcome.NEUTRAL,
+    "success": forge.CheckOutcome.SUCCESS,
+    "failed": forge.CheckOutcome.FAILURE,
+    "canceled": forge.CheckOutcome.CANCELLED,
+    "skipped": forge.CheckOutcome.NEUTRAL,
+    "manual": forge.CheckOutcome.NEUTRAL,
 }
 _ENDED: Final = ("success", "failed", "canceled", "skipped")  # a job in one of these only changes by a new start
 
@@ -313,13 +313,13 @@ class GitLab(forge.Forge):
             # A pipeline that failed without a job has an error in its file.
             if each.text("status") == "failed" and each.text("source") != "external" and not newest:
                 url = each.maybe("web_url") or ""
-                found.append(forge.Check(name="pipeline", outcome=forge.Outcome.FAILURE, url=url))
+                found.append(forge.Check(name="pipeline", outcome=forge.CheckOutcome.FAILURE, url=url))
         return tuple(found)
 
     def _check(self, name: str, found: Fields) -> forge.Check:
-        outcome = _OUTCOMES.get(found.text("status"), forge.Outcome.PENDING)
-        if outcome is forge.Outcome.FAILURE and found.flag("allow_failure"):
-            outcome = forge.Outcome.NEUTRAL
+        outcome = _OUTCOMES.get(found.text("status"), forge.CheckOutcome.PENDING)
+        if outcome is forge.CheckOutcome.FAILURE and found.flag("allow_failure"):
+            outcome = forge.CheckOutcome.NEUTRAL
         return forge.Check(name=name, outcome=outcome, url=found.maybe("target_url") or "")
 
     def is_over(self, job: str) -> bool:
@@ -459,9 +459,9 @@ class GitLab(forge.Forge):
 
     # reading responses
 
-    def _kind(self, user: Fields) -> forge.Kind | None:
+    def _kind(self, user: Fields) -> forge.AccountKind | None:
         bot = user.maybe_flag("bot")
-        return None if bot is None else forge.Kind.BOT if bot else forge.Kind.PERSON
+        return None if bot is None else forge.AccountKind.BOT if bot else forge.AccountKind.PERSON
 
     def _identity(self, user: Fields) -> forge.Identity:
         return forge.Identity(host=self.host, id=user.number("id"), login=user.text("username"), kind=self._kind(user))

@@ -61,7 +61,7 @@ _NETWORK_HOST = (
 TITLE_LIMIT = 200
 
 
-class Kind(StrEnum):
+class StepKind(StrEnum):
     """What carries out a step."""
 
     AGENT = "agent"
@@ -286,7 +286,7 @@ class StepHeader(FileModel):
     elsewhere: ClassVar[Mapping[str, str]] = BELOW_QA
 
     title: Title = Field(description="The task, in one line.")
-    kind: Kind = Field(default=Kind.AGENT, description="What carries the step out.")
+    kind: StepKind = Field(default=StepKind.AGENT, description="What carries the step out.")
     agent: AgentName | None = Field(default=None, description="The name of an agent file in .protocols/agents.")
     engine: Line | None = Field(default=None, description="The model, such as openai:gpt-6.1-terra.")
     needs: Needs | None = Field(
@@ -334,17 +334,17 @@ class StepHeader(FileModel):
 
     @model_validator(mode="after")
     def _goes_with_kind(self) -> StepHeader:
-        if self.kind is Kind.COMMAND and not self.run:
+        if self.kind is StepKind.COMMAND and not self.run:
             raise problem("is command, and there is nothing to run", "add `run: …`, the line or list to run", "kind")
-        if self.kind is Kind.TOOL and not self.tool:
+        if self.kind is StepKind.TOOL and not self.tool:
             raise problem("is tool, and no tool is named", "add `tool: …`, its name", "kind")
-        if self.run is not None and self.kind is not Kind.COMMAND:
+        if self.run is not None and self.kind is not StepKind.COMMAND:
             raise problem("goes with a step of kind command", "add `kind: command`, or remove it", "run")
         for key, given in (("tool", self.tool is not None), ("with", bool(self.with_))):
-            if given and self.kind is not Kind.TOOL:
+            if given and self.kind is not StepKind.TOOL:
                 raise problem("goes with a step of kind tool", "add `kind: tool`, or remove it", key)
         for key, given in (("result", self.result is not None), ("decompose", self.decompose)):
-            if given and self.kind is not Kind.AGENT:
+            if given and self.kind is not StepKind.AGENT:
                 raise problem("goes with a step of kind agent", "remove it", key)
         if self.result is not None:
             _refuse_no_schema(self.result)
@@ -499,7 +499,7 @@ def with_default_checks(plan: Plan, checks: tuple[str, ...]) -> Plan:
 
     def checked(step: Step) -> Step:
         asked = step.header.qa or plan.header.qa or Qa()
-        wants = asked.policy or (QaPolicy.LIGHT if step.header.kind is Kind.AGENT else QaPolicy.SKIP)
+        wants = asked.policy or (QaPolicy.LIGHT if step.header.kind is StepKind.AGENT else QaPolicy.SKIP)
         if asked.checks or wants is QaPolicy.SKIP:
             return step
         return dataclasses.replace(step, qa=wants, checks=checks)
@@ -684,7 +684,7 @@ def refuse_unsupported(plan: Plan, where: str) -> None:
         UnsupportedError: naming file and key.
     """
     for step in plan.steps:
-        if step.header.budget and step.header.kind is not Kind.AGENT and step.qa is not QaPolicy.FULL:
+        if step.header.budget and step.header.kind is not StepKind.AGENT and step.qa is not QaPolicy.FULL:
             raise UnsupportedError(
                 "`budget:` of a step that asks no model is not supported by this version",
                 f"{where}/{step.file}:{step.lines.get('budget', 1)}",

@@ -45,7 +45,7 @@ Verdict = Literal["allow", "ask", "deny"]
 Effect = Literal["read", "workspace", "external"]
 Isolation = Literal["host", "container", "sandbox"]
 ISOLATIONS: Final[tuple[Isolation, ...]] = ("host", "container", "sandbox")  # the weakest first
-Kind = Literal["plan", "step", "call", "protected-path", "merge"]
+SubjectKind = Literal["plan", "step", "call", "protected-path", "merge"]
 
 _SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _SIZE = r"([0-9]{1,9}) ?([KMG]i?B|B)?"
@@ -308,7 +308,7 @@ class Approvals(FileModel):
                 raise problem("has no `required`: a rule asks for it", 'write a rule such as `ask: {step: "*"}`', key)
         return self
 
-    def of(self, kind: Kind) -> Approval:
+    def of(self, kind: SubjectKind) -> Approval:
         """Return the requirement for a kind of approval."""
         found: Approval = getattr(self, kind.replace("-", "_"))
         return found
@@ -527,7 +527,7 @@ def _impossible(policy: Policy) -> Iterator[tuple[strict_yaml.Path, str, str]]:
         yield from _few(policy, kind, path, name)
 
 
-def _asking(policy: Policy) -> Iterator[tuple[strict_yaml.Path, Kind, str]]:
+def _asking(policy: Policy) -> Iterator[tuple[strict_yaml.Path, SubjectKind, str]]:
     """Yield (where, kind of approval, name) of all keys that ask for an approval."""
     for at, rule in enumerate(policy.rules):
         if rule.verdict == "ask":
@@ -545,7 +545,9 @@ def _asking(policy: Policy) -> Iterator[tuple[strict_yaml.Path, Kind, str]]:
             yield ("limits", key), "protected-path", f"`limits.{key}: ask`"
 
 
-def _few(policy: Policy, kind: Kind, path: strict_yaml.Path, name: str) -> Iterator[tuple[strict_yaml.Path, str, str]]:
+def _few(
+    policy: Policy, kind: SubjectKind, path: strict_yaml.Path, name: str
+) -> Iterator[tuple[strict_yaml.Path, str, str]]:
     of = policy.approvals.of(kind)
     there = len(people(policy, of.roles))
     if there == 0:

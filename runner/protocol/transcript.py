@@ -106,7 +106,7 @@ class Result(FileModel):
     decision: Object | None = None
 
 
-class Ended(FileModel):
+class EndOfWork(FileModel):
     """How the work ended by the calls."""
 
     outcome: Literal["finished", "failed", "asked", "budget"]
@@ -121,7 +121,7 @@ class Results(FileModel):
     time: Text
     results: list[Result]
     tree: Text
-    ended: Ended | None
+    ended: EndOfWork | None
 
 
 class _OfCall(FileModel):
@@ -151,7 +151,7 @@ class Intent(_OfCall):
     key: Text | None = None
 
 
-class Outcome(_OfCall):
+class CallOutcome(_OfCall):
     """What came of a call that reaches outside; `wait`: what a person said of it ended this wait."""
 
     kind: Literal["outcome"]
@@ -196,7 +196,7 @@ class Undecided(FileModel):
     problems: list[Text]
 
 
-Line = Response | Summary | Results | Held | Intent | Outcome | Settled | Task | Answers | Undecided
+Line = Response | Summary | Results | Held | Intent | CallOutcome | Settled | Task | Answers | Undecided
 KINDS: dict[object, type[Line]] = {kind.__name__.lower(): kind for kind in get_args(Line)}
 _FIXED = ("kind", "outcome")  # fields whose values are the format's own
 

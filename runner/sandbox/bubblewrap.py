@@ -38,9 +38,9 @@ from runner.errors import SandboxError
 from runner.sandbox import mounts, network, terminal
 from runner.sandbox.process import (
     Command,
+    CommandOutcome,
     Group,
     Limits,
-    Outcome,
     Sandbox,
     Stdio,
     asked,
@@ -106,7 +106,7 @@ class Bubblewrap(Sandbox):
         self._bwrap = shutil.which("bwrap")
         self.name = "sandbox+user-namespaces" if user_namespaces else "sandbox"
 
-    def attach(self, command: Command) -> Outcome:
+    def attach(self, command: Command) -> CommandOutcome:
         """Run `command` at a terminal of its own; see `Sandbox.attach`.
 
         bwrap starts it in a session without a terminal, and setsid(1) makes one that the new terminal controls.

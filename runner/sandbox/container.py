@@ -37,10 +37,10 @@ from runner.sandbox.host import Host
 from runner.sandbox.mounts import HOME, binds, hidden_of_proc, home_of
 from runner.sandbox.process import (
     Command,
+    CommandOutcome,
     Group,
     Image,
     Limits,
-    Outcome,
     Place,
     Sandbox,
     Stdio,
@@ -136,7 +136,7 @@ class Container(Sandbox):
         """Where the runner's own programs run, which the image does not have; see `Sandbox.helper`."""
         return (Bubblewrap().placed(self.place) if _bubblewrap_works() else Host()).limited(self.limits)
 
-    def attach(self, command: Command) -> Outcome:
+    def attach(self, command: Command) -> CommandOutcome:
         """Run `command` at a terminal of its own; see `Sandbox.attach`."""
         return terminal.attach(partial(self._spawn, has_terminal=True), command)
 

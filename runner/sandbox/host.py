@@ -24,9 +24,9 @@ from typing import Self
 from runner.sandbox import terminal
 from runner.sandbox.process import (
     Command,
+    CommandOutcome,
     Group,
     Limits,
-    Outcome,
     Place,
     Sandbox,
     Stdio,
@@ -58,7 +58,7 @@ class Host(Sandbox):
         """Return this: on the host everything is where it is."""
         return self
 
-    def attach(self, command: Command) -> Outcome:
+    def attach(self, command: Command) -> CommandOutcome:
         """Run `command` at a terminal of its own; see `Sandbox.attach`."""
         argv = (sys.executable, "-I", "-S", "-c", terminal.TAKE, "/usr/bin/env", "--", *command.argv)
         return terminal.attach(self._spawn, dataclasses.replace(command, argv=argv))

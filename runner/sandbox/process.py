@@ -146,7 +146,7 @@ def limited_by(options: list[str], *, asked: bool) -> tuple[str, ...]:
     return ()
 
 
-class Outcome(NamedTuple):
+class CommandOutcome(NamedTuple):
     """How a command ended, and what it said."""
 
     code: int  # exit code; 128+N where signal N ended it; 124 where it ran out of time
@@ -178,7 +178,7 @@ def last_line(said: bytes) -> str:
     return lines[-1].removeprefix("bwrap: ").removeprefix("Error: ") if lines else "it said nothing"
 
 
-def found_outside(outcome: Outcome, argv: tuple[str, ...], path: str) -> tuple[str, str] | None:
+def found_outside(outcome: CommandOutcome, argv: tuple[str, ...], path: str) -> tuple[str, str] | None:
     """Return the program (its name, and where it is on `path`) that a command ended for, since it is not there inside; else None.
 
     `outcome` is that of `argv` in a sandbox, `path` the person's own PATH. The program may be one that a shell or
@@ -196,7 +196,7 @@ def found_outside(outcome: Outcome, argv: tuple[str, ...], path: str) -> tuple[s
     return None
 
 
-def explain(outcome: Outcome, argv: tuple[str, ...], path: str) -> str | None:
+def explain(outcome: CommandOutcome, argv: tuple[str, ...], path: str) -> str | None:
     """Say that a program is outside the sandbox but not inside, where that is why the command ended; see `found_outside`."""
     found = found_outside(outcome, argv, path)
     return f"{found[0]} is found outside the sandbox ({found[1]}) but not inside" if found else None
@@ -391,13 +391,13 @@ class Output:
         """Return the last bytes of the output."""
         return bytes(self._tail[max(0, len(self._tail) - self._keep) :])
 
-    def outcome(self, group: Group, timed_out: bool, started: float) -> Outcome:
+    def outcome(self, group: Group, timed_out: bool, started: float) -> CommandOutcome:
         """Return the outcome of a command that was started at `started` (monotonic) and is over now."""
         seconds = time.monotonic() - started
         digest = "sha256:" + self._digest.hexdigest()
         code = TIMED_OUT if timed_out else group.code()
         asked = group.proxy.contacts() if group.proxy else ()
-        return Outcome(code, timed_out, seconds, digest, self._size, self.tail(), group.out_of_memory, asked)
+        return CommandOutcome(code, timed_out, seconds, digest, self._size, self.tail(), group.out_of_memory, asked)
 
 
 class _Pump:
@@ -439,7 +439,7 @@ class _Pump:
 
 def _to_its_end(
     group: Group, command: Command, on_output: Callable[[bytes], None] | None, let: Callable[[], None]
-) -> Outcome:
+) -> CommandOutcome:
     started = time.monotonic()
     by = None if command.timeout is None else started + command.timeout
     output, timed_out, pump = Output(command.keep), False, cast("_Pump | None", None)
@@ -535,7 +535,7 @@ class Sandbox(ABC):
         """Run `true` inside; return None where that works, else one line that says why it does not."""
 
     @abstractmethod
-    def attach(self, command: Command) -> Outcome:
+    def attach(self, command: Command) -> CommandOutcome:
         """Run `command` at a terminal of its own, connected with that of this process, to its end; see `terminal`.
 
         Stdin and stdout are terminals here (`terminal.is_there`). There is no time limit.
@@ -544,7 +544,7 @@ class Sandbox(ABC):
             SandboxError: the command was not started.
         """
 
-    def run(self, command: Command, on_output: Callable[[bytes], None] | None = None) -> Outcome:
+    def run(self, command: Command, on_output: Callable[[bytes], None] | None = None) -> CommandOutcome:
         """Run `command` to its end, handing out its combined output as it comes.
 
         A program that is not there ends with 127, one that may not be run with 126. When time runs out, or an
@@ -582,7 +582,7 @@ class Session:
             process = self._group.process
             self.stdin, self.stdout = cast("BinaryIO", process.stdin), cast("BinaryIO", process.stdout)
             self._stderr, self._output = cast("BinaryIO", process.stderr), Output(command.keep)
-            self._outcome: Outcome | None = None
+            self._outcome: CommandOutcome | None = None
             self._listener = threading.Thread(target=self._listen, daemon=True)
             self._listener.start()
             try:
@@ -596,7 +596,7 @@ class Session:
             while data := os.read(self._stderr.fileno(), CHUNK):
                 self._output.take(data)
 
-    def close(self, grace: float = 2.0) -> Outcome:
+    def close(self, grace: float = 2.0) -> CommandOutcome:
         """Close stdin, wait `grace` seconds, then end the whole group; the outcome's output is that of stderr.
 
         A second call gives the first one's outcome.

@@ -18,7 +18,7 @@ import tty
 from collections.abc import Iterator
 
 from runner import signals
-from runner.sandbox.process import CHUNK, LINGER, TICK, Command, Group, Outcome, Output, Spawn, release
+from runner.sandbox.process import CHUNK, LINGER, TICK, Command, CommandOutcome, Group, Output, Spawn, release
 
 STDIN, STDOUT = 0, 1
 # Has the terminal at stdin control the session that this process leads, then becomes the command.
@@ -30,7 +30,7 @@ def is_there() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty() and os.isatty(STDIN) and os.isatty(STDOUT)
 
 
-def attach(spawn: Spawn, command: Command) -> Outcome:
+def attach(spawn: Spawn, command: Command) -> CommandOutcome:
     """Run `command` to its end, as `Sandbox.attach` promises."""
     own, other = os.openpty()
     started, output = time.monotonic(), Output(command.keep)

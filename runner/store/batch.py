@@ -149,7 +149,7 @@ class Batch:
             self.clone.git.collected()
             if self.tips:
                 update = RefUpdate(self.branch, self.base, self.tip, "runner: transition")
-                transaction.publish(self.clone, update)
+                transaction.move_refs(self.clone, update)
         except (ConflictError, InTheWayError):
             _remove(self.path)
             raise
@@ -187,7 +187,7 @@ def recover(clone: Clone, branch: str, protocol: str) -> None:
                 git.unpack(count, objects)
         update = RefUpdate(branch, records[0].parent, records[-1].tip, "runner: transition")
         with contextlib.suppress(ConflictError, InTheWayError):
-            transaction.publish(clone, update)
+            transaction.move_refs(clone, update)
     _remove(path)
 
 

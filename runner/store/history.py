@@ -117,7 +117,7 @@ def kept_as_lost(git: Git, protocol: str, oid: str, kind: str = "") -> dict[str,
     return {ref: (oid, git.ref(ref))}
 
 
-class Kind(StrEnum):
+class Comparison(StrEnum):
     """How the history of another repository compares with the one here."""
 
     KNOWN = "known"  # the one here is the same, or extends it
@@ -129,7 +129,7 @@ class Kind(StrEnum):
 class Offer(NamedTuple):
     """The comparison, and what has to be filed on top of theirs: history commits of ours, each with the branch's, oldest first."""
 
-    kind: Kind
+    kind: Comparison
     ours: tuple[tuple[Commit, str], ...] = ()
 
 
@@ -147,11 +147,11 @@ def compare(git: Git, protocol: str, theirs: str, *, tip: str, published: str | 
     """
     ours = git.ref(ref_of(protocol))
     if ours is None:
-        return Offer(Kind.NEWER)
+        return Offer(Comparison.NEWER)
     if ours == theirs or git.is_ancestor(theirs, ours):
-        return Offer(Kind.KNOWN)
+        return Offer(Comparison.KNOWN)
     if follows(git, protocol, ours, theirs):
-        return Offer(Kind.NEWER)
+        return Offer(Comparison.NEWER)
     there, mine = _oids(git, protocol, theirs), list[tuple[Commit, str]]()
     try:
         for commit, beside in commits(git, protocol, ours):
@@ -159,16 +159,16 @@ def compare(git: Git, protocol: str, theirs: str, *, tip: str, published: str | 
                 continue
             if commit.oid in there:
                 if not follows(git, protocol, commit.oid, theirs):
-                    return Offer(Kind.REPLACED)
+                    return Offer(Comparison.REPLACED)
                 break
             if published is None or git.is_ancestor(beside, published):
-                return Offer(Kind.REPLACED)
+                return Offer(Comparison.REPLACED)
             mine.append((commit, beside))
     except InsufficientHistoryError:
         if git.is_shallow():
             raise
-        return Offer(Kind.REPLACED)  # the one here is no history either: `runner doctor --fix` asks the log
-    return Offer(Kind.APART, tuple(reversed(mine))) if mine else Offer(Kind.NEWER)
+        return Offer(Comparison.REPLACED)  # the one here is no history either: `runner doctor --fix` asks the log
+    return Offer(Comparison.APART, tuple(reversed(mine))) if mine else Offer(Comparison.NEWER)
 
 
 def follows(git: Git, protocol: str, old: str, new: str) -> bool:

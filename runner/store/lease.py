@@ -401,7 +401,7 @@ def unknown(project: Project, protocol: str, intents: Intents, tip: str | None, 
             if isinstance(one, transcript.Intent):
                 started[one.call] = one.time
                 over.discard((one.call, one.time))  # made again within the second
-            elif isinstance(one, transcript.Outcome) and one.call in started:
+            elif isinstance(one, transcript.CallOutcome) and one.call in started:
                 over.add((one.call, started[one.call]))
             elif isinstance(one, transcript.Settled):
                 over.add((one.call, one.of))

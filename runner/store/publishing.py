@@ -272,9 +272,9 @@ def _history_changes(
     """
     git, name = project.git, history.ref_of(protocol)
     ours, offer = git.ref(name), history.compare(git, protocol, theirs, tip=tip, published=published)
-    if offer.kind is history.Kind.KNOWN:
+    if offer.kind is history.Comparison.KNOWN:
         return {}
-    if offer.kind is history.Kind.REPLACED:
+    if offer.kind is history.Comparison.REPLACED:
         raise history_replaced(project, protocol, theirs)
     new = history.file_again(git, protocol, offer.ours, theirs, project.runner())
     lost = {} if ours is None or git.is_ancestor(ours, new) else history.kept_as_lost(git, protocol, ours, "history-")
@@ -377,7 +377,7 @@ def forward(project: Project, protocol: str, here: str | None, there: str, check
     """Move the branch here to the pushed commit, having verified it."""
     check(there, here)
     update = RefUpdate(project.branch(protocol), here, there, "runner: fetched")
-    transaction.publish(project, update)
+    transaction.move_refs(project, update)
     how = (
         f"fetched {protocol}, which others pushed"
         if here is None
@@ -545,7 +545,7 @@ def settle(session: Session, protocol: str, mirror: Mirror, check: Check, *, the
     check(new, _verified(project, protocol, common))
     if known is None or not git.is_ancestor(known, new):
         _lower_mark(project, protocol, common)
-    transaction.publish(session.project, RefUpdate(branch, here, new, "runner: settled", lost))
+    transaction.move_refs(session.project, RefUpdate(branch, here, new, "runner: settled", lost))
     if lost:
         check.tell(ours, theirs, next(iter(lost)))
     else:

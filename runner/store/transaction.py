@@ -45,7 +45,7 @@ def entries_of(
     )
 
 
-def record(
+def render_record(
     before: State | None,
     old_log: bytes,
     segments: int,
@@ -104,7 +104,7 @@ def prepare(
     """
     entries = entries_of(snapshot.state, events, by.time, by.actor, by.judged)
     raws, parts = [log.raw_of(entry) for entry in entries], len(snapshot.files.parts)
-    after, files = record(snapshot.state, snapshot.log, parts, entries, snapshot.rendered, raws)
+    after, files = render_record(snapshot.state, snapshot.log, parts, entries, snapshot.rendered, raws)
     folder = paths.folder(snapshot.protocol)
     if tree is not None and tree != snapshot.tree:
         own = git.tree(f"{snapshot.tip}:{paths.ROOT}")
@@ -143,7 +143,7 @@ class RefUpdate(NamedTuple):
     also: Mapping[str, tuple[str | None, str | None]] = {}
 
 
-def publish(clone: Clone, update: RefUpdate, push: Callable[[], None] | None = None) -> None:
+def move_refs(clone: Clone, update: RefUpdate, push: Callable[[], None] | None = None) -> None:
     """Move the refs of an update by compare-and-swap, and let the worktrees on the branch follow.
 
     `push` is called when everything here is shown to be possible, before anything moves.
@@ -155,7 +155,7 @@ def publish(clone: Clone, update: RefUpdate, push: Callable[[], None] | None = N
     """
     git, env, branch, old, new = clone.git, clone.env, update.branch, update.old, update.new
     with locks.hold(clone.dirs.publish_lock(branch), env, what=branch, wait=PUBLISH_WAIT):
-        worktree.settle_all(clone, branch)
+        worktree.finish_follows(clone, branch)
         for name in (*update.also, branch, "HEAD", "packed-refs"):
             locks.remove_dead(git.common_dir / f"{name}.lock", env)
         if old is not None and git.ref(branch) != old:
@@ -203,11 +203,11 @@ def _sync(git: Git, branch: str) -> None:
         raise git_error(["git", "update-ref"], 128, f"fatal: {folder}: {error.strerror}") from error
 
 
-def settle(clone: Clone, branch: str) -> None:
+def finish_follows(clone: Clone, branch: str) -> None:
     """Bring the worktrees on a branch along that a crash left behind it, where nothing is to be published on it."""
     if matching(clone.dirs.follows, "*.json"):
         with locks.hold(clone.dirs.publish_lock(branch), clone.env, what=branch, wait=PUBLISH_WAIT):
-            worktree.settle_all(clone, branch)
+            worktree.finish_follows(clone, branch)
 
 
 class PersonEdit(NamedTuple):
@@ -234,7 +234,7 @@ def adopt(clone: Clone, edit: PersonEdit) -> str:
         for there in git.checked_out(branch):
             worktree.note(clone.dirs, there, branch, old, new)
         git.update_refs({branch: (new, old)}, "runner: adopt")
-        worktree.settle_all(clone, branch)
+        worktree.finish_follows(clone, branch)
     return new
 
 

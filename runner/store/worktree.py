@@ -461,7 +461,7 @@ def cut_follows(dirs: StateDir) -> Iterator[tuple[Path, Cut | None]]:
         yield note, found
 
 
-def settle_all(clone: Clone, ref: str) -> None:
+def finish_follows(clone: Clone, ref: str) -> None:
     """Finish the follows of `ref` that a crash cut, path by path by their bytes; say which files were left to the person.
 
     The caller holds the branch's publish lock: the note of a living process is not to be taken for one that was cut.
@@ -476,7 +476,7 @@ def settle_all(clone: Clone, ref: str) -> None:
             continue  # git could not say (a full disk, say), so what was cut is still to be finished
         if tip is not None and tip != cut.old and tree.path.is_dir() and head.decode().strip() == ref:
             if git.is_ancestor(cut.new, tip):
-                left = settle(git, tree, cut.old, cut.new, env)
+                left = finish_follow(git, tree, cut.old, cut.new, env)
                 if left:
                     env.say(f"not updated in {tree.path}, because they have changed since: {', '.join(left[:5])}")
         else:
@@ -484,7 +484,7 @@ def settle_all(clone: Clone, ref: str) -> None:
         note.unlink(missing_ok=True)
 
 
-def settle(git: Git, tree: Worktree, old: str, new: str, env: Environment) -> list[str]:
+def finish_follow(git: Git, tree: Worktree, old: str, new: str, env: Environment) -> list[str]:
     """Bring a worktree whose branch has moved from `old` to `new` along, and return the paths left to the person.
 
     A file with the bytes of `old`, or of a part of `new` (a git was killed as it wrote them, or the disk was full), or absent,

@@ -16,7 +16,7 @@ from typing import Any
 
 from runner import beneath
 from runner.lines import pattern
-from runner.sandbox.process import Command, Outcome, Pipes, Sandbox, Session, TooLongError, explain
+from runner.sandbox.process import Command, CommandOutcome, Pipes, Sandbox, Session, TooLongError, explain
 from runner.tools import ToolError
 
 WORKSPACE = "/workspace"
@@ -168,7 +168,7 @@ class Commands:
             output += f"\n[{self.alias.hide_all(why)}]"
         return {"exit_code": outcome.code, "output": output, "timed_out": outcome.timed_out, "truncated": cut}
 
-    def listen(self, argv: tuple[str, ...], timeout: float, take: Callable[[bytes], None]) -> Outcome:
+    def listen(self, argv: tuple[str, ...], timeout: float, take: Callable[[bytes], None]) -> CommandOutcome:
         """Run a command that only reads, and pass its output on as it comes; an exception of `take` ends it."""
         return self.sandbox.run(self._command(argv, timeout, None, writes=False)[1], take)
 
@@ -198,7 +198,7 @@ class Commands:
             keep=TAIL,
         )
 
-    def _output(self, head: bytes, outcome: Outcome) -> tuple[str, bool]:
+    def _output(self, head: bytes, outcome: CommandOutcome) -> tuple[str, bool]:
         whole = outcome.size <= len(head)
         first = folded(self.alias.hide_all(head.decode(errors="replace")))
         if whole and len(first) <= MOST:
@@ -206,7 +206,7 @@ class Commands:
         last = None if whole else folded(self.alias.hide_all(outcome.tail.decode(errors="replace")))
         return bounded(first, last, outcome.size, self._kept(head, outcome))
 
-    def _kept(self, head: bytes, outcome: Outcome) -> str:
+    def _kept(self, head: bytes, outcome: CommandOutcome) -> str:
         """Keep an output in a file in HOME that commands can read; return words that name it."""
         import tempfile  # here, because few outputs are cut
 
@@ -252,7 +252,7 @@ class Child:
     def __init__(self, sandbox: Sandbox, command: Command) -> None:
         self._sandbox, self.command = sandbox, command
         self._pipes: Pipes | None = None
-        self.outcome: Outcome | None = None
+        self.outcome: CommandOutcome | None = None
 
     @property
     def is_there(self) -> bool:

@@ -25,7 +25,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.message import SessionMessage
 
 from runner.lines import visible
-from runner.sandbox.process import Outcome, Session
+from runner.sandbox.process import CommandOutcome, Session
 from runner.tools import ASKS, AsksError, OutcomeUnknownError, ToolError
 from runner.tools.python import ToolModuleError
 
@@ -59,7 +59,7 @@ class Connection:
         self._received, self._why = 0, ""
         self._stack = contextlib.ExitStack()
         self._session: Session | None = None
-        self._outcome: Outcome | None = None
+        self._outcome: CommandOutcome | None = None
         try:
             if callable(open_):
                 self._session = open_()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from runner.errors import RefusedError
 from runner.protocol.machine import AskPerson, CheckStep, CompleteStep, RunStep, TakeWork
-from runner.protocol.plans import Kind, Plan, Step
+from runner.protocol.plans import Plan, Step, StepKind
 from runner.protocol.state import OF_WORK, StepStatus, Wait
 from runner.trust import approval, policy, requirements, transitions
 from runner.trust.view import ApprovalRequest, View
@@ -62,7 +62,7 @@ class Denied(NamedTuple):
         return RefusedError(self.what, self.where, self.hint)
 
 
-class Result(NamedTuple):
+class ActionResult(NamedTuple):
     """The result of an action. `work`: (before, after) of changes that are not on the branch yet; None: all of the attempt's are.
 
     `then`: the step is `done` by it, its QA follows (`checked`), or it `waits` for a person.
@@ -75,7 +75,7 @@ class Result(NamedTuple):
 Verdict = Allowed | Ask | Denied
 
 
-def permit(view: View, action: StepAction, result: Result | None = None) -> Verdict:
+def permit(view: View, action: StepAction, result: ActionResult | None = None) -> Verdict:
     """Return whether an action on a step is allowed: without `result`, before it acts; with it, whether that may be recorded.
 
     Work that needs an approval is not on the branch while its step waits: people approve all of it at once, when it is done.
@@ -91,7 +91,7 @@ def permit(view: View, action: StepAction, result: Result | None = None) -> Verd
         except RefusedError as error:
             return Denied(error.what, error.where, error.hint)
     if result is not None or isinstance(action, CompleteStep):
-        ended = result or Result(None)
+        ended = result or ActionResult(None)
         said = _judge_work(view, step, ended.work)
         if said and said[0].verdict == "deny":
             return Denied.by(said[0], f"the changes of {step.slug}", "revert them, or change the policy")
@@ -196,7 +196,7 @@ def _is_valid(view: View, one: ApprovalRequirement, step: Step, told: RawEntry) 
         return True
     if not _still_covers(view, one, step, told):
         return False
-    if view.state.steps[step.slug].status in ("pending", "running") and step.header.kind is not Kind.HUMAN:
+    if view.state.steps[step.slug].status in ("pending", "running") and step.header.kind is not StepKind.HUMAN:
         view.branch.still_valid = _still_valid(view, told)  # all of the plan was judged, not the rest after its step
     return True
 
@@ -206,7 +206,7 @@ def _still_covers(view: View, one: ApprovalRequirement, step: Step, told: RawEnt
     assert view.plan is not None
     last, then = told.revision, view.state.steps[step.slug]
     is_there = then.status is StepStatus.NEEDS_QA or (
-        then.status is StepStatus.RUNNING and step.header.kind is Kind.HUMAN
+        then.status is StepStatus.RUNNING and step.header.kind is StepKind.HUMAN
     )
     if one.subject.kind in ("plan", "step") and is_there:
         # Its work changed the tree, as it was to: what is still to come is what its files say of checks and of the end.

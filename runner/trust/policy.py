@@ -329,7 +329,9 @@ def evaluate(policy: Policy, subject: Subject, named: Collection[str] = (), *, l
             return _engine(policy, subject)
         case "step":
             strict, lax = policy.step
-            rule = _first(strict, _View(step=globs.fold(subject.step or ""))) or _first(lax, _View(step=subject.step))
+            rule = _first(strict, _Folded(step=globs.fold(subject.step or ""))) or _first(
+                lax, _Folded(step=subject.step)
+            )
             return rule.said if rule else _default("a step may start")
     found = [
         _action(policy, subject, path, host, named, loose)
@@ -339,7 +341,7 @@ def evaluate(policy: Policy, subject: Subject, named: Collection[str] = (), *, l
     return found[0] if len(found) == 1 else max(found, key=lambda one: SEVERITY[one.verdict])
 
 
-class _View(NamedTuple):
+class _Folded(NamedTuple):
     """A subject as rules look at it: one path, one host; folded for those that deny or ask."""
 
     tool: str | None = None
@@ -374,7 +376,7 @@ def _action(
             return _at(
                 policy, "deny", "network: {allow: …}", ("network", "allow"), f"{shown(address)} is not one of them"
             )
-    view = _View(
+    view = _Folded(
         tool=None if subject.tool is None else fold(subject.tool),
         path=None if path is None else fold(path),
         effect=subject.effect,
@@ -396,7 +398,7 @@ def _action(
         said = max(both, key=lambda rule: SEVERITY[rule.said.verdict], default=None)
     if said is not None and said.said.verdict == "deny":
         return said.said
-    plain = _View(
+    plain = _Folded(
         tool="shell" if disguised else subject.tool,
         path=path,
         effect=subject.effect,
@@ -455,13 +457,13 @@ def _otherwise(subject: Subject, allowing: list[_Compiled]) -> Decision:
 def _engine(policy: Policy, subject: Subject) -> Decision:
     name = subject.engine or ""
     step = subject.step
-    view = _View(engine=globs.fold(name), step=None if step is None else globs.fold(step))
+    view = _Folded(engine=globs.fold(name), step=None if step is None else globs.fold(step))
     said = _first(policy.engine[0], view)
     if said:
         return said.said
     if policy.engines is not None and not policy.engines(name):
         return _at(policy, "deny", "engines: {allow: …}", ("engines", "allow"), f"{shown(name)} is not one of them")
-    allowing = _first(policy.engine[1], _View(engine=name, step=step))
+    allowing = _first(policy.engine[1], _Folded(engine=name, step=step))
     return allowing.said if allowing else _default("any engine may be chosen")
 
 
@@ -477,7 +479,7 @@ def _isolation(policy: Policy, subject: Subject) -> Decision:
     return _at(policy, "deny" if weaker else "allow", f"isolation: {weakest}", ("isolation",), reason)
 
 
-def _first(rules: tuple[_Compiled, ...], view: _View) -> _Compiled | None:
+def _first(rules: tuple[_Compiled, ...], view: _Folded) -> _Compiled | None:
     """Return the first rule that matches: the strictest, since they are sorted."""
     tool, path, effect, step, engine, host = view.tool, view.path, view.effect, view.step, view.engine, view.host
     for rule in rules:
@@ -500,7 +502,7 @@ def _first(rules: tuple[_Compiled, ...], view: _View) -> _Compiled | None:
     return None
 
 
-def _runs(rule: _Compiled, view: _View) -> bool:
+def _runs(rule: _Compiled, view: _Folded) -> bool:
     """Return whether what a rule says of a program fits."""
     if rule.shell is not None and view.shell is not rule.shell and not view.unsure:
         return False
@@ -525,7 +527,7 @@ def _runs(rule: _Compiled, view: _View) -> bool:
     )
 
 
-def _matching(rules: tuple[_Compiled, ...], view: _View) -> list[_Compiled]:
+def _matching(rules: tuple[_Compiled, ...], view: _Folded) -> list[_Compiled]:
     return [rule for rule in rules if _first((rule,), view)]
 
 
@@ -640,7 +642,7 @@ def _moved(policy: Policy, change: Change, step: str | None) -> Iterable[Decisio
     if folded.split("/")[0] == paths.ROOT:
         yield Decision("deny", "below .protocols there are no links", reason=shown(change.path))
         return
-    view = _View(effect="workspace", step=None if step is None else globs.fold(step))
+    view = _Folded(effect="workspace", step=None if step is None else globs.fold(step))
     for rule in policy.action[0]:
         if any(globs.could_hold(glob, folded) for glob in rule.globs) and _first((rule._replace(path=None),), view):
             yield rule.said._replace(reason=reason)

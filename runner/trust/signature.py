@@ -50,7 +50,7 @@ _LAST = 253402300799  # the last second of the year 9999
 _PROGRAMS = ("/usr/bin", "/bin", "/usr/local/bin", "/opt/homebrew/bin", "/opt/local/bin", "/run/current-system/sw/bin")
 
 
-class Outcome(StrEnum):
+class SignatureOutcome(StrEnum):
     """The outcome of judging a signature. Only GOOD is good; where several hold, it is the first of these."""
 
     MALFORMED = "malformed"  # not one signature in canonical form, or by a key of a type that is not taken
@@ -69,14 +69,14 @@ class Verdict:
     `reason`: one line for a person; empty where good.
     """
 
-    outcome: Outcome
+    outcome: SignatureOutcome
     fingerprint: str
     reason: str
 
     @property
     def ok(self) -> bool:
         """Whether it is good."""
-        return self.outcome is Outcome.GOOD
+        return self.outcome is SignatureOutcome.GOOD
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ def verify(
     try:
         found = read_ssh(signature)
     except ValueError as error:
-        return Verdict(Outcome.MALFORMED, "", f"no SSH signature: {error}")
+        return Verdict(SignatureOutcome.MALFORMED, "", f"no SSH signature: {error}")
     outcome = _judge(found, text, namespace, principal, signers, at, vouched)
     return Verdict(outcome, found.key.fingerprint, _reason(outcome, found, namespace, principal, signers))
 
@@ -169,27 +169,27 @@ def _modulus(key: PublicKey) -> int:
     return wire.positive()
 
 
-def _reason(outcome: Outcome, found: SshSignature, namespace: str, principal: str, signers: Signers) -> str:
+def _reason(outcome: SignatureOutcome, found: SshSignature, namespace: str, principal: str, signers: Signers) -> str:
     """Return what a person should know of the outcome; nothing is decided here."""
     listed = signers.of_key(found.key)
     match outcome:
-        case Outcome.GOOD:
+        case SignatureOutcome.GOOD:
             return ""
-        case Outcome.BAD if found.namespace != namespace:
+        case SignatureOutcome.BAD if found.namespace != namespace:
             return f"the signature was made for {found.namespace}, not for {namespace}"
-        case Outcome.BAD:
+        case SignatureOutcome.BAD:
             return "the signature does not match the text"
-        case Outcome.REVOKED:
+        case SignatureOutcome.REVOKED:
             line = next(one.line for one in signers.revoked if one.key == found.key)
             return f"the key is revoked, {keys.REVOKED}:{line}"
-        case Outcome.UNTRUSTED if listed is None:
+        case SignatureOutcome.UNTRUSTED if listed is None:
             return f"the key {found.key.fingerprint} is not in {keys.FILE}"
-        case Outcome.UNTRUSTED if listed is not None and listed.principal != principal:
+        case SignatureOutcome.UNTRUSTED if listed is not None and listed.principal != principal:
             return f"the key is that of {listed.principal}, not of {principal}, {keys.FILE}:{listed.line}"
-        case Outcome.UNTRUSTED if listed is not None:
+        case SignatureOutcome.UNTRUSTED if listed is not None:
             return f"the key is not listed for {namespace}, {keys.FILE}:{listed.line}"
-        case Outcome.NOT_YET | Outcome.EXPIRED_KEY if listed is not None:
-            first = outcome is Outcome.NOT_YET
+        case SignatureOutcome.NOT_YET | SignatureOutcome.EXPIRED_KEY if listed is not None:
+            first = outcome is SignatureOutcome.NOT_YET
             limit = listed.valid_after if first else listed.valid_before
             day = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(limit or 0))
             return f"the key is valid {'from' if first else 'until'} {day} UTC, {keys.FILE}:{listed.line}"
@@ -201,19 +201,19 @@ def _reason(outcome: Outcome, found: SshSignature, namespace: str, principal: st
 
 def _judge(
     found: SshSignature, text: bytes, namespace: str, principal: str, signers: Signers, at: int, vouched: bool
-) -> Outcome:
+) -> SignatureOutcome:
     if found.namespace != namespace or not holds_for(found, text):
-        return Outcome.BAD
+        return SignatureOutcome.BAD
     if signers.revocation(found.key, at, vouched) is not None:
-        return Outcome.REVOKED
+        return SignatureOutcome.REVOKED
     listed = signers.of_key(found.key)
     if listed is None or listed.principal != principal or namespace not in listed.namespaces:
-        return Outcome.UNTRUSTED
+        return SignatureOutcome.UNTRUSTED
     if listed.valid_after is not None and at < listed.valid_after:
-        return Outcome.NOT_YET
+        return SignatureOutcome.NOT_YET
     if listed.valid_before is not None and at > listed.valid_before:
-        return Outcome.EXPIRED_KEY
-    return Outcome.GOOD
+        return SignatureOutcome.EXPIRED_KEY
+    return SignatureOutcome.GOOD
 
 
 @lru_cache(maxsize=1)  # the mathematics is asked about first, and then whose it is
@@ -274,7 +274,7 @@ def _openpgp(signature: bytes, text: bytes, principal: str, signers: Signers, at
     """
     listed = signers.openpgp.get(principal)
     if listed is None:
-        return Verdict(Outcome.UNTRUSTED, "", f"{keys.OPENPGP} has no file of {principal}")
+        return Verdict(SignatureOutcome.UNTRUSTED, "", f"{keys.OPENPGP} has no file of {principal}")
     program = _find("gpg", "gnupg")
     with private_folder() as folder:
         home: list[str | Path] = [
@@ -293,7 +293,7 @@ def _openpgp(signature: bytes, text: bytes, principal: str, signers: Signers, at
         primary = [one for one in known if one.primary]
         if len(primary) != 1:
             return Verdict(
-                Outcome.UNTRUSTED,
+                SignatureOutcome.UNTRUSTED,
                 "",
                 f"{keys.OPENPGP}{principal}.asc holds {len(primary)} keys, not the one of {principal}",
             )
@@ -307,14 +307,16 @@ def _openpgp(signature: bytes, text: bytes, principal: str, signers: Signers, at
             f"gpg did not judge a signature: {last_line(err) or code}", program, "GnuPG 2.2 or later is needed"
         )
     if told.count("NEWSIG") != 1:
-        return Verdict(Outcome.MALFORMED, "", "not one OpenPGP signature")
+        return Verdict(SignatureOutcome.MALFORMED, "", "not one OpenPGP signature")
     if "BADSIG" in told:
-        return Verdict(Outcome.BAD, primary[0].fingerprint, "the signature does not match the text")
+        return Verdict(SignatureOutcome.BAD, primary[0].fingerprint, "the signature does not match the text")
     valid = [words for words in status if words[:1] == ["VALIDSIG"]]
     if "NO_PUBKEY" in told and not valid:
-        return Verdict(Outcome.UNTRUSTED, "", f"the key is not that of {principal}, {keys.OPENPGP}{principal}.asc")
+        return Verdict(
+            SignatureOutcome.UNTRUSTED, "", f"the key is not that of {principal}, {keys.OPENPGP}{principal}.asc"
+        )
     if len(valid) != 1 or len(valid[0]) < 11:
-        return Verdict(Outcome.MALFORMED, "", "gpg cannot judge the signature")
+        return Verdict(SignatureOutcome.MALFORMED, "", "gpg cannot judge the signature")
     by, created, expires, hash_, kind, of = (valid[0][index] for index in (1, 3, 4, 8, 9, 10))
     if hash_ in _WEAK_HASHES or kind != "00":
         what = (
@@ -322,19 +324,21 @@ def _openpgp(signature: bytes, text: bytes, principal: str, signers: Signers, at
             if hash_ in _WEAK_HASHES
             else "it is not over the bytes as they are"
         )
-        return Verdict(Outcome.MALFORMED, of, what)
+        return Verdict(SignatureOutcome.MALFORMED, of, what)
     used = [one for one in known if one.primary or one.fingerprint == by]
     if of != primary[0].fingerprint or by not in [one.fingerprint for one in known]:
-        return Verdict(Outcome.UNTRUSTED, of, f"the key is not that of {principal}, {keys.OPENPGP}{principal}.asc")
+        return Verdict(
+            SignatureOutcome.UNTRUSTED, of, f"the key is not that of {principal}, {keys.OPENPGP}{principal}.asc"
+        )
     if any(one.revoked for one in used):
-        return Verdict(Outcome.REVOKED, of, f"the key is revoked, {keys.OPENPGP}{principal}.asc")
+        return Verdict(SignatureOutcome.REVOKED, of, f"the key is revoked, {keys.OPENPGP}{principal}.asc")
     if any(at < one.created for one in used):
-        return Verdict(Outcome.NOT_YET, of, "the key was made later")
+        return Verdict(SignatureOutcome.NOT_YET, of, "the key was made later")
     if any(one.expires is not None and at >= one.expires for one in used) or (int(expires) and at >= int(expires)):
-        return Verdict(Outcome.EXPIRED_KEY, of, "the time of the key, or of the signature, is over")
+        return Verdict(SignatureOutcome.EXPIRED_KEY, of, "the time of the key, or of the signature, is over")
     if any(int(created) < one.created or (one.expires and int(created) >= one.expires) for one in used):
-        return Verdict(Outcome.MALFORMED, of, "it says that it was made when the key was not valid")
-    return Verdict(Outcome.GOOD, of, "")
+        return Verdict(SignatureOutcome.MALFORMED, of, "it says that it was made when the key was not valid")
+    return Verdict(SignatureOutcome.GOOD, of, "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from runner.errors import InsufficientHistoryError, MalformedFileError
 from runner.git import BLOB, SUBMODULE, TREE, Commit, Git, TreeEntry, split_signature
 from runner.protocol import globs, log, paths, policy_file, strict_yaml
 from runner.protocol.ids import is_protocol_id
-from runner.protocol.plans import Kind, Plan, Step
+from runner.protocol.plans import Plan, Step, StepKind
 from runner.trust import manifest, programs, signature, signers, transitions
 from runner.trust import policy as rules_
 from runner.trust.manifest import HARMLESS, Cover, Loaded
@@ -127,7 +127,7 @@ class TrustedConfig:
             self._changed[at] = changes(git, protocol, at[1], measured=measured)
         found = self._changed[at]
         named: frozenset[str] = frozenset()
-        if found and step.header.kind in (Kind.AGENT, Kind.TOOL):
+        if found and step.header.kind in (StepKind.AGENT, StepKind.TOOL):
             checks = [check for one in plan.steps for check in one.checks]
             sizes = git.sizes([f"{self.commit}:{one.path}" for one in found]) if checks else []
             there = {globs.fold(one.path) for one, size in zip(found, sizes, strict=False) if size is not None}
@@ -141,7 +141,7 @@ class TrustedConfig:
                 }
             named -= {globs.fold(path) for path in step.header.outputs}
         said = rules_.judge(self.rules, found, step=step.slug, named=named)
-        if not loose and self.asks_on_change and step.header.kind is not Kind.HUMAN:
+        if not loose and self.asks_on_change and step.header.kind is not StepKind.HUMAN:
             is_read = self.config.workspace.is_read_by_setup
             said += [rules_.read_by_setup(one.path) for one in found if is_read(one.path)]
         return said
@@ -153,9 +153,9 @@ class TrustedConfig:
         agents: set[str] = set()
         prompts = tools = False
         for step in steps:
-            if step.header.kind in (Kind.AGENT, Kind.TOOL):
+            if step.header.kind in (StepKind.AGENT, StepKind.TOOL):
                 tools = True
-                prompts |= step.header.kind is Kind.AGENT
+                prompts |= step.header.kind is StepKind.AGENT
                 agents |= {name for name in (step.header.agent or plan.header.agent,) if name}
         modules = frozenset(module.module for module in self.config.tools) if tools else frozenset()
         return Loaded(frozenset(agents), modules, prompts, tools)
@@ -183,7 +183,7 @@ class TrustedConfig:
         What runs with a network, or is a model or a project's own tool, has no default set: it may read such files to some effect.
         """
         asked = self.policy.content.approvals if self.policy is not None else None
-        alone = step.header.kind in (Kind.COMMAND, Kind.HUMAN) and self.config.executor != "host"
+        alone = step.header.kind in (StepKind.COMMAND, StepKind.HUMAN) and self.config.executor != "host"
         checks = [check for one in plan.steps if one.number <= step.number for check in one.checks]
         return Cover(
             protocol,

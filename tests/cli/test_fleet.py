@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from runner.app import fleet
-from runner.app.fleet import Ended, Ready
+from runner.app.fleet import EndedTurn, Ready
 from runner.cli.watch import open_turns
 from runner.store.remote import RATE_WINDOW
 from tests.conftest import Box, clone, command, set_env
@@ -104,21 +104,21 @@ class Hands:
 
     def __init__(self, box: Box, *argv: str) -> None:
         self.box, self.argv = box, argv
-        self.ended: list[Ended] = []
+        self.ended: list[EndedTurn] = []
         self.order: list[str] = []
         self.most = 0
 
     def start(self, one: Ready) -> None:
         self.order.append(one.protocol)
         done = self.box.runner("run", one.protocol, *self.argv)
-        self.ended.append(Ended(one.protocol, done.code, done.err))
+        self.ended.append(EndedTurn(one.protocol, done.code, done.err))
         self.most = max(self.most, len(self.ended))
 
-    def next(self, timeout: float) -> Ended | None:
+    def next(self, timeout: float) -> EndedTurn | None:
         return self.ended.pop(0) if self.ended else None
 
 
-def quiet(event: str, one: Ready, ended: Ended | None) -> None:
+def quiet(event: str, one: Ready, ended: EndedTurn | None) -> None:
     """Nobody listens."""
 
 
@@ -130,7 +130,7 @@ def test_what_a_turn_says_again_is_shown_once(box: Box, capsys: pytest.CaptureFi
     one = Ready("0001-a", "tip", "run-step", "a", "Add it", 0)
     for code, said in ((HELD, "held"), (HELD, "held"), (128 + signal.SIGKILL, ""), (0, "done")):
         teller.tell("started", one, None)
-        teller.tell("ended", one, Ended("0001-a", code, said))
+        teller.tell("ended", one, EndedTurn("0001-a", code, said))
     assert capsys.readouterr().err.splitlines() == [
         "4 at a time; Ctrl-C ends them, and nothing is lost",
         "0001  starts    a: Add it",
@@ -165,7 +165,7 @@ def test_what_another_runner_held_and_brought_to_its_end_is_no_failure(box: Box,
 
         def start(self, one: Ready) -> None:
             super().start(one)
-            self.ended[-1] = Ended(one.protocol, HELD, "held")
+            self.ended[-1] = EndedTurn(one.protocol, HELD, "held")
 
     with box.session() as session:
         assert fleet.run(session, Late(box), jobs=1, tell=quiet) == {name: 0}
@@ -182,7 +182,7 @@ def test_what_another_runner_holds_is_tried_again_and_then_left(box: Box, tmp_pa
             if one.protocol != held:
                 return super().start(one)
             self.order.append(one.protocol)
-            self.ended.append(Ended(one.protocol, HELD, "held"))
+            self.ended.append(EndedTurn(one.protocol, HELD, "held"))
 
     now = [0.0]
 

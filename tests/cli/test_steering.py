@@ -278,7 +278,7 @@ def test_a_runner_that_moves_on_between_two_looks_did_not_rewrite_the_history(
             for module in (project, describe):
                 monkeypatch.setattr(module, look, moving(read_checkpoint))
         if verb == "resume":
-            assert load.view(session, protocol).state.status in ("paused", "planned")
+            assert load.read(session, protocol).state.status in ("paused", "planned")
         else:
             row = record.row(session.git, protocol, str(session.project.tip(protocol)))
             branches = session.project.branches() if verb == "list" else None

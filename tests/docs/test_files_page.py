@@ -59,8 +59,8 @@ def test_the_page_names_every_key_and_no_other(name: str) -> None:
 
 def test_the_pages_name_every_step_kind() -> None:
     (row,) = re.findall(r"^\| `kind` \| (.*`human`.*) \|$", PAGE.read_text(), re.MULTILINE)
-    assert re.findall(r"`(\w+)`", row) == list(plans.Kind)
-    assert f"# {' | '.join(plans.Kind)}\n" in (ROOT / "docs/design.md").read_text()
+    assert re.findall(r"`(\w+)`", row) == list(plans.StepKind)
+    assert f"# {' | '.join(plans.StepKind)}\n" in (ROOT / "docs/design.md").read_text()
 
 
 def test_the_design_names_every_event() -> None:

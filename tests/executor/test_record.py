@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from runner.executor.transition import Kind, Outcome, blocked, record
+from runner.executor.transition import Outcome, OutcomeKind, blocked_events, record
 from runner.protocol import events as ev
 from runner.protocol import machine, plans
 from runner.protocol.event_types import EVENTS, may_follow
@@ -47,22 +47,22 @@ def outcomes() -> Iterator[tuple[Outcome, State]]:
         attempt = state.steps["b"].attempt
         done = ev.StepFinished(subject="b", attempt=attempt, digest=histories.DIGEST, start=OID, executor="host")
         for asks, first in itertools.product(((), (ASKED,)), (False, True)):
-            yield Outcome(Kind.FINISHED, (done,), step("{}"), asks=asks, asks_first=first), state
+            yield Outcome(OutcomeKind.FINISHED, (done,), step("{}"), asks=asks, asks_first=first), state
         failure = ev.StepFailed(subject="b", attempt=attempt, reason="exit 1", kept="refs/runner/attempts/x")
-        yield Outcome(Kind.BLOCKED, tuple(blocked(PROTOCOL, failure)), step("{}")), state
+        yield Outcome(OutcomeKind.BLOCKED, tuple(blocked_events(PROTOCOL, failure)), step("{}")), state
         for rule, final, continues in itertools.product(RULES, (False, True), (False, True)):
-            yield Outcome(Kind.FAILED, (failure,), step(rule), final=final, continues=continues), state
+            yield Outcome(OutcomeKind.FAILED, (failure,), step(rule), final=final, continues=continues), state
     for state in states(StepStatus.NEEDS_QA):
         attempt = state.steps["b"].attempt
         checked: ev.CheckEvidence = {"check": "true", "code": 0, "seconds": 0, "output": histories.DIGEST, "tail": ""}
         seen = ev.QaPassed(subject="b", attempt=attempt, tree=OID, evidence=[checked])
         for asks in ((), (ASKED,)):
-            yield Outcome(Kind.CHECKED, (seen,), step("{}"), asks=asks), state
+            yield Outcome(OutcomeKind.CHECKED, (seen,), step("{}"), asks=asks), state
         failure = ev.StepFailed(subject="b", attempt=attempt, reason="QA: exit 1")
         for rule in RULES:
-            yield Outcome(Kind.FAILED, (ev.QaFailed(reason="exit 1", **vars(seen)), failure), step(rule)), state
+            yield Outcome(OutcomeKind.FAILED, (ev.QaFailed(reason="exit 1", **vars(seen)), failure), step(rule)), state
     for state in states(StepStatus.NEEDS_QA, passed=True):
-        yield Outcome(Kind.COMPLETED, step=step("{}")), state
+        yield Outcome(OutcomeKind.COMPLETED, step=step("{}")), state
 
 
 def test_the_events_of_an_outcome_are_legal_and_those_of_one_transition() -> None:

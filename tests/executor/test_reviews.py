@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.executor.permissions import Reason, count_reviews
-from runner.forge import Access, Dismissal, Identity, Kind, Membership, Review, ReviewState
+from runner.forge import Access, AccountKind, Dismissal, Identity, Membership, Review, ReviewState
 
 CASES = sorted((Path(__file__).parent / "reviews").glob("*.json"))
 HOST = "github.com"
@@ -23,15 +23,15 @@ NEWER_CODE = "c" * 40
 COMMITS = {"asked": ASKED, "record-only": RECORD_ONLY, "older": OLDER, "newer-code": NEWER_CODE, "unknown": None}
 
 # login: id, kind, access; the policy lists alice, bob and carol (carol twice), and agent as an agent
-PEOPLE: dict[str, tuple[int, Kind | None, Access]] = {
-    "alice": (1, Kind.PERSON, Access.WRITE),
-    "bob": (2, Kind.PERSON, Access.ADMIN),
-    "carol": (3, Kind.PERSON, Access.WRITE),
-    "carol-too": (4, Kind.PERSON, Access.WRITE),
-    "gone": (5, Kind.PERSON, Access.READ),
-    "app[bot]": (6, Kind.BOT, Access.WRITE),
-    "agent": (7, Kind.PERSON, Access.WRITE),
-    "stranger": (8, Kind.PERSON, Access.WRITE),
+PEOPLE: dict[str, tuple[int, AccountKind | None, Access]] = {
+    "alice": (1, AccountKind.PERSON, Access.WRITE),
+    "bob": (2, AccountKind.PERSON, Access.ADMIN),
+    "carol": (3, AccountKind.PERSON, Access.WRITE),
+    "carol-too": (4, AccountKind.PERSON, Access.WRITE),
+    "gone": (5, AccountKind.PERSON, Access.READ),
+    "app[bot]": (6, AccountKind.BOT, Access.WRITE),
+    "agent": (7, AccountKind.PERSON, Access.WRITE),
+    "stranger": (8, AccountKind.PERSON, Access.WRITE),
     "unclear": (9, None, Access.WRITE),
 }
 LISTED = {
@@ -49,7 +49,7 @@ LISTED = {
 def identity(login: str, number: int | None = None) -> Identity:
     found = PEOPLE.get(login)
     return Identity(
-        host=HOST, id=number or (found[0] if found else 99), login=login, kind=found[1] if found else Kind.PERSON
+        host=HOST, id=number or (found[0] if found else 99), login=login, kind=found[1] if found else AccountKind.PERSON
     )
 
 

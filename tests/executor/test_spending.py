@@ -225,7 +225,7 @@ def test_whatever_happens_a_budget_leaves_what_was_not_paid(
     box, protocol = ground
     with box.session() as session:
         git = session.git
-        seen = load.view(session, protocol)
+        seen = load.read(session, protocol)
         plan = load.read_plan(session, seen)
         folder = session.dirs.journal(protocol)
         git.update_refs({history.ref_of(protocol): (None, git.ref(history.ref_of(protocol)))}, "test: again")

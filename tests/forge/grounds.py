@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, cast
 
-from runner.forge import Forge, ForgeProject, Identity, Outcome, Token
+from runner.forge import CheckOutcome, Forge, ForgeProject, Identity, Token
 from runner.forge.github import GitHub
 from runner.forge.gitlab import GitLab
 from runner.forge.registry import configured
@@ -70,7 +70,7 @@ class Ground(Protocol):
     def edit_comment(self, who: str, number: int, comment: int, body: str) -> None: ...
     def close_request(self, who: str, number: int) -> None: ...
     def merge(self, who: str, number: int) -> str: ...
-    def ci(self, commit: str, name: str, outcome: Outcome) -> None: ...
+    def ci(self, commit: str, name: str, outcome: CheckOutcome) -> None: ...
     def job(self, *, over: bool) -> str: ...
     def foreign_status(self, commit: str, context: str, text: str) -> None: ...
     def rename(self, who: str, login: str) -> None: ...
@@ -135,12 +135,12 @@ class GitLabGround:
             raise MergeRefusedError(red)
         return self.fake.merge(self.accounts[who], number)
 
-    def ci(self, commit: str, name: str, outcome: Outcome) -> None:
+    def ci(self, commit: str, name: str, outcome: CheckOutcome) -> None:
         words = {
-            Outcome.SUCCESS: "success",
-            Outcome.FAILURE: "failed",
-            Outcome.PENDING: "running",
-            Outcome.CANCELLED: "canceled",
+            CheckOutcome.SUCCESS: "success",
+            CheckOutcome.FAILURE: "failed",
+            CheckOutcome.PENDING: "running",
+            CheckOutcome.CANCELLED: "canceled",
         }
         self.fake.job(commit, name, words[outcome])
 
@@ -257,9 +257,9 @@ class GitHubGround:
             raise MergeRefusedError(red)
         return str(self.emulated.done(who, "PUT", f"{HERE}/pulls/{number}/merge", {})["sha"])
 
-    def ci(self, commit: str, name: str, outcome: Outcome) -> None:
+    def ci(self, commit: str, name: str, outcome: CheckOutcome) -> None:
         body = {"name": name, "head_sha": commit, "status": "in_progress"}
-        if outcome is not Outcome.PENDING:
+        if outcome is not CheckOutcome.PENDING:
             body |= {"status": "completed", "conclusion": outcome.value}
         self.front.runs.append(self.emulated.done("owner", "POST", f"{HERE}/check-runs", body))
 

@@ -13,11 +13,11 @@ from runner.forge import (
     BODY_TEXT,
     STATUS_TEXT,
     Access,
+    AccountKind,
+    CheckOutcome,
     ForgeError,
-    Kind,
     NetworkError,
     NotFoundError,
-    Outcome,
     RateLimitError,
     Request,
     RequestState,
@@ -215,14 +215,14 @@ def test_ci_is_read_without_our_own_statuses(ground: Ground) -> None:
     assert forge.checks(commit) == ()
     forge.report(commit, [PENDING], branch=BRANCH)
     for name, outcome in (
-        ("test", Outcome.SUCCESS),
-        ("lint", Outcome.FAILURE),
-        ("slow", Outcome.PENDING),
-        ("old", Outcome.CANCELLED),
+        ("test", CheckOutcome.SUCCESS),
+        ("lint", CheckOutcome.FAILURE),
+        ("slow", CheckOutcome.PENDING),
+        ("old", CheckOutcome.CANCELLED),
     ):
         ground.ci(commit, name, outcome)
     assert {check.name: check.outcome for check in forge.checks(commit)} == {
-        "test": Outcome.SUCCESS, "lint": Outcome.FAILURE, "slow": Outcome.PENDING, "old": Outcome.CANCELLED,
+        "test": CheckOutcome.SUCCESS, "lint": CheckOutcome.FAILURE, "slow": CheckOutcome.PENDING, "old": CheckOutcome.CANCELLED,
     }  # fmt: skip
 
 
@@ -267,9 +267,9 @@ def test_changes_requested_later_are_the_last_word(ground: Ground) -> None:
 def test_standing_tells_people_from_bots_and_who_may_write(ground: Ground) -> None:
     forge = ground.forge()
     assert forge.membership(ground.identity("alice")).access is Access.WRITE
-    assert forge.membership(ground.identity("alice")).kind is Kind.PERSON
+    assert forge.membership(ground.identity("alice")).kind is AccountKind.PERSON
     assert forge.membership(ground.identity("guest")).access is Access.READ
-    assert forge.membership(ground.identity("machine")).kind is Kind.BOT
+    assert forge.membership(ground.identity("machine")).kind is AccountKind.BOT
     before = len(ground.server.asked)
     forge.membership(ground.identity("alice"))
     assert len(ground.server.asked) == before
@@ -295,7 +295,7 @@ def test_a_review_of_a_bot_never_counts_though_the_policy_lists_it_and_it_may_wr
 
 def test_standing_is_told_by_the_id_alone_as_the_policy_has_it(ground: Ground) -> None:
     ground.rename("alice", "alice-the-second")
-    for who, access, kind in (("alice", Access.WRITE, Kind.PERSON), ("machine", Access.WRITE, Kind.BOT)):
+    for who, access, kind in (("alice", Access.WRITE, AccountKind.PERSON), ("machine", Access.WRITE, AccountKind.BOT)):
         nameless = dataclasses.replace(ground.identity(who), login="")
         standing = ground.forge().membership(nameless)
         assert (standing.access, standing.kind) == (access, kind)

@@ -6,8 +6,8 @@ import pytest
 
 from runner.forge import (
     Access,
+    AccountKind,
     Identity,
-    Kind,
     MergeMethod,
     RateLimitError,
     RequestRefusedError,
@@ -67,7 +67,7 @@ def test_a_thousand_reviews_come_in_pages(github: GitHubGround) -> None:
 def test_the_token_of_an_app_knows_whose_it_is(github: GitHubGround) -> None:
     github.front.tokens["of-an-app"] = Known("machine", is_app=True)
     me = github.forge("of-an-app").me()
-    assert me == github.identity("machine") and me.kind is Kind.BOT
+    assert me == github.identity("machine") and me.kind is AccountKind.BOT
     number = proposed(github)
     first = github.forge("of-an-app").keep_comment(number, "k", "one")
     assert github.forge("of-an-app").keep_comment(number, "k", "two").id == first.id
@@ -125,7 +125,7 @@ def test_a_bot_is_told(github: GitHubGround) -> None:
     number = proposed(github)
     github.approve("machine", number)
     (review,) = github.forge().reviews(number)
-    assert review.by.kind is Kind.BOT
+    assert review.by.kind is AccountKind.BOT
 
 
 def test_who_wrote_a_commit_is_told_by_account(github: GitHubGround) -> None:

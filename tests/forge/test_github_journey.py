@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.forge import Outcome
+from runner.forge import CheckOutcome
 from tests.conftest import command
 from tests.forge.github_front import HERE
 from tests.forge.grounds import TOKEN, GitHubGround
@@ -70,16 +70,16 @@ def test_ci_ends_the_step_as_configured(team: Team, rule: str, said_by: str, sta
     team.runner("step", protocol, rc=0)
     tip = team.tips[protocol]
     for name in ("protocol-verify", f"protocol-work ({protocol})", "protocol-changes", "runner / advance"):
-        ground.ci(tip, name, Outcome.FAILURE)
-    ground.ci(tip, "lint", Outcome.SUCCESS)
-    ground.ci(tip, "build", Outcome.PENDING)
+        ground.ci(tip, name, CheckOutcome.FAILURE)
+    ground.ci(tip, "lint", CheckOutcome.SUCCESS)
+    ground.ci(tip, "build", CheckOutcome.PENDING)
     team.runner("sync", protocol, rc=0)
     assert "ci-reported" not in team.box.log(protocol)
     if said_by == "a status":
         ground.foreign_status(tip, "jenkins", "it broke")
         ground.front.statuses[-1]["state"] = "error"
     else:
-        ground.ci(tip, "build", Outcome.FAILURE)
+        ground.ci(tip, "build", CheckOutcome.FAILURE)
     team.runner("sync", protocol, rc=0)
     found = team.box.state(protocol)
     assert (found["status"], found["steps"]["a"]["status"]) == (status, step)
@@ -92,9 +92,9 @@ def test_ci_ends_the_step_as_configured(team: Team, rule: str, said_by: str, sta
 def test_green_ci_starts_qa(team: Team) -> None:
     protocol = begun(team, "ci: block\nqa: {on_ci: true}\n")
     team.runner("step", protocol, rc=0)
-    team.ground.ci(team.tips[protocol], "protocol-tell", Outcome.SUCCESS)
+    team.ground.ci(team.tips[protocol], "protocol-tell", CheckOutcome.SUCCESS)
     team.runner("sync", protocol, rc=0)
     assert team.box.state(protocol)["steps"]["a"]["status"] == "needs_qa"  # our own job is no CI
-    team.ground.ci(team.tips[protocol], "build", Outcome.SUCCESS)
+    team.ground.ci(team.tips[protocol], "build", CheckOutcome.SUCCESS)
     team.runner("sync", protocol, rc=0)
     assert team.box.state(protocol)["status"] == "completed" and not team.request(protocol).draft

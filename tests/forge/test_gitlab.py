@@ -6,9 +6,9 @@ import pytest
 
 from runner.forge import (
     Access,
+    CheckOutcome,
     MalformedAnswerError,
     MergeMethod,
-    Outcome,
     RequestRefusedError,
     ReviewState,
     Status,
@@ -128,16 +128,16 @@ def test_a_pending_status_keeps_its_text_and_then_ends(gitlab: GitLabGround) -> 
 def test_our_pending_status_does_not_hold_ci_up(gitlab: GitLabGround) -> None:
     commit = gitlab.push("runner", BRANCH)
     gitlab.fake.pipeline(commit, "running")
-    gitlab.ci(commit, "test", Outcome.SUCCESS)
+    gitlab.ci(commit, "test", CheckOutcome.SUCCESS)
     gitlab.fake.job(commit, "flaky", "failed", allow_failure=True)
     gitlab.forge().report(commit, [Status(context="runner/qa", state=StatusState.PENDING, text="waits")], branch=BRANCH)
-    assert {check.outcome for check in gitlab.forge().checks(commit)} == {Outcome.SUCCESS, Outcome.NEUTRAL}
+    assert {check.outcome for check in gitlab.forge().checks(commit)} == {CheckOutcome.SUCCESS, CheckOutcome.NEUTRAL}
 
 
 def test_a_pipeline_that_failed_before_it_had_jobs_is_a_failure(gitlab: GitLabGround) -> None:
     commit = gitlab.push("runner", BRANCH)
     gitlab.fake.pipeline(commit, "failed")
-    assert [check.outcome for check in gitlab.forge().checks(commit)] == [Outcome.FAILURE]
+    assert [check.outcome for check in gitlab.forge().checks(commit)] == [CheckOutcome.FAILURE]
 
 
 def test_a_request_of_a_fork_is_not_seen(gitlab: GitLabGround) -> None:

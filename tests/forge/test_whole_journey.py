@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.forge import Outcome, StatusState
+from runner.forge import CheckOutcome, StatusState
 from tests.conftest import command
 from tests.engines.wire_gemini import KEY, serving
 from tests.executor.minds import agent, finish, say, write
@@ -88,8 +88,8 @@ def test_from_init_to_merged(team: Team, request: pytest.FixtureRequest) -> None
         assert "approve this request in a review" in team.said(protocol) and not wire.bodies
         with pytest.raises(MergeRefusedError, match="runner/verify"):
             team.merge("bob", protocol)
-        ground.ci(team.tips[protocol], "protocol-advance / work", Outcome.FAILURE)  # our own job is no CI
-        ground.ci(team.tips[protocol], "build", Outcome.SUCCESS)
+        ground.ci(team.tips[protocol], "protocol-advance / work", CheckOutcome.FAILURE)  # our own job is no CI
+        ground.ci(team.tips[protocol], "build", CheckOutcome.SUCCESS)
         ground.approve("bob", draft.number)
 
         # What the model made does not pass; Carol says what to do about it.

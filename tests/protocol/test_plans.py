@@ -9,7 +9,7 @@ import pytest
 
 from runner.errors import MalformedFileError, UnsupportedError
 from runner.protocol import plans
-from runner.protocol.plans import Kind, QaPolicy
+from runner.protocol.plans import QaPolicy, StepKind
 
 PLAN = "---\ntitle: t\ninputs: {version: 1}\n---\nprose\n"
 STEP = '---\ntitle: a\nkind: command\nrun: "true"\n---\nx\n'
@@ -27,7 +27,7 @@ def step(lines: str, *, title: str = "a") -> str:
 
 COMMAND = "kind: command\nrun: x\n"
 WRITE = "write the environment variable"
-*FIRST, LAST = map(repr, map(str, Kind))
+*FIRST, LAST = map(repr, map(str, StepKind))
 KINDS = f"`kind` should be {', '.join(FIRST)} or {LAST}"
 
 
@@ -250,7 +250,7 @@ def test_every_key_of_a_step() -> None:
     )
     found = parse({"01-a.md": STEP, "02-b.md": text}).steps[1]
 
-    assert (found.header.title, found.header.kind, found.needs, found.goto) == ("2024", Kind.TOOL, ("a",), "a")
+    assert (found.header.title, found.header.kind, found.needs, found.goto) == ("2024", StepKind.TOOL, ("a",), "a")
     assert found.header.with_ == {"version": "${{ inputs.version }}", "dry": "no", "n": 1, "s": "1"}
     assert (found.header.outputs, found.qa, found.checks) == (("src/*.py",), QaPolicy.LIGHT, ("make test",))
     assert found.header.budget is not None

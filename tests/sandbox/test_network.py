@@ -17,7 +17,7 @@ from uuid import uuid4
 import pytest
 
 from runner.sandbox.network import Network
-from runner.sandbox.process import Command, Outcome, Sandbox
+from runner.sandbox.process import Command, CommandOutcome, Sandbox
 from tests.sandbox.test_sandbox import CONTAINER, PLACES
 
 PUBLIC = "93.184.215.14"
@@ -73,7 +73,7 @@ def closed(request: pytest.FixtureRequest) -> Sandbox:
     return PLACES[request.param]()
 
 
-def run(closed: Sandbox, work: Path, network: Network | None, *argv: str, timeout: float = 30) -> Outcome:
+def run(closed: Sandbox, work: Path, network: Network | None, *argv: str, timeout: float = 30) -> CommandOutcome:
     return closed.run(Command(argv, work, {"PATH": "/usr/bin:/bin"}, timeout, writable=(work,), network=network))
 
 

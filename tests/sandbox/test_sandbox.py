@@ -29,7 +29,7 @@ from runner.sandbox.mounts import ETC, toolchains
 from runner.sandbox.network import Network
 from runner.sandbox.process import (
     Command,
-    Outcome,
+    CommandOutcome,
     Place,
     Sandbox,
     Session,
@@ -109,7 +109,7 @@ def sh(work: Path, line: str, **more: Any) -> Command:
     return command(work, "sh", "-c", line, **more)
 
 
-def timed(work: Path, run: Callable[[float], Outcome], seconds: float) -> tuple[Outcome, float]:
+def timed(work: Path, run: Callable[[float], CommandOutcome], seconds: float) -> tuple[CommandOutcome, float]:
     """Return how what writes `beat` ended with so many seconds, or with ten times as many, where it did not begin in that time; and
     the seconds."""
     outcome = run(seconds)
@@ -882,8 +882,8 @@ def test_a_program_that_is_outside_only_is_told_as_that(
     ],
 )
 def test_explain_reads_the_names_that_shells_say(said: bytes) -> None:
-    def ended(code: int, tail: bytes) -> Outcome:
-        return Outcome(code, False, 0.1, "", len(tail), tail)
+    def ended(code: int, tail: bytes) -> CommandOutcome:
+        return CommandOutcome(code, False, 0.1, "", len(tail), tail)
 
     assert str(explain(ended(127, said + b"\n"), ("sh", "-c", "env"), PATH)).startswith("env is found outside")
     assert explain(ended(1, said), ("sh", "-c", "env"), PATH) is None

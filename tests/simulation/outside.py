@@ -20,7 +20,7 @@ from unittest import mock
 
 from runner.engines import Call, ModelTurn, NetworkError, Request, Response, ToolTurn, Usage, registry
 from runner.sandbox import process
-from runner.sandbox.process import Command, Group, Limits, Outcome, Pipes, Place, Stdio
+from runner.sandbox.process import Command, CommandOutcome, Group, Limits, Pipes, Place, Stdio
 from runner.store.remote import Mirror
 
 if TYPE_CHECKING:
@@ -50,15 +50,15 @@ class Child(process.Session):
         self.answer, self._ended = answer, ended
         self.stdin, self.stdout = io.BytesIO(), io.BytesIO()
 
-    def close(self, grace: float = 2.0) -> Outcome:
+    def close(self, grace: float = 2.0) -> CommandOutcome:
         """See `Session.close`."""
         self._ended()
         return outcome()
 
 
-def outcome(code: int = 0, said: bytes = b"") -> Outcome:
+def outcome(code: int = 0, said: bytes = b"") -> CommandOutcome:
     """Return how a command ended."""
-    return Outcome(code, False, 0.0, "sha256:" + hashlib.sha256(said).hexdigest(), len(said), said)
+    return CommandOutcome(code, False, 0.0, "sha256:" + hashlib.sha256(said).hexdigest(), len(said), said)
 
 
 def exchange(pipes: Pipes, request: Mapping[str, Any] | None, timeout: float) -> dict[str, Any] | None:
@@ -85,7 +85,7 @@ class Sandbox(process.Sandbox):
     def _spawn(self, command: Command, stdio: Stdio) -> Group:
         raise AssertionError(command)
 
-    def attach(self, command: Command) -> Outcome:
+    def attach(self, command: Command) -> CommandOutcome:
         """See `Sandbox.attach`: nobody sits here."""
         raise AssertionError(command)
 
@@ -93,7 +93,7 @@ class Sandbox(process.Sandbox):
         """See `Sandbox.check`."""
         return None
 
-    def run(self, command: Command, on_output: Callable[[bytes], None] | None = None) -> Outcome:
+    def run(self, command: Command, on_output: Callable[[bytes], None] | None = None) -> CommandOutcome:
         """See `Sandbox.run`."""
         seam = self.world.scheduler.seam
         line = command.argv[-1]

@@ -73,7 +73,7 @@ class Desk:
 
     def settle(self) -> None:
         """Do what the next start does."""
-        worktree.settle_all(self.session.project, REF)
+        worktree.finish_follows(self.session.project, REF)
 
     def status(self) -> str:
         """What the person's git says."""

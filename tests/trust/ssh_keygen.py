@@ -9,13 +9,13 @@ from pathlib import Path
 
 from runner.errors import UsageError
 from runner.protocol.approval_file import PRINCIPAL
-from runner.trust.signature import _LAST, _NOBODY, Outcome, _find, _run, last_line, private_folder, read_ssh
+from runner.trust.signature import _LAST, _NOBODY, SignatureOutcome, _find, _run, last_line, private_folder, read_ssh
 from runner.trust.signers import Signer, Signers
 
 
 def outcome(
     signature: bytes, text: bytes, namespace: str, principal: str, signers: Signers, at: int, vouched: bool
-) -> Outcome:
+) -> SignatureOutcome:
     """Ask ssh-keygen once where it is good; where it is not, ask on with less, since it does not say why."""
     found, at = read_ssh(signature), min(max(at, 1), _LAST)
     if re.fullmatch(PRINCIPAL, principal) is None:  # it would take an option, a pattern or a list for something else
@@ -58,18 +58,18 @@ def outcome(
 
         when = ("-O", f"verify-time={_stamp(at)}")
         if holds("all", "".join(line(one) for one in signers.ssh), *when, "-r", revocations):
-            return Outcome.GOOD
+            return SignatureOutcome.GOOD
         told = f" with [A-Z0-9-]+ key {re.escape(found.key.fingerprint)}"
         words: list[str | Path] = ["-Y", "check-novalidate", "-n", namespace, "-s", ours]
         if not _ask(program, words, text, folder, namespace, told):
-            return Outcome.BAD
+            return SignatureOutcome.BAD
         if not holds("anybody", f"{principal} {found.key}\n", "-r", revocations):
-            return Outcome.REVOKED
+            return SignatureOutcome.REVOKED
         if not holds("timeless", "".join(line(one, after=False, before=False) for one in signers.ssh)):
-            return Outcome.UNTRUSTED
+            return SignatureOutcome.UNTRUSTED
         if not holds("after", "".join(line(one, before=False) for one in signers.ssh), *when):
-            return Outcome.NOT_YET
-        return Outcome.EXPIRED_KEY
+            return SignatureOutcome.NOT_YET
+        return SignatureOutcome.EXPIRED_KEY
 
 
 def _ask(program: str, words: Sequence[str | Path], text: bytes, folder: Path, namespace: str, told: str) -> bool:

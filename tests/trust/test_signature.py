@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from runner.errors import UsageError
 from runner.trust import signature, signers
-from runner.trust.signature import Outcome, Verdict
+from runner.trust.signature import SignatureOutcome, Verdict
 from runner.trust.signers import Signers
 from tests.trust import keyring, ssh_keygen
 from tests.trust.keyring import Key, armour, blob, dearmour, string
@@ -57,7 +57,7 @@ def both(
 ) -> Verdict:
     """Return the verdict, after the two agreed on it."""
     verdict = signature.verify(made, text, namespace=namespace, principal=who, signers=known, at=at, vouched=vouched)
-    if verdict.outcome is not Outcome.MALFORMED:
+    if verdict.outcome is not SignatureOutcome.MALFORMED:
         assert ssh_keygen.outcome(made, text, namespace, who, known, at, vouched) is verdict.outcome
     return verdict
 
@@ -75,7 +75,7 @@ def stock(made: bytes, key: Key, folder: Path, text: bytes = TEXT) -> bool:
 def test_a_good_one(keys: dict[str, Key], name: str, hash_: str, tmp_path: Path) -> None:
     key = keys[name]
     made = key.sign(TEXT, hash_=hash_)
-    assert both(made, listed(key)) == Verdict(Outcome.GOOD, key.public.fingerprint, "")
+    assert both(made, listed(key)) == Verdict(SignatureOutcome.GOOD, key.public.fingerprint, "")
     assert stock(made, key, tmp_path)
 
 
@@ -84,37 +84,40 @@ def test_each_thing_that_may_be_wrong_is_told_apart(keys: dict[str, Key], signed
     key, made = keys[name], signed[name]
     public, other = str(key.public), keys["other"]
 
-    def judge(known: Signers, text: bytes = TEXT, who: str = ALICE, sig: bytes = made) -> tuple[Outcome, str]:
+    def judge(known: Signers, text: bytes = TEXT, who: str = ALICE, sig: bytes = made) -> tuple[SignatureOutcome, str]:
         found = both(sig, known, text, who=who)
         assert found.fingerprint == key.public.fingerprint
         return found.outcome, found.reason
 
-    assert judge(listed(key), TEXT + b" ")[0] is Outcome.BAD
+    assert judge(listed(key), TEXT + b" ")[0] is SignatureOutcome.BAD
     wrong = key.sign(TEXT, namespace="git")
-    assert judge(listed(key), sig=wrong) == (Outcome.BAD, "the signature was made for git, not for runner-approval")
+    assert judge(listed(key), sig=wrong) == (
+        SignatureOutcome.BAD,
+        "the signature was made for git, not for runner-approval",
+    )
     assert judge(listed(other)) == (
-        Outcome.UNTRUSTED,
+        SignatureOutcome.UNTRUSTED,
         f"the key {key.public.fingerprint} is not in .protocols/allowed_signers",
     )
-    assert judge(Signers())[0] is Outcome.UNTRUSTED
+    assert judge(Signers())[0] is SignatureOutcome.UNTRUSTED
     assert judge(listed(key), who=BOB) == (
-        Outcome.UNTRUSTED,
+        SignatureOutcome.UNTRUSTED,
         f"the key is that of {ALICE}, not of {BOB}, .protocols/allowed_signers:1",
     )
     assert judge(listed(key, 'namespaces="git,runner-seal"')) == (
-        Outcome.UNTRUSTED,
+        SignatureOutcome.UNTRUSTED,
         "the key is not listed for runner-approval, .protocols/allowed_signers:1",
     )
     assert judge(listed(key, f'namespaces="{APPROVAL}",valid-after="20270101Z"')) == (
-        Outcome.NOT_YET,
+        SignatureOutcome.NOT_YET,
         "the key is valid from 2027-01-01 00:00:00 UTC, .protocols/allowed_signers:1",
     )
     assert judge(listed(key, f'namespaces="{APPROVAL}",valid-before="20260101Z"')) == (
-        Outcome.EXPIRED_KEY,
+        SignatureOutcome.EXPIRED_KEY,
         "the key is valid until 2026-01-01 00:00:00 UTC, .protocols/allowed_signers:1",
     )
     assert judge(listed(key, revoked=f"# gone\n{public}\n")) == (
-        Outcome.REVOKED,
+        SignatureOutcome.REVOKED,
         "the key is revoked, .protocols/revoked_keys:2",
     )
 
@@ -122,10 +125,10 @@ def test_each_thing_that_may_be_wrong_is_told_apart(keys: dict[str, Key], signed
 @pytest.mark.parametrize(
     ("at", "outcome"),
     [
-        (1767225599, Outcome.NOT_YET),
-        (1767225600, Outcome.GOOD),
-        (1798804800, Outcome.GOOD),
-        (1798804801, Outcome.EXPIRED_KEY),
+        (1767225599, SignatureOutcome.NOT_YET),
+        (1767225600, SignatureOutcome.GOOD),
+        (1798804800, SignatureOutcome.GOOD),
+        (1798804801, SignatureOutcome.EXPIRED_KEY),
     ],
 )
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo"])
@@ -133,7 +136,7 @@ def test_a_key_s_time_to_the_second_wherever_one_is(
     keys: dict[str, Key],
     signed: dict[str, bytes],
     at: int,
-    outcome: Outcome,
+    outcome: SignatureOutcome,
     zone: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -145,13 +148,13 @@ def test_a_key_s_time_to_the_second_wherever_one_is(
 @pytest.mark.parametrize(
     ("at", "vouched", "outcome"),
     [
-        (1767225599, True, Outcome.GOOD),
-        (1767225600, True, Outcome.REVOKED),
-        (1767225599, False, Outcome.REVOKED),
+        (1767225599, True, SignatureOutcome.GOOD),
+        (1767225600, True, SignatureOutcome.REVOKED),
+        (1767225599, False, SignatureOutcome.REVOKED),
     ],
 )
 def test_a_revocation_with_a_time_spares_what_somebody_vouches_for(
-    keys: dict[str, Key], signed: dict[str, bytes], at: int, vouched: bool, outcome: Outcome
+    keys: dict[str, Key], signed: dict[str, bytes], at: int, vouched: bool, outcome: SignatureOutcome
 ) -> None:
     key = keys["ed25519"]
     known = listed(key, revoked=f"{key.public} since=20260101Z\n{keys['other'].public}\n")
@@ -163,15 +166,15 @@ def test_revoked_is_told_before_all_that_else_is_wrong_with_the_key(
 ) -> None:
     key = keys["ed25519"]
     known = listed(key, 'namespaces="git",valid-before="20200101Z"', BOB, revoked=f"{key.public}\n")
-    assert both(signed["ed25519"], known).outcome is Outcome.REVOKED
-    assert both(signed["ed25519"], known, TEXT + b"x").outcome is Outcome.BAD
+    assert both(signed["ed25519"], known).outcome is SignatureOutcome.REVOKED
+    assert both(signed["ed25519"], known, TEXT + b"x").outcome is SignatureOutcome.BAD
 
 
 def test_a_later_line_of_another_person_does_not_help(keys: dict[str, Key], signed: dict[str, bytes]) -> None:
     known = signers.parse(
         f'{BOB} namespaces="{APPROVAL}" {keys["ed25519"].public}\n{ALICE} namespaces="{APPROVAL}" {keys["other"].public}\n'.encode()
     )
-    assert both(signed["ed25519"], known).outcome is Outcome.UNTRUSTED
+    assert both(signed["ed25519"], known).outcome is SignatureOutcome.UNTRUSTED
     assert both(signed["ed25519"], known, who=BOB).ok
     assert both(signed["other"], known).ok
 
@@ -181,9 +184,9 @@ def test_a_later_line_of_another_person_does_not_help(keys: dict[str, Key], sign
 )
 def test_a_name_that_a_commit_claims_may_be_anything(keys: dict[str, Key], signed: dict[str, bytes], who: str) -> None:
     found = both(signed["ed25519"], listed(keys["ed25519"]), who=who)
-    assert found.outcome is Outcome.UNTRUSTED
+    assert found.outcome is SignatureOutcome.UNTRUSTED
     assert found.reason.isprintable()
-    assert both(signed["ed25519"], listed(keys["ed25519"]), TEXT + b"x", who=who).outcome is Outcome.BAD
+    assert both(signed["ed25519"], listed(keys["ed25519"]), TEXT + b"x", who=who).outcome is SignatureOutcome.BAD
 
 
 @pytest.mark.parametrize("at", [-(10**20), -1, 0, 1, 10**11, 10**12, 10**20])
@@ -191,7 +194,9 @@ def test_a_time_that_a_commit_claims_may_be_anything(keys: dict[str, Key], signe
     key = keys["ed25519"]
     assert both(signed["ed25519"], listed(key), at=at).ok
     limited = listed(key, f'namespaces="{APPROVAL}",valid-after="19700102Z",valid-before="20260101Z"')
-    assert both(signed["ed25519"], limited, at=at).outcome is (Outcome.NOT_YET if at < 2 else Outcome.EXPIRED_KEY)
+    assert both(signed["ed25519"], limited, at=at).outcome is (
+        SignatureOutcome.NOT_YET if at < 2 else SignatureOutcome.EXPIRED_KEY
+    )
 
 
 # --- hostile bytes -----------------------------------------------------------------------------------------------------
@@ -245,7 +250,7 @@ HOSTILE: dict[str, Callable[[bytes], bytes]] = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_bytes_are_no_signature(keys: dict[str, Key], signed: dict[str, bytes], name: str) -> None:
     found = both(HOSTILE[name](signed["ed25519"]), listed(keys["ed25519"]))
-    assert (found.outcome, found.fingerprint) == (Outcome.MALFORMED, "")
+    assert (found.outcome, found.fingerprint) == (SignatureOutcome.MALFORMED, "")
     assert found.reason.startswith("no SSH signature: ")
 
 
@@ -271,7 +276,7 @@ def test_hostile_fields_are_no_signature(keys: dict[str, Key], signed: dict[str,
         blob(rsa, string(b"ssh-ed25519") + string(number), space),
     ):
         for name in ("ed25519", "rsa"):
-            assert both(armour(made), listed(keys[name])).outcome is Outcome.MALFORMED
+            assert both(armour(made), listed(keys[name])).outcome is SignatureOutcome.MALFORMED
 
 
 def test_a_number_without_its_leading_noughts_is_taken_as_ssh_keygen_takes_it(
@@ -296,7 +301,7 @@ def test_a_key_that_anybody_can_sign_with_is_no_key(tmp_path: Path, keys: dict[s
     neutral = b"\x01" + bytes(31)
     key = string(b"ssh-ed25519") + string(neutral)
     made = armour(blob(key, string(b"ssh-ed25519") + string(neutral + bytes(32)), APPROVAL.encode()))
-    assert both(made, listed(keys["ed25519"])).outcome is Outcome.MALFORMED
+    assert both(made, listed(keys["ed25519"])).outcome is SignatureOutcome.MALFORMED
     weak = f"ssh-ed25519 {base64.b64encode(key).decode()}"
     (tmp_path / "sig").write_bytes(made)
     (tmp_path / "allowed").write_text(f"{ALICE} {weak}\n")
@@ -308,13 +313,13 @@ def test_a_key_that_anybody_can_sign_with_is_no_key(tmp_path: Path, keys: dict[s
 def test_another_s_key_put_into_a_signature_is_bad(keys: dict[str, Key], signed: dict[str, bytes]) -> None:
     data = dearmour(signed["ed25519"]).replace(keys["ed25519"].public.blob, keys["other"].public.blob)
     found = both(armour(data), listed(keys["other"]))
-    assert (found.outcome, found.fingerprint) == (Outcome.BAD, keys["other"].public.fingerprint)
+    assert (found.outcome, found.fingerprint) == (SignatureOutcome.BAD, keys["other"].public.fingerprint)
 
 
 def test_a_point_beside_the_curve_is_bad(keys: dict[str, Key], signed: dict[str, bytes]) -> None:
     data, key = dearmour(signed["ecdsa-256"]), keys["ecdsa-256"].public.blob
     beside = key[:-1] + bytes([key[-1] ^ 1])
-    assert both(armour(data.replace(key, beside)), listed(keys["ecdsa-256"])).outcome is Outcome.BAD
+    assert both(armour(data.replace(key, beside)), listed(keys["ecdsa-256"])).outcome is SignatureOutcome.BAD
 
 
 @given(st.sampled_from(keyring.NAMES), st.booleans(), st.data())

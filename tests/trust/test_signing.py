@@ -17,7 +17,7 @@ from runner.git import Git
 from runner.protocol import approval_file
 from runner.protocol.approval_file import Form
 from runner.trust import signature, signers
-from runner.trust.signature import Outcome, SigningError, SigningKey
+from runner.trust.signature import SignatureOutcome, SigningError, SigningKey
 from tests.protocol.test_approval_file import TEXT as SAID
 from tests.trust import keyring
 from tests.trust.keyring import Key
@@ -335,7 +335,7 @@ def test_gpg_signs_and_is_judged(desk: Desk, named: bool) -> None:
     key = desk.key()
     made = signature.sign(key, SAID)
     found = judged(made, exported(), SAID)
-    assert (found.outcome, found.fingerprint, found.reason) == (Outcome.GOOD, key.fingerprint, "")
+    assert (found.outcome, found.fingerprint, found.reason) == (SignatureOutcome.GOOD, key.fingerprint, "")
     assert key.form is Form.OPENPGP and len(key.fingerprint) == 40
     assert approval_file.parse(approval_file.join(SAID, made), "f").form is Form.OPENPGP
 
@@ -344,15 +344,15 @@ def test_gpg_signs_and_is_judged(desk: Desk, named: bool) -> None:
 def test_what_may_be_wrong_with_one_of_gpg_is_told_apart() -> None:
     made, key = gpg("-bao-", data=TEXT), exported()
     assert judged(made, key).ok
-    assert judged(made, key, TEXT + b" ").outcome is Outcome.BAD
-    assert judged(made, key, TEXT.replace(b"\n", b"\r\n")).outcome is Outcome.BAD
-    assert judged(made, key, at=1_000_000_000).outcome is Outcome.NOT_YET
+    assert judged(made, key, TEXT + b" ").outcome is SignatureOutcome.BAD
+    assert judged(made, key, TEXT.replace(b"\n", b"\r\n")).outcome is SignatureOutcome.BAD
+    assert judged(made, key, at=1_000_000_000).outcome is SignatureOutcome.NOT_YET
     new_key("Bob <bob@example.test>")
     bob = exported("bob@example.test")
-    assert judged(made, bob).outcome is Outcome.UNTRUSTED
-    assert judged(made, exported(ALICE, "bob@example.test")).outcome is Outcome.UNTRUSTED
+    assert judged(made, bob).outcome is SignatureOutcome.UNTRUSTED
+    assert judged(made, exported(ALICE, "bob@example.test")).outcome is SignatureOutcome.UNTRUSTED
     assert "holds 2 keys" in judged(made, exported(ALICE, "bob@example.test")).reason
-    assert judged(made, b"-----BEGIN PGP PUBLIC KEY BLOCK-----\n").outcome is Outcome.UNTRUSTED
+    assert judged(made, b"-----BEGIN PGP PUBLIC KEY BLOCK-----\n").outcome is SignatureOutcome.UNTRUSTED
     for hostile in (
         made + made,
         made.replace(b"-----\n\n", b"-----\n\nAAAA", 1),
@@ -362,12 +362,12 @@ def test_what_may_be_wrong_with_one_of_gpg_is_told_apart() -> None:
         gpg("-u", ALICE, "--digest-algo", "SHA1", "-bao-", data=TEXT),
     ):
         found = judged(hostile, key)
-        assert found.outcome is Outcome.MALFORMED, found
+        assert found.outcome is SignatureOutcome.MALFORMED, found
     assert (
         signature.verify(
             made, TEXT, namespace="runner-approval", principal=ALICE, signers=signers.Signers(), at=NOW
         ).outcome
-        is Outcome.UNTRUSTED
+        is SignatureOutcome.UNTRUSTED
     )
 
 
@@ -377,10 +377,10 @@ def test_a_key_of_gpg_that_expired_or_is_revoked(gnupg: Path) -> None:
     gpg("--quick-set-expire", fingerprint, "2d")
     key = exported()
     assert judged(made, key).ok
-    assert judged(made, key, at=int(time.time()) + 3 * 86400).outcome is Outcome.EXPIRED_KEY
+    assert judged(made, key, at=int(time.time()) + 3 * 86400).outcome is SignatureOutcome.EXPIRED_KEY
     revocation = (gnupg / "openpgp-revocs.d" / f"{fingerprint}.rev").read_bytes()
     gpg("--import", data=revocation.replace(b":-----BEGIN", b"-----BEGIN"))
-    assert judged(made, exported()).outcome is Outcome.REVOKED
+    assert judged(made, exported()).outcome is SignatureOutcome.REVOKED
 
 
 @pytest.mark.usefixtures("gnupg")

@@ -24,7 +24,7 @@ from runner.trust import verify
 from runner.trust.walk import Report
 
 REFETCH_SECONDS = 3600.0
-Kind = Literal["here", "integrity", "note"]
+FindingKind = Literal["here", "integrity", "note"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Finding:
     `note` something to know. `consequence`: what follows; `command`: what helps; `about`: what the check's fix needs to know,
     None where nothing fixes it."""
 
-    kind: Kind
+    kind: FindingKind
     what: str
     where: str
     consequence: str

@@ -99,7 +99,7 @@ def finish_follow(clone: Clone, about: tuple[Path, str]) -> str:
         note.unlink(missing_ok=True)
         return "removed a note that cannot be read"
     with locks.hold(clone.dirs.publish_lock(ref), clone.env, what=ref, wait=transaction.PUBLISH_WAIT):
-        worktree.settle_all(clone, ref)
+        worktree.finish_follows(clone, ref)
     return f"updated the worktree of {ref.removeprefix('refs/heads/')}"
 
 

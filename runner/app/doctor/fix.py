@@ -187,7 +187,7 @@ def _publish(
     is_out = there is not None and git.is_ancestor(there, new)
     push = publishing.pusher(session, protocol, new, filed=filed) if is_out else None
     update = transaction.RefUpdate(branch, here, new, reason, also)
-    transaction.publish(session.project, update, push)
+    transaction.move_refs(session.project, update, push)
     write_checkpoint(session.dirs, protocol, new, state.genesis)
 
 

@@ -8,7 +8,17 @@ from collections.abc import Iterator
 from runner.app import request
 from runner.app.doctor import Finding, fault, of_error, remark
 from runner.errors import RunnerError
-from runner.forge import OUR_CONTEXTS, Access, Forge, ForgeError, Identity, Kind, MergeMethod, NotFoundError, Settings
+from runner.forge import (
+    OUR_CONTEXTS,
+    Access,
+    AccountKind,
+    Forge,
+    ForgeError,
+    Identity,
+    MergeMethod,
+    NotFoundError,
+    Settings,
+)
 from runner.forge.registry import SETTINGS, guess
 from runner.protocol import ids
 from runner.store import trusted
@@ -130,7 +140,7 @@ def _guards(forge: Forge, base: str, found: Settings, me: Identity) -> Iterator[
             forge.kind.require_verify,
         )
     foreign = [one for one in checks or () if one not in OUR_CONTEXTS]
-    if foreign and me.kind is Kind.BOT:
+    if foreign and me.kind is AccountKind.BOT:
         yield remark(
             f"required: {', '.join(foreign)}",
             base,
@@ -145,7 +155,7 @@ def _guards(forge: Forge, base: str, found: Settings, me: Identity) -> Iterator[
             "after the last push",
             "approve again when the request is ready",
         )
-    if guard.last_pusher_refused and me.kind is not Kind.BOT:
+    if guard.last_pusher_refused and me.kind is not AccountKind.BOT:
         yield remark(
             "the last person to push cannot approve",
             base,
@@ -211,7 +221,7 @@ def _reviews(project: Project, forge: Forge, me: Identity) -> Iterator[Finding]:
             continue
         member = forge.membership(Identity(host=forge.host, id=number, login=""))
         why = "" if member.access >= Access.WRITE else "may not write to the repository"
-        if member.kind is not Kind.PERSON:
+        if member.kind is not AccountKind.PERSON:
             why = "is a bot's, or the forge does not tell"
         if why:
             yield remark(

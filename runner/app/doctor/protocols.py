@@ -369,7 +369,7 @@ def replaced(one: Examined) -> Iterator[Finding]:
         project.env.say(f"{error.what}; whether its history is as it was published is not known")
         return
     theirs = mirror.ref(history.ref_of(protocol))
-    if theirs is None or _compare(project, mirror, protocol, theirs).kind is not history.Kind.REPLACED:
+    if theirs is None or _compare(project, mirror, protocol, theirs).kind is not history.Comparison.REPLACED:
         return
     wrong = publishing.history_replaced(project, protocol, theirs)
     yield contradiction(
@@ -406,7 +406,11 @@ def settle_history(one: Examined, about: str) -> str:
         return ""
     _fetch(project, mirror, protocol)
     ours, theirs = git.ref(ref), mirror.ref(ref)
-    if ours is None or theirs is None or _compare(project, mirror, protocol, theirs).kind is not history.Kind.REPLACED:
+    if (
+        ours is None
+        or theirs is None
+        or _compare(project, mirror, protocol, theirs).kind is not history.Comparison.REPLACED
+    ):
         return ""
     (mine, my_files), (hers, her_files) = (_worth(project, protocol, walk, tip) for tip in (ours, theirs))
     new = ours if mine >= hers else theirs

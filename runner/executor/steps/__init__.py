@@ -10,24 +10,24 @@ from collections.abc import Mapping
 from typing import Final
 
 from runner.executor.step_run import StepRun
-from runner.executor.transition import Kind as Ended
 from runner.executor.transition import Outcome
+from runner.executor.transition import OutcomeKind as Ended
 from runner.protocol.machine import Action, AskPerson, CheckStep, CompleteStep, RunStep, TakeWork
-from runner.protocol.plans import Kind, Step
+from runner.protocol.plans import Step, StepKind
 
 # Kind to module. A module is imported when a step of its kind runs; its `carry_out(run)` makes one attempt.
-STEP_KINDS: Final[Mapping[Kind, str]] = {
-    Kind.AGENT: "runner.executor.steps.agent",
-    Kind.COMMAND: "runner.executor.steps.command",
-    Kind.HUMAN: "runner.executor.steps.human",
-    Kind.TOOL: "runner.executor.steps.tool",
+STEP_KINDS: Final[Mapping[StepKind, str]] = {
+    StepKind.AGENT: "runner.executor.steps.agent",
+    StepKind.COMMAND: "runner.executor.steps.command",
+    StepKind.HUMAN: "runner.executor.steps.human",
+    StepKind.TOOL: "runner.executor.steps.tool",
 }
 QA: Final = "runner.executor.steps.check"  # of every kind
 
 
 def is_pure(step: Step) -> bool:
     """Return whether a step calls a built-in tool that only reads: it needs no workspace, and can be done again."""
-    if step.header.kind is not Kind.TOOL:
+    if step.header.kind is not StepKind.TOOL:
         return False
     from runner.tools import registry  # the other kinds need none of it
 

@@ -17,7 +17,7 @@ from runner.executor.journal import Journal, open_journal
 from runner.executor.loop import Ended, Limits, Loop
 from runner.executor.step_run import StepRun
 from runner.executor.steps import check, review, tool, work
-from runner.executor.transition import Kind, Outcome
+from runner.executor.transition import Outcome, OutcomeKind
 from runner.protocol import events as ev
 from runner.protocol import log, paths
 from runner.protocol.ids import digest
@@ -27,7 +27,7 @@ from runner.store import history, publishing, record, transaction
 from runner.store import workspace as workspaces
 from runner.tools import Tool
 from runner.tools.commands import WorkspaceAlias
-from runner.trust.permit import Denied, Result
+from runner.trust.permit import ActionResult, Denied
 
 if TYPE_CHECKING:
     from runner.engines.endpoints import Egress
@@ -62,7 +62,7 @@ def _outcome(run: StepRun, ended: Ended, ran: work.Ran) -> Outcome:
     if ended.outcome == "budget":
         text = log.cut(ended.text)
         reached = ev.BudgetReached(subject=run.slug, text=text, by="anyone", spent=ran.spent)
-        return Outcome(kind=Kind.OVER_BUDGET, events=(reached,), step=run.step, summary=text, keeps=so_far)
+        return Outcome(kind=OutcomeKind.OVER_BUDGET, events=(reached,), step=run.step, summary=text, keeps=so_far)
     left = work.collect(run)
     if left.refused:
         return work.failed(run, left.refused, ran)
@@ -100,15 +100,15 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
     """
     session, agent = run.session, run.agent
     names = asking.engine_names(session.project, run.plan, run.step, agent)
-    run.journal = open_journal(session, run.view.protocol, run.name)
+    run.journal = open_journal(session, run.snapshot.protocol, run.name)
     own = ((run.step.file, run.step.header.budget), (run.agent_file, agent.budget if agent else None))
     answered: dict[str, str] = {}
     about = f"You are {agent.name}. {agent.objective}\n{agent.instructions}" if agent else None
     with _opened(run, names, answered) as (engines, tools, gate, meter):
         is_agent = agents.is_agent(names[0])
         is_first = run.attempt == 1 and not any(result is not None for result in run.results.values())
-        entries = () if is_first else record.events(session.git, run.view.protocol, run.view.tip)
-        before = review.start_of_work(run, entries) if run.attempt > 1 else run.view.tip
+        entries = () if is_first else record.events(session.git, run.snapshot.protocol, run.snapshot.tip)
+        before = review.start_of_work(run, entries) if run.attempt > 1 else run.snapshot.tip
         work = run.workspace.space.work
         alias = WorkspaceAlias(work, run.workspace.sandbox.place.inside(work))
         guides = prompting.Instructions(session.project, (*alias.real, alias.name))
@@ -123,7 +123,7 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
         def limits() -> Limits:  # a review within the attempt is paid from the same budgets
             used = spending.of(_reviews(run).records)
             paid = spending.Own(run.step.file, own, run.timeout, f"see `timeout:` in {run.step.file}", used)
-            return spending.limits(session.project, run.view, run.plan, run.state, run.journal, paid)
+            return spending.limits(session.project, run.snapshot, run.plan, run.state, run.journal, paid)
 
         def asks() -> None:
             session.env.hear_output(f"{run.label} asks the model", b"")
@@ -159,7 +159,7 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
             check=check_work,
             rounds=run.rounds,
             guide=lambda places: "\n\n".join(guides.of(places)),
-            shared_budget=spending.shared_budget(session, run.view.protocol),
+            shared_budget=spending.shared_budget(session, run.snapshot.protocol),
         )
         if meter is not None:
             meter.stop = lambda: coding_agents.used_up(loop.limits, loop.total, meter)
@@ -215,25 +215,25 @@ def _found_wrong(run: StepRun, result: dict[str, Any]) -> str:
 def _is_checkable(run: StepRun, commit: str) -> bool:
     """Return whether the checks of the work can run now: nothing runs on work that fails the attempt in any case, or that a person
     has to approve before its QA, which then has another environment."""
-    git, tip = run.project.git, run.view.tip
+    git, tip = run.project.git, run.snapshot.tip
     found = git.commit(commit)
     if found is None:
         return False
     changed = git.changed(tip, commit)
     if any(map(paths.is_for_people, changed)) or permissions.changes_setup(run, changed):
         return False
-    return not isinstance(permissions.judge_result(run, Result((tip, found.tree))), Denied)
+    return not isinstance(permissions.judge_result(run, ActionResult((tip, found.tree))), Denied)
 
 
 def _reviews(run: StepRun) -> Journal:
-    return open_journal(run.session, run.view.protocol, f"{run.name}.qa")
+    return open_journal(run.session, run.snapshot.protocol, f"{run.name}.qa")
 
 
 def _note(run: StepRun) -> str:
     """Return a commit of the workspace on the commit where the attempt started: on no branch, for `_restore`."""
     git, who, workspace = run.project.git, run.project.runner(), run.workspace
     tree = workspaces.tree_now(workspace.space, workspace.bounds())
-    return git.write_commit(tree, (run.view.tip,), who, who, b"work so far\n")
+    return git.write_commit(tree, (run.snapshot.tip,), who, who, b"work so far\n")
 
 
 def _restore(run: StepRun, noted: str) -> None:
@@ -242,7 +242,7 @@ def _restore(run: StepRun, noted: str) -> None:
     Raises:
         RefusedError: it is not in this clone, or conflicts.
     """
-    git, protocol, start = run.project.git, run.view.protocol, run.view.tip
+    git, protocol, start = run.project.git, run.snapshot.protocol, run.snapshot.tip
     found = git.commit(noted)
     if found is None:
         raise RefusedError(
@@ -268,7 +268,7 @@ def _restore(run: StepRun, noted: str) -> None:
 def _answers(run: StepRun) -> list[str]:
     """Return people's answers to the questions of this attempt, in order."""
     found: list[str] = []
-    for raw in record.events(run.project.git, run.view.protocol, run.view.tip):
+    for raw in record.events(run.project.git, run.snapshot.protocol, run.snapshot.tip):
         if raw.subject == run.slug and raw.event == "answered":
             found.append(str(raw.fields.get("text", "")))
         elif log.starts_anew(raw, run.slug):

@@ -12,17 +12,17 @@ from runner.errors import RunnerError, UsageError
 from runner.executor import permissions
 from runner.executor.step_run import StepRun
 from runner.executor.steps import review
-from runner.executor.transition import Kind, Outcome
+from runner.executor.transition import Outcome, OutcomeKind
 from runner.executor.workspace_session import WorkspaceSession
 from runner.protocol import events as ev
 from runner.protocol import log, paths
 from runner.protocol.ids import digest
 from runner.protocol.plans import NO_CHECKS, QaPolicy
 from runner.qa import CheckResult
-from runner.sandbox.process import Outcome as CommandOutcome
+from runner.sandbox.process import CommandOutcome
 from runner.store import history, record
 from runner.store.workspace import left_ignored, place
-from runner.trust.permit import Result
+from runner.trust.permit import ActionResult
 
 if TYPE_CHECKING:
     from runner.executor.steps.review import Reviewed, UndecidedError
@@ -78,14 +78,14 @@ def _outcome(run: StepRun, checked: Checked) -> Outcome:
     verdict, review = checked.verdict, checked.review
     asks: tuple[ev.Event, ...] = ()
     if verdict.passed:
-        asks = permissions.asks(run, permissions.judge_result(run, Result(None)))
+        asks = permissions.asks(run, permissions.judge_result(run, ActionResult(None)))
     evidence, reason = list(verdict.evidence), verdict.reason
     seconds = 0 if checked.is_counted else sum(check["seconds"] for check in evidence)
     seconds += review.seconds if review else 0
     spent: ev.Spent = {**(review.spent if review else {}), **({"seconds": seconds} if seconds else {})}
     if review is not None and review.verdict is None:
         reached = ev.BudgetReached(subject=run.slug, text=log.cut(review.stopped), by="anyone", spent=spent)
-        return Outcome(kind=Kind.OVER_BUDGET, events=(reached,), step=run.step, summary=review.stopped)
+        return Outcome(kind=OutcomeKind.OVER_BUDGET, events=(reached,), step=run.step, summary=review.stopped)
     reports: dict[str, bytes] = {}
     engine = report = transcript = None
     if review is not None and review.verdict is not None:
@@ -96,7 +96,7 @@ def _outcome(run: StepRun, checked: Checked) -> Outcome:
     passed = ev.QaPassed(
         subject=run.slug,
         attempt=run.attempt,
-        tree=run.view.tree,
+        tree=run.snapshot.tree,
         evidence=evidence,
         executor=checked.executor,
         environment=checked.environment,
@@ -110,11 +110,11 @@ def _outcome(run: StepRun, checked: Checked) -> Outcome:
         names = ", ".join(line if " " in line else line.rsplit("/", 1)[-1] for line in lines)
         said = f"{names} passed" if names else ""
         return Outcome(
-            kind=Kind.CHECKED, events=(passed,), step=run.step, asks=tuple(asks), summary=said, record=reports
+            kind=OutcomeKind.CHECKED, events=(passed,), step=run.step, asks=tuple(asks), summary=said, record=reports
         )
     failure = ev.StepFailed(subject=run.slug, attempt=run.attempt, reason=log.cut(f"QA: {reason}"))
     events = (ev.QaFailed(reason=reason, **vars(passed)), failure)
-    return Outcome(kind=Kind.FAILED, events=events, step=run.step, summary=reason, record=reports)
+    return Outcome(kind=OutcomeKind.FAILED, events=events, step=run.step, summary=reason, record=reports)
 
 
 def check(run: StepRun) -> Checked:
@@ -125,7 +125,7 @@ def check(run: StepRun) -> Checked:
     Raises:
         UsageError: a step that asks for QA and names nothing to check.
     """
-    step, view = run.step, run.view
+    step, view = run.step, run.snapshot
     asked = step.header.qa or run.plan.header.qa
     if step.qa is QaPolicy.SKIP and asked is not None and asked.policy is QaPolicy.SKIP:
         whose, line = (step.file, step.lines) if step.header.qa else (paths.PLAN, run.plan.lines)
@@ -157,7 +157,7 @@ def propose(run: StepRun, commit: str) -> Checked | None:
     if run.step.checks:
         approved = permissions.approved_changes(run)
         workspace = run.workspace.beside(commit, run.step.header.resources, approved)
-    changed = list(run.project.git.changed(run.view.tip, commit))
+    changed = list(run.project.git.changed(run.snapshot.tip, commit))
     found = _checked(dataclasses.replace(run, kept=commit), workspace, changed)
     run.session.proposals[_key(run)] = Proposal(commit, run.step.checks, dataclasses.replace(found, is_counted=True))
     return found
@@ -172,12 +172,12 @@ def note_undecided(run: StepRun, error: UndecidedError) -> None:
 
 
 def _key(run: StepRun) -> str:
-    return f"{run.view.protocol} {run.name}"
+    return f"{run.snapshot.protocol} {run.name}"
 
 
 def _is_work_of(run: StepRun, commit: str) -> bool:
     """Return whether the commit that is judged has the files of `commit`, but for the record."""
-    folder = f"{paths.folder(run.view.protocol)}/"
+    folder = f"{paths.folder(run.snapshot.protocol)}/"
     changed = run.project.git.changed(commit, run.judged)
     return all(path.startswith(folder) and paths.is_record(path.removeprefix(folder)) for path in changed)
 
@@ -211,14 +211,14 @@ def _checked(run: StepRun, workspace: WorkspaceSession | None, changed: Sequence
 def _left_ignored(run: StepRun) -> list[str]:
     """Return the files that git ignores in the step's workspace; none where it is gone or broken, as only a message names them."""
     try:
-        return left_ignored(place(run.project, run.view.protocol, run.project.config.workspace.path))
+        return left_ignored(place(run.project, run.snapshot.protocol, run.project.config.workspace.path))
     except (RunnerError, OSError):
         return []
 
 
 def _changed(run: StepRun) -> list[str]:
     """Return what the step's work changed since the commit that it started at, which the record names."""
-    git, view = run.project.git, run.view
+    git, view = run.project.git, run.snapshot
     for raw in reversed(record.events(git, view.protocol, view.tip)):
         if raw.event == "step-finished" and raw.subject == run.slug and isinstance(raw.fields.get("start"), str):
             return list(git.changed(raw.fields["start"], run.judged))

@@ -5,24 +5,24 @@ from __future__ import annotations
 from runner.executor import permissions
 from runner.executor.step_run import StepRun
 from runner.executor.steps import work
-from runner.executor.transition import Kind, Outcome
+from runner.executor.transition import Outcome, OutcomeKind
 from runner.protocol import events as ev
 from runner.protocol import ids, log, paths
 from runner.store import record
 from runner.trust import transitions
-from runner.trust.permit import Result
+from runner.trust.permit import ActionResult
 
 
 def carry_out(run: StepRun) -> Outcome:
     """Ask for the work."""
     text = record.question(run.step.header.title, run.step.prose)
     asked = ev.Asked(subject=run.slug, kind="human", text=text, by="anyone")
-    return Outcome(kind=Kind.WAITS, events=(asked,), step=run.step, summary=f"asks: {text}")
+    return Outcome(kind=OutcomeKind.WAITS, events=(asked,), step=run.step, summary=f"asks: {text}")
 
 
 def take_work(run: StepRun) -> Outcome:
     """Take what people committed since the question as the step's work."""
-    git, view = run.project.git, run.view
+    git, view = run.project.git, run.snapshot
     entries = record.events(git, view.protocol, view.tip)
     if not log.is_answered(
         entries, run.slug
@@ -36,7 +36,7 @@ def take_work(run: StepRun) -> Outcome:
     answer = next(answers, None)
     start = _start_of_work(run)
     now = (start, view.tip)
-    verdict = permissions.judge_result(run, Result(now))
+    verdict = permissions.judge_result(run, ActionResult(now))
     done = ev.StepFinished(
         subject=run.slug,
         attempt=run.attempt,
@@ -47,7 +47,7 @@ def take_work(run: StepRun) -> Outcome:
         artifacts=work.artifacts_in(run, view.tip),
     )
     return Outcome(
-        kind=Kind.FINISHED,
+        kind=OutcomeKind.FINISHED,
         events=(done,),
         step=run.step,
         asks=permissions.asks(run, verdict, now),
@@ -60,7 +60,7 @@ def _start_of_work(run: StepRun) -> str:
 
     Where the person had committed something before that other work, the question's: nothing of theirs is left out.
     """
-    git, protocol, tip = run.project.git, run.view.protocol, run.view.tip
+    git, protocol, tip = run.project.git, run.snapshot.protocol, run.snapshot.tip
     own, later = f"{paths.folder(protocol)}/", []
     for one in transitions.transitions_below(git, protocol, tip):
         if one.has("asked", run.slug):

@@ -80,7 +80,7 @@ def of_step(run: StepRun, evidence: Sequence[ev.CheckEvidence], journal: Journal
     Raises:
         EngineError: no engine answered, or its answer is no verdict; the answers are in the journal.
     """
-    session, view, step = run.session, run.view, run.step
+    session, view, step = run.session, run.snapshot, run.step
     entries = record.events(session.git, view.protocol, view.tip)
     if journal is None:
         journal = _journal(run, entries)
@@ -137,7 +137,7 @@ def _journal(run: StepRun, entries: Sequence[log.RawEntry]) -> Journal:
     if run.proposed is None and last == "step-finished":
         why = ["the reviews before were made in another clone, during the attempt"]
         then = [transcript.Undecided(kind="undecided", time=run.project.env.timestamp(), problems=why)]
-    return open_journal(run.session, run.view.protocol, f"{run.name}.qa", then)
+    return open_journal(run.session, run.snapshot.protocol, f"{run.name}.qa", then)
 
 
 def _request(*turns: Turn) -> Request:
@@ -186,14 +186,14 @@ def _judged(loop: Consultation, task: str, where: str, before: Collection[str]) 
 
 def _limits(run: StepRun, journal: Journal) -> Limits:
     """Return the limits of the review: the rest of the protocol's budget, and of the step's after the work of its attempt."""
-    name, protocol = history.transcript_name(run.slug, run.attempt), run.view.protocol
+    name, protocol = history.transcript_name(run.slug, run.attempt), run.snapshot.protocol
     if run.proposed is not None:
         work = spending.of(run.journal.records)
     else:
         data = history.read(run.project.git, protocol, name) or b""
         work = spending.of(transcript.parse(data, f"{name} of {history.ref_of(protocol)}"))
     own = spending.Own(run.step.file, ((run.step.file, run.step.header.budget),), TIMEOUT, used=work)
-    return spending.limits(run.project, run.view, run.plan, run.state, journal, own)
+    return spending.limits(run.project, run.snapshot, run.plan, run.state, journal, own)
 
 
 def _judges(run: StepRun, reviewer: Reviewer) -> tuple[str, ...]:
@@ -209,7 +209,7 @@ def _judges(run: StepRun, reviewer: Reviewer) -> tuple[str, ...]:
 
 def start_of_work(run: StepRun, entries: Sequence[log.RawEntry]) -> str:
     """Return the commit before the step's work, and before the work of its earlier attempts that is still on the branch."""
-    git, view, slug = run.project.git, run.view, run.slug
+    git, view, slug = run.project.git, run.snapshot, run.slug
     known: list[log.RawEntry] = []
     for raw in entries:
         if raw.event == "undone":
@@ -232,7 +232,7 @@ def start_of_work(run: StepRun, entries: Sequence[log.RawEntry]) -> str:
 
 def _earlier(run: StepRun, count: int) -> list[Sequence[Verdict]]:
     """Return the verdicts on the step's earlier attempts, as the history has them, in rounds of `count` reviewers."""
-    git, protocol = run.project.git, run.view.protocol
+    git, protocol = run.project.git, run.snapshot.protocol
     found: list[Sequence[Verdict]] = []
     for attempt in range(1, run.attempt):
         name = history.review_name(run.slug, attempt)

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from runner.errors import WaitingError
 from runner.executor import toolbox
-from runner.executor.calls import Calls, DeniedError, HeldError
+from runner.executor.calls import CallHeldError, Calls, DeniedError
 from runner.executor.effects import EffectError
 from runner.executor.journal import open_journal
 from runner.executor.step_run import StepRun
@@ -39,15 +39,15 @@ def carry_out(run: StepRun) -> Outcome:
     # The author of the step's file vouches for the text in it, nobody for the result of an earlier step.
     untrusted = any(references.split(name, where)[0] == "steps" for name in names)
     problem, result = None, None
-    stop: DeniedError | HeldError | EffectError | None = None
-    run.journal = open_journal(run.session, run.view.protocol, run.name)
+    stop: DeniedError | CallHeldError | EffectError | None = None
+    run.journal = open_journal(run.session, run.snapshot.protocol, run.name)
     calls = Calls.of(run)
     with _opened(run) as tool:
         try:
             made = calls.make(1, tool, typed(tool.contract, arguments), untrusted)
             result = run.redactor.value(made.content) if made.known else None
             problem = str(result) if made.is_error else None
-        except (DeniedError, HeldError, EffectError) as error:
+        except (DeniedError, CallHeldError, EffectError) as error:
             stop = error
         except AsksError as asks:
             problem = f"it asks a person, which only an agent's call can wait for: {run.redactor.text(asks.message)}"
@@ -84,7 +84,7 @@ def _session(run: StepRun) -> WorkspaceSession:
     batch = run.session.pending
     found: WorkspaceSession | None = batch.workspace if batch is not None else None
     if found is None:
-        found = WorkspaceSession.open(run.session, run.view.protocol, runs_commands=bool(run.project.config.tools))
+        found = WorkspaceSession.open(run.session, run.snapshot.protocol, runs_commands=bool(run.project.config.tools))
         if batch is not None:
             batch.workspace = found
     return found
@@ -98,7 +98,7 @@ def _opened(run: StepRun) -> AbstractContextManager[Tool]:
     return toolbox.open_tool(run)
 
 
-def waits(run: StepRun, stop: HeldError | EffectError, left: Work, ran: work.Ran) -> Outcome:
+def waits(run: StepRun, stop: CallHeldError | EffectError, left: Work, ran: work.Ran) -> Outcome:
     """Return the outcome of an attempt with a held call, or with a call that may have happened. `left`: its work so far."""
     if isinstance(stop, EffectError):
         unknown = ev.EffectUnknown(

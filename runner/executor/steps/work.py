@@ -9,8 +9,8 @@ from runner import qa
 from runner.errors import RefusedError
 from runner.executor import permissions
 from runner.executor.step_run import StepRun
-from runner.executor.transition import Kind, Outcome, attempt_ref
-from runner.executor.transition import blocked as blocked_events
+from runner.executor.transition import Outcome, OutcomeKind, attempt_ref
+from runner.executor.transition import blocked_events as blocked_events
 from runner.executor.workspace_session import WorkspaceSession
 from runner.git import Git
 from runner.protocol import events as ev
@@ -20,7 +20,7 @@ from runner.protocol.state import Json
 from runner.store import history, record, workspace
 from runner.store.project import Project
 from runner.store.workspace import Work
-from runner.trust.permit import Allowed, Denied, Result
+from runner.trust.permit import ActionResult, Allowed, Denied
 
 _WITHOUT = "`runner undo` reverts the retry; then `runner retry --clean` starts without it"
 
@@ -31,8 +31,8 @@ def start(run: StepRun) -> WorkspaceSession:
     Raises:
         RunnerError: it cannot be made ready; nothing is recorded.
     """
-    run.workspace = WorkspaceSession.open(run.session, run.view.protocol, run.step.header.resources)
-    resumes = (run.project.dirs.journal(run.view.protocol) / f"{run.name}.jsonl").exists()
+    run.workspace = WorkspaceSession.open(run.session, run.snapshot.protocol, run.step.header.resources)
+    resumes = (run.project.dirs.journal(run.snapshot.protocol) / f"{run.name}.jsonl").exists()
     run.started = _start_of(run)
     run.workspace.prepare(
         run.started,
@@ -50,10 +50,10 @@ def _start_of(run: StepRun) -> str:
 
     Where nobody chose that, and that work conflicts by now or is not in this clone, it is the tip.
     """
-    git, tip = run.project.git, run.view.tip
+    git, tip = run.project.git, run.snapshot.tip
     if run.attempt == 1:  # no retry: the log, which grows with every step, need not be read
         return tip
-    entries = [raw for raw in record.events(git, run.view.protocol, tip) if raw.subject == run.slug]
+    entries = [raw for raw in record.events(git, run.snapshot.protocol, tip) if raw.subject == run.slug]
     at = max((at for at, raw in enumerate(entries) if raw.event == "step-retried"), default=-1)
     kept = entries[at].fields.get("kept") if at >= 0 and entries[at].fields.get("attempt") == run.attempt else None
     if not isinstance(kept, str):
@@ -70,7 +70,7 @@ def _start_of(run: StepRun) -> str:
 def _work_noted(run: StepRun) -> str | None:
     """Return the commit of the work that the attempt before left, as its transcript names it and the history keeps it."""
     name = history.transcript_name(run.slug, run.attempt - 1)
-    rows = (history.read(run.project.git, run.view.protocol, name) or b"").splitlines()
+    rows = (history.read(run.project.git, run.snapshot.protocol, name) or b"").splitlines()
     noted = next((row["tree"] for row in map(json.loads, reversed(rows)) if row.get("tree")), None)
     return str(noted) if noted and run.project.git.commit(str(noted)) else None
 
@@ -115,7 +115,7 @@ class Collected(NamedTuple):
 def collect(run: StepRun) -> Collected:
     """Return what the attempt left in the workspace."""
     try:
-        return Collected(work=run.workspace.collect(run.view.tip, run.timeout))
+        return Collected(work=run.workspace.collect(run.snapshot.tip, run.timeout))
     except workspace.TooMuchError as error:
         return Collected(too_much=f"{error.what}; {error.hint}")
     except RefusedError as error:
@@ -130,7 +130,7 @@ def tools_output(run: StepRun) -> dict[str, bytes]:
 
 def unchanged(run: StepRun) -> Work:
     """Return the work of an attempt that changed nothing."""
-    return Work(run.view.tree, {})
+    return Work(run.snapshot.tree, {})
 
 
 def finished(run: StepRun, work: Work, ran: Ran, result: Json = None, *, artifacts: tuple[str, ...] = ()) -> Outcome:
@@ -139,8 +139,8 @@ def finished(run: StepRun, work: Work, ran: Ran, result: Json = None, *, artifac
     forbidden = sorted(filter(paths.is_for_people, work.changed))
     if forbidden:
         return failed(run, f"it changed what only people may change: {', '.join(forbidden[:3])}", ran, work)
-    git, now = run.project.git, (run.view.tip, work.tree)
-    verdict = permissions.judge_result(run, Result(now))
+    git, now = run.project.git, (run.snapshot.tip, work.tree)
+    verdict = permissions.judge_result(run, ActionResult(now))
     if isinstance(verdict, Denied):
         return failed(run, f"{verdict.what} ({verdict.where})", ran, work)
     assert ran.executor is not None, "verify refuses work without it: give the sandbox's name, or `runner`"
@@ -150,35 +150,35 @@ def finished(run: StepRun, work: Work, ran: Ran, result: Json = None, *, artifac
         subject=run.slug,
         attempt=run.attempt,
         digest=run.step.digest,
-        start=run.view.tip,
+        start=run.snapshot.tip,
         result=result,
         artifacts=artifacts_in(run, work.tree, artifacts),
         **told,
     )
     return Outcome(
-        kind=Kind.FINISHED,
+        kind=OutcomeKind.FINISHED,
         events=(done,),
         step=run.step,
         asks=permissions.asks(run, verdict, now),
         asks_first=permissions.changes_setup(run, work.changed),
         tree=work.tree if work.changed else None,
-        summary=describe_changes(git, run.view.tip, work.tree),
+        summary=describe_changes(git, run.snapshot.tip, work.tree),
     )
 
 
 def failed(run: StepRun, reason: str, ran: Ran, work: Work | None = None) -> Outcome:
     """Return the outcome of a failed attempt; the tree of its work is kept beside the branch."""
     kept = work.tree if work and work.changed else None
-    ref = attempt_ref(run.view.protocol, run.slug, run.attempt) if kept else None
+    ref = attempt_ref(run.snapshot.protocol, run.slug, run.attempt) if kept else None
     failure = _failure(run, reason, ran, ref)
-    return Outcome(kind=Kind.FAILED, events=(failure,), step=run.step, kept=kept, summary=failure.reason)
+    return Outcome(kind=OutcomeKind.FAILED, events=(failure,), step=run.step, kept=kept, summary=failure.reason)
 
 
 def blocked(run: StepRun, reason: str, ran: Ran) -> Outcome:
     """Return the outcome of an attempt that a person has to look at before the step continues."""
     failure = _failure(run, reason, ran, None)
-    events = tuple(blocked_events(run.view.protocol, failure))
-    return Outcome(kind=Kind.BLOCKED, events=events, step=run.step, summary=failure.reason)
+    events = tuple(blocked_events(run.snapshot.protocol, failure))
+    return Outcome(kind=OutcomeKind.BLOCKED, events=events, step=run.step, summary=failure.reason)
 
 
 def waits(run: StepRun, event: ev.Event, summary: str, work: Work, record: dict[str, bytes] | None = None) -> Outcome:
@@ -186,10 +186,10 @@ def waits(run: StepRun, event: ev.Event, summary: str, work: Work, record: dict[
 
     Work that needs approval reaches the branch when the step is done: people approve all of it at once.
     """
-    now = (run.view.tip, work.tree)
-    shown = work.changed and permissions.judge_result(run, Result(now, "waits")) == Allowed()
+    now = (run.snapshot.tip, work.tree)
+    shown = work.changed and permissions.judge_result(run, ActionResult(now, "waits")) == Allowed()
     return Outcome(
-        kind=Kind.WAITS,
+        kind=OutcomeKind.WAITS,
         events=(event,),
         step=run.step,
         tree=work.tree if shown else None,

@@ -33,7 +33,7 @@ from runner.store.record import transition_of
 from runner.trust import approval, permit, requirements, signature, trusted_config
 from runner.trust.approval import ApprovalStatus
 from runner.trust.manifest import Subject
-from runner.trust.permit import Ask, Denied, Result, StepAction, Verdict
+from runner.trust.permit import ActionResult, Ask, Denied, StepAction, Verdict
 from runner.trust.requirements import KEYBOARD
 from runner.trust.rules.transition import check_work
 from runner.trust.transitions import ApprovalFile, first_parents, is_done
@@ -336,7 +336,7 @@ def _verdicts(view: View, parsed: ParsedCommit, event: ev.Event) -> Iterator[Ver
         yield permit.permit(view, action, result)
 
 
-def _result(view: View, parsed: ParsedCommit, event: ev.Event) -> Result | None:
+def _result(view: View, parsed: ParsedCommit, event: ev.Event) -> ActionResult | None:
     """Return what an action led to that has to be permitted; None where it led to nothing but its event."""
     work = (parsed.below.oid, parsed.commit.oid)
     is_done = any(isinstance(one, ev.StepCompleted) and one.subject == event.subject for one in parsed.events)
@@ -344,14 +344,14 @@ def _result(view: View, parsed: ParsedCommit, event: ev.Event) -> Result | None:
         case ev.StepFinished():
             if event.executor == "person" and event.start in view.branch.positions:
                 work = (event.start, parsed.commit.oid)
-            return Result(work, "done" if is_done else "checked")
+            return ActionResult(work, "done" if is_done else "checked")
         case ev.StepCompleted():  # before it, `permit` judged all of the work
             return None
         case _ if is_done:
-            return Result(None)
+            return ActionResult(None)
     if not event.type.has_work:
         return None
-    return Result(work, "waits" if event.type.opens else "checked")
+    return ActionResult(work, "waits" if event.type.opens else "checked")
 
 
 # --- 23: who signed it -----------------------------------------------------------------------------------------------
