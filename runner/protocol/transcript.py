@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from runner.errors import IntegrityError
 from runner.lines import cut, pattern
@@ -197,7 +197,10 @@ class Undecided(FileModel):
 
 
 Line = Response | Summary | Results | Held | Intent | CallOutcome | Settled | Task | Answers | Undecided
-KINDS: dict[object, type[Line]] = {kind.__name__.lower(): kind for kind in get_args(Line)}
+KINDS: dict[object, type[Line]] = {
+    "response": Response, "summary": Summary, "results": Results, "held": Held, "intent": Intent, "outcome": CallOutcome,
+    "settled": Settled, "task": Task, "answers": Answers, "undecided": Undecided,
+}  # fmt: skip
 _FIXED = ("kind", "outcome")  # fields whose values are the format's own
 
 
