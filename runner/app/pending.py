@@ -5,7 +5,7 @@ Judged by the trusted branch as last fetched; the network is not asked, and noth
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -112,13 +112,13 @@ class Pending:
         wanted = frozenset[str]().union(*(need.people for need in needs if len(given & need.people) < need.count))
         if not wanted:
             return ""
-        unsigned, authors = self._authors(status.requirement.subject)
-        if unsigned:
+        subject = status.requirement.subject
+        if (unsigned := approval.unsigned(self._view, subject)) is not None:
             return (
-                f"sign {unsigned[:12]}, which wrote it, by a listed key, then runner doctor --fix {name}; "
+                f"sign {unsigned.oid[:12]}, which wrote it, by a listed key, then runner doctor --fix {name}; "
                 f"or change `own_work` in {trusted.where}"
             )
-        left = sorted(wanted - authors - given)
+        left = sorted(one for one in wanted - given if not self._wrote(subject, one))
         if (me := _me(self._session, trusted)) in left:
             return self._unsigned(status.requirement, me)
         unable = {one: why for one in left if (why := self._why_unable(status.requirement, one)) is not None}
@@ -155,22 +155,19 @@ class Pending:
     def _too_few(self, status: ApprovalStatus) -> RunnerError | None:
         """Return the error of an approval that too few people can give; None where enough can."""
         given, needed = {word.approver for word in status.counted}, status.requirement
-        authors = self._authors(needed.subject)[1]
         for need in needed.binding:
             left = sorted(need.people - given)
-            unable = [why for one in left if (why := self._why_unable(needed, one, authors)) is not None]
+            unable = [why for one in left if (why := self._why_unable(needed, one)) is not None]
             if len(need.people) - len(unable) < need.count:
                 what = f"{needed.subject} waits for {need.who}: {'; '.join(one.what for one in unable)}"
                 return MalformedFileError(what, unable[0].where, unable[0].hint)
         return None
 
-    def _why_unable(
-        self, needed: ApprovalRequirement, person: str, authors: Collection[str] = ()
-    ) -> RunnerError | None:
-        """Return why a person cannot approve: they are one of `authors`, or have no key that counts. None where they can."""
+    def _why_unable(self, needed: ApprovalRequirement, person: str) -> RunnerError | None:
+        """Return why a person cannot approve: they wrote it, or have no key that counts. None where they can."""
         trusted = self._trusted
         assert trusted.policy is not None
-        if person in authors:
+        if self._wrote(needed.subject, person):
             return MalformedFileError(
                 f"{person} wrote it",
                 trusted.policy.at("own_work"),
@@ -197,17 +194,9 @@ class Pending:
             hint = f"change the times in line {line} of {where}; or, for another key, {hint}"
         return MalformedFileError(why, f"{where}:{line}" if line else where, hint)
 
-    def _authors(self, subject: Subject) -> tuple[str, set[str]]:
-        """Return (a commit that is not signed as the policy asks, or empty; who wrote the subject and may not approve it)."""
-        trusted, git, view = self._trusted, self._session.git, self._view
-        authors: set[str] = set()
-        for commit in view.authors(subject) if trusted.own_work != "allow" else ():
-            if trusted.own_work == "signed" and not trusted.vouches_for(git, commit, view.at):
-                return commit.oid, authors
-            key = trusted.signing_key(git, commit)
-            authors |= {email.casefold() for email in commit.emails}
-            authors |= {line.principal for line in trusted.signers.ssh if key and line.key.fingerprint == key}
-        return "", authors
+    def _wrote(self, subject: Subject, person: str) -> bool:
+        keys = {line.key.fingerprint for line in self._trusted.signers.ssh if line.principal == person}
+        return approval.wrote(self._view, subject, person, keys) is not None
 
     def _status(self, wait: Wait) -> ApprovalStatus | None:
         """Return the status of a wait; None if it needs no signed approval."""
@@ -219,10 +208,11 @@ class Pending:
     def _withdrawn(self, status: ApprovalStatus) -> str:
         """Return what ends a rejection; empty if it is only the person's here, who can approve instead."""
         me, subject = _me(self._session, self._trusted), status.requirement.subject
-        unsigned, authors = self._authors(subject)
         others = sorted({word.approver for word in status.rejected} - {me})
         instead = after_rejection(self._session.git, self._state.protocol, self._view.tip, subject, self._name)
-        if not others and (unsigned or me in authors):  # their approval would not count
+        if not others and (
+            approval.unsigned(self._view, subject) or self._wrote(subject, me)
+        ):  # their approval would not count
             return f"runner revoke {self._name}{f', or {instead}' if instead else ''}"
         if not others:
             return f"{instead}, or runner approve {self._name}" if instead else ""

@@ -494,9 +494,8 @@ def _refuse_unreachable(view: View, asked: ApprovalRequirement) -> None:
         MalformedFileError: naming the policy's line.
     """
     found = view.trusted
-    wrote = {email.casefold() for commit in view.authors(asked.subject) for email in commit.emails}
-    for need in asked.thresholds if found.own_work != "allow" else ():
-        out = need.people & wrote
+    for need in asked.thresholds:
+        out = {one for one in need.people if approval.wrote(view, asked.subject, one) is not None}
         if need.count > 1 and len(need.people) - len(out) < need.count:
             assert found.policy is not None
             kind = "step" if asked.subject.kind == "result" else asked.subject.kind

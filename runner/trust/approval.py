@@ -7,7 +7,7 @@ time of that event. The conditions are checked in the order of `_CHECKS`; the fi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from runner.protocol import approval_file, paths
@@ -19,6 +19,7 @@ from runner.trust.transitions import ApprovalFile, RejectionReason, commit_of
 from runner.trust.view import ApprovalRequest, View
 
 if TYPE_CHECKING:
+    from runner.git import Commit
     from runner.protocol.events import ReviewFields
     from runner.protocol.state import Wait
     from runner.trust.manifest import Subject
@@ -423,14 +424,34 @@ def _is_of_others(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
 
 def _own_work(case: _Case, approver: str, key: str = "") -> str | None:
     """Return how an approver may have written what they approve, where the policy minds; else None. `key`: they signed with it."""
-    view, rule = case.view, case.view.trusted.own_work
-    for commit in view.authors(case.requirement.subject) if rule != "allow" else ():
-        signed_by = view.trusted.signing_key(view.git, commit) if key else None
-        if approver in {email.casefold() for email in commit.emails} or (signed_by and signed_by == key):
-            return f"{approver} wrote what it approves, in {commit.oid[:12]}"
-        if rule == "signed" and not view.trusted.vouches_for(view.git, commit, view.at):
-            return f"{commit.oid[:12]} wrote what it approves and is not signed by a listed key"
+    view, subject = case.view, case.requirement.subject
+    if (commit := wrote(view, subject, approver, {key} - {""})) is not None:
+        return f"{approver} wrote what it approves, in {commit.oid[:12]}"
+    if (commit := unsigned(view, subject)) is not None:
+        return f"{commit.oid[:12]} wrote what it approves and is not signed by a listed key"
     return None
+
+
+def wrote(view: View, subject: Subject, person: str, keys: Collection[str] = ()) -> Commit | None:
+    """Return a commit by which a person wrote the subject: as author or committer, or signed by one of their `keys` (fingerprints).
+
+    None where they wrote none of it, or the policy does not mind (`own_work: allow`).
+    """
+    if view.trusted.own_work == "allow":
+        return None
+    for commit in view.authors(subject):
+        if person in {email.casefold() for email in commit.emails}:
+            return commit
+        if keys and view.trusted.signing_key(view.git, commit) in keys:
+            return commit
+    return None
+
+
+def unsigned(view: View, subject: Subject) -> Commit | None:
+    """Return a commit that wrote the subject and does not prove by whom, where the policy wants that (`own_work: signed`)."""
+    if view.trusted.own_work != "signed":
+        return None
+    return next((one for one in view.authors(subject) if not view.trusted.vouches_for(view.git, one, view.at)), None)
 
 
 def _is_seen(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
