@@ -15,7 +15,7 @@ import runner.forge.registry
 from runner import forge as forges
 from runner.app import describe, page, steer, verify
 from runner.errors import InsufficientHistoryError, RefusedError, RunnerError, UnreachableError, UsageError
-from runner.executor import advance, load, permissions
+from runner.executor import advance, forge_reviews, load, permissions
 from runner.executor.transition import blocked_events, failed_events
 from runner.lines import counted, cut, lines_of, pattern
 from runner.protocol import events as ev
@@ -211,7 +211,7 @@ def _merge_missing(session: Session, forge: Forge, seen: Snapshot) -> str:
         return wanted.who
     view = permissions.view_of(session.project, seen, None, seen.state)
     fetched = (
-        permissions.fetch_reviews(session, forge, view, wanted, None) if wanted.reviews else permissions.NO_REVIEWS
+        forge_reviews.fetch_reviews(session, forge, view, wanted, None) if wanted.reviews else forge_reviews.NO_REVIEWS
     )
     standing = permit.merge_status(view, fetched.approvals)
     against = [word.approver for word in standing.rejected] + list(fetched.objections)
@@ -370,7 +370,7 @@ def _refused(project: Project, forge: Forge, who: Identity, verb: str) -> str:
 
     A bot's word is never a person's: it answers no question and ends no person's step, whatever the policy lists.
     """
-    if permissions.may_write(forge, who):
+    if forge_reviews.may_write(forge, who):
         return ""
     policy = trusted_config.of(project).policy
     listed = policy.content.forge.get(forge.host, {}).values() if policy else ()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.executor.permissions import Reason, count_reviews
+from runner.executor.forge_reviews import Reason, count_reviews
 from runner.forge import Access, AccountKind, Dismissal, Identity, Membership, Review, ReviewState
 
 CASES = sorted((Path(__file__).parent / "reviews").glob("*.json"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runner.executor.permissions import Reason, count_reviews
+from runner.executor.forge_reviews import Reason, count_reviews
 from runner.forge import (
     BODY_TEXT,
     STATUS_TEXT,
