@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner import beneath, signals
 from runner.errors import RunnerError, SandboxUnavailableError, StepFailedError, UsageError
-from runner.executor import environments
+from runner.executor import environments, submodules
 from runner.git import TreeEntry
 from runner.lines import LAST, WIDTH, headline, lines_of, lines_of_output
 from runner.protocol import paths
@@ -314,7 +314,7 @@ class WorkspaceSession:
         is_first = not os.path.exists(self.space.index)  # also where nobody may look
         workspace.reset(self.space, commit, self.protocol, clean=clean, trusted=self.project.trusted.commit)
         if is_first:  # a partial clone has its files now
-            for line in environments.empty_submodules(self.project, commit):
+            for line in submodules.empty_submodules(self.project, commit):
                 self.session.tell_once(line)
         made = self._made(commit, approved) if self.own and config.setup else None
         try:
@@ -367,7 +367,7 @@ class WorkspaceSession:
             StepFailedError: this clone does not have that.
         """
         assert self.own is not None
-        self.own = self.own._replace(outside=environments.content_shown(self.session, commit))
+        self.own = self.own._replace(outside=submodules.content_shown(self.session, commit))
         self.sandbox = self.sandbox.placed(self.own.place(self.space))
 
     def beside(self, commit: str, resources: Resources | None, approved: Iterable[tuple[str, str]]) -> WorkspaceSession:
@@ -439,7 +439,7 @@ class WorkspaceSession:
             one.mkdir()
         self._empty(self.out(space.export))
         workspace.export(space, base)
-        outside = environments.content_shown(self.session, base)
+        outside = submodules.content_shown(self.session, base)
         place = self.own.at(git, base)._replace(outside=outside).place(space)
         self.sandbox = self.sandbox.placed(Place({**place.at, home: HOME}, place.shown))
         env = {**self.base_environment(space.export), "HOME": str(home)}

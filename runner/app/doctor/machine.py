@@ -15,7 +15,7 @@ from runner import sandbox
 from runner.app import suite
 from runner.app.doctor import Finding, Machine, Selection, fault, of_error, remark
 from runner.errors import RunnerError, UnreachableError, UsageError, shown
-from runner.executor import environments, transition
+from runner.executor import environments, submodules, transition
 from runner.git import Git, GitError
 from runner.lines import counted, few
 from runner.protocol import clarifications, ids, paths, strict_yaml
@@ -181,7 +181,7 @@ def empty_content(chosen: Selection) -> Iterator[Finding]:
     """Yield the submodules and files of LFS whose content no step is shown."""
     project = chosen.session.project
     partial = project.git.is_partial()  # its files may have to be fetched to know
-    for line in () if partial else environments.empty_submodules(project, project.trusted.commit):
+    for line in () if partial else submodules.empty_submodules(project, project.trusted.commit):
         what, _, how = line.partition("; ")
         yield remark(what, project.trusted.branch, "tests that need them fail", how)
 
