@@ -69,6 +69,11 @@ class StepKind(StrEnum):
     TOOL = "tool"
     HUMAN = "human"
 
+    @property
+    def is_written(self) -> bool:
+        """Whether the step's file says all that it does. Where a model or a tool decides, permissions are judged more strictly."""
+        return self in (StepKind.COMMAND, StepKind.HUMAN)
+
 
 class QaPolicy(StrEnum):
     """How much is checked after the work."""

@@ -127,7 +127,7 @@ class TrustedConfig:
             self._changed[at] = changes(git, protocol, at[1], measured=measured)
         found = self._changed[at]
         named: frozenset[str] = frozenset()
-        if found and step.header.kind in (StepKind.AGENT, StepKind.TOOL):
+        if found and not step.header.kind.is_written:
             checks = [check for one in plan.steps for check in one.checks]
             sizes = git.sizes([f"{self.commit}:{one.path}" for one in found]) if checks else []
             there = {globs.fold(one.path) for one, size in zip(found, sizes, strict=False) if size is not None}
@@ -153,7 +153,7 @@ class TrustedConfig:
         agents: set[str] = set()
         prompts = tools = False
         for step in steps:
-            if step.header.kind in (StepKind.AGENT, StepKind.TOOL):
+            if not step.header.kind.is_written:
                 tools = True
                 prompts |= step.header.kind is StepKind.AGENT
                 agents |= {name for name in (step.header.agent or plan.header.agent,) if name}
@@ -183,7 +183,7 @@ class TrustedConfig:
         What runs with a network, or is a model or a project's own tool, has no default set: it may read such files to some effect.
         """
         asked = self.policy.content.approvals if self.policy is not None else None
-        alone = step.header.kind in (StepKind.COMMAND, StepKind.HUMAN) and self.config.executor != "host"
+        alone = step.header.kind.is_written and self.config.executor != "host"
         checks = [check for one in plan.steps if one.number <= step.number for check in one.checks]
         return Cover(
             protocol,
