@@ -211,7 +211,7 @@ def _unfiled(project: Project, protocol: str) -> str:
     """Return why the journals of a protocol have to stay, or nothing where its history has every record of theirs."""
     lost = []
     for path in matching(project.dirs.journal(protocol), "**/*.jsonl"):
-        filed = history.read(project.git, protocol, f"runs/{path.name}") or b""
+        filed = history.read(project.git, protocol, history.run_file(path.stem)) or b""
         try:
             if not filed.startswith(Journal(path).transcript()):
                 lost.append(path.name)

@@ -153,7 +153,7 @@ def take(session: Session, proposal: Proposal, files: Mapping[str, bytes]) -> st
                 f"run `runner plan {lookup.typed(session.project, protocol)}` again",
             )
         new = _committed(session, seen, files, "plan anew")
-        said = {history.next_plan(git, protocol): proposal.transcript}
+        said = {history.run_file(history.next_plan(git, protocol)): proposal.transcript}
         return advance.Commit(new, history.add(git, protocol, said, new, session.project.runner()))
 
     with load.at_work(session, protocol):

@@ -326,22 +326,22 @@ def open_journal(session: Session, protocol: str, name: str, then: Sequence[Reco
     `then`: follows the records that this clone had not.
     """
     journal = Journal(session.dirs.journal(protocol) / f"{name}.jsonl")
-    filed = _filed(session, protocol, f"{name}.jsonl")
-    transcript.parse(filed, f"runs/{name}.jsonl of {history.ref_of(protocol)}")
+    filed = _filed(session, protocol, name)
+    transcript.parse(filed, f"{history.run_file(name)} of {history.ref_of(protocol)}")
     journal.take_up(filed, then)
     if filed:
         journal.filed = journal.alike(recorded_part(session.project, protocol, name))
     return journal
 
 
-def _filed(session: Session, protocol: str, file: str) -> bytes:
+def _filed(session: Session, protocol: str, name: str) -> bytes:
     """Return what the history has of a journal. No transition of a batch adds to the history, so it is looked at once for all."""
     if session.pending is not None:
         if session.pending.runs is None:
             session.pending.runs = session.git.tree(f"{history.ref_of(protocol)}:runs") or {}
-        if file not in session.pending.runs:
+        if f"{name}.jsonl" not in session.pending.runs:
             return b""
-    return history.read(session.git, protocol, f"runs/{file}") or b""
+    return history.read(session.git, protocol, history.run_file(name)) or b""
 
 
 def recorded_part(project: Project, protocol: str, name: str) -> bytes:
@@ -349,17 +349,17 @@ def recorded_part(project: Project, protocol: str, name: str) -> bytes:
 
     The history's ref moves first, so where git was killed between the two the history has more than the record.
     """
-    git = project.git
+    git, file = project.git, history.run_file(name)
     tip, filed = git.ref(project.branch(protocol)), git.ref(history.ref_of(protocol))
     if tip is None or filed is None:
         return b""
     named = {raw.fields.get("transcript") for raw in record.events(git, protocol, tip)}
-    data = git.blob(f"{filed}:runs/{name}.jsonl") or b""
+    data = git.blob(f"{filed}:{file}") or b""
     if digest(data) in named:
         return data
     try:
         for commit, beside in history.commits(git, protocol, filed):
-            data = git.blob(f"{commit.oid}:runs/{name}.jsonl") or b""
+            data = git.blob(f"{commit.oid}:{file}") or b""
             if digest(data) in named or git.is_ancestor(beside, tip):
                 return data
     except InsufficientHistoryError:  # all that can be told is that it was filed

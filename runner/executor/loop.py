@@ -79,9 +79,9 @@ class Limits:
 
     usd: Decimal | None = None
     tokens: int | None = None
-    turns: int | None = 200
+    turns: int | None = None
     calls: int | None = None
-    seconds: float = 3600.0
+    seconds: float
     unpriced: int = 0
     where: Mapping[str, str] = field(default_factory=dict)
 

@@ -42,7 +42,7 @@ from runner.trust.transitions import transitions_below
 
 ROUNDS = 3  # how often the model may ask questions
 SECONDS = 1800.0
-UNBOUNDED = Limits(turns=None, seconds=SECONDS)  # where no plan says how much it may cost
+UNBOUNDED = Limits(seconds=SECONDS)  # where no plan says how much it may cost
 SPLIT = (
     "Split the step `{0}` into smaller ones, each of which one agent can finish and a check can tell from undone. `steps` holds those"
     " that come in its place, in their order; the last of them keeps the slug `{0}`. They do together what the step asks, no more. If"
@@ -253,7 +253,7 @@ def written(
     key = of[0].protocol if of else asked.digest().removeprefix("sha256:")[:32]
     with locks.hold(session.dirs.lock(f"planning-{key}"), session.env, what="this plan"):
         if of is not None:
-            name = history.next_plan(session.git, key).removeprefix("runs/").removesuffix(".jsonl")
+            name = history.next_plan(session.git, key)
             journal = open_journal(session, key, name)
         else:
             journal = Journal(session.dirs.planning / f"{key}.jsonl")
@@ -275,7 +275,7 @@ def written(
                 journal.undecided(session.env.timestamp(), error.what)
                 raise
         yield made
-        if of and history.read(session.git, key, f"runs/{journal.path.name}") is None:
+        if of and history.read(session.git, key, history.run_file(journal.path.stem)) is None:
             journal.undecided(session.env.timestamp(), "nobody took it")
         else:
             journal.path.unlink(missing_ok=True)
@@ -446,7 +446,7 @@ def _resume(session: Session, seen: Snapshot) -> Written | Asking:
     if task is None:
         raise RefusedError(
             "the planner's task is not in this clone",
-            f"runs/plan.1.jsonl of {history.ref_of(seen.protocol)}",
+            f"{history.run_file('plan.1')} of {history.ref_of(seen.protocol)}",
             f"run `runner sync {seen.protocol}` in the clone that asked the model, then here",
         )
     names = asking.engine_names(session.project, None, None, None, "plan")

@@ -179,7 +179,7 @@ def to_record(project: Project, protocol: str) -> tuple[Total, dict[str, bytes]]
         cost = of(journal.records[journal.filed :])
         if cost.turns and journal.path.stem == name:  # a lost one stays here: the history has another of its name
             total += cost
-            files[f"runs/{name}.jsonl"] = journal.transcript()
+            files[history.run_file(name)] = journal.transcript()
     return total, files
 
 

@@ -37,14 +37,19 @@ def brings(protocol: str, remote: str | None, command: str = "") -> str:
     )
 
 
+def run_file(name: str) -> str:
+    """Return where a journal's transcript lies in the history's tree. `name`: the journal's, `SLUG.ATTEMPT` or the like."""
+    return f"runs/{name}.jsonl"
+
+
 def transcript_name(slug: str, attempt: int) -> str:
     """Return where an attempt's transcript lies in the history's tree."""
-    return f"runs/{slug}.{attempt}.jsonl"
+    return run_file(f"{slug}.{attempt}")
 
 
 def review_name(slug: str, attempt: int) -> str:
     """Return where the transcript of the review of an attempt lies in the history's tree."""
-    return f"runs/{slug}.{attempt}.qa.jsonl"
+    return run_file(f"{slug}.{attempt}.qa")
 
 
 def output_name(slug: str, attempt: int, check: int | None = None) -> str:
@@ -58,11 +63,11 @@ def outputs(git: Git, at: str) -> Tree:
 
 
 def next_plan(git: Git, protocol: str) -> str:
-    """Return where the transcript of the next plan will lie that a model writes: the first `runs/plan.N.jsonl` that is free."""
+    """Return the name of the journal of the next plan that a model writes: the first `plan.N` of which there is no transcript."""
     number = 1
-    while read(git, protocol, transcript_name("plan", number)) is not None:
+    while read(git, protocol, run_file(f"plan.{number}")) is not None:
         number += 1
-    return transcript_name("plan", number)
+    return f"plan.{number}"
 
 
 AGAIN = b"\n== again ==\n"

@@ -41,7 +41,7 @@ def asked(tmp_path: Path, *said: Response | EngineError) -> tuple[Scripted, Cons
         system="",
         task="",
         summarize="",
-        limits=Limits(),
+        limits=Limits(seconds=60),
         redactor=Redactor({}),
         tree=lambda: "",
         restore=lambda tree: None,
