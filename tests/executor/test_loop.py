@@ -108,7 +108,7 @@ class Bench:
         self.path = tmp_path / "journal.jsonl"
         self.slept: list[float] = []
         self.clock = 0.0
-        self.limits = Limits(**limits)
+        self.limits = Limits(**{"seconds": 3600.0, **limits})
         self.engine = Scripted(said)
 
     def loop(self, *engines: Engine, price: Decimal | None = Decimal("0.001")) -> Loop:
