@@ -39,12 +39,18 @@ def spellings(number: int) -> list[str]:
     return list(dict.fromkeys(f"{number:0{width}d}-" for width in range(4, 10)))
 
 
+_LETTERS = str.maketrans(
+    {"æ": "ae", "œ": "oe", "ø": "o", "đ": "d", "ł": "l", "þ": "th"}
+)  # which no accent can be taken from
+
+
 def slug_of_title(title: str) -> str:
     """Return the slug that a title suggests; `task` where nothing of it is ASCII.
 
     This makes a new name out of prose. Names that people give are matched, never changed.
     """
-    ascii_only = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode().lower()
+    plain = unicodedata.normalize("NFKD", title.casefold().translate(_LETTERS))
+    ascii_only = plain.encode("ascii", "ignore").decode().lower()
     words = re.findall(r"[a-z0-9]+", ascii_only)
     slug = "-".join(words)
     if len(slug) > SLUG_LIMIT:  # without half a word, unless that is most of it

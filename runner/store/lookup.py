@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from runner.errors import RefusedError, UsageError
 from runner.git import Git
+from runner.lines import few
 from runner.protocol import ids, paths
 from runner.protocol.state import ENDED
 from runner.store import record, worktree
@@ -262,9 +263,7 @@ def _here(project: Project) -> str:
             str(project.git.top or project.git.common_dir),
             "`runner new` creates one, `runner list` shows all",
         )
-    raise UsageError(
-        f"{len(there)} protocols are open: {', '.join(there[:5])}", "the protocol's name", "name one of them"
-    )
+    raise UsageError(f"{len(there)} protocols are open: {few(there, 5)}", "the protocol's name", "name one of them")
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ def test_a_title_gives_an_id(title: str, number: int) -> None:
 @pytest.mark.parametrize(
     ("title", "slug"),
     [
+        ("Straße, größer; Łódź", "strasse-grosser-lodz"),
         ("Rate limit the API", "rate-limit-the-api"),
         ("  Überprüfung: 2. Teil!", "uberprufung-2-teil"),
         ("日本", "task"),
