@@ -100,10 +100,10 @@ def show_protocol(console: Console, session: Session, row: Row, tip: str, asked:
     made = [artifact for artifact in row.get("artifacts", []) if isinstance(artifact, dict)]
     if made:
         console.line("")
+        console.line("  outputs")
     for artifact in made:
-        console.line(
-            f"  {artifact.get('id')}  {artifact.get('path')}  by {record.label(row, str(artifact.get('step')))}"
-        )
+        by = record.label(row, str(artifact.get("step")))
+        console.line(f"  {artifact.get('id')}  {artifact.get('path')}  by {by}")
 
 
 def show_transcript(

@@ -136,16 +136,16 @@ def of_protocol(session: Session, protocol: str, tip: str) -> Iterator[Finding]:
     """Yield the findings of a protocol whose branch is here."""
     one = Examined(session, protocol, tip)
     try:
-        end = load.end_below(session.project, protocol, tip)
-        if end is not None:
-            yield protocols.moved_to_base(session, protocol, tip, end)
-            return
-        _ = one.judged, one.old  # these raise, and every check needs them
+        judged, old = one.judged, one.old  # these raise, and every check needs them
+        end = None if judged.ok and old is None else load.end_below(session.project, protocol, tip)
     except InsufficientHistoryError as error:
         yield of_error(error, f"{protocol} cannot be verified here")
     except RunnerError as error:
         yield contradiction(error.what, error.where, f"{protocol} cannot be worked on", error.hint)
     else:
+        if end is not None:
+            yield protocols.moved_to_base(session, protocol, tip, end)
+            return
         yield from protocols.rewritten_history(one)
         if not one.is_adoptable:
             yield from _run(PROTOCOL, one) if one.judged.ok else protocols.damaged_record(one)

@@ -40,10 +40,10 @@ def fix(session: Session, protocol: str, *, by_name: bool) -> None:
             publishing.look(session, branch, history.ref_of(protocol))
         here = git.ref(branch)
         tip = here or session.above(branch) or session.project.protocols()[protocol]
-        if load.end_below(session.project, protocol, tip) is not None:
-            return  # nothing is broken; `doctor` says how the branch is moved back
         judged = verify.verify(git, protocol, tip, session.project.trusted)
         old = rewritten_from(session.project, protocol, tip)
+        if not judged.ok and load.end_below(session.project, protocol, tip) is not None:
+            return  # nothing is broken; `doctor` says how the branch is moved back
         if judged.is_foreign and old is None:
             return
         if not by_name and (here is None or old is not None):

@@ -6,6 +6,7 @@ from runner.executor import permissions
 from runner.executor.step_run import StepRun
 from runner.executor.steps import work
 from runner.executor.transition import Outcome, OutcomeKind
+from runner.git import Commit
 from runner.protocol import events as ev
 from runner.protocol import ids, log, paths
 from runner.store import record
@@ -56,20 +57,23 @@ def take_work(run: StepRun) -> Outcome:
 
 
 def _start_of_work(run: StepRun) -> str:
-    """Return the commit that asked for the work, or that of later work by a step which the plan got before this one since.
+    """Return the commit that asked for the work first, since the step ended last; or that of later work by a step which it needs.
 
     Where the person had committed something before that other work, the question's: nothing of theirs is left out.
     """
     git, protocol, tip = run.project.git, run.snapshot.protocol, run.snapshot.tip
-    own, later = f"{paths.folder(protocol)}/", []
+    own, later, asked = f"{paths.folder(protocol)}/", list[Commit](), 0
     for one in transitions.transitions_below(git, protocol, tip):
-        if one.has("asked", run.slug):
+        if any(one.has(end, run.slug) for end in ("step-finished", "step-retried", "step-blocked")):
             break
         later.append(one.commit)
-    else:
+        asked = len(later) if one.has("asked", run.slug) else asked
+        if asked and run.attempt == 1:
+            break  # it was asked for once
+    if not asked:
         return tip
-    start = one.commit.oid
-    for commit in reversed(later):
+    start = later[asked - 1].oid
+    for commit in reversed(later[: asked - 1]):
         before = commit.parents[0]
         is_work, is_theirs = (
             any(not path.startswith(own) for path in git.changed(old, new))
