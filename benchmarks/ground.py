@@ -133,12 +133,12 @@ def record(session: Session, protocol: str) -> Advanced:
         paused = getattr(getattr(seen, "state", None), "status", None) == "paused"
         return [ev.Resumed(subject=protocol)] if paused else [ev.Paused(subject=protocol)]
 
-    return advance.tell(session, protocol, build)
+    return advance.record_events(session, protocol, build)
 
 
 def finish_step(session: Session, protocol: str, slug: str) -> Advanced:
     """Record a step that left no work."""
-    return advance.tell(
+    return advance.record_events(
         session,
         protocol,
         lambda seen: [

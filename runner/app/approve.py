@@ -307,7 +307,7 @@ def add(session: Session, found: Matter, data: bytes) -> str:
     message = f"{protocol}: {said.approver} {verb[said.decision]} {said.subject}\n".encode()
     sign = git.setting("user.signingkey") is not None
 
-    def make(seen: Snapshot) -> advance.Commit:
+    def make(seen: Snapshot) -> advance.PersonCommit:
         view = permissions.view_of(session.project, seen, found.plan, seen.state)
         verdict = signature.verify(
             signed.signature,
@@ -331,14 +331,14 @@ def add(session: Session, found: Matter, data: bytes) -> str:
             raise _would_not_count(session.project, found, said.decision, foreseen.rejection, foreseen.text)
         tree = git.edited(seen.tree, {name: TreeEntry(BLOB, git.write("blob", data))})
         if tree == seen.tree:
-            return advance.Commit(seen.tip)
+            return advance.PersonCommit(seen.tip)
         new = git.person_commit(tree, (seen.tip,), session.person(), message, sign=sign)
         if said.subject != "merge":
-            return advance.Commit(new)
+            return advance.PersonCommit(new)
         # No transition comes after it that the history would be filed beside, and a squash would leave it out.
-        return advance.Commit(new, history.add(git, protocol, {}, new, session.project.runner()))
+        return advance.PersonCommit(new, history.add(git, protocol, {}, new, session.project.runner()))
 
-    return advance.put(session, protocol, "runner: approval", make)
+    return advance.publish_commit(session, protocol, "runner: approval", make)
 
 
 def answer(session: Session, found: Matter, decision: Decision) -> Advanced:
@@ -366,7 +366,7 @@ def answer(session: Session, found: Matter, decision: Decision) -> Advanced:
             return []
         return [ev.ApprovalCounted(subject=wait.subject, wait=wait.id, approvals=[], by=by)]
 
-    return advance.tell(session, found.seen.protocol, build)
+    return advance.record_events(session, found.seen.protocol, build)
 
 
 def no_policy(project: Project, found: Matter) -> RefusedError:
@@ -393,7 +393,7 @@ def _refuse_where_one_was(project: Project, view: View) -> None:
             )
 
 
-def standing(session: Session, found: Matter) -> ApprovalStatus:
+def status_now(session: Session, found: Matter) -> ApprovalStatus:
     """Return the status of the required approval now, with the approvals that arrived since."""
     seen = load.read(session, found.seen.protocol)
     plan, _, state, _ = advance.consider(session, seen)

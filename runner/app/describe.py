@@ -459,7 +459,7 @@ def cancelled_for(project: Project, protocol: str, tip: str) -> str:
 # --- what git knows ------------------------------------------------------------------------------------------------------
 
 
-def standing(project: Project, row: Row) -> str:
+def status_with_merge(project: Project, row: Row) -> str:
     """Return a protocol's status with the facts that git knows: `completed · merged in 4f1c2e9`."""
     status = str(row["status"])
     if status != "completed":
@@ -495,7 +495,7 @@ def unrecorded_cost(project: Project, protocol: str) -> str:
 
 def price_of(total: Total) -> str:
     """Return what models cost, also where that is nothing: `$0.00`."""
-    return price(spending.told(total)) or money(total.usd)
+    return price(spending.as_event(total)) or money(total.usd)
 
 
 def _not_recorded(project: Project, protocol: str) -> Total | None:

@@ -130,7 +130,7 @@ def fork(
 def _completed_at(git: Git, origin: str, transitions: dict[int, str], slug: str) -> int:
     """Return the revision of the transition that completed a step last."""
     last = max(transitions)
-    for entry in reversed(record.standing(record.events(git, origin, transitions[last]))):
+    for entry in reversed(record.without_undone(record.events(git, origin, transitions[last]))):
         if (entry.event, entry.subject) == ("step-completed", slug):
             return min(revision for revision in transitions if revision >= entry.revision)
     raise UsageError(

@@ -170,7 +170,7 @@ def _message(seen: Snapshot, *, squash: bool) -> str:
 
 def _assistants(git: Git, seen: Snapshot) -> list[str]:
     """Return a trailer for each model whose work is in the tree."""
-    done = record.standing(record.events(git, seen.protocol, seen.tip))
+    done = record.without_undone(record.events(git, seen.protocol, seen.tip))
     models = [str(one.fields.get("engine", "")) for one in done if one.event == "step-finished"]
     return [f"Assisted-by: {model} ({seen.protocol})" for model in dict.fromkeys(models) if log.is_bare(model)]
 

@@ -144,7 +144,7 @@ def take(session: Session, proposal: Proposal, files: Mapping[str, bytes]) -> st
     git, protocol = session.git, proposal.protocol
     check(files)
 
-    def make(seen: Snapshot) -> advance.Commit:
+    def make(seen: Snapshot) -> advance.PersonCommit:
         _refuse_unsaved(session.project, protocol)
         if snapshot.plan_files(git, seen) != proposal.before or seen.state.steps != proposal.seen.state.steps:
             raise InTheWayError(
@@ -154,10 +154,10 @@ def take(session: Session, proposal: Proposal, files: Mapping[str, bytes]) -> st
             )
         new = _committed(session, seen, files, "plan anew")
         said = {history.run_file(history.next_plan(git, protocol)): proposal.transcript}
-        return advance.Commit(new, history.add(git, protocol, said, new, session.project.runner()))
+        return advance.PersonCommit(new, history.add(git, protocol, said, new, session.project.runner()))
 
     with load.at_work(session, protocol):
-        return advance.put(session, protocol, "runner: plan", make)
+        return advance.publish_commit(session, protocol, "runner: plan", make)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,14 +227,16 @@ def commit_draft(session: Session, draft: Draft, data: bytes) -> str:
         InTheWayError: the file changed meanwhile. MalformedFileError: as `check`.
     """
 
-    def make(seen: Snapshot) -> advance.Commit:
+    def make(seen: Snapshot) -> advance.PersonCommit:
         if seen.files.get(draft.name) != draft.entry:
             raise InTheWayError(
                 f"{draft.name} changed on the branch meanwhile", seen.where, "put your changes into the new version"
             )
-        return advance.Commit(_committed(session, seen, check_draft(session, draft, data, seen), f"edit {draft.name}"))
+        return advance.PersonCommit(
+            _committed(session, seen, check_draft(session, draft, data, seen), f"edit {draft.name}")
+        )
 
-    return advance.put(session, draft.protocol, "runner: edit", make)
+    return advance.publish_commit(session, draft.protocol, "runner: edit", make)
 
 
 # --- steps, added, moved and removed ----------------------------------------------------------------------------------------
@@ -359,7 +361,7 @@ def _rearranged(session: Session, protocol: str, verb: str, change: Callable[[_S
     """
     folder, slug, names = paths.folder(protocol), "", dict[str, str]()
 
-    def make(seen: Snapshot) -> advance.Commit:
+    def make(seen: Snapshot) -> advance.PersonCommit:
         nonlocal slug
         refuse_ended(session.project, seen.state, "edit")
         refuse_unplanned(session.project, seen.state, "edit")
@@ -377,6 +379,6 @@ def _rearranged(session: Session, protocol: str, verb: str, change: Callable[[_S
         made = {name: data for name, data in words.items() if name in (paths.PLAN, paths.CONTEXT)}
         made |= {names[one]: steps.files[one] for one in steps.order}
         check(made, folder)
-        return advance.Commit(_committed(session, seen, made, f"{verb} {slug}"))
+        return advance.PersonCommit(_committed(session, seen, made, f"{verb} {slug}"))
 
-    return advance.put(session, protocol, "runner: edit", make), slug, names.get(slug, "")
+    return advance.publish_commit(session, protocol, "runner: edit", make), slug, names.get(slug, "")

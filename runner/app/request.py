@@ -290,7 +290,7 @@ def _note_request(session: Session, protocol: str, request: Request) -> None:
             )
         ]
 
-    advance.tell(session, protocol, build)
+    advance.record_events(session, protocol, build)
 
 
 def _last_read(
@@ -458,7 +458,7 @@ def _record_approvals(session: Session, forge: Forge, protocol: str) -> None:
             return []  # the next step picks the edit up first
         return permissions.count_approvals(session, seen, plan, after, session.env.timestamp(), forge)
 
-    advance.tell(session, protocol, build)
+    advance.record_events(session, protocol, build)
 
 
 # --- CI --------------------------------------------------------------------------------------------------------------------
@@ -499,7 +499,7 @@ def _ci(session: Session, forge: Forge, protocol: str) -> bool:
         )
         return [reported, *(_consequence(session, seen, check) if outcome is forges.CheckOutcome.FAILURE else ())]
 
-    now = advance.tell(session, protocol, build)
+    now = advance.record_events(session, protocol, build)
     waits = [step for _, step in now.state.open_steps() if step.status is StepStatus.NEEDS_QA and not step.passed]
     return config.qa.on_ci and outcome is forges.CheckOutcome.SUCCESS and bool(waits)
 

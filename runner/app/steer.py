@@ -106,7 +106,7 @@ def pause(session: Session, protocol: str, reason: str | None = None) -> Steered
         refuse_ended(session.project, seen.state, "pause")
         return [] if seen.state.status is Status.PAUSED else [ev.Paused(subject=protocol, reason=reason)]
 
-    done = advance.tell(session, protocol, build)
+    done = advance.record_events(session, protocol, build)
     if not done.entries:
         return steered(session, done.state, done.commit, "already paused")
     at_work = locks.is_held(session.dirs.lock(protocol)) is not None
@@ -143,7 +143,7 @@ def resume(session: Session, protocol: str) -> Steered:
     is_stopped = seen.state.status in (Status.FAILED, Status.BLOCKED)
     if is_stopped and record.out_of_plan(git, protocol, seen.tip, trees, seen.state.stopped):
         load.pick_up_edits(session, protocol, adopt=True)
-    done = advance.tell(session, protocol, build)
+    done = advance.record_events(session, protocol, build)
     said = "resumed" if done.entries else "it is not paused"
     return steered(session, done.state, done.commit, said)
 
@@ -158,7 +158,7 @@ def cancel(session: Session, protocol: str, reason: str | None = None) -> Steere
         refuse_ended(session.project, seen.state, "cancel")
         return [ev.Cancelled(subject=protocol, reason=reason)]
 
-    done = advance.tell(session, protocol, build)
+    done = advance.record_events(session, protocol, build)
     said = "cancelled" if done.entries else "already cancelled"
     return Steered(protocol, said, notes=tuple(_stop(session, protocol)))
 
@@ -222,7 +222,7 @@ def retry(session: Session, protocol: str, *, step: str | None = None, keep: boo
         made = f"{slug} will be retried (attempt {attempt + 1}{', from the work of the last one' if kept else ''})"
         return [ev.StepRetried(subject=slug, attempt=attempt + 1, kept=kept)]
 
-    done = advance.tell(session, protocol, build)
+    done = advance.record_events(session, protocol, build)
     return steered(session, done.state, done.commit, made)
 
 
@@ -302,7 +302,7 @@ def answer(session: Session, protocol: str, which: str | None, text: str) -> Ste
             return [_decided(answered, text, session.actor())]
         return [ev.Answered(subject=answered.subject, wait=answered.id, text=text, by=session.actor())]
 
-    done = advance.tell(session, protocol, build, as_person=True)
+    done = advance.record_events(session, protocol, build, as_person=True)
     assert answered is not None
     notes = left_out(session.project, protocol) if answered.kind == "human" else ()
     return steered(session, done.state, done.commit, f"{answered.subject} answered", notes)

@@ -82,7 +82,7 @@ def undo(session: Session, protocol: str, to: int | str | None = None) -> Steere
         out, is_whole = _take_out(session, protocol, to)
         if out is not None and (to is None or is_whole):
             return out
-        done = advance.tell(session, protocol, build, tree=lambda seen: tree)
+        done = advance.record_events(session, protocol, build, tree=lambda seen: tree)
     if not done.entries or target is None:
         return Steered(protocol, f"it is at revision {done.state.revision}: nothing was reverted")
     found = [
@@ -207,7 +207,7 @@ def _target(project: Project, seen: Snapshot, history: _History, to: int | str |
         if to not in history.transitions:
             raise timeline.no_such_revision(project, seen.protocol, to, history.transitions)
         return to
-    for entry in record.standing(record.events(project.git, seen.protocol, seen.tip)):
+    for entry in record.without_undone(record.events(project.git, seen.protocol, seen.tip)):
         if entry.subject.partition(".")[0] == to:
             return max(revision for revision in history.transitions if revision < entry.revision)
     raise UsageError(

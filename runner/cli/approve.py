@@ -130,7 +130,7 @@ def _decide(
 def _given(console: Console, found: Matter, tip: str, said: str) -> None:
     """Print the decision, which the commit `tip` has, the approvals that are still missing, and what to type next, as status does."""
     session = console.session
-    standing = approve.standing(session, found)
+    standing = approve.status_now(session, found)
     missing = pending.missing(standing) if found.is_required or standing.rejected else ""
     done = steering.steered(session, found.state, tip, said, (f"still needed: {missing}",) if missing else ())
     if missing and found.state.status is Status.COMPLETED:

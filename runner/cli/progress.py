@@ -203,7 +203,7 @@ class Progress:
         found = describe.describe(session, row, done.commit, name)
         counted = " · ".join(filter(None, (describe.progress(row), describe.spent_of(row))))
         if state.status == "completed" and not found.to_merge:
-            counted += f" · {describe.standing(session.project, row).partition(' · ')[2]}"
+            counted += f" · {describe.status_with_merge(session.project, row).partition(' · ')[2]}"
         if state.status in ("completed", "paused", "cancelled"):
             colour = COLOURS.get(state.status, "yellow")
             console.line("  ", (str(state.status).ljust(12), colour), f"  {counted}", err=True)

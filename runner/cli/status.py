@@ -215,7 +215,7 @@ def show_one(console: Console, session: Session, row: Row, asked: str | None = N
     console.line(f"{protocol}  {row['title']}")
     parts = [describe.progress(planned), f"from {row['base']}" if row.get("base") else "", _spent(project, row, tip)]
     acts = found.word in ("waits", "ready", "works")
-    status = (found.word if acts else describe.standing(project, row), COLOURS.get(found.word, ""))
+    status = (found.word if acts else describe.status_with_merge(project, row), COLOURS.get(found.word, ""))
     console.line("  ", status, *(f" · {part}" for part in parts if part))
     for label, text in _facts(project, row, tip):
         console.fact(label, text)

@@ -26,8 +26,15 @@ from runner.errors import (
 )
 from runner.executor import load, permissions, planning, spending, steps, transition
 from runner.executor.step_run import StepRun
-from runner.executor.transition import EvaluatedAt, Outcome, OutcomeKind, attempt_ref, blocked_events, recording
-from runner.executor.transition import record as outcome_events
+from runner.executor.transition import (
+    EvaluatedAt,
+    Outcome,
+    OutcomeKind,
+    attempt_ref,
+    blocked_events,
+    outcome_events,
+    recording,
+)
 from runner.git import GitError
 from runner.protocol import events as ev
 from runner.protocol import log, machine, paths
@@ -183,7 +190,7 @@ def record_paid(session: Session, protocol: str) -> str:
         return ""
     session.batch = False  # nothing follows that it could be published with
     for seen in load.snapshots(session, protocol):
-        paid = ev.Cancelled(subject=protocol, spent=spending.told(total))
+        paid = ev.Cancelled(subject=protocol, spent=spending.as_event(total))
         outcome = Outcome(kind=OutcomeKind.RECORDED, events=(paid,), files=files)
         made = transition.prepare(session, seen, outcome.events)
         with contextlib.suppress(ConflictError):
@@ -297,7 +304,7 @@ def _step(
         return at_once(start, action, recording("all done", [ev.Completed(subject=seen.protocol)]))
     if isinstance(action, RunStep | CheckStep):
         session.env.hear_output(run.label, b"")
-    return commit(start, action, steps.perform(action, run))
+    return publish_outcome(start, action, steps.perform(action, run))
 
 
 def attempt(start: Start, plan: Plan, action: StepAction, approvals: Sequence[Event]) -> StepRun:
@@ -337,14 +344,14 @@ def _lease(session: Session, seen: Snapshot, forge: Forge | None) -> bool:
     return True
 
 
-class Commit(NamedTuple):
+class PersonCommit(NamedTuple):
     """A person's commit. `filed`: the history's commit that keeps its transcript, and the one before."""
 
     oid: str
     filed: tuple[str, str | None] | None = None
 
 
-def put(session: Session, protocol: str, reason: str, make: Callable[[Snapshot], Commit]) -> str:
+def publish_commit(session: Session, protocol: str, reason: str, make: Callable[[Snapshot], PersonCommit]) -> str:
     """Publish a commit of a person's, made anew by `make(snapshot)` wherever the branch has moved; return its id.
 
     One that is the tip itself says that there is nothing to publish.
@@ -366,7 +373,7 @@ def put(session: Session, protocol: str, reason: str, make: Callable[[Snapshot],
     raise AssertionError("unreachable: `snapshots` ends with an error")
 
 
-def tell(
+def record_events(
     session: Session,
     protocol: str,
     build: Callable[[Snapshot], Sequence[Event]],
@@ -394,7 +401,7 @@ def tell(
 # --- from an outcome to a transition -----------------------------------------------------------------------------------
 
 
-def commit(start: Start, action: Action, outcome: Outcome) -> Advanced | None:
+def publish_outcome(start: Start, action: Action, outcome: Outcome) -> Advanced | None:
     """Publish an outcome. A step's work is merged onto commits that people made meanwhile; it is not done again.
 
     None: the branch moved, and any other action has to be decided again. A verdict, for example, is about the tree that it saw.

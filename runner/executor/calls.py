@@ -24,7 +24,7 @@ from runner.protocol import events as ev
 from runner.protocol.event_types import event_type
 from runner.protocol.events import Event
 from runner.protocol.ids import digest, manifest_digest
-from runner.protocol.transcript import CallOutcome, Held, HeldCall, Intent
+from runner.protocol.transcript import CallOutcome, HeldCall, HeldRecord, Intent
 from runner.store import publishing, record
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
@@ -60,7 +60,7 @@ class Gate(Protocol):
         """Make the attempt's `number`-th call, from 1, if it may be made.
 
         Raises:
-            HeldError: it waits for approval. EffectError: a person has to decide about an earlier call.
+            CallHeldError: it waits for approval. EffectError: a person has to decide about an earlier call.
             AsksError: it asks a person, and is made again with the answer. ToolError: it did not work, or may not be made.
         """
         ...
@@ -173,9 +173,9 @@ class Calls:
         if there is not None:
             data = self.run.project.git.content(there) or b""
             held = transcript.parse_call(data, f"{self.run.snapshot.where}/{paths.call_file(name)}")
-        last = next((one for one in reversed(self.run.journal.records) if isinstance(one, Held)), None)
+        last = next((one for one in reversed(self.run.journal.records) if isinstance(one, HeldRecord)), None)
         if last is None or (last.call, last.digest) != (name, digest(data)):
-            noted = Held(
+            noted = HeldRecord(
                 kind="held",
                 time=self.effects.now(),
                 call=name,

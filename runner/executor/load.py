@@ -363,11 +363,7 @@ def _refuse_malformed(project: Project, protocol: str, tip: str, words: dict[str
         else:
             files[path.removeprefix(f"{folder}/")] = entry
     snapshot.refuse_odd_names(files, folder)
-    told = {
-        name: git.content(entry) or b""
-        for name, entry in files.items()
-        if "/" not in name and name.endswith(".md") and name != paths.LOG
-    }
+    told = {name: git.content(entry) or b"" for name, entry in files.items() if paths.is_top_markdown(name)}
     if not began and told.keys() <= {paths.CONTEXT}:
         return  # notes, while the plan is still asked about
     with _located(project, protocol):

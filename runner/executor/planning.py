@@ -407,7 +407,7 @@ def write_plan(session: Session, seen: Snapshot) -> Outcome:
         events=(planned,),
         summary="\n".join(outline(words, told.untried)),
         files=files,
-        record=told.files,
+        folder_files=told.files,
         author=_creator(session.project, seen),
     )
 

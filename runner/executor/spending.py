@@ -51,10 +51,10 @@ def planned_anew(project: Project, snapshot: Snapshot, edit: ev.PlanEdited) -> e
             total, last = Total(), None
         else:
             total, last = total + of(transcript.parse(data, name)), digest(data)
-    return edit.model_copy(update={"transcript": last, "spent": told(total)}) if last else edit
+    return edit.model_copy(update={"transcript": last, "spent": as_event(total)}) if last else edit
 
 
-def told(total: Total, seconds: int = 0) -> ev.Spent:
+def as_event(total: Total, seconds: int = 0) -> ev.Spent:
     """Return an amount as an event tells it."""
     spent: ev.Spent = {
         "input_tokens": total.input_tokens,
@@ -72,7 +72,7 @@ def told(total: Total, seconds: int = 0) -> ev.Spent:
 
 def since(journal: Journal, seconds: int, *more: Journal) -> ev.Spent:
     """Return what the record does not have yet of a journal's cost, and of `more`."""
-    return told(of([line for one in (journal, *more) for line in one.records[one.filed :]]), seconds)
+    return as_event(of([line for one in (journal, *more) for line in one.records[one.filed :]]), seconds)
 
 
 def shared_budget(session: Session, protocol: str = "") -> SharedBudget | None:

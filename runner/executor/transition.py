@@ -59,7 +59,7 @@ class Outcome(NamedTuple):
     summary: str = ""  # for people
     files: Mapping[str, bytes] = {}  # for the history: transcripts, output
     keeps: tuple[str, ...] = ()  # commits for the history to keep: the work so far of a step that waits
-    record: Mapping[str, bytes] = {}  # more files of the protocol's folder: reports, a planner's plan
+    folder_files: Mapping[str, bytes] = {}  # more files of the protocol's folder: reports, a planner's plan
     author: Ident | None = None  # the commit's, if not the runner
     final: bool = False  # a failure that `on_failure` does not retry
     continues: bool = False  # a retry starts from the work that is kept
@@ -75,7 +75,7 @@ def recording(summary: str, events: Sequence[Event] = ()) -> Outcome:
     return Outcome(kind=OutcomeKind.RECORDED, events=tuple(events), summary=summary)
 
 
-def record(outcome: Outcome, state: State) -> list[Event]:
+def outcome_events(outcome: Outcome, state: State) -> list[Event]:
     """Return the events of an outcome. `state`: at the time of publishing, after what people recorded while the step ran."""
     events, step = [*outcome.events], outcome.step
     match outcome.kind:
@@ -176,7 +176,7 @@ def prepare(
             sign_with=signer(session.project, events),
         ),
         tree=tree,
-        more=outcome.record if outcome else None,
+        more=outcome.folder_files if outcome else None,
     )
 
 

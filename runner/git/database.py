@@ -33,7 +33,16 @@ from runner.git.objects import (
     tree_bytes_with,
 )
 from runner.git.pack import Pack, whole
-from runner.git.process import GitError, Held, Location, PromisedError, Sealed, git_error, sealed_environment, spawn
+from runner.git.process import (
+    GitError,
+    HeldProcess,
+    Location,
+    PromisedError,
+    Sealed,
+    git_error,
+    sealed_environment,
+    spawn,
+)
 from runner.lines import lines_of
 from runner.protocol.ids import OID
 
@@ -169,7 +178,7 @@ class Database(Sealed):
                 if not self._bring(error, names):
                     raise
 
-    def _reader(self) -> Held:
+    def _reader(self) -> HeldProcess:
         if self._loose is not None:
             self._loose.settle()
         # Nothing that git knows leads to what is collected: only a question that names it is in need of it.
@@ -184,7 +193,7 @@ class Database(Sealed):
         self.settle()
         return False
 
-    def _answer(self, asked: bytes, reader: Held | None = None) -> tuple[str, str, bytes] | None:
+    def _answer(self, asked: bytes, reader: HeldProcess | None = None) -> tuple[str, str, bytes] | None:
         reader = reader or self._reader()
         parts = reader.ask(asked).rsplit(b" ", 2)
         if len(parts) != 3 or not parts[2].isdigit():  # `NAME missing`, `NAME ambiguous`
@@ -245,11 +254,11 @@ class Database(Sealed):
         """Give the blobs, by two gits that take turns: each reads ahead as much as a pipe holds while the other is listened to."""
         self.settle()
         parts = [names[at : at + IN_TURN] for at in range(0, len(names), IN_TURN)]
-        argv, env, readers = self.argv(["cat-file", "--batch", "--buffer"]), self.environment(), list[Held]()
+        argv, env, readers = self.argv(["cat-file", "--batch", "--buffer"]), self.environment(), list[HeldProcess]()
         try:
             for turns in filter(None, (parts[::2], parts[1::2])):
                 asked = "".join([f"{name}\n" for part in turns for name in part])
-                readers.append(Held(argv, env, asked.encode("utf-8", "surrogateescape")))
+                readers.append(HeldProcess(argv, env, asked.encode("utf-8", "surrogateescape")))
             answers = list(map(_all_blobs, readers))
             for at, part in enumerate(parts):
                 yield from islice(answers[at % 2], len(part))
@@ -258,7 +267,9 @@ class Database(Sealed):
                 reader.process.kill()  # where the caller had enough, what is left is nobody's
                 reader.close()
 
-    def _answers(self, names: Sequence[str], reader: Held) -> Generator[tuple[str, str, bytes] | None, None, None]:
+    def _answers(
+        self, names: Sequence[str], reader: HeldProcess
+    ) -> Generator[tuple[str, str, bytes] | None, None, None]:
         # The same reader for all: it may have died at a broken one, its answers to those before still to be read. git may be
         # busy answering while the next are asked for, so all that is under way has to fit into the smallest pipe there is.
         parts = [(b"", 0)]
@@ -806,7 +817,7 @@ class Database(Sealed):
         return self.merge_trees(*(self.write_commit(side, (start,), who, who, b"side\n") for side in (ours, theirs)))
 
 
-def _all_blobs(reader: Held) -> Iterator[bytes | None]:
+def _all_blobs(reader: HeldProcess) -> Iterator[bytes | None]:
     """Give the answers of a `cat-file --batch`: the bytes of a blob, None where it is none. It never ends: git does, which raises."""
     data, at = b"", 0
     while True:

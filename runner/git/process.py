@@ -152,7 +152,7 @@ def _input_file(data: bytes) -> IO[bytes]:
     return file
 
 
-class Held:
+class HeldProcess:
     """A git process that is held open: lines in, answers out. `data`: all its input, where that is known before."""
 
     def __init__(self, argv: Sequence[str], env: Mapping[str, str], data: bytes | None = None) -> None:
@@ -434,7 +434,7 @@ class Sealed:
         self._seals: dict[Path, dict[str, str]] = {}
         self._settings: dict[str, list[str]] | None = None
         self._personal: dict[str, list[str]] | None = None
-        self._held: dict[str, Held] = {}
+        self._held: dict[str, HeldProcess] = {}
         self._packed: dict[
             str, tuple[int, int, int] | None
         ] = {}  # by the name of a held process: the packed refs at its start
@@ -603,7 +603,7 @@ class Sealed:
             raise git_error(["git", *args], code, err)
         return out
 
-    def _hold(self, name: str, *args: str, settled: bool = False) -> Held:
+    def _hold(self, name: str, *args: str, settled: bool = False) -> HeldProcess:
         """Return the sealed process that is held open under `name`; it is started anew where it ended, had other arguments, or may
         answer by refs that were packed since.
 
@@ -617,7 +617,7 @@ class Sealed:
             if is_open and held.argv[-len(args) :] == [*args] and self._packed[name] == packed:
                 return held
             held.close()
-        held = self._held[name] = Held(self.argv(args), self.environment())
+        held = self._held[name] = HeldProcess(self.argv(args), self.environment())
         self._packed[name] = packed
         return held
 

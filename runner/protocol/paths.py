@@ -52,6 +52,12 @@ def is_plan_file(name: str) -> bool:
     return name in (PLAN, CONTEXT) or STEP_FILE.fullmatch(name) is not None
 
 
+def is_top_markdown(name: str) -> bool:
+    """Return whether `name` lies at the top of the protocol's folder and is Markdown, but for the log: a plan file, or a file that
+    people may take for one."""
+    return name.endswith(".md") and name != LOG and "/" not in name
+
+
 def is_record(name: str) -> bool:
     """Return whether `name`, relative to the protocol's folder, is written by the runner alone."""
     return name in (STATE, LOG) or name.startswith(("log/", "calls/", "reports/"))

@@ -135,7 +135,7 @@ class _OfCall(FileModel):
     decision: Object | None
 
 
-class Held(_OfCall):
+class HeldRecord(_OfCall):
     """A call that waits for an approval; `digest`: of its file."""
 
     kind: Literal["held"]
@@ -196,9 +196,9 @@ class Undecided(FileModel):
     problems: list[Text]
 
 
-Line = Response | Summary | Results | Held | Intent | CallOutcome | Settled | Task | Answers | Undecided
+Line = Response | Summary | Results | HeldRecord | Intent | CallOutcome | Settled | Task | Answers | Undecided
 KINDS: dict[object, type[Line]] = {
-    "response": Response, "summary": Summary, "results": Results, "held": Held, "intent": Intent, "outcome": CallOutcome,
+    "response": Response, "summary": Summary, "results": Results, "held": HeldRecord, "intent": Intent, "outcome": CallOutcome,
     "settled": Settled, "task": Task, "answers": Answers, "undecided": Undecided,
 }  # fmt: skip
 _FIXED = ("kind", "outcome")  # fields whose values are the format's own

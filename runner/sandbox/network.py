@@ -108,7 +108,7 @@ def with_proxy(env: Mapping[str, str]) -> dict[str, str]:
     return {**kept, **names, **{name.lower(): value for name, value in names.items()}, "NODE_USE_ENV_PROXY": "1"}
 
 
-class RefusedError(Exception):
+class HostRefusedError(Exception):
     """A host is not reached; the text says why."""
 
 
@@ -174,18 +174,18 @@ class Rules:
         if host == "localhost":
             if port in self.forwarded:
                 return ["127.0.0.1", "::1"]
-            raise RefusedError(f"write `localhost:{port}` into {self._where} if it may be reached")
+            raise HostRefusedError(f"write `localhost:{port}` into {self._where} if it may be reached")
         literal = _address(host)
         named = [one for one in self._entries if one.has_port(port) and (one.network or one.has_name(host))]
         if not any(not one.network or (literal and literal in one.network) for one in named):
             entry = host if port in WEB else f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-            raise RefusedError(f"write `{entry}` into {self._where} if it may be reached")
+            raise HostRefusedError(f"write `{entry}` into {self._where} if it may be reached")
         try:
             found = [str(literal)] if literal else _looked_up(host, port)
         except (OSError, UnicodeError):  # the latter: a label is too long
             if by_other:
                 return []
-            raise RefusedError("its name has no address") from None
+            raise HostRefusedError("its name has no address") from None
         for one in found:
             self._refuse_address(ipaddress.ip_address(one.partition("%")[0]), named)
         return found
@@ -198,10 +198,10 @@ class Rules:
         """
         ip = _plain(given)
         if ip.is_loopback or ip.is_unspecified or ip.is_link_local or ip.is_multicast or ip.is_reserved or _is_own(ip):
-            raise RefusedError(f"{ip} is this machine or its link; only a declared `localhost:PORT` is reached")
+            raise HostRefusedError(f"{ip} is this machine or its link; only a declared `localhost:PORT` is reached")
         if ip.is_global or any(one.is_any or (one.network and ip in one.network) for one in named):
             return
-        raise RefusedError(f"{ip} is a private address; write `{ip}` into {self._where}, too, if it may be reached")
+        raise HostRefusedError(f"{ip} is a private address; write `{ip}` into {self._where}, too, if it may be reached")
 
 
 def _address(host: str) -> _Ip | None:
@@ -246,7 +246,7 @@ def plain_host(text: str) -> str:
         or not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", name)
         or re.fullmatch(r"\d+|0x[0-9a-f]*", last)
     ):
-        raise RefusedError("a host is named by its plain name or address")
+        raise HostRefusedError("a host is named by its plain name or address")
     return name
 
 
@@ -350,7 +350,7 @@ class Proxy:
         try:
             host = plain_host(host)
             server = self._connect(host, port, asked)
-        except RefusedError as error:
+        except HostRefusedError as error:
             self._count(host, port, str(error))
             return _say(client, "403 Forbidden", f"the sandbox may not reach {asked.host}:{port}: {error}")
         except OSError as error:

@@ -34,7 +34,7 @@ from runner.protocol.plans import seconds_of
 from runner.protocol.ref_files import Lease
 from runner.store import history, record, remote
 from runner.store.environment import Clone, timestamp, write_atomically
-from runner.store.project import Held, Intents, Project, Session
+from runner.store.project import HeldLease, Intents, Project, Session
 from runner.store.remote import Mirror
 
 RACES = 20  # how often an announcement makes way for people's commits
@@ -104,7 +104,7 @@ def take(session: Session, protocol: str, is_over: IsOver = lambda job: False, *
             error.where,
             "nothing was started; `--publish never` works here alone, and `runner sync` publishes it",
         ) from error
-    session.lease = held = Held(protocol, lease, new, since, ttl, session.project.runner(), intents, there)
+    session.lease = held = HeldLease(protocol, lease, new, since, ttl, session.project.runner(), intents, there)
     held.stop = session.env.beside(held.every, lambda: _beat(session, held))
     with contextlib.suppress(OSError):
         session.dirs.seen_lease(protocol).unlink()
@@ -269,7 +269,7 @@ def take_back(session: Session, protocol: str) -> None:
     if _is_mine(session.project, protocol, lease):
         ttl, since = float(seconds_of(session.project.config.lease.ttl)), session.env.lasting()
         tip = refs.get(session.project.branch(protocol))
-        session.lease = Held(protocol, lease, oid, since, ttl, session.project.runner(), intents, tip)
+        session.lease = HeldLease(protocol, lease, oid, since, ttl, session.project.runner(), intents, tip)
 
 
 def _let_go_if_taken_here(session: Session) -> None:
@@ -313,7 +313,7 @@ def ensure(session: Session) -> None:
             ) from error
 
 
-def _beat(session: Session, held: Held) -> float:
+def _beat(session: Session, held: HeldLease) -> float:
     """Renew the lease beside the work, in another thread than it; return in how many seconds to come back."""
     env = session.env
     with held.lock:
@@ -339,7 +339,7 @@ def _beat(session: Session, held: Held) -> float:
         return held.every
 
 
-def _is_published_cancelled(project: Project, held: Held, mirror: Mirror) -> bool:
+def _is_published_cancelled(project: Project, held: HeldLease, mirror: Mirror) -> bool:
     """Return whether the protocol is cancelled by what others have published."""
     branch = project.branch(held.protocol)
     mirror.fetch(branch, timeout=RENEW_SECONDS)
@@ -350,7 +350,7 @@ def _is_published_cancelled(project: Project, held: Held, mirror: Mirror) -> boo
 
 
 def _renew(
-    project: Project, held: Held, mirror: Mirror, intents: Intents | None = None, beside: Changes | None = None
+    project: Project, held: HeldLease, mirror: Mirror, intents: Intents | None = None, beside: Changes | None = None
 ) -> None:
     """Move the lease on by its whole time. `intents`: what it announces from now on; `beside`: what has to be so for that."""
     announced_now = held.intents if intents is None else intents
@@ -367,7 +367,7 @@ def _renew(
 
 
 @contextlib.contextmanager
-def _let_go_if_lost(session: Session, held: Held) -> Iterator[None]:
+def _let_go_if_lost(session: Session, held: HeldLease) -> Iterator[None]:
     """Release a lease that is found to be another runner's, by then or in the block."""
     try:
         if held.lost is not None:
@@ -518,7 +518,7 @@ def ref_of(protocol: str) -> str:
     return f"refs/runner/leases/{protocol}"
 
 
-def _unknown_after(session: Session, held: Held, changes: Changes) -> Intents:
+def _unknown_after(session: Session, held: HeldLease, changes: Changes) -> Intents:
     """Return the announced effects whose outcome is unknown once `changes` are published."""
     if not held.intents:
         return {}
@@ -528,14 +528,16 @@ def _unknown_after(session: Session, held: Held, changes: Changes) -> Intents:
     return unknown(session.project, held.protocol, held.intents, tip, after.get(history.ref_of(held.protocol)))
 
 
-def _moved_on(project: Project, held: Held, left: Intents, keep: bool) -> Changes:
+def _moved_on(project: Project, held: HeldLease, left: Intents, keep: bool) -> Changes:
     """Return how the lease's ref moves in a push: gone, nobody's with the effects that are `left`, or renewed with them."""
     lease = held.lease.model_copy(update={"expires": project.env.timestamp(held.ttl) if keep else None})
     new = _commit(project.git, project.runner(), held.protocol, lease, left, held.oid) if left or keep else None
     return {ref_of(held.protocol): (new, held.oid)}
 
 
-def _push(held: Held, mirror: Mirror, make: Callable[[], Changes], timeout: float = remote.PUSH_SECONDS) -> Changes:
+def _push(
+    held: HeldLease, mirror: Mirror, make: Callable[[], Changes], timeout: float = remote.PUSH_SECONDS
+) -> Changes:
     """Push what `make()` gives, which moves the lease from `held.oid`; return it.
 
     Raises:
@@ -601,13 +603,13 @@ def _is_mine(clone: Clone, protocol: str, lease: Lease) -> bool:
         return False
 
 
-def _let_go(session: Session, held: Held) -> None:
+def _let_go(session: Session, held: HeldLease) -> None:
     if session.lease is held:
         held.stop()
         session.lease = None
 
 
-def _forget(session: Session, held: Held) -> None:
+def _forget(session: Session, held: HeldLease) -> None:
     _let_go(session, held)
     _forget_note(session.project, held.protocol, held.lease)
 

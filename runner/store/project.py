@@ -206,7 +206,7 @@ Intents = Mapping[str, dict[str, Any]]  # effects that a lease announces, by the
 
 
 @dataclass(slots=True, eq=False)
-class Held:
+class HeldLease:
     """The lease that this process has. `oid`: its commit; `since`: when that was made, in seconds that include those of sleep.
 
     `ttl`: how long it lasts without being renewed; `intents`: the effects that it announces, by their calls' names; `tip`: the
@@ -255,7 +255,7 @@ class Session:
     project: Project
     looked: bool = False  # whether the remote was asked in this process
     mirror: remote.Mirror | None = None  # the remote, where it answered
-    lease: Held | None = None  # the remote's, while this process has it
+    lease: HeldLease | None = None  # the remote's, while this process has it
     shared_budget: SharedBudget | None = None  # what this process has of the day's budget, once it asks a model
     batch: bool = False  # `run` pushes once, when it ends
     pending: Batch | None = None  # transitions that the branch does not show yet

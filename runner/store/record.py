@@ -365,7 +365,7 @@ def has_unrecorded_approvals(git: Git, protocol: str, commit: str) -> bool:
     return any(name.partition(".")[0].encode() not in log for name in there)
 
 
-def standing(entries: Sequence[RawEntry]) -> list[RawEntry]:
+def without_undone(entries: Sequence[RawEntry]) -> list[RawEntry]:
     """Return the entries of a log that no undo reverted, oldest first."""
     found: list[RawEntry] = []
     for entry in entries:

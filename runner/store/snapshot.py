@@ -18,7 +18,7 @@ class Folder(dict[str, TreeEntry]):
     @cached_property
     def plan_files(self) -> dict[str, TreeEntry]:
         """Those that people write."""
-        return {name: entry for name, entry in self.items() if _is_plan_file(name)}
+        return {name: entry for name, entry in self.items() if paths.is_top_markdown(name)}
 
     @cached_property
     def parts(self) -> list[str]:
@@ -29,14 +29,10 @@ class Folder(dict[str, TreeEntry]):
         """Return the folder with these files written."""
         made = Folder(self)
         made.update(changes)
-        for name, belongs in (("plan_files", _is_plan_file), ("parts", _is_part)):
+        for name, belongs in (("plan_files", paths.is_top_markdown), ("parts", _is_part)):
             if name in self.__dict__ and not any(map(belongs, changes)):
                 made.__dict__[name] = self.__dict__[name]
         return made
-
-
-def _is_plan_file(name: str) -> bool:
-    return name.endswith(".md") and name != paths.LOG and "/" not in name
 
 
 def _is_part(name: str) -> bool:

@@ -24,7 +24,7 @@ from runner.lines import lines_of, pattern
 from runner.sandbox.process import Command, Sandbox
 from runner.tools import ToolError
 from runner.tools.commands import Child, Commands, WorkspaceAlias
-from runner.tools.worker import SKIPPED, Matches, RefusedError, matcher
+from runner.tools.worker import SKIPPED, Matches, ToolRefusedError, matcher
 
 WORKER = Path(__file__).with_name("worker.py").resolve()
 START = 30.0  # seconds for its start
@@ -136,7 +136,7 @@ class Ripgrep:
         inside = given["path"] + "/" if given["path"] != "." else ""
         try:
             fits = matcher(given["glob"])
-        except RefusedError:
+        except ToolRefusedError:
             return None
 
         def take(data: bytes) -> None:

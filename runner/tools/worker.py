@@ -57,14 +57,14 @@ _LEFT_OUT = dict.fromkeys([*range(0x200C, 0x2010), *range(0x202A, 0x202F), *rang
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class RefusedError(Exception):
+class ToolRefusedError(Exception):
     """The call cannot be done; the model gets the message."""
 
 
-def _said(error: OSError, path: str) -> RefusedError:
+def _said(error: OSError, path: str) -> ToolRefusedError:
     if error.errno in (errno.ELOOP, errno.ENOTDIR):
-        return RefusedError(f"{path}: a part of it is no folder, or became a link meanwhile")
-    return RefusedError(f"{path}: {error.strerror}")
+        return ToolRefusedError(f"{path}: a part of it is no folder, or became a link meanwhile")
+    return ToolRefusedError(f"{path}: {error.strerror}")
 
 
 def _plain(name: str) -> set[str]:
@@ -106,12 +106,12 @@ class Root:
 
     def parts(self, path: str) -> list[str]:
         if not path or "\0" in path:
-            raise RefusedError("a path is missing, or holds a NUL")
+            raise ToolRefusedError("a path is missing, or holds a NUL")
         for name in self.names:
             if path == name or path.startswith(name + "/"):
                 return [part for part in path[len(name) :].split("/") if part not in ("", ".")]
         if path.startswith(("/", "~")):
-            raise RefusedError(f"{path} is outside the workspace; give a path relative to it")
+            raise ToolRefusedError(f"{path} is outside the workspace; give a path relative to it")
         return [part for part in path.split("/") if part not in ("", ".")]
 
     @contextlib.contextmanager
@@ -123,13 +123,13 @@ class Root:
                 part = todo.popleft()
                 if part == "..":
                     if not at:
-                        raise RefusedError(f"{path} leads out of the workspace")
+                        raise ToolRefusedError(f"{path} leads out of the workspace")
                     os.close(stack.pop())
                     at.pop()
                     continue
                 self._refuse_names([*at, part], path)
                 if len(at) + len(todo) > MOST_DEEP:
-                    raise RefusedError(f"{path[:100]}… is more than {MOST_DEEP} folders deep")
+                    raise ToolRefusedError(f"{path[:100]}… is more than {MOST_DEEP} folders deep")
                 try:
                     mode = os.stat(part, dir_fd=stack[-1], follow_symlinks=False).st_mode
                 except FileNotFoundError:
@@ -140,7 +140,7 @@ class Root:
                     else:
                         whole = [*at, part, *todo]
                         if ".." in whole:
-                            raise RefusedError(f"{path}: {'/'.join([*at, part])} does not exist") from None
+                            raise ToolRefusedError(f"{path}: {'/'.join([*at, part])} does not exist") from None
                         for number in range(len(at) + 1, len(whole)):
                             self._refuse_names(whole[: number + 1], path)
                         if writing:
@@ -150,11 +150,11 @@ class Root:
                 if stat.S_ISLNK(mode):
                     target = os.readlink(part, dir_fd=stack[-1])
                     if writing:
-                        raise RefusedError(
+                        raise ToolRefusedError(
                             f"{'/'.join([*at, part])} is a link to {target}; nothing is written through links"
                         )
                     if (hops := hops + 1) > HOPS:
-                        raise RefusedError(f"{path}: too many links")
+                        raise ToolRefusedError(f"{path}: too many links")
                     todo.extendleft(reversed(self._target(target, path)))
                     if target.startswith("/"):
                         while len(stack) > 1:
@@ -170,7 +170,7 @@ class Root:
                 stack.append(os.open(part, _FOLDER, dir_fd=stack[-1]))
                 at.append(part)
             if writing:
-                raise RefusedError(f"{path} is a folder")
+                raise ToolRefusedError(f"{path} is a folder")
             yield Place(stack[-1], at, stat.S_IFDIR, itself=True)
         finally:
             for fd in stack:
@@ -179,20 +179,20 @@ class Root:
     def _target(self, target: str, path: str) -> list[str]:
         try:
             return self.parts(target if target.startswith("/") else "./" + target)
-        except RefusedError:
-            raise RefusedError(f"{path} is a link that leads out of the workspace") from None
+        except ToolRefusedError:
+            raise ToolRefusedError(f"{path} is a link that leads out of the workspace") from None
 
     @staticmethod
     def _refuse_names(at: list[str], path: str) -> None:
         if _plain(at[-1]) & {".git", "git~1"}:
-            raise RefusedError(
+            raise ToolRefusedError(
                 f"{path}: git's own files are not for file tools; the tool `git` shows status, diff and history"
             )
 
     @staticmethod
     def _refuse_record(at: list[str], path: str) -> None:
         if _plain(at[0]) & {".protocols", "protoc~1"} and (at[:2] != [".protocols", "memory"] or len(at) < 3):
-            raise RefusedError(f"{path}: below .protocols only .protocols/memory/ may be written")
+            raise ToolRefusedError(f"{path}: below .protocols only .protocols/memory/ may be written")
 
 
 @contextlib.contextmanager
@@ -205,7 +205,7 @@ def _opened(place: Place) -> Iterator[int]:
         os.close(fd)
 
 
-def _missing(root: Root, place: Place) -> RefusedError:
+def _missing(root: Root, place: Place) -> ToolRefusedError:
     import difflib
 
     first = place.rest[0] if place.rest else place.name
@@ -218,34 +218,34 @@ def _missing(root: Root, place: Place) -> RefusedError:
         if not is_folder and path.rpartition("/")[2] == place.name and path not in found:
             found.append(path)
     hint = f"; there is {', '.join(found)}" if found else ""
-    return RefusedError(f"{place.path} does not exist{hint}")
+    return ToolRefusedError(f"{place.path} does not exist{hint}")
 
 
 def _read(place: Place, root: Root, most: int = MOST_READ) -> bytes:
     if place.mode is None:
         raise _missing(root, place)
     if stat.S_ISDIR(place.mode):
-        raise RefusedError(f"{place.path} is a folder; list_files shows it")
+        raise ToolRefusedError(f"{place.path} is a folder; list_files shows it")
     fd = os.open(place.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place.folder)
     with open(fd, "rb") as file:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
-            raise RefusedError(f"{place.path} is no plain file")
+            raise ToolRefusedError(f"{place.path} is no plain file")
         if found.st_size > most:
-            raise RefusedError(
+            raise ToolRefusedError(
                 f"{place.path} holds {found.st_size:,} bytes, more than {most:,}; search_text finds places in it,"
                 " and `sed -n` shows a part"
             )
         data = file.read(most + 1)
     if len(data) > most:
-        raise RefusedError(f"{place.path} grows beyond {most:,} bytes")
+        raise ToolRefusedError(f"{place.path} grows beyond {most:,} bytes")
     return data
 
 
 def _write(place: Place, data: bytes, mode: int | None) -> None:
     """Replace a file by a whole new one; never through a link."""
     if place.mode is not None and not stat.S_ISREG(place.mode):
-        raise RefusedError(f"{place.path} is {'a folder' if stat.S_ISDIR(place.mode) else 'no plain file'}")
+        raise ToolRefusedError(f"{place.path} is {'a folder' if stat.S_ISDIR(place.mode) else 'no plain file'}")
     kept = stat.S_IMODE(place.mode) & 0o777 if place.mode is not None else 0o644
     temporary = f".runner-{os.urandom(8).hex()}"
     fd = os.open(
@@ -273,7 +273,7 @@ class Text:
         try:
             self.text = data[3 * self.mark :].decode()
         except UnicodeDecodeError as error:
-            raise RefusedError(
+            raise ToolRefusedError(
                 f"{path} is not UTF-8 (byte {error.start}); it is changed by a command, not by this tool"
             ) from None
         self.crlf = _is_crlf(self.text)
@@ -292,9 +292,9 @@ def _is_crlf(text: str) -> bool:
 
 def _refuse_binary(data: bytes, path: str) -> None:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise RefusedError(f"{path} is UTF-16, {len(data):,} bytes; convert it by a command")
+        raise ToolRefusedError(f"{path} is UTF-16, {len(data):,} bytes; convert it by a command")
     if b"\0" in data:
-        raise RefusedError(f"{path} is a binary file, {len(data):,} bytes")
+        raise ToolRefusedError(f"{path} is a binary file, {len(data):,} bytes")
 
 
 def _picture(kind: str, data: bytes) -> dict[str, Any]:
@@ -399,7 +399,7 @@ def matcher(glob: str | None) -> Callable[[str], bool]:
     try:
         fits = re.compile(pattern, re.DOTALL).fullmatch
     except re.error as error:
-        raise RefusedError(f"the glob {glob} cannot be read: {error}") from None
+        raise ToolRefusedError(f"the glob {glob} cannot be read: {error}") from None
     if "/" in glob:
         return lambda path: fits(path) is not None
     return lambda path: fits(path.rpartition("/")[2]) is not None
@@ -442,9 +442,9 @@ def read_file(root: Root, path: str, start_line: int | None = None, end_line: in
     lines = _lines(text)
     first, last = start_line or 1, min(end_line or len(lines), len(lines))
     if first > len(lines) and not (first == 1 and not lines):
-        raise RefusedError(f"{shown} has {len(lines)} lines; there is no line {first}")
+        raise ToolRefusedError(f"{shown} has {len(lines)} lines; there is no line {first}")
     if end_line is not None and end_line < first:
-        raise RefusedError(f"the range {first}-{end_line} is empty")
+        raise ToolRefusedError(f"the range {first}-{end_line} is empty")
     if lines and not lines[-1].endswith("\n"):
         notes.append("there is no line feed at its end")
     out, size = list[str](), 0
@@ -464,7 +464,7 @@ def write_file(root: Root, path: str, content: str) -> dict[str, Any]:
     with root.walk(path, writing=True, make=False) as place:
         data = content.encode()
         if place.mode is not None and stat.S_ISREG(place.mode):
-            with contextlib.suppress(RefusedError):  # a file that is not text, or too big, is replaced all the same
+            with contextlib.suppress(ToolRefusedError):  # a file that is not text, or too big, is replaced all the same
                 data = Text(_read(place, root), path).fit(content).encode()
     with root.walk(path, writing=True, make=True) as place:
         _write(place, data, None)
@@ -481,8 +481,8 @@ def edit_file(root: Root, path: str, edits: list[dict[str, Any]]) -> dict[str, A
             which = f"edit {number} of {len(edits)}: " if len(edits) > 1 else ""
             try:
                 text, spans = _edited(held, text, edit, root, place.path, spans)
-            except RefusedError as error:
-                raise RefusedError(f"{which}{error}" + ("; no edit was made" if len(edits) > 1 else "")) from None
+            except ToolRefusedError as error:
+                raise ToolRefusedError(f"{which}{error}" + ("; no edit was made" if len(edits) > 1 else "")) from None
         _write(place, held.bytes(text), None)
         return {"changed": _changed(text, spans)}
 
@@ -494,7 +494,7 @@ def _edited(
     that do not overlap, in their order."""
     old, new = held.fit(edit["old"]), held.fit(edit["new"])
     if not old:
-        raise RefusedError("`old` is empty; write_file makes or replaces a whole file")
+        raise ToolRefusedError("`old` is empty; write_file makes or replaces a whole file")
     if (
         old not in text and root.names[-1] in old
     ):  # the file may hold the workspace's real name, which is shown as this one
@@ -503,14 +503,14 @@ def _edited(
                 old, new = real, new.replace(root.names[-1], name)
                 break
     if old == new:
-        raise RefusedError("`old` and `new` are the same")
+        raise ToolRefusedError("`old` and `new` are the same")
     found = _positions(text, old)
     if not found:
         where = _nearest(text.replace("\r\n", "\n"), old.replace("\r\n", "\n"))
-        raise RefusedError(f"`old` is not in {path} (spaces count){where}")
+        raise ToolRefusedError(f"`old` is not in {path} (spaces count){where}")
     if len(found) > 1 and not edit.get("all"):
         lines = _some([*_lines_of(text, found)])
-        raise RefusedError(
+        raise ToolRefusedError(
             f"`old` is in {path} {len(found)} times, at lines {lines}; give more of the text around it, or `all`"
         )
     more = len(new) - len(old)
@@ -560,7 +560,7 @@ def apply_patch(root: Root, files: list[dict[str, Any]]) -> dict[str, Any]:
             kind, before = file["kind"], None
             if kind == "create":
                 if place.mode is not None:
-                    raise RefusedError(f"{place.path} is there already; nothing was changed")
+                    raise ToolRefusedError(f"{place.path} is there already; nothing was changed")
                 after: bytes | None = "".join(file["hunks"][0]["new"]).encode() if file["hunks"] else b""
             else:
                 before = _read(place, root)
@@ -570,7 +570,7 @@ def apply_patch(root: Root, files: list[dict[str, Any]]) -> dict[str, Any]:
                 after = held.bytes(text)
                 if kind == "delete":
                     if after and file["hunks"]:
-                        raise RefusedError(f"{place.path} holds more than the patch removes; nothing was changed")
+                        raise ToolRefusedError(f"{place.path} holds more than the patch removes; nothing was changed")
                     after = None
             prepared.append((place.path, before, after, file.get("mode"), kind))
     done: list[tuple[str, bytes | None, int | None]] = []
@@ -582,15 +582,15 @@ def apply_patch(root: Root, files: list[dict[str, Any]]) -> dict[str, Any]:
                     os.unlink(place.name, dir_fd=place.folder)
                 else:
                     _write(place, after, mode)
-    except (OSError, RefusedError) as error:
-        why = error if isinstance(error, RefusedError) else _said(error, path)
+    except (OSError, ToolRefusedError) as error:
+        why = error if isinstance(error, ToolRefusedError) else _said(error, path)
         for path, before, kept in reversed(done):
-            with contextlib.suppress(OSError, RefusedError), root.walk(path, writing=True, make=True) as place:
+            with contextlib.suppress(OSError, ToolRefusedError), root.walk(path, writing=True, make=True) as place:
                 if before is not None:
                     _write(place, before, kept)
                 elif place.mode is not None:
                     os.unlink(place.name, dir_fd=place.folder)
-        raise RefusedError(f"{why}; nothing was changed") from None
+        raise ToolRefusedError(f"{why}; nothing was changed") from None
     found = {path: f" at {_some(lines[path])}" if kind == "change" else "" for path, *_, kind in prepared}
     return {"files": [{"path": path, "change": f"{kind}d{found[path]}"} for path, *_, kind in prepared]}
 
@@ -620,7 +620,7 @@ def _patched(held: Text, hunks: list[dict[str, Any]], path: str) -> tuple[str, l
                 [i for i in range(first, len(lines) - len(old) + 1) if lines[i : i + len(old)] == old] if old else []
             )
             if not found or (len(found) > 1 and first == cursor):
-                raise RefusedError(f"{which}: {_misfit(lines, old, expected, found, held)}; nothing was changed")
+                raise ToolRefusedError(f"{which}: {_misfit(lines, old, expected, found, held)}; nothing was changed")
             at = found[0]
         out += [*lines[cursor:at], *new]
         places.append(len(out) - len(new) + 1)
@@ -628,7 +628,7 @@ def _patched(held: Text, hunks: list[dict[str, Any]], path: str) -> tuple[str, l
     out += lines[cursor:]
     for index, line in enumerate(out[:-1]):
         if not line.endswith("\n"):
-            raise RefusedError(f"{path}: line {index + 1} would have no line feed at its end; nothing was changed")
+            raise ToolRefusedError(f"{path}: line {index + 1} would have no line feed at its end; nothing was changed")
     return "".join(out), places
 
 
@@ -685,7 +685,7 @@ def search_text(
     try:
         finds = re.compile(pattern, re.IGNORECASE if ignore_case else 0).search
     except (re.error, OverflowError, RecursionError) as error:
-        raise RefusedError(f"the pattern is no regular expression: {error}") from None
+        raise ToolRefusedError(f"the pattern is no regular expression: {error}") from None
     fits, matches = matcher(glob), Matches(max or 100)
     own = ".protocols" not in f"{path} {glob}"  # not asked for by name
     with root.walk(path or ".", writing=False) as place:
@@ -729,7 +729,7 @@ def _search(root: Root, place: Place, finds: Callable[[str], Any], matches: Matc
     """Add a file's lines that fit; return whether there was room."""
     try:
         data = _read(place, root, MOST_SEARCHED)
-    except RefusedError as error:
+    except ToolRefusedError as error:
         if "bytes" in str(error) and len(matches.notes) < 5:
             matches.notes.append(f"{place.path} was not searched, it is too large")
         return True
@@ -752,10 +752,10 @@ def check_paths(root: Root, paths: list[str], repository: bool = False) -> dict[
     if repository:
         for name, kind in ((".git", stat.S_ISDIR), (".git/config", stat.S_ISREG)):
             if not kind(os.stat(name, dir_fd=root.fd, follow_symlinks=False).st_mode):
-                raise RefusedError(f"the workspace's {name} is not what it should be; git is not run with it")
+                raise ToolRefusedError(f"the workspace's {name} is not what it should be; git is not run with it")
         with contextlib.suppress(FileNotFoundError):
             os.stat(".git/commondir", dir_fd=root.fd, follow_symlinks=False)
-            raise RefusedError("the workspace's .git/commondir leads elsewhere; git is not run with it")
+            raise ToolRefusedError("the workspace's .git/commondir leads elsewhere; git is not run with it")
     return {"paths": found}
 
 
@@ -767,7 +767,7 @@ def digest_file(root: Root, path: str) -> dict[str, Any]:
         fd = os.open(place.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place.folder)
         with open(fd, "rb") as file:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise RefusedError(f"{place.path} is no plain file")
+                raise ToolRefusedError(f"{place.path} is no plain file")
             return {"path": place.path, "digest": f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"}
 
 
@@ -780,7 +780,7 @@ def text_of(root: Root, path: str) -> dict[str, Any]:
     try:
         return {"text": data.decode()}
     except UnicodeDecodeError:
-        raise RefusedError(f"{shown} is not UTF-8 text") from None
+        raise ToolRefusedError(f"{shown} is not UTF-8 text") from None
 
 
 def remember(root: Root, text: str, name: str | None = None) -> dict[str, Any]:
@@ -809,7 +809,10 @@ def recall(root: Root, query: str | None = None) -> dict[str, Any]:
         with _opened(place) as fd:
             names = sorted(name for name in os.listdir(fd) if name.endswith(".md"))
     for name in names:
-        with contextlib.suppress(RefusedError, OSError), root.walk(f".protocols/memory/{name}", writing=False) as place:
+        with (
+            contextlib.suppress(ToolRefusedError, OSError),
+            root.walk(f".protocols/memory/{name}", writing=False) as place,
+        ):
             text = _read(place, root, 100_000).decode(errors="replace")
             score = sum(word in f"{name}\n{text}".casefold() for word in words)
             if score or not words:
@@ -839,7 +842,7 @@ def answer(root: Root, request: dict[str, Any]) -> dict[str, Any]:
     arguments = request["arguments"]
     try:
         return {"result": call(**arguments)}
-    except RefusedError as error:
+    except ToolRefusedError as error:
         return {"error": str(error)}
     except OSError as error:
         return {"error": str(_said(error, str(arguments.get("path") or "a file")))}

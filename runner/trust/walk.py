@@ -166,7 +166,7 @@ class Folder:
             _part(self.files, changed, lambda name: True),
             record,
             _part(self.approvals, changed, lambda name: name.startswith(paths.APPROVALS)),
-            _part(self.texts, changed, lambda name: name.endswith(".md") and name != paths.LOG and "/" not in name),
+            _part(self.texts, changed, paths.is_top_markdown),
             frozenset(odd),
         )
 

@@ -207,11 +207,11 @@ def test_a_bundle_that_tells_what_people_said_or_did_is_not_published(github: Bo
             return [ev.ApprovalCounted(subject="a", wait=wait, approvals=[], by=by, reviews=[one])]
 
         with other.session() as session:
-            advance_.tell(session, protocol, build)
+            advance_.record_events(session, protocol, build)
     elif what == "a cancelled step":
         with other.session() as session:
             gone = [ev.StepCancelled(subject="b", reason="x"), ev.Cancelled(subject=protocol)]
-            advance_.tell(session, protocol, lambda seen: gone)
+            advance_.record_events(session, protocol, lambda seen: gone)
     else:
         other.git("switch", "-q", protocol)
         other.write(".github/workflows/evil.yml", "on: push\n")

@@ -912,7 +912,7 @@ def test_an_approval_that_a_transition_counts_does_not_cover_the_work_that_comes
         return [ev.StepRetried(subject="c", attempt=2)]
 
     with gov.session() as session:
-        advance.tell(session, protocol, build)
+        advance.record_events(session, protocol, build)
     says(gov, people.alice, "approve", protocol, "--yes")
     gov.runner("run", protocol, rc=3)
     assert gov.state(protocol)["steps"]["c"]["attempt"] == 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from runner.executor.transition import Outcome, OutcomeKind, blocked_events, record
+from runner.executor.transition import Outcome, OutcomeKind, blocked_events, outcome_events
 from runner.protocol import events as ev
 from runner.protocol import machine, plans
 from runner.protocol.event_types import EVENTS, may_follow
@@ -67,7 +67,7 @@ def outcomes() -> Iterator[tuple[Outcome, State]]:
 
 def test_the_events_of_an_outcome_are_legal_and_those_of_one_transition() -> None:
     for outcome, state in outcomes():
-        made, after = record(outcome, state), state
+        made, after = outcome_events(outcome, state), state
         for number, event in enumerate(made, 1):
             after = machine.apply(after, histories.entry(state.revision + number, event))
         rows = [None, *(event.type for event in made)]
@@ -78,7 +78,7 @@ def test_the_events_of_an_outcome_are_legal_and_those_of_one_transition() -> Non
 def test_rule_10_allows_after_an_event_of_a_runner_what_some_outcome_records_there_and_nothing_else() -> None:
     found: dict[str, set[str]] = {}
     for outcome, state in outcomes():
-        made: list[Event] = record(outcome, state)
+        made: list[Event] = outcome_events(outcome, state)
         for before, event in itertools.pairwise(made):
             found.setdefault(before.name, set()).add(event.name)
     found["step-retried"].add("resumed")  # `runner retry`, of a person

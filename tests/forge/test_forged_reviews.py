@@ -66,7 +66,7 @@ def test_what_is_told_of_reviews_is_judged_again(place: Town, case: str) -> None
         return [ev.ApprovalCounted(subject="b", wait=seen.state.waiting[0].id, approvals=[], by=names, reviews=reviews)]
 
     with box.session() as session:
-        advance.tell(session, protocol, build)
+        advance.record_events(session, protocol, build)
     done = box.runner("verify", protocol, rc=code)
     assert said in done.out, done.out
     assert ("not provable offline" in done.err) == (code == 0)

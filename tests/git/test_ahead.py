@@ -9,7 +9,7 @@ import pytest
 from runner.git import Git, TreeEntry
 from runner.git.database import IN_TURN
 from runner.git.objects import BLOB
-from runner.git.process import CHUNK, GitError, Held
+from runner.git.process import CHUNK, GitError, HeldProcess
 from tests.conftest import Box
 
 
@@ -32,16 +32,16 @@ def test_names_of_any_length_are_answered(box: Box, length: int) -> None:
 def test_what_is_cut_is_answered_to_nobody(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     with Git.open(box.path) as git:
         oids = [git.write("blob", b"%d\n" % number) for number in range(10)]
-        answer = Held.answer
+        answer = HeldProcess.answer
         left = [5]
 
-        def cut(held: Held) -> bytes:
+        def cut(held: HeldProcess) -> bytes:
             left[0] -= 1
             if left[0] == 0:
                 held.stdout = Cut(held.stdout)  # type: ignore[assignment]
             return answer(held)
 
-        monkeypatch.setattr(Held, "answer", cut)
+        monkeypatch.setattr(HeldProcess, "answer", cut)
         with pytest.raises(KeyboardInterrupt):
             git.blobs(oids)
         assert git.blob(oids[9]) == b"9\n"

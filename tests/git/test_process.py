@@ -7,12 +7,12 @@ import os
 import pytest
 
 from runner.git import Git
-from runner.git.process import GitError, Held, git_error
+from runner.git.process import GitError, HeldProcess, git_error
 from tests.conftest import Box
 
 
-def held(script: str) -> Held:
-    return Held(["sh", "-c", script], {"PATH": os.environ["PATH"]})
+def held(script: str) -> HeldProcess:
+    return HeldProcess(["sh", "-c", script], {"PATH": os.environ["PATH"]})
 
 
 @pytest.mark.timeout(20)

@@ -20,7 +20,7 @@ from typing import Literal, Self, Unpack
 from runner.git import BLOB, EXECUTABLE, TREE, Git, GitError, Ident, Options, TreeEntry, Worktree
 from runner.git.objects import commit_bytes, parse_commit, parse_tree, tree_bytes
 from runner.git.pack import Pack
-from runner.git.process import Held, Location, git_error
+from runner.git.process import HeldProcess, Location, git_error
 
 ZERO = "0" * 40
 NOBODY = Ident("nobody", "nobody@example.test", 0)
@@ -316,7 +316,7 @@ def patched(old: bytes, instructions: bytes) -> bytes:
     return made
 
 
-class _Updates(Held):
+class _Updates(HeldProcess):
     """`update-ref --stdin`, held open."""
 
     def __init__(self, git: MemoryGit, argv: Sequence[str]) -> None:
@@ -454,7 +454,7 @@ class MemoryGit(Git):
 
     # --- commands --------------------------------------------------------------------------------------------------------
 
-    def _hold(self, name: str, *args: str, settled: bool = False) -> Held:
+    def _hold(self, name: str, *args: str, settled: bool = False) -> HeldProcess:
         self.settle()
         assert args[0] == "update-ref", args
         return self._held.setdefault(name, _Updates(self, self.argv(args)))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from runner.executor.journal import Journal
-from runner.protocol.transcript import Held, Intent
+from runner.protocol.transcript import HeldRecord, Intent
 from tests.conftest import Box, clone, command
 from tests.executor.minds import agent, finish, mind, say, write
 from tests.executor.test_calls import REPORT, kill, lines, outside, tool
@@ -240,7 +240,7 @@ def test_an_effect_of_which_nobody_knows_is_not_forgotten(remote: Box, bob: Box)
     assert here(bob, ID) == mine and (bob.path / ".git/runner/journal" / ID).exists()
 
 
-HELD = Held(
+HELD = HeldRecord(
     kind="held", call="bob.1.1", tool="send", digest="sha256:0", time="2026-11-20T06:47:03Z", text="send", decision=None
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runner.executor.journal import Journal
-from runner.protocol.transcript import Held, Intent
+from runner.protocol.transcript import HeldRecord, Intent
 from tests.conftest import Box, clone, command, mostly_slow
 from tests.executor.minds import agent, finish, mind, say, write
 from tests.store.test_remote import here, origin, publish, there
@@ -192,7 +192,7 @@ def test_an_effect_of_which_nobody_knows_is_not_forgotten(remote: Box, refused: 
 @pytest.mark.slow
 def test_where_a_file_is_in_the_way_of_undo_the_journals_stay(remote: Box, refused: str) -> None:
     about = {"call": "c.1.1", "tool": "send", "digest": "sha256:0", "time": "2026-11-20T06:47:03Z", "text": "send"}
-    held = Held(kind="held", decision=None, **about)
+    held = HeldRecord(kind="held", decision=None, **about)
     journal = remote.path / ".git/runner/journal" / refused / "c.1.jsonl"
     Journal(journal).append(held)
     bad, mine = here(remote, refused), remote.worktree(refused) / "model.bin"

@@ -110,11 +110,16 @@ def _outcome(run: StepRun, checked: Checked) -> Outcome:
         names = ", ".join(line if " " in line else line.rsplit("/", 1)[-1] for line in lines)
         said = f"{names} passed" if names else ""
         return Outcome(
-            kind=OutcomeKind.CHECKED, events=(passed,), step=run.step, asks=tuple(asks), summary=said, record=reports
+            kind=OutcomeKind.CHECKED,
+            events=(passed,),
+            step=run.step,
+            asks=tuple(asks),
+            summary=said,
+            folder_files=reports,
         )
     failure = ev.StepFailed(subject=run.slug, attempt=run.attempt, reason=log.cut(f"QA: {reason}"))
     events = (ev.QaFailed(reason=reason, **vars(passed)), failure)
-    return Outcome(kind=OutcomeKind.FAILED, events=events, step=run.step, summary=reason, record=reports)
+    return Outcome(kind=OutcomeKind.FAILED, events=events, step=run.step, summary=reason, folder_files=reports)
 
 
 def check(run: StepRun) -> Checked:

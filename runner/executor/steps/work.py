@@ -194,7 +194,7 @@ def waits(run: StepRun, event: ev.Event, summary: str, work: Work, record: dict[
         step=run.step,
         tree=work.tree if shown else None,
         summary=summary,
-        record=record or {},
+        folder_files=record or {},
     )
 
 
