@@ -286,6 +286,8 @@ def _apply_to_step(state: State, entry: Entry, row: EventType) -> State:
                 raise _illegal(state, event, f"{owed[0].kind} {owed[0].id} is still owed")
             if event.digest != step.digest:
                 raise _illegal(state, event, "the step's file has another digest")
+            if step.kind == "human" and step.status is not _S.RUNNING:
+                raise _illegal(state, event, "nobody was asked for this attempt of it")
             changes |= {"result": event.result, "reason": None}
             state = _made(state, entry, event.artifacts, step.attempt)
         case ev.QaPassed():
@@ -310,13 +312,27 @@ def _apply_to_step(state: State, entry: Entry, row: EventType) -> State:
     return _with_step(state, event, event.subject, **changes)
 
 
+def _lacks_below(state: State, step: StepState) -> bool:
+    """Return whether a step that this one needs is not done, or one that such a step needs, and so on."""
+    seen, left = set[str](), [*step.needs]
+    while left:
+        slug = left.pop()
+        if slug in seen:
+            continue
+        if slug not in state.steps or state.steps[slug].status not in ENDED:
+            return True
+        seen.add(slug)
+        left += state.steps[slug].needs
+    return False
+
+
 def _to_ask_again(state: State, event: Event) -> State:
     """Return the state in which a `human` step whose needs are open again is to be asked again: what it asks about is not there.
 
     An answer counts for the attempt that it was given in, not for the next one.
     """
     for slug, step in [*state.steps.left()]:
-        if step.kind == "human" and step.status is _S.RUNNING and lacks(state, step):
+        if step.kind == "human" and step.status is _S.RUNNING and _lacks_below(state, step):
             state = _with_step(state, event, slug, status=_S.PENDING, attempt=step.attempt + 1)
             state = state._replace(waiting=[wait for wait in state.waiting if wait.subject != slug])
     return state

@@ -820,6 +820,17 @@ def a_human_step_whose_answer_was_to_an_earlier_attempt(forge: Forge) -> None:
 
 
 @attack("legality")
+def a_human_step_whose_answer_was_to_work_that_was_made_anew(forge: Forge) -> None:
+    forge.commit({f"{forge.folder}/04-look.md": LOOK.replace("needs: []", "needs: [a]")})
+    forge.imitate(edited(forge), ev.Asked(subject="look", kind="human", text="Look.", by="anyone"))
+    forge.imitate(ev.Answered(subject="look", wait=f"w{forge.now.revision}", text="good", by="alice"))
+    forge.imitate(ev.StepRetried(subject="a", attempt=2), actor="alice")
+    forge.imitate(finish(forge, "a"))
+    forge.imitate(passed(forge, "a", check="outputs: a.txt"), ev.StepCompleted(subject="a", attempt=2))
+    done_by_a_person(forge)
+
+
+@attack("legality")
 def a_human_step_whose_answer_was_taken_back(forge: Forge) -> None:
     asked_of_a_person(forge)
     then = forge.now.revision
