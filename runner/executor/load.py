@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from runner import __version__
 from runner.errors import (
     ConflictError,
+    InsufficientHistoryError,
     IntegrityError,
     InTheWayError,
     MalformedFileError,
@@ -441,14 +442,11 @@ def end_below(project: Project, protocol: str, tip: str) -> str | None:
         git.is_ancestor(tip, base) for base in record.base_tips(git, row.get("base", ""), project.trusted.remote)
     ):
         return None
-    known, filed = project.checkpoint_and_tip(protocol)[0], git.ref(history.ref_of(protocol))
-    ends = (known, filed and rules.transcripts.last_commit(git, protocol, filed))
-    return next((end for end in ends if end and _is_beside(git, protocol, end, tip)), None)
-
-
-def _is_beside(git: Git, protocol: str, end: str, tip: str) -> bool:
-    there = git.commit(end) is not None and git.is_ancestor(end, tip)
-    return there and not verify.has(git, protocol, tip, end)
+    try:
+        end = rules.ends.tip_of(git, protocol, tip, project.trusted.remote)
+    except InsufficientHistoryError:  # it was squashed, or the base has another record
+        return None
+    return None if verify.has(git, protocol, tip, end) else end
 
 
 def way_back(project: Project, protocol: str, tip: str, old: str) -> str:

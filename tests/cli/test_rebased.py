@@ -156,3 +156,39 @@ def test_a_branch_that_git_fast_forwarded_to_the_base_that_merged_it_is_no_rewri
     assert refused.code in (3, 4) and "was moved to its base" in refused.err and "reset --keep" in refused.err
     box.git("reset", "-q", "--keep", end, cwd=box.worktree(protocol))
     box.runner("undo", protocol, rc=0)
+
+
+def test_a_branch_that_was_moved_to_the_base_is_judged_at_its_end_in_any_clone(remote: Box) -> None:
+    """Also where this machine verified an earlier transition last, or has never seen it."""
+    protocol = remote.new({"01-a": command("echo a > a.txt"), "02-h": "kind: human\n", "03-c": command("true")})
+    remote.runner("run", protocol, rc=3)
+    remote.runner("sync", protocol, rc=0)
+    bob = clone(remote, "bob")
+    tree = bob.path.parent / "tree"
+    bob.git("worktree", "add", "-q", tree, "-b", protocol, f"origin/{protocol}")
+    bob.runner("verify", protocol, rc=0)
+    remote.runner("answer", protocol, "ok", rc=0)
+    remote.runner("run", protocol, rc=0)
+    end = remote.git("rev-parse", protocol).strip()
+    remote.runner("merge", protocol, rc=0)
+    remote.git("push", "-q", "origin", "main")
+    bob.git("fetch", "-q", "origin")
+    bob.git("merge", "-q", "origin/main", cwd=tree)
+    told = bob.runner("doctor", protocol, rc=None).out
+    assert f"reset --keep {end}" in told and "found:" not in told
+    bob.runner("verify", protocol, rc=0)
+    bob.git("push", "-q", "origin", f"+{protocol}:{protocol}")
+    fresh = clone(remote, "fresh")
+    fresh.runner("verify", protocol, rc=0)
+
+
+def test_a_record_that_was_changed_on_the_base_is_found_though_the_branch_was_moved_there(box: Box) -> None:
+    protocol = box.new({"01-a": command("echo a > a.txt")})
+    box.runner("run", protocol, rc=0)
+    box.runner("merge", protocol, rc=0)
+    box.write(f".protocols/{protocol}/log.md", box.git("show", f"main:.protocols/{protocol}/log.md").replace("a", "b"))
+    box.commit("tampered")
+    box.git("merge", "-q", "main", cwd=box.worktree(protocol))
+    box.runner("verify", protocol, rc=4)
+    told = box.runner("doctor", protocol, rc=4).out
+    assert "all is well" not in told and "found:" in told

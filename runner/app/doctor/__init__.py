@@ -89,10 +89,10 @@ class Selection:
 
 class Examined:
     """A protocol whose branch is here, and what verify says of it at `tip`. `asks`: the remote is asked what it has, and its history
-    settled with it."""
+    settled with it; `moved`: the branch is not at `tip`, but at a commit of the base that merged it."""
 
-    def __init__(self, session: Session, protocol: str, tip: str, *, asks: bool = False) -> None:
-        self.session, self.protocol, self.tip, self.asks = session, protocol, tip, asks
+    def __init__(self, session: Session, protocol: str, tip: str, *, asks: bool = False, moved: bool = False) -> None:
+        self.session, self.protocol, self.tip, self.asks, self.moved = session, protocol, tip, asks, moved
         self.has_transcripts = True  # `transcripts` says so otherwise
 
     @cached_property
@@ -103,7 +103,7 @@ class Examined:
     @cached_property
     def old(self) -> str | None:
         """The commit that verified here last, where the branch's history no longer has it."""
-        return rewritten_from(self.session.project, self.protocol, self.tip)
+        return None if self.moved else rewritten_from(self.session.project, self.protocol, self.tip)
 
     @cached_property
     def is_adoptable(self) -> bool:

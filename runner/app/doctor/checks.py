@@ -145,7 +145,7 @@ def of_protocol(session: Session, protocol: str, tip: str) -> Iterator[Finding]:
     else:
         if end is not None:
             yield protocols.moved_to_base(session, protocol, tip, end)
-            return
+            one = Examined(session, protocol, end, moved=True)
         yield from protocols.rewritten_history(one)
         if not one.is_adoptable:
             yield from _run(PROTOCOL, one) if one.judged.ok else protocols.damaged_record(one)
