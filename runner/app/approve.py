@@ -6,7 +6,6 @@ not count is refused before it is signed. Without a policy an approval is an ans
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -68,20 +67,23 @@ class Offer:
     stands: ApprovalFile | None  # the same approval by this person, if it counts already
 
 
-def waits_here(session: Session, name: str | None) -> frozenset[tuple[str, str, str]]:
-    """Return (id, subject, digest) of what waits as far as `status` can have shown it: by the branch here, or as last fetched.
+def waits_here(session: Session, name: str | None) -> frozenset[tuple[str, str]]:
+    """Return what waits as far as `status` can have shown it, by the branch here and as last fetched: (id, digest) of each wait, and
+    (merge, commit) where the protocol is completed.
 
-    `name`: as a person typed it; of the default protocol where it names none. To be asked before anything is fetched.
+    `name`: as a person typed it, or None for the default protocol. To be asked before anything is fetched.
     """
-    project = session.project
-    for typed in (name, None):
-        with contextlib.suppress(UsageError):
-            protocol = lookup.find(session, typed)
-            branch = project.branch(protocol)
-            tips = filter(None, map(project.git.ref, (branch, project.tracking(branch))))
-            waits = [wait for tip in tips for wait in record.row(project.git, protocol, tip)["waiting"]]
-            return frozenset((str(wait.get("id")), str(wait.get("subject")), str(wait.get("digest"))) for wait in waits)
-    return frozenset()
+    project, found = session.project, set[tuple[str, str]]()
+    try:
+        protocol = lookup.find(session, name)
+    except UsageError:
+        return frozenset()
+    branch = project.branch(protocol)
+    for tip in filter(None, map(project.git.ref, (branch, project.tracking(branch)))):
+        row = record.row(project.git, protocol, tip)
+        found |= {(str(wait.get("id")), str(wait.get("digest"))) for wait in row["waiting"]}
+        found |= {("merge", tip)} if row["status"] == Status.COMPLETED else set()
+    return frozenset(found)
 
 
 def matter(session: Session, protocol: str, what: str | None) -> Matter:

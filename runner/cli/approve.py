@@ -113,8 +113,8 @@ def _decide(
         console.fact("next", f"{program()} approve {short} --import SIGNED", err=True)
         return
     show(console, found, ready)
-    wait = found.wait
-    if yes and not rest and wait is not None and (wait.id, wait.subject, str(wait.digest)) not in known:
+    about = (found.wait.id, str(found.wait.digest)) if found.wait is not None else ("merge", found.seen.tip)
+    if yes and not rest and about not in known:
         raise WaitingError(
             "it came with the fetch just now, so nothing was signed",
             str(found.requirement.subject),

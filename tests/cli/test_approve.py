@@ -674,6 +674,18 @@ def test_yes_signs_nothing_that_only_the_fetch_brought(shared: Box, people: Peop
     other.runner("approve", protocol, "step:s2", "--yes", rc=0, env=people.bob.env)
 
 
+def test_yes_signs_no_merge_that_only_the_fetch_brought(tmp_path: Path, people: People) -> None:
+    shared = governed(tmp_path / "repo", [people.alice, people.bob], approvals=MERGE, remote=True)
+    protocol = shared.new({"01-h": "kind: human\n", "02-b": command("echo b > b.txt")})
+    shared.runner("run", protocol, rc=3)
+    other = clone(shared, "second")
+    shared.runner("answer", protocol, "good", rc=0)
+    shared.runner("run", protocol, rc=0)
+    told = other.runner("approve", protocol, "--yes", rc=3, env=people.bob.env).err
+    assert "nothing was signed" in told and "`runner approve 1 merge --yes`" in told
+    assert "merge: approved" in other.runner("approve", protocol, "--yes", rc=0, env=people.bob.env).err  # it was shown
+
+
 def test_approvals_are_verified_one_transition_after_another(gov: Box, people: People) -> None:
     steps = {f"0{at}-s{at}": command("true", "approval: before\n") for at in (1, 2)}
     protocol = waiting(gov, steps)
