@@ -273,7 +273,8 @@ class Describer:
         approvals not judged."""
         known = recorded(row, name)
         if row["status"] == "completed" and not self._is_merged(row["protocol"], "completed", row.get("base", ""), tip):
-            return known.outlook, lookup.merging(self._session.project, row, name)
+            before = _before_merge(self._session, row["protocol"], tip, name)
+            return known.outlook, before.command if before.text else lookup.merging(self._session.project, row, name)
         return known.outlook, _following(self._session, known, tip, None, decided=False).command
 
     def _is_rewritten(self, protocol: str) -> bool:
@@ -324,7 +325,12 @@ def resuming(project: Project, state: State) -> str:
 
 
 def _before_merge(session: Session, protocol: str, tip: str, name: str) -> Next:
-    """Return the approval of the merge that is missing and who gives it, where the policy requires one; else an empty one."""
+    """Return the approval of the merge that is missing and who gives it, where the policy requires one; else an empty one.
+
+    Also empty where the protocol has a request on a forge: reviews count there, which are not fetched here.
+    """
+    if session.project.has_requests:
+        return Next()
     git = session.git
     if git.blob(f"{session.project.trusted.commit}:{paths.POLICY}") is None:
         return Next()
