@@ -102,7 +102,7 @@ def test_a_review_without_a_verdict_is_not_paid_again_by_the_same_run(box: Box) 
     """Seen: QA asked the same two things again, at once."""
     with mind(box, made(), finish(), word("Fine."), word("Just fine."), word(PASS)) as wire:
         protocol = box.new({"01-greet": agent(FULL)})
-        told = box.runner("run", protocol, rc=69).err
+        told = box.runner("run", protocol, rc=3).err
         assert len(wire.bodies) == 4 and "error: the model's verdict is not valid, also when asked again" in told
         assert box.state(protocol)["steps"]["greet"]["status"] == "needs_qa"
         assert "does not ask again" not in box.runner("status", protocol, rc=0).out
@@ -160,7 +160,7 @@ def test_no_verdict_twice_is_no_decision_and_the_next_run_asks_anew(box: Box) ->
         protocol = box.new({"01-a": command("echo 1 > a", f"{FULL}engine: {ENGINE}\n")})
         box.runner("step", protocol, rc=0)
         before = box.git("for-each-ref")
-        told = box.runner("step", protocol, rc=69)
+        told = box.runner("step", protocol, rc=3)
         assert "FAIL needs at least one finding" in told.err and box.git("for-each-ref") == before
         box.runner("step", protocol, rc=0)
         assert len(wire.bodies) == 3

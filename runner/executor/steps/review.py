@@ -42,7 +42,9 @@ TIMEOUT = 1200.0  # seconds that a review may take in all
 
 
 class UndecidedError(EngineError):
-    """The model answered, and what it answered is no verdict."""
+    """The model answered, and what it answered is no verdict: a person names another model, or asks again, which is paid again."""
+
+    exit_code = 3
 
 
 @dataclass(frozen=True, slots=True)
