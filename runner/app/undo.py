@@ -36,11 +36,6 @@ class _History:
     transitions: dict[int, Commit]
     others: list[tuple[int, Commit]]
 
-    def tree_before(self, git: Git, revision: int) -> str:
-        """Return the tree that the first transition after a revision started from: with what people committed until then."""
-        first = self.transitions[min(one for one in self.transitions if one > revision)]
-        return commit_of(git, first.parents[0]).tree
-
 
 def undo(session: Session, protocol: str, to: int | str | None = None) -> Steered:
     """Revert the last transition, or all since revision `to`, or since the step `to` (its slug) first started. Repeated, the
@@ -63,7 +58,7 @@ def undo(session: Session, protocol: str, to: int | str | None = None) -> Steere
         revision = _target(session.project, seen, history, to)
         if revision == seen.state.revision:
             return []
-        _refuse_lost(session.git, seen, history, revision)
+        tree = _tree(session.git, seen, history, revision)
         target = snapshot.read(session.git, history.transitions[revision].oid, protocol)
         if target.state.plan is None:
             name = lookup.typed(session.project, protocol)
@@ -74,7 +69,6 @@ def undo(session: Session, protocol: str, to: int | str | None = None) -> Steere
                 if seen.state.plan
                 else f"`{describe.resuming(session.project, seen.state)}` resumes, `runner cancel {name}` ends it",
             )
-        tree = history.tree_before(session.git, revision)
         kept = _kept_by_base(session.project, seen)
         return [machine.undone_of(seen.state, target.state)]
 
@@ -235,13 +229,38 @@ def _before(project: Project, seen: Snapshot, history: _History) -> int:
     return max(earlier)
 
 
-def _refuse_lost(git: Git, seen: Snapshot, history: _History, to: int) -> None:
-    """Refuse to lose code of people: their commits after the first transition since then that changed code and were not reverted."""
+def _tree(git: Git, seen: Snapshot, history: _History, to: int) -> str:
+    """Return the tree to go back to: that from which the first transition after `to` started, with what people committed until then.
+
+    Where they reverted all of that since, it is the tree of `to`.
+
+    Raises:
+        RefusedError: people's commits since then changed code, and were not reverted.
+    """
+    first = history.transitions[min(one for one in history.transitions if one > to)]
+    lost = _lost(git, seen, history, to + 1)
+    if not lost:
+        return commit_of(git, first.parents[0]).tree
+    if not _lost(git, seen, history, to):
+        return history.transitions[to].tree
+    names = ", ".join(
+        f"{commit.oid[:7]} ({commit.message.decode('utf-8', 'replace').split(chr(10))[0][:60]})" for commit in lost
+    )
+    merges = " (with `-m 1` for a merge)" if any(len(commit.parents) > 1 for commit in lost) else ""
+    raise RefusedError(
+        f"this would remove commits by people since revision {to}: {names}",
+        seen.where,
+        f"revert them yourself first: `git revert {' '.join(commit.oid[:7] for commit in reversed(lost))}`{merges}",
+    )
+
+
+def _lost(git: Git, seen: Snapshot, history: _History, since: int) -> list[Commit]:
+    """Return the commits by people after a transition that ended at `since` or later, if they changed code and were not reverted."""
     own = f"{paths.folder(seen.protocol)}/"
     standing: dict[str, list[tuple[Commit, TreeEntry | None, TreeEntry | None]]] = {}
     for revision, commit in history.others:
-        if revision <= to:
-            continue  # it came before what is undone
+        if revision < since:
+            continue
         parent = commit_of(git, commit.parents[0])
         for path, (before, after) in git.changed(parent.tree, commit.tree).items():
             if path.startswith(own):
@@ -252,14 +271,4 @@ def _refuse_lost(git: Git, seen: Snapshot, history: _History, to: int) -> None:
             else:
                 changes.append((commit, before, after))
     left = {commit.oid for changes in standing.values() for commit, _, _ in changes}
-    lost = [commit for _, commit in history.others if commit.oid in left]
-    if lost:
-        names = ", ".join(
-            f"{commit.oid[:7]} ({commit.message.decode('utf-8', 'replace').split(chr(10))[0][:60]})" for commit in lost
-        )
-        merges = " (with `-m 1` for a merge)" if any(len(commit.parents) > 1 for commit in lost) else ""
-        raise RefusedError(
-            f"this would remove commits by people since revision {to}: {names}",
-            seen.where,
-            f"revert them yourself first: `git revert {' '.join(commit.oid[:7] for commit in reversed(lost))}`{merges}",
-        )
+    return [commit for _, commit in history.others if commit.oid in left]

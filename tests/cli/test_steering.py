@@ -628,6 +628,19 @@ def test_undo_keeps_what_people_committed_before_the_step_that_it_takes_back(box
     healthy(box, protocol)
 
 
+def test_undo_goes_back_before_what_people_committed_and_reverted_since(box: Box) -> None:
+    protocol = three(box)
+    box.runner("step", protocol, rc=0)
+    tree = box.worktree(protocol)
+    (tree / "mine.txt").write_text("mine\n")
+    mine = box.commit("my own file", cwd=tree)
+    box.runner("step", protocol, rc=0)
+    box.git("revert", "--no-edit", mine, cwd=tree)
+    box.runner("undo", protocol, rc=0)
+    assert not (tree / "mine.txt").exists()
+    healthy(box, protocol)
+
+
 def test_undo_says_that_a_step_that_was_skipped_stays_out_of_the_plan(box: Box) -> None:
     protocol = box.new({f"0{at}-s{at}": command("true") for at in (1, 2, 3)})
     box.runner("step", protocol, rc=0)
