@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
+from enum import IntEnum
 from typing import ClassVar
 
 
@@ -22,6 +23,21 @@ def installs(extra: str) -> str:
     import shlex  # here, because few messages say it
 
     return f"{shlex.quote(sys.executable)} -m pip install 'protocol-runner[{extra}]'"
+
+
+class ExitCode(IntEnum):
+    """How a command ends (design §9)."""
+
+    DONE = 0  # advanced, or nothing to do
+    FAILED = 1  # a step, a check or a review
+    USAGE = 2  # wrong usage, an invalid file, or something missing on this machine
+    WAITS = 3  # for a person
+    REFUSED = 4  # by policy, signature or integrity, or since a person's work would be lost
+    INSUFFICIENT = 5  # history or objects that it needs are not here
+    UNREACHABLE = 69  # a model, the remote or the forge, or it refused
+    BUG = 70
+    HELD = 75  # by another runner
+    INTERRUPTED = 130
 
 
 class RunnerError(Exception):
@@ -41,7 +57,7 @@ class RunnerError(Exception):
 class UsageError(RunnerError):
     """Wrong usage, or something missing on this machine."""
 
-    exit_code = 2
+    exit_code = ExitCode.USAGE
 
 
 class SandboxError(UsageError):
@@ -55,7 +71,7 @@ class SandboxUnavailableError(SandboxError):
 class MalformedFileError(RunnerError):
     """A file that a person wrote is not in its format; `where` is `path:line`, `others` what else is wrong with that file."""
 
-    exit_code = 2
+    exit_code = ExitCode.USAGE
 
     def __init__(self, what: str, where: str, hint: str, others: tuple[MalformedFileError, ...] = ()) -> None:
         super().__init__(what, where, hint)
@@ -65,37 +81,37 @@ class MalformedFileError(RunnerError):
 class UnsupportedError(RunnerError):
     """The file asks for something that this version does not do; it is refused by name, never ignored."""
 
-    exit_code = 2
+    exit_code = ExitCode.USAGE
 
 
 class IllegalEventError(RunnerError):
     """An event does not belong to the state that it was applied to."""
 
-    exit_code = 4
+    exit_code = ExitCode.REFUSED
 
 
 class IntegrityError(RunnerError):
     """The record is not what the history says, or a history was rewritten."""
 
-    exit_code = 4
+    exit_code = ExitCode.REFUSED
 
 
 class InTheWayError(RunnerError):
     """Continuing would overwrite a person's work."""
 
-    exit_code = 4
+    exit_code = ExitCode.REFUSED
 
 
 class RefusedError(RunnerError):
     """Policy, or the state of things, does not allow this."""
 
-    exit_code = 4
+    exit_code = ExitCode.REFUSED
 
 
 class WaitingError(RunnerError):
     """A person has to say something first."""
 
-    exit_code = 3
+    exit_code = ExitCode.WAITS
 
 
 class SpentError(WaitingError):
@@ -105,31 +121,31 @@ class SpentError(WaitingError):
 class ConflictError(RunnerError):
     """A ref moved while a change was being prepared; nothing was written, the same call may be made again."""
 
-    exit_code = 75
+    exit_code = ExitCode.HELD
 
 
 class HeldError(RunnerError):
     """Another runner works on this protocol."""
 
-    exit_code = 75
+    exit_code = ExitCode.HELD
 
 
 class UnreachableError(RunnerError):
     """The model, the remote or the forge could not be reached or refused us."""
 
-    exit_code = 69
+    exit_code = ExitCode.UNREACHABLE
 
 
 class InsufficientHistoryError(RunnerError):
     """`verify` cannot tell: history or objects are not in this clone."""
 
-    exit_code = 5
+    exit_code = ExitCode.INSUFFICIENT
 
 
 class StepFailedError(RunnerError):
     """A step, a check or a QA verdict failed. `printed`: the last lines of its output, which are shown with the error."""
 
-    exit_code = 1
+    exit_code = ExitCode.FAILED
 
     def __init__(self, what: str, where: str, hint: str, *, printed: Sequence[str] = ()) -> None:
         super().__init__(what, where, hint)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from runner.errors import ExitCode
 from runner.executor import spending
 from runner.forge.gitlab import JOBS
 from runner.lines import lines_of
@@ -25,13 +26,18 @@ if TYPE_CHECKING:
     from runner.protocol.state import Row
 
 CAN_ADVANCE: Final = ("planning", "planned", "running")
-HELD: Final = 75
-AGAIN: Final = (HELD, 69)  # held by another runner, or the network is away: it may be otherwise in a moment
+AGAIN: Final = (
+    ExitCode.HELD,
+    ExitCode.UNREACHABLE,
+)  # held by another runner, or the network is away: it may be otherwise in a moment
 TRIES: Final = 5  # turns of one protocol that end so, one after the other, before it is left
 LONGEST: Final = 30.0  # seconds between two of them
 _SLUG: Final = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 # What a fleet ends with, where its protocols ended with several: the first of these.
-WORST: Final = (70, 4, 2, 5, 69, 1, 75, 3, 0)
+WORST: Final = (
+    ExitCode.BUG, ExitCode.REFUSED, ExitCode.USAGE, ExitCode.INSUFFICIENT, ExitCode.UNREACHABLE, ExitCode.FAILED, ExitCode.HELD,
+    ExitCode.WAITS, ExitCode.DONE,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +176,7 @@ def run(session: Session, crew: Crew, *, jobs: int, tell: Tell) -> dict[str, int
         if not working:
             if is_fresh:
                 left = {one.protocol for one in sight.ready()}
-                return {name: 0 if code == HELD and name not in left else code for name, code in codes.items()}
+                return {name: 0 if code == ExitCode.HELD and name not in left else code for name, code in codes.items()}
             look(session)
             is_fresh = True
             continue
@@ -187,7 +193,7 @@ def run(session: Session, crew: Crew, *, jobs: int, tell: Tell) -> dict[str, int
             rests[ended.protocol] = env.monotonic() + min(2.0 ** (tries[ended.protocol] - 1), LONGEST)
             if tries[ended.protocol] >= TRIES:
                 settled[ended.protocol] = tip
-        elif ended.code not in (0, 1, 3) or tip == began.tip:
+        elif ended.code not in (ExitCode.DONE, ExitCode.FAILED, ExitCode.WAITS) or tip == began.tip:
             settled[ended.protocol] = tip
 
 
@@ -200,7 +206,7 @@ def exit_code(codes: Iterable[int]) -> int:
     """Return what a fleet ends with: the worst of its protocols' last turns (design §9)."""
     found = set(codes)
     odd = any(code not in WORST for code in found)
-    return 70 if odd else next(code for code in WORST if code in found or code == 0)
+    return ExitCode.BUG if odd else next(code for code in WORST if code in found or code == 0)
 
 
 # --- a plan for a CI ---------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from runner.app import sync
+from runner.errors import ExitCode
 from runner.executor import advance
 from runner.executor.advance import Advanced
 from runner.protocol import machine, state
@@ -104,12 +105,12 @@ def exit_code(done: Advanced) -> int:
     """Return what a command that advanced exits with (design §9)."""
     status = done.state.status
     if status is state.Status.FAILED:
-        return 1
+        return ExitCode.FAILED
     if status in (state.Status.PAUSED, state.Status.BLOCKED):
-        return 3
+        return ExitCode.WAITS
     owes = isinstance(done.action, Halt | machine.AskPerson) or any(one.type.opens for one in done.events)
     if done.state.waiting and owes:
-        return 3
+        return ExitCode.WAITS
     if isinstance(done.action, Halt) and status in ACTIVE:
-        return 3
-    return 0
+        return ExitCode.WAITS
+    return ExitCode.DONE

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from runner.errors import InsufficientHistoryError, IntegrityError, UsageError
+from runner.errors import ExitCode, InsufficientHistoryError, IntegrityError, UsageError
 from runner.executor import load
 from runner.git import Git
 from runner.protocol import ids, log, paths
@@ -157,7 +157,7 @@ def prove(
             hint = history.brings(protocol, session.to_ask)
         missing = walk.Finding("history", "", error.where, f"{error.what}: {hint}")
         return verify.unknown(session.git, protocol, missing), error.exit_code
-    return report, 0 if report.ok else 4
+    return report, ExitCode.DONE if report.ok else ExitCode.REFUSED
 
 
 def signed(report: walk.Report) -> str:

@@ -17,7 +17,7 @@ from runner.app.steer import Steered, text_of
 from runner.cli import options, progress, steer, streams
 from runner.cli.console import Console
 from runner.cli.streams import program
-from runner.errors import UsageError, WaitingError
+from runner.errors import ExitCode, UsageError, WaitingError
 from runner.executor import load
 from runner.lines import lines_of
 from runner.protocol import approval_file
@@ -122,7 +122,7 @@ def _decide(
         )
     if not yes and console.ask(f"{verb} this?", ("no", "yes")) != "yes":
         console.note("nothing was signed" + ("" if console.is_terminal() else "; without a terminal, add --yes"))
-        raise SystemExit(3)
+        raise SystemExit(ExitCode.WAITS)
     made = approve.give(session, ready)
     _given(console, found, made, f"{subject}: {SAID[verb]} as {ready.statement.approver}, signed in {made[:7]}")
 
@@ -165,11 +165,11 @@ def _at_keyboard(console: Console, found: Matter, decision: Decision, yes: bool)
         )
     if console.ask(question, ("no", "yes")) != "yes":
         console.note("nothing was decided")
-        raise SystemExit(3)
+        raise SystemExit(ExitCode.WAITS)
     done = approve.answer(console.session, found, decision)
     if not done.entries:
         console.note(f"{found.seen.protocol}  {found.requirement.subject}: not approved; it still waits")
-        raise SystemExit(3)
+        raise SystemExit(ExitCode.WAITS)
     console.note(f"{found.seen.protocol}  {found.requirement.subject}: {SAID[decision.value]}, without a signature")
     progress.Progress(console, each=True).end(done)
 

@@ -20,7 +20,7 @@ from runner.app.by_hand import Judged
 from runner.app.check import Effects
 from runner.cli import options, progress, show, streams
 from runner.cli.console import Console
-from runner.errors import MalformedFileError, UsageError
+from runner.errors import ExitCode, MalformedFileError, UsageError
 from runner.executor import load
 from runner.lines import LAST, WIDTH, counted, lines_of, lines_of_output
 from runner.protocol import paths
@@ -33,7 +33,7 @@ from runner.trust import policy
 from runner.trust.policy import Subject
 
 COLOURS = {"allow": "green", "ask": "yellow", "deny": "red"}
-CODES = {"allow": 0, "ask": 3, "deny": 4}
+CODES = {"allow": ExitCode.DONE, "ask": ExitCode.WAITS, "deny": ExitCode.REFUSED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +169,7 @@ def policy_test(console: Console, live: bool, file: Path | None, as_json: bool) 
             for one in tried
         ]
         console.json({"examples": told, "notes": [{"at": at, "text": text} for at, text in notes]})
-        raise SystemExit(1 if failed else 0)
+        raise SystemExit(ExitCode.FAILED if failed else ExitCode.DONE)
     for at, text in notes:
         console.note(f"{at}  note: {text}")
     for one in failed:
@@ -179,7 +179,7 @@ def policy_test(console: Console, live: bool, file: Path | None, as_json: bool) 
         console.note(f"{found.where} has no examples")
     elif failed:
         console.result(f"{len(failed)} of {len(tried)} examples do not hold")
-        raise SystemExit(1)
+        raise SystemExit(ExitCode.FAILED)
     else:
         console.result("1 example holds" if len(tried) == 1 else f"{len(tried)} examples hold")
 
@@ -277,7 +277,7 @@ def qa_command(console: Console, protocol: str | None, step: str | None, full: b
     with progress.Progress(console, each=True).at_work(name):
         done = by_hand.judge(session, name, slug, full=full)
     _tell(console, done)
-    raise SystemExit(0 if done.passed else 1)
+    raise SystemExit(ExitCode.DONE if done.passed else ExitCode.FAILED)
 
 
 def _tell(console: Console, done: Judged) -> None:

@@ -14,7 +14,7 @@ from runner.cli import options
 from runner.cli.console import Console, in_columns
 from runner.cli.streams import program
 from runner.engines import EngineError, agents, registry
-from runner.errors import RunnerError, UsageError, WaitingError
+from runner.errors import ExitCode, RunnerError, UsageError, WaitingError
 from runner.protocol import config, ids
 from runner.protocol.state import ENDED
 from runner.store import lookup, publishing, record
@@ -119,7 +119,7 @@ def _cannot_open(console: Console) -> bool:
 
 def _exit_code(found: list[Finding]) -> int:
     kinds = {one.kind for one in found}
-    return 4 if "integrity" in kinds else 2 if "here" in kinds else 0
+    return ExitCode.REFUSED if "integrity" in kinds else ExitCode.USAGE if "here" in kinds else ExitCode.DONE
 
 
 def _tell(console: Console, one: Finding) -> None:

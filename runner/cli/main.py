@@ -20,7 +20,7 @@ import click
 from runner import __version__, resources, signals
 from runner.cli import streams
 from runner.cli.streams import program
-from runner.errors import RunnerError, UnsupportedError, UsageError
+from runner.errors import ExitCode, RunnerError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from runner.cli.console import Console
@@ -347,7 +347,7 @@ def _ended(error: BaseException) -> tuple[int, str]:
         case click.exceptions.Exit():
             return error.exit_code, ""
         case click.exceptions.Abort() | KeyboardInterrupt():
-            return 130, ", ".join(signals.told(error))
+            return ExitCode.INTERRUPTED, ", ".join(signals.told(error))
         case click.ClickException():
             return _ended(_wrong(error))
         case RunnerError():
@@ -365,7 +365,7 @@ def _ended(error: BaseException) -> tuple[int, str]:
 
     text = f"This is a bug in protocol-runner {__version__} (Python {platform.python_version()}, {platform.system()})."
     hint = "report it with the lines above; nothing incomplete was published"
-    return 70, f"{''.join(traceback.format_exception(error))}\n{text}\n  next: {hint}"
+    return ExitCode.BUG, f"{''.join(traceback.format_exception(error))}\n{text}\n  next: {hint}"
 
 
 def _folder_exists() -> bool:

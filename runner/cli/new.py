@@ -20,7 +20,7 @@ from runner.cli import options, run, steer, streams
 from runner.cli.console import Console
 from runner.cli.plan import edited_files
 from runner.cli.streams import is_read_by_ci, program
-from runner.errors import RunnerError, UsageError
+from runner.errors import ExitCode, RunnerError, UsageError
 from runner.git import GitError
 from runner.lines import counted, lines_of
 from runner.protocol import ids
@@ -146,7 +146,7 @@ def command(
     _end(console, made, first="edit {} first" if plan.manual and not edit else "")
     if made.questions and not plan.named:
         running.notify(session, made.protocol)
-        raise SystemExit(3)
+        raise SystemExit(ExitCode.WAITS)
 
 
 def _end(console: Console, made: Made, *, first: str = "") -> None:

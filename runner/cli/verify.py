@@ -11,7 +11,7 @@ from runner.app import audit, verify
 from runner.cli import ci, options, streams
 from runner.cli.console import Console
 from runner.cli.streams import safe_line
-from runner.errors import InTheWayError, UsageError
+from runner.errors import ExitCode, InTheWayError, UsageError
 from runner.lines import counted
 from runner.trust.walk import Report
 
@@ -71,7 +71,7 @@ def command(
         console.note("no protocols; `runner new` makes one")
     if in_job:
         _tell_ci(console, reports)
-    raise SystemExit(4 if 4 in codes else max(codes))
+    raise SystemExit(ExitCode.REFUSED if ExitCode.REFUSED in codes else max(codes))
 
 
 def _tell_ci(console: Console, reports: Sequence[Report]) -> None:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import Any, ClassVar, Protocol
 
-from runner.errors import RunnerError
+from runner.errors import ExitCode, RunnerError
 
 Json = Any
 MOST_OUTPUT = 16_384  # tokens of an answer, where nothing else is set
@@ -24,14 +24,14 @@ MOST_OUTPUT = 16_384  # tokens of an answer, where nothing else is set
 class EngineError(RunnerError):
     """The model did not answer, or the request was refused. Nothing is recorded, nothing is lost."""
 
-    exit_code = 69
+    exit_code = ExitCode.UNREACHABLE
     retryable: ClassVar[bool] = False
 
 
 class KeyMissingError(EngineError):
     """No key is set for the provider, or its package is not installed."""
 
-    exit_code = 2
+    exit_code = ExitCode.USAGE
 
 
 class KeyRefusedError(EngineError):

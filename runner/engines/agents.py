@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from runner.engines import EngineError
-from runner.errors import UsageError, installs
+from runner.errors import ExitCode, UsageError, installs
 
 if TYPE_CHECKING:
     from runner.protocol.config import Config
@@ -25,7 +25,7 @@ PACKAGE: Final = "acp"  # the module of `agent-client-protocol`, and the extra t
 class AgentMissingError(EngineError):
     """The agent's program is not there, or does not start."""
 
-    exit_code = 2
+    exit_code = ExitCode.USAGE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

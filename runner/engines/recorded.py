@@ -16,10 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from runner.engines import Call, Engine, EngineError, Json, ModelTurn, Request, Response, Usage, digest_of
-from runner.errors import MalformedFileError, UnsupportedError, UsageError
+from runner.errors import ExitCode, MalformedFileError, UnsupportedError, UsageError
 
 PROVIDER: Final = "recorded"
 SCHEMA: Final = 1
@@ -28,7 +28,7 @@ SCHEMA: Final = 1
 class RecordingMissingError(EngineError):
     """The cassette has no answer to this request."""
 
-    exit_code: ClassVar[int] = 2
+    exit_code = ExitCode.USAGE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

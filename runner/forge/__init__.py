@@ -19,7 +19,7 @@ from enum import IntEnum, StrEnum
 from typing import Any, ClassVar, Final, Protocol
 from urllib.parse import quote
 
-from runner.errors import RunnerError, installs
+from runner.errors import ExitCode, RunnerError, installs
 from runner.lines import one_line, pattern
 
 STATUS_TEXT: Final = 140  # characters of a status that every forge shows
@@ -31,14 +31,14 @@ _KEY: Final = pattern(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 class ForgeError(RunnerError):
     """The forge did not answer, or refused. Nothing is lost: the same call can be repeated."""
 
-    exit_code = 69
+    exit_code = ExitCode.UNREACHABLE
     retryable: ClassVar[bool] = False
 
 
 class TokenMissingError(ForgeError):
     """No token was found, or the forge's package is not installed; `where` lists the places searched."""
 
-    exit_code = 2
+    exit_code = ExitCode.USAGE
 
 
 class TokenRefusedError(ForgeError):

@@ -15,6 +15,7 @@ from typing import Final
 
 from runner import qa, resources
 from runner.engines import EngineError, Request, Turn, UserTurn, masked
+from runner.errors import ExitCode
 from runner.executor import asking, feedback, prompting, spending
 from runner.executor.asking import Consultation
 from runner.executor.journal import Journal, open_journal
@@ -44,7 +45,7 @@ TIMEOUT = 1200.0  # seconds that a review may take in all
 class UndecidedError(EngineError):
     """The model answered, and what it answered is no verdict: a person names another model, or asks again, which is paid again."""
 
-    exit_code = 3
+    exit_code = ExitCode.WAITS
 
 
 @dataclass(frozen=True, slots=True)
