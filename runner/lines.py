@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import Any, AnyStr, Final, cast
+from typing import TYPE_CHECKING, Any, AnyStr, Final, cast
+
+if TYPE_CHECKING:
+    from decimal import Decimal
 
 LAST: Final = 40  # lines of an output that a failure prints
 WIDTH: Final = 2000  # characters of each of them
@@ -66,6 +69,17 @@ def counted(number: int, noun: str) -> str:
 def few(names: Sequence[object], most: int = 3, between: str = ", ") -> str:
     """Return the first of some names, and how many more there are."""
     return between.join(map(str, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def money(usd: str | Decimal) -> str:
+    """Return an amount in words: `$0.02`; of less than a cent the first digit that counts: `$0.004`."""
+    text = format(usd, "f") if hasattr(usd, "as_tuple") else str(usd)
+    if not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,12})?", text):
+        return f"${usd}"  # of a forged entry, which is shown all the same
+    amount = float(text)  # to be shown; a Decimal would cost a command that reads its import
+    if amount >= 0.01 or not amount:
+        return f"${amount:.2f}"
+    return f"${float(f'{amount:.1g}'):.5f}".rstrip("0") if amount >= 0.00001 else "<$0.00001"
 
 
 def cut(text: str, most: int) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from runner.app import pending
 from runner.errors import RunnerError, UsageError
 from runner.executor import load, spending
-from runner.lines import counted, headline
+from runner.lines import counted, headline, money
 from runner.protocol import ids, paths
 from runner.protocol.state import ENDED, STOPPED, Json, State, plain, wait_type
 from runner.store import lease, locks, lookup, record, remote, worktree
@@ -28,8 +28,6 @@ from runner.store.record import Brief, Outlook
 from runner.trust import trusted_config
 
 if TYPE_CHECKING:
-    from decimal import Decimal
-
     from runner.app.pending import Pending, Unrecorded
     from runner.executor.loop import Total
     from runner.git import Git
@@ -575,17 +573,6 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}m {whole % 60:02d}s"
     return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
-
-
-def money(usd: str | Decimal) -> str:
-    """Return an amount in words: `$0.02`; of less than a cent the first digit that counts: `$0.004`."""
-    text = format(usd, "f") if hasattr(usd, "as_tuple") else str(usd)
-    if not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,12})?", text):
-        return f"${usd}"  # of a forged entry, which is shown all the same
-    amount = float(text)  # to be shown; a Decimal would cost a command that reads its import
-    if amount >= 0.01 or not amount:
-        return f"${amount:.2f}"
-    return f"${float(f'{amount:.1g}'):.5f}".rstrip("0") if amount >= 0.00001 else "<$0.00001"
 
 
 # What an amount of work cost has the fields of `spent` of an event; see `runner.protocol.events.Spent`.

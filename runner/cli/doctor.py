@@ -15,6 +15,7 @@ from runner.cli.console import Console, in_columns
 from runner.cli.streams import program
 from runner.engines import EngineError, agents, registry
 from runner.errors import ExitCode, RunnerError, UsageError, WaitingError
+from runner.lines import money
 from runner.protocol import config, ids
 from runner.protocol.state import ENDED
 from runner.store import lookup, publishing, record
@@ -303,6 +304,6 @@ def _check(console: Console, name: str, timeout: float) -> None:
         return
     took = time.monotonic() - began
     cost = registry.cost_usd(response.turn.provider, name.partition(":")[2], response.usage)
-    told = describe.money(cost) if cost is not None else "its price is not known: a budget in money cannot be kept"
+    told = money(cost) if cost is not None else "its price is not known: a budget in money cannot be kept"
     usage = response.usage
     console.result(f"{name}  answers  {took:.1f} s · {usage.input:,} tokens in, {usage.output:,} out · {told}")

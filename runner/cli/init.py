@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from runner.app import describe, init, suite, verify
+from runner.app import init, suite, verify
 from runner.app.init import File, Look, Wanted
 from runner.app.suite import Candidate, Tried
 from runner.cli import options
@@ -23,7 +23,7 @@ from runner.errors import RunnerError
 from runner.executor import planning
 from runner.forge.registry import FORGES
 from runner.git import Git, repository
-from runner.lines import counted, lines_of
+from runner.lines import counted, lines_of, money
 from runner.protocol.paths import CLARIFICATIONS, CONFIG
 from runner.store import trusted
 from runner.store.environment import Clone, Environment
@@ -309,7 +309,7 @@ def _proposed(console: Console, cwd: Path, asked: init.Questions, yes: bool) -> 
         with console.waiting("a model reads the repository"):
             proposal = stack.enter_context(init.propose(session, asked))
         new = [file for file in proposal.files if file.here is None]
-        cost = f" · {describe.money(proposal.usd)}" if proposal.usd else ""
+        cost = f" · {money(proposal.usd)}" if proposal.usd else ""
         console.note(f"{proposal.engine} proposes {len(new) or 'no'} new script{'s' if len(new) != 1 else ''}{cost}")
         for file in new:
             console.result(f"--- /dev/null\n+++ {file.path}")

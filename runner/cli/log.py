@@ -19,7 +19,7 @@ from runner.cli.console import Console
 from runner.errors import InsufficientHistoryError, RunnerError, UsageError
 from runner.executor import journal
 from runner.git import GitError
-from runner.lines import cut, lines_of
+from runner.lines import cut, lines_of, money
 from runner.protocol import paths
 from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry, parse_message
@@ -343,7 +343,7 @@ def _response(console: Console, row: Record, turn: int, brief: bool) -> None:
     usage = row["usage"]
     told = [str(row["engine"]), f"{usage['input']:,} in, {usage['output']:,} out"]
     told[-1] += f" ({usage['cached']:,} of the input cached)" if usage.get("cached") else ""
-    told.append(describe.money(row["usd"]) if row["usd"] is not None else "price not known")
+    told.append(money(row["usd"]) if row["usd"] is not None else "price not known")
     told += [str(row["finish"])] if row["finish"] not in ("stop", "") else []
     if not brief or turn == 1:
         console.line("")

@@ -38,10 +38,10 @@ from runner.errors import RunnerError, UnsupportedError
 from runner.executor import environments, toolbox
 from runner.executor.calls import Calls, DeniedError, Gate, Judge, judge_of
 from runner.executor.effects import Made
-from runner.executor.loop import Limits, Total, money
+from runner.executor.loop import Limits, Total
 from runner.executor.step_run import StepRun
 from runner.executor.workspace_session import KeptOutput, step_path
-from runner.lines import lines_of, with_ends
+from runner.lines import lines_of, money, with_ends
 from runner.protocol import paths
 from runner.sandbox.network import Network
 from runner.sandbox.process import Session

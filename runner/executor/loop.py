@@ -43,6 +43,7 @@ from runner.errors import RefusedError
 from runner.executor.calls import CallHeldError, DeniedError, Gate, Open
 from runner.executor.effects import EffectError
 from runner.executor.journal import Journal
+from runner.lines import money
 from runner.protocol import aliases, transcript
 from runner.protocol.config import EngineSettings
 from runner.protocol.transcript import Result, Results, Summary, Typed
@@ -765,12 +766,6 @@ def turn_of(record: transcript.Response) -> ModelTurn:
     """Return the model's turn that the journal has."""
     calls = tuple(Call(id=c.id, name=c.name, arguments=c.arguments, problem=c.problem) for c in record.calls)
     return ModelTurn(text=record.text, calls=calls, provider=record.provider, raw=record.turn)
-
-
-def money(usd: Decimal) -> str:
-    """Return an amount for people, of less than a dollar to a hundredth of a cent: `$1.50`, `$0.05`, `$0.0012`."""
-    whole, _, cents = f"{usd:.{2 if usd >= 1 else 4}f}".partition(".")
-    return f"${whole}.{cents.rstrip('0').ljust(2, '0')}"
 
 
 def _answered(result: Result, answer: str | None) -> Result:

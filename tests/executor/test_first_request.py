@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from runner.app.describe import money
 from runner.executor import feedback
+from runner.lines import money
 from tests.conftest import Box
 from tests.engines.wire_gemini import Answer
 from tests.executor.minds import ENGINE, agent, finish, mind, say, sound, texts, transcript, write
