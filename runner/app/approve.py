@@ -35,7 +35,7 @@ from runner.trust.transitions import ApprovalFile, RejectionReason
 from runner.trust.trusted_config import TrustedConfig
 from runner.trust.view import View
 
-WEEK = 7 * 24 * 3600
+VALID_SECONDS = 7 * 24 * 3600  # of an approval, where neither `--for` nor the policy says less
 PATHS = 500  # that are named to git diff
 NOUNS = {Decision.APPROVE: "approval", Decision.REJECT: "rejection", Decision.REVOKE: "revocation"}
 
@@ -233,7 +233,7 @@ def offer(
         approver=approver,
         # Not before their last one, which may come from a machine whose clock is ahead.
         issued=timestamp(max([now, *(one.issued_at for one in own if one.issued_at <= now + approval.AHEAD)])),
-        expires=timestamp(now + min(found.requirement.lasts, lasts or WEEK)),
+        expires=timestamp(now + min(found.requirement.lasts, lasts or VALID_SECONDS)),
         nonce=session.env.random_hex(32),
         reason=reason,
     )
