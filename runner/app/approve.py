@@ -205,12 +205,12 @@ def offer(
     view = permissions.view_of(session.project, found.seen, found.plan, found.state)
     subject = found.requirement.subject
     same = [  # also of an earlier attempt
-        word.signed.statement
-        for word in view.approvals()
-        if word.signed
-        and word.approver == approver
-        and word.signed.statement.seen in view.chain
-        and word.signed.statement.subject == str(subject)
+        one.signed.statement
+        for one in view.approvals()
+        if one.signed
+        and one.approver == approver
+        and one.signed.statement.seen in view.chain
+        and one.signed.statement.subject == str(subject)
     ]
     own = [said for said in same if said.attempt == subject.attempt]
     last = (*own[-1:], *sorted(own, key=lambda one: one.issued_at)[-1:])  # in the branch, and in time
@@ -247,7 +247,7 @@ def offer(
         raise _would_not_count(session.project, found, decision, foreseen.rejection, foreseen.text, no_force)
     stands = approval.judge(view, found.requirement)
     given = {Decision.APPROVE: stands.counted, Decision.REJECT: stands.rejected}.get(decision, ())
-    again = next((word for word in given if word.approver == approver), None)
+    again = next((one for one in given if one.approver == approver), None)
     return Offer(found, said, text, key, same[-1] if same else None, again)
 
 

@@ -239,15 +239,13 @@ def _refuse_unapproved(session: Session, seen: Snapshot) -> None:
     standing = permit.merge_status(view)
     if not (standing.rejected or (found.requires("merge") and standing.missing)):
         return
-    said = [f"{word.approver}'s does not count: {word.text}" for word in standing.refused]
-    why = (
-        f"rejected by {', '.join(word.approver for word in standing.rejected)}" if standing.rejected else "not approved"
-    )
+    said = [f"{one.approver}'s does not count: {one.text}" for one in standing.refused]
+    why = f"rejected by {', '.join(one.approver for one in standing.rejected)}" if standing.rejected else "not approved"
     raise RefusedError(
         f"the merge of {seen.protocol} is {why}; it needs {standing.requirement.who}{''.join(f'; {one}' for one in said)}",
         found.where,
         f"`runner {'revoke' if standing.rejected else 'approve'} {lookup.typed(session.project, seen.protocol)} merge`, by "
-        + (", ".join(word.approver for word in standing.rejected) or standing.missing),
+        + (", ".join(one.approver for one in standing.rejected) or standing.missing),
     )
 
 

@@ -75,10 +75,10 @@ class Pending:
         for wait in self._state.waiting:
             if (status := self._status(wait)) is None:
                 continue
-            words = sorted((*status.counted, *status.rejected, *status.refused), key=lambda word: word.order)
-            if words:
-                last = {word.approver: word.order for word in words}
-                given = (word for word in words if word.rejection is None or word.order == last[word.approver])
+            found = sorted((*status.counted, *status.rejected, *status.refused), key=lambda one: one.order)
+            if found:
+                last = {one.approver: one.order for one in found}
+                given = (one for one in found if one.rejection is None or one.order == last[one.approver])
                 made.append(Unrecorded(wait.id, tuple(given), missing(status)))
         return made
 
@@ -107,7 +107,7 @@ class Pending:
         trusted, name = self._trusted, self._name
         if status.rejected:
             return self._withdrawn(status)
-        given = {word.approver for word in status.counted}
+        given = {one.approver for one in status.counted}
         needs = status.requirement.thresholds
         wanted = frozenset[str]().union(*(need.people for need in needs if len(given & need.people) < need.count))
         if not wanted:
@@ -154,7 +154,7 @@ class Pending:
 
     def _too_few(self, status: ApprovalStatus) -> RunnerError | None:
         """Return the error of an approval that too few people can give; None where enough can."""
-        given, needed = {word.approver for word in status.counted}, status.requirement
+        given, needed = {one.approver for one in status.counted}, status.requirement
         for need in needed.binding:
             left = sorted(need.people - given)
             unable = [why for one in left if (why := self._why_unable(needed, one)) is not None]
@@ -208,7 +208,7 @@ class Pending:
     def _withdrawn(self, status: ApprovalStatus) -> str:
         """Return what ends a rejection; empty if it is only the person's here, who can approve instead."""
         me, subject = _me(self._session, self._trusted), status.requirement.subject
-        others = sorted({word.approver for word in status.rejected} - {me})
+        others = sorted({one.approver for one in status.rejected} - {me})
         instead = after_rejection(self._session.git, self._state.protocol, self._view.tip, subject, self._name)
         if not others and (
             approval.unsigned(self._view, subject) or self._wrote(subject, me)
@@ -234,7 +234,7 @@ def missing(stands: ApprovalStatus) -> str:
     if stands.rejected and stands.requirement.subject.kind == "call":
         return ""  # its agent gets the rejection as a result, and continues
     if stands.rejected:
-        who = " and ".join(word.approver for word in stands.rejected)
+        who = " and ".join(one.approver for one in stands.rejected)
         return f"a revocation by {who}, or an edit of the rejected content"
     return stands.missing
 

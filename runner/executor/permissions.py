@@ -91,18 +91,18 @@ def count_approvals(
                 status = approval.status_of(view, wait, fetched.approvals) or status
             _refuse_rolled_back(session, seen)
             given = (*status.counted, *status.rejected, *status.refused)
-            last = {word.approver: word.order for word in sorted(given, key=lambda word: word.order)}
+            last = {one.approver: one.order for one in sorted(given, key=lambda one: one.order)}
             made += [
                 ev.ApprovalRefused(
                     subject=wait.subject,
-                    reason=log.cut(f"{word.approver}: {word.rejection}: {word.text}"),
-                    approval=word.id,
+                    reason=log.cut(f"{one.approver}: {one.rejection}: {one.text}"),
+                    approval=one.id,
                 )
-                for word in status.refused
+                for one in status.refused
                 # One that its person has replaced is no news.
-                if word.id not in refused
-                and word.rejection is not RejectionReason.USED
-                and word.order == last[word.approver]
+                if one.id not in refused
+                and one.rejection is not RejectionReason.USED
+                and one.order == last[one.approver]
             ]
         if status.rejected or not fetched.objections:
             made += _decided(session.project, wait, status)

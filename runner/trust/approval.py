@@ -91,7 +91,7 @@ class ApprovalStatus(NamedTuple):
     @property
     def missing(self) -> str:
         """The approvals that are still missing, as people read it; empty where there are none."""
-        said = {word.approver for word in self.counted} | {
+        said = {approval.approver for approval in self.counted} | {
             one.approver for one in self.reviews if one.rejection is None
         }
         for need in self.requirement.thresholds:
@@ -119,33 +119,33 @@ def judge(
     good: dict[str, ApprovalFile] = {}  # by person: the last one in the chain is in force
     since: dict[str, int] = {}  # by person: when the newest of their rejections and revocations was issued
     refused: list[ApprovalFile] = []
-    for word in view.approvals():
-        if word.signed is None:
+    for approval in view.approvals():
+        if approval.signed is None:
             continue
-        said = word.signed.statement
-        if (said.subject, said.attempt) != (str(requirement.subject), requirement.subject.attempt):
+        statement = approval.signed.statement
+        if (statement.subject, statement.attempt) != (str(requirement.subject), requirement.subject.attempt):
             continue
-        is_used = word.id in used
-        judged = word.reject(RejectionReason.USED, _USED) if is_used else _judge(case, word)
-        before, newest = good.get(said.approver), since.get(said.approver, 0)
-        if judged.rejection is None and said.issued_at < newest and _frees(said, before):
-            judged = word.reject(RejectionReason.OTHER, _OVERTAKEN)
+        is_used = approval.id in used
+        judged = approval.reject(RejectionReason.USED, _USED) if is_used else _judge(case, approval)
+        before, newest = good.get(statement.approver), since.get(statement.approver, 0)
+        if judged.rejection is None and statement.issued_at < newest and _frees(statement, before):
+            judged = approval.reject(RejectionReason.OTHER, _OVERTAKEN)
         if judged.rejection is None:
-            good[said.approver] = judged
-            if said.decision is not Decision.APPROVE:
-                since[said.approver] = max(said.issued_at, newest)
+            good[statement.approver] = judged
+            if statement.decision is not Decision.APPROVE:
+                since[statement.approver] = max(statement.issued_at, newest)
             continue
         refused.append(judged)
         newest = max(newest, before.statement.issued_at if before else 0)
-        if before is None or judged.rejection not in _OVER or said.issued_at < newest:
+        if before is None or judged.rejection not in _OVER or statement.issued_at < newest:
             continue  # an old approval that somebody kept, and adds now, replaces nothing
-        if _judge(case, word, _LASTING).rejection is None:
-            del good[said.approver]  # the person approved after it, whatever became of that approval
-    standing = sorted(good.values(), key=lambda word: word.order)
-    approved = [word for word in standing if word.statement.decision is Decision.APPROVE]
-    rejected = [word for word in standing if word.statement.decision is Decision.REJECT]
+        if _judge(case, approval, _LASTING).rejection is None:
+            del good[statement.approver]  # the person approved after it, whatever became of that approval
+    standing = sorted(good.values(), key=lambda approval: approval.order)
+    approved = [approval for approval in standing if approval.statement.decision is Decision.APPROVE]
+    rejected = [approval for approval in standing if approval.statement.decision is Decision.REJECT]
     counted = _distinct(approved)
-    people = {word.approver for word in counted}
+    people = {approval.approver for approval in counted}
     heard: list[Review] = []
     for fields in reviews:
         one = _judge_review(case, fields, asked)
@@ -234,28 +234,28 @@ def _judge_review(case: _Case, fields: ReviewFields, asked: ApprovalRequest | No
             return faulty(RejectionReason.STALE, "the digest that the request named is not that of the reviewed commit")
         if _differs_now(case, seen, asked.digest, version):
             return faulty(RejectionReason.STALE, "it has changed since the approval was requested")
-    wrote = _own_work(case, who)
-    if wrote is not None:
-        return faulty(RejectionReason.OWN_WORK, wrote)
+    why = _own_work(case, who)
+    if why is not None:
+        return faulty(RejectionReason.OWN_WORK, why)
     return Review(fields, who)
 
 
 def foresee(view: View, requirement: ApprovalRequirement, signed: Signed, fingerprint: str) -> ApprovalFile:
     """Return an approval that is about to be given, with the reason why it would not count, if any."""
     case = _Case(view, requirement, USUAL)
-    word = ApprovalFile(signed.id, "", view.tip, len(view.approvals()), signed, fingerprint)
+    approval = ApprovalFile(signed.id, "", view.tip, len(view.approvals()), signed, fingerprint)
     for check in (_is_of_this, _is_issued, _is_timely, _is_in_role, _is_fresh, _is_of_others):
-        told = check(case, word)
-        if told is not None and told.rejection is not None:
-            return told
+        judged = check(case, approval)
+        if judged is not None and judged.rejection is not None:
+            return judged
     said = signed.statement
     for other in view.approvals() if said.decision is Decision.APPROVE else ():
         then = other.signed.statement if other.signed else said
         is_same = (then.approver, then.subject, then.attempt) == (said.approver, said.subject, said.attempt)
         is_newer = then.decision is not Decision.APPROVE and said.issued_at < then.issued_at
         if is_same and is_newer and _judge(case, other).rejection is None:
-            return word.reject(RejectionReason.OTHER, _OVERTAKEN)
-    return word
+            return approval.reject(RejectionReason.OTHER, _OVERTAKEN)
+    return approval
 
 
 def _frees(said: Statement, before: ApprovalFile | None) -> bool:
@@ -264,114 +264,116 @@ def _frees(said: Statement, before: ApprovalFile | None) -> bool:
     return said.decision is Decision.APPROVE or (said.decision is Decision.REVOKE and is_rejected)
 
 
-def _distinct(words: Sequence[ApprovalFile]) -> list[ApprovalFile]:
+def _distinct(approvals: Sequence[ApprovalFile]) -> list[ApprovalFile]:
     """Return the approvals of distinct people with distinct keys."""
     found: list[ApprovalFile] = []
-    for word in words:
-        if all((word.approver != other.approver and word.fingerprint != other.fingerprint) for other in found):
-            found.append(word)
+    for approval in approvals:
+        if all((approval.approver != other.approver and approval.fingerprint != other.fingerprint) for other in found):
+            found.append(approval)
     return found
 
 
-def _judge(case: _Case, word: ApprovalFile, checks: Sequence[_Check] | None = None) -> ApprovalFile:
+def _judge(case: _Case, approval: ApprovalFile, checks: Sequence[_Check] | None = None) -> ApprovalFile:
     """Return the approval with its rejection reason, if it has one. `checks`: those that are asked; None: all."""
     for check in _CHECKS if checks is None else checks:
-        told = check(case, word)
-        if isinstance(told, ApprovalFile):
-            word = told
-            if word.rejection is not None:
-                return word
-    return word
+        judged = check(case, approval)
+        if isinstance(judged, ApprovalFile):
+            approval = judged
+            if approval.rejection is not None:
+                return approval
+    return approval
 
 
-def _is_placed(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
+def _is_placed(case: _Case, approval: ApprovalFile) -> ApprovalFile | None:
     """It came by a commit of the chain that adds approvals and changes nothing else, after what the person saw."""
     folder = f"{paths.folder(case.view.protocol)}/{paths.APPROVALS}"
     if case.view.approvals_in is not None:
         return None
-    if word.commit not in case.view.chain:
-        return word.reject(RejectionReason.MISPLACED, "no commit of the branch added it alone and for the first time")
-    commit = commit_of(case.view.git, word.commit)
+    if approval.commit not in case.view.chain:
+        return approval.reject(
+            RejectionReason.MISPLACED, "no commit of the branch added it alone and for the first time"
+        )
+    commit = commit_of(case.view.git, approval.commit)
     changed = case.view.git.changed(commit.parents[0], commit.oid) if commit.parents else {}
     for path, (before, _) in changed.items():
         if not path.startswith(folder) or before is not None:
-            return word.reject(
+            return approval.reject(
                 RejectionReason.MISPLACED, f"the commit that added it, {commit.oid[:12]}, changes {shown(path)} too"
             )
-    seen = word.statement.seen
+    seen = approval.statement.seen
     if seen not in case.view.chain:  # no approval can name a commit that comes after its own
-        return word.reject(
+        return approval.reject(
             RejectionReason.OTHER, f"the commit that they saw, {seen[:12]}, is no commit of the branch before it"
         )
     return None
 
 
-def _is_of_this(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
+def _is_of_this(case: _Case, approval: ApprovalFile) -> ApprovalFile | None:
     """It speaks of this repository, this protocol, and this life of it."""
-    said = word.statement
+    statement = approval.statement
     for name, told, right in (
-        ("repository", said.repo, case.view.trusted.repo),
-        ("protocol", said.protocol, case.view.protocol),
-        ("genesis", said.genesis, case.view.state.genesis),
+        ("repository", statement.repo, case.view.trusted.repo),
+        ("protocol", statement.protocol, case.view.protocol),
+        ("genesis", statement.genesis, case.view.state.genesis),
     ):
         if told != right:
-            return word.reject(RejectionReason.OTHER, f"it is about another {name}: {told}")
+            return approval.reject(RejectionReason.OTHER, f"it is about another {name}: {told}")
     return None
 
 
-def _is_issued(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
-    said = word.statement
-    if said.issued_at > case.view.at + AHEAD:
-        return word.reject(RejectionReason.FUTURE, f"it is issued in the future: {said.issued}")
+def _is_issued(case: _Case, approval: ApprovalFile) -> ApprovalFile | None:
+    statement = approval.statement
+    if statement.issued_at > case.view.at + AHEAD:
+        return approval.reject(RejectionReason.FUTURE, f"it is issued in the future: {statement.issued}")
     return None
 
 
-def _is_timely(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
+def _is_timely(case: _Case, approval: ApprovalFile) -> ApprovalFile | None:
     """It has not expired, if it is an approval. Time ends no rejection or revocation: an older approval would count again."""
-    said = word.statement
-    if said.decision is not Decision.APPROVE:
+    statement = approval.statement
+    if statement.decision is not Decision.APPROVE:
         return None
-    if said.expires_at <= case.view.at:
-        return word.reject(RejectionReason.EXPIRED, f"it expired at {said.expires}")
-    if said.expires_at - said.issued_at > case.requirement.lasts:
-        return word.reject(
+    if statement.expires_at <= case.view.at:
+        return approval.reject(RejectionReason.EXPIRED, f"it expired at {statement.expires}")
+    if statement.expires_at - statement.issued_at > case.requirement.lasts:
+        return approval.reject(
             RejectionReason.EXPIRED,
             f"it would last longer than {case.requirement.lasts // 3600} h, which policy.yaml allows",
         )
     return None
 
 
-def _is_signed(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
-    signed, view = word.signed, case.view
+def _is_signed(case: _Case, approval: ApprovalFile) -> ApprovalFile | None:
+    signed, view = approval.signed, case.view
     assert signed is not None
     told, about = (signed.text, signed.signature), approval_file.NAMESPACE
-    verdict = view.trusted.judge(*told, word.approver, view.at, namespace=about, vouched=view.vouched)
+    verdict = view.trusted.judge(*told, approval.approver, view.at, namespace=about, vouched=view.vouched)
     if verdict.outcome == "expired-key" and signed.statement.decision is not Decision.APPROVE:
         at = min(view.at, signed.statement.issued_at)  # the end of its key's time ends no rejection or revocation
-        verdict = view.trusted.judge(*told, word.approver, at, namespace=about, vouched=view.vouched)
+        verdict = view.trusted.judge(*told, approval.approver, at, namespace=about, vouched=view.vouched)
     if verdict.ok:
-        return ApprovalFile(word.id, word.path, word.commit, word.order, signed, verdict.fingerprint)
-    return word.reject(_OF_SIGNATURES.get(verdict.outcome, RejectionReason.UNTRUSTED), verdict.reason)
+        return ApprovalFile(approval.id, approval.path, approval.commit, approval.order, signed, verdict.fingerprint)
+    return approval.reject(_OF_SIGNATURES.get(verdict.outcome, RejectionReason.UNTRUSTED), verdict.reason)
 
 
-def _is_in_role(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
+def _is_in_role(case: _Case, approval: ApprovalFile) -> ApprovalFile | None:
     if not case.requirement.signed:
-        return word.reject(
+        return approval.reject(
             RejectionReason.UNTRUSTED, f"only reviews count here, no signed approvals, by {case.view.trusted.where}"
         )
-    if word.approver in case.view.trusted.agents:
-        return word.reject(RejectionReason.AGENT, f"{word.approver} is a runner or an agent")
-    if not any(word.approver in need.people for need in case.requirement.thresholds):
-        return word.reject(RejectionReason.ROLE, f"{word.approver} is not {case.requirement.who}")
+    if approval.approver in case.view.trusted.agents:
+        return approval.reject(RejectionReason.AGENT, f"{approval.approver} is a runner or an agent")
+    if not any(approval.approver in need.people for need in case.requirement.thresholds):
+        return approval.reject(RejectionReason.ROLE, f"{approval.approver} is not {case.requirement.who}")
     return None
 
 
-def _is_fresh(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
+def _is_fresh(case: _Case, approval: ApprovalFile) -> ApprovalFile | None:
     """It names the subject as it is now, and nothing touched that since it was seen, even if the bytes came back.
 
     Its digest tells which version of the manifest that is; the rules are those of the version.
     """
-    said, subject = word.statement, case.requirement.subject
+    said, subject = approval.statement, case.requirement.subject
     if said.seen not in case.view.chain:
         return None  # `_is_seen` tells it
     version = case.view.version_of(said.digest, subject, said.seen)
@@ -380,19 +382,19 @@ def _is_fresh(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
         oid, path = touched
         commit = commit_of(case.view.git, oid)
         line = commit.message.split(b"\n", 1)[0].decode("utf-8", "replace")[:60]
-        return word.reject(
+        return approval.reject(
             RejectionReason.STALE, f"{shown(path)} was changed since, by {oid[:12]} ({ascii(line)[1:-1]})"
         )
     if version is None:
-        return word.reject(
+        return approval.reject(
             RejectionReason.STALE, "its digest is not that of the commit that they saw, by the current trusted branch"
         )
     if version < manifest.VERSION and said.issued_at >= manifest.OLD_UNTIL:
-        return word.reject(
+        return approval.reject(
             RejectionReason.OTHER, f"it names a manifest of version {version}, which was given up before it was issued"
         )
     if _differs_now(case, said.seen, said.digest, version):
-        return word.reject(RejectionReason.STALE, "its digest is not that of the current content")
+        return approval.reject(RejectionReason.STALE, "its digest is not that of the current content")
     return None
 
 
@@ -416,10 +418,14 @@ def _differs_now(case: _Case, seen: str, digest: str, version: int) -> bool:
     return digest != view.digest_at(subject, view.tip, version)
 
 
-def _is_of_others(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
+def _is_of_others(case: _Case, approval: ApprovalFile) -> ApprovalFile | None:
     """The approver wrote none of it: neither as author or committer, nor by the signature's key."""
-    wrote = _own_work(case, word.approver, word.fingerprint) if word.statement.decision is Decision.APPROVE else None
-    return word.reject(RejectionReason.OWN_WORK, wrote) if wrote is not None else None
+    why = (
+        _own_work(case, approval.approver, approval.fingerprint)
+        if approval.statement.decision is Decision.APPROVE
+        else None
+    )
+    return approval.reject(RejectionReason.OWN_WORK, why) if why is not None else None
 
 
 def _own_work(case: _Case, approver: str, key: str = "") -> str | None:
@@ -454,12 +460,12 @@ def unsigned(view: View, subject: Subject) -> Commit | None:
     return next((one for one in view.authors(subject) if not view.trusted.vouches_for(view.git, one, view.at)), None)
 
 
-def _is_seen(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
+def _is_seen(case: _Case, approval: ApprovalFile) -> ApprovalFile | None:
     """Last, for else it is sound: what it is about can be looked at."""
-    seen = word.statement.seen
+    seen = approval.statement.seen
     if seen in case.view.chain:
         return None
-    return word.reject(RejectionReason.UNSEEN, f"the commit that they saw, {seen[:12]}, is not in this clone")
+    return approval.reject(RejectionReason.UNSEEN, f"the commit that they saw, {seen[:12]}, is not in this clone")
 
 
 _CHECKS: tuple[_Check, ...] = (
