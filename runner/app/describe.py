@@ -69,12 +69,12 @@ class Ahead(NamedTuple):
 class Recorded(NamedTuple):
     """A protocol's status by its record alone.
 
-    `name`: its name in commands; `word`: waits, ready, failed, completed …; `waits`: those that are open.
+    `name`: its name in commands; `term`: waits, ready, failed, completed …; `waits`: those that are open.
     """
 
     row: Row
     name: str
-    word: str
+    term: str
     outlook: Outlook
     waits: tuple[WaitRow, ...]
 
@@ -140,13 +140,13 @@ def recorded(row: Row, name: str) -> Recorded:
     """Return the status of a protocol by its record `row`; `name`: its name in commands."""
     found = record.outlook(row)
     waits = () if row["status"] in ENDED else tuple(row["waiting"])
-    return Recorded(row, name, word(row["status"], acts=found.action != "none"), found, waits)
+    return Recorded(row, name, status_term(row["status"], acts=found.action != "none"), found, waits)
 
 
 class Description(NamedTuple):
     """A protocol's status for people.
 
-    `name`: its name in commands; `word`: waits, works, ready, failed, completed, rewritten …; `reason`: half a line; `waits`:
+    `name`: its name in commands; `term`: waits, works, ready, failed, completed, rewritten …; `reason`: half a line; `waits`:
     those that are still open; `approvals`: by wait, those that no transition has recorded yet; `held`: the runner at work on
     it, `look`: the command to see whether that is still so; `to_merge`: it is completed, and no base has its work; `rebase`:
     the folder of git in which a person rebases its branch.
@@ -154,7 +154,7 @@ class Description(NamedTuple):
 
     row: Row
     name: str
-    word: str
+    term: str
     reason: str
     outlook: Outlook
     waits: tuple[WaitRow, ...]
@@ -170,7 +170,7 @@ class Description(NamedTuple):
 class Listed(NamedTuple):
     """What a line of `list` says of a protocol beside its record; see `Description`."""
 
-    word: str
+    term: str
     to_merge: bool
     ahead: Ahead | None
 
@@ -210,7 +210,7 @@ class Describer:
             is_held = lease.at_work_elsewhere(session.project, protocol, self._leases) is not None
         is_rewritten = self._is_rewritten(protocol)
         ahead = None if is_rewritten else self._ahead(protocol, names.short(protocol))
-        term = "rewritten" if is_rewritten else word(found.status, acts=found.acts, held=is_held)
+        term = "rewritten" if is_rewritten else status_term(found.status, acts=found.acts, held=is_held)
         return Listed(term, found.status == "completed" and not is_merged, ahead)
 
     def describe(self, row: Row, tip: str, name: str) -> Description:
@@ -232,7 +232,7 @@ class Describer:
         asks = any(wait_type(wait.get("kind")).ended_by == "approval" for wait in waits)
         judged = pending.Pending(session, protocol, tip, name) if asks else None
         approvals = {one.wait: one for one in judged.unrecorded()} if judged else {}
-        term = word(row["status"], acts=found.action != "none", held=held is not None)
+        term = status_term(row["status"], acts=found.action != "none", held=held is not None)
         reason = situation(row, found, self._now)
         said = [one for one in approvals.values() if one.wait in found.waiting]
         given = [each for one in said for each in one.approvals if not each.rejection]
@@ -392,7 +392,7 @@ def as_typed(text: str, program: str) -> str:
 # --- what the record says ------------------------------------------------------------------------------------------------
 
 
-def word(status: str, *, acts: bool, held: bool = False) -> str:
+def status_term(status: str, *, acts: bool, held: bool = False) -> str:
     """Return the status of a protocol in one term: waits, works, ready, failed, blocked, paused, completed …"""
     if status not in ("planned", "running", "pending", "planning"):
         return status

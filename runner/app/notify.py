@@ -151,7 +151,7 @@ def _line(session: Session, protocol: str, tip: str) -> str:
     try:
         found = describe.describe(session, row, tip, lookup.typed(session.project, protocol))
         then = found.next.shown("runner") or f"runner show {protocol}"
-        return _plain(f"{protocol} {found.word} {found.reason}; {then}")
+        return _plain(f"{protocol} {found.term} {found.reason}; {then}")
     except RunnerError as error:
         return _plain(f"{protocol} {row['status']}: {error.what}; runner show {protocol}")
 

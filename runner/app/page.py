@@ -98,9 +98,9 @@ def asked(page: Page) -> list[str]:
     for slug in found.stopped:
         step = page.state.steps[slug]
         parts += [f"### `{record.label(found.row, slug)}` {_word(step)}", code(step.reason or "")]
-    match found.word:
+    match found.term:
         case "failed" | "blocked":
-            parts += [] if found.stopped else [f"### {found.word.capitalize()}"]
+            parts += [] if found.stopped else [f"### {found.term.capitalize()}"]
             parts.append(f"- When the cause is fixed: {_typed(found.resuming)}")
         case "paused":
             parts += ["### Paused", f"- To resume: {_typed(found.resuming)}"]
@@ -156,17 +156,17 @@ def _plan(page: Page) -> tuple[StatusState, str]:
         return StatusState.PENDING, f"waits for {asked['by']}"
     if page.state.plan is not None:
         return StatusState.SUCCESS, counted(len(page.state.open_steps()), "step")
-    if found.word in (*STOPPED, "cancelled"):
-        return StatusState.FAILURE, f"{found.word} before there was a plan"
+    if found.term in (*STOPPED, "cancelled"):
+        return StatusState.FAILURE, f"{found.term} before there was a plan"
     return StatusState.PENDING, "there is no plan yet"
 
 
 def _step(found: Recorded) -> tuple[StatusState, str]:
-    if found.word == "completed":
+    if found.term == "completed":
         return StatusState.SUCCESS, describe.progress(found.row)
-    if found.word in (*STOPPED, "cancelled"):
-        return StatusState.FAILURE, ": ".join([found.word, *found.stopped[:1]])
-    paused = ["paused"] if found.word == "paused" else []
+    if found.term in (*STOPPED, "cancelled"):
+        return StatusState.FAILURE, ": ".join([found.term, *found.stopped[:1]])
+    paused = ["paused"] if found.term == "paused" else []
     waits = [f"waits for {wait['by']}" for wait in found.waits[:1]]
     return StatusState.PENDING, "; ".join([describe.progress(found.row), *paused, *waits])
 

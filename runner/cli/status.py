@@ -179,15 +179,15 @@ def show_all(console: Console, rows: list[Row], known: Mapping[str, str], *, min
     for row in rows:
         protocol = row["protocol"]
         found = describer.describe(row, known[protocol], names.short(protocol))
-        is_works = found.word == "works" and found.ahead is None
+        is_works = found.term == "works" and found.ahead is None
         typed = describe.as_typed(found.look or "" if is_works else found.next.text, program())
-        lines.append((names.shown(protocol), found.word, found.reason, typed))
-        waits.append(found.next.command is not None and found.outlook.action == "none" and found.word != "works")
+        lines.append((names.shown(protocol), found.term, found.reason, typed))
+        waits.append(found.next.command is not None and found.outlook.action == "none" and found.term != "works")
     most = sys.maxsize
     if console.is_terminal():  # where a line that is wrapped breaks the table; the whole text is in `runner status N`
         taken = sum(max(len(line[at]) for line in lines) for at in (0, 1, 3))
         most = max(shutil.get_terminal_size().columns - taken - 6, REASON)
-    cells = [(number, (word, COLOURS.get(word, "")), cut(text, most), typed) for number, word, text, typed in lines]
+    cells = [(number, (term, COLOURS.get(term, "")), cut(text, most), typed) for number, term, text, typed in lines]
     made = list(in_columns(cells))
     if not mine_first:
         console.lines(made)
@@ -214,8 +214,8 @@ def show_one(console: Console, session: Session, row: Row, asked: str | None = N
     found, planned = describe.describe(session, row, tip, name), record.as_planned(session.git, row, tip)
     console.line(f"{protocol}  {row['title']}")
     parts = [describe.progress(planned), f"from {row['base']}" if row.get("base") else "", _spent(project, row, tip)]
-    acts = found.word in ("waits", "ready", "works")
-    status = (found.word if acts else describe.status_with_merge(project, row), COLOURS.get(found.word, ""))
+    acts = found.term in ("waits", "ready", "works")
+    status = (found.term if acts else describe.status_with_merge(project, row), COLOURS.get(found.term, ""))
     console.line("  ", status, *(f" · {part}" for part in parts if part))
     for label, text in _facts(project, row, tip):
         console.fact(label, text)
@@ -232,7 +232,7 @@ def show_one(console: Console, session: Session, row: Row, asked: str | None = N
         console.fact(label, text)
     if found.ahead is not None:
         console.fact(found.ahead.label, f"{found.ahead.text}, as last fetched")
-    if found.word == "rewritten":
+    if found.term == "rewritten":
         console.fact("history", ("rewritten", "red"), f": {describe.REWRITTEN}")
     elif found.rebase is not None:
         console.fact("rebase", ("under way", "red"), f" in {found.rebase}: no command moves the branch")
@@ -299,10 +299,10 @@ def show_steps(console: Console, row: Row) -> None:
             said = f"needs {', '.join(missing)}"
         again = f"attempt {step['attempt']}" if step.get("attempt", 1) > 1 else ""
         text = " · ".join(filter(None, (again, str(step.get("title") or ""), said)))
-        word = "waits" if slug in waiting and status not in STOPPED else status.replace("_", " ")
+        term = "waits" if slug in waiting and status not in STOPPED else status.replace("_", " ")
         if status == "running" and step.get("kind") == "human" and slug not in waiting:
-            word = "answered"
-        shown.append((record.label(row, slug), (word.ljust(10), COLOURS.get(word, COLOURS.get(status, ""))), text))
+            term = "answered"
+        shown.append((record.label(row, slug), (term.ljust(10), COLOURS.get(term, COLOURS.get(status, ""))), text))
     console.lines(in_columns(shown, "  "), breaks=True)
 
 
@@ -373,9 +373,9 @@ def list_command(
             _is_listed(only, row.status, acts=row.acts, to_merge=found.to_merge) and wanted(protocol)
         ):
             continue
-        word = found.word
-        if word == "completed":
-            word = f"completed · {'waits for merge' if found.to_merge else 'merged'}"
+        term = found.term
+        if term == "completed":
+            term = f"completed · {'waits for merge' if found.to_merge else 'merged'}"
         if found.ahead is not None:
             behind.append(found.ahead.command)
         when = None
@@ -383,7 +383,7 @@ def list_command(
             when = row.when or when_of(protocol)
         old = describe.age_of(now - when) if when is not None else "on the base"
         title = f"{row.title} · {found.ahead.text}" if found.ahead is not None else row.title
-        lines.append((names.shown(protocol), word, f"{row.done}/{row.steps}", old, title))
+        lines.append((names.shown(protocol), term, f"{row.done}/{row.steps}", old, title))
         if form is not None:
             shown = {"id": protocol, "base": row.base, "title": row.title}
             shown |= {"branch": session.project.branch(protocol).removeprefix("refs/heads/")}
@@ -397,8 +397,8 @@ def list_command(
         return
     most = max(len(line[2]) for line in lines)
     table = [
-        (number, (word, COLOURS.get(word.partition(" ")[0], "")), steps.rjust(most), old, title)
-        for number, word, steps, old, title in lines
+        (number, (term, COLOURS.get(term.partition(" ")[0], "")), steps.rjust(most), old, title)
+        for number, term, steps, old, title in lines
     ]
     console.lines(in_columns(table), breaks=True)
     if behind:

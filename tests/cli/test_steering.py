@@ -286,7 +286,7 @@ def test_a_runner_that_moves_on_between_two_looks_did_not_rewrite_the_history(
                 box.runner("resume", protocol, rc=0)
                 moved.append(True)
             assert (
-                Describer(session, branches).describe(row, str(session.project.tip(protocol)), "1").word != "rewritten"
+                Describer(session, branches).describe(row, str(session.project.tip(protocol)), "1").term != "rewritten"
             )
     assert moved
 
