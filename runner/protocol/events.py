@@ -387,7 +387,7 @@ class UndoneStep(TypedDict):
 
 
 class Undone(Event):
-    """The tree outside the protocol's folder and the steps' status are those of revision `to`.
+    """The steps' status is that of revision `to`; so is the tree outside the folder, with what people committed until the next one.
 
     The costs stay, and a step that is open again is a new attempt.
     """
