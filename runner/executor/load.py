@@ -219,7 +219,7 @@ def find_protocol(session: Session, name: str | None) -> str:
 
 
 def read_plan(session: Session, seen: Snapshot) -> Plan:
-    """Return the plan at the view's commit.
+    """Return the plan at the snapshot's commit.
 
     Raises:
         RefusedError: nobody has written one yet.

@@ -43,7 +43,7 @@ class OutcomeKind(StrEnum):
 
 
 class Outcome(NamedTuple):
-    """What an action led to. `events`: what happened; `record` adds what follows from it.
+    """What an action led to. `events`: what happened; `outcome_events` adds what follows from it.
 
     `asks`: the event that asks for approval of the work, before the step is completed. `tree`: with the work, None for a transition
     that only records; `kept`: a tree that is kept beside the branch.

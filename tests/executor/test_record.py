@@ -1,4 +1,4 @@
-"""What `record` makes of outcomes and what rule 10 of verify allows in one commit are the same."""
+"""What `outcome_events` makes of outcomes and what rule 10 of verify allows in one commit are the same."""
 
 from __future__ import annotations
 
