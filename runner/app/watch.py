@@ -342,6 +342,8 @@ class _Watcher:
             asked = error.retry_after if isinstance(error, RateLimitError) else None
             if isinstance(error, UndecidedError):
                 asked = DAY  # it was paid; a person names another model, or runs it again
+                # What this turn made before is no reason to ask at once.
+                key = (last.commit, key[1], session.project.trusted.commit) if last is not None else key
             facts = {"reason": error.what} | _words(error)
             if asked is not None and asked > DAY:
                 asked, facts["hint"] = DAY, f"{error.hint}; `watch` waits a day at most"

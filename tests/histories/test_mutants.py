@@ -59,7 +59,7 @@ NOT_SHOWN = {
     "trust.approval._judge_review: if who in case.view.trusted.agents": "a policy with an agent in a role is refused whole",
     "trust.approval._judge_review: or asked is None": "what waits in the record was asked; a live caller may not know",
     "trust.approval._judge_review: or asked.commit not in case.view.chain": "it is found on the chain; a live caller may not",
-    "trust.approval._is_in_role: if word.approver in case.view.trusted.agents": "such keys are refused whole",
+    "trust.approval._is_in_role: if approval.approver in case.view.trusted.agents": "such keys are refused whole",
     "trust.approval._judge_review: if _differs_now": "nothing touched it, so it has the same digest: a second lock",
     "trust.approval._is_fresh: if _differs_now": "nothing touched it, so it has the same digest: a second lock",
     "trust.view.View.kept_base: and any(": "where no base was kept, it has the same digest",
@@ -69,7 +69,7 @@ NOT_SHOWN = {
     "trust.rules.ends.wrong_fork: or parsed.parent is None": "a genesis without a parent is a finding",
     "trust.rules.ends.wrong_fork: or report.state is None": "what verifies has a state",
     "trust.rules.ends.older_policies: return f": "a note and no verdict: tests/attacks/test_hostile_places.py",
-    "trust.approval._is_seen: return word.reject(RejectionReason.UNSEEN": "a note and no verdict: test_merge_word",
+    "trust.approval._is_seen: return approval.reject(RejectionReason.UNSEEN": "a note and no verdict: test_merge_word",
 }
 
 
