@@ -744,7 +744,8 @@ def test_a_repin_that_is_interrupted_leaves_the_pin(remote: Box) -> None:
         with remote.start("doctor", "--repin") as asks:
             heard, _ = silent.accept()
             asks.send_signal(signal.SIGINT)
-            assert asks.wait() == 130
+            told = asks.communicate(timeout=60)
+            assert asks.returncode == 130, told
             heard.close()
     assert pin.read_bytes() == before
 
