@@ -356,7 +356,7 @@ def fetch_trusted(session: Session) -> None:
 
 
 def use_fetched_trust(session: Session) -> None:
-    """Go on with the trusted branch as git fetched it, where that is ahead of the runner's own copy; nothing is changed."""
+    """Have the session use the trusted branch as git fetched it, where that is ahead of the runner's own copy; nothing is changed."""
     trusted = session.project.trusted
     there = session.git.resolve(f"refs/remotes/{trusted.remote}/{trusted.branch}") if trusted.remote else None
     if there not in (None, trusted.commit) and session.git.is_ancestor(trusted.commit, str(there)):

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -239,9 +240,9 @@ class Describer:
         reason = " · ".join([reason, *(f"{each.approver} {SAID[each.statement.decision]}" for each in given)])
         if found.action == "run-step" and (total := _not_recorded(session.project, protocol)):
             reason = f"{reason} · this attempt so far: {price_of(total)}"
-        before = _before_merge(session, protocol, tip, name) if to_merge else Next()
+        before = self._before_merge(protocol, tip, name) if to_merge else None
         if to_merge:
-            reason = f"waits for {'an approval of its ' if before.text else ''}merge: {row['title']}"
+            reason = f"waits for {'an approval of its ' if before else ''}merge: {row['title']}"
         elif term == "works":
             reason = f"{reason} · {held}"
         if rewritten:
@@ -257,7 +258,7 @@ class Describer:
         elif ahead is not None:
             follows = Next.typed(ahead.command)
         elif to_merge:
-            follows = before if before.text else _merging(session.project, row, name)
+            follows = before or _merging(session.project, row, name)
         elif held is not None:
             follows = Next.typed(known.command)
         else:
@@ -271,9 +272,31 @@ class Describer:
         approvals not judged."""
         known = recorded(row, name)
         if row["status"] == "completed" and not self._is_merged(row["protocol"], "completed", row.get("base", ""), tip):
-            before = _before_merge(self._session, row["protocol"], tip, name)
-            return known.outlook, before.command if before.text else lookup.merging(self._session.project, row, name)
+            before = self._before_merge(row["protocol"], tip, name)
+            return known.outlook, before.command if before else lookup.merging(self._session.project, row, name)
         return known.outlook, _following(self._session, known, tip, None, decided=False).command
+
+    @cached_property
+    def _policy_counts(self) -> bool:
+        """Whether the trusted branch has a policy, and merges are not requests, whose reviews are not fetched here."""
+        project = self._session.project
+        return not project.has_requests and project.git.blob(f"{project.trusted.commit}:{paths.POLICY}") is not None
+
+    def _before_merge(self, protocol: str, tip: str, name: str) -> Next | None:
+        """Return the approval of the merge that is missing, where the policy requires one, and who gives it."""
+        if not self._policy_counts:
+            return None
+        session = self._session
+        try:
+            is_required = trusted_config.of(session.project).requires("merge")
+            if not (is_required or record.has_unrecorded_approvals(session.git, protocol, tip)):
+                return None
+            other = pending.Pending(session, protocol, tip, name).before_merge()
+        except RunnerError:  # `merge` says what is wrong
+            return None
+        if other is None:
+            return None
+        return Next(text=other) if other else Next.typed(f"runner approve {name}")
 
     def _is_rewritten(self, protocol: str) -> bool:
         """Return whether the branch no longer contains the checkpoint of this machine, so that every command refuses it."""
@@ -320,26 +343,6 @@ def is_approve(typed: str | None) -> bool:
 def resuming(project: Project, state: State) -> str:
     """Return the command by which a protocol resumes, as `Recorded.resuming`."""
     return recorded(plain(state), lookup.typed(project, state.protocol)).resuming
-
-
-def _before_merge(session: Session, protocol: str, tip: str, name: str) -> Next:
-    """Return the approval of the merge that is missing and who gives it, where the policy requires one; else an empty one.
-
-    Also empty where the protocol has a request on a forge: reviews count there, which are not fetched here.
-    """
-    if session.project.has_requests:
-        return Next()
-    git = session.git
-    if git.blob(f"{session.project.trusted.commit}:{paths.POLICY}") is None:
-        return Next()
-    try:
-        is_required = trusted_config.of(session.project).requires("merge")
-        if not (is_required or record.has_unrecorded_approvals(git, protocol, tip)):
-            return Next()
-        text = pending.Pending(session, protocol, tip, name).before_merge()
-    except RunnerError:  # `merge` says what is wrong
-        return Next()
-    return Next.typed(text) if text == f"runner approve {name}" else Next(text=text)
 
 
 def _merging(project: Project, row: Row, name: str) -> Next:

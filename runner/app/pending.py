@@ -95,13 +95,14 @@ class Pending:
         status = None if waits is None or self._trusted.policy is None else self._status(waits)
         return "" if status is None else self._instead(status)
 
-    def before_merge(self) -> str:
-        """Return who can approve the merge, where the policy requires that, or end its rejection; empty if it can be merged."""
-        trusted = self._trusted
+    def before_merge(self) -> str | None:
+        """Return who can approve the merge, where the policy requires that, or end its rejection; empty if the person here can.
+
+        None: it can be merged.
+        """
         status = permit.merge_status(self._view)
-        if not (status.rejected or (trusted.requires("merge") and status.missing)):
-            return ""
-        return self._instead(status) or f"runner approve {self._name}"
+        is_due = status.rejected or (self._trusted.requires("merge") and status.missing)
+        return self._instead(status) if is_due else None
 
     def _instead(self, status: ApprovalStatus) -> str:
         trusted, name = self._trusted, self._name

@@ -44,10 +44,8 @@ def view_of(project: Project, seen: Snapshot, plan: Plan | None, state: State, t
 
 def view_of_run(run: StepRun) -> View:
     """Return the protocol as the approvals of a step's attempt are judged, at the present time."""
-    view, waits = (
-        view_of(run.project, run.snapshot, run.plan, run.state),
-        {one.id: one for one in run.snapshot.state.waiting},
-    )
+    view = view_of(run.project, run.snapshot, run.plan, run.state)
+    waits = {one.id: one for one in run.snapshot.state.waiting}
     counted = [waits[one.wait] for one in run.approvals if isinstance(one, ev.ApprovalCounted)]
     return dataclasses.replace(view, granted=[requirements.subject_of(view, wait) for wait in counted])
 

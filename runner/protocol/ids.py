@@ -39,9 +39,8 @@ def spellings(number: int) -> list[str]:
     return list(dict.fromkeys(f"{number:0{width}d}-" for width in range(4, 10)))
 
 
-_LETTERS = str.maketrans(
-    {"æ": "ae", "œ": "oe", "ø": "o", "đ": "d", "ł": "l", "þ": "th"}
-)  # which no accent can be taken from
+# Letters that are no ASCII letter with an accent.
+_LETTERS = str.maketrans({"æ": "ae", "œ": "oe", "ø": "o", "đ": "d", "ł": "l", "þ": "th"})
 
 
 def slug_of_title(title: str) -> str:
