@@ -19,7 +19,7 @@ from runner.app.fleet import EndedTurn, Ready
 from runner.cli.watch import open_turns
 from runner.store.remote import RATE_WINDOW
 from tests.conftest import Box, clone, command, set_env
-from tests.executor.minds import sound
+from tests.executor.minds import ENGINE, mind, say, sound
 from tests.gate import WHOLE
 from tests.protocol.test_schema import validator
 from tests.store.test_lease import count
@@ -235,6 +235,14 @@ def test_what_an_ended_run_did_not_publish_any_more_is_published(
     remote.runner("fleet", rc=code)
     assert remote.git("rev-parse", protocol) == remote.git("rev-parse", protocol, cwd=origin)
     assert "no protocol can advance" in remote.runner("fleet", rc=0).err
+
+
+def test_a_review_that_gave_no_verdict_is_left_to_a_person(box: Box) -> None:
+    """Once more after the turn that did the step, and not five times as where the network is away."""
+    with mind(box, *[say(text="Fine.")] * 10) as wire:
+        box.new({"01-a": command("echo a > a.txt", f"qa: full\nengine: {ENGINE}\n")})
+        box.runner("fleet", rc=WAITS)
+        assert len(wire.bodies) == 4
 
 
 def living(word: str) -> list[int]:

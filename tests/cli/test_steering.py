@@ -597,13 +597,19 @@ def test_undo_of_a_verdict_and_of_a_failure(box: Box) -> None:
     healthy(box, protocol)
 
 
-def test_undo_refuses_to_take_peoples_code_away_until_they_reverted_it(box: Box) -> None:
+def with_mine(box: Box) -> tuple[str, Path, str]:
+    """Make a protocol whose first two steps are done, with a person's commit between them; return it, its worktree, and the commit."""
     protocol = three(box)
     box.runner("step", protocol, rc=0)
     tree = box.worktree(protocol)
     (tree / "mine.txt").write_text("mine\n")
     mine = box.commit("my own file", cwd=tree)
     box.runner("step", protocol, rc=0)
+    return protocol, tree, mine
+
+
+def test_undo_refuses_to_take_peoples_code_away_until_they_reverted_it(box: Box) -> None:
+    protocol, tree, mine = with_mine(box)
     tip = box.git("rev-parse", protocol)
     told = box.runner("undo", f"{protocol}@2", rc=4)
     assert f"{mine[:7]} (my own file)" in told.err and f"git revert {mine[:7]}" in told.err
@@ -616,25 +622,15 @@ def test_undo_refuses_to_take_peoples_code_away_until_they_reverted_it(box: Box)
 
 def test_undo_keeps_what_people_committed_before_the_step_that_it_takes_back(box: Box) -> None:
     """Seen: they were to revert it first."""
-    protocol = three(box)
-    box.runner("step", protocol, rc=0)
-    tree = box.worktree(protocol)
-    (tree / "mine.txt").write_text("mine\n")
-    box.commit("my own file", cwd=tree)
-    before = box.git("rev-parse", f"{protocol}:mine.txt")
-    box.runner("step", protocol, rc=0)
+    protocol, tree, mine = with_mine(box)
+    before = box.git("rev-parse", f"{mine}:mine.txt")
     box.runner("undo", protocol, rc=0)
     assert box.git("rev-parse", f"{protocol}:mine.txt") == before and (tree / "mine.txt").exists()
     healthy(box, protocol)
 
 
 def test_undo_goes_back_before_what_people_committed_and_reverted_since(box: Box) -> None:
-    protocol = three(box)
-    box.runner("step", protocol, rc=0)
-    tree = box.worktree(protocol)
-    (tree / "mine.txt").write_text("mine\n")
-    mine = box.commit("my own file", cwd=tree)
-    box.runner("step", protocol, rc=0)
+    protocol, tree, mine = with_mine(box)
     box.git("revert", "--no-edit", mine, cwd=tree)
     box.runner("undo", protocol, rc=0)
     assert not (tree / "mine.txt").exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import jsonschema
 import pytest
@@ -92,3 +92,9 @@ def test_a_forged_history_is_refused_and_not_gone_on_from(box: Box) -> None:
         refused = box.runner("run", protocol, rc=4)
         assert "runs/x.1.jsonl" in refused.err and "no line of a transcript" in refused.err
         assert len(wire.bodies) == 1
+
+
+def test_each_record_is_in_the_table_by_its_own_kind() -> None:
+    assert {*transcript.KINDS.values()} == {*get_args(transcript.Line)}
+    for kind, model in transcript.KINDS.items():
+        assert get_args(get_type_hints(model)["kind"]) == (kind,)
